@@ -1,0 +1,95 @@
+"""Builds a gateway out of settings: the only module that chooses implementations."""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import msgspec
+
+from shared import config, rollup
+from shared.authentication import Authenticator
+from shared.azure_openai import token_scope
+from shared.circuit_breaker import Breakers
+from shared.config import Settings, Storage
+from shared.consumers import Consumers
+from shared.credentials import Credentials, azure_credential
+from shared.forwarding import Forwarder
+from shared.gateway import Gateway
+from shared.ledger import Ledger
+from shared.rotation import TABLE as ROTATION
+from shared.rotation import Rotation
+from shared.routing import Router
+from shared.stores import Store
+
+logger = logging.getLogger("tollgate")
+
+
+class Application(msgspec.Struct, frozen=True):
+    """What an edge serves: requests, and the timer's job."""
+
+    gateway: Gateway
+    store: Store
+
+    async def roll_up(self) -> None:
+        """One pass of the timer's job."""
+        logger.info("roll-up: %s", await rollup.roll_up(self.store))
+
+
+@asynccontextmanager
+async def open_store(storage: Storage) -> AsyncIterator[Store]:
+    """The tables. The SDK is imported here because those who bring a store of their own do not need it."""
+    from shared.stores.tables import TablesStore
+
+    async with AsyncExitStack() as stack:
+        if storage.table_service_uri is not None:
+            credential = azure_credential(storage.client_id)
+            stack.push_async_callback(credential.close)
+            store = TablesStore.from_endpoint(storage.table_service_uri, credential)
+        else:
+            store = TablesStore.from_connection_string(storage.connection_string or "")
+        stack.push_async_callback(store.close)
+        yield store
+
+
+@asynccontextmanager
+async def application(settings: Settings) -> AsyncIterator[Application]:
+    """A running gateway, to be built inside the event loop that serves it. On the way out rows are flushed."""
+    configuration = settings.configuration
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(open_store(settings.storage))
+        rng = random.Random()
+        rotation = Rotation(store.table(ROTATION), rng)
+        stack.push_async_callback(rotation.close)
+        breakers = Breakers(time.monotonic, rng)
+        router = Router(configuration, rotation, breakers)
+        credentials = Credentials(settings.client_id, settings.api_keys)
+        stack.push_async_callback(credentials.close)
+        forwarder = await stack.enter_async_context(Forwarder(credentials, breakers, router, configuration.timeouts))
+        ledger = Ledger(store)
+        stack.push_async_callback(ledger.stop)
+        authenticator = Authenticator(Consumers(store), store.now)
+        gateway = Gateway(authenticator, router, forwarder, ledger, configuration.max_request_bytes)
+        scopes = {
+            token_scope(b, v1=b.api_version == "v1") for b in configuration.backends if b.auth == "managed_identity"
+        }
+        warming = asyncio.ensure_future(credentials.warm(scopes))
+        stack.callback(warming.cancel)
+        yield Application(gateway, store)
+
+
+class OnDemand:
+    """The application of a process that has no start-up hook: built by the first request, in that request's loop."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._settings = config.load(environ)
+        self._stack = AsyncExitStack()
+        self._building: asyncio.Task[Application] | None = None
+
+    async def get(self) -> Application:
+        """The one application of this process; a failed attempt to build it is tried again by the next request."""
+        if self._building is None or (self._building.done() and self._building.exception() is not None):
+            self._building = asyncio.ensure_future(self._stack.enter_async_context(application(self._settings)))
+        return await asyncio.shield(self._building)

@@ -1,0 +1,263 @@
+"""Reads the environment and the configuration document, once, and refuses what is wrong with the path of the key."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+import yaml
+
+from shared.errors import ConfigurationError
+from shared.types import ApiKey, Backend
+
+ROOT = Path(__file__).resolve().parent.parent
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+API_VERSION = re.compile(r"v1|\d{4}-\d{2}-\d{2}(-preview)?")
+
+
+class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is said of a model beyond where it is deployed."""
+
+    fallbacks: list[str] = []
+    aliases: list[str] = []
+
+
+class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """In seconds. `total` stays below the 230 s after which Azure's front end cuts a silent connection.
+
+    `first_byte` None: by the kind of call (`forwarding.first_byte_timeout`).
+    """
+
+    connect: float = 2.0
+    first_byte: float | None = None
+    total: float = 220.0
+
+
+class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The configuration document, checked."""
+
+    backends: list[Backend]
+    models: dict[str, Model] = {}
+    timeouts: Timeouts = Timeouts()
+    max_request_bytes: int = 32 * 1024 * 1024
+
+    def model_names(self) -> list[str]:
+        """Every model that a backend serves, in the order of the document."""
+        return list(dict.fromkeys(model for backend in self.backends for model in backend.models))
+
+    def canonical(self, model: str) -> str:
+        """The model that an alias stands for; any other name is its own."""
+        return next((name for name, about in self.models.items() if model in about.aliases), model)
+
+
+class Storage(msgspec.Struct, frozen=True):
+    """Where the tables are: a connection string, or an endpoint to be opened with a managed identity."""
+
+    connection_string: str | None = None
+    table_service_uri: str | None = None
+    client_id: str | None = None
+
+    def __repr__(self) -> str:  # a connection string holds the account's key
+        return f"Storage({self.table_service_uri or 'connection string'})"
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """Everything that the process was told from outside. `api_keys`: backend's name -> its key."""
+
+    configuration: Configuration
+    storage: Storage
+    api_keys: dict[str, str] = {}
+    management_key: str | None = None
+    client_id: str | None = None
+    telemetry: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Settings({len(self.configuration.backends)} backends, {self.storage!r})"
+
+
+def load(environ: Mapping[str, str] = os.environ) -> Settings:
+    """The settings of this process. Raises `ConfigurationError` with every complaint found, one a line."""
+    source, document = _document(environ)
+    configuration = parse(document, source)
+    keys = {b.name: (i, b.auth.api_key_env) for i, b in enumerate(configuration.backends) if isinstance(b.auth, ApiKey)}
+    missing = [
+        f"{source}: backends[{i}].auth.api_key_env: expected the name of an environment variable that is set, "
+        f"but {variable} is not"
+        for i, variable in keys.values()
+        if not environ.get(variable)
+    ]
+    if missing:
+        raise ConfigurationError("\n".join(missing))
+    return Settings(
+        configuration=configuration,
+        storage=load_storage(environ),
+        api_keys={name: environ[variable] for name, (_, variable) in keys.items()},
+        management_key=environ.get("GATEWAY_MANAGEMENT_KEY") or None,
+        client_id=environ.get("AZURE_CLIENT_ID") or None,
+        telemetry=environ.get("APPLICATIONINSIGHTS_CONNECTION_STRING") or None,
+    )
+
+
+def load_storage(environ: Mapping[str, str] = os.environ) -> Storage:
+    """Where the state is kept: `GATEWAY_STORAGE`, else the account of the Functions host, in the same forms."""
+    for name in ("GATEWAY_STORAGE", "AzureWebJobsStorage"):
+        client_id = environ.get(f"{name}__clientId") or environ.get("AZURE_CLIENT_ID") or None
+        if uri := environ.get(f"{name}__tableServiceUri"):
+            return Storage(table_service_uri=uri, client_id=client_id)
+        if account := environ.get(f"{name}__accountName"):
+            return Storage(table_service_uri=f"https://{account}.table.core.windows.net", client_id=client_id)
+        if text := environ.get(name):
+            return Storage(connection_string=text)
+    raise ConfigurationError(
+        "GATEWAY_STORAGE: expected the connection string of a storage account (UseDevelopmentStorage=true is a local "
+        "Azurite), or GATEWAY_STORAGE__tableServiceUri for access with a managed identity; neither is set"
+    )
+
+
+def parse(document: str, source: str) -> Configuration:
+    """The configuration in a YAML or JSON text; `source` names it in complaints."""
+    try:
+        data = yaml.load(document, _Loader)  # noqa: S506 — a safe loader that also refuses keys given twice
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{source}: is neither YAML nor JSON: {_where(error)}") from None
+    except RecursionError:
+        raise ConfigurationError(f"{source}: is nested too deeply") from None
+    try:
+        configuration = msgspec.convert(data, Configuration)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `")
+        raise ConfigurationError(
+            f"{source}: {path.rstrip('`').removeprefix('$').lstrip('.') or 'document'}: {message}"
+        ) from None
+    if complaints := [f"{source}: {complaint}" for complaint in _complaints(configuration)]:
+        raise ConfigurationError("\n".join(complaints))
+    return configuration
+
+
+def _document(environ: Mapping[str, str]) -> tuple[str, str]:
+    given = environ.get("GATEWAY_CONFIG") or ""
+    if given.lstrip().startswith("{") or "\n" in given:
+        return "GATEWAY_CONFIG", given
+    path = Path(given) if given else ROOT / "gateway.yaml"
+    try:
+        return str(path), path.read_text("utf-8")
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path}: cannot be read ({error.strerror}); set GATEWAY_CONFIG to the path of a configuration file or to "
+            "a JSON document, or copy gateway.sample.yaml to gateway.yaml"
+        ) from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{path}: is not UTF-8 text") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without its silent last-one-wins for a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is no text", key_node.start_mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _where(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    return f"{place}{getattr(error, 'problem', None) or error}"
+
+
+def _complaints(configuration: Configuration) -> Iterator[str]:
+    if not configuration.backends:
+        yield "backends: expected at least one backend"
+    names: dict[str, int] = {}
+    for i, backend in enumerate(configuration.backends):
+        at = f"backends[{i}]"
+        if backend.name in names:
+            yield f"{at}.name: expected a name of its own, but backends[{names[backend.name]}] is {backend.name!r}, too"
+        names.setdefault(backend.name, i)
+        yield from _backend_complaints(backend, at)
+    yield from _model_complaints(configuration)
+    timeouts = configuration.timeouts
+    for key, value, most in (
+        ("connect", timeouts.connect, 60.0),
+        ("first_byte", timeouts.first_byte, 220.0),
+        ("total", timeouts.total, 220.0),
+    ):
+        if value is not None and not 0 < value <= most:
+            yield f"timeouts.{key}: expected seconds above 0 and at most {most:g}, got {value:g}"
+    if not 1024 <= configuration.max_request_bytes <= 104_857_600:
+        yield f"max_request_bytes: expected 1024 to 104857600 bytes, got {configuration.max_request_bytes}"
+
+
+def _backend_complaints(backend: Backend, at: str) -> Iterator[str]:
+    if not NAME.fullmatch(backend.name):
+        yield f"{at}.name: expected letters, digits, '.', '_' or '-', 64 at most, got {backend.name!r}"
+    if not backend.region or not backend.region.isascii() or not backend.region.isprintable():
+        yield f"{at}.region: expected the name of an Azure region such as swedencentral, got {backend.region!r}"
+    if problem := _endpoint_problem(backend.endpoint):
+        yield f"{at}.endpoint: expected https://NAME.openai.azure.com, got {backend.endpoint!r} ({problem})"
+    if not API_VERSION.fullmatch(backend.api_version):
+        yield f"{at}.api_version: expected v1 or a dated version such as 2024-10-21, got {backend.api_version!r}"
+    if not 1 <= backend.weight <= 100:
+        yield f"{at}.weight: expected 1 to 100, got {backend.weight}"
+    if not 0 <= backend.priority <= 100:
+        yield f"{at}.priority: expected 0 to 100, got {backend.priority}"
+    if not backend.models:
+        yield f"{at}.models: expected at least one model with its deployment"
+    for model, deployment in backend.models.items():
+        if not _is_model_name(model):
+            yield f"{at}.models: expected names of 1 to 128 printable characters without spaces and '/', got {model!r}"
+        if not NAME.fullmatch(deployment):
+            yield f"{at}.models.{model}: expected the name of a deployment, got {deployment!r}"
+
+
+def _is_model_name(name: str) -> bool:
+    return 0 < len(name) <= 128 and name.isascii() and name.isprintable() and not set(name) & set(" /\\#?%|'\"")
+
+
+def _endpoint_problem(endpoint: str) -> str | None:
+    """A bearer token must not travel in clear: plain http is for this machine and for names without a dot (compose)."""
+    try:
+        parts = urlsplit(endpoint)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError as error:
+        return str(error)
+    if parts.scheme not in ("http", "https") or not host:
+        return "not a URL with a host"
+    if parts.username or parts.password or parts.query or parts.fragment or parts.path not in ("", "/"):
+        return "only scheme, host and port may stand there"
+    if parts.scheme == "http" and "." in host and not host.startswith("127."):
+        return "plain http is for 127.0.0.1 alone"
+    return None
+
+
+def _model_complaints(configuration: Configuration) -> Iterator[str]:
+    served = set(configuration.model_names())
+    aliases: dict[str, str] = {}
+    for model, about in configuration.models.items():
+        if model not in served:
+            yield f"models.{model}: expected a model that a backend serves; none has {model!r} under `models`"
+        for i, fallback in enumerate(about.fallbacks):
+            if fallback not in served:
+                yield f"models.{model}.fallbacks[{i}]: expected a model that a backend serves, got {fallback!r}"
+            elif fallback == model or fallback in about.fallbacks[:i]:
+                yield f"models.{model}.fallbacks[{i}]: expected another model each, got {fallback!r} again"
+        for i, alias in enumerate(about.aliases):
+            at = f"models.{model}.aliases[{i}]"
+            if not _is_model_name(alias):
+                yield f"{at}: expected a name of at most 128 printable characters without spaces and '/', got {alias!r}"
+            if alias in served:
+                yield f"{at}: expected a new name, but {alias!r} is a model that a backend serves"
+            elif alias in aliases:
+                yield f"{at}: expected a new name, but {alias!r} is an alias of {aliases[alias]} already"
+            aliases.setdefault(alias, model)

@@ -1,0 +1,121 @@
+"""The consumers and their keys, as rows of the `consumers` table: made, found, listed, rotated, revoked.
+
+Partition: the consumer's id. Row `policy`: name, limits, models. One more row per key, under the key's id: the hash of
+its text. No key can be read back from the table.
+"""
+
+from datetime import UTC, datetime
+
+import msgspec
+
+from shared import keys
+from shared.stores import Properties, Row, Store
+from shared.types import Consumer, Limits
+
+TABLE = "consumers"
+_POLICY = "policy"
+
+
+class StoredKey(msgspec.Struct, frozen=True):
+    """What is known of a key. Times in seconds since 1970; 0: never."""
+
+    id: str
+    digest: str
+    created: float
+    expires: float = 0.0
+    revoked: float = 0.0
+
+    def valid_at(self, now: float) -> bool:
+        return not self.revoked and (not self.expires or now < self.expires)
+
+
+class Record(msgspec.Struct, frozen=True):
+    """A consumer with its keys by id."""
+
+    consumer: Consumer
+    keys: dict[str, StoredKey]
+    created: float
+
+    def active_at(self, now: float) -> bool:
+        return any(key.valid_at(now) for key in self.keys.values())
+
+
+class Consumers:
+    """The `consumers` table. Every method raises `StoreUnavailable` when the table does not answer."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._table = store.table(TABLE)
+
+    async def find(self, consumer_id: str) -> Record | None:
+        """The consumer of that id, or None."""
+        return _record(consumer_id, [row async for row in self._table.scan(consumer_id)])
+
+    async def all(self) -> list[Record]:
+        """Every consumer, oldest first."""
+        rows: dict[str, list[Row]] = {}
+        async for row in self._table.scan_all():
+            rows.setdefault(row.partition, []).append(row)
+        records = [record for consumer_id, group in rows.items() if (record := _record(consumer_id, group))]
+        return sorted(records, key=lambda record: record.created)
+
+    async def create(
+        self, name: str, *, models: frozenset[str] | None, limits: Limits, expires: float = 0.0
+    ) -> tuple[Consumer, str]:
+        """A new consumer and the text of its first key, which nothing will ever show again."""
+        consumer = Consumer(keys.new_id(10), name, models, limits)
+        text, key = keys.make(consumer.id)
+        now = self._store.now()
+        policy: dict[str, str | int | float] = {"name": name, "created": now, **msgspec.to_builtins(limits)}
+        if models is not None:
+            policy["models"] = ",".join(sorted(models))
+        await self._table.merge(consumer.id, {_POLICY: policy, key.key_id: _key_row(key, now, expires)})
+        return consumer, text
+
+    async def rotate(self, record: Record, *, grace: float = 0.0) -> str:
+        """A new key of the same consumer; the old ones end after `grace` seconds. The new key's text."""
+        text, key = keys.make(record.consumer.id)
+        now = self._store.now()
+        rows: dict[str, Properties] = {key.key_id: _key_row(key, now, 0.0)}
+        for old in record.keys.values():
+            if old.valid_at(now):
+                ends = min(old.expires or now + grace, now + grace)
+                rows[old.id] = {"expires": ends} if grace > 0 else {"revoked": now}
+        await self._table.merge(record.consumer.id, rows)
+        return text
+
+    async def revoke(self, record: Record) -> None:
+        """End every key of a consumer. The rows stay, so that usage can still be told by name."""
+        now = self._store.now()
+        await self._table.merge(record.consumer.id, {key: {"revoked": now} for key in record.keys})
+
+
+def when(seconds: float) -> str:
+    """A time as people read it, in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M") if seconds else ""
+
+
+def _key_row(key: keys.Key, created: float, expires: float) -> Properties:
+    return {"digest": key.digest, "created": created, "expires": expires, "revoked": 0.0}
+
+
+def _record(consumer_id: str, rows: list[Row]) -> Record | None:
+    policy = next((row.properties for row in rows if row.key == _POLICY), None)
+    if policy is None:
+        return None
+    models = policy.get("models")
+    stored = {
+        row.key: msgspec.convert({"id": row.key, **row.properties}, StoredKey, strict=False)
+        for row in rows
+        if row.key != _POLICY
+    }
+    return Record(
+        consumer=Consumer(
+            id=consumer_id,
+            name=str(policy["name"]),
+            models=frozenset(str(models).split(",")) if models is not None else None,
+            limits=msgspec.convert(policy, Limits, strict=False),
+        ),
+        keys=stored,
+        created=float(policy["created"]),
+    )

@@ -1,0 +1,117 @@
+"""Every refusal the gateway itself utters, as one tree; `responses.py` alone turns them into HTTP.
+
+GatewayError                    status  code
+├── InvalidRequest              400     invalid_request (or a finer code)
+├── InvalidApiKey               401     invalid_api_key
+├── ModelNotAllowed             403     model_not_allowed
+├── ModelNotFound               404     model_not_found
+├── UnknownPath                 404     unknown_path
+├── MethodNotAllowed            405     method_not_allowed
+├── RequestTooLarge             413     request_too_large
+├── RateLimitExceeded           429     rate_limit_exceeded
+├── BadGateway                  502     bad_gateway
+├── NoBackendAvailable          503     no_backend_available
+├── StoreUnavailable            503     store_unavailable
+└── UpstreamTimeout             504     upstream_timeout
+
+ConfigurationError              stops the start; never seen by a caller
+"""
+
+
+class ConfigurationError(Exception):
+    """The configuration or the environment is wrong. The message names file, path of the key and what was expected."""
+
+
+class GatewayError(Exception):
+    """Something a caller is told. `message` is for the person who reads it and holds no secret.
+
+    `type` follows OpenAI's vocabulary, so that the official clients raise their typed exceptions by status.
+    """
+
+    status = 500
+    code = "internal_error"
+    type = "server_error"
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        if code is not None:
+            self.code = code
+
+    def headers(self) -> dict[str, str]:
+        """Headers this refusal brings along."""
+        return {}
+
+
+class InvalidRequest(GatewayError):
+    status, code, type = 400, "invalid_request", "invalid_request_error"
+
+
+class InvalidApiKey(GatewayError):
+    status, code, type = 401, "invalid_api_key", "invalid_request_error"
+
+    def headers(self) -> dict[str, str]:
+        return {"www-authenticate": 'Bearer realm="tollgate"'}
+
+
+class ModelNotAllowed(GatewayError):
+    status, code, type = 403, "model_not_allowed", "invalid_request_error"
+
+
+class ModelNotFound(GatewayError):
+    status, code, type = 404, "model_not_found", "invalid_request_error"
+
+
+class UnknownPath(GatewayError):
+    status, code, type = 404, "unknown_path", "invalid_request_error"
+
+
+class MethodNotAllowed(GatewayError):
+    status, code, type = 405, "method_not_allowed", "invalid_request_error"
+
+    def __init__(self, message: str, allowed: str) -> None:
+        super().__init__(message)
+        self.allowed = allowed
+
+    def headers(self) -> dict[str, str]:
+        return {"allow": self.allowed}
+
+
+class RequestTooLarge(GatewayError):
+    status, code, type = 413, "request_too_large", "invalid_request_error"
+
+
+class RateLimitExceeded(GatewayError):
+    """`retry_after` is the exact wait in seconds; clients read it in milliseconds or, rounded up, in seconds."""
+
+    status, code, type = 429, "rate_limit_exceeded", "rate_limit_error"
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+    def headers(self) -> dict[str, str]:
+        milliseconds = max(1, round(self.retry_after * 1000))
+        return {"retry-after": str(-(-milliseconds // 1000)), "retry-after-ms": str(milliseconds)}
+
+
+class BadGateway(GatewayError):
+    status, code = 502, "bad_gateway"
+
+
+class NoBackendAvailable(GatewayError):
+    status, code = 503, "no_backend_available"
+
+
+class StoreUnavailable(GatewayError):
+    """Table Storage did not answer in time, or refused. Never to be told to a caller as a 401."""
+
+    status, code = 503, "store_unavailable"
+
+    def headers(self) -> dict[str, str]:
+        return {"retry-after": "2", "retry-after-ms": "2000"}
+
+
+class UpstreamTimeout(GatewayError):
+    status, code = 504, "upstream_timeout"

@@ -1,0 +1,299 @@
+"""Sends a call to its targets, one after the other, until one answers. The only HTTP client of the hot path.
+
+Failing over is free until the answer is committed: a body that came whole (or grew past what is kept in memory), a
+stream's first token. From then on the answer is the caller's, and what breaks is told, never papered over.
+"""
+
+import asyncio
+import contextlib
+import functools
+import logging
+import re
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+import msgspec
+from yarl import URL
+
+from shared import azure_openai, metering
+from shared.circuit_breaker import Breakers
+from shared.config import Timeouts
+from shared.credentials import Credentials, CredentialUnavailable
+from shared.errors import BadGateway, GatewayError, NoBackendAvailable, UpstreamTimeout
+from shared.routing import Router
+from shared.types import Attempt, Call, Target
+
+logger = logging.getLogger("tollgate.forwarding")
+
+_MAX_BUFFERED = 4 * 1024 * 1024  # bytes of a body held back so that failing over stays possible
+_REASONING = re.compile(r"(?:^|[-_/])(?:o[1-9]|gpt-?5)(?![0-9])", re.I)
+_CLOSED_EARLY = "closed the connection before its answer was complete"
+
+_url = functools.lru_cache(maxsize=4096)(functools.partial(URL, encoded=True))
+
+
+class UpstreamResponse:
+    """The answer of a target, committed. `head`: the part of the body that has been read already.
+
+    `meter` follows what comes after it; `complete`: nothing does. One per call; to be closed by whoever relays it.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        response: aiohttp.ClientResponse,
+        head: bytes,
+        *,
+        meter: metering.StreamMeter | None = None,
+        complete: bool = False,
+    ) -> None:
+        self.target = target
+        self.status = response.status
+        self.headers = azure_openai.returned_headers(response.headers)
+        self.content = response.content
+        self.head = head
+        self.meter = meter or metering.BodyMeter(head)
+        self.complete = complete
+        self.attempts: tuple[Attempt, ...] = ()
+        self._response = response
+
+    def close(self) -> None:
+        """Give back the connection of an answer read to its end; else close it, which tells the backend to stop."""
+        if self.content.at_eof():
+            self._response.release()
+        else:
+            self._response.close()
+
+
+class _Failed(Exception):
+    """A try that another target may better. `answer`: what the backend said, if it said something."""
+
+    def __init__(self, problem: str, status: int = 0, answer: UpstreamResponse | None = None) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.status = status
+        self.answer = answer
+
+
+class _Throttled(_Failed):
+    """429."""
+
+
+class _TimedOut(_Failed):
+    """No answer within the time for it."""
+
+
+class _Garbage(_Failed):
+    """An answer that is none."""
+
+
+class ForwardingFailed(Exception):
+    """No target answered. `error` is for the caller; `attempts` for the record."""
+
+    def __init__(self, error: GatewayError, attempts: tuple[Attempt, ...]) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.attempts = attempts
+
+
+def first_byte_timeout(call: Call, target: Target, timeouts: Timeouts) -> float:
+    """Seconds within which a target has to show its first content, by what it has to do first.
+
+    A stream or a vector shows quickly. A whole completion takes as long as its tokens. A reasoning model may think for
+    minutes before either; nothing but the deadline of the call can tell it from one that hangs.
+    """
+    if timeouts.first_byte is not None:
+        limit = timeouts.first_byte
+    elif _REASONING.search(target.model) or _REASONING.search(target.deployment):
+        limit = 120.0 if call.stream else timeouts.total
+    elif call.stream:
+        limit = 20.0
+    elif call.operation.name == "embeddings":
+        limit = 10.0
+    else:
+        limit = min(60.0, 15.0 + 0.05 * (call.max_output_tokens if call.max_output_tokens is not None else 1000))
+    return min(limit, timeouts.total)
+
+
+class Forwarder:
+    """Tries targets in order. Owns the one client session of the process."""
+
+    def __init__(self, credentials: Credentials, breakers: Breakers, router: Router, timeouts: Timeouts) -> None:
+        self._credentials = credentials
+        self._breakers = breakers
+        self._router = router
+        self._timeouts = timeouts
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=75, ttl_dns_cache=30),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect, sock_read=timeouts.total),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    async def send(self, call: Call, targets: Sequence[Target], request_id: str) -> UpstreamResponse:
+        """The first committed answer. Raises `ForwardingFailed`, and closes what it opened on any way out."""
+        attempts: list[Attempt] = []
+        failures: list[_Failed] = []
+        deadline = time.monotonic() + self._timeouts.total
+        for target in targets:
+            started = time.monotonic()
+            # What is left of the call's time bounds each try; a target that cannot finish in it is not begun.
+            limit = min(first_byte_timeout(call, target, self._timeouts), deadline - started)
+            if limit <= 0:
+                failures.append(_TimedOut("the time for the whole call was over"))
+                break
+            self._breakers.begin(target, limit)
+            try:
+                answer = await self._try(call, target, limit, request_id)
+            except _Failed as failed:
+                failures.append(failed)
+                attempts.append(Attempt(target, failed.status, failed.problem, _since(started)))
+                logger.info("%s: %s on %s: %s", request_id, target.deployment, target.backend.name, failed.problem)
+                continue
+            answer.attempts = (*attempts, Attempt(target, answer.status, "", _since(started)))
+            return answer
+        # Nobody is left. A backend's own words about its failure are worth more to the caller than ours.
+        if said := next((f.answer for f in reversed(failures) if f.answer is not None), None):
+            said.attempts = tuple(attempts)
+            return said
+        raise ForwardingFailed(self._refusal(targets, failures), tuple(attempts))
+
+    async def _try(self, call: Call, target: Target, limit: float, request_id: str) -> UpstreamResponse:
+        """One try, committed within `limit` seconds. Raises `_Failed`; the breakers learn how it went."""
+        try:
+            async with asyncio.timeout(limit):
+                response = await self._request(call, target, request_id)
+                try:
+                    return await self._commit(call, target, response)
+                except BaseException:
+                    response.close()
+                    raise
+        except CredentialUnavailable as error:
+            # Every backend that the gateway's identity opens shares this: no reason to eject this one.
+            raise _Failed(str(error)) from None
+        except aiohttp.ConnectionTimeoutError:
+            self._breakers.fault(target, "connect timeout")
+            raise _TimedOut(f"no connection within {self._timeouts.connect:g} s") from None
+        except TimeoutError:
+            self._breakers.fault(target, "timeout")
+            raise _TimedOut(f"no answer within {limit:.1f} s") from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            problem = (
+                _CLOSED_EARLY if isinstance(error, aiohttp.ClientPayloadError) else f"{type(error).__name__}: {error}"
+            )
+            self._breakers.fault(target, problem[:200])
+            raise _Failed(problem[:200]) from None
+
+    async def _request(self, call: Call, target: Target, request_id: str) -> aiohttp.ClientResponse:
+        request = azure_openai.upstream_request(call, target)
+        name, value = await self._credentials.header(target.backend, request.scope)
+        headers = {
+            "content-type": "application/json",
+            "accept-encoding": "identity",
+            "x-ms-client-request-id": request_id,
+            **call.headers,
+            name: value,
+        }
+        response = await self._session.request(
+            request.method, _url(request.url), data=request.body, headers=headers, allow_redirects=False
+        )
+        if response.status == 401 and name == "authorization":
+            self._credentials.forget(request.scope)
+        return response
+
+    async def _commit(self, call: Call, target: Target, response: aiohttp.ClientResponse) -> UpstreamResponse:
+        """Read until the answer is the caller's. Raises `_Failed` where another target may do better."""
+        if response.status == 200 and response.content_type == "text/event-stream":
+            answer = await self._first_token(call, target, response)
+            self._breakers.success(target)
+            return answer
+        body, complete = await _read(response, _MAX_BUFFERED)
+        answer = UpstreamResponse(target, response, body, complete=complete)
+        match azure_openai.classify(response.status, body):
+            case "capacity":
+                self._breakers.throttle(target, azure_openai.retry_after(response.headers))
+                raise _Throttled("throttled", response.status)
+            case "server":
+                self._breakers.fault(target, f"status {response.status}")
+                raise _Failed(f"status {response.status}", response.status, _worth_telling(answer))
+            case "ours":
+                reason = f"status {response.status} {azure_openai.error_code(body)}".rstrip()
+                self._breakers.refusal(target, reason)
+                logger.error(
+                    "ALERT backend %s refuses the gateway on deployment %s (%s): left alone for 60 s. Check the role "
+                    "assignment of the gateway's identity, the deployment's name and the network rules.",
+                    target.backend.name, target.deployment, reason,
+                )  # fmt: skip
+                raise _Failed(reason, response.status)
+            case "ok" if complete and not metering.is_json_object(body):
+                self._breakers.fault(target, "no JSON")
+                raise _Garbage(f"status {response.status}, but no JSON", response.status)
+        self._breakers.success(target)
+        return answer
+
+    async def _first_token(self, call: Call, target: Target, response: aiohttp.ClientResponse) -> UpstreamResponse:
+        meter = metering.StreamMeter(strip_usage=call.usage_injected)
+        head, chunk = b"", b"-"
+        while chunk and not (meter.committed or meter.failed or meter.done) and len(head) <= _MAX_BUFFERED:
+            chunk = await response.content.readany()
+            head += meter.feed(chunk)
+        if meter.failed:
+            self._breakers.fault(target, "error inside a stream")
+            raise _Failed("reported an error before the stream's first token", response.status)
+        if not meter.committed and (meter.done or not chunk):
+            self._breakers.fault(target, "empty stream")
+            raise _Failed("ended the stream before its first token", response.status)
+        return UpstreamResponse(target, response, head, meter=meter)
+
+    def _refusal(self, targets: Sequence[Target], failures: Sequence[_Failed]) -> GatewayError:
+        """The honest word for a call that nobody answered."""
+        problems = "; ".join(dict.fromkeys(f.problem for f in failures))
+        if any(isinstance(f, _Throttled) for f in failures):
+            return self._router.throttled(targets)
+        if any(isinstance(f, _TimedOut) for f in failures):
+            return UpstreamTimeout("No backend of this model answered in time.")
+        if any(isinstance(f, _Garbage) for f in failures):
+            return BadGateway(
+                "Every backend of this model answered with something that is no answer of Azure OpenAI's."
+            )
+        logger.error("no backend left: %s", problems)
+        return NoBackendAvailable(
+            "No backend of this model could be reached. The gateway's operator finds the reasons in its log."
+        )
+
+
+async def _read(response: aiohttp.ClientResponse, most: int) -> tuple[bytes, bool]:
+    """The body, or as much of it as fits; whether that is all."""
+    chunks, size = [], 0
+    while chunk := await response.content.readany():
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > most:
+            return b"".join(chunks), False
+    return (chunks[0] if len(chunks) == 1 else b"".join(chunks)), True
+
+
+def _worth_telling(answer: UpstreamResponse) -> UpstreamResponse | None:
+    """An error in OpenAI's shape may pass to the caller; a proxy's page may not."""
+    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        if answer.complete and isinstance(
+            msgspec.json.decode(answer.head, type=Mapping[str, object]).get("error"), Mapping
+        ):
+            return answer
+    return None
+
+
+def _since(started: float) -> float:
+    return (time.monotonic() - started) * 1000

@@ -1,0 +1,208 @@
+"""The path of a request, top to bottom.
+
+    authenticate -> parse -> route -> forward -> respond -> account
+
+Each stage is one line of `Gateway._serve` and one module. A refusal at any of them is a `GatewayError`; nothing else
+leaves `handle`.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from shared import azure_openai, ulid
+from shared.authentication import Authenticator
+from shared.errors import GatewayError, RequestTooLarge
+from shared.forwarding import Forwarder, ForwardingFailed
+from shared.ledger import Entry, Ledger
+from shared.responses import Client, ClientGone, Ended, JsonResponse, MeteredResponse, refusal
+from shared.routing import Router
+from shared.types import Attempt, Call, Consumer, Outcome, Target, Usage
+
+logger = logging.getLogger("tollgate.requests")
+
+HUNG_UP = 499  # nobody receives it; it stands in the record of a call whose caller left
+
+
+class Arrival(msgspec.Struct, frozen=True):
+    """A request as it came in. `started` on the monotonic clock."""
+
+    request_id: str
+    started: float
+    method: str
+    path: str
+
+    def milliseconds(self) -> float:
+        return (time.monotonic() - self.started) * 1000
+
+
+class Gateway:
+    """Serves requests. The stages come from `bootstrap.py`."""
+
+    def __init__(
+        self, authenticator: Authenticator, router: Router, forwarder: Forwarder, ledger: Ledger, max_request_bytes: int
+    ) -> None:
+        self._authenticator = authenticator
+        self._router = router
+        self._forwarder = forwarder
+        self._ledger = ledger
+        self._max_request_bytes = max_request_bytes
+
+    async def handle(self, request: Request) -> Response:
+        """The answer to a request. Never raises but for cancellation."""
+        arrival = Arrival(ulid.new(time.time()), time.monotonic(), request.method, request.scope["path"])
+        if arrival.path == "/healthz":
+            return JsonResponse({"status": "ok"})
+        try:
+            return await self._serve(request, arrival)
+        except GatewayError as error:
+            _log_refusal(arrival, error)
+            return refusal(error, {"x-gateway-request-id": arrival.request_id})
+        except ClientDisconnect:
+            return Response(status_code=HUNG_UP)
+        except Exception:  # the last resort: the caller gets OpenAI's shape, the operator the traceback
+            logger.exception("request %s failed by a defect of the gateway", arrival.request_id)
+            defect = GatewayError(
+                "The gateway failed. Its operator finds the reason in the log under this request's id."
+            )
+            return refusal(defect, {"x-gateway-request-id": arrival.request_id})
+
+    async def _serve(self, request: Request, arrival: Arrival) -> Response:
+        consumer = await self._authenticator.authenticate(request.headers)
+        route = azure_openai.match(arrival.method, arrival.path)
+        body = await _read_body(request, self._max_request_bytes)
+        call = azure_openai.parse_call(route, request.scope["query_string"].decode("latin-1"), request.headers, body)
+        if call.operation.local:
+            return self._models(arrival, consumer, call)
+        targets = self._router.candidates(consumer, call)
+        entry = self._ledger.open(arrival.request_id, consumer, call, targets[0].model)
+        return await self._forward(
+            arrival, call, targets, Client(request.receive), partial(self._account, arrival, consumer, call, entry)
+        )
+
+    async def _forward(
+        self,
+        arrival: Arrival,
+        call: Call,
+        targets: list[Target],
+        client: Client,
+        account: Callable[[Outcome], asyncio.Future[None]],
+    ) -> Response:
+        """The answer of the first target that gives one; accounted for also when none does."""
+        failure: Outcome | None = Outcome(status=500, ended="cut")
+        try:
+            async with client.needed():
+                upstream = await self._forwarder.send(call, targets, arrival.request_id)
+            failure = None
+        except ForwardingFailed as failed:
+            failure = Outcome(status=failed.error.status, attempts=failed.attempts, ended="refused")
+            return refusal(failed.error, _gateway_headers(arrival, failed.attempts))
+        except ClientGone:
+            failure = Outcome(status=HUNG_UP, ended="hung_up")
+            return Response(status_code=HUNG_UP)
+        except GatewayError as error:
+            failure = Outcome(status=error.status, ended="refused")
+            raise
+        finally:
+            if failure is not None:
+                client.release()
+                account(failure)
+        first_byte_ms = arrival.milliseconds()
+
+        def close(usage: Usage, ended: Ended) -> asyncio.Future[None]:
+            return account(
+                Outcome(
+                    status=upstream.status,
+                    usage=usage,
+                    attempts=upstream.attempts,
+                    served_by=upstream.target,
+                    first_byte_ms=round(first_byte_ms),
+                    total_ms=round(arrival.milliseconds()),
+                    ended=ended,
+                )
+            )
+
+        headers = upstream.headers | _gateway_headers(arrival, upstream.attempts, targets[0].model)
+        return MeteredResponse(upstream, client, headers, call.input_estimate, close, self._ledger.committed)
+
+    def _models(self, arrival: Arrival, consumer: Consumer, call: Call) -> Response:
+        """The models of this key, from the configuration."""
+        headers = {"x-gateway-request-id": arrival.request_id}
+        if call.resource_id:
+            return JsonResponse(
+                azure_openai.model_object(self._router.model(consumer, call.resource_id)), headers=headers
+            )
+        models = [azure_openai.model_object(name) for name in self._router.models(consumer)]
+        return JsonResponse({"object": "list", "data": models}, headers=headers)
+
+    def _account(
+        self, arrival: Arrival, consumer: Consumer, call: Call, entry: Entry, outcome: Outcome
+    ) -> asyncio.Future[None]:
+        """Put the end of a call on record. Returns at once; the future is done when the row is in the table."""
+        row = self._ledger.close(entry, outcome)
+        target = outcome.served_by or (outcome.attempts[-1].target if outcome.attempts else None)
+        line = {
+            "request": arrival.request_id,
+            "consumer": consumer.id,
+            "model": call.model,
+            "operation": call.operation.name,
+            "backend": target.backend.name if target else None,
+            "status": outcome.status,
+            "ended": outcome.ended,
+            "attempts": len(outcome.attempts),
+            "input_tokens": outcome.usage.input_tokens,
+            "output_tokens": outcome.usage.output_tokens,
+            "estimated": outcome.usage.estimated,
+            "first_byte_ms": outcome.first_byte_ms,
+            "ms": round(arrival.milliseconds()),
+        }
+        logger.info(msgspec.json.encode(line).decode())
+        return row
+
+
+def _gateway_headers(arrival: Arrival, attempts: Sequence[Attempt], model: str = "") -> dict[str, str]:
+    """What an answer tells of its way here. The overhead is what the gateway added to the time of the tries."""
+    headers = {"x-gateway-request-id": arrival.request_id, "x-gateway-attempts": str(len(attempts))}
+    if attempts:
+        target = attempts[-1].target
+        headers["x-gateway-backend"] = target.backend.name
+        headers["x-gateway-region"] = target.backend.region
+        overhead = arrival.milliseconds() - sum(attempt.milliseconds for attempt in attempts)
+        headers["x-gateway-overhead-ms"] = f"{max(overhead, 0):.2f}"
+        if model and target.model != model:
+            headers["x-gateway-fallback"] = target.model
+    return headers
+
+
+async def _read_body(request: Request, most: int) -> bytes:
+    """The request's body. Raises `RequestTooLarge`, before it is read where its length is told."""
+    length = request.headers.get("content-length", "")
+    chunks, size = [], int(length) if length.isdecimal() else 0
+    if size <= most:
+        size = 0
+        async for chunk in request.stream():
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > most:
+                break
+    if size > most:
+        raise RequestTooLarge(f"The request's body is larger than this gateway takes ({most} bytes).")
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _log_refusal(arrival: Arrival, error: GatewayError) -> None:
+    line = {
+        "request": arrival.request_id,
+        "method": arrival.method,
+        "path": arrival.path[:200],
+        "status": error.status,
+        "code": error.code,
+        "ms": round(arrival.milliseconds()),
+    }
+    logger.info(msgspec.json.encode(line).decode())

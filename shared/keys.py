@@ -1,0 +1,71 @@
+"""The text of a gateway key: made, recognised, hashed. Pure but for the random source.
+
+    tg_0123456789_abcd_SSSSSSSSSSSSSSSSSSSSSSSSSSSSSSSSCCCCCC
+       consumer   key  32 of secret (190 bits)         checksum
+
+The consumer's id finds its rows without an index; the checksum (CRC-32) rejects a mistyped key without any I/O. The
+secret is random and long, so a plain SHA-256 of the key is a safe thing to store.
+"""
+
+import hashlib
+import hmac
+import re
+import secrets
+import zlib
+
+import msgspec
+
+_SHAPE = re.compile(r"tg_([0-9a-z]{10})_([0-9a-z]{4})_[0-9A-Za-z]{38}")
+_LOWER = "0123456789abcdefghjkmnpqrstvwxyz"
+_ALNUM = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+
+class Key(msgspec.Struct, frozen=True):
+    """A key of the right shape whose checksum is right. `digest` is what the store keeps of it."""
+
+    consumer_id: str
+    key_id: str
+    digest: str
+
+
+def new_id(length: int) -> str:
+    """A random identifier of lower-case letters and digits that are not mistaken for one another."""
+    return "".join(secrets.choice(_LOWER) for _ in range(length))
+
+
+def make(consumer_id: str) -> tuple[str, Key]:
+    """A new key of a consumer: its text, to be shown once, and what may be kept."""
+    key_id = new_id(4)
+    body = f"tg_{consumer_id}_{key_id}_" + "".join(secrets.choice(_ALNUM) for _ in range(32))
+    text = body + _checksum(body)
+    return text, Key(consumer_id, key_id, _digest(text))
+
+
+def has_shape(text: str) -> bool:
+    """Whether a text looks like a gateway key, mistyped or not."""
+    return _SHAPE.fullmatch(text) is not None
+
+
+def parse(text: str) -> Key | None:
+    """The key in a text; None when it has another shape or is mistyped."""
+    found = _SHAPE.fullmatch(text)
+    if found is None or _checksum(text[:-6]) != text[-6:]:
+        return None
+    return Key(found[1], found[2], _digest(text))
+
+
+def same(digest: str, other: str) -> bool:
+    """Compared in constant time."""
+    return hmac.compare_digest(digest, other)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _checksum(text: str) -> str:
+    number, digits = zlib.crc32(text.encode()), ""
+    for _ in range(6):
+        number, digit = divmod(number, 62)
+        digits = _ALNUM[digit] + digits
+    return digits

@@ -1,0 +1,174 @@
+"""Usage as rows that survive a crash: an intent when a call is admitted, its end before the caller has the last byte.
+
+Both halves are merges of disjoint properties into one row, so retries, lost answers and reordering neither lose nor
+double anything. Rows are written in groups: while one batch is on its way the next one fills, so that a lone call waits
+for one round trip and a busy process batches by itself.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import msgspec
+
+from shared import ulid
+from shared.errors import StoreUnavailable
+from shared.stores import MAX_BATCH, Store, Value
+from shared.types import Call, Consumer, Outcome
+
+logger = logging.getLogger("tollgate.ledger")
+
+SHARDS = 16  # partitions an hour; an instance writes to one of them, so that its rows share a transaction
+_PATIENCE = 2.0  # seconds that an answer is held back for its row
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds between tries of a batch
+_MAX_ROWS = 50_000  # rows kept in memory while the table is out of reach: about 50 MB
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """Where the row of a call stands."""
+
+    table: str
+    partition: str
+    request_id: str
+
+
+class _Batch:
+    """Rows of one partition, to be written in one transaction."""
+
+    def __init__(self, entry: Entry, done: asyncio.Future[None]) -> None:
+        self.entry = entry
+        self.rows: dict[str, dict[str, Value]] = {}
+        self.done = done
+
+
+class Ledger:
+    """Writes usage rows in the background. One per process; `clock` is monotonic."""
+
+    def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._clock = clock
+        self.instance = ulid.new(store.now())[-10:]
+        self._shard = int.from_bytes(os.urandom(2)) % SHARDS
+        self._batches: deque[_Batch] = deque()
+        self._writer: asyncio.Task[None] | None = None
+        self._failing_since: float | None = None
+        self.dropped = 0  # rows given up since the start
+
+    @property
+    def backlog(self) -> int:
+        """Rows that are not in the table yet."""
+        return sum(len(batch.rows) for batch in self._batches)
+
+    def open(self, request_id: str, consumer: Consumer, call: Call, model: str) -> Entry:
+        """Note that a call was admitted. Returns at once; the row follows."""
+        now = self._store.now()
+        hour = datetime.fromtimestamp(now, UTC)
+        entry = Entry(f"usage{hour:%Y%m}", f"{hour:%Y%m%d%H}-{self._shard:02d}", request_id)
+        intent: dict[str, Value] = {
+            "s_key": consumer.id,
+            "s_model": model,
+            "s_op": call.operation.name,
+            "s_prompt": call.input_estimate,
+            "s_max": call.max_output_tokens or 0,
+            "s_ts": now,
+            "s_inst": self.instance,
+        }
+        if consumer.product:
+            intent["s_product"] = consumer.product
+        if call.system:
+            intent["s_system"] = call.system
+        self._enqueue(entry, intent)
+        return entry
+
+    def close(self, entry: Entry, outcome: Outcome) -> asyncio.Future[None]:
+        """Note how a call ended. Returns at once with what `committed` waits for."""
+        usage, target = outcome.usage, outcome.served_by
+        end: dict[str, Value] = {
+            "e_input": usage.input_tokens,
+            "e_output": usage.output_tokens,
+            "e_cached": usage.cached_input_tokens,
+            "e_reasoning": usage.reasoning_tokens,
+            "e_status": outcome.status,
+            "e_ended": outcome.ended,
+            "e_attempts": len(outcome.attempts),
+            "e_ttft": outcome.first_byte_ms,
+            "e_ms": outcome.total_ms,
+            "e_ts": self._store.now(),
+        }
+        if target is not None:
+            end |= {"e_backend": target.backend.name, "e_region": target.backend.region, "e_model": target.model}
+        if usage.estimated:
+            end["e_est"] = True
+        return self._enqueue(entry, end)
+
+    async def committed(self, row: asyncio.Future[None]) -> None:
+        """Wait until the row is in the table; not longer than 2 s, and not at all while the table has been failing for
+        that long: then answers go out at once, and the rows follow when they can."""
+        if self._failing_since is not None and self._clock() - self._failing_since > _PATIENCE:
+            return
+        if not row.done():
+            await asyncio.wait((row,), timeout=_PATIENCE)
+
+    async def stop(self, patience: float = 10.0) -> None:
+        """Write what is left; what cannot be written in this time is reported as lost."""
+        if self._writer is not None and not self._writer.done():
+            await asyncio.wait((self._writer,), timeout=patience)
+            self._writer.cancel()
+        if self.backlog:
+            logger.error(
+                "stopped with %d usage rows unwritten; the roll-up closes their calls as estimates", self.backlog
+            )
+
+    def _enqueue(self, entry: Entry, properties: dict[str, Value]) -> asyncio.Future[None]:
+        batch = self._open_batch(entry)
+        batch.rows.setdefault(entry.request_id, {}).update(properties)
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.get_running_loop().create_task(self._write())
+        return batch.done
+
+    def _open_batch(self, entry: Entry) -> _Batch:
+        """The batch that still takes rows of this partition. The first of the queue is on its way and takes none."""
+        for position in range(len(self._batches) - 1, 0, -1):
+            batch = self._batches[position]
+            if batch.entry.partition == entry.partition:
+                if len(batch.rows) < MAX_BATCH or entry.request_id in batch.rows:
+                    return batch
+                break
+        if len(self._batches) * MAX_BATCH > _MAX_ROWS:
+            self._give_up()
+        batch = _Batch(entry, asyncio.get_running_loop().create_future())
+        self._batches.append(batch)
+        return batch
+
+    async def _write(self) -> None:
+        pause = _FIRST_PAUSE
+        while self._batches:
+            batch = self._batches[0]
+            try:
+                await self._store.table(batch.entry.table).merge(batch.entry.partition, batch.rows)
+            except StoreUnavailable as error:
+                if self._failing_since is None:
+                    self._failing_since = self._clock()
+                    logger.warning("usage rows wait for the table: %s", error)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                continue
+            if self._failing_since is not None:
+                logger.warning("the table takes usage rows again; %d are waiting", self.backlog - len(batch.rows))
+                self._failing_since, pause = None, _FIRST_PAUSE
+            if self._batches and self._batches[0] is batch:
+                self._batches.popleft()
+            if not batch.done.done():
+                batch.done.set_result(None)
+
+    def _give_up(self) -> None:
+        """Memory is bounded: the oldest rows go, loudly."""
+        batch = self._batches.popleft()
+        self.dropped += len(batch.rows)
+        if not batch.done.done():
+            batch.done.set_result(None)
+        logger.error("the table is out of reach: %d usage rows given up, %d so far", len(batch.rows), self.dropped)

@@ -1,0 +1,217 @@
+"""Reads the usage out of answers while they pass, and changes nothing but for a usage chunk nobody asked for."""
+
+import json
+import re
+
+import msgspec
+
+from shared import sse
+from shared.types import Usage
+
+_DONE = b"data: [DONE]"
+_MAX_TAIL = 64 * 1024
+_USAGE_TAIL = 4096
+_USAGE_KEY = re.compile(rb'"usage"\s*:\s*(?=\{)')
+
+
+class _PromptDetails(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _OutputDetails(msgspec.Struct):
+    reasoning_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    """Azure's usage object of chat completions, completions and embeddings; details may be absent or null."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _OutputDetails | None = None
+
+    def value(self) -> Usage:
+        return Usage(
+            input_tokens=self.prompt_tokens or 0,
+            output_tokens=self.completion_tokens or 0,
+            cached_input_tokens=(self.prompt_tokens_details and self.prompt_tokens_details.cached_tokens) or 0,
+            reasoning_tokens=(self.completion_tokens_details and self.completion_tokens_details.reasoning_tokens) or 0,
+        )
+
+
+class _Answer(msgspec.Struct):
+    usage: _Usage | None = None
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+    reasoning_content: str | None = None
+    refusal: str | None = None
+    tool_calls: msgspec.Raw | None = None
+    function_call: msgspec.Raw | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+    error: msgspec.Raw | None = None
+
+
+_decode_answer = msgspec.json.Decoder(_Answer).decode
+_decode_chunk = msgspec.json.Decoder(_Chunk).decode
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def is_json_object(body: bytes) -> bool:
+    """Whether a body is what a backend answers with: a proxy's error page under status 200 is not."""
+    try:
+        _decode_answer(body)
+    except msgspec.ValidationError:
+        return body.lstrip()[:1] == b"{"  # an object whose usage has another shape
+    except _UNREADABLE:
+        return False
+    return True
+
+
+def usage_in(body: bytes) -> Usage | None:
+    """The usage that a JSON answer reports, or None."""
+    try:
+        usage = _decode_answer(body).usage
+    except _UNREADABLE:
+        return None
+    return usage.value() if usage is not None else None
+
+
+class BodyMeter:
+    """Follows one body that is too large to be kept. The usage stands near its end."""
+
+    event_stream = False
+    done = True  # its end is the transport's to judge
+
+    def __init__(self, head: bytes) -> None:
+        self._tail = head[-_USAGE_TAIL:]
+
+    def feed(self, chunk: bytes) -> bytes:
+        self._tail = (self._tail + chunk)[-_USAGE_TAIL:]
+        return chunk
+
+    def finish(self) -> bytes:
+        return b""
+
+    def result(self, input_estimate: int) -> Usage:
+        """The usage at the end of what has passed, else an estimate."""
+        for found in reversed(list(_USAGE_KEY.finditer(self._tail))):
+            try:
+                value, _ = json.JSONDecoder().raw_decode(self._tail[found.end() :].decode("utf-8", "replace"))
+                return msgspec.convert(value, _Usage).value()
+            except (ValueError, RecursionError):
+                continue
+        return Usage(input_tokens=input_estimate, estimated=True)
+
+
+class StreamMeter:
+    """Follows one stream of chat or text completions.
+
+    `feed` takes the chunks as they come and gives back what may pass on at once. The end marker is kept until
+    `finish`, because the caller must not have its answer in full before the usage is on record; so is a chunk of
+    which it cannot be told yet whether it is the usage chunk that only the gateway asked for (`strip_usage`).
+    """
+
+    event_stream = True
+
+    def __init__(self, *, strip_usage: bool) -> None:
+        self.usage: Usage | None = None
+        self.committed = False  # a token, a tool call or a refusal has passed: no other backend can take over now
+        self.failed = False  # the backend reported an error inside the stream
+        self.done = False  # the end marker came
+        self._strip = strip_usage
+        self._tail = b""  # the beginning of an event whose end has not come
+        self._released = 0  # bytes of the tail that have been passed on
+        self._kept = b""  # the end marker
+        self._characters = 0
+        self._pieces = 0
+
+    def feed(self, chunk: bytes) -> bytes:
+        """The bytes that may go to the caller now."""
+        events, tail = sse.split(self._tail + chunk if self._tail else chunk)
+        out = []
+        for event in events:
+            passed = event[self._released :] if self._released else event
+            if self.done:
+                self._kept += passed  # whatever follows the end marker stays behind it
+            elif self._read(event):
+                out.append(passed)
+            self._released = 0
+        self._tail = tail
+        if tail and not self.done and self._may_pass(tail):
+            out.append(tail[self._released :])
+            self._released = len(tail)
+        return out[0] if len(out) == 1 else b"".join(out)
+
+    def finish(self) -> bytes:
+        """What was held back, to be sent once the usage is on record."""
+        kept, self._kept = self._kept + self._tail[self._released :], b""
+        self._tail, self._released = b"", 0
+        return kept
+
+    def result(self, input_estimate: int) -> Usage:
+        """The usage that the stream told. Where it told none, an estimate: a token per four characters, or per piece
+        where pieces are shorter."""
+        if self.usage is not None:
+            return self.usage
+        output = max(self._characters // 4, min(self._pieces, self._characters))
+        return Usage(input_tokens=input_estimate, output_tokens=output, estimated=True)
+
+    def _read(self, event: bytes) -> bool:
+        """Take note of a whole event; whether it is the caller's to see now."""
+        data = sse.payload(event)
+        if not data:
+            return True
+        if data == b"[DONE]":
+            self.done = True
+            self._kept = event[self._released :]
+            return False
+        try:
+            chunk = _decode_chunk(data)
+        except _UNREADABLE:
+            self.committed = True  # not ours to judge: it passes as it is
+            return True
+        if chunk.error is not None:
+            self.failed = True
+        if chunk.usage is not None:
+            self.usage = chunk.usage.value()
+            if self._strip and not chunk.choices:
+                return False
+        for choice in chunk.choices:
+            self._note(choice)
+        return True
+
+    def _note(self, choice: _Choice) -> None:
+        delta = choice.delta
+        if delta is not None and (text := delta.content or delta.refusal or delta.reasoning_content):
+            self._characters += len(text)
+            self._pieces += 1
+            self.committed = True
+        elif choice.text:
+            self._characters += len(choice.text)
+            self._pieces += 1
+            self.committed = True
+        elif choice.finish_reason or (
+            delta is not None and (delta.tool_calls is not None or delta.function_call is not None)
+        ):
+            self._characters += len(memoryview(delta.tool_calls)) // 2 if delta and delta.tool_calls is not None else 0
+            self.committed = True
+
+    def _may_pass(self, tail: bytes) -> bool:
+        """Whether the beginning of an event shows that it is neither the end marker nor the usage chunk."""
+        if self._released:
+            return True
+        if _DONE.startswith(tail[: len(_DONE)]):
+            return False
+        return not self._strip or b'"choices":[{' in tail or len(tail) > _MAX_TAIL

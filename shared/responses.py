@@ -1,0 +1,173 @@
+"""What the caller receives: an upstream's answer relayed and accounted for, or a refusal in OpenAI's shape."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Literal
+
+import aiohttp
+import msgspec
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from shared import metering
+from shared.errors import GatewayError
+from shared.forwarding import UpstreamResponse
+from shared.types import Usage
+
+_INTERRUPTED = (
+    b"data: "
+    + msgspec.json.encode(
+        {
+            "error": {
+                "message": "The backend broke off in the middle of this answer. What has arrived is incomplete.",
+                "type": "server_error",
+                "param": None,
+                "code": "upstream_interrupted",
+            }
+        }
+    )
+    + b"\n\n"
+)
+
+
+class JsonResponse(Response):
+    """A value as JSON, rendered by msgspec."""
+
+    media_type = "application/json"
+
+    def render(self, content: object) -> bytes:
+        return msgspec.json.encode(content)
+
+
+def refusal(error: GatewayError, headers: Mapping[str, str]) -> Response:
+    """The answer that tells a `GatewayError`."""
+    body = {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
+    return JsonResponse(body, error.status, {**headers, **error.headers()})
+
+
+class ClientGone(Exception):
+    """The caller hung up."""
+
+
+class Client:
+    """Notices that a caller hangs up, from the moment its request has been read until the answer is complete."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._listener = asyncio.ensure_future(self._listen(receive))
+
+    @asynccontextmanager
+    async def needed(self) -> AsyncIterator[None]:
+        """Runs a block for this caller; when it hangs up, the block is cancelled and `ClientGone` raised."""
+        owner = asyncio.current_task()
+        assert owner is not None
+        cancelled = False
+
+        def cancel(_: asyncio.Future[None]) -> None:
+            nonlocal cancelled
+            cancelled = True
+            owner.cancel()
+
+        self._listener.add_done_callback(cancel)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if cancelled and owner.uncancel() == 0:
+                raise ClientGone from None
+            raise
+        finally:
+            self._listener.remove_done_callback(cancel)
+
+    def release(self) -> None:
+        """Nobody has to know any more."""
+        self._listener.cancel()
+
+    @staticmethod
+    async def _listen(receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+
+Ended = Literal["complete", "hung_up", "cut"]
+Account = Callable[[Usage, Ended], asyncio.Future[None]]
+
+
+class MeteredResponse(Response):
+    """Relays an upstream's answer byte for byte, and accounts for it exactly once on whatever way it ends.
+
+    `account` takes note at once and returns a future; `committed` waits for it. The last byte waits for that, so that
+    no caller has an answer in full that is not on record. Accounting happens in `__call__`, not in a generator: one
+    that never starts never reaches its own `finally`.
+    """
+
+    def __init__(
+        self,
+        upstream: UpstreamResponse,
+        client: Client,
+        headers: Mapping[str, str],
+        input_estimate: int,
+        account: Account,
+        committed: Callable[[asyncio.Future[None]], Awaitable[None]],
+    ) -> None:
+        self.status_code = upstream.status
+        self.background = None
+        self.raw_headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+        self._upstream = upstream
+        self._client = client
+        self._input_estimate = input_estimate
+        self._account = account
+        self._committed = committed
+        self._accounted = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        ended: Ended = "cut"
+        try:
+            async with self._client.needed():
+                await self._relay(send)
+        except ClientGone:
+            ended = "hung_up"
+        finally:
+            if not self._accounted:
+                self._note(ended)
+            self._upstream.close()
+            self._client.release()
+
+    async def _relay(self, send: Send) -> None:
+        upstream = self._upstream
+        headers = self.raw_headers
+        if upstream.complete:
+            headers = [*headers, (b"content-length", str(len(upstream.head)).encode())]
+            await self._committed(self._note("complete"))
+            await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
+            await send({"type": "http.response.body", "body": upstream.head})
+            return
+        await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
+        if upstream.head:
+            await send({"type": "http.response.body", "body": upstream.head, "more_body": True})
+        meter = upstream.meter
+        try:
+            while chunk := await upstream.content.readany():
+                if passing := meter.feed(chunk):
+                    await send({"type": "http.response.body", "body": passing, "more_body": True})
+        except (aiohttp.ClientError, OSError):
+            await self._break_off(send)
+            return
+        if not meter.done:
+            await self._break_off(send)
+            return
+        await self._committed(self._note("complete"))
+        await send({"type": "http.response.body", "body": meter.finish()})
+
+    async def _break_off(self, send: Send) -> None:
+        """The upstream failed after the commitment: an event stream says so; any other body is left unfinished, so that
+        the connection closes early and nobody takes it for whole."""
+        await self._committed(self._note("cut"))
+        if self._upstream.meter.event_stream:
+            await send({"type": "http.response.body", "body": self._upstream.meter.finish() + _INTERRUPTED})
+
+    def _note(self, ended: Ended) -> asyncio.Future[None]:
+        self._accounted = True
+        upstream = self._upstream
+        if upstream.complete:
+            return self._account(metering.usage_in(upstream.head) or Usage(), ended)
+        return self._account(upstream.meter.result(self._input_estimate), ended)

@@ -1,0 +1,262 @@
+"""Raw usage rows -> hours -> days -> months: pure folds, and the timer's job that drives them.
+
+A raw row is one request, in the table `usageYYYYMM`, partition `YYYYMMDDHH-SS`, written in two halves that come in either
+order, late, twice, or never: `s_*` when the request was admitted, `e_*` when it ended. Nothing is ever incremented. An
+aggregate is a function of the rows that are there, and `aggregates.py` sees to it that the function of more rows wins.
+"""
+
+import calendar
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from itertools import groupby
+from typing import Any
+
+import msgspec
+
+from shared import aggregates
+from shared.aggregates import Counts, Dimensions, Fold
+from shared.errors import StoreUnavailable
+from shared.stores import Store, Table
+
+logger = logging.getLogger("tollgate.rollup")
+
+HOUR = 3600
+GRACE = 600  # seconds after which an intent without an end is closed as an estimate: longer than any call
+SETTLED = 70 * 60  # age at which an hour has had all its ends and orphans, unless a table was out of reach
+SEALED = 26 * HOUR  # age at which what was late has come, too
+LEASE = 300  # seconds
+
+CONTROL, PARTITION = "control", "rollup"
+NOBODY = "-"  # the backend and region of a call that reached none; the consumer of an end whose start is missing
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """What a pass did. `skipped` when another instance was at it."""
+
+    hours: int = 0
+    days: int = 0
+    months: int = 0
+    rows_read: int = 0
+    rows_written: int = 0
+    orphans: int = 0
+    seconds: float = 0.0
+    skipped: bool = False
+
+
+class Watermarks(msgspec.Struct, frozen=True):
+    """Hours since 1970. Every hour before `settled` was folded when it was `SETTLED` old, its day and month after it;
+    likewise `sealed`. Both only ever become truer, so that of two writers the higher value counts."""
+
+    settled: int
+    sealed: int
+
+
+class HourFold:
+    """Folds raw rows one by one: `add` each, then `result`."""
+
+    def __init__(self, now: float) -> None:
+        self._closing = now - GRACE
+        self._lines: dict[tuple[str, str, str, str], list[int]] = {}
+        self._halves = 0
+        self._orphans = 0
+        self.rows = 0
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        get = row.get
+        started = "s_key" in row
+        self.rows += 1
+        if "e_status" not in row:
+            if started:
+                self._halves += 1
+                if float(get("s_ts", 0.0)) < self._closing:
+                    self._close_orphan(row)
+            return
+        self._halves += 1 + started
+        model = get("e_model") or get("s_model", NOBODY)
+        line = self._line((get("s_key", NOBODY), model, get("e_backend") or NOBODY, get("e_region") or NOBODY))
+        line[0] += 1
+        line[1] += 1
+        if "e_est" in row and row["e_est"]:
+            line[2] += 1
+        if row["e_status"] >= 400:
+            line[3] += 1
+        line[4] += get("e_input", 0)
+        line[5] += get("e_output", 0)
+        line[6] += get("e_cached", 0)
+        line[7] += get("e_reasoning", 0)
+        line[8] += get("e_attempts", 0)
+        if "e_ms" in row:
+            line[9] += row["e_ms"]
+            line[10] += 1
+        if "e_ttft" in row:
+            line[11] += row["e_ttft"]
+            line[12] += 1
+
+    def _close_orphan(self, row: Mapping[str, Any]) -> None:
+        self._orphans += 1
+        line = self._line((row["s_key"], row.get("s_model", NOBODY), NOBODY, NOBODY))
+        line[0] += 1
+        line[2] += 1
+        line[4] += int(row.get("s_prompt", 0))
+
+    def _line(self, dimensions: tuple[str, str, str, str]) -> list[int]:
+        line = self._lines.get(dimensions)
+        if line is None:
+            line = self._lines[dimensions] = [0] * len(Counts.__struct_fields__)
+        return line
+
+    def result(self) -> Fold:
+        lines = {Dimensions(*key): Counts(*line) for key, line in self._lines.items()}
+        return Fold((self._halves, self._orphans), lines)
+
+
+def fold_rows(rows: Iterable[Mapping[str, Any]], now: float) -> Fold:
+    """The fold of one hour's raw rows, `now` by the store's clock."""
+    fold = HourFold(now)
+    for row in rows:
+        fold.add(row)
+    return fold.result()
+
+
+def new_nonce() -> str:
+    return secrets.token_hex(5)
+
+
+async def roll_up(store: Store, nonce: Callable[[], str] = new_nonce) -> Summary:
+    """Fold what has changed: the current and the previous hour, the hours that come of age, their days and months.
+
+    The lease only saves double work. An instance that finds it taken leaves; one that loses it does no harm."""
+    started = time.perf_counter()
+    lease = Lease(store, nonce())
+    if not await lease.acquire():
+        return Summary(skipped=True)
+    roll = _Pass(store, lease, nonce)
+    try:
+        await roll.run()
+    finally:
+        await lease.release()
+    return msgspec.structs.replace(roll.summary, seconds=round(time.perf_counter() - started, 3))
+
+
+class Lease:
+    """One row, taken by compare-and-swap; a dead owner's runs out by the store's clock."""
+
+    def __init__(self, store: Store, owner: str) -> None:
+        self._store = store
+        self._table = store.table(CONTROL)
+        self._owner = owner
+
+    async def acquire(self) -> bool:
+        """Take the lease, or prolong it."""
+        row = await self._table.get(PARTITION, "lease")
+        if row and row.properties.get("owner") != self._owner and float(row.properties["expiry"]) > self._store.now():
+            return False
+        lease = {"owner": self._owner, "expiry": self._store.now() + LEASE}
+        return await self._table.put(PARTITION, "lease", lease, row.etag if row else None) is not None
+
+    async def release(self) -> None:
+        try:
+            row = await self._table.get(PARTITION, "lease")
+            if row and row.properties.get("owner") == self._owner:
+                await self._table.put(PARTITION, "lease", {"owner": self._owner, "expiry": 0.0}, row.etag)
+        except StoreUnavailable as error:
+            logger.warning("the roll-up's lease was not given back and runs out in %d s: %s", LEASE, error)
+
+
+async def watermarks(store: Store) -> Watermarks | None:
+    """How far the timer has come; None before its first pass."""
+    row = await store.table(CONTROL).get(PARTITION, "state")
+    return Watermarks(int(row.properties["settled"]), int(row.properties["sealed"])) if row else None
+
+
+class _Pass:
+    """One run of the timer, day by day, so that a pass that is cut short has not worked for nothing."""
+
+    def __init__(self, store: Store, lease: Lease, nonce: Callable[[], str]) -> None:
+        self._store = store
+        self._lease = lease
+        self._nonce = nonce
+        self._now = store.now()
+        self._aggregates = store.table(aggregates.TABLE)
+        self.summary = Summary()
+
+    async def run(self) -> None:
+        done = await watermarks(self._store) or await self._beginning()
+        goal = Watermarks(*(int((self._now - age) // HOUR) + 1 for age in (SETTLED, SEALED)))
+        current = hour_of(self._now)
+        todo = {*range(done.sealed, goal.sealed), *range(min(done.settled, current - 1), current + 1)}
+        for number, (_, day) in enumerate(groupby(sorted(todo), key=lambda hour: hour // 24)):
+            if number and not await self._lease.acquire():
+                logger.warning("the roll-up's lease was taken by another instance; this pass ends")
+                return
+            hours = list(day)
+            await self._fold_day(hours[0], hours[-1])
+            await self._save(
+                Watermarks(min(goal.settled, hours[-1] + 1), min(goal.sealed, hours[-1] + 1)),
+            )
+
+    async def _beginning(self) -> Watermarks:
+        """Before the first pass: everything is yet to be done, from the earliest row on."""
+        first = await first_hour(self._store)
+        beginning = min(hour_of(self._now) - 1, hour_of(self._now - SEALED)) if first is None else first
+        return Watermarks(beginning, beginning)
+
+    async def _fold_day(self, first: int, last: int) -> None:
+        """Fold the hours `first` to `last` of one day, then that day, then its month."""
+        hours = 0
+        async for hour, fold in hour_folds(self._store, first, last, self._now):
+            hours += 1
+            self._count(rows_read=fold.rows, orphans=fold.orphans)
+            await self._commit(hour_partition(hour), fold.result())
+        if hours:
+            start = first // 24 * 24
+            await self._combine(day_partition(start), [hour_partition(start + hour) for hour in range(24)])
+            await self._combine(month_partition(start), [day_partition(day) for day in days_of_month(start)])
+            self._count(hours=hours, days=1, months=1)
+
+    async def _combine(self, partition: str, parts: list[str]) -> None:
+        folds = [await aggregates.read(self._aggregates, part) for part in parts]
+        await self._commit(partition, aggregates.combine([fold for fold in folds if fold is not None]))
+
+    async def _commit(self, partition: str, fold: Fold) -> None:
+        self._count(rows_written=await aggregates.commit(self._aggregates, partition, fold, self._nonce()))
+
+    async def _save(self, done: Watermarks) -> None:
+        table: Table = self._store.table(CONTROL)
+        while True:
+            row = await table.get(PARTITION, "state")
+            old = row.properties if row else {"settled": 0, "sealed": 0}
+            new = {"settled": max(int(old["settled"]), done.settled), "sealed": max(int(old["sealed"]), done.sealed)}
+            if row and new == old:
+                return
+            if await table.put(PARTITION, "state", new, row.etag if row else None):
+                return
+
+    def _count(self, **more: int) -> None:
+        sums = {name: getattr(self.summary, name) + count for name, count in more.items()}
+        self.summary = msgspec.structs.replace(self.summary, **sums)
+
+
+async def first_hour(store: Store) -> int | None:
+    """The hour of the earliest raw row there is."""
+    for name in await store.names("usage2"):
+        async for row in store.table(name).scan_all():
+            return calendar.timegm(time.strptime(row.partition[:10], "%Y%m%d%H")) // HOUR
+    return None
+
+
+async def hour_folds(store: Store, first: int, last: int, now: float) -> AsyncIterator[tuple[int, HourFold]]:
+    """The folds of those hours from `first` to `last` that have rows, in order: one at a time in memory, and one scan
+    for all, which costs an operation per 1,000 rows instead of one per partition."""
+    hour, fold = first, HourFold(now)
+    start = first
+    while start <= last:
+        month = label(start, "%Y%m")
+        after = days_of_month(start)[-1] + 24  # the first hour of the next month
+        async for row in store.table(f"usage{month}").scan_all(after=label(start)):
+            if row.partition[:10] > label(last):
+                break
+            ...
+        start = after

@@ -1,0 +1,103 @@
+"""Which targets a call may go to, in order: pure decisions over the configuration, the rotation and the breakers."""
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from shared.circuit_breaker import Breakers
+from shared.config import Configuration
+from shared.errors import ModelNotAllowed, ModelNotFound, RateLimitExceeded
+from shared.rotation import Rotation, smooth_order
+from shared.types import Call, Consumer, Target
+
+
+class Group(msgspec.Struct, frozen=True):
+    """Targets of one model and one priority. `orders`: for every place of the rotation's round, each target once."""
+
+    pool: str
+    orders: tuple[tuple[Target, ...], ...]
+
+
+def groups_by_model(configuration: Configuration) -> dict[str, tuple[Group, ...]]:
+    """Every model's groups, the lowest priority number first."""
+    table: dict[str, tuple[Group, ...]] = {}
+    for model in configuration.model_names():
+        backends = sorted((b for b in configuration.backends if model in b.models), key=lambda b: b.priority)
+        table[model] = tuple(
+            Group(f"{model}:{priority}", _orders([Target(b, model, b.models[model]) for b in members]))
+            for priority, members in itertools.groupby(backends, key=lambda b: b.priority)
+        )
+    return table
+
+
+class Router:
+    """Orders the targets of a call."""
+
+    def __init__(self, configuration: Configuration, rotation: Rotation, breakers: Breakers) -> None:
+        self._groups = groups_by_model(configuration)
+        self._fallbacks = {name: tuple(about.fallbacks) for name, about in configuration.models.items()}
+        self._aliases = {alias: name for name, about in configuration.models.items() for alias in about.aliases}
+        self._rotation = rotation
+        self._breakers = breakers
+
+    def models(self, consumer: Consumer) -> list[str]:
+        """The models that a consumer may use, in the order of the configuration."""
+        return [model for model in self._groups if self._allowed(consumer, model)]
+
+    def model(self, consumer: Consumer, name: str) -> str:
+        """The configured model behind the name a caller used. Raises `ModelNotFound` and `ModelNotAllowed`."""
+        model = self._aliases.get(name, name)
+        if model not in self._groups:
+            known = ", ".join(self.models(consumer)) or "none"
+            raise ModelNotFound(
+                f"The model {name[:128]!r} does not exist here. This key may use: {known}.", param="model"
+            )
+        if not self._allowed(consumer, model, name):
+            allowed = ", ".join(self.models(consumer)) or "none"
+            raise ModelNotAllowed(f"This key may not use the model {name!r}. It may use: {allowed}.", param="model")
+        return model
+
+    def candidates(self, consumer: Consumer, call: Call) -> list[Target]:
+        """The targets to be tried, best first, never empty: usable ones by priority and rotation, then the fallback
+        models' ones. When none is usable, those that may be tried all the same.
+
+        Raises `RateLimitExceeded` with the shortest wait when all that is left is throttled.
+        """
+        model = self.model(consumer, call.model)
+        chain = [model, *(name for name in self._fallbacks.get(model, ()) if self._allowed(consumer, name))]
+        targets = [target for name in chain for group in self._groups[name] for target in self._in_turn(group)]
+        now, health = self._breakers.clock(), self._breakers.health
+        if usable := [target for target in targets if health(target).usable_at(now)]:
+            return usable
+        # Nothing is usable. A throttled target is tried again at the latest after the longest cool-down.
+        throttled = [target for target in targets if health(target).ejected_until <= now]
+        if ready := [target for target in throttled if health(target).retry_at <= now]:
+            return ready
+        if throttled:
+            raise self.throttled(throttled)
+        # All are ejected. To refuse would be sure to fail, so the one that recovers first is tried.
+        return sorted(targets, key=lambda target: health(target).ejected_until)
+
+    def throttled(self, targets: Iterable[Target]) -> RateLimitExceeded:
+        """What a caller is told when these targets are all that is left, and all throttled."""
+        now = self._breakers.clock()
+        wait = max(0.001, min(self._breakers.health(target).retry_at for target in targets) - now)
+        return RateLimitExceeded(
+            f"Every backend of this model is throttled by Azure OpenAI. Retry after {wait:.1f} seconds.", wait
+        )
+
+    def _in_turn(self, group: Group) -> Iterable[Target]:
+        length = len(group.orders)
+        return group.orders[self._rotation.ticket(group.pool, length) % length]
+
+    def _allowed(self, consumer: Consumer, *names: str) -> bool:
+        return consumer.models is None or any(name in consumer.models for name in names)
+
+
+def _orders(members: Sequence[Target]) -> tuple[tuple[Target, ...], ...]:
+    weights = [target.backend.weight for target in members]
+    turns = smooth_order([weight // math.gcd(*weights) for weight in weights])
+    rounds = (dict.fromkeys(turns[start:] + turns[:start]) for start in range(len(turns)))
+    return tuple(tuple(members[i] for i in order) for order in rounds)

@@ -1,0 +1,97 @@
+"""How a `$batch` request proves who sends it: with the account's key, or with an Entra token.
+
+Source: "Authorize with Shared Key" (the Lite form for the Table service) and "Authorize with Microsoft Entra ID",
+learn.microsoft.com.
+"""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import time
+from email.utils import formatdate
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+SCOPE = "https://storage.azure.com/.default"
+REFRESH_AHEAD = 300.0  # seconds before its end when a token is renewed
+LAST_CALL = 10.0  # seconds before its end when a token is no longer sent
+
+
+class Signer(Protocol):
+    async def headers(self, now: float) -> dict[str, str]:
+        """What authorizes one request; `now` by the service's clock, which refuses dates 15 minutes off its own."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class AccessToken(Protocol):
+    @property
+    def token(self) -> str: ...
+    @property
+    def expires_on(self) -> int: ...
+
+
+class TokenCredential(Protocol):
+    """azure-core's `AsyncTokenCredential`, as far as it is used here."""
+
+    async def get_token(self, *scopes: str, **options: Any) -> AccessToken: ...
+
+
+class SharedKeyLite:
+    """Signs the second and the path, so that one signature serves a whole second."""
+
+    def __init__(self, account: str, key: str, endpoint: str) -> None:
+        self._account = account
+        self._key = base64.b64decode(key)
+        self._resource = f"/{account}{urlsplit(endpoint).path}/$batch"
+        self._second = 0
+        self._headers: dict[str, str] = {}
+
+    async def headers(self, now: float) -> dict[str, str]:
+        if self._second != int(now):
+            self._second = int(now)
+            date = formatdate(self._second, usegmt=True)
+            digest = hmac.digest(self._key, f"{date}\n{self._resource}".encode(), hashlib.sha256)
+            signature = base64.b64encode(digest).decode()
+            self._headers = {"x-ms-date": date, "Authorization": f"SharedKeyLite {self._account}:{signature}"}
+        return self._headers
+
+    async def close(self) -> None:
+        pass
+
+
+class BearerToken:
+    """A token, renewed in the background before it ends; only who finds none that is valid waits for one."""
+
+    def __init__(self, credential: TokenCredential) -> None:
+        self._credential = credential
+        self._expires = 0.0
+        self._token = ""
+        self._renewal: asyncio.Task[None] | None = None
+
+    async def headers(self, now: float) -> dict[str, str]:
+        left = self._expires - time.time()
+        if left < REFRESH_AHEAD:
+            if self._renewal is None or self._renewal.done():
+                self._renewal = asyncio.create_task(self._renew())
+                self._renewal.add_done_callback(_take_exception)
+            if left < LAST_CALL:
+                await asyncio.shield(self._renewal)
+        return {"x-ms-date": formatdate(now, usegmt=True), "Authorization": f"Bearer {self._token}"}
+
+    async def close(self) -> None:
+        if self._renewal is not None:
+            self._renewal.cancel()
+            await asyncio.gather(self._renewal, return_exceptions=True)
+
+    async def _renew(self) -> None:
+        token = await self._credential.get_token(SCOPE)
+        self._token, self._expires = token.token, token.expires_on
+
+
+def _take_exception(task: asyncio.Task[None]) -> None:
+    """A renewal that nobody waits for may fail unheard: the next request tries again."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,129 @@
+"""The frozen values that pass between the stages of a request. No behaviour beyond what a value says of itself."""
+
+from typing import Literal
+
+import msgspec
+
+Surface = Literal["openai", "dated", "v1"]
+"""How a caller spelled the path: `/v1/…`, Azure's dated `/openai/…?api-version=`, or Azure's `/openai/v1/…`."""
+
+
+class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A backend's key, by the name of the environment variable that holds it: the configuration holds no secret."""
+
+    api_key_env: str
+
+
+class Backend(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An Azure OpenAI resource that may be called. `models` maps the name a caller uses to Azure's deployment."""
+
+    name: str
+    endpoint: str
+    region: str
+    models: dict[str, str]
+    data_zone: str | None = None
+    auth: Literal["managed_identity"] | ApiKey = "managed_identity"
+    token_scope: str | None = None
+    api_version: str = "v1"
+    kind: Literal["standard", "provisioned"] = "standard"
+    priority: int = 1
+    weight: int = 1
+
+
+class Target(msgspec.Struct, frozen=True):
+    """One deployment of one backend: what a single try goes to. `model` is the caller's word for the deployment."""
+
+    backend: Backend
+    model: str
+    deployment: str
+
+
+class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a consumer may use. None: no limit."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+
+
+class Consumer(msgspec.Struct, frozen=True):
+    """Who calls. `models` None: every model of the configuration."""
+
+    id: str
+    name: str
+    models: frozenset[str] | None = None
+    limits: Limits = Limits()
+    product: str = ""
+
+
+class Operation(msgspec.Struct, frozen=True):
+    """One row of the table of operations in `azure_openai.py`.
+
+    `path` is what follows the surface's prefix, `{id}` standing for one segment. `on_deployment`: Azure's dated API
+    has it below `/deployments/{name}`. `local`: answered from the configuration, no backend is asked.
+    """
+
+    name: str
+    path: str
+    methods: tuple[str, ...]
+    on_deployment: bool = False
+    local: bool = False
+    streams: bool = False
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """What a caller asked for, parsed and checked.
+
+    `body` is as received. `edits` are raw JSON values to be put at the top level of the body that goes upstream, the
+    model's name apart. `usage_injected`: the caller did not ask for the stream's usage chunk, so it must not see it.
+    `input_estimate`, `max_output_tokens` in tokens; the latter None when the caller set no bound.
+    """
+
+    operation: Operation
+    surface: Surface
+    model: str
+    resource_id: str = ""
+    query: str = ""
+    api_version: str | None = None
+    body: bytes = b""
+    edits: dict[str, bytes] = {}
+    body_model: str | None = None
+    stream: bool = False
+    usage_injected: bool = False
+    input_estimate: int = 0
+    max_output_tokens: int | None = None
+    headers: dict[str, str] = {}
+    system: str = ""
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens of one call. Cached are part of the input, reasoning part of the output: never add them.
+
+    `estimated`: the backend did not tell, so they were counted from what passed through.
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_input_tokens: int = 0
+    reasoning_tokens: int = 0
+    estimated: bool = False
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """One try on one target. `status` 0: no answer; `problem` "": this one answered the caller."""
+
+    target: Target
+    status: int
+    problem: str
+    milliseconds: float
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """How a call ended, for the ledger and the log. Times in milliseconds since the request arrived."""
+
+    status: int
+    usage: Usage = Usage()
+    attempts: tuple[Attempt, ...] = ()
+    served_by: Target | None = None
+    first_byte_ms: int = 0
+    total_ms: int = 0
+    ended: Literal["complete", "refused", "hung_up", "cut"] = "complete"
