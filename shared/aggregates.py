@@ -1,17 +1,17 @@
 """Usage folded over an hour, a day or a month, as the table `usageagg` keeps it: written whole or not at all.
 
-A fold is a set of lines (one per consumer, model, backend and region) in one partition: `h-YYYYMMDDHH`, `d-YYYYMMDD` or
-`m-YYYYMM`. A request may change lines between two folds of its hour: an intent that was closed as an estimate ends after
-all, and leaves the line without a backend for the line of the one that served it. A guard on each line cannot make that
-right, because a writer that was overtaken could still insert a line which the better fold no longer has. So:
+A fold is a set of lines (one per consumer, model, backend and region) in one partition: `h-YYYYMMDDHH`, `d-YYYYMMDD`
+or `m-YYYYMM`. A request may change lines between two folds of its hour: an intent that was closed as an estimate ends
+after all, and leaves the line without a backend for the line of the one that served it. A guard on each line cannot
+make that right, because a writer that was overtaken could still insert a line which the better fold no longer has. So:
 
 * the lines of a fold are never overwritten: each attempt writes its own, under a generation of its own;
-* one row per partition, the manifest, names the generation that counts and how many lines it has. It is written last, by
-  compare-and-swap, and only for a higher rank: that is the commit;
-* a rank is (halves of raw rows seen, intents closed as estimates). Halves are only ever added, so a fold that missed one
-  ranks below a fold that saw all, and among folds of the same halves the later one has closed more intents;
-* whoever looks at a partition sweeps the generations that can no longer commit: those that rank no higher than the
-  manifest. A reader who met with a sweep finds too few lines, and reads again.
+* one row per partition, the manifest, names the generation that counts and how many lines it has. It is written last,
+  by compare-and-swap, and only for a higher rank: that is the commit;
+* a rank is (halves of raw rows seen, intents closed as estimates). Halves are only ever added, so a fold that missed
+  one ranks below a fold that saw all, and of two folds of the same halves the later one has closed more intents;
+* whoever commits sweeps the generations that can no longer do so: those that rank no higher than the manifest. A reader
+  who met with a sweep finds too few lines, and reads again.
 
 Two writers at once, a crash between any two rows and writers that wake up late leave either fold whole, the better one
 in the end. The rank of a day is the sum over its hours, of a month over its days, for which the same holds.
@@ -110,17 +110,17 @@ async def commit(table: Table, partition: str, fold: Fold, nonce: str) -> int:
 
     `nonce` must be new: two folds of one rank may differ, when each missed what the other saw."""
     manifest, rows = await _look(table, partition)
-    written = 0
+    keys, written = [row.key for row in rows], 0
     if manifest is None or manifest.rank < fold.rank:
         generation = f"{_rank_text(fold.rank)}-{nonce}"
-        await _write_lines(table, partition, generation, fold.lines)
+        keys += await _write_lines(table, partition, generation, fold.lines)
         manifest = await _switch(table, partition, _Manifest(generation, fold.rank, len(fold.lines), ""), manifest)
         written = len(fold.lines) + 1
-    await _sweep(table, partition, manifest, rows)
+    await _sweep(table, partition, manifest, keys)
     return written
 
 
-async def _write_lines(table: Table, partition: str, generation: str, lines: Lines) -> None:
+async def _write_lines(table: Table, partition: str, generation: str, lines: Lines) -> list[str]:
     rows: dict[str, Properties] = {
         f"{generation}-{number:06d}": {**msgspec.structs.asdict(dimensions), **msgspec.structs.asdict(counts)}
         for number, (dimensions, counts) in enumerate(sorted(lines.items(), key=lambda line: line[0]))
@@ -128,13 +128,20 @@ async def _write_lines(table: Table, partition: str, generation: str, lines: Lin
     keys = list(rows)
     for start in range(0, len(keys), MAX_BATCH):
         await table.merge(partition, {key: rows[key] for key in keys[start : start + MAX_BATCH]})
+    return keys
 
 
 async def _switch(table: Table, partition: str, new: _Manifest, old: _Manifest | None) -> _Manifest:
     """Point the manifest to a generation, unless a higher one was faster; the manifest that counts afterwards.
 
     A lost answer to the write shows as a refused one, and then as our own generation in the manifest."""
-    properties = {"generation": new.generation, "halves": new.rank[0], "orphans": new.rank[1], "lines": new.lines}
+    halves, orphans = new.rank
+    properties: dict[str, Value] = {
+        "generation": new.generation,
+        "halves": halves,
+        "orphans": orphans,
+        "lines": new.lines,
+    }
     while await table.put(partition, _MANIFEST, properties, old.etag if old else None) is None:
         row = await table.get(partition, _MANIFEST)
         old = _manifest(row) if row else None
@@ -143,12 +150,9 @@ async def _switch(table: Table, partition: str, new: _Manifest, old: _Manifest |
     return new
 
 
-async def _sweep(table: Table, partition: str, manifest: _Manifest, rows: list[Row]) -> None:
-    doomed = [
-        row.key
-        for row in rows
-        if _generation(row.key) != manifest.generation and row.key[: 2 * _RANK_WIDTH + 1] <= _rank_text(manifest.rank)
-    ]
+async def _sweep(table: Table, partition: str, manifest: _Manifest, keys: list[str]) -> None:
+    ceiling = _rank_text(manifest.rank)
+    doomed = [key for key in keys if key[: len(ceiling)] <= ceiling and _generation(key) != manifest.generation]
     for start in range(0, len(doomed), _SWEEPERS):
         async with asyncio.TaskGroup() as group:
             for key in doomed[start : start + _SWEEPERS]:

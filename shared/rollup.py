@@ -1,11 +1,11 @@
 """Raw usage rows -> hours -> days -> months: pure folds, and the timer's job that drives them.
 
-A raw row is one request, in the table `usageYYYYMM`, partition `YYYYMMDDHH-SS`, written in two halves that come in either
-order, late, twice, or never: `s_*` when the request was admitted, `e_*` when it ended. Nothing is ever incremented. An
-aggregate is a function of the rows that are there, and `aggregates.py` sees to it that the function of more rows wins.
+A raw row is one request, in the table `usageYYYYMM`, partition `YYYYMMDDHH-SS`, written in two halves that come in
+either order, late, twice, or never: `s_*` when the request was admitted, `e_*` when it ended. Nothing is ever
+incremented: an aggregate is a function of the rows that are there, and `aggregates.py` sees to it that the function of
+more rows wins.
 """
 
-import calendar
 import logging
 import secrets
 import time
@@ -15,17 +15,16 @@ from typing import Any
 
 import msgspec
 
-from shared import aggregates
+from shared import aggregates, hours
 from shared.aggregates import Counts, Dimensions, Fold
 from shared.errors import StoreUnavailable
-from shared.stores import Store, Table
+from shared.stores import Store, Table, Value
 
 logger = logging.getLogger("tollgate.rollup")
 
-HOUR = 3600
 GRACE = 600  # seconds after which an intent without an end is closed as an estimate: longer than any call
 SETTLED = 70 * 60  # age at which an hour has had all its ends and orphans, unless a table was out of reach
-SEALED = 26 * HOUR  # age at which what was late has come, too
+SEALED = 26 * 3600  # age at which what was late has come, too
 LEASE = 300  # seconds
 
 CONTROL, PARTITION = "control", "rollup"
@@ -78,7 +77,7 @@ class HourFold:
         line = self._line((get("s_key", NOBODY), model, get("e_backend") or NOBODY, get("e_region") or NOBODY))
         line[0] += 1
         line[1] += 1
-        if "e_est" in row and row["e_est"]:
+        if get("e_est"):
             line[2] += 1
         if row["e_status"] >= 400:
             line[3] += 1
@@ -151,15 +150,18 @@ class Lease:
     async def acquire(self) -> bool:
         """Take the lease, or prolong it."""
         row = await self._table.get(PARTITION, "lease")
-        if row and row.properties.get("owner") != self._owner and float(row.properties["expiry"]) > self._store.now():
+        if row and row.properties["owner"] != self._owner and float(row.properties["expiry"]) > self._store.now():
             return False
-        lease = {"owner": self._owner, "expiry": self._store.now() + LEASE}
-        return await self._table.put(PARTITION, "lease", lease, row.etag if row else None) is not None
+        lease: dict[str, Value] = {"owner": self._owner, "expiry": self._store.now() + LEASE}
+        if await self._table.put(PARTITION, "lease", lease, row.etag if row else None):
+            return True
+        row = await self._table.get(PARTITION, "lease")  # a lost answer looks like a lost race
+        return row is not None and row.properties["owner"] == self._owner
 
     async def release(self) -> None:
         try:
             row = await self._table.get(PARTITION, "lease")
-            if row and row.properties.get("owner") == self._owner:
+            if row and row.properties["owner"] == self._owner:
                 await self._table.put(PARTITION, "lease", {"owner": self._owner, "expiry": 0.0}, row.etag)
         except StoreUnavailable as error:
             logger.warning("the roll-up's lease was not given back and runs out in %d s: %s", LEASE, error)
@@ -184,37 +186,40 @@ class _Pass:
 
     async def run(self) -> None:
         done = await watermarks(self._store) or await self._beginning()
-        goal = Watermarks(*(int((self._now - age) // HOUR) + 1 for age in (SETTLED, SEALED)))
-        current = hour_of(self._now)
+        goal = Watermarks(hours.hour_of(self._now - SETTLED) + 1, hours.hour_of(self._now - SEALED) + 1)
+        current = hours.hour_of(self._now)
         todo = {*range(done.sealed, goal.sealed), *range(min(done.settled, current - 1), current + 1)}
-        for number, (_, day) in enumerate(groupby(sorted(todo), key=lambda hour: hour // 24)):
+        for number, (_, day) in enumerate(groupby(sorted(todo), key=hours.day_start)):
             if number and not await self._lease.acquire():
                 logger.warning("the roll-up's lease was taken by another instance; this pass ends")
                 return
-            hours = list(day)
-            await self._fold_day(hours[0], hours[-1])
-            await self._save(
-                Watermarks(min(goal.settled, hours[-1] + 1), min(goal.sealed, hours[-1] + 1)),
-            )
+            first, *_, last = [*day] * 2
+            await self._fold_day(first, last)
+            await self._save(Watermarks(min(goal.settled, last + 1), min(goal.sealed, last + 1)))
 
     async def _beginning(self) -> Watermarks:
         """Before the first pass: everything is yet to be done, from the earliest row on."""
-        first = await first_hour(self._store)
-        beginning = min(hour_of(self._now) - 1, hour_of(self._now - SEALED)) if first is None else first
+        beginning = hours.hour_of(self._now - SEALED)
+        earliest = await first_hour(self._store)
+        if earliest is not None:
+            beginning = min(beginning, earliest)
         return Watermarks(beginning, beginning)
 
     async def _fold_day(self, first: int, last: int) -> None:
         """Fold the hours `first` to `last` of one day, then that day, then its month."""
-        hours = 0
+        folded = 0
         async for hour, fold in hour_folds(self._store, first, last, self._now):
-            hours += 1
-            self._count(rows_read=fold.rows, orphans=fold.orphans)
-            await self._commit(hour_partition(hour), fold.result())
-        if hours:
-            start = first // 24 * 24
-            await self._combine(day_partition(start), [hour_partition(start + hour) for hour in range(24)])
-            await self._combine(month_partition(start), [day_partition(day) for day in days_of_month(start)])
-            self._count(hours=hours, days=1, months=1)
+            result = fold.result()
+            await self._commit(hours.hour_partition(hour), result)
+            self._count(rows_read=fold.rows, orphans=result.rank[1])
+            folded += 1
+        if folded:
+            day, month, end = hours.day_start(first), hours.month_start(first), hours.next_month(first)
+            await self._combine(hours.day_partition(day), [hours.hour_partition(day + hour) for hour in range(24)])
+            await self._combine(
+                hours.month_partition(month), [hours.day_partition(start) for start in range(month, end, hours.DAY)]
+            )
+            self._count(hours=folded, days=1, months=1)
 
     async def _combine(self, partition: str, parts: list[str]) -> None:
         folds = [await aggregates.read(self._aggregates, part) for part in parts]
@@ -243,20 +248,29 @@ async def first_hour(store: Store) -> int | None:
     """The hour of the earliest raw row there is."""
     for name in await store.names("usage2"):
         async for row in store.table(name).scan_all():
-            return calendar.timegm(time.strptime(row.partition[:10], "%Y%m%d%H")) // HOUR
+            return hours.from_label(row.partition[:10])
     return None
 
 
 async def hour_folds(store: Store, first: int, last: int, now: float) -> AsyncIterator[tuple[int, HourFold]]:
-    """The folds of those hours from `first` to `last` that have rows, in order: one at a time in memory, and one scan
-    for all, which costs an operation per 1,000 rows instead of one per partition."""
-    hour, fold = first, HourFold(now)
-    start = first
-    while start <= last:
-        month = label(start, "%Y%m")
-        after = days_of_month(start)[-1] + 24  # the first hour of the next month
-        async for row in store.table(f"usage{month}").scan_all(after=label(start)):
-            if row.partition[:10] > label(last):
-                break
-            ...
-        start = after
+    """The folds of those hours from `first` to `last` that have rows, in order, one at a time in memory."""
+    while first <= last:
+        end = min(last, hours.next_month(first) - 1)
+        async for hour, fold in _table_folds(store.table(hours.raw_table(first)), first, end, now):
+            yield hour, fold
+        first = end + 1
+
+
+async def _table_folds(table: Table, first: int, last: int, now: float) -> AsyncIterator[tuple[int, HourFold]]:
+    """One scan for all hours: it costs an operation per 1,000 rows, where a scan of each partition costs 16 an hour."""
+    name, fold, end = "", HourFold(now), hours.label(last)
+    async for row in table.scan_all(after=hours.label(first)):
+        if row.partition[:10] != name:
+            if fold.rows:
+                yield hours.from_label(name), fold
+            name, fold = row.partition[:10], HourFold(now)
+            if name > end:
+                return
+        fold.add(row.properties)
+    if fold.rows:
+        yield hours.from_label(name), fold

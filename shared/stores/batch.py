@@ -39,14 +39,16 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 def encode(target: str, partition: str, rows: Mapping[str, Properties]) -> bytes:
-    """The body of the transaction that merges `rows`. `target` is the table's URL. Rows must have been checked."""
+    """The body of the transaction that merges `rows`. `target` is the table's URL. Rows must have been checked.
+
+    JSON may hold U+2028 and U+2029 as they are, but Azurite takes them for ends of lines and loses the row."""
     row_head = _ROW.format(target=target, partition=escape_key(partition)).encode()
     parts = [_HEAD]
     for key, properties in rows.items():
         name = key.encode() if key.isalnum() and key.isascii() else escape_key(key).encode()
         parts += (row_head, name, _ROW_END, _encode(_entity(partition, key, properties)), b"\r\n")
     parts.append(_TAIL)
-    body = b"".join(parts)
+    body = b"".join(parts).replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
     if len(body) > MAX_TRANSACTION:
         raise ValueError(f"a transaction of {len(body)} bytes; Table Storage takes {MAX_TRANSACTION}")
     return body

@@ -264,7 +264,7 @@ class AzureTable:
     async def delete(self, partition: str, key: str) -> None:
         check_key(partition)
         check_key(key)
-        async with self._store.guard(f"delete from {self._name}"):
+        async with self._store.guard(f"delete in {self._name}"):
             await self._client.delete_entity(partition, key)
 
     def scan(self, partition: str) -> AsyncIterator[Row]:

@@ -1,0 +1,42 @@
+# The commands of the project; CI calls the same ones. Every recipe is short: the work is in local/.
+.DEFAULT_GOAL := help
+.PHONY: help run test lint bench install install-dev azurite requirements clean
+
+PYTHON_IN := .venv/bin/python
+CODE := shared simulator local tests bench function_app.py
+COMPILE := CUSTOM_COMPILE_COMMAND='make requirements' $(PYTHON_IN) -m piptools compile --quiet --strip-extras --allow-unsafe \
+	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host $(if $(UPGRADE),--upgrade)
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
+
+run: azurite install ## start the gateway (PORT=7071) in front of simulated regions, or of your gateway.yaml; HOST=func: under Core Tools
+	@$(PYTHON_IN) -m local.run $(if $(filter command,$(origin HOST))$(filter func,$(HOST)),--host $(HOST))
+
+test: azurite install-dev ## run the tests (ARGS=... goes to pytest)
+	@$(PYTHON_IN) -m pytest $(ARGS)
+
+lint: install-dev ## ruff and mypy, as CI does
+	@$(PYTHON_IN) -m ruff check .
+	@$(PYTHON_IN) -m ruff format --check .
+	@$(PYTHON_IN) -m mypy $(CODE)
+
+bench: azurite install-dev ## measure the gateway beside a bare forwarder
+	@$(PYTHON_IN) -m bench
+
+install: ## make .venv with what the gateway needs
+	@sh local/install.sh runtime
+
+install-dev: install
+	@sh local/install.sh dev
+
+azurite:
+	@sh local/install.sh azurite
+
+requirements: install-dev ## pin the lists anew from the .in files (UPGRADE=1: with the newest versions)
+	@$(COMPILE) --output-file requirements.txt requirements.in
+	@$(COMPILE) --output-file requirements-dev.txt requirements-dev.in
+
+clean: ## remove all that these commands made, the local run's data included
+	rm -rf .venv .local local/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

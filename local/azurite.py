@@ -1,0 +1,34 @@
+"""Azurite, the storage emulator: how it is started, and how a program reaches it."""
+
+import shutil
+from pathlib import Path
+
+from local.processes import Refused
+
+PROGRAMS = Path(__file__).resolve().parent / "node_modules" / "azurite" / "dist" / "src"
+ACCOUNT = "devstoreaccount1"
+# The key of every emulator, the same on all machines and published by Microsoft.
+KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+PORTS = {"table": 10002, "blob": 10000, "queue": 10001}
+
+
+def command(ports: dict[str, int], data: Path | None = None) -> list[str]:
+    """Starts the services named in `ports` (the table service alone, or all three). Without `data` nothing is kept."""
+    node = shutil.which("node")
+    program = PROGRAMS / ("table/main.js" if ports.keys() == {"table"} else "azurite.js")
+    if node is None or not program.exists():
+        raise Refused(
+            "Azurite, the storage emulator, is not installed: run `make run` or `make test`, which install it."
+        )
+    listen = [
+        word for name, port in ports.items() for word in (f"--{name}Port", str(port), f"--{name}Host", "127.0.0.1")
+    ]
+    keep = ["--inMemoryPersistence"] if data is None else ["--location", str(data)]
+    return [node, str(program), *listen, *keep, "--silent", "--skipApiVersionCheck", "--disableTelemetry"]
+
+
+def connection_string(ports: dict[str, int]) -> str:
+    endpoints = "".join(
+        f"{name.capitalize()}Endpoint=http://127.0.0.1:{port}/{ACCOUNT};" for name, port in ports.items()
+    )
+    return f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={KEY};{endpoints}"

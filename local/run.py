@@ -1,0 +1,287 @@
+"""`make run`: starts what the gateway needs, the gateway, shows that it answers, and stops all of it on Ctrl-C.
+
+Without a configuration of the user's own the backends are three simulated regions. All that it writes is in `.local/`.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import json
+import os
+import shlex
+import shutil
+import signal
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from local import azurite, demo
+from local.processes import Child, Children, Refused, free_port, port_is_free
+
+ROOT = Path(__file__).resolve().parent.parent
+STATE = ROOT / ".local"
+PORT = 7071
+MODELS = ("gpt-4o", "gpt-4o-mini", "o4-mini", "text-embedding-3-small", "gpt-35-turbo-instruct")
+# Name, what `x-ms-region` says, data zone if the region is in one.
+REGIONS = (("swedencentral", "Sweden Central", "eu"), ("eastus2", "East US 2", "us"), ("japaneast", "Japan East", None))
+# About what a small prompt sees of gpt-4o.
+DELAYS = {"first_token_seconds": 0.15, "seconds_per_chunk": 0.02}
+# Another sign-in of the developer's own must not lead the simulated gateway to real accounts.
+FOREIGN = ("AZURE_CLIENT_", "AZURE_TENANT_", "AZURE_FEDERATED_", "GATEWAY_STORAGE", "IDENTITY_", "MSI_")
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Run:
+    """One local run: what it was asked for, and the environment that the gateway will get."""
+
+    def __init__(self, children: Children, host: str, port: int) -> None:
+        self.children = children
+        self.host = host
+        self.port = port
+        self.base_url = f"http://127.0.0.1:{port}"
+        self.environ = dict(os.environ)
+        # What the user's own configuration is called; empty: there is none.
+        self.configuration = "gateway.yaml" if (ROOT / "gateway.yaml").exists() else ""
+        if self.environ.get("GATEWAY_CONFIG"):
+            self.configuration = "GATEWAY_CONFIG"
+        self.simulated = not self.configuration
+
+    def start(self) -> None:
+        """Starts everything; returns when the gateway answers."""
+        if self.simulated:
+            self.environ = {k: v for k, v in self.environ.items() if not k.startswith(FOREIGN)}
+        storage = self._start_azurite() if self._needs_azurite() else None
+        simulator = self._start_simulator() if self.simulated else None
+        if storage:
+            self._wait_for_azurite(storage)
+        if simulator:
+            self._wait_for_simulator(simulator)
+        gateway = self._start_gateway()
+        self.children.wait_for("The gateway", self._is_healthy, seconds=120)
+        said = "func start" if self.host == "func" else "uvicorn"
+        step("gateway", f"{self.base_url} ({said}), configuration: {self.configuration}, log: {relative(gateway.log)}")
+
+    def show(self) -> None:
+        """A key, a first call, three calls to copy."""
+        key, names = demo.key(self.base_url, STATE / "demo-key.json", ROOT, self.environ)
+        model = demo.chat_model(names)
+        print()
+        if model is None:
+            print("No model for chat is configured, so there is no call to show.")
+        else:
+            for text in demo.first_call(self.base_url, key, model):
+                print(text, end="", flush=True)
+            if self.simulated:
+                print("  The regions are simulated: the words mean nothing, all else is what Azure would answer.")
+            print(f"\nThree calls to copy:\n\n{demo.calls_to_copy(self.base_url, key, model)}")
+        print(f"URL  {self.base_url}\nKey  {key}")
+        print(f"CLI  . {self._write_environment()}; .venv/bin/python -m shared.cli usage    (in another terminal)\n")
+
+    def _write_environment(self) -> str:
+        """What the gateway of this run was told, for a shell to read: the command line needs the same."""
+        told = [name for name in self.environ if name.startswith(("GATEWAY_", "IDENTITY_"))]
+        file = STATE / "env"
+        file.touch(0o600)
+        file.write_text("".join(f"export {name}={shlex.quote(self.environ[name])}\n" for name in told))
+        return relative(file)
+
+    def stay(self) -> None:
+        """Shows the gateway's log as it grows, until a signal comes, a program ends by itself, or make is killed."""
+        parent = os.getppid()
+        print("The gateway's log follows; Ctrl-C stops everything.\n", flush=True)
+        log = next(child.log for child in self.children.started if child.name == "gateway")
+        with log.open(errors="replace") as lines:
+            lines.seek(0, os.SEEK_END)
+            while os.getppid() == parent:
+                print(lines.read(), end="", flush=True)
+                self.children.check()
+                time.sleep(0.2)
+
+    def _needs_azurite(self) -> bool:
+        return not self._is_given("GATEWAY_STORAGE") or (
+            self.host == "func" and not self._is_given("AzureWebJobsStorage")
+        )
+
+    def _is_given(self, storage: str) -> bool:
+        return any(self.environ.get(f"{storage}{form}") for form in ("", "__tableServiceUri", "__accountName"))
+
+    def _start_azurite(self) -> dict[str, int]:
+        names = ("table", "blob", "queue") if self.host == "func" else ("table",)
+        ports = {name: azurite.PORTS[name] for name in names}
+        for name, port in ports.items():
+            if not port_is_free(port):
+                ports[name] = free_port()
+                print(f"Port {port}, Azurite's own, is taken; port {ports[name]} is used instead.", flush=True)
+        data = STATE / "azurite"
+        data.mkdir(exist_ok=True)
+        self.children.start("azurite", azurite.command(ports, data))
+        storage = azurite.connection_string(ports)
+        if not self._is_given("GATEWAY_STORAGE"):
+            self.environ["GATEWAY_STORAGE"] = storage
+        if not self._is_given("AzureWebJobsStorage"):
+            self.environ["AzureWebJobsStorage"] = storage  # the Functions host keeps the timers' state there
+        return ports
+
+    def _wait_for_azurite(self, ports: dict[str, int]) -> None:
+        for port in ports.values():
+            self.children.wait_for_port("Azurite", port, seconds=60)
+        step("Azurite", f"127.0.0.1:{ports['table']}, data: {relative(STATE / 'azurite')}")
+
+    def _start_simulator(self) -> Child:
+        file = STATE / "simulator.json"
+        file.write_text(json.dumps({"regions": [{"name": n, "display": said, **DELAYS} for n, said, _ in REGIONS]}))
+        return self.children.start(
+            "simulator", [sys.executable, "-m", "simulator", "--config", str(file)], self.environ
+        )
+
+    def _wait_for_simulator(self, simulator: Child) -> None:
+        told = self.children.wait_for("The simulator", lambda: first_line(simulator.log), seconds=60)
+        regions: dict[str, str] = told["regions"]
+        file = STATE / "gateway.yaml"
+        file.write_text(
+            "# Written anew by every `make run` without a gateway.yaml: the simulated regions of that run.\n"
+            + yaml.safe_dump(simulated_configuration(regions), sort_keys=False)
+        )
+        self.configuration = relative(file)
+        self.environ |= {
+            "GATEWAY_CONFIG": str(file),
+            "IDENTITY_ENDPOINT": told["identity"]["endpoint"],
+            "IDENTITY_HEADER": told["identity"]["header"],
+        }
+        step("simulator", f"{', '.join(regions)}; control: {told['control']}")
+
+    def _start_gateway(self) -> Child:
+        command = [sys.executable, "-m", "uvicorn", "shared.asgi:app", "--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--no-access-log", "--timeout-graceful-shutdown", "3"]
+        if self.host == "func":
+            command = [functions_core_tools(), "start", "--port", str(self.port)]
+            self.environ |= {
+                "FUNCTIONS_WORKER_RUNTIME": "python",
+                "languageWorkers__python__defaultExecutablePath": sys.executable,
+                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+                "VIRTUAL_ENV": sys.prefix,
+            }
+        return self.children.start("gateway", command, self.environ)
+
+    def _is_healthy(self) -> bool | None:
+        try:
+            with urllib.request.urlopen(f"{self.base_url}/healthz", timeout=5) as answer:
+                return True if answer.status == 200 else None
+        except (urllib.error.URLError, OSError):
+            return None
+
+
+def simulated_configuration(endpoints: dict[str, str]) -> dict[str, Any]:
+    return {
+        "backends": [
+            {"name": name, "endpoint": endpoints[name], "region": name}
+            | ({"data_zone": zone} if zone else {})
+            | {"auth": "managed_identity", "api_version": "v1", "models": {model: model for model in MODELS}}
+            for name, _, zone in REGIONS
+        ]
+    }
+
+
+def first_line(log: Path) -> dict[str, Any] | None:
+    """What a program said in its first line, JSON; None while that line is not complete."""
+    line, end, _ = log.read_text(errors="replace").partition("\n")
+    if not end:
+        return None
+    try:
+        told = json.loads(line)
+    except ValueError:
+        raise Refused(f"The first line of {relative(log)} is not what was expected: {line[:200]}") from None
+    return dict(told)
+
+
+def functions_core_tools() -> str:
+    found = shutil.which("func")
+    if found is None:
+        raise Refused(
+            "HOST=func needs Azure Functions Core Tools 4, and `func` is not on PATH: install them "
+            "(npm install -g azure-functions-core-tools@4), or leave HOST away to run under uvicorn."
+        )
+    return found
+
+
+def chosen_port(wanted: str | None) -> int:
+    text = wanted or str(PORT)
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise Refused(f"PORT is to be a number from 1 to 65535, and is {text!r}.")
+    if not port_is_free(int(text)):
+        raise Refused(
+            f"Port {text} is taken or not allowed: end the program that holds it, or choose another, "
+            "for example with `make run PORT=7072`."
+        )
+    return int(text)
+
+
+@contextlib.contextmanager
+def only_run() -> Iterator[int]:
+    """Keeps two runs out of one data folder while the programs of either live. Yields the lock's descriptor."""
+    with (STATE / "lock").open("a") as lock:
+        for _ in range(50):  # the programs of a launcher that was killed need a few seconds to end
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            time.sleep(0.1)
+        else:
+            raise Refused("Tollgate is running from this folder already: stop that run first (Ctrl-C in its terminal).")
+        yield lock.fileno()
+
+
+def step(name: str, text: str) -> None:
+    print(f"  {name:<10} {text}", flush=True)
+
+
+def relative(path: Path) -> str:
+    return os.path.relpath(path, ROOT)
+
+
+def interrupt(*_: object) -> None:
+    for number in SIGNALS:  # stopping is not to be interrupted in turn
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make run", description="Runs the gateway on this machine.")
+    parser.add_argument(
+        "--host", choices=["uvicorn", "func"], default="uvicorn", help="what serves it (make run HOST=...)"
+    )
+    host = parser.parse_args().host
+    for number in SIGNALS:
+        signal.signal(number, interrupt)
+    # Everything here talks to this machine only; a proxy for the rest of the world must stay out of it.
+    for name in ("NO_PROXY", "no_proxy"):
+        os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1,localhost"]))
+    started = time.monotonic()
+    try:
+        if host == "func":
+            functions_core_tools()
+        port = chosen_port(os.environ.get("PORT"))
+        (STATE / "logs").mkdir(parents=True, exist_ok=True)
+        with only_run() as lock, Children(ROOT, STATE / "logs", inherited=[lock]) as children:
+            print("Starting Tollgate", flush=True)
+            run = Run(children, host, port)
+            run.start()
+            run.show()
+            print(f"Ready after {time.monotonic() - started:.1f} s.", end=" ")
+            run.stay()
+    except Refused as reason:
+        print(f"\n{reason}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        with contextlib.suppress(OSError):
+            print("\nStopped.", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

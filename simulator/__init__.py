@@ -1,0 +1,1 @@
+"""A fake Azure OpenAI with several regions, quotas and scripted faults, for local runs and tests."""

@@ -1,0 +1,83 @@
+"""The command line: `python -m simulator` starts the regions, prints one JSON line that says where, and serves."""
+
+import argparse
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+import msgspec
+import uvloop
+from aiohttp import web
+
+from .config import InvalidConfig, SimulatorConfig, load_config, with_ports
+from .control import Control
+from .identity import TOKEN_PATH
+from .server import HOST, LOGGER, PortTaken, Simulator, bind
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parse(arguments)
+    try:
+        config = load_config(options.config)
+        if options.ports is not None:
+            config = with_ports(config, options.ports)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(config, options.control_port))
+    except (InvalidConfig, PortTaken) as error:
+        print(f"simulator: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _serve(config: SimulatorConfig, control_port: int) -> None:
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    control_socket = bind(control_port)
+    simulator = Simulator(config)
+    control = web.AppRunner(Control(simulator).build(), access_log=None, logger=LOGGER, shutdown_timeout=0)
+    await control.setup()
+    try:
+        await simulator.start()
+        await web.SockSite(control, control_socket).start()
+        _announce(simulator, control_socket.getsockname()[1])
+        await stopped.wait()
+    finally:
+        simulator.stop()
+        await control.cleanup()
+
+
+def _announce(simulator: Simulator, control_port: int) -> None:
+    """The line a parent process waits for: everything it needs to call us."""
+    control = f"http://{HOST}:{control_port}"
+    places = {
+        "regions": {name: f"http://{HOST}:{listener.port}" for name, listener in simulator.listeners.items()},
+        "control": control,
+        "identity": {"endpoint": control + TOKEN_PATH, "header": simulator.identity.header},
+        "api_key": simulator.api_key,
+    }
+    print(msgspec.json.encode(places).decode(), flush=True)
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m simulator", description=__doc__)
+    parser.add_argument("--config", type=Path, help="JSON file with the regions (default: three with five models)")
+    parser.add_argument("--ports", type=_ports, help="the regions' ports in their order, such as 8081,8082,8083")
+    parser.add_argument("--control-port", type=_port, default=0, help="port of the control endpoint (default: free)")
+    return parser.parse_args(arguments)
+
+
+def _ports(text: str) -> list[int]:
+    return [_port(part) for part in text.split(",")]
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65_535:
+        raise argparse.ArgumentTypeError(f"{port} is no port")
+    return port
+
+
+if __name__ == "__main__":
+    sys.exit(main())

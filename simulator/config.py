@@ -1,0 +1,92 @@
+"""What is simulated: the regions, their deployments and limits, read from a JSON file or taken from the defaults."""
+
+import secrets
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from .errors import DECODE_FAILURES
+from .models import Kind
+
+Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+Limit = Annotated[int, msgspec.Meta(gt=0)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
+Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
+
+
+class InvalidConfig(Exception):
+    """The configuration cannot be used; the message names the key's path and what was expected."""
+
+
+class DeploymentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`kind` is derived from the model's name when absent. A provisioned `sku` answers without x-ratelimit headers."""
+
+    name: Name
+    model: Name
+    kind: Kind | None = None
+    sku: Name = "Standard"
+    tokens_per_minute: Limit | None = None
+    requests_per_minute: Limit | None = None
+
+
+DEFAULT_DEPLOYMENTS = tuple(
+    DeploymentConfig(name=model, model=model)
+    for model in ("gpt-4o", "gpt-4o-mini", "o4-mini", "text-embedding-3-small", "gpt-35-turbo-instruct")
+)
+
+
+class RegionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`port` 0 takes a free one. `display` is what the header x-ms-region says."""
+
+    name: Name
+    display: str | None = None
+    port: Port = 0
+    deployments: tuple[DeploymentConfig, ...] = DEFAULT_DEPLOYMENTS
+    first_token_seconds: Seconds = 0.0
+    seconds_per_chunk: Seconds = 0.0
+
+
+DEFAULT_REGIONS = (
+    RegionConfig(name="swedencentral", display="Sweden Central"),
+    RegionConfig(name="eastus2", display="East US 2"),
+    RegionConfig(name="japaneast", display="Japan East"),
+)
+
+
+class SimulatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An `api_key` that is not given is made up anew at every start."""
+
+    regions: Annotated[tuple[RegionConfig, ...], msgspec.Meta(min_length=1)] = DEFAULT_REGIONS
+    api_key: Annotated[str, msgspec.Meta(min_length=1)] = msgspec.field(default_factory=lambda: secrets.token_hex(16))
+
+
+def load_config(path: Path | None) -> SimulatorConfig:
+    """Raises InvalidConfig for a file that cannot be read, is not JSON, has unknown keys or repeats a name."""
+    if path is None:
+        return SimulatorConfig()
+    try:
+        config = msgspec.json.decode(path.read_bytes(), type=SimulatorConfig)
+    except OSError as error:
+        raise InvalidConfig(f"{path} cannot be read: {error.strerror}") from error
+    except DECODE_FAILURES as error:
+        raise InvalidConfig(f"{path}: {error}") from error
+    _refuse_repeated(path, "region", [region.name for region in config.regions])
+    for region in config.regions:
+        _refuse_repeated(path, f"deployment of {region.name}", [deployment.name for deployment in region.deployments])
+    return config
+
+
+def with_ports(config: SimulatorConfig, ports: list[int]) -> SimulatorConfig:
+    """The same regions on these ports, given in the regions' order."""
+    if len(ports) != len(config.regions):
+        raise InvalidConfig(f"--ports names {len(ports)} ports for {len(config.regions)} regions")
+    pairs = zip(config.regions, ports, strict=True)
+    regions = tuple(msgspec.structs.replace(region, port=port) for region, port in pairs)
+    return msgspec.structs.replace(config, regions=regions)
+
+
+def _refuse_repeated(path: Path, what: str, names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidConfig(f"{path}: the {what} {name!r} is there twice")

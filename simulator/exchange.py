@@ -1,0 +1,72 @@
+"""One request and the answer to it on the socket: everything that is written, orderly or not, is written here."""
+
+import socket
+import struct
+import uuid
+from typing import Any
+
+from aiohttp import web
+
+from .request_log import LogEntry
+
+JSON = "application/json; charset=utf-8"
+EVENT_STREAM = "text/event-stream; charset=utf-8"
+
+# With a linger time of zero, closing sends RST and drops what is not sent yet (socket(7), SO_LINGER).
+_LINGER_ZERO = struct.pack("ii", 1, 0)
+
+
+class Exchange:
+    """`headers` are on every answer; `entry` is filled while the request goes its way and logged at its end."""
+
+    def __init__(self, request: web.BaseRequest, entry: LogEntry, display_region: str) -> None:
+        self.request = request
+        self.entry = entry
+        self.headers = {
+            "apim-request-id": str(uuid.uuid4()),
+            "x-request-id": str(uuid.uuid4()),
+            "x-ms-region": display_region,
+        }
+        if entry.client_request_id is not None:
+            self.headers["x-ms-client-request-id"] = entry.client_request_id
+        self.response: web.StreamResponse = web.Response()
+
+    async def send(
+        self, status: int, body: bytes, content_type: str = JSON, headers: dict[str, str] | None = None
+    ) -> None:
+        """A whole answer with its length."""
+        self.response = web.Response(
+            status=status, body=body, headers={"content-type": content_type, **self.headers, **(headers or {})}
+        )
+        self.entry.status = status
+        await self.response.prepare(self.request)
+        await self.finish()
+
+    async def open(self, content_type: str, content_length: int | None = None) -> None:
+        """Status 200 of an answer whose body follows by `write`: chunked, unless a length is given."""
+        self.response = web.StreamResponse(headers={"content-type": content_type, **self.headers})
+        self.response.content_length = content_length
+        self.entry.status = 200
+        await self.response.prepare(self.request)
+
+    async def write(self, data: bytes) -> None:
+        await self.response.write(data)
+
+    async def finish(self) -> None:
+        await self.response.write_eof()
+        self.entry.completed = True
+
+    def cut(self) -> None:
+        """Closes the connection in the middle of the answer; what was written before still arrives."""
+        transport = self.request.transport
+        if transport is not None:
+            transport.close()
+
+    def reset(self) -> None:
+        """Resets the connection: the client sees ECONNRESET."""
+        transport = self.request.transport
+        if transport is None:
+            return
+        raw_socket: Any = transport.get_extra_info("socket")
+        raw_socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
+        transport.abort()

@@ -1,0 +1,64 @@
+"""The rate limits of one deployment: tokens and requests in a window, charged on arrival by an estimate, as Azure does.
+
+Source: azure-facts A.9. The window is fixed and begins with the first request after the last one ended.
+"""
+
+import math
+
+import msgspec
+
+WINDOW_SECONDS = 60.0
+
+
+class RateLimited(Exception):
+    """The request is over a limit; `what` is "token" or "call", `retry_after` in seconds."""
+
+    def __init__(self, what: str, retry_after: float) -> None:
+        super().__init__(what)
+        self.what = what
+        self.retry_after = retry_after
+
+
+class Limits(msgspec.Struct, frozen=True):
+    tokens: int | None = None
+    requests: int | None = None
+    window_seconds: float = WINDOW_SECONDS
+
+
+class RateLimiter:
+    """Counts what arrives. A refused request counts as a request, but its tokens are not charged."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._window_ends = -math.inf
+        self._tokens = 0
+        self._requests = 0
+
+    def admit(self, estimated_tokens: int, now: float) -> None:
+        """Raises RateLimited. `now` in seconds of any steady clock."""
+        limits = self.limits
+        if limits.tokens is None and limits.requests is None:
+            return
+        if now >= self._window_ends:
+            self._window_ends = now + limits.window_seconds
+            self._tokens = self._requests = 0
+        self._requests += 1
+        if limits.requests is not None and self._requests > limits.requests:
+            raise RateLimited("call", self._window_ends - now)
+        if limits.tokens is not None and self._tokens + estimated_tokens > limits.tokens:
+            raise RateLimited("token", self._window_ends - now)
+        self._tokens += estimated_tokens
+
+    def headers(self, now: float) -> dict[str, str]:
+        """x-ratelimit-limit, -remaining and -reset (seconds) for each limit there is."""
+        reset = str(max(0, math.ceil(self._window_ends - now))) if self._window_ends > now else "0"
+        headers: dict[str, str] = {}
+        for what, limit, used in (
+            ("requests", self.limits.requests, self._requests),
+            ("tokens", self.limits.tokens, self._tokens),
+        ):
+            if limit is not None:
+                headers[f"x-ratelimit-limit-{what}"] = str(limit)
+                headers[f"x-ratelimit-remaining-{what}"] = str(max(0, limit - used))
+                headers[f"x-ratelimit-reset-{what}"] = reset
+        return headers

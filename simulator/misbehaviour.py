@@ -1,0 +1,90 @@
+"""How each kind of fault strikes a call."""
+
+import asyncio
+
+import msgspec
+
+from . import answers, errors
+from .exchange import EVENT_STREAM, JSON, Exchange
+from .faults import (
+    CutStream,
+    Delay,
+    EmptyStream,
+    Endless,
+    ErrorInStream,
+    Fault,
+    FaultQueue,
+    Hang,
+    NotJson,
+    Reset,
+    SlowFirstToken,
+    Stall,
+    Status,
+    StreamEffect,
+)
+
+_ENDLESS_PIECE = b" " * 65_536
+_ENDLESS_PAUSE_SECONDS = 0.001
+
+
+async def strike_on_arrival(fault: Fault, queue: FaultQueue, exchange: Exchange) -> bool:
+    """True when the call is done with; False when it is now answered as usual."""
+    match fault.effect:
+        case Delay(seconds):
+            await asyncio.sleep(seconds)
+            return False
+        case Hang():
+            await queue.hold(fault)
+            return False
+        case Status() as status:
+            await _send_status(status, exchange)
+        case Reset():
+            exchange.reset()
+        case NotJson(body):
+            await exchange.send(200, body.encode("utf-8", "replace"), "text/html; charset=utf-8")
+        case EmptyStream(done):
+            await exchange.open(EVENT_STREAM)
+            if done:
+                await exchange.write(answers.DONE)
+            await exchange.finish()
+        case Endless():
+            await _send_endless(exchange)
+        case _:
+            return False
+    return True
+
+
+async def strike_in_stream(effect: StreamEffect, exchange: Exchange) -> bool:
+    """True when the stream is over; False when it goes on."""
+    match effect:
+        case SlowFirstToken(seconds) | Stall(seconds=seconds):
+            await asyncio.sleep(seconds)
+            return False
+        case ErrorInStream():
+            await exchange.write(answers.error_event(errors.server_error(500).body))
+            await exchange.finish()
+        case CutStream():
+            exchange.cut()
+    return True
+
+
+async def _send_status(effect: Status, exchange: Exchange) -> None:
+    content_type = JSON
+    if effect.body is None:
+        body = errors.server_error(effect.status).body
+    elif isinstance(effect.body, str):
+        body, content_type = effect.body.encode("utf-8", "replace"), "text/plain; charset=utf-8"
+    else:
+        body = msgspec.json.encode(effect.body)
+    headers = {name.lower(): value for name, value in effect.headers.items()}
+    await exchange.send(effect.status, body, headers.pop("content-type", content_type), headers)
+
+
+async def _send_endless(exchange: Exchange) -> None:
+    """The beginning of an answer, or of an event, that is blanks from then on."""
+    stream = exchange.entry.stream
+    await exchange.open(EVENT_STREAM if stream else JSON)
+    await exchange.write(b"data: {" if stream else b"{")
+    while True:
+        await exchange.write(_ENDLESS_PIECE)
+        await asyncio.sleep(_ENDLESS_PAUSE_SECONDS)

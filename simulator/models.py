@@ -1,0 +1,61 @@
+"""What the simulated models are: their kind, version, context window and embedding size."""
+
+import re
+from typing import Literal
+
+import msgspec
+
+Kind = Literal["chat", "reasoning", "completions", "embeddings"]
+
+
+class Model(msgspec.Struct, frozen=True):
+    """`version` is appended to the name in answers, as Azure does; `dimensions` is 0 for all but embeddings."""
+
+    name: str
+    kind: Kind
+    context_window: int
+    version: str = ""
+    dimensions: int = 0
+
+    @property
+    def answered_name(self) -> str:
+        return f"{self.name}-{self.version}" if self.version else self.name
+
+
+_KNOWN = {
+    model.name: model
+    for model in (
+        Model("gpt-4o", "chat", 128_000, "2024-11-20"),
+        Model("gpt-4o-mini", "chat", 128_000, "2024-07-18"),
+        Model("gpt-4.1", "chat", 1_047_576, "2025-04-14"),
+        Model("gpt-4.1-mini", "chat", 1_047_576, "2025-04-14"),
+        Model("gpt-4.1-nano", "chat", 1_047_576, "2025-04-14"),
+        Model("gpt-35-turbo", "chat", 16_385, "0125"),
+        Model("o3", "reasoning", 200_000, "2025-04-16"),
+        Model("o4-mini", "reasoning", 200_000, "2025-04-16"),
+        Model("gpt-35-turbo-instruct", "completions", 4_097),
+        Model("text-embedding-3-small", "embeddings", 8_192, dimensions=1_536),
+        Model("text-embedding-3-large", "embeddings", 8_192, dimensions=3_072),
+        Model("text-embedding-ada-002", "embeddings", 8_192, dimensions=1_536),
+    )
+}
+_REASONING_NAME = re.compile(r"^(o\d|gpt-5)")
+
+
+def find_model(name: str, kind: Kind | None = None) -> Model:
+    """A model by name; one that is not known gets a usual window, and its kind from `kind` or from its name."""
+    known = _KNOWN.get(name)
+    if known is not None and kind in (None, known.kind):
+        return known
+    kind = kind or _kind_of(name)
+    if kind == "embeddings":
+        return Model(name, kind, 8_192, dimensions=1_536)
+    return Model(name, kind, 128_000)
+
+
+def _kind_of(name: str) -> Kind:
+    if name.startswith("text-embedding"):
+        return "embeddings"
+    if name.endswith("-instruct"):
+        return "completions"
+    return "reasoning" if _REASONING_NAME.match(name) else "chat"

@@ -1,0 +1,205 @@
+"""Runs the simulator as a process of its own and drives its control endpoint; for tests and the local run."""
+
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+_PROJECT = Path(__file__).resolve().parent.parent
+
+
+class SimulatorFailed(Exception):
+    """The process did not start, or its control endpoint refused; the message says what it said."""
+
+
+class SimulatorProcess:
+    """A running simulator.
+
+        with SimulatorProcess() as simulator:
+            simulator.fault("status", region="eastus2", status=429, headers={"retry-after": "1"}, times=1)
+            simulator.regions["eastus2"]        # "http://127.0.0.1:41234"
+            simulator.log()["totals"]["eastus2"]["output_tokens"]
+
+    `config` has the shape of the configuration file. Raises SimulatorFailed with what the process wrote to stderr if
+    it dies or is not ready after `timeout` seconds.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any] | None = None,
+        *,
+        ports: Sequence[int] = (),
+        control_port: int = 0,
+        timeout: float = 15.0,
+    ) -> None:
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
+        self._configuration: Path | None = None
+        command = [sys.executable, "-m", "simulator", "--control-port", str(control_port)]
+        if ports:
+            command += ["--ports", ",".join(map(str, ports))]
+        if config is not None:
+            self._configuration = _write_temporary(config)
+            command += ["--config", str(self._configuration)]
+        self._process = subprocess.Popen(
+            command, cwd=_PROJECT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._stderr
+        )
+        try:
+            places = self._wait_until_ready(timeout)
+        except BaseException:
+            self.stop()
+            raise
+        self.regions: dict[str, str] = places["regions"]
+        self.control: str = places["control"]
+        self.identity_endpoint: str = places["identity"]["endpoint"]
+        self.identity_header: str = places["identity"]["header"]
+        self.api_key: str = places["api_key"]
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def identity_environment(self) -> dict[str, str]:
+        """What azure-identity's ManagedIdentityCredential looks for."""
+        return {"IDENTITY_ENDPOINT": self.identity_endpoint, "IDENTITY_HEADER": self.identity_header}
+
+    def fault(
+        self, kind: str, *, region: str | None = None, deployment: str | None = None, times: int | None = None,
+        **fields: Any,
+    ) -> int:  # fmt: skip
+        """Queues a fault and returns its id; `fields` are those of its kind, `times` None means until deleted."""
+        fault = {"kind": kind, **fields}
+        request = {"region": region, "deployment": deployment, "times": times, "fault": fault}
+        return int(self._call("POST", "/faults", request)["id"])
+
+    def faults(self) -> list[dict[str, Any]]:
+        """Those that still wait for a call."""
+        return list(self._call("GET", "/faults")["faults"])
+
+    def delete_fault(self, fault_id: int) -> None:
+        self._call("DELETE", f"/faults/{fault_id}")
+
+    def clear(self) -> None:
+        """Everything as at the start: no faults, regions up, configured limits, empty caches, an empty log."""
+        self._call("POST", "/reset")
+
+    def log(self, *, summary: bool = False) -> dict[str, Any]:
+        """`{"requests": […], "totals": {region: {…}}, "tokens_issued": n}`; a summary leaves out the requests."""
+        return self._call("GET", "/log?summary=1" if summary else "/log")
+
+    def last_body(self, region: str | None = None) -> bytes:
+        return self._fetch("GET", "/log/bodies/last" + _region_query(region))
+
+    def last_headers(self, region: str | None = None) -> list[tuple[str, str]]:
+        """Names and values in the order they came, credentials shown by their scheme only."""
+        headers = self._call("GET", "/log/headers/last" + _region_query(region))["headers"]
+        return [(name, value) for name, value in headers]
+
+    def limits(
+        self,
+        *,
+        region: str | None = None,
+        deployment: str | None = None,
+        tokens_per_minute: int | None = None,
+        requests_per_minute: int | None = None,
+        window_seconds: float = 60.0,
+    ) -> None:
+        """Replaces the limits of all deployments these names fit, with nothing used of the new ones."""
+        request = {
+            "region": region,
+            "deployment": deployment,
+            "tokens_per_minute": tokens_per_minute,
+            "requests_per_minute": requests_per_minute,
+            "window_seconds": window_seconds,
+        }
+        self._call("POST", "/limits", request)
+
+    def identity(self, *, token_lifetime_seconds: float = 86_400, failing_status: int | None = None) -> None:
+        """How tokens are issued from now on; without arguments as at the start."""
+        request = {"token_lifetime_seconds": token_lifetime_seconds, "failing_status": failing_status}
+        self._call("POST", "/identity", request)
+
+    def down(self, region: str) -> None:
+        self._call("POST", f"/regions/{region}/down")
+
+    def up(self, region: str) -> None:
+        self._call("POST", f"/regions/{region}/up")
+
+    def stop(self, timeout: float = 5.0) -> int:
+        """Ends the process, by force if it takes longer than `timeout` seconds; returns its exit code."""
+        self._process.terminate()
+        try:
+            code = self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._stderr.close()
+        if self._configuration is not None:
+            self._configuration.unlink(missing_ok=True)
+        return code
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _wait_until_ready(self, timeout: float) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        output = self._process.stdout.fileno()
+        line = b""
+        deadline = time.monotonic() + timeout
+        while not line.endswith(b"\n"):
+            ready, _, _ = select.select([output], [], [], max(0.0, deadline - time.monotonic()))
+            piece = os.read(output, 65_536) if ready else b""
+            if not piece:
+                self._process.kill()
+                self._process.wait()
+                raise SimulatorFailed(f"the simulator did not start: {self._read_stderr() or 'it said nothing'}")
+            line += piece
+        places: dict[str, Any] = json.loads(line)
+        return places
+
+    def _read_stderr(self) -> str:
+        self._stderr.seek(0)
+        return self._stderr.read().decode(errors="replace").strip()
+
+    def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self._fetch(method, path, body))
+        return answer
+
+    def _fetch(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> bytes:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.control + path, data=data, method=method)
+        # No proxy of the environment comes between us and our own loopback address.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(request, timeout=30) as response:
+                content: bytes = response.read()
+                return content
+        except urllib.error.HTTPError as error:
+            raise SimulatorFailed(f"{method} {path}: {error.read().decode(errors='replace')}") from error
+
+
+def _region_query(region: str | None) -> str:
+    return "" if region is None else "?" + urllib.parse.urlencode({"region": region})
+
+
+def _write_temporary(config: Mapping[str, Any]) -> Path:
+    with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False) as file:
+        json.dump(config, file)
+    return Path(file.name)

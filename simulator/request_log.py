@@ -1,0 +1,103 @@
+"""What was asked and what Azure would bill for it, so that tests can hold a gateway's accounts against the truth.
+
+Billed are answers of status 200 whose text was generated, streams by the events that were sent: the prompt when the
+stream begins, reasoning with the first content, then chunk by chunk. A call that is answered by a fault without any
+generated text costs nothing. A prompt refused by the content filter is billed although its status is 400.
+"""
+
+from collections import defaultdict, deque
+
+import msgspec
+
+CAPACITY = 100_000
+
+
+class LogEntry(msgspec.Struct, gc=False, kw_only=True):
+    """One request. `status` is null when no answer was begun; `completed` says the whole answer was written."""
+
+    time: float
+    region: str
+    method: str
+    path: str
+    deployment: str | None = None
+    operation: str | None = None
+    surface: str | None = None
+    api_version: str | None = None
+    status: int | None = None
+    stream: bool = False
+    client_request_id: str | None = None
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    chunks_sent: int = 0
+    completed: bool = False
+    headers: tuple[str, ...] = ()
+    body_bytes: int = 0
+    fault: str | None = None
+
+
+class Totals(msgspec.Struct):
+    """Exact sums since the start or the last reset, also of requests the log no longer holds."""
+
+    requests: int = 0
+    completed: int = 0
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    by_status: dict[str, int] = msgspec.field(default_factory=dict)
+
+    def add(self, entry: LogEntry) -> None:
+        self.requests += 1
+        self.completed += entry.completed
+        self.input_tokens += entry.input_tokens
+        self.cached_tokens += entry.cached_tokens
+        self.output_tokens += entry.output_tokens
+        self.reasoning_tokens += entry.reasoning_tokens
+        status = "none" if entry.status is None else str(entry.status)
+        self.by_status[status] = self.by_status.get(status, 0) + 1
+
+
+class Received(msgspec.Struct, frozen=True):
+    """A request as it came over the wire."""
+
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+
+    def redacted_headers(self) -> list[tuple[str, str]]:
+        return [(name.decode("latin-1"), _redacted(name, value)) for name, value in self.headers]
+
+
+class RequestLog:
+    def __init__(self, regions: list[str]) -> None:
+        self._regions = regions
+        self.reset()
+
+    def reset(self) -> None:
+        self.entries: deque[LogEntry] = deque(maxlen=CAPACITY)
+        self.totals: dict[str, Totals] = defaultdict(Totals, {region: Totals() for region in self._regions})
+        self._last: dict[str, Received] = {}
+        self._last_region: str | None = None
+
+    def received(self, region: str, headers: tuple[tuple[bytes, bytes], ...], body: bytes) -> None:
+        self._last[region] = Received(headers, body)
+        self._last_region = region
+
+    def add(self, entry: LogEntry) -> None:
+        self.entries.append(entry)
+        self.totals[entry.region].add(entry)
+
+    def last_received(self, region: str | None) -> Received | None:
+        """The newest request of one region, or of all."""
+        name = region or self._last_region
+        return self._last.get(name) if name is not None else None
+
+
+def _redacted(name: bytes, value: bytes) -> str:
+    """Credentials shown by their scheme only."""
+    if name.lower() == b"authorization":
+        return value.partition(b" ")[0].decode("latin-1")
+    if name.lower() == b"api-key":
+        return "redacted"
+    return value.decode("latin-1")

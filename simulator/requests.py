@@ -1,0 +1,204 @@
+"""The bodies clients send: decoded into frozen values, refused with Azure's 400 when they do not fit."""
+
+import re
+from typing import Annotated, ClassVar
+
+import msgspec
+
+from . import errors
+
+MESSAGE_OVERHEAD = 3
+IMAGE_TOKENS = 85
+
+_POSITION = re.compile(r"^(?P<detail>.*) - at `\$\.?(?P<path>.*)`$")
+
+PositiveInt = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+ChoiceCount = Annotated[int, msgspec.Meta(ge=1, le=128)]
+
+
+class ContentPart(msgspec.Struct, frozen=True):
+    type: str
+    text: str = ""
+
+
+class Message(msgspec.Struct, frozen=True):
+    role: str
+    content: str | list[ContentPart] | None = None
+
+    @property
+    def text(self) -> str:
+        if isinstance(self.content, str):
+            return self.content
+        return "\n".join(part.text for part in self.content or () if part.type == "text")
+
+    @property
+    def overhead_tokens(self) -> int:
+        """What the message costs beside its text."""
+        parts = self.content if isinstance(self.content, list) else ()
+        return MESSAGE_OVERHEAD + IMAGE_TOKENS * sum(part.type == "image_url" for part in parts)
+
+
+class StreamOptions(msgspec.Struct, frozen=True):
+    include_usage: bool = False
+
+
+class ChatRequest(msgspec.Struct, frozen=True):
+    model: str | None = None
+    messages: list[Message] | None = None
+    max_tokens: PositiveInt | None = None
+    max_completion_tokens: PositiveInt | None = None
+    n: ChoiceCount | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    @property
+    def prompts(self) -> list[str]:
+        return ["\n".join(message.text for message in self.messages or ())]
+
+    @property
+    def overhead_tokens(self) -> int:
+        return sum(message.overhead_tokens for message in self.messages or ())
+
+    @property
+    def output_limit(self) -> int | None:
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def estimated_tokens(self) -> int:
+        """What Azure charges against the rate limit on arrival: characters / 4 and the most that may come out."""
+        return sum(map(len, self.prompts)) // 4 + (self.output_limit or 0) * (self.n or 1)
+
+    def check(self) -> None:
+        if self.messages is None:
+            raise errors.missing_parameter("messages")
+        if not self.messages:
+            raise errors.invalid_request(
+                "Invalid 'messages': empty array. Expected an array with minimum length 1, but got an empty array "
+                "instead.",
+                "messages",
+                "empty_array",
+            )
+
+
+class CompletionRequest(msgspec.Struct, frozen=True):
+    overhead_tokens: ClassVar[int] = 0
+
+    model: str | None = None
+    prompt: str | list[str | int | list[int]] | None = None
+    max_tokens: PositiveInt | None = None
+    n: ChoiceCount | None = None
+    best_of: ChoiceCount | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    @property
+    def prompts(self) -> list[str]:
+        return _texts(self.prompt or "", "prompt")
+
+    @property
+    def output_limit(self) -> int | None:
+        return self.max_tokens
+
+    @property
+    def estimated_tokens(self) -> int:
+        """As for a chat; every prompt may come out `best_of` times."""
+        prompts = self.prompts
+        answers = max(self.n or 1, self.best_of or 1) * len(prompts)
+        return sum(map(len, prompts)) // 4 + (self.output_limit or 0) * answers
+
+    def check(self) -> None:
+        if self.prompt is None:
+            raise errors.missing_parameter("prompt")
+
+
+class EmbeddingRequest(msgspec.Struct, frozen=True):
+    stream: ClassVar[bool] = False
+
+    model: str | None = None
+    input: str | list[str | int | list[int]] | None = None
+    encoding_format: str = "float"
+    dimensions: PositiveInt | None = None
+
+    @property
+    def texts(self) -> list[str]:
+        return _texts(self.input or "", "input")
+
+    @property
+    def estimated_tokens(self) -> int:
+        return sum(map(len, self.texts)) // 4
+
+    def check(self) -> None:
+        if self.input is None:
+            raise errors.missing_parameter("input")
+        if not self.input or len(self.texts) > 2_048:
+            raise errors.invalid_request("'$.input' is invalid. It must hold 1 to 2048 inputs.", "input")
+        if self.encoding_format not in ("float", "base64"):
+            raise errors.invalid_request(
+                f"Invalid value: '{self.encoding_format}'. Supported values are: 'float' and 'base64'.",
+                "encoding_format",
+                "invalid_value",
+            )
+
+
+OperationRequest = ChatRequest | CompletionRequest | EmbeddingRequest
+
+_DECODERS: dict[
+    str,
+    msgspec.json.Decoder[ChatRequest]
+    | msgspec.json.Decoder[CompletionRequest]
+    | msgspec.json.Decoder[EmbeddingRequest],
+] = {
+    "chat/completions": msgspec.json.Decoder(ChatRequest),
+    "completions": msgspec.json.Decoder(CompletionRequest),
+    "embeddings": msgspec.json.Decoder(EmbeddingRequest),
+}
+OPERATIONS = frozenset(_DECODERS)
+
+
+def decode_request(operation: str, body: bytes) -> OperationRequest:
+    """Raises AzureError: a 400 that names the parameter where a type or range is wrong."""
+    try:
+        return _DECODERS[operation].decode(body)
+    except msgspec.ValidationError as error:
+        position = _POSITION.match(str(error))
+        if position is None:
+            raise errors.invalid_request(str(error)) from error
+        param = position["path"]
+        raise errors.invalid_request(f"Invalid value for '{param}': {position['detail']}.", param) from error
+    except errors.DECODE_FAILURES as error:
+        raise errors.not_json() from error
+
+
+class CallOutline(msgspec.Struct, frozen=True):
+    """What a scripted fault looks at before the request is judged."""
+
+    model: str | None = None
+    stream: bool | None = None
+
+
+_OUTLINE_DECODER = msgspec.json.Decoder(CallOutline)
+
+
+def outline(body: bytes) -> CallOutline:
+    """Never fails: a body that cannot be read has no model and no stream."""
+    try:
+        return _OUTLINE_DECODER.decode(body)
+    except errors.DECODE_FAILURES:
+        return CallOutline()
+
+
+def _texts(given: str | list[str | int | list[int]], param: str) -> list[str]:
+    """One text per input; mixed kinds are refused."""
+    if isinstance(given, str):
+        return [given]
+    strings = [item for item in given if isinstance(item, str)]
+    numbers = [item for item in given if isinstance(item, int)]
+    lists = [item for item in given if isinstance(item, list)]
+    if len(given) not in (len(strings), len(numbers), len(lists)):
+        raise errors.invalid_request(f"Invalid type for '{param}': expected one string, or a list of one kind.", param)
+    return strings or [_as_words(item) for item in lists] or [_as_words(numbers)]
+
+
+def _as_words(tokens: list[int]) -> str:
+    """Tokens given by number become a word each, so that they count as many tokens."""
+    return " ".join(f"t{abs(token)}"[:8] for token in tokens)

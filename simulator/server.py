@@ -1,0 +1,138 @@
+"""The sockets: a listener per region that can go down and up on the same port, and what the regions share."""
+
+import asyncio
+import logging
+import socket
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.streams import StreamReader
+from aiohttp.web_protocol import RequestHandler
+
+from .config import SimulatorConfig
+from .faults import FaultQueue
+from .identity import IdentityProvider
+from .region import MAXIMUM_BODY_BYTES, Region
+from .request_log import RequestLog
+
+HOST = "127.0.0.1"
+BACKLOG = 1_024
+
+
+class PortTaken(Exception):
+    """Another process listens on a port that was asked for."""
+
+
+_CLIENT_FAULTS = (HttpProcessingError, web.RequestPayloadError)
+
+
+class _OwnFaults(logging.Filter):
+    """Lets pass what we did wrong; aiohttp writes a traceback for a client's broken HTTP or broken gzip, too."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.exc_info is None or not isinstance(record.exc_info[1], _CLIENT_FAULTS)
+
+
+LOGGER = logging.getLogger(__name__)
+LOGGER.addFilter(_OwnFaults())
+
+
+class RegionListener:
+    """The port of a region. While it is down the port stays reserved, but connections to it are refused."""
+
+    def __init__(self, region: Region, port: int) -> None:
+        # A handler is cancelled when its client leaves: nobody is there to answer, and nothing more is generated.
+        self._server = web.Server(
+            region.handle, request_factory=_build_request, handler_cancellation=True, access_log=None, logger=LOGGER
+        )
+        self._socket = bind(port)
+        self.port: int = self._socket.getsockname()[1]
+        self._listener: asyncio.Server | None = None
+        self._changing = asyncio.Lock()
+
+    async def up(self) -> None:
+        """Raises PortTaken."""
+        async with self._changing:
+            if self._listener is not None:
+                return
+            loop = asyncio.get_running_loop()
+            try:
+                self._listener = await loop.create_server(self._server, sock=self._socket, backlog=BACKLOG)
+            except OSError as error:
+                raise PortTaken(f"port {self.port} of {HOST} cannot be used: {error.strerror}") from error
+
+    async def down(self) -> None:
+        """Closes the listening socket and every connection."""
+        async with self._changing:
+            if self._listener is not None:
+                self.close()
+                # uvloop closes a socket in the next turn of its loop; only then can the port be reserved.
+                await asyncio.sleep(0.01)
+                self._socket = bind(self.port)
+
+    def close(self) -> None:
+        if self._listener is None:
+            return
+        self._listener.close()
+        self._listener = None
+        for connection in self._server.connections:
+            if connection.transport is not None:
+                connection.transport.abort()
+
+
+class Simulator:
+    """All regions of one process and what they share. To be made inside a running loop; raises PortTaken."""
+
+    def __init__(self, config: SimulatorConfig) -> None:
+        self.api_key = config.api_key
+        self.identity = IdentityProvider()
+        self.faults = FaultQueue()
+        self.log = RequestLog([region.name for region in config.regions])
+        self.regions: dict[str, Region] = {}
+        self.listeners: dict[str, RegionListener] = {}
+        for each in config.regions:
+            region = Region(each, api_key=self.api_key, identity=self.identity, faults=self.faults, log=self.log)
+            self.regions[each.name] = region
+            self.listeners[each.name] = RegionListener(region, each.port)
+
+    async def start(self) -> None:
+        for listener in self.listeners.values():
+            await listener.up()
+
+    async def reset(self) -> None:
+        """As at the start: no faults, every region up, the configured limits, empty caches, an empty log."""
+        self.faults.delete()
+        self.identity.reset()
+        for name, listener in self.listeners.items():
+            await listener.up()
+            self.regions[name].restore()
+        self.log.reset()
+
+    def stop(self) -> None:
+        for listener in self.listeners.values():
+            listener.close()
+
+
+def bind(port: int) -> socket.socket:
+    """A socket that holds this port of the loopback interface without listening yet; raises PortTaken."""
+    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((HOST, port))
+    except OSError as error:
+        bound.close()
+        raise PortTaken(f"port {port} of {HOST} cannot be used: {error.strerror}") from error
+    return bound
+
+
+def _build_request(
+    message: RawRequestMessage,
+    payload: StreamReader,
+    protocol: RequestHandler,
+    writer: AbstractStreamWriter,
+    task: "asyncio.Task[None]",
+) -> web.BaseRequest:
+    loop = asyncio.get_running_loop()
+    return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=MAXIMUM_BODY_BYTES)

@@ -1,0 +1,57 @@
+"""Azurite's table service for the tests: a free port, nothing kept, gone at the end."""
+
+import contextlib
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from local.azurite import command, connection_string
+from local.processes import free_port
+
+_PATIENCE = 30.0  # seconds
+
+
+class Azurite:
+    """A running table service."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.connection_string = connection_string({"table": self.port})
+        self._process = subprocess.Popen(
+            command({"table": self.port}), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    def stop(self) -> None:
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+    def wait_until_it_answers(self) -> None:
+        deadline = time.monotonic() + _PATIENCE
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise RuntimeError(f"Azurite ended with status {self._process.returncode} instead of starting")
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as connection:
+                connection.settimeout(2)
+                connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                if connection.recv(5) == b"HTTP/":
+                    return
+            time.sleep(0.05)
+        raise RuntimeError(f"Azurite did not answer within {_PATIENCE:g} s")
+
+
+@contextmanager
+def azurite() -> Iterator[Azurite]:
+    """Start the table service. `local.processes.Refused` says what to do when it is not installed."""
+    running = Azurite()
+    try:
+        running.wait_until_it_answers()
+        yield running
+    finally:
+        running.stop()

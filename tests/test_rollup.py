@@ -1,0 +1,294 @@
+"""The roll-up converges to the fold of all raw rows, whatever comes late, twice, never, or dies in between.
+
+Mutants that the property test was seen to kill, each with the seeds of its own run: see the end of this file.
+"""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from shared import aggregates, hours, rollup
+from shared.aggregates import Counts, Dimensions, Fold
+from shared.errors import StoreUnavailable
+from shared.rollup import GRACE, Summary, Watermarks, fold_rows, roll_up
+from shared.stores import Properties, Row, Store, Table, Value
+from shared.stores.memory import MemoryStore
+
+START = hours.from_label("2026013122")  # two hours before a new day, which begins a month
+SPAN = 4  # hours in which requests begin
+
+
+class Stepped:
+    """Runs work on a store up to its next table operation, and no further, so that a test decides who goes first.
+
+    `leased=False` shows it a lease that is always free: being right must not depend on the lease."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, store: MemoryStore, leased: bool = True) -> None:
+        self._loop = loop
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._killed = False
+        self._task: asyncio.Task[Any] | None = None
+        self.inner = store
+        self.leased = leased
+
+    def start(self, work: Coroutine[Any, Any, Any]) -> None:
+        self._task = self._loop.create_task(work)
+        self._spin()
+
+    @property
+    def done(self) -> bool:
+        assert self._task is not None
+        return self._task.done()
+
+    def step(self) -> None:
+        if self._waiting:
+            self._waiting.popleft().set_result(None)
+        self._spin()
+
+    def finish(self) -> Any:
+        assert self._task is not None
+        while not self.done:
+            self.step()
+        return self._task.result()
+
+    def kill(self) -> None:
+        """As `kill -9` would: not even a `finally` writes any more."""
+        assert self._task is not None
+        self._killed = True
+        self._task.cancel()
+        self._spin()
+        self._waiting.clear()
+
+    async def turn(self) -> None:
+        if self._killed:
+            raise asyncio.CancelledError
+        turn = self._loop.create_future()
+        self._waiting.append(turn)
+        await turn
+
+    def _spin(self) -> None:
+        for _ in range(6):  # enough for whatever an answer sets off to arrive at its next operation
+            self._loop.run_until_complete(asyncio.sleep(0))
+
+    # The Store protocol.
+
+    def table(self, name: str) -> Table:
+        return _SteppedTable(self, self.inner.table(name))
+
+    async def names(self, prefix: str) -> list[str]:
+        await self.turn()
+        return await self.inner.names(prefix)
+
+    async def drop(self, name: str) -> None:
+        await self.turn()
+        await self.inner.drop(name)
+
+    def now(self) -> float:
+        return self.inner.now()
+
+    async def close(self) -> None:
+        pass
+
+
+class _SteppedTable:
+    def __init__(self, steps: Stepped, table: Table) -> None:
+        self._steps = steps
+        self._table = table
+
+    async def get(self, partition: str, key: str) -> Row | None:
+        await self._steps.turn()
+        return None if key == "lease" and not self._steps.leased else await self._table.get(partition, key)
+
+    async def put(self, partition: str, key: str, properties: Properties, etag: str | None) -> str | None:
+        await self._steps.turn()
+        if key == "lease" and not self._steps.leased:
+            return "mine"
+        return await self._table.put(partition, key, properties, etag)
+
+    async def merge(self, partition: str, rows: Mapping[str, Properties]) -> None:
+        await self._steps.turn()
+        await self._table.merge(partition, rows)
+
+    async def delete(self, partition: str, key: str) -> None:
+        await self._steps.turn()
+        await self._table.delete(partition, key)
+
+    async def scan(self, partition: str) -> AsyncIterator[Row]:
+        async for row in self._table.scan(partition):
+            await self._steps.turn()  # a page of one row
+            yield row
+
+    async def scan_all(self, after: str = "") -> AsyncIterator[Row]:
+        async for row in self._table.scan_all(after):
+            await self._steps.turn()
+            yield row
+
+
+class Request:
+    """What really happened; `said` are the halves that have reached the table."""
+
+    def __init__(self, number: int, key: str, prompt: int, began: float) -> None:
+        self.id, self.key, self.prompt, self.began = f"{number:026d}", key, prompt, began
+        self.hour = hours.hour_of(began)
+        self.end: tuple[int, str] | None = None
+        self.dead = False
+        self.said: set[str] = set()
+
+    def start_half(self) -> dict[str, Value]:
+        return {"s_key": self.key, "s_model": "gpt", "s_prompt": self.prompt, "s_ts": self.began}
+
+    def end_half(self) -> dict[str, Value]:
+        assert self.end is not None
+        output, backend = self.end
+        usage: dict[str, Value] = {"e_input": self.prompt + 1, "e_output": output, "e_status": 200}
+        return usage | {"e_backend": backend, "e_region": "eu", "e_attempts": 1, "e_ms": 5}
+
+    def expected(self) -> tuple[tuple[str, str], Counter[str]] | None:
+        """Its line and its counts once all is over: written apart from the code under test."""
+        if "end" in self.said:
+            assert self.end is not None
+            key = self.key if "start" in self.said else "-"
+            counts = {"requests": 1, "ends": 1, "input_tokens": self.prompt + 1, "output_tokens": self.end[0]}
+            return (key, self.end[1]), Counter(counts)
+        if "start" in self.said:
+            return (self.key, "-"), Counter(requests=1, estimated=1, input_tokens=self.prompt)
+        return None
+
+
+def summed(fold: Fold | None) -> dict[tuple[str, str], Counter[str]]:
+    names = ("requests", "ends", "estimated", "input_tokens", "output_tokens")
+    return {
+        (line.key, line.backend): +Counter({name: getattr(counts, name) for name in names})
+        for line, counts in (fold.lines.items() if fold else ())
+    }
+
+
+class RollUp(RuleBasedStateMachine):
+    """Requests begin and end; their halves arrive in any order, twice, or never; drivers run, stall and die."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = START * 3600.0
+        self.store = MemoryStore(lambda: self.now)
+        self.loop = asyncio.new_event_loop()
+        self.requests: list[Request] = []
+        self.sending: list[tuple[Request, str]] = []
+        self.drivers: list[Stepped] = []
+        self.ranks: dict[str, tuple[int, int]] = {}
+
+    def wait_for(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return self.loop.run_until_complete(work)
+
+    @precondition(lambda self: self.now < (START + SPAN) * 3600)
+    @rule(key=st.sampled_from(["alice", "bob"]), prompt=st.integers(1, 50))
+    def begin(self, key: str, prompt: int) -> None:
+        request = Request(len(self.requests), key, prompt, self.now)
+        self.requests.append(request)
+        self.sending.append((request, "start"))
+
+    @precondition(lambda self: any(request.end is None and not request.dead for request in self.requests))
+    @rule(output=st.integers(0, 50), backend=st.sampled_from(["sweden", "france"]), pick=st.integers(0, 99))
+    def end(self, output: int, backend: str, pick: int) -> None:
+        live = [request for request in self.requests if request.end is None and not request.dead]
+        request = live[pick % len(live)]
+        request.end = (output, backend)
+        self.sending.append((request, "end"))
+
+    @precondition(lambda self: self.sending)
+    @rule(pick=st.integers(0, 99), answer_lost=st.booleans())
+    def arrive(self, pick: int, answer_lost: bool) -> None:
+        request, half = self.sending[pick % len(self.sending)]
+        self._write(request, half)
+        if not answer_lost:
+            self.sending.remove((request, half))
+
+    @precondition(lambda self: self.sending)
+    @rule(pick=st.integers(0, 99))
+    def instance_dies(self, pick: int) -> None:
+        request, half = self.sending.pop(pick % len(self.sending))
+        request.dead = True
+        del half
+
+    @rule(seconds=st.sampled_from([1, GRACE + 100, 3600]))
+    def time_passes(self, seconds: int) -> None:
+        self.now = min(self.now + seconds, (START + 20) * 3600)
+
+    @precondition(lambda self: len(self.drivers) < 3)
+    @rule()
+    def timer_fires(self) -> None:
+        driver = Stepped(self.loop, self.store, leased=False)
+        driver.start(roll_up(driver))
+        self.drivers.append(driver)
+
+    @precondition(lambda self: self.drivers)
+    @rule(pick=st.integers(0, 2), steps=st.sampled_from([1, 2, 5, 15, 60]))
+    def driver_runs(self, pick: int, steps: int) -> None:
+        driver = self.drivers[pick % len(self.drivers)]
+        for _ in range(steps):
+            driver.step()
+            if driver.done:
+                driver.finish()
+                self.drivers.remove(driver)
+                return
+
+    @precondition(lambda self: self.drivers)
+    @rule(pick=st.integers(0, 2))
+    def driver_dies(self, pick: int) -> None:
+        self.drivers.pop(pick % len(self.drivers)).kill()
+
+    @invariant()
+    def every_fold_is_whole_and_only_gets_better(self) -> None:
+        for hour in range(START, START + SPAN):
+            partition = hours.hour_partition(hour)
+            fold = self.wait_for(aggregates.read(self.store.table(aggregates.TABLE), partition))
+            rank = fold.rank if fold else (0, 0)
+            assert rank >= self.ranks.get(partition, (0, 0))
+            self.ranks[partition] = rank
+            arrived = sum(1 for request in self.requests if request.hour == hour and request.said)
+            assert sum(counts["requests"] for counts in summed(fold).values()) <= arrived
+
+    def teardown(self) -> None:
+        for request, half in self.sending:
+            self._write(request, half)
+        for driver in self.drivers[:1]:
+            for _ in range(10):
+                driver.step()
+        self.now = (START + 60) * 3600.0
+        self.wait_for(roll_up(self.store))
+        for driver in self.drivers:
+            driver.finish()  # who was overtaken must not undo what the last pass did
+        table = self.store.table(aggregates.TABLE)
+        days: dict[str, list[Request]] = {}
+        for hour in range(START, START + SPAN):
+            requests = [request for request in self.requests if request.hour == hour]
+            self._check(table, hours.hour_partition(hour), requests)
+            days.setdefault(hours.day_partition(hour), []).extend(requests)
+        for day, requests in days.items():
+            self._check(table, day, requests)
+            self._check(table, f"m-{day[2:8]}", requests)  # the two days lie in two months
+        self.loop.close()
+
+    def _check(self, table: Table, partition: str, requests: list[Request]) -> None:
+        expected: dict[tuple[str, str], Counter[str]] = {}
+        for line, counts in filter(None, (request.expected() for request in requests)):
+            expected.setdefault(line, Counter()).update(counts)
+        fold = summed(self.wait_for(aggregates.read(table, partition)))
+        assert fold == {line: +counts for line, counts in expected.items()}, partition
+
+    def _write(self, request: Request, half: str) -> None:
+        request.said.add(half)
+        properties = request.start_half() if half == "start" else request.end_half()
+        table = self.store.table(hours.raw_table(request.hour))
+        self.wait_for(table.merge(f"{hours.label(request.hour)}-{request.prompt % 3:02d}", {request.id: properties}))
+
+
+RollUp.TestCase.settings = settings(
+    max_examples=100, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestTheRollUpConverges = RollUp.TestCase
