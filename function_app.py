@@ -20,7 +20,7 @@ worker_web.FastAPI = functools.partial(
     telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
 )
 logging.getLogger("uvicorn.access").disabled = True  # one line a request is the gateway's own
-logging.getLogger("azure.functions").setLevel(logging.WARNING)  # the worker logs three lines a request
+logging.getLogger("azure").setLevel(logging.WARNING)  # the worker logs three lines a request, the SDK twenty
 logging.getLogger("tollgate").setLevel(logging.INFO)
 
 app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
@@ -28,9 +28,9 @@ application = bootstrap.OnDemand(os.environ)
 
 
 @app.route(route="{*path}")
-async def gateway(request: Request) -> Response:
+async def gateway(req: Request) -> Response:
     """Every path: the gateway's own table of operations decides what is served."""
-    return await (await application.get()).gateway.handle(request)
+    return await (await application.get()).gateway.handle(req)
 
 
 @app.timer_trigger(schedule="0 */5 * * * *", arg_name="timer")

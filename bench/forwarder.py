@@ -1,6 +1,6 @@
 """The yardstick: the least that an aiohttp program can do to pass a call on. No keys, no limits, no accounts.
 
-    python -m bench.forwarder PORT UPSTREAM
+python -m bench.forwarder PORT UPSTREAM
 """
 
 import sys

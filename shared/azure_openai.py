@@ -3,6 +3,7 @@
 Every path that the gateway serves is the pattern of a surface around the path of an operation in `OPERATIONS`.
 """
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -65,6 +66,7 @@ class Route(msgspec.Struct, frozen=True):
     resource_id: str = ""
 
 
+@functools.lru_cache(maxsize=1024)
 def match(method: str, path: str) -> Route:
     """The route of a path. Raises `UnknownPath` (404) and `MethodNotAllowed` (405)."""
     for surface, pattern, operations in _SURFACES:
@@ -80,8 +82,8 @@ def match(method: str, path: str) -> Route:
                 model = found.groupdict().get("model") or groups.get("model")
                 return Route(surface, operation, model, groups.get("id", ""))
     raise UnknownPath(
-        f"{path[:200]} is not a path of this gateway. Use /v1/… as with OpenAI, /openai/deployments/MODEL/…?api-version="
-        " or /openai/v1/… as with Azure OpenAI, or /gateway/OPERATION/MODEL."
+        f"{path[:200]} is not a path of this gateway. Use /v1/… as with OpenAI, or as with Azure OpenAI "
+        "/openai/deployments/MODEL/…?api-version=… or /openai/v1/…, or /gateway/OPERATION/MODEL."
     )
 
 

@@ -8,11 +8,10 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 import openai
-from azure.core.credentials_async import AsyncTokenCredential
 
 from shared.azure_openai import token_scope
 from shared.config import Settings
-from shared.credentials import azure_credential
+from shared.credentials import Credentials, CredentialUnavailable
 from shared.types import Backend
 
 _TIMEOUT = 30.0
@@ -36,21 +35,20 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 async def check(settings: Settings) -> list[Finding]:
-    """A finding per deployment of every backend."""
-    credential = None
-    if any(backend.auth == "managed_identity" for backend in settings.configuration.backends):
-        credential = azure_credential(settings.client_id)
+    """A finding per deployment of every backend, with the credentials that the gateway uses."""
+    credentials = Credentials(settings.client_id, settings.api_keys)
     try:
-        backends = settings.configuration.backends
-        groups = await asyncio.gather(*(_check_backend(b, settings.api_keys.get(b.name), credential) for b in backends))
+        groups = await asyncio.gather(*(_check_backend(b, credentials) for b in settings.configuration.backends))
         return [finding for group in groups for finding in group]
     finally:
-        if credential is not None:
-            await credential.close()
+        await credentials.close()
 
 
-async def _check_backend(backend: Backend, key: str | None, credential: AsyncTokenCredential | None) -> list[Finding]:
-    secret: str | Callable[[], Awaitable[str]] = key or _token_provider(backend, credential)
+async def _check_backend(backend: Backend, credentials: Credentials) -> list[Finding]:
+    async def secret() -> str:
+        _, value = await credentials.header(backend, token_scope(backend, v1=backend.api_version == "v1"))
+        return value.removeprefix("Bearer ")
+
     async with _client(backend, secret) as client:
         return [
             Finding(backend.name, backend.region, model, deployment, *await _check_deployment(client, deployment))
@@ -58,26 +56,19 @@ async def _check_backend(backend: Backend, key: str | None, credential: AsyncTok
         ]
 
 
-def _client(backend: Backend, secret: str | Callable[[], Awaitable[str]]) -> openai.AsyncOpenAI:
+def _client(backend: Backend, secret: Callable[[], Awaitable[str]]) -> openai.AsyncOpenAI:
     if backend.api_version == "v1":
         base = backend.endpoint.rstrip("/") + "/openai/v1"
         return openai.AsyncOpenAI(base_url=base, api_key=secret, max_retries=0, timeout=_TIMEOUT)
+    keyed = backend.auth != "managed_identity"
     return openai.AsyncAzureOpenAI(
         azure_endpoint=backend.endpoint,
         api_version=backend.api_version,
-        api_key=secret if isinstance(secret, str) else None,
-        azure_ad_token_provider=secret if callable(secret) else None,
+        api_key=secret if keyed else None,
+        azure_ad_token_provider=None if keyed else secret,
         max_retries=0,
         timeout=_TIMEOUT,
     )
-
-
-def _token_provider(backend: Backend, credential: AsyncTokenCredential | None) -> Callable[[], Awaitable[str]]:
-    async def token() -> str:
-        assert credential is not None
-        return (await credential.get_token(token_scope(backend, v1=backend.api_version == "v1"))).token
-
-    return token
 
 
 async def _check_deployment(client: openai.AsyncOpenAI, deployment: str) -> tuple[bool, str]:
@@ -103,6 +94,6 @@ async def _check_deployment(client: openai.AsyncOpenAI, deployment: str) -> tupl
         return False, f"no answer within {_TIMEOUT:.0f} s"
     except openai.APIConnectionError as error:
         return False, f"not reachable: {error.__cause__ or error}"
-    except Exception as error:  # azure-identity raises its own errors while the client asks for a token
-        return False, f"no token: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
+    except CredentialUnavailable as error:
+        return False, str(error)
     return True, "ok"

@@ -107,7 +107,7 @@ def first_byte_timeout(call: Call, target: Target, timeouts: Timeouts) -> float:
     """
     if timeouts.first_byte is not None:
         limit = timeouts.first_byte
-    elif _REASONING.search(target.model) or _REASONING.search(target.deployment):
+    elif _is_reasoning(target.model) or _is_reasoning(target.deployment):
         limit = 120.0 if call.stream else timeouts.total
     elif call.stream:
         limit = 20.0
@@ -116,6 +116,11 @@ def first_byte_timeout(call: Call, target: Target, timeouts: Timeouts) -> float:
     else:
         limit = min(60.0, 15.0 + 0.05 * (call.max_output_tokens if call.max_output_tokens is not None else 1000))
     return min(limit, timeouts.total)
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_reasoning(model: str) -> bool:
+    return _REASONING.search(model) is not None
 
 
 class Forwarder:

@@ -9,12 +9,13 @@ leaves `handle`.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import msgspec
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive
 
 from shared import azure_openai, ulid
 from shared.authentication import Authenticator
@@ -64,7 +65,7 @@ class Gateway:
         except GatewayError as error:
             _log_refusal(arrival, error)
             return refusal(error, {"x-gateway-request-id": arrival.request_id})
-        except ClientDisconnect:
+        except ClientGone:
             return Response(status_code=HUNG_UP)
         except Exception:  # the last resort: the caller gets OpenAI's shape, the operator the traceback
             logger.exception("request %s failed by a defect of the gateway", arrival.request_id)
@@ -74,10 +75,12 @@ class Gateway:
             return refusal(defect, {"x-gateway-request-id": arrival.request_id})
 
     async def _serve(self, request: Request, arrival: Arrival) -> Response:
-        consumer = await self._authenticator.authenticate(request.headers)
+        # A plain dict: Starlette's own Headers search the raw list anew at every look.
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.scope["headers"]}
+        consumer = await self._authenticator.authenticate(headers)
         route = azure_openai.match(arrival.method, arrival.path)
-        body = await _read_body(request, self._max_request_bytes)
-        call = azure_openai.parse_call(route, request.scope["query_string"].decode("latin-1"), request.headers, body)
+        body = await _read_body(request.receive, headers, self._max_request_bytes)
+        call = azure_openai.parse_call(route, request.scope["query_string"].decode("latin-1"), headers, body)
         if call.operation.local:
             return self._models(arrival, consumer, call)
         targets = self._router.candidates(consumer, call)
@@ -97,14 +100,16 @@ class Gateway:
         """The answer of the first target that gives one; accounted for also when none does."""
         failure: Outcome | None = Outcome(status=500, ended="cut")
         try:
-            async with client.needed():
+            async with client:
                 upstream = await self._forwarder.send(call, targets, arrival.request_id)
             failure = None
         except ForwardingFailed as failed:
             failure = Outcome(status=failed.error.status, attempts=failed.attempts, ended="refused")
             return refusal(failed.error, _gateway_headers(arrival, failed.attempts))
         except ClientGone:
-            failure = Outcome(status=HUNG_UP, ended="hung_up")
+            # The backend may have read the prompt, and charges for that.
+            usage = Usage(input_tokens=call.input_estimate, estimated=True)
+            failure = Outcome(status=HUNG_UP, usage=usage, ended="hung_up")
             return Response(status_code=HUNG_UP)
         except GatewayError as error:
             failure = Outcome(status=error.status, ended="refused")
@@ -129,7 +134,7 @@ class Gateway:
             )
 
         headers = upstream.headers | _gateway_headers(arrival, upstream.attempts, targets[0].model)
-        return MeteredResponse(upstream, client, headers, call.input_estimate, close, self._ledger.committed)
+        return MeteredResponse(upstream, client, headers, call.input_estimate, close)
 
     def _models(self, arrival: Arrival, consumer: Consumer, call: Call) -> Response:
         """The models of this key, from the configuration."""
@@ -180,20 +185,21 @@ def _gateway_headers(arrival: Arrival, attempts: Sequence[Attempt], model: str =
     return headers
 
 
-async def _read_body(request: Request, most: int) -> bytes:
-    """The request's body. Raises `RequestTooLarge`, before it is read where its length is told."""
-    length = request.headers.get("content-length", "")
-    chunks, size = [], int(length) if length.isdecimal() else 0
-    if size <= most:
-        size = 0
-        async for chunk in request.stream():
-            chunks.append(chunk)
-            size += len(chunk)
-            if size > most:
-                break
-    if size > most:
-        raise RequestTooLarge(f"The request's body is larger than this gateway takes ({most} bytes).")
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+async def _read_body(receive: Receive, headers: Mapping[str, str], most: int) -> bytes:
+    """The request's body. Raises `RequestTooLarge`, before it is read where its length is told, and `ClientGone`."""
+    length = headers.get("content-length", "")
+    told, size, more = int(length) if length.isdecimal() else 0, 0, True
+    body: list[bytes] = []
+    while more:
+        if max(told, size) > most:
+            raise RequestTooLarge(f"The request's body is larger than this gateway takes ({most} bytes).")
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        chunk, more = message.get("body", b""), message.get("more_body", False)
+        body.append(chunk)
+        size += len(chunk)
+    return body[0] if len(body) == 1 else b"".join(body)
 
 
 def _log_refusal(arrival: Arrival, error: GatewayError) -> None:

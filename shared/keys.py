@@ -7,6 +7,7 @@ The consumer's id finds its rows without an index; the checksum (CRC-32) rejects
 secret is random and long, so a plain SHA-256 of the key is a safe thing to store.
 """
 
+import functools
 import hashlib
 import hmac
 import re
@@ -46,6 +47,7 @@ def has_shape(text: str) -> bool:
     return _SHAPE.fullmatch(text) is not None
 
 
+@functools.lru_cache(maxsize=8192)  # a caller sends the same key with every request
 def parse(text: str) -> Key | None:
     """The key in a text; None when it has another shape or is mistyped."""
     found = _SHAPE.fullmatch(text)

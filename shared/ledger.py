@@ -23,6 +23,7 @@ from shared.types import Call, Consumer, Outcome
 logger = logging.getLogger("tollgate.ledger")
 
 SHARDS = 16  # partitions an hour; an instance writes to one of them, so that its rows share a transaction
+_LINGER = 0.1  # seconds an intent may wait for company: a quick call needs no more than one write then
 _PATIENCE = 2.0  # seconds that an answer is held back for its row
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds between tries of a batch
 _MAX_ROWS = 50_000  # rows kept in memory while the table is out of reach: about 50 MB
@@ -37,12 +38,18 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class _Batch:
-    """Rows of one partition, to be written in one transaction."""
+    """Rows of one partition, to be written in one transaction, and the answers that wait for them."""
 
-    def __init__(self, entry: Entry, done: asyncio.Future[None]) -> None:
+    def __init__(self, entry: Entry) -> None:
         self.entry = entry
         self.rows: dict[str, dict[str, Value]] = {}
-        self.done = done
+        self.waiting: list[asyncio.Future[None]] = []
+
+    def release(self) -> None:
+        for waiter in self.waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+        self.waiting.clear()
 
 
 class Ledger:
@@ -55,6 +62,8 @@ class Ledger:
         self._shard = int.from_bytes(os.urandom(2)) % SHARDS
         self._batches: deque[_Batch] = deque()
         self._writer: asyncio.Task[None] | None = None
+        self._under_way: _Batch | None = None
+        self._lingering: asyncio.TimerHandle | None = None
         self._failing_since: float | None = None
         self.dropped = 0  # rows given up since the start
 
@@ -82,10 +91,13 @@ class Ledger:
         if call.system:
             intent["s_system"] = call.system
         self._enqueue(entry, intent)
+        if self._lingering is None and not self._writing():
+            self._lingering = asyncio.get_running_loop().call_later(_LINGER, self._start_writing)
         return entry
 
     def close(self, entry: Entry, outcome: Outcome) -> asyncio.Future[None]:
-        """Note how a call ended. Returns at once with what `committed` waits for."""
+        """Note how a call ended. Returns at once; the future is done when the row is in the table. It is done early
+        when the table has failed for 2 s: answers then go out at once, and their rows follow when they can."""
         usage, target = outcome.usage, outcome.served_by
         end: dict[str, Value] = {
             "e_input": usage.input_tokens,
@@ -103,19 +115,20 @@ class Ledger:
             end |= {"e_backend": target.backend.name, "e_region": target.backend.region, "e_model": target.model}
         if usage.estimated:
             end["e_est"] = True
-        return self._enqueue(entry, end)
-
-    async def committed(self, row: asyncio.Future[None]) -> None:
-        """Wait until the row is in the table; not longer than 2 s, and not at all while the table has been failing for
-        that long: then answers go out at once, and the rows follow when they can."""
-        if self._failing_since is not None and self._clock() - self._failing_since > _PATIENCE:
-            return
-        if not row.done():
-            await asyncio.wait((row,), timeout=_PATIENCE)
+        waiter = asyncio.get_running_loop().create_future()
+        batch = self._enqueue(entry, end)
+        self._start_writing()
+        if self._out_of_patience():
+            waiter.set_result(None)
+        else:
+            batch.waiting.append(waiter)
+        return waiter
 
     async def stop(self, patience: float = 10.0) -> None:
         """Write what is left; what cannot be written in this time is reported as lost."""
-        if self._writer is not None and not self._writer.done():
+        if self._batches:
+            self._start_writing()
+        if self._writer is not None and self._writing():
             await asyncio.wait((self._writer,), timeout=patience)
             self._writer.cancel()
         if self.backlog:
@@ -123,52 +136,66 @@ class Ledger:
                 "stopped with %d usage rows unwritten; the roll-up closes their calls as estimates", self.backlog
             )
 
-    def _enqueue(self, entry: Entry, properties: dict[str, Value]) -> asyncio.Future[None]:
+    def _enqueue(self, entry: Entry, properties: dict[str, Value]) -> _Batch:
         batch = self._open_batch(entry)
         batch.rows.setdefault(entry.request_id, {}).update(properties)
-        if self._writer is None or self._writer.done():
+        return batch
+
+    def _writing(self) -> bool:
+        return self._writer is not None and not self._writer.done()
+
+    def _start_writing(self) -> None:
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
+        if not self._writing():
             self._writer = asyncio.get_running_loop().create_task(self._write())
-        return batch.done
 
     def _open_batch(self, entry: Entry) -> _Batch:
-        """The batch that still takes rows of this partition. The first of the queue is on its way and takes none."""
-        for position in range(len(self._batches) - 1, 0, -1):
-            batch = self._batches[position]
-            if batch.entry.partition == entry.partition:
+        """The batch that still takes rows of this partition; the one that is on its way takes none."""
+        for batch in reversed(self._batches):
+            if batch.entry.partition == entry.partition and batch is not self._under_way:
                 if len(batch.rows) < MAX_BATCH or entry.request_id in batch.rows:
                     return batch
                 break
         if len(self._batches) * MAX_BATCH > _MAX_ROWS:
             self._give_up()
-        batch = _Batch(entry, asyncio.get_running_loop().create_future())
+        batch = _Batch(entry)
         self._batches.append(batch)
         return batch
 
     async def _write(self) -> None:
+        """Writes the batches in turn until none is left; the store bounds the time of each try."""
         pause = _FIRST_PAUSE
         while self._batches:
-            batch = self._batches[0]
+            batch, started = self._batches[0], self._clock()
+            self._under_way = batch
             try:
                 await self._store.table(batch.entry.table).merge(batch.entry.partition, batch.rows)
             except StoreUnavailable as error:
                 if self._failing_since is None:
-                    self._failing_since = self._clock()
+                    self._failing_since = started
                     logger.warning("usage rows wait for the table: %s", error)
+                if self._out_of_patience():
+                    for waiting in self._batches:
+                        waiting.release()
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 continue
             if self._failing_since is not None:
                 logger.warning("the table takes usage rows again; %d are waiting", self.backlog - len(batch.rows))
                 self._failing_since, pause = None, _FIRST_PAUSE
+            batch.release()
             if self._batches and self._batches[0] is batch:
                 self._batches.popleft()
-            if not batch.done.done():
-                batch.done.set_result(None)
+            self._under_way = None
+
+    def _out_of_patience(self) -> bool:
+        return self._failing_since is not None and self._clock() - self._failing_since >= _PATIENCE
 
     def _give_up(self) -> None:
         """Memory is bounded: the oldest rows go, loudly."""
         batch = self._batches.popleft()
+        batch.release()
         self.dropped += len(batch.rows)
-        if not batch.done.done():
-            batch.done.set_result(None)
         logger.error("the table is out of reach: %d usage rows given up, %d so far", len(batch.rows), self.dropped)

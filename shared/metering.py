@@ -6,6 +6,7 @@ import re
 import msgspec
 
 from shared import sse
+from shared.azure_openai import error_code
 from shared.types import Usage
 
 _DONE = b"data: [DONE]"
@@ -79,13 +80,17 @@ def is_json_object(body: bytes) -> bool:
     return True
 
 
-def usage_in(body: bytes) -> Usage | None:
-    """The usage that a JSON answer reports, or None."""
+def usage_in_answer(status: int, body: bytes, input_estimate: int) -> Usage:
+    """The usage that a whole JSON answer reports. A prompt that the content filter refused is charged without being
+    told, so it is estimated."""
     try:
-        usage = _decode_answer(body).usage
+        if (usage := _decode_answer(body).usage) is not None:
+            return usage.value()
     except _UNREADABLE:
-        return None
-    return usage.value() if usage is not None else None
+        pass
+    if status == 400 and error_code(body) == "content_filter":
+        return Usage(input_tokens=input_estimate, estimated=True)
+    return Usage()
 
 
 class BodyMeter:

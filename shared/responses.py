@@ -1,8 +1,7 @@
 """What the caller receives: an upstream's answer relayed and accounted for, or a refusal in OpenAI's shape."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import aiohttp
@@ -51,32 +50,32 @@ class ClientGone(Exception):
 
 
 class Client:
-    """Notices that a caller hangs up, from the moment its request has been read until the answer is complete."""
+    """Notices that a caller hangs up, from the moment its request has been read until the answer is complete.
+
+    As a context manager it runs a block for this caller: when it hangs up, the block is cancelled and `ClientGone`
+    raised. It may be entered more than once, one after the other, from different tasks.
+    """
 
     def __init__(self, receive: Receive) -> None:
         self._listener = asyncio.ensure_future(self._listen(receive))
+        self._owner: asyncio.Task[object] | None = None
+        self._cancelled = False
 
-    @asynccontextmanager
-    async def needed(self) -> AsyncIterator[None]:
-        """Runs a block for this caller; when it hangs up, the block is cancelled and `ClientGone` raised."""
-        owner = asyncio.current_task()
-        assert owner is not None
-        cancelled = False
+    async def __aenter__(self) -> None:
+        self._owner = asyncio.current_task()
+        self._listener.add_done_callback(self._cancel)
 
-        def cancel(_: asyncio.Future[None]) -> None:
-            nonlocal cancelled
-            cancelled = True
-            owner.cancel()
-
-        self._listener.add_done_callback(cancel)
-        try:
-            yield
-        except asyncio.CancelledError:
-            if cancelled and owner.uncancel() == 0:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        self._listener.remove_done_callback(self._cancel)
+        if self._cancelled and self._owner is not None:
+            others = self._owner.uncancel()
+            if kind is not None and issubclass(kind, asyncio.CancelledError) and not others:
                 raise ClientGone from None
-            raise
-        finally:
-            self._listener.remove_done_callback(cancel)
+
+    def _cancel(self, _: asyncio.Future[None]) -> None:
+        if self._owner is not None:
+            self._cancelled = True
+            self._owner.cancel()
 
     def release(self) -> None:
         """Nobody has to know any more."""
@@ -95,9 +94,9 @@ Account = Callable[[Usage, Ended], asyncio.Future[None]]
 class MeteredResponse(Response):
     """Relays an upstream's answer byte for byte, and accounts for it exactly once on whatever way it ends.
 
-    `account` takes note at once and returns a future; `committed` waits for it. The last byte waits for that, so that
-    no caller has an answer in full that is not on record. Accounting happens in `__call__`, not in a generator: one
-    that never starts never reaches its own `finally`.
+    `account` takes note at once and returns a future that is done when the note is in the table. The last byte waits
+    for that, so that no caller has an answer in full that is not on record. Accounting happens in `__call__`, not in a
+    generator: one that never starts never reaches its own `finally`.
     """
 
     def __init__(
@@ -107,7 +106,6 @@ class MeteredResponse(Response):
         headers: Mapping[str, str],
         input_estimate: int,
         account: Account,
-        committed: Callable[[asyncio.Future[None]], Awaitable[None]],
     ) -> None:
         self.status_code = upstream.status
         self.background = None
@@ -116,13 +114,12 @@ class MeteredResponse(Response):
         self._client = client
         self._input_estimate = input_estimate
         self._account = account
-        self._committed = committed
         self._accounted = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         ended: Ended = "cut"
         try:
-            async with self._client.needed():
+            async with self._client:
                 await self._relay(send)
         except ClientGone:
             ended = "hung_up"
@@ -137,7 +134,7 @@ class MeteredResponse(Response):
         headers = self.raw_headers
         if upstream.complete:
             headers = [*headers, (b"content-length", str(len(upstream.head)).encode())]
-            await self._committed(self._note("complete"))
+            await self._note("complete")
             await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
             await send({"type": "http.response.body", "body": upstream.head})
             return
@@ -155,13 +152,13 @@ class MeteredResponse(Response):
         if not meter.done:
             await self._break_off(send)
             return
-        await self._committed(self._note("complete"))
+        await self._note("complete")
         await send({"type": "http.response.body", "body": meter.finish()})
 
     async def _break_off(self, send: Send) -> None:
         """The upstream failed after the commitment: an event stream says so; any other body is left unfinished, so that
         the connection closes early and nobody takes it for whole."""
-        await self._committed(self._note("cut"))
+        await self._note("cut")
         if self._upstream.meter.event_stream:
             await send({"type": "http.response.body", "body": self._upstream.meter.finish() + _INTERRUPTED})
 
@@ -169,5 +166,5 @@ class MeteredResponse(Response):
         self._accounted = True
         upstream = self._upstream
         if upstream.complete:
-            return self._account(metering.usage_in(upstream.head) or Usage(), ended)
+            return self._account(metering.usage_in_answer(upstream.status, upstream.head, self._input_estimate), ended)
         return self._account(upstream.meter.result(self._input_estimate), ended)

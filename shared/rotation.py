@@ -57,6 +57,7 @@ class Rotation:
         self._table = table
         self._rng = rng
         self._pools: dict[str, _Pool] = {}
+        self._last: dict[str, tuple[int, str | None]] = {}  # the block taken last, and the row's ETag since then
         self._tasks: set[asyncio.Task[None]] = set()
 
     def ticket(self, pool: str, length: int) -> int:
@@ -102,9 +103,14 @@ class Rotation:
     async def _claim(self, pool: str) -> int:
         """The number of a block that nobody else has. A write whose answer was lost only skips a number."""
         for attempt in range(_TRIES):
-            row = await self._table.get(pool, "0")
-            block = int(row.properties["block"]) + 1 if row else 0
-            if await self._table.put(pool, "0", {"block": block}, row.etag if row else None) is not None:
-                return block
+            # Who was the last to take one knows the row, so a lone instance never reads it.
+            block, etag = self._last.pop(pool) if pool in self._last else await self._read(pool)
+            if (written := await self._table.put(pool, "0", {"block": block + 1}, etag)) is not None:
+                self._last[pool] = (block + 1, written)
+                return block + 1
             await asyncio.sleep(self._rng.random() * 0.01 * 2**attempt)
         raise StoreUnavailable(f"the counter of {pool} is too busy")
+
+    async def _read(self, pool: str) -> tuple[int, str | None]:
+        row = await self._table.get(pool, "0")
+        return (int(row.properties["block"]), row.etag) if row else (-1, None)

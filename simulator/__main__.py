@@ -15,6 +15,8 @@ from .control import Control
 from .identity import TOKEN_PATH
 from .server import HOST, LOGGER, PortTaken, Simulator, bind
 
+STANDARD_INPUT = 0
+
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
@@ -23,17 +25,22 @@ def main(arguments: list[str] | None = None) -> int:
         if options.ports is not None:
             config = with_ports(config, options.ports)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(config, options.control_port))
+            runner.run(_serve(config, options.control_port, options.until_input_ends))
     except (InvalidConfig, PortTaken) as error:
         print(f"simulator: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-async def _serve(config: SimulatorConfig, control_port: int) -> None:
+async def _serve(config: SimulatorConfig, control_port: int, until_input_ends: bool) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    if until_input_ends:
+        try:
+            asyncio.get_running_loop().add_reader(STANDARD_INPUT, stopped.set)
+        except OSError as error:
+            raise InvalidConfig("--until-input-ends needs a pipe or a terminal as standard input") from error
     control_socket = bind(control_port)
     simulator = Simulator(config)
     control = web.AppRunner(Control(simulator).build(), access_log=None, logger=LOGGER, shutdown_timeout=0)
@@ -65,6 +72,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--config", type=Path, help="JSON file with the regions (default: three with five models)")
     parser.add_argument("--ports", type=_ports, help="the regions' ports in their order, such as 8081,8082,8083")
     parser.add_argument("--control-port", type=_port, default=0, help="port of the control endpoint (default: free)")
+    parser.add_argument(
+        "--until-input-ends", action="store_true", help="stop when standard input is closed: the parent is gone"
+    )
     return parser.parse_args(arguments)
 
 
@@ -73,10 +83,9 @@ def _ports(text: str) -> list[int]:
 
 
 def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port <= 65_535:
-        raise argparse.ArgumentTypeError(f"{port} is no port")
-    return port
+    if not (text.isascii() and text.isdigit() and int(text) <= 65_535):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -30,8 +30,8 @@ class SimulatorProcess:
             simulator.regions["eastus2"]        # "http://127.0.0.1:41234"
             simulator.log()["totals"]["eastus2"]["output_tokens"]
 
-    `config` has the shape of the configuration file. Raises SimulatorFailed with what the process wrote to stderr if
-    it dies or is not ready after `timeout` seconds.
+    It ends with its parent, even one that is killed. `config` has the shape of the configuration file. Raises
+    SimulatorFailed with what the process wrote to stderr if it dies or is not ready after `timeout` seconds.
     """
 
     def __init__(
@@ -44,14 +44,14 @@ class SimulatorProcess:
     ) -> None:
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
         self._configuration: Path | None = None
-        command = [sys.executable, "-m", "simulator", "--control-port", str(control_port)]
+        command = [sys.executable, "-m", "simulator", "--until-input-ends", "--control-port", str(control_port)]
         if ports:
             command += ["--ports", ",".join(map(str, ports))]
         if config is not None:
             self._configuration = _write_temporary(config)
             command += ["--config", str(self._configuration)]
         self._process = subprocess.Popen(
-            command, cwd=_PROJECT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._stderr
+            command, cwd=_PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr
         )
         try:
             places = self._wait_until_ready(timeout)
@@ -135,6 +135,12 @@ class SimulatorProcess:
     def up(self, region: str) -> None:
         self._call("POST", f"/regions/{region}/up")
 
+    def stderr(self) -> str:
+        """What the process has complained of so far; nothing a client sends should make it."""
+        # The child writes at the offset of this very file description: it must not be moved by reading.
+        descriptor = self._stderr.fileno()
+        return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace").strip()
+
     def stop(self, timeout: float = 5.0) -> int:
         """Ends the process, by force if it takes longer than `timeout` seconds; returns its exit code."""
         self._process.terminate()
@@ -143,8 +149,9 @@ class SimulatorProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             code = self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
         self._stderr.close()
         if self._configuration is not None:
             self._configuration.unlink(missing_ok=True)
@@ -169,14 +176,10 @@ class SimulatorProcess:
             if not piece:
                 self._process.kill()
                 self._process.wait()
-                raise SimulatorFailed(f"the simulator did not start: {self._read_stderr() or 'it said nothing'}")
+                raise SimulatorFailed(f"the simulator did not start: {self.stderr() or 'it said nothing'}")
             line += piece
         places: dict[str, Any] = json.loads(line)
         return places
-
-    def _read_stderr(self) -> str:
-        self._stderr.seek(0)
-        return self._stderr.read().decode(errors="replace").strip()
 
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         answer: dict[str, Any] = json.loads(self._fetch(method, path, body))

@@ -23,7 +23,7 @@ MAXIMUM_CUSTOM_HEADERS = 10
 
 
 class Region:
-    """`handle` answers one request and never raises; only a client that leaves early cancels it."""
+    """`handle` answers one request, whatever it holds; only a client that leaves early cancels it."""
 
     def __init__(
         self, config: RegionConfig, *, api_key: str, identity: IdentityProvider, faults: FaultQueue, log: RequestLog

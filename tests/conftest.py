@@ -6,8 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from simulator.process import SimulatorProcess
 from tests.azurite import Azurite
 from tests.azurite import azurite as start_azurite
+from tests.gateway_process import EDGES, Edge
+from tests.system import System, configuration, simulated_regions
+from tests.system import system as start_system
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -24,3 +28,49 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 def azurite() -> Iterator[Azurite]:
     with start_azurite() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def simulator() -> Iterator[SimulatorProcess]:
+    with SimulatorProcess(simulated_regions()) as running:
+        yield running
+
+
+@pytest.fixture(scope="session", params=EDGES)
+def edge(request: pytest.FixtureRequest) -> Edge:
+    """Where the gateway runs: every test of a running gateway is run on both edges."""
+    found: Edge = request.param
+    return found
+
+
+@pytest.fixture(scope="session")
+def patient_system(edge: Edge, azurite: Azurite, simulator: SimulatorProcess) -> Iterator[System]:
+    with start_system(edge, configuration(simulator), simulator, azurite.connection_string) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def impatient_system(edge: Edge, azurite: Azurite, simulator: SimulatorProcess) -> Iterator[System]:
+    timeouts = {"connect": 0.5, "first_byte": 0.8, "total": 5.0}
+    settings = configuration(simulator, timeouts=timeouts, max_request_bytes=1_000_000)
+    with start_system(edge, settings, simulator, azurite.connection_string) as running:
+        yield running
+
+
+@pytest.fixture
+def gateway(patient_system: System) -> Iterator[System]:
+    """A gateway with the usual settings; afterwards its log must show no defect."""
+    yield from watched(patient_system)
+
+
+@pytest.fixture
+def impatient(impatient_system: System) -> Iterator[System]:
+    """A gateway with short timeouts, for tests with faults; to be used with models of the test's own."""
+    yield from watched(impatient_system)
+
+
+def watched(system: System) -> Iterator[System]:
+    system.simulator.clear()
+    before = len(system.gateway.logs())
+    yield system
+    system.assert_no_defect(before)

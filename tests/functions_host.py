@@ -45,7 +45,7 @@ class Message:
         vars(self).update(fields)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("__") or name[0].isupper():  # the library probes for types
             raise AttributeError(name)
         return None
 

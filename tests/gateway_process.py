@@ -61,6 +61,7 @@ class GatewayProcess:
                 self._wait_until_it_answers()
         except BaseException:
             self.kill()
+            self._log.close()
             raise
 
     @property
@@ -83,16 +84,14 @@ class GatewayProcess:
         return [json.loads(line) for line in lines]
 
     def request(
-        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = 30.0,
     ) -> "Answer":
-        """One request on a connection of its own, by the standard library."""
-        connection = http.client.HTTPConnection(*self.address, timeout=30)
-        try:
-            connection.request(method, path, body, dict(headers or {}))
-            response = connection.getresponse()
-            return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
-        finally:
-            connection.close()
+        return request(self.address, method, path, body, headers, timeout)
 
     def invocations(self) -> dict[str, Any]:
         """What the functions host knows of its invocations."""
@@ -140,7 +139,7 @@ class GatewayProcess:
         deadline = time.monotonic() + _PATIENCE
         while time.monotonic() < deadline and self._process.poll() is None:
             with contextlib.suppress(OSError, http.client.HTTPException):
-                if self.request("GET", "/healthz").status == 200:
+                if self.request("GET", "/healthz", timeout=5).status == 200:
                     return
             time.sleep(0.03)
         raise GatewayFailed(f"the gateway on {self.edge} does not answer: {self.logs()}")
@@ -169,6 +168,24 @@ class Answer:
         assert isinstance(error["type"], str)
         assert "Traceback" not in self.body.decode()
         return error
+
+
+def request(
+    address: tuple[str, int],
+    method: str,
+    path: str,
+    body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+    timeout: float = 30.0,
+) -> Answer:
+    """One request on a connection of its own, by the standard library. Raises what `http.client` raises."""
+    connection = http.client.HTTPConnection(*address, timeout=timeout)
+    try:
+        connection.request(method, path, body, dict(headers or {}))
+        response = connection.getresponse()
+        return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+    finally:
+        connection.close()
 
 
 def cli(environment: Mapping[str, str], *words: str) -> Any:

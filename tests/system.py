@@ -1,41 +1,100 @@
 """A gateway in front of the simulator and Azurite, and what tests ask of the three together."""
 
+import asyncio
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import openai
+from openai import AsyncOpenAI, AzureOpenAI, OpenAI
 
+from shared import bootstrap
+from shared.config import Storage
 from simulator.process import SimulatorProcess
-from tests.gateway_process import Answer, Edge, GatewayProcess, cli, make_key
+from tests.gateway_process import Answer, Edge, GatewayProcess, cli, make_key, request
+
+REGIONS = {"swedencentral": "Sweden Central", "eastus2": "East US 2", "japaneast": "Japan East"}
+BACKENDS = {"sweden": "swedencentral", "virginia": "eastus2", "japan": "japaneast"}
+DEPLOYMENTS = {  # model -> deployment; some have names of their own, so that the gateway has to translate
+    "gpt-4o": "gpt-4o-prod",
+    "gpt-4o-mini": "gpt-4o-mini",
+    "o4-mini": "thinker",
+    "text-embedding-3-small": "embed",
+    "gpt-35-turbo-instruct": "instruct",
+}
+# A gateway remembers the health of every deployment, so a test that injects faults takes models that no other one uses:
+# a spare one is in all three regions, a lone one in a single region.
+SPARES = [f"spare-{number:03}" for number in range(150)]
+LONE = [f"lone-{number:03}" for number in range(50)]
+LONE_REGION = "swedencentral"
 
 PATIENT: dict[str, Any] = {"max_retries": 0, "timeout": 30.0}
+
+
+def simulated_regions() -> dict[str, Any]:
+    """The configuration of the simulator for the gateway's `configuration`."""
+    deployments = [{"name": deployment, "model": model} for model, deployment in DEPLOYMENTS.items()]
+    deployments += [{"name": name, "model": "gpt-4o"} for name in (*SPARES, *LONE)]
+    return {"regions": [{"name": n, "display": display, "deployments": deployments} for n, display in REGIONS.items()]}
+
+
+def configuration(simulator: SimulatorProcess, **more: Any) -> dict[str, Any]:
+    """Three backends, and a fourth at the third's address that is called by key and by a dated version of the API."""
+    backends = [
+        {
+            "name": name,
+            "endpoint": simulator.regions[region],
+            "region": region,
+            "models": DEPLOYMENTS
+            | {model: model for model in SPARES}
+            | ({model: model for model in LONE} if region == LONE_REGION else {}),
+        }
+        for name, region in BACKENDS.items()
+    ]
+    dated = {
+        "name": "japan-dated",
+        "endpoint": simulator.regions["japaneast"],
+        "region": "japaneast",
+        "auth": {"api_key_env": "JAPAN_KEY"},
+        "api_version": "2024-10-21",
+        "models": {"gpt-4o-dated": "gpt-4o-prod"},
+    }
+    return {"backends": [*backends, dated], **more}
 
 
 class System:
     """A gateway together with its simulator and its store, and what tests ask of them."""
 
-    def __init__(self, gateway: GatewayProcess, simulator: SimulatorProcess, storage: str, key: str) -> None:
+    def __init__(self, gateway: GatewayProcess, simulator: SimulatorProcess, storage: str) -> None:
         self.gateway = gateway
         self.simulator = simulator
         self.storage = storage
-        self.key = key
+        self.key = self.make_key("tests")
         self.url = gateway.url
         self.edge = gateway.edge
+        self._spares = iter(SPARES)
+        self._lone = iter(LONE)
 
-    def openai(self, key: str = "", **options: Any) -> openai.OpenAI:
+    def spare(self) -> str:
+        """A model in all three regions that no test has used; its deployments have its name."""
+        return next(self._spares)
+
+    def lone(self) -> str:
+        """The same, in one region."""
+        return next(self._lone)
+
+    def openai(self, key: str = "", **options: Any) -> OpenAI:
         given: dict[str, Any] = {"base_url": f"{self.url}/v1", **PATIENT, **options}
-        return openai.OpenAI(api_key=key or self.key, **given)
+        return OpenAI(api_key=key or self.key, **given)
 
-    def async_openai(self, key: str = "", **options: Any) -> openai.AsyncOpenAI:
+    def async_openai(self, key: str = "", **options: Any) -> AsyncOpenAI:
         given: dict[str, Any] = {"base_url": f"{self.url}/v1", **PATIENT, **options}
-        return openai.AsyncOpenAI(api_key=key or self.key, **given)
+        return AsyncOpenAI(api_key=key or self.key, **given)
 
-    def azure(self, key: str = "", **options: Any) -> openai.AzureOpenAI:
+    def azure(self, key: str = "", **options: Any) -> AzureOpenAI:
         given: dict[str, Any] = {"api_version": "2024-10-21", **PATIENT, **options}
-        return openai.AzureOpenAI(azure_endpoint=self.url, api_key=key or self.key, **given)
+        return AzureOpenAI(azure_endpoint=self.url, api_key=key or self.key, **given)
 
     def post(self, path: str, body: object, headers: Mapping[str, str] | None = None, *, key: str = "") -> Answer:
         """A POST with this key; a body that is not bytes is sent as JSON."""
@@ -47,29 +106,50 @@ class System:
         """A chat completion that is not streamed, or the whole of one that is."""
         return self.post("/v1/chat/completions", chat_body(model, content, **fields))
 
+    def direct(self, path: str, body: object, region: str = LONE_REGION) -> Answer:
+        """The same POST to a simulated region, without the gateway."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        host, port = self.simulator.regions[region].removeprefix("http://").split(":")
+        headers = {"api-key": self.simulator.api_key, "content-type": "application/json"}
+        return request((host, int(port)), "POST", path, data, headers)
+
     def make_key(self, name: str, *, models: Sequence[str] | None = None, expires: float = 0.0) -> str:
         """A key as `keys create` makes it."""
         return make_key(self.storage, name, models=models, expires=expires)
 
+    def usage_of(self, key: str) -> dict[str, Any]:
+        """What `python -m shared.cli usage --json` tells of the consumer that this key belongs to."""
+        return self.usage()[key.split("_")[1]]
+
+    def usage_rows(self, key: str = "") -> list[dict[str, Any]]:
+        """The ledger's rows of the consumer that this key belongs to, in the order of the requests."""
+        rows = asyncio.run(_usage_rows(self.storage))
+        return [row for row in rows if row["s_key"] == (key or self.key).split("_")[1]]
+
     def usage(self, by: str = "key") -> dict[str, dict[str, Any]]:
-        """What `python -m shared.cli usage --json` tells, by name of the consumer, model, region or backend."""
-        rows = cli(self.gateway.environment, "usage", "--by", by, "--json")
-        return {row["name" if by == "key" else by]: row for row in rows}
+        """What `python -m shared.cli usage --json` tells, by id of the consumer, model, region or backend."""
+        return {row[by]: row for row in cli(self.gateway.environment, "usage", "--by", by, "--json")}
 
     def no_invocation_is_left(self, patience: float = 5.0) -> None:
         """Under the functions host: every invocation has ended."""
         if self.edge == "functions":
             eventually(lambda: self.gateway.invocations()["running"] == [], patience)
 
-    def nothing_failed(self) -> None:
-        """No defect in the gateway's log."""
-        logs = self.gateway.logs()
-        assert "Traceback" not in logs, logs[-4000:]
-        assert "never retrieved" not in logs, logs[-4000:]
+    def assert_no_defect(self, since: int = 0) -> None:
+        """No traceback in the log, from this position on."""
+        logs = self.gateway.logs()[since:]
+        for sign in ("Traceback", "never retrieved", "never awaited", "by a defect of the gateway"):
+            assert sign not in logs, logs[-6000:]
 
 
 def chat_body(model: str = "gpt-4o", content: str = "Hello", **fields: Any) -> dict[str, Any]:
     return {"model": model, "messages": [{"role": "user", "content": content}], **fields}
+
+
+async def _usage_rows(storage: str) -> list[dict[str, Any]]:
+    async with bootstrap.open_store(Storage(connection_string=storage)) as store:
+        rows = [row for name in await store.names("usage2") async for row in store.table(name).scan_all()]
+        return [{"id": row.key, **row.properties} for row in sorted(rows, key=lambda row: row.key)]
 
 
 def eventually(holds: Callable[[], bool], patience: float = 5.0) -> None:
@@ -88,14 +168,14 @@ def system(
     storage: str,
     *,
     environment: Mapping[str, str] | None = None,
-    key: str = "",
 ) -> Iterator[System]:
     """Start a gateway of its own."""
     environ = {
         "GATEWAY_CONFIG": json.dumps(configuration),
         "GATEWAY_STORAGE": storage,
+        "JAPAN_KEY": simulator.api_key,
         **simulator.identity_environment,
         **(environment or {}),
     }
     with GatewayProcess(edge, environ) as gateway:
-        yield System(gateway, simulator, storage, key or make_key(storage, "tests"))
+        yield System(gateway, simulator, storage)

@@ -8,16 +8,16 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any
 
+import msgspec
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from shared import aggregates, hours, rollup
+from shared import aggregates, hours
 from shared.aggregates import Counts, Dimensions, Fold
-from shared.errors import StoreUnavailable
-from shared.rollup import GRACE, Summary, Watermarks, fold_rows, roll_up
-from shared.stores import Properties, Row, Store, Table, Value
+from shared.rollup import GRACE, LEASE, Lease, Summary, Watermarks, fold_rows, roll_up, watermarks
+from shared.stores import Properties, Row, Table, Value
 from shared.stores.memory import MemoryStore
 
 START = hours.from_label("2026013122")  # two hours before a new day, which begins a month
@@ -289,6 +289,242 @@ class RollUp(RuleBasedStateMachine):
 
 
 RollUp.TestCase.settings = settings(
-    max_examples=100, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=60, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestTheRollUpConverges = RollUp.TestCase
+
+
+def a_fold(rank: int, writer: int, size: int) -> Fold:
+    return Fold((rank, 0), {Dimensions(f"{writer}", f"{n}", "-", "-"): Counts(requests=writer) for n in range(size)})
+
+
+@given(
+    writers=st.lists(st.tuples(st.integers(1, 3), st.integers(0, 3)), min_size=2, max_size=3),
+    schedule=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 6)), min_size=8, max_size=25),
+)
+@settings(max_examples=300, deadline=None)
+def test_readers_see_one_writers_fold_whole_and_the_best_one_last(
+    writers: list[tuple[int, int]], schedule: list[tuple[int, int]]
+) -> None:
+    loop, store = asyncio.new_event_loop(), MemoryStore(lambda: 0.0)
+    folds = [a_fold(rank, number, size) for number, (rank, size) in enumerate(writers)]
+    workers = []
+    for number, fold in enumerate(folds):
+        worker = Stepped(loop, store)
+        worker.start(aggregates.commit(worker.table("usageagg"), "h-1", fold, f"{number}"))
+        workers.append(worker)
+    reader = Stepped(loop, store)
+    reader.start(aggregates.read(reader.table("usageagg"), "h-1"))
+    workers.append(reader)
+    for turn, steps in schedule:
+        worker = workers[turn % len(workers)]
+        for _ in range(steps):
+            worker.step()
+        if worker is reader and reader.done:
+            assert reader.finish() in (None, *folds)
+            reader.start(aggregates.read(reader.table("usageagg"), "h-1"))
+    for worker in workers:
+        worker.finish()
+    last = loop.run_until_complete(aggregates.read(store.table("usageagg"), "h-1"))
+    assert last in [fold for fold in folds if fold.rank == max(fold.rank for fold in folds)]
+    assert loop.run_until_complete(aggregates.commit(store.table("usageagg"), "h-1", last, "again")) == 0
+    left = loop.run_until_complete(rows_of(store, "usageagg"))
+    assert len(left) == len(last.lines) + 1  # the next one to look has swept up
+    loop.close()
+
+
+async def rows_of(store: MemoryStore, table: str) -> list[Row]:
+    return [row async for row in store.table(table).scan_all()]
+
+
+START_HALF: Properties = {
+    "s_key": "alice",
+    "s_model": "gpt-4.1",
+    "s_op": "chat.completions",
+    "s_prompt": 70,
+    "s_max": 0,
+    "s_ts": 1000.5,
+    "s_inst": "i",
+}
+END_HALF: Properties = {
+    "e_input": 100,
+    "e_output": 20,
+    "e_cached": 64,
+    "e_reasoning": 8,
+    "e_backend": "sweden",
+    "e_region": "swedencentral",
+    "e_status": 200,
+    "e_attempts": 2,
+    "e_ttft": 300,
+    "e_ms": 900,
+    "e_ts": 1002.0,
+    "e_new": "?",
+}
+ALICE = Dimensions("alice", "gpt-4.1", "sweden", "swedencentral")
+ENDED = Counts(1, 1, 0, 0, 100, 20, 64, 8, 2, 900, 1, 300, 1)
+
+
+@pytest.mark.parametrize(
+    ("row", "now", "rank", "line"),
+    [
+        pytest.param({**START_HALF, **END_HALF}, 1600, (2, 0), (ALICE, ENDED), id="both halves"),
+        pytest.param(
+            END_HALF,
+            1600,
+            (1, 0),
+            (Dimensions("-", "-", "sweden", "swedencentral"), ENDED),
+            id="an end without a start",
+        ),
+        pytest.param(
+            {**START_HALF, **END_HALF, "e_model": "gpt-4o"},
+            1600,
+            (2, 0),
+            (Dimensions("alice", "gpt-4o", "sweden", "swedencentral"), ENDED),
+            id="the model as served",
+        ),
+        pytest.param(
+            {**START_HALF, "e_status": 429, "e_attempts": 0, "e_ts": 1000.6},
+            1600,
+            (2, 0),
+            (Dimensions("alice", "gpt-4.1", "-", "-"), Counts(requests=1, ends=1, errors=1)),
+            id="refused before any backend",
+        ),
+        pytest.param(
+            {**START_HALF, **END_HALF, "e_est": True, "e_status": 499},
+            1600,
+            (2, 0),
+            (ALICE, msgspec.structs.replace(ENDED, estimated=1, errors=1)),
+            id="hung up",
+        ),
+        pytest.param(START_HALF, 1600, (1, 0), None, id="open"),
+        pytest.param(
+            START_HALF,
+            1601,
+            (1, 1),
+            (Dimensions("alice", "gpt-4.1", "-", "-"), Counts(requests=1, estimated=1, input_tokens=70)),
+            id="an orphan",
+        ),
+        pytest.param({"x": 1}, 1601, (0, 0), None, id="neither half"),
+    ],
+)
+def test_one_raw_row(
+    row: Properties, now: float, rank: tuple[int, int], line: tuple[Dimensions, Counts] | None
+) -> None:
+    assert fold_rows([row], now) == Fold(rank, dict([line] if line else []))
+
+
+class Account:
+    """A store with a clock of its own, and a ledger's way to write to it."""
+
+    def __init__(self, at: str) -> None:
+        self.now = hours.from_label(at) * 3600.0
+        self.store = MemoryStore(lambda: self.now)
+
+    async def call(self, at: str, number: int, halves: str = "se", tokens: int = 10) -> None:
+        """A call in the first minute of the hour `at`; `halves`: s(tart), e(nd)."""
+        start: Properties = {"s_key": "k", "s_model": "m", "s_prompt": tokens, "s_ts": hours.from_label(at) * 3600.0}
+        end: Properties = {"e_input": tokens, "e_output": 1, "e_status": 200, "e_backend": "b", "e_region": "r"}
+        row = {**(start if "s" in halves else {}), **(end if "e" in halves else {})}
+        await self.store.table(f"usage{at[:6]}").merge(f"{at}-00", {f"{number:026d}": row})
+
+    async def tokens(self, partition: str) -> tuple[int, int]:
+        """Input tokens and estimates of a partition, whatever the line."""
+        fold = await aggregates.read(self.store.table("usageagg"), partition)
+        lines = fold.lines.values() if fold else ()
+        return sum(line.input_tokens for line in lines), sum(line.estimated for line in lines)
+
+
+async def test_an_orphan_that_ends_after_all_is_taken_back() -> None:
+    account = Account("2026020110")
+    await account.call("2026020110", 1, "s", tokens=50)
+    account.now += GRACE + 1
+    assert (await roll_up(account.store)).orphans == 1
+    assert await account.tokens("h-2026020110") == await account.tokens("m-202602") == (50, 1)
+    await account.call("2026020110", 1, "e", tokens=60)
+    assert (await roll_up(account.store)).orphans == 0
+    for partition in ("h-2026020110", "d-20260201", "m-202602"):
+        assert await account.tokens(partition) == (60, 0)
+
+
+async def test_what_has_not_changed_is_not_written_again() -> None:
+    account = Account("2026020110")
+    await account.call("2026020110", 1)
+    first, second = await roll_up(account.store), await roll_up(account.store)
+    assert (first.hours, first.days, first.months, first.rows_read, first.rows_written) == (1, 1, 1, 1, 6)
+    assert (second.rows_read, second.rows_written) == (1, 0)
+
+
+async def test_the_first_pass_begins_with_the_earliest_row_and_crosses_months() -> None:
+    account = Account("2026031512")
+    for number, at in enumerate(("2025123123", "2026010100", "2026013123", "2026031511")):
+        await account.call(at, number)
+    summary = await roll_up(account.store)
+    assert (summary.hours, summary.days, summary.months) == (4, 4, 4)
+    for partition, tokens in {"m-202512": 10, "m-202601": 20, "d-20260131": 10, "m-202602": 0, "m-202603": 10}.items():
+        assert await account.tokens(partition) == (tokens, 0)
+    assert await watermarks(account.store) == Watermarks(hours.from_label("2026031511"), hours.from_label("2026031411"))
+
+
+async def test_a_row_that_is_late_by_hours_is_found_when_its_hour_is_sealed() -> None:
+    account = Account("2026020110")
+    await account.call("2026020110", 1)
+    await roll_up(account.store)
+    account.now += 3 * 3600
+    await roll_up(account.store)
+    await account.call("2026020110", 2)
+    await roll_up(account.store)
+    assert await account.tokens("h-2026020110") == (10, 0)
+    account.now += 23 * 3600
+    await roll_up(account.store)
+    for partition in ("h-2026020110", "d-20260201", "m-202602"):
+        assert await account.tokens(partition) == (20, 0)
+
+
+async def test_after_weeks_without_a_timer_one_pass_catches_up_and_the_next_reads_little() -> None:
+    account = Account("2026020100")
+    for day in range(1, 29):
+        await account.call(f"202602{day:02d}07", day)
+        await account.call(f"202602{day:02d}23", day)
+    account.now += 40 * 86400
+    assert (await roll_up(account.store)).rows_read == 56
+    assert await account.tokens("m-202602") == (560, 0)
+    assert (await roll_up(account.store)).rows_read == 0
+
+
+async def test_a_pass_that_is_cut_short_is_continued_and_not_repeated() -> None:
+    account = Account("2026020400")
+    for day in (1, 2, 3):
+        await account.call(f"202602{day:02d}07", day)
+    loop = asyncio.new_event_loop()
+    driver = Stepped(loop, account.store)
+
+    def cut_short() -> None:
+        driver.start(roll_up(driver))
+        while not loop.run_until_complete(account.tokens("d-20260202"))[0]:
+            driver.step()
+        driver.kill()
+        loop.close()
+
+    await asyncio.to_thread(cut_short)
+    assert await watermarks(account.store) == Watermarks(*[hours.from_label("2026020200")] * 2)
+    assert (await roll_up(account.store)).skipped
+    account.now += LEASE
+    assert (await roll_up(account.store)).rows_read == 2
+    assert await account.tokens("m-202602") == (30, 0)
+
+
+async def test_of_two_instances_one_works_and_gives_the_lease_back() -> None:
+    account = Account("2026020110")
+    mine, other = Lease(account.store, "mine"), Lease(account.store, "other")
+    assert await mine.acquire()
+    assert await mine.acquire()
+    assert not await other.acquire()
+    assert (await roll_up(account.store)) == Summary(skipped=True)
+    await other.release()
+    assert not await other.acquire()
+    account.now += LEASE
+    assert await other.acquire()
+    await mine.release()
+    assert not await mine.acquire()
+    await other.release()
+    assert await mine.acquire()

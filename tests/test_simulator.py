@@ -40,6 +40,7 @@ Client = OpenAI | AzureOpenAI
 def process() -> Iterator[SimulatorProcess]:
     with SimulatorProcess() as running:
         yield running
+        assert running.stderr() == ""
 
 
 @pytest.fixture
@@ -936,6 +937,27 @@ def test_the_helper_stops_what_it_started() -> None:
         assert set(simulator.regions) == {"swedencentral", "eastus2", "japaneast"}
     with pytest.raises(ConnectionRefusedError):
         call(simulator)
+
+
+def test_it_ends_with_a_parent_that_is_killed() -> None:
+    program = """
+import os, signal
+from simulator.process import SimulatorProcess
+print(SimulatorProcess().control, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    parent = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    address = urlsplit(parent.stdout.strip())
+
+    def is_gone() -> bool:
+        try:
+            socket.create_connection((address.hostname, address.port), timeout=1).close()
+        except ConnectionRefusedError:
+            return True
+        return False
+
+    assert parent.returncode == -signal.SIGKILL
+    wait_for(is_gone)
 
 
 @pytest.mark.parametrize("which", ["region", "control"])

@@ -30,6 +30,7 @@ from shared.stores.clock import StoreClock
 from shared.stores.signing import BearerToken, SharedKeyLite, Signer
 
 BUDGET = 2.0  # seconds for an operation; who waits less wraps it in asyncio.timeout
+PAGE = 200  # rows; the SDK takes 80 microseconds for each, all at once, and open streams must not stutter
 
 _NOT_THERE = frozenset(("ResourceNotFound", "EntityNotFound", "TableNotFound"))
 _SOMEBODY_WAS_FIRST = frozenset(("EntityAlreadyExists", "UpdateConditionNotSatisfied", "ConditionNotMet")) | _NOT_THERE
@@ -275,7 +276,7 @@ class AzureTable:
         return self._query(f"PartitionKey gt '{_quoted(after)}'")
 
     async def _query(self, query: str) -> AsyncIterator[Row]:
-        pages = self._client.query_entities(query).by_page()
+        pages = self._client.query_entities(query, results_per_page=PAGE).by_page()
         while True:
             async with self._store.guard(f"scan {self._name}"):
                 try:
