@@ -28,9 +28,20 @@ V1_SCOPE = "https://ai.azure.com/.default"
 INCLUDE_USAGE_SINCE = "2024-09-01"  # the first dated version that knows stream_options.include_usage
 DEFAULT_DATED_VERSION = "2024-10-21"
 
-# Azure answers 431 to a request with more than ten headers that it does not know, so only these few pass.
-_FORWARDED = frozenset({"accept", "content-type", "traceparent", "tracestate", "openai-beta", "idempotency-key"})
-_FORWARDED_PREFIXES = ("x-ms-", "aoai-")
+# Only these few pass. Azure answers 431 to a request with more than ten headers that it does not know; others carry
+# secrets of the caller's sign-in (x-ms-token-*) or would choose another deployment past its policy (x-ms-spillover-*).
+_FORWARDED = frozenset(
+    {
+        "accept",
+        "content-type",
+        "idempotency-key",
+        "openai-beta",
+        "traceparent",
+        "tracestate",
+        "x-ms-client-request-id",
+    }
+)
+_FORWARDED_PREFIX = "aoai-"  # previews of the v1 API are asked for by headers of their own, such as aoai-evals
 _MAX_CUSTOM_HEADERS = 10
 
 # What the caller may see of an answer's headers. The upstream's x-ratelimit-* tell of the backend's limits, not of
@@ -283,17 +294,12 @@ _SURFACES = _surfaces()
 
 
 def _forwarded(headers: Mapping[str, str]) -> dict[str, str]:
-    passed = {}
-    for name, value in headers.items():
-        if (
-            (name in _FORWARDED or name.startswith(_FORWARDED_PREFIXES))
-            and name != "x-ms-invocation-id"
-            and value.isascii()
-        ):
-            passed[name] = value
-            if len(passed) == _MAX_CUSTOM_HEADERS:
-                break
-    return passed
+    passed = [
+        (name, value)
+        for name, value in headers.items()
+        if (name in _FORWARDED or name.startswith(_FORWARDED_PREFIX)) and value.isascii()
+    ]
+    return dict(passed[:_MAX_CUSTOM_HEADERS])
 
 
 def _field[T](fields: Mapping[str, msgspec.Raw], name: str, kind: type[T], expected: str) -> T | None:

@@ -33,6 +33,10 @@ class Health(msgspec.Struct, frozen=True):
     def usable_at(self, now: float) -> bool:
         return now >= self.ejected_until and now >= self.cooling_until
 
+    def cooling_at(self, now: float) -> bool:
+        """Whether it may not even be tried for want of another."""
+        return now < self.retry_at
+
 
 HEALTHY = Health()
 

@@ -151,10 +151,17 @@ class Forwarder:
         """The first committed answer. Raises `ForwardingFailed`, and closes what it opened on any way out."""
         attempts: list[Attempt] = []
         failures: list[_Failed] = []
+        throttled = False
         deadline = time.monotonic() + self._timeouts.total
         for target in targets:
             started = time.monotonic()
-            # What is left of the call's time bounds each try; a target that cannot finish in it is not begun.
+            health = self._breakers.health(target)
+            if health.cooling_at(started) or (throttled and not health.usable_at(started)):
+                # One that is cooling is not asked before its time. And once a backend has told when to come back, the
+                # caller is better told that than kept waiting for one that is left alone for its failures.
+                throttled = True
+                continue
+            # What is left of the call's time bounds each try.
             limit = min(first_byte_timeout(call, target, self._timeouts), deadline - started)
             if limit <= 0:
                 failures.append(_TimedOut("the time for the whole call was over"))
@@ -163,17 +170,20 @@ class Forwarder:
             try:
                 answer = await self._try(call, target, limit, request_id)
             except _Failed as failed:
+                throttled = throttled or isinstance(failed, _Throttled)
                 failures.append(failed)
                 attempts.append(Attempt(target, failed.status, failed.problem, _since(started)))
                 logger.info("%s: %s on %s: %s", request_id, target.deployment, target.backend.name, failed.problem)
                 continue
             answer.attempts = (*attempts, Attempt(target, answer.status, "", _since(started)))
             return answer
+        if throttled:
+            raise ForwardingFailed(self._router.throttled(targets), tuple(attempts))
         # Nobody is left. A backend's own words about its failure are worth more to the caller than ours.
         if said := next((f.answer for f in reversed(failures) if f.answer is not None), None):
             said.attempts = tuple(attempts)
             return said
-        raise ForwardingFailed(self._refusal(targets, failures), tuple(attempts))
+        raise ForwardingFailed(_refusal(failures), tuple(attempts))
 
     async def _try(self, call: Call, target: Target, limit: float, request_id: str) -> UpstreamResponse:
         """One try, committed within `limit` seconds. Raises `_Failed`; the breakers learn how it went."""
@@ -262,21 +272,17 @@ class Forwarder:
             raise _Failed("ended the stream before its first token", response.status)
         return UpstreamResponse(target, response, head, meter=meter)
 
-    def _refusal(self, targets: Sequence[Target], failures: Sequence[_Failed]) -> GatewayError:
-        """The honest word for a call that nobody answered."""
-        problems = "; ".join(dict.fromkeys(f.problem for f in failures))
-        if any(isinstance(f, _Throttled) for f in failures):
-            return self._router.throttled(targets)
-        if any(isinstance(f, _TimedOut) for f in failures):
-            return UpstreamTimeout("No backend of this model answered in time.")
-        if any(isinstance(f, _Garbage) for f in failures):
-            return BadGateway(
-                "Every backend of this model answered with something that is no answer of Azure OpenAI's."
-            )
-        logger.error("no backend left: %s", problems)
-        return NoBackendAvailable(
-            "No backend of this model could be reached. The gateway's operator finds the reasons in its log."
-        )
+
+def _refusal(failures: Sequence[_Failed]) -> GatewayError:
+    """The honest word for a call that nobody answered."""
+    if any(isinstance(failed, _TimedOut) for failed in failures):
+        return UpstreamTimeout("No backend of this model answered in time.")
+    if any(isinstance(failed, _Garbage) for failed in failures):
+        return BadGateway("Every backend of this model answered with something that is no answer of Azure OpenAI's.")
+    logger.error("no backend left: %s", "; ".join(dict.fromkeys(failed.problem for failed in failures)))
+    return NoBackendAvailable(
+        "No backend of this model could be reached. The gateway's operator finds the reasons in its log."
+    )
 
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> tuple[bytes, bool]:

@@ -152,14 +152,19 @@ class Ledger:
             self._writer = asyncio.get_running_loop().create_task(self._write())
 
     def _open_batch(self, entry: Entry) -> _Batch:
-        """The batch that still takes rows of this partition; the one that is on its way takes none."""
+        """The batch that has this row already, else one that still takes rows of its partition. The one that is on its
+        way takes none."""
+        room = None
         for batch in reversed(self._batches):
             if batch.entry.partition == entry.partition and batch is not self._under_way:
-                if len(batch.rows) < MAX_BATCH or entry.request_id in batch.rows:
+                if entry.request_id in batch.rows:
                     return batch
-                break
+                if room is None and len(batch.rows) < MAX_BATCH:
+                    room = batch
+        if room is not None:
+            return room
         if len(self._batches) * MAX_BATCH > _MAX_ROWS:
-            self._give_up()
+            self._lose(self._batches[0], "are the oldest of too many that wait for the table")
         batch = _Batch(entry)
         self._batches.append(batch)
         return batch
@@ -179,8 +184,12 @@ class Ledger:
                 if self._out_of_patience():
                     for waiting in self._batches:
                         waiting.release()
+                self._under_way = None
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
+                continue
+            except ValueError as error:  # no retry can help; the next rows must not wait behind these
+                self._lose(batch, f"cannot be written ({error})")
                 continue
             if self._failing_since is not None:
                 logger.warning("the table takes usage rows again; %d are waiting", self.backlog - len(batch.rows))
@@ -193,9 +202,9 @@ class Ledger:
     def _out_of_patience(self) -> bool:
         return self._failing_since is not None and self._clock() - self._failing_since >= _PATIENCE
 
-    def _give_up(self) -> None:
-        """Memory is bounded: the oldest rows go, loudly."""
-        batch = self._batches.popleft()
+    def _lose(self, batch: _Batch, reason: str) -> None:
+        """Give rows up, never without a word."""
+        self._batches.remove(batch)
         batch.release()
         self.dropped += len(batch.rows)
-        logger.error("the table is out of reach: %d usage rows given up, %d so far", len(batch.rows), self.dropped)
+        logger.error("%d usage rows lost: they %s; %d so far", len(batch.rows), reason, self.dropped)

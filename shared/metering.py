@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import Any
 
 import msgspec
 
@@ -44,12 +45,26 @@ class _Answer(msgspec.Struct):
     usage: _Usage | None = None
 
 
+class _Function(msgspec.Struct):
+    arguments: str | None = None
+
+
+class _ToolCall(msgspec.Struct):
+    function: _Function | None = None
+
+
 class _Delta(msgspec.Struct):
     content: str | None = None
     reasoning_content: str | None = None
     refusal: str | None = None
-    tool_calls: msgspec.Raw | None = None
-    function_call: msgspec.Raw | None = None
+    tool_calls: list[_ToolCall] | None = None
+    function_call: _Function | None = None
+
+    def text(self) -> str:
+        """Whatever this piece says, in words or as arguments of a call."""
+        calls = [call.function for call in self.tool_calls or () if call.function] + [self.function_call]
+        spoken = (self.content, self.reasoning_content, self.refusal, *(call.arguments for call in calls if call))
+        return "".join(part for part in spoken if part)
 
 
 class _Choice(msgspec.Struct):
@@ -61,7 +76,7 @@ class _Choice(msgspec.Struct):
 class _Chunk(msgspec.Struct):
     choices: list[_Choice] = []
     usage: _Usage | None = None
-    error: msgspec.Raw | None = None
+    error: Any = None
 
 
 _decode_answer = msgspec.json.Decoder(_Answer).decode
@@ -199,18 +214,14 @@ class StreamMeter:
 
     def _note(self, choice: _Choice) -> None:
         delta = choice.delta
-        if delta is not None and (text := delta.content or delta.refusal or delta.reasoning_content):
+        text = choice.text or (delta.content if delta is not None else "")
+        if not text and delta is not None:
+            text = delta.text()
+        if text:
             self._characters += len(text)
             self._pieces += 1
             self.committed = True
-        elif choice.text:
-            self._characters += len(choice.text)
-            self._pieces += 1
-            self.committed = True
-        elif choice.finish_reason or (
-            delta is not None and (delta.tool_calls is not None or delta.function_call is not None)
-        ):
-            self._characters += len(memoryview(delta.tool_calls)) // 2 if delta and delta.tool_calls is not None else 0
+        elif choice.finish_reason or (delta is not None and (delta.tool_calls or delta.function_call)):
             self.committed = True
 
     def _may_pass(self, tail: bytes) -> bool:

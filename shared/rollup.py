@@ -89,8 +89,8 @@ class HourFold:
         if "e_ms" in row:
             line[9] += row["e_ms"]
             line[10] += 1
-        if "e_ttft" in row:
-            line[11] += row["e_ttft"]
+        if ttft := get("e_ttft"):  # 0 when no byte came
+            line[11] += ttft
             line[12] += 1
 
     def _close_orphan(self, row: Mapping[str, Any]) -> None:

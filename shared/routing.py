@@ -54,36 +54,39 @@ class Router:
             raise ModelNotFound(
                 f"The model {name[:128]!r} does not exist here. This key may use: {known}.", param="model"
             )
-        if not self._allowed(consumer, model, name):
+        if not self._allowed(consumer, model):
             allowed = ", ".join(self.models(consumer)) or "none"
             raise ModelNotAllowed(f"This key may not use the model {name!r}. It may use: {allowed}.", param="model")
         return model
 
     def candidates(self, consumer: Consumer, call: Call) -> list[Target]:
         """The targets to be tried, best first, never empty: usable ones by priority and rotation, then the fallback
-        models' ones. When none is usable, those that may be tried all the same.
+        models' ones; behind them, for a call that would fail otherwise, those that are left alone at the moment.
 
-        Raises `RateLimitExceeded` with the shortest wait when all that is left is throttled.
+        Raises `RateLimitExceeded` with the shortest wait when all that may be tried is throttled.
         """
         model = self.model(consumer, call.model)
         chain = [model, *(name for name in self._fallbacks.get(model, ()) if self._allowed(consumer, name))]
         targets = [target for name in chain for group in self._groups[name] for target in self._in_turn(group)]
         now, health = self._breakers.clock(), self._breakers.health
-        if usable := [target for target in targets if health(target).usable_at(now)]:
+        usable = [target for target in targets if health(target).usable_at(now)]
+        if len(usable) == len(targets):
             return usable
-        # Nothing is usable. A throttled target is tried again at the latest after the longest cool-down.
-        throttled = [target for target in targets if health(target).ejected_until <= now]
-        if ready := [target for target in throttled if health(target).retry_at <= now]:
-            return ready
-        if throttled:
+        rest = [target for target in targets if not health(target).usable_at(now)]
+        throttled = [target for target in rest if health(target).ejected_until <= now]
+        ready = [target for target in throttled if not health(target).cooling_at(now)]
+        if throttled and not usable and not ready:
             raise self.throttled(throttled)
-        # All are ejected. To refuse would be sure to fail, so the one that recovers first is tried.
-        return sorted(targets, key=lambda target: health(target).ejected_until)
+        # An ejected target comes last: it would most likely fail, but a call with nobody left has nothing to lose.
+        ejected = [target for target in rest if target not in throttled]
+        waiting = [target for target in throttled if target not in ready]
+        return usable + ready + waiting + sorted(ejected, key=lambda target: health(target).ejected_until)
 
     def throttled(self, targets: Iterable[Target]) -> RateLimitExceeded:
-        """What a caller is told when these targets are all that is left, and all throttled."""
+        """What a caller is told when the throttled among these targets are all that is left."""
         now = self._breakers.clock()
-        wait = max(0.001, min(self._breakers.health(target).retry_at for target in targets) - now)
+        waits = [wait for target in targets if (wait := self._breakers.health(target).retry_at - now) > 0]
+        wait = min(waits, default=0.001)
         return RateLimitExceeded(
             f"Every backend of this model is throttled by Azure OpenAI. Retry after {wait:.1f} seconds.", wait
         )
@@ -92,8 +95,9 @@ class Router:
         length = len(group.orders)
         return group.orders[self._rotation.ticket(group.pool, length) % length]
 
-    def _allowed(self, consumer: Consumer, *names: str) -> bool:
-        return consumer.models is None or any(name in consumer.models for name in names)
+    def _allowed(self, consumer: Consumer, model: str) -> bool:
+        """Whether a policy names the model, or an alias of it."""
+        return consumer.models is None or any(self._aliases.get(name, name) == model for name in consumer.models)
 
 
 def _orders(members: Sequence[Target]) -> tuple[tuple[Target, ...], ...]:

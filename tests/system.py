@@ -26,8 +26,13 @@ DEPLOYMENTS = {  # model -> deployment; some have names of their own, so that th
 # A gateway remembers the health of every deployment, so a test that injects faults takes models that no other one uses:
 # a spare one is in all three regions, a lone one in a single region.
 SPARES = [f"spare-{number:03}" for number in range(150)]
+WITH_FALLBACK = "spare-with-fallback"
 LONE = [f"lone-{number:03}" for number in range(50)]
 LONE_REGION = "swedencentral"
+# A fourth region is as slow as the real ones, so that what is sent together is not received together.
+SLOW = [f"slow-{number:03}" for number in range(50)]
+SLOW_REGION = "norwayeast"
+SECONDS_PER_CHUNK = 0.01
 
 PATIENT: dict[str, Any] = {"max_retries": 0, "timeout": 30.0}
 
@@ -35,19 +40,24 @@ PATIENT: dict[str, Any] = {"max_retries": 0, "timeout": 30.0}
 def simulated_regions() -> dict[str, Any]:
     """The configuration of the simulator for the gateway's `configuration`."""
     deployments = [{"name": deployment, "model": model} for model, deployment in DEPLOYMENTS.items()]
-    deployments += [{"name": name, "model": "gpt-4o"} for name in (*SPARES, *LONE)]
-    return {"regions": [{"name": n, "display": display, "deployments": deployments} for n, display in REGIONS.items()]}
+    deployments += [{"name": name, "model": "gpt-4o"} for name in (*SPARES, *LONE, WITH_FALLBACK)]
+    regions: list[dict[str, Any]] = [
+        {"name": name, "display": display, "deployments": deployments} for name, display in REGIONS.items()
+    ]
+    slow = [{"name": name, "model": "gpt-4o"} for name in SLOW]
+    regions.append({"name": SLOW_REGION, "deployments": slow, "seconds_per_chunk": SECONDS_PER_CHUNK})
+    return {"regions": regions}
 
 
 def configuration(simulator: SimulatorProcess, **more: Any) -> dict[str, Any]:
-    """Three backends, and a fourth at the third's address that is called by key and by a dated version of the API."""
+    """Three backends; another at the third's address, called by key and by a dated version of the API; a slow one."""
     backends = [
         {
             "name": name,
             "endpoint": simulator.regions[region],
             "region": region,
             "models": DEPLOYMENTS
-            | {model: model for model in SPARES}
+            | {model: model for model in (*SPARES, WITH_FALLBACK)}
             | ({model: model for model in LONE} if region == LONE_REGION else {}),
         }
         for name, region in BACKENDS.items()
@@ -60,7 +70,17 @@ def configuration(simulator: SimulatorProcess, **more: Any) -> dict[str, Any]:
         "api_version": "2024-10-21",
         "models": {"gpt-4o-dated": "gpt-4o-prod"},
     }
-    return {"backends": [*backends, dated], **more}
+    slow = {
+        "name": "norway",
+        "endpoint": simulator.regions[SLOW_REGION],
+        "region": SLOW_REGION,
+        "models": {model: model for model in SLOW},
+    }
+    models = {
+        "gpt-4o": {"aliases": ["gpt-4o-2024-11-20"]},
+        WITH_FALLBACK: {"fallbacks": ["gpt-4o-mini"]},
+    }
+    return {"backends": [*backends, dated, slow], "models": models, **more}
 
 
 class System:
@@ -75,6 +95,7 @@ class System:
         self.edge = gateway.edge
         self._spares = iter(SPARES)
         self._lone = iter(LONE)
+        self._slow = iter(SLOW)
 
     def spare(self) -> str:
         """A model in all three regions that no test has used; its deployments have its name."""
@@ -83,6 +104,10 @@ class System:
     def lone(self) -> str:
         """The same, in one region."""
         return next(self._lone)
+
+    def slow(self) -> str:
+        """The same, in a slow region."""
+        return next(self._slow)
 
     def openai(self, key: str = "", **options: Any) -> OpenAI:
         given: dict[str, Any] = {"base_url": f"{self.url}/v1", **PATIENT, **options}

@@ -1,6 +1,10 @@
 """The roll-up converges to the fold of all raw rows, whatever comes late, twice, never, or dies in between.
 
-Mutants that the property test was seen to kill, each with the seeds of its own run: see the end of this file.
+Mutants that these tests were seen to kill. In `aggregates.py`: no guard at all; the rank compared before writing only;
+a manifest written without compare-and-swap; one generation for all writers; generations without a nonce; a manifest
+written before its lines; a sweep that takes generations which may still commit; a reader who does not count the lines.
+In `rollup.py`: folds added to what is there instead of replacing it; a rank of requests instead of halves; a rank
+without orphans; young intents closed at once; no pass when an hour is sealed; days not folded again after their hours.
 """
 
 import asyncio
@@ -120,14 +124,16 @@ class _SteppedTable:
         await self._table.delete(partition, key)
 
     async def scan(self, partition: str) -> AsyncIterator[Row]:
+        await self._steps.turn()
         async for row in self._table.scan(partition):
-            await self._steps.turn()  # a page of one row
             yield row
+            await self._steps.turn()  # pages of one row
 
     async def scan_all(self, after: str = "") -> AsyncIterator[Row]:
+        await self._steps.turn()
         async for row in self._table.scan_all(after):
-            await self._steps.turn()
             yield row
+            await self._steps.turn()
 
 
 class Request:

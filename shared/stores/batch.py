@@ -48,7 +48,9 @@ def encode(target: str, partition: str, rows: Mapping[str, Properties]) -> bytes
         name = key.encode() if key.isalnum() and key.isascii() else escape_key(key).encode()
         parts += (row_head, name, _ROW_END, _encode(_entity(partition, key, properties)), b"\r\n")
     parts.append(_TAIL)
-    body = b"".join(parts).replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
+    body = b"".join(parts)
+    if b"\xe2\x80" in body:
+        body = body.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
     if len(body) > MAX_TRANSACTION:
         raise ValueError(f"a transaction of {len(body)} bytes; Table Storage takes {MAX_TRANSACTION}")
     return body

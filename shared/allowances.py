@@ -1,0 +1,115 @@
+"""What a call is held to: the limits of its key, of the key on that model, of its team, of the model. Pure."""
+
+import calendar
+import functools
+import math
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+from urllib.parse import quote
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from shared.leases import Bound, Bounds
+from shared.types import Limits, Period
+
+TOKENS_A_SHARD = 1_000_000  # a minute; one row takes some tens of writes a second
+_MOST_SHARDS = 16
+_LIMITED = tuple(
+    name
+    for name in Limits.__struct_fields__
+    if name.endswith(("_per_minute", "_quota", "_usd", "_concurrent"))
+)
+
+
+class Scope(msgspec.Struct, frozen=True):
+    """Something that is limited. `key` is its partition in the table; `about` is how a message calls it."""
+
+    key: str
+    about: str
+    limits: Limits
+
+    @property
+    def shards(self) -> int:
+        """Rows among which the limits are divided. Quotas and slots are not: a part of them may be too small."""
+        limits = self.limits
+        if limits.token_quota or limits.request_quota or limits.budget_usd or limits.max_concurrent:
+            return 1
+        return min(_MOST_SHARDS, max(1, math.ceil((limits.tokens_per_minute or 0) / TOKENS_A_SHARD)))
+
+
+class Span(NamedTuple):
+    """A period, in seconds since 1970."""
+
+    since: float
+    until: float
+
+
+def scope(kind: str, name: str, about: str, limits: Limits) -> Scope:
+    """`name` may hold anything; a row's key may not."""
+    return Scope(f"{kind}:{quote(name, safe=' @+,=')}"[:512], about, limits)
+
+
+def limited(limits: Limits) -> bool:
+    """Whether anything is limited at all; 0 means no limit."""
+    return any(getattr(limits, name) for name in _LIMITED)
+
+
+def merged(defaults: Limits, own: Limits) -> Limits:
+    """The limits of a consumer: its own where it has some, else the configuration's."""
+    if own == Limits():
+        return defaults
+    values = {
+        name: value if (value := getattr(own, name)) is not None else getattr(defaults, name)
+        for name in Limits.__struct_fields__
+    }
+    return Limits(**values)
+
+
+def bounds(limits: Limits, now: float, parts: int = 1) -> Bounds:
+    """The limits as the arithmetic takes them, for one of so many shards."""
+    zone = limits.time_zone or "UTC"
+    requests = _bound(limits.requests_per_minute, limits.request_quota, limits.request_quota_period or "day", zone, now)
+    tokens = _bound(limits.tokens_per_minute, limits.token_quota, limits.token_quota_period or "month", zone, now)
+    usd = _bound(None, limits.budget_usd, limits.budget_period or "month", zone, now)
+    slots = Bound(float(limits.max_concurrent), math.inf) if limits.max_concurrent else None
+    return tuple(bound and bound.share(parts) for bound in (requests, tokens, usd, slots))
+
+
+def _bound(per_minute: float | None, quota: float | None, period: Period, zone: str, now: float) -> Bound | None:
+    if not per_minute and not quota:
+        return None
+    cap = float(per_minute) if per_minute else math.inf
+    if not quota:
+        return Bound(cap, cap / 60)
+    since, until = span(period, zone, now)
+    return Bound(cap, cap / 60 if per_minute else 0.0, float(quota), since, until)
+
+
+def span(period: Period, zone: str, now: float) -> Span:
+    """The hour, day, week (from Monday) or month in which `now` lies, by the clocks of that zone."""
+    return _span(period, zone, int(now // 900))  # every zone's periods begin at a quarter of an hour
+
+
+@functools.lru_cache(maxsize=1024)
+def _span(period: Period, zone: str, quarter: int) -> Span:
+    moment = datetime.fromtimestamp(quarter * 900, UTC)
+    if period == "hour":
+        # By the seconds that have gone by, for an hour that is repeated when summer time ends is two hours.
+        local = moment.astimezone(ZoneInfo(zone))
+        since = moment - timedelta(minutes=local.minute, seconds=local.second)
+        return Span(since.timestamp(), since.timestamp() + 3600)
+    day = moment.astimezone(ZoneInfo(zone)).replace(hour=0, minute=0, second=0, microsecond=0)
+    if period == "day":
+        first, days = day, 1
+    elif period == "week":
+        first, days = day - timedelta(days=day.weekday()), 7
+    else:
+        first = day.replace(day=1)
+        days = calendar.monthrange(day.year, day.month)[1]
+    return Span(_midnight(first, zone), _midnight(first + timedelta(days=days), zone))
+
+
+def _midnight(day: datetime, zone: str) -> float:
+    """The beginning of a day: a difference of dates knows nothing of summer time, so the zone is asked anew."""
+    return datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(zone)).timestamp()

@@ -1,0 +1,230 @@
+"""The wire: paths, bodies, kinds of error. Pure, so nothing runs here but the code."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared import azure_openai
+from shared.azure_openai import classify, match, parse_call, retry_after, rewrite, upstream_request
+from shared.errors import InvalidRequest, MethodNotAllowed, UnknownPath
+from shared.types import Backend, Call, Target
+
+BODY = b'{"model": "gpt-4o", "messages": [{"role": "user", "content": "Hi"}]}'
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def call(path: str, body: bytes = BODY, query: str = "", **headers: str) -> Call:
+    return parse_call(match("POST", path), query, headers, body)
+
+
+def target(deployment: str = "prod", **more: Any) -> Target:
+    given: dict[str, Any] = {"models": {"gpt-4o": deployment}, **more}
+    backend = Backend(name="sweden", endpoint="https://swc.openai.azure.com/", region="swedencentral", **given)
+    return Target(backend, "gpt-4o", deployment)
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "version", "url"),
+    [
+        ("/v1/chat/completions", "", "v1", "/openai/v1/chat/completions"),
+        ("/openai/v1/chat/completions", "", "2024-10-21", "/openai/v1/chat/completions"),
+        ("/openai/v1/chat/completions", "api-version=preview", "v1", "/openai/v1/chat/completions?api-version=preview"),
+        (
+            "/openai/deployments/gpt-4o/chat/completions",
+            "api-version=2025-01-01-preview",
+            "v1",
+            "/openai/deployments/prod/chat/completions?api-version=2025-01-01-preview",
+        ),
+        (
+            "/v1/chat/completions",
+            "x=1",
+            "2024-10-21",
+            "/openai/deployments/prod/chat/completions?api-version=2024-10-21&x=1",
+        ),
+        ("/gateway/chat/completions/gpt-4o", "systemId=erp", "v1", "/openai/v1/chat/completions"),
+    ],
+)
+def test_every_way_to_spell_a_call_reaches_the_deployment(path: str, query: str, version: str, url: str) -> None:
+    request = upstream_request(call(path, query=query), target(api_version=version))
+    assert request.url == "https://swc.openai.azure.com" + url
+    expected = BODY.replace(b"gpt-4o", b"prod") if "/openai/v1/" in url else BODY
+    assert request.body == expected
+
+
+def test_the_audience_of_the_token_follows_the_api() -> None:
+    assert upstream_request(call("/v1/embeddings"), target()).scope == azure_openai.V1_SCOPE
+    dated = call("/openai/deployments/gpt-4o/embeddings", query="api-version=2024-10-21")
+    assert upstream_request(dated, target()).scope == azure_openai.CLASSIC_SCOPE
+    assert upstream_request(dated, target(token_scope="api://x/.default")).scope == "api://x/.default"
+
+
+def test_a_body_without_model_gets_the_one_of_the_path() -> None:
+    request = upstream_request(call("/gateway/embeddings/gpt-4o", b'{"input": "Hi"}'), target())
+    assert request.body == b'{"input": "Hi","model":"prod"}'
+
+
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/", "/v2/chat/completions", "/v1/chat", "/openai/chat/completions"])
+def test_a_path_that_is_not_in_the_table_is_unknown(path: str) -> None:
+    with pytest.raises(UnknownPath):
+        match("POST", path)
+
+
+def test_a_wrong_method_is_told_the_right_one() -> None:
+    with pytest.raises(MethodNotAllowed) as caught:
+        match("GET", "/v1/embeddings")
+    assert caught.value.headers() == {"allow": "POST"}
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (b"", None),
+        (b"nonsense", None),
+        (b"[1]", None),
+        (b'"text"', None),
+        (b"[" * 100_000, None),
+        (b'{"a":' * 100_000, None),
+        (b'{"\xff": 1}', None),
+        (b"{}", "model"),
+        (b'{"model": 7}', "model"),
+        (b'{"model": ""}', "model"),
+        (b'{"model": "\xff"}', "model"),
+        (b'{"model": "m", "stream": "yes"}', "stream"),
+        (b'{"model": "m", "stream": true, "stream_options": 1}', "stream_options"),
+        (b'{"model": "m", "max_tokens": "many"}', "max_tokens"),
+    ],
+)
+def test_a_bad_body_is_refused_with_the_name_of_the_field(body: bytes, param: str | None) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        call("/v1/chat/completions", body)
+    assert caught.value.param == param
+
+
+def test_only_a_stream_that_did_not_ask_for_usage_gets_it_asked_for() -> None:
+    def injected(fields: dict[str, Any], path: str = "/v1/chat/completions", query: str = "") -> bool:
+        return call(path, json.dumps({"model": "gpt-4o", **fields}).encode(), query).usage_injected
+
+    assert injected({"stream": True})
+    assert injected({"stream": True, "stream_options": None})
+    assert injected({"stream": True, "stream_options": {"include_usage": False}})
+    assert not injected({"stream": True, "stream_options": {"include_usage": True}})
+    assert not injected({"stream": False})
+    assert not injected({"stream": True, "data_sources": []})
+    dated = "/openai/deployments/gpt-4o/chat/completions"
+    assert injected({"stream": True}, dated, "api-version=2024-10-21")
+    assert not injected({"stream": True}, dated, "api-version=2024-02-01")
+
+
+def test_other_stream_options_survive_the_injection() -> None:
+    body = b'{"model":"gpt-4o","stream":true,"stream_options":{"include_obfuscation":false}}'
+    request = upstream_request(call("/v1/chat/completions", body), target("gpt-4o"))
+    assert json.loads(request.body)["stream_options"] == {"include_obfuscation": False, "include_usage": True}
+
+
+@given(
+    fields=st.dictionaries(st.text(), JSON, max_size=6),
+    edits=st.dictionaries(st.text(max_size=3), JSON, max_size=3),
+    indent=st.sampled_from([None, 0, 3]),
+    ascii_only=st.booleans(),
+)
+def test_rewriting_changes_the_edited_keys_and_no_other_byte(
+    fields: dict[str, Any], edits: dict[str, Any], indent: int | None, ascii_only: bool
+) -> None:
+    body = json.dumps(fields, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "replace")
+    fields = json.loads(body)
+    raw = {key: json.dumps(value).encode() for key, value in edits.items()}
+    try:
+        changed = rewrite(body, raw)
+    except InvalidRequest:
+        assert len(json.loads(body, object_pairs_hook=list)) != len(fields)  # lone surrogates made two keys one
+        return
+    assert json.loads(changed) == fields | edits
+    if not raw:
+        assert changed == body
+    for key, value in fields.items():  # what was not edited stands there as it was written
+        if key not in edits:
+            assert json.dumps(value, indent=indent, ensure_ascii=ascii_only)[:1].encode("utf-8", "replace") in changed
+
+
+def test_rewriting_keeps_spaces_escapes_and_look_alikes() -> None:
+    body = b'{ "a" : "\\"model\\": 1" , "m\\u006fdel":  "x", "tools":[{"model":"x"}],"n":1e0 }\n'
+    assert rewrite(body, {"model": b'"y"'}) == body.replace(b'  "x",', b'  "y",')
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"model":"a","model":"b"}', b'{"a":1,"model":"x","a":1}', b'{"a":{},"b":2,"a":[1]}']
+)
+def test_a_key_that_stands_twice_is_refused(body: bytes) -> None:
+    with pytest.raises(InvalidRequest, match="twice"):
+        rewrite(body, {"model": b'"y"'})
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (200, b"", "ok"),
+        (400, b'{"error": {"code": "content_filter"}}', "caller"),
+        (401, b"", "ours"),
+        (403, b"<html>", "ours"),
+        (404, b'{"error": {"code": "DeploymentNotFound"}}', "ours"),
+        (404, b'{"error": {"code": "404"}}', "caller"),
+        (408, b"", "server"),
+        (413, b"", "caller"),
+        (422, b"", "caller"),
+        (429, b"", "capacity"),
+        (500, b"", "server"),
+        (503, b"", "server"),
+    ],
+)
+def test_an_answer_is_somebodys_fault(status: int, body: bytes, kind: str) -> None:
+    assert classify(status, body) == kind
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5),
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT", "x-ratelimit-reset-tokens": "12"}, 12.0),
+        ({"x-ratelimit-reset-tokens": "3s", "x-ratelimit-reset-requests": "5"}, 5.0),
+        ({"retry-after": "-4"}, None),
+        ({"retry-after": "nan"}, None),
+        ({}, None),
+    ],
+)
+def test_the_wait_that_a_429_tells(headers: dict[str, str], seconds: float | None) -> None:
+    assert retry_after(headers) == seconds
+
+
+def test_few_headers_of_the_caller_go_upstream() -> None:
+    headers = {
+        "authorization": "Bearer tg_secret",
+        "api-key": "tg_secret",
+        "cookie": "session=1",
+        "content-type": "application/json",
+        "x-stainless-lang": "python",
+        "x-ms-invocation-id": "1",
+        "x-ms-token-aad-id-token": "secret",
+        "x-ms-spillover-deployment": "other",
+        "x-ms-client-request-id": "mine",
+        "accept": "text/\xe9",
+        **{f"aoai-custom-{i}": "1" for i in range(20)},
+    }
+    passed = parse_call(match("POST", "/v1/embeddings"), "", headers, BODY).headers
+    assert len(passed) == 10
+    assert passed["x-ms-client-request-id"] == "mine"
+    assert {name for name in passed if not name.startswith("aoai-")} == {"content-type", "x-ms-client-request-id"}
+
+
+def test_the_calling_system_is_named_by_header_or_query() -> None:
+    assert call("/v1/embeddings", systemid="erp").system == "erp"
+    assert call("/v1/embeddings", query="systemId=crm").system == "crm"
+    with pytest.raises(InvalidRequest):
+        call("/v1/embeddings", systemid="a\nb")

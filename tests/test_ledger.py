@@ -1,0 +1,199 @@
+"""Usage rows: one write for a quick call, groups under load, and nothing lost while the table is out of reach."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from shared import ledger as module
+from shared import ulid
+from shared.azure_openai import match, parse_call
+from shared.errors import StoreUnavailable
+from shared.ledger import Entry, Ledger
+from shared.stores import MAX_BATCH, Properties
+from shared.stores.memory import MemoryStore, MemoryTable
+from shared.types import Backend, Call, Consumer, Outcome, Target, Usage
+
+NOW = 1_790_000_000.0
+CONSUMER = Consumer("c1", "team", product="gold")
+BACKEND = Backend(name="sweden", endpoint="https://swc", region="swedencentral", models={"m": "d"})
+
+
+class Store(MemoryStore):
+    """Counts batches; fails as long as `dead`, refuses what holds `poison`, and takes `seconds` for each."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: NOW)
+        self.batches: list[int] = []
+        self.dead = False
+        self.seconds = 0.0
+
+    def table(self, name: str) -> MemoryTable:
+        table = super().table(name)
+        merge = table.merge
+
+        async def watched(partition: str, rows: Mapping[str, Properties]) -> None:
+            self.batches.append(len(rows))
+            await asyncio.sleep(self.seconds)
+            if self.dead:
+                raise StoreUnavailable("dead")
+            if any("poison" in row for row in rows):
+                raise ValueError("no row")
+            await merge(partition, rows)
+
+        table.merge = watched  # type: ignore[method-assign]
+        return table
+
+
+class House:
+    def __init__(self) -> None:
+        self.store = Store()
+        self.time = 0.0
+        self.ledger = Ledger(self.store, lambda: self.time)
+
+    def open(self, request_id: str = "") -> Entry:
+        return self.ledger.open(request_id or ulid.new(NOW), CONSUMER, chat(), "m")
+
+    def close(self, entry: Entry, **more: Any) -> asyncio.Future[None]:
+        usage = Usage(input_tokens=5, output_tokens=7)
+        given = {"status": 200, "usage": usage, "served_by": Target(BACKEND, "m", "d"), **more}
+        return self.ledger.close(entry, Outcome(**given))
+
+    async def rows(self) -> dict[str, dict[str, Any]]:
+        return {row.key: row.properties async for row in self.store.table("usage202609").scan_all()}
+
+
+def chat() -> Call:
+    return parse_call(match("POST", "/v1/chat/completions"), "systemId=erp", {}, b'{"model": "m", "max_tokens": 9}')
+
+
+async def test_a_quick_call_costs_one_write_that_holds_both_halves() -> None:
+    house = House()
+    entry = house.open()
+    await house.close(entry)
+    assert house.store.batches == [1]
+    row = (await house.rows())[entry.request_id]
+    assert row.items() >= {
+        "s_key": "c1", "s_model": "m", "s_op": "chat.completions", "s_max": 9, "s_ts": NOW, "s_product": "gold",
+        "s_system": "erp", "e_input": 5, "e_output": 7, "e_status": 200, "e_backend": "sweden",
+        "e_region": "swedencentral", "e_ended": "complete",
+    }.items()  # fmt: skip
+    assert "e_est" not in row
+
+
+async def test_the_intent_of_a_slow_call_is_written_without_anyone_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LINGER", 0.01)
+    house = House()
+    entry = house.open()
+    await asyncio.sleep(0.05)
+    assert (await house.rows())[entry.request_id].keys() & {"s_key", "e_status"} == {"s_key"}
+    await house.close(entry)
+    assert (await house.rows())[entry.request_id].keys() >= {"s_key", "e_status"}
+
+
+async def test_what_queues_while_a_batch_is_on_its_way_goes_in_the_next_one() -> None:
+    house = House()
+    house.store.seconds = 0.02
+    entries = [house.open() for _ in range(250)]
+    await asyncio.gather(*(house.close(entry) for entry in entries))
+    assert sum(house.store.batches) == 250
+    assert len(house.store.batches) == 3
+    assert max(house.store.batches) == MAX_BATCH
+    assert len(await house.rows()) == 250
+
+
+async def test_a_row_is_in_the_table_before_its_future_is_done() -> None:
+    house = House()
+    house.store.seconds = 0.02
+    entry = house.open()
+    row = house.close(entry)
+    await asyncio.sleep(0.005)
+    assert not row.done()
+    await row
+    assert entry.request_id in await house.rows()
+
+
+async def test_a_caller_that_gives_up_does_not_take_the_row_from_the_others() -> None:
+    house = House()
+    house.store.seconds = 0.02
+    first, second = house.open(), house.open()
+    waiting = asyncio.ensure_future(asyncio.wait_for(house.close(first), 0.001))
+    other = house.close(second)
+    with pytest.raises(TimeoutError):
+        await waiting
+    await other
+    assert len(await house.rows()) == 2
+
+
+async def test_the_table_out_of_reach_holds_answers_for_two_seconds_and_loses_no_row(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_FIRST_PAUSE", 0.001)
+    house = House()
+    house.store.dead = True
+    entries = [house.open() for _ in range(3)]
+    held = house.close(entries[0])
+    await asyncio.sleep(0.02)
+    assert not held.done()
+    house.time += 2.0
+    async with asyncio.timeout(1):
+        await held
+    for entry in entries[1:]:
+        assert house.close(entry).done()  # from now on nobody waits
+    assert house.ledger.backlog == 3
+    house.store.dead = False
+    async with asyncio.timeout(5):
+        while house.ledger.backlog:  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0.01)
+    rows = await house.rows()
+    assert all(rows[entry.request_id]["e_status"] == 200 for entry in entries)
+    house.store.seconds = 0.01
+    assert not house.close(house.open()).done()  # and now they wait again
+    await house.ledger.stop()
+
+
+async def test_a_row_that_cannot_be_written_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    house = House()
+    house.store.seconds = 0.01
+    await house.close(house.open("poison"))
+    entry = house.open()
+    await house.close(entry)
+    assert entry.request_id in await house.rows()
+    assert house.ledger.dropped == 1
+    assert "1 usage rows lost" in caplog.text
+
+
+async def test_memory_is_bounded_and_what_is_given_up_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "_MAX_ROWS", 500)
+    house = House()
+    house.store.dead = True
+    house.time = 10.0
+    for _ in range(2000):
+        house.close(house.open())
+        await asyncio.sleep(0)
+    assert house.ledger.backlog <= 700
+    assert house.ledger.dropped + house.ledger.backlog == 2000
+    assert "usage rows lost" in caplog.text
+    await house.ledger.stop(patience=0.01)
+    assert "rows unwritten" in caplog.text
+
+
+async def test_stopping_writes_what_is_left() -> None:
+    house = House()
+    house.open()
+    await house.ledger.stop()
+    assert len(await house.rows()) == 1
+
+
+async def test_a_call_that_crosses_the_hour_closes_the_row_that_it_opened(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    house = House()
+    entry = house.open()
+    partition = entry.partition
+    house.store.now = lambda: NOW + 3600
+    await house.close(entry)
+    assert [row.partition async for row in house.store.table("usage202609").scan_all()] == [partition]

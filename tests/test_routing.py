@@ -1,0 +1,240 @@
+"""Whose turn it is, who is left alone, and what a caller is told when nobody is left."""
+
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared import circuit_breaker
+from shared.azure_openai import match, parse_call
+from shared.circuit_breaker import HEALTHY, Breakers, Health
+from shared.config import Configuration, Model
+from shared.errors import ModelNotAllowed, ModelNotFound, RateLimitExceeded, StoreUnavailable
+from shared.rotation import BLOCK, Rotation, smooth_order
+from shared.routing import Router
+from shared.stores import Properties
+from shared.stores.memory import MemoryStore
+from shared.types import Backend, Call, Consumer, Target
+
+ANYONE = Consumer("c", "anyone")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def backend(name: str, models: Sequence[str] = ("m",), **more: Any) -> Backend:
+    return Backend(name=name, endpoint=f"https://{name}", region=name, models={m: m for m in models}, **more)
+
+
+def chat(model: str = "m") -> Call:
+    body = b'{"model": "%s"}' % model.encode()
+    return parse_call(match("POST", "/v1/chat/completions"), "", {}, body)
+
+
+class House:
+    """A router with everything it decides by."""
+
+    def __init__(self, *backends: Backend, models: Mapping[str, Model] | None = None) -> None:
+        self.clock = Clock()
+        rng = random.Random(7)
+        self.store = MemoryStore(self.clock)
+        self.breakers = Breakers(self.clock, rng)
+        self.rotation = Rotation(self.store.table("rotation"), rng)
+        self.router = Router(Configuration(list(backends), dict(models or {})), self.rotation, self.breakers)
+
+    def order(self, model: str = "m", consumer: Consumer = ANYONE) -> list[str]:
+        return [target.backend.name for target in self.targets(model, consumer)]
+
+    def targets(self, model: str = "m", consumer: Consumer = ANYONE) -> list[Target]:
+        return self.router.candidates(consumer, chat(model))
+
+    def target(self, name: str) -> Target:
+        return next(target for target in self.targets() if target.backend.name == name)
+
+
+async def test_two_calls_in_a_row_go_to_different_backends() -> None:
+    for count in (2, 3, 5):
+        house = House(*(backend(f"b{i}") for i in range(count)))
+        firsts = [house.order()[0] for _ in range(5 * BLOCK)]
+        assert all(one != two for one, two in pairwise(firsts))
+        assert max(Counter(firsts).values()) - min(Counter(firsts).values()) <= 6
+        await house.rotation.close()
+
+
+async def test_weights_share_the_calls() -> None:
+    house = House(backend("a", weight=30), backend("b", weight=10))
+    assert Counter(house.order()[0] for _ in range(40)) == {"a": 30, "b": 10}
+    await house.rotation.close()
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6))
+def test_a_round_has_every_backend_as_often_as_its_weight_and_evenly_spread(weights: list[int]) -> None:
+    order = smooth_order(weights)
+    assert Counter(order) == dict(enumerate(weights))
+    for i, weight in enumerate(weights):  # in any stretch, nobody is ahead of its share by more than one turn each
+        for length in range(len(order)):
+            assert abs(order[:length].count(i) - length * weight / len(order)) < len(weights)
+
+
+async def test_every_target_is_a_candidate_once_and_lower_priority_numbers_go_first() -> None:
+    house = House(backend("late", priority=2), backend("a"), backend("b", weight=3))
+    for _ in range(8):
+        order = house.order()
+        assert sorted(order[:2]) == ["a", "b"]
+        assert order[2:] == ["late"]
+    await house.rotation.close()
+
+
+async def test_instances_share_blocks_of_the_counter_and_none_takes_one_twice() -> None:
+    store = MemoryStore(lambda: 0.0)
+    rotations = [Rotation(store.table("rotation"), random.Random(seed)) for seed in range(8)]
+    blocks = [await rotation._claim("pool") for rotation in rotations * 5]
+    assert sorted(blocks) == list(range(40))
+
+
+async def test_the_turns_go_on_while_the_table_is_out_of_reach() -> None:
+    class Dead(MemoryStore):
+        def table(self, name: str) -> Any:
+            table = super().table(name)
+
+            async def put(partition: str, key: str, properties: Properties, etag: str | None) -> str | None:
+                raise StoreUnavailable("dead")
+
+            table.put = put  # type: ignore[method-assign]
+            return table
+
+    rotation = Rotation(Dead(lambda: 0.0).table("rotation"), random.Random(1))
+    tickets = [rotation.ticket("pool", 3) for _ in range(4 * BLOCK)]
+    assert all(two - one in (1, 2) for one, two in pairwise(tickets))
+    await rotation.close()
+
+
+async def test_a_throttled_backend_is_left_alone_until_it_may_be_asked_again() -> None:
+    house = House(backend("a"), backend("b"))
+    house.breakers.throttle(house.target("a"), 7.0)
+    assert {tuple(house.order()) for _ in range(6)} == {("b", "a")}
+    house.clock.now += 7.0
+    assert sorted(house.order()) == ["a", "b"]
+    await house.rotation.close()
+
+
+async def test_when_all_are_throttled_the_caller_is_told_the_shortest_wait() -> None:
+    house = House(backend("a"), backend("b"), backend("c"))
+    a, b, c = (house.target(name) for name in "abc")
+    for target, wait in ((a, 7.0), (b, 5.0), (c, 9.0)):
+        house.breakers.throttle(target, wait)
+    with pytest.raises(RateLimitExceeded) as caught:
+        house.targets()
+    assert caught.value.headers() == {"retry-after": "5", "retry-after-ms": "5000"}
+    house.clock.now += 5.5
+    assert house.order()[0] == "b"
+    await house.rotation.close()
+
+
+async def test_a_wait_of_a_day_is_obeyed_only_while_somebody_else_can_serve() -> None:
+    house = House(backend("a"), backend("b"))
+    a, b = house.target("a"), house.target("b")
+    house.breakers.throttle(a, 86_400)
+    house.clock.now += 60
+    assert house.order() == ["b", "a"]
+    house.breakers.throttle(b, 86_400)
+    assert house.order() == ["a", "b"]
+    await house.rotation.close()
+
+
+async def test_three_faults_in_a_row_eject_and_an_answer_between_them_does_not() -> None:
+    house = House(backend("a"), backend("b"))
+    a = house.target("a")
+    for _ in range(2):
+        house.breakers.fault(a, "status 503")
+    house.breakers.success(a)
+    for _ in range(2):
+        house.breakers.fault(a, "status 503")
+    assert sorted(house.order()) == ["a", "b"]
+    house.breakers.fault(a, "status 503")
+    assert {tuple(house.order()) for _ in range(4)} == {("b", "a")}  # still there for a call that b fails
+    await house.rotation.close()
+
+
+async def test_an_ejected_backend_is_probed_by_one_call_and_comes_back_when_it_answers() -> None:
+    house = House(backend("a"), backend("b"))
+    a = house.target("a")
+    for _ in range(3):
+        house.breakers.fault(a, "timeout")
+    house.clock.now += 6.1
+    assert sorted(house.order()) == ["a", "b"]
+    house.breakers.begin(a, 20.0)
+    assert house.order() == ["b", "a"]  # the others keep away while it is being tried
+    house.breakers.success(a)
+    assert sorted(house.order()) == ["a", "b"]
+    await house.rotation.close()
+
+
+@given(st.integers(0, 12), st.floats(-1, 1))
+def test_ejections_grow_and_are_capped(ejections: int, jitter: float) -> None:
+    health = Health(faults=2, ejections=ejections)
+    lasts = circuit_breaker.after_fault(health, 0.0, "x", jitter).ejected_until
+    usual = min(5.0 * 2**ejections, 60.0)
+    assert 0.8 * usual - 1e-9 <= lasts <= 1.2 * usual + 1e-9
+
+
+def test_a_refusal_of_our_identity_ejects_at_once_and_a_success_ends_it() -> None:
+    refused = circuit_breaker.after_refusal(HEALTHY, 100.0, "status 401")
+    assert not refused.usable_at(159.9)
+    assert refused.usable_at(160.0)
+    assert circuit_breaker.after_success(refused).usable_at(100.0)
+
+
+def test_a_success_does_not_end_a_cool_down() -> None:
+    cooling = circuit_breaker.after_throttle(HEALTHY, 0.0, 30.0)
+    assert not circuit_breaker.after_success(cooling).usable_at(29.0)
+
+
+async def test_when_all_are_ejected_the_one_that_recovers_first_is_tried_first() -> None:
+    house = House(backend("a"), backend("b"))
+    a, b = house.target("a"), house.target("b")
+    house.breakers.refusal(a, "status 401")
+    house.clock.now += 1
+    house.breakers.refusal(b, "status 401")
+    assert house.order() == ["a", "b"]
+    await house.rotation.close()
+
+
+async def test_health_is_kept_by_deployment_so_one_model_does_not_cool_another() -> None:
+    house = House(backend("a", ("m", "n")))
+    house.breakers.throttle(house.target("a"), 5.0)
+    with pytest.raises(RateLimitExceeded):
+        house.targets("m")
+    assert house.order("n") == ["a"]
+    await house.rotation.close()
+
+
+async def test_a_fallback_model_comes_after_every_backend_of_the_model_itself() -> None:
+    house = House(backend("a", ("m", "n")), backend("b", ("n",)), models={"m": Model(["n"], ["m-2024"])})
+    assert house.targets("m-2024")[0] == Target(house.target("a").backend, "m", "m")
+    assert {t.model for t in house.targets()[1:]} == {"n"}
+    only_m = Consumer("c", "x", frozenset({"m"}))
+    assert [t.model for t in house.targets("m", only_m)] == ["m"]
+    await house.rotation.close()
+
+
+async def test_a_key_sees_and_uses_only_its_models() -> None:
+    house = House(backend("a", ("m", "n")), models={"n": Model([], ["alias"])})
+    only_n = Consumer("c", "x", frozenset({"alias"}))
+    assert house.order("alias", only_n) == house.order("n", only_n) == ["a"]
+    with pytest.raises(ModelNotAllowed):
+        house.targets("m", only_n)
+    with pytest.raises(ModelNotFound) as caught:
+        house.targets("zzz", Consumer("c", "x", frozenset({"m"})))
+    assert "n" not in caught.value.message.split("use:")[1]
+    await house.rotation.close()
