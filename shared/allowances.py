@@ -15,11 +15,6 @@ from shared.types import Limits, Period
 
 TOKENS_A_SHARD = 1_000_000  # a minute; one row takes some tens of writes a second
 _MOST_SHARDS = 16
-_LIMITED = tuple(
-    name
-    for name in Limits.__struct_fields__
-    if name.endswith(("_per_minute", "_quota", "_usd", "_concurrent"))
-)
 
 
 class Scope(msgspec.Struct, frozen=True):
@@ -52,7 +47,17 @@ def scope(kind: str, name: str, about: str, limits: Limits) -> Scope:
 
 def limited(limits: Limits) -> bool:
     """Whether anything is limited at all; 0 means no limit."""
-    return any(getattr(limits, name) for name in _LIMITED)
+    return any(dimensions(limits))
+
+
+def dimensions(limits: Limits) -> tuple[bool, bool, bool, bool]:
+    """Whether requests, tokens, money and slots are limited."""
+    return (
+        bool(limits.requests_per_minute or limits.request_quota),
+        bool(limits.tokens_per_minute or limits.token_quota),
+        bool(limits.budget_usd),
+        bool(limits.max_concurrent),
+    )
 
 
 def merged(defaults: Limits, own: Limits) -> Limits:

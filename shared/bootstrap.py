@@ -19,6 +19,7 @@ from shared.credentials import Credentials, azure_credential
 from shared.forwarding import Forwarder
 from shared.gateway import Gateway
 from shared.ledger import Ledger
+from shared.limiter import Limiter
 from shared.rotation import TABLE as ROTATION
 from shared.rotation import Rotation
 from shared.routing import Router
@@ -71,7 +72,9 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
         ledger = Ledger(store)
         stack.push_async_callback(ledger.stop)
         authenticator = Authenticator(Consumers(store), store.now)
-        gateway = Gateway(authenticator, router, forwarder, ledger, configuration.max_request_bytes)
+        limiter = Limiter(store, configuration, lambda *alert: None)
+        stack.push_async_callback(limiter.stop)
+        gateway = Gateway(authenticator, limiter, router, forwarder, ledger, configuration.max_request_bytes)
         scopes = {
             token_scope(b, v1=b.api_version == "v1") for b in configuration.backends if b.auth == "managed_identity"
         }

@@ -59,7 +59,7 @@ def create(
     ends = expires.replace(tzinfo=UTC).timestamp() if expires else 0.0
 
     async def run(store: Store) -> None:
-        limits = Limits(requests_per_minute, tokens_per_minute)
+        limits = Limits(requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute)
         consumer, text = await Consumers(store).create(name, models=allowed, limits=limits, expires=ends)
         _show_key(consumer.id, text, name, as_json)
 

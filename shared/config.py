@@ -11,7 +11,7 @@ import msgspec
 import yaml
 
 from shared.errors import ConfigurationError
-from shared.types import ApiKey, Backend
+from shared.types import ApiKey, Backend, Limits
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -23,10 +23,23 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     fallbacks: list[str] = []
     aliases: list[str] = []
+    limits: Limits | None = None
+
+
+class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What everybody is held to. `defaults`: consumers without limits of their own; `teams`: the keys of each together.
+
+    `contact` is whom a refused caller is told to ask.
+    """
+
+    defaults: Limits = Limits()
+    teams: dict[str, Limits] = {}
+    contact: str = "the gateway's operator"
 
 
 class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """In seconds. `total` stays below the 230 s after which Azure's front end cuts a silent connection.
+    """In seconds. `total`: until an answer is complete, or a stream shows its first token; it stays below the 230 s
+    after which Azure's front end cuts a silent connection. `stream`: until a stream has ended.
 
     `first_byte` None: by the kind of call (`forwarding.first_byte_timeout`).
     """
@@ -34,6 +47,7 @@ class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     connect: float = 2.0
     first_byte: float | None = None
     total: float = 220.0
+    stream: float = 1800.0
 
 
 class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,6 +55,7 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     backends: list[Backend]
     models: dict[str, Model] = {}
+    limits: LimitSettings = LimitSettings()
     timeouts: Timeouts = Timeouts()
     max_request_bytes: int = 32 * 1024 * 1024
 
@@ -192,6 +207,7 @@ def _complaints(configuration: Configuration) -> Iterator[str]:
         ("connect", timeouts.connect, 60.0),
         ("first_byte", timeouts.first_byte, 220.0),
         ("total", timeouts.total, 220.0),
+        ("stream", timeouts.stream, 86_400.0),
     ):
         if value is not None and not 0 < value <= most:
             yield f"timeouts.{key}: expected seconds above 0 and at most {most:g}, got {value:g}"

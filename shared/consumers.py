@@ -1,7 +1,7 @@
 """The consumers and their keys, as rows of the `consumers` table: made, found, listed, rotated, revoked.
 
-Partition: the consumer's id. Row `policy`: name, limits, models. One more row per key, under the key's id: the hash of
-its text. No key can be read back from the table.
+Partition: the consumer's id. Row `policy`: name, team, models, and the limits as JSON, so that a change replaces them
+all at once. One more row per key, under the key's id: the hash of its text. No key can be read back from the table.
 """
 
 from datetime import UTC, datetime
@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from shared import keys
-from shared.stores import Properties, Row, Store
+from shared.stores import Properties, Row, Store, Value
 from shared.types import Consumer, Limits
 
 TABLE = "consumers"
@@ -60,17 +60,24 @@ class Consumers:
         return sorted(records, key=lambda record: record.created)
 
     async def create(
-        self, name: str, *, models: frozenset[str] | None, limits: Limits, expires: float = 0.0
+        self, name: str, *, models: frozenset[str] | None, limits: Limits, expires: float = 0.0, team: str = ""
     ) -> tuple[Consumer, str]:
         """A new consumer and the text of its first key, which nothing will ever show again."""
-        consumer = Consumer(keys.new_id(10), name, models, limits)
+        consumer = Consumer(keys.new_id(10), name, models, limits, team=team)
         text, key = keys.make(consumer.id)
         now = self._store.now()
-        policy: dict[str, str | int | float] = {"name": name, "created": now, **msgspec.to_builtins(limits)}
+        policy: dict[str, Value] = {"name": name, "created": now, "limits": _as_json(limits), "team": team}
         if models is not None:
             policy["models"] = ",".join(sorted(models))
         await self._table.merge(consumer.id, {_POLICY: policy, key.key_id: _key_row(key, now, expires)})
         return consumer, text
+
+    async def change_limits(self, record: Record, limits: Limits, model: str = "") -> None:
+        """Replace the limits of a consumer, or those it has on one model. Effective everywhere within 60 s."""
+        changed: Properties = {"limits": _as_json(limits)}
+        if model:
+            changed = {"model_limits": _as_json({**record.consumer.model_limits, model: limits})}
+        await self._table.merge(record.consumer.id, {_POLICY: changed})
 
     async def rotate(self, record: Record, *, grace: float = 0.0) -> str:
         """A new key of the same consumer; the old ones end after `grace` seconds. The new key's text."""
@@ -95,6 +102,10 @@ def when(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M") if seconds else ""
 
 
+def _as_json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
 def _key_row(key: keys.Key, created: float, expires: float) -> Properties:
     return {"digest": key.digest, "created": created, "expires": expires, "revoked": 0.0}
 
@@ -114,7 +125,9 @@ def _record(consumer_id: str, rows: list[Row]) -> Record | None:
             id=consumer_id,
             name=str(policy["name"]),
             models=frozenset(str(models).split(",")) if models is not None else None,
-            limits=msgspec.convert(policy, Limits, strict=False),
+            limits=msgspec.json.decode(str(policy.get("limits", "{}")), type=Limits),
+            team=str(policy.get("team", "")),
+            model_limits=msgspec.json.decode(str(policy.get("model_limits", "{}")), type=dict[str, Limits]),
         ),
         keys=stored,
         created=float(policy["created"]),

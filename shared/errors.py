@@ -4,6 +4,8 @@ GatewayError                    status  code
 ├── InvalidRequest              400     invalid_request (or a finer code)
 ├── InvalidApiKey               401     invalid_api_key
 ├── ModelNotAllowed             403     model_not_allowed
+├── QuotaExceeded               403     quota_exceeded
+│   └── BudgetExceeded          403     budget_exceeded
 ├── ModelNotFound               404     model_not_found
 ├── UnknownPath                 404     unknown_path
 ├── MethodNotAllowed            405     method_not_allowed
@@ -16,6 +18,8 @@ GatewayError                    status  code
 
 ConfigurationError              stops the start; never seen by a caller
 """
+
+from collections.abc import Mapping
 
 
 class ConfigurationError(Exception):
@@ -31,6 +35,7 @@ class GatewayError(Exception):
     status = 500
     code = "internal_error"
     type = "server_error"
+    limits: Mapping[str, str] = {}  # headers that tell the caller's limits, once they are known
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -76,6 +81,23 @@ class MethodNotAllowed(GatewayError):
 
     def headers(self) -> dict[str, str]:
         return {"allow": self.allowed}
+
+
+class QuotaExceeded(GatewayError):
+    """What may be used in a period is used up. `renews`: when the next one begins, in ISO 8601."""
+
+    status, code, type = 403, "quota_exceeded", "insufficient_quota"
+
+    def __init__(self, message: str, renews: str) -> None:
+        super().__init__(message)
+        self.renews = renews
+
+    def headers(self) -> dict[str, str]:
+        return {"x-gateway-quota-renews": self.renews}
+
+
+class BudgetExceeded(QuotaExceeded):
+    code = "budget_exceeded"
 
 
 class RequestTooLarge(GatewayError):

@@ -38,7 +38,8 @@ _url = functools.lru_cache(maxsize=4096)(functools.partial(URL, encoded=True))
 class UpstreamResponse:
     """The answer of a target, committed. `head`: the part of the body that has been read already.
 
-    `meter` follows what comes after it; `complete`: nothing does. One per call; to be closed by whoever relays it.
+    `meter` follows what comes after it; `complete`: nothing does. `deadline`: when the rest must have come, on the
+    event loop's clock. One per call; to be closed by whoever relays it.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class UpstreamResponse:
         response: aiohttp.ClientResponse,
         head: bytes,
         *,
+        deadline: float,
         meter: metering.StreamMeter | None = None,
         complete: bool = False,
     ) -> None:
@@ -55,6 +57,7 @@ class UpstreamResponse:
         self.headers = azure_openai.returned_headers(response.headers)
         self.content = response.content
         self.head = head
+        self.deadline = deadline
         self.meter = meter or metering.BodyMeter(head)
         self.complete = complete
         self.attempts: tuple[Attempt, ...] = ()
@@ -235,7 +238,7 @@ class Forwarder:
             self._breakers.success(target)
             return answer
         body, complete = await _read(response, _MAX_BUFFERED)
-        answer = UpstreamResponse(target, response, body, complete=complete)
+        answer = UpstreamResponse(target, response, body, deadline=_in(self._timeouts.total), complete=complete)
         match azure_openai.classify(response.status, body):
             case "capacity":
                 self._breakers.throttle(target, azure_openai.retry_after(response.headers))
@@ -270,7 +273,7 @@ class Forwarder:
         if not meter.committed and (meter.done or not chunk):
             self._breakers.fault(target, "empty stream")
             raise _Failed("ended the stream before its first token", response.status)
-        return UpstreamResponse(target, response, head, meter=meter)
+        return UpstreamResponse(target, response, head, deadline=_in(self._timeouts.stream), meter=meter)
 
 
 def _refusal(failures: Sequence[_Failed]) -> GatewayError:
@@ -304,6 +307,10 @@ def _worth_telling(answer: UpstreamResponse) -> UpstreamResponse | None:
         ):
             return answer
     return None
+
+
+def _in(seconds: float) -> float:
+    return asyncio.get_running_loop().time() + seconds
 
 
 def _since(started: float) -> float:

@@ -1,6 +1,6 @@
 """The path of a request, top to bottom.
 
-    authenticate -> parse -> route -> forward -> respond -> account
+    authenticate -> parse -> admit -> route -> forward -> respond -> account
 
 Each stage is one line of `Gateway._serve` and one module. A refusal at any of them is a `GatewayError`; nothing else
 leaves `handle`.
@@ -22,6 +22,7 @@ from shared.authentication import Authenticator
 from shared.errors import GatewayError, RequestTooLarge
 from shared.forwarding import Forwarder, ForwardingFailed
 from shared.ledger import Entry, Ledger
+from shared.limiter import Limiter, Reservation
 from shared.responses import Client, ClientGone, Ended, JsonResponse, MeteredResponse, refusal
 from shared.routing import Router
 from shared.types import Attempt, Call, Consumer, Outcome, Target, Usage
@@ -47,9 +48,16 @@ class Gateway:
     """Serves requests. The stages come from `bootstrap.py`."""
 
     def __init__(
-        self, authenticator: Authenticator, router: Router, forwarder: Forwarder, ledger: Ledger, max_request_bytes: int
+        self,
+        authenticator: Authenticator,
+        limiter: Limiter,
+        router: Router,
+        forwarder: Forwarder,
+        ledger: Ledger,
+        max_request_bytes: int,
     ) -> None:
         self._authenticator = authenticator
+        self._limiter = limiter
         self._router = router
         self._forwarder = forwarder
         self._ledger = ledger
@@ -83,11 +91,19 @@ class Gateway:
         call = azure_openai.parse_call(route, request.scope["query_string"].decode("latin-1"), headers, body)
         if call.operation.local:
             return self._models(arrival, consumer, call)
-        targets = self._router.candidates(consumer, call)
-        entry = self._ledger.open(arrival.request_id, consumer, call, targets[0].model)
-        return await self._forward(
-            arrival, call, targets, Client(request.receive), partial(self._account, arrival, consumer, call, entry)
-        )
+        reservation = await self._limiter.reserve(consumer, call)
+        try:
+            targets = self._router.candidates(consumer, call)
+            entry = self._ledger.open(arrival.request_id, consumer, call, targets[0].model)
+            account = partial(self._account, arrival, consumer, call, entry, reservation)
+            response = await self._forward(arrival, call, targets, Client(request.receive), account)
+        except BaseException as error:
+            self._limiter.release(reservation)  # does nothing where the end of the call is on record
+            if isinstance(error, GatewayError):
+                error.limits = self._limiter.headers(reservation)
+            raise
+        response.headers.update(self._limiter.headers(reservation))
+        return response
 
     async def _forward(
         self,
@@ -116,7 +132,6 @@ class Gateway:
             raise
         finally:
             if failure is not None:
-                client.release()
                 account(failure)
         first_byte_ms = arrival.milliseconds()
 
@@ -147,10 +162,20 @@ class Gateway:
         return JsonResponse({"object": "list", "data": models}, headers=headers)
 
     def _account(
-        self, arrival: Arrival, consumer: Consumer, call: Call, entry: Entry, outcome: Outcome
+        self,
+        arrival: Arrival,
+        consumer: Consumer,
+        call: Call,
+        entry: Entry,
+        reservation: Reservation,
+        outcome: Outcome,
     ) -> asyncio.Future[None]:
         """Put the end of a call on record. Returns at once; the future is done when the row is in the table."""
         row = self._ledger.close(entry, outcome)
+        if outcome.ended == "refused":
+            self._limiter.release(reservation)
+        else:
+            self._limiter.settle(reservation, outcome.usage)
         target = outcome.served_by or (outcome.attempts[-1].target if outcome.attempts else None)
         line = {
             "request": arrival.request_id,
@@ -190,15 +215,15 @@ async def _read_body(receive: Receive, headers: Mapping[str, str], most: int) ->
     length = headers.get("content-length", "")
     told, size, more = int(length) if length.isdecimal() else 0, 0, True
     body: list[bytes] = []
-    while more:
-        if max(told, size) > most:
-            raise RequestTooLarge(f"The request's body is larger than this gateway takes ({most} bytes).")
+    while more and max(told, size) <= most:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGone
         chunk, more = message.get("body", b""), message.get("more_body", False)
         body.append(chunk)
         size += len(chunk)
+    if max(told, size) > most:
+        raise RequestTooLarge(f"The request's body is larger than this gateway takes ({most} bytes).")
     return body[0] if len(body) == 1 else b"".join(body)
 
 

@@ -16,6 +16,7 @@ import msgspec
 
 LEASE_SECONDS = 2.0  # how long a slice may be spent; also the length of an epoch
 SHARE = 0.5  # of what is left that one instance may take ahead of its needs, over the square root of the lessees
+SAFE_PART = 0.25  # of an instance's part of a minute, while the table is out of reach
 EPSILON = 1e-6
 _LESSEES_TOLD = 256  # nonces that a row keeps for an epoch
 
@@ -123,18 +124,14 @@ NO_LEASE = Lease()
 
 class Demand(msgspec.Struct, frozen=True):
     """What an instance wants. `first`: for the call that waits at the head of its queue; `queued`: for all that wait;
-    `ahead`: for those it expects. `kept`: the rest of a running lease, which goes on being spent while the row is
-    written. `under_way`: calls that hold a slot."""
+    `ahead`: for those it expects. `kept`: the rest of a running lease, which is not less afterwards: where nobody waits
+    it goes on being spent while the row is written. `under_way`: calls that hold a slot."""
 
     first: Amounts = NOTHING
     queued: Amounts = NOTHING
     ahead: Amounts = NOTHING
     kept: Amounts = NOTHING
     under_way: float = 0.0
-
-    def held(self) -> Amounts:
-        """What goes out again whatever is decided."""
-        return self.kept.plus(Amounts(slots=self.under_way)) if self.under_way else self.kept
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -204,26 +201,27 @@ def exchange(
     current = caught_up(row or fresh(bounds, now), bounds, now)
     others = tuple(n for n in current.lessees if n != previous)
     others_before = tuple(n for n in current.lessees_before if n != previous)
-    age, held = current.epoch - lease.epoch, demand.held()
+    age, slots = current.epoch - lease.epoch, Amounts(slots=demand.under_way)
     settled = tuple(
         _settled(_given_back(level, bound, granted, left, age, lease.time), bound, debt) if level and bound else None
         for level, bound, granted, left, debt in zip(
             current.levels, bounds, lease.granted, lease.left, owed, strict=True
         )
     )
-    refusal = _refusal(settled, bounds, demand.first, held, current.time)
+    refusal = _refusal(settled, bounds, demand.first, slots, current.time)
     if refusal is None:
         active = 1 + len(others) + len(others_before)
         grant = Amounts(
             *(
-                _grant(level, bound, first, queued, ahead, rest, active)
-                for level, bound, first, queued, ahead, rest in zip(
-                    settled, bounds, demand.first, demand.queued, demand.ahead, held, strict=True
+                _grant(level, bound, *wanted, active)
+                for level, bound, *wanted in zip(
+                    settled, bounds, demand.first, demand.queued, demand.ahead, demand.kept, slots, strict=True
                 )
             )
         )
     else:
-        grant = Amounts(*(amount if bound else math.inf for amount, bound in zip(held, bounds, strict=True)))
+        rest = demand.kept.plus(slots)
+        grant = Amounts(*(amount if bound else math.inf for amount, bound in zip(rest, bounds, strict=True)))
     exhausted = refusal.dimension if refusal is not None and refusal.kind == "quota" else ""
     levels = tuple(
         _taken(level, bound, amount, exhausted=exhausted == name) if level and bound else None
@@ -235,8 +233,8 @@ def exchange(
         if level and old and level.told > old.told
     )
     changed = bool(alerts) or any(
-        bound and (abs(debt) > EPSILON or amount > rest + EPSILON or left > rest + EPSILON)
-        for bound, debt, amount, left, rest in zip(bounds, owed, grant, lease.left, held, strict=True)
+        bound and (abs(debt) > EPSILON or amount > kept + EPSILON or left > kept + EPSILON)
+        for bound, debt, amount, left, kept in zip(bounds, owed, grant, lease.left, demand.kept, strict=True)
     )
     return Exchange(
         Row(
@@ -247,7 +245,7 @@ def exchange(
             others_before,
             current.expected_output,
         ),
-        Lease(grant, grant.minus(Amounts(slots=demand.under_way)), current.epoch, current.time, now + LEASE_SECONDS),
+        Lease(grant, grant.minus(slots), current.epoch, current.time, now + LEASE_SECONDS),
         refusal,
         changed or demand.under_way > 0,
         alerts,
@@ -256,7 +254,7 @@ def exchange(
 
 def _given_back(level: Level, bound: Bound, granted: float, left: float, age: int, time: float) -> Level:
     """A lease that is no longer counted as out (two epochs old) returns as far as the bucket has room."""
-    if not granted or math.isinf(granted):
+    if math.isinf(granted) or not (granted or left):
         return level
     out, before = level.out, level.before
     if age == 0:
@@ -277,25 +275,25 @@ def _settled(level: Level, bound: Bound, debt: float) -> Level:
 
 
 def _refusal(
-    levels: tuple[Level | None, ...], bounds: Bounds, first: Amounts, held: Amounts, now: float
+    levels: tuple[Level | None, ...], bounds: Bounds, first: Amounts, slots: Amounts, now: float
 ) -> Refusal | None:
     """Why the first call cannot pass: the quota that is used up, else the limit to be waited for longest."""
     longest: Refusal | None = None
     if first == NOTHING:
         return None
-    for name, level, bound, amount, rest in zip(DIMENSIONS, levels, bounds, first, held, strict=True):
+    for name, level, bound, amount, taken in zip(DIMENSIONS, levels, bounds, first, slots, strict=True):
         if level is None or bound is None or not amount:
             continue
-        needed = amount + rest
+        needed = amount + taken
         if level.used + needed > bound.quota + EPSILON and level.used > EPSILON:
             if level.used - level.out - level.before + needed > bound.quota:
                 return Refusal(name, "quota", bound.until - now)
             wait = LEASE_SECONDS  # others may yet give back what they hold
+        elif math.isinf(bound.per_second) and level.level < needed - EPSILON:
+            wait = LEASE_SECONDS / 2  # somebody's call must end first; nobody knows when
         elif level.level < needed - EPSILON and level.level < bound.cap - EPSILON:
-            if math.isinf(bound.per_second):
-                wait = LEASE_SECONDS / 2  # somebody's call must end first; nobody knows when
-            else:  # a call that is larger than the bucket passes when the bucket is full
-                wait = (min(needed, bound.cap) - level.level) / bound.per_second
+            # A call that is larger than the bucket passes when the bucket is full.
+            wait = (min(needed, bound.cap) - level.level) / bound.per_second
         else:
             continue
         if longest is None or wait > longest.wait:
@@ -304,15 +302,22 @@ def _refusal(
 
 
 def _grant(
-    level: Level | None, bound: Bound | None, first: float, queued: float, ahead: float, held: float, active: int
+    level: Level | None,
+    bound: Bound | None,
+    first: float,
+    queued: float,
+    ahead: float,
+    kept: float,
+    taken: float,
+    active: int,
 ) -> float:
-    """How much goes out: what is held anyway, what calls wait for, and a share of the rest for those to come."""
+    """How much goes out: what is taken anyway, what calls wait for, and a share of the rest for those to come."""
     if level is None or bound is None:
         return math.inf
-    available = max(0.0, min(level.level, bound.quota - level.used) - held)
+    available = max(0.0, min(level.level, bound.quota - level.used) - taken)
     share = available * SHARE / math.sqrt(active)
     waiting = max(first, min(queued, available if active == 1 else share))
-    return held + max(first, min(waiting + min(ahead, share), available))
+    return taken + max(first, kept, min(waiting + min(ahead, share), available))
 
 
 def _taken(level: Level, bound: Bound, grant: float, *, exhausted: bool) -> Level:
@@ -377,3 +382,51 @@ def from_properties(properties: Mapping[str, str | int | float | bool]) -> Row:
 
 def _nonces(text: object) -> tuple[str, ...]:
     return tuple(str(text).split(",")) if text else ()
+
+
+class Safe(msgspec.Struct, frozen=True):
+    """What an instance admits on its own while the table is out of reach: a small bucket of its part of each limit."""
+
+    level: Amounts = UNLIMITED
+    time: float = -math.inf
+
+
+def spend_safely(
+    safe: Safe, bounds: Bounds, row: Row | None, owed: Amounts, under_way: float, cost: Amounts, now: float
+) -> Safe | Refusal:
+    """Admit a call without the table: a quarter of this instance's part of a minute, refilled at its part of the rate.
+
+    A quota is judged by the row as last seen and by what has been spent since."""
+    active = row.active() if row is not None else 1
+    levels, longest = [], None
+    for i, (bound, level, amount) in enumerate(zip(bounds, safe.level, cost, strict=True)):
+        if bound is None or not amount:
+            levels.append(level)
+            continue
+        known = row.levels[i] if row is not None else None
+        if known is not None and bound.since <= known.since and known.used + owed[i] + amount > bound.quota:
+            return Refusal(DIMENSIONS[i], "quota", max(0.0, bound.until - now))
+        if math.isinf(bound.per_second):  # slots
+            refused = under_way + amount > max(1.0, bound.cap / active)
+            wait = LEASE_SECONDS
+            levels.append(level)
+        else:
+            cap = bound.cap / active * SAFE_PART
+            level = min(cap, level + max(0.0, now - safe.time) * bound.per_second / active)
+            refused = level < amount - EPSILON and level < cap - EPSILON
+            wait = (min(amount, cap) - level) / (bound.per_second / active) if refused else 0.0
+            levels.append(level - amount)
+        if refused and (longest is None or wait > longest.wait):
+            longest = Refusal(DIMENSIONS[i], "rate", wait)
+    return longest or Safe(Amounts(*levels), now)
+
+
+def carried(new: Lease, before: Lease, after: Lease) -> Lease:
+    """The lease `new`, less what was spent from the old one while the row was written (`before`, `after`)."""
+    left = Amounts(
+        *(
+            amount if math.isinf(amount) or math.isinf(old) else amount - (old - rest)
+            for amount, old, rest in zip(new.left, before.left, after.left, strict=True)
+        )
+    )
+    return Lease(new.granted, left, new.epoch, new.time, new.expires)

@@ -6,6 +6,7 @@ for one round trip and a busy process batches by itself.
 """
 
 import asyncio
+import functools
 import logging
 import os
 import time
@@ -35,6 +36,13 @@ class Entry(msgspec.Struct, frozen=True):
     table: str
     partition: str
     request_id: str
+
+
+@functools.lru_cache(maxsize=4)
+def _place(hour: int, shard: int) -> tuple[str, str]:
+    """The table and the partition of an hour since 1970."""
+    start = datetime.fromtimestamp(hour * 3600, UTC)
+    return f"usage{start:%Y%m}", f"{start:%Y%m%d%H}-{shard:02d}"
 
 
 class _Batch:
@@ -75,8 +83,7 @@ class Ledger:
     def open(self, request_id: str, consumer: Consumer, call: Call, model: str) -> Entry:
         """Note that a call was admitted. Returns at once; the row follows."""
         now = self._store.now()
-        hour = datetime.fromtimestamp(now, UTC)
-        entry = Entry(f"usage{hour:%Y%m}", f"{hour:%Y%m%d%H}-{self._shard:02d}", request_id)
+        entry = Entry(*_place(int(now // 3600), self._shard), request_id)
         intent: dict[str, Value] = {
             "s_key": consumer.id,
             "s_model": model,

@@ -11,7 +11,8 @@ from shared.azure_openai import error_code
 from shared.types import Usage
 
 _DONE = b"data: [DONE]"
-_MAX_TAIL = 64 * 1024
+_MAX_HELD = 64 * 1024  # bytes; the usage chunk has about 500
+_MAX_EVENT = 16 * 1024 * 1024  # bytes; the largest true ones hold an image
 _USAGE_TAIL = 4096
 _USAGE_KEY = re.compile(rb'"usage"\s*:\s*(?=\{)')
 
@@ -135,6 +136,10 @@ class BodyMeter:
         return Usage(input_tokens=input_estimate, estimated=True)
 
 
+class EventTooLarge(ValueError):
+    """An event of a stream does not end."""
+
+
 class StreamMeter:
     """Follows one stream of chat or text completions.
 
@@ -151,33 +156,42 @@ class StreamMeter:
         self.failed = False  # the backend reported an error inside the stream
         self.done = False  # the end marker came
         self._strip = strip_usage
-        self._tail = b""  # the beginning of an event whose end has not come
+        self._tail: list[bytes] = []  # the beginning of an event whose end has not come, in pieces
+        self._length = 0  # of the tail, in bytes
         self._released = 0  # bytes of the tail that have been passed on
         self._kept = b""  # the end marker
         self._characters = 0
         self._pieces = 0
 
     def feed(self, chunk: bytes) -> bytes:
-        """The bytes that may go to the caller now."""
-        events, tail = sse.split(self._tail + chunk if self._tail else chunk)
+        """The bytes that may go to the caller now. Raises `EventTooLarge`."""
         out = []
-        for event in events:
-            passed = event[self._released :] if self._released else event
-            if self.done:
-                self._kept += passed  # whatever follows the end marker stays behind it
-            elif self._read(event):
-                out.append(passed)
-            self._released = 0
-        self._tail = tail
-        if tail and not self.done and self._may_pass(tail):
-            out.append(tail[self._released :])
-            self._released = len(tail)
+        # Only the seam is searched again: a long event that comes in many pieces is not read anew with each.
+        if not self._tail or sse.ends_event(b"".join(self._tail[-3:])[-3:] + chunk):
+            events, rest = sse.split(b"".join([*self._tail, chunk]) if self._tail else chunk)
+            for event in events:
+                passed = event[self._released :] if self._released else event
+                if self.done:
+                    self._kept += passed  # whatever follows the end marker stays behind it
+                elif self._read(event):
+                    out.append(passed)
+                self._released = 0
+            self._tail, self._length = ([rest], len(rest)) if rest else ([], 0)
+        elif chunk:
+            self._tail.append(chunk)
+            self._length += len(chunk)
+        if self._length > _MAX_EVENT:
+            raise EventTooLarge(f"an event of more than {_MAX_EVENT} bytes")
+        if self._tail and not self.done and self._may_pass():
+            tail = b"".join(self._tail) if self._length - self._released > len(self._tail[-1]) else self._tail[-1]
+            out.append(tail[len(tail) - (self._length - self._released) :])
+            self._released = self._length
         return out[0] if len(out) == 1 else b"".join(out)
 
     def finish(self) -> bytes:
         """What was held back, to be sent once the usage is on record."""
-        kept, self._kept = self._kept + self._tail[self._released :], b""
-        self._tail, self._released = b"", 0
+        kept, self._kept = self._kept + b"".join(self._tail)[self._released :], b""
+        self._tail, self._length, self._released = [], 0, 0
         return kept
 
     def result(self, input_estimate: int) -> Usage:
@@ -224,10 +238,11 @@ class StreamMeter:
         elif choice.finish_reason or (delta is not None and (delta.tool_calls or delta.function_call)):
             self.committed = True
 
-    def _may_pass(self, tail: bytes) -> bool:
+    def _may_pass(self) -> bool:
         """Whether the beginning of an event shows that it is neither the end marker nor the usage chunk."""
-        if self._released:
+        if self._released or self._length > _MAX_HELD:
             return True
+        tail = b"".join(self._tail)
         if _DONE.startswith(tail[: len(_DONE)]):
             return False
-        return not self._strip or b'"choices":[{' in tail or len(tail) > _MAX_TAIL
+        return not self._strip or b'"choices":[{' in tail

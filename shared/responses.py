@@ -42,7 +42,7 @@ class JsonResponse(Response):
 def refusal(error: GatewayError, headers: Mapping[str, str]) -> Response:
     """The answer that tells a `GatewayError`."""
     body = {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
-    return JsonResponse(body, error.status, {**headers, **error.headers()})
+    return JsonResponse(body, error.status, {**headers, **error.limits, **error.headers()})
 
 
 class ClientGone(Exception):
@@ -53,7 +53,8 @@ class Client:
     """Notices that a caller hangs up, from the moment its request has been read until the answer is complete.
 
     As a context manager it runs a block for this caller: when it hangs up, the block is cancelled and `ClientGone`
-    raised. It may be entered more than once, one after the other, from different tasks.
+    raised. It may be entered more than once, one after the other, from different tasks. The listening ends by itself:
+    to a complete answer, too, ASGI says `http.disconnect`.
     """
 
     def __init__(self, receive: Receive) -> None:
@@ -76,10 +77,6 @@ class Client:
         if self._owner is not None:
             self._cancelled = True
             self._owner.cancel()
-
-    def release(self) -> None:
-        """Nobody has to know any more."""
-        self._listener.cancel()
 
     @staticmethod
     async def _listen(receive: Receive) -> None:
@@ -127,7 +124,6 @@ class MeteredResponse(Response):
             if not self._accounted:
                 self._note(ended)
             self._upstream.close()
-            self._client.release()
 
     async def _relay(self, send: Send) -> None:
         upstream = self._upstream
@@ -143,10 +139,11 @@ class MeteredResponse(Response):
             await send({"type": "http.response.body", "body": upstream.head, "more_body": True})
         meter = upstream.meter
         try:
-            while chunk := await upstream.content.readany():
-                if passing := meter.feed(chunk):
-                    await send({"type": "http.response.body", "body": passing, "more_body": True})
-        except (aiohttp.ClientError, OSError):
+            async with asyncio.timeout_at(upstream.deadline):
+                while chunk := await upstream.content.readany():
+                    if passing := meter.feed(chunk):
+                        await send({"type": "http.response.body", "body": passing, "more_body": True})
+        except (aiohttp.ClientError, OSError, metering.EventTooLarge):
             await self._break_off(send)
             return
         if not meter.done:

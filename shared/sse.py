@@ -10,6 +10,11 @@ _EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
+def ends_event(data: bytes) -> bool:
+    """Whether an event ends somewhere in `data`."""
+    return _EVENT_END.search(data) is not None
+
+
 def split(data: bytes) -> tuple[list[bytes], bytes]:
     """The whole events in `data`, each with the empty line that ends it, and what is left of an unfinished one."""
     events, start = [], 0

@@ -38,21 +38,41 @@ class Target(msgspec.Struct, frozen=True):
     deployment: str
 
 
-class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a consumer may use. None: no limit."""
+Period = Literal["hour", "day", "week", "month"]
+
+
+class Limits(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
+    """What a consumer, a team, an address or a model may use. None: what the configuration says; 0: no limit.
+
+    Periods begin by the clocks of `time_zone` (UTC). `soft`: what exceeds a limit is told, not refused. `estimate`:
+    what is reserved for an answer's tokens, all that the call allows (`max`) or what such calls took (`learned`).
+    """
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
+    token_quota: int | None = None
+    token_quota_period: Period | None = None
+    request_quota: int | None = None
+    request_quota_period: Period | None = None
+    budget_usd: float | None = None
+    budget_period: Period | None = None
+    max_concurrent: int | None = None
+    time_zone: str | None = None
+    soft: bool | None = None
+    estimate: Literal["max", "learned"] | None = None
 
 
 class Consumer(msgspec.Struct, frozen=True):
-    """Who calls. `models` None: every model of the configuration."""
+    """Who calls. `models` None: every model of the configuration. `product` is the caller's own word, for the records;
+    `team` is the operator's: its keys share limits. `model_limits` hold beside `limits`, per model."""
 
     id: str
     name: str
     models: frozenset[str] | None = None
     limits: Limits = Limits()
     product: str = ""
+    team: str = ""
+    model_limits: dict[str, Limits] = {}
 
 
 class Operation(msgspec.Struct, frozen=True):
@@ -73,9 +93,9 @@ class Operation(msgspec.Struct, frozen=True):
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """What a caller asked for, parsed and checked.
 
-    `body` is as received. `edits` are raw JSON values to be put at the top level of the body that goes upstream, the
-    model's name apart. `usage_injected`: the caller did not ask for the stream's usage chunk, so it must not see it.
-    `input_estimate`, `max_output_tokens` in tokens; the latter None when the caller set no bound.
+    `body` is as received, `values` tells where the values at its top level stand. `edits` are raw JSON values to be put
+    there in the body that goes upstream, the model's name apart. `usage_injected`: the caller did not ask for the
+    stream's usage chunk, so it must not see it. `input_estimate`, `max_output_tokens` in tokens; the latter None when the caller set no bound.
     """
 
     operation: Operation
@@ -85,6 +105,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     query: str = ""
     api_version: str | None = None
     body: bytes = b""
+    values: dict[str, slice] = {}
     edits: dict[str, bytes] = {}
     body_model: str | None = None
     stream: bool = False

@@ -10,7 +10,7 @@ from simulator.process import SimulatorProcess
 from tests.azurite import Azurite
 from tests.azurite import azurite as start_azurite
 from tests.gateway_process import EDGES, Edge
-from tests.system import System, configuration, simulated_regions
+from tests.system import System, configuration, simulated_regions, watched
 from tests.system import system as start_system
 
 
@@ -67,10 +67,3 @@ def gateway(patient_system: System) -> Iterator[System]:
 def impatient(impatient_system: System) -> Iterator[System]:
     """A gateway with short timeouts, for tests with faults; to be used with models of the test's own."""
     yield from watched(impatient_system)
-
-
-def watched(system: System) -> Iterator[System]:
-    system.simulator.clear()
-    before = len(system.gateway.logs())
-    yield system
-    system.assert_no_defect(before)

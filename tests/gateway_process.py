@@ -56,7 +56,8 @@ class GatewayProcess:
             stderr=self._log,
         )
         try:
-            self.url = self._announced() if edge == "functions" else f"http://127.0.0.1:{port}"
+            self.announcement = self._announced() if edge == "functions" else {"url": f"http://127.0.0.1:{port}"}
+            self.url: str = self.announcement["url"]
             if wait:
                 self._wait_until_it_answers()
         except BaseException:
@@ -128,12 +129,13 @@ class GatewayProcess:
         self.stop()
         self._log.close()
 
-    def _announced(self) -> str:
+    def _announced(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             raise GatewayFailed(f"the functions host did not start: {self.logs()}")
-        return str(json.loads(line)["url"])
+        told: dict[str, Any] = json.loads(line)
+        return told
 
     def _wait_until_it_answers(self) -> None:
         deadline = time.monotonic() + _PATIENCE

@@ -1,11 +1,15 @@
 """A gateway in front of the simulator and Azurite, and what tests ask of the three together."""
 
 import asyncio
+import contextlib
 import json
+import socket
+import struct
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 from openai import AsyncOpenAI, AzureOpenAI, OpenAI
 
@@ -91,6 +95,7 @@ class System:
         self.simulator = simulator
         self.storage = storage
         self.key = self.make_key("tests")
+        self.left_before: Counter[str] = Counter()  # invocations that other tests have left
         self.url = gateway.url
         self.edge = gateway.edge
         self._spares = iter(SPARES)
@@ -155,16 +160,68 @@ class System:
         """What `python -m shared.cli usage --json` tells, by id of the consumer, model, region or backend."""
         return {row[by]: row for row in cli(self.gateway.environment, "usage", "--by", by, "--json")}
 
-    def no_invocation_is_left(self, patience: float = 5.0) -> None:
-        """Under the functions host: every invocation has ended."""
-        if self.edge == "functions":
-            eventually(lambda: self.gateway.invocations()["running"] == [], patience)
+    def running_invocations(self) -> Counter[str]:
+        """Under the functions host: what has not ended."""
+        return Counter(self.gateway.invocations()["running"] if self.edge == "functions" else ())
+
+    def no_invocation_is_left(self) -> None:
+        """Every invocation of this test has ended."""
+        eventually(lambda: not self.running_invocations() - self.left_before, 2.0)
 
     def assert_no_defect(self, since: int = 0) -> None:
         """No traceback in the log, from this position on."""
         logs = self.gateway.logs()[since:]
         for sign in ("Traceback", "never retrieved", "never awaited", "by a defect of the gateway"):
             assert sign not in logs, logs[-6000:]
+
+
+class Caller:
+    """A caller on a raw socket, who may leave at any moment."""
+
+    def __init__(self, system: System, key: str, body: Mapping[str, Any], *, buffer: int = 0) -> None:
+        self._socket = socket.socket()
+        if buffer:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        self._socket.settimeout(20)
+        self._socket.connect(system.gateway.address)
+        data = json.dumps(body).encode()
+        head = f"host: gateway\r\nauthorization: Bearer {key}\r\ncontent-length: {len(data)}\r\n\r\n"
+        self.request = b"POST /v1/chat/completions HTTP/1.1\r\n" + head.encode() + data
+        self.received = b""
+
+    def send(self, most: int | None = None) -> Self:
+        """The request, or its beginning; a negative number leaves out its end."""
+        self._socket.sendall(self.request[:most])
+        return self
+
+    def read_until(self, count: int, mark: bytes = b'"content":"') -> Self:
+        """Until this mark has come so often."""
+        while self.received.count(mark) < count:
+            data = self._socket.recv(65_536)
+            assert data, "the connection ended early"
+            self.received += data
+        return self
+
+    def read_to_the_end(self, seconds: float) -> bool:
+        """Whether the connection ends in this time. Only the last of what comes is kept."""
+        deadline = time.monotonic() + seconds
+        with contextlib.suppress(ConnectionResetError):
+            while data := self._socket.recv(1_000_000):
+                self.received = (self.received + data)[-4096:]
+                if time.monotonic() > deadline:
+                    return False
+        return True
+
+    def leave(self, *, reset: bool = False) -> None:
+        if reset:  # closing with a linger time of zero sends RST
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
 
 
 def chat_body(model: str = "gpt-4o", content: str = "Hello", **fields: Any) -> dict[str, Any]:
@@ -192,7 +249,7 @@ def system(
     simulator: SimulatorProcess,
     storage: str,
     *,
-    environment: Mapping[str, str] | None = None,
+    command: Sequence[str] | None = None,
 ) -> Iterator[System]:
     """Start a gateway of its own."""
     environ = {
@@ -200,7 +257,15 @@ def system(
         "GATEWAY_STORAGE": storage,
         "JAPAN_KEY": simulator.api_key,
         **simulator.identity_environment,
-        **(environment or {}),
     }
-    with GatewayProcess(edge, environ) as gateway:
+    with GatewayProcess(edge, environ, command=command) as gateway:
         yield System(gateway, simulator, storage)
+
+
+def watched(running: System) -> Iterator[System]:
+    """The body of a fixture: a clean simulator before the test, and no defect in the gateway's log after it."""
+    running.simulator.clear()
+    running.left_before = running.running_invocations()
+    before = len(running.gateway.logs())
+    yield running
+    running.assert_no_defect(before)

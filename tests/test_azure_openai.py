@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared import azure_openai
-from shared.azure_openai import classify, match, parse_call, retry_after, rewrite, upstream_request
+from shared.azure_openai import classify, match, parse_call, retry_after, rewrite, top_level, upstream_request
 from shared.errors import InvalidRequest, MethodNotAllowed, UnknownPath
 from shared.types import Backend, Call, Target
 
@@ -99,6 +99,9 @@ def test_a_wrong_method_is_told_the_right_one() -> None:
         (b'{"model": "m", "stream": "yes"}', "stream"),
         (b'{"model": "m", "stream": true, "stream_options": 1}', "stream_options"),
         (b'{"model": "m", "max_tokens": "many"}', "max_tokens"),
+        (b'{"model": "m", "max_tokens": -1}', "max_tokens"),
+        (b'{"model": "m", "max_completion_tokens": 1e400}', "max_completion_tokens"),
+        (b'{"model": "m", "max_tokens": 99999999999999999999}', "max_tokens"),
     ],
 )
 def test_a_bad_body_is_refused_with_the_name_of_the_field(body: bytes, param: str | None) -> None:
@@ -141,7 +144,7 @@ def test_rewriting_changes_the_edited_keys_and_no_other_byte(
     fields = json.loads(body)
     raw = {key: json.dumps(value).encode() for key, value in edits.items()}
     try:
-        changed = rewrite(body, raw)
+        changed = rewrite(body, top_level(body), raw)
     except InvalidRequest:
         assert len(json.loads(body, object_pairs_hook=list)) != len(fields)  # lone surrogates made two keys one
         return
@@ -155,7 +158,7 @@ def test_rewriting_changes_the_edited_keys_and_no_other_byte(
 
 def test_rewriting_keeps_spaces_escapes_and_look_alikes() -> None:
     body = b'{ "a" : "\\"model\\": 1" , "m\\u006fdel":  "x", "tools":[{"model":"x"}],"n":1e0 }\n'
-    assert rewrite(body, {"model": b'"y"'}) == body.replace(b'  "x",', b'  "y",')
+    assert rewrite(body, top_level(body), {"model": b'"y"'}) == body.replace(b'  "x",', b'  "y",')
 
 
 @pytest.mark.parametrize(
@@ -163,7 +166,7 @@ def test_rewriting_keeps_spaces_escapes_and_look_alikes() -> None:
 )
 def test_a_key_that_stands_twice_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidRequest, match="twice"):
-        rewrite(body, {"model": b'"y"'})
+        top_level(body)
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ BODIES: dict[str, tuple[bytes, str, str | None]] = {
     "not JSON": (b"model=gpt-4o", "invalid_request", None),
     "cut short": (b'{"model": "gpt-4o", "messages": [', "invalid_request", None),
     "two documents": (b'{"model": "gpt-4o"}{"model": "gpt-4o"}', "invalid_request", None),
-    "not UTF-8": (b'{"model": "gpt-4o", "user": "\xff\xfe"}', "invalid_request", None),
+    "model not UTF-8": (b'{"model": "\xff\xfe"}', "invalid_request", "model"),
     "UTF-16": ('{"model": "gpt-4o"}'.encode("utf-16"), "invalid_request", None),
     "NUL": (b"\x00" * 100, "invalid_request", None),
     "NaN": (b'{"model": "gpt-4o", "temperature": NaN}', "invalid_request", None),
@@ -184,6 +184,12 @@ def test_a_key_that_stands_twice_is_refused_because_two_readers_may_see_two_requ
     gateway: System, repeated: bytes, path: str
 ) -> None:
     assert_refused(gateway, gateway.post(path, repeated), 400, "invalid_request")
+
+
+def test_a_body_that_is_no_utf_8_text_is_a_bad_request_whoever_says_so(gateway: System) -> None:
+    answer = gateway.post(CHAT, b'{"model": "gpt-4o", "messages": [], "user": "\xff\xfe"}')
+    assert answer.status == 400
+    assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
 def test_the_client_raises_bad_request_for_what_is_missing(gateway: System) -> None:

@@ -217,7 +217,8 @@ def test_a_stream_that_breaks_after_its_first_content_is_told_and_never_repeated
     assert len("".join(texts).split()) == 6
     assert len(tried(impatient, model)) == 1
     row = impatient.usage_rows(key)[-1]
-    assert (row["e_ended"], row["e_est"], row["e_attempts"]) == ("cut", True, 1)
+    assert (row["e_est"], row["e_attempts"]) == (True, 1)
+    assert row["e_ended"] in ("cut", "hung_up")  # the client leaves when it reads of the error
     assert row["e_output"] >= 3
 
 

@@ -1,0 +1,52 @@
+"""How many tokens a call will take: guessed in microseconds from its bytes and from what such calls took. Pure."""
+
+import msgspec
+
+from shared.types import Call, Usage
+
+ASSUMED_OUTPUT = 4096  # tokens reserved for an answer without a bound, where the most is to be reserved
+MOST_OUTPUT = 131_072  # no model answers with more; a caller's larger bound must not empty a bucket that others share
+_HEADROOM = 1.5  # of the average answer
+_WEIGHT = 0.1  # of the newest call in an average
+_PROMPT_HEADROOM = 1.25
+
+
+class Experience(msgspec.Struct, frozen=True):
+    """What the calls of one key to one model have taken. A token is about four bytes of English, less of its JSON."""
+
+    tokens_per_byte: float = 0.25
+    output: float = 300.0
+
+    def learn(self, body_bytes: int, usage: Usage) -> "Experience":
+        """With one more call, of which the backend told the usage."""
+        ratio = min(2.0, usage.input_tokens / max(1, body_bytes))
+        return Experience(
+            self.tokens_per_byte + _WEIGHT * (ratio - self.tokens_per_byte),
+            self.output + _WEIGHT * (usage.output_tokens - self.output),
+        )
+
+
+class Estimate(msgspec.Struct, frozen=True):
+    """Tokens to be reserved for a call."""
+
+    input: float
+    output: float
+
+
+def expected(call: Call, experience: Experience) -> Estimate:
+    """What such calls have taken, with headroom for the answer, and not more than the call allows."""
+    output = 0.0
+    if call.operation.name != "embeddings":
+        output = _HEADROOM * experience.output
+        if call.max_output_tokens is not None:
+            output = max(0.0, min(output, call.max_output_tokens))
+    return Estimate(len(call.body) * experience.tokens_per_byte, output)
+
+
+def most(call: Call, experience: Experience) -> Estimate:
+    """All that the call allows its answer. The prompt stays an estimate: only a tokenizer could tell, too slowly."""
+    output = 0.0
+    if call.operation.name != "embeddings":
+        bound = call.max_output_tokens
+        output = ASSUMED_OUTPUT if bound is None else max(0, min(bound, MOST_OUTPUT))
+    return Estimate(len(call.body) * experience.tokens_per_byte * _PROMPT_HEADROOM, output)

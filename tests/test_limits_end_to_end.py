@@ -1,0 +1,156 @@
+"""Limits as callers meet them: the official client in front of a running gateway."""
+
+import asyncio
+import time
+from typing import Any
+
+import aiohttp
+import openai
+import pytest
+
+from shared import bootstrap
+from shared.config import Storage
+from shared.consumers import Consumers
+from shared.types import Limits
+from tests.system import System, chat_body, eventually
+
+
+def make_key(system: System, **limits: Any) -> str:
+    async def create() -> str:
+        async with bootstrap.open_store(Storage(connection_string=system.storage)) as store:
+            _, text = await Consumers(store).create("limited", models=None, limits=Limits(**limits))
+            return text
+
+    return asyncio.run(create())
+
+
+def limit_headers(answer: Any) -> dict[str, str]:
+    found = {name.lower(): value for name, value in answer.headers.items()}
+    return {name: value for name, value in found.items() if name.startswith("x-ratelimit-")}
+
+
+def test_the_official_client_waits_as_told_and_then_succeeds(gateway: System) -> None:
+    key = make_key(gateway, requests_per_minute=30)
+    with gateway.openai(key) as client:
+        for _ in range(30):
+            client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "Hello"}])
+        with pytest.raises(openai.RateLimitError) as refused:
+            client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "Hello"}])
+    assert refused.value.code == "rate_limit_exceeded"
+    assert "30 requests per minute" in refused.value.message
+    assert "the gateway's operator" in refused.value.message
+    wait = float(refused.value.response.headers["retry-after-ms"])
+    assert 0 < wait <= 2000
+    assert float(refused.value.response.headers["retry-after"]) * 1000 >= wait
+    with gateway.openai(key, max_retries=1) as client:
+        started = time.monotonic()
+        client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "Hello"}])
+    assert time.monotonic() - started < 5
+
+
+def test_every_answer_tells_the_callers_limits(gateway: System) -> None:
+    key = make_key(gateway, requests_per_minute=100, tokens_per_minute=50_000)
+    first = gateway.post("/v1/chat/completions", chat_body(), key=key)
+    told = limit_headers(first)
+    assert told["x-ratelimit-limit-requests"] == "100"
+    assert told["x-ratelimit-limit-tokens"] == "50000"
+    assert told["x-ratelimit-remaining-requests"] == "99"
+    assert 0 < int(told["x-ratelimit-remaining-tokens"]) < 50_000
+    assert told["x-ratelimit-reset-requests"] in ("600ms", "599ms", "598ms")
+    assert told["x-ratelimit-reset-tokens"].endswith("s")
+    for answer in (
+        gateway.post("/v1/chat/completions", chat_body(stream=True), key=key),
+        gateway.post("/v1/chat/completions", chat_body(model="nonesuch"), key=key),
+        gateway.post("/v1/chat/completions", chat_body(temperature=99), key=key),
+    ):
+        assert limit_headers(answer)["x-ratelimit-limit-requests"] == "100"
+    unlimited = gateway.post("/v1/chat/completions", chat_body())
+    assert limit_headers(unlimited) == {}
+
+
+async def test_of_a_thousand_at_once_ten_pass_a_limit_of_ten(gateway: System) -> None:
+    key = await asyncio.to_thread(make_key, gateway, requests_per_minute=10)
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector, headers={"api-key": key}) as session:
+
+        async def ask() -> int:
+            async with session.post(f"{gateway.url}/v1/chat/completions", json=chat_body()) as answer:
+                await answer.read()
+                return answer.status
+
+        statuses = await asyncio.gather(*(ask() for _ in range(1000)))
+    assert sorted(set(statuses)) == [200, 429]
+    assert statuses.count(200) == 10
+
+
+def test_a_lone_call_passes_a_limit_smaller_than_its_estimate(gateway: System) -> None:
+    key = make_key(gateway, tokens_per_minute=20, estimate="max")
+    assert gateway.post("/v1/chat/completions", chat_body(max_tokens=3000), key=key).status == 200
+    refused = gateway.post("/v1/chat/completions", chat_body(max_tokens=3000), key=key)
+    assert refused.status == 429
+    assert "20 tokens per minute" in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("fields", [{}, {"stream": True}], ids=["whole", "streamed"])
+def test_a_call_settles_with_what_it_took(gateway: System, fields: dict[str, Any]) -> None:
+    key = make_key(gateway, tokens_per_minute=100_000, estimate="max")
+    answer = gateway.post("/v1/chat/completions", chat_body(max_tokens=90_000, **fields), key=key)
+    assert answer.status == 200
+    row = gateway.usage_rows(key)[-1]
+    taken = row["e_input"] + row["e_output"]
+    told = limit_headers(gateway.post("/v1/chat/completions", chat_body(max_tokens=0, model="nonesuch"), key=key))
+    assert 100_000 - taken - 20 <= int(told["x-ratelimit-remaining-tokens"]) <= 100_000
+
+
+def test_a_call_that_no_backend_served_takes_nothing(gateway: System) -> None:
+    key = make_key(gateway, requests_per_minute=3)
+    for _ in range(5):
+        assert gateway.post("/v1/chat/completions", chat_body(model="nonesuch"), key=key).status == 404
+    assert gateway.post("/v1/chat/completions", chat_body(), key=key).status == 200
+
+
+def test_a_quota_that_is_used_up_is_403_and_tells_when_it_renews(gateway: System) -> None:
+    key = make_key(gateway, token_quota=60, token_quota_period="month", time_zone="Europe/Berlin")
+    assert gateway.post("/v1/chat/completions", chat_body(max_tokens=20), key=key).status == 200
+
+    def used_up() -> bool:
+        return gateway.post("/v1/chat/completions", chat_body(max_tokens=20), key=key).status == 403
+
+    eventually(used_up, 10)
+    with gateway.openai(key) as client, pytest.raises(openai.PermissionDeniedError) as refused:
+        client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "Hello"}])
+    assert refused.value.code == "quota_exceeded"
+    assert "60 tokens per month" in refused.value.message
+    assert "T00:00:00+0" in refused.value.response.headers["x-gateway-quota-renews"]
+
+
+def test_a_budget_that_is_used_up_is_403(gateway: System) -> None:
+    key = make_key(gateway, budget_usd=0.0001)
+    codes: list[str] = []
+
+    def refused() -> bool:
+        answer = gateway.post("/v1/chat/completions", chat_body(), key=key)
+        codes.append("" if answer.status == 200 else answer.json()["error"]["code"])
+        return answer.status == 403
+
+    eventually(refused, 10)
+    assert codes[-1] == "budget_exceeded"
+    assert codes[0] == ""
+
+
+async def test_no_more_calls_at_a_time_than_allowed(gateway: System) -> None:
+    key = await asyncio.to_thread(make_key, gateway, max_concurrent=2)
+    slow = chat_body(content="simulate_output_tokens=400", stream=True)
+    async with aiohttp.ClientSession(headers={"api-key": key}) as session:
+
+        async def ask(body: dict[str, Any]) -> tuple[int, str]:
+            async with session.post(f"{gateway.url}/v1/chat/completions", json=body) as answer:
+                return answer.status, await answer.text()
+
+        answers = await asyncio.gather(*(ask(slow) for _ in range(6)))
+        assert [status for status, _ in answers].count(200) >= 2
+        refused = [text for status, text in answers if status == 429]
+        assert all("2 calls at a time" in text for text in refused)
+        assert refused
+        again = await ask(chat_body())
+        assert again[0] == 200
