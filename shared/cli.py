@@ -5,7 +5,7 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, NoReturn
@@ -15,8 +15,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from shared import bootstrap, config, rollup, usage
+from shared import allowances, bootstrap, config, rollup, usage
 from shared import check as checks
+from shared.config import limit_complaints
 from shared.consumers import Consumers, Record, when
 from shared.errors import ConfigurationError, StoreUnavailable
 from shared.stores import Store
@@ -33,6 +34,18 @@ AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
 Identified = Annotated[str, typer.Argument(metavar="ID", help="The consumer's id, or its name where only one has it.")]
 
 
+class PeriodName(StrEnum):
+    hour = "hour"
+    day = "day"
+    week = "week"
+    month = "month"
+
+
+class EstimateName(StrEnum):
+    max = "max"
+    learned = "learned"
+
+
 class By(StrEnum):
     key = "key"
     model = "model"
@@ -40,11 +53,32 @@ class By(StrEnum):
     backend = "backend"
 
 
+Amount = Annotated[int | None, typer.Option(min=0, help="0: no limit, whatever the configuration says.")]
+PeriodOption = Annotated[PeriodName | None, typer.Option(help="When the quota begins anew.")]
+BudgetOption = Annotated[float | None, typer.Option(min=0, help="USD; 0: no limit.")]
+ZoneOption = Annotated[str | None, typer.Option(help="By whose clocks periods begin, e.g. Europe/Berlin.")]
+SoftOption = Annotated[bool | None, typer.Option("--soft/--hard", help="Tell what exceeds a limit, or refuse it.")]
+EstimateOption = Annotated[
+    EstimateName | None, typer.Option(help="Tokens reserved for an answer: all it may have, or what such calls took.")
+]
+
+
 @keys.command()
 def create(
     name: Annotated[str, typer.Argument(help="Who will use the key, e.g. a team or an application.")],
-    tokens_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
-    requests_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
+    tokens_per_minute: Amount = None,
+    requests_per_minute: Amount = None,
+    token_quota: Amount = None,
+    token_quota_period: PeriodOption = None,
+    request_quota: Amount = None,
+    request_quota_period: PeriodOption = None,
+    budget_usd: BudgetOption = None,
+    budget_period: PeriodOption = None,
+    max_concurrent: Amount = None,
+    time_zone: ZoneOption = None,
+    soft: SoftOption = None,
+    estimate: EstimateOption = None,
+    team: Annotated[str, typer.Option(help="The team of the configuration whose limits it shares.")] = "",
     models: Annotated[str | None, typer.Option(help="Models it may use, separated by commas; default: all.")] = None,
     expires: Annotated[
         datetime | None, typer.Option(help="End of its validity, UTC.", formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
@@ -52,16 +86,58 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Make a consumer and its first key, which is shown once."""
+    limits = _limits(locals())
     name = name.strip()
     if not name or len(name) > 128 or not name.isprintable():
         _fail("NAME: expected 1 to 128 printable characters")
+    if team and team not in (teams := _settings().configuration.limits.teams):
+        _fail(f"--team: expected one of {', '.join(sorted(teams)) or 'limits.teams, which has none'}, got {team}")
     allowed = _models(models)
     ends = expires.replace(tzinfo=UTC).timestamp() if expires else 0.0
 
     async def run(store: Store) -> None:
-        limits = Limits(requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute)
-        consumer, text = await Consumers(store).create(name, models=allowed, limits=limits, expires=ends)
+        consumer, text = await Consumers(store).create(name, models=allowed, limits=limits, expires=ends, team=team)
         _show_key(consumer.id, text, name, as_json)
+
+    _with_store(run)
+
+
+@keys.command("set")
+def change_limits(
+    identified: Identified,
+    tokens_per_minute: Amount = None,
+    requests_per_minute: Amount = None,
+    token_quota: Amount = None,
+    token_quota_period: PeriodOption = None,
+    request_quota: Amount = None,
+    request_quota_period: PeriodOption = None,
+    budget_usd: BudgetOption = None,
+    budget_period: PeriodOption = None,
+    max_concurrent: Amount = None,
+    time_zone: ZoneOption = None,
+    soft: SoftOption = None,
+    estimate: EstimateOption = None,
+    model: Annotated[str, typer.Option(help="Hold these limits on this model, beside those of the key.")] = "",
+    clear: Annotated[
+        bool, typer.Option("--clear", help="Forget those it has: what is not given is as configured.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Change a consumer's limits. Effective everywhere within 60 seconds."""
+    given = _limits(locals())
+    if model:
+        _models(model)
+
+    async def run(store: Store) -> None:
+        record = await _find(store, identified)
+        consumer = record.consumer
+        old = Limits() if clear else consumer.model_limits.get(model, Limits()) if model else consumer.limits
+        limits = allowances.merged(old, given)
+        await Consumers(store).change_limits(
+            record, limits, _settings().configuration.canonical(model) if model else ""
+        )
+        answer = {"id": consumer.id, "name": consumer.name, "limits": msgspec.to_builtins(limits)}
+        print(json.dumps(answer) if as_json else f"Changed the limits of {consumer.name}, effective within 60 seconds.")
 
     _with_store(run)
 
@@ -210,6 +286,16 @@ def _show_key(consumer_id: str, text: str, name: str, as_json: bool) -> None:
             f"id    {consumer_id}\nname  {name}\nkey   {text}\n\n"
             "Keep the key now: it is stored as a hash and cannot be shown again."
         )
+
+
+def _limits(given: Mapping[str, Any]) -> Limits:
+    """The limits among a command's options."""
+    limits = msgspec.convert(
+        {name: given[name] for name in Limits.__struct_fields__ if given[name] is not None}, Limits
+    )
+    if complaint := next(limit_complaints(limits), None):
+        _fail("--" + complaint.replace("_", "-", 2))
+    return limits
 
 
 def _models(text: str | None) -> frozenset[str] | None:

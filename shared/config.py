@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
 import msgspec
 import yaml
@@ -211,8 +212,33 @@ def _complaints(configuration: Configuration) -> Iterator[str]:
     ):
         if value is not None and not 0 < value <= most:
             yield f"timeouts.{key}: expected seconds above 0 and at most {most:g}, got {value:g}"
+    yield from _limits_complaints(configuration)
     if not 1024 <= configuration.max_request_bytes <= 104_857_600:
         yield f"max_request_bytes: expected 1024 to 104857600 bytes, got {configuration.max_request_bytes}"
+
+
+def _limits_complaints(configuration: Configuration) -> Iterator[str]:
+    settings = configuration.limits
+    placed = {"limits.defaults": settings.defaults}
+    placed |= {f"limits.teams.{name}": limits for name, limits in settings.teams.items()}
+    placed |= {f"models.{name}.limits": about.limits for name, about in configuration.models.items() if about.limits}
+    for at, limits in placed.items():
+        for complaint in limit_complaints(limits):
+            yield f"{at}.{complaint}"
+    if not settings.contact.strip() or not settings.contact.isprintable():
+        yield f"limits.contact: expected whom a refused caller may ask, got {settings.contact!r}"
+
+
+def limit_complaints(limits: Limits) -> Iterator[str]:
+    """What is wrong with some limits, each with the name of the field first."""
+    for name in Limits.__struct_fields__:
+        value = getattr(limits, name)
+        if isinstance(value, int | float) and not isinstance(value, bool) and not 0 <= value <= 1e15:
+            yield f"{name}: expected 0 (no limit) or more, at most 1e15, got {value}"
+    try:
+        ZoneInfo(limits.time_zone or "UTC")
+    except (ValueError, OSError):
+        yield f"time_zone: expected the name of a time zone such as Europe/Berlin, got {limits.time_zone!r}"
 
 
 def _backend_complaints(backend: Backend, at: str) -> Iterator[str]:

@@ -213,7 +213,7 @@ def exchange(
         active = 1 + len(others) + len(others_before)
         grant = Amounts(
             *(
-                _grant(level, bound, *wanted, active)
+                _grant(level, bound, active, *wanted)
                 for level, bound, *wanted in zip(
                     settled, bounds, demand.first, demand.queued, demand.ahead, demand.kept, slots, strict=True
                 )
@@ -304,12 +304,12 @@ def _refusal(
 def _grant(
     level: Level | None,
     bound: Bound | None,
+    active: int,
     first: float,
     queued: float,
     ahead: float,
     kept: float,
     taken: float,
-    active: int,
 ) -> float:
     """How much goes out: what is taken anyway, what calls wait for, and a share of the rest for those to come."""
     if level is None or bound is None:

@@ -380,10 +380,11 @@ def _no_jitter() -> Iterator[None]:
 def test_the_fleet_never_spends_more_than_one_bucket(
     size: int, seed: int, trouble: float, script: list[tuple[str, int, float]]
 ) -> None:
-    """Whatever is interleaved, lost or dead; `Fleet.check` holds after every step. Nothing is undercounted."""
+    """Whatever is interleaved, lost or dead; `Fleet.check` holds after every step. Nothing is undercounted but for
+    what an instance admitted alone before it died."""
     fleet = run(size, seed, trouble, script)
     if (row := fleet.row()) is not None:
-        assert tokens(row).used >= fleet.charged - 1e-6
+        assert tokens(row).used >= fleet.charged - fleet.charged_alone - 1e-6
 
 
 @settings(max_examples=150, deadline=None)
