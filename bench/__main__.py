@@ -25,8 +25,11 @@ from shared.types import Limits
 from simulator.process import SimulatorProcess
 
 ROOT = Path(__file__).resolve().parent.parent
-CALLS = 20_000
-STREAMS, CHUNKS = 300, 100
+CALLS, AT_ONCE = 20_000, 32
+STREAMS, CHUNKS = 400, 100
+ROUNDS = 4
+
+type Places = dict[str, tuple[Child, Place]]
 
 
 def main() -> None:
@@ -48,41 +51,55 @@ def main() -> None:
         }
         key = asyncio.run(_make_key(environ))
         direct = Place(f"{upstream}/openai/v1/chat/completions", {"api-key": simulator.api_key})
-        gateway, gateway_place, ready = _start_gateway(children, environ, key)
-        print(f"start to first answer          {ready:7.2f} s")
-        forwarder, forwarder_place = _start_forwarder(children, upstream, simulator.api_key)
-        _compare_whole_answers(gateway, gateway_place, forwarder, forwarder_place)
-        _compare_streams(gateway, gateway_place, forwarder, forwarder_place, direct)
+        places = {
+            f"bare forwarder, {loop}": _start_forwarder(children, upstream, simulator.api_key, loop)
+            for loop in ("asyncio", "uvloop")
+        }
+        child, place, ready = _start_gateway(children, environ, key)
+        places["gateway"] = (child, place)
+        print(f"start to first answer {ready:.2f} s", flush=True)
+        _compare_whole_answers(places)
+        _compare_streams(places, direct)
 
 
-def _compare_whole_answers(gateway: Child, gateway_place: Place, forwarder: Child, forwarder_place: Place) -> None:
-    print(f"\n{CALLS} calls, not streamed, 32 at a time   CPU per call   memory afterwards")
-    results = {}
-    for name, child, place in (("bare forwarder", forwarder, forwarder_place), ("gateway", gateway, gateway_place)):
-        asyncio.run(whole_answers(place, 500, 32))  # warm
-        before = _cpu(child)
-        asyncio.run(whole_answers(place, CALLS, 32))
-        results[name] = (_cpu(child) - before) / CALLS
-        print(f"{name:30} {results[name] * 1e6:17.0f} µs {_memory(child):15.1f} MB")
-    print(f"{'gateway / forwarder':30} {results['gateway'] / results['bare forwarder']:17.2f}")
-    asyncio.run(whole_answers(gateway_place, CALLS // 2, 32))
-    print(f"{'gateway, after half as many more':30} {_memory(gateway):32.1f} MB")
+def _compare_whole_answers(places: Places) -> None:
+    """In rounds, one after the other, so that a noisy neighbour troubles all of them."""
+    print(f"\n{CALLS} calls, not streamed, {AT_ONCE} at a time", flush=True)
+    cpu = dict.fromkeys(places, 0.0)
+    memory: list[float] = []
+    for _, place in places.values():
+        asyncio.run(whole_answers(place, 500, AT_ONCE))  # warm
+    for _ in range(ROUNDS):
+        for name, (child, place) in places.items():
+            before = _cpu(child)
+            asyncio.run(whole_answers(place, CALLS // ROUNDS, AT_ONCE))
+            cpu[name] += _cpu(child) - before
+        memory.append(_memory(places["gateway"][0]))
+    for name, seconds in cpu.items():
+        print(
+            f"  {name:24} {seconds / CALLS * 1e6:6.0f} µs of CPU a call   gateway / this: {cpu['gateway'] / seconds:.2f}"
+        )
+    print(f"  memory of the gateway after each round: {', '.join(f'{size:.1f}' for size in memory)} MB", flush=True)
 
 
-def _compare_streams(
-    gateway: Child, gateway_place: Place, forwarder: Child, forwarder_place: Place, direct: Place
-) -> None:
-    print(f"\n{STREAMS} streams of {CHUNKS} chunks, one at a time   CPU per chunk   first content: median, 95 %")
-    for name, child, place in (
-        ("direct", None, direct),
-        ("bare forwarder", forwarder, forwarder_place),
-        ("gateway", gateway, gateway_place),
-    ):
-        asyncio.run(streams(place, 20, 1, CHUNKS))  # warm
-        before = _cpu(child) if child else 0.0
-        waits = asyncio.run(streams(place, STREAMS, 1, CHUNKS))
-        cpu = f"{(_cpu(child) - before) / STREAMS / CHUNKS * 1e6:8.1f} µs" if child else " " * 11
-        print(f"{name:30} {cpu:>17} {statistics.median(waits):14.2f} ms {percentile(waits, 0.95):7.2f} ms")
+def _compare_streams(places: Places, direct: Place) -> None:
+    print(f"\n{STREAMS} streams of {CHUNKS} chunks, one at a time", flush=True)
+    waits: dict[str, list[float]] = {"direct": []} | {name: [] for name in places}
+    cpu = dict.fromkeys(waits, 0.0)
+    for _ in range(ROUNDS):
+        for name in waits:
+            child, place = places.get(name, (None, direct))
+            before = _cpu(child) if child else 0.0
+            waits[name] += asyncio.run(streams(place, STREAMS // ROUNDS, 1, CHUNKS))
+            cpu[name] += _cpu(child) - before if child else 0.0
+    base = statistics.median(waits["direct"])
+    for name, times in waits.items():
+        middle, late = statistics.median(times), percentile(times, 0.95)
+        per_chunk = cpu[name] / STREAMS / CHUNKS * 1e6
+        print(
+            f"  {name:24} {per_chunk:5.1f} µs of CPU a chunk   first content after {middle:.2f} ms"
+            f" ({middle - base:+.2f}; 95 %: {late:.2f})"
+        )
 
 
 def _start_gateway(children: Children, environ: dict[str, str], key: str) -> tuple[Child, Place, float]:
@@ -95,9 +112,9 @@ def _start_gateway(children: Children, environ: dict[str, str], key: str) -> tup
     return child, place, time.perf_counter() - started
 
 
-def _start_forwarder(children: Children, upstream: str, api_key: str) -> tuple[Child, Place]:
+def _start_forwarder(children: Children, upstream: str, api_key: str, loop: str) -> tuple[Child, Place]:
     port = free_port()
-    child = children.start("forwarder", [sys.executable, "-m", "bench.forwarder", str(port), upstream])
+    child = children.start(f"forwarder-{loop}", [sys.executable, "-m", "bench.forwarder", str(port), upstream, loop])
     children.wait_for_port("The forwarder", port, 20)
     return child, Place(f"http://127.0.0.1:{port}/openai/v1/chat/completions", {"api-key": api_key})
 

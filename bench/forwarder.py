@@ -1,6 +1,6 @@
 """The yardstick: the least that an aiohttp program can do to pass a call on. No keys, no limits, no accounts.
 
-python -m bench.forwarder PORT UPSTREAM
+python -m bench.forwarder PORT UPSTREAM asyncio|uvloop
 """
 
 import sys
@@ -36,5 +36,12 @@ async def make_app(upstream: str) -> web.Application:
 
 
 if __name__ == "__main__":
-    uvloop.install()
-    web.run_app(make_app(sys.argv[2]), host="127.0.0.1", port=int(sys.argv[1]), access_log=None, print=lambda _: None)
+    port, upstream, loop = sys.argv[1:]
+    web.run_app(
+        make_app(upstream),
+        host="127.0.0.1",
+        port=int(port),
+        access_log=None,
+        print=lambda _: None,
+        loop=uvloop.new_event_loop() if loop == "uvloop" else None,
+    )

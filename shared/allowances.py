@@ -3,6 +3,7 @@
 import calendar
 import functools
 import math
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from urllib.parse import quote
@@ -10,8 +11,9 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
+from shared.config import Configuration
 from shared.leases import Bound, Bounds
-from shared.types import Limits, Period
+from shared.types import Consumer, Limits, Period
 
 TOKENS_A_SHARD = 1_000_000  # a minute; one row takes some tens of writes a second
 _MOST_SHARDS = 16
@@ -43,6 +45,39 @@ class Span(NamedTuple):
 def scope(kind: str, name: str, about: str, limits: Limits) -> Scope:
     """`name` may hold anything; a row's key may not."""
     return Scope(f"{kind}:{quote(name, safe=' @+,=')}"[:512], about, limits)
+
+
+def held_to(consumer: Consumer, model: str, configuration: Configuration) -> list[Scope]:
+    """Everything that has a say in whether this consumer may call this model; "" for no model in particular."""
+    settings, name = configuration.limits, f"The key of {consumer.name!r}"
+    of_key = merged(settings.defaults, consumer.limits)
+    scopes = [scope("key", consumer.id, name, of_key)]
+    if own := consumer.model_limits.get(model):
+        scopes.append(scope("key", f"{consumer.id}+{model}", f"{name} on {model}", _in_the_manner_of(of_key, own)))
+    if team := settings.teams.get(consumer.team):
+        scopes.append(scope("team", consumer.team, f"The team {consumer.team!r}", team))
+    if (about := configuration.models.get(model)) and about.limits:
+        scopes.append(scope("model", model, f"The model {model} here", about.limits))
+    return [scope for scope in scopes if limited(scope.limits)]
+
+
+def of_all(consumers: Iterable[Consumer], configuration: Configuration) -> list[Scope]:
+    """Everything that calls of these consumers are held to, each once."""
+    scopes: dict[str, Scope] = {}
+    for consumer in consumers:
+        for model in ("", *consumer.model_limits, *configuration.models):
+            scopes |= {scope.key: scope for scope in held_to(consumer, model, configuration)}
+    return list(scopes.values())
+
+
+def _in_the_manner_of(of_key: Limits, of_model: Limits) -> Limits:
+    """Limits on a model, with the key's time zone, its way to estimate, and whether it only tells."""
+    return msgspec.structs.replace(
+        of_model,
+        time_zone=of_model.time_zone or of_key.time_zone,
+        estimate=of_model.estimate or of_key.estimate,
+        soft=of_model.soft if of_model.soft is not None else of_key.soft,
+    )
 
 
 def limited(limits: Limits) -> bool:

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import msgspec
 
 from shared import config, rollup
+from shared.alerts import Alerts
 from shared.authentication import Authenticator
 from shared.azure_openai import token_scope
 from shared.circuit_breaker import Breakers
@@ -20,6 +21,7 @@ from shared.forwarding import Forwarder
 from shared.gateway import Gateway
 from shared.ledger import Ledger
 from shared.limiter import Limiter
+from shared.management import Management
 from shared.rotation import TABLE as ROTATION
 from shared.rotation import Rotation
 from shared.routing import Router
@@ -72,9 +74,14 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
         ledger = Ledger(store)
         stack.push_async_callback(ledger.stop)
         authenticator = Authenticator(Consumers(store), store.now)
-        limiter = Limiter(store, configuration, lambda *alert: None)
+        alerts = Alerts(settings.webhook)
+        stack.push_async_callback(alerts.stop)
+        limiter = Limiter(store, configuration, alerts)
         stack.push_async_callback(limiter.stop)
-        gateway = Gateway(authenticator, limiter, router, forwarder, ledger, configuration.max_request_bytes)
+        management = Management(store, configuration, limiter, settings.management_key)
+        gateway = Gateway(
+            authenticator, limiter, router, forwarder, ledger, management, configuration.max_request_bytes
+        )
         scopes = {
             token_scope(b, v1=b.api_version == "v1") for b in configuration.backends if b.auth == "managed_identity"
         }

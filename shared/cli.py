@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from shared import allowances, bootstrap, config, rollup, usage
+from shared import allowances, bootstrap, config, limits_report, rollup, usage
 from shared import check as checks
 from shared.config import limit_complaints
 from shared.consumers import Consumers, Record, when
@@ -127,15 +127,14 @@ def change_limits(
     given = _limits(locals())
     if model:
         _models(model)
+        model = _settings().configuration.canonical(model)
 
     async def run(store: Store) -> None:
         record = await _find(store, identified)
         consumer = record.consumer
         old = Limits() if clear else consumer.model_limits.get(model, Limits()) if model else consumer.limits
         limits = allowances.merged(old, given)
-        await Consumers(store).change_limits(
-            record, limits, _settings().configuration.canonical(model) if model else ""
-        )
+        await Consumers(store).change_limits(record, limits, model)
         answer = {"id": consumer.id, "name": consumer.name, "limits": msgspec.to_builtins(limits)}
         print(json.dumps(answer) if as_json else f"Changed the limits of {consumer.name}, effective within 60 seconds.")
 
@@ -201,6 +200,24 @@ def rotate(
         record = await _find(store, identified)
         text = await Consumers(store).rotate(record, grace=grace_hours * 3600)
         _show_key(record.consumer.id, text, record.consumer.name, as_json)
+
+    _with_store(run)
+
+
+@cli.command("limits")
+def show_limits(
+    identified: Annotated[str | None, typer.Argument(metavar="ID", help="The consumer; default: all.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What is left of each limit, what instances hold on lease, and how long it will last."""
+    configuration = _settings().configuration
+
+    async def run(store: Store) -> None:
+        records = [await _find(store, identified)] if identified else await Consumers(store).all()
+        scopes = allowances.of_all((record.consumer for record in records), configuration)
+        lines = await limits_report.report(store, scopes)
+        heads = ["about", "unit", "per", "limit", "available", "used", "on_lease", "forecast", "exhausted", "renews"]
+        _print(lines if as_json else [dict.fromkeys(heads) | line for line in lines], heads, as_json)
 
     _with_store(run)
 

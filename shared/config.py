@@ -16,6 +16,7 @@ from shared.types import ApiKey, Backend, Limits
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+HEADER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
 API_VERSION = re.compile(r"v1|\d{4}-\d{2}-\d{2}(-preview)?")
 
 
@@ -27,15 +28,41 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: Limits | None = None
 
 
+class WebhookSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where alerts go, and the name of the environment variable that holds the secret they are signed with."""
+
+    url: str
+    secret_env: str
+
+
+class Webhook(msgspec.Struct, frozen=True):
+    """Where alerts go, with the secret itself."""
+
+    url: str
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"Webhook({self.url!r})"
+
+
+class TokenHeaders(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Names of headers for those who come from API Management's `llm-token-limit`. None: not sent."""
+
+    remaining_tokens: str | None = None
+    consumed_tokens: str | None = None
+
+
 class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What everybody is held to. `defaults`: consumers without limits of their own; `teams`: the keys of each together.
 
-    `contact` is whom a refused caller is told to ask.
+    `contact` is whom a refused caller is told to ask; `webhook` is told of quotas that are nearly used.
     """
 
     defaults: Limits = Limits()
     teams: dict[str, Limits] = {}
     contact: str = "the gateway's operator"
+    headers: TokenHeaders = TokenHeaders()
+    webhook: WebhookSettings | None = None
 
 
 class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -89,6 +116,7 @@ class Settings(msgspec.Struct, frozen=True):
     management_key: str | None = None
     client_id: str | None = None
     telemetry: str | None = None
+    webhook: Webhook | None = None
 
     def __repr__(self) -> str:
         return f"Settings({len(self.configuration.backends)} backends, {self.storage!r})"
@@ -105,6 +133,12 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         for i, variable in keys.values()
         if not environ.get(variable)
     ]
+    webhook, secret = configuration.limits.webhook, ""
+    if webhook is not None and not (secret := environ.get(webhook.secret_env) or ""):
+        missing.append(
+            f"{source}: limits.webhook.secret_env: expected the name of an environment variable that is set, "
+            f"but {webhook.secret_env} is not"
+        )
     if missing:
         raise ConfigurationError("\n".join(missing))
     return Settings(
@@ -114,6 +148,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         management_key=environ.get("GATEWAY_MANAGEMENT_KEY") or None,
         client_id=environ.get("AZURE_CLIENT_ID") or None,
         telemetry=environ.get("APPLICATIONINSIGHTS_CONNECTION_STRING") or None,
+        webhook=Webhook(webhook.url, secret) if webhook is not None else None,
     )
 
 
@@ -225,8 +260,29 @@ def _limits_complaints(configuration: Configuration) -> Iterator[str]:
     for at, limits in placed.items():
         for complaint in limit_complaints(limits):
             yield f"{at}.{complaint}"
+    for field, name in (
+        ("remaining_tokens", settings.headers.remaining_tokens),
+        ("consumed_tokens", settings.headers.consumed_tokens),
+    ):
+        if name is not None and not HEADER_NAME.fullmatch(name):
+            yield f"limits.headers.{field}: expected the name of a header in letters, digits and '-', got {name!r}"
+    if settings.webhook is not None and (problem := _webhook_problem(settings.webhook.url)):
+        yield f"limits.webhook.url: expected https://HOST/PATH, got {settings.webhook.url!r} ({problem})"
     if not settings.contact.strip() or not settings.contact.isprintable():
         yield f"limits.contact: expected whom a refused caller may ask, got {settings.contact!r}"
+
+
+def _webhook_problem(url: str) -> str | None:
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        return str(error)
+    if parts.scheme not in ("http", "https") or not host:
+        return "not a URL with a host"
+    if parts.scheme == "http" and "." in host and not host.startswith("127."):
+        return "plain http is for 127.0.0.1 alone"
+    return None
 
 
 def limit_complaints(limits: Limits) -> Iterator[str]:

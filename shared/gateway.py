@@ -23,6 +23,7 @@ from shared.errors import GatewayError, RequestTooLarge
 from shared.forwarding import Forwarder, ForwardingFailed
 from shared.ledger import Entry, Ledger
 from shared.limiter import Limiter, Reservation
+from shared.management import Management
 from shared.responses import Client, ClientGone, Ended, JsonResponse, MeteredResponse, refusal
 from shared.routing import Router
 from shared.types import Attempt, Call, Consumer, Outcome, Target, Usage
@@ -54,6 +55,7 @@ class Gateway:
         router: Router,
         forwarder: Forwarder,
         ledger: Ledger,
+        management: Management,
         max_request_bytes: int,
     ) -> None:
         self._authenticator = authenticator
@@ -61,6 +63,7 @@ class Gateway:
         self._router = router
         self._forwarder = forwarder
         self._ledger = ledger
+        self._management = management
         self._max_request_bytes = max_request_bytes
 
     async def handle(self, request: Request) -> Response:
@@ -85,6 +88,9 @@ class Gateway:
     async def _serve(self, request: Request, arrival: Arrival) -> Response:
         # A plain dict: Starlette's own Headers search the raw list anew at every look.
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.scope["headers"]}
+        if self._management.owns(arrival.path):
+            answer = await self._management.answer(arrival.method, arrival.path, headers)
+            return JsonResponse(answer, headers={"x-gateway-request-id": arrival.request_id})
         consumer = await self._authenticator.authenticate(headers)
         route = azure_openai.match(arrival.method, arrival.path)
         body = await _read_body(request.receive, headers, self._max_request_bytes)
@@ -103,6 +109,10 @@ class Gateway:
                 error.limits = self._limiter.headers(reservation)
             raise
         response.headers.update(self._limiter.headers(reservation))
+        if self._limiter.names_token_headers:
+            consumed = response.usage_so_far() if isinstance(response, MeteredResponse) else Usage()
+            told = self._limiter.token_headers(reservation, consumed.input_tokens + consumed.output_tokens)
+            response.headers.update(told)
         return response
 
     async def _forward(
@@ -175,7 +185,7 @@ class Gateway:
         if outcome.ended == "refused":
             self._limiter.release(reservation)
         else:
-            self._limiter.settle(reservation, outcome.usage)
+            self._limiter.settle(reservation, outcome.usage, outcome.served_by.model if outcome.served_by else "")
         target = outcome.served_by or (outcome.attempts[-1].target if outcome.attempts else None)
         line = {
             "request": arrival.request_id,

@@ -28,6 +28,7 @@ _JITTER = 0.01  # seconds; doubles with every write that somebody else was first
 _LONGEST_MEMORY = 5.0  # seconds for which a refusal holds without asking the table again
 _WRITES_A_SECOND = 50.0  # that one row takes
 _RATE_MEMORY = 10.0  # seconds over which the demand is averaged
+_RAMP = 3.0  # seconds: a demand that has just begun is taken to be as old as this at least
 _LOW = 0.3  # of a lease's time: below that it is refilled ahead
 _SOLE_FOR = 30.0  # seconds for which a lone lessee trusts that its last write is still the row
 _RETRY_REACH = 1.0  # seconds between attempts while the table is out of reach
@@ -94,6 +95,7 @@ class Lessee:
     __slots__ = (
         "__weakref__",
         "_alert",
+        "_began",
         "_bounds",
         "_bounds_until",
         "_closed",
@@ -149,7 +151,7 @@ class Lessee:
         self._bounds: Bounds = ()
         self._bounds_until = -math.inf
         self._rate = NOTHING  # of the demand, a second
-        self._touched = now()
+        self._touched = self._began = now()
         self._waiting: deque[_Waiter] = deque()
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -280,6 +282,8 @@ class Lessee:
 
     def _note_demand(self, cost: Amounts, now: float) -> None:
         faded = math.exp((self._touched - now) / _RATE_MEMORY) if now > self._touched else 1.0
+        if faded < 0.05:
+            self._began = now
         rate = self._rate
         self._touched = now
         self._rate = Amounts(
@@ -291,14 +295,19 @@ class Lessee:
 
     def _ahead(self, now: float) -> Amounts:
         """What a lease's time will probably ask for; nothing where that is less than one call."""
-        times = LEASE_SECONDS * math.exp(min(0.0, self._touched - now) / _RATE_MEMORY)
+        times = self._lease_time() * math.exp(min(0.0, self._touched - now) / _RATE_MEMORY)
         rate = self._rate
         if rate.requests * times < 1.0:
             return NOTHING
         return Amounts(rate.requests * times, rate.tokens * times, rate.usd * times, rate.slots * times)
 
+    def _lease_time(self) -> float:
+        """Seconds of a lease, as a multiple of the averaged demand: a young average has not seen all of it yet."""
+        age = max(_RAMP, self._touched - self._began)
+        return LEASE_SECONDS / (1.0 - math.exp(-age / _RATE_MEMORY)) if age < 3 * _RATE_MEMORY else LEASE_SECONDS
+
     def _runs_low(self, left: Amounts) -> bool:
-        rate, times = self._rate, LEASE_SECONDS
+        rate, times = self._rate, self._lease_time()
         if rate.requests * times < 1.0:
             return False
         times *= _LOW

@@ -11,22 +11,22 @@ import math
 import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
-from datetime import datetime
-from typing import NamedTuple
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 import msgspec
 
 from shared import allowances, pricing, tokens
 from shared.allowances import Scope
-from shared.config import Configuration
+from shared.config import Configuration, TokenHeaders
 from shared.errors import BudgetExceeded, GatewayError, QuotaExceeded, RateLimitExceeded
 from shared.leases import DIMENSIONS, NOTHING, Amounts
 from shared.lessee import Lessee, Reach, Refused
 from shared.pricing import Price
 from shared.stores import Store
 from shared.tokens import Experience
-from shared.types import Call, Consumer, Limits, Usage
+from shared.types import Call, Consumer, Usage
 
 logger = logging.getLogger("tollgate.limits")
 
@@ -42,6 +42,7 @@ class _Held(NamedTuple):
     consumer: Consumer
     lessees: tuple[Lessee, ...]
     by_tokens: bool  # tokens or money are limited, so an estimate is needed
+    by_usd: bool
     price: Price | None
 
 
@@ -67,12 +68,13 @@ class Limiter:
     def __init__(self, store: Store, configuration: Configuration, alert: Alert) -> None:
         self._table = store.table(TABLE)
         self._now = store.now
+        self._configuration = configuration
         self._settings = configuration.limits
-        self._models = {name: about.limits for name, about in configuration.models.items() if about.limits}
         self._aliases = {alias: name for name, about in configuration.models.items() for alias in about.aliases}
         self._alert = alert
         self.reach = Reach()
         self.hits: Counter[tuple[str, str]] = Counter()  # (kind of scope, dimension) -> refusals
+        self._unpriced: set[str] = set()
         self._held: OrderedDict[tuple[str, str], _Held] = OrderedDict()
         self._experience: OrderedDict[tuple[str, str], Experience] = OrderedDict()
         # A lessee that owes something is kept alive by its own timer, so forgetting one loses no settlement.
@@ -83,7 +85,7 @@ class Limiter:
 
         Raises `RateLimitExceeded` (429), `QuotaExceeded`, `BudgetExceeded` (403), and `StoreUnavailable` (503) where a
         quota was never read and cannot be now."""
-        model = self._aliases.get(call.model, call.model)
+        model = self._aliases.get(call.model, call.model[:128])
         key = (consumer.id, model)
         held = self._held_to(key, consumer)
         if not held.lessees:
@@ -96,15 +98,19 @@ class Limiter:
                 break
         return Reservation(key, held, costs, estimate, len(call.body))
 
-    def settle(self, reservation: Reservation, usage: Usage) -> None:
-        """Book what a call took. Calls after the first, and after `release`, do nothing."""
+    def settle(self, reservation: Reservation, usage: Usage, model: str = "") -> None:
+        """Book what a call took; `model` is the one that served it, where it was another. Calls after the first, and
+        after `release`, do nothing."""
         if reservation.settled:
             return
         reservation.settled = True
         held = reservation.held
         if not held.lessees:
             return
-        usd = pricing.cost(held.price, usage) if held.price is not None else 0.0
+        price = held.price
+        if held.by_usd and model and model != reservation.key[1]:
+            price = pricing.price(model)
+        usd = pricing.cost(price, usage) if price is not None else 0.0
         actual = Amounts(1.0, float(usage.input_tokens + usage.output_tokens), usd)
         if held.by_tokens and usage.input_tokens and not usage.estimated:
             self._learn(reservation, usage)
@@ -122,6 +128,28 @@ class Limiter:
     def headers(self, reservation: Reservation) -> dict[str, str]:
         """The caller's limits, in OpenAI's form; those of the narrowest scope where there are several."""
         return self._headers(reservation.held.lessees, self._now())
+
+    def token_headers(self, reservation: Reservation, consumed: int) -> dict[str, str]:
+        """The headers that the configuration names, for callers who are used to those of API Management."""
+        names, told = self._settings.headers, {}
+        if names.consumed_tokens:
+            told[names.consumed_tokens.lower()] = str(consumed)
+        if names.remaining_tokens:
+            remaining = self.headers(reservation).get("x-ratelimit-remaining-tokens")
+            if remaining is not None:
+                told[names.remaining_tokens.lower()] = remaining
+        return told
+
+    @property
+    def names_token_headers(self) -> bool:
+        return self._settings.headers != TokenHeaders()
+
+    def state(self) -> dict[str, Any]:
+        """How this instance is doing. `safe`: it decides alone, because the table does not answer."""
+        hits = [{"scope": kind, "limit": limit, "calls": calls} for (kind, limit), calls in sorted(self.hits.items())]
+        lost = self.reach.lost_since
+        since = datetime.fromtimestamp(lost, UTC).isoformat(timespec="seconds") if lost is not None else None
+        return {"mode": "normal" if lost is None else "safe", "safe_since": since, "hits": hits}
 
     async def stop(self) -> None:
         """Settle everything and give back what is on lease."""
@@ -216,29 +244,19 @@ class Limiter:
             ):
                 self._held.move_to_end(key)
                 return held
-        scopes = self._scopes(consumer, key[1])
+        scopes = allowances.held_to(consumer, key[1], self._configuration)
         lessees = tuple(self._lessee(scope) for scope in scopes)
         by_tokens = any(lessee.limited[1] or lessee.limited[2] for lessee in lessees)
-        price = pricing.price(key[1]) if any(lessee.limited[2] for lessee in lessees) else None
-        held = self._held[key] = _Held(consumer, lessees, by_tokens, price)
+        by_usd = any(lessee.limited[2] for lessee in lessees)
+        price = pricing.price(key[1]) if by_usd else None
+        if by_usd and price is None and key[1] not in self._unpriced:
+            self._unpriced.add(key[1])
+            logger.warning("the model %s has no known price: its calls do not count towards budgets", key[1][:128])
+        held = self._held[key] = _Held(consumer, lessees, by_tokens, by_usd, price)
         self._held.move_to_end(key)
         while len(self._held) > _MOST_KEPT:
             self._held.popitem(last=False)
         return held
-
-    def _scopes(self, consumer: Consumer, model: str) -> list[Scope]:
-        settings = self._settings
-        name = f"The key of {consumer.name!r}"
-        of_key = allowances.merged(settings.defaults, consumer.limits)
-        of_model = consumer.model_limits.get(model, Limits())
-        of_team = settings.teams.get(consumer.team, Limits())
-        scopes = [
-            allowances.scope("key", consumer.id, name, of_key),
-            allowances.scope("key", f"{consumer.id}+{model}", f"{name} on {model}", _like(of_key, of_model)),
-            allowances.scope("team", consumer.team, f"The team {consumer.team!r}", of_team),
-            allowances.scope("model", model, f"The model {model} here", self._models.get(model, Limits())),
-        ]
-        return [scope for scope in scopes if allowances.limited(scope.limits)]
 
     def _lessee(self, scope: Scope) -> Lessee:
         lessee = self._lessees.get(scope.key)
@@ -251,7 +269,7 @@ class Limiter:
     def _experienced(self, key: tuple[str, str], lessee: Lessee) -> Experience:
         known = self._experience.get(key)
         if known is None:
-            known = Experience(output=lessee.expected_output) if lessee.expected_output else Experience()
+            known = Experience.of_others(lessee.expected_output) if lessee.expected_output else Experience()
         return known
 
     def _learn(self, reservation: Reservation, usage: Usage) -> None:
@@ -262,7 +280,7 @@ class Limiter:
         if len(self._experience) > _MOST_KEPT:
             self._experience.popitem(last=False)
         for lessee in lessees:
-            lessee.expected_output = learned.output
+            lessee.expected_output = learned.expected_output
 
     # --- what callers are told ----------------------------------------------------------------------------------------
 
@@ -320,13 +338,3 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(math.ceil(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes}m{rest}s" if hours else f"{minutes}m{rest}s"
-
-
-def _like(of_key: Limits, of_model: Limits) -> Limits:
-    """Limits on a model, with the manners of the key's: its time zone, how it estimates, whether it only tells."""
-    return msgspec.structs.replace(
-        of_model,
-        time_zone=of_model.time_zone or of_key.time_zone,
-        estimate=of_model.estimate or of_key.estimate,
-        soft=of_model.soft if of_model.soft is not None else of_key.soft,
-    )

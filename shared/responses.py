@@ -125,6 +125,13 @@ class MeteredResponse(Response):
                 self._note(ended)
             self._upstream.close()
 
+    def usage_so_far(self) -> Usage:
+        """Of a whole answer, its usage; of one that has only begun, what its prompt is thought to take."""
+        upstream = self._upstream
+        if upstream.complete:
+            return metering.usage_in_answer(upstream.status, upstream.head, self._input_estimate)
+        return Usage(input_tokens=self._input_estimate, estimated=True)
+
     async def _relay(self, send: Send) -> None:
         upstream = self._upstream
         headers = self.raw_headers
@@ -137,6 +144,8 @@ class MeteredResponse(Response):
         await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
         if upstream.head:
             await send({"type": "http.response.body", "body": upstream.head, "more_body": True})
+            # What was sent leaves when the event loop gets its turn, which a fast backend would not give it for a while.
+            await asyncio.sleep(0)
         meter = upstream.meter
         try:
             async with asyncio.timeout_at(upstream.deadline):

@@ -6,16 +6,30 @@ from shared.types import Call, Usage
 
 ASSUMED_OUTPUT = 4096  # tokens reserved for an answer without a bound, where the most is to be reserved
 MOST_OUTPUT = 131_072  # no model answers with more; a caller's larger bound must not empty a bucket that others share
-_HEADROOM = 1.5  # of the average answer
-_WEIGHT = 0.1  # of the newest call in an average
+_WEIGHT = 0.05  # of the newest call in an average
 _PROMPT_HEADROOM = 1.25
 
 
 class Experience(msgspec.Struct, frozen=True):
-    """What the calls of one key to one model have taken. A token is about four bytes of English, less of its JSON."""
+    """What the calls of one key to one model have taken. A token is about four bytes of English, less of its JSON.
+
+    `output` and `output_squared` are averages over the answers. What counts is the average over the tokens, their
+    quotient: a long answer is under way for longer, so those under way are longer than the average one.
+    """
 
     tokens_per_byte: float = 0.25
-    output: float = 300.0
+    output: float = 240.0
+    output_squared: float = 240.0 * 450.0
+
+    @property
+    def expected_output(self) -> float:
+        """Tokens of an answer that is under way."""
+        return self.output_squared / self.output if self.output >= 1 else self.output
+
+    @staticmethod
+    def of_others(expected_output: float) -> "Experience":
+        """Begin with what another instance expects."""
+        return Experience(output=expected_output / 1.9, output_squared=expected_output**2 / 1.9)
 
     def learn(self, body_bytes: int, usage: Usage) -> "Experience":
         """With one more call, of which the backend told the usage."""
@@ -23,6 +37,7 @@ class Experience(msgspec.Struct, frozen=True):
         return Experience(
             self.tokens_per_byte + _WEIGHT * (ratio - self.tokens_per_byte),
             self.output + _WEIGHT * (usage.output_tokens - self.output),
+            self.output_squared + _WEIGHT * (usage.output_tokens**2 - self.output_squared),
         )
 
 
@@ -34,10 +49,10 @@ class Estimate(msgspec.Struct, frozen=True):
 
 
 def expected(call: Call, experience: Experience) -> Estimate:
-    """What such calls have taken, with headroom for the answer, and not more than the call allows."""
+    """What such calls have taken, and not more than the call allows."""
     output = 0.0
     if call.operation.name != "embeddings":
-        output = _HEADROOM * experience.output
+        output = experience.expected_output
         if call.max_output_tokens is not None:
             output = max(0.0, min(output, call.max_output_tokens))
     return Estimate(len(call.body) * experience.tokens_per_byte, output)

@@ -233,10 +233,10 @@ class FrontEnd:
             head = Head(await reader.readuntil(b"\r\n\r\n"))
         except (ValueError, asyncio.LimitOverrunError):
             await _refuse(writer, 400)
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, OSError):
             pass  # nobody asked for anything
         else:
-            with contextlib.suppress(ConnectionError):  # the caller is gone
+            with contextlib.suppress(OSError):  # the caller is gone
                 await self._answer(head, reader, writer)
         finally:
             writer.close()

@@ -5,6 +5,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -52,7 +53,7 @@ class GatewayProcess:
             cwd=ROOT,
             env=self.environment,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE if edge == "functions" else self._log,
+            stdout=self._log,
             stderr=self._log,
         )
         try:
@@ -107,18 +108,12 @@ class GatewayProcess:
                 self._process.wait(patience)
             except subprocess.TimeoutExpired:
                 self._process.kill()
-        return self._close()
+        return self._process.wait()
 
     def kill(self) -> int:
         if self._process.poll() is None:
             self._process.kill()
-        return self._close()
-
-    def _close(self) -> int:
-        code = self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-        return code
+        return self._process.wait()
 
     def __enter__(self) -> Self:
         return self
@@ -130,12 +125,14 @@ class GatewayProcess:
         self._log.close()
 
     def _announced(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise GatewayFailed(f"the functions host did not start: {self.logs()}")
-        told: dict[str, Any] = json.loads(line)
-        return told
+        """The line that says that the host is ready. Not through a pipe, which would fill up when nobody reads it."""
+        deadline = time.monotonic() + _PATIENCE
+        while time.monotonic() < deadline and self._process.poll() is None:
+            if found := re.search(r"^{\"url\":.*$", self.logs(), re.M):
+                told: dict[str, Any] = json.loads(found[0])
+                return told
+            time.sleep(0.03)
+        raise GatewayFailed(f"the functions host did not start: {self.logs()}")
 
     def _wait_until_it_answers(self) -> None:
         deadline = time.monotonic() + _PATIENCE
