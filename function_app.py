@@ -6,12 +6,14 @@ import os
 import azure.functions as func
 import azurefunctions.extensions.http.fastapi.web as worker_web
 from azurefunctions.extensions.http.fastapi import Request, Response
+from uvicorn.config import LOGGING_CONFIG
 
 from shared import bootstrap
 from shared.worker_http import WorkerHttp
 
 worker_web.FastAPI = WorkerHttp  # see there
-logging.getLogger("uvicorn.access").disabled = True  # one line a request is the gateway's own
+# One line a request is the gateway's own. Said here because the worker's uvicorn sets up logging after this import.
+LOGGING_CONFIG["loggers"]["uvicorn.access"] = {"handlers": [], "propagate": False}
 logging.getLogger("azure").setLevel(logging.WARNING)  # the worker logs three lines a request, the SDK twenty
 logging.getLogger("tollgate").setLevel(logging.INFO)
 

@@ -76,15 +76,14 @@ def _compare_whole_answers(places: Places) -> None:
             cpu[name] += _cpu(child) - before
         memory.append(_memory(places["gateway"][0]))
     for name, seconds in cpu.items():
-        print(
-            f"  {name:24} {seconds / CALLS * 1e6:6.0f} µs of CPU a call   gateway / this: {cpu['gateway'] / seconds:.2f}"
-        )
+        ratio = cpu["gateway"] / seconds
+        print(f"  {name:24} {seconds / CALLS * 1e6:6.0f} µs of CPU a call   gateway / this: {ratio:.2f}")
     print(f"  memory of the gateway after each round: {', '.join(f'{size:.1f}' for size in memory)} MB", flush=True)
 
 
 def _compare_streams(places: Places, direct: Place) -> None:
     print(f"\n{STREAMS} streams of {CHUNKS} chunks, one at a time", flush=True)
-    waits: dict[str, list[float]] = {"direct": []} | {name: [] for name in places}
+    waits: dict[str, list[float]] = {name: [] for name in ("direct", *places)}
     cpu = dict.fromkeys(waits, 0.0)
     for _ in range(ROUNDS):
         for name in waits:

@@ -85,6 +85,13 @@ def test_an_answer_that_never_ends_is_ended(impatient: System, stream: bool) -> 
     assert impatient.usage_rows(key)[0]["e_ended"] != "complete"
 
 
+def test_a_stream_that_breaks_inside_an_event_raises_the_clients_typed_exception(impatient: System) -> None:
+    model = impatient.lone()
+    impatient.simulator.fault("endless", deployment=model)  # the beginning of an event
+    with impatient.openai() as client, pytest.raises(openai.APIError):
+        list(client.chat.completions.create(**chat_body(model, stream=True)))
+
+
 def test_a_silent_backend_in_the_middle_of_a_stream_is_given_up_and_told(impatient: System) -> None:
     model = impatient.lone()
     impatient.simulator.fault("stall", deployment=model, after_chunks=2, seconds=30)
