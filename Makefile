@@ -1,6 +1,6 @@
 # The commands of the project; CI calls the same ones. Every recipe is short: the work is in local/.
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench install install-dev azurite requirements clean
+.PHONY: help run test lint bench bench-limits install install-dev azurite requirements clean
 
 PYTHON_IN := .venv/bin/python
 CODE := shared simulator local tests bench function_app.py
@@ -23,6 +23,12 @@ lint: install-dev ## ruff and mypy, as CI does
 
 bench: azurite install-dev ## measure the gateway beside a bare forwarder
 	@$(PYTHON_IN) -m bench
+
+bench-limits: azurite install-dev ## measure the limits: simulated fleets, then processes on Azurite (10 minutes)
+	@$(PYTHON_IN) -m bench.limits_simulation
+	@$(PYTHON_IN) -m bench.limits_simulation --outage --limits 20000,100000,1000000 --instances 1,10,100
+	@$(PYTHON_IN) -m bench.limits_cost
+	@$(PYTHON_IN) -m bench.limits_processes
 
 install: ## make .venv with what the gateway needs
 	@sh local/install.sh runtime

@@ -113,7 +113,8 @@ def bounds(limits: Limits, now: float, parts: int = 1) -> Bounds:
     tokens = _bound(limits.tokens_per_minute, limits.token_quota, limits.token_quota_period or "month", zone, now)
     usd = _bound(None, limits.budget_usd, limits.budget_period or "month", zone, now)
     slots = Bound(float(limits.max_concurrent), math.inf) if limits.max_concurrent else None
-    return tuple(bound and bound.share(parts) for bound in (requests, tokens, usd, slots))
+    whole = (requests, tokens, usd, slots)
+    return whole if parts == 1 else tuple(bound and bound.share(parts) for bound in whole)
 
 
 def _bound(per_minute: float | None, quota: float | None, period: Period, zone: str, now: float) -> Bound | None:

@@ -293,7 +293,7 @@ def limit_complaints(limits: Limits) -> Iterator[str]:
             yield f"{name}: expected 0 (no limit) or more, at most 1e15, got {value}"
     try:
         ZoneInfo(limits.time_zone or "UTC")
-    except (ValueError, OSError):
+    except (ValueError, OSError, KeyError):
         yield f"time_zone: expected the name of a time zone such as Europe/Berlin, got {limits.time_zone!r}"
 
 

@@ -20,6 +20,7 @@ logger = logging.getLogger("tollgate.credentials")
 
 _RENEW_BEFORE = 600.0  # seconds before the end of a token's life, or a third of it where that is less
 _RETRY_AFTER = 10.0  # seconds between attempts to renew
+_KEEP_CREDENTIAL = 60.0  # seconds between two replacements of the credential
 
 
 class CredentialUnavailable(Exception):
@@ -56,6 +57,9 @@ class Credentials:
         self._client_id = client_id
         self._api_keys = api_keys
         self._credential: AsyncTokenCredential | None = None
+        self._retired: AsyncTokenCredential | None = None  # its last renewal may be under way still
+        self._closing: asyncio.Task[None] | None = None
+        self._keep_until = 0.0
         self._tokens: dict[str, _Token] = {}
         self._renewals: dict[str, asyncio.Task[_Token]] = {}
         self._retry_at: dict[str, float] = {}
@@ -77,14 +81,21 @@ class Credentials:
         await asyncio.gather(*(self._renewal(scope) for scope in scopes), return_exceptions=True)
 
     def forget(self, scope: str) -> None:
-        """A backend refused the token: the next call gets a new one."""
+        """A backend refused the token: the next call gets a new one. The credential goes with it, since it keeps tokens
+        of its own; not more often than once in a while, because a missing role looks the same."""
         self._tokens.pop(scope, None)
+        if self._credential is not None and time.monotonic() >= self._keep_until:
+            self._keep_until = time.monotonic() + _KEEP_CREDENTIAL
+            if self._retired is not None:
+                self._closing = asyncio.ensure_future(self._retired.close())
+            self._retired, self._credential = self._credential, None
 
     async def close(self) -> None:
         for task in list(self._renewals.values()):
             task.cancel()
-        if self._credential is not None:
-            await self._credential.close()
+        for credential in (self._retired, self._credential):
+            if credential is not None:
+                await credential.close()
 
     def _renewal(self, scope: str) -> asyncio.Task[_Token]:
         """The one renewal of this scope's token that is under way."""

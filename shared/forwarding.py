@@ -270,7 +270,7 @@ class Forwarder:
         if meter.failed:
             self._breakers.fault(target, "error inside a stream")
             raise _Failed("reported an error before the stream's first token", response.status)
-        if not meter.committed and (meter.done or not chunk):
+        if not meter.committed:
             self._breakers.fault(target, "empty stream")
             raise _Failed("ended the stream before its first token", response.status)
         return UpstreamResponse(target, response, head, deadline=_in(self._timeouts.stream), meter=meter)

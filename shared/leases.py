@@ -16,7 +16,7 @@ import msgspec
 
 LEASE_SECONDS = 2.0  # how long a slice may be spent; also the length of an epoch
 SHARE = 0.5  # of what is left that one instance may take ahead of its needs, over the square root of the lessees
-SAFE_PART = 0.25  # of an instance's part of a minute, while the table is out of reach
+SAFE_PART = 0.15  # of an instance's part of a minute, while the table is out of reach
 EPSILON = 1e-6
 _LESSEES_TOLD = 256  # nonces that a row keeps for an epoch
 
@@ -392,12 +392,20 @@ class Safe(msgspec.Struct, frozen=True):
 
 
 def spend_safely(
-    safe: Safe, bounds: Bounds, row: Row | None, owed: Amounts, under_way: float, cost: Amounts, now: float
+    safe: Safe,
+    bounds: Bounds,
+    row: Row | None,
+    active: float,
+    owed: Amounts,
+    under_way: float,
+    cost: Amounts,
+    now: float,
 ) -> Safe | Refusal:
-    """Admit a call without the table: a quarter of this instance's part of a minute, refilled at its part of the rate.
+    """Admit a call without the table: some of this instance's part of a minute, refilled at its part of the rate.
 
-    A quota is judged by the row as last seen and by what has been spent since."""
-    active = row.active() if row is not None else 1
+    `active`: the instances that share the limits. A call larger than the bucket passes when it has been saved up; none
+    passes on credit, since a fleet would grant one to each instance. A quota is judged by the row as last seen and by
+    what has been spent since."""
     levels, longest = [], None
     for i, (bound, level, amount) in enumerate(zip(bounds, safe.level, cost, strict=True)):
         if bound is None or not amount:
@@ -406,17 +414,21 @@ def spend_safely(
         known = row.levels[i] if row is not None else None
         if known is not None and bound.since <= known.since and known.used + owed[i] + amount > bound.quota:
             return Refusal(DIMENSIONS[i], "quota", max(0.0, bound.until - now))
+        if math.isinf(bound.cap):
+            levels.append(level)
+            continue
+        wait = 0.0
         if math.isinf(bound.per_second):  # slots
-            refused = under_way + amount > max(1.0, bound.cap / active)
-            wait = LEASE_SECONDS
+            if under_way + amount > max(1.0, bound.cap / active):
+                wait = LEASE_SECONDS
             levels.append(level)
         else:
-            cap = bound.cap / active * SAFE_PART
-            level = min(cap, level + max(0.0, now - safe.time) * bound.per_second / active)
-            refused = level < amount - EPSILON and level < cap - EPSILON
-            wait = (min(amount, cap) - level) / (bound.per_second / active) if refused else 0.0
-            levels.append(level - amount)
-        if refused and (longest is None or wait > longest.wait):
+            cap, rate = bound.cap / active * SAFE_PART, bound.per_second / active
+            filled = cap if math.isinf(level) else min(max(cap, amount), level + max(0.0, now - safe.time) * rate)
+            if filled < amount - EPSILON:
+                wait = (amount - filled) / rate
+            levels.append(filled - amount)
+        if wait and (longest is None or wait > longest.wait):
             longest = Refusal(DIMENSIONS[i], "rate", wait)
     return longest or Safe(Amounts(*levels), now)
 

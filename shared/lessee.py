@@ -9,7 +9,6 @@ import logging
 import math
 import random
 import secrets
-from collections import deque
 from collections.abc import Callable
 
 import msgspec
@@ -28,8 +27,10 @@ _JITTER = 0.01  # seconds; doubles with every write that somebody else was first
 _LONGEST_MEMORY = 5.0  # seconds for which a refusal holds without asking the table again
 _WRITES_A_SECOND = 50.0  # that one row takes
 _RATE_MEMORY = 10.0  # seconds over which the demand is averaged
+_FORGET = 0.99  # of the most instances seen, with every reading
 _RAMP = 3.0  # seconds: a demand that has just begun is taken to be as old as this at least
 _LOW = 0.3  # of a lease's time: below that it is refilled ahead
+_NEAR = 0.85  # of a quota
 _SOLE_FOR = 30.0  # seconds for which a lone lessee trusts that its last write is still the row
 _RETRY_REACH = 1.0  # seconds between attempts while the table is out of reach
 
@@ -94,6 +95,7 @@ class Lessee:
 
     __slots__ = (
         "__weakref__",
+        "_active",
         "_alert",
         "_began",
         "_bounds",
@@ -152,7 +154,7 @@ class Lessee:
         self._bounds_until = -math.inf
         self._rate = NOTHING  # of the demand, a second
         self._touched = self._began = now()
-        self._waiting: deque[_Waiter] = deque()
+        self._waiting: list[_Waiter] = []
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._patience: asyncio.TimerHandle | None = None
@@ -163,6 +165,7 @@ class Lessee:
         self._closed = False  # what is left of the lease is being given back
         self._refused_until = self._quiet_until = -math.inf
         self._safe = Safe()
+        self._active = 1.0  # instances that share the limits: the most seen of late
 
     @property
     def idle(self) -> bool:
@@ -179,6 +182,16 @@ class Lessee:
         self.limited = allowances.dimensions(scope.limits)
         self._bounds_until = -math.inf
         self._refused_until = -math.inf
+
+    @property
+    def nearly_used_up(self) -> bool:
+        """Whether a quota nears its end, where what calls under way take beyond their estimates would overrun it."""
+        if self.row is None or not any(self.limited[:3]):
+            return False
+        return any(
+            bound is not None and level is not None and level.used > _NEAR * bound.quota
+            for bound, level in zip(self._bounds, self.row.levels, strict=True)
+        )
 
     def bounds(self, now: float) -> Bounds:
         """The limits as they are now; a period's quota begins anew with the period."""
@@ -326,7 +339,7 @@ class Lessee:
         bounds = self.bounds(now)
         if self.row is None and any(bound and math.isinf(bound.cap) for bound in bounds):
             raise StoreUnavailable("The store that counts this key's quota is out of reach. Try again shortly.")
-        decided = leases.spend_safely(self._safe, bounds, self.row, self.owed, self.under_way, cost, now)
+        decided = leases.spend_safely(self._safe, bounds, self.row, self._active, self.owed, self.under_way, cost, now)
         if isinstance(decided, Refusal):
             raise Refused(self.scope, decided)
         self._safe = decided
@@ -346,7 +359,7 @@ class Lessee:
 
     def _judge_alone(self, now: float) -> None:
         while self._waiting:
-            waiter = self._waiting.popleft()
+            waiter = self._waiting.pop(0)
             if waiter.admitted.done():
                 continue
             try:
@@ -444,6 +457,8 @@ class Lessee:
         self._reach.regain(self._heard_at)
         self._etag = row.etag if row is not None else None
         self.row = leases.from_properties(row.properties) if row is not None else None
+        if self.row is not None:
+            self._active = max(self.row.active(), self._active * _FORGET)
         if self.row is not None and not self.expected_output:
             self.expected_output = self.row.expected_output
         if (doubt := self._doubt) is not None:
@@ -477,7 +492,7 @@ class Lessee:
     def _serve(self, now: float) -> None:
         """Let pass who waits and is covered by the lease."""
         while self._waiting and now < self.lease.expires and self.lease.left.covers(self._waiting[0].cost):
-            waiter = self._waiting.popleft()
+            waiter = self._waiting.pop(0)
             if not waiter.admitted.done():
                 self.lease = self.lease.spend(waiter.cost)
                 self.under_way += bool(waiter.cost.slots)
@@ -485,7 +500,7 @@ class Lessee:
 
     def _demand(self, now: float) -> Demand:
         while self._waiting and self._waiting[0].admitted.done():
-            self._waiting.popleft()
+            self._waiting.pop(0)
         ahead = self._ahead(now)
         kept = NOTHING
         if now < self.lease.expires and (self._waiting or ahead != NOTHING):
@@ -509,7 +524,7 @@ class Lessee:
         self._refused_until = now + max(quiet, min(_LONGEST_MEMORY, refusal.wait) * random.uniform(0.75, 1.0))
         dimension = leases.DIMENSIONS.index(refusal.dimension)
         told = msgspec.structs.replace(refusal, wait=max(refusal.wait, quiet))
-        staying: deque[_Waiter] = deque()
+        staying: list[_Waiter] = []
         for waiter in self._waiting:
             if waiter.cost[dimension] < first[dimension]:
                 staying.append(waiter)

@@ -165,7 +165,7 @@ class Limiter:
             _, by_tokens, by_usd, by_slots = lessee.limited
             input_tokens = output_tokens = 0.0
             if by_tokens or by_usd:
-                if lessee.scope.limits.estimate == "max":
+                if lessee.scope.limits.estimate == "max" or lessee.nearly_used_up:
                     estimate = most = most or tokens.most(call, self._experienced(key, lessee))
                 else:
                     estimate = expected = expected or tokens.expected(call, self._experienced(key, lessee))
@@ -326,7 +326,8 @@ class Limiter:
             "tokens": f"{limits.token_quota} tokens per {limits.token_quota_period or 'month'}",
             "usd": f"budget of {limits.budget_usd} USD per {limits.budget_period or 'month'}",
         }[refusal.dimension]
-        return kind(f"{scope.about} has used its {used}. It renews at {renews}; for more, ask {contact}.", renews)
+        left = f"{scope.about} has no room left for this call in its {used}."
+        return kind(f"{left} It renews at {renews}; for more, ask {contact}.", renews)
 
 
 def duration(seconds: float) -> str:

@@ -10,8 +10,6 @@ from shared import sse
 from shared.azure_openai import error_code
 from shared.types import Usage
 
-_DONE = b"data: [DONE]"
-_MAX_HELD = 64 * 1024  # bytes; the usage chunk has about 500
 _MAX_EVENT = 16 * 1024 * 1024  # bytes; the largest true ones hold an image
 _USAGE_TAIL = 4096
 _USAGE_KEY = re.compile(rb'"usage"\s*:\s*(?=\{)')
@@ -122,6 +120,9 @@ class BodyMeter:
         self._tail = (self._tail + chunk)[-_USAGE_TAIL:]
         return chunk
 
+    def end(self) -> None:
+        pass
+
     def finish(self) -> bytes:
         return b""
 
@@ -143,9 +144,10 @@ class EventTooLarge(ValueError):
 class StreamMeter:
     """Follows one stream of chat or text completions.
 
-    `feed` takes the chunks as they come and gives back what may pass on at once. The end marker is kept until
-    `finish`, because the caller must not have its answer in full before the usage is on record; so is a chunk of
-    which it cannot be told yet whether it is the usage chunk that only the gateway asked for (`strip_usage`).
+    `feed` takes the chunks as they come and gives back the events that are complete: only of them can be told whether
+    they are the usage chunk that only the gateway asked for (`strip_usage`), and half an event could not be followed by
+    the error event that tells of a broken stream. The end marker is kept until `finish`, because the caller must not
+    have its answer in full before the usage is on record.
     """
 
     event_stream = True
@@ -158,41 +160,39 @@ class StreamMeter:
         self._strip = strip_usage
         self._tail: list[bytes] = []  # the beginning of an event whose end has not come, in pieces
         self._length = 0  # of the tail, in bytes
-        self._released = 0  # bytes of the tail that have been passed on
         self._kept = b""  # the end marker
         self._characters = 0
         self._pieces = 0
 
     def feed(self, chunk: bytes) -> bytes:
-        """The bytes that may go to the caller now. Raises `EventTooLarge`."""
-        out = []
+        """The events that may go to the caller now. Raises `EventTooLarge`."""
         # Only the seam is searched again: a long event that comes in many pieces is not read anew with each.
-        if not self._tail or sse.ends_event(b"".join(self._tail[-3:])[-3:] + chunk):
-            events, rest = sse.split(b"".join([*self._tail, chunk]) if self._tail else chunk)
-            for event in events:
-                passed = event[self._released :] if self._released else event
-                if self.done:
-                    self._kept += passed  # whatever follows the end marker stays behind it
-                elif self._read(event):
-                    out.append(passed)
-                self._released = 0
-            self._tail, self._length = ([rest], len(rest)) if rest else ([], 0)
-        elif chunk:
+        if self._tail and not sse.ends_event(b"".join(self._tail[-3:])[-3:] + chunk):
             self._tail.append(chunk)
             self._length += len(chunk)
-        if self._length > _MAX_EVENT:
-            raise EventTooLarge(f"an event of more than {_MAX_EVENT} bytes")
-        if self._tail and not self.done and self._may_pass():
-            tail = b"".join(self._tail) if self._length - self._released > len(self._tail[-1]) else self._tail[-1]
-            out.append(tail[len(tail) - (self._length - self._released) :])
-            self._released = self._length
+            if self._length > _MAX_EVENT:
+                raise EventTooLarge(f"an event of more than {_MAX_EVENT} bytes")
+            return b""
+        events, rest = sse.split(b"".join([*self._tail, chunk]) if self._tail else chunk)
+        self._tail, self._length = ([rest], len(rest)) if rest else ([], 0)
+        out = []
+        for event in events:
+            if self.done:
+                self._kept += event  # whatever follows the end marker stays behind it
+            elif self._read(event):
+                out.append(event)
         return out[0] if len(out) == 1 else b"".join(out)
 
+    def end(self) -> None:
+        """The backend has closed the stream. An end marker counts without its empty line, too."""
+        tail = b"".join(self._tail)
+        if not self.done and sse.payload(tail).strip() == b"[DONE]":
+            self._read(tail)
+            self._tail, self._length = [], 0
+
     def finish(self) -> bytes:
-        """What was held back, to be sent once the usage is on record."""
-        kept, self._kept = self._kept + b"".join(self._tail)[self._released :], b""
-        self._tail, self._length, self._released = [], 0, 0
-        return kept
+        """What was held back from the end marker on, to be sent once the usage is on record."""
+        return self._kept + b"".join(self._tail)
 
     def result(self, input_estimate: int) -> Usage:
         """The usage that the stream told. Where it told none, an estimate: a token per four characters, or per piece
@@ -207,9 +207,9 @@ class StreamMeter:
         data = sse.payload(event)
         if not data:
             return True
-        if data == b"[DONE]":
+        if data.strip() == b"[DONE]":
             self.done = True
-            self._kept = event[self._released :]
+            self._kept = event
             return False
         try:
             chunk = _decode_chunk(data)
@@ -237,12 +237,3 @@ class StreamMeter:
             self.committed = True
         elif choice.finish_reason or (delta is not None and (delta.tool_calls or delta.function_call)):
             self.committed = True
-
-    def _may_pass(self) -> bool:
-        """Whether the beginning of an event shows that it is neither the end marker nor the usage chunk."""
-        if self._released or self._length > _MAX_HELD:
-            return True
-        tail = b"".join(self._tail)
-        if _DONE.startswith(tail[: len(_DONE)]):
-            return False
-        return not self._strip or b'"choices":[{' in tail

@@ -144,7 +144,7 @@ class MeteredResponse(Response):
         await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
         if upstream.head:
             await send({"type": "http.response.body", "body": upstream.head, "more_body": True})
-            # What was sent leaves when the event loop gets its turn, which a fast backend would not give it for a while.
+            # What was sent leaves when the event loop gets its turn; a fast backend would not give it one for a while.
             await asyncio.sleep(0)
         meter = upstream.meter
         try:
@@ -153,9 +153,11 @@ class MeteredResponse(Response):
                     if passing := meter.feed(chunk):
                         await send({"type": "http.response.body", "body": passing, "more_body": True})
         except (aiohttp.ClientError, OSError, metering.EventTooLarge):
-            await self._break_off(send)
-            return
-        if not meter.done:
+            whole = meter.event_stream and meter.done  # it lied about its length, but said that it has ended
+        else:
+            meter.end()
+            whole = meter.done
+        if not whole:
             await self._break_off(send)
             return
         await self._note("complete")
@@ -166,7 +168,7 @@ class MeteredResponse(Response):
         the connection closes early and nobody takes it for whole."""
         await self._note("cut")
         if self._upstream.meter.event_stream:
-            await send({"type": "http.response.body", "body": self._upstream.meter.finish() + _INTERRUPTED})
+            await send({"type": "http.response.body", "body": _INTERRUPTED})
 
     def _note(self, ended: Ended) -> asyncio.Future[None]:
         self._accounted = True

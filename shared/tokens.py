@@ -6,7 +6,8 @@ from shared.types import Call, Usage
 
 ASSUMED_OUTPUT = 4096  # tokens reserved for an answer without a bound, where the most is to be reserved
 MOST_OUTPUT = 131_072  # no model answers with more; a caller's larger bound must not empty a bucket that others share
-_WEIGHT = 0.05  # of the newest call in an average
+_HEADROOM = 1.25  # measured: halves what a fleet admits too much, and costs less than a hundredth of the limit
+_WEIGHT = 0.02  # of the newest call in an average; of the first ones more
 _PROMPT_HEADROOM = 1.25
 
 
@@ -20,6 +21,7 @@ class Experience(msgspec.Struct, frozen=True):
     tokens_per_byte: float = 0.25
     output: float = 240.0
     output_squared: float = 240.0 * 450.0
+    calls: int = 0
 
     @property
     def expected_output(self) -> float:
@@ -33,11 +35,12 @@ class Experience(msgspec.Struct, frozen=True):
 
     def learn(self, body_bytes: int, usage: Usage) -> "Experience":
         """With one more call, of which the backend told the usage."""
-        ratio = min(2.0, usage.input_tokens / max(1, body_bytes))
+        ratio, weight = min(2.0, usage.input_tokens / max(1, body_bytes)), max(_WEIGHT, 1 / (self.calls + 12))
         return Experience(
-            self.tokens_per_byte + _WEIGHT * (ratio - self.tokens_per_byte),
-            self.output + _WEIGHT * (usage.output_tokens - self.output),
-            self.output_squared + _WEIGHT * (usage.output_tokens**2 - self.output_squared),
+            self.tokens_per_byte + weight * (ratio - self.tokens_per_byte),
+            self.output + weight * (usage.output_tokens - self.output),
+            self.output_squared + weight * (usage.output_tokens**2 - self.output_squared),
+            self.calls + 1,
         )
 
 
@@ -52,7 +55,7 @@ def expected(call: Call, experience: Experience) -> Estimate:
     """What such calls have taken, and not more than the call allows."""
     output = 0.0
     if call.operation.name != "embeddings":
-        output = experience.expected_output
+        output = _HEADROOM * experience.expected_output
         if call.max_output_tokens is not None:
             output = max(0.0, min(output, call.max_output_tokens))
     return Estimate(len(call.body) * experience.tokens_per_byte, output)

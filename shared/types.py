@@ -95,7 +95,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
     `body` is as received, `values` tells where the values at its top level stand. `edits` are raw JSON values to be put
     there in the body that goes upstream, the model's name apart. `usage_injected`: the caller did not ask for the
-    stream's usage chunk, so it must not see it. `input_estimate`, `max_output_tokens` in tokens; the latter None when the caller set no bound.
+    stream's usage chunk, so it must not see it. `input_estimate`, `max_output_tokens` in tokens; the latter None when
+    the caller set no bound.
     """
 
     operation: Operation

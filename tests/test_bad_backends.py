@@ -101,8 +101,15 @@ def test_a_silent_backend_in_the_middle_of_a_stream_is_given_up_and_told(impatie
     assert time.monotonic() - started < 5
 
 
-def test_an_identity_that_gives_no_token_is_told_without_its_secrets(impatient: System) -> None:
-    """The token that is known goes on being used while no new one can be had."""
-    model = impatient.lone()
+def test_a_token_in_use_serves_on_while_no_new_one_can_be_had(impatient: System) -> None:
     impatient.simulator.identity(failing_status=500)
+    assert impatient.chat(impatient.lone()).status == 200
+
+
+def test_a_token_that_a_backend_refuses_is_replaced(impatient: System) -> None:
+    model = impatient.spare()
+    body = {"statusCode": 401, "message": "Unauthorized. Access token is missing, invalid or expired."}
+    impatient.simulator.fault("status", deployment=model, status=401, body=body, times=1)
+    assert impatient.simulator.log(summary=True)["tokens_issued"] == 0
     assert impatient.chat(model).status == 200
+    assert impatient.simulator.log(summary=True)["tokens_issued"] == 1

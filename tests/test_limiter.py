@@ -234,6 +234,7 @@ async def test_80_and_100_percent_raise_one_alert_each_in_a_fleet() -> None:
     house = House()
     limiters, ann = [house.limiter() for _ in range(3)], consumer(token_quota=1000)
     for number in range(20):
+        house.time += 1.0
         answer = await attempt(limiters[number % 3], ann, call(400, most=0))
         if isinstance(answer, Reservation):
             limiters[number % 3].settle(answer, Usage(100, 0))
@@ -241,11 +242,11 @@ async def test_80_and_100_percent_raise_one_alert_each_in_a_fleet() -> None:
     assert house.alerts == [("key:ann", "tokens", 80), ("key:ann", "tokens", 100)]
 
 
-async def test_a_dead_table_leaves_a_quarter_of_a_minute_to_each_instance() -> None:
+async def test_a_dead_table_leaves_some_seconds_of_its_limit_to_each_instance() -> None:
     house = House()
     house.dead = True
     limiter, ann = house.limiter(), consumer(requests_per_minute=40)
-    assert len(await admitted(limiter, ann, 20)) == 10
+    assert len(await admitted(limiter, ann, 20)) == 6
     assert limiter.state()["mode"] == "safe"
     house.dead = False
     house.time += 5
@@ -253,7 +254,7 @@ async def test_a_dead_table_leaves_a_quarter_of_a_minute_to_each_instance() -> N
     await asyncio.sleep(0.01)
     assert limiter.state()["mode"] == "normal"
     await limiter.stop()
-    assert house.rows("limits")["key:ann"]["0"][0]["requests_used"] == pytest.approx(11)
+    assert house.rows("limits")["key:ann"]["0"][0]["requests_used"] == pytest.approx(7)
 
 
 async def test_nobody_waits_longer_than_the_patience_for_a_slow_table() -> None:
@@ -264,7 +265,7 @@ async def test_nobody_waits_longer_than_the_patience_for_a_slow_table() -> None:
     started = loop.time()
     answers = await asyncio.gather(*(attempt(limiter, consumer(requests_per_minute=40)) for _ in range(20)))
     waited = loop.time() - started
-    assert sum(isinstance(answer, Reservation) for answer in answers) == 10
+    assert sum(isinstance(answer, Reservation) for answer in answers) == 6
     assert waited < 1.0
     started = loop.time()
     await attempt(limiter, consumer("bob", requests_per_minute=40))  # it is known by now
@@ -304,36 +305,36 @@ async def test_a_forgotten_key_loses_no_settlement(monkeypatch: pytest.MonkeyPat
 
 async def test_the_estimate_learns_what_calls_take() -> None:
     limiter, ann = House().limiter(), consumer(tokens_per_minute=1_000_000)
-    for _ in range(200):
+    for _ in range(400):
         limiter.settle(await limiter.reserve(ann, call(1000, most=None)), Usage(500, 40))
     reservation = await limiter.reserve(ann, call(1000, most=None))
-    assert reservation.costs[0].tokens == pytest.approx(500 + 40, rel=0.05)
+    assert reservation.costs[0].tokens == pytest.approx(500 + 1.25 * 40, rel=0.05)
 
 
 async def test_a_new_instance_begins_with_what_others_have_learned() -> None:
     house = House()
     limiter, ann = house.limiter(), consumer(tokens_per_minute=1_000_000)
-    for _ in range(200):
+    for _ in range(400):
         limiter.settle(await limiter.reserve(ann, call(1000, most=None)), Usage(250, 40))
     await limiter.stop()
     other = house.limiter()
     await other.reserve(ann, call(1000, most=None))
     reservation = await other.reserve(ann, call(1000, most=None))
-    assert reservation.costs[0].tokens == pytest.approx(250 + 40, rel=0.05)
+    assert reservation.costs[0].tokens == pytest.approx(250 + 1.25 * 40, rel=0.05)
 
 
 def test_answers_under_way_are_longer_than_the_average_one() -> None:
     experience = tokens.Experience()
     for number in range(400):
         experience = experience.learn(1000, Usage(250, 1000 if number % 2 else 100))
-    assert experience.output == pytest.approx(550, rel=0.05)
-    assert experience.expected_output == pytest.approx((1000**2 + 100**2) / 1100, rel=0.05)
+    assert experience.output == pytest.approx(550, rel=0.1)
+    assert experience.expected_output == pytest.approx((1000**2 + 100**2) / 1100, rel=0.1)
 
 
 def test_estimates_stay_within_what_the_call_allows() -> None:
     nothing_known = tokens.Experience()
     assert tokens.expected(call(400, most=5), nothing_known).output == 5
-    assert tokens.expected(call(400, most=None), nothing_known).output == 450
+    assert tokens.expected(call(400, most=None), nothing_known).output == 1.25 * 450
     assert tokens.most(call(400, most=None), nothing_known).output == tokens.ASSUMED_OUTPUT
     assert tokens.most(call(400, most=10**12), nothing_known).output == tokens.MOST_OUTPUT
     assert tokens.most(call(400, most=-5), nothing_known).output == 0

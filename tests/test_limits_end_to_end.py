@@ -1,6 +1,7 @@
 """Limits as callers meet them: the official client in front of a running gateway."""
 
 import asyncio
+import json
 import time
 from typing import Any
 
@@ -9,10 +10,14 @@ import openai
 import pytest
 
 from shared import bootstrap
-from shared.config import Storage
+from shared.config import Storage, parse
 from shared.consumers import Consumers
+from shared.errors import ConfigurationError
 from shared.types import Limits
-from tests.system import System, chat_body, eventually
+from simulator.process import SimulatorProcess
+from tests.azurite import Azurite
+from tests.gateway_process import GatewayProcess, cli
+from tests.system import System, chat_body, configuration, eventually
 
 
 def make_key(system: System, **limits: Any) -> str:
@@ -155,3 +160,80 @@ async def test_no_more_calls_at_a_time_than_allowed(gateway: System) -> None:
         assert refused
         again = await ask(chat_body())
         assert again[0] == 200
+
+
+def test_the_command_line_makes_changes_and_shows_limits(gateway: System) -> None:
+    environment = {**gateway.gateway.environment}
+    made = cli(
+        environment, "keys", "create", "limited by hand", "--requests-per-minute", "1", "--token-quota", "5000",
+        "--token-quota-period", "week", "--time-zone", "Europe/Berlin", "--estimate", "max", "--json",
+    )  # fmt: skip
+    assert gateway.post("/v1/chat/completions", chat_body(max_tokens=9), key=made["key"]).status == 200
+    assert gateway.post("/v1/chat/completions", chat_body(max_tokens=9), key=made["key"]).status == 429
+    changed = cli(environment, "keys", "set", made["id"], "--requests-per-minute", "50", "--json")
+    assert changed["limits"] == {
+        "requests_per_minute": 50,
+        "token_quota": 5000,
+        "token_quota_period": "week",
+        "time_zone": "Europe/Berlin",
+        "estimate": "max",
+    }
+    on_model = cli(environment, "keys", "set", made["id"], "--model", "gpt-4o", "--max-concurrent", "3", "--json")
+    assert on_model["limits"] == {"max_concurrent": 3}
+    lines = {(line["unit"], line["per"]): line for line in cli(environment, "limits", made["id"], "--json")}
+    assert lines["requests", "per minute"]["limit"] == 50
+    assert lines["calls under way", "at a time"]["available"] == 3
+    quota = lines["tokens", "week"]
+    assert quota["limit"] == 5000
+    assert 0 < quota["used"] < 100
+    assert quota["forecast"] >= quota["used"]
+
+
+def test_the_operator_sees_what_is_left(azurite: Azurite, simulator: SimulatorProcess) -> None:
+    limits = {"contact": "platform@contoso.com", "headers": {"consumed_tokens": "consumed-tokens"}}
+    environ = {
+        "GATEWAY_CONFIG": json.dumps(configuration(simulator, limits=limits)),
+        "GATEWAY_STORAGE": azurite.connection_string,
+        "GATEWAY_MANAGEMENT_KEY": "open sesame",
+        "JAPAN_KEY": simulator.api_key,
+        **simulator.identity_environment,
+    }
+    with GatewayProcess("uvicorn", environ) as process:
+        running = System(process, simulator, azurite.connection_string)
+        key = make_key(running, requests_per_minute=1)
+        answer = running.post("/v1/chat/completions", chat_body(), key=key)
+        usage = answer.json()["usage"]
+        assert answer.headers["consumed-tokens"] == str(usage["total_tokens"])
+        refused = running.post("/v1/chat/completions", chat_body(), key=key)
+        assert "ask platform@contoso.com" in refused.error()["message"]
+        opened = {"authorization": "Bearer open sesame"}
+        consumer_id = key.split("_")[1]
+        one = running.gateway.request("GET", f"/gateway/limits/{consumer_id}", None, opened)
+        assert one.json()["limits"][0]["limit"] == 1
+        everything = running.gateway.request("GET", "/gateway/limits", None, opened).json()
+        assert everything["mode"] == "normal"
+        assert everything["hits"] == [{"scope": "key", "limit": "requests", "calls": 1}]
+        assert f"key:{consumer_id}" in {line["scope"] for line in everything["limits"]}
+        assert running.gateway.request("GET", "/gateway/limits/nobody", None, opened).status == 404
+        wrong: list[dict[str, str]] = [{}, {"authorization": f"Bearer {key}"}, {"api-key": "öpen"}]
+        for headers in wrong:
+            closed = running.gateway.request("GET", "/gateway/limits", None, headers)
+            assert closed.status == 401
+
+
+def test_limits_that_make_no_sense_stop_the_start() -> None:
+    document = """
+        {"backends": [{"name": "a", "endpoint": "http://127.0.0.1:1", "region": "r", "models": {"m": "m"}}],
+         "models": {"m": {"limits": {"tokens_per_minute": -1}}},
+         "limits": {"defaults": {"time_zone": "Europe/Nowhere"}, "teams": {"red": {"budget_usd": -0.5}},
+                    "headers": {"consumed_tokens": "a b"}, "webhook": {"url": "ftp://x", "secret_env": "S"}}}"""
+    with pytest.raises(ConfigurationError) as refused:
+        parse(document, "gateway.yaml")
+    for path in (
+        "limits.defaults.time_zone",
+        "limits.teams.red.budget_usd",
+        "models.m.limits.tokens_per_minute",
+        "limits.headers.consumed_tokens",
+        "limits.webhook.url",
+    ):
+        assert f"gateway.yaml: {path}: expected" in str(refused.value)

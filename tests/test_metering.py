@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared import sse
-from shared.metering import BodyMeter, StreamMeter, is_json_object, usage_in_answer
+from shared.metering import BodyMeter, EventTooLarge, StreamMeter, is_json_object, usage_in_answer
 from shared.types import Usage
 
 USAGE = {
@@ -69,13 +69,23 @@ def test_the_usage_chunk_that_only_the_gateway_wanted_is_taken_out(chunks: list[
     assert meter.result(0) == COUNTED
 
 
-def test_what_cannot_be_the_usage_chunk_is_not_held_back() -> None:
+def test_half_an_event_waits_for_its_other_half() -> None:
     meter = StreamMeter(strip_usage=True)
-    half = b'data: {"choices":[{"delta":{"content":"a very long'
-    assert meter.feed(half) == half
-    assert meter.feed(b' word"}}]}\n') == b' word"}}]}\n'
-    assert meter.feed(b"\n") == b"\n"
-    assert meter.committed
+    whole = delta(content="a very long word")
+    assert meter.feed(WORDS[0] + whole[:20]) == WORDS[0]
+    assert meter.feed(whole[20:30]) == b""
+    assert meter.feed(whole[30:] + DONE[:5]) == whole
+    meter.end()
+    assert not meter.done
+
+
+def test_an_end_marker_without_its_empty_line_counts() -> None:
+    for marker in (b"data: [DONE]", b"data: [DONE]\n", b"data:[DONE]\r\n"):
+        meter = StreamMeter(strip_usage=True)
+        assert meter.feed(WORDS[0] + marker) == WORDS[0]
+        meter.end()
+        assert meter.done
+        assert meter.finish() == marker
 
 
 def test_a_stream_is_committed_by_its_first_token_and_not_before() -> None:
@@ -107,10 +117,14 @@ def test_an_unreadable_event_passes_as_it_is() -> None:
     assert meter.feed(strange) == strange
 
 
-def test_a_line_without_end_passes_on() -> None:
+def test_an_event_of_megabytes_passes_and_one_without_end_is_refused() -> None:
     meter = StreamMeter(strip_usage=True)
-    passed = sum(len(meter.feed(b"x" * 10_000)) for _ in range(20))
-    assert passed == 200_000
+    long = delta(content="x" * 3_000_000)
+    passed = b"".join(meter.feed(long[start : start + 16_384]) for start in range(0, len(long), 16_384))
+    assert passed == long
+    with pytest.raises(EventTooLarge):
+        for _ in range(400):
+            meter.feed(b"x" * 65_536)
 
 
 @pytest.mark.parametrize("ending", [b"\n", b"\r\n", b"\r"])

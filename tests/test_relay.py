@@ -134,12 +134,12 @@ def test_a_dated_path_keeps_the_body_as_it_is(gateway: System) -> None:
 
 
 def test_no_more_custom_headers_pass_than_azure_takes(gateway: System) -> None:
-    custom = {f"x-ms-custom-{number}": "1" for number in range(30)} | {f"x-mine-{number}": "1" for number in range(30)}
+    custom = {f"{prefix}{number}": "1" for number in range(30) for prefix in ("aoai-", "x-mine-", "x-ms-mine-")}
     answer = gateway.post("/v1/chat/completions", chat_body(), custom)
     assert answer.status == 200  # the simulator answers 431 beyond ten, as Azure does
-    passed = [name for name, _ in gateway.simulator.last_headers() if name.lower().startswith("x-m")]
-    assert len(passed) <= 11  # x-ms-client-request-id is a header that Azure knows
-    assert not [name for name in passed if name.lower().startswith("x-mine")]
+    passed = [name.lower() for name, _ in gateway.simulator.last_headers()]
+    assert 0 < sum(name.startswith("aoai-") for name in passed) <= 10
+    assert not [name for name in passed if "mine" in name]
 
 
 def test_nothing_that_identifies_the_caller_reaches_the_backend(gateway: System) -> None:

@@ -73,17 +73,15 @@ def escape_key(key: str) -> str:
 
 
 def _entity(partition: str, key: str, properties: Properties) -> dict[str, Value]:
-    """Numbers carry their types: the service would take an integer for 32 bits, and 5.0 for one."""
-    entity: dict[str, Value] = {"PartitionKey": partition, "RowKey": key}
+    """Numbers carry their types where they need to: the service takes an integer for 32 bits, and 5.0 for one."""
+    entity: dict[str, Value] = {"PartitionKey": partition, "RowKey": key, **properties}
     for name, value in properties.items():
         kind = type(value)
-        if kind is int:
+        if kind is float:
+            entity[_annotation(name)] = "Edm.Double"
+        elif kind is int and not -(2**31) <= value < 2**31:  # type: ignore[operator]
             entity[_annotation(name)] = "Edm.Int64"
             entity[name] = str(value)
-        else:
-            if kind is float:
-                entity[_annotation(name)] = "Edm.Double"
-            entity[name] = value
     return entity
 
 

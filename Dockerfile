@@ -1,0 +1,32 @@
+# The gateway as a container: `uvicorn shared.asgi:app`. docs/deploy.md says how it is built and run.
+#   docker build -t tollgate .                       the gateway
+#   docker build -t tollgate-simulator --target simulator .
+
+FROM python:3.13-slim AS packages
+COPY requirements.txt .
+# Without byte code of the command line's and telemetry's packages the image is smaller; the start-up pays nothing for it.
+RUN pip install --no-cache-dir --no-compile --only-binary :all: --target /packages --requirement requirements.txt
+
+FROM python:3.13-slim AS base
+ENV PYTHONPATH=/packages PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin tollgate
+WORKDIR /app
+COPY --from=packages /packages /packages
+# Numeric, so that Kubernetes can tell that it is not root.
+USER 10001
+
+FROM base AS simulator
+COPY simulator simulator
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["python", "-m", "simulator"]
+
+FROM base AS gateway
+COPY shared shared
+EXPOSE 8080
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=3s --start-period=15s --retries=3 \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/healthz', timeout=2)"]
+# SIGTERM: no new connections, 60 s for open streams, then the usage rows are written. Whoever stops the container has
+# to wait longer than that (compose: stop_grace_period, Kubernetes: terminationGracePeriodSeconds).
+CMD ["python", "-m", "uvicorn", "shared.asgi:app", "--host", "0.0.0.0", "--port", "8080", "--no-access-log", \
+    "--no-server-header", "--timeout-graceful-shutdown", "60"]

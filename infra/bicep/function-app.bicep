@@ -1,0 +1,186 @@
+// The gateway as a function app on Flex Consumption: its plan, its scale and its settings.
+
+@description('Name of the app and first label of its address.')
+@minLength(2)
+@maxLength(60)
+param name string
+
+@description('Name of the plan.')
+param planName string
+
+@description('Azure region.')
+param location string
+
+@description('Tags of every resource.')
+param tags object
+
+@description('Resource id of the identity.')
+param identityId string
+
+@description('Client id of the identity.')
+param identityClientId string
+
+@description('Blob service of the host\'s storage account.')
+param hostBlobServiceUri string
+
+@description('Blob container of the host\'s storage account for the package that runs.')
+param packageContainer string
+
+@description('Table service that keeps the state of the gateway.')
+param tableServiceUri string
+
+@description('The configuration of the gateway, as a JSON document.')
+param configuration string
+
+@description('The management key, or a reference to it in Key Vault. Empty: the management API is closed.')
+@secure()
+param managementKey string
+
+@description('Where telemetry goes. Empty: nowhere.')
+param telemetryConnectionString string
+
+@description('Memory of an instance in MB; it decides the CPU, too (2048: one core).')
+@allowed([512, 2048, 4096])
+param instanceMemoryMB int
+
+@description('Calls that one instance serves at a time. Azure\'s default for Python is 1.')
+@minValue(1)
+@maxValue(1000)
+param perInstanceConcurrency int
+
+@description('Most instances.')
+@minValue(40)
+@maxValue(1000)
+param maximumInstanceCount int
+
+@description('Instances that are always there for HTTP. 0: a first call after a pause waits for a cold start.')
+@minValue(0)
+@maxValue(1000)
+param alwaysReadyInstances int
+
+@description('Spread instances over availability zones, where the region has them.')
+param zoneRedundant bool
+
+@description('Subnet for outgoing calls. Empty: none.')
+param subnetId string
+
+@description('Whether the app can be reached from the internet.')
+param publicAccess bool
+
+@description('IPv4 ranges in CIDR notation that may call. Empty: everybody with a key.')
+param allowedIpRanges string[]
+
+// All that shared/config.py reads, and what the host needs. Never `AzureWebJobsStorage` itself: shared keys are off.
+var settings = {
+  APPLICATIONINSIGHTS_AUTHENTICATION_STRING: 'ClientId=${identityClientId};Authorization=AAD'
+  APPLICATIONINSIGHTS_CONNECTION_STRING: telemetryConnectionString
+  AZURE_CLIENT_ID: identityClientId
+  AzureWebJobsStorage__blobServiceUri: hostBlobServiceUri
+  AzureWebJobsStorage__clientId: identityClientId
+  AzureWebJobsStorage__credential: 'managedidentity'
+  GATEWAY_CONFIG: configuration
+  GATEWAY_MANAGEMENT_KEY: managementKey
+  GATEWAY_STORAGE__clientId: identityClientId
+  GATEWAY_STORAGE__tableServiceUri: tableServiceUri
+}
+
+resource plan 'Microsoft.Web/serverfarms@2024-11-01' = {
+  name: planName
+  location: location
+  tags: tags
+  kind: 'functionapp'
+  sku: {
+    name: 'FC1'
+    tier: 'FlexConsumption'
+  }
+  properties: {
+    reserved: true
+    zoneRedundant: zoneRedundant
+  }
+}
+
+resource app 'Microsoft.Web/sites@2024-11-01' = {
+  name: name
+  location: location
+  tags: union(tags, { 'azd-service-name': 'gateway' })
+  kind: 'functionapp,linux'
+  identity: {
+    type: 'UserAssigned'
+    userAssignedIdentities: {
+      '${identityId}': {}
+    }
+  }
+  properties: {
+    serverFarmId: plan.id
+    httpsOnly: true
+    clientAffinityEnabled: false
+    keyVaultReferenceIdentity: identityId
+    publicNetworkAccess: publicAccess ? 'Enabled' : 'Disabled'
+    virtualNetworkSubnetId: empty(subnetId) ? null : subnetId
+    functionAppConfig: {
+      runtime: {
+        name: 'python'
+        version: '3.13'
+      }
+      deployment: {
+        storage: {
+          type: 'blobContainer'
+          value: '${hostBlobServiceUri}/${packageContainer}'
+          authentication: {
+            type: 'UserAssignedIdentity'
+            userAssignedIdentityResourceId: identityId
+          }
+        }
+      }
+      scaleAndConcurrency: {
+        instanceMemoryMB: instanceMemoryMB
+        maximumInstanceCount: maximumInstanceCount
+        alwaysReady: alwaysReadyInstances == 0 ? [] : [{ name: 'http', instanceCount: alwaysReadyInstances }]
+        triggers: {
+          http: {
+            perInstanceConcurrency: perInstanceConcurrency
+          }
+        }
+      }
+    }
+    siteConfig: {
+      ftpsState: 'Disabled'
+      http20Enabled: true
+      minTlsVersion: '1.2'
+      ipSecurityRestrictionsDefaultAction: empty(allowedIpRanges) ? 'Allow' : 'Deny'
+      ipSecurityRestrictions: map(allowedIpRanges, (range, index) => {
+        action: 'Allow'
+        ipAddress: range
+        name: 'range-${index}'
+        priority: 100 + index
+      })
+    }
+  }
+}
+
+// Declared as a whole: what is not named here is removed.
+resource appSettings 'Microsoft.Web/sites/config@2024-11-01' = {
+  parent: app
+  name: 'appsettings'
+  properties: settings
+}
+
+// No publishing with a user name and a password: only with Entra ID.
+resource publishing 'Microsoft.Web/sites/basicPublishingCredentialsPolicies@2024-11-01' = [
+  for kind in ['ftp', 'scm']: {
+    parent: app
+    name: kind
+    properties: {
+      allow: false
+    }
+  }
+]
+
+@description('Resource id of the app.')
+output id string = app.id
+
+@description('Name of the app.')
+output name string = app.name
+
+@description('Address of the gateway.')
+output url string = 'https://${app.properties.defaultHostName}'

@@ -1,0 +1,25 @@
+// Who the gateway is, for Azure OpenAI, storage, telemetry and Key Vault. User-assigned, so that its roles outlive the app.
+
+@description('Name of the identity.')
+param name string
+
+@description('Azure region.')
+param location string
+
+@description('Tags of every resource.')
+param tags object
+
+resource identity 'Microsoft.ManagedIdentity/userAssignedIdentities@2024-11-30' = {
+  name: name
+  location: location
+  tags: tags
+}
+
+@description('Resource id of the identity.')
+output id string = identity.id
+
+@description('Client id, by which a process asks for tokens.')
+output clientId string = identity.properties.clientId
+
+@description('Object id, to which roles are assigned.')
+output principalId string = identity.properties.principalId

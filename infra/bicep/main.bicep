@@ -1,0 +1,414 @@
+// Everything that `azd up` or `az deployment sub create` makes: docs/deploy.md says how.
+
+targetScope = 'subscription'
+
+import { account, existingAccount, roles } from 'types.bicep'
+
+@description('Name of the environment; part of the name of the resource group.')
+@minLength(1)
+@maxLength(64)
+param environmentName string
+
+@description('Azure region of the gateway itself. It must offer Flex Consumption.')
+@minLength(1)
+@metadata({
+  azd: {
+    type: 'location'
+  }
+})
+param location string
+
+@description('Name of the resource group.')
+@minLength(1)
+@maxLength(90)
+param resourceGroupName string = 'rg-${environmentName}'
+
+@description('Azure OpenAI accounts to create. Two regions or more are what failover lives on.')
+param accounts account[] = []
+
+@description('Azure OpenAI accounts that are there already.')
+param existingAccounts existingAccount[] = []
+
+@description('The section `models` of the configuration: fallbacks, aliases and limits, by model.')
+param models object = {}
+
+@description('The section `limits` of the configuration.')
+param limits object = {}
+
+@description('The section `timeouts` of the configuration.')
+param timeouts object = {}
+
+@description('Object id of who makes keys with the command line. Empty: nobody is given access to the tables.')
+param operatorPrincipalId string = ''
+
+@description('What the operator is.')
+@allowed(['User', 'Group', 'ServicePrincipal'])
+param operatorPrincipalType string = 'User'
+
+@description('The secret that opens the management API. Empty: it is closed.')
+@secure()
+param managementKey string = ''
+
+@description('Keep the management key in a Key Vault instead of in the settings of the app.')
+param keyVault bool = false
+
+@description('Memory of an instance in MB; it decides the CPU, too (2048: one core).')
+@allowed([512, 2048, 4096])
+param instanceMemoryMB int = 2048
+
+@description('Calls that one instance serves at a time. Azure\'s default for Python is 1.')
+@minValue(1)
+@maxValue(1000)
+param perInstanceConcurrency int = 100
+
+@description('Most instances.')
+@minValue(40)
+@maxValue(1000)
+param maximumInstanceCount int = 40
+
+@description('Instances that are always there. 0: idle costs nothing, and a first call after a pause waits for a cold start.')
+@minValue(0)
+@maxValue(1000)
+param alwaysReadyInstances int = 0
+
+@description('Spread instances and stored data over availability zones, where the region has them. Needs 2 always-ready instances, if any.')
+param zoneRedundant bool = false
+
+@description('Application Insights and Log Analytics.')
+param telemetry bool = true
+
+@description('Days for which telemetry is kept. The first 90 days in Application Insights\' tables cost nothing.')
+@minValue(30)
+@maxValue(730)
+param telemetryRetentionInDays int = 90
+
+@description('Most gigabytes of telemetry a day; what comes after is dropped. 0: no limit.')
+@minValue(0)
+param telemetryDailyQuotaGb int = 5
+
+@description('A virtual network with private endpoints to storage and to the created Azure OpenAI accounts, whose public endpoints are closed.')
+param privateNetwork bool = false
+
+@description('With `privateNetwork`: close the public endpoint of the gateway, too.')
+param privateApp bool = false
+
+@description('Address space of the virtual network, /24 or larger.')
+param addressPrefix string = '10.80.0.0/24'
+
+@description('IPv4 ranges in CIDR notation that may call the gateway. Empty: everybody with a key.')
+param allowedIpRanges string[] = []
+
+@description('With `privateNetwork`: public IPv4 addresses or ranges that may reach the tables, for the command line.')
+param operatorIpRanges string[] = []
+
+@description('Further tags of every resource.')
+param tags object = {}
+
+var token = uniqueString(subscription().id, environmentName, location)
+var allTags = union(tags, { 'azd-env-name': environmentName })
+var names = {
+  app: 'func-tollgate-${token}'
+  component: 'appi-tollgate-${token}'
+  hostStorage: 'sthost${token}'
+  identity: 'id-tollgate-${token}'
+  network: 'vnet-tollgate-${token}'
+  plan: 'plan-tollgate-${token}'
+  stateStorage: 'sttoll${token}'
+  vault: 'kv-toll-${token}'
+  workspace: 'log-tollgate-${token}'
+}
+var packageContainer = 'packages'
+var useVault = keyVault && !empty(managementKey)
+var storageSku = zoneRedundant ? 'Standard_ZRS' : 'Standard_LRS'
+
+// The configuration document, from the parameters that also create the accounts: nothing is typed twice.
+var standardAccounts = filter(
+  accounts,
+  a => !empty(filter(a.deployments, d => !contains(d.sku, 'Provisioned')))
+)
+var provisionedAccounts = filter(
+  accounts,
+  a => !empty(filter(a.deployments, d => contains(d.sku, 'Provisioned')))
+)
+var standardBackends = map(standardAccounts, a => {
+  name: a.name
+  endpoint: 'https://${take('oai-${a.name}-${token}', 64)}.openai.azure.com'
+  region: a.region
+  data_zone: a.?dataZone
+  kind: 'standard'
+  models: toObject(
+    filter(a.deployments, d => !contains(d.sku, 'Provisioned')),
+    d => d.?alias ?? d.model,
+    d => d.name
+  )
+  priority: a.?priority ?? 1
+  weight: a.?weight ?? 1
+})
+var provisionedBackends = map(provisionedAccounts, a => {
+  name: '${a.name}-provisioned'
+  endpoint: 'https://${take('oai-${a.name}-${token}', 64)}.openai.azure.com'
+  region: a.region
+  data_zone: a.?dataZone
+  kind: 'provisioned'
+  models: toObject(
+    filter(a.deployments, d => contains(d.sku, 'Provisioned')),
+    d => d.?alias ?? d.model,
+    d => d.name
+  )
+  priority: a.?provisionedPriority ?? 0
+  weight: a.?weight ?? 1
+})
+var existingBackends = map(existingAccounts, a => {
+  name: a.name
+  endpoint: a.?endpoint ?? 'https://${last(split(a.resourceId, '/'))}.openai.azure.com'
+  region: a.region
+  data_zone: a.?dataZone
+  api_version: a.?apiVersion ?? 'v1'
+  kind: a.?kind ?? 'standard'
+  models: a.models
+  priority: a.?priority ?? 1
+  weight: a.?weight ?? 1
+})
+var configuration = {
+  backends: concat(provisionedBackends, standardBackends, existingBackends)
+  models: models
+  limits: limits
+  timeouts: timeouts
+}
+
+resource group 'Microsoft.Resources/resourceGroups@2025-04-01' = {
+  name: resourceGroupName
+  location: location
+  tags: allTags
+}
+
+module identity 'identity.bicep' = {
+  name: 'identity'
+  scope: group
+  params: {
+    name: names.identity
+    location: location
+    tags: allTags
+  }
+}
+
+module network 'network.bicep' = if (privateNetwork) {
+  name: 'network'
+  scope: group
+  params: {
+    name: names.network
+    location: location
+    tags: allTags
+    addressPrefix: addressPrefix
+  }
+}
+
+module hostStorage 'storage.bicep' = {
+  name: 'host-storage'
+  scope: group
+  params: {
+    name: names.hostStorage
+    location: location
+    tags: allTags
+    sku: storageSku
+    containers: [packageContainer]
+    assignments: [
+      {
+        principalId: identity.outputs.principalId
+        principalType: 'ServicePrincipal'
+        roleId: roles.storageBlobDataOwner
+      }
+    ]
+    restrictNetwork: privateNetwork
+    allowedIpRanges: []
+  }
+}
+
+var operators = empty(operatorPrincipalId)
+  ? []
+  : [
+      {
+        principalId: operatorPrincipalId
+        principalType: operatorPrincipalType
+        roleId: roles.storageTableDataContributor
+      }
+    ]
+
+module stateStorage 'storage.bicep' = {
+  name: 'state-storage'
+  scope: group
+  params: {
+    name: names.stateStorage
+    location: location
+    tags: allTags
+    sku: storageSku
+    tables: ['consumers', 'limits', 'rotation', 'usageagg']
+    assignments: concat(operators, [
+      {
+        principalId: identity.outputs.principalId
+        principalType: 'ServicePrincipal'
+        roleId: roles.storageTableDataContributor
+      }
+    ])
+    restrictNetwork: privateNetwork
+    allowedIpRanges: operatorIpRanges
+  }
+}
+
+module hostStorageEndpoint 'private-endpoint.bicep' = if (privateNetwork) {
+  name: 'host-storage-endpoint'
+  scope: group
+  params: {
+    name: 'pe-${names.hostStorage}'
+    location: location
+    tags: allTags
+    targetId: hostStorage.outputs.id
+    group: 'blob'
+    subnetId: network!.outputs.endpointsSubnetId
+    dnsZoneId: network!.outputs.blobZoneId
+  }
+}
+
+module stateStorageEndpoint 'private-endpoint.bicep' = if (privateNetwork) {
+  name: 'state-storage-endpoint'
+  scope: group
+  params: {
+    name: 'pe-${names.stateStorage}'
+    location: location
+    tags: allTags
+    targetId: stateStorage.outputs.id
+    group: 'table'
+    subnetId: network!.outputs.endpointsSubnetId
+    dnsZoneId: network!.outputs.tableZoneId
+  }
+}
+
+module openAi 'openai.bicep' = [
+  for a in accounts: {
+    name: 'openai-${a.name}'
+    scope: group
+    params: {
+      name: take('oai-${a.name}-${token}', 64)
+      region: a.region
+      tags: allTags
+      deployments: a.deployments
+      principalId: identity.outputs.principalId
+      subnetId: privateNetwork ? network!.outputs.endpointsSubnetId : ''
+      dnsZoneId: privateNetwork ? network!.outputs.openAiZoneId : ''
+      subnetLocation: location
+    }
+  }
+]
+
+module openAiAccess 'openai-access.bicep' = [
+  for a in existingAccounts: {
+    name: take('openai-access-${a.name}-${token}', 64)
+    scope: resourceGroup(split(a.resourceId, '/')[2], split(a.resourceId, '/')[4])
+    params: {
+      name: last(split(a.resourceId, '/'))
+      principalId: identity.outputs.principalId
+    }
+  }
+]
+
+module openAiEndpoints 'private-endpoint.bicep' = [
+  for a in existingAccounts: if (privateNetwork && (a.?privateEndpoint ?? false)) {
+    name: take('openai-endpoint-${a.name}', 64)
+    scope: group
+    params: {
+      name: take('pe-${a.name}-${token}', 64)
+      location: location
+      tags: allTags
+      targetId: a.resourceId
+      group: 'account'
+      subnetId: network!.outputs.endpointsSubnetId
+      dnsZoneId: network!.outputs.openAiZoneId
+    }
+  }
+]
+
+module monitoring 'monitoring.bicep' = if (telemetry) {
+  name: 'monitoring'
+  scope: group
+  params: {
+    workspaceName: names.workspace
+    componentName: names.component
+    location: location
+    tags: allTags
+    retentionInDays: telemetryRetentionInDays
+    dailyQuotaGb: telemetryDailyQuotaGb
+    principalId: identity.outputs.principalId
+  }
+}
+
+module vault 'key-vault.bicep' = if (useVault) {
+  name: 'key-vault'
+  scope: group
+  params: {
+    name: names.vault
+    location: location
+    tags: allTags
+    principalId: identity.outputs.principalId
+    managementKey: managementKey
+  }
+}
+
+module app 'function-app.bicep' = {
+  name: 'function-app'
+  scope: group
+  params: {
+    name: names.app
+    planName: names.plan
+    location: location
+    tags: allTags
+    identityId: identity.outputs.id
+    identityClientId: identity.outputs.clientId
+    hostBlobServiceUri: hostStorage.outputs.blobServiceUri
+    packageContainer: packageContainer
+    tableServiceUri: stateStorage.outputs.tableServiceUri
+    configuration: string(configuration)
+    managementKey: useVault ? vault!.outputs.reference : managementKey
+    telemetryConnectionString: telemetry ? monitoring!.outputs.connectionString : ''
+    instanceMemoryMB: instanceMemoryMB
+    perInstanceConcurrency: perInstanceConcurrency
+    maximumInstanceCount: maximumInstanceCount
+    alwaysReadyInstances: alwaysReadyInstances
+    zoneRedundant: zoneRedundant
+    subnetId: privateNetwork ? network!.outputs.appSubnetId : ''
+    publicAccess: !(privateNetwork && privateApp)
+    allowedIpRanges: allowedIpRanges
+  }
+  dependsOn: [
+    hostStorageEndpoint
+    stateStorageEndpoint
+  ]
+}
+
+module appEndpoint 'private-endpoint.bicep' = if (privateNetwork && privateApp) {
+  name: 'app-endpoint'
+  scope: group
+  params: {
+    name: 'pe-${names.app}'
+    location: location
+    tags: allTags
+    targetId: app.outputs.id
+    group: 'sites'
+    subnetId: network!.outputs.endpointsSubnetId
+    dnsZoneId: network!.outputs.appZoneId
+  }
+}
+
+@description('Resource group of the gateway.')
+output AZURE_RESOURCE_GROUP string = resourceGroupName
+
+@description('Name of the function app, for `func azure functionapp publish`.')
+output AZURE_FUNCTION_APP_NAME string = app.outputs.name
+
+@description('Address of the gateway.')
+output GATEWAY_URL string = app.outputs.url
+
+@description('Address of the tables, for the command line.')
+output GATEWAY_TABLES string = stateStorage.outputs.tableServiceUri
+
+@description('The command that makes the first key. The operator runs it in a clone of the repository, signed in with `az login`.')
+output FIRST_KEY_COMMAND string = 'GATEWAY_STORAGE__tableServiceUri=${stateStorage.outputs.tableServiceUri} .venv/bin/python -m shared.cli keys create first'

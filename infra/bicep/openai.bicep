@@ -1,0 +1,100 @@
+// An Azure OpenAI account with its model deployments, opened to the identity of the gateway and to nobody's key.
+
+import { deployment, roles } from 'types.bicep'
+
+@description('Name of the account and first label of its endpoint.')
+@minLength(2)
+@maxLength(64)
+param name string
+
+@description('Azure region of the account.')
+param region string
+
+@description('Tags of every resource.')
+param tags object
+
+@description('Model deployments.')
+param deployments deployment[]
+
+@description('Object id of the identity of the gateway.')
+param principalId string
+
+@description('Subnet for a private endpoint. Empty: the account has a public endpoint.')
+param subnetId string
+
+@description('Private DNS zone of the private endpoint.')
+param dnsZoneId string
+
+@description('Azure region of the subnet.')
+param subnetLocation string
+
+resource account 'Microsoft.CognitiveServices/accounts@2025-06-01' = {
+  name: name
+  location: region
+  tags: tags
+  kind: 'OpenAI'
+  sku: {
+    name: 'S0'
+  }
+  properties: {
+    customSubDomainName: name // without it there is no sign-in with Entra ID
+    disableLocalAuth: true
+    publicNetworkAccess: empty(subnetId) ? 'Enabled' : 'Disabled'
+    networkAcls: {
+      defaultAction: empty(subnetId) ? 'Allow' : 'Deny'
+    }
+  }
+}
+
+// Azure refuses two at a time on one account.
+@batchSize(1)
+resource models 'Microsoft.CognitiveServices/accounts/deployments@2025-06-01' = [
+  for model in deployments: {
+    parent: account
+    name: model.name
+    sku: {
+      name: model.sku
+      capacity: model.capacity
+    }
+    properties: {
+      model: {
+        format: 'OpenAI'
+        name: model.model
+        version: model.version
+      }
+      raiPolicyName: model.?raiPolicyName
+      spilloverDeploymentName: model.?spilloverDeploymentName
+      versionUpgradeOption: 'OnceNewDefaultVersionAvailable'
+    }
+  }
+]
+
+resource role 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
+  name: guid(account.id, principalId, roles.cognitiveServicesOpenAIUser)
+  scope: account
+  properties: {
+    principalId: principalId
+    principalType: 'ServicePrincipal'
+    roleDefinitionId: subscriptionResourceId(
+      'Microsoft.Authorization/roleDefinitions',
+      roles.cognitiveServicesOpenAIUser
+    )
+  }
+}
+
+// After the deployments: while one is being made the account is busy (AccountProvisioningStateInvalid).
+module endpoint 'private-endpoint.bicep' = if (!empty(subnetId)) {
+  name: take('endpoint-${name}', 64)
+  params: {
+    name: 'pe-${name}'
+    location: subnetLocation
+    tags: tags
+    targetId: account.id
+    group: 'account'
+    subnetId: subnetId
+    dnsZoneId: dnsZoneId
+  }
+  dependsOn: [
+    models
+  ]
+}

@@ -1,0 +1,296 @@
+"""The Bicep files without their compiler, and what they must agree on with the code; every check meets a fault."""
+
+import contextlib
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tree_sitter import Node
+
+from shared import aggregates, config, consumers, limiter, rotation
+from shared.errors import ConfigurationError
+from shared.types import Backend
+from tests.infra.bicep import (
+    BICEP,
+    ROOT,
+    Template,
+    body_of,
+    complaints,
+    inner_objects,
+    is_name,
+    literal,
+    properties,
+    text,
+)
+
+FILES = {path.name: path.read_text() for path in sorted(BICEP.glob("*.bicep"))}
+# https://learn.microsoft.com/azure/role-based-access-control/built-in-roles
+ROLES = {
+    "5e0bd9bd-7b93-4f28-af87-19fc36ad61bd": "Cognitive Services OpenAI User",
+    "4633458b-17de-408a-b874-0445c86b69e6": "Key Vault Secrets User",
+    "3913510d-42f4-4e42-8a64-420c390055eb": "Monitoring Metrics Publisher",
+    "b7e6dc6d-f1e8-4753-8033-0f276bb0955b": "Storage Blob Data Owner",
+    "0a9a7e1f-b9d0-4cc4-a60d-0319b160aaa3": "Storage Table Data Contributor",
+}
+# What the Functions host reads, and shared/config.py does not.
+OF_THE_HOST = {
+    "APPLICATIONINSIGHTS_AUTHENTICATION_STRING",
+    "AzureWebJobsStorage__blobServiceUri",
+    "AzureWebJobsStorage__clientId",
+    "AzureWebJobsStorage__credential",
+}
+NOT_ON_FLEX = re.compile(
+    r"FUNCTIONS_WORKER_RUNTIME|FUNCTIONS_EXTENSION_VERSION|WEBSITE_\w+|SCM_DO_\w+|ENABLE_ORYX_\w+|AzureWebJobsStorage"
+)
+# https://learn.microsoft.com/azure/azure-resource-manager/management/resource-name-rules
+NAME_RULES = {
+    "app": r"[a-z0-9][a-z0-9-]{0,58}[a-z0-9]",
+    "component": r"[\w.()-]{1,260}",
+    "hostStorage": r"[a-z0-9]{3,24}",
+    "identity": r"[A-Za-z0-9][\w-]{2,127}",
+    "network": r"[A-Za-z0-9][\w.-]{0,62}\w",
+    "plan": r"[A-Za-z0-9-]{1,40}",
+    "stateStorage": r"[a-z0-9]{3,24}",
+    "vault": r"[A-Za-z](?!.*--)[A-Za-z0-9-]{1,22}[A-Za-z0-9]",
+    "workspace": r"[A-Za-z0-9][A-Za-z0-9-]{2,61}[A-Za-z0-9]",
+}
+LONGEST = {"token": "a" * 13}  # uniqueString makes thirteen characters
+
+
+def seeded(file: str, right: str, wrong: str) -> dict[str, str]:
+    """The files with a fault in one of them."""
+    assert FILES[file].count(right) >= 1, f"{file} has no {right!r}"
+    return FILES | {file: FILES[file].replace(right, wrong, 1)}
+
+
+def variable(files: Mapping[str, str], file: str, name: str) -> dict[str, Node]:
+    """The object of a variable, in loops and functions or not."""
+    declared = Template(file, files[file]).of("var")[name]
+    return properties(next(inner_objects(declared.value)))
+
+
+def test_nothing_is_wrong_with_the_files() -> None:
+    assert complaints(FILES) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "right", "wrong", "complaint"),
+    [
+        ("storage.bicep", "kind: 'StorageV2'", "kind: 'StorageV2", "does not parse"),
+        ("storage.bicep", "allowSharedKeyAccess", "allowSharedKeyAcess", "no property allowSharedKeyAcess"),
+        ("storage.bicep", "kind: 'StorageV2'", "kind: 'StorageV9'", "got 'StorageV9'"),
+        ("storage.bicep", "allowBlobPublicAccess: false", "allowBlobPublicAccess: 'no'", "expected bool"),
+        ("storage.bicep", "@2025-01-01' = {", "@1999-01-01' = {", "there is no schema of"),
+        ("storage.bicep", "value: range", "valu: range", "no property valu"),
+        ("function-app.bicep", "perInstanceConcurrency: per", "perInstanceConcurency: per", "perInstanceConcurency"),
+        ("function-app.bicep", "instanceCount: always", "instances: always", "no property instances"),
+        ("function-app.bicep", "serverFarmId: plan.id", "serverFarmId: plann.id", "plann is not defined"),
+        ("openai.bicep", "customSubDomainName", "customSubdomainName", "no property customSubdomainName"),
+        ("openai.bicep", "      name: model.sku\n", "", "needs name"),
+        ("openai.bicep", "'private-endpoint.bicep'", "'privat-endpoint.bicep'", "there is no privat-endpoint.bicep"),
+        ("openai.bicep", "import { deployment, roles }", "import { deploymnt, roles }", "is exported by no file"),
+        ("network.bicep", "registrationEnabled", "registrationsEnabled", "no property registrationsEnabled"),
+        ("monitoring.bicep", "Application_Type: 'web'", "Application_Type: 'wep'", "got 'wep'"),
+        ("monitoring.bicep", "location: location", "location: loction", "loction is not defined"),
+        ("monitoring.bicep", "    Application_Type: 'web'\n", "", "needs Application_Type"),
+        ("key-vault.bicep", "tenant()", "tenantt()", "tenantt is not defined"),
+        ("main.bicep", "identityClientId: identity.outputs.clientId", "", "needs the parameter identityClientId"),
+        ("main.bicep", "packageContainer: packageContainer", "package: 'x'", "has no parameter package"),
+        ("main.bicep", "identity.outputs.clientId", "identity.outputs.client", "identity.bicep has no output client"),
+        ("main.bicep", "group: 'blob'", "group: 7", "group of private-endpoint.bicep: expected string"),
+        ("main.bicep", "network!.outputs.blobZoneId", "network!.outputs.blobZone", "has no output blobZone"),
+        ("main.bicep", "param tags object = {}", "param tags object = {}\nparam tag object = {}", "never used"),
+        ("main.bicep", "@description('Further tags of every resource.')\n", "", "param tags has no description"),
+        ("main.bicep", "var token =", "var location = ''\nvar token =", "location is declared twice"),
+    ],
+)
+def test_a_seeded_fault_is_found(file: str, right: str, wrong: str, complaint: str) -> None:
+    assert any(complaint in found for found in complaints(seeded(file, right, wrong)))
+
+
+def role_complaints(files: Mapping[str, str]) -> list[str]:
+    """Ids of roles: only in types.bicep, each a known one under its own name."""
+    given = {key: literal(value) or "" for key, value in variable(files, "types.bicep", "roles").items()}
+    found = [
+        f"{key}: {identifier} is no role of that name"
+        for key, identifier in given.items()
+        if ROLES.get(identifier, "").replace(" ", "").casefold() != key.casefold()
+    ]
+    guid = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+    found += [f"{name}: an id of its own" for name, s in files.items() if name != "types.bicep" and guid.search(s)]
+    return found
+
+
+def test_the_roles_are_the_built_in_ones_that_are_needed() -> None:
+    assert role_complaints(FILES) == []
+    assert role_complaints(seeded("types.bicep", "5e0bd9bd-7b93", "5e0bd9bd-7b94"))
+    assert role_complaints(seeded("types.bicep", "5e0bd9bd-7b93-4f28-af87-19fc36ad61bd", next(reversed(ROLES))))
+    assert role_complaints(seeded("openai.bicep", "roles.cognitive", "'25fbc0a9-bd7c-42a3-aa1a-3b75d497ee68' //"))
+
+
+class Recorder(dict[str, str]):
+    """An environment that knows what it was asked for."""
+
+    def __init__(self, **given: str) -> None:
+        super().__init__(given)
+        self.asked: set[str] = set()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.asked.add(key)
+        return super().get(key, default)
+
+
+def what_the_code_reads(settings: Mapping[str, Node]) -> set[str]:
+    """With the given settings present: those that decide which others are looked at are asked for, too."""
+    document = {
+        "backends": [{"name": "a", "endpoint": "https://a.openai.azure.com", "region": "x", "models": {"m": "m"}}]
+    }
+    environ = Recorder(**dict.fromkeys(settings, "x") | {"GATEWAY_CONFIG": json.dumps(document)})
+    with contextlib.suppress(ConfigurationError):  # it has looked for what it misses by then
+        config.load(environ)
+    return environ.asked
+
+
+def setting_complaints(files: Mapping[str, str]) -> list[str]:
+    settings = variable(files, "function-app.bicep", "settings")
+    read = what_the_code_reads(settings)
+    found = [f"{name} is read by nobody" for name in settings.keys() - read - OF_THE_HOST]
+    alternatives = {"GATEWAY_STORAGE", "GATEWAY_STORAGE__accountName"}  # a connection string holds a key
+    found += [f"{name} is not set" for name in (read | OF_THE_HOST) - settings.keys() - alternatives]
+    found += [f"{name} must not be set on Flex Consumption" for name in settings if NOT_ON_FLEX.fullmatch(name)]
+    return found
+
+
+def test_the_settings_of_the_app_are_what_the_code_and_the_host_read() -> None:
+    assert setting_complaints(FILES) == []
+    app = "function-app.bicep"
+    assert setting_complaints(seeded(app, "GATEWAY_STORAGE__tableServiceUri", "GATEWAY_STORAGE__tableUri"))
+    assert setting_complaints(seeded(app, "GATEWAY_MANAGEMENT_KEY", "GATEWAY_MANAGMENT_KEY"))
+    assert setting_complaints(seeded(app, "  AzureWebJobsStorage__credential: 'managedidentity'\n", ""))
+    assert setting_complaints(seeded(app, "AZURE_CLIENT_ID:", "FUNCTIONS_WORKER_RUNTIME: 'python'\n  AZURE_CLIENT_ID:"))
+
+
+def document_complaints(files: Mapping[str, str]) -> list[str]:
+    """The composed configuration: its keys are those that config.py knows, and no required one is missing."""
+    found = [
+        f"configuration.{key} is unknown"
+        for key in variable(files, "main.bicep", "configuration").keys() - set(config.Configuration.__struct_fields__)
+    ]
+    required = {"name", "endpoint", "region", "models"}
+    for name in ("standardBackends", "provisionedBackends", "existingBackends"):
+        backend = variable(files, "main.bicep", name)
+        found += [f"{name}.{key} is unknown" for key in backend.keys() - set(Backend.__struct_fields__)]
+        found += [f"{name}.{key} is missing" for key in required - backend.keys()]
+        said = literal(backend["kind"]) if "kind" in backend else None
+        if said not in (None, "standard", "provisioned"):
+            found.append(f"{name}.kind is {said}")
+    account = body_of(files, "openai.bicep", "resource", "account")
+    if text(properties(account["properties"])["customSubDomainName"]) != "name":
+        found.append("the endpoint of an account is not made of its name")
+    created = text(properties(body_of(files, "main.bicep", "module", "openAi")["params"])["name"])
+    for name in ("standardBackends", "provisionedBackends"):
+        if f"https://${{{created}}}.openai.azure.com" not in text(variable(files, "main.bicep", name)["endpoint"]):
+            found.append(f"{name}.endpoint is not that of the account, {created}")
+    return found
+
+
+def test_the_composed_configuration_has_the_keys_that_the_gateway_reads() -> None:
+    assert document_complaints(FILES) == []
+    assert document_complaints(seeded("main.bicep", "data_zone: a.", "dataZone: a."))
+    assert document_complaints(seeded("main.bicep", "  limits: limits\n  timeouts", "  limit: limits\n  timeouts"))
+    assert document_complaints(seeded("main.bicep", "  region: a.region\n  data_zone", "  data_zone"))
+    assert document_complaints(seeded("main.bicep", "kind: 'provisioned'", "kind: 'ptu'"))
+    assert document_complaints(seeded("main.bicep", "name: take('oai-${a.name}", "name: take('aoai-${a.name}"))
+
+
+def test_what_the_template_would_compose_starts_the_gateway() -> None:
+    """By hand, what `main.bicep` makes of `main.parameters.json`; the keys are those that the test above compares."""
+    parameters = json.loads((BICEP / "main.parameters.json").read_text())["parameters"]
+    accounts = parameters["accounts"]["value"]
+    backends = [
+        {
+            "name": account["name"],
+            "endpoint": f"https://oai-{account['name']}-{LONGEST['token']}.openai.azure.com",
+            "region": account["region"],
+            "data_zone": account.get("dataZone"),
+            "kind": "standard",
+            "models": {d.get("alias", d["model"]): d["name"] for d in account["deployments"]},
+            "priority": account.get("priority", 1),
+            "weight": account.get("weight", 1),
+        }
+        for account in accounts
+    ]
+    document = {"backends": backends, "models": parameters["models"]["value"], "limits": {}, "timeouts": {}}
+    read = config.parse(json.dumps(document), "GATEWAY_CONFIG")
+    assert [backend.region for backend in read.backends] == ["swedencentral", "eastus2"]
+
+
+def name_complaints(files: Mapping[str, str]) -> list[str]:
+    given = variable(files, "main.bicep", "names")
+    found = [f"{name} has no rule" for name in given.keys() ^ NAME_RULES.keys()]
+    return found + [
+        f"{name}: {text(value)} is no valid name"
+        for name, value in given.items()
+        if name in NAME_RULES and not is_name(NAME_RULES[name], text(value)[1:-1], LONGEST)
+    ]
+
+
+def test_names_are_within_azures_rules() -> None:
+    assert name_complaints(FILES) == []
+    assert name_complaints(seeded("main.bicep", "'sttoll${token}'", "'st-toll${token}'"))
+    assert name_complaints(seeded("main.bicep", "'sthost${token}'", "'stgatewayhost${token}'"))
+    assert name_complaints(seeded("main.bicep", "'kv-toll-${token}'", "'kv-tollgate-${token}'"))
+    assert name_complaints(seeded("main.bicep", "vault: 'kv", "keyVault: 'kv"))
+
+
+def test_the_tables_that_are_created_are_those_that_the_gateway_keeps() -> None:
+    params = properties(body_of(FILES, "main.bicep", "module", "stateStorage")["params"])
+    created = {literal(node) for node in params["tables"].named_children}
+    assert created == {aggregates.TABLE, consumers.TABLE, limiter.TABLE, rotation.TABLE}
+
+
+def test_keys_are_off_and_deployments_are_made_one_by_one() -> None:
+    sources = "".join(FILES.values())
+    assert "allowSharedKeyAccess: false" in FILES["storage.bicep"]
+    assert "disableLocalAuth: true" in FILES["openai.bicep"]
+    assert "DisableLocalAuth: true" in FILES["monitoring.bicep"]
+    assert not re.search(r"listKeys|listAccountSas|AccountKey|\.primaryKey", sources)
+    models = Template("openai.bicep", FILES["openai.bicep"]).of("resource")["models"]
+    assert models.decorators["batchSize"] == "1)"
+    for template in (Template(name, source) for name, source in FILES.items()):
+        for output in template.of("output").values():
+            assert "managementKey" not in text(output.node)
+        for name, parameter in template.of("param").items():
+            assert ("secure" in parameter.decorators) == (name == "managementKey")
+
+
+def test_the_runtime_is_the_projects_python_and_the_timeout_that_of_the_documents() -> None:
+    assert f"version: '{(ROOT / '.python-version').read_text().strip()}'" in FILES["function-app.bicep"]
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]["python_version"] == "3.13"
+
+
+def test_azds_files_lead_to_what_is_there() -> None:
+    project = yaml.safe_load((ROOT / "azure.yaml").read_text())
+    assert (ROOT / project["infra"]["path"] / f"{project['infra']['module']}.bicep").is_file()
+    (service,) = project["services"]
+    assert f"'azd-service-name': '{service}'" in FILES["function-app.bicep"]
+    assert (ROOT / project["services"][service]["project"] / "function_app.py").is_file()
+    main = Template("main.bicep", FILES["main.bicep"])
+    given = json.loads((BICEP / "main.parameters.json").read_text())["parameters"]
+    declared = main.of("param")
+    assert given.keys() <= declared.keys()
+    assert {name for name, parameter in declared.items() if parameter.required} <= given.keys()
+    hooks = json.dumps(project["hooks"])
+    for output in re.findall(r"\$(?:env:)?([A-Z_]{4,})", hooks):
+        assert output in main.of("output")
+
+
+def test_every_parameter_is_in_the_guide() -> None:
+    guide = Path(ROOT / "docs" / "deploy.md").read_text()
+    main = Template("main.bicep", FILES["main.bicep"])
+    assert [name for name in [*main.of("param"), *main.of("output")] if f"`{name}`" not in guide] == []
