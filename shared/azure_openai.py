@@ -293,7 +293,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 def returned_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """The headers of an upstream's answer that the caller receives."""
-    return {name: value for key, value in headers.items() if (name := key.lower()) in _RETURNED}
+    return {name: value for name in _RETURNED if (value := headers.get(name)) is not None}
 
 
 def model_object(model: str) -> dict[str, str | int]:

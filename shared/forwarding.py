@@ -134,9 +134,10 @@ class Forwarder:
         self._breakers = breakers
         self._router = router
         self._timeouts = timeouts
+        self._stream_timeout = aiohttp.ClientTimeout(None, sock_connect=timeouts.connect, sock_read=timeouts.total)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=75, ttl_dns_cache=30),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect, sock_read=timeouts.total),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
@@ -225,7 +226,12 @@ class Forwarder:
             name: value,
         }
         response = await self._session.request(
-            request.method, _url(request.url), data=request.body, headers=headers, allow_redirects=False
+            request.method,
+            _url(request.url),
+            data=request.body,
+            headers=headers,
+            allow_redirects=False,
+            timeout=self._stream_timeout if call.stream else sentinel,
         )
         if response.status == 401 and name == "authorization":
             self._credentials.forget(request.scope)

@@ -10,7 +10,7 @@ from simulator.process import SimulatorProcess
 from tests.azurite import Azurite
 from tests.azurite import azurite as start_azurite
 from tests.gateway_process import EDGES, Edge
-from tests.system import System, configuration, simulated_regions, watched
+from tests.system import System, configuration, eventually, simulated_regions, watched
 from tests.system import system as start_system
 
 
@@ -54,6 +54,7 @@ def impatient_system(edge: Edge, azurite: Azurite, simulator: SimulatorProcess) 
     timeouts = {"connect": 0.5, "first_byte": 0.6, "total": 3.0}
     settings = configuration(simulator, timeouts=timeouts, max_request_bytes=1_000_000)
     with start_system(edge, settings, simulator, azurite.connection_string) as running:
+        eventually(lambda: running.chat().status == 200)  # a cold process is not what those tests are about
         yield running
 
 

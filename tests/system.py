@@ -207,10 +207,15 @@ class Caller:
         deadline = time.monotonic() + seconds
         with contextlib.suppress(ConnectionResetError):
             while data := self._socket.recv(1_000_000):
-                self.received = (self.received + data)[-4096:]
+                self.received = (self.received + data)[-16_384:]
                 if time.monotonic() > deadline:
                     return False
         return True
+
+    @property
+    def request_id(self) -> str:
+        """What the answer's head said."""
+        return self.received.partition(b"x-gateway-request-id: ")[2].partition(b"\r\n")[0].decode()
 
     def leave(self, *, reset: bool = False) -> None:
         if reset:  # closing with a linger time of zero sends RST

@@ -91,10 +91,9 @@ def test_an_expired_key_is_unauthorised(gateway: System) -> None:
 
 
 def test_a_key_that_was_revoked_before_its_first_use_is_unauthorised(gateway: System) -> None:
-    environment = gateway.gateway.environment
-    created = cli(environment, "keys", "create", "revoked", "--json")
-    assert cli(environment, "keys", "revoke", created["id"], "--json")["revoked"]
-    answer = gateway.post(CHAT, chat_body(), key=created["key"])
+    key = gateway.make_key("revoked")
+    assert cli(gateway.gateway.environment, "keys", "revoke", key.split("_")[1], "--json")["revoked"]
+    answer = gateway.post(CHAT, chat_body(), key=key)
     assert_refused(gateway, answer, 401, "invalid_api_key")
 
 

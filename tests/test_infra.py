@@ -12,9 +12,10 @@ import pytest
 import yaml
 from tree_sitter import Node
 
-from shared import aggregates, config, consumers, limiter, rotation
+from shared import aggregates, config, consumers, limiter, rollup, rotation
 from shared.errors import ConfigurationError
 from shared.types import Backend
+from tests.infra import evaluate
 from tests.infra.bicep import (
     BICEP,
     ROOT,
@@ -47,6 +48,8 @@ OF_THE_HOST = {
 NOT_ON_FLEX = re.compile(
     r"FUNCTIONS_WORKER_RUNTIME|FUNCTIONS_EXTENSION_VERSION|WEBSITE_\w+|SCM_DO_\w+|ENABLE_ORYX_\w+|AzureWebJobsStorage"
 )
+# Most others (alwaysOn, ftpsState, linuxFxVersion …) are deprecated on Flex Consumption or belong to functionAppConfig.
+SITE_CONFIG_ON_FLEX = {"minTlsVersion", "ipSecurityRestrictions", "ipSecurityRestrictionsDefaultAction"}
 # https://learn.microsoft.com/azure/azure-resource-manager/management/resource-name-rules
 NAME_RULES = {
     "app": r"[a-z0-9][a-z0-9-]{0,58}[a-z0-9]",
@@ -86,7 +89,7 @@ def test_nothing_is_wrong_with_the_files() -> None:
         ("storage.bicep", "kind: 'StorageV2'", "kind: 'StorageV9'", "got 'StorageV9'"),
         ("storage.bicep", "allowBlobPublicAccess: false", "allowBlobPublicAccess: 'no'", "expected bool"),
         ("storage.bicep", "@2025-01-01' = {", "@1999-01-01' = {", "there is no schema of"),
-        ("storage.bicep", "value: range", "valu: range", "no property valu"),
+        ("storage.bicep", "value: cidr", "valu: cidr", "no property valu"),
         ("function-app.bicep", "perInstanceConcurrency: per", "perInstanceConcurency: per", "perInstanceConcurency"),
         ("function-app.bicep", "instanceCount: always", "instances: always", "no property instances"),
         ("function-app.bicep", "serverFarmId: plan.id", "serverFarmId: plann.id", "plann is not defined"),
@@ -162,7 +165,10 @@ def setting_complaints(files: Mapping[str, str]) -> list[str]:
     found = [f"{name} is read by nobody" for name in settings.keys() - read - OF_THE_HOST]
     alternatives = {"GATEWAY_STORAGE", "GATEWAY_STORAGE__accountName"}  # a connection string holds a key
     found += [f"{name} is not set" for name in (read | OF_THE_HOST) - settings.keys() - alternatives]
-    found += [f"{name} must not be set on Flex Consumption" for name in settings if NOT_ON_FLEX.fullmatch(name)]
+    site = properties(body_of(files, "function-app.bicep", "resource", "app")["properties"])
+    misplaced = properties(site["siteConfig"]).keys() - SITE_CONFIG_ON_FLEX
+    misplaced |= {name for name in settings if NOT_ON_FLEX.fullmatch(name)}
+    found += [f"{name} must not be set on Flex Consumption" for name in misplaced]
     return found
 
 
@@ -170,6 +176,9 @@ def test_the_settings_of_the_app_are_what_the_code_and_the_host_read() -> None:
     assert setting_complaints(FILES) == []
     app = "function-app.bicep"
     assert setting_complaints(seeded(app, "GATEWAY_STORAGE__tableServiceUri", "GATEWAY_STORAGE__tableUri"))
+    assert setting_complaints(
+        seeded(app, "      minTlsVersion:", "      linuxFxVersion: 'PYTHON|3.13'\n      minTlsVersion:")
+    )
     assert setting_complaints(seeded(app, "GATEWAY_MANAGEMENT_KEY", "GATEWAY_MANAGMENT_KEY"))
     assert setting_complaints(seeded(app, "  AzureWebJobsStorage__credential: 'managedidentity'\n", ""))
     assert setting_complaints(seeded(app, "AZURE_CLIENT_ID:", "FUNCTIONS_WORKER_RUNTIME: 'python'\n  AZURE_CLIENT_ID:"))
@@ -208,26 +217,68 @@ def test_the_composed_configuration_has_the_keys_that_the_gateway_reads() -> Non
     assert document_complaints(seeded("main.bicep", "name: take('oai-${a.name}", "name: take('aoai-${a.name}"))
 
 
-def test_what_the_template_would_compose_starts_the_gateway() -> None:
-    """By hand, what `main.bicep` makes of `main.parameters.json`; the keys are those that the test above compares."""
+def composed(files: Mapping[str, str], **parameters: Any) -> config.Configuration:
+    """What main.bicep would set as GATEWAY_CONFIG."""
+    given = {"environmentName": "test", "location": "swedencentral"} | parameters
+    document = evaluate.variable(Template("main.bicep", files["main.bicep"]), "configuration", given)
+    return config.parse(json.dumps(document), "GATEWAY_CONFIG")
+
+
+def test_the_gateway_accepts_what_is_composed_of_the_parameters_file() -> None:
     parameters = json.loads((BICEP / "main.parameters.json").read_text())["parameters"]
-    accounts = parameters["accounts"]["value"]
-    backends = [
+    given = {name: parameters[name]["value"] for name in ("accounts", "existingAccounts", "models")}
+    sweden, virginia = composed(FILES, **given).backends
+    assert sweden == Backend(
+        name="sweden",
+        endpoint=f"https://oai-sweden-{evaluate.UNIQUE}.openai.azure.com",
+        region="swedencentral",
+        data_zone="eu",
+        models={"gpt-5-mini": "gpt-5-mini"},
+    )
+    assert (virginia.name, virginia.region) == ("virginia", "eastus2")
+    with pytest.raises(ConfigurationError, match="expected https"):
+        composed(seeded("main.bicep", "endpoint: 'https://", "endpoint: 'http://"), **given)
+
+
+def test_provisioned_deployments_become_a_backend_that_goes_first_and_existing_accounts_join() -> None:
+    deployments = [
+        {"name": "chat", "model": "gpt-4o", "version": "1", "sku": "GlobalStandard", "capacity": 10},
         {
-            "name": account["name"],
-            "endpoint": f"https://oai-{account['name']}-{LONGEST['token']}.openai.azure.com",
-            "region": account["region"],
-            "data_zone": account.get("dataZone"),
-            "kind": "standard",
-            "models": {d.get("alias", d["model"]): d["name"] for d in account["deployments"]},
-            "priority": account.get("priority", 1),
-            "weight": account.get("weight", 1),
-        }
-        for account in accounts
+            "name": "ptu",
+            "model": "gpt-4o",
+            "alias": "chat",
+            "version": "1",
+            "sku": "ProvisionedManaged",
+            "capacity": 50,
+        },
     ]
-    document = {"backends": backends, "models": parameters["models"]["value"], "limits": {}, "timeouts": {}}
-    read = config.parse(json.dumps(document), "GATEWAY_CONFIG")
-    assert [backend.region for backend in read.backends] == ["swedencentral", "eastus2"]
+    account = {"name": "sweden", "region": "swedencentral", "deployments": deployments, "weight": 3}
+    identifier = "/subscriptions/s/resourceGroups/g/providers/Microsoft.CognitiveServices/accounts/contoso"
+    existing = {"name": "old", "resourceId": identifier, "region": "eastus", "models": {"gpt-4o": "x"}, "priority": 2}
+    read = composed(
+        FILES,
+        accounts=[account],
+        existingAccounts=[existing],
+        models={"gpt-4o": {"fallbacks": ["chat"]}},
+        limits={"defaults": {"tokens_per_minute": 1000}},
+        timeouts={"connect": 1},
+    )
+    provisioned, standard, old = read.backends
+    assert (provisioned.name, provisioned.kind, provisioned.priority) == ("sweden-provisioned", "provisioned", 0)
+    assert (provisioned.models, standard.models) == ({"chat": "ptu"}, {"gpt-4o": "chat"})
+    assert (standard.priority, standard.weight, standard.endpoint) == (1, 3, provisioned.endpoint)
+    assert (old.endpoint, old.api_version, old.priority) == ("https://contoso.openai.azure.com", "v1", 2)
+    assert read.models["gpt-4o"].fallbacks == ["chat"]
+    assert (read.limits.defaults.tokens_per_minute, read.timeouts.connect) == (1000, 1)
+
+
+def test_the_endpoint_is_that_of_the_account_that_is_created() -> None:
+    name = "n" * 32  # the longest that is allowed
+    parameters = {"environmentName": "test", "location": "x", "a": {"name": name}}
+    made = evaluate.expression(text(properties(body_of(FILES, "main.bicep", "module", "openAi")["params"])["name"]))
+    assert re.fullmatch(
+        r"[A-Za-z0-9][\w-]{0,62}[A-Za-z0-9]", made({**parameters, "token": evaluate.UNIQUE}.__getitem__)
+    )
 
 
 def name_complaints(files: Mapping[str, str]) -> list[str]:
@@ -251,7 +302,7 @@ def test_names_are_within_azures_rules() -> None:
 def test_the_tables_that_are_created_are_those_that_the_gateway_keeps() -> None:
     params = properties(body_of(FILES, "main.bicep", "module", "stateStorage")["params"])
     created = {literal(node) for node in params["tables"].named_children}
-    assert created == {aggregates.TABLE, consumers.TABLE, limiter.TABLE, rotation.TABLE}
+    assert created == {aggregates.TABLE, consumers.TABLE, limiter.TABLE, rollup.CONTROL, rotation.TABLE}
 
 
 def test_keys_are_off_and_deployments_are_made_one_by_one() -> None:
@@ -264,9 +315,9 @@ def test_keys_are_off_and_deployments_are_made_one_by_one() -> None:
     assert models.decorators["batchSize"] == "1)"
     for template in (Template(name, source) for name, source in FILES.items()):
         for output in template.of("output").values():
-            assert "managementKey" not in text(output.node)
+            assert not {"managementKey", "secretSettings"} & set(re.findall(r"\w+", text(output.node)))
         for name, parameter in template.of("param").items():
-            assert ("secure" in parameter.decorators) == (name == "managementKey")
+            assert ("secure" in parameter.decorators) == (name in ("managementKey", "secretSettings"))
 
 
 def test_the_runtime_is_the_projects_python_and_the_timeout_that_of_the_documents() -> None:

@@ -193,12 +193,13 @@ class TestTheImage:
         assert "image" in json.dumps(told)
 
     def test_it_is_not_root_and_its_health_check_asks_the_port_that_it_serves(self) -> None:
-        (user,) = layout.instruction("base", "USER")
+        (user,) = layout.instruction("gateway", "USER")
         serve = layout.instruction("gateway", "CMD")
         (port,) = layout.instruction("gateway", "EXPOSE")
         check = layout.instruction("gateway", "HEALTHCHECK")
         assert user.isdigit()
         assert int(user) > 0
+        assert layout.instruction("simulator", "USER") == [user]
         assert serve[serve.index("--port") + 1] == port
         assert f"http://127.0.0.1:{port}/healthz" in check[-1]
 
@@ -274,7 +275,7 @@ class TestWhatIsDeclared:
         assert service["ports"][0]["targetPort"] == port["name"]
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             assert container[probe]["httpGet"] == {"path": "/healthz", "port": port["name"]}
-        (user,) = layout.instruction("base", "USER")
+        (user,) = layout.instruction("gateway", "USER")
         assert pod["securityContext"]["runAsUser"] == int(user)
         pause = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
         assert pod["terminationGracePeriodSeconds"] > pause + self.patience()

@@ -158,7 +158,9 @@ def test_a_quota_is_used_up_once_and_begins_anew_with_the_period() -> None:
     renewed: Bounds = (None, Bound(quota=1000, since=NOW + 500, until=NOW + 1100), None, None)
     again = ask(first.row, renewed, first=200, nonce="m", now=NOW + 501, lease=first.lease, owed=0)
     assert again.refusal is None
-    assert tokens(again.row).used == 200  # the lease of the old period takes nothing off the new one
+    assert tokens(again.row).used == 200
+    late = ask(again.row, renewed, nonce="o", now=NOW + 502, lease=first.lease)
+    assert tokens(late.row).used == 200  # a lease of the old period takes nothing off the new one
 
 
 def test_a_quota_that_others_hold_on_lease_may_come_back() -> None:

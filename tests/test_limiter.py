@@ -230,6 +230,39 @@ async def test_a_quota_is_not_overrun_by_many_instances() -> None:
     assert 9_000 <= float(used) <= 10_100
 
 
+async def test_near_its_end_a_quota_reserves_all_that_calls_may_take() -> None:
+    house = House()
+    limiter, ann = house.limiter(), consumer(token_quota=100_000)
+    limiter.settle(await limiter.reserve(ann, call(most=4000)), Usage(50_000, 0))
+    await limiter.stop()
+    assert (await limiter.reserve(ann, call(most=4000))).costs[0].tokens < 1000
+    limiter.settle(await limiter.reserve(ann, call(most=4000)), Usage(40_000, 0))
+    await limiter.stop()
+    assert (await limiter.reserve(ann, call(most=4000))).costs[0].tokens > 4000
+
+
+async def test_a_small_call_passes_while_a_large_one_is_refused() -> None:
+    limiter, ann = House().limiter(), consumer(tokens_per_minute=1000, estimate="max")
+    await limiter.reserve(ann, call(0, most=950))
+    large, small = await asyncio.gather(
+        attempt(limiter, ann, call(0, most=100)), attempt(limiter, ann, call(0, most=10))
+    )
+    assert isinstance(large, RateLimitExceeded)
+    assert isinstance(small, Reservation)
+
+
+async def test_a_call_that_ends_late_is_settled_without_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.lessee.LEASE_SECONDS", 0.02)
+    house = House()
+    limiter, ann = house.limiter(), consumer(tokens_per_minute=10_000)
+    reservation = await limiter.reserve(ann, call())
+    house.time += 10
+    await asyncio.sleep(0.1)  # what was on lease has been given back; nothing is left to do
+    limiter.settle(reservation, Usage(700, 77))
+    await asyncio.sleep(0.1)
+    assert house.rows("limits")["key:ann"]["0"][0]["tokens_used"] == pytest.approx(777)
+
+
 async def test_80_and_100_percent_raise_one_alert_each_in_a_fleet() -> None:
     house = House()
     limiters, ann = [house.limiter() for _ in range(3)], consumer(token_quota=1000)

@@ -5,11 +5,15 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Awaitable
+from contextlib import ExitStack
 from typing import Any
 
+import pytest
 from openai import AsyncOpenAI
 
-from tests.system import SECONDS_PER_CHUNK, Caller, System, chat_body, eventually
+from simulator.process import SimulatorProcess
+from tests.azurite import Azurite
+from tests.system import SECONDS_PER_CHUNK, Caller, System, chat_body, configuration, eventually, system
 
 MANY = 200
 LONG_PROMPT = "every toll that is paid on the road north " * 200  # long enough for the prompt cache
@@ -127,12 +131,37 @@ def azure_stream(system: System, key: str, text: str) -> None:
         list(client.chat.completions.create(**chat_body("gpt-4o", text, stream=True)))
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_no_answer_that_a_caller_has_in_full_dies_with_the_process(
+    azurite: Azurite, simulator: SimulatorProcess, stream: bool
+) -> None:
+    """Forty at once; when half of them have their answers, the process is killed: what was answered is on record."""
+    simulator.clear()
+    with ExitStack() as stack:
+        settings = configuration(simulator)
+        running = stack.enter_context(system("uvicorn", settings, simulator, azurite.connection_string))
+        assert running.chat().status == 200
+        key = running.make_key("a crash")
+        body = chat_body("gpt-4o", stream=stream)
+        callers = [stack.enter_context(Caller(running, key, body)).send() for _ in range(40)]
+        end = b"[DONE]" if stream else b"total_tokens"
+        for caller in callers[:20]:
+            caller.read_until(1, end)
+        running.gateway.kill()
+        for caller in callers[20:]:
+            caller.read_to_the_end(5)
+        answered = {caller.request_id for caller in callers if end in caller.received}
+        complete = {row["id"] for row in running.usage_rows(key) if row.get("e_output") == 32}
+        assert len(answered) >= 20
+        assert answered <= complete
+
+
 def test_refusals_are_counted_and_cost_nothing(gateway: System) -> None:
     key = gateway.make_key("refusals")
     model = gateway.lone()
     gateway.simulator.fault("status", deployment=model, status=500)
     assert gateway.post("/v1/chat/completions", chat_body(model), key=key).status == 500
     assert gateway.post("/v1/chat/completions", chat_body("o4-mini", max_tokens=1), key=key).status == 400
-    eventually(lambda: gateway.usage_of(key)["requests"] == 2)
+    eventually(lambda: sum("e_ended" in row for row in gateway.usage_rows(key)) == 2)
     usage = gateway.usage_of(key)
     assert (usage["errors"], usage["total_tokens"]) == (2, 0)

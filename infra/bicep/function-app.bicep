@@ -36,6 +36,10 @@ param configuration string
 @secure()
 param managementKey string
 
+@description('Further settings: the secrets that the configuration names, such as `limits.webhook.secret_env`.')
+@secure()
+param secretSettings object
+
 @description('Where telemetry goes. Empty: nowhere.')
 param telemetryConnectionString string
 
@@ -144,13 +148,11 @@ resource app 'Microsoft.Web/sites@2024-11-01' = {
       }
     }
     siteConfig: {
-      ftpsState: 'Disabled'
-      http20Enabled: true
       minTlsVersion: '1.2'
       ipSecurityRestrictionsDefaultAction: empty(allowedIpRanges) ? 'Allow' : 'Deny'
-      ipSecurityRestrictions: map(allowedIpRanges, (range, index) => {
+      ipSecurityRestrictions: map(allowedIpRanges, (cidr, index) => {
         action: 'Allow'
-        ipAddress: range
+        ipAddress: cidr
         name: 'range-${index}'
         priority: 100 + index
       })
@@ -162,7 +164,7 @@ resource app 'Microsoft.Web/sites@2024-11-01' = {
 resource appSettings 'Microsoft.Web/sites/config@2024-11-01' = {
   parent: app
   name: 'appsettings'
-  properties: settings
+  properties: union(secretSettings, settings)
 }
 
 // No publishing with a user name and a password: only with Entra ID.

@@ -52,6 +52,10 @@ param managementKey string = ''
 @description('Keep the management key in a Key Vault instead of in the settings of the app.')
 param keyVault bool = false
 
+@description('Secrets that the configuration names, such as `limits.webhook.secret_env`: name of the variable and value.')
+@secure()
+param secretSettings object = {}
+
 @description('Memory of an instance in MB; it decides the CPU, too (2048: one core).')
 @allowed([512, 2048, 4096])
 param instanceMemoryMB int = 2048
@@ -242,7 +246,7 @@ module stateStorage 'storage.bicep' = {
     location: location
     tags: allTags
     sku: storageSku
-    tables: ['consumers', 'limits', 'rotation', 'usageagg']
+    tables: ['consumers', 'control', 'limits', 'rotation', 'usageagg'] // the monthly ones of raw usage are made by the gateway
     assignments: concat(operators, [
       {
         principalId: identity.outputs.principalId
@@ -368,6 +372,7 @@ module app 'function-app.bicep' = {
     tableServiceUri: stateStorage.outputs.tableServiceUri
     configuration: string(configuration)
     managementKey: useVault ? vault!.outputs.reference : managementKey
+    secretSettings: secretSettings
     telemetryConnectionString: telemetry ? monitoring!.outputs.connectionString : ''
     instanceMemoryMB: instanceMemoryMB
     perInstanceConcurrency: perInstanceConcurrency

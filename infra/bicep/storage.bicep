@@ -51,7 +51,7 @@ resource account 'Microsoft.Storage/storageAccounts@2025-01-01' = {
     networkAcls: {
       bypass: 'None'
       defaultAction: restrictNetwork ? 'Deny' : 'Allow'
-      ipRules: map(restrictNetwork ? allowedIpRanges : [], range => { action: 'Allow', value: range })
+      ipRules: map(restrictNetwork ? allowedIpRanges : [], cidr => { action: 'Allow', value: cidr })
     }
   }
 }
