@@ -1,5 +1,6 @@
 """Edge 1: Azure Functions. Bindings only; everything else lives in `shared/`."""
 
+import functools
 import logging
 import os
 
@@ -11,14 +12,14 @@ from uvicorn.config import LOGGING_CONFIG
 from shared import bootstrap
 from shared.worker_http import WorkerHttp
 
-worker_web.FastAPI = WorkerHttp  # see there
+application = bootstrap.OnDemand(os.environ)
+worker_web.FastAPI = functools.partial(WorkerHttp, application.close)  # see there
 # One line a request is the gateway's own. Said here because the worker's uvicorn sets up logging after this import.
 LOGGING_CONFIG["loggers"]["uvicorn.access"] = {"handlers": [], "propagate": False}
 logging.getLogger("azure").setLevel(logging.WARNING)  # the worker logs three lines a request, the SDK twenty
 logging.getLogger("tollgate").setLevel(logging.INFO)
 
 app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
-application = bootstrap.OnDemand(os.environ)
 
 
 # The methods are named so that the host itself refuses others: one that the worker's HTTP server does not know never

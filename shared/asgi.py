@@ -35,16 +35,23 @@ class App:
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
+        started = False
         try:
             settings = config.load(os.environ)
             async with bootstrap.application(settings) as self._application:
                 timer = asyncio.ensure_future(_every(_ROLL_UP_EVERY, self._application))
+                started = True
                 await send({"type": "lifespan.startup.complete"})
                 await receive()
                 timer.cancel()
                 self._application = None
         except ConfigurationError as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        except Exception as error:  # whatever it is, a gateway that cannot start must not seem to run
+            logger.exception("the gateway cannot run")
+            stage = "shutdown" if started else "startup"
+            await send({"type": f"lifespan.{stage}.failed", "message": f"{type(error).__name__}: {error}"})
             return
         await send({"type": "lifespan.shutdown.complete"})
 

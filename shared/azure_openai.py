@@ -64,6 +64,9 @@ _RETURNED = frozenset(
 
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 
+_LONGEST_PATH = 500  # characters; no path of the table is longer, and the cache of paths must stay small
+_MOST_KEYS = 1000  # at the top level of a body; the longest requests have about forty
+
 _DECODE_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _NEXT_VALUE = re.compile(rb'[\s{,]*"(?:[^"\\]|\\.)*"\s*:\s*')
 _OBJECT_END = re.compile(rb"\s*\{?\s*\}\s*")
@@ -79,9 +82,13 @@ class Route(msgspec.Struct, frozen=True):
     resource_id: str = ""
 
 
-@functools.lru_cache(maxsize=1024)
 def match(method: str, path: str) -> Route:
     """The route of a path. Raises `UnknownPath` (404) and `MethodNotAllowed` (405)."""
+    return _match(method, path if len(path) <= _LONGEST_PATH else path[:_LONGEST_PATH] + "…/")
+
+
+@functools.lru_cache(maxsize=1024)
+def _match(method: str, path: str) -> Route:
     for surface, pattern, operations in _SURFACES:
         if not (found := pattern.fullmatch(path)):
             continue
@@ -219,6 +226,8 @@ def top_level(body: bytes) -> dict[str, slice]:
     """
     if not body:
         raise InvalidRequest("The request has no body; a JSON object is expected.")
+    if len(body) > 1_000_000 and body.count(b'":') > 100_000:  # millions of keys would take seconds, and a gigabyte
+        raise InvalidRequest("The body has more keys than any request of the API.")
     try:
         fields = _DECODE_FIELDS(body)
     except msgspec.ValidationError:
@@ -227,6 +236,8 @@ def top_level(body: bytes) -> dict[str, slice]:
         raise InvalidRequest("The body is nested too deeply.") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"The body is not valid JSON: {error}.") from None
+    if len(fields) > _MOST_KEYS:
+        raise InvalidRequest(f"The body has more than {_MOST_KEYS} keys at its top level.")
     values, position = {}, 0
     for key, raw in fields.items():
         before = _NEXT_VALUE.match(body, position)
@@ -260,8 +271,10 @@ Kind = Literal["ok", "caller", "ours", "capacity", "server"]
 
 def classify(status: int, body: bytes) -> Kind:
     """Whose fault an answer is. `ours`: the gateway's access to that deployment; another backend may not share it."""
-    if status < 400:
+    if status < 300:
         return "ok"
+    if status < 400:
+        return "server"  # Azure OpenAI redirects nobody: something else answers at that address
     if status == 429:
         return "capacity"
     if status == 408 or status >= 500:
@@ -291,9 +304,16 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return max((seconds for seconds in resets if seconds is not None), default=None)
 
 
+def has_room(headers: Mapping[str, str]) -> bool:
+    """Whether a 429 says that tokens and requests are left: this request alone was too large."""
+    left = [_number(headers.get(f"x-ratelimit-remaining-{what}")) for what in ("tokens", "requests")]
+    return all(number is not None and number > 0 for number in left)
+
+
 def returned_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers of an upstream's answer that the caller receives."""
-    return {name: value for name in _RETURNED if (value := headers.get(name)) is not None}
+    """The headers of an upstream's answer that the caller receives; what no server could send on is left out."""
+    passed = ((name, headers.get(name)) for name in _RETURNED)
+    return {name: value for name, value in passed if value is not None and value.isascii() and value.isprintable()}
 
 
 def model_object(model: str) -> dict[str, str | int]:

@@ -103,3 +103,7 @@ class OnDemand:
         if self._building is None or (self._building.done() and self._building.exception() is not None):
             self._building = asyncio.ensure_future(self._stack.enter_async_context(application(self._settings)))
         return await asyncio.shield(self._building)
+
+    async def close(self) -> None:
+        """Write what is left, when the process ends."""
+        await self._stack.aclose()

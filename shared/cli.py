@@ -14,6 +14,7 @@ import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from shared import allowances, bootstrap, config, limits_report, rollup, usage
 from shared import check as checks
@@ -349,7 +350,7 @@ def _print(rows: Sequence[dict[str, Any]], heads: Sequence[str], as_json: bool, 
     else:
         table = Table(*(head.replace("_", " ") for head in heads))
         for row in rows:
-            table.add_row(*("" if row[head] is None else str(row[head]) for head in heads))
+            table.add_row(*(Text("" if row[head] is None else str(row[head])) for head in heads))
         Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 

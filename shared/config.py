@@ -1,5 +1,7 @@
 """Reads the environment and the configuration document, once, and refuses what is wrong with the path of the key."""
 
+import ipaddress
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -128,10 +130,10 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
     configuration = parse(document, source)
     keys = {b.name: (i, b.auth.api_key_env) for i, b in enumerate(configuration.backends) if isinstance(b.auth, ApiKey)}
     missing = [
-        f"{source}: backends[{i}].auth.api_key_env: expected the name of an environment variable that is set, "
-        f"but {variable} is not"
+        f"{source}: backends[{i}].auth.api_key_env: expected the name of an environment variable that holds a key, "
+        f"but {variable} is not set or holds more than printable characters without spaces"
         for i, variable in keys.values()
-        if not environ.get(variable)
+        if not _is_sendable(environ.get(variable, ""))
     ]
     webhook, secret = configuration.limits.webhook, ""
     if webhook is not None and not (secret := environ.get(webhook.secret_env) or ""):
@@ -171,11 +173,13 @@ def load_storage(environ: Mapping[str, str] = os.environ) -> Storage:
 def parse(document: str, source: str) -> Configuration:
     """The configuration in a YAML or JSON text; `source` names it in complaints."""
     try:
-        data = yaml.load(document, _Loader)  # noqa: S506 — a safe loader that also refuses keys given twice
+        data = _read(document)
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{source}: is neither YAML nor JSON: {_where(error)}") from None
     except RecursionError:
         raise ConfigurationError(f"{source}: is nested too deeply") from None
+    except ValueError as error:
+        raise ConfigurationError(f"{source}: has a value that cannot be read: {error}") from None
     try:
         configuration = msgspec.convert(data, Configuration)
     except msgspec.ValidationError as error:
@@ -186,6 +190,11 @@ def parse(document: str, source: str) -> Configuration:
     if complaints := [f"{source}: {complaint}" for complaint in _complaints(configuration)]:
         raise ConfigurationError("\n".join(complaints))
     return configuration
+
+
+def _is_sendable(key: str) -> bool:
+    """Whether a key can stand in a header: a line feed at its end, as files have it, would fail every call."""
+    return bool(key) and key.isascii() and key.isprintable() and " " not in key
 
 
 def _document(environ: Mapping[str, str]) -> tuple[str, str]:
@@ -204,11 +213,35 @@ def _document(environ: Mapping[str, str]) -> tuple[str, str]:
         raise ConfigurationError(f"{path}: is not UTF-8 text") from None
 
 
+def _read(document: str) -> object:
+    """JSON as JSON, since YAML knows no tabs; anything else as YAML."""
+    if document.lstrip().startswith("{"):
+        try:
+            return json.loads(document, object_pairs_hook=_without_doubles)
+        except json.JSONDecodeError:
+            pass  # YAML in braces, or wrong as both
+    return yaml.load(document, _Loader)  # noqa: S506 — a safe loader that also refuses keys given twice
+
+
+def _without_doubles(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    keys = [key for key, _ in pairs]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", None)
+    return dict(pairs)
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML without its silent last-one-wins for a key given twice."""
+    """YAML without its silent last-one-wins for a key given twice, and without dates: 2024-10-21 is an API version."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 — PyYAML's own name and shape
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
+        self.flatten_mapping(node)
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
@@ -280,8 +313,10 @@ def _webhook_problem(url: str) -> str | None:
         return str(error)
     if parts.scheme not in ("http", "https") or not host:
         return "not a URL with a host"
-    if parts.scheme == "http" and "." in host and not host.startswith("127."):
-        return "plain http is for 127.0.0.1 alone"
+    if not re.fullmatch(r"[A-Za-z0-9._:-]+", host):
+        return "not a host's name"
+    if parts.scheme == "http" and not _is_near(host):
+        return "plain http is for this machine, and for names without a dot"
     return None
 
 
@@ -334,9 +369,18 @@ def _endpoint_problem(endpoint: str) -> str | None:
         return "not a URL with a host"
     if parts.username or parts.password or parts.query or parts.fragment or parts.path not in ("", "/"):
         return "only scheme, host and port may stand there"
-    if parts.scheme == "http" and "." in host and not host.startswith("127."):
-        return "plain http is for 127.0.0.1 alone"
+    if not re.fullmatch(r"[A-Za-z0-9._:-]+", host):
+        return "not a host's name"
+    if parts.scheme == "http" and not _is_near(host):
+        return "plain http is for this machine, and for names without a dot"
     return None
+
+
+def _is_near(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return "." not in host
 
 
 def _model_complaints(configuration: Configuration) -> Iterator[str]:

@@ -64,28 +64,43 @@ class Credentials:
         self._renewals: dict[str, asyncio.Task[_Token]] = {}
         self._retry_at: dict[str, float] = {}
 
-    async def header(self, backend: Backend, scope: str) -> tuple[str, str]:
-        """The header, name and value, that opens a backend. Raises `CredentialUnavailable`."""
+    def known(self, backend: Backend, scope: str) -> tuple[str, str] | None:
+        """The header, name and value, that opens a backend, if it is at hand."""
         if (key := self._api_keys.get(backend.name)) is not None:
             return "api-key", key
         now, token = time.time(), self._tokens.get(scope)
-        if token is not None and now < token.expires_on:
-            if now >= token.renew_at and now >= self._retry_at.get(scope, 0.0):
-                self._renewal(scope)
-            return "authorization", token.header
-        # Shielded: one caller that gives up must not take the token from the others who wait for it.
-        return "authorization", (await asyncio.shield(self._renewal(scope))).header
+        if token is None or now >= token.expires_on:
+            return None
+        if now >= token.renew_at and now >= self._retry_at.get(scope, 0.0):
+            self._renewal(scope)
+        return "authorization", token.header
+
+    async def header(self, backend: Backend, scope: str, patience: float = 10.0) -> tuple[str, str]:
+        """The header that opens a backend, waited for if need be. Raises `CredentialUnavailable`, and does so at once
+        for a while after the identity endpoint has failed."""
+        if (known := self.known(backend, scope)) is not None:
+            return known
+        if time.time() < self._retry_at.get(scope, 0.0):
+            raise CredentialUnavailable(f"no token for {scope}: the identity has just failed to give one")
+        try:
+            async with asyncio.timeout(patience):
+                # Shielded: one caller that gives up must not take the token from the others who wait for it.
+                return "authorization", (await asyncio.shield(self._renewal(scope))).header
+        except TimeoutError:
+            raise CredentialUnavailable(f"no token for {scope} within {patience:g} s") from None
 
     async def warm(self, scopes: Iterable[str]) -> None:
         """Get tokens before the first request asks for them. What fails is logged, and tried again by a request."""
         await asyncio.gather(*(self._renewal(scope) for scope in scopes), return_exceptions=True)
 
     def forget(self, scope: str) -> None:
-        """A backend refused the token: the next call gets a new one. The credential goes with it, since it keeps tokens
-        of its own; not more often than once in a while, because a missing role looks the same."""
-        self._tokens.pop(scope, None)
+        """A backend refused the token: a new one is fetched in the background. This one goes on being used meanwhile,
+        because the other backends may accept it: a missing role looks the same. The credential is replaced, since it
+        keeps tokens of its own; not more often than once in a while."""
         if self._credential is not None and time.monotonic() >= self._keep_until:
             self._keep_until = time.monotonic() + _KEEP_CREDENTIAL
+            if (token := self._tokens.get(scope)) is not None:
+                token.renew_at = 0.0
             if self._retired is not None:
                 self._closing = asyncio.ensure_future(self._retired.close())
             self._retired, self._credential = self._credential, None

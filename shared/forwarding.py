@@ -30,9 +30,15 @@ logger = logging.getLogger("tollgate.forwarding")
 
 _MAX_BUFFERED = 4 * 1024 * 1024  # bytes of a body held back so that failing over stays possible
 _REASONING = re.compile(r"(?:^|[-_/])(?:o[1-9]|gpt-?5)(?![0-9])", re.I)
+_END_OF_BODY = 0.1  # seconds
 _CLOSED_EARLY = "closed the connection before its answer was complete"
 
-_url = functools.lru_cache(maxsize=4096)(functools.partial(URL, encoded=True))
+_LONG_URL = 300  # characters; a caller's query may make one, and is not worth remembering
+_known_url = functools.lru_cache(maxsize=1024)(functools.partial(URL, encoded=True))
+
+
+def _url(text: str) -> URL:
+    return _known_url(text) if len(text) <= _LONG_URL else URL(text, encoded=True)
 
 
 class UpstreamResponse:
@@ -63,6 +69,14 @@ class UpstreamResponse:
         self.attempts: tuple[Attempt, ...] = ()
         self._response = response
 
+    async def read_to_end(self) -> None:
+        """Behind the end of a stream nothing but the end of the body should come: wait a moment for it, because only a
+        connection that was read to its end can be used again."""
+        with contextlib.suppress(TimeoutError, aiohttp.ClientError, OSError):
+            async with asyncio.timeout(_END_OF_BODY):
+                while await self.content.readany():
+                    pass
+
     def close(self) -> None:
         """Give back the connection of an answer read to its end; else close it, which tells the backend to stop."""
         if self.content.at_eof():
@@ -74,8 +88,11 @@ class UpstreamResponse:
 class _Failed(Exception):
     """A try that another target may better. `answer`: what the backend said, if it said something."""
 
-    def __init__(self, problem: str, status: int = 0, answer: UpstreamResponse | None = None) -> None:
+    def __init__(
+        self, problem: str, status: int = 0, answer: UpstreamResponse | None = None, wait: float | None = None
+    ) -> None:
         super().__init__(problem)
+        self.wait = wait
         self.problem = problem
         self.status = status
         self.answer = answer
@@ -134,10 +151,10 @@ class Forwarder:
         self._breakers = breakers
         self._router = router
         self._timeouts = timeouts
+        self._timeout = aiohttp.ClientTimeout(None, sock_connect=timeouts.connect)
         self._stream_timeout = aiohttp.ClientTimeout(None, sock_connect=timeouts.connect, sock_read=timeouts.total)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=75, ttl_dns_cache=30),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
@@ -182,7 +199,8 @@ class Forwarder:
             answer.attempts = (*attempts, Attempt(target, answer.status, "", _since(started)))
             return answer
         if throttled:
-            raise ForwardingFailed(self._router.throttled(targets), tuple(attempts))
+            waits = [failed.wait for failed in failures if failed.wait is not None]
+            raise ForwardingFailed(self._router.throttled(targets, waits), tuple(attempts))
         # Nobody is left. A backend's own words about its failure are worth more to the caller than ours.
         if said := next((f.answer for f in reversed(failures) if f.answer is not None), None):
             said.attempts = tuple(attempts)
@@ -191,17 +209,16 @@ class Forwarder:
 
     async def _try(self, call: Call, target: Target, limit: float, request_id: str) -> UpstreamResponse:
         """One try, committed within `limit` seconds. Raises `_Failed`; the breakers learn how it went."""
+        request = azure_openai.upstream_request(call, target)
+        opener = self._credentials.known(target.backend, request.scope) or await self._opener(target, request.scope)
         try:
             async with asyncio.timeout(limit):
-                response = await self._request(call, target, request_id)
+                response = await self._request(call, request, opener, request_id)
                 try:
                     return await self._commit(call, target, response)
                 except BaseException:
                     response.close()
                     raise
-        except CredentialUnavailable as error:
-            # Every backend that the gateway's identity opens shares this: no reason to eject this one.
-            raise _Failed(str(error)) from None
         except aiohttp.ConnectionTimeoutError:
             self._breakers.fault(target, "connect timeout")
             raise _TimedOut(f"no connection within {self._timeouts.connect:g} s") from None
@@ -215,9 +232,18 @@ class Forwarder:
             self._breakers.fault(target, problem[:200])
             raise _Failed(problem[:200]) from None
 
-    async def _request(self, call: Call, target: Target, request_id: str) -> aiohttp.ClientResponse:
-        request = azure_openai.upstream_request(call, target)
-        name, value = await self._credentials.header(target.backend, request.scope)
+    async def _opener(self, target: Target, scope: str) -> tuple[str, str]:
+        """The header that opens a backend, when it has to be waited for. That it cannot be had is no fault of the
+        backend's, and every backend that the gateway's identity opens shares it: no reason to eject this one."""
+        try:
+            return await self._credentials.header(target.backend, scope)
+        except CredentialUnavailable as error:
+            raise _Failed(str(error)) from None
+
+    async def _request(
+        self, call: Call, request: azure_openai.UpstreamRequest, opener: tuple[str, str], request_id: str
+    ) -> aiohttp.ClientResponse:
+        name, value = opener
         headers = {
             "content-type": "application/json",
             "accept-encoding": "identity",
@@ -231,7 +257,7 @@ class Forwarder:
             data=request.body,
             headers=headers,
             allow_redirects=False,
-            timeout=self._stream_timeout if call.stream else sentinel,
+            timeout=self._stream_timeout if call.stream else self._timeout,
         )
         if response.status == 401 and name == "authorization":
             self._credentials.forget(request.scope)
@@ -247,8 +273,12 @@ class Forwarder:
         answer = UpstreamResponse(target, response, body, deadline=_in(self._timeouts.total), complete=complete)
         match azure_openai.classify(response.status, body):
             case "capacity":
-                self._breakers.throttle(target, azure_openai.retry_after(response.headers))
-                raise _Throttled("throttled", response.status)
+                wait = azure_openai.retry_after(response.headers)
+                if azure_openai.has_room(response.headers):
+                    # Too large for what is left, while others may still fit: no reason to keep them away.
+                    raise _Throttled("too large for what is left of its quota", response.status, wait=wait)
+                self._breakers.throttle(target, wait)
+                raise _Throttled("throttled", response.status, wait=wait)
             case "server":
                 self._breakers.fault(target, f"status {response.status}")
                 raise _Failed(f"status {response.status}", response.status, _worth_telling(answer))

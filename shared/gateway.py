@@ -20,7 +20,7 @@ from starlette.types import Receive
 from shared import azure_openai, ulid
 from shared.authentication import Authenticator
 from shared.errors import GatewayError, RequestTooLarge
-from shared.forwarding import Forwarder, ForwardingFailed
+from shared.forwarding import Forwarder, ForwardingFailed, UpstreamResponse
 from shared.ledger import Entry, Ledger
 from shared.limiter import Limiter, Reservation
 from shared.management import Management
@@ -125,10 +125,13 @@ class Gateway:
     ) -> Response:
         """The answer of the first target that gives one; accounted for also when none does."""
         failure: Outcome | None = Outcome(status=500, ended="cut")
+        upstream: UpstreamResponse | None = None
         try:
             async with client:
                 upstream = await self._forwarder.send(call, targets, arrival.request_id)
+            response = _answer(arrival, call, targets[0].model, upstream, client, account)
             failure = None
+            return response
         except ForwardingFailed as failed:
             failure = Outcome(status=failed.error.status, attempts=failed.attempts, ended="refused")
             return refusal(failed.error, _gateway_headers(arrival, failed.attempts))
@@ -142,24 +145,9 @@ class Gateway:
             raise
         finally:
             if failure is not None:
+                if upstream is not None:
+                    upstream.close()
                 account(failure)
-        first_byte_ms = arrival.milliseconds()
-
-        def close(usage: Usage, ended: Ended) -> asyncio.Future[None]:
-            return account(
-                Outcome(
-                    status=upstream.status,
-                    usage=usage,
-                    attempts=upstream.attempts,
-                    served_by=upstream.target,
-                    first_byte_ms=round(first_byte_ms),
-                    total_ms=round(arrival.milliseconds()),
-                    ended=ended,
-                )
-            )
-
-        headers = upstream.headers | _gateway_headers(arrival, upstream.attempts, targets[0].model)
-        return MeteredResponse(upstream, client, headers, call.input_estimate, close)
 
     def _models(self, arrival: Arrival, consumer: Consumer, call: Call) -> Response:
         """The models of this key, from the configuration."""
@@ -204,6 +192,34 @@ class Gateway:
         }
         logger.info(msgspec.json.encode(line).decode())
         return row
+
+
+def _answer(
+    arrival: Arrival,
+    call: Call,
+    model: str,
+    upstream: UpstreamResponse,
+    client: Client,
+    account: Callable[[Outcome], asyncio.Future[None]],
+) -> MeteredResponse:
+    """What relays an upstream's answer and tells `account` how that ended. `model`: the one that was asked for."""
+    first_byte_ms = arrival.milliseconds()
+
+    def close(usage: Usage, ended: Ended) -> asyncio.Future[None]:
+        return account(
+            Outcome(
+                status=upstream.status,
+                usage=usage,
+                attempts=upstream.attempts,
+                served_by=upstream.target,
+                first_byte_ms=round(first_byte_ms),
+                total_ms=round(arrival.milliseconds()),
+                ended=ended,
+            )
+        )
+
+    headers = upstream.headers | _gateway_headers(arrival, upstream.attempts, model)
+    return MeteredResponse(upstream, client, headers, call.input_estimate, close)
 
 
 def _gateway_headers(arrival: Arrival, attempts: Sequence[Attempt], model: str = "") -> dict[str, str]:

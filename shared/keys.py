@@ -17,6 +17,7 @@ import zlib
 import msgspec
 
 _SHAPE = re.compile(r"tg_([0-9a-z]{10})_([0-9a-z]{4})_[0-9A-Za-z]{38}")
+_LENGTH = 57
 _LOWER = "0123456789abcdefghjkmnpqrstvwxyz"
 _ALNUM = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
@@ -47,9 +48,13 @@ def has_shape(text: str) -> bool:
     return _SHAPE.fullmatch(text) is not None
 
 
-@functools.lru_cache(maxsize=8192)  # a caller sends the same key with every request
 def parse(text: str) -> Key | None:
     """The key in a text; None when it has another shape or is mistyped."""
+    return _parse(text) if len(text) == _LENGTH else None
+
+
+@functools.lru_cache(maxsize=8192)  # a caller sends the same key with every request
+def _parse(text: str) -> Key | None:
     found = _SHAPE.fullmatch(text)
     if found is None or _checksum(text[:-6]) != text[-6:]:
         return None

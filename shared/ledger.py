@@ -51,8 +51,9 @@ def _place(hour: int, shard: int) -> tuple[str, str]:
 class _Batch:
     """Rows of one partition, to be written in one transaction, and the answers that wait for them."""
 
-    def __init__(self, entry: Entry) -> None:
+    def __init__(self, entry: Entry, born: float) -> None:
         self.entry = entry
+        self.born = born
         self.rows: dict[str, dict[str, Value]] = {}
         self.waiting: list[asyncio.Future[None]] = []
 
@@ -175,7 +176,7 @@ class Ledger:
             return room
         if len(self._batches) * MAX_BATCH > _MAX_ROWS:
             self._lose(self._batches[0], "are the oldest of too many that wait for the table")
-        batch = _Batch(entry)
+        batch = _Batch(entry, self._clock())
         self._batches.append(batch)
         return batch
 
@@ -184,6 +185,10 @@ class Ledger:
         pause = _FIRST_PAUSE
         while self._batches:
             batch, started = self._batches[0], self._clock()
+            for waiting in self._batches:  # the oldest first
+                if started - waiting.born < _PATIENCE:
+                    break
+                waiting.release()
             self._under_way = batch
             try:
                 await self._store.table(batch.entry.table).merge(batch.entry.partition, batch.rows)
@@ -200,6 +205,7 @@ class Ledger:
                 continue
             except Exception as error:  # no retry can help; the next rows, and answers, must not wait behind these
                 self._lose(batch, f"cannot be written ({type(error).__name__}: {error})")
+                self._under_way = None
                 continue
             if self._failing_since is not None:
                 logger.warning("the table takes usage rows again; %d are waiting", self.backlog - len(batch.rows))
@@ -212,11 +218,15 @@ class Ledger:
                 await asyncio.sleep(max(0.0, started + _PACE - self._clock()))
 
     def _out_of_patience(self) -> bool:
-        return self._failing_since is not None and self._clock() - self._failing_since >= _PATIENCE
+        """Whether a row that queues now would have to wait for too long: the table fails, or has a backlog to take."""
+        now = self._clock()
+        failing = self._failing_since is not None and now - self._failing_since >= _PATIENCE
+        return failing or (bool(self._batches) and now - self._batches[0].born >= _PATIENCE)
 
     def _lose(self, batch: _Batch, reason: str) -> None:
         """Give rows up, never without a word."""
-        self._batches.remove(batch)
+        if batch in self._batches:
+            self._batches.remove(batch)
         batch.release()
         self.dropped += len(batch.rows)
         logger.error("%d usage rows lost: they %s; %d so far", len(batch.rows), reason, self.dropped)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -15,19 +15,22 @@ _USAGE_TAIL = 4096
 _USAGE_KEY = re.compile(rb'"usage"\s*:\s*(?=\{)')
 
 
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+
+
 class _PromptDetails(msgspec.Struct):
-    cached_tokens: int | None = None
+    cached_tokens: _Count | None = None
 
 
 class _OutputDetails(msgspec.Struct):
-    reasoning_tokens: int | None = None
+    reasoning_tokens: _Count | None = None
 
 
 class _Usage(msgspec.Struct):
     """Azure's usage object of chat completions, completions and embeddings; details may be absent or null."""
 
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: _Count | None = None
+    completion_tokens: _Count | None = None
     prompt_tokens_details: _PromptDetails | None = None
     completion_tokens_details: _OutputDetails | None = None
 
@@ -44,32 +47,15 @@ class _Answer(msgspec.Struct):
     usage: _Usage | None = None
 
 
-class _Function(msgspec.Struct):
-    arguments: str | None = None
-
-
-class _ToolCall(msgspec.Struct):
-    function: _Function | None = None
-
-
-class _Delta(msgspec.Struct):
-    content: str | None = None
-    reasoning_content: str | None = None
-    refusal: str | None = None
-    tool_calls: list[_ToolCall] | None = None
-    function_call: _Function | None = None
-
-    def text(self) -> str:
-        """Whatever this piece says, in words or as arguments of a call."""
-        calls = [call.function for call in self.tool_calls or () if call.function] + [self.function_call]
-        spoken = (self.content, self.reasoning_content, self.refusal, *(call.arguments for call in calls if call))
-        return "".join(part for part in spoken if part)
-
-
 class _Choice(msgspec.Struct):
-    delta: _Delta | None = None
+    delta: dict[str, Any] | None = None
+    message: dict[str, Any] | None = None
     text: str | None = None
     finish_reason: str | None = None
+
+
+class _Choices(msgspec.Struct):
+    choices: list[_Choice] = []
 
 
 class _Chunk(msgspec.Struct):
@@ -79,6 +65,7 @@ class _Chunk(msgspec.Struct):
 
 
 _decode_answer = msgspec.json.Decoder(_Answer).decode
+_decode_choices = msgspec.json.Decoder(_Choices).decode
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -95,16 +82,26 @@ def is_json_object(body: bytes) -> bool:
 
 
 def usage_in_answer(status: int, body: bytes, input_estimate: int) -> Usage:
-    """The usage that a whole JSON answer reports. A prompt that the content filter refused is charged without being
-    told, so it is estimated."""
+    """The usage that a whole JSON answer reports. It is an estimate where a 200 tells none, or nonsense, and for a
+    prompt that the content filter refused, which is charged without being told."""
     try:
         if (usage := _decode_answer(body).usage) is not None:
             return usage.value()
     except _UNREADABLE:
         pass
+    if status == 200:
+        return Usage(input_tokens=input_estimate, output_tokens=_characters_in(body) // 4, estimated=True)
     if status == 400 and error_code(body) == "content_filter":
         return Usage(input_tokens=input_estimate, estimated=True)
     return Usage()
+
+
+def _characters_in(body: bytes) -> int:
+    try:
+        choices = _decode_choices(body).choices
+    except _UNREADABLE:
+        return 0
+    return sum(_spoken(piece) for choice in choices for piece in _pieces(choice))
 
 
 class BodyMeter:
@@ -227,13 +224,26 @@ class StreamMeter:
         return True
 
     def _note(self, choice: _Choice) -> None:
-        delta = choice.delta
-        text = choice.text or (delta.content if delta is not None else "")
-        if not text and delta is not None:
-            text = delta.text()
-        if text:
-            self._characters += len(text)
+        """Any piece of an answer commits the stream, of whatever kind it is: words, calls of tools, sound."""
+        if pieces := _pieces(choice):
+            self._characters += sum(map(_spoken, pieces))
             self._pieces += 1
+        if pieces or choice.finish_reason:
             self.committed = True
-        elif choice.finish_reason or (delta is not None and (delta.tool_calls or delta.function_call)):
-            self.committed = True
+
+
+def _pieces(choice: _Choice) -> list[Any]:
+    said = choice.delta or choice.message or {}
+    pieces = [value for name, value in said.items() if value and name != "role"]
+    return [*pieces, choice.text] if choice.text else pieces
+
+
+def _spoken(piece: Any) -> int:
+    """Characters of text in a piece: itself, the arguments of calls of tools, or the words to a sound."""
+    if isinstance(piece, str):
+        return len(piece)
+    if isinstance(piece, list):
+        return sum(map(_spoken, piece))
+    if isinstance(piece, dict):
+        return sum(_spoken(piece.get(name)) for name in ("arguments", "function", "transcript"))
+    return 0

@@ -1,6 +1,7 @@
 """What the caller receives: an upstream's answer relayed and accounted for, or a refusal in OpenAI's shape."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -67,14 +68,16 @@ class Client:
         self._listener.add_done_callback(self._cancel)
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        owner, self._owner = self._owner, None  # a callback that is on its way already must find nobody to cancel
         self._listener.remove_done_callback(self._cancel)
-        if self._cancelled and self._owner is not None:
-            others = self._owner.uncancel()
+        if self._cancelled and owner is not None:
+            self._cancelled = False
+            others = owner.uncancel()
             if kind is not None and issubclass(kind, asyncio.CancelledError) and not others:
                 raise ClientGone from None
 
     def _cancel(self, _: asyncio.Future[None]) -> None:
-        if self._owner is not None:
+        if self._owner is not None and not self._cancelled:
             self._cancelled = True
             self._owner.cancel()
 
@@ -83,6 +86,8 @@ class Client:
         while (await receive())["type"] != "http.disconnect":
             pass
 
+
+_LAST_WORD = 5.0  # seconds to tell a caller that its answer broke off
 
 Ended = Literal["complete", "hung_up", "cut"]
 Account = Callable[[Usage, Ended], asyncio.Future[None]]
@@ -152,6 +157,8 @@ class MeteredResponse(Response):
                 while chunk := await upstream.content.readany():
                     if passing := meter.feed(chunk):
                         await send({"type": "http.response.body", "body": passing, "more_body": True})
+                    if meter.event_stream and meter.done:
+                        break  # some backends keep the connection open behind the end marker
         except (aiohttp.ClientError, OSError, metering.EventTooLarge):
             whole = meter.event_stream and meter.done  # it lied about its length, but said that it has ended
         else:
@@ -162,13 +169,17 @@ class MeteredResponse(Response):
             return
         await self._note("complete")
         await send({"type": "http.response.body", "body": meter.finish()})
+        await upstream.read_to_end()
 
     async def _break_off(self, send: Send) -> None:
         """The upstream failed after the commitment: an event stream says so; any other body is left unfinished, so that
         the connection closes early and nobody takes it for whole."""
+        self._upstream.close()
         await self._note("cut")
         if self._upstream.meter.event_stream:
-            await send({"type": "http.response.body", "body": _INTERRUPTED})
+            with contextlib.suppress(TimeoutError):  # a caller that does not read is not waited for
+                async with asyncio.timeout(_LAST_WORD):
+                    await send({"type": "http.response.body", "body": _INTERRUPTED})
 
     def _note(self, ended: Ended) -> asyncio.Future[None]:
         self._accounted = True

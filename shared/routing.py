@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from shared import circuit_breaker
 from shared.circuit_breaker import Breakers
 from shared.config import Configuration
 from shared.errors import ModelNotAllowed, ModelNotFound, RateLimitExceeded
@@ -82,11 +83,12 @@ class Router:
         waiting = [target for target in throttled if target not in ready]
         return usable + ready + waiting + sorted(ejected, key=lambda target: health(target).ejected_until)
 
-    def throttled(self, targets: Iterable[Target]) -> RateLimitExceeded:
-        """What a caller is told when the throttled among these targets are all that is left."""
+    def throttled(self, targets: Iterable[Target], told: Sequence[float] = ()) -> RateLimitExceeded:
+        """What a caller is told when the throttled among these targets are all that is left. `told`: the waits that
+        backends have told for this very call."""
         now = self._breakers.clock()
         waits = [wait for target in targets if (wait := self._breakers.health(target).retry_at - now) > 0]
-        wait = min(waits, default=0.001)
+        wait = min(waits, default=min(told, default=circuit_breaker.DEFAULT_COOL_DOWN))
         return RateLimitExceeded(
             f"Every backend of this model is throttled by Azure OpenAI. Retry after {wait:.1f} seconds.", wait
         )

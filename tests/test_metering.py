@@ -89,7 +89,8 @@ def test_an_end_marker_without_its_empty_line_counts() -> None:
 
 
 def test_a_stream_is_committed_by_its_first_token_and_not_before() -> None:
-    for last in (delta(content="x"), delta(tool_calls=[{"index": 0}]), delta(refusal="no"), STOP):
+    kinds = ({"content": "x"}, {"tool_calls": [{"index": 0}]}, {"refusal": "no"}, {"audio": {"data": "AA=="}})
+    for last in (*(delta(**kind) for kind in kinds), STOP):
         meter = StreamMeter(strip_usage=True)
         assert meter.feed(FILTER + ROLE)
         assert not meter.committed
@@ -143,10 +144,16 @@ def test_a_line_end_of_two_characters_is_no_empty_line() -> None:
     ("body", "counted"),
     [
         (json.dumps({"usage": USAGE}).encode(), COUNTED),
-        (b'{"usage": null}', Usage()),
+        (b'{"usage": null}', Usage(input_tokens=99, estimated=True)),
         (b'{"usage": {"prompt_tokens": 3, "total_tokens": 3}}', Usage(input_tokens=3)),
-        (b'{"usage": "none"}', Usage()),
-        (b"not json", Usage()),
+        (b'{"usage": "none"}', Usage(input_tokens=99, estimated=True)),
+        (b'{"usage": {"prompt_tokens": -3}}', Usage(input_tokens=99, estimated=True)),
+        (b'{"usage": {"prompt_tokens": 100000000000000000000}}', Usage(input_tokens=99, estimated=True)),
+        (
+            b'{"choices": [{"message": {"role": "assistant", "content": "forty characters, which is ten tokens.."}}]}',
+            Usage(input_tokens=99, output_tokens=9, estimated=True),
+        ),
+        (b"not json", Usage(input_tokens=99, estimated=True)),
     ],
 )
 def test_the_usage_of_a_whole_answer(body: bytes, counted: Usage) -> None:
