@@ -43,8 +43,8 @@ class House:
         self.consumers = self.store.consumers()
         self.authenticator = Authenticator(self.consumers, self.store.now, lambda: self.store.time)
 
-    async def new(self, name: str = "team", **more: float) -> tuple[Consumer, str]:
-        return await self.consumers.create(name, models=None, limits=Limits(), **more)
+    async def new(self, name: str = "team", expires: float = 0.0) -> tuple[Consumer, str]:
+        return await self.consumers.create(name, models=None, limits=Limits(), expires=expires)
 
     async def who(self, key: str) -> Consumer:
         return await self.authenticator.authenticate({"authorization": f"Bearer {key}"})
