@@ -84,7 +84,9 @@ class Route(msgspec.Struct, frozen=True):
 
 def match(method: str, path: str) -> Route:
     """The route of a path. Raises `UnknownPath` (404) and `MethodNotAllowed` (405)."""
-    return _match(method, path if len(path) <= _LONGEST_PATH else path[:_LONGEST_PATH] + "…/")
+    if len(path) > _LONGEST_PATH:
+        raise _unknown(path)
+    return _match(method, path)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -101,7 +103,11 @@ def _match(method: str, path: str) -> Route:
                 groups = inner.groupdict()
                 model = found.groupdict().get("model") or groups.get("model")
                 return Route(surface, operation, model, groups.get("id", ""))
-    raise UnknownPath(
+    raise _unknown(path)
+
+
+def _unknown(path: str) -> UnknownPath:
+    return UnknownPath(
         f"{path[:200]} is not a path of this gateway. Use /v1/… as with OpenAI, or as with Azure OpenAI "
         "/openai/deployments/MODEL/…?api-version=… or /openai/v1/…, or /gateway/OPERATION/MODEL."
     )
@@ -271,10 +277,8 @@ Kind = Literal["ok", "caller", "ours", "capacity", "server"]
 
 def classify(status: int, body: bytes) -> Kind:
     """Whose fault an answer is. `ours`: the gateway's access to that deployment; another backend may not share it."""
-    if status < 300:
-        return "ok"
     if status < 400:
-        return "server"  # Azure OpenAI redirects nobody: something else answers at that address
+        return "ok"
     if status == 429:
         return "capacity"
     if status == 408 or status >= 500:

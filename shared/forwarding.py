@@ -291,9 +291,10 @@ class Forwarder:
                     target.backend.name, target.deployment, reason,
                 )  # fmt: skip
                 raise _Failed(reason, response.status)
-            case "ok" if complete and not metering.is_json_object(body):
-                self._breakers.fault(target, "no JSON")
-                raise _Garbage(f"status {response.status}, but no JSON", response.status)
+            case "ok" if response.status >= 300 or (complete and not metering.is_json_object(body)):
+                # Azure OpenAI redirects nobody: something else answers at that address.
+                self._breakers.fault(target, "no answer of Azure OpenAI's")
+                raise _Garbage(f"status {response.status}, but no answer of Azure OpenAI's", response.status)
         self._breakers.success(target)
         return answer
 

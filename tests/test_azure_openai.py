@@ -231,3 +231,30 @@ def test_the_calling_system_is_named_by_header_or_query() -> None:
     assert call("/v1/embeddings", query="systemId=crm").system == "crm"
     with pytest.raises(InvalidRequest):
         call("/v1/embeddings", systemid="a\nb")
+
+
+def test_a_body_of_countless_keys_is_refused_before_it_costs_seconds() -> None:
+    many = b"{" + b",".join(b'"k%d":1' % i for i in range(1001)) + b"}"
+    with pytest.raises(InvalidRequest, match="more than 1000 keys"):
+        top_level(many)
+    with pytest.raises(InvalidRequest, match="more keys than any request"):
+        top_level(b"{" + b",".join(b'"k%d":1' % i for i in range(200_000)) + b"}")
+
+
+def test_headers_that_no_server_could_send_on_are_left_out() -> None:
+    headers = {"x-request-id": "日本", "apim-request-id": "a\x0bb", "x-ms-region": "East US 2", "set-cookie": "s=1"}
+    assert azure_openai.returned_headers(headers) == {"x-ms-region": "East US 2"}
+
+
+def test_a_429_that_says_that_quota_is_left_was_for_this_call_alone() -> None:
+    left = {"x-ratelimit-remaining-tokens": "9990", "x-ratelimit-remaining-requests": "5"}
+    assert azure_openai.has_room(left)
+    assert not azure_openai.has_room(left | {"x-ratelimit-remaining-tokens": "0"})
+    assert not azure_openai.has_room({})
+
+
+def test_a_path_of_any_length_is_answered_and_not_remembered() -> None:
+    with pytest.raises(UnknownPath) as caught:
+        match("GET", "/v1/models/" + "x" * 100_000)
+    assert len(caught.value.message) < 600
+    assert azure_openai._match.cache_info().maxsize == 1024

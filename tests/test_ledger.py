@@ -197,3 +197,20 @@ async def test_a_call_that_crosses_the_hour_closes_the_row_that_it_opened(caplog
     house.store.now = lambda: NOW + 3600
     await house.close(entry)
     assert [row.partition async for row in house.store.table("usage202609").scan_all()] == [partition]
+
+
+async def test_after_an_outage_answers_do_not_wait_for_the_backlog(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_FIRST_PAUSE", 0.001)
+    house = House()
+    house.store.dead = True
+    for _ in range(500):
+        house.close(house.open())
+    await asyncio.sleep(0.01)
+    house.time += 5.0
+    house.store.dead, house.store.seconds = False, 0.05  # back, and slow: the backlog takes a quarter of a second
+    async with asyncio.timeout(2):
+        while house.ledger.backlog == 500:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    assert house.close(house.open()).done()
+    await house.ledger.stop()
+    assert len(await house.rows()) == 501
