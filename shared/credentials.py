@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("tollgate.credentials")
 
 _RENEW_BEFORE = 600.0  # seconds before the end of a token's life, or a third of it where that is less
-_RETRY_AFTER = 10.0  # seconds between attempts to renew
+_RETRY_AFTER = 2.0  # seconds between attempts to renew
 _KEEP_CREDENTIAL = 60.0  # seconds between two replacements of the credential
 
 
