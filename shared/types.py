@@ -118,25 +118,47 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Tokens of one call. Cached are part of the input, reasoning part of the output: never add them.
+    """What one call took, by the backend's account. Cached, audio and image tokens are part of the input; reasoning,
+    audio and image tokens and those of predictions part of the output: never add them.
 
-    `estimated`: the backend did not tell, so they were counted from what passed through.
+    `images`, `seconds` (of sound) and `characters` (spoken) are what operations without tokens are charged by.
+    `model`, `service_tier`: what served it, in the backend's words. `estimated`: the backend did not tell, so it was
+    counted from what passed through.
     """
 
     input_tokens: int = 0
     output_tokens: int = 0
     cached_input_tokens: int = 0
+    audio_input_tokens: int = 0
+    image_input_tokens: int = 0
     reasoning_tokens: int = 0
+    audio_output_tokens: int = 0
+    image_output_tokens: int = 0
+    accepted_prediction_tokens: int = 0
+    rejected_prediction_tokens: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    characters: int = 0
+    model: str = ""
+    service_tier: str = ""
     estimated: bool = False
 
 
+Role = Literal["try", "hedge", "shadow"]
+
+
 class Attempt(msgspec.Struct, frozen=True):
-    """One try on one target. `status` 0: no answer; `problem` "": this one answered the caller."""
+    """One try on one target. `status` 0: no answer; `problem` "": this one answered the caller.
+
+    `usage`: what the backend charged, or will have charged, for a try that did not answer the caller; None: nothing.
+    """
 
     target: Target
     status: int
     problem: str
     milliseconds: float
+    role: Role = "try"
+    usage: Usage | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
