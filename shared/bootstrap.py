@@ -78,7 +78,7 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
         stack.push_async_callback(alerts.stop)
         limiter = Limiter(store, configuration, alerts)
         stack.push_async_callback(limiter.stop)
-        management = Management(store, configuration, limiter, settings.management_key)
+        management = Management(store, configuration, limiter, authenticator, settings.management_key)
         gateway = Gateway(
             authenticator, limiter, router, forwarder, ledger, management, configuration.max_request_bytes
         )

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -23,7 +24,7 @@ from shared.errors import GatewayError, RequestTooLarge
 from shared.forwarding import Forwarder, ForwardingFailed, UpstreamResponse
 from shared.ledger import Entry, Ledger
 from shared.limiter import Limiter, Reservation
-from shared.management import Management
+from shared.management import Document, Management
 from shared.responses import Client, ClientGone, Ended, JsonResponse, MeteredResponse, refusal
 from shared.routing import Router
 from shared.types import Attempt, Call, Consumer, Outcome, Target, Usage
@@ -89,8 +90,9 @@ class Gateway:
         # A plain dict: Starlette's own Headers search the raw list anew at every look.
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.scope["headers"]}
         if self._management.owns(arrival.path):
-            answer = await self._management.answer(arrival.method, arrival.path, headers)
-            return JsonResponse(answer, headers={"x-gateway-request-id": arrival.request_id})
+            query = request.scope["query_string"].decode("latin-1")
+            answer = await self._management.answer(arrival.method, arrival.path, query, headers)
+            return _own_answer(arrival, answer)
         consumer = await self._authenticator.authenticate(headers)
         route = azure_openai.match(arrival.method, arrival.path)
         body = await _read_body(request.receive, headers, self._max_request_bytes)
@@ -192,6 +194,13 @@ class Gateway:
         }
         logger.info(msgspec.json.encode(line).decode())
         return row
+
+
+def _own_answer(arrival: Arrival, answer: Any) -> Response:
+    headers = {"x-gateway-request-id": arrival.request_id}
+    if isinstance(answer, Document):
+        return Response(answer.text, media_type=answer.media_type, headers=headers)
+    return JsonResponse(answer, headers=headers)
 
 
 def _answer(

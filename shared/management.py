@@ -1,51 +1,97 @@
-"""The management API: `/gateway/limits`. For those who hold the management key; callers' keys do not open it."""
+"""The gateway's own paths, as a table: each is one line of `_PATHS`, opened by the management key or by a caller's own.
+
+A question's answer is a value for JSON, or a `Document`.
+"""
 
 import hmac
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
+
+import msgspec
 
 from shared import allowances, limits_report
+from shared.authentication import Authenticator
 from shared.config import Configuration
 from shared.consumers import Consumers
-from shared.errors import GatewayError, InvalidApiKey, MethodNotAllowed, UnknownPath
+from shared.errors import GatewayError, InvalidApiKey, InvalidRequest, MethodNotAllowed, UnknownPath
 from shared.limiter import Limiter
 from shared.stores import Store
+from shared.types import Consumer
 
-_LIMITS = "/gateway/limits"
+_ROOT = "/gateway/"
 
 
 class ConsumerNotFound(GatewayError):
     status, code, type = 404, "consumer_not_found", "invalid_request_error"
 
 
-class Management:
-    """Answers the operator. `key` None: nobody may ask."""
+class Question(msgspec.Struct, frozen=True):
+    """`parameters` come from the path, `query` from what follows it. `asker`: the caller whose own key opened the path;
+    None where the management key did."""
 
-    def __init__(self, store: Store, configuration: Configuration, limiter: Limiter, key: str | None) -> None:
+    parameters: Mapping[str, str]
+    query: Mapping[str, str]
+    asker: Consumer | None = None
+
+
+class Document(msgspec.Struct, frozen=True):
+    """An answer that is no JSON."""
+
+    text: str
+    media_type: str
+
+
+class Management:
+    """Answers the operator, and callers about themselves. `key` None: no operator may ask."""
+
+    def __init__(
+        self,
+        store: Store,
+        configuration: Configuration,
+        limiter: Limiter,
+        authenticator: Authenticator,
+        key: str | None,
+    ) -> None:
         self._store = store
         self._configuration = configuration
         self._limiter = limiter
+        self._authenticator = authenticator
         self._key = key
 
     @staticmethod
     def owns(path: str) -> bool:
-        return path == _LIMITS or path.startswith(_LIMITS + "/")
+        return path.startswith(_ROOT) and path.split("/", 3)[2] in _NAMES
 
-    async def answer(self, method: str, path: str, headers: Mapping[str, str]) -> Any:
-        """What is to be told, as a value for JSON. Raises `GatewayError`."""
-        self._authorize(headers)
-        if method != "GET":
-            raise MethodNotAllowed(f"{method} is not a method of {path}; use GET.", "GET")
-        consumers = Consumers(self._store)
-        if path.rstrip("/") == _LIMITS:
-            records = await consumers.all()
-            scopes = allowances.of_all((record.consumer for record in records), self._configuration)
-            lines = await limits_report.report(self._store, scopes)
-            return {**self._limiter.state(), "limits": lines}
-        consumer_id = path.removeprefix(_LIMITS + "/")
-        if "/" in consumer_id:
+    async def answer(self, method: str, path: str, query: str, headers: Mapping[str, str]) -> Any:
+        """What is to be told. Raises `GatewayError`."""
+        found = _find(path)
+        if found is None:
+            self._authorize(headers)  # strangers learn nothing of what is here
             raise UnknownPath(f"{path[:200]} is not a path of this gateway.")
-        record = await consumers.find(consumer_id) if consumer_id.isalnum() else None
+        known, parameters = found
+        asker = None
+        if known.own:
+            asker = await self._authenticator.authenticate(headers)
+        else:
+            self._authorize(headers)
+        if method != "GET":
+            raise MethodNotAllowed(f"{method} is not a method of {path[:200]}; use GET.", "GET")
+        return await known.answer(self, Question(parameters, _parameters(query), asker))
+
+    async def limits(self, question: Question) -> Any:
+        """What is left of every limit, and how this instance is doing."""
+        _refuse_unknown(question)
+        records = await Consumers(self._store).all()
+        scopes = allowances.of_all((record.consumer for record in records), self._configuration)
+        lines = await limits_report.report(self._store, scopes)
+        return {**self._limiter.state(), "limits": lines}
+
+    async def limits_of(self, question: Question) -> Any:
+        """The same of one consumer."""
+        _refuse_unknown(question)
+        consumer_id = question.parameters["consumer"]
+        record = await Consumers(self._store).find(consumer_id) if consumer_id.isalnum() else None
         if record is None:
             raise ConsumerNotFound(f"There is no consumer with the id {consumer_id[:64]!r}.")
         lines = await limits_report.report(self._store, allowances.of_all((record.consumer,), self._configuration))
@@ -56,3 +102,46 @@ class Management:
         given = token.strip() if scheme.lower() == "bearer" else headers.get("api-key", "")
         if not self._key or not hmac.compare_digest(given.encode(), self._key.encode()):
             raise InvalidApiKey("The management key is missing or wrong: send it as Authorization: Bearer KEY.")
+
+
+class _Path(NamedTuple):
+    """`{name}` stands for one segment. `own`: a caller's own key opens it, and it tells of that caller alone."""
+
+    pattern: str
+    answer: Callable[[Management, Question], Awaitable[Any]]
+    own: bool = False
+
+
+_PATHS = (  # the first that fits answers
+    _Path("limits", Management.limits),
+    _Path("limits/{consumer}", Management.limits_of),
+)
+_NAMES = frozenset(known.pattern.partition("/")[0] for known in _PATHS)
+
+
+def _find(path: str) -> tuple[_Path, dict[str, str]] | None:
+    segments = path.removeprefix(_ROOT).removesuffix("/").split("/")
+    for known in _PATHS:
+        parts = known.pattern.split("/")
+        if len(parts) == len(segments) and all(
+            part == segment or (part.startswith("{") and segment) for part, segment in zip(parts, segments, strict=True)
+        ):
+            pairs = zip(parts, segments, strict=True)
+            return known, {part[1:-1]: segment for part, segment in pairs if part.startswith("{")}
+    return None
+
+
+def _parameters(query: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name in found:
+            raise InvalidRequest(f"The parameter {name[:64]!r} stands twice in the query.", param=name[:64])
+        found[name] = value
+    return found
+
+
+def _refuse_unknown(question: Question, *known: str) -> None:
+    for name in question.query:
+        if name not in known:
+            expected = ", ".join(known) or "none"
+            raise InvalidRequest(f"{name[:64]!r} is no parameter here; expected: {expected}.", param=name[:64])

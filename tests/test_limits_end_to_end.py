@@ -217,8 +217,12 @@ def test_the_operator_sees_what_is_left(azurite: Azurite, simulator: SimulatorPr
         assert running.gateway.request("GET", "/gateway/limits/nobody", None, opened).status == 404
         wrong: list[dict[str, str]] = [{}, {"authorization": f"Bearer {key}"}, {"api-key": "öpen"}]
         for headers in wrong:
-            closed = running.gateway.request("GET", "/gateway/limits", None, headers)
-            assert closed.status == 401
+            for path in ("/gateway/limits", "/gateway/limits/a/b"):
+                assert running.gateway.request("GET", path, None, headers).status == 401
+        assert running.gateway.request("GET", "/gateway/limits/a/b", None, opened).status == 404
+        assert running.gateway.request("DELETE", "/gateway/limits", None, opened).status == 405
+        odd = running.gateway.request("GET", "/gateway/limits?colour=red", None, opened)
+        assert (odd.status, odd.error()["param"]) == (400, "colour")
 
 
 def test_limits_that_make_no_sense_stop_the_start() -> None:
