@@ -26,6 +26,7 @@ from shared.rotation import TABLE as ROTATION
 from shared.rotation import Rotation
 from shared.routing import Router
 from shared.stores import Store
+from shared.upstream import Upstream
 
 logger = logging.getLogger("tollgate")
 
@@ -70,7 +71,8 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
         router = Router(configuration, rotation, breakers)
         credentials = Credentials(settings.client_id, settings.api_keys)
         stack.push_async_callback(credentials.close)
-        forwarder = await stack.enter_async_context(Forwarder(credentials, breakers, router, configuration.timeouts))
+        upstream = await stack.enter_async_context(Upstream(credentials, breakers, configuration.timeouts))
+        forwarder = Forwarder(upstream, breakers, router, configuration.timeouts)
         ledger = Ledger(store)
         stack.push_async_callback(ledger.stop)
         authenticator = Authenticator(Consumers(store), store.now)

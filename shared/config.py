@@ -71,7 +71,7 @@ class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """In seconds. `total`: until an answer is complete, or a stream shows its first token; it stays below the 230 s
     after which Azure's front end cuts a silent connection. `stream`: until a stream has ended.
 
-    `first_byte` None: by the kind of call (`forwarding.first_byte_timeout`).
+    `first_byte` None: by the kind of call (`deadlines.first_byte_timeout`).
     """
 
     connect: float = 2.0

@@ -21,13 +21,14 @@ from starlette.types import Receive
 from shared import azure_openai, ulid
 from shared.authentication import Authenticator
 from shared.errors import GatewayError, RequestTooLarge
-from shared.forwarding import Forwarder, ForwardingFailed, UpstreamResponse
+from shared.forwarding import Forwarder, ForwardingFailed
 from shared.ledger import Entry, Ledger
 from shared.limiter import Limiter, Reservation
 from shared.management import Document, Management
 from shared.responses import Client, ClientGone, Ended, JsonResponse, MeteredResponse, refusal
 from shared.routing import Router
 from shared.types import Attempt, Call, Consumer, Outcome, Target, Usage
+from shared.upstream import UpstreamResponse
 
 logger = logging.getLogger("tollgate.requests")
 

@@ -12,8 +12,8 @@ from starlette.types import Receive, Scope, Send
 
 from shared import metering
 from shared.errors import GatewayError
-from shared.forwarding import UpstreamResponse
 from shared.types import Usage
+from shared.upstream import UpstreamResponse
 
 _INTERRUPTED = (
     b"data: "

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 AZURE_ROOMS = {"function_app.py", "shared/stores/tables.py", "shared/credentials.py", "shared/telemetry.py"}
-PURE = ("azure_openai", "sse", "metering", "circuit_breaker", "keys", "types", "errors")
+PURE = ("azure_openai", "sse", "metering", "circuit_breaker", "deadlines", "keys", "types", "errors")
 IO = {"aiohttp", "asyncio", "socket", "os", "subprocess", "logging", "time", "datetime"}
 
 
