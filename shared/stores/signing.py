@@ -1,4 +1,4 @@
-"""How a `$batch` request proves who sends it: with the account's key, or with an Entra token.
+"""How a request proves who sends it: with the account's key, or with an Entra token.
 
 Source: "Authorize with Shared Key" (the Lite form for the Table service) and "Authorize with Microsoft Entra ID",
 learn.microsoft.com.
@@ -11,7 +11,6 @@ import hmac
 import time
 from email.utils import formatdate
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 SCOPE = "https://storage.azure.com/.default"
 REFRESH_AHEAD = 300.0  # seconds before its end when a token is renewed
@@ -19,8 +18,9 @@ LAST_CALL = 10.0  # seconds before its end when a token is no longer sent
 
 
 class Signer(Protocol):
-    async def headers(self, now: float) -> dict[str, str]:
-        """What authorizes one request; `now` by the service's clock, which refuses dates 15 minutes off its own."""
+    async def headers(self, now: float, path: str) -> dict[str, str]:
+        """What authorizes a request to an encoded path; `now` by the service's clock, which refuses dates 15 minutes
+        off its own."""
         ...
 
     async def close(self) -> None: ...
@@ -40,23 +40,27 @@ class TokenCredential(Protocol):
 
 
 class SharedKeyLite:
-    """Signs the second and the path, so that one signature serves a whole second."""
+    """Signs the second and the path. One signature of a path serves a whole second: transactions all have the same."""
 
-    def __init__(self, account: str, key: str, endpoint: str) -> None:
+    def __init__(self, account: str, key: str) -> None:
         self._account = account
         self._key = base64.b64decode(key)
-        self._resource = f"/{account}{urlsplit(endpoint).path}/$batch"
         self._second = 0
-        self._headers: dict[str, str] = {}
+        self._date = ""
+        self._signed: dict[str, dict[str, str]] = {}
 
-    async def headers(self, now: float) -> dict[str, str]:
+    async def headers(self, now: float, path: str) -> dict[str, str]:
         if self._second != int(now):
             self._second = int(now)
-            date = formatdate(self._second, usegmt=True)
-            digest = hmac.digest(self._key, f"{date}\n{self._resource}".encode(), hashlib.sha256)
+            self._date = formatdate(self._second, usegmt=True)
+            self._signed = {}
+        headers = self._signed.get(path)
+        if headers is None:
+            digest = hmac.digest(self._key, f"{self._date}\n/{self._account}{path}".encode(), hashlib.sha256)
             signature = base64.b64encode(digest).decode()
-            self._headers = {"x-ms-date": date, "Authorization": f"SharedKeyLite {self._account}:{signature}"}
-        return self._headers
+            headers = {"x-ms-date": self._date, "Authorization": f"SharedKeyLite {self._account}:{signature}"}
+            self._signed[path] = headers
+        return headers
 
     async def close(self) -> None:
         pass
@@ -71,7 +75,7 @@ class BearerToken:
         self._token = ""
         self._renewal: asyncio.Task[None] | None = None
 
-    async def headers(self, now: float) -> dict[str, str]:
+    async def headers(self, now: float, path: str) -> dict[str, str]:
         left = self._expires - time.time()
         if left < REFRESH_AHEAD:
             if self._renewal is None or self._renewal.done():
