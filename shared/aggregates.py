@@ -1,6 +1,6 @@
 """Usage folded over an hour, a day or a month, as the table `usageagg` keeps it: written whole or not at all.
 
-A fold is a set of lines (one per consumer, model, backend and region) in one partition: `h-YYYYMMDDHH`, `d-YYYYMMDD`
+A fold is a set of lines (one for each `Dimensions` that occurs) in one partition: `h-YYYYMMDDHH`, `d-YYYYMMDD`
 or `m-YYYYMM`. A request may change lines between two folds of its hour: an intent that was closed as an estimate ends
 after all, and leaves the line without a backend for the line of the one that served it. A guard on each line cannot
 make that right, because a writer that was overtaken could still insert a line which the better fold no longer has. So:
@@ -27,6 +27,9 @@ from shared.stores import MAX_BATCH, Properties, Row, Table, Value
 
 TABLE = "usageagg"
 
+OTHERS = "*"  # the name of those whose own names are too many
+MOST_NAMES = 200
+
 _MANIFEST = "!"  # before every digit, so that a scan begins with it
 _READ_ATTEMPTS = 5
 _SWEEPERS = 16
@@ -36,16 +39,28 @@ Rank = tuple[int, int]
 
 
 class Dimensions(msgspec.Struct, frozen=True, order=True):
-    """Whose usage, of what. `backend` and `region` are `-` when no backend was reached."""
+    """Whose usage, of what. `backend`, `region` and `deployment` are `-` when no backend was reached, other names when
+    they are not known. `model` is the caller's word, `served` the backend's. `role`: whether a call was served by it,
+    or what it was that was charged beside (`types.Role`)."""
 
     key: str
     model: str
     backend: str
     region: str
+    deployment: str = "-"
+    served: str = "-"
+    tier: str = "default"
+    role: str = "served"
+    team: str = "-"
+    product: str = "-"
+    system: str = "-"
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """`ms` and `ttft` are sums in milliseconds over `timed` and `first_tokens` requests."""
+    """`ms` and `ttft` are sums in milliseconds over `timed` and `first_tokens` requests, `sound_ms` of sound.
+
+    `requests` are the callers', of which `errors` failed, `hung_up` lost their callers and `estimated` have tokens that
+    were counted here; `charges` are tries that did not answer a caller, on lines of their own."""
 
     requests: int = 0
     ends: int = 0
@@ -60,6 +75,17 @@ class Counts(msgspec.Struct, frozen=True):
     timed: int = 0
     ttft: int = 0
     first_tokens: int = 0
+    audio_input_tokens: int = 0
+    image_input_tokens: int = 0
+    audio_output_tokens: int = 0
+    image_output_tokens: int = 0
+    accepted_prediction_tokens: int = 0
+    rejected_prediction_tokens: int = 0
+    images: int = 0
+    sound_ms: int = 0
+    characters: int = 0
+    hung_up: int = 0
+    charges: int = 0
 
 
 Lines = dict[Dimensions, Counts]
@@ -90,7 +116,32 @@ def add_lines(parts: Iterable[Lines]) -> Lines:
 def combine(folds: Sequence[Fold]) -> Fold:
     """The fold of a longer time from the folds of its parts."""
     rank = (sum(fold.rank[0] for fold in folds), sum(fold.rank[1] for fold in folds))
-    return Fold(rank, add_lines(fold.lines for fold in folds))
+    return Fold(rank, bounded(add_lines(fold.lines for fold in folds)))
+
+
+def bounded(lines: Lines) -> Lines:
+    """With no more than `MOST_NAMES` pairs of product and system for a key: those of the most tokens, the rest as one.
+    Callers choose these names for themselves, and a new one in every call would make a fold as long as its rows."""
+    tokens: dict[str, dict[tuple[str, str], int]] = {}
+    for line, counts in lines.items():
+        names = tokens.setdefault(line.key, {})
+        pair = line.product, line.system
+        if pair != (OTHERS, OTHERS):
+            names[pair] = names.get(pair, 0) + counts.input_tokens + counts.output_tokens
+    kept = {
+        key: frozenset(sorted(names, key=lambda pair: (-names[pair], pair))[:MOST_NAMES])
+        for key, names in tokens.items()
+        if len(names) > MOST_NAMES
+    }
+    if not kept:
+        return lines
+
+    def place(line: Dimensions) -> Dimensions:
+        if line.key not in kept or (line.product, line.system) in kept[line.key]:
+            return line
+        return msgspec.structs.replace(line, product=OTHERS, system=OTHERS)
+
+    return add_lines({place(line): counts} for line, counts in lines.items())
 
 
 async def read(table: Table, partition: str) -> Fold | None:
@@ -122,7 +173,7 @@ async def commit(table: Table, partition: str, fold: Fold, nonce: str) -> int:
 
 async def _write_lines(table: Table, partition: str, generation: str, lines: Lines) -> list[str]:
     rows: dict[str, Properties] = {
-        f"{generation}-{number:06d}": {**msgspec.structs.asdict(dimensions), **msgspec.structs.asdict(counts)}
+        f"{generation}-{number:06d}": _properties(dimensions, counts)
         for number, (dimensions, counts) in enumerate(sorted(lines.items(), key=lambda line: line[0]))
     }
     keys = list(rows)
@@ -175,10 +226,17 @@ def _manifest(row: Row) -> _Manifest:
     return _Manifest(str(row.properties["generation"]), rank, _integer(row.properties, "lines"), row.etag)
 
 
+def _properties(dimensions: Dimensions, counts: Counts) -> Properties:
+    """Without what is zero: most lines count few things."""
+    numbers = {name: number for name, number in msgspec.structs.asdict(counts).items() if number}
+    return {**msgspec.structs.asdict(dimensions), **numbers}
+
+
 def _line(row: Row) -> tuple[Dimensions, Counts]:
-    text, number = row.properties, row.properties
-    dimensions = Dimensions(*(str(text.get(name, "-")) for name in Dimensions.__struct_fields__))
-    return dimensions, Counts(*(_integer(number, name) for name in Counts.__struct_fields__))
+    """Lines that were written before a dimension was known lack it."""
+    text = {name: str(row.properties[name]) for name in Dimensions.__struct_fields__ if name in row.properties}
+    dimensions = Dimensions(**{"key": "-", "model": "-", "backend": "-", "region": "-"} | text)
+    return dimensions, Counts(*(_integer(row.properties, name) for name in Counts.__struct_fields__))
 
 
 def _integer(properties: dict[str, Value], name: str) -> int:

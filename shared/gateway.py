@@ -172,6 +172,9 @@ class Gateway:
         outcome: Outcome,
     ) -> asyncio.Future[None]:
         """Put the end of a call on record. Returns at once; the future is done when the row is in the table."""
+        for number, attempt in enumerate(outcome.attempts, 1):
+            if attempt.usage is not None:
+                self._ledger.charge(entry, number, attempt)
         row = self._ledger.close(entry, outcome)
         if outcome.ended == "refused":
             self._limiter.release(reservation)

@@ -19,7 +19,7 @@ import msgspec
 from shared import ulid
 from shared.errors import StoreUnavailable
 from shared.stores import MAX_BATCH, Store, Value
-from shared.types import Call, Consumer, Outcome
+from shared.types import Attempt, Call, Consumer, Outcome, Target, Usage
 
 logger = logging.getLogger("tollgate.ledger")
 
@@ -33,12 +33,37 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds between tries of a batch
 _MAX_ROWS = 50_000  # rows kept in memory while the table is out of reach: about 50 MB
 
 
+# The property of each field of `Usage`; one that is zero or empty takes no bytes. Sums are kept by `rollup.py`.
+_PROPERTIES = {
+    "input_tokens": "e_input",
+    "output_tokens": "e_output",
+    "cached_input_tokens": "e_cached",
+    "audio_input_tokens": "e_audio_in",
+    "image_input_tokens": "e_image_in",
+    "reasoning_tokens": "e_reasoning",
+    "audio_output_tokens": "e_audio_out",
+    "image_output_tokens": "e_image_out",
+    "accepted_prediction_tokens": "e_accepted",
+    "rejected_prediction_tokens": "e_rejected",
+    "images": "e_images",
+    "seconds": "e_seconds",
+    "characters": "e_chars",
+    "model": "e_served",
+    "service_tier": "e_tier",
+    "estimated": "e_est",
+}
+_IN_ORDER = tuple(_PROPERTIES[field] for field in Usage.__struct_fields__)
+_ALWAYS = frozenset(("e_input", "e_output"))
+_WHOSE = ("s_key", "s_team", "s_product", "s_system", "s_model", "s_ts")  # what rows of the same call have in common
+
+
 class Entry(msgspec.Struct, frozen=True):
-    """Where the row of a call stands."""
+    """Where the row of a call stands, and what it began with."""
 
     table: str
     partition: str
     request_id: str
+    intent: dict[str, Value] = {}
 
 
 @functools.lru_cache(maxsize=4)
@@ -87,7 +112,6 @@ class Ledger:
     def open(self, request_id: str, consumer: Consumer, call: Call, model: str) -> Entry:
         """Note that a call was admitted. Returns at once; the row follows."""
         now = self._store.now()
-        entry = Entry(*_place(int(now // 3600), self._shard), request_id)
         intent: dict[str, Value] = {
             "s_key": consumer.id,
             "s_model": model,
@@ -97,11 +121,14 @@ class Ledger:
             "s_ts": now,
             "s_inst": self.instance,
         }
+        if consumer.team:
+            intent["s_team"] = consumer.team
         if consumer.product:
             intent["s_product"] = consumer.product
         if call.system:
             intent["s_system"] = call.system
-        self._enqueue(entry, intent)
+        entry = Entry(*_place(int(now // 3600), self._shard), request_id, intent)
+        self._enqueue(entry, request_id, intent)
         if self._lingering is None and not self._writing():
             self._lingering = asyncio.get_running_loop().call_later(_LINGER, self._start_writing)
         return entry
@@ -109,31 +136,37 @@ class Ledger:
     def close(self, entry: Entry, outcome: Outcome) -> asyncio.Future[None]:
         """Note how a call ended. Returns at once; the future is done when the row is in the table. It is done early
         when the table has failed for 2 s: answers then go out at once, and their rows follow when they can."""
-        usage, target = outcome.usage, outcome.served_by
-        end: dict[str, Value] = {
-            "e_input": usage.input_tokens,
-            "e_output": usage.output_tokens,
-            "e_cached": usage.cached_input_tokens,
-            "e_reasoning": usage.reasoning_tokens,
-            "e_status": outcome.status,
-            "e_ended": outcome.ended,
-            "e_attempts": len(outcome.attempts),
-            "e_ttft": outcome.first_byte_ms,
-            "e_ms": outcome.total_ms,
-            "e_ts": self._store.now(),
-        }
-        if target is not None:
-            end |= {"e_backend": target.backend.name, "e_region": target.backend.region, "e_model": target.model}
-        if usage.estimated:
-            end["e_est"] = True
+        end = _usage_properties(outcome.usage)
+        end["e_status"] = outcome.status
+        end["e_ended"] = outcome.ended
+        end["e_attempts"] = len(outcome.attempts)
+        end["e_ttft"] = outcome.first_byte_ms
+        end["e_ms"] = outcome.total_ms
+        if outcome.served_by is not None:
+            _tell_target(end, outcome.served_by)
         waiter = asyncio.get_running_loop().create_future()
-        batch = self._enqueue(entry, end)
+        batch = self._enqueue(entry, entry.request_id, end)
         self._start_writing()
         if self._out_of_patience():
             waiter.set_result(None)
         else:
             batch.waiting.append(waiter)
         return waiter
+
+    def charge(self, entry: Entry, number: int, attempt: Attempt) -> None:
+        """Note what a try of a call was charged that did not answer the caller, in a row of its own beside the call's.
+
+        `number` is the try's own within the call. Returns at once; nothing waits for the row."""
+        if attempt.usage is None:
+            return
+        row = {name: entry.intent[name] for name in _WHOSE if name in entry.intent}
+        row |= _usage_properties(attempt.usage)
+        row["e_role"] = attempt.role
+        row["e_status"] = attempt.status
+        row["e_ms"] = round(attempt.milliseconds)
+        _tell_target(row, attempt.target)
+        self._enqueue(entry, f"{entry.request_id}-{number}", row)
+        self._start_writing()
 
     async def stop(self, patience: float = 10.0) -> None:
         """Write what is left; what cannot be written in this time is reported as lost."""
@@ -147,9 +180,10 @@ class Ledger:
                 "stopped with %d usage rows unwritten; the roll-up closes their calls as estimates", self.backlog
             )
 
-    def _enqueue(self, entry: Entry, properties: dict[str, Value]) -> _Batch:
-        batch = self._open_batch(entry)
-        batch.rows.setdefault(entry.request_id, {}).update(properties)
+    def _enqueue(self, entry: Entry, key: str, properties: dict[str, Value]) -> _Batch:
+        batch = self._open_batch(entry, key)
+        row = batch.rows.get(key)
+        batch.rows[key] = properties if row is None else row | properties
         return batch
 
     def _writing(self) -> bool:
@@ -162,13 +196,13 @@ class Ledger:
         if not self._writing():
             self._writer = asyncio.get_running_loop().create_task(self._write())
 
-    def _open_batch(self, entry: Entry) -> _Batch:
+    def _open_batch(self, entry: Entry, key: str) -> _Batch:
         """The batch that has this row already, else one that still takes rows of its partition. The one that is on its
         way takes none."""
         room = None
         for batch in reversed(self._batches):
             if batch.entry.partition == entry.partition and batch is not self._under_way:
-                if entry.request_id in batch.rows:
+                if key in batch.rows:
                     return batch
                 if room is None and len(batch.rows) < MAX_BATCH:
                     room = batch
@@ -230,3 +264,19 @@ class Ledger:
         batch.release()
         self.dropped += len(batch.rows)
         logger.error("%d usage rows lost: they %s; %d so far", len(batch.rows), reason, self.dropped)
+
+
+def _usage_properties(usage: Usage) -> dict[str, Value]:
+    """The token classes of a row. Input and output stand there always, the others where they are not zero."""
+    values = zip(_IN_ORDER, msgspec.structs.astuple(usage), strict=True)
+    properties: dict[str, Value] = {name: value for name, value in values if value or name in _ALWAYS}
+    if properties.get("e_tier") == "default":
+        del properties["e_tier"]
+    return properties
+
+
+def _tell_target(row: dict[str, Value], target: Target) -> None:
+    row["e_backend"] = target.backend.name
+    row["e_region"] = target.backend.region
+    row["e_model"] = target.model
+    row["e_deployment"] = target.deployment

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import pytest
 
 from shared import ledger as module
@@ -12,9 +13,10 @@ from shared import ulid
 from shared.azure_openai import match, parse_call
 from shared.errors import StoreUnavailable
 from shared.ledger import Entry, Ledger
+from shared.rollup import fold_rows
 from shared.stores import MAX_BATCH, Properties
 from shared.stores.memory import MemoryStore, MemoryTable
-from shared.types import Backend, Call, Consumer, Outcome, Target, Usage
+from shared.types import Attempt, Backend, Call, Consumer, Outcome, Target, Usage
 
 NOW = 1_790_000_000.0
 CONSUMER = Consumer("c1", "team", product="gold")
@@ -81,6 +83,47 @@ async def test_a_quick_call_costs_one_write_that_holds_both_halves() -> None:
         "e_region": "swedencentral", "e_ended": "complete",
     }.items()  # fmt: skip
     assert "e_est" not in row
+
+
+async def test_a_row_holds_every_class_of_tokens_and_what_is_zero_takes_no_bytes() -> None:
+    house = House()
+    whole = Usage(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12.5, 13, "gpt-4o-2024-11-20", "priority", estimated=True)
+    plain = Usage(5, 0, service_tier="default")
+    entries = [house.open(), house.open()]
+    await asyncio.gather(*(house.close(e, usage=u) for e, u in zip(entries, (whole, plain), strict=True)))
+    rows = await house.rows()
+    fold = fold_rows(rows.values(), NOW)
+    found = {line.tier: counts for line, counts in fold.lines.items()}
+    told = msgspec.structs.asdict(whole) | {"sound_ms": 12_500, "estimated": 1}
+    del told["seconds"], told["model"], told["service_tier"]
+    assert msgspec.structs.asdict(found["priority"]).items() >= told.items()
+    assert [line.served for line in fold.lines if line.tier == "priority"] == ["gpt-4o-2024-11-20"]
+    assert {name for name in rows[entries[1].request_id] if name.startswith("e_")} == {
+        "e_input", "e_output", "e_status", "e_ended", "e_attempts", "e_ttft", "e_ms",
+        "e_backend", "e_region", "e_model", "e_deployment",
+    }  # fmt: skip
+
+
+async def test_what_a_try_was_charged_that_did_not_answer_stands_beside_the_call() -> None:
+    house = House()
+    entry = house.open("01ABC")
+    charged = Attempt(Target(BACKEND, "m", "d"), 200, "cut", 12.4, "try", Usage(input_tokens=5, estimated=True))
+    house.ledger.charge(entry, 1, charged)
+    house.ledger.charge(entry, 2, msgspec.structs.replace(charged, usage=None))  # charged nothing: no row
+    await house.close(entry)
+    house.ledger.charge(entry, 3, msgspec.structs.replace(charged, role="shadow"))  # it ends after the call has
+    await house.ledger.stop()
+    rows = await house.rows()
+    assert rows.keys() == {"01ABC", "01ABC-1", "01ABC-3"}
+    assert rows["01ABC-1"] == {
+        "s_key": "c1", "s_model": "m", "s_product": "gold", "s_system": "erp", "s_ts": NOW, "e_input": 5, "e_output": 0,
+        "e_est": True, "e_role": "try", "e_status": 200, "e_ms": 12, "e_backend": "sweden", "e_region": "swedencentral",
+        "e_model": "m", "e_deployment": "d",
+    }  # fmt: skip
+    counts = {
+        line.role: (c.requests, c.charges, c.input_tokens) for line, c in fold_rows(rows.values(), NOW).lines.items()
+    }
+    assert counts == {"served": (1, 0, 5), "try": (0, 1, 5), "shadow": (0, 1, 5)}
 
 
 async def test_the_intent_of_a_slow_call_is_written_without_anyone_waiting(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -366,6 +366,23 @@ END_HALF: Properties = {
     "e_ts": 1002.0,
     "e_new": "?",
 }
+EVERY_CLASS: Properties = {
+    "s_team": "blue",
+    "s_product": "shop",
+    "s_system": "erp",
+    "e_deployment": "prod",
+    "e_served": "gpt-4.1-2025-04-14",
+    "e_tier": "priority",
+    "e_audio_in": 1,
+    "e_image_in": 2,
+    "e_audio_out": 3,
+    "e_image_out": 4,
+    "e_accepted": 5,
+    "e_rejected": 6,
+    "e_images": 7,
+    "e_seconds": 8.25,
+    "e_chars": 9,
+}
 ALICE = Dimensions("alice", "gpt-4.1", "sweden", "swedencentral")
 ENDED = Counts(1, 1, 0, 0, 100, 20, 64, 8, 2, 900, 1, 300, 1)
 
@@ -396,11 +413,61 @@ ENDED = Counts(1, 1, 0, 0, 100, 20, 64, 8, 2, 900, 1, 300, 1)
             id="refused before any backend",
         ),
         pytest.param(
-            {**START_HALF, **END_HALF, "e_est": True, "e_status": 499},
+            {**START_HALF, **END_HALF, "e_est": True, "e_status": 499, "e_ended": "hung_up"},
             1600,
             (2, 0),
-            (ALICE, msgspec.structs.replace(ENDED, estimated=1, errors=1)),
-            id="hung up",
+            (ALICE, msgspec.structs.replace(ENDED, estimated=1, hung_up=1)),
+            id="a caller who hung up is no error",
+        ),
+        pytest.param(
+            {**START_HALF, **END_HALF, **EVERY_CLASS},
+            1600,
+            (2, 0),
+            (
+                Dimensions(
+                    "alice",
+                    "gpt-4.1",
+                    "sweden",
+                    "swedencentral",
+                    "prod",
+                    "gpt-4.1-2025-04-14",
+                    "priority",
+                    team="blue",
+                    product="shop",
+                    system="erp",
+                ),
+                msgspec.structs.replace(
+                    ENDED,
+                    audio_input_tokens=1,
+                    image_input_tokens=2,
+                    audio_output_tokens=3,
+                    image_output_tokens=4,
+                    accepted_prediction_tokens=5,
+                    rejected_prediction_tokens=6,
+                    images=7,
+                    sound_ms=8250,
+                    characters=9,
+                ),
+            ),
+            id="every class and dimension",
+        ),
+        pytest.param(
+            {
+                "s_key": "alice",
+                "s_model": "gpt-4.1",
+                "e_role": "hedge",
+                "e_status": 0,
+                "e_input": 9,
+                "e_output": 0,
+                "e_ms": 90,
+                "e_backend": "sweden",
+                "e_region": "swedencentral",
+                "e_est": True,
+            },
+            1600,
+            (2, 0),
+            (msgspec.structs.replace(ALICE, role="hedge"), Counts(estimated=1, input_tokens=9, charges=1)),
+            id="a charge is no request",
         ),
         pytest.param(START_HALF, 1600, (1, 0), None, id="open"),
         pytest.param(
@@ -417,6 +484,33 @@ def test_one_raw_row(
     row: Properties, now: float, rank: tuple[int, int], line: tuple[Dimensions, Counts] | None
 ) -> None:
     assert fold_rows([row], now) == Fold(rank, dict([line] if line else []))
+
+
+@given(st.permutations(range(40)))
+@settings(max_examples=20, deadline=None)
+def test_names_that_callers_make_up_stay_bounded_and_lose_no_token(order: list[int]) -> None:
+    def row(number: int) -> Properties:
+        tokens: Properties = {"e_input": 1000 + number // 2, "e_output": 1}
+        return {**START_HALF, **END_HALF, **tokens, "s_key": f"k{number % 2}", "s_system": f"s{number}"}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(aggregates, "MOST_NAMES", 3)
+        fold = fold_rows([row(number) for number in order], 1600)
+        assert aggregates.combine([fold, fold]).lines.keys() == fold.lines.keys()
+    lines = {(line.key, line.system): counts for line, counts in fold.lines.items()}
+    kept = {("k0", f"s{number}") for number in (38, 36, 34)} | {("k1", f"s{number}") for number in (39, 37, 35)}
+    assert lines.keys() == kept | {("k0", "*"), ("k1", "*")}
+    assert sum(counts.input_tokens for counts in lines.values()) == 40 * 1000 + 2 * sum(range(20))
+    assert sum(counts.requests for counts in lines.values()) == 40
+
+
+async def test_lines_written_before_a_dimension_was_known_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemoryStore(lambda: 0.0)
+    old: Properties = {"key": "a", "model": "m", "backend": "b", "region": "r", "requests": 2, "input_tokens": 7}
+    manifest: Properties = {"generation": "g", "halves": 4, "orphans": 0, "lines": 1}
+    await store.table(aggregates.TABLE).merge("h-1", {"!": manifest, "g-000000": old})
+    fold = await aggregates.read(store.table(aggregates.TABLE), "h-1")
+    assert fold == Fold((4, 0), {Dimensions("a", "m", "b", "r"): Counts(requests=2, input_tokens=7)})
 
 
 class Account:
