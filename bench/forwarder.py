@@ -1,4 +1,5 @@
-"""The yardstick: the least that an aiohttp program can do to pass a call on. No keys, no limits, no accounts.
+"""The yardstick: a bare aiohttp forwarder. It passes a call with its headers on and the answer with its headers back,
+and does nothing else: no keys, no limits, no failover, no accounts.
 
 python -m bench.forwarder PORT UPSTREAM asyncio|uvloop
 """
@@ -9,17 +10,21 @@ import aiohttp
 import uvloop
 from aiohttp import web
 
+# RFC 9110, 7.6.1: they belong to one connection. The lengths are told anew.
+HOP_BY_HOP = {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "host", "content-length"}
+
 
 async def make_app(upstream: str) -> web.Application:
     session = aiohttp.ClientSession(auto_decompress=False, connector=aiohttp.TCPConnector(limit=0))
 
     async def forward(request: web.Request) -> web.StreamResponse:
         body = await request.read()
-        headers = {"content-type": "application/json", "api-key": request.headers["api-key"]}
+        headers = {name: value for name, value in request.headers.items() if name.lower() not in HOP_BY_HOP}
         async with session.post(upstream + request.path_qs, data=body, headers=headers) as answer:
+            headers = {name: value for name, value in answer.headers.items() if name.lower() not in HOP_BY_HOP}
             if answer.content_type != "text/event-stream":
-                return web.Response(status=answer.status, body=await answer.read(), content_type=answer.content_type)
-            out = web.StreamResponse(status=answer.status, headers={"content-type": answer.headers["content-type"]})
+                return web.Response(status=answer.status, body=await answer.read(), headers=headers)
+            out = web.StreamResponse(status=answer.status, headers=headers)
             await out.prepare(request)
             async for chunk in answer.content.iter_any():
                 await out.write(chunk)

@@ -111,7 +111,8 @@ class Gateway:
             if isinstance(error, GatewayError):
                 error.limits = self._limiter.headers(reservation)
             raise
-        response.headers.update(self._limiter.headers(reservation))
+        if limits := self._limiter.headers(reservation):
+            response.headers.update(limits)
         if self._limiter.names_token_headers:
             consumed = response.usage_so_far() if isinstance(response, MeteredResponse) else Usage()
             told = self._limiter.token_headers(reservation, consumed.input_tokens + consumed.output_tokens)

@@ -59,7 +59,8 @@ class Client:
     """
 
     def __init__(self, receive: Receive) -> None:
-        self._listener = asyncio.ensure_future(self._listen(receive))
+        loop = asyncio.get_running_loop()
+        self._listener = asyncio.Task(self._listen(receive), loop=loop, eager_start=True)
         self._owner: asyncio.Task[object] | None = None
         self._cancelled = False
 
