@@ -1,246 +1,118 @@
-"""The bodies Azure sends: chat, completion and embedding answers and the events of a stream, keys in Azure's order.
+"""What an operation answers before it is on the wire: a whole body, the events of a stream, or the bytes of a file."""
 
-Azure writes the keys of chat and completion answers alphabetically; the fields below stand in that order.
-"""
-
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
 
 import msgspec
 
-TOKENS_PER_CHUNK = 2
-
-_SAFE = {"filtered": False, "severity": "safe"}
-_SAFE_CONTENT = msgspec.Raw(
-    msgspec.json.encode({"hate": _SAFE, "self_harm": _SAFE, "sexual": _SAFE, "violence": _SAFE})
-)
-_NO_RESULTS = msgspec.Raw(b"{}")
-_FINGERPRINT = "fp_simulator"
+JSON = "application/json; charset=utf-8"
+EVENT_STREAM = "text/event-stream; charset=utf-8"
 
 DONE = b"data: [DONE]\n\n"
 
-Unset = msgspec.UnsetType
 
+class Charge(msgspec.Struct, gc=False):
+    """What is billed: cached, audio and image tokens are a part of their input or output, reasoning one of the output.
 
-class Charge(msgspec.Struct, frozen=True):
-    """Tokens billed for one answer: cached are a part of input, reasoning a part of output."""
+    `seconds` are those of sound that was heard, `characters` those that were spoken.
+    """
 
-    input_tokens: int
+    input_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
     reasoning_tokens: int = 0
+    audio_input_tokens: int = 0
+    image_input_tokens: int = 0
+    audio_output_tokens: int = 0
+    image_output_tokens: int = 0
+    accepted_prediction_tokens: int = 0
+    rejected_prediction_tokens: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    characters: int = 0
+
+    def charge(self, more: "Charge") -> None:
+        """Adds to it; for who keeps sums."""
+        for name in _FIELDS:
+            if amount := getattr(more, name):
+                setattr(self, name, getattr(self, name) + amount)
+
+    @property
+    def opening(self) -> "Charge":
+        """What a stream is charged when it begins: all but what it puts out."""
+        return Charge(**{name: getattr(self, name) for name in _INPUT})
 
 
-class GeneratedChoice(msgspec.Struct, frozen=True):
-    tokens: list[str]
-    reasoning_tokens: int
-    finish_reason: Literal["stop", "length"]
+_FIELDS = Charge.__struct_fields__
+_INPUT = tuple(name for name in _FIELDS if "input" in name or name in ("cached_tokens", "seconds", "characters"))
 
 
-class Generation(msgspec.Struct, frozen=True):
-    """Everything an answer tells, before it is decided whether it is streamed."""
-
-    id: str
-    created: int
-    model: str
-    legacy: bool
-    charge: Charge
-    prompts: int
-    choices: list[GeneratedChoice]
+EventKind = Literal["opening", "content", "closing"]
 
 
 class StreamEvent(msgspec.Struct, frozen=True):
-    """One `data:` event. A chunk is one of kind "content"; the tokens are those it took to come so far."""
+    """One piece of a stream. A chunk is one of kind "content"; `charge` is what it took to come so far (None: nothing).
 
-    kind: Literal["opening", "content", "closing"]
+    `not_before` (an epoch in seconds) holds back what is not generated yet.
+    """
+
+    kind: EventKind
     data: bytes
-    output_tokens: int = 0
-    reasoning_tokens: int = 0
+    charge: Charge | None = None
+    not_before: float = 0.0
 
 
-class CompletionTokensDetails(msgspec.Struct, frozen=True):
-    accepted_prediction_tokens: int
-    audio_tokens: int
-    reasoning_tokens: int
-    rejected_prediction_tokens: int
+class WholeAnswer(msgspec.Struct, frozen=True):
+    body: bytes
+    charge: Charge | None = None
+    content_type: str = JSON
+    status: int = 200
+    headers: dict[str, str] = {}
 
 
-class PromptTokensDetails(msgspec.Struct, frozen=True):
-    audio_tokens: int
-    cached_tokens: int
+class StreamedAnswer(msgspec.Struct, frozen=True):
+    """`charge` is due when the stream begins; a stream that is cut is charged by the events that were sent.
+
+    `typed`: an error inside the stream has an `event:` line of its own. What is no event stream is only cut.
+    """
+
+    events: Iterator[StreamEvent]
+    charge: Charge | None = None
+    content_type: str = EVENT_STREAM
+    typed: bool = False
 
 
-class Usage(msgspec.Struct, frozen=True):
-    completion_tokens: int
-    completion_tokens_details: CompletionTokensDetails
-    prompt_tokens: int
-    prompt_tokens_details: PromptTokensDetails
-    total_tokens: int
+class FileAnswer(msgspec.Struct, frozen=True):
+    """Bytes that need not all be in memory at once."""
+
+    pieces: Iterable[bytes]
+    size: int
+    filename: str
+    content_type: str = "application/octet-stream"
 
 
-class AssistantMessage(msgspec.Struct, frozen=True):
-    annotations: list[str]
-    content: str
-    refusal: None = None
-    role: str = "assistant"
+Answer = WholeAnswer | StreamedAnswer | FileAnswer
+
+encode_json = msgspec.json.Encoder().encode
 
 
-class Delta(msgspec.Struct, frozen=True):
-    content: str | Unset = msgspec.UNSET
-    refusal: Unset | None = msgspec.UNSET
-    role: str | Unset = msgspec.UNSET
+def answer_json(content: Any, charge: Charge | None = None, status: int = 200) -> WholeAnswer:
+    return WholeAnswer(encode_json(content), charge, status=status)
 
 
-class Choice(msgspec.Struct, frozen=True):
-    """`message` and `delta` belong to a chat, `text` to a completion."""
-
-    content_filter_results: msgspec.Raw
-    delta: Delta | Unset = msgspec.UNSET
-    finish_reason: str | None = None
-    index: int = 0
-    logprobs: None = None
-    message: AssistantMessage | Unset = msgspec.UNSET
-    text: str | Unset = msgspec.UNSET
-
-
-class PromptFilterResult(msgspec.Struct, frozen=True):
-    prompt_index: int
-    content_filter_results: msgspec.Raw
-
-
-class Completion(msgspec.Struct, frozen=True):
-    """A whole answer and a chunk of one, for chats and completions alike."""
-
-    choices: list[Choice]
-    created: int
-    id: str
-    model: str
-    object: str
-    prompt_filter_results: list[PromptFilterResult] | Unset = msgspec.UNSET
-    system_fingerprint: str | Unset = msgspec.UNSET
-    usage: Usage | Unset | None = msgspec.UNSET
-
-
-class EmbeddingData(msgspec.Struct, frozen=True):
-    object: str
-    index: int
-    embedding: list[float] | str
-
-
-class EmbeddingUsage(msgspec.Struct, frozen=True):
-    prompt_tokens: int
-    total_tokens: int
-
-
-class EmbeddingList(msgspec.Struct, frozen=True):
-    object: str
-    data: list[EmbeddingData]
-    model: str
-    usage: EmbeddingUsage
-
-
-_encode = msgspec.json.Encoder().encode
-
-
-def completion_body(generation: Generation) -> bytes:
-    choices = []
-    for index, generated in enumerate(generation.choices):
-        text = "".join(generated.tokens)
-        content = {"text": text} if generation.legacy else {"message": AssistantMessage([], text)}
-        choices.append(
-            msgspec.structs.replace(
-                Choice(_SAFE_CONTENT, finish_reason=generated.finish_reason, index=index), **content
-            )
-        )
-    return _encode(
-        Completion(
-            choices=choices,
-            created=generation.created,
-            id=generation.id,
-            model=generation.model,
-            object="text_completion" if generation.legacy else "chat.completion",
-            prompt_filter_results=_prompt_filter_results(generation),
-            system_fingerprint=_FINGERPRINT,
-            usage=_usage(generation.charge),
-        )
-    )
-
-
-def completion_events(generation: Generation, include_usage: bool) -> Iterator[StreamEvent]:
-    """The stream in Azure's order: filter results, roles, content, finish reasons, usage if asked for, [DONE]."""
-    usage: Unset | None = None if include_usage else msgspec.UNSET
-    opening = Completion([], 0, "", "", "", prompt_filter_results=_prompt_filter_results(generation), usage=usage)
-    yield _event("opening", opening)
-    if not generation.legacy:
-        for index in range(len(generation.choices)):
-            role = Choice(_NO_RESULTS, delta=Delta(content="", refusal=None, role="assistant"), index=index)
-            yield _event("opening", _chunk(generation, [role], usage))
-    yield from _content_events(generation, usage)
-    for index, generated in enumerate(generation.choices):
-        finish = _text_choice(generation, None, index, generated.finish_reason)
-        unseen = 0 if generated.tokens else generated.reasoning_tokens
-        yield _event("closing", _chunk(generation, [finish], usage), unseen, unseen)
-    if include_usage:
-        yield _event("closing", _chunk(generation, [], _usage(generation.charge)))
-    yield StreamEvent("closing", DONE)
-
-
-def embedding_body(embeddings: list[list[float] | str], model: str, input_tokens: int) -> bytes:
-    data = [EmbeddingData("embedding", index, embedding) for index, embedding in enumerate(embeddings)]
-    return _encode(EmbeddingList("list", data, model, EmbeddingUsage(input_tokens, input_tokens)))
-
-
-def error_event(error: bytes) -> bytes:
-    return b"data: " + error + b"\n\n"
-
-
-def _content_events(generation: Generation, usage: Unset | None) -> Iterator[StreamEvent]:
-    """Chunks of all choices in turn; the first of a choice has its reasoning behind it."""
-    longest = max(len(generated.tokens) for generated in generation.choices)
-    for start in range(0, longest, TOKENS_PER_CHUNK):
-        for index, generated in enumerate(generation.choices):
-            tokens = generated.tokens[start : start + TOKENS_PER_CHUNK]
-            if tokens:
-                choice = _text_choice(generation, "".join(tokens), index, None)
-                reasoning = generated.reasoning_tokens if start == 0 else 0
-                yield _event("content", _chunk(generation, [choice], usage), len(tokens) + reasoning, reasoning)
-
-
-def _text_choice(generation: Generation, text: str | None, index: int, finish_reason: str | None) -> Choice:
-    results = _SAFE_CONTENT if text is not None else _NO_RESULTS
-    if generation.legacy:
-        return Choice(results, finish_reason=finish_reason, index=index, text=text or "")
-    delta = Delta() if text is None else Delta(content=text)
-    return Choice(results, delta=delta, finish_reason=finish_reason, index=index)
-
-
-def _chunk(generation: Generation, choices: list[Choice], usage: Usage | Unset | None) -> Completion:
-    return Completion(
-        choices=choices,
-        created=generation.created,
-        id=generation.id,
-        model=generation.model,
-        object="text_completion" if generation.legacy else "chat.completion.chunk",
-        system_fingerprint=_FINGERPRINT,
-        usage=usage,
-    )
-
-
-def _event(
-    kind: Literal["opening", "content", "closing"], chunk: Completion, output_tokens: int = 0, reasoning_tokens: int = 0
+def typed_event(
+    kind: EventKind,
+    name: str,
+    content: Any,
+    charge: Charge | None = None,
+    not_before: float = 0.0,
 ) -> StreamEvent:
-    return StreamEvent(kind, b"data: " + _encode(chunk) + b"\n\n", output_tokens, reasoning_tokens)
+    """An event with a line that names it."""
+    data = b"event: " + name.encode() + b"\ndata: " + encode_json(content) + b"\n\n"
+    return StreamEvent(kind, data, charge, not_before)
 
 
-def _prompt_filter_results(generation: Generation) -> list[PromptFilterResult]:
-    return [PromptFilterResult(index, _SAFE_CONTENT) for index in range(generation.prompts)]
-
-
-def _usage(charge: Charge) -> Usage:
-    return Usage(
-        completion_tokens=charge.output_tokens,
-        completion_tokens_details=CompletionTokensDetails(0, 0, charge.reasoning_tokens, 0),
-        prompt_tokens=charge.input_tokens,
-        prompt_tokens_details=PromptTokensDetails(0, charge.cached_tokens),
-        total_tokens=charge.input_tokens + charge.output_tokens,
-    )
+def data_event(
+    kind: Literal["opening", "content", "closing"], content: Any, charge: Charge | None = None
+) -> StreamEvent:
+    return StreamEvent(kind, b"data: " + encode_json(content) + b"\n\n", charge)

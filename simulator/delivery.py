@@ -2,12 +2,14 @@
 
 import asyncio
 import math
+import time
+from urllib.parse import quote
 
-from .answers import TOKENS_PER_CHUNK
-from .exchange import EVENT_STREAM, JSON, Exchange
+from .answers import Answer, FileAnswer, StreamedAnswer, WholeAnswer
+from .exchange import Exchange
 from .faults import Effect, StreamEffect, WrongLength
+from .generation import TOKENS_PER_CHUNK
 from .misbehaviour import strike_in_stream
-from .operations import Answer, StreamedAnswer, WholeAnswer
 
 _MISSING_BYTES = 1_024
 
@@ -22,25 +24,37 @@ class Delivery:
     async def send(self, answer: Answer, exchange: Exchange, effect: Effect | None) -> None:
         if isinstance(effect, WrongLength):
             await self._send_too_short(answer, exchange)
+        elif isinstance(answer, WholeAnswer):
+            await self._send_whole(answer, exchange)
         elif isinstance(answer, StreamedAnswer):
             await self._send_stream(answer, exchange, effect if isinstance(effect, StreamEffect) else None)
         else:
-            await self._send_whole(answer, exchange)
+            await self._send_file(answer, exchange)
 
     async def _send_whole(self, answer: WholeAnswer, exchange: Exchange) -> None:
-        seconds = self._first_token_seconds
-        seconds += math.ceil(answer.charge.output_tokens / TOKENS_PER_CHUNK) * self._seconds_per_chunk
-        if seconds:
-            await asyncio.sleep(seconds)
-        _charge_all(answer, exchange)
-        await exchange.send(200, answer.body)
+        if answer.charge is not None:
+            seconds = self._first_token_seconds
+            seconds += math.ceil(answer.charge.output_tokens / TOKENS_PER_CHUNK) * self._seconds_per_chunk
+            if seconds:
+                await asyncio.sleep(seconds)
+            exchange.entry.charge(answer.charge)
+        await exchange.send(answer.status, answer.body, answer.content_type, answer.headers)
 
     async def _send_too_short(self, answer: Answer, exchange: Exchange) -> None:
-        if isinstance(answer, WholeAnswer):
-            body, content_type = answer.body, JSON
-        else:
-            body, content_type = b"".join(event.data for event in answer.events), EVENT_STREAM
-        _charge_all(answer, exchange)
+        match answer:
+            case WholeAnswer():
+                body, content_type = answer.body, answer.content_type
+                charges = [answer.charge]
+            case StreamedAnswer():
+                events = list(answer.events)
+                body, content_type = b"".join(event.data for event in events), answer.content_type
+                charges = [answer.charge, *(event.charge for event in events)]
+            case FileAnswer():
+                body, content_type = next(iter(answer.pieces), b""), answer.content_type
+                charges = []
+        for charge in charges:
+            if charge is not None:
+                exchange.entry.charge(charge)
         await exchange.open(content_type, content_length=len(body) + _MISSING_BYTES)
         await exchange.write(body)
         exchange.cut()
@@ -49,27 +63,30 @@ class Delivery:
         entry = exchange.entry
         if self._first_token_seconds:
             await asyncio.sleep(self._first_token_seconds)
-        entry.input_tokens = answer.charge.input_tokens
-        entry.cached_tokens = answer.charge.cached_tokens
-        await exchange.open(EVENT_STREAM)
+        if answer.charge is not None:
+            entry.charge(answer.charge)
+        await exchange.open(answer.content_type)
         for event in answer.events:
             past_content = event.kind == "closing"
             if effect is not None and event.kind != "opening" and (past_content or entry.chunks_sent == effect.due):
-                if await strike_in_stream(effect, exchange):
+                if await strike_in_stream(effect, answer, exchange):
                     return
                 effect = None
             # Even a wait of nothing lets the loop flush: every event leaves as a write of its own.
-            await asyncio.sleep(self._seconds_per_chunk if event.kind == "content" else 0)
-            entry.output_tokens += event.output_tokens
-            entry.reasoning_tokens += event.reasoning_tokens
+            pause = self._seconds_per_chunk if event.kind == "content" else 0
+            if event.not_before:
+                pause = max(pause, event.not_before - time.time())
+            await asyncio.sleep(pause)
+            if event.charge is not None:
+                entry.charge(event.charge)
             entry.chunks_sent += event.kind == "content"
-            await exchange.write(event.data)
+            if event.data:
+                await exchange.write(event.data)
         await exchange.finish()
 
-
-def _charge_all(answer: Answer, exchange: Exchange) -> None:
-    entry, charge = exchange.entry, answer.charge
-    entry.input_tokens = charge.input_tokens
-    entry.cached_tokens = charge.cached_tokens
-    entry.output_tokens = charge.output_tokens
-    entry.reasoning_tokens = charge.reasoning_tokens
+    async def _send_file(self, answer: FileAnswer, exchange: Exchange) -> None:
+        disposition = f"attachment; filename*=UTF-8''{quote(answer.filename)}"
+        await exchange.open(answer.content_type, answer.size, {"content-disposition": disposition})
+        for piece in answer.pieces:
+            await exchange.write(piece)
+        await exchange.finish()

@@ -1,23 +1,13 @@
-"""A deployment as it stands in one region: its model, its rate limits and its prompt cache; and the list of models."""
-
-from typing import Any
-
-import msgspec
+"""A deployment as it stands in one region: its model, its rate limits and its prompt cache."""
 
 from . import errors
 from .config import DeploymentConfig
 from .limits import Limits, RateLimited, RateLimiter
-from .models import Model, find_model
+from .models import find_model
 from .tokens import PromptCache
 
-CREATED = 1_700_000_000
-
-# The operation as the text of a 429 names it.
-_OPERATION_NAMES = {
-    "chat/completions": "ChatCompletions_Create",
-    "completions": "Completions_Create",
-    "embeddings": "Embeddings_Create",
-}
+# The operation as the text of a 429 names it, where it is not just the path with capitals.
+_OPERATION_NAMES = {"chat/completions": "ChatCompletions_Create"}
 
 
 class Deployment:
@@ -45,7 +35,7 @@ class Deployment:
                 deployment=self.name,
                 model=self.model.name,
                 region=region,
-                operation=_OPERATION_NAMES[operation],
+                operation=_OPERATION_NAMES.get(operation) or _operation_name(operation),
                 api_version=dated_version or "v1",
                 what=limited.what,
                 retry_after=limited.retry_after,
@@ -58,32 +48,5 @@ class Deployment:
         return headers
 
 
-def model_list_body(models: list[Model]) -> bytes:
-    return msgspec.json.encode({"data": [_model_facts(model) for model in models], "object": "list"})
-
-
-def model_body(models: list[Model], name: str) -> bytes:
-    """Raises AzureError 404."""
-    for model in models:
-        if name in (model.name, model.answered_name):
-            return msgspec.json.encode(_model_facts(model))
-    raise errors.model_not_found(name)
-
-
-def _model_facts(model: Model) -> dict[str, Any]:
-    return {
-        "capabilities": {
-            "chat_completion": model.kind in ("chat", "reasoning"),
-            "completion": model.kind == "completions",
-            "embeddings": model.kind == "embeddings",
-            "fine_tune": False,
-            "inference": True,
-        },
-        "created": CREATED,
-        "created_at": CREATED,
-        "id": model.answered_name,
-        "lifecycle_status": "generally-available",
-        "object": "model",
-        "owned_by": "azure-openai",
-        "status": "succeeded",
-    }
+def _operation_name(path: str) -> str:
+    return "".join(part.capitalize() for part in path.split("/") if "{" not in part) + "_Create"

@@ -36,6 +36,10 @@ def not_json() -> AzureError:
     )
 
 
+def invalid_form() -> AzureError:
+    return invalid_request("We could not parse the body of your request. A multipart/form-data body is expected.")
+
+
 def missing_parameter(name: str) -> AzureError:
     return invalid_request(f"Missing required parameter: '{name}'.", name, "missing_required_parameter")
 
@@ -108,6 +112,12 @@ def invalid_token() -> AzureError:
 
 def resource_not_found() -> AzureError:
     return AzureError(404, {"error": {"code": "404", "message": "Resource not found"}})
+
+
+def object_not_found(message: str, param: str | None = None, code: str | None = None) -> AzureError:
+    """An id that this resource does not know; it may be another resource's."""
+    error = {"message": message, "type": "invalid_request_error", "param": param, "code": code}
+    return AzureError(404, {"error": error})
 
 
 def model_not_found(name: str) -> AzureError:

@@ -7,10 +7,8 @@ from typing import Any
 
 from aiohttp import web
 
+from .answers import JSON
 from .request_log import LogEntry
-
-JSON = "application/json; charset=utf-8"
-EVENT_STREAM = "text/event-stream; charset=utf-8"
 
 # With a linger time of zero, closing sends RST and drops what is not sent yet (socket(7), SO_LINGER).
 _LINGER_ZERO = struct.pack("ii", 1, 0)
@@ -42,9 +40,11 @@ class Exchange:
         await self.response.prepare(self.request)
         await self.finish()
 
-    async def open(self, content_type: str, content_length: int | None = None) -> None:
+    async def open(
+        self, content_type: str, content_length: int | None = None, headers: dict[str, str] | None = None
+    ) -> None:
         """Status 200 of an answer whose body follows by `write`: chunked, unless a length is given."""
-        self.response = web.StreamResponse(headers={"content-type": content_type, **self.headers})
+        self.response = web.StreamResponse(headers={"content-type": content_type, **self.headers, **(headers or {})})
         self.response.content_length = content_length
         self.entry.status = 200
         await self.response.prepare(self.request)

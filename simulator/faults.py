@@ -108,7 +108,7 @@ class Stall(LaterStreamEffect, frozen=True, tag="stall", kw_only=True):
 
 
 class ErrorInStream(LaterStreamEffect, frozen=True, tag="error_in_stream"):
-    """An event `data: {"error": …}`, then the end of the body, without [DONE]."""
+    """An event `data: {"error": …}`, then the end of the body, without [DONE]. What is no event stream is cut."""
 
 
 class CutStream(LaterStreamEffect, frozen=True, tag="cut_stream"):
@@ -132,11 +132,15 @@ AnyEffect = (
 
 
 class FaultRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`region` and `deployment` null mean any, `times` null until deleted."""
+    """`region`, `deployment` and `operation` null mean any, `times` null until deleted.
+
+    An operation is a method and a path as the table of operations has it, such as "POST responses/{id}/cancel".
+    """
 
     fault: AnyEffect
     region: str | None = None
     deployment: str | None = None
+    operation: str | None = None
     times: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
@@ -154,11 +158,12 @@ class Fault:
     def effect(self) -> AnyEffect:
         return self.request.fault
 
-    def concerns(self, region: str, deployment: str | None, stream: bool) -> bool:
+    def concerns(self, region: str, deployment: str | None, operation: str, stream: bool) -> bool:
         request = self.request
         return (
             request.region in (None, region)
             and request.deployment in (None, deployment)
+            and request.operation in (None, operation)
             and (stream or not request.fault.streams_only)
         )
 
@@ -169,6 +174,7 @@ class FaultState(msgspec.Struct, frozen=True):
     id: int
     region: str | None
     deployment: str | None
+    operation: str | None
     times: int | None
     remaining: int | None
     applied: int
@@ -191,9 +197,9 @@ class FaultQueue:
         self._queue.append(Fault(self._last_id, request))
         return self._last_id
 
-    def take(self, region: str, deployment: str | None, stream: bool) -> Fault | None:
+    def take(self, region: str, deployment: str | None, operation: str, stream: bool) -> Fault | None:
         """The first fault that concerns the call, counted as applied to it."""
-        fault = next((fault for fault in self._queue if fault.concerns(region, deployment, stream)), None)
+        fault = next((fault for fault in self._queue if fault.concerns(region, deployment, operation, stream)), None)
         if fault is None:
             return None
         fault.applied += 1
@@ -225,6 +231,7 @@ class FaultQueue:
                 id=fault.id,
                 region=fault.request.region,
                 deployment=fault.request.deployment,
+                operation=fault.request.operation,
                 times=fault.request.times,
                 remaining=fault.remaining,
                 applied=fault.applied,

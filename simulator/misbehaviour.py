@@ -4,8 +4,9 @@ import asyncio
 
 import msgspec
 
-from . import answers, errors
-from .exchange import EVENT_STREAM, JSON, Exchange
+from . import errors
+from .answers import DONE, EVENT_STREAM, JSON, StreamedAnswer
+from .exchange import Exchange
 from .faults import (
     CutStream,
     Delay,
@@ -45,7 +46,7 @@ async def strike_on_arrival(fault: Fault, queue: FaultQueue, exchange: Exchange)
         case EmptyStream(done):
             await exchange.open(EVENT_STREAM)
             if done:
-                await exchange.write(answers.DONE)
+                await exchange.write(DONE)
             await exchange.finish()
         case Endless():
             await _send_endless(exchange)
@@ -54,18 +55,23 @@ async def strike_on_arrival(fault: Fault, queue: FaultQueue, exchange: Exchange)
     return True
 
 
-async def strike_in_stream(effect: StreamEffect, exchange: Exchange) -> bool:
+async def strike_in_stream(effect: StreamEffect, answer: StreamedAnswer, exchange: Exchange) -> bool:
     """True when the stream is over; False when it goes on."""
     match effect:
         case SlowFirstToken(seconds) | Stall(seconds=seconds):
             await asyncio.sleep(seconds)
             return False
-        case ErrorInStream():
-            await exchange.write(answers.error_event(errors.server_error(500).body))
+        case ErrorInStream() if answer.content_type == EVENT_STREAM:
+            await exchange.write(_error_event(answer))
             await exchange.finish()
-        case CutStream():
+        case ErrorInStream() | CutStream():
             exchange.cut()
     return True
+
+
+def _error_event(answer: StreamedAnswer) -> bytes:
+    error = errors.server_error(500).body
+    return b"event: error\ndata: " + error + b"\n\n" if answer.typed else b"data: " + error + b"\n\n"
 
 
 async def _send_status(effect: Status, exchange: Exchange) -> None:

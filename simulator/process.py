@@ -74,12 +74,12 @@ class SimulatorProcess:
         return {"IDENTITY_ENDPOINT": self.identity_endpoint, "IDENTITY_HEADER": self.identity_header}
 
     def fault(
-        self, kind: str, *, region: str | None = None, deployment: str | None = None, times: int | None = None,
-        **fields: Any,
+        self, kind: str, *, region: str | None = None, deployment: str | None = None, operation: str | None = None,
+        times: int | None = None, **fields: Any,
     ) -> int:  # fmt: skip
         """Queues a fault and returns its id; `fields` are those of its kind, `times` None means until deleted."""
-        fault = {"kind": kind, **fields}
-        request = {"region": region, "deployment": deployment, "times": times, "fault": fault}
+        scope = {"region": region, "deployment": deployment, "operation": operation, "times": times}
+        request = {**scope, "fault": {"kind": kind, **fields}}
         return int(self._call("POST", "/faults", request)["id"])
 
     def faults(self) -> list[dict[str, Any]]:

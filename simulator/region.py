@@ -1,25 +1,47 @@
 """The path of a request through one region: from the socket to an answer, a refusal or a scripted fault."""
 
+import functools
 import hmac
 import time
 
+import msgspec
 from aiohttp import web
 
 from . import errors
+from .answers import Answer
+from .call import Call, Handler
 from .config import RegionConfig
 from .delivery import Delivery
-from .deployments import Deployment, model_body, model_list_body
+from .deployments import Deployment
 from .exchange import Exchange
 from .faults import Effect, Fault, FaultQueue
+from .forms import Form, read_form
 from .identity import IdentityProvider
 from .misbehaviour import strike_on_arrival
-from .operations import FREE, Answer, WholeAnswer, answer_request
+from .models import Model
 from .request_log import LogEntry, RequestLog
-from .requests import decode_request, outline
+from .store import Store
 from .targets import Target, check_api_version, count_custom_headers, find_target
 
 MAXIMUM_BODY_BYTES = 64 * 1_024 * 1_024
 MAXIMUM_CUSTOM_HEADERS = 10
+
+
+class _Body(msgspec.Struct, frozen=True):
+    """What came: bytes, and what they say where they are a form."""
+
+    data: bytes
+    form: Form | None
+
+
+class _Outline(msgspec.Struct, frozen=True):
+    """What a scripted fault looks at before the request is judged."""
+
+    model: str | None = None
+    stream: bool | None = None
+
+
+_decode_outline = msgspec.json.Decoder(_Outline).decode
 
 
 class Region:
@@ -30,8 +52,9 @@ class Region:
     ) -> None:
         self.name = config.name
         self.deployments = {deployment.name: Deployment(deployment) for deployment in config.deployments}
-        self._models = list({one.model.name: one.model for one in self.deployments.values()}.values())
-        self._display = config.display or config.name
+        self.models = list({one.model.name: one.model for one in self.deployments.values()}.values())
+        self.display = config.display or config.name
+        self.store = Store()
         self._delivery = Delivery(config.first_token_seconds, config.seconds_per_chunk)
         self._api_key = api_key.encode()
         self._identity = identity
@@ -39,7 +62,8 @@ class Region:
         self._log = log
 
     def restore(self) -> None:
-        """Limits as they were configured with nothing used of them, and empty prompt caches."""
+        """Limits as they were configured with nothing used of them, empty prompt caches, and nobody's objects."""
+        self.store.clear()
         for deployment in self.deployments.values():
             deployment.restore()
 
@@ -53,7 +77,7 @@ class Region:
             client_request_id=_readable(request.headers.get("x-ms-client-request-id")),
             headers=tuple(name.lower() for name in request.headers),
         )
-        exchange = Exchange(request, entry, self._display)
+        exchange = Exchange(request, entry, self.display)
         try:
             await self._respond(exchange)
         except ConnectionError:
@@ -67,45 +91,68 @@ class Region:
         entry = exchange.entry
         target = find_target(entry.method, entry.path)
         if target is not None:
-            entry.surface, entry.operation, entry.deployment = target.surface, target.operation, target.deployment
+            entry.surface, entry.operation, entry.deployment = target.surface, target.route.path, target.deployment
+        fault = None
         try:
-            body = await exchange.request.read()
-        except web.HTTPRequestEntityTooLarge:
-            await _refuse(exchange, errors.payload_too_large(MAXIMUM_BODY_BYTES))
-            return
-        except web.RequestPayloadError:
-            await _refuse(exchange, errors.not_json())
-            return
-        entry.body_bytes = len(body)
-        self._log.received(self.name, exchange.request.raw_headers, body)
-        fault = self._take_fault(entry, body) if self._faults else None
-        if fault is not None and await strike_on_arrival(fault, self._faults, exchange):
-            return
-        try:
-            await self._serve(exchange, target, body, None if fault is None else fault.effect)
+            received = await self._receive(exchange)
+            fault = self._take_fault(entry, target, received) if self._faults else None
+            if fault is not None and await strike_on_arrival(fault, self._faults, exchange):
+                return
+            await self._serve(exchange, target, received, None if fault is None else fault.effect)
         except errors.AzureError as refusal:
             if fault is not None and not fault.effect.on_arrival:
                 self._faults.give_back(fault)
                 entry.fault = None
             await _refuse(exchange, refusal)
 
-    def _take_fault(self, entry: LogEntry, body: bytes) -> Fault | None:
-        call = outline(body)
+    async def _receive(self, exchange: Exchange) -> _Body:
+        """Raises AzureError for a body that cannot be read."""
+        request, entry = exchange.request, exchange.entry
+        if request.content_type.startswith("multipart/"):
+            received = await read_form(request)
+            body, form = received.raw, received.form
+            entry.body_bytes = received.size
+        else:
+            try:
+                body, form = await request.read(), None
+            except web.HTTPRequestEntityTooLarge as error:
+                raise errors.payload_too_large(MAXIMUM_BODY_BYTES) from error
+            except web.RequestPayloadError as error:
+                raise errors.not_json() from error
+            entry.body_bytes = len(body)
+        self._log.received(self.name, request.raw_headers, body)
+        return _Body(body, form)
+
+    def _take_fault(self, entry: LogEntry, target: Target | None, received: _Body) -> Fault | None:
+        call = _outline(received)
         entry.deployment = entry.deployment or call.model
-        entry.stream = bool(call.stream)
-        fault = self._faults.take(self.name, entry.deployment, entry.stream)
+        entry.stream = bool(call.stream) or (target is not None and target.route.streams)
+        operation = f"{entry.method} {entry.operation}"
+        fault = self._faults.take(self.name, entry.deployment, operation, entry.stream)
         if fault is not None:
             entry.fault = fault.effect.kind
         return fault
 
-    async def _serve(self, exchange: Exchange, target: Target | None, body: bytes, effect: Effect | None) -> None:
+    async def _serve(self, exchange: Exchange, target: Target | None, received: _Body, effect: Effect | None) -> None:
         """Raises AzureError before anything is written."""
         self._check_headers(exchange)
         if target is None:
             raise errors.resource_not_found()
-        check_api_version(target, exchange.entry.api_version)
-        answer = self._list_models(target) if target.operation == "models" else self._answer(exchange, target, body)
-        await self._delivery.send(answer, exchange, effect)
+        entry = exchange.entry
+        check_api_version(target, entry.api_version)
+        dated_version = entry.api_version if target.surface == "dated" else None
+        call = Call(
+            store=self.store,
+            ids=target.ids,
+            query=exchange.request.query,
+            body=received.data,
+            form=received.form,
+            entry=entry,
+            dated_version=dated_version,
+            deployments=_Deployments(self, exchange, target, dated_version),
+            charge_late=functools.partial(self._log.charge_late, entry),
+        )
+        await self._delivery.send(_answer(target.route.handler, call), exchange, effect)
 
     def _check_headers(self, exchange: Exchange) -> None:
         custom = count_custom_headers(exchange.entry.headers)
@@ -124,31 +171,60 @@ class Region:
     def _is_key(self, given: str) -> bool:
         return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._api_key)
 
-    def _list_models(self, target: Target) -> WholeAnswer:
-        name = target.model
-        return WholeAnswer(FREE, model_list_body(self._models) if name is None else model_body(self._models, name))
 
-    def _answer(self, exchange: Exchange, target: Target, body: bytes) -> Answer:
-        """The deployment, its rate limit, then what its model says."""
-        entry = exchange.entry
-        if target.deployment is not None and target.deployment not in self.deployments:
+class _Deployments:
+    """The region's deployments for one call: what it finds is noted in its log entry and told in its headers."""
+
+    def __init__(self, region: Region, exchange: Exchange, target: Target, dated_version: str | None) -> None:
+        self._region = region
+        self._exchange = exchange
+        self._target = target
+        self._dated_version = dated_version
+
+    @property
+    def models(self) -> list[Model]:
+        return self._region.models
+
+    def check_path(self) -> None:
+        named = self._target.deployment
+        if named is not None and named not in self._region.deployments:
             raise errors.deployment_not_found()
-        request = decode_request(target.operation, body)
-        entry.stream = bool(request.stream)
-        entry.deployment = target.deployment or request.model
+
+    def find(self, name: str | None) -> Deployment:
+        entry = self._exchange.entry
+        entry.deployment = self._target.deployment or name
         if entry.deployment is None:
             raise errors.missing_parameter("model")
-        deployment = self.deployments.get(entry.deployment)
-        if deployment is None:
+        if (found := self._region.deployments.get(entry.deployment)) is None:
             raise errors.deployment_not_found()
-        request.check()
-        dated_version = entry.api_version if target.surface == "dated" else None
+        return found
+
+    def admit(self, deployment: Deployment, estimated_tokens: int) -> None:
         now = time.monotonic()
+        display = self._region.display
         try:
-            deployment.admit(request.estimated_tokens, target.operation, dated_version, self._display, now)
+            deployment.admit(estimated_tokens, self._target.route.path, self._dated_version, display, now)
         finally:
-            exchange.headers.update(deployment.headers(now))
-        return answer_request(request, deployment.model, deployment.cache, api_version=dated_version, now=entry.time)
+            self._exchange.headers.update(deployment.headers(now))
+
+
+def _answer(handler: Handler, call: Call) -> Answer:
+    """Raises AzureError. Nonsense deep inside a body, where nobody looks for it before, is the caller's fault too."""
+    try:
+        return handler(call)
+    except (TypeError, AttributeError, KeyError, ValueError) as error:
+        call.entry.problem = repr(error)
+        raise errors.invalid_request("The request body has a value of the wrong type.") from error
+
+
+def _outline(received: _Body) -> _Outline:
+    """Never fails: a body that cannot be read has no model and no stream."""
+    if received.form is not None:
+        return _Outline(received.form.field("model"), received.form.true("stream"))
+    try:
+        return _decode_outline(received.data)
+    except errors.DECODE_FAILURES:
+        return _Outline()
 
 
 async def _refuse(exchange: Exchange, refusal: errors.AzureError) -> None:

@@ -2,18 +2,25 @@
 
 Billed are answers of status 200 whose text was generated, streams by the events that were sent: the prompt when the
 stream begins, reasoning with the first content, then chunk by chunk. A call that is answered by a fault without any
-generated text costs nothing. A prompt refused by the content filter is billed although its status is 400.
+generated text costs nothing. A prompt refused by the content filter is billed although its status is 400. What is done
+in the background is billed to the request that began it, when it is done.
 """
 
 from collections import defaultdict, deque
 
 import msgspec
 
+from .answers import Charge
+
 CAPACITY = 100_000
 
 
-class LogEntry(msgspec.Struct, gc=False, kw_only=True):
-    """One request. `status` is null when no answer was begun; `completed` says the whole answer was written."""
+class LogEntry(Charge, gc=False, kw_only=True):
+    """One request. `status` is null when no answer was begun; `completed` says the whole answer was written.
+
+    `problem`: what an operation stumbled over. `logged`: it is in the log's sums, and what is charged from now on has
+    to be added to them.
+    """
 
     time: float
     region: str
@@ -26,35 +33,26 @@ class LogEntry(msgspec.Struct, gc=False, kw_only=True):
     status: int | None = None
     stream: bool = False
     client_request_id: str | None = None
-    input_tokens: int = 0
-    cached_tokens: int = 0
-    output_tokens: int = 0
-    reasoning_tokens: int = 0
     chunks_sent: int = 0
     completed: bool = False
     headers: tuple[str, ...] = ()
     body_bytes: int = 0
     fault: str | None = None
+    problem: str | None = None
+    logged: bool = False
 
 
-class Totals(msgspec.Struct):
+class Totals(Charge, kw_only=True):
     """Exact sums since the start or the last reset, also of requests the log no longer holds."""
 
     requests: int = 0
     completed: int = 0
-    input_tokens: int = 0
-    cached_tokens: int = 0
-    output_tokens: int = 0
-    reasoning_tokens: int = 0
     by_status: dict[str, int] = msgspec.field(default_factory=dict)
 
     def add(self, entry: LogEntry) -> None:
         self.requests += 1
         self.completed += entry.completed
-        self.input_tokens += entry.input_tokens
-        self.cached_tokens += entry.cached_tokens
-        self.output_tokens += entry.output_tokens
-        self.reasoning_tokens += entry.reasoning_tokens
+        self.charge(entry)
         status = "none" if entry.status is None else str(entry.status)
         self.by_status[status] = self.by_status.get(status, 0) + 1
 
@@ -87,6 +85,13 @@ class RequestLog:
     def add(self, entry: LogEntry) -> None:
         self.entries.append(entry)
         self.totals[entry.region].add(entry)
+        entry.logged = True
+
+    def charge_late(self, entry: LogEntry, charge: Charge) -> None:
+        """What a request cost after it was answered, in the background."""
+        entry.charge(charge)
+        if entry.logged:
+            self.totals[entry.region].charge(charge)
 
     def last_received(self, region: str | None) -> Received | None:
         """The newest request of one region, or of all."""

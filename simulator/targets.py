@@ -7,9 +7,13 @@ from typing import Literal
 import msgspec
 
 from . import errors
-from .requests import OPERATIONS
+from .api.routes import find_route
+from .call import Route
 
 _DATED_VERSION = re.compile(r"^\d{4}-\d{2}-\d{2}(-preview)?$")
+_V1 = "/openai/v1/"
+_DEPLOYMENTS = "/openai/deployments/"
+_DATED = "/openai/"
 _V1_VERSIONS = (None, "v1", "preview", "latest")
 
 # What HTTP, tracing, Azure's and OpenAI's own clients send is not "custom"; the rest counts towards Azure's limit.
@@ -23,30 +27,33 @@ _USUAL_PREFIXES = ("accept", "content-", "if-", "sec-", "x-stainless-", "openai-
 
 
 class Target(msgspec.Struct, frozen=True):
-    """`deployment` is None on the v1 surface, where the body names it; `model` is that of `models/{id}`."""
+    """`deployment` is that of the path; `ids` are what stands in the path for `{id}`."""
 
     surface: Literal["v1", "dated"]
-    operation: str
+    route: Route
     deployment: str | None = None
-    model: str | None = None
+    ids: tuple[str, ...] = ()
 
 
 def find_target(method: str, path: str) -> Target | None:
     """None where Azure's API management knows no operation of this method and path."""
-    match path.split("/"):
-        case ["", "openai", "deployments", deployment, *operation]:
-            target = Target("dated", "/".join(operation), deployment=deployment)
-        case ["", "openai", "v1", "models", *model] if len(model) <= 1:
-            target = Target("v1", "models", model=model[0] if model else None)
-        case ["", "openai", "models", *model] if len(model) <= 1:
-            target = Target("dated", "models", model=model[0] if model else None)
-        case ["", "openai", "v1", *operation]:
-            target = Target("v1", "/".join(operation))
-        case _:
-            return None
-    if target.operation == "models":
-        return target if method == "GET" and target.deployment is None else None
-    return target if method == "POST" and target.operation in OPERATIONS else None
+    surface: Literal["v1", "dated"] = "dated"
+    deployment = None
+    if path.startswith(_V1):
+        surface, rest = "v1", path[len(_V1) :]
+    elif path.startswith(_DEPLOYMENTS):
+        deployment, _, rest = path[len(_DEPLOYMENTS) :].partition("/")
+    elif path.startswith(_DATED):
+        rest = path[len(_DATED) :]
+    else:
+        return None
+    found = find_route(method, rest)
+    if found is None:
+        return None
+    route, ids = found
+    if surface == "dated" and route.on_deployment != (deployment is not None):
+        return None
+    return Target(surface, route, deployment, ids)
 
 
 def check_api_version(target: Target, api_version: str | None) -> None:

@@ -1,16 +1,13 @@
 """The bodies clients send: decoded into frozen values, refused with Azure's 400 when they do not fit."""
 
-import re
 from typing import Annotated, ClassVar
 
 import msgspec
 
-from . import errors
+from simulator import errors
 
 MESSAGE_OVERHEAD = 3
 IMAGE_TOKENS = 85
-
-_POSITION = re.compile(r"^(?P<detail>.*) - at `\$\.?(?P<path>.*)`$")
 
 PositiveInt = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 ChoiceCount = Annotated[int, msgspec.Meta(ge=1, le=128)]
@@ -50,6 +47,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
     n: ChoiceCount | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    store: bool | None = None
 
     @property
     def prompts(self) -> list[str]:
@@ -141,50 +139,6 @@ class EmbeddingRequest(msgspec.Struct, frozen=True):
 
 
 OperationRequest = ChatRequest | CompletionRequest | EmbeddingRequest
-
-_DECODERS: dict[
-    str,
-    msgspec.json.Decoder[ChatRequest]
-    | msgspec.json.Decoder[CompletionRequest]
-    | msgspec.json.Decoder[EmbeddingRequest],
-] = {
-    "chat/completions": msgspec.json.Decoder(ChatRequest),
-    "completions": msgspec.json.Decoder(CompletionRequest),
-    "embeddings": msgspec.json.Decoder(EmbeddingRequest),
-}
-OPERATIONS = frozenset(_DECODERS)
-
-
-def decode_request(operation: str, body: bytes) -> OperationRequest:
-    """Raises AzureError: a 400 that names the parameter where a type or range is wrong."""
-    try:
-        return _DECODERS[operation].decode(body)
-    except msgspec.ValidationError as error:
-        position = _POSITION.match(str(error))
-        if position is None:
-            raise errors.invalid_request(str(error)) from error
-        param = position["path"]
-        raise errors.invalid_request(f"Invalid value for '{param}': {position['detail']}.", param) from error
-    except errors.DECODE_FAILURES as error:
-        raise errors.not_json() from error
-
-
-class CallOutline(msgspec.Struct, frozen=True):
-    """What a scripted fault looks at before the request is judged."""
-
-    model: str | None = None
-    stream: bool | None = None
-
-
-_OUTLINE_DECODER = msgspec.json.Decoder(CallOutline)
-
-
-def outline(body: bytes) -> CallOutline:
-    """Never fails: a body that cannot be read has no model and no stream."""
-    try:
-        return _OUTLINE_DECODER.decode(body)
-    except errors.DECODE_FAILURES:
-        return CallOutline()
 
 
 def _texts(given: str | list[str | int | list[int]], param: str) -> list[str]:

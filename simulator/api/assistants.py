@@ -1,0 +1,114 @@
+"""Assistants: create, list, get, update, delete."""
+
+from typing import Any
+
+import msgspec
+
+from simulator import errors
+from simulator.answers import Answer, answer_json
+from simulator.api import vector_stores
+from simulator.call import Call, Route
+from simulator.collection import Object, Plain, make_id, now
+from simulator.store import Store
+
+UPDATED = (
+    "name",
+    "description",
+    "instructions",
+    "tools",
+    "tool_resources",
+    "metadata",
+    "temperature",
+    "top_p",
+    "response_format",
+)
+
+
+class AssistantRequest(msgspec.Struct, frozen=True):
+    model: str | None = None
+    name: str | None = None
+    description: str | None = None
+    instructions: str | None = None
+    tools: list[Object] | None = None
+    tool_resources: Object | None = None
+    metadata: dict[str, str] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    response_format: Any = None
+
+
+def create(call: Call) -> Answer:
+    wanted = call.decode(AssistantRequest)
+    deployment = call.deployments.find(wanted.model)
+    if deployment.model.kind not in ("chat", "reasoning"):
+        raise errors.operation_not_supported("assistants", deployment.model.name)
+    assistant = Plain(
+        {
+            "id": make_id("asst_"),
+            "object": "assistant",
+            "created_at": now(),
+            "name": wanted.name,
+            "description": wanted.description,
+            "model": wanted.model,
+            "instructions": wanted.instructions,
+            "tools": wanted.tools or [],
+            "top_p": 1.0 if wanted.top_p is None else wanted.top_p,
+            "temperature": 1.0 if wanted.temperature is None else wanted.temperature,
+            "reasoning_effort": None,
+            "tool_resources": tool_resources(wanted.tool_resources, call.store),
+            "metadata": wanted.metadata or {},
+            "response_format": wanted.response_format or "auto",
+        }
+    )
+    return answer_json(call.store.assistants.add(assistant).object)
+
+
+def tool_resources(given: Object | None, store: Store) -> Object:
+    """The resources as they are kept: vector stores that are given inline are made. Raises AzureError 404."""
+    given = given or {}
+    kept: Object = {}
+    if interpreter := given.get("code_interpreter"):
+        file_ids = interpreter.get("file_ids") or []
+        for file_id in file_ids:
+            store.files.get(str(file_id))
+        kept["code_interpreter"] = {"file_ids": file_ids}
+    if search := given.get("file_search"):
+        ids = [str(given_id) for given_id in search.get("vector_store_ids") or ()]
+        for vector_store_id in ids:
+            store.vector_stores.get(vector_store_id)
+        inline = [vector_stores.make(store, one.get("file_ids") or []) for one in search.get("vector_stores") or ()]
+        kept["file_search"] = {"vector_store_ids": ids + [made.object["id"] for made in inline]}
+    return kept
+
+
+def list_all(call: Call) -> Answer:
+    return answer_json(call.store.assistants.page(call.query))
+
+
+def get(call: Call) -> Answer:
+    return answer_json(call.store.assistants.get(call.id).object)
+
+
+def update(call: Call) -> Answer:
+    assistant = call.store.assistants.get(call.id).object
+    wanted = call.decode(AssistantRequest)
+    if wanted.model is not None:
+        assistant["model"] = call.deployments.find(wanted.model).name
+    for name in UPDATED:
+        if (value := getattr(wanted, name)) is not None:
+            assistant[name] = tool_resources(value, call.store) if name == "tool_resources" else value
+    return answer_json(assistant)
+
+
+def delete(call: Call) -> Answer:
+    call.store.assistants.remove(call.id)
+    return answer_json({"id": call.id, "object": "assistant.deleted", "deleted": True})
+
+
+ROUTES = (
+    Route("POST", "assistants", create),
+    Route("GET", "assistants", list_all),
+    Route("GET", "assistants/{id}", get),
+    Route("POST", "assistants/{id}", update),
+    Route("DELETE", "assistants/{id}", delete),
+)

@@ -1,0 +1,55 @@
+"""The table of paths: every operation of the API, whoever spells it."""
+
+from collections import defaultdict
+
+from simulator.api import (
+    assistants,
+    completions,
+    conversations,
+    files,
+    models,
+    responses,
+    runs,
+    stored_completions,
+    threads,
+    vector_stores,
+)
+from simulator.call import Route
+
+FAMILIES = (
+    completions,
+    stored_completions,
+    responses,
+    conversations,
+    files,
+    vector_stores,
+    assistants,
+    threads,
+    runs,
+    models,
+)
+
+ROUTES: tuple[Route, ...] = tuple(route for family in FAMILIES for route in family.ROUTES)
+
+_EXACT = {(route.method, route.path): route for route in ROUTES}
+_BY_LENGTH: dict[tuple[str, int], list[tuple[Route, list[str]]]] = defaultdict(list)
+for _route in ROUTES:
+    if "{id}" in _route.path:
+        _BY_LENGTH[_route.method, _route.path.count("/")].append((_route, _route.path.split("/")))
+
+
+def find_route(method: str, path: str) -> tuple[Route, tuple[str, ...]] | None:
+    """The operation of a path that follows the surface's prefix, and the ids that stand in it."""
+    if (exact := _EXACT.get((method, path))) is not None:
+        return exact, ()
+    segments = path.split("/")
+    for route, pattern in _BY_LENGTH.get((method, len(segments) - 1), ()):
+        ids = []
+        for expected, given in zip(pattern, segments, strict=True):
+            if expected == "{id}" and given:
+                ids.append(given)
+            elif expected != given:
+                break
+        else:
+            return route, tuple(ids)
+    return None

@@ -1,0 +1,373 @@
+"""Runs of an assistant on a thread, which may wait for the outputs of tools, and their steps."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from simulator import errors
+from simulator.answers import Answer, Charge, StreamedAnswer, StreamEvent, answer_json, typed_event
+from simulator.api.assistants import tool_resources
+from simulator.api.threads import MessageRequest, ThreadRequest, add_message, put_message, text_of, text_part
+from simulator.api.threads import make as make_thread
+from simulator.call import Call, Route
+from simulator.collection import Object, Plain, make_id, now
+from simulator.deployments import Deployment
+from simulator.generation import TOKENS_PER_CHUNK, generate, read_prompt
+from simulator.store import Run, Thread
+from simulator.tokens import tokenize
+
+RUN_SECONDS = 0.1
+MESSAGE_OVERHEAD = 3
+ARGUMENTS = '{"place": "harbour"}'
+_ENDED = ("completed", "failed", "cancelled", "expired", "incomplete")
+
+
+class RunRequest(msgspec.Struct, frozen=True):
+    assistant_id: str | None = None
+    model: str | None = None
+    instructions: str | None = None
+    additional_instructions: str | None = None
+    additional_messages: list[MessageRequest] | None = None
+    tools: list[Object] | None = None
+    tool_choice: Any = None
+    max_prompt_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    metadata: dict[str, str] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    response_format: Any = None
+    truncation_strategy: Object | None = None
+    parallel_tool_calls: bool | None = None
+    stream: bool | None = None
+    thread: ThreadRequest | None = None
+    tool_resources: Object | None = None
+
+
+class _ToolOutput(msgspec.Struct, frozen=True):
+    tool_call_id: str
+    output: str = ""
+
+
+class _ToolOutputs(msgspec.Struct, frozen=True):
+    tool_outputs: list[_ToolOutput] = []
+    stream: bool | None = None
+
+
+class _Update(msgspec.Struct, frozen=True):
+    metadata: dict[str, str] | None = None
+
+
+def create(call: Call) -> Answer:
+    thread = call.store.threads.get(call.id)
+    return _begin(call, thread, call.decode(RunRequest))
+
+
+def create_with_thread(call: Call) -> Answer:
+    wanted = call.decode(RunRequest)
+    tool_resources(wanted.tool_resources, call.store)
+    return _begin(call, None, wanted)
+
+
+def _begin(call: Call, thread: Thread | None, wanted: RunRequest) -> Answer:
+    call.entry.stream = bool(wanted.stream)
+    if wanted.assistant_id is None:
+        raise errors.missing_parameter("assistant_id")
+    assistant = call.store.assistants.get(wanted.assistant_id).object
+    deployment = call.deployment(wanted.model or assistant["model"], len(call.body) // 4)
+    active = next((run for run in thread.runs if run.object["status"] not in _ENDED), None) if thread else None
+    if active is not None and thread is not None:
+        message = f"Thread {thread.object['id']} already has an active run {active.object['id']}."
+        raise errors.invalid_request(message)
+    made = thread is None
+    thread = thread or make_thread(wanted.thread or ThreadRequest(), call.store)
+    for message_wanted in wanted.additional_messages or ():
+        add_message(thread, message_wanted, call.store)
+    run = thread.runs.add(Run(_run(wanted, assistant, deployment, thread)))
+    opening = [typed_event("opening", "thread.created", thread.object)] if made else []
+    opening.append(typed_event("opening", "thread.run.created", run.object))
+    return _proceed(call, thread, run, deployment, bool(wanted.stream), opening)
+
+
+def _run(wanted: RunRequest, assistant: Object, deployment: Deployment, thread: Thread) -> Object:
+    instructions = [wanted.instructions or assistant["instructions"], wanted.additional_instructions]
+    return {
+        "id": make_id("run_"),
+        "object": "thread.run",
+        "created_at": now(),
+        "assistant_id": assistant["id"],
+        "thread_id": thread.object["id"],
+        "status": "queued",
+        "started_at": None,
+        "expires_at": now() + 600,
+        "cancelled_at": None,
+        "failed_at": None,
+        "completed_at": None,
+        "required_action": None,
+        "last_error": None,
+        "model": deployment.name,
+        "instructions": "\n".join(text for text in instructions if text),
+        "tools": wanted.tools if wanted.tools is not None else assistant["tools"],
+        "tool_resources": {},
+        "metadata": wanted.metadata or {},
+        "temperature": 1.0 if wanted.temperature is None else wanted.temperature,
+        "top_p": 1.0 if wanted.top_p is None else wanted.top_p,
+        "max_completion_tokens": wanted.max_completion_tokens,
+        "max_prompt_tokens": wanted.max_prompt_tokens,
+        "truncation_strategy": wanted.truncation_strategy or {"type": "auto", "last_messages": None},
+        "incomplete_details": None,
+        "usage": None,
+        "response_format": wanted.response_format or "auto",
+        "tool_choice": wanted.tool_choice or "auto",
+        "parallel_tool_calls": wanted.parallel_tool_calls is not False,
+    }
+
+
+def _proceed(
+    call: Call, thread: Thread, run: Run, deployment: Deployment, stream: bool, opening: list[StreamEvent]
+) -> Answer:
+    """The run goes on until it needs a tool or is done: while it is streamed, else a little later."""
+    turn = _Turn(thread, run, deployment)
+    if stream:
+        # A run goes on without its listener: all of it has happened, and is charged, when the stream begins.
+        events = [*opening, *turn.events()]
+        return StreamedAnswer(iter(events), turn.charge, typed=True)
+
+    def finish() -> None:
+        run.cancel = None
+        for _ in turn.events():
+            pass
+        call.charge_late(turn.charge)
+
+    timer = call.store.work.later(RUN_SECONDS, finish)
+    run.cancel = timer.cancel
+    return answer_json(run.object)
+
+
+class _Turn:
+    """One part of a run: from its beginning, or from the outputs of its tools, to where it needs a tool or is done.
+
+    `charge` is what it costs, once its events are taken.
+    """
+
+    def __init__(self, thread: Thread, run: Run, deployment: Deployment) -> None:
+        self._thread = thread
+        self._run = run
+        self._deployment = deployment
+        self.charge = Charge()
+
+    def events(self) -> Iterator[StreamEvent]:
+        """Its events; the state changes as they are taken."""
+        run = self._run.object
+        yield typed_event("opening", "thread.run.queued", run)
+        run.update(status="in_progress", started_at=run["started_at"] or now())
+        yield typed_event("opening", "thread.run.in_progress", run)
+        outputs = [step.object for step in self._run.steps if step.object["type"] == "tool_calls"]
+        prompt = "\n".join([run["instructions"], *(text_of(message.object) for message in self._thread.messages)])
+        prompt += "".join(_outputs_of(step) for step in outputs)
+        overhead = MESSAGE_OVERHEAD * len(self._thread.messages)
+        try:
+            reading = read_prompt(prompt, overhead, self._deployment.model, self._deployment.cache, "messages")
+        except errors.AzureError as refusal:
+            run.update(status="failed", failed_at=now(), last_error=_last_error(refusal))
+            yield typed_event("closing", "thread.run.failed", run)
+            return
+        read = Charge(input_tokens=reading.input_tokens, cached_tokens=reading.cached_tokens)
+        functions = [tool["function"] for tool in run["tools"] if tool.get("type") == "function"]
+        if functions and not outputs and run["tool_choice"] != "none":
+            yield from self._call_tool(functions[0], read)
+        else:
+            yield from self._write(prompt, read)
+        yield StreamEvent("closing", b"event: done\ndata: [DONE]\n\n")
+
+    def _call_tool(self, function: Object, read: Charge) -> Iterator[StreamEvent]:
+        run = self._run.object
+        details = {"name": function.get("name"), "arguments": ARGUMENTS}
+        tool_call = {"id": make_id("call_"), "type": "function", "function": details}
+        step = self._step("tool_calls", {"type": "tool_calls", "tool_calls": [_with_output(tool_call, None)]})
+        yield typed_event("opening", "thread.run.step.created", step)
+        yield typed_event("opening", "thread.run.step.in_progress", step)
+        written = Charge(output_tokens=len(tokenize(ARGUMENTS)))
+        call_delta = {"index": 0, **_with_output(tool_call, None)}
+        delta = {"step_details": {"type": "tool_calls", "tool_calls": [call_delta]}}
+        changed = {"id": step["id"], "object": "thread.run.step.delta", "delta": delta}
+        yield typed_event("content", "thread.run.step.delta", changed)
+        self.charge = _sum(read, written)
+        step["usage"] = _usage_of(read, written)
+        run.update(
+            status="requires_action",
+            required_action={"type": "submit_tool_outputs", "submit_tool_outputs": {"tool_calls": [tool_call]}},
+        )
+        yield typed_event("closing", "thread.run.requires_action", run)
+
+    def _write(self, prompt: str, read: Charge) -> Iterator[StreamEvent]:
+        run = self._run.object
+        limit = run["max_completion_tokens"]
+        written = generate(prompt, 0, limit, self._deployment.model)
+        message = put_message(self._thread, "assistant", [], run=run).object
+        message.update(status="in_progress", completed_at=None)
+        created = {"type": "message_creation", "message_creation": {"message_id": message["id"]}}
+        step = self._step("message_creation", created)
+        yield typed_event("opening", "thread.run.step.created", step)
+        yield typed_event("opening", "thread.run.step.in_progress", step)
+        yield typed_event("opening", "thread.message.created", message)
+        yield typed_event("opening", "thread.message.in_progress", message)
+        for start in range(0, len(written.tokens), TOKENS_PER_CHUNK):
+            piece = written.tokens[start : start + TOKENS_PER_CHUNK]
+            text: Object = {"value": "".join(piece)} | ({} if start else {"annotations": []})
+            delta = {"content": [{"index": 0, "type": "text", "text": text}]}
+            changed = {"id": message["id"], "object": "thread.message.delta", "delta": delta}
+            yield typed_event("content", "thread.message.delta", changed)
+        message.update(status="completed", completed_at=now(), content=[text_part(written.text)])
+        yield typed_event("opening", "thread.message.completed", message)
+        spent = Charge(output_tokens=written.output_tokens, reasoning_tokens=written.reasoning_tokens)
+        self.charge = _sum(read, spent)
+        step.update(status="completed", completed_at=now(), usage=_usage_of(read, spent))
+        yield typed_event("opening", "thread.run.step.completed", step)
+        cut = written.finish_reason == "length"
+        total = None
+        for done in self._run.steps:
+            total = _sum_usage(total, done.object["usage"])
+        run.update(
+            status="incomplete" if cut else "completed",
+            completed_at=None if cut else now(),
+            incomplete_details={"reason": "max_completion_tokens"} if cut else None,
+            usage=total,
+        )
+        yield typed_event("closing", "thread.run.incomplete" if cut else "thread.run.completed", run)
+
+    def _step(self, kind: str, details: Object) -> Object:
+        run = self._run.object
+        step: Object = {
+            "id": make_id("step_"),
+            "object": "thread.run.step",
+            "created_at": now(),
+            "run_id": run["id"],
+            "assistant_id": run["assistant_id"],
+            "thread_id": run["thread_id"],
+            "type": kind,
+            "status": "in_progress",
+            "cancelled_at": None,
+            "completed_at": None,
+            "expires_at": None,
+            "failed_at": None,
+            "last_error": None,
+            "metadata": {},
+            "step_details": details,
+            "usage": None,
+        }
+        self._run.steps.add(Plain(step))
+        return step
+
+
+def _sum(read: Charge, written: Charge) -> Charge:
+    return Charge(read.input_tokens, read.cached_tokens, written.output_tokens, written.reasoning_tokens)
+
+
+def _last_error(refusal: errors.AzureError) -> Object:
+    error = msgspec.json.decode(refusal.body)["error"]
+    return {"code": "invalid_prompt", "message": error["message"]}
+
+
+def _with_output(tool_call: Object, output: str | None) -> Object:
+    return {**tool_call, "function": {**tool_call["function"], "output": output}}
+
+
+def _outputs_of(step: Object) -> str:
+    calls: list[Object] = step["step_details"]["tool_calls"]
+    return "".join(f"\n{call['function']['output']}" for call in calls)
+
+
+def _usage_of(read: Charge, written: Charge) -> Object:
+    return {
+        "prompt_tokens": read.input_tokens,
+        "completion_tokens": written.output_tokens,
+        "total_tokens": read.input_tokens + written.output_tokens,
+        "prompt_token_details": {"cached_tokens": read.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": written.reasoning_tokens},
+    }
+
+
+def _sum_usage(before: Object | None, more: Object) -> Object:
+    if before is None:
+        return more
+    return {
+        name: _sum_usage(before[name], amount) if isinstance(amount, dict) else before[name] + amount
+        for name, amount in more.items()
+    }
+
+
+def submit_tool_outputs(call: Call) -> Answer:
+    thread, run = _find(call)
+    wanted = call.decode(_ToolOutputs)
+    call.entry.stream = bool(wanted.stream)
+    if run.object["status"] != "requires_action":
+        message = f'Runs in status "{run.object["status"]}" do not accept tool outputs.'
+        raise errors.invalid_request(message)
+    step = list(run.steps)[-1].object
+    outputs = {given.tool_call_id: given.output for given in wanted.tool_outputs}
+    expected = [tool_call["id"] for tool_call in step["step_details"]["tool_calls"]]
+    if set(expected) != set(outputs):
+        message = f"Expected tool outputs for call_ids {expected}, got {list(outputs)}"
+        raise errors.invalid_request(message)
+    deployment = call.deployment(run.object["model"], len(call.body) // 4)
+    details = step["step_details"]
+    details["tool_calls"] = [_with_output(tool_call, outputs[tool_call["id"]]) for tool_call in details["tool_calls"]]
+    step.update(status="completed", completed_at=now())
+    run.object.update(status="queued", required_action=None)
+    opening = [typed_event("opening", "thread.run.step.completed", step)]
+    return _proceed(call, thread, run, deployment, bool(wanted.stream), opening)
+
+
+def list_all(call: Call) -> Answer:
+    return answer_json(call.store.threads.get(call.id).runs.page(call.query))
+
+
+def get(call: Call) -> Answer:
+    _, run = _find(call)
+    return answer_json(run.object)
+
+
+def update(call: Call) -> Answer:
+    _, run = _find(call)
+    run.object["metadata"] = call.decode(_Update).metadata or {}
+    return answer_json(run.object)
+
+
+def cancel(call: Call) -> Answer:
+    _, run = _find(call)
+    if run.object["status"] in _ENDED:
+        raise errors.invalid_request(f"Cannot cancel run with status '{run.object['status']}'.")
+    if run.cancel is not None:
+        run.cancel()
+        run.cancel = None
+    run.object.update(status="cancelled", cancelled_at=now(), required_action=None)
+    return answer_json(run.object)
+
+
+def list_steps(call: Call) -> Answer:
+    _, run = _find(call)
+    return answer_json(run.steps.page(call.query))
+
+
+def get_step(call: Call) -> Answer:
+    _, run = _find(call)
+    return answer_json(run.steps.get(call.ids[2]).object)
+
+
+def _find(call: Call) -> tuple[Thread, Run]:
+    thread = call.store.threads.get(call.id)
+    return thread, thread.runs.get(call.ids[1])
+
+
+ROUTES = (
+    Route("POST", "threads/runs", create_with_thread),
+    Route("POST", "threads/{id}/runs", create),
+    Route("GET", "threads/{id}/runs", list_all),
+    Route("GET", "threads/{id}/runs/{id}", get),
+    Route("POST", "threads/{id}/runs/{id}", update),
+    Route("POST", "threads/{id}/runs/{id}/cancel", cancel),
+    Route("POST", "threads/{id}/runs/{id}/submit_tool_outputs", submit_tool_outputs),
+    Route("GET", "threads/{id}/runs/{id}/steps", list_steps),
+    Route("GET", "threads/{id}/runs/{id}/steps/{id}", get_step),
+)

@@ -1,0 +1,75 @@
+"""How a simulated model reads and writes: what a prompt costs, and the text that follows it."""
+
+import re
+from typing import Literal
+
+import msgspec
+
+from . import errors
+from .models import Model
+from .tokens import PromptCache, generate_tokens, measure
+
+TOKENS_PER_CHUNK = 2
+NATURAL_OUTPUT_TOKENS = 32
+REASONING_TOKENS = 16
+FILTERED_WORD = "simulate_content_filter"
+
+_DIRECTIVE = re.compile(r"simulate_(output_tokens|seconds|bytes)=(\d{1,9})\b")
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """What reading a prompt is charged."""
+
+    input_tokens: int
+    cached_tokens: int
+
+
+class GeneratedChoice(msgspec.Struct, frozen=True):
+    tokens: list[str]
+    reasoning_tokens: int
+    finish_reason: Literal["stop", "length"]
+
+    @property
+    def text(self) -> str:
+        return "".join(self.tokens)
+
+    @property
+    def output_tokens(self) -> int:
+        return len(self.tokens) + self.reasoning_tokens
+
+
+def read_prompt(text: str, overhead_tokens: int, model: Model, cache: PromptCache, param: str) -> Reading:
+    """Raises AzureError 400 for a prompt that is filtered or too long; `param` is what it came in."""
+    measured = measure(text)
+    input_tokens = measured.tokens + overhead_tokens
+    if FILTERED_WORD in text:
+        raise errors.content_filtered(input_tokens)
+    if input_tokens > model.context_window:
+        raise errors.context_length_exceeded(model.context_window, input_tokens, param)
+    return Reading(input_tokens, cache.remember(measured))
+
+
+def generate(prompt: str, index: int, limit: int | None, model: Model, asked: str | None = None) -> GeneratedChoice:
+    """A text of the prompt's natural length, cut at the limit: always the same for this prompt and index.
+
+    The natural length is 32 tokens, or N where `asked` (usually the prompt) says `simulate_output_tokens=N`. A
+    reasoning model thinks for 16 tokens first, which count towards the limit too.
+    """
+    natural = directive(prompt if asked is None else asked, "output_tokens")
+    if natural is None:
+        natural = NATURAL_OUTPUT_TOKENS
+    allowed = model.context_window if limit is None else limit
+    reasoning = min(REASONING_TOKENS, allowed) if model.kind == "reasoning" else 0
+    visible = min(natural, allowed - reasoning)
+    return GeneratedChoice(
+        tokens=generate_tokens(prompt, index, visible),
+        reasoning_tokens=reasoning,
+        finish_reason="stop" if visible == natural else "length",
+    )
+
+
+def directive(prompt: str, name: Literal["output_tokens", "seconds", "bytes"]) -> int | None:
+    """What a prompt asks of the simulator: `simulate_seconds=3` takes that long in the background, and so on."""
+    if "simulate_" not in prompt:
+        return None
+    return next((int(number) for asked, number in _DIRECTIVE.findall(prompt) if asked == name), None)

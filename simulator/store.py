@@ -1,0 +1,123 @@
+"""What one region remembers: the objects its callers made, by kind. No other region knows their ids."""
+
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from . import errors
+from .collection import Collection, Kept, Object, Plain, Work
+from .content import Content
+
+
+class StoredCompletion(Plain):
+    """A chat completion and the messages that it answered."""
+
+    def __init__(self, object: Object, messages: list[Object]) -> None:
+        super().__init__(object)
+        self.messages = messages
+
+
+class StoredResponse(Plain):
+    """`context` are all items that the response answered, those of the responses before it included; `events` what a
+    stream of it says; `done` an epoch in seconds."""
+
+    def __init__(self, object: Object, input_items: list[Object], context: list[Object]) -> None:
+        super().__init__(object)
+        self.input_items = input_items
+        self.context = context
+        self.events: list[Any] = []
+        self.done = 0.0
+        self.cancel: Callable[[], None] | None = None
+
+
+class Conversation(Plain):
+    def __init__(self, object: Object) -> None:
+        super().__init__(object)
+        self.items: Collection[Plain] = Collection(_missing("Item with id '{}' not found in this conversation."))
+
+
+class PendingUpload(Plain):
+    def __init__(self, object: Object) -> None:
+        super().__init__(object)
+        self.parts: dict[str, Content] = {}
+
+
+class VectorStore(Plain):
+    def __init__(self, object: Object) -> None:
+        super().__init__(object)
+        name = object["id"]
+        self.files: Collection[Plain] = Collection(_missing(f"No file found with id '{{}}' in vector store '{name}'."))
+        self.batches: Collection[Plain] = Collection(_missing("No file batch found with id '{}'."))
+
+
+class Container(Plain):
+    def __init__(self, object: Object) -> None:
+        super().__init__(object)
+        self.files: Collection[Kept] = Collection(_missing("Container file with id '{}' not found."))
+
+
+class Run(Plain):
+    """`cancel` stops what is under way."""
+
+    def __init__(self, object: Object) -> None:
+        super().__init__(object)
+        self.steps: Collection[Plain] = Collection(_missing("No run step found with id '{}'."))
+        self.cancel: Callable[[], None] | None = None
+
+
+class Thread(Plain):
+    def __init__(self, object: Object) -> None:
+        super().__init__(object)
+        self.messages: Collection[Plain] = Collection(_missing("No message found with id '{}'."))
+        self.runs: Collection[Run] = Collection(_missing("No run found with id '{}'."))
+
+
+class FineTuningJob(Plain):
+    def __init__(self, object: Object) -> None:
+        super().__init__(object)
+        self.events: list[Object] = []
+        self.checkpoints: list[Object] = []
+        self.cancel: Callable[[], None] | None = None
+
+
+class Evaluation(Plain):
+    def __init__(self, object: Object) -> None:
+        super().__init__(object)
+        self.runs: Collection[EvaluationRun] = Collection(_missing("Eval run with id '{}' not found."))
+
+
+class EvaluationRun(Plain):
+    def __init__(self, object: Object) -> None:
+        super().__init__(object)
+        self.items: Collection[Plain] = Collection(_missing("Output item with id '{}' not found."))
+        self.cancel: Callable[[], None] | None = None
+
+
+class Store:
+    """Everything is gone when the region is restored. `secret` seals what only this resource can open."""
+
+    def __init__(self) -> None:
+        self.secret = secrets.token_bytes(16)
+        self.work = Work()
+        self.clear()
+
+    def clear(self) -> None:
+        self.work.clear()
+        self.completions: Collection[StoredCompletion] = Collection(_missing("No chat completion found with id '{}'."))
+        self.responses: Collection[StoredResponse] = Collection(_missing("Response with id '{}' not found."))
+        self.conversations: Collection[Conversation] = Collection(_missing("Conversation with id '{}' not found."))
+        self.files: Collection[Kept] = Collection(_missing("No such File object: {}", "id"))
+        self.uploads: Collection[PendingUpload] = Collection(_missing("No such Upload object: {}", "id"))
+        self.batches: Collection[Plain] = Collection(_missing("No batch found with id '{}'."))
+        self.vector_stores: Collection[VectorStore] = Collection(_missing("Vector store with id [{}] not found."))
+        self.containers: Collection[Container] = Collection(_missing("Container with id '{}' not found."))
+        self.assistants: Collection[Plain] = Collection(_missing("No assistant found with id '{}'."))
+        self.threads: Collection[Thread] = Collection(_missing("No thread found with id '{}'."))
+        self.fine_tuning: Collection[FineTuningJob] = Collection(
+            _missing("Could not find fine tune: {}", "fine_tune_id", "fine_tune_not_found")
+        )
+        self.evaluations: Collection[Evaluation] = Collection(_missing("Eval with id '{}' not found."))
+
+
+def _missing(message: str, param: str | None = None, code: str | None = None) -> Callable[[str], errors.AzureError]:
+    return lambda given: errors.object_not_found(message.format(given), param, code)
