@@ -283,7 +283,7 @@ def test_lists_are_told_in_pages(client: Client) -> None:
     assert [store.id for store in page.data] == [stores[2], stores[1]]
     for given in ({"limit": 0}, {"limit": 101}, {"after": "vs_other"}):
         with pytest.raises(openai.BadRequestError):
-            client.vector_stores.list(**given)  # type: ignore[arg-type]
+            client.vector_stores.list(**given)
 
 
 def test_a_vector_store_holds_files_of_its_region(client: Client, stranger: Client) -> None:
