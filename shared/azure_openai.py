@@ -5,21 +5,162 @@ Every path that the gateway serves is the pattern of a surface around the path o
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, quote, urlencode
 
 import msgspec
 
+from shared import references
+from shared.bodies import Fields, rewrite, rewrite_below, top_level
 from shared.errors import InvalidRequest, MethodNotAllowed, UnknownPath
-from shared.types import Backend, Call, Operation, Surface, Target
+from shared.types import Backend, Call, Operation, Reference, Surface, Target
 
+_BELOW_DEPLOYMENT = ("chat/completions", "completions", "embeddings", "audio/", "images/")
+
+_IN_SESSION = ("session.model", "session.audio.input.transcription.model")
+
+
+def _op(name: str, method: str, path: str, **more: Any) -> Operation:
+    if method in ("GET", "DELETE"):
+        more["body"] = "none"
+    on_deployment = method == "POST" and path.startswith(_BELOW_DEPLOYMENT) and "{" not in path
+    return Operation(name=name, method=method, path=path, on_deployment=on_deployment, **more)
+
+
+def _crud(family: str, path: str, kind: str, verbs: str, **create: Any) -> list[Operation]:
+    """The usual operations on the objects of a collection, by the first letters of their names."""
+    one = f"{path}/{{{kind}}}"
+    every = {
+        "create": _op(f"{family}.create", "POST", path, makes=kind if kind in references.KINDS else "", **create),
+        "list": _op(f"{family}.list", "GET", path, lists=kind if kind in references.LISTED else ""),
+        "get": _op(f"{family}.get", "GET", one),
+        "update": _op(f"{family}.update", "POST", one),
+        "delete": _op(f"{family}.delete", "DELETE", one, deletes=kind if kind in references.KINDS else ""),
+        "cancel": _op(f"{family}.cancel", "POST", f"{one}/cancel"),
+    }
+    return [every[verb] for verb in verbs.split()]
+
+
+# What a call may do, each row a method and a path below the prefix of a surface (`_SURFACES`).
 OPERATIONS = (
-    Operation("chat.completions", "chat/completions", ("POST",), on_deployment=True, streams=True),
-    Operation("completions", "completions", ("POST",), on_deployment=True, streams=True),
-    Operation("embeddings", "embeddings", ("POST",), on_deployment=True),
-    Operation("models.list", "models", ("GET",), local=True),
-    Operation("models.get", "models/{id}", ("GET",), local=True),
+    _op(
+        "chat.completions",
+        "POST",
+        "chat/completions",
+        model="body",
+        streams=True,
+        metered="tokens",
+        makes="chat_completion",
+    ),
+    _op("completions", "POST", "completions", model="body", streams=True, metered="tokens"),
+    _op("embeddings", "POST", "embeddings", model="body", metered="input"),
+    # Stored chat completions
+    *_crud("chat.completions", "chat/completions", "chat_completion", "list get update delete"),
+    _op("chat.completions.messages.list", "GET", "chat/completions/{chat_completion}/messages"),
+    # Responses
+    _op("responses.create", "POST", "responses", model="body", streams=True, metered="tokens", makes="response"),
+    _op("responses.compact", "POST", "responses/compact", model="body", metered="tokens"),
+    _op("responses.input_tokens", "POST", "responses/input_tokens", model="body"),
+    _op("responses.get", "GET", "responses/{response}", streams=True, metered="once"),
+    _op("responses.delete", "DELETE", "responses/{response}", deletes="response"),
+    _op("responses.cancel", "POST", "responses/{response}/cancel", metered="once"),
+    _op("responses.input_items.list", "GET", "responses/{response}/input_items"),
+    # Conversations
+    *_crud("conversations", "conversations", "conversation", "create get update delete"),
+    _op("conversations.items.create", "POST", "conversations/{conversation}/items"),
+    _op("conversations.items.list", "GET", "conversations/{conversation}/items"),
+    _op("conversations.items.get", "GET", "conversations/{conversation}/items/{item}"),
+    _op("conversations.items.delete", "DELETE", "conversations/{conversation}/items/{item}"),
+    # Files, uploads, batches
+    *_crud("files", "files", "file", "create list get delete", body="multipart"),
+    _op("files.content", "GET", "files/{file}/content"),
+    _op("uploads.create", "POST", "uploads", makes="upload"),
+    _op("uploads.parts.create", "POST", "uploads/{upload}/parts", body="multipart"),
+    _op("uploads.complete", "POST", "uploads/{upload}/complete"),
+    _op("uploads.cancel", "POST", "uploads/{upload}/cancel"),
+    *_crud("batches", "batches", "batch", "create list get cancel", model="hidden"),
+    # Vector stores
+    *_crud("vector_stores", "vector_stores", "vector_store", "create list get update delete"),
+    _op("vector_stores.search", "POST", "vector_stores/{vector_store}/search"),
+    _op("vector_stores.files.create", "POST", "vector_stores/{vector_store}/files"),
+    _op("vector_stores.files.list", "GET", "vector_stores/{vector_store}/files"),
+    _op("vector_stores.files.get", "GET", "vector_stores/{vector_store}/files/{file}"),
+    _op("vector_stores.files.update", "POST", "vector_stores/{vector_store}/files/{file}"),
+    _op("vector_stores.files.delete", "DELETE", "vector_stores/{vector_store}/files/{file}"),
+    _op("vector_stores.files.content", "GET", "vector_stores/{vector_store}/files/{file}/content"),
+    _op("vector_stores.file_batches.create", "POST", "vector_stores/{vector_store}/file_batches"),
+    _op("vector_stores.file_batches.get", "GET", "vector_stores/{vector_store}/file_batches/{file_batch}"),
+    _op("vector_stores.file_batches.cancel", "POST", "vector_stores/{vector_store}/file_batches/{file_batch}/cancel"),
+    _op("vector_stores.file_batches.files.list", "GET", "vector_stores/{vector_store}/file_batches/{file_batch}/files"),
+    # Containers
+    *_crud("containers", "containers", "container", "create list get delete"),
+    _op("containers.files.create", "POST", "containers/{container}/files", body="multipart"),
+    _op("containers.files.list", "GET", "containers/{container}/files"),
+    _op("containers.files.get", "GET", "containers/{container}/files/{container_file}"),
+    _op("containers.files.content", "GET", "containers/{container}/files/{container_file}/content"),
+    _op("containers.files.delete", "DELETE", "containers/{container}/files/{container_file}"),
+    # Images, audio, moderations
+    _op("images.generations", "POST", "images/generations", model="body", streams=True, metered="images"),
+    _op("images.edits", "POST", "images/edits", model="form", body="multipart", metered="images"),
+    _op("images.variations", "POST", "images/variations", model="form", body="multipart", metered="images"),
+    _op("audio.speech", "POST", "audio/speech", model="body", metered="speech"),
+    _op("audio.transcriptions", "POST", "audio/transcriptions", model="form", body="multipart", metered="audio"),
+    _op("audio.translations", "POST", "audio/translations", model="form", body="multipart", metered="audio"),
+    _op("moderations", "POST", "moderations", model="body", default_model="omni-moderation-latest"),
+    # Models: answered from the configuration
+    _op("models.list", "GET", "models", local=True),
+    _op("models.get", "GET", "models/{model}", local=True),
+    # Fine-tuning: the model is the one to be trained, no deployment
+    *_crud("fine_tuning.jobs", "fine_tuning/jobs", "fine_tuning_job", "create list get cancel", model="hidden"),
+    _op("fine_tuning.jobs.pause", "POST", "fine_tuning/jobs/{fine_tuning_job}/pause"),
+    _op("fine_tuning.jobs.resume", "POST", "fine_tuning/jobs/{fine_tuning_job}/resume"),
+    _op("fine_tuning.jobs.events.list", "GET", "fine_tuning/jobs/{fine_tuning_job}/events"),
+    _op("fine_tuning.jobs.checkpoints.list", "GET", "fine_tuning/jobs/{fine_tuning_job}/checkpoints"),
+    _op("fine_tuning.graders.run", "POST", "fine_tuning/alpha/graders/run", model="hidden"),
+    _op("fine_tuning.graders.validate", "POST", "fine_tuning/alpha/graders/validate", model="hidden"),
+    # Evals: graders and samplers name models anywhere in the body
+    *_crud("evals", "evals", "eval", "create list get update delete", model="hidden"),
+    *_crud("evals.runs", "evals/{eval}/runs", "eval_run", "create list get delete", model="hidden"),
+    _op("evals.runs.cancel", "POST", "evals/{eval}/runs/{eval_run}"),
+    _op("evals.runs.output_items.list", "GET", "evals/{eval}/runs/{eval_run}/output_items"),
+    _op("evals.runs.output_items.get", "GET", "evals/{eval}/runs/{eval_run}/output_items/{output_item}"),
+    # Realtime, as far as it is HTTP
+    _op("realtime.client_secrets", "POST", "realtime/client_secrets", model="body", model_at=_IN_SESSION),
+    _op("realtime.sessions", "POST", "realtime/sessions", model="body"),
+    _op(
+        "realtime.transcription_sessions",
+        "POST",
+        "realtime/transcription_sessions",
+        model="body",
+        model_at=("input_audio_transcription.model",),
+    ),
+    # Assistants, which Azure retired in 2026
+    *_crud("assistants", "assistants", "assistant", "create list get delete", model="body"),
+    _op("assistants.update", "POST", "assistants/{assistant}", model="optional"),
+    *_crud("threads", "threads", "thread", "create get update delete"),
+    _op("threads.create_and_run", "POST", "threads/runs", model="optional", streams=True, metered="once", makes="run"),
+    *_crud("threads.messages", "threads/{thread}/messages", "message", "create list get update delete"),
+    *_crud("threads.runs", "threads/{thread}/runs", "run", "list update cancel"),
+    _op(
+        "threads.runs.create",
+        "POST",
+        "threads/{thread}/runs",
+        model="optional",
+        streams=True,
+        metered="once",
+        makes="run",
+    ),
+    _op("threads.runs.get", "GET", "threads/{thread}/runs/{run}", metered="once"),
+    _op(
+        "threads.runs.submit_tool_outputs",
+        "POST",
+        "threads/{thread}/runs/{run}/submit_tool_outputs",
+        streams=True,
+        metered="once",
+    ),
+    _op("threads.runs.steps.list", "GET", "threads/{thread}/runs/{run}/steps"),
+    _op("threads.runs.steps.get", "GET", "threads/{thread}/runs/{run}/steps/{step}"),
 )
 
 CLASSIC_SCOPE = "https://cognitiveservices.azure.com/.default"
@@ -65,48 +206,61 @@ _RETURNED = frozenset(
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 
 _LONGEST_PATH = 500  # characters; no path of the table is longer, and the cache of paths must stay small
-_MOST_KEYS = 1000  # at the top level of a body; the longest requests have about forty
-
-_DECODE_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_NEXT_VALUE = re.compile(rb'[\s{,]*"(?:[^"\\]|\\.)*"\s*:\s*')
-_OBJECT_END = re.compile(rb"\s*\{?\s*\}\s*")
+_SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9_.:@-]*"  # of a path, in place of an id; what could lead elsewhere is none
+_OUTPUT_BOUNDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+_WITH_USAGE_CHUNK = frozenset(("chat.completions", "completions"))
+_STORED_IF = {"chat_completion": False, "response": True}  # what a call leaves behind when it does not say `store`
 _SYSTEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:@/-]{0,63}")
 
 
 class Route(msgspec.Struct, frozen=True):
-    """What a path says: who spells it so, which operation, and the model or object that stands in it."""
+    """What a path says: who spells it so, which operation, and the model and the objects that stand in it.
+
+    `path` is what follows the surface's prefix."""
 
     surface: Surface
     operation: Operation
+    path: str
     model: str | None = None
-    resource_id: str = ""
+    references: tuple[Reference, ...] = ()
 
 
 def match(method: str, path: str) -> Route:
     """The route of a path. Raises `UnknownPath` (404) and `MethodNotAllowed` (405)."""
     if len(path) > _LONGEST_PATH:
-        raise _unknown(path)
+        raise unknown(path)
     return _match(method, path)
 
 
 @functools.lru_cache(maxsize=1024)
 def _match(method: str, path: str) -> Route:
-    for surface, pattern, operations in _SURFACES:
+    for surface, pattern, rows in _SURFACES:
         if not (found := pattern.fullmatch(path)):
             continue
-        rest = found["rest"]
-        for operation, operation_pattern in operations:
-            if inner := operation_pattern.fullmatch(rest):
-                if method not in operation.methods:
-                    allowed = ", ".join(operation.methods)
-                    raise MethodNotAllowed(f"{method} is not a method of {path}; use {allowed}.", allowed)
-                groups = inner.groupdict()
-                model = found.groupdict().get("model") or groups.get("model")
-                return Route(surface, operation, model, groups.get("id", ""))
-    raise _unknown(path)
+        rest = found["rest"].removesuffix("/")
+        fitting = [
+            (operation, inner)
+            for operation, row in rows.get(rest.partition("/")[0], ())
+            if (inner := row.fullmatch(rest))
+        ]
+        # A fixed word comes before an id: threads/runs is no thread.
+        fewest = min((len(inner.groupdict()) for _, inner in fitting), default=0)
+        fitting = [(operation, inner) for operation, inner in fitting if len(inner.groupdict()) == fewest]
+        for operation, inner in fitting:
+            if method == operation.method:
+                ids = inner.groupdict()
+                model = found.groupdict().get("model") or ids.pop("model", None)
+                if surface == "openai" and path.startswith("/gateway/"):
+                    rest = operation.path
+                named = tuple(Reference(kind, text) for kind, text in ids.items() if kind in references.IN_PATHS)
+                return Route(surface, operation, rest, model, named)
+        if fitting:
+            allowed = ", ".join(operation.method for operation, _ in fitting)
+            raise MethodNotAllowed(f"{method} is not a method of {path}; use {allowed}.", allowed)
+    raise unknown(path)
 
 
-def _unknown(path: str) -> UnknownPath:
+def unknown(path: str) -> UnknownPath:
     return UnknownPath(
         f"{path[:200]} is not a path of this gateway. Use /v1/… as with OpenAI, or as with Azure OpenAI "
         "/openai/deployments/MODEL/…?api-version=… or /openai/v1/…, or /gateway/OPERATION/MODEL."
@@ -131,39 +285,75 @@ def parse_call(route: Route, query: str, headers: Mapping[str, str], body: bytes
     call = Call(
         operation=route.operation,
         surface=route.surface,
-        model=route.model or route.resource_id,
-        resource_id=route.resource_id,
+        model=route.model or "",
+        path=route.path,
         query=urlencode(passed_on) if passed_on else "",
         api_version=version,
         headers=_forwarded(headers),
         system=system,
+        references=route.references,
     )
-    return call if route.operation.local else _with_body(call, body)
+    if route.operation.body == "none":
+        if body:
+            raise InvalidRequest(f"{route.operation.method} {route.path} takes no body.")
+        stream = route.operation.streams and ("stream", "true") in parameters
+        return msgspec.structs.replace(call, stream=stream) if stream else call
+    if not body and route.operation.model not in ("body", "form"):
+        return msgspec.structs.replace(call, makes=route.operation.makes)
+    return _with_body(call, body)
 
 
 def _with_body(call: Call, body: bytes) -> Call:
+    operation = call.operation
     values = top_level(body)
     fields = Fields(body, values)
-    named = fields.get("model", str, "a string that names a model")
-    if not (model := call.model or named):
+    named, model_at = _named_model(operation, fields) if operation.model != "none" else (None, "model")
+    model = "" if operation.model == "hidden" else call.model or named or operation.default_model
+    if not model and operation.model in ("body", "form"):
         raise InvalidRequest(
             "The field `model` is missing: it names the model to be called.", param="model", code="missing_model"
         )
-    stream = call.operation.streams and bool(fields.get("stream", bool, "true or false"))
-    bounds = [fields.get(name, Tokens, "an integer, 0 or more") for name in ("max_completion_tokens", "max_tokens")]
-    edits = _usage_edit(fields, call) if stream else {}
+    stream = operation.streams and bool(fields.get("stream", bool, "true or false"))
+    edits, output, makes = {}, None, operation.makes
+    if operation.metered in ("tokens", "once"):
+        bounds = [fields.get(name, Tokens, "an integer, 0 or more") for name in _OUTPUT_BOUNDS if name in values]
+        output = next((bound for bound in bounds if bound is not None), None)
+        edits = _usage_edit(fields, call) if stream and operation.name in _WITH_USAGE_CHUNK else {}
+    if makes in _STORED_IF:
+        store = fields.get("store", bool, "true or false")
+        makes = makes if (_STORED_IF[makes] if store is None else store) else ""
+    try:
+        named_too = references.named(body, operation.name) if operation.metered != "input" else ()
+    except RecursionError:
+        raise InvalidRequest("The body is nested too deeply.") from None
     return msgspec.structs.replace(
         call,
         model=model,
         body=body,
         values=values,
         body_model=named,
+        model_at=model_at,
         edits=edits,
         stream=stream,
+        background="background" in values and fields.get("background", bool, "true or false") is True,
         usage_injected=bool(edits),
-        input_estimate=len(body) // 4,
-        max_output_tokens=next((bound for bound in bounds if bound is not None), None),
+        input_estimate=len(body) // 4 if operation.metered != "none" else 0,
+        max_output_tokens=output,
+        references=(*call.references, *named_too) if named_too else call.references,
+        makes=makes,
     )
+
+
+def _named_model(operation: Operation, fields: Fields) -> tuple[str | None, str]:
+    """The model that a body names, and where: in a field, or in one of an object that a field holds."""
+    for place in operation.model_at:
+        inner = fields
+        *outer, last = place.split(".")
+        for name in outer:
+            inner = inner.below(name)
+        if named := inner.get(last, str, "a string that names a model"):
+            return named, place
+    return None, operation.model_at[0]
 
 
 class UpstreamRequest(msgspec.Struct, frozen=True):
@@ -178,12 +368,12 @@ class UpstreamRequest(msgspec.Struct, frozen=True):
 def upstream_request(call: Call, target: Target) -> UpstreamRequest:
     """The call as this target wants it: its path, its API version, its name for the model."""
     backend = target.backend
-    v1 = call.surface == "v1" or (call.surface == "openai" and backend.api_version == "v1")
+    v1 = goes_to_v1(call, backend)
     edits = call.edits
-    if v1 and call.body_model != target.deployment:
-        edits = edits | {"model": msgspec.json.encode(target.deployment)}
+    if call.body_model != target.deployment and names_deployment(call, target):
+        edits = edits | _model_edit(call, target.deployment)
     body = rewrite(call.body, call.values, edits) if edits else call.body
-    path, query = call.operation.path, call.query
+    path, query = call.path or call.operation.path, call.query
     if v1:
         path = f"/openai/v1/{path}"
         if call.api_version and call.surface == "v1":
@@ -191,85 +381,35 @@ def upstream_request(call: Call, target: Target) -> UpstreamRequest:
     else:
         version = call.api_version if call.surface == "dated" else backend.api_version
         path = f"/openai/deployments/{target.deployment}/{path}" if call.operation.on_deployment else f"/openai/{path}"
-        query = f"api-version={quote(version or DEFAULT_DATED_VERSION)}" + (f"&{query}" if query else "")
+        version = version if version and version != "v1" else DEFAULT_DATED_VERSION
+        query = f"api-version={quote(version)}" + (f"&{query}" if query else "")
     url = backend.endpoint.rstrip("/") + path + (f"?{query}" if query else "")
-    return UpstreamRequest(call.operation.methods[0], url, token_scope(backend, v1=v1), body)
+    return UpstreamRequest(call.operation.method, url, token_scope(backend, v1=v1), body)
+
+
+def goes_to_v1(call: Call, backend: Backend) -> bool:
+    """Whether the backend is called by its v1 API, or by a dated one."""
+    return call.surface == "v1" or (call.surface == "openai" and backend.api_version == "v1")
+
+
+def names_deployment(call: Call, target: Target) -> bool:
+    """Whether the backend looks for its deployment in the body; else in the path, or nowhere."""
+    operation = call.operation
+    if not target.deployment or (operation.model == "optional" and call.body_model is None):
+        return False
+    return not operation.on_deployment or goes_to_v1(call, target.backend)
+
+
+def _model_edit(call: Call, deployment: str) -> dict[str, bytes]:
+    """What puts the deployment where the body names the model, or has to."""
+    name, _, inner = call.model_at.partition(".")
+    value = msgspec.json.encode(deployment)
+    return {name: rewrite_below(call.body[call.values[name]], inner, value) if inner else value}
 
 
 def token_scope(backend: Backend, *, v1: bool) -> str:
     """The audience of a token for a backend. Azure documents one for its v1 API and another for the dated ones."""
     return backend.token_scope or (V1_SCOPE if v1 else CLASSIC_SCOPE)
-
-
-class Fields:
-    """The values at the top level of a body, decoded one by one as they are wanted."""
-
-    def __init__(self, body: bytes, values: Mapping[str, slice]) -> None:
-        self._body = body
-        self._values = values
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._values
-
-    def get[T](self, name: str, kind: type[T], expected: str) -> T | None:
-        """The value of an optional field; null counts as absent. Raises `InvalidRequest` for another kind."""
-        place = self._values.get(name)
-        if place is None:
-            return None
-        try:
-            return msgspec.json.decode(self._body[place], type=kind | None)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-            raise InvalidRequest(f"The field `{name}` has the wrong type: expected {expected}.", param=name) from None
-
-
-def top_level(body: bytes) -> dict[str, slice]:
-    """Where the values at the top level of a JSON object stand, by their keys (20 µs for 100 kB). Raises
-    `InvalidRequest` for what is no JSON object, and for a key that stands twice: two readers of such a body may see two
-    different requests.
-
-    The decoder skips the values and gives them in the order in which it met their keys, so each stands right behind the
-    next key: no value has to be searched.
-    """
-    if not body:
-        raise InvalidRequest("The request has no body; a JSON object is expected.")
-    if len(body) > 1_000_000 and body.count(b'":') > 100_000:  # millions of keys would take seconds, and a gigabyte
-        raise InvalidRequest("The body has more keys than any request of the API.")
-    try:
-        fields = _DECODE_FIELDS(body)
-    except msgspec.ValidationError:
-        raise InvalidRequest("The body is JSON, but not an object: expected {…} at its top level.") from None
-    except RecursionError:
-        raise InvalidRequest("The body is nested too deeply.") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"The body is not valid JSON: {error}.") from None
-    if len(fields) > _MOST_KEYS:
-        raise InvalidRequest(f"The body has more than {_MOST_KEYS} keys at its top level.")
-    values, position = {}, 0
-    for key, raw in fields.items():
-        before = _NEXT_VALUE.match(body, position)
-        value = bytes(raw)
-        if before is None or not body.startswith(value, before.end()):
-            break
-        position = before.end() + len(value)
-        values[key] = slice(before.end(), position)
-    if len(values) < len(fields) or not _OBJECT_END.fullmatch(body, position):
-        raise InvalidRequest("The body has a key twice at its top level.")
-    return values
-
-
-def rewrite(body: bytes, values: Mapping[str, slice], edits: Mapping[str, bytes]) -> bytes:
-    """The JSON object `body` with these raw values at its top level, replaced or added; every other byte is kept.
-    `values` as `top_level` tells them."""
-    pieces, copied = [], 0
-    for key, place in values.items():
-        if key in edits:
-            pieces += [body[copied : place.start], edits[key]]
-            copied = place.stop
-    if added := [msgspec.json.encode(key) + b":" + value for key, value in edits.items() if key not in values]:
-        end = body.rindex(b"}")
-        pieces += [body[copied:end], b"," if values else b"", b",".join(added)]
-        copied = end
-    return b"".join([*pieces, body[copied:]])
 
 
 Kind = Literal["ok", "caller", "ours", "capacity", "server"]
@@ -325,20 +465,32 @@ def model_object(model: str) -> dict[str, str | int]:
     return {"id": model, "object": "model", "created": 0, "owned_by": "azure-openai"}
 
 
-def _surfaces() -> list[tuple[Surface, re.Pattern[str], list[tuple[Operation, re.Pattern[str]]]]]:
-    def patterns(suffix: str = "", *, on_deployment: bool | None = None) -> list[tuple[Operation, re.Pattern[str]]]:
-        return [
-            (operation, re.compile(operation.path.replace("{id}", r"(?P<id>[^/]+)") + suffix + "/?"))
-            for operation in OPERATIONS
-            if on_deployment is None or operation.on_deployment == on_deployment
-        ]
+_Rows = dict[str, list[tuple[Operation, re.Pattern[str]]]]  # by the first segment of their paths
 
+
+def _surfaces() -> list[tuple[Surface, re.Pattern[str], _Rows]]:
+    def rows(operations: Iterable[Operation]) -> _Rows:
+        table: _Rows = {}
+        for operation in operations:
+            pattern = re.compile(
+                re.sub(r"\{(\w+)\}", rf"(?P<\1>{_SEGMENT})", operation.path).replace(
+                    f"<model>{_SEGMENT}", "<model>[^/]+"
+                )
+            )
+            table.setdefault(operation.path.partition("/")[0], []).append((operation, pattern))
+        return table
+
+    on_deployment = [operation for operation in OPERATIONS if operation.on_deployment]
+    elsewhere = [operation for operation in OPERATIONS if not operation.on_deployment]
+    with_model = [
+        o for o in OPERATIONS if o.model in ("body", "form") and o.model_at == ("model",) and "{" not in o.path
+    ]
     return [
-        ("v1", re.compile(r"/openai/v1/(?P<rest>.+)"), patterns()),
-        ("openai", re.compile(r"/v1/(?P<rest>.+)"), patterns()),
-        ("dated", re.compile(r"/openai/deployments/(?P<model>[^/]+)/(?P<rest>.+)"), patterns(on_deployment=True)),
-        ("dated", re.compile(r"/openai/(?P<rest>.+)"), patterns(on_deployment=False)),
-        ("openai", re.compile(r"/gateway/(?P<rest>.+)"), patterns(r"/(?P<model>[^/]+)", on_deployment=True)),
+        ("v1", re.compile(r"/openai/v1/(?P<rest>.+)"), rows(OPERATIONS)),
+        ("openai", re.compile(r"/v1/(?P<rest>.+)"), rows(OPERATIONS)),
+        ("dated", re.compile(r"/openai/deployments/(?P<model>[^/]+)/(?P<rest>.+)"), rows(on_deployment)),
+        ("dated", re.compile(r"/openai/(?P<rest>.+)"), rows(elsewhere)),
+        ("openai", re.compile(r"/gateway/(?P<rest>.+?)/(?P<model>[^/]+)/?"), rows(with_model)),
     ]
 
 

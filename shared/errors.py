@@ -8,11 +8,16 @@ GatewayError                    status  code
 │   └── BudgetExceeded          403     budget_exceeded
 ├── ModelNotFound               404     model_not_found
 ├── UnknownPath                 404     unknown_path
+├── StateNotFound               404     not_found
 ├── MethodNotAllowed            405     method_not_allowed
+├── RequestTimeout              408     request_timeout
+├── StateConflict               409     state_in_several_backends
 ├── RequestTooLarge             413     request_too_large
 ├── RateLimitExceeded           429     rate_limit_exceeded
+├── NotSupported                501     websockets_not_supported
 ├── BadGateway                  502     bad_gateway
 ├── NoBackendAvailable          503     no_backend_available
+├── StateUnavailable            503     state_unavailable
 ├── StoreUnavailable            503     store_unavailable
 └── UpstreamTimeout             504     upstream_timeout
 
@@ -83,6 +88,20 @@ class MethodNotAllowed(GatewayError):
         return {"allow": self.allowed}
 
 
+class StateNotFound(GatewayError):
+    """Also for what is another consumer's: who may not have it is not told that it exists."""
+
+    status, code, type = 404, "not_found", "invalid_request_error"
+
+
+class RequestTimeout(GatewayError):
+    status, code, type = 408, "request_timeout", "invalid_request_error"
+
+
+class StateConflict(GatewayError):
+    status, code, type = 409, "state_in_several_backends", "invalid_request_error"
+
+
 class QuotaExceeded(GatewayError):
     """What may be used in a period is used up. `renews`: when the next one begins, in ISO 8601."""
 
@@ -118,12 +137,22 @@ class RateLimitExceeded(GatewayError):
         return {"retry-after": str(-(-milliseconds // 1000)), "retry-after-ms": str(milliseconds)}
 
 
+class NotSupported(GatewayError):
+    status, code, type = 501, "websockets_not_supported", "invalid_request_error"
+
+
 class BadGateway(GatewayError):
     status, code = 502, "bad_gateway"
 
 
 class NoBackendAvailable(GatewayError):
     status, code = 503, "no_backend_available"
+
+
+class StateUnavailable(GatewayError):
+    """The one backend that keeps what a call names cannot serve it."""
+
+    status, code = 503, "state_unavailable"
 
 
 class StoreUnavailable(GatewayError):

@@ -32,6 +32,7 @@ from shared.upstream import UpstreamResponse
 
 logger = logging.getLogger("tollgate.requests")
 
+_SERVED = frozenset(("chat.completions", "completions", "embeddings", "models.list", "models.get"))
 HUNG_UP = 499  # nobody receives it; it stands in the record of a call whose caller left
 
 
@@ -98,6 +99,8 @@ class Gateway:
         route = azure_openai.match(arrival.method, arrival.path)
         body = await _read_body(request.receive, headers, self._max_request_bytes)
         call = azure_openai.parse_call(route, request.scope["query_string"].decode("latin-1"), headers, body)
+        if call.operation.name not in _SERVED:  # until the state of the others is found again
+            raise azure_openai.unknown(arrival.path)
         if call.operation.local:
             return self._models(arrival, consumer, call)
         reservation = await self._limiter.reserve(consumer, call)
@@ -156,10 +159,8 @@ class Gateway:
     def _models(self, arrival: Arrival, consumer: Consumer, call: Call) -> Response:
         """The models of this key, from the configuration."""
         headers = {"x-gateway-request-id": arrival.request_id}
-        if call.resource_id:
-            return JsonResponse(
-                azure_openai.model_object(self._router.model(consumer, call.resource_id)), headers=headers
-            )
+        if call.model:
+            return JsonResponse(azure_openai.model_object(self._router.model(consumer, call.model)), headers=headers)
         models = [azure_openai.model_object(name) for name in self._router.models(consumer)]
         return JsonResponse({"object": "list", "data": models}, headers=headers)
 

@@ -9,9 +9,9 @@ import msgspec
 from shared import circuit_breaker
 from shared.circuit_breaker import Breakers
 from shared.config import Configuration
-from shared.errors import ModelNotAllowed, ModelNotFound, RateLimitExceeded
+from shared.errors import ModelNotAllowed, ModelNotFound, RateLimitExceeded, StateConflict
 from shared.rotation import Rotation, smooth_order
-from shared.types import Call, Consumer, Target
+from shared.types import UNBOUND, Binding, Call, Consumer, Target
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -40,6 +40,8 @@ class Router:
         self._groups = groups_by_model(configuration)
         self._fallbacks = {name: tuple(about.fallbacks) for name, about in configuration.models.items()}
         self._aliases = {alias: name for name, about in configuration.models.items() for alias in about.aliases}
+        by_priority = sorted(configuration.backends, key=lambda backend: backend.priority)
+        self._without_model = [Target(backend, "", "") for backend in by_priority]
         self._rotation = rotation
         self._breakers = breakers
 
@@ -60,15 +62,30 @@ class Router:
             raise ModelNotAllowed(f"This key may not use the model {name!r}. It may use: {allowed}.", param="model")
         return model
 
-    def candidates(self, consumer: Consumer, call: Call) -> list[Target]:
+    def candidates(self, consumer: Consumer, call: Call, binding: Binding = UNBOUND) -> list[Target]:
         """The targets to be tried, best first, never empty: usable ones by priority and rotation, then the fallback
         models' ones; behind them, for a call that would fail otherwise, those that are left alone at the moment.
 
-        Raises `RateLimitExceeded` with the shortest wait when all that may be tried is throttled.
+        `binding` is for calls to whom it matters where others went (`affinity.py`): only the backends that it allows,
+        and the one that it prefers before all others, when that is usable. A call for no model (of files, threads …)
+        goes to backends as they are; its targets have no deployment.
+
+        Raises `RateLimitExceeded` with the shortest wait when all that may be tried is throttled, and `StateConflict`
+        when none of the allowed backends serves the model.
         """
-        model = self.model(consumer, call.model)
-        chain = [model, *(name for name in self._fallbacks.get(model, ()) if self._allowed(consumer, name))]
-        targets = [target for name in chain for group in self._groups[name] for target in self._in_turn(group)]
+        if call.operation.model == "hidden" and consumer.models is not None:
+            raise ModelNotAllowed(
+                f"This key may use certain models only, and the gateway cannot see which ones {call.operation.name} "
+                "would use. Ask the gateway's operator for a key without that restriction."
+            )
+        if call.model:
+            model = self.model(consumer, call.model)
+            chain = [model, *(name for name in self._fallbacks.get(model, ()) if self._allowed(consumer, name))]
+            targets = [target for name in chain for group in self._groups[name] for target in self._in_turn(group)]
+        else:
+            targets = self._without_model
+        if binding is not UNBOUND:
+            targets = bound(targets, binding)
         now, health = self._breakers.clock(), self._breakers.health
         usable = [target for target in targets if health(target).usable_at(now)]
         if len(usable) == len(targets):
@@ -100,6 +117,14 @@ class Router:
     def _allowed(self, consumer: Consumer, model: str) -> bool:
         """Whether a policy names the model, or an alias of it."""
         return consumer.models is None or any(self._aliases.get(name, name) == model for name in consumer.models)
+
+
+def bound(targets: Sequence[Target], binding: Binding) -> list[Target]:
+    """What is left of the targets for a call with this binding, the preferred one first. Raises `StateConflict`."""
+    left = [target for target in targets if binding.only is None or target.backend.name in binding.only]
+    if not left:
+        raise StateConflict(f"{binding.reason} That backend does not serve the model of this call.", param="model")
+    return sorted(left, key=lambda target: target.backend.name != binding.first)
 
 
 def _orders(members: Sequence[Target]) -> tuple[tuple[Target, ...], ...]:

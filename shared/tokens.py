@@ -54,7 +54,7 @@ class Estimate(msgspec.Struct, frozen=True):
 def expected(call: Call, experience: Experience) -> Estimate:
     """What such calls have taken, and not more than the call allows."""
     output = 0.0
-    if call.operation.name != "embeddings":
+    if call.operation.metered == "tokens":
         output = _HEADROOM * experience.expected_output
         if call.max_output_tokens is not None:
             output = max(0.0, min(output, call.max_output_tokens))
@@ -64,7 +64,7 @@ def expected(call: Call, experience: Experience) -> Estimate:
 def most(call: Call, experience: Experience) -> Estimate:
     """All that the call allows its answer. The prompt stays an estimate: only a tokenizer could tell, too slowly."""
     output = 0.0
-    if call.operation.name != "embeddings":
+    if call.operation.metered == "tokens":
         bound = call.max_output_tokens
         output = ASSUMED_OUTPUT if bound is None else max(0, min(bound, MOST_OUTPUT))
     return Estimate(len(call.body) * experience.tokens_per_byte * _PROMPT_HEADROOM, output)

@@ -75,46 +75,94 @@ class Consumer(msgspec.Struct, frozen=True):
     model_limits: dict[str, Limits] = {}
 
 
-class Operation(msgspec.Struct, frozen=True):
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """One row of the table of operations in `azure_openai.py`.
 
-    `path` is what follows the surface's prefix, `{id}` standing for one segment. `on_deployment`: Azure's dated API
-    has it below `/deployments/{name}`. `local`: answered from the configuration, no backend is asked.
+    `path` is what follows the surface's prefix; `{kind}` stands for one segment, the id of an object of that kind.
+    `model`: where the model's name stands (`hidden`: in places where the gateway cannot read or must not translate it;
+    `optional`: in the body, or nowhere), `model_at` the fields of the body that may hold it, outer and inner joined by
+    a dot. `on_deployment`: Azure's dated API has it below `/deployments/{name}`. `local`: answered from the
+    configuration, no backend is asked.
+
+    `metered`: `tokens` generates them, `input` only reads them; `once`: the answer tells the usage of something that
+    may be asked for often. `makes`: the kind of the object whose id the answer tells; `lists`, `deletes` likewise.
     """
 
     name: str
+    method: str
     path: str
-    methods: tuple[str, ...]
+    model: Literal["body", "form", "optional", "hidden", "none"] = "none"
+    model_at: tuple[str, ...] = ("model",)
+    default_model: str = ""
+    body: Literal["json", "multipart", "none"] = "json"
     on_deployment: bool = False
     local: bool = False
     streams: bool = False
+    metered: Literal["tokens", "input", "once", "images", "audio", "speech", "none"] = "none"
+    makes: str = ""
+    lists: str = ""
+    deletes: str = ""
+
+
+class Reference(msgspec.Struct, frozen=True):
+    """An object that exists in one backend only, by its kind (`references.KINDS`) and the id that the backend gave."""
+
+    kind: str
+    id: str
+
+
+class Binding(msgspec.Struct, frozen=True):
+    """Which backends a call may go to, by their names. `only`: to these and no other, because it names what they keep,
+    or makes what belongs beside it; None: to any. `first`: before all others, when it is usable.
+
+    `reason`: why, for the caller whom no other backend can help.
+    """
+
+    only: frozenset[str] | None = None
+    first: str = ""
+    reason: str = ""
+
+
+UNBOUND = Binding()
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """What a caller asked for, parsed and checked.
+    """What a caller asked for, parsed and checked. `path`: that of the operation, with the ids in it.
 
     `body` is as received, `values` tells where the values at its top level stand. `edits` are raw JSON values to be put
-    there in the body that goes upstream, the model's name apart. `usage_injected`: the caller did not ask for the
-    stream's usage chunk, so it must not see it. `input_estimate`, `max_output_tokens` in tokens; the latter None when
-    the caller set no bound.
+    there in the body that goes upstream, the model's name apart. `body_model`: the model that the body names, at
+    `model_at`. `usage_injected`: the caller did not ask for the stream's usage chunk, so it must not see it.
+    `input_estimate`, `max_output_tokens` in tokens; the latter None when the caller set no bound.
+
+    `references`: the objects that the call names, in its path or its body. `makes`: the kind of object that it makes
+    and leaves in the backend, or "". `background`: the answer goes on being made when the call has ended.
     """
 
     operation: Operation
     surface: Surface
     model: str
-    resource_id: str = ""
+    path: str = ""
     query: str = ""
     api_version: str | None = None
     body: bytes = b""
     values: dict[str, slice] = {}
     edits: dict[str, bytes] = {}
     body_model: str | None = None
+    model_at: str = "model"
     stream: bool = False
+    background: bool = False
     usage_injected: bool = False
     input_estimate: int = 0
     max_output_tokens: int | None = None
     headers: dict[str, str] = {}
     system: str = ""
+    references: tuple[Reference, ...] = ()
+    makes: str = ""
+
+    @property
+    def stateful(self) -> bool:
+        """Whether it matters for this call where earlier ones went, or for later ones where this one goes."""
+        return bool(self.references or self.makes or self.operation.lists or not self.model)
 
 
 class Usage(msgspec.Struct, frozen=True):

@@ -1,6 +1,7 @@
 """The wire: paths, bodies, kinds of error. Pure, so nothing runs here but the code."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -8,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared import azure_openai
-from shared.azure_openai import classify, match, parse_call, retry_after, rewrite, top_level, upstream_request
+from shared.azure_openai import OPERATIONS, classify, match, parse_call, retry_after, upstream_request
+from shared.bodies import rewrite, top_level
 from shared.errors import InvalidRequest, MethodNotAllowed, UnknownPath
-from shared.types import Backend, Call, Target
+from shared.types import Backend, Call, Operation, Reference, Target
 
 BODY = b'{"model": "gpt-4o", "messages": [{"role": "user", "content": "Hi"}]}'
 JSON = st.recursive(
@@ -58,6 +60,60 @@ def test_every_way_to_spell_a_call_reaches_the_deployment(path: str, query: str,
     assert request.body == expected
 
 
+NESTED = (
+    b'{"session": {"type": "realtime", "model": "gpt-4o", "audio": {"input": {}}}, "expires_after": {"seconds": 9}}'
+)
+
+
+def test_a_model_inside_of_a_session_is_translated_where_it_stands() -> None:
+    secret = call("/v1/realtime/client_secrets", NESTED)
+    assert secret.model == "gpt-4o"
+    assert upstream_request(secret, target()).body == NESTED.replace(b"gpt-4o", b"prod")
+    deep = b'{"session":{"audio":{"input":{"transcription":{"model":"gpt-4o","language":"en"}}}}}'
+    assert upstream_request(call("/v1/realtime/client_secrets", deep), target()).body == deep.replace(
+        b"gpt-4o", b"prod"
+    )
+    with pytest.raises(InvalidRequest, match="model"):
+        call("/v1/realtime/client_secrets", b'{"session": {}}')
+
+
+def test_an_assistant_is_made_with_the_deployment_on_dated_paths_too() -> None:
+    made = call("/openai/assistants", b'{"model":"gpt-4o"}', "api-version=2024-05-01-preview")
+    request = upstream_request(made, target())
+    assert request.url.endswith("/openai/assistants?api-version=2024-05-01-preview")
+    assert request.body == b'{"model":"prod"}'
+    assert made.makes == "assistant"
+
+
+def test_a_run_without_a_model_keeps_its_body() -> None:
+    run = call("/v1/threads/thread_1/runs", b'{"assistant_id": "asst_1"}')
+    assert (run.model, upstream_request(run, target("")).body) == ("", run.body)
+    assert run.references == (Reference("thread", "thread_1"), Reference("assistant", "asst_1"))
+    named = call("/v1/threads/thread_1/runs", b'{"assistant_id": "asst_1", "model": "gpt-4o"}')
+    assert json.loads(upstream_request(named, target()).body)["model"] == "prod"
+
+
+def test_the_model_to_be_trained_is_not_translated() -> None:
+    job = call("/v1/fine_tuning/jobs", b'{"model": "gpt-4o", "training_file": "file-1"}')
+    assert (job.model, upstream_request(job, target("")).body) == ("", job.body)
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "makes"),
+    [
+        ("/v1/chat/completions", {}, ""),
+        ("/v1/chat/completions", {"store": True}, "chat_completion"),
+        ("/v1/responses", {}, "response"),
+        ("/v1/responses", {"store": None}, "response"),
+        ("/v1/responses", {"store": False}, ""),
+    ],
+)
+def test_what_a_call_leaves_behind(path: str, fields: dict[str, Any], makes: str) -> None:
+    made = call(path, json.dumps({"model": "gpt-4o", **fields}).encode())
+    assert made.makes == makes
+    assert made.stateful == bool(makes)
+
+
 def test_the_audience_of_the_token_follows_the_api() -> None:
     assert upstream_request(call("/v1/embeddings"), target()).scope == azure_openai.V1_SCOPE
     dated = call("/openai/deployments/gpt-4o/embeddings", query="api-version=2024-10-21")
@@ -70,10 +126,42 @@ def test_a_body_without_model_gets_the_one_of_the_path() -> None:
     assert request.body == b'{"input": "Hi","model":"prod"}'
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/", "/v2/chat/completions", "/v1/chat", "/openai/chat/completions"])
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/v1", "/v1/", "/v2/chat/completions", "/v1/chat", "/openai/chat/../files", "/v1/files/..", "/v1/files/.x"],
+)
 def test_a_path_that_is_not_in_the_table_is_unknown(path: str) -> None:
     with pytest.raises(UnknownPath):
         match("POST", path)
+
+
+def path_of(operation: Operation, fill: str) -> str:
+    return re.sub(r"\{\w+\}", fill, operation.path)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+def test_every_operation_is_found_in_every_style(operation: Operation) -> None:
+    path = path_of(operation, "id_12345")
+    dated = f"/openai/deployments/gpt-4o/{path}" if operation.on_deployment else f"/openai/{path}"
+    paths = {"openai": f"/v1/{path}", "v1": f"/openai/v1/{path}", "dated": dated}
+    for surface, spelled in paths.items():
+        route = match(operation.method, spelled)
+        assert (route.operation, route.surface, route.path) == (operation, surface, path)
+        assert [reference.id for reference in route.references] == ["id_12345"] * len(route.references)
+    if operation.on_deployment:
+        route = match(operation.method, f"/gateway/{path}/gpt-4o")
+        assert (route.operation, route.model, route.path) == (operation, "gpt-4o", path)
+
+
+def test_no_two_operations_are_one() -> None:
+    assert len({(operation.method, operation.path) for operation in OPERATIONS}) == len(OPERATIONS)
+    assert len({operation.name for operation in OPERATIONS}) == len(OPERATIONS)
+
+
+def test_a_path_names_the_objects_in_it() -> None:
+    route = match("GET", "/v1/vector_stores/vs_1/files/file-1/content")
+    assert route.references == (Reference("vector_store", "vs_1"), Reference("file", "file-1"))
+    assert match("GET", "/v1/threads/thread_1/runs/run_1/steps/step_1").references == (Reference("thread", "thread_1"),)
 
 
 def test_a_wrong_method_is_told_the_right_one() -> None:

@@ -221,11 +221,9 @@ def test_a_model_that_the_key_may_not_use_is_forbidden_on_every_surface(gateway:
         "/v1/chat",
         "/v1/chat/completions/extra",
         "/v2/chat/completions",
-        "/v1/audio/speech",
-        "/v1/responses",
+        "/v1/audio",
         "/openai/deployments/gpt-4o",
-        "/openai/deployments/gpt-4o/images/generations?api-version=2024-10-21",
-        "/openai/chat/completions?api-version=2024-10-21",
+        "/openai/deployments/gpt-4o/files?api-version=2024-10-21",
         "/gateway/chat/completions",
         "/v1/../v1/chat/completions",
         "//v1/chat/completions",
@@ -243,11 +241,11 @@ def test_an_unknown_path_is_not_found(gateway: System, path: str) -> None:
         assert_refused(gateway, answer, 404, "unknown_path")
 
 
-@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"])
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"])
 def test_a_method_that_the_path_does_not_have_is_refused(gateway: System, method: str) -> None:
     headers = {"authorization": f"Bearer {gateway.key}"}
     answer = gateway.gateway.request(method, CHAT, None, headers)
-    assert (answer.status, answer.headers["allow"]) == (405, "POST")
+    assert (answer.status, answer.headers["allow"]) == (405, "POST, GET")
     if method != "HEAD":
         assert_refused(gateway, answer, 405, "method_not_allowed")
     answer = gateway.post("/v1/models", {})

@@ -1,0 +1,132 @@
+"""Which objects of a backend a body names: responses, files, vector stores, threads and their like, by their ids. Pure.
+
+Such an object exists in the one resource that made it. The fields are known by their names in the API; what a caller
+wrote freely (metadata, schemas, arguments of tools) is not searched.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from shared.types import Reference
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """A kind of object. `path`: where one is to be had, by its id. `brief`: it lives for 30 days at most."""
+
+    path: str = ""
+    brief: bool = False
+    listed: bool = False
+
+
+# Those that are told apart by their own id; others (messages, steps, items) stand below one of these in every path.
+KINDS = {
+    "response": Kind("responses/{}", brief=True),
+    "chat_completion": Kind("chat/completions/{}", brief=True, listed=True),
+    "run": Kind(brief=True),
+    "upload": Kind(brief=True),
+    "container": Kind("containers/{}", brief=True, listed=True),
+    "conversation": Kind("conversations/{}"),
+    "file": Kind("files/{}", listed=True),
+    "batch": Kind("batches/{}", listed=True),
+    "vector_store": Kind("vector_stores/{}", listed=True),
+    "assistant": Kind("assistants/{}", listed=True),
+    "thread": Kind("threads/{}"),
+    "fine_tuning_job": Kind("fine_tuning/jobs/{}", listed=True),
+    "eval": Kind("evals/{}", listed=True),
+}
+
+LISTED = frozenset(name for name, kind in KINDS.items() if kind.listed)
+IN_PATHS = frozenset(KINDS) - {"run"}  # a run is found by its thread
+
+_FIELDS = {
+    "previous_response_id": "response",
+    "response_id": "response",
+    "conversation": "conversation",
+    "conversation_id": "conversation",
+    "file_id": "file",
+    "file_ids": "file",
+    "input_file_id": "file",
+    "output_file_id": "file",
+    "error_file_id": "file",
+    "training_file": "file",
+    "validation_file": "file",
+    "result_files": "file",
+    "vector_store_id": "vector_store",
+    "vector_store_ids": "vector_store",
+    "container": "container",
+    "container_id": "container",
+    "assistant_id": "assistant",
+    "thread_id": "thread",
+    "eval_id": "eval",
+}
+_FREE = frozenset(("metadata", "attributes", "filters", "parameters", "schema", "item_schema", "arguments"))
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{4,255}")
+_INSIDE_A_CONTAINER = "cfile_"  # such files are named together with their container
+
+# What the most frequent bodies are searched for before they are taken apart. A key may be written with escapes, too.
+_IN_CHAT = (b"file_id",)
+_ANYWHERE = (b"file_id", b"previous_response_id", b'"conversation', b'"container', b"vector_store", b"assistant_id")
+_ESCAPED = re.compile(rb"\\u00[2-7]")
+
+
+class _Object(list[tuple[str, Any]]):
+    """A JSON object as the pairs that it was written with: of a key that stands twice, readers differ about which
+    counts."""
+
+
+_DECODE = json.JSONDecoder(object_pairs_hook=_Object).decode
+
+
+def named(body: bytes, operation: str) -> tuple[Reference, ...]:
+    """The objects that the body of a call names, each once. Raises `RecursionError` for one nested too deeply."""
+    needles = _IN_CHAT if operation == "chat.completions" else _ANYWHERE
+    frequent = operation in ("chat.completions", "responses.create")
+    if frequent and not any(needle in body for needle in needles) and not _ESCAPED.search(body):
+        return ()
+    return tuple(dict.fromkeys(_walk(_DECODE(body.decode("utf-8", "replace")))))
+
+
+def told(answer: bytes) -> tuple[Reference, ...]:
+    """The objects that an answer tells of besides itself: the files of a batch, the container that a tool ran in."""
+    if not any(needle in answer for needle in (*_ANYWHERE, b"thread_id", b"_file", b"eval_id")):
+        return ()
+    try:
+        found = dict.fromkeys(_walk(_DECODE(answer.decode("utf-8", "replace"))))
+    except (ValueError, RecursionError):
+        return ()
+    return tuple(reference for reference in found if _ID.fullmatch(reference.id))
+
+
+def _walk(value: Any) -> Iterator[Reference]:
+    if isinstance(value, _Object):
+        for key, inner in value:
+            if key in _FREE:
+                continue
+            if (kind := _FIELDS.get(key)) is None:
+                if key == "id" and isinstance(inner, str) and ("type", "file_id") in value:  # as sources of evals are
+                    yield Reference("file", inner)
+                yield from _walk(inner)
+            else:
+                yield from _ids(kind, inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _walk(inner)
+
+
+def _ids(kind: str, value: Any) -> Iterator[Reference]:
+    """The ids in a field that names objects of a kind: one, several, or in an object that has an `id`."""
+    if isinstance(value, str):
+        if value and not value.startswith(_INSIDE_A_CONTAINER):
+            yield Reference(kind, value)
+    elif isinstance(value, _Object):
+        if kind in ("conversation", "container"):
+            yield from (Reference(kind, inner) for key, inner in value if key == "id" and isinstance(inner, str))
+        yield from _walk(value)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _ids(kind, inner)
