@@ -3,9 +3,12 @@
 import asyncio
 import logging
 import random
+import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -14,7 +17,7 @@ from shared.alerts import Alerts
 from shared.authentication import Authenticator
 from shared.azure_openai import token_scope
 from shared.circuit_breaker import Breakers
-from shared.config import Settings, Storage
+from shared.config import LedgerSettings, Settings, Storage
 from shared.consumers import Consumers
 from shared.credentials import Credentials, azure_credential
 from shared.forwarding import Forwarder
@@ -22,11 +25,15 @@ from shared.gateway import Gateway
 from shared.ledger import Ledger
 from shared.limiter import Limiter
 from shared.management import Management
+from shared.overflow import Overflow
 from shared.rotation import TABLE as ROTATION
 from shared.rotation import Rotation
 from shared.routing import Router
 from shared.stores import Store
 from shared.upstream import Upstream
+
+if TYPE_CHECKING:
+    from shared.stores.tables import TablesStore
 
 logger = logging.getLogger("tollgate")
 
@@ -36,14 +43,15 @@ class Application(msgspec.Struct, frozen=True):
 
     gateway: Gateway
     store: Store
+    keep_months: int
 
     async def roll_up(self) -> None:
         """One pass of the timer's job."""
-        logger.info("roll-up: %s", await rollup.roll_up(self.store))
+        logger.info("roll-up: %s", await rollup.roll_up(self.store, keep_months=self.keep_months))
 
 
 @asynccontextmanager
-async def open_store(storage: Storage) -> AsyncIterator[Store]:
+async def open_store(storage: Storage) -> AsyncIterator["TablesStore"]:
     """The tables. The SDK is imported here because those who bring a store of their own do not need it."""
     from shared.stores.tables import TablesStore
 
@@ -73,8 +81,10 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
         stack.push_async_callback(credentials.close)
         upstream = await stack.enter_async_context(Upstream(credentials, breakers, configuration.timeouts))
         forwarder = Forwarder(upstream, breakers, router, configuration.timeouts)
-        ledger = Ledger(store)
+        ledger = Ledger(store, configuration.ledger.durability, _overflow(configuration.ledger, store.endpoint))
         stack.push_async_callback(ledger.stop)
+        recovering = asyncio.ensure_future(ledger.recover())
+        stack.callback(recovering.cancel)
         authenticator = Authenticator(Consumers(store), store.now)
         alerts = Alerts(settings.webhook)
         stack.push_async_callback(alerts.stop)
@@ -89,7 +99,14 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
         }
         warming = asyncio.ensure_future(credentials.warm(scopes))
         stack.callback(warming.cancel)
-        yield Application(gateway, store)
+        yield Application(gateway, store, configuration.ledger.keep_months)
+
+
+def _overflow(settings: LedgerSettings, account: str) -> Overflow | None:
+    """Where usage rows wait while the table is out of reach. Nothing is written before that."""
+    if not settings.overflow_bytes:
+        return None
+    return Overflow(Path(settings.overflow_directory or tempfile.gettempdir()), account, settings.overflow_bytes)
 
 
 class OnDemand:

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
@@ -80,6 +80,23 @@ class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stream: float = 1800.0
 
 
+Durability = Literal["committed", "deferred"]
+
+
+class LedgerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How surely usage rows are kept. `committed`: the last byte of an answer waits for its row; `deferred`: it does
+    not, and a crash loses about a second's rows.
+
+    `overflow_directory`: where rows wait on disk while the table is out of reach; None: in the temporary directory.
+    `overflow_bytes`: at most; 0: never on disk. `keep_months`: raw rows of older months are dropped; 0: never.
+    """
+
+    durability: Durability = "committed"
+    overflow_directory: str | None = None
+    overflow_bytes: int = 256 * 1024 * 1024
+    keep_months: int = 25
+
+
 class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The configuration document, checked."""
 
@@ -87,6 +104,7 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     models: dict[str, Model] = {}
     limits: LimitSettings = LimitSettings()
     timeouts: Timeouts = Timeouts()
+    ledger: LedgerSettings = LedgerSettings()
     max_request_bytes: int = 32 * 1024 * 1024
 
     def model_names(self) -> list[str]:
@@ -281,8 +299,18 @@ def _complaints(configuration: Configuration) -> Iterator[str]:
         if value is not None and not 0 < value <= most:
             yield f"timeouts.{key}: expected seconds above 0 and at most {most:g}, got {value:g}"
     yield from _limits_complaints(configuration)
+    yield from _ledger_complaints(configuration.ledger)
     if not 1024 <= configuration.max_request_bytes <= 104_857_600:
         yield f"max_request_bytes: expected 1024 to 104857600 bytes, got {configuration.max_request_bytes}"
+
+
+def _ledger_complaints(ledger: LedgerSettings) -> Iterator[str]:
+    if ledger.overflow_directory is not None and not Path(ledger.overflow_directory).is_absolute():
+        yield f"ledger.overflow_directory: expected an absolute path, got {ledger.overflow_directory!r}"
+    if ledger.overflow_bytes and not 1_000_000 <= ledger.overflow_bytes <= 10**12:
+        yield f"ledger.overflow_bytes: expected 0 (none) or 1000000 to 1e12 bytes, got {ledger.overflow_bytes}"
+    if not 0 <= ledger.keep_months <= 1200 or ledger.keep_months == 1:
+        yield f"ledger.keep_months: expected 0 (for ever) or 2 to 1200 months, got {ledger.keep_months}"
 
 
 def _limits_complaints(configuration: Configuration) -> Iterator[str]:

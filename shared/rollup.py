@@ -27,7 +27,7 @@ SETTLED = 70 * 60  # age at which an hour has had all its ends and orphans, unle
 SEALED = 26 * 3600  # age at which what was late has come, too
 LEASE = 300  # seconds
 
-CONTROL, PARTITION = "control", "rollup"
+CONTROL, PARTITION, LATE = "control", "rollup", "late"
 _MOST_LINES = 50_000  # of an hour while it is folded: what names callers make up must not fill the memory
 NOBODY = "-"  # the backend and region of a call that reached none; the consumer of an end whose start is missing
 
@@ -174,8 +174,14 @@ def new_nonce() -> str:
     return secrets.token_hex(5)
 
 
-async def roll_up(store: Store, nonce: Callable[[], str] = new_nonce) -> Summary:
-    """Fold what has changed: the current and the previous hour, the hours that come of age, their days and months.
+async def note_late(store: Store, partition: str) -> None:
+    """Have the hour of a raw partition folded again: rows have come that its last fold may have missed."""
+    await store.table(CONTROL).merge(LATE, {partition[:10]: {"pending": True}})
+
+
+async def roll_up(store: Store, nonce: Callable[[], str] = new_nonce, keep_months: int = 0) -> Summary:
+    """Fold what has changed: the current and the previous hour, the hours that come of age or had late rows, their days
+    and months. Raw rows older than `keep_months` are dropped, by whole tables; 0: never.
 
     The lease only saves double work. An instance that finds it taken leaves; one that loses it does no harm."""
     started = time.perf_counter()
@@ -184,7 +190,8 @@ async def roll_up(store: Store, nonce: Callable[[], str] = new_nonce) -> Summary
         return Summary(skipped=True)
     roll = _Pass(store, lease, nonce)
     try:
-        await roll.run()
+        if await roll.run() and keep_months:
+            await drop_old(store, keep_months)
     finally:
         await lease.release()
     return msgspec.structs.replace(roll.summary, seconds=round(time.perf_counter() - started, 3))
@@ -233,20 +240,32 @@ class _Pass:
         self._nonce = nonce
         self._now = store.now()
         self._aggregates = store.table(aggregates.TABLE)
+        self._control = store.table(CONTROL)
         self.summary = Summary()
 
-    async def run(self) -> None:
+    async def run(self) -> bool:
+        """Whether all was done."""
+        late = await self._late()
         done = await watermarks(self._store) or await self._beginning()
         goal = Watermarks(hours.hour_of(self._now - SETTLED) + 1, hours.hour_of(self._now - SEALED) + 1)
         current = hours.hour_of(self._now)
-        todo = {*range(done.sealed, goal.sealed), *range(min(done.settled, current - 1), current + 1)}
+        todo = {*late, *range(done.sealed, goal.sealed), *range(min(done.settled, current - 1), current + 1)}
         for number, (_, day) in enumerate(groupby(sorted(todo), key=hours.day_start)):
             if number and not await self._lease.acquire():
                 logger.warning("the roll-up's lease was taken by another instance; this pass ends")
-                return
+                return False
             first, *_, last = [*day] * 2
             await self._fold_day(first, last)
+            for hour in range(first, last + 1):
+                if hour in late:  # unless more have come since
+                    await self._control.put(LATE, hours.label(hour), {"pending": False}, late[hour])
             await self._save(Watermarks(min(goal.settled, last + 1), min(goal.sealed, last + 1)))
+        return True
+
+    async def _late(self) -> dict[int, str]:
+        """The hours that had late rows, and the versions of their notes."""
+        notes = [row async for row in self._control.scan(LATE)]
+        return {hours.from_label(row.key): row.etag for row in notes if row.properties.get("pending")}
 
     async def _beginning(self) -> Watermarks:
         """Before the first pass: everything is yet to be done, from the earliest row on."""
@@ -280,19 +299,29 @@ class _Pass:
         self._count(rows_written=await aggregates.commit(self._aggregates, partition, fold, self._nonce()))
 
     async def _save(self, done: Watermarks) -> None:
-        table: Table = self._store.table(CONTROL)
         while True:
-            row = await table.get(PARTITION, "state")
+            row = await self._control.get(PARTITION, "state")
             old = row.properties if row else {"settled": 0, "sealed": 0}
             new = {"settled": max(int(old["settled"]), done.settled), "sealed": max(int(old["sealed"]), done.sealed)}
             if row and new == old:
                 return
-            if await table.put(PARTITION, "state", new, row.etag if row else None):
+            if await self._control.put(PARTITION, "state", new, row.etag if row else None):
                 return
 
     def _count(self, **more: int) -> None:
         sums = {name: getattr(self.summary, name) + count for name, count in more.items()}
         self.summary = msgspec.structs.replace(self.summary, **sums)
+
+
+async def drop_old(store: Store, keep_months: int) -> None:
+    """Drop the raw tables of months that ended `keep_months` ago or earlier; every pass has folded them long since."""
+    oldest = hours.hour_of(store.now())
+    for _ in range(keep_months):
+        oldest = hours.month_start(hours.month_start(oldest) - 1)
+    for name in await store.names("usage2"):
+        if name < hours.raw_table(oldest):
+            await store.drop(name)
+            logger.warning("%s was dropped: raw rows are kept for %d months", name, keep_months)
 
 
 async def first_hour(store: Store) -> int | None:

@@ -175,7 +175,7 @@ def test_the_sample_configuration_is_accepted_and_shows_every_key() -> None:
     text = (ROOT / "gateway.sample.yaml").read_text()
     configuration = config.load({**STORAGE, "GATEWAY_CONFIG": text, "EASTUS_KEY": "x"}).configuration
     assert len(configuration.backends) == 2
-    kinds = (config.Configuration, Backend, config.Model, config.Timeouts)
+    kinds = (config.Configuration, Backend, config.Model, config.Timeouts, config.LedgerSettings)
     for name in (field for kind in kinds for field in kind.__struct_fields__):
         assert re.search(rf"\b{name}:", text), f"{name} is not in gateway.sample.yaml"
 

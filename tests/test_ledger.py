@@ -2,17 +2,19 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from shared import ledger as module
-from shared import ulid
+from shared import group_commit, ledger, ulid
 from shared.azure_openai import match, parse_call
+from shared.config import Durability
 from shared.errors import StoreUnavailable
 from shared.ledger import Entry, Ledger
+from shared.overflow import Overflow
 from shared.rollup import fold_rows
 from shared.stores import MAX_BATCH, Properties
 from shared.stores.memory import MemoryStore, MemoryTable
@@ -50,10 +52,10 @@ class Store(MemoryStore):
 
 
 class House:
-    def __init__(self) -> None:
+    def __init__(self, durability: Durability = "committed", overflow: Overflow | None = None) -> None:
         self.store = Store()
         self.time = 0.0
-        self.ledger = Ledger(self.store, lambda: self.time)
+        self.ledger = Ledger(self.store, durability, overflow, lambda: self.time)
 
     def open(self, request_id: str = "") -> Entry:
         return self.ledger.open(request_id or ulid.new(NOW), CONSUMER, chat(), "m")
@@ -127,13 +129,29 @@ async def test_what_a_try_was_charged_that_did_not_answer_stands_beside_the_call
 
 
 async def test_the_intent_of_a_slow_call_is_written_without_anyone_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LINGER", 0.01)
+    monkeypatch.setitem(ledger._LINGER, "committed", 0.01)
     house = House()
     entry = house.open()
-    await asyncio.sleep(0.05)
+    await until(lambda: bool(house.store.batches))
     assert (await house.rows())[entry.request_id].keys() & {"s_key", "e_status"} == {"s_key"}
     await house.close(entry)
     assert (await house.rows())[entry.request_id].keys() >= {"s_key", "e_status"}
+
+
+async def test_deferred_answers_wait_for_nothing_and_share_a_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ledger._LINGER, "deferred", 0.05)
+    house = House("deferred")
+    entries = [house.open() for _ in range(30)]
+    for entry in entries:
+        assert house.close(entry).done()
+        await asyncio.sleep(0)
+    assert house.store.batches == []
+    await asyncio.sleep(0.1)
+    assert house.store.batches == [30]
+    assert {row["e_status"] for row in (await house.rows()).values()} == {200}
+    house.close(house.open())
+    await house.ledger.stop()
+    assert len(await house.rows()) == 31
 
 
 async def test_what_queues_while_a_batch_is_on_its_way_goes_in_the_next_one() -> None:
@@ -173,7 +191,7 @@ async def test_a_caller_that_gives_up_does_not_take_the_row_from_the_others() ->
 async def test_the_table_out_of_reach_holds_answers_for_two_seconds_and_loses_no_row(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(group_commit, "_FIRST_PAUSE", 0.001)
     house = House()
     house.store.dead = True
     entries = [house.open() for _ in range(3)]
@@ -211,7 +229,7 @@ async def test_a_row_that_cannot_be_written_does_not_stop_the_others(caplog: pyt
 async def test_memory_is_bounded_and_what_is_given_up_is_told(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "_MAX_ROWS", 500)
+    monkeypatch.setattr(group_commit, "_MAX_ROWS", 500)
     house = House()
     house.store.dead = True
     house.time = 10.0
@@ -221,8 +239,11 @@ async def test_memory_is_bounded_and_what_is_given_up_is_told(
     assert house.ledger.backlog <= 700
     assert house.ledger.dropped + house.ledger.backlog == 2000
     assert "usage rows lost" in caplog.text
+    left = house.ledger.backlog
     await house.ledger.stop(patience=0.01)
-    assert "rows unwritten" in caplog.text
+    assert house.ledger.dropped == 2000
+    assert f"{left % MAX_BATCH or MAX_BATCH} usage rows lost" in caplog.text
+    assert "500 input and 700 output tokens" in caplog.text
 
 
 async def test_stopping_writes_what_is_left() -> None:
@@ -243,7 +264,7 @@ async def test_a_call_that_crosses_the_hour_closes_the_row_that_it_opened(caplog
 
 
 async def test_after_an_outage_answers_do_not_wait_for_the_backlog(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(group_commit, "_FIRST_PAUSE", 0.001)
     house = House()
     house.store.dead = True
     for _ in range(500):
@@ -257,3 +278,81 @@ async def test_after_an_outage_answers_do_not_wait_for_the_backlog(monkeypatch: 
     assert house.close(house.open()).done()
     await house.ledger.stop()
     assert len(await house.rows()) == 501
+
+
+def files_in(directory: Path) -> list[Path]:
+    return list(directory.glob("*/*"))
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+async def test_rows_go_to_disk_while_the_table_is_out_of_reach_and_are_read_back_when_it_answers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(group_commit, "_FIRST_PAUSE", 0.001)
+    house = House(overflow=Overflow(tmp_path, "here", 10_000_000))
+    house.store.dead = True
+    for _ in range(250):
+        house.close(house.open())
+    held = house.close(house.open())
+    await asyncio.sleep(0.02)
+    assert not held.done()
+    assert house.ledger.spilled == 0
+    house.time += 2.0
+    await asyncio.wait_for(held, 1)
+    await until(lambda: house.ledger.spilled == 251)
+    assert house.ledger.backlog == 0
+    assert house.close(house.open()).done()
+    await until(lambda: house.ledger.spilled == 252)
+    house.store.dead = False
+    await until(lambda: "252 usage rows were read back" in caplog.text)
+    assert len(await house.rows()) == 252
+    assert not house.close(house.open()).done()  # answers wait for their rows again
+    await house.ledger.stop()
+    assert len(await house.rows()) == 253
+    assert files_in(tmp_path) == []
+    assert house.ledger.dropped == 0
+
+
+async def test_rows_that_a_dead_process_left_are_written_by_the_next_one(tmp_path: Path) -> None:
+    first = House(overflow=Overflow(tmp_path, "here", 10_000_000))
+    first.store.dead = True
+    for _ in range(3):
+        first.close(first.open())
+    await first.ledger.stop(patience=0.01)
+    assert first.ledger.dropped == 0
+    second = House(overflow=Overflow(tmp_path, "here", 10_000_000))
+    await second.ledger.recover()
+    async with asyncio.timeout(5):
+        while len(await second.rows()) < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+    await second.ledger.stop()
+    assert files_in(tmp_path) == []
+
+
+async def test_where_the_disk_is_full_rows_wait_in_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(group_commit, "_FIRST_PAUSE", 0.001)
+    house = House(overflow=Overflow(tmp_path, "here", 100_000))
+    house.store.dead = True
+    house.time = 10.0
+    for _ in range(1000):
+        house.close(house.open())
+    house.time += 5.0
+    await until(lambda: house.ledger.spilled > 0)
+    await asyncio.sleep(0.05)
+    assert 0 < house.ledger.spilled < 1000
+    assert house.ledger.spilled + house.ledger.backlog == 1000
+    assert caplog.text.count("is full") == 1
+    house.store.dead = False
+    await until(lambda: house.ledger.backlog == 0)
+    async with asyncio.timeout(5):
+        while len(await house.rows()) < 1000:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    await house.ledger.stop()
+    assert house.ledger.dropped == 0

@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from shared import aggregates, hours
 from shared.aggregates import Counts, Dimensions, Fold
-from shared.rollup import GRACE, LEASE, Lease, Summary, Watermarks, fold_rows, roll_up, watermarks
+from shared.rollup import GRACE, LEASE, Lease, Summary, Watermarks, fold_rows, note_late, roll_up, watermarks
 from shared.stores import Properties, Row, Table, Value
 from shared.stores.memory import MemoryStore
 
@@ -578,6 +578,56 @@ async def test_a_row_that_is_late_by_hours_is_found_when_its_hour_is_sealed() ->
     await roll_up(account.store)
     for partition in ("h-2026020110", "d-20260201", "m-202602"):
         assert await account.tokens(partition) == (20, 0)
+
+
+async def test_rows_that_come_days_late_from_a_disk_are_found() -> None:
+    account = Account("2026020110")
+    await account.call("2026020110", 1)
+    await roll_up(account.store)
+    account.now += 5 * 86400
+    await roll_up(account.store)
+    await account.call("2026020110", 2)
+    await note_late(account.store, "2026020110-07")
+    assert (await roll_up(account.store)).rows_read == 2
+    for partition in ("h-2026020110", "d-20260201", "m-202602"):
+        assert await account.tokens(partition) == (20, 0)
+    assert (await roll_up(account.store)).rows_read == 0
+
+
+async def test_rows_that_come_while_their_late_hour_is_folded_are_found_by_the_next_pass() -> None:
+    account = Account("2026020110")
+    await account.call("2026020110", 1)
+    account.now += 5 * 86400
+    await roll_up(account.store)
+    await account.call("2026020110", 2)
+    await note_late(account.store, "2026020110-07")
+    loop = asyncio.new_event_loop()
+    driver = Stepped(loop, account.store)
+
+    def fold_and_more() -> None:
+        driver.start(roll_up(driver))
+        while loop.run_until_complete(account.tokens("h-2026020110"))[0] < 20:
+            driver.step()
+        loop.run_until_complete(account.call("2026020110", 3))
+        loop.run_until_complete(note_late(account.store, "2026020110-07"))
+        driver.finish()
+        loop.close()
+
+    await asyncio.to_thread(fold_and_more)
+    await roll_up(account.store)
+    assert await account.tokens("m-202602") == (30, 0)
+
+
+async def test_raw_rows_are_dropped_by_whole_months_and_their_sums_stay() -> None:
+    account = Account("2026050110")
+    for at in ("2026010107", "2026022823", "2026030100", "2026043023", "2026050110"):
+        await account.call(at, 1)
+    await roll_up(account.store)
+    assert len(await account.store.names("usage2")) == 5
+    await roll_up(account.store, keep_months=2)
+    assert await account.store.names("usage2") == ["usage202603", "usage202604", "usage202605"]
+    await roll_up(account.store, keep_months=2)
+    assert [await account.tokens(f"m-2026{month:02d}") for month in range(1, 6)] == [(10, 0)] * 5
 
 
 async def test_after_weeks_without_a_timer_one_pass_catches_up_and_the_next_reads_little() -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +47,29 @@ def test_while_the_store_hangs_known_keys_are_served_and_their_rows_are_written_
         eventually(lambda: len([row for row in system.usage_rows() if "e_status" in row]) == 13, 20)
         assert timed_chat(system, unknown)[0] == 200
         system.assert_no_defect()
+
+
+def test_rows_outlive_a_gateway_that_is_killed_while_the_store_is_out_of_reach(
+    simulator: SimulatorProcess, tmp_path: Path
+) -> None:
+    settings = configuration(simulator, ledger={"overflow_directory": str(tmp_path)})
+    with start_azurite() as azurite:
+        with start_system("uvicorn", settings, simulator, azurite.connection_string) as system:
+            assert timed_chat(system)[0] == 200
+            os.kill(azurite.pid, signal.SIGSTOP)
+            try:
+                assert {timed_chat(system)[0] for _ in range(5)} == {200}
+                eventually(lambda: len(list(tmp_path.glob("*/*.rows"))) == 1, 10)
+                eventually(lambda: "usage rows wait on disk" in system.gateway.logs(), 10)
+                time.sleep(3)  # longer than a try of the table, after which what is left goes to disk
+                system.gateway.kill()
+            finally:
+                os.kill(azurite.pid, signal.SIGCONT)
+        with start_system("uvicorn", settings, simulator, azurite.connection_string) as heir:
+            eventually(lambda: len([row for row in system.usage_rows() if "e_status" in row]) == 6, 20)
+            eventually(lambda: not list(tmp_path.glob("*/*.rows")), 5)
+            assert "usage rows were read back from disk" in heir.gateway.logs()
+            heir.assert_no_defect()
 
 
 def test_a_gateway_that_starts_without_its_store_says_so_and_serves_when_it_is_there(
