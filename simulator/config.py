@@ -20,7 +20,11 @@ class InvalidConfig(Exception):
 
 
 class DeploymentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`kind` is derived from the model's name when absent. A provisioned `sku` answers without x-ratelimit headers."""
+    """`kind` is derived from the model's name when absent. `window_seconds`: what the limits are counted over.
+
+    A provisioned `sku` tells its utilisation instead of x-ratelimit headers; its `tokens_per_minute` are what it can
+    work off. What it refuses is served by the deployment that `spillover` names, if any.
+    """
 
     name: Name
     model: Name
@@ -28,6 +32,8 @@ class DeploymentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     sku: Name = "Standard"
     tokens_per_minute: Limit | None = None
     requests_per_minute: Limit | None = None
+    window_seconds: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 60.0
+    spillover: Name | None = None
 
 
 DEFAULT_DEPLOYMENTS = tuple(
@@ -73,7 +79,10 @@ def load_config(path: Path | None) -> SimulatorConfig:
         raise InvalidConfig(f"{path}: {error}") from error
     _refuse_repeated(path, "region", [region.name for region in config.regions])
     for region in config.regions:
-        _refuse_repeated(path, f"deployment of {region.name}", [deployment.name for deployment in region.deployments])
+        names = [deployment.name for deployment in region.deployments]
+        _refuse_repeated(path, f"deployment of {region.name}", names)
+        for deployment in region.deployments:
+            _check(path, deployment, names)
     return config
 
 
@@ -84,6 +93,14 @@ def with_ports(config: SimulatorConfig, ports: list[int]) -> SimulatorConfig:
     pairs = zip(config.regions, ports, strict=True)
     regions = tuple(msgspec.structs.replace(region, port=port) for region, port in pairs)
     return msgspec.structs.replace(config, regions=regions)
+
+
+def _check(path: Path, deployment: DeploymentConfig, names: list[str]) -> None:
+    provisioned = "provisioned" in deployment.sku.lower()
+    if provisioned and deployment.requests_per_minute is not None:
+        raise InvalidConfig(f"{path}: {deployment.name} is provisioned, which has no requests_per_minute")
+    if deployment.spillover is not None and (deployment.spillover not in names or not provisioned):
+        raise InvalidConfig(f"{path}: {deployment.name} cannot spill over to {deployment.spillover}")
 
 
 def _refuse_repeated(path: Path, what: str, names: list[str]) -> None:

@@ -1,8 +1,9 @@
 """A deployment as it stands in one region: its model, its rate limits and its prompt cache."""
 
 from . import errors
+from .answers import Charge
 from .config import DeploymentConfig
-from .limits import Limits, RateLimited, RateLimiter
+from .limits import Limits, RateLimited, RateLimiter, Utilisation
 from .models import find_model
 from .tokens import PromptCache
 
@@ -14,8 +15,9 @@ class Deployment:
     def __init__(self, config: DeploymentConfig) -> None:
         self.name = config.name
         self.model = find_model(config.model, config.kind)
-        self._provisioned = "provisioned" in config.sku.lower()
-        self._configured_limits = Limits(config.tokens_per_minute, config.requests_per_minute)
+        self.spillover = config.spillover
+        self.provisioned = "provisioned" in config.sku.lower()
+        self._configured_limits = Limits(config.tokens_per_minute, config.requests_per_minute, config.window_seconds)
         self.restore()
 
     def restore(self) -> None:
@@ -24,7 +26,7 @@ class Deployment:
 
     def set_limits(self, limits: Limits) -> None:
         """Puts other limits in place, with nothing used of them."""
-        self._limiter = RateLimiter(limits)
+        self._limiter = Utilisation(limits) if self.provisioned else RateLimiter(limits)
 
     def admit(self, estimated_tokens: int, operation: str, dated_version: str | None, region: str, now: float) -> None:
         """Raises AzureError 429. `now` in seconds of a steady clock, `region` as it is displayed."""
@@ -41,9 +43,15 @@ class Deployment:
                 retry_after=limited.retry_after,
             ) from limited
 
+    def correct(self, estimated_tokens: int, charge: Charge) -> None:
+        """The truth about a call that was admitted. Cached tokens cost a provisioned deployment nothing."""
+        if isinstance(self._limiter, Utilisation):
+            spent = charge.input_tokens - charge.cached_tokens + charge.output_tokens
+            self._limiter.correct(spent - estimated_tokens)
+
     def headers(self, now: float) -> dict[str, str]:
-        """x-ms-deployment-name and, unless the deployment is provisioned, x-ratelimit-*."""
-        headers = {} if self._provisioned else self._limiter.headers(now)
+        """x-ms-deployment-name and x-ratelimit-*, or the utilisation of a provisioned deployment."""
+        headers = self._limiter.headers(now)
         headers["x-ms-deployment-name"] = self.name
         return headers
 

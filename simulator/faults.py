@@ -1,6 +1,7 @@
 """Scripted misbehaviour: the kinds of fault, and the queue from which a call takes the first that concerns it."""
 
 import asyncio
+import random
 import re
 from typing import Annotated, Any, ClassVar
 
@@ -132,7 +133,8 @@ AnyEffect = (
 
 
 class FaultRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`region`, `deployment` and `operation` null mean any, `times` null until deleted.
+    """`region`, `deployment` and `operation` null mean any, `times` null until deleted. `share`: of the calls that it
+    concerns, how many it strikes, by chance.
 
     An operation is a method and a path as the table of operations has it, such as "POST responses/{id}/cancel".
     """
@@ -142,6 +144,7 @@ class FaultRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     deployment: str | None = None
     operation: str | None = None
     times: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
 
 
 class Fault:
@@ -153,6 +156,7 @@ class Fault:
         self.remaining = request.times
         self.applied = 0
         self.deleted = asyncio.Event()
+        self._chance = random.Random(fault_id)  # the same calls at every run
 
     @property
     def effect(self) -> AnyEffect:
@@ -165,6 +169,7 @@ class Fault:
             and request.deployment in (None, deployment)
             and request.operation in (None, operation)
             and (stream or not request.fault.streams_only)
+            and (request.share == 1 or self._chance.random() < request.share)
         )
 
 
@@ -176,6 +181,7 @@ class FaultState(msgspec.Struct, frozen=True):
     deployment: str | None
     operation: str | None
     times: int | None
+    share: float
     remaining: int | None
     applied: int
     fault: AnyEffect
@@ -233,6 +239,7 @@ class FaultQueue:
                 deployment=fault.request.deployment,
                 operation=fault.request.operation,
                 times=fault.request.times,
+                share=fault.request.share,
                 remaining=fault.remaining,
                 applied=fault.applied,
                 fault=fault.effect,

@@ -1,4 +1,5 @@
-"""The rate limits of one deployment: tokens and requests in a window, charged on arrival by an estimate, as Azure does.
+"""What one deployment can take, charged on arrival by an estimate as Azure does: tokens and requests in a window, or
+the utilisation of a provisioned one.
 
 Source: azure-facts A.9. The window is fixed and begins with the first request after the last one ended.
 """
@@ -62,3 +63,41 @@ class RateLimiter:
                 headers[f"x-ratelimit-remaining-{what}"] = str(max(0, limit - used))
                 headers[f"x-ratelimit-reset-{what}"] = reset
         return headers
+
+
+class Utilisation:
+    """A provisioned deployment: a bucket that fills with what arrives and is worked off at a steady rate. It admits
+    while it is not full, so a call may fill it over its brim. An estimate is corrected as soon as the truth is known.
+
+    Source: azure-facts A.9 and Azure's description of provisioned throughput ("a variation of the leaky bucket").
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._size = float(limits.tokens or 0)
+        self._rate = self._size / limits.window_seconds
+        self._level = 0.0
+        self._at = -math.inf
+
+    def admit(self, estimated_tokens: int, now: float) -> None:
+        """Raises RateLimited until there is room again."""
+        if not self._size:
+            return
+        self._work_off(now)
+        if self._level >= self._size:
+            raise RateLimited("token", (self._level - self._size) / self._rate + 0.001)
+        self._level += estimated_tokens
+
+    def correct(self, tokens: int) -> None:
+        """What was admitted took so many tokens more, or less, than its estimate."""
+        self._level = max(0.0, self._level + tokens)
+
+    def headers(self, now: float) -> dict[str, str]:
+        if not self._size:
+            return {}
+        self._work_off(now)
+        return {"azure-openai-deployment-utilization": f"{100 * self._level / self._size:.1f}%"}
+
+    def _work_off(self, now: float) -> None:
+        self._level = max(0.0, self._level - (now - max(self._at, 0.0)) * self._rate)
+        self._at = now

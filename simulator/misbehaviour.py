@@ -1,6 +1,8 @@
 """How each kind of fault strikes a call."""
 
 import asyncio
+import contextlib
+from collections.abc import Mapping
 
 import msgspec
 
@@ -83,6 +85,7 @@ async def _send_status(effect: Status, exchange: Exchange) -> None:
     else:
         body = msgspec.json.encode(effect.body)
     headers = {name.lower(): value for name, value in effect.headers.items()}
+    exchange.entry.retry_after = _told_wait(headers)
     await exchange.send(effect.status, body, headers.pop("content-type", content_type), headers)
 
 
@@ -94,3 +97,11 @@ async def _send_endless(exchange: Exchange) -> None:
     while True:
         await exchange.write(_ENDLESS_PIECE)
         await asyncio.sleep(_ENDLESS_PAUSE_SECONDS)
+
+
+def _told_wait(headers: Mapping[str, str]) -> float | None:
+    """The wait that these headers tell; None where they tell none, or nonsense."""
+    for name, scale in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        with contextlib.suppress(KeyError, ValueError):
+            return float(headers[name]) / scale
+    return None

@@ -75,10 +75,11 @@ class SimulatorProcess:
 
     def fault(
         self, kind: str, *, region: str | None = None, deployment: str | None = None, operation: str | None = None,
-        times: int | None = None, **fields: Any,
+        times: int | None = None, share: float = 1.0, **fields: Any,
     ) -> int:  # fmt: skip
-        """Queues a fault and returns its id; `fields` are those of its kind, `times` None means until deleted."""
-        scope = {"region": region, "deployment": deployment, "operation": operation, "times": times}
+        """Queues a fault and returns its id; `fields` are those of its kind, `times` None means until deleted, `share`
+        is of the calls it concerns."""
+        scope = {"region": region, "deployment": deployment, "operation": operation, "times": times, "share": share}
         request = {**scope, "fault": {"kind": kind, **fields}}
         return int(self._call("POST", "/faults", request)["id"])
 

@@ -141,6 +141,7 @@ class Region:
         entry = exchange.entry
         check_api_version(target, entry.api_version)
         dated_version = entry.api_version if target.surface == "dated" else None
+        deployments = _Deployments(self, exchange, target, dated_version)
         call = Call(
             store=self.store,
             ids=target.ids,
@@ -149,10 +150,13 @@ class Region:
             form=received.form,
             entry=entry,
             dated_version=dated_version,
-            deployments=_Deployments(self, exchange, target, dated_version),
+            deployments=deployments,
             charge_late=functools.partial(self._log.charge_late, entry),
         )
-        await self._delivery.send(_answer(target.route.handler, call), exchange, effect)
+        try:
+            await self._delivery.send(_answer(target.route.handler, call), exchange, effect)
+        finally:
+            deployments.settle()
 
     def _check_headers(self, exchange: Exchange) -> None:
         custom = count_custom_headers(exchange.entry.headers)
@@ -180,6 +184,7 @@ class _Deployments:
         self._exchange = exchange
         self._target = target
         self._dated_version = dated_version
+        self._admitted: tuple[Deployment, int] | None = None
 
     @property
     def models(self) -> list[Model]:
@@ -200,12 +205,29 @@ class _Deployments:
         return found
 
     def admit(self, deployment: Deployment, estimated_tokens: int) -> None:
-        now = time.monotonic()
-        display = self._region.display
+        """Raises AzureError 429, unless the call spills over to another deployment (azure-facts A.10): a deployment's
+        own property wins over the request's header."""
+        exchange, now = self._exchange, time.monotonic()
         try:
-            deployment.admit(estimated_tokens, self._target.route.path, self._dated_version, display, now)
+            deployment.admit(estimated_tokens, self._target.route.path, self._dated_version, self._region.display, now)
+            self._admitted = deployment, estimated_tokens
+        except errors.AzureError as refusal:
+            wanted = deployment.spillover or exchange.request.headers.get("x-ms-spillover-deployment") or ""
+            other = self._region.deployments.get(wanted)
+            if other is None or not deployment.provisioned or other.provisioned:
+                raise
+            exchange.headers["x-ms-spillover-from-deployment"] = deployment.name
+            exchange.headers["x-ms-spillover-error"] = str(refusal.status)
+            exchange.entry.spilled_to = other.name
+            self.admit(other, estimated_tokens)
         finally:
-            self._exchange.headers.update(deployment.headers(now))
+            exchange.headers = deployment.headers(now) | exchange.headers
+
+    def settle(self) -> None:
+        """The call has ended: what it took is known."""
+        if self._admitted is not None:
+            deployment, estimated_tokens = self._admitted
+            deployment.correct(estimated_tokens, self._exchange.entry)
 
 
 def _answer(handler: Handler, call: Call) -> Answer:
@@ -229,6 +251,8 @@ def _outline(received: _Body) -> _Outline:
 
 async def _refuse(exchange: Exchange, refusal: errors.AzureError) -> None:
     exchange.entry.input_tokens = refusal.charged_tokens
+    if refusal.status == 429:
+        exchange.entry.retry_after = int(refusal.headers["retry-after-ms"]) / 1000
     await exchange.send(refusal.status, refusal.body, headers=refusal.headers)
 
 

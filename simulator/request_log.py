@@ -40,6 +40,8 @@ class LogEntry(Charge, gc=False, kw_only=True):
     fault: str | None = None
     problem: str | None = None
     logged: bool = False
+    retry_after: float | None = None  # seconds that a 429 told the caller to wait
+    spilled_to: str | None = None
 
 
 class Totals(Charge, kw_only=True):

@@ -576,7 +576,7 @@ def test_over_the_token_limit_azure_answers_429_until_the_window_ends(simulator:
 def test_refused_calls_count_towards_the_limit_of_requests() -> None:
     deployments = [
         {"name": "shared", "model": "gpt-4o", "requests_per_minute": 2},
-        {"name": "ours", "model": "gpt-4o", "requests_per_minute": 1, "sku": "ProvisionedManaged"},
+        {"name": "ours", "model": "gpt-4o", "tokens_per_minute": 1, "sku": "ProvisionedManaged"},
     ]
     with SimulatorProcess({"regions": [{"name": "here", "deployments": deployments}], "api_key": "k"}) as simulator:
         path = "/openai/deployments/{}/chat/completions?api-version=2024-10-21"
