@@ -36,17 +36,23 @@ class GatewayFailed(Exception):
 class GatewayProcess:
     """A running gateway. `url` without a slash at its end; `logs()` is all that it has written so far.
 
-    `command` replaces what starts the functions host, for tests that prepare its process.
+    `command` replaces what starts the functions host, for tests that prepare its process; `app` what uvicorn serves.
     """
 
     def __init__(
-        self, edge: Edge, environment: Mapping[str, str], *, command: Sequence[str] | None = None, wait: bool = True
+        self,
+        edge: Edge,
+        environment: Mapping[str, str],
+        *,
+        command: Sequence[str] | None = None,
+        app: str = "shared.asgi:app",
+        wait: bool = True,
     ) -> None:
         self.edge = edge
         self.environment = {name: os.environ[name] for name in _INHERITED if name in os.environ} | dict(environment)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
         port = 0 if edge == "functions" else free_port()
-        uvicorn = ["uvicorn", "shared.asgi:app", "--host", "127.0.0.1", "--port", str(port), "--no-access-log"]
+        uvicorn = ["uvicorn", app, "--host", "127.0.0.1", "--port", str(port), "--no-access-log"]
         words = command or ["-m", *(uvicorn if edge == "uvicorn" else ["tests.functions_host", str(ROOT)])]
         self._process = subprocess.Popen(
             [sys.executable, *words],
@@ -69,6 +75,10 @@ class GatewayProcess:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
 
     @property
     def address(self) -> tuple[str, int]:

@@ -1,0 +1,93 @@
+"""Routing scenarios in which more goes wrong: a crowd, a killed instance, dead tables, callers who leave."""
+
+import asyncio
+import time
+
+from bench.routing_load import chat, meanwhile, mixed, slowest, statuses
+from bench.routing_system import REGIONS, SICK, THREE, Row, System
+
+OTHER = next(name for name in THREE if name != SICK)
+
+
+async def crowd(system: System, callers: int = 200) -> Row:
+    """All at once, on connections and caches that are cold, while one region fails and another one is slow."""
+    with system.fault("status", "crowd", SICK, status=500), system.fault("delay", "crowd", OTHER, seconds=1):
+        calls = await system.callers.together(chat("crowd", stream=i % 2 == 0) for i in range(callers))
+    tries = sum(call.attempts for call in calls) / len(calls)
+    return Row(
+        f"{callers} callers at once while one region fails and one is a second late",
+        "all answered; none over 10 s",
+        f"{statuses(calls)}; {tries:.2f} tries a call; slowest {slowest(calls):.1f} s",
+        all(call.served for call in calls) and slowest(calls) < 10,
+    )
+
+
+async def hung_up(system: System, callers: int = 100) -> Row:
+    """Callers who leave while their call waits for a region that hangs, or fails over from one to the next."""
+    model = "hung-up"
+    await system.warm(model)
+    with system.fault("hang", model, SICK), system.fault("delay", model, OTHER, seconds=4):
+        started = time.time()
+        bodies = [chat(model, stream=number % 2 == 0) for number in range(callers)]
+        tasks = [asyncio.create_task(system.callers.call(body)) for body in bodies]
+        await asyncio.sleep(1.5)
+        left = [task for task in tasks if not task.done()]
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0.5)  # the regions write a call down when it has ended
+        arrived = [entry for entry in system.log(model) if entry["time"] >= started]
+        after = await system.callers.arrivals(20.0, 2.0, mixed(model))
+    reached = sum(entry["status"] is None for entry in arrived)
+    return Row(
+        f"{len(left)} of {callers} callers hang up while their calls wait",
+        "their connections to the regions are closed; later calls are answered",
+        f"{reached} calls were given up at the regions; afterwards {statuses(after)}",
+        reached > len(left) / 2 and all(call.served for call in after),
+    )
+
+
+async def killed(system: System, seconds: float = 20.0) -> Row:
+    """An instance is killed while a region fails, at the time when it may be the one that probes; the other one and a
+    new one go on, and the region has its calls again when it is well."""
+    model = "killed"
+    await system.warm(model)
+
+    async def script() -> None:
+        with system.fault("status", model, SICK, status=503):
+            await asyncio.sleep(seconds / 4)
+            system.gateways[0].kill()
+            await asyncio.sleep(1)
+            await asyncio.to_thread(system.restart, 0)
+            await asyncio.sleep(seconds / 4)
+
+    async with meanwhile(script()):
+        calls = await system.callers.arrivals(20.0, seconds / 2 + 1, lambda _: chat(model), door=1)
+    mended = time.monotonic()
+    while time.monotonic() < mended + 75:
+        after = await system.callers.arrivals(20.0, 1.0, lambda _: chat(model))
+        if all(any(call.region == REGIONS[SICK] and call.door == door for call in after) for door in (0, 1)):
+            break
+    wait = time.monotonic() - mended
+    return Row(
+        "an instance is killed and started again while a region fails",
+        "the other one answers all; both find the region again within 72 s",
+        f"{statuses(calls)}; found again after {wait:.0f} s",
+        all(call.served for call in calls) and wait < 73,
+    )
+
+
+async def storeless(system: System, seconds: float = 15.0) -> Row:
+    """The tables are out of reach while a region fails: what is shared is not, and everything else goes on."""
+    model = "storeless"
+    await system.warm(model)
+    system.azurite.stop()
+    with system.fault("status", model, SICK, status=503):
+        calls = await system.callers.arrivals(20.0, seconds, mixed(model))
+    wasted = sum(entry["fault"] == "status" for entry in system.log(model)) / len(system.gateways)
+    return Row(
+        "the tables are dead while a region fails",
+        "all answered; none over 5 s; ≤ 50 calls wasted per instance",
+        f"{statuses(calls)}; slowest {slowest(calls):.1f} s; {wasted:.1f} wasted",
+        all(call.served for call in calls) and slowest(calls) < 5 and wasted <= 50,
+    )

@@ -1,0 +1,109 @@
+"""Routing scenarios of regions that refuse: capacity that is too small, provisioned first, waits that are told."""
+
+import asyncio
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bench.routing_load import Answered, chat, meanwhile, statuses
+from bench.routing_system import (
+    PROVISIONED_TOKENS_PER_MINUTE,
+    REGIONS,
+    THREE,
+    Row,
+    System,
+)
+
+IN_FLIGHT = 0.25  # seconds: what had been sent when the 429 came back
+ROUNDING = 0.01  # seconds
+
+
+async def overload(system: System, seconds: float, window: int = 10, each: int = 60) -> Row:
+    """More calls than all regions together take. `each`: what one takes in a second, counted over `window` seconds."""
+    model, capacity = f"small-{window}s", each * len(THREE)
+    demand = capacity * 5 / 3
+    for region in REGIONS.values():  # the windows begin with the first call
+        limit = each * window
+        system.simulator.limits(region=region, deployment=model, requests_per_minute=limit, window_seconds=window)
+    calls = await system.callers.arrivals(demand, seconds, lambda _: chat(model, max_tokens=4))
+    begins, took = calls[0].at, calls[-1].at - calls[0].at
+    served = sum(entry["status"] == 200 and entry["time"] < begins + seconds for entry in system.log(model))
+    goodput = served / (capacity * seconds)
+    tries = sum(call.attempts for call in calls) / len(calls)
+    honest = all(call.served or (call.status == 429 and call.retry_after) for call in calls)
+    return Row(
+        f"{demand:.0f} calls/s on a capacity of {capacity}, counted over {window} s",
+        "goodput ≥ 95 % of the capacity; ≤ 1.5 tries a call; the others told 429 with a wait",
+        f"{len(calls) / took:.0f} calls/s; goodput {goodput:.1%}; {tries:.2f} tries a call; {statuses(calls)}",
+        goodput >= 0.95 and tries <= 1.5 and honest,
+    )
+
+
+async def provisioned(system: System, seconds: float) -> Row:
+    """A provisioned deployment goes first, at twice what it takes; the rest spills over, and comes back."""
+    tokens = 45  # a call's, about: the prompt, and 32 of the answer
+    rate = 2 * PROVISIONED_TOKENS_PER_MINUTE / 60 / tokens
+    calls = await system.callers.arrivals(rate, seconds, lambda number: chat("spill", f"{number}: the toll?"))
+    log = system.log("ptu")
+    await asyncio.sleep(2)
+    after = await system.callers.arrivals(rate / 8, max(3.0, seconds / 6), lambda _: chat("spill"))
+    returned = sum(call.backend == "provisioned" for call in after) / len(after)
+    full = next((entry["time"] for entry in log if entry["status"] == 429), None)
+    answered = sum(call.served for call in calls) / len(calls)
+    if full is None:
+        return Row("provisioned first, at its capacity", "it is full at some time", "it never was", held=False)
+    ends = calls[-1].at
+    used = sum(entry["input_tokens"] + entry["output_tokens"] for entry in log if full <= entry["time"] < ends)
+    use = used / ((ends - full) * PROVISIONED_TOKENS_PER_MINUTE / 60)
+    refused = sum(entry["status"] == 429 for entry in log)
+    return Row(
+        "provisioned first, at its capacity",
+        "provisioned ≥ 95 % used; all answered; calls come back when there is room",
+        f"{use:.1%} used; {answered:.2%} of {len(calls)} answered; {refused} refused by it; {returned:.0%} came back",
+        use >= 0.95 and answered == 1 and returned >= 0.95,
+    )
+
+
+async def told(system: System, seconds: float) -> Row:
+    """Two of three regions tell waits now and then, short and long, in seconds and in milliseconds."""
+    model = "told"
+    await system.warm(model)
+    waits = itertools.cycle(
+        [{"retry-after-ms": "1500"}, {"retry-after": "3"}, {"retry-after": "13", "retry-after-ms": "12500"}]
+    )
+    places = itertools.cycle(("virginia", "japan"))
+
+    async def script() -> None:
+        for _ in range(int(seconds / 2)):
+            region = REGIONS[next(places)]
+            system.simulator.fault("status", region=region, deployment=model, times=1, status=429, headers=next(waits))
+            await asyncio.sleep(2)
+
+    async with meanwhile(script()):
+        calls = await system.callers.arrivals(40.0, seconds, lambda number: chat(model, stream=number % 2 == 0))
+    count, early = early_calls(system.log(model), calls)
+    return Row(
+        "two of three regions tell to retry later",
+        "no call reaches them earlier",
+        f"{count} waits told; {early} calls came earlier; {statuses(calls)}",
+        count > 0 and early == 0 and all(call.served for call in calls),
+    )
+
+
+def early_calls(log: Sequence[Mapping[str, Any]], calls: Sequence[Answered]) -> tuple[int, int]:
+    """The waits that were told, and the calls that came to the same region before they were over. By instance, since
+    each keeps its own; what was under way when the wait was told is not counted."""
+    instance = {call.request_id: call.door for call in calls}
+    count = early = 0
+    for number, entry in enumerate(log):
+        if entry["retry_after"] is None:
+            continue
+        count += 1
+        begins, ends = entry["time"] + IN_FLIGHT, entry["time"] + entry["retry_after"] - ROUNDING
+        early += sum(
+            later["region"] == entry["region"]
+            and begins < later["time"] < ends
+            and instance.get(later["client_request_id"]) == instance.get(entry["client_request_id"])
+            for later in log[number + 1 :]
+        )
+    return count, early

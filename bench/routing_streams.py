@@ -1,0 +1,42 @@
+"""The routing scenario of a region that dies under open streams."""
+
+import asyncio
+
+from bench.routing_load import Answered, chat, slowest, statuses
+from bench.routing_system import REGIONS, SICK, Row, System
+
+
+async def dying(system: System, streams: int, wait: float = 3.0) -> Row:
+    """Half of the streams have shown content when the region dies, the other half wait for their first."""
+    await system.warm("streams", streams // 2)
+    await system.warm("long-streams", streams // 2)
+    long = chat("long-streams", "simulate_output_tokens=1200", stream=True)  # six seconds
+    # The wait for the first content has to outlast the death; those that begin again elsewhere wait once more.
+    with system.fault("slow_first_token", "streams", seconds=wait):
+        async with asyncio.TaskGroup() as group:
+            running = [group.create_task(system.callers.call(long)) for _ in range(streams // 2)]
+            await asyncio.sleep(1.5)
+            waiting = [
+                group.create_task(system.callers.call(chat("streams", stream=True))) for _ in range(streams // 2)
+            ]
+            await asyncio.sleep(1.0)
+            system.simulator.down(REGIONS[SICK])
+    system.simulator.up(REGIONS[SICK])
+    shown, unshown = [call.result() for call in running], [call.result() for call in waiting]
+    log = system.log("long-streams") + system.log("streams")
+    broken = sum(entry["chunks_sent"] > 0 and not entry["completed"] for entry in log)
+    moved = sum(not entry["chunks_sent"] and not entry["completed"] for entry in log)
+    told = [call for call in shown if call.ended == "error event"]
+    good = _all_served(unshown) and len(told) == broken > 0 and moved > 0
+    good = good and all(call.served for call in shown if call not in told)
+    return Row(
+        f"a region dies while {streams} streams run",
+        "those without content finish elsewhere; the others on it end with an error event",
+        f"{moved} of {len(unshown)} without content lost their region: {statuses(unshown)}, "
+        f"slowest {slowest(unshown):.1f} s; {broken} of {len(shown)} with content: {statuses(shown)}",
+        good,
+    )
+
+
+def _all_served(calls: list[Answered]) -> bool:
+    return all(call.served for call in calls)
