@@ -1,5 +1,6 @@
 """A call as an operation sees it: ids of its path, query, body or form, and the region that it came to."""
 
+import copy
 import functools
 import re
 from collections.abc import Callable, Hashable, Mapping
@@ -64,6 +65,12 @@ class Call:
     def id(self) -> str:
         """The first id of the path."""
         return self.ids[0]
+
+    def with_body(self, body: bytes) -> "Call":
+        """The same call, asked something else."""
+        asked = copy.copy(self)
+        asked.body = body
+        return asked
 
     def decode[T](self, kind: type[T]) -> T:
         """The body. An empty one counts as an object without keys. Raises AzureError 400."""

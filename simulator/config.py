@@ -38,8 +38,11 @@ class DeploymentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 DEFAULT_DEPLOYMENTS = tuple(
     DeploymentConfig(name=model, model=model)
-    for model in ("gpt-4o", "gpt-4o-mini", "o4-mini", "text-embedding-3-small", "gpt-35-turbo-instruct")
-)
+    for model in (
+        "gpt-4o", "gpt-4o-mini", "o4-mini", "text-embedding-3-small", "gpt-35-turbo-instruct", "gpt-image-1",
+        "dall-e-3", "tts", "gpt-4o-mini-tts", "whisper", "gpt-4o-transcribe", "omni-moderation-latest", "gpt-realtime",
+    )
+)  # fmt: skip
 
 
 class RegionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -5,7 +5,9 @@ from typing import Literal
 
 import msgspec
 
-Kind = Literal["chat", "reasoning", "completions", "embeddings"]
+Kind = Literal[
+    "chat", "reasoning", "completions", "embeddings", "images", "speech", "transcription", "moderation", "realtime"
+]
 
 
 class Model(msgspec.Struct, frozen=True):
@@ -39,7 +41,16 @@ _KNOWN = {
         Model("text-embedding-ada-002", "embeddings", 8_192, dimensions=1_536),
     )
 }
-_REASONING_NAME = re.compile(r"^(o\d|gpt-5)")
+_KINDS_BY_NAME: tuple[tuple[re.Pattern[str], Kind], ...] = (
+    (re.compile(r"text-embedding"), "embeddings"),
+    (re.compile(r".*-instruct$"), "completions"),
+    (re.compile(r"gpt-image|dall-e"), "images"),
+    (re.compile(r"tts|.*-tts"), "speech"),
+    (re.compile(r"whisper|.*-transcribe"), "transcription"),
+    (re.compile(r".*-moderation"), "moderation"),
+    (re.compile(r"gpt-(4o-)?realtime"), "realtime"),
+    (re.compile(r"o\d|gpt-5"), "reasoning"),
+)
 
 
 def find_model(name: str, kind: Kind | None = None) -> Model:
@@ -54,8 +65,4 @@ def find_model(name: str, kind: Kind | None = None) -> Model:
 
 
 def _kind_of(name: str) -> Kind:
-    if name.startswith("text-embedding"):
-        return "embeddings"
-    if name.endswith("-instruct"):
-        return "completions"
-    return "reasoning" if _REASONING_NAME.match(name) else "chat"
+    return next((kind for pattern, kind in _KINDS_BY_NAME if pattern.match(name)), "chat")

@@ -77,7 +77,6 @@ class FineTuningJob(Plain):
         super().__init__(object)
         self.events: list[Object] = []
         self.checkpoints: list[Object] = []
-        self.cancel: Callable[[], None] | None = None
 
 
 class Evaluation(Plain):
@@ -90,7 +89,6 @@ class EvaluationRun(Plain):
     def __init__(self, object: Object) -> None:
         super().__init__(object)
         self.items: Collection[Plain] = Collection(_missing("Output item with id '{}' not found."))
-        self.cancel: Callable[[], None] | None = None
 
 
 class Store:
@@ -116,6 +114,8 @@ class Store:
         self.fine_tuning: Collection[FineTuningJob] = Collection(
             _missing("Could not find fine tune: {}", "fine_tune_id", "fine_tune_not_found")
         )
+        self.permissions: dict[str, list[Object]] = {}
+        self.realtime_calls: set[str] = set()
         self.evaluations: Collection[Evaluation] = Collection(_missing("Eval with id '{}' not found."))
 
 

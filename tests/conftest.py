@@ -10,6 +10,7 @@ from simulator.process import SimulatorProcess
 from tests.azurite import Azurite
 from tests.azurite import azurite as start_azurite
 from tests.gateway_process import EDGES, Edge
+from tests.simulated import ELSEWHERE, REGION, Client, region_client
 from tests.system import System, configuration, eventually, simulated_regions, watched
 from tests.system import system as start_system
 
@@ -34,6 +35,41 @@ def azurite() -> Iterator[Azurite]:
 def simulator() -> Iterator[SimulatorProcess]:
     with SimulatorProcess(simulated_regions()) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def simulated_process() -> Iterator[SimulatorProcess]:
+    with SimulatorProcess() as running:
+        yield running
+        assert running.stderr() == ""
+
+
+@pytest.fixture
+def regions(simulated_process: SimulatorProcess) -> Iterator[SimulatorProcess]:
+    """The simulator by itself; afterwards none of its operations has stumbled."""
+    simulated_process.clear()
+    yield simulated_process
+    assert [entry["problem"] for entry in simulated_process.log()["requests"] if entry["problem"]] == []
+
+
+@pytest.fixture(params=["v1", "dated"])
+def surface(request: pytest.FixtureRequest) -> str:
+    """How Azure's paths are spelled."""
+    return str(request.param)
+
+
+@pytest.fixture
+def client(regions: SimulatorProcess, surface: str) -> Iterator[Client]:
+    """A caller of a region."""
+    with region_client(regions, surface, REGION) as opened:
+        yield opened
+
+
+@pytest.fixture
+def stranger(regions: SimulatorProcess, surface: str) -> Iterator[Client]:
+    """A caller of another region."""
+    with region_client(regions, surface, ELSEWHERE) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session", params=EDGES)

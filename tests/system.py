@@ -26,6 +26,14 @@ DEPLOYMENTS = {  # model -> deployment; some have names of their own, so that th
     "o4-mini": "thinker",
     "text-embedding-3-small": "embed",
     "gpt-35-turbo-instruct": "instruct",
+    "gpt-image-1": "painter",
+    "dall-e-3": "dall-e-3",
+    "tts": "speaker",
+    "gpt-4o-mini-tts": "gpt-4o-mini-tts",
+    "whisper": "listener",
+    "gpt-4o-transcribe": "gpt-4o-transcribe",
+    "omni-moderation-latest": "moderation",
+    "gpt-realtime": "realtime",
 }
 # A gateway remembers the health of every deployment, so a test that injects faults takes models that no other one uses:
 # a spare one is in all three regions, a lone one in a single region.

@@ -1,16 +1,14 @@
 """The simulator's state, a family of operations after the other, as the official client meets it on both surfaces."""
 
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import openai
 import pytest
-from openai import AzureOpenAI, OpenAI
 
 from simulator.process import SimulatorProcess
+from tests.simulated import Client, totals, until
 
-REGION, ELSEWHERE = "eastus2", "japaneast"
 TOOL: Any = {
     "type": "function",
     "name": "tide",
@@ -18,64 +16,6 @@ TOOL: Any = {
     "strict": False,
 }
 ASSISTANT_TOOL: Any = {"type": "function", "function": {"name": "tide", "parameters": {"type": "object"}}}
-
-Client = OpenAI | AzureOpenAI
-
-
-@pytest.fixture(scope="module")
-def process() -> Iterator[SimulatorProcess]:
-    with SimulatorProcess() as running:
-        yield running
-        assert running.stderr() == ""
-
-
-@pytest.fixture
-def simulator(process: SimulatorProcess) -> Iterator[SimulatorProcess]:
-    process.clear()
-    yield process
-    assert [entry["problem"] for entry in process.log()["requests"] if entry["problem"]] == []
-
-
-@pytest.fixture(params=["v1", "dated"])
-def clients(request: pytest.FixtureRequest, simulator: SimulatorProcess) -> Iterator[Callable[[str], Client]]:
-    """Clients of a surface, by region."""
-    opened: list[Client] = []
-
-    def make(region: str) -> Client:
-        given: dict[str, Any] = {"api_key": simulator.api_key, "max_retries": 0, "timeout": 10.0}
-        endpoint = simulator.regions[region]
-        if request.param == "v1":
-            opened.append(OpenAI(base_url=f"{endpoint}/openai/v1", **given))
-        else:
-            opened.append(AzureOpenAI(azure_endpoint=endpoint, api_version="2025-04-01-preview", **given))
-        return opened[-1]
-
-    yield make
-    for client in opened:
-        client.close()
-
-
-@pytest.fixture
-def client(clients: Callable[[str], Client]) -> Client:
-    return clients(REGION)
-
-
-@pytest.fixture
-def stranger(clients: Callable[[str], Client]) -> Client:
-    return clients(ELSEWHERE)
-
-
-def totals(simulator: SimulatorProcess, region: str = REGION) -> dict[str, Any]:
-    found: dict[str, Any] = simulator.log(summary=True)["totals"][region]
-    return found
-
-
-def until[T](read: Callable[[], T], holds: Callable[[T], bool], seconds: float = 5.0) -> T:
-    deadline = time.monotonic() + seconds
-    while not holds(value := read()):
-        assert time.monotonic() < deadline, value
-        time.sleep(0.02)
-    return value
 
 
 # --- Responses --------------------------------------------------------------------------------------------------------
@@ -113,7 +53,7 @@ def test_a_response_is_found_where_it_was_made(client: Client, stranger: Client)
         client.responses.retrieve(unstored.id)
 
 
-def test_a_streamed_response_comes_in_order_and_is_charged(simulator: SimulatorProcess, client: Client) -> None:
+def test_a_streamed_response_comes_in_order_and_is_charged(regions: SimulatorProcess, client: Client) -> None:
     events = list(client.responses.create(model="o4-mini", input="a", stream=True))
 
     assert [event.sequence_number for event in events] == list(range(len(events)))
@@ -122,9 +62,9 @@ def test_a_streamed_response_comes_in_order_and_is_charged(simulator: SimulatorP
     assert last.type == "response.completed"
     text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
     assert text == last.response.output_text
-    assert last.response.usage.output_tokens == totals(simulator)["output_tokens"] == 48
-    assert last.response.usage.output_tokens_details.reasoning_tokens == totals(simulator)["reasoning_tokens"] == 16
-    assert last.response.usage.input_tokens == totals(simulator)["input_tokens"]
+    assert last.response.usage.output_tokens == totals(regions)["output_tokens"] == 48
+    assert last.response.usage.output_tokens_details.reasoning_tokens == totals(regions)["reasoning_tokens"] == 16
+    assert last.response.usage.input_tokens == totals(regions)["input_tokens"]
     assert [item.type for item in last.response.output] == ["reasoning", "message"]
 
 
@@ -137,14 +77,14 @@ def test_a_cut_response_says_so(client: Client) -> None:
 
 
 def test_a_background_response_completes_and_its_stream_is_taken_up_again(
-    simulator: SimulatorProcess, client: Client
+    regions: SimulatorProcess, client: Client
 ) -> None:
     answer = client.responses.create(model="gpt-4o", input="a", background=True)
     assert (answer.status, answer.output) == ("queued", [])
-    assert totals(simulator)["output_tokens"] == 0
+    assert totals(regions)["output_tokens"] == 0
     done = until(lambda: client.responses.retrieve(answer.id), lambda found: found.status == "completed")
     assert done.usage is not None
-    assert totals(simulator)["output_tokens"] == done.usage.output_tokens == 32
+    assert totals(regions)["output_tokens"] == done.usage.output_tokens == 32
 
     with client.responses.create(model="gpt-4o", input="b", background=True, stream=True) as stream:
         begun = [next(stream) for _ in range(4)]
@@ -154,12 +94,12 @@ def test_a_background_response_completes_and_its_stream_is_taken_up_again(
     assert rest[-1].type == "response.completed"
 
 
-def test_a_background_response_can_be_cancelled(simulator: SimulatorProcess, client: Client) -> None:
+def test_a_background_response_can_be_cancelled(regions: SimulatorProcess, client: Client) -> None:
     answer = client.responses.create(model="gpt-4o", input="simulate_seconds=60", background=True)
 
     assert client.responses.cancel(answer.id).status == "cancelled"
     assert client.responses.retrieve(answer.id).status == "cancelled"
-    assert totals(simulator)["output_tokens"] == 0
+    assert totals(regions)["output_tokens"] == 0
     whole = client.responses.create(model="gpt-4o", input="a")
     with pytest.raises(openai.BadRequestError):
         client.responses.cancel(whole.id)
@@ -317,7 +257,7 @@ def test_a_vector_store_holds_files_of_its_region(client: Client, stranger: Clie
     assert client.vector_stores.delete(store.id).deleted
 
 
-def test_an_upload_without_its_parts_is_refused(simulator: SimulatorProcess, client: Client) -> None:
+def test_an_upload_without_its_parts_is_refused(regions: SimulatorProcess, client: Client) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         client.post("/files", body={"purpose": "batch"}, cast_to=object)
     assert refused.value.status_code == 400
@@ -328,7 +268,7 @@ def test_an_upload_without_its_parts_is_refused(simulator: SimulatorProcess, cli
 # --- Assistants -------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_requires_a_tool_and_then_completes(simulator: SimulatorProcess, client: Client) -> None:
+def test_a_run_requires_a_tool_and_then_completes(regions: SimulatorProcess, client: Client) -> None:
     assistant = client.beta.assistants.create(model="gpt-4o", tools=[ASSISTANT_TOOL], instructions="Be brief.")
     thread = client.beta.threads.create(messages=[{"role": "user", "content": "How is the tide?"}])
     runs = client.beta.threads.runs
@@ -348,8 +288,8 @@ def test_a_run_requires_a_tool_and_then_completes(simulator: SimulatorProcess, c
 
     assert done.status == "completed"
     assert done.usage is not None
-    assert done.usage.prompt_tokens == totals(simulator)["input_tokens"]
-    assert done.usage.completion_tokens == totals(simulator)["output_tokens"]
+    assert done.usage.prompt_tokens == totals(regions)["input_tokens"]
+    assert done.usage.completion_tokens == totals(regions)["output_tokens"]
     steps = list(runs.steps.list(run.id, thread_id=thread.id, order="asc"))
     assert [step.type for step in steps] == ["tool_calls", "message_creation"]
     assert runs.steps.retrieve(steps[0].id, thread_id=thread.id, run_id=run.id).status == "completed"
@@ -358,7 +298,7 @@ def test_a_run_requires_a_tool_and_then_completes(simulator: SimulatorProcess, c
     assert [message.run_id for message in client.beta.threads.messages.list(thread.id, run_id=run.id)] == [run.id]
 
 
-def test_a_streamed_run_says_every_step(simulator: SimulatorProcess, client: Client) -> None:
+def test_a_streamed_run_says_every_step(regions: SimulatorProcess, client: Client) -> None:
     assistant = client.beta.assistants.create(model="gpt-4o", tools=[ASSISTANT_TOOL])
     with client.beta.threads.create_and_run_stream(
         assistant_id=assistant.id, thread={"messages": [{"role": "user", "content": "a"}]}
@@ -376,7 +316,7 @@ def test_a_streamed_run_says_every_step(simulator: SimulatorProcess, client: Cli
     finished = client.beta.threads.runs.retrieve(run.id, thread_id=run.thread_id)
     assert finished.status == "completed"
     assert finished.usage is not None
-    assert finished.usage.completion_tokens == totals(simulator)["output_tokens"]
+    assert finished.usage.completion_tokens == totals(regions)["output_tokens"]
 
 
 def test_a_run_can_be_cancelled(client: Client) -> None:

@@ -4,14 +4,23 @@ from collections import defaultdict
 
 from simulator.api import (
     assistants,
+    audio,
+    batches,
     completions,
+    containers,
     conversations,
+    evaluations,
     files,
+    fine_tuning,
+    images,
     models,
+    moderations,
+    realtime,
     responses,
     runs,
     stored_completions,
     threads,
+    uploads,
     vector_stores,
 )
 from simulator.call import Route
@@ -22,11 +31,20 @@ FAMILIES = (
     responses,
     conversations,
     files,
+    uploads,
+    batches,
     vector_stores,
+    containers,
+    images,
+    audio,
+    models,
+    fine_tuning,
+    evaluations,
+    moderations,
+    realtime,
     assistants,
     threads,
     runs,
-    models,
 )
 
 ROUTES: tuple[Route, ...] = tuple(route for family in FAMILIES for route in family.ROUTES)
