@@ -25,9 +25,10 @@ app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
 # The methods are named so that the host itself refuses others: one that the worker's HTTP server does not know never
 # reaches the handler, and its invocation would wait for it for ever.
 @app.route(route="{*path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"])
-async def gateway(req: Request) -> Response:
-    """Every path: the gateway's own table of operations decides what is served."""
-    return await (await application.get()).gateway.handle(req)
+async def gateway(req: Request, context: func.Context) -> Response:
+    """Every path: the gateway's own table of operations decides what is served. The invocation knows the host's span;
+    the request's headers may have the caller's."""
+    return await (await application.get()).gateway.handle(req, context.trace_context.trace_parent)
 
 
 @app.timer_trigger(schedule="0 */5 * * * *", arg_name="timer")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from shared import config, rollup
+from shared import config, rollup, ulid
 from shared.alerts import Alerts
 from shared.authentication import Authenticator
 from shared.azure_openai import token_scope
@@ -30,6 +30,8 @@ from shared.rotation import TABLE as ROTATION
 from shared.rotation import Rotation
 from shared.routing import Router
 from shared.stores import Store
+from shared.stores.timed import TimedStore
+from shared.telemetry import Telemetry, Vitals
 from shared.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -72,6 +74,10 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
     configuration = settings.configuration
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_store(settings.storage))
+        telemetry = _telemetry(settings)
+        if telemetry is not None:
+            stack.push_async_callback(telemetry.stop)
+            store = TimedStore(store, telemetry.store_operation)
         rng = random.Random()
         rotation = Rotation(store.table(ROTATION), rng)
         stack.push_async_callback(rotation.close)
@@ -92,8 +98,10 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
         stack.push_async_callback(limiter.stop)
         management = Management(store, configuration, limiter, authenticator, settings.management_key)
         gateway = Gateway(
-            authenticator, limiter, router, forwarder, ledger, management, configuration.max_request_bytes
+            authenticator, limiter, router, forwarder, ledger, management, configuration.max_request_bytes, telemetry
         )
+        if telemetry is not None:
+            telemetry.start(lambda: _vitals(ledger, limiter, breakers))
         scopes = {
             token_scope(b, v1=b.api_version == "v1") for b in configuration.backends if b.auth == "managed_identity"
         }
@@ -107,6 +115,21 @@ def _overflow(settings: LedgerSettings, account: str) -> Overflow | None:
     if not settings.overflow_bytes:
         return None
     return Overflow(Path(settings.overflow_directory or tempfile.gettempdir()), account, settings.overflow_bytes)
+
+
+def _telemetry(settings: Settings) -> Telemetry | None:
+    """None where it would go nowhere. What exports is imported here, because nobody else needs it."""
+    if settings.telemetry is None:
+        return None
+    from shared.exporting import Sender
+
+    per_second = settings.configuration.telemetry.traces_per_second
+    sender = Sender(settings.telemetry, ulid.new(time.time())[-10:])
+    return Telemetry(sender, per_second, settings.telemetry.metrics_every, time.monotonic, time.time)
+
+
+def _vitals(ledger: Ledger, limiter: Limiter, breakers: Breakers) -> Vitals:
+    return Vitals(ledger.backlog, ledger.dropped, limiter.reach.lost_since is not None, limiter.hits, breakers.trips)
 
 
 class OnDemand:

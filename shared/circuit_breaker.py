@@ -1,6 +1,7 @@
 """When a deployment is left alone: pure transitions of its health, and the health of all of them in this process."""
 
 import random
+from collections import Counter
 from collections.abc import Callable
 
 import msgspec
@@ -86,6 +87,7 @@ class Breakers:
         self.clock = clock
         self._rng = rng
         self._health: dict[tuple[str, str], Health] = {}
+        self.trips: Counter[str] = Counter()  # ejections by backend, since the start
 
     def health(self, target: Target) -> Health:
         return self._health.get((target.backend.name, target.deployment), HEALTHY)
@@ -105,10 +107,14 @@ class Breakers:
         self._set(target, after_throttle(self.health(target), self.clock(), retry_after))
 
     def fault(self, target: Target, reason: str) -> None:
-        self._set(target, after_fault(self.health(target), self.clock(), reason, self._rng.uniform(-1, 1)))
+        health = after_fault(self.health(target), self.clock(), reason, self._rng.uniform(-1, 1))
+        self._set(target, health)
+        if health.faults >= FAULTS_TO_EJECT:
+            self.trips[target.backend.name] += 1
 
     def refusal(self, target: Target, reason: str) -> None:
         self._set(target, after_refusal(self.health(target), self.clock(), reason))
+        self.trips[target.backend.name] += 1
 
     def _set(self, target: Target, health: Health) -> None:
         self._health[target.backend.name, target.deployment] = health

@@ -97,6 +97,12 @@ class LedgerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep_months: int = 25
 
 
+class Tracing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many traces a second each process keeps, and as many again of calls that went wrong. 0: none."""
+
+    traces_per_second: float = 1.0
+
+
 class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The configuration document, checked."""
 
@@ -105,6 +111,7 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: LimitSettings = LimitSettings()
     timeouts: Timeouts = Timeouts()
     ledger: LedgerSettings = LedgerSettings()
+    telemetry: Tracing = Tracing()
     max_request_bytes: int = 32 * 1024 * 1024
 
     def model_names(self) -> list[str]:
@@ -127,6 +134,15 @@ class Storage(msgspec.Struct, frozen=True):
         return f"Storage({self.table_service_uri or 'connection string'})"
 
 
+class TelemetrySettings(msgspec.Struct, frozen=True):
+    """Where telemetry goes: to Application Insights, to a collector by OTLP (whose variables its exporters read
+    themselves), or both. `metrics_every` in seconds."""
+
+    connection_string: str | None = None
+    otlp: bool = False
+    metrics_every: float = 60.0
+
+
 class Settings(msgspec.Struct, frozen=True):
     """Everything that the process was told from outside. `api_keys`: backend's name -> its key."""
 
@@ -135,7 +151,7 @@ class Settings(msgspec.Struct, frozen=True):
     api_keys: dict[str, str] = {}
     management_key: str | None = None
     client_id: str | None = None
-    telemetry: str | None = None
+    telemetry: TelemetrySettings | None = None
     webhook: Webhook | None = None
 
     def __repr__(self) -> str:
@@ -159,6 +175,9 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
             f"{source}: limits.webhook.secret_env: expected the name of an environment variable that is set, "
             f"but {webhook.secret_env} is not"
         )
+    telemetry, problem = _telemetry(environ)
+    if problem:
+        missing.append(problem)
     if missing:
         raise ConfigurationError("\n".join(missing))
     return Settings(
@@ -167,9 +186,32 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         api_keys={name: environ[variable] for name, (_, variable) in keys.items()},
         management_key=environ.get("GATEWAY_MANAGEMENT_KEY") or None,
         client_id=environ.get("AZURE_CLIENT_ID") or None,
-        telemetry=environ.get("APPLICATIONINSIGHTS_CONNECTION_STRING") or None,
+        telemetry=telemetry,
         webhook=Webhook(webhook.url, secret) if webhook is not None else None,
     )
+
+
+def _telemetry(environ: Mapping[str, str]) -> tuple[TelemetrySettings | None, str]:
+    """Where telemetry goes, None: nowhere; and what is wrong with that."""
+    connection_string = environ.get("APPLICATIONINSIGHTS_CONNECTION_STRING") or None
+    otlp = bool(environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"))
+    if environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or not (connection_string or otlp):
+        return None, ""
+    if connection_string and not re.search(r"(?i)InstrumentationKey=[0-9a-f-]{36}(;|$)", connection_string):
+        return None, (
+            "APPLICATIONINSIGHTS_CONNECTION_STRING: expected InstrumentationKey=GUID;IngestionEndpoint=https://…, "
+            "as the Application Insights component shows it"
+        )
+    protocol = environ.get("OTEL_EXPORTER_OTLP_PROTOCOL") or "http/protobuf"
+    if otlp and protocol != "http/protobuf":
+        return (
+            None,
+            f"OTEL_EXPORTER_OTLP_PROTOCOL: expected http/protobuf, the one that is spoken here, got {protocol!r}",
+        )
+    interval = environ.get("OTEL_METRIC_EXPORT_INTERVAL") or "60000"
+    if not interval.isdecimal() or not 1000 <= int(interval) <= 3_600_000:
+        return None, f"OTEL_METRIC_EXPORT_INTERVAL: expected milliseconds from 1000 to 3600000, got {interval!r}"
+    return TelemetrySettings(connection_string, otlp, int(interval) / 1000), ""
 
 
 def load_storage(environ: Mapping[str, str] = os.environ) -> Storage:
@@ -300,6 +342,9 @@ def _complaints(configuration: Configuration) -> Iterator[str]:
             yield f"timeouts.{key}: expected seconds above 0 and at most {most:g}, got {value:g}"
     yield from _limits_complaints(configuration)
     yield from _ledger_complaints(configuration.ledger)
+    if not 0 <= configuration.telemetry.traces_per_second <= 1000:
+        got = configuration.telemetry.traces_per_second
+        yield f"telemetry.traces_per_second: expected 0 (none) to 1000, got {got:g}"
     if not 1024 <= configuration.max_request_bytes <= 104_857_600:
         yield f"max_request_bytes: expected 1024 to 104857600 bytes, got {configuration.max_request_bytes}"
 

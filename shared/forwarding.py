@@ -58,10 +58,10 @@ class Forwarder:
             except Failed as failed:
                 throttled = throttled or isinstance(failed, Throttled)
                 failures.append(failed)
-                attempts.append(Attempt(target, failed.status, failed.problem, _since(started)))
+                attempts.append(Attempt(target, failed.status, failed.problem, _since(started), started=started))
                 logger.info("%s: %s on %s: %s", request_id, target.deployment, target.backend.name, failed.problem)
                 continue
-            answer.attempts = (*attempts, Attempt(target, answer.status, "", _since(started)))
+            answer.attempts = (*attempts, Attempt(target, answer.status, "", _since(started), started=started))
             return answer
         if throttled:
             waits = [failed.wait for failed in failures if failed.wait is not None]

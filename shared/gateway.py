@@ -27,6 +27,8 @@ from shared.limiter import Limiter, Reservation
 from shared.management import Document, Management
 from shared.responses import Client, ClientGone, Ended, JsonResponse, MeteredResponse, refusal
 from shared.routing import Router
+from shared.spans import Place
+from shared.telemetry import Telemetry
 from shared.types import Attempt, Call, Consumer, Outcome, Target, Usage
 from shared.upstream import UpstreamResponse
 
@@ -37,12 +39,13 @@ HUNG_UP = 499  # nobody receives it; it stands in the record of a call whose cal
 
 
 class Arrival(msgspec.Struct, frozen=True):
-    """A request as it came in. `started` on the monotonic clock."""
+    """A request as it came in. `started` on the monotonic clock. `place`: in its trace; None: nobody wants to know."""
 
     request_id: str
     started: float
     method: str
     path: str
+    place: Place | None = None
 
     def milliseconds(self) -> float:
         return (time.monotonic() - self.started) * 1000
@@ -60,6 +63,7 @@ class Gateway:
         ledger: Ledger,
         management: Management,
         max_request_bytes: int,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._authenticator = authenticator
         self._limiter = limiter
@@ -68,16 +72,22 @@ class Gateway:
         self._ledger = ledger
         self._management = management
         self._max_request_bytes = max_request_bytes
+        self._telemetry = telemetry
 
-    async def handle(self, request: Request) -> Response:
-        """The answer to a request. Never raises but for cancellation."""
+    async def handle(self, request: Request, traceparent: str | None = None) -> Response:
+        """The answer to a request. Never raises but for cancellation. `traceparent`: of whoever handed the request on;
+        None: of its headers."""
         arrival = Arrival(ulid.new(time.time()), time.monotonic(), request.method, request.scope["path"])
         if arrival.path == "/healthz":
             return JsonResponse({"status": "ok"})
+        if self._telemetry is not None:
+            parent = traceparent or _header(request, b"traceparent")
+            place = self._telemetry.begin(arrival.request_id, arrival.started, parent)
+            arrival = msgspec.structs.replace(arrival, place=place)
         try:
             return await self._serve(request, arrival)
         except GatewayError as error:
-            _log_refusal(arrival, error)
+            self._refused(arrival, error)
             return refusal(error, {"x-gateway-request-id": arrival.request_id})
         except ClientGone:
             return Response(status_code=HUNG_UP)
@@ -86,6 +96,7 @@ class Gateway:
             defect = GatewayError(
                 "The gateway failed. Its operator finds the reason in the log under this request's id."
             )
+            self._refused(arrival, defect)
             return refusal(defect, {"x-gateway-request-id": arrival.request_id})
 
     async def _serve(self, request: Request, arrival: Arrival) -> Response:
@@ -182,6 +193,8 @@ class Gateway:
             self._limiter.release(reservation)
         else:
             self._limiter.settle(reservation, outcome.usage, outcome.served_by.model if outcome.served_by else "")
+        if self._telemetry is not None and arrival.place is not None:
+            self._telemetry.ended(arrival.place, consumer, call, outcome)
         target = outcome.served_by or (outcome.attempts[-1].target if outcome.attempts else None)
         line = {
             "request": arrival.request_id,
@@ -198,8 +211,21 @@ class Gateway:
             "first_byte_ms": outcome.first_byte_ms,
             "ms": round(arrival.milliseconds()),
         }
-        logger.info(msgspec.json.encode(line).decode())
+        _log(arrival, line)
         return row
+
+    def _refused(self, arrival: Arrival, error: GatewayError) -> None:
+        if self._telemetry is not None and arrival.place is not None:
+            self._telemetry.refused(arrival.place, error.status, error.code)
+        line = {
+            "request": arrival.request_id,
+            "method": arrival.method,
+            "path": arrival.path[:200],
+            "status": error.status,
+            "code": error.code,
+            "ms": round(arrival.milliseconds()),
+        }
+        _log(arrival, line)
 
 
 def _own_answer(arrival: Arrival, answer: Any) -> Response:
@@ -268,13 +294,13 @@ async def _read_body(receive: Receive, headers: Mapping[str, str], most: int) ->
     return body[0] if len(body) == 1 else b"".join(body)
 
 
-def _log_refusal(arrival: Arrival, error: GatewayError) -> None:
-    line = {
-        "request": arrival.request_id,
-        "method": arrival.method,
-        "path": arrival.path[:200],
-        "status": error.status,
-        "code": error.code,
-        "ms": round(arrival.milliseconds()),
-    }
+def _header(request: Request, name: bytes) -> str:
+    """A header's value; "": there is none."""
+    return next((value.decode("latin-1") for key, value in request.scope["headers"] if key == name), "")
+
+
+def _log(arrival: Arrival, line: dict[str, Any]) -> None:
+    """The one line of a request."""
+    if arrival.place is not None:
+        line["trace"] = arrival.place.trace
     logger.info(msgspec.json.encode(line).decode())

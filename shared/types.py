@@ -196,7 +196,8 @@ Role = Literal["try", "hedge", "shadow"]
 
 
 class Attempt(msgspec.Struct, frozen=True):
-    """One try on one target. `status` 0: no answer; `problem` "": this one answered the caller.
+    """One try on one target. `status` 0: no answer; `problem` "": this one answered the caller. `started` on the
+    monotonic clock.
 
     `usage`: what the backend charged, or will have charged, for a try that did not answer the caller; None: nothing.
     """
@@ -207,6 +208,7 @@ class Attempt(msgspec.Struct, frozen=True):
     milliseconds: float
     role: Role = "try"
     usage: Usage | None = None
+    started: float = 0.0
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,3 +10,11 @@ def new(now: float) -> str:
     """A new identifier; `now` in seconds since 1970. Unique, not secret."""
     number = int(now * 1000) << 80 | random.getrandbits(80)
     return "".join([_PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])
+
+
+_DIGITS = str.maketrans(_ALPHABET, "0123456789abcdefghijklmnopqrstuv")
+
+
+def number(identifier: str) -> int:
+    """The 128 bits of an identifier that `new` made."""
+    return int(identifier.translate(_DIGITS), 32)

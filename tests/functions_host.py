@@ -9,6 +9,9 @@ invocation of that id runs. An invocation that nobody answers stays open, as it 
     GET  /admin/invocations        {"running": [...], "failed": [...], "completed": n}
     POST /admin/functions/NAME     runs a timer and waits for it
 
+The host has a span for each request, always with the id HOST_SPAN, in the caller's trace or one of its own; the
+invocation is told of it, while the request's own headers stay the caller's.
+
 One JSON line on standard output says when it is ready. A connection serves one request, so that "the caller is gone"
 is simply the end of its connection.
 """
@@ -32,6 +35,7 @@ from urllib.parse import unquote, urlsplit
 import httptools
 
 HOST = "127.0.0.1"
+HOST_SPAN = "5e1f5e1f5e1f5e1f"
 _MAX_HEAD = 256 * 1024
 _LINGER = 2.0  # seconds in which a caller that is still sending may read the answer
 _ONEOF = {"rpc_data": ("data",), "data": ("http", "json", "string", "bytes")}
@@ -146,7 +150,9 @@ class Worker:
                 return
         sys.exit("the worker's HTTP server did not start")
 
-    def invoke(self, function: Function, data: Message, told: str) -> tuple[str, asyncio.Task[str]]:
+    def invoke(
+        self, function: Function, data: Message, told: str, trace_parent: str = ""
+    ) -> tuple[str, asyncio.Task[str]]:
         """Begin an invocation: its id, and a task that ends with the reason of its failure or ""."""
         invocation = str(uuid.uuid4())
         request = SimpleNamespace(
@@ -154,7 +160,7 @@ class Worker:
             function_id=function.id,
             input_data=[Message(name=function.trigger["name"], data=data)],
             trigger_metadata={},
-            trace_context=SimpleNamespace(trace_parent="", trace_state="", attributes={}),
+            trace_context=SimpleNamespace(trace_parent=trace_parent, trace_state="", attributes={}),
             retry_context=SimpleNamespace(retry_count=0, max_retry_count=0, exception=None),
         )
         self.running[invocation] = told
@@ -186,6 +192,11 @@ class Head:
         self.path = unquote(self.target.partition("?")[0])
         self.line = line
         self.fields = [(name.strip().lower(), value.strip()) for name, _, value in (f.partition(b":") for f in fields)]
+
+    def trace_parent(self) -> str:
+        """The host's span."""
+        given = dict(self.fields).get(b"traceparent", b"").decode("latin-1")
+        return f"00-{given[3:35]}-{HOST_SPAN}-{given[-2:]}" if given else f"00-{uuid.uuid4().hex}-{HOST_SPAN}-01"
 
     def forwarded(self, invocation: str) -> bytes:
         """As the worker's server receives them."""
@@ -284,7 +295,8 @@ class FrontEnd:
             query={},
             body=Message(bytes=b""),
         )
-        invocation, _ = self._worker.invoke(function, Message(http=http), f"{head.method} {head.target}"[:200])
+        told = f"{head.method} {head.target}"[:200]
+        invocation, _ = self._worker.invoke(function, Message(http=http), told, head.trace_parent())
         upstream, worker = await asyncio.open_connection(*self._worker.address, limit=_MAX_HEAD)
         worker.write(head.forwarded(invocation))
         sending = asyncio.create_task(_pump(reader, worker, lambda data: data))

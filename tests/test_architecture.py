@@ -9,8 +9,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-AZURE_ROOMS = {"function_app.py", "shared/stores/tables.py", "shared/credentials.py", "shared/telemetry.py"}
-PURE = ("azure_openai", "sse", "metering", "circuit_breaker", "deadlines", "keys", "types", "errors")
+AZURE_ROOMS = {"function_app.py", "shared/stores/tables.py", "shared/credentials.py", "shared/exporting.py"}
+PURE = (
+    "azure_openai",
+    "sse",
+    "metering",
+    "metrics",
+    "spans",
+    "circuit_breaker",
+    "deadlines",
+    "keys",
+    "types",
+    "errors",
+)
 IO = {"aiohttp", "asyncio", "socket", "os", "subprocess", "logging", "time", "datetime"}
 
 
@@ -41,10 +52,12 @@ def test_what_decides_does_no_io_and_reads_no_clock(name: str) -> None:
 
 def test_the_environment_is_read_in_one_place() -> None:
     readers = {name for name, tree in modules() for node in ast.walk(tree) if _reads_environment(node)}
-    # credentials.py asks only whether the platform offers a managed identity; edges and commands hand the whole on
+    # credentials.py asks only whether the platform offers a managed identity, exporting.py tells Azure Monitor's
+    # exporter to keep to its work; edges and commands hand the whole on
     assert readers <= {
         "shared/config.py",
         "shared/credentials.py",
+        "shared/exporting.py",
         "shared/asgi.py",
         "shared/cli.py",
         "function_app.py",
@@ -58,6 +71,7 @@ def _reads_environment(node: ast.AST) -> bool:
 @pytest.mark.parametrize("module", ["shared.asgi", "function_app"])
 def test_a_start_imports_no_heavy_package_that_no_request_needs(module: str) -> None:
     heavy = ["openai", "azure.identity", "azure.monitor", "msal", "typer", "rich", "azure.data.tables", "tiktoken"]
+    heavy += ["opentelemetry.sdk", "opentelemetry.exporter", "requests", "google.protobuf", "psutil"]
     program = f"import sys, {module}; print(*[name for name in {heavy!r} if name in sys.modules])"
     environ = {"GATEWAY_CONFIG": (ROOT / "gateway.sample.yaml").read_text(), "EASTUS_KEY": "x", "GATEWAY_STORAGE": "x"}
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environ, capture_output=True, timeout=60)

@@ -1,10 +1,11 @@
 """The Bicep files without their compiler, and what they must agree on with the code; every check meets a fault."""
 
+import ast
 import contextlib
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import yaml
 from tree_sitter import Node
 
-from shared import aggregates, config, consumers, limiter, rollup, rotation
+from shared import config
 from shared.errors import ConfigurationError
 from shared.types import Backend
 from tests.infra import evaluate
@@ -44,6 +45,16 @@ OF_THE_HOST = {
     "AzureWebJobsStorage__blobServiceUri",
     "AzureWebJobsStorage__clientId",
     "AzureWebJobsStorage__credential",
+    "PYTHON_ENABLE_OPENTELEMETRY",
+}
+# Read, but said where a collector is, as further settings; and a connection string with a key is not for here.
+NOT_SET = {
+    "GATEWAY_STORAGE",
+    "GATEWAY_STORAGE__accountName",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_PROTOCOL",
+    "OTEL_METRIC_EXPORT_INTERVAL",
+    "OTEL_SDK_DISABLED",
 }
 NOT_ON_FLEX = re.compile(
     r"FUNCTIONS_WORKER_RUNTIME|FUNCTIONS_EXTENSION_VERSION|WEBSITE_\w+|SCM_DO_\w+|ENABLE_ORYX_\w+|AzureWebJobsStorage"
@@ -153,7 +164,9 @@ def what_the_code_reads(settings: Mapping[str, Node]) -> set[str]:
     document = {
         "backends": [{"name": "a", "endpoint": "https://a.openai.azure.com", "region": "x", "models": {"m": "m"}}]
     }
-    environ = Recorder(**dict.fromkeys(settings, "x") | {"GATEWAY_CONFIG": json.dumps(document)})
+    insights = "InstrumentationKey=00000000-0000-0000-0000-000000000000"
+    given = {"GATEWAY_CONFIG": json.dumps(document), "APPLICATIONINSIGHTS_CONNECTION_STRING": insights}
+    environ = Recorder(**dict.fromkeys(settings, "x") | {name: given[name] for name in given.keys() & settings.keys()})
     with contextlib.suppress(ConfigurationError):  # it has looked for what it misses by then
         config.load(environ)
     return environ.asked
@@ -163,8 +176,7 @@ def setting_complaints(files: Mapping[str, str]) -> list[str]:
     settings = variable(files, "function-app.bicep", "settings")
     read = what_the_code_reads(settings)
     found = [f"{name} is read by nobody" for name in settings.keys() - read - OF_THE_HOST]
-    alternatives = {"GATEWAY_STORAGE", "GATEWAY_STORAGE__accountName"}  # a connection string holds a key
-    found += [f"{name} is not set" for name in (read | OF_THE_HOST) - settings.keys() - alternatives]
+    found += [f"{name} is not set" for name in (read | OF_THE_HOST) - settings.keys() - NOT_SET]
     site = properties(body_of(files, "function-app.bicep", "resource", "app")["properties"])
     misplaced = properties(site["siteConfig"]).keys() - SITE_CONFIG_ON_FLEX
     misplaced |= {name for name in settings if NOT_ON_FLEX.fullmatch(name)}
@@ -299,10 +311,54 @@ def test_names_are_within_azures_rules() -> None:
     assert name_complaints(seeded("main.bicep", "vault: 'kv", "keyVault: 'kv"))
 
 
+def _assigned(target: ast.expr, value: ast.expr) -> Iterator[tuple[str, str]]:
+    match target, value:
+        case ast.Name(id=name), ast.Constant(value=str(text)):
+            yield name, text
+        case ast.Tuple(elts=targets), ast.Tuple(elts=values):
+            for one, its in zip(targets, values, strict=True):
+                yield from _assigned(one, its)
+
+
+def fixed_tables(sources: Mapping[str, str]) -> set[str]:
+    """Names of the tables that the code opens with a constant: `store.table(TABLE)`, also another module's."""
+    trees = {name: ast.parse(source) for name, source in sources.items()}
+    constants = {
+        (name, target): value
+        for name, tree in trees.items()
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        for target, value in _assigned(node.targets[0], node.value)
+    }
+    found = set()
+    for name, tree in trees.items():
+        imported = {
+            alias.asname or alias.name: (str(node.module).removeprefix("shared."), alias.name)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "table":
+                match node.args:
+                    case [ast.Name(id=word)]:
+                        found.add(constants.get((name, word)) or constants.get(imported.get(word, ("", ""))))
+                    case [ast.Attribute(value=ast.Name(id=module), attr=word)]:
+                        found.add(constants.get((module, word)))
+                    case [ast.Constant(value=str(word))]:
+                        found.add(word)
+    return {str(table) for table in found if table}
+
+
 def test_the_tables_that_are_created_are_those_that_the_gateway_keeps() -> None:
+    """A new table with a fixed name belongs into `tables` of main.bicep's module stateStorage."""
     params = properties(body_of(FILES, "main.bicep", "module", "stateStorage")["params"])
     created = {literal(node) for node in params["tables"].named_children}
-    assert created == {aggregates.TABLE, consumers.TABLE, limiter.TABLE, rollup.CONTROL, rotation.TABLE}
+    sources = {path.stem: path.read_text() for path in (ROOT / "shared").glob("*.py")}
+    assert created == fixed_tables(sources)
+    assert (
+        fixed_tables({**sources, "new": "from shared.x import T as X\nX\nstore.table(X)", "x": "T = 'more'"}) > created
+    )
 
 
 def test_keys_are_off_and_deployments_are_made_one_by_one() -> None:

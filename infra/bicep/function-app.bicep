@@ -86,6 +86,7 @@ var settings = {
   GATEWAY_MANAGEMENT_KEY: managementKey
   GATEWAY_STORAGE__clientId: identityClientId
   GATEWAY_STORAGE__tableServiceUri: tableServiceUri
+  PYTHON_ENABLE_OPENTELEMETRY: empty(telemetryConnectionString) ? 'false' : 'true'
 }
 
 resource plan 'Microsoft.Web/serverfarms@2024-11-01' = {
