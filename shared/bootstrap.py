@@ -73,7 +73,8 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
     """A running gateway, to be built inside the event loop that serves it. On the way out rows are flushed."""
     configuration = settings.configuration
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(open_store(settings.storage))
+        tables = await stack.enter_async_context(open_store(settings.storage))
+        store: Store = tables
         telemetry = _telemetry(settings)
         if telemetry is not None:
             stack.push_async_callback(telemetry.stop)
@@ -87,7 +88,7 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
         stack.push_async_callback(credentials.close)
         upstream = await stack.enter_async_context(Upstream(credentials, breakers, configuration.timeouts))
         forwarder = Forwarder(upstream, breakers, router, configuration.timeouts)
-        ledger = Ledger(store, configuration.ledger.durability, _overflow(configuration.ledger, store.endpoint))
+        ledger = Ledger(store, configuration.ledger.durability, _overflow(configuration.ledger, tables.endpoint))
         stack.push_async_callback(ledger.stop)
         recovering = asyncio.ensure_future(ledger.recover())
         stack.callback(recovering.cancel)

@@ -14,7 +14,7 @@ from shared.instruments import BACKEND, MODEL, REGION
 from shared.types import Attempt, Call, Consumer, Outcome
 
 PROVIDER = "azure.ai.openai"
-_OPERATIONS = {"chat.completions": "chat", "completions": "text_completion", "responses": "chat"}
+_OPERATIONS = {"chat.completions": "chat", "completions": "text_completion", "responses.create": "chat"}
 _64_BITS = (1 << 64) - 1
 
 Attributes = dict[str, str | int | float | bool]
@@ -85,7 +85,7 @@ def of_call(
     operation = operation_of(call)
     target = outcome.served_by or (outcome.attempts[-1].target if outcome.attempts else None)
     yield Span(
-        f"{operation} {target.model if target else call.model}",
+        f"{operation} {target.model if target else call.model}".rstrip(),
         where.trace_id,
         where.span_id,
         where.parent_id,
@@ -98,7 +98,7 @@ def of_call(
     for number, attempt in enumerate(outcome.attempts, 1):
         started = _nanoseconds(epoch + attempt.started)
         yield Span(
-            f"{operation} {attempt.target.deployment}",
+            f"{operation} {attempt.target.deployment}".rstrip(),
             where.trace_id,
             (where.span_id + number) & _64_BITS or 1,
             where.span_id,
@@ -190,7 +190,7 @@ def _attempt_attributes(operation: str, call: Call, attempt: Attempt, number: in
         "gen_ai.operation.name": operation,
         "gen_ai.provider.name": PROVIDER,
         MODEL: target.deployment,
-        "http.request.method": call.operation.methods[0],
+        "http.request.method": call.operation.method,
         "http.response.status_code": attempt.status,
         "server.address": host,
         "server.port": int(port) if port.isdigit() else 443,
