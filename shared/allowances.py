@@ -13,10 +13,11 @@ import msgspec
 
 from shared.config import Configuration
 from shared.leases import Bound, Bounds
-from shared.types import Consumer, Limits, Period
+from shared.types import AddressLimits, Consumer, Limits, Period
 
 TOKENS_A_SHARD = 1_000_000  # a minute; one row takes some tens of writes a second
 _MOST_SHARDS = 16
+ADDRESS = "address"  # the kind of scope
 
 
 class Scope(msgspec.Struct, frozen=True):
@@ -25,6 +26,10 @@ class Scope(msgspec.Struct, frozen=True):
     key: str
     about: str
     limits: Limits
+
+    @property
+    def kind(self) -> str:
+        return self.key.partition(":")[0]
 
     @property
     def shards(self) -> int:
@@ -44,7 +49,18 @@ class Span(NamedTuple):
 
 def scope(kind: str, name: str, about: str, limits: Limits) -> Scope:
     """`name` may hold anything; a row's key may not."""
-    return Scope(f"{kind}:{quote(name, safe=' @+,=')}"[:512], about, limits)
+    return Scope(f"{kind}:{quote(name, safe=' @+,=:')}"[:512], about, limits)
+
+
+def of_address(household: str, limits: AddressLimits) -> Scope:
+    """What the callers at one address are held to, together."""
+    own = Limits(
+        requests_per_minute=limits.requests_per_minute,
+        request_quota=limits.request_quota,
+        request_quota_period=limits.request_quota_period,
+        time_zone=limits.time_zone,
+    )
+    return scope(ADDRESS, household, f"The address {household}", own)
 
 
 def held_to(consumer: Consumer, model: str, configuration: Configuration) -> list[Scope]:

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from shared import keys
+from shared import addresses, keys
 from shared.consumers import Consumers, Record
-from shared.errors import InvalidApiKey, StoreUnavailable
+from shared.errors import AddressNotAllowed, InvalidApiKey, StoreUnavailable
 from shared.types import Consumer
 
 logger = logging.getLogger("tollgate.authentication")
@@ -50,8 +50,9 @@ class Authenticator:
         self._unknown: OrderedDict[str, _Known] = OrderedDict()
         self._reads: dict[str, asyncio.Task[_Known]] = {}
 
-    async def authenticate(self, headers: Mapping[str, str]) -> Consumer:
-        """The consumer whose key the headers hold. Raises `InvalidApiKey` (401) and `StoreUnavailable` (503)."""
+    async def authenticate(self, headers: Mapping[str, str], address: str = addresses.UNKNOWN) -> Consumer:
+        """The consumer whose key the headers hold, at this client address. Raises `InvalidApiKey` (401),
+        `AddressNotAllowed` (403) and `StoreUnavailable` (503)."""
         text, product = _presented(headers)
         key = keys.parse(text)
         if key is None:
@@ -66,7 +67,12 @@ class Authenticator:
             raise InvalidApiKey("The API key is unknown. Ask the gateway's operator for a new one.")
         if not stored.valid_at(self._wall_clock()):
             raise InvalidApiKey("The API key was revoked or has expired. Ask the gateway's operator for a new one.")
-        return msgspec.structs.replace(record.consumer, product=product) if product else record.consumer
+        consumer = record.consumer
+        if consumer.addresses and not addresses.within(address, consumer.addresses):
+            raise AddressNotAllowed(
+                f"The API key may not be used from {address or 'an unknown address'}. Ask the gateway's operator."
+            )
+        return msgspec.structs.replace(consumer, product=product) if product else consumer
 
     async def _record(self, key: keys.Key) -> Record | None:
         now = self._clock()

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from shared import config, rollup, ulid
+from shared import config, limits_upkeep, rollup, ulid
 from shared.alerts import Alerts
 from shared.authentication import Authenticator
 from shared.azure_openai import token_scope
 from shared.circuit_breaker import Breakers
-from shared.config import LedgerSettings, Settings, Storage
+from shared.config import Configuration, LedgerSettings, Settings, Storage
 from shared.consumers import Consumers
 from shared.credentials import Credentials, azure_credential
 from shared.forwarding import Forwarder
@@ -45,11 +45,13 @@ class Application(msgspec.Struct, frozen=True):
 
     gateway: Gateway
     store: Store
-    keep_months: int
+    configuration: Configuration
 
     async def roll_up(self) -> None:
         """One pass of the timer's job."""
-        logger.info("roll-up: %s", await rollup.roll_up(self.store, keep_months=self.keep_months))
+        keep_months = self.configuration.ledger.keep_months
+        logger.info("roll-up: %s", await rollup.roll_up(self.store, keep_months=keep_months))
+        await limits_upkeep.forget_addresses(self.store, self.configuration)
 
 
 @asynccontextmanager
@@ -99,7 +101,15 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
         stack.push_async_callback(limiter.stop)
         management = Management(store, configuration, limiter, authenticator, settings.management_key)
         gateway = Gateway(
-            authenticator, limiter, router, forwarder, ledger, management, configuration.max_request_bytes, telemetry
+            authenticator,
+            limiter,
+            router,
+            forwarder,
+            ledger,
+            management,
+            configuration.max_request_bytes,
+            configuration.client_address,
+            telemetry,
         )
         if telemetry is not None:
             telemetry.start(lambda: _vitals(ledger, limiter, breakers))
@@ -108,7 +118,7 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
         }
         warming = asyncio.ensure_future(credentials.warm(scopes))
         stack.callback(warming.cancel)
-        yield Application(gateway, store, configuration.ledger.keep_months)
+        yield Application(gateway, store, configuration)
 
 
 def _overflow(settings: LedgerSettings, account: str) -> Overflow | None:

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from shared import allowances, bootstrap, config, limits_report, rollup, usage
 from shared import check as checks
+from shared.addresses import networks
 from shared.config import limit_complaints
 from shared.consumers import Consumers, Record, when
 from shared.errors import ConfigurationError, StoreUnavailable
@@ -62,6 +63,10 @@ SoftOption = Annotated[bool | None, typer.Option("--soft/--hard", help="Tell wha
 EstimateOption = Annotated[
     EstimateName | None, typer.Option(help="Tokens reserved for an answer: all it may have, or what such calls took.")
 ]
+AddressesOption = Annotated[
+    str | None,
+    typer.Option(help="Networks it may call from, separated by commas, e.g. 10.0.0.0/8,2001:db8::/32; any: all."),
+]
 
 
 @keys.command()
@@ -81,6 +86,7 @@ def create(
     estimate: EstimateOption = None,
     team: Annotated[str, typer.Option(help="The team of the configuration whose limits it shares.")] = "",
     models: Annotated[str | None, typer.Option(help="Models it may use, separated by commas; default: all.")] = None,
+    addresses: AddressesOption = None,
     expires: Annotated[
         datetime | None, typer.Option(help="End of its validity, UTC.", formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
     ] = None,
@@ -93,11 +99,13 @@ def create(
         _fail("NAME: expected 1 to 128 printable characters")
     if team and team not in (teams := _settings().configuration.limits.teams):
         _fail(f"--team: expected one of {', '.join(sorted(teams)) or 'limits.teams, which has none'}, got {team}")
-    allowed = _models(models)
+    allowed, from_where = _models(models), _networks(addresses) or ()
     ends = expires.replace(tzinfo=UTC).timestamp() if expires else 0.0
 
     async def run(store: Store) -> None:
-        consumer, text = await Consumers(store).create(name, models=allowed, limits=limits, expires=ends, team=team)
+        consumer, text = await Consumers(store).create(
+            name, models=allowed, limits=limits, expires=ends, team=team, addresses=from_where
+        )
         _show_key(consumer.id, text, name, as_json)
 
     _with_store(run)
@@ -118,14 +126,15 @@ def change_limits(
     time_zone: ZoneOption = None,
     soft: SoftOption = None,
     estimate: EstimateOption = None,
+    addresses: AddressesOption = None,
     model: Annotated[str, typer.Option(help="Hold these limits on this model, beside those of the key.")] = "",
     clear: Annotated[
         bool, typer.Option("--clear", help="Forget those it has: what is not given is as configured.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Change a consumer's limits. Effective everywhere within 60 seconds."""
-    given = _limits(locals())
+    """Change a consumer's limits, or where it may call from. Effective everywhere within 60 seconds."""
+    given, from_where = _limits(locals()), _networks(addresses)
     if model:
         _models(model)
         model = _settings().configuration.canonical(model)
@@ -136,7 +145,15 @@ def change_limits(
         old = Limits() if clear else consumer.model_limits.get(model, Limits()) if model else consumer.limits
         limits = allowances.merged(old, given)
         await Consumers(store).change_limits(record, limits, model)
-        answer = {"id": consumer.id, "name": consumer.name, "limits": msgspec.to_builtins(limits)}
+        if from_where is not None:
+            await Consumers(store).change_addresses(record, from_where)
+        allowed = consumer.addresses if from_where is None else from_where
+        answer = {
+            "id": consumer.id,
+            "name": consumer.name,
+            "limits": msgspec.to_builtins(limits),
+            "addresses": list(allowed),
+        }
         print(json.dumps(answer) if as_json else f"Changed the limits of {consumer.name}, effective within 60 seconds.")
 
     _with_store(run)
@@ -155,6 +172,7 @@ def list_keys(as_json: AsJson = False) -> None:
                 "state": "active" if record.active_at(now) else "revoked or expired",
                 "keys": sum(key.valid_at(now) for key in record.keys.values()),
                 "models": ",".join(sorted(record.consumer.models)) if record.consumer.models is not None else "all",
+                "addresses": ",".join(record.consumer.addresses) or "any",
                 "requests_per_minute": record.consumer.limits.requests_per_minute,
                 "tokens_per_minute": record.consumer.limits.tokens_per_minute,
                 "created": when(record.created),
@@ -163,7 +181,17 @@ def list_keys(as_json: AsJson = False) -> None:
         ]
         _print(
             rows,
-            ["id", "name", "state", "keys", "models", "requests_per_minute", "tokens_per_minute", "created"],
+            [
+                "id",
+                "name",
+                "state",
+                "keys",
+                "models",
+                "addresses",
+                "requests_per_minute",
+                "tokens_per_minute",
+                "created",
+            ],
             as_json,
         )
 
@@ -314,6 +342,16 @@ def _limits(given: Mapping[str, Any]) -> Limits:
     if complaint := next(limit_complaints(limits), None):
         _fail("--" + complaint.replace("_", "-", 2))
     return limits
+
+
+def _networks(text: str | None) -> tuple[str, ...] | None:
+    """The networks of a policy; none for `any`."""
+    if text is None or text.strip() == "any":
+        return None if text is None else ()
+    try:
+        return networks(text.split(","))
+    except ValueError as error:
+        _fail(f"--addresses: expected networks such as 10.0.0.0/8, separated by commas, or any: {error}")
 
 
 def _models(text: str | None) -> frozenset[str] | None:

@@ -14,7 +14,7 @@ import msgspec
 import yaml
 
 from shared.errors import ConfigurationError
-from shared.types import ApiKey, Backend, Limits
+from shared.types import AddressLimits, ApiKey, Backend, ClientAddress, Limits
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -55,13 +55,15 @@ class TokenHeaders(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What everybody is held to. `defaults`: consumers without limits of their own; `teams`: the keys of each together.
+    """What everybody is held to. `defaults`: consumers without limits of their own; `teams`: the keys of each together;
+    `addresses`: every client address, with and without a valid key.
 
     `contact` is whom a refused caller is told to ask; `webhook` is told of quotas that are nearly used.
     """
 
     defaults: Limits = Limits()
     teams: dict[str, Limits] = {}
+    addresses: AddressLimits = AddressLimits()
     contact: str = "the gateway's operator"
     headers: TokenHeaders = TokenHeaders()
     webhook: WebhookSettings | None = None
@@ -109,6 +111,7 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backends: list[Backend]
     models: dict[str, Model] = {}
     limits: LimitSettings = LimitSettings()
+    client_address: ClientAddress = ClientAddress()
     timeouts: Timeouts = Timeouts()
     ledger: LedgerSettings = LedgerSettings()
     telemetry: Tracing = Tracing()
@@ -366,6 +369,13 @@ def _limits_complaints(configuration: Configuration) -> Iterator[str]:
     for at, limits in placed.items():
         for complaint in limit_complaints(limits):
             yield f"{at}.{complaint}"
+    for complaint in limit_complaints(settings.addresses):
+        yield f"limits.addresses.{complaint}"
+    trusted = configuration.client_address
+    if trusted.header is not None and not HEADER_NAME.fullmatch(trusted.header):
+        yield f"client_address.header: expected the name of a header in letters, digits and '-', got {trusted.header!r}"
+    if not 1 <= trusted.hops <= 10:
+        yield f"client_address.hops: expected 1 to 10, got {trusted.hops}"
     for field, name in (
         ("remaining_tokens", settings.headers.remaining_tokens),
         ("consumed_tokens", settings.headers.consumed_tokens),
@@ -393,9 +403,9 @@ def _webhook_problem(url: str) -> str | None:
     return None
 
 
-def limit_complaints(limits: Limits) -> Iterator[str]:
+def limit_complaints(limits: Limits | AddressLimits) -> Iterator[str]:
     """What is wrong with some limits, each with the name of the field first."""
-    for name in Limits.__struct_fields__:
+    for name in limits.__struct_fields__:
         value = getattr(limits, name)
         if isinstance(value, int | float) and not isinstance(value, bool) and not 0 <= value <= 1e15:
             yield f"{name}: expected 0 (no limit) or more, at most 1e15, got {value}"

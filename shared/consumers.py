@@ -1,19 +1,28 @@
 """The consumers and their keys, as rows of the `consumers` table: made, found, listed, rotated, revoked.
 
-Partition: the consumer's id. Row `policy`: name, team, models, and the limits as JSON, so that a change replaces them
-all at once. One more row per key, under the key's id: the hash of its text. No key can be read back from the table.
+Partition: the consumer's id. Row `policy`: name, team, models, networks, and the limits as JSON, so that a change
+replaces them all at once. One more row per key, under the key's id: the hash of its text. No key can be read back from
+the table.
 """
 
+import functools
+import logging
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 
 from shared import keys
+from shared.addresses import networks
+from shared.config import limit_complaints
 from shared.stores import Properties, Row, Store, Value
 from shared.types import Consumer, Limits
 
 TABLE = "consumers"
 _POLICY = "policy"
+_NOWHERE = "::/128"
+
+logger = logging.getLogger("tollgate.consumers")
 
 
 class StoredKey(msgspec.Struct, frozen=True):
@@ -60,13 +69,21 @@ class Consumers:
         return sorted(records, key=lambda record: record.created)
 
     async def create(
-        self, name: str, *, models: frozenset[str] | None, limits: Limits, expires: float = 0.0, team: str = ""
+        self,
+        name: str,
+        *,
+        models: frozenset[str] | None,
+        limits: Limits,
+        expires: float = 0.0,
+        team: str = "",
+        addresses: tuple[str, ...] = (),
     ) -> tuple[Consumer, str]:
         """A new consumer and the text of its first key, which nothing will ever show again."""
-        consumer = Consumer(keys.new_id(10), name, models, limits, team=team)
+        consumer = Consumer(keys.new_id(10), name, models, limits, team=team, addresses=addresses)
         text, key = keys.make(consumer.id)
         now = self._store.now()
         policy: dict[str, Value] = {"name": name, "created": now, "limits": _as_json(limits), "team": team}
+        policy["addresses"] = ",".join(addresses)
         if models is not None:
             policy["models"] = ",".join(sorted(models))
         await self._table.merge(consumer.id, {_POLICY: policy, key.key_id: _key_row(key, now, expires)})
@@ -78,6 +95,10 @@ class Consumers:
         if model:
             changed = {"model_limits": _as_json({**record.consumer.model_limits, model: limits})}
         await self._table.merge(record.consumer.id, {_POLICY: changed})
+
+    async def change_addresses(self, record: Record, addresses: tuple[str, ...]) -> None:
+        """Replace the networks that a consumer may call from. Effective everywhere within 60 s."""
+        await self._table.merge(record.consumer.id, {_POLICY: {"addresses": ",".join(addresses)}})
 
     async def rotate(self, record: Record, *, grace: float = 0.0) -> str:
         """A new key of the same consumer; the old ones end after `grace` seconds. The new key's text."""
@@ -114,21 +135,69 @@ def _record(consumer_id: str, rows: list[Row]) -> Record | None:
     policy = next((row.properties for row in rows if row.key == _POLICY), None)
     if policy is None:
         return None
-    models = policy.get("models")
+    models, addresses = policy.get("models"), str(policy.get("addresses", ""))
     stored = {
         row.key: msgspec.convert({"id": row.key, **row.properties}, StoredKey, strict=False)
         for row in rows
-        if row.key != _POLICY
+        if "digest" in row.properties
     }
     return Record(
         consumer=Consumer(
             id=consumer_id,
-            name=str(policy["name"]),
+            name=str(policy.get("name", consumer_id)),
             models=frozenset(str(models).split(",")) if models is not None else None,
-            limits=msgspec.json.decode(str(policy.get("limits", "{}")), type=Limits),
+            limits=_limits(consumer_id, str(policy.get("limits", "{}"))),
             team=str(policy.get("team", "")),
-            model_limits=msgspec.json.decode(str(policy.get("model_limits", "{}")), type=dict[str, Limits]),
+            model_limits=_model_limits(consumer_id, str(policy.get("model_limits", "{}"))),
+            addresses=_networks(consumer_id, addresses) if addresses else (),
         ),
         keys=stored,
-        created=float(policy["created"]),
+        created=float(policy.get("created", 0.0)),
     )
+
+
+@functools.lru_cache(maxsize=4096)  # one line in the log for each, not one every 30 s
+def _limits(consumer_id: str, text: str) -> Limits:
+    """A policy's limits. Those that another version of the gateway has written, and this one does not know, cannot be
+    held: they are left out, with a word in the log; the rest holds."""
+    return _known(consumer_id, _decoded(consumer_id, text))
+
+
+@functools.lru_cache(maxsize=4096)
+def _model_limits(consumer_id: str, text: str) -> dict[str, Limits]:
+    return {model: _known(f"{consumer_id} on {model}", own) for model, own in _decoded(consumer_id, text).items()}
+
+
+def _decoded(whose: str, text: str) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError):
+        logger.error("the limits in the policy of %s are no JSON object: the configuration's defaults hold", whose)
+        return {}
+
+
+def _known(whose: str, values: object) -> Limits:
+    known = {}
+    for name, value in values.items() if isinstance(values, dict) else ():
+        try:
+            problem = next(limit_complaints(msgspec.convert({name: value}, Limits)), "")
+        except msgspec.ValidationError as error:
+            problem = str(error)
+        if problem:
+            logger.error("the policy of %s has a limit that is not held: %s: %s", whose, name[:64], problem)
+        else:
+            known[name] = value
+    return msgspec.convert(known, Limits)
+
+
+@functools.lru_cache(maxsize=4096)
+def _networks(whose: str, text: str) -> tuple[str, ...]:
+    """A policy's networks. One that cannot be read allows nobody."""
+    allowed: list[str] = []
+    for part in text.split(","):
+        try:
+            allowed += networks((part,))
+        except ValueError as error:
+            logger.error("the policy of %s has a network that allows nobody: %s", whose, error)
+            allowed.append(_NOWHERE)
+    return tuple(allowed)

@@ -4,6 +4,7 @@ GatewayError                    status  code
 ├── InvalidRequest              400     invalid_request (or a finer code)
 ├── InvalidApiKey               401     invalid_api_key
 ├── ModelNotAllowed             403     model_not_allowed
+├── AddressNotAllowed           403     address_not_allowed
 ├── QuotaExceeded               403     quota_exceeded
 │   └── BudgetExceeded          403     budget_exceeded
 ├── ModelNotFound               404     model_not_found
@@ -67,6 +68,10 @@ class InvalidApiKey(GatewayError):
 
 class ModelNotAllowed(GatewayError):
     status, code, type = 403, "model_not_allowed", "invalid_request_error"
+
+
+class AddressNotAllowed(GatewayError):
+    status, code, type = 403, "address_not_allowed", "invalid_request_error"
 
 
 class ModelNotFound(GatewayError):

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive
 
-from shared import azure_openai, ulid
+from shared import addresses, azure_openai, ulid
 from shared.authentication import Authenticator
 from shared.errors import GatewayError, RequestTooLarge
 from shared.forwarding import Forwarder, ForwardingFailed
@@ -29,7 +29,7 @@ from shared.responses import Client, ClientGone, Ended, JsonResponse, MeteredRes
 from shared.routing import Router
 from shared.spans import Place
 from shared.telemetry import Telemetry
-from shared.types import Attempt, Call, Consumer, Outcome, Target, Usage
+from shared.types import Attempt, Call, ClientAddress, Consumer, Outcome, Target, Usage
 from shared.upstream import UpstreamResponse
 
 logger = logging.getLogger("tollgate.requests")
@@ -63,6 +63,7 @@ class Gateway:
         ledger: Ledger,
         management: Management,
         max_request_bytes: int,
+        client_address: ClientAddress,
         telemetry: Telemetry | None = None,
     ) -> None:
         self._authenticator = authenticator
@@ -72,6 +73,7 @@ class Gateway:
         self._ledger = ledger
         self._management = management
         self._max_request_bytes = max_request_bytes
+        self._client_address = client_address
         self._telemetry = telemetry
 
     async def handle(self, request: Request, traceparent: str | None = None) -> Response:
@@ -102,11 +104,14 @@ class Gateway:
     async def _serve(self, request: Request, arrival: Arrival) -> Response:
         # A plain dict: Starlette's own Headers search the raw list anew at every look.
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.scope["headers"]}
+        address = addresses.of_client(request.scope, self._client_address)
+        if self._limiter.limits_addresses:
+            await self._limiter.admit(address)
         if self._management.owns(arrival.path):
             query = request.scope["query_string"].decode("latin-1")
-            answer = await self._management.answer(arrival.method, arrival.path, query, headers)
+            answer = await self._management.answer(arrival.method, arrival.path, query, headers, address)
             return _own_answer(arrival, answer)
-        consumer = await self._authenticator.authenticate(headers)
+        consumer = await self._authenticator.authenticate(headers, address)
         route = azure_openai.match(arrival.method, arrival.path)
         body = await _read_body(request.receive, headers, self._max_request_bytes)
         call = azure_openai.parse_call(route, request.scope["query_string"].decode("latin-1"), headers, body)

@@ -337,7 +337,8 @@ class Lessee:
 
     def _admit_alone(self, cost: Amounts, now: float) -> None:
         bounds = self.bounds(now)
-        if self.row is None and any(bound and math.isinf(bound.cap) for bound in bounds):
+        unread = self.row is None and any(bound and math.isinf(bound.cap) for bound in bounds)
+        if unread and self.scope.kind != allowances.ADDRESS:  # a caller whose key is known is to be served meanwhile
             raise StoreUnavailable("The store that counts this key's quota is out of reach. Try again shortly.")
         decided = leases.spend_safely(self._safe, bounds, self.row, self._active, self.owed, self.under_way, cost, now)
         if isinstance(decided, Refusal):

@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from shared import allowances, pricing, tokens
+from shared import addresses, allowances, pricing, tokens
 from shared.allowances import Scope
 from shared.config import Configuration, TokenHeaders
 from shared.errors import BudgetExceeded, GatewayError, QuotaExceeded, RateLimitExceeded
@@ -31,7 +31,8 @@ from shared.types import Call, Consumer, Usage
 logger = logging.getLogger("tollgate.limits")
 
 TABLE = "limits"
-_MOST_KEPT = 10_000  # pairs of key and model whose limits are at hand
+_MOST_KEPT = 10_000  # pairs of key and model whose limits are at hand; also client addresses
+_ONE_REQUEST = Amounts(1.0)
 
 Alert = Callable[[Scope, str, int, float], None]
 
@@ -77,8 +78,29 @@ class Limiter:
         self._unpriced: set[str] = set()
         self._held: OrderedDict[tuple[str, str], _Held] = OrderedDict()
         self._experience: OrderedDict[tuple[str, str], Experience] = OrderedDict()
+        self._households: OrderedDict[str, Lessee] = OrderedDict()
         # A lessee that owes something is kept alive by its own timer, so forgetting one loses no settlement.
         self._lessees: weakref.WeakValueDictionary[str, Lessee] = weakref.WeakValueDictionary()
+
+    @property
+    def limits_addresses(self) -> bool:
+        limits = self._settings.addresses
+        return bool(limits.requests_per_minute or limits.request_quota)
+
+    async def admit(self, address: str) -> None:
+        """Count a request of this client address, before anything is known of its caller: who is refused here costs
+        neither a read of keys nor, until the time that it is told, of limits. Raises `RateLimitExceeded` (429) and
+        `QuotaExceeded` (403)."""
+        name, now = addresses.household(address), self._now()
+        lessee = self._households.get(name)
+        if lessee is None:
+            lessee = self._households[name] = self._lessee(allowances.of_address(name, self._settings.addresses))
+            if len(self._households) > _MOST_KEPT:
+                self._households.popitem(last=False)
+        else:
+            self._households.move_to_end(name)
+        if not lessee.spend(_ONE_REQUEST, now):
+            await self._wait((lessee,), (_ONE_REQUEST,), 0, now)
 
     async def reserve(self, consumer: Consumer, call: Call) -> Reservation:
         """Admit a call. Nothing is awaited where the leases at hand cover it.
@@ -223,7 +245,7 @@ class Limiter:
 
     def _report(self, refused: Refused, soft: bool) -> None:
         scope, refusal = refused.scope, refused.refusal
-        self.hits[scope.key.partition(":")[0], refusal.dimension] += 1
+        self.hits[scope.kind, refusal.dimension] += 1
         line = {
             "event": "soft_limit_exceeded" if soft else "limit_exceeded",
             "scope": scope.key,

@@ -63,7 +63,7 @@ class Management:
     def owns(path: str) -> bool:
         return path.startswith(_ROOT) and path.split("/", 3)[2] in _NAMES
 
-    async def answer(self, method: str, path: str, query: str, headers: Mapping[str, str]) -> Any:
+    async def answer(self, method: str, path: str, query: str, headers: Mapping[str, str], address: str) -> Any:
         """What is to be told. Raises `GatewayError`."""
         found = _find(path)
         if found is None:
@@ -72,7 +72,7 @@ class Management:
         known, parameters = found
         asker = None
         if known.own:
-            asker = await self._authenticator.authenticate(headers)
+            asker = await self._authenticator.authenticate(headers, address)
         else:
             self._authorize(headers)
         if method != "GET":

@@ -62,9 +62,27 @@ class Limits(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     estimate: Literal["max", "learned"] | None = None
 
 
+class AddressLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What may come from one client address, whatever key is sent. None or 0: no limit."""
+
+    requests_per_minute: int | None = None
+    request_quota: int | None = None
+    request_quota_period: Period = "day"
+    time_zone: str = "UTC"
+
+
+class ClientAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who is believed about a caller's address. `header` None: the server that listens. Else the proxy that wrote the
+    entry of this header at `hops` from its end: so many proxies of the operator's own have each added one."""
+
+    header: str | None = None
+    hops: int = 1
+
+
 class Consumer(msgspec.Struct, frozen=True):
     """Who calls. `models` None: every model of the configuration. `product` is the caller's own word, for the records;
-    `team` is the operator's: its keys share limits. `model_limits` hold beside `limits`, per model."""
+    `team` is the operator's: its keys share limits. `model_limits` hold beside `limits`, per model. `addresses`: the
+    networks it may call from; none: any."""
 
     id: str
     name: str
@@ -73,6 +91,7 @@ class Consumer(msgspec.Struct, frozen=True):
     product: str = ""
     team: str = ""
     model_limits: dict[str, Limits] = {}
+    addresses: tuple[str, ...] = ()
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,6 +1,8 @@
 """Keys to consumers: from memory where possible, revoked within a minute, never refused for the store's trouble."""
 
 import asyncio
+import json
+import logging
 
 import pytest
 
@@ -213,3 +215,36 @@ async def test_the_key_may_come_in_any_of_three_headers_and_the_one_with_its_sha
     for headers in ({}, {"authorization": "Basic abc"}, {"authorization": "Bearer "}, {"api-key": "sk-x"}):
         with pytest.raises(InvalidApiKey):
             await ask(headers)
+
+
+async def test_what_another_version_wrote_into_a_policy_is_left_out_with_a_word(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    house = House()
+    consumer, key = await house.new()
+    limits = {"requests_per_minute": 5, "pages_per_fortnight": 3, "tokens_per_minute": "many", "time_zone": "Mars/Base"}
+    written = {
+        "limits": json.dumps(limits),
+        "model_limits": json.dumps({"gpt-4o": {"max_concurrent": 2, "estimate": "exact"}, "o1": 3}),
+    }
+    await house.store.table("consumers").merge(consumer.id, {"policy": written, "seal": {"kind": "newer"}})
+    with caplog.at_level(logging.ERROR, "tollgate.consumers"):
+        known = await house.who(key)
+    assert known.limits == Limits(requests_per_minute=5)
+    assert known.model_limits == {"gpt-4o": Limits(max_concurrent=2), "o1": Limits()}
+    for word in ("pages_per_fortnight", "tokens_per_minute", "Mars/Base", "estimate"):
+        assert word in caplog.text
+    caplog.clear()
+    assert [record.consumer for record in await house.consumers.all()] == [known]
+    assert not caplog.records  # once, not with every reading
+
+
+@pytest.mark.parametrize("text", ["no json", "[]", '"x"', "[" * 100_000])
+async def test_a_policy_that_cannot_be_read_leaves_the_defaults(text: str, caplog: pytest.LogCaptureFixture) -> None:
+    house = House()
+    consumer, key = await house.new()
+    await house.store.table("consumers").merge(
+        consumer.id, {"policy": {"limits": text[:30_000], "model_limits": text[:30_000]}}
+    )
+    assert (await house.who(key)).limits == Limits()
+    assert "are no JSON object" in caplog.text
