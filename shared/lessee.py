@@ -22,6 +22,7 @@ from shared.stores import Table
 logger = logging.getLogger("tollgate.limits")
 
 PATIENCE = 0.3  # seconds that a call waits for the table
+_SLICES = 10  # of it: a loop that is busy with a thousand calls at once must have had the chance to hear the answer
 _TRIES = 8
 _JITTER = 0.01  # seconds; doubles with every write that somebody else was first in
 _LONGEST_MEMORY = 5.0  # seconds for which a refusal holds without asking the table again
@@ -227,7 +228,7 @@ class Lessee:
         waiter = _Waiter(cost, loop.create_future(), now)
         self._waiting.append(waiter)
         if self._patience is None:
-            self._patience = loop.call_later(PATIENCE, self._lose_patience)
+            self._patience = loop.call_later(PATIENCE / _SLICES, self._lose_patience, _SLICES - 1)
         self._start()
         try:
             await waiter.admitted
@@ -346,10 +347,14 @@ class Lessee:
         self._safe = decided
         self.overdraw(cost)
 
-    def _lose_patience(self) -> None:
-        """Nobody waits longer: those in the queue are judged without the table."""
+    def _lose_patience(self, slices: int) -> None:
+        """After so many more slices nobody waits longer: those in the queue are judged without the table."""
         self._patience = None
         if not self._waiting:
+            return
+        if slices:
+            loop = asyncio.get_running_loop()
+            self._patience = loop.call_later(PATIENCE / _SLICES, self._lose_patience, slices - 1)
             return
         now = self._now()
         if self._heard_at >= self._waiting[0].since:  # it answers, but others write the row all the time
