@@ -1,0 +1,157 @@
+"""`make bench-telemetry`: CPU of a call's telemetry in the event loop, and of what is exported of it in the thread.
+
+It asks the objects that the gateway asks, and takes off what a call does anyway. Kept calls go to a receiver in another
+process, by the real exporters; everything that this process spends on that is counted.
+"""
+
+import argparse
+import asyncio
+import logging
+import multiprocessing
+import os
+import time
+from multiprocessing.connection import Connection
+
+from shared import azure_openai, spans, ulid
+from shared.config import TelemetrySettings
+from shared.exporting import Sender
+from shared.telemetry import Batch, Telemetry, Vitals
+from shared.types import Attempt, Backend, Call, Consumer, Outcome, Target, Usage
+from tests.telemetry_receivers import Receivers
+
+BUDGET = 40.0  # µs for each call, with sampling on
+CALLS_PER_SECOND = 500.0  # of the load that is imagined: what a core serves
+
+_BACKENDS = [
+    Backend(name=n, endpoint=f"https://{n}.openai.azure.com", region=n, models={}) for n in ("sweden", "japan")
+]
+_TARGETS = [Target(backend, "gpt-4o", "gpt-4o-prod") for backend in _BACKENDS]
+_HEADER = f"00-{'ab' * 16}-{'cd' * 8}-01"
+_LINE = '{"request":"01M7YZSZPWHAPBSD1FQ9JFR7JP","consumer":"vmznc9b34r","model":"gpt-4o","status":200,"ms":4}'
+
+
+class Nowhere:
+    """Takes batches and forgets them."""
+
+    busy = False
+
+    def send(self, batch: Batch) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+
+def one_call(telemetry: Telemetry, logger: logging.Logger, call: Call, consumer: Consumer, *, failed: bool) -> None:
+    """All that telemetry does in the path of a call."""
+    started = time.monotonic()
+    where = telemetry.begin(ulid.new(time.time()), started, _HEADER)
+    attempts: tuple[Attempt, ...] = (Attempt(_TARGETS[1], 200, "", 2.0, started=started),)
+    if failed:
+        attempts = (Attempt(_TARGETS[0], 500, "status 500", 1.0, started=started), *attempts)
+    usage = Usage(input_tokens=900, output_tokens=300, cached_input_tokens=512, reasoning_tokens=64)
+    outcome = Outcome(status=200, usage=usage, attempts=attempts, served_by=_TARGETS[1], first_byte_ms=1, total_ms=3)
+    telemetry.ended(where, consumer, call, outcome)
+    logger.info(_LINE)
+
+
+def bare(logger: logging.Logger) -> None:
+    """What a call does anyway, to be taken off: its values and its log line."""
+    started = time.monotonic()
+    ulid.new(time.time())
+    attempts = (Attempt(_TARGETS[1], 200, "", 2.0, started=started),)
+    usage = Usage(input_tokens=900, output_tokens=300, cached_input_tokens=512, reasoning_tokens=64)
+    Outcome(status=200, usage=usage, attempts=attempts, served_by=_TARGETS[1], first_byte_ms=1, total_ms=3)
+    logger.info(_LINE)
+
+
+async def in_the_loop(calls: int, per_second: float) -> float:
+    """µs of a call; `per_second` are kept of `CALLS_PER_SECOND`."""
+    clock = iter(range(10**9))
+    telemetry = Telemetry(Nowhere(), per_second, 60, lambda: next(clock) / CALLS_PER_SECOND / 2, time.time)
+    body = b'{"model":"gpt-4o","stream":true,"messages":[]}'
+    route = azure_openai.match("POST", "/v1/chat/completions")
+    call = azure_openai.parse_call(route, "", {}, body)
+    consumer, logger = Consumer("vmznc9b34r", "bench"), logging.getLogger("tollgate.requests")
+    logging.getLogger("tollgate").setLevel(logging.INFO)
+    logging.getLogger("tollgate").propagate = False
+    null = logging.NullHandler()
+    logging.getLogger("tollgate").addHandler(null)
+    began = time.process_time()
+    for _ in range(calls):
+        bare(logger)
+    without = time.process_time() - began
+    telemetry.start(lambda: Vitals(0, 0, False, {}, {}))
+    began = time.process_time()
+    for number in range(calls):
+        one_call(telemetry, logger, call, consumer, failed=number % 100 == 0)
+    spent = time.process_time() - began
+    await telemetry.stop()
+    logging.getLogger("tollgate").removeHandler(null)
+    return (spent - without) / calls * 1e6
+
+
+def receive(pipe: Connection) -> None:
+    with Receivers() as receivers:
+        pipe.send((receivers.connection_string, receivers.url))
+        pipe.recv()
+
+
+async def exported(kept: int, settings: TelemetrySettings) -> float:
+    """µs of CPU for a kept call with one try and its line, from the queue to the socket."""
+    sender = Sender(settings, "bench")
+    call = azure_openai.parse_call(
+        azure_openai.match("POST", "/v1/chat/completions"), "", {}, b'{"model":"gpt-4o","messages":[]}'
+    )
+    usage = Usage(input_tokens=900, output_tokens=300)
+
+    async def flush(count: int) -> None:
+        found: list[spans.Span] = []
+        for _ in range(count):
+            now = time.monotonic()
+            where = spans.place(ulid.new(time.time()), now, "")
+            attempts = (Attempt(_TARGETS[1], 200, "", 2.0, started=now),)
+            outcome = Outcome(status=200, usage=usage, attempts=attempts, served_by=_TARGETS[1])
+            found += spans.of_call(where, Consumer("vmznc9b34r", "b"), call, outcome, now, time.time() - now, 7)
+        sender.send(Batch(found))
+        while sender.busy:  # noqa: ASYNC110 - a thread's queue
+            await asyncio.sleep(0.01)
+
+    await flush(1)  # what is imported and connected
+    began = time.process_time()
+    for _ in range(10):
+        await flush(kept // 10)
+    spent = time.process_time() - began
+    await sender.close()
+    return spent / kept * 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--calls", type=int, default=50_000)
+    arguments = parser.parse_args()
+    ours, theirs = multiprocessing.Pipe()
+    receiver = multiprocessing.get_context("spawn").Process(target=receive, args=(theirs,))
+    receiver.start()
+    connection_string, url = ours.recv()
+    dropped = asyncio.run(in_the_loop(arguments.calls, 0.0))
+    sampled = asyncio.run(in_the_loop(arguments.calls, 1.0))
+    everything = asyncio.run(in_the_loop(arguments.calls // 10, 1e9))
+    azure = asyncio.run(exported(2000, TelemetrySettings(connection_string=connection_string)))
+    os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = url
+    otlp = asyncio.run(exported(2000, TelemetrySettings(otlp=True)))
+    ours.send(None)
+    receiver.join()
+    print(f"CPU in the event loop, of a call, {arguments.calls} calls:")
+    print(f"  not kept                              {dropped:6.1f} µs")
+    print(f"  1 of {CALLS_PER_SECOND:.0f} calls a second kept           {sampled:6.1f} µs")
+    print(f"  all kept                              {everything:6.1f} µs")
+    print("CPU in the thread, of a kept call (two spans):")
+    print(f"  Application Insights                  {azure:6.1f} µs")
+    print(f"  OTLP                                  {otlp:6.1f} µs")
+    share = 2 / CALLS_PER_SECOND  # a trace of calls that went well and one of others, each second
+    print(f"Together, with sampling on: {sampled + azure * share:.1f} µs of CPU a call (budget {BUDGET:.0f})")
+
+
+if __name__ == "__main__":
+    main()
