@@ -26,6 +26,7 @@ from shared.ledger import Ledger
 from shared.limiter import Limiter
 from shared.management import Management
 from shared.overflow import Overflow
+from shared.readiness import ReadinessCheck
 from shared.rotation import TABLE as ROTATION
 from shared.rotation import Rotation
 from shared.routing import Router
@@ -109,6 +110,7 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
             management,
             configuration.max_request_bytes,
             configuration.client_address,
+            ReadinessCheck(store, router.unusable),
             telemetry,
         )
         if telemetry is not None:

@@ -20,11 +20,12 @@ from starlette.types import Receive
 
 from shared import addresses, azure_openai, ulid
 from shared.authentication import Authenticator
-from shared.errors import GatewayError, RequestTooLarge
+from shared.errors import GatewayError, InvalidApiKey, RequestTooLarge
 from shared.forwarding import Forwarder, ForwardingFailed
 from shared.ledger import Entry, Ledger
 from shared.limiter import Limiter, Reservation
 from shared.management import Document, Management
+from shared.readiness import ReadinessCheck, is_internal
 from shared.responses import Client, ClientGone, Ended, JsonResponse, MeteredResponse, refusal
 from shared.routing import Router
 from shared.spans import Place
@@ -64,6 +65,7 @@ class Gateway:
         management: Management,
         max_request_bytes: int,
         client_address: ClientAddress,
+        readiness: ReadinessCheck,
         telemetry: Telemetry | None = None,
     ) -> None:
         self._authenticator = authenticator
@@ -74,6 +76,7 @@ class Gateway:
         self._management = management
         self._max_request_bytes = max_request_bytes
         self._client_address = client_address
+        self._readiness = readiness
         self._telemetry = telemetry
 
     async def handle(self, request: Request, traceparent: str | None = None) -> Response:
@@ -105,6 +108,8 @@ class Gateway:
         # A plain dict: Starlette's own Headers search the raw list anew at every look.
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.scope["headers"]}
         address = addresses.of_client(request.scope, self._client_address)
+        if arrival.path == "/readyz":
+            return await self._ready(address, headers)
         if self._limiter.limits_addresses:
             await self._limiter.admit(address)
         if self._management.owns(arrival.path):
@@ -137,6 +142,17 @@ class Gateway:
             told = self._limiter.token_headers(reservation, consumed.input_tokens + consumed.output_tokens)
             response.headers.update(told)
         return response
+
+    async def _ready(self, address: str, headers: Mapping[str, str]) -> Response:
+        """200 or 503; what is wrong is told to those with the management key."""
+        operator = self._management.opens(headers)
+        if not operator and not is_internal(address, headers):
+            raise InvalidApiKey("/readyz answers the management key, and probes from beside the gateway.")
+        found = await self._readiness()
+        told: dict[str, Any] = {"status": "ready" if found.ready else "not ready"}
+        if operator:
+            told |= {"store": found.store or "ok", "models_without_backend": found.models}
+        return JsonResponse(told, 200 if found.ready else 503)
 
     async def _forward(
         self,

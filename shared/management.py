@@ -97,6 +97,14 @@ class Management:
         lines = await limits_report.report(self._store, allowances.of_all((record.consumer,), self._configuration))
         return {"id": record.consumer.id, "name": record.consumer.name, "limits": lines}
 
+    def opens(self, headers: Mapping[str, str]) -> bool:
+        """Whether these are the operator's."""
+        try:
+            self._authorize(headers)
+        except InvalidApiKey:
+            return False
+        return True
+
     def _authorize(self, headers: Mapping[str, str]) -> None:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         given = token.strip() if scheme.lower() == "bearer" else headers.get("api-key", "")

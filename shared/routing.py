@@ -62,6 +62,15 @@ class Router:
             raise ModelNotAllowed(f"This key may not use the model {name!r}. It may use: {allowed}.", param="model")
         return model
 
+    def unusable(self) -> list[str]:
+        """The models without a backend that could be called now."""
+        now, health = self._breakers.clock(), self._breakers.health
+        return [
+            model
+            for model, groups in self._groups.items()
+            if not any(health(target).usable_at(now) for group in groups for target in group.orders[0])
+        ]
+
     def candidates(self, consumer: Consumer, call: Call, binding: Binding = UNBOUND) -> list[Target]:
         """The targets to be tried, best first, never empty: usable ones by priority and rotation, then the fallback
         models' ones; behind them, for a call that would fail otherwise, those that are left alone at the moment.

@@ -273,8 +273,8 @@ class TestWhatIsDeclared:
         (port,) = container["ports"]
         assert port["containerPort"] == int(expose)
         assert service["ports"][0]["targetPort"] == port["name"]
-        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-            assert container[probe]["httpGet"] == {"path": "/healthz", "port": port["name"]}
+        for probe, path in (("startupProbe", "/readyz"), ("readinessProbe", "/healthz"), ("livenessProbe", "/healthz")):
+            assert container[probe]["httpGet"] == {"path": path, "port": port["name"]}
         (user,) = layout.instruction("gateway", "USER")
         assert pod["securityContext"]["runAsUser"] == int(user)
         pause = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
