@@ -33,6 +33,7 @@ from shared.routing import Router
 from shared.stores import Store
 from shared.stores.timed import TimedStore
 from shared.telemetry import Telemetry, Vitals
+from shared.tokenizer import Tokenizer
 from shared.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -95,6 +96,8 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
         stack.push_async_callback(ledger.stop)
         recovering = asyncio.ensure_future(ledger.recover())
         stack.callback(recovering.cancel)
+        tokenizer = Tokenizer()
+        stack.push_async_callback(tokenizer.stop)
         authenticator = Authenticator(Consumers(store), store.now)
         alerts = Alerts(settings.webhook)
         stack.push_async_callback(alerts.stop)
@@ -107,6 +110,7 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
             router,
             forwarder,
             ledger,
+            tokenizer,
             management,
             configuration.max_request_bytes,
             configuration.client_address,

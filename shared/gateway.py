@@ -30,6 +30,7 @@ from shared.responses import Client, ClientGone, Ended, JsonResponse, MeteredRes
 from shared.routing import Router
 from shared.spans import Place
 from shared.telemetry import Telemetry
+from shared.tokenizer import Tokenizer, is_estimated
 from shared.types import Attempt, Call, ClientAddress, Consumer, Outcome, Target, Usage
 from shared.upstream import UpstreamResponse
 
@@ -62,6 +63,7 @@ class Gateway:
         router: Router,
         forwarder: Forwarder,
         ledger: Ledger,
+        tokenizer: Tokenizer,
         management: Management,
         max_request_bytes: int,
         client_address: ClientAddress,
@@ -73,6 +75,7 @@ class Gateway:
         self._router = router
         self._forwarder = forwarder
         self._ledger = ledger
+        self._tokenizer = tokenizer
         self._management = management
         self._max_request_bytes = max_request_bytes
         self._client_address = client_address
@@ -160,7 +163,7 @@ class Gateway:
         call: Call,
         targets: list[Target],
         client: Client,
-        account: Callable[[Outcome], asyncio.Future[None]],
+        account: Callable[[Outcome, str], asyncio.Future[None]],
     ) -> Response:
         """The answer of the first target that gives one; accounted for also when none does."""
         failure: Outcome | None = Outcome(status=500, ended="cut")
@@ -186,7 +189,7 @@ class Gateway:
             if failure is not None:
                 if upstream is not None:
                     upstream.close()
-                account(failure)
+                account(failure, "")
 
     def _models(self, arrival: Arrival, consumer: Consumer, call: Call) -> Response:
         """The models of this key, from the configuration."""
@@ -204,8 +207,25 @@ class Gateway:
         entry: Entry,
         reservation: Reservation,
         outcome: Outcome,
+        said: str,
     ) -> asyncio.Future[None]:
-        """Put the end of a call on record. Returns at once; the future is done when the row is in the table."""
+        """Put the end of a call on record. Returns at once; the future is done when the row is in the table.
+
+        What is estimated is counted first; `said` is the text of the answer, as far as it came."""
+        if is_estimated(outcome):
+            book = partial(self._book, arrival, consumer, call, entry, reservation)
+            return self._tokenizer.correct(outcome, call.body, said, book)
+        return self._book(arrival, consumer, call, entry, reservation, outcome)
+
+    def _book(
+        self,
+        arrival: Arrival,
+        consumer: Consumer,
+        call: Call,
+        entry: Entry,
+        reservation: Reservation,
+        outcome: Outcome,
+    ) -> asyncio.Future[None]:
         for number, attempt in enumerate(outcome.attempts, 1):
             if attempt.usage is not None:
                 self._ledger.charge(entry, number, attempt)
@@ -262,12 +282,12 @@ def _answer(
     model: str,
     upstream: UpstreamResponse,
     client: Client,
-    account: Callable[[Outcome], asyncio.Future[None]],
+    account: Callable[[Outcome, str], asyncio.Future[None]],
 ) -> MeteredResponse:
     """What relays an upstream's answer and tells `account` how that ended. `model`: the one that was asked for."""
     first_byte_ms = arrival.milliseconds()
 
-    def close(usage: Usage, ended: Ended) -> asyncio.Future[None]:
+    def close(usage: Usage, ended: Ended, said: str) -> asyncio.Future[None]:
         return account(
             Outcome(
                 status=upstream.status,
@@ -277,7 +297,8 @@ def _answer(
                 first_byte_ms=round(first_byte_ms),
                 total_ms=round(arrival.milliseconds()),
                 ended=ended,
-            )
+            ),
+            said,
         )
 
     headers = upstream.headers | _gateway_headers(arrival, upstream.attempts, model)

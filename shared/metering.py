@@ -10,6 +10,7 @@ from shared import sse
 from shared.azure_openai import error_code
 from shared.types import Usage
 
+_MOST_WORDS = 1_000_000  # characters of a stream's text that are kept while it runs: more than any model answers
 _MAX_EVENT = 16 * 1024 * 1024  # bytes; the largest true ones hold an image
 _USAGE_TAIL = 4096
 _USAGE_KEY = re.compile(rb'"usage"\s*:\s*(?=\{)')
@@ -101,7 +102,7 @@ def _characters_in(body: bytes) -> int:
         choices = _decode_choices(body).choices
     except _UNREADABLE:
         return 0
-    return sum(_spoken(piece) for choice in choices for piece in _pieces(choice))
+    return sum(len(_words(piece)) for choice in choices for piece in _pieces(choice))
 
 
 class BodyMeter:
@@ -122,6 +123,9 @@ class BodyMeter:
 
     def finish(self) -> bytes:
         return b""
+
+    def said(self) -> str:
+        return ""
 
     def result(self, input_estimate: int) -> Usage:
         """The usage at the end of what has passed, else an estimate."""
@@ -158,6 +162,7 @@ class StreamMeter:
         self._tail: list[bytes] = []  # the beginning of an event whose end has not come, in pieces
         self._length = 0  # of the tail, in bytes
         self._kept = b""  # the end marker
+        self._words: list[str] = []
         self._characters = 0
         self._pieces = 0
 
@@ -199,6 +204,10 @@ class StreamMeter:
         output = max(self._characters // 4, min(self._pieces, self._characters))
         return Usage(input_tokens=input_estimate, output_tokens=output, estimated=True)
 
+    def said(self) -> str:
+        """The text that has passed, for its tokens to be counted; "" where it is too long to be kept."""
+        return "".join(self._words) if self._characters <= _MOST_WORDS else ""
+
     def _read(self, event: bytes) -> bool:
         """Take note of a whole event; whether it is the caller's to see now."""
         data = sse.payload(event)
@@ -226,8 +235,13 @@ class StreamMeter:
     def _note(self, choice: _Choice) -> None:
         """Any piece of an answer commits the stream, of whatever kind it is: words, calls of tools, sound."""
         if pieces := _pieces(choice):
-            self._characters += sum(map(_spoken, pieces))
+            words = "".join(map(_words, pieces))
+            self._characters += len(words)
             self._pieces += 1
+            if self._characters <= _MOST_WORDS:
+                self._words.append(words)
+                if len(self._words) > 1000:
+                    self._words = ["".join(self._words)]
         if pieces or choice.finish_reason:
             self.committed = True
 
@@ -238,12 +252,12 @@ def _pieces(choice: _Choice) -> list[Any]:
     return [*pieces, choice.text] if choice.text else pieces
 
 
-def _spoken(piece: Any) -> int:
-    """Characters of text in a piece: itself, the arguments of calls of tools, or the words to a sound."""
+def _words(piece: Any) -> str:
+    """The text in a piece: itself, the arguments of calls of tools, or the words to a sound."""
     if isinstance(piece, str):
-        return len(piece)
+        return piece
     if isinstance(piece, list):
-        return sum(map(_spoken, piece))
+        return "".join(map(_words, piece))
     if isinstance(piece, dict):
-        return sum(_spoken(piece.get(name)) for name in ("arguments", "function", "transcript"))
-    return 0
+        return "".join(_words(piece.get(name)) for name in ("name", "arguments", "function", "transcript"))
+    return ""

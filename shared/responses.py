@@ -91,13 +91,14 @@ class Client:
 _LAST_WORD = 5.0  # seconds to tell a caller that its answer broke off
 
 Ended = Literal["complete", "hung_up", "cut"]
-Account = Callable[[Usage, Ended], asyncio.Future[None]]
+Account = Callable[[Usage, Ended, str], asyncio.Future[None]]
 
 
 class MeteredResponse(Response):
     """Relays an upstream's answer byte for byte, and accounts for it exactly once on whatever way it ends.
 
-    `account` takes note at once and returns a future that is done when the note is in the table. The last byte waits
+    `account` is given the usage, how the answer ended and, where the usage is an estimate, the text that has passed. It
+    takes note at once and returns a future that is done when the note is in the table. The last byte waits
     for that, so that no caller has an answer in full that is not on record. Accounting happens in `__call__`, not in a
     generator: one that never starts never reaches its own `finally`.
     """
@@ -176,7 +177,7 @@ class MeteredResponse(Response):
         """The upstream failed after the commitment: an event stream says so; any other body is left unfinished, so that
         the connection closes early and nobody takes it for whole."""
         self._upstream.close()
-        await self._note("cut")
+        await asyncio.wait((self._note("cut"),), timeout=_LAST_WORD)
         if self._upstream.meter.event_stream:
             with contextlib.suppress(TimeoutError):  # a caller that does not read is not waited for
                 async with asyncio.timeout(_LAST_WORD):
@@ -186,5 +187,8 @@ class MeteredResponse(Response):
         self._accounted = True
         upstream = self._upstream
         if upstream.complete:
-            return self._account(metering.usage_in_answer(upstream.status, upstream.head, self._input_estimate), ended)
-        return self._account(upstream.meter.result(self._input_estimate), ended)
+            usage, said = metering.usage_in_answer(upstream.status, upstream.head, self._input_estimate), ""
+        else:
+            usage = upstream.meter.result(self._input_estimate)
+            said = upstream.meter.said() if usage.estimated else ""
+        return self._account(usage, ended, said)

@@ -20,7 +20,7 @@ def the_row(system: System, key: str) -> dict[str, Any]:
         rows[:] = system.usage_rows(key)
         return len(rows) == 1 and "e_ended" in rows[0]
 
-    eventually(written)
+    eventually(written, 15.0)  # the first one waits for the tokenizer to be loaded
     return rows[0]
 
 
@@ -95,8 +95,8 @@ def test_who_leaves_in_the_middle_of_a_stream_is_still_billed(
     assert told["chunks_sent"] < chunks + 100
     row = the_row(gateway, key)
     assert (row["e_ended"], row["e_est"], row["e_status"]) == ("hung_up", True, 200)
-    assert 0.5 * 2 * chunks <= row["e_output"] <= 2 * told["output_tokens"]
-    assert 0.3 * told["input_tokens"] <= row["e_input"] <= 6 * told["input_tokens"]
+    assert 2 * chunks - 2 <= row["e_output"] <= told["output_tokens"]  # a word is a token to both
+    assert row["e_input"] == 13  # by OpenAI's tokenizer; the simulator has one of its own
     gateway.no_invocation_is_left()
 
 
@@ -157,7 +157,7 @@ def test_many_who_leave_leave_no_connection_and_no_task_behind(gateway: System, 
     assert crowd() <= first + 2
     assert first < 30
     gateway.no_invocation_is_left()
-    eventually(lambda: sum("e_ended" in row for row in gateway.usage_rows(key)) == 60)
+    eventually(lambda: sum("e_ended" in row for row in gateway.usage_rows(key)) == 60, 15.0)
     usage = gateway.usage_of(key)
     assert (usage["requests"], usage["estimated"]) == (60, 60)
     assert usage["output_tokens"] == sum(row["e_output"] for row in gateway.usage_rows(key))
