@@ -14,7 +14,7 @@ import msgspec
 from shared import references
 from shared.bodies import Fields, rewrite, rewrite_below, top_level
 from shared.errors import InvalidRequest, MethodNotAllowed, UnknownPath
-from shared.types import Backend, Call, Operation, Reference, Surface, Target
+from shared.types import Backend, Call, FallbackReason, Operation, Reference, Surface, Target
 
 _BELOW_DEPLOYMENT = ("chat/completions", "completions", "embeddings", "audio/", "images/")
 
@@ -412,6 +412,12 @@ def token_scope(backend: Backend, *, v1: bool) -> str:
     return backend.token_scope or (V1_SCOPE if v1 else CLASSIC_SCOPE)
 
 
+_REFUSALS: dict[str, FallbackReason] = {
+    "context_length_exceeded": "context_window",
+    "content_filter": "content_filter",
+    "content_policy_violation": "content_filter",
+}
+
 Kind = Literal["ok", "caller", "ours", "capacity", "server"]
 
 
@@ -440,18 +446,19 @@ def error_code(body: bytes) -> str:
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds to wait that a 429 tells: the milliseconds first, being exact, then seconds, then the limits' resets."""
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        if (seconds := _number(headers.get(name))) is not None:
+        if (seconds := number(headers.get(name))) is not None:
             return seconds * unit
     resets = [
-        _number((headers.get(f"x-ratelimit-reset-{what}") or "").removesuffix("s")) for what in ("tokens", "requests")
+        number((headers.get(f"x-ratelimit-reset-{what}") or "").removesuffix("s")) for what in ("tokens", "requests")
     ]
     return max((seconds for seconds in resets if seconds is not None), default=None)
 
 
-def has_room(headers: Mapping[str, str]) -> bool:
-    """Whether a 429 says that tokens and requests are left: this request alone was too large."""
-    left = [_number(headers.get(f"x-ratelimit-remaining-{what}")) for what in ("tokens", "requests")]
-    return all(number is not None and number > 0 for number in left)
+def refusal(status: int, body: bytes) -> FallbackReason | None:
+    """Why an answer refuses a call that another model may take."""
+    if status != 400:
+        return None
+    return _REFUSALS.get(error_code(body))
 
 
 def returned_headers(headers: Mapping[str, str]) -> dict[str, str]:
@@ -517,7 +524,7 @@ def _usage_edit(fields: Fields, call: Call) -> dict[str, bytes]:
     return {"stream_options": msgspec.json.encode(options | {"include_usage": True})}
 
 
-def _number(text: str | None) -> float | None:
+def number(text: str | None) -> float | None:
     try:
         number = float(text) if text else -1.0
     except ValueError:

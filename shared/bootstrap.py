@@ -16,12 +16,15 @@ from shared import config, limits_upkeep, rollup, ulid
 from shared.alerts import Alerts
 from shared.authentication import Authenticator
 from shared.azure_openai import token_scope
+from shared.backends_report import BackendsReport
 from shared.circuit_breaker import Breakers
 from shared.config import Configuration, LedgerSettings, Settings, Storage
 from shared.consumers import Consumers
 from shared.credentials import Credentials, azure_credential
 from shared.forwarding import Forwarder
 from shared.gateway import Gateway
+from shared.health import TABLE as HEALTH
+from shared.health import SharedHealth
 from shared.ledger import Ledger
 from shared.limiter import Limiter
 from shared.management import Management
@@ -30,6 +33,7 @@ from shared.readiness import ReadinessCheck
 from shared.rotation import TABLE as ROTATION
 from shared.rotation import Rotation
 from shared.routing import Router
+from shared.shadowing import Shadows
 from shared.stores import Store
 from shared.stores.timed import TimedStore
 from shared.telemetry import Telemetry, Vitals
@@ -93,6 +97,8 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
         upstream = await stack.enter_async_context(Upstream(credentials, breakers, configuration.timeouts))
         forwarder = Forwarder(upstream, breakers, router, configuration.timeouts)
         ledger = Ledger(store, configuration.ledger.durability, _overflow(configuration.ledger, tables.endpoint))
+        health = SharedHealth(store.table(HEALTH), breakers, store.now, rng, ledger.instance)
+        stack.push_async_callback(health.close)
         stack.push_async_callback(ledger.stop)
         recovering = asyncio.ensure_future(ledger.recover())
         stack.callback(recovering.cancel)
@@ -103,12 +109,16 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
         stack.push_async_callback(alerts.stop)
         limiter = Limiter(store, configuration, alerts)
         stack.push_async_callback(limiter.stop)
-        management = Management(store, configuration, limiter, authenticator, settings.management_key)
+        backends = BackendsReport(configuration, breakers, health, ledger.instance)
+        management = Management(store, configuration, limiter, authenticator, backends, settings.management_key)
+        shadows = Shadows(upstream, breakers, ledger, configuration.timeouts)
+        stack.push_async_callback(shadows.close)
         gateway = Gateway(
             authenticator,
             limiter,
             router,
             forwarder,
+            shadows,
             ledger,
             tokenizer,
             management,

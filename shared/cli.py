@@ -23,7 +23,7 @@ from shared.config import limit_complaints
 from shared.consumers import Consumers, Record, when
 from shared.errors import ConfigurationError, StoreUnavailable
 from shared.stores import Store
-from shared.types import Limits
+from shared.types import ANYWHERE, Access, Backend, Limits
 
 cli = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Tollgate's command line."
@@ -67,6 +67,18 @@ AddressesOption = Annotated[
     str | None,
     typer.Option(help="Networks it may call from, separated by commas, e.g. 10.0.0.0/8,2001:db8::/32; any: all."),
 ]
+RegionsOption = Annotated[
+    str | None, typer.Option(help="Regions its calls may go to, separated by commas; all: any region.")
+]
+DataZonesOption = Annotated[
+    str | None, typer.Option(help="Data zones its calls may go to, separated by commas; all: any zone.")
+]
+PinOption = Annotated[
+    bool | None, typer.Option("--pin/--no-pin", help="It may choose the backend by the header x-gateway-backend.")
+]
+ExplainOption = Annotated[
+    bool | None, typer.Option("--explain/--no-explain", help="It may ask why a call went where it went.")
+]
 
 
 @keys.command()
@@ -84,6 +96,10 @@ def create(
     time_zone: ZoneOption = None,
     soft: SoftOption = None,
     estimate: EstimateOption = None,
+    regions: RegionsOption = None,
+    data_zones: DataZonesOption = None,
+    pin: PinOption = None,
+    explain: ExplainOption = None,
     team: Annotated[str, typer.Option(help="The team of the configuration whose limits it shares.")] = "",
     models: Annotated[str | None, typer.Option(help="Models it may use, separated by commas; default: all.")] = None,
     addresses: AddressesOption = None,
@@ -93,7 +109,7 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Make a consumer and its first key, which is shown once."""
-    limits = _limits(locals())
+    limits, access = _limits(locals()), _access(ANYWHERE, regions, data_zones, pin, explain)
     name = name.strip()
     if not name or len(name) > 128 or not name.isprintable():
         _fail("NAME: expected 1 to 128 printable characters")
@@ -104,7 +120,7 @@ def create(
 
     async def run(store: Store) -> None:
         consumer, text = await Consumers(store).create(
-            name, models=allowed, limits=limits, expires=ends, team=team, addresses=from_where
+            name, models=allowed, limits=limits, expires=ends, team=team, addresses=from_where, access=access
         )
         _show_key(consumer.id, text, name, as_json)
 
@@ -127,13 +143,18 @@ def change_limits(
     soft: SoftOption = None,
     estimate: EstimateOption = None,
     addresses: AddressesOption = None,
+    regions: RegionsOption = None,
+    data_zones: DataZonesOption = None,
+    pin: PinOption = None,
+    explain: ExplainOption = None,
     model: Annotated[str, typer.Option(help="Hold these limits on this model, beside those of the key.")] = "",
     clear: Annotated[
         bool, typer.Option("--clear", help="Forget those it has: what is not given is as configured.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Change a consumer's limits, or where it may call from. Effective everywhere within 60 seconds."""
+    """Change a consumer's limits, where it may call from, or where its calls may go. Effective everywhere within
+    60 seconds."""
     given, from_where = _limits(locals()), _networks(addresses)
     if model:
         _models(model)
@@ -144,15 +165,19 @@ def change_limits(
         consumer = record.consumer
         old = Limits() if clear else consumer.model_limits.get(model, Limits()) if model else consumer.limits
         limits = allowances.merged(old, given)
+        access = _access(consumer.access, regions, data_zones, pin, explain)
         await Consumers(store).change_limits(record, limits, model)
         if from_where is not None:
             await Consumers(store).change_addresses(record, from_where)
         allowed = consumer.addresses if from_where is None else from_where
+        if access != consumer.access:
+            await Consumers(store).change_access(record, access)
         answer = {
             "id": consumer.id,
             "name": consumer.name,
             "limits": msgspec.to_builtins(limits),
             "addresses": list(allowed),
+            "access": msgspec.to_builtins(access),
         }
         print(json.dumps(answer) if as_json else f"Changed the limits of {consumer.name}, effective within 60 seconds.")
 
@@ -352,6 +377,30 @@ def _networks(text: str | None) -> tuple[str, ...] | None:
         return networks(text.split(","))
     except ValueError as error:
         _fail(f"--addresses: expected networks such as 10.0.0.0/8, separated by commas, or any: {error}")
+
+
+def _access(old: Access, regions: str | None, data_zones: str | None, pin: bool | None, explain: bool | None) -> Access:
+    """A policy's access with what a command's options change in it."""
+    return Access(
+        regions=old.regions if regions is None else _places("--regions", regions, lambda backend: backend.region),
+        data_zones=old.data_zones
+        if data_zones is None
+        else _places("--data-zones", data_zones, lambda backend: backend.data_zone),
+        pin=old.pin if pin is None else pin,
+        explain=old.explain if explain is None else explain,
+    )
+
+
+def _places(option: str, text: str, of: Callable[[Backend], str | None]) -> frozenset[str] | None:
+    """Regions or zones, checked against the configuration; None for all."""
+    wanted = frozenset(part.strip() for part in text.split(",") if part.strip())
+    if wanted == {"all"}:
+        return None
+    known = {place for backend in _settings().configuration.backends if (place := of(backend))}
+    if not wanted or wanted - known:
+        got = ", ".join(sorted(wanted - known)) or "none"
+        _fail(f"{option}: expected all, or some of {', '.join(sorted(known)) or 'none that a backend has'}, got {got}")
+    return wanted
 
 
 def _models(text: str | None) -> frozenset[str] | None:

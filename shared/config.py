@@ -14,7 +14,7 @@ import msgspec
 import yaml
 
 from shared.errors import ConfigurationError
-from shared.types import AddressLimits, ApiKey, Backend, ClientAddress, Limits
+from shared.types import AddressLimits, ApiKey, Backend, ClientAddress, FallbackReason, Limits
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -22,12 +22,24 @@ HEADER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
 API_VERSION = re.compile(r"v1|\d{4}-\d{2}-\d{2}(-preview)?")
 
 
+class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A share of a model's calls, 0 to 1, that goes to another model as well or instead."""
+
+    model: str
+    share: float
+
+
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is said of a model beyond where it is deployed."""
+    """What is said of a model beyond where it is deployed. `hedge`: a slow answer is asked for again elsewhere."""
 
     fallbacks: list[str] = []
     aliases: list[str] = []
     limits: Limits | None = None
+    fallback_on: tuple[FallbackReason, ...] = ("unavailable", "context_window", "content_filter")
+    hedge: bool = False
+    canary: Variant | None = None
+    shadow: Variant | None = None
+    prompt_cache_affinity: bool = True
 
 
 class WebhookSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -430,6 +442,9 @@ def _backend_complaints(backend: Backend, at: str) -> Iterator[str]:
         yield f"{at}.priority: expected 0 to 100, got {backend.priority}"
     if not backend.models:
         yield f"{at}.models: expected at least one model with its deployment"
+    for model, tokens in backend.tokens_per_minute.items():
+        if model not in backend.models or tokens < 1:
+            yield f"{at}.tokens_per_minute.{model}: expected 1 or more for a model of this backend, got {tokens}"
     for model, deployment in backend.models.items():
         if not _is_model_name(model):
             yield f"{at}.models: expected names of 1 to 128 printable characters without spaces and '/', got {model!r}"
@@ -477,6 +492,14 @@ def _model_complaints(configuration: Configuration) -> Iterator[str]:
                 yield f"models.{model}.fallbacks[{i}]: expected a model that a backend serves, got {fallback!r}"
             elif fallback == model or fallback in about.fallbacks[:i]:
                 yield f"models.{model}.fallbacks[{i}]: expected another model each, got {fallback!r} again"
+        for name, variant in (("canary", about.canary), ("shadow", about.shadow)):
+            if variant is None:
+                continue
+            at = f"models.{model}.{name}"
+            if variant.model not in served or variant.model == model:
+                yield f"{at}.model: expected another model that a backend serves, got {variant.model!r}"
+            if not 0 < variant.share <= 1:
+                yield f"{at}.share: expected more than 0, at most 1, got {variant.share:g}"
         for i, alias in enumerate(about.aliases):
             at = f"models.{model}.aliases[{i}]"
             if not _is_model_name(alias):

@@ -1,8 +1,8 @@
 """The consumers and their keys, as rows of the `consumers` table: made, found, listed, rotated, revoked.
 
-Partition: the consumer's id. Row `policy`: name, team, models, networks, and the limits as JSON, so that a change
-replaces them all at once. One more row per key, under the key's id: the hash of its text. No key can be read back from
-the table.
+Partition: the consumer's id. Row `policy`: name, team, models, networks, and limits and access as JSON, so that a
+change replaces them all at once. One more row per key, under the key's id: the hash of its text. No key can be read
+back from the table.
 """
 
 import functools
@@ -16,7 +16,7 @@ from shared import keys
 from shared.addresses import networks
 from shared.config import limit_complaints
 from shared.stores import Properties, Row, Store, Value
-from shared.types import Consumer, Limits
+from shared.types import ANYWHERE, Access, Consumer, Limits
 
 TABLE = "consumers"
 _POLICY = "policy"
@@ -77,15 +77,18 @@ class Consumers:
         expires: float = 0.0,
         team: str = "",
         addresses: tuple[str, ...] = (),
+        access: Access = ANYWHERE,
     ) -> tuple[Consumer, str]:
         """A new consumer and the text of its first key, which nothing will ever show again."""
-        consumer = Consumer(keys.new_id(10), name, models, limits, team=team, addresses=addresses)
+        consumer = Consumer(keys.new_id(10), name, models, limits, team=team, addresses=addresses, access=access)
         text, key = keys.make(consumer.id)
         now = self._store.now()
         policy: dict[str, Value] = {"name": name, "created": now, "limits": _as_json(limits), "team": team}
         policy["addresses"] = ",".join(addresses)
         if models is not None:
             policy["models"] = ",".join(sorted(models))
+        if access != ANYWHERE:
+            policy["access"] = _as_json(access)
         await self._table.merge(consumer.id, {_POLICY: policy, key.key_id: _key_row(key, now, expires)})
         return consumer, text
 
@@ -99,6 +102,10 @@ class Consumers:
     async def change_addresses(self, record: Record, addresses: tuple[str, ...]) -> None:
         """Replace the networks that a consumer may call from. Effective everywhere within 60 s."""
         await self._table.merge(record.consumer.id, {_POLICY: {"addresses": ",".join(addresses)}})
+
+    async def change_access(self, record: Record, access: Access) -> None:
+        """Replace what a consumer may reach and ask for. Effective everywhere within 60 s."""
+        await self._table.merge(record.consumer.id, {_POLICY: {"access": _as_json(access)}})
 
     async def rotate(self, record: Record, *, grace: float = 0.0) -> str:
         """A new key of the same consumer; the old ones end after `grace` seconds. The new key's text."""
@@ -131,6 +138,15 @@ def _key_row(key: keys.Key, created: float, expires: float) -> Properties:
     return {"digest": key.digest, "created": created, "expires": expires, "revoked": 0.0}
 
 
+def _access(consumer_id: str, text: str) -> Access:
+    """What cannot be read allows nothing: a restriction must not be lifted by a mistake."""
+    try:
+        return msgspec.json.decode(text, type=Access)
+    except msgspec.DecodeError as error:
+        logger.error("the access of consumer %s cannot be read, so it may call nothing: %s", consumer_id, error)
+        return Access(regions=frozenset())
+
+
 def _record(consumer_id: str, rows: list[Row]) -> Record | None:
     policy = next((row.properties for row in rows if row.key == _POLICY), None)
     if policy is None:
@@ -150,6 +166,7 @@ def _record(consumer_id: str, rows: list[Row]) -> Record | None:
             team=str(policy.get("team", "")),
             model_limits=_model_limits(consumer_id, str(policy.get("model_limits", "{}"))),
             addresses=_networks(consumer_id, addresses) if addresses else (),
+            access=_access(consumer_id, str(policy.get("access", "{}"))),
         ),
         keys=stored,
         created=float(policy.get("created", 0.0)),

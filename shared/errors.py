@@ -5,6 +5,8 @@ GatewayError                    status  code
 ├── InvalidApiKey               401     invalid_api_key
 ├── ModelNotAllowed             403     model_not_allowed
 ├── AddressNotAllowed           403     address_not_allowed
+├── RegionNotAllowed            403     region_not_allowed
+├── PinNotAllowed               403     pin_not_allowed
 ├── QuotaExceeded               403     quota_exceeded
 │   └── BudgetExceeded          403     budget_exceeded
 ├── ModelNotFound               404     model_not_found
@@ -105,6 +107,14 @@ class RequestTimeout(GatewayError):
 
 class StateConflict(GatewayError):
     status, code, type = 409, "state_in_several_backends", "invalid_request_error"
+
+
+class RegionNotAllowed(GatewayError):
+    status, code, type = 403, "region_not_allowed", "invalid_request_error"
+
+
+class PinNotAllowed(GatewayError):
+    status, code, type = 403, "pin_not_allowed", "invalid_request_error"
 
 
 class QuotaExceeded(GatewayError):

@@ -1,18 +1,36 @@
 """Sends a call to its targets, one after the other, until one answers. One try is `upstream.py`."""
 
+import asyncio
 import logging
-import time
 from collections.abc import Sequence
 
+import msgspec
+
+from shared import azure_openai, capacity, metering
 from shared.circuit_breaker import Breakers
 from shared.config import Timeouts
-from shared.deadlines import first_byte_timeout
+from shared.deadlines import first_byte_timeout, hedge_delay
 from shared.errors import BadGateway, GatewayError, NoBackendAvailable, UpstreamTimeout
+from shared.retry_budget import RetryBudget
 from shared.routing import Router
-from shared.types import Attempt, Call, Target
-from shared.upstream import Failed, Garbage, Throttled, TimedOut, Upstream, UpstreamResponse
+from shared.types import Attempt, Call, FallbackReason, Plan, Role, Target, Usage
+from shared.upstream import (
+    BEATEN,
+    Beaten,
+    Disconnected,
+    Failed,
+    Garbage,
+    Patience,
+    Throttled,
+    TimedOut,
+    Upstream,
+    UpstreamResponse,
+)
 
 logger = logging.getLogger("tollgate.forwarding")
+
+_LOOK_AFTER = 3.0  # seconds after which a try is looked at that has shown nothing
+_MUCH_LONGER = 4.0  # times what nearly all answers take: from then on a target may hang
 
 
 class ForwardingFailed(Exception):
@@ -28,49 +46,268 @@ class Forwarder:
     """Tries targets in order."""
 
     def __init__(self, upstream: Upstream, breakers: Breakers, router: Router, timeouts: Timeouts) -> None:
-        self._upstream = upstream
-        self._breakers = breakers
-        self._router = router
-        self._timeouts = timeouts
+        self.upstream = upstream
+        self.breakers = breakers
+        self.router = router
+        self.timeouts = timeouts
+        self.budget = RetryBudget(breakers.clock)
 
-    async def send(self, call: Call, targets: Sequence[Target], request_id: str) -> UpstreamResponse:
-        """The first committed answer. Raises `ForwardingFailed`, and closes what it opened on any way out."""
-        attempts: list[Attempt] = []
-        failures: list[Failed] = []
-        throttled = False
-        deadline = time.monotonic() + self._timeouts.total
-        for target in targets:
-            started = time.monotonic()
-            health = self._breakers.health(target)
-            if health.cooling_at(started) or (throttled and not health.usable_at(started)):
-                # One that is cooling is not asked before its time. And once a backend has told when to come back, the
-                # caller is better told that than kept waiting for one that is left alone for its failures.
-                throttled = True
+    async def send(self, call: Call, plan: Plan, request_id: str, started: float) -> UpstreamResponse:
+        """The first committed answer. `started`: when the call came in, from which its time runs. Raises
+        `ForwardingFailed`, and closes what it opened on any way out."""
+        self.budget.called()
+        if self.breakers.fleet is not None:
+            self.breakers.fleet.look()
+        return await _Sending(self, call, plan, request_id, started).run()
+
+
+class _Sending:
+    """One call on its way: what was tried, and why it failed."""
+
+    def __init__(self, forwarder: Forwarder, call: Call, plan: Plan, request_id: str, started: float) -> None:
+        self._forwarder = forwarder
+        self._breakers = forwarder.breakers
+        self._clock = forwarder.breakers.clock
+        self._call = call
+        self._plan = plan
+        self._request_id = request_id
+        total = forwarder.timeouts.total
+        self._deadline = started + (total if plan.seconds is None else min(plan.seconds, total))
+        self._tokens = capacity.estimate(call)
+        self._left = list(plan.targets)
+        self._attempts: list[Attempt] = []
+        self._failures: list[Failed] = []
+        self._throttled = False
+        self._tried_ejected = False
+        self._spilled: list[tuple[str, str]] = []  # endpoints and deployments that Azure itself has asked in vain
+        self._refused: tuple[FallbackReason, UpstreamResponse] | None = None
+
+    async def run(self) -> UpstreamResponse:
+        """The loop over the targets."""
+        while self._left:
+            target = self._left.pop(0)
+            if not self._may_try(target):
                 continue
-            # What is left of the call's time bounds each try.
-            limit = min(first_byte_timeout(call, target, self._timeouts), deadline - started)
+            limit = self._limit(target)
             if limit <= 0:
-                failures.append(TimedOut("the time for the whole call was over"))
+                self._failures.append(TimedOut("the time for the whole call was over"))
                 break
-            self._breakers.begin(target, limit)
-            try:
-                answer = await self._upstream.attempt(call, target, limit, request_id)
-            except Failed as failed:
-                throttled = throttled or isinstance(failed, Throttled)
-                failures.append(failed)
-                attempts.append(Attempt(target, failed.status, failed.problem, _since(started), started=started))
-                logger.info("%s: %s on %s: %s", request_id, target.deployment, target.backend.name, failed.problem)
-                continue
-            answer.attempts = (*attempts, Attempt(target, answer.status, "", _since(started), started=started))
+            if self._failures and not isinstance(self._failures[-1], Throttled) and not self._forwarder.budget.take():
+                # When much fails, trying everything again elsewhere would bring down what still works.
+                logger.warning("%s: no further try, the budget for them is spent", self._request_id)
+                break
+            answer = await self._hedged(target, limit)
+            if answer is not None and not self._may_be_bettered(target, answer):
+                return self._committed(answer)
+        return self._nobody()
+
+    # --- decisions ----------------------------------------------------------------------------------------------------
+
+    def _may_try(self, target: Target) -> bool:
+        now = self._clock()
+        health = self._breakers.health(target)
+        if health.cooling_at(now, self._tokens) or (self._throttled and not health.usable_at(now, self._tokens)):
+            # One that is cooling is not asked before its time. And once a backend has told when to come back, the
+            # caller is better told that than kept waiting for one that is left alone for its failures.
+            self._throttled = True
+            return False
+        if not self._serves(target) or self._was_spilled_to(target):
+            return False
+        if now < health.ejected_until:
+            # With everything down, one that was given up on is tried for a last chance; to wait for each would be a
+            # long time for a caller who most likely gets nothing.
+            if self._tried_ejected:
+                return False
+            self._tried_ejected = True
+        return True
+
+    def _serves(self, target: Target) -> bool:
+        """Whether a target's model is one for this call, as things stand."""
+        plan = self._plan
+        if target.model in (plan.model, plan.canary):
+            # What a model has refused it would refuse elsewhere, too; but the window of a provisioned deployment may be
+            # smaller than that of the model.
+            return self._refused is None or (
+                self._refused[0] == "context_window"
+                and self._refused[1].target.backend.kind == "provisioned"
+                and target.backend.kind == "standard"
+            )
+        return (self._refused[0] if self._refused is not None else "unavailable") in plan.fallback_on
+
+    def _was_spilled_to(self, target: Target) -> bool:
+        """Whether Azure has asked this deployment already, in place of a provisioned one of the same resource."""
+        return target.backend.kind == "standard" and any(
+            endpoint == target.backend.endpoint and name in ("?", target.deployment) for endpoint, name in self._spilled
+        )
+
+    def _limit(self, target: Target) -> float:
+        """What is left of the call's time bounds each try."""
+        return min(first_byte_timeout(self._call, target, self._forwarder.timeouts), self._deadline - self._clock())
+
+    def _may_be_bettered(self, target: Target, answer: UpstreamResponse) -> bool:
+        """Whether this answer refuses what another model, or a larger window, may take. It is kept for the caller,
+        should they not."""
+        if answer.status != 400 or not answer.complete or self._refused is not None:
+            return False
+        reason = azure_openai.refusal(answer.status, answer.head)
+        if reason is None:
+            return False
+        self._refused = reason, answer
+        if not any(map(self._serves, self._left)):
+            self._refused = None
+            return False
+        answer.close()
+        usage = metering.usage_in_answer(answer.status, answer.head, self._call.input_estimate)
+        last = self._attempts[-1]
+        self._attempts[-1] = msgspec.structs.replace(
+            last, problem=f"refused: {reason}", usage=usage if usage != Usage() else None
+        )
+        return True
+
+    # --- tries --------------------------------------------------------------------------------------------------------
+
+    async def _try(self, target: Target, patience: Patience, role: Role = "try") -> UpstreamResponse | None:
+        started = self._clock()
+        try:
+            answer = await self._forwarder.upstream.attempt(self._call, target, patience, self._request_id)
+        except Beaten:
+            self._lost(target, started, role)
+            return None
+        except Failed as failed:
+            self._throttled = self._throttled or isinstance(failed, Throttled)
+            self._failures.append(failed)
+            if failed.spilled_to:
+                self._spilled.append((target.backend.endpoint, failed.spilled_to))
+            self._note(target, failed.status, failed.problem, started, role)
+            logger.info("%s: %s on %s: %s", self._request_id, target.deployment, target.backend.name, failed.problem)
+            if isinstance(failed, Disconnected) and len(self._plan.targets) == 1 == len(self._attempts):
+                self._left.append(target)  # it may have closed an idle connection, and there is no other to ask
+            return None
+        self._note(answer.target, answer.status, "", started, role)
+        return answer
+
+    async def _hedged(self, target: Target, limit: float) -> UpstreamResponse | None:
+        """A try, and perhaps another elsewhere while it lasts; the first answer counts. The second one is for calls
+        that are to be hedged, once the first takes longer than it usually does; and for any call whose target seems to
+        hang, which three tries in a row would prove only after all the time they have."""
+        loop, started = asyncio.get_running_loop(), self._clock()
+        patience, first_is_over = Patience(limit), False
+        second: asyncio.Task[UpstreamResponse | None] | None = None
+        other, since = target, started
+        timer: asyncio.TimerHandle
+
+        def look() -> None:
+            nonlocal second, other, since, timer
+            if (again := self._look_again(target, started, limit)) > 0:
+                timer = loop.call_later(again, look)
+            elif (found := self._another(target)) is not None and self._forwarder.budget.take():
+                self._left.remove(found)
+                other, since = found, self._clock()
+                second = loop.create_task(self._try(found, Patience(self._limit(found)), "hedge"))
+                second.add_done_callback(is_over)
+
+        def is_over(task: asyncio.Task[UpstreamResponse | None]) -> None:
+            if not first_is_over and not task.cancelled() and not task.exception() and task.result() is not None:
+                patience.end(silent=self._breakers.silent(target, started))
+
+        timer = loop.call_later(self._first_look(target, limit), look)
+        try:
+            answer = await self._try(target, patience)
+            first_is_over = True
+            if answer is None and second is not None:
+                answer = await second
+                second = None
             return answer
-        if throttled:
-            waits = [failed.wait for failed in failures if failed.wait is not None]
-            raise ForwardingFailed(self._router.throttled(targets, waits), tuple(attempts))
-        # Nobody is left. A backend's own words about its failure are worth more to the caller than ours.
-        if said := next((f.answer for f in reversed(failures) if f.answer is not None), None):
-            said.attempts = tuple(attempts)
-            return said
-        raise ForwardingFailed(_refusal(failures), tuple(attempts))
+        finally:
+            first_is_over = True
+            timer.cancel()
+            if second is not None:
+                await self._drop(second, other, since)
+
+    def _first_look(self, target: Target, limit: float) -> float:
+        """Seconds until a try is looked at for the first time."""
+        return hedge_delay(self._usual(target), limit) if self._plan.hedge else _LOOK_AFTER
+
+    def _look_again(self, target: Target, started: float, limit: float) -> float:
+        """Seconds until a try is to be looked at again; 0: it is time for a second one."""
+        if self._plan.hedge:
+            return 0.0
+        usual = self._usual(target)
+        much_longer = limit if usual is None else max(_LOOK_AFTER, _MUCH_LONGER * usual / 1000)
+        if (left := much_longer - (self._clock() - started)) > 0:
+            return left
+        return 0.0 if self._breakers.silent(target, started) else _LOOK_AFTER
+
+    def _usual(self, target: Target) -> float | None:
+        """Milliseconds within which nearly all answers begin: of this target, else of the others of the call."""
+        known = (
+            self._breakers.watched(one).latency.usual(stream=self._call.stream) for one in (target, *self._plan.targets)
+        )
+        return next((usual for usual in known if usual is not None), None)
+
+    async def _drop(self, task: asyncio.Task[UpstreamResponse | None], target: Target, since: float) -> None:
+        """End a second try that is not needed any more."""
+        task.cancel()
+        await asyncio.wait((task,))
+        if task.cancelled():
+            self._lost(target, since, "hedge")
+        elif (answer := task.result()) is not None:  # both came at the same moment
+            answer.close()
+            self._attempts = [attempt for attempt in self._attempts if attempt.role != "hedge" or attempt.problem]
+            self._lost(target, since, "hedge")
+
+    def _lost(self, target: Target, since: float, role: Role) -> None:
+        """Put a try on record that another one has beaten. Its backend charges the prompt at least."""
+        usage = Usage(input_tokens=self._call.input_estimate, estimated=True)
+        lost = Attempt(target, 0, BEATEN, self._since(since), role, usage, started=since)
+        answered = bool(self._attempts) and not self._attempts[-1].problem
+        self._attempts.insert(len(self._attempts) - answered, lost)  # the one that answered stays the last
+
+    def _another(self, target: Target) -> Target | None:
+        """Who may be asked as well: a usable target of the same model elsewhere."""
+        now = self._clock()
+        return next(
+            (
+                other
+                for other in self._left
+                if other.model == target.model and self._breakers.usable(other, now, self._tokens)
+            ),
+            None,
+        )
+
+    # --- ends ---------------------------------------------------------------------------------------------------------
+
+    def _committed(self, answer: UpstreamResponse) -> UpstreamResponse:
+        answer.attempts = tuple(self._attempts)
+        if self._plan.seconds is not None:
+            left = self._deadline - self._clock()
+            answer.deadline = min(answer.deadline, asyncio.get_running_loop().time() + left)
+        return answer
+
+    def _nobody(self) -> UpstreamResponse:
+        """What the caller is told when nobody has served it."""
+        if self._refused is not None:
+            answer = self._refused[1]
+            # Its tokens are those of the caller's answer now.
+            self._attempts = [
+                msgspec.structs.replace(a, usage=None) if a.problem.startswith("refused: ") else a
+                for a in self._attempts
+            ]
+            return self._committed(answer)
+        attempts = tuple(self._attempts)
+        if self._throttled:
+            waits = [failed.wait for failed in self._failures if failed.wait is not None]
+            raise ForwardingFailed(self._forwarder.router.throttled(self._plan.targets, waits, self._tokens), attempts)
+        # A backend's own words about its failure are worth more to the caller than ours.
+        if said := next((f.answer for f in reversed(self._failures) if f.answer is not None), None):
+            return self._committed(said)
+        raise ForwardingFailed(_refusal(self._failures), attempts)
+
+    def _note(self, target: Target, status: int, problem: str, started: float, role: Role) -> None:
+        self._attempts.append(Attempt(target, status, problem, self._since(started), role, started=started))
+
+    def _since(self, started: float) -> float:
+        return (self._clock() - started) * 1000
 
 
 def _refusal(failures: Sequence[Failed]) -> GatewayError:
@@ -83,7 +320,3 @@ def _refusal(failures: Sequence[Failed]) -> GatewayError:
     return NoBackendAvailable(
         "No backend of this model could be reached. The gateway's operator finds the reasons in its log."
     )
-
-
-def _since(started: float) -> float:
-    return (time.monotonic() - started) * 1000

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive
 
-from shared import addresses, azure_openai, ulid
+from shared import addresses, azure_openai, ulid, wishes
 from shared.authentication import Authenticator
 from shared.errors import GatewayError, InvalidApiKey, RequestTooLarge
 from shared.forwarding import Forwarder, ForwardingFailed
@@ -27,11 +27,12 @@ from shared.limiter import Limiter, Reservation
 from shared.management import Document, Management
 from shared.readiness import ReadinessCheck, is_internal
 from shared.responses import Client, ClientGone, Ended, JsonResponse, MeteredResponse, refusal
-from shared.routing import Router
+from shared.routing import Router, explained
+from shared.shadowing import Shadows
 from shared.spans import Place
 from shared.telemetry import Telemetry
 from shared.tokenizer import Tokenizer, is_estimated
-from shared.types import Attempt, Call, ClientAddress, Consumer, Outcome, Target, Usage
+from shared.types import Attempt, Call, ClientAddress, Consumer, Outcome, Plan, Target, Usage
 from shared.upstream import UpstreamResponse
 
 logger = logging.getLogger("tollgate.requests")
@@ -62,6 +63,7 @@ class Gateway:
         limiter: Limiter,
         router: Router,
         forwarder: Forwarder,
+        shadows: Shadows,
         ledger: Ledger,
         tokenizer: Tokenizer,
         management: Management,
@@ -74,6 +76,7 @@ class Gateway:
         self._limiter = limiter
         self._router = router
         self._forwarder = forwarder
+        self._shadows = shadows
         self._ledger = ledger
         self._tokenizer = tokenizer
         self._management = management
@@ -127,12 +130,15 @@ class Gateway:
             raise azure_openai.unknown(arrival.path)
         if call.operation.local:
             return self._models(arrival, consumer, call)
+        wished = wishes.parse(headers)
         reservation = await self._limiter.reserve(consumer, call)
         try:
-            targets = self._router.candidates(consumer, call)
-            entry = self._ledger.open(arrival.request_id, consumer, call, targets[0].model)
+            plan = self._router.plan(consumer, call, wished)
+            entry = self._ledger.open(arrival.request_id, consumer, call, plan.model)
+            for target in plan.shadow:
+                self._shadows.send(call, target, entry)
             account = partial(self._account, arrival, consumer, call, entry, reservation)
-            response = await self._forward(arrival, call, targets, Client(request.receive), account)
+            response = await self._forward(arrival, call, plan, Client(request.receive), account)
         except BaseException as error:
             self._limiter.release(reservation)  # does nothing where the end of the call is on record
             if isinstance(error, GatewayError):
@@ -161,7 +167,7 @@ class Gateway:
         self,
         arrival: Arrival,
         call: Call,
-        targets: list[Target],
+        plan: Plan,
         client: Client,
         account: Callable[[Outcome, str], asyncio.Future[None]],
     ) -> Response:
@@ -170,13 +176,13 @@ class Gateway:
         upstream: UpstreamResponse | None = None
         try:
             async with client:
-                upstream = await self._forwarder.send(call, targets, arrival.request_id)
-            response = _answer(arrival, call, targets[0].model, upstream, client, account)
+                upstream = await self._forwarder.send(call, plan, arrival.request_id, arrival.started)
+            response = _answer(arrival, call, plan, upstream, client, account)
             failure = None
             return response
         except ForwardingFailed as failed:
             failure = Outcome(status=failed.error.status, attempts=failed.attempts, ended="refused")
-            return refusal(failed.error, _gateway_headers(arrival, failed.attempts))
+            return refusal(failed.error, _gateway_headers(arrival, plan, failed.attempts))
         except ClientGone:
             # The backend may have read the prompt, and charges for that.
             usage = Usage(input_tokens=call.input_estimate, estimated=True)
@@ -279,12 +285,12 @@ def _own_answer(arrival: Arrival, answer: Any) -> Response:
 def _answer(
     arrival: Arrival,
     call: Call,
-    model: str,
+    plan: Plan,
     upstream: UpstreamResponse,
     client: Client,
     account: Callable[[Outcome, str], asyncio.Future[None]],
 ) -> MeteredResponse:
-    """What relays an upstream's answer and tells `account` how that ended. `model`: the one that was asked for."""
+    """What relays an upstream's answer and tells `account` how that ended."""
     first_byte_ms = arrival.milliseconds()
 
     def close(usage: Usage, ended: Ended, said: str) -> asyncio.Future[None]:
@@ -301,21 +307,25 @@ def _answer(
             said,
         )
 
-    headers = upstream.headers | _gateway_headers(arrival, upstream.attempts, model)
+    headers = upstream.headers | _gateway_headers(arrival, plan, upstream.attempts, upstream.target)
     return MeteredResponse(upstream, client, headers, call.input_estimate, close)
 
 
-def _gateway_headers(arrival: Arrival, attempts: Sequence[Attempt], model: str = "") -> dict[str, str]:
+def _gateway_headers(
+    arrival: Arrival, plan: Plan, attempts: Sequence[Attempt], served_by: Target | None = None
+) -> dict[str, str]:
     """What an answer tells of its way here. The overhead is what the gateway added to the time of the tries."""
     headers = {"x-gateway-request-id": arrival.request_id, "x-gateway-attempts": str(len(attempts))}
     if attempts:
-        target = attempts[-1].target
+        target = served_by or attempts[-1].target
         headers["x-gateway-backend"] = target.backend.name
         headers["x-gateway-region"] = target.backend.region
         overhead = arrival.milliseconds() - sum(attempt.milliseconds for attempt in attempts)
         headers["x-gateway-overhead-ms"] = f"{max(overhead, 0):.2f}"
-        if model and target.model != model:
-            headers["x-gateway-fallback"] = target.model
+        if served_by is not None and target.model != plan.model:
+            headers["x-gateway-canary" if target.model == plan.canary else "x-gateway-fallback"] = target.model
+    if plan.notes is not None:
+        headers["x-gateway-explain"] = explained(plan.notes, attempts)
     return headers
 
 

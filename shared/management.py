@@ -12,6 +12,7 @@ import msgspec
 
 from shared import allowances, limits_report
 from shared.authentication import Authenticator
+from shared.backends_report import BackendsReport
 from shared.config import Configuration
 from shared.consumers import Consumers
 from shared.errors import GatewayError, InvalidApiKey, InvalidRequest, MethodNotAllowed, UnknownPath
@@ -51,12 +52,14 @@ class Management:
         configuration: Configuration,
         limiter: Limiter,
         authenticator: Authenticator,
+        backends: BackendsReport,
         key: str | None,
     ) -> None:
         self._store = store
         self._configuration = configuration
         self._limiter = limiter
         self._authenticator = authenticator
+        self._backends = backends
         self._key = key
 
     @staticmethod
@@ -86,6 +89,11 @@ class Management:
         scopes = allowances.of_all((record.consumer for record in records), self._configuration)
         lines = await limits_report.report(self._store, scopes)
         return {**self._limiter.state(), "limits": lines}
+
+    async def backends(self, question: Question) -> Any:
+        """How every backend is doing, as this instance sees it and as the instances tell each other."""
+        _refuse_unknown(question)
+        return await self._backends.report()
 
     async def limits_of(self, question: Question) -> Any:
         """The same of one consumer."""
@@ -121,6 +129,7 @@ class _Path(NamedTuple):
 
 
 _PATHS = (  # the first that fits answers
+    _Path("backends", Management.backends),
     _Path("limits", Management.limits),
     _Path("limits/{consumer}", Management.limits_of),
 )

@@ -58,6 +58,7 @@ class Rotation:
         self._rng = rng
         self._pools: dict[str, _Pool] = {}
         self._last: dict[str, tuple[int, str | None]] = {}  # the block taken last, and the row's ETag since then
+        self._claimed: dict[str, tuple[int, float]] = {}  # this process's last block, and how many others take
         self._tasks: set[asyncio.Task[None]] = set()
 
     def ticket(self, pool: str, length: int) -> int:
@@ -77,6 +78,10 @@ class Rotation:
             self._fetch_ahead(pool, state)
         return ticket
 
+    def instances(self, pool: str) -> float:
+        """About how many instances serve the pool: so many blocks are taken for one of this process's."""
+        return self._claimed.get(pool, (0, 1.0))[1]
+
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
@@ -94,6 +99,8 @@ class Rotation:
     async def _fetch(self, pool: str, state: _Pool) -> None:
         try:
             state.following = await self._claim(pool)
+            previous, instances = self._claimed.get(pool, (state.following - 1, 1.0))
+            self._claimed[pool] = (state.following, (instances + max(1, state.following - previous)) / 2)
         except StoreUnavailable as error:
             state.retry_at = asyncio.get_running_loop().time() + _PAUSE_AFTER_FAILURE
             logger.warning("rotation of %s goes on without the table: %s", pool, error)

@@ -2,35 +2,68 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
-from shared import circuit_breaker
-from shared.circuit_breaker import Breakers
-from shared.config import Configuration
-from shared.errors import ModelNotAllowed, ModelNotFound, RateLimitExceeded, StateConflict
+from shared import capacity, circuit_breaker, prompt_cache, wishes
+from shared.circuit_breaker import HEALTHY, Breakers
+from shared.config import Configuration, Model
+from shared.errors import (
+    InvalidRequest,
+    ModelNotAllowed,
+    ModelNotFound,
+    PinNotAllowed,
+    RateLimitExceeded,
+    RegionNotAllowed,
+    StateConflict,
+)
+from shared.prompt_cache import Share
 from shared.rotation import Rotation, smooth_order
-from shared.types import UNBOUND, Binding, Call, Consumer, Target
+from shared.types import UNBOUND, Attempt, Binding, Call, Consumer, Plan, Target
+from shared.wishes import Wishes
+
+_MUCH_MORE = 2.0  # times the calls of the next in turn that the first one has to have under way to be passed over
+_FEW = 2  # calls under way that say nothing about a backend
+_MOST_AHEAD = 32  # turns that a backend may be ahead on account of a prefix
+_LONGEST_HEADER = 2000  # characters; some proxies take no more than 4 kB of headers
+_PLAIN = Model()
+
+Allowed = Callable[[Target], bool]
 
 
 class Group(msgspec.Struct, frozen=True):
-    """Targets of one model and one priority. `orders`: for every place of the rotation's round, each target once."""
+    """Targets of one model that take turns. `orders`: for every place of the rotation's round of `turns`, each target
+    once."""
 
     pool: str
+    turns: int
     orders: tuple[tuple[Target, ...], ...]
 
 
 def groups_by_model(configuration: Configuration) -> dict[str, tuple[Group, ...]]:
-    """Every model's groups, the lowest priority number first."""
+    """Every model's groups: the lowest priority number first, and of the same the provisioned ones, which are paid for
+    whether they are used or not."""
     table: dict[str, tuple[Group, ...]] = {}
     for model in configuration.model_names():
-        backends = sorted((b for b in configuration.backends if model in b.models), key=lambda b: b.priority)
+        backends = sorted(
+            (b for b in configuration.backends if model in b.models), key=lambda b: (b.priority, b.kind == "standard")
+        )
         table[model] = tuple(
-            Group(f"{model}:{priority}", _orders([Target(b, model, b.models[model]) for b in members]))
-            for priority, members in itertools.groupby(backends, key=lambda b: b.priority)
+            _group(
+                f"{model}:{priority}" + (":provisioned" if kind == "provisioned" else ""),
+                [Target(b, model, b.models[model]) for b in members],
+            )
+            for (priority, kind), members in itertools.groupby(backends, key=lambda b: (b.priority, b.kind))
         )
     return table
+
+
+class _Order(msgspec.Struct, frozen=True):
+    """Targets of some models: those that may serve, best first; and those that are left alone at the moment."""
+
+    usable: list[Target]
+    rest: list[Target]
 
 
 class Router:
@@ -38,12 +71,17 @@ class Router:
 
     def __init__(self, configuration: Configuration, rotation: Rotation, breakers: Breakers) -> None:
         self._groups = groups_by_model(configuration)
-        self._fallbacks = {name: tuple(about.fallbacks) for name, about in configuration.models.items()}
+        self._about = configuration.models
         self._aliases = {alias: name for name, about in configuration.models.items() for alias in about.aliases}
         by_priority = sorted(configuration.backends, key=lambda backend: backend.priority)
-        self._without_model = [Target(backend, "", "") for backend in by_priority]
+        # Calls for no model (of files, threads …) go to backends as they are; those targets have no deployment.
+        self._without_model = (Group("", 1, (tuple(Target(backend, "", "") for backend in by_priority),)),)
         self._rotation = rotation
         self._breakers = breakers
+        self._spins = 0
+        self._ahead: dict[tuple[str, str], int] = {}  # turns that a pool's backend has had too early
+        for groups in self._groups.values():
+            self._prepare(groups)
 
     def models(self, consumer: Consumer) -> list[str]:
         """The models that a consumer may use, in the order of the configuration."""
@@ -72,72 +110,245 @@ class Router:
         ]
 
     def candidates(self, consumer: Consumer, call: Call, binding: Binding = UNBOUND) -> list[Target]:
-        """The targets to be tried, best first, never empty: usable ones by priority and rotation, then the fallback
-        models' ones; behind them, for a call that would fail otherwise, those that are left alone at the moment.
+        """The targets of the call's plan."""
+        return self.plan(consumer, call, binding=binding).targets
+
+    def plan(self, consumer: Consumer, call: Call, wished: Wishes = wishes.NONE, binding: Binding = UNBOUND) -> Plan:
+        """How a call is to be sent. The targets are never empty: usable ones by priority and rotation, then those of
+        the fallback models; behind them, for a call that would fail otherwise, those that are left alone at the moment.
 
         `binding` is for calls to whom it matters where others went (`affinity.py`): only the backends that it allows,
-        and the one that it prefers before all others, when that is usable. A call for no model (of files, threads …)
-        goes to backends as they are; its targets have no deployment.
+        and the one that it prefers before all others, when that is usable.
 
-        Raises `RateLimitExceeded` with the shortest wait when all that may be tried is throttled, and `StateConflict`
-        when none of the allowed backends serves the model.
+        Raises `RateLimitExceeded` with the shortest wait when all that may be tried is throttled, and what `model` and
+        `_restriction` raise.
         """
         if call.operation.model == "hidden" and consumer.models is not None:
             raise ModelNotAllowed(
                 f"This key may use certain models only, and the gateway cannot see which ones {call.operation.name} "
                 "would use. Ask the gateway's operator for a key without that restriction."
             )
-        if call.model:
-            model = self.model(consumer, call.model)
-            chain = [model, *(name for name in self._fallbacks.get(model, ()) if self._allowed(consumer, name))]
-            targets = [target for name in chain for group in self._groups[name] for target in self._in_turn(group)]
-        else:
-            targets = self._without_model
-        if binding is not UNBOUND:
-            targets = bound(targets, binding)
-        now, health = self._breakers.clock(), self._breakers.health
-        usable = [target for target in targets if health(target).usable_at(now)]
-        if len(usable) == len(targets):
-            return usable
-        rest = [target for target in targets if not health(target).usable_at(now)]
-        throttled = [target for target in rest if health(target).ejected_until <= now]
-        ready = [target for target in throttled if not health(target).cooling_at(now)]
-        if throttled and not usable and not ready:
-            raise self.throttled(throttled)
-        # An ejected target comes last: it would most likely fail, but a call with nobody left has nothing to lose.
-        ejected = [target for target in rest if target not in throttled]
-        waiting = [target for target in throttled if target not in ready]
-        return usable + ready + waiting + sorted(ejected, key=lambda target: health(target).ejected_until)
+        model = self.model(consumer, call.model) if call.model else ""
+        about = self._about.get(model, _PLAIN)
+        free = binding is UNBOUND
+        allowed = self._restriction(consumer, model, wished, binding)
+        fallbacks = self._fallbacks(consumer, model, wished)
+        prefix = prompt_cache.prefix(call) if free and about.prompt_cache_affinity else None
+        tokens = capacity.estimate(call)
+        order = self._order((model, *fallbacks), tokens, allowed, prefix)
+        usable = order.usable
+        if binding.first:
+            usable.sort(key=lambda target: target.backend.name != binding.first)
+        canary = self._canary(about, tokens, allowed, prefix) if free else []
+        targets = [*canary, *usable, *self._last_resort(order, tokens, canary)]
+        if about is _PLAIN and wished is wishes.NONE:
+            return Plan(model=model, targets=targets)
+        return Plan(
+            model=model,
+            targets=targets,
+            fallback_on=frozenset(about.fallback_on) if wished.fallbacks is None else _EVERY_REASON,
+            seconds=wished.seconds,
+            hedge=about.hedge if wished.hedge is None else wished.hedge,
+            canary=canary[0].model if canary else "",
+            shadow=self._shadow(about, tokens, allowed) if free else [],
+            notes=self._notes(targets, order, prefix, tokens) if wished.explain and consumer.access.explain else None,
+        )
 
-    def throttled(self, targets: Iterable[Target], told: Sequence[float] = ()) -> RateLimitExceeded:
+    def throttled(self, targets: Iterable[Target], told: Sequence[float] = (), tokens: float = 0) -> RateLimitExceeded:
         """What a caller is told when the throttled among these targets are all that is left. `told`: the waits that
         backends have told for this very call."""
         now = self._breakers.clock()
-        waits = [wait for target in targets if (wait := self._breakers.health(target).retry_at - now) > 0]
+        waits = [wait for target in targets if (wait := self._breakers.health(target).wait_at(now, tokens)) > 0]
         wait = min(waits, default=min(told, default=circuit_breaker.DEFAULT_COOL_DOWN))
         return RateLimitExceeded(
             f"Every backend of this model is throttled by Azure OpenAI. Retry after {wait:.1f} seconds.", wait
         )
 
-    def _in_turn(self, group: Group) -> Iterable[Target]:
-        length = len(group.orders)
-        return group.orders[self._rotation.ticket(group.pool, length) % length]
+    # --- the order ----------------------------------------------------------------------------------------------------
+
+    def _order(self, chain: Sequence[str], tokens: float, allowed: Allowed | None, prefix: bytes | None) -> _Order:
+        """Every target of these models. A model's own come before the next model's, even those whose quota would likely
+        refuse this call: another model is what the caller did not ask for."""
+        breakers, now = self._breakers, self._breakers.clock()
+        usable: list[Target] = []
+        rest: list[Target] = []
+        for model in chain:
+            good: list[Target] = []
+            short: list[Target] = []
+            for group in self._groups_of(model):
+                ready: list[Target] = []
+                for target in self._in_turn(group, serving=bool(good or usable)):
+                    watched = breakers.watched(target)
+                    if allowed is not None and not allowed(target):
+                        continue
+                    if watched.health is not HEALTHY and not breakers.usable(target, now, tokens):
+                        rest.append(target)
+                    elif watched.capacity is not None and breakers.refuses(target, tokens, now):
+                        short.append(target)
+                    else:
+                        ready.append(target)
+                if len(ready) > 1 and not good:
+                    self._choose_first(group, ready, prefix)
+                good += ready
+            usable += good
+            usable += short
+        return _Order(usable, rest)
+
+    def _in_turn(self, group: Group, *, serving: bool) -> Sequence[Target]:
+        """The group's targets as the rotation has it. `serving`: others come first, so that no turn is taken here."""
+        orders = group.orders
+        if serving:
+            self._spins += 1
+            return orders[self._spins % len(orders)]
+        if len(orders) == 1 and orders[0][0].backend.kind == "standard":
+            return orders[0]
+        order = orders[self._rotation.ticket(group.pool, group.turns) % len(orders)]
+        if self._ahead and (ahead := self._ahead.get((group.pool, order[0].backend.name), 0)):
+            self._ahead[group.pool, order[0].backend.name] = ahead - 1
+            return (*order[1:], order[0])
+        return order
+
+    def _choose_first(self, group: Group, ready: list[Target], prefix: bytes | None) -> None:
+        """Put the one first that is to serve: it has the prompt in its cache, or is the less loaded of the two whose
+        turn it is. Much less loaded: that a backend is slower must not overturn the shares that were configured."""
+        watched = self._breakers.watched
+        if prefix is not None:
+            shares = [Share(t.backend.name, t.backend.weight, watched(t).in_flight) for t in ready]
+            if chosen := prompt_cache.choose(prefix, shares):
+                ready.insert(0, ready.pop(chosen))
+                # It goes out of turn, so it is passed over once when its turn comes.
+                place = (group.pool, ready[0].backend.name)
+                self._ahead[place] = min(self._ahead.get(place, 0) + 1, _MOST_AHEAD)
+            return
+        first, second = ready[0], ready[1]
+        load = watched(first).in_flight
+        if load > _FEW and load * second.backend.weight > _MUCH_MORE * first.backend.weight * (
+            watched(second).in_flight + _FEW
+        ):
+            ready[0], ready[1] = second, first
+
+    def _last_resort(self, order: _Order, tokens: float, canary: list[Target]) -> list[Target]:
+        """What may be tried when all that is usable has failed."""
+        rest = order.rest
+        if not rest:
+            return rest
+        now, health = self._breakers.clock(), self._breakers.health
+        throttled = [t for t in rest if health(t).ejected_until <= now and not health(t).usable_at(now, tokens)]
+        ready = [target for target in throttled if not health(target).cooling_at(now, tokens)]
+        if throttled and not order.usable and not canary:
+            # They asked for more time than they are given, so only some calls find out whether they really need it.
+            ready = [target for target in ready if not self._breakers.held_back(target)]
+            if not ready:
+                raise self.throttled(throttled, tokens=tokens)
+        # An ejected target comes last: it would most likely fail, but a call with nobody left has nothing to lose.
+        ejected = [target for target in rest if target not in throttled]
+        waiting = [target for target in throttled if target not in ready]
+        return ready + waiting + sorted(ejected, key=lambda target: health(target).ejected_until)
+
+    # --- what a configuration or a caller may add ---------------------------------------------------------------------
+
+    def _restriction(self, consumer: Consumer, model: str, wished: Wishes, binding: Binding) -> Allowed | None:
+        """Which targets a call may go to, where not to all. Raises `RegionNotAllowed`, `PinNotAllowed`, `StateConflict`
+        when what it is bound to does not serve the model, and `InvalidRequest` for a pin that does not."""
+        access, pin, only = consumer.access, wished.backend, binding.only
+        if not pin and only is None and access.regions is None and access.data_zones is None:
+            return None
+        if pin and not access.pin:
+            raise PinNotAllowed(f"This key may not choose a backend: leave out the header {wishes.BACKEND}.")
+        left = [target.backend for group in self._groups_of(model) for target in group.orders[0]]
+        if not (left := [backend for backend in left if only is None or backend.name in only]):
+            raise StateConflict(f"{binding.reason} That backend does not serve the model of this call.", param="model")
+        if not (left := [backend for backend in left if pin in ("", backend.name)]):
+            raise InvalidRequest(
+                f"{wishes.BACKEND}: no backend that may serve this call has the name {pin[:64]!r}.",
+                param=wishes.BACKEND,
+            )
+        if not any(map(access.allows, left)):
+            raise RegionNotAllowed("This model is not in a region that this key may use.", param="model")
+        return lambda target: (
+            (only is None or target.backend.name in only)
+            and pin in ("", target.backend.name)
+            and access.allows(target.backend)
+        )
+
+    def _fallbacks(self, consumer: Consumer, model: str, wished: Wishes) -> list[str]:
+        """The models to fall back on. Those that a caller names itself have to exist and be its own to use."""
+        if wished.fallbacks is not None:
+            named = dict.fromkeys(self.model(consumer, name) for name in wished.fallbacks)
+            return [name for name in named if name != model]
+        about = self._about.get(model)
+        if about is None or not about.fallbacks:
+            return []
+        return [name for name in about.fallbacks if self._allowed(consumer, name)]
+
+    def _canary(self, about: Model, tokens: float, allowed: Allowed | None, prefix: bytes | None) -> list[Target]:
+        """Where this call goes first to try a new deployment. It is the operator's choice, so keys need no permission
+        for that model; their regions hold."""
+        if about.canary is None or self._breakers.rng.random() >= about.canary.share:
+            return []
+        return self._order((about.canary.model,), tokens, allowed, prefix).usable[:1]
+
+    def _shadow(self, about: Model, tokens: float, allowed: Allowed | None) -> list[Target]:
+        if about.shadow is None or self._breakers.rng.random() >= about.shadow.share:
+            return []
+        return self._order((about.shadow.model,), tokens, allowed, None).usable[:1]
+
+    def _notes(self, targets: list[Target], order: _Order, prefix: bytes | None, tokens: float) -> list[str]:
+        """Why the targets come in this order, in a few words."""
+        now = self._breakers.clock()
+        first = "chosen by its prompt cache" if prefix is not None else "chosen by turn"
+        notes = [f"{targets[0].model} on {targets[0].backend.name}: {first}"] if order.usable else []
+        notes += [
+            f"{target.backend.name}: quota too low for {tokens:.0f} tokens"
+            for target in order.usable[1:]
+            if self._breakers.refuses(target, tokens, now)
+        ]
+        for target in order.rest:
+            health = self._breakers.health(target)
+            until, word = max((health.ejected_until, "ejected"), (health.cooling_until, "cooling"))
+            notes.append(f"{target.backend.name}: {word} for {max(until - now, 0):.1f} s ({health.reason})")
+        return notes
+
+    def _groups_of(self, model: str) -> tuple[Group, ...]:
+        return self._groups[model] if model else self._without_model
 
     def _allowed(self, consumer: Consumer, model: str) -> bool:
         """Whether a policy names the model, or an alias of it."""
         return consumer.models is None or any(self._aliases.get(name, name) == model for name in consumer.models)
 
+    def _prepare(self, groups: Sequence[Group]) -> None:
+        """What the breakers have to know of a model's targets."""
+        for i, group in enumerate(groups):
+            for target in group.orders[0]:
+                watched = self._breakers.watched(target)
+                configured = target.backend.tokens_per_minute.get(target.model)
+                watched.configured = float(configured) if configured is not None else None
+                if target.backend.kind == "provisioned" and i + 1 < len(groups):
+                    # The more instances knock, the longer each may stay away: the deployment is full again at once.
+                    watched.most_cool_down = lambda pool=group.pool: min(max(self._rotation.instances(pool), 1.0), 10.0)
 
-def bound(targets: Sequence[Target], binding: Binding) -> list[Target]:
-    """What is left of the targets for a call with this binding, the preferred one first. Raises `StateConflict`."""
-    left = [target for target in targets if binding.only is None or target.backend.name in binding.only]
-    if not left:
-        raise StateConflict(f"{binding.reason} That backend does not serve the model of this call.", param="model")
-    return sorted(left, key=lambda target: target.backend.name != binding.first)
+
+def explained(notes: Sequence[str], attempts: Sequence[Attempt]) -> str:
+    """The decisions on one line that a header can hold."""
+    tries = [
+        f"{attempt.role} {i}: {attempt.target.model} on {attempt.target.backend.name}, "
+        f"{attempt.problem or attempt.status} after {attempt.milliseconds:.0f} ms"
+        for i, attempt in enumerate(attempts, 1)
+    ]
+    line = "; ".join([*notes, *tries])
+    return "".join(c if c.isascii() and c.isprintable() else "?" for c in line)[:_LONGEST_HEADER]
 
 
-def _orders(members: Sequence[Target]) -> tuple[tuple[Target, ...], ...]:
+_EVERY_REASON = frozenset(Model().fallback_on)
+
+
+def _group(pool: str, members: Sequence[Target]) -> Group:
+    """The rounds come in two kinds, the others behind the first in one order and in the opposite one: where the first
+    of a place is left alone, its calls are spread over all the others that way, not poured over the next."""
     weights = [target.backend.weight for target in members]
     turns = smooth_order([weight // math.gcd(*weights) for weight in weights])
-    rounds = (dict.fromkeys(turns[start:] + turns[:start]) for start in range(len(turns)))
-    return tuple(tuple(members[i] for i in order) for order in rounds)
+    rounds = [dict.fromkeys(turns[start:] + turns[:start]) for start in range(len(turns))]
+    orders = [tuple(members[i] for i in order) for order in rounds]
+    if len(members) > 2:
+        orders += [(order[0], *order[:0:-1]) for order in orders]
+    return Group(pool, len(turns), tuple(orders))

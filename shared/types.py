@@ -15,7 +15,8 @@ class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Backend(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """An Azure OpenAI resource that may be called. `models` maps the name a caller uses to Azure's deployment."""
+    """An Azure OpenAI resource that may be called. `models` maps the name a caller uses to Azure's deployment.
+    `tokens_per_minute`: the quota of a model's deployment, where what Azure tells of it is not to be trusted."""
 
     name: str
     endpoint: str
@@ -28,6 +29,7 @@ class Backend(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     kind: Literal["standard", "provisioned"] = "standard"
     priority: int = 1
     weight: int = 1
+    tokens_per_minute: dict[str, int] = {}
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -79,6 +81,24 @@ class ClientAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hops: int = 1
 
 
+class Access(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Where a consumer's calls may go, None: anywhere; where both are given, both hold. `pin`: whether it may choose
+    the backend itself; `explain`: whether it is told of the decisions, and so of the backends that there are."""
+
+    regions: frozenset[str] | None = None
+    data_zones: frozenset[str] | None = None
+    pin: bool = False
+    explain: bool = False
+
+    def allows(self, backend: Backend) -> bool:
+        return (self.regions is None or backend.region in self.regions) and (
+            self.data_zones is None or backend.data_zone in self.data_zones
+        )
+
+
+ANYWHERE = Access()
+
+
 class Consumer(msgspec.Struct, frozen=True):
     """Who calls. `models` None: every model of the configuration. `product` is the caller's own word, for the records;
     `team` is the operator's: its keys share limits. `model_limits` hold beside `limits`, per model. `addresses`: the
@@ -92,6 +112,7 @@ class Consumer(msgspec.Struct, frozen=True):
     team: str = ""
     model_limits: dict[str, Limits] = {}
     addresses: tuple[str, ...] = ()
+    access: Access = ANYWHERE
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
@@ -182,6 +203,27 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     def stateful(self) -> bool:
         """Whether it matters for this call where earlier ones went, or for later ones where this one goes."""
         return bool(self.references or self.makes or self.operation.lists or not self.model)
+
+
+FallbackReason = Literal["unavailable", "context_window", "content_filter"]
+"""Why another model serves: no backend of the model is usable, its window is too small, or its filter refused."""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """How a call is to be sent. `model`: what was asked for, by its configured name; `targets` the best first.
+
+    `seconds`: the caller's own bound for the whole call. `canary`: the model that this call tries out. `shadow`: where
+    a copy goes whose answer nobody sees. `notes`: the decisions, where the caller wants to know.
+    """
+
+    model: str
+    targets: list[Target]
+    fallback_on: frozenset[FallbackReason] = frozenset()
+    seconds: float | None = None
+    hedge: bool = False
+    canary: str = ""
+    shadow: list[Target] = []
+    notes: list[str] | None = None
 
 
 class Usage(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -17,7 +17,8 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from shared import azure_openai, metering
+from shared import azure_openai, capacity, metering
+from shared.capacity import Sent
 from shared.circuit_breaker import Breakers
 from shared.config import Timeouts
 from shared.credentials import Credentials, CredentialUnavailable
@@ -41,7 +42,8 @@ class UpstreamResponse:
     """The answer of a target, committed. `head`: the part of the body that has been read already.
 
     `meter` follows what comes after it; `complete`: nothing does. `deadline`: when the rest must have come, on the
-    event loop's clock. One per call; to be closed by whoever relays it.
+    event loop's clock. `ended` is called once, when nothing more will come. One per call; to be closed by whoever
+    relays it.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class UpstreamResponse:
         response: aiohttp.ClientResponse,
         head: bytes,
         *,
+        ended: Callable[[], None],
         deadline: float,
         meter: metering.StreamMeter | None = None,
         complete: bool = False,
@@ -64,6 +67,9 @@ class UpstreamResponse:
         self.complete = complete
         self.attempts: tuple[Attempt, ...] = ()
         self._response = response
+        self._ended: Callable[[], None] | None = ended
+        if complete:
+            self._end()
 
     async def read_to_end(self) -> None:
         """Behind the end of a stream nothing but the end of the body should come: wait a moment for it, because only a
@@ -75,35 +81,76 @@ class UpstreamResponse:
 
     def close(self) -> None:
         """Give back the connection of an answer read to its end; else close it, which tells the backend to stop."""
+        self._end()
         if self.content.at_eof():
             self._response.release()
         else:
             self._response.close()
 
+    def _end(self) -> None:
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            ended()
+
 
 class Failed(Exception):
-    """A try that another target may better. `answer`: what the backend said, if it said something."""
+    """A try that another target may better. `answer`: what the backend said, if it said something; `wait`: seconds it
+    asked for. `spilled_to`: the deployment that Azure itself asked instead, in vain; "?" where it does not tell which.
+    """
 
     def __init__(
-        self, problem: str, status: int = 0, answer: UpstreamResponse | None = None, wait: float | None = None
+        self,
+        problem: str,
+        status: int = 0,
+        answer: UpstreamResponse | None = None,
+        wait: float | None = None,
+        spilled_to: str = "",
     ) -> None:
         super().__init__(problem)
-        self.wait = wait
         self.problem = problem
         self.status = status
         self.answer = answer
+        self.wait = wait
+        self.spilled_to = spilled_to
 
 
 class Throttled(Failed):
     """429."""
 
 
+class Disconnected(Failed):
+    """The connection broke without a byte of an answer: it may have been closed while nobody used it."""
+
+
 class TimedOut(Failed):
     """No answer within the time for it."""
 
 
+class Beaten(Failed):
+    """Another try of the same call was faster."""
+
+
 class Garbage(Failed):
     """An answer that is none."""
+
+
+BEATEN = "another was faster"
+
+
+class Patience:
+    """How long a try may take until it is committed. It may be ended before, when another try has the answer."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.timer = asyncio.timeout(seconds)
+        self.beaten = False
+        self.silent = False  # beaten because its target seems to hang, which is a fault
+
+    def end(self, *, silent: bool) -> None:
+        """Another try has the answer. One that has not begun yet, or is over, is let be."""
+        with contextlib.suppress(RuntimeError):
+            self.timer.reschedule(asyncio.get_running_loop().time())
+            self.beaten, self.silent = True, silent
 
 
 class Upstream:
@@ -113,8 +160,8 @@ class Upstream:
         self._credentials = credentials
         self._breakers = breakers
         self._timeouts = timeouts
-        self._timeout = aiohttp.ClientTimeout(None, sock_connect=timeouts.connect)
-        self._stream_timeout = aiohttp.ClientTimeout(None, sock_connect=timeouts.connect, sock_read=timeouts.total)
+        self._timeout = aiohttp.ClientTimeout(None, timeouts.connect)
+        self._stream_timeout = aiohttp.ClientTimeout(None, timeouts.connect, timeouts.total)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=75, ttl_dns_cache=30),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -130,30 +177,50 @@ class Upstream:
     ) -> None:
         await self._session.close()
 
-    async def attempt(self, call: Call, target: Target, limit: float, request_id: str) -> UpstreamResponse:
-        """One try, committed within `limit` seconds. Raises `Failed`; the breakers learn how it went."""
+    async def attempt(self, call: Call, target: Target, patience: Patience, request_id: str) -> UpstreamResponse:
+        """One try, committed while `patience` lasts. Raises `Failed`; the breakers learn how it went."""
         request = azure_openai.upstream_request(call, target)
         opener = self._credentials.known(target.backend, request.scope) or await self._opener(target, request.scope)
+        breakers = self._breakers
+        started = breakers.clock()
+        mark = breakers.begin(target, patience.seconds, capacity.estimate(call))
+        committed = False
         try:
-            async with asyncio.timeout(limit):
+            async with patience.timer:
                 response = await self._request(call, request, opener, request_id)
                 try:
-                    return await self._commit(call, target, response)
+                    answer = await self._commit(call, target, response, mark)
                 except BaseException:
                     response.close()
                     raise
+            committed = True
+            breakers.shown(target, started, stream=call.stream)
+            return answer
         except aiohttp.ConnectionTimeoutError:
-            self._breakers.fault(target, "connect timeout")
+            breakers.fault(target, "connect timeout")
             raise TimedOut(f"no connection within {self._timeouts.connect:g} s") from None
         except TimeoutError:
-            self._breakers.fault(target, "timeout")
-            raise TimedOut(f"no answer within {limit:.1f} s") from None
+            if patience.beaten and not patience.silent:
+                breakers.abandoned(target)
+            else:
+                breakers.fault(target, "silent while others answer" if patience.beaten else "timeout")
+            if patience.beaten:
+                raise Beaten(BEATEN) from None
+            raise TimedOut(f"no answer within {patience.seconds:.1f} s") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             problem = (
                 _CLOSED_EARLY if isinstance(error, aiohttp.ClientPayloadError) else f"{type(error).__name__}: {error}"
             )
-            self._breakers.fault(target, problem[:200])
-            raise Failed(problem[:200]) from None
+            breakers.fault(target, problem[:200])
+            broken = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
+            broken = broken and not isinstance(error, aiohttp.ClientConnectorError)
+            raise (Disconnected if broken else Failed)(problem[:200]) from None
+        except asyncio.CancelledError:
+            breakers.abandoned(target)
+            raise
+        finally:
+            if not committed:
+                breakers.failed(target)
 
     async def _opener(self, target: Target, scope: str) -> tuple[str, str]:
         """The header that opens a backend, when it has to be waited for. That it cannot be had is no fault of the
@@ -186,42 +253,69 @@ class Upstream:
             self._credentials.forget(request.scope)
         return response
 
-    async def _commit(self, call: Call, target: Target, response: aiohttp.ClientResponse) -> UpstreamResponse:
+    async def _commit(
+        self, call: Call, target: Target, response: aiohttp.ClientResponse, mark: Sent
+    ) -> UpstreamResponse:
         """Read until the answer is the caller's. Raises `Failed` where another target may do better."""
+        headers = response.headers
+        asked = target
+        if target.backend.kind == "provisioned" and "x-ms-spillover-from-deployment" in headers:
+            target = _spilled(target, headers)  # booked as what it was served by
+        elif (told := capacity.told(headers, mark, self._breakers.clock())) is not None:
+            self._breakers.learn(asked, told)
+        ended = functools.partial(self._breakers.end, asked)
         if response.status == 200 and response.content_type == "text/event-stream":
-            answer = await self._first_token(call, target, response)
-            self._breakers.success(target)
+            meter, head = await self._first_token(call, asked, response)
+            answer = UpstreamResponse(
+                target, response, head, ended=ended, deadline=_in(self._timeouts.stream), meter=meter
+            )
+            self._breakers.success(asked)
             return answer
         body, complete = await _read(response, _MAX_BUFFERED)
-        answer = UpstreamResponse(target, response, body, deadline=_in(self._timeouts.total), complete=complete)
         match azure_openai.classify(response.status, body):
             case "capacity":
-                wait = azure_openai.retry_after(response.headers)
-                if azure_openai.has_room(response.headers):
-                    # Too large for what is left, while others may still fit: no reason to keep them away.
-                    raise Throttled("too large for what is left of its quota", response.status, wait=wait)
-                self._breakers.throttle(target, wait)
-                raise Throttled("throttled", response.status, wait=wait)
+                raise self._throttled(call, asked, response, body)
             case "server":
-                self._breakers.fault(target, f"status {response.status}")
-                raise Failed(f"status {response.status}", response.status, _worth_telling(answer))
+                self._breakers.fault(asked, f"status {response.status}")
+                raise Failed(
+                    f"status {response.status}",
+                    response.status,
+                    UpstreamResponse(
+                        asked, response, body, ended=_nothing, deadline=_in(self._timeouts.total), complete=True
+                    )
+                    if complete and _worth_telling(body)
+                    else None,
+                    spilled_to=_failed_spill(asked, headers),
+                )
             case "ours":
                 reason = f"status {response.status} {azure_openai.error_code(body)}".rstrip()
-                self._breakers.refusal(target, reason)
+                self._breakers.refusal(asked, reason)
                 logger.error(
                     "ALERT backend %s refuses the gateway on deployment %s (%s): left alone for 60 s. Check the role "
                     "assignment of the gateway's identity, the deployment's name and the network rules.",
-                    target.backend.name, target.deployment, reason,
+                    asked.backend.name, asked.deployment, reason,
                 )  # fmt: skip
                 raise Failed(reason, response.status)
             case "ok" if response.status >= 300 or (complete and not metering.is_json_object(body)):
                 # Azure OpenAI redirects nobody: something else answers at that address.
-                self._breakers.fault(target, "no answer of Azure OpenAI's")
+                self._breakers.fault(asked, "no answer of Azure OpenAI's")
                 raise Garbage(f"status {response.status}, but no answer of Azure OpenAI's", response.status)
-        self._breakers.success(target)
-        return answer
+        self._breakers.success(asked)
+        return UpstreamResponse(
+            target, response, body, ended=ended, deadline=_in(self._timeouts.total), complete=complete
+        )
 
-    async def _first_token(self, call: Call, target: Target, response: aiohttp.ClientResponse) -> UpstreamResponse:
+    def _throttled(self, call: Call, target: Target, response: aiohttp.ClientResponse, body: bytes) -> Throttled:
+        """What a 429 means for this try, and for the calls to come."""
+        headers = response.headers
+        wait = azure_openai.retry_after(headers)
+        kind = capacity.throttle(headers, body, configured=self._breakers.watched(target).configured)
+        self._breakers.throttle(target, wait, kind, capacity.estimate(call))
+        return Throttled(f"429: {kind}", response.status, wait=wait, spilled_to=_failed_spill(target, headers))
+
+    async def _first_token(
+        self, call: Call, target: Target, response: aiohttp.ClientResponse
+    ) -> tuple[metering.StreamMeter, bytes]:
         meter = metering.StreamMeter(strip_usage=call.usage_injected)
         head, chunk = b"", b"-"
         while chunk and not (meter.committed or meter.failed or meter.done) and len(head) <= _MAX_BUFFERED:
@@ -233,7 +327,27 @@ class Upstream:
         if not meter.committed:
             self._breakers.fault(target, "empty stream")
             raise Failed("ended the stream before its first token", response.status)
-        return UpstreamResponse(target, response, head, deadline=_in(self._timeouts.stream), meter=meter)
+        return meter, head
+
+
+def _spilled(target: Target, headers: Mapping[str, str]) -> Target:
+    """The pay-as-you-go deployment of the same resource that Azure gave a call to, the provisioned one being full."""
+    backend = msgspec.structs.replace(target.backend, kind="standard")
+    return Target(backend, target.model, headers.get("x-ms-deployment-name") or target.deployment)
+
+
+def _failed_spill(target: Target, headers: Mapping[str, str]) -> str:
+    """The deployment that Azure asked in vain in place of a provisioned one."""
+    if target.backend.kind != "provisioned" or not (
+        "x-ms-spillover-error" in headers or "x-ms-spillover-from-deployment" in headers
+    ):
+        return ""
+    name = headers.get("x-ms-deployment-name", "")
+    return name if name not in ("", target.deployment) else "?"
+
+
+def _nothing() -> None:
+    """The end of an answer that counts nowhere as under way."""
 
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> tuple[bytes, bool]:
@@ -247,14 +361,11 @@ async def _read(response: aiohttp.ClientResponse, most: int) -> tuple[bytes, boo
     return (chunks[0] if len(chunks) == 1 else b"".join(chunks)), True
 
 
-def _worth_telling(answer: UpstreamResponse) -> UpstreamResponse | None:
+def _worth_telling(body: bytes) -> bool:
     """An error in OpenAI's shape may pass to the caller; a proxy's page may not."""
     with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        if answer.complete and isinstance(
-            msgspec.json.decode(answer.head, type=Mapping[str, object]).get("error"), Mapping
-        ):
-            return answer
-    return None
+        return isinstance(msgspec.json.decode(body, type=Mapping[str, object]).get("error"), Mapping)
+    return False
 
 
 def _in(seconds: float) -> float:

@@ -334,13 +334,6 @@ def test_headers_that_no_server_could_send_on_are_left_out() -> None:
     assert azure_openai.returned_headers(headers) == {"x-ms-region": "East US 2"}
 
 
-def test_a_429_that_says_that_quota_is_left_was_for_this_call_alone() -> None:
-    left = {"x-ratelimit-remaining-tokens": "9990", "x-ratelimit-remaining-requests": "5"}
-    assert azure_openai.has_room(left)
-    assert not azure_openai.has_room(left | {"x-ratelimit-remaining-tokens": "0"})
-    assert not azure_openai.has_room({})
-
-
 def test_a_path_of_any_length_is_answered_and_not_remembered() -> None:
     with pytest.raises(UnknownPath) as caught:
         match("GET", "/v1/models/" + "x" * 100_000)

@@ -123,7 +123,7 @@ async def test_a_throttled_backend_is_left_alone_until_it_may_be_asked_again() -
     house = House(backend("a"), backend("b"))
     house.breakers.throttle(house.target("a"), 7.0)
     assert {tuple(house.order()) for _ in range(6)} == {("b", "a")}
-    house.clock.now += 7.0
+    house.clock.now += 7.7
     assert sorted(house.order()) == ["a", "b"]
     await house.rotation.close()
 

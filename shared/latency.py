@@ -1,0 +1,45 @@
+"""How long a deployment takes to show its first content, over its last answers. Pure."""
+
+from collections import deque
+from collections.abc import Sequence
+
+_KEPT = 256  # answers; enough for a 99th percentile, few enough to forget a bad hour soon
+_ENOUGH = 20  # answers below which a percentile says nothing
+
+
+class Latency:
+    """The times of one deployment in milliseconds, of streams and of whole answers apart."""
+
+    __slots__ = ("_streams", "_whole")
+
+    def __init__(self) -> None:
+        self._streams: deque[float] = deque(maxlen=_KEPT)
+        self._whole: deque[float] = deque(maxlen=_KEPT)
+
+    def note(self, milliseconds: float, *, stream: bool) -> None:
+        (self._streams if stream else self._whole).append(milliseconds)
+
+    def usual(self, *, stream: bool) -> float | None:
+        """The 95th percentile, or None where too little is known."""
+        times = self._streams if stream else self._whole
+        return percentile(sorted(times), 0.95) if len(times) >= _ENOUGH else None
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """What is told of it, by kind of answer."""
+        told = {}
+        for kind, times in (("streams", sorted(self._streams)), ("whole_answers", sorted(self._whole))):
+            if times:
+                shares = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+                told[kind] = {"answers": float(len(times))} | {
+                    name: round(percentile(times, share), 1) for name, share in shares.items()
+                }
+        return told
+
+
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """The value that this share of the values does not exceed.
+
+    >>> percentile([1.0, 2.0, 3.0, 4.0], 0.5)
+    2.0
+    """
+    return ordered[max(0, -int(-share * len(ordered) // 1) - 1)]

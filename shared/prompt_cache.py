@@ -1,0 +1,59 @@
+"""Sends calls with the same beginning to the same backend, where Azure's prompt cache has it already. Pure.
+
+Azure caches prefixes of 1,024 tokens or more, per deployment. Rendezvous hashing: every instance ranks the backends
+alike for a prefix, without talking to the others, and a backend that comes or goes moves only its own share. Source of
+the bound: Mirrokni, Thorup, Zadimoghaddam, "Consistent Hashing with Bounded Loads".
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+import msgspec
+
+from shared.types import Call
+
+SHORTEST = 1024  # tokens; Azure caches no shorter prompt
+_LEADING = 4 * SHORTEST  # bytes of the messages that stand for their first 1,024 tokens
+_PROMPTS = ("messages", "input", "prompt")
+_BOUND = 1.25  # times its fair share that a backend may have in flight on account of a prefix
+
+
+def prefix(call: Call) -> bytes | None:
+    """What calls have in common that a backend's cache may serve: the caller's own `prompt_cache_key`, else how the
+    prompt begins. None where nothing would be cached."""
+    if (place := call.values.get("prompt_cache_key")) is not None and call.body[place] != b"null":
+        return call.body[place][:_LEADING]
+    if call.input_estimate < SHORTEST:
+        return None
+    for name in _PROMPTS:
+        if (place := call.values.get(name)) is not None:
+            leading = call.body[place.start : min(place.stop, place.start + _LEADING)]
+            return leading if len(leading) == _LEADING else None
+    return None
+
+
+class Share(msgspec.Struct, frozen=True):
+    """A backend that could serve: its weight, and what it has in flight."""
+
+    name: str
+    weight: int
+    in_flight: int
+
+
+def choose(key: bytes, backends: Sequence[Share]) -> int:
+    """The index of the backend that calls of this prefix prefer: the first in their ranking that is not overloaded."""
+    digest = hashlib.blake2b(key, digest_size=16).digest()
+    ranking = sorted(range(len(backends)), key=lambda i: _score(digest, backends[i]), reverse=True)
+    calls = sum(backend.in_flight for backend in backends) + 1
+    weights = sum(backend.weight for backend in backends)
+    for i in ranking:
+        backend = backends[i]
+        if backend.in_flight + 1 <= math.ceil(_BOUND * calls * backend.weight / weights):
+            return i
+    return ranking[0]  # cannot be: not everyone is above the average
+
+
+def _score(digest: bytes, backend: Share) -> float:
+    drawn = int.from_bytes(hashlib.blake2b(digest + backend.name.encode(), digest_size=8).digest()) + 1
+    return -backend.weight / math.log(drawn / (2**64 + 2))

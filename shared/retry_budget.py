@@ -1,0 +1,84 @@
+"""How many tries a process may make beyond the first of each call, so that trouble is not answered with a flood. Pure.
+
+Both count over the last seconds, in slots of one second or more. Source: "Handling Overload" in Google's book on site
+reliability, which calls the second one client-side throttling.
+"""
+
+from collections.abc import Callable
+
+_ALWAYS = 100  # further tries in the window that need no calls to justify them
+_SHARE = 0.2  # of the calls in the window
+_BUDGET_WINDOW = 10
+_THROTTLE_WINDOW = 30
+_K = 1.5  # asked so many times as often as it accepts, a deployment finds out soon that it has room again
+
+
+class Window:
+    """A count over the last `seconds`."""
+
+    __slots__ = ("_counts", "_last", "_seconds")
+
+    def __init__(self, seconds: int) -> None:
+        self._seconds = seconds
+        self._counts = [0] * seconds
+        self._last = 0  # the second that was counted last
+
+    def add(self, now: float) -> None:
+        second = int(now)
+        if second != self._last:
+            self._forget(second)
+        self._counts[second % self._seconds] += 1
+
+    def total(self, now: float) -> int:
+        second = int(now)
+        if second != self._last:
+            self._forget(second)
+        return sum(self._counts)
+
+    def _forget(self, second: int) -> None:
+        for old in range(self._last + 1, min(second, self._last + self._seconds) + 1):
+            self._counts[old % self._seconds] = 0
+        if second - self._last >= self._seconds:
+            self._counts = [0] * self._seconds
+        self._last = second
+
+
+class RetryBudget:
+    """100 further tries, and 20 % of the calls of the last ten seconds. Tries after a 429 are not charged: they went
+    to nobody's work."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._calls = Window(_BUDGET_WINDOW)
+        self._spent = Window(_BUDGET_WINDOW)
+
+    def called(self) -> None:
+        """A call begins."""
+        self._calls.add(self._clock())
+
+    def take(self) -> bool:
+        """Whether one more try may be made."""
+        now = self._clock()
+        if self._spent.total(now) >= _ALWAYS + _SHARE * self._calls.total(now):
+            return False
+        self._spent.add(now)
+        return True
+
+
+class AdaptiveThrottle:
+    """Which calls to let through to deployments that refuse: few while nearly none is accepted, more as more are."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._asked = Window(_THROTTLE_WINDOW)
+        self._accepted = Window(_THROTTLE_WINDOW)
+
+    def accepted(self) -> None:
+        self._accepted.add(self._clock())
+
+    def refuses(self, chance: float) -> bool:
+        """Whether this call is not to be sent; `chance` is random, 0 to 1. It counts as one that asked."""
+        now = self._clock()
+        asked = self._asked.total(now)
+        self._asked.add(now)
+        return chance < max(0.0, (asked - _K * self._accepted.total(now)) / (asked + 1))
