@@ -149,21 +149,17 @@ async def dead(system: System, seconds: float, rate: float = RATE) -> Row:
 
 async def nameless(system: System, seconds: float, most: float = 10.0) -> list[Row]:
     """A backend whose name does not resolve, or whose name server does not answer: beside a good one, and alone."""
-    rows = []
-    for what, half, alone in (
-        ("is unknown", "half-unknown", "unknown"),
-        ("is not looked up in time", "half-hanging", "hanging-name"),
-    ):
+
+    async def tell(what: str, half: str, alone: str) -> Row:
         calls = await system.callers.arrivals(10.0, seconds, _plain(half))
         none = await system.callers.together(chat(alone) for _ in range(10))
         honest = all(call.status in (503, 504) and call.code != "not JSON" for call in none)
-        rows.append(
-            Row(
-                f"the name of one of two backends {what}",
-                f"all answered; 503 or 504 where there is no other; none over {most:g} s",
-                f"{statuses(calls)}, slowest {slowest(calls):.1f} s; "
-                f"alone {statuses(none)}, slowest {slowest(none):.1f} s",
-                all(call.served for call in calls) and honest and slowest([*calls, *none]) < most,
-            )
+        return Row(
+            f"the name of one of two backends {what}",
+            f"all answered; 503 or 504 where there is no other; none over {most:g} s",
+            f"{statuses(calls)}, slowest {slowest(calls):.1f} s; alone {statuses(none)}, slowest {slowest(none):.1f} s",
+            all(call.served for call in calls) and honest and slowest([*calls, *none]) < most,
         )
-    return rows
+
+    unknown = tell("is unknown", "half-unknown", "unknown")
+    return [*await asyncio.gather(unknown, tell("is not looked up in time", "half-hanging", "hanging-name"))]

@@ -1,11 +1,12 @@
 """The gateway as the routing scenarios run it: with a look at what is open, and names that are not looked up in time.
 
-`GET /bench/look` counts the event loop's tasks. A host name that ends in `.hanging.invalid` is looked up for half a
-minute without an answer, as by a name server that is out of reach.
+`GET /bench/look` counts the event loop's tasks, and the connections that calls hold.
+A host name that ends in `.hanging.invalid` is looked up for half a minute without an answer, as by a name server that
+is out of reach.
 """
 
 import asyncio
-from collections import Counter
+import gc
 from typing import Any
 
 import aiohttp
@@ -27,9 +28,14 @@ async def _resolve_or_hang(self: Any, host: str, *rest: Any, **more: Any) -> Any
 aiohttp.DefaultResolver.resolve = _resolve_or_hang  # type: ignore[method-assign]
 
 
+def _look() -> dict[str, int]:
+    connectors = [found for found in gc.get_objects() if type(found) is aiohttp.TCPConnector]
+    in_use = sum(len(connector._acquired) for connector in connectors)
+    return {"tasks": len(asyncio.all_tasks()), "connections": in_use}
+
+
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "http" and scope["path"] == "/bench/look":
-        names = Counter(task.get_coro().__qualname__ for task in asyncio.all_tasks())  # type: ignore[union-attr]
-        await Response(msgspec.json.encode(names), media_type="application/json")(scope, receive, send)
+        await Response(msgspec.json.encode(_look()), media_type="application/json")(scope, receive, send)
     else:
         await gateway(scope, receive, send)

@@ -64,8 +64,6 @@ class Callers:
         self.doors = list(doors)
         self._turns = itertools.cycle(range(len(doors)))
         self._session = session
-        self._open = 0
-        self.most_at_once = 0
 
     async def call(
         self, body: dict[str, Any], door: int | None = None, headers: dict[str, str] | None = None
@@ -77,8 +75,6 @@ class Callers:
         at, started = time.time(), time.perf_counter()
         answer: aiohttp.ClientResponse | None = None
         data, first, broken = b"", None, ""
-        self._open += 1
-        self.most_at_once = max(self.most_at_once, self._open)
         try:
             async with self._session.post(
                 f"{there.url}/v1/chat/completions", data=msgspec.json.encode(body), headers=head
@@ -89,8 +85,6 @@ class Callers:
                         first = time.perf_counter() - started
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             broken = type(error).__name__
-        finally:
-            self._open -= 1
         return _answered(at, time.perf_counter() - started, number, answer, data, broken, first)
 
     async def arrivals(

@@ -63,11 +63,11 @@ def _word(held: bool) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("names", nargs="*", default=[*SCENARIOS], choices=[*SCENARIOS], metavar="scenario")
+    parser.add_argument("names", nargs="*", choices=[*SCENARIOS], metavar="scenario")
     parser.add_argument("--instances", type=int, default=2)
     given = parser.parse_args()
     print(f"{given.instances} instances of the gateway, four simulated regions, tables in Azurite", flush=True)
-    sys.exit(0 if asyncio.run(run(given.names, given.instances)) else 1)
+    sys.exit(0 if asyncio.run(run(given.names or [*SCENARIOS], given.instances)) else 1)
 
 
 if __name__ == "__main__":

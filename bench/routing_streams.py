@@ -10,7 +10,7 @@ async def dying(system: System, streams: int, wait: float = 3.0) -> Row:
     """Half of the streams have shown content when the region dies, the other half wait for their first."""
     await system.warm("streams", streams // 2)
     await system.warm("long-streams", streams // 2)
-    long = chat("long-streams", "simulate_output_tokens=1200", stream=True)  # six seconds
+    long = chat("long-streams", "simulate_output_tokens=800", stream=True)  # four seconds
     # The wait for the first content has to outlast the death; those that begin again elsewhere wait once more.
     with system.fault("slow_first_token", "streams", seconds=wait):
         async with asyncio.TaskGroup() as group:

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import msgspec
-import psutil
 
 from bench.routing_load import Callers, Door, callers
 from simulator.process import SimulatorProcess
@@ -26,7 +25,6 @@ PLAIN = (
 PACE = {"first_token_seconds": 0.1, "seconds_per_chunk": 0.01}  # an answer of 32 tokens takes 0.26 s
 # A provisioned deployment works off this much; a call of 32 tokens, and a few for its prompt, is corrected to these.
 PROVISIONED_TOKENS_PER_MINUTE = 60_000
-_SETTLE = 6.0  # seconds within which what a call left behind has to be gone
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -41,9 +39,8 @@ class Row(msgspec.Struct, frozen=True):
 def simulated() -> dict[str, Any]:
     """The simulator's configuration."""
     deployments: list[dict[str, Any]] = [{"name": name, "model": "gpt-4o"} for name in (*PLAIN, "prefix", "spill")]
-    provisioned = {"name": "ptu", "model": "gpt-4o", "sku": "ProvisionedManaged", "window_seconds": 10}
-    provisioned["tokens_per_minute"] = PROVISIONED_TOKENS_PER_MINUTE // 6
-    regions = [{"name": name, "deployments": [*deployments, provisioned], **PACE} for name in REGIONS.values()]
+    deployments.append({"name": "ptu", "model": "gpt-4o", "sku": "ProvisionedManaged"})
+    regions = [{"name": name, "deployments": deployments, **PACE} for name in REGIONS.values()]
     return {"regions": regions}
 
 
@@ -71,25 +68,26 @@ def configuration(simulator: SimulatorProcess, **more: Any) -> dict[str, Any]:
     return {"backends": backends, **more}
 
 
-class Leaks:
-    """What was open before a scenario and is after it. Idle connections are kept for the next calls: no leak as long as
-    they are not more than were ever needed at a time, and none of them is one that the other side has closed."""
+class Open(msgspec.Struct, frozen=True):
+    """What all instances hold open: tasks of the event loop, and connections that are in use."""
 
-    def __init__(self, tasks: int) -> None:
-        self.tasks_before = self.tasks_after = tasks
-        self.most_at_once = 0
-        self.connections: dict[str, int] = {}
+    tasks: int = 0
+    connections: int = 0
+
+
+class Leaks:
+    """What a scenario left open, against what was open before it."""
+
+    def __init__(self, before: Open) -> None:
+        self.before = self.after = before
 
     @property
     def none(self) -> bool:
-        enough = self.tasks_after <= self.tasks_before + 2
-        return (
-            enough and sum(self.connections.values()) <= 8 + self.most_at_once and "CLOSE_WAIT" not in self.connections
-        )
+        return self.after.tasks <= self.before.tasks + 1 and self.after.connections <= self.before.connections
 
     def __str__(self) -> str:
-        states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(self.connections.items()))
-        return f"tasks {self.tasks_before} → {self.tasks_after}, connections {states or 'none'}"
+        tasks = f"tasks {self.before.tasks} → {self.after.tasks}"
+        return f"{tasks}, connections in use {self.before.connections} → {self.after.connections}"
 
 
 class System:
@@ -108,6 +106,7 @@ class System:
         self.environ = environ
         self.gateways = gateways
         self.callers = load
+        self._least = Open()  # seen so far
 
     def restart(self, number: int) -> None:
         """Another process in the place of one that was killed."""
@@ -134,42 +133,29 @@ class System:
         finally:
             self.simulator.delete_fault(number)
 
-    async def tasks(self) -> int:
-        """Of all instances that run, when nothing has changed for a moment."""
-        last, deadline = -1, time.monotonic() + _SETTLE
-        while (now := sum([sum((await self._look(gateway)).values()) for gateway in self._running()])) != last:
-            last = now
-            if time.monotonic() > deadline:
-                break
-            await asyncio.sleep(0.3)
-        return now
-
-    def connections(self) -> dict[str, int]:
-        """Of the instances to the regions, by state."""
-        ports = {int(url.rpartition(":")[2]) for url in self.simulator.regions.values()}
-        states: dict[str, int] = {}
-        for gateway in self._running():
-            for connection in psutil.Process(gateway.pid).net_connections("tcp"):
-                if connection.raddr and connection.raddr.port in ports:
-                    states[connection.status] = states.get(connection.status, 0) + 1
-        return states
+    async def open(self, enough: Open, patience: float = 5.0) -> Open:
+        """What is open when there is least, for work behind the scenes comes and goes. Asks no longer than until there
+        is no more than enough."""
+        tasks = connections = 1_000_000
+        deadline = time.monotonic() + patience
+        while (tasks > enough.tasks or connections > enough.connections) and time.monotonic() < deadline:
+            seen = [await self._look(gateway) for gateway in self.gateways if gateway.running]
+            tasks = min(tasks, sum(each.tasks for each in seen))
+            connections = min(connections, sum(each.connections for each in seen))
+            await asyncio.sleep(0.2)
+        return Open(tasks, connections)
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator["Leaks"]:
         """What the block leaves open, to be read after it."""
-        leaks = Leaks(await self.tasks())
+        leaks = Leaks(await self.open(self._least, patience=1.0))
+        self._least = leaks.before
         yield leaks
-        leaks.tasks_after = await self.tasks()
-        leaks.most_at_once = self.callers.most_at_once
-        leaks.connections = self.connections()
+        leaks.after = await self.open(leaks.before)
 
-    def _running(self) -> list[GatewayProcess]:
-        return [gateway for gateway in self.gateways if gateway.running]
-
-    async def _look(self, gateway: GatewayProcess) -> dict[str, int]:
+    async def _look(self, gateway: GatewayProcess) -> Open:
         answer = await asyncio.to_thread(gateway.request, "GET", "/bench/look")
-        told: dict[str, int] = answer.json()
-        return told
+        return msgspec.json.decode(answer.body, type=Open)
 
 
 def started(environ: Mapping[str, str]) -> GatewayProcess:

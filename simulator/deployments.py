@@ -49,6 +49,10 @@ class Deployment:
             spent = charge.input_tokens - charge.cached_tokens + charge.output_tokens
             self._limiter.correct(spent - estimated_tokens)
 
+    def utilisation(self, now: float) -> float | None:
+        """In per cent, of a provisioned deployment."""
+        return self._limiter.utilisation(now) if isinstance(self._limiter, Utilisation) else None
+
     def headers(self, now: float) -> dict[str, str]:
         """x-ms-deployment-name and x-ratelimit-*, or the utilisation of a provisioned deployment."""
         headers = self._limiter.headers(now)

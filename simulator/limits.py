@@ -92,11 +92,14 @@ class Utilisation:
         """What was admitted took so many tokens more, or less, than its estimate."""
         self._level = max(0.0, self._level + tokens)
 
-    def headers(self, now: float) -> dict[str, str]:
-        if not self._size:
-            return {}
+    def utilisation(self, now: float) -> float | None:
+        """In per cent; None where nothing is limited."""
         self._work_off(now)
-        return {"azure-openai-deployment-utilization": f"{100 * self._level / self._size:.1f}%"}
+        return 100 * self._level / self._size if self._size else None
+
+    def headers(self, now: float) -> dict[str, str]:
+        used = self.utilisation(now)
+        return {} if used is None else {"azure-openai-deployment-utilization": f"{used:.1f}%"}
 
     def _work_off(self, now: float) -> None:
         self._level = max(0.0, self._level - (now - max(self._at, 0.0)) * self._rate)

@@ -222,6 +222,8 @@ class _Deployments:
             self.admit(other, estimated_tokens)
         finally:
             exchange.headers = deployment.headers(now) | exchange.headers
+            if deployment.provisioned:
+                exchange.entry.utilisation = deployment.utilisation(now)
 
     def settle(self) -> None:
         """The call has ended: what it took is known."""

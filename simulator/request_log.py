@@ -42,6 +42,7 @@ class LogEntry(Charge, gc=False, kw_only=True):
     logged: bool = False
     retry_after: float | None = None  # seconds that a 429 told the caller to wait
     spilled_to: str | None = None
+    utilisation: float | None = None  # per cent, of a provisioned deployment when it had taken the call, or refused it
 
 
 class Totals(Charge, kw_only=True):
