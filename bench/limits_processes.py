@@ -23,7 +23,7 @@ from local.processes import Children, free_port
 from shared import azure_openai
 from shared.config import Configuration
 from shared.errors import GatewayError
-from shared.leases import from_properties
+from shared.lease_rows import from_properties
 from shared.limiter import TABLE, Limiter
 from shared.pricing import cost, price
 from shared.stores.clock import StoreClock
@@ -76,7 +76,7 @@ async def worker(storage: str, case: Case, number: int, share: int, begins: floa
     assert tariff is not None
 
     async def serve(prompt: int, output: int, bound: int, lasts: float) -> None:
-        body = b"x" * (4 * prompt)
+        body = b"xyz " * prompt
         call = Call(
             operation=azure_openai.OPERATIONS[0],
             surface="openai",

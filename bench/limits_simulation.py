@@ -20,6 +20,7 @@ from bench.limits_demand import Admission, Request, overshoot, possible, request
 from shared import allowances, azure_openai, leases
 from shared.config import Configuration
 from shared.errors import GatewayError
+from shared.lease_rows import to_properties
 from shared.limiter import TABLE, Limiter
 from shared.stores import Properties, Row
 from shared.stores.memory import MemoryStore, MemoryTable
@@ -28,7 +29,7 @@ from shared.types import Call, Consumer, Limits, Usage
 START = 1_795_262_400.0
 CASES = {20_000: (2.0, 600.0), 100_000: (2.0, 300.0), 1_000_000: (2.0, 180.0), 10_000_000: (1.5, 60.0)}
 ALLOWED = {20_000: 0.15, 100_000: 0.06, 1_000_000: 0.03, 10_000_000: 0.02}
-PROMPT = b"x" * 40_000
+PROMPT = b"xyz " * 10_000
 
 
 class ImpatientSelector(selectors.DefaultSelector):
@@ -115,12 +116,12 @@ async def run(
     store, rng = DistantStore(seed, outage), random.Random(seed)
     limits = Limits(tokens_per_minute=limit)
     consumer = Consumer("k", "bench", limits=limits)
-    scope = allowances.scope("key", "k", "", limits)
+    scope = allowances.scope("key", "k", limits)
     if full < 1:
         bounds = allowances.bounds(limits, START, scope.shards)
         row = leases.fresh(bounds, START)
         low = [level and msgspec.structs.replace(level, level=level.level * full) for level in row.levels]
-        properties = leases.to_properties(msgspec.structs.replace(row, levels=tuple(low)))
+        properties = to_properties(msgspec.structs.replace(row, levels=tuple(low)))
         for shard in range(scope.shards):
             await MemoryTable(store, TABLE).put(scope.key, str(shard), properties, None)
     configuration = Configuration(backends=[])

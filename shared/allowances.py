@@ -17,27 +17,42 @@ from shared.types import AddressLimits, Consumer, Limits, Period
 
 TOKENS_A_SHARD = 1_000_000  # a minute; one row takes some tens of writes a second
 _MOST_SHARDS = 16
+_QUARTER = 900.0  # seconds: every zone's periods begin at a quarter of an hour
+_NONE = Limits()
 ADDRESS = "address"  # the kind of scope
 
+Dimensions = tuple[bool, bool, bool, bool]
+_DIMENSIONS: dict[Dimensions, Dimensions] = {}  # each but once in memory: there are as many keys as there are callers
 
-class Scope(msgspec.Struct, frozen=True):
-    """Something that is limited. `key` is its partition in the table; `about` is how a message calls it."""
+
+class Scope(msgspec.Struct, frozen=True, gc=False):
+    """Something that is limited. `key` is its partition in the table; `name` and `model` are how messages call it;
+    `shards` are the rows among which its limits are divided; `limited`: requests, tokens, money, slots."""
 
     key: str
-    about: str
+    name: str
+    model: str
     limits: Limits
+    shards: int
+    limited: Dimensions
 
     @property
     def kind(self) -> str:
         return self.key.partition(":")[0]
 
     @property
-    def shards(self) -> int:
-        """Rows among which the limits are divided. Quotas and slots are not: a part of them may be too small."""
-        limits = self.limits
-        if limits.token_quota or limits.request_quota or limits.budget_usd or limits.max_concurrent:
-            return 1
-        return min(_MOST_SHARDS, max(1, math.ceil((limits.tokens_per_minute or 0) / TOKENS_A_SHARD)))
+    def about(self) -> str:
+        """How a message calls it."""
+        told = {
+            "key": f"The key of {self.name!r}",
+            "team": f"The team {self.name!r}",
+            "model": f"The model {self.name} here",
+        }.get(self.kind, f"The {self.kind} {self.name}")
+        return f"{told} on {self.model}" if self.model else told
+
+    @property
+    def has_quota(self) -> bool:
+        return bool(self.limits.token_quota or self.limits.request_quota or self.limits.budget_usd)
 
 
 class Span(NamedTuple):
@@ -47,9 +62,17 @@ class Span(NamedTuple):
     until: float
 
 
-def scope(kind: str, name: str, about: str, limits: Limits) -> Scope:
-    """`name` may hold anything; a row's key may not."""
-    return Scope(f"{kind}:{quote(name, safe=' @+,=:')}"[:512], about, limits)
+def scope(kind: str, identity: str, limits: Limits, name: str = "", model: str = "") -> Scope:
+    """`identity` and `model` may hold anything; a row's key may not."""
+    key = f"{kind}:{quote(f'{identity}+{model}' if model else identity, safe=' @+,=:')}"[:512]
+    return Scope(key, name or identity, model, limits, _shards(limits), dimensions(limits))
+
+
+def _shards(limits: Limits) -> int:
+    """Quotas and slots are not divided: a part of them may be too small."""
+    if limits.token_quota or limits.request_quota or limits.budget_usd or limits.max_concurrent:
+        return 1
+    return min(_MOST_SHARDS, max(1, math.ceil((limits.tokens_per_minute or 0) / TOKENS_A_SHARD)))
 
 
 def of_address(household: str, limits: AddressLimits) -> Scope:
@@ -60,20 +83,20 @@ def of_address(household: str, limits: AddressLimits) -> Scope:
         request_quota_period=limits.request_quota_period,
         time_zone=limits.time_zone,
     )
-    return scope(ADDRESS, household, f"The address {household}", own)
+    return scope(ADDRESS, household, own)
 
 
 def held_to(consumer: Consumer, model: str, configuration: Configuration) -> list[Scope]:
     """Everything that has a say in whether this consumer may call this model; "" for no model in particular."""
-    settings, name = configuration.limits, f"The key of {consumer.name!r}"
+    settings, name = configuration.limits, consumer.name
     of_key = merged(settings.defaults, consumer.limits)
-    scopes = [scope("key", consumer.id, name, of_key)]
+    scopes = [scope("key", consumer.id, of_key, name)]
     if own := consumer.model_limits.get(model):
-        scopes.append(scope("key", f"{consumer.id}+{model}", f"{name} on {model}", _in_the_manner_of(of_key, own)))
+        scopes.append(scope("key", consumer.id, _in_the_manner_of(of_key, own), name, model))
     if team := settings.teams.get(consumer.team):
-        scopes.append(scope("team", consumer.team, f"The team {consumer.team!r}", team))
+        scopes.append(scope("team", consumer.team, team))
     if (about := configuration.models.get(model)) and about.limits:
-        scopes.append(scope("model", model, f"The model {model} here", about.limits))
+        scopes.append(scope("model", model, about.limits))
     return [scope for scope in scopes if limited(scope.limits)]
 
 
@@ -101,20 +124,23 @@ def limited(limits: Limits) -> bool:
     return any(dimensions(limits))
 
 
-def dimensions(limits: Limits) -> tuple[bool, bool, bool, bool]:
+def dimensions(limits: Limits) -> Dimensions:
     """Whether requests, tokens, money and slots are limited."""
-    return (
+    found = (
         bool(limits.requests_per_minute or limits.request_quota),
         bool(limits.tokens_per_minute or limits.token_quota),
         bool(limits.budget_usd),
         bool(limits.max_concurrent),
     )
+    return _DIMENSIONS.setdefault(found, found)
 
 
 def merged(defaults: Limits, own: Limits) -> Limits:
     """The limits of a consumer: its own where it has some, else the configuration's."""
-    if own == Limits():
+    if own == _NONE:
         return defaults
+    if defaults == _NONE:
+        return own
     values = {
         name: value if (value := getattr(own, name)) is not None else getattr(defaults, name)
         for name in Limits.__struct_fields__
@@ -123,8 +149,13 @@ def merged(defaults: Limits, own: Limits) -> Limits:
 
 
 def bounds(limits: Limits, now: float, parts: int = 1) -> Bounds:
-    """The limits as the arithmetic takes them, for one of so many shards."""
-    zone = limits.time_zone or "UTC"
+    """The limits as the arithmetic takes them, for one of so many shards. Each but once in memory."""
+    return _bounds(limits, int(now // _QUARTER), parts)
+
+
+@functools.lru_cache(maxsize=4096)
+def _bounds(limits: Limits, quarter: int, parts: int) -> Bounds:
+    zone, now = limits.time_zone or "UTC", quarter * _QUARTER
     requests = _bound(limits.requests_per_minute, limits.request_quota, limits.request_quota_period or "day", zone, now)
     tokens = _bound(limits.tokens_per_minute, limits.token_quota, limits.token_quota_period or "month", zone, now)
     usd = _bound(None, limits.budget_usd, limits.budget_period or "month", zone, now)
@@ -145,12 +176,12 @@ def _bound(per_minute: float | None, quota: float | None, period: Period, zone: 
 
 def span(period: Period, zone: str, now: float) -> Span:
     """The hour, day, week (from Monday) or month in which `now` lies, by the clocks of that zone."""
-    return _span(period, zone, int(now // 900))  # every zone's periods begin at a quarter of an hour
+    return _span(period, zone, int(now // _QUARTER))
 
 
 @functools.lru_cache(maxsize=1024)
 def _span(period: Period, zone: str, quarter: int) -> Span:
-    moment = datetime.fromtimestamp(quarter * 900, UTC)
+    moment = datetime.fromtimestamp(quarter * _QUARTER, UTC)
     if period == "hour":
         # By the seconds that have gone by, for an hour that is repeated when summer time ends is two hours.
         local = moment.astimezone(ZoneInfo(zone))

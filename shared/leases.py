@@ -9,19 +9,18 @@ slice. It carries a nonce; a write whose answer was lost is found again by it.
 """
 
 import math
-from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import msgspec
 
 LEASE_SECONDS = 2.0  # how long a slice may be spent; also the length of an epoch
 SHARE = 0.5  # of what is left that one instance may take ahead of its needs, over the square root of the lessees
-SAFE_PART = 0.15  # of an instance's part of a minute, while the table is out of reach
 EPSILON = 1e-6
+NEVER = -math.inf
 _LESSEES_TOLD = 256  # nonces that a row keeps for an epoch
 
 
-class Amounts(NamedTuple):
+class Amounts(msgspec.Struct, frozen=True, gc=False):
     """A quantity in every dimension that can be limited. `slots` are calls under way."""
 
     requests: float = 0.0
@@ -29,14 +28,25 @@ class Amounts(NamedTuple):
     usd: float = 0.0
     slots: float = 0.0
 
+    def each(self) -> tuple[float, float, float, float]:
+        """In the order of `DIMENSIONS`."""
+        return self.requests, self.tokens, self.usd, self.slots
+
+    def of(self, dimension: str) -> float:
+        return self.each()[DIMENSIONS.index(dimension)]
+
     def plus(self, other: "Amounts") -> "Amounts":
         return Amounts(
             self.requests + other.requests, self.tokens + other.tokens, self.usd + other.usd, self.slots + other.slots
         )
 
     def minus(self, other: "Amounts") -> "Amounts":
+        """What does not change is the same number in memory, too: there are many keys, and few use every dimension."""
         return Amounts(
-            self.requests - other.requests, self.tokens - other.tokens, self.usd - other.usd, self.slots - other.slots
+            self.requests - other.requests if other.requests else self.requests,
+            self.tokens - other.tokens if other.tokens else self.tokens,
+            self.usd - other.usd if other.usd else self.usd,
+            self.slots - other.slots if other.slots else self.slots,
         )
 
     def covers(self, cost: "Amounts") -> bool:
@@ -48,7 +58,7 @@ class Amounts(NamedTuple):
         )
 
 
-DIMENSIONS = Amounts._fields
+DIMENSIONS = Amounts.__struct_fields__
 NOTHING = Amounts()
 UNLIMITED = Amounts(math.inf, math.inf, math.inf, math.inf)
 
@@ -72,7 +82,7 @@ Bounds = tuple[Bound | None, ...]
 """By dimension; None where there is no limit."""
 
 
-class Level(msgspec.Struct, frozen=True):
+class Level(msgspec.Struct, frozen=True, gc=False):
     """The state of one dimension. `out`, `before`: on lease since this and since the previous epoch. `used`: of the
     period's quota, leases included. `told`: the percentage of the quota that has been reported."""
 
@@ -88,7 +98,7 @@ class Level(msgspec.Struct, frozen=True):
         return bound.cap - self.out - self.before
 
 
-class Row(msgspec.Struct, frozen=True):
+class Row(msgspec.Struct, frozen=True, gc=False):
     """What the table holds of a limited thing. `lessees`: the nonce of each instance's last write in this epoch."""
 
     levels: tuple[Level | None, ...]
@@ -106,7 +116,7 @@ class Row(msgspec.Struct, frozen=True):
         return nonce in self.lessees or nonce in self.lessees_before
 
 
-class Lease(msgspec.Struct, frozen=True):
+class Lease(msgspec.Struct, frozen=True, gc=False):
     """A slice of a row, to be spent until `expires`. `granted` is what the row counts as out, since `epoch`."""
 
     granted: Amounts = NOTHING
@@ -205,7 +215,7 @@ def exchange(
     settled = tuple(
         _settled(_given_back(level, bound, granted, left, age, lease.time), bound, debt) if level and bound else None
         for level, bound, granted, left, debt in zip(
-            current.levels, bounds, lease.granted, lease.left, owed, strict=True
+            current.levels, bounds, lease.granted.each(), lease.left.each(), owed.each(), strict=True
         )
     )
     refusal = _refusal(settled, bounds, demand.first, slots, current.time)
@@ -215,17 +225,24 @@ def exchange(
             *(
                 _grant(level, bound, active, *wanted)
                 for level, bound, *wanted in zip(
-                    settled, bounds, demand.first, demand.queued, demand.ahead, demand.kept, slots, strict=True
+                    settled,
+                    bounds,
+                    demand.first.each(),
+                    demand.queued.each(),
+                    demand.ahead.each(),
+                    demand.kept.each(),
+                    slots.each(),
+                    strict=True,
                 )
             )
         )
     else:
         rest = demand.kept.plus(slots)
-        grant = Amounts(*(amount if bound else math.inf for amount, bound in zip(rest, bounds, strict=True)))
+        grant = Amounts(*(amount if bound else math.inf for amount, bound in zip(rest.each(), bounds, strict=True)))
     exhausted = refusal.dimension if refusal is not None and refusal.kind == "quota" else ""
     levels = tuple(
         _taken(level, bound, amount, exhausted=exhausted == name) if level and bound else None
-        for name, level, bound, amount in zip(DIMENSIONS, settled, bounds, grant, strict=True)
+        for name, level, bound, amount in zip(DIMENSIONS, settled, bounds, grant.each(), strict=True)
     )
     alerts = tuple(
         (name, level.told)
@@ -234,7 +251,9 @@ def exchange(
     )
     changed = bool(alerts) or any(
         bound and (abs(debt) > EPSILON or amount > kept + EPSILON or left > kept + EPSILON)
-        for bound, debt, amount, left, kept in zip(bounds, owed, grant, lease.left, demand.kept, strict=True)
+        for bound, debt, amount, left, kept in zip(
+            bounds, owed.each(), grant.each(), lease.left.each(), demand.kept.each(), strict=True
+        )
     )
     return Exchange(
         Row(
@@ -281,7 +300,7 @@ def _refusal(
     longest: Refusal | None = None
     if first == NOTHING:
         return None
-    for name, level, bound, amount, taken in zip(DIMENSIONS, levels, bounds, first, slots, strict=True):
+    for name, level, bound, amount, taken in zip(DIMENSIONS, levels, bounds, first.each(), slots.each(), strict=True):
         if level is None or bound is None or not amount:
             continue
         needed = amount + taken
@@ -321,116 +340,11 @@ def _grant(
 
 
 def _taken(level: Level, bound: Bound, grant: float, *, exhausted: bool) -> Level:
-    used = level.used + grant
+    used, out = level.used + grant if level.used else grant, level.out + grant if level.out else grant
     reached = 0
     if math.isfinite(bound.quota):
         reached = 100 if exhausted or used >= bound.quota else 80 if used >= 0.8 * bound.quota else 0
-    return Level(level.level - grant, level.out + grant, level.before, used, level.since, max(level.told, reached))
-
-
-_Properties = dict[str, str | int | float | bool]
-
-
-def to_properties(row: Row) -> _Properties:
-    """The row as the table holds it. What is not limited is left out, since a table knows no infinity."""
-    properties: _Properties = {
-        "time": row.time,
-        "epoch": row.epoch,
-        "lessees": ",".join(row.lessees),
-        "lessees_before": ",".join(row.lessees_before),
-        "expected_output": row.expected_output,
-    }
-    for name, level in zip(DIMENSIONS, row.levels, strict=True):
-        if level is None:
-            continue
-        if math.isfinite(level.level):
-            properties[f"{name}_level"] = level.level
-        properties[f"{name}_out"] = level.out
-        properties[f"{name}_before"] = level.before
-        properties[f"{name}_used"] = level.used
-        properties[f"{name}_since"] = level.since
-        properties[f"{name}_told"] = level.told
-    return properties
-
-
-def from_properties(properties: Mapping[str, str | int | float | bool]) -> Row:
-    """The row in a table's properties. Raises `ValueError` on what this module did not write."""
-    levels: list[Level | None] = []
-    for name in DIMENSIONS:
-        if f"{name}_out" not in properties:
-            levels.append(None)
-            continue
-        levels.append(
-            Level(
-                float(properties.get(f"{name}_level", math.inf)),
-                float(properties[f"{name}_out"]),
-                float(properties[f"{name}_before"]),
-                float(properties[f"{name}_used"]),
-                float(properties[f"{name}_since"]),
-                int(properties[f"{name}_told"]),
-            )
-        )
-    return Row(
-        tuple(levels),
-        float(properties["time"]),
-        int(properties["epoch"]),
-        _nonces(properties["lessees"]),
-        _nonces(properties["lessees_before"]),
-        float(properties["expected_output"]),
-    )
-
-
-def _nonces(text: object) -> tuple[str, ...]:
-    return tuple(str(text).split(",")) if text else ()
-
-
-class Safe(msgspec.Struct, frozen=True):
-    """What an instance admits on its own while the table is out of reach: a small bucket of its part of each limit."""
-
-    level: Amounts = UNLIMITED
-    time: float = -math.inf
-
-
-def spend_safely(
-    safe: Safe,
-    bounds: Bounds,
-    row: Row | None,
-    active: float,
-    owed: Amounts,
-    under_way: float,
-    cost: Amounts,
-    now: float,
-) -> Safe | Refusal:
-    """Admit a call without the table: some of this instance's part of a minute, refilled at its part of the rate.
-
-    `active`: the instances that share the limits. A call larger than the bucket passes when it has been saved up; none
-    passes on credit, since a fleet would grant one to each instance. A quota is judged by the row as last seen and by
-    what has been spent since."""
-    levels, longest = [], None
-    for i, (bound, level, amount) in enumerate(zip(bounds, safe.level, cost, strict=True)):
-        if bound is None or not amount:
-            levels.append(level)
-            continue
-        known = row.levels[i] if row is not None else None
-        if known is not None and bound.since <= known.since and known.used + owed[i] + amount > bound.quota:
-            return Refusal(DIMENSIONS[i], "quota", max(0.0, bound.until - now))
-        if math.isinf(bound.cap):
-            levels.append(level)
-            continue
-        wait = 0.0
-        if math.isinf(bound.per_second):  # slots
-            if under_way + amount > max(1.0, bound.cap / active):
-                wait = LEASE_SECONDS
-            levels.append(level)
-        else:
-            cap, rate = bound.cap / active * SAFE_PART, bound.per_second / active
-            filled = cap if math.isinf(level) else min(max(cap, amount), level + max(0.0, now - safe.time) * rate)
-            if filled < amount - EPSILON:
-                wait = (amount - filled) / rate
-            levels.append(filled - amount)
-        if wait and (longest is None or wait > longest.wait):
-            longest = Refusal(DIMENSIONS[i], "rate", wait)
-    return longest or Safe(Amounts(*levels), now)
+    return Level(level.level - grant, out, level.before, used, level.since, max(level.told, reached))
 
 
 def carried(new: Lease, before: Lease, after: Lease) -> Lease:
@@ -438,7 +352,7 @@ def carried(new: Lease, before: Lease, after: Lease) -> Lease:
     left = Amounts(
         *(
             amount if math.isinf(amount) or math.isinf(old) else amount - (old - rest)
-            for amount, old, rest in zip(new.left, before.left, after.left, strict=True)
+            for amount, old, rest in zip(new.left.each(), before.left.each(), after.left.each(), strict=True)
         )
     )
     return Lease(new.granted, left, new.epoch, new.time, new.expires)

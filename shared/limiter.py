@@ -6,26 +6,26 @@ passes when all let it pass; what it reserved with one is returned when another 
 """
 
 import asyncio
+import itertools
 import logging
-import math
-import weakref
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
-from zoneinfo import ZoneInfo
+from typing import Any
 
 import msgspec
 
-from shared import addresses, allowances, pricing, tokens
+from shared import addresses, allowances, limit_answers, pricing, tokens
 from shared.allowances import Scope
 from shared.config import Configuration, TokenHeaders
-from shared.errors import BudgetExceeded, GatewayError, QuotaExceeded, RateLimitExceeded
-from shared.leases import DIMENSIONS, NOTHING, Amounts
-from shared.lessee import Lessee, Reach, Refused
+from shared.errors import GatewayError
+from shared.landlord import Alert, Landlord
+from shared.leases import NOTHING, Amounts
+from shared.lessee import Lessee
 from shared.pricing import Price
 from shared.stores import Store
-from shared.tokens import Experience
+from shared.tokens import Experience, Size
+from shared.trader import Refused
 from shared.types import Call, Consumer, Usage
 
 logger = logging.getLogger("tollgate.limits")
@@ -33,33 +33,29 @@ logger = logging.getLogger("tollgate.limits")
 TABLE = "limits"
 _MOST_KEPT = 10_000  # pairs of key and model whose limits are at hand; also client addresses
 _ONE_REQUEST = Amounts(1.0)
+_NO_EXPERIENCE = Experience()
 
-Alert = Callable[[Scope, str, int, float], None]
 
-
-class _Held(NamedTuple):
-    """What calls of one key to one model are held to, as of these limits."""
+class _Held(msgspec.Struct, gc=False):
+    """What calls of one key to one model are held to, as of these limits, and what such calls have taken."""
 
     consumer: Consumer
+    model: str
     lessees: tuple[Lessee, ...]
     by_tokens: bool  # tokens or money are limited, so an estimate is needed
-    by_usd: bool
-    price: Price | None
+    price: Price | None  # where money is
+    experience: Experience | None = None
 
 
 class Reservation:
     """What one call has reserved. One per call; settled once, however often it is asked for."""
 
-    __slots__ = ("body_bytes", "costs", "estimate", "held", "key", "settled")
+    __slots__ = ("costs", "held", "settled", "size")
 
-    def __init__(
-        self, key: tuple[str, str], held: _Held, costs: Sequence[Amounts], estimate: int, body_bytes: int
-    ) -> None:
-        self.key = key
+    def __init__(self, held: _Held, costs: Sequence[Amounts], size: Size | None) -> None:
         self.held = held
         self.costs = costs
-        self.estimate = estimate  # tokens
-        self.body_bytes = body_bytes
+        self.size = size  # None: its tokens do not matter
         self.settled = False
 
 
@@ -67,20 +63,18 @@ class Limiter:
     """One per process. `alert` is told of quotas that are nearly or entirely used."""
 
     def __init__(self, store: Store, configuration: Configuration, alert: Alert) -> None:
-        self._table = store.table(TABLE)
+        self._landlord = Landlord(store.table(TABLE), store.now, alert)
+        self.reach = self._landlord.reach
         self._now = store.now
         self._configuration = configuration
         self._settings = configuration.limits
         self._aliases = {alias: name for name, about in configuration.models.items() for alias in about.aliases}
-        self._alert = alert
-        self.reach = Reach()
         self.hits: Counter[tuple[str, str]] = Counter()  # (kind of scope, dimension) -> refusals
         self._unpriced: set[str] = set()
-        self._held: OrderedDict[tuple[str, str], _Held] = OrderedDict()
-        self._experience: OrderedDict[tuple[str, str], Experience] = OrderedDict()
-        self._households: OrderedDict[str, Lessee] = OrderedDict()
-        # A lessee that owes something is kept alive by its own timer, so forgetting one loses no settlement.
-        self._lessees: weakref.WeakValueDictionary[str, Lessee] = weakref.WeakValueDictionary()
+        # By age of their last use. Forgetting one loses no settlement: the agenda keeps a lessee until it owes nothing.
+        self._held: dict[tuple[str, str], _Held] = {}
+        self._lessees: dict[str, Lessee] = {}
+        self._households: dict[str, Lessee] = {}
 
     @property
     def limits_addresses(self) -> bool:
@@ -92,13 +86,11 @@ class Limiter:
         neither a read of keys nor, until the time that it is told, of limits. Raises `RateLimitExceeded` (429) and
         `QuotaExceeded` (403)."""
         name, now = addresses.household(address), self._now()
-        lessee = self._households.get(name)
+        lessee = self._households.pop(name, None)
         if lessee is None:
-            lessee = self._households[name] = self._lessee(allowances.of_address(name, self._settings.addresses))
-            if len(self._households) > _MOST_KEPT:
-                self._households.popitem(last=False)
-        else:
-            self._households.move_to_end(name)
+            lessee = Lessee(allowances.of_address(name, self._settings.addresses), self._landlord)
+            _make_room(self._households)
+        self._households[name] = lessee
         if not lessee.spend(_ONE_REQUEST, now):
             await self._wait((lessee,), (_ONE_REQUEST,), 0, now)
 
@@ -111,33 +103,39 @@ class Limiter:
         key = (consumer.id, model)
         held = self._held_to(key, consumer)
         if not held.lessees:
-            return Reservation(key, held, (), 0, 0)
+            return Reservation(held, (), None)
         now = self._now()
-        costs, estimate = self._costs(key, held, call)
+        size = tokens.size(call) if held.by_tokens else None
+        costs = _costs(held, call, size)
         for i, (lessee, cost) in enumerate(zip(held.lessees, costs, strict=True)):
             if not lessee.spend(cost, now):
                 await self._wait(held.lessees, costs, i, now)
                 break
-        return Reservation(key, held, costs, estimate, len(call.body))
+        return Reservation(held, costs, size)
 
-    def settle(self, reservation: Reservation, usage: Usage, model: str = "") -> None:
-        """Book what a call took; `model` is the one that served it, where it was another. Calls after the first, and
-        after `release`, do nothing."""
+    def settle(
+        self, reservation: Reservation, usage: Usage, model: str = "", beside: Iterable[tuple[str, Usage]] = ()
+    ) -> None:
+        """Book what a call took; `model` is the one that served it, where it was another. `beside`: what tries were
+        charged that did not answer it, with their models. Calls after the first, and after `release`, do nothing."""
         if reservation.settled:
             return
         reservation.settled = True
         held = reservation.held
         if not held.lessees:
             return
-        price = held.price
-        if held.by_usd and model and model != reservation.key[1]:
-            price = pricing.price(model)
-        usd = pricing.cost(price, usage) if price is not None else 0.0
-        actual = Amounts(1.0, float(usage.input_tokens + usage.output_tokens), usd)
-        if held.by_tokens and usage.input_tokens and not usage.estimated:
-            self._learn(reservation, usage)
+        actual = _taken(held, usage, model, 1.0)
+        for other, charged in beside:
+            actual = actual.plus(_taken(held, charged, other))
+        if reservation.size is not None and usage.input_tokens and not usage.estimated:
+            _learn(held, reservation.size, usage)
         for lessee, cost in zip(held.lessees, reservation.costs, strict=True):
             lessee.settle(cost, actual)
+
+    def charge(self, reservation: Reservation, usage: Usage, model: str) -> None:
+        """Book what a try of a call was charged that ended after the call had."""
+        for lessee in reservation.held.lessees:
+            lessee.settle(NOTHING, _taken(reservation.held, usage, model))
 
     def release(self, reservation: Reservation) -> None:
         """Return all that a call reserved: nothing was served."""
@@ -149,7 +147,7 @@ class Limiter:
 
     def headers(self, reservation: Reservation) -> dict[str, str]:
         """The caller's limits, in OpenAI's form; those of the narrowest scope where there are several."""
-        return self._headers(reservation.held.lessees, self._now())
+        return limit_answers.headers(reservation.held.lessees, self._now())
 
     def token_headers(self, reservation: Reservation, consumed: int) -> dict[str, str]:
         """The headers that the configuration names, for callers who are used to those of API Management."""
@@ -175,34 +173,9 @@ class Limiter:
 
     async def stop(self) -> None:
         """Settle everything and give back what is on lease."""
-        await asyncio.gather(*(lessee.flush() for lessee in list(self._lessees.values())))
+        await self._landlord.settle_all()
 
     # --- admission ----------------------------------------------------------------------------------------------------
-
-    def _costs(self, key: tuple[str, str], held: _Held, call: Call) -> tuple[list[Amounts], int]:
-        """What each scope is charged, in the order of the lessees, and the tokens reserved."""
-        expected = most = None
-        costs, largest = [], 0.0
-        for lessee in held.lessees:
-            _, by_tokens, by_usd, by_slots = lessee.limited
-            input_tokens = output_tokens = 0.0
-            if by_tokens or by_usd:
-                if lessee.scope.limits.estimate == "max" or lessee.nearly_used_up:
-                    estimate = most = most or tokens.most(call, self._experienced(key, lessee))
-                else:
-                    estimate = expected = expected or tokens.expected(call, self._experienced(key, lessee))
-                input_tokens, output_tokens = estimate.input, estimate.output
-                largest = max(largest, input_tokens + output_tokens)
-            price = held.price
-            costs.append(
-                Amounts(
-                    1.0,
-                    input_tokens + output_tokens if by_tokens else 0.0,
-                    (input_tokens * price.input + output_tokens * price.output) / 1e6 if by_usd and price else 0.0,
-                    1.0 if by_slots else 0.0,
-                )
-            )
-        return costs, round(largest)
 
     async def _wait(self, lessees: Sequence[Lessee], costs: Sequence[Amounts], spent: int, now: float) -> None:
         """Admit a call with those lessees, from the one at `spent` on, that do not have it on lease; all at once."""
@@ -231,7 +204,7 @@ class Limiter:
             lessees[i].settle(costs[i], NOTHING)
         if refusals := [error for error in errors if isinstance(error, Refused)]:
             worst = max(refusals, key=lambda refused: (refused.refusal.kind == "quota", refused.refusal.wait))
-            raise self._error(worst, lessees, now)
+            raise limit_answers.error(worst, lessees, now, self._settings.contact)
         raise errors[0]
 
     async def _admit(self, lessee: Lessee, cost: Amounts, now: float) -> None:
@@ -264,100 +237,78 @@ class Limiter:
                 and known.team == consumer.team
                 and known.model_limits == consumer.model_limits
             ):
-                self._held.move_to_end(key)
+                self._held[key] = self._held.pop(key)
                 return held
-        scopes = allowances.held_to(consumer, key[1], self._configuration)
-        lessees = tuple(self._lessee(scope) for scope in scopes)
-        by_tokens = any(lessee.limited[1] or lessee.limited[2] for lessee in lessees)
-        by_usd = any(lessee.limited[2] for lessee in lessees)
-        price = pricing.price(key[1]) if by_usd else None
-        if by_usd and price is None and key[1] not in self._unpriced:
-            self._unpriced.add(key[1])
-            logger.warning("the model %s has no known price: its calls do not count towards budgets", key[1][:128])
-        held = self._held[key] = _Held(consumer, lessees, by_tokens, by_usd, price)
-        self._held.move_to_end(key)
-        while len(self._held) > _MOST_KEPT:
-            self._held.popitem(last=False)
+        model = key[1]
+        lessees = tuple(self._lessee(scope) for scope in allowances.held_to(consumer, model, self._configuration))
+        by_tokens = any(lessee.scope.limited[1] or lessee.scope.limited[2] for lessee in lessees)
+        by_usd = any(lessee.scope.limited[2] for lessee in lessees)
+        price = pricing.price(model) if by_usd else None
+        if by_usd and price is None and model not in self._unpriced:
+            self._unpriced.add(model)
+            logger.warning("the model %s has no known price: its calls do not count towards budgets", model[:128])
+        experience = held.experience if held is not None else None
+        self._held.pop(key, None)
+        _make_room(self._held)
+        held = self._held[key] = _Held(consumer, model, lessees, by_tokens, price, experience)
         return held
 
     def _lessee(self, scope: Scope) -> Lessee:
-        lessee = self._lessees.get(scope.key)
+        lessee = self._lessees.pop(scope.key, None)
         if lessee is None:
-            lessee = self._lessees[scope.key] = Lessee(self._table, scope, self.reach, self._now, self._alert)
+            lessee = Lessee(scope, self._landlord)
+            _make_room(self._lessees)
         elif lessee.scope != scope:
             lessee.change(scope)
+        self._lessees[scope.key] = lessee
         return lessee
 
-    def _experienced(self, key: tuple[str, str], lessee: Lessee) -> Experience:
-        known = self._experience.get(key)
-        if known is None:
-            known = Experience.of_others(lessee.expected_output) if lessee.expected_output else Experience()
-        return known
 
-    def _learn(self, reservation: Reservation, usage: Usage) -> None:
-        key, lessees = reservation.key, reservation.held.lessees
-        learned = self._experienced(key, lessees[0]).learn(reservation.body_bytes, usage)
-        self._experience[key] = learned
-        self._experience.move_to_end(key)
-        if len(self._experience) > _MOST_KEPT:
-            self._experience.popitem(last=False)
-        for lessee in lessees:
-            lessee.expected_output = learned.expected_output
+def _make_room[K, V](kept: dict[K, V]) -> None:
+    """Forget what has been unused for longest, many at once: a dict is slow at finding its first key time and again."""
+    if len(kept) >= _MOST_KEPT:
+        for key in list(itertools.islice(kept, max(1, _MOST_KEPT // 20))):
+            del kept[key]
 
-    # --- what callers are told ----------------------------------------------------------------------------------------
 
-    def _headers(self, lessees: Sequence[Lessee], now: float) -> dict[str, str]:
-        told = {}
-        for dimension in ("requests", "tokens"):
-            narrowest: tuple[float, float, float] | None = None
-            for lessee in lessees:
-                shown = lessee.available(DIMENSIONS.index(dimension), now)
-                if shown is not None and (narrowest is None or shown[1] / shown[0] < narrowest[1] / narrowest[0]):
-                    narrowest = shown
-            if narrowest is not None:
-                limit, remaining, reset = narrowest
-                told[f"x-ratelimit-limit-{dimension}"] = str(round(limit))
-                told[f"x-ratelimit-remaining-{dimension}"] = str(int(remaining + 1e-6))
-                told[f"x-ratelimit-reset-{dimension}"] = duration(reset)
-        return told
-
-    def _error(self, refused: Refused, lessees: Sequence[Lessee], now: float) -> GatewayError:
-        error = self._refusal(refused, now)
-        error.limits = self._headers(lessees, now)
-        return error
-
-    def _refusal(self, refused: Refused, now: float) -> GatewayError:
-        scope, refusal = refused.scope, refused.refusal
-        limits, contact = scope.limits, self._settings.contact
-        if refusal.kind == "rate":
-            allowed = {
-                "requests": f"{limits.requests_per_minute} requests per minute",
-                "tokens": f"{limits.tokens_per_minute} tokens per minute",
-                "slots": f"{limits.max_concurrent} calls at a time",
-            }.get(refusal.dimension, "what is left of its quota, most of which other calls hold just now")
-            wait = math.ceil(refusal.wait * 1000) / 1000
-            return RateLimitExceeded(
-                f"{scope.about} is limited to {allowed}. Retry after {wait:.3f} seconds; for more, ask {contact}.",
-                wait,
+def _costs(held: _Held, call: Call, size: Size | None) -> list[Amounts]:
+    """What each scope is charged, in the order of the lessees."""
+    expected = most = None
+    costs, price = [], held.price
+    for lessee in held.lessees:
+        _, by_tokens, by_usd, by_slots = lessee.scope.limited
+        estimate = tokens.NOTHING
+        if size is not None and (by_tokens or by_usd):
+            if lessee.scope.limits.estimate == "max" or lessee.nearly_used_up:
+                estimate = most = most or tokens.most(call, size, _experienced(held, lessee))
+            else:
+                estimate = expected = expected or tokens.expected(call, size, _experienced(held, lessee))
+        costs.append(
+            Amounts(
+                1.0,
+                estimate.input + estimate.output if by_tokens else 0.0,
+                (estimate.input * price.input + estimate.output * price.output) / 1e6 if by_usd and price else 0.0,
+                1.0 if by_slots else 0.0,
             )
-        zone = ZoneInfo(limits.time_zone or "UTC")
-        renews = datetime.fromtimestamp(round(now + refusal.wait), zone).isoformat(timespec="seconds")
-        kind = BudgetExceeded if refusal.dimension == "usd" else QuotaExceeded
-        used = {
-            "requests": f"{limits.request_quota} requests per {limits.request_quota_period or 'day'}",
-            "tokens": f"{limits.token_quota} tokens per {limits.token_quota_period or 'month'}",
-            "usd": f"budget of {limits.budget_usd} USD per {limits.budget_period or 'month'}",
-        }[refusal.dimension]
-        left = f"{scope.about} has no room left for this call in its {used}."
-        return kind(f"{left} It renews at {renews}; for more, ask {contact}.", renews)
+        )
+    return costs
 
 
-def duration(seconds: float) -> str:
-    """A time as OpenAI writes it: 120ms, 7.66s, 6m0s, 1h0m0s."""
-    if seconds < 1:
-        return f"{max(0, math.ceil(seconds * 1000))}ms"
-    if seconds < 60:
-        return f"{seconds:.2f}".rstrip("0").rstrip(".") + "s"
-    minutes, rest = divmod(math.ceil(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes}m{rest}s" if hours else f"{minutes}m{rest}s"
+def _taken(held: _Held, usage: Usage, model: str, requests: float = 0.0) -> Amounts:
+    """What a usage counts. A model that served in place of another one has a price of its own."""
+    price = held.price
+    if model and model != held.model and any(lessee.scope.limited[2] for lessee in held.lessees):
+        price = pricing.price(model)
+    usd = pricing.cost(price, usage) if price is not None else 0.0
+    return Amounts(requests, float(usage.input_tokens + usage.output_tokens), usd)
+
+
+def _experienced(held: _Held, lessee: Lessee) -> Experience:
+    """What is known of such calls; where nothing is, what another instance knows."""
+    return held.experience or lessee.experience or _NO_EXPERIENCE
+
+
+def _learn(held: _Held, size: Size, usage: Usage) -> None:
+    learned = held.experience = _experienced(held, held.lessees[0]).learn(size, usage)
+    for lessee in held.lessees:
+        lessee.experience = learned

@@ -8,7 +8,8 @@ from typing import Any
 
 from shared import allowances
 from shared.allowances import Scope
-from shared.leases import DIMENSIONS, Bound, Level, Row, caught_up, fresh, from_properties
+from shared.lease_rows import from_properties
+from shared.leases import DIMENSIONS, Bound, Level, Row, caught_up, fresh
 from shared.stores import Store
 
 TABLE = "limits"

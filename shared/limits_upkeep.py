@@ -5,7 +5,8 @@ import math
 
 from shared import allowances
 from shared.config import Configuration
-from shared.leases import Bounds, Row, caught_up, from_properties
+from shared.lease_rows import from_properties
+from shared.leases import Bounds, Row, caught_up
 from shared.limiter import TABLE
 from shared.stores import Store
 

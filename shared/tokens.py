@@ -6,12 +6,28 @@ from shared.types import Call, Usage
 
 ASSUMED_OUTPUT = 4096  # tokens reserved for an answer without a bound, where the most is to be reserved
 MOST_OUTPUT = 131_072  # no model answers with more; a caller's larger bound must not empty a bucket that others share
+IMAGE = 4160  # tokens of a picture that is made in the highest quality, 1024 pixels each way (gpt-image-1)
+LARGEST_IMAGE = 6240
+MOST_ANSWERS = 128  # the API's own bound of `n`
 _HEADROOM = 1.25  # measured: halves what a fleet admits too much, and costs less than a hundredth of the limit
 _WEIGHT = 0.02  # of the newest call in an average; of the first ones more
 _PROMPT_HEADROOM = 1.25
 
+_PROBES, _WINDOW = 64, 48  # places where a large body is looked at, and their bytes
+_LARGE = 16_384  # bytes; what is in a smaller body cannot change much
+_BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_="
 
-class Experience(msgspec.Struct, frozen=True):
+
+class Size(msgspec.Struct, frozen=True, gc=False):
+    """What of a call decides how many tokens it takes: bytes of text; `pieces` that are not told by their bytes
+    (pictures, sound, files, what the backend keeps of earlier calls); how many answers are wanted."""
+
+    text: int
+    pieces: int = 0
+    answers: int = 1
+
+
+class Experience(msgspec.Struct, frozen=True, gc=False):
     """What the calls of one key to one model have taken. A token is about four bytes of English, less of its JSON.
 
     `output` and `output_squared` are averages over the answers. What counts is the average over the tokens, their
@@ -22,6 +38,7 @@ class Experience(msgspec.Struct, frozen=True):
     output: float = 240.0
     output_squared: float = 240.0 * 450.0
     calls: int = 0
+    tokens_per_piece: float = 1000.0
 
     @property
     def expected_output(self) -> float:
@@ -33,38 +50,88 @@ class Experience(msgspec.Struct, frozen=True):
         """Begin with what another instance expects."""
         return Experience(output=expected_output / 1.9, output_squared=expected_output**2 / 1.9)
 
-    def learn(self, body_bytes: int, usage: Usage) -> "Experience":
+    def learn(self, size: Size, usage: Usage) -> "Experience":
         """With one more call, of which the backend told the usage."""
-        ratio, weight = min(2.0, usage.input_tokens / max(1, body_bytes)), max(_WEIGHT, 1 / (self.calls + 12))
+        weight, output = max(_WEIGHT, 1 / (self.calls + 12)), usage.output_tokens / size.answers
+        ratio, piece = self.tokens_per_byte, self.tokens_per_piece
+        if size.pieces:
+            rest = max(0.0, usage.input_tokens - size.text * ratio)
+            piece += max(weight, 0.2) * (rest / size.pieces - piece)
+        elif size.text:
+            ratio += weight * (min(2.0, usage.input_tokens / size.text) - ratio)
         return Experience(
-            self.tokens_per_byte + weight * (ratio - self.tokens_per_byte),
-            self.output + weight * (usage.output_tokens - self.output),
-            self.output_squared + weight * (usage.output_tokens**2 - self.output_squared),
+            ratio,
+            self.output + weight * (output - self.output),
+            self.output_squared + weight * (output**2 - self.output_squared),
             self.calls + 1,
+            piece,
         )
 
+    def input(self, size: Size) -> float:
+        """Tokens of the prompt."""
+        return size.text * self.tokens_per_byte + size.pieces * self.tokens_per_piece
 
-class Estimate(msgspec.Struct, frozen=True):
+
+class Estimate(msgspec.Struct, frozen=True, gc=False):
     """Tokens to be reserved for a call."""
 
     input: float
     output: float
 
 
-def expected(call: Call, experience: Experience) -> Estimate:
+NOTHING = Estimate(0.0, 0.0)
+
+
+def size(call: Call) -> Size:
+    """What is to be known of a call before it is estimated. A form holds a picture or a recording, and little text."""
+    if call.operation.body == "multipart":
+        return Size(0, 1, _answers(call))
+    binary = _binary(call.body) if len(call.body) > _LARGE else 0
+    return Size(len(call.body) - binary, len(call.references) + (binary > 0), _answers(call))
+
+
+def expected(call: Call, size: Size, experience: Experience) -> Estimate:
     """What such calls have taken, and not more than the call allows."""
+    metered = call.operation.metered
+    if metered in ("none", "once"):  # nothing is made, or it was reserved for when it was asked for
+        return NOTHING
     output = 0.0
-    if call.operation.metered == "tokens":
+    if metered != "input":
         output = _HEADROOM * experience.expected_output
+        if metered == "images" and not experience.calls:
+            output = float(IMAGE)
         if call.max_output_tokens is not None:
             output = max(0.0, min(output, call.max_output_tokens))
-    return Estimate(len(call.body) * experience.tokens_per_byte, output)
+    return Estimate(experience.input(size), output * size.answers)
 
 
-def most(call: Call, experience: Experience) -> Estimate:
-    """All that the call allows its answer. The prompt stays an estimate: only a tokenizer could tell, too slowly."""
+def most(call: Call, size: Size, experience: Experience) -> Estimate:
+    """All that the call allows its answers. The prompt stays an estimate: only a tokenizer could tell, too slowly."""
+    metered = call.operation.metered
+    if metered in ("none", "once"):
+        return NOTHING
     output = 0.0
-    if call.operation.metered == "tokens":
+    if metered != "input":
         bound = call.max_output_tokens
-        output = ASSUMED_OUTPUT if bound is None else max(0, min(bound, MOST_OUTPUT))
-    return Estimate(len(call.body) * experience.tokens_per_byte * _PROMPT_HEADROOM, output)
+        assumed = LARGEST_IMAGE if metered == "images" else ASSUMED_OUTPUT
+        output = assumed if bound is None else max(0, min(bound, MOST_OUTPUT))
+    return Estimate(experience.input(size) * _PROMPT_HEADROOM, output * size.answers)
+
+
+def _answers(call: Call) -> int:
+    """`n`, or `best_of` where that is more; the prompt is read, and paid for, but once."""
+    values, most = call.values, 1
+    if "n" in values or "best_of" in values:
+        for name in ("n", "best_of"):
+            text = call.body[values[name]] if name in values else b""
+            if text.isdigit():
+                most = max(most, int(text[:4]))
+    return min(most, MOST_ANSWERS)
+
+
+def _binary(body: bytes) -> int:
+    """The bytes of a large body that are pictures, sound or files in base64, by a look at some places of it: text has
+    spaces and quotes."""
+    step = len(body) // _PROBES
+    found = sum(not body[at : at + _WINDOW].translate(None, _BASE64) for at in range(step // 2, len(body), step))
+    return found * step

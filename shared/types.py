@@ -43,7 +43,7 @@ class Target(msgspec.Struct, frozen=True):
 Period = Literal["hour", "day", "week", "month"]
 
 
-class Limits(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
+class Limits(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True, gc=False):
     """What a consumer, a team, an address or a model may use. None: what the configuration says; 0: no limit.
 
     Periods begin by the clocks of `time_zone` (UTC). `soft`: what exceeds a limit is told, not refused. `estimate`:
@@ -99,7 +99,7 @@ class Access(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 ANYWHERE = Access()
 
 
-class Consumer(msgspec.Struct, frozen=True):
+class Consumer(msgspec.Struct, frozen=True, gc=False):
     """Who calls. `models` None: every model of the configuration. `product` is the caller's own word, for the records;
     `team` is the operator's: its keys share limits. `model_limits` hold beside `limits`, per model. `addresses`: the
     networks it may call from; none: any."""

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.allowances import Scope
+from shared import allowances
 from shared.errors import StoreUnavailable
+from shared.landlord import Landlord
+from shared.lease_rows import from_properties, to_properties
 from shared.leases import (
     LEASE_SECONDS,
     NO_LEASE,
@@ -26,13 +28,12 @@ from shared.leases import (
     caught_up,
     exchange,
     fresh,
-    from_properties,
-    to_properties,
 )
-from shared.lessee import Lessee, Reach, Refused
+from shared.lessee import Lessee
 from shared.stores import Properties
 from shared.stores import Row as StoredRow
 from shared.stores.memory import MemoryStore, MemoryTable
+from shared.trader import Refused
 from shared.types import Limits
 
 NOW = 1_000_000.0
@@ -267,8 +268,9 @@ class Fleet:
         self.charged_alone = 0.0
 
     def _new(self) -> Watched:
-        scope = Scope("key:k", "The key", Limits(tokens_per_minute=int(self.CAP)))
-        member = Watched(RoughTable(self.store, self.weather), scope, Reach(), lambda: self.time, lambda *_: None)
+        scope = allowances.scope("key", "k", Limits(tokens_per_minute=int(self.CAP)))
+        landlord = Landlord(RoughTable(self.store, self.weather), lambda: self.time, lambda *_: None)
+        member = Watched(scope, landlord)
         member.alone = self.alone
         return member
 
@@ -293,7 +295,7 @@ class Fleet:
             returned = cost.tokens * (1 - share)
             self.charged -= returned
             self.charged_alone -= returned if id(cost) in self.alone else 0.0
-            member.settle(cost, cost._replace(tokens=cost.tokens - returned))
+            member.settle(cost, Amounts(cost.requests, cost.tokens - returned))
 
     def die(self, who: int) -> None:
         """Without a word. Its calls under way have been charged by the backends all the same."""
@@ -345,7 +347,8 @@ class Fleet:
 
 
 def _forget(member: Lessee) -> None:
-    for pending in (member._timer, member._patience, member._task):
+    member._landlord.close()
+    for pending in (member._patience, member._task):
         if pending is not None:
             pending.cancel()
 
@@ -368,7 +371,7 @@ def run(size: int, seed: int, trouble: float, script: list[tuple[str, int, float
 @pytest.fixture(autouse=True, scope="module")
 def _no_jitter() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("shared.lessee._JITTER", 0.0)
+        patch.setattr("shared.trader._JITTER", 0.0)
         yield
 
 

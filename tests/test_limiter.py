@@ -1,9 +1,11 @@
 """Calls held to their limits: several at once, settled once on every way, alone when the table is out of reach."""
 
 import asyncio
-import gc
+import base64
 import hashlib
 import hmac
+import random
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -15,10 +17,10 @@ from aiohttp import web
 
 from shared import allowances, azure_openai, pricing, tokens
 from shared.alerts import Alerts, signature
-from shared.allowances import Scope
 from shared.config import Configuration, LimitSettings, Model, TokenHeaders, Webhook
 from shared.errors import BudgetExceeded, GatewayError, QuotaExceeded, RateLimitExceeded, StoreUnavailable
-from shared.limiter import Limiter, Reservation, duration
+from shared.limit_answers import duration
+from shared.limiter import Limiter, Reservation
 from shared.stores import Properties, Row
 from shared.stores.memory import MemoryStore, MemoryTable
 from shared.types import Call, Consumer, Limits, Usage
@@ -133,6 +135,21 @@ async def test_a_settlement_counts_once() -> None:
         limiter.release(reservation)
     await limiter.stop()
     assert house.rows("limits")["key:ann"]["0"][0]["tokens_used"] == pytest.approx(1500)
+
+
+async def test_what_other_tries_were_charged_counts_too() -> None:
+    house = House()
+    limiter, ann = house.limiter(), consumer(tokens_per_minute=10_000, budget_usd=100, requests_per_minute=100)
+    reservation = await limiter.reserve(ann, call())
+    limiter.settle(reservation, Usage(1000, 500), "gpt-4o", [("gpt-4o", Usage(1000, 20)), ("gpt-4o-mini", Usage(7))])
+    await limiter.stop()
+    row = house.rows("limits")["key:ann"]["0"][0]
+    assert row["tokens_used"] == pytest.approx(2527)
+    assert row["requests_used"] == 1
+    large, small = pricing.price("gpt-4o"), pricing.price("gpt-4o-mini")
+    assert large is not None
+    assert small is not None
+    assert row["usd_used"] == pytest.approx(pricing.cost(large, Usage(2000, 520)) + pricing.cost(small, Usage(7)))
 
 
 async def test_a_release_returns_the_request_too() -> None:
@@ -252,7 +269,7 @@ async def test_a_small_call_passes_while_a_large_one_is_refused() -> None:
 
 
 async def test_a_call_that_ends_late_is_settled_without_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.lessee.LEASE_SECONDS", 0.02)
+    monkeypatch.setattr("shared.landlord.LEASE_SECONDS", 0.02)
     house = House()
     limiter, ann = house.limiter(), consumer(tokens_per_minute=10_000)
     reservation = await limiter.reserve(ann, call())
@@ -320,20 +337,59 @@ async def test_a_large_limit_is_divided_among_shards_and_all_of_it_can_be_used()
     assert len(house.rows("limits")["key:ann"]) == 8
 
 
-async def test_a_forgotten_key_loses_no_settlement(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_forgotten_keys_lose_no_settlement(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three instances that know ten keys at a time serve a long tail of a hundred, through a table that fails now and
+    then; calls end late and in any order."""
     monkeypatch.setattr("shared.limiter._MOST_KEPT", 10)
-    monkeypatch.setattr("shared.lessee.LEASE_SECONDS", 0.05)
+    monkeypatch.setattr("shared.landlord.LEASE_SECONDS", 0.02)
+    monkeypatch.setattr("shared.safe_mode._RETRY", 0.02)
+    house, rng = House(), random.Random(5)
+    limiters = [house.limiter(teams={"all": Limits(tokens_per_minute=10**9)}) for _ in range(3)]
+    taken: Counter[str] = Counter()
+    under_way: list[tuple[Limiter, Reservation, int]] = []
+
+    async def begin() -> None:
+        name, limiter = f"c{int(rng.paretovariate(0.6)) % 100}", rng.choice(limiters)
+        caller = Consumer(name, name, limits=Limits(tokens_per_minute=10**9), team="all")
+        answer = await attempt(limiter, caller)
+        assert isinstance(answer, Reservation)
+        tokens = rng.randrange(1, 500)
+        taken[f"key:{name}"] += tokens
+        under_way.append((limiter, answer, tokens))
+
+    async def end() -> None:
+        limiter, reservation, tokens = under_way.pop(rng.randrange(len(under_way)))
+        limiter.settle(reservation, Usage(tokens))
+
+    for step in range(1500):
+        house.dead = step % 300 > 280
+        await (end() if under_way and rng.random() < 0.48 else begin())
+        house.time += rng.expovariate(10)
+        await asyncio.sleep(0.002 if step % 100 == 0 else 0)
+    house.dead = False
+    house.time += 10
+    assert all(len(limiter._lessees) <= 10 and len(limiter._held) <= 10 for limiter in limiters)
+    while under_way:
+        await end()
+    await asyncio.sleep(0.2)  # most has settled itself by now
+    await asyncio.gather(*(limiter.stop() for limiter in limiters))
+    rows = house.rows("limits")
+    used = {key: sum(float(row["tokens_used"]) for row, _ in shards.values()) for key, shards in rows.items()}
+    assert used.pop("team:all") == pytest.approx(sum(taken.values()))
+    assert used == pytest.approx(dict(taken))
+
+
+async def test_a_key_that_is_used_once_settles_without_a_timer_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.landlord.LEASE_SECONDS", 0.02)
     house = House()
     limiter = house.limiter()
-    for number in range(50):
-        ann = consumer(f"c{number}", tokens_per_minute=1000)
-        limiter.settle(await limiter.reserve(ann, call()), Usage(70, 7))
+    for number in range(200):
+        limiter.settle(await limiter.reserve(consumer(f"c{number}", tokens_per_minute=1000), call()), Usage(70, 7))
+    scheduled: list[asyncio.TimerHandle] = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
+    assert sum(not timer.cancelled() for timer in scheduled) <= 2  # the agenda's, and the last call's patience
     house.time += 10
     await asyncio.sleep(0.3)
-    used = [rows["0"][0]["tokens_used"] for rows in house.rows("limits").values()]
-    assert used == [pytest.approx(77)] * 50
-    gc.collect()
-    assert len(limiter._lessees) <= 10
+    assert [rows["0"][0]["tokens_used"] for rows in house.rows("limits").values()] == [pytest.approx(77)] * 200
 
 
 async def test_the_estimate_learns_what_calls_take() -> None:
@@ -359,20 +415,116 @@ async def test_a_new_instance_begins_with_what_others_have_learned() -> None:
 def test_answers_under_way_are_longer_than_the_average_one() -> None:
     experience = tokens.Experience()
     for number in range(400):
-        experience = experience.learn(1000, Usage(250, 1000 if number % 2 else 100))
+        experience = experience.learn(tokens.Size(1000), Usage(250, 1000 if number % 2 else 100))
     assert experience.output == pytest.approx(550, rel=0.1)
     assert experience.expected_output == pytest.approx((1000**2 + 100**2) / 1100, rel=0.1)
 
 
+NOTHING_KNOWN = tokens.Experience()
+
+
+def expected(call: Call, experience: tokens.Experience = NOTHING_KNOWN) -> tokens.Estimate:
+    return tokens.expected(call, tokens.size(call), experience)
+
+
+def most(call: Call, experience: tokens.Experience = NOTHING_KNOWN) -> tokens.Estimate:
+    return tokens.most(call, tokens.size(call), experience)
+
+
+def parsed(path: str, **fields: Any) -> Call:
+    """The call that the gateway makes of this body."""
+    body = msgspec.json.encode({"model": "gpt-4o", **fields})
+    return azure_openai.parse_call(azure_openai.match("POST", f"/v1/{path}"), "", {}, body)
+
+
 def test_estimates_stay_within_what_the_call_allows() -> None:
-    nothing_known = tokens.Experience()
-    assert tokens.expected(call(400, most=5), nothing_known).output == 5
-    assert tokens.expected(call(400, most=None), nothing_known).output == 1.25 * 450
-    assert tokens.most(call(400, most=None), nothing_known).output == tokens.ASSUMED_OUTPUT
-    assert tokens.most(call(400, most=10**12), nothing_known).output == tokens.MOST_OUTPUT
-    assert tokens.most(call(400, most=-5), nothing_known).output == 0
+    assert expected(call(400, most=5)).output == 5
+    assert expected(call(400, most=None)).output == 1.25 * 450
+    assert most(call(400, most=None)).output == tokens.ASSUMED_OUTPUT
+    assert most(call(400, most=10**12)).output == tokens.MOST_OUTPUT
+    assert most(call(400, most=-5)).output == 0
     embedding = msgspec.structs.replace(call(400), operation=EMBEDDINGS)
-    assert tokens.most(embedding, nothing_known).output == 0
+    assert most(embedding).output == 0
+
+
+def test_every_answer_that_is_asked_for_is_reserved_for() -> None:
+    messages = [{"role": "user", "content": "Hello"}]
+    one = parsed("chat/completions", messages=messages, max_tokens=100)
+    three = parsed("chat/completions", messages=messages, max_tokens=100, n=3)
+    assert (most(one).output, most(three).output) == (100, 300)
+    assert expected(three).output == 3 * expected(one).output
+    best = parsed("completions", prompt="Hello", max_tokens=10, n=2, best_of=5)
+    assert most(best).output == 50
+    for wrong in (0, -1, 1.5, "3", None, 10**30):
+        assert most(parsed("chat/completions", messages=messages, max_tokens=100, n=wrong)).output in (100, 12_800)
+
+
+def test_what_is_learned_of_an_answer_is_of_each() -> None:
+    size = tokens.Size(400, answers=4)
+    experience = NOTHING_KNOWN
+    for _ in range(400):
+        experience = experience.learn(size, Usage(100, 400))
+    assert experience.expected_output == pytest.approx(100, rel=0.05)
+
+
+def test_the_bound_of_a_response_is_its_max_output_tokens() -> None:
+    assert most(parsed("responses", input="Hello", max_output_tokens=70)).output == 70
+
+
+def test_pictures_that_are_made_are_reserved_for() -> None:
+    picture = parsed("images/generations", prompt="A cat", n=2)
+    assert most(picture).output == 2 * tokens.LARGEST_IMAGE
+    assert expected(picture).output == 2 * tokens.IMAGE
+    known = NOTHING_KNOWN
+    for _ in range(400):
+        known = known.learn(tokens.Size(100, answers=2), Usage(20, 2 * 272))
+    assert expected(picture, known).output == pytest.approx(2 * 1.25 * 272, rel=0.05)
+
+
+def test_a_picture_in_a_prompt_is_not_counted_by_its_bytes() -> None:
+    url = "data:image/png;base64," + base64.b64encode(random.Random(1).randbytes(300_000)).decode()
+    content = [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": url}}]
+    seen = parsed("chat/completions", messages=[{"role": "user", "content": content}])
+    assert len(seen.body) > 400_000
+    assert 500 < expected(seen).input < 8_000
+    experience = NOTHING_KNOWN
+    for _ in range(100):
+        experience = experience.learn(tokens.size(seen), Usage(765, 10))
+    assert 500 < expected(seen, experience).input < 1_100
+    assert experience.tokens_per_byte == NOTHING_KNOWN.tokens_per_byte
+
+
+@pytest.mark.parametrize(
+    "text", ["Words, words and 'words'. " * 4000, "東京は日本の首都です。" * 4000, '{"a": [1, 2]}' * 8000]
+)
+def test_long_text_is_counted_by_its_bytes(text: str) -> None:
+    long = parsed("chat/completions", messages=[{"role": "user", "content": text}])
+    assert expected(long).input == pytest.approx(len(long.body) * 0.25, rel=0.05)
+
+
+def test_a_recording_is_not_counted_by_its_bytes() -> None:
+    operation = next(o for o in azure_openai.OPERATIONS if o.name == "audio.transcriptions")
+    recording = msgspec.structs.replace(call(25_000_000), operation=operation)
+    assert expected(recording).input == 1000
+
+
+def test_what_makes_no_tokens_reserves_none() -> None:
+    for name in ("files.get", "responses.get", "responses.input_tokens"):
+        operation = next(o for o in azure_openai.OPERATIONS if o.name == name)
+        asked = msgspec.structs.replace(call(400, most=None), operation=operation)
+        assert expected(asked) == most(asked) == tokens.NOTHING
+
+
+def test_the_estimate_of_a_large_body_looks_at_a_few_places_of_it() -> None:
+    looked = []
+
+    class Body(bytes):
+        def __getitem__(self, place: Any) -> Any:
+            looked.append(place)
+            return super().__getitem__(place)
+
+    tokens._binary(Body(b"x y " * 5_000_000))
+    assert len(looked) <= 65
 
 
 def test_prices_are_of_the_token_classes() -> None:
@@ -442,7 +594,7 @@ async def receiver(failures: int) -> AsyncIterator[tuple[str, list[tuple[dict[st
 async def test_the_webhook_is_tried_again_and_signed() -> None:
     async with receiver(failures=2) as (url, received):
         alerts = Alerts(Webhook(url, "secret"), lambda: NOON, first_pause=0.01)
-        alerts(Scope("key:ann", "The key of 'ann'", Limits()), "tokens", 80, NOON)
+        alerts(allowances.scope("key", "ann", Limits()), "tokens", 80, NOON)
         await alerts.stop()
     assert len(received) == 3
     assert len({headers["x-tollgate-id"] for headers, _ in received}) == 1
