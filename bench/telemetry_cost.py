@@ -112,7 +112,10 @@ async def exported(kept: int, settings: TelemetrySettings) -> float:
             where = spans.place(ulid.new(time.time()), now, "")
             attempts = (Attempt(_TARGETS[1], 200, "", 2.0, started=now),)
             outcome = Outcome(status=200, usage=usage, attempts=attempts, served_by=_TARGETS[1])
-            found += spans.of_call(where, Consumer("vmznc9b34r", "b"), call, outcome, now, time.time() - now, 7)
+            epoch = time.time() - now
+            found += spans.of_call(
+                where, Consumer("vmznc9b34r", "b"), call, outcome, ended=now, epoch=epoch, represents=7, usd=0.001
+            )
         sender.send(Batch(found))
         while sender.busy:  # noqa: ASYNC110 - a thread's queue
             await asyncio.sleep(0.01)

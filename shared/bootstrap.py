@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from shared import config, limits_upkeep, rollup, ulid
+from shared import config, limits_upkeep, pricing, rollup, ulid
 from shared.alerts import Alerts
 from shared.authentication import Authenticator
 from shared.azure_openai import token_scope
@@ -38,6 +38,7 @@ from shared.stores import Store
 from shared.stores.timed import TimedStore
 from shared.telemetry import Telemetry, Vitals
 from shared.tokenizer import Tokenizer
+from shared.types import Target, Usage
 from shared.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -152,7 +153,12 @@ def _telemetry(settings: Settings) -> Telemetry | None:
 
     per_second = settings.configuration.telemetry.traces_per_second
     sender = Sender(settings.telemetry, ulid.new(time.time())[-10:])
-    return Telemetry(sender, per_second, settings.telemetry.metrics_every, time.monotonic, time.time)
+    return Telemetry(sender, per_second, settings.telemetry.metrics_every, time.monotonic, time.time, _usd)
+
+
+def _usd(usage: Usage, target: Target) -> float | None:
+    price = pricing.price(target.model)
+    return None if price is None else pricing.cost(price, usage)
 
 
 def _vitals(ledger: Ledger, limiter: Limiter, breakers: Breakers) -> Vitals:

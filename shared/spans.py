@@ -78,10 +78,18 @@ class Span(msgspec.Struct, frozen=True):
 
 
 def of_call(
-    where: Place, consumer: Consumer, call: Call, outcome: Outcome, ended: float, epoch: float, represents: int
+    where: Place,
+    consumer: Consumer,
+    call: Call,
+    outcome: Outcome,
+    *,
+    ended: float,
+    epoch: float,
+    represents: int,
+    usd: float | None = None,
 ) -> Iterator[Span]:
     """The span of a call that was admitted, and those of its tries. `ended` on the monotonic clock, whose zero was at
-    `epoch` in seconds since 1970."""
+    `epoch` in seconds since 1970; `usd`: what it cost, where its price is known."""
     operation = operation_of(call)
     target = outcome.served_by or (outcome.attempts[-1].target if outcome.attempts else None)
     yield Span(
@@ -91,7 +99,7 @@ def of_call(
         where.parent_id,
         _nanoseconds(epoch + where.started),
         _nanoseconds(epoch + ended),
-        _attributes(where, operation, consumer, call, outcome),
+        _attributes(where, operation, consumer, call, outcome) | ({} if usd is None else {"tollgate.usd": usd}),
         error_of(outcome),
         represents,
     )

@@ -18,7 +18,7 @@ import msgspec
 from shared import instruments, spans
 from shared.metrics import Counter, Histogram, Instrument, Labels, Point, drained
 from shared.spans import Place, Span
-from shared.types import Call, Consumer, Outcome, Usage
+from shared.types import Call, Consumer, Outcome, Target, Usage
 
 _TICK = 0.5  # seconds between looks at the event loop's lag
 _SPANS_EVERY = 5.0
@@ -100,7 +100,7 @@ _place: ContextVar[Place | None] = ContextVar("place", default=None)
 
 class Telemetry:
     """One per process that tells something; without it nothing of this is built. Clocks in seconds: `clock` monotonic,
-    `wall` since 1970."""
+    `wall` since 1970. `cost` of a call in USD, where its price is known."""
 
     def __init__(
         self,
@@ -109,11 +109,13 @@ class Telemetry:
         metrics_every: float,
         clock: Callable[[], float],
         wall: Callable[[], float],
+        cost: Callable[[Usage, Target], float | None] = lambda usage, target: None,
     ) -> None:
         self._exporter = exporter
         self._metrics_every = metrics_every
         self._clock = clock
         self._wall = wall
+        self._cost = cost
         # Calls in which something went wrong are kept apart, so that those that went well do not crowd them out.
         self._budget, self._budget_of_trouble = Budget(traces_per_second), Budget(traces_per_second)
         self._spans: deque[Span] = deque()
@@ -145,8 +147,11 @@ class Telemetry:
         now, attempts = self._clock(), outcome.attempts
         self._measure(now - where.started, call, outcome)
         if represents := self._kept(where, now, len(attempts) > 1 or outcome.status >= 500 or outcome.ended == "cut"):
+            usd = self._cost(outcome.usage, outcome.served_by) if outcome.served_by else None
             epoch = self._wall() - now
-            for span in spans.of_call(where, consumer, call, outcome, now, epoch, represents):
+            for span in spans.of_call(
+                where, consumer, call, outcome, ended=now, epoch=epoch, represents=represents, usd=usd
+            ):
                 self._append(self._spans, span)
 
     def refused(self, where: Place, status: int, code: str) -> None:

@@ -63,6 +63,7 @@ NOT_ON_FLEX = re.compile(
 SITE_CONFIG_ON_FLEX = {"minTlsVersion", "ipSecurityRestrictions", "ipSecurityRestrictionsDefaultAction"}
 # https://learn.microsoft.com/azure/azure-resource-manager/management/resource-name-rules
 NAME_RULES = {
+    "alerts": r"[\w-]{1,60}",  # with the name of a rule behind it; 260 are allowed
     "app": r"[a-z0-9][a-z0-9-]{0,58}[a-z0-9]",
     "component": r"[\w.()-]{1,260}",
     "hostStorage": r"[a-z0-9]{3,24}",

@@ -90,6 +90,24 @@ param telemetryRetentionInDays int = 90
 @minValue(0)
 param telemetryDailyQuotaGb int = 5
 
+@description('Traces a second that each instance keeps, and as many of calls that went wrong.')
+@minValue(0)
+@maxValue(1000)
+param tracesPerSecond int = 1
+
+@description('Who is told by e-mail when something is wrong. Empty: nobody.')
+param alertEmail string = ''
+
+@description('Calls of a thousand that may fail: the error budget of the alerts.')
+@minValue(1)
+@maxValue(500)
+param failedCallsPerThousand int = 10
+
+@description('Seconds to the first token of a stream, on average, above which an alert says that it is slow.')
+@minValue(1)
+@maxValue(600)
+param slowFirstTokenSeconds int = 10
+
 @description('A virtual network with private endpoints to storage and to the created Azure OpenAI accounts, whose public endpoints are closed.')
 param privateNetwork bool = false
 
@@ -111,6 +129,7 @@ param tags object = {}
 var token = uniqueString(subscription().id, environmentName, location)
 var allTags = union(tags, { 'azd-env-name': environmentName })
 var names = {
+  alerts: 'tollgate-${token}'
   app: 'func-tollgate-${token}'
   component: 'appi-tollgate-${token}'
   hostStorage: 'sthost${token}'
@@ -178,6 +197,9 @@ var configuration = {
   models: models
   limits: limits
   timeouts: timeouts
+  telemetry: {
+    traces_per_second: tracesPerSecond
+  }
 }
 
 resource group 'Microsoft.Resources/resourceGroups@2025-04-01' = {
@@ -342,6 +364,30 @@ module monitoring 'monitoring.bicep' = if (telemetry) {
     retentionInDays: telemetryRetentionInDays
     dailyQuotaGb: telemetryDailyQuotaGb
     principalId: identity.outputs.principalId
+  }
+}
+
+module alerts 'alerts.bicep' = if (telemetry && !empty(alertEmail)) {
+  name: 'alerts'
+  scope: group
+  params: {
+    componentId: monitoring!.outputs.componentId
+    location: location
+    tags: allTags
+    namePrefix: names.alerts
+    email: alertEmail
+    failedCallsPerThousand: failedCallsPerThousand
+    slowFirstTokenSeconds: slowFirstTokenSeconds
+  }
+}
+
+module workbook 'workbook.bicep' = if (telemetry) {
+  name: 'workbook'
+  scope: group
+  params: {
+    componentId: monitoring!.outputs.componentId
+    location: location
+    tags: allTags
   }
 }
 

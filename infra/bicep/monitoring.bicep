@@ -71,5 +71,8 @@ resource role 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   }
 }
 
+@description('Resource id of the Application Insights component.')
+output componentId string = component.id
+
 @description('Where telemetry goes. No secret: it opens nothing without an identity.')
 output connectionString string = component.properties.ConnectionString

@@ -27,9 +27,9 @@ _DECLARATIONS = {
 }
 _FUNCTIONS = frozenset(
     (
-        *("cidrSubnet", "concat", "contains", "empty", "environment", "filter", "guid", "items", "last", "map"),
-        *("resourceGroup", "resourceId", "split", "string", "subscription", "subscriptionResourceId", "take"),
-        *("tenant", "toObject", "union", "uniqueString"),
+        *("cidrSubnet", "concat", "contains", "empty", "environment", "filter", "guid", "items", "last"),
+        *("loadTextContent", "map", "replace", "resourceGroup", "resourceId", "split", "string", "subscription"),
+        *("subscriptionResourceId", "take", "tenant", "toObject", "union", "uniqueString"),
     )
 )
 _DEPLOYMENT_KEYS = frozenset(("name", "scope", "parent", "dependsOn", "params"))

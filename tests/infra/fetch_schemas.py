@@ -15,7 +15,53 @@ from typing import Any
 
 from tests.infra.bicep import BICEP, SCHEMAS, Template
 
+_TAGS = {"*": "string"}
 BY_HAND: dict[str, Any] = {
+    "Microsoft.Insights/actionGroups@2023-01-01": {
+        "body": {"name": "string!", "location": "string!", "tags": "Tags", "properties": "ActionGroup"},
+        "types": {
+            "Tags": _TAGS,
+            "ActionGroup": {"groupShortName": "string!", "enabled": "bool!", "emailReceivers": "EmailReceiver[]"},
+            "EmailReceiver": {"name": "string!", "emailAddress": "string!", "useCommonAlertSchema": "bool"},
+        },
+    },
+    "Microsoft.Insights/scheduledQueryRules@2023-12-01": {
+        "body": {
+            "name": "string!",
+            "location": "string!",
+            "tags": "Tags",
+            "kind": "LogAlert | LogToMetric | string",
+            "properties": "Rule!",
+        },
+        "types": {
+            "Tags": _TAGS,
+            "Rule": {
+                "displayName": "string",
+                "description": "string",
+                "severity": "int",
+                "enabled": "bool",
+                "scopes": "string[]",
+                "evaluationFrequency": "string",
+                "windowSize": "string",
+                "autoMitigate": "bool",
+                "criteria": "Criteria",
+                "actions": "Actions",
+            },
+            "Criteria": {"allOf": "Condition[]"},
+            "Condition": {
+                "query": "string",
+                "timeAggregation": "Average | Count | Maximum | Minimum | Total | string",
+                "metricMeasureColumn": "string",
+                "operator": "Equals | GreaterThan | GreaterThanOrEqual | LessThan | LessThanOrEqual | string",
+                "threshold": "int",
+                "dimensions": "Dimension[]",
+                "failingPeriods": "FailingPeriods",
+            },
+            "Dimension": {"name": "string!", "operator": "Exclude | Include | string!", "values": "string[]!"},
+            "FailingPeriods": {"numberOfEvaluationPeriods": "int", "minFailingPeriodsToAlert": "int"},
+            "Actions": {"actionGroups": "string[]", "customProperties": "Tags"},
+        },
+    },
     "Microsoft.Network/privateDnsZones@2020-06-01": {
         "body": {"name": "string!", "location": "string!", "tags": "Tags"},
         "types": {"Tags": {"*": "string"}},
