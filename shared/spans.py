@@ -13,6 +13,7 @@ from shared import ulid
 from shared.instruments import BACKEND, MODEL, REGION
 from shared.types import Attempt, Call, Consumer, Outcome
 
+BEATEN = "another was faster"  # upstream.py's word for a try that was called off, a hedge's loser
 PROVIDER = "azure.ai.openai"
 _OPERATIONS = {"chat.completions": "chat", "completions": "text_completion", "responses.create": "chat"}
 _64_BITS = (1 << 64) - 1
@@ -151,8 +152,12 @@ def result_of(attempt: Attempt) -> str:
         return "throttled"
     if attempt.status in (401, 403, 404):
         return "refused"
+    if 400 <= attempt.status < 500 and attempt.status != 408:
+        return "caller_error"
     if attempt.status:
         return "failed"
+    if attempt.problem == BEATEN:
+        return "beaten"
     return "timeout" if attempt.problem.startswith("no ") else "unreachable"
 
 

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import instruments, metrics, spans, ulid
+from shared import instruments, metrics, spans, ulid, upstream
 from shared.metrics import Counter, Distribution, Histogram, Instrument, Point
 from shared.telemetry import Budget
+from shared.types import Attempt, Backend, Target
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = Instrument("histogram", "sizes", "1", "", ("of",), (1.0, 10.0))
@@ -93,6 +94,26 @@ def test_a_traceparent_is_taken_as_it_is() -> None:
     assert not nobody_keeps_it.wanted
     for wrong in (f"00-{0:032x}-{parent:016x}-01", f"00-{trace:032x}-{0:016x}-01", f"ff-{trace:032x}-{parent:016x}-01"):
         assert spans.place(ulid.new(1.0), 0.0, wrong).parent_id == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "problem", "result"),
+    [
+        (200, "", "ok"),
+        (400, "", "caller_error"),
+        (400, "refused: content_filter", "caller_error"),
+        (429, "throttled", "throttled"),
+        (404, "status 404 DeploymentNotFound", "refused"),
+        (503, "status 503", "failed"),
+        (200, "ended the stream before its first token", "failed"),
+        (0, "no answer within 20.0 s", "timeout"),
+        (0, "ClientConnectorError: nobody is there", "unreachable"),
+        (0, upstream.BEATEN, "beaten"),
+    ],
+)
+def test_a_try_ends_in_one_of_few_words(status: int, problem: str, result: str) -> None:
+    backend = Backend(name="b", endpoint="https://b.openai.azure.com", region="r", models={})
+    assert spans.result_of(Attempt(Target(backend, "m", "d"), status, problem, 1.0)) == result
 
 
 def test_the_trace_of_a_request_can_be_told_from_its_id() -> None:

@@ -268,7 +268,7 @@ module stateStorage 'storage.bicep' = {
     location: location
     tags: allTags
     sku: storageSku
-    tables: ['consumers', 'control', 'limits', 'rotation', 'usageagg'] // the monthly ones of raw usage are made by the gateway
+    tables: ['consumers', 'control', 'health', 'limits', 'rotation', 'usageagg'] // the monthly ones of raw usage are made by the gateway
     assignments: concat(operators, [
       {
         principalId: identity.outputs.principalId
