@@ -21,7 +21,7 @@ from shared.tokens import Experience
 logger = logging.getLogger("tollgate.limits")
 
 _TRIES = 8
-_JITTER = 0.01  # seconds; doubles with every write that somebody else was first in
+_JITTER = 0.004  # seconds; doubles with every write that somebody else was first in
 _FORGET = 0.99  # of the most instances seen, with every reading
 _SOLE_FOR = 30.0  # seconds for which a lone lessee trusts that its last write is still the row
 _LONGEST_MEMORY = 5.0  # seconds for which a refusal holds without asking the table again
@@ -186,7 +186,9 @@ class Trader:
             self._closed = demand.kept == NOTHING
             nonce = secrets.token_urlsafe(5)
             result = leases.exchange(self.row, self.bounds(now), lease, owed, demand, now, nonce, self._nonce)
-            if not result.changed:
+            # Who is refused need not wait for what is owed to be settled: the agenda sees to that.
+            refused_only = result.refusal is not None and self.waiting and not result.alerts
+            if refused_only or not result.changed:
                 self._closed = False
                 self._serve(now)
                 if result.refusal is None and self.waiting and self.waiting[0].cost == demand.first:
