@@ -81,7 +81,7 @@ async def in_the_loop(calls: int, per_second: float) -> float:
     for _ in range(calls):
         bare(logger)
     without = time.process_time() - began
-    telemetry.start(lambda: Vitals(0, 0, False, {}, {}))
+    telemetry.start(lambda: Vitals(0, 0, False, {}, {}, {}))
     began = time.process_time()
     for number in range(calls):
         one_call(telemetry, logger, call, consumer, failed=number % 100 == 0)

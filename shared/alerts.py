@@ -33,7 +33,7 @@ class Alerts:
     def __init__(
         self, webhook: Webhook | None, clock: Callable[[], float] = time.time, first_pause: float = _FIRST_PAUSE
     ) -> None:
-        self.raised: Counter[tuple[str, int]] = Counter()  # (dimension, percentage) -> alerts
+        self.raised: Counter[tuple[str, str]] = Counter()  # (dimension, percentage) -> alerts
         self._webhook = webhook
         self._clock = clock
         self._first_pause = first_pause
@@ -51,7 +51,7 @@ class Alerts:
         }
         body = msgspec.json.encode(alert)
         logger.warning("ALERT %s", body.decode())
-        self.raised[dimension, percentage] += 1
+        self.raised[dimension, str(percentage)] += 1
         if self._webhook is None:
             return
         if len(self._sending) >= _MOST_WAITING:

@@ -129,7 +129,7 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
             telemetry,
         )
         if telemetry is not None:
-            telemetry.start(lambda: _vitals(ledger, limiter, breakers))
+            telemetry.start(lambda: _vitals(ledger, limiter, alerts, breakers))
         scopes = {
             token_scope(b, v1=b.api_version == "v1") for b in configuration.backends if b.auth == "managed_identity"
         }
@@ -161,8 +161,9 @@ def _usd(usage: Usage, target: Target) -> float | None:
     return None if price is None else pricing.cost(price, usage)
 
 
-def _vitals(ledger: Ledger, limiter: Limiter, breakers: Breakers) -> Vitals:
-    return Vitals(ledger.backlog, ledger.dropped, limiter.reach.lost_since is not None, limiter.hits, breakers.trips)
+def _vitals(ledger: Ledger, limiter: Limiter, alerts: Alerts, breakers: Breakers) -> Vitals:
+    lost = limiter.reach.lost_since is not None
+    return Vitals(ledger.backlog, ledger.dropped, lost, limiter.hits, alerts.raised, breakers.trips)
 
 
 class OnDemand:

@@ -45,6 +45,10 @@ TRIPS = Instrument("counter", "tollgate.backend.trips", "{trip}", "Times a deplo
 LIMIT_HITS = Instrument(
     "counter", "tollgate.limit.hits", "{call}", "Calls that met a limit.", ("tollgate.scope", "tollgate.limit")
 )
+LIMIT_ALERTS = Instrument(
+    "counter", "tollgate.limit.alerts", "{alert}", "Quotas and budgets that have reached so many percent.",
+    ("tollgate.limit", "tollgate.percentage"),
+)  # fmt: skip
 LEDGER_LOST = Instrument("counter", "tollgate.ledger.lost", "{row}", "Usage rows given up.")
 TELEMETRY_LOST = Instrument("counter", "tollgate.telemetry.lost", "{item}", "Spans and log lines given up.")
 STORE = Instrument(
@@ -57,6 +61,6 @@ LAG = Instrument(
 BACKLOG = Instrument("gauge", "tollgate.ledger.backlog", "{row}", "Usage rows that are not in the table yet.")
 SAFE_MODE = Instrument("gauge", "tollgate.safe_mode", "1", "1: limits are decided without the table.")
 INSTRUMENTS = (
-    DURATION, FIRST_TOKEN, PER_TOKEN, TOKENS, ATTEMPTS, REFUSALS, TRIPS, LIMIT_HITS, LEDGER_LOST, TELEMETRY_LOST, STORE,
-    LAG, BACKLOG, SAFE_MODE,
+    DURATION, FIRST_TOKEN, PER_TOKEN, TOKENS, ATTEMPTS, REFUSALS, TRIPS, LIMIT_HITS, LIMIT_ALERTS, LEDGER_LOST,
+    TELEMETRY_LOST, STORE, LAG, BACKLOG, SAFE_MODE,
 )  # fmt: skip

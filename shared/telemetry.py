@@ -48,12 +48,13 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class Vitals(msgspec.Struct, frozen=True):
-    """What is asked of others at every export. `hits`, `trips`, `lost`: since the start."""
+    """What is asked of others at every export. `hits`, `alerts`, `trips`, `lost`: since the start."""
 
     backlog: int
     lost: int
     safe_mode: bool
     hits: Mapping[tuple[str, str], int]
+    alerts: Mapping[tuple[str, str], int]
     trips: Mapping[str, int]
 
 
@@ -258,6 +259,8 @@ class Telemetry:
             now[instruments.LEDGER_LOST, ()] = vitals.lost
             for hit, calls in vitals.hits.items():
                 now[instruments.LIMIT_HITS, hit] = calls
+            for alert, times in vitals.alerts.items():
+                now[instruments.LIMIT_ALERTS, alert] = times
             for backend, trips in vitals.trips.items():
                 now[instruments.TRIPS, (backend,)] = trips
             points += (Point(instrument, labels, new) for (instrument, labels), new in (now - self._known).items())

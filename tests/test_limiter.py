@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
@@ -17,7 +18,9 @@ from aiohttp import web
 
 from shared import allowances, azure_openai, pricing, tokens
 from shared.alerts import Alerts, signature
+from shared.authentication import Authenticator
 from shared.config import Configuration, LimitSettings, Model, TokenHeaders, Webhook
+from shared.consumers import Consumers
 from shared.errors import BudgetExceeded, GatewayError, QuotaExceeded, RateLimitExceeded, StoreUnavailable
 from shared.limit_answers import duration
 from shared.limiter import Limiter, Reservation
@@ -290,6 +293,75 @@ async def test_80_and_100_percent_raise_one_alert_each_in_a_fleet() -> None:
             limiters[number % 3].settle(answer, Usage(100, 0))
     await asyncio.gather(*(limiter.stop() for limiter in limiters))
     assert house.alerts == [("key:ann", "tokens", 80), ("key:ann", "tokens", 100)]
+
+
+async def test_a_budget_alerts_once_a_period_and_again_in_the_next() -> None:
+    house = House()
+    limiters, ann = [house.limiter() for _ in range(2)], consumer(budget_usd=1.0, budget_period="hour")
+    for _ in range(2):
+        for number in range(30):
+            house.time += 2.0
+            answer = await attempt(limiters[number % 2], ann, call(400, most=0))
+            if isinstance(answer, Reservation):
+                limiters[number % 2].settle(answer, Usage(20_000, 0))
+        await asyncio.gather(*(limiter.stop() for limiter in limiters))
+        house.time += 3600 - 60
+    assert house.alerts == [("key:ann", "usd", 80), ("key:ann", "usd", 100)] * 2
+
+
+async def test_changed_limits_of_a_consumer_hold_within_a_minute() -> None:
+    house = House()
+    limiter, consumers = house.limiter(), Consumers(house)
+    created, key = await consumers.create("ann", models=None, limits=Limits(requests_per_minute=100))
+    authenticator = Authenticator(consumers, house.now, house.now)
+
+    async def passed(times: int) -> int:
+        known = await authenticator.authenticate({"api-key": key})
+        return len(await admitted(limiter, known, times))
+
+    assert await passed(10) == 10
+    record = await consumers.find(created.id)
+    assert record is not None
+    await consumers.change_limits(record, Limits(requests_per_minute=3))
+    await consumers.change_limits(record, Limits(requests_per_minute=1), model="gpt-4.1")
+    house.time += 60
+    assert await passed(10) == 3
+    known = await authenticator.authenticate({"api-key": key})
+    house.time += 60
+    assert len(await admitted(limiter, known, 5, call(model="gpt-4.1"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("day", "hours"), [("2026-03-29", 23), ("2026-10-25", 25)], ids=["summer time begins", "summer time ends"]
+)
+async def test_a_day_quota_lasts_for_all_hours_of_a_day(day: str, hours: int) -> None:
+    house = House()
+    midnight = datetime.fromisoformat(f"{day}T00:00:00").replace(tzinfo=ZoneInfo("Europe/Berlin")).timestamp()
+    limiter, ann = house.limiter(), consumer(request_quota=1, time_zone="Europe/Berlin")
+    house.time = midnight - 1
+    assert len(await admitted(limiter, ann, 2)) == 1
+    house.time = midnight
+    assert len(await admitted(limiter, ann, 2)) == 1
+    house.time = midnight + hours * 3600 - 1
+    assert len(await admitted(limiter, ann, 2)) == 0
+    house.time += 1
+    assert len(await admitted(limiter, ann, 2)) == 1
+
+
+async def test_a_row_that_is_none_of_ours_begins_anew(caplog: pytest.LogCaptureFixture) -> None:
+    house = House()
+    limiter, ann = house.limiter(), consumer(requests_per_minute=2)
+    rows: tuple[Properties, ...] = (
+        {"colour": "red"},
+        {"time": NOON, "epoch": 1, "requests_out": "many"},
+        {"time": "soon", "epoch": 1},
+    )
+    for row in rows:
+        await house.drop("limits")
+        await house.table("limits").put("key:ann", "0", row, None)
+        assert len(await admitted(house.limiter(), ann, 3)) == 2, row
+    assert limiter.state()["mode"] == "normal"
+    assert "none of this gateway's" in caplog.text
 
 
 async def test_a_dead_table_leaves_some_seconds_of_its_limit_to_each_instance() -> None:

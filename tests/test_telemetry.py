@@ -4,6 +4,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from local.processes import free_port
 from simulator.process import SimulatorProcess
 from tests import functions_host
 from tests.azurite import Azurite
-from tests.gateway_process import Answer, Edge, GatewayProcess, make_key
+from tests.gateway_process import Answer, Edge, GatewayProcess, cli, make_key
 from tests.system import chat_body, configuration, eventually
 from tests.telemetry_receivers import KEY, Receivers, attributes
 
@@ -209,6 +210,19 @@ def test_metrics_tell_calls_tokens_tries_and_the_state_of_the_gateway(told: Told
     for name in ("tollgate.event_loop.lag", "tollgate.ledger.backlog", "tollgate.safe_mode"):
         assert all(point["dimensions"] == {} for point in told.metric(name)), name
     assert {point["value"] for point in told.metric("tollgate.safe_mode")} == {0}
+
+
+def test_metrics_tell_who_met_a_limit_and_which_quotas_are_used_up(told: Told) -> None:
+    made = cli(told.gateway.environment, "keys", "create", "limited", "--request-quota", "4", "--json")
+    body = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}).encode()
+    headers = {"authorization": f"Bearer {made['key']}"}
+    ask = partial(told.gateway.request, "POST", "/v1/chat/completions", body, headers)
+    assert [ask().status for _ in range(5)] == [200] * 4 + [403]
+    hits = told.metric("tollgate.limit.hits")
+    assert {("key", "requests")} == {tuple(point["dimensions"].values()) for point in hits}
+    alerts = told.metric("tollgate.limit.alerts", lambda points: len(points) >= 2)
+    reached = {(p["dimensions"]["tollgate.limit"], p["dimensions"]["tollgate.percentage"]): p["value"] for p in alerts}
+    assert reached == {("requests", "80"): 1, ("requests", "100"): 1}
 
 
 def test_a_collector_receives_metrics_as_sums_since_the_start(told: Told) -> None:
