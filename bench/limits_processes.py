@@ -25,7 +25,7 @@ from shared.config import Configuration
 from shared.errors import GatewayError
 from shared.lease_rows import from_properties
 from shared.limiter import TABLE, Limiter
-from shared.pricing import cost, price
+from shared.pricing import USD, Prices, cost
 from shared.stores.clock import StoreClock
 from shared.stores.tables import TablesStore
 from shared.types import Call, Consumer, Limits, Usage
@@ -72,8 +72,7 @@ async def worker(storage: str, case: Case, number: int, share: int, begins: floa
     store.now = store.clock.now
     limiter = Limiter(store, Configuration(backends=[]), lambda *_: None)
     consumer = Consumer(case.key, "bench", limits=case.limits)
-    tariff = price(MODEL)
-    assert tariff is not None
+    tariff = Prices().of(MODEL, time.time())
 
     async def serve(prompt: int, output: int, bound: int, lasts: float) -> None:
         body = b"xyz " * prompt
@@ -91,7 +90,8 @@ async def worker(storage: str, case: Case, number: int, share: int, begins: floa
         except GatewayError:
             _tell(Told(time.time(), time.perf_counter() - started))
             return
-        _tell(Told(time.time(), time.perf_counter() - started, prompt + output, cost(tariff, usage)))
+        usd = (cost(tariff, usage) or 0) / USD
+        _tell(Told(time.time(), time.perf_counter() - started, prompt + output, usd))
         await asyncio.sleep(lasts)
         limiter.settle(reservation, usage)
 

@@ -41,7 +41,8 @@ Rank = tuple[int, int]
 class Dimensions(msgspec.Struct, frozen=True, order=True):
     """Whose usage, of what. `backend`, `region` and `deployment` are `-` when no backend was reached, other names when
     they are not known. `model` is the caller's word, `served` the backend's. `role`: whether a call was served by it,
-    or what it was that was charged beside (`types.Role`)."""
+    or what it was that was charged beside (`types.Role`). `context`: `long` where a call had so much input that all of
+    it is charged at other prices (`pricing.LONG_CONTEXT`)."""
 
     key: str
     model: str
@@ -54,6 +55,7 @@ class Dimensions(msgspec.Struct, frozen=True, order=True):
     team: str = "-"
     product: str = "-"
     system: str = "-"
+    context: str = "short"
 
 
 class Counts(msgspec.Struct, frozen=True):
@@ -86,6 +88,10 @@ class Counts(msgspec.Struct, frozen=True):
     characters: int = 0
     hung_up: int = 0
     charges: int = 0
+
+    @property
+    def seconds(self) -> float:
+        return self.sound_ms / 1000
 
 
 Lines = dict[Dimensions, Counts]

@@ -5,7 +5,7 @@ import logging
 import random
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +29,7 @@ from shared.ledger import Ledger
 from shared.limiter import Limiter
 from shared.management import Management
 from shared.overflow import Overflow
+from shared.pricing import LONG_CONTEXT, USD, Prices
 from shared.readiness import ReadinessCheck
 from shared.rotation import TABLE as ROTATION
 from shared.rotation import Rotation
@@ -153,12 +154,26 @@ def _telemetry(settings: Settings) -> Telemetry | None:
 
     per_second = settings.configuration.telemetry.traces_per_second
     sender = Sender(settings.telemetry, ulid.new(time.time())[-10:])
-    return Telemetry(sender, per_second, settings.telemetry.metrics_every, time.monotonic, time.time, _usd)
+    return Telemetry(sender, per_second, settings.telemetry.metrics_every, time.monotonic, time.time, _usd(settings))
 
 
-def _usd(usage: Usage, target: Target) -> float | None:
-    price = pricing.price(target.model)
-    return None if price is None else pricing.cost(price, usage)
+def _usd(settings: Settings) -> Callable[[Usage, Target], float | None]:
+    """What tells the cost of a call."""
+    prices = Prices(settings.configuration.prices, settings.configuration.backends)
+
+    def usd(usage: Usage, target: Target) -> float | None:
+        price = prices.of(
+            target.model,
+            time.time(),
+            served=usage.model,
+            backend=target.backend.name,
+            tier=usage.service_tier,
+            long=usage.input_tokens > LONG_CONTEXT,
+        )
+        cost = pricing.cost(price, usage)
+        return None if cost is None else cost / USD
+
+    return usd
 
 
 def _vitals(ledger: Ledger, limiter: Limiter, alerts: Alerts, breakers: Breakers) -> Vitals:

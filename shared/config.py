@@ -14,6 +14,7 @@ import msgspec
 import yaml
 
 from shared.errors import ConfigurationError
+from shared.pricing import PriceLine, is_date
 from shared.types import AddressLimits, ApiKey, Backend, ClientAddress, FallbackReason, Limits
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -122,6 +123,7 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     backends: list[Backend]
     models: dict[str, Model] = {}
+    prices: list[PriceLine] = []
     limits: LimitSettings = LimitSettings()
     client_address: ClientAddress = ClientAddress()
     timeouts: Timeouts = Timeouts()
@@ -346,6 +348,7 @@ def _complaints(configuration: Configuration) -> Iterator[str]:
         names.setdefault(backend.name, i)
         yield from _backend_complaints(backend, at)
     yield from _model_complaints(configuration)
+    yield from _price_complaints(configuration)
     timeouts = configuration.timeouts
     for key, value, most in (
         ("connect", timeouts.connect, 60.0),
@@ -398,6 +401,25 @@ def _limits_complaints(configuration: Configuration) -> Iterator[str]:
         yield f"limits.webhook.url: expected https://HOST/PATH, got {settings.webhook.url!r} ({problem})"
     if not settings.contact.strip() or not settings.contact.isprintable():
         yield f"limits.contact: expected whom a refused caller may ask, got {settings.contact!r}"
+
+
+def _price_complaints(configuration: Configuration) -> Iterator[str]:
+    for i, line in enumerate(configuration.prices):
+        if problem := line.problem():
+            yield f"prices[{i}]: {problem}"
+    for i, backend in enumerate(configuration.backends):
+        if backend.capacity and backend.kind != "provisioned":
+            yield f"backends[{i}].capacity: expected only where kind is provisioned, which {backend.name!r} is not"
+        for k, capacity in enumerate(backend.capacity):
+            at = f"backends[{i}].capacity[{k}]"
+            if capacity.model not in backend.models:
+                yield f"{at}.model: expected a model of this backend, got {capacity.model!r}"
+            if not 0 <= capacity.units <= 1_000_000:
+                yield f"{at}.units: expected 0 to 1000000 provisioned throughput units, got {capacity.units}"
+            if not 0 <= (capacity.usd_per_unit_hour or 0.0) <= 1000:
+                yield f"{at}.usd_per_unit_hour: expected 0 to 1000, got {capacity.usd_per_unit_hour}"
+            if not capacity.since or not is_date(capacity.since):
+                yield f"{at}.from: expected a date as 2026-08-01, got {capacity.since!r}"
 
 
 def _webhook_problem(url: str) -> str | None:

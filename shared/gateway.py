@@ -237,12 +237,11 @@ class Gateway:
                 self._ledger.charge(entry, number, attempt)
         row = self._ledger.close(entry, outcome)
         # A shadow is the operator's trial, which the caller knows nothing of.
-        beside = [(a.target.model, a.usage) for a in outcome.attempts if a.usage is not None and a.role != "shadow"]
+        beside = [(a.target, a.usage) for a in outcome.attempts if a.usage is not None and a.role != "shadow"]
         if outcome.ended == "refused" and not beside:
             self._limiter.release(reservation)
         else:
-            served_by = outcome.served_by.model if outcome.served_by else ""
-            self._limiter.settle(reservation, outcome.usage, served_by, beside)
+            self._limiter.settle(reservation, outcome.usage, outcome.served_by, beside)
         if self._telemetry is not None and arrival.place is not None:
             self._telemetry.ended(arrival.place, consumer, call, outcome)
         target = outcome.served_by or (outcome.attempts[-1].target if outcome.attempts else None)

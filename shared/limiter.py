@@ -22,11 +22,11 @@ from shared.errors import GatewayError
 from shared.landlord import Alert, Landlord
 from shared.leases import NOTHING, Amounts
 from shared.lessee import Lessee
-from shared.pricing import Price
+from shared.pricing import LONG_CONTEXT, USD, Price, Prices
 from shared.stores import Store
 from shared.tokens import Experience, Size
 from shared.trader import Refused
-from shared.types import Call, Consumer, Usage
+from shared.types import Call, Consumer, Target, Usage
 
 logger = logging.getLogger("tollgate.limits")
 
@@ -68,6 +68,7 @@ class Limiter:
         self._now = store.now
         self._configuration = configuration
         self._settings = configuration.limits
+        self._prices = Prices(configuration.prices, configuration.backends)
         self._aliases = {alias: name for name, about in configuration.models.items() for alias in about.aliases}
         self.hits: Counter[tuple[str, str]] = Counter()  # (kind of scope, dimension) -> refusals
         self._unpriced: set[str] = set()
@@ -114,28 +115,32 @@ class Limiter:
         return Reservation(held, costs, size)
 
     def settle(
-        self, reservation: Reservation, usage: Usage, model: str = "", beside: Iterable[tuple[str, Usage]] = ()
+        self,
+        reservation: Reservation,
+        usage: Usage,
+        served_by: Target | None = None,
+        beside: Iterable[tuple[Target, Usage]] = (),
     ) -> None:
-        """Book what a call took; `model` is the one that served it, where it was another. `beside`: what tries were
-        charged that did not answer it, with their models. Calls after the first, and after `release`, do nothing."""
+        """Book what a call took, at the price of what served it. `beside`: what tries were charged that did not answer
+        it, with their targets. Calls after the first, and after `release`, do nothing."""
         if reservation.settled:
             return
         reservation.settled = True
         held = reservation.held
         if not held.lessees:
             return
-        actual = _taken(held, usage, model, 1.0)
+        actual = self._taken(held, usage, served_by, 1.0)
         for other, charged in beside:
-            actual = actual.plus(_taken(held, charged, other))
+            actual = actual.plus(self._taken(held, charged, other))
         if reservation.size is not None and usage.input_tokens and not usage.estimated:
             _learn(held, reservation.size, usage)
         for lessee, cost in zip(held.lessees, reservation.costs, strict=True):
             lessee.settle(cost, actual)
 
-    def charge(self, reservation: Reservation, usage: Usage, model: str) -> None:
+    def charge(self, reservation: Reservation, usage: Usage, target: Target) -> None:
         """Book what a try of a call was charged that ended after the call had."""
         for lessee in reservation.held.lessees:
-            lessee.settle(NOTHING, _taken(reservation.held, usage, model))
+            lessee.settle(NOTHING, self._taken(reservation.held, usage, target))
 
     def release(self, reservation: Reservation) -> None:
         """Return all that a call reserved: nothing was served."""
@@ -243,15 +248,38 @@ class Limiter:
         lessees = tuple(self._lessee(scope) for scope in allowances.held_to(consumer, model, self._configuration))
         by_tokens = any(lessee.scope.limited[1] or lessee.scope.limited[2] for lessee in lessees)
         by_usd = any(lessee.scope.limited[2] for lessee in lessees)
-        price = pricing.price(model) if by_usd else None
-        if by_usd and price is None and model not in self._unpriced:
-            self._unpriced.add(model)
-            logger.warning("the model %s has no known price: its calls do not count towards budgets", model[:128])
+        price = self._prices.dearest(model, self._now()) if by_usd else None
+        if by_usd and price is None:
+            self._warn_of_no_price(model)
         experience = held.experience if held is not None else None
         self._held.pop(key, None)
         _make_room(self._held)
         held = self._held[key] = _Held(consumer, model, lessees, by_tokens, price, experience)
         return held
+
+    def _taken(self, held: _Held, usage: Usage, target: Target | None, requests: float = 0.0) -> Amounts:
+        """What a usage counts, at the price of what it was used on."""
+        usd = 0.0
+        if any(lessee.scope.limited[2] for lessee in held.lessees):
+            model = target.model if target else held.model
+            price = self._prices.of(
+                model,
+                self._now(),
+                served=usage.model,
+                backend=target.backend.name if target else "",
+                tier=usage.service_tier,
+                long=usage.input_tokens > LONG_CONTEXT,
+            )
+            cost = pricing.cost(price, usage)
+            if cost is None:
+                self._warn_of_no_price(model)
+            usd = (cost or 0) / USD
+        return Amounts(requests, float(usage.input_tokens + usage.output_tokens), usd)
+
+    def _warn_of_no_price(self, model: str) -> None:
+        if model not in self._unpriced:
+            self._unpriced.add(model)
+            logger.warning("the model %s has no known price: its calls do not count towards budgets", model[:128])
 
     def _lessee(self, scope: Scope) -> Lessee:
         lessee = self._lessees.pop(scope.key, None)
@@ -287,20 +315,15 @@ def _costs(held: _Held, call: Call, size: Size | None) -> list[Amounts]:
             Amounts(
                 1.0,
                 estimate.input + estimate.output if by_tokens else 0.0,
-                (estimate.input * price.input + estimate.output * price.output) / 1e6 if by_usd and price else 0.0,
+                _expected_usd(price, estimate.input, estimate.output) if by_usd and price else 0.0,
                 1.0 if by_slots else 0.0,
             )
         )
     return costs
 
 
-def _taken(held: _Held, usage: Usage, model: str, requests: float = 0.0) -> Amounts:
-    """What a usage counts. A model that served in place of another one has a price of its own."""
-    price = held.price
-    if model and model != held.model and any(lessee.scope.limited[2] for lessee in held.lessees):
-        price = pricing.price(model)
-    usd = pricing.cost(price, usage) if price is not None else 0.0
-    return Amounts(requests, float(usage.input_tokens + usage.output_tokens), usd)
+def _expected_usd(price: Price, input_tokens: float, output_tokens: float) -> float:
+    return (input_tokens * (price.input or 0) + output_tokens * (price.output or 0)) / USD
 
 
 def _experienced(held: _Held, lessee: Lessee) -> Experience:

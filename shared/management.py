@@ -10,11 +10,12 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from shared import allowances, limits_report
+from shared import allowances, limits_report, usage_report
 from shared.authentication import Authenticator
 from shared.backends_report import BackendsReport
 from shared.config import Configuration
 from shared.consumers import Consumers
+from shared.costs import Tariff
 from shared.errors import GatewayError, InvalidApiKey, InvalidRequest, MethodNotAllowed, UnknownPath
 from shared.limiter import Limiter
 from shared.stores import Store
@@ -61,6 +62,7 @@ class Management:
         self._authenticator = authenticator
         self._backends = backends
         self._key = key
+        self._tariff = Tariff.of(configuration)
 
     @staticmethod
     def owns(path: str) -> bool:
@@ -84,7 +86,7 @@ class Management:
 
     async def limits(self, question: Question) -> Any:
         """What is left of every limit, and how this instance is doing."""
-        _refuse_unknown(question)
+        _refuse_unknown(question.query)
         records = await Consumers(self._store).all()
         scopes = allowances.of_all((record.consumer for record in records), self._configuration)
         lines = await limits_report.report(self._store, scopes)
@@ -92,12 +94,12 @@ class Management:
 
     async def backends(self, question: Question) -> Any:
         """How every backend is doing, as this instance sees it and as the instances tell each other."""
-        _refuse_unknown(question)
+        _refuse_unknown(question.query)
         return await self._backends.report()
 
     async def limits_of(self, question: Question) -> Any:
         """The same of one consumer."""
-        _refuse_unknown(question)
+        _refuse_unknown(question.query)
         consumer_id = question.parameters["consumer"]
         record = await Consumers(self._store).find(consumer_id) if consumer_id.isalnum() else None
         if record is None:
@@ -112,6 +114,34 @@ class Management:
         except InvalidApiKey:
             return False
         return True
+
+    async def usage(self, question: Question) -> Any:
+        """Who used what, and what it cost."""
+        names = {record.consumer.id: record.consumer.name for record in await Consumers(self._store).all()}
+        return await self._usage(question.query, "key", names)
+
+    async def own_usage(self, question: Question) -> Any:
+        """The same of the caller who asks."""
+        asker = question.asker
+        assert asker is not None
+        if "key" in question.query:
+            raise InvalidRequest("key is no parameter here: the answer is about the key that asks.", param="key")
+        return await self._usage({**question.query, "key": asker.id}, "model", {asker.id: asker.name})
+
+    async def _usage(self, query: Mapping[str, str], by: str, names: Mapping[str, str]) -> Any:
+        _refuse_unknown(query, *usage_report.PARAMETERS)
+        if (form := query.get("format", "json")) not in ("json", "csv"):
+            raise InvalidRequest(f"format: expected json or csv, got {form[:64]!r}.", param="format")
+        asked = usage_report.question(query, self._store.now(), by=by)
+        report = await usage_report.report(self._store, self._tariff, asked)
+        if form == "csv":
+            return Document(usage_report.as_csv(report.heads(), report.rows(names)), "text/csv")
+        return {
+            "since": f"{asked.since:%Y-%m-%dT%H:%MZ}",
+            "until": f"{asked.until:%Y-%m-%dT%H:%MZ}",
+            "lines": report.rows(names),
+            "total": report.totals(),
+        }
 
     def _authorize(self, headers: Mapping[str, str]) -> None:
         scheme, _, token = headers.get("authorization", "").partition(" ")
@@ -132,6 +162,8 @@ _PATHS = (  # the first that fits answers
     _Path("backends", Management.backends),
     _Path("limits", Management.limits),
     _Path("limits/{consumer}", Management.limits_of),
+    _Path("usage", Management.usage),
+    _Path("usage/me", Management.own_usage, own=True),
 )
 _NAMES = frozenset(known.pattern.partition("/")[0] for known in _PATHS)
 
@@ -157,8 +189,8 @@ def _parameters(query: str) -> dict[str, str]:
     return found
 
 
-def _refuse_unknown(question: Question, *known: str) -> None:
-    for name in question.query:
+def _refuse_unknown(query: Mapping[str, str], *known: str) -> None:
+    for name in query:
         if name not in known:
             expected = ", ".join(known) or "none"
             raise InvalidRequest(f"{name[:64]!r} is no parameter here; expected: {expected}.", param=name[:64])

@@ -18,6 +18,7 @@ import msgspec
 from shared import aggregates, hours
 from shared.aggregates import Counts, Dimensions, Fold
 from shared.errors import StoreUnavailable
+from shared.pricing import LONG_CONTEXT
 from shared.stores import Store, Table, Value
 
 logger = logging.getLogger("tollgate.rollup")
@@ -148,10 +149,11 @@ class HourFold:
             get("s_team", NOBODY),
             get("s_product", NOBODY),
             get("s_system", NOBODY),
+            "long" if get("e_input", 0) > LONG_CONTEXT else "short",
         )
         line = self._lines.get(dimensions)
         if line is None and len(self._lines) >= _MOST_LINES:
-            dimensions = (*dimensions[:-2], aggregates.OTHERS, aggregates.OTHERS)
+            dimensions = (*dimensions[:-3], aggregates.OTHERS, aggregates.OTHERS, dimensions[-1])
             line = self._lines.get(dimensions)
         if line is None:
             line = self._lines[dimensions] = [0] * len(Counts.__struct_fields__)

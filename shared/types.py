@@ -14,9 +14,24 @@ class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     api_key_env: str
 
 
+Deployment = Literal["global", "data_zone", "regional"]
+"""Where Azure may serve a deployment from, which its prices depend on."""
+
+
+class Capacity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, rename={"since": "from"}):
+    """Provisioned throughput units of a model's deployment, from the beginning of a day in UTC (YYYY-MM-DD) until the
+    next entry of that model. `usd_per_unit_hour` None: Azure's price without a reservation."""
+
+    model: str
+    units: int
+    since: str
+    usd_per_unit_hour: float | None = None
+
+
 class Backend(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """An Azure OpenAI resource that may be called. `models` maps the name a caller uses to Azure's deployment.
-    `tokens_per_minute`: the quota of a model's deployment, where what Azure tells of it is not to be trusted."""
+    `tokens_per_minute`: the quota of a model's deployment, where what Azure tells of it is not to be trusted.
+    `deployment` and `capacity` are what its prices depend on, nothing else."""
 
     name: str
     endpoint: str
@@ -27,6 +42,8 @@ class Backend(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     token_scope: str | None = None
     api_version: str = "v1"
     kind: Literal["standard", "provisioned"] = "standard"
+    deployment: Deployment = "global"
+    capacity: list[Capacity] = []
     priority: int = 1
     weight: int = 1
     tokens_per_minute: dict[str, int] = {}

@@ -1,12 +1,12 @@
-"""Who used how many tokens: sums over any period, always up to date, and nothing is written to find out.
+"""What was used, hour by hour or in larger pieces: always up to date, and nothing is written to find out.
 
 Whole months and days come from their folds, the rest of a period from its hours' folds, and the hours that the timer is
 still at from the raw rows, by the same fold.
 """
 
 import asyncio
-from collections.abc import Iterator
-from datetime import datetime
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -14,55 +14,45 @@ from shared import aggregates, hours, rollup
 from shared.aggregates import Fold, Lines
 from shared.stores import Store
 
-DIMENSIONS = ("key", "model", "region", "backend")
 _READERS = 8  # partitions read at a time
 
 
-class UsageLine(msgspec.Struct, frozen=True):
-    """`name` is a consumer's id, a model, a region or a backend; `-` stands for calls that reached no backend.
+class Span(msgspec.Struct, frozen=True, order=True):
+    """Hours since 1970, `end` not included."""
 
-    `estimated` counts the requests whose tokens are estimates. Cached tokens are part of the input, reasoning tokens
-    part of the output."""
-
-    name: str
-    requests: int
-    errors: int
-    estimated: int
-    input_tokens: int
-    cached_input_tokens: int
-    output_tokens: int
-    reasoning_tokens: int
-    total_tokens: int
+    first: int
+    end: int
 
 
-async def report(store: Store, since: datetime, until: datetime, by: str) -> list[UsageLine]:
-    """Usage of the requests that began in the hours from `since` up to `until`, the most tokens first.
-
-    Both need a time zone; the hours that the period touches are counted whole."""
-    if by not in DIMENSIONS:
-        raise ValueError(f"usage is reported by {', '.join(DIMENSIONS)}, not by {by!r}")
-    return group(await lines(store, since, until), by)
+def spans(first: int, end: int, cuts: Iterable[int]) -> list[Span]:
+    """The hours from `first` up to `end`, in pieces that end at the cuts."""
+    bounds = [first, *sorted({cut for cut in cuts if first < cut < end}), end]
+    return [Span(a, b) for a, b in itertools.pairwise(bounds) if a < b]
 
 
-async def lines(store: Store, since: datetime, until: datetime) -> Lines:
-    """Usage by consumer, model, backend and region, as pricing needs it."""
-    if since.tzinfo is None or until.tzinfo is None:
-        raise ValueError("a period needs a time zone")
-    first, end = hours.hour_of(since.timestamp()), -hours.hour_of(-until.timestamp())
+async def read(store: Store, pieces: Sequence[Span]) -> list[Lines]:
+    """What was used by the requests that began in each of these pieces, which follow one another without a gap."""
+    if not pieces:
+        return []
     now = store.now()
     done = await rollup.watermarks(store)
+    first, end = pieces[0].first, min(pieces[-1].end, hours.hour_of(now) + 2)
     fresh = min(done.settled, hours.hour_of(now) - 1) if done else first
     table, gate = store.table(aggregates.TABLE), asyncio.Semaphore(_READERS)
 
-    async def read(partition: str) -> Fold | None:
+    async def folded(partition: str) -> Fold | None:
         async with gate:
             return await aggregates.read(table, partition)
 
-    folded = await asyncio.gather(*(read(partition) for partition in partitions(first, min(end, fresh))))
-    parts = [fold.lines for fold in folded if fold is not None]
-    async for _, fold in rollup.hour_folds(store, max(first, fresh), end - 1, now):
-        parts.append(fold.result().lines)
-    return aggregates.add_lines(parts)
+    wanted = [list(partitions(piece.first, min(piece.end, fresh))) for piece in pieces]
+    found = iter(await asyncio.gather(*(folded(partition) for names in wanted for partition in names)))
+    parts = [[fold.lines for _ in names if (fold := next(found)) is not None] for names in wanted]
+    at = 0
+    async for hour, raw in rollup.hour_folds(store, max(first, fresh), end - 1, now):
+        while pieces[at].end <= hour:
+            at += 1
+        parts[at].append(raw.result().lines)
+    return [aggregates.add_lines(lines) for lines in parts]
 
 
 def partitions(first: int, end: int) -> Iterator[str]:
@@ -77,22 +67,3 @@ def partitions(first: int, end: int) -> Iterator[str]:
         else:
             yield hours.hour_partition(first)
             first += 1
-
-
-def group(usage: Lines, by: str) -> list[UsageLine]:
-    sums: dict[str, UsageLine] = {}
-    for dimensions, counts in usage.items():
-        name = getattr(dimensions, by)
-        old = sums.get(name) or UsageLine(name, *[0] * 8)
-        sums[name] = UsageLine(
-            name,
-            old.requests + counts.requests,
-            old.errors + counts.errors,
-            old.estimated + counts.estimated,
-            old.input_tokens + counts.input_tokens,
-            old.cached_input_tokens + counts.cached_input_tokens,
-            old.output_tokens + counts.output_tokens,
-            old.reasoning_tokens + counts.reasoning_tokens,
-            old.total_tokens + counts.input_tokens + counts.output_tokens,
-        )
-    return sorted(sums.values(), key=lambda line: (-line.total_tokens, line.name))

@@ -18,6 +18,7 @@ from shared.config import Storage
 from simulator.process import SimulatorProcess
 from tests.gateway_process import Answer, Edge, GatewayProcess, cli, make_key, request
 
+MANAGEMENT_KEY = "the operator's, for tests"
 REGIONS = {"swedencentral": "Sweden Central", "eastus2": "East US 2", "japaneast": "Japan East"}
 BACKENDS = {"sweden": "swedencentral", "virginia": "eastus2", "japan": "japaneast"}
 DEPLOYMENTS = {  # model -> deployment; some have names of their own, so that the gateway has to translate
@@ -139,6 +140,10 @@ class System:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         head = {"authorization": f"Bearer {key or self.key}", "content-type": "application/json"}
         return self.gateway.request("POST", path, data, head | dict(headers or {}))
+
+    def get(self, path: str, key: str = MANAGEMENT_KEY) -> Answer:
+        """What the gateway tells of itself."""
+        return self.gateway.request("GET", path, None, {"authorization": f"Bearer {key}"})
 
     def chat(self, model: str = "gpt-4o", content: str = "Hello", **fields: Any) -> Answer:
         """A chat completion that is not streamed, or the whole of one that is."""
@@ -268,6 +273,7 @@ def system(
     environ = {
         "GATEWAY_CONFIG": json.dumps(configuration),
         "GATEWAY_STORAGE": storage,
+        "GATEWAY_MANAGEMENT_KEY": MANAGEMENT_KEY,
         "JAPAN_KEY": simulator.api_key,
         **simulator.identity_environment,
     }

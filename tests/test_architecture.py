@@ -59,7 +59,7 @@ def test_the_environment_is_read_in_one_place() -> None:
         "shared/credentials.py",
         "shared/exporting.py",
         "shared/asgi.py",
-        "shared/cli.py",
+        "shared/cli/terminal.py",
         "function_app.py",
     }
 

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from shared import allowances, azure_openai, pricing, tokens
+from shared import allowances, azure_openai, tokens
 from shared.alerts import Alerts, signature
 from shared.authentication import Authenticator
 from shared.config import Configuration, LimitSettings, Model, TokenHeaders, Webhook
@@ -26,7 +26,7 @@ from shared.limit_answers import duration
 from shared.limiter import Limiter, Reservation
 from shared.stores import Properties, Row
 from shared.stores.memory import MemoryStore, MemoryTable
-from shared.types import Call, Consumer, Limits, Usage
+from shared.types import Backend, Call, Consumer, Limits, Target, Usage
 
 NOON = 1_795_262_400.0  # 2026-11-21 12:00 UTC, a Saturday
 CHAT, EMBEDDINGS = azure_openai.OPERATIONS[0], azure_openai.OPERATIONS[2]
@@ -144,15 +144,14 @@ async def test_what_other_tries_were_charged_counts_too() -> None:
     house = House()
     limiter, ann = house.limiter(), consumer(tokens_per_minute=10_000, budget_usd=100, requests_per_minute=100)
     reservation = await limiter.reserve(ann, call())
-    limiter.settle(reservation, Usage(1000, 500), "gpt-4o", [("gpt-4o", Usage(1000, 20)), ("gpt-4o-mini", Usage(7))])
+    backend = Backend(name="b", endpoint="https://b", region="r", models={})
+    large, small = Target(backend, "gpt-4o", "l"), Target(backend, "gpt-4o-mini", "s")
+    limiter.settle(reservation, Usage(1000, 500), large, [(large, Usage(1000, 20)), (small, Usage(7))])
     await limiter.stop()
     row = house.rows("limits")["key:ann"]["0"][0]
     assert row["tokens_used"] == pytest.approx(2527)
     assert row["requests_used"] == 1
-    large, small = pricing.price("gpt-4o"), pricing.price("gpt-4o-mini")
-    assert large is not None
-    assert small is not None
-    assert row["usd_used"] == pytest.approx(pricing.cost(large, Usage(2000, 520)) + pricing.cost(small, Usage(7)))
+    assert row["usd_used"] == pytest.approx((2000 * 2.5 + 520 * 10 + 7 * 0.15) / 1e6)
 
 
 async def test_a_release_returns_the_request_too() -> None:
@@ -597,13 +596,6 @@ def test_the_estimate_of_a_large_body_looks_at_a_few_places_of_it() -> None:
 
     tokens._binary(Body(b"x y " * 5_000_000))
     assert len(looked) <= 65
-
-
-def test_prices_are_of_the_token_classes() -> None:
-    price = pricing.price("gpt-4o-2024-11-20")
-    assert price is not None
-    assert pricing.cost(price, Usage(1_000_000, 100_000, 400_000)) == pytest.approx(0.6 * 2.5 + 0.4 * 1.25 + 1.0)
-    assert pricing.price("nonesuch") is None
 
 
 @pytest.mark.parametrize(

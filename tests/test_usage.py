@@ -6,11 +6,14 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from shared import aggregates, hours, usage
+from shared import hours
+from shared.costs import Tariff
+from shared.pricing import Prices
 from shared.rollup import roll_up
 from shared.stores import Properties
 from shared.stores.memory import MemoryStore
-from shared.usage import UsageLine, partitions, report
+from shared.usage import partitions
+from shared.usage_report import Line, Question, report
 
 FIRST = hours.from_label("2026013000")
 
@@ -54,8 +57,19 @@ def moment(hour: int, minutes: int = 0) -> datetime:
     return datetime.fromtimestamp(hour * 3600, UTC) + timedelta(minutes=minutes)
 
 
-def summed(lines: list[UsageLine]) -> dict[str, Counter[str]]:
-    return {line.name: +Counter(requests=line.requests, tokens=line.total_tokens, errors=line.errors) for line in lines}
+TARIFF = Tariff(Prices(), [])
+
+
+async def told(store: MemoryStore, since: datetime, until: datetime, by: str = "key") -> dict[str, Line]:
+    found = await report(store, TARIFF, Question(since, until, (by,)))
+    return {names[1]: line for names, line in found.lines.items()}
+
+
+def summed(lines: dict[str, Line]) -> dict[str, Counter[str]]:
+    return {
+        name: +Counter(requests=line.requests, tokens=line.total_tokens, errors=line.errors)
+        for name, line in lines.items()
+    }
 
 
 @pytest.mark.parametrize("rolled_up", ["never", "once, three weeks ago", "now"])
@@ -78,7 +92,7 @@ async def test_every_period_adds_up_however_far_the_timer_has_come(rolled_up: st
     periods = [(chance.randint(FIRST - 9, last), chance.randint(FIRST, last + 9)) for _ in range(40)]
     whole = [(FIRST - 24, last + 1), (hours.month_start(FIRST + 99), hours.next_month(FIRST + 99)), (last, last + 1)]
     for first, end in periods + whole:
-        lines = await report(year.store, moment(first), moment(end), "key")
+        lines = await told(year.store, moment(first), moment(end))
         assert summed(lines) == year.expected(first, end), (first, end)
 
 
@@ -89,9 +103,9 @@ async def test_a_call_shows_at_once_and_is_not_counted_twice_after_the_timer() -
     for _ in range(3):
         await year.call(FIRST, "a", 10, 5)
         await year.call(FIRST - 1, "b", 20, 5)
-        assert summed(await report(year.store, since, until, "key")) == year.expected(FIRST - 48, FIRST + 1)
+        assert summed(await told(year.store, since, until)) == year.expected(FIRST - 48, FIRST + 1)
         await roll_up(year.store)
-        assert summed(await report(year.store, since, until, "key")) == year.expected(FIRST - 48, FIRST + 1)
+        assert summed(await told(year.store, since, until)) == year.expected(FIRST - 48, FIRST + 1)
 
 
 @pytest.mark.parametrize(("by", "names"), [("key", "ab"), ("model", "012"), ("region", "01"), ("backend", "0123")])
@@ -100,11 +114,12 @@ async def test_every_dimension_adds_up_to_the_same_and_the_largest_comes_first(b
     year.now = (FIRST + 1) * 3600.0
     for number in range(24):
         await year.call(FIRST, "ab"[number % 2], number, 1)
-    lines = await report(year.store, moment(FIRST), moment(FIRST + 2), by)
-    assert sorted(line.name[-1] for line in lines) == list(names)
-    assert sum(line.total_tokens for line in lines) == sum(range(24)) + 24
-    assert [line.total_tokens for line in lines] == sorted((line.total_tokens for line in lines), reverse=True)
-    assert all(line.total_tokens == line.input_tokens + line.output_tokens for line in lines)
+    found = await report(year.store, TARIFF, Question(moment(FIRST), moment(FIRST + 2), (by,)))
+    rows = found.rows({})
+    assert sorted(row[by][-1] for row in rows) == list(names)
+    assert sum(row["total_tokens"] for row in rows) == sum(range(24)) + 24 == found.total.total_tokens
+    assert [row["total_tokens"] for row in rows] == sorted((row["total_tokens"] for row in rows), reverse=True)
+    assert all(row["total_tokens"] == row["input_tokens"] + row["output_tokens"] for row in rows)
 
 
 async def test_hours_that_the_period_touches_count_whole() -> None:
@@ -114,24 +129,16 @@ async def test_hours_that_the_period_touches_count_whole() -> None:
         await year.call(hour, "a", 1, 0)
     east = timezone(timedelta(hours=5, minutes=30))
     since, until = moment(FIRST + 1, 30).astimezone(east), moment(FIRST + 2, 1).astimezone(east)
-    assert summed(await report(year.store, since, until, "key")) == year.expected(FIRST + 1, FIRST + 3)
-    assert await report(year.store, until, since, "key") == []
+    assert summed(await told(year.store, since, until)) == year.expected(FIRST + 1, FIRST + 3)
+    assert await told(year.store, until, since) == {}
 
 
 async def test_a_report_writes_nothing() -> None:
     year = Year()
     year.now = (FIRST + 9) * 3600.0
     await year.call(FIRST, "a", 1, 0)
-    await report(year.store, moment(FIRST), moment(FIRST + 1), "key")
+    await told(year.store, moment(FIRST), moment(FIRST + 1))
     assert await year.store.names("") == [hours.raw_table(FIRST)]
-
-
-async def test_a_period_needs_a_time_zone_and_a_known_dimension() -> None:
-    store = MemoryStore()
-    with pytest.raises(ValueError, match="time zone"):
-        await report(store, datetime(2026, 1, 1), moment(0), "key")
-    with pytest.raises(ValueError, match="by key, model"):
-        await report(store, moment(0), moment(1), "colour")
 
 
 def test_a_period_is_covered_once_by_the_fewest_partitions() -> None:
@@ -147,11 +154,3 @@ def test_a_period_is_covered_once_by_the_fewest_partitions() -> None:
         "h-2026020301",
     ]
     assert list(partitions(end, first)) == []
-
-
-async def test_pricing_finds_consumer_model_backend_and_region() -> None:
-    year = Year()
-    year.now = FIRST * 3600.0
-    await year.call(FIRST, "a", 10, 4)
-    found = await usage.lines(year.store, moment(FIRST), moment(FIRST + 1))
-    assert list(found) == [aggregates.Dimensions("a", "model-0", "backend-0", "region-0")]

@@ -1,0 +1,193 @@
+"""Writes `shared/prices.json` anew from a list of Azure's retail prices: for maintainers, never on a request's path.
+
+    .venv/bin/python -m pip install --target /tmp/prices azure-genai-prices
+    PYTHONPATH=/tmp/prices .venv/bin/python -m local.price_table
+
+The list is the one that the package `azure-genai-prices` carries (the items of prices.azure.com's Retail Prices API,
+with the regions of each); its parser reads the names of meters for text, what stands here those for sound and pictures.
+Only the facts go into the table: model, kind of deployment, tier, regions, price, and since when. DALL-E stays out: its
+price depends on size and quality, which the ledger does not keep.
+"""
+
+import importlib
+import json
+import re
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+OUTPUT = Path(__file__).resolve().parent.parent / "shared" / "prices.json"
+_PER = {"1M": 1.0, "1K": 1e3}  # a meter's unit -> factor to USD per million tokens
+_NAMES = {  # Azure's meters -> the names of models
+    "gpt-4o-0513": "gpt-4o-2024-05-13",
+    "gpt-4o-mini-0718": "gpt-4o-mini",
+    "gpt-4.5-0227": "gpt-4.5-preview",
+    "o1-1217": "o1",
+    "o3-0416": "o3",
+    "o4-mini-0416": "o4-mini",
+    "o3-mini-0131": "o3-mini",
+    "gpt-35-trb16k-125": "gpt-35-turbo",
+    "gpt-35-turbo-16k-0125": "gpt-35-turbo",
+    "gpt-35-turbo16k-0125": "gpt-35-turbo",
+    "gpt-5-codex-ccchd": "gpt-5-codex",
+    "gpt-4o-1120": "gpt-4o-2024-11-20",
+    "gpt-5.2-chat-0210": "gpt-5.2-chat",
+    "o3-deep-research-0626": "o3-deep-research",
+    "oss-120b": "gpt-oss-120b",
+}
+_NO_MODEL = re.compile(
+    r"(^|-)(ft|grader|grdr|file|calls|dev|rt|realtime|rtime|trb16k|turbo16k|turbo4k)(-|$)|^az-|latest|-(16k|4k|1106|\d*k)$"
+)
+_KINDS = {"input": "input", "cache_read": "cached_input", "output": "output"}
+_MEDIA = [  # meters of sound and pictures -> model
+    (r"(gpt )?(4o )?tcrb d\b", "gpt-4o-transcribe-diarize"),
+    (r"gpt4o mn trscb|gpt-4o-mini-transcribe", "gpt-4o-mini-transcribe"),
+    (r"gpt-4o-transcribe", "gpt-4o-transcribe"),
+    (r"gpt4o mn tts|gpt-4o-mini-tts", "gpt-4o-mini-tts"),
+    (r"gpt4omini-aud", "gpt-4o-mini-audio-preview"),
+    (r"gpt-4o-aud", "gpt-4o-audio-preview"),
+    (r"gpt aud (mini|mn)", "gpt-audio-mini"),
+    (r"gpt aud 1\.5", "gpt-audio-1.5"),
+    (r"gpt aud 0828", "gpt-audio"),
+    (r"gpt img 1 mini", "gpt-image-1-mini"),
+    (r"gpt img 1\.5", "gpt-image-1.5"),
+    (r"gpt-image-1", "gpt-image-1"),
+    (r"image 2\b", "gpt-image-2"),
+]
+_ORDER = ["input", "cached_input", "output", "audio_input", "audio_output", "image_input", "image_output"]
+_ORDER += ["second", "character", "unit_hour"]
+_UNITS = {  # what is not charged by tokens: meter -> (model, kind of deployment, field, factor)
+    "Speech-to-Text-Batch-Whisper-glbl Unit": ("whisper", "global", "second", 1 / 3600),
+    "Speech-to-Text-Batch-Whisper-regnl Unit": ("whisper", "regional", "second", 1 / 3600),
+    "Speech-Text to Speech-global Characters": ("tts", "global", "character", 1.0),
+    "Speech-Text to Speech HD-global Characters": ("tts-hd", "global", "character", 1.0),
+    "Provisioned Managed Global Unit": ("", "global", "unit_hour", 1.0),
+    "Provisioned Managed Data Zone Unit": ("", "data_zone", "unit_hour", 1.0),
+    "Provisioned Managed Regional Unit": ("", "regional", "unit_hour", 1.0),
+}
+
+
+class Key(NamedTuple):
+    model: str
+    deployment: str
+    tier: str
+    context: str
+    field: str
+
+
+class Price(NamedTuple):
+    usd: float
+    since: str
+
+
+def classify(item: dict[str, Any], parse: Any) -> tuple[Key, float] | None:
+    """What a meter prices, in USD per million tokens or per unit. None: nothing that the gateway serves."""
+    name, product = str(item["meterName"]), str(item["productName"])
+    if name in _UNITS:
+        model, deployment, field, factor = _UNITS[name]
+        return Key(model, deployment, "standard", "short", field), item["retailPrice"] * factor
+    factor = _PER.get(item["unitOfMeasure"], 0.0)
+    if not product.startswith("Azure") or not factor or "PP FT" in product:
+        return None
+    key = _media(name) or _text(name, product, parse)
+    return (key, item["retailPrice"] * factor) if key else None
+
+
+def _text(name: str, product: str, parse: Any) -> Key | None:
+    if re.search(r"aud|img|image|tts|transcri|trscb|tcrb|realtime|speech", name, re.I):
+        return None
+    meter = parse(name, product)
+    if meter is None or meter.kind.value not in _KINDS or _NO_MODEL.search(meter.model):
+        return None
+    context = meter.context.value
+    if context == "long" and not product.startswith("Azure OpenAI"):
+        return None  # theirs begins elsewhere
+    model = _NAMES.get(meter.model, meter.model)
+    return Key(model, meter.deployment.value, meter.mode.value, context, _KINDS[meter.kind.value])
+
+
+def _media(name: str) -> Key | None:
+    low = name.lower()
+    model = next((model for pattern, model in _MEDIA if re.match(pattern, low)), None)
+    if model is None:
+        return None
+    zone = re.search(r"\b(gl|glbl|dz|dzone|dzn|datazone|rg|rgnl|regnl)\b", low)
+    deployment = {"g": "global", "d": "data_zone", "r": "regional"}[zone[0][0] if zone else "r"]
+    cached = bool(re.search(r"\b(cd|cchd|cached)\b", low))
+    sound = "aud" if re.search(r"audio|gpt aud|-aud|aud\b", low) else ""
+    medium = "text" if re.search(r"\btxt\b", low) else ("audio" if sound or "aud" in low else "image")
+    if cached and medium != "text":
+        return None  # cached tokens are told as one sum, so they have one price
+    output = bool(re.search(r"\b(out|outp|opt|output)\b", low))
+    if cached:
+        field = "cached_input"
+    else:
+        field = ("output" if output else "input") if medium == "text" else f"{medium}_{'output' if output else 'input'}"
+    return Key(model, deployment, "batch" if "batch" in low else "standard", "short", field)
+
+
+def lines(items: list[dict[str, Any]], parse: Any) -> Iterator[dict[str, Any]]:
+    """One line for what most regions pay, one for each group of regions that pay otherwise."""
+    prices: defaultdict[Key, dict[str, Price]] = defaultdict(dict)
+    for item in sorted(items, key=lambda item: str(item["effectiveStartDate"])):  # what came later holds
+        if found := classify(item, parse):
+            key, usd = found
+            for region in item["regions"] or [""]:
+                before = prices[key].get(region)
+                same = before is not None and abs(before.usd - usd) < 1e-12
+                since = before.since if before is not None and same else str(item["effectiveStartDate"])[:10]
+                prices[key][region] = Price(round(usd, 10), since)
+    variants: defaultdict[tuple[str, str, str, str], list[Key]] = defaultdict(list)
+    for key in prices:
+        variants[key[:4]].append(key)
+    for (model, deployment, tier, context), keys in sorted(variants.items()):
+        yield from _variant(model, deployment, tier, context, {key.field: prices[key] for key in keys})
+
+
+def _variant(
+    model: str, deployment: str, tier: str, context: str, fields: dict[str, dict[str, Price]]
+) -> Iterator[dict[str, Any]]:
+    if not fields.keys() & {"input", "second", "character", "unit_hour"}:
+        return  # a meter whose others have another name
+    fields = dict(sorted(fields.items(), key=lambda field: _ORDER.index(field[0])))
+    usual = {name: Counter(price.usd for price in by.values()).most_common(1)[0][0] for name, by in fields.items()}
+    groups: defaultdict[tuple[tuple[str, float], ...], list[str]] = defaultdict(list)
+    for region in sorted(set().union(*fields.values())):
+        told = {name: by[region].usd if region in by else usual[name] for name, by in fields.items()}
+        groups[tuple(sorted(told.items()))].append(region)
+    head: dict[str, Any] = {"model": model, "deployment": deployment}
+    if tier != "standard":
+        head["tier"] = tier
+    if context != "short":
+        head["context"] = context
+    since = min(price.since for by in fields.values() for price in by.values())
+    yield {**head, "from": since, **usual}
+    for amounts, regions in sorted(groups.items(), key=lambda group: group[1]):
+        if dict(amounts) != usual:
+            yield {**head, "from": since, "regions": regions, **{name: dict(amounts)[name] for name in fields}}
+
+
+def main() -> None:
+    try:
+        parse = importlib.import_module("azure_genai_prices.meters").parse_meter_name
+        package = importlib.import_module("azure_genai_prices")
+    except ImportError:
+        sys.exit("azure-genai-prices is not installed; see the head of local/price_table.py")
+    source = Path(str(package.__file__)).parent / "data" / "snapshot.json"
+    snapshot = json.loads(source.read_text())
+    rows = [
+        json.dumps({name: value for name, value in line.items() if value != ""})
+        for line in lines(snapshot["items"], parse)
+    ]
+    head = (
+        f"Azure Retail Prices API (prices.azure.com), {snapshot['fetched_at'][:10]}, as carried by azure-genai-prices"
+    )
+    text = ",\n".join(rows)
+    OUTPUT.write_text(f'{{"source": {json.dumps(head)},\n"prices": [\n{text}\n]}}\n')
+    print(f"{OUTPUT}: {len(rows)} prices")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""What `python -m shared.cli` runs."""
+
+from shared.cli import cli
+
+cli()

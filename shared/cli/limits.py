@@ -1,0 +1,30 @@
+"""`limits`: what is left of them."""
+
+from typing import Annotated
+
+import typer
+
+from shared import allowances, limits_report
+from shared.cli.terminal import AsJson, find, settings, show, with_store
+from shared.consumers import Consumers
+from shared.stores import Store
+
+commands = typer.Typer()
+
+
+@commands.command("limits")
+def show_limits(
+    identified: Annotated[str | None, typer.Argument(metavar="ID", help="The consumer; default: all.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What is left of each limit, what instances hold on lease, and how long it will last."""
+    configuration = settings().configuration
+
+    async def run(store: Store) -> None:
+        records = [await find(store, identified)] if identified else await Consumers(store).all()
+        scopes = allowances.of_all((record.consumer for record in records), configuration)
+        lines = await limits_report.report(store, scopes)
+        heads = ["about", "unit", "per", "limit", "available", "used", "on_lease", "forecast", "exhausted", "renews"]
+        show(lines if as_json else [dict.fromkeys(heads) | line for line in lines], heads, as_json)
+
+    with_store(run)
