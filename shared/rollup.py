@@ -6,6 +6,7 @@ incremented: an aggregate is a function of the rows that are there, and `aggrega
 more rows wins.
 """
 
+import asyncio
 import logging
 import secrets
 import time
@@ -20,6 +21,7 @@ from shared.aggregates import Counts, Dimensions, Fold
 from shared.errors import StoreUnavailable
 from shared.pricing import LONG_CONTEXT
 from shared.stores import Store, Table, Value
+from shared.stores.patient import PatientStore
 
 logger = logging.getLogger("tollgate.rollup")
 
@@ -29,6 +31,7 @@ SEALED = 26 * 3600  # age at which what was late has come, too
 LEASE = 300  # seconds
 
 CONTROL, PARTITION, LATE = "control", "rollup", "late"
+_READERS = 8  # partitions read at a time
 _MOST_LINES = 50_000  # of an hour while it is folded: what names callers make up must not fill the memory
 NOBODY = "-"  # the backend and region of a call that reached none; the consumer of an end whose start is missing
 
@@ -187,6 +190,7 @@ async def roll_up(store: Store, nonce: Callable[[], str] = new_nonce, keep_month
 
     The lease only saves double work. An instance that finds it taken leaves; one that loses it does no harm."""
     started = time.perf_counter()
+    store = PatientStore(store)
     lease = Lease(store, nonce())
     if not await lease.acquire():
         return Summary(skipped=True)
@@ -294,7 +298,13 @@ class _Pass:
             self._count(hours=folded, days=1, months=1)
 
     async def _combine(self, partition: str, parts: list[str]) -> None:
-        folds = [await aggregates.read(self._aggregates, part) for part in parts]
+        gate = asyncio.Semaphore(_READERS)
+
+        async def read(part: str) -> Fold | None:
+            async with gate:
+                return await aggregates.read(self._aggregates, part)
+
+        folds = await asyncio.gather(*map(read, parts))
         await self._commit(partition, aggregates.combine([fold for fold in folds if fold is not None]))
 
     async def _commit(self, partition: str, fold: Fold) -> None:

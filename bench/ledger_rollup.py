@@ -1,0 +1,197 @@
+"""`make bench-ledger`: two timers at once fold what a ledger writes, through a table service that fails, and come to
+the same bytes as one sequential fold of the raw rows. `python -m bench.ledger_rollup [ROWS]`
+"""
+
+import asyncio
+import random
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from bench.faulty_tables import Faults, FaultyTables, faulty_tables
+from local import azurite
+from local.processes import Children, free_port
+from shared import aggregates, hours, rollup, ulid
+from shared.aggregates import Fold
+from shared.errors import StoreUnavailable
+from shared.stores import MAX_BATCH, Properties, Row, Store, Table, Value
+from shared.stores.tables import TablesStore
+
+HOURS = (-30, -29, -26, -3, -2)  # before now: sealed and settled ones, and one that is not, of two days at least
+
+
+class Unleased:
+    """A store whose lease on the roll-up is always free: being right must not depend on it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.names, self.drop, self.now, self.close = store.names, store.drop, store.now, store.close
+
+    def table(self, name: str) -> Table:
+        table = self._store.table(name)
+        return _Unleased(table) if name == rollup.CONTROL else table
+
+
+class _Unleased:
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self.merge, self.delete, self.scan, self.scan_all = table.merge, table.delete, table.scan, table.scan_all
+
+    async def get(self, partition: str, key: str) -> Row | None:
+        return None if key == "lease" else await self._table.get(partition, key)
+
+    async def put(self, partition: str, key: str, properties: Properties, etag: str | None) -> str | None:
+        return "mine" if key == "lease" else await self._table.put(partition, key, properties, etag)
+
+
+class Halves(msgspec.Struct, frozen=True):
+    """Properties for one raw row, on their way."""
+
+    hour: int
+    partition: str
+    key: str
+    properties: dict[str, Value]
+
+
+def halves(count: int, now: int, at: Sequence[int], chance: random.Random) -> list[Halves]:
+    """Calls in random order, each in two halves; a tenth never ends, a tenth of the halves comes twice."""
+    made: list[Halves] = []
+    for _ in range(count):
+        hour = now + chance.choice(at)
+        partition = f"{hours.label(hour)}-{chance.randrange(16):02d}"
+        key = ulid.new(hour * 3600 + chance.random() * 3599)
+        start: dict[str, Value] = {
+            "s_key": f"team-{chance.randrange(7)}",
+            "s_model": chance.choice(("gpt-4o", "o4-mini", "embed")),
+            "s_system": chance.choice(("erp", "crm")),
+            "s_prompt": chance.randrange(500),
+            "s_ts": hour * 3600.0,
+        }
+        made.append(Halves(hour, partition, key, start))
+        if chance.random() < 0.9:
+            end: dict[str, Value] = {
+                "e_input": chance.randrange(4000),
+                "e_output": chance.randrange(900),
+                "e_cached": chance.randrange(100),
+                "e_seconds": chance.random(),
+                "e_status": chance.choice((200, 200, 200, 400, 503)),
+                "e_backend": chance.choice(("sweden", "virginia")),
+                "e_region": "eu",
+                "e_ms": chance.randrange(9000),
+            }
+            made.append(Halves(hour, partition, key, end))
+    made += chance.sample(made, len(made) // 10)
+    chance.shuffle(made)
+    return made
+
+
+async def write(store: Store, some: list[Halves], late: Store | None) -> None:
+    """Into the table, in groups of a partition; the timers are told through `late` until they have heard."""
+    groups: dict[tuple[int, str], list[Halves]] = {}
+    for half in some:
+        groups.setdefault((half.hour, half.partition), []).append(half)
+    for (hour, partition), members in groups.items():
+        rows: dict[str, dict[str, Value]] = {}
+        for half in members:
+            rows.setdefault(half.key, {}).update(half.properties)
+        keys = list(rows)
+        for start in range(0, len(keys), MAX_BATCH):
+            chosen = {key: rows[key] for key in keys[start : start + MAX_BATCH]}
+            await store.table(hours.raw_table(hour)).merge(partition, chosen)
+        while late is not None:
+            try:
+                await rollup.note_late(late, partition)
+                break
+            except StoreUnavailable:
+                pass
+
+
+def sequential(made: list[Halves], now: float) -> dict[str, Fold]:
+    """The folds of everything, by partition."""
+    raw: dict[int, dict[str, dict[str, Any]]] = {}
+    for half in made:
+        raw.setdefault(half.hour, {}).setdefault(half.key, {}).update(half.properties)
+    by_hour = {hour: rollup.fold_rows(rows.values(), now) for hour, rows in raw.items()}
+    folds = {hours.hour_partition(hour): fold for hour, fold in by_hour.items()}
+    for name, start in ((hours.day_partition, hours.day_start), (hours.month_partition, hours.month_start)):
+        parts: dict[int, list[Fold]] = {}
+        for hour, fold in by_hour.items():
+            parts.setdefault(start(hour), []).append(fold)
+        folds |= {name(first): aggregates.combine(members) for first, members in parts.items()}
+    return folds
+
+
+def as_bytes(folds: Mapping[str, Fold | None]) -> bytes:
+    return msgspec.json.encode(
+        [
+            (name, fold and fold.rank, sorted((fold.lines if fold else {}).items()))
+            for name, fold in sorted(folds.items())
+        ]
+    )
+
+
+async def timer(store: Store, written: asyncio.Event) -> int:
+    """Passes until one that began after all was written has come to its end; how many it took."""
+    passes, last = 0, False
+    while not last:
+        last = written.is_set()
+        passes += 1
+        try:
+            await rollup.roll_up(Unleased(store))
+        except StoreUnavailable:
+            last = False
+    return passes
+
+
+async def converge(
+    port: int, rows: int, faults: Faults, seed: int, at: Sequence[int] = HOURS
+) -> tuple[FaultyTables, list[int], bool]:
+    """What the proxy did, the passes of each timer, and whether the folds are the same bytes."""
+    chance = random.Random(seed)
+    async with faulty_tables(port, faults, seed) as tables:
+        direct = TablesStore.from_connection_string(azurite.connection_string({"table": port}), budget=30)
+        stores = [TablesStore.from_connection_string(tables.connection_string) for _ in range(3)]
+        try:
+            now = time.time()
+            made = halves(rows, hours.hour_of(now), at, chance)
+            early, later = made[: len(made) * 2 // 3], made[len(made) * 2 // 3 :]
+            await write(direct, early, None)
+            written = asyncio.Event()
+            timers = [asyncio.ensure_future(timer(store, written)) for store in stores[:2]]
+            size = max(1, len(later) // 10)
+            for start in range(0, len(later), size):
+                await write(direct, later[start : start + size], stores[2])
+            written.set()
+            passes = list(await asyncio.gather(*timers))
+            expected = sequential(made, now)
+            table = direct.table(aggregates.TABLE)
+            found = {partition: await aggregates.read(table, partition) for partition in expected}
+            return tables, passes, as_bytes(found) == as_bytes(expected)
+        finally:
+            for store in (direct, *stores):
+                await store.close()
+
+
+def main(rows: int) -> None:
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as logs, Children(Path.cwd(), Path(logs)) as children:
+        port = free_port()
+        children.start("azurite", azurite.command({"table": port}))
+        children.wait_for_port("Azurite", port, 20)
+        started = time.perf_counter()
+        tables, passes, same = asyncio.run(converge(port, rows, Faults(), 6))
+        print(
+            f"roll-up of {rows} rows, {dict(tables.done)} requests, passes of two timers {passes}, "
+            f"{time.perf_counter() - started:.0f} s: {'byte-equal' if same else 'DIFFERENT'}"
+        )
+        if not same:
+            raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 10_000)
