@@ -8,10 +8,11 @@ import sys
 import time
 
 from starlette.requests import Request
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from shared import bootstrap, config
-from shared.errors import ConfigurationError, StoreUnavailable
+from shared.errors import NO_WEBSOCKETS, ConfigurationError, NotSupported, StoreUnavailable
+from shared.responses import refusal
 
 logger = logging.getLogger("tollgate")
 
@@ -31,7 +32,7 @@ class App:
         elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008, "reason": "WebSockets are not served here."})
+            await _refuse_websocket(scope, receive, send)
         else:
             raise RuntimeError("The gateway was not started: run it with the ASGI lifespan on.")
 
@@ -57,6 +58,19 @@ class App:
             await send({"type": f"lifespan.{stage}.failed", "message": f"{type(error).__name__}: {error}"})
             return
         await send({"type": "lifespan.shutdown.complete"})
+
+
+async def _refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
+    """What answers GET with an upgrade, where the server tells WebSockets apart, in HTTP's words if it can."""
+    await receive()
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": 1008, "reason": "WebSockets are not served here."})
+        return
+
+    async def send_denial(message: Message) -> None:
+        await send({**message, "type": message["type"].replace("http.", "websocket.http.", 1)})
+
+    await refusal(NotSupported(NO_WEBSOCKETS), {})(scope, receive, send_denial)
 
 
 async def _every(seconds: float, application: bootstrap.Application) -> None:

@@ -74,7 +74,7 @@ OPERATIONS = (
     _op("conversations.items.delete", "DELETE", "conversations/{conversation}/items/{item}"),
     # Files, uploads, batches
     *_crud("files", "files", "file", "create list get delete", body="multipart"),
-    _op("files.content", "GET", "files/{file}/content"),
+    _op("files.content", "GET", "files/{file}/content", free_form=True),
     _op("uploads.create", "POST", "uploads", makes="upload"),
     _op("uploads.parts.create", "POST", "uploads/{upload}/parts", body="multipart"),
     _op("uploads.complete", "POST", "uploads/{upload}/complete"),
@@ -88,7 +88,7 @@ OPERATIONS = (
     _op("vector_stores.files.get", "GET", "vector_stores/{vector_store}/files/{file}"),
     _op("vector_stores.files.update", "POST", "vector_stores/{vector_store}/files/{file}"),
     _op("vector_stores.files.delete", "DELETE", "vector_stores/{vector_store}/files/{file}"),
-    _op("vector_stores.files.content", "GET", "vector_stores/{vector_store}/files/{file}/content"),
+    _op("vector_stores.files.content", "GET", "vector_stores/{vector_store}/files/{file}/content", free_form=True),
     _op("vector_stores.file_batches.create", "POST", "vector_stores/{vector_store}/file_batches"),
     _op("vector_stores.file_batches.get", "GET", "vector_stores/{vector_store}/file_batches/{file_batch}"),
     _op("vector_stores.file_batches.cancel", "POST", "vector_stores/{vector_store}/file_batches/{file_batch}/cancel"),
@@ -98,15 +98,31 @@ OPERATIONS = (
     _op("containers.files.create", "POST", "containers/{container}/files", body="multipart"),
     _op("containers.files.list", "GET", "containers/{container}/files"),
     _op("containers.files.get", "GET", "containers/{container}/files/{container_file}"),
-    _op("containers.files.content", "GET", "containers/{container}/files/{container_file}/content"),
+    _op("containers.files.content", "GET", "containers/{container}/files/{container_file}/content", free_form=True),
     _op("containers.files.delete", "DELETE", "containers/{container}/files/{container_file}"),
     # Images, audio, moderations
     _op("images.generations", "POST", "images/generations", model="body", streams=True, metered="images"),
     _op("images.edits", "POST", "images/edits", model="form", body="multipart", metered="images"),
     _op("images.variations", "POST", "images/variations", model="form", body="multipart", metered="images"),
-    _op("audio.speech", "POST", "audio/speech", model="body", metered="speech"),
-    _op("audio.transcriptions", "POST", "audio/transcriptions", model="form", body="multipart", metered="audio"),
-    _op("audio.translations", "POST", "audio/translations", model="form", body="multipart", metered="audio"),
+    _op("audio.speech", "POST", "audio/speech", model="body", metered="speech", streams=True, free_form=True),
+    _op(
+        "audio.transcriptions",
+        "POST",
+        "audio/transcriptions",
+        model="form",
+        body="multipart",
+        metered="audio",
+        free_form=True,
+    ),
+    _op(
+        "audio.translations",
+        "POST",
+        "audio/translations",
+        model="form",
+        body="multipart",
+        metered="audio",
+        free_form=True,
+    ),
     _op("moderations", "POST", "moderations", model="body", default_model="omni-moderation-latest"),
     # Models: answered from the configuration
     _op("models.list", "GET", "models", local=True),
@@ -206,7 +222,7 @@ _RETURNED = frozenset(
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 
 _LONGEST_PATH = 500  # characters; no path of the table is longer, and the cache of paths must stay small
-_SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9_.:@-]*"  # of a path, in place of an id; what could lead elsewhere is none
+SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9_.:@-]*"  # of a path, in place of an id; what could lead elsewhere is none
 _OUTPUT_BOUNDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _WITH_USAGE_CHUNK = frozenset(("chat.completions", "completions"))
 _STORED_IF = {"chat_completion": False, "response": True}  # what a call leaves behind when it does not say `store`
@@ -269,6 +285,33 @@ def unknown(path: str) -> UnknownPath:
 
 def parse_call(route: Route, query: str, headers: Mapping[str, str], body: bytes) -> Call:
     """The call in a request. Raises `InvalidRequest` (400) that names the offending parameter."""
+    call = _bodiless(route, query, headers)
+    if route.operation.body == "none":
+        if body:
+            raise InvalidRequest(f"{route.operation.method} {route.path} takes no body.")
+        return call
+    if not body and route.operation.model not in ("body", "form"):
+        return call
+    return _with_body(call, body)
+
+
+def parse_upload(route: Route, query: str, headers: Mapping[str, str], model: str | None) -> Call:
+    """The call in a request whose body is multipart. `model`: what its field of that name says."""
+    call = _bodiless(route, query, headers)
+    if route.operation.model != "form":
+        return msgspec.structs.replace(call, multipart=True)
+    if not (call.model or model):
+        raise _missing_model()
+    return msgspec.structs.replace(call, multipart=True, model=call.model or model, body_model=model)
+
+
+def _missing_model() -> InvalidRequest:
+    return InvalidRequest(
+        "The field `model` is missing: it names the model to be called.", param="model", code="missing_model"
+    )
+
+
+def _bodiless(route: Route, query: str, headers: Mapping[str, str]) -> Call:
     parameters = parse_qsl(query, keep_blank_values=True) if query else []
     system = headers.get("systemid") or next((v for k, v in parameters if k.lower() == "systemid"), "")
     if system and not _SYSTEM.fullmatch(system):
@@ -282,25 +325,20 @@ def parse_call(route: Route, query: str, headers: Mapping[str, str], body: bytes
             "The query parameter api-version is missing, e.g. ?api-version=2024-10-21.", param="api-version"
         )
     passed_on = [(k, v) for k, v in parameters if k.lower() != "systemid" and k != "api-version"] if parameters else ()
-    call = Call(
-        operation=route.operation,
+    operation = route.operation
+    return Call(
+        operation=operation,
         surface=route.surface,
         model=route.model or "",
         path=route.path,
         query=urlencode(passed_on) if passed_on else "",
         api_version=version,
+        stream=operation.body == "none" and operation.streams and ("stream", "true") in parameters,
         headers=_forwarded(headers),
         system=system,
         references=route.references,
+        makes=operation.makes,
     )
-    if route.operation.body == "none":
-        if body:
-            raise InvalidRequest(f"{route.operation.method} {route.path} takes no body.")
-        stream = route.operation.streams and ("stream", "true") in parameters
-        return msgspec.structs.replace(call, stream=stream) if stream else call
-    if not body and route.operation.model not in ("body", "form"):
-        return msgspec.structs.replace(call, makes=route.operation.makes)
-    return _with_body(call, body)
 
 
 def _with_body(call: Call, body: bytes) -> Call:
@@ -310,9 +348,7 @@ def _with_body(call: Call, body: bytes) -> Call:
     named, model_at = _named_model(operation, fields) if operation.model != "none" else (None, "model")
     model = "" if operation.model == "hidden" else call.model or named or operation.default_model
     if not model and operation.model in ("body", "form"):
-        raise InvalidRequest(
-            "The field `model` is missing: it names the model to be called.", param="model", code="missing_model"
-        )
+        raise _missing_model()
     stream = operation.streams and bool(fields.get("stream", bool, "true or false"))
     edits, output, makes = {}, None, operation.makes
     if operation.metered in ("tokens", "once"):
@@ -357,21 +393,27 @@ def _named_model(operation: Operation, fields: Fields) -> tuple[str | None, str]
 
 
 class UpstreamRequest(msgspec.Struct, frozen=True):
-    """What goes to a backend, apart from how the gateway authenticates there. `scope` is the token's audience."""
+    """What goes to a backend, apart from how the gateway authenticates there. `scope` is the token's audience.
+
+    `form_model`: what a multipart body must have in its field `model`, where that is not there already."""
 
     method: str
     url: str
     scope: str
     body: bytes
+    form_model: bytes | None = None
 
 
 def upstream_request(call: Call, target: Target) -> UpstreamRequest:
     """The call as this target wants it: its path, its API version, its name for the model."""
     backend = target.backend
     v1 = goes_to_v1(call, backend)
-    edits = call.edits
+    edits, form_model = call.edits, None
     if call.body_model != target.deployment and names_deployment(call, target):
-        edits = edits | _model_edit(call, target.deployment)
+        if call.multipart:
+            form_model = target.deployment.encode()
+        else:
+            edits = edits | _model_edit(call, target.deployment)
     body = rewrite(call.body, call.values, edits) if edits else call.body
     path, query = call.path or call.operation.path, call.query
     if v1:
@@ -384,7 +426,7 @@ def upstream_request(call: Call, target: Target) -> UpstreamRequest:
         version = version if version and version != "v1" else DEFAULT_DATED_VERSION
         query = f"api-version={quote(version)}" + (f"&{query}" if query else "")
     url = backend.endpoint.rstrip("/") + path + (f"?{query}" if query else "")
-    return UpstreamRequest(call.operation.method, url, token_scope(backend, v1=v1), body)
+    return UpstreamRequest(call.operation.method, url, token_scope(backend, v1=v1), body, form_model)
 
 
 def goes_to_v1(call: Call, backend: Backend) -> bool:
@@ -467,9 +509,18 @@ def returned_headers(headers: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in passed if value is not None and value.isascii() and value.isprintable()}
 
 
-def model_object(model: str) -> dict[str, str | int]:
-    """A model as the models operations tell it. When it was made is not known here; clients expect a number."""
-    return {"id": model, "object": "model", "created": 0, "owned_by": "azure-openai"}
+def model_object(model: str, surface: Surface) -> dict[str, Any]:
+    """A model as the models operations tell it, in OpenAI's shape or in Azure's, which has more. When it was made, and
+    what it can do beyond answering, is not known here; clients expect a number."""
+    told: dict[str, Any] = {"id": model, "object": "model", "created": 0, "owned_by": "azure-openai"}
+    if surface == "openai":
+        return told
+    return told | {
+        "created_at": 0,
+        "status": "succeeded",
+        "lifecycle_status": "generally-available",
+        "capabilities": {"inference": True, "fine_tune": False},
+    }
 
 
 _Rows = dict[str, list[tuple[Operation, re.Pattern[str]]]]  # by the first segment of their paths
@@ -480,9 +531,7 @@ def _surfaces() -> list[tuple[Surface, re.Pattern[str], _Rows]]:
         table: _Rows = {}
         for operation in operations:
             pattern = re.compile(
-                re.sub(r"\{(\w+)\}", rf"(?P<\1>{_SEGMENT})", operation.path).replace(
-                    f"<model>{_SEGMENT}", "<model>[^/]+"
-                )
+                re.sub(r"\{(\w+)\}", rf"(?P<\1>{SEGMENT})", operation.path).replace(f"<model>{SEGMENT}", "<model>[^/]+")
             )
             table.setdefault(operation.path.partition("/")[0], []).append((operation, pattern))
         return table

@@ -7,12 +7,15 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from shared import config, limits_upkeep, pricing, rollup, ulid
+from shared.adoption import has_object
+from shared.affinity import Affinity
 from shared.alerts import Alerts
 from shared.authentication import Authenticator
 from shared.azure_openai import token_scope
@@ -115,6 +118,13 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
         management = Management(store, configuration, limiter, authenticator, backends, settings.management_key)
         shadows = Shadows(upstream, breakers, ledger, configuration.timeouts)
         stack.push_async_callback(shadows.close)
+        affinity = Affinity(
+            store,
+            configuration,
+            lambda backend: breakers.health(Target(backend, "", "")).usable_at(breakers.clock()),
+            partial(has_object, forwarder),
+        )
+        stack.push_async_callback(affinity.stop)
         gateway = Gateway(
             authenticator,
             limiter,
@@ -124,8 +134,8 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
             ledger,
             tokenizer,
             management,
-            configuration.max_request_bytes,
-            configuration.client_address,
+            affinity,
+            configuration,
             ReadinessCheck(store, router.unusable),
             telemetry,
         )

@@ -85,6 +85,7 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """In seconds. `total`: until an answer is complete, or a stream shows its first token; it stays below the 230 s
     after which Azure's front end cuts a silent connection. `stream`: until a stream has ended.
+    `request_body`: until a request's body has come, and more at 16 kB/s for longer ones.
 
     `first_byte` None: by the kind of call (`deadlines.first_byte_timeout`).
     """
@@ -93,6 +94,7 @@ class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     first_byte: float | None = None
     total: float = 220.0
     stream: float = 1800.0
+    request_body: float = 60.0
 
 
 Durability = Literal["committed", "deferred"]
@@ -119,7 +121,12 @@ class Tracing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The configuration document, checked."""
+    """The configuration document, checked.
+
+    `max_upload_bytes` bounds multipart bodies, which are relayed while they come; `max_request_bytes` all others.
+    `heartbeat_seconds`: silence after which a stream gets a comment; 0: never. `adopt_unknown_ids`: ids that the
+    gateway has not seen being made are looked for on the backends, and are then open to every key.
+    """
 
     backends: list[Backend]
     models: dict[str, Model] = {}
@@ -130,6 +137,9 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ledger: LedgerSettings = LedgerSettings()
     telemetry: Tracing = Tracing()
     max_request_bytes: int = 32 * 1024 * 1024
+    max_upload_bytes: int = 1024 * 1024 * 1024
+    heartbeat_seconds: float = 15.0
+    adopt_unknown_ids: bool = False
 
     def model_names(self) -> list[str]:
         """Every model that a backend serves, in the order of the document."""
@@ -355,6 +365,7 @@ def _complaints(configuration: Configuration) -> Iterator[str]:
         ("first_byte", timeouts.first_byte, 220.0),
         ("total", timeouts.total, 220.0),
         ("stream", timeouts.stream, 86_400.0),
+        ("request_body", timeouts.request_body, 600.0),
     ):
         if value is not None and not 0 < value <= most:
             yield f"timeouts.{key}: expected seconds above 0 and at most {most:g}, got {value:g}"
@@ -365,6 +376,11 @@ def _complaints(configuration: Configuration) -> Iterator[str]:
         yield f"telemetry.traces_per_second: expected 0 (none) to 1000, got {got:g}"
     if not 1024 <= configuration.max_request_bytes <= 104_857_600:
         yield f"max_request_bytes: expected 1024 to 104857600 bytes, got {configuration.max_request_bytes}"
+    if not 1024 <= configuration.max_upload_bytes <= 2**40:
+        yield f"max_upload_bytes: expected 1024 bytes to a terabyte, got {configuration.max_upload_bytes}"
+    seconds = configuration.heartbeat_seconds
+    if seconds != 0 and not 0.05 <= seconds <= 200:
+        yield f"heartbeat_seconds: expected 0 (never) or seconds up to 200, got {seconds:g}"
 
 
 def _ledger_complaints(ledger: LedgerSettings) -> Iterator[str]:

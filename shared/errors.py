@@ -152,6 +152,12 @@ class RateLimitExceeded(GatewayError):
         return {"retry-after": str(-(-milliseconds // 1000)), "retry-after-ms": str(milliseconds)}
 
 
+NO_WEBSOCKETS = (
+    "This gateway serves no WebSockets, because its platform cannot pass them on. Get a client secret from "
+    "POST /v1/realtime/client_secrets and connect to the backend, or use HTTP with event streams."
+)
+
+
 class NotSupported(GatewayError):
     status, code, type = 501, "websockets_not_supported", "invalid_request_error"
 

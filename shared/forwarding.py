@@ -14,6 +14,7 @@ from shared.errors import BadGateway, GatewayError, NoBackendAvailable, Upstream
 from shared.retry_budget import RetryBudget
 from shared.routing import Router
 from shared.types import Attempt, Call, FallbackReason, Plan, Role, Target, Usage
+from shared.uploads import Upload
 from shared.upstream import (
     BEATEN,
     Beaten,
@@ -52,25 +53,31 @@ class Forwarder:
         self.timeouts = timeouts
         self.budget = RetryBudget(breakers.clock)
 
-    async def send(self, call: Call, plan: Plan, request_id: str, started: float) -> UpstreamResponse:
-        """The first committed answer. `started`: when the call came in, from which its time runs. Raises
-        `ForwardingFailed`, and closes what it opened on any way out."""
+    async def send(
+        self, call: Call, plan: Plan, request_id: str, started: float, upload: Upload | None = None
+    ) -> UpstreamResponse:
+        """The first committed answer. `started`: when the call came in, from which its time runs. An `upload` is tried
+        elsewhere as long as all that has come of it is still here. Raises `ForwardingFailed`, and closes what it opened
+        on any way out."""
         self.budget.called()
         if self.breakers.fleet is not None:
             self.breakers.fleet.look()
-        return await _Sending(self, call, plan, request_id, started).run()
+        return await _Sending(self, call, plan, request_id, started, upload).run()
 
 
 class _Sending:
     """One call on its way: what was tried, and why it failed."""
 
-    def __init__(self, forwarder: Forwarder, call: Call, plan: Plan, request_id: str, started: float) -> None:
+    def __init__(
+        self, forwarder: Forwarder, call: Call, plan: Plan, request_id: str, started: float, upload: Upload | None
+    ) -> None:
         self._forwarder = forwarder
         self._breakers = forwarder.breakers
         self._clock = forwarder.breakers.clock
         self._call = call
         self._plan = plan
         self._request_id = request_id
+        self._upload = upload
         total = forwarder.timeouts.total
         self._deadline = started + (total if plan.seconds is None else min(plan.seconds, total))
         self._tokens = capacity.estimate(call)
@@ -86,6 +93,8 @@ class _Sending:
         """The loop over the targets."""
         while self._left:
             target = self._left.pop(0)
+            if self._upload is not None and not self._upload.repeatable:
+                break
             if not self._may_try(target):
                 continue
             limit = self._limit(target)
@@ -157,7 +166,7 @@ class _Sending:
             self._refused = None
             return False
         answer.close()
-        usage = metering.usage_in_answer(answer.status, answer.head, self._call.input_estimate)
+        usage = metering.usage_in_answer(self._call, answer.status, answer.head)
         last = self._attempts[-1]
         self._attempts[-1] = msgspec.structs.replace(
             last, problem=f"refused: {reason}", usage=usage if usage != Usage() else None
@@ -169,7 +178,9 @@ class _Sending:
     async def _try(self, target: Target, patience: Patience, role: Role = "try") -> UpstreamResponse | None:
         started = self._clock()
         try:
-            answer = await self._forwarder.upstream.attempt(self._call, target, patience, self._request_id)
+            answer = await self._forwarder.upstream.attempt(
+                self._call, target, patience, self._request_id, self._upload
+            )
         except Beaten:
             self._lost(target, started, role)
             return None
@@ -265,6 +276,8 @@ class _Sending:
 
     def _another(self, target: Target) -> Target | None:
         """Who may be asked as well: a usable target of the same model elsewhere."""
+        if self._upload is not None:
+            return None  # it can be read by one at a time
         now = self._clock()
         return next(
             (

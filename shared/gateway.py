@@ -11,33 +11,37 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive
 
-from shared import addresses, azure_openai, ulid, wishes
+from shared import addresses, azure_openai, listing, openapi, ulid, wishes
+from shared.affinity import Affinity
 from shared.authentication import Authenticator
-from shared.errors import GatewayError, InvalidApiKey, RequestTooLarge
+from shared.client import Client, ClientGone
+from shared.config import Configuration
+from shared.errors import GatewayError, InvalidApiKey, StateUnavailable, UpstreamTimeout
 from shared.forwarding import Forwarder, ForwardingFailed
+from shared.intake import Bounds, read_call
 from shared.ledger import Entry, Ledger
 from shared.limiter import Limiter, Reservation
 from shared.management import Document, Management
 from shared.readiness import ReadinessCheck, is_internal
-from shared.responses import Client, ClientGone, Ended, JsonResponse, MeteredResponse, refusal
+from shared.responses import Ended, JsonResponse, LateResponse, MeteredResponse, refusal
 from shared.routing import Router, explained
 from shared.shadowing import Shadows
 from shared.spans import Place
 from shared.telemetry import Telemetry
 from shared.tokenizer import Tokenizer, is_estimated
-from shared.types import Attempt, Call, ClientAddress, Consumer, Outcome, Plan, Target, Usage
+from shared.types import UNBOUND, Attempt, Binding, Call, Consumer, Outcome, Plan, Target, Usage
+from shared.uploads import Upload
 from shared.upstream import UpstreamResponse
+from shared.witness import Witness
 
 logger = logging.getLogger("tollgate.requests")
 
-_SERVED = frozenset(("chat.completions", "completions", "embeddings", "models.list", "models.get"))
 HUNG_UP = 499  # nobody receives it; it stands in the record of a call whose caller left
 
 
@@ -67,8 +71,8 @@ class Gateway:
         ledger: Ledger,
         tokenizer: Tokenizer,
         management: Management,
-        max_request_bytes: int,
-        client_address: ClientAddress,
+        affinity: Affinity,
+        configuration: Configuration,
         readiness: ReadinessCheck,
         telemetry: Telemetry | None = None,
     ) -> None:
@@ -80,8 +84,10 @@ class Gateway:
         self._ledger = ledger
         self._tokenizer = tokenizer
         self._management = management
-        self._max_request_bytes = max_request_bytes
-        self._client_address = client_address
+        self._affinity = affinity
+        self._bounds = Bounds.of(configuration)
+        self._heartbeat = configuration.heartbeat_seconds
+        self._client_address = configuration.client_address
         self._readiness = readiness
         self._telemetry = telemetry
 
@@ -91,6 +97,8 @@ class Gateway:
         arrival = Arrival(ulid.new(time.time()), time.monotonic(), request.method, request.scope["path"])
         if arrival.path == "/healthz":
             return JsonResponse({"status": "ok"})
+        if arrival.path == openapi.PATH and arrival.method == "GET":
+            return Response(openapi.document(), media_type="application/json")
         if self._telemetry is not None:
             parent = traceparent or _header(request, b"traceparent")
             place = self._telemetry.begin(arrival.request_id, arrival.started, parent)
@@ -123,26 +131,18 @@ class Gateway:
             answer = await self._management.answer(arrival.method, arrival.path, query, headers, address)
             return _own_answer(arrival, answer)
         consumer = await self._authenticator.authenticate(headers, address)
-        route = azure_openai.match(arrival.method, arrival.path)
-        body = await _read_body(request.receive, headers, self._max_request_bytes)
-        call = azure_openai.parse_call(route, request.scope["query_string"].decode("latin-1"), headers, body)
-        if call.operation.name not in _SERVED:  # until the state of the others is found again
-            raise azure_openai.unknown(arrival.path)
-        if call.operation.local:
-            return self._models(arrival, consumer, call)
-        wished = wishes.parse(headers)
-        reservation = await self._limiter.reserve(consumer, call)
+        call, upload = await read_call(request, headers, arrival.method, arrival.path, self._bounds)
+        reservation: Reservation | None = None
         try:
-            plan = self._router.plan(consumer, call, wished)
-            entry = self._ledger.open(arrival.request_id, consumer, call, plan.model)
-            for target in plan.shadow:
-                self._shadows.send(call, target, entry)
-            account = partial(self._account, arrival, consumer, call, entry, reservation)
-            response = await self._forward(arrival, call, plan, Client(request.receive), account)
+            reservation = await self._limiter.reserve(consumer, call)
+            response = await self._admitted(request, arrival, consumer, call, upload, reservation, headers)
         except BaseException as error:
-            self._limiter.release(reservation)  # does nothing where the end of the call is on record
-            if isinstance(error, GatewayError):
-                error.limits = self._limiter.headers(reservation)
+            if upload is not None:
+                upload.close()
+            if reservation is not None:
+                self._limiter.release(reservation)  # does nothing where the end of the call is on record
+                if isinstance(error, GatewayError):
+                    error.limits = self._limiter.headers(reservation)
             raise
         if limits := self._limiter.headers(reservation):
             response.headers.update(limits)
@@ -163,29 +163,75 @@ class Gateway:
             told |= {"store": found.store or "ok", "models_without_backend": found.models}
         return JsonResponse(told, 200 if found.ready else 503)
 
-    async def _forward(
+    async def _admitted(
         self,
+        request: Request,
         arrival: Arrival,
+        consumer: Consumer,
         call: Call,
-        plan: Plan,
-        client: Client,
-        account: Callable[[Outcome, str], asyncio.Future[None]],
+        upload: Upload | None,
+        reservation: Reservation,
+        headers: Mapping[str, str],
     ) -> Response:
+        """The answer to a call that its limits allow."""
+        if call.operation.local:
+            entry = self._ledger.open(arrival.request_id, consumer, call, call.model)
+            response = self._models(arrival, consumer, call)
+            await self._account(arrival, consumer, call, entry, reservation, Outcome(status=200))
+            return response
+        wished = wishes.parse(headers)
+        binding = await self._affinity.bind(consumer, call) if call.stateful else UNBOUND
+        plan = self._router.plan(consumer, call, wished, binding)
+        entry = self._ledger.open(arrival.request_id, consumer, call, plan.model)
+        for target in plan.shadow:
+            self._shadows.send(call, target, entry)
+        forwarding = Forwarding(
+            arrival,
+            consumer,
+            call,
+            plan,
+            binding,
+            upload,
+            Client(request.receive if upload is None else upload.after),
+            partial(self._account, arrival, consumer, call, entry, reservation),
+            heartbeat_wanted(headers, self._heartbeat),
+        )
+        if call.operation.lists:
+            return await self._list(forwarding)
+        if not (call.stream and forwarding.heartbeat):
+            return await self._forward(forwarding)
+        answer = asyncio.ensure_future(self._forward(forwarding))
+        try:
+            if (await asyncio.wait((answer,), timeout=forwarding.heartbeat))[0]:
+                return answer.result()
+        except BaseException:
+            answer.cancel()
+            raise
+        return LateResponse(answer, {"x-gateway-request-id": arrival.request_id}, forwarding.heartbeat)
+
+    async def _forward(self, forwarding: "Forwarding") -> Response:
         """The answer of the first target that gives one; accounted for also when none does."""
+        arrival, call, plan, client = forwarding.arrival, forwarding.call, forwarding.plan, forwarding.client
         failure: Outcome | None = Outcome(status=500, ended="cut")
         upstream: UpstreamResponse | None = None
         try:
             async with client:
-                upstream = await self._forwarder.send(call, plan, arrival.request_id, arrival.started)
-            response = _answer(arrival, call, plan, upstream, client, account)
+                upstream = await self._forwarder.send(
+                    call, plan, arrival.request_id, arrival.started, forwarding.upload
+                )
+            witness = None
+            if call.stateful:
+                witness = Witness(self._affinity, forwarding.consumer, call, upstream.target.backend.name)
+            response = _answer(forwarding, upstream, witness)
             failure = None
             return response
         except ForwardingFailed as failed:
-            failure = Outcome(status=failed.error.status, attempts=failed.attempts, ended="refused")
-            return refusal(failed.error, _gateway_headers(arrival, plan, failed.attempts))
+            error = state_unavailable(failed.error, forwarding.binding)
+            failure = Outcome(status=error.status, attempts=failed.attempts, ended="refused")
+            return refusal(error, _gateway_headers(arrival, plan, failed.attempts))
         except ClientGone:
             # The backend may have read the prompt, and charges for that.
-            usage = Usage(input_tokens=call.input_estimate, estimated=True)
+            usage = Usage(input_tokens=call.input_estimate, estimated=call.input_estimate > 0)
             failure = Outcome(status=HUNG_UP, usage=usage, ended="hung_up")
             return Response(status_code=HUNG_UP)
         except GatewayError as error:
@@ -195,14 +241,61 @@ class Gateway:
             if failure is not None:
                 if upstream is not None:
                     upstream.close()
-                account(failure, "")
+                if forwarding.upload is not None:
+                    forwarding.upload.close()
+                forwarding.account(failure)
+
+    async def _list(self, forwarding: "Forwarding") -> Response:
+        """A list of the consumer's own objects, out of the lists of the backends that keep some."""
+        arrival, call = forwarding.arrival, forwarding.call
+        attempts: list[Attempt] = []
+        outcome = Outcome(status=500, ended="cut")
+
+        async def ask(backend: str, page: Call) -> bytes:
+            binding = Binding(frozenset((backend,)), backend)
+            plan = self._router.plan(forwarding.consumer, page, binding=binding)
+            upstream = await self._forwarder.send(page, plan, arrival.request_id, arrival.started)
+            attempts.extend(upstream.attempts)
+            upstream.close()
+            if upstream.status != 200 or not upstream.complete:
+                raise ListRefused(upstream)
+            return upstream.head
+
+        try:
+            async with forwarding.client:
+                own = await self._affinity.own(forwarding.consumer, call.operation.lists)
+                body = await listing.listed(call, own, forwarding.binding.first, ask)
+            outcome = Outcome(status=200, attempts=tuple(attempts[-1:]), served_by=attempts[-1].target)
+            await forwarding.account(outcome)
+            return Response(body, 200, _gateway_headers(arrival, forwarding.plan, attempts), "application/json")
+        except ListRefused as refused:
+            upstream = refused.upstream
+            outcome = Outcome(status=upstream.status, attempts=tuple(attempts[-1:]), ended="refused")
+            return Response(
+                upstream.head,
+                upstream.status,
+                {**upstream.headers, **_gateway_headers(arrival, forwarding.plan, attempts)},
+            )
+        except ForwardingFailed as failed:
+            outcome = Outcome(status=failed.error.status, attempts=failed.attempts, ended="refused")
+            return refusal(failed.error, _gateway_headers(arrival, forwarding.plan, failed.attempts))
+        except ClientGone:
+            outcome = Outcome(status=HUNG_UP, ended="hung_up")
+            return Response(status_code=HUNG_UP)
+        except GatewayError as error:
+            outcome = Outcome(status=error.status, ended="refused")
+            raise
+        finally:
+            if outcome.status != 200:
+                forwarding.account(outcome)
 
     def _models(self, arrival: Arrival, consumer: Consumer, call: Call) -> Response:
         """The models of this key, from the configuration."""
         headers = {"x-gateway-request-id": arrival.request_id}
         if call.model:
-            return JsonResponse(azure_openai.model_object(self._router.model(consumer, call.model)), headers=headers)
-        models = [azure_openai.model_object(name) for name in self._router.models(consumer)]
+            model = self._router.model(consumer, call.model)
+            return JsonResponse(azure_openai.model_object(model, call.surface), headers=headers)
+        models = [azure_openai.model_object(name, call.surface) for name in self._router.models(consumer)]
         return JsonResponse({"object": "list", "data": models}, headers=headers)
 
     def _account(
@@ -213,7 +306,7 @@ class Gateway:
         entry: Entry,
         reservation: Reservation,
         outcome: Outcome,
-        said: str,
+        said: str = "",
     ) -> asyncio.Future[None]:
         """Put the end of a call on record. Returns at once; the future is done when the row is in the table.
 
@@ -284,15 +377,45 @@ def _own_answer(arrival: Arrival, answer: Any) -> Response:
     return JsonResponse(answer, headers=headers)
 
 
-def _answer(
-    arrival: Arrival,
-    call: Call,
-    plan: Plan,
-    upstream: UpstreamResponse,
-    client: Client,
-    account: Callable[[Outcome, str], asyncio.Future[None]],
-) -> MeteredResponse:
+class ListRefused(Exception):
+    """A backend refused to list its objects, in its own words."""
+
+    def __init__(self, upstream: UpstreamResponse) -> None:
+        super().__init__(f"status {upstream.status}")
+        self.upstream = upstream
+
+
+class Forwarding(NamedTuple):
+    """All that the rest of an admitted call needs. `heartbeat`: seconds of silence after which a stream gets a comment;
+    0: never."""
+
+    arrival: Arrival
+    consumer: Consumer
+    call: Call
+    plan: Plan
+    binding: Binding
+    upload: Upload | None
+    client: Client
+    account: Callable[..., asyncio.Future[None]]  # of an `Outcome` and the text that was said
+    heartbeat: float
+
+
+def heartbeat_wanted(headers: Mapping[str, str], seconds: float) -> float:
+    """A caller that wants none says so in a header."""
+    return 0.0 if headers.get("x-gateway-heartbeat", "").lower() == "off" else seconds
+
+
+def state_unavailable(error: GatewayError, binding: Binding) -> GatewayError:
+    """What a caller is told when no target answered: of a call that only one backend can serve, why that is so."""
+    if binding.only is None or error.status == 429:
+        return error
+    why = "It did not answer in time." if isinstance(error, UpstreamTimeout) else "It cannot be reached now."
+    return StateUnavailable(f"{binding.reason} {why}")
+
+
+def _answer(forwarding: Forwarding, upstream: UpstreamResponse, witness: Witness | None) -> MeteredResponse:
     """What relays an upstream's answer and tells `account` how that ended."""
+    arrival, account = forwarding.arrival, forwarding.account
     first_byte_ms = arrival.milliseconds()
 
     def close(usage: Usage, ended: Ended, said: str) -> asyncio.Future[None]:
@@ -309,8 +432,16 @@ def _answer(
             said,
         )
 
-    headers = upstream.headers | _gateway_headers(arrival, plan, upstream.attempts, upstream.target)
-    return MeteredResponse(upstream, client, headers, call.input_estimate, close)
+    headers = upstream.headers | _gateway_headers(arrival, forwarding.plan, upstream.attempts, upstream.target)
+    return MeteredResponse(
+        upstream,
+        forwarding.client,
+        headers,
+        close,
+        heartbeat=forwarding.heartbeat,
+        witness=witness,
+        upload=forwarding.upload,
+    )
 
 
 def _gateway_headers(
@@ -329,23 +460,6 @@ def _gateway_headers(
     if plan.notes is not None:
         headers["x-gateway-explain"] = explained(plan.notes, attempts)
     return headers
-
-
-async def _read_body(receive: Receive, headers: Mapping[str, str], most: int) -> bytes:
-    """The request's body. Raises `RequestTooLarge`, before it is read where its length is told, and `ClientGone`."""
-    length = headers.get("content-length", "")
-    told, size, more = int(length) if length.isdecimal() else 0, 0, True
-    body: list[bytes] = []
-    while more and max(told, size) <= most:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        chunk, more = message.get("body", b""), message.get("more_body", False)
-        body.append(chunk)
-        size += len(chunk)
-    if max(told, size) > most:
-        raise RequestTooLarge(f"The request's body is larger than this gateway takes ({most} bytes).")
-    return body[0] if len(body) == 1 else b"".join(body)
 
 
 def _header(request: Request, name: bytes) -> str:

@@ -65,6 +65,8 @@ _FIELDS = {
 }
 _FREE = frozenset(("metadata", "attributes", "filters", "parameters", "schema", "item_schema", "arguments"))
 
+_SOURCE, _FILE = ("type", "file_id"), ("object", "file")  # as in the sources of evals, and in a completed upload
+
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{4,255}")
 _INSIDE_A_CONTAINER = "cfile_"  # such files are named together with their container
 
@@ -93,7 +95,7 @@ def named(body: bytes, operation: str) -> tuple[Reference, ...]:
 
 def told(answer: bytes) -> tuple[Reference, ...]:
     """The objects that an answer tells of besides itself: the files of a batch, the container that a tool ran in."""
-    if not any(needle in answer for needle in (*_ANYWHERE, b"thread_id", b"_file", b"eval_id")):
+    if not any(needle in answer for needle in (*_ANYWHERE, b"thread_id", b"_file", b"eval_id", b'"file"')):
         return ()
     try:
         found = dict.fromkeys(_walk(_DECODE(answer.decode("utf-8", "replace"))))
@@ -108,7 +110,7 @@ def _walk(value: Any) -> Iterator[Reference]:
             if key in _FREE:
                 continue
             if (kind := _FIELDS.get(key)) is None:
-                if key == "id" and isinstance(inner, str) and ("type", "file_id") in value:  # as sources of evals are
+                if key == "id" and isinstance(inner, str) and (_SOURCE in value or _FILE in value):
                     yield Reference("file", inner)
                 yield from _walk(inner)
             else:

@@ -8,27 +8,24 @@ from typing import Literal
 import aiohttp
 import msgspec
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from shared import metering
+from shared.client import Client, ClientGone
 from shared.errors import GatewayError
+from shared.metering import StreamMeter
 from shared.types import Usage
+from shared.uploads import Upload
 from shared.upstream import UpstreamResponse
+from shared.witness import Witness
 
-_INTERRUPTED = (
-    b"data: "
-    + msgspec.json.encode(
-        {
-            "error": {
-                "message": "The backend broke off in the middle of this answer. What has arrived is incomplete.",
-                "type": "server_error",
-                "param": None,
-                "code": "upstream_interrupted",
-            }
-        }
-    )
-    + b"\n\n"
-)
+_ERROR = {
+    "message": "The backend broke off in the middle of this answer. What has arrived is incomplete.",
+    "type": "server_error",
+    "param": None,
+    "code": "upstream_interrupted",
+}
+_BROKEN_OFF = msgspec.json.encode(_ERROR)
+_COMMENT = b": keep-alive\n\n"
 
 
 class JsonResponse(Response):
@@ -46,48 +43,6 @@ def refusal(error: GatewayError, headers: Mapping[str, str]) -> Response:
     return JsonResponse(body, error.status, {**headers, **error.limits, **error.headers()})
 
 
-class ClientGone(Exception):
-    """The caller hung up."""
-
-
-class Client:
-    """Notices that a caller hangs up, from the moment its request has been read until the answer is complete.
-
-    As a context manager it runs a block for this caller: when it hangs up, the block is cancelled and `ClientGone`
-    raised. It may be entered more than once, one after the other, from different tasks. The listening ends by itself:
-    to a complete answer, too, ASGI says `http.disconnect`.
-    """
-
-    def __init__(self, receive: Receive) -> None:
-        loop = asyncio.get_running_loop()
-        self._listener = asyncio.Task(self._listen(receive), loop=loop, eager_start=True)
-        self._owner: asyncio.Task[object] | None = None
-        self._cancelled = False
-
-    async def __aenter__(self) -> None:
-        self._owner = asyncio.current_task()
-        self._listener.add_done_callback(self._cancel)
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        owner, self._owner = self._owner, None  # a callback that is on its way already must find nobody to cancel
-        self._listener.remove_done_callback(self._cancel)
-        if self._cancelled and owner is not None:
-            self._cancelled = False
-            others = owner.uncancel()
-            if kind is not None and issubclass(kind, asyncio.CancelledError) and not others:
-                raise ClientGone from None
-
-    def _cancel(self, _: asyncio.Future[None]) -> None:
-        if self._owner is not None and not self._cancelled:
-            self._cancelled = True
-            self._owner.cancel()
-
-    @staticmethod
-    async def _listen(receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
-
 _LAST_WORD = 5.0  # seconds to tell a caller that its answer broke off
 
 Ended = Literal["complete", "hung_up", "cut"]
@@ -100,7 +55,8 @@ class MeteredResponse(Response):
     `account` is given the usage, how the answer ended and, where the usage is an estimate, the text that has passed. It
     takes note at once and returns a future that is done when the note is in the table. The last byte waits
     for that, so that no caller has an answer in full that is not on record. Accounting happens in `__call__`, not in a
-    generator: one that never starts never reaches its own `finally`.
+    generator: one that never starts never reaches its own `finally`. `heartbeat`: seconds of silence after which an
+    event stream gets a comment; 0: never.
     """
 
     def __init__(
@@ -108,16 +64,21 @@ class MeteredResponse(Response):
         upstream: UpstreamResponse,
         client: Client,
         headers: Mapping[str, str],
-        input_estimate: int,
         account: Account,
+        *,
+        heartbeat: float = 0.0,
+        witness: Witness | None = None,
+        upload: Upload | None = None,
     ) -> None:
         self.status_code = upstream.status
         self.background = None
         self.raw_headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         self._upstream = upstream
         self._client = client
-        self._input_estimate = input_estimate
         self._account = account
+        self._heartbeat = heartbeat
+        self._witness = witness
+        self._upload = upload
         self._accounted = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -129,66 +90,201 @@ class MeteredResponse(Response):
             ended = "hung_up"
         finally:
             if not self._accounted:
-                self._note(ended)
+                self._accounted = True
+                # Of what goes on without this caller, somebody else will be told the usage.
+                deferred = self._witness is not None and self._witness.deferred
+                usage = Usage() if deferred else self._upstream.usage()
+                self._account(usage, ended, self._upstream.said(usage))
             self._upstream.close()
+            if self._upload is not None:
+                self._upload.close()
+
+    @property
+    def event_stream(self) -> bool:
+        return self._upstream.meter.event_stream
 
     def usage_so_far(self) -> Usage:
         """Of a whole answer, its usage; of one that has only begun, what its prompt is thought to take."""
         upstream = self._upstream
-        if upstream.complete:
-            return metering.usage_in_answer(upstream.status, upstream.head, self._input_estimate)
-        return Usage(input_tokens=self._input_estimate, estimated=True)
+        return upstream.usage() if upstream.complete else Usage(upstream.call.input_estimate, estimated=True)
 
     async def _relay(self, send: Send) -> None:
         upstream = self._upstream
         headers = self.raw_headers
         if upstream.complete:
             headers = [*headers, (b"content-length", str(len(upstream.head)).encode())]
+            if self._witness is not None:
+                self._witness.answer(upstream.status, upstream.head)
+                await self._witness.deleted(upstream.status)
             await self._note("complete")
             await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
             await send({"type": "http.response.body", "body": upstream.head})
             return
+        if upstream.length is not None:
+            headers = [*headers, (b"content-length", upstream.length.encode("latin-1"))]
         await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
         if upstream.head:
             await send({"type": "http.response.body", "body": upstream.head, "more_body": True})
             # What was sent leaves when the event loop gets its turn; a fast backend would not give it one for a while.
             await asyncio.sleep(0)
         meter = upstream.meter
-        try:
-            async with asyncio.timeout_at(upstream.deadline):
-                while chunk := await upstream.content.readany():
-                    if passing := meter.feed(chunk):
-                        await send({"type": "http.response.body", "body": passing, "more_body": True})
-                    if meter.event_stream and meter.done:
-                        break  # some backends keep the connection open behind the end marker
-        except (aiohttp.ClientError, OSError, metering.EventTooLarge):
-            whole = meter.event_stream and meter.done  # it lied about its length, but said that it has ended
-        else:
-            meter.end()
-            whole = meter.done
-        if not whole:
+        if not await self._follow(send):
             await self._break_off(send)
             return
         await self._note("complete")
+        if meter.event_stream and not meter.marked:  # no end marker: there may be more behind the event that ends it
+            await send({"type": "http.response.body", "body": meter.finish(), "more_body": True})
+            async for chunk in upstream.rest():
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+            return
         await send({"type": "http.response.body", "body": meter.finish()})
         await upstream.read_to_end()
+
+    async def _follow(self, send: Send) -> bool:
+        """Relay what comes, up to its end; whether it is whole."""
+        upstream, meter = self._upstream, self._upstream.meter
+        beat = Heartbeat(send, self._heartbeat, meter) if self._heartbeat and isinstance(meter, StreamMeter) else None
+        try:
+            async with asyncio.timeout_at(upstream.deadline):
+                while not (meter.event_stream and meter.done):  # some backends keep the connection open behind the end
+                    if meter.objects and self._witness is not None:
+                        self._witness.events(meter.objects)
+                        meter.objects = []
+                    if not (chunk := await upstream.content.readany()):
+                        break
+                    if passing := meter.feed(chunk):
+                        if beat is not None:
+                            beat.postpone()
+                        await send({"type": "http.response.body", "body": passing, "more_body": True})
+        except (aiohttp.ClientError, OSError):
+            return meter.event_stream and meter.done  # it lied about its length, but said that it has ended
+        finally:
+            if beat is not None:
+                beat.stop()
+        meter.end()
+        return meter.done
 
     async def _break_off(self, send: Send) -> None:
         """The upstream failed after the commitment: an event stream says so; any other body is left unfinished, so that
         the connection closes early and nobody takes it for whole."""
+        meter = self._upstream.meter
         self._upstream.close()
-        await asyncio.wait((self._note("cut"),), timeout=_LAST_WORD)
-        if self._upstream.meter.event_stream:
-            with contextlib.suppress(TimeoutError):  # a caller that does not read is not waited for
-                async with asyncio.timeout(_LAST_WORD):
-                    await send({"type": "http.response.body", "body": _INTERRUPTED})
+        await self._note("cut")
+        if not isinstance(meter, StreamMeter) or (ending := meter.break_off(_BROKEN_OFF)) is None:
+            return
+        event = error_event(_ERROR, typed=meter.typed)
+        with contextlib.suppress(TimeoutError):  # a caller that does not read is not waited for
+            async with asyncio.timeout(_LAST_WORD):
+                await send({"type": "http.response.body", "body": ending + event})
 
-    def _note(self, ended: Ended) -> asyncio.Future[None]:
+    async def _note(self, ended: Ended) -> None:
+        usage = self._upstream.usage()
+        witness = self._witness
+        if witness is not None:
+            witness.events(self._upstream.meter.objects)
+            usage = await witness.charge(usage)
         self._accounted = True
-        upstream = self._upstream
-        if upstream.complete:
-            usage, said = metering.usage_in_answer(upstream.status, upstream.head, self._input_estimate), ""
+        row = self._account(usage, ended, self._upstream.said(usage))
+        if witness is not None:
+            await witness.kept()
+        if ended == "cut":
+            await asyncio.wait((row,), timeout=_LAST_WORD)
         else:
-            usage = upstream.meter.result(self._input_estimate)
-            said = upstream.meter.said() if usage.estimated else ""
-        return self._account(usage, ended, said)
+            await row
+
+
+class Heartbeat:
+    """Puts comments into a stream that is silent, because what stands between here and the caller cuts silence. No task
+    and no timer per chunk: one timer looks how long ago the last chunk was."""
+
+    def __init__(self, send: Send, seconds: float, meter: StreamMeter) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._send = send
+        self._seconds = seconds
+        self._meter = meter
+        self._last = self._loop.time()
+        self._timer = self._loop.call_at(self._last + seconds, self._look)
+        self._sending: asyncio.Future[None] | None = None
+
+    def postpone(self) -> None:
+        self._last = self._loop.time()
+
+    def stop(self) -> None:
+        self._timer.cancel()
+        if self._sending is not None:
+            self._sending.cancel()
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        if now >= self._last + self._seconds:
+            self._last = now
+            idle = self._sending is None or self._sending.done()  # a caller that does not read gets no more of them
+            if idle and self._meter.between_events:
+                self._sending = asyncio.ensure_future(_say(self._send, _COMMENT))
+        self._timer = self._loop.call_at(self._last + self._seconds, self._look)
+
+
+class LateResponse(Response):
+    """An event stream whose backend has said nothing for so long that comments have to keep the connection alive.
+
+    What answers in the end, or refuses, comes from `answer`; since status and headers are committed by the first
+    comment, an error is told by an event.
+    """
+
+    def __init__(self, answer: asyncio.Future[Response], headers: Mapping[str, str], seconds: float) -> None:
+        super().__init__(headers={**headers, "content-type": "text/event-stream; charset=utf-8"})
+        self._answer = answer
+        self._seconds = seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            headers = [pair for pair in self.raw_headers if pair[0] != b"content-length"]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await _say(send, _COMMENT)
+            while not (await asyncio.wait((self._answer,), timeout=self._seconds))[0]:
+                await _say(send, _COMMENT)
+            try:
+                response = self._answer.result()
+            except GatewayError as error:
+                response = refusal(error, {})
+        finally:
+            self._answer.cancel()
+        if isinstance(response, MeteredResponse) and response.event_stream:
+            await response(scope, receive, _without_start(send))
+        else:
+            said = _Collected()
+            await response(scope, receive, said)
+            body = said.body or msgspec.json.encode({"error": _ERROR})
+            event = b"".join(b"data: " + line + b"\n" for line in body.splitlines() if line) + b"\n"
+            await send({"type": "http.response.body", "body": event})
+
+
+def error_event(error: Mapping[str, object], *, typed: bool) -> bytes:
+    """The event that tells an error, as official clients raise it: they look for a member `error`."""
+    if not typed:
+        return b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"
+    told = {"type": "error", "code": error["code"], "message": error["message"], "param": None, "error": error}
+    return b"event: error\ndata: " + msgspec.json.encode(told) + b"\n\n"
+
+
+async def _say(send: Send, body: bytes) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+def _without_start(send: Send) -> Send:
+    async def send_body(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            await send(message)
+
+    return send_body
+
+
+class _Collected:
+    """An answer that is not to go out as it is."""
+
+    def __init__(self) -> None:
+        self.body = b""
+
+    async def __call__(self, message: Message) -> None:
+        self.body += message.get("body", b"")

@@ -67,9 +67,9 @@ class Shadows:
 
 async def _read_to_end(call: Call, answer: UpstreamResponse) -> Usage:
     if answer.complete:
-        return metering.usage_in_answer(answer.status, answer.head, call.input_estimate)
+        return metering.usage_in_answer(call, answer.status, answer.head)
     async with asyncio.timeout_at(answer.deadline):
         while not (answer.meter.event_stream and answer.meter.done) and (chunk := await answer.content.readany()):
             answer.meter.feed(chunk)
     answer.meter.end()
-    return answer.meter.result(call.input_estimate)
+    return answer.meter.result()

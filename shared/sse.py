@@ -6,8 +6,11 @@ Source: the HTML standard, "Server-sent events": a line ends with CR LF, LF or C
 import re
 
 # Atomic groups: without them, CR LF would be tried again as CR, LF and a single line end taken for two.
-_EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+# A CR that is the last byte so far may be half of a line end.
+_EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r(?!\Z))")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
+_LITERAL = re.compile(rb"(?<![0-9.])[a-z]+\Z")
+_LITERALS = (b"true", b"false", b"null")
 
 
 def ends_event(data: bytes) -> bool:
@@ -32,3 +35,118 @@ def payload(event: bytes) -> bytes:
         return event[6:-2]
     lines = [line[5:].removeprefix(b" ") for line in _LINE_END.split(event) if line.startswith(b"data:")]
     return b"\n".join(lines)
+
+
+def name(event: bytes) -> str:
+    """What an event calls itself in its `event:` line, or ""."""
+    lines = (line[6:].strip() for line in _LINE_END.split(event) if line.startswith(b"event:"))
+    return next((line.decode("utf-8", "replace") for line in lines), "")
+
+
+def finish(begun: bytes, error: bytes) -> bytes:
+    """What ends an event that broke off in the middle, so that the events behind it are read as they are written.
+
+    `begun` has been sent already. A reader has to find whole JSON in it, else it stumbles there and never sees what
+    follows: what is open is closed, and the object gets a member `error` with this value (JSON), so that nobody takes
+    it for an event of the backend's.
+    """
+    if not begun:
+        return b""
+    *_, line = _LINE_END.split(begun)
+    said = payload(begun)
+    if line and not line.startswith(b"data:"):
+        return b"\n" + _data(said, b"", error)  # a comment, a name, or the beginning of a field's name
+    if line:
+        lead = b"" if line != b"data:" else b" "
+        return lead + (_completion(said, error) or b"") + b"\n\n"
+    return _data(said, b"\n\n" if begun.endswith(b"\r") else b"\n", error)  # CR LF is one line end, not two
+
+
+def _data(said: bytes, otherwise: bytes, error: bytes) -> bytes:
+    """The rest of an event at the beginning of a line."""
+    rest = _completion(said + b"\n" if said else b"", error)
+    return b"data: " + rest + b"\n\n" if rest else otherwise
+
+
+def _completion(text: bytes, error: bytes) -> bytes:
+    """What makes a JSON object with a member `error` of the beginning of one; empty where nothing is missing."""
+    if not text.strip():
+        return b'{"error":' + error + b"}"
+    rest, opened, in_text, is_key = bytearray(), bytearray(), False, False
+    position, start = 0, 0  # `start`: of the text that is open
+    while position < len(text):
+        byte = text[position]
+        if in_text:
+            if byte == 0x5C:
+                position += 1
+            elif byte == 0x22:
+                in_text = False
+        elif byte == 0x22:
+            in_text, start = True, position
+        elif byte in b"{[":
+            opened.append(byte)
+        elif byte in b"}]" and opened:
+            opened.pop()
+            if not opened:
+                return b""
+        position += 1
+    if not opened:
+        return b""  # no object: not the beginning of JSON that anybody could complete
+    before = text[:start].rstrip() if in_text else text.rstrip()
+    if in_text:
+        rest += _rest_of_text(text[start + 1 :]) + b'"'
+        is_key = opened[-1] == 0x7B and before[-1:] in b"{,"
+        if is_key:
+            rest += b":null"
+    else:
+        rest += _rest_of_value(before, opened[-1])
+    while len(opened) > 1:
+        rest += b"}" if opened.pop() == 0x7B else b"]"
+    empty = before.endswith(b"{") and not in_text and len(before.strip()) == 1
+    return bytes(rest) + (b"" if empty else b",") + b'"error":' + error + b"}"
+
+
+def _rest_of_text(text: bytes) -> bytes:
+    """What an open text needs before its quotation mark: the rest of an escape or of a character."""
+    if escape := re.search(rb"(?:[^\\]|\A)(?:\\\\)*\\(u[0-9a-fA-F]{0,3})?\Z", text):
+        digits = escape[1]
+        return b"\\" if digits is None else b"0" * (5 - len(digits))
+    for back in range(1, min(4, len(text) + 1)):
+        byte = text[-back]
+        if byte & 0xC0 == 0x80:
+            continue
+        length = 4 if byte >= 0xF0 else 3 if byte >= 0xE0 else 2 if byte >= 0xC0 else 1
+        missing = length - back
+        if missing <= 0:
+            return b""
+        second = b"\xbf" if byte in (0xE0, 0xF0) else b"\x80"
+        return (second if back == 1 else b"\x80") + b"\x80" * (missing - 1)
+    return b""
+
+
+def _rest_of_value(before: bytes, within: int) -> bytes:
+    """What is missing behind the last byte of an object or array (`within`), outside of texts."""
+    if literal := _LITERAL.search(before):
+        return next((word[len(literal[0]) :] for word in _LITERALS if word.startswith(literal[0])), b"")
+    last = before[-1:]
+    if last == b":":
+        return b"null"
+    if last == b",":
+        return b'"_":null' if within == 0x7B else b"null"
+    if last in b"-.eE+":
+        return b"0"
+    if last == b'"' and within == 0x7B and _is_key(before):
+        return b":null"
+    return b""
+
+
+def _is_key(before: bytes) -> bool:
+    """Whether the text that has just been closed, in an object, is a name without its value."""
+    opening = before.rindex(b'"', 0, -1)
+    while opening > 0 and _odd_backslashes(before[:opening]):
+        opening = before.rindex(b'"', 0, opening)
+    return before[:opening].rstrip()[-1:] in b"{,"
+
+
+def _odd_backslashes(text: bytes) -> bool:
+    return (len(text) - len(text.rstrip(b"\\"))) % 2 == 1

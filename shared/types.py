@@ -139,7 +139,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     `model`: where the model's name stands (`hidden`: in places where the gateway cannot read or must not translate it;
     `optional`: in the body, or nowhere), `model_at` the fields of the body that may hold it, outer and inner joined by
     a dot. `on_deployment`: Azure's dated API has it below `/deployments/{name}`. `local`: answered from the
-    configuration, no backend is asked.
+    configuration, no backend is asked. `free_form`: the answer need not be JSON.
 
     `metered`: `tokens` generates them, `input` only reads them; `once`: the answer tells the usage of something that
     may be asked for often. `makes`: the kind of the object whose id the answer tells; `lists`, `deletes` likewise.
@@ -155,6 +155,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     on_deployment: bool = False
     local: bool = False
     streams: bool = False
+    free_form: bool = False
     metered: Literal["tokens", "input", "once", "images", "audio", "speech", "none"] = "none"
     makes: str = ""
     lists: str = ""
@@ -188,8 +189,9 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
     `body` is as received, `values` tells where the values at its top level stand. `edits` are raw JSON values to be put
     there in the body that goes upstream, the model's name apart. `body_model`: the model that the body names, at
-    `model_at`. `usage_injected`: the caller did not ask for the stream's usage chunk, so it must not see it.
-    `input_estimate`, `max_output_tokens` in tokens; the latter None when the caller set no bound.
+    `model_at`. `multipart`: the body is none of JSON, and passes beside the call (`uploads.py`). `usage_injected`: the
+    caller did not ask for the stream's usage chunk, so it must not see it. `input_estimate`, `max_output_tokens` in
+    tokens; the latter None when the caller set no bound.
 
     `references`: the objects that the call names, in its path or its body. `makes`: the kind of object that it makes
     and leaves in the backend, or "". `background`: the answer goes on being made when the call has ended.
@@ -206,6 +208,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     edits: dict[str, bytes] = {}
     body_model: str | None = None
     model_at: str = "model"
+    multipart: bool = False
     stream: bool = False
     background: bool = False
     usage_injected: bool = False

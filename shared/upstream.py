@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -22,11 +22,13 @@ from shared.capacity import Sent
 from shared.circuit_breaker import Breakers
 from shared.config import Timeouts
 from shared.credentials import Credentials, CredentialUnavailable
-from shared.types import Attempt, Call, Target
+from shared.types import Attempt, Call, Target, Usage
+from shared.uploads import Upload
 
 logger = logging.getLogger("tollgate.forwarding")
 
 _MAX_BUFFERED = 4 * 1024 * 1024  # bytes of a body held back so that failing over stays possible
+_JSON = "application/json"
 _END_OF_BODY = 0.1  # seconds
 _CLOSED_EARLY = "closed the connection before its answer was complete"
 
@@ -48,6 +50,7 @@ class UpstreamResponse:
 
     def __init__(
         self,
+        call: Call,
         target: Target,
         response: aiohttp.ClientResponse,
         head: bytes,
@@ -57,13 +60,15 @@ class UpstreamResponse:
         meter: metering.StreamMeter | None = None,
         complete: bool = False,
     ) -> None:
+        self.call = call
         self.target = target
         self.status = response.status
         self.headers = azure_openai.returned_headers(response.headers)
+        self.length = response.headers.get("content-length") if meter is None else None
         self.content = response.content
         self.head = head
         self.deadline = deadline
-        self.meter = meter or metering.BodyMeter(head)
+        self.meter = meter or metering.BodyMeter(call, response.status, head)
         self.complete = complete
         self.attempts: tuple[Attempt, ...] = ()
         self._response = response
@@ -71,13 +76,28 @@ class UpstreamResponse:
         if complete:
             self._end()
 
-    async def read_to_end(self) -> None:
-        """Behind the end of a stream nothing but the end of the body should come: wait a moment for it, because only a
-        connection that was read to its end can be used again."""
+    def usage(self) -> Usage:
+        """What the answer has taken, as far as it has passed."""
+        if self.complete:
+            return metering.usage_in_answer(self.call, self.status, self.head)
+        return self.meter.result()
+
+    def said(self, usage: Usage) -> str:
+        """The text of an answer whose usage is an estimate, where it streamed."""
+        return self.meter.said() if usage.estimated and not self.complete else ""
+
+    async def rest(self) -> AsyncIterator[bytes]:
+        """What comes behind the end of a stream, where something does: a moment is enough for it."""
         with contextlib.suppress(TimeoutError, aiohttp.ClientError, OSError):
             async with asyncio.timeout(_END_OF_BODY):
-                while await self.content.readany():
-                    pass
+                while chunk := await self.content.readany():
+                    yield chunk
+
+    async def read_to_end(self) -> None:
+        """Behind an end marker nothing but the end of the body should come: wait for it, because only a connection that
+        was read to its end can be used again."""
+        async for _ in self.rest():
+            pass
 
     def close(self) -> None:
         """Give back the connection of an answer read to its end; else close it, which tells the backend to stop."""
@@ -146,6 +166,11 @@ class Patience:
         self.beaten = False
         self.silent = False  # beaten because its target seems to hang, which is a fault
 
+    def restart(self, seconds: float) -> None:
+        """The time runs from now on, where the try is not over."""
+        with contextlib.suppress(RuntimeError):
+            self.timer.reschedule(_in(seconds))
+
     def end(self, *, silent: bool) -> None:
         """Another try has the answer. One that has not begun yet, or is over, is let be."""
         with contextlib.suppress(RuntimeError):
@@ -177,8 +202,11 @@ class Upstream:
     ) -> None:
         await self._session.close()
 
-    async def attempt(self, call: Call, target: Target, patience: Patience, request_id: str) -> UpstreamResponse:
-        """One try, committed while `patience` lasts. Raises `Failed`; the breakers learn how it went."""
+    async def attempt(
+        self, call: Call, target: Target, patience: Patience, request_id: str, upload: Upload | None = None
+    ) -> UpstreamResponse:
+        """One try, committed while `patience` lasts, which for an upload begins with its last byte. Raises `Failed`;
+        the breakers learn how it went. What the caller did wrong with its upload is raised as it is."""
         request = azure_openai.upstream_request(call, target)
         opener = self._credentials.known(target.backend, request.scope) or await self._opener(target, request.scope)
         breakers = self._breakers
@@ -187,7 +215,10 @@ class Upstream:
         committed = False
         try:
             async with patience.timer:
-                response = await self._request(call, request, opener, request_id)
+                if upload is not None:
+                    patience.restart(self._timeouts.stream)
+                    upload.when_sent(functools.partial(patience.restart, patience.seconds))
+                response = await self._request(call, request, opener, request_id, upload)
                 try:
                     answer = await self._commit(call, target, response, mark)
                 except BaseException:
@@ -208,6 +239,9 @@ class Upstream:
                 raise Beaten(BEATEN) from None
             raise TimedOut(f"no answer within {patience.seconds:.1f} s") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
+            if upload is not None and upload.error is not None:
+                breakers.abandoned(target)
+                raise upload.error from None
             problem = (
                 _CLOSED_EARLY if isinstance(error, aiohttp.ClientPayloadError) else f"{type(error).__name__}: {error}"
             )
@@ -231,20 +265,30 @@ class Upstream:
             raise Failed(str(error)) from None
 
     async def _request(
-        self, call: Call, request: azure_openai.UpstreamRequest, opener: tuple[str, str], request_id: str
+        self,
+        call: Call,
+        request: azure_openai.UpstreamRequest,
+        opener: tuple[str, str],
+        request_id: str,
+        upload: Upload | None,
     ) -> aiohttp.ClientResponse:
         name, value = opener
         headers = {
-            "content-type": "application/json",
+            "content-type": _JSON,
             "accept-encoding": "identity",
             "x-ms-client-request-id": request_id,
             **call.headers,
             name: value,
         }
+        body: bytes | AsyncIterator[bytes] = request.body
+        if upload is not None:
+            body = upload.stream(request.form_model)
+            if (length := upload.length(request.form_model)) is not None:
+                headers["content-length"] = str(length)
         response = await self._session.request(
             request.method,
             _url(request.url),
-            data=request.body,
+            data=body or None,
             headers=headers,
             allow_redirects=False,
             timeout=self._stream_timeout if call.stream else self._timeout,
@@ -267,11 +311,13 @@ class Upstream:
         if response.status == 200 and response.content_type == "text/event-stream":
             meter, head = await self._first_token(call, asked, response)
             answer = UpstreamResponse(
-                target, response, head, ended=ended, deadline=_in(self._timeouts.stream), meter=meter
+                call, target, response, head, ended=ended, deadline=_in(self._timeouts.stream), meter=meter
             )
             self._breakers.success(asked)
             return answer
-        body, complete = await _read(response, _MAX_BUFFERED)
+        # What is no JSON says nothing of its success beyond its status: it is the caller's as it comes.
+        as_it_comes = response.status == 200 and call.operation.free_form and response.content_type != _JSON
+        body, complete = await _read(response, 0 if as_it_comes else _MAX_BUFFERED)
         match azure_openai.classify(response.status, body):
             case "capacity":
                 raise self._throttled(call, asked, response, body)
@@ -281,7 +327,7 @@ class Upstream:
                     f"status {response.status}",
                     response.status,
                     UpstreamResponse(
-                        asked, response, body, ended=_nothing, deadline=_in(self._timeouts.total), complete=True
+                        call, asked, response, body, ended=_nothing, deadline=_in(self._timeouts.total), complete=True
                     )
                     if complete and _worth_telling(body)
                     else None,
@@ -296,14 +342,13 @@ class Upstream:
                     asked.backend.name, asked.deployment, reason,
                 )  # fmt: skip
                 raise Failed(reason, response.status)
-            case "ok" if response.status >= 300 or (complete and not metering.is_json_object(body)):
+            case "ok" if response.status >= 300 or not (as_it_comes or _is_answer(call, response, body, complete)):
                 # Azure OpenAI redirects nobody: something else answers at that address.
                 self._breakers.fault(asked, "no answer of Azure OpenAI's")
                 raise Garbage(f"status {response.status}, but no answer of Azure OpenAI's", response.status)
         self._breakers.success(asked)
-        return UpstreamResponse(
-            target, response, body, ended=ended, deadline=_in(self._timeouts.total), complete=complete
-        )
+        seconds = self._timeouts.stream if as_it_comes else self._timeouts.total
+        return UpstreamResponse(call, target, response, body, ended=ended, deadline=_in(seconds), complete=complete)
 
     def _throttled(self, call: Call, target: Target, response: aiohttp.ClientResponse, body: bytes) -> Throttled:
         """What a 429 means for this try, and for the calls to come."""
@@ -316,7 +361,7 @@ class Upstream:
     async def _first_token(
         self, call: Call, target: Target, response: aiohttp.ClientResponse
     ) -> tuple[metering.StreamMeter, bytes]:
-        meter = metering.StreamMeter(strip_usage=call.usage_injected)
+        meter = metering.StreamMeter(call, eager=call.background or not call.model)
         head, chunk = b"", b"-"
         while chunk and not (meter.committed or meter.failed or meter.done) and len(head) <= _MAX_BUFFERED:
             chunk = await response.content.readany()
@@ -328,6 +373,13 @@ class Upstream:
             self._breakers.fault(target, "empty stream")
             raise Failed("ended the stream before its first token", response.status)
         return meter, head
+
+
+def _is_answer(call: Call, response: aiohttp.ClientResponse, body: bytes, complete: bool) -> bool:
+    """Whether Azure OpenAI could have said that: a proxy's error page under status 200 is not its."""
+    if not complete or (response.status == 204 and call.operation.metered == "none"):
+        return True
+    return (call.operation.free_form and response.content_type != "text/html") or metering.is_json_object(body)
 
 
 def _spilled(target: Target, headers: Mapping[str, str]) -> Target:

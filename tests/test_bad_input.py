@@ -219,7 +219,7 @@ def test_a_model_that_the_key_may_not_use_is_forbidden_on_every_surface(gateway:
         "/v1",
         "/v1/",
         "/v1/chat",
-        "/v1/chat/completions/extra",
+        "/v1/chat/completions/extra/more",
         "/v2/chat/completions",
         "/v1/audio",
         "/openai/deployments/gpt-4o",

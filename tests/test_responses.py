@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from shared.responses import Client, ClientGone
+from shared.client import Client, ClientGone
 
 
 class Caller:

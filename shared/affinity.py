@@ -1,0 +1,319 @@
+"""Where objects are that calls have made: id -> backend and consumer, and every consumer's home for new ones.
+
+Rows of the table `affinity`, and of `affinityYYYYMM` for what Azure keeps for 30 days at most, so that a month's rows
+are dropped whole. Partition: two hex digits of the id's SHA-1; row: the id. What can be listed has a second row in the
+partition `own-{consumer}-{kind}`. A consumer's homes stand under `home-{consumer}`.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import math
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from datetime import UTC, datetime
+
+import msgspec
+
+from shared.config import Configuration
+from shared.errors import StateConflict, StateNotFound, StateUnavailable, StoreUnavailable
+from shared.references import KINDS
+from shared.stores import Store, Table
+from shared.types import Backend, Binding, Call, Consumer, Reference
+
+logger = logging.getLogger("tollgate.affinity")
+
+TABLE = "affinity"
+NOBODY = ""  # the consumer of an id that was adopted
+_MAY_MOVE = frozenset(("response", "chat_completion"))  # few refer to them, so they may be made elsewhere in need
+
+_MOST_KNOWN = 20_000  # ids at hand; about 400 bytes each
+_MOST_HOMES = 10_000
+_WAIT = 2.5  # seconds that a call waits for the table, where the alternative is to refuse it
+_FIRST_PAUSE, _LONGEST_PAUSE, _TRIES = 0.1, 5.0, 100
+_ABSENT_FOR = 60.0  # seconds in which an id that no backend knows is not looked for again
+_DAY = 86_400.0
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where an object is and whose. `pending`: nobody has been charged for it yet, because its usage is not told."""
+
+    backend: str
+    consumer: str
+    kind: str
+    pending: bool = False
+
+
+Ask = Callable[[Backend, Reference], Awaitable[bool]]
+
+
+class Affinity:
+    """One per process. `ask` finds out whether a backend has an object; `now` is the store's clock."""
+
+    def __init__(self, store: Store, configuration: Configuration, usable: Callable[[Backend], bool], ask: Ask) -> None:
+        self._store = store
+        self._backends = {backend.name: backend for backend in configuration.backends}
+        self._aliases = {alias: name for name, about in configuration.models.items() for alias in about.aliases}
+        self._adopts = configuration.adopt_unknown_ids
+        self._usable = usable
+        self._ask = ask
+        self._known: OrderedDict[str, Place] = OrderedDict()
+        self._absent: OrderedDict[str, float] = OrderedDict()
+        self._homes: OrderedDict[str, dict[str, str]] = OrderedDict()
+        self._writing: set[asyncio.Task[None]] = set()
+
+    async def bind(self, consumer: Consumer, call: Call) -> Binding:
+        """Where a call may go because of the objects that it names or makes.
+
+        Raises `StateNotFound` for an object that is unknown or another consumer's, `StateConflict` for objects of
+        several backends, and `StateUnavailable` when their backend is gone.
+        """
+        if not call.references:
+            home = await self.home(consumer, self._aliases.get(call.model, call.model))
+            reason = f"New objects of this key are kept by its home, the backend {home!r}."
+            return Binding(None if call.makes in _MAY_MOVE else frozenset((home,)), home, reason)
+        holders: dict[str, Reference] = {}
+        for reference in call.references:
+            holders.setdefault((await self.place(consumer, reference)).backend, reference)
+        if len(holders) > 1:
+            told = ", ".join(f"{reference.id} is in {backend}" for backend, reference in holders.items())
+            raise StateConflict(f"One call can use the objects of one backend only: {told}.")
+        [(backend, reference)] = holders.items()
+        reason = f"{reference.id} is kept by the backend {backend!r}."
+        if backend not in self._backends:
+            raise StateUnavailable(f"{reason} That backend is no longer in the gateway's configuration.")
+        return Binding(frozenset((backend,)), backend, reason)
+
+    async def place(self, consumer: Consumer, reference: Reference) -> Place:
+        """Where an object of this consumer's is. Raises `StateNotFound`."""
+        place = await self._find(reference)
+        if place is None and self._adopts:
+            place = await self._adopt(reference)
+        if place is None or place.consumer not in (NOBODY, consumer.id):
+            kind = reference.kind.replace("_", " ")
+            raise StateNotFound(f"There is no {kind} with the id {reference.id[:128]!r}.", param=f"{reference.kind}_id")
+        return place
+
+    async def own(self, consumer: Consumer, kind: str) -> dict[str, str]:
+        """The ids of a consumer's objects of a kind, each with its backend. Raises `StoreUnavailable`."""
+        partition, found = f"own-{consumer.id}-{kind}", {}
+        async with _budget():
+            for table in self._tables(kind):
+                async for row in table.scan(partition):
+                    found[row.key] = str(row.properties.get("backend", ""))
+        return found
+
+    async def home(self, consumer: Consumer, model: str) -> str:
+        """The backend for a consumer's new objects beside this model ("": beside none). Once chosen it stays, as long
+        as the configuration has it. Raises `StoreUnavailable`."""
+        homes = self._homes.get(consumer.id)
+        if homes is not None and self._serves(homes.get(model, ""), model):
+            return homes[model]
+        partition, key = _partition(consumer.id), f"home-{consumer.id}"
+        table = self._store.table(TABLE)
+        for _ in range(8):
+            async with _budget():
+                row = await table.get(partition, key)
+            homes = _homes(row.properties.get("homes")) if row else {}
+            if not self._serves(homes.get(model, ""), model):
+                homes[model] = self._choose(consumer, model, homes)
+                text = msgspec.json.encode(homes).decode()
+                async with _budget():
+                    if await table.put(partition, key, {"homes": text}, row.etag if row else None) is None:
+                        continue  # another instance was first, or this write's answer was lost: read again
+            self._homes[consumer.id] = homes
+            if len(self._homes) > _MOST_HOMES:
+                self._homes.popitem(last=False)
+            return homes[model]
+        raise StoreUnavailable("The home of this key's objects cannot be noted. Try again shortly.")
+
+    def record(
+        self, consumer: str, backend: str, objects: Mapping[Reference, bool], known: Iterable[Reference] = ()
+    ) -> list[asyncio.Task[None]]:
+        """Note whose these objects are and where; the value says whether their usage is still to be told. At once in
+        this process, in the table when the tasks are done. What is `known` (the call named it) is left as it is."""
+        passed_over, writing = {reference.id for reference in known}, []
+        for reference, pending in objects.items():
+            if reference.id in passed_over or reference.id in self._known:
+                continue
+            place = Place(backend, consumer, reference.kind, pending)
+            self._remember(reference.id, place)
+            task = asyncio.ensure_future(self._write(reference, place))
+            self._writing.add(task)
+            task.add_done_callback(self._writing.discard)
+            writing.append(task)
+        return writing
+
+    async def settles(self, reference: Reference) -> bool:
+        """Whether the usage of an object is told now for the first time, anywhere: then this call is charged for it."""
+        place = await self._find(reference)
+        if place is None or not place.pending:
+            return False
+        settled = msgspec.structs.replace(place, pending=False)
+        self._remember(reference.id, settled)
+        try:
+            for table in self._tables(reference.kind):
+                row = await table.get(_partition(reference.id), reference.id)
+                while row is not None and row.properties.get("pending"):
+                    properties = {**row.properties, "pending": False}
+                    if await table.put(row.partition, row.key, properties, row.etag) is not None:
+                        return True
+                    row = await table.get(row.partition, row.key)
+                if row is not None:
+                    return False
+        except StoreUnavailable as error:
+            logger.warning("the usage of %s is counted without the table: %s", reference.id, error)
+        return True
+
+    def awaits_usage(self, reference: Reference) -> bool:
+        """Whether this process has noted that the object's usage is still to be told."""
+        place = self._known.get(reference.id)
+        return place is not None and place.pending
+
+    async def forget(self, consumer: Consumer, reference: Reference) -> None:
+        """An object was deleted. This process still knows where it was, so that its backend says what became of it."""
+        try:
+            for table in self._tables(reference.kind):
+                await table.delete(_partition(reference.id), reference.id)
+                if reference.kind in KINDS and KINDS[reference.kind].listed:
+                    await table.delete(f"own-{consumer.id}-{reference.kind}", reference.id)
+        except StoreUnavailable as error:
+            logger.warning("the row of the deleted %s stays: %s", reference.id, error)
+
+    async def stop(self) -> None:
+        """Wait for the rows under way; what cannot be written is reported as lost."""
+        if self._writing:
+            _, left = await asyncio.wait(tuple(self._writing), timeout=10)
+            for task in left:
+                task.cancel()
+            if left:
+                logger.error("stopped with the places of %d objects unwritten: they cannot be found again", len(left))
+
+    # --- rows ---------------------------------------------------------------------------------------------------------
+
+    async def _find(self, reference: Reference) -> Place | None:
+        if (place := self._known.get(reference.id)) is not None:
+            self._known.move_to_end(reference.id)
+            return place
+        try:
+            async with _budget():
+                rows = await asyncio.gather(
+                    *(table.get(_partition(reference.id), reference.id) for table in self._tables(reference.kind))
+                )
+        except ValueError:  # no row can have such a key
+            return None
+        row = next((row for row in rows if row is not None), None)
+        if row is None:
+            return None
+        told = {name: str(row.properties.get(name, "")) for name in ("backend", "consumer", "kind")}
+        place = Place(**told, pending=bool(row.properties.get("pending")))
+        self._remember(reference.id, place)
+        return place
+
+    async def _write(self, reference: Reference, place: Place) -> None:
+        table = self._tables(reference.kind)[0]
+        row: dict[str, str | bool] = {"backend": place.backend, "consumer": place.consumer, "kind": place.kind}
+        if place.pending:
+            row["pending"] = True
+        pause = _FIRST_PAUSE
+        for attempt in range(_TRIES):
+            try:
+                # Insert only: an id that has an owner keeps it.
+                await table.put(_partition(reference.id), reference.id, row, None)
+                if KINDS[reference.kind].listed and place.consumer != NOBODY:
+                    index = {reference.id: {"backend": place.backend}}
+                    await table.merge(f"own-{place.consumer}-{reference.kind}", index)
+                return
+            except StoreUnavailable as error:
+                if attempt == 0:
+                    logger.warning("the place of %s waits for the table: %s", reference.id, error)
+            except ValueError as error:
+                logger.error("the place of an object cannot be kept: %s", error)
+                return
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        logger.error("the place of %s is lost: the table has failed for too long", reference.id)
+
+    def _remember(self, object_id: str, place: Place) -> None:
+        self._known[object_id] = place
+        self._known.move_to_end(object_id)
+        while len(self._known) > _MOST_KNOWN:
+            self._known.popitem(last=False)
+
+    def _tables(self, kind: str) -> list[Table]:
+        """The tables that may hold an object of this kind, the one for new rows first."""
+        if not KINDS[kind].brief:
+            return [self._store.table(TABLE)]
+        now = self._store.now()
+        months = dict.fromkeys(f"{datetime.fromtimestamp(now - age, UTC):%Y%m}" for age in (0.0, 15 * _DAY, 31 * _DAY))
+        return [self._store.table(f"{TABLE}{month}") for month in months]
+
+    # --- homes and adoption -------------------------------------------------------------------------------------------
+
+    def _serves(self, backend: str, model: str) -> bool:
+        found = self._backends.get(backend)
+        return found is not None and (not model or model in found.models)
+
+    def _choose(self, consumer: Consumer, model: str, homes: Mapping[str, str]) -> str:
+        """Where the consumer has a home already, else a backend that serves as much as can be of what it may use; such
+        backends get consumers by their weights, whichever instance chooses."""
+        serving = [backend for backend in self._backends.values() if not model or model in backend.models]
+        names = {backend.name for backend in serving}
+        if homes.get("") in names:
+            return homes[""]
+        if known := Counter(home for home in homes.values() if home in names).most_common(1):
+            return known[0][0]
+        allowed = consumer.models and {self._aliases.get(name, name) for name in consumer.models}
+
+        def rank(backend: Backend) -> tuple[bool, int, int, float]:
+            useful = len(backend.models.keys() & allowed if allowed is not None else backend.models)
+            draw = int.from_bytes(hashlib.sha256(f"{consumer.id} {backend.name}".encode()).digest()[:8]) / 2**64
+            weighted = -math.log(max(draw, 1e-300)) / backend.weight
+            return (not self._usable(backend), 0 if model else -useful, backend.priority, weighted)
+
+        return min(serving, key=rank).name
+
+    async def _adopt(self, reference: Reference) -> Place | None:
+        """Look for an object on all backends. Raises `StateUnavailable` when one that may have it does not answer."""
+        clock = asyncio.get_running_loop().time
+        if self._absent.get(reference.id, 0.0) > clock() or not KINDS[reference.kind].path:
+            return None
+        names = list(self._backends)
+        answers = await asyncio.gather(
+            *(self._ask(self._backends[name], reference) for name in names), return_exceptions=True
+        )
+        for name, answer in zip(names, answers, strict=True):
+            if answer is True:
+                self.record(NOBODY, name, {reference: False})
+                return Place(name, NOBODY, reference.kind)
+        if failed := [name for name, answer in zip(names, answers, strict=True) if isinstance(answer, BaseException)]:
+            raise StateUnavailable(
+                f"{reference.id[:128]} is unknown here, and {', '.join(failed)} cannot be asked for it now."
+            )
+        self._absent[reference.id] = clock() + _ABSENT_FOR
+        while len(self._absent) > 1000:
+            self._absent.popitem(last=False)
+        return None
+
+
+def _partition(object_id: str) -> str:
+    return hashlib.sha1(object_id.encode("utf-8", "replace"), usedforsecurity=False).hexdigest()[:2]
+
+
+def _homes(text: object) -> dict[str, str]:
+    try:
+        return msgspec.json.decode(str(text), type=dict[str, str])
+    except msgspec.DecodeError:
+        return {}
+
+
+@contextlib.asynccontextmanager
+async def _budget() -> AsyncIterator[None]:
+    """The time that a call waits for the table."""
+    try:
+        async with asyncio.timeout(_WAIT):
+            yield
+    except (TimeoutError, StoreUnavailable) as error:
+        logger.warning("the table of objects is out of reach: %s", error)
+        raise StoreUnavailable("The store that knows where objects are is out of reach. Try again shortly.") from None

@@ -1,0 +1,167 @@
+"""Objects live in the region that made them: calls that name them go there, and nobody else's are ever seen."""
+
+import io
+import time
+from collections.abc import Iterator
+
+import openai
+import pytest
+from openai import OpenAI
+from openai.types.responses import Response
+
+from tests.system import System, eventually
+
+
+@pytest.fixture
+def client(gateway: System) -> Iterator[OpenAI]:
+    with gateway.openai(gateway.make_key("objects")) as client:
+        yield client
+
+
+@pytest.fixture
+def stranger(gateway: System) -> Iterator[OpenAI]:
+    with gateway.openai(gateway.make_key("a stranger")) as client:
+        yield client
+
+
+def upload(client: OpenAI, text: str = "the road north", name: str = "roads.txt") -> openai.types.FileObject:
+    return client.files.create(file=(name, io.BytesIO(text.encode())), purpose="assistants")
+
+
+def test_a_file_is_found_again_and_by_nobody_else(client: OpenAI, stranger: OpenAI) -> None:
+    file = upload(client)
+    for _ in range(6):  # a rotation would ask every region
+        assert client.files.retrieve(file.id).id == file.id
+    assert client.files.content(file.id).read() == b"the road north"
+    for call in (stranger.files.retrieve, stranger.files.content, stranger.files.delete):
+        with pytest.raises(openai.NotFoundError) as refused:
+            call(file.id)
+        assert refused.value.code == "not_found"
+    assert client.files.delete(file.id).deleted
+    with pytest.raises(openai.NotFoundError):
+        client.files.retrieve(file.id)
+
+
+def test_lists_show_the_callers_own_across_pages(gateway: System, client: OpenAI, stranger: OpenAI) -> None:
+    others = [upload(stranger) for _ in range(4)]
+    own = [upload(client, name=f"{number}.txt").id for number in range(5)]
+    assert {file.id for file in client.files.list()} == set(own)
+    assert {file.id for file in stranger.files.list()} == {file.id for file in others}
+    first = client.files.list(limit=2)
+    assert len(first.data) == 2
+    assert first.has_more
+    paged = [file.id for file in client.files.list(limit=2)]  # the client follows `after`
+    assert sorted(paged) == sorted(own)
+    assert len(set(paged)) == 5
+    with pytest.raises(openai.NotFoundError):
+        client.files.list(after=others[0].id)
+    stores = [client.vector_stores.create(name=str(number)) for number in range(3)]
+    newest_first = [store.id for store in client.vector_stores.list()]
+    assert sorted(newest_first) == sorted(store.id for store in stores)
+    before = client.vector_stores.list(before=newest_first[2], limit=1)
+    assert [store.id for store in before.data] == [newest_first[1]]
+
+
+def test_responses_are_chained_where_they_began(client: OpenAI, stranger: OpenAI) -> None:
+    response: Response = client.responses.create(model="gpt-4o", input="How long is the road?")
+    for number in range(4):
+        if number % 2:
+            with client.responses.stream(model="gpt-4o", input="And then?", previous_response_id=response.id) as stream:
+                for _ in stream:
+                    pass
+                following: Response = stream.get_final_response()
+        else:
+            following = client.responses.create(model="gpt-4o", input="And then?", previous_response_id=response.id)
+        assert following.previous_response_id == response.id
+        response = following
+    assert client.responses.retrieve(response.id).id == response.id
+    with pytest.raises(openai.NotFoundError):
+        stranger.responses.create(model="gpt-4o", input="Mine", previous_response_id=response.id)
+    with pytest.raises(openai.NotFoundError):
+        stranger.responses.retrieve(response.id)
+
+
+def test_what_goes_on_in_the_background_is_charged_once(gateway: System) -> None:
+    key = gateway.make_key("background")
+    with gateway.openai(key) as client:
+        response = client.responses.create(model="gpt-4o", input="Take your time", background=True)
+        deadline = time.monotonic() + 20
+        while response.status in ("queued", "in_progress"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+            response = client.responses.retrieve(response.id)
+        assert response.status == "completed"
+        for _ in range(3):
+            client.responses.retrieve(response.id)
+    assert response.usage
+    eventually(lambda: all("e_ended" in row for row in gateway.usage_rows(key)))
+    rows = gateway.usage_rows(key)
+    assert sum(row["e_input"] for row in rows) == response.usage.input_tokens
+    assert sum(row["e_output"] for row in rows) == response.usage.output_tokens
+
+
+def test_an_assistant_works_from_file_to_answer(client: OpenAI, stranger: OpenAI) -> None:
+    file = upload(client)
+    store = client.vector_stores.create(file_ids=[file.id])
+    assistant = client.beta.assistants.create(
+        model="gpt-4o",
+        tools=[{"type": "file_search"}],
+        tool_resources={"file_search": {"vector_store_ids": [store.id]}},
+    )
+    thread = client.beta.threads.create(
+        messages=[
+            {
+                "role": "user",
+                "content": "What is in it?",
+                "attachments": [{"file_id": file.id, "tools": [{"type": "file_search"}]}],
+            }
+        ]
+    )
+    run = client.beta.threads.runs.create_and_poll(thread_id=thread.id, assistant_id=assistant.id, poll_interval_ms=50)
+    assert run.status == "completed"
+    assert client.beta.threads.messages.list(thread.id).data
+    for call in (
+        lambda: stranger.beta.threads.messages.list(thread.id),
+        lambda: stranger.beta.assistants.retrieve(assistant.id),
+        lambda: stranger.beta.threads.runs.retrieve(run.id, thread_id=thread.id),
+        lambda: stranger.beta.threads.create_and_run(assistant_id=assistant.id),
+        lambda: stranger.vector_stores.files.create(store.id, file_id=file.id),
+        lambda: stranger.vector_stores.create(file_ids=[file.id]),
+    ):
+        with pytest.raises(openai.NotFoundError):
+            call()
+    assert list(stranger.beta.assistants.list()) == []
+    client.beta.assistants.delete(assistant.id)
+
+
+def test_a_streamed_run_passes_and_is_counted(gateway: System) -> None:
+    key = gateway.make_key("streamed runs")
+    with gateway.openai(key) as client:
+        assistant = client.beta.assistants.create(model="gpt-4o")
+        with client.beta.threads.create_and_run_stream(
+            assistant_id=assistant.id, thread={"messages": [{"role": "user", "content": "Hello"}]}
+        ) as stream:
+            stream.until_done()
+            run = stream.current_run
+        assert run
+        assert run.usage
+        for _ in range(2):
+            client.beta.threads.runs.retrieve(run.id, thread_id=run.thread_id)
+    eventually(lambda: all("e_ended" in row for row in gateway.usage_rows(key)))
+    assert sum(row["e_output"] for row in gateway.usage_rows(key)) == run.usage.completion_tokens
+
+
+def test_objects_of_a_region_that_is_down_are_unavailable_and_not_missing(gateway: System, client: OpenAI) -> None:
+    file = upload(client)
+    region = client.files.with_raw_response.retrieve(file.id).headers["x-gateway-region"]
+    backend = {"swedencentral": "sweden", "eastus2": "virginia", "japaneast": "japan"}[region]
+    gateway.simulator.down(region)
+    try:
+        with pytest.raises(openai.InternalServerError) as refused:
+            client.files.retrieve(file.id)
+    finally:
+        gateway.simulator.up(region)
+    assert refused.value.status_code == 503
+    assert refused.value.code == "state_unavailable"
+    assert backend in str(refused.value)
+    assert file.id in str(refused.value)
