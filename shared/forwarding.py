@@ -31,7 +31,7 @@ from shared.upstream import (
 logger = logging.getLogger("tollgate.forwarding")
 
 _LOOK_AFTER = 3.0  # seconds after which a try is looked at that has shown nothing
-_MUCH_LONGER = 4.0  # times what nearly all answers take: from then on a target may hang
+_LONGER = 1.5  # times the longest answer there was: from then on a target may hang
 
 
 class ForwardingFailed(Exception):
@@ -237,24 +237,22 @@ class _Sending:
 
     def _first_look(self, target: Target, limit: float) -> float:
         """Seconds until a try is looked at for the first time."""
-        return hedge_delay(self._usual(target), limit) if self._plan.hedge else _LOOK_AFTER
+        return (
+            _LOOK_AFTER
+            if not self._plan.hedge
+            else hedge_delay(self._breakers.watched(target).latency.usual(stream=self._call.stream), limit)
+        )
 
     def _look_again(self, target: Target, started: float, limit: float) -> float:
         """Seconds until a try is to be looked at again; 0: it is time for a second one."""
         if self._plan.hedge:
             return 0.0
-        usual = self._usual(target)
-        much_longer = limit if usual is None else max(_LOOK_AFTER, _MUCH_LONGER * usual / 1000)
-        if (left := much_longer - (self._clock() - started)) > 0:
+        # Longer than any answer yet, of whatever kind and from whomever. Nothing is known of a process's first calls.
+        longest = max(self._breakers.watched(one).latency.longest() for one in (target, *self._plan.targets))
+        too_long = max(_LOOK_AFTER, _LONGER * longest / 1000) if longest else limit
+        if (left := too_long - (self._clock() - started)) > 0:
             return left
         return 0.0 if self._breakers.silent(target, started) else _LOOK_AFTER
-
-    def _usual(self, target: Target) -> float | None:
-        """Milliseconds within which nearly all answers begin: of this target, else of the others of the call."""
-        known = (
-            self._breakers.watched(one).latency.usual(stream=self._call.stream) for one in (target, *self._plan.targets)
-        )
-        return next((usual for usual in known if usual is not None), None)
 
     async def _drop(self, task: asyncio.Task[UpstreamResponse | None], target: Target, since: float) -> None:
         """End a second try that is not needed any more."""

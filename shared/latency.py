@@ -24,6 +24,10 @@ class Latency:
         times = self._streams if stream else self._whole
         return percentile(sorted(times), 0.95) if len(times) >= _ENOUGH else None
 
+    def longest(self) -> float:
+        """The longest of all; 0 where nothing is known."""
+        return max((*self._streams, *self._whole), default=0.0)
+
     def summary(self) -> dict[str, dict[str, float]]:
         """What is told of it, by kind of answer."""
         told = {}

@@ -17,6 +17,7 @@ SHORTEST = 1024  # tokens; Azure caches no shorter prompt
 _LEADING = 4 * SHORTEST  # bytes of the messages that stand for their first 1,024 tokens
 _PROMPTS = ("messages", "input", "prompt")
 _BOUND = 1.25  # times its fair share that a backend may have in flight on account of a prefix
+_FEW = 8  # calls in flight that overload nobody; among so few, shares are chance
 
 
 def prefix(call: Call) -> bytes | None:
@@ -49,7 +50,7 @@ def choose(key: bytes, backends: Sequence[Share]) -> int:
     weights = sum(backend.weight for backend in backends)
     for i in ranking:
         backend = backends[i]
-        if backend.in_flight + 1 <= math.ceil(_BOUND * calls * backend.weight / weights):
+        if backend.in_flight < max(_FEW, math.ceil(_BOUND * calls * backend.weight / weights)):
             return i
     return ranking[0]  # cannot be: not everyone is above the average
 
