@@ -31,6 +31,7 @@ from shared.upstream import (
 logger = logging.getLogger("tollgate.forwarding")
 
 _LOOK_AFTER = 3.0  # seconds after which a try is looked at that has shown nothing
+_LOOK_AGAIN = 1.0
 _LONGER = 1.5  # times the longest answer there was: from then on a target may hang
 
 
@@ -252,7 +253,7 @@ class _Sending:
         too_long = max(_LOOK_AFTER, _LONGER * longest / 1000) if longest else limit
         if (left := too_long - (self._clock() - started)) > 0:
             return left
-        return 0.0 if self._breakers.silent(target, started) else _LOOK_AFTER
+        return 0.0 if self._breakers.silent(target, started) else _LOOK_AGAIN
 
     async def _drop(self, task: asyncio.Task[UpstreamResponse | None], target: Target, since: float) -> None:
         """End a second try that is not needed any more."""

@@ -343,12 +343,14 @@ _EVERY_REASON = frozenset(Model().fallback_on)
 
 
 def _group(pool: str, members: Sequence[Target]) -> Group:
-    """The rounds come in two kinds, the others behind the first in one order and in the opposite one: where the first
-    of a place is left alone, its calls are spread over all the others that way, not poured over the next."""
+    """The first of every place comes with the others behind it in each of their rotations: where it is left alone, its
+    calls are spread over all the others that way, not poured over the next."""
     weights = [target.backend.weight for target in members]
     turns = smooth_order([weight // math.gcd(*weights) for weight in weights])
-    rounds = [dict.fromkeys(turns[start:] + turns[:start]) for start in range(len(turns))]
-    orders = [tuple(members[i] for i in order) for order in rounds]
-    if len(members) > 2:
-        orders += [(order[0], *order[:0:-1]) for order in orders]
+    rounds = [list(dict.fromkeys(turns[start:] + turns[:start])) for start in range(len(turns))]
+    orders = [
+        tuple(members[i] for i in (first, *others[k:], *others[:k]))
+        for k in range(max(1, len(members) - 1))
+        for first, *others in rounds
+    ]
     return Group(pool, len(turns), tuple(orders))

@@ -196,3 +196,13 @@ async def test_a_configuration_that_cannot_be_used_stops_the_start_with_its_comp
     await asgi.App()({"type": "lifespan"}, receive, send)
     assert said[0]["type"] == "lifespan.startup.failed"
     assert "backends: expected at least one backend" in said[0]["message"]
+
+
+def test_a_key_is_held_to_regions_and_may_be_let_go_again(run: Commands) -> None:
+    made = run.json("keys", "create", "europeans", "--regions", "swedencentral, japaneast", "--explain")
+    changed = run.json("keys", "set", made["id"], "--regions", "swedencentral", "--pin", "--requests-per-minute", "5")
+    assert changed["access"] == {"regions": ["swedencentral"], "pin": True, "explain": True}
+    assert changed["limits"] == {"requests_per_minute": 5}
+    assert run.json("keys", "set", made["id"], "--regions", "all", "--no-pin")["access"] == {"explain": True}
+    assert "atlantis" in run.refused("keys", "create", "x", "--regions", "swedencentral,atlantis")
+    assert "--data-zones: expected all, or some of" in run.refused("keys", "set", made["id"], "--data-zones", "eu")

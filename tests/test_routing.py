@@ -10,16 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import circuit_breaker
+from shared import capacity, circuit_breaker
 from shared.azure_openai import match, parse_call
+from shared.capacity import Sent
 from shared.circuit_breaker import HEALTHY, Breakers, Health
-from shared.config import Configuration, Model
-from shared.errors import ModelNotAllowed, ModelNotFound, RateLimitExceeded, StoreUnavailable
+from shared.config import Configuration, Model, Variant
+from shared.errors import ModelNotAllowed, ModelNotFound, RateLimitExceeded, RegionNotAllowed, StoreUnavailable
 from shared.rotation import BLOCK, Rotation, smooth_order
 from shared.routing import Router
 from shared.stores import Properties
 from shared.stores.memory import MemoryStore
-from shared.types import Backend, Call, Consumer, Target
+from shared.types import Access, Backend, Call, Consumer, Target
+from shared.wishes import Wishes
 
 ANYONE = Consumer("c", "anyone")
 
@@ -237,4 +239,151 @@ async def test_a_key_sees_and_uses_only_its_models() -> None:
     with pytest.raises(ModelNotFound) as caught:
         house.targets("zzz", Consumer("c", "x", frozenset({"m"})))
     assert "n" not in caught.value.message.split("use:")[1]
+    await house.rotation.close()
+
+
+# --- groups, quotas, loads, regions -----------------------------------------------------------------------------------
+
+
+def large(tokens: int) -> Call:
+    body = b'{"model": "m", "max_tokens": %d}' % tokens
+    return parse_call(match("POST", "/v1/chat/completions"), "", {}, body)
+
+
+def names(targets: Sequence[Target]) -> list[str]:
+    return [target.backend.name for target in targets]
+
+
+async def test_provisioned_goes_first_within_a_priority_and_a_lower_number_before_that() -> None:
+    house = House(backend("payg"), backend("reserved", kind="provisioned"), backend("cheap", priority=0))
+    assert house.order() == ["cheap", "reserved", "payg"]
+    await house.rotation.close()
+
+
+async def test_calls_spill_over_while_a_group_cools_and_return_when_it_has_cooled() -> None:
+    house = House(backend("reserved", kind="provisioned"), backend("payg"))
+    house.breakers.throttle(house.target("reserved"), 30.0)
+    assert house.order()[0] == "payg"
+    house.clock.now += 1.2  # a lone instance may knock after a second: what is paid for is to be used
+    assert house.order()[0] == "reserved"
+    await house.rotation.close()
+
+
+async def test_the_calls_of_a_backend_that_is_left_alone_are_spread_over_all_the_others() -> None:
+    house = House(*(backend(name) for name in "abcd"))
+    house.breakers.refusal(house.target("a"), "status 401")
+    firsts = Counter(house.order()[0] for _ in range(240))
+    assert set(firsts) == {"b", "c", "d"}
+    assert max(firsts.values()) <= 1.1 * min(firsts.values())
+    await house.rotation.close()
+
+
+async def test_a_backend_with_far_more_under_way_is_passed_over_and_one_with_a_few_more_is_not() -> None:
+    house = House(backend("a"), backend("b"))
+    for under_way, expected in ((4, {"a", "b"}), (5, {"b"})):
+        house.breakers.watched(house.target("a")).in_flight = under_way
+        assert {house.order()[0] for _ in range(8)} == expected
+    house.breakers.watched(house.target("b")).in_flight = 3
+    assert {house.order()[0] for _ in range(8)} == {"a", "b"}
+    await house.rotation.close()
+
+
+async def test_a_quota_that_would_refuse_a_call_puts_its_backend_last_but_before_another_model() -> None:
+    house = House(backend("a", ("m", "n")), backend("b", ("m", "n")), models={"m": Model(["n"])})
+    a = house.target("a")
+    headers = {"x-ratelimit-remaining-tokens": "500", "x-ratelimit-reset-tokens": "20"}
+    told = capacity.told(headers, Sent(), house.clock())
+    assert told is not None
+    house.breakers.learn(a, told)
+    for _ in range(4):
+        targets = house.router.candidates(ANYONE, large(1000))
+        assert names(targets)[:2] == ["b", "a"]
+        assert [target.model for target in targets] == ["m", "m", "n", "n"]
+    assert {house.router.candidates(ANYONE, large(100))[0].backend.name for _ in range(4)} == {"a", "b"}
+    await house.rotation.close()
+
+
+async def test_a_lowered_quota_lowers_the_share_of_the_calls() -> None:
+    house = House(backend("a", tokens_per_minute={"m": 1000}), backend("b"))
+    told = capacity.told({"x-ratelimit-remaining-tokens": "100", "x-ratelimit-limit-tokens": "250"}, Sent(), 0.0)
+    assert told is not None
+    house.breakers.learn(house.target("a"), told)
+    firsts = Counter(house.order()[0] for _ in range(800))
+    assert 60 < firsts["a"] < 140  # a quarter of its half
+    await house.rotation.close()
+
+
+async def test_an_oversized_call_keeps_only_its_like_away() -> None:
+    house = House(backend("a"))
+    a = house.target("a")
+    house.breakers.throttle(a, 8.0, "oversized", 900.0)
+    assert names(house.router.candidates(ANYONE, large(500))) == ["a"]
+    with pytest.raises(RateLimitExceeded) as caught:
+        house.router.candidates(ANYONE, large(1000))
+    assert 7 < caught.value.retry_after <= 8
+    house.clock.now += 8.1
+    assert names(house.router.candidates(ANYONE, large(1000))) == ["a"]
+    await house.rotation.close()
+
+
+async def test_those_that_ask_for_hours_are_asked_by_few_calls_while_they_go_on_refusing() -> None:
+    house = House(backend("a"))
+    a = house.target("a")
+    house.breakers.throttle(a, 3600.0)
+    house.clock.now += 11
+    refused = []
+    for _ in range(200):
+        try:
+            house.targets()
+        except RateLimitExceeded as error:
+            refused.append(error.retry_after)
+    assert 180 < len(refused) < 200
+    assert all(0 < wait <= 10 for wait in refused)
+    await house.rotation.close()
+
+
+@given(
+    regions=st.none() | st.frozensets(st.sampled_from("abc")),
+    zones=st.none() | st.frozensets(st.sampled_from(["eu", "us"])),
+    pin=st.sampled_from(["", "a", "b", "c"]),
+    sick=st.sets(st.sampled_from("abc")),
+)
+def test_no_call_ever_leaves_the_regions_of_its_key(
+    regions: frozenset[str] | None, zones: frozenset[str] | None, pin: str, sick: set[str]
+) -> None:
+    models = {"m": Model(["n"], canary=Variant("o", 1.0), shadow=Variant("o", 1.0))}
+    every = ("m", "n", "o")
+    house = House(
+        backend("a", every, data_zone="eu"), backend("b", every, data_zone="us"), backend("c", every), models=models
+    )
+    house.rotation._fetch_ahead = lambda pool, state: None  # type: ignore[method-assign]
+    for name in sick:
+        for model in every:
+            house.breakers.refusal(Target(backend(name), model, model), "status 401")
+    consumer = Consumer("c", "x", access=Access(regions=regions, data_zones=zones, pin=True))
+    try:
+        plan = house.router.plan(consumer, chat(), Wishes(backend=pin))
+    except RegionNotAllowed:
+        plan = None
+    zone = {"a": "eu", "b": "us", "c": None}
+    allowed = {
+        name
+        for name in "abc"
+        if (regions is None or name in regions) and (zones is None or zone[name] in zones) and pin in ("", name)
+    }
+    if plan is None:
+        assert not allowed
+    else:
+        assert set(names(plan.targets)) == allowed
+        assert set(names(plan.shadow)) <= allowed
+
+
+async def test_turns_that_a_prefix_took_early_are_taken_off_later() -> None:
+    house = House(*(backend(name) for name in "abcd"))
+    body = b'{"model": "m", "prompt_cache_key": "k"}'
+    favoured = parse_call(match("POST", "/v1/chat/completions"), "", {}, body)
+    load: Counter[str] = Counter()
+    for i in range(400):
+        load[house.router.candidates(ANYONE, favoured if i % 5 == 0 else chat())[0].backend.name] += 1
+    assert max(load.values()) <= 1.1 * 100
     await house.rotation.close()
