@@ -44,9 +44,9 @@ async def provisioned(system: System, seconds: float, burst: int = 10, least: fl
     how many seconds' work there is room in its bucket."""
     limit = PROVISIONED_TOKENS_PER_MINUTE * burst // 60
     system.simulator.limits(deployment="ptu", tokens_per_minute=limit, window_seconds=burst)
-    tokens = 45  # a call's, about: the prompt, and 32 of the answer
+    tokens = 40  # a call's, about: the prompt, and 32 of the answer
     rate = 2 * PROVISIONED_TOKENS_PER_MINUTE / 60 / tokens
-    calls = await system.callers.arrivals(rate, seconds, lambda number: chat("spill", f"{number}: the toll?"))
+    calls = await system.callers.arrivals(rate, seconds, lambda number: chat("spill", f"{number}?", max_tokens=32))
     log = system.log("ptu")
     await asyncio.sleep(1)
     after = await system.callers.arrivals(rate / 8, max(2.0, seconds / 6), lambda _: chat("spill"))

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import aiohttp
 import msgspec
 
+TOO_LATE = 0.3  # seconds; a machine on which callers are later than this is too busy for figures
 PATIENCE = 100.0  # seconds until a caller says that its call hangs
 
 _CONTENT = re.compile(rb'"content":"[^"]')
@@ -64,6 +65,7 @@ class Callers:
         self.doors = list(doors)
         self._turns = itertools.cycle(range(len(doors)))
         self._session = session
+        self.late = 0.0  # seconds by which a call was sent too late at most, because the machine was busy
 
     async def call(
         self, body: dict[str, Any], door: int | None = None, headers: dict[str, str] | None = None
@@ -99,6 +101,7 @@ class Callers:
                 if at > seconds:
                     break
                 await asyncio.sleep(max(0.0, begins + at - time.perf_counter()))
+                self.late = max(self.late, time.perf_counter() - begins - at)
                 calls.append(group.create_task(self.call(body(number), door)))
         return [call.result() for call in calls]
 

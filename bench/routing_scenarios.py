@@ -13,6 +13,7 @@ from bench.routing_affinity import prefix
 from bench.routing_attacks import crowd, hung_up, killed, storeless
 from bench.routing_capacity import overload, provisioned, told
 from bench.routing_faults import brown_out, dead, flapping, hanging, nameless, sick, slow
+from bench.routing_load import TOO_LATE
 from bench.routing_streams import dying
 from bench.routing_system import Row, System, running
 from tests.azurite import azurite
@@ -45,6 +46,7 @@ async def run(names: list[str], instances: int) -> bool:
         async with running(tables, instances) as system:
             for name in names:
                 system.simulator.clear()
+                system.callers.late = 0.0
                 async with system.watched() as leaks:
                     found = await SCENARIOS[name](system)
                 for row in found if isinstance(found, list) else [found]:
@@ -52,6 +54,9 @@ async def run(names: list[str], instances: int) -> bool:
                     print(f"{_word(row.held)} {row.case}   [{name}]")
                     for text in (f"must: {row.must}", f"was:  {row.measured}"):
                         print(textwrap.fill(text, 118, initial_indent=" " * 9, subsequent_indent=" " * 15))
+                if system.callers.late > TOO_LATE:
+                    late = f"callers were up to {system.callers.late:.1f} s late"
+                    print(f"         the machine was too busy for these figures: {late}")
                 all_held = all_held and leaks.none
                 print(f"{_word(leaks.none)} no leak: {leaks}", flush=True)
     return all_held

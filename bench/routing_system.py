@@ -2,9 +2,10 @@
 scenario tells what it found."""
 
 import asyncio
+import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -97,20 +98,20 @@ class System:
         self,
         simulator: SimulatorProcess,
         azurite: Azurite,
-        environ: Mapping[str, str],
+        start: Callable[[], GatewayProcess],
         gateways: list[GatewayProcess],
         load: Callers,
     ) -> None:
         self.simulator = simulator
         self.azurite = azurite
-        self.environ = environ
+        self._start = start
         self.gateways = gateways
         self.callers = load
         self._least = Open()  # seen so far
 
     def restart(self, number: int) -> None:
         """Another process in the place of one that was killed."""
-        self.gateways[number] = started(self.environ)
+        self.gateways[number] = self._start()
         self.callers.doors[number] = Door(self.gateways[number].url, self.callers.doors[number].key)
 
     def log(self, model: str) -> list[dict[str, Any]]:
@@ -158,26 +159,21 @@ class System:
         return msgspec.json.decode(answer.body, type=Open)
 
 
-def started(environ: Mapping[str, str]) -> GatewayProcess:
-    return GatewayProcess("uvicorn", environ, app="bench.routing_gateway:app")
-
-
 @asynccontextmanager
 async def running(azurite: Azurite, instances: int, **settings: Any) -> AsyncIterator[System]:
     """The simulator and so many instances on these tables; `settings` are the configuration's."""
-    with SimulatorProcess(simulated()) as simulator:
+    with contextlib.ExitStack() as stack:
+        simulator = stack.enter_context(SimulatorProcess(simulated()))
         environ = {
             "GATEWAY_CONFIG": json.dumps(configuration(simulator, **settings)),
             "GATEWAY_STORAGE": azurite.connection_string,
             **simulator.identity_environment,
         }
         key = await asyncio.to_thread(make_key, azurite.connection_string, "routing")
-        gateways: list[GatewayProcess] = []
-        try:
-            for _ in range(instances):  # one by one, so that those that run are stopped when the next does not start
-                gateways.append(await asyncio.to_thread(started, environ))  # noqa: PERF401
-            async with callers([Door(gateway.url, key) for gateway in gateways]) as load:
-                yield System(simulator, azurite, environ, gateways, load)
-        finally:
-            for gateway in gateways:
-                gateway.stop()
+
+        def start() -> GatewayProcess:
+            return stack.enter_context(GatewayProcess("uvicorn", environ, app="bench.routing_gateway:app"))
+
+        gateways = [await asyncio.to_thread(start) for _ in range(instances)]
+        async with callers([Door(gateway.url, key) for gateway in gateways]) as load:
+            yield System(simulator, azurite, start, gateways, load)
