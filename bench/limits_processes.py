@@ -25,7 +25,8 @@ from shared.config import Configuration
 from shared.errors import GatewayError
 from shared.lease_rows import from_properties
 from shared.limiter import TABLE, Limiter
-from shared.pricing import USD, Prices, cost
+from shared.price_list import Prices
+from shared.pricing import USD, cost
 from shared.stores.clock import StoreClock
 from shared.stores.tables import TablesStore
 from shared.types import Call, Consumer, Limits, Usage

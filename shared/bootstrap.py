@@ -24,6 +24,7 @@ from shared.circuit_breaker import Breakers
 from shared.config import Configuration, LedgerSettings, Settings, Storage
 from shared.consumers import Consumers
 from shared.credentials import Credentials, azure_credential
+from shared.export import Exporter
 from shared.forwarding import Forwarder
 from shared.gateway import Gateway
 from shared.health import TABLE as HEALTH
@@ -32,13 +33,15 @@ from shared.ledger import Ledger
 from shared.limiter import Limiter
 from shared.management import Management
 from shared.overflow import Overflow
-from shared.pricing import LONG_CONTEXT, USD, Prices
+from shared.price_list import Prices
+from shared.pricing import LONG_CONTEXT, USD
 from shared.readiness import ReadinessCheck
 from shared.rotation import TABLE as ROTATION
 from shared.rotation import Rotation
 from shared.routing import Router
 from shared.shadowing import Shadows
 from shared.stores import Store
+from shared.stores.signing import BearerToken
 from shared.stores.timed import TimedStore
 from shared.telemetry import Telemetry, Vitals
 from shared.tokenizer import Tokenizer
@@ -57,12 +60,16 @@ class Application(msgspec.Struct, frozen=True):
     gateway: Gateway
     store: Store
     configuration: Configuration
+    exporter: Exporter | None = None
 
     async def roll_up(self) -> None:
         """One pass of the timer's job."""
         keep_months = self.configuration.ledger.keep_months
         logger.info("roll-up: %s", await rollup.roll_up(self.store, keep_months=keep_months))
         await limits_upkeep.forget_addresses(self.store, self.configuration)
+        if self.exporter is not None:
+            for name in await self.exporter.write_due():
+                logger.info("export: %s written", name)
 
 
 @asynccontextmanager
@@ -79,6 +86,26 @@ async def open_store(storage: Storage) -> AsyncIterator["TablesStore"]:
             store = TablesStore.from_connection_string(storage.connection_string or "")
         stack.push_async_callback(store.close)
         yield store
+
+
+@asynccontextmanager
+async def open_exporter(storage: Storage, configuration: Configuration, store: Store) -> AsyncIterator[Exporter]:
+    """What writes files of charges into the container that the configuration names."""
+    from shared.stores.blobs import Blobs, SharedKey
+    from shared.stores.tables import account_of
+
+    async with AsyncExitStack() as stack:
+        signer: SharedKey | BearerToken
+        if storage.table_service_uri is not None:
+            credential = azure_credential(storage.client_id)
+            stack.push_async_callback(credential.close)
+            endpoint, signer = storage.table_service_uri.replace(".table.", ".blob.", 1), BearerToken(credential)
+        else:
+            account = account_of(storage.connection_string or "")
+            endpoint, signer = account.blob_endpoint, SharedKey(account.name, account.key)
+        blobs = Blobs(endpoint, signer, store.now)
+        stack.push_async_callback(blobs.close)
+        yield Exporter(store, configuration, blobs)
 
 
 @asynccontextmanager
@@ -146,7 +173,10 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
         }
         warming = asyncio.ensure_future(credentials.warm(scopes))
         stack.callback(warming.cancel)
-        yield Application(gateway, store, configuration)
+        exporter = None
+        if configuration.export.container is not None:
+            exporter = await stack.enter_async_context(open_exporter(settings.storage, configuration, store))
+        yield Application(gateway, store, configuration, exporter)
 
 
 def _overflow(settings: LedgerSettings, account: str) -> Overflow | None:

@@ -14,12 +14,17 @@ import msgspec
 import yaml
 
 from shared.errors import ConfigurationError
-from shared.pricing import PriceLine, is_date
+from shared.price_list import PriceLine, is_date
 from shared.types import AddressLimits, ApiKey, Backend, ClientAddress, FallbackReason, Limits
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 HEADER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
+CONTAINER = re.compile(r"(?=.{3,63}$)[a-z0-9]+(-[a-z0-9]+)*")
+RESOURCE_ID = re.compile(
+    r"/subscriptions/[0-9a-fA-F-]{36}/resourceGroups/[^/\s]+/providers/Microsoft\.CognitiveServices/accounts/[^/\s]+",
+    re.IGNORECASE,
+)
 API_VERSION = re.compile(r"v1|\d{4}-\d{2}-\d{2}(-preview)?")
 
 
@@ -82,6 +87,14 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     webhook: WebhookSettings | None = None
 
 
+class ExportSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where months of charges are written as FOCUS files. `container`: of the storage account that holds the state;
+    None: nowhere. `billing_account`: who pays for the whole, in the operator's words."""
+
+    container: str | None = None
+    billing_account: str = "tollgate"
+
+
 class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """In seconds. `total`: until an answer is complete, or a stream shows its first token; it stays below the 230 s
     after which Azure's front end cuts a silent connection. `stream`: until a stream has ended.
@@ -131,6 +144,8 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backends: list[Backend]
     models: dict[str, Model] = {}
     prices: list[PriceLine] = []
+    export: ExportSettings = ExportSettings()
+    azure_monitor: str = "https://{region}.metrics.monitor.azure.com"
     limits: LimitSettings = LimitSettings()
     client_address: ClientAddress = ClientAddress()
     timeouts: Timeouts = Timeouts()
@@ -420,6 +435,14 @@ def _limits_complaints(configuration: Configuration) -> Iterator[str]:
 
 
 def _price_complaints(configuration: Configuration) -> Iterator[str]:
+    export = configuration.export
+    if export.container is not None and not CONTAINER.fullmatch(export.container):
+        yield f"export.container: expected 3 to 63 small letters, digits and single '-', got {export.container!r}"
+    if not export.billing_account.strip() or not export.billing_account.isprintable():
+        yield f"export.billing_account: expected printable characters, got {export.billing_account!r}"
+    if problem := _endpoint_problem(configuration.azure_monitor.replace("{region}", "region")):
+        form = "https://{region}.metrics.monitor.azure.com"
+        yield f"azure_monitor: expected {form}, got {configuration.azure_monitor!r} ({problem})"
     for i, line in enumerate(configuration.prices):
         if problem := line.problem():
             yield f"prices[{i}]: {problem}"
@@ -474,6 +497,9 @@ def _backend_complaints(backend: Backend, at: str) -> Iterator[str]:
         yield f"{at}.endpoint: expected https://NAME.openai.azure.com, got {backend.endpoint!r} ({problem})"
     if not API_VERSION.fullmatch(backend.api_version):
         yield f"{at}.api_version: expected v1 or a dated version such as 2024-10-21, got {backend.api_version!r}"
+    if backend.resource_id is not None and not RESOURCE_ID.fullmatch(backend.resource_id):
+        form = "/subscriptions/…/resourceGroups/…/providers/Microsoft.CognitiveServices/accounts/NAME"
+        yield f"{at}.resource_id: expected {form}, got {backend.resource_id!r}"
     if not 1 <= backend.weight <= 100:
         yield f"{at}.weight: expected 1 to 100, got {backend.weight}"
     if not 0 <= backend.priority <= 100:

@@ -16,7 +16,8 @@ import msgspec
 from shared import hours
 from shared.aggregates import Counts, Dimensions, Lines
 from shared.config import Configuration
-from shared.pricing import Prices, cost, since_seconds
+from shared.price_list import Prices, since_seconds
+from shared.pricing import USD, Price, cost
 from shared.types import Backend, Capacity
 from shared.usage import Span
 
@@ -25,11 +26,16 @@ NOBODY = "-"
 
 
 class Charge(msgspec.Struct, frozen=True):
-    """A line of usage with its cost in picodollars; None when it has no known price."""
+    """A line of usage with its cost in picodollars; None when it has no known price.
+
+    `price` is what its tokens were charged at; `unit_hour`, where they were not, what an hour of a provisioned unit
+    costs of which this is a share."""
 
     line: Dimensions
     counts: Counts
     picodollars: int | None
+    price: Price | None = None
+    unit_hour: int = 0
 
 
 class Tariff:
@@ -58,22 +64,21 @@ class Tariff:
         for line, counts in lines.items():
             backend = self._backends.get(line.backend)
             if backend is None or backend.kind != "provisioned":
-                yield Charge(line, counts, self._listed(span, line, counts))
+                price = self.price(span, line)
+                yield Charge(line, counts, cost(price, counts), price)
             else:
                 shared.setdefault((line.backend, line.model), []).append((line, counts))
         for name, backend in self._backends.items():
             for model in dict.fromkeys(entry.model for entry in backend.capacity):
-                whole = self._capacity(backend, model, span, now)
-                used = shared.pop((name, model), [])
-                if whole is not None:
-                    yield from self._shares(span, backend, model, whole, used)
-                else:
-                    yield from (Charge(line, counts, self._unknown(counts)) for line, counts in used)
+                if (capacity := self._capacity(backend, model, span)) is not None:
+                    used = shared.pop((name, model), [])
+                    yield from self._shares(span, backend, model, *capacity, used, now)
         for used in shared.values():
             yield from (Charge(line, counts, self._unknown(counts)) for line, counts in used)
 
-    def _listed(self, span: Span, line: Dimensions, counts: Counts) -> int | None:
-        price = self.prices.of(
+    def price(self, span: Span, line: Dimensions) -> Price | None:
+        """What the tokens of a line are charged at, or would be where capacity serves them."""
+        return self.prices.of(
             line.model,
             span.first * hours.HOUR,
             served=line.served,
@@ -82,46 +87,52 @@ class Tariff:
             tier=line.tier,
             long=line.context == "long",
         )
-        return cost(price, counts)
 
     @staticmethod
     def _unknown(counts: Counts) -> int | None:
         """The cost of what has no price: none is known, but for using nothing."""
         return cost(None, counts)
 
-    def _capacity(self, backend: Backend, model: str, span: Span, now: float) -> int | None:
-        """What the capacity of a model costs in these hours; None where nothing is said of it."""
-        begun = max(0, min(span.end, hours.hour_of(now) + 1) - span.first)
+    def _capacity(self, backend: Backend, model: str, span: Span) -> tuple[int, int] | None:
+        """The units of a model's capacity, and what one costs an hour; None where nothing is said of it."""
         entries = [entry for entry in backend.capacity if entry.model == model and _hour(entry) <= span.first]
         if not entries:
             return None
         entry = max(entries, key=_hour)
         if entry.usd_per_unit_hour is not None:
-            each: int | None = round(entry.usd_per_unit_hour * 10**12)
+            each: int | None = round(entry.usd_per_unit_hour * USD)
         else:
-            each = self.prices.unit_hour(backend, span.first * hours.HOUR)
-        return None if each is None else entry.units * each * begun
+            each = self.prices.unit_hour(backend.deployment, backend.region, span.first * hours.HOUR)
+        return None if each is None else (entry.units, each)
 
     def _shares(
-        self, span: Span, backend: Backend, model: str, whole: int, used: Sequence[tuple[Dimensions, Counts]]
+        self,
+        span: Span,
+        backend: Backend,
+        model: str,
+        units: int,
+        each: int,
+        used: Sequence[tuple[Dimensions, Counts]],
+        now: float,
     ) -> Iterator[Charge]:
         """Every share rounded down, the rest to the largest, so that the shares add up to the whole."""
-        listed = [self._listed(span, line, counts) for line, counts in used]
+        whole = units * each * max(0, min(span.end, hours.hour_of(now) + 1) - span.first)
+        listed = [cost(self.price(span, line), counts) for line, counts in used]
         tokens = [counts.input_tokens + counts.output_tokens for _, counts in used]
         weights = tokens if any(price is None for price in listed) else [price or 0 for price in listed]
         total = sum(weights)
         if total == 0:
-            yield from (Charge(line, counts, 0) for line, counts in used)
+            yield from (Charge(line, counts, 0, unit_hour=each) for line, counts in used)
             if whole:
                 unused = Dimensions(
                     NOBODY, model, backend.name, backend.region, deployment=backend.models.get(model, "-"), role=UNUSED
                 )
-                yield Charge(unused, Counts(), whole)
+                yield Charge(unused, Counts(), whole, unit_hour=each)
             return
         shares = [whole * weight // total for weight in weights]
         shares[weights.index(max(weights))] += whole - sum(shares)
         for (line, counts), share in zip(used, shares, strict=True):
-            yield Charge(line, counts, share)
+            yield Charge(line, counts, share, unit_hour=each)
 
 
 def _hour(entry: Capacity) -> int:

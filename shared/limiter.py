@@ -22,7 +22,8 @@ from shared.errors import GatewayError
 from shared.landlord import Alert, Landlord
 from shared.leases import NOTHING, Amounts
 from shared.lessee import Lessee
-from shared.pricing import LONG_CONTEXT, USD, Price, Prices
+from shared.price_list import Prices
+from shared.pricing import LONG_CONTEXT, USD, Price
 from shared.stores import Store
 from shared.tokens import Experience, Size
 from shared.trader import Refused

@@ -1,73 +1,15 @@
-"""What was used, in money: a dated table of prices, and the arithmetic over it. Pure, but for reading the table once.
-
-`prices.json` holds Azure's public prices with their source (`local/price_table.py` writes it); the configuration's
-`prices` go before it. What has no price has none, and says so: it never costs zero.
+"""What was used, in money: the arithmetic of prices. Pure.
 
 Money is counted in whole picodollars: prices per million tokens have no more than six decimals, so that every cost, and
 every sum of costs, is exact in whatever order it is added.
 """
 
-import functools
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import date
-from pathlib import Path
-from typing import Literal, Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
-from shared.types import Backend, Deployment
-
-TABLE = Path(__file__).with_name("prices.json")
 USD = 10**12  # picodollars
 LONG_CONTEXT = 272_000  # tokens of input above which a call is charged as one of long context, all of it
-
-Tier = Literal["standard", "batch", "priority", "flex"]
-_STANDARD = frozenset(("", "standard", "default", "auto"))  # what backends say of their service tier
-_DATED = re.compile(r"-(?:\d{4}-\d{2}-\d{2}|\d{4})$")
-
-
-class PriceLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, rename={"since": "from"}):
-    """One price, as the table and the configuration hold it: USD per million tokens or characters, per second of sound,
-    per image, per hour of a provisioned throughput unit.
-
-    Of several that fit a call, the one that says most of it counts: region before kind of deployment, then the latest
-    `from` (YYYY-MM-DD, UTC). None of `deployment`, no `regions`: any.
-    """
-
-    model: str = ""
-    deployment: Deployment | None = None
-    regions: list[str] = []
-    tier: Tier = "standard"
-    context: Literal["short", "long"] = "short"
-    since: str = ""
-    input: float | None = None
-    cached_input: float | None = None
-    output: float | None = None
-    reasoning: float | None = None
-    audio_input: float | None = None
-    audio_output: float | None = None
-    image_input: float | None = None
-    image_output: float | None = None
-    image: float | None = None
-    second: float | None = None
-    character: float | None = None
-    unit_hour: float | None = None
-
-    def problem(self) -> str | None:
-        """What is wrong with this line, if anything is."""
-        amounts = {name: getattr(self, name) for name in AMOUNTS}
-        given = {name for name, amount in amounts.items() if amount is not None}
-        if bad := next((name for name in given if not 0 <= amounts[name] <= 1e6), None):
-            return f"{bad}: expected 0 to 1e6 USD, got {amounts[bad]}"
-        if not given:
-            return f"expected at least one of {', '.join(AMOUNTS)}"
-        if bool(self.model) == ("unit_hour" in given) or ("unit_hour" in given and len(given) > 1):
-            return "expected either a model with its prices, or unit_hour alone and no model"
-        return None if is_date(self.since) else f"from: expected a date as 2026-08-01, got {self.since!r}"
-
-
-AMOUNTS = PriceLine.__struct_fields__[6:]
 
 
 class Price(msgspec.Struct, frozen=True):
@@ -116,153 +58,65 @@ class Used(Protocol):
     def characters(self) -> int: ...
 
 
+class Part(NamedTuple):
+    """So much of one class, each at so many picodollars."""
+
+    name: str
+    amount: float
+    each: int
+
+    @property
+    def picodollars(self) -> int:
+        return round(self.amount * self.each)
+
+
+_INPUT = tuple((name, f"{name}_tokens") for name in ("cached_input", "audio_input", "image_input"))
+_OUTPUT = tuple((name, f"{name}_tokens") for name in ("reasoning", "audio_output", "image_output"))
+_UNITS = (("image", "images"), ("second", "seconds"), ("character", "characters"))
+
+
 def cost(price: Price | None, used: Used) -> int | None:
-    """What this use costs, in picodollars; None when a price is missing. Using nothing costs nothing.
+    """What this use costs, in picodollars; None when a price is missing. Using nothing costs nothing."""
+    found = parts(price, used)
+    return None if found is None else sum(part.picodollars for part in found)
+
+
+def parts(price: Price | None, used: Used) -> list[Part] | None:
+    """What is charged for this use, class by class; None when a price is missing.
 
     Images, seconds and characters that have no price of their own are in the tokens, where there are any."""
-    total = 0
+    found: list[Part] = []
     if used.input_tokens or used.output_tokens:
-        if price is None or (used.input_tokens and price.input is None):
+        if price is None:
             return None
-        parts = (
-            _split(
-                used.input_tokens,
-                price.input,
-                (used.cached_input_tokens, price.cached_input),
-                (used.audio_input_tokens, price.audio_input),
-                (used.image_input_tokens, price.image_input),
-            ),
-            _split(
-                used.output_tokens,
-                price.output,
-                (used.reasoning_tokens, price.reasoning),
-                (used.audio_output_tokens, price.audio_output),
-                (used.image_output_tokens, price.image_output),
-            ),
-        )
-        for part in parts:
-            if part is None:
+        if not _split(found, price, "input", used.input_tokens, _INPUT, used):
+            return None
+        if not _split(found, price, "output", used.output_tokens, _OUTPUT, used):
+            return None
+    for name, field in _UNITS:
+        if amount := getattr(used, field):
+            each = getattr(price, name) if price is not None else None
+            if each is not None:
+                found.append(Part(name, amount, each))
+            elif not (used.input_tokens or used.output_tokens):
                 return None
-            total += part
-    for amount, each in (
-        (used.images, price.image if price else None),
-        (used.seconds, price.second if price else None),
-        (used.characters, price.character if price else None),
-    ):
-        if amount and each is not None:
-            total += round(amount * each)
-        elif amount and not (used.input_tokens or used.output_tokens):
-            return None
-    return total
+    return found
 
 
-def _split(tokens: int, price: int | None, *classes: tuple[int, int | None]) -> int | None:
-    """Tokens of which some have a price of their own. They may overlap (cached sound), so never more than there are."""
-    rest, total = tokens, 0
-    for count, own in classes:
-        if own is not None and count:
-            taken = min(count, rest)
-            total += taken * own
-            rest -= taken
-    if rest and price is None:
-        return None
-    return total + rest * (price or 0)
-
-
-_Key = tuple[str, str, Deployment, str, str, bool, int]
-_Line = tuple[bool, int, PriceLine]
-
-
-class Prices:
-    """What everything costs, by the configuration's lines before those of the table."""
-
-    def __init__(self, configured: Sequence[PriceLine] = (), backends: Iterable[Backend] = ()) -> None:
-        self._configured = configured
-        self._backends = {backend.name: backend for backend in backends}
-        self._known: dict[_Key, Price | None] = {}
-
-    @functools.cached_property
-    def _lines(self) -> dict[str, list[_Line]]:
-        """By model: whether a line is the configuration's, since when it holds, and the line."""
-        found: dict[str, list[_Line]] = {}
-        for own, lines in ((True, self._configured), (False, _listed())):
-            for line in lines:
-                found.setdefault(_normal(line.model), []).append((own, since_seconds(line.since), line))
-        return found
-
-    @functools.cached_property
-    def changes(self) -> list[int]:
-        """When a price begins to hold, in seconds since 1970, the earliest first."""
-        return sorted({since for lines in self._lines.values() for _, since, _ in lines})
-
-    def of(
-        self,
-        model: str,
-        at: float,
-        *,
-        served: str = "",
-        backend: str = "",
-        region: str = "",
-        tier: str = "",
-        long: bool = False,
-    ) -> Price | None:
-        """The price of a model at a time, on a backend; where that is no longer configured, on global deployments.
-
-        `served` and `tier` are what the backend said. The configuration's price of the model goes first; then that of
-        what was served, by its whole name before that without its date; then the table's of the model. A model with no
-        price for long context has one price for any."""
-        where = self._backends.get(backend)
-        deployment: Deployment = where.deployment if where else "global"
-        key = (model, served, deployment, where.region if where else region, tier, long, self._epoch(at))
-        if key not in self._known:
-            if len(self._known) > 10_000:
-                self._known.clear()
-            self._known[key] = self._find(key, at)
-        return self._known[key]
-
-    def dearest(self, model: str, at: float) -> Price | None:
-        """The highest price of a model on the backends that serve it: what to reserve before it is known which."""
-        found = [
-            self.of(model, at, backend=name) for name, backend in self._backends.items() if model in backend.models
-        ]
-        known = [price for price in found or [self.of(model, at)] if price is not None]
-        return max(known, key=lambda price: (price.output or 0, price.input or 0), default=None)
-
-    def unit_hour(self, backend: Backend, at: float) -> int | None:
-        """What one provisioned throughput unit costs an hour there, in picodollars."""
-        line = self._best(self._lines.get("", ()), backend.deployment, _normal(backend.region), at)
-        return round((line.unit_hour or 0.0) * USD) if line else None
-
-    def _find(self, key: _Key, at: float) -> Price | None:
-        model, served, deployment, region, tier, long, _ = key
-        wanted = "standard" if tier.lower() in _STANDARD else tier.lower()
-        for lines in self._candidates(_normal(model), _normal(served)):
-            for context in ("long", "short") if long else ("short",):
-                fitting = (entry for entry in lines if entry[2].tier == wanted and entry[2].context == context)
-                if line := self._best(fitting, deployment, _normal(region), at):
-                    return _resolved(line)
-        return None
-
-    def _candidates(self, model: str, served: str) -> Iterator[list[_Line]]:
-        yield [entry for entry in self._lines.get(model, ()) if entry[0]]
-        for name in (served, _DATED.sub("", served), model, _DATED.sub("", model)):
-            if name:
-                yield self._lines.get(name, [])
-
-    @staticmethod
-    def _best(lines: Iterable[_Line], deployment: Deployment, region: str, at: float) -> PriceLine | None:
-        fitting = [
-            (own, bool(line.regions), bool(line.deployment), since, number, line)
-            for number, (own, since, line) in enumerate(lines)
-            if since <= at
-            and line.deployment in (None, deployment)
-            and (not line.regions or region in map(_normal, line.regions))
-        ]
-        return max(fitting, key=lambda entry: entry[:5])[5] if fitting else None
-
-    def _epoch(self, at: float) -> int:
-        """Between two changes all prices are the same."""
-        return sum(change <= at for change in self.changes) if at < self.changes[-1] else len(self.changes)
+def _split(
+    found: list[Part], price: Price, rest: str, tokens: int, classes: tuple[tuple[str, str], ...], used: Used
+) -> bool:
+    """Adds the tokens of the classes that have a price of their own, then the rest; whether all have a price. Classes
+    may overlap (cached sound), so never more tokens than there are."""
+    for name, field in classes:
+        count, each = min(getattr(used, field), tokens), getattr(price, name)
+        if count and each is not None:
+            found.append(Part(name, count, each))
+            tokens -= count
+    each = getattr(price, rest)
+    if tokens and each is not None:
+        found.append(Part(rest, tokens, each))
+    return not tokens or each is not None
 
 
 def usd(picodollars: int) -> float:
@@ -273,50 +127,3 @@ def exactly(picodollars: int) -> str:
     """The same as decimal digits, all of them."""
     sign, amount = "-" if picodollars < 0 else "", abs(picodollars)
     return f"{sign}{amount // USD}.{amount % USD:012d}".rstrip("0").rstrip(".")
-
-
-def source() -> str:
-    """Where the table's figures come from."""
-    return _table().source
-
-
-class _Table(msgspec.Struct, frozen=True):
-    source: str
-    prices: list[PriceLine]
-
-
-@functools.cache
-def _table() -> _Table:
-    return msgspec.json.decode(TABLE.read_bytes(), type=_Table)
-
-
-def _listed() -> Iterator[PriceLine]:
-    yield from _table().prices
-
-
-def _resolved(line: PriceLine) -> Price:
-    # USD per million is picodollars per one, times 10^6.
-    per = {name: None if (usd := getattr(line, name)) is None else round(usd * 1e6) for name in AMOUNTS}
-    whole = {name: None if (usd := getattr(line, name)) is None else round(usd * USD) for name in ("image", "second")}
-    return Price(**{name: {**per, **whole}[name] for name in Price.__struct_fields__})
-
-
-def _normal(name: str) -> str:
-    """Names of models and regions, however they are written: Azure says gpt-35-turbo, OpenAI gpt-3.5-turbo."""
-    return name.lower().replace(" ", "").replace("gpt-3.5", "gpt-35")
-
-
-def is_date(since: str) -> bool:
-    """Whether this is a day, or nothing at all, which means always."""
-    try:
-        return since_seconds(since) >= 0
-    except ValueError:
-        return False
-
-
-@functools.cache
-def since_seconds(since: str) -> int:
-    """The beginning of that day; YYYY-MM-DD alone, of the forms that ISO 8601 has."""
-    if len(since) not in (0, 10) or "W" in since:
-        raise ValueError(since)
-    return (date.fromisoformat(since) - date(1970, 1, 1)).days * 86_400 if since else 0

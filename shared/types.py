@@ -31,7 +31,8 @@ class Capacity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 class Backend(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """An Azure OpenAI resource that may be called. `models` maps the name a caller uses to Azure's deployment.
     `tokens_per_minute`: the quota of a model's deployment, where what Azure tells of it is not to be trusted.
-    `deployment` and `capacity` are what its prices depend on, nothing else."""
+    `deployment` and `capacity` are what its prices depend on, nothing else; `resource_id` is Azure's name for it, under
+    which Azure Monitor knows it."""
 
     name: str
     endpoint: str
@@ -44,6 +45,7 @@ class Backend(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     kind: Literal["standard", "provisioned"] = "standard"
     deployment: Deployment = "global"
     capacity: list[Capacity] = []
+    resource_id: str | None = None
     priority: int = 1
     weight: int = 1
     tokens_per_minute: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Azurite's table service for the tests: a free port, nothing kept, gone at the end."""
+"""Azurite for the tests: free ports, nothing kept, gone at the end."""
 
 import contextlib
 import socket
@@ -14,14 +14,13 @@ _PATIENCE = 30.0  # seconds
 
 
 class Azurite:
-    """A running table service."""
+    """A running table service; with `blobs`, a blob service, too."""
 
-    def __init__(self) -> None:
-        self.port = free_port()
-        self.connection_string = connection_string({"table": self.port})
-        self._process = subprocess.Popen(
-            command({"table": self.port}), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+    def __init__(self, *, blobs: bool = False) -> None:
+        ports = {name: free_port() for name in (("table", "blob", "queue") if blobs else ("table",))}
+        self.port = ports["table"]
+        self.connection_string = connection_string(ports)
+        self._process = subprocess.Popen(command(ports), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     @property
     def pid(self) -> int:
@@ -51,9 +50,9 @@ class Azurite:
 
 
 @contextmanager
-def azurite() -> Iterator[Azurite]:
-    """Start the table service. `local.processes.Refused` says what to do when it is not installed."""
-    running = Azurite()
+def azurite(*, blobs: bool = False) -> Iterator[Azurite]:
+    """Start the services. `local.processes.Refused` says what to do when they are not installed."""
+    running = Azurite(blobs=blobs)
     try:
         running.wait_until_it_answers()
         yield running

@@ -12,7 +12,8 @@ from shared import hours
 from shared.aggregates import Counts, Dimensions, Lines
 from shared.costs import UNUSED, Charge, Tariff
 from shared.errors import InvalidRequest
-from shared.pricing import USD, PriceLine, Prices
+from shared.price_list import PriceLine, Prices
+from shared.pricing import USD
 from shared.stores import Properties
 from shared.stores.memory import MemoryStore
 from shared.types import Backend, Capacity

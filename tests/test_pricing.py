@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import pricing
+from shared import price_list
 from shared.config import parse
 from shared.errors import ConfigurationError
-from shared.pricing import USD, PriceLine, Prices, cost, exactly
+from shared.price_list import PriceLine, Prices
+from shared.pricing import USD, cost, exactly
 from shared.types import Backend, Usage
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC).timestamp()
@@ -116,7 +117,9 @@ def test_what_is_reserved_is_the_highest_price_of_the_backends_that_serve() -> N
 
 
 def test_units_of_capacity_cost_by_where_they_are() -> None:
-    assert [PRICES.unit_hour(backend, NOW) for backend in (SWEDEN, ZONE, JAPAN, REGIONAL)] == [
+    assert [
+        PRICES.unit_hour(backend.deployment, backend.region, NOW) for backend in (SWEDEN, ZONE, JAPAN, REGIONAL)
+    ] == [
         1 * USD,
         1.1 * USD,
         1.2 * USD,
@@ -125,13 +128,13 @@ def test_units_of_capacity_cost_by_where_they_are() -> None:
 
 
 def test_the_table_names_its_source_and_every_line_is_sound() -> None:
-    assert "prices.azure.com" in pricing.source()
-    lines = list(pricing._listed())
+    assert "prices.azure.com" in price_list.source()
+    lines = list(price_list._listed())
     assert len(lines) > 400
     assert [line for line in lines if line.problem()] == []
     assert all(line.since for line in lines)
     for line in lines:  # a price with more decimals than a picodollar has would be rounded
-        for name in pricing.AMOUNTS:
+        for name in price_list.AMOUNTS:
             if (amount := getattr(line, name)) is not None and name not in ("second", "unit_hour"):
                 assert round(amount * 1e6) == pytest.approx(amount * 1e6, abs=1e-6), line
 

@@ -8,7 +8,7 @@ import pytest
 
 from shared import hours
 from shared.costs import Tariff
-from shared.pricing import Prices
+from shared.price_list import Prices
 from shared.rollup import roll_up
 from shared.stores import Properties
 from shared.stores.memory import MemoryStore

@@ -15,6 +15,7 @@ _DEVELOPMENT_STORAGE = {
     "accountname": "devstoreaccount1",
     "accountkey": "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==",
     "tableendpoint": "http://127.0.0.1:10002/devstoreaccount1",
+    "blobendpoint": "http://127.0.0.1:10000/devstoreaccount1",
 }
 
 
@@ -22,6 +23,7 @@ class Account(msgspec.Struct, frozen=True):
     name: str
     key: str
     endpoint: str
+    blob_endpoint: str
 
     def __repr__(self) -> str:
         return f"Account({self.name!r}, {self.endpoint!r})"
@@ -45,7 +47,10 @@ def account(parts: Mapping[str, str]) -> Account:
     if not is_address(endpoint, ("http", "https")):
         field = "TableEndpoint" if "tableendpoint" in parts else "DefaultEndpointsProtocol or EndpointSuffix"
         raise bad(f"has a {field} that makes no http or https address")
-    return Account(name, key, endpoint.rstrip("/"))
+    blobs = parts.get("blobendpoint") or f"{scheme.lower()}://{name}.blob.{suffix}"
+    if not is_address(blobs, ("http", "https")):
+        raise bad("has a BlobEndpoint that makes no http or https address")
+    return Account(name, key, endpoint.rstrip("/"), blobs.rstrip("/"))
 
 
 def is_address(text: str, schemes: tuple[str, ...]) -> bool:

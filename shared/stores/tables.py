@@ -35,6 +35,14 @@ _PASSING = frozenset((408, 429, 500, 502, 503, 504))  # statuses that a second t
 _PAUSE = 0.1  # seconds before it
 
 
+def account_of(text: str) -> connection.Account:
+    """The account of a connection string, or `ConfigurationError`."""
+    try:
+        return connection.account(parse_connection_string(text))
+    except ValueError:
+        raise connection.bad("is not a list of NAME=VALUE parted by semicolons") from None
+
+
 class TablesStore:
     """All tables of one storage account. Open sockets belong to the event loop that first used them; `close()` it."""
 
@@ -66,11 +74,7 @@ class TablesStore:
         """From `UseDevelopmentStorage=true` or `AccountName=…;AccountKey=…` and `TableEndpoint=` or `EndpointSuffix=`.
 
         `ConfigurationError` says what is wrong with another one, and never shows the key."""
-        try:
-            parts = parse_connection_string(text)
-        except ValueError:
-            raise connection.bad("is not a list of NAME=VALUE parted by semicolons") from None
-        account = connection.account(parts)
+        account = account_of(text)
         return cls(account.endpoint, AzureNamedKeyCredential(account.name, account.key), budget=budget)
 
     @classmethod
