@@ -61,12 +61,15 @@ class House(MemoryStore):
         self.operations = 0
         self.dead = False
         self.stalled = False
+        self.slow = 0.0
         self.alerts: list[tuple[str, str, int]] = []
 
     async def work(self) -> None:
         self.operations += 1
         if self.stalled:
             await asyncio.sleep(60)
+        if self.slow:
+            await asyncio.sleep(self.slow)
         if self.dead:
             raise StoreUnavailable("dead")
 
@@ -448,6 +451,19 @@ async def test_forgotten_keys_lose_no_settlement(monkeypatch: pytest.MonkeyPatch
     used = {key: sum(float(row["tokens_used"]) for row, _ in shards.values()) for key, shards in rows.items()}
     assert used.pop("team:all") == pytest.approx(sum(taken.values()))
     assert used == pytest.approx(dict(taken))
+
+
+async def test_a_process_that_ends_waits_for_the_settlement_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.landlord.LEASE_SECONDS", 0.01)
+    house = House()
+    limiter, ann = house.limiter(), consumer(tokens_per_minute=1000)
+    limiter.settle(await limiter.reserve(ann, call()), Usage(70, 7))
+    house.slow, house.time = 0.05, house.time + 10
+    await asyncio.sleep(0.03)
+    limiter._lessees.clear()  # it is forgotten meanwhile
+    limiter._held.clear()
+    await limiter.stop()
+    assert house.rows("limits")["key:ann"]["0"][0]["tokens_used"] == pytest.approx(77)
 
 
 async def test_a_key_that_is_used_once_settles_without_a_timer_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
