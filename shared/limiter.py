@@ -138,11 +138,6 @@ class Limiter:
         for lessee, cost in zip(held.lessees, reservation.costs, strict=True):
             lessee.settle(cost, actual)
 
-    def charge(self, reservation: Reservation, usage: Usage, target: Target) -> None:
-        """Book what a try of a call was charged that ended after the call had."""
-        for lessee in reservation.held.lessees:
-            lessee.settle(NOTHING, self._taken(reservation.held, usage, target))
-
     def release(self, reservation: Reservation) -> None:
         """Return all that a call reserved: nothing was served."""
         if reservation.settled:

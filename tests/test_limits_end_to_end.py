@@ -9,7 +9,7 @@ import aiohttp
 import openai
 import pytest
 
-from shared import bootstrap
+from shared import allowances, bootstrap, limits_report
 from shared.config import Storage, parse
 from shared.consumers import Consumers
 from shared.errors import ConfigurationError
@@ -17,7 +17,7 @@ from shared.types import Limits
 from simulator.process import SimulatorProcess
 from tests.azurite import Azurite
 from tests.gateway_process import GatewayProcess, cli
-from tests.system import System, chat_body, configuration, eventually
+from tests.system import WITH_FALLBACK, Caller, System, chat_body, configuration, eventually
 
 
 def make_key(system: System, **limits: Any) -> str:
@@ -241,3 +241,41 @@ def test_limits_that_make_no_sense_stop_the_start() -> None:
         "limits.webhook.url",
     ):
         assert f"gateway.yaml: {path}: expected" in str(refused.value)
+
+
+def test_the_limits_count_what_the_ledger_counts_on_every_way(impatient: System) -> None:
+    """Whole and streamed, after failover, by a fallback model, refused, cut by the backend, left by the caller."""
+    key = make_key(impatient, token_quota=10**9)
+    spare, dead, cut, slow = impatient.spare(), impatient.spare(), impatient.slow(), impatient.slow()
+
+    def ask(model: str, **fields: Any) -> int:
+        return impatient.post("/v1/chat/completions", chat_body(model, **fields), key=key).status
+
+    statuses = [ask("gpt-4o"), ask("gpt-4o", stream=True), ask("gpt-4o", n=3)]
+    impatient.simulator.fault("status", deployment=spare, status=500, times=1)
+    impatient.simulator.fault("status", deployment=WITH_FALLBACK, status=503)
+    impatient.simulator.fault("status", deployment=dead, status=500)
+    impatient.simulator.fault("cut_stream", deployment=cut, after_chunks=10, times=1)
+    statuses += [ask(spare), ask(WITH_FALLBACK), ask(dead), ask(cut, stream=True)]
+    assert statuses == [200] * 5 + [500, 200]
+    with Caller(impatient, key, chat_body(slow, "simulate_output_tokens=4000", stream=True)) as caller:
+        caller.send().read_until(5).leave()
+    consumer_id = key.split("_")[1]
+    counted: list[tuple[float, float]] = []
+
+    async def report() -> list[dict[str, Any]]:
+        async with bootstrap.open_store(Storage(connection_string=impatient.storage)) as store:
+            return await limits_report.report(store, [allowances.scope("key", consumer_id, Limits(token_quota=10**9))])
+
+    def agree() -> bool:
+        rows = [row for row in impatient.usage_rows(key) if "e_status" in row]
+        taken = sum(row.get("e_input", 0) + row.get("e_output", 0) for row in rows)
+        (line,) = asyncio.run(report())
+        counted.append((taken, line["used"]))
+        return len(rows) >= 8 and line["on_lease"] == 0 and line["used"] == taken
+
+    try:
+        eventually(agree, 40)
+    except AssertionError:
+        pytest.fail(f"(ledger, limits): {counted[-3:]}")
+    assert counted[-1][0] > 100
