@@ -1,6 +1,6 @@
 # The commands of the project; CI calls the same ones. Every recipe is short: the work is in local/.
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench bench-limits bench-telemetry bench-routing install install-dev azurite requirements clean
+.PHONY: help run test lint fuzz bench bench-files bench-limits bench-telemetry bench-routing install install-dev azurite requirements clean
 
 PYTHON_IN := .venv/bin/python
 CODE := shared simulator local tests bench function_app.py
@@ -36,6 +36,12 @@ bench-routing: azurite install-dev ## measure the routing against scripted fault
 
 bench-telemetry: install-dev ## measure what telemetry costs
 	@$(PYTHON_IN) -m bench.telemetry_cost
+
+fuzz: azurite install-dev ## send what nobody would send, for a minute on each edge
+	@$(PYTHON_IN) -m bench.fuzz
+
+bench-files: azurite install-dev ## a file of 400 MB up and down, and the gateway's memory meanwhile
+	@$(PYTHON_IN) -m bench.large_files
 
 install: ## make .venv with what the gateway needs
 	@sh local/install.sh runtime

@@ -63,14 +63,14 @@ class Affinity:
         self._homes: OrderedDict[str, dict[str, str]] = OrderedDict()
         self._writing: set[asyncio.Task[None]] = set()
 
-    async def bind(self, consumer: Consumer, call: Call) -> Binding:
-        """Where a call may go because of the objects that it names or makes.
+    async def bind(self, consumer: Consumer, call: Call, model: str) -> Binding:
+        """Where a call may go because of the objects that it names or makes. `model`: by its configured name, or "".
 
         Raises `StateNotFound` for an object that is unknown or another consumer's, `StateConflict` for objects of
         several backends, and `StateUnavailable` when their backend is gone.
         """
         if not call.references:
-            home = await self.home(consumer, self._aliases.get(call.model, call.model))
+            home = await self.home(consumer, model)
             reason = f"New objects of this key are kept by its home, the backend {home!r}."
             return Binding(None if call.makes in _MAY_MOVE else frozenset((home,)), home, reason)
         holders: dict[str, Reference] = {}

@@ -180,7 +180,10 @@ class Gateway:
             await self._account(arrival, consumer, call, entry, reservation, Outcome(status=200))
             return response
         wished = wishes.parse(headers)
-        binding = await self._affinity.bind(consumer, call) if call.stateful else UNBOUND
+        binding = UNBOUND
+        if call.stateful:
+            model = self._router.model(consumer, call.model) if call.model else ""
+            binding = await self._affinity.bind(consumer, call, model)
         plan = self._router.plan(consumer, call, wished, binding)
         entry = self._ledger.open(arrival.request_id, consumer, call, plan.model)
         for target in plan.shadow:

@@ -165,3 +165,9 @@ def test_objects_of_a_region_that_is_down_are_unavailable_and_not_missing(gatewa
     assert refused.value.code == "state_unavailable"
     assert backend in str(refused.value)
     assert file.id in str(refused.value)
+
+
+def test_a_model_that_is_not_there_is_not_found_before_anything_is_kept(client: OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as refused:
+        client.responses.create(model="nothing", input="Hello")
+    assert refused.value.code == "model_not_found"
