@@ -35,7 +35,7 @@ SCENARIOS: dict[str, Callable[[System], Awaitable[Row | list[Row]]]] = {
     "crowd": crowd,
     "hung-up": hung_up,
     "killed": killed,
-    "storeless": storeless,  # the last: afterwards there are no tables
+    "storeless": storeless,
 }
 
 

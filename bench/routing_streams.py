@@ -6,15 +6,17 @@ from bench.routing_load import Answered, chat, slowest, statuses
 from bench.routing_system import REGIONS, SICK, Row, System
 
 
-async def dying(system: System, streams: int, wait: float = 3.0) -> Row:
+async def dying(system: System, streams: int, wait: float = 2.5) -> Row:
     """Half of the streams have shown content when the region dies, the other half wait for their first."""
     await system.warm("streams", streams // 2)
     await system.warm("long-streams", streams // 2)
-    long = chat("long-streams", "simulate_output_tokens=800", stream=True)  # four seconds
-    # The wait for the first content has to outlast the death; those that begin again elsewhere wait once more.
-    with system.fault("slow_first_token", "streams", seconds=wait):
+    # Both pauses have to outlast the death; those that begin again elsewhere wait once more.
+    pause = system.fault("stall", "long-streams", seconds=wait + 1, after_chunks=4)
+    with pause, system.fault("slow_first_token", "streams", seconds=wait):
         async with asyncio.TaskGroup() as group:
-            running = [group.create_task(system.callers.call(long)) for _ in range(streams // 2)]
+            running = [
+                group.create_task(system.callers.call(chat("long-streams", stream=True))) for _ in range(streams // 2)
+            ]
             await asyncio.sleep(1.5)
             waiting = [
                 group.create_task(system.callers.call(chat("streams", stream=True))) for _ in range(streams // 2)

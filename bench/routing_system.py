@@ -134,7 +134,7 @@ class System:
         finally:
             self.simulator.delete_fault(number)
 
-    async def open(self, enough: Open, patience: float = 5.0) -> Open:
+    async def open(self, enough: Open, patience: float) -> Open:
         """What is open when there is least, for work behind the scenes comes and goes. Asks no longer than until there
         is no more than enough."""
         tasks = connections = 1_000_000
@@ -152,7 +152,7 @@ class System:
         leaks = Leaks(await self.open(self._least, patience=1.0))
         self._least = leaks.before
         yield leaks
-        leaks.after = await self.open(leaks.before)
+        leaks.after = await self.open(leaks.before, patience=35.0)  # the look-up of a name is not given up before
 
     async def _look(self, gateway: GatewayProcess) -> Open:
         answer = await asyncio.to_thread(gateway.request, "GET", "/bench/look")
