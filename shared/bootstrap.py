@@ -34,7 +34,7 @@ from shared.limiter import Limiter
 from shared.management import Management
 from shared.overflow import Overflow
 from shared.price_list import Prices
-from shared.pricing import LONG_CONTEXT, USD
+from shared.pricing import USD
 from shared.readiness import ReadinessCheck
 from shared.rotation import TABLE as ROTATION
 from shared.rotation import Rotation
@@ -202,15 +202,7 @@ def _usd(settings: Settings) -> Callable[[Usage, Target], float | None]:
     prices = Prices(settings.configuration.prices, settings.configuration.backends)
 
     def usd(usage: Usage, target: Target) -> float | None:
-        price = prices.of(
-            target.model,
-            time.time(),
-            served=usage.model,
-            backend=target.backend.name,
-            tier=usage.service_tier,
-            long=usage.input_tokens > LONG_CONTEXT,
-        )
-        cost = pricing.cost(price, usage)
+        cost = pricing.cost(prices.of_call(usage, target, time.time()), usage)
         return None if cost is None else cost / USD
 
     return usd

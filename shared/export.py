@@ -62,7 +62,7 @@ class Exporter:
         self._settings = configuration.export
         self._backends = {backend.name: backend for backend in configuration.backends}
         self._tariff = Tariff.of(configuration)
-        self._listed = Prices((), configuration.backends)
+        self._listed = Tariff(Prices((), configuration.backends), configuration.backends)
         self._container = container
 
     async def statement(self, month: int, until: int) -> Statement:

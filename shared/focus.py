@@ -11,8 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from shared import hours
-from shared.costs import UNUSED, Charge
-from shared.price_list import Prices
+from shared.costs import UNUSED, Charge, Tariff
 from shared.pricing import Part, exactly, parts
 from shared.types import Backend
 from shared.usage import Span
@@ -95,7 +94,7 @@ class Focus:
     prices."""
 
     def __init__(
-        self, account: str, consumers: Mapping[str, str], backends: Mapping[str, Backend], listed: Prices
+        self, account: str, consumers: Mapping[str, str], backends: Mapping[str, Backend], listed: Tariff
     ) -> None:
         self._account = account
         self._consumers = consumers
@@ -151,15 +150,7 @@ class Focus:
         meter, consumed, priced, per = _METERS.get(
             part.name, (f"{part.name.replace('_', ' ').title()} Tokens", "Tokens", "1000000 Tokens", _PER_MILLION)
         )
-        public = self._listed.of(
-            line.model,
-            span.first * hours.HOUR,
-            served=line.served,
-            backend=line.backend,
-            region=line.region,
-            tier=line.tier,
-            long=line.context == "long",
-        )
+        public = self._listed.price(span, line)
         each = next((price for name in (part.name, _whole(part.name)) if (price := getattr(public, name, None))), None)
         kind = " ".join(word for word in (line.tier, f"{line.context} context") if word != "default")
         return _costs(part.picodollars, round(part.amount * each) if each is not None else part.picodollars) | {

@@ -23,7 +23,7 @@ from shared.landlord import Alert, Landlord
 from shared.leases import NOTHING, Amounts
 from shared.lessee import Lessee
 from shared.price_list import Prices
-from shared.pricing import LONG_CONTEXT, USD, Price
+from shared.pricing import USD, Price
 from shared.stores import Store
 from shared.tokens import Experience, Size
 from shared.trader import Refused
@@ -257,18 +257,10 @@ class Limiter:
         """What a usage counts, at the price of what it was used on."""
         usd = 0.0
         if any(lessee.scope.limited[2] for lessee in held.lessees):
-            model = target.model if target else held.model
-            price = self._prices.of(
-                model,
-                self._now(),
-                served=usage.model,
-                backend=target.backend.name if target else "",
-                tier=usage.service_tier,
-                long=usage.input_tokens > LONG_CONTEXT,
-            )
+            price = self._prices.of_call(usage, target, self._now()) if target else held.price
             cost = pricing.cost(price, usage)
             if cost is None:
-                self._warn_of_no_price(model)
+                self._warn_of_no_price(target.model if target else held.model)
             usd = (cost or 0) / USD
         return Amounts(requests, float(usage.input_tokens + usage.output_tokens), usd)
 

@@ -13,8 +13,8 @@ from typing import Literal
 
 import msgspec
 
-from shared.pricing import USD, Price
-from shared.types import Backend, Deployment
+from shared.pricing import LONG_CONTEXT, USD, Price
+from shared.types import Backend, Deployment, Target, Usage
 
 TABLE = Path(__file__).with_name("prices.json")
 
@@ -116,6 +116,17 @@ class Prices:
                 self._known.clear()
             self._known[key] = self._find(key, at)
         return self._known[key]
+
+    def of_call(self, usage: Usage, target: Target, at: float) -> Price | None:
+        """The price of what a backend says that a call took."""
+        return self.of(
+            target.model,
+            at,
+            served=usage.model,
+            backend=target.backend.name,
+            tier=usage.service_tier,
+            long=usage.input_tokens > LONG_CONTEXT,
+        )
 
     def dearest(self, model: str, at: float) -> Price | None:
         """The highest price of a model on the backends that serve it: what to reserve before it is known which."""

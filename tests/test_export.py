@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from local.azurite import ACCOUNT, KEY
-from shared import bootstrap, hours
+from shared import bootstrap, config, hours
 from shared.config import Configuration, Storage, parse
 from shared.errors import StoreUnavailable
 from shared.export import Exporter
@@ -253,6 +253,22 @@ def test_the_command_line_exports_into_a_container_and_into_a_file(account: Azur
         (line,) = cli(environ, "reprice", "--from", "2026-06-15", "--json")
         assert (line["month"], line["before"], line["after"]) == ("2026-06", before, "6")
     assert read_blob(account.connection_string, "costs/focus/2026-06.csv") != written
+
+
+async def test_the_timers_job_exports_after_the_roll_up(
+    account: Azurite, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "tollgate")
+    monkeypatch.setenv("GATEWAY_CONFIG", json.dumps({"backends": [SWEDEN], "export": EXPORT}))
+    monkeypatch.setenv("GATEWAY_STORAGE", account.connection_string)
+    async with bootstrap.application(config.load()) as application:
+        hour = hours.label(hours.hour_of(application.store.now()) - 48)
+        await call(application.store, hour)
+        await application.roll_up()
+        name = f"focus/{hour[:4]}-{hour[4:6]}.csv"
+        assert f"export: {name} written" in caplog.text
+        written = await asyncio.to_thread(read_blob, account.connection_string, f"costs/{name}")
+        assert {row["ChargePeriodStart"][:10].replace("-", "") for row in rows_of(written)} == {hour[:8]}
 
 
 async def test_a_container_that_cannot_be_reached_says_why(account: Azurite) -> None:
