@@ -265,7 +265,7 @@ class Limiter:
         return Amounts(requests, float(usage.input_tokens + usage.output_tokens), usd)
 
     def _warn_of_no_price(self, model: str) -> None:
-        if model not in self._unpriced:
+        if model not in self._unpriced and len(self._unpriced) < _MOST_KEPT:  # callers may name any model
             self._unpriced.add(model)
             logger.warning("the model %s has no known price: its calls do not count towards budgets", model[:128])
 
