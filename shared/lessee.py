@@ -21,7 +21,7 @@ from shared.trader import BUSY, NOBODY, Refused, Trader, Waiter
 logger = logging.getLogger("tollgate.limits")
 
 PATIENCE = 0.3  # seconds that a call waits for the table
-_SLICES = 10  # of it: a loop that is busy with a thousand calls at once must have had the chance to hear the answer
+_SLICES = 3  # of it: a loop that is busy with a thousand calls at once must have had the chance to hear the answer
 _NEAR = 0.85  # of a quota
 
 _UNTOUCHED = Safe()
