@@ -27,8 +27,14 @@ from shared.stores.memory import MemoryStore, MemoryTable
 from shared.types import Call, Consumer, Limits, Usage
 
 START = 1_795_262_400.0
-CASES = {20_000: (2.0, 600.0), 100_000: (2.0, 300.0), 1_000_000: (2.0, 180.0), 10_000_000: (1.5, 60.0)}
-ALLOWED = {20_000: 0.15, 100_000: 0.06, 1_000_000: 0.03, 10_000_000: 0.02}
+CASES = {  # limit: (times that is asked for, seconds)
+    20_000: (2.0, 600.0),
+    100_000: (2.0, 300.0),
+    1_000_000: (2.0, 180.0),
+    1_200_000: (3.0, 60.0),  # as the processes' case
+    10_000_000: (1.5, 60.0),
+}
+ALLOWED = {20_000: 0.15, 100_000: 0.06, 1_000_000: 0.03, 1_200_000: 0.03, 10_000_000: 0.02}
 PROMPT = b"xyz " * 10_000
 
 
