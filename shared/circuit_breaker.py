@@ -173,8 +173,10 @@ class Breakers:
 
     def watched(self, target: Target) -> Watched:
         key = (target.backend.name, target.deployment)
-        watched = self._watched.get(key)
-        return watched if watched is not None else self._watched.setdefault(key, Watched())
+        try:
+            return self._watched[key]
+        except KeyError:
+            return self._watched.setdefault(key, Watched())
 
     def all(self) -> dict[Key, Watched]:
         return self._watched

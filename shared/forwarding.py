@@ -11,6 +11,7 @@ from shared.circuit_breaker import Breakers
 from shared.config import Timeouts
 from shared.deadlines import first_byte_timeout, hedge_delay
 from shared.errors import BadGateway, GatewayError, NoBackendAvailable, UpstreamTimeout
+from shared.hedging import HedgedTry
 from shared.retry_budget import RetryBudget
 from shared.routing import Router
 from shared.types import Attempt, Call, FallbackReason, Plan, Role, Target, Usage
@@ -106,7 +107,7 @@ class _Sending:
                 # When much fails, trying everything again elsewhere would bring down what still works.
                 logger.warning("%s: no further try, the budget for them is spent", self._request_id)
                 break
-            answer = await self._hedged(target, limit)
+            answer = await HedgedTry(self, target, limit).run(self.first_look(target, limit))
             if answer is not None and not self._may_be_bettered(target, answer):
                 return self._committed(answer)
         return self._nobody()
@@ -176,14 +177,14 @@ class _Sending:
 
     # --- tries --------------------------------------------------------------------------------------------------------
 
-    async def _try(self, target: Target, patience: Patience, role: Role = "try") -> UpstreamResponse | None:
+    async def attempt(self, target: Target, patience: Patience, role: Role = "try") -> UpstreamResponse | None:
         started = self._clock()
         try:
             answer = await self._forwarder.upstream.attempt(
                 self._call, target, patience, self._request_id, self._upload
             )
         except Beaten:
-            self._lost(target, started, role)
+            self.lost(target, started, role)
             return None
         except Failed as failed:
             self._throttled = self._throttled or isinstance(failed, Throttled)
@@ -198,94 +199,53 @@ class _Sending:
         self._note(answer.target, answer.status, "", started, role)
         return answer
 
-    async def _hedged(self, target: Target, limit: float) -> UpstreamResponse | None:
-        """A try, and perhaps another elsewhere while it lasts; the first answer counts. The second one is for calls
-        that are to be hedged, once the first takes longer than it usually does; and for any call whose target seems to
-        hang, which three tries in a row would prove only after all the time they have."""
-        loop, started = asyncio.get_running_loop(), self._clock()
-        patience, first_is_over = Patience(limit), False
-        second: asyncio.Task[UpstreamResponse | None] | None = None
-        other, since = target, started
-        timer: asyncio.TimerHandle
+    def first_look(self, target: Target, limit: float) -> float:
+        """Seconds until a try may take too long: for a call that is to be hedged, once it takes longer than it usually
+        does; for any other, once its target may hang, which three tries in a row would prove after all their time."""
+        if not self._plan.hedge:
+            return _LOOK_AFTER
+        return hedge_delay(self._breakers.watched(target).latency.usual(stream=self._call.stream), limit)
 
-        def look() -> None:
-            nonlocal second, other, since, timer
-            if (again := self._look_again(target, started, limit)) > 0:
-                timer = loop.call_later(again, look)
-            elif (found := self._another(target)) is not None and self._forwarder.budget.take():
-                self._left.remove(found)
-                other, since = found, self._clock()
-                second = loop.create_task(self._try(found, Patience(self._limit(found)), "hedge"))
-                second.add_done_callback(is_over)
-
-        def is_over(task: asyncio.Task[UpstreamResponse | None]) -> None:
-            if not first_is_over and not task.cancelled() and not task.exception() and task.result() is not None:
-                patience.end(silent=self._breakers.silent(target, started))
-
-        timer = loop.call_later(self._first_look(target, limit), look)
-        try:
-            answer = await self._try(target, patience)
-            first_is_over = True
-            if answer is None and second is not None:
-                answer = await second
-                second = None
-            return answer
-        finally:
-            first_is_over = True
-            timer.cancel()
-            if second is not None:
-                await self._drop(second, other, since)
-
-    def _first_look(self, target: Target, limit: float) -> float:
-        """Seconds until a try is looked at for the first time."""
-        return (
-            _LOOK_AFTER
-            if not self._plan.hedge
-            else hedge_delay(self._breakers.watched(target).latency.usual(stream=self._call.stream), limit)
-        )
-
-    def _look_again(self, target: Target, started: float, limit: float) -> float:
-        """Seconds until a try is to be looked at again; 0: it is time for a second one."""
+    def look_again(self, target: Target, started: float, limit: float) -> float:
         if self._plan.hedge:
             return 0.0
         # Longer than any answer yet, of whatever kind and from whomever. Nothing is known of a process's first calls.
         longest = max(self._breakers.watched(one).latency.longest() for one in (target, *self._plan.targets))
         too_long = max(_LOOK_AFTER, _LONGER * longest / 1000) if longest else limit
-        if (left := too_long - (self._clock() - started)) > 0:
+        if (left := too_long - (self.now() - started)) > 0:
             return left
-        return 0.0 if self._breakers.silent(target, started) else _LOOK_AGAIN
+        return 0.0 if self.silent(target, started) else _LOOK_AGAIN
 
-    async def _drop(self, task: asyncio.Task[UpstreamResponse | None], target: Target, since: float) -> None:
-        """End a second try that is not needed any more."""
-        task.cancel()
-        await asyncio.wait((task,))
-        if task.cancelled():
-            self._lost(target, since, "hedge")
-        elif (answer := task.result()) is not None:  # both came at the same moment
-            answer.close()
-            self._attempts = [attempt for attempt in self._attempts if attempt.role != "hedge" or attempt.problem]
-            self._lost(target, since, "hedge")
+    def another(self, target: Target) -> tuple[Target, Patience] | None:
+        """A usable target of the same model, within the budget. Nobody for a call without a model, which makes a file
+        or the like: it would be there twice; nor for one that is uploading, which can be read by one at a time."""
+        if self._upload is not None or not target.model:
+            return None
+        now = self.now()
+        for other in self._left:
+            if other.model == target.model and self._breakers.usable(other, now, self._tokens):
+                if not self._forwarder.budget.take():
+                    return None
+                self._left.remove(other)
+                return other, Patience(self._limit(other))
+        return None
 
-    def _lost(self, target: Target, since: float, role: Role) -> None:
-        """Put a try on record that another one has beaten. Its backend charges the prompt at least."""
+    def silent(self, target: Target, started: float) -> bool:
+        return self._breakers.silent(target, started)
+
+    def lost(self, target: Target, since: float, role: Role) -> None:
+        """Its backend charges the prompt at least."""
         usage = Usage(input_tokens=self._call.input_estimate, estimated=True)
         lost = Attempt(target, 0, BEATEN, self._since(since), role, usage, started=since)
         answered = bool(self._attempts) and not self._attempts[-1].problem
         self._attempts.insert(len(self._attempts) - answered, lost)  # the one that answered stays the last
 
-    def _another(self, target: Target) -> Target | None:
-        """Who may be asked as well: a usable target of the same model elsewhere."""
-        if self._upload is not None:
-            return None  # it can be read by one at a time
-        now = self._clock()
-        return next(
-            (
-                other
-                for other in self._left
-                if other.model == target.model and self._breakers.usable(other, now, self._tokens)
-            ),
-            None,
-        )
+    def unseen(self, answer: UpstreamResponse) -> None:
+        answer.close()
+        self._attempts = [attempt for attempt in self._attempts if attempt.role != "hedge" or attempt.problem]
+
+    def now(self) -> float:
+        return self._clock()
 
     # --- ends ---------------------------------------------------------------------------------------------------------
 

@@ -3,11 +3,12 @@
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from shared import capacity, circuit_breaker, prompt_cache, wishes
-from shared.circuit_breaker import HEALTHY, Breakers
+from shared.circuit_breaker import HEALTHY, Breakers, Watched
 from shared.config import Configuration, Model
 from shared.errors import (
     InvalidRequest,
@@ -20,7 +21,7 @@ from shared.errors import (
 )
 from shared.prompt_cache import Share
 from shared.rotation import Rotation, smooth_order
-from shared.types import UNBOUND, Attempt, Binding, Call, Consumer, Plan, Target
+from shared.types import ANYWHERE, UNBOUND, Attempt, Binding, Call, Consumer, Plan, Target
 from shared.wishes import Wishes
 
 _MUCH_MORE = 2.0  # times the calls of the next in turn that the first one has to have under way to be passed over
@@ -32,16 +33,27 @@ _PLAIN = Model()
 Allowed = Callable[[Target], bool]
 
 
+class Seat(NamedTuple):
+    """A target, and what is known of its deployment, at hand because every call looks at it."""
+
+    target: Target
+    watched: Watched
+
+
 class Group(msgspec.Struct, frozen=True):
     """Targets of one model that take turns. `orders`: for every place of the rotation's round of `turns`, each target
-    once."""
+    once. `pool` "": they take none."""
 
     pool: str
     turns: int
-    orders: tuple[tuple[Target, ...], ...]
+    orders: tuple[tuple[Seat, ...], ...]
+
+    @property
+    def targets(self) -> list[Target]:
+        return [seat.target for seat in self.orders[0]]
 
 
-def groups_by_model(configuration: Configuration) -> dict[str, tuple[Group, ...]]:
+def groups_by_model(configuration: Configuration, breakers: Breakers) -> dict[str, tuple[Group, ...]]:
     """Every model's groups: the lowest priority number first, and of the same the provisioned ones, which are paid for
     whether they are used or not."""
     table: dict[str, tuple[Group, ...]] = {}
@@ -52,30 +64,24 @@ def groups_by_model(configuration: Configuration) -> dict[str, tuple[Group, ...]
         table[model] = tuple(
             _group(
                 f"{model}:{priority}" + (":provisioned" if kind == "provisioned" else ""),
-                [Target(b, model, b.models[model]) for b in members],
+                [_seat(Target(b, model, b.models[model]), breakers) for b in members],
             )
             for (priority, kind), members in itertools.groupby(backends, key=lambda b: (b.priority, b.kind))
         )
     return table
 
 
-class _Order(msgspec.Struct, frozen=True):
-    """Targets of some models: those that may serve, best first; and those that are left alone at the moment."""
-
-    usable: list[Target]
-    rest: list[Target]
-
-
 class Router:
     """Orders the targets of a call."""
 
     def __init__(self, configuration: Configuration, rotation: Rotation, breakers: Breakers) -> None:
-        self._groups = groups_by_model(configuration)
+        self._groups = groups_by_model(configuration, breakers)
         self._about = configuration.models
         self._aliases = {alias: name for name, about in configuration.models.items() for alias in about.aliases}
         by_priority = sorted(configuration.backends, key=lambda backend: backend.priority)
         # Calls for no model (of files, threads …) go to backends as they are; those targets have no deployment.
-        self._without_model = (Group("", 1, (tuple(Target(backend, "", "") for backend in by_priority),)),)
+        seats = tuple(_seat(Target(backend, "", ""), breakers) for backend in by_priority)
+        self._without_model = (Group("", 1, (seats,)),)
         self._rotation = rotation
         self._breakers = breakers
         self._spins = 0
@@ -106,7 +112,7 @@ class Router:
         return [
             model
             for model, groups in self._groups.items()
-            if not any(health(target).usable_at(now) for group in groups for target in group.orders[0])
+            if not any(health(target).usable_at(now) for group in groups for target in group.targets)
         ]
 
     def candidates(self, consumer: Consumer, call: Call, binding: Binding = UNBOUND) -> list[Target]:
@@ -135,12 +141,13 @@ class Router:
         fallbacks = self._fallbacks(consumer, model, wished)
         prefix = prompt_cache.prefix(call) if free and about.prompt_cache_affinity else None
         tokens = capacity.estimate(call)
-        order = self._order((model, *fallbacks), tokens, allowed, prefix)
-        usable = order.usable
+        usable, rest = self._order((model, *fallbacks), tokens, allowed, prefix)
         if binding.first:
             usable.sort(key=lambda target: target.backend.name != binding.first)
-        canary = self._canary(about, tokens, allowed, prefix) if free else []
-        targets = [*canary, *usable, *self._last_resort(order, tokens, canary)]
+        canary = self._canary(about, tokens, allowed, prefix) if free and about.canary is not None else []
+        targets = canary + usable if canary else usable
+        if rest:
+            targets = targets + self._last_resort(rest, tokens, serving=bool(targets))
         if about is _PLAIN and wished is wishes.NONE:
             return Plan(model=model, targets=targets)
         return Plan(
@@ -151,7 +158,7 @@ class Router:
             hedge=about.hedge if wished.hedge is None else wished.hedge,
             canary=canary[0].model if canary else "",
             shadow=self._shadow(about, tokens, allowed) if free else [],
-            notes=self._notes(targets, order, prefix, tokens) if wished.explain and consumer.access.explain else None,
+            notes=self._notes(usable, rest, prefix, tokens) if wished.explain and consumer.access.explain else None,
         )
 
     def throttled(self, targets: Iterable[Target], told: Sequence[float] = (), tokens: float = 0) -> RateLimitExceeded:
@@ -166,9 +173,12 @@ class Router:
 
     # --- the order ----------------------------------------------------------------------------------------------------
 
-    def _order(self, chain: Sequence[str], tokens: float, allowed: Allowed | None, prefix: bytes | None) -> _Order:
-        """Every target of these models. A model's own come before the next model's, even those whose quota would likely
-        refuse this call: another model is what the caller did not ask for."""
+    def _order(
+        self, chain: Sequence[str], tokens: float, allowed: Allowed | None, prefix: bytes | None
+    ) -> tuple[list[Target], list[Target]]:
+        """The targets of these models that may serve, best first, and those that are left alone at the moment. A
+        model's own come before the next model's, even those whose quota would likely refuse this call: another model is
+        what the caller did not ask for."""
         breakers, now = self._breakers, self._breakers.clock()
         usable: list[Target] = []
         rest: list[Target] = []
@@ -176,9 +186,9 @@ class Router:
             good: list[Target] = []
             short: list[Target] = []
             for group in self._groups_of(model):
-                ready: list[Target] = []
-                for target in self._in_turn(group, serving=bool(good or usable)):
-                    watched = breakers.watched(target)
+                ready: list[Seat] = []
+                for seat in self._in_turn(group, serving=bool(good or usable)):
+                    target, watched = seat
                     if allowed is not None and not allowed(target):
                         continue
                     if watched.health is not HEALTHY and not breakers.usable(target, now, tokens):
@@ -186,56 +196,54 @@ class Router:
                     elif watched.capacity is not None and breakers.refuses(target, tokens, now):
                         short.append(target)
                     else:
-                        ready.append(target)
-                if len(ready) > 1 and not good:
+                        ready.append(seat)
+                if len(ready) > 1 and not good and group.pool:
                     self._choose_first(group, ready, prefix)
-                good += ready
+                good += [target for target, _ in ready]
             usable += good
             usable += short
-        return _Order(usable, rest)
+        return usable, rest
 
-    def _in_turn(self, group: Group, *, serving: bool) -> Sequence[Target]:
+    def _in_turn(self, group: Group, *, serving: bool) -> Sequence[Seat]:
         """The group's targets as the rotation has it. `serving`: others come first, so that no turn is taken here."""
         orders = group.orders
+        if len(orders) == 1 and (orders[0][0].target.backend.kind == "standard" or not group.pool):
+            return orders[0]
         if serving:
             self._spins += 1
             return orders[self._spins % len(orders)]
-        if len(orders) == 1 and orders[0][0].backend.kind == "standard":
-            return orders[0]
         order = orders[self._rotation.ticket(group.pool, group.turns) % len(orders)]
-        if self._ahead and (ahead := self._ahead.get((group.pool, order[0].backend.name), 0)):
-            self._ahead[group.pool, order[0].backend.name] = ahead - 1
-            return (*order[1:], order[0])
+        if self._ahead:
+            place = (group.pool, order[0].target.backend.name)
+            if ahead := self._ahead.get(place, 0):
+                self._ahead[place] = ahead - 1
+                return (*order[1:], order[0])
         return order
 
-    def _choose_first(self, group: Group, ready: list[Target], prefix: bytes | None) -> None:
+    def _choose_first(self, group: Group, ready: list[Seat], prefix: bytes | None) -> None:
         """Put the one first that is to serve: it has the prompt in its cache, or is the less loaded of the two whose
         turn it is. Much less loaded: that a backend is slower must not overturn the shares that were configured."""
-        watched = self._breakers.watched
         if prefix is not None:
-            shares = [Share(t.backend.name, t.backend.weight, watched(t).in_flight) for t in ready]
+            shares = [Share(t.backend.name, t.backend.weight, watched.in_flight) for t, watched in ready]
             if chosen := prompt_cache.choose(prefix, shares):
                 ready.insert(0, ready.pop(chosen))
                 # It goes out of turn, so it is passed over once when its turn comes.
-                place = (group.pool, ready[0].backend.name)
+                place = (group.pool, ready[0].target.backend.name)
                 self._ahead[place] = min(self._ahead.get(place, 0) + 1, _MOST_AHEAD)
             return
-        first, second = ready[0], ready[1]
-        load = watched(first).in_flight
-        if load > _FEW and load * second.backend.weight > _MUCH_MORE * first.backend.weight * (
-            watched(second).in_flight + _FEW
-        ):
-            ready[0], ready[1] = second, first
+        load = ready[0].watched.in_flight
+        if load <= _FEW:
+            return
+        first, second = ready[0].target.backend, ready[1].target.backend
+        if load * second.weight > _MUCH_MORE * first.weight * (ready[1].watched.in_flight + _FEW):
+            ready[0], ready[1] = ready[1], ready[0]
 
-    def _last_resort(self, order: _Order, tokens: float, canary: list[Target]) -> list[Target]:
-        """What may be tried when all that is usable has failed."""
-        rest = order.rest
-        if not rest:
-            return rest
+    def _last_resort(self, rest: list[Target], tokens: float, *, serving: bool) -> list[Target]:
+        """What may be tried when all that is usable has failed; `serving`: something is."""
         now, health = self._breakers.clock(), self._breakers.health
         throttled = [t for t in rest if health(t).ejected_until <= now and not health(t).usable_at(now, tokens)]
         ready = [target for target in throttled if not health(target).cooling_at(now, tokens)]
-        if throttled and not order.usable and not canary:
+        if throttled and not serving:
             # They asked for more time than they are given, so only some calls find out whether they really need it.
             ready = [target for target in ready if not self._breakers.held_back(target)]
             if not ready:
@@ -251,11 +259,12 @@ class Router:
         """Which targets a call may go to, where not to all. Raises `RegionNotAllowed`, `PinNotAllowed`, `StateConflict`
         when what it is bound to does not serve the model, and `InvalidRequest` for a pin that does not."""
         access, pin, only = consumer.access, wished.backend, binding.only
-        if not pin and only is None and access.regions is None and access.data_zones is None:
+        anywhere = access is ANYWHERE or (access.regions is None and access.data_zones is None)
+        if anywhere and not pin and only is None:
             return None
         if pin and not access.pin:
             raise PinNotAllowed(f"This key may not choose a backend: leave out the header {wishes.BACKEND}.")
-        left = [target.backend for group in self._groups_of(model) for target in group.orders[0]]
+        left = [target.backend for group in self._groups_of(model) for target in group.targets]
         if not (left := [backend for backend in left if only is None or backend.name in only]):
             raise StateConflict(f"{binding.reason} That backend does not serve the model of this call.", param="model")
         if not (left := [backend for backend in left if pin in ("", backend.name)]):
@@ -286,24 +295,26 @@ class Router:
         for that model; their regions hold."""
         if about.canary is None or self._breakers.rng.random() >= about.canary.share:
             return []
-        return self._order((about.canary.model,), tokens, allowed, prefix).usable[:1]
+        usable, _ = self._order((about.canary.model,), tokens, allowed, prefix)
+        return usable[:1]
 
     def _shadow(self, about: Model, tokens: float, allowed: Allowed | None) -> list[Target]:
         if about.shadow is None or self._breakers.rng.random() >= about.shadow.share:
             return []
-        return self._order((about.shadow.model,), tokens, allowed, None).usable[:1]
+        usable, _ = self._order((about.shadow.model,), tokens, allowed, None)
+        return usable[:1]
 
-    def _notes(self, targets: list[Target], order: _Order, prefix: bytes | None, tokens: float) -> list[str]:
+    def _notes(self, usable: list[Target], rest: list[Target], prefix: bytes | None, tokens: float) -> list[str]:
         """Why the targets come in this order, in a few words."""
         now = self._breakers.clock()
         first = "chosen by its prompt cache" if prefix is not None else "chosen by turn"
-        notes = [f"{targets[0].model} on {targets[0].backend.name}: {first}"] if order.usable else []
+        notes = [f"{usable[0].model} on {usable[0].backend.name}: {first}"] if usable else []
         notes += [
             f"{target.backend.name}: quota too low for {tokens:.0f} tokens"
-            for target in order.usable[1:]
+            for target in usable[1:]
             if self._breakers.refuses(target, tokens, now)
         ]
-        for target in order.rest:
+        for target in rest:
             health = self._breakers.health(target)
             until, word = max((health.ejected_until, "ejected"), (health.cooling_until, "cooling"))
             notes.append(f"{target.backend.name}: {word} for {max(until - now, 0):.1f} s ({health.reason})")
@@ -319,8 +330,7 @@ class Router:
     def _prepare(self, groups: Sequence[Group]) -> None:
         """What the breakers have to know of a model's targets."""
         for i, group in enumerate(groups):
-            for target in group.orders[0]:
-                watched = self._breakers.watched(target)
+            for target, watched in group.orders[0]:
                 configured = target.backend.tokens_per_minute.get(target.model)
                 watched.configured = float(configured) if configured is not None else None
                 if target.backend.kind == "provisioned" and i + 1 < len(groups):
@@ -342,10 +352,14 @@ def explained(notes: Sequence[str], attempts: Sequence[Attempt]) -> str:
 _EVERY_REASON = frozenset(Model().fallback_on)
 
 
-def _group(pool: str, members: Sequence[Target]) -> Group:
+def _seat(target: Target, breakers: Breakers) -> Seat:
+    return Seat(target, breakers.watched(target))
+
+
+def _group(pool: str, members: Sequence[Seat]) -> Group:
     """The first of every place comes with the others behind it in each of their rotations: where it is left alone, its
     calls are spread over all the others that way, not poured over the next."""
-    weights = [target.backend.weight for target in members]
+    weights = [seat.target.backend.weight for seat in members]
     turns = smooth_order([weight // math.gcd(*weights) for weight in weights])
     rounds = [list(dict.fromkeys(turns[start:] + turns[:start])) for start in range(len(turns))]
     orders = [
