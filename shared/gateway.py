@@ -186,7 +186,7 @@ class Gateway:
             binding = await self._affinity.bind(consumer, call, model)
         plan = self._router.plan(consumer, call, wished, binding)
         entry = self._ledger.open(arrival.request_id, consumer, call, plan.model)
-        for target in plan.shadow:
+        for target in plan.shadow if upload is None else ():  # an upload can be read by one alone
             self._shadows.send(call, target, entry)
         forwarding = Forwarding(
             arrival,
