@@ -1,6 +1,6 @@
 # The commands of the project; CI calls the same ones. Every recipe is short: the work is in local/.
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fuzz bench bench-files bench-limits bench-telemetry bench-routing install install-dev azurite requirements clean
+.PHONY: help run test lint fuzz bench bench-files bench-limits bench-telemetry package-size bench-routing install install-dev azurite requirements clean
 
 PYTHON_IN := .venv/bin/python
 CODE := shared simulator local tests bench function_app.py
@@ -33,6 +33,9 @@ bench-limits: azurite install-dev ## measure the limits: simulated fleets, then 
 bench-routing: azurite install-dev ## measure the routing against scripted faults, and a fleet in simulated time (12 minutes)
 	@$(PYTHON_IN) -m bench.routing_fleet
 	@$(PYTHON_IN) -m bench.routing_scenarios
+
+package-size: install-dev ## print the size of the function app's package, by what it is made of
+	@$(PYTHON_IN) -m tests.infra.layout
 
 bench-telemetry: install-dev ## measure what telemetry costs
 	@$(PYTHON_IN) -m bench.telemetry_cost

@@ -27,6 +27,7 @@ from tests.infra.bicep import ROOT
 
 MEGABYTE = 1_000_000
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
+WRITABLE = "/tmp"  # noqa: S108 - of a container whose file system is read-only
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 
 
@@ -72,8 +73,7 @@ class TestThePackage:
     @pytest.fixture(scope="class")
     def package(self, folder: Path) -> Path:
         """As Azure unpacks it: the files, and their dependencies in .python_packages."""
-        layout.copy(layout.kept(".funcignore"), folder / "package")
-        layout.link_packages(layout.pinned(), folder / "package" / ".python_packages" / "lib" / "site-packages")
+        layout.package(folder / "package")
         return folder / "package"
 
     def environment(self, package: Path, folder: Path) -> dict[str, str]:
@@ -91,7 +91,7 @@ class TestThePackage:
         names = {path.name for path in package.iterdir()} - {"gateway.yaml"}
         assert names == {".python_packages", "function_app.py", "host.json", "requirements.txt", "shared"}
         assert {path.suffix for path in (package / "shared").rglob("*") if path.is_file()} <= {
-            *(".py", ".json", ".xz", ".html", ".css", ".js", ".svg", ".typed")
+            *(".css", ".html", ".js", ".json", ".py", ".svg", ".typed", ".xz")
         }
 
     def test_it_is_smaller_than_60_megabytes(self, package: Path) -> None:
@@ -242,6 +242,8 @@ class TestWhatIsDeclared:
         assert "10002" in services["azurite"]["command"]
         version = json.loads((ROOT / "local" / "package.json").read_text())["dependencies"]["azurite"]
         assert services["azurite"]["image"].endswith(":" + version)
+        assert gateway["read_only"]
+        assert gateway["tmpfs"] == [WRITABLE]
         assert int(gateway["stop_grace_period"].removesuffix("s")) > self.patience()
 
     def patience(self) -> int:
@@ -287,7 +289,9 @@ class TestWhatIsDeclared:
         kustomization = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())
         (generated,) = kustomization["configMapGenerator"]
         assert pod["volumes"][0]["configMap"]["name"] == generated["name"]
-        (mount,) = container["volumeMounts"]
+        mount, waiting = container["volumeMounts"]
+        assert container["securityContext"]["readOnlyRootFilesystem"]
+        assert (waiting["name"], waiting["mountPath"]) == (pod["volumes"][1]["name"], WRITABLE)
         assert environ["GATEWAY_CONFIG"] == f"{mount['mountPath']}/{generated['files'][0]}"
         assert [image["name"] for image in kustomization["images"]] == [container["image"]]
 

@@ -1,10 +1,14 @@
-"""What leaves the repository: the package of the function app and the image, laid out in a folder as they will run."""
+"""What leaves the repository: the package of the function app and the image, laid out in a folder as they will run.
+
+python -m tests.infra.layout      lays out the package and prints its size, by what it is made of (make package-size)
+"""
 
 import json
 import os
 import re
 import shutil
 import sys
+import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, distribution
@@ -73,3 +77,27 @@ def instruction(stage: str, word: str) -> list[str]:
         if line.startswith(word + " "):
             found = json.loads(line[line.index("[") :]) if "[" in line else line.split()[1:]
     return found
+
+
+def package(folder: Path) -> None:
+    """The function app as Azure unpacks it: the files, and their dependencies in .python_packages."""
+    copy(kept(".funcignore"), folder)
+    link_packages(pinned(), folder / ".python_packages" / "lib" / "site-packages")
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        copy(kept(".funcignore"), folder)
+        target = folder / ".python_packages" / "lib" / "site-packages"
+        parts = {"the gateway's own files": [path for path in folder.rglob("*") if path.is_file()]}
+        parts |= {distribution: link_packages([distribution], target) for distribution in pinned()}
+        sizes = {part: (compressed(paths), sum(p.stat().st_size for p in paths)) for part, paths in parts.items()}
+        for part, (zipped, unpacked) in sorted(sizes.items(), key=lambda item: -item[1][0])[:12]:
+            print(f"{part:40} {zipped / 1e6:6.2f} MB zipped {unpacked / 1e6:6.2f} MB unpacked")
+        zipped, unpacked = (sum(column) for column in zip(*sizes.values(), strict=True))
+        print(f"{'all of ' + str(len(parts)):40} {zipped / 1e6:6.2f} MB zipped {unpacked / 1e6:6.2f} MB unpacked")
+
+
+if __name__ == "__main__":
+    main()
