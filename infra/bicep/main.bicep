@@ -38,6 +38,9 @@ param limits object = {}
 @description('The section `timeouts` of the configuration.')
 param timeouts object = {}
 
+@description('Further sections of the configuration, such as `routing` or `ledger`, as they are.')
+param sections object = {}
+
 @description('Object id of who makes keys with the command line. Empty: nobody is given access to the tables.')
 param operatorPrincipalId string = ''
 
@@ -268,7 +271,7 @@ module stateStorage 'storage.bicep' = {
     location: location
     tags: allTags
     sku: storageSku
-    tables: ['consumers', 'control', 'health', 'limits', 'rotation', 'usageagg'] // the monthly ones of raw usage are made by the gateway
+    tables: ['affinity', 'consumers', 'control', 'health', 'limits', 'rotation', 'usageagg'] // the monthly ones of raw usage are made by the gateway
     assignments: concat(operators, [
       {
         principalId: identity.outputs.principalId
@@ -416,7 +419,7 @@ module app 'function-app.bicep' = {
     hostBlobServiceUri: hostStorage.outputs.blobServiceUri
     packageContainer: packageContainer
     tableServiceUri: stateStorage.outputs.tableServiceUri
-    configuration: string(configuration)
+    configuration: string(union(sections, configuration))
     managementKey: useVault ? vault!.outputs.reference : managementKey
     secretSettings: secretSettings
     telemetryConnectionString: telemetry ? monitoring!.outputs.connectionString : ''
