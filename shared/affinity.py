@@ -297,6 +297,14 @@ class Affinity:
         return None
 
 
+async def drop_old(store: Store) -> None:
+    """Drop the tables of months whose objects Azure has forgotten. Part of the timer's job."""
+    oldest = f"{TABLE}{datetime.fromtimestamp(store.now() - 62 * _DAY, UTC):%Y%m}"
+    for name in await store.names(f"{TABLE}2"):
+        if name < oldest:
+            await store.drop(name)
+
+
 def _partition(object_id: str) -> str:
     return hashlib.sha1(object_id.encode("utf-8", "replace"), usedforsecurity=False).hexdigest()[:2]
 

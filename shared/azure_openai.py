@@ -16,7 +16,7 @@ from shared.bodies import Fields, rewrite, rewrite_below, top_level
 from shared.errors import InvalidRequest, MethodNotAllowed, UnknownPath
 from shared.types import Backend, Call, FallbackReason, Operation, Reference, Surface, Target
 
-_BELOW_DEPLOYMENT = ("chat/completions", "completions", "embeddings", "audio/", "images/")
+_BELOW_DEPLOYMENT = ("chat/completions", "completions", "embeddings", "audio/", "images/generations", "images/edits")
 
 _IN_SESSION = ("session.model", "session.audio.input.transcription.model")
 
@@ -138,7 +138,8 @@ OPERATIONS = (
     # Evals: graders and samplers name models anywhere in the body
     *_crud("evals", "evals", "eval", "create list get update delete", model="hidden"),
     *_crud("evals.runs", "evals/{eval}/runs", "eval_run", "create list get delete", model="hidden"),
-    _op("evals.runs.cancel", "POST", "evals/{eval}/runs/{eval_run}"),
+    _op("evals.runs.cancel", "POST", "evals/{eval}/runs/{eval_run}/cancel"),
+    _op("evals.runs.update", "POST", "evals/{eval}/runs/{eval_run}"),  # how older clients cancel one
     _op("evals.runs.output_items.list", "GET", "evals/{eval}/runs/{eval_run}/output_items"),
     _op("evals.runs.output_items.get", "GET", "evals/{eval}/runs/{eval_run}/output_items/{output_item}"),
     # Realtime, as far as it is HTTP
@@ -382,6 +383,8 @@ def _with_body(call: Call, body: bytes) -> Call:
 
 def _named_model(operation: Operation, fields: Fields) -> tuple[str | None, str]:
     """The model that a body names, and where: in a field, or in one of an object that a field holds."""
+    if operation.model_at == ("model",):
+        return fields.get("model", str, "a string that names a model"), "model"
     for place in operation.model_at:
         inner = fields
         *outer, last = place.split(".")

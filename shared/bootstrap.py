@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from shared import config, limits_upkeep, pricing, rollup, ulid
+from shared import affinity, config, limits_upkeep, pricing, rollup, ulid
 from shared.adoption import has_object
 from shared.affinity import Affinity
 from shared.alerts import Alerts
@@ -67,6 +67,7 @@ class Application(msgspec.Struct, frozen=True):
         keep_months = self.configuration.ledger.keep_months
         logger.info("roll-up: %s", await rollup.roll_up(self.store, keep_months=keep_months))
         await limits_upkeep.forget_addresses(self.store, self.configuration)
+        await affinity.drop_old(self.store)
         if self.exporter is not None:
             for name in await self.exporter.write_due():
                 logger.info("export: %s written", name)
@@ -145,13 +146,13 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
         management = Management(store, configuration, limiter, authenticator, backends, settings.management_key)
         shadows = Shadows(upstream, breakers, ledger, configuration.timeouts)
         stack.push_async_callback(shadows.close)
-        affinity = Affinity(
+        places = Affinity(
             store,
             configuration,
             lambda backend: breakers.health(Target(backend, "", "")).usable_at(breakers.clock()),
             partial(has_object, forwarder),
         )
-        stack.push_async_callback(affinity.stop)
+        stack.push_async_callback(places.stop)
         gateway = Gateway(
             authenticator,
             limiter,
@@ -161,7 +162,7 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
             ledger,
             tokenizer,
             management,
-            affinity,
+            places,
             configuration,
             ReadinessCheck(store, router.unusable),
             telemetry,

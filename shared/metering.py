@@ -134,8 +134,6 @@ class _Event(msgspec.Struct):
     type: Any = None
     response: _Answer | None = None
     delta: Any = None
-    model: Any = None
-    service_tier: Any = None
 
 
 _decode_answer = msgspec.json.Decoder(_Answer).decode
@@ -447,7 +445,8 @@ class StreamMeter:
         if self._collects and not self.objects and not self.committed and read.choices:
             self.objects.append(data)
         if read.usage is not None:
-            self._usages = [read.usage.value(read.model, read.service_tier)]
+            about = _decode_answer(data)  # only here, because every chunk tells its model
+            self._usages = [read.usage.value(about.model, about.service_tier)]
             if self._strip and not read.choices:
                 return "drop"
         for choice in read.choices:
@@ -470,7 +469,8 @@ class StreamMeter:
             image = kind in _MAY_END
             if not image:
                 self._usages = []
-            self._usages.append(read.usage.value(read.model, read.service_tier, int(image)))
+            about = _decode_answer(data)
+            self._usages.append(read.usage.value(about.model, about.service_tier, int(image)))
         elif kind in _MAY_END:
             self._usages.append(Usage(images=1))
         if kind in _MAY_END:

@@ -88,7 +88,7 @@ def named(body: bytes, operation: str) -> tuple[Reference, ...]:
     """The objects that the body of a call names, each once. Raises `RecursionError` for one nested too deeply."""
     needles = _IN_CHAT if operation == "chat.completions" else _ANYWHERE
     frequent = operation in ("chat.completions", "responses.create")
-    if frequent and not any(needle in body for needle in needles) and not _ESCAPED.search(body):
+    if frequent and not any(needle in body for needle in needles) and not (b"\\u00" in body and _ESCAPED.search(body)):
         return ()
     return tuple(dict.fromkeys(_walk(_DECODE(body.decode("utf-8", "replace")))))
 

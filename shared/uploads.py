@@ -6,7 +6,9 @@ What has come is kept in a temporary file as long as another backend may have to
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
+import types
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping
+from typing import Any
 
 from starlette.types import Message, Receive
 
@@ -30,11 +32,19 @@ class Pace:
 
     async def receive(self, receive: Receive, received: int) -> Message:
         """The next message, within the time that what was received so far allows, and not after a long silence."""
+        coming = receive()
+        if isinstance(coming, Coroutine):
+            try:
+                waiting = coming.send(None)
+            except StopIteration as done:  # it was there already, as small bodies are: no timer, which costs more
+                message: Message = done.value
+                return message
+            coming = _resumed(coming, waiting)
         now = self._loop.time()
         deadline = min(self._started + self._seconds + received / _SLOWEST, now + self._seconds)
         try:
             async with asyncio.timeout_at(deadline):
-                return await receive()
+                return await coming
         except TimeoutError:
             raise RequestTimeout(
                 f"The request's body did not come in time: {received} bytes in {now - self._started:.0f} s or more."
@@ -179,6 +189,22 @@ class Upload:
 
     def _too_large(self) -> RequestTooLarge:
         return RequestTooLarge(f"The request's body is larger than this gateway takes ({self._most} bytes).")
+
+
+@types.coroutine
+def _resumed(coroutine: Coroutine[Any, Any, Message], waiting: Any) -> Generator[Any, Any, Message]:
+    """Await a coroutine that has been started and waits for something."""
+    try:
+        while True:
+            try:
+                sent = yield waiting
+            except BaseException as error:
+                waiting = coroutine.throw(error)
+            else:
+                waiting = coroutine.send(sent)
+    except StopIteration as done:
+        message: Message = done.value
+        return message
 
 
 def _nothing() -> None: ...

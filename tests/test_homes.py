@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from shared import azure_openai, config
-from shared.affinity import Affinity
+from shared.affinity import Affinity, drop_old
 from shared.errors import StateConflict, StateNotFound, StateUnavailable
 from shared.stores.memory import MemoryStore
 from shared.types import Backend, Call, Consumer, Reference
@@ -155,3 +155,11 @@ async def test_unknown_ids_are_adopted_only_where_that_is_allowed_and_looked_for
     silent = affinity(MemoryStore(), configuration("a", "b", adopts=True), down=frozenset(("a",)))
     with pytest.raises(StateUnavailable):  # who did not answer may have it
         await silent.place(ALICE, ONE)
+
+
+async def test_old_months_are_dropped_whole_and_nothing_else() -> None:
+    store = MemoryStore(lambda: 1_795_000_000.0)  # November 2026
+    for name in ("affinity", "affinity202607", "affinity202608", "affinity202609", "affinity202610", "affinity202611"):
+        await store.table(name).put("p", "r", {"x": 1}, None)
+    await drop_old(store)
+    assert await store.names("affinity") == ["affinity", "affinity202609", "affinity202610", "affinity202611"]
