@@ -1,14 +1,16 @@
 """Routing scenarios in which more goes wrong: a crowd, a killed instance, dead tables, callers who leave."""
 
 import asyncio
+import itertools
 import os
 import signal
 import time
 
 from bench.routing_load import chat, meanwhile, mixed, slowest, statuses
 from bench.routing_system import REGIONS, SICK, THREE, Row, System
+from shared import wishes
 
-OTHER = next(name for name in THREE if name != SICK)
+OTHER, THIRD = (name for name in THREE if name != SICK)
 
 
 async def crowd(system: System, callers: int = 200) -> Row:
@@ -25,13 +27,15 @@ async def crowd(system: System, callers: int = 200) -> Row:
 
 
 async def hung_up(system: System, callers: int = 100) -> Row:
-    """Callers who leave while their call waits for a region that hangs, or fails over from one to the next."""
+    """Callers who leave while their call waits for a region that hangs or is slow, those of whole answers hedged."""
     model = "hung-up"
-    await system.warm(model)
-    with system.fault("hang", model, SICK), system.fault("delay", model, OTHER, seconds=4):
+    await system.warm(model, 90 * len(system.gateways))  # a hedge waits for as long as 20 answers have told is usual
+    slow = system.fault("delay", model, OTHER, seconds=4), system.fault("delay", model, THIRD, seconds=2)
+    with system.fault("hang", model, SICK), slow[0], slow[1]:
         started = time.time()
         bodies = [chat(model, stream=number % 2 == 0) for number in range(callers)]
-        tasks = [asyncio.create_task(system.callers.call(body)) for body in bodies]
+        hedged = itertools.cycle([{}, {wishes.HEDGE: "true"}])
+        tasks = [asyncio.create_task(system.callers.call(body, headers=next(hedged))) for body in bodies]
         await asyncio.sleep(1.5)
         left = [task for task in tasks if not task.done()]
         for task in left:

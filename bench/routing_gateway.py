@@ -7,6 +7,7 @@ is out of reach.
 
 import asyncio
 import gc
+from collections import Counter
 from typing import Any
 
 import aiohttp
@@ -28,10 +29,11 @@ async def _resolve_or_hang(self: Any, host: str, *rest: Any, **more: Any) -> Any
 aiohttp.DefaultResolver.resolve = _resolve_or_hang  # type: ignore[method-assign]
 
 
-def _look() -> dict[str, int]:
+def _look() -> dict[str, Any]:
     connectors = [found for found in gc.get_objects() if type(found) is aiohttp.TCPConnector]
     in_use = sum(len(connector._acquired) for connector in connectors)
-    return {"tasks": len(asyncio.all_tasks()), "connections": in_use}
+    tasks = Counter(task.get_coro().__qualname__ for task in asyncio.all_tasks())  # type: ignore[union-attr]
+    return {"tasks": tasks, "connections": in_use}
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:

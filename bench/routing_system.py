@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import json
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -70,10 +71,14 @@ def configuration(simulator: SimulatorProcess, **more: Any) -> dict[str, Any]:
 
 
 class Open(msgspec.Struct, frozen=True):
-    """What all instances hold open: tasks of the event loop, and connections that are in use."""
+    """What the instances hold open: tasks of the event loop, by their coroutines, and connections in use."""
 
-    tasks: int = 0
+    tasks: dict[str, int] = {}
     connections: int = 0
+
+    @property
+    def count(self) -> int:
+        return sum(self.tasks.values()) + self.connections
 
 
 class Leaks:
@@ -84,10 +89,12 @@ class Leaks:
 
     @property
     def none(self) -> bool:
-        return self.after.tasks <= self.before.tasks + 1 and self.after.connections <= self.before.connections
+        return self.after.count <= self.before.count + 1 and self.after.connections <= self.before.connections
 
     def __str__(self) -> str:
-        tasks = f"tasks {self.before.tasks} → {self.after.tasks}"
+        more = Counter(self.after.tasks) - Counter(self.before.tasks)
+        names = "".join(f", {count} {name}" for name, count in more.items()) if not self.none else ""
+        tasks = f"tasks {sum(self.before.tasks.values())} → {sum(self.after.tasks.values())}{names}"
         return f"{tasks}, connections in use {self.before.connections} → {self.after.connections}"
 
 
@@ -107,7 +114,7 @@ class System:
         self._start = start
         self.gateways = gateways
         self.callers = load
-        self._least = Open()  # seen so far
+        self._least = 0  # that was open, so far
 
     def restart(self, number: int) -> None:
         """Another process in the place of one that was killed."""
@@ -134,29 +141,33 @@ class System:
         finally:
             self.simulator.delete_fault(number)
 
-    async def open(self, enough: Open, patience: float) -> Open:
+    async def open(self, enough: int, patience: float) -> Open:
         """What is open when there is least, for work behind the scenes comes and goes. Asks no longer than until there
         is no more than enough."""
-        tasks = connections = 1_000_000
-        deadline = time.monotonic() + patience
-        while (tasks > enough.tasks or connections > enough.connections) and time.monotonic() < deadline:
-            seen = [await self._look(gateway) for gateway in self.gateways if gateway.running]
-            tasks = min(tasks, sum(each.tasks for each in seen))
-            connections = min(connections, sum(each.connections for each in seen))
+        least, deadline = await self._look(), time.monotonic() + patience
+        while least.count > enough and time.monotonic() < deadline:
             await asyncio.sleep(0.2)
-        return Open(tasks, connections)
+            least = min(least, await self._look(), key=lambda seen: seen.count)
+        return least
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator["Leaks"]:
         """What the block leaves open, to be read after it."""
         leaks = Leaks(await self.open(self._least, patience=1.0))
-        self._least = leaks.before
+        self._least = leaks.before.count
         yield leaks
-        leaks.after = await self.open(leaks.before, patience=35.0)  # the look-up of a name is not given up before
+        # No less than for as long as the look-up of a name goes on when nobody waits for it any more.
+        leaks.after = await self.open(self._least, patience=35.0)
 
-    async def _look(self, gateway: GatewayProcess) -> Open:
-        answer = await asyncio.to_thread(gateway.request, "GET", "/bench/look")
-        return msgspec.json.decode(answer.body, type=Open)
+    async def _look(self) -> Open:
+        tasks: Counter[str] = Counter()
+        connections = 0
+        for gateway in self.gateways:
+            if gateway.running:
+                answer = await asyncio.to_thread(gateway.request, "GET", "/bench/look")
+                seen = msgspec.json.decode(answer.body, type=Open)
+                tasks, connections = tasks + Counter(seen.tasks), connections + seen.connections
+        return Open(dict(tasks), connections)
 
 
 @asynccontextmanager
