@@ -5,11 +5,11 @@ import math
 import time
 from urllib.parse import quote
 
-from .answers import Answer, FileAnswer, StreamedAnswer, WholeAnswer
+from .answers import EVENT_STREAM, Answer, FileAnswer, StreamedAnswer, WholeAnswer
 from .exchange import Exchange
-from .faults import Effect, StreamEffect, WrongLength
+from .faults import Effect, Rechunk, StreamEffect, WrongLength
 from .generation import TOKENS_PER_CHUNK
-from .misbehaviour import strike_in_stream
+from .misbehaviour import rechunked, strike_in_stream
 
 _MISSING_BYTES = 1_024
 
@@ -26,6 +26,8 @@ class Delivery:
             await self._send_too_short(answer, exchange)
         elif isinstance(answer, WholeAnswer):
             await self._send_whole(answer, exchange)
+        elif isinstance(answer, StreamedAnswer) and isinstance(effect, Rechunk):
+            await self._send_rechunked(answer, exchange, effect)
         elif isinstance(answer, StreamedAnswer):
             await self._send_stream(answer, exchange, effect if isinstance(effect, StreamEffect) else None)
         else:
@@ -82,6 +84,20 @@ class Delivery:
             entry.chunks_sent += event.kind == "content"
             if event.data:
                 await exchange.write(event.data)
+        await exchange.finish()
+
+    async def _send_rechunked(self, answer: StreamedAnswer, exchange: Exchange, effect: Rechunk) -> None:
+        events = list(answer.events)
+        await asyncio.sleep(max(0.0, *(event.not_before - time.time() for event in events)))
+        for charge in (answer.charge, *(event.charge for event in events)):
+            if charge is not None:
+                exchange.entry.charge(charge)
+        exchange.entry.chunks_sent = sum(event.kind == "content" for event in events)
+        await exchange.open(answer.content_type)
+        plain = answer.content_type != EVENT_STREAM
+        for piece in rechunked([event.data for event in events], effect, plain=plain):
+            await asyncio.sleep(0)
+            await exchange.write(piece)
         await exchange.finish()
 
     async def _send_file(self, answer: FileAnswer, exchange: Exchange) -> None:

@@ -116,6 +116,21 @@ class CutStream(LaterStreamEffect, frozen=True, tag="cut_stream"):
     """The connection is closed in the middle: what was sent arrives, the end of the body does not."""
 
 
+class Rechunk(Effect, frozen=True, tag="rechunk"):
+    """The whole stream arrives, cut at random places into pieces of one byte to `largest`; the same for one `seed`.
+
+    `crlf`: its lines end with CR LF. `comments`: some events have a comment before them.
+    """
+
+    on_arrival: ClassVar[bool] = False
+    streams_only: ClassVar[bool] = True
+
+    seed: int = 0
+    largest: Annotated[int, msgspec.Meta(ge=1)] = 64
+    crlf: bool = False
+    comments: bool = False
+
+
 AnyEffect = (
     Status
     | Delay
@@ -129,6 +144,7 @@ AnyEffect = (
     | Stall
     | ErrorInStream
     | CutStream
+    | Rechunk
 )
 
 

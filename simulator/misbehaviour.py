@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+import random
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -19,6 +20,7 @@ from .faults import (
     FaultQueue,
     Hang,
     NotJson,
+    Rechunk,
     Reset,
     SlowFirstToken,
     Stall,
@@ -69,6 +71,21 @@ async def strike_in_stream(effect: StreamEffect, answer: StreamedAnswer, exchang
         case ErrorInStream() | CutStream():
             exchange.cut()
     return True
+
+
+def rechunked(events: Sequence[bytes], effect: Rechunk, *, plain: bool) -> Iterator[bytes]:
+    """The bytes of a stream in other pieces; `plain` is what is no event stream, and stays as it is otherwise."""
+    chance = random.Random(effect.seed)
+    if effect.comments and not plain:
+        events = [b": note\n\n" * (chance.random() < 0.2) + event for event in events]
+    body = b"".join(events)
+    if effect.crlf and not plain:
+        body = body.replace(b"\n", b"\r\n")
+    place = 0
+    while place < len(body):
+        size = chance.randint(1, effect.largest)
+        yield body[place : place + size]
+        place += size
 
 
 def _error_event(answer: StreamedAnswer) -> bytes:

@@ -1,0 +1,84 @@
+"""Exchanges with a server as they came over the wire, told in a form in which two of them can be compared."""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx2
+import msgspec
+
+# What a caller of the gateway sees of an answer's headers, besides the gateway's own.
+SAFE_HEADERS = (
+    "content-type", "content-disposition", "location", "x-ms-region", "apim-request-id", "x-request-id",
+    "x-ms-client-request-id",
+)  # fmt: skip
+_ANEW = ("apim-request-id", "x-request-id")  # another one each time
+
+_ID = re.compile(r"(?:[a-z]+[_-])*[0-9a-f]{32}")
+_MOMENT = re.compile(r'("(?:created|expires|[a-z_]+_at)":) ?\d+')
+_SEALED = re.compile(r'("encrypted_content":") ?[^"]+')
+_TUNED = re.compile(r"\.ft-[0-9a-f]{8}")
+# The gateway asks for the usage that ends a stream, and keeps it from a caller who did not; a null in the chunks stays.
+_NO_USAGE = re.compile(r',?"usage":null')
+
+
+class Exchange(msgspec.Struct, frozen=True):
+    """A request and its answer. `body` has ids numbered in the order of their appearance, and no dates."""
+
+    request: str
+    status: int
+    headers: dict[str, str]
+    body: Any
+
+
+class Recorder:
+    """Takes note of what an HTTP client receives."""
+
+    def __init__(self) -> None:
+        self.exchanges: list[Exchange] = []
+        self._ids: dict[str, str] = {}
+        self._paused = False
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
+
+    def note(self, response: httpx2.Response) -> None:
+        """A hook for the answers of an `httpx2.Client`."""
+        body = response.read()
+        if self._paused:
+            return
+        operation = re.sub(r"^(/openai/deployments/[^/]+|/openai/v1|/openai|/v1)", "", response.request.url.path)
+        request = f"{response.request.method} {self._plain(operation)}"
+        headers = {name: self._plain(response.headers[name]) for name in SAFE_HEADERS if name in response.headers}
+        headers |= dict.fromkeys((name for name in _ANEW if name in headers), "…")
+        told = self._body(response.headers.get("content-type", ""), body)
+        self.exchanges.append(Exchange(request, response.status_code, headers, told))
+
+    def _body(self, content_type: str, body: bytes) -> Any:
+        if content_type.startswith("application/json"):
+            return json.loads(self._plain(body.decode()))
+        if content_type.startswith("text/event-stream"):
+            text = self._plain(body.decode()).replace("\r\n", "\n")
+            events = [event for event in text.split("\n\n") if not event.startswith(":")]
+            return [_NO_USAGE.sub("", event) if '"object":"response' not in event else event for event in events]
+        try:
+            return self._plain(body.decode())
+        except UnicodeDecodeError:
+            return body
+
+    def _plain(self, text: str) -> str:
+        """The text with ids and dates that are the same each time."""
+        text = _ID.sub(self._number, text)
+        return _TUNED.sub(".ft-…", _SEALED.sub(r"\1…", _MOMENT.sub(r"\g<1>0", text)))
+
+    def _number(self, found: re.Match[str]) -> str:
+        given = found[0]
+        prefix = given[:-32]
+        return self._ids.setdefault(given, f"{prefix}{sum(known.startswith(prefix) for known in self._ids)}")

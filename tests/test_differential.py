@@ -1,0 +1,69 @@
+"""Through the gateway, callers see what Azure answers: the same programs are run against a region and through it."""
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx2
+import pytest
+from openai import AzureOpenAI, OpenAI
+
+from simulator.process import SimulatorProcess
+from tests.azurite import Azurite
+from tests.gateway_process import Edge
+from tests.programs import PROGRAMS, Caller
+from tests.simulated import PREVIEW
+from tests.system import DEPLOYMENTS, LONE_REGION, System, system, watched
+
+Program = Callable[[Caller], None]
+STYLES = ("openai", "v1", "dated")
+
+
+@pytest.fixture(scope="session")
+def single_system(edge: Edge, azurite: Azurite, simulator: SimulatorProcess) -> Iterator[System]:
+    backend = {"name": "only", "endpoint": simulator.regions[LONE_REGION], "region": LONE_REGION, "models": DEPLOYMENTS}
+    with system(edge, {"backends": [backend]}, simulator, azurite.connection_string) as running:
+        yield running
+
+
+@pytest.fixture
+def single(single_system: System) -> Iterator[System]:
+    """A gateway in front of one region."""
+    yield from watched(single_system)
+
+
+def direct(simulator: SimulatorProcess, style: str) -> Caller:
+    """A caller of the region itself, by the names that it gives the models."""
+    endpoint, key = simulator.regions[LONE_REGION], simulator.api_key
+    return Caller(lambda http: _client(endpoint, "v1" if style == "openai" else style, key, http), DEPLOYMENTS)
+
+
+def through(gateway: System, style: str) -> Caller:
+    """A caller of the gateway, by the names of its configuration."""
+    return Caller(lambda http: _client(gateway.url, style, gateway.key, http), {})
+
+
+def _client(url: str, style: str, key: str, http: httpx2.Client) -> OpenAI | AzureOpenAI:
+    given: dict[str, Any] = {"api_key": key, "max_retries": 0, "http_client": http}
+    if style == "dated":
+        return AzureOpenAI(azure_endpoint=url, api_version=PREVIEW, **given)
+    return OpenAI(base_url=f"{url}/v1" if style == "openai" else f"{url}/openai/v1", **given)
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
+def test_a_caller_sees_the_same_with_and_without_the_gateway(single: System, program: Program, style: str) -> None:
+    if single.edge == "functions" and style != "openai":
+        pytest.skip("the edges differ in how bodies are carried, not in how paths are spelled")
+    expected, seen = direct(single.simulator, style), through(single, style)
+    try:
+        program(expected)
+        single.simulator.clear()
+        single.simulator.fault("rechunk", seed=random.randrange(1_000_000), largest=97)
+        program(seen)
+    finally:
+        expected.close()
+        seen.close()
+    for theirs, ours in zip(expected.exchanges, seen.exchanges, strict=False):
+        assert ours == theirs
+    assert len(seen.exchanges) == len(expected.exchanges)
