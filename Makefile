@@ -3,7 +3,7 @@
 .PHONY: help run test lint fuzz bench bench-files bench-limits bench-telemetry package-size bench-routing install install-dev azurite requirements clean
 
 PYTHON_IN := .venv/bin/python
-CODE := shared simulator local tests bench function_app.py
+CODE := shared simulator local tests bench examples function_app.py
 COMPILE := CUSTOM_COMPILE_COMMAND='make requirements' $(PYTHON_IN) -m piptools compile --quiet --strip-extras --allow-unsafe \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host $(if $(UPGRADE),--upgrade)
 

@@ -27,7 +27,21 @@ from local.processes import Child, Children, Refused, free_port, port_is_free
 ROOT = Path(__file__).resolve().parent.parent
 STATE = ROOT / ".local"
 PORT = 7071
-MODELS = ("gpt-4o", "gpt-4o-mini", "o4-mini", "text-embedding-3-small", "gpt-35-turbo-instruct")
+MODELS = (
+    "gpt-4o",
+    "gpt-4o-mini",
+    "o4-mini",
+    "text-embedding-3-small",
+    "gpt-35-turbo-instruct",
+    "gpt-image-1",
+    "dall-e-3",
+    "tts",
+    "gpt-4o-mini-tts",
+    "whisper",
+    "gpt-4o-transcribe",
+    "omni-moderation-latest",
+    "gpt-realtime",
+)
 # Name, what `x-ms-region` says, data zone if the region is in one.
 REGIONS = (("swedencentral", "Sweden Central", "eu"), ("eastus2", "East US 2", "us"), ("japaneast", "Japan East", None))
 # About what a small prompt sees of gpt-4o.
@@ -81,14 +95,16 @@ class Run:
                 print("  The regions are simulated: the words mean nothing, all else is what Azure would answer.")
             print(f"\nThree calls to copy:\n\n{demo.calls_to_copy(self.base_url, key, model)}")
         print(f"URL  {self.base_url}\nKey  {key}")
-        print(f"CLI  . {self._write_environment()}; .venv/bin/python -m shared.cli usage    (in another terminal)\n")
+        print(f"CLI  . {self._write_environment(key)}; .venv/bin/python -m shared.cli usage    (in another terminal)\n")
 
-    def _write_environment(self) -> str:
-        """What the gateway of this run was told, for a shell to read: the command line needs the same."""
-        told = [name for name in self.environ if name.startswith(("GATEWAY_", "IDENTITY_"))]
+    def _write_environment(self, key: str) -> str:
+        """For a shell to read: what the gateway of this run was told, which the command line needs too, and what
+        OpenAI's client reads."""
+        told = {name: text for name, text in self.environ.items() if name.startswith(("GATEWAY_", "IDENTITY_"))}
+        told |= {"OPENAI_BASE_URL": f"{self.base_url}/v1", "OPENAI_API_KEY": key}
         file = STATE / "env"
         file.touch(0o600)
-        file.write_text("".join(f"export {name}={shlex.quote(self.environ[name])}\n" for name in told))
+        file.write_text("".join(f"export {name}={shlex.quote(text)}\n" for name, text in told.items()))
         return relative(file)
 
     def stay(self) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -52,14 +52,16 @@ class Recorder:
     def note(self, response: httpx2.Response) -> None:
         """A hook for the answers of an `httpx2.Client`."""
         body = response.read()
-        if self._paused:
-            return
-        operation = re.sub(r"^(/openai/deployments/[^/]+|/openai/v1|/openai|/v1)", "", response.request.url.path)
-        request = f"{response.request.method} {self._plain(operation)}"
-        headers = {name: self._plain(response.headers[name]) for name in SAFE_HEADERS if name in response.headers}
-        headers |= dict.fromkeys((name for name in _ANEW if name in headers), "…")
-        told = self._body(response.headers.get("content-type", ""), body)
-        self.exchanges.append(Exchange(request, response.status_code, headers, told))
+        if not self._paused:
+            asked = response.request
+            self.add(asked.method, asked.url.path, response.status_code, response.headers, body)
+
+    def add(self, method: str, path: str, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        operation = re.sub(r"^(/openai/deployments/[^/]+|/openai/v1|/openai|/v1)", "", path)
+        safe = {name: self._plain(headers[name]) for name in SAFE_HEADERS if name in headers}
+        safe |= dict.fromkeys((name for name in _ANEW if name in safe), "…")
+        told = self._body(headers.get("content-type", ""), body)
+        self.exchanges.append(Exchange(f"{method} {self._plain(operation)}", status, safe, told))
 
     def _body(self, content_type: str, body: bytes) -> Any:
         if content_type.startswith("application/json"):

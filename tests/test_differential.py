@@ -1,7 +1,11 @@
 """Through the gateway, callers see what Azure answers: the same programs are run against a region and through it."""
 
+import base64
+import json
 import random
-from collections.abc import Callable, Iterator
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -13,11 +17,12 @@ from simulator.process import SimulatorProcess
 from tests.azurite import Azurite
 from tests.gateway_process import Edge
 from tests.programs import PROGRAMS, Caller
-from tests.recording import Exchange
+from tests.recording import Exchange, Recorder
 from tests.simulated import PREVIEW
 from tests.system import DEPLOYMENTS, LONE_REGION, System, system, watched
 
 Program = Callable[[Caller], None]
+NODE = Path(__file__).parent / "node"
 STYLES = ("openai", "v1", "dated")
 
 
@@ -73,6 +78,50 @@ def test_a_caller_sees_the_same_with_and_without_the_gateway(single: System, pro
     finally:
         expected.close()
         seen.close()
-    for theirs, ours in zip(expected.exchanges, seen.exchanges, strict=False):
+    assert_same(seen.exchanges, expected.exchanges)
+
+
+def assert_same(seen: list[Exchange], expected: list[Exchange]) -> None:
+    for ours, theirs in zip(seen, expected, strict=False):
         assert comparable(ours, theirs) == theirs
-    assert len(seen.exchanges) == len(expected.exchanges)
+    assert len(seen) == len(expected)
+
+
+@pytest.fixture(scope="session")
+def node() -> str:
+    """Where Node's official client is installed, of the version that is pinned there."""
+    wanted = json.loads((NODE / "package.json").read_text())["dependencies"]["openai"]
+    installed = NODE / "node_modules" / "openai" / "package.json"
+    if not installed.exists() or json.loads(installed.read_text())["version"] != wanted:
+        try:
+            done = subprocess.run(["npm", "ci"], cwd=NODE, stdin=subprocess.DEVNULL, capture_output=True, timeout=120)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            pytest.skip(f"npm cannot install Node's client: {error}")
+        if done.returncode:
+            pytest.skip(f"npm cannot install Node's client: {done.stderr.decode()[-300:]}")
+    return str(NODE / "program.mjs")
+
+
+@pytest.mark.parametrize("style", ["openai", "v1"])
+def test_a_caller_with_nodes_client_sees_the_same(single: System, node: str, style: str) -> None:
+    if single.edge == "functions" and style != "openai":
+        pytest.skip("the edges differ in how bodies are carried, not in how paths are spelled")
+    simulator = single.simulator
+    expected = _run_node(node, f"{simulator.regions[LONE_REGION]}/openai/v1", simulator.api_key, DEPLOYMENTS)
+    simulator.clear()
+    simulator.fault("rechunk", seed=random.randrange(1_000_000), largest=97)
+    path = "v1" if style == "openai" else "openai/v1"
+    assert_same(_run_node(node, f"{single.url}/{path}", single.key, {}), expected)
+    assert len(expected) > 25
+
+
+def _run_node(program: str, url: str, key: str, names: Mapping[str, str]) -> list[Exchange]:
+    done = subprocess.run(
+        ["node", program, url, key, json.dumps(names)], stdin=subprocess.DEVNULL, capture_output=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr.decode()[-2_000:]
+    recorder = Recorder()
+    for line in done.stdout.splitlines():
+        told = json.loads(line)
+        recorder.add(told["method"], told["path"], told["status"], told["headers"], base64.b64decode(told["body"]))
+    return recorder.exchanges

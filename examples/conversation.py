@@ -1,0 +1,12 @@
+"""A conversation: an object that keeps its items, so that nobody has to send them again."""
+
+from openai import OpenAI
+
+with OpenAI() as client:
+    conversation = client.conversations.create(
+        items=[{"type": "message", "role": "user", "content": "My name is Ada."}]
+    )
+    answer = client.responses.create(model="gpt-4o", input="What is my name?", conversation=conversation.id)
+    print(answer.output_text)
+    print([item.type for item in client.conversations.items.list(conversation.id, order="asc")])
+    client.conversations.delete(conversation.id)

@@ -1,0 +1,16 @@
+"""An image that is shown while it is made, and a change to it."""
+
+import base64
+
+from openai import OpenAI
+
+with OpenAI() as client:
+    image = b""
+    for event in client.images.generate(
+        model="gpt-image-1", prompt="a toll gate by the sea", stream=True, partial_images=2
+    ):
+        image = base64.b64decode(event.b64_json)
+        print(event.type, len(image), "bytes")
+    edited = client.images.edit(model="gpt-image-1", image=("gate.png", image, "image/png"), prompt="at night")
+    for made in edited.data or ():
+        print(len(base64.b64decode(made.b64_json or "")), "bytes after the change")

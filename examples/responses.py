@@ -1,0 +1,36 @@
+"""Responses that build on one another: the gateway finds the region again that keeps what was said."""
+
+import json
+
+from openai import OpenAI
+from openai.types.responses import FunctionToolParam, ResponseFunctionToolCall
+
+TIDE: FunctionToolParam = {
+    "type": "function",
+    "name": "tide",
+    "description": "When the tide is high.",
+    "parameters": {"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]},
+    "strict": False,
+}
+
+with OpenAI() as client:
+    first = client.responses.create(model="gpt-4o", input="My name is Ada.")
+    stream = client.responses.create(
+        model="gpt-4o", input="What is my name?", previous_response_id=first.id, stream=True
+    )
+    for event in stream:
+        if event.type == "response.output_text.delta":
+            print(event.delta, end="", flush=True)
+    print()
+
+    asked = client.responses.create(model="gpt-4o", input="When can we sail?", tools=[TIDE], tool_choice="required")
+    for item in asked.output:
+        if isinstance(item, ResponseFunctionToolCall):
+            print(item.name, json.loads(item.arguments))
+            answer = client.responses.create(
+                model="gpt-4o",
+                previous_response_id=asked.id,
+                input=[{"type": "function_call_output", "call_id": item.call_id, "output": "at noon"}],
+                tools=[TIDE],
+            )
+            print(answer.output_text)
