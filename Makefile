@@ -1,6 +1,6 @@
 # The commands of the project; CI calls the same ones. Every recipe is short: the work is in local/.
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fuzz bench bench-files bench-limits bench-telemetry package-size bench-routing install install-dev azurite requirements clean
+.PHONY: help run test lint fuzz bench bench-files bench-limits bench-telemetry package-size bench-routing install install-dev azurite requirements bench-chunkings clean
 
 PYTHON_IN := .venv/bin/python
 CODE := shared simulator local tests bench examples function_app.py
@@ -45,6 +45,9 @@ fuzz: azurite install-dev ## send what nobody would send, for a minute on each e
 
 bench-files: azurite install-dev ## a file of 400 MB up and down, and the gateway's memory meanwhile
 	@$(PYTHON_IN) -m bench.large_files
+
+bench-chunkings: azurite install-dev ## ten thousand event streams in random pieces, byte for byte, and what is held back (3 minutes)
+	@$(PYTHON_IN) -m bench.chunkings
 
 install: ## make .venv with what the gateway needs
 	@sh local/install.sh runtime

@@ -1,0 +1,257 @@
+"""`make bench-chunkings`: event streams in random pieces, byte for byte, and how long the gateway holds a piece back.
+
+The upstream is a socket of this process, so one clock sees a piece leave and arrive. The same streams are taken without
+the gateway too: what they wait there is this machine's doing. Exits with 1 when a byte differs.
+"""
+
+import asyncio
+import json
+import os
+import random
+import re
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from bench.load import repeat
+from local import azurite
+from local.processes import Children, free_port
+from shared import bootstrap, config
+from shared.consumers import Consumers
+from shared.types import Limits
+
+ROOT = Path(__file__).resolve().parent.parent
+STREAMS, AT_ONCE = 10_000, 8
+LONGEST_HELD = 0.02  # seconds
+
+_ALPHABET = 'abc 0123 äöü 東京 🚢 \\" \t'
+_EVENT_END = re.compile(rb"(?:\r\n|\n|\r)(?:\r\n|\n|\r)$")
+
+
+class Case(msgspec.Struct, frozen=True):
+    """A stream and where it is cut. `path` is that of the operation."""
+
+    path: str
+    body: dict[str, Any]
+    pieces: list[bytes]
+    pauses: list[float]
+
+    @property
+    def whole(self) -> bytes:
+        return b"".join(self.pieces)
+
+
+class Passage(msgspec.Struct, frozen=True):
+    """What came of one stream. `held` are seconds that pieces waited which end an event, `parts` those of the others;
+    `last` is the wait of the end, which comes when the usage is on record."""
+
+    same: bool
+    held: list[float]
+    parts: list[float]
+    last: float
+
+
+def make_case(number: int) -> Case:
+    """Always the same for one number; every hundredth has a line of a megabyte."""
+    chance = random.Random(number)
+    end = chance.choice(["\n", "\r\n", "\n", "\r"])
+    chat = number % 2 == 0
+    length = 1_000_000 if number % 100 == 0 else 200
+    chunks = [_chunk(chance, chat, length) for _ in range(chance.randint(1, 12))]
+    events = [f"data: {json.dumps(chunk, ensure_ascii=False)}" for chunk in chunks]
+    if chat:
+        usage = {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
+        events += [f"data: {json.dumps({'id': 'a', 'choices': [], 'usage': usage})}", "data: [DONE]"]
+    else:
+        usage = {"input_tokens": 3, "output_tokens": 5, "total_tokens": 8}
+        done = {"type": "response.completed", "response": {"id": f"resp_{number}", "usage": usage}}
+        events = [f"event: response.output_text.delta{end}{event}" for event in events]
+        events.append(f"event: response.completed{end}data: {json.dumps(done)}")
+    text = "".join(event + 2 * end + (f": note{2 * end}" if chance.random() < 0.1 else "") for event in events[:-1])
+    whole = (text + events[-1] + 2 * end).encode()
+    pieces = _cut(whole, chance)
+    pauses = [chance.random() * 0.003 if chance.random() < 0.2 else 0.0 for _ in pieces]
+    asked = f"case {number}"
+    if chat:
+        messages = [{"role": "user", "content": asked}]
+        body = {"model": "m", "messages": messages, "stream": True, "stream_options": {"include_usage": True}}
+        return Case("chat/completions", body, pieces, pauses)
+    return Case("responses", {"model": "m", "input": asked, "stream": True, "store": False}, pieces, pauses)
+
+
+def _chunk(chance: random.Random, chat: bool, length: int) -> dict[str, Any]:
+    text = "".join(chance.choices(_ALPHABET, k=chance.randint(1, 40))) * (length // 20 if length > 1_000 else 1)
+    if chat:
+        return {"id": "a", "object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": text}}]}
+    return {"type": "response.output_text.delta", "delta": text}
+
+
+def _cut(whole: bytes, chance: random.Random) -> list[bytes]:
+    largest = chance.choice([3, 40, 400, 4_000]) if len(whole) < 20_000 else 100_000
+    pieces, place = [], 0
+    while place < len(whole):
+        size = chance.randint(1, largest)
+        pieces.append(whole[place : place + size])
+        place += size
+    return pieces
+
+
+class Upstream:
+    """Answers a call that says `case N` with that stream, and notes when each piece left."""
+
+    def __init__(self) -> None:
+        self.left: dict[int, list[float]] = {}
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while head := await _read_head(reader):
+                length = re.search(rb"content-length: *(\d+)", head, re.IGNORECASE)
+                asked = re.search(rb"case (\d+)", await reader.readexactly(int(length[1]) if length else 0))
+                if asked is None:
+                    writer.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
+                    continue
+                await self._stream(int(asked[1]), writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    async def _stream(self, number: int, writer: asyncio.StreamWriter) -> None:
+        case = make_case(number)
+        left = self.left[number] = []
+        head = (
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
+        writer.write(head)
+        for piece, pause in zip(case.pieces, case.pauses, strict=True):
+            await asyncio.sleep(pause)
+            left.append(time.perf_counter())
+            writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            await writer.drain()
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+
+
+async def _read_head(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.readuntil(b"\r\n\r\n")
+    except asyncio.IncompleteReadError:
+        return b""
+
+
+@asynccontextmanager
+async def upstream() -> AsyncIterator[tuple[Upstream, str]]:
+    """A running upstream and its URL."""
+    running = Upstream()
+    server = await asyncio.start_server(running.handle, "127.0.0.1", 0)
+    async with server:
+        yield running, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def pass_through(url: str, headers: dict[str, str], running: Upstream, numbers: range) -> list[Passage]:
+    """These cases by way of `url`, a few at a time."""
+    passages: list[Passage] = []
+    left = iter(numbers)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), read_bufsize=2**20) as session:
+
+        async def call() -> None:
+            number = next(left)
+            case = make_case(number)
+            received, arrived = b"", list[tuple[float, int]]()
+            async with session.post(f"{url}/{case.path}", json=case.body, headers=headers) as answer:
+                async for piece in answer.content.iter_any():
+                    received += piece
+                    arrived.append((time.perf_counter(), len(received)))
+            passages.append(_judge(case, running.left.pop(number, []), received, arrived))
+
+        await repeat(len(numbers), AT_ONCE, call)
+    return passages
+
+
+def _judge(case: Case, left: list[float], received: bytes, arrived: list[tuple[float, int]]) -> Passage:
+    if received != case.whole:
+        return Passage(False, [], [], 0.0)
+    held, parts, last, offset = list[float](), list[float](), 0.0, 0
+    places = iter(arrived)
+    moment, reached = next(places)
+    end = case.whole.rstrip(b"\r\n").rfind(b"data: ")  # the end marker, or the event that tells the usage
+    for gone, piece in zip(left, case.pieces, strict=True):
+        offset += len(piece)
+        while reached < offset:
+            moment, reached = next(places)
+        if offset > end:
+            last = max(last, moment - gone)
+        elif _EVENT_END.search(case.whole[max(0, offset - 4) : offset]):
+            held.append(moment - gone)
+        else:
+            parts.append(moment - gone)
+    return Passage(True, held, parts, last)
+
+
+def show(name: str, passages: list[Passage]) -> bool:
+    """Whether every stream came byte for byte."""
+    different = sum(not passage.same for passage in passages)
+    print(f"{name}: {len(passages)} streams, {different} of them changed")
+    for what, waits in (
+        ("pieces that end an event", [wait for passage in passages for wait in passage.held]),
+        ("pieces in the middle of one", [wait for passage in passages for wait in passage.parts]),
+        ("the end, after the usage is on record", [passage.last for passage in passages]),
+    ):
+        if waits:
+            over = sum(wait > LONGEST_HELD for wait in waits)
+            late = statistics.quantiles(waits, n=1_000)[998]
+            middle, longest = statistics.median(waits) * 1e3, max(waits) * 1e3
+            print(
+                f"  {what:38} {len(waits):8}   median {middle:.2f} ms   99.9 % {late * 1e3:.1f} ms"
+                f"   longest {longest:.1f} ms   over {LONGEST_HELD * 1e3:.0f} ms: {over}"
+            )
+    return different == 0
+
+
+async def _measure(children: Children, count: int) -> bool:
+    async with upstream() as (running, url):
+        ports = {"table": free_port()}
+        children.start("azurite", azurite.command(ports))
+        children.wait_for_port("Azurite", ports["table"], 20)
+        backend = {
+            "name": "one",
+            "endpoint": url,
+            "region": "one",
+            "models": {"m": "m"},
+            "auth": {"api_key_env": "KEY"},
+        }
+        environ = {
+            **os.environ,
+            "KEY": "secret",
+            "GATEWAY_CONFIG": json.dumps({"backends": [backend]}),
+            "GATEWAY_STORAGE": azurite.connection_string(ports),
+        }
+        async with bootstrap.open_store(config.load_storage(environ)) as store:
+            _, key = await Consumers(store).create("bench", models=None, limits=Limits())
+        port = free_port()
+        command = [sys.executable, "-m", "uvicorn", "shared.asgi:app", "--port", str(port), "--no-access-log"]
+        children.start("gateway", command, environ)
+        await asyncio.to_thread(children.wait_for_port, "The gateway", port, 20)
+        headers = {"authorization": f"Bearer {key}"}
+        await pass_through(f"http://127.0.0.1:{port}/v1", headers, running, range(20))  # warm
+        whole = show("without the gateway", await pass_through(url, {}, running, range(min(count, 2_000))))
+        seen = await pass_through(f"http://127.0.0.1:{port}/v1", headers, running, range(count))
+        return show("through the gateway", seen) and whole
+
+
+def main() -> int:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else STREAMS
+    with tempfile.TemporaryDirectory() as logs, Children(ROOT, Path(logs)) as children:
+        return 0 if asyncio.run(_measure(children, count)) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
