@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 QUESTION = "In one sentence: what does a gateway in front of several regions do?"
 FAVOURITE = "gpt-4o"
-NOT_FOR_CHAT = ("embed", "instruct", "whisper", "tts", "dall-e", "image", "audio", "transcribe", "moderation", "realtime", "sora")
+NOT_FOR_CHAT = (
+    "embed", "instruct", "whisper", "tts", "dall-e", "image", "audio", "transcribe", "moderation", "realtime", "sora",
+)  # fmt: skip
 
 
 def key(base_url: str, file: Path, root: Path, environ: Mapping[str, str]) -> tuple[str, list[str]]:

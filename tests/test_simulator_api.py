@@ -193,6 +193,42 @@ def test_a_stored_chat_is_kept_and_another_is_not(client: Client, stranger: Clie
     assert client.chat.completions.delete(kept.id).deleted
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_prediction_is_charged_where_it_was_wrong(regions: SimulatorProcess, client: Client, stream: bool) -> None:
+    create: Any = client.chat.completions.create
+    given: Any = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}]}
+    text = create(**given).choices[0].message.content
+    before = totals(regions)["output_tokens"]
+    given["prediction"] = {"type": "content", "content": f"{text} wrong words"}
+    if stream:
+        *_, last = create(**given, stream=True, stream_options={"include_usage": True})
+    else:
+        last = create(**given)
+
+    assert last.usage.completion_tokens == totals(regions)["output_tokens"] - before == 34
+    assert last.usage.completion_tokens_details.accepted_prediction_tokens == 32
+    assert last.usage.completion_tokens_details.rejected_prediction_tokens == 2
+    assert totals(regions)["accepted_prediction_tokens"] == 32
+
+
+def test_a_spoken_question_is_charged_in_tokens_of_sound(regions: SimulatorProcess, client: Client) -> None:
+    part: Any = {"type": "input_audio", "input_audio": {"data": "A" * 8_000, "format": "wav"}}
+    usage = client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": [part]}]).usage
+
+    assert usage is not None
+    assert usage.prompt_tokens_details is not None
+    assert usage.prompt_tokens_details.audio_tokens == totals(regions)["audio_input_tokens"] == 4
+
+
+def test_a_stream_comes_in_the_pieces_that_were_asked_for(regions: SimulatorProcess, client: Client) -> None:
+    given: Any = {"model": "gpt-4o", "input": "a"}
+    whole = [event.type for event in client.responses.create(**given, stream=True)]
+    regions.fault("rechunk", seed=7, largest=5, crlf=True, comments=True, operation="POST responses")
+    assert [event.type for event in client.responses.create(**given, stream=True)] == whole
+    client.models.list()
+    assert [entry["fault"] for entry in regions.log()["requests"]] == [None, "rechunk", None]
+
+
 # --- Files and vector stores ------------------------------------------------------------------------------------------
 
 

@@ -21,7 +21,8 @@ Unset = msgspec.UnsetType
 
 
 class Generation(msgspec.Struct, frozen=True):
-    """Everything an answer tells, before it is decided whether it is streamed."""
+    """Everything an answer tells, before it is decided whether it is streamed. `prediction`: what the caller's guess at
+    the text costs, as a part of the charge."""
 
     id: str
     created: int
@@ -30,6 +31,7 @@ class Generation(msgspec.Struct, frozen=True):
     charge: Charge
     prompts: int
     choices: list[GeneratedChoice]
+    prediction: Charge | None = None
 
 
 class CompletionTokensDetails(msgspec.Struct, frozen=True):
@@ -147,6 +149,8 @@ def completion_events(generation: Generation, include_usage: bool) -> Iterator[S
             role = Choice(_NO_RESULTS, delta=Delta(content="", refusal=None, role="assistant"), index=index)
             yield _event("opening", _chunk(generation, [role], usage))
     yield from _content_events(generation, usage)
+    if generation.prediction is not None:
+        yield StreamEvent("closing", b"", generation.prediction)
     for index, generated in enumerate(generation.choices):
         finish = _text_choice(generation, None, index, generated.finish_reason)
         unseen = 0 if generated.tokens else generated.reasoning_tokens
@@ -206,8 +210,13 @@ def _prompt_filter_results(generation: Generation) -> list[PromptFilterResult]:
 def _usage(charge: Charge) -> Usage:
     return Usage(
         completion_tokens=charge.output_tokens,
-        completion_tokens_details=CompletionTokensDetails(0, 0, charge.reasoning_tokens, 0),
+        completion_tokens_details=CompletionTokensDetails(
+            charge.accepted_prediction_tokens,
+            charge.audio_output_tokens,
+            charge.reasoning_tokens,
+            charge.rejected_prediction_tokens,
+        ),
         prompt_tokens=charge.input_tokens,
-        prompt_tokens_details=PromptTokensDetails(0, charge.cached_tokens),
+        prompt_tokens_details=PromptTokensDetails(charge.audio_input_tokens, charge.cached_tokens),
         total_tokens=charge.input_tokens + charge.output_tokens,
     )

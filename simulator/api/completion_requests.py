@@ -13,13 +13,21 @@ PositiveInt = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 ChoiceCount = Annotated[int, msgspec.Meta(ge=1, le=128)]
 
 
+AUDIO_BYTES_PER_TOKEN = 1_600
+
+
+class InputAudio(msgspec.Struct, frozen=True):
+    data: str = ""
+
+
 class ContentPart(msgspec.Struct, frozen=True):
     type: str
     text: str = ""
+    input_audio: InputAudio | None = None
 
 
 class Message(msgspec.Struct, frozen=True):
-    role: str
+    role: str = ""
     content: str | list[ContentPart] | None = None
 
     @property
@@ -32,7 +40,13 @@ class Message(msgspec.Struct, frozen=True):
     def overhead_tokens(self) -> int:
         """What the message costs beside its text."""
         parts = self.content if isinstance(self.content, list) else ()
-        return MESSAGE_OVERHEAD + IMAGE_TOKENS * sum(part.type == "image_url" for part in parts)
+        return MESSAGE_OVERHEAD + IMAGE_TOKENS * sum(part.type == "image_url" for part in parts) + self.audio_tokens
+
+    @property
+    def audio_tokens(self) -> int:
+        parts = self.content if isinstance(self.content, list) else ()
+        sounds = [part.input_audio.data for part in parts if part.input_audio is not None]
+        return sum(1 + len(sound) * 3 // 4 // AUDIO_BYTES_PER_TOKEN for sound in sounds)  # base64
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
@@ -48,6 +62,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     store: bool | None = None
+    prediction: Message | None = None
 
     @property
     def prompts(self) -> list[str]:

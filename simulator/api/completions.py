@@ -16,7 +16,7 @@ from simulator.api.stored_completions import keep
 from simulator.call import Call, Route
 from simulator.generation import generate, read_prompt
 from simulator.models import Kind, Model
-from simulator.tokens import PromptCache, measure
+from simulator.tokens import PromptCache, measure, tokenize
 
 # Before this version an Azure API version knows no `stream_options` (azure-facts A.6).
 FIRST_VERSION_WITH_STREAM_OPTIONS = "2024-08-01"
@@ -80,6 +80,11 @@ def _generate(request: ChatRequest | CompletionRequest, model: Model, cache: Pro
     choices = [
         generate(prompt, index, request.output_limit, model) for prompt in prompts for index in range(request.n or 1)
     ]
+    prediction, heard = None, 0
+    if isinstance(request, ChatRequest):
+        prediction = _predicted(request, choices[0].text)
+        heard = sum(message.audio_tokens for message in request.messages or ())
+    rejected = 0 if prediction is None else prediction.rejected_prediction_tokens
     return Generation(
         id=("cmpl-" if legacy else "chatcmpl-") + uuid.uuid4().hex,
         created=created,
@@ -88,12 +93,27 @@ def _generate(request: ChatRequest | CompletionRequest, model: Model, cache: Pro
         charge=Charge(
             input_tokens=reading.input_tokens,
             cached_tokens=reading.cached_tokens,
-            output_tokens=sum(choice.output_tokens for choice in choices),
+            output_tokens=sum(choice.output_tokens for choice in choices) + rejected,
             reasoning_tokens=sum(choice.reasoning_tokens for choice in choices),
+            audio_input_tokens=heard,
+            accepted_prediction_tokens=0 if prediction is None else prediction.accepted_prediction_tokens,
+            rejected_prediction_tokens=rejected,
         ),
         prompts=len(prompts),
         choices=choices,
+        prediction=prediction,
     )
+
+
+def _predicted(request: ChatRequest, text: str) -> Charge | None:
+    """What the caller's guess at the text was good for: its tokens that stand where it said, and the others, which are
+    charged as output."""
+    if request.prediction is None:
+        return None
+    guessed, written = tokenize(request.prediction.text), tokenize(text)
+    accepted = sum(ours == theirs for ours, theirs in zip(guessed, written, strict=False))
+    rejected = len(guessed) - accepted
+    return Charge(output_tokens=rejected, accepted_prediction_tokens=accepted, rejected_prediction_tokens=rejected)
 
 
 def _embed(request: EmbeddingRequest, model: Model) -> WholeAnswer:
