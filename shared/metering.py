@@ -353,6 +353,11 @@ class StreamMeter:
             self.done = self.marked = True
             self._kept = tail[self._passed :]
             self._tail, self._length = [], 0
+        elif not self.done and tail.endswith((b"\r\r", b"\n\r")):  # no LF follows, so that the CR ends a line
+            verdict = self._read(tail)
+            self.done = verdict == "end"
+            self._kept = b"" if verdict == "drop" else tail[self._passed :]
+            self._tail, self._length = [], 0
         self.done = self.done or self._may_end
 
     def finish(self) -> bytes:
