@@ -160,7 +160,9 @@ async def pass_through(url: str, headers: dict[str, str], running: Upstream, num
     """These cases by way of `url`, a few at a time."""
     passages: list[Passage] = []
     left = iter(numbers)
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), read_bufsize=2**20) as session:
+    # Each on a connection of its own: one that waits for its turn may be closed by the server just as it is used again.
+    connector = aiohttp.TCPConnector(limit=0, force_close=True)
+    async with aiohttp.ClientSession(connector=connector, read_bufsize=2**20) as session:
 
         async def call() -> None:
             number = next(left)

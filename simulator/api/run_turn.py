@@ -1,0 +1,170 @@
+"""A part of a run: what an assistant says or which tool it calls, what that costs, and the events that tell it."""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from simulator import errors
+from simulator.answers import Charge, StreamEvent, typed_event
+from simulator.api.threads import put_message, text_of, text_part
+from simulator.collection import Object, Plain, make_id, now
+from simulator.deployments import Deployment
+from simulator.generation import TOKENS_PER_CHUNK, generate, read_prompt
+from simulator.store import Run, Thread
+from simulator.tokens import tokenize
+
+MESSAGE_OVERHEAD = 3
+ARGUMENTS = '{"place": "harbour"}'
+
+
+class Turn:
+    """One part of a run: from its beginning, or from the outputs of its tools, to where it needs a tool or is done.
+
+    `charge` is what it costs, once its events are taken.
+    """
+
+    def __init__(self, thread: Thread, run: Run, deployment: Deployment) -> None:
+        self._thread = thread
+        self._run = run
+        self._deployment = deployment
+        self.charge = Charge()
+
+    def events(self) -> Iterator[StreamEvent]:
+        """Its events; the state changes as they are taken."""
+        run = self._run.object
+        yield typed_event("opening", "thread.run.queued", run)
+        run.update(status="in_progress", started_at=run["started_at"] or now())
+        yield typed_event("opening", "thread.run.in_progress", run)
+        outputs = [step.object for step in self._run.steps if step.object["type"] == "tool_calls"]
+        prompt = "\n".join([run["instructions"], *(text_of(message.object) for message in self._thread.messages)])
+        prompt += "".join(_outputs_of(step) for step in outputs)
+        overhead = MESSAGE_OVERHEAD * len(self._thread.messages)
+        try:
+            reading = read_prompt(prompt, overhead, self._deployment.model, self._deployment.cache, "messages")
+        except errors.AzureError as refusal:
+            run.update(status="failed", failed_at=now(), last_error=_last_error(refusal))
+            yield typed_event("closing", "thread.run.failed", run)
+            return
+        read = Charge(input_tokens=reading.input_tokens, cached_tokens=reading.cached_tokens)
+        functions = [tool["function"] for tool in run["tools"] if tool.get("type") == "function"]
+        if functions and not outputs and run["tool_choice"] != "none":
+            yield from self._call_tool(functions[0], read)
+        else:
+            yield from self._write(prompt, read)
+        yield StreamEvent("closing", b"event: done\ndata: [DONE]\n\n")
+
+    def _call_tool(self, function: Object, read: Charge) -> Iterator[StreamEvent]:
+        run = self._run.object
+        details = {"name": function.get("name"), "arguments": ARGUMENTS}
+        tool_call = {"id": make_id("call_"), "type": "function", "function": details}
+        step = self._step("tool_calls", {"type": "tool_calls", "tool_calls": [with_output(tool_call, None)]})
+        yield typed_event("opening", "thread.run.step.created", step)
+        yield typed_event("opening", "thread.run.step.in_progress", step)
+        written = Charge(output_tokens=len(tokenize(ARGUMENTS)))
+        call_delta = {"index": 0, **with_output(tool_call, None)}
+        delta = {"step_details": {"type": "tool_calls", "tool_calls": [call_delta]}}
+        changed = {"id": step["id"], "object": "thread.run.step.delta", "delta": delta}
+        yield typed_event("content", "thread.run.step.delta", changed)
+        self.charge = _sum(read, written)
+        step["usage"] = _usage_of(read, written)
+        run.update(
+            status="requires_action",
+            required_action={"type": "submit_tool_outputs", "submit_tool_outputs": {"tool_calls": [tool_call]}},
+        )
+        yield typed_event("closing", "thread.run.requires_action", run)
+
+    def _write(self, prompt: str, read: Charge) -> Iterator[StreamEvent]:
+        run = self._run.object
+        limit = run["max_completion_tokens"]
+        written = generate(prompt, 0, limit, self._deployment.model)
+        message = put_message(self._thread, "assistant", [], run=run).object
+        message.update(status="in_progress", completed_at=None)
+        created = {"type": "message_creation", "message_creation": {"message_id": message["id"]}}
+        step = self._step("message_creation", created)
+        yield typed_event("opening", "thread.run.step.created", step)
+        yield typed_event("opening", "thread.run.step.in_progress", step)
+        yield typed_event("opening", "thread.message.created", message)
+        yield typed_event("opening", "thread.message.in_progress", message)
+        for start in range(0, len(written.tokens), TOKENS_PER_CHUNK):
+            piece = written.tokens[start : start + TOKENS_PER_CHUNK]
+            text: Object = {"value": "".join(piece)} | ({} if start else {"annotations": []})
+            delta = {"content": [{"index": 0, "type": "text", "text": text}]}
+            changed = {"id": message["id"], "object": "thread.message.delta", "delta": delta}
+            yield typed_event("content", "thread.message.delta", changed)
+        message.update(status="completed", completed_at=now(), content=[text_part(written.text)])
+        yield typed_event("opening", "thread.message.completed", message)
+        spent = Charge(output_tokens=written.output_tokens, reasoning_tokens=written.reasoning_tokens)
+        self.charge = _sum(read, spent)
+        step.update(status="completed", completed_at=now(), usage=_usage_of(read, spent))
+        yield typed_event("opening", "thread.run.step.completed", step)
+        cut = written.finish_reason == "length"
+        total = None
+        for done in self._run.steps:
+            total = _sum_usage(total, done.object["usage"])
+        run.update(
+            status="incomplete" if cut else "completed",
+            completed_at=None if cut else now(),
+            incomplete_details={"reason": "max_completion_tokens"} if cut else None,
+            usage=total,
+        )
+        yield typed_event("closing", "thread.run.incomplete" if cut else "thread.run.completed", run)
+
+    def _step(self, kind: str, details: Object) -> Object:
+        run = self._run.object
+        step: Object = {
+            "id": make_id("step_"),
+            "object": "thread.run.step",
+            "created_at": now(),
+            "run_id": run["id"],
+            "assistant_id": run["assistant_id"],
+            "thread_id": run["thread_id"],
+            "type": kind,
+            "status": "in_progress",
+            "cancelled_at": None,
+            "completed_at": None,
+            "expires_at": None,
+            "failed_at": None,
+            "last_error": None,
+            "metadata": {},
+            "step_details": details,
+            "usage": None,
+        }
+        self._run.steps.add(Plain(step))
+        return step
+
+
+def _sum(read: Charge, written: Charge) -> Charge:
+    return Charge(read.input_tokens, read.cached_tokens, written.output_tokens, written.reasoning_tokens)
+
+
+def _last_error(refusal: errors.AzureError) -> Object:
+    error = msgspec.json.decode(refusal.body)["error"]
+    return {"code": "invalid_prompt", "message": error["message"]}
+
+
+def with_output(tool_call: Object, output: str | None) -> Object:
+    return {**tool_call, "function": {**tool_call["function"], "output": output}}
+
+
+def _outputs_of(step: Object) -> str:
+    calls: list[Object] = step["step_details"]["tool_calls"]
+    return "".join(f"\n{call['function']['output']}" for call in calls)
+
+
+def _usage_of(read: Charge, written: Charge) -> Object:
+    return {
+        "prompt_tokens": read.input_tokens,
+        "completion_tokens": written.output_tokens,
+        "total_tokens": read.input_tokens + written.output_tokens,
+        "prompt_token_details": {"cached_tokens": read.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": written.reasoning_tokens},
+    }
+
+
+def _sum_usage(before: Object | None, more: Object) -> Object:
+    if before is None:
+        return more
+    return {
+        name: _sum_usage(before[name], amount) if isinstance(amount, dict) else before[name] + amount
+        for name, amount in more.items()
+    }
