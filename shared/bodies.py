@@ -1,7 +1,9 @@
 """Bodies of JSON as bytes: what stands where at their top level, and edits that keep every other byte. No I/O."""
 
+import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import msgspec
 
@@ -12,6 +14,11 @@ _MOST_KEYS = 1000  # at the top level of a body; the longest requests have about
 _DECODE_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _NEXT_VALUE = re.compile(rb'[\s{,]*"(?:[^"\\]|\\.)*"\s*:\s*')
 _OBJECT_END = re.compile(rb"\s*\{?\s*\}\s*")
+
+
+_decoder: Callable[[Any], Callable[[bytes], Any]] = functools.cache(
+    lambda kind: msgspec.json.Decoder(kind | None).decode
+)
 
 
 class Fields:
@@ -36,9 +43,10 @@ class Fields:
         if place is None:
             return None
         try:
-            return msgspec.json.decode(self._body[place], type=kind | None)
+            value: T | None = _decoder(kind)(self._body[place])
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             raise InvalidRequest(f"The field `{name}` has the wrong type: expected {expected}.", param=name) from None
+        return value
 
 
 def top_level(body: bytes) -> dict[str, slice]:
