@@ -84,9 +84,8 @@ class Limiter:
         return bool(limits.requests_per_minute or limits.request_quota)
 
     async def admit(self, address: str) -> None:
-        """Count a request of this client address, before anything is known of its caller: who is refused here costs
-        neither a read of keys nor, until the time that it is told, of limits. Raises `RateLimitExceeded` (429) and
-        `QuotaExceeded` (403)."""
+        """Count a request of this client address, before anything is known of its caller: who is refused here costs no
+        read of keys, and one of limits every few seconds. Raises `RateLimitExceeded` (429), `QuotaExceeded` (403)."""
         name, now = addresses.household(address), self._now()
         lessee = self._households.pop(name, None)
         if lessee is None:
