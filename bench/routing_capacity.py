@@ -53,13 +53,13 @@ async def provisioned(system: System, seconds: float, burst: int = 10, least: fl
     returned = sum(call.backend == "provisioned" for call in after) / len(after)
     answered = sum(call.served for call in calls) / len(calls)
     # From the time when its bucket was full, what it worked off: what came in, and what has left the bucket.
-    begins = next((entry for entry in log if entry["utilisation"] >= 99), None)
-    if begins is None:
+    during = [entry for entry in log if entry["time"] <= calls[-1].at]
+    during = list(itertools.dropwhile(lambda entry: entry["utilisation"] < 99, during))
+    if len(during) < 10:
         return Row("provisioned first, at its capacity", "it is full at some time", "it never was", held=False)
-    during = [entry for entry in log if begins["time"] <= entry["time"] <= calls[-1].at]
     came = sum(entry["input_tokens"] + entry["output_tokens"] for entry in during)
-    left = (begins["utilisation"] - during[-1]["utilisation"]) / 100 * limit
-    use = (came + left) / ((during[-1]["time"] - begins["time"]) * PROVISIONED_TOKENS_PER_MINUTE / 60)
+    left = (during[0]["utilisation"] - during[-1]["utilisation"]) / 100 * limit
+    use = (came + left) / ((during[-1]["time"] - during[0]["time"]) * PROVISIONED_TOKENS_PER_MINUTE / 60)
     refused = sum(entry["status"] == 429 for entry in log)
     return Row(
         "provisioned first, at its capacity",

@@ -31,11 +31,11 @@ AT_ONCE: dict[str, Scenario] = {
     "told": lambda system: told(system, 6, rate=10),
     "brown-out": lambda system: brown_out(system, 2, rate=8),
     "nameless": lambda system: nameless(system, 2, most=5),
+}
+# Many callers come together, or whole regions go down.
+ONE_BY_ONE: dict[str, Scenario] = {
     "crowd": lambda system: crowd(system, 40),
     "hung-up": lambda system: hung_up(system, 30),
-}
-# Whole regions go down.
-ONE_BY_ONE: dict[str, Scenario] = {
     "flapping": lambda system: flapping(system, 3, rate=15),
     "dying": lambda system: dying(system, 20, wait=1.5),
     "dead": lambda system: dead(system, 1.5),
