@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from shared import affinity, config, limits_upkeep, pricing, rollup, ulid
+from shared.accounting import Accounting
 from shared.adoption import has_object
 from shared.affinity import Affinity
 from shared.alerts import Alerts
+from shared.answering import Answering
 from shared.authentication import Authenticator
 from shared.azure_openai import token_scope
 from shared.backends_report import BackendsReport
@@ -157,10 +159,10 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
             authenticator,
             limiter,
             router,
-            forwarder,
+            Answering(router, forwarder, places),
             shadows,
             ledger,
-            tokenizer,
+            Accounting(limiter, ledger, tokenizer, telemetry),
             management,
             places,
             configuration,
