@@ -191,7 +191,8 @@ class _Sending:
             self._failures.append(failed)
             if failed.spilled_to:
                 self._spilled.append((target.backend.endpoint, failed.spilled_to))
-            self._note(target, failed.status, failed.problem, started, role)
+            usage = Usage(input_tokens=self._call.input_estimate, estimated=True) if failed.charged else None
+            self._note(target, failed.status, failed.problem, started, role, usage)
             logger.info("%s: %s on %s: %s", self._request_id, target.deployment, target.backend.name, failed.problem)
             if isinstance(failed, Disconnected) and len(self._plan.targets) == 1 == len(self._attempts):
                 self._left.append(target)  # it may have closed an idle connection, and there is no other to ask
@@ -275,8 +276,10 @@ class _Sending:
             return self._committed(said)
         raise ForwardingFailed(_refusal(self._failures), attempts)
 
-    def _note(self, target: Target, status: int, problem: str, started: float, role: Role) -> None:
-        self._attempts.append(Attempt(target, status, problem, self._since(started), role, started=started))
+    def _note(
+        self, target: Target, status: int, problem: str, started: float, role: Role, usage: Usage | None = None
+    ) -> None:
+        self._attempts.append(Attempt(target, status, problem, self._since(started), role, usage, started))
 
     def _since(self, started: float) -> float:
         return (self._clock() - started) * 1000

@@ -116,6 +116,8 @@ class UpstreamResponse:
 class Failed(Exception):
     """A try that another target may better. `answer`: what the backend said, if it said something; `wait`: seconds it
     asked for. `spilled_to`: the deployment that Azure itself asked instead, in vain; "?" where it does not tell which.
+    `charged`: it has read the prompt, and charges for that. Azure does for what timed out or broke off,
+    not for 429 and 5xx.
     """
 
     def __init__(
@@ -125,6 +127,7 @@ class Failed(Exception):
         answer: UpstreamResponse | None = None,
         wait: float | None = None,
         spilled_to: str = "",
+        charged: bool = False,
     ) -> None:
         super().__init__(problem)
         self.problem = problem
@@ -132,6 +135,7 @@ class Failed(Exception):
         self.answer = answer
         self.wait = wait
         self.spilled_to = spilled_to
+        self.charged = charged
 
 
 class Throttled(Failed):
@@ -212,13 +216,14 @@ class Upstream:
         breakers = self._breakers
         started = breakers.clock()
         mark = breakers.begin(target, patience.seconds, capacity.estimate(call))
-        committed = False
+        committed, status = False, 0
         try:
             async with patience.timer:
                 if upload is not None:
                     patience.restart(self._timeouts.stream)
                     upload.when_sent(functools.partial(patience.restart, patience.seconds))
                 response = await self._request(call, request, opener, request_id, upload)
+                status = response.status
                 try:
                     answer = await self._commit(call, target, response, mark)
                 except BaseException:
@@ -237,7 +242,7 @@ class Upstream:
                 breakers.fault(target, "silent while others answer" if patience.beaten else "timeout")
             if patience.beaten:
                 raise Beaten(BEATEN) from None
-            raise TimedOut(f"no answer within {patience.seconds:.1f} s") from None
+            raise TimedOut(f"no answer within {patience.seconds:.1f} s", charged=status in (0, 200)) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             if upload is not None and upload.error is not None:
                 breakers.abandoned(target)
@@ -248,7 +253,7 @@ class Upstream:
             breakers.fault(target, problem[:200])
             broken = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
             broken = broken and not isinstance(error, aiohttp.ClientConnectorError)
-            raise (Disconnected if broken else Failed)(problem[:200]) from None
+            raise (Disconnected if broken else Failed)(problem[:200], charged=status == 200) from None
         except asyncio.CancelledError:
             breakers.abandoned(target)
             raise
@@ -332,6 +337,7 @@ class Upstream:
                     if complete and _worth_telling(body)
                     else None,
                     spilled_to=_failed_spill(asked, headers),
+                    charged=response.status == 408,
                 )
             case "ours":
                 reason = f"status {response.status} {azure_openai.error_code(body)}".rstrip()
@@ -368,10 +374,10 @@ class Upstream:
             head += meter.feed(chunk)
         if meter.failed:
             self._breakers.fault(target, "error inside a stream")
-            raise Failed("reported an error before the stream's first token", response.status)
+            raise Failed("reported an error before the stream's first token", response.status, charged=True)
         if not meter.committed:
             self._breakers.fault(target, "empty stream")
-            raise Failed("ended the stream before its first token", response.status)
+            raise Failed("ended the stream before its first token", response.status, charged=True)
         return meter, head
 
 
