@@ -1,6 +1,7 @@
 # The commands of the project; CI calls the same ones. Every recipe is short: the work is in local/.
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fuzz bench bench-files bench-limits bench-telemetry package-size bench-routing install install-dev azurite requirements bench-chunkings clean
+.PHONY: help run test lint fuzz bench bench-chunkings bench-files bench-ledger bench-limits bench-routing bench-telemetry \
+	package-size install install-dev azurite requirements clean
 
 PYTHON_IN := .venv/bin/python
 CODE := shared simulator local tests bench examples function_app.py
@@ -48,6 +49,13 @@ bench-files: azurite install-dev ## a file of 400 MB up and down, and the gatewa
 
 bench-chunkings: azurite install-dev ## ten thousand event streams in random pieces, byte for byte, and what is held back (3 minutes)
 	@$(PYTHON_IN) -m bench.chunkings
+
+bench-ledger: azurite install-dev ## measure the ledger: cost, kill -9, exactness, roll-up on a failing table, mutants (15 minutes)
+	@$(PYTHON_IN) -m bench.ledger_cost
+	@$(PYTHON_IN) -m bench.ledger_kills
+	@$(PYTHON_IN) -m bench.ledger_exact
+	@$(PYTHON_IN) -m bench.ledger_rollup
+	@$(PYTHON_IN) -m bench.ledger_mutants
 
 install: ## make .venv with what the gateway needs
 	@sh local/install.sh runtime

@@ -20,6 +20,8 @@ from shared.overflow import Overflow
 from shared.stores import Store, Value
 from shared.types import Attempt, Call, Consumer, Outcome, Target, Usage
 
+_WEIGHT = 0.05  # of the newest prompt in an average
+_MOST_EXPERIENCES = 10_000
 SHARDS = 16  # partitions an hour; an instance writes to one of them, so that its rows share a transaction
 # Seconds that a row may wait for company. A quick call needs no more than one write then; where no answer waits for its
 # row, a busy instance needs a write a second.
@@ -56,6 +58,18 @@ class Entry(msgspec.Struct, frozen=True):
     partition: str
     request_id: str
     intent: dict[str, Value] = {}
+    rough: int = 0  # tokens of the prompt, estimated by its length alone
+
+
+class _Experience(msgspec.Struct):
+    """How many tokens the prompts of one key to one model had for each that their length made expect."""
+
+    factor: float = 1.0
+    calls: int = 0
+
+    def learn(self, tokens: int, rough: int) -> None:
+        self.calls += 1
+        self.factor += max(_WEIGHT, 1 / self.calls) * (tokens / rough - self.factor)
 
 
 @functools.lru_cache(maxsize=4)
@@ -81,6 +95,7 @@ class Ledger:
         late = functools.partial(rollup.note_late, store)
         self._rows = GroupCommit(store, overflow, _LINGER[durability], clock, late)
         self.instance = ulid.new(store.now())[-10:]
+        self._experiences: dict[tuple[Value, Value], _Experience] = {}
         self._shard = int.from_bytes(os.urandom(2)) % SHARDS
 
     @property
@@ -105,7 +120,7 @@ class Ledger:
             "s_key": consumer.id,
             "s_model": model,
             "s_op": call.operation.name,
-            "s_prompt": call.input_estimate,
+            "s_prompt": self._expected(consumer.id, model, call.input_estimate),
             "s_max": call.max_output_tokens or 0,
             "s_ts": now,
             "s_inst": self.instance,
@@ -116,7 +131,7 @@ class Ledger:
             intent["s_product"] = consumer.product
         if call.system:
             intent["s_system"] = call.system
-        entry = Entry(*_place(int(now // 3600), self._shard), request_id, intent)
+        entry = Entry(*_place(int(now // 3600), self._shard), request_id, intent, call.input_estimate)
         self._rows.add(entry.table, entry.partition, request_id, intent)
         self._rows.soon()
         return entry
@@ -133,6 +148,7 @@ class Ledger:
         end["e_ms"] = outcome.total_ms
         if outcome.served_by is not None:
             _tell_target(end, outcome.served_by)
+            self._learn(entry, outcome.usage)
         batch = self._rows.add(entry.table, entry.partition, entry.request_id, end)
         if self._deferred:
             self._rows.soon()
@@ -156,6 +172,22 @@ class Ledger:
         _tell_target(row, attempt.target)
         self._rows.add(entry.table, entry.partition, f"{entry.request_id}-{number}", row)
         self._rows.soon()
+
+    def _expected(self, key: str, model: str, rough: int) -> int:
+        """Tokens of a prompt, should this instance not live to hear them."""
+        known = self._experiences.get((key, model))
+        return rough if known is None else round(rough * known.factor)
+
+    def _learn(self, entry: Entry, usage: Usage) -> None:
+        if usage.estimated or not usage.input_tokens or not entry.rough:
+            return
+        place = entry.intent["s_key"], entry.intent["s_model"]
+        known = self._experiences.get(place)
+        if known is None:
+            if len(self._experiences) >= _MOST_EXPERIENCES:
+                self._experiences.clear()
+            known = self._experiences[place] = _Experience()
+        known.learn(usage.input_tokens, entry.rough)
 
     async def recover(self) -> None:
         """Write what processes before this one have left on disk."""

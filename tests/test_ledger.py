@@ -128,6 +128,18 @@ async def test_what_a_try_was_charged_that_did_not_answer_stands_beside_the_call
     assert counts == {"served": (1, 0, 5), "try": (0, 1, 5), "shadow": (0, 1, 5)}
 
 
+async def test_the_prompt_of_a_call_that_may_never_end_is_estimated_by_what_such_prompts_had() -> None:
+    house = House()
+    rough = chat().input_estimate
+    for tokens in (2 * rough, 3 * rough, 4 * rough):
+        await house.close(house.open(), usage=Usage(input_tokens=tokens))
+    await house.close(house.open(), usage=Usage(input_tokens=99 * rough, estimated=True))
+    assert house.open().intent["s_prompt"] == 3 * rough
+    other = msgspec.structs.replace(CONSUMER, id="c2")
+    assert house.ledger.open(ulid.new(NOW), other, chat(), "m").intent["s_prompt"] == rough
+    await house.ledger.stop()
+
+
 async def test_the_intent_of_a_slow_call_is_written_without_anyone_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ledger._LINGER, "committed", 0.01)
     house = House()

@@ -1,0 +1,139 @@
+"""`make bench-ledger`: the gateway is killed (kill -9) again and again under load, and its books are compared with what
+callers got and with the simulator's log. `python -m bench.ledger_kills [KILLS] [CALLS A SECOND]`
+"""
+
+import asyncio
+import json
+import random
+import sys
+import time
+
+import aiohttp
+import msgspec
+
+from bench.ledger_load import Sent, body, call
+from simulator.process import SimulatorProcess
+from tests.azurite import azurite
+from tests.gateway_process import GatewayProcess, make_key
+from tests.system import _usage_rows
+
+SECONDS = 2.5  # of load before each kill
+SEEN = 0.4  # seconds after which a request must have a row
+
+
+class Report(msgspec.Struct):
+    """What must hold: no whole answer without its row, no older request without any, tokens within 0.5 %."""
+
+    calls: int
+    whole: int
+    whole_without_end: int
+    old: int
+    old_without_row: int
+    tokens_booked: int
+    tokens_true: int
+    untold: int
+
+    @property
+    def difference(self) -> float:
+        return abs(self.tokens_booked - self.tokens_true) / max(1, self.tokens_true)
+
+    def holds(self) -> bool:
+        return not self.whole_without_end and not self.old_without_row and self.difference <= 0.005
+
+
+def run(times: int, rate: int, seed: int = 1) -> Report:
+    deployments = [{"name": "chat", "model": "gpt-4o"}]
+    regions = [{"name": "one", "deployments": deployments, "seconds_per_chunk": 0.004}]
+    with azurite() as tables, SimulatorProcess({"regions": regions}) as simulator:
+        backend = {"name": "one", "endpoint": simulator.regions["one"], "region": "one", "models": {"chat": "chat"}}
+        environ = {
+            "GATEWAY_CONFIG": json.dumps({"backends": [backend]}),
+            "GATEWAY_STORAGE": tables.connection_string,
+            **simulator.identity_environment,
+        }
+        key, chance = make_key(tables.connection_string, "bench"), random.Random(seed)
+        sent: list[Sent] = []
+        kills: list[float] = []  # when
+        for number in range(times):
+            with GatewayProcess("uvicorn", environ) as gateway:
+                asyncio.run(_load(gateway, key, rate, number, chance, sent, kills))
+        time.sleep(1)
+        booked = {row["id"]: row for row in asyncio.run(_usage_rows(tables.connection_string))}
+        log = {entry["client_request_id"]: entry for entry in simulator.log()["requests"]}
+    return _compare(sent, kills, booked, log)
+
+
+async def _load(
+    gateway: GatewayProcess,
+    key: str,
+    rate: int,
+    number: int,
+    chance: random.Random,
+    sent: list[Sent],
+    kills: list[float],
+) -> None:
+    """Calls at a steady rate, half of them streams, until the gateway is killed in the middle of them."""
+    count = 0
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session, asyncio.TaskGroup() as group:
+        for _ in range(20):  # a cold gateway is not what this is about
+            one = Sent(f"{number}-warm", "chat", time.time())
+            await call(session, gateway.url, key, one, body(one.kind, chance), None)
+        started = time.monotonic()
+        while (passed := time.monotonic() - started) < SECONDS:
+            for _ in range(int(passed * rate) - count):
+                one = Sent(f"{number}-{count}", chance.choice(("chat", "chat stream")), time.time())
+                sent.append(one)
+                count += 1
+                group.create_task(call(session, gateway.url, key, one, body(one.kind, chance), None))
+            await asyncio.sleep(0.002)
+        kills.append(time.time())
+        gateway.kill()
+
+
+def _compare(
+    sent: list[Sent], kills: list[float], booked: dict[str, dict[str, object]], log: dict[str, dict[str, int]]
+) -> Report:
+    report = Report(len(sent), 0, 0, 0, 0, 0, 0, 0)
+    rows = {str(row.get("s_system")): row for row in booked.values()}
+    for (
+        request_id,
+        entry,
+    ) in log.items():  # as old as the backend's knowledge of it
+        if min(died for died in kills if died > entry["time"]) - entry["time"] > SEEN:
+            report.old += 1
+            report.old_without_row += request_id not in booked
+    for one in sent:
+        row = rows.get(one.tag)
+        ended = row is not None and "e_status" in row
+        if one.whole:
+            report.whole += 1
+            report.whole_without_end += not ended
+        truth = log.get(str(row["id"])) if row is not None else None
+        if row is None or truth is None or not truth["input_tokens"]:  # the simulator counts a prompt with its answer
+            continue
+        report.tokens_true += truth["input_tokens"]
+        if ended:
+            report.tokens_booked += int(str(row["e_input"])) + int(str(row["e_output"]))
+            report.tokens_true += truth["output_tokens"]
+        else:  # a dying stream never told how far it had come
+            report.tokens_booked += int(str(row["s_prompt"]))
+            report.untold += truth["output_tokens"]
+    return report
+
+
+def main(kills: int, rate: int) -> None:
+    report = run(kills, rate)
+    print(
+        f"{kills} kills under {rate} calls/s: {report.calls} calls, {report.whole} whole answers, "
+        f"{report.whole_without_end} of them not on record; {report.old} calls older than {SEEN:g} s at a kill, "
+        f"{report.old_without_row} without a row; {report.tokens_booked} tokens booked, {report.tokens_true} true "
+        f"({100 * report.difference:.2f} %), {report.untold} that dying streams never told: "
+        f"{'holds' if report.holds() else 'DOES NOT HOLD'}"
+    )
+    if not report.holds():
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    arguments = [int(word) for word in sys.argv[1:]]
+    main(*(arguments + [20, 120][len(arguments) :]))
