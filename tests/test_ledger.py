@@ -151,15 +151,14 @@ async def test_the_intent_of_a_slow_call_is_written_without_anyone_waiting(monke
 
 
 async def test_deferred_answers_wait_for_nothing_and_share_a_write(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ledger._LINGER, "deferred", 0.05)
+    monkeypatch.setitem(ledger._LINGER, "deferred", 0.5)
     house = House("deferred")
     entries = [house.open() for _ in range(30)]
     for entry in entries:
         assert house.close(entry).done()
         await asyncio.sleep(0)
     assert house.store.batches == []
-    await asyncio.sleep(0.1)
-    assert house.store.batches == [30]
+    await until(lambda: house.store.batches == [30])
     assert {row["e_status"] for row in (await house.rows()).values()} == {200}
     house.close(house.open())
     await house.ledger.stop()
