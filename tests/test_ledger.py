@@ -144,7 +144,9 @@ async def test_the_intent_of_a_slow_call_is_written_without_anyone_waiting(monke
     monkeypatch.setitem(ledger._LINGER, "committed", 0.01)
     house = House()
     entry = house.open()
-    await until(lambda: bool(house.store.batches))
+    async with asyncio.timeout(5):
+        while entry.request_id not in await house.rows():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
     assert (await house.rows())[entry.request_id].keys() & {"s_key", "e_status"} == {"s_key"}
     await house.close(entry)
     assert (await house.rows())[entry.request_id].keys() >= {"s_key", "e_status"}
