@@ -47,7 +47,7 @@ fuzz: azurite install-dev ## send what nobody would send, for a minute on each e
 bench-files: azurite install-dev ## a file of 400 MB up and down, and the gateway's memory meanwhile
 	@$(PYTHON_IN) -m bench.large_files
 
-bench-chunkings: azurite install-dev ## ten thousand event streams in random pieces, byte for byte, and what is held back (3 minutes)
+bench-chunkings: azurite install-dev ## ten thousand event streams in random pieces, byte for byte, and what is held back (5 minutes)
 	@$(PYTHON_IN) -m bench.chunkings
 
 bench-ledger: azurite install-dev ## measure the ledger: cost, kill -9, exactness, roll-up on a failing table, mutants (15 minutes)
