@@ -28,7 +28,7 @@ def show(rows: Sequence[dict[str, Any]], heads: Sequence[str], as_json: bool) ->
     table = Table(*(head.replace("_", " ") for head in heads))
     for row in rows:
         table.add_row(*(Text("" if row[head] is None else str(row[head])) for head in heads))
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    Console(width=None if sys.stdout.isatty() else 400).print(table)
 
 
 def with_store(run: Callable[[Store], Coroutine[Any, Any, None]]) -> None:
