@@ -14,8 +14,8 @@ help: ## list these commands
 run: azurite install ## start the gateway (PORT=7071) in front of simulated regions, or of your gateway.yaml; HOST=func: under Core Tools
 	@$(PYTHON_IN) -m local.run $(if $(filter command,$(origin HOST))$(filter func,$(HOST)),--host $(HOST))
 
-test: azurite install-dev ## run the tests (ARGS=... goes to pytest)
-	@$(PYTHON_IN) -m pytest $(ARGS)
+test: azurite install-dev ## run the tests, two files at a time (ARGS=... goes to pytest)
+	@$(PYTHON_IN) -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 lint: install-dev ## ruff and mypy, as CI does
 	@$(PYTHON_IN) -m ruff check .
