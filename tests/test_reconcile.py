@@ -20,11 +20,19 @@ from shared.stores import Properties
 from shared.types import Backend
 from simulator.process import SimulatorProcess
 from tests.azurite import Azurite
+from tests.azurite import azurite as start_azurite
 from tests.gateway_process import ROOT
 
 GROUP = "/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/g/providers"
 ACCOUNT = f"{GROUP}/Microsoft.CognitiveServices/accounts/one"
 OTHER = f"{GROUP}/Microsoft.CognitiveServices/accounts/two"
+
+
+@pytest.fixture(scope="module")
+def azurite() -> Iterator[Azurite]:
+    """One of its own: the roll-up of other tests drops the months that these rows are in."""
+    with start_azurite() as running:
+        yield running
 
 
 def backend(name: str, resource_id: str | None = ACCOUNT, **models: str) -> Backend:
