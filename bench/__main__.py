@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from bench import usage_tables
 from bench.load import Place, percentile, streams, whole_answers
 from local import azurite
 from local.processes import Child, Children, free_port
@@ -27,7 +28,7 @@ from simulator.process import SimulatorProcess
 ROOT = Path(__file__).resolve().parent.parent
 CALLS, AT_ONCE = 20_000, 32
 STREAMS, CHUNKS = 400, 100
-ROUNDS = 4
+ROUNDS = 10
 
 type Places = dict[str, tuple[Child, Place]]
 
@@ -58,11 +59,11 @@ def main() -> None:
         child, place, ready = _start_gateway(children, environ, key)
         places["gateway"] = (child, place)
         print(f"start to first answer {ready:.2f} s", flush=True)
-        _compare_whole_answers(places)
+        _compare_whole_answers(places, environ["GATEWAY_STORAGE"])
         _compare_streams(places, direct)
 
 
-def _compare_whole_answers(places: Places) -> None:
+def _compare_whole_answers(places: Places, storage: str) -> None:
     """In rounds, one after the other, so that a noisy neighbour troubles all of them."""
     print(f"\n{CALLS} calls, not streamed, {AT_ONCE} at a time", flush=True)
     cpu = dict.fromkeys(places, 0.0)
@@ -74,6 +75,7 @@ def _compare_whole_answers(places: Places) -> None:
             before = _cpu(child)
             asyncio.run(whole_answers(place, CALLS // ROUNDS, AT_ONCE))
             cpu[name] += _cpu(child) - before
+        usage_tables.drop(storage)
         memory.append(_memory(places["gateway"][0]))
     for name, seconds in cpu.items():
         ratio = cpu["gateway"] / seconds

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from bench import usage_tables
 from bench.load import Place, streams, whole_answers
 from local import azurite
 from local.processes import Child, Children, free_port
@@ -18,7 +19,8 @@ from simulator.process import SimulatorProcess
 from tests.gateway_process import make_key
 
 ROOT = Path(__file__).resolve().parent.parent
-AT_ONCE, ROUNDS, CHUNKS = 32, 6, 50
+AT_ONCE, ROUNDS, CHUNKS = 32, 12, 50
+MODES = ("committed", "deferred", "off")
 
 
 def main(calls: int) -> None:
@@ -33,40 +35,42 @@ def main(calls: int) -> None:
         backend = {"name": "one", "endpoint": simulator.regions["one"], "region": "one", "models": {"gpt-4o": "gpt-4o"}}
         storage = azurite.connection_string(ports)
         key = make_key(storage, "bench")
-        places: dict[str, tuple[Child, Place]] = {}
-        for mode in ("committed", "deferred", "off"):
-            durability = "deferred" if mode == "deferred" else "committed"
-            settings = {"backends": [backend], "ledger": {"durability": durability}}
+        settings = {"backends": [backend]}
+        common = {**os.environ, **simulator.identity_environment, "GATEWAY_STORAGE": storage}
+
+        def start(children: Children, mode: str, into: str = "") -> tuple[Child, Place]:
+            durability = {"ledger": {"durability": "deferred"}} if mode == "deferred" else {}
             environ = {
-                **os.environ,
-                **simulator.identity_environment,
-                "GATEWAY_CONFIG": json.dumps(settings),
-                "GATEWAY_STORAGE": storage,
+                **common,
+                "GATEWAY_CONFIG": json.dumps({**settings, **durability}),
                 "BENCH_LEDGER": mode,
-                "BENCH_WATCH": f"{name}/{mode}.json",
+                "BENCH_WATCH": into,
             }
             port = free_port()
             command = [sys.executable, "-m", "uvicorn", "bench.ledger_app:app", "--port", str(port), "--no-access-log"]
             child = children.start(mode, command, environ)
             children.wait_for_port("The gateway", port, 30)
-            places[mode] = (
-                child,
-                Place(f"http://127.0.0.1:{port}/v1/chat/completions", {"authorization": f"Bearer {key}"}),
-            )
-        measure(places, calls)
-        for mode, (child, _) in places.items():
-            child.stop(15)
+            return child, Place(f"http://127.0.0.1:{port}/v1/chat/completions", {"authorization": f"Bearer {key}"})
+
+        measure({mode: start(children, mode) for mode in MODES}, calls, storage)
+        print(f"{calls // 20} streams of {CHUNKS} chunks, {AT_ONCE} at a time: longest turns of the loop, ms")
+        for mode in MODES:  # watched apart, since a watch that wakes up all the time is no small part of a call's CPU
+            with Children(ROOT, Path(name)) as watched:
+                _, place = start(watched, mode, f"{name}/{mode}.json")
+                asyncio.run(whole_answers(place, calls // 20, AT_ONCE))
+                asyncio.run(streams(place, calls // 20, AT_ONCE, CHUNKS))
             told = json.loads(Path(f"{name}/{mode}.json").read_text())
-            print(f"  ledger {mode:10} longest turns of the loop, ms: {told['cpu']} of its CPU, {told['wall']} in all")
+            print(f"  ledger {mode:10} {told['cpu']} of its CPU, {told['wall']} in all", flush=True)
 
 
-def measure(places: dict[str, tuple[Child, Place]], calls: int) -> None:
+def measure(places: dict[str, tuple[Child, Place]], calls: int, storage: str) -> None:
     """In rounds, one mode after the other, so that a noisy neighbour troubles all of them."""
     cpu = dict.fromkeys(places, 0.0)
     for _, place in places.values():
         asyncio.run(whole_answers(place, 300, AT_ONCE))  # warm
     for _ in range(ROUNDS):
         for mode, (child, place) in places.items():
+            usage_tables.drop(storage)
             before = _cpu(child)
             asyncio.run(whole_answers(place, calls // ROUNDS, AT_ONCE))
             cpu[mode] += _cpu(child) - before
@@ -74,8 +78,6 @@ def measure(places: dict[str, tuple[Child, Place]], calls: int) -> None:
     for mode, seconds in cpu.items():
         more = (seconds - cpu["off"]) / calls * 1e6
         print(f"  ledger {mode:10} {seconds / calls * 1e6:6.0f} µs of CPU a call ({more:+.0f})", flush=True)
-    for _, place in places.values():
-        asyncio.run(streams(place, calls // 20, AT_ONCE, CHUNKS))
 
 
 def _cpu(child: Child) -> float:

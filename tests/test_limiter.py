@@ -449,8 +449,12 @@ async def test_forgotten_keys_lose_no_settlement(monkeypatch: pytest.MonkeyPatch
     await asyncio.gather(*(limiter.stop() for limiter in limiters))
     rows = house.rows("limits")
     used = {key: sum(float(row["tokens_used"]) for row, _ in shards.values()) for key, shards in rows.items()}
-    assert used.pop("team:all") == pytest.approx(sum(taken.values()))
-    assert used == pytest.approx(dict(taken))
+    taken["team:all"] = sum(taken.values())
+    # A write that failed may have been done. Where too much time has gone by to tell, what it refunded is not refunded
+    # again: a little too much may be counted, by this rule, and never too little.
+    assert used.keys() == taken.keys()
+    assert all(used[key] > tokens - 0.01 for key, tokens in taken.items()), (used, taken)
+    assert sum(used.values()) < 1.02 * sum(taken.values())
 
 
 async def test_a_process_that_ends_waits_for_the_settlement_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
