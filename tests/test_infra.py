@@ -36,6 +36,8 @@ ROLES = {
     "5e0bd9bd-7b93-4f28-af87-19fc36ad61bd": "Cognitive Services OpenAI User",
     "4633458b-17de-408a-b874-0445c86b69e6": "Key Vault Secrets User",
     "3913510d-42f4-4e42-8a64-420c390055eb": "Monitoring Metrics Publisher",
+    "43d0d8ad-25c7-4714-9337-8ba259a9fe05": "Monitoring Reader",
+    "ba92f5b4-2d11-453d-a403-e96b0029c9fe": "Storage Blob Data Contributor",
     "b7e6dc6d-f1e8-4753-8033-0f276bb0955b": "Storage Blob Data Owner",
     "0a9a7e1f-b9d0-4cc4-a60d-0319b160aaa3": "Storage Table Data Contributor",
 }
@@ -74,6 +76,7 @@ NAME_RULES = {
     "vault": r"[A-Za-z](?!.*--)[A-Za-z0-9-]{1,22}[A-Za-z0-9]",
     "workspace": r"[A-Za-z0-9][A-Za-z0-9-]{2,61}[A-Za-z0-9]",
 }
+GROUP = "/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/rg-test"
 LONGEST = {"token": "a" * 13}  # uniqueString makes thirteen characters
 
 
@@ -108,7 +111,12 @@ def test_nothing_is_wrong_with_the_files() -> None:
         ("openai.bicep", "customSubDomainName", "customSubdomainName", "no property customSubdomainName"),
         ("openai.bicep", "      name: model.sku\n", "", "needs name"),
         ("openai.bicep", "'private-endpoint.bicep'", "'privat-endpoint.bicep'", "there is no privat-endpoint.bicep"),
-        ("openai.bicep", "import { deployment, roles }", "import { deploymnt, roles }", "is exported by no file"),
+        (
+            "openai.bicep",
+            "import { assignment, deployment }",
+            "import { assignment, deploymnt }",
+            "is exported by no file",
+        ),
         ("network.bicep", "registrationEnabled", "registrationsEnabled", "no property registrationsEnabled"),
         ("monitoring.bicep", "Application_Type: 'web'", "Application_Type: 'wep'", "got 'wep'"),
         ("monitoring.bicep", "location: location", "location: loction", "loction is not defined"),
@@ -145,7 +153,99 @@ def test_the_roles_are_the_built_in_ones_that_are_needed() -> None:
     assert role_complaints(FILES) == []
     assert role_complaints(seeded("types.bicep", "5e0bd9bd-7b93", "5e0bd9bd-7b94"))
     assert role_complaints(seeded("types.bicep", "5e0bd9bd-7b93-4f28-af87-19fc36ad61bd", next(reversed(ROLES))))
-    assert role_complaints(seeded("openai.bicep", "roles.cognitive", "'25fbc0a9-bd7c-42a3-aa1a-3b75d497ee68' //"))
+    assert role_complaints(seeded("types.bicep", "43d0d8ad-25c7", "43d0d8ad-25c8"))
+    assert role_complaints(seeded("types.bicep", "ba92f5b4-2d11-453d-a403-e96b0029c9fe", next(iter(ROLES))))
+    assert role_complaints(seeded("main.bicep", "roles.cognitive", "'25fbc0a9-bd7c-42a3-aa1a-3b75d497ee68' //"))
+
+
+# What each module of main.bicep grants on its resource, and to whom, when charges are exported and somebody operates.
+GRANTS = {
+    "hostStorage": {("gateway", "Storage Blob Data Owner")},
+    "stateStorage": {
+        *((who, "Storage Table Data Contributor") for who in ("gateway", "operator")),
+        *((who, "Storage Blob Data Contributor") for who in ("gateway", "operator")),  # export, reprice
+    },
+    "openAi": {("gateway", "Cognitive Services OpenAI User"), ("operator", "Monitoring Reader")},  # reconcile
+    "openAiAccess": {("gateway", "Cognitive Services OpenAI User"), ("operator", "Monitoring Reader")},
+}
+
+
+def granted(files: Mapping[str, str], **parameters: Any) -> dict[str, dict[str, Any]]:
+    """Module -> what it is given, of the ones that are given assignments. Roles stand there by their names."""
+    roles = {key: ROLES[literal(value) or ""] for key, value in variable(files, "types.bicep", "roles").items()}
+    known = {"roles": roles, "identity": {"outputs": {"principalId": "gateway"}}, "packageContainer": "packages"}
+    given = {"environmentName": "test", "location": "x", **known, **parameters}
+    template = Template("main.bicep", files["main.bicep"])
+    scope = evaluate.scope_of(template, given)
+    found: dict[str, dict[str, Any]] = {}
+    for name in template.of("module"):
+        params = properties(body_of(files, "main.bicep", "module", name)["params"])
+        if "assignments" in params:
+            wanted = params.keys() & {"assignments", "containers"}
+            found[name] = {key: evaluate.expression(text(params[key]))(scope) for key in wanted}
+    return found
+
+
+def grant_complaints(files: Mapping[str, str]) -> list[str]:
+    operator = {"operatorPrincipalId": "operator", "operatorPrincipalType": "Group"}
+    full, bare = granted(files, exportContainer="costs", **operator), granted(files)
+    found = [f"{name} is given other roles than it needs" for name in full if pairs(full[name]) != GRANTS.get(name)]
+    found += [f"{name} grants nothing" for name in GRANTS.keys() - full.keys()]
+    kinds = {(a["principalId"], a["principalType"]) for given in full.values() for a in given["assignments"]}
+    if kinds != {("gateway", "ServicePrincipal"), ("operator", "Group")}:
+        found.append(f"principals are {kinds}")
+    found += [
+        f"{name} is given {pairs(given)} where nobody operates and nothing is exported"
+        for name, given in bare.items()
+        if any(who != "gateway" or role == "Storage Blob Data Contributor" for who, role in pairs(given))
+    ]
+    if (full["stateStorage"].get("containers"), bare["stateStorage"].get("containers")) != (["costs"], []):
+        found.append("the container of exported charges is not created where, and only where, it is wanted")
+    for name in ("storage.bicep", "openai.bicep", "openai-access.bicep"):
+        role = body_of(files, name, "resource", "role")
+        kept = {key: text(node) for key, node in (role | properties(role["properties"])).items()}
+        wanted = {
+            "scope": "account",
+            "principalId": "entry.principalId",
+            "principalType": "entry.principalType",
+            "name": "guid(account.id, entry.principalId, entry.roleId)",
+            "roleDefinitionId": "subscriptionResourceId('Microsoft.Authorization/roleDefinitions', entry.roleId)",
+        }
+        found += [f"{name}: {key} of the role is {kept.get(key)}" for key in wanted if kept.get(key) != wanted[key]]
+    return found
+
+
+def pairs(given: Mapping[str, Any]) -> set[tuple[str, str]]:
+    return {(assignment["principalId"], assignment["roleId"]) for assignment in given["assignments"]}
+
+
+def test_everybody_has_the_roles_that_their_commands_need_and_no_others() -> None:
+    assert grant_complaints(FILES) == []
+    main = "main.bicep"
+    assert grant_complaints(
+        seeded(main, "roleId: roles.storageBlobDataContributor", "roleId: roles.storageBlobDataOwner")
+    )
+    assert grant_complaints(seeded(main, "? [] : [roles.storageBlobDataContributor]", "? [] : []"))
+    assert grant_complaints(seeded(main, "[roles.monitoringReader]", "[roles.monitoringMetricsPublisher]"))
+    assert grant_complaints(seeded(main, "containers: empty(exportContainer) ? [] : [exportContainer]\n", ""))
+    assert grant_complaints(
+        seeded(main, "map(empty(operatorPrincipalId) ? [] : [roles.mon", "map(false ? [] : [roles.mon")
+    )
+    for module in ("openAi ", "openAiAccess "):
+        before, found, after = FILES[main].partition(f"module {module}")
+        without = before + found + after.replace("concat(operatorOfAccounts, [", "concat([], [", 1)
+        assert grant_complaints({**FILES, main: without})
+    for file in ("openai.bicep", "openai-access.bicep", "storage.bicep"):
+        assert grant_complaints(seeded(file, "roleDefinitions', entry.roleId", "roleDefinitions', entry.principalId"))
+    assert grant_complaints(seeded("storage.bicep", "principalType: entry.principalType", "principalType: 'User'"))
+
+
+def test_the_roles_are_told_in_the_guide() -> None:
+    guide = (ROOT / "docs" / "deploy.md").read_text()
+    rows = {
+        tuple(cell.strip() for cell in line.strip("|").split("|"))[:2] for line in guide.splitlines() if "|" in line
+    }
+    assert set().union(*GRANTS.values()) <= rows
 
 
 class Recorder(dict[str, str]):
@@ -218,6 +318,8 @@ def document_complaints(files: Mapping[str, str]) -> list[str]:
     for name in ("standardBackends", "provisionedBackends"):
         if f"https://${{{created}}}.openai.azure.com" not in text(variable(files, "main.bicep", name)["endpoint"]):
             found.append(f"{name}.endpoint is not that of the account, {created}")
+        if text(variable(files, "main.bicep", name)["resource_id"]) != f"'${{accountsId}}/${{{created}}}'":
+            found.append(f"{name}.resource_id is not that of the account, {created}")
     return found
 
 
@@ -228,6 +330,7 @@ def test_the_composed_configuration_has_the_keys_that_the_gateway_reads() -> Non
     assert document_complaints(seeded("main.bicep", "  region: a.region\n  data_zone", "  data_zone"))
     assert document_complaints(seeded("main.bicep", "kind: 'provisioned'", "kind: 'ptu'"))
     assert document_complaints(seeded("main.bicep", "name: take('oai-${a.name}", "name: take('aoai-${a.name}"))
+    assert document_complaints(seeded("main.bicep", "${accountsId}/${take('oai-", "${accountsId}/${take('aoai-"))
 
 
 def composed(files: Mapping[str, str], **parameters: Any) -> config.Configuration:
@@ -247,8 +350,11 @@ def test_the_gateway_accepts_what_is_composed_of_the_parameters_file() -> None:
         region="swedencentral",
         data_zone="eu",
         models={"gpt-5-mini": "gpt-5-mini"},
+        resource_id=f"{GROUP}/providers/Microsoft.CognitiveServices/accounts/oai-sweden-{evaluate.UNIQUE}",
     )
     assert (virginia.name, virginia.region) == ("virginia", "eastus2")
+    with pytest.raises(ConfigurationError, match="resource_id: expected"):
+        composed(seeded("main.bicep", "var accountsId = '${subscription().id}", "var accountsId = '"), **given)
     with pytest.raises(ConfigurationError, match="expected https"):
         composed(seeded("main.bicep", "endpoint: 'https://", "endpoint: 'http://"), **given)
 
@@ -266,7 +372,7 @@ def test_provisioned_deployments_become_a_backend_that_goes_first_and_existing_a
         },
     ]
     account = {"name": "sweden", "region": "swedencentral", "deployments": deployments, "weight": 3}
-    identifier = "/subscriptions/s/resourceGroups/g/providers/Microsoft.CognitiveServices/accounts/contoso"
+    identifier = f"{GROUP}/providers/Microsoft.CognitiveServices/accounts/contoso"
     existing = {"name": "old", "resourceId": identifier, "region": "eastus", "models": {"gpt-4o": "x"}, "priority": 2}
     read = composed(
         FILES,
@@ -275,13 +381,18 @@ def test_provisioned_deployments_become_a_backend_that_goes_first_and_existing_a
         models={"gpt-4o": {"fallbacks": ["chat"]}},
         limits={"defaults": {"tokens_per_minute": 1000}},
         timeouts={"connect": 1},
+        exportContainer="costs",
+        billingAccount="Contoso",
     )
     provisioned, standard, old = read.backends
     assert (provisioned.name, provisioned.kind, provisioned.priority) == ("sweden-provisioned", "provisioned", 0)
     assert (provisioned.models, standard.models) == ({"chat": "ptu"}, {"gpt-4o": "chat"})
     assert (standard.priority, standard.weight, standard.endpoint) == (1, 3, provisioned.endpoint)
     assert (old.endpoint, old.api_version, old.priority) == ("https://contoso.openai.azure.com", "v1", 2)
+    assert old.resource_id == identifier
+    assert provisioned.resource_id == standard.resource_id != old.resource_id
     assert read.models["gpt-4o"].fallbacks == ["chat"]
+    assert (read.export.container, read.export.billing_account) == ("costs", "Contoso")
     assert (read.limits.defaults.tokens_per_minute, read.timeouts.connect) == (1000, 1)
 
 

@@ -41,7 +41,15 @@ param timeouts object = {}
 @description('Further sections of the configuration, such as `routing` or `ledger`, as they are.')
 param sections object = {}
 
-@description('Object id of who makes keys with the command line. Empty: nobody is given access to the tables.')
+@description('Blob container for the months of charges that the gateway exports, beside its tables. Empty: none are exported.')
+@maxLength(63)
+param exportContainer string = ''
+
+@description('Who pays for the whole, as exported charges call it.')
+@minLength(1)
+param billingAccount string = 'tollgate'
+
+@description('Object id of who works with the command line: makes keys, reads usage, compares it with Azure\'s. Empty: nobody.')
 param operatorPrincipalId string = ''
 
 @description('What the operator is.')
@@ -148,6 +156,7 @@ var useVault = keyVault && !empty(managementKey)
 var storageSku = zoneRedundant ? 'Standard_ZRS' : 'Standard_LRS'
 
 // The configuration document, from the parameters that also create the accounts: nothing is typed twice.
+var accountsId = '${subscription().id}/resourceGroups/${resourceGroupName}/providers/Microsoft.CognitiveServices/accounts'
 var standardAccounts = filter(
   accounts,
   a => !empty(filter(a.deployments, d => !contains(d.sku, 'Provisioned')))
@@ -159,6 +168,7 @@ var provisionedAccounts = filter(
 var standardBackends = map(standardAccounts, a => {
   name: a.name
   endpoint: 'https://${take('oai-${a.name}-${token}', 64)}.openai.azure.com'
+  resource_id: '${accountsId}/${take('oai-${a.name}-${token}', 64)}'
   region: a.region
   data_zone: a.?dataZone
   kind: 'standard'
@@ -173,6 +183,7 @@ var standardBackends = map(standardAccounts, a => {
 var provisionedBackends = map(provisionedAccounts, a => {
   name: '${a.name}-provisioned'
   endpoint: 'https://${take('oai-${a.name}-${token}', 64)}.openai.azure.com'
+  resource_id: '${accountsId}/${take('oai-${a.name}-${token}', 64)}'
   region: a.region
   data_zone: a.?dataZone
   kind: 'provisioned'
@@ -187,6 +198,7 @@ var provisionedBackends = map(provisionedAccounts, a => {
 var existingBackends = map(existingAccounts, a => {
   name: a.name
   endpoint: a.?endpoint ?? 'https://${last(split(a.resourceId, '/'))}.openai.azure.com'
+  resource_id: a.resourceId
   region: a.region
   data_zone: a.?dataZone
   api_version: a.?apiVersion ?? 'v1'
@@ -200,6 +212,10 @@ var configuration = {
   models: models
   limits: limits
   timeouts: timeouts
+  export: {
+    container: empty(exportContainer) ? null : exportContainer
+    billing_account: billingAccount
+  }
   telemetry: {
     traces_per_second: tracesPerSecond
   }
@@ -253,15 +269,21 @@ module hostStorage 'storage.bicep' = {
   }
 }
 
-var operators = empty(operatorPrincipalId)
-  ? []
-  : [
-      {
-        principalId: operatorPrincipalId
-        principalType: operatorPrincipalType
-        roleId: roles.storageTableDataContributor
-      }
-    ]
+// What the operator may: the state and the exported files by the command line, and Azure's own count of the calls.
+var stateRoles = concat(
+  [roles.storageTableDataContributor],
+  empty(exportContainer) ? [] : [roles.storageBlobDataContributor]
+)
+var operatorOfState = map(empty(operatorPrincipalId) ? [] : stateRoles, role => {
+  principalId: operatorPrincipalId
+  principalType: operatorPrincipalType
+  roleId: role
+})
+var operatorOfAccounts = map(empty(operatorPrincipalId) ? [] : [roles.monitoringReader], role => {
+  principalId: operatorPrincipalId
+  principalType: operatorPrincipalType
+  roleId: role
+})
 
 module stateStorage 'storage.bicep' = {
   name: 'state-storage'
@@ -272,13 +294,26 @@ module stateStorage 'storage.bicep' = {
     tags: allTags
     sku: storageSku
     tables: ['affinity', 'consumers', 'control', 'health', 'limits', 'rotation', 'usageagg'] // the monthly ones of raw usage are made by the gateway
-    assignments: concat(operators, [
-      {
-        principalId: identity.outputs.principalId
-        principalType: 'ServicePrincipal'
-        roleId: roles.storageTableDataContributor
-      }
-    ])
+    containers: empty(exportContainer) ? [] : [exportContainer]
+    assignments: concat(
+      operatorOfState,
+      [
+        {
+          principalId: identity.outputs.principalId
+          principalType: 'ServicePrincipal'
+          roleId: roles.storageTableDataContributor
+        }
+      ],
+      empty(exportContainer)
+        ? []
+        : [
+            {
+              principalId: identity.outputs.principalId
+              principalType: 'ServicePrincipal'
+              roleId: roles.storageBlobDataContributor
+            }
+          ]
+    )
     restrictNetwork: privateNetwork
     allowedIpRanges: operatorIpRanges
   }
@@ -312,6 +347,20 @@ module stateStorageEndpoint 'private-endpoint.bicep' = if (privateNetwork) {
   }
 }
 
+module stateFilesEndpoint 'private-endpoint.bicep' = if (privateNetwork && !empty(exportContainer)) {
+  name: 'state-files-endpoint'
+  scope: group
+  params: {
+    name: 'pe-${names.stateStorage}-blob'
+    location: location
+    tags: allTags
+    targetId: stateStorage.outputs.id
+    group: 'blob'
+    subnetId: network!.outputs.endpointsSubnetId
+    dnsZoneId: network!.outputs.blobZoneId
+  }
+}
+
 module openAi 'openai.bicep' = [
   for a in accounts: {
     name: 'openai-${a.name}'
@@ -321,7 +370,13 @@ module openAi 'openai.bicep' = [
       region: a.region
       tags: allTags
       deployments: a.deployments
-      principalId: identity.outputs.principalId
+      assignments: concat(operatorOfAccounts, [
+        {
+          principalId: identity.outputs.principalId
+          principalType: 'ServicePrincipal'
+          roleId: roles.cognitiveServicesOpenAIUser
+        }
+      ])
       subnetId: privateNetwork ? network!.outputs.endpointsSubnetId : ''
       dnsZoneId: privateNetwork ? network!.outputs.openAiZoneId : ''
       subnetLocation: location
@@ -335,7 +390,13 @@ module openAiAccess 'openai-access.bicep' = [
     scope: resourceGroup(split(a.resourceId, '/')[2], split(a.resourceId, '/')[4])
     params: {
       name: last(split(a.resourceId, '/'))
-      principalId: identity.outputs.principalId
+      assignments: concat(operatorOfAccounts, [
+        {
+          principalId: identity.outputs.principalId
+          principalType: 'ServicePrincipal'
+          roleId: roles.cognitiveServicesOpenAIUser
+        }
+      ])
     }
   }
 ]
@@ -435,6 +496,7 @@ module app 'function-app.bicep' = {
   dependsOn: [
     hostStorageEndpoint
     stateStorageEndpoint
+    stateFilesEndpoint
   ]
 }
 

@@ -1,26 +1,25 @@
-// Opens an Azure OpenAI account that is there already to the identity of the gateway. Runs in the account's own group.
+// Gives roles on an Azure OpenAI account that is there already. Runs in the account's own group and subscription.
 
-import { roles } from 'types.bicep'
+import { assignment } from 'types.bicep'
 
 @description('Name of the account.')
 param name string
 
-@description('Object id of the identity of the gateway.')
-param principalId string
+@description('Roles on the account.')
+param assignments assignment[]
 
 resource account 'Microsoft.CognitiveServices/accounts@2025-06-01' existing = {
   name: name
 }
 
-resource role 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
-  name: guid(account.id, principalId, roles.cognitiveServicesOpenAIUser)
-  scope: account
-  properties: {
-    principalId: principalId
-    principalType: 'ServicePrincipal'
-    roleDefinitionId: subscriptionResourceId(
-      'Microsoft.Authorization/roleDefinitions',
-      roles.cognitiveServicesOpenAIUser
-    )
+resource role 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
+  for entry in assignments: {
+    name: guid(account.id, entry.principalId, entry.roleId)
+    scope: account
+    properties: {
+      principalId: entry.principalId
+      principalType: entry.principalType
+      roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', entry.roleId)
+    }
   }
-}
+]

@@ -1,6 +1,6 @@
 // An Azure OpenAI account with its model deployments, opened to the identity of the gateway and to nobody's key.
 
-import { deployment, roles } from 'types.bicep'
+import { assignment, deployment } from 'types.bicep'
 
 @description('Name of the account and first label of its endpoint.')
 @minLength(2)
@@ -16,8 +16,8 @@ param tags object
 @description('Model deployments.')
 param deployments deployment[]
 
-@description('Object id of the identity of the gateway.')
-param principalId string
+@description('Roles on the account.')
+param assignments assignment[]
 
 @description('Subnet for a private endpoint. Empty: the account has a public endpoint.')
 param subnetId string
@@ -69,18 +69,17 @@ resource models 'Microsoft.CognitiveServices/accounts/deployments@2025-06-01' = 
   }
 ]
 
-resource role 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
-  name: guid(account.id, principalId, roles.cognitiveServicesOpenAIUser)
-  scope: account
-  properties: {
-    principalId: principalId
-    principalType: 'ServicePrincipal'
-    roleDefinitionId: subscriptionResourceId(
-      'Microsoft.Authorization/roleDefinitions',
-      roles.cognitiveServicesOpenAIUser
-    )
+resource role 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
+  for entry in assignments: {
+    name: guid(account.id, entry.principalId, entry.roleId)
+    scope: account
+    properties: {
+      principalId: entry.principalId
+      principalType: entry.principalType
+      roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', entry.roleId)
+    }
   }
-}
+]
 
 // After the deployments: while one is being made the account is busy (AccountProvisioningStateInvalid).
 module endpoint 'private-endpoint.bicep' = if (!empty(subnetId)) {

@@ -1,4 +1,4 @@
-"""The value of a Bicep variable, given parameters: as much of the language as main.bicep's configuration is written in.
+"""The value of a Bicep variable or of what a module is given: as much of the language as main.bicep needs for those.
 
 The expressions are parsed here and not by tree-sitter, whose grammar reads `a ?? b.c` as `(a ?? b).c`.
 """
@@ -44,6 +44,11 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 def variable(template: Template, name: str, parameters: Mapping[str, Any]) -> Any:
     """Raises KeyError for a parameter without a value and ValueError for an expression that is not understood."""
+    return scope_of(template, parameters)(name)
+
+
+def scope_of(template: Template, parameters: Mapping[str, Any]) -> Scope:
+    """What gives the values of a file's names. `parameters` may have those of its imports and modules, too."""
     variables, declared = template.of("var"), template.of("param")
 
     def scope(wanted: str) -> Any:
@@ -55,7 +60,7 @@ def variable(template: Template, name: str, parameters: Mapping[str, Any]) -> An
             raise KeyError(wanted)
         return expression(text(declared[wanted].value))(scope)
 
-    return scope(name)
+    return scope
 
 
 def expression(source: str) -> Thunk:
