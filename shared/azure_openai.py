@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 
 import msgspec
 
-from shared import references
+from shared import multipart, references
 from shared.bodies import Fields, rewrite, rewrite_below, top_level
 from shared.errors import InvalidRequest, MethodNotAllowed, UnknownPath
 from shared.types import Backend, Call, FallbackReason, Operation, Reference, Surface, Target
@@ -19,6 +19,8 @@ from shared.types import Backend, Call, FallbackReason, Operation, Reference, Su
 _BELOW_DEPLOYMENT = ("chat/completions", "completions", "embeddings", "audio/", "images/generations", "images/edits")
 
 _IN_SESSION = ("session.model", "session.audio.input.transcription.model")
+_IN_QUERY = "?model"
+_TO_TRANSCRIBE: dict[str, Any] = {"model": "body", "model_at": ("input_audio_transcription.model",)}
 
 
 def _op(name: str, method: str, path: str, **more: Any) -> Operation:
@@ -74,6 +76,7 @@ OPERATIONS = (
     _op("conversations.items.delete", "DELETE", "conversations/{conversation}/items/{item}"),
     # Files, uploads, batches
     *_crud("files", "files", "file", "create list get delete", body="multipart"),
+    _op("files.import", "POST", "files/import", makes="file"),  # Azure's alone: from a blob
     _op("files.content", "GET", "files/{file}/content", free_form=True),
     _op("uploads.create", "POST", "uploads", makes="upload"),
     _op("uploads.parts.create", "POST", "uploads/{upload}/parts", body="multipart"),
@@ -128,11 +131,16 @@ OPERATIONS = (
     _op("models.list", "GET", "models", local=True),
     _op("models.get", "GET", "models/{model}", local=True),
     # Fine-tuning: the model is the one to be trained, no deployment
-    *_crud("fine_tuning.jobs", "fine_tuning/jobs", "fine_tuning_job", "create list get cancel", model="hidden"),
+    *_crud("fine_tuning.jobs", "fine_tuning/jobs", "fine_tuning_job", "create list get cancel delete", model="hidden"),
     _op("fine_tuning.jobs.pause", "POST", "fine_tuning/jobs/{fine_tuning_job}/pause"),
     _op("fine_tuning.jobs.resume", "POST", "fine_tuning/jobs/{fine_tuning_job}/resume"),
     _op("fine_tuning.jobs.events.list", "GET", "fine_tuning/jobs/{fine_tuning_job}/events"),
     _op("fine_tuning.jobs.checkpoints.list", "GET", "fine_tuning/jobs/{fine_tuning_job}/checkpoints"),
+    _op("fine_tuning.jobs.checkpoints.copy", "POST", "fine_tuning/jobs/{fine_tuning_job}/checkpoints/{step}/copy"),
+    _op("fine_tuning.jobs.checkpoints.copied", "GET", "fine_tuning/jobs/{fine_tuning_job}/checkpoints/{step}/copy"),
+    _op("fine_tuning.permissions.create", "POST", "fine_tuning/checkpoints/{checkpoint}/permissions"),
+    _op("fine_tuning.permissions.list", "GET", "fine_tuning/checkpoints/{checkpoint}/permissions"),
+    _op("fine_tuning.permissions.delete", "DELETE", "fine_tuning/checkpoints/{checkpoint}/permissions/{permission}"),
     _op("fine_tuning.graders.run", "POST", "fine_tuning/alpha/graders/run", model="hidden"),
     _op("fine_tuning.graders.validate", "POST", "fine_tuning/alpha/graders/validate", model="hidden"),
     # Evals: graders and samplers name models anywhere in the body
@@ -142,16 +150,26 @@ OPERATIONS = (
     _op("evals.runs.update", "POST", "evals/{eval}/runs/{eval_run}"),  # how older clients cancel one
     _op("evals.runs.output_items.list", "GET", "evals/{eval}/runs/{eval_run}/output_items"),
     _op("evals.runs.output_items.get", "GET", "evals/{eval}/runs/{eval_run}/output_items/{output_item}"),
-    # Realtime, as far as it is HTTP
+    # Realtime, as far as it is HTTP; dated versions of Azure's have the sessions below a name of their own
     _op("realtime.client_secrets", "POST", "realtime/client_secrets", model="body", model_at=_IN_SESSION),
     _op("realtime.sessions", "POST", "realtime/sessions", model="body"),
+    _op("realtimeapi.sessions", "POST", "realtimeapi/sessions", model="body"),
+    _op("realtime.transcription_sessions", "POST", "realtime/transcription_sessions", **_TO_TRANSCRIBE),
+    _op("realtimeapi.transcription_sessions", "POST", "realtimeapi/transcription_sessions", **_TO_TRANSCRIBE),
     _op(
-        "realtime.transcription_sessions",
+        "realtime.calls.create",
         "POST",
-        "realtime/transcription_sessions",
+        "realtime/calls",
         model="body",
-        model_at=("input_audio_transcription.model",),
+        model_at=_IN_SESSION,
+        body="sdp",
+        makes="realtime_call",
+        free_form=True,
     ),
+    _op("realtime.calls.accept", "POST", "realtime/calls/{realtime_call}/accept", model="optional", free_form=True),
+    _op("realtime.calls.reject", "POST", "realtime/calls/{realtime_call}/reject", free_form=True),
+    _op("realtime.calls.hangup", "POST", "realtime/calls/{realtime_call}/hangup", free_form=True),
+    _op("realtime.calls.refer", "POST", "realtime/calls/{realtime_call}/refer", free_form=True),
     # Assistants, which Azure retired in 2026
     *_crud("assistants", "assistants", "assistant", "create list get delete", model="body"),
     _op("assistants.update", "POST", "assistants/{assistant}", model="optional"),
@@ -227,6 +245,7 @@ SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9_.:@-]*"  # of a path, in place of an id; what
 _OUTPUT_BOUNDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _WITH_USAGE_CHUNK = frozenset(("chat.completions", "completions"))
 _STORED_IF = {"chat_completion": False, "response": True}  # what a call leaves behind when it does not say `store`
+_LARGEST_SESSION = 256 * 1024  # bytes of what a realtime call is to be like, instructions and tools included
 _SYSTEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:@/-]{0,63}")
 
 
@@ -344,6 +363,8 @@ def _bodiless(route: Route, query: str, headers: Mapping[str, str]) -> Call:
 
 def _with_body(call: Call, body: bytes) -> Call:
     operation = call.operation
+    if operation.body == "sdp":
+        return _with_offer(call, body)
     values = top_level(body)
     fields = Fields(body, values)
     named, model_at = _named_model(operation, fields) if operation.model != "none" else (None, "model")
@@ -381,6 +402,38 @@ def _with_body(call: Call, body: bytes) -> Call:
     )
 
 
+def _with_offer(call: Call, body: bytes) -> Call:
+    """An offer of WebRTC: in a form beside the session that is wanted, or alone, with the model in the query."""
+    kind, values = call.headers.get("content-type", ""), {}
+    if kind.lower().startswith("multipart/"):
+        fields = multipart.Fields(multipart.boundary(kind), frozenset((b"session",)), _LARGEST_SESSION)
+        for start in range(0, len(body), _LARGEST_SESSION):
+            fields.feed(body[start : start + _LARGEST_SESSION])
+        if found := fields.found.get(b"session"):
+            values["session"] = slice(found.start, found.start + len(found.value))
+    elif not kind.lower().startswith("application/sdp"):
+        raise InvalidRequest(
+            "The content-type is wrong: expected application/sdp, or multipart/form-data with `sdp` and `session`."
+        )
+    named, model_at = _named_model(call.operation, Fields(body, values))
+    parameters = parse_qsl(call.query, keep_blank_values=True)
+    asked = dict(parameters).get("model")
+    if not (named or asked):
+        raise _missing_model()
+    if named and asked and named != asked:
+        raise InvalidRequest("The query and the session name two models.", param="model")
+    return msgspec.structs.replace(
+        call,
+        model=named or asked,
+        query=urlencode([(name, value) for name, value in parameters if name != "model"]),
+        body=body,
+        values=values,
+        body_model=named,
+        model_at=model_at if named else _IN_QUERY,
+        references=references.named(body[values["session"]], call.operation.name) if values else (),
+    )
+
+
 def _named_model(operation: Operation, fields: Fields) -> tuple[str | None, str]:
     """The model that a body names, and where: in a field, or in one of an object that a field holds."""
     if operation.model_at == ("model",):
@@ -412,13 +465,15 @@ def upstream_request(call: Call, target: Target) -> UpstreamRequest:
     backend = target.backend
     v1 = goes_to_v1(call, backend)
     edits, form_model = call.edits, None
+    path, query = call.path or call.operation.path, call.query
     if call.body_model != target.deployment and names_deployment(call, target):
-        if call.multipart:
+        if call.model_at == _IN_QUERY:
+            query = f"model={quote(target.deployment, safe='')}" + (f"&{query}" if query else "")
+        elif call.multipart:
             form_model = target.deployment.encode()
         else:
             edits = edits | _model_edit(call, target.deployment)
     body = rewrite(call.body, call.values, edits) if edits else call.body
-    path, query = call.path or call.operation.path, call.query
     if v1:
         path = f"/openai/v1/{path}"
         if call.api_version and call.surface == "v1":
@@ -512,6 +567,13 @@ def returned_headers(headers: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in passed if value is not None and value.isascii() and value.isprintable()}
 
 
+def returned_location(call: Call, given: str) -> dict[str, str]:
+    """The header that tells the caller where it finds what an answer has made: below the gateway's address, in the
+    style in which the call was spelled."""
+    made = given.partition("?")[0].rstrip("/").rpartition("/")[2]
+    return {"location": f"{_PREFIXES[call.surface]}{call.path}/{made}"} if re.fullmatch(SEGMENT, made) else {}
+
+
 def model_object(model: str, surface: Surface) -> dict[str, Any]:
     """A model as the models operations tell it, in OpenAI's shape or in Azure's, which has more. When it was made, and
     what it can do beyond answering, is not known here; clients expect a number."""
@@ -554,6 +616,7 @@ def _surfaces() -> list[tuple[Surface, re.Pattern[str], _Rows]]:
 
 
 _SURFACES = _surfaces()
+_PREFIXES: dict[Surface, str] = {"openai": "/v1/", "v1": "/openai/v1/", "dated": "/openai/"}
 
 
 def _forwarded(headers: Mapping[str, str]) -> dict[str, str]:

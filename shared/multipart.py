@@ -34,11 +34,13 @@ def boundary(content_type: str) -> bytes:
 class Fields:
     """Follows one body. `found`: the wanted fields that have come so far, by their names."""
 
-    def __init__(self, parting: bytes, wanted: frozenset[bytes]) -> None:
+    def __init__(self, parting: bytes, wanted: frozenset[bytes], longest: int = _MAX_VALUE) -> None:
+        """`longest`: bytes that a wanted value may have."""
         self.found: dict[bytes, Field] = {}
         self.closed = False  # the last part has ended
         self._delimiter = b"\r\n--" + parting
         self._wanted = wanted
+        self._longest = longest
         self._buffer = b"\r\n"  # the first delimiter stands at the very beginning
         self._base = -2  # where the buffer begins in the body
         self._in_head = False
@@ -57,7 +59,7 @@ class Fields:
         if self._in_head:
             return self._head()
         at = self._buffer.find(self._delimiter)
-        if self._field and (at if at >= 0 else len(self._buffer)) > _MAX_VALUE:
+        if self._field and (at if at >= 0 else len(self._buffer)) > self._longest:
             raise InvalidRequest(f"The field `{self._field.decode()}` is too long.", param=self._field.decode())
         if at < 0 or len(self._buffer) < at + len(self._delimiter) + 2:
             if not self._field:

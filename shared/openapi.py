@@ -173,6 +173,13 @@ def _body(operation: Operation, *, model_in_path: bool) -> dict[str, Any]:
             schema["required"] = ["model"]
     if operation.streams:
         schema["properties"]["stream"] = {"type": ["boolean", "null"]}
+    if operation.body == "sdp":
+        text = {"type": "string"}
+        form = {"type": "object", "required": ["sdp"], "properties": {"sdp": text, "session": {"type": "object"}}}
+        return {
+            "required": True,
+            "content": {"application/sdp": {"schema": text}, "multipart/form-data": {"schema": form}},
+        }
     if operation.body == "multipart":
         schema["properties"]["file"] = {"type": "string", "contentMediaType": "application/octet-stream"}
         return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}

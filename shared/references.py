@@ -36,7 +36,9 @@ KINDS = {
     "assistant": Kind("assistants/{}", listed=True),
     "thread": Kind("threads/{}"),
     "fine_tuning_job": Kind("fine_tuning/jobs/{}", listed=True),
+    "checkpoint": Kind("fine_tuning/checkpoints/{}/permissions"),
     "eval": Kind("evals/{}", listed=True),
+    "realtime_call": Kind(brief=True),
 }
 
 LISTED = frozenset(name for name, kind in KINDS.items() if kind.listed)
@@ -62,6 +64,8 @@ _FIELDS = {
     "assistant_id": "assistant",
     "thread_id": "thread",
     "eval_id": "eval",
+    "fine_tuned_model": "checkpoint",
+    "fine_tuned_model_checkpoint": "checkpoint",
 }
 _FREE = frozenset(("metadata", "attributes", "filters", "parameters", "schema", "item_schema", "arguments"))
 
@@ -95,7 +99,7 @@ def named(body: bytes, operation: str) -> tuple[Reference, ...]:
 
 def told(answer: bytes) -> tuple[Reference, ...]:
     """The objects that an answer tells of besides itself: the files of a batch, the container that a tool ran in."""
-    if not any(needle in answer for needle in (*_ANYWHERE, b"thread_id", b"_file", b"eval_id", b'"file"')):
+    if not any(needle in answer for needle in (*_ANYWHERE, b"thread_id", b"_file", b"eval_id", b'"file"', b"_tuned")):
         return ()
     try:
         found = dict.fromkeys(_walk(_DECODE(answer.decode("utf-8", "replace"))))

@@ -114,7 +114,7 @@ class MeteredResponse(Response):
         if upstream.complete:
             headers = [*headers, (b"content-length", str(len(upstream.head)).encode())]
             if self._witness is not None:
-                self._witness.answer(upstream.status, upstream.head)
+                self._witness.answer(upstream.status, upstream.head, upstream.headers.get("location", ""))
                 await self._witness.deleted(upstream.status)
             await self._note("complete")
             await send({"type": "http.response.start", "status": self.status_code, "headers": headers})

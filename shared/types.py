@@ -141,7 +141,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     `model`: where the model's name stands (`hidden`: in places where the gateway cannot read or must not translate it;
     `optional`: in the body, or nowhere), `model_at` the fields of the body that may hold it, outer and inner joined by
     a dot. `on_deployment`: Azure's dated API has it below `/deployments/{name}`. `local`: answered from the
-    configuration, no backend is asked. `free_form`: the answer need not be JSON.
+    configuration, no backend is asked. `free_form`: the answer need not be JSON. `body`: `sdp` is an offer of WebRTC,
+    alone or in a form.
 
     `metered`: `tokens` generates them, `input` only reads them; `once`: the answer tells the usage of something that
     may be asked for often. `makes`: the kind of the object whose id the answer tells; `lists`, `deletes` likewise.
@@ -153,7 +154,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     model: Literal["body", "form", "optional", "hidden", "none"] = "none"
     model_at: tuple[str, ...] = ("model",)
     default_model: str = ""
-    body: Literal["json", "multipart", "none"] = "json"
+    body: Literal["json", "multipart", "sdp", "none"] = "json"
     on_deployment: bool = False
     local: bool = False
     streams: bool = False

@@ -64,6 +64,8 @@ class UpstreamResponse:
         self.target = target
         self.status = response.status
         self.headers = azure_openai.returned_headers(response.headers)
+        if call.makes == "realtime_call":
+            self.headers |= azure_openai.returned_location(call, response.headers.get("location", ""))
         self.length = response.headers.get("content-length") if meter is None else None
         self.content = response.content
         self.head = head
@@ -320,8 +322,10 @@ class Upstream:
             )
             self._breakers.success(asked)
             return answer
-        # What is no JSON says nothing of its success beyond its status: it is the caller's as it comes.
-        as_it_comes = response.status == 200 and call.operation.free_form and response.content_type != _JSON
+        # What is no JSON says nothing of its success beyond its status: it is the caller's as it comes. What it makes
+        # has to be noted before.
+        free = call.operation.free_form and not call.makes
+        as_it_comes = response.status == 200 and free and response.content_type != _JSON
         body, complete = await _read(response, 0 if as_it_comes else _MAX_BUFFERED)
         match azure_openai.classify(response.status, body):
             case "capacity":

@@ -47,8 +47,8 @@ class Witness:
         self._settling: Reference | None = None
         self._writing: list[asyncio.Task[None]] = []
 
-    def answer(self, status: int, body: bytes) -> None:
-        """A whole answer."""
+    def answer(self, status: int, body: bytes, location: str = "") -> None:
+        """A whole answer. `location`: of what it has made, where the body does not tell that."""
         if status >= 300:
             return
         call, objects = self._call, {}
@@ -56,6 +56,8 @@ class Witness:
             made = _decode_object(body)
         except _UNREADABLE:
             made = _Object()
+        if location:
+            made = _Object(location.rpartition("/")[2])
         if made.id and call.makes:
             objects[Reference(call.makes, made.id)] = self.deferred and made.status in UNFINISHED
         if made.id and call.operation.metered == "once":

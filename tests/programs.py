@@ -6,7 +6,7 @@ import time
 import wave
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import openai
@@ -15,6 +15,7 @@ from openai import AzureOpenAI, OpenAI
 from tests.recording import Exchange, Recorder
 
 PNG = b"\x89PNG\r\n\x1a\n"
+OFFER = "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\n"
 TOOL: Any = {"type": "function", "name": "tide", "parameters": {"type": "object"}, "strict": False}
 ASSISTANT_TOOL: Any = {"type": "function", "function": {"name": "tide", "parameters": {"type": "object"}}}
 
@@ -241,7 +242,19 @@ def audio(caller: Caller) -> None:
 def moderations(caller: Caller) -> None:
     client = caller.client
     client.moderations.create(model=caller.model("omni-moderation-latest"), input=["a", "simulate_content_filter"])
-    client.realtime.client_secrets.create(session={"type": "realtime", "model": caller.model("gpt-realtime")})
+
+
+def realtime(caller: Caller) -> None:
+    client, session = caller.client.realtime, {"type": "realtime", "model": caller.model("gpt-realtime")}
+    client.client_secrets.create(session=cast(Any, session))
+    made = client.calls.create(sdp=OFFER, session=cast(Any, session | {"instructions": "Be brief. " * 500}))
+    call = made.response.headers["location"].rpartition("/")[2]
+    client.calls.accept(call, **cast(Any, session))
+    client.calls.refer(call, target_uri="tel:+14155550123")
+    client.calls.hangup(call)
+    refused(lambda: client.calls.create(sdp="nonsense", session=cast(Any, session)))
+    other = client.calls.create(sdp=OFFER, session=cast(Any, session)).response.headers["location"]
+    client.calls.reject(other.rpartition("/")[2], status_code=486)
 
 
 def fine_tuning(caller: Caller) -> None:
@@ -253,7 +266,11 @@ def fine_tuning(caller: Caller) -> None:
     caller.wait(lambda: jobs.retrieve(job.id), "succeeded")
     jobs.retrieve(job.id)
     list(jobs.list_events(job.id, limit=2))
-    list(jobs.checkpoints.list(job.id))
+    checkpoint = next(iter(jobs.checkpoints.list(job.id)))
+    permissions, name = caller.client.fine_tuning.checkpoints.permissions, checkpoint.fine_tuned_model_checkpoint
+    permission = next(iter(permissions.create(name, project_ids=["proj_1", "proj_2"])))
+    list(permissions.list(name, limit=1))
+    permissions.delete(permission.id, fine_tuned_model_checkpoint=name)
     list(jobs.list(limit=1))
     refused(lambda: jobs.cancel(job.id))
 
@@ -342,6 +359,7 @@ PROGRAMS = (
     images,
     audio,
     moderations,
+    realtime,
     fine_tuning,
     evals,
     assistants,

@@ -16,6 +16,7 @@ SAFE_HEADERS = (
 )  # fmt: skip
 _ANEW = ("apim-request-id", "x-request-id")  # another one each time
 
+_PREFIX = re.compile(r"^(/openai/deployments/[^/]+|/openai/v1|/openai|/v1)")
 _ID = re.compile(r"(?:[a-z]+[_-])*[0-9a-f]{32}")
 _MOMENT = re.compile(r'("(?:created|expires|[a-z_]+_at)":) ?\d+')
 _SEALED = re.compile(r'("encrypted_content":") ?[^"]+')
@@ -57,14 +58,16 @@ class Recorder:
             self.add(asked.method, asked.url.path, response.status_code, response.headers, body)
 
     def add(self, method: str, path: str, status: int, headers: Mapping[str, str], body: bytes) -> None:
-        operation = re.sub(r"^(/openai/deployments/[^/]+|/openai/v1|/openai|/v1)", "", path)
+        operation = _PREFIX.sub("", path)
         safe = {name: self._plain(headers[name]) for name in SAFE_HEADERS if name in headers}
+        if "location" in safe:
+            safe["location"] = _PREFIX.sub("", safe["location"])
         safe |= dict.fromkeys((name for name in _ANEW if name in safe), "…")
         told = self._body(headers.get("content-type", ""), body)
         self.exchanges.append(Exchange(f"{method} {self._plain(operation)}", status, safe, told))
 
     def _body(self, content_type: str, body: bytes) -> Any:
-        if content_type.startswith("application/json"):
+        if body and content_type.startswith("application/json"):
             return json.loads(self._plain(body.decode()))
         if content_type.startswith("text/event-stream"):
             text = self._plain(body.decode()).replace("\r\n", "\n")

@@ -2,7 +2,8 @@
 
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import openai
 import pytest
@@ -171,3 +172,58 @@ def test_a_model_that_is_not_there_is_not_found_before_anything_is_kept(client: 
     with pytest.raises(openai.NotFoundError) as refused:
         client.responses.create(model="nothing", input="Hello")
     assert refused.value.code == "model_not_found"
+
+
+def test_a_realtime_call_is_steered_where_it_was_made_and_by_nobody_else(client: OpenAI, stranger: OpenAI) -> None:
+    session: Any = {"type": "realtime", "model": "gpt-realtime"}
+    offer = "v=0\r\ns=-\r\n"
+    made = client.realtime.calls.create(sdp=offer, session=session).response
+    assert (made.status_code, made.text[:3]) == (201, "v=0")
+    path = made.headers["location"]
+    call = path.rpartition("/")[2]
+    assert path == f"/v1/realtime/calls/{call}"
+    steps: list[Callable[[OpenAI], object]] = [
+        lambda caller: caller.realtime.calls.accept(call, **session),
+        lambda caller: caller.realtime.calls.refer(call, target_uri="tel:+14155550123"),
+        lambda caller: caller.realtime.calls.hangup(call),
+    ]
+    for step in steps:
+        with pytest.raises(openai.NotFoundError):
+            step(stranger)
+        step(client)
+    alone = {"content-type": "application/sdp"}
+    raw = client.post(
+        "/realtime/calls?model=gpt-realtime", cast_to=str, content=offer.encode(), options={"headers": alone}
+    )
+    assert raw.startswith("v=0")
+
+
+def test_a_checkpoint_belongs_to_whoever_trained_it(client: OpenAI, stranger: OpenAI) -> None:
+    file = client.files.create(file=("t.jsonl", b"{}\n" * 10), purpose="fine-tune")
+    job = client.fine_tuning.jobs.create(model="gpt-4o-mini", training_file=file.id)
+    eventually(lambda: client.fine_tuning.jobs.retrieve(job.id).status == "succeeded")
+    [checkpoint] = client.fine_tuning.jobs.checkpoints.list(job.id)
+    name = checkpoint.fine_tuned_model_checkpoint
+    permissions = client.fine_tuning.checkpoints.permissions
+    [made] = permissions.create(name, project_ids=["proj_1"])
+    assert [one.id for one in permissions.list(name)] == [made.id]
+    others = stranger.fine_tuning.checkpoints.permissions
+    for look in (
+        lambda: others.list(name),
+        lambda: others.create(name, project_ids=["proj_2"]),
+        lambda: others.delete(made.id, fine_tuned_model_checkpoint=name),
+    ):
+        with pytest.raises(openai.NotFoundError):
+            look()
+    copied = client.get(f"/fine_tuning/jobs/{job.id}/checkpoints/{checkpoint.id}/copy", cast_to=dict[str, Any])
+    assert copied["status"] == "Completed"
+    assert permissions.delete(made.id, fine_tuned_model_checkpoint=name).deleted
+    assert client.delete(f"/fine_tuning/jobs/{job.id}", cast_to=dict[str, Any])["deleted"]
+
+
+def test_a_file_that_azure_imports_is_the_callers(client: OpenAI, stranger: OpenAI) -> None:
+    blob = {"purpose": "fine-tune", "filename": "t.jsonl", "content_url": "https://blob.invalid/t.jsonl?sig=x"}
+    file = client.post("/files/import", cast_to=dict[str, Any], body=blob)
+    assert client.files.retrieve(file["id"]).filename == "t.jsonl"
+    with pytest.raises(openai.NotFoundError):
+        stranger.files.retrieve(file["id"])

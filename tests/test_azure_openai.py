@@ -1,9 +1,12 @@
 """The wire: paths, bodies, kinds of error. Pure, so nothing runs here but the code."""
 
+import ast
 import json
 import re
+from pathlib import Path
 from typing import Any
 
+import openai.resources
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -75,6 +78,70 @@ def test_a_model_inside_of_a_session_is_translated_where_it_stands() -> None:
     )
     with pytest.raises(InvalidRequest, match="model"):
         call("/v1/realtime/client_secrets", b'{"session": {}}')
+
+
+OFFER = b"v=0\r\ns=-\r\n"
+SESSION = b'{"type": "realtime", "instructions": "' + b"Be brief. " * 1000 + b'", "model": "gpt-4o"}'
+FORM = (
+    b'--x\r\nContent-Disposition: form-data; name="sdp"\r\n\r\n%s\r\n'
+    b'--x\r\nContent-Disposition: form-data; name="session"\r\nContent-Type: application/json\r\n\r\n%s\r\n--x--\r\n'
+)
+AS_FORM, AS_OFFER = "multipart/form-data; boundary=x", "application/sdp"
+
+
+def offer(body: bytes, kind: str, query: str = "") -> Call:
+    return parse_call(match("POST", "/v1/realtime/calls"), query, {"content-type": kind}, body)
+
+
+def test_an_offer_of_webrtc_goes_to_the_model_of_its_session_and_keeps_every_other_byte() -> None:
+    made = offer(FORM % (OFFER, SESSION), AS_FORM, "webrtcfilter=on")
+    assert (made.model, made.makes) == ("gpt-4o", "realtime_call")
+    request = upstream_request(made, target())
+    assert request.url.endswith("/openai/v1/realtime/calls?webrtcfilter=on")
+    assert request.body == FORM % (OFFER, SESSION.replace(b"gpt-4o", b"prod"))
+
+
+def test_an_offer_alone_goes_to_the_model_of_the_query() -> None:
+    made = offer(OFFER, AS_OFFER, "model=gpt-4o&webrtcfilter=on")
+    request = upstream_request(made, target("prod/1"))
+    assert (made.model, request.body) == ("gpt-4o", OFFER)
+    assert request.url.endswith("/openai/v1/realtime/calls?model=prod%2F1&webrtcfilter=on")
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "query"),
+    [
+        (OFFER, AS_OFFER, ""),
+        (OFFER, AS_OFFER, "model="),
+        (b"", AS_OFFER, ""),
+        (OFFER, "application/json", "model=gpt-4o"),
+        (OFFER, "", "model=gpt-4o"),
+        (OFFER, "multipart/form-data", "model=gpt-4o"),
+        (FORM % (OFFER, b"nonsense"), AS_FORM, ""),
+        (FORM % (OFFER, b'{"model": 7}'), AS_FORM, ""),
+        (FORM % (OFFER, b'{"model": "a", "model": "b"}'), AS_FORM, ""),
+        (FORM % (OFFER, SESSION), AS_FORM, "model=other"),
+        (FORM % (OFFER, b'{"x": "' + b"x" * 300_000 + b'"}'), AS_FORM, ""),
+    ],
+)
+def test_an_offer_that_names_no_model_or_two_is_refused(body: bytes, kind: str, query: str) -> None:
+    with pytest.raises(InvalidRequest):
+        offer(body, kind, query)
+
+
+@pytest.mark.parametrize(
+    ("path", "given", "told"),
+    [
+        ("/v1/realtime/calls", "/openai/v1/realtime/calls/rtc_1", "/v1/realtime/calls/rtc_1"),
+        ("/openai/v1/realtime/calls", "https://swc.openai.azure.com/v1/x/rtc_1?a=b", "/openai/v1/realtime/calls/rtc_1"),
+        ("/openai/realtime/calls", "rtc_1/", "/openai/realtime/calls/rtc_1"),
+        ("/v1/realtime/calls", "https://swc.openai.azure.com/..", None),
+        ("/v1/realtime/calls", "", None),
+    ],
+)
+def test_what_was_made_is_found_below_the_gateways_address(path: str, given: str, told: str | None) -> None:
+    made = parse_call(match("POST", path), "api-version=1&model=m", {"content-type": AS_OFFER}, OFFER)
+    assert azure_openai.returned_location(made, given).get("location") == told
 
 
 def test_an_assistant_is_made_with_the_deployment_on_dated_paths_too() -> None:
@@ -151,6 +218,40 @@ def test_every_operation_is_found_in_every_style(operation: Operation) -> None:
     if operation.on_deployment:
         route = match(operation.method, f"/gateway/{path}/gpt-4o")
         assert (route.operation, route.model, route.path) == (operation, "gpt-4o", path)
+
+
+def paths_of_the_official_client() -> set[tuple[str, str]]:
+    """Method and path, with `x` for ids, of everything that its resources call."""
+    found = set()
+    for file in Path(openai.resources.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args):
+                continue
+            method = {"_get": "GET", "_post": "POST", "_delete": "DELETE", "_get_api_list": "GET"}.get(node.func.attr)
+            for word in node.keywords:
+                if method and word.arg == "method" and isinstance(word.value, ast.Constant):
+                    method = str(word.value.value).upper()
+            path = node.args[0]
+            if isinstance(path, ast.Call) and path.args:  # path_template("/files/{id}", id=id)
+                path = path.args[0]
+            if method and isinstance(path, ast.Constant):
+                found.add((method, re.sub(r"\{\w+\}", "x", str(path.value)).partition("?")[0]))
+    return found
+
+
+def test_every_path_of_the_official_client_is_served_or_named_as_one_that_azure_does_not_have() -> None:
+    docs = (Path(__file__).parent.parent / "docs" / "api.md").read_text()
+    absent = docs.split("Azure OpenAI does not have answers")[1].split("`DELETE models")[0]
+    named = [f"/{one.removesuffix('/…')}" for one in re.findall(r"`([a-z_/…]+)`", absent) if one != "unknown_path"]
+    paths = paths_of_the_official_client()
+    assert len(paths) > 350
+    unserved = set()
+    for method, path in paths - {("DELETE", "/models/x")}:
+        try:
+            match(method, f"/v1{path}")
+        except UnknownPath:
+            unserved.add(next((name for name in named if path == name or path.startswith(f"{name}/")), path))
+    assert unserved == set(named)
 
 
 def test_no_two_operations_are_one() -> None:

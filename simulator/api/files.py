@@ -1,5 +1,7 @@
 """Files: upload, list, get, content, delete."""
 
+import msgspec
+
 from simulator import errors
 from simulator.answers import Answer, FileAnswer, answer_json
 from simulator.call import Call, Route
@@ -19,6 +21,21 @@ def upload(call: Call) -> Answer:
     if seconds is not None:
         kept.object["expires_at"] = kept.object["created_at"] + seconds
     return answer_json(kept.object, status=201 if call.dated_version else 200)
+
+
+class _Import(msgspec.Struct, frozen=True):
+    purpose: str
+    filename: str
+    content_url: str
+
+
+def import_blob(call: Call) -> Answer:
+    """What only Azure has: a file from a blob. Nothing is fetched; its content is the blob's address."""
+    wanted = call.decode(_Import)
+    content = Content()
+    content.write(wanted.content_url.encode("utf-8", "replace"))
+    kept = keep(call.store.files, wanted.filename, check_purpose(wanted.purpose), content)
+    return answer_json(kept.object, status=201)
 
 
 def keep(files: Collection[Kept], filename: str, purpose: str, content: Content) -> Kept:
@@ -72,6 +89,7 @@ def delete(call: Call) -> Answer:
 
 ROUTES = (
     Route("POST", "files", upload),
+    Route("POST", "files/import", import_blob),
     Route("GET", "files", list_all),
     Route("GET", "files/{id}", get),
     Route("GET", "files/{id}/content", content),

@@ -147,6 +147,22 @@ def list_checkpoints(call: Call) -> Answer:
     return answer_json(page_of(call.store.fine_tuning.get(call.id).checkpoints, call.query))
 
 
+def copy_checkpoint(call: Call) -> Answer:
+    """What only Azure has: a checkpoint becomes a model of another resource; GET tells how far that is."""
+    checkpoint = next(
+        (made for made in call.store.fine_tuning.get(call.id).checkpoints if made["id"] == call.ids[1]), None
+    )
+    if checkpoint is None:
+        raise errors.object_not_found(f"No checkpoint found with id '{call.ids[1]}'.")
+    name = checkpoint["fine_tuned_model_checkpoint"]
+    return answer_json({"checkpointId": call.ids[1], "checkpointedModelName": name, "status": "Completed"})
+
+
+def delete(call: Call) -> Answer:
+    call.store.fine_tuning.remove(call.id)
+    return answer_json({"id": call.id, "object": "fine_tuning.job", "deleted": True})
+
+
 def permit(call: Call) -> Answer:
     _checkpoint(call)
     made = [_permission(project) for project in call.decode(_Permission).project_ids]
@@ -211,7 +227,10 @@ ROUTES = (
     Route("POST", "fine_tuning/jobs/{id}/pause", pause),
     Route("POST", "fine_tuning/jobs/{id}/resume", resume),
     Route("GET", "fine_tuning/jobs/{id}/events", list_events),
+    Route("DELETE", "fine_tuning/jobs/{id}", delete),
     Route("GET", "fine_tuning/jobs/{id}/checkpoints", list_checkpoints),
+    Route("POST", "fine_tuning/jobs/{id}/checkpoints/{id}/copy", copy_checkpoint),
+    Route("GET", "fine_tuning/jobs/{id}/checkpoints/{id}/copy", copy_checkpoint),
     Route("POST", "fine_tuning/checkpoints/{id}/permissions", permit),
     Route("GET", "fine_tuning/checkpoints/{id}/permissions", list_permissions),
     Route("DELETE", "fine_tuning/checkpoints/{id}/permissions/{id}", forbid),

@@ -71,6 +71,7 @@ def begin_call(call: Call) -> Answer:
             _check_model(call, decode_json(session.encode(), dict[str, Any]))
     else:
         offer = call.body.decode("utf-8", "replace")
+        _check_model(call, {"model": call.query.get("model")})
     if not offer.startswith("v=0"):
         raise errors.invalid_request("The SDP offer could not be read.", "sdp")
     call_id = make_id("rtc_")
@@ -92,6 +93,8 @@ ROUTES = (
     Route("POST", "realtime/client_secrets", make_secret),
     Route("POST", "realtime/sessions", make_session),
     Route("POST", "realtime/transcription_sessions", make_transcription_session),
+    Route("POST", "realtimeapi/sessions", make_session),
+    Route("POST", "realtimeapi/transcription_sessions", make_transcription_session),
     Route("POST", "realtime/calls", begin_call),
     Route("POST", "realtime/calls/{id}/accept", steer_call),
     Route("POST", "realtime/calls/{id}/reject", steer_call),
