@@ -1,21 +1,17 @@
 """Edge 1: Azure Functions. Bindings only; everything else lives in `shared/`."""
 
-import functools
 import logging
 import os
 
 import azure.functions as func
-import azurefunctions.extensions.http.fastapi.web as worker_web
-from azurefunctions.extensions.http.fastapi import Request, Response
-from uvicorn.config import LOGGING_CONFIG
+from starlette.requests import Request
+from starlette.responses import Response
 
 from shared import bootstrap
-from shared.worker_http import WorkerHttp
+from shared.worker_http import WebApp
 
 application = bootstrap.OnDemand(os.environ)
-worker_web.FastAPI = functools.partial(WorkerHttp, application.close)  # see there
-# One line a request is the gateway's own. Said here because the worker's uvicorn sets up logging after this import.
-LOGGING_CONFIG["loggers"]["uvicorn.access"] = {"handlers": [], "propagate": False}
+WebApp.stop = application.close
 logging.getLogger("azure").setLevel(logging.WARNING)  # the worker logs three lines a request, the SDK twenty
 logging.getLogger("tollgate").setLevel(logging.INFO)
 
