@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 from aiohttp import BodyPartReader, MultipartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import StreamReader
 
 from . import errors
@@ -15,6 +16,17 @@ MAXIMUM_FILE_BYTES = 512 * 1_024 * 1_024
 MAXIMUM_FIELD_BYTES = 1_024 * 1_024
 MAXIMUM_PARTS = 1_000
 REMEMBERED_BYTES = 1_024 * 1_024
+
+# What aiohttp's reader raises for a body that is none, for a part's headers that are none, and for odd encodings.
+_BROKEN = (
+    ValueError,
+    AssertionError,
+    LookupError,
+    RuntimeError,
+    HttpProcessingError,
+    web.RequestPayloadError,
+    web.HTTPBadRequest,
+)
 
 _INDEX = re.compile(r"\[\d*\]$")
 
@@ -115,7 +127,7 @@ async def read_form(request: web.BaseRequest) -> ReceivedForm:
             else:
                 form.files.setdefault(name, []).append(await _read_file(part))
         await request.content.read()  # an epilogue
-    except (ValueError, AssertionError, KeyError, web.RequestPayloadError, web.HTTPBadRequest) as error:
+    except _BROKEN as error:
         raise errors.invalid_form() from error
     whole = recorder.size <= REMEMBERED_BYTES
     return ReceivedForm(form, recorder.size, bytes(recorder.beginning) if whole else b"")

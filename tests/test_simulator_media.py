@@ -5,11 +5,12 @@ import io
 import wave
 from typing import Any
 
+import httpx2
 import openai
 import pytest
 
 from simulator.process import SimulatorProcess
-from tests.simulated import Client, totals
+from tests.simulated import REGION, Client, totals
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -132,3 +133,24 @@ def test_a_transcript_is_streamed_and_charged_in_tokens(regions: SimulatorProces
 def test_a_form_without_its_file_is_refused(client: Client) -> None:
     with pytest.raises(openai.BadRequestError):
         client.post("/audio/transcriptions", body={"model": "whisper"}, cast_to=object)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"--xx",
+        b"--xx\r\nContent-Dispositi",
+        b"--xx\r\nContent-Disp\x00osition: form-data; name=a\r\n\r\nb\r\n--xx--\r\n",
+        b"--xx\r\nno colon\r\n\r\nb\r\n--xx--\r\n",
+        b"--xx\r\n" + b"a" * 20_000 + b": b\r\n\r\nb\r\n--xx--\r\n",
+        b'--xx\r\nContent-Disposition: form-data; name="_charset_"\r\n\r\n' + b"z" * 100 + b"\r\n--xx--\r\n",
+        b'--xx\r\nContent-Disposition: form-data; name="a"\r\nContent-Length: nonsense\r\n\r\nb\r\n--xx--\r\n',
+        b'--xx\r\nContent-Disposition: form-data; name="a"\r\nContent-Encoding: nonsense\r\n\r\nb\r\n--xx--\r\n',
+    ],
+)
+def test_a_broken_form_is_refused_in_azures_shape(simulator: SimulatorProcess, body: bytes) -> None:
+    headers = {"api-key": simulator.api_key, "content-type": "multipart/form-data; boundary=xx"}
+    answer = httpx2.post(f"{simulator.regions[REGION]}/openai/v1/files", content=body, headers=headers)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"]
