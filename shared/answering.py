@@ -57,17 +57,19 @@ class Answering:
         """What the caller receives. Raises `GatewayError` and `ClientGone`; what it raises is accounted for."""
         if forwarding.call.operation.lists:
             return await self._list(forwarding)
-        if not (forwarding.call.stream and forwarding.heartbeat):
+        call, seconds = forwarding.call, forwarding.heartbeat
+        may_stream = call.stream or (forwarding.upload is not None and call.operation.streams)
+        if not (may_stream and seconds):
             return await self._forward(forwarding)
         answer = asyncio.ensure_future(self._forward(forwarding))
         try:
-            if (await asyncio.wait((answer,), timeout=forwarding.heartbeat))[0]:
-                return answer.result()
+            while not (await asyncio.wait((answer,), timeout=seconds))[0]:
+                if _wants_stream(forwarding):
+                    return LateResponse(answer, {"x-gateway-request-id": forwarding.arrival.request_id}, seconds)
+            return answer.result()
         except BaseException:
             answer.cancel()
             raise
-        headers = {"x-gateway-request-id": forwarding.arrival.request_id}
-        return LateResponse(answer, headers, forwarding.heartbeat)
 
     async def _forward(self, forwarding: Forwarding) -> Response:
         """The answer of the first target that gives one; accounted for also when none does."""
@@ -148,6 +150,13 @@ class Answering:
         finally:
             if outcome.status != 200:
                 forwarding.account(outcome)
+
+
+def _wants_stream(forwarding: Forwarding) -> bool:
+    """Whether comments may go out. An upload says that it wants a stream where its fields stand, and who still sends it
+    keeps the connection alive."""
+    upload = forwarding.upload
+    return forwarding.call.stream if upload is None else upload.complete and upload.asks_for_stream
 
 
 def heartbeat_wanted(headers: Mapping[str, str], seconds: float) -> float:

@@ -105,13 +105,14 @@ OPERATIONS = (
     _op("containers.files.delete", "DELETE", "containers/{container}/files/{container_file}"),
     # Images, audio, moderations
     _op("images.generations", "POST", "images/generations", model="body", streams=True, metered="images"),
-    _op("images.edits", "POST", "images/edits", model="form", body="multipart", metered="images"),
+    _op("images.edits", "POST", "images/edits", model="form", body="multipart", metered="images", streams=True),
     _op("images.variations", "POST", "images/variations", model="form", body="multipart", metered="images"),
     _op("audio.speech", "POST", "audio/speech", model="body", metered="speech", streams=True, free_form=True),
     _op(
         "audio.transcriptions",
         "POST",
         "audio/transcriptions",
+        streams=True,
         model="form",
         body="multipart",
         metered="audio",
@@ -315,9 +316,10 @@ def parse_call(route: Route, query: str, headers: Mapping[str, str], body: bytes
     return _with_body(call, body)
 
 
-def parse_upload(route: Route, query: str, headers: Mapping[str, str], model: str | None) -> Call:
-    """The call in a request whose body is multipart. `model`: what its field of that name says."""
-    call = _bodiless(route, query, headers)
+def parse_upload(route: Route, query: str, headers: Mapping[str, str], model: str | None, *, stream: bool) -> Call:
+    """The call in a request whose body is multipart. `model`, `stream`: what its fields of that name say, as far as
+    they have come."""
+    call = msgspec.structs.replace(_bodiless(route, query, headers), stream=stream and route.operation.streams)
     if route.operation.model != "form":
         return msgspec.structs.replace(call, multipart=True)
     if not (call.model or model):

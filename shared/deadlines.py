@@ -13,12 +13,15 @@ def first_byte_timeout(call: Call, target: Target, timeouts: Timeouts) -> float:
     """Seconds within which a target has to show its first content, by what it has to do first.
 
     A stream or a vector shows quickly. A whole completion takes as long as its tokens. A reasoning model may think for
-    minutes before either; nothing but the deadline of the call can tell it from one that hangs.
+    minutes before either; nothing but the deadline of the call can tell it from one that hangs. An image is drawn
+    and a recording heard before anything can be shown, streamed or not.
     """
     if timeouts.first_byte is not None:
         limit = timeouts.first_byte
     elif _is_reasoning(target.model) or _is_reasoning(target.deployment):
         limit = 120.0 if call.stream else timeouts.total
+    elif call.operation.metered in ("images", "audio"):
+        limit = 120.0
     elif call.stream:
         limit = 20.0
     elif call.operation.name == "embeddings":

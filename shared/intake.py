@@ -54,7 +54,9 @@ async def _uploaded(
                 upload.forbid("file_id")  # a file that has an owner is named in JSON, which is read
         elif not (route.surface == "dated" and route.operation.on_deployment):
             model = await upload.find("model", to_the_end=route.model is not None)
-        return azure_openai.parse_upload(route, query, headers, model), upload
+        elif route.operation.streams:
+            await upload.begin()
+        return azure_openai.parse_upload(route, query, headers, model, stream=upload.asks_for_stream), upload
     except BaseException:
         upload.close()
         raise

@@ -34,12 +34,16 @@ def boundary(content_type: str) -> bytes:
 class Fields:
     """Follows one body. `found`: the wanted fields that have come so far, by their names."""
 
-    def __init__(self, parting: bytes, wanted: frozenset[bytes], longest: int = _MAX_VALUE) -> None:
-        """`longest`: bytes that a wanted value may have."""
+    def __init__(
+        self, parting: bytes, wanted: frozenset[bytes], longest: int = _MAX_VALUE, noted: frozenset[bytes] = frozenset()
+    ) -> None:
+        """`longest`: bytes that a wanted value may have. `noted`: fields that are found, too, but on which too little
+        depends to refuse a body for them: of several the first counts, and one that is too long is none."""
         self.found: dict[bytes, Field] = {}
         self.closed = False  # the last part has ended
         self._delimiter = b"\r\n--" + parting
         self._wanted = wanted
+        self._noted = noted
         self._longest = longest
         self._buffer = b"\r\n"  # the first delimiter stands at the very beginning
         self._base = -2  # where the buffer begins in the body
@@ -60,7 +64,9 @@ class Fields:
             return self._head()
         at = self._buffer.find(self._delimiter)
         if self._field and (at if at >= 0 else len(self._buffer)) > self._longest:
-            raise InvalidRequest(f"The field `{self._field.decode()}` is too long.", param=self._field.decode())
+            if self._field in self._wanted:
+                raise InvalidRequest(f"The field `{self._field.decode()}` is too long.", param=self._field.decode())
+            self._field = b""
         if at < 0 or len(self._buffer) < at + len(self._delimiter) + 2:
             if not self._field:
                 self._drop(max(0, (at if at >= 0 else len(self._buffer) - len(self._delimiter))))
@@ -89,6 +95,8 @@ class Fields:
         if name in self._wanted:
             if name in self.found:
                 raise InvalidRequest(f"The field `{name.decode()}` stands twice in the body.", param=name.decode())
+            self._field = name
+        elif name in self._noted and name not in self.found:
             self._field = name
         return True
 

@@ -152,7 +152,7 @@ def _item(operation: Operation, surface: str, path: str, parameters: list[dict[s
 
 def _answer(operation: Operation) -> dict[str, Any]:
     content = _content("json")
-    if operation.streams or operation.body == "multipart":
+    if operation.streams:
         content |= {_MEDIA["stream"]: {"schema": {"type": "string"}}}
     if operation.free_form:
         content |= {"*/*": {}}

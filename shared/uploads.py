@@ -19,6 +19,7 @@ from shared.errors import GatewayError, InvalidRequest, RequestTimeout, RequestT
 _IN_MEMORY = 1024 * 1024  # bytes of what is kept; beyond that it is on disk
 _KEPT = 64 * 1024 * 1024  # bytes within which a body can be sent again to another backend
 _PIECE = 256 * 1024
+_STREAM = b"stream"
 _SLOWEST = 16_384  # bytes a second, beyond the first seconds: a body that trickles holds a connection for ever
 
 
@@ -64,6 +65,7 @@ class Upload:
         self.content_type = headers.get("content-type", "")
         self.error: BaseException | None = None  # why the body ended early, when that was the caller's doing
         self.fields: multipart.Fields | None = None
+        self._sought = b""
         self._forbidden = b""
         self._receive = receive
         self._pace = Pace(seconds)
@@ -82,11 +84,11 @@ class Upload:
 
     async def find(self, name: str, *, to_the_end: bool = False) -> str | None:
         """The value of a field, reading on until it has come; None when the body ends without it."""
-        wanted = name.encode()
-        self.fields = multipart.Fields(multipart.boundary(self.content_type), frozenset((wanted,)))
-        while (wanted not in self.fields.found or to_the_end) and await self._more():
+        wanted = self._sought = name.encode()
+        fields = self._follow(wanted)
+        while (wanted not in fields.found or to_the_end) and await self._more():
             pass
-        found = self.fields.found.get(wanted)
+        found = fields.found.get(wanted)
         try:
             return found.value.decode() if found else None
         except UnicodeDecodeError:
@@ -95,7 +97,23 @@ class Upload:
     def forbid(self, name: str) -> None:
         """A field that must not come: the body is broken off there."""
         self._forbidden = name.encode()
-        self.fields = multipart.Fields(multipart.boundary(self.content_type), frozenset((self._forbidden,)))
+        self._follow(self._forbidden)
+
+    async def begin(self) -> None:
+        """Read the first piece, in which the short fields stand as most clients send them."""
+        self._follow()
+        await self._more()
+
+    @property
+    def asks_for_stream(self) -> bool:
+        """Whether what has come so far says that the answer is to be a stream."""
+        field = self.fields.found.get(_STREAM) if self.fields else None
+        return field is not None and field.value.strip().lower() in (b"true", b"1")
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of it has come."""
+        return self._complete
 
     def keep_for_retries(self, keep: bool) -> None:
         """Whether the body may have to be sent more than once."""
@@ -169,12 +187,17 @@ class Upload:
                 self._keeps = False
         if self.fields is not None:
             self.fields.feed(chunk)
-            if self._forbidden in self.fields.found:
+            if self._forbidden and self._forbidden in self.fields.found:
                 name = self._forbidden.decode()
                 raise InvalidRequest(f"Send `{name}` in a body of JSON, not of multipart.", param=name)
 
+    def _follow(self, *wanted: bytes) -> multipart.Fields:
+        parting = multipart.boundary(self.content_type)
+        self.fields = multipart.Fields(parting, frozenset(wanted), noted=frozenset((_STREAM,)))
+        return self.fields
+
     def _searching(self) -> bool:
-        return self.fields is not None and not self._forbidden and not self.fields.found
+        return bool(self._sought) and self.fields is not None and self._sought not in self.fields.found
 
     def _replaced(self) -> tuple[int, int]:
         """Where the model's name stands, and how long it is; at the beginning, if there is none."""

@@ -10,7 +10,7 @@ import pytest
 from simulator.process import SimulatorProcess
 from tests.azurite import Azurite
 from tests.gateway_process import Edge
-from tests.system import Caller, System, chat_body, configuration, eventually, system
+from tests.system import DEPLOYMENTS, Caller, System, chat_body, configuration, eventually, system
 
 COMMENT = b": keep-alive\n\n"
 
@@ -83,3 +83,36 @@ def test_a_caller_may_have_none(beating: System) -> None:
     beating.simulator.fault("stall", deployment=model, after_chunks=1, seconds=1.0)
     answer = beating.post("/v1/chat/completions", chat_body(model, stream=True), {"x-gateway-heartbeat": "off"})
     assert COMMENT not in answer.body
+
+
+FORM = {"content-type": "multipart/form-data; boundary=x"}
+SOUND = b'--x\r\nContent-Disposition: form-data; name="file"; filename="stream=.wav"\r\nContent-Type: audio/wav\r\n\r\n'
+SOUND += b"\0" * 200_000 + b"\r\n"
+TRANSCRIPTIONS = ["/v1/audio/transcriptions", "/openai/deployments/gpt-4o-transcribe/audio/transcriptions"]
+
+
+def field(name: str, value: str) -> bytes:
+    return f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
+
+
+@pytest.mark.parametrize("path", TRANSCRIPTIONS)
+@pytest.mark.parametrize("before", [True, False], ids=["before the file", "behind the file"])
+def test_a_form_that_asks_for_a_stream_gets_comments_wherever_it_says_so(
+    beating: System, path: str, before: bool
+) -> None:
+    beating.simulator.fault("slow_first_token", deployment=DEPLOYMENTS["gpt-4o-transcribe"], seconds=1.0)
+    stream = field("stream", "true")
+    body = field("model", "gpt-4o-transcribe") + (stream + SOUND if before else SOUND + stream) + b"--x--\r\n"
+    answer = beating.post(f"{path}?api-version=2025-04-01-preview", body, FORM)
+    assert (answer.status, answer.body.startswith(COMMENT)) == (200, True)
+    assert b'"transcript.text.done"' in answer.body
+    beating.simulator.clear()
+
+
+@pytest.mark.parametrize("path", TRANSCRIPTIONS)
+def test_a_form_that_asks_for_no_stream_gets_none(beating: System, path: str) -> None:
+    beating.simulator.fault("slow_first_token", deployment=DEPLOYMENTS["gpt-4o-transcribe"], seconds=0.8)
+    body = field("model", "gpt-4o-transcribe") + field("stream", "false") + SOUND + field("stream", "true")
+    answer = beating.post(f"{path}?api-version=2025-04-01-preview", body + b"--x--\r\n", FORM)
+    assert "text" in answer.json()
+    beating.simulator.clear()

@@ -82,6 +82,34 @@ async def test_a_model_that_stands_in_the_path_alone_is_put_into_the_body() -> N
     upload.close()
 
 
+STREAM = part(b"true", 'name="stream"')
+
+
+@pytest.mark.parametrize(
+    ("body", "streams"),
+    [
+        (STREAM + END, True),
+        (FILE + STREAM + END, True),
+        (part(b"False", 'name="stream"') + STREAM + END, False),  # the first counts
+        (part(b"x" * 5000, 'name="stream"') + END, False),
+        (part(b"true", 'name="streams"') + END, False),
+        (
+            part(b"x", 'name="file"; filename="a name=stream.wav"\r\nContent-Type: application/octet-stream') + END,
+            False,
+        ),
+        (END, False),
+    ],
+)
+async def test_a_form_says_whether_it_asks_for_a_stream_and_no_byte_changes(body: bytes, streams: bool) -> None:
+    for cut in (1, 7, 60, 5000, len(body)):
+        pieces = [body[start : start + cut] for start in range(0, len(body), cut)]
+        upload = Upload(receiving(pieces), HEADERS, 10**6, 60)
+        await upload.begin()
+        assert await everything(upload.stream(None)) == body
+        assert (upload.asks_for_stream, upload.complete) == (streams, True)
+        upload.close()
+
+
 @pytest.mark.parametrize(
     "body",
     [
