@@ -3,8 +3,9 @@
 #   docker build -t tollgate-simulator --target simulator .
 
 FROM python:3.13-slim AS packages
-COPY requirements.txt .
-RUN pip install --no-cache-dir --only-binary :all: --target /packages --requirement requirements.txt
+COPY requirements.txt requirements-container.txt ./
+RUN pip install --no-cache-dir --only-binary :all: --target /packages \
+    --requirement requirements.txt --requirement requirements-container.txt
 
 FROM python:3.13-slim AS base
 # The file system is read-only where this runs: byte code is made here, or every start would make it anew.

@@ -68,6 +68,7 @@ azurite:
 
 requirements: install-dev ## pin the lists anew from the .in files (UPGRADE=1: with the newest versions)
 	@$(COMPILE) --output-file requirements.txt requirements.in
+	@$(COMPILE) --output-file requirements-container.txt requirements-container.in
 	@$(COMPILE) --output-file requirements-dev.txt requirements-dev.in
 
 clean: ## remove all that these commands made, the local run's data included

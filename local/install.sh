@@ -74,10 +74,11 @@ case ${1:-} in
 runtime)
     environment
     packages requirements.txt
+    packages requirements-container.txt --constraint requirements.txt
     ;;
 dev)
     environment
-    packages requirements-dev.txt --constraint requirements.txt
+    packages requirements-dev.txt --constraint requirements.txt --constraint requirements-container.txt
     ;;
 azurite) azurite ;;
 *) fail "usage: local/install.sh runtime | dev | azurite" ;;

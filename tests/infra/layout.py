@@ -38,8 +38,10 @@ def copy(paths: Iterable[str], target: Path) -> None:
         shutil.copyfile(ROOT / path, target / path)
 
 
-def pinned() -> list[str]:
-    return re.findall(r"^([\w.-]+)==", (ROOT / "requirements.txt").read_text(), re.M)
+def pinned(*lists: str) -> list[str]:
+    """Names of the distributions in lists such as requirements.txt."""
+    found = "".join((ROOT / name).read_text() for name in lists)
+    return list(dict.fromkeys(re.findall(r"^([\w.-]+)==", found, re.M)))
 
 
 def link_packages(names: Iterable[str], target: Path) -> list[Path]:
@@ -82,7 +84,7 @@ def instruction(stage: str, word: str) -> list[str]:
 def package(folder: Path) -> None:
     """The function app as Azure unpacks it: the files, and their dependencies in .python_packages."""
     copy(kept(".funcignore"), folder)
-    link_packages(pinned(), folder / ".python_packages" / "lib" / "site-packages")
+    link_packages(pinned("requirements.txt"), folder / ".python_packages" / "lib" / "site-packages")
 
 
 def main() -> None:
@@ -91,7 +93,7 @@ def main() -> None:
         copy(kept(".funcignore"), folder)
         target = folder / ".python_packages" / "lib" / "site-packages"
         parts = {"the gateway's own files": [path for path in folder.rglob("*") if path.is_file()]}
-        parts |= {distribution: link_packages([distribution], target) for distribution in pinned()}
+        parts |= {distribution: link_packages([distribution], target) for distribution in pinned("requirements.txt")}
         sizes = {part: (compressed(paths), sum(p.stat().st_size for p in paths)) for part, paths in parts.items()}
         for part, (zipped, unpacked) in sorted(sizes.items(), key=lambda item: -item[1][0])[:12]:
             print(f"{part:40} {zipped / 1e6:6.2f} MB zipped {unpacked / 1e6:6.2f} MB unpacked")
