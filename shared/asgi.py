@@ -1,11 +1,13 @@
 """Edge 2: an ASGI app for local runs and containers, `uvicorn shared.asgi:app`. It also runs the timer's job."""
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
 import sys
 import time
+from typing import TextIO
 
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
@@ -110,12 +112,41 @@ class _Lines(logging.Formatter):
         return f"{self.formatTime(record)} {record.levelname} {record.name} {record.msg}"
 
 
+class _Together(logging.StreamHandler[TextIO]):
+    """Writes the lines of one turn of the event loop together: calls end in groups, as their rows are written, and a
+    write for each would be a good part of what a line costs. From a warning on, lines are written at once."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._lines.append(self.format(record))
+            if record.levelno < logging.WARNING:
+                with contextlib.suppress(RuntimeError):  # no loop runs: there are no turns
+                    loop = asyncio.get_running_loop()
+                    if len(self._lines) == 1:
+                        loop.call_soon(self.flush)
+                    return
+            self.flush()
+        except Exception:
+            self.handleError(record)
+
+    def flush(self) -> None:
+        with self.lock or contextlib.nullcontext():
+            if self._lines:
+                lines, self._lines = self._lines, []
+                self.stream.write("\n".join([*lines, ""]))
+            super().flush()
+
+
 def _log_to_stdout() -> None:
     """As containers expect. Where the host has set up logging of its own, that is used."""
     root = logging.getLogger("tollgate")
     root.setLevel(logging.INFO)
     if not logging.getLogger().handlers and not root.handlers:
-        handler = logging.StreamHandler(sys.stdout)
+        handler = _Together(sys.stdout)
         handler.setFormatter(_Lines("%(asctime)s %(levelname)s %(name)s %(message)s"))
         root.addHandler(handler)
         root.propagate = False

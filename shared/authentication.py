@@ -6,6 +6,7 @@ not known is refused with 503, never with 401: the caller's key may be good.
 """
 
 import asyncio
+import functools
 import logging
 import time
 from collections import OrderedDict
@@ -139,14 +140,24 @@ class Authenticator:
 
 
 def _presented(headers: Mapping[str, str]) -> tuple[str, str]:
-    """The key and the product named with it. Of several keys, the one that has a gateway key's shape."""
-    scheme, _, token = headers.get("authorization", "").partition(" ")
+    """The key and the product named with it."""
+    told = tuple(headers.get(name, "") for name in ("authorization", "api-key", "ocp-apim-subscription-key"))
+    return _choose_known(*told) if sum(map(len, told)) <= _LONG_HEADERS else _choose(*told)
+
+
+def _choose(authorization: str, api_key: str, subscription_key: str) -> tuple[str, str]:
+    """Of several keys, the one that has a gateway key's shape."""
+    scheme, _, token = authorization.partition(" ")
     bearer = token.strip() if scheme.lower() == "bearer" else ""
-    subscription, _, suffix = headers.get("ocp-apim-subscription-key", "").partition(";")
-    candidates = [text for text in (bearer, headers.get("api-key", "").strip(), subscription.strip()) if text]
+    subscription, _, suffix = subscription_key.partition(";")
+    candidates = [text for text in (bearer, api_key.strip(), subscription.strip()) if text]
     if not candidates:
         raise InvalidApiKey("No API key: send it as Authorization: Bearer KEY, or in the header api-key.")
     text = next((candidate for candidate in candidates if keys.has_shape(candidate)), candidates[0])
     name, _, product = suffix.strip().partition("=")
     valid = text == subscription.strip() and name.lower() == "product" and product.isascii() and product.isprintable()
     return text, product[:64] if valid else ""
+
+
+_LONG_HEADERS = 300  # characters: more is no key, and not worth remembering
+_choose_known = functools.lru_cache(maxsize=8192)(_choose)  # a caller sends the same headers with every request

@@ -59,7 +59,7 @@ class HedgedTry:
         self._tries = tries
         self._target = target
         self._limit = limit
-        self._patience = Patience(limit)
+        self._patience = Patience(limit, watched=True)
         self._started = tries.now()
         self._first_is_over = False
         self._second: tuple[_Try, Target] | None = None
@@ -68,7 +68,7 @@ class HedgedTry:
 
     async def run(self, first_look: float) -> UpstreamResponse | None:
         """The first answer; None where there is none. `first_look`: seconds until it may take too long."""
-        self._timer = asyncio.get_running_loop().call_later(first_look, self._look)
+        self._timer = asyncio.get_running_loop().call_later(min(first_look, self._limit), self._look)
         try:
             answer = await self._tries.attempt(self._target, self._patience)
             self._first_is_over = True
@@ -83,6 +83,7 @@ class HedgedTry:
                 await self._drop(*self._second)
 
     def _look(self) -> None:
+        self._patience.start()
         loop = asyncio.get_running_loop()
         if (again := self._tries.look_again(self._target, self._started, self._limit)) > 0:
             self._timer = loop.call_later(again, self._look)

@@ -75,8 +75,8 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{4,255}")
 _INSIDE_A_CONTAINER = "cfile_"  # such files are named together with their container
 
 # What the most frequent bodies are searched for before they are taken apart. A key may be written with escapes, too.
-_IN_CHAT = (b"file_id",)
 _ANYWHERE = (b"file_id", b"previous_response_id", b'"conversation', b'"container', b"vector_store", b"assistant_id")
+_FREQUENT = {"chat.completions": (b"file_id",), "responses.create": _ANYWHERE}
 _ESCAPED = re.compile(rb"\\u00[2-7]")
 
 
@@ -90,10 +90,12 @@ _DECODE = json.JSONDecoder(object_pairs_hook=_Object).decode
 
 def named(body: bytes, operation: str) -> tuple[Reference, ...]:
     """The objects that the body of a call names, each once. Raises `RecursionError` for one nested too deeply."""
-    needles = _IN_CHAT if operation == "chat.completions" else _ANYWHERE
-    frequent = operation in ("chat.completions", "responses.create")
-    if frequent and not any(needle in body for needle in needles) and not (b"\\u00" in body and _ESCAPED.search(body)):
-        return ()
+    if operation in _FREQUENT and not (b"\\u00" in body and _ESCAPED.search(body)):
+        for needle in _FREQUENT[operation]:
+            if needle in body:
+                break
+        else:
+            return ()
     return tuple(dict.fromkeys(_walk(_DECODE(body.decode("utf-8", "replace")))))
 
 

@@ -70,7 +70,7 @@ class UpstreamResponse:
         self.content = response.content
         self.head = head
         self.deadline = deadline
-        self.meter = meter or metering.BodyMeter(call, response.status, head)
+        self.meter = meter or metering.BodyMeter(call, response.status, b"" if complete else head)
         self.complete = complete
         self.attempts: tuple[Attempt, ...] = ()
         self._response = response
@@ -164,11 +164,15 @@ BEATEN = "another was faster"
 
 
 class Patience:
-    """How long a try may take until it is committed. It may be ended before, when another try has the answer."""
+    """How long a try may take until it is committed. It may be ended before, when another try has the answer.
 
-    def __init__(self, seconds: float) -> None:
+    `watched`: somebody looks at the try before its time is over, and starts the timer then, which most tries never
+    need."""
+
+    def __init__(self, seconds: float, *, watched: bool = False) -> None:
         self.seconds = seconds
-        self.timer = asyncio.timeout(seconds)
+        self._until = _in(seconds)
+        self.timer = asyncio.timeout_at(None if watched else self._until)
         self.beaten = False
         self.silent = False  # beaten because its target seems to hang, which is a fault
 
@@ -176,6 +180,14 @@ class Patience:
         """The time runs from now on, where the try is not over."""
         with contextlib.suppress(RuntimeError):
             self.timer.reschedule(_in(seconds))
+
+    def start(self) -> None:
+        """Start the timer of a try that was watched so far, where it does not run already."""
+        if self.timer.when() is None:
+            try:
+                self.timer.reschedule(self._until)
+            except RuntimeError:  # the try has not begun yet, or is over
+                self.timer = asyncio.timeout_at(self._until)
 
     def end(self, *, silent: bool) -> None:
         """Another try has the answer. One that has not begun yet, or is over, is let be."""
@@ -415,7 +427,7 @@ def _nothing() -> None:
 async def _read(response: aiohttp.ClientResponse, most: int) -> tuple[bytes, bool]:
     """The body, or as much of it as fits; whether that is all."""
     chunks, size = [], 0
-    while chunk := await response.content.readany():
+    while not response.content.at_eof() and (chunk := await response.content.readany()):
         chunks.append(chunk)
         size += len(chunk)
         if size > most:

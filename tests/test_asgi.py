@@ -1,10 +1,12 @@
 """What the ASGI edge does of its own."""
 
+import asyncio
+import io
 import logging
 
 import pytest
 
-from shared.asgi import _Lines
+from shared.asgi import _Lines, _Together
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
@@ -31,3 +33,48 @@ def test_a_line_of_the_log_is_what_the_standard_formatter_makes(
     for _ in range(2):
         assert ours.format(record) == theirs.format(record)
     assert ("the reason" in ours.format(record)) == (error is not None)
+
+
+class _Writes(io.StringIO):
+    """Remembers what was written at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.each: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.each.append(text)
+        return len(text)
+
+
+async def test_the_lines_of_one_turn_are_written_together_and_a_warning_at_once() -> None:
+    out, logger = _Writes(), logging.Logger("apart", logging.INFO)
+    logger.addHandler(_Together(out))
+    logger.info("one")
+    logger.info("two")
+    assert out.each == []
+    await asyncio.sleep(0)
+    assert out.each == ["one\ntwo\n"]
+    logger.info("three")
+    logger.warning("four")
+    assert out.each[1:] == ["three\nfour\n"]
+    logger.info("five")
+    await asyncio.to_thread(logger.info, "six")
+    await asyncio.sleep(0)
+    assert out.each[2:] == ["five\nsix\n"] or out.each[2:] == ["five\n", "six\n"]
+
+
+def test_a_line_is_written_at_once_where_no_loop_runs_and_none_is_left_at_the_end() -> None:
+    out, logger = _Writes(), logging.Logger("apart", logging.INFO)
+    handler = _Together(out)
+    logger.addHandler(handler)
+    logger.info("one")
+    assert out.each == ["one\n"]
+
+    async def end() -> None:
+        logger.info("two")
+        handler.close()
+
+    asyncio.run(end())
+    handler.flush()
+    assert out.each[1:] == ["two\n"]
