@@ -21,6 +21,7 @@ from tests.gateway_process import make_key
 ROOT = Path(__file__).resolve().parent.parent
 AT_ONCE, ROUNDS, CHUNKS = 32, 12, 50
 MODES = ("committed", "deferred", "off")
+YARDSTICK = "forwarder"  # tells how fast this machine is now
 
 
 def main(calls: int) -> None:
@@ -52,7 +53,13 @@ def main(calls: int) -> None:
             children.wait_for_port("The gateway", port, 30)
             return child, Place(f"http://127.0.0.1:{port}/v1/chat/completions", {"authorization": f"Bearer {key}"})
 
-        measure({mode: start(children, mode) for mode in MODES}, calls, storage)
+        port = free_port()
+        upstream = simulator.regions["one"]
+        yardstick = children.start(YARDSTICK, [sys.executable, "-m", "bench.forwarder", str(port), upstream, "asyncio"])
+        children.wait_for_port("The forwarder", port, 20)
+        forwarder = Place(f"http://127.0.0.1:{port}/openai/v1/chat/completions", {"api-key": simulator.api_key})
+        gateways = {mode: start(children, mode) for mode in MODES}
+        measure({YARDSTICK: (yardstick, forwarder), **gateways}, calls, storage)
         print(f"{calls // 20} streams of {CHUNKS} chunks, {AT_ONCE} at a time: longest turns of the loop, ms")
         for mode in MODES:  # watched apart, since a watch that wakes up all the time is no small part of a call's CPU
             with Children(ROOT, Path(name)) as watched:
@@ -75,9 +82,12 @@ def measure(places: dict[str, tuple[Child, Place]], calls: int, storage: str) ->
             asyncio.run(whole_answers(place, calls // ROUNDS, AT_ONCE))
             cpu[mode] += _cpu(child) - before
     print(f"{calls} calls, not streamed, {AT_ONCE} at a time")
+    yardstick = cpu.pop(YARDSTICK)
+    print(f"  a bare forwarder  {yardstick / calls * 1e6:6.0f} µs of CPU a call")
     for mode, seconds in cpu.items():
-        more = (seconds - cpu["off"]) / calls * 1e6
-        print(f"  ledger {mode:10} {seconds / calls * 1e6:6.0f} µs of CPU a call ({more:+.0f})", flush=True)
+        more = seconds - cpu["off"]
+        part = f"{more / calls * 1e6:+.0f}, {more / yardstick:+.0%} of the forwarder's"
+        print(f"  ledger {mode:10} {seconds / calls * 1e6:6.0f} µs of CPU a call ({part})", flush=True)
 
 
 def _cpu(child: Child) -> float:

@@ -16,7 +16,7 @@ async def has_object(forwarder: Forwarder, backend: Backend, reference: Referenc
         return False  # nothing has such an id
     try:
         plan = Plan(model="", targets=[Target(backend, "", "")])
-        upstream = await forwarder.send(call, plan, "adoption", forwarder.breakers.clock())
+        upstream = await forwarder.sending(call, plan, "adoption", forwarder.breakers.clock()).run()
     except ForwardingFailed as failed:
         raise StateUnavailable(failed.error.message) from None
     upstream.close()

@@ -61,9 +61,10 @@ class Answering:
         may_stream = call.stream or (forwarding.upload is not None and call.operation.streams)
         if not (may_stream and seconds):
             return await self._forward(forwarding)
-        answer = asyncio.ensure_future(self._forward(forwarding))
+        loop = asyncio.get_running_loop()
+        answer = asyncio.Task(self._forward(forwarding), loop=loop, eager_start=True)
         try:
-            while not (await asyncio.wait((answer,), timeout=seconds))[0]:
+            while not (answer.done() or (await asyncio.wait((answer,), timeout=seconds))[0]):
                 if _wants_stream(forwarding):
                     return LateResponse(answer, {"x-gateway-request-id": forwarding.arrival.request_id}, seconds)
             return answer.result()
@@ -76,11 +77,10 @@ class Answering:
         arrival, call, plan, client = forwarding.arrival, forwarding.call, forwarding.plan, forwarding.client
         failure: Outcome | None = Outcome(status=500, ended="cut")
         upstream: UpstreamResponse | None = None
+        sending = self._forwarder.sending(call, plan, arrival.request_id, arrival.started, forwarding.upload)
         try:
             async with client:
-                upstream = await self._forwarder.send(
-                    call, plan, arrival.request_id, arrival.started, forwarding.upload
-                )
+                upstream = await sending.run()
             witness = None
             if call.stateful:
                 witness = Witness(self._affinity, forwarding.consumer, call, upstream.target.backend.name)
@@ -94,7 +94,15 @@ class Answering:
         except ClientGone:
             # The backend may have read the prompt, and charges for that.
             usage = Usage(input_tokens=call.input_estimate, estimated=call.input_estimate > 0)
-            failure = Outcome(status=HUNG_UP, usage=usage, ended="hung_up")
+            tried = sending.attempts
+            failure = Outcome(
+                status=HUNG_UP,
+                usage=usage,
+                attempts=tried,
+                served_by=next((one.target for one in reversed(tried) if one.usage is None), None),  # booked here
+                total_ms=round(arrival.milliseconds()),
+                ended="hung_up",
+            )
             return Response(status_code=HUNG_UP)
         except GatewayError as error:
             failure = Outcome(status=error.status, ended="refused")
@@ -116,7 +124,7 @@ class Answering:
         async def ask(backend: str, page: Call) -> bytes:
             binding = Binding(frozenset((backend,)), backend)
             plan = self._router.plan(forwarding.consumer, page, binding=binding)
-            upstream = await self._forwarder.send(page, plan, arrival.request_id, arrival.started)
+            upstream = await self._forwarder.sending(page, plan, arrival.request_id, arrival.started).run()
             attempts.extend(upstream.attempts)
             upstream.close()
             if upstream.status != 200 or not upstream.complete:

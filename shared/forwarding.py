@@ -33,6 +33,7 @@ logger = logging.getLogger("tollgate.forwarding")
 
 _LOOK_AFTER = 3.0  # seconds after which a try is looked at that has shown nothing
 _LOOK_AGAIN = 1.0
+_LEFT = "the caller left"
 _LONGER = 1.5  # times the longest answer there was: from then on a target may hang
 
 
@@ -55,20 +56,16 @@ class Forwarder:
         self.timeouts = timeouts
         self.budget = RetryBudget(breakers.clock)
 
-    async def send(
+    def sending(
         self, call: Call, plan: Plan, request_id: str, started: float, upload: Upload | None = None
-    ) -> UpstreamResponse:
-        """The first committed answer. `started`: when the call came in, from which its time runs. An `upload` is tried
-        elsewhere as long as all that has come of it is still here. Raises `ForwardingFailed`, and closes what it opened
-        on any way out."""
-        self.budget.called()
-        if self.breakers.fleet is not None:
-            self.breakers.fleet.look()
-        return await _Sending(self, call, plan, request_id, started, upload).run()
+    ) -> "Sending":
+        """A call that is to be sent. `started`: when it came in, from which its time runs. An `upload` is tried
+        elsewhere as long as all that has come of it is still here."""
+        return Sending(self, call, plan, request_id, started, upload)
 
 
-class _Sending:
-    """One call on its way: what was tried, and why it failed."""
+class Sending:
+    """One call on its way: what was tried, and why it failed. `run` it once."""
 
     def __init__(
         self, forwarder: Forwarder, call: Call, plan: Plan, request_id: str, started: float, upload: Upload | None
@@ -91,8 +88,16 @@ class _Sending:
         self._spilled: list[tuple[str, str]] = []  # endpoints and deployments that Azure itself has asked in vain
         self._refused: tuple[FallbackReason, UpstreamResponse] | None = None
 
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """The tries so far, also when `run` was cancelled."""
+        return tuple(self._attempts)
+
     async def run(self) -> UpstreamResponse:
-        """The loop over the targets."""
+        """The first committed answer. Raises `ForwardingFailed`, and closes what it opened on any way out."""
+        self._forwarder.budget.called()
+        if self._breakers.fleet is not None:
+            self._breakers.fleet.look()
         while self._left:
             target = self._left.pop(0)
             if self._upload is not None and not self._upload.repeatable:
@@ -186,6 +191,10 @@ class _Sending:
         except Beaten:
             self.lost(target, started, role)
             return None
+        except asyncio.CancelledError:
+            if role == "try":  # a hedge's end is `lost`
+                self._note(target, 0, _LEFT, started, role)
+            raise
         except Failed as failed:
             self._throttled = self._throttled or isinstance(failed, Throttled)
             self._failures.append(failed)
@@ -251,7 +260,7 @@ class _Sending:
     # --- ends ---------------------------------------------------------------------------------------------------------
 
     def _committed(self, answer: UpstreamResponse) -> UpstreamResponse:
-        answer.attempts = tuple(self._attempts)
+        answer.attempts = self.attempts
         if self._plan.seconds is not None:
             left = self._deadline - self._clock()
             answer.deadline = min(answer.deadline, asyncio.get_running_loop().time() + left)
@@ -267,14 +276,14 @@ class _Sending:
                 for a in self._attempts
             ]
             return self._committed(answer)
-        attempts = tuple(self._attempts)
         if self._throttled:
             waits = [failed.wait for failed in self._failures if failed.wait is not None]
-            raise ForwardingFailed(self._forwarder.router.throttled(self._plan.targets, waits, self._tokens), attempts)
+            throttled = self._forwarder.router.throttled(self._plan.targets, waits, self._tokens)
+            raise ForwardingFailed(throttled, self.attempts)
         # A backend's own words about its failure are worth more to the caller than ours.
         if said := next((f.answer for f in reversed(self._failures) if f.answer is not None), None):
             return self._committed(said)
-        raise ForwardingFailed(_refusal(self._failures), attempts)
+        raise ForwardingFailed(_refusal(self._failures), self.attempts)
 
     def _note(
         self, target: Target, status: int, problem: str, started: float, role: Role, usage: Usage | None = None

@@ -187,7 +187,7 @@ class Gateway:
         """The models of this key, from the configuration."""
         headers = {"x-gateway-request-id": arrival.request_id}
         if call.model:
-            model = self._router.model(consumer, call.model)
+            model = self._router.shown(consumer, call.model)
             return JsonResponse(azure_openai.model_object(model, call.surface), headers=headers)
         models = [azure_openai.model_object(name, call.surface) for name in self._router.models(consumer)]
         return JsonResponse({"object": "list", "data": models}, headers=headers)

@@ -91,7 +91,14 @@ class Router:
 
     def models(self, consumer: Consumer) -> list[str]:
         """The models that a consumer may use, in the order of the configuration."""
-        return [model for model in self._groups if self._allowed(consumer, model)]
+        return [m for m in self._groups if self._allowed(consumer, m) and self._within_reach(consumer, m)]
+
+    def shown(self, consumer: Consumer, name: str) -> str:
+        """As `model`, of one that the consumer may use where it is. Raises `RegionNotAllowed`, too."""
+        model = self.model(consumer, name)
+        if not self._within_reach(consumer, model):
+            raise _out_of_reach()
+        return model
 
     def model(self, consumer: Consumer, name: str) -> str:
         """The configured model behind the name a caller used. Raises `ModelNotFound` and `ModelNotAllowed`."""
@@ -273,7 +280,7 @@ class Router:
                 param=wishes.BACKEND,
             )
         if not any(map(access.allows, left)):
-            raise RegionNotAllowed("This model is not in a region that this key may use.", param="model")
+            raise _out_of_reach()
         return lambda target: (
             (only is None or target.backend.name in only)
             and pin in ("", target.backend.name)
@@ -327,6 +334,13 @@ class Router:
         """Whether a policy names the model, or an alias of it."""
         return consumer.models is None or any(self._aliases.get(name, name) == model for name in consumer.models)
 
+    def _within_reach(self, consumer: Consumer, model: str) -> bool:
+        """Whether a model is in a region that the consumer may use."""
+        access = consumer.access
+        if access is ANYWHERE or (access.regions is None and access.data_zones is None):
+            return True
+        return any(access.allows(target.backend) for group in self._groups[model] for target in group.targets)
+
     def _prepare(self, groups: Sequence[Group]) -> None:
         """What the breakers have to know of a model's targets."""
         for i, group in enumerate(groups):
@@ -368,3 +382,7 @@ def _group(pool: str, members: Sequence[Seat]) -> Group:
         for first, *others in rounds
     ]
     return Group(pool, len(turns), tuple(orders))
+
+
+def _out_of_reach() -> RegionNotAllowed:
+    return RegionNotAllowed("This model is not in a region that this key may use.", param="model")

@@ -70,6 +70,8 @@ def test_who_leaves_before_the_first_byte_stops_the_backend(
     assert the_backend_was_told(gateway)["status"] is None
     row = the_row(gateway, key)
     assert (row["e_ended"], row["e_status"], row.get("e_est")) == ("hung_up", 499, True)
+    assert (row["e_attempts"], row["e_model"]) == (1, model)  # who was asked charges the prompt
+    assert row["e_backend"]
     gateway.no_invocation_is_left()
 
 

@@ -19,7 +19,7 @@ from shared.types import Access, Limits
 from simulator.process import SimulatorProcess
 from tests.azurite import Azurite
 from tests.gateway_process import Answer, GatewayProcess
-from tests.system import System, chat_body, eventually, system
+from tests.system import Caller, System, chat_body, eventually, system
 from tests.test_failover import DENIED
 
 OPERATOR = "the-operators-secret"
@@ -155,6 +155,18 @@ def test_a_model_outside_the_regions_of_a_key_is_refused_and_asked_nowhere(route
     assert ask(routed, ONLY_US, key_with(routed, regions=frozenset({"eastus2"}))).status == 200
 
 
+def test_a_key_sees_only_the_models_in_its_regions(routed: System) -> None:
+    european, american = (key_with(routed, data_zones=frozenset({zone})) for zone in ("eu", "us"))
+
+    def shown(key: str) -> set[str]:
+        answer = routed.gateway.request("GET", "/v1/models", headers={"authorization": f"Bearer {key}"})
+        return {model["id"] for model in answer.json()["data"]}
+
+    assert shown(american) - shown(european) == {ONLY_US}
+    answer = routed.gateway.request("GET", f"/v1/models/{ONLY_US}", headers={"authorization": f"Bearer {european}"})
+    assert (answer.status, answer.error()["code"]) == (403, "region_not_allowed")
+
+
 def test_a_fallback_stays_in_the_zone_too(routed: System) -> None:
     refuse(routed, FALLING, "context_length_exceeded")
     answer = ask(routed, FALLING, key_with(routed, data_zones=frozenset({"us"})))
@@ -227,6 +239,26 @@ def test_a_slow_answer_is_asked_for_elsewhere_and_the_slower_one_is_booked(route
     assert rows[0]["e_role"] == "try"
     assert rows[0]["e_input"] > 0
     assert rows[0]["e_backend"] != answer.headers["x-gateway-backend"]
+
+
+def test_who_leaves_while_two_are_asked_is_booked_for_both(routed: System) -> None:
+    key = key_with(routed)
+    routed.simulator.fault("hang", deployment=HEDGED, times=2)
+    with Caller(routed, key, chat_body(HEDGED)) as caller:
+        caller.send()
+        eventually(lambda: not routed.simulator.faults(), 1.8)  # both were asked
+        caller.leave(reset=True)
+    rows: list[dict[str, Any]] = []
+
+    def booked() -> bool:
+        rows[:] = routed.usage_rows(key)
+        return len(rows) == 2 and all("e_input" in row for row in rows)
+
+    eventually(booked, 15.0)
+    call, hedge = sorted(rows, key=lambda row: "e_role" in row)
+    assert (call["e_ended"], call["e_attempts"], hedge["e_role"]) == ("hung_up", 2, "hedge")
+    assert call["e_backend"] != hedge["e_backend"]
+    assert call["e_input"] == hedge["e_input"] > 0
 
 
 def test_a_quick_answer_is_not_asked_for_twice(routed: System, model: str) -> None:
