@@ -1,5 +1,5 @@
-"""`make bench-ledger`: many calls of several APIs, of which one in twenty loses its caller and one in twenty meets a
-failing backend, counted by the gateway and by the simulator. `python -m bench.ledger_exact [CALLS]`
+"""`make bench-ledger`: calls of every kind that is metered, of which one in twenty loses its caller and one in twenty
+meets a failing backend, counted by the gateway and by the simulator. `python -m bench.ledger_exact [REQUESTS]`
 """
 
 import asyncio
@@ -9,56 +9,84 @@ import sys
 from collections import Counter
 from typing import Any
 
-import aiohttp
 import msgspec
 
-from bench.ledger_load import KINDS, Sent, body, call
-from bench.load import repeat
+from bench import usage_tables
+from bench.ledger_kinds import DEPLOYMENTS, KINDS, Callers, Job
 from simulator.process import SimulatorProcess
 from tests.azurite import azurite
 from tests.gateway_process import GatewayProcess, make_key
-from tests.system import _usage_rows, eventually
+from tests.system import _usage_rows
 
 AT_ONCE = 24
-LEAVING, FAILING = 0.05, 0.05
-CLASSES = {
+ROUND = 2_000  # requests, after which the tables are emptied
+LEAVING, FAILING = 0.15, 0.05  # of the streams, of which some have ended by then: one in twenty of all calls
+CLASSES = {  # the row's property, and what the simulator calls it
     "e_input": "input_tokens",
     "e_output": "output_tokens",
     "e_cached": "cached_tokens",
     "e_reasoning": "reasoning_tokens",
+    "e_audio_in": "audio_input_tokens",
+    "e_image_in": "image_input_tokens",
+    "e_audio_out": "audio_output_tokens",
+    "e_image_out": "image_output_tokens",
+    "e_accepted": "accepted_prediction_tokens",
+    "e_rejected": "rejected_prediction_tokens",
+    "e_images": "images",
+    "e_seconds": "seconds",
+    "e_chars": "characters",
 }
-DEPLOYMENTS = {"chat": "gpt-4o", "instruct": "gpt-35-turbo-instruct", "embed": "text-embedding-3-small"}
-FAULTS = (
+ANY_CALL = (
     {"kind": "status", "status": 500},
     {"kind": "status", "status": 429, "headers": {"retry-after-ms": "1"}},
-    {"kind": "cut_stream", "after_chunks": 0},
-    {"kind": "cut_stream", "after_chunks": 20},
     {"kind": "wrong_length"},
 )
+STREAMS = ({"kind": "cut_stream", "after_chunks": 0}, {"kind": "cut_stream", "after_chunks": 20})
+
+type Rows = dict[str, dict[str, Any]]
 
 
-class Report(msgspec.Struct):
-    """`different`: calls whose backend told its usage, and which are booked otherwise. The sums are over all of them,
-    and over those whose callers left or whose streams broke off."""
+class Estimates(msgspec.Struct):
+    """Tokens that the gateway counted by itself, beside what the simulator charged."""
 
-    calls: Counter[str]
-    missing: int
-    different: list[str]
-    exact: Counter[str]
-    true: Counter[str]
-    estimated: int
-    estimates: int
-    estimates_true: int
+    calls: int = 0
+    booked: int = 0
+    true: int = 0
+
+    def add(self, booked: int, true: int) -> None:
+        self.calls, self.booked, self.true = self.calls + 1, self.booked + booked, self.true + true
 
     @property
     def off(self) -> float:
-        return abs(self.estimates - self.estimates_true) / max(1, self.estimates_true)
+        return abs(self.booked - self.true) / max(1, self.true)
+
+
+class Report(msgspec.Struct):
+    """`different`: calls whose backend told its usage, and which are booked otherwise; `exact` and `true` are the sums
+    of those, in thousandths. `by_kind`: calls whose callers left or whose streams broke off. `tries`: the prompts of
+    tries that failed after they were charged. `untold`: calls whose end no caller asked for, or could."""
+
+    requests: int
+    calls: Counter[str] = Counter()
+    hung_up: int = 0
+    missing: int = 0
+    different: list[str] = []
+    exact: Counter[str] = Counter()
+    true: Counter[str] = Counter()
+    by_kind: dict[str, Estimates] = {}
+    tries: Estimates = msgspec.field(default_factory=Estimates)
+    untold: int = 0
+
+    @property
+    def estimates(self) -> Estimates:
+        parts = self.by_kind.values()
+        return Estimates(*(sum(getattr(part, name) for part in parts) for name in Estimates.__struct_fields__))
 
     def holds(self) -> bool:
-        return not self.missing and not self.different and self.exact == self.true and self.off <= 0.1
+        return not self.missing and not self.different and self.exact == self.true and self.estimates.off <= 0.1
 
 
-def run(calls: int, kinds: tuple[str, ...] = tuple(KINDS), seed: int = 2) -> Report:
+def run(requests: int, kinds: tuple[str, ...] = tuple(KINDS), seed: int = 2) -> Report:
     deployments = [{"name": name, "model": model} for name, model in DEPLOYMENTS.items()]
     regions = [
         {"name": name, "deployments": deployments, "seconds_per_chunk": 0.002} for name in ("one", "two", "three")
@@ -69,74 +97,131 @@ def run(calls: int, kinds: tuple[str, ...] = tuple(KINDS), seed: int = 2) -> Rep
             {"name": name, "endpoint": address, "region": name, "models": models}
             for name, address in simulator.regions.items()
         ]
+        storage = tables.connection_string
         environ = {
             "GATEWAY_CONFIG": json.dumps({"backends": backends}),
-            "GATEWAY_STORAGE": tables.connection_string,
+            "GATEWAY_STORAGE": storage,
             **simulator.identity_environment,
         }
-        for fault in FAULTS:
-            fields: dict[str, Any] = dict(fault)
-            simulator.fault(fields.pop("kind"), share=FAILING / len(FAULTS), **fields)
-        key, chance = make_key(tables.connection_string, "bench"), random.Random(seed)
-        sent: list[Sent] = []
+        key, chance = make_key(storage, "bench"), random.Random(seed)
+        jobs: list[Job] = []
+        rows: Rows = {}
         with GatewayProcess("uvicorn", environ) as gateway:
-            asyncio.run(_load(gateway, key, calls, kinds, chance, sent))
-            eventually(lambda: "hung_up" not in _open(tables.connection_string), 60)
-        rows = asyncio.run(_usage_rows(tables.connection_string))
+            callers = Callers(gateway.url, key)
+            asyncio.run(_load(callers, simulator, storage, requests, kinds, chance, jobs, rows))
         log = simulator.log()["requests"]
-    return _compare(sent, rows, log)
-
-
-def _open(storage: str) -> str:
-    """ "hung_up" as long as the row of a call has no end."""
-    return "hung_up" if any("e_status" not in row for row in asyncio.run(_usage_rows(storage))) else ""
+    return _compare(callers.requests, jobs, rows, log)
 
 
 async def _load(
-    gateway: GatewayProcess, key: str, calls: int, kinds: tuple[str, ...], chance: random.Random, sent: list[Sent]
+    callers: Callers,
+    simulator: SimulatorProcess,
+    storage: str,
+    requests: int,
+    kinds: tuple[str, ...],
+    chance: random.Random,
+    jobs: list[Job],
+    rows: Rows,
 ) -> None:
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+    weights = [KINDS[kind].weight for kind in kinds]
+    async with callers:
+        await callers.prepare()
+        for faults, share in ((ANY_CALL, FAILING), (STREAMS, FAILING / 2)):
+            for fault in faults:
+                fields: dict[str, Any] = dict(fault)
+                await asyncio.to_thread(simulator.fault, fields.pop("kind"), share=share / len(faults), **fields)
 
-        async def one() -> None:
-            about = Sent(f"c{len(sent)}", chance.choice(kinds), 0.0)
-            sent.append(about)
-            leave = chance.randint(1, 40) if chance.random() < LEAVING and KINDS[about.kind][1] else None
-            await call(session, gateway.url, key, about, body(about.kind, chance), leave)
+        async def worker(until: int) -> None:
+            while callers.requests < until:
+                (kind,) = chance.choices(kinds, weights)
+                leaves = KINDS[kind].stream and chance.random() < LEAVING
+                jobs.append(await callers.call(kind, chance, chance.randint(1, 15) if leaves else None))
 
-        await repeat(calls, AT_ONCE, one)
+        while callers.requests < requests:
+            until = min(requests, callers.requests + ROUND)
+            async with asyncio.TaskGroup() as group:
+                for _ in range(AT_ONCE):
+                    group.create_task(worker(until))
+            rows |= await _closed_rows(storage)
+            for prefix in ("usage", "affinity2"):
+                await asyncio.to_thread(usage_tables.drop, storage, prefix)
 
 
-def _compare(sent: list[Sent], rows: list[dict[str, Any]], log: list[dict[str, Any]]) -> Report:
-    booked = {row["id"]: row for row in rows}
-    report = Report(Counter(f"{one.kind} {one.status}" for one in sent), 0, [], Counter(), Counter(), 0, 0, 0)
-    report.missing = sum(1 for one in sent if one.status == 200 and one.request_id not in booked)
+async def _closed_rows(storage: str) -> Rows:
+    """All rows, once each has its end and the tokens of those who left have been counted."""
+    deadline = asyncio.get_running_loop().time() + 60
+    while True:
+        rows = {row["id"]: row for row in await _usage_rows(storage)}
+        if all("e_status" in row for row in rows.values()) or asyncio.get_running_loop().time() > deadline:
+            return rows
+        await asyncio.sleep(0.3)
+
+
+def _compare(requests: int, jobs: list[Job], rows: Rows, log: list[dict[str, Any]]) -> Report:
+    report = Report(requests, calls=Counter(job.kind for job in jobs))
     tries: dict[str, list[dict[str, Any]]] = {}
     for entry in log:
         tries.setdefault(entry["client_request_id"], []).append(entry)
-    for request_id, row in booked.items():
-        if "e_role" in row or "e_backend" not in row:
-            continue
-        (truth,) = [entry for entry in tries[request_id] if entry["region"] == row["e_region"]][-1:]
-        if row.get("e_est"):
-            report.estimated += 1
-            report.estimates += row["e_input"] + row["e_output"]
-            report.estimates_true += truth["input_tokens"] + truth["output_tokens"]
-            continue
-        for name, field in CLASSES.items():
-            report.exact[field] += row.get(name, 0)
-            report.true[field] += truth[field]
-            if row.get(name, 0) != truth[field]:
-                report.different.append(f"{request_id} {field}: {row.get(name, 0)} booked, {truth[field]} true")
+    charges: Counter[str] = Counter()
+    for name, row in rows.items():
+        request_id, _, number = name.partition("-")
+        charges[request_id] += row["e_input"] if number else 0
+    for job in jobs:
+        report.missing += sum(request_id not in rows for request_id in job.answered)
+        served = [rows[request_id] for request_id in job.request_ids if "e_backend" in rows.get(request_id, ())]
+        report.hung_up += any(row["e_ended"] == "hung_up" for row in served)
+        truths = [[entry for entry in tries[row["id"]] if entry["region"] == row["e_region"]][-1] for row in served]
+        if any(row.get("e_est") for row in served):
+            booked = sum(row["e_input"] + row["e_output"] for row in served)
+            true = sum(truth["input_tokens"] + truth["output_tokens"] for truth in truths)
+            report.by_kind.setdefault(job.kind, Estimates()).add(booked, true)
+        elif KINDS[job.kind].follow and not job.told:
+            report.untold += 1
+        else:
+            _compare_exactly(report, job, served, truths)
+        _compare_tries(report, job, charges, truths, tries)
     return report
 
 
-def main(calls: int) -> None:
-    report = run(calls)
+def _compare_exactly(report: Report, job: Job, served: list[dict[str, Any]], truths: list[dict[str, Any]]) -> None:
+    for name, field in CLASSES.items():
+        if name in KINDS[job.kind].untold:
+            continue
+        booked, true = sum(row.get(name, 0) for row in served), sum(truth[field] for truth in truths)
+        report.exact[field] += round(booked * 1000)
+        report.true[field] += round(true * 1000)
+        if round(booked * 1000) != round(true * 1000):
+            ids = " ".join(job.request_ids)
+            report.different.append(f"{job.kind} {ids} {field}: {booked} booked, {true} true")
+
+
+def _compare_tries(
+    report: Report,
+    job: Job,
+    charges: Counter[str],
+    truths: list[dict[str, Any]],
+    tries: dict[str, list[dict[str, Any]]],
+) -> None:
+    """The prompts of tries that answered nobody. What such a try put out before it failed nobody was told."""
+    for request_id in job.request_ids:
+        failed = [entry for entry in tries.get(request_id, ()) if all(entry is not truth for truth in truths)]
+        if not KINDS[job.kind].follow and (true := sum(entry["input_tokens"] for entry in failed)):
+            report.tries.add(charges[request_id], true)
+
+
+def main(requests: int) -> None:
+    report = run(requests)
+    estimates, tries = report.estimates, report.tries
+    for kind, part in report.by_kind.items():
+        print(f"  {kind}: {part.calls} estimated, {part.booked} tokens booked, {part.true} true")
+    sums = {name: f"{report.exact[name] / 1000:g}" for name in report.exact}
     print(
-        f"{sum(report.calls.values())} calls {dict(report.calls)}: {report.missing} without a row, "
-        f"{len(report.different)} booked otherwise than the simulator counted {report.different[:3]}; "
-        f"{dict(report.exact)} booked, {dict(report.true)} true; {report.estimated} estimated, off by "
-        f"{100 * report.off:.1f} %: {'holds' if report.holds() else 'DOES NOT HOLD'}"
+        f"{report.requests} requests, {sum(report.calls.values())} calls {dict(report.calls)}, "
+        f"{report.hung_up} of them hung up: {report.missing} without a row, {len(report.different)} booked otherwise "
+        f"than the simulator counted {report.different[:5]}; booked: {sums}; {estimates.calls} estimated, off by "
+        f"{100 * estimates.off:.1f} %; {tries.calls} failed tries that were charged, their prompts off by "
+        f"{100 * tries.off:.1f} %; {report.untold} whose end nobody saw: "
+        f"{'holds' if report.holds() else 'DOES NOT HOLD'}"
     )
     if not report.holds():
         raise SystemExit(1)

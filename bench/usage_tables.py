@@ -7,12 +7,12 @@ from shared import bootstrap
 from shared.config import Storage
 
 
-def drop(storage: str) -> None:
+def drop(storage: str, prefix: str = "usage") -> None:
     """Drop them all; the gateway makes a table anew when it misses it. `storage`: a connection string."""
-    asyncio.run(_drop(storage))
+    asyncio.run(_drop(storage, prefix))
 
 
-async def _drop(storage: str) -> None:
+async def _drop(storage: str, prefix: str) -> None:
     async with bootstrap.open_store(Storage(connection_string=storage)) as store:
-        for name in await store.names("usage"):
+        for name in await store.names(prefix):
             await store.drop(name)

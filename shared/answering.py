@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from starlette.responses import Response
 
-from shared import listing
+from shared import listing, metering
 from shared.affinity import Affinity
 from shared.arrival import Arrival
 from shared.client import Client, ClientGone
@@ -93,11 +93,10 @@ class Answering:
             return refusal(error, _gateway_headers(arrival, plan, failed.attempts))
         except ClientGone:
             # The backend may have read the prompt, and charges for that.
-            usage = Usage(input_tokens=call.input_estimate, estimated=call.input_estimate > 0)
             tried = sending.attempts
             failure = Outcome(
                 status=HUNG_UP,
-                usage=usage,
+                usage=metering.unanswered(call),
                 attempts=tried,
                 served_by=next((one.target for one in reversed(tried) if one.usage is None), None),  # booked here
                 total_ms=round(arrival.milliseconds()),

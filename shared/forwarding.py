@@ -200,7 +200,7 @@ class Sending:
             self._failures.append(failed)
             if failed.spilled_to:
                 self._spilled.append((target.backend.endpoint, failed.spilled_to))
-            usage = Usage(input_tokens=self._call.input_estimate, estimated=True) if failed.charged else None
+            usage = metering.unanswered(self._call) if failed.charged else None
             self._note(target, failed.status, failed.problem, started, role, usage)
             logger.info("%s: %s on %s: %s", self._request_id, target.deployment, target.backend.name, failed.problem)
             if isinstance(failed, Disconnected) and len(self._plan.targets) == 1 == len(self._attempts):
@@ -245,8 +245,7 @@ class Sending:
 
     def lost(self, target: Target, since: float, role: Role) -> None:
         """Its backend charges the prompt at least."""
-        usage = Usage(input_tokens=self._call.input_estimate, estimated=True)
-        lost = Attempt(target, 0, BEATEN, self._since(since), role, usage, started=since)
+        lost = Attempt(target, 0, BEATEN, self._since(since), role, metering.unanswered(self._call), started=since)
         answered = bool(self._attempts) and not self._attempts[-1].problem
         self._attempts.insert(len(self._attempts) - answered, lost)  # the one that answered stays the last
 

@@ -62,6 +62,7 @@ class GroupCommit:
         self._writer: asyncio.Task[None] | None = None
         self._reader: asyncio.Task[None] | None = None
         self._under_way: Batch | None = None
+        self._spilling: list[Batch] = []  # on their way to the disk
         self._lingering: asyncio.TimerHandle | None = None
         self._failing_since: float | None = None
         self._pause = _FIRST_PAUSE
@@ -71,7 +72,7 @@ class GroupCommit:
     @property
     def backlog(self) -> int:
         """Rows that are neither in the table nor on disk yet."""
-        return sum(len(batch.rows) for batch in self._batches)
+        return sum(len(batch.rows) for batch in (*self._batches, *self._spilling))
 
     def add(self, table: str, partition: str, key: str, properties: dict[str, Value]) -> Batch:
         """Put properties into a row. They are written some time after `soon` or `at_once`."""
@@ -196,7 +197,8 @@ class GroupCommit:
         """Move what waits to the disk, as far as there is room; what is there is safe from the end of the process."""
         if self._overflow is None or not self._batches:
             return
-        moving, self._batches = list(self._batches), deque()
+        moving = self._spilling = list(self._batches)
+        self._batches = deque()
         for batch in moving:
             batch.release()
         groups = [Group(batch.table, batch.partition, batch.rows) for batch in moving]
@@ -205,6 +207,8 @@ class GroupCommit:
         except asyncio.CancelledError:  # they may be stored all the same: twice does no harm
             self._batches.extendleft(reversed(moving))
             raise
+        finally:
+            self._spilling = []
         self._batches.extendleft(reversed(moving[stored:]))
         if stored:
             rows = sum(len(batch.rows) for batch in moving[:stored])

@@ -261,7 +261,9 @@ class Limiter:
             if cost is None:
                 self._warn_of_no_price(target.model if target else held.model)
             usd = (cost or 0) / USD
-        return Amounts(requests, float(usage.input_tokens + usage.output_tokens), usd)
+        # A batch may be as large as days of calls, at no pace of its caller's: it counts towards budgets alone.
+        tokens = 0 if usage.service_tier == "batch" else usage.input_tokens + usage.output_tokens
+        return Amounts(requests, float(tokens), usd)
 
     def _warn_of_no_price(self, model: str) -> None:
         if model not in self._unpriced and len(self._unpriced) < _MOST_KEPT:  # callers may name any model

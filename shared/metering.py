@@ -45,7 +45,8 @@ _ENDING = frozenset(
 )
 _TELLING = (*_OPENING, *_ENDING, "thread.run.", "thread.message.completed")  # their beginnings
 _MAY_END = frozenset(("image_generation.completed", "image_edit.completed"))  # one for each image
-UNFINISHED = frozenset(("queued", "in_progress", "requires_action", "cancelling", "cancelled", "failed", "expired"))
+_UNDER_WAY = frozenset(("validating", "queued", "in_progress", "requires_action", "finalizing", "cancelling"))
+UNFINISHED = _UNDER_WAY | {"cancelled", "failed", "expired"}
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 
@@ -167,10 +168,13 @@ def usage_in_answer(call: Call, status: int, body: bytes) -> Usage:
         answer = _decode_answer(body)
     except _UNREADABLE:
         answer = _Answer()
-    told = _told(body) if metered in ("images", "audio") or answer.usage is None else _Told()
+    told = _told(body) if metered in ("images", "audio", "once") or answer.usage is None else _Told()
     images = len(told.data) if metered == "images" else 0
+    if metered == "once" and told.status in _UNDER_WAY:
+        return Usage()  # what is told so far, if anything, is not all
     if answer.usage is not None:
-        return answer.usage.value(answer.model, answer.service_tier, images)
+        tier = "batch" if call.operation.name.startswith("batches.") else answer.service_tier
+        return answer.usage.value(answer.model, tier, images)
     model = _word(told.model)
     match metered:
         case "images":
@@ -184,6 +188,16 @@ def usage_in_answer(call: Call, status: int, body: bytes) -> Usage:
     if told.status in UNFINISHED:
         return Usage()
     return Usage(input_tokens=call.input_estimate, output_tokens=_characters_in(body) // 4, estimated=True)
+
+
+def unanswered(call: Call) -> Usage:
+    """What a backend charges for a call that it has read, and of which it told nothing: the prompt at least."""
+    match call.operation.metered:
+        case "tokens" | "input" | "images":
+            return Usage(input_tokens=call.input_estimate, estimated=True)
+        case "speech":
+            return Usage(characters=_spoken_characters(call))
+    return Usage()
 
 
 def _told(body: bytes) -> _Told:
@@ -384,9 +398,9 @@ class StreamMeter:
         if self._usages:
             return self._usages[0] if len(self._usages) == 1 else _sum(self._usages)
         call = self._call
-        if call.operation.metered == "speech":
-            return Usage(characters=_spoken_characters(call))
-        if call.operation.metered != "tokens" or call.background:
+        if call.operation.metered == "speech":  # told by events it is charged by tokens, of which sound is not known
+            return Usage(input_tokens=call.input_estimate, characters=_spoken_characters(call), estimated=True)
+        if call.operation.metered in ("none", "once") or call.background:
             return Usage()
         output = max(self._characters // 4, min(self._pieces, self._characters))
         return Usage(input_tokens=call.input_estimate, output_tokens=output, estimated=True)

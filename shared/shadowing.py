@@ -49,7 +49,7 @@ class Shadows:
     async def _follow(self, call: Call, target: Target, entry: Entry) -> None:
         started = self._breakers.clock()
         patience = Patience(first_byte_timeout(call, target, self._timeouts))
-        status, problem, usage = 0, "", Usage(input_tokens=call.input_estimate, estimated=True)
+        status, problem, usage = 0, "", metering.unanswered(call)
         try:
             answer = await self._upstream.attempt(call, target, patience, f"{entry.request_id}-shadow")
             try:

@@ -30,6 +30,7 @@ class _Event(msgspec.Struct):
 _decode_object = msgspec.json.Decoder(_Object).decode
 _decode_event = msgspec.json.Decoder(_Event).decode
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_BY_FAMILY = {"responses": "response", "threads": "run", "batches": "batch"}  # what is finished after its call
 _BY_OBJECT = {"thread.run": "run", "thread": "thread"}  # the kinds of what the events of a run are about
 
 
@@ -61,7 +62,7 @@ class Witness:
         if made.id and call.makes:
             objects[Reference(call.makes, made.id)] = self.deferred and made.status in UNFINISHED
         if made.id and call.operation.metered == "once":
-            self._settling = Reference("response" if call.operation.name.startswith("responses.") else "run", made.id)
+            self._settling = Reference(_BY_FAMILY[call.operation.name.partition(".")[0]], made.id)
         elif made.id and call.background:
             self._settling = Reference("response", made.id)
         self._record(objects, body)

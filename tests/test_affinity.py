@@ -1,6 +1,7 @@
 """Objects live in the region that made them: calls that name them go there, and nobody else's are ever seen."""
 
 import io
+import json
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -99,6 +100,25 @@ def test_what_goes_on_in_the_background_is_charged_once(gateway: System) -> None
     rows = gateway.usage_rows(key)
     assert sum(row["e_input"] for row in rows) == response.usage.input_tokens
     assert sum(row["e_output"] for row in rows) == response.usage.output_tokens
+
+
+def test_a_batch_is_charged_once_when_it_has_ended_and_as_a_batch(gateway: System) -> None:
+    key = gateway.make_key("batches")
+    message = {"role": "user", "content": "What does it cost to pass?"}
+    line: dict[str, Any] = {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions"}
+    line["body"] = {"model": "gpt-4o-mini", "messages": [message]}
+    with gateway.openai(key) as client:
+        file = client.files.create(file=("b.jsonl", json.dumps(line).encode()), purpose="batch")
+        batch = client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
+        eventually(lambda: client.batches.retrieve(batch.id).status == "completed", 20)
+        for _ in range(3):
+            client.batches.retrieve(batch.id)
+    (truth,) = [one for one in gateway.simulator.log()["requests"] if one["output_tokens"]]
+    eventually(lambda: all("e_ended" in row for row in gateway.usage_rows(key)))
+    charged = [row for row in gateway.usage_rows(key) if row["e_input"] or row["e_output"]]
+    assert [(row["e_input"], row["e_output"], row["e_tier"]) for row in charged] == [
+        (truth["input_tokens"], truth["output_tokens"], "batch")
+    ]
 
 
 def test_an_assistant_works_from_file_to_answer(client: OpenAI, stranger: OpenAI) -> None:

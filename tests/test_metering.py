@@ -292,6 +292,18 @@ def test_the_events_of_a_run_are_known_by_their_names() -> None:
             Usage(3, 4, audio_input_tokens=2),
         ),
         ("/v1/audio/speech", {"input": "Grüße"}, {}, Usage(characters=5)),
+        (
+            "/v1/batches",
+            {"input_file_id": "file-1"},
+            {"id": "batch_1", "status": "in_progress", "usage": {"input_tokens": 3, "output_tokens": 4}},
+            Usage(),
+        ),
+        (
+            "/v1/batches",
+            {"input_file_id": "file-1"},
+            {"id": "batch_1", "status": "completed", "model": "m", "usage": {"input_tokens": 3, "output_tokens": 4}},
+            Usage(3, 4, model="m", service_tier="batch"),
+        ),
         ("/v1/moderations", {"input": "x"}, {"results": []}, Usage()),
     ],
 )
@@ -375,3 +387,40 @@ def test_an_error_page_is_no_answer() -> None:
     assert not is_json_object(b"<html></html>")
     assert not is_json_object(b"[]")
     assert not is_json_object(b'{"cut": ')
+
+
+SAID = (
+    ("response.output_text.delta", "Zwölf "),
+    ("response.refusal.delta", "I must not"),
+    ("response.reasoning_summary_text.delta", "First think"),
+    ("response.function_call_arguments.delta", '{"place": '),
+    ("response.custom_tool_call_input.delta", "SELECT 1"),
+    ("response.audio.transcript.delta", "spoken"),
+)
+
+
+def test_all_that_a_typed_stream_writes_is_kept_to_be_counted_and_once_only() -> None:
+    meter = StreamMeter(call("/v1/responses", stream=True))
+    meter.feed(CREATED + b"".join(typed(kind, delta=text, item_id="x") for kind, text in SAID))
+    meter.feed(typed("response.output_text.done", text="Zwölf ") + typed("response.audio.delta", delta="UklGRg=="))
+    assert meter.said() == "".join(text for _, text in SAID)
+    assert meter.result().estimated
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "begun", "said", "characters"),
+    [
+        ("/v1/images/generations", {"prompt": "a gate"}, {"type": "image_generation.partial_image"}, "", 0),
+        ("/v1/audio/transcriptions", {}, {"type": "transcript.text.delta", "delta": "a gate"}, "a gate", 0),
+        ("/v1/audio/speech", {"input": "a gate"}, {"type": "speech.audio.delta", "audio": "UklGRg=="}, "", 6),
+    ],
+)
+def test_a_stream_that_breaks_off_is_charged_by_estimate_whatever_it_makes(
+    path: str, fields: dict[str, Any], begun: dict[str, Any], said: str, characters: int
+) -> None:
+    made = call(path, stream=True, **fields)
+    meter = StreamMeter(made)
+    meter.feed(event(**begun))
+    usage = Usage(made.input_estimate, len(said) // 4, characters=characters, estimated=True)
+    assert (meter.result(), meter.said()) == (usage, said)
+    assert made.input_estimate > 0
