@@ -91,10 +91,7 @@ class MeteredResponse(Response):
         finally:
             if not self._accounted:
                 self._accounted = True
-                # Of what goes on without this caller, somebody else will be told the usage.
-                deferred = self._witness is not None and self._witness.deferred
-                usage = Usage() if deferred else self._upstream.usage()
-                self._account(usage, ended, self._upstream.said(usage))
+                self._account_for_the_rest(ended)
             self._upstream.close()
             if self._upload is not None:
                 self._upload.close()
@@ -107,6 +104,24 @@ class MeteredResponse(Response):
         """Of a whole answer, its usage; of one that has only begun, what its prompt is thought to take."""
         upstream = self._upstream
         return upstream.usage() if upstream.complete else Usage(upstream.call.input_estimate, estimated=True)
+
+    def _account_for_the_rest(self, ended: Ended) -> None:
+        """What the caller has left, or what failed."""
+        witness = self._witness
+        if witness is not None:
+            witness.events(self._upstream.meter.objects)
+        if witness is None or not witness.deferred:
+            usage = self._upstream.usage()
+            self._account(usage, ended, self._upstream.said(usage))
+        elif witness.charging is None:  # somebody else will be told the usage of what goes on without this caller
+            self._account(Usage(), ended, "")
+        else:
+
+            def charged(task: asyncio.Task[Usage]) -> None:
+                failed = task.cancelled() or task.exception() is not None
+                self._account(Usage() if failed else task.result(), ended, "")
+
+            witness.charging.add_done_callback(charged)
 
     async def _relay(self, send: Send) -> None:
         upstream = self._upstream

@@ -45,6 +45,7 @@ class Witness:
         self._telling = call.operation.name.startswith(_TELLING)
         # What goes on when the call has ended is charged to whoever is told the usage first.
         self.deferred = call.background or call.operation.metered == "once"
+        self.charging: asyncio.Task[Usage] | None = None  # what the call is charged, once that is being found out
         self._settling: Reference | None = None
         self._writing: list[asyncio.Task[None]] = []
 
@@ -96,10 +97,15 @@ class Witness:
             return usage
         if usage.estimated or usage == Usage() or self._settling is None:
             return Usage()
+        # What is settled is charged to nobody else: it goes on when the caller leaves now.
+        self.charging = asyncio.ensure_future(self._settle(usage, self._settling))
+        return await asyncio.shield(self.charging)
+
+    async def _settle(self, usage: Usage, made: Reference) -> Usage:
         await self.kept()
         # A call that finds its object finished at once is the only one that knows of it so far.
-        first = self._call.makes and not self._affinity.awaits_usage(self._settling)
-        return usage if first or await self._affinity.settles(self._settling) else Usage()
+        first = self._call.makes and not self._affinity.awaits_usage(made)
+        return usage if first or await self._affinity.settles(made) else Usage()
 
     async def deleted(self, status: int) -> None:
         """The backend has answered the call that deletes an object."""

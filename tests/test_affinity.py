@@ -172,6 +172,22 @@ def test_a_streamed_run_passes_and_is_counted(gateway: System) -> None:
     assert sum(row["e_output"] for row in gateway.usage_rows(key)) == run.usage.completion_tokens
 
 
+def test_a_run_whose_listener_leaves_at_its_end_is_charged_once(gateway: System) -> None:
+    key, used = gateway.make_key("leaving runs"), 0
+    with gateway.openai(key) as client:
+        assistant = client.beta.assistants.create(model="gpt-4o")
+        for _ in range(6):
+            thread: Any = {"messages": [{"role": "user", "content": "Hello"}]}
+            with client.beta.threads.create_and_run(assistant_id=assistant.id, thread=thread, stream=True) as stream:
+                ended = next(event.data for event in stream if event.event == "thread.run.completed")
+            run: Any = ended
+            used += run.usage.completion_tokens
+            for _ in range(2):
+                client.beta.threads.runs.retrieve(run.id, thread_id=run.thread_id)
+    eventually(lambda: all("e_ended" in row for row in gateway.usage_rows(key)))
+    assert sum(row["e_output"] for row in gateway.usage_rows(key)) == used
+
+
 def test_objects_of_a_region_that_is_down_are_unavailable_and_not_missing(gateway: System, client: OpenAI) -> None:
     file = upload(client)
     region = client.files.with_raw_response.retrieve(file.id).headers["x-gateway-region"]
