@@ -95,7 +95,7 @@ def test_streams_of_many_callers_are_each_charged_their_own_tokens(gateway: Syst
             assert abs(row["e_output"] - truth["output_tokens"]) <= 1  # a word is a token to both tokenizers, or nearly
         elif stream.leave:
             assert (row["e_ended"], row.get("e_est")) == ("hung_up", True)
-            assert stream.words <= row["e_output"] <= truth["output_tokens"]
+            assert stream.words <= row["e_output"] <= truth["output_tokens"] + 1
         else:
             assert (row["e_ended"], row.get("e_est")) == ("complete", None)
             assert stream.words == row["e_output"] == truth["output_tokens"] == stream.tokens
