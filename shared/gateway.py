@@ -169,7 +169,8 @@ class Gateway:
         plan = self._router.plan(consumer, call, wished, binding)
         entry = self._ledger.open(arrival.request_id, consumer, call, plan.model)
         for target in plan.shadow if upload is None else ():  # an upload can be read by one alone
-            self._shadows.send(call, target, entry)
+            told = self._telemetry.shadow(arrival.place, call) if self._telemetry and arrival.place else None
+            self._shadows.send(call, target, entry, told)
         forwarding = Forwarding(
             arrival,
             consumer,

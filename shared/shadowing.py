@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 import aiohttp
 
@@ -16,7 +17,9 @@ from shared.upstream import Failed, Patience, Upstream, UpstreamResponse
 logger = logging.getLogger("tollgate.shadowing")
 
 _MOST = 32  # under way at a time; a shadow that is slow must not take the place of callers
-_NUMBER = 100  # of the shadow's row in the ledger, behind those of all tries
+_NUMBER = 100  # of the shadow's row in the ledger and of its span, behind those of all tries
+
+Ended = Callable[[Attempt, int], None]
 
 
 class Shadows:
@@ -30,14 +33,14 @@ class Shadows:
         self._tasks: set[asyncio.Task[None]] = set()
         self.skipped = 0  # since the start, because too many were under way
 
-    def send(self, call: Call, target: Target, entry: Entry) -> None:
-        """Send a copy. Returns at once."""
+    def send(self, call: Call, target: Target, entry: Entry, ended: Ended | None) -> None:
+        """Send a copy. Returns at once. `ended` is told of its end, with its number among the call's tries."""
         if len(self._tasks) >= _MOST:
             self.skipped += 1
             if self.skipped.bit_count() == 1:  # 1, 2, 4, 8 …: told, but not every time
                 logger.warning("%d shadows left out so far: %d are under way", self.skipped, _MOST)
             return
-        task = asyncio.get_running_loop().create_task(self._follow(call, target, entry))
+        task = asyncio.get_running_loop().create_task(self._follow(call, target, entry, ended))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -46,10 +49,11 @@ class Shadows:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _follow(self, call: Call, target: Target, entry: Entry) -> None:
+    async def _follow(self, call: Call, target: Target, entry: Entry, ended: Ended | None) -> None:
         started = self._breakers.clock()
         patience = Patience(first_byte_timeout(call, target, self._timeouts))
-        status, problem, usage = 0, "", metering.unanswered(call)
+        prompt = metering.unanswered(call)
+        status, problem, usage = 0, "", None
         try:
             answer = await self._upstream.attempt(call, target, patience, f"{entry.request_id}-shadow")
             try:
@@ -58,11 +62,15 @@ class Shadows:
                 answer.close()
         except Failed as failed:
             logger.info("shadow of %s: %s on %s", entry.request_id, failed.problem, target.backend.name)
-            return  # what refused or failed has charged nothing
+            status, problem, usage = failed.status, failed.problem, prompt if failed.charged else None
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            problem = type(error).__name__  # it broke off, and has charged the prompt at least
+            problem, usage = type(error).__name__, prompt  # it broke off, and has charged the prompt at least
         milliseconds = (self._breakers.clock() - started) * 1000
-        self._ledger.charge(entry, _NUMBER, Attempt(target, status, problem, milliseconds, "shadow", usage))
+        attempt = Attempt(target, status, problem, milliseconds, "shadow", usage, started)
+        if usage is not None:
+            self._ledger.charge(entry, _NUMBER, attempt)
+        if ended is not None:
+            ended(attempt, _NUMBER)
 
 
 async def _read_to_end(call: Call, answer: UpstreamResponse) -> Usage:

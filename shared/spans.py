@@ -105,18 +105,23 @@ def of_call(
         represents,
     )
     for number, attempt in enumerate(outcome.attempts, 1):
-        started = _nanoseconds(epoch + attempt.started)
-        yield Span(
-            f"{operation} {attempt.target.deployment}".rstrip(),
-            where.trace_id,
-            (where.span_id + number) & _64_BITS or 1,
-            where.span_id,
-            started,
-            started + round(attempt.milliseconds * 1e6),
-            _attempt_attributes(operation, call, attempt, number),
-            result_of(attempt) if attempt.problem else "",
-            represents,
-        )
+        yield of_attempt(where, call, attempt, number, epoch, represents)
+
+
+def of_attempt(where: Place, call: Call, attempt: Attempt, number: int, epoch: float, represents: int) -> Span:
+    """The span of a try, below its call's."""
+    operation, started = operation_of(call), _nanoseconds(epoch + attempt.started)
+    return Span(
+        f"{operation} {attempt.target.deployment}".rstrip(),
+        where.trace_id,
+        (where.span_id + number) & _64_BITS or 1,
+        where.span_id,
+        started,
+        started + round(attempt.milliseconds * 1e6),
+        _attempt_attributes(operation, call, attempt, number),
+        result_of(attempt) if attempt.problem else "",
+        represents,
+    )
 
 
 def of_refusal(where: Place, status: int, code: str, ended: float, epoch: float, represents: int) -> Span:

@@ -18,7 +18,7 @@ import msgspec
 from shared import instruments, spans
 from shared.metrics import Counter, Histogram, Instrument, Labels, Point, drained
 from shared.spans import Place, Span
-from shared.types import Call, Consumer, Outcome, Target, Usage
+from shared.types import Attempt, Call, Consumer, Outcome, Target, Usage
 
 _TICK = 0.5  # seconds between looks at the event loop's lag
 _SPANS_EVERY = 5.0
@@ -131,6 +131,8 @@ class Telemetry:
         self._refusals = Counter(instruments.REFUSALS)
         self._lost = Counter(instruments.TELEMETRY_LOST)
         self._known: Counts[tuple[Instrument, Labels]] = Counts()
+        # By span: calls with a shadow, until it is known whether they are kept.
+        self._undecided: dict[int, asyncio.Future[int]] = {}
         self._vitals: Callable[[], Vitals] | None = None
         self._task: asyncio.Task[None] | None = None
         self._handler = _Handler(self)
@@ -162,6 +164,23 @@ class Telemetry:
         if represents := self._kept(where, now, status >= 500):
             self._append(self._spans, spans.of_refusal(where, status, code, now, self._wall() - now, represents))
 
+    def shadow(self, where: Place, call: Call) -> Callable[[Attempt, int], None]:
+        """What is to be told of the end of a call's shadow, with its number. It has a span where its call has one; the
+        call may end before it or after it."""
+        decided = self._undecided.setdefault(where.span_id, asyncio.get_running_loop().create_future())
+
+        def ended(attempt: Attempt, number: int) -> None:
+            self._count(attempt)
+            epoch = self._wall() - self._clock()
+
+            def tell(decision: asyncio.Future[int]) -> None:
+                if represents := decision.result():
+                    self._append(self._spans, spans.of_attempt(where, call, attempt, number, epoch, represents))
+
+            decided.add_done_callback(tell)
+
+        return ended
+
     def store_operation(self, operation: str, seconds: float, error: str) -> None:
         """An operation of the tables has ended."""
         self._store[operation, error].record(seconds)
@@ -169,6 +188,8 @@ class Telemetry:
     def _kept(self, where: Place, now: float, trouble: bool) -> int:
         budget = self._budget_of_trouble if trouble else self._budget
         represents = budget.take(now) if where.wanted else 0
+        if self._undecided and (undecided := self._undecided.pop(where.span_id, None)) is not None:
+            undecided.set_result(represents)
         # Said again, because under the Functions worker a call ends in another task than it began in.
         _place.set(msgspec.structs.replace(where, kept=True) if represents else where)
         return represents
@@ -182,8 +203,7 @@ class Telemetry:
         )
         self._duration[*labels, spans.error_of(outcome)].record(seconds)
         for attempt in outcome.attempts:
-            backend = attempt.target.backend
-            self._attempts.add((backend.name, backend.region, spans.result_of(attempt)))
+            self._count(attempt)
         if outcome.served_by is None or outcome.status >= 400:
             return
         self._measure_tokens(labels, outcome.usage)
@@ -192,6 +212,10 @@ class Telemetry:
             self._first_token[labels].record(to_first)
             if outcome.ended == "complete" and outcome.usage.output_tokens > 1:
                 self._per_token[labels].record(max(seconds - to_first, 0) / (outcome.usage.output_tokens - 1))
+
+    def _count(self, attempt: Attempt) -> None:
+        backend = attempt.target.backend
+        self._attempts.add((backend.name, backend.region, spans.result_of(attempt)))
 
     def _measure_tokens(self, labels: Labels, usage: Usage) -> None:
         for kind, tokens in (

@@ -14,10 +14,11 @@ from simulator.process import SimulatorProcess
 from tests import functions_host
 from tests.azurite import Azurite
 from tests.gateway_process import Answer, Edge, GatewayProcess, cli, make_key
-from tests.system import chat_body, configuration, eventually
+from tests.system import SLOW, chat_body, configuration, eventually
 from tests.telemetry_receivers import KEY, Receivers, attributes
 
 PARENT_SPAN = "b7ad6b7169203331"
+SHADOWED = {"spare-140": SLOW[-1], "spare-141": "spare-142", SLOW[-2]: "gpt-4o-mini"}  # model: its shadow
 PROMPT = "planted prompt: the merger closes on Friday"
 SYSTEM = "planted-system-of-a-caller"
 
@@ -69,8 +70,10 @@ def request_id(answer: Answer) -> str:
 
 @pytest.fixture(scope="module")
 def told(edge: Edge, azurite: Azurite, simulator: SimulatorProcess, received: Receivers) -> Iterator[Told]:
+    settings = configuration(simulator, telemetry={"traces_per_second": 100})
+    settings["models"] |= {model: {"shadow": {"model": other, "share": 1.0}} for model, other in SHADOWED.items()}
     environ = {
-        "GATEWAY_CONFIG": json.dumps(configuration(simulator, telemetry={"traces_per_second": 100})),
+        "GATEWAY_CONFIG": json.dumps(settings),
         "GATEWAY_STORAGE": azurite.connection_string,
         "GATEWAY_MANAGEMENT_KEY": "planted-management-key",
         "JAPAN_KEY": simulator.api_key,
@@ -81,7 +84,7 @@ def told(edge: Edge, azurite: Azurite, simulator: SimulatorProcess, received: Re
         **simulator.identity_environment,
     }
     key = make_key(azurite.connection_string, "told")
-    spares = (f"spare-{number:03}" for number in range(140, 150))
+    spares = (f"spare-{number:03}" for number in range(143, 150))
     with GatewayProcess(edge, environ) as gateway:
         yield Told(gateway, received, key, spares)
 
@@ -112,6 +115,36 @@ def test_a_call_is_a_span_with_a_child_for_each_try(told: Told, simulator: Simul
     assert len({call["id"], failed["id"], answered["id"]}) == 3
     assert call["success"]
     assert call["sampleRate"] == 100
+
+
+@pytest.mark.parametrize(
+    ("model", "result", "longer"),
+    [("spare-140", "ok", True), ("spare-141", "failed", None), (SLOW[-2], "ok", False)],
+    ids=["outlives the call", "fails", "ends before the call"],
+)
+def test_a_shadow_has_a_span_below_its_calls(
+    told: Told, simulator: SimulatorProcess, model: str, result: str, longer: bool | None
+) -> None:
+    if result == "failed":
+        simulator.fault("status", deployment=SHADOWED[model], status=500, times=3)
+    answer = told.chat(model)
+    assert answer.status == 200
+    eventually(lambda: len(told.dependencies(answer)) == 3, 15)
+    call, answered, shadow = told.dependencies(answer)
+    said = shadow["properties"]
+    assert (said["tollgate.role"], said["tollgate.attempt"], said["tollgate.result"]) == ("shadow", "100", result)
+    assert said["gen_ai.request.model"] == SHADOWED[model]
+    assert answered["properties"]["tollgate.role"] == "try"
+    assert call["properties"]["tollgate.attempts"] == "1"
+    assert shadow["tags"]["ai.operation.id"] == call["tags"]["ai.operation.id"]
+    assert longer is None or (shadow["duration"] > call["duration"]) == longer
+
+
+def test_a_shadow_of_a_call_that_is_not_kept_has_no_span(told: Told) -> None:
+    trace = f"{random.getrandbits(128) | 1:032x}"
+    assert told.chat(SLOW[-2], {"traceparent": f"00-{trace}-{PARENT_SPAN}-00"}).status == 200
+    told.dependencies(told.chat())  # a later one has arrived
+    assert trace not in json.dumps(told.received.envelopes)
 
 
 def test_a_collector_receives_the_same_spans(told: Told) -> None:
