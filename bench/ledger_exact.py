@@ -64,7 +64,8 @@ class Estimates(msgspec.Struct):
 class Report(msgspec.Struct):
     """`different`: calls whose backend told its usage, and which are booked otherwise; `exact` and `true` are the sums
     of those, in thousandths. `by_kind`: calls whose callers left or whose streams broke off. `tries`: the prompts of
-    tries that failed after they were charged. `untold`: calls whose end no caller asked for, or could."""
+    tries that failed after they were charged. `untold`: calls whose end no caller asked for, or could. `uncounted`:
+    estimates that the tokenizer gave up."""
 
     requests: int
     calls: Counter[str] = Counter()
@@ -76,6 +77,7 @@ class Report(msgspec.Struct):
     by_kind: dict[str, Estimates] = {}
     tries: Estimates = msgspec.field(default_factory=Estimates)
     untold: int = 0
+    uncounted: int = 0
 
     @property
     def estimates(self) -> Estimates:
@@ -109,8 +111,11 @@ def run(requests: int, kinds: tuple[str, ...] = tuple(KINDS), seed: int = 2) -> 
         with GatewayProcess("uvicorn", environ) as gateway:
             callers = Callers(gateway.url, key)
             asyncio.run(_load(callers, simulator, storage, requests, kinds, chance, jobs, rows))
+            uncounted = gateway.logs().count("tokens cannot be counted")
         log = simulator.log()["requests"]
-    return _compare(callers.requests, jobs, rows, log)
+    report = _compare(callers.requests, jobs, rows, log)
+    report.uncounted = uncounted
+    return report
 
 
 async def _load(
@@ -219,8 +224,8 @@ def main(requests: int) -> None:
         f"{report.requests} requests, {sum(report.calls.values())} calls {dict(report.calls)}, "
         f"{report.hung_up} of them hung up: {report.missing} without a row, {len(report.different)} booked otherwise "
         f"than the simulator counted {report.different[:5]}; booked: {sums}; {estimates.calls} estimated, off by "
-        f"{100 * estimates.off:.1f} %; {tries.calls} failed tries that were charged, their prompts off by "
-        f"{100 * tries.off:.1f} %; {report.untold} whose end nobody saw: "
+        f"{100 * estimates.off:.1f} % ({report.uncounted} by characters); {tries.calls} failed tries that were "
+        f"charged, their prompts off by {100 * tries.off:.1f} %; {report.untold} whose end nobody saw: "
         f"{'holds' if report.holds() else 'DOES NOT HOLD'}"
     )
     if not report.holds():

@@ -36,8 +36,11 @@ PUBLISHED = {
 MOST_BYTES = 4 * 1024 * 1024  # of a body or of an answer's text to be counted: a second's work
 
 _IDLE = 120.0  # seconds until the child process is ended
-_MOST_WAITING = 100  # questions; who finds so many before it does without
-_PATIENCE = 10.0  # seconds for an answer; the first one includes the loading
+_MOST_WAITING = 32 * 1024 * 1024  # bytes of questions; who finds so many before it does without
+# Seconds for an answer. The first one includes the loading, which takes a second or two of a core, and much longer on a
+# busy machine; nothing is urgent about a call whose caller has left.
+_PATIENCE = 60.0
+_LAST_PATIENCE = 10.0  # when the process ends
 # Where packages are is the parent's to tell: the Functions worker finds them by no environment variable.
 _CHILD = "import sys; sys.path[:] = sys.argv[1:]; from shared.tokenizer import main; main()"
 _LENGTH = struct.Struct("<I")
@@ -83,6 +86,8 @@ class Tokenizer:
         self._child: subprocess.Popen[bytes] | None = None
         self._ending: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting = 0  # bytes of questions
+        self._stopping = False
 
     def correct(
         self, outcome: Outcome, body: bytes, said: str, account: Callable[[Outcome], asyncio.Future[None]]
@@ -101,7 +106,8 @@ class Tokenizer:
 
     async def count(self, question: Question) -> Counted | None:
         """The tokens. None where they cannot be counted: the reason is logged, and an estimate has to do."""
-        if len(self._tasks) > _MOST_WAITING or len(question.body) + len(question.said) > MOST_BYTES:
+        size = len(question.body) + len(question.said)
+        if size > MOST_BYTES or self._waiting + size > _MOST_WAITING:
             return None
         loop = asyncio.get_running_loop()
         if self._thread is None:
@@ -109,11 +115,21 @@ class Tokenizer:
         if self._ending is not None:
             self._ending.cancel()
         self._ending = loop.call_later(_IDLE, self._end_child)
-        return await loop.run_in_executor(self._thread, self._ask, question)
+        self._waiting += size
+        try:
+            return await loop.run_in_executor(self._thread, self._ask, question)
+        finally:
+            self._waiting -= size
 
-    async def stop(self) -> None:
+    async def stop(self, patience: float = _LAST_PATIENCE) -> None:
+        """Who still waits then does without."""
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=_PATIENCE)
+            await asyncio.wait(self._tasks, timeout=patience)
+        self._stopping = True
+        if (child := self._child) is not None:
+            child.kill()  # which ends the question under way
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=1.0)
         if self._ending is not None:
             self._ending.cancel()
         if self._thread is not None:
@@ -126,6 +142,8 @@ class Tokenizer:
             self._thread.submit(self._end)
 
     def _ask(self, question: Question) -> Counted | None:
+        if self._stopping:
+            return None
         if self._child is not None and self._child.poll() is not None:
             self._end()
         try:

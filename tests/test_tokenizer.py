@@ -135,6 +135,28 @@ async def test_what_is_too_large_is_not_counted() -> None:
     await tokenizer.stop()
 
 
+async def test_who_waits_when_the_process_ends_is_accounted_for_by_characters() -> None:
+    tokenizer, booked = Tokenizer(), list[Outcome]()
+
+    def book(outcome: Outcome) -> asyncio.Future[None]:
+        booked.append(outcome)
+        return asyncio.ensure_future(asyncio.sleep(0))
+
+    rough = Outcome(status=200, usage=Usage(10, 20, estimated=True))
+    for _ in range(20):
+        tokenizer.correct(rough, BODY, "hello", book)
+    await asyncio.sleep(0.05)  # the child process has begun, and is loading
+    await tokenizer.stop(patience=0.0)
+    assert booked == [rough] * 20
+
+
+async def test_so_many_questions_as_a_dead_region_asks_at_once_are_all_answered() -> None:
+    tokenizer = Tokenizer()
+    question = Question("gpt-4o", BODY, "hello world")
+    assert await asyncio.gather(*(tokenizer.count(question) for _ in range(1000))) == [Counted(124, 2)] * 1000
+    await tokenizer.stop()
+
+
 async def test_counting_does_not_hold_up_the_event_loop() -> None:
     """Loading a table takes a second of a core, and holds Python's lock for most of it: not here."""
     tokenizer = Tokenizer()
