@@ -142,3 +142,10 @@ def test_without_a_destination_nothing_of_it_is_imported() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, env=environ, capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout.decode().split() == ["False"]
+
+
+def test_every_metric_is_in_the_guide() -> None:
+    guide = (ROOT / "docs" / "telemetry.md").read_text()
+    assert [instrument.name for instrument in instruments.INSTRUMENTS if f"`{instrument.name}`" not in guide] == []
+    declared = [value for value in vars(instruments).values() if isinstance(value, Instrument)]
+    assert len(declared) == len(instruments.INSTRUMENTS)
