@@ -110,7 +110,8 @@ class Line(msgspec.Struct):
     def total_tokens(self) -> int:
         return self.input_tokens + self.output_tokens
 
-    def add(self, charge: Charge, *, recent: bool) -> None:
+    def add(self, charge: Charge, recent: float) -> None:
+        """`recent`: how much of this cost forecasts go by."""
         counts, money = charge.counts, charge.picodollars
         if charge.line.role in ("served", UNUSED):
             for name in _SUMS:
@@ -123,8 +124,8 @@ class Line(msgspec.Struct):
             self.beside += money or 0
         if money is None:
             self.unpriced += counts.requests + counts.charges
-        elif recent:
-            self.recent += money
+        else:
+            self.recent += round(money * recent)
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -182,6 +183,7 @@ async def report(store: Store, tariff: Tariff, asked: Question) -> Report:
     now = store.now()
     first, end = hours.hour_of(asked.since.timestamp()), -hours.hour_of(-asked.until.timestamp())
     forecast, recent = _forecast(first, end, now, asked.every)
+    of_capacity = _of_capacity(hours.hour_of(now), recent, forecast)
     start = _STARTS[asked.every]
     cuts = [hour for hour in range(first, end) if asked.every and start(hour) == hour]
     pieces = usage.spans(first, end, [*cuts, recent, *tariff.cuts(first, end)])
@@ -193,8 +195,9 @@ async def report(store: Store, tariff: Tariff, asked: Question) -> Report:
             if any(getattr(charge.line, name) != value for name, value in asked.where.items()):
                 continue
             names = (label, *(getattr(charge.line, name) for name in asked.by))
+            weight = 0.0 if piece.first < recent else of_capacity if charge.unit_hour else 1.0
             for line in (lines.setdefault(names, Line()), total):
-                line.add(charge, recent=piece.first >= recent)
+                line.add(charge, weight)
             done += 1
             if done % _AT_ONCE == 0:
                 await asyncio.sleep(0)
@@ -229,6 +232,14 @@ def _forecast(first: int, end: int, now: float, every: str) -> tuple[tuple[float
     recent = max(first, current + 1 - FORECAST_WINDOW)
     left = hours.next_month(current) - now / hours.HOUR
     return (left, max(1.0, now / hours.HOUR - recent)), recent
+
+
+def _of_capacity(current: int, recent: int, forecast: tuple[float, float] | None) -> float:
+    """What makes forecasts of capacity true, paid by whole hours: all of this one is in the cost so far."""
+    if forecast is None:
+        return 1.0
+    left, window = forecast
+    return (hours.next_month(current) - current - 1) / (current + 1 - recent) * window / left
 
 
 def _label(hour: int, every: str) -> str:

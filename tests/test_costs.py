@@ -270,6 +270,17 @@ async def test_the_first_hour_of_a_month_is_forecast_with_care() -> None:
     assert line["forecast_usd"] == pytest.approx(2.5 + 2.5 * (720 - 1 / 60))
 
 
+@pytest.mark.parametrize("passed", [0.1, 1.1, 300.5, 719.9])
+async def test_capacity_is_forecast_to_be_paid_for_in_every_hour_of_the_month(passed: float) -> None:
+    month = Month("2026110100")
+    month.now += passed * 3600
+    backend = msgspec.structs.replace(
+        RESERVED, capacity=[Capacity(model="gpt-4o", units=10, since="2026-11-01", usd_per_unit_hour=1.0)]
+    )
+    (line,) = await month.ask(SWEDEN, backend)
+    assert line["forecast_usd"] == pytest.approx(7200)
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

@@ -24,7 +24,7 @@ def export_month(
     as_json: AsJson = False,
 ) -> None:
     """A month of charges as a FOCUS file, in the container that the configuration names or in a local file."""
-    first = _hour(f"{month}-01", "--month", "2026-11") if month else None
+    first = _hour(month, "-01", "--month", "2026-11") if month else None
 
     async def run(exporter: Exporter, now: float) -> None:
         current = hours.hour_of(now)
@@ -49,6 +49,8 @@ def export_month(
         }
         if as_json:
             print(json.dumps(told))
+        elif not written:
+            print(f"{statement.label}: nothing was used, so there is no file")
         else:
             print(
                 f"{written}: {statement.rows} rows, {told['usd']} USD, {statement.unpriced} rows without a known price"
@@ -64,7 +66,7 @@ def reprice(
 ) -> None:
     """Write the exported months anew at today's prices, and tell what that changes. Reports need no repricing: money is
     worked out from the raw classes of tokens whenever usage is read."""
-    first = _hour(since, "--from", "2026-11-01")
+    first = _hour(since, "", "--from", "2026-11-01")
 
     async def run(exporter: Exporter, _: float) -> None:
         rows = [
@@ -72,16 +74,19 @@ def reprice(
             | {"change": exactly(one.after - one.before)}
             for one in await exporter.reprice(first)
         ]
-        show(rows, ["month", "before", "after", "change"], as_json)
+        if rows or as_json:
+            show(rows, ["month", "before", "after", "change"], as_json)
+        else:
+            print(f"No month was exported from {since} on, so there is none to write anew.")
 
     _with_exporter(run, needs_container=True)
 
 
-def _hour(day: str, option: str, form: str) -> int:
+def _hour(given: str, rest: str, option: str, form: str) -> int:
     try:
-        return since_seconds(day) // hours.HOUR
+        return since_seconds(given + rest) // hours.HOUR
     except ValueError:
-        fail(f"{option}: expected a date as {form}, got {day[: len(form)]!r}")
+        fail(f"{option}: expected a date as {form}, got {given[:64]!r}")
 
 
 def _with_exporter(run: Callable[[Exporter, float], Coroutine[Any, Any, None]], *, needs_container: bool) -> None:

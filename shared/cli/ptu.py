@@ -68,7 +68,14 @@ def break_even(
             *("model", "hours", "usd_by_tokens", "average_units", "peak_units", "break_even_percent"),
             *("cheapest_units", "usd_with_them", "usd_saved"),
         ]
-        show(rows, heads, as_json)
+        if rows or as_json:
+            show(rows, heads, as_json)
+        else:
+            of = f" of {model}" if model else ""
+            print(
+                f"Nothing to weigh: in the last {days} whole days (UTC) there is no use{of} whose price and throughput "
+                "are known. See --days, --tokens-per-minute, and `prices` in the configuration."
+            )
 
     with_store(run)
 
