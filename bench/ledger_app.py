@@ -1,4 +1,4 @@
-"""The gateway for the ledger's benchmark: with no ledger where `BENCH_LEDGER=off`, and with a watch on its event loop.
+"""The gateway for benchmarks: with no ledger where `BENCH_LEDGER=off`, and with a watch on its event loop.
 
 The watch is a task that wakes up every millisecond. What it tells at the end, as a line of JSON in the file that
 `BENCH_WATCH` names: the longest times between two turns, by the clock on the wall (a busy machine adds to it), and by

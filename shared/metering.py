@@ -329,10 +329,10 @@ class StreamMeter:
             self._kept += chunk  # whatever follows the end stays behind it
             return b""
         # Only the seam is searched again: a long event that comes in many pieces is not read anew with each.
-        if self._tail and not sse.ends_event(b"".join(self._tail[-3:])[-3:] + chunk):
+        if self._tail and not sse.ends_event(b"".join([piece[-3:] for piece in self._tail[-3:]])[-3:] + chunk):
             return self._lengthen(chunk)
         data = b"".join([*self._tail, chunk]) if self._tail else chunk
-        events, rest = sse.split(data)
+        events, rest = sse.split(data, max(0, self._length - 3))
         passed, self._passed = self._passed, 0
         out: list[bytes] = []
         whole = True  # all events are the caller's now

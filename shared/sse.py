@@ -4,6 +4,7 @@ Source: the HTML standard, "Server-sent events": a line ends with CR LF, LF or C
 """
 
 import re
+from collections.abc import Iterator
 
 # Atomic groups: without them, CR LF would be tried again as CR, LF and a single line end taken for two.
 # A CR that is the last byte so far may be half of a line end.
@@ -15,31 +16,67 @@ _LITERALS = (b"true", b"false", b"null")
 
 def ends_event(data: bytes) -> bool:
     """Whether an event ends somewhere in `data`."""
-    return _EVENT_END.search(data) is not None
+    return next(_event_ends(data, 0), None) is not None
 
 
-def split(data: bytes) -> tuple[list[bytes], bytes]:
-    """The whole events in `data`, each with the empty line that ends it, and what is left of an unfinished one."""
+def split(data: bytes, searched: int = 0) -> tuple[list[bytes], bytes]:
+    """The whole events in `data`, each with the empty line that ends it, and what is left of an unfinished one.
+    `searched`: bytes before which no event ends."""
     events, start = [], 0
-    for end in _EVENT_END.finditer(data):
-        events.append(data[start : end.end()])
-        start = end.end()
+    for end in _event_ends(data, searched):
+        events.append(data[start:end])
+        start = end
     return events, data[start:] if start else data
+
+
+def _event_ends(data: bytes, position: int) -> Iterator[int]:
+    """Where events end in `data` from a position on. Lines may be megabytes long: only their ends are looked at."""
+    if b"\r" not in data:
+        while (found := data.find(b"\n\n", position)) >= 0:
+            position = found + 2
+            yield position
+        return
+    line_feed = carriage_return = -1
+    while True:
+        if line_feed < position:
+            line_feed = _find(data, b"\n", position)
+        if carriage_return < position:
+            carriage_return = _find(data, b"\r", position)
+        line_end = min(line_feed, carriage_return)
+        if line_end == len(data):
+            return
+        if event_end := _EVENT_END.match(data, line_end):
+            position = event_end.end()
+            yield position
+        else:
+            position = line_end + (2 if data.startswith(b"\r\n", line_end) else 1)
+
+
+def _find(data: bytes, wanted: bytes, position: int) -> int:
+    """Where it stands next; the length of `data` where it does not."""
+    found = data.find(wanted, position)
+    return found if found >= 0 else len(data)
+
+
+def _lines(event: bytes) -> list[bytes]:
+    if b"\r" in event:
+        event = event.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    return event.split(b"\n")
 
 
 def payload(event: bytes) -> bytes:
     """What an event says in its `data:` lines, joined by line feeds; empty for comments."""
     if (
-        event.startswith(b"data: ") and event.endswith(b"\n\n") and event.count(b"\n") == 2
+        event.startswith(b"data: ") and event.endswith(b"\n\n") and event.count(b"\n") == 2 and b"\r" not in event
     ):  # nearly every event there is
         return event[6:-2]
-    lines = [line[5:].removeprefix(b" ") for line in _LINE_END.split(event) if line.startswith(b"data:")]
+    lines = [line[5:].removeprefix(b" ") for line in _lines(event) if line.startswith(b"data:")]
     return b"\n".join(lines)
 
 
 def name(event: bytes) -> str:
     """What an event calls itself in its `event:` line, or ""."""
-    lines = (line[6:].strip() for line in _LINE_END.split(event) if line.startswith(b"event:"))
+    lines = (line[6:].strip() for line in _lines(event) if line.startswith(b"event:"))
     return next((line.decode("utf-8", "replace") for line in lines), "")
 
 

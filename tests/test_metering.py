@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from typing import Any
 
 import pytest
@@ -340,6 +341,22 @@ def test_events_end_at_an_empty_line_of_any_kind(ending: bytes) -> None:
     one, two = b"data: 1" + ending + ending, b"event: x" + ending + b"data: 2" + ending + ending
     assert sse.split(one + two + b"data: 3") == ([one, two], b"data: 3")
     assert [sse.payload(one), sse.payload(two)] == [b"1", b"2"]
+
+
+# As the standard says it, one character after the other: slow where a line is megabytes long.
+EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r(?!\Z))")
+
+
+@given(pieces=st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b"data: ", b"event: a", b"{}"]), max_size=14))
+def test_events_and_what_they_say_are_found_wherever_lines_end(pieces: list[bytes]) -> None:
+    data = b"".join(pieces)
+    ends = [found.end() for found in EVENT_END.finditer(data)]
+    events, rest = sse.split(data)
+    assert [*events, rest] == [data[start:end] for start, end in itertools.pairwise([0, *ends, len(data)])]
+    assert sse.ends_event(data) == bool(ends)
+    for one in events:
+        lines = [line for line in re.split(rb"\r\n|\n|\r", one) if line.startswith(b"data:")]
+        assert sse.payload(one) == b"\n".join(line[5:].removeprefix(b" ") for line in lines)
 
 
 def test_a_line_end_of_two_characters_is_no_empty_line() -> None:
