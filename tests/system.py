@@ -204,6 +204,12 @@ class Caller:
         self.request = b"POST /v1/chat/completions HTTP/1.1\r\n" + head.encode() + data
         self.received = b""
 
+    @property
+    def port(self) -> int:
+        """The caller's own end of the connection."""
+        port: int = self._socket.getsockname()[1]
+        return port
+
     def send(self, most: int | None = None) -> Self:
         """The request, or its beginning; a negative number leaves out its end."""
         self._socket.sendall(self.request[:most])

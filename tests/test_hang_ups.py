@@ -2,7 +2,8 @@
 
 import time
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -128,36 +129,54 @@ def test_who_stops_reading_holds_up_the_backend_and_not_the_gateways_memory(gate
     gateway.no_invocation_is_left()
 
 
+class Connections(NamedTuple):
+    """Of the gateway's process at one moment: from these callers, to the regions, and all others."""
+
+    callers: set[Any]
+    regions: set[Any]
+    others: set[Any]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_many_who_leave_leave_no_connection_and_no_task_behind(gateway: System, key: str, stream: bool) -> None:
     process = psutil.Process(gateway.gateway.pid)
-    assert gateway.chat().status == 200
+    regions = {urlsplit(url).port for url in gateway.simulator.regions.values()}
     model = gateway.slow()
+    body = chat_body(model, LONG, stream=stream)
 
-    def in_use() -> int:
-        return len(process.net_connections("tcp"))
+    def connections(callers: list[Caller]) -> Connections:
+        ports = {caller.port for caller in callers}
+        found = Connections(set(), set(), set())
+        for one in process.net_connections("tcp"):
+            if one.raddr:
+                kind = 0 if one.raddr.port in ports else 1 if one.raddr.port in regions else 2
+                found[kind].add((one.laddr.port, one.raddr.port))
+        return found
 
     def crowd() -> int:
-        """Thirty at once; the connections that are left when they are gone."""
+        """Thirty at once, of whom nothing is left; the connections that neither they nor their backends have."""
+        before = connections([])
         with ExitStack() as stack:
-            body = chat_body(model, LONG, stream=stream)
             callers = [stack.enter_context(Caller(gateway, key, body)).send() for _ in range(30)]
             if stream:
                 for caller in callers:
                     caller.read_until(2)
-            else:
-                time.sleep(0.3)
-            assert in_use() >= 60
+            eventually(lambda: all(len(held) >= 30 for held in connections(callers)[:2]), 10.0)
+            ports = [caller.port for caller in callers]
             for number, caller in enumerate(callers):
                 caller.leave(reset=bool(number % 2))
-        eventually(lambda: len(gateway.simulator.log()["requests"]) >= 30)
-        time.sleep(0.2)
-        return in_use()
+        eventually(lambda: len(gateway.simulator.log()["requests"]) >= 30, 10.0)
+
+        def gone() -> bool:
+            now = connections([])
+            return now.regions <= before.regions and not {there for _, there in now.others} & set(ports)
+
+        eventually(gone)
+        return len(connections([]).others)
 
     first = crowd()
     gateway.simulator.clear()
     assert crowd() <= first + 2
-    assert first < 30
     gateway.no_invocation_is_left()
     eventually(lambda: sum("e_ended" in row for row in gateway.usage_rows(key)) == 60, 15.0)
     usage = gateway.usage_of(key)
