@@ -2,25 +2,28 @@
 
 Rows of the table `affinity`, and of `affinityYYYYMM` for what Azure keeps for 30 days at most, so that a month's rows
 are dropped whole. Partition: two hex digits of the id's SHA-1; row: the id. What can be listed has a second row in the
-partition `own-{consumer}-{kind}`. A consumer's homes stand under `home-{consumer}`.
+partition `own-{consumer}-{kind}`. Items of responses and conversations stand in `item-{consumer}` alone. A consumer's
+homes stand under `home-{consumer}`.
 """
 
 import asyncio
 import contextlib
 import hashlib
+import itertools
 import logging
 import math
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 
 import msgspec
 
 from shared.config import Configuration
 from shared.errors import StateConflict, StateNotFound, StateUnavailable, StoreUnavailable
-from shared.references import KINDS
-from shared.stores import Store, Table
-from shared.types import Backend, Binding, Call, Consumer, Reference
+from shared.references import ITEMS, KINDS
+from shared.stores import MAX_BATCH, Store, Table
+from shared.types import UNBOUND, Backend, Binding, Call, Consumer, Reference
 
 logger = logging.getLogger("tollgate.affinity")
 
@@ -69,13 +72,17 @@ class Affinity:
         Raises `StateNotFound` for an object that is unknown or another consumer's, `StateConflict` for objects of
         several backends, and `StateUnavailable` when their backend is gone.
         """
-        if not call.references:
+        backends = await asyncio.gather(*(self._holder(consumer, reference) for reference in call.references))
+        holders: dict[str, Reference] = {}
+        for backend, reference in zip(backends, call.references, strict=True):
+            if backend is not None:
+                holders.setdefault(backend, reference)
+        if not holders:
+            if not (call.makes or call.operation.lists) and call.model:
+                return UNBOUND
             home = await self.home(consumer, model)
             reason = f"New objects of this key are kept by its home, the backend {home!r}."
             return Binding(None if call.makes in _MAY_MOVE else frozenset((home,)), home, reason)
-        holders: dict[str, Reference] = {}
-        for reference in call.references:
-            holders.setdefault((await self.place(consumer, reference)).backend, reference)
         if len(holders) > 1:
             told = ", ".join(f"{reference.id} is in {backend}" for backend, reference in holders.items())
             raise StateConflict(f"One call can use the objects of one backend only: {told}.")
@@ -85,9 +92,18 @@ class Affinity:
             raise StateUnavailable(f"{reason} That backend is no longer in the gateway's configuration.")
         return Binding(frozenset((backend,)), backend, reason)
 
+    async def _holder(self, consumer: Consumer, reference: Reference) -> str | None:
+        """The backend that keeps an object. None: it does not matter, because the item has its content with it."""
+        try:
+            return (await self.place(consumer, reference)).backend
+        except StateNotFound:
+            if reference.kind == "sealed":
+                return None
+            raise
+
     async def place(self, consumer: Consumer, reference: Reference) -> Place:
         """Where an object of this consumer's is. Raises `StateNotFound`."""
-        place = await self._find(reference)
+        place = await self._find(reference, consumer.id)
         if place is None and self._adopts:
             place = await self._adopt(reference)
         if place is None or place.consumer not in (NOBODY, consumer.id):
@@ -139,15 +155,24 @@ class Affinity:
                 continue
             place = Place(backend, consumer, reference.kind, pending)
             self._remember(reference.id, place)
-            task = asyncio.ensure_future(self._write(reference, place))
-            self._writing.add(task)
-            task.add_done_callback(self._writing.discard)
-            writing.append(task)
+            writing.append(self._start(self._persist(reference.id, self._writer(reference, place))))
         return writing
+
+    def record_items(self, consumer: str, backend: str, ids: Iterable[str]) -> list[asyncio.Task[None]]:
+        """Note likewise where these items of responses and conversations are, all in one transaction: there are many,
+        and nobody else ever looks for them."""
+        fresh = [item for item in ids if item not in self._known]
+        for item in fresh:
+            self._remember(item, Place(backend, consumer, "item"))
+        table, row = self._tables("item")[0], {"backend": backend, "consumer": consumer, "kind": "item"}
+        return [
+            self._start(self._persist(some[0], partial(table.merge, f"item-{consumer}", dict.fromkeys(some, row))))
+            for some in itertools.batched(fresh, MAX_BATCH, strict=False)
+        ]
 
     async def settles(self, reference: Reference) -> bool:
         """Whether the usage of an object is told now for the first time, anywhere: then this call is charged for it."""
-        place = await self._find(reference)
+        place = await self._find(reference, NOBODY)
         if place is None or not place.pending:
             return False
         settled = msgspec.structs.replace(place, pending=False)
@@ -192,14 +217,15 @@ class Affinity:
 
     # --- rows ---------------------------------------------------------------------------------------------------------
 
-    async def _find(self, reference: Reference) -> Place | None:
+    async def _find(self, reference: Reference, consumer: str) -> Place | None:
         if (place := self._known.get(reference.id)) is not None:
             self._known.move_to_end(reference.id)
             return place
+        partition = f"item-{consumer}" if reference.kind in ITEMS else _partition(reference.id)
         try:
             async with _budget():
                 rows = await asyncio.gather(
-                    *(table.get(_partition(reference.id), reference.id) for table in self._tables(reference.kind))
+                    *(table.get(partition, reference.id) for table in self._tables(reference.kind))
                 )
         except ValueError:  # no row can have such a key
             return None
@@ -211,29 +237,43 @@ class Affinity:
         self._remember(reference.id, place)
         return place
 
-    async def _write(self, reference: Reference, place: Place) -> None:
+    def _writer(self, reference: Reference, place: Place) -> Callable[[], Awaitable[None]]:
         table = self._tables(reference.kind)[0]
         row: dict[str, str | bool] = {"backend": place.backend, "consumer": place.consumer, "kind": place.kind}
         if place.pending:
             row["pending"] = True
+
+        async def write() -> None:
+            # Insert only: an id that has an owner keeps it.
+            await table.put(_partition(reference.id), reference.id, row, None)
+            if KINDS[reference.kind].listed and place.consumer != NOBODY:
+                index = {reference.id: {"backend": place.backend}}
+                await table.merge(f"own-{place.consumer}-{reference.kind}", index)
+
+        return write
+
+    def _start(self, writing: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(writing)
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+        return task
+
+    async def _persist(self, name: str, write: Callable[[], Awaitable[None]]) -> None:
+        """Write until it is written. `name`: of the object, or of the first of several."""
         pause = _FIRST_PAUSE
         for attempt in range(_TRIES):
             try:
-                # Insert only: an id that has an owner keeps it.
-                await table.put(_partition(reference.id), reference.id, row, None)
-                if KINDS[reference.kind].listed and place.consumer != NOBODY:
-                    index = {reference.id: {"backend": place.backend}}
-                    await table.merge(f"own-{place.consumer}-{reference.kind}", index)
+                await write()
                 return
             except StoreUnavailable as error:
                 if attempt == 0:
-                    logger.warning("the place of %s waits for the table: %s", reference.id, error)
+                    logger.warning("the place of %s waits for the table: %s", name, error)
             except ValueError as error:
                 logger.error("the place of an object cannot be kept: %s", error)
                 return
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
-        logger.error("the place of %s is lost: the table has failed for too long", reference.id)
+        logger.error("the place of %s is lost: the table has failed for too long", name)
 
     def _remember(self, object_id: str, place: Place) -> None:
         self._known[object_id] = place

@@ -248,6 +248,8 @@ SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9_.:@-]*"  # of a path, in place of an id; what
 _OUTPUT_BOUNDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _WITH_USAGE_CHUNK = frozenset(("chat.completions", "completions"))
 _STORED_IF = {"chat_completion": False, "response": True}  # what a call leaves behind when it does not say `store`
+_SEALING, _SEALED = frozenset(("responses.create", "responses.compact")), b"encrypted_content"
+_MOST_REFERENCES = 1000  # each may have to be looked up
 _LARGEST_SESSION = 256 * 1024  # bytes of what a realtime call is to be like, instructions and tools included
 _SYSTEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:@/-]{0,63}")
 
@@ -388,6 +390,8 @@ def _with_body(call: Call, body: bytes) -> Call:
         named_too = references.named(body, operation.name) if operation.metered != "input" else ()
     except RecursionError:
         raise InvalidRequest("The body is nested too deeply.") from None
+    if len(named_too) > _MOST_REFERENCES:
+        raise InvalidRequest(f"The body names more than {_MOST_REFERENCES} objects.")
     return msgspec.structs.replace(
         call,
         model=model,
@@ -403,6 +407,7 @@ def _with_body(call: Call, body: bytes) -> Call:
         max_output_tokens=output,
         references=(*call.references, *named_too) if named_too else call.references,
         makes=makes,
+        seals=operation.name in _SEALING and (_SEALED in body or operation.name != "responses.create"),
     )
 
 

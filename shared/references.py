@@ -39,10 +39,13 @@ KINDS = {
     "checkpoint": Kind("fine_tuning/checkpoints/{}/permissions"),
     "eval": Kind("evals/{}", listed=True),
     "realtime_call": Kind(brief=True),
+    "item": Kind(brief=True),  # of a response or a conversation
+    "sealed": Kind(brief=True),  # an item that brings its content along, which only the backend that made it can open
 }
 
 LISTED = frozenset(name for name, kind in KINDS.items() if kind.listed)
-IN_PATHS = frozenset(KINDS) - {"run"}  # a run is found by its thread
+ITEMS = frozenset(("item", "sealed"))
+IN_PATHS = frozenset(KINDS) - ITEMS - {"run"}  # a run is found by its thread, an item in a path by its conversation
 
 _FIELDS = {
     "previous_response_id": "response",
@@ -71,12 +74,15 @@ _FREE = frozenset(("metadata", "attributes", "filters", "parameters", "schema", 
 
 _SOURCE, _FILE = ("type", "file_id"), ("object", "file")  # as in the sources of evals, and in a completed upload
 
+_THOUGHTS = (("type", "reasoning"), ("type", "compaction"))  # items that are looked up by their ids, if not sealed
+_WITH_ITEMS = frozenset(("input", "items"))
+
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{4,255}")
 _INSIDE_A_CONTAINER = "cfile_"  # such files are named together with their container
 
 # What the most frequent bodies are searched for before they are taken apart. A key may be written with escapes, too.
 _ANYWHERE = (b"file_id", b"previous_response_id", b'"conversation', b'"container', b"vector_store", b"assistant_id")
-_FREQUENT = {"chat.completions": (b"file_id",), "responses.create": _ANYWHERE}
+_FREQUENT = {"chat.completions": (b"file_id",), "responses.create": (*_ANYWHERE, b'"id"')}
 _ESCAPED = re.compile(rb"\\u00[2-7]")
 
 
@@ -107,14 +113,33 @@ def told(answer: bytes) -> tuple[Reference, ...]:
         found = dict.fromkeys(_walk(_DECODE(answer.decode("utf-8", "replace"))))
     except (ValueError, RecursionError):
         return ()
-    return tuple(reference for reference in found if _ID.fullmatch(reference.id))
+    return tuple(reference for reference in found if _ID.fullmatch(reference.id) and reference.kind not in ITEMS)
+
+
+class _Item(msgspec.Struct):
+    id: str = ""
+
+
+_decode_items = msgspec.json.Decoder(list[_Item]).decode
+
+
+def items(listed: bytes) -> list[str]:
+    """The ids of the items in a list, as a response or a conversation tells them."""
+    try:
+        return [item.id for item in _decode_items(listed) if _ID.fullmatch(item.id)]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return []
 
 
 def _walk(value: Any) -> Iterator[Reference]:
     if isinstance(value, _Object):
+        yield from _item(value)
         for key, inner in value:
             if key in _FREE:
                 continue
+            if key in _WITH_ITEMS and isinstance(inner, list):
+                bare = [one for one in inner if isinstance(one, _Object) and {name for name, _ in one} == {"id"}]
+                yield from (Reference("item", one[0][1]) for one in bare if isinstance(one[0][1], str))
             if (kind := _FIELDS.get(key)) is None:
                 if key == "id" and isinstance(inner, str) and (_SOURCE in value or _FILE in value):
                     yield Reference("file", inner)
@@ -124,6 +149,17 @@ def _walk(value: Any) -> Iterator[Reference]:
     elif isinstance(value, list):
         for inner in value:
             yield from _walk(inner)
+
+
+def _item(value: _Object) -> Iterator[Reference]:
+    """The item of an earlier response that an object in the input stands for."""
+    if ("type", "item_reference") in value:
+        kind = "item"
+    elif any(thought in value for thought in _THOUGHTS):
+        kind = "sealed" if any(key == "encrypted_content" and inner for key, inner in value) else "item"
+    else:
+        return
+    yield from (Reference(kind, inner) for key, inner in value if key == "id" and isinstance(inner, str))
 
 
 def _ids(kind: str, value: Any) -> Iterator[Reference]:

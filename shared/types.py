@@ -197,7 +197,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     tokens; the latter None when the caller set no bound.
 
     `references`: the objects that the call names, in its path or its body. `makes`: the kind of object that it makes
-    and leaves in the backend, or "". `background`: the answer goes on being made when the call has ended.
+    and leaves in the backend, or "". `background`: the answer goes on being made when the call has ended. `seals`: the
+    answer has content that only its backend can open.
     """
 
     operation: Operation
@@ -221,11 +222,12 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     system: str = ""
     references: tuple[Reference, ...] = ()
     makes: str = ""
+    seals: bool = False
 
     @property
     def stateful(self) -> bool:
         """Whether it matters for this call where earlier ones went, or for later ones where this one goes."""
-        return bool(self.references or self.makes or self.operation.lists or not self.model)
+        return bool(self.references or self.makes or self.operation.lists or not self.model or self.seals)
 
 
 FallbackReason = Literal["unavailable", "context_window", "content_filter"]

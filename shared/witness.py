@@ -13,12 +13,16 @@ _PATIENCE = 2.0  # seconds that an answer is held back for its rows
 # Answers in which the backends name objects besides the one that was asked for. What callers have put into a file, or
 # into items of an eval, could name anything.
 _TELLING = ("batches.", "responses.", "threads.", "fine_tuning.jobs.", "uploads.complete", "conversations.items.")
+_WITH_ITEMS = ("responses.", "conversations.items.")  # answers that list items, in `output` or in `data`
+_NONE = msgspec.Raw(b"[]")
 
 
 class _Object(msgspec.Struct):
     id: str = ""
     object: str = ""
     status: str | None = None
+    output: msgspec.Raw = _NONE
+    data: msgspec.Raw = _NONE
 
 
 class _Event(msgspec.Struct):
@@ -43,6 +47,7 @@ class Witness:
         self._call = call
         self._backend = backend
         self._telling = call.operation.name.startswith(_TELLING)
+        self._lists_items = call.operation.name.startswith(_WITH_ITEMS)
         # What goes on when the call has ended is charged to whoever is told the usage first.
         self.deferred = call.background or call.operation.metered == "once"
         self.charging: asyncio.Task[Usage] | None = None  # what the call is charged, once that is being found out
@@ -67,6 +72,7 @@ class Witness:
         elif made.id and call.background:
             self._settling = Reference("response", made.id)
         self._record(objects, body)
+        self._record_items(made)
 
     def events(self, payloads: list[bytes]) -> None:
         """What events of a stream tell."""
@@ -85,6 +91,7 @@ class Witness:
             if kind in ("response", "run"):
                 self._settling = Reference(kind, about.id)
             self._record(objects, data)
+            self._record_items(about)
 
     async def kept(self) -> None:
         """Wait until it is in the table, or has been tried for 2 s."""
@@ -117,3 +124,7 @@ class Witness:
             objects |= {reference: False for reference in references.told(body) if reference not in objects}
         if objects:
             self._writing += self._affinity.record(self._consumer.id, self._backend, objects, self._call.references)
+
+    def _record_items(self, about: _Object) -> None:
+        if self._lists_items and (ids := [*references.items(about.output), *references.items(about.data)]):
+            self._writing += self._affinity.record_items(self._consumer.id, self._backend, ids)

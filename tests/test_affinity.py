@@ -263,3 +263,41 @@ def test_a_file_that_azure_imports_is_the_callers(client: OpenAI, stranger: Open
     assert client.files.retrieve(file["id"]).filename == "t.jsonl"
     with pytest.raises(openai.NotFoundError):
         stranger.files.retrieve(file["id"])
+
+
+def test_an_item_of_an_earlier_answer_is_read_where_it_is_and_by_nobody_else(client: OpenAI, stranger: OpenAI) -> None:
+    answers = [client.responses.create(model="o4-mini", input="the road north") for _ in range(2)]
+    answers.append(list(client.responses.create(model="o4-mini", input="and south", stream=True))[-1].response)  # type: ignore[union-attr]
+    for answer in answers:
+        thought, said = (next(one for one in answer.output if one.type == kind) for kind in ("reasoning", "message"))
+        named: list[Any] = [
+            {"type": "item_reference", "id": said.id},
+            {"id": said.id},
+            {"type": "reasoning", "id": thought.id, "summary": []},
+        ]
+        for item in named:
+            given: Any = {"model": "o4-mini", "input": [item, {"role": "user", "content": "And then?"}]}
+            for _ in range(3):  # a rotation would ask every region
+                assert client.responses.create(**given).status == "completed"
+            with pytest.raises(openai.NotFoundError) as refused:
+                stranger.responses.create(**given)
+            assert refused.value.code == "not_found"
+
+
+def test_sealed_thoughts_go_back_to_the_backend_that_can_open_them(client: OpenAI) -> None:
+    asked: Any = {"model": "o4-mini", "store": False, "include": ["reasoning.encrypted_content"]}
+    seen = set()
+    for turn in range(6):
+        made = client.responses.with_raw_response.create(**asked, input=f"turn {turn}", stream=False)
+        output = [one.to_dict() for one in made.parse().output]
+        seen.add(made.headers["x-gateway-backend"])
+        again = client.responses.with_raw_response.create(**asked, input=[*output, {"role": "user", "content": "So?"}])
+        assert again.headers["x-gateway-backend"] == made.headers["x-gateway-backend"]
+    assert len(seen) > 1  # what leaves nothing behind rotates
+
+
+def test_a_thought_that_was_sealed_elsewhere_may_be_tried_anywhere(client: OpenAI) -> None:
+    item = {"type": "reasoning", "id": "rs_unknown", "summary": [], "encrypted_content": "c2VhbGVk"}
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.responses.create(model="o4-mini", store=False, input=[item, {"role": "user", "content": "a"}])  # type: ignore[list-item]
+    assert refused.value.code == "invalid_encrypted_content"

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from shared import references
 from shared.references import named, told
 from shared.types import Reference
 
@@ -110,3 +111,30 @@ def test_an_answer_tells_of_what_it_made_besides_itself() -> None:
     output = {"output": [{"type": "code_interpreter_call", "container_id": "cntr_123"}]}
     assert told(json.dumps(output).encode()) == (Reference("container", "cntr_123"),)
     assert told(b"not json with file_id") == ()
+
+
+@pytest.mark.parametrize(
+    ("item", "kinds"),
+    [
+        ({"type": "item_reference", "id": "msg_1"}, ("item",)),
+        ({"id": "msg_1"}, ("item",)),
+        ({"type": "reasoning", "id": "msg_1", "summary": []}, ("item",)),
+        ({"type": "reasoning", "id": "msg_1", "encrypted_content": None}, ("item",)),
+        ({"type": "reasoning", "id": "msg_1", "encrypted_content": "x"}, ("sealed",)),
+        ({"type": "compaction", "id": "msg_1", "encrypted_content": "x"}, ("sealed",)),
+        ({"type": "message", "id": "msg_1", "role": "assistant", "content": "a"}, ()),  # it says all that it is
+        ({"type": "function_call", "id": "msg_1", "name": "f", "arguments": "{}", "call_id": "c"}, ()),
+        ({"type": "item_reference", "id": 7}, ()),
+    ],
+)
+def test_items_are_named_where_only_their_ids_say_what_they_are(item: object, kinds: tuple[str, ...]) -> None:
+    for body, operation in (({"input": [item]}, "responses.create"), ({"items": [item]}, "conversations.items.create")):
+        found = references.named(json.dumps(body).encode(), operation)
+        assert found == tuple(Reference(kind, "msg_1") for kind in kinds)
+
+
+def test_an_answer_tells_of_its_items_apart_from_objects() -> None:
+    output = [{"type": "reasoning", "id": "rs_12345"}, {"type": "message", "id": "msg_12345"}, {"id": "x/y"}]
+    assert references.items(json.dumps(output).encode()) == ["rs_12345", "msg_12345"]
+    assert references.told(json.dumps({"output": output, "conversation": None}).encode()) == ()
+    assert references.items(b'{"a": 1}') == []
