@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from shared.worker_http import WebApp
 from simulator.process import SimulatorProcess
 from tests.azurite import Azurite
 from tests.gateway_process import ROOT, Answer, GatewayFailed, GatewayProcess
@@ -197,6 +198,28 @@ def test_a_wrong_configuration_stops_the_start_and_says_where(simulator: Simulat
     environment = {"GATEWAY_CONFIG": json.dumps(settings), "GATEWAY_STORAGE": "UseDevelopmentStorage=true"}
     with pytest.raises(GatewayFailed, match=r"backends\[1\]\.endpoint: expected https"):
         GatewayProcess(edge, environment)
+
+
+async def test_what_is_left_is_written_when_the_workers_server_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its uvicorn takes SIGTERM, and ends the app's lifespan; the worker makes the app, and gives it nothing."""
+    order: list[str] = []
+
+    async def stop() -> None:
+        await asyncio.sleep(0)
+        order.append("written")
+
+    messages = iter(({"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}))
+
+    async def receive() -> Any:
+        return next(messages)
+
+    async def send(message: Any) -> None:
+        order.append(message["type"])
+
+    monkeypatch.setattr(WebApp, "stop", stop, raising=False)
+    await WebApp().get_app()({"type": "lifespan"}, receive, send)
+    assert order == ["lifespan.startup.complete", "written", "lifespan.shutdown.complete"]
+    assert "WebApp.stop = application.close" in (ROOT / "function_app.py").read_text()
 
 
 def test_the_host_ends_when_it_is_told_to(azurite: Azurite, simulator: SimulatorProcess) -> None:
