@@ -75,7 +75,7 @@ _FREE = frozenset(("metadata", "attributes", "filters", "parameters", "schema", 
 _SOURCE, _FILE = ("type", "file_id"), ("object", "file")  # as in the sources of evals, and in a completed upload
 
 _THOUGHTS = (("type", "reasoning"), ("type", "compaction"))  # items that are looked up by their ids, if not sealed
-_WITH_ITEMS = frozenset(("input", "items"))
+_WITH_ITEMS, _SAID = frozenset(("input", "items")), frozenset(("type", "role"))  # without either, an item is an id
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{4,255}")
 _INSIDE_A_CONTAINER = "cfile_"  # such files are named together with their container
@@ -138,8 +138,11 @@ def _walk(value: Any) -> Iterator[Reference]:
             if key in _FREE:
                 continue
             if key in _WITH_ITEMS and isinstance(inner, list):
-                bare = [one for one in inner if isinstance(one, _Object) and {name for name, _ in one} == {"id"}]
-                yield from (Reference("item", one[0][1]) for one in bare if isinstance(one[0][1], str))
+                for one in inner:
+                    if isinstance(one, _Object) and not any(name in _SAID and said for name, said in one):
+                        yield from (
+                            Reference("item", said) for name, said in one if name == "id" and isinstance(said, str)
+                        )
             if (kind := _FIELDS.get(key)) is None:
                 if key == "id" and isinstance(inner, str) and (_SOURCE in value or _FILE in value):
                     yield Reference("file", inner)

@@ -118,6 +118,8 @@ def test_an_answer_tells_of_what_it_made_besides_itself() -> None:
     [
         ({"type": "item_reference", "id": "msg_1"}, ("item",)),
         ({"id": "msg_1"}, ("item",)),
+        ({"id": "msg_1", "type": None, "status": "completed"}, ("item",)),
+        ({"id": "msg_1", "role": "user", "content": "a"}, ()),
         ({"type": "reasoning", "id": "msg_1", "summary": []}, ("item",)),
         ({"type": "reasoning", "id": "msg_1", "encrypted_content": None}, ("item",)),
         ({"type": "reasoning", "id": "msg_1", "encrypted_content": "x"}, ("sealed",)),
