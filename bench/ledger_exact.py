@@ -20,7 +20,7 @@ from tests.system import _usage_rows
 
 AT_ONCE = 24
 ROUND = 2_000  # requests, after which the tables are emptied
-LEAVING, FAILING = 0.15, 0.05  # of the streams, of which some have ended by then: one in twenty of all calls
+LEAVING, FAILING = 0.3, 0.05  # of the streams, of which some have ended by then: one in twenty of all calls
 CLASSES = {  # the row's property, and what the simulator calls it
     "e_input": "input_tokens",
     "e_output": "output_tokens",
@@ -70,6 +70,7 @@ class Report(msgspec.Struct):
     requests: int
     calls: Counter[str] = Counter()
     hung_up: int = 0
+    faults: int = 0
     missing: int = 0
     different: list[str] = []
     exact: Counter[str] = Counter()
@@ -166,6 +167,7 @@ def _compare(requests: int, jobs: list[Job], rows: Rows, log: list[dict[str, Any
     report = Report(requests, calls=Counter(job.kind for job in jobs))
     tries: dict[str, list[dict[str, Any]]] = {}
     for entry in log:
+        report.faults += entry["fault"] is not None
         tries.setdefault(entry["client_request_id"], []).append(entry)
     charges: Counter[str] = Counter()
     for name, row in rows.items():
@@ -222,8 +224,9 @@ def main(requests: int) -> None:
     sums = {name: f"{report.exact[name] / 1000:g}" for name in report.exact}
     print(
         f"{report.requests} requests, {sum(report.calls.values())} calls {dict(report.calls)}, "
-        f"{report.hung_up} of them hung up: {report.missing} without a row, {len(report.different)} booked otherwise "
-        f"than the simulator counted {report.different[:5]}; booked: {sums}; {estimates.calls} estimated, off by "
+        f"{report.hung_up} of them hung up, {report.faults} faults: {report.missing} without a row, "
+        f"{len(report.different)} booked otherwise than the simulator counted {report.different[:5]}; booked: {sums}; "
+        f"{estimates.calls} estimated, off by "
         f"{100 * estimates.off:.1f} % ({report.uncounted} by characters); {tries.calls} failed tries that were "
         f"charged, their prompts off by {100 * tries.off:.1f} %; {report.untold} whose end nobody saw: "
         f"{'holds' if report.holds() else 'DOES NOT HOLD'}"

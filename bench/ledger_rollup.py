@@ -20,6 +20,7 @@ from shared.errors import StoreUnavailable
 from shared.stores import MAX_BATCH, Properties, Row, Store, Table, Value
 from shared.stores.tables import TablesStore
 
+FAST_ENOUGH = 100_000  # raw rows a second of CPU
 HOURS = (-30, -29, -26, -3, -2)  # before now: sealed and settled ones, and one that is not, of two days at least
 
 
@@ -175,6 +176,16 @@ async def converge(
                 await store.close()
 
 
+def folded_a_second(count: int = 100_000) -> float:
+    """Raw rows that a second of CPU folds."""
+    now, rows = time.time(), dict[str, dict[str, Value]]()
+    for half in halves(count, hours.hour_of(now), (-3,), random.Random(1)):
+        rows.setdefault(half.key, {}).update(half.properties)
+    started = time.process_time()
+    rollup.fold_rows(rows.values(), now)
+    return count / (time.process_time() - started)
+
+
 def main(rows: int) -> None:
     import tempfile
     from pathlib import Path
@@ -189,7 +200,9 @@ def main(rows: int) -> None:
             f"roll-up of {rows} rows, {dict(tables.done)} requests, passes of two timers {passes}, "
             f"{time.perf_counter() - started:.0f} s: {'byte-equal' if same else 'DIFFERENT'}"
         )
-        if not same:
+        speed = folded_a_second()
+        print(f"{speed:.0f} raw rows folded in a second of CPU")
+        if not same or speed < FAST_ENOUGH:
             raise SystemExit(1)
 
 

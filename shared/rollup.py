@@ -139,7 +139,7 @@ class HourFold:
     def _line(self, row: Mapping[str, Any]) -> list[int]:
         """The counts that a row belongs to; the order of the names is that of `Dimensions`."""
         get = row.get
-        model = get("e_model") or get("s_model", NOBODY)
+        model = get("e_model") or get("s_model") or NOBODY  # "" of calls that name none, as those about a file
         dimensions = (
             get("s_key", NOBODY),
             model,

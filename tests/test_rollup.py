@@ -469,6 +469,13 @@ ENDED = Counts(1, 1, 0, 0, 100, 20, 64, 8, 2, 900, 1, 300, 1)
             (msgspec.structs.replace(ALICE, role="hedge"), Counts(estimated=1, input_tokens=9, charges=1)),
             id="a charge is no request",
         ),
+        pytest.param(
+            {"s_key": "alice", "s_model": "", "e_status": 200, "e_input": 0, "e_output": 0},
+            1600,
+            (2, 0),
+            (Dimensions("alice", "-", "-", "-"), Counts(requests=1, ends=1)),
+            id="a call that names no model",
+        ),
         pytest.param(START_HALF, 1600, (1, 0), None, id="open"),
         pytest.param(
             START_HALF,
