@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -159,24 +160,26 @@ class MeteredResponse(Response):
     async def _follow(self, send: Send) -> bool:
         """Relay what comes, up to its end; whether it is whole."""
         upstream, meter = self._upstream, self._upstream.meter
-        beat = Heartbeat(send, self._heartbeat, meter) if self._heartbeat and isinstance(meter, StreamMeter) else None
+        watch: Watch | None = None
         try:
-            async with asyncio.timeout_at(upstream.deadline):
+            async with asyncio.timeout_at(upstream.deadline) as time:
+                watch = Watch(upstream, time, send, self._heartbeat)
                 while not (meter.event_stream and meter.done):  # some backends keep the connection open behind the end
                     if meter.objects and self._witness is not None:
                         self._witness.events(meter.objects)
                         meter.objects = []
-                    if not (chunk := await upstream.content.readany()):
+                    watch.waits = True
+                    chunk = await upstream.content.readany()
+                    watch.heard()
+                    if not chunk:
                         break
                     if passing := meter.feed(chunk):
-                        if beat is not None:
-                            beat.postpone()
                         await send({"type": "http.response.body", "body": passing, "more_body": True})
         except (aiohttp.ClientError, OSError):
             return meter.event_stream and meter.done  # it lied about its length, but said that it has ended
         finally:
-            if beat is not None:
-                beat.stop()
+            if watch is not None:
+                watch.stop()
         meter.end()
         return meter.done
 
@@ -209,35 +212,50 @@ class MeteredResponse(Response):
             await row
 
 
-class Heartbeat:
-    """Puts comments into a stream that is silent, because what stands between here and the caller cuts silence. No task
-    and no timer per chunk: one timer looks how long ago the last chunk was."""
+class Watch:
+    """Looks how long an upstream has been silent: puts comments into its event stream, because what stands between here
+    and the caller cuts silence, and ends the wait for one that is silent for too long. No task and no timer per chunk:
+    one timer looks how long ago the last chunk was."""
 
-    def __init__(self, send: Send, seconds: float, meter: StreamMeter) -> None:
+    def __init__(self, upstream: UpstreamResponse, time: asyncio.Timeout, send: Send, heartbeat: float) -> None:
+        """`time`: in which the answer must end. `heartbeat`: seconds until a silent stream gets a comment; 0: never."""
+        self.waits = False  # for a chunk; else for the caller to take one, which is no silence
         self._loop = asyncio.get_running_loop()
+        self._events = upstream.meter if isinstance(upstream.meter, StreamMeter) else None
+        self._longest = upstream.silence
+        self._time = time
         self._send = send
-        self._seconds = seconds
-        self._meter = meter
-        self._last = self._loop.time()
-        self._timer = self._loop.call_at(self._last + seconds, self._look)
+        self._heartbeat = heartbeat if heartbeat and self._events else math.inf
+        self._heard = self._said = self._loop.time()
         self._sending: asyncio.Future[None] | None = None
+        self._timer = self._loop.call_at(self._next(), self._look)
 
-    def postpone(self) -> None:
-        self._last = self._loop.time()
+    def heard(self) -> None:
+        """A chunk has come."""
+        self.waits = False
+        self._heard = self._loop.time()
 
     def stop(self) -> None:
         self._timer.cancel()
         if self._sending is not None:
             self._sending.cancel()
 
+    def _next(self) -> float:
+        return min(self._heard + self._longest, max(self._heard, self._said) + self._heartbeat)
+
     def _look(self) -> None:
         now = self._loop.time()
-        if now >= self._last + self._seconds:
-            self._last = now
+        if not self.waits:
+            self._heard = now
+        if now >= self._heard + self._longest:
+            self._time.reschedule(now)
+            return
+        if now >= max(self._heard, self._said) + self._heartbeat:
+            self._said = now
             idle = self._sending is None or self._sending.done()  # a caller that does not read gets no more of them
-            if idle and self._meter.between_events:
+            if idle and self._events is not None and self._events.between_events:
                 self._sending = asyncio.ensure_future(_say(self._send, _COMMENT))
-        self._timer = self._loop.call_at(self._last + self._seconds, self._look)
+        self._timer = self._loop.call_at(self._next(), self._look)
 
 
 class LateResponse(Response):

@@ -77,7 +77,11 @@ async def _read_to_end(call: Call, answer: UpstreamResponse) -> Usage:
     if answer.complete:
         return metering.usage_in_answer(call, answer.status, answer.head)
     async with asyncio.timeout_at(answer.deadline):
-        while not (answer.meter.event_stream and answer.meter.done) and (chunk := await answer.content.readany()):
+        while not (answer.meter.event_stream and answer.meter.done):
+            async with asyncio.timeout(answer.silence):
+                chunk = await answer.content.readany()
+            if not chunk:
+                break
             answer.meter.feed(chunk)
     answer.meter.end()
     return answer.meter.result()

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import math
 from collections.abc import AsyncIterator, Callable, Mapping
 from types import TracebackType
 from typing import Self
@@ -44,8 +45,8 @@ class UpstreamResponse:
     """The answer of a target, committed. `head`: the part of the body that has been read already.
 
     `meter` follows what comes after it; `complete`: nothing does. `deadline`: when the rest must have come, on the
-    event loop's clock. `ended` is called once, when nothing more will come. One per call; to be closed by whoever
-    relays it.
+    event loop's clock; `silence`: seconds that it may pause meanwhile. `ended` is called once, when nothing more will
+    come. One per call; to be closed by whoever relays it.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class UpstreamResponse:
         *,
         ended: Callable[[], None],
         deadline: float,
+        silence: float = math.inf,
         meter: metering.StreamMeter | None = None,
         complete: bool = False,
     ) -> None:
@@ -70,6 +72,7 @@ class UpstreamResponse:
         self.content = response.content
         self.head = head
         self.deadline = deadline
+        self.silence = silence
         self.meter = meter or metering.BodyMeter(call, response.status, b"" if complete else head)
         self.complete = complete
         self.attempts: tuple[Attempt, ...] = ()
@@ -204,7 +207,6 @@ class Upstream:
         self._breakers = breakers
         self._timeouts = timeouts
         self._timeout = aiohttp.ClientTimeout(None, timeouts.connect)
-        self._stream_timeout = aiohttp.ClientTimeout(None, timeouts.connect, timeouts.total)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=75, ttl_dns_cache=30),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -310,7 +312,7 @@ class Upstream:
             data=body or None,
             headers=headers,
             allow_redirects=False,
-            timeout=self._stream_timeout if call.stream else self._timeout,
+            timeout=self._timeout,
         )
         if response.status == 401 and name == "authorization":
             self._credentials.forget(request.scope)
@@ -329,8 +331,9 @@ class Upstream:
         ended = functools.partial(self._breakers.end, asked)
         if response.status == 200 and response.content_type == "text/event-stream":
             meter, head = await self._first_token(call, asked, response)
+            deadline, silence = _in(self._timeouts.stream), self._timeouts.total
             answer = UpstreamResponse(
-                call, target, response, head, ended=ended, deadline=_in(self._timeouts.stream), meter=meter
+                call, target, response, head, ended=ended, deadline=deadline, silence=silence, meter=meter
             )
             self._breakers.success(asked)
             return answer
@@ -369,8 +372,11 @@ class Upstream:
                 self._breakers.fault(asked, "no answer of Azure OpenAI's")
                 raise Garbage(f"status {response.status}, but no answer of Azure OpenAI's", response.status)
         self._breakers.success(asked)
-        seconds = self._timeouts.stream if as_it_comes else self._timeouts.total
-        return UpstreamResponse(call, target, response, body, ended=ended, deadline=_in(seconds), complete=complete)
+        total = self._timeouts.total
+        deadline = _in(self._timeouts.stream if as_it_comes else total)
+        return UpstreamResponse(
+            call, target, response, body, ended=ended, deadline=deadline, silence=total, complete=complete
+        )
 
     def _throttled(self, call: Call, target: Target, response: aiohttp.ClientResponse, body: bytes) -> Throttled:
         """What a 429 means for this try, and for the calls to come."""

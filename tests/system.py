@@ -223,6 +223,14 @@ class Caller:
             self.received += data
         return self
 
+    def skip_until(self, mark: bytes) -> Self:
+        """Until this mark has come. Only the last of what comes is kept."""
+        while mark not in self.received:
+            data = self._socket.recv(1_000_000)
+            assert data, "the connection ended early"
+            self.received = self.received[-16_384:] + data
+        return self
+
     def read_to_the_end(self, seconds: float) -> bool:
         """Whether the connection ends in this time. Only the last of what comes is kept."""
         deadline = time.monotonic() + seconds

@@ -114,3 +114,25 @@ def test_a_token_that_backends_refuse_is_replaced_and_not_with_every_call(
             assert running.chat(model).status == 200
         eventually(lambda: simulator.log(summary=True)["tokens_issued"] == before + 1)
         running.assert_no_defect()
+
+
+def test_a_stream_that_falls_silent_is_ended_and_says_so(impatient: System) -> None:
+    model = impatient.lone()
+    impatient.simulator.fault("stall", deployment=model, after_chunks=3, seconds=30)
+    started = time.monotonic()
+    answer = impatient.chat(model, stream=True)
+    assert 2.5 < time.monotonic() - started < 12  # `total` is 3 s; the machine may be slow
+    assert answer.status == 200
+    assert b"upstream_interrupted" in answer.body
+    assert b"[DONE]" not in answer.body
+    impatient.no_invocation_is_left()
+
+
+def test_a_caller_who_pauses_is_not_mistaken_for_a_silent_backend(impatient: System) -> None:
+    body = chat_body("gpt-4o", "simulate_output_tokens=60000", stream=True)  # more than fits on the way
+    with Caller(impatient, impatient.key, body, buffer=65_536) as caller:
+        caller.send().read_until(1)
+        time.sleep(4.5)  # `total` is 3 s
+        caller.skip_until(b"\r\n0\r\n\r\n")
+    assert b"[DONE]" in caller.received
+    assert b"upstream_interrupted" not in caller.received
