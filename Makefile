@@ -50,7 +50,7 @@ bench-files: azurite install-dev ## a file of 400 MB up and down, and the gatewa
 bench-chunkings: azurite install-dev ## ten thousand event streams in random pieces, byte for byte, and what is held back (5 minutes)
 	@$(PYTHON_IN) -m bench.chunkings
 
-bench-ledger: azurite install-dev ## measure the ledger: cost, kill -9, exactness, roll-up on a failing table, mutants (15 minutes)
+bench-ledger: azurite install-dev ## measure the ledger: cost, kill -9, exactness, roll-up on a failing table, mutants (20 minutes)
 	@$(PYTHON_IN) -m bench.ledger_cost
 	@$(PYTHON_IN) -m bench.ledger_kills
 	@$(PYTHON_IN) -m bench.ledger_exact

@@ -238,6 +238,16 @@ async def test_quota_and_budget_say_when_they_renew() -> None:
     assert broke.code == "budget_exceeded"
 
 
+async def test_a_batch_counts_towards_budgets_alone() -> None:
+    limiter, batch = House().limiter(), Usage(4_000_000, 500_000, service_tier="batch")
+    ann = consumer(tokens_per_minute=1_000, token_quota=10_000)
+    bob = consumer("bob", tokens_per_minute=1_000, token_quota=10_000, budget_usd=0.001)
+    for one in (ann, bob):
+        limiter.settle(await limiter.reserve(one, call()), batch)
+    assert isinstance(await attempt(limiter, ann), Reservation)
+    assert isinstance(await attempt(limiter, bob), BudgetExceeded)
+
+
 async def test_a_quota_is_not_overrun_by_many_instances() -> None:
     house = House()
     limiters, ann = [house.limiter() for _ in range(8)], consumer(token_quota=10_000, estimate="max")
