@@ -16,7 +16,7 @@ from shared.responses import Ended, LateResponse, MeteredResponse, refusal
 from shared.routing import Router, explained
 from shared.types import Attempt, Binding, Call, Consumer, Outcome, Plan, Target, Usage
 from shared.uploads import Upload
-from shared.upstream import UpstreamResponse
+from shared.upstream import LEFT, UpstreamResponse
 from shared.witness import Witness
 
 HUNG_UP = 499  # nobody receives it; it stands in the record of a call whose caller left
@@ -92,13 +92,15 @@ class Answering:
             failure = Outcome(status=error.status, attempts=failed.attempts, ended="refused")
             return refusal(error, _gateway_headers(arrival, plan, failed.attempts))
         except ClientGone:
-            # The backend may have read the prompt, and charges for that.
+            # The backend that was at it has read the prompt, and charges for that. What others charge stands at their
+            # tries.
             tried = sending.attempts
+            at_it = next((one.target for one in reversed(tried) if one.problem in ("", LEFT)), None)
             failure = Outcome(
                 status=HUNG_UP,
-                usage=metering.unanswered(call),
+                usage=metering.unanswered(call) if at_it is not None else Usage(),
                 attempts=tried,
-                served_by=next((one.target for one in reversed(tried) if one.usage is None), None),  # booked here
+                served_by=at_it,
                 total_ms=round(arrival.milliseconds()),
                 ended="hung_up",
             )

@@ -134,11 +134,14 @@ class _Together(logging.StreamHandler[TextIO]):
             self.handleError(record)
 
     def flush(self) -> None:
-        with self.lock or contextlib.nullcontext():
+        self.acquire()
+        try:
             if self._lines:
                 lines, self._lines = self._lines, []
                 self.stream.write("\n".join([*lines, ""]))
             super().flush()
+        finally:
+            self.release()
 
 
 def _log_to_stdout() -> None:

@@ -18,6 +18,7 @@ from shared.types import Attempt, Call, FallbackReason, Plan, Role, Target, Usag
 from shared.uploads import Upload
 from shared.upstream import (
     BEATEN,
+    LEFT,
     Beaten,
     Disconnected,
     Failed,
@@ -33,7 +34,6 @@ logger = logging.getLogger("tollgate.forwarding")
 
 _LOOK_AFTER = 3.0  # seconds after which a try is looked at that has shown nothing
 _LOOK_AGAIN = 1.0
-_LEFT = "the caller left"
 _LONGER = 1.5  # times the longest answer there was: from then on a target may hang
 
 
@@ -193,7 +193,7 @@ class Sending:
             return None
         except asyncio.CancelledError:
             if role == "try":  # a hedge's end is `lost`
-                self._note(target, 0, _LEFT, started, role)
+                self._note(target, 0, LEFT, started, role)
             raise
         except Failed as failed:
             self._throttled = self._throttled or isinstance(failed, Throttled)

@@ -69,6 +69,7 @@ class HedgedTry:
     async def run(self, first_look: float) -> UpstreamResponse | None:
         """The first answer; None where there is none. `first_look`: seconds until it may take too long."""
         self._timer = asyncio.get_running_loop().call_later(min(first_look, self._limit), self._look)
+        answer: UpstreamResponse | None = None
         try:
             answer = await self._tries.attempt(self._target, self._patience)
             self._first_is_over = True
@@ -80,7 +81,12 @@ class HedgedTry:
             self._first_is_over = True
             self._timer.cancel()
             if self._second is not None:
-                await self._drop(*self._second)
+                try:
+                    await self._drop(*self._second)
+                except BaseException:  # the caller left meanwhile: nobody receives the answer
+                    if answer is not None:
+                        answer.close()
+                    raise
 
     def _look(self) -> None:
         self._patience.start()

@@ -162,13 +162,13 @@ class MeteredResponse(Response):
         upstream, meter = self._upstream, self._upstream.meter
         watch: Watch | None = None
         try:
-            async with asyncio.timeout_at(upstream.deadline) as time:
-                watch = Watch(upstream, time, send, self._heartbeat)
+            async with asyncio.timeout_at(upstream.deadline) as timeout:
+                watch = Watch(upstream, timeout, send, self._heartbeat)
                 while not (meter.event_stream and meter.done):  # some backends keep the connection open behind the end
                     if meter.objects and self._witness is not None:
                         self._witness.events(meter.objects)
                         meter.objects = []
-                    watch.waits = True
+                    watch.waiting()
                     chunk = await upstream.content.readany()
                     watch.heard()
                     if not chunk:
@@ -217,23 +217,27 @@ class Watch:
     and the caller cuts silence, and ends the wait for one that is silent for too long. No task and no timer per chunk:
     one timer looks how long ago the last chunk was."""
 
-    def __init__(self, upstream: UpstreamResponse, time: asyncio.Timeout, send: Send, heartbeat: float) -> None:
-        """`time`: in which the answer must end. `heartbeat`: seconds until a silent stream gets a comment; 0: never."""
-        self.waits = False  # for a chunk; else for the caller to take one, which is no silence
+    def __init__(self, upstream: UpstreamResponse, timeout: asyncio.Timeout, send: Send, heartbeat: float) -> None:
+        """`timeout`: of the whole answer. `heartbeat`: seconds until a silent stream gets a comment; 0: never."""
+        self._waits = False  # for a chunk; else for the caller to take one, which is no silence
         self._loop = asyncio.get_running_loop()
         self._events = upstream.meter if isinstance(upstream.meter, StreamMeter) else None
         self._longest = upstream.silence
-        self._time = time
+        self._timeout = timeout
         self._send = send
         self._heartbeat = heartbeat if heartbeat and self._events else math.inf
-        self._heard = self._said = self._loop.time()
+        self._since = self._said = self._loop.time()
         self._sending: asyncio.Future[None] | None = None
         self._timer = self._loop.call_at(self._next(), self._look)
 
+    def waiting(self) -> None:
+        """For a chunk, from now on."""
+        self._waits = True
+        self._since = self._loop.time()
+
     def heard(self) -> None:
         """A chunk has come."""
-        self.waits = False
-        self._heard = self._loop.time()
+        self._waits = False
 
     def stop(self) -> None:
         self._timer.cancel()
@@ -241,20 +245,22 @@ class Watch:
             self._sending.cancel()
 
     def _next(self) -> float:
-        return min(self._heard + self._longest, max(self._heard, self._said) + self._heartbeat)
+        return min(self._since + self._longest, max(self._since, self._said) + self._heartbeat)
 
     def _look(self) -> None:
         now = self._loop.time()
-        if not self.waits:
-            self._heard = now
-        if now >= self._heard + self._longest:
-            self._time.reschedule(now)
+        if not self._waits:
+            self._since = now
+        if now >= self._since + self._longest:
+            with contextlib.suppress(RuntimeError):  # its time is over at this very moment
+                self._timeout.reschedule(now)
             return
-        if now >= max(self._heard, self._said) + self._heartbeat:
+        if now >= max(self._since, self._said) + self._heartbeat:
             self._said = now
             idle = self._sending is None or self._sending.done()  # a caller that does not read gets no more of them
             if idle and self._events is not None and self._events.between_events:
-                self._sending = asyncio.ensure_future(_say(self._send, _COMMENT))
+                # At once: in a turn from now a piece of an event may have passed.
+                self._sending = asyncio.Task(_say(self._send, _COMMENT), loop=self._loop, eager_start=True)
         self._timer = self._loop.call_at(self._next(), self._look)
 
 

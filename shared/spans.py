@@ -14,6 +14,7 @@ from shared.instruments import BACKEND, MODEL, REGION
 from shared.types import Attempt, Call, Consumer, Outcome
 
 BEATEN = "another was faster"  # upstream.py's word for a try that was called off, a hedge's loser
+LEFT = "the caller left"  # and for one that its caller did not wait for
 PROVIDER = "azure.ai.openai"
 _OPERATIONS = {"chat.completions": "chat", "completions": "text_completion", "responses.create": "chat"}
 _64_BITS = (1 << 64) - 1
@@ -161,8 +162,8 @@ def result_of(attempt: Attempt) -> str:
         return "caller_error"
     if attempt.status:
         return "failed"
-    if attempt.problem == BEATEN:
-        return "beaten"
+    if attempt.problem in (BEATEN, LEFT):
+        return "beaten" if attempt.problem == BEATEN else "left"
     return "timeout" if attempt.problem.startswith("no ") else "unreachable"
 
 

@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,8 +38,9 @@ MOST_BYTES = 4 * 1024 * 1024  # of a body or of an answer's text to be counted: 
 
 _IDLE = 120.0  # seconds until the child process is ended
 _MOST_WAITING = 32 * 1024 * 1024  # bytes of questions; who finds so many before it does without
-# Seconds for an answer. The first one includes the loading, which takes a second or two of a core, and much longer on a
-# busy machine; nothing is urgent about a call whose caller has left.
+_OVERHEAD = 4096  # bytes that a question counts for besides its own
+# Seconds from a question to its answer. The first one includes the loading, which takes a second or two of a core, and
+# much longer on a busy machine; nothing is urgent about a call whose caller has left.
 _PATIENCE = 60.0
 _LAST_PATIENCE = 10.0  # when the process ends
 # Where packages are is the parent's to tell: the Functions worker finds them by no environment variable.
@@ -96,7 +98,11 @@ class Tokenizer:
 
         async def count_first() -> None:
             model = outcome.usage.model or (outcome.served_by.model if outcome.served_by else "")
-            counted = await self.count(Question(model, body, said))
+            counted = None
+            try:
+                counted = await self.count(Question(model, body, said))
+            except Exception:  # the account must not be lost over it
+                logger.exception("tokens cannot be counted, and are estimated by characters")
             await account(counted.correct(outcome) if counted else outcome)
 
         task = asyncio.get_running_loop().create_task(count_first())
@@ -107,7 +113,7 @@ class Tokenizer:
     async def count(self, question: Question) -> Counted | None:
         """The tokens. None where they cannot be counted: the reason is logged, and an estimate has to do."""
         size = len(question.body) + len(question.said)
-        if size > MOST_BYTES or self._waiting + size > _MOST_WAITING:
+        if size > MOST_BYTES or self._waiting + size + _OVERHEAD > _MOST_WAITING:
             return None
         loop = asyncio.get_running_loop()
         if self._thread is None:
@@ -115,11 +121,11 @@ class Tokenizer:
         if self._ending is not None:
             self._ending.cancel()
         self._ending = loop.call_later(_IDLE, self._end_child)
-        self._waiting += size
+        self._waiting += size + _OVERHEAD
         try:
-            return await loop.run_in_executor(self._thread, self._ask, question)
+            return await loop.run_in_executor(self._thread, self._ask, question, time.monotonic() + _PATIENCE)
         finally:
-            self._waiting -= size
+            self._waiting -= size + _OVERHEAD
 
     async def stop(self, patience: float = _LAST_PATIENCE) -> None:
         """Who still waits then does without."""
@@ -141,8 +147,8 @@ class Tokenizer:
         if self._thread is not None:
             self._thread.submit(self._end)
 
-    def _ask(self, question: Question) -> Counted | None:
-        if self._stopping:
+    def _ask(self, question: Question, until: float) -> Counted | None:
+        if self._stopping or (left := until - time.monotonic()) <= 0:
             return None
         if self._child is not None and self._child.poll() is not None:
             self._end()
@@ -157,7 +163,7 @@ class Tokenizer:
                 )
             assert child.stdin is not None
             assert child.stdout is not None
-            watch = threading.Timer(_PATIENCE, child.kill)
+            watch = threading.Timer(left, child.kill)
             watch.start()
             try:
                 _write(child.stdin, msgspec.msgpack.encode(question))

@@ -164,6 +164,7 @@ class Garbage(Failed):
 
 
 BEATEN = "another was faster"
+LEFT = "the caller left"
 
 
 class Patience:

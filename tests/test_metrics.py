@@ -109,6 +109,7 @@ def test_a_traceparent_is_taken_as_it_is() -> None:
         (0, "no answer within 20.0 s", "timeout"),
         (0, "ClientConnectorError: nobody is there", "unreachable"),
         (0, upstream.BEATEN, "beaten"),
+        (0, upstream.LEFT, "left"),
     ],
 )
 def test_a_try_ends_in_one_of_few_words(status: int, problem: str, result: str) -> None:
