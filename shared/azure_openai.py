@@ -18,7 +18,8 @@ from shared.types import Backend, Call, FallbackReason, Operation, Reference, Su
 
 _BELOW_DEPLOYMENT = ("chat/completions", "completions", "embeddings", "audio/", "images/generations", "images/edits")
 
-_IN_SESSION = ("session.model", "session.audio.input.transcription.model")
+_MODEL_OF_SESSION = "session.model"
+_IN_SESSION = (_MODEL_OF_SESSION, "session.audio.input.transcription.model")
 _IN_QUERY = "?model"
 _TO_TRANSCRIBE: dict[str, Any] = {"model": "body", "model_at": ("input_audio_transcription.model",)}
 
@@ -251,6 +252,7 @@ _STORED_IF = {"chat_completion": False, "response": True}  # what a call leaves 
 _SEALING, _SEALED = frozenset(("responses.create", "responses.compact")), b"encrypted_content"
 _MOST_REFERENCES = 1000  # each may have to be looked up
 _LARGEST_SESSION = 256 * 1024  # bytes of what a realtime call is to be like, instructions and tools included
+_BLANKS = b" \t\r\n"  # that may stand before a JSON value
 _SYSTEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:@/-]{0,63}")
 
 
@@ -386,12 +388,7 @@ def _with_body(call: Call, body: bytes) -> Call:
     if makes in _STORED_IF:
         store = fields.get("store", bool, "true or false")
         makes = makes if (_STORED_IF[makes] if store is None else store) else ""
-    try:
-        named_too = references.named(body, operation.name) if operation.metered != "input" else ()
-    except RecursionError:
-        raise InvalidRequest("The body is nested too deeply.") from None
-    if len(named_too) > _MOST_REFERENCES:
-        raise InvalidRequest(f"The body names more than {_MOST_REFERENCES} objects.")
+    named_too = _named_objects(body, operation) if operation.metered != "input" else ()
     return msgspec.structs.replace(
         call,
         model=model,
@@ -411,6 +408,18 @@ def _with_body(call: Call, body: bytes) -> Call:
     )
 
 
+def _named_objects(body: bytes, operation: Operation) -> tuple[Reference, ...]:
+    try:
+        found = references.named(body, operation.name)
+    except RecursionError:
+        raise InvalidRequest("The body is nested too deeply.") from None
+    except ValueError:
+        raise InvalidRequest("The body has a number of too many digits.") from None
+    if len(found) > _MOST_REFERENCES:
+        raise InvalidRequest(f"The body names more than {_MOST_REFERENCES} objects.")
+    return found
+
+
 def _with_offer(call: Call, body: bytes) -> Call:
     """An offer of WebRTC: in a form beside the session that is wanted, or alone, with the model in the query."""
     kind, values = call.headers.get("content-type", ""), {}
@@ -419,7 +428,8 @@ def _with_offer(call: Call, body: bytes) -> Call:
         for start in range(0, len(body), _LARGEST_SESSION):
             fields.feed(body[start : start + _LARGEST_SESSION])
         if found := fields.found.get(b"session"):
-            values["session"] = slice(found.start, found.start + len(found.value))
+            blanks = len(found.value) - len(found.value.lstrip(_BLANKS))
+            values["session"] = slice(found.start + blanks, found.start + len(found.value))
     elif not kind.lower().startswith("application/sdp"):
         raise InvalidRequest(
             "The content-type is wrong: expected application/sdp, or multipart/form-data with `sdp` and `session`."
@@ -429,6 +439,8 @@ def _with_offer(call: Call, body: bytes) -> Call:
     asked = dict(parameters).get("model")
     if not (named or asked):
         raise _missing_model()
+    if asked and model_at != _MODEL_OF_SESSION:
+        named = None  # it transcribes what the model of the query hears
     if named and asked and named != asked:
         raise InvalidRequest("The query and the session name two models.", param="model")
     return msgspec.structs.replace(
@@ -439,7 +451,7 @@ def _with_offer(call: Call, body: bytes) -> Call:
         values=values,
         body_model=named,
         model_at=model_at if named else _IN_QUERY,
-        references=references.named(body[values["session"]], call.operation.name) if values else (),
+        references=_named_objects(body[values["session"]], call.operation) if values else (),
     )
 
 

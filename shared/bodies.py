@@ -32,10 +32,13 @@ class Fields:
         return name in self._values
 
     def below(self, name: str) -> "Fields":
-        """The fields of the object in a field; none where there is no such object."""
+        """The fields of the object in an optional field; null counts as absent, and has none. Raises `InvalidRequest`
+        for another kind."""
         place = self._values.get(name)
-        inner = self._body[place] if place else b""
-        return Fields(inner, top_level(inner)) if inner[:1] == b"{" else Fields(b"", {})
+        inner = self._body[place] if place else b"null"
+        if inner[:1] != b"{" and inner != b"null":
+            raise InvalidRequest(f"The field `{name}` has the wrong type: expected a JSON object.", param=name)
+        return Fields(inner, top_level(inner) if inner != b"null" else {})
 
     def get[T](self, name: str, kind: type[T], expected: str) -> T | None:
         """The value of an optional field; null counts as absent. Raises `InvalidRequest` for another kind."""

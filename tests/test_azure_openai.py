@@ -122,11 +122,50 @@ def test_an_offer_alone_goes_to_the_model_of_the_query() -> None:
         (FORM % (OFFER, b'{"model": "a", "model": "b"}'), AS_FORM, ""),
         (FORM % (OFFER, SESSION), AS_FORM, "model=other"),
         (FORM % (OFFER, b'{"x": "' + b"x" * 300_000 + b'"}'), AS_FORM, ""),
+        (FORM % (OFFER, b'\r\n\t {"model": "other"}'), AS_FORM, "model=gpt-4o"),
     ],
 )
 def test_an_offer_that_names_no_model_or_two_is_refused(body: bytes, kind: str, query: str) -> None:
     with pytest.raises(InvalidRequest):
         offer(body, kind, query)
+
+
+@pytest.mark.parametrize(
+    "session",
+    [b"hello", b"", b" ", b"[" * 100_000, b'{"a":' * 100_000, b'["model"]', b"7", b"{", b'{"n": ' + b"9" * 5000 + b"}"],
+)
+def test_a_session_that_is_no_object_is_refused_whatever_the_query_names(session: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        offer(FORM % (OFFER, session), AS_FORM, "model=gpt-4o")
+
+
+def test_the_model_of_a_session_is_found_behind_blanks_and_translated_where_it_stands() -> None:
+    made = offer(FORM % (OFFER, b"\n \t" + SESSION + b"\n"), AS_FORM)
+    assert made.model == "gpt-4o"
+    assert upstream_request(made, target()).body == FORM % (
+        OFFER,
+        b"\n \t" + SESSION.replace(b"gpt-4o", b"prod") + b"\n",
+    )
+
+
+def test_a_session_may_name_another_model_that_transcribes() -> None:
+    session = b'{"type":"realtime","audio":{"input":{"transcription":{"model":"whisper-1"}}}}'
+    made = offer(FORM % (OFFER, session), AS_FORM, "model=gpt-4o")
+    request = upstream_request(made, target())
+    assert (made.model, request.body) == ("gpt-4o", FORM % (OFFER, session))
+    assert request.url.endswith("/openai/v1/realtime/calls?model=prod")
+    assert offer(FORM % (OFFER, session), AS_FORM).model == "whisper-1"
+
+
+def test_a_field_that_should_hold_an_object_and_does_not_is_told() -> None:
+    with pytest.raises(InvalidRequest, match="session"):
+        call("/v1/realtime/client_secrets", b'{"session": "gpt-4o"}')
+
+
+@pytest.mark.parametrize("value", [b"9" * 5000, b"[" * 100_000 + b"]" * 100_000])
+def test_what_cannot_be_searched_for_objects_is_refused(value: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        call("/v1/responses", b'{"model": "gpt-4o", "previous_response_id": "resp_1", "x": %s}' % value)
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,11 @@ BODIES: dict[str, tuple[bytes, str, str | None]] = {
         "invalid_request",
         None,
     ),
+    "thousands of digits": (
+        b'{"model": "gpt-4o", "messages": [], "file_id": "file-1", "n": ' + b"9" * 5000 + b"}",
+        "invalid_request",
+        None,
+    ),
     "deep object": (b'{"a":' * DEEP + b"1" + b"}" * DEEP, "invalid_request", None),
     "deep and open": (b"[" * DEEP, "invalid_request", None),
 }
@@ -158,6 +163,17 @@ BODIES: dict[str, tuple[bytes, str, str | None]] = {
 def test_a_body_that_makes_no_call_is_a_bad_request(gateway: System, body: str) -> None:
     data, code, param = BODIES[body]
     assert_refused(gateway, gateway.post(CHAT, data), 400, code, param)
+
+
+@pytest.mark.parametrize("session", [b"hello", b"", b"[" * 10_000, b' {"model": "gpt-4o"}'])
+def test_a_form_of_realtime_whose_session_is_none_or_names_another_model_is_a_bad_request(
+    gateway: System, session: bytes
+) -> None:
+    part = b'--x\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
+    form = part % (b"sdp", b"v=0\r\n") + part % (b"session", session) + b"--x--\r\n"
+    kind = {"content-type": "multipart/form-data; boundary=x"}
+    answer = gateway.post("/v1/realtime/calls?model=gpt-realtime", form, kind)
+    assert_refused(gateway, answer, 400, "invalid_request", answer.error()["param"])
 
 
 @pytest.mark.parametrize("body", ["empty", "not JSON", "a list", "deep list", "stream a string"])
