@@ -31,9 +31,10 @@ TABLE = "affinity"
 NOBODY = ""  # the consumer of an id that was adopted
 _MAY_MOVE = frozenset(("response", "chat_completion"))  # few refer to them, so they may be made elsewhere in need
 
-_MOST_KNOWN = 20_000  # ids at hand; about 400 bytes each
+_MOST_KNOWN = 20_000  # objects at hand, and as many items; about 400 bytes each
 _MOST_HOMES = 10_000
 _WAIT = 2.5  # seconds that a call waits for the table, where the alternative is to refuse it
+_AT_ONCE = 8  # objects of one call that are looked for at a time, each in up to three tables
 _FIRST_PAUSE, _LONGEST_PAUSE, _TRIES = 0.1, 5.0, 100
 _ABSENT_FOR = 60.0  # seconds in which an id that no backend knows is not looked for again
 _DAY = 86_400.0
@@ -44,10 +45,10 @@ class Place(msgspec.Struct, frozen=True):
 
     backend: str
     consumer: str
-    kind: str
     pending: bool = False
 
 
+_Places = OrderedDict[tuple[str, str], Place]
 Ask = Callable[[Backend, Reference], Awaitable[bool]]
 
 
@@ -61,8 +62,9 @@ class Affinity:
         self._adopts = configuration.adopt_unknown_ids
         self._usable = usable
         self._ask = ask
-        self._known: OrderedDict[str, Place] = OrderedDict()
-        self._absent: OrderedDict[str, float] = OrderedDict()
+        self._known: _Places = OrderedDict()  # by kind and id
+        self._items: _Places = OrderedDict()  # by consumer and id
+        self._absent: OrderedDict[Reference, float] = OrderedDict()
         self._homes: OrderedDict[str, dict[str, str]] = OrderedDict()
         self._writing: set[asyncio.Task[None]] = set()
 
@@ -72,11 +74,9 @@ class Affinity:
         Raises `StateNotFound` for an object that is unknown or another consumer's, `StateConflict` for objects of
         several backends, and `StateUnavailable` when their backend is gone.
         """
-        backends = await asyncio.gather(*(self._holder(consumer, reference) for reference in call.references))
         holders: dict[str, Reference] = {}
-        for backend, reference in zip(backends, call.references, strict=True):
-            if backend is not None:
-                holders.setdefault(backend, reference)
+        for reference, place in (await self.places(consumer, call.references)).items():
+            holders.setdefault(place.backend, reference)
         if not holders:
             if not (call.makes or call.operation.lists) and call.model:
                 return UNBOUND
@@ -92,24 +92,31 @@ class Affinity:
             raise StateUnavailable(f"{reason} That backend is no longer in the gateway's configuration.")
         return Binding(frozenset((backend,)), backend, reason)
 
-    async def _holder(self, consumer: Consumer, reference: Reference) -> str | None:
-        """The backend that keeps an object. None: it does not matter, because the item has its content with it."""
-        try:
-            return (await self.place(consumer, reference)).backend
-        except StateNotFound:
-            if reference.kind == "sealed":
-                return None
-            raise
-
-    async def place(self, consumer: Consumer, reference: Reference) -> Place:
-        """Where an object of this consumer's is. Raises `StateNotFound`."""
-        place = await self._find(reference, consumer.id)
-        if place is None and self._adopts:
-            place = await self._adopt(reference)
-        if place is None or place.consumer not in (NOBODY, consumer.id):
-            kind = reference.kind.replace("_", " ")
-            raise StateNotFound(f"There is no {kind} with the id {reference.id[:128]!r}.", param=f"{reference.kind}_id")
-        return place
+    async def places(self, consumer: Consumer, references: Iterable[Reference]) -> dict[Reference, Place]:
+        """Where these objects of this consumer's are, without the sealed items of which that is unknown: they have
+        their content with them. Raises `StateNotFound` at the first that is not there, and `StoreUnavailable`."""
+        places, unread, unknown = dict[Reference, Place](), list[Reference](), list[Reference]()
+        for reference in references:
+            place = self._recall(reference, consumer.id)
+            if place is None:
+                unread.append(reference)
+            else:
+                places |= _own(consumer, reference, place)
+        if not unread:
+            return places
+        async with _budget():
+            for some in itertools.batched(unread, _AT_ONCE, strict=False):
+                read = await asyncio.gather(*(self._read(reference, consumer.id) for reference in some))
+                for reference, place in zip(some, read, strict=True):
+                    if place is None and self._adopts:
+                        unknown.append(reference)
+                    else:
+                        places |= _own(consumer, reference, place)
+        for some in itertools.batched(unknown, _AT_ONCE, strict=False):
+            adopted = await asyncio.gather(*(self._adopt(consumer, reference) for reference in some))
+            for reference, place in zip(some, adopted, strict=True):
+                places |= _own(consumer, reference, place)
+        return places
 
     async def own(self, consumer: Consumer, kind: str) -> dict[str, str]:
         """The ids of a consumer's objects of a kind, each with its backend. Raises `StoreUnavailable`."""
@@ -151,19 +158,19 @@ class Affinity:
         this process, in the table when the tasks are done. What is `known` (the call named it) is left as it is."""
         passed_over, writing = {reference.id for reference in known}, []
         for reference, pending in objects.items():
-            if reference.id in passed_over or reference.id in self._known:
+            if reference.id in passed_over or self._recall(reference, consumer):
                 continue
-            place = Place(backend, consumer, reference.kind, pending)
-            self._remember(reference.id, place)
+            place = Place(backend, consumer, pending)
+            self._remember(reference, place)
             writing.append(self._start(self._persist(reference.id, self._writer(reference, place))))
         return writing
 
     def record_items(self, consumer: str, backend: str, ids: Iterable[str]) -> list[asyncio.Task[None]]:
         """Note likewise where these items of responses and conversations are, all in one transaction: there are many,
         and nobody else ever looks for them."""
-        fresh = [item for item in ids if item not in self._known]
+        fresh = [item for item in ids if (consumer, item) not in self._items]
         for item in fresh:
-            self._remember(item, Place(backend, consumer, "item"))
+            self._remember(Reference("item", item), Place(backend, consumer))
         table, row = self._tables("item")[0], {"backend": backend, "consumer": consumer, "kind": "item"}
         return [
             self._start(self._persist(some[0], partial(table.merge, f"item-{consumer}", dict.fromkeys(some, row))))
@@ -172,11 +179,13 @@ class Affinity:
 
     async def settles(self, reference: Reference) -> bool:
         """Whether the usage of an object is told now for the first time, anywhere: then this call is charged for it."""
-        place = await self._find(reference, NOBODY)
+        place = self._recall(reference, NOBODY)
+        if place is None:
+            async with _budget():
+                place = await self._read(reference, NOBODY)
         if place is None or not place.pending:
             return False
-        settled = msgspec.structs.replace(place, pending=False)
-        self._remember(reference.id, settled)
+        self._remember(reference, msgspec.structs.replace(place, pending=False))
         try:
             for table in self._tables(reference.kind):
                 row = await table.get(_partition(reference.id), reference.id)
@@ -193,7 +202,7 @@ class Affinity:
 
     def awaits_usage(self, reference: Reference) -> bool:
         """Whether this process has noted that the object's usage is still to be told."""
-        place = self._known.get(reference.id)
+        place = self._recall(reference, NOBODY)
         return place is not None and place.pending
 
     async def forget(self, consumer: Consumer, reference: Reference) -> None:
@@ -217,29 +226,25 @@ class Affinity:
 
     # --- rows ---------------------------------------------------------------------------------------------------------
 
-    async def _find(self, reference: Reference, consumer: str) -> Place | None:
-        if (place := self._known.get(reference.id)) is not None:
-            self._known.move_to_end(reference.id)
-            return place
-        partition = f"item-{consumer}" if reference.kind in ITEMS else _partition(reference.id)
+    async def _read(self, reference: Reference, consumer: str) -> Place | None:
+        """What the table knows of an object, or of an item of this consumer's."""
+        kind, partition = reference.kind, _partition(reference.id)
+        if kind in ITEMS:
+            kind, partition = "item", f"item-{consumer}"
         try:
-            async with _budget():
-                rows = await asyncio.gather(
-                    *(table.get(partition, reference.id) for table in self._tables(reference.kind))
-                )
+            rows = await asyncio.gather(*(table.get(partition, reference.id) for table in self._tables(kind)))
         except ValueError:  # no row can have such a key
             return None
-        row = next((row for row in rows if row is not None), None)
-        if row is None:
+        found = next((row.properties for row in rows if row is not None and row.properties.get("kind") == kind), None)
+        if found is None:
             return None
-        told = {name: str(row.properties.get(name, "")) for name in ("backend", "consumer", "kind")}
-        place = Place(**told, pending=bool(row.properties.get("pending")))
-        self._remember(reference.id, place)
+        place = Place(str(found.get("backend", "")), str(found.get("consumer", "")), bool(found.get("pending")))
+        self._remember(reference, place)
         return place
 
     def _writer(self, reference: Reference, place: Place) -> Callable[[], Awaitable[None]]:
         table = self._tables(reference.kind)[0]
-        row: dict[str, str | bool] = {"backend": place.backend, "consumer": place.consumer, "kind": place.kind}
+        row: dict[str, str | bool] = {"backend": place.backend, "consumer": place.consumer, "kind": reference.kind}
         if place.pending:
             row["pending"] = True
 
@@ -275,11 +280,26 @@ class Affinity:
             pause = min(2 * pause, _LONGEST_PAUSE)
         logger.error("the place of %s is lost: the table has failed for too long", name)
 
-    def _remember(self, object_id: str, place: Place) -> None:
-        self._known[object_id] = place
-        self._known.move_to_end(object_id)
-        while len(self._known) > _MOST_KNOWN:
-            self._known.popitem(last=False)
+    def _recall(self, reference: Reference, consumer: str) -> Place | None:
+        """What this process knows of an object, or of an item of this consumer's."""
+        known, key = self._shelf(reference, consumer)
+        if (place := known.get(key)) is not None:
+            known.move_to_end(key)
+        return place
+
+    def _remember(self, reference: Reference, place: Place) -> None:
+        known, key = self._shelf(reference, place.consumer)
+        known[key] = place
+        known.move_to_end(key)
+        while len(known) > _MOST_KNOWN:
+            known.popitem(last=False)
+
+    def _shelf(self, reference: Reference, consumer: str) -> tuple[_Places, tuple[str, str]]:
+        """Apart, as in the table: backends tell items that callers have named, and an item must not stand for an
+        object, or for another consumer's item."""
+        if reference.kind in ITEMS:
+            return self._items, (consumer, reference.id)
+        return self._known, (reference.kind, reference.id)
 
     def _tables(self, kind: str) -> list[Table]:
         """The tables that may hold an object of this kind, the one for new rows first."""
@@ -314,10 +334,12 @@ class Affinity:
 
         return min(serving, key=rank).name
 
-    async def _adopt(self, reference: Reference) -> Place | None:
+    async def _adopt(self, consumer: Consumer, reference: Reference) -> Place | None:
         """Look for an object on all backends. Raises `StateUnavailable` when one that may have it does not answer."""
+        if reference.kind == "realtime_call":  # nobody can be asked for one; by SIP they reach the backend on their own
+            return Place(await self.home(consumer, ""), NOBODY)
         clock = asyncio.get_running_loop().time
-        if self._absent.get(reference.id, 0.0) > clock() or not KINDS[reference.kind].path:
+        if self._absent.get(reference, 0.0) > clock() or not KINDS[reference.kind].path:
             return None
         names = list(self._backends)
         answers = await asyncio.gather(
@@ -326,12 +348,12 @@ class Affinity:
         for name, answer in zip(names, answers, strict=True):
             if answer is True:
                 self.record(NOBODY, name, {reference: False})
-                return Place(name, NOBODY, reference.kind)
+                return Place(name, NOBODY)
         if failed := [name for name, answer in zip(names, answers, strict=True) if isinstance(answer, BaseException)]:
             raise StateUnavailable(
                 f"{reference.id[:128]} is unknown here, and {', '.join(failed)} cannot be asked for it now."
             )
-        self._absent[reference.id] = clock() + _ABSENT_FOR
+        self._absent[reference] = clock() + _ABSENT_FOR
         while len(self._absent) > 1000:
             self._absent.popitem(last=False)
         return None
@@ -343,6 +365,16 @@ async def drop_old(store: Store) -> None:
     for name in await store.names(f"{TABLE}2"):
         if name < oldest:
             await store.drop(name)
+
+
+def _own(consumer: Consumer, reference: Reference, place: Place | None) -> dict[Reference, Place]:
+    """What of an object's place this consumer may know. Raises `StateNotFound`."""
+    if place is not None and place.consumer in (NOBODY, consumer.id):
+        return {reference: place}
+    if reference.kind == "sealed":
+        return {}
+    kind = reference.kind.replace("_", " ")
+    raise StateNotFound(f"There is no {kind} with the id {reference.id[:128]!r}.", param=f"{reference.kind}_id")
 
 
 def _partition(object_id: str) -> str:

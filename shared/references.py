@@ -74,8 +74,10 @@ _FREE = frozenset(("metadata", "attributes", "filters", "parameters", "schema", 
 
 _SOURCE, _FILE = ("type", "file_id"), ("object", "file")  # as in the sources of evals, and in a completed upload
 
-_THOUGHTS = (("type", "reasoning"), ("type", "compaction"))  # items that are looked up by their ids, if not sealed
-_WITH_ITEMS, _SAID = frozenset(("input", "items")), frozenset(("type", "role"))  # without either, an item is an id
+_TAKING_ITEMS = ("responses.", "conversations.")  # the operations whose bodies have items of earlier answers
+_LISTS_OF_ITEMS = frozenset(("input", "items"))
+_DESCRIBING = frozenset(("type", "role"))  # an item without either is nothing but an id
+_LOOKED_UP = (("type", "reasoning"), ("type", "compaction"))  # by their ids, unless their content is sealed in them
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{4,255}")
 _INSIDE_A_CONTAINER = "cfile_"  # such files are named together with their container
@@ -95,14 +97,15 @@ _DECODE = json.JSONDecoder(object_pairs_hook=_Object).decode
 
 
 def named(body: bytes, operation: str) -> tuple[Reference, ...]:
-    """The objects that the body of a call names, each once. Raises `RecursionError` for one nested too deeply."""
+    """The objects that the body of a call names, each once. Raises `RecursionError` for one nested too deeply, and
+    `ValueError` for one with a number of thousands of digits."""
     if operation in _FREQUENT and not (b"\\u00" in body and _ESCAPED.search(body)):
         for needle in _FREQUENT[operation]:
             if needle in body:
                 break
         else:
             return ()
-    return tuple(dict.fromkeys(_walk(_DECODE(body.decode("utf-8", "replace")))))
+    return tuple(dict.fromkeys(_walk(_DECODE(body.decode("utf-8", "replace")), operation.startswith(_TAKING_ITEMS))))
 
 
 def told(answer: bytes) -> tuple[Reference, ...]:
@@ -110,14 +113,14 @@ def told(answer: bytes) -> tuple[Reference, ...]:
     if not any(needle in answer for needle in (*_ANYWHERE, b"thread_id", b"_file", b"eval_id", b'"file"', b"_tuned")):
         return ()
     try:
-        found = dict.fromkeys(_walk(_DECODE(answer.decode("utf-8", "replace"))))
+        found = dict.fromkeys(_walk(_DECODE(answer.decode("utf-8", "replace")), takes_items=False))
     except (ValueError, RecursionError):
         return ()
-    return tuple(reference for reference in found if _ID.fullmatch(reference.id) and reference.kind not in ITEMS)
+    return tuple(reference for reference in found if _ID.fullmatch(reference.id))
 
 
 class _Item(msgspec.Struct):
-    id: str = ""
+    id: Any = None
 
 
 _decode_items = msgspec.json.Decoder(list[_Item]).decode
@@ -126,54 +129,60 @@ _decode_items = msgspec.json.Decoder(list[_Item]).decode
 def items(listed: bytes) -> list[str]:
     """The ids of the items in a list, as a response or a conversation tells them."""
     try:
-        return [item.id for item in _decode_items(listed) if _ID.fullmatch(item.id)]
+        return [item.id for item in _decode_items(listed) if isinstance(item.id, str) and _ID.fullmatch(item.id)]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return []
 
 
-def _walk(value: Any) -> Iterator[Reference]:
+def _walk(value: Any, takes_items: bool) -> Iterator[Reference]:
     if isinstance(value, _Object):
-        yield from _item(value)
+        if takes_items:
+            yield from _item(value)
         for key, inner in value:
             if key in _FREE:
                 continue
-            if key in _WITH_ITEMS and isinstance(inner, list):
-                for one in inner:
-                    if isinstance(one, _Object) and not any(name in _SAID and said for name, said in one):
-                        yield from (
-                            Reference("item", said) for name, said in one if name == "id" and isinstance(said, str)
-                        )
+            if takes_items and key in _LISTS_OF_ITEMS and isinstance(inner, list):
+                yield from _bare_items(inner)
             if (kind := _FIELDS.get(key)) is None:
                 if key == "id" and isinstance(inner, str) and (_SOURCE in value or _FILE in value):
                     yield Reference("file", inner)
-                yield from _walk(inner)
+                yield from _walk(inner, takes_items)
             else:
-                yield from _ids(kind, inner)
+                yield from _ids(kind, inner, takes_items)
     elif isinstance(value, list):
         for inner in value:
-            yield from _walk(inner)
+            yield from _walk(inner, takes_items)
 
 
 def _item(value: _Object) -> Iterator[Reference]:
-    """The item of an earlier response that an object in the input stands for."""
+    """The item of an earlier response that an object in the input stands for, as its type tells."""
     if ("type", "item_reference") in value:
-        kind = "item"
-    elif any(thought in value for thought in _THOUGHTS):
-        kind = "sealed" if any(key == "encrypted_content" and inner for key, inner in value) else "item"
-    else:
-        return
+        yield from _own_id("item", value)
+    elif any(looked_up in value for looked_up in _LOOKED_UP):
+        sealed = any(key == "encrypted_content" and inner for key, inner in value)
+        yield from _own_id("sealed" if sealed else "item", value)
+
+
+def _bare_items(listed: list[Any]) -> Iterator[Reference]:
+    """The items of earlier responses that stand in a list as their ids alone."""
+    for one in listed:
+        if isinstance(one, _Object) and not any(key in _DESCRIBING and inner for key, inner in one):
+            yield from _own_id("item", one)
+
+
+def _own_id(kind: str, value: _Object) -> Iterator[Reference]:
     yield from (Reference(kind, inner) for key, inner in value if key == "id" and isinstance(inner, str))
 
 
-def _ids(kind: str, value: Any) -> Iterator[Reference]:
+def _ids(kind: str, value: Any, takes_items: bool) -> Iterator[Reference]:
     """The ids in a field that names objects of a kind: one, several, or in an object that has an `id`."""
     if isinstance(value, str):
         if value and not value.startswith(_INSIDE_A_CONTAINER):
             yield Reference(kind, value)
     elif isinstance(value, _Object):
         if kind in ("conversation", "container"):
-            yield from (Reference(kind, inner) for key, inner in value if key == "id" and isinstance(inner, str))
-        yield from _walk(value)
+            yield from _own_id(kind, value)
+        yield from _walk(value, takes_items)
     elif isinstance(value, list):
         for inner in value:
-            yield from _ids(kind, inner)
+            yield from _ids(kind, inner, takes_items)

@@ -5,14 +5,42 @@ from typing import Any
 
 import pytest
 
+from shared import affinity as module
 from shared import azure_openai, config
-from shared.affinity import Affinity, drop_old
-from shared.errors import StateConflict, StateNotFound, StateUnavailable
-from shared.stores.memory import MemoryStore
+from shared.affinity import Affinity, Place, drop_old
+from shared.errors import StateConflict, StateNotFound, StateUnavailable, StoreUnavailable
+from shared.stores import Row
+from shared.stores.memory import MemoryStore, MemoryTable
 from shared.types import Backend, Call, Consumer, Reference
 
 ALICE, BOB = Consumer("alice00000", "Alice"), Consumer("bob0000000", "Bob")
 ONE, TWO = Reference("file", "file-11111"), Reference("vector_store", "vs_22222")
+
+
+class CountedStore(MemoryStore):
+    """Takes its time for every row that is read, and counts how many are asked for."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        super().__init__()
+        self.seconds, self.reads, self.reading, self.most = seconds, 0, 0, 0
+
+    def table(self, name: str) -> MemoryTable:
+        return CountedTable(self, name)
+
+
+class CountedTable(MemoryTable):
+    def __init__(self, store: CountedStore, name: str) -> None:
+        super().__init__(store, name)
+        self.counts = store
+
+    async def get(self, partition: str, key: str) -> Row | None:
+        counts = self.counts
+        counts.reads += 1
+        counts.reading += 1
+        counts.most = max(counts.most, counts.reading)
+        await asyncio.sleep(counts.seconds)
+        counts.reading -= 1
+        return await super().get(partition, key)
 
 
 def configuration(*names: str, adopts: bool = False, **models: list[str]) -> config.Configuration:
@@ -47,6 +75,10 @@ def affinity(
 
 def call(path: str, body: bytes = b"", method: str = "POST") -> Call:
     return azure_openai.parse_call(azure_openai.match(method, path), "", {}, body)
+
+
+async def place(affinity: Affinity, consumer: Consumer, reference: Reference) -> Place:
+    return (await affinity.places(consumer, (reference,)))[reference]
 
 
 async def known(affinity: Affinity, consumer: Consumer, **where: Reference) -> None:
@@ -111,10 +143,10 @@ async def test_another_instance_finds_what_was_made_and_keeps_it_from_others() -
     assert await other.own(ALICE, "file") == {"file-11111": "b"}
     assert await other.own(BOB, "file") == {}
     await known(other, BOB, a=ONE)  # nobody takes over what has an owner
-    assert (await affinity(store, settings).place(ALICE, ONE)).backend == "b"
+    assert (await place(affinity(store, settings), ALICE, ONE)).backend == "b"
     await other.forget(ALICE, ONE)
     with pytest.raises(StateNotFound):
-        await affinity(store, settings).place(ALICE, ONE)
+        await place(affinity(store, settings), ALICE, ONE)
 
 
 async def test_responses_may_be_made_elsewhere_in_need_and_files_not() -> None:
@@ -138,23 +170,88 @@ async def test_a_usage_is_charged_once_whoever_is_told_it() -> None:
 @pytest.mark.parametrize("object_id", ["file-1/../x", "file-\x00", "f" * 2000, "file#1", "\ud800"])
 async def test_what_can_be_no_id_is_not_found(object_id: str) -> None:
     with pytest.raises(StateNotFound):
-        await affinity(MemoryStore(), configuration("a")).place(ALICE, Reference("file", object_id))
+        await place(affinity(MemoryStore(), configuration("a")), ALICE, Reference("file", object_id))
 
 
 async def test_unknown_ids_are_adopted_only_where_that_is_allowed_and_looked_for_once() -> None:
     with pytest.raises(StateNotFound):
-        await affinity(MemoryStore(), configuration("a", "b"), b="file-11111").place(ALICE, ONE)
+        await place(affinity(MemoryStore(), configuration("a", "b"), b="file-11111"), ALICE, ONE)
     adopting: Any = affinity(MemoryStore(), configuration("a", "b", adopts=True), b="file-11111")
     for consumer in (ALICE, BOB, ALICE):  # it has no owner
-        assert (await adopting.place(consumer, ONE)).backend == "b"
+        assert (await place(adopting, consumer, ONE)).backend == "b"
     assert adopting.asked == ["a", "b"]
     for _ in range(2):
         with pytest.raises(StateNotFound):
-            await adopting.place(ALICE, TWO)
+            await place(adopting, ALICE, TWO)
     assert adopting.asked == ["a", "b"] * 2
     silent = affinity(MemoryStore(), configuration("a", "b", adopts=True), down=frozenset(("a",)))
     with pytest.raises(StateUnavailable):  # who did not answer may have it
-        await silent.place(ALICE, ONE)
+        await place(silent, ALICE, ONE)
+
+
+async def test_an_item_stands_for_no_object_and_for_nobody_elses_item() -> None:
+    store, settings = MemoryStore(), configuration("a", "b")
+    item = Reference("item", "msg_12345")
+    await known(affinity(store, settings), ALICE, a=ONE)
+    listing = affinity(store, settings)
+    await asyncio.gather(*listing.record_items(BOB.id, "b", [ONE.id, item.id, "msg_of_both"]))
+    await asyncio.gather(*listing.record_items(ALICE.id, "a", ["msg_67890", "msg_of_both"]))
+    for instance in (listing, affinity(store, settings)):
+        for consumer, other in ((BOB, ONE), (ALICE, item), (BOB, Reference("item", "msg_67890"))):
+            with pytest.raises(StateNotFound):
+                await place(instance, consumer, other)
+        assert (await place(instance, ALICE, ONE)).backend == "a"
+        assert (await place(instance, BOB, item)).backend == "b"
+        for consumer, backend in ((ALICE, "a"), (BOB, "b")):
+            assert (await place(instance, consumer, Reference("item", "msg_of_both"))).backend == backend
+        for kind in ("item", "batch", "response"):  # nor does an object for an item, or for one of another kind
+            with pytest.raises(StateNotFound):
+                await place(instance, ALICE, Reference(kind, ONE.id))
+
+
+async def test_items_push_no_object_out_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_KNOWN", 5)
+    store = CountedStore()
+    found = affinity(store, configuration("a"))
+    await known(found, ALICE, a=ONE)
+    ids = [f"msg_{number:05}" for number in range(20)]
+    await asyncio.gather(*found.record_items(ALICE.id, "a", ids))
+    await place(found, ALICE, ONE)
+    await place(found, ALICE, Reference("item", ids[-1]))
+    assert store.reads == 0
+    await place(found, ALICE, Reference("item", ids[0]))  # items have their bound, too
+    assert store.reads > 0
+
+
+async def test_one_call_asks_for_few_objects_at_a_time_and_for_no_more_when_one_is_not_there() -> None:
+    store, settings = CountedStore(), configuration("a")
+    items = tuple(Reference("item", f"msg_{number:05}") for number in range(300))
+    await asyncio.gather(*affinity(store, settings).record_items(ALICE.id, "a", [item.id for item in items]))
+    assert len(await affinity(store, settings).places(ALICE, items)) == 300
+    assert store.reads >= 300
+    assert store.most <= 24
+    store.reads = 0
+    with pytest.raises(StateNotFound):
+        await affinity(store, settings).places(ALICE, (ONE, *items))
+    assert store.reads <= 24
+
+
+async def test_all_that_one_call_asks_for_has_one_budget_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_WAIT", 0.2)
+    store = CountedStore(0.05)
+    items = tuple(Reference("item", f"msg_{number:05}") for number in range(300))
+    found = affinity(store, configuration("a"))
+    await asyncio.gather(*affinity(store, configuration("a")).record_items(ALICE.id, "a", [item.id for item in items]))
+    with pytest.raises(StoreUnavailable):
+        await found.places(ALICE, items)
+
+
+async def test_a_call_by_sip_is_answered_at_the_home_where_unknown_ids_are_adopted() -> None:
+    call_by_sip = Reference("realtime_call", "rtc_12345")
+    with pytest.raises(StateNotFound):
+        await place(affinity(MemoryStore(), configuration("a", "b")), ALICE, call_by_sip)
+    adopting = affinity(MemoryStore(), configuration("a", "b", adopts=True))
+    assert (await place(adopting, ALICE, call_by_sip)).backend == await adopting.home(ALICE, "")
 
 
 async def test_old_months_are_dropped_whole_and_nothing_else() -> None:

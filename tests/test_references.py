@@ -135,6 +135,24 @@ def test_items_are_named_where_only_their_ids_say_what_they_are(item: object, ki
         assert found == tuple(Reference(kind, "msg_1") for kind in kinds)
 
 
+@pytest.mark.parametrize(
+    ("operation", "body"),
+    [
+        ("fine_tuning.graders.run", {"item": {"items": [{"id": "sku-1"}]}}),
+        ("evals.runs.create", {"data_source": {"source": {"content": [{"item": {"input": [{"id": "q1"}]}}]}}}),
+        ("evals.runs.create", {"data_source": {"source": {"content": [{"item": {"type": "reasoning", "id": "q1"}}]}}}),
+        ("batches.create", {"items": [{"type": "item_reference", "id": "q1"}]}),
+    ],
+)
+def test_a_callers_own_rows_are_no_items(operation: str, body: object) -> None:
+    assert named(json.dumps(body).encode(), operation) == ()
+
+
+def test_an_item_without_an_id_takes_no_other_its_own() -> None:
+    output = [{"id": None}, {"type": "message", "id": "msg_12345"}, {"id": 7}, {}]
+    assert references.items(json.dumps(output).encode()) == ["msg_12345"]
+
+
 def test_an_answer_tells_of_its_items_apart_from_objects() -> None:
     output = [{"type": "reasoning", "id": "rs_12345"}, {"type": "message", "id": "msg_12345"}, {"id": "x/y"}]
     assert references.items(json.dumps(output).encode()) == ["rs_12345", "msg_12345"]
