@@ -1,6 +1,7 @@
 """Is every backend reachable, authorised, deployed? Asked with the official client, as a caller of Azure would.
 
-Each deployment gets the smallest call of its kind: one token of a completion, or one embedding.
+Each deployment gets the smallest call of its kind: one token of a completion, or one embedding. One that makes pictures
+or sound is not called, because that would cost: that Azure knows what it cannot do shows that it is there.
 """
 
 import asyncio
@@ -74,15 +75,16 @@ def _client(backend: Backend, secret: Callable[[], Awaitable[str]]) -> openai.As
 async def _check_deployment(client: openai.AsyncOpenAI, deployment: str) -> tuple[bool, str]:
     """What kind of model a deployment holds is not in the configuration: it is what answers."""
     try:
-        try:
-            await client.chat.completions.create(
-                model=deployment, messages=[{"role": "user", "content": "ping"}], max_completion_tokens=16
-            )
-        except openai.BadRequestError:
+        for call in (_chat, _embed, _complete):
             try:
-                await client.embeddings.create(model=deployment, input="ping")
-            except openai.BadRequestError:
-                await client.completions.create(model=deployment, prompt="ping", max_tokens=1)
+                await call(client, deployment)
+                break
+            except openai.BadRequestError as error:
+                # Some models refuse these parameters by other words; the next kind of call tells.
+                if call is _complete and error.code != "OperationNotSupported":
+                    raise
+        else:
+            return True, "ok: deployed; not called, because it makes neither text nor vectors"
     except openai.RateLimitError:
         return True, _REASONS[429]
     except openai.APIStatusError as error:
@@ -97,3 +99,17 @@ async def _check_deployment(client: openai.AsyncOpenAI, deployment: str) -> tupl
     except CredentialUnavailable as error:
         return False, str(error)
     return True, "ok"
+
+
+async def _chat(client: openai.AsyncOpenAI, deployment: str) -> None:
+    await client.chat.completions.create(
+        model=deployment, messages=[{"role": "user", "content": "ping"}], max_completion_tokens=16
+    )
+
+
+async def _embed(client: openai.AsyncOpenAI, deployment: str) -> None:
+    await client.embeddings.create(model=deployment, input="ping")
+
+
+async def _complete(client: openai.AsyncOpenAI, deployment: str) -> None:
+    await client.completions.create(model=deployment, prompt="ping", max_tokens=1)

@@ -14,7 +14,7 @@ from shared import asgi
 from shared.cli import cli
 from simulator.process import SimulatorProcess
 from tests.azurite import Azurite
-from tests.system import System, configuration
+from tests.system import DEPLOYMENTS, System, configuration
 
 
 class Commands:
@@ -134,6 +134,8 @@ def test_check_names_the_reason_of_every_failure(azurite: Azurite, simulator: Si
         backend("dated", sweden, api_version="2024-10-21"),
         backend("embedder", sweden, "embed"),
         backend("completer", sweden, "instruct"),
+        backend("painter", sweden, DEPLOYMENTS["gpt-image-1"]),
+        backend("listener", sweden, DEPLOYMENTS["gpt-4o-transcribe"], api_version="2024-10-21"),
         backend("keyed", sweden, auth={"api_key_env": "RIGHT"}),
         backend("badkey", sweden, auth={"api_key_env": "WRONG"}),
         backend("nodeployment", virginia, "nothing"),
@@ -150,7 +152,10 @@ def test_check_names_the_reason_of_every_failure(azurite: Azurite, simulator: Si
     result = run("check", "--json")
     found = {row["backend"]: row for row in json.loads(result.stdout)}
     assert result.exit_code == 1
-    assert {name for name, row in found.items() if row["usable"]} == {"good", "dated", "embedder", "completer", "keyed"}
+    refused = {"badkey", "nodeployment", "nobody", "audience"}
+    assert {name for name, row in found.items() if not row["usable"]} == refused
+    assert {found[name]["result"] for name in ("good", "dated", "embedder", "completer", "keyed")} == {"ok"}
+    assert {found[name]["result"].split(";")[0] for name in ("painter", "listener")} == {"ok: deployed"}
     assert found["badkey"]["result"].startswith("401 not authorised")
     assert found["nodeployment"]["result"].startswith("404 no such deployment")
     assert found["nobody"]["result"].startswith("not reachable")
