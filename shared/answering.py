@@ -14,9 +14,9 @@ from shared.errors import GatewayError, StateUnavailable, UpstreamTimeout
 from shared.forwarding import Forwarder, ForwardingFailed
 from shared.responses import Ended, LateResponse, MeteredResponse, refusal
 from shared.routing import Router, explained
-from shared.types import Attempt, Binding, Call, Consumer, Outcome, Plan, Target, Usage
+from shared.types import LEFT, Attempt, Binding, Call, Consumer, Outcome, Plan, Target, Usage
 from shared.uploads import Upload
-from shared.upstream import LEFT, UpstreamResponse
+from shared.upstream import UpstreamResponse
 from shared.witness import Witness
 
 HUNG_UP = 499  # nobody receives it; it stands in the record of a call whose caller left
@@ -92,18 +92,7 @@ class Answering:
             failure = Outcome(status=error.status, attempts=failed.attempts, ended="refused")
             return refusal(error, _gateway_headers(arrival, plan, failed.attempts))
         except ClientGone:
-            # The backend that was at it has read the prompt, and charges for that. What others charge stands at their
-            # tries.
-            tried = sending.attempts
-            at_it = next((one.target for one in reversed(tried) if one.problem in ("", LEFT)), None)
-            failure = Outcome(
-                status=HUNG_UP,
-                usage=metering.unanswered(call) if at_it is not None else Usage(),
-                attempts=tried,
-                served_by=at_it,
-                total_ms=round(arrival.milliseconds()),
-                ended="hung_up",
-            )
+            failure = hung_up(call, sending.attempts, round(arrival.milliseconds()))
             return Response(status_code=HUNG_UP)
         except GatewayError as error:
             failure = Outcome(status=error.status, ended="refused")
@@ -166,6 +155,20 @@ def _wants_stream(forwarding: Forwarding) -> bool:
     keeps the connection alive."""
     upload = forwarding.upload
     return forwarding.call.stream if upload is None else upload.complete and upload.asks_for_stream
+
+
+def hung_up(call: Call, tried: tuple[Attempt, ...], milliseconds: int) -> Outcome:
+    """How a call ended whose caller left before its answer. The backend that was at it has read the prompt, and charges
+    for that; what others charge stands at their tries."""
+    at_it = next((one.target for one in reversed(tried) if one.problem in ("", LEFT)), None)
+    return Outcome(
+        status=HUNG_UP,
+        usage=metering.unanswered(call) if at_it is not None else Usage(),
+        attempts=tried,
+        served_by=at_it,
+        total_ms=milliseconds,
+        ended="hung_up",
+    )
 
 
 def heartbeat_wanted(headers: Mapping[str, str], seconds: float) -> float:

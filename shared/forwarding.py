@@ -14,11 +14,9 @@ from shared.errors import BadGateway, GatewayError, NoBackendAvailable, Upstream
 from shared.hedging import HedgedTry
 from shared.retry_budget import RetryBudget
 from shared.routing import Router
-from shared.types import Attempt, Call, FallbackReason, Plan, Role, Target, Usage
+from shared.types import BEATEN, LEFT, Attempt, Call, FallbackReason, Plan, Role, Target, Usage
 from shared.uploads import Upload
 from shared.upstream import (
-    BEATEN,
-    LEFT,
     Beaten,
     Disconnected,
     Failed,

@@ -11,10 +11,8 @@ import msgspec
 
 from shared import ulid
 from shared.instruments import BACKEND, MODEL, REGION
-from shared.types import Attempt, Call, Consumer, Outcome
+from shared.types import BEATEN, LEFT, Attempt, Call, Consumer, Outcome
 
-BEATEN = "another was faster"  # upstream.py's word for a try that was called off, a hedge's loser
-LEFT = "the caller left"  # and for one that its caller did not wait for
 PROVIDER = "azure.ai.openai"
 _OPERATIONS = {"chat.completions": "chat", "completions": "text_completion", "responses.create": "chat"}
 _64_BITS = (1 << 64) - 1

@@ -281,6 +281,10 @@ class Usage(msgspec.Struct, frozen=True):
 Role = Literal["try", "hedge", "shadow"]
 
 
+BEATEN = "another was faster"  # the problem of a try that was called off, a hedge's loser
+LEFT = "the caller left"  # and of one that its caller did not wait for
+
+
 class Attempt(msgspec.Struct, frozen=True):
     """One try on one target. `status` 0: no answer; `problem` "": this one answered the caller. `started` on the
     monotonic clock.

@@ -23,7 +23,7 @@ from shared.capacity import Sent
 from shared.circuit_breaker import Breakers
 from shared.config import Timeouts
 from shared.credentials import Credentials, CredentialUnavailable
-from shared.types import Attempt, Call, Target, Usage
+from shared.types import BEATEN, Attempt, Call, Target, Usage
 from shared.uploads import Upload
 
 logger = logging.getLogger("tollgate.forwarding")
@@ -161,10 +161,6 @@ class Beaten(Failed):
 
 class Garbage(Failed):
     """An answer that is none."""
-
-
-BEATEN = "another was faster"
-LEFT = "the caller left"
 
 
 class Patience:

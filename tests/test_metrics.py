@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import instruments, metrics, spans, ulid, upstream
+from shared import instruments, metrics, spans, ulid
 from shared.metrics import Counter, Distribution, Histogram, Instrument, Point
 from shared.telemetry import Budget
-from shared.types import Attempt, Backend, Target
+from shared.types import BEATEN, LEFT, Attempt, Backend, Target
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = Instrument("histogram", "sizes", "1", "", ("of",), (1.0, 10.0))
@@ -108,8 +108,8 @@ def test_a_traceparent_is_taken_as_it_is() -> None:
         (200, "ended the stream before its first token", "failed"),
         (0, "no answer within 20.0 s", "timeout"),
         (0, "ClientConnectorError: nobody is there", "unreachable"),
-        (0, upstream.BEATEN, "beaten"),
-        (0, upstream.LEFT, "left"),
+        (0, BEATEN, "beaten"),
+        (0, LEFT, "left"),
     ],
 )
 def test_a_try_ends_in_one_of_few_words(status: int, problem: str, result: str) -> None:

@@ -1,7 +1,7 @@
 """What `make bench-routing` measures, in short: one instance with short timeouts, and most of the troubles at once.
 
-The figures that the routing promises are measured there. On a machine that is too busy for them, what falls below them
-is skipped.
+The figures that the routing promises are measured there. Where the machine was too busy to send the calls in time, what
+falls below them is measured once more.
 """
 
 import asyncio
@@ -70,12 +70,13 @@ async def _rows(system: System, scenario: Scenario) -> list[Row]:
 
 @pytest.fixture(scope="module")
 def found(azurite: Azurite) -> Found:
-    return asyncio.run(measure(azurite))
+    found = asyncio.run(measure(azurite))
+    if found.late > TOO_LATE and not all(row.held for rows in found.rows.values() for row in rows):
+        return asyncio.run(measure(azurite))
+    return found
 
 
 @pytest.mark.parametrize("name", [*AT_ONCE, *ONE_BY_ONE, LEAK])
 def test_the_routing_does_what_it_promises_when(name: str, found: Found) -> None:
     missed = [f"{row.case}: must be {row.must}; was {row.measured}" for row in found.rows[name] if not row.held]
-    if missed and found.late > TOO_LATE:
-        pytest.skip(f"the machine is too busy for figures: calls were sent {found.late:.1f} s late")
-    assert not missed
+    assert not missed, f"calls were sent up to {found.late:.1f} s late"

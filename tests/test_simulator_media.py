@@ -1,8 +1,6 @@
 """The simulator's images and sound, as the official client meets them on both surfaces, and what they are charged."""
 
 import base64
-import io
-import wave
 from typing import Any
 
 import httpx2
@@ -10,20 +8,10 @@ import openai
 import pytest
 
 from simulator.process import SimulatorProcess
+from tests.programs import recording
 from tests.simulated import REGION, Client, totals
 
 PNG = b"\x89PNG\r\n\x1a\n"
-
-
-def recording(seconds: float) -> bytes:
-    """Silence as a WAV file."""
-    buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(8_000)
-        file.writeframes(b"\0\0" * int(8_000 * seconds))
-    return buffer.getvalue()
 
 
 def test_an_image_is_a_png_and_is_charged_in_tokens(regions: SimulatorProcess, client: Client) -> None:
@@ -105,7 +93,7 @@ def test_speech_can_be_an_event_stream_with_its_usage(regions: SimulatorProcess,
 
 
 def test_a_recording_is_charged_by_its_length(regions: SimulatorProcess, client: Client) -> None:
-    file = ("a.wav", recording(2.5), "audio/wav")
+    file = recording(2.5)
     plain: Any = client.audio.transcriptions.create(model="whisper", file=file)
     full = client.audio.transcriptions.create(model="whisper", file=file, response_format="verbose_json")
     english = client.audio.translations.create(model="whisper", file=file)
@@ -119,7 +107,7 @@ def test_a_recording_is_charged_by_its_length(regions: SimulatorProcess, client:
 
 
 def test_a_transcript_is_streamed_and_charged_in_tokens(regions: SimulatorProcess, client: Client) -> None:
-    file = ("a.wav", recording(1.0), "audio/wav")
+    file = recording()
     whole: Any = client.audio.transcriptions.create(model="gpt-4o-transcribe", file=file)
     events: list[Any] = list(client.audio.transcriptions.create(model="gpt-4o-transcribe", file=file, stream=True))
 
