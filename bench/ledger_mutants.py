@@ -9,17 +9,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 MUTANTS = {  # file, what stands there, what the mutant has instead
     "no guard: a fold of fewer rows may win": (
-        "shared/aggregates.py",
+        "shared/usage/aggregates.py",
         "if manifest is None or manifest.rank < fold.rank:",
         "if manifest is None or manifest.generation:",
     ),
     "no compare-and-swap: who wakes up late overwrites": (
-        "shared/aggregates.py",
+        "shared/usage/aggregates.py",
         "        if old is not None and old.rank >= new.rank:\n            return old\n",
         "",
     ),
     "added up instead of folded": (
-        "shared/rollup.py",
+        "shared/usage/rollup.py",
         "            result = fold.result()\n",
         "            old = await aggregates.read(self._aggregates, hours.hour_partition(hour))\n"
         "            result = aggregates.combine([fold.result(), *([old] if old else [])])\n",

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from bench.limits_simulation import DistantStore, SimulatedLoop
-from shared.rotation import TABLE, Rotation, smooth_order
-from shared.stores import Table
+from shared.routing.rotation import TABLE, Rotation, smooth_order
+from shared.storage import Table
 
 INSTANCES = 200
 LIFETIME = 30.0  # seconds, in the mean; then a new instance takes its place

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from typing import Any
 
-from shared.azure_openai import OPERATIONS
+from shared.azure_openai.operations import OPERATIONS
 from shared.types import Operation
 from tests.gateway_process import GatewayProcess
 

@@ -17,8 +17,8 @@ from typing import Any, Literal, Self
 
 from local.processes import free_port
 from shared import bootstrap
-from shared.config import Storage
-from shared.consumers import Consumers
+from shared.auth.consumers import Consumers
+from shared.config.document import Storage
 from shared.types import Limits
 
 ROOT = Path(__file__).resolve().parent.parent

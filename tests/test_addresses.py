@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from shared import addresses, allowances, limits_upkeep
-from shared.authentication import Authenticator
-from shared.config import Configuration, LimitSettings
-from shared.consumers import Consumers
+from shared.auth import client_address
+from shared.auth.authenticator import Authenticator
+from shared.auth.consumers import Consumers
+from shared.config.document import Configuration, LimitSettings
 from shared.errors import AddressNotAllowed, GatewayError, QuotaExceeded, RateLimitExceeded
-from shared.lease_rows import from_properties
-from shared.limiter import Limiter
+from shared.limits import cleanup, scopes
+from shared.limits._rows import from_properties
+from shared.limits.limiter import Limiter
 from shared.types import AddressLimits, ClientAddress, Limits
 from simulator.process import SimulatorProcess
 from tests.azurite import Azurite
@@ -55,14 +56,18 @@ def scope(client: str | None, *forwarded: str) -> dict[str, Any]:
 def test_a_callers_address_is_what_the_outermost_trusted_hop_tells(
     trusted: ClientAddress, client: str | None, forwarded: tuple[str, ...], found: str
 ) -> None:
-    assert addresses.of_client(scope(client, *forwarded), trusted) == found
+    assert client_address.of_client(scope(client, *forwarded), trusted) == found
 
 
 def test_ipv6_is_limited_by_the_64_and_what_nobody_tells_as_one() -> None:
-    assert addresses.household("2001:db8:1:2:3:4:5:6") == addresses.household("2001:db8:1:2::9") == "2001:db8:1:2::/64"
-    assert addresses.household("2001:db8:1:3::9") == "2001:db8:1:3::/64"
-    assert addresses.household("203.0.113.7") == "203.0.113.7"
-    assert addresses.household("") == "unknown"
+    assert (
+        client_address.household("2001:db8:1:2:3:4:5:6")
+        == client_address.household("2001:db8:1:2::9")
+        == "2001:db8:1:2::/64"
+    )
+    assert client_address.household("2001:db8:1:3::9") == "2001:db8:1:3::/64"
+    assert client_address.household("203.0.113.7") == "203.0.113.7"
+    assert client_address.household("") == "unknown"
 
 
 def limiter(house: House, **limits: Any) -> Limiter:
@@ -119,7 +124,7 @@ async def test_a_dead_table_locks_no_address_out() -> None:
 
 
 async def test_many_addresses_leave_little_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.limiter._MOST_KEPT", 10)
+    monkeypatch.setattr("shared.limits.limiter._MOST_KEPT", 10)
     member = limiter(House(), requests_per_minute=10)
     for number in range(100):
         await member.admit(f"198.51.100.{number}")
@@ -132,19 +137,19 @@ async def test_addresses_that_have_not_called_for_a_day_are_forgotten() -> None:
     member = limiter(house, requests_per_minute=10)
     await member.admit("203.0.113.7")
     await member.stop()
-    assert await limits_upkeep.forget_addresses(house, settings) == 0
-    house.time += limits_upkeep.EVERY - 60
+    assert await cleanup.forget_addresses(house, settings) == 0
+    house.time += cleanup.EVERY - 60
     await member.admit("203.0.113.8")
     await member.stop()
     house.time += 61
-    assert await limits_upkeep.forget_addresses(house, settings) == 1
+    assert await cleanup.forget_addresses(house, settings) == 1
     assert [key for key in house.rows("limits") if key.startswith("address:")] == ["address:203.0.113.8"]
     house.time += 10
-    assert await limits_upkeep.forget_addresses(house, settings) == 0  # once a day
+    assert await cleanup.forget_addresses(house, settings) == 0  # once a day
 
 
 def test_a_row_whose_quota_is_in_use_is_kept_until_it_renews() -> None:
-    limits = allowances.of_address("", AddressLimits(request_quota=5, request_quota_period="month")).limits
+    limits = scopes.of_address("", AddressLimits(request_quota=5, request_quota_period="month")).limits
     house = House()
 
     async def use() -> None:
@@ -156,13 +161,13 @@ def test_a_row_whose_quota_is_in_use_is_kept_until_it_renews() -> None:
     row = from_properties(house.rows("limits")["address:203.0.113.7"]["0"][0])
     for days, nothing in ((0.5, False), (2, False), (12, True)):
         now = house.time + days * 86_400
-        assert limits_upkeep.says_nothing(row, allowances.bounds(limits, now), now) is nothing
+        assert cleanup.says_nothing(row, scopes.bounds(limits, now), now) is nothing
 
 
 async def test_a_key_is_good_only_where_its_policy_allows(caplog: pytest.LogCaptureFixture) -> None:
     house = House()
     consumers = Consumers(house)
-    networks = addresses.networks(["10.0.0.0/8", "2001:db8::/32"])
+    networks = client_address.networks(["10.0.0.0/8", "2001:db8::/32"])
     created, key = await consumers.create("plant", models=None, limits=Limits(), addresses=networks)
     authenticator = Authenticator(consumers, house.now, house.now)
     headers = {"api-key": key}
@@ -233,4 +238,4 @@ def test_networks_that_are_none_are_refused() -> None:
         result = CliRunner().invoke(app, ["keys", "create", "x", "--addresses", text], env={})
         assert result.exit_code == 2, text
         assert "--addresses: expected networks such as 10.0.0.0/8" in result.output
-    assert json.dumps(addresses.networks(["10.1.2.3"])) == '["10.1.2.3/32"]'
+    assert json.dumps(client_address.networks(["10.1.2.3"])) == '["10.1.2.3/32"]'

@@ -10,19 +10,19 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 AZURE_ROOMS = {
-    *("function_app.py", "shared/stores/tables.py", "shared/credentials.py", "shared/exporting.py"),
-    "shared/azure_monitor.py",
-    "shared/worker_http.py",
+    *("function_app.py", "shared/storage/tables.py", "shared/credentials.py", "shared/telemetry/exporter.py"),
+    "shared/cli/_azure_monitor.py",
+    "shared/functions_http.py",
 }
 PURE = (
-    "azure_openai",
-    "sse",
-    "metering",
-    "metrics",
-    "spans",
-    "circuit_breaker",
-    "deadlines",
-    "keys",
+    "azure_openai/operations",
+    "azure_openai/event_stream",
+    "azure_openai/metering",
+    "telemetry/metrics",
+    "telemetry/spans",
+    "routing/breakers",
+    "forwarding/_timeouts",
+    "auth/keys",
     "types",
     "errors",
 )
@@ -45,7 +45,7 @@ def imports(tree: ast.Module) -> Iterator[str]:
 def test_azure_lives_in_few_rooms() -> None:
     found = {name for name, tree in modules() if any(i.split(".")[0].startswith("azure") for i in imports(tree))}
     assert found <= AZURE_ROOMS
-    assert "shared/stores/tables.py" in found  # the walk sees something
+    assert "shared/storage/tables.py" in found  # the walk sees something
 
 
 @pytest.mark.parametrize("name", PURE)
@@ -59,11 +59,11 @@ def test_the_environment_is_read_in_one_place() -> None:
     # credentials.py asks only whether the platform offers a managed identity, exporting.py tells Azure Monitor's
     # exporter to keep to its work; edges and commands hand the whole on
     assert readers <= {
-        "shared/config.py",
+        "shared/config/document.py",
         "shared/credentials.py",
-        "shared/exporting.py",
+        "shared/telemetry/exporter.py",
         "shared/asgi.py",
-        "shared/cli/terminal.py",
+        "shared/cli/_terminal.py",
         "function_app.py",
     }
 

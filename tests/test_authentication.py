@@ -6,11 +6,11 @@ import logging
 
 import pytest
 
-from shared import keys
-from shared.authentication import Authenticator
-from shared.consumers import Consumers, Record
+from shared.auth import keys
+from shared.auth.authenticator import Authenticator
+from shared.auth.consumers import Consumers, Record
 from shared.errors import InvalidApiKey, StoreUnavailable
-from shared.stores.memory import MemoryStore
+from shared.storage.memory import MemoryStore
 from shared.types import Consumer, Limits
 
 
@@ -190,7 +190,7 @@ async def test_guessing_costs_the_store_nothing_where_the_id_is_known_and_one_re
 
 
 async def test_unknown_ids_do_not_push_known_ones_out_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.authentication._MAX_UNKNOWN", 10)
+    monkeypatch.setattr("shared.auth.authenticator._MAX_UNKNOWN", 10)
     house = House()
     _, key = await house.new()
     await house.who(key)

@@ -8,11 +8,11 @@ from typing import Any
 import openai
 import pytest
 
-from shared import keys
-from shared.authentication import Authenticator
-from shared.consumers import Consumers
+from shared.auth import keys
+from shared.auth.authenticator import Authenticator
+from shared.auth.consumers import Consumers
 from shared.errors import InvalidApiKey
-from shared.stores.memory import MemoryStore
+from shared.storage.memory import MemoryStore
 from shared.types import Limits
 from tests.gateway_process import Answer, cli
 from tests.system import System, chat_body

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import capacity, prompt_cache, wishes
-from shared.azure_openai import match, parse_call
-from shared.capacity import Sent
+from shared.azure_openai.operations import match, parse_call
 from shared.errors import InvalidRequest
-from shared.latency import Latency, percentile
-from shared.prompt_cache import Share
-from shared.retry_budget import AdaptiveThrottle, RetryBudget, Window
+from shared.routing import _prompt_cache, preferences, quota
+from shared.routing._latency import Latency, percentile
+from shared.routing._prompt_cache import Share
+from shared.routing.quota import Sent
+from shared.routing.retry_budget import AdaptiveThrottle, RetryBudget, Window
 from shared.types import Call
 from tests.test_routing import Clock
 
@@ -42,12 +42,12 @@ def chat(content: str = "Hi", **fields: object) -> Call:
     ],
 )
 def test_four_kinds_of_429_are_told_apart(headers: dict[str, str], body: bytes, kind: str) -> None:
-    assert capacity.throttle(headers, body, configured=100_000.0) == kind
+    assert quota.throttle(headers, body, configured=100_000.0) == kind
 
 
 def test_what_was_sent_since_an_answers_call_went_out_counts_against_what_it_told() -> None:
     headers = {"x-ratelimit-remaining-tokens": "1000", "x-ratelimit-reset-tokens": "30"}
-    told = capacity.told(headers, Sent(500.0, 3), 100.0)
+    told = quota.told(headers, Sent(500.0, 3), 100.0)
     assert told is not None
     assert not told.refuses(1000, Sent(500.0, 3), 100.0)
     assert told.refuses(1001, Sent(500.0, 3), 100.0)
@@ -57,7 +57,7 @@ def test_what_was_sent_since_an_answers_call_went_out_counts_against_what_it_tol
 
 def test_the_last_request_of_a_window_is_known_to_be_the_last() -> None:
     headers = {"x-ratelimit-remaining-requests": "1", "x-ratelimit-reset-requests": "10s"}
-    told = capacity.told(headers, Sent(0.0, 7), 0.0)
+    told = quota.told(headers, Sent(0.0, 7), 0.0)
     assert told is not None
     assert not told.refuses(5, Sent(0.0, 7), 0.0)
     assert told.refuses(5, Sent(0.0, 8), 9.9)
@@ -65,16 +65,16 @@ def test_the_last_request_of_a_window_is_known_to_be_the_last() -> None:
 
 @pytest.mark.parametrize(("used", "full"), [("99.5%", False), ("100%", True), ("104.2 %", True), ("?", False)])
 def test_a_full_provisioned_deployment_is_passed_over_for_a_second(used: str, full: bool) -> None:
-    told = capacity.told({"azure-openai-deployment-utilization": used}, Sent(), 10.0)
+    told = quota.told({"azure-openai-deployment-utilization": used}, Sent(), 10.0)
     assert (told is not None and told.refuses(1, Sent(), 10.9)) is full
     assert told is None or not told.refuses(1, Sent(), 11.0)
 
 
 @given(st.dictionaries(st.sampled_from([*ROOM, "x-ratelimit-reset-tokens", "x-ratelimit-limit-tokens"]), st.text()))
 def test_no_header_of_a_backend_is_worth_a_crash(headers: dict[str, str]) -> None:
-    told = capacity.told(headers, Sent(), 0.0)
+    told = quota.told(headers, Sent(), 0.0)
     assert told is None or told.refuses(1, Sent(), 0.0) in (True, False)
-    assert capacity.throttle(headers, b"", configured=None) in ("quota", "oversized")
+    assert quota.throttle(headers, b"", configured=None) in ("quota", "oversized")
 
 
 # --- budgets ----------------------------------------------------------------------------------------------------------
@@ -140,15 +140,15 @@ def test_a_percentile_is_not_exceeded_by_its_share_of_the_values(values: list[fl
 
 def test_calls_with_the_same_long_beginning_have_the_same_prefix_and_short_ones_none() -> None:
     system = "You are a careful assistant. " * 200
-    assert prompt_cache.prefix(chat(system + "one")) == prompt_cache.prefix(chat(system + "two")) is not None
-    assert prompt_cache.prefix(chat("x" + system)) != prompt_cache.prefix(chat(system))
-    assert prompt_cache.prefix(chat("short")) is None
+    assert _prompt_cache.prefix(chat(system + "one")) == _prompt_cache.prefix(chat(system + "two")) is not None
+    assert _prompt_cache.prefix(chat("x" + system)) != _prompt_cache.prefix(chat(system))
+    assert _prompt_cache.prefix(chat("short")) is None
 
 
 def test_the_callers_own_key_stands_for_the_prefix_however_short_the_prompt_is() -> None:
     one, two = chat("a", prompt_cache_key="k"), chat("b", prompt_cache_key="k")
-    assert prompt_cache.prefix(one) == prompt_cache.prefix(two) == b'"k"'
-    assert prompt_cache.prefix(chat("a", prompt_cache_key=None)) is None
+    assert _prompt_cache.prefix(one) == _prompt_cache.prefix(two) == b'"k"'
+    assert _prompt_cache.prefix(chat("a", prompt_cache_key=None)) is None
 
 
 def shares(*in_flight: int, weight: int = 1) -> list[Share]:
@@ -157,23 +157,23 @@ def shares(*in_flight: int, weight: int = 1) -> list[Share]:
 
 @given(st.binary(min_size=1), st.lists(st.integers(0, 50), min_size=1, max_size=8))
 def test_no_backend_is_loaded_beyond_its_share_for_the_sake_of_a_prefix(key: bytes, in_flight: list[int]) -> None:
-    chosen = prompt_cache.choose(key, shares(*in_flight))
+    chosen = _prompt_cache.choose(key, shares(*in_flight))
     assert in_flight[chosen] < max(8, 1.25 * (sum(in_flight) + 1) / len(in_flight) + 1)
 
 
 @given(st.binary(min_size=1), st.integers(2, 8))
 def test_a_backend_that_goes_moves_only_its_own_prefixes(key: bytes, count: int) -> None:
     backends = shares(*[0] * count)
-    chosen = prompt_cache.choose(key, backends)
+    chosen = _prompt_cache.choose(key, backends)
     for gone in range(count):
         left = [backend for i, backend in enumerate(backends) if i != gone]
         if gone != chosen:
-            assert left[prompt_cache.choose(key, left)] == backends[chosen]
+            assert left[_prompt_cache.choose(key, left)] == backends[chosen]
 
 
 def test_prefixes_are_shared_out_by_weight() -> None:
     backends = [Share("a", 3, 0), Share("b", 1, 0)]
-    chosen = Counter(prompt_cache.choose(str(i).encode(), backends) for i in range(4000))
+    chosen = Counter(_prompt_cache.choose(str(i).encode(), backends) for i in range(4000))
     assert 0.71 < chosen[0] / 4000 < 0.79
 
 
@@ -188,8 +188,8 @@ def test_wishes_are_read_from_headers() -> None:
         "x-gateway-hedge": "true",
         "x-gateway-explain": "True",
     }
-    assert wishes.parse(headers) == wishes.Wishes(1.5, "sweden", ("a", "b"), True, True)
-    assert wishes.parse({"authorization": "x"}) is wishes.NONE
+    assert preferences.parse(headers) == preferences.Wishes(1.5, "sweden", ("a", "b"), True, True)
+    assert preferences.parse({"authorization": "x"}) is preferences.NONE
 
 
 @pytest.mark.parametrize(
@@ -207,5 +207,5 @@ def test_wishes_are_read_from_headers() -> None:
 )
 def test_a_wish_that_makes_no_sense_is_refused_by_name(header: str, value: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        wishes.parse({header: value})
+        preferences.parse({header: value})
     assert caught.value.param == header

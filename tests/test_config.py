@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shared import config
+from shared.config import document as config
 from shared.errors import ConfigurationError
 from shared.types import Backend
 
@@ -181,7 +181,7 @@ def test_the_sample_configuration_is_accepted_and_shows_every_key() -> None:
 
 
 def test_every_environment_variable_stands_in_the_sample_and_in_the_documentation() -> None:
-    read = set(re.findall(r'environ(?:\.get\(|\[)"(\w+)"', (ROOT / "shared/config.py").read_text()))
+    read = set(re.findall(r'environ(?:\.get\(|\[)"(\w+)"', (ROOT / "shared/config/document.py").read_text()))
     read |= {"GATEWAY_STORAGE", "GATEWAY_STORAGE__tableServiceUri", "GATEWAY_STORAGE__clientId"}
     assert len(read) >= 7
     sample = json.loads((ROOT / "local.settings.sample.json").read_text())["Values"]

@@ -8,17 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import hours
-from shared.aggregates import Counts, Dimensions, Lines
-from shared.costs import UNUSED, Charge, Tariff
+from shared.billing.charges import UNUSED, Charge, Tariff
+from shared.billing.cost import USD
+from shared.billing.prices import PriceLine, Prices
+from shared.billing.report import DIMENSIONS, Question, as_csv, question, report
 from shared.errors import InvalidRequest
-from shared.price_list import PriceLine, Prices
-from shared.pricing import USD
-from shared.stores import Properties
-from shared.stores.memory import MemoryStore
+from shared.storage import Properties
+from shared.storage.memory import MemoryStore
 from shared.types import Backend, Capacity
-from shared.usage import Span, spans
-from shared.usage_report import DIMENSIONS, Question, as_csv, question, report
+from shared.usage import hours
+from shared.usage.aggregates import Counts, Dimensions, Lines
+from shared.usage.query import Span, spans
 
 HOUR = hours.from_label("2026110312")
 NOW = (HOUR + 1000) * 3600.0

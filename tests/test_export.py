@@ -19,15 +19,17 @@ from urllib.parse import urlsplit
 import pytest
 
 from local.azurite import ACCOUNT, KEY
-from shared import bootstrap, config, hours
-from shared.config import Configuration, Storage, parse
+from shared import bootstrap
+from shared.billing._focus import COLUMNS
+from shared.billing.focus_export import Exporter
+from shared.config import document
+from shared.config.document import Configuration, Storage, parse
 from shared.errors import StoreUnavailable
-from shared.export import Exporter
-from shared.focus import COLUMNS
-from shared.rollup import roll_up
-from shared.stores import Properties, Store
-from shared.stores.blobs import Blobs, SharedKey
-from shared.stores.memory import MemoryStore
+from shared.storage import Properties, Store
+from shared.storage.blobs import Blobs, SharedKey
+from shared.storage.memory import MemoryStore
+from shared.usage import hours
+from shared.usage.rollup import roll_up
 from tests.azurite import Azurite
 from tests.azurite import azurite as start_azurite
 from tests.gateway_process import cli
@@ -261,7 +263,7 @@ async def test_the_timers_job_exports_after_the_roll_up(
     caplog.set_level("INFO", "tollgate")
     monkeypatch.setenv("GATEWAY_CONFIG", json.dumps({"backends": [SWEDEN], "export": EXPORT}))
     monkeypatch.setenv("GATEWAY_STORAGE", account.connection_string)
-    async with bootstrap.application(config.load()) as application:
+    async with bootstrap.application(document.load()) as application:
         hour = hours.label(hours.hour_of(application.store.now()) - 48)
         await call(application.store, hour)
         await application.roll_up()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from shared.worker_http import WebApp
+from shared.functions_http import WebApp
 from simulator.process import SimulatorProcess
 from tests.azurite import Azurite
 from tests.gateway_process import ROOT, Answer, GatewayFailed, GatewayProcess

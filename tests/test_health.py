@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.circuit_breaker import FAULTS_TO_EJECT, HEALTHY, Breakers, Health
 from shared.errors import StoreUnavailable
-from shared.health import Shared, SharedHealth, heard
-from shared.stores import Row
-from shared.stores.memory import MemoryStore
+from shared.routing.breakers import FAULTS_TO_EJECT, HEALTHY, Breakers, Health
+from shared.routing.fleet_health import Shared, SharedHealth, heard
+from shared.storage import Row
+from shared.storage.memory import MemoryStore
 from shared.types import Target
 from tests.test_routing import Clock, backend
 

@@ -5,14 +5,14 @@ from typing import cast
 
 import pytest
 
-from shared import azure_openai
-from shared.answering import hung_up
-from shared.hedging import HedgedTry, Tries
+from shared.azure_openai import operations
+from shared.forwarding._hedging import HedgedTry, Tries
+from shared.forwarding.backend_client import Patience, UpstreamResponse
+from shared.responses.dispatcher import hung_up
 from shared.types import BEATEN, LEFT, Attempt, Backend, Role, Target, Usage
-from shared.upstream import Patience, UpstreamResponse
 
-CALL = azure_openai.parse_call(
-    azure_openai.match("POST", "/v1/chat/completions"), "", {}, b'{"model": "m", "messages": []}'
+CALL = operations.parse_call(
+    operations.match("POST", "/v1/chat/completions"), "", {}, b'{"model": "m", "messages": []}'
 )
 A, B = (Target(Backend(name=name, endpoint="https://e", region="r", models={}), "m", "m") for name in "ab")
 PROMPT = Usage(input_tokens=7, estimated=True)

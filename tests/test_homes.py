@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
-from shared import affinity as module
-from shared import azure_openai, config
-from shared.affinity import Affinity, Place, drop_old
+from shared.affinity import directory as module
+from shared.affinity.directory import Affinity, Place, drop_old
+from shared.azure_openai import operations
+from shared.config import document
 from shared.errors import StateConflict, StateNotFound, StateUnavailable, StoreUnavailable
-from shared.stores import Row
-from shared.stores.memory import MemoryStore, MemoryTable
+from shared.storage import Row
+from shared.storage.memory import MemoryStore, MemoryTable
 from shared.types import Backend, Call, Consumer, Reference
 
 ALICE, BOB = Consumer("alice00000", "Alice"), Consumer("bob0000000", "Bob")
@@ -43,7 +44,7 @@ class CountedTable(MemoryTable):
         return await super().get(partition, key)
 
 
-def configuration(*names: str, adopts: bool = False, **models: list[str]) -> config.Configuration:
+def configuration(*names: str, adopts: bool = False, **models: list[str]) -> document.Configuration:
     backends = [
         Backend(
             name=name,
@@ -53,11 +54,11 @@ def configuration(*names: str, adopts: bool = False, **models: list[str]) -> con
         )
         for name in names
     ]
-    return config.Configuration(backends=backends, adopt_unknown_ids=adopts)
+    return document.Configuration(backends=backends, adopt_unknown_ids=adopts)
 
 
 def affinity(
-    store: MemoryStore, settings: config.Configuration, down: frozenset[str] = frozenset(), **having: str
+    store: MemoryStore, settings: document.Configuration, down: frozenset[str] = frozenset(), **having: str
 ) -> Affinity:
     """`having`: which backends have which id."""
     asked: list[str] = []
@@ -74,7 +75,7 @@ def affinity(
 
 
 def call(path: str, body: bytes = b"", method: str = "POST") -> Call:
-    return azure_openai.parse_call(azure_openai.match(method, path), "", {}, body)
+    return operations.parse_call(operations.match(method, path), "", {}, body)
 
 
 async def place(affinity: Affinity, consumer: Consumer, reference: Reference) -> Place:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from tree_sitter import Node
 
-from shared import config
+from shared.config import document as config
 from shared.errors import ConfigurationError
 from shared.types import Backend
 from tests.infra import evaluate
@@ -456,7 +456,7 @@ def fixed_tables(sources: Mapping[str, str]) -> set[str]:
                     case [ast.Name(id=word)]:
                         found.add(constants.get((name, word)) or constants.get(imported.get(word, ("", ""))))
                     case [ast.Attribute(value=ast.Name(id=module), attr=word)]:
-                        found.add(constants.get((module, word)))
+                        found.add(constants.get((".".join(imported.get(module, ("", ""))), word)))
                     case [ast.Constant(value=str(word))]:
                         found.add(word)
     return {str(table) for table in found if table}
@@ -466,7 +466,9 @@ def test_the_tables_that_are_created_are_those_that_the_gateway_keeps() -> None:
     """A new table with a fixed name belongs into `tables` of main.bicep's module stateStorage."""
     params = properties(body_of(FILES, "main.bicep", "module", "stateStorage")["params"])
     created = {literal(node) for node in params["tables"].named_children}
-    sources = {path.stem: path.read_text() for path in (ROOT / "shared").glob("*.py")}
+    shared = ROOT / "shared"
+    paths = {".".join(path.relative_to(shared).with_suffix("").parts): path for path in shared.rglob("*.py")}
+    sources = {name: path.read_text() for name, path in paths.items()}
     assert created == fixed_tables(sources)
     assert (
         fixed_tables({**sources, "new": "from shared.x import T as X\nX\nstore.table(X)", "x": "T = 'more'"}) > created

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from local.processes import free_port
-from shared import config
+from shared.config import document as config
 from tests.azurite import Azurite
 from tests.gateway_process import Answer, cli, make_key, request
 from tests.infra import layout

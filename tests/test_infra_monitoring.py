@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from shared import instruments
+from shared.telemetry import instruments
 from tests.infra.bicep import BICEP, ROOT
 
 ALERTS = (BICEP / "alerts.bicep").read_text()

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import keys
+from shared.auth import keys
 
 
 def test_a_key_is_found_again_by_the_id_inside_it() -> None:

@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared import allowances
 from shared.errors import StoreUnavailable
-from shared.landlord import Landlord
-from shared.lease_rows import from_properties, to_properties
-from shared.leases import (
+from shared.limits import scopes
+from shared.limits._exchange import Refused
+from shared.limits._lease import Lessee
+from shared.limits._rows import from_properties, to_properties
+from shared.limits._settlement import Landlord
+from shared.limits._token_bucket import (
     LEASE_SECONDS,
     NO_LEASE,
     NOTHING,
@@ -29,11 +31,9 @@ from shared.leases import (
     exchange,
     fresh,
 )
-from shared.lessee import Lessee
-from shared.stores import Properties
-from shared.stores import Row as StoredRow
-from shared.stores.memory import MemoryStore, MemoryTable
-from shared.trader import Refused
+from shared.storage import Properties
+from shared.storage import Row as StoredRow
+from shared.storage.memory import MemoryStore, MemoryTable
 from shared.types import Limits
 
 NOW = 1_000_000.0
@@ -268,7 +268,7 @@ class Fleet:
         self.charged_alone = 0.0
 
     def _new(self) -> Watched:
-        scope = allowances.scope("key", "k", Limits(tokens_per_minute=int(self.CAP)))
+        scope = scopes.scope("key", "k", Limits(tokens_per_minute=int(self.CAP)))
         landlord = Landlord(RoughTable(self.store, self.weather), lambda: self.time, lambda *_: None)
         member = Watched(scope, landlord)
         member.alone = self.alone
@@ -371,7 +371,7 @@ def run(size: int, seed: int, trouble: float, script: list[tuple[str, int, float
 @pytest.fixture(autouse=True, scope="module")
 def _no_jitter() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("shared.trader._JITTER", 0.0)
+        patch.setattr("shared.limits._exchange._JITTER", 0.0)
         yield
 
 

@@ -9,16 +9,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared import group_commit, ledger, ulid
-from shared.azure_openai import match, parse_call
-from shared.config import Durability
+from shared import ulid
+from shared.azure_openai.operations import match, parse_call
+from shared.config.document import Durability
 from shared.errors import StoreUnavailable
-from shared.ledger import Entry, Ledger
-from shared.overflow import Overflow
-from shared.rollup import fold_rows
-from shared.stores import MAX_BATCH, Properties
-from shared.stores.memory import MemoryStore, MemoryTable
+from shared.storage import MAX_BATCH, Properties
+from shared.storage.memory import MemoryStore, MemoryTable
 from shared.types import Attempt, Backend, Call, Consumer, Outcome, Target, Usage
+from shared.usage import _group_commit, ledger
+from shared.usage.ledger import Entry, Ledger
+from shared.usage.overflow import Overflow
+from shared.usage.rollup import fold_rows
 
 NOW = 1_790_000_000.0
 CONSUMER = Consumer("c1", "team", product="gold")
@@ -203,7 +204,7 @@ async def test_a_caller_that_gives_up_does_not_take_the_row_from_the_others() ->
 async def test_the_table_out_of_reach_holds_answers_for_two_seconds_and_loses_no_row(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(group_commit, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(_group_commit, "_FIRST_PAUSE", 0.001)
     house = House()
     house.store.dead = True
     entries = [house.open() for _ in range(3)]
@@ -241,7 +242,7 @@ async def test_a_row_that_cannot_be_written_does_not_stop_the_others(caplog: pyt
 async def test_memory_is_bounded_and_what_is_given_up_is_told(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(group_commit, "_MAX_ROWS", 500)
+    monkeypatch.setattr(_group_commit, "_MAX_ROWS", 500)
     house = House()
     house.store.dead = True
     house.time = 10.0
@@ -276,7 +277,7 @@ async def test_a_call_that_crosses_the_hour_closes_the_row_that_it_opened(caplog
 
 
 async def test_after_an_outage_answers_do_not_wait_for_the_backlog(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(group_commit, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(_group_commit, "_FIRST_PAUSE", 0.001)
     house = House()
     house.store.dead = True
     for _ in range(500):
@@ -305,7 +306,7 @@ async def until(holds: Callable[[], bool]) -> None:
 async def test_rows_go_to_disk_while_the_table_is_out_of_reach_and_are_read_back_when_it_answers(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(group_commit, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(_group_commit, "_FIRST_PAUSE", 0.001)
     house = House(overflow=Overflow(tmp_path, "here", 10_000_000))
     house.store.dead = True
     for _ in range(250):
@@ -347,7 +348,7 @@ async def test_rows_that_a_dead_process_left_are_written_by_the_next_one(tmp_pat
 async def test_where_the_disk_is_full_rows_wait_in_memory(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(group_commit, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(_group_commit, "_FIRST_PAUSE", 0.001)
     house = House(overflow=Overflow(tmp_path, "here", 100_000))
     house.store.dead = True
     house.time = 10.0

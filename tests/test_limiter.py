@@ -16,20 +16,21 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from shared import allowances, azure_openai, tokens
-from shared.alerts import Alerts, signature
-from shared.authentication import Authenticator
-from shared.config import Configuration, LimitSettings, Model, TokenHeaders, Webhook
-from shared.consumers import Consumers
+from shared.auth.authenticator import Authenticator
+from shared.auth.consumers import Consumers
+from shared.azure_openai import operations
+from shared.config.document import Configuration, LimitSettings, Model, TokenHeaders, Webhook
 from shared.errors import BudgetExceeded, GatewayError, QuotaExceeded, RateLimitExceeded, StoreUnavailable
-from shared.limit_answers import duration
-from shared.limiter import Limiter, Reservation
-from shared.stores import Properties, Row
-from shared.stores.memory import MemoryStore, MemoryTable
+from shared.limits import estimation, scopes
+from shared.limits._headers import duration
+from shared.limits.alerts import Alerts, signature
+from shared.limits.limiter import Limiter, Reservation
+from shared.storage import Properties, Row
+from shared.storage.memory import MemoryStore, MemoryTable
 from shared.types import Backend, Call, Consumer, Limits, Target, Usage
 
 NOON = 1_795_262_400.0  # 2026-11-21 12:00 UTC, a Saturday
-CHAT, EMBEDDINGS = azure_openai.OPERATIONS[0], azure_openai.OPERATIONS[2]
+CHAT, EMBEDDINGS = operations.OPERATIONS[0], operations.OPERATIONS[2]
 
 
 def call(size: int = 400, model: str = "gpt-4o", most: int | None = 50) -> Call:
@@ -284,7 +285,7 @@ async def test_a_small_call_passes_while_a_large_one_is_refused() -> None:
 
 
 async def test_a_call_that_ends_late_is_settled_without_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.landlord.LEASE_SECONDS", 0.02)
+    monkeypatch.setattr("shared.limits._settlement.LEASE_SECONDS", 0.02)
     house = House()
     limiter, ann = house.limiter(), consumer(tokens_per_minute=10_000)
     reservation = await limiter.reserve(ann, call())
@@ -424,9 +425,9 @@ async def test_a_large_limit_is_divided_among_shards_and_all_of_it_can_be_used()
 async def test_forgotten_keys_lose_no_settlement(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three instances that know ten keys at a time serve a long tail of a hundred, through a table that fails now and
     then; calls end late and in any order."""
-    monkeypatch.setattr("shared.limiter._MOST_KEPT", 10)
-    monkeypatch.setattr("shared.landlord.LEASE_SECONDS", 0.02)
-    monkeypatch.setattr("shared.safe_mode._RETRY", 0.02)
+    monkeypatch.setattr("shared.limits.limiter._MOST_KEPT", 10)
+    monkeypatch.setattr("shared.limits._settlement.LEASE_SECONDS", 0.02)
+    monkeypatch.setattr("shared.limits._safe_mode._RETRY", 0.02)
     house, rng = House(), random.Random(5)
     limiters = [house.limiter(teams={"all": Limits(tokens_per_minute=10**9)}) for _ in range(3)]
     taken: Counter[str] = Counter()
@@ -468,7 +469,7 @@ async def test_forgotten_keys_lose_no_settlement(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_a_process_that_ends_waits_for_the_settlement_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.landlord.LEASE_SECONDS", 0.01)
+    monkeypatch.setattr("shared.limits._settlement.LEASE_SECONDS", 0.01)
     house = House()
     limiter, ann = house.limiter(), consumer(tokens_per_minute=1000)
     limiter.settle(await limiter.reserve(ann, call()), Usage(70, 7))
@@ -481,7 +482,7 @@ async def test_a_process_that_ends_waits_for_the_settlement_under_way(monkeypatc
 
 
 async def test_a_key_that_is_used_once_settles_without_a_timer_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.landlord.LEASE_SECONDS", 0.02)
+    monkeypatch.setattr("shared.limits._settlement.LEASE_SECONDS", 0.02)
     house = House()
     limiter = house.limiter()
     for number in range(200):
@@ -514,35 +515,35 @@ async def test_a_new_instance_begins_with_what_others_have_learned() -> None:
 
 
 def test_answers_under_way_are_longer_than_the_average_one() -> None:
-    experience = tokens.Experience()
+    experience = estimation.Experience()
     for number in range(400):
-        experience = experience.learn(tokens.Size(1000), Usage(250, 1000 if number % 2 else 100))
+        experience = experience.learn(estimation.Size(1000), Usage(250, 1000 if number % 2 else 100))
     assert experience.output == pytest.approx(550, rel=0.1)
     assert experience.expected_output == pytest.approx((1000**2 + 100**2) / 1100, rel=0.1)
 
 
-NOTHING_KNOWN = tokens.Experience()
+NOTHING_KNOWN = estimation.Experience()
 
 
-def expected(call: Call, experience: tokens.Experience = NOTHING_KNOWN) -> tokens.Estimate:
-    return tokens.expected(call, tokens.size(call), experience)
+def expected(call: Call, experience: estimation.Experience = NOTHING_KNOWN) -> estimation.Estimate:
+    return estimation.expected(call, estimation.size(call), experience)
 
 
-def most(call: Call, experience: tokens.Experience = NOTHING_KNOWN) -> tokens.Estimate:
-    return tokens.most(call, tokens.size(call), experience)
+def most(call: Call, experience: estimation.Experience = NOTHING_KNOWN) -> estimation.Estimate:
+    return estimation.most(call, estimation.size(call), experience)
 
 
 def parsed(path: str, **fields: Any) -> Call:
     """The call that the gateway makes of this body."""
     body = msgspec.json.encode({"model": "gpt-4o", **fields})
-    return azure_openai.parse_call(azure_openai.match("POST", f"/v1/{path}"), "", {}, body)
+    return operations.parse_call(operations.match("POST", f"/v1/{path}"), "", {}, body)
 
 
 def test_estimates_stay_within_what_the_call_allows() -> None:
     assert expected(call(400, most=5)).output == 5
     assert expected(call(400, most=None)).output == 1.25 * 450
-    assert most(call(400, most=None)).output == tokens.ASSUMED_OUTPUT
-    assert most(call(400, most=10**12)).output == tokens.MOST_OUTPUT
+    assert most(call(400, most=None)).output == estimation.ASSUMED_OUTPUT
+    assert most(call(400, most=10**12)).output == estimation.MOST_OUTPUT
     assert most(call(400, most=-5)).output == 0
     embedding = msgspec.structs.replace(call(400), operation=EMBEDDINGS)
     assert most(embedding).output == 0
@@ -561,7 +562,7 @@ def test_every_answer_that_is_asked_for_is_reserved_for() -> None:
 
 
 def test_what_is_learned_of_an_answer_is_of_each() -> None:
-    size = tokens.Size(400, answers=4)
+    size = estimation.Size(400, answers=4)
     experience = NOTHING_KNOWN
     for _ in range(400):
         experience = experience.learn(size, Usage(100, 400))
@@ -574,11 +575,11 @@ def test_the_bound_of_a_response_is_its_max_output_tokens() -> None:
 
 def test_pictures_that_are_made_are_reserved_for() -> None:
     picture = parsed("images/generations", prompt="A cat", n=2)
-    assert most(picture).output == 2 * tokens.LARGEST_IMAGE
-    assert expected(picture).output == 2 * tokens.IMAGE
+    assert most(picture).output == 2 * estimation.LARGEST_IMAGE
+    assert expected(picture).output == 2 * estimation.IMAGE
     known = NOTHING_KNOWN
     for _ in range(400):
-        known = known.learn(tokens.Size(100, answers=2), Usage(20, 2 * 272))
+        known = known.learn(estimation.Size(100, answers=2), Usage(20, 2 * 272))
     assert expected(picture, known).output == pytest.approx(2 * 1.25 * 272, rel=0.05)
 
 
@@ -590,7 +591,7 @@ def test_a_picture_in_a_prompt_is_not_counted_by_its_bytes() -> None:
     assert 500 < expected(seen).input < 8_000
     experience = NOTHING_KNOWN
     for _ in range(100):
-        experience = experience.learn(tokens.size(seen), Usage(765, 10))
+        experience = experience.learn(estimation.size(seen), Usage(765, 10))
     assert 500 < expected(seen, experience).input < 1_100
     assert experience.tokens_per_byte == NOTHING_KNOWN.tokens_per_byte
 
@@ -604,16 +605,16 @@ def test_long_text_is_counted_by_its_bytes(text: str) -> None:
 
 
 def test_a_recording_is_not_counted_by_its_bytes() -> None:
-    operation = next(o for o in azure_openai.OPERATIONS if o.name == "audio.transcriptions")
+    operation = next(o for o in operations.OPERATIONS if o.name == "audio.transcriptions")
     recording = msgspec.structs.replace(call(25_000_000), operation=operation)
     assert expected(recording).input == 1000
 
 
 def test_what_makes_no_tokens_reserves_none() -> None:
     for name in ("files.get", "responses.get", "responses.input_tokens"):
-        operation = next(o for o in azure_openai.OPERATIONS if o.name == name)
+        operation = next(o for o in operations.OPERATIONS if o.name == name)
         asked = msgspec.structs.replace(call(400, most=None), operation=operation)
-        assert expected(asked) == most(asked) == tokens.NOTHING
+        assert expected(asked) == most(asked) == estimation.NOTHING
 
 
 def test_the_estimate_of_a_large_body_looks_at_a_few_places_of_it() -> None:
@@ -624,7 +625,7 @@ def test_the_estimate_of_a_large_body_looks_at_a_few_places_of_it() -> None:
             looked.append(place)
             return super().__getitem__(place)
 
-    tokens._binary(Body(b"x y " * 5_000_000))
+    estimation._binary(Body(b"x y " * 5_000_000))
     assert len(looked) <= 65
 
 
@@ -648,7 +649,7 @@ def test_the_estimate_of_a_large_body_looks_at_a_few_places_of_it() -> None:
 )
 def test_periods_begin_by_the_clocks_of_the_zone(period: Any, zone: str, now: str, since: str, until: str) -> None:
     seconds = [datetime.fromisoformat(text).timestamp() for text in (now, since, until)]
-    assert allowances.span(period, zone, seconds[0]) == (seconds[1], seconds[2])
+    assert scopes.span(period, zone, seconds[0]) == (seconds[1], seconds[2])
 
 
 @pytest.mark.parametrize(
@@ -688,7 +689,7 @@ async def receiver(failures: int) -> AsyncIterator[tuple[str, list[tuple[dict[st
 async def test_the_webhook_is_tried_again_and_signed() -> None:
     async with receiver(failures=2) as (url, received):
         alerts = Alerts(Webhook(url, "secret"), lambda: NOON, first_pause=0.01)
-        alerts(allowances.scope("key", "ann", Limits()), "tokens", 80, NOON)
+        alerts(scopes.scope("key", "ann", Limits()), "tokens", 80, NOON)
         await alerts.stop()
     assert len(received) == 3
     assert len({headers["x-tollgate-id"] for headers, _ in received}) == 1

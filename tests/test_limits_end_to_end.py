@@ -9,10 +9,12 @@ import aiohttp
 import openai
 import pytest
 
-from shared import allowances, bootstrap, limits_report
-from shared.config import Storage, parse
-from shared.consumers import Consumers
+from shared import bootstrap
+from shared.auth.consumers import Consumers
+from shared.config.document import Storage, parse
 from shared.errors import ConfigurationError
+from shared.limits import report as limits_report
+from shared.limits import scopes
 from shared.types import Limits
 from simulator.process import SimulatorProcess
 from tests.azurite import Azurite
@@ -265,7 +267,7 @@ def test_the_limits_count_what_the_ledger_counts_on_every_way(impatient: System)
 
     async def report() -> list[dict[str, Any]]:
         async with bootstrap.open_store(Storage(connection_string=impatient.storage)) as store:
-            return await limits_report.report(store, [allowances.scope("key", consumer_id, Limits(token_quota=10**9))])
+            return await limits_report.report(store, [scopes.scope("key", consumer_id, Limits(token_quota=10**9))])
 
     def agree() -> bool:
         rows = [row for row in impatient.usage_rows(key) if "e_status" in row]

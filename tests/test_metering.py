@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai._streaming import SSEDecoder
 
-from shared import sse
-from shared.azure_openai import match, parse_call
-from shared.metering import BodyMeter, StreamMeter, is_json_object, usage_in_answer
+from shared.azure_openai import event_stream
+from shared.azure_openai.metering import BodyMeter, StreamMeter, is_json_object, usage_in_answer
+from shared.azure_openai.operations import match, parse_call
 from shared.types import Call, Usage
 
 USAGE = {
@@ -330,7 +330,7 @@ BROKEN = [
 def test_wherever_an_event_breaks_off_clients_read_it_and_the_error_behind_it(event: bytes) -> None:
     told = {"message": "broke off"}
     for cut in range(len(event)):
-        stream = event[:cut] + sse.finish(event[:cut], ERROR) + b'data: {"error":' + ERROR + b"}\n\n"
+        stream = event[:cut] + event_stream.finish(event[:cut], ERROR) + b'data: {"error":' + ERROR + b"}\n\n"
         read = [json.loads(one.data) for one in SSEDecoder().iter_bytes(iter([stream]))]
         assert 1 <= len(read) <= 2
         assert all(one["error"] == told for one in read if one is read[-1] or cut < len(event.rstrip()))
@@ -339,8 +339,8 @@ def test_wherever_an_event_breaks_off_clients_read_it_and_the_error_behind_it(ev
 @pytest.mark.parametrize("ending", [b"\n", b"\r\n", b"\r"])
 def test_events_end_at_an_empty_line_of_any_kind(ending: bytes) -> None:
     one, two = b"data: 1" + ending + ending, b"event: x" + ending + b"data: 2" + ending + ending
-    assert sse.split(one + two + b"data: 3") == ([one, two], b"data: 3")
-    assert [sse.payload(one), sse.payload(two)] == [b"1", b"2"]
+    assert event_stream.split(one + two + b"data: 3") == ([one, two], b"data: 3")
+    assert [event_stream.payload(one), event_stream.payload(two)] == [b"1", b"2"]
 
 
 # As the standard says it, one character after the other: slow where a line is megabytes long.
@@ -351,17 +351,17 @@ EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r(?!\Z))")
 def test_events_and_what_they_say_are_found_wherever_lines_end(pieces: list[bytes]) -> None:
     data = b"".join(pieces)
     ends = [found.end() for found in EVENT_END.finditer(data)]
-    events, rest = sse.split(data)
+    events, rest = event_stream.split(data)
     assert [*events, rest] == [data[start:end] for start, end in itertools.pairwise([0, *ends, len(data)])]
-    assert sse.ends_event(data) == bool(ends)
+    assert event_stream.ends_event(data) == bool(ends)
     for one in events:
         lines = [line for line in re.split(rb"\r\n|\n|\r", one) if line.startswith(b"data:")]
-        assert sse.payload(one) == b"\n".join(line[5:].removeprefix(b" ") for line in lines)
+        assert event_stream.payload(one) == b"\n".join(line[5:].removeprefix(b" ") for line in lines)
 
 
 def test_a_line_end_of_two_characters_is_no_empty_line() -> None:
-    assert sse.split(b"data: 1\r\ndata: 2\r\n") == ([], b"data: 1\r\ndata: 2\r\n")
-    assert sse.payload(b"data: 1\r\ndata: 2\r\n\r\n") == b"1\n2"
+    assert event_stream.split(b"data: 1\r\ndata: 2\r\n") == ([], b"data: 1\r\ndata: 2\r\n")
+    assert event_stream.payload(b"data: 1\r\ndata: 2\r\n\r\n") == b"1\n2"
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import instruments, metrics, spans, ulid
-from shared.metrics import Counter, Distribution, Histogram, Instrument, Point
-from shared.telemetry import Budget
+from shared import ulid
+from shared.telemetry import instruments, metrics, spans
+from shared.telemetry.metrics import Counter, Distribution, Histogram, Instrument, Point
+from shared.telemetry.recorder import Budget
 from shared.types import BEATEN, LEFT, Attempt, Backend, Target
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -3,8 +3,8 @@
 import json
 import re
 
-from shared import openapi
-from shared.azure_openai import OPERATIONS, match
+from shared.azure_openai import openapi
+from shared.azure_openai.operations import OPERATIONS, match
 from tests.system import System
 
 DOCUMENT = json.loads(openapi.document())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.overflow import Group, Overflow
+from shared.usage.overflow import Group, Overflow
 
 MOST = 1_000_000
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import price_list
-from shared.config import parse
+from shared.billing import prices as price_list
+from shared.billing.cost import USD, cost, exactly
+from shared.billing.prices import PriceLine, Prices
+from shared.config.document import parse
 from shared.errors import ConfigurationError
-from shared.price_list import PriceLine, Prices
-from shared.pricing import USD, cost, exactly
 from shared.types import Backend, Usage
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC).timestamp()

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import bootstrap, hours
-from shared.config import Storage
-from shared.pricing import USD
-from shared.ptu import Hour, Plan, Terms, plan, throughput
-from shared.stores import Properties
+from shared import bootstrap
+from shared.billing.cost import USD
+from shared.billing.ptu import Hour, Plan, Terms, plan, throughput
+from shared.config.document import Storage
+from shared.storage import Properties
+from shared.usage import hours
 from tests.azurite import Azurite
 from tests.azurite import azurite as start_azurite
 from tests.gateway_process import cli

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from shared.readiness import is_internal
+from shared.management.readiness import is_internal
 from simulator.process import SimulatorProcess
 from tests.azurite import Azurite
 from tests.azurite import azurite as start_azurite

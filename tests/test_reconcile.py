@@ -12,12 +12,13 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from shared import bootstrap, hours
-from shared.aggregates import Counts, Dimensions
-from shared.config import Storage
-from shared.reconcile import Counted, compare
-from shared.stores import Properties
+from shared import bootstrap
+from shared.billing.reconciliation import Counted, compare
+from shared.config.document import Storage
+from shared.storage import Properties
 from shared.types import Backend
+from shared.usage import hours
+from shared.usage.aggregates import Counts, Dimensions
 from simulator.process import SimulatorProcess
 from tests.azurite import Azurite
 from tests.azurite import azurite as start_azurite

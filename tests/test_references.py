@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from shared import references
-from shared.references import named, told
+from shared.azure_openai import references
+from shared.azure_openai.references import named, told
 from shared.types import Reference
 
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from shared.client import Client, ClientGone
+from shared.requests.disconnect import Client, ClientGone
 
 
 class Caller:

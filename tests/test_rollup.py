@@ -18,11 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from shared import aggregates, hours
-from shared.aggregates import Counts, Dimensions, Fold
-from shared.rollup import GRACE, LEASE, Lease, Summary, Watermarks, fold_rows, note_late, roll_up, watermarks
-from shared.stores import Properties, Row, Table, Value
-from shared.stores.memory import MemoryStore
+from shared.storage import Properties, Row, Table, Value
+from shared.storage.memory import MemoryStore
+from shared.usage import aggregates, hours
+from shared.usage.aggregates import Counts, Dimensions, Fold
+from shared.usage.rollup import GRACE, LEASE, Lease, Summary, Watermarks, fold_rows, note_late, roll_up, watermarks
 
 START = hours.from_label("2026013122")  # two hours before a new day, which begins a month
 SPAN = 4  # hours in which requests begin

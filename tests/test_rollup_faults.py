@@ -8,9 +8,9 @@ import asyncio
 from bench.faulty_tables import Faults
 from bench.ledger_rollup import converge
 from shared.errors import StoreUnavailable
-from shared.stores import Properties, Row
-from shared.stores.memory import MemoryStore, MemoryTable
-from shared.stores.patient import PatientStore
+from shared.storage import Properties, Row
+from shared.storage.memory import MemoryStore, MemoryTable
+from shared.storage.retrying import PatientStore
 from tests.azurite import azurite
 
 

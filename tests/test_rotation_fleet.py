@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import pytest
 
 from bench.routing_fleet import INSTANCES, simulate
-from shared.rotation import BLOCK, Rotation
-from shared.stores import Table
+from shared.routing.rotation import BLOCK, Rotation
+from shared.storage import Table
 
 
 class NoChance(random.Random):

@@ -10,18 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import capacity, circuit_breaker
-from shared.azure_openai import match, parse_call
-from shared.capacity import Sent
-from shared.circuit_breaker import HEALTHY, Breakers, Health
-from shared.config import Configuration, Model, Variant
+from shared.azure_openai.operations import match, parse_call
+from shared.config.document import Configuration, Model, Variant
 from shared.errors import ModelNotAllowed, ModelNotFound, RateLimitExceeded, RegionNotAllowed, StoreUnavailable
-from shared.rotation import BLOCK, Rotation, smooth_order
-from shared.routing import Router
-from shared.stores import Properties
-from shared.stores.memory import MemoryStore
+from shared.routing import breakers, quota
+from shared.routing.breakers import HEALTHY, Breakers, Health
+from shared.routing.preferences import Wishes
+from shared.routing.quota import Sent
+from shared.routing.rotation import BLOCK, Rotation, smooth_order
+from shared.routing.router import Router
+from shared.storage import Properties
+from shared.storage.memory import MemoryStore
 from shared.types import Access, Backend, Call, Consumer, Target
-from shared.wishes import Wishes
 
 ANYONE = Consumer("c", "anyone")
 
@@ -185,21 +185,21 @@ async def test_an_ejected_backend_is_probed_by_one_call_and_comes_back_when_it_a
 @given(st.integers(0, 12), st.floats(-1, 1))
 def test_ejections_grow_and_are_capped(ejections: int, jitter: float) -> None:
     health = Health(faults=2, ejections=ejections)
-    lasts = circuit_breaker.after_fault(health, 0.0, "x", jitter).ejected_until
+    lasts = breakers.after_fault(health, 0.0, "x", jitter).ejected_until
     usual = min(5.0 * 2**ejections, 60.0)
     assert 0.8 * usual - 1e-9 <= lasts <= 1.2 * usual + 1e-9
 
 
 def test_a_refusal_of_our_identity_ejects_at_once_and_a_success_ends_it() -> None:
-    refused = circuit_breaker.after_refusal(HEALTHY, 100.0, "status 401")
+    refused = breakers.after_refusal(HEALTHY, 100.0, "status 401")
     assert not refused.usable_at(159.9)
     assert refused.usable_at(160.0)
-    assert circuit_breaker.after_success(refused).usable_at(100.0)
+    assert breakers.after_success(refused).usable_at(100.0)
 
 
 def test_a_success_does_not_end_a_cool_down() -> None:
-    cooling = circuit_breaker.after_throttle(HEALTHY, 0.0, 30.0)
-    assert not circuit_breaker.after_success(cooling).usable_at(29.0)
+    cooling = breakers.after_throttle(HEALTHY, 0.0, 30.0)
+    assert not breakers.after_success(cooling).usable_at(29.0)
 
 
 async def test_when_all_are_ejected_the_one_that_recovers_first_is_tried_first() -> None:
@@ -292,7 +292,7 @@ async def test_a_quota_that_would_refuse_a_call_puts_its_backend_last_but_before
     house = House(backend("a", ("m", "n")), backend("b", ("m", "n")), models={"m": Model(["n"])})
     a = house.target("a")
     headers = {"x-ratelimit-remaining-tokens": "500", "x-ratelimit-reset-tokens": "20"}
-    told = capacity.told(headers, Sent(), house.clock())
+    told = quota.told(headers, Sent(), house.clock())
     assert told is not None
     house.breakers.learn(a, told)
     for _ in range(4):
@@ -305,7 +305,7 @@ async def test_a_quota_that_would_refuse_a_call_puts_its_backend_last_but_before
 
 async def test_a_lowered_quota_lowers_the_share_of_the_calls() -> None:
     house = House(backend("a", tokens_per_minute={"m": 1000}), backend("b"))
-    told = capacity.told({"x-ratelimit-remaining-tokens": "100", "x-ratelimit-limit-tokens": "250"}, Sent(), 0.0)
+    told = quota.told({"x-ratelimit-remaining-tokens": "100", "x-ratelimit-limit-tokens": "250"}, Sent(), 0.0)
     assert told is not None
     house.breakers.learn(house.target("a"), told)
     firsts = Counter(house.order()[0] for _ in range(800))

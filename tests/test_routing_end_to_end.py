@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from shared import bootstrap
-from shared.config import Storage
-from shared.consumers import Consumers
+from shared.auth.consumers import Consumers
+from shared.config.document import Storage
 from shared.types import Access, Limits
 from simulator.process import SimulatorProcess
 from tests.azurite import Azurite

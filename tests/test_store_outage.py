@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shared import keys
+from shared.auth import keys
 from simulator.process import SimulatorProcess
 from tests.azurite import azurite as start_azurite
 from tests.gateway_process import GatewayProcess

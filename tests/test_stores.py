@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from shared.errors import ConfigurationError, StoreUnavailable
-from shared.stores import MAX_BATCH, Properties, Row, Store, Table
-from shared.stores.clock import DRIFT, StoreClock
-from shared.stores.memory import MemoryStore
-from shared.stores.signing import BearerToken
-from shared.stores.tables import TablesStore
+from shared.storage import MAX_BATCH, Properties, Row, Store, Table
+from shared.storage._clock import DRIFT, StoreClock
+from shared.storage._signing import BearerToken
+from shared.storage.memory import MemoryStore
+from shared.storage.tables import TablesStore
 from tests.azurite import Azurite
 
 KEY = "c2VjcmV0IHNlY3JldCBzZWNyZXQ="

@@ -9,9 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from shared import tokenizer as module
-from shared.tokenizer import Counted, Question, Tokenizer, encoding, encoding_name, prompt_texts
 from shared.types import Attempt, Backend, Outcome, Target, Usage
+from shared.usage import tokenizer as module
+from shared.usage.tokenizer import Counted, Question, Tokenizer, encoding, encoding_name, prompt_texts
 
 # The example of OpenAI's cookbook, "How to count tokens with tiktoken", and what the API itself counted for it.
 MESSAGES = [

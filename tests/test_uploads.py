@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared import multipart
-from shared.client import ClientGone
+from shared.azure_openai import multipart
 from shared.errors import InvalidRequest, RequestTimeout, RequestTooLarge
-from shared.uploads import Upload
+from shared.requests.disconnect import ClientGone
+from shared.requests.upload import Upload
 from tests.system import System
 
 BOUNDARY = "x-boundary"

@@ -6,14 +6,14 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from shared import hours
-from shared.costs import Tariff
-from shared.price_list import Prices
-from shared.rollup import roll_up
-from shared.stores import Properties
-from shared.stores.memory import MemoryStore
-from shared.usage import partitions
-from shared.usage_report import Line, Question, report
+from shared.billing.charges import Tariff
+from shared.billing.prices import Prices
+from shared.billing.report import Line, Question, report
+from shared.storage import Properties
+from shared.storage.memory import MemoryStore
+from shared.usage import hours
+from shared.usage.query import partitions
+from shared.usage.rollup import roll_up
 
 FIRST = hours.from_label("2026013000")
 
