@@ -48,10 +48,12 @@ def survives(file: str, stands: str, instead: str) -> bool:
         if text.count(stands) != 1:
             raise SystemExit(f"{file} has changed: {stands!r} stands there {text.count(stands)} times")
         (copy / file).write_text(text.replace(stands, instead))
-        tests_of_it = copy / "tests" / "test_rollup.py"  # that it fails is enough: the smallest example takes minutes
+        tests_of_it = (
+            copy / "tests" / "usage" / "test_rollup.py"
+        )  # that it fails is enough: the smallest example takes minutes
         unshrunk = tests_of_it.read_text().replace("deadline=None", "deadline=None, phases=[Phase.generate]")
         tests_of_it.write_text(unshrunk.replace("import HealthCheck, given", "import HealthCheck, Phase, given"))
-        words = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/test_rollup.py"]
+        words = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/usage/test_rollup.py"]
         words += ["-k", "Converges or readers_see"]
         tests = subprocess.run(words, cwd=copy, stdin=subprocess.DEVNULL, capture_output=True, timeout=600)
         if tests.returncode not in (0, 1):

@@ -1,7 +1,7 @@
 """A fleet that comes and goes, in simulated time: how evenly its instances share the calls among the backends.
 
 The gateway's own rotation over a table with the latencies of Azure's. `python -m bench.routing_fleet` prints a line per
-case; `tests/test_rotation_fleet.py` holds the bounds.
+case; `tests/end_to_end/test_rotation_fleet.py` holds the bounds.
 """
 
 import asyncio

@@ -19,7 +19,7 @@ from shared.telemetry import spans
 from shared.telemetry.exporter import Sender
 from shared.telemetry.recorder import Batch, Telemetry, Vitals
 from shared.types import Attempt, Backend, Call, Consumer, Outcome, Target, Usage
-from tests.telemetry_receivers import Receivers
+from tests.harness.telemetry_receivers import Receivers
 
 BUDGET = 40.0  # µs for each call, with sampling on
 CALLS_PER_SECOND = 500.0  # of the load that is imagined: what a core serves

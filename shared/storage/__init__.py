@@ -1,7 +1,7 @@
 """What the gateway remembers between requests: rows under an ETag, as Azure Table Storage keeps them.
 
-One Protocol with two implementations that pass the same contract test (`tests/test_stores.py`): `memory.py`, and
-`tables.py` for Azure Table Storage. The rooms that remember something (authentication, ledger, roll-up, rotation)
+One Protocol with two implementations that pass the same contract test (`tests/storage/test_stores.py`): `memory.py`,
+and `tables.py` for Azure Table Storage. The rooms that remember something (authentication, ledger, roll-up, rotation)
 say in their own words what their rows mean; here are only the five things a table can do.
 """
 
