@@ -19,13 +19,14 @@ from shared.affinity import directory
 from shared.affinity.directory import Affinity
 from shared.auth.authenticator import Authenticator
 from shared.auth.consumers import Consumers
-from shared.azure_openai.operations import token_scope
+from shared.azure_openai.backend_requests import token_scope
 from shared.billing import cost as pricing
 from shared.billing.cost import USD
 from shared.billing.focus_export import Exporter
 from shared.billing.prices import Prices
-from shared.config import document
-from shared.config.document import Configuration, LedgerSettings, Settings, Storage
+from shared.config import environment
+from shared.config.document import Configuration, LedgerSettings
+from shared.config.environment import Settings, Storage
 from shared.credentials import Credentials, azure_credential
 from shared.forwarding.adoption import has_object
 from shared.forwarding.backend_client import Upstream
@@ -46,7 +47,6 @@ from shared.routing.rotation import TABLE as ROTATION
 from shared.routing.rotation import Rotation
 from shared.routing.router import Router
 from shared.storage import Store
-from shared.storage._signing import BearerToken
 from shared.storage.timed import TimedStore
 from shared.telemetry.recorder import Telemetry, Vitals
 from shared.types import Target, Usage
@@ -103,15 +103,14 @@ async def open_exporter(storage: Storage, configuration: Configuration, store: S
     from shared.storage.tables import account_of
 
     async with AsyncExitStack() as stack:
-        signer: SharedKey | BearerToken
         if storage.table_service_uri is not None:
             credential = azure_credential(storage.client_id)
             stack.push_async_callback(credential.close)
-            endpoint, signer = storage.table_service_uri.replace(".table.", ".blob.", 1), BearerToken(credential)
+            endpoint = storage.table_service_uri.replace(".table.", ".blob.", 1)
+            blobs = Blobs.from_endpoint(endpoint, credential, store.now)
         else:
             account = account_of(storage.connection_string or "")
-            endpoint, signer = account.blob_endpoint, SharedKey(account.name, account.key)
-        blobs = Blobs(endpoint, signer, store.now)
+            blobs = Blobs(account.blob_endpoint, SharedKey(account.name, account.key), store.now)
         stack.push_async_callback(blobs.close)
         yield Exporter(store, configuration, blobs)
 
@@ -225,7 +224,7 @@ class OnDemand:
     """The application of a process that has no start-up hook: built by the first request, in that request's loop."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        self._settings = document.load(environ)
+        self._settings = environment.load(environ)
         self._stack = AsyncExitStack()
         self._building: asyncio.Task[Application] | None = None
 

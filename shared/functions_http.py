@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from shared.errors import GatewayError
-from shared.responses.relay import refusal
+from shared.responses.rendering import refusal
 
 logger = logging.getLogger("tollgate")
 

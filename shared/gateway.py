@@ -21,7 +21,7 @@ from shared.accounting import Accounting
 from shared.affinity.directory import Affinity
 from shared.auth import client_address
 from shared.auth.authenticator import Authenticator
-from shared.azure_openai import openapi, operations
+from shared.azure_openai import answers, openapi
 from shared.config.document import Configuration
 from shared.errors import GatewayError, InvalidApiKey
 from shared.forwarding.shadowing import Shadows
@@ -33,7 +33,8 @@ from shared.requests.disconnect import Client, ClientGone
 from shared.requests.reading import Bounds, read_call
 from shared.requests.upload import Upload
 from shared.responses.dispatcher import HUNG_UP, Answering, Forwarding, heartbeat_wanted
-from shared.responses.relay import JsonResponse, MeteredResponse, refusal
+from shared.responses.relay import MeteredResponse
+from shared.responses.rendering import JsonResponse, refusal
 from shared.routing import preferences
 from shared.routing.router import Router
 from shared.telemetry.recorder import Telemetry
@@ -192,8 +193,8 @@ class Gateway:
         headers = {"x-gateway-request-id": arrival.request_id}
         if call.model:
             model = self._router.shown(consumer, call.model)
-            return JsonResponse(operations.model_object(model, call.surface), headers=headers)
-        models = [operations.model_object(name, call.surface) for name in self._router.models(consumer)]
+            return JsonResponse(answers.model_object(model, call.surface), headers=headers)
+        models = [answers.model_object(name, call.surface) for name in self._router.models(consumer)]
         return JsonResponse({"object": "list", "data": models}, headers=headers)
 
 

@@ -20,10 +20,10 @@ from functools import partial
 import msgspec
 
 from shared.azure_openai.references import ITEMS, KINDS
-from shared.config.document import Configuration
+from shared.config.document import Backend, Configuration
 from shared.errors import StateConflict, StateNotFound, StateUnavailable, StoreUnavailable
 from shared.storage import MAX_BATCH, Store, Table
-from shared.types import UNBOUND, Backend, Binding, Call, Consumer, Reference
+from shared.types import UNBOUND, Binding, Call, Consumer, Reference
 
 logger = logging.getLogger("tollgate.affinity")
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from starlette.types import Scope
 
-from shared.types import ClientAddress
+from shared.config.document import ClientAddress
 
 UNKNOWN = ""
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from shared.azure_openai import event_stream as sse
+from shared.azure_openai.answers import error_code
 from shared.azure_openai.json_body import Fields, top_level
-from shared.azure_openai.operations import error_code
 from shared.errors import GatewayError
 from shared.types import Call, Usage
 

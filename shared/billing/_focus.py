@@ -12,7 +12,7 @@ from typing import Any
 
 from shared.billing.charges import UNUSED, Charge, Tariff
 from shared.billing.cost import Part, exactly, parts
-from shared.types import Backend
+from shared.config.document import Backend
 from shared.usage import hours
 from shared.usage.query import Span
 

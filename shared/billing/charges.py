@@ -14,9 +14,8 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from shared.billing.cost import USD, Price, cost
-from shared.billing.prices import Prices, since_seconds
-from shared.config.document import Configuration
-from shared.types import Backend, Capacity
+from shared.billing.prices import Prices
+from shared.config.document import Backend, Capacity, Configuration, since_seconds
 from shared.usage import hours
 from shared.usage.aggregates import Counts, Dimensions, Lines
 from shared.usage.query import Span

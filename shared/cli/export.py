@@ -10,8 +10,8 @@ import typer
 from shared import bootstrap
 from shared.billing.cost import exactly
 from shared.billing.focus_export import Exporter
-from shared.billing.prices import since_seconds
 from shared.cli._terminal import AsJson, fail, settings, show, with_store
+from shared.config.document import since_seconds
 from shared.storage import Store
 from shared.usage import hours
 

@@ -3,7 +3,8 @@
 import asyncio
 from typing import Protocol
 
-from shared.forwarding.backend_client import Patience, UpstreamResponse
+from shared.forwarding._attempt import Patience
+from shared.forwarding.response import UpstreamResponse
 from shared.types import Role, Target
 
 type _Try = asyncio.Task[UpstreamResponse | None]

@@ -6,28 +6,20 @@ from collections.abc import Sequence
 
 import msgspec
 
-from shared.azure_openai import metering, operations
-from shared.config.document import Timeouts
+from shared.azure_openai import answers, metering
+from shared.config.document import FallbackReason, Timeouts
 from shared.errors import BadGateway, GatewayError, NoBackendAvailable, UpstreamTimeout
+from shared.forwarding._attempt import Beaten, Disconnected, Failed, Garbage, Patience, Throttled, TimedOut
 from shared.forwarding._hedging import HedgedTry
 from shared.forwarding._timeouts import first_byte_timeout, hedge_delay
-from shared.forwarding.backend_client import (
-    Beaten,
-    Disconnected,
-    Failed,
-    Garbage,
-    Patience,
-    Throttled,
-    TimedOut,
-    Upstream,
-    UpstreamResponse,
-)
+from shared.forwarding.backend_client import Upstream
+from shared.forwarding.response import UpstreamResponse
 from shared.requests.upload import Upload
 from shared.routing import quota
 from shared.routing.breakers import Breakers
 from shared.routing.retry_budget import RetryBudget
 from shared.routing.router import Router
-from shared.types import BEATEN, LEFT, Attempt, Call, FallbackReason, Plan, Role, Target, Usage
+from shared.types import BEATEN, LEFT, Attempt, Call, Plan, Role, Target, Usage
 
 logger = logging.getLogger("tollgate.forwarding")
 
@@ -164,7 +156,7 @@ class Sending:
         should they not."""
         if answer.status != 400 or not answer.complete or self._refused is not None:
             return False
-        reason = operations.refusal(answer.status, answer.head)
+        reason = answers.refusal(answer.status, answer.head)
         if reason is None:
             return False
         self._refused = reason, answer

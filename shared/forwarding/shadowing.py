@@ -8,8 +8,10 @@ import aiohttp
 
 from shared.azure_openai import metering
 from shared.config.document import Timeouts
+from shared.forwarding._attempt import Failed, Patience
 from shared.forwarding._timeouts import first_byte_timeout
-from shared.forwarding.backend_client import Failed, Patience, Upstream, UpstreamResponse
+from shared.forwarding.backend_client import Upstream
+from shared.forwarding.response import UpstreamResponse
 from shared.routing.breakers import Breakers
 from shared.types import Attempt, Call, Target, Usage
 from shared.usage.ledger import Entry, Ledger

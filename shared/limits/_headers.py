@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
+from shared.config.document import Limits
 from shared.errors import BudgetExceeded, GatewayError, QuotaExceeded, RateLimitExceeded
 from shared.limits._exchange import Refused
 from shared.limits._lease import Lessee
 from shared.limits._token_bucket import DIMENSIONS
-from shared.types import Limits
 
 _TOLD = [(name, DIMENSIONS.index(name)) for name in ("requests", "tokens")]
 

@@ -11,9 +11,9 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from shared.config.document import Configuration
+from shared.config.document import AddressLimits, Configuration, Limits, Period
 from shared.limits._token_bucket import Bound, Bounds
-from shared.types import AddressLimits, Consumer, Limits, Period
+from shared.types import Consumer
 
 TOKENS_A_SHARD = 1_000_000  # a minute; one row takes some tens of writes a second
 _MOST_SHARDS = 16

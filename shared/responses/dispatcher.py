@@ -11,12 +11,14 @@ from shared.affinity.directory import Affinity
 from shared.affinity.recorder import Witness
 from shared.azure_openai import metering
 from shared.errors import GatewayError, StateUnavailable, UpstreamTimeout
-from shared.forwarding.backend_client import UpstreamResponse
 from shared.forwarding.forwarder import Forwarder, ForwardingFailed
+from shared.forwarding.response import UpstreamResponse
 from shared.requests.arrival import Arrival
 from shared.requests.disconnect import Client, ClientGone
 from shared.requests.upload import Upload
-from shared.responses.relay import Ended, LateResponse, MeteredResponse, refusal
+from shared.responses.keep_alive import LateResponse
+from shared.responses.relay import Ended, MeteredResponse
+from shared.responses.rendering import refusal
 from shared.routing.router import Router, explained
 from shared.types import LEFT, Attempt, Binding, Call, Consumer, Outcome, Plan, Target, Usage
 

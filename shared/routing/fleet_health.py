@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from shared.errors import StoreUnavailable
-from shared.routing.breakers import FAULTS_TO_EJECT, HEALTHY, Breakers, Health, Key, after_success
+from shared.routing._health import FAULTS_TO_EJECT, HEALTHY, Health, after_success
+from shared.routing.breakers import Breakers, Key
 from shared.storage import Properties, Row, Table
 
 logger = logging.getLogger("tollgate.health")

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from shared.azure_openai.operations import number
+from shared.azure_openai.answers import number
 from shared.types import Call
 
 _LONGEST_WINDOW = 60.0  # seconds; Azure counts by the minute

@@ -17,10 +17,10 @@ from shared.errors import (
     RegionNotAllowed,
     StateConflict,
 )
-from shared.routing import _prompt_cache, preferences, quota
-from shared.routing import breakers as circuit_breaker
+from shared.routing import _health, _prompt_cache, preferences, quota
+from shared.routing._health import HEALTHY
 from shared.routing._prompt_cache import Share
-from shared.routing.breakers import HEALTHY, Breakers, Watched
+from shared.routing.breakers import Breakers, Watched
 from shared.routing.preferences import Wishes
 from shared.routing.rotation import Rotation, smooth_order
 from shared.types import ANYWHERE, UNBOUND, Attempt, Binding, Call, Consumer, Plan, Target
@@ -176,7 +176,7 @@ class Router:
         backends have told for this very call."""
         now = self._breakers.clock()
         waits = [wait for target in targets if (wait := self._breakers.health(target).wait_at(now, tokens)) > 0]
-        wait = min(waits, default=min(told, default=circuit_breaker.DEFAULT_COOL_DOWN))
+        wait = min(waits, default=min(told, default=_health.DEFAULT_COOL_DOWN))
         return RateLimitExceeded(
             f"Every backend of this model is throttled by Azure OpenAI. Retry after {wait:.1f} seconds.", wait
         )

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any
 
-from shared.config.document import TelemetrySettings
+from shared.config.environment import TelemetrySettings
 from shared.telemetry.metrics import Distribution, Instrument, Labels, Point, summed
 from shared.telemetry.recorder import Batch, Line
 from shared.telemetry.spans import Span

@@ -7,12 +7,13 @@ import pytest
 
 from shared.affinity import directory as module
 from shared.affinity.directory import Affinity, Place, drop_old
-from shared.azure_openai import operations
+from shared.azure_openai import operations, requests
 from shared.config import document
+from shared.config.document import Backend
 from shared.errors import StateConflict, StateNotFound, StateUnavailable, StoreUnavailable
 from shared.storage import Row
 from shared.storage.memory import MemoryStore, MemoryTable
-from shared.types import Backend, Call, Consumer, Reference
+from shared.types import Call, Consumer, Reference
 
 ALICE, BOB = Consumer("alice00000", "Alice"), Consumer("bob0000000", "Bob")
 ONE, TWO = Reference("file", "file-11111"), Reference("vector_store", "vs_22222")
@@ -75,7 +76,7 @@ def affinity(
 
 
 def call(path: str, body: bytes = b"", method: str = "POST") -> Call:
-    return operations.parse_call(operations.match(method, path), "", {}, body)
+    return requests.parse_call(operations.match(method, path), "", {}, body)
 
 
 async def place(affinity: Affinity, consumer: Consumer, reference: Reference) -> Place:

@@ -10,12 +10,11 @@ import pytest
 from shared.auth import client_address
 from shared.auth.authenticator import Authenticator
 from shared.auth.consumers import Consumers
-from shared.config.document import Configuration, LimitSettings
+from shared.config.document import AddressLimits, ClientAddress, Configuration, Limits, LimitSettings
 from shared.errors import AddressNotAllowed, GatewayError, QuotaExceeded, RateLimitExceeded
 from shared.limits import cleanup, scopes
 from shared.limits._rows import from_properties
 from shared.limits.limiter import Limiter
-from shared.types import AddressLimits, ClientAddress, Limits
 from simulator.process import SimulatorProcess
 from tests.harness.azurite import Azurite
 from tests.harness.gateway_process import EDGES, Edge, cli
@@ -232,7 +231,7 @@ def test_a_policy_of_networks_is_made_and_changed_by_command(guarded: System) ->
 def test_networks_that_are_none_are_refused() -> None:
     from typer.testing import CliRunner
 
-    from shared.cli import cli as app
+    from shared.cli.app import cli as app
 
     for text in ("10.0.0.1/8", "nonsense", "", "10.0.0.0/8,,"):
         result = CliRunner().invoke(app, ["keys", "create", "x", "--addresses", text], env={})

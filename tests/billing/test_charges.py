@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from shared.billing.charges import UNUSED, Charge, Tariff
 from shared.billing.cost import USD
-from shared.billing.prices import PriceLine, Prices
+from shared.billing.prices import Prices
 from shared.billing.report import DIMENSIONS, Question, as_csv, question, report
+from shared.config.document import Backend, Capacity, PriceLine
 from shared.errors import InvalidRequest
 from shared.storage import Properties
 from shared.storage.memory import MemoryStore
-from shared.types import Backend, Capacity
 from shared.usage import hours
 from shared.usage.aggregates import Counts, Dimensions, Lines
 from shared.usage.query import Span, spans

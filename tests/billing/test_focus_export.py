@@ -22,8 +22,10 @@ from local.azurite import ACCOUNT, KEY
 from shared import bootstrap
 from shared.billing._focus import COLUMNS
 from shared.billing.focus_export import Exporter
-from shared.config import document
-from shared.config.document import Configuration, Storage, parse
+from shared.config import environment
+from shared.config.document import Configuration
+from shared.config.environment import Storage
+from shared.config.parsing import parse
 from shared.errors import StoreUnavailable
 from shared.storage import Properties, Store
 from shared.storage.blobs import Blobs, SharedKey
@@ -263,7 +265,7 @@ async def test_the_timers_job_exports_after_the_roll_up(
     caplog.set_level("INFO", "tollgate")
     monkeypatch.setenv("GATEWAY_CONFIG", json.dumps({"backends": [SWEDEN], "export": EXPORT}))
     monkeypatch.setenv("GATEWAY_STORAGE", account.connection_string)
-    async with bootstrap.application(document.load()) as application:
+    async with bootstrap.application(environment.load()) as application:
         hour = hours.label(hours.hour_of(application.store.now()) - 48)
         await call(application.store, hour)
         await application.roll_up()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from shared import bootstrap
 from shared.billing.cost import USD
 from shared.billing.ptu import Hour, Plan, Terms, plan, throughput
-from shared.config.document import Storage
+from shared.config.environment import Storage
 from shared.storage import Properties
 from shared.usage import hours
 from tests.harness.azurite import Azurite

@@ -5,15 +5,15 @@ from typing import cast
 
 import pytest
 
-from shared.azure_openai import operations
+from shared.azure_openai import operations, requests
+from shared.config.document import Backend
+from shared.forwarding._attempt import Patience
 from shared.forwarding._hedging import HedgedTry, Tries
-from shared.forwarding.backend_client import Patience, UpstreamResponse
+from shared.forwarding.response import UpstreamResponse
 from shared.responses.dispatcher import hung_up
-from shared.types import BEATEN, LEFT, Attempt, Backend, Role, Target, Usage
+from shared.types import BEATEN, LEFT, Attempt, Role, Target, Usage
 
-CALL = operations.parse_call(
-    operations.match("POST", "/v1/chat/completions"), "", {}, b'{"model": "m", "messages": []}'
-)
+CALL = requests.parse_call(operations.match("POST", "/v1/chat/completions"), "", {}, b'{"model": "m", "messages": []}')
 A, B = (Target(Backend(name=name, endpoint="https://e", region="r", models={}), "m", "m") for name in "ab")
 PROMPT = Usage(input_tokens=7, estimated=True)
 HEDGE = Attempt(B, 0, BEATEN, 1.0, "hedge", PROMPT)

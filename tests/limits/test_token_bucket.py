@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shared.config.document import Limits
 from shared.errors import StoreUnavailable
 from shared.limits import scopes
 from shared.limits._exchange import Refused
@@ -34,7 +35,6 @@ from shared.limits._token_bucket import (
 from shared.storage import Properties
 from shared.storage import Row as StoredRow
 from shared.storage.memory import MemoryStore, MemoryTable
-from shared.types import Limits
 
 NOW = 1_000_000.0
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.azure_openai.operations import match, parse_call
+from shared.azure_openai.operations import match
+from shared.azure_openai.requests import parse_call
 from shared.errors import InvalidRequest
 from shared.routing import _prompt_cache, preferences, quota
 from shared.routing._latency import Latency, percentile

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared import ulid
+from shared.config.document import Backend
 from shared.telemetry import instruments, metrics, spans
 from shared.telemetry.metrics import Counter, Distribution, Histogram, Instrument, Point
 from shared.telemetry.recorder import Budget
-from shared.types import BEATEN, LEFT, Attempt, Backend, Target
+from shared.types import BEATEN, LEFT, Attempt, Target
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = Instrument("histogram", "sizes", "1", "", ("of",), (1.0, 10.0))

@@ -21,8 +21,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from shared.storage import Properties, Row, Table, Value
 from shared.storage.memory import MemoryStore
 from shared.usage import aggregates, hours
+from shared.usage._hour_fold import GRACE, fold_rows
 from shared.usage.aggregates import Counts, Dimensions, Fold
-from shared.usage.rollup import GRACE, LEASE, Lease, Summary, Watermarks, fold_rows, note_late, roll_up, watermarks
+from shared.usage.rollup import LEASE, Lease, Summary, Watermarks, note_late, roll_up, watermarks
 
 START = hours.from_label("2026013122")  # two hours before a new day, which begins a month
 SPAN = 4  # hours in which requests begin

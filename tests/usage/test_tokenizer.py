@@ -9,9 +9,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from shared.types import Attempt, Backend, Outcome, Target, Usage
+from shared.config.document import Backend
+from shared.types import Attempt, Outcome, Target, Usage
+from shared.usage import _tokenizer_process
 from shared.usage import tokenizer as module
-from shared.usage.tokenizer import Counted, Question, Tokenizer, encoding, encoding_name, prompt_texts
+from shared.usage._tokenizer_process import Counted, Question, encoding, encoding_name, prompt_texts
+from shared.usage.tokenizer import Tokenizer
 
 # The example of OpenAI's cookbook, "How to count tokens with tiktoken", and what the API itself counted for it.
 MESSAGES = [
@@ -105,7 +108,7 @@ def test_what_a_model_reads_of_a_request(body: bytes, texts: list[str], form: in
 
 
 def test_a_table_that_is_not_the_published_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(module.PUBLISHED, "cl100k_base", "0" * 64)
+    monkeypatch.setitem(_tokenizer_process.PUBLISHED, "cl100k_base", "0" * 64)
     with pytest.raises(ValueError, match="not the table that OpenAI published"):
         encoding("cl100k_base")
 
