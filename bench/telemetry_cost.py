@@ -17,7 +17,7 @@ from shared.azure_openai import operations, requests
 from shared.config.document import Backend
 from shared.config.environment import TelemetrySettings
 from shared.telemetry import spans
-from shared.telemetry.exporter import Sender
+from shared.telemetry.exporter import ExportThread
 from shared.telemetry.recorder import Batch, Telemetry, Vitals
 from shared.types import Attempt, Call, Consumer, Outcome, Target, Usage
 from tests.harness.telemetry_receivers import Receivers
@@ -102,7 +102,7 @@ def receive(pipe: Connection) -> None:
 
 async def exported(kept: int, settings: TelemetrySettings) -> float:
     """µs of CPU for a kept call with one try and its line, from the queue to the socket."""
-    sender = Sender(settings, "bench")
+    sender = ExportThread(settings, "bench")
     call = requests.parse_call(
         operations.match("POST", "/v1/chat/completions"), "", {}, b'{"model":"gpt-4o","messages":[]}'
     )

@@ -16,29 +16,29 @@ import msgspec
 from shared import ulid
 from shared.accounting import Accounting
 from shared.affinity import directory
-from shared.affinity.directory import Affinity
+from shared.affinity.directory import ObjectDirectory
 from shared.auth.authenticator import Authenticator
 from shared.auth.consumers import Consumers
 from shared.azure_openai.backend_requests import token_scope
 from shared.billing import cost as pricing
 from shared.billing.cost import USD
-from shared.billing.focus_export import Exporter
+from shared.billing.focus_export import FocusExporter
 from shared.billing.prices import Prices
 from shared.config import environment
 from shared.config.document import Configuration, LedgerSettings
 from shared.config.environment import Settings, Storage
 from shared.credentials import Credentials, azure_credential
 from shared.forwarding.adoption import has_object
-from shared.forwarding.backend_client import Upstream
+from shared.forwarding.backend_client import BackendClient
 from shared.forwarding.forwarder import Forwarder
 from shared.forwarding.shadowing import Shadows
 from shared.gateway import Gateway
 from shared.limits import cleanup
 from shared.limits.alerts import Alerts
 from shared.limits.limiter import Limiter
-from shared.management.api import Management
+from shared.management.api import ManagementApi
 from shared.management.readiness import ReadinessCheck
-from shared.responses.dispatcher import Answering
+from shared.responses.dispatcher import Dispatcher
 from shared.routing.breakers import Breakers
 from shared.routing.fleet_health import TABLE as HEALTH
 from shared.routing.fleet_health import SharedHealth
@@ -67,7 +67,7 @@ class Application(msgspec.Struct, frozen=True):
     gateway: Gateway
     store: Store
     configuration: Configuration
-    exporter: Exporter | None = None
+    exporter: FocusExporter | None = None
 
     async def roll_up(self) -> None:
         """One pass of the timer's job."""
@@ -97,7 +97,7 @@ async def open_store(storage: Storage) -> AsyncIterator["TablesStore"]:
 
 
 @asynccontextmanager
-async def open_exporter(storage: Storage, configuration: Configuration, store: Store) -> AsyncIterator[Exporter]:
+async def open_exporter(storage: Storage, configuration: Configuration, store: Store) -> AsyncIterator[FocusExporter]:
     """What writes files of charges into the container that the configuration names."""
     from shared.storage.blobs import Blobs, SharedKey
     from shared.storage.tables import account_of
@@ -112,7 +112,7 @@ async def open_exporter(storage: Storage, configuration: Configuration, store: S
             account = account_of(storage.connection_string or "")
             blobs = Blobs(account.blob_endpoint, SharedKey(account.name, account.key), store.now)
         stack.push_async_callback(blobs.close)
-        yield Exporter(store, configuration, blobs)
+        yield FocusExporter(store, configuration, blobs)
 
 
 @asynccontextmanager
@@ -133,7 +133,7 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
         router = Router(configuration, rotation, breakers)
         credentials = Credentials(settings.client_id, settings.api_keys)
         stack.push_async_callback(credentials.close)
-        upstream = await stack.enter_async_context(Upstream(credentials, breakers, configuration.timeouts))
+        upstream = await stack.enter_async_context(BackendClient(credentials, breakers, configuration.timeouts))
         forwarder = Forwarder(upstream, breakers, router, configuration.timeouts)
         ledger = Ledger(store, configuration.ledger.durability, _overflow(configuration.ledger, tables.endpoint))
         health = SharedHealth(store.table(HEALTH), breakers, store.now, rng, ledger.instance)
@@ -149,10 +149,10 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
         limiter = Limiter(store, configuration, alerts)
         stack.push_async_callback(limiter.stop)
         backends = BackendsReport(configuration, breakers, health, ledger.instance)
-        management = Management(store, configuration, limiter, authenticator, backends, settings.management_key)
+        management = ManagementApi(store, configuration, limiter, authenticator, backends, settings.management_key)
         shadows = Shadows(upstream, breakers, ledger, configuration.timeouts)
         stack.push_async_callback(shadows.close)
-        places = Affinity(
+        places = ObjectDirectory(
             store,
             configuration,
             lambda backend: breakers.health(Target(backend, "", "")).usable_at(breakers.clock()),
@@ -163,7 +163,7 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
             authenticator,
             limiter,
             router,
-            Answering(router, forwarder, places),
+            Dispatcher(router, forwarder, places),
             shadows,
             ledger,
             Accounting(limiter, ledger, tokenizer, telemetry),
@@ -197,10 +197,10 @@ def _telemetry(settings: Settings) -> Telemetry | None:
     """None where it would go nowhere. What exports is imported here, because nobody else needs it."""
     if settings.telemetry is None:
         return None
-    from shared.telemetry.exporter import Sender
+    from shared.telemetry.exporter import ExportThread
 
     per_second = settings.configuration.telemetry.traces_per_second
-    sender = Sender(settings.telemetry, ulid.new(time.time())[-10:])
+    sender = ExportThread(settings.telemetry, ulid.new(time.time())[-10:])
     return Telemetry(sender, per_second, settings.telemetry.metrics_every, time.monotonic, time.time, _usd(settings))
 
 

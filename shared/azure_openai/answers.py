@@ -72,7 +72,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return max((seconds for seconds in resets if seconds is not None), default=None)
 
 
-def refusal(status: int, body: bytes) -> FallbackReason | None:
+def fallback_reason(status: int, body: bytes) -> FallbackReason | None:
     """Why an answer refuses a call that another model may take."""
     if status != 400:
         return None

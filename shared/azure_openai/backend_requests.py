@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from shared.azure_openai.json_body import Fields, rewrite, rewrite_below
+from shared.azure_openai.json_body import JsonFields, rewrite, rewrite_below
 from shared.azure_openai.operations import IN_QUERY
 from shared.config.document import Backend
 from shared.types import Call, Target
@@ -117,7 +117,7 @@ def forwarded_headers(headers: Mapping[str, str]) -> dict[str, str]:
     return dict(passed[:_MAX_CUSTOM_HEADERS])
 
 
-def usage_edit(fields: Fields, call: Call) -> dict[str, bytes]:
+def usage_edit(fields: JsonFields, call: Call) -> dict[str, bytes]:
     """What asks a backend for the usage chunk, where the caller did not. Old API versions and On Your Data refuse to be
     asked."""
     if (call.surface == "dated" and (call.api_version or "") < INCLUDE_USAGE_SINCE) or "data_sources" in fields:

@@ -9,7 +9,7 @@ import msgspec
 
 from shared.azure_openai import multipart, references
 from shared.azure_openai.backend_requests import forwarded_headers, usage_edit
-from shared.azure_openai.json_body import Fields, top_level
+from shared.azure_openai.json_body import JsonFields, top_level
 from shared.azure_openai.operations import IN_QUERY, MODEL_OF_SESSION, Route
 from shared.errors import InvalidRequest
 from shared.types import Call, Operation, Reference
@@ -105,7 +105,7 @@ def _with_body(call: Call, body: bytes) -> Call:
     if operation.body == "sdp":
         return _with_offer(call, body)
     values = top_level(body)
-    fields = Fields(body, values)
+    fields = JsonFields(body, values)
     named, model_at = _named_model(operation, fields) if operation.model != "none" else (None, "model")
     model = "" if operation.model == "hidden" else call.model or named or operation.default_model
     if not model and operation.model in ("body", "form"):
@@ -155,7 +155,7 @@ def _with_offer(call: Call, body: bytes) -> Call:
     """An offer of WebRTC: in a form beside the session that is wanted, or alone, with the model in the query."""
     kind, values = call.headers.get("content-type", ""), {}
     if kind.lower().startswith("multipart/"):
-        fields = multipart.Fields(multipart.boundary(kind), frozenset((b"session",)), _LARGEST_SESSION)
+        fields = multipart.FormFields(multipart.boundary(kind), frozenset((b"session",)), _LARGEST_SESSION)
         for start in range(0, len(body), _LARGEST_SESSION):
             fields.feed(body[start : start + _LARGEST_SESSION])
         if found := fields.found.get(b"session"):
@@ -165,7 +165,7 @@ def _with_offer(call: Call, body: bytes) -> Call:
         raise InvalidRequest(
             "The content-type is wrong: expected application/sdp, or multipart/form-data with `sdp` and `session`."
         )
-    named, model_at = _named_model(call.operation, Fields(body, values))
+    named, model_at = _named_model(call.operation, JsonFields(body, values))
     parameters = parse_qsl(call.query, keep_blank_values=True)
     asked = dict(parameters).get("model")
     if not (named or asked):
@@ -186,7 +186,7 @@ def _with_offer(call: Call, body: bytes) -> Call:
     )
 
 
-def _named_model(operation: Operation, fields: Fields) -> tuple[str | None, str]:
+def _named_model(operation: Operation, fields: JsonFields) -> tuple[str | None, str]:
     """The model that a body names, and where: in a field, or in one of an object that a field holds."""
     if operation.model_at == ("model",):
         return fields.get("model", str, "a string that names a model"), "model"

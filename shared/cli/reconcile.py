@@ -42,7 +42,7 @@ def compare_with_azure(
         day = datetime.fromtimestamp(first * hours.HOUR, UTC)
         monitor = AzureMonitor(told.configuration.azure_monitor, told.client_id)
         azure = await monitor.counted(accounts, day, day + timedelta(days=1))
-        (lines,) = await query.read(store, [query.Span(first, first + hours.DAY)])
+        (lines,) = await query.read(store, [query.HourRange(first, first + hours.DAY)])
         found = reconciliation.compare(lines, told.configuration.backends, azure)
         if as_json:
             rows = [msgspec.to_builtins(one) | {"percent": one.percent, "same": one.same} for one in found]

@@ -77,7 +77,9 @@ class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     api_key_env: str
 
 
-class Capacity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, rename={"since": "from"}):
+class ProvisionedCapacity(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, rename={"since": "from"}
+):
     """Provisioned throughput units of a model's deployment, from the beginning of a day in UTC (YYYY-MM-DD) until the
     next entry of that model. `usd_per_unit_hour` None: Azure's price without a reservation."""
 
@@ -103,7 +105,7 @@ class Backend(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     api_version: str = "v1"
     kind: Literal["standard", "provisioned"] = "standard"
     deployment: Deployment = "global"
-    capacity: list[Capacity] = []
+    capacity: list[ProvisionedCapacity] = []
     resource_id: str | None = None
     priority: int = 1
     weight: int = 1

@@ -6,7 +6,7 @@ import contextlib
 from shared.forwarding.response import UpstreamResponse
 
 
-class Failed(Exception):
+class AttemptFailed(Exception):
     """A try that another target may better. `answer`: what the backend said, if it said something; `wait`: seconds it
     asked for. `spilled_to`: the deployment that Azure itself asked instead, in vain; "?" where it does not tell which.
     `charged`: it has read the prompt, and charges for that. Azure does for what timed out or broke off,
@@ -31,27 +31,27 @@ class Failed(Exception):
         self.charged = charged
 
 
-class Throttled(Failed):
+class Throttled(AttemptFailed):
     """429."""
 
 
-class Disconnected(Failed):
+class Disconnected(AttemptFailed):
     """The connection broke without a byte of an answer: it may have been closed while nobody used it."""
 
 
-class TimedOut(Failed):
+class TimedOut(AttemptFailed):
     """No answer within the time for it."""
 
 
-class Beaten(Failed):
+class Superseded(AttemptFailed):
     """Another try of the same call was faster."""
 
 
-class Garbage(Failed):
+class InvalidAnswer(AttemptFailed):
     """An answer that is none."""
 
 
-class Patience:
+class AttemptTimeout:
     """How long a try may take until it is committed. It may be ended before, when another try has the answer.
 
     `watched`: somebody looks at the try before its time is over, and starts the timer then, which most tries never

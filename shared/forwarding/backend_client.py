@@ -20,7 +20,16 @@ from yarl import URL
 from shared.azure_openai import answers, backend_requests, metering
 from shared.config.document import Timeouts
 from shared.credentials import Credentials, CredentialUnavailable
-from shared.forwarding._attempt import Beaten, Disconnected, Failed, Garbage, Patience, Throttled, TimedOut, in_seconds
+from shared.forwarding._attempt import (
+    AttemptFailed,
+    AttemptTimeout,
+    Disconnected,
+    InvalidAnswer,
+    Superseded,
+    Throttled,
+    TimedOut,
+    in_seconds,
+)
 from shared.forwarding.response import CLOSED_EARLY, UpstreamResponse
 from shared.requests.upload import Upload
 from shared.routing import quota
@@ -41,7 +50,7 @@ def _url(text: str) -> URL:
     return _known_url(text) if len(text) <= _LONG_URL else URL(text, encoded=True)
 
 
-class Upstream:
+class BackendClient:
     """Tries targets, one at a time. Owns the one client session of the process."""
 
     def __init__(self, credentials: Credentials, breakers: Breakers, timeouts: Timeouts) -> None:
@@ -65,7 +74,7 @@ class Upstream:
         await self._session.close()
 
     async def attempt(
-        self, call: Call, target: Target, patience: Patience, request_id: str, upload: Upload | None = None
+        self, call: Call, target: Target, patience: AttemptTimeout, request_id: str, upload: Upload | None = None
     ) -> UpstreamResponse:
         """One try, committed while `patience` lasts, which for an upload begins with its last byte. Raises `Failed`;
         the breakers learn how it went. What the caller did wrong with its upload is raised as it is."""
@@ -99,7 +108,7 @@ class Upstream:
             else:
                 breakers.fault(target, "silent while others answer" if patience.beaten else "timeout")
             if patience.beaten:
-                raise Beaten(BEATEN) from None
+                raise Superseded(BEATEN) from None
             raise TimedOut(f"no answer within {patience.seconds:.1f} s", charged=status in (0, 200)) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             if upload is not None and upload.error is not None:
@@ -111,7 +120,7 @@ class Upstream:
             breakers.fault(target, problem[:200])
             broken = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
             broken = broken and not isinstance(error, aiohttp.ClientConnectorError)
-            raise (Disconnected if broken else Failed)(problem[:200], charged=status == 200) from None
+            raise (Disconnected if broken else AttemptFailed)(problem[:200], charged=status == 200) from None
         except asyncio.CancelledError:
             breakers.abandoned(target)
             raise
@@ -125,7 +134,7 @@ class Upstream:
         try:
             return await self._credentials.header(target.backend, scope)
         except CredentialUnavailable as error:
-            raise Failed(str(error)) from None
+            raise AttemptFailed(str(error)) from None
 
     async def _request(
         self,
@@ -189,7 +198,7 @@ class Upstream:
                 raise self._throttled(call, asked, response, body)
             case "server":
                 self._breakers.fault(asked, f"status {response.status}")
-                raise Failed(
+                raise AttemptFailed(
                     f"status {response.status}",
                     response.status,
                     UpstreamResponse(
@@ -214,11 +223,11 @@ class Upstream:
                     "assignment of the gateway's identity, the deployment's name and the network rules.",
                     asked.backend.name, asked.deployment, reason,
                 )  # fmt: skip
-                raise Failed(reason, response.status)
+                raise AttemptFailed(reason, response.status)
             case "ok" if response.status >= 300 or not (as_it_comes or _is_answer(call, response, body, complete)):
                 # Azure OpenAI redirects nobody: something else answers at that address.
                 self._breakers.fault(asked, "no answer of Azure OpenAI's")
-                raise Garbage(f"status {response.status}, but no answer of Azure OpenAI's", response.status)
+                raise InvalidAnswer(f"status {response.status}, but no answer of Azure OpenAI's", response.status)
         self._breakers.success(asked)
         total = self._timeouts.total
         deadline = in_seconds(self._timeouts.stream if as_it_comes else total)
@@ -244,10 +253,10 @@ class Upstream:
             head += meter.feed(chunk)
         if meter.failed:
             self._breakers.fault(target, "error inside a stream")
-            raise Failed("reported an error before the stream's first token", response.status, charged=True)
+            raise AttemptFailed("reported an error before the stream's first token", response.status, charged=True)
         if not meter.committed:
             self._breakers.fault(target, "empty stream")
-            raise Failed("ended the stream before its first token", response.status, charged=True)
+            raise AttemptFailed("ended the stream before its first token", response.status, charged=True)
         return meter, head
 
 

@@ -12,7 +12,7 @@ from shared.errors import RequestTimeout
 _SLOWEST = 16_384  # bytes a second, beyond the first seconds: a body that trickles holds a connection for ever
 
 
-class Pace:
+class BodyDeadline:
     """How long a body may take: some seconds, and more for what has come. Raises `RequestTimeout`."""
 
     def __init__(self, seconds: float) -> None:

@@ -10,8 +10,8 @@ from shared.azure_openai import operations, requests
 from shared.azure_openai.operations import Route
 from shared.config.document import Configuration
 from shared.errors import NO_WEBSOCKETS, NotSupported, RequestTooLarge
-from shared.requests._deadline import Pace
-from shared.requests.disconnect import ClientGone
+from shared.requests._deadline import BodyDeadline
+from shared.requests.disconnect import CallerDisconnected
 from shared.requests.upload import Upload
 from shared.types import Call
 
@@ -69,11 +69,11 @@ async def _read_body(receive: Receive, headers: Mapping[str, str], bounds: Bound
     length, most = headers.get("content-length", ""), bounds.request_bytes
     told, size, more = int(length) if length.isdecimal() else 0, 0, True
     body: list[bytes] = []
-    pace = Pace(bounds.seconds)
+    pace = BodyDeadline(bounds.seconds)
     while more and max(told, size) <= most:
         message = await pace.receive(receive, size)
         if message["type"] == "http.disconnect":
-            raise ClientGone
+            raise CallerDisconnected
         chunk, more = message.get("body", b""), message.get("more_body", False)
         body.append(chunk)
         size += len(chunk)

@@ -12,8 +12,8 @@ from starlette.types import Message, Receive
 
 from shared.azure_openai import multipart
 from shared.errors import GatewayError, InvalidRequest, RequestTooLarge
-from shared.requests._deadline import Pace
-from shared.requests.disconnect import ClientGone
+from shared.requests._deadline import BodyDeadline
+from shared.requests.disconnect import CallerDisconnected
 
 _IN_MEMORY = 1024 * 1024  # bytes of what is kept; beyond that it is on disk
 _KEPT = 64 * 1024 * 1024  # bytes within which a body can be sent again to another backend
@@ -33,11 +33,11 @@ class Upload:
             raise self._too_large()
         self.content_type = headers.get("content-type", "")
         self.error: BaseException | None = None  # why the body ended early, when that was the caller's doing
-        self.fields: multipart.Fields | None = None
+        self.fields: multipart.FormFields | None = None
         self._sought = b""
         self._forbidden = b""
         self._receive = receive
-        self._pace = Pace(seconds)
+        self._pace = BodyDeadline(seconds)
         self._received = 0
         self._kept = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - closed by `close`
         self._keeps = True
@@ -120,7 +120,7 @@ class Upload:
             while chunk := await self._more():
                 yield chunk
             self._sent()
-        except (GatewayError, ClientGone) as error:
+        except (GatewayError, CallerDisconnected) as error:
             self.error = error
             raise
 
@@ -135,7 +135,7 @@ class Upload:
             while not self._complete:
                 message = await self._pace.receive(self._receive, self._received)
                 if message["type"] == "http.disconnect":
-                    raise ClientGone
+                    raise CallerDisconnected
                 self._complete = not message.get("more_body", False)
                 chunk: bytes = message.get("body", b"")
                 if self._complete:
@@ -160,9 +160,9 @@ class Upload:
                 name = self._forbidden.decode()
                 raise InvalidRequest(f"Send `{name}` in a body of JSON, not of multipart.", param=name)
 
-    def _follow(self, *wanted: bytes) -> multipart.Fields:
+    def _follow(self, *wanted: bytes) -> multipart.FormFields:
         parting = multipart.boundary(self.content_type)
-        self.fields = multipart.Fields(parting, frozenset(wanted), noted=frozenset((_STREAM,)))
+        self.fields = multipart.FormFields(parting, frozenset(wanted), noted=frozenset((_STREAM,)))
         return self.fields
 
     def _searching(self) -> bool:

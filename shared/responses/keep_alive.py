@@ -8,11 +8,11 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from shared.errors import GatewayError
-from shared.responses.relay import MeteredResponse
-from shared.responses.rendering import INTERRUPTED, KEEP_ALIVE_COMMENT, refusal, send_part
+from shared.responses.relay import RelayedResponse
+from shared.responses.rendering import INTERRUPTED, KEEP_ALIVE_COMMENT, error_response, send_part
 
 
-class LateResponse(Response):
+class KeepAliveResponse(Response):
     """An event stream whose backend has said nothing for so long that comments have to keep the connection alive.
 
     What answers in the end, or refuses, comes from `answer`; since status and headers are committed by the first
@@ -34,10 +34,10 @@ class LateResponse(Response):
             try:
                 response = self._answer.result()
             except GatewayError as error:
-                response = refusal(error, {})
+                response = error_response(error, {})
         finally:
             self._answer.cancel()
-        if isinstance(response, MeteredResponse) and response.event_stream:
+        if isinstance(response, RelayedResponse) and response.event_stream:
             await response(scope, receive, _without_start(send))
         else:
             said = _Collected()

@@ -9,10 +9,10 @@ import aiohttp
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from shared.affinity.recorder import Witness
+from shared.affinity.recorder import ObjectRecorder
 from shared.azure_openai.metering import StreamMeter
 from shared.forwarding.response import UpstreamResponse
-from shared.requests.disconnect import Client, ClientGone
+from shared.requests.disconnect import CallerConnection, CallerDisconnected
 from shared.requests.upload import Upload
 from shared.responses._idle_watch import Watch
 from shared.responses.rendering import BROKEN_OFF, INTERRUPTED, error_event
@@ -24,7 +24,7 @@ Ended = Literal["complete", "hung_up", "cut"]
 Account = Callable[[Usage, Ended, str], asyncio.Future[None]]
 
 
-class MeteredResponse(Response):
+class RelayedResponse(Response):
     """Relays an upstream's answer byte for byte, and accounts for it exactly once on whatever way it ends.
 
     `account` is given the usage, how the answer ended and, where the usage is an estimate, the text that has passed. It
@@ -37,12 +37,12 @@ class MeteredResponse(Response):
     def __init__(
         self,
         upstream: UpstreamResponse,
-        client: Client,
+        client: CallerConnection,
         headers: Mapping[str, str],
         account: Account,
         *,
         heartbeat: float = 0.0,
-        witness: Witness | None = None,
+        witness: ObjectRecorder | None = None,
         upload: Upload | None = None,
     ) -> None:
         self.status_code = upstream.status
@@ -61,7 +61,7 @@ class MeteredResponse(Response):
         try:
             async with self._client:
                 await self._relay(send)
-        except ClientGone:
+        except CallerDisconnected:
             ended = "hung_up"
         finally:
             if not self._accounted:

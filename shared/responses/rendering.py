@@ -31,7 +31,7 @@ class JsonResponse(Response):
         return msgspec.json.encode(content)
 
 
-def refusal(error: GatewayError, headers: Mapping[str, str]) -> Response:
+def error_response(error: GatewayError, headers: Mapping[str, str]) -> Response:
     """The answer that tells a `GatewayError`."""
     body = {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
     return JsonResponse(body, error.status, {**headers, **error.limits, **error.headers()})

@@ -22,18 +22,18 @@ from shared.routing._health import (
     while_probing,
 )
 from shared.routing._latency import Latency
-from shared.routing.quota import Capacity, Sent, Throttle
+from shared.routing.quota import QuotaReading, Sent, Throttle
 from shared.routing.retry_budget import AdaptiveThrottle
 from shared.types import Target
 
 PROBE_GRANTED = 10.0  # seconds for a call to come along that may try a deployment whose ejection is over
 PROBE_ASKED = 3.0  # seconds until the fleet is asked again for that
 
-Key = tuple[str, str]
+DeploymentKey = tuple[str, str]
 """A backend's name and a deployment: what has a health of its own."""
 
 
-class Watched:
+class DeploymentState:
     """What a process knows of one deployment. One per deployment, for the life of the process."""
 
     __slots__ = (
@@ -47,7 +47,7 @@ class Watched:
         self.waiting = 0  # those of them that have shown nothing yet
         self.answered_at = 0.0  # when it last showed something
         self.sent = Sent()
-        self.capacity: Capacity | None = None
+        self.capacity: QuotaReading | None = None
         self.configured: float | None = None  # tokens a minute, as configured, else the most that it has told
         self.latency = Latency()
         self.throttle: AdaptiveThrottle | None = None  # once it has said 429
@@ -60,9 +60,9 @@ class Fleet(Protocol):
     """What other instances are told, and asked, of a deployment. Nothing of it waits."""
 
     def look(self) -> None: ...
-    def tripped(self, key: Key, health: Health) -> None: ...
-    def recovered(self, key: Key) -> None: ...
-    def ask_for_probe(self, key: Key) -> None: ...
+    def tripped(self, key: DeploymentKey, health: Health) -> None: ...
+    def recovered(self, key: DeploymentKey) -> None: ...
+    def ask_for_probe(self, key: DeploymentKey) -> None: ...
 
 
 class Breakers:
@@ -73,16 +73,16 @@ class Breakers:
         self.fleet: Fleet | None = None
         self.trips: Counter[str] = Counter()  # ejections by backend, since the start
         self.rng = rng
-        self._watched: dict[Key, Watched] = {}
+        self._watched: dict[DeploymentKey, DeploymentState] = {}
 
-    def watched(self, target: Target) -> Watched:
+    def watched(self, target: Target) -> DeploymentState:
         key = (target.backend.name, target.deployment)
         try:
             return self._watched[key]
         except KeyError:
-            return self._watched.setdefault(key, Watched())
+            return self._watched.setdefault(key, DeploymentState())
 
-    def all(self) -> dict[Key, Watched]:
+    def all(self) -> dict[DeploymentKey, DeploymentState]:
         return self._watched
 
     def health(self, target: Target) -> Health:
@@ -158,7 +158,7 @@ class Breakers:
             if self.fleet is not None and (health.half_open or health.ejected_until):
                 self.fleet.recovered((target.backend.name, target.deployment))
 
-    def learn(self, target: Target, told: Capacity) -> None:
+    def learn(self, target: Target, told: QuotaReading) -> None:
         """What an answer told of the quota; one to a call that went out earlier than the last such one is old news."""
         watched = self.watched(target)
         known = watched.capacity
@@ -205,11 +205,11 @@ class Breakers:
         if self.fleet is not None:
             self.fleet.tripped((target.backend.name, target.deployment), health)
 
-    def adopt(self, key: Key, health: Health) -> None:
+    def adopt(self, key: DeploymentKey, health: Health) -> None:
         """What another instance has found out."""
-        self._watched.setdefault(key, Watched()).health = health
+        self._watched.setdefault(key, DeploymentState()).health = health
 
-    def grant_probe(self, key: Key) -> None:
+    def grant_probe(self, key: DeploymentKey) -> None:
         """The fleet leaves the trying of a deployment to this process."""
         self._watched[key].probe_granted_until = self.clock() + PROBE_GRANTED
 

@@ -25,7 +25,7 @@ PUBLISHED = {
 _LENGTH = struct.Struct("<I")
 
 
-class Question(msgspec.Struct, array_like=True):
+class CountRequest(msgspec.Struct, array_like=True):
     """What is to be counted: a request's body, and the text of its answer as far as it came."""
 
     model: str
@@ -125,7 +125,7 @@ def _gather(value: Any, texts: list[str]) -> int:
     return int(isinstance(value, int))
 
 
-def answer(question: Question, encodings: dict[str, "tiktoken.Encoding"]) -> Counted:
+def answer(question: CountRequest, encodings: dict[str, "tiktoken.Encoding"]) -> Counted:
     name = encoding_name(question.model)
     if name not in encodings:
         encodings[name] = encoding(name)
@@ -152,7 +152,7 @@ def main() -> None:
     encodings: dict[str, tiktoken.Encoding] = {}
     while True:
         try:
-            question = msgspec.msgpack.decode(read(sys.stdin.buffer), type=Question)
+            question = msgspec.msgpack.decode(read(sys.stdin.buffer), type=CountRequest)
         except EOFError:
             return
         write(sys.stdout.buffer, msgspec.msgpack.encode(answer(question, encodings)))

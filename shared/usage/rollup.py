@@ -17,7 +17,7 @@ import msgspec
 
 from shared.errors import StoreUnavailable
 from shared.storage import Store, Table, Value
-from shared.storage.retrying import PatientStore
+from shared.storage.retrying import RetryingStore
 from shared.usage import aggregates, hours
 from shared.usage._hour_fold import HourFold
 from shared.usage.aggregates import Fold
@@ -68,8 +68,8 @@ async def roll_up(store: Store, nonce: Callable[[], str] = new_nonce, keep_month
 
     The lease only saves double work. An instance that finds it taken leaves; one that loses it does no harm."""
     started = time.perf_counter()
-    store = PatientStore(store)
-    lease = Lease(store, nonce())
+    store = RetryingStore(store)
+    lease = RollupLock(store, nonce())
     if not await lease.acquire():
         return Summary(skipped=True)
     roll = _Pass(store, lease, nonce)
@@ -81,7 +81,7 @@ async def roll_up(store: Store, nonce: Callable[[], str] = new_nonce, keep_month
     return msgspec.structs.replace(roll.summary, seconds=round(time.perf_counter() - started, 3))
 
 
-class Lease:
+class RollupLock:
     """One row, taken by compare-and-swap; a dead owner's runs out by the store's clock."""
 
     def __init__(self, store: Store, owner: str) -> None:
@@ -118,7 +118,7 @@ async def watermarks(store: Store) -> Watermarks | None:
 class _Pass:
     """One run of the timer, day by day, so that a pass that is cut short has not worked for nothing."""
 
-    def __init__(self, store: Store, lease: Lease, nonce: Callable[[], str]) -> None:
+    def __init__(self, store: Store, lease: RollupLock, nonce: Callable[[], str]) -> None:
         self._store = store
         self._lease = lease
         self._nonce = nonce

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from shared.types import Outcome
-from shared.usage._tokenizer_process import Counted, Question, read, write
+from shared.usage._tokenizer_process import Counted, CountRequest, read, write
 
 if TYPE_CHECKING:
     pass
@@ -38,7 +38,7 @@ _OVERHEAD = 4096  # bytes that a question counts for besides its own
 _PATIENCE = 60.0
 _LAST_PATIENCE = 10.0  # when the process ends
 # Where packages are is the parent's to tell: the Functions worker finds them by no environment variable.
-_CHILD = "import sys; sys.path[:] = sys.argv[1:]; from shared.usage.tokenizer import main; main()"
+_CHILD = "import sys; sys.path[:] = sys.argv[1:]; from shared.usage._tokenizer_process import main; main()"
 
 
 def is_estimated(outcome: Outcome) -> bool:
@@ -65,7 +65,7 @@ class Tokenizer:
             model = outcome.usage.model or (outcome.served_by.model if outcome.served_by else "")
             counted = None
             try:
-                counted = await self.count(Question(model, body, said))
+                counted = await self.count(CountRequest(model, body, said))
             except Exception:  # the account must not be lost over it
                 logger.exception("tokens cannot be counted, and are estimated by characters")
             await account(counted.correct(outcome) if counted else outcome)
@@ -75,7 +75,7 @@ class Tokenizer:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def count(self, question: Question) -> Counted | None:
+    async def count(self, question: CountRequest) -> Counted | None:
         """The tokens. None where they cannot be counted: the reason is logged, and an estimate has to do."""
         size = len(question.body) + len(question.said)
         if size > MOST_BYTES or self._waiting + size + _OVERHEAD > _MOST_WAITING:
@@ -112,7 +112,7 @@ class Tokenizer:
         if self._thread is not None:
             self._thread.submit(self._end)
 
-    def _ask(self, question: Question, until: float) -> Counted | None:
+    def _ask(self, question: CountRequest, until: float) -> Counted | None:
         if self._stopping or (left := until - time.monotonic()) <= 0:
             return None
         if self._child is not None and self._child.poll() is not None:

@@ -7,7 +7,7 @@ import pytest
 
 from shared.azure_openai import operations, requests
 from shared.config.document import Backend
-from shared.forwarding._attempt import Patience
+from shared.forwarding._attempt import AttemptTimeout
 from shared.forwarding._hedging import HedgedTry, Tries
 from shared.forwarding.response import UpstreamResponse
 from shared.responses.dispatcher import hung_up
@@ -35,7 +35,7 @@ class TwoTries:
         self.answer = Answer()
         self.second_began, self.second_ends, self.ending = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-    async def attempt(self, target: Target, patience: Patience, role: Role = "try") -> UpstreamResponse | None:
+    async def attempt(self, target: Target, patience: AttemptTimeout, role: Role = "try") -> UpstreamResponse | None:
         if role == "try":
             await self.second_began.wait()
             return cast("UpstreamResponse", self.answer)
@@ -50,8 +50,8 @@ class TwoTries:
     def look_again(self, target: Target, started: float, limit: float) -> float:
         return 0.0
 
-    def another(self, target: Target) -> tuple[Target, Patience] | None:
-        return B, Patience(10.0)
+    def another(self, target: Target) -> tuple[Target, AttemptTimeout] | None:
+        return B, AttemptTimeout(10.0)
 
     def silent(self, target: Target, started: float) -> bool:
         return False

@@ -189,7 +189,7 @@ def test_wishes_are_read_from_headers() -> None:
         "x-gateway-hedge": "true",
         "x-gateway-explain": "True",
     }
-    assert preferences.parse(headers) == preferences.Wishes(1.5, "sweden", ("a", "b"), True, True)
+    assert preferences.parse(headers) == preferences.RoutingPreferences(1.5, "sweden", ("a", "b"), True, True)
     assert preferences.parse({"authorization": "x"}) is preferences.NONE
 
 

@@ -17,7 +17,7 @@ from shared.errors import ModelNotAllowed, ModelNotFound, RateLimitExceeded, Reg
 from shared.routing import _health, quota
 from shared.routing._health import HEALTHY, Health
 from shared.routing.breakers import Breakers
-from shared.routing.preferences import Wishes
+from shared.routing.preferences import RoutingPreferences
 from shared.routing.quota import Sent
 from shared.routing.rotation import BLOCK, Rotation, smooth_order
 from shared.routing.router import Router
@@ -364,7 +364,7 @@ def test_no_call_ever_leaves_the_regions_of_its_key(
             house.breakers.refusal(Target(backend(name), model, model), "status 401")
     consumer = Consumer("c", "x", access=Access(regions=regions, data_zones=zones, pin=True))
     try:
-        plan = house.router.plan(consumer, chat(), Wishes(backend=pin))
+        plan = house.router.plan(consumer, chat(), RoutingPreferences(backend=pin))
     except RegionNotAllowed:
         plan = None
     zone = {"a": "eu", "b": "us", "c": None}

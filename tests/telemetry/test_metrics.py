@@ -128,10 +128,11 @@ def test_the_trace_of_a_request_can_be_told_from_its_id() -> None:
 
 PROGRAM = """
 import asyncio, os, sys
-from shared import bootstrap, config
+from shared import bootstrap
+from shared.config import environment
 
 async def main():
-    async with bootstrap.application(config.load(os.environ)) as application:
+    async with bootstrap.application(environment.load(os.environ)) as application:
         assert application.gateway is not None
 
 asyncio.run(main())
