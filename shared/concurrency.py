@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Tasks:
-    """Background tasks of one owner, each referenced until it ends: the event loop itself keeps only weak references."""
+    """Background tasks of one owner. Each is referenced until it ends: the event loop keeps only weak references."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
