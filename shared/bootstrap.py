@@ -7,7 +7,6 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +27,6 @@ from shared.config import environment
 from shared.config.document import Configuration, LedgerSettings
 from shared.config.environment import Settings, Storage
 from shared.credentials import Credentials, azure_credential
-from shared.forwarding.adoption import has_object
 from shared.forwarding.backend_client import BackendClient
 from shared.forwarding.forwarder import Forwarder
 from shared.forwarding.shadowing import Shadows
@@ -156,7 +154,7 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
             store,
             configuration,
             lambda backend: breakers.health(Target(backend, "", "")).usable_at(breakers.clock()),
-            partial(has_object, forwarder),
+            forwarder.has_object,
         )
         stack.push_async_callback(places.stop)
         gateway = Gateway(

@@ -238,11 +238,6 @@ def _word(value: object) -> str:
 class BodyMeter:
     """Follows one body that is too large to be kept, or that is no JSON. The usage stands near its end."""
 
-    event_stream = False
-    done = True  # its end is the transport's to judge
-    marked = True
-    objects: list[bytes] = []  # noqa: RUF012 - none, ever
-
     def __init__(self, call: Call, status: int, head: bytes) -> None:
         self._call = call
         self._status = status
@@ -253,15 +248,6 @@ class BodyMeter:
         self._images += (self._tail[-9:] + chunk).count(b'"b64_json"')
         self._tail = (self._tail + chunk)[-_USAGE_TAIL:]
         return chunk
-
-    def end(self) -> None:
-        pass
-
-    def finish(self) -> bytes:
-        return b""
-
-    def said(self) -> str:
-        return ""
 
     def result(self) -> Usage:
         """The usage at the end of what has passed, else what can be known without."""
@@ -297,8 +283,6 @@ class StreamMeter:
     that closes the answer, is kept until `finish`, because the caller must not have its answer in full before the usage
     is on record.
     """
-
-    event_stream = True
 
     def __init__(self, call: Call, *, eager: bool = False) -> None:
         """`eager`: any event commits the stream, because no other backend could take over."""

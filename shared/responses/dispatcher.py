@@ -12,7 +12,7 @@ from shared.affinity.recorder import ObjectRecorder
 from shared.azure_openai import metering
 from shared.errors import GatewayError, StateUnavailable, UpstreamTimeout
 from shared.forwarding.forwarder import Forwarder, ForwardingFailed
-from shared.forwarding.response import UpstreamResponse
+from shared.forwarding.response import Answer, WholeAnswer
 from shared.requests.arrival import ReceivedRequest
 from shared.requests.disconnect import CallerConnection, CallerDisconnected
 from shared.requests.upload import Upload
@@ -28,9 +28,9 @@ HUNG_UP = 499  # nobody receives it; it stands in the record of a call whose cal
 class ListRefused(Exception):
     """A backend refused to list its objects, in its own words."""
 
-    def __init__(self, upstream: UpstreamResponse) -> None:
-        super().__init__(f"status {upstream.status}")
-        self.upstream = upstream
+    def __init__(self, answer: WholeAnswer) -> None:
+        super().__init__(f"status {answer.status}")
+        self.answer = answer
 
 
 class AdmittedCall(NamedTuple):
@@ -79,7 +79,7 @@ class Dispatcher:
         """The answer of the first target that gives one; accounted for also when none does."""
         arrival, call, plan, client = forwarding.arrival, forwarding.call, forwarding.plan, forwarding.client
         failure: Outcome | None = Outcome(status=500, ended="cut")
-        upstream: UpstreamResponse | None = None
+        upstream: Answer | None = None
         sending = self._forwarder.sending(call, plan, arrival.request_id, arrival.started, forwarding.upload)
         try:
             async with client:
@@ -87,7 +87,7 @@ class Dispatcher:
             witness = None
             if call.stateful:
                 witness = ObjectRecorder(self._affinity, forwarding.consumer, call, upstream.target.backend.name)
-            response = _answer(forwarding, upstream, witness)
+            response = _answer(forwarding, upstream, sending.attempts, witness)
             failure = None
             return response
         except ForwardingFailed as failed:
@@ -117,12 +117,15 @@ class Dispatcher:
         async def ask(backend: str, page: Call) -> bytes:
             binding = Binding(frozenset((backend,)), backend)
             plan = self._router.plan(forwarding.consumer, page, binding=binding)
-            upstream = await self._forwarder.sending(page, plan, arrival.request_id, arrival.started).run()
-            attempts.extend(upstream.attempts)
-            upstream.close()
-            if upstream.status != 200 or not upstream.complete:
-                raise ListRefused(upstream)
-            return upstream.head
+            sending = self._forwarder.sending(page, plan, arrival.request_id, arrival.started)
+            answer = await sending.run()
+            attempts.extend(sending.attempts)
+            answer.close()
+            if not isinstance(answer, WholeAnswer):
+                raise StateUnavailable(f"The list of the backend {backend!r} is too large.")
+            if answer.status != 200:
+                raise ListRefused(answer)
+            return answer.body
 
         try:
             async with forwarding.client:
@@ -132,12 +135,12 @@ class Dispatcher:
             await forwarding.account(outcome)
             return Response(body, 200, _gateway_headers(arrival, forwarding.plan, attempts), "application/json")
         except ListRefused as refused:
-            upstream = refused.upstream
-            outcome = Outcome(status=upstream.status, attempts=tuple(attempts[-1:]), ended="refused")
+            answer = refused.answer
+            outcome = Outcome(status=answer.status, attempts=tuple(attempts[-1:]), ended="refused")
             return Response(
-                upstream.head,
-                upstream.status,
-                {**upstream.headers, **_gateway_headers(arrival, forwarding.plan, attempts)},
+                answer.body,
+                answer.status,
+                {**answer.headers, **_gateway_headers(arrival, forwarding.plan, attempts)},
             )
         except ForwardingFailed as failed:
             outcome = Outcome(status=failed.error.status, attempts=failed.attempts, ended="refused")
@@ -187,7 +190,9 @@ def state_unavailable(error: GatewayError, binding: Binding) -> GatewayError:
     return StateUnavailable(f"{binding.reason} {why}")
 
 
-def _answer(forwarding: AdmittedCall, upstream: UpstreamResponse, witness: ObjectRecorder | None) -> RelayedResponse:
+def _answer(
+    forwarding: AdmittedCall, upstream: Answer, attempts: tuple[Attempt, ...], witness: ObjectRecorder | None
+) -> RelayedResponse:
     """What relays an upstream's answer and tells `account` how that ended."""
     arrival, account = forwarding.arrival, forwarding.account
     first_byte_ms = arrival.milliseconds()
@@ -197,7 +202,7 @@ def _answer(forwarding: AdmittedCall, upstream: UpstreamResponse, witness: Objec
             Outcome(
                 status=upstream.status,
                 usage=usage,
-                attempts=upstream.attempts,
+                attempts=attempts,
                 served_by=upstream.target,
                 first_byte_ms=round(first_byte_ms),
                 total_ms=round(arrival.milliseconds()),
@@ -206,7 +211,7 @@ def _answer(forwarding: AdmittedCall, upstream: UpstreamResponse, witness: Objec
             said,
         )
 
-    headers = upstream.headers | _gateway_headers(arrival, forwarding.plan, upstream.attempts, upstream.target)
+    headers = upstream.headers | _gateway_headers(arrival, forwarding.plan, attempts, upstream.target)
     return RelayedResponse(
         upstream,
         forwarding.client,

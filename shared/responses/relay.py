@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from shared.affinity.recorder import ObjectRecorder
 from shared.azure_openai.metering import StreamMeter
-from shared.forwarding.response import UpstreamResponse
+from shared.forwarding.response import Answer, OpenAnswer, WholeAnswer
 from shared.requests.disconnect import CallerConnection, CallerDisconnected
 from shared.requests.upload import Upload
 from shared.responses._idle_watch import Watch
@@ -36,7 +36,7 @@ class RelayedResponse(Response):
 
     def __init__(
         self,
-        upstream: UpstreamResponse,
+        answer: Answer,
         client: CallerConnection,
         headers: Mapping[str, str],
         account: Account,
@@ -45,49 +45,141 @@ class RelayedResponse(Response):
         witness: ObjectRecorder | None = None,
         upload: Upload | None = None,
     ) -> None:
-        self.status_code = upstream.status
+        self.status_code = answer.status
         self.background = None
         self.raw_headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-        self._upstream = upstream
+        self._answer = answer
         self._client = client
         self._account = account
         self._heartbeat = heartbeat
         self._witness = witness
         self._upload = upload
         self._accounted = False
+        self._events: StreamMeter | None = None
+        if isinstance(answer, OpenAnswer) and isinstance(answer.meter, StreamMeter):
+            self._events = answer.meter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         ended: Ended = "cut"
         try:
             async with self._client:
-                await self._relay(send)
+                if isinstance(self._answer, WholeAnswer):
+                    await self._send_whole(self._answer, send)
+                else:
+                    await self._relay(self._answer, send)
         except CallerDisconnected:
             ended = "hung_up"
         finally:
             if not self._accounted:
                 self._accounted = True
                 self._account_for_the_rest(ended)
-            self._upstream.close()
+            self._answer.close()
             if self._upload is not None:
                 self._upload.close()
 
     @property
     def event_stream(self) -> bool:
-        return self._upstream.meter.event_stream
+        return self._events is not None
 
     def usage_so_far(self) -> Usage:
-        """Of a whole answer, its usage; of one that has only begun, what its prompt is thought to take."""
-        upstream = self._upstream
-        return upstream.usage() if upstream.complete else Usage(upstream.call.input_estimate, estimated=True)
+        """Return the usage of a whole answer, or the estimate of the prompt for one that has only begun."""
+        answer = self._answer
+        return answer.usage if isinstance(answer, WholeAnswer) else Usage(answer.call.input_estimate, estimated=True)
 
-    def _account_for_the_rest(self, ended: Ended) -> None:
-        """What the caller has left, or what failed."""
+    async def _send_whole(self, answer: WholeAnswer, send: Send) -> None:
+        if self._witness is not None:
+            self._witness.answer(answer.status, answer.body, answer.headers.get("location", ""))
+            await self._witness.deleted(answer.status)
+        await self._note("complete")
+        headers = [*self.raw_headers, (b"content-length", str(len(answer.body)).encode())]
+        await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
+        await send({"type": "http.response.body", "body": answer.body})
+
+    async def _relay(self, answer: OpenAnswer, send: Send) -> None:
+        headers = self.raw_headers
+        if answer.length is not None:
+            headers = [*headers, (b"content-length", answer.length.encode("latin-1"))]
+        await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
+        if answer.head:
+            await send({"type": "http.response.body", "body": answer.head, "more_body": True})
+            # The server sends it when the event loop gets its turn, which a fast backend would delay.
+            await asyncio.sleep(0)
+        if not await self._follow(answer, send):
+            await self._break_off(send)
+            return
+        await self._note("complete")
+        events = self._events
+        if events is not None and not events.marked:  # without an end marker more may follow the last event
+            await send({"type": "http.response.body", "body": events.finish(), "more_body": True})
+            async for chunk in answer.rest():
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+            return
+        await send({"type": "http.response.body", "body": b"" if events is None else events.finish()})
+        await answer.read_to_end()
+
+    async def _follow(self, answer: OpenAnswer, send: Send) -> bool:
+        """Relay the body up to its end. Return False if it is not whole."""
+        events, meter, content = self._events, answer.meter, answer.content
+        watch: Watch | None = None
+        try:
+            async with asyncio.timeout_at(answer.deadline) as timeout:
+                watch = Watch(answer, timeout, send, self._heartbeat)
+                while events is None or not events.done:  # some backends keep the connection open after the end
+                    if events is not None and events.objects:
+                        self._record_events()
+                    watch.waiting()
+                    chunk = await content.readany()
+                    watch.heard()
+                    if not chunk:
+                        break
+                    if passing := meter.feed(chunk):
+                        await send({"type": "http.response.body", "body": passing, "more_body": True})
+        except (aiohttp.ClientError, OSError):
+            return events is not None and events.done  # its length was wrong, but the stream has ended
+        finally:
+            if watch is not None:
+                watch.stop()
+        if events is None:
+            return True
+        events.end()
+        return events.done
+
+    async def _break_off(self, send: Send) -> None:
+        """End an answer whose backend failed after the commitment: an event stream with an error event; any other body
+        unfinished, so that the connection closes early and nobody takes the body for whole."""
+        events = self._events
+        self._answer.close()
+        await self._note("cut")
+        if events is None or (ending := events.break_off(BROKEN_OFF)) is None:
+            return
+        event = error_event(INTERRUPTED, typed=events.typed)
+        with contextlib.suppress(TimeoutError):  # do not wait for a caller that does not read
+            async with asyncio.timeout(_LAST_WORD):
+                await send({"type": "http.response.body", "body": ending + event})
+
+    async def _note(self, ended: Ended) -> None:
+        usage = self._usage()
         witness = self._witness
         if witness is not None:
-            witness.events(self._upstream.meter.objects)
+            self._record_events()
+            usage = await witness.charge(usage)
+        self._accounted = True
+        row = self._account(usage, ended, self._text(usage))
+        if witness is not None:
+            await witness.kept()
+        if ended == "cut":
+            await asyncio.wait((row,), timeout=_LAST_WORD)
+        else:
+            await row
+
+    def _account_for_the_rest(self, ended: Ended) -> None:
+        """Account for an answer that its caller left, or that failed."""
+        witness = self._witness
+        self._record_events()
         if witness is None or not witness.deferred:
-            usage = self._upstream.usage()
-            self._account(usage, ended, self._upstream.said(usage))
+            usage = self._usage()
+            self._account(usage, ended, self._text(usage))
         elif witness.charging is None:  # somebody else will be told the usage of what goes on without this caller
             self._account(Usage(), ended, "")
         else:
@@ -98,89 +190,17 @@ class RelayedResponse(Response):
 
             witness.charging.add_done_callback(charged)
 
-    async def _relay(self, send: Send) -> None:
-        upstream = self._upstream
-        headers = self.raw_headers
-        if upstream.complete:
-            headers = [*headers, (b"content-length", str(len(upstream.head)).encode())]
-            if self._witness is not None:
-                self._witness.answer(upstream.status, upstream.head, upstream.headers.get("location", ""))
-                await self._witness.deleted(upstream.status)
-            await self._note("complete")
-            await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
-            await send({"type": "http.response.body", "body": upstream.head})
-            return
-        if upstream.length is not None:
-            headers = [*headers, (b"content-length", upstream.length.encode("latin-1"))]
-        await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
-        if upstream.head:
-            await send({"type": "http.response.body", "body": upstream.head, "more_body": True})
-            # What was sent leaves when the event loop gets its turn; a fast backend would not give it one for a while.
-            await asyncio.sleep(0)
-        meter = upstream.meter
-        if not await self._follow(send):
-            await self._break_off(send)
-            return
-        await self._note("complete")
-        if meter.event_stream and not meter.marked:  # no end marker: there may be more behind the event that ends it
-            await send({"type": "http.response.body", "body": meter.finish(), "more_body": True})
-            async for chunk in upstream.rest():
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
-            return
-        await send({"type": "http.response.body", "body": meter.finish()})
-        await upstream.read_to_end()
+    def _usage(self) -> Usage:
+        """The usage of the answer, as far as it has passed."""
+        answer = self._answer
+        return answer.usage if isinstance(answer, WholeAnswer) else answer.meter.result()
 
-    async def _follow(self, send: Send) -> bool:
-        """Relay what comes, up to its end; whether it is whole."""
-        upstream, meter = self._upstream, self._upstream.meter
-        watch: Watch | None = None
-        try:
-            async with asyncio.timeout_at(upstream.deadline) as timeout:
-                watch = Watch(upstream, timeout, send, self._heartbeat)
-                while not (meter.event_stream and meter.done):  # some backends keep the connection open behind the end
-                    if meter.objects and self._witness is not None:
-                        self._witness.events(meter.objects)
-                        meter.objects = []
-                    watch.waiting()
-                    chunk = await upstream.content.readany()
-                    watch.heard()
-                    if not chunk:
-                        break
-                    if passing := meter.feed(chunk):
-                        await send({"type": "http.response.body", "body": passing, "more_body": True})
-        except (aiohttp.ClientError, OSError):
-            return meter.event_stream and meter.done  # it lied about its length, but said that it has ended
-        finally:
-            if watch is not None:
-                watch.stop()
-        meter.end()
-        return meter.done
+    def _text(self, usage: Usage) -> str:
+        """The text of a stream whose usage is an estimate, for its tokens to be counted."""
+        return self._events.said() if self._events is not None and usage.estimated else ""
 
-    async def _break_off(self, send: Send) -> None:
-        """The upstream failed after the commitment: an event stream says so; any other body is left unfinished, so that
-        the connection closes early and nobody takes it for whole."""
-        meter = self._upstream.meter
-        self._upstream.close()
-        await self._note("cut")
-        if not isinstance(meter, StreamMeter) or (ending := meter.break_off(BROKEN_OFF)) is None:
-            return
-        event = error_event(INTERRUPTED, typed=meter.typed)
-        with contextlib.suppress(TimeoutError):  # a caller that does not read is not waited for
-            async with asyncio.timeout(_LAST_WORD):
-                await send({"type": "http.response.body", "body": ending + event})
-
-    async def _note(self, ended: Ended) -> None:
-        usage = self._upstream.usage()
-        witness = self._witness
-        if witness is not None:
-            witness.events(self._upstream.meter.objects)
-            usage = await witness.charge(usage)
-        self._accounted = True
-        row = self._account(usage, ended, self._upstream.said(usage))
-        if witness is not None:
-            await witness.kept()
-        if ended == "cut":
-            await asyncio.wait((row,), timeout=_LAST_WORD)
-        else:
-            await row
+    def _record_events(self) -> None:
+        """Hand over the events that name objects."""
+        if self._witness is not None and self._events is not None:
+            objects, self._events.objects = self._events.objects, []
+            self._witness.events(objects)

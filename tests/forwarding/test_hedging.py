@@ -8,8 +8,8 @@ import pytest
 from shared.azure_openai import operations, requests
 from shared.config.document import Backend
 from shared.forwarding._attempt import AttemptTimeout
-from shared.forwarding._hedging import HedgedTry, Tries
-from shared.forwarding.response import UpstreamResponse
+from shared.forwarding._hedging import Attempts, HedgedAttempt
+from shared.forwarding.response import Answer
 from shared.responses.dispatcher import hung_up
 from shared.types import BEATEN, LEFT, Attempt, Role, Target, Usage
 
@@ -19,7 +19,7 @@ PROMPT = Usage(input_tokens=7, estimated=True)
 HEDGE = Attempt(B, 0, BEATEN, 1.0, "hedge", PROMPT)
 
 
-class Answer:
+class CountedAnswer:
     """As much of an answer as hedging sees."""
 
     closed = 0
@@ -32,13 +32,13 @@ class TwoTries:
     """The first try answers once the second one is under way; the second one takes its time to end."""
 
     def __init__(self) -> None:
-        self.answer = Answer()
+        self.answer = CountedAnswer()
         self.second_began, self.second_ends, self.ending = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-    async def attempt(self, target: Target, patience: AttemptTimeout, role: Role = "try") -> UpstreamResponse | None:
+    async def attempt(self, target: Target, timeout: AttemptTimeout, role: Role = "try") -> Answer | None:
         if role == "try":
             await self.second_began.wait()
-            return cast("UpstreamResponse", self.answer)
+            return cast("Answer", self.answer)
         self.second_began.set()
         try:
             await asyncio.sleep(60)
@@ -53,22 +53,26 @@ class TwoTries:
     def another(self, target: Target) -> tuple[Target, AttemptTimeout] | None:
         return B, AttemptTimeout(10.0)
 
-    def silent(self, target: Target, started: float) -> bool:
+    def seems_hung(self, target: Target, started: float) -> bool:
         return False
 
-    def lost(self, target: Target, since: float, role: Role) -> None:
+    def superseded(self, target: Target, since: float, role: Role) -> None:
         pass
 
-    def unseen(self, answer: UpstreamResponse) -> None:
+    def discard(self, answer: Answer) -> None:
         answer.close()
 
     def now(self) -> float:
         return 0.0
 
 
+async def hedged(tries: TwoTries) -> Answer | None:
+    return await HedgedAttempt(cast("Attempts", tries), A, AttemptTimeout(10.0, watched=True)).run(0.0)
+
+
 async def test_an_answer_is_closed_when_its_caller_leaves_while_the_other_try_ends() -> None:
     tries = TwoTries()
-    running = asyncio.ensure_future(HedgedTry(cast("Tries", tries), A, 10.0).run(0.0))
+    running = asyncio.ensure_future(hedged(tries))
     await tries.ending.wait()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -81,7 +85,7 @@ async def test_an_answer_is_closed_when_its_caller_leaves_while_the_other_try_en
 async def test_an_answer_stays_open_for_a_caller_who_waits() -> None:
     tries = TwoTries()
     tries.second_ends.set()
-    assert await HedgedTry(cast("Tries", tries), A, 10.0).run(0.0) is cast("UpstreamResponse", tries.answer)
+    assert await hedged(tries) is cast("Answer", tries.answer)
     assert tries.answer.closed == 0
 
 
