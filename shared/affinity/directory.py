@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import itertools
 import logging
-import math
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from datetime import UTC, datetime
@@ -22,6 +21,7 @@ import msgspec
 from shared.azure_openai.references import ITEMS, KINDS
 from shared.config.document import Backend, Configuration
 from shared.errors import StateConflict, StateNotFound, StateUnavailable, StoreUnavailable
+from shared.routing import rendezvous
 from shared.storage import MAX_BATCH, Store, Table
 from shared.types import UNBOUND, Binding, Call, Consumer, Reference
 
@@ -328,9 +328,8 @@ class ObjectDirectory:
 
         def rank(backend: Backend) -> tuple[bool, int, int, float]:
             useful = len(backend.models.keys() & allowed if allowed is not None else backend.models)
-            draw = int.from_bytes(hashlib.sha256(f"{consumer.id} {backend.name}".encode()).digest()[:8]) / 2**64
-            weighted = -math.log(max(draw, 1e-300)) / backend.weight
-            return (not self._usable(backend), 0 if model else -useful, backend.priority, weighted)
+            score = rendezvous.score(consumer.id.encode(), backend.name, backend.weight)
+            return (not self._usable(backend), 0 if model else -useful, backend.priority, -score)
 
         return min(serving, key=rank).name
 

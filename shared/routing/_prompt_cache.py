@@ -1,8 +1,7 @@
 """Sends calls with the same beginning to the same backend, where Azure's prompt cache has it already. Pure.
 
-Azure caches prefixes of 1,024 tokens or more, per deployment. Rendezvous hashing: every instance ranks the backends
-alike for a prefix, without talking to the others, and a backend that comes or goes moves only its own share. Source of
-the bound: Mirrokni, Thorup, Zadimoghaddam, "Consistent Hashing with Bounded Loads".
+Azure caches prefixes of 1,024 tokens or more, per deployment. Backends are ranked by rendezvous hashing. Source of the
+bound: Mirrokni, Thorup, Zadimoghaddam, "Consistent Hashing with Bounded Loads".
 """
 
 import hashlib
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from shared.routing import rendezvous
 from shared.types import Call
 
 SHORTEST = 1024  # tokens; Azure caches no shorter prompt
@@ -45,7 +45,8 @@ class Share(msgspec.Struct, frozen=True):
 def choose(key: bytes, backends: Sequence[Share]) -> int:
     """The index of the backend that calls of this prefix prefer: the first in their ranking that is not overloaded."""
     digest = hashlib.blake2b(key, digest_size=16).digest()
-    ranking = sorted(range(len(backends)), key=lambda i: _score(digest, backends[i]), reverse=True)
+    scores = [rendezvous.score(digest, backend.name, backend.weight) for backend in backends]
+    ranking = sorted(range(len(backends)), key=scores.__getitem__, reverse=True)
     calls = sum(backend.in_flight for backend in backends) + 1
     weights = sum(backend.weight for backend in backends)
     for i in ranking:
@@ -53,8 +54,3 @@ def choose(key: bytes, backends: Sequence[Share]) -> int:
         if backend.in_flight < max(_FEW, math.ceil(_BOUND * calls * backend.weight / weights)):
             return i
     return ranking[0]  # cannot be: not everyone is above the average
-
-
-def _score(digest: bytes, backend: Share) -> float:
-    drawn = int.from_bytes(hashlib.blake2b(digest + backend.name.encode(), digest_size=8).digest()) + 1
-    return -backend.weight / math.log(drawn / (2**64 + 2))

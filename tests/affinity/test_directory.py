@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
 from shared.affinity import directory as module
@@ -96,6 +97,15 @@ async def test_a_home_is_one_for_all_models_that_it_serves_and_the_same_on_every
     assert len(set(homes)) == 1
     others = {await affinity(MemoryStore(), settings).home(Consumer(f"c{number}", "x"), "") for number in range(40)}
     assert others == {"a", "b", "c"}
+
+
+async def test_consumers_get_homes_by_the_weights_of_the_backends() -> None:
+    settings = configuration("a", "b")
+    heavy = msgspec.structs.replace(settings.backends[1], weight=4)
+    settings = msgspec.structs.replace(settings, backends=[settings.backends[0], heavy])
+    homes = affinity(MemoryStore(), settings)
+    chosen = [await homes.home(Consumer(f"c{number}", "x"), "") for number in range(1000)]
+    assert 740 < chosen.count("b") < 860  # 800 ± 12.6 expected
 
 
 async def test_a_home_serves_the_model_and_files_go_where_most_can_be_done() -> None:
