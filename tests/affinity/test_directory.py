@@ -6,8 +6,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared.affinity import directory as module
-from shared.affinity.directory import Location, ObjectDirectory, drop_old
+from shared.affinity import _rows, directory
+from shared.affinity._rows import Location
+from shared.affinity.directory import ObjectDirectory, drop_old
 from shared.azure_openai import operations, requests
 from shared.config import document
 from shared.config.document import Backend
@@ -81,7 +82,7 @@ def call(path: str, body: bytes = b"", method: str = "POST") -> Call:
 
 
 async def place(affinity: ObjectDirectory, consumer: Consumer, reference: Reference) -> Location:
-    return (await affinity.places(consumer, (reference,)))[reference]
+    return (await affinity.locate(consumer, (reference,)))[reference]
 
 
 async def known(affinity: ObjectDirectory, consumer: Consumer, **where: Reference) -> None:
@@ -92,10 +93,10 @@ async def known(affinity: ObjectDirectory, consumer: Consumer, **where: Referenc
 async def test_a_home_is_one_for_all_models_that_it_serves_and_the_same_on_every_instance() -> None:
     store, settings = MemoryStore(), configuration("a", "b", "c")
     homes = await asyncio.gather(
-        *(affinity(store, settings).home(ALICE, model) for model in ("", "gpt-4o", "gpt-4o-mini", "") * 5)
+        *(affinity(store, settings).homes.of(ALICE, model) for model in ("", "gpt-4o", "gpt-4o-mini", "") * 5)
     )
     assert len(set(homes)) == 1
-    others = {await affinity(MemoryStore(), settings).home(Consumer(f"c{number}", "x"), "") for number in range(40)}
+    others = {await affinity(MemoryStore(), settings).homes.of(Consumer(f"c{number}", "x"), "") for number in range(40)}
     assert others == {"a", "b", "c"}
 
 
@@ -104,26 +105,26 @@ async def test_consumers_get_homes_by_the_weights_of_the_backends() -> None:
     heavy = msgspec.structs.replace(settings.backends[1], weight=4)
     settings = msgspec.structs.replace(settings, backends=[settings.backends[0], heavy])
     homes = affinity(MemoryStore(), settings)
-    chosen = [await homes.home(Consumer(f"c{number}", "x"), "") for number in range(1000)]
+    chosen = [await homes.homes.of(Consumer(f"c{number}", "x"), "") for number in range(1000)]
     assert 740 < chosen.count("b") < 860  # 800 ± 12.6 expected
 
 
 async def test_a_home_serves_the_model_and_files_go_where_most_can_be_done() -> None:
     settings = configuration("a", "b", a=["embed"], b=["embed", "gpt-4o"])
     homes = affinity(MemoryStore(), settings)
-    assert await homes.home(ALICE, "gpt-4o") == "b"
-    assert await homes.home(ALICE, "") == "b"
-    assert await homes.home(ALICE, "embed") == "b"
-    assert await affinity(MemoryStore(), settings).home(BOB, "") == "b"
+    assert await homes.homes.of(ALICE, "gpt-4o") == "b"
+    assert await homes.homes.of(ALICE, "") == "b"
+    assert await homes.homes.of(ALICE, "embed") == "b"
+    assert await affinity(MemoryStore(), settings).homes.of(BOB, "") == "b"
 
 
 async def test_a_home_stays_until_it_leaves_the_configuration() -> None:
     store = MemoryStore()
-    first = await affinity(store, configuration("a", "b")).home(ALICE, "gpt-4o")
-    assert await affinity(store, configuration("a", "b"), down=frozenset((first,))).home(ALICE, "gpt-4o") == first
+    first = await affinity(store, configuration("a", "b")).homes.of(ALICE, "gpt-4o")
+    assert await affinity(store, configuration("a", "b"), down=frozenset((first,))).homes.of(ALICE, "gpt-4o") == first
     [other] = {"a", "b"} - {first}
     moved = affinity(store, configuration(other, "c"))
-    assert await moved.home(ALICE, "gpt-4o") in (other, "c")
+    assert await moved.homes.of(ALICE, "gpt-4o") in (other, "c")
     await known(moved, ALICE, **{first: ONE})
     with pytest.raises(StateUnavailable, match="no longer in the gateway's configuration"):
         await moved.bind(ALICE, call("/v1/files/file-11111", method="GET"), "")
@@ -132,7 +133,7 @@ async def test_a_home_stays_until_it_leaves_the_configuration() -> None:
 async def test_a_dead_backend_becomes_nobodys_home() -> None:
     for number in range(10):
         homes = affinity(MemoryStore(), configuration("a", "b"), down=frozenset(("a",)))
-        assert await homes.home(Consumer(f"c{number}", "x"), "") == "b"
+        assert await homes.homes.of(Consumer(f"c{number}", "x"), "") == "b"
 
 
 async def test_objects_of_two_backends_are_a_conflict_that_says_which_is_where() -> None:
@@ -222,7 +223,7 @@ async def test_an_item_stands_for_no_object_and_for_nobody_elses_item() -> None:
 
 
 async def test_items_push_no_object_out_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MOST_KNOWN", 5)
+    monkeypatch.setattr(directory, "_CACHED", 5)
     store = CountedStore()
     found = affinity(store, configuration("a"))
     await known(found, ALICE, a=ONE)
@@ -239,23 +240,23 @@ async def test_one_call_asks_for_few_objects_at_a_time_and_for_no_more_when_one_
     store, settings = CountedStore(), configuration("a")
     items = tuple(Reference("item", f"msg_{number:05}") for number in range(300))
     await asyncio.gather(*affinity(store, settings).record_items(ALICE.id, "a", [item.id for item in items]))
-    assert len(await affinity(store, settings).places(ALICE, items)) == 300
+    assert len(await affinity(store, settings).locate(ALICE, items)) == 300
     assert store.reads >= 300
     assert store.most <= 24
     store.reads = 0
     with pytest.raises(StateNotFound):
-        await affinity(store, settings).places(ALICE, (ONE, *items))
+        await affinity(store, settings).locate(ALICE, (ONE, *items))
     assert store.reads <= 24
 
 
 async def test_all_that_one_call_asks_for_has_one_budget_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_WAIT", 0.2)
+    monkeypatch.setattr(_rows, "_WAIT", 0.2)
     store = CountedStore(0.05)
     items = tuple(Reference("item", f"msg_{number:05}") for number in range(300))
     found = affinity(store, configuration("a"))
     await asyncio.gather(*affinity(store, configuration("a")).record_items(ALICE.id, "a", [item.id for item in items]))
     with pytest.raises(StoreUnavailable):
-        await found.places(ALICE, items)
+        await found.locate(ALICE, items)
 
 
 async def test_a_call_by_sip_is_answered_at_the_home_where_unknown_ids_are_adopted() -> None:
@@ -263,7 +264,7 @@ async def test_a_call_by_sip_is_answered_at_the_home_where_unknown_ids_are_adopt
     with pytest.raises(StateNotFound):
         await place(affinity(MemoryStore(), configuration("a", "b")), ALICE, call_by_sip)
     adopting = affinity(MemoryStore(), configuration("a", "b", adopts=True))
-    assert (await place(adopting, ALICE, call_by_sip)).backend == await adopting.home(ALICE, "")
+    assert (await place(adopting, ALICE, call_by_sip)).backend == await adopting.homes.of(ALICE, "")
 
 
 async def test_old_months_are_dropped_whole_and_nothing_else() -> None:
