@@ -143,11 +143,6 @@ class ObjectDirectory:
             logger.warning("the usage of %s is charged without the table: %s", reference.id, error)
             return True
 
-    def charge_pending(self, reference: Reference) -> bool:
-        """Return True if this process has recorded that the usage of an object is still to come."""
-        location = self._cached(reference, NOBODY)
-        return location is not None and location.pending
-
     async def forget(self, consumer: Consumer, reference: Reference) -> None:
         """Delete the rows of a deleted object. The memory keeps it, so that its backend answers for it."""
         try:

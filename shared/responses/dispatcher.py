@@ -84,10 +84,10 @@ class Dispatcher:
         try:
             async with client:
                 upstream = await sending.run()
-            witness = None
+            recorder = None
             if call.stateful:
-                witness = ObjectRecorder(self._affinity, forwarding.consumer, call, upstream.target.backend.name)
-            response = _answer(forwarding, upstream, sending.attempts, witness)
+                recorder = ObjectRecorder(self._affinity, forwarding.consumer, call, upstream.target.backend.name)
+            response = _answer(forwarding, upstream, sending.attempts, recorder)
             failure = None
             return response
         except ForwardingFailed as failed:
@@ -191,7 +191,7 @@ def state_unavailable(error: GatewayError, binding: Binding) -> GatewayError:
 
 
 def _answer(
-    forwarding: AdmittedCall, upstream: Answer, attempts: tuple[Attempt, ...], witness: ObjectRecorder | None
+    forwarding: AdmittedCall, upstream: Answer, attempts: tuple[Attempt, ...], recorder: ObjectRecorder | None
 ) -> RelayedResponse:
     """What relays an upstream's answer and tells `account` how that ended."""
     arrival, account = forwarding.arrival, forwarding.account
@@ -218,7 +218,7 @@ def _answer(
         headers,
         close,
         heartbeat=forwarding.heartbeat,
-        witness=witness,
+        recorder=recorder,
         upload=forwarding.upload,
     )
 

@@ -9,6 +9,7 @@ import aiohttp
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from shared.affinity.deferred_charge import DeferredCharge
 from shared.affinity.recorder import ObjectRecorder
 from shared.azure_openai.metering import StreamMeter
 from shared.forwarding.response import Answer, OpenAnswer, WholeAnswer
@@ -42,7 +43,7 @@ class RelayedResponse(Response):
         account: Account,
         *,
         heartbeat: float = 0.0,
-        witness: ObjectRecorder | None = None,
+        recorder: ObjectRecorder | None = None,
         upload: Upload | None = None,
     ) -> None:
         self.status_code = answer.status
@@ -52,7 +53,8 @@ class RelayedResponse(Response):
         self._client = client
         self._account = account
         self._heartbeat = heartbeat
-        self._witness = witness
+        self._recorder = recorder
+        self._deferred = DeferredCharge(recorder) if recorder is not None and recorder.deferred else None
         self._upload = upload
         self._accounted = False
         self._events: StreamMeter | None = None
@@ -87,9 +89,9 @@ class RelayedResponse(Response):
         return answer.usage if isinstance(answer, WholeAnswer) else Usage(answer.call.input_estimate, estimated=True)
 
     async def _send_whole(self, answer: WholeAnswer, send: Send) -> None:
-        if self._witness is not None:
-            self._witness.answer(answer.status, answer.body, answer.headers.get("location", ""))
-            await self._witness.deleted(answer.status)
+        if self._recorder is not None:
+            self._recorder.answer(answer.status, answer.body, answer.headers.get("location", ""))
+            await self._recorder.deleted(answer.status)
         await self._note("complete")
         headers = [*self.raw_headers, (b"content-length", str(len(answer.body)).encode())]
         await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
@@ -160,14 +162,13 @@ class RelayedResponse(Response):
 
     async def _note(self, ended: Ended) -> None:
         usage = self._usage()
-        witness = self._witness
-        if witness is not None:
-            self._record_events()
-            usage = await witness.charge(usage)
+        self._record_events()
+        if self._deferred is not None:
+            usage = await self._deferred.share(usage)
         self._accounted = True
         row = self._account(usage, ended, self._text(usage))
-        if witness is not None:
-            await witness.kept()
+        if self._recorder is not None:
+            await self._recorder.kept()
         if ended == "cut":
             await asyncio.wait((row,), timeout=_LAST_WORD)
         else:
@@ -175,20 +176,12 @@ class RelayedResponse(Response):
 
     def _account_for_the_rest(self, ended: Ended) -> None:
         """Account for an answer that its caller left, or that failed."""
-        witness = self._witness
         self._record_events()
-        if witness is None or not witness.deferred:
+        if self._deferred is not None:
+            self._deferred.after_disconnect(lambda usage: self._account(usage, ended, ""))
+        else:
             usage = self._usage()
             self._account(usage, ended, self._text(usage))
-        elif witness.charging is None:  # somebody else will be told the usage of what goes on without this caller
-            self._account(Usage(), ended, "")
-        else:
-
-            def charged(task: asyncio.Task[Usage]) -> None:
-                failed = task.cancelled() or task.exception() is not None
-                self._account(Usage() if failed else task.result(), ended, "")
-
-            witness.charging.add_done_callback(charged)
 
     def _usage(self) -> Usage:
         """The usage of the answer, as far as it has passed."""
@@ -201,6 +194,6 @@ class RelayedResponse(Response):
 
     def _record_events(self) -> None:
         """Hand over the events that name objects."""
-        if self._witness is not None and self._events is not None:
+        if self._recorder is not None and self._events is not None:
             objects, self._events.objects = self._events.objects, []
-            self._witness.events(objects)
+            self._recorder.events(objects)
