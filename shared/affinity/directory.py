@@ -118,7 +118,7 @@ class ObjectDirectory:
                 continue
             location = Location(backend, consumer, pending)
             self._cache(reference, location)
-            writing.append(self._start(reference.id, partial(self._rows.write, reference, location)))
+            writing.append(self._writing.start(_retry(reference.id, partial(self._rows.write, reference, location))))
         return writing
 
     def record_items(self, consumer: str, backend: str, ids: Iterable[str]) -> list[asyncio.Task[None]]:
@@ -126,7 +126,8 @@ class ObjectDirectory:
         new = [item for item in ids if (consumer, item) not in self._items]
         for item in new:
             self._cache(Reference("item", item), Location(backend, consumer))
-        return [self._start(new[0], partial(self._rows.write_items, consumer, backend, new))] if new else []
+        write = partial(self._rows.write_items, consumer, backend, new)
+        return [self._writing.start(_retry(new[0], write))] if new else []
 
     async def claim_charge(self, reference: Reference) -> bool:
         """Return True for the first call, on any instance, that receives the usage of an object: that call pays."""
@@ -177,9 +178,6 @@ class ObjectDirectory:
         if location is not None:
             self._cache(reference, location)
         return location
-
-    def _start(self, name: str, write: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
-        return self._writing.start(_retry(name, write))
 
     # --- adoption -----------------------------------------------------------------------------------------------------
 

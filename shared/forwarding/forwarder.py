@@ -197,6 +197,7 @@ class ForwardedCall:
     # --- attempts -----------------------------------------------------------------------------------------------------
 
     async def attempt(self, target: Target, timeout: AttemptTimeout, role: Role = "try") -> Answer | None:
+        """Make an attempt and record it. None: it failed."""
         started = self._clock()
         try:
             answer = await self._forwarder.client.attempt(self._call, target, timeout, self._request_id, self._upload)
@@ -229,6 +230,7 @@ class ForwardedCall:
         return hedge_delay(self._breakers.watched(target).latency.usual(stream=self._call.stream), limit)
 
     def look_again(self, target: Target, started: float, limit: float) -> float:
+        """Return the seconds until an attempt is to be looked at again; 0: it is time for a second one."""
         if self._plan.hedge:
             return 0.0
         # Longer than any answer of any target so far; a process that has seen no answer yet knows nothing.
@@ -239,8 +241,8 @@ class ForwardedCall:
         return 0.0 if self.seems_hung(target, started) else _LOOK_AGAIN
 
     def another(self, target: Target) -> tuple[Target, AttemptTimeout] | None:
-        """Return a usable target of the same model, within the retry budget. None for a call without a model, which
-        would make its file twice, and for an upload, which can be read by one attempt at a time."""
+        """Take a usable target of the same model for a second attempt, within the retry budget. None for a call without
+        a model, which would make its file twice, and for an upload, which can be read by one attempt at a time."""
         if self._upload is not None or not target.model:
             return None
         now = self.now()
@@ -253,6 +255,7 @@ class ForwardedCall:
         return None
 
     def seems_hung(self, target: Target, started: float) -> bool:
+        """Return True if the target answers nobody."""
         return self._breakers.silent(target, started)
 
     def superseded(self, target: Target, since: float, role: Role) -> None:
@@ -263,6 +266,7 @@ class ForwardedCall:
         self._attempts.insert(len(self._attempts) - answered, attempt)  # the one that answered stays the last
 
     def discard(self, answer: Answer) -> None:
+        """Close the answer of a second attempt that came too late, and take it from the record."""
         answer.close()
         self._attempts = [attempt for attempt in self._attempts if attempt.role != "hedge" or attempt.problem]
 

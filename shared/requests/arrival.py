@@ -1,4 +1,4 @@
-"""A request as it came in, and the one line of the log that tells of it."""
+"""An incoming request."""
 
 import logging
 import time
@@ -12,7 +12,7 @@ logger = logging.getLogger("tollgate.requests")
 
 
 class ReceivedRequest(msgspec.Struct, frozen=True):
-    """`started` on the monotonic clock. `place`: in its trace; None: nobody wants to know."""
+    """`started`: on the monotonic clock. `place`: its place in a trace; None: telemetry is off."""
 
     request_id: str
     started: float
@@ -24,7 +24,7 @@ class ReceivedRequest(msgspec.Struct, frozen=True):
         return (time.monotonic() - self.started) * 1000
 
     def log(self, line: dict[str, Any]) -> None:
-        """The one line of a request."""
+        """Log the one line of a request."""
         if self.place is not None:
             line["trace"] = self.place.trace
         logger.info(msgspec.json.encode(line).decode())

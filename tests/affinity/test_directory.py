@@ -1,4 +1,4 @@
-"""Where new objects go and known ones are found: homes, conflicts, adoption, rows. On tables in memory."""
+"""Homes of new objects, locations of recorded ones, conflicts, adoption and rows, on tables in memory."""
 
 import asyncio
 from typing import Any

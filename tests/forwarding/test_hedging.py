@@ -8,7 +8,8 @@ import pytest
 from shared.azure_openai import operations, requests
 from shared.config.document import Backend
 from shared.forwarding._attempt import AttemptTimeout
-from shared.forwarding._hedging import Attempts, HedgedAttempt
+from shared.forwarding._hedging import HedgedAttempt
+from shared.forwarding.forwarder import ForwardedCall
 from shared.forwarding.response import Answer
 from shared.responses.dispatcher import hung_up
 from shared.types import BEATEN, LEFT, Attempt, Role, Target, Usage
@@ -67,7 +68,7 @@ class TwoTries:
 
 
 async def hedged(tries: TwoTries) -> Answer | None:
-    return await HedgedAttempt(cast("Attempts", tries), A, AttemptTimeout(10.0, watched=True)).run(0.0)
+    return await HedgedAttempt(cast("ForwardedCall", tries), A, AttemptTimeout(10.0, watched=True)).run(0.0)
 
 
 async def test_an_answer_is_closed_when_its_caller_leaves_while_the_other_try_ends() -> None:
