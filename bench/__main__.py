@@ -20,8 +20,9 @@ from bench import usage_tables
 from bench.load import Place, percentile, streams, whole_answers
 from local import azurite
 from local.processes import Child, Children, free_port
-from shared import bootstrap, config
-from shared.consumers import Consumers
+from shared import bootstrap
+from shared.auth.consumers import Consumers
+from shared.config import document
 from shared.types import Limits
 from simulator.process import SimulatorProcess
 
@@ -140,7 +141,7 @@ def _memory(child: Child) -> float:
 
 
 async def _make_key(environ: dict[str, str]) -> str:
-    async with bootstrap.open_store(config.load_storage(environ)) as store:
+    async with bootstrap.open_store(document.load_storage(environ)) as store:
         _, key = await Consumers(store).create("bench", models=None, limits=Limits())
         return key
 

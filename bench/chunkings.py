@@ -26,8 +26,9 @@ from bench import usage_tables
 from bench.load import repeat
 from local import azurite
 from local.processes import Children, free_port
-from shared import bootstrap, config
-from shared.consumers import Consumers
+from shared import bootstrap
+from shared.auth.consumers import Consumers
+from shared.config import document
 from shared.types import Limits
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -246,7 +247,7 @@ async def _measure(children: Children, count: int) -> bool:
             "GATEWAY_STORAGE": azurite.connection_string(ports),
             "BENCH_WATCH": str(children.logs / WATCH),
         }
-        async with bootstrap.open_store(config.load_storage(environ)) as store:
+        async with bootstrap.open_store(document.load_storage(environ)) as store:
             _, key = await Consumers(store).create("bench", models=None, limits=Limits())
         port = free_port()
         command = [sys.executable, "-m", "uvicorn", "bench.ledger_app:app", "--port", str(port), "--no-access-log"]

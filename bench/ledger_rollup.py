@@ -14,11 +14,12 @@ import msgspec
 from bench.faulty_tables import Faults, FaultyTables, faulty_tables
 from local import azurite
 from local.processes import Children, free_port
-from shared import aggregates, hours, rollup, ulid
-from shared.aggregates import Fold
+from shared import ulid
 from shared.errors import StoreUnavailable
-from shared.stores import MAX_BATCH, Properties, Row, Store, Table, Value
-from shared.stores.tables import TablesStore
+from shared.storage import MAX_BATCH, Properties, Row, Store, Table, Value
+from shared.storage.tables import TablesStore
+from shared.usage import aggregates, hours, rollup
+from shared.usage.aggregates import Fold
 
 FAST_ENOUGH = 100_000  # raw rows a second of CPU
 HOURS = (-30, -29, -26, -3, -2)  # before now: sealed and settled ones, and one that is not, of two days at least

@@ -1,7 +1,7 @@
 """A fleet that comes and goes, in simulated time: how evenly its instances share the calls among the backends.
 
 The gateway's own rotation over a table with the latencies of Azure's. `python -m bench.routing_fleet` prints a line per
-case; `tests/test_rotation_fleet.py` holds the bounds.
+case; `tests/end_to_end/test_rotation_fleet.py` holds the bounds.
 """
 
 import asyncio
@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from bench.limits_simulation import DistantStore, SimulatedLoop
-from shared.rotation import TABLE, Rotation, smooth_order
-from shared.stores import Table
+from shared.routing.rotation import TABLE, Rotation, smooth_order
+from shared.storage import Table
 
 INSTANCES = 200
 LIFETIME = 30.0  # seconds, in the mean; then a new instance takes its place

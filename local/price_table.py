@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-OUTPUT = Path(__file__).resolve().parent.parent / "shared" / "prices.json"
+OUTPUT = Path(__file__).resolve().parent.parent / "shared" / "billing" / "prices.json"
 _PER = {"1M": 1.0, "1K": 1e3}  # a meter's unit -> factor to USD per million tokens
 _NAMES = {  # Azure's meters -> the names of models
     "gpt-4o-0513": "gpt-4o-2024-05-13",

@@ -1,4 +1,5 @@
-"""Makes `shared/vocabularies/`: OpenAI's token tables, out of the npm package js-tiktoken (MIT), which carries them.
+"""Makes `shared/usage/vocabularies/`: OpenAI's token tables, out of the npm package js-tiktoken
+(MIT), which carries them.
 
 python -m local.vocabularies
 
@@ -16,7 +17,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from shared.tokenizer import PUBLISHED, VOCABULARIES
+from shared.usage.tokenizer import PUBLISHED, VOCABULARIES
 
 PACKAGE = "js-tiktoken@1.0.21"
 

@@ -3,13 +3,13 @@
 import asyncio
 from functools import partial
 
-from shared.arrival import Arrival
 from shared.errors import GatewayError
-from shared.ledger import Entry, Ledger
-from shared.limiter import Limiter, Reservation
-from shared.telemetry import Telemetry
-from shared.tokenizer import Tokenizer, is_estimated
+from shared.limits.limiter import Limiter, Reservation
+from shared.requests.arrival import Arrival
+from shared.telemetry.recorder import Telemetry
 from shared.types import Call, Consumer, Outcome
+from shared.usage.ledger import Entry, Ledger
+from shared.usage.tokenizer import Tokenizer, is_estimated
 
 
 class Accounting:

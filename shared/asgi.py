@@ -12,9 +12,10 @@ from typing import TextIO
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
-from shared import bootstrap, config
+from shared import bootstrap
+from shared.config import document
 from shared.errors import NO_WEBSOCKETS, ConfigurationError, NotSupported, StoreUnavailable
-from shared.responses import refusal
+from shared.responses.relay import refusal
 
 logger = logging.getLogger("tollgate")
 
@@ -42,7 +43,7 @@ class App:
         await receive()
         started = False
         try:
-            settings = config.load(os.environ)
+            settings = document.load(os.environ)
             async with bootstrap.application(settings) as self._application:
                 timer = asyncio.ensure_future(_every(_ROLL_UP_EVERY, self._application))
                 started = True

@@ -16,26 +16,29 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shared import addresses, azure_openai, openapi, ulid, wishes
+from shared import ulid
 from shared.accounting import Accounting
-from shared.affinity import Affinity
-from shared.answering import HUNG_UP, Answering, Forwarding, heartbeat_wanted
-from shared.arrival import Arrival
-from shared.authentication import Authenticator
-from shared.client import Client, ClientGone
-from shared.config import Configuration
+from shared.affinity.directory import Affinity
+from shared.auth import client_address
+from shared.auth.authenticator import Authenticator
+from shared.azure_openai import openapi, operations
+from shared.config.document import Configuration
 from shared.errors import GatewayError, InvalidApiKey
-from shared.intake import Bounds, read_call
-from shared.ledger import Ledger
-from shared.limiter import Limiter, Reservation
-from shared.management import Document, Management
-from shared.readiness import ReadinessCheck, is_internal
-from shared.responses import JsonResponse, MeteredResponse, refusal
-from shared.routing import Router
-from shared.shadowing import Shadows
-from shared.telemetry import Telemetry
+from shared.forwarding.shadowing import Shadows
+from shared.limits.limiter import Limiter, Reservation
+from shared.management.api import Document, Management
+from shared.management.readiness import ReadinessCheck, is_internal
+from shared.requests.arrival import Arrival
+from shared.requests.disconnect import Client, ClientGone
+from shared.requests.reading import Bounds, read_call
+from shared.requests.upload import Upload
+from shared.responses.dispatcher import HUNG_UP, Answering, Forwarding, heartbeat_wanted
+from shared.responses.relay import JsonResponse, MeteredResponse, refusal
+from shared.routing import preferences
+from shared.routing.router import Router
+from shared.telemetry.recorder import Telemetry
 from shared.types import UNBOUND, Call, Consumer, Outcome, Usage
-from shared.uploads import Upload
+from shared.usage.ledger import Ledger
 
 logger = logging.getLogger("tollgate.requests")
 
@@ -103,7 +106,7 @@ class Gateway:
     async def _serve(self, request: Request, arrival: Arrival) -> Response:
         # A plain dict: Starlette's own Headers search the raw list anew at every look.
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.scope["headers"]}
-        address = addresses.of_client(request.scope, self._client_address)
+        address = client_address.of_client(request.scope, self._client_address)
         if arrival.path == "/readyz":
             return await self._ready(address, headers)
         if self._limiter.limits_addresses:
@@ -161,7 +164,7 @@ class Gateway:
             response = self._models(arrival, consumer, call)
             await self._accounting.ended(arrival, consumer, call, entry, reservation, Outcome(status=200))
             return response
-        wished = wishes.parse(headers)
+        wished = preferences.parse(headers)
         binding = UNBOUND
         if call.stateful:
             model = self._router.model(consumer, call.model) if call.model else ""
@@ -189,8 +192,8 @@ class Gateway:
         headers = {"x-gateway-request-id": arrival.request_id}
         if call.model:
             model = self._router.shown(consumer, call.model)
-            return JsonResponse(azure_openai.model_object(model, call.surface), headers=headers)
-        models = [azure_openai.model_object(name, call.surface) for name in self._router.models(consumer)]
+            return JsonResponse(operations.model_object(model, call.surface), headers=headers)
+        models = [operations.model_object(name, call.surface) for name in self._router.models(consumer)]
         return JsonResponse({"object": "list", "data": models}, headers=headers)
 
 
