@@ -18,7 +18,7 @@ from shared import ulid
 from shared.errors import StoreUnavailable
 from shared.storage import MAX_BATCH, Properties, Row, Store, Table, Value
 from shared.storage.tables import TablesStore
-from shared.usage import aggregates, hours, rollup
+from shared.usage import _hour_fold, aggregates, hours, rollup
 from shared.usage.aggregates import Fold
 
 FAST_ENOUGH = 100_000  # raw rows a second of CPU
@@ -116,7 +116,7 @@ def sequential(made: list[Halves], now: float) -> dict[str, Fold]:
     raw: dict[int, dict[str, dict[str, Any]]] = {}
     for half in made:
         raw.setdefault(half.hour, {}).setdefault(half.key, {}).update(half.properties)
-    by_hour = {hour: rollup.fold_rows(rows.values(), now) for hour, rows in raw.items()}
+    by_hour = {hour: _hour_fold.fold_rows(rows.values(), now) for hour, rows in raw.items()}
     folds = {hours.hour_partition(hour): fold for hour, fold in by_hour.items()}
     for name, start in ((hours.day_partition, hours.day_start), (hours.month_partition, hours.month_start)):
         parts: dict[int, list[Fold]] = {}
@@ -183,7 +183,7 @@ def folded_a_second(count: int = 100_000) -> float:
     for half in halves(count, hours.hour_of(now), (-3,), random.Random(1)):
         rows.setdefault(half.key, {}).update(half.properties)
     started = time.process_time()
-    rollup.fold_rows(rows.values(), now)
+    _hour_fold.fold_rows(rows.values(), now)
     return count / (time.process_time() - started)
 
 

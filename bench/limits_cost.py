@@ -6,10 +6,10 @@ import time
 import tracemalloc
 
 from shared.azure_openai import operations
-from shared.config.document import Configuration
+from shared.config.document import Configuration, Limits
 from shared.limits.limiter import TABLE, Limiter
 from shared.storage.memory import MemoryStore
-from shared.types import Call, Consumer, Limits, Usage
+from shared.types import Call, Consumer, Usage
 
 CALLS = 20_000
 KEYS = 10_000

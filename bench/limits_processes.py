@@ -23,13 +23,13 @@ from local.processes import Children, free_port
 from shared.azure_openai import operations
 from shared.billing.cost import USD, cost
 from shared.billing.prices import Prices
-from shared.config.document import Configuration
+from shared.config.document import Configuration, Limits
 from shared.errors import GatewayError
 from shared.limits._rows import from_properties
 from shared.limits.limiter import TABLE, Limiter
 from shared.storage._clock import StoreClock
 from shared.storage.tables import TablesStore
-from shared.types import Call, Consumer, Limits, Usage
+from shared.types import Call, Consumer, Usage
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = "gpt-4o"

@@ -18,14 +18,14 @@ import msgspec
 
 from bench.limits_demand import Admission, Request, overshoot, possible, requests
 from shared.azure_openai import operations as azure_openai
-from shared.config.document import Configuration
+from shared.config.document import Configuration, Limits
 from shared.errors import GatewayError
 from shared.limits import _token_bucket, scopes
 from shared.limits._rows import to_properties
 from shared.limits.limiter import TABLE, Limiter
 from shared.storage import Properties, Row
 from shared.storage.memory import MemoryStore, MemoryTable
-from shared.types import Call, Consumer, Limits, Usage
+from shared.types import Call, Consumer, Usage
 
 START = 1_795_262_400.0
 CASES = {  # limit: (times that is asked for, seconds)

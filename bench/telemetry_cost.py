@@ -13,12 +13,13 @@ import time
 from multiprocessing.connection import Connection
 
 from shared import ulid
-from shared.azure_openai import operations
-from shared.config.document import TelemetrySettings
+from shared.azure_openai import operations, requests
+from shared.config.document import Backend
+from shared.config.environment import TelemetrySettings
 from shared.telemetry import spans
-from shared.telemetry.exporter import Sender
+from shared.telemetry.exporter import ExportThread
 from shared.telemetry.recorder import Batch, Telemetry, Vitals
-from shared.types import Attempt, Backend, Call, Consumer, Outcome, Target, Usage
+from shared.types import Attempt, Call, Consumer, Outcome, Target, Usage
 from tests.harness.telemetry_receivers import Receivers
 
 BUDGET = 40.0  # µs for each call, with sampling on
@@ -73,7 +74,7 @@ async def in_the_loop(calls: int, per_second: float) -> float:
     telemetry = Telemetry(Nowhere(), per_second, 60, lambda: next(clock) / CALLS_PER_SECOND / 2, time.time)
     body = b'{"model":"gpt-4o","stream":true,"messages":[]}'
     route = operations.match("POST", "/v1/chat/completions")
-    call = operations.parse_call(route, "", {}, body)
+    call = requests.parse_call(route, "", {}, body)
     consumer, logger = Consumer("vmznc9b34r", "bench"), logging.getLogger("tollgate.requests")
     logging.getLogger("tollgate").setLevel(logging.INFO)
     logging.getLogger("tollgate").propagate = False
@@ -101,8 +102,8 @@ def receive(pipe: Connection) -> None:
 
 async def exported(kept: int, settings: TelemetrySettings) -> float:
     """µs of CPU for a kept call with one try and its line, from the queue to the socket."""
-    sender = Sender(settings, "bench")
-    call = operations.parse_call(
+    sender = ExportThread(settings, "bench")
+    call = requests.parse_call(
         operations.match("POST", "/v1/chat/completions"), "", {}, b'{"model":"gpt-4o","messages":[]}'
     )
     usage = Usage(input_tokens=900, output_tokens=300)

@@ -4,7 +4,7 @@ after some thousand rows a run would measure how it does that."""
 import asyncio
 
 from shared import bootstrap
-from shared.config.document import Storage
+from shared.config.environment import Storage
 
 
 def drop(storage: str, prefix: str = "usage") -> None:

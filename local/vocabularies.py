@@ -17,7 +17,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from shared.usage.tokenizer import PUBLISHED, VOCABULARIES
+from shared.usage._tokenizer_process import PUBLISHED, VOCABULARIES
 
 PACKAGE = "js-tiktoken@1.0.21"
 

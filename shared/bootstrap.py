@@ -16,28 +16,29 @@ import msgspec
 from shared import ulid
 from shared.accounting import Accounting
 from shared.affinity import directory
-from shared.affinity.directory import Affinity
+from shared.affinity.directory import ObjectDirectory
 from shared.auth.authenticator import Authenticator
 from shared.auth.consumers import Consumers
-from shared.azure_openai.operations import token_scope
+from shared.azure_openai.backend_requests import token_scope
 from shared.billing import cost as pricing
 from shared.billing.cost import USD
-from shared.billing.focus_export import Exporter
+from shared.billing.focus_export import FocusExporter
 from shared.billing.prices import Prices
-from shared.config import document
-from shared.config.document import Configuration, LedgerSettings, Settings, Storage
+from shared.config import environment
+from shared.config.document import Configuration, LedgerSettings
+from shared.config.environment import Settings, Storage
 from shared.credentials import Credentials, azure_credential
 from shared.forwarding.adoption import has_object
-from shared.forwarding.backend_client import Upstream
+from shared.forwarding.backend_client import BackendClient
 from shared.forwarding.forwarder import Forwarder
 from shared.forwarding.shadowing import Shadows
 from shared.gateway import Gateway
 from shared.limits import cleanup
 from shared.limits.alerts import Alerts
 from shared.limits.limiter import Limiter
-from shared.management.api import Management
+from shared.management.api import ManagementApi
 from shared.management.readiness import ReadinessCheck
-from shared.responses.dispatcher import Answering
+from shared.responses.dispatcher import Dispatcher
 from shared.routing.breakers import Breakers
 from shared.routing.fleet_health import TABLE as HEALTH
 from shared.routing.fleet_health import SharedHealth
@@ -46,7 +47,6 @@ from shared.routing.rotation import TABLE as ROTATION
 from shared.routing.rotation import Rotation
 from shared.routing.router import Router
 from shared.storage import Store
-from shared.storage._signing import BearerToken
 from shared.storage.timed import TimedStore
 from shared.telemetry.recorder import Telemetry, Vitals
 from shared.types import Target, Usage
@@ -67,7 +67,7 @@ class Application(msgspec.Struct, frozen=True):
     gateway: Gateway
     store: Store
     configuration: Configuration
-    exporter: Exporter | None = None
+    exporter: FocusExporter | None = None
 
     async def roll_up(self) -> None:
         """One pass of the timer's job."""
@@ -97,23 +97,22 @@ async def open_store(storage: Storage) -> AsyncIterator["TablesStore"]:
 
 
 @asynccontextmanager
-async def open_exporter(storage: Storage, configuration: Configuration, store: Store) -> AsyncIterator[Exporter]:
+async def open_exporter(storage: Storage, configuration: Configuration, store: Store) -> AsyncIterator[FocusExporter]:
     """What writes files of charges into the container that the configuration names."""
     from shared.storage.blobs import Blobs, SharedKey
     from shared.storage.tables import account_of
 
     async with AsyncExitStack() as stack:
-        signer: SharedKey | BearerToken
         if storage.table_service_uri is not None:
             credential = azure_credential(storage.client_id)
             stack.push_async_callback(credential.close)
-            endpoint, signer = storage.table_service_uri.replace(".table.", ".blob.", 1), BearerToken(credential)
+            endpoint = storage.table_service_uri.replace(".table.", ".blob.", 1)
+            blobs = Blobs.from_endpoint(endpoint, credential, store.now)
         else:
             account = account_of(storage.connection_string or "")
-            endpoint, signer = account.blob_endpoint, SharedKey(account.name, account.key)
-        blobs = Blobs(endpoint, signer, store.now)
+            blobs = Blobs(account.blob_endpoint, SharedKey(account.name, account.key), store.now)
         stack.push_async_callback(blobs.close)
-        yield Exporter(store, configuration, blobs)
+        yield FocusExporter(store, configuration, blobs)
 
 
 @asynccontextmanager
@@ -134,7 +133,7 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
         router = Router(configuration, rotation, breakers)
         credentials = Credentials(settings.client_id, settings.api_keys)
         stack.push_async_callback(credentials.close)
-        upstream = await stack.enter_async_context(Upstream(credentials, breakers, configuration.timeouts))
+        upstream = await stack.enter_async_context(BackendClient(credentials, breakers, configuration.timeouts))
         forwarder = Forwarder(upstream, breakers, router, configuration.timeouts)
         ledger = Ledger(store, configuration.ledger.durability, _overflow(configuration.ledger, tables.endpoint))
         health = SharedHealth(store.table(HEALTH), breakers, store.now, rng, ledger.instance)
@@ -150,10 +149,10 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
         limiter = Limiter(store, configuration, alerts)
         stack.push_async_callback(limiter.stop)
         backends = BackendsReport(configuration, breakers, health, ledger.instance)
-        management = Management(store, configuration, limiter, authenticator, backends, settings.management_key)
+        management = ManagementApi(store, configuration, limiter, authenticator, backends, settings.management_key)
         shadows = Shadows(upstream, breakers, ledger, configuration.timeouts)
         stack.push_async_callback(shadows.close)
-        places = Affinity(
+        places = ObjectDirectory(
             store,
             configuration,
             lambda backend: breakers.health(Target(backend, "", "")).usable_at(breakers.clock()),
@@ -164,7 +163,7 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
             authenticator,
             limiter,
             router,
-            Answering(router, forwarder, places),
+            Dispatcher(router, forwarder, places),
             shadows,
             ledger,
             Accounting(limiter, ledger, tokenizer, telemetry),
@@ -198,10 +197,10 @@ def _telemetry(settings: Settings) -> Telemetry | None:
     """None where it would go nowhere. What exports is imported here, because nobody else needs it."""
     if settings.telemetry is None:
         return None
-    from shared.telemetry.exporter import Sender
+    from shared.telemetry.exporter import ExportThread
 
     per_second = settings.configuration.telemetry.traces_per_second
-    sender = Sender(settings.telemetry, ulid.new(time.time())[-10:])
+    sender = ExportThread(settings.telemetry, ulid.new(time.time())[-10:])
     return Telemetry(sender, per_second, settings.telemetry.metrics_every, time.monotonic, time.time, _usd(settings))
 
 
@@ -225,7 +224,7 @@ class OnDemand:
     """The application of a process that has no start-up hook: built by the first request, in that request's loop."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        self._settings = document.load(environ)
+        self._settings = environment.load(environ)
         self._stack = AsyncExitStack()
         self._building: asyncio.Task[Application] | None = None
 

@@ -15,16 +15,22 @@ AZURE_ROOMS = {
     "shared/functions_http.py",
 }
 PURE = (
-    "azure_openai/operations",
-    "azure_openai/event_stream",
-    "azure_openai/metering",
+    *(f"azure_openai/{path.stem}" for path in sorted((ROOT / "shared" / "azure_openai").glob("*.py"))),
     "telemetry/metrics",
     "telemetry/spans",
     "routing/breakers",
+    "routing/_health",
     "forwarding/_timeouts",
     "auth/keys",
     "types",
     "errors",
+)
+# Lowest first. A package imports only lower ones; the middle is the order of a request.
+LAYERS = (
+    *("errors", "ulid", "concurrency", "config", "types", "storage", "credentials"),  # the ground
+    *("azure_openai", "auth", "usage", "billing", "limits", "telemetry"),  # what the stages are made of
+    *("requests", "routing", "affinity", "forwarding", "responses"),  # parse, route, forward, respond
+    *("management", "accounting", "gateway", "bootstrap", "asgi", "functions_http", "cli"),
 )
 IO = {"aiohttp", "asyncio", "socket", "os", "subprocess", "logging", "time", "datetime"}
 
@@ -40,6 +46,44 @@ def imports(tree: ast.Module) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield node.module or ""
+
+
+def own_imports() -> Iterator[tuple[str, str, list[str]]]:
+    """(importing file, its layer, parts of the imported module below `shared`)"""
+    for name, tree in modules():
+        layer = name.removeprefix("shared/").split("/")[0].removesuffix(".py")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "shared":
+                for alias in node.names:
+                    dotted = f"{node.module}.{alias.name}" if node.module == "shared" else str(node.module)
+                    yield name, layer, dotted.split(".")[1:]
+
+
+def test_a_package_imports_only_lower_ones() -> None:
+    crossings = 0
+    for name, layer, (target, *_) in own_imports():
+        if target != layer and name != "function_app.py":
+            assert LAYERS.index(target) < LAYERS.index(layer), f"{name} imports {target}"
+            crossings += 1
+    assert crossings > 100  # the walk sees something
+
+
+def test_nobody_imports_the_insides_of_another_package() -> None:
+    for name, layer, (target, *rest) in own_imports():
+        assert target == layer or not any(part.startswith("_") for part in rest), f"{name} imports {target}.{rest}"
+
+
+def test_the_init_of_a_package_holds_no_code() -> None:
+    for name, tree in modules():
+        if name.endswith("__init__.py") and name != "shared/storage/__init__.py":  # which holds the Protocols
+            assert len(tree.body) == 1, name
+            assert ast.get_docstring(tree), name
+
+
+def test_tests_import_benchmarks_only_to_run_them_end_to_end() -> None:
+    for path in (ROOT / "tests").rglob("*.py"):
+        if path.parent.name != "end_to_end":
+            assert not any(i.split(".")[0] == "bench" for i in imports(ast.parse(path.read_text()))), path
 
 
 def test_azure_lives_in_few_rooms() -> None:
@@ -59,7 +103,7 @@ def test_the_environment_is_read_in_one_place() -> None:
     # credentials.py asks only whether the platform offers a managed identity, exporting.py tells Azure Monitor's
     # exporter to keep to its work; edges and commands hand the whole on
     assert readers <= {
-        "shared/config/document.py",
+        "shared/config/environment.py",
         "shared/credentials.py",
         "shared/telemetry/exporter.py",
         "shared/asgi.py",

@@ -20,10 +20,10 @@ from functools import partial
 import msgspec
 
 from shared.azure_openai.references import ITEMS, KINDS
-from shared.config.document import Configuration
+from shared.config.document import Backend, Configuration
 from shared.errors import StateConflict, StateNotFound, StateUnavailable, StoreUnavailable
 from shared.storage import MAX_BATCH, Store, Table
-from shared.types import UNBOUND, Backend, Binding, Call, Consumer, Reference
+from shared.types import UNBOUND, Binding, Call, Consumer, Reference
 
 logger = logging.getLogger("tollgate.affinity")
 
@@ -40,7 +40,7 @@ _ABSENT_FOR = 60.0  # seconds in which an id that no backend knows is not looked
 _DAY = 86_400.0
 
 
-class Place(msgspec.Struct, frozen=True):
+class Location(msgspec.Struct, frozen=True):
     """Where an object is and whose. `pending`: nobody has been charged for it yet, because its usage is not told."""
 
     backend: str
@@ -48,11 +48,11 @@ class Place(msgspec.Struct, frozen=True):
     pending: bool = False
 
 
-_Places = OrderedDict[tuple[str, str], Place]
+_Places = OrderedDict[tuple[str, str], Location]
 Ask = Callable[[Backend, Reference], Awaitable[bool]]
 
 
-class Affinity:
+class ObjectDirectory:
     """One per process. `ask` finds out whether a backend has an object; `now` is the store's clock."""
 
     def __init__(self, store: Store, configuration: Configuration, usable: Callable[[Backend], bool], ask: Ask) -> None:
@@ -92,10 +92,10 @@ class Affinity:
             raise StateUnavailable(f"{reason} That backend is no longer in the gateway's configuration.")
         return Binding(frozenset((backend,)), backend, reason)
 
-    async def places(self, consumer: Consumer, references: Iterable[Reference]) -> dict[Reference, Place]:
+    async def places(self, consumer: Consumer, references: Iterable[Reference]) -> dict[Reference, Location]:
         """Where these objects of this consumer's are, without the sealed items of which that is unknown: they have
         their content with them. Raises `StateNotFound` at the first that is not there, and `StoreUnavailable`."""
-        places, unread, unknown = dict[Reference, Place](), list[Reference](), list[Reference]()
+        places, unread, unknown = dict[Reference, Location](), list[Reference](), list[Reference]()
         for reference in references:
             place = self._recall(reference, consumer.id)
             if place is None:
@@ -160,7 +160,7 @@ class Affinity:
         for reference, pending in objects.items():
             if reference.id in passed_over or self._recall(reference, consumer):
                 continue
-            place = Place(backend, consumer, pending)
+            place = Location(backend, consumer, pending)
             self._remember(reference, place)
             writing.append(self._start(self._persist(reference.id, self._writer(reference, place))))
         return writing
@@ -170,14 +170,14 @@ class Affinity:
         and nobody else ever looks for them."""
         fresh = [item for item in ids if (consumer, item) not in self._items]
         for item in fresh:
-            self._remember(Reference("item", item), Place(backend, consumer))
+            self._remember(Reference("item", item), Location(backend, consumer))
         table, row = self._tables("item")[0], {"backend": backend, "consumer": consumer, "kind": "item"}
         return [
             self._start(self._persist(some[0], partial(table.merge, f"item-{consumer}", dict.fromkeys(some, row))))
             for some in itertools.batched(fresh, MAX_BATCH, strict=False)
         ]
 
-    async def settles(self, reference: Reference) -> bool:
+    async def claim_charge(self, reference: Reference) -> bool:
         """Whether the usage of an object is told now for the first time, anywhere: then this call is charged for it."""
         place = self._recall(reference, NOBODY)
         if place is None:
@@ -200,7 +200,7 @@ class Affinity:
             logger.warning("the usage of %s is counted without the table: %s", reference.id, error)
         return True
 
-    def awaits_usage(self, reference: Reference) -> bool:
+    def charge_pending(self, reference: Reference) -> bool:
         """Whether this process has noted that the object's usage is still to be told."""
         place = self._recall(reference, NOBODY)
         return place is not None and place.pending
@@ -226,7 +226,7 @@ class Affinity:
 
     # --- rows ---------------------------------------------------------------------------------------------------------
 
-    async def _read(self, reference: Reference, consumer: str) -> Place | None:
+    async def _read(self, reference: Reference, consumer: str) -> Location | None:
         """What the table knows of an object, or of an item of this consumer's."""
         kind, partition = reference.kind, _partition(reference.id)
         if kind in ITEMS:
@@ -238,11 +238,11 @@ class Affinity:
         found = next((row.properties for row in rows if row is not None and row.properties.get("kind") == kind), None)
         if found is None:
             return None
-        place = Place(str(found.get("backend", "")), str(found.get("consumer", "")), bool(found.get("pending")))
+        place = Location(str(found.get("backend", "")), str(found.get("consumer", "")), bool(found.get("pending")))
         self._remember(reference, place)
         return place
 
-    def _writer(self, reference: Reference, place: Place) -> Callable[[], Awaitable[None]]:
+    def _writer(self, reference: Reference, place: Location) -> Callable[[], Awaitable[None]]:
         table = self._tables(reference.kind)[0]
         row: dict[str, str | bool] = {"backend": place.backend, "consumer": place.consumer, "kind": reference.kind}
         if place.pending:
@@ -280,14 +280,14 @@ class Affinity:
             pause = min(2 * pause, _LONGEST_PAUSE)
         logger.error("the place of %s is lost: the table has failed for too long", name)
 
-    def _recall(self, reference: Reference, consumer: str) -> Place | None:
+    def _recall(self, reference: Reference, consumer: str) -> Location | None:
         """What this process knows of an object, or of an item of this consumer's."""
         known, key = self._shelf(reference, consumer)
         if (place := known.get(key)) is not None:
             known.move_to_end(key)
         return place
 
-    def _remember(self, reference: Reference, place: Place) -> None:
+    def _remember(self, reference: Reference, place: Location) -> None:
         known, key = self._shelf(reference, place.consumer)
         known[key] = place
         known.move_to_end(key)
@@ -334,10 +334,10 @@ class Affinity:
 
         return min(serving, key=rank).name
 
-    async def _adopt(self, consumer: Consumer, reference: Reference) -> Place | None:
+    async def _adopt(self, consumer: Consumer, reference: Reference) -> Location | None:
         """Look for an object on all backends. Raises `StateUnavailable` when one that may have it does not answer."""
         if reference.kind == "realtime_call":  # nobody can be asked for one; by SIP they reach the backend on their own
-            return Place(await self.home(consumer, ""), NOBODY)
+            return Location(await self.home(consumer, ""), NOBODY)
         clock = asyncio.get_running_loop().time
         if self._absent.get(reference, 0.0) > clock() or not KINDS[reference.kind].path:
             return None
@@ -348,7 +348,7 @@ class Affinity:
         for name, answer in zip(names, answers, strict=True):
             if answer is True:
                 self.record(NOBODY, name, {reference: False})
-                return Place(name, NOBODY)
+                return Location(name, NOBODY)
         if failed := [name for name, answer in zip(names, answers, strict=True) if isinstance(answer, BaseException)]:
             raise StateUnavailable(
                 f"{reference.id[:128]} is unknown here, and {', '.join(failed)} cannot be asked for it now."
@@ -367,7 +367,7 @@ async def drop_old(store: Store) -> None:
             await store.drop(name)
 
 
-def _own(consumer: Consumer, reference: Reference, place: Place | None) -> dict[Reference, Place]:
+def _own(consumer: Consumer, reference: Reference, place: Location | None) -> dict[Reference, Location]:
     """What of an object's place this consumer may know. Raises `StateNotFound`."""
     if place is not None and place.consumer in (NOBODY, consumer.id):
         return {reference: place}

@@ -4,7 +4,7 @@ import asyncio
 
 import msgspec
 
-from shared.affinity.directory import Affinity
+from shared.affinity.directory import ObjectDirectory
 from shared.azure_openai import references
 from shared.azure_openai.metering import UNFINISHED
 from shared.types import Call, Consumer, Reference, Usage
@@ -38,10 +38,10 @@ _BY_FAMILY = {"responses": "response", "threads": "run", "batches": "batch"}  # 
 _BY_OBJECT = {"thread.run": "run", "thread": "thread"}  # the kinds of what the events of a run are about
 
 
-class Witness:
+class ObjectRecorder:
     """One per call. `backend`: who answered."""
 
-    def __init__(self, affinity: Affinity, consumer: Consumer, call: Call, backend: str) -> None:
+    def __init__(self, affinity: ObjectDirectory, consumer: Consumer, call: Call, backend: str) -> None:
         self._affinity = affinity
         self._consumer = consumer
         self._call = call
@@ -111,8 +111,8 @@ class Witness:
     async def _settle(self, usage: Usage, made: Reference) -> Usage:
         await self.kept()
         # A call that finds its object finished at once is the only one that knows of it so far.
-        first = self._call.makes and not self._affinity.awaits_usage(made)
-        return usage if first or await self._affinity.settles(made) else Usage()
+        first = self._call.makes and not self._affinity.charge_pending(made)
+        return usage if first or await self._affinity.claim_charge(made) else Usage()
 
     async def deleted(self, status: int) -> None:
         """The backend has answered the call that deletes an object."""

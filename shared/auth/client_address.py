@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from starlette.types import Scope
 
-from shared.types import ClientAddress
+from shared.config.document import ClientAddress
 
 UNKNOWN = ""
 
@@ -50,7 +50,7 @@ def _usual(text: str) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def household(address: str) -> str:
+def limited_network(address: str) -> str:
     """What is limited as one: an IPv4 address, or the /64 of an IPv6 one, of which whoever has one has all."""
     if ":" not in address:
         return address or "unknown"

@@ -14,9 +14,9 @@ import msgspec
 
 from shared.auth import keys
 from shared.auth.client_address import networks
-from shared.config.document import limit_complaints
+from shared.config.document import Limits, limit_complaints
 from shared.storage import Properties, Row, Store, Value
-from shared.types import ANYWHERE, Access, Consumer, Limits
+from shared.types import ANYWHERE, Access, Consumer
 
 TABLE = "consumers"
 _POLICY = "policy"

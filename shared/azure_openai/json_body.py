@@ -21,7 +21,7 @@ _decoder: Callable[[Any], Callable[[bytes], Any]] = functools.cache(
 )
 
 
-class Fields:
+class JsonFields:
     """The values at the top level of a body, decoded one by one as they are wanted."""
 
     def __init__(self, body: bytes, values: Mapping[str, slice]) -> None:
@@ -31,14 +31,14 @@ class Fields:
     def __contains__(self, name: str) -> bool:
         return name in self._values
 
-    def below(self, name: str) -> "Fields":
+    def below(self, name: str) -> "JsonFields":
         """The fields of the object in an optional field; null counts as absent, and has none. Raises `InvalidRequest`
         for another kind."""
         place = self._values.get(name)
         inner = self._body[place] if place else b"null"
         if inner[:1] != b"{" and inner != b"null":
             raise InvalidRequest(f"The field `{name}` has the wrong type: expected a JSON object.", param=name)
-        return Fields(inner, top_level(inner) if inner != b"null" else {})
+        return JsonFields(inner, top_level(inner) if inner != b"null" else {})
 
     def get[T](self, name: str, kind: type[T], expected: str) -> T | None:
         """The value of an optional field; null counts as absent. Raises `InvalidRequest` for another kind."""

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from shared.azure_openai import event_stream as sse
-from shared.azure_openai.json_body import Fields, top_level
-from shared.azure_openai.operations import error_code
+from shared.azure_openai.answers import error_code
+from shared.azure_openai.json_body import JsonFields, top_level
 from shared.errors import GatewayError
 from shared.types import Call, Usage
 
@@ -218,7 +218,7 @@ def _seconds(duration: object) -> float:
 
 def _spoken_characters(call: Call) -> int:
     try:
-        return len(Fields(call.body, call.values or top_level(call.body)).get("input", str, "text") or "")
+        return len(JsonFields(call.body, call.values or top_level(call.body)).get("input", str, "text") or "")
     except GatewayError:
         return 0
 

@@ -31,7 +31,7 @@ def boundary(content_type: str) -> bytes:
     return (found[1] or found[2]).encode("latin-1")
 
 
-class Fields:
+class FormFields:
     """Follows one body. `found`: the wanted fields that have come so far, by their names."""
 
     def __init__(

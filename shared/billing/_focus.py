@@ -12,9 +12,9 @@ from typing import Any
 
 from shared.billing.charges import UNUSED, Charge, Tariff
 from shared.billing.cost import Part, exactly, parts
-from shared.types import Backend
+from shared.config.document import Backend
 from shared.usage import hours
-from shared.usage.query import Span
+from shared.usage.query import HourRange
 
 COLUMNS = (
     "BilledCost",
@@ -101,7 +101,7 @@ class Focus:
         self._backends = backends
         self._listed = listed
 
-    def rows(self, span: Span, charge: Charge) -> Iterator[dict[str, str]]:
+    def rows(self, span: HourRange, charge: Charge) -> Iterator[dict[str, str]]:
         """The rows of a charge in these hours, which lie within one day."""
         common = self._common(span, charge)
         if charge.unit_hour:
@@ -113,7 +113,7 @@ class Focus:
             for part in parts(charge.price, charge.counts) or ():
                 yield common | self._part(span, charge, part)
 
-    def _common(self, span: Span, charge: Charge) -> dict[str, str]:
+    def _common(self, span: HourRange, charge: Charge) -> dict[str, str]:
         line = charge.line
         backend = self._backends.get(line.backend)
         month = hours.month_start(span.first)
@@ -145,7 +145,7 @@ class Focus:
             }
         )
 
-    def _part(self, span: Span, charge: Charge, part: Part) -> dict[str, str]:
+    def _part(self, span: HourRange, charge: Charge, part: Part) -> dict[str, str]:
         line = charge.line
         meter, consumed, priced, per = _METERS.get(
             part.name, (f"{part.name.replace('_', ' ').title()} Tokens", "Tokens", "1000000 Tokens", _PER_MILLION)

@@ -14,12 +14,11 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from shared.billing.cost import USD, Price, cost
-from shared.billing.prices import Prices, since_seconds
-from shared.config.document import Configuration
-from shared.types import Backend, Capacity
+from shared.billing.prices import Prices
+from shared.config.document import Backend, Configuration, ProvisionedCapacity, since_seconds
 from shared.usage import hours
 from shared.usage.aggregates import Counts, Dimensions, Lines
-from shared.usage.query import Span
+from shared.usage.query import HourRange
 
 UNUSED = "unused"  # the role of capacity that was paid for and not used
 NOBODY = "-"
@@ -58,7 +57,7 @@ class Tariff:
         if starts:
             yield from range(max(first, min(starts)), end)
 
-    def charges(self, span: Span, lines: Lines, now: float) -> Iterator[Charge]:
+    def charges(self, span: HourRange, lines: Lines, now: float) -> Iterator[Charge]:
         """What each line of a piece cost. Hours that are still to come have cost nothing yet."""
         shared: dict[tuple[str, str], list[tuple[Dimensions, Counts]]] = {}
         for line, counts in lines.items():
@@ -76,7 +75,7 @@ class Tariff:
         for used in shared.values():
             yield from (Charge(line, counts, self._unknown(counts)) for line, counts in used)
 
-    def price(self, span: Span, line: Dimensions) -> Price | None:
+    def price(self, span: HourRange, line: Dimensions) -> Price | None:
         """What the tokens of a line are charged at, or would be where capacity serves them."""
         return self.prices.of(
             line.model,
@@ -93,7 +92,7 @@ class Tariff:
         """The cost of what has no price: none is known, but for using nothing."""
         return cost(None, counts)
 
-    def _capacity(self, backend: Backend, model: str, span: Span) -> tuple[int, int] | None:
+    def _capacity(self, backend: Backend, model: str, span: HourRange) -> tuple[int, int] | None:
         """The units of a model's capacity, and what one costs an hour; None where nothing is said of it."""
         entries = [entry for entry in backend.capacity if entry.model == model and _hour(entry) <= span.first]
         if not entries:
@@ -107,7 +106,7 @@ class Tariff:
 
     def _shares(
         self,
-        span: Span,
+        span: HourRange,
         backend: Backend,
         model: str,
         units: int,
@@ -135,5 +134,5 @@ class Tariff:
             yield Charge(line, counts, share, unit_hour=each)
 
 
-def _hour(entry: Capacity) -> int:
+def _hour(entry: ProvisionedCapacity) -> int:
     return since_seconds(entry.since) // hours.HOUR

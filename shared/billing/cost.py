@@ -9,7 +9,6 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 USD = 10**12  # picodollars
-LONG_CONTEXT = 272_000  # tokens of input above which a call is charged as one of long context, all of it
 
 
 class Price(msgspec.Struct, frozen=True):

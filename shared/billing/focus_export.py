@@ -54,7 +54,7 @@ class Repriced(msgspec.Struct, frozen=True):
     after: int
 
 
-class Exporter:
+class FocusExporter:
     """Makes the files of a gateway; `container` None: nowhere to put them."""
 
     def __init__(self, store: Store, configuration: Configuration, container: Container | None = None) -> None:

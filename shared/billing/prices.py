@@ -7,63 +7,18 @@
 import functools
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import date
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
-from shared.billing.cost import LONG_CONTEXT, USD, Price
-from shared.types import Backend, Deployment, Target, Usage
+from shared.billing.cost import USD, Price
+from shared.config.document import AMOUNTS, Backend, Deployment, PriceLine, since_seconds
+from shared.types import LONG_CONTEXT, Target, Usage
 
 TABLE = Path(__file__).with_name("prices.json")
 
-Tier = Literal["standard", "batch", "priority", "flex"]
 _STANDARD = frozenset(("", "standard", "default", "auto"))  # what backends say of their service tier
 _DATED = re.compile(r"-(?:\d{4}-\d{2}-\d{2}|\d{4})$")
-
-
-class PriceLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, rename={"since": "from"}):
-    """One price, as the table and the configuration hold it: USD per million tokens or characters, per second of sound,
-    per image, per hour of a provisioned throughput unit.
-
-    Of several that fit a call, the one that says most of it counts: region before kind of deployment, then the latest
-    `from` (YYYY-MM-DD, UTC). None of `deployment`, no `regions`: any.
-    """
-
-    model: str = ""
-    deployment: Deployment | None = None
-    regions: list[str] = []
-    tier: Tier = "standard"
-    context: Literal["short", "long"] = "short"
-    since: str = ""
-    input: float | None = None
-    cached_input: float | None = None
-    output: float | None = None
-    reasoning: float | None = None
-    audio_input: float | None = None
-    audio_output: float | None = None
-    image_input: float | None = None
-    image_output: float | None = None
-    image: float | None = None
-    second: float | None = None
-    character: float | None = None
-    unit_hour: float | None = None
-
-    def problem(self) -> str | None:
-        """What is wrong with this line, if anything is."""
-        amounts = {name: getattr(self, name) for name in AMOUNTS}
-        given = {name for name, amount in amounts.items() if amount is not None}
-        if bad := next((name for name in given if not 0 <= amounts[name] <= 1e6), None):
-            return f"{bad}: expected 0 to 1e6 USD, got {amounts[bad]}"
-        if not given:
-            return f"expected at least one of {', '.join(AMOUNTS)}"
-        if bool(self.model) == ("unit_hour" in given) or ("unit_hour" in given and len(given) > 1):
-            return "expected either a model with its prices, or unit_hour alone and no model"
-        return None if is_date(self.since) else f"from: expected a date as 2026-08-01, got {self.since!r}"
-
-
-AMOUNTS = PriceLine.__struct_fields__[6:]
 
 
 _Key = tuple[str, str, Deployment, str, str, bool, int]
@@ -202,19 +157,3 @@ def _resolved(line: PriceLine) -> Price:
 def _normal(name: str) -> str:
     """Names of models and regions, however they are written: Azure says gpt-35-turbo, OpenAI gpt-3.5-turbo."""
     return name.lower().replace(" ", "").replace("gpt-3.5", "gpt-35")
-
-
-def is_date(since: str) -> bool:
-    """Whether this is a day, or nothing at all, which means always."""
-    try:
-        return since_seconds(since) >= 0
-    except ValueError:
-        return False
-
-
-@functools.cache
-def since_seconds(since: str) -> int:
-    """The beginning of that day; YYYY-MM-DD alone, of the forms that ISO 8601 has."""
-    if len(since) not in (0, 10) or "W" in since:
-        raise ValueError(since)
-    return (date.fromisoformat(since) - date(1970, 1, 1)).days * 86_400 if since else 0

@@ -68,7 +68,7 @@ class Hour(NamedTuple):
     picodollars: int
 
 
-class Plan(msgspec.Struct, frozen=True):
+class Purchase(msgspec.Struct, frozen=True):
     """The cheapest number of units for these hours. Money in picodollars, for all of them together.
 
     `average` and `peak` are the units that the average and the busiest hour need. `break_even` is how much of a unit
@@ -87,7 +87,7 @@ def throughput(model: str) -> Throughput | None:
     return OF_MODELS.get(_DATED.sub("", model))
 
 
-def plan(usage: Sequence[Hour], terms: Terms) -> Plan:
+def plan(usage: Sequence[Hour], terms: Terms) -> Purchase:
     """`usage` has every hour of the time that is looked at, idle ones too."""
     each = terms.tokens_per_minute * 60
     by_tokens = sum(hour.picodollars for hour in usage)
@@ -105,7 +105,7 @@ def plan(usage: Sequence[Hour], terms: Terms) -> Plan:
         best = min(best, (last, units))
         units += terms.step
     worth = by_tokens / need * each if need else 0.0  # of what a unit can serve in an hour, in picodollars
-    return Plan(
+    return Purchase(
         hours=len(usage),
         by_tokens=by_tokens,
         average=need / each / len(usage) if usage else 0.0,

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from shared.types import Backend
+from shared.config.document import Backend
 from shared.usage.aggregates import Lines
 
 

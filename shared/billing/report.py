@@ -42,7 +42,7 @@ _TOKENS = (
 _SUMS = ("requests", "errors", "hung_up", "estimated", *_TOKENS, "images", "characters")
 
 
-class Question(msgspec.Struct, frozen=True):
+class UsageQuery(msgspec.Struct, frozen=True):
     """What is asked: lines by these dimensions, of the hours that begin in this period, as a series where `every` says
     so, and only of those that `where` names."""
 
@@ -53,7 +53,7 @@ class Question(msgspec.Struct, frozen=True):
     where: dict[str, str] = {}
 
 
-def question(given: Mapping[str, str], now: float, *, by: str = "key") -> Question:
+def question(given: Mapping[str, str], now: float, *, by: str = "key") -> UsageQuery:
     """The question in these parameters. Raises `InvalidRequest`, which names the one that is wrong."""
     current = datetime.fromtimestamp(now, UTC)
     since = _moment(given, "since") or current.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
@@ -72,10 +72,10 @@ def question(given: Mapping[str, str], now: float, *, by: str = "key") -> Questi
         raise _bad(
             "every", every, f"a period of at most {EVERY[every]} pieces; ask for a shorter one, or for larger pieces"
         )
-    return Question(since, until, names, every, {name: given[name] for name in DIMENSIONS if name in given})
+    return UsageQuery(since, until, names, every, {name: given[name] for name in DIMENSIONS if name in given})
 
 
-class Line(msgspec.Struct):
+class ReportLine(msgspec.Struct):
     """Sums of what was served, money in picodollars.
 
     `estimated` counts requests whose tokens are estimates. Cached, audio and image tokens are part of the input;
@@ -132,9 +132,9 @@ class Report(msgspec.Struct, frozen=True):
     """`lines` by beginning of the piece and names, `left` hours of the month that is forecast, in which `window` hours
     are recent; None where nothing can be forecast."""
 
-    question: Question
-    lines: dict[tuple[str, ...], Line]
-    total: Line
+    question: UsageQuery
+    lines: dict[tuple[str, ...], ReportLine]
+    total: ReportLine
     forecast: tuple[float, float] | None
 
     def rows(self, consumers: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -153,7 +153,7 @@ class Report(msgspec.Struct, frozen=True):
                 told["name"] = consumers.get(name, "")
         return told
 
-    def _told(self, line: Line) -> dict[str, Any]:
+    def _told(self, line: ReportLine) -> dict[str, Any]:
         told: dict[str, Any] = {name: getattr(line, name) for name in _SUMS}
         told["seconds"] = line.sound_ms / 1000
         told["total_tokens"] = line.total_tokens
@@ -175,10 +175,10 @@ class Report(msgspec.Struct, frozen=True):
     def heads(self) -> list[str]:
         """The names of the columns, also where there are no lines."""
         named = self._names(("", *self.question.by), {})
-        return [*named, *self._told(Line())]
+        return [*named, *self._told(ReportLine())]
 
 
-async def report(store: Store, tariff: Tariff, asked: Question) -> Report:
+async def report(store: Store, tariff: Tariff, asked: UsageQuery) -> Report:
     """Raises `StoreUnavailable`. The hours that the period touches are counted whole."""
     now = store.now()
     first, end = hours.hour_of(asked.since.timestamp()), -hours.hour_of(-asked.until.timestamp())
@@ -187,8 +187,8 @@ async def report(store: Store, tariff: Tariff, asked: Question) -> Report:
     start = _STARTS[asked.every]
     cuts = [hour for hour in range(first, end) if asked.every and start(hour) == hour]
     pieces = query.spans(first, end, [*cuts, recent, *tariff.cuts(first, end)])
-    lines: dict[tuple[str, ...], Line] = {}
-    total, done = Line(), 0
+    lines: dict[tuple[str, ...], ReportLine] = {}
+    total, done = ReportLine(), 0
     for piece, used in zip(pieces, await query.read(store, pieces), strict=True):
         label = _label(start(piece.first), asked.every)
         for charge in tariff.charges(piece, used, now):
@@ -196,7 +196,7 @@ async def report(store: Store, tariff: Tariff, asked: Question) -> Report:
                 continue
             names = (label, *(getattr(charge.line, name) for name in asked.by))
             weight = 0.0 if piece.first < recent else of_capacity if charge.unit_hour else 1.0
-            for line in (lines.setdefault(names, Line()), total):
+            for line in (lines.setdefault(names, ReportLine()), total):
                 line.add(charge, weight)
             done += 1
             if done % _AT_ONCE == 0:

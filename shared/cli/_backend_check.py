@@ -10,10 +10,10 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import openai
 
-from shared.azure_openai.operations import token_scope
-from shared.config.document import Settings
+from shared.azure_openai.backend_requests import token_scope
+from shared.config.document import Backend
+from shared.config.environment import Settings
 from shared.credentials import Credentials, CredentialUnavailable
-from shared.types import Backend
 
 _TIMEOUT = 30.0
 _REASONS = {

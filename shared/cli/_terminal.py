@@ -14,7 +14,7 @@ from rich.text import Text
 
 from shared import bootstrap
 from shared.auth.consumers import Consumers, Record
-from shared.config import document
+from shared.config import environment
 from shared.errors import ConfigurationError, InvalidRequest, StoreUnavailable
 from shared.storage import Store
 
@@ -34,7 +34,7 @@ def show(rows: Sequence[dict[str, Any]], heads: Sequence[str], as_json: bool) ->
 
 def with_store(run: Callable[[Store], Coroutine[Any, Any, None]]) -> None:
     async def main() -> None:
-        async with bootstrap.open_store(document.load_storage(os.environ)) as store:
+        async with bootstrap.open_store(environment.load_storage(os.environ)) as store:
             await run(store)
 
     try:
@@ -55,9 +55,9 @@ async def find(store: Store, identified: str) -> Record:
     return matching[0]
 
 
-def settings() -> document.Settings:
+def settings() -> environment.Settings:
     try:
-        return document.load(os.environ)
+        return environment.load(os.environ)
     except ConfigurationError as error:
         fail(str(error))
 

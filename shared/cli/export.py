@@ -9,9 +9,9 @@ import typer
 
 from shared import bootstrap
 from shared.billing.cost import exactly
-from shared.billing.focus_export import Exporter
-from shared.billing.prices import since_seconds
+from shared.billing.focus_export import FocusExporter
 from shared.cli._terminal import AsJson, fail, settings, show, with_store
+from shared.config.document import since_seconds
 from shared.storage import Store
 from shared.usage import hours
 
@@ -27,7 +27,7 @@ def export_month(
     """A month of charges as a FOCUS file, in the container that the configuration names or in a local file."""
     first = _hour(month, "-01", "--month", "2026-11") if month else None
 
-    async def run(exporter: Exporter, now: float) -> None:
+    async def run(exporter: FocusExporter, now: float) -> None:
         current = hours.hour_of(now)
         begin = hours.month_start(current) if first is None else first
         if begin > current:
@@ -69,7 +69,7 @@ def reprice(
     worked out from the raw classes of tokens whenever usage is read."""
     first = _hour(since, "", "--from", "2026-11-01")
 
-    async def run(exporter: Exporter, _: float) -> None:
+    async def run(exporter: FocusExporter, _: float) -> None:
         rows = [
             {"month": one.month, "before": exactly(one.before), "after": exactly(one.after)}
             | {"change": exactly(one.after - one.before)}
@@ -90,7 +90,7 @@ def _hour(given: str, rest: str, option: str, form: str) -> int:
         fail(f"{option}: expected a date as {form}, got {given[:64]!r}")
 
 
-def _with_exporter(run: Callable[[Exporter, float], Coroutine[Any, Any, None]], *, needs_container: bool) -> None:
+def _with_exporter(run: Callable[[FocusExporter, float], Coroutine[Any, Any, None]], *, needs_container: bool) -> None:
     told = settings()
     configuration = told.configuration
     if needs_container and configuration.export.container is None:
@@ -101,6 +101,6 @@ def _with_exporter(run: Callable[[Exporter, float], Coroutine[Any, Any, None]], 
             async with bootstrap.open_exporter(told.storage, configuration, store) as exporter:
                 await run(exporter, store.now())
         else:
-            await run(Exporter(store, configuration), store.now())
+            await run(FocusExporter(store, configuration), store.now())
 
     with_store(open_and_run)

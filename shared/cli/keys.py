@@ -14,10 +14,10 @@ import typer
 from shared.auth.client_address import networks
 from shared.auth.consumers import Consumers, when
 from shared.cli._terminal import AsJson, Identified, fail, find, settings, show, with_store
-from shared.config.document import limit_complaints
+from shared.config.document import Backend, Limits, limit_complaints
 from shared.limits import scopes
 from shared.storage import Store
-from shared.types import ANYWHERE, Access, Backend, Limits
+from shared.types import ANYWHERE, Access
 
 commands = typer.Typer(no_args_is_help=True, help="Consumers and their keys.")
 

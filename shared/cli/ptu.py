@@ -14,7 +14,7 @@ from shared.cli._terminal import AsJson, fail, settings, show, with_store
 from shared.storage import Store
 from shared.usage import hours, query
 from shared.usage.aggregates import Counts, Dimensions
-from shared.usage.query import Span
+from shared.usage.query import HourRange
 
 commands = typer.Typer()
 
@@ -83,7 +83,7 @@ def break_even(
 
 async def _hourly(store: Store, tariff: Tariff, first: int, end: int) -> dict[str, list[Hour]]:
     """Every hour of every model that was used: by its name in the configuration."""
-    pieces = [Span(hour, hour + 1) for hour in range(first, end)]
+    pieces = [HourRange(hour, hour + 1) for hour in range(first, end)]
     found: defaultdict[str, list[Hour]] = defaultdict(lambda: [Hour(0.0, 0)] * len(pieces))
     for number, (piece, lines) in enumerate(zip(pieces, await query.read(store, pieces), strict=True)):
         for line, counts in lines.items():
@@ -94,7 +94,7 @@ async def _hourly(store: Store, tariff: Tariff, first: int, end: int) -> dict[st
     return dict(found)
 
 
-def _hour(tariff: Tariff, piece: Span, line: Dimensions, counts: Counts) -> Hour | None:
+def _hour(tariff: Tariff, piece: HourRange, line: Dimensions, counts: Counts) -> Hour | None:
     """None for what has no price, or is not charged by tokens of input and output."""
     price = tariff.price(piece, line)
     money = cost(price, counts)
@@ -104,7 +104,7 @@ def _hour(tariff: Tariff, piece: Span, line: Dimensions, counts: Counts) -> Hour
     return Hour(fresh + counts.output_tokens * price.output / price.input, money)
 
 
-def _told(model: str, plan: ptu.Plan) -> dict[str, Any]:
+def _told(model: str, plan: ptu.Purchase) -> dict[str, Any]:
     return {
         "model": model,
         "hours": plan.hours,

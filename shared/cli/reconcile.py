@@ -8,9 +8,9 @@ import msgspec
 import typer
 
 from shared.billing import reconciliation
-from shared.billing.prices import since_seconds
 from shared.billing.reconciliation import Difference
 from shared.cli._terminal import AsJson, fail, settings, show, with_store
+from shared.config.document import since_seconds
 from shared.storage import Store
 from shared.usage import hours, query
 
@@ -42,7 +42,7 @@ def compare_with_azure(
         day = datetime.fromtimestamp(first * hours.HOUR, UTC)
         monitor = AzureMonitor(told.configuration.azure_monitor, told.client_id)
         azure = await monitor.counted(accounts, day, day + timedelta(days=1))
-        (lines,) = await query.read(store, [query.Span(first, first + hours.DAY)])
+        (lines,) = await query.read(store, [query.HourRange(first, first + hours.DAY)])
         found = reconciliation.compare(lines, told.configuration.backends, azure)
         if as_json:
             rows = [msgspec.to_builtins(one) | {"percent": one.percent, "same": one.same} for one in found]

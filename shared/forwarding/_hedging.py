@@ -3,7 +3,8 @@
 import asyncio
 from typing import Protocol
 
-from shared.forwarding.backend_client import Patience, UpstreamResponse
+from shared.forwarding._attempt import AttemptTimeout
+from shared.forwarding.response import UpstreamResponse
 from shared.types import Role, Target
 
 type _Try = asyncio.Task[UpstreamResponse | None]
@@ -12,7 +13,7 @@ type _Try = asyncio.Task[UpstreamResponse | None]
 class Tries(Protocol):
     """The tries of one call (`forwarding.py`)."""
 
-    async def attempt(self, target: Target, patience: Patience, role: Role = "try") -> UpstreamResponse | None:
+    async def attempt(self, target: Target, patience: AttemptTimeout, role: Role = "try") -> UpstreamResponse | None:
         """One try; None: it has failed, and stands in the record."""
         ...
 
@@ -20,7 +21,7 @@ class Tries(Protocol):
         """Seconds until a try is to be looked at again; 0: it is time for a second one."""
         ...
 
-    def another(self, target: Target) -> tuple[Target, Patience] | None:
+    def another(self, target: Target) -> tuple[Target, AttemptTimeout] | None:
         """Who may be asked as well, and how long it may take. It is asked then, and by nobody else in this call."""
         ...
 
@@ -59,7 +60,7 @@ class HedgedTry:
         self._tries = tries
         self._target = target
         self._limit = limit
-        self._patience = Patience(limit, watched=True)
+        self._patience = AttemptTimeout(limit, watched=True)
         self._started = tries.now()
         self._first_is_over = False
         self._second: tuple[_Try, Target] | None = None

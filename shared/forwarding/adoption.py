@@ -1,17 +1,18 @@
 """Looks for an object that the gateway has not seen being made, by asking a backend for it."""
 
-from shared.azure_openai import operations
+from shared.azure_openai import operations, requests
 from shared.azure_openai.references import KINDS
+from shared.config.document import Backend
 from shared.errors import GatewayError, StateUnavailable
 from shared.forwarding.forwarder import Forwarder, ForwardingFailed
-from shared.types import Backend, Plan, Reference, Target
+from shared.types import Plan, Reference, Target
 
 
 async def has_object(forwarder: Forwarder, backend: Backend, reference: Reference) -> bool:
     """Whether a backend has it. Raises `StateUnavailable` when it does not say."""
     path = "/v1/" + KINDS[reference.kind].path.format(reference.id)
     try:
-        call = operations.parse_call(operations.match("GET", path), "", {}, b"")
+        call = requests.parse_call(operations.match("GET", path), "", {}, b"")
     except GatewayError:
         return False  # nothing has such an id
     try:

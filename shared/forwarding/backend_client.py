@@ -9,8 +9,7 @@ import asyncio
 import contextlib
 import functools
 import logging
-import math
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -18,21 +17,30 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from shared.azure_openai import metering, operations
+from shared.azure_openai import answers, backend_requests, metering
 from shared.config.document import Timeouts
 from shared.credentials import Credentials, CredentialUnavailable
+from shared.forwarding._attempt import (
+    AttemptFailed,
+    AttemptTimeout,
+    Disconnected,
+    InvalidAnswer,
+    Superseded,
+    Throttled,
+    TimedOut,
+    in_seconds,
+)
+from shared.forwarding.response import CLOSED_EARLY, UpstreamResponse
 from shared.requests.upload import Upload
 from shared.routing import quota
 from shared.routing.breakers import Breakers
 from shared.routing.quota import Sent
-from shared.types import BEATEN, Attempt, Call, Target, Usage
+from shared.types import BEATEN, Call, Target
 
 logger = logging.getLogger("tollgate.forwarding")
 
 _MAX_BUFFERED = 4 * 1024 * 1024  # bytes of a body held back so that failing over stays possible
 _JSON = "application/json"
-_END_OF_BODY = 0.1  # seconds
-_CLOSED_EARLY = "closed the connection before its answer was complete"
 
 _LONG_URL = 300  # characters; a caller's query may make one, and is not worth remembering
 _known_url = functools.lru_cache(maxsize=1024)(functools.partial(URL, encoded=True))
@@ -42,162 +50,7 @@ def _url(text: str) -> URL:
     return _known_url(text) if len(text) <= _LONG_URL else URL(text, encoded=True)
 
 
-class UpstreamResponse:
-    """The answer of a target, committed. `head`: the part of the body that has been read already.
-
-    `meter` follows what comes after it; `complete`: nothing does. `deadline`: when the rest must have come, on the
-    event loop's clock; `silence`: seconds that it may pause meanwhile. `ended` is called once, when nothing more will
-    come. One per call; to be closed by whoever relays it.
-    """
-
-    def __init__(
-        self,
-        call: Call,
-        target: Target,
-        response: aiohttp.ClientResponse,
-        head: bytes,
-        *,
-        ended: Callable[[], None],
-        deadline: float,
-        silence: float = math.inf,
-        meter: metering.StreamMeter | None = None,
-        complete: bool = False,
-    ) -> None:
-        self.call = call
-        self.target = target
-        self.status = response.status
-        self.headers = operations.returned_headers(response.headers)
-        if call.makes == "realtime_call":
-            self.headers |= operations.returned_location(call, response.headers.get("location", ""))
-        self.length = response.headers.get("content-length") if meter is None else None
-        self.content = response.content
-        self.head = head
-        self.deadline = deadline
-        self.silence = silence
-        self.meter = meter or metering.BodyMeter(call, response.status, b"" if complete else head)
-        self.complete = complete
-        self.attempts: tuple[Attempt, ...] = ()
-        self._response = response
-        self._ended: Callable[[], None] | None = ended
-        if complete:
-            self._end()
-
-    def usage(self) -> Usage:
-        """What the answer has taken, as far as it has passed."""
-        if self.complete:
-            return metering.usage_in_answer(self.call, self.status, self.head)
-        return self.meter.result()
-
-    def said(self, usage: Usage) -> str:
-        """The text of an answer whose usage is an estimate, where it streamed."""
-        return self.meter.said() if usage.estimated and not self.complete else ""
-
-    async def rest(self) -> AsyncIterator[bytes]:
-        """What comes behind the end of a stream, where something does: a moment is enough for it."""
-        with contextlib.suppress(TimeoutError, aiohttp.ClientError, OSError):
-            async with asyncio.timeout(_END_OF_BODY):
-                while chunk := await self.content.readany():
-                    yield chunk
-
-    async def read_to_end(self) -> None:
-        """Behind an end marker nothing but the end of the body should come: wait for it, because only a connection that
-        was read to its end can be used again."""
-        async for _ in self.rest():
-            pass
-
-    def close(self) -> None:
-        """Give back the connection of an answer read to its end; else close it, which tells the backend to stop."""
-        self._end()
-        if self.content.at_eof():
-            self._response.release()
-        else:
-            self._response.close()
-
-    def _end(self) -> None:
-        ended, self._ended = self._ended, None
-        if ended is not None:
-            ended()
-
-
-class Failed(Exception):
-    """A try that another target may better. `answer`: what the backend said, if it said something; `wait`: seconds it
-    asked for. `spilled_to`: the deployment that Azure itself asked instead, in vain; "?" where it does not tell which.
-    `charged`: it has read the prompt, and charges for that. Azure does for what timed out or broke off,
-    not for 429 and 5xx.
-    """
-
-    def __init__(
-        self,
-        problem: str,
-        status: int = 0,
-        answer: UpstreamResponse | None = None,
-        wait: float | None = None,
-        spilled_to: str = "",
-        charged: bool = False,
-    ) -> None:
-        super().__init__(problem)
-        self.problem = problem
-        self.status = status
-        self.answer = answer
-        self.wait = wait
-        self.spilled_to = spilled_to
-        self.charged = charged
-
-
-class Throttled(Failed):
-    """429."""
-
-
-class Disconnected(Failed):
-    """The connection broke without a byte of an answer: it may have been closed while nobody used it."""
-
-
-class TimedOut(Failed):
-    """No answer within the time for it."""
-
-
-class Beaten(Failed):
-    """Another try of the same call was faster."""
-
-
-class Garbage(Failed):
-    """An answer that is none."""
-
-
-class Patience:
-    """How long a try may take until it is committed. It may be ended before, when another try has the answer.
-
-    `watched`: somebody looks at the try before its time is over, and starts the timer then, which most tries never
-    need."""
-
-    def __init__(self, seconds: float, *, watched: bool = False) -> None:
-        self.seconds = seconds
-        self._until = _in(seconds)
-        self.timer = asyncio.timeout_at(None if watched else self._until)
-        self.beaten = False
-        self.silent = False  # beaten because its target seems to hang, which is a fault
-
-    def restart(self, seconds: float) -> None:
-        """The time runs from now on, where the try is not over."""
-        with contextlib.suppress(RuntimeError):
-            self.timer.reschedule(_in(seconds))
-
-    def start(self) -> None:
-        """Start the timer of a try that was watched so far, where it does not run already."""
-        if self.timer.when() is None:
-            try:
-                self.timer.reschedule(self._until)
-            except RuntimeError:  # the try has not begun yet, or is over
-                self.timer = asyncio.timeout_at(self._until)
-
-    def end(self, *, silent: bool) -> None:
-        """Another try has the answer. One that has not begun yet, or is over, is let be."""
-        with contextlib.suppress(RuntimeError):
-            self.timer.reschedule(asyncio.get_running_loop().time())
-            self.beaten, self.silent = True, silent
-
-
-class Upstream:
+class BackendClient:
     """Tries targets, one at a time. Owns the one client session of the process."""
 
     def __init__(self, credentials: Credentials, breakers: Breakers, timeouts: Timeouts) -> None:
@@ -221,11 +74,11 @@ class Upstream:
         await self._session.close()
 
     async def attempt(
-        self, call: Call, target: Target, patience: Patience, request_id: str, upload: Upload | None = None
+        self, call: Call, target: Target, patience: AttemptTimeout, request_id: str, upload: Upload | None = None
     ) -> UpstreamResponse:
         """One try, committed while `patience` lasts, which for an upload begins with its last byte. Raises `Failed`;
         the breakers learn how it went. What the caller did wrong with its upload is raised as it is."""
-        request = operations.upstream_request(call, target)
+        request = backend_requests.upstream_request(call, target)
         opener = self._credentials.known(target.backend, request.scope) or await self._opener(target, request.scope)
         breakers = self._breakers
         started = breakers.clock()
@@ -255,19 +108,19 @@ class Upstream:
             else:
                 breakers.fault(target, "silent while others answer" if patience.beaten else "timeout")
             if patience.beaten:
-                raise Beaten(BEATEN) from None
+                raise Superseded(BEATEN) from None
             raise TimedOut(f"no answer within {patience.seconds:.1f} s", charged=status in (0, 200)) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             if upload is not None and upload.error is not None:
                 breakers.abandoned(target)
                 raise upload.error from None
             problem = (
-                _CLOSED_EARLY if isinstance(error, aiohttp.ClientPayloadError) else f"{type(error).__name__}: {error}"
+                CLOSED_EARLY if isinstance(error, aiohttp.ClientPayloadError) else f"{type(error).__name__}: {error}"
             )
             breakers.fault(target, problem[:200])
             broken = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
             broken = broken and not isinstance(error, aiohttp.ClientConnectorError)
-            raise (Disconnected if broken else Failed)(problem[:200], charged=status == 200) from None
+            raise (Disconnected if broken else AttemptFailed)(problem[:200], charged=status == 200) from None
         except asyncio.CancelledError:
             breakers.abandoned(target)
             raise
@@ -281,12 +134,12 @@ class Upstream:
         try:
             return await self._credentials.header(target.backend, scope)
         except CredentialUnavailable as error:
-            raise Failed(str(error)) from None
+            raise AttemptFailed(str(error)) from None
 
     async def _request(
         self,
         call: Call,
-        request: operations.UpstreamRequest,
+        request: backend_requests.UpstreamRequest,
         opener: tuple[str, str],
         request_id: str,
         upload: Upload | None,
@@ -329,7 +182,7 @@ class Upstream:
         ended = functools.partial(self._breakers.end, asked)
         if response.status == 200 and response.content_type == "text/event-stream":
             meter, head = await self._first_token(call, asked, response)
-            deadline, silence = _in(self._timeouts.stream), self._timeouts.total
+            deadline, silence = in_seconds(self._timeouts.stream), self._timeouts.total
             answer = UpstreamResponse(
                 call, target, response, head, ended=ended, deadline=deadline, silence=silence, meter=meter
             )
@@ -340,16 +193,22 @@ class Upstream:
         free = call.operation.free_form and not call.makes
         as_it_comes = response.status == 200 and free and response.content_type != _JSON
         body, complete = await _read(response, 0 if as_it_comes else _MAX_BUFFERED)
-        match operations.classify(response.status, body):
+        match answers.classify(response.status, body):
             case "capacity":
                 raise self._throttled(call, asked, response, body)
             case "server":
                 self._breakers.fault(asked, f"status {response.status}")
-                raise Failed(
+                raise AttemptFailed(
                     f"status {response.status}",
                     response.status,
                     UpstreamResponse(
-                        call, asked, response, body, ended=_nothing, deadline=_in(self._timeouts.total), complete=True
+                        call,
+                        asked,
+                        response,
+                        body,
+                        ended=_nothing,
+                        deadline=in_seconds(self._timeouts.total),
+                        complete=True,
                     )
                     if complete and _worth_telling(body)
                     else None,
@@ -357,21 +216,21 @@ class Upstream:
                     charged=response.status == 408,
                 )
             case "ours":
-                reason = f"status {response.status} {operations.error_code(body)}".rstrip()
+                reason = f"status {response.status} {answers.error_code(body)}".rstrip()
                 self._breakers.refusal(asked, reason)
                 logger.error(
                     "ALERT backend %s refuses the gateway on deployment %s (%s): left alone for 60 s. Check the role "
                     "assignment of the gateway's identity, the deployment's name and the network rules.",
                     asked.backend.name, asked.deployment, reason,
                 )  # fmt: skip
-                raise Failed(reason, response.status)
+                raise AttemptFailed(reason, response.status)
             case "ok" if response.status >= 300 or not (as_it_comes or _is_answer(call, response, body, complete)):
                 # Azure OpenAI redirects nobody: something else answers at that address.
                 self._breakers.fault(asked, "no answer of Azure OpenAI's")
-                raise Garbage(f"status {response.status}, but no answer of Azure OpenAI's", response.status)
+                raise InvalidAnswer(f"status {response.status}, but no answer of Azure OpenAI's", response.status)
         self._breakers.success(asked)
         total = self._timeouts.total
-        deadline = _in(self._timeouts.stream if as_it_comes else total)
+        deadline = in_seconds(self._timeouts.stream if as_it_comes else total)
         return UpstreamResponse(
             call, target, response, body, ended=ended, deadline=deadline, silence=total, complete=complete
         )
@@ -379,7 +238,7 @@ class Upstream:
     def _throttled(self, call: Call, target: Target, response: aiohttp.ClientResponse, body: bytes) -> Throttled:
         """What a 429 means for this try, and for the calls to come."""
         headers = response.headers
-        wait = operations.retry_after(headers)
+        wait = answers.retry_after(headers)
         kind = quota.throttle(headers, body, configured=self._breakers.watched(target).configured)
         self._breakers.throttle(target, wait, kind, quota.estimate(call))
         return Throttled(f"429: {kind}", response.status, wait=wait, spilled_to=_failed_spill(target, headers))
@@ -394,10 +253,10 @@ class Upstream:
             head += meter.feed(chunk)
         if meter.failed:
             self._breakers.fault(target, "error inside a stream")
-            raise Failed("reported an error before the stream's first token", response.status, charged=True)
+            raise AttemptFailed("reported an error before the stream's first token", response.status, charged=True)
         if not meter.committed:
             self._breakers.fault(target, "empty stream")
-            raise Failed("ended the stream before its first token", response.status, charged=True)
+            raise AttemptFailed("ended the stream before its first token", response.status, charged=True)
         return meter, head
 
 
@@ -444,7 +303,3 @@ def _worth_telling(body: bytes) -> bool:
     with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return isinstance(msgspec.json.decode(body, type=Mapping[str, object]).get("error"), Mapping)
     return False
-
-
-def _in(seconds: float) -> float:
-    return asyncio.get_running_loop().time() + seconds

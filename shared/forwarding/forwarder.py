@@ -6,28 +6,28 @@ from collections.abc import Sequence
 
 import msgspec
 
-from shared.azure_openai import metering, operations
-from shared.config.document import Timeouts
+from shared.azure_openai import answers, metering
+from shared.config.document import FallbackReason, Timeouts
 from shared.errors import BadGateway, GatewayError, NoBackendAvailable, UpstreamTimeout
-from shared.forwarding._hedging import HedgedTry
-from shared.forwarding._timeouts import first_byte_timeout, hedge_delay
-from shared.forwarding.backend_client import (
-    Beaten,
+from shared.forwarding._attempt import (
+    AttemptFailed,
+    AttemptTimeout,
     Disconnected,
-    Failed,
-    Garbage,
-    Patience,
+    InvalidAnswer,
+    Superseded,
     Throttled,
     TimedOut,
-    Upstream,
-    UpstreamResponse,
 )
+from shared.forwarding._hedging import HedgedTry
+from shared.forwarding._timeouts import first_byte_timeout, hedge_delay
+from shared.forwarding.backend_client import BackendClient
+from shared.forwarding.response import UpstreamResponse
 from shared.requests.upload import Upload
 from shared.routing import quota
 from shared.routing.breakers import Breakers
 from shared.routing.retry_budget import RetryBudget
 from shared.routing.router import Router
-from shared.types import BEATEN, LEFT, Attempt, Call, FallbackReason, Plan, Role, Target, Usage
+from shared.types import BEATEN, LEFT, Attempt, Call, Plan, Role, Target, Usage
 
 logger = logging.getLogger("tollgate.forwarding")
 
@@ -48,7 +48,7 @@ class ForwardingFailed(Exception):
 class Forwarder:
     """Tries targets in order."""
 
-    def __init__(self, upstream: Upstream, breakers: Breakers, router: Router, timeouts: Timeouts) -> None:
+    def __init__(self, upstream: BackendClient, breakers: Breakers, router: Router, timeouts: Timeouts) -> None:
         self.upstream = upstream
         self.breakers = breakers
         self.router = router
@@ -57,13 +57,13 @@ class Forwarder:
 
     def sending(
         self, call: Call, plan: Plan, request_id: str, started: float, upload: Upload | None = None
-    ) -> "Sending":
+    ) -> "ForwardedCall":
         """A call that is to be sent. `started`: when it came in, from which its time runs. An `upload` is tried
         elsewhere as long as all that has come of it is still here."""
-        return Sending(self, call, plan, request_id, started, upload)
+        return ForwardedCall(self, call, plan, request_id, started, upload)
 
 
-class Sending:
+class ForwardedCall:
     """One call on its way: what was tried, and why it failed. `run` it once."""
 
     def __init__(
@@ -81,7 +81,7 @@ class Sending:
         self._tokens = quota.estimate(call)
         self._left = list(plan.targets)
         self._attempts: list[Attempt] = []
-        self._failures: list[Failed] = []
+        self._failures: list[AttemptFailed] = []
         self._throttled = False
         self._tried_ejected = False
         self._spilled: list[tuple[str, str]] = []  # endpoints and deployments that Azure itself has asked in vain
@@ -164,7 +164,7 @@ class Sending:
         should they not."""
         if answer.status != 400 or not answer.complete or self._refused is not None:
             return False
-        reason = operations.refusal(answer.status, answer.head)
+        reason = answers.fallback_reason(answer.status, answer.head)
         if reason is None:
             return False
         self._refused = reason, answer
@@ -181,20 +181,20 @@ class Sending:
 
     # --- tries --------------------------------------------------------------------------------------------------------
 
-    async def attempt(self, target: Target, patience: Patience, role: Role = "try") -> UpstreamResponse | None:
+    async def attempt(self, target: Target, patience: AttemptTimeout, role: Role = "try") -> UpstreamResponse | None:
         started = self._clock()
         try:
             answer = await self._forwarder.upstream.attempt(
                 self._call, target, patience, self._request_id, self._upload
             )
-        except Beaten:
+        except Superseded:
             self.lost(target, started, role)
             return None
         except asyncio.CancelledError:
             if role == "try":  # a hedge's end is `lost`
                 self._note(target, 0, LEFT, started, role)
             raise
-        except Failed as failed:
+        except AttemptFailed as failed:
             self._throttled = self._throttled or isinstance(failed, Throttled)
             self._failures.append(failed)
             if failed.spilled_to:
@@ -225,7 +225,7 @@ class Sending:
             return left
         return 0.0 if self.silent(target, started) else _LOOK_AGAIN
 
-    def another(self, target: Target) -> tuple[Target, Patience] | None:
+    def another(self, target: Target) -> tuple[Target, AttemptTimeout] | None:
         """A usable target of the same model, within the budget. Nobody for a call without a model, which makes a file
         or the like: it would be there twice; nor for one that is uploading, which can be read by one at a time."""
         if self._upload is not None or not target.model:
@@ -236,7 +236,7 @@ class Sending:
                 if not self._forwarder.budget.take():
                     return None
                 self._left.remove(other)
-                return other, Patience(self._limit(other))
+                return other, AttemptTimeout(self._limit(other))
         return None
 
     def silent(self, target: Target, started: float) -> bool:
@@ -281,7 +281,7 @@ class Sending:
         # A backend's own words about its failure are worth more to the caller than ours.
         if said := next((f.answer for f in reversed(self._failures) if f.answer is not None), None):
             return self._committed(said)
-        raise ForwardingFailed(_refusal(self._failures), self.attempts)
+        raise ForwardingFailed(_final_error(self._failures), self.attempts)
 
     def _note(
         self, target: Target, status: int, problem: str, started: float, role: Role, usage: Usage | None = None
@@ -292,11 +292,11 @@ class Sending:
         return (self._clock() - started) * 1000
 
 
-def _refusal(failures: Sequence[Failed]) -> GatewayError:
+def _final_error(failures: Sequence[AttemptFailed]) -> GatewayError:
     """The honest word for a call that nobody answered."""
     if any(isinstance(failed, TimedOut) for failed in failures):
         return UpstreamTimeout("No backend of this model answered in time.")
-    if any(isinstance(failed, Garbage) for failed in failures):
+    if any(isinstance(failed, InvalidAnswer) for failed in failures):
         return BadGateway("Every backend of this model answered with something that is no answer of Azure OpenAI's.")
     logger.error("no backend left: %s", "; ".join(dict.fromkeys(failed.problem for failed in failures)))
     return NoBackendAvailable(

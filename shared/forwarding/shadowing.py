@@ -8,8 +8,10 @@ import aiohttp
 
 from shared.azure_openai import metering
 from shared.config.document import Timeouts
+from shared.forwarding._attempt import AttemptFailed, AttemptTimeout
 from shared.forwarding._timeouts import first_byte_timeout
-from shared.forwarding.backend_client import Failed, Patience, Upstream, UpstreamResponse
+from shared.forwarding.backend_client import BackendClient
+from shared.forwarding.response import UpstreamResponse
 from shared.routing.breakers import Breakers
 from shared.types import Attempt, Call, Target, Usage
 from shared.usage.ledger import Entry, Ledger
@@ -25,7 +27,7 @@ Ended = Callable[[Attempt, int], None]
 class Shadows:
     """One per process. A copy lives on when its caller has left; it ends with the process."""
 
-    def __init__(self, upstream: Upstream, breakers: Breakers, ledger: Ledger, timeouts: Timeouts) -> None:
+    def __init__(self, upstream: BackendClient, breakers: Breakers, ledger: Ledger, timeouts: Timeouts) -> None:
         self._upstream = upstream
         self._breakers = breakers
         self._ledger = ledger
@@ -51,7 +53,7 @@ class Shadows:
 
     async def _follow(self, call: Call, target: Target, entry: Entry, ended: Ended | None) -> None:
         started = self._breakers.clock()
-        patience = Patience(first_byte_timeout(call, target, self._timeouts))
+        patience = AttemptTimeout(first_byte_timeout(call, target, self._timeouts))
         prompt = metering.unanswered(call)
         status, problem, usage = 0, "", None
         try:
@@ -60,7 +62,7 @@ class Shadows:
                 status, usage = answer.status, await _read_to_end(call, answer)
             finally:
                 answer.close()
-        except Failed as failed:
+        except AttemptFailed as failed:
             logger.info("shadow of %s: %s on %s", entry.request_id, failed.problem, target.backend.name)
             status, problem, usage = failed.status, failed.problem, prompt if failed.charged else None
         except (aiohttp.ClientError, OSError, ValueError) as error:

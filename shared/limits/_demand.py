@@ -12,7 +12,7 @@ _FORGOTTEN = 0.05  # of an average: below that the demand begins anew
 _LOW = 0.3  # of a lease's time: below that it is refilled ahead
 
 
-class Pace(msgspec.Struct, frozen=True, gc=False):
+class DemandAverage(msgspec.Struct, frozen=True, gc=False):
     """The demand a second, in every dimension, as an average that fades; `touched` last, `began` (seconds)."""
 
     requests: float = 0.0
@@ -22,10 +22,10 @@ class Pace(msgspec.Struct, frozen=True, gc=False):
     touched: float = -math.inf
     began: float = -math.inf
 
-    def after(self, cost: Amounts, now: float) -> "Pace":
+    def after(self, cost: Amounts, now: float) -> "DemandAverage":
         """With one more call."""
         faded = math.exp((self.touched - now) / _MEMORY) if now > self.touched else 1.0
-        return Pace(
+        return DemandAverage(
             self.requests * faded + cost.requests / _MEMORY,
             self.tokens * faded + cost.tokens / _MEMORY,
             self.usd * faded + cost.usd / _MEMORY if cost.usd or self.usd else 0.0,
@@ -55,4 +55,4 @@ class Pace(msgspec.Struct, frozen=True, gc=False):
         return LEASE_SECONDS / (1.0 - math.exp(-age / _MEMORY)) if age < 3 * _MEMORY else LEASE_SECONDS
 
 
-NO_PACE = Pace()
+NO_PACE = DemandAverage()

@@ -10,10 +10,10 @@ import secrets
 import msgspec
 
 from shared.limits import _token_bucket, scopes
-from shared.limits._demand import NO_PACE, Pace
+from shared.limits._demand import NO_PACE, DemandAverage
 from shared.limits._rows import from_properties, to_properties
-from shared.limits._settlement import Landlord
-from shared.limits._token_bucket import NEVER, NOTHING, Amounts, Bounds, Demand, Exchange, Lease, Refusal, Row
+from shared.limits._settlement import SettlementScheduler
+from shared.limits._token_bucket import NEVER, NOTHING, Amounts, Bounds, BucketState, Demand, Denial, Exchange, Lease
 from shared.limits.estimation import Experience
 from shared.limits.scopes import Scope
 from shared.storage import Properties
@@ -27,13 +27,13 @@ _SOLE_FOR = 30.0  # seconds for which a lone lessee trusts that its last write i
 _LONGEST_MEMORY = 5.0  # seconds for which a refusal holds without asking the table again
 _WRITES_A_SECOND = 50.0  # that one row takes
 
-BUSY = Refusal("requests", "rate", 1.0)
+BUSY = Denial("requests", "rate", 1.0)
 
 
 class Refused(Exception):
     """A call does not pass. `scope` is what it was held to."""
 
-    def __init__(self, scope: Scope, refusal: Refusal) -> None:
+    def __init__(self, scope: Scope, refusal: Denial) -> None:
         super().__init__(f"{scope.key}: {refusal.dimension}")
         self.scope = scope
         self.refusal = refusal
@@ -59,7 +59,7 @@ class _Doubt(msgspec.Struct, frozen=True):
     lease: Lease
 
 
-class Trader:
+class LeaseExchange:
     """One per process and row."""
 
     __slots__ = (
@@ -84,20 +84,20 @@ class Trader:
         "waiting",
     )
 
-    def __init__(self, scope: Scope, landlord: Landlord) -> None:
+    def __init__(self, scope: Scope, landlord: SettlementScheduler) -> None:
         self.scope = scope
         self.lease = _token_bucket.NO_LEASE
         self.owed = NOTHING  # what calls took beyond what was reserved for them
         self.under_way = 0
         self.waiting = NOBODY
-        self.row: Row | None = None  # as last seen
+        self.row: BucketState | None = None  # as last seen
         self.experience: Experience | None = None  # of calls that were held to this, here or elsewhere
         self.active = 1.0  # instances that share the limits: the most seen of late
         self._landlord = landlord
         self._shard = random.randrange(scope.shards)
         self._bounds: Bounds = ()
         self._bounds_until = NEVER
-        self._pace: Pace = NO_PACE
+        self._pace: DemandAverage = NO_PACE
         self._etag: str | None = None
         self._nonce = ""
         self._doubt: _Doubt | None = None
@@ -130,7 +130,7 @@ class Trader:
             owed.usd + debt.usd if usd and debt.usd else owed.usd,
         )
 
-    def refuse(self, refusal: Refusal, first: Amounts) -> None:
+    def refuse(self, refusal: Denial, first: Amounts) -> None:
         """Refuse all who want as much as this first one did; remember it for a moment."""
         now = self._landlord.now()
         active = self.row.active() if self.row is not None else 1
@@ -146,7 +146,7 @@ class Trader:
                 waiter.admitted.set_exception(Refused(self.scope, told))
         self.waiting = staying or NOBODY
 
-    def refused_by_memory(self, cost: Amounts, now: float) -> Refusal | None:
+    def refused_by_memory(self, cost: Amounts, now: float) -> Denial | None:
         """The refusal that the row as last seen gives; the table is not asked."""
         if now >= self._refused_until:
             return None
@@ -154,7 +154,7 @@ class Trader:
         result = _token_bucket.exchange(self.row, self.bounds(now), self.lease, self.owed, demand, now, "", self._nonce)
         refusal = result.refusal
         if refusal is None:
-            return Refusal("requests", "rate", self._quiet_until - now) if now < self._quiet_until else None
+            return Denial("requests", "rate", self._quiet_until - now) if now < self._quiet_until else None
         return msgspec.structs.replace(refusal, wait=max(refusal.wait, self._quiet_until - now))
 
     @property
@@ -173,7 +173,7 @@ class Trader:
 
     # --- one exchange -------------------------------------------------------------------------------------------------
 
-    async def _exchange(self) -> tuple[Refusal, Amounts] | None:
+    async def _exchange(self) -> tuple[Denial, Amounts] | None:
         """One exchange; whoever is covered by it passes. The refusal of the first call that is not, and its cost."""
         landlord = self._landlord
         for tried in range(_TRIES):
@@ -207,7 +207,7 @@ class Trader:
             await asyncio.sleep(random.random() * _JITTER * 2**tried)
         return BUSY, NOTHING
 
-    async def _try_other_shards(self, refusal: Refusal, first: Amounts) -> None:
+    async def _try_other_shards(self, refusal: Denial, first: Amounts) -> None:
         """Where the limits are divided among several rows, another one may have what this one lacks."""
         active = self.row.active() if self.row is not None else 1
         shards = self.scope.shards
@@ -239,7 +239,7 @@ class Trader:
         if (doubt := self._doubt) is not None:
             self._resolve(doubt)
 
-    def _readable(self, properties: Properties) -> Row | None:
+    def _readable(self, properties: Properties) -> BucketState | None:
         try:
             return from_properties(properties)
         except ValueError as error:

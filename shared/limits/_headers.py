@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
+from shared.config.document import Limits
 from shared.errors import BudgetExceeded, GatewayError, QuotaExceeded, RateLimitExceeded
 from shared.limits._exchange import Refused
-from shared.limits._lease import Lessee
+from shared.limits._lease import LeasedLimit
 from shared.limits._token_bucket import DIMENSIONS
-from shared.types import Limits
 
 _TOLD = [(name, DIMENSIONS.index(name)) for name in ("requests", "tokens")]
 
 
-def headers(lessees: Sequence[Lessee], now: float) -> dict[str, str]:
+def headers(lessees: Sequence[LeasedLimit], now: float) -> dict[str, str]:
     """The caller's limits, in OpenAI's form; those of the narrowest scope where there are several."""
     told = {}
     for name, dimension in _TOLD:
@@ -31,7 +31,7 @@ def headers(lessees: Sequence[Lessee], now: float) -> dict[str, str]:
     return told
 
 
-def error(refused: Refused, lessees: Sequence[Lessee], now: float, contact: str) -> GatewayError:
+def error(refused: Refused, lessees: Sequence[LeasedLimit], now: float, contact: str) -> GatewayError:
     """Names the limit, its value, when to come back, and whom to ask."""
     about, limits, refusal = refused.scope.about, refused.scope.limits, refused.refusal
     told: GatewayError

@@ -12,10 +12,10 @@ import math
 from shared.errors import StoreUnavailable
 from shared.limits import scopes
 from shared.limits._demand import NO_PACE
-from shared.limits._exchange import BUSY, NOBODY, Refused, Trader, Waiter
+from shared.limits._exchange import BUSY, NOBODY, LeaseExchange, Refused, Waiter
 from shared.limits._safe_mode import Safe, spend_safely
-from shared.limits._settlement import Landlord
-from shared.limits._token_bucket import NEVER, NOTHING, Amounts, Refusal
+from shared.limits._settlement import SettlementScheduler
+from shared.limits._token_bucket import NEVER, NOTHING, Amounts, Denial
 from shared.limits.scopes import Scope
 
 logger = logging.getLogger("tollgate.limits")
@@ -27,12 +27,12 @@ _NEAR = 0.85  # of a quota
 _UNTOUCHED = Safe()
 
 
-class Lessee(Trader):
+class LeasedLimit(LeaseExchange):
     """One per process and row."""
 
     __slots__ = ("_patience", "_safe", "_task", "on_agenda")
 
-    def __init__(self, scope: Scope, landlord: Landlord) -> None:
+    def __init__(self, scope: Scope, landlord: SettlementScheduler) -> None:
         super().__init__(scope, landlord)
         self.on_agenda = False
         self._task: asyncio.Task[None] | None = None
@@ -154,7 +154,7 @@ class Lessee(Trader):
         if unread and self.scope.kind != scopes.ADDRESS:  # a caller whose key is known is to be served meanwhile
             raise StoreUnavailable("The store that counts this key's quota is out of reach. Try again shortly.")
         decided = spend_safely(self._safe, bounds, self.row, self.active, self.owed, self.under_way, cost, now)
-        if isinstance(decided, Refusal):
+        if isinstance(decided, Denial):
             raise Refused(self.scope, decided)
         self._safe = decided
         self.overdraw(cost)

@@ -2,11 +2,11 @@
 
 import math
 
-from shared.limits._token_bucket import DIMENSIONS, Level, Row
+from shared.limits._token_bucket import DIMENSIONS, BucketState, Level
 from shared.storage import Properties, Value
 
 
-def to_properties(row: Row) -> dict[str, Value]:
+def to_properties(row: BucketState) -> dict[str, Value]:
     """The row as the table holds it. What is not limited is left out, since a table knows no infinity."""
     properties: dict[str, Value] = {
         "time": row.time,
@@ -28,7 +28,7 @@ def to_properties(row: Row) -> dict[str, Value]:
     return properties
 
 
-def from_properties(properties: Properties) -> Row:
+def from_properties(properties: Properties) -> BucketState:
     """The row in a table's properties. Raises `ValueError` on what is none."""
 
     def number(name: str, missing: float = 0.0) -> float:
@@ -52,7 +52,7 @@ def from_properties(properties: Properties) -> Row:
     )
     if "time" not in properties or "epoch" not in properties:
         raise ValueError("it has no time")
-    return Row(
+    return BucketState(
         levels,
         number("time"),
         int(number("epoch")),

@@ -15,8 +15,8 @@ from shared.limits._token_bucket import (
     UNLIMITED,
     Amounts,
     Bounds,
-    Refusal,
-    Row,
+    BucketState,
+    Denial,
 )
 
 logger = logging.getLogger("tollgate.limits")
@@ -35,13 +35,13 @@ class Safe(msgspec.Struct, frozen=True):
 def spend_safely(
     safe: Safe,
     bounds: Bounds,
-    row: Row | None,
+    row: BucketState | None,
     active: float,
     owed: Amounts,
     under_way: float,
     cost: Amounts,
     now: float,
-) -> Safe | Refusal:
+) -> Safe | Denial:
     """Admit a call without the table: some of this instance's part of a minute, refilled at its part of the rate.
 
     `active`: the instances that share the limits. A call larger than the bucket passes when it has been saved up; none
@@ -54,7 +54,7 @@ def spend_safely(
             continue
         known = row.levels[i] if row is not None else None
         if known is not None and bound.since <= known.since and known.used + owed.each()[i] + amount > bound.quota:
-            return Refusal(DIMENSIONS[i], "quota", max(0.0, bound.until - now))
+            return Denial(DIMENSIONS[i], "quota", max(0.0, bound.until - now))
         if math.isinf(bound.cap):
             levels.append(level)
             continue
@@ -70,7 +70,7 @@ def spend_safely(
                 wait = (amount - filled) / rate
             levels.append(filled - amount)
         if wait and (longest is None or wait > longest.wait):
-            longest = Refusal(DIMENSIONS[i], "rate", wait)
+            longest = Denial(DIMENSIONS[i], "rate", wait)
     return longest or Safe(Amounts(*levels), now)
 
 

@@ -22,7 +22,7 @@ Alert = Callable[[Scope, str, int, float], None]
 """Is told: scope, dimension, percentage of the quota, until when."""
 
 
-class Tenant(Protocol):
+class Settleable(Protocol):
     """Who has something to settle."""
 
     on_agenda: bool
@@ -36,7 +36,7 @@ class Tenant(Protocol):
         ...
 
 
-class Landlord:
+class SettlementScheduler:
     """One per process. `now` is the store's clock."""
 
     def __init__(self, table: Table, now: Callable[[], float], alert: Alert) -> None:
@@ -44,12 +44,12 @@ class Landlord:
         self.now = now
         self.alert = alert
         self.reach = Reach()
-        self.trading: set[Tenant] = set()
-        self._agenda: deque[tuple[float, list[Tenant]]] = deque()  # by when they are due, on the loop's clock
+        self.trading: set[Settleable] = set()
+        self._agenda: deque[tuple[float, list[Settleable]]] = deque()  # by when they are due, on the loop's clock
         self._timer: asyncio.TimerHandle | None = None
         self._under_way = 0
 
-    def remember(self, tenant: Tenant) -> None:
+    def remember(self, tenant: Settleable) -> None:
         """Let it settle in the time of a lease. The agenda keeps it alive until then."""
         loop = asyncio.get_running_loop()
         due = loop.time() + LEASE_SECONDS

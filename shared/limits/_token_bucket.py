@@ -98,7 +98,7 @@ class Level(msgspec.Struct, frozen=True, gc=False):
         return bound.cap - self.out - self.before
 
 
-class Row(msgspec.Struct, frozen=True, gc=False):
+class BucketState(msgspec.Struct, frozen=True, gc=False):
     """What the table holds of a limited thing. `lessees`: the nonce of each instance's last write in this epoch."""
 
     levels: tuple[Level | None, ...]
@@ -144,7 +144,7 @@ class Demand(msgspec.Struct, frozen=True):
     under_way: float = 0.0
 
 
-class Refusal(msgspec.Struct, frozen=True):
+class Denial(msgspec.Struct, frozen=True):
     """Why a call cannot pass. `wait` in seconds until it could, if nobody else came."""
 
     dimension: str
@@ -156,20 +156,20 @@ class Exchange(msgspec.Struct, frozen=True):
     """The outcome of one write: the row and the lease as they will be. `changed`: it is worth writing at all.
     `alerts`: (dimension, percentage) of a quota that this write is the first to reach."""
 
-    row: Row
+    row: BucketState
     lease: Lease
-    refusal: Refusal | None = None
+    refusal: Denial | None = None
     changed: bool = True
     alerts: tuple[tuple[str, int], ...] = ()
 
 
-def fresh(bounds: Bounds, now: float) -> Row:
+def fresh(bounds: Bounds, now: float) -> BucketState:
     """The row of a thing that was never used: every bucket is full."""
     levels = tuple(Level(bound.cap, since=bound.since) if bound else None for bound in bounds)
-    return Row(levels, now, int(now // LEASE_SECONDS))
+    return BucketState(levels, now, int(now // LEASE_SECONDS))
 
 
-def caught_up(row: Row, bounds: Bounds, now: float) -> Row:
+def caught_up(row: BucketState, bounds: Bounds, now: float) -> BucketState:
     """The row as it is now: epochs gone by, buckets refilled, periods begun anew. Limits may have changed meanwhile.
 
     A clock that lags behind the row's does not turn it back."""
@@ -182,7 +182,7 @@ def caught_up(row: Row, bounds: Bounds, now: float) -> Row:
     lessees, before = row.lessees, row.lessees_before
     if passed:
         lessees, before = (), lessees if passed == 1 else ()
-    return Row(levels, max(now, row.time), epoch, lessees, before, row.expected_output)
+    return BucketState(levels, max(now, row.time), epoch, lessees, before, row.expected_output)
 
 
 def _caught_up(level: Level | None, bound: Bound, passed: int, seconds: float) -> Level:
@@ -201,7 +201,14 @@ def _caught_up(level: Level | None, bound: Bound, passed: int, seconds: float) -
 
 
 def exchange(
-    row: Row | None, bounds: Bounds, lease: Lease, owed: Amounts, demand: Demand, now: float, nonce: str, previous: str
+    row: BucketState | None,
+    bounds: Bounds,
+    lease: Lease,
+    owed: Amounts,
+    demand: Demand,
+    now: float,
+    nonce: str,
+    previous: str,
 ) -> Exchange:
     """Give back, settle and lease anew, in one step.
 
@@ -218,7 +225,7 @@ def exchange(
             current.levels, bounds, lease.granted.each(), lease.left.each(), owed.each(), strict=True
         )
     )
-    refusal = _refusal(settled, bounds, demand.first, slots, current.time)
+    refusal = _denial(settled, bounds, demand.first, slots, current.time)
     if refusal is None:
         active = 1 + len(others) + len(others_before)
         grant = Amounts(
@@ -256,7 +263,7 @@ def exchange(
         )
     )
     return Exchange(
-        Row(
+        BucketState(
             levels,
             current.time,
             current.epoch,
@@ -293,11 +300,11 @@ def _settled(level: Level, bound: Bound, debt: float) -> Level:
     return Level(min(level.level - debt, level.room(bound)), level.out, level.before, used, level.since, level.told)
 
 
-def _refusal(
+def _denial(
     levels: tuple[Level | None, ...], bounds: Bounds, first: Amounts, slots: Amounts, now: float
-) -> Refusal | None:
+) -> Denial | None:
     """Why the first call cannot pass: the quota that is used up, else the limit to be waited for longest."""
-    longest: Refusal | None = None
+    longest: Denial | None = None
     if first == NOTHING:
         return None
     for name, level, bound, amount, taken in zip(DIMENSIONS, levels, bounds, first.each(), slots.each(), strict=True):
@@ -306,7 +313,7 @@ def _refusal(
         needed = amount + taken
         if level.used + needed > bound.quota + EPSILON and level.used > EPSILON:
             if level.used - level.out - level.before + needed > bound.quota:
-                return Refusal(name, "quota", bound.until - now)
+                return Denial(name, "quota", bound.until - now)
             wait = LEASE_SECONDS  # others may yet give back what they hold
         elif math.isinf(bound.per_second) and level.level < needed - EPSILON:
             wait = LEASE_SECONDS / 2  # somebody's call must end first; nobody knows when
@@ -316,7 +323,7 @@ def _refusal(
         else:
             continue
         if longest is None or wait > longest.wait:
-            longest = Refusal(name, "rate", wait)
+            longest = Denial(name, "rate", wait)
     return longest
 
 

@@ -6,7 +6,7 @@ import math
 from shared.config.document import Configuration
 from shared.limits import scopes
 from shared.limits._rows import from_properties
-from shared.limits._token_bucket import Bounds, Row, caught_up
+from shared.limits._token_bucket import Bounds, BucketState, caught_up
 from shared.limits.limiter import TABLE
 from shared.storage import Store
 
@@ -30,7 +30,7 @@ async def forget_addresses(store: Store, configuration: Configuration) -> int:
     async for stored in table.scan_all(prefix):
         if not stored.partition.startswith(prefix):
             break
-        if says_nothing(from_properties(stored.properties), bounds, now):
+        if is_default(from_properties(stored.properties), bounds, now):
             await table.delete(stored.partition, stored.key)
             deleted += 1
     if deleted:
@@ -38,7 +38,7 @@ async def forget_addresses(store: Store, configuration: Configuration) -> int:
     return deleted
 
 
-def says_nothing(row: Row, bounds: Bounds, now: float) -> bool:
+def is_default(row: BucketState, bounds: Bounds, now: float) -> bool:
     """Whether a row that nobody has written for a day is like a new one: full, and with nothing used of a quota."""
     if now - row.time < EVERY:
         return False

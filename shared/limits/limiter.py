@@ -23,8 +23,8 @@ from shared.config.document import Configuration, TokenHeaders
 from shared.errors import GatewayError
 from shared.limits import _headers, estimation, scopes
 from shared.limits._exchange import Refused
-from shared.limits._lease import Lessee
-from shared.limits._settlement import Alert, Landlord
+from shared.limits._lease import LeasedLimit
+from shared.limits._settlement import Alert, SettlementScheduler
 from shared.limits._token_bucket import NOTHING, Amounts
 from shared.limits.estimation import Experience, Size
 from shared.limits.scopes import Scope
@@ -44,7 +44,7 @@ class _Held(msgspec.Struct, gc=False):
 
     consumer: Consumer
     model: str
-    lessees: tuple[Lessee, ...]
+    lessees: tuple[LeasedLimit, ...]
     by_tokens: bool  # tokens or money are limited, so an estimate is needed
     price: Price | None  # where money is
     experience: Experience | None = None
@@ -66,7 +66,7 @@ class Limiter:
     """One per process. `alert` is told of quotas that are nearly or entirely used."""
 
     def __init__(self, store: Store, configuration: Configuration, alert: Alert) -> None:
-        self._landlord = Landlord(store.table(TABLE), store.now, alert)
+        self._landlord = SettlementScheduler(store.table(TABLE), store.now, alert)
         self.reach = self._landlord.reach
         self._now = store.now
         self._configuration = configuration
@@ -77,8 +77,8 @@ class Limiter:
         self._unpriced: set[str] = set()
         # By age of their last use. Forgetting one loses no settlement: the agenda keeps a lessee until it owes nothing.
         self._held: dict[tuple[str, str], _Held] = {}
-        self._lessees: dict[str, Lessee] = {}
-        self._households: dict[str, Lessee] = {}
+        self._lessees: dict[str, LeasedLimit] = {}
+        self._households: dict[str, LeasedLimit] = {}
 
     @property
     def limits_addresses(self) -> bool:
@@ -88,10 +88,10 @@ class Limiter:
     async def admit(self, address: str) -> None:
         """Count a request of this client address, before anything is known of its caller: who is refused here costs no
         read of keys, and one of limits every few seconds. Raises `RateLimitExceeded` (429), `QuotaExceeded` (403)."""
-        name, now = client_address.household(address), self._now()
+        name, now = client_address.limited_network(address), self._now()
         lessee = self._households.pop(name, None)
         if lessee is None:
-            lessee = Lessee(scopes.of_address(name, self._settings.addresses), self._landlord)
+            lessee = LeasedLimit(scopes.of_address(name, self._settings.addresses), self._landlord)
             _make_room(self._households)
         self._households[name] = lessee
         if not lessee.spend(_ONE_REQUEST, now):
@@ -179,7 +179,7 @@ class Limiter:
 
     # --- admission ----------------------------------------------------------------------------------------------------
 
-    async def _wait(self, lessees: Sequence[Lessee], costs: Sequence[Amounts], spent: int, now: float) -> None:
+    async def _wait(self, lessees: Sequence[LeasedLimit], costs: Sequence[Amounts], spent: int, now: float) -> None:
         """Admit a call with those lessees, from the one at `spent` on, that do not have it on lease; all at once."""
         admitted = list(range(spent))
         asking: list[int] = [spent]
@@ -209,7 +209,7 @@ class Limiter:
             raise _headers.error(worst, lessees, now, self._settings.contact)
         raise errors[0]
 
-    async def _admit(self, lessee: Lessee, cost: Amounts, now: float) -> None:
+    async def _admit(self, lessee: LeasedLimit, cost: Amounts, now: float) -> None:
         try:
             await lessee.admit(cost, now)
         except Refused as refused:
@@ -272,10 +272,10 @@ class Limiter:
             self._unpriced.add(model)
             logger.warning("the model %s has no known price: its calls do not count towards budgets", model[:128])
 
-    def _lessee(self, scope: Scope) -> Lessee:
+    def _lessee(self, scope: Scope) -> LeasedLimit:
         lessee = self._lessees.pop(scope.key, None)
         if lessee is None:
-            lessee = Lessee(scope, self._landlord)
+            lessee = LeasedLimit(scope, self._landlord)
             _make_room(self._lessees)
         elif lessee.scope != scope:
             lessee.change(scope)
@@ -317,7 +317,7 @@ def _expected_usd(price: Price, input_tokens: float, output_tokens: float) -> fl
     return (input_tokens * (price.input or 0) + output_tokens * (price.output or 0)) / USD
 
 
-def _experienced(held: _Held, lessee: Lessee) -> Experience:
+def _experienced(held: _Held, lessee: LeasedLimit) -> Experience:
     """What is known of such calls; where nothing is, what another instance knows."""
     return held.experience or lessee.experience or _NO_EXPERIENCE
 

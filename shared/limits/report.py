@@ -8,7 +8,7 @@ from typing import Any
 
 from shared.limits import scopes as allowances
 from shared.limits._rows import from_properties
-from shared.limits._token_bucket import DIMENSIONS, Bound, Level, Row, caught_up, fresh
+from shared.limits._token_bucket import DIMENSIONS, Bound, BucketState, Level, caught_up, fresh
 from shared.limits.scopes import Scope
 from shared.storage import Store
 
@@ -25,7 +25,7 @@ async def report(store: Store, scopes: Iterable[Scope]) -> list[dict[str, Any]]:
     return lines
 
 
-def describe(scope: Scope, rows: Sequence[Row | None], now: float) -> list[dict[str, Any]]:
+def describe(scope: Scope, rows: Sequence[BucketState | None], now: float) -> list[dict[str, Any]]:
     """A line for every limit of a scope, from the rows of all its shards."""
     bounds = allowances.bounds(scope.limits, now, len(rows))
     current = [caught_up(row or fresh(bounds, now), bounds, now) for row in rows]

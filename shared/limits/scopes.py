@@ -11,9 +11,9 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from shared.config.document import Configuration
+from shared.config.document import AddressLimits, Configuration, Limits, Period
 from shared.limits._token_bucket import Bound, Bounds
-from shared.types import AddressLimits, Consumer, Limits, Period
+from shared.types import Consumer
 
 TOKENS_A_SHARD = 1_000_000  # a minute; one row takes some tens of writes a second
 _MOST_SHARDS = 16
@@ -55,7 +55,7 @@ class Scope(msgspec.Struct, frozen=True, gc=False):
         return bool(self.limits.token_quota or self.limits.request_quota or self.limits.budget_usd)
 
 
-class Span(NamedTuple):
+class PeriodBounds(NamedTuple):
     """A period, in seconds since 1970."""
 
     since: float
@@ -174,19 +174,19 @@ def _bound(per_minute: float | None, quota: float | None, period: Period, zone: 
     return Bound(cap, cap / 60 if per_minute else 0.0, float(quota), since, until)
 
 
-def span(period: Period, zone: str, now: float) -> Span:
+def span(period: Period, zone: str, now: float) -> PeriodBounds:
     """The hour, day, week (from Monday) or month in which `now` lies, by the clocks of that zone."""
     return _span(period, zone, int(now // _QUARTER))
 
 
 @functools.lru_cache(maxsize=1024)
-def _span(period: Period, zone: str, quarter: int) -> Span:
+def _span(period: Period, zone: str, quarter: int) -> PeriodBounds:
     moment = datetime.fromtimestamp(quarter * _QUARTER, UTC)
     if period == "hour":
         # By the seconds that have gone by, for an hour that is repeated when summer time ends is two hours.
         local = moment.astimezone(ZoneInfo(zone))
         since = moment - timedelta(minutes=local.minute, seconds=local.second)
-        return Span(since.timestamp(), since.timestamp() + 3600)
+        return PeriodBounds(since.timestamp(), since.timestamp() + 3600)
     day = moment.astimezone(ZoneInfo(zone)).replace(hour=0, minute=0, second=0, microsecond=0)
     if period == "day":
         first, days = day, 1
@@ -195,7 +195,7 @@ def _span(period: Period, zone: str, quarter: int) -> Span:
     else:
         first = day.replace(day=1)
         days = calendar.monthrange(day.year, day.month)[1]
-    return Span(_midnight(first, zone), _midnight(first + timedelta(days=days), zone))
+    return PeriodBounds(_midnight(first, zone), _midnight(first + timedelta(days=days), zone))
 
 
 def _midnight(day: datetime, zone: str) -> float:

@@ -30,7 +30,7 @@ class ConsumerNotFound(GatewayError):
     status, code, type = 404, "consumer_not_found", "invalid_request_error"
 
 
-class Question(msgspec.Struct, frozen=True):
+class ManagementRequest(msgspec.Struct, frozen=True):
     """`parameters` come from the path, `query` from what follows it. `asker`: the caller whose own key opened the path;
     None where the management key did."""
 
@@ -46,7 +46,7 @@ class Document(msgspec.Struct, frozen=True):
     media_type: str
 
 
-class Management:
+class ManagementApi:
     """Answers the operator, and callers about themselves. `key` None: no operator may ask."""
 
     def __init__(
@@ -84,9 +84,9 @@ class Management:
             self._authorize(headers)
         if method != "GET":
             raise MethodNotAllowed(f"{method} is not a method of {path[:200]}; use GET.", "GET")
-        return await known.answer(self, Question(parameters, _parameters(query), asker))
+        return await known.answer(self, ManagementRequest(parameters, _parameters(query), asker))
 
-    async def limits(self, question: Question) -> Any:
+    async def limits(self, question: ManagementRequest) -> Any:
         """What is left of every limit, and how this instance is doing."""
         _refuse_unknown(question.query)
         records = await Consumers(self._store).all()
@@ -94,12 +94,12 @@ class Management:
         lines = await limits_report.report(self._store, scopes)
         return {**self._limiter.state(), "limits": lines}
 
-    async def backends(self, question: Question) -> Any:
+    async def backends(self, question: ManagementRequest) -> Any:
         """How every backend is doing, as this instance sees it and as the instances tell each other."""
         _refuse_unknown(question.query)
         return await self._backends.report()
 
-    async def limits_of(self, question: Question) -> Any:
+    async def limits_of(self, question: ManagementRequest) -> Any:
         """The same of one consumer."""
         _refuse_unknown(question.query)
         consumer_id = question.parameters["consumer"]
@@ -117,12 +117,12 @@ class Management:
             return False
         return True
 
-    async def usage(self, question: Question) -> Any:
+    async def usage(self, question: ManagementRequest) -> Any:
         """Who used what, and what it cost."""
         names = {record.consumer.id: record.consumer.name for record in await Consumers(self._store).all()}
         return await self._usage(question.query, "key", names)
 
-    async def own_usage(self, question: Question) -> Any:
+    async def own_usage(self, question: ManagementRequest) -> Any:
         """The same of the caller who asks."""
         asker = question.asker
         assert asker is not None
@@ -156,16 +156,16 @@ class _Path(NamedTuple):
     """`{name}` stands for one segment. `own`: a caller's own key opens it, and it tells of that caller alone."""
 
     pattern: str
-    answer: Callable[[Management, Question], Awaitable[Any]]
+    answer: Callable[[ManagementApi, ManagementRequest], Awaitable[Any]]
     own: bool = False
 
 
 _PATHS = (  # the first that fits answers
-    _Path("backends", Management.backends),
-    _Path("limits", Management.limits),
-    _Path("limits/{consumer}", Management.limits_of),
-    _Path("usage", Management.usage),
-    _Path("usage/me", Management.own_usage, own=True),
+    _Path("backends", ManagementApi.backends),
+    _Path("limits", ManagementApi.limits),
+    _Path("limits/{consumer}", ManagementApi.limits_of),
+    _Path("usage", ManagementApi.usage),
+    _Path("usage/me", ManagementApi.own_usage, own=True),
 )
 _NAMES = frozenset(known.pattern.partition("/")[0] for known in _PATHS)
 

@@ -6,19 +6,19 @@ from typing import Any
 
 import msgspec
 
-from shared.telemetry.spans import Place
+from shared.telemetry.spans import TraceContext
 
 logger = logging.getLogger("tollgate.requests")
 
 
-class Arrival(msgspec.Struct, frozen=True):
+class ReceivedRequest(msgspec.Struct, frozen=True):
     """`started` on the monotonic clock. `place`: in its trace; None: nobody wants to know."""
 
     request_id: str
     started: float
     method: str
     path: str
-    place: Place | None = None
+    place: TraceContext | None = None
 
     def milliseconds(self) -> float:
         return (time.monotonic() - self.started) * 1000

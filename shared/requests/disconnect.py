@@ -5,11 +5,11 @@ import asyncio
 from starlette.types import Receive
 
 
-class ClientGone(Exception):
+class CallerDisconnected(Exception):
     """The caller hung up."""
 
 
-class Client:
+class CallerConnection:
     """Notices that a caller hangs up, from the moment its request has been read until the answer is complete.
 
     As a context manager it runs a block for this caller: when it hangs up, the block is cancelled and `ClientGone`
@@ -34,7 +34,7 @@ class Client:
             self._cancelled = False
             others = owner.uncancel()
             if kind is not None and issubclass(kind, asyncio.CancelledError) and not others:
-                raise ClientGone from None
+                raise CallerDisconnected from None
 
     def _cancel(self, _: asyncio.Future[None]) -> None:
         if self._owner is not None and not self._cancelled:

@@ -6,12 +6,13 @@ import msgspec
 from starlette.requests import Request
 from starlette.types import Receive
 
-from shared.azure_openai import operations
+from shared.azure_openai import operations, requests
 from shared.azure_openai.operations import Route
 from shared.config.document import Configuration
 from shared.errors import NO_WEBSOCKETS, NotSupported, RequestTooLarge
-from shared.requests.disconnect import ClientGone
-from shared.requests.upload import Pace, Upload
+from shared.requests._deadline import BodyDeadline
+from shared.requests.disconnect import CallerDisconnected
+from shared.requests.upload import Upload
 from shared.types import Call
 
 
@@ -39,7 +40,7 @@ async def read_call(
     if route.operation.body == "multipart" and headers.get("content-type", "").lower().startswith("multipart/"):
         return await _uploaded(request.receive, route, query, headers, bounds)
     body = await _read_body(request.receive, headers, bounds)
-    return operations.parse_call(route, query, headers, body), None
+    return requests.parse_call(route, query, headers, body), None
 
 
 async def _uploaded(
@@ -56,7 +57,7 @@ async def _uploaded(
             model = await upload.find("model", to_the_end=route.model is not None)
         elif route.operation.streams:
             await upload.begin()
-        return operations.parse_upload(route, query, headers, model, stream=upload.asks_for_stream), upload
+        return requests.parse_upload(route, query, headers, model, stream=upload.asks_for_stream), upload
     except BaseException:
         upload.close()
         raise
@@ -68,11 +69,11 @@ async def _read_body(receive: Receive, headers: Mapping[str, str], bounds: Bound
     length, most = headers.get("content-length", ""), bounds.request_bytes
     told, size, more = int(length) if length.isdecimal() else 0, 0, True
     body: list[bytes] = []
-    pace = Pace(bounds.seconds)
+    pace = BodyDeadline(bounds.seconds)
     while more and max(told, size) <= most:
         message = await pace.receive(receive, size)
         if message["type"] == "http.disconnect":
-            raise ClientGone
+            raise CallerDisconnected
         chunk, more = message.get("body", b""), message.get("more_body", False)
         body.append(chunk)
         size += len(chunk)

@@ -6,50 +6,19 @@ What has come is kept in a temporary file as long as another backend may have to
 
 import asyncio
 import tempfile
-import types
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from starlette.types import Message, Receive
 
 from shared.azure_openai import multipart
-from shared.errors import GatewayError, InvalidRequest, RequestTimeout, RequestTooLarge
-from shared.requests.disconnect import ClientGone
+from shared.errors import GatewayError, InvalidRequest, RequestTooLarge
+from shared.requests._deadline import BodyDeadline
+from shared.requests.disconnect import CallerDisconnected
 
 _IN_MEMORY = 1024 * 1024  # bytes of what is kept; beyond that it is on disk
 _KEPT = 64 * 1024 * 1024  # bytes within which a body can be sent again to another backend
 _PIECE = 256 * 1024
 _STREAM = b"stream"
-_SLOWEST = 16_384  # bytes a second, beyond the first seconds: a body that trickles holds a connection for ever
-
-
-class Pace:
-    """How long a body may take: some seconds, and more for what has come. Raises `RequestTimeout`."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._loop = asyncio.get_running_loop()
-        self._started = self._loop.time()
-
-    async def receive(self, receive: Receive, received: int) -> Message:
-        """The next message, within the time that what was received so far allows, and not after a long silence."""
-        coming = receive()
-        if isinstance(coming, Coroutine):
-            try:
-                waiting = coming.send(None)
-            except StopIteration as done:  # it was there already, as small bodies are: no timer, which costs more
-                message: Message = done.value
-                return message
-            coming = _resumed(coming, waiting)
-        now = self._loop.time()
-        deadline = min(self._started + self._seconds + received / _SLOWEST, now + self._seconds)
-        try:
-            async with asyncio.timeout_at(deadline):
-                return await coming
-        except TimeoutError:
-            raise RequestTimeout(
-                f"The request's body did not come in time: {received} bytes in {now - self._started:.0f} s or more."
-            ) from None
 
 
 class Upload:
@@ -64,11 +33,11 @@ class Upload:
             raise self._too_large()
         self.content_type = headers.get("content-type", "")
         self.error: BaseException | None = None  # why the body ended early, when that was the caller's doing
-        self.fields: multipart.Fields | None = None
+        self.fields: multipart.FormFields | None = None
         self._sought = b""
         self._forbidden = b""
         self._receive = receive
-        self._pace = Pace(seconds)
+        self._pace = BodyDeadline(seconds)
         self._received = 0
         self._kept = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - closed by `close`
         self._keeps = True
@@ -151,7 +120,7 @@ class Upload:
             while chunk := await self._more():
                 yield chunk
             self._sent()
-        except (GatewayError, ClientGone) as error:
+        except (GatewayError, CallerDisconnected) as error:
             self.error = error
             raise
 
@@ -166,7 +135,7 @@ class Upload:
             while not self._complete:
                 message = await self._pace.receive(self._receive, self._received)
                 if message["type"] == "http.disconnect":
-                    raise ClientGone
+                    raise CallerDisconnected
                 self._complete = not message.get("more_body", False)
                 chunk: bytes = message.get("body", b"")
                 if self._complete:
@@ -191,9 +160,9 @@ class Upload:
                 name = self._forbidden.decode()
                 raise InvalidRequest(f"Send `{name}` in a body of JSON, not of multipart.", param=name)
 
-    def _follow(self, *wanted: bytes) -> multipart.Fields:
+    def _follow(self, *wanted: bytes) -> multipart.FormFields:
         parting = multipart.boundary(self.content_type)
-        self.fields = multipart.Fields(parting, frozenset(wanted), noted=frozenset((_STREAM,)))
+        self.fields = multipart.FormFields(parting, frozenset(wanted), noted=frozenset((_STREAM,)))
         return self.fields
 
     def _searching(self) -> bool:
@@ -212,22 +181,6 @@ class Upload:
 
     def _too_large(self) -> RequestTooLarge:
         return RequestTooLarge(f"The request's body is larger than this gateway takes ({self._most} bytes).")
-
-
-@types.coroutine
-def _resumed(coroutine: Coroutine[Any, Any, Message], waiting: Any) -> Generator[Any, Any, Message]:
-    """Await a coroutine that has been started and waits for something."""
-    try:
-        while True:
-            try:
-                sent = yield waiting
-            except BaseException as error:
-                waiting = coroutine.throw(error)
-            else:
-                waiting = coroutine.send(sent)
-    except StopIteration as done:
-        message: Message = done.value
-        return message
 
 
 def _nothing() -> None: ...

@@ -7,16 +7,18 @@ from typing import NamedTuple
 from starlette.responses import Response
 
 from shared.affinity import listing
-from shared.affinity.directory import Affinity
-from shared.affinity.recorder import Witness
+from shared.affinity.directory import ObjectDirectory
+from shared.affinity.recorder import ObjectRecorder
 from shared.azure_openai import metering
 from shared.errors import GatewayError, StateUnavailable, UpstreamTimeout
-from shared.forwarding.backend_client import UpstreamResponse
 from shared.forwarding.forwarder import Forwarder, ForwardingFailed
-from shared.requests.arrival import Arrival
-from shared.requests.disconnect import Client, ClientGone
+from shared.forwarding.response import UpstreamResponse
+from shared.requests.arrival import ReceivedRequest
+from shared.requests.disconnect import CallerConnection, CallerDisconnected
 from shared.requests.upload import Upload
-from shared.responses.relay import Ended, LateResponse, MeteredResponse, refusal
+from shared.responses.keep_alive import KeepAliveResponse
+from shared.responses.relay import Ended, RelayedResponse
+from shared.responses.rendering import error_response
 from shared.routing.router import Router, explained
 from shared.types import LEFT, Attempt, Binding, Call, Consumer, Outcome, Plan, Target, Usage
 
@@ -31,30 +33,30 @@ class ListRefused(Exception):
         self.upstream = upstream
 
 
-class Forwarding(NamedTuple):
+class AdmittedCall(NamedTuple):
     """All that the rest of an admitted call needs. `heartbeat`: seconds of silence after which a stream gets a comment;
     0: never."""
 
-    arrival: Arrival
+    arrival: ReceivedRequest
     consumer: Consumer
     call: Call
     plan: Plan
     binding: Binding
     upload: Upload | None
-    client: Client
+    client: CallerConnection
     account: Callable[..., asyncio.Future[None]]  # of an `Outcome` and the text that was said
     heartbeat: float
 
 
-class Answering:
+class Dispatcher:
     """Gets answers. One per process."""
 
-    def __init__(self, router: Router, forwarder: Forwarder, affinity: Affinity) -> None:
+    def __init__(self, router: Router, forwarder: Forwarder, affinity: ObjectDirectory) -> None:
         self._router = router
         self._forwarder = forwarder
         self._affinity = affinity
 
-    async def answer(self, forwarding: Forwarding) -> Response:
+    async def answer(self, forwarding: AdmittedCall) -> Response:
         """What the caller receives. Raises `GatewayError` and `ClientGone`; what it raises is accounted for."""
         if forwarding.call.operation.lists:
             return await self._list(forwarding)
@@ -67,13 +69,13 @@ class Answering:
         try:
             while not (answer.done() or (await asyncio.wait((answer,), timeout=seconds))[0]):
                 if _wants_stream(forwarding):
-                    return LateResponse(answer, {"x-gateway-request-id": forwarding.arrival.request_id}, seconds)
+                    return KeepAliveResponse(answer, {"x-gateway-request-id": forwarding.arrival.request_id}, seconds)
             return answer.result()
         except BaseException:
             answer.cancel()
             raise
 
-    async def _forward(self, forwarding: Forwarding) -> Response:
+    async def _forward(self, forwarding: AdmittedCall) -> Response:
         """The answer of the first target that gives one; accounted for also when none does."""
         arrival, call, plan, client = forwarding.arrival, forwarding.call, forwarding.plan, forwarding.client
         failure: Outcome | None = Outcome(status=500, ended="cut")
@@ -84,15 +86,15 @@ class Answering:
                 upstream = await sending.run()
             witness = None
             if call.stateful:
-                witness = Witness(self._affinity, forwarding.consumer, call, upstream.target.backend.name)
+                witness = ObjectRecorder(self._affinity, forwarding.consumer, call, upstream.target.backend.name)
             response = _answer(forwarding, upstream, witness)
             failure = None
             return response
         except ForwardingFailed as failed:
             error = state_unavailable(failed.error, forwarding.binding)
             failure = Outcome(status=error.status, attempts=failed.attempts, ended="refused")
-            return refusal(error, _gateway_headers(arrival, plan, failed.attempts))
-        except ClientGone:
+            return error_response(error, _gateway_headers(arrival, plan, failed.attempts))
+        except CallerDisconnected:
             failure = hung_up(call, sending.attempts, round(arrival.milliseconds()))
             return Response(status_code=HUNG_UP)
         except GatewayError as error:
@@ -106,7 +108,7 @@ class Answering:
                     forwarding.upload.close()
                 forwarding.account(failure)
 
-    async def _list(self, forwarding: Forwarding) -> Response:
+    async def _list(self, forwarding: AdmittedCall) -> Response:
         """A list of the consumer's own objects, out of the lists of the backends that keep some."""
         arrival, call = forwarding.arrival, forwarding.call
         attempts: list[Attempt] = []
@@ -139,8 +141,8 @@ class Answering:
             )
         except ForwardingFailed as failed:
             outcome = Outcome(status=failed.error.status, attempts=failed.attempts, ended="refused")
-            return refusal(failed.error, _gateway_headers(arrival, forwarding.plan, failed.attempts))
-        except ClientGone:
+            return error_response(failed.error, _gateway_headers(arrival, forwarding.plan, failed.attempts))
+        except CallerDisconnected:
             outcome = Outcome(status=HUNG_UP, ended="hung_up")
             return Response(status_code=HUNG_UP)
         except GatewayError as error:
@@ -151,7 +153,7 @@ class Answering:
                 forwarding.account(outcome)
 
 
-def _wants_stream(forwarding: Forwarding) -> bool:
+def _wants_stream(forwarding: AdmittedCall) -> bool:
     """Whether comments may go out. An upload says that it wants a stream where its fields stand, and who still sends it
     keeps the connection alive."""
     upload = forwarding.upload
@@ -185,7 +187,7 @@ def state_unavailable(error: GatewayError, binding: Binding) -> GatewayError:
     return StateUnavailable(f"{binding.reason} {why}")
 
 
-def _answer(forwarding: Forwarding, upstream: UpstreamResponse, witness: Witness | None) -> MeteredResponse:
+def _answer(forwarding: AdmittedCall, upstream: UpstreamResponse, witness: ObjectRecorder | None) -> RelayedResponse:
     """What relays an upstream's answer and tells `account` how that ended."""
     arrival, account = forwarding.arrival, forwarding.account
     first_byte_ms = arrival.milliseconds()
@@ -205,7 +207,7 @@ def _answer(forwarding: Forwarding, upstream: UpstreamResponse, witness: Witness
         )
 
     headers = upstream.headers | _gateway_headers(arrival, forwarding.plan, upstream.attempts, upstream.target)
-    return MeteredResponse(
+    return RelayedResponse(
         upstream,
         forwarding.client,
         headers,
@@ -217,7 +219,7 @@ def _answer(forwarding: Forwarding, upstream: UpstreamResponse, witness: Witness
 
 
 def _gateway_headers(
-    arrival: Arrival, plan: Plan, attempts: Sequence[Attempt], served_by: Target | None = None
+    arrival: ReceivedRequest, plan: Plan, attempts: Sequence[Attempt], served_by: Target | None = None
 ) -> dict[str, str]:
     """What an answer tells of its way here. The overhead is what the gateway added to the time of the tries."""
     headers = {"x-gateway-request-id": arrival.request_id, "x-gateway-attempts": str(len(attempts))}

@@ -2,47 +2,21 @@
 
 import asyncio
 import contextlib
-import math
 from collections.abc import Callable, Mapping
 from typing import Literal
 
 import aiohttp
-import msgspec
 from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
-from shared.affinity.recorder import Witness
+from shared.affinity.recorder import ObjectRecorder
 from shared.azure_openai.metering import StreamMeter
-from shared.errors import GatewayError
-from shared.forwarding.backend_client import UpstreamResponse
-from shared.requests.disconnect import Client, ClientGone
+from shared.forwarding.response import UpstreamResponse
+from shared.requests.disconnect import CallerConnection, CallerDisconnected
 from shared.requests.upload import Upload
+from shared.responses._idle_watch import Watch
+from shared.responses.rendering import BROKEN_OFF, INTERRUPTED, error_event
 from shared.types import Usage
-
-_ERROR = {
-    "message": "The backend broke off in the middle of this answer. What has arrived is incomplete.",
-    "type": "server_error",
-    "param": None,
-    "code": "upstream_interrupted",
-}
-_BROKEN_OFF = msgspec.json.encode(_ERROR)
-_COMMENT = b": keep-alive\n\n"
-
-
-class JsonResponse(Response):
-    """A value as JSON, rendered by msgspec."""
-
-    media_type = "application/json"
-
-    def render(self, content: object) -> bytes:
-        return msgspec.json.encode(content)
-
-
-def refusal(error: GatewayError, headers: Mapping[str, str]) -> Response:
-    """The answer that tells a `GatewayError`."""
-    body = {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
-    return JsonResponse(body, error.status, {**headers, **error.limits, **error.headers()})
-
 
 _LAST_WORD = 5.0  # seconds to tell a caller that its answer broke off
 
@@ -50,7 +24,7 @@ Ended = Literal["complete", "hung_up", "cut"]
 Account = Callable[[Usage, Ended, str], asyncio.Future[None]]
 
 
-class MeteredResponse(Response):
+class RelayedResponse(Response):
     """Relays an upstream's answer byte for byte, and accounts for it exactly once on whatever way it ends.
 
     `account` is given the usage, how the answer ended and, where the usage is an estimate, the text that has passed. It
@@ -63,12 +37,12 @@ class MeteredResponse(Response):
     def __init__(
         self,
         upstream: UpstreamResponse,
-        client: Client,
+        client: CallerConnection,
         headers: Mapping[str, str],
         account: Account,
         *,
         heartbeat: float = 0.0,
-        witness: Witness | None = None,
+        witness: ObjectRecorder | None = None,
         upload: Upload | None = None,
     ) -> None:
         self.status_code = upstream.status
@@ -87,7 +61,7 @@ class MeteredResponse(Response):
         try:
             async with self._client:
                 await self._relay(send)
-        except ClientGone:
+        except CallerDisconnected:
             ended = "hung_up"
         finally:
             if not self._accounted:
@@ -189,9 +163,9 @@ class MeteredResponse(Response):
         meter = self._upstream.meter
         self._upstream.close()
         await self._note("cut")
-        if not isinstance(meter, StreamMeter) or (ending := meter.break_off(_BROKEN_OFF)) is None:
+        if not isinstance(meter, StreamMeter) or (ending := meter.break_off(BROKEN_OFF)) is None:
             return
-        event = error_event(_ERROR, typed=meter.typed)
+        event = error_event(INTERRUPTED, typed=meter.typed)
         with contextlib.suppress(TimeoutError):  # a caller that does not read is not waited for
             async with asyncio.timeout(_LAST_WORD):
                 await send({"type": "http.response.body", "body": ending + event})
@@ -210,120 +184,3 @@ class MeteredResponse(Response):
             await asyncio.wait((row,), timeout=_LAST_WORD)
         else:
             await row
-
-
-class Watch:
-    """Looks how long an upstream has been silent: puts comments into its event stream, because what stands between here
-    and the caller cuts silence, and ends the wait for one that is silent for too long. No task and no timer per chunk:
-    one timer looks how long ago the last chunk was."""
-
-    def __init__(self, upstream: UpstreamResponse, timeout: asyncio.Timeout, send: Send, heartbeat: float) -> None:
-        """`timeout`: of the whole answer. `heartbeat`: seconds until a silent stream gets a comment; 0: never."""
-        self._waits = False  # for a chunk; else for the caller to take one, which is no silence
-        self._loop = asyncio.get_running_loop()
-        self._events = upstream.meter if isinstance(upstream.meter, StreamMeter) else None
-        self._longest = upstream.silence
-        self._timeout = timeout
-        self._send = send
-        self._heartbeat = heartbeat if heartbeat and self._events else math.inf
-        self._since = self._said = self._loop.time()
-        self._sending: asyncio.Future[None] | None = None
-        self._timer = self._loop.call_at(self._next(), self._look)
-
-    def waiting(self) -> None:
-        """For a chunk, from now on."""
-        self._waits = True
-        self._since = self._loop.time()
-
-    def heard(self) -> None:
-        """A chunk has come."""
-        self._waits = False
-
-    def stop(self) -> None:
-        self._timer.cancel()
-        if self._sending is not None:
-            self._sending.cancel()
-
-    def _next(self) -> float:
-        return min(self._since + self._longest, max(self._since, self._said) + self._heartbeat)
-
-    def _look(self) -> None:
-        now = self._loop.time()
-        if not self._waits:
-            self._since = now
-        if now >= self._since + self._longest:
-            with contextlib.suppress(RuntimeError):  # its time is over at this very moment
-                self._timeout.reschedule(now)
-            return
-        if now >= max(self._since, self._said) + self._heartbeat:
-            self._said = now
-            idle = self._sending is None or self._sending.done()  # a caller that does not read gets no more of them
-            if idle and self._events is not None and self._events.between_events:
-                # At once: in a turn from now a piece of an event may have passed.
-                self._sending = asyncio.Task(_say(self._send, _COMMENT), loop=self._loop, eager_start=True)
-        self._timer = self._loop.call_at(self._next(), self._look)
-
-
-class LateResponse(Response):
-    """An event stream whose backend has said nothing for so long that comments have to keep the connection alive.
-
-    What answers in the end, or refuses, comes from `answer`; since status and headers are committed by the first
-    comment, an error is told by an event.
-    """
-
-    def __init__(self, answer: asyncio.Future[Response], headers: Mapping[str, str], seconds: float) -> None:
-        super().__init__(headers={**headers, "content-type": "text/event-stream; charset=utf-8"})
-        self._answer = answer
-        self._seconds = seconds
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            headers = [pair for pair in self.raw_headers if pair[0] != b"content-length"]
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            await _say(send, _COMMENT)
-            while not (await asyncio.wait((self._answer,), timeout=self._seconds))[0]:
-                await _say(send, _COMMENT)
-            try:
-                response = self._answer.result()
-            except GatewayError as error:
-                response = refusal(error, {})
-        finally:
-            self._answer.cancel()
-        if isinstance(response, MeteredResponse) and response.event_stream:
-            await response(scope, receive, _without_start(send))
-        else:
-            said = _Collected()
-            await response(scope, receive, said)
-            body = said.body or msgspec.json.encode({"error": _ERROR})
-            event = b"".join(b"data: " + line + b"\n" for line in body.splitlines() if line) + b"\n"
-            await send({"type": "http.response.body", "body": event})
-
-
-def error_event(error: Mapping[str, object], *, typed: bool) -> bytes:
-    """The event that tells an error, as official clients raise it: they look for a member `error`."""
-    if not typed:
-        return b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"
-    told = {"type": "error", "code": error["code"], "message": error["message"], "param": None, "error": error}
-    return b"event: error\ndata: " + msgspec.json.encode(told) + b"\n\n"
-
-
-async def _say(send: Send, body: bytes) -> None:
-    await send({"type": "http.response.body", "body": body, "more_body": True})
-
-
-def _without_start(send: Send) -> Send:
-    async def send_body(message: Message) -> None:
-        if message["type"] == "http.response.body":
-            await send(message)
-
-    return send_body
-
-
-class _Collected:
-    """An answer that is not to go out as it is."""
-
-    def __init__(self) -> None:
-        self.body = b""
-
-    async def __call__(self, message: Message) -> None:
-        self.body += message.get("body", b"")

@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from shared.errors import StoreUnavailable
-from shared.routing.breakers import FAULTS_TO_EJECT, HEALTHY, Breakers, Health, Key, after_success
+from shared.routing._health import FAULTS_TO_EJECT, HEALTHY, Health, after_success
+from shared.routing.breakers import Breakers, DeploymentKey
 from shared.storage import Properties, Row, Table
 
 logger = logging.getLogger("tollgate.health")
@@ -69,7 +70,7 @@ class SharedHealth:
         self._rng = rng
         self._instance = instance
         self._next_read = 0.0
-        self._decided: dict[Key, float] = {}  # when this instance last told something of a deployment itself
+        self._decided: dict[DeploymentKey, float] = {}  # when this instance last told something of a deployment itself
         self._tasks: set[asyncio.Task[None]] = set()
         breakers.fleet = self
 
@@ -80,7 +81,7 @@ class SharedHealth:
             self._next_read = now + _READ_EVERY
             self._in_background(self._read())
 
-    def tripped(self, key: Key, health: Health) -> None:
+    def tripped(self, key: DeploymentKey, health: Health) -> None:
         now = self._wall_clock()
         self._decided[key] = now
         lasts = health.ejected_until - self._breakers.clock()
@@ -93,16 +94,16 @@ class SharedHealth:
             self._write(key, lambda row: told if row is None or row.eject_until < now + lasts else None)
         )
 
-    def recovered(self, key: Key) -> None:
+    def recovered(self, key: DeploymentKey) -> None:
         now = self._wall_clock()
         self._decided[key] = now
         told = Shared(by=self._instance, at=now)
         self._in_background(self._write(key, lambda row: told if row is not None and row != told else None))
 
-    def ask_for_probe(self, key: Key) -> None:
+    def ask_for_probe(self, key: DeploymentKey) -> None:
         self._in_background(self._claim(key))
 
-    async def rows(self) -> dict[Key, Shared]:
+    async def rows(self) -> dict[DeploymentKey, Shared]:
         """What stands in the table. Raises `StoreUnavailable`."""
         return {_key(row): _shared(row) async for row in self._table.scan(_PARTITION)}
 
@@ -132,7 +133,7 @@ class SharedHealth:
             if (health := heard(mine, self._decided.get(key, 0.0), told, now, monotonic)) is not mine:
                 self._breakers.adopt(key, health)
 
-    async def _claim(self, key: Key) -> None:
+    async def _claim(self, key: DeploymentKey) -> None:
         """Be the one who tries a deployment again, unless another instance is."""
 
         def claim(row: Shared | None) -> Shared | None:
@@ -149,7 +150,7 @@ class SharedHealth:
         if won:
             self._breakers.grant_probe(key)
 
-    async def _write(self, key: Key, change: Callable[[Shared | None], Shared | None]) -> bool:
+    async def _write(self, key: DeploymentKey, change: Callable[[Shared | None], Shared | None]) -> bool:
         """Write what `change` makes of the row, unless that is None. Whether it was written."""
         for attempt in range(_TRIES):
             row = await self._table.get(_PARTITION, _row_key(key))
@@ -163,11 +164,11 @@ class SharedHealth:
         return False
 
 
-def _row_key(key: Key) -> str:
+def _row_key(key: DeploymentKey) -> str:
     return f"{key[0]}:{key[1]}"  # neither has a colon
 
 
-def _key(row: Row) -> Key:
+def _key(row: Row) -> DeploymentKey:
     backend, _, deployment = row.key.partition(":")
     return backend, deployment
 

@@ -17,7 +17,7 @@ _HEADERS = frozenset((TIMEOUT, BACKEND, FALLBACK, HEDGE, EXPLAIN))
 _MOST_FALLBACKS = 8
 
 
-class Wishes(msgspec.Struct, frozen=True):
+class RoutingPreferences(msgspec.Struct, frozen=True):
     """`seconds` for the whole call; the one `backend` it may go to; the models to fall back on; whether a slow answer
     is asked for again elsewhere. None and "": as configured. `explain`: tell the decisions."""
 
@@ -28,14 +28,14 @@ class Wishes(msgspec.Struct, frozen=True):
     explain: bool = False
 
 
-NONE = Wishes()
+NONE = RoutingPreferences()
 
 
-def parse(headers: Mapping[str, str]) -> Wishes:
+def parse(headers: Mapping[str, str]) -> RoutingPreferences:
     """The wishes in a request's headers. Raises `InvalidRequest` (400) that names the header."""
     if _HEADERS.isdisjoint(headers):
         return NONE
-    return Wishes(
+    return RoutingPreferences(
         seconds=_seconds(headers.get(TIMEOUT)),
         backend=headers.get(BACKEND, "").strip(),
         fallbacks=_names(headers.get(FALLBACK)),

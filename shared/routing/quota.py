@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from shared.azure_openai.operations import number
+from shared.azure_openai.answers import number
 from shared.types import Call
 
 _LONGEST_WINDOW = 60.0  # seconds; Azure counts by the minute
@@ -25,7 +25,7 @@ class Sent(NamedTuple):
     calls: int = 0
 
 
-class Capacity(msgspec.Struct, frozen=True):
+class QuotaReading(msgspec.Struct, frozen=True):
     """What one answer told. None: it did not. `tokens` and `requests` are what was left, `*_until` when that is over;
     `mark`: what had been sent to the deployment when the answered call went out, so that what was sent since counts."""
 
@@ -52,15 +52,15 @@ def estimate(call: Call) -> int:
     return call.input_estimate + (call.max_output_tokens or 0)
 
 
-def told(headers: Mapping[str, str], mark: Sent, now: float) -> Capacity | None:
+def told(headers: Mapping[str, str], mark: Sent, now: float) -> QuotaReading | None:
     """The capacity in an answer's headers; None where they tell nothing, as those of most provisioned deployments."""
     tokens, requests = headers.get("x-ratelimit-remaining-tokens"), headers.get("x-ratelimit-remaining-requests")
     if tokens is None and requests is None:
         used = headers.get("azure-openai-deployment-utilization")
         if used is None or (number(used.rstrip("% ")) or 0.0) < _FULL:
             return None
-        return Capacity(full_until=now + _UTILISATION_LASTS, mark=mark)
-    return Capacity(
+        return QuotaReading(full_until=now + _UTILISATION_LASTS, mark=mark)
+    return QuotaReading(
         tokens=number(tokens),
         tokens_until=now + _window(headers.get("x-ratelimit-reset-tokens")),
         requests=number(requests),

@@ -5,7 +5,7 @@ from typing import Any
 
 from shared.config.document import Configuration
 from shared.errors import StoreUnavailable
-from shared.routing.breakers import Breakers, Key, Watched
+from shared.routing.breakers import Breakers, DeploymentKey, DeploymentState
 from shared.routing.fleet_health import Shared, SharedHealth
 
 
@@ -19,7 +19,7 @@ class BackendsReport:
         self._instance = instance
 
     async def report(self) -> dict[str, Any]:
-        shared: dict[Key, Shared] | None
+        shared: dict[DeploymentKey, Shared] | None
         try:
             shared = await self._health.rows()
         except StoreUnavailable:
@@ -41,12 +41,12 @@ class BackendsReport:
             "backends": backends
         }
 
-    def _deployment(self, key: Key, shared: dict[Key, Shared] | None) -> dict[str, Any]:
-        watched = self._breakers.all().get(key) or Watched()
+    def _deployment(self, key: DeploymentKey, shared: dict[DeploymentKey, Shared] | None) -> dict[str, Any]:
+        watched = self._breakers.all().get(key) or DeploymentState()
         told = shared.get(key) if shared is not None else None
         return self._seen(watched) | {"shared": _told(told) if told is not None else None}
 
-    def _seen(self, watched: Watched) -> dict[str, Any]:
+    def _seen(self, watched: DeploymentState) -> dict[str, Any]:
         now, health = self._breakers.clock(), watched.health
         ejected, cooling = max(health.ejected_until - now, 0.0), max(health.cooling_until - now, 0.0)
         state = "ejected" if ejected else "cooling" if cooling else "half_open" if health.half_open else "usable"
@@ -63,7 +63,7 @@ class BackendsReport:
         }
 
 
-def _remaining(watched: Watched, now: float) -> dict[str, Any] | None:
+def _remaining(watched: DeploymentState, now: float) -> dict[str, Any] | None:
     """What is left of its quota by its last answer, less what was sent since; None where nothing current is known."""
     told = watched.capacity
     if told is None:

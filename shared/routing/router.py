@@ -17,11 +17,11 @@ from shared.errors import (
     RegionNotAllowed,
     StateConflict,
 )
-from shared.routing import _prompt_cache, preferences, quota
-from shared.routing import breakers as circuit_breaker
+from shared.routing import _health, _prompt_cache, preferences, quota
+from shared.routing._health import HEALTHY
 from shared.routing._prompt_cache import Share
-from shared.routing.breakers import HEALTHY, Breakers, Watched
-from shared.routing.preferences import Wishes
+from shared.routing.breakers import Breakers, DeploymentState
+from shared.routing.preferences import RoutingPreferences
 from shared.routing.rotation import Rotation, smooth_order
 from shared.types import ANYWHERE, UNBOUND, Attempt, Binding, Call, Consumer, Plan, Target
 
@@ -34,11 +34,11 @@ _PLAIN = Model()
 Allowed = Callable[[Target], bool]
 
 
-class Seat(NamedTuple):
+class Candidate(NamedTuple):
     """A target, and what is known of its deployment, at hand because every call looks at it."""
 
     target: Target
-    watched: Watched
+    watched: DeploymentState
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -47,7 +47,7 @@ class Group(msgspec.Struct, frozen=True):
 
     pool: str
     turns: int
-    orders: tuple[tuple[Seat, ...], ...]
+    orders: tuple[tuple[Candidate, ...], ...]
 
     @property
     def targets(self) -> list[Target]:
@@ -128,7 +128,7 @@ class Router:
         return self.plan(consumer, call, binding=binding).targets
 
     def plan(
-        self, consumer: Consumer, call: Call, wished: Wishes = preferences.NONE, binding: Binding = UNBOUND
+        self, consumer: Consumer, call: Call, wished: RoutingPreferences = preferences.NONE, binding: Binding = UNBOUND
     ) -> Plan:
         """How a call is to be sent. The targets are never empty: usable ones by priority and rotation, then those of
         the fallback models; behind them, for a call that would fail otherwise, those that are left alone at the moment.
@@ -176,7 +176,7 @@ class Router:
         backends have told for this very call."""
         now = self._breakers.clock()
         waits = [wait for target in targets if (wait := self._breakers.health(target).wait_at(now, tokens)) > 0]
-        wait = min(waits, default=min(told, default=circuit_breaker.DEFAULT_COOL_DOWN))
+        wait = min(waits, default=min(told, default=_health.DEFAULT_COOL_DOWN))
         return RateLimitExceeded(
             f"Every backend of this model is throttled by Azure OpenAI. Retry after {wait:.1f} seconds.", wait
         )
@@ -196,7 +196,7 @@ class Router:
             good: list[Target] = []
             short: list[Target] = []
             for group in self._groups_of(model):
-                ready: list[Seat] = []
+                ready: list[Candidate] = []
                 for seat in self._in_turn(group, serving=bool(good or usable)):
                     target, watched = seat
                     if allowed is not None and not allowed(target):
@@ -214,7 +214,7 @@ class Router:
             usable += short
         return usable, rest
 
-    def _in_turn(self, group: Group, *, serving: bool) -> Sequence[Seat]:
+    def _in_turn(self, group: Group, *, serving: bool) -> Sequence[Candidate]:
         """The group's targets as the rotation has it. `serving`: others come first, so that no turn is taken here."""
         orders = group.orders
         if len(orders) == 1 and (orders[0][0].target.backend.kind == "standard" or not group.pool):
@@ -230,7 +230,7 @@ class Router:
                 return (*order[1:], order[0])
         return order
 
-    def _choose_first(self, group: Group, ready: list[Seat], prefix: bytes | None) -> None:
+    def _choose_first(self, group: Group, ready: list[Candidate], prefix: bytes | None) -> None:
         """Put the one first that is to serve: it has the prompt in its cache, or is the less loaded of the two whose
         turn it is. Much less loaded: that a backend is slower must not overturn the shares that were configured."""
         if prefix is not None:
@@ -265,7 +265,9 @@ class Router:
 
     # --- what a configuration or a caller may add ---------------------------------------------------------------------
 
-    def _restriction(self, consumer: Consumer, model: str, wished: Wishes, binding: Binding) -> Allowed | None:
+    def _restriction(
+        self, consumer: Consumer, model: str, wished: RoutingPreferences, binding: Binding
+    ) -> Allowed | None:
         """Which targets a call may go to, where not to all. Raises `RegionNotAllowed`, `PinNotAllowed`, `StateConflict`
         when what it is bound to does not serve the model, and `InvalidRequest` for a pin that does not."""
         access, pin, only = consumer.access, wished.backend, binding.only
@@ -290,7 +292,7 @@ class Router:
             and access.allows(target.backend)
         )
 
-    def _fallbacks(self, consumer: Consumer, model: str, wished: Wishes) -> list[str]:
+    def _fallbacks(self, consumer: Consumer, model: str, wished: RoutingPreferences) -> list[str]:
         """The models to fall back on. Those that a caller names itself have to exist and be its own to use."""
         if wished.fallbacks is not None:
             named = dict.fromkeys(self.model(consumer, name) for name in wished.fallbacks)
@@ -369,11 +371,11 @@ def explained(notes: Sequence[str], attempts: Sequence[Attempt]) -> str:
 _EVERY_REASON = frozenset(Model().fallback_on)
 
 
-def _seat(target: Target, breakers: Breakers) -> Seat:
-    return Seat(target, breakers.watched(target))
+def _seat(target: Target, breakers: Breakers) -> Candidate:
+    return Candidate(target, breakers.watched(target))
 
 
-def _group(pool: str, members: Sequence[Seat]) -> Group:
+def _group(pool: str, members: Sequence[Candidate]) -> Group:
     """The first of every place comes with the others behind it in each of their rotations: where it is left alone, its
     calls are spread over all the others that way, not poured over the next."""
     weights = [seat.target.backend.weight for seat in members]

@@ -27,7 +27,7 @@ _STATUS = re.compile(rb"^HTTP/1\.\d (\d{3})", re.MULTILINE)
 _CODE = re.compile(rb'"code"\s*:\s*"(\w{1,80})"')
 
 
-class Refusal(msgspec.Struct, frozen=True):
+class BatchError(msgspec.Struct, frozen=True):
     """What the service said to a transaction it did not carry out. `code` is Azure's word for it, or empty."""
 
     status: int
@@ -53,15 +53,15 @@ def encode(target: str, partition: str, rows: Mapping[str, Properties]) -> bytes
     return body
 
 
-def refusal(status: int, body: bytes, rows: int) -> Refusal | None:
+def error_in(status: int, body: bytes, rows: int) -> BatchError | None:
     """None when all `rows` were written. A refused transaction answers 202, too, with one part that says why."""
     if status != 202:
-        return Refusal(status, code(body))
+        return BatchError(status, code(body))
     statuses = [int(digits) for digits in _STATUS.findall(body)]
     for part in statuses:
         if not 200 <= part < 300:
-            return Refusal(part, code(body))
-    return None if len(statuses) == rows else Refusal(0, "")
+            return BatchError(part, code(body))
+    return None if len(statuses) == rows else BatchError(0, "")
 
 
 def code(body: bytes) -> str:

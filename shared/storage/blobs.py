@@ -16,7 +16,7 @@ import aiohttp
 from yarl import URL
 
 from shared.errors import StoreUnavailable
-from shared.storage._signing import BearerToken
+from shared.storage._signing import BearerToken, TokenCredential
 
 _SECONDS = 60.0
 _CODE = re.compile(rb"<Code>(\w{1,80})</Code>")
@@ -47,6 +47,11 @@ class Blobs:
         self._signer = signer
         self._now = now
         self._session: aiohttp.ClientSession | None = None
+
+    @classmethod
+    def from_endpoint(cls, endpoint: str, credential: TokenCredential, now: Callable[[], float]) -> "Blobs":
+        """Signed with Entra tokens."""
+        return cls(endpoint, BearerToken(credential), now)
 
     async def put(self, container: str, name: str, body: bytes, content_type: str) -> None:
         """Write a blob, in place of one that has this name; a container that is not there is made. Idempotent.

@@ -14,7 +14,7 @@ _TRIES = 7
 _FIRST_PAUSE = 0.05  # seconds, doubled each time: three seconds in all
 
 
-class PatientStore:
+class RetryingStore:
     """Another store, with patience."""
 
     def __init__(self, store: Store) -> None:

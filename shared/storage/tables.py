@@ -229,9 +229,9 @@ class AzureTable:
                     f"{doing}: {_explain(refusal.status, refusal.code)}; none of the rows is written"
                 )
 
-    async def _merge(self, body: bytes, rows: int) -> _batch.Refusal | None:
+    async def _merge(self, body: bytes, rows: int) -> _batch.BatchError | None:
         answer = await self._store.session.send("POST", "/$batch", body, {"Content-Type": _batch.CONTENT_TYPE})
-        return _batch.refusal(answer.status, answer.body, rows)
+        return _batch.error_in(answer.status, answer.body, rows)
 
     async def delete(self, partition: str, key: str) -> None:
         check_key(partition)

@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any
 
-from shared.config.document import TelemetrySettings
+from shared.config.environment import TelemetrySettings
 from shared.telemetry.metrics import Distribution, Instrument, Labels, Point, summed
-from shared.telemetry.recorder import Batch, Line
+from shared.telemetry.recorder import Batch, LogLine
 from shared.telemetry.spans import Span
 
 logger = logging.getLogger("tollgate")
@@ -33,7 +33,7 @@ _TO_ITSELF = (
 )
 
 
-class Sender:
+class ExportThread:
     """Exports batches in a thread. `instance` names this process."""
 
     def __init__(self, settings: TelemetrySettings, instance: str) -> None:
@@ -203,7 +203,7 @@ def _span_context(trace_id: int, span_id: int) -> Any:
     return SpanContext(trace_id, span_id, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
 
 
-def _readable_line(line: Line, resource: Any) -> Any:
+def _readable_line(line: LogLine, resource: Any) -> Any:
     from opentelemetry._logs import LogRecord, SeverityNumber
     from opentelemetry.context import Context
     from opentelemetry.sdk._logs import ReadableLogRecord

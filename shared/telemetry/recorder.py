@@ -17,7 +17,7 @@ import msgspec
 
 from shared.telemetry import instruments, spans
 from shared.telemetry.metrics import Counter, Histogram, Instrument, Labels, Point, drained
-from shared.telemetry.spans import Place, Span
+from shared.telemetry.spans import Span, TraceContext
 from shared.types import Attempt, Call, Consumer, Outcome, Target, Usage
 
 _TICK = 0.5  # seconds between looks at the event loop's lag
@@ -26,7 +26,7 @@ _MOST_WAITING = 2048  # spans, and as many log lines, that wait for their export
 _BURST = 10.0  # seconds' worth of traces that may come at once
 
 
-class Line(msgspec.Struct, frozen=True):
+class LogLine(msgspec.Struct, frozen=True):
     """A log line. `time` in nanoseconds since 1970; ids 0: it belongs to no call. `exception`: its type."""
 
     time: int
@@ -43,7 +43,7 @@ class Batch(msgspec.Struct, frozen=True):
     """What is exported in one go."""
 
     spans: list[Span] = []
-    lines: list[Line] = []
+    lines: list[LogLine] = []
     points: list[Point] = []
 
 
@@ -79,7 +79,7 @@ class Budget:
         return represents
 
 
-class Exporter(Protocol):
+class TelemetryExporter(Protocol):
     """Sends batches, in their order and not in the event loop."""
 
     @property
@@ -96,7 +96,7 @@ class Exporter(Protocol):
         ...
 
 
-_place: ContextVar[Place | None] = ContextVar("place", default=None)
+_place: ContextVar[TraceContext | None] = ContextVar("place", default=None)
 
 
 class Telemetry:
@@ -105,7 +105,7 @@ class Telemetry:
 
     def __init__(
         self,
-        exporter: Exporter,
+        exporter: TelemetryExporter,
         traces_per_second: float,
         metrics_every: float,
         clock: Callable[[], float],
@@ -120,7 +120,7 @@ class Telemetry:
         # Calls in which something went wrong are kept apart, so that those that went well do not crowd them out.
         self._budget, self._budget_of_trouble = Budget(traces_per_second), Budget(traces_per_second)
         self._spans: deque[Span] = deque()
-        self._lines: deque[Line] = deque()
+        self._lines: deque[LogLine] = deque()
         self._duration = Histogram(instruments.DURATION)
         self._first_token = Histogram(instruments.FIRST_TOKEN)
         self._per_token = Histogram(instruments.PER_TOKEN)
@@ -139,13 +139,13 @@ class Telemetry:
 
     # --- what happens to calls ----------------------------------------------------------------------------------------
 
-    def begin(self, request_id: str, started: float, traceparent: str) -> Place:
+    def begin(self, request_id: str, started: float, traceparent: str) -> TraceContext:
         """A request has come. Log lines from here on are known to be its own."""
         found = spans.place(request_id, started, traceparent)
         _place.set(found)
         return found
 
-    def ended(self, where: Place, consumer: Consumer, call: Call, outcome: Outcome) -> None:
+    def ended(self, where: TraceContext, consumer: Consumer, call: Call, outcome: Outcome) -> None:
         """A call that was admitted has ended."""
         now, attempts = self._clock(), outcome.attempts
         self._measure(now - where.started, call, outcome)
@@ -157,14 +157,14 @@ class Telemetry:
             ):
                 self._append(self._spans, span)
 
-    def refused(self, where: Place, status: int, code: str) -> None:
+    def refused(self, where: TraceContext, status: int, code: str) -> None:
         """A request was refused before it was admitted."""
         now = self._clock()
         self._refusals.add((code,))
         if represents := self._kept(where, now, status >= 500):
             self._append(self._spans, spans.of_refusal(where, status, code, now, self._wall() - now, represents))
 
-    def shadow(self, where: Place, call: Call) -> Callable[[Attempt, int], None]:
+    def shadow(self, where: TraceContext, call: Call) -> Callable[[Attempt, int], None]:
         """What is to be told of the end of a call's shadow, with its number. It has a span where its call has one; the
         call may end before it or after it."""
         decided = self._undecided.setdefault(where.span_id, asyncio.get_running_loop().create_future())
@@ -185,7 +185,7 @@ class Telemetry:
         """An operation of the tables has ended."""
         self._store[operation, error].record(seconds)
 
-    def _kept(self, where: Place, now: float, trouble: bool) -> int:
+    def _kept(self, where: TraceContext, now: float, trouble: bool) -> int:
         budget = self._budget_of_trouble if trouble else self._budget
         represents = budget.take(now) if where.wanted else 0
         if self._undecided and (undecided := self._undecided.pop(where.span_id, None)) is not None:
@@ -247,7 +247,7 @@ class Telemetry:
             self._send(with_metrics=True)
         await self._exporter.close()
 
-    def note(self, line: Line) -> None:
+    def note(self, line: LogLine) -> None:
         """A log line to be exported."""
         self._append(self._lines, line)
 
@@ -317,4 +317,4 @@ class _Handler(logging.Handler):
         trace_id, span_id = (where.trace_id, where.span_id) if where is not None else (0, 0)
         time = int(record.created * 1e9)
         text = record.getMessage()
-        self._telemetry.note(Line(time, record.levelno, record.name, text, trace_id, span_id, kind, stack))
+        self._telemetry.note(LogLine(time, record.levelno, record.name, text, trace_id, span_id, kind, stack))

@@ -20,7 +20,7 @@ _64_BITS = (1 << 64) - 1
 Attributes = dict[str, str | int | float | bool]
 
 
-class Place(msgspec.Struct, frozen=True):
+class TraceContext(msgspec.Struct, frozen=True):
     """A request's place in a trace. `parent_id` 0: it begins the trace. `wanted` False: the caller's trace is not kept.
     `started` on the monotonic clock.
 
@@ -39,7 +39,7 @@ class Place(msgspec.Struct, frozen=True):
         return f"{self.trace_id:032x}"
 
 
-def place(request_id: str, started: float, traceparent: str) -> Place:
+def place(request_id: str, started: float, traceparent: str) -> TraceContext:
     """`traceparent` as W3C's Trace Context has it; "" or anything else: no parent.
 
     >>> place("01KAJWBX00000000000000000Z", 0.0, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01").trace
@@ -52,10 +52,10 @@ def place(request_id: str, started: float, traceparent: str) -> Place:
             trace_id, parent_id = int(traceparent[3:35], 16), int(traceparent[36:52], 16)
             flags = int(traceparent[53:55], 16)
         except ValueError:
-            return Place(request_id, started, number, own)
+            return TraceContext(request_id, started, number, own)
         if trace_id > 0 and parent_id > 0 and traceparent[:2] != "ff":
-            return Place(request_id, started, trace_id, own, parent_id, wanted=bool(flags & 1))
-    return Place(request_id, started, number, own)
+            return TraceContext(request_id, started, trace_id, own, parent_id, wanted=bool(flags & 1))
+    return TraceContext(request_id, started, number, own)
 
 
 def operation_of(call: Call) -> str:
@@ -78,7 +78,7 @@ class Span(msgspec.Struct, frozen=True):
 
 
 def of_call(
-    where: Place,
+    where: TraceContext,
     consumer: Consumer,
     call: Call,
     outcome: Outcome,
@@ -107,7 +107,7 @@ def of_call(
         yield of_attempt(where, call, attempt, number, epoch, represents)
 
 
-def of_attempt(where: Place, call: Call, attempt: Attempt, number: int, epoch: float, represents: int) -> Span:
+def of_attempt(where: TraceContext, call: Call, attempt: Attempt, number: int, epoch: float, represents: int) -> Span:
     """The span of a try, below its call's."""
     operation, started = operation_of(call), _nanoseconds(epoch + attempt.started)
     return Span(
@@ -123,7 +123,7 @@ def of_attempt(where: Place, call: Call, attempt: Attempt, number: int, epoch: f
     )
 
 
-def of_refusal(where: Place, status: int, code: str, ended: float, epoch: float, represents: int) -> Span:
+def of_refusal(where: TraceContext, status: int, code: str, ended: float, epoch: float, represents: int) -> Span:
     """The span of a request that was refused before it was admitted."""
     attributes: Attributes = {
         "http.response.status_code": status,
@@ -165,7 +165,7 @@ def result_of(attempt: Attempt) -> str:
     return "timeout" if attempt.problem.startswith("no ") else "unreachable"
 
 
-def _attributes(where: Place, operation: str, consumer: Consumer, call: Call, outcome: Outcome) -> Attributes:
+def _attributes(where: TraceContext, operation: str, consumer: Consumer, call: Call, outcome: Outcome) -> Attributes:
     """Of a call's span. App Insights keeps `error.type` and the status for itself, hence the second names."""
     usage, target = outcome.usage, outcome.served_by
     told: dict[str, str | int | float | bool | None] = {

@@ -17,20 +17,20 @@ from shared.usage.aggregates import Fold, Lines
 _READERS = 8  # partitions read at a time
 
 
-class Span(msgspec.Struct, frozen=True, order=True):
+class HourRange(msgspec.Struct, frozen=True, order=True):
     """Hours since 1970, `end` not included."""
 
     first: int
     end: int
 
 
-def spans(first: int, end: int, cuts: Iterable[int]) -> list[Span]:
+def spans(first: int, end: int, cuts: Iterable[int]) -> list[HourRange]:
     """The hours from `first` up to `end`, in pieces that end at the cuts."""
     bounds = [first, *sorted({cut for cut in cuts if first < cut < end}), end]
-    return [Span(a, b) for a, b in itertools.pairwise(bounds) if a < b]
+    return [HourRange(a, b) for a, b in itertools.pairwise(bounds) if a < b]
 
 
-async def read(store: Store, pieces: Sequence[Span]) -> list[Lines]:
+async def read(store: Store, pieces: Sequence[HourRange]) -> list[Lines]:
     """What was used by the requests that began in each of these pieces, which follow one another without a gap."""
     if not pieces:
         return []

@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 
 from shared.affinity import directory as module
-from shared.affinity.directory import Affinity, Place, drop_old
-from shared.azure_openai import operations
+from shared.affinity.directory import Location, ObjectDirectory, drop_old
+from shared.azure_openai import operations, requests
 from shared.config import document
+from shared.config.document import Backend
 from shared.errors import StateConflict, StateNotFound, StateUnavailable, StoreUnavailable
 from shared.storage import Row
 from shared.storage.memory import MemoryStore, MemoryTable
-from shared.types import Backend, Call, Consumer, Reference
+from shared.types import Call, Consumer, Reference
 
 ALICE, BOB = Consumer("alice00000", "Alice"), Consumer("bob0000000", "Bob")
 ONE, TWO = Reference("file", "file-11111"), Reference("vector_store", "vs_22222")
@@ -59,7 +60,7 @@ def configuration(*names: str, adopts: bool = False, **models: list[str]) -> doc
 
 def affinity(
     store: MemoryStore, settings: document.Configuration, down: frozenset[str] = frozenset(), **having: str
-) -> Affinity:
+) -> ObjectDirectory:
     """`having`: which backends have which id."""
     asked: list[str] = []
 
@@ -69,20 +70,20 @@ def affinity(
             raise StateUnavailable("down")
         return having.get(backend.name) == reference.id
 
-    made = Affinity(store, settings, lambda backend: backend.name not in down, ask)
+    made = ObjectDirectory(store, settings, lambda backend: backend.name not in down, ask)
     made.__dict__["asked"] = asked
     return made
 
 
 def call(path: str, body: bytes = b"", method: str = "POST") -> Call:
-    return operations.parse_call(operations.match(method, path), "", {}, body)
+    return requests.parse_call(operations.match(method, path), "", {}, body)
 
 
-async def place(affinity: Affinity, consumer: Consumer, reference: Reference) -> Place:
+async def place(affinity: ObjectDirectory, consumer: Consumer, reference: Reference) -> Location:
     return (await affinity.places(consumer, (reference,)))[reference]
 
 
-async def known(affinity: Affinity, consumer: Consumer, **where: Reference) -> None:
+async def known(affinity: ObjectDirectory, consumer: Consumer, **where: Reference) -> None:
     for backend, reference in where.items():
         await asyncio.gather(*affinity.record(consumer.id, backend, {reference: False}))
 
@@ -164,7 +165,7 @@ async def test_a_usage_is_charged_once_whoever_is_told_it() -> None:
     first = affinity(store, settings)
     await asyncio.gather(*first.record(ALICE.id, "a", {run: True}))
     instances = [first, *(affinity(store, settings) for _ in range(4))]
-    told = await asyncio.gather(*(instance.settles(run) for instance in instances for _ in range(2)))
+    told = await asyncio.gather(*(instance.claim_charge(run) for instance in instances for _ in range(2)))
     assert sum(told) == 1
 
 

@@ -9,9 +9,10 @@ import pytest
 from shared.auth import keys
 from shared.auth.authenticator import Authenticator
 from shared.auth.consumers import Consumers, Record
+from shared.config.document import Limits
 from shared.errors import InvalidApiKey, StoreUnavailable
 from shared.storage.memory import MemoryStore
-from shared.types import Consumer, Limits
+from shared.types import Consumer
 
 
 class Store(MemoryStore):

@@ -10,12 +10,11 @@ import pytest
 from shared.auth import client_address
 from shared.auth.authenticator import Authenticator
 from shared.auth.consumers import Consumers
-from shared.config.document import Configuration, LimitSettings
+from shared.config.document import AddressLimits, ClientAddress, Configuration, Limits, LimitSettings
 from shared.errors import AddressNotAllowed, GatewayError, QuotaExceeded, RateLimitExceeded
 from shared.limits import cleanup, scopes
 from shared.limits._rows import from_properties
 from shared.limits.limiter import Limiter
-from shared.types import AddressLimits, ClientAddress, Limits
 from simulator.process import SimulatorProcess
 from tests.harness.azurite import Azurite
 from tests.harness.gateway_process import EDGES, Edge, cli
@@ -61,13 +60,13 @@ def test_a_callers_address_is_what_the_outermost_trusted_hop_tells(
 
 def test_ipv6_is_limited_by_the_64_and_what_nobody_tells_as_one() -> None:
     assert (
-        client_address.household("2001:db8:1:2:3:4:5:6")
-        == client_address.household("2001:db8:1:2::9")
+        client_address.limited_network("2001:db8:1:2:3:4:5:6")
+        == client_address.limited_network("2001:db8:1:2::9")
         == "2001:db8:1:2::/64"
     )
-    assert client_address.household("2001:db8:1:3::9") == "2001:db8:1:3::/64"
-    assert client_address.household("203.0.113.7") == "203.0.113.7"
-    assert client_address.household("") == "unknown"
+    assert client_address.limited_network("2001:db8:1:3::9") == "2001:db8:1:3::/64"
+    assert client_address.limited_network("203.0.113.7") == "203.0.113.7"
+    assert client_address.limited_network("") == "unknown"
 
 
 def limiter(house: House, **limits: Any) -> Limiter:
@@ -161,7 +160,7 @@ def test_a_row_whose_quota_is_in_use_is_kept_until_it_renews() -> None:
     row = from_properties(house.rows("limits")["address:203.0.113.7"]["0"][0])
     for days, nothing in ((0.5, False), (2, False), (12, True)):
         now = house.time + days * 86_400
-        assert cleanup.says_nothing(row, scopes.bounds(limits, now), now) is nothing
+        assert cleanup.is_default(row, scopes.bounds(limits, now), now) is nothing
 
 
 async def test_a_key_is_good_only_where_its_policy_allows(caplog: pytest.LogCaptureFixture) -> None:
@@ -232,7 +231,7 @@ def test_a_policy_of_networks_is_made_and_changed_by_command(guarded: System) ->
 def test_networks_that_are_none_are_refused() -> None:
     from typer.testing import CliRunner
 
-    from shared.cli import cli as app
+    from shared.cli.app import cli as app
 
     for text in ("10.0.0.1/8", "nonsense", "", "10.0.0.0/8,,"):
         result = CliRunner().invoke(app, ["keys", "create", "x", "--addresses", text], env={})

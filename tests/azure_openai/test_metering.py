@@ -12,7 +12,8 @@ from openai._streaming import SSEDecoder
 
 from shared.azure_openai import event_stream
 from shared.azure_openai.metering import BodyMeter, StreamMeter, is_json_object, usage_in_answer
-from shared.azure_openai.operations import match, parse_call
+from shared.azure_openai.operations import match
+from shared.azure_openai.requests import parse_call
 from shared.types import Call, Usage
 
 USAGE = {

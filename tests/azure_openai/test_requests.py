@@ -11,11 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.azure_openai import operations
+from shared.azure_openai import answers, backend_requests, operations
+from shared.azure_openai.answers import classify, retry_after
+from shared.azure_openai.backend_requests import upstream_request
 from shared.azure_openai.json_body import rewrite, top_level
-from shared.azure_openai.operations import OPERATIONS, classify, match, parse_call, retry_after, upstream_request
+from shared.azure_openai.operations import OPERATIONS, match
+from shared.azure_openai.requests import parse_call
+from shared.config.document import Backend
 from shared.errors import InvalidRequest, MethodNotAllowed, UnknownPath
-from shared.types import Backend, Call, Operation, Reference, Target
+from shared.types import Call, Operation, Reference, Target
 
 BODY = b'{"model": "gpt-4o", "messages": [{"role": "user", "content": "Hi"}]}'
 JSON = st.recursive(
@@ -180,7 +184,7 @@ def test_what_cannot_be_searched_for_objects_is_refused(value: bytes) -> None:
 )
 def test_what_was_made_is_found_below_the_gateways_address(path: str, given: str, told: str | None) -> None:
     made = parse_call(match("POST", path), "api-version=1&model=m", {"content-type": AS_OFFER}, OFFER)
-    assert operations.returned_location(made, given).get("location") == told
+    assert answers.returned_location(made, given).get("location") == told
 
 
 def test_an_assistant_is_made_with_the_deployment_on_dated_paths_too() -> None:
@@ -221,9 +225,9 @@ def test_what_a_call_leaves_behind(path: str, fields: dict[str, Any], makes: str
 
 
 def test_the_audience_of_the_token_follows_the_api() -> None:
-    assert upstream_request(call("/v1/embeddings"), target()).scope == operations.V1_SCOPE
+    assert upstream_request(call("/v1/embeddings"), target()).scope == backend_requests.V1_SCOPE
     dated = call("/openai/deployments/gpt-4o/embeddings", query="api-version=2024-10-21")
-    assert upstream_request(dated, target()).scope == operations.CLASSIC_SCOPE
+    assert upstream_request(dated, target()).scope == backend_requests.CLASSIC_SCOPE
     assert upstream_request(dated, target(token_scope="api://x/.default")).scope == "api://x/.default"
 
 
@@ -471,7 +475,7 @@ def test_a_body_of_countless_keys_is_refused_before_it_costs_seconds() -> None:
 
 def test_headers_that_no_server_could_send_on_are_left_out() -> None:
     headers = {"x-request-id": "日本", "apim-request-id": "a\x0bb", "x-ms-region": "East US 2", "set-cookie": "s=1"}
-    assert operations.returned_headers(headers) == {"x-ms-region": "East US 2"}
+    assert answers.returned_headers(headers) == {"x-ms-region": "East US 2"}
 
 
 def test_a_path_of_any_length_is_answered_and_not_remembered() -> None:

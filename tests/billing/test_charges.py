@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 
 from shared.billing.charges import UNUSED, Charge, Tariff
 from shared.billing.cost import USD
-from shared.billing.prices import PriceLine, Prices
-from shared.billing.report import DIMENSIONS, Question, as_csv, question, report
+from shared.billing.prices import Prices
+from shared.billing.report import DIMENSIONS, UsageQuery, as_csv, question, report
+from shared.config.document import Backend, PriceLine, ProvisionedCapacity
 from shared.errors import InvalidRequest
 from shared.storage import Properties
 from shared.storage.memory import MemoryStore
-from shared.types import Backend, Capacity
 from shared.usage import hours
 from shared.usage.aggregates import Counts, Dimensions, Lines
-from shared.usage.query import Span, spans
+from shared.usage.query import HourRange, spans
 
 HOUR = hours.from_label("2026110312")
 NOW = (HOUR + 1000) * 3600.0
@@ -30,9 +30,9 @@ RESERVED = Backend(
     models={"gpt-4o": "ptu", "ours": "own"},
     kind="provisioned",
     capacity=[
-        Capacity(model="gpt-4o", units=100, since="2026-11-01"),
-        Capacity(model="gpt-4o", units=50, since="2026-11-05", usd_per_unit_hour=0.5),
-        Capacity(model="gpt-4o", units=0, since="2026-11-09"),
+        ProvisionedCapacity(model="gpt-4o", units=100, since="2026-11-01"),
+        ProvisionedCapacity(model="gpt-4o", units=50, since="2026-11-05", usd_per_unit_hour=0.5),
+        ProvisionedCapacity(model="gpt-4o", units=0, since="2026-11-09"),
     ],
 )
 PRICES = [PriceLine(model="cheap", input=1, output=2), PriceLine(model="cheap", since="2026-11-03", input=3, output=4)]
@@ -47,9 +47,9 @@ def dimensions(key: str = "a", model: str = "gpt-4o", backend: str = "sweden", *
 
 
 def charged(
-    lines: Lines, span: Span | None = None, *backends: Backend, now: float = NOW
+    lines: Lines, span: HourRange | None = None, *backends: Backend, now: float = NOW
 ) -> dict[Dimensions, int | None]:
-    found = tariff(*(backends or (SWEDEN, RESERVED))).charges(span or Span(HOUR, HOUR + 1), lines, now)
+    found = tariff(*(backends or (SWEDEN, RESERVED))).charges(span or HourRange(HOUR, HOUR + 1), lines, now)
     return {charge.line: charge.picodollars for charge in found}
 
 
@@ -79,7 +79,7 @@ def test_capacity_is_shared_out_by_what_its_use_would_have_cost() -> None:
 
 
 def test_capacity_that_nobody_used_is_a_line_of_its_own() -> None:
-    span = Span(HOUR, HOUR + 1)
+    span = HourRange(HOUR, HOUR + 1)
     assert charged({}, span) == {
         Dimensions("-", "gpt-4o", "reserved", "swedencentral", deployment="ptu", role=UNUSED): 100 * USD
     }
@@ -102,13 +102,13 @@ def test_capacity_that_nobody_used_is_a_line_of_its_own() -> None:
 )
 def test_capacity_costs_from_its_day_until_the_next_entry(label: str, usd: int) -> None:
     first = hours.from_label(label)
-    assert sum(money or 0 for money in charged({}, Span(first, first + 1)).values()) == usd * USD
+    assert sum(money or 0 for money in charged({}, HourRange(first, first + 1)).values()) == usd * USD
 
 
 def test_hours_to_come_have_cost_nothing_yet() -> None:
     now = HOUR * 3600.0 + 60
-    assert sum(money or 0 for money in charged({}, Span(HOUR, HOUR + 9), now=now).values()) == 100 * USD
-    assert charged({}, Span(HOUR + 1, HOUR + 2), now=now) == {}
+    assert sum(money or 0 for money in charged({}, HourRange(HOUR, HOUR + 9), now=now).values()) == 100 * USD
+    assert charged({}, HourRange(HOUR + 1, HOUR + 2), now=now) == {}
 
 
 def test_provisioned_deployments_of_which_no_capacity_is_told_have_no_known_cost() -> None:
@@ -116,7 +116,7 @@ def test_provisioned_deployments_of_which_no_capacity_is_told_have_no_known_cost
     assert charged({line: Counts(requests=1, input_tokens=1)})[line] is None
     early = dimensions(backend="reserved")
     first = hours.from_label("2026103112")
-    assert charged({early: Counts(requests=1, input_tokens=1)}, Span(first, first + 1))[early] is None
+    assert charged({early: Counts(requests=1, input_tokens=1)}, HourRange(first, first + 1))[early] is None
 
 
 token = st.integers(0, 10**7)
@@ -133,7 +133,7 @@ counts = st.builds(Counts, requests=st.integers(1, 9), input_tokens=token, outpu
 
 @given(st.dictionaries(line, counts, max_size=12))
 def test_shares_add_up_to_the_capacity_and_nobody_is_charged_less_than_nothing(lines: Lines) -> None:
-    found: list[Charge] = list(tariff(SWEDEN, RESERVED).charges(Span(HOUR, HOUR + 1), lines, NOW))
+    found: list[Charge] = list(tariff(SWEDEN, RESERVED).charges(HourRange(HOUR, HOUR + 1), lines, NOW))
     assert {charge.line for charge in found if charge.line.role != UNUSED} == lines.keys()
     of_capacity = [c.picodollars or 0 for c in found if c.line.backend == "reserved" and c.line.model == "gpt-4o"]
     assert sum(of_capacity) == 100 * USD
@@ -144,11 +144,11 @@ def test_a_period_is_cut_where_a_price_changes_and_by_the_hour_where_capacity_is
     first, end = hours.from_label("2026103000"), hours.from_label("2026110600")
     changes = [hours.from_label("2026110100"), hours.from_label("2026110300")]
     assert spans(first, end, tariff(SWEDEN).cuts(first, end)) == [
-        Span(first, changes[1]),
-        Span(changes[1], end),
+        HourRange(first, changes[1]),
+        HourRange(changes[1], end),
     ]
     cut = spans(first, end, tariff(SWEDEN, RESERVED).cuts(first, end))
-    assert cut[0] == Span(first, changes[0])
+    assert cut[0] == HourRange(first, changes[0])
     assert len(cut) == 1 + 5 * 24
 
 
@@ -275,7 +275,7 @@ async def test_capacity_is_forecast_to_be_paid_for_in_every_hour_of_the_month(pa
     month = Month("2026110100")
     month.now += passed * 3600
     backend = msgspec.structs.replace(
-        RESERVED, capacity=[Capacity(model="gpt-4o", units=10, since="2026-11-01", usd_per_unit_hour=1.0)]
+        RESERVED, capacity=[ProvisionedCapacity(model="gpt-4o", units=10, since="2026-11-01", usd_per_unit_hour=1.0)]
     )
     (line,) = await month.ask(SWEDEN, backend)
     assert line["forecast_usd"] == pytest.approx(7200)
@@ -306,7 +306,7 @@ def test_periods_may_be_months_days_and_times_with_zones() -> None:
     assert question({}, now).since == datetime(2026, 11, 1, tzinfo=UTC)
     asked = question({"since": "2026-10", "until": "2026-11-02T01:00+02:00"}, now)
     assert (asked.since, asked.until) == (datetime(2026, 10, 1, tzinfo=UTC), datetime(2026, 11, 1, 23, tzinfo=UTC))
-    assert asked == Question(asked.since, asked.until)
+    assert asked == UsageQuery(asked.since, asked.until)
 
 
 def test_a_table_for_spreadsheets_runs_no_formula_and_writes_small_amounts_in_full() -> None:

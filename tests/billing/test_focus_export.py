@@ -21,9 +21,11 @@ import pytest
 from local.azurite import ACCOUNT, KEY
 from shared import bootstrap
 from shared.billing._focus import COLUMNS
-from shared.billing.focus_export import Exporter
-from shared.config import document
-from shared.config.document import Configuration, Storage, parse
+from shared.billing.focus_export import FocusExporter
+from shared.config import environment
+from shared.config.document import Configuration
+from shared.config.environment import Storage
+from shared.config.parsing import parse
 from shared.errors import StoreUnavailable
 from shared.storage import Properties, Store
 from shared.storage.blobs import Blobs, SharedKey
@@ -106,7 +108,7 @@ async def test_a_row_stands_for_a_class_of_tokens_of_a_day() -> None:
     await call(clock.store, "2026110311", s_product="shop", e_served="gpt-4o-2024-11-20")
     month = hours.from_label("2026110100")
     prices = [{"model": "gpt-4o", "input": 2.0, "output": 8.0, "cached_input": 1.0}]
-    statement = await Exporter(clock.store, configuration(prices=prices)).statement(month, month + 96)
+    statement = await FocusExporter(clock.store, configuration(prices=prices)).statement(month, month + 96)
     cached, fresh, output = sorted(rows_of(statement.text), key=lambda row: row["SkuMeter"])
     assert (fresh["SkuMeter"], fresh["ConsumedQuantity"], fresh["PricingQuantity"]) == (
         "Input Tokens",
@@ -138,7 +140,7 @@ async def test_the_rows_add_up_to_what_usage_tells() -> None:
             e_tier=["default", "batch", "priority"][number % 3],
         )
     month = hours.from_label("2026110100")
-    statement = await Exporter(clock.store, configuration(SWEDEN, RESERVED)).statement(month, month + 48)
+    statement = await FocusExporter(clock.store, configuration(SWEDEN, RESERVED)).statement(month, month + 48)
     rows = rows_of(statement.text)
     assert statement.rows == len(rows)
     for column in ("BilledCost", "EffectiveCost", "ContractedCost"):
@@ -156,7 +158,7 @@ async def test_what_has_no_price_has_a_row_without_costs() -> None:
     clock = Clock("2026110300")
     await call(clock.store, "2026110110", model="ours")
     month = hours.from_label("2026110100")
-    statement = await Exporter(clock.store, configuration()).statement(month, month + 48)
+    statement = await FocusExporter(clock.store, configuration()).statement(month, month + 48)
     (row,) = rows_of(statement.text)
     assert (row["BilledCost"], row["ListCost"], row["x_Unpriced"], row["ConsumedQuantity"]) == (
         "",
@@ -169,7 +171,7 @@ async def test_what_has_no_price_has_a_row_without_costs() -> None:
 
 async def test_the_timer_writes_this_month_by_the_day_and_the_last_one_once_it_is_sealed() -> None:
     clock, files = Clock("2026103112"), Files()
-    exporter = Exporter(clock.store, configuration(), files)
+    exporter = FocusExporter(clock.store, configuration(), files)
     assert await exporter.write_due() == []  # nothing is rolled up yet
     await call(clock.store, "2026103010")
     await call(clock.store, "2026103111")
@@ -195,10 +197,10 @@ async def test_repricing_writes_exported_months_anew_and_twice_is_the_same_as_on
     await call(clock.store, "2026110210", model="ours")
     await roll_up(clock.store)
     before = configuration(prices=[{"model": "gpt-4o", "input": 1.0, "output": 1.0}])
-    await Exporter(clock.store, before, files).write_due()
+    await FocusExporter(clock.store, before, files).write_due()
     old = dict(files.files)
     prices = [{"model": "gpt-4o", "input": 2.0, "output": 2.0}, {"model": "ours", "input": 1.0, "output": 1.0}]
-    exporter = Exporter(clock.store, configuration(prices=prices), files)
+    exporter = FocusExporter(clock.store, configuration(prices=prices), files)
     (november,) = await exporter.reprice(hours.from_label("2026110100"))
     assert (november.month, november.before, november.after) == ("2026-11", 0, 1_100_000_000_000)
     assert files.files["focus/2026-10.csv"] == old["focus/2026-10.csv"]
@@ -263,7 +265,7 @@ async def test_the_timers_job_exports_after_the_roll_up(
     caplog.set_level("INFO", "tollgate")
     monkeypatch.setenv("GATEWAY_CONFIG", json.dumps({"backends": [SWEDEN], "export": EXPORT}))
     monkeypatch.setenv("GATEWAY_STORAGE", account.connection_string)
-    async with bootstrap.application(document.load()) as application:
+    async with bootstrap.application(environment.load()) as application:
         hour = hours.label(hours.hour_of(application.store.now()) - 48)
         await call(application.store, hour)
         await application.roll_up()

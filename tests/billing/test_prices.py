@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from shared.billing import prices as price_list
 from shared.billing.cost import USD, cost, exactly
-from shared.billing.prices import PriceLine, Prices
-from shared.config.document import parse
+from shared.billing.prices import Prices
+from shared.config import document as config_document
+from shared.config.document import Backend, PriceLine
+from shared.config.parsing import parse
 from shared.errors import ConfigurationError
-from shared.types import Backend, Usage
+from shared.types import Usage
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC).timestamp()
 SWEDEN = Backend(name="sweden", endpoint="https://a", region="swedencentral", models={"gpt-4o": "a", "gpt-5.4": "b"})
@@ -134,7 +136,7 @@ def test_the_table_names_its_source_and_every_line_is_sound() -> None:
     assert [line for line in lines if line.problem()] == []
     assert all(line.since for line in lines)
     for line in lines:  # a price with more decimals than a picodollar has would be rounded
-        for name in price_list.AMOUNTS:
+        for name in config_document.AMOUNTS:
             if (amount := getattr(line, name)) is not None and name not in ("second", "unit_hour"):
                 assert round(amount * 1e6) == pytest.approx(amount * 1e6, abs=1e-6), line
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from shared import bootstrap
 from shared.billing.cost import USD
-from shared.billing.ptu import Hour, Plan, Terms, plan, throughput
-from shared.config.document import Storage
+from shared.billing.ptu import Hour, Purchase, Terms, plan, throughput
+from shared.config.environment import Storage
 from shared.storage import Properties
 from shared.usage import hours
 from tests.harness.azurite import Azurite
@@ -34,7 +34,7 @@ def azurite() -> Iterator[Azurite]:
 def test_capacity_that_is_full_pays_when_its_tokens_cost_more() -> None:
     # 20 units' worth of tokens in each of 10 hours, at 40 USD an hour: 20 units cost 20.
     found = plan([Hour(20 * UNIT, 40 * USD)] * 10, TERMS)
-    assert found == Plan(10, 400 * USD, 20.0, 20.0, 20, 200 * USD, 0.5)
+    assert found == Purchase(10, 400 * USD, 20.0, 20.0, 20, 200 * USD, 0.5)
 
 
 def test_capacity_that_costs_more_than_its_tokens_is_not_bought() -> None:
@@ -64,7 +64,7 @@ def test_idle_hours_are_paid_for() -> None:
 
 
 def test_no_usage_needs_nothing() -> None:
-    assert plan([], TERMS) == Plan(0, 0, 0.0, 0.0, 0, 0, None)
+    assert plan([], TERMS) == Purchase(0, 0, 0.0, 0.0, 0, 0, None)
     assert plan([Hour(0.0, 0)] * 3, TERMS).units == 0
 
 

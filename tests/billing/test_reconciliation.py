@@ -14,9 +14,9 @@ import pytest
 
 from shared import bootstrap
 from shared.billing.reconciliation import Counted, compare
-from shared.config.document import Storage
+from shared.config.document import Backend
+from shared.config.environment import Storage
 from shared.storage import Properties
-from shared.types import Backend
 from shared.usage import hours
 from shared.usage.aggregates import Counts, Dimensions
 from simulator.process import SimulatorProcess

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from shared import asgi
-from shared.cli import cli
+from shared.cli.app import cli
 from simulator.process import SimulatorProcess
 from tests.harness.azurite import Azurite
 from tests.harness.system import DEPLOYMENTS, System, configuration

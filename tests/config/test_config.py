@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from shared.config import document as config
+from shared.config import environment, parsing
+from shared.config.document import Backend
 from shared.errors import ConfigurationError
-from shared.types import Backend
 
 ROOT = Path(__file__).resolve().parents[2]
 STORAGE = {"GATEWAY_STORAGE": "UseDevelopmentStorage=true"}
@@ -79,7 +80,7 @@ def changed(path: str, value: Any) -> str:
 )
 def test_what_is_wrong_is_named_with_its_path(path: str, value: Any, complaint: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        config.parse(changed(path, value), "gateway.yaml")
+        parsing.parse(changed(path, value), "gateway.yaml")
     assert f"gateway.yaml: {complaint}" in str(caught.value)
 
 
@@ -98,82 +99,82 @@ def test_what_is_wrong_is_named_with_its_path(path: str, value: Any, complaint: 
 )
 def test_a_document_that_is_none_is_refused_with_its_place(document: str, complaint: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        config.parse(document, "gateway.yaml")
+        parsing.parse(document, "gateway.yaml")
     assert complaint in str(caught.value)
 
 
 def test_yaml_knows_no_dates_and_json_may_have_tabs() -> None:
     yaml = "backends:\n- {name: a, endpoint: https://a, region: r, api_version: 2024-10-21, models: {m: m}}"
-    assert config.parse(yaml, "x").backends[0].api_version == "2024-10-21"
-    assert config.parse(json.dumps(GOOD, indent="\t"), "x") == config.parse(json.dumps(GOOD), "x")
+    assert parsing.parse(yaml, "x").backends[0].api_version == "2024-10-21"
+    assert parsing.parse(json.dumps(GOOD, indent="\t"), "x") == parsing.parse(json.dumps(GOOD), "x")
 
 
 def test_all_complaints_are_told_at_once() -> None:
     document = json.loads(changed("backends/0/weight", 0))
     document["models"]["m"]["fallbacks"] = ["zzz"]
     with pytest.raises(ConfigurationError) as caught:
-        config.parse(json.dumps(document), "x")
+        parsing.parse(json.dumps(document), "x")
     assert len(str(caught.value).splitlines()) == 2
 
 
 def test_the_document_is_found_as_file_or_in_the_variable_itself(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(json.dumps(GOOD))
-    from_file = config.load({**STORAGE, "GATEWAY_CONFIG": str(path)})
-    assert from_file == config.load({**STORAGE, "GATEWAY_CONFIG": json.dumps(GOOD)})
+    from_file = environment.load({**STORAGE, "GATEWAY_CONFIG": str(path)})
+    assert from_file == environment.load({**STORAGE, "GATEWAY_CONFIG": json.dumps(GOOD)})
     assert from_file.configuration.model_names() == ["m", "n"]
 
 
 def test_a_missing_file_is_named_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"copy gateway\.sample\.yaml"):
-        config.load({**STORAGE, "GATEWAY_CONFIG": str(tmp_path / "none.yaml")})
+        environment.load({**STORAGE, "GATEWAY_CONFIG": str(tmp_path / "none.yaml")})
 
 
 def test_a_backends_key_comes_from_the_environment_or_stops_the_start() -> None:
     document = changed("backends/0/auth", {"api_key_env": "A_KEY"})
-    assert config.load({**STORAGE, "GATEWAY_CONFIG": document, "A_KEY": "secret"}).api_keys == {"a": "secret"}
+    assert environment.load({**STORAGE, "GATEWAY_CONFIG": document, "A_KEY": "secret"}).api_keys == {"a": "secret"}
     for wrong in ({}, {"A_KEY": ""}, {"A_KEY": "secret\n"}):
         with pytest.raises(ConfigurationError, match=r"backends\[0\]\.auth\.api_key_env: .* A_KEY is not") as caught:
-            config.load({**STORAGE, "GATEWAY_CONFIG": document, **wrong})
+            environment.load({**STORAGE, "GATEWAY_CONFIG": document, **wrong})
         assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [
-        ({"GATEWAY_STORAGE": "x=1"}, config.Storage("x=1")),
-        ({"AzureWebJobsStorage": "y=1"}, config.Storage("y=1")),
+        ({"GATEWAY_STORAGE": "x=1"}, environment.Storage("x=1")),
+        ({"AzureWebJobsStorage": "y=1"}, environment.Storage("y=1")),
         (
             {"GATEWAY_STORAGE__tableServiceUri": "https://t", "GATEWAY_STORAGE__clientId": "c", "AZURE_CLIENT_ID": "d"},
-            config.Storage(None, "https://t", "c"),
+            environment.Storage(None, "https://t", "c"),
         ),
         (
             {"AzureWebJobsStorage__accountName": "acct", "AZURE_CLIENT_ID": "d"},
-            config.Storage(None, "https://acct.table.core.windows.net", "d"),
+            environment.Storage(None, "https://acct.table.core.windows.net", "d"),
         ),
-        ({"GATEWAY_STORAGE": "", "AzureWebJobsStorage": "y=1"}, config.Storage("y=1")),
+        ({"GATEWAY_STORAGE": "", "AzureWebJobsStorage": "y=1"}, environment.Storage("y=1")),
     ],
 )
 def test_the_storage_is_named_in_the_forms_of_the_functions_host(
-    environ: Mapping[str, str], expected: config.Storage
+    environ: Mapping[str, str], expected: environment.Storage
 ) -> None:
-    assert config.load_storage(environ) == expected
+    assert environment.load_storage(environ) == expected
 
 
 def test_without_a_storage_the_start_stops_with_what_to_set() -> None:
     with pytest.raises(ConfigurationError, match="GATEWAY_STORAGE: expected"):
-        config.load_storage({})
+        environment.load_storage({})
 
 
 def test_no_secret_shows_when_settings_are_printed() -> None:
     environ = {"GATEWAY_STORAGE": "AccountKey=hush", "GATEWAY_MANAGEMENT_KEY": "hush", "A_KEY": "hush"}
     document = changed("backends/0/auth", {"api_key_env": "A_KEY"})
-    assert "hush" not in repr(config.load({**environ, "GATEWAY_CONFIG": document}))
+    assert "hush" not in repr(environment.load({**environ, "GATEWAY_CONFIG": document}))
 
 
 def test_the_sample_configuration_is_accepted_and_shows_every_key() -> None:
     text = (ROOT / "gateway.sample.yaml").read_text()
-    configuration = config.load({**STORAGE, "GATEWAY_CONFIG": text, "EASTUS_KEY": "x"}).configuration
+    configuration = environment.load({**STORAGE, "GATEWAY_CONFIG": text, "EASTUS_KEY": "x"}).configuration
     assert len(configuration.backends) == 2
     kinds = (config.Configuration, Backend, config.Model, config.Timeouts, config.LedgerSettings)
     for name in (field for kind in kinds for field in kind.__struct_fields__):
@@ -181,7 +182,7 @@ def test_the_sample_configuration_is_accepted_and_shows_every_key() -> None:
 
 
 def test_every_environment_variable_stands_in_the_sample_and_in_the_documentation() -> None:
-    read = set(re.findall(r'environ(?:\.get\(|\[)"(\w+)"', (ROOT / "shared/config/document.py").read_text()))
+    read = set(re.findall(r'environ(?:\.get\(|\[)"(\w+)"', (ROOT / "shared/config/environment.py").read_text()))
     read |= {"GATEWAY_STORAGE", "GATEWAY_STORAGE__tableServiceUri", "GATEWAY_STORAGE__clientId"}
     assert len(read) >= 7
     sample = json.loads((ROOT / "local.settings.sample.json").read_text())["Values"]

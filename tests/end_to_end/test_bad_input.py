@@ -11,9 +11,9 @@ import pytest
 from shared.auth import keys
 from shared.auth.authenticator import Authenticator
 from shared.auth.consumers import Consumers
+from shared.config.document import Limits
 from shared.errors import InvalidApiKey
 from shared.storage.memory import MemoryStore
-from shared.types import Limits
 from tests.harness.gateway_process import Answer, cli
 from tests.harness.system import System, chat_body
 

@@ -11,11 +11,12 @@ import pytest
 
 from shared import bootstrap
 from shared.auth.consumers import Consumers
-from shared.config.document import Storage, parse
+from shared.config.document import Limits
+from shared.config.environment import Storage
+from shared.config.parsing import parse
 from shared.errors import ConfigurationError
 from shared.limits import report as limits_report
 from shared.limits import scopes
-from shared.types import Limits
 from simulator.process import SimulatorProcess
 from tests.harness.azurite import Azurite
 from tests.harness.gateway_process import GatewayProcess, cli

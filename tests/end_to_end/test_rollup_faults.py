@@ -10,7 +10,7 @@ from bench.ledger_rollup import converge
 from shared.errors import StoreUnavailable
 from shared.storage import Properties, Row
 from shared.storage.memory import MemoryStore, MemoryTable
-from shared.storage.retrying import PatientStore
+from shared.storage.retrying import RetryingStore
 from tests.harness.azurite import azurite
 
 
@@ -52,7 +52,7 @@ class Failing(MemoryStore):
 
 
 async def test_a_scan_that_breaks_off_goes_on_where_it_was_and_gives_every_row_once() -> None:
-    patient = PatientStore(Failing())
+    patient = RetryingStore(Failing())
     table = patient.table("usage202601")
     for partition in ("a", "b", "c"):
         await table.merge(partition, {key: {"n": 1} for key in "xy"[: 1 + (partition == "b")]})

@@ -14,8 +14,9 @@ import pytest
 
 from shared import bootstrap
 from shared.auth.consumers import Consumers
-from shared.config.document import Storage
-from shared.types import Access, Limits
+from shared.config.document import Limits
+from shared.config.environment import Storage
+from shared.types import Access
 from simulator.process import SimulatorProcess
 from tests.end_to_end.test_failover import DENIED
 from tests.harness.azurite import Azurite

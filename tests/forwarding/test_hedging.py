@@ -5,15 +5,15 @@ from typing import cast
 
 import pytest
 
-from shared.azure_openai import operations
+from shared.azure_openai import operations, requests
+from shared.config.document import Backend
+from shared.forwarding._attempt import AttemptTimeout
 from shared.forwarding._hedging import HedgedTry, Tries
-from shared.forwarding.backend_client import Patience, UpstreamResponse
+from shared.forwarding.response import UpstreamResponse
 from shared.responses.dispatcher import hung_up
-from shared.types import BEATEN, LEFT, Attempt, Backend, Role, Target, Usage
+from shared.types import BEATEN, LEFT, Attempt, Role, Target, Usage
 
-CALL = operations.parse_call(
-    operations.match("POST", "/v1/chat/completions"), "", {}, b'{"model": "m", "messages": []}'
-)
+CALL = requests.parse_call(operations.match("POST", "/v1/chat/completions"), "", {}, b'{"model": "m", "messages": []}')
 A, B = (Target(Backend(name=name, endpoint="https://e", region="r", models={}), "m", "m") for name in "ab")
 PROMPT = Usage(input_tokens=7, estimated=True)
 HEDGE = Attempt(B, 0, BEATEN, 1.0, "hedge", PROMPT)
@@ -35,7 +35,7 @@ class TwoTries:
         self.answer = Answer()
         self.second_began, self.second_ends, self.ending = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-    async def attempt(self, target: Target, patience: Patience, role: Role = "try") -> UpstreamResponse | None:
+    async def attempt(self, target: Target, patience: AttemptTimeout, role: Role = "try") -> UpstreamResponse | None:
         if role == "try":
             await self.second_began.wait()
             return cast("UpstreamResponse", self.answer)
@@ -50,8 +50,8 @@ class TwoTries:
     def look_again(self, target: Target, started: float, limit: float) -> float:
         return 0.0
 
-    def another(self, target: Target) -> tuple[Target, Patience] | None:
-        return B, Patience(10.0)
+    def another(self, target: Target) -> tuple[Target, AttemptTimeout] | None:
+        return B, AttemptTimeout(10.0)
 
     def silent(self, target: Target, started: float) -> bool:
         return False

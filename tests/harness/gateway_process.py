@@ -18,8 +18,8 @@ from typing import Any, Literal, Self
 from local.processes import free_port
 from shared import bootstrap
 from shared.auth.consumers import Consumers
-from shared.config.document import Storage
-from shared.types import Limits
+from shared.config.document import Limits
+from shared.config.environment import Storage
 
 ROOT = Path(__file__).resolve().parents[2]
 Edge = Literal["uvicorn", "functions"]

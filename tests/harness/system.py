@@ -14,7 +14,7 @@ from typing import Any, Self
 from openai import AsyncOpenAI, AzureOpenAI, OpenAI
 
 from shared import bootstrap
-from shared.config.document import Storage
+from shared.config.environment import Storage
 from simulator.process import SimulatorProcess
 from tests.harness.gateway_process import Answer, Edge, GatewayProcess, cli, make_key, request
 

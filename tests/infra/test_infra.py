@@ -14,8 +14,9 @@ import yaml
 from tree_sitter import Node
 
 from shared.config import document as config
+from shared.config import environment, parsing
+from shared.config.document import Backend
 from shared.errors import ConfigurationError
-from shared.types import Backend
 from tests.infra import evaluate
 from tests.infra.bicep import (
     BICEP,
@@ -41,7 +42,7 @@ ROLES = {
     "b7e6dc6d-f1e8-4753-8033-0f276bb0955b": "Storage Blob Data Owner",
     "0a9a7e1f-b9d0-4cc4-a60d-0319b160aaa3": "Storage Table Data Contributor",
 }
-# What the Functions host reads, and shared/config.py does not.
+# What the Functions host reads, and shared/config/ does not.
 OF_THE_HOST = {
     "APPLICATIONINSIGHTS_AUTHENTICATION_STRING",
     "AzureWebJobsStorage__blobServiceUri",
@@ -269,7 +270,7 @@ def what_the_code_reads(settings: Mapping[str, Node]) -> set[str]:
     given = {"GATEWAY_CONFIG": json.dumps(document), "APPLICATIONINSIGHTS_CONNECTION_STRING": insights}
     environ = Recorder(**dict.fromkeys(settings, "x") | {name: given[name] for name in given.keys() & settings.keys()})
     with contextlib.suppress(ConfigurationError):  # it has looked for what it misses by then
-        config.load(environ)
+        environment.load(environ)
     return environ.asked
 
 
@@ -337,7 +338,7 @@ def composed(files: Mapping[str, str], **parameters: Any) -> config.Configuratio
     """What main.bicep would set as GATEWAY_CONFIG."""
     given = {"environmentName": "test", "location": "swedencentral"} | parameters
     document = evaluate.variable(Template("main.bicep", files["main.bicep"]), "configuration", given)
-    return config.parse(json.dumps(document), "GATEWAY_CONFIG")
+    return parsing.parse(json.dumps(document), "GATEWAY_CONFIG")
 
 
 def test_the_gateway_accepts_what_is_composed_of_the_parameters_file() -> None:

@@ -19,7 +19,8 @@ import pytest
 import yaml
 
 from local.processes import free_port
-from shared.config import document as config
+from shared.config import environment as config_environment
+from shared.config import parsing
 from tests.harness.azurite import Azurite
 from tests.harness.gateway_process import Answer, cli, make_key, request
 from tests.infra import layout
@@ -105,7 +106,7 @@ class TestThePackage:
     def test_it_starts_under_the_worker_and_answers(self, package: Path, folder: Path) -> None:
         host = folder / "host" / "functions_host.py"
         host.parent.mkdir(exist_ok=True)
-        host.write_text((ROOT / "tests" / "functions_host.py").read_text())
+        host.write_text((ROOT / "tests" / "harness" / "functions_host.py").read_text())
         port = free_port()
         command = [layout.PYTHON, str(host), str(package), str(port)]
         with process(command, package, self.environment(package, folder)) as running:
@@ -216,11 +217,14 @@ class TestWhatIsDeclared:
         return {document["kind"]: document for document in found}
 
     def read_by_the_code(self) -> str:
-        return "".join((ROOT / "shared" / name).read_text() for name in ("config.py", "credentials.py"))
+        return "".join(
+            (ROOT / "shared" / name).read_text()
+            for name in ("config/environment.py", "config/document.py", "credentials.py")
+        )
 
     def test_the_configurations_are_valid(self) -> None:
         for path in (ROOT / "deploy" / "compose" / "gateway.yaml", KUBERNETES / "gateway.yaml"):
-            assert config.parse(path.read_text(), str(path)).backends
+            assert parsing.parse(path.read_text(), str(path)).backends
 
     def test_compose(self) -> None:
         services = COMPOSE["services"]
@@ -236,7 +240,7 @@ class TestWhatIsDeclared:
             assert f'"{name}"' in self.read_by_the_code(), name
         simulated = json.loads((ROOT / "deploy" / "compose" / "simulator.json").read_text())
         assert gateway["environment"]["SIMULATOR_KEY"] == simulated["api_key"]
-        backends = config.parse((ROOT / source).read_text(), source).backends
+        backends = parsing.parse((ROOT / source).read_text(), source).backends
         assert {b.endpoint: b.region for b in backends} == {
             f"http://127.0.0.1:{region['port']}": region["name"] for region in simulated["regions"]
         }
@@ -286,7 +290,7 @@ class TestWhatIsDeclared:
         environ = {entry["name"]: entry.get("value", "") for entry in container["env"]}
         for name in environ:
             assert name in self.read_by_the_code() or name == "GATEWAY_STORAGE__tableServiceUri", name
-        storage = config.load_storage(environ)
+        storage = config_environment.load_storage(environ)
         assert storage.table_service_uri == environ["GATEWAY_STORAGE__tableServiceUri"]
         kustomization = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())
         (generated,) = kustomization["configMapGenerator"]

@@ -22,7 +22,7 @@ def strings(module: str) -> set[str]:
     return {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
 
 
-ATTRIBUTES = strings("spans.py") | {instruments.MODEL, instruments.BACKEND, instruments.REGION}
+ATTRIBUTES = strings("telemetry/spans.py") | {instruments.MODEL, instruments.BACKEND, instruments.REGION}
 
 
 def alert_queries(source: str) -> Iterator[str]:

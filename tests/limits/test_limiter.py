@@ -18,8 +18,8 @@ from aiohttp import web
 
 from shared.auth.authenticator import Authenticator
 from shared.auth.consumers import Consumers
-from shared.azure_openai import operations
-from shared.config.document import Configuration, LimitSettings, Model, TokenHeaders, Webhook
+from shared.azure_openai import operations, requests
+from shared.config.document import Backend, Configuration, Limits, LimitSettings, Model, TokenHeaders, Webhook
 from shared.errors import BudgetExceeded, GatewayError, QuotaExceeded, RateLimitExceeded, StoreUnavailable
 from shared.limits import estimation, scopes
 from shared.limits._headers import duration
@@ -27,7 +27,7 @@ from shared.limits.alerts import Alerts, signature
 from shared.limits.limiter import Limiter, Reservation
 from shared.storage import Properties, Row
 from shared.storage.memory import MemoryStore, MemoryTable
-from shared.types import Backend, Call, Consumer, Limits, Target, Usage
+from shared.types import Call, Consumer, Target, Usage
 
 NOON = 1_795_262_400.0  # 2026-11-21 12:00 UTC, a Saturday
 CHAT, EMBEDDINGS = operations.OPERATIONS[0], operations.OPERATIONS[2]
@@ -536,7 +536,7 @@ def most(call: Call, experience: estimation.Experience = NOTHING_KNOWN) -> estim
 def parsed(path: str, **fields: Any) -> Call:
     """The call that the gateway makes of this body."""
     body = msgspec.json.encode({"model": "gpt-4o", **fields})
-    return operations.parse_call(operations.match("POST", f"/v1/{path}"), "", {}, body)
+    return requests.parse_call(operations.match("POST", f"/v1/{path}"), "", {}, body)
 
 
 def test_estimates_stay_within_what_the_call_allows() -> None:

@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shared.config.document import Limits
 from shared.errors import StoreUnavailable
 from shared.limits import scopes
 from shared.limits._exchange import Refused
-from shared.limits._lease import Lessee
+from shared.limits._lease import LeasedLimit
 from shared.limits._rows import from_properties, to_properties
-from shared.limits._settlement import Landlord
+from shared.limits._settlement import SettlementScheduler
 from shared.limits._token_bucket import (
     LEASE_SECONDS,
     NO_LEASE,
@@ -22,11 +23,11 @@ from shared.limits._token_bucket import (
     Amounts,
     Bound,
     Bounds,
+    BucketState,
     Demand,
     Exchange,
     Lease,
     Level,
-    Row,
     caught_up,
     exchange,
     fresh,
@@ -34,7 +35,6 @@ from shared.limits._token_bucket import (
 from shared.storage import Properties
 from shared.storage import Row as StoredRow
 from shared.storage.memory import MemoryStore, MemoryTable
-from shared.types import Limits
 
 NOW = 1_000_000.0
 
@@ -48,7 +48,7 @@ def of(tokens: float) -> Amounts:
 
 
 def ask(
-    row: Row | None,
+    row: BucketState | None,
     bounds: Bounds,
     *,
     now: float = NOW,
@@ -64,7 +64,7 @@ def ask(
     return exchange(row, bounds, lease, of(owed), demand, now, nonce, previous)
 
 
-def tokens(row: Row) -> Level:
+def tokens(row: BucketState) -> Level:
     level = row.levels[1]
     assert level is not None
     return level
@@ -81,7 +81,7 @@ def test_a_lease_takes_from_the_level_and_counts_as_out() -> None:
 def test_what_is_taken_ahead_is_a_share_that_shrinks_with_the_lessees() -> None:
     alone = ask(None, per_minute(600), first=10, ahead=10_000)
     assert alone.lease.granted.tokens == 310
-    row: Row | None = None
+    row: BucketState | None = None
     for number in range(15):
         row = ask(row, per_minute(600), first=1, nonce=f"n{number}").row
     among_many = ask(row, per_minute(600), first=1, ahead=10_000, nonce="me")
@@ -174,7 +174,7 @@ def test_a_quota_that_others_hold_on_lease_may_come_back() -> None:
 
 def test_80_and_100_percent_of_a_quota_are_told_once_a_period() -> None:
     bounds: Bounds = (None, Bound(quota=1000, since=NOW - 100, until=NOW + 500), None, None)
-    row: Row | None = None
+    row: BucketState | None = None
     told: list[tuple[str, int]] = []
     for _ in range(12):
         done = ask(row, bounds, first=100, owed=0, previous="n")
@@ -239,7 +239,7 @@ class RoughTable(MemoryTable):
         return fate
 
 
-class Watched(Lessee):
+class Watched(LeasedLimit):
     """Remembers what it admitted without the table: that is another promise."""
 
     __slots__ = ("alone",)
@@ -262,14 +262,14 @@ class Fleet:
         self.weather = Weather(random.Random(seed), trouble)
         self.alone: set[int] = set()
         self.members = [self._new() for _ in range(size)]
-        self.under_way: list[tuple[Lessee, Amounts]] = []
+        self.under_way: list[tuple[LeasedLimit, Amounts]] = []
         self.admitting: set[asyncio.Task[None]] = set()
         self.charged = 0.0  # calls under way as reserved, ended ones as they were
         self.charged_alone = 0.0
 
     def _new(self) -> Watched:
         scope = scopes.scope("key", "k", Limits(tokens_per_minute=int(self.CAP)))
-        landlord = Landlord(RoughTable(self.store, self.weather), lambda: self.time, lambda *_: None)
+        landlord = SettlementScheduler(RoughTable(self.store, self.weather), lambda: self.time, lambda *_: None)
         member = Watched(scope, landlord)
         member.alone = self.alone
         return member
@@ -279,7 +279,7 @@ class Fleet:
         self.admitting.add(task)
         task.add_done_callback(self.admitting.discard)
 
-    async def _admit(self, member: Lessee, cost: Amounts) -> None:
+    async def _admit(self, member: LeasedLimit, cost: Amounts) -> None:
         if not member.spend(cost, self.time):
             try:
                 await member.admit(cost, self.time)
@@ -333,7 +333,7 @@ class Fleet:
             _forget(member)
         self.check()
 
-    def row(self) -> Row | None:
+    def row(self) -> BucketState | None:
         stored = self.store.rows("limits").get("key:k", {})
         return from_properties(stored["0"][0]) if "0" in stored else None
 
@@ -346,7 +346,7 @@ class Fleet:
         assert self.charged - self.charged_alone <= self.CAP + (self.time - NOW) * self.CAP / 60 + 1e-6
 
 
-def _forget(member: Lessee) -> None:
+def _forget(member: LeasedLimit) -> None:
     member._landlord.close()
     for pending in (member._patience, member._task):
         if pending is not None:

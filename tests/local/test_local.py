@@ -17,7 +17,7 @@ import yaml
 
 from local import azurite, run
 from local.processes import Children, Refused, free_port, port_is_free
-from shared.config import document
+from shared.config import parsing
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL = getattr(sys, "_base_executable", sys.executable)
@@ -170,7 +170,7 @@ class TestProcesses:
 
 def test_the_simulated_configuration_is_one_that_the_gateway_accepts() -> None:
     endpoints = {name: f"http://127.0.0.1:{9000 + i}" for i, (name, _, _) in enumerate(run.REGIONS)}
-    parsed = document.parse(yaml.safe_dump(run.simulated_configuration(endpoints), sort_keys=False), "gateway.yaml")
+    parsed = parsing.parse(yaml.safe_dump(run.simulated_configuration(endpoints), sort_keys=False), "gateway.yaml")
     assert {b.name: b.endpoint for b in parsed.backends} == endpoints
     assert [b.data_zone for b in parsed.backends] == ["eu", "us", None]
     assert parsed.model_names() == list(run.MODELS)

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from shared.requests.disconnect import Client, ClientGone
+from shared.requests.disconnect import CallerConnection, CallerDisconnected
 
 
 class Caller:
@@ -12,7 +12,7 @@ class Caller:
 
     def __init__(self) -> None:
         self.gone = asyncio.Event()
-        self.client = Client(self.receive)
+        self.client = CallerConnection(self.receive)
 
     async def receive(self) -> dict[str, str]:
         await self.gone.wait()
@@ -22,7 +22,7 @@ class Caller:
 async def test_a_block_for_a_caller_who_leaves_is_cancelled_and_told_so() -> None:
     caller = Caller()
     asyncio.get_running_loop().call_later(0.01, caller.gone.set)
-    with pytest.raises(ClientGone):
+    with pytest.raises(CallerDisconnected):
         async with caller.client:
             await asyncio.sleep(5)
     task = asyncio.current_task()
@@ -35,7 +35,7 @@ async def test_a_caller_who_left_between_two_blocks_is_noticed_in_the_second_one
     async with caller.client:
         caller.gone.set()
         await asyncio.sleep(0)  # the listener ends now; its callback is on its way
-    with pytest.raises(ClientGone):
+    with pytest.raises(CallerDisconnected):
         async with caller.client:
             await asyncio.sleep(5)
     task = asyncio.current_task()

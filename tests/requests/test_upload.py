@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from shared.azure_openai import multipart
 from shared.errors import InvalidRequest, RequestTimeout, RequestTooLarge
-from shared.requests.disconnect import ClientGone
+from shared.requests.disconnect import CallerDisconnected
 from shared.requests.upload import Upload
 from tests.harness.system import System
 
@@ -157,7 +157,7 @@ async def test_a_body_that_is_too_large_slow_or_cut_is_told_so() -> None:
         return {"type": "http.disconnect"}
 
     upload = Upload(gone, HEADERS, 1000, 1)
-    with pytest.raises(ClientGone):
+    with pytest.raises(CallerDisconnected):
         await everything(upload.stream(None))
     upload.close()
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import StoreUnavailable
-from shared.routing.breakers import FAULTS_TO_EJECT, HEALTHY, Breakers, Health
+from shared.routing._health import FAULTS_TO_EJECT, HEALTHY, Health
+from shared.routing.breakers import Breakers
 from shared.routing.fleet_health import Shared, SharedHealth, heard
 from shared.storage import Row
 from shared.storage.memory import MemoryStore

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.azure_openai.operations import match, parse_call
+from shared.azure_openai.operations import match
+from shared.azure_openai.requests import parse_call
 from shared.errors import InvalidRequest
 from shared.routing import _prompt_cache, preferences, quota
 from shared.routing._latency import Latency, percentile
@@ -188,7 +189,7 @@ def test_wishes_are_read_from_headers() -> None:
         "x-gateway-hedge": "true",
         "x-gateway-explain": "True",
     }
-    assert preferences.parse(headers) == preferences.Wishes(1.5, "sweden", ("a", "b"), True, True)
+    assert preferences.parse(headers) == preferences.RoutingPreferences(1.5, "sweden", ("a", "b"), True, True)
     assert preferences.parse({"authorization": "x"}) is preferences.NONE
 
 

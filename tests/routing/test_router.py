@@ -10,18 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.azure_openai.operations import match, parse_call
-from shared.config.document import Configuration, Model, Variant
+from shared.azure_openai.operations import match
+from shared.azure_openai.requests import parse_call
+from shared.config.document import Backend, Configuration, Model, Variant
 from shared.errors import ModelNotAllowed, ModelNotFound, RateLimitExceeded, RegionNotAllowed, StoreUnavailable
-from shared.routing import breakers, quota
-from shared.routing.breakers import HEALTHY, Breakers, Health
-from shared.routing.preferences import Wishes
+from shared.routing import _health, quota
+from shared.routing._health import HEALTHY, Health
+from shared.routing.breakers import Breakers
+from shared.routing.preferences import RoutingPreferences
 from shared.routing.quota import Sent
 from shared.routing.rotation import BLOCK, Rotation, smooth_order
 from shared.routing.router import Router
 from shared.storage import Properties
 from shared.storage.memory import MemoryStore
-from shared.types import Access, Backend, Call, Consumer, Target
+from shared.types import Access, Call, Consumer, Target
 
 ANYONE = Consumer("c", "anyone")
 
@@ -185,21 +187,21 @@ async def test_an_ejected_backend_is_probed_by_one_call_and_comes_back_when_it_a
 @given(st.integers(0, 12), st.floats(-1, 1))
 def test_ejections_grow_and_are_capped(ejections: int, jitter: float) -> None:
     health = Health(faults=2, ejections=ejections)
-    lasts = breakers.after_fault(health, 0.0, "x", jitter).ejected_until
+    lasts = _health.after_fault(health, 0.0, "x", jitter).ejected_until
     usual = min(5.0 * 2**ejections, 60.0)
     assert 0.8 * usual - 1e-9 <= lasts <= 1.2 * usual + 1e-9
 
 
 def test_a_refusal_of_our_identity_ejects_at_once_and_a_success_ends_it() -> None:
-    refused = breakers.after_refusal(HEALTHY, 100.0, "status 401")
+    refused = _health.after_refusal(HEALTHY, 100.0, "status 401")
     assert not refused.usable_at(159.9)
     assert refused.usable_at(160.0)
-    assert breakers.after_success(refused).usable_at(100.0)
+    assert _health.after_success(refused).usable_at(100.0)
 
 
 def test_a_success_does_not_end_a_cool_down() -> None:
-    cooling = breakers.after_throttle(HEALTHY, 0.0, 30.0)
-    assert not breakers.after_success(cooling).usable_at(29.0)
+    cooling = _health.after_throttle(HEALTHY, 0.0, 30.0)
+    assert not _health.after_success(cooling).usable_at(29.0)
 
 
 async def test_when_all_are_ejected_the_one_that_recovers_first_is_tried_first() -> None:
@@ -362,7 +364,7 @@ def test_no_call_ever_leaves_the_regions_of_its_key(
             house.breakers.refusal(Target(backend(name), model, model), "status 401")
     consumer = Consumer("c", "x", access=Access(regions=regions, data_zones=zones, pin=True))
     try:
-        plan = house.router.plan(consumer, chat(), Wishes(backend=pin))
+        plan = house.router.plan(consumer, chat(), RoutingPreferences(backend=pin))
     except RegionNotAllowed:
         plan = None
     zone = {"a": "eu", "b": "us", "c": None}

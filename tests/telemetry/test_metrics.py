@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared import ulid
+from shared.config.document import Backend
 from shared.telemetry import instruments, metrics, spans
 from shared.telemetry.metrics import Counter, Distribution, Histogram, Instrument, Point
 from shared.telemetry.recorder import Budget
-from shared.types import BEATEN, LEFT, Attempt, Backend, Target
+from shared.types import BEATEN, LEFT, Attempt, Target
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = Instrument("histogram", "sizes", "1", "", ("of",), (1.0, 10.0))
@@ -127,10 +128,11 @@ def test_the_trace_of_a_request_can_be_told_from_its_id() -> None:
 
 PROGRAM = """
 import asyncio, os, sys
-from shared import bootstrap, config
+from shared import bootstrap
+from shared.config import environment
 
 async def main():
-    async with bootstrap.application(config.load(os.environ)) as application:
+    async with bootstrap.application(environment.load(os.environ)) as application:
         assert application.gateway is not None
 
 asyncio.run(main())

@@ -10,16 +10,17 @@ import msgspec
 import pytest
 
 from shared import ulid
-from shared.azure_openai.operations import match, parse_call
-from shared.config.document import Durability
+from shared.azure_openai.operations import match
+from shared.azure_openai.requests import parse_call
+from shared.config.document import Backend, Durability
 from shared.errors import StoreUnavailable
 from shared.storage import MAX_BATCH, Properties
 from shared.storage.memory import MemoryStore, MemoryTable
-from shared.types import Attempt, Backend, Call, Consumer, Outcome, Target, Usage
+from shared.types import Attempt, Call, Consumer, Outcome, Target, Usage
 from shared.usage import _group_commit, ledger
+from shared.usage._hour_fold import fold_rows
 from shared.usage.ledger import Entry, Ledger
 from shared.usage.overflow import Overflow
-from shared.usage.rollup import fold_rows
 
 NOW = 1_790_000_000.0
 CONSUMER = Consumer("c1", "team", product="gold")

@@ -8,7 +8,7 @@ import pytest
 
 from shared.billing.charges import Tariff
 from shared.billing.prices import Prices
-from shared.billing.report import Line, Question, report
+from shared.billing.report import ReportLine, UsageQuery, report
 from shared.storage import Properties
 from shared.storage.memory import MemoryStore
 from shared.usage import hours
@@ -60,12 +60,12 @@ def moment(hour: int, minutes: int = 0) -> datetime:
 TARIFF = Tariff(Prices(), [])
 
 
-async def told(store: MemoryStore, since: datetime, until: datetime, by: str = "key") -> dict[str, Line]:
-    found = await report(store, TARIFF, Question(since, until, (by,)))
+async def told(store: MemoryStore, since: datetime, until: datetime, by: str = "key") -> dict[str, ReportLine]:
+    found = await report(store, TARIFF, UsageQuery(since, until, (by,)))
     return {names[1]: line for names, line in found.lines.items()}
 
 
-def summed(lines: dict[str, Line]) -> dict[str, Counter[str]]:
+def summed(lines: dict[str, ReportLine]) -> dict[str, Counter[str]]:
     return {
         name: +Counter(requests=line.requests, tokens=line.total_tokens, errors=line.errors)
         for name, line in lines.items()
@@ -114,7 +114,7 @@ async def test_every_dimension_adds_up_to_the_same_and_the_largest_comes_first(b
     year.now = (FIRST + 1) * 3600.0
     for number in range(24):
         await year.call(FIRST, "ab"[number % 2], number, 1)
-    found = await report(year.store, TARIFF, Question(moment(FIRST), moment(FIRST + 2), (by,)))
+    found = await report(year.store, TARIFF, UsageQuery(moment(FIRST), moment(FIRST + 2), (by,)))
     rows = found.rows({})
     assert sorted(row[by][-1] for row in rows) == list(names)
     assert sum(row["total_tokens"] for row in rows) == sum(range(24)) + 24 == found.total.total_tokens

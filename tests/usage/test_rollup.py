@@ -21,8 +21,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from shared.storage import Properties, Row, Table, Value
 from shared.storage.memory import MemoryStore
 from shared.usage import aggregates, hours
+from shared.usage._hour_fold import GRACE, fold_rows
 from shared.usage.aggregates import Counts, Dimensions, Fold
-from shared.usage.rollup import GRACE, LEASE, Lease, Summary, Watermarks, fold_rows, note_late, roll_up, watermarks
+from shared.usage.rollup import LEASE, RollupLock, Summary, Watermarks, note_late, roll_up, watermarks
 
 START = hours.from_label("2026013122")  # two hours before a new day, which begins a month
 SPAN = 4  # hours in which requests begin
@@ -672,7 +673,7 @@ async def test_a_pass_that_is_cut_short_is_continued_and_not_repeated() -> None:
 
 async def test_of_two_instances_one_works_and_gives_the_lease_back() -> None:
     account = Account("2026020110")
-    mine, other = Lease(account.store, "mine"), Lease(account.store, "other")
+    mine, other = RollupLock(account.store, "mine"), RollupLock(account.store, "other")
     assert await mine.acquire()
     assert await mine.acquire()
     assert not await other.acquire()

@@ -9,9 +9,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from shared.types import Attempt, Backend, Outcome, Target, Usage
+from shared.config.document import Backend
+from shared.types import Attempt, Outcome, Target, Usage
+from shared.usage import _tokenizer_process
 from shared.usage import tokenizer as module
-from shared.usage.tokenizer import Counted, Question, Tokenizer, encoding, encoding_name, prompt_texts
+from shared.usage._tokenizer_process import Counted, CountRequest, encoding, encoding_name, prompt_texts
+from shared.usage.tokenizer import Tokenizer
 
 # The example of OpenAI's cookbook, "How to count tokens with tiktoken", and what the API itself counted for it.
 MESSAGES = [
@@ -50,7 +53,7 @@ async def test_a_prompt_is_counted_as_the_api_counts_it() -> None:
     tokenizer = Tokenizer()
     try:
         for model, tokens in (("gpt-4o-2024-11-20", 124), ("gpt-35-turbo", 129)):
-            counted = await tokenizer.count(Question(model, BODY, "antidisestablishmentarianism"))
+            counted = await tokenizer.count(CountRequest(model, BODY, "antidisestablishmentarianism"))
             assert counted == Counted(tokens, 6)
     finally:
         await tokenizer.stop()
@@ -105,7 +108,7 @@ def test_what_a_model_reads_of_a_request(body: bytes, texts: list[str], form: in
 
 
 def test_a_table_that_is_not_the_published_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(module.PUBLISHED, "cl100k_base", "0" * 64)
+    monkeypatch.setitem(_tokenizer_process.PUBLISHED, "cl100k_base", "0" * 64)
     with pytest.raises(ValueError, match="not the table that OpenAI published"):
         encoding("cl100k_base")
 
@@ -114,7 +117,7 @@ async def test_a_child_that_was_killed_is_replaced_and_a_broken_one_is_told(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     tokenizer = Tokenizer()
-    question = Question("gpt-4", b"{}", "hello world")
+    question = CountRequest("gpt-4", b"{}", "hello world")
     assert await tokenizer.count(question) == Counted(0, 2)
     assert tokenizer._child is not None
     tokenizer._child.kill()
@@ -130,7 +133,7 @@ async def test_a_child_that_was_killed_is_replaced_and_a_broken_one_is_told(
 
 async def test_what_is_too_large_is_not_counted() -> None:
     tokenizer = Tokenizer()
-    assert await tokenizer.count(Question("gpt-4", b" " * (module.MOST_BYTES + 1), "")) is None
+    assert await tokenizer.count(CountRequest("gpt-4", b" " * (module.MOST_BYTES + 1), "")) is None
     assert tokenizer._child is None
     await tokenizer.stop()
 
@@ -152,7 +155,7 @@ async def test_who_waits_when_the_process_ends_is_accounted_for_by_characters() 
 
 async def test_so_many_questions_as_a_dead_region_asks_at_once_are_all_answered() -> None:
     tokenizer = Tokenizer()
-    question = Question("gpt-4o", BODY, "hello world")
+    question = CountRequest("gpt-4o", BODY, "hello world")
     assert await asyncio.gather(*(tokenizer.count(question) for _ in range(1000))) == [Counted(124, 2)] * 1000
     await tokenizer.stop()
 
@@ -160,7 +163,7 @@ async def test_so_many_questions_as_a_dead_region_asks_at_once_are_all_answered(
 async def test_counting_does_not_hold_up_the_event_loop() -> None:
     """Loading a table takes a second of a core, and holds Python's lock for most of it: not here."""
     tokenizer = Tokenizer()
-    counting = asyncio.ensure_future(tokenizer.count(Question("gpt-4o", BODY, "hello " * 100_000)))
+    counting = asyncio.ensure_future(tokenizer.count(CountRequest("gpt-4o", BODY, "hello " * 100_000)))
     before = time.process_time()
     assert await counting == Counted(124, 100_001)
     assert time.process_time() - before < 0.3  # of this process; wall time would tell how busy the machine is
