@@ -134,7 +134,7 @@ param allowedIpRanges string[] = []
 @description('With `privateNetwork`: public IPv4 addresses or ranges that may reach the tables, for the command line.')
 param operatorIpRanges string[] = []
 
-@description('Additional tags of every resource.')
+@description('Further tags of every resource.')
 param tags object = {}
 
 var token = uniqueString(subscription().id, environmentName, location)
