@@ -91,7 +91,7 @@ async def retry_after(system: System, seconds: float, rate: float = 40.0) -> Row
     count, early = early_calls(system.log(model), calls)
     return Row(
         "two of three regions answer 429 with retry-after",
-        "no call reaches them before",
+        "no call reaches them before the wait is over",
         f"{count} waits; {early} early calls; {statuses(calls)}",
         count > 0 and early == 0 and all(call.served for call in calls),
     )
