@@ -21,9 +21,10 @@ from bench.children import cpu_seconds, start_forwarder, start_tables
 from bench.load import Place, percentile, streams, whole_answers
 from local import azurite
 from local.processes import Child, Children, free_port
-from shared import bootstrap, config
-from shared.consumers import Consumers
-from shared.types import Limits
+from shared import bootstrap
+from shared.auth.consumers import Consumers
+from shared.config import environment
+from shared.config.document import Limits
 from simulator.process import SimulatorProcess
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -127,7 +128,7 @@ def _memory(child: Child) -> float:
 
 
 async def _make_key(environ: dict[str, str]) -> str:
-    async with bootstrap.open_store(config.load_storage(environ)) as store:
+    async with bootstrap.open_store(environment.load_storage(environ)) as store:
         _, key = await Consumers(store).create("bench", models=None, limits=Limits())
         return key
 

@@ -27,9 +27,10 @@ from bench.children import start_tables
 from bench.load import repeat
 from local import azurite
 from local.processes import Children, free_port
-from shared import bootstrap, config
-from shared.consumers import Consumers
-from shared.types import Limits
+from shared import bootstrap
+from shared.auth.consumers import Consumers
+from shared.config import environment
+from shared.config.document import Limits
 
 ROOT = Path(__file__).resolve().parent.parent
 STREAMS, ROUNDS, AT_ONCE = 10_000, 10, 4
@@ -245,7 +246,7 @@ async def _measure(children: Children, count: int) -> bool:
             "GATEWAY_STORAGE": azurite.connection_string(ports),
             "BENCH_WATCH": str(children.logs / WATCH),
         }
-        async with bootstrap.open_store(config.load_storage(environ)) as store:
+        async with bootstrap.open_store(environment.load_storage(environ)) as store:
             _, key = await Consumers(store).create("bench", models=None, limits=Limits())
         port = free_port()
         command = [sys.executable, "-m", "uvicorn", "bench.ledger_app:app", "--port", str(port), "--no-access-log"]

@@ -10,9 +10,9 @@ import time
 import psutil
 
 from simulator.process import SimulatorProcess
-from tests.azurite import azurite
-from tests.gateway_process import GatewayProcess
-from tests.system import configuration, simulated_regions, system
+from tests.harness.azurite import azurite
+from tests.harness.gateway_process import GatewayProcess
+from tests.harness.system import configuration, simulated_regions, system
 
 _PIECE = bytes(range(256)) * 4096
 

@@ -13,8 +13,8 @@ import time
 from starlette.types import Receive, Scope, Send
 
 from shared import asgi, bootstrap
-from shared.ledger import Entry, Ledger
 from shared.types import Attempt, Call, Consumer, Outcome
+from shared.usage.ledger import Entry, Ledger
 
 
 class NoLedger(Ledger):

@@ -15,7 +15,7 @@ from bench.load import Place, streams, whole_answers
 from local import azurite
 from local.processes import Child, Children, free_port
 from simulator.process import SimulatorProcess
-from tests.gateway_process import make_key
+from tests.harness.gateway_process import make_key
 
 ROOT = Path(__file__).resolve().parent.parent
 AT_ONCE, ROUNDS, CHUNKS = 32, 12, 50

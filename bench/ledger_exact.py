@@ -16,9 +16,9 @@ import msgspec
 from bench import usage_tables
 from bench.ledger_kinds import DEPLOYMENTS, KINDS, Callers, Job
 from simulator.process import SimulatorProcess
-from tests.azurite import azurite
-from tests.gateway_process import GatewayProcess, make_key
-from tests.system import _usage_rows
+from tests.harness.azurite import azurite
+from tests.harness.gateway_process import GatewayProcess, make_key
+from tests.harness.system import _usage_rows
 
 AT_ONCE = 24
 ROUND = 2_000  # requests until the tables are dropped

@@ -16,9 +16,9 @@ import msgspec
 from bench import usage_tables
 from bench.ledger_load import Sent, call
 from simulator.process import SimulatorProcess
-from tests.azurite import azurite
-from tests.gateway_process import GatewayProcess, make_key
-from tests.system import _usage_rows
+from tests.harness.azurite import azurite
+from tests.harness.gateway_process import GatewayProcess, make_key
+from tests.harness.system import _usage_rows
 
 SECONDS = 2.5  # of load before each kill
 SEEN = 0.4  # seconds after which a request must have a row

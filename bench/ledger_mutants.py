@@ -9,17 +9,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 MUTANTS = {  # file, original, mutated
     "no rank check: a fold of fewer rows may win": (
-        "shared/aggregates.py",
+        "shared/usage/aggregates.py",
         "if manifest is None or manifest.rank < fold.rank:",
         "if manifest is None or manifest.generation:",
     ),
     "no compare-and-swap: a late writer overwrites": (
-        "shared/aggregates.py",
+        "shared/usage/aggregates.py",
         "        if old is not None and old.rank >= new.rank:\n            return old\n",
         "",
     ),
     "adds to the old result instead of replacing it": (
-        "shared/rollup.py",
+        "shared/usage/rollup.py",
         "            result = fold.result()\n",
         "            old = await aggregates.read(self._aggregates, hours.hour_partition(hour))\n"
         "            result = aggregates.combine([fold.result(), *([old] if old else [])])\n",
@@ -48,10 +48,11 @@ def survives(file: str, original: str, mutated: str) -> bool:
         if text.count(original) != 1:
             raise SystemExit(f"{file} has changed: it contains {original!r} {text.count(original)} times, not once")
         (copy / file).write_text(text.replace(original, mutated))
-        test_file = copy / "tests" / "test_rollup.py"  # no shrinking, which takes minutes: a failure is enough
+        # No shrinking, which takes minutes: a failure is enough.
+        test_file = copy / "tests" / "usage" / "test_rollup.py"
         unshrunk = test_file.read_text().replace("deadline=None", "deadline=None, phases=[Phase.generate]")
         test_file.write_text(unshrunk.replace("import HealthCheck, given", "import HealthCheck, Phase, given"))
-        words = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/test_rollup.py"]
+        words = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/usage/test_rollup.py"]
         words += ["-k", "Converges or readers_see"]
         tests = subprocess.run(words, cwd=copy, stdin=subprocess.DEVNULL, capture_output=True, timeout=600)
         if tests.returncode not in (0, 1):

@@ -5,16 +5,16 @@ import gc
 import time
 import tracemalloc
 
-from shared import azure_openai
-from shared.config import Configuration
-from shared.limiter import TABLE, Limiter
-from shared.stores.memory import MemoryStore
-from shared.types import Call, Consumer, Limits, Usage
+from shared.azure_openai import operations
+from shared.config.document import Configuration, Limits
+from shared.limits.limiter import TABLE, Limiter
+from shared.storage.memory import MemoryStore
+from shared.types import Call, Consumer, Usage
 
 CALLS = 20_000
 KEYS = 10_000
 CALL = Call(
-    operation=azure_openai.OPERATIONS[0], surface="openai", model="gpt-4o", body=b"x" * 4000, max_output_tokens=1000
+    operation=operations.OPERATIONS[0], surface="openai", model="gpt-4o", body=b"x" * 4000, max_output_tokens=1000
 )
 LIMITS = {
     "none": Limits(),

@@ -22,16 +22,16 @@ from bench.limits_demand import Admission, overshoot, requests
 from bench.load import percentile
 from local import azurite
 from local.processes import Children
-from shared import azure_openai
-from shared.config import Configuration
+from shared.azure_openai import operations
+from shared.billing.cost import USD, cost
+from shared.billing.prices import Prices
+from shared.config.document import Configuration, Limits
 from shared.errors import GatewayError
-from shared.lease_rows import from_properties
-from shared.limiter import TABLE, Limiter
-from shared.price_list import Prices
-from shared.pricing import USD, cost
-from shared.stores.clock import StoreClock
-from shared.stores.tables import TablesStore
-from shared.types import Call, Consumer, Limits, Usage
+from shared.limits._rows import from_properties
+from shared.limits.limiter import TABLE, Limiter
+from shared.storage._clock import StoreClock
+from shared.storage.tables import TablesStore
+from shared.types import Call, Consumer, Usage
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = "gpt-4o"
@@ -80,7 +80,7 @@ async def worker(storage: str, case: Case, number: int, share: int, begins: floa
     async def serve(prompt: int, output: int, bound: int, lasts: float) -> None:
         body = b"xyz " * prompt
         call = Call(
-            operation=azure_openai.OPERATIONS[0],
+            operation=operations.OPERATIONS[0],
             surface="openai",
             model=MODEL,
             body=body,

@@ -17,14 +17,15 @@ from collections.abc import Sequence
 import msgspec
 
 from bench.limits_demand import Admission, Request, overshoot, possible, requests
-from shared import allowances, azure_openai, leases
-from shared.config import Configuration
+from shared.azure_openai import operations as azure_openai
+from shared.config.document import Configuration, Limits
 from shared.errors import GatewayError
-from shared.lease_rows import to_properties
-from shared.limiter import TABLE, Limiter
-from shared.stores import Properties, Row
-from shared.stores.memory import MemoryStore, MemoryTable
-from shared.types import Call, Consumer, Limits, Usage
+from shared.limits import _token_bucket, scopes
+from shared.limits._rows import to_properties
+from shared.limits.limiter import TABLE, Limiter
+from shared.storage import Properties, Row
+from shared.storage.memory import MemoryStore, MemoryTable
+from shared.types import Call, Consumer, Usage
 
 START = 1_795_262_400.0
 CASES = {  # limit: (demand as a multiple of the limit, seconds)
@@ -122,10 +123,10 @@ async def run(
     store, rng = DistantStore(seed, outage), random.Random(seed)
     limits = Limits(tokens_per_minute=limit)
     consumer = Consumer("k", "bench", limits=limits)
-    scope = allowances.scope("key", "k", limits)
+    scope = scopes.scope("key", "k", limits)
     if full < 1:
-        bounds = allowances.bounds(limits, START, scope.shards)
-        row = leases.fresh(bounds, START)
+        bounds = scopes.bounds(limits, START, scope.shards)
+        row = _token_bucket.fresh(bounds, START)
         low = [level and msgspec.structs.replace(level, level=level.level * full) for level in row.levels]
         properties = to_properties(msgspec.structs.replace(row, levels=tuple(low)))
         for shard in range(scope.shards):

@@ -8,7 +8,7 @@ import time
 
 from bench.routing_load import chat, meanwhile, mixed, slowest, statuses
 from bench.routing_system import REGIONS, SICK, THREE, Row, System
-from shared import wishes
+from shared.routing import preferences
 
 OTHER, THIRD = (name for name in THREE if name != SICK)
 
@@ -34,7 +34,7 @@ async def hung_up(system: System, callers: int = 100) -> Row:
     with system.fault("hang", model, SICK), slow[0], slow[1]:
         started = time.time()
         bodies = [chat(model, stream=number % 2 == 0) for number in range(callers)]
-        hedged = itertools.cycle([{}, {wishes.HEDGE: "true"}])
+        hedged = itertools.cycle([{}, {preferences.HEDGE: "true"}])
         tasks = [asyncio.create_task(system.callers.call(body, headers=next(hedged))) for body in bodies]
         await asyncio.sleep(1.5)
         left = [task for task in tasks if not task.done()]

@@ -1,7 +1,7 @@
 """Evenness of routing across backends, in a fleet of short-lived instances in simulated time.
 
 Runs the gateway's rotation on a table with Azure's latencies. `python -m bench.routing_fleet` prints a line per case;
-`tests/test_rotation_fleet.py` asserts the bounds.
+`tests/end_to_end/test_rotation_fleet.py` asserts the bounds.
 """
 
 import asyncio
@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from bench.limits_simulation import DistantStore, SimulatedLoop
-from shared.rotation import TABLE, Rotation, smooth_order
-from shared.stores import Table
+from shared.routing.rotation import TABLE, Rotation, smooth_order
+from shared.storage import Table
 
 INSTANCES = 200
 LIFETIME = 30.0  # mean seconds until an instance is replaced

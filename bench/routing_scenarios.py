@@ -18,7 +18,7 @@ from bench.routing_faults import brown_out, dead, flapping, hanging, nameless, s
 from bench.routing_load import TOO_LATE
 from bench.routing_streams import dying
 from bench.routing_system import Row, System, running
-from tests.azurite import azurite
+from tests.harness.azurite import azurite
 
 SCENARIOS: dict[str, Callable[[System], Awaitable[Row | list[Row]]]] = {
     "sick": lambda system: sick(system, 90),

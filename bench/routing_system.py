@@ -13,8 +13,8 @@ import msgspec
 
 from bench.routing_load import Callers, Door, callers
 from simulator.process import SimulatorProcess
-from tests.azurite import Azurite
-from tests.gateway_process import GatewayProcess, make_key
+from tests.harness.azurite import Azurite
+from tests.harness.gateway_process import GatewayProcess, make_key
 
 REGIONS = {"sweden": "swedencentral", "virginia": "eastus2", "japan": "japaneast", "norway": "norwayeast"}
 THREE = ("sweden", "virginia", "japan")

@@ -12,12 +12,15 @@ import os
 import time
 from multiprocessing.connection import Connection
 
-from shared import azure_openai, spans, ulid
-from shared.config import TelemetrySettings
-from shared.exporting import Sender
-from shared.telemetry import Batch, Telemetry, Vitals
-from shared.types import Attempt, Backend, Call, Consumer, Outcome, Target, Usage
-from tests.telemetry_receivers import Receivers
+from shared import ulid
+from shared.azure_openai import operations, requests
+from shared.config.document import Backend
+from shared.config.environment import TelemetrySettings
+from shared.telemetry import spans
+from shared.telemetry.exporter import ExportThread
+from shared.telemetry.recorder import Batch, Telemetry, Vitals
+from shared.types import Attempt, Call, Consumer, Outcome, Target, Usage
+from tests.harness.telemetry_receivers import Receivers
 
 BUDGET = 40.0  # µs per call, with sampling
 CALLS_PER_SECOND = 500.0  # assumed load of one core
@@ -70,8 +73,8 @@ async def in_the_loop(calls: int, per_second: float) -> float:
     clock = iter(range(10**9))
     telemetry = Telemetry(Nowhere(), per_second, 60, lambda: next(clock) / CALLS_PER_SECOND / 2, time.time)
     body = b'{"model":"gpt-4o","stream":true,"messages":[]}'
-    route = azure_openai.match("POST", "/v1/chat/completions")
-    call = azure_openai.parse_call(route, "", {}, body)
+    route = operations.match("POST", "/v1/chat/completions")
+    call = requests.parse_call(route, "", {}, body)
     consumer, logger = Consumer("vmznc9b34r", "bench"), logging.getLogger("tollgate.requests")
     logging.getLogger("tollgate").setLevel(logging.INFO)
     logging.getLogger("tollgate").propagate = False
@@ -99,9 +102,9 @@ def receive(pipe: Connection) -> None:
 
 async def exported(kept: int, settings: TelemetrySettings) -> float:
     """µs of CPU per kept call with one attempt and its log line, from the queue to the socket."""
-    sender = Sender(settings, "bench")
-    call = azure_openai.parse_call(
-        azure_openai.match("POST", "/v1/chat/completions"), "", {}, b'{"model":"gpt-4o","messages":[]}'
+    sender = ExportThread(settings, "bench")
+    call = requests.parse_call(
+        operations.match("POST", "/v1/chat/completions"), "", {}, b'{"model":"gpt-4o","messages":[]}'
     )
     usage = Usage(input_tokens=900, output_tokens=300)
 

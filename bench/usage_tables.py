@@ -3,7 +3,7 @@
 import asyncio
 
 from shared import bootstrap
-from shared.config import Storage
+from shared.config.environment import Storage
 
 
 def drop(storage: str, prefix: str = "usage") -> None:

@@ -1,4 +1,4 @@
-"""Generates `shared/prices.json` from Azure's retail prices. For maintainers; the gateway does not run it.
+"""Generates `shared/billing/prices.json` from Azure's retail prices. For maintainers; the gateway does not run it.
 
     .venv/bin/python -m pip install --target /tmp/prices azure-genai-prices
     PYTHONPATH=/tmp/prices .venv/bin/python -m local.price_table
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-OUTPUT = Path(__file__).resolve().parent.parent / "shared" / "prices.json"
+OUTPUT = Path(__file__).resolve().parent.parent / "shared" / "billing" / "prices.json"
 _PER = {"1M": 1.0, "1K": 1e3}  # a meter's unit -> factor to USD per million tokens
 _NAMES = {  # meter name -> model name
     "gpt-4o-0513": "gpt-4o-2024-05-13",

@@ -1,4 +1,4 @@
-"""Generates `shared/vocabularies/`, OpenAI's token tables, from the npm package js-tiktoken (MIT).
+"""Generates `shared/usage/vocabularies/`, OpenAI's token tables, from the npm package js-tiktoken (MIT).
 
 python -m local.vocabularies
 
@@ -16,7 +16,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from shared.tokenizer import PUBLISHED, VOCABULARIES
+from shared.usage._tokenizer_process import PUBLISHED, VOCABULARIES
 
 PACKAGE = "js-tiktoken@1.0.21"
 

@@ -3,13 +3,13 @@
 import asyncio
 from functools import partial
 
-from shared.arrival import Arrival
 from shared.errors import GatewayError
-from shared.ledger import Entry, Ledger
-from shared.limiter import Limiter, Reservation
-from shared.telemetry import Telemetry
-from shared.tokenizer import Tokenizer, is_estimated
+from shared.limits.limiter import Limiter, Reservation
+from shared.requests.arrival import ReceivedRequest
+from shared.telemetry.recorder import Telemetry
 from shared.types import Call, Consumer, Outcome
+from shared.usage.ledger import Entry, Ledger
+from shared.usage.tokenizer import Tokenizer, is_estimated
 
 
 class Accounting:
@@ -23,7 +23,7 @@ class Accounting:
 
     def ended(
         self,
-        arrival: Arrival,
+        arrival: ReceivedRequest,
         consumer: Consumer,
         call: Call,
         entry: Entry,
@@ -39,7 +39,7 @@ class Accounting:
             return self._tokenizer.correct(outcome, call.body, said, book)
         return self._book(arrival, consumer, call, entry, reservation, outcome)
 
-    def refused(self, arrival: Arrival, error: GatewayError) -> None:
+    def refused(self, arrival: ReceivedRequest, error: GatewayError) -> None:
         """A request that was no call, or was not admitted."""
         if self._telemetry is not None and arrival.place is not None:
             self._telemetry.refused(arrival.place, error.status, error.code)
@@ -55,7 +55,7 @@ class Accounting:
 
     def _book(
         self,
-        arrival: Arrival,
+        arrival: ReceivedRequest,
         consumer: Consumer,
         call: Call,
         entry: Entry,

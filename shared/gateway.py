@@ -16,26 +16,30 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shared import addresses, azure_openai, openapi, ulid, wishes
+from shared import ulid
 from shared.accounting import Accounting
-from shared.affinity import Affinity
-from shared.answering import HUNG_UP, Answering, Forwarding, heartbeat_wanted
-from shared.arrival import Arrival
-from shared.authentication import Authenticator
-from shared.client import Client, ClientGone
-from shared.config import Configuration
+from shared.affinity.directory import ObjectDirectory
+from shared.auth import client_address
+from shared.auth.authenticator import Authenticator
+from shared.azure_openai import answers, openapi
+from shared.config.document import Configuration
 from shared.errors import GatewayError, InvalidApiKey
-from shared.intake import Bounds, read_call
-from shared.ledger import Ledger
-from shared.limiter import Limiter, Reservation
-from shared.management import Document, Management
-from shared.readiness import ReadinessCheck, is_internal
-from shared.responses import JsonResponse, MeteredResponse, refusal
-from shared.routing import Router
-from shared.shadowing import Shadows
-from shared.telemetry import Telemetry
+from shared.forwarding.shadowing import Shadows
+from shared.limits.limiter import Limiter, Reservation
+from shared.management.api import Document, ManagementApi
+from shared.management.readiness import ReadinessCheck, is_internal
+from shared.requests.arrival import ReceivedRequest
+from shared.requests.disconnect import CallerConnection, CallerDisconnected
+from shared.requests.reading import Bounds, read_call
+from shared.requests.upload import Upload
+from shared.responses.dispatcher import HUNG_UP, AdmittedCall, Dispatcher, heartbeat_wanted
+from shared.responses.relay import RelayedResponse
+from shared.responses.rendering import JsonResponse, error_response
+from shared.routing import preferences
+from shared.routing.router import Router
+from shared.telemetry.recorder import Telemetry
 from shared.types import UNBOUND, Call, Consumer, Outcome, Usage
-from shared.uploads import Upload
+from shared.usage.ledger import Ledger
 
 logger = logging.getLogger("tollgate.requests")
 
@@ -48,12 +52,12 @@ class Gateway:
         authenticator: Authenticator,
         limiter: Limiter,
         router: Router,
-        answering: Answering,
+        answering: Dispatcher,
         shadows: Shadows,
         ledger: Ledger,
         accounting: Accounting,
-        management: Management,
-        affinity: Affinity,
+        management: ManagementApi,
+        affinity: ObjectDirectory,
         configuration: Configuration,
         readiness: ReadinessCheck,
         telemetry: Telemetry | None = None,
@@ -76,7 +80,7 @@ class Gateway:
     async def handle(self, request: Request, traceparent: str | None = None) -> Response:
         """The answer to a request. Never raises but for cancellation. `traceparent`: of whoever handed the request on;
         None: of its headers."""
-        arrival = Arrival(ulid.new(time.time()), time.monotonic(), request.method, request.scope["path"])
+        arrival = ReceivedRequest(ulid.new(time.time()), time.monotonic(), request.method, request.scope["path"])
         if arrival.path == "/healthz":
             return JsonResponse({"status": "ok"})
         if arrival.path == openapi.PATH and arrival.method == "GET":
@@ -89,8 +93,8 @@ class Gateway:
             return await self._serve(request, arrival)
         except GatewayError as error:
             self._accounting.refused(arrival, error)
-            return refusal(error, {"x-gateway-request-id": arrival.request_id})
-        except ClientGone:
+            return error_response(error, {"x-gateway-request-id": arrival.request_id})
+        except CallerDisconnected:
             return Response(status_code=HUNG_UP)
         except Exception:  # the last resort: the caller gets OpenAI's shape, the operator the traceback
             logger.exception("request %s failed by a defect of the gateway", arrival.request_id)
@@ -98,12 +102,12 @@ class Gateway:
                 "The gateway failed. Its operator finds the reason in the log under this request's id."
             )
             self._accounting.refused(arrival, defect)
-            return refusal(defect, {"x-gateway-request-id": arrival.request_id})
+            return error_response(defect, {"x-gateway-request-id": arrival.request_id})
 
-    async def _serve(self, request: Request, arrival: Arrival) -> Response:
+    async def _serve(self, request: Request, arrival: ReceivedRequest) -> Response:
         # A plain dict: Starlette's own Headers search the raw list anew at every look.
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.scope["headers"]}
-        address = addresses.of_client(request.scope, self._client_address)
+        address = client_address.of_client(request.scope, self._client_address)
         if arrival.path == "/readyz":
             return await self._ready(address, headers)
         if self._limiter.limits_addresses:
@@ -129,7 +133,7 @@ class Gateway:
         if limits := self._limiter.headers(reservation):
             response.headers.update(limits)
         if self._limiter.names_token_headers:
-            consumed = response.usage_so_far() if isinstance(response, MeteredResponse) else Usage()
+            consumed = response.usage_so_far() if isinstance(response, RelayedResponse) else Usage()
             told = self._limiter.token_headers(reservation, consumed.input_tokens + consumed.output_tokens)
             response.headers.update(told)
         return response
@@ -148,7 +152,7 @@ class Gateway:
     async def _admitted(
         self,
         request: Request,
-        arrival: Arrival,
+        arrival: ReceivedRequest,
         consumer: Consumer,
         call: Call,
         upload: Upload | None,
@@ -161,7 +165,7 @@ class Gateway:
             response = self._models(arrival, consumer, call)
             await self._accounting.ended(arrival, consumer, call, entry, reservation, Outcome(status=200))
             return response
-        wished = wishes.parse(headers)
+        wished = preferences.parse(headers)
         binding = UNBOUND
         if call.stateful:
             model = self._router.model(consumer, call.model) if call.model else ""
@@ -171,30 +175,30 @@ class Gateway:
         for target in plan.shadow if upload is None else ():  # an upload can be read by one alone
             told = self._telemetry.shadow(arrival.place, call) if self._telemetry and arrival.place else None
             self._shadows.send(call, target, entry, told)
-        forwarding = Forwarding(
+        forwarding = AdmittedCall(
             arrival,
             consumer,
             call,
             plan,
             binding,
             upload,
-            Client(request.receive if upload is None else upload.after),
+            CallerConnection(request.receive if upload is None else upload.after),
             partial(self._accounting.ended, arrival, consumer, call, entry, reservation),
             heartbeat_wanted(headers, self._heartbeat),
         )
         return await self._answering.answer(forwarding)
 
-    def _models(self, arrival: Arrival, consumer: Consumer, call: Call) -> Response:
+    def _models(self, arrival: ReceivedRequest, consumer: Consumer, call: Call) -> Response:
         """The models of this key, from the configuration."""
         headers = {"x-gateway-request-id": arrival.request_id}
         if call.model:
             model = self._router.shown(consumer, call.model)
-            return JsonResponse(azure_openai.model_object(model, call.surface), headers=headers)
-        models = [azure_openai.model_object(name, call.surface) for name in self._router.models(consumer)]
+            return JsonResponse(answers.model_object(model, call.surface), headers=headers)
+        models = [answers.model_object(name, call.surface) for name in self._router.models(consumer)]
         return JsonResponse({"object": "list", "data": models}, headers=headers)
 
 
-def _own_answer(arrival: Arrival, answer: Any) -> Response:
+def _own_answer(arrival: ReceivedRequest, answer: Any) -> Response:
     headers = {"x-gateway-request-id": arrival.request_id}
     if isinstance(answer, Document):
         return Response(answer.text, media_type=answer.media_type, headers=headers)

@@ -74,7 +74,7 @@ param publicAccess bool
 @description('IPv4 ranges in CIDR notation that may call. Empty: everybody with a key.')
 param allowedIpRanges string[]
 
-// All that shared/config.py reads, and what the host needs. Never `AzureWebJobsStorage` itself: shared keys are off.
+// All that shared/config/ reads, and what the host needs. Never `AzureWebJobsStorage` itself: shared keys are off.
 var settings = {
   APPLICATIONINSIGHTS_AUTHENTICATION_STRING: 'ClientId=${identityClientId};Authorization=AAD'
   APPLICATIONINSIGHTS_CONNECTION_STRING: telemetryConnectionString
