@@ -83,10 +83,12 @@ class RelayedResponse(Response):
     def event_stream(self) -> bool:
         return self._events is not None
 
-    def usage_so_far(self) -> Usage:
-        """Return the usage of a whole answer, or the estimate of the prompt for one that has only begun."""
-        answer = self._answer
-        return answer.usage if isinstance(answer, WholeAnswer) else Usage(answer.call.input_estimate, estimated=True)
+    def tokens_so_far(self) -> int:
+        """Tokens of a whole answer; of one that has only begun, the estimated tokens of its prompt."""
+        if not isinstance(self._answer, WholeAnswer):
+            return self._answer.call.input_estimate
+        usage = self._answer.usage
+        return usage.input_tokens + usage.output_tokens
 
     async def _send_whole(self, answer: WholeAnswer, send: Send) -> None:
         if self._recorder is not None:
