@@ -172,16 +172,17 @@ class BackendClient:
             free = call.operation.free_form and not call.makes and response.content_type != _JSON
             unread = free and response.status == 200
             head, complete = await _read(response, 0 if unread else _MAX_BUFFERED)
-            configured = breakers.watched(target).configured
-            if not unread and (
-                failed := failure_in_answer(call, target, response, head, complete=complete, configured=configured)
-            ):
-                raise failed
+            if not unread:
+                configured = breakers.watched(target).configured
+                failed = failure_in_answer(call, target, response, head, complete=complete, configured=configured)
+                if failed is not None:
+                    raise failed
             if complete:
+                answer = whole_answer(call, served_by, response.status, response.headers, head)
                 breakers.success(target)
                 breakers.end(target)
                 response.release()
-                return whole_answer(call, served_by, response.status, response.headers, head)
+                return answer
             meter = BodyMeter(call, response.status, head)
             seconds = timeouts.stream if unread else timeouts.total
         breakers.success(target)
