@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from shared.config.document import Backend
+from shared.errors import CredentialUnavailable
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncTokenCredential
@@ -21,10 +22,6 @@ logger = logging.getLogger("tollgate.credentials")
 _RENEW_BEFORE = 600.0  # seconds before the end of a token's life, or a third of it where that is less
 _RETRY_AFTER = 2.0  # seconds between attempts to renew
 _KEEP_CREDENTIAL = 60.0  # seconds between two replacements of the credential
-
-
-class CredentialUnavailable(Exception):
-    """No token could be had. The message names the reason, without any secret."""
 
 
 class _Token:

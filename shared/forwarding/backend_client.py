@@ -19,7 +19,8 @@ from yarl import URL
 
 from shared.azure_openai import answers, backend_requests, metering
 from shared.config.document import Timeouts
-from shared.credentials import Credentials, CredentialUnavailable
+from shared.credentials import Credentials
+from shared.errors import CredentialUnavailable
 from shared.forwarding._attempt import (
     AttemptFailed,
     AttemptTimeout,

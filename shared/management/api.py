@@ -15,7 +15,7 @@ from shared.auth.consumers import Consumers
 from shared.billing import report as usage_report
 from shared.billing.charges import Tariff
 from shared.config.document import Configuration
-from shared.errors import GatewayError, InvalidApiKey, InvalidRequest, MethodNotAllowed, UnknownPath
+from shared.errors import ConsumerNotFound, InvalidApiKey, InvalidRequest, MethodNotAllowed, UnknownPath
 from shared.limits import report as limits_report
 from shared.limits import scopes as allowances
 from shared.limits.limiter import Limiter
@@ -24,10 +24,6 @@ from shared.storage import Store
 from shared.types import Consumer
 
 _ROOT = "/gateway/"
-
-
-class ConsumerNotFound(GatewayError):
-    status, code, type = 404, "consumer_not_found", "invalid_request_error"
 
 
 class ManagementRequest(msgspec.Struct, frozen=True):
