@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 AZURE_ROOMS = {
-    *("function_app.py", "shared/storage/tables.py", "shared/credentials.py", "shared/telemetry/exporter.py"),
-    "shared/cli/_azure_monitor.py",
+    *("function_app.py", "shared/storage/tables.py", "shared/identity.py", "shared/telemetry/exporter.py"),
+    *("shared/storage/blobs.py", "shared/storage/connection_string.py", "shared/cli/_azure_monitor.py"),
     "shared/functions_http.py",
 }
 PURE = (
@@ -27,7 +27,7 @@ PURE = (
 )
 # Lowest first. A package imports only lower ones; the middle is the order of a request.
 LAYERS = (
-    *("errors", "ulid", "concurrency", "config", "types", "storage", "credentials"),  # the ground
+    *("errors", "ulid", "concurrency", "identity", "config", "types", "storage", "credentials"),  # the ground
     *("azure_openai", "auth", "usage", "billing", "limits", "telemetry"),  # what the stages are made of
     *("requests", "routing", "affinity", "forwarding", "responses"),  # parse, route, forward, respond
     *("management", "accounting", "gateway", "bootstrap", "asgi", "functions_http", "cli"),
@@ -100,11 +100,11 @@ def test_what_decides_does_no_io_and_reads_no_clock(name: str) -> None:
 
 def test_the_environment_is_read_in_one_place() -> None:
     readers = {name for name, tree in modules() for node in ast.walk(tree) if _reads_environment(node)}
-    # credentials.py asks only whether the platform offers a managed identity, exporting.py tells Azure Monitor's
+    # identity.py asks only whether the platform offers a managed identity, exporting.py tells Azure Monitor's
     # exporter to keep to its work; edges and commands hand the whole on
     assert readers <= {
         "shared/config/environment.py",
-        "shared/credentials.py",
+        "shared/identity.py",
         "shared/telemetry/exporter.py",
         "shared/asgi.py",
         "shared/cli/_terminal.py",

@@ -80,7 +80,7 @@ class BackendClient:
         """One try, committed while `patience` lasts, which for an upload begins with its last byte. Raises `Failed`;
         the breakers learn how it went. What the caller did wrong with its upload is raised as it is."""
         request = backend_requests.upstream_request(call, target)
-        opener = self._credentials.known(target.backend, request.scope) or await self._opener(target, request.scope)
+        opener = self._credentials.cached(target.backend, request.scope) or await self._opener(target, request.scope)
         breakers = self._breakers
         started = breakers.clock()
         mark = breakers.begin(target, patience.seconds, quota.estimate(call))
@@ -167,7 +167,7 @@ class BackendClient:
             timeout=self._timeout,
         )
         if response.status == 401 and name == "authorization":
-            self._credentials.forget(request.scope)
+            self._credentials.rejected(request.scope)
         return response
 
     async def _commit(
