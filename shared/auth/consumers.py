@@ -14,7 +14,7 @@ import msgspec
 
 from shared.auth import keys
 from shared.auth.client_address import networks
-from shared.config.document import Limits, limit_complaints
+from shared.config.document import Limits, time_zone_problem
 from shared.storage import Properties, Row, Store, Value
 from shared.types import ANYWHERE, Access, Consumer
 
@@ -199,7 +199,7 @@ def _known(whose: str, values: object) -> Limits:
     known = {}
     for name, value in values.items() if isinstance(values, dict) else ():
         try:
-            problem = next(limit_complaints(msgspec.convert({name: value}, Limits)), "")
+            problem = time_zone_problem(msgspec.convert({name: value}, Limits))
         except msgspec.ValidationError as error:
             problem = str(error)
         if problem:

@@ -14,7 +14,7 @@ import typer
 from shared.auth.client_address import networks
 from shared.auth.consumers import Consumers, when
 from shared.cli._terminal import AsJson, Identified, fail, find, settings, show, with_store
-from shared.config.document import Backend, Limits, limit_complaints
+from shared.config.document import Backend, Limits, time_zone_problem
 from shared.limits import scopes
 from shared.storage import Store
 from shared.types import ANYWHERE, Access
@@ -34,7 +34,7 @@ class EstimateName(StrEnum):
     learned = "learned"
 
 
-_AMOUNT = Annotated[int | None, typer.Option(min=0, help="0: no limit, whatever the configuration says.")]
+_AMOUNT = Annotated[int | None, typer.Option(min=0, max=10**15, help="0: no limit, whatever the configuration says.")]
 _PERIOD = Annotated[PeriodName | None, typer.Option(help="When the quota begins anew.")]
 AddressesOption = Annotated[
     str | None,
@@ -59,7 +59,7 @@ _OF_LIMITS: dict[str, Any] = {
     "token_quota_period": _PERIOD,
     "request_quota": _AMOUNT,
     "request_quota_period": _PERIOD,
-    "budget_usd": Annotated[float | None, typer.Option(min=0, help="USD; 0: no limit.")],
+    "budget_usd": Annotated[float | None, typer.Option(min=0, max=1e15, help="USD; 0: no limit.")],
     "budget_period": _PERIOD,
     "max_concurrent": _AMOUNT,
     "time_zone": Annotated[str | None, typer.Option(help="By whose clocks periods begin, e.g. Europe/Berlin.")],
@@ -78,7 +78,7 @@ def with_limit_options(command: Callable[..., None]) -> Callable[..., None]:
     def run(**given: Any) -> None:
         told = {name: value for name in _OF_LIMITS if (value := given.pop(name)) is not None}
         limits = msgspec.convert(told, Limits)
-        if complaint := next(limit_complaints(limits), None):
+        if complaint := time_zone_problem(limits):
             fail("--" + complaint.replace("_", "-", 2))
         command(limits=limits, **given)
 
@@ -288,8 +288,7 @@ def _models(text: str | None) -> frozenset[str] | None:
         return None
     wanted = frozenset(part.strip() for part in text.split(",") if part.strip())
     configuration = settings().configuration
-    aliases = {alias for about in configuration.models.values() for alias in about.aliases}
-    known = set(configuration.model_names()) | aliases
+    known = {*configuration.model_names(), *configuration.aliases}
     if not wanted or wanted - known:
         fail(
             f"--models: expected some of {', '.join(sorted(known))}, got {', '.join(sorted(wanted - known)) or 'none'}"
