@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from shared import asgi
+from shared import __version__, asgi
 from shared.cli.app import cli
 from shared.config.document import Limits
 from simulator.process import SimulatorProcess
@@ -214,6 +214,10 @@ def test_a_key_is_held_to_regions_and_may_be_let_go_again(run: Commands) -> None
     assert run.json("keys", "set", made["id"], "--regions", "all", "--no-pin")["access"] == {"explain": True}
     assert "atlantis" in run.refused("keys", "create", "x", "--regions", "swedencentral,atlantis")
     assert "--data-zones: expected all, or some of" in run.refused("keys", "set", made["id"], "--data-zones", "eu")
+
+
+def test_the_version_is_printed(run: Commands) -> None:
+    assert run("--version").stdout == f"tollgate {__version__}\n"
 
 
 def test_every_limit_can_be_set_by_an_option(run: Commands) -> None:
