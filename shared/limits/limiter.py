@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -147,24 +147,19 @@ class Limiter:
         for lessee, cost in zip(reservation.held.lessees, reservation.costs, strict=True):
             lessee.settle(cost, NOTHING)
 
-    def headers(self, reservation: Reservation) -> dict[str, str]:
-        """The caller's limits, in OpenAI's form; those of the narrowest scope where there are several."""
-        return _headers.headers(reservation.held.lessees, self._now())
+    def headers(self, reservation: Reservation, consumed: Callable[[], int] | None = None) -> dict[str, str]:
+        """The caller's limits in OpenAI's headers, those of the narrowest scope if there are several; and the headers
+        that the configuration names, for callers who are used to those of API Management.
 
-    def token_headers(self, reservation: Reservation, consumed: int) -> dict[str, str]:
-        """The headers that the configuration names, for callers who are used to those of API Management."""
-        names, told = self._settings.headers, {}
+        `consumed` returns the tokens that the call has used so far; None: it has not been served."""
+        headers, names = _headers.headers(reservation.held.lessees, self._now()), self._settings.headers
+        if consumed is None or names == TokenHeaders():
+            return headers
+        if names.remaining_tokens and (remaining := headers.get("x-ratelimit-remaining-tokens")) is not None:
+            headers[names.remaining_tokens.lower()] = remaining
         if names.consumed_tokens:
-            told[names.consumed_tokens.lower()] = str(consumed)
-        if names.remaining_tokens:
-            remaining = self.headers(reservation).get("x-ratelimit-remaining-tokens")
-            if remaining is not None:
-                told[names.remaining_tokens.lower()] = remaining
-        return told
-
-    @property
-    def names_token_headers(self) -> bool:
-        return self._settings.headers != TokenHeaders()
+            headers[names.consumed_tokens.lower()] = str(consumed())
+        return headers
 
     def state(self) -> dict[str, Any]:
         """How this instance is doing. `safe`: it decides alone, because the table does not answer."""
