@@ -22,12 +22,13 @@ PURE = (
     "routing/_health",
     "forwarding/_timeouts",
     "auth/keys",
+    "token_classes",
     "types",
     "errors",
 )
 # Lowest first. A package imports only lower ones; the middle is the order of a request.
 LAYERS = (
-    *("errors", "ulid", "concurrency", "config", "types", "storage", "credentials"),  # the ground
+    *("errors", "ulid", "concurrency", "token_classes", "config", "types", "storage", "credentials"),  # the ground
     *("azure_openai", "auth", "usage", "billing", "limits", "telemetry"),  # what the stages are made of
     *("requests", "routing", "affinity", "forwarding", "responses"),  # parse, route, forward, respond
     *("management", "accounting", "gateway", "bootstrap", "asgi", "functions_http", "cli"),

@@ -8,11 +8,13 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
+from shared.token_classes import TOKEN_PRICES, TokenPrices
+
 Deployment = Literal["global", "data_zone", "regional"]
 Tier = Literal["standard", "batch", "priority", "flex"]
 
 
-class PriceLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, rename={"since": "from"}):
+class PriceLine(TokenPrices, frozen=True, forbid_unknown_fields=True, kw_only=True, rename={"since": "from"}):
     """One price, as the table and the configuration hold it: USD per million tokens or characters, per second of sound,
     per image, per hour of a provisioned throughput unit.
 
@@ -22,18 +24,10 @@ class PriceLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
     model: str = ""
     deployment: Deployment | None = None
-    regions: list[str] = []
+    regions: list[str] = []  # noqa: RUF012 - msgspec copies it
     tier: Tier = "standard"
     context: Literal["short", "long"] = "short"
     since: str = ""
-    input: float | None = None
-    cached_input: float | None = None
-    output: float | None = None
-    reasoning: float | None = None
-    audio_input: float | None = None
-    audio_output: float | None = None
-    image_input: float | None = None
-    image_output: float | None = None
     image: float | None = None
     second: float | None = None
     character: float | None = None
@@ -52,7 +46,7 @@ class PriceLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         return None if is_date(self.since) else f"from: expected a date as 2026-08-01, got {self.since!r}"
 
 
-AMOUNTS = PriceLine.__struct_fields__[6:]
+AMOUNTS = (*TOKEN_PRICES, "image", "second", "character", "unit_hour")
 
 
 def is_date(since: str) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from shared.token_classes import TOKEN_CLASSES
 from shared.types import LONG_CONTEXT
 from shared.usage import aggregates
 from shared.usage.aggregates import Counts, Dimensions, Fold
@@ -22,14 +23,7 @@ _INPUT, _OUTPUT, _SOUND_MS, _MS, _TIMED, _TTFT, _FIRST_TOKENS = (
 _OPTIONAL = tuple(  # properties of a row that are added as they are, where the row has them
     (row, _FIELDS[field])
     for row, field in (
-        ("e_cached", "cached_input_tokens"),
-        ("e_reasoning", "reasoning_tokens"),
-        ("e_audio_in", "audio_input_tokens"),
-        ("e_image_in", "image_input_tokens"),
-        ("e_audio_out", "audio_output_tokens"),
-        ("e_image_out", "image_output_tokens"),
-        ("e_accepted", "accepted_prediction_tokens"),
-        ("e_rejected", "rejected_prediction_tokens"),
+        *((tokens.row, field) for field, tokens in TOKEN_CLASSES.items() if tokens.part_of),
         ("e_images", "images"),
         ("e_chars", "characters"),
     )

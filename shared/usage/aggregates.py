@@ -19,11 +19,13 @@ in the end. The rank of a day is the sum over its hours, of a month over its day
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from operator import add
 
 import msgspec
 
 from shared.errors import StoreUnavailable
 from shared.storage import MAX_BATCH, Properties, Row, Table, Value
+from shared.token_classes import TokenCounts
 
 TABLE = "usageagg"
 
@@ -58,7 +60,7 @@ class Dimensions(msgspec.Struct, frozen=True, order=True):
     context: str = "short"
 
 
-class Counts(msgspec.Struct, frozen=True):
+class Counts(TokenCounts, frozen=True):
     """`ms` and `ttft` are sums in milliseconds over `timed` and `first_tokens` requests, `sound_ms` of sound.
 
     `requests` are the callers', of which `errors` failed, `hung_up` lost their callers and `estimated` have tokens that
@@ -68,21 +70,11 @@ class Counts(msgspec.Struct, frozen=True):
     ends: int = 0
     estimated: int = 0
     errors: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cached_input_tokens: int = 0
-    reasoning_tokens: int = 0
     attempts: int = 0
     ms: int = 0
     timed: int = 0
     ttft: int = 0
     first_tokens: int = 0
-    audio_input_tokens: int = 0
-    image_input_tokens: int = 0
-    audio_output_tokens: int = 0
-    image_output_tokens: int = 0
-    accepted_prediction_tokens: int = 0
-    rejected_prediction_tokens: int = 0
     images: int = 0
     sound_ms: int = 0
     characters: int = 0
@@ -109,14 +101,18 @@ class _Manifest(msgspec.Struct, frozen=True):
     etag: str
 
 
+def added[C: TokenCounts](one: C, other: C) -> C:
+    """Add all numbers of two counts."""
+    return type(one)(*map(add, msgspec.structs.astuple(one), msgspec.structs.astuple(other)))
+
+
 def add_lines(parts: Iterable[Lines]) -> Lines:
-    sums: dict[Dimensions, list[int]] = {}
+    sums: Lines = {}
     for lines in parts:
         for dimensions, counts in lines.items():
-            values = msgspec.structs.astuple(counts)
             total = sums.get(dimensions)
-            sums[dimensions] = list(values) if total is None else [a + b for a, b in zip(total, values, strict=True)]
-    return {dimensions: Counts(*values) for dimensions, values in sums.items()}
+            sums[dimensions] = counts if total is None else added(total, counts)
+    return sums
 
 
 def combine(folds: Sequence[Fold]) -> Fold:
