@@ -101,12 +101,13 @@ def test_what_decides_does_no_io_and_reads_no_clock(name: str) -> None:
 
 def test_the_environment_is_read_in_one_place() -> None:
     readers = {name for name, tree in modules() for node in ast.walk(tree) if _reads_environment(node)}
-    # credentials.py asks only whether the platform offers a managed identity, exporting.py tells Azure Monitor's
-    # exporter to keep to its work; edges and commands hand the whole on
+    # credentials.py looks for the platform's managed identity; exporter.py and _tokenizer_process.py set what a library
+    # reads there; edges and commands pass the whole on
     assert readers <= {
         "shared/config/environment.py",
         "shared/credentials.py",
         "shared/telemetry/exporter.py",
+        "shared/usage/_tokenizer_process.py",
         "shared/asgi.py",
         "shared/cli/_terminal.py",
         "function_app.py",
