@@ -25,6 +25,7 @@ import msgspec
 
 from shared.errors import StoreUnavailable
 from shared.storage import MAX_BATCH, Properties, Row, Table, Value
+from shared.storage.conditional import update
 from shared.token_classes import TokenCounts
 
 TABLE = "usageagg"
@@ -98,7 +99,6 @@ class _Manifest(msgspec.Struct, frozen=True):
     generation: str
     rank: Rank
     lines: int
-    etag: str
 
 
 def added[C: TokenCounts](one: C, other: C) -> C:
@@ -167,7 +167,7 @@ async def commit(table: Table, partition: str, fold: Fold, nonce: str) -> int:
     if manifest is None or manifest.rank < fold.rank:
         generation = f"{_rank_text(fold.rank)}-{nonce}"
         keys += await _write_lines(table, partition, generation, fold.lines)
-        manifest = await _switch(table, partition, _Manifest(generation, fold.rank, len(fold.lines), ""), manifest)
+        manifest = await _switch(table, partition, _Manifest(generation, fold.rank, len(fold.lines)))
         written = len(fold.lines) + 1
     await _sweep(table, partition, manifest, keys)
     return written
@@ -184,23 +184,21 @@ async def _write_lines(table: Table, partition: str, generation: str, lines: Lin
     return keys
 
 
-async def _switch(table: Table, partition: str, new: _Manifest, old: _Manifest | None) -> _Manifest:
-    """Point the manifest to a generation, unless a higher one was faster; the manifest that counts afterwards.
+async def _switch(table: Table, partition: str, new: _Manifest) -> _Manifest:
+    """Point the manifest to a generation, unless it points to one of at least that rank. Return the manifest in force.
 
-    A lost answer to the write shows as a refused one, and then as our own generation in the manifest."""
-    halves, orphans = new.rank
-    properties: dict[str, Value] = {
-        "generation": new.generation,
-        "halves": halves,
-        "orphans": orphans,
-        "lines": new.lines,
-    }
-    while await table.put(partition, _MANIFEST, properties, old.etag if old else None) is None:
-        row = await table.get(partition, _MANIFEST)
-        old = _manifest(row) if row else None
-        if old is not None and old.rank >= new.rank:
-            return old
-    return new
+    If the answer to the write is lost, the manifest already names our own generation."""
+    in_force = new
+
+    def outrank(row: Row | None) -> Properties | None:
+        nonlocal in_force
+        if row is not None and (in_force := _manifest(row)).rank >= new.rank:
+            return None
+        in_force, (halves, orphans) = new, new.rank
+        return {"generation": new.generation, "halves": halves, "orphans": orphans, "lines": new.lines}
+
+    await update(table, partition, _MANIFEST, outrank)
+    return in_force
 
 
 async def _sweep(table: Table, partition: str, manifest: _Manifest, keys: list[str]) -> None:
@@ -225,7 +223,7 @@ async def _look(table: Table, partition: str) -> tuple[_Manifest | None, list[Ro
 
 def _manifest(row: Row) -> _Manifest:
     rank = (_integer(row.properties, "halves"), _integer(row.properties, "orphans"))
-    return _Manifest(str(row.properties["generation"]), rank, _integer(row.properties, "lines"), row.etag)
+    return _Manifest(str(row.properties["generation"]), rank, _integer(row.properties, "lines"))
 
 
 def _properties(dimensions: Dimensions, counts: Counts) -> Properties:
