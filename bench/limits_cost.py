@@ -7,7 +7,8 @@ import tracemalloc
 
 from shared.azure_openai import operations
 from shared.config.document import Configuration, Limits
-from shared.limits.limiter import TABLE, Limiter
+from shared.limits.limiter import Limiter
+from shared.storage import names
 from shared.storage.memory import MemoryStore
 from shared.types import Call, Consumer, Usage
 
@@ -60,7 +61,7 @@ async def memory() -> float:
     for reservation in waiting:
         held.settle(reservation, Usage(900, 200))
     waiting.clear()
-    await store.drop(TABLE)  # the rows are elsewhere
+    await store.drop(names.LIMITS)  # the rows are elsewhere
     gc.collect()
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -216,8 +216,7 @@ def _usd(settings: Settings) -> Callable[[Usage, Target], float | None]:
 
 
 def _vitals(ledger: Ledger, limiter: Limiter, alerts: Alerts, breakers: Breakers) -> Vitals:
-    lost = limiter.reach.lost_since is not None
-    return Vitals(ledger.backlog, ledger.dropped, lost, limiter.hits, alerts.raised, breakers.trips)
+    return Vitals(ledger.backlog, ledger.dropped, limiter.in_safe_mode, limiter.hits, alerts.raised, breakers.trips)
 
 
 class OnDemand:

@@ -130,12 +130,9 @@ class Gateway:
                 if isinstance(error, GatewayError):
                     error.limits = self._limiter.headers(reservation)
             raise
-        if limits := self._limiter.headers(reservation):
+        usage = response.usage_so_far if isinstance(response, RelayedResponse) else Usage
+        if limits := self._limiter.headers(reservation, usage):
             response.headers.update(limits)
-        if self._limiter.names_token_headers:
-            consumed = response.usage_so_far() if isinstance(response, RelayedResponse) else Usage()
-            told = self._limiter.token_headers(reservation, consumed.input_tokens + consumed.output_tokens)
-            response.headers.update(told)
         return response
 
     async def _ready(self, address: str, headers: Mapping[str, str]) -> Response:
