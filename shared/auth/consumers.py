@@ -15,10 +15,9 @@ import msgspec
 from shared.auth import keys
 from shared.auth.client_address import networks
 from shared.config.document import Limits, limit_complaints
-from shared.storage import Properties, Row, Store, Value
+from shared.storage import Properties, Row, Store, Value, names
 from shared.types import ANYWHERE, Access, Consumer
 
-TABLE = "consumers"
 _POLICY = "policy"
 _NOWHERE = "::/128"
 
@@ -54,7 +53,7 @@ class Consumers:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._table = store.table(TABLE)
+        self._table = store.table(names.CONSUMERS)
 
     async def find(self, consumer_id: str) -> Record | None:
         """The consumer of that id, or None."""
