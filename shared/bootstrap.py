@@ -40,13 +40,11 @@ from shared.management.api import ManagementApi
 from shared.management.readiness import ReadinessCheck
 from shared.responses.dispatcher import Dispatcher
 from shared.routing.breakers import Breakers
-from shared.routing.fleet_health import TABLE as HEALTH
 from shared.routing.fleet_health import SharedHealth
 from shared.routing.report import BackendsReport
-from shared.routing.rotation import TABLE as ROTATION
 from shared.routing.rotation import Rotation
 from shared.routing.router import Router
-from shared.storage import Store
+from shared.storage import Store, names
 from shared.storage.timed import TimedStore
 from shared.telemetry.recorder import Telemetry, Vitals
 from shared.types import Target, Usage
@@ -127,17 +125,17 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
             stack.push_async_callback(telemetry.stop)
             store = TimedStore(store, telemetry.store_operation)
         rng = random.Random()
-        rotation = Rotation(store.table(ROTATION), rng)
+        rotation = Rotation(store.table(names.ROTATION), rng)
         stack.push_async_callback(rotation.close)
-        breakers = Breakers(time.monotonic, rng)
+        ledger = Ledger(store, configuration.ledger.durability, _overflow(configuration.ledger, tables.endpoint))
+        health = SharedHealth(store.table(names.HEALTH), store.now, rng, ledger.instance)
+        stack.push_async_callback(health.close)
+        breakers = Breakers(time.monotonic, rng, health)
         router = Router(configuration, rotation, breakers)
         credentials = Credentials(settings.client_id, settings.api_keys)
         stack.push_async_callback(credentials.close)
         upstream = await stack.enter_async_context(BackendClient(credentials, breakers, configuration.timeouts))
         forwarder = Forwarder(upstream, breakers, router, configuration.timeouts)
-        ledger = Ledger(store, configuration.ledger.durability, _overflow(configuration.ledger, tables.endpoint))
-        health = SharedHealth(store.table(HEALTH), breakers, store.now, rng, ledger.instance)
-        stack.push_async_callback(health.close)
         stack.push_async_callback(ledger.stop)
         recovering = asyncio.ensure_future(ledger.recover())
         stack.callback(recovering.cancel)
