@@ -17,6 +17,7 @@ from shared import ulid
 from shared.accounting import Accounting
 from shared.affinity import directory
 from shared.affinity.directory import ObjectDirectory
+from shared.affinity.planner import Planner
 from shared.auth.authenticator import Authenticator
 from shared.auth.consumers import Consumers
 from shared.azure_openai.backend_requests import token_scope
@@ -147,8 +148,11 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
         limiter = Limiter(store, configuration, alerts)
         stack.push_async_callback(limiter.stop)
         backends = BackendsReport(configuration, breakers, health, ledger.instance)
-        management = ManagementApi(store, configuration, limiter, authenticator, backends, settings.management_key)
-        shadows = Shadows(upstream, breakers, ledger, configuration.timeouts)
+        readiness = ReadinessCheck(store, router.unusable)
+        management = ManagementApi(
+            store, configuration, limiter, authenticator, backends, readiness, settings.management_key
+        )
+        shadows = Shadows(upstream, breakers, configuration.timeouts)
         stack.push_async_callback(shadows.close)
         places = ObjectDirectory(
             store,
@@ -158,18 +162,13 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
         )
         stack.push_async_callback(places.stop)
         gateway = Gateway(
+            management,
             authenticator,
             limiter,
-            router,
-            Dispatcher(router, forwarder, places),
-            shadows,
-            ledger,
+            Planner(router, places),
+            Dispatcher(router, forwarder, places, shadows),
             Accounting(limiter, ledger, tokenizer, telemetry),
-            management,
-            places,
             configuration,
-            ReadinessCheck(store, router.unusable),
-            telemetry,
         )
         if telemetry is not None:
             telemetry.start(lambda: _vitals(ledger, limiter, alerts, breakers))

@@ -50,7 +50,7 @@ def _usual(text: str) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def limited_network(address: str) -> str:
-    """The addresses that share limits: an IPv4 address, or the /64 of an IPv6 address, which one caller usually owns."""
+    """The addresses that share limits: an IPv4 address, or the /64 of an IPv6 address, which usually has one owner."""
     if ":" not in address:
         return address or "unknown"
     return str(ipaddress.ip_network((address, 64), strict=False))

@@ -137,16 +137,18 @@ class Limiter:
         for limit, cost in zip(reservation.call_limits.limits, reservation.costs, strict=True):
             limit.settle(cost, NOTHING)
 
-    def headers(self, reservation: Reservation, usage: Callable[[], Usage] | None = None) -> dict[str, str]:
-        """The caller's limits in OpenAI's form: of several limits, those of the narrowest. With a `usage`, also the
-        headers that the configuration names, for callers used to those of API Management."""
-        headers = _headers.headers(reservation.call_limits.limits, self._table.now())
-        named = self._settings.headers
-        if usage is not None and named.consumed_tokens:
-            consumed = usage()
-            headers[named.consumed_tokens.lower()] = str(consumed.input_tokens + consumed.output_tokens)
-        if usage is not None and named.remaining_tokens and "x-ratelimit-remaining-tokens" in headers:
-            headers[named.remaining_tokens.lower()] = headers["x-ratelimit-remaining-tokens"]
+    def headers(self, reservation: Reservation, consumed: Callable[[], int] | None = None) -> dict[str, str]:
+        """The caller's limits in OpenAI's form: of several limits, those of the narrowest. Also the headers that the
+        configuration names, for callers used to those of API Management.
+
+        `consumed` returns the tokens that the call has used so far; None: it has not been served."""
+        headers, named = _headers.headers(reservation.call_limits.limits, self._table.now()), self._settings.headers
+        if consumed is None:
+            return headers
+        if named.remaining_tokens and (remaining := headers.get("x-ratelimit-remaining-tokens")) is not None:
+            headers[named.remaining_tokens.lower()] = remaining
+        if named.consumed_tokens:
+            headers[named.consumed_tokens.lower()] = str(consumed())
         return headers
 
     def state(self) -> dict[str, Any]:

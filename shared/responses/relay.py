@@ -75,10 +75,12 @@ class RelayedResponse(Response):
     def event_stream(self) -> bool:
         return self._upstream.meter.event_stream
 
-    def usage_so_far(self) -> Usage:
-        """Of a whole answer, its usage; of one that has only begun, what its prompt is thought to take."""
-        upstream = self._upstream
-        return upstream.usage() if upstream.complete else Usage(upstream.call.input_estimate, estimated=True)
+    def tokens_so_far(self) -> int:
+        """Tokens of a whole answer; of one that has only begun, the estimated tokens of its prompt."""
+        if not self._upstream.complete:
+            return self._upstream.call.input_estimate
+        usage = self._upstream.usage()
+        return usage.input_tokens + usage.output_tokens
 
     def _account_for_the_rest(self, ended: Ended) -> None:
         """What the caller has left, or what failed."""

@@ -2,10 +2,14 @@
 
 import json
 import re
+import subprocess
+import sys
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from shared.config import document as config
@@ -179,6 +183,77 @@ def test_the_sample_configuration_is_accepted_and_shows_every_key() -> None:
     kinds = (config.Configuration, Backend, config.Model, config.Timeouts, config.LedgerSettings)
     for name in (field for kind in kinds for field in kind.__struct_fields__):
         assert re.search(rf"\b{name}:", text), f"{name} is not in gateway.sample.yaml"
+
+
+SECTIONS: dict[str, type[msgspec.Struct]] = {  # heading in docs/configuration.md -> what it lists
+    "Document": config.Configuration,
+    "`backends`": Backend,
+    "`backends[].capacity`": config.ProvisionedCapacity,
+    "`models`": config.Model,
+    "`canary` and `shadow`": config.Variant,
+    "`limits`": config.LimitSettings,
+    "Limit fields": config.Limits,
+    "`limits.addresses`": config.AddressLimits,
+    "`limits.headers`": config.TokenHeaders,
+    "`limits.webhook`": config.WebhookSettings,
+    "`client_address`": config.ClientAddress,
+    "`timeouts`": config.Timeouts,
+    "`ledger`": config.LedgerSettings,
+    "`prices`": config.PriceLine,
+    "`export`": config.ExportSettings,
+    "`telemetry`": config.Tracing,
+}
+
+
+def structs(kind: Any) -> set[type[msgspec.Struct]]:
+    """Every struct in a type, itself included."""
+    found = {kind} if isinstance(kind, type) and issubclass(kind, msgspec.Struct) else set()
+    inner = [field.type for field in msgspec.structs.fields(kind)] if found else typing.get_args(kind)
+    return found.union(*(structs(one) for one in inner))
+
+
+def reference(heading: str) -> dict[str, str]:
+    """The keys that a section of the reference lists, with the cell of their default."""
+    text = (ROOT / "docs/configuration.md").read_text()
+    section = re.split(r"^#+ ", text.split(f"# {heading}\n")[1], maxsplit=1, flags=re.M)[0]
+    table = re.search(r"^\| key \|.*?(?=^$)", section, re.M | re.S)
+    assert table, heading
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table[0].splitlines()[2:]]
+    assert all(len(row) == 4 for row in rows), heading
+    return {row[0].strip("` "): row[2] for row in rows}
+
+
+def test_every_type_of_the_schema_has_a_section_in_the_reference() -> None:
+    assert structs(config.Configuration) - {config.ApiKey} == set(SECTIONS.values())
+
+
+@pytest.mark.parametrize("heading", SECTIONS)
+def test_the_reference_lists_the_keys_of_the_schema_and_their_defaults(heading: str) -> None:
+    listed = reference(heading)
+    fields = {field.encode_name: field for field in msgspec.structs.fields(SECTIONS[heading])}
+    assert listed.keys() == fields.keys()
+    for name, field in fields.items():
+        default = field.default
+        if field.required:
+            assert listed[name].startswith("required"), name
+        elif isinstance(default, bool):
+            assert listed[name] == f"`{str(default).lower()}`", name
+        elif isinstance(default, int | float):
+            assert re.match(rf"{default:g}\b" if default < 1e6 else str(default), listed[name].replace(",", "")), name
+        elif isinstance(default, str) and default:
+            assert listed[name].startswith(f"`{default}`"), name
+
+
+def test_the_command_of_the_reference_checks_a_document(tmp_path: Path) -> None:
+    (command,) = re.findall(
+        r"^\.venv/bin/python -c '(.*)' gateway\.yaml$", (ROOT / "docs/configuration.md").read_text(), re.M
+    )
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("backends: []")
+    for file, code in ((ROOT / "gateway.sample.yaml", 0), (bad, 1)):
+        done = subprocess.run([sys.executable, "-c", command, str(file)], cwd=ROOT, capture_output=True, timeout=60)
+        assert done.returncode == code, done.stderr.decode()
+    assert b"expected at least one backend" in done.stderr
 
 
 def test_every_environment_variable_stands_in_the_sample_and_in_the_documentation() -> None:

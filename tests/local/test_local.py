@@ -111,7 +111,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("wanted", ["0", "65536", "-1", "http", "7071.0"])
     def test_a_port_that_is_none_is_refused(self, wanted: str) -> None:
-        with pytest.raises(Refused, match="PORT is to be a number"):
+        with pytest.raises(Refused, match="PORT must be a number"):
             run.chosen_port(wanted)
 
     def test_func_without_the_core_tools_says_what_to_install_and_starts_nothing(self, commands: Path) -> None:
@@ -145,7 +145,7 @@ class TestProcesses:
     def test_a_program_that_ends_by_itself_is_told_with_its_last_lines(self, tmp_path: Path) -> None:
         with Children(tmp_path, tmp_path) as children:
             children.start("gateway", ["sh", "-c", "echo the reason; exit 3"])
-            with pytest.raises(Refused, match=r"Gateway ended by itself \(exit code 3\)[^$]*the reason"):
+            with pytest.raises(Refused, match=r"Gateway ended unexpectedly \(exit code 3\)[^$]*the reason"):
                 children.wait_for("It", lambda: None, 5)
 
     def test_a_launcher_that_is_killed_leaves_no_orphan(self, tmp_path: Path) -> None:
