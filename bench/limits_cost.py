@@ -43,7 +43,7 @@ async def cpu(limits: Limits) -> float:
         spent += time.process_time() - started
         if number % 10 == 0:
             await asyncio.sleep(0.01)
-    await limiter.stop()
+    await limiter.close()
     return spent / CALLS * 1e6
 
 

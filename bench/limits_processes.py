@@ -107,7 +107,7 @@ async def worker(storage: str, case: Case, number: int, share: int, begins: floa
                 continue
             await asyncio.sleep(max(0.0, wait))
             group.create_task(serve(request.prompt, request.output, request.bound, request.lasts))
-    await limiter.stop()
+    await limiter.close()
     await store.close()
 
 

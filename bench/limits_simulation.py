@@ -166,7 +166,7 @@ async def run(
                 await asyncio.sleep(request.at - loop.time())
             group.create_task(serve(request, fleet[rng.randrange(instances)]))
     operations = store.operations / len(demand)
-    await asyncio.gather(*(limiter.stop() for limiter in fleet))
+    await asyncio.gather(*(limiter.close() for limiter in fleet))
     taken = sum(admission.tokens for admission in admissions)
     cuts = statistics.quantiles(waits, n=100)
     return Result(

@@ -144,9 +144,9 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
         stack.push_async_callback(tokenizer.stop)
         authenticator = Authenticator(Consumers(store), store.now)
         alerts = Alerts(settings.webhook)
-        stack.push_async_callback(alerts.stop)
+        stack.push_async_callback(alerts.close)
         limiter = Limiter(store, configuration, alerts)
-        stack.push_async_callback(limiter.stop)
+        stack.push_async_callback(limiter.close)
         backends = BackendsReport(configuration, breakers, health, ledger.instance)
         readiness = ReadinessCheck(store, router.unusable)
         management = ManagementApi(

@@ -158,7 +158,7 @@ class Limiter:
         since = datetime.fromtimestamp(lost, UTC).isoformat(timespec="seconds") if lost is not None else None
         return {"mode": "normal" if lost is None else "safe", "safe_since": since, "hits": hits}
 
-    async def stop(self) -> None:
+    async def close(self) -> None:
         """Settle everything, and give back what is on lease."""
         await self._scheduler.settle_all()
 

@@ -135,11 +135,11 @@ async def test_addresses_that_have_not_called_for_a_day_are_forgotten() -> None:
     settings = Configuration(backends=[], limits=LimitSettings(addresses=AddressLimits(requests_per_minute=10)))
     member = limiter(store, requests_per_minute=10)
     await member.admit("203.0.113.7")
-    await member.stop()
+    await member.close()
     assert await cleanup.forget_addresses(store, settings) == 0
     store.time += cleanup.EVERY - 60
     await member.admit("203.0.113.8")
-    await member.stop()
+    await member.close()
     store.time += 61
     assert await cleanup.forget_addresses(store, settings) == 1
     assert [key for key in store.rows("limits") if key.startswith("address:")] == ["address:203.0.113.8"]
@@ -154,7 +154,7 @@ def test_a_row_whose_quota_is_in_use_is_kept_until_it_renews() -> None:
     async def use() -> None:
         member = limiter(store, request_quota=5, request_quota_period="month")
         await member.admit("203.0.113.7")
-        await member.stop()
+        await member.close()
 
     asyncio.run(use())
     row = from_properties(store.rows("limits")["address:203.0.113.7"]["0"][0])

@@ -1,29 +1,21 @@
 """Calls held to their limits: several at once, settled once on every way, alone when the table is out of reach."""
 
 import asyncio
-import base64
-import hashlib
-import hmac
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
-from aiohttp import web
 
 from shared.auth.authenticator import Authenticator
 from shared.auth.consumers import Consumers
-from shared.azure_openai import operations, requests
-from shared.config.document import Backend, Limits, Model, TokenHeaders, Webhook
+from shared.azure_openai import operations
+from shared.config.document import Backend, Limits, Model, TokenHeaders
 from shared.errors import BudgetExceeded, GatewayError, QuotaExceeded, RateLimitExceeded
-from shared.limits import estimation, scopes
 from shared.limits._headers import duration
-from shared.limits.alerts import Alerts, signature
 from shared.limits.limiter import Limiter, Reservation
 from shared.storage import Properties
 from shared.types import Call, Consumer, Target, Usage
@@ -58,7 +50,7 @@ async def test_who_has_no_limits_costs_no_operation() -> None:
     reservation = await limiter.reserve(consumer(), call())
     limiter.settle(reservation, Usage(100, 20))
     assert limiter.headers(reservation) == {}
-    await limiter.stop()
+    await limiter.close()
     assert store.operations == 0
 
 
@@ -94,7 +86,7 @@ async def test_a_settlement_counts_once() -> None:
     for _ in range(3):
         limiter.settle(reservation, Usage(1000, 500))
         limiter.release(reservation)
-    await limiter.stop()
+    await limiter.close()
     assert store.rows("limits")["key:ann"]["0"][0]["tokens_used"] == pytest.approx(1500)
 
 
@@ -105,7 +97,7 @@ async def test_what_other_tries_were_charged_counts_too() -> None:
     backend = Backend(name="b", endpoint="https://b", region="r", models={})
     large, small = Target(backend, "gpt-4o", "l"), Target(backend, "gpt-4o-mini", "s")
     limiter.settle(reservation, Usage(1000, 500), large, [(large, Usage(1000, 20)), (small, Usage(7))])
-    await limiter.stop()
+    await limiter.close()
     row = store.rows("limits")["key:ann"]["0"][0]
     assert row["tokens_used"] == pytest.approx(2527)
     assert row["requests_used"] == 1
@@ -129,7 +121,7 @@ async def test_what_one_limit_reserved_is_returned_when_another_refuses() -> Non
     refused = await attempt(limiter, bob)
     assert isinstance(refused, RateLimitExceeded)
     assert "The team 'red'" in refused.message
-    await limiter.stop()
+    await limiter.close()
     assert store.rows("limits")["key:bob"]["0"][0]["requests_used"] == 0
     assert store.rows("limits")["team:red"]["0"][0]["requests_used"] == 1
 
@@ -165,7 +157,7 @@ async def test_a_soft_limit_only_tells() -> None:
     limiter, ann = store.limiter(), consumer(requests_per_minute=2, soft=True)
     assert len(await admitted(limiter, ann, 5)) == 5
     assert limiter.hits["key", "requests"] == 3
-    await limiter.stop()
+    await limiter.close()
     assert store.rows("limits")["key:ann"]["0"][0]["requests_used"] == 5
 
 
@@ -212,7 +204,7 @@ async def test_a_quota_is_not_overrun_by_many_instances() -> None:
         if isinstance(answer, Reservation):
             limiter.settle(answer, Usage(100, 100))
         store.time += 0.05
-    await asyncio.gather(*(limiter.stop() for limiter in limiters))
+    await asyncio.gather(*(limiter.close() for limiter in limiters))
     used = store.rows("limits")["key:ann"]["0"][0]["tokens_used"]
     assert 9_000 <= float(used) <= 10_100
 
@@ -221,10 +213,10 @@ async def test_near_its_end_a_quota_reserves_all_that_calls_may_take() -> None:
     store = ScriptedStore()
     limiter, ann = store.limiter(), consumer(token_quota=100_000)
     limiter.settle(await limiter.reserve(ann, call(most=4000)), Usage(50_000, 0))
-    await limiter.stop()
+    await limiter.close()
     assert (await limiter.reserve(ann, call(most=4000))).costs[0].tokens < 1000
     limiter.settle(await limiter.reserve(ann, call(most=4000)), Usage(40_000, 0))
-    await limiter.stop()
+    await limiter.close()
     assert (await limiter.reserve(ann, call(most=4000))).costs[0].tokens > 4000
 
 
@@ -258,7 +250,7 @@ async def test_80_and_100_percent_raise_one_alert_each_in_a_fleet() -> None:
         answer = await attempt(limiters[number % 3], ann, call(400, most=0))
         if isinstance(answer, Reservation):
             limiters[number % 3].settle(answer, Usage(100, 0))
-    await asyncio.gather(*(limiter.stop() for limiter in limiters))
+    await asyncio.gather(*(limiter.close() for limiter in limiters))
     assert store.alerts == [("key:ann", "tokens", 80), ("key:ann", "tokens", 100)]
 
 
@@ -271,7 +263,7 @@ async def test_a_budget_alerts_once_a_period_and_again_in_the_next() -> None:
             answer = await attempt(limiters[number % 2], ann, call(400, most=0))
             if isinstance(answer, Reservation):
                 limiters[number % 2].settle(answer, Usage(20_000, 0))
-        await asyncio.gather(*(limiter.stop() for limiter in limiters))
+        await asyncio.gather(*(limiter.close() for limiter in limiters))
         store.time += 3600 - 60
     assert store.alerts == [("key:ann", "usd", 80), ("key:ann", "usd", 100)] * 2
 
@@ -342,7 +334,7 @@ async def test_a_dead_table_leaves_some_seconds_of_its_limit_to_each_instance() 
     assert await admitted(limiter, ann, 1)
     await asyncio.sleep(0.01)
     assert limiter.state()["mode"] == "normal"
-    await limiter.stop()
+    await limiter.close()
     assert store.rows("limits")["key:ann"]["0"][0]["requests_used"] == pytest.approx(7)
 
 
@@ -411,7 +403,7 @@ async def test_forgotten_keys_lose_no_settlement(monkeypatch: pytest.MonkeyPatch
     while under_way:
         await end()
     await asyncio.sleep(0.2)  # most has settled itself by now
-    await asyncio.gather(*(limiter.stop() for limiter in limiters))
+    await asyncio.gather(*(limiter.close() for limiter in limiters))
     rows = store.rows("limits")
     used = {key: sum(float(row["tokens_used"]) for row, _ in shards.values()) for key, shards in rows.items()}
     taken["team:all"] = sum(taken.values())
@@ -431,7 +423,7 @@ async def test_a_process_that_ends_waits_for_the_settlement_under_way(monkeypatc
     await asyncio.sleep(0.03)
     limiter._limits.clear()  # it is forgotten meanwhile
     limiter._call_limits.clear()
-    await limiter.stop()
+    await limiter.close()
     assert store.rows("limits")["key:ann"]["0"][0]["tokens_used"] == pytest.approx(77)
 
 
@@ -461,149 +453,11 @@ async def test_a_new_instance_begins_with_what_others_have_learned() -> None:
     limiter, ann = store.limiter(), consumer(tokens_per_minute=1_000_000)
     for _ in range(400):
         limiter.settle(await limiter.reserve(ann, call(1000, most=None)), Usage(250, 40))
-    await limiter.stop()
+    await limiter.close()
     other = store.limiter()
     await other.reserve(ann, call(1000, most=None))
     reservation = await other.reserve(ann, call(1000, most=None))
     assert reservation.costs[0].tokens == pytest.approx(250 + 1.25 * 40, rel=0.05)
-
-
-def test_answers_under_way_are_longer_than_the_average_one() -> None:
-    experience = estimation.Experience()
-    for number in range(400):
-        experience = experience.learn(estimation.Size(1000), Usage(250, 1000 if number % 2 else 100))
-    assert experience.output == pytest.approx(550, rel=0.1)
-    assert experience.expected_output == pytest.approx((1000**2 + 100**2) / 1100, rel=0.1)
-
-
-NOTHING_KNOWN = estimation.Experience()
-
-
-def expected(call: Call, experience: estimation.Experience = NOTHING_KNOWN) -> estimation.Estimate:
-    return estimation.expected(call, estimation.size(call), experience)
-
-
-def most(call: Call, experience: estimation.Experience = NOTHING_KNOWN) -> estimation.Estimate:
-    return estimation.most(call, estimation.size(call), experience)
-
-
-def parsed(path: str, **fields: Any) -> Call:
-    """The call that the gateway makes of this body."""
-    body = msgspec.json.encode({"model": "gpt-4o", **fields})
-    return requests.parse_call(operations.match("POST", f"/v1/{path}"), "", {}, body)
-
-
-def test_estimates_stay_within_what_the_call_allows() -> None:
-    assert expected(call(400, most=5)).output == 5
-    assert expected(call(400, most=None)).output == 1.25 * 450
-    assert most(call(400, most=None)).output == estimation.ASSUMED_OUTPUT
-    assert most(call(400, most=10**12)).output == estimation.MOST_OUTPUT
-    assert most(call(400, most=-5)).output == 0
-    embedding = msgspec.structs.replace(call(400), operation=EMBEDDINGS)
-    assert most(embedding).output == 0
-
-
-def test_every_answer_that_is_asked_for_is_reserved_for() -> None:
-    messages = [{"role": "user", "content": "Hello"}]
-    one = parsed("chat/completions", messages=messages, max_tokens=100)
-    three = parsed("chat/completions", messages=messages, max_tokens=100, n=3)
-    assert (most(one).output, most(three).output) == (100, 300)
-    assert expected(three).output == 3 * expected(one).output
-    best = parsed("completions", prompt="Hello", max_tokens=10, n=2, best_of=5)
-    assert most(best).output == 50
-    for wrong in (0, -1, 1.5, "3", None, 10**30):
-        assert most(parsed("chat/completions", messages=messages, max_tokens=100, n=wrong)).output in (100, 12_800)
-
-
-def test_what_is_learned_of_an_answer_is_of_each() -> None:
-    size = estimation.Size(400, answers=4)
-    experience = NOTHING_KNOWN
-    for _ in range(400):
-        experience = experience.learn(size, Usage(100, 400))
-    assert experience.expected_output == pytest.approx(100, rel=0.05)
-
-
-def test_the_bound_of_a_response_is_its_max_output_tokens() -> None:
-    assert most(parsed("responses", input="Hello", max_output_tokens=70)).output == 70
-
-
-def test_pictures_that_are_made_are_reserved_for() -> None:
-    picture = parsed("images/generations", prompt="A cat", n=2)
-    assert most(picture).output == 2 * estimation.LARGEST_IMAGE
-    assert expected(picture).output == 2 * estimation.IMAGE
-    known = NOTHING_KNOWN
-    for _ in range(400):
-        known = known.learn(estimation.Size(100, answers=2), Usage(20, 2 * 272))
-    assert expected(picture, known).output == pytest.approx(2 * 1.25 * 272, rel=0.05)
-
-
-def test_a_picture_in_a_prompt_is_not_counted_by_its_bytes() -> None:
-    url = "data:image/png;base64," + base64.b64encode(random.Random(1).randbytes(300_000)).decode()
-    content = [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": url}}]
-    seen = parsed("chat/completions", messages=[{"role": "user", "content": content}])
-    assert len(seen.body) > 400_000
-    assert 500 < expected(seen).input < 8_000
-    experience = NOTHING_KNOWN
-    for _ in range(100):
-        experience = experience.learn(estimation.size(seen), Usage(765, 10))
-    assert 500 < expected(seen, experience).input < 1_100
-    assert experience.tokens_per_byte == NOTHING_KNOWN.tokens_per_byte
-
-
-@pytest.mark.parametrize(
-    "text", ["Words, words and 'words'. " * 4000, "東京は日本の首都です。" * 4000, '{"a": [1, 2]}' * 8000]
-)
-def test_long_text_is_counted_by_its_bytes(text: str) -> None:
-    long = parsed("chat/completions", messages=[{"role": "user", "content": text}])
-    assert expected(long).input == pytest.approx(len(long.body) * 0.25, rel=0.05)
-
-
-def test_a_recording_is_not_counted_by_its_bytes() -> None:
-    operation = next(o for o in operations.OPERATIONS if o.name == "audio.transcriptions")
-    recording = msgspec.structs.replace(call(25_000_000), operation=operation)
-    assert expected(recording).input == 1000
-
-
-def test_what_makes_no_tokens_reserves_none() -> None:
-    for name in ("files.get", "responses.get", "responses.input_tokens"):
-        operation = next(o for o in operations.OPERATIONS if o.name == name)
-        asked = msgspec.structs.replace(call(400, most=None), operation=operation)
-        assert expected(asked) == most(asked) == estimation.NOTHING
-
-
-def test_the_estimate_of_a_large_body_looks_at_a_few_places_of_it() -> None:
-    looked = []
-
-    class Body(bytes):
-        def __getitem__(self, place: Any) -> Any:
-            looked.append(place)
-            return super().__getitem__(place)
-
-    estimation._binary(Body(b"x y " * 5_000_000))
-    assert len(looked) <= 65
-
-
-@pytest.mark.parametrize(
-    ("period", "zone", "now", "since", "until"),
-    [
-        ("hour", "UTC", "2026-11-21T12:34:56+00:00", "2026-11-21T12:00:00+00:00", "2026-11-21T13:00:00+00:00"),
-        ("hour", "Asia/Kolkata", "2026-11-21T12:34:56+00:00", "2026-11-21T12:30:00+00:00", "2026-11-21T13:30:00+00:00"),
-        ("day", "Europe/Berlin", "2026-11-21T23:30:00+00:00", "2026-11-21T23:00:00+00:00", "2026-11-22T23:00:00+00:00"),
-        ("day", "Europe/Berlin", "2026-10-25T12:00:00+00:00", "2026-10-24T22:00:00+00:00", "2026-10-25T23:00:00+00:00"),
-        ("week", "UTC", "2026-11-21T12:00:00+00:00", "2026-11-16T00:00:00+00:00", "2026-11-23T00:00:00+00:00"),
-        ("month", "UTC", "2026-12-31T23:59:59+00:00", "2026-12-01T00:00:00+00:00", "2027-01-01T00:00:00+00:00"),
-        (
-            "month",
-            "America/New_York",
-            "2026-11-01T03:00:00+00:00",
-            "2026-10-01T04:00:00+00:00",
-            "2026-11-01T04:00:00+00:00",
-        ),
-    ],
-)
-def test_periods_begin_by_the_clocks_of_the_zone(period: Any, zone: str, now: str, since: str, until: str) -> None:
-    seconds = [datetime.fromisoformat(text).timestamp() for text in (now, since, until)]
-    assert scopes.period_of(period, zone, seconds[0]) == (seconds[1], seconds[2])
 
 
 @pytest.mark.parametrize(
@@ -620,36 +474,3 @@ async def test_headers_for_those_who_come_from_api_management() -> None:
     headers = limiter.headers(reservation, lambda: 17)
     assert (headers["consumed-tokens"], headers["remaining-tokens"]) == ("17", "900")
     assert "consumed-tokens" not in limiter.headers(reservation)
-
-
-@asynccontextmanager
-async def receiver(failures: int) -> AsyncIterator[tuple[str, list[tuple[dict[str, str], bytes]]]]:
-    received: list[tuple[dict[str, str], bytes]] = []
-
-    async def take(request: web.Request) -> web.Response:
-        received.append(({name.lower(): value for name, value in request.headers.items()}, await request.read()))
-        return web.Response(status=500 if len(received) <= failures else 204)
-
-    app = web.Application()
-    app.router.add_post("/hook", take)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}/hook", received
-    finally:
-        await runner.cleanup()
-
-
-async def test_the_webhook_is_tried_again_and_signed() -> None:
-    async with receiver(failures=2) as (url, received):
-        alerts = Alerts(Webhook(url, "secret"), lambda: NOON, first_pause=0.01)
-        alerts(scopes.scope("key", "ann", Limits()), "tokens", 80, NOON)
-        await alerts.stop()
-    assert len(received) == 3
-    assert len({headers["x-tollgate-id"] for headers, _ in received}) == 1
-    headers, body = received[-1]
-    digest = hmac.new(b"secret", f"{NOON:.0f}.".encode() + body, hashlib.sha256).hexdigest()
-    assert headers["x-tollgate-signature"] == f"t={NOON:.0f},v1={digest}" == signature("secret", int(NOON), body)
-    assert msgspec.json.decode(body)["percentage"] == 80
