@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from shared.affinity._rows import TABLE, partition_of, time_limit
+from shared.affinity._rows import partition_of, time_limit
 from shared.concurrency import LruDict
 from shared.config.document import Backend, Configuration
 from shared.routing import rendezvous
-from shared.storage import Properties, Row, Store
+from shared.storage import Properties, Row, Store, names
 from shared.storage.conditional import update
 from shared.types import Consumer
 
@@ -20,7 +20,7 @@ class Homes:
     """Chooses a home once; it stays as long as it is in the configuration and serves the model."""
 
     def __init__(self, store: Store, configuration: Configuration, usable: Callable[[Backend], bool]) -> None:
-        self._table = store.table(TABLE)
+        self._table = store.table(names.AFFINITY)
         self._backends = {backend.name: backend for backend in configuration.backends}
         self._aliases = {alias: name for name, about in configuration.models.items() for alias in about.aliases}
         self._usable = usable

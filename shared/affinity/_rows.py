@@ -17,13 +17,12 @@ import msgspec
 
 from shared.azure_openai.references import ITEMS, KINDS
 from shared.errors import StoreUnavailable
-from shared.storage import MAX_BATCH, Properties, Row, Store, Table
+from shared.storage import MAX_BATCH, Properties, Row, Store, Table, names
 from shared.storage.conditional import update
 from shared.types import Reference
 
 logger = logging.getLogger("tollgate.affinity")
 
-TABLE = "affinity"
 NOBODY = ""  # the consumer of an adopted object
 DAY = 86_400.0  # seconds
 _WAIT = 2.5  # seconds that a call waits for the table, where the alternative is to refuse it
@@ -111,10 +110,10 @@ class ObjectRows:
     def _tables(self, kind: str) -> list[Table]:
         """The tables that may hold an object of this kind, first the one for new rows."""
         if not KINDS[kind].brief:
-            return [self._store.table(TABLE)]
+            return [self._store.table(names.AFFINITY)]
         now = self._store.now()
         months = dict.fromkeys(f"{datetime.fromtimestamp(now - age, UTC):%Y%m}" for age in (0.0, 15 * DAY, 31 * DAY))
-        return [self._store.table(f"{TABLE}{month}") for month in months]
+        return [self._store.table(f"{names.AFFINITY}{month}") for month in months]
 
 
 def partition_of(row_id: str) -> str:

@@ -10,12 +10,12 @@ from functools import partial
 import msgspec
 
 from shared.affinity._homes import Homes
-from shared.affinity._rows import DAY, NOBODY, TABLE, Location, ObjectRows, time_limit
+from shared.affinity._rows import DAY, NOBODY, Location, ObjectRows, time_limit
 from shared.azure_openai.references import ITEMS, KINDS
 from shared.concurrency import LruDict, Tasks
 from shared.config.document import Backend, Configuration
 from shared.errors import StateConflict, StateNotFound, StateUnavailable, StoreUnavailable
-from shared.storage import Store
+from shared.storage import Store, names
 from shared.types import UNBOUND, Binding, Call, Consumer, Reference
 
 logger = logging.getLogger("tollgate.affinity")
@@ -204,8 +204,8 @@ class ObjectDirectory:
 
 async def drop_old(store: Store) -> None:
     """Drop the tables of months whose objects Azure has deleted. Part of the timer's job."""
-    oldest = f"{TABLE}{datetime.fromtimestamp(store.now() - 62 * DAY, UTC):%Y%m}"
-    for name in await store.names(f"{TABLE}2"):
+    oldest = f"{names.AFFINITY}{datetime.fromtimestamp(store.now() - 62 * DAY, UTC):%Y%m}"
+    for name in await store.names(f"{names.AFFINITY}2"):
         if name < oldest:
             await store.drop(name)
 

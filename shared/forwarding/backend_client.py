@@ -19,7 +19,8 @@ from shared.azure_openai import backend_requests
 from shared.azure_openai.backend_requests import UpstreamRequest
 from shared.azure_openai.metering import BodyMeter, StreamMeter
 from shared.config.document import Timeouts
-from shared.credentials import Credentials, CredentialUnavailable
+from shared.credentials import Credentials
+from shared.errors import CredentialUnavailable
 from shared.forwarding._attempt import AttemptTimeout, in_seconds
 from shared.forwarding._failures import (
     AccessDenied,
@@ -97,7 +98,7 @@ class BackendClient:
                 breakers.failed(target)
 
     async def _headers(self, call: Call, target: Target, request: UpstreamRequest, request_id: str) -> dict[str, str]:
-        credential = self._credentials.known(target.backend, request.scope)
+        credential = self._credentials.cached(target.backend, request.scope)
         if credential is None:
             try:
                 credential = await self._credentials.header(target.backend, request.scope)
@@ -154,7 +155,7 @@ class BackendClient:
             request.method, url, data=body or None, headers=headers, allow_redirects=False, timeout=self._timeout
         )
         if response.status == 401 and "authorization" in headers:
-            self._credentials.forget(request.scope)
+            self._credentials.rejected(request.scope)
         return response
 
     async def _commit(
@@ -205,7 +206,7 @@ class BackendClient:
             # The provisioned deployment was full, so Azure used a pay-as-you-go one of the same resource.
             backend = msgspec.structs.replace(target.backend, kind="standard")
             return Target(backend, target.model, headers.get("x-ms-deployment-name") or target.deployment)
-        if (reading := quota.told(headers, sent, self._breakers.clock())) is not None:
+        if (reading := quota.read(headers, sent, self._breakers.clock())) is not None:
             self._breakers.learn(target, reading)
         return target
 
