@@ -1,4 +1,4 @@
-"""Two tries of one call, and a caller who leaves: no answer stays open, and nobody is charged twice."""
+"""Two attempts of one call, and a caller that leaves: no answer stays open, and nothing is charged twice."""
 
 import asyncio
 from typing import cast
@@ -21,7 +21,7 @@ HEDGE = Attempt(B, 0, BEATEN, 1.0, "hedge", PROMPT)
 
 
 class CountedAnswer:
-    """As much of an answer as hedging sees."""
+    """The part of an answer that hedging uses."""
 
     closed = 0
 
@@ -29,8 +29,8 @@ class CountedAnswer:
         self.closed += 1
 
 
-class TwoTries:
-    """The first try answers once the second one is under way; the second one takes its time to end."""
+class TwoAttempts:
+    """The first attempt answers once the second one is under way; the second one ends slowly."""
 
     def __init__(self) -> None:
         self.answer = CountedAnswer()
@@ -67,27 +67,27 @@ class TwoTries:
         return 0.0
 
 
-async def hedged(tries: TwoTries) -> Answer | None:
-    return await HedgedAttempt(cast("ForwardedCall", tries), A, AttemptTimeout(10.0, watched=True)).run(0.0)
+async def hedged(attempts: TwoAttempts) -> Answer | None:
+    return await HedgedAttempt(cast("ForwardedCall", attempts), A, AttemptTimeout(10.0, watched=True)).run(0.0)
 
 
-async def test_an_answer_is_closed_when_its_caller_leaves_while_the_other_try_ends() -> None:
-    tries = TwoTries()
-    running = asyncio.ensure_future(hedged(tries))
-    await tries.ending.wait()
+async def test_an_answer_is_closed_if_its_caller_leaves_while_the_other_attempt_ends() -> None:
+    attempts = TwoAttempts()
+    running = asyncio.ensure_future(hedged(attempts))
+    await attempts.ending.wait()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert tries.answer.closed == 1
-    tries.second_ends.set()
+    assert attempts.answer.closed == 1
+    attempts.second_ends.set()
     await asyncio.sleep(0)
 
 
-async def test_an_answer_stays_open_for_a_caller_who_waits() -> None:
-    tries = TwoTries()
-    tries.second_ends.set()
-    assert await hedged(tries) is cast("Answer", tries.answer)
-    assert tries.answer.closed == 0
+async def test_an_answer_stays_open_for_a_caller_that_waits() -> None:
+    attempts = TwoAttempts()
+    attempts.second_ends.set()
+    assert await hedged(attempts) is cast("Answer", attempts.answer)
+    assert attempts.answer.closed == 0
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ async def test_an_answer_stays_open_for_a_caller_who_waits() -> None:
         ((Attempt(A, 200, "", 1.0),), A),
     ],
 )
-def test_who_leaves_is_charged_the_prompt_once_for_each_backend_that_read_it(
+def test_a_caller_that_leaves_is_charged_the_prompt_once_for_each_backend_that_read_it(
     tried: tuple[Attempt, ...], at_it: Target | None
 ) -> None:
     outcome = hung_up(CALL, tried, 5)
