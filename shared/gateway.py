@@ -34,7 +34,7 @@ from shared.requests.reading import Bounds, read_call
 from shared.requests.upload import Upload
 from shared.responses.dispatcher import HUNG_UP, AdmittedCall, Dispatcher, heartbeat_wanted
 from shared.responses.relay import RelayedResponse
-from shared.responses.rendering import JsonResponse, error_response
+from shared.responses.rendering import ErrorResponse, JsonResponse
 from shared.routing import preferences
 from shared.routing.router import Router
 from shared.telemetry.recorder import Telemetry
@@ -93,7 +93,7 @@ class Gateway:
             return await self._serve(request, arrival)
         except GatewayError as error:
             self._accounting.refused(arrival, error)
-            return error_response(error, {"x-gateway-request-id": arrival.request_id})
+            return ErrorResponse(error, {"x-gateway-request-id": arrival.request_id})
         except CallerDisconnected:
             return Response(status_code=HUNG_UP)
         except Exception:  # the last resort: the caller gets OpenAI's shape, the operator the traceback
@@ -102,7 +102,7 @@ class Gateway:
                 "The gateway failed. Its operator finds the reason in the log under this request's id."
             )
             self._accounting.refused(arrival, defect)
-            return error_response(defect, {"x-gateway-request-id": arrival.request_id})
+            return ErrorResponse(defect, {"x-gateway-request-id": arrival.request_id})
 
     async def _serve(self, request: Request, arrival: ReceivedRequest) -> Response:
         # A plain dict: Starlette's own Headers search the raw list anew at every look.

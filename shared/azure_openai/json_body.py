@@ -9,6 +9,8 @@ import msgspec
 
 from shared.errors import InvalidRequest
 
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # raised when JSON is decoded
+
 _MOST_KEYS = 1000  # at the top level of a body; the longest requests have about forty
 
 _DECODE_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -47,7 +49,7 @@ class JsonFields:
             return None
         try:
             value: T | None = _decoder(kind)(self._body[place])
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        except UNREADABLE:
             raise InvalidRequest(f"The field `{name}` has the wrong type: expected {expected}.", param=name) from None
         return value
 

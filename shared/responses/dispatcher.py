@@ -18,7 +18,7 @@ from shared.requests.disconnect import CallerConnection, CallerDisconnected
 from shared.requests.upload import Upload
 from shared.responses.keep_alive import KeepAliveResponse
 from shared.responses.relay import Ended, RelayedResponse
-from shared.responses.rendering import error_response
+from shared.responses.rendering import ErrorResponse
 from shared.routing.router import Router, explained
 from shared.types import LEFT, Attempt, Binding, Call, Consumer, Outcome, Plan, Target, Usage
 
@@ -75,8 +75,9 @@ class Dispatcher:
             answer.cancel()
             raise
 
-    async def _forward(self, forwarding: AdmittedCall) -> Response:
-        """The answer of the first target that gives one; accounted for also when none does."""
+    async def _forward(self, forwarding: AdmittedCall) -> RelayedResponse | ErrorResponse:
+        """The answer of the first target that gives one; accounted for also when none does. Raises `GatewayError` and
+        `CallerDisconnected`."""
         arrival, call, plan, client = forwarding.arrival, forwarding.call, forwarding.plan, forwarding.client
         failure: Outcome | None = Outcome(status=500, ended="cut")
         upstream: UpstreamResponse | None = None
@@ -93,10 +94,10 @@ class Dispatcher:
         except ForwardingFailed as failed:
             error = state_unavailable(failed.error, forwarding.binding)
             failure = Outcome(status=error.status, attempts=failed.attempts, ended="refused")
-            return error_response(error, _gateway_headers(arrival, plan, failed.attempts))
+            return ErrorResponse(error, _gateway_headers(arrival, plan, failed.attempts))
         except CallerDisconnected:
             failure = hung_up(call, sending.attempts, round(arrival.milliseconds()))
-            return Response(status_code=HUNG_UP)
+            raise
         except GatewayError as error:
             failure = Outcome(status=error.status, ended="refused")
             raise
@@ -141,7 +142,7 @@ class Dispatcher:
             )
         except ForwardingFailed as failed:
             outcome = Outcome(status=failed.error.status, attempts=failed.attempts, ended="refused")
-            return error_response(failed.error, _gateway_headers(arrival, forwarding.plan, failed.attempts))
+            return ErrorResponse(failed.error, _gateway_headers(arrival, forwarding.plan, failed.attempts))
         except CallerDisconnected:
             outcome = Outcome(status=HUNG_UP, ended="hung_up")
             return Response(status_code=HUNG_UP)
