@@ -14,6 +14,7 @@ import msgspec
 
 from shared.auth import keys
 from shared.auth.client_address import networks
+from shared.azure_openai.json_body import UNREADABLE
 from shared.config.document import Limits, limit_complaints
 from shared.storage import Properties, Row, Store, Value
 from shared.types import ANYWHERE, Access, Consumer
@@ -190,7 +191,7 @@ def _model_limits(consumer_id: str, text: str) -> dict[str, Limits]:
 def _decoded(whose: str, text: str) -> dict[str, Any]:
     try:
         return msgspec.json.decode(text, type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         logger.error("the limits in the policy of %s are no JSON object: the configuration's defaults hold", whose)
         return {}
 

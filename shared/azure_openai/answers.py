@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from shared.azure_openai.json_body import UNREADABLE
 from shared.azure_openai.operations import PREFIXES, SEGMENT
 from shared.config.document import FallbackReason
 from shared.types import Call, Surface
@@ -57,7 +58,7 @@ def error_code(body: bytes) -> str:
     try:
         error = msgspec.json.decode(body).get("error")
         return str(error.get("code") or "")
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, AttributeError):
+    except (*UNREADABLE, AttributeError):
         return ""
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from shared.azure_openai.json_body import UNREADABLE
 from shared.types import Reference
 
 
@@ -130,7 +131,7 @@ def items(listed: bytes) -> list[str]:
     """The ids of the items in a list, as a response or a conversation tells them."""
     try:
         return [item.id for item in _decode_items(listed) if isinstance(item.id, str) and _ID.fullmatch(item.id)]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return []
 
 

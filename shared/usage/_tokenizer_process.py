@@ -7,6 +7,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 
+from shared.azure_openai.json_body import UNREADABLE
 from shared.types import Attempt, Outcome
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def prompt_texts(body: bytes) -> tuple[list[str], int]:
     """
     try:
         request = msgspec.json.decode(body, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return [], 0
     texts: list[str] = []
     form = 0
