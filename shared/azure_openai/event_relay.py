@@ -77,6 +77,11 @@ class EventRelay:
         return kept
 
     @property
+    def may_go_on(self) -> bool:
+        """True if more may follow the end: it is no end marker, or its last line end may be only half of CR LF."""
+        return not self.reader.marked or self._kept.endswith(b"\r")
+
+    @property
     def between_events(self) -> bool:
         """True if the caller has only whole events, so that another may follow."""
         return not self._raw

@@ -119,7 +119,7 @@ class RelayedResponse(Response):
             await self._break_off(send)
             return
         await self._close_account("complete")
-        if events is not None and not events.reader.marked:  # without an end marker, more may follow the last event
+        if events is not None and events.may_go_on:
             await send_part(send, events.finish())
             async for chunk in upstream.rest():
                 await send_part(send, chunk)

@@ -87,6 +87,16 @@ def test_an_end_marker_counts_without_its_empty_line(marker: bytes) -> None:
     assert events.finish() == marker
 
 
+def test_more_may_follow_an_end_that_is_no_marker_or_half_a_line_end() -> None:
+    for end, more in ((DONE, False), (b"data: [DONE]\r\n\r", True), (b"data: [DONE]\r\n\r\n", False)):
+        events = relay(CALL)
+        assert events.feed(end) == b""
+        assert (events.done, events.may_go_on) == (True, more)
+    typed_stream = relay(call("/v1/responses", stream=True))
+    typed_stream.feed(COMPLETED)
+    assert typed_stream.may_go_on
+
+
 def test_a_stream_that_ends_inside_an_event_is_not_done() -> None:
     events = relay(CALL)
     events.feed(WORDS[0] + b"data: [DON")
