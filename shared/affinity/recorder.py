@@ -121,7 +121,7 @@ class ObjectRecorder:
 
     def _record(self, objects: dict[Reference, bool], body: bytes) -> None:
         if self._telling:
-            objects |= {reference: False for reference in references.told(body) if reference not in objects}
+            objects |= {reference: False for reference in references.in_answer(body) if reference not in objects}
         if objects:
             self._writing += self._affinity.record(self._consumer.id, self._backend, objects, self._call.references)
 

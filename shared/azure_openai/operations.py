@@ -1,6 +1,6 @@
-"""The wire of Azure OpenAI: paths, operations, API versions, bodies and kinds of error. No I/O.
+"""The table of operations, and the routes from a method and a path to one of them. No I/O.
 
-Every path that the gateway serves is the pattern of a surface around the path of an operation in `OPERATIONS`.
+Each path of the gateway is the pattern of a surface around the path of an operation in `OPERATIONS`.
 """
 
 import functools
@@ -53,7 +53,7 @@ def _crud(family: str, path: str, kind: str, verbs: str, **create: Any) -> list[
     return [every[verb] for verb in verbs.split()]
 
 
-# What a call may do, each row a method and a path below the prefix of a surface (`_SURFACES`).
+# One row per operation: its method, and its path below the prefix of a surface (`_SURFACES`).
 # fmt: off
 OPERATIONS = (
     _post("chat.completions", "chat/completions", **_TEXT, makes="chat_completion"),
@@ -118,7 +118,7 @@ OPERATIONS = (
     # Models: answered from the configuration
     _get("models.list", "models", local=True),
     _get("models.get", "models/{model}", local=True),
-    # Fine-tuning: the model is the one to be trained, no deployment
+    # Fine-tuning: the model is the one to be trained, not a deployment
     *_crud("fine_tuning.jobs", "fine_tuning/jobs", "fine_tuning_job", "create list get cancel delete", model="hidden"),
     _post("fine_tuning.jobs.pause", "fine_tuning/jobs/{fine_tuning_job}/pause"),
     _post("fine_tuning.jobs.resume", "fine_tuning/jobs/{fine_tuning_job}/resume"),
@@ -138,7 +138,7 @@ OPERATIONS = (
     _post("evals.runs.update", "evals/{eval}/runs/{eval_run}"),  # how older clients cancel one
     _get("evals.runs.output_items.list", "evals/{eval}/runs/{eval_run}/output_items"),
     _get("evals.runs.output_items.get", "evals/{eval}/runs/{eval_run}/output_items/{output_item}"),
-    # Realtime, as far as it is HTTP; dated versions of Azure's have the sessions below a name of their own
+    # Realtime, as far as it is HTTP; Azure's dated versions have the sessions below `realtimeapi`
     _post("realtime.client_secrets", "realtime/client_secrets", **_SESSION),
     _post("realtime.sessions", "realtime/sessions", model="body"),
     _post("realtimeapi.sessions", "realtimeapi/sessions", model="body"),
@@ -166,13 +166,13 @@ OPERATIONS = (
 
 
 _LONGEST_PATH = 500  # characters; no path of the table is longer, and the cache of paths must stay small
-SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9_.:@-]*"  # of a path, in place of an id; what could lead elsewhere is none
+SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9_.:@-]*"  # of a path, as an id; `.`, `..` and escapes are not segments
 
 
 class Route(msgspec.Struct, frozen=True):
-    """What a path says: who spells it so, which operation, and the model and the objects that stand in it.
+    """The operation that a path names, with its surface, its model and its objects.
 
-    `path` is what follows the surface's prefix."""
+    `path` is the part behind the surface's prefix."""
 
     surface: Surface
     operation: Operation
@@ -199,7 +199,7 @@ def _match(method: str, path: str) -> Route:
             for operation, row in rows.get(rest.partition("/")[0], ())
             if (inner := row.fullmatch(rest))
         ]
-        # A fixed word comes before an id: threads/runs is no thread.
+        # A fixed word wins over an id: threads/runs is not a thread.
         fewest = min((len(inner.groupdict()) for _, inner in fitting), default=0)
         fitting = [(operation, inner) for operation, inner in fitting if len(inner.groupdict()) == fewest]
         for operation, inner in fitting:
@@ -217,6 +217,7 @@ def _match(method: str, path: str) -> Route:
 
 
 def unknown(path: str) -> UnknownPath:
+    """The error for a path that the gateway does not serve."""
     return UnknownPath(
         f"{path[:200]} is not a path of this gateway. Use /v1/… as with OpenAI, or as with Azure OpenAI "
         "/openai/deployments/MODEL/…?api-version=… or /openai/v1/…, or /gateway/OPERATION/MODEL."
