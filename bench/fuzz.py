@@ -1,4 +1,4 @@
-"""Sends what nobody would send, for a minute on each edge (`make fuzz`). Ends at the first 500 or traceback."""
+"""`make fuzz`: sends malformed requests to each edge for a minute. Fails at the first 500 or traceback."""
 
 import sys
 import time

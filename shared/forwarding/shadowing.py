@@ -14,35 +14,30 @@ from shared.forwarding.backend_client import BackendClient
 from shared.forwarding.response import UpstreamResponse
 from shared.routing.breakers import Breakers
 from shared.types import Attempt, Call, Target, Usage
-from shared.usage.ledger import Entry, Ledger
 
 logger = logging.getLogger("tollgate.shadowing")
 
 _MOST = 32  # under way at a time; a shadow that is slow must not take the place of callers
-_NUMBER = 100  # of the shadow's row in the ledger and of its span, behind those of all tries
-
-Ended = Callable[[Attempt, int], None]
 
 
 class Shadows:
     """One per process. A copy lives on when its caller has left; it ends with the process."""
 
-    def __init__(self, upstream: BackendClient, breakers: Breakers, ledger: Ledger, timeouts: Timeouts) -> None:
+    def __init__(self, upstream: BackendClient, breakers: Breakers, timeouts: Timeouts) -> None:
         self._upstream = upstream
         self._breakers = breakers
-        self._ledger = ledger
         self._timeouts = timeouts
         self._tasks: set[asyncio.Task[None]] = set()
         self.skipped = 0  # since the start, because too many were under way
 
-    def send(self, call: Call, target: Target, entry: Entry, ended: Ended | None) -> None:
-        """Send a copy. Returns at once. `ended` is told of its end, with its number among the call's tries."""
+    def send(self, call: Call, target: Target, request_id: str, ended: Callable[[Attempt], None]) -> None:
+        """Send a copy in the background. `ended` is called with the attempt when it is over."""
         if len(self._tasks) >= _MOST:
             self.skipped += 1
             if self.skipped.bit_count() == 1:  # 1, 2, 4, 8 …: told, but not every time
                 logger.warning("%d shadows left out so far: %d are under way", self.skipped, _MOST)
             return
-        task = asyncio.get_running_loop().create_task(self._follow(call, target, entry, ended))
+        task = asyncio.get_running_loop().create_task(self._follow(call, target, request_id, ended))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -51,28 +46,24 @@ class Shadows:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _follow(self, call: Call, target: Target, entry: Entry, ended: Ended | None) -> None:
+    async def _follow(self, call: Call, target: Target, request_id: str, ended: Callable[[Attempt], None]) -> None:
         started = self._breakers.clock()
         patience = AttemptTimeout(first_byte_timeout(call, target, self._timeouts))
         prompt = metering.unanswered(call)
         status, problem, usage = 0, "", None
         try:
-            answer = await self._upstream.attempt(call, target, patience, f"{entry.request_id}-shadow")
+            answer = await self._upstream.attempt(call, target, patience, f"{request_id}-shadow")
             try:
                 status, usage = answer.status, await _read_to_end(call, answer)
             finally:
                 answer.close()
         except AttemptFailed as failed:
-            logger.info("shadow of %s: %s on %s", entry.request_id, failed.problem, target.backend.name)
+            logger.info("shadow of %s: %s on %s", request_id, failed.problem, target.backend.name)
             status, problem, usage = failed.status, failed.problem, prompt if failed.charged else None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             problem, usage = type(error).__name__, prompt  # it broke off, and has charged the prompt at least
         milliseconds = (self._breakers.clock() - started) * 1000
-        attempt = Attempt(target, status, problem, milliseconds, "shadow", usage, started)
-        if usage is not None:
-            self._ledger.charge(entry, _NUMBER, attempt)
-        if ended is not None:
-            ended(attempt, _NUMBER)
+        ended(Attempt(target, status, problem, milliseconds, "shadow", usage, started))
 
 
 async def _read_to_end(call: Call, answer: UpstreamResponse) -> Usage:

@@ -1,8 +1,8 @@
-"""Whether this process can serve: `/readyz`. That it runs at all is `/healthz`, which asks nobody.
+"""Readiness of this process: `/readyz`. Liveness is `/healthz`, which has no dependencies.
 
-The configuration has been read or there would be nobody to answer; the table is asked, and every model needs a backend
-that is neither ejected nor throttled. It tells of faults that all instances share, so it is made for a pod's start, for
-deployments and for monitors. It is not made to take running instances out: with the table out of reach they serve on.
+The configuration was read at the start. Checked are the table, and that every model has a backend that is neither
+ejected nor throttled. All instances share such faults, so readiness is for the start of a pod, for deployments and for
+monitors. Do not take running instances out of service by it: they go on serving while the table is out of reach.
 """
 
 import asyncio
@@ -12,16 +12,16 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from shared.auth.consumers import TABLE
+from shared.concurrency import SingleFlight
 from shared.errors import StoreUnavailable
-from shared.storage import Store
+from shared.storage import Store, names
 
 _PATIENCE = 1.0  # seconds for the table
-_HOLDS = 1.0  # seconds for which an answer serves everybody who asks
+_HOLDS = 1.0  # seconds for which a result is served again
 
 
 class Readiness(msgspec.Struct, frozen=True):
-    """`store` "": it answers. `models`: those without a usable backend."""
+    """`store`: its problem, or "". `models`: those without a usable backend."""
 
     store: str
     models: list[str]
@@ -32,37 +32,38 @@ class Readiness(msgspec.Struct, frozen=True):
 
 
 class ReadinessCheck:
-    """Asks at most once a second, however often it is asked itself. `unusable` names the models without a backend."""
+    """Asks the table at most once a second. `unusable` returns the models without a usable backend."""
 
     def __init__(
         self, store: Store, unusable: Callable[[], list[str]], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._table = store.table(TABLE)
+        self._table = store.table(names.CONSUMERS)
         self._unusable = unusable
         self._clock = clock
         self._asked_at = -_HOLDS
-        self._asking: asyncio.Task[str] | None = None
+        self._problem = ""
+        self._check: SingleFlight[str, None] = SingleFlight()
 
     async def __call__(self) -> Readiness:
-        if self._asking is None or (self._asking.done() and self._clock() - self._asked_at >= _HOLDS):
-            self._asked_at = self._clock()
-            self._asking = asyncio.ensure_future(self._ask())
-        return Readiness(await asyncio.shield(self._asking), self._unusable())
+        if self._clock() - self._asked_at >= _HOLDS:
+            await self._check.run("", self._ask)
+        return Readiness(self._problem, self._unusable())
 
-    async def _ask(self) -> str:
+    async def _ask(self) -> None:
+        asked_at, problem = self._clock(), ""
         try:
             async with asyncio.timeout(_PATIENCE):
                 await self._table.get("readyz", "readyz")
         except TimeoutError:
-            return f"no answer within {_PATIENCE:g} s"
+            problem = f"no answer within {_PATIENCE:g} s"
         except StoreUnavailable as error:
-            return str(error)
-        return ""
+            problem = str(error)
+        self._asked_at, self._problem = asked_at, problem
 
 
 def is_internal(client: str, headers: Mapping[str, str]) -> bool:
-    """Whether a request comes from beside this process (a probe of the kubelet, the container itself), not through
-    something that forwards for others. `client`: its address, or "" where nobody tells it."""
+    """True for a request from the same machine or private network (a kubelet's probe, the container itself), unless
+    something forwarded it. `client`: its address, or "" if unknown."""
     if not client or headers.keys() & {"x-forwarded-for", "forwarded", "x-original-host", "x-azure-clientip"}:
         return False
     address = ipaddress.ip_address(client)

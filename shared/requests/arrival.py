@@ -1,18 +1,14 @@
-"""A request as it came in, and the one line of the log that tells of it."""
+"""An incoming request."""
 
-import logging
 import time
-from typing import Any
 
 import msgspec
 
 from shared.telemetry.spans import TraceContext
 
-logger = logging.getLogger("tollgate.requests")
-
 
 class ReceivedRequest(msgspec.Struct, frozen=True):
-    """`started` on the monotonic clock. `place`: in its trace; None: nobody wants to know."""
+    """`started` is on the monotonic clock. `place` in its trace is None if nothing is traced."""
 
     request_id: str
     started: float
@@ -21,10 +17,5 @@ class ReceivedRequest(msgspec.Struct, frozen=True):
     place: TraceContext | None = None
 
     def milliseconds(self) -> float:
+        """Time since the request arrived."""
         return (time.monotonic() - self.started) * 1000
-
-    def log(self, line: dict[str, Any]) -> None:
-        """The one line of a request."""
-        if self.place is not None:
-            line["trace"] = self.place.trace
-        logger.info(msgspec.json.encode(line).decode())

@@ -63,10 +63,12 @@ class RelayedResponse(Response):
         """Relay the answer as the rest of a started event stream. A body of another kind becomes one event."""
         await self._run(self._relay_rest(send) if self._upstream.events is not None else self._relay_as_event(send))
 
-    def usage_so_far(self) -> Usage:
-        """The usage of a whole answer; for one that has only begun, an estimate for its prompt."""
-        upstream = self._upstream
-        return upstream.usage() if upstream.complete else Usage(upstream.call.input_estimate, estimated=True)
+    def tokens_so_far(self) -> int:
+        """Tokens of a whole answer; of one that has only begun, the estimated tokens of its prompt."""
+        if not self._upstream.complete:
+            return self._upstream.call.input_estimate
+        usage = self._upstream.usage()
+        return usage.input_tokens + usage.output_tokens
 
     async def _run(self, relaying: Coroutine[None, None, None]) -> None:
         ended: Ended = "cut"

@@ -2,10 +2,14 @@
 
 import json
 import re
+import subprocess
+import sys
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from shared.config import document as config
@@ -46,9 +50,9 @@ def changed(path: str, value: Any) -> str:
         ("extra", 1, "document: Object contains unknown field `extra`"),
         ("backends/0/color", "red", "backends[0]: Object contains unknown field `color`"),
         ("backends/1/weight", "2", "backends[1].weight: Expected `int`, got `str`"),
-        ("backends/1/weight", 0, "backends[1].weight: expected 1 to 100, got 0"),
-        ("backends/1/priority", -1, "backends[1].priority: expected 0 to 100"),
-        ("backends/1/name", "a", "backends[1].name: expected a name of its own"),
+        ("backends/1/weight", 0, "backends[1].weight: Expected `int` >= 1, got 0"),
+        ("backends/1/priority", -1, "backends[1].priority: Expected `int` >= 0, got -1"),
+        ("backends/1/name", "a", "backends[1].name: expected a unique name, but backends[0] is also 'a'"),
         ("backends/1/name", "a b", "backends[1].name: expected letters"),
         ("backends/0/endpoint", "http://a.openai.azure.com", "backends[0].endpoint: expected https"),
         ("backends/0/endpoint", "https://a.openai.azure.com/openai", "backends[0].endpoint: expected https"),
@@ -64,8 +68,8 @@ def changed(path: str, value: Any) -> str:
         ("backends/0/models", {}, "backends[0].models: expected at least one"),
         ("backends/0/models", {"m/n": "x"}, "backends[0].models: expected names"),
         ("backends/0/models", {"m": "x y", "n": "n"}, "backends[0].models.m: expected the name of a deployment"),
-        ("models/zzz", {}, "models.zzz: expected a model that a backend serves"),
-        ("models/m/fallbacks", ["zzz"], "models.m.fallbacks[0]: expected a model that a backend serves"),
+        ("models/zzz", {}, "models.zzz: expected a model of a backend, but no backend has 'zzz'"),
+        ("models/m/fallbacks", ["zzz"], "models.m.fallbacks[0]: expected a model of a backend, got 'zzz'"),
         ("models/m/fallbacks", ["m"], "models.m.fallbacks[0]: expected another model"),
         ("models/m/aliases", ["n"], "models.m.aliases[0]: expected a new name"),
         (
@@ -73,9 +77,33 @@ def changed(path: str, value: Any) -> str:
             {"aliases": ["m-2024"]},
             "models.n.aliases[0]: expected a new name, but 'm-2024' is an alias of m",
         ),
-        ("timeouts", {"total": 300}, "timeouts.total: expected seconds above 0 and at most 220"),
-        ("timeouts", {"first_byte": 0}, "timeouts.first_byte: expected"),
-        ("max_request_bytes", 10, "max_request_bytes: expected"),
+        ("timeouts", {"total": 300}, "timeouts.total: Expected `float` <= 220.0, got 300"),
+        ("timeouts", {"first_byte": 0}, "timeouts.first_byte: Expected `float` > 0.0, got 0"),
+        ("timeouts", {"connect": float("nan")}, "timeouts.connect: Expected `float` > 0.0, got nan"),
+        ("max_request_bytes", 10, "max_request_bytes: Expected `int` >= 1024, got 10"),
+        ("heartbeat_seconds", 0.01, "heartbeat_seconds: expected 0 (never) or at least 0.05, got 0.01"),
+        ("ledger", {"overflow_bytes": 5}, "ledger.overflow_bytes: expected 0 (none) or at least 1000000 bytes, got 5"),
+        ("ledger", {"keep_months": 1}, "ledger.keep_months: expected 0 (forever) or at least 2"),
+        ("prices", [{"model": "m", "input": 2e6}], "prices[0].input: Expected `float` <= 1000000.0, got 2000000.0"),
+        (
+            "backends/1/tokens_per_minute",
+            {"m": 1, "x": 0},
+            "backends[1].tokens_per_minute.x: Expected `int` >= 1, got 0",
+        ),
+        ("backends/1/tokens_per_minute", {"x": 1}, "backends[1].tokens_per_minute.x: expected a model of this backend"),
+        ("models/n", {"canary": {"model": "m", "share": 0}}, "models.n.canary.share: Expected `float` > 0.0, got 0"),
+        (
+            "limits",
+            {"teams": {"a": {}, "b": {"token_quota": 1}, "c d": {"token_quota": -1}, "e": {"token_quota": -2}}},
+            "limits.teams.c d.token_quota: Expected `int` >= 0, got -1",
+        ),
+        ("limits", {"teams": {"a": {}, "b": 3}}, "limits.teams.b: Expected `object`, got `int`"),
+        (
+            "limits",
+            {"teams": {"a": {"time_zone": "Mars"}}},
+            "limits.teams.a.time_zone: expected the name of a time zone",
+        ),
+        ("client_address", {"hops": 11}, "client_address.hops: Expected `int` <= 10, got 11"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_path(path: str, value: Any, complaint: str) -> None:
@@ -110,7 +138,7 @@ def test_yaml_knows_no_dates_and_json_may_have_tabs() -> None:
 
 
 def test_all_complaints_are_told_at_once() -> None:
-    document = json.loads(changed("backends/0/weight", 0))
+    document = json.loads(changed("backends/0/region", ""))
     document["models"]["m"]["fallbacks"] = ["zzz"]
     with pytest.raises(ConfigurationError) as caught:
         parsing.parse(json.dumps(document), "x")
@@ -179,6 +207,77 @@ def test_the_sample_configuration_is_accepted_and_shows_every_key() -> None:
     kinds = (config.Configuration, Backend, config.Model, config.Timeouts, config.LedgerSettings)
     for name in (field for kind in kinds for field in kind.__struct_fields__):
         assert re.search(rf"\b{name}:", text), f"{name} is not in gateway.sample.yaml"
+
+
+SECTIONS: dict[str, type[msgspec.Struct]] = {  # heading in docs/configuration.md -> what it lists
+    "Document": config.Configuration,
+    "`backends`": Backend,
+    "`backends[].capacity`": config.ProvisionedCapacity,
+    "`models`": config.Model,
+    "`canary` and `shadow`": config.Variant,
+    "`limits`": config.LimitSettings,
+    "Limit fields": config.Limits,
+    "`limits.addresses`": config.AddressLimits,
+    "`limits.headers`": config.TokenHeaders,
+    "`limits.webhook`": config.WebhookSettings,
+    "`client_address`": config.ClientAddress,
+    "`timeouts`": config.Timeouts,
+    "`ledger`": config.LedgerSettings,
+    "`prices`": config.PriceLine,
+    "`export`": config.ExportSettings,
+    "`telemetry`": config.Tracing,
+}
+
+
+def structs(kind: Any) -> set[type[msgspec.Struct]]:
+    """Every struct in a type, itself included."""
+    found = {kind} if isinstance(kind, type) and issubclass(kind, msgspec.Struct) else set()
+    inner = [field.type for field in msgspec.structs.fields(kind)] if found else typing.get_args(kind)
+    return found.union(*(structs(one) for one in inner))
+
+
+def reference(heading: str) -> dict[str, str]:
+    """The keys that a section of the reference lists, with the cell of their default."""
+    text = (ROOT / "docs/configuration.md").read_text()
+    section = re.split(r"^#+ ", text.split(f"# {heading}\n")[1], maxsplit=1, flags=re.M)[0]
+    table = re.search(r"^\| key \|.*?(?=^$)", section, re.M | re.S)
+    assert table, heading
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table[0].splitlines()[2:]]
+    assert all(len(row) == 4 for row in rows), heading
+    return {row[0].strip("` "): row[2] for row in rows}
+
+
+def test_every_type_of_the_schema_has_a_section_in_the_reference() -> None:
+    assert structs(config.Configuration) - {config.ApiKey} == set(SECTIONS.values())
+
+
+@pytest.mark.parametrize("heading", SECTIONS)
+def test_the_reference_lists_the_keys_of_the_schema_and_their_defaults(heading: str) -> None:
+    listed = reference(heading)
+    fields = {field.encode_name: field for field in msgspec.structs.fields(SECTIONS[heading])}
+    assert listed.keys() == fields.keys()
+    for name, field in fields.items():
+        default = field.default
+        if field.required:
+            assert listed[name].startswith("required"), name
+        elif isinstance(default, bool):
+            assert listed[name] == f"`{str(default).lower()}`", name
+        elif isinstance(default, int | float):
+            assert re.match(rf"{default:g}\b" if default < 1e6 else str(default), listed[name].replace(",", "")), name
+        elif isinstance(default, str) and default:
+            assert listed[name].startswith(f"`{default}`"), name
+
+
+def test_the_command_of_the_reference_checks_a_document(tmp_path: Path) -> None:
+    (command,) = re.findall(
+        r"^\.venv/bin/python -c '(.*)' gateway\.yaml$", (ROOT / "docs/configuration.md").read_text(), re.M
+    )
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("backends: []")
+    for file, code in ((ROOT / "gateway.sample.yaml", 0), (bad, 1)):
+        done = subprocess.run([sys.executable, "-c", command, str(file)], cwd=ROOT, capture_output=True, timeout=60)
+        assert done.returncode == code, done.stderr.decode()
+    assert b"expected at least one backend" in done.stderr
 
 
 def test_every_environment_variable_stands_in_the_sample_and_in_the_documentation() -> None:

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from bench.routing_attacks import crowd, hung_up
-from bench.routing_capacity import overload, provisioned, told
+from bench.routing_capacity import overload, provisioned, retry_after
 from bench.routing_faults import brown_out, dead, flapping, hanging, nameless, sick, slow
 from bench.routing_load import TOO_LATE
 from bench.routing_streams import dying
@@ -28,7 +28,7 @@ AT_ONCE: dict[str, Scenario] = {
     "slow": lambda system: slow(system, 4, rate=6, delay=1),
     "overload": lambda system: overload(system, 4, window=1, each=6),
     "provisioned": lambda system: provisioned(system, 4, burst=1, least=0.7),
-    "told": lambda system: told(system, 6, rate=10),
+    "retry-after": lambda system: retry_after(system, 6, rate=10),
     "brown-out": lambda system: brown_out(system, 2, rate=8),
     "nameless": lambda system: nameless(system, 2, most=5),
 }

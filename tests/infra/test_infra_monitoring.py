@@ -89,7 +89,7 @@ def test_a_seeded_fault_is_found(right: str, wrong: str) -> None:
 def test_an_alert_knows_what_it_is_about() -> None:
     rules = re.findall(
         r"\n    name: '([\w-]+)'\n    title: '[^\n]+'\n    about: '[^\n]+'\n    severity: (\d)\n"
-        r"    window: '(\w+)'\n    frequency: '(\w+)'\n    dimension: '(\w*)'\n    query: [^'\n]*'''\n(.*?)'''",
+        r"    window: '(\w+)'\n    frequency: '(\w+)'\n    dimension: '(\w*)'\n    query: [^']*'''\n(.*?)'''",
         ALERTS, re.S,
     )  # fmt: skip
     assert len(rules) == len([*alert_queries(ALERTS)])

@@ -982,7 +982,7 @@ def test_a_taken_port_is_said_in_one_sentence(which: str) -> None:
     [
         ({"regions": [{"name": "a", "colour": "red"}]}, "Object contains unknown field `colour` - at `$.regions[0]`"),
         ({"regions": []}, "Expected `array` of length >= 1 - at `$.regions`"),
-        ({"regions": [{"name": "a"}, {"name": "a"}]}, "the region 'a' is there twice"),
+        ({"regions": [{"name": "a"}, {"name": "a"}]}, "duplicate region: 'a'"),
         ({"regions": [{"name": "a", "deployments": [{"name": "d", "model": "m", "tokens_per_minute": 0}]}]}, ">= 1"),
     ],
 )
