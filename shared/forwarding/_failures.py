@@ -7,6 +7,7 @@ import aiohttp
 import msgspec
 
 from shared.azure_openai import answers, metering
+from shared.azure_openai.json_body import UNREADABLE
 from shared.forwarding._attempt import AttemptTimeout
 from shared.forwarding.response import WholeAnswer, whole_answer
 from shared.routing import quota
@@ -144,6 +145,6 @@ def _failed_spillover(target: Target, headers: Mapping[str, str]) -> str:
 
 def _is_error(body: bytes) -> bool:
     """Tell an error in OpenAI's shape, which the caller may see, from a proxy's page."""
-    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    with contextlib.suppress(*UNREADABLE):
         return isinstance(msgspec.json.decode(body, type=Mapping[str, object]).get("error"), Mapping)
     return False

@@ -17,7 +17,9 @@ from yarl import URL
 
 from shared.azure_openai import backend_requests
 from shared.azure_openai.backend_requests import UpstreamRequest
-from shared.azure_openai.metering import BodyMeter, StreamMeter
+from shared.azure_openai.event_reader import EventReader
+from shared.azure_openai.event_relay import EventRelay
+from shared.azure_openai.metering import BodyMeter
 from shared.config.document import Timeouts
 from shared.credentials import Credentials
 from shared.errors import CredentialUnavailable
@@ -164,9 +166,9 @@ class BackendClient:
         """Read until the answer belongs to the caller."""
         breakers, timeouts = self._breakers, self._timeouts
         served_by = self._served_by(target, response, sent)
-        meter: StreamMeter | BodyMeter
+        body: EventRelay | BodyMeter
         if response.status == 200 and response.content_type == "text/event-stream":
-            meter, head = await _read_first_token(call, response)
+            body, head = await _read_first_token(call, response)
             seconds = timeouts.stream
         else:
             # A body that is not JSON shows nothing but its status, unless the objects it makes have to be recorded.
@@ -184,7 +186,7 @@ class BackendClient:
                 breakers.end(target)
                 response.release()
                 return answer
-            meter = BodyMeter(call, response.status, head)
+            body = BodyMeter(call, response.status, head)
             seconds = timeouts.stream if unread else timeouts.total
         breakers.success(target)
         return OpenAnswer(
@@ -193,7 +195,7 @@ class BackendClient:
             response=response,
             headers=returned_headers(call, response.headers),
             head=head,
-            meter=meter,
+            body=body,
             ended=functools.partial(breakers.end, target),
             deadline=min(in_seconds(seconds), timeout.call_ends),
             silence=timeouts.total,
@@ -228,18 +230,19 @@ class BackendClient:
                 self._breakers.fault(target, failed.problem)
 
 
-async def _read_first_token(call: Call, response: aiohttp.ClientResponse) -> tuple[StreamMeter, bytes]:
+async def _read_first_token(call: Call, response: aiohttp.ClientResponse) -> tuple[EventRelay, bytes]:
     """Read a stream until its first token; return what may go to the caller so far."""
-    meter = StreamMeter(call, eager=call.background or not call.model)
+    reader = EventReader(call, eager=call.background or not call.model)
+    events = EventRelay(reader)
     head, chunk = b"", b"-"
-    while chunk and not (meter.committed or meter.failed or meter.done) and len(head) <= _MAX_BUFFERED:
+    while chunk and not (reader.committed or reader.failed or events.done) and len(head) <= _MAX_BUFFERED:
         chunk = await response.content.readany()
-        head += meter.feed(chunk)
-    if meter.failed:
+        head += events.feed(chunk)
+    if reader.failed:
         raise AttemptFailed("reported an error before the stream's first token", response.status, charged=True)
-    if not meter.committed:
+    if not reader.committed:
         raise AttemptFailed("ended the stream before its first token", response.status, charged=True)
-    return meter, head
+    return events, head
 
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> tuple[bytes, bool]:

@@ -8,7 +8,8 @@ import aiohttp
 import msgspec
 
 from shared.azure_openai import answers, metering
-from shared.azure_openai.metering import BodyMeter, StreamMeter
+from shared.azure_openai.event_relay import EventRelay
+from shared.azure_openai.metering import BodyMeter
 from shared.types import Call, Target, Usage
 
 _END_OF_BODY = 0.1  # seconds
@@ -47,7 +48,7 @@ class OpenAnswer(msgspec.Struct, kw_only=True, eq=False):
     """An answer whose body is still arriving, served by `target`. Whoever relays it closes it.
 
     `headers`: those that the caller receives. `head`: the part of the body read so far, as much of it as may go to the
-    caller; `meter` follows what `content` brings. `deadline`: the latest end of the body, on the event loop's clock;
+    caller; `body` meters what `content` brings. `deadline`: the latest end of the body, on the event loop's clock;
     `silence`: the longest pause in it, in seconds. `ended` is called once, by the first `close`.
     """
 
@@ -56,7 +57,7 @@ class OpenAnswer(msgspec.Struct, kw_only=True, eq=False):
     response: aiohttp.ClientResponse
     headers: dict[str, str]
     head: bytes
-    meter: StreamMeter | BodyMeter
+    body: EventRelay | BodyMeter
     ended: Callable[[], None] | None
     deadline: float
     silence: float
@@ -72,7 +73,16 @@ class OpenAnswer(msgspec.Struct, kw_only=True, eq=False):
     @property
     def length(self) -> str | None:
         """The header content-length; None for a stream, which may lose an event on its way."""
-        return None if isinstance(self.meter, StreamMeter) else self.response.headers.get("content-length")
+        return self.response.headers.get("content-length") if self.events is None else None
+
+    @property
+    def events(self) -> EventRelay | None:
+        """The events of a stream; None for a body of another kind."""
+        return self.body if isinstance(self.body, EventRelay) else None
+
+    def usage(self) -> Usage:
+        """The usage that the body has reported so far, else an estimate."""
+        return self.body.reader.usage() if isinstance(self.body, EventRelay) else self.body.usage()
 
     async def rest(self) -> AsyncIterator[bytes]:
         """Yield what follows the end of a stream, for at most 0.1 s."""

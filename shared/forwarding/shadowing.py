@@ -7,7 +7,6 @@ from collections.abc import Callable
 import aiohttp
 
 from shared.azure_openai import metering
-from shared.azure_openai.metering import StreamMeter
 from shared.concurrency import Tasks
 from shared.config.document import Timeouts
 from shared.forwarding._attempt import AttemptTimeout
@@ -68,14 +67,14 @@ class Shadows:
 async def _read_to_end(answer: Answer) -> Usage:
     if isinstance(answer, WholeAnswer):
         return answer.usage
-    meter = answer.meter
+    events = answer.events
     async with asyncio.timeout_at(answer.deadline):
-        while not (isinstance(meter, StreamMeter) and meter.done):
+        while events is None or not events.done:
             async with asyncio.timeout(answer.silence):
                 chunk = await answer.content.readany()
             if not chunk:
                 break
-            meter.feed(chunk)
-    if isinstance(meter, StreamMeter):
-        meter.end()
-    return meter.result()
+            answer.body.feed(chunk)
+    if events is not None:
+        events.end()
+    return answer.usage()

@@ -55,9 +55,9 @@ class Upload:
         """Read until a field has arrived, or to the end, and return its value; None if the body does not have it."""
         self._sought = name.encode()
         fields = self._follow(self._sought)
-        while (self._sought not in fields.found or to_the_end) and await self._more():
+        while (self._sought not in fields.values or to_the_end) and await self._more():
             pass
-        field = fields.found.get(self._sought)
+        field = fields.values.get(self._sought)
         try:
             return field.value.decode() if field else None
         except UnicodeDecodeError:
@@ -76,7 +76,7 @@ class Upload:
     @property
     def asks_for_stream(self) -> bool:
         """True if the fields so far ask for a streamed answer."""
-        field = self.fields.found.get(_STREAM) if self.fields else None
+        field = self.fields.values.get(_STREAM) if self.fields else None
         return field is not None and field.value.strip().lower() in (b"true", b"1")
 
     @property
@@ -156,7 +156,7 @@ class Upload:
                 self._keeps = False
         if self.fields is not None:
             self.fields.feed(chunk)
-            if self._forbidden and self._forbidden in self.fields.found:
+            if self._forbidden and self._forbidden in self.fields.values:
                 name = self._forbidden.decode()
                 raise InvalidRequest(f"Send `{name}` in a JSON body, not in a multipart one.", param=name)
 
@@ -166,15 +166,15 @@ class Upload:
         return self.fields
 
     def _searching(self) -> bool:
-        return bool(self._sought) and self.fields is not None and self._sought not in self.fields.found
+        return bool(self._sought) and self.fields is not None and self._sought not in self.fields.values
 
     def _replaced(self) -> tuple[int, int]:
         """Return the position and length of the model's name; 0, 0 if there is none."""
-        field = self.fields.found.get(b"model") if self.fields else None
+        field = self.fields.values.get(b"model") if self.fields else None
         return (field.start, len(field.value)) if field else (0, 0)
 
     def _insertion(self, model: bytes) -> bytes:
-        if self.fields is not None and b"model" in self.fields.found:
+        if self.fields is not None and b"model" in self.fields.values:
             return model
         parting = multipart.boundary(self.content_type)
         return b"--" + parting + b'\r\nContent-Disposition: form-data; name="model"\r\n\r\n' + model + b"\r\n"
