@@ -32,11 +32,9 @@ class CallLimits(msgspec.Struct, gc=False):
 
     def hold_for(self, consumer: Consumer) -> bool:
         """True if the consumer's policy has not changed."""
-        known = self.consumer
-        return known is consumer or (
-            known.limits == consumer.limits
-            and known.team == consumer.team
-            and known.model_limits == consumer.model_limits
+        mine = self.consumer
+        return mine is consumer or (
+            (mine.limits, mine.team, mine.model_limits) == (consumer.limits, consumer.team, consumer.model_limits)
         )
 
     def costs(self, call: Call, size: Size | None, now: float) -> list[Amounts]:

@@ -21,7 +21,6 @@ from shared.limits._token_bucket import (
     Exchange,
     Holding,
     carried,
-    denial_of,
 )
 from shared.limits.scopes import Scope
 
@@ -181,7 +180,8 @@ class LeaseExchange:
         """The denial of a call by the row as last seen, for as long as the last denial is remembered."""
         if now >= self._denied_until:
             return None
-        denial = denial_of(self.row, self.bounds(now), self.holding, Demand(first=cost, queued=cost), now)
+        demand = Demand(first=cost, queued=cost)
+        denial = _token_bucket.exchange(self.row, self.bounds(now), self.holding, demand, now, "").denial
         if denial is None:
             return Denial("requests", "rate", self._quiet_until - now) if now < self._quiet_until else None
         return msgspec.structs.replace(denial, wait=max(denial.wait, self._quiet_until - now))

@@ -116,8 +116,8 @@ class Holding(msgspec.Struct, frozen=True, gc=False):
 
 class Demand(msgspec.Struct, frozen=True):
     """The amounts an instance asks for. `first`: for the call at the head of its queue; `queued`: for all that wait;
-    `ahead`: for those it expects. `kept`: the rest of a running lease, which is not less afterwards: while nobody
-    waits, it goes on being spent during the write."""
+    `ahead`: for those it expects. `kept`: the rest of a running lease, which is not less afterwards: while no
+    call waits, it goes on being spent during the write."""
 
     first: Amounts = NOTHING
     queued: Amounts = NOTHING
@@ -126,7 +126,7 @@ class Demand(msgspec.Struct, frozen=True):
 
 
 class Denial(msgspec.Struct, frozen=True):
-    """The reason why a call cannot pass. `wait`: seconds until it could, if nobody else came."""
+    """The reason why a call cannot pass. `wait`: seconds until it could, without other calls."""
 
     dimension: str
     kind: Literal["rate", "quota"]
@@ -233,12 +233,6 @@ def exchange(
     )
 
 
-def denial_of(row: BucketState | None, bounds: Bounds, holding: Holding, demand: Demand, now: float) -> Denial | None:
-    """The denial that an exchange with this row would return."""
-    current, parts = _settled_row(row, bounds, holding, demand, now)
-    return _worst_denial(current, bounds, parts)
-
-
 def _settled_row(
     row: BucketState | None, bounds: Bounds, holding: Holding, demand: Demand, now: float
 ) -> tuple[BucketState, tuple[_Part, ...]]:
@@ -300,7 +294,7 @@ def _denial(name: str, level: Level, bound: Bound, part: _Part, now: float) -> D
     if level.level >= needed - EPSILON:
         return None
     if math.isinf(bound.per_second):
-        return Denial(name, "rate", LEASE_SECONDS / 2)  # somebody's call must end first; nobody knows when
+        return Denial(name, "rate", LEASE_SECONDS / 2)  # another call must end first, at an unknown time
     if level.level >= bound.cap - EPSILON:
         return None  # a call that is larger than the bucket passes when the bucket is full
     return Denial(name, "rate", (min(needed, bound.cap) - level.level) / bound.per_second)

@@ -219,12 +219,12 @@ class Limiter:
 
     def _limits_of(self, consumer: Consumer, model: str) -> CallLimits:
         key = (consumer.id, model)
-        known = self._call_limits.get(key)
-        if known is not None and known.hold_for(consumer):
+        former = self._call_limits.get(key)
+        if former is not None and former.hold_for(consumer):
             self._call_limits.move_to_end(key)
-            return known
+            return former
         limits = tuple(map(self._limit, scopes.of_call(consumer, model, self._configuration)))
-        experience = known.experience if known is not None else None
+        experience = former.experience if former is not None else None
         call_limits = CallLimits(consumer, model, limits, None, experience)
         if call_limits.limit_usd:
             call_limits.price = self._prices.dearest(model, self._table.now())
