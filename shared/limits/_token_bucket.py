@@ -103,15 +103,10 @@ class Holding(msgspec.Struct, frozen=True, gc=False):
         """Take a call's cost from the lease."""
         return Holding(self.lease.spend(cost), self.owed, self.under_way + bool(cost.slots), self.nonce)
 
-    def owe(self, debt: Amounts) -> "Holding":
-        return Holding(self.lease, self.owed.plus(debt), self.under_way, self.nonce)
-
-    def occupy(self, slots: float) -> "Holding":
-        """Take a slot for a call that begins (1), or return that of a call that ends (-1)."""
-        if not slots:
-            return self
-        lease = self.lease.spend(Amounts(slots=slots))
-        return Holding(lease, self.owed, self.under_way + int(math.copysign(1, slots)), self.nonce)
+    def book(self, debt: Amounts, slots: float) -> "Holding":
+        """Owe a debt, and take the slot of a call that begins (1), or return that of a call that ends (-1)."""
+        lease = self.lease.spend(Amounts(slots=slots)) if slots else self.lease
+        return Holding(lease, self.owed.plus(debt), self.under_way + int(slots), self.nonce)
 
 
 class Demand(msgspec.Struct, frozen=True):
