@@ -28,7 +28,7 @@ from shared.billing.prices import Prices
 from shared.config import environment
 from shared.config.document import Configuration, LedgerSettings
 from shared.config.environment import Settings, Storage
-from shared.credentials import Credentials, azure_credential
+from shared.credentials import Credentials
 from shared.forwarding.adoption import has_object
 from shared.forwarding.backend_client import BackendClient
 from shared.forwarding.forwarder import Forwarder
@@ -81,37 +81,26 @@ class Application(msgspec.Struct, frozen=True):
 
 @asynccontextmanager
 async def open_store(storage: Storage) -> AsyncIterator["TablesStore"]:
-    """The tables. The SDK is imported here because those who bring a store of their own do not need it."""
-    from shared.storage.tables import TablesStore
+    """The tables. Azure's SDK is imported here, because a caller with its own store does not need it."""
+    from shared.storage import tables
 
-    async with AsyncExitStack() as stack:
-        if storage.table_service_uri is not None:
-            credential = azure_credential(storage.client_id)
-            stack.push_async_callback(credential.close)
-            store = TablesStore.from_endpoint(storage.table_service_uri, credential)
-        else:
-            store = TablesStore.from_connection_string(storage.connection_string or "")
-        stack.push_async_callback(store.close)
+    store = tables.open(storage)
+    try:
         yield store
+    finally:
+        await store.close()
 
 
 @asynccontextmanager
 async def open_exporter(storage: Storage, configuration: Configuration, store: Store) -> AsyncIterator[FocusExporter]:
-    """What writes files of charges into the container that the configuration names."""
-    from shared.storage.blobs import Blobs, SharedKey
-    from shared.storage.tables import account_of
+    """The writer of charges as files in the container that the configuration names."""
+    from shared.storage import blobs
 
-    async with AsyncExitStack() as stack:
-        if storage.table_service_uri is not None:
-            credential = azure_credential(storage.client_id)
-            stack.push_async_callback(credential.close)
-            endpoint = storage.table_service_uri.replace(".table.", ".blob.", 1)
-            blobs = Blobs.from_endpoint(endpoint, credential, store.now)
-        else:
-            account = account_of(storage.connection_string or "")
-            blobs = Blobs(account.blob_endpoint, SharedKey(account.name, account.key), store.now)
-        stack.push_async_callback(blobs.close)
-        yield FocusExporter(store, configuration, blobs)
+    files = blobs.open(storage)
+    try:
+        yield FocusExporter(store, configuration, files)
+    finally:
+        await files.close()
 
 
 @asynccontextmanager
@@ -175,8 +164,7 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
         scopes = {
             token_scope(b, v1=b.api_version == "v1") for b in configuration.backends if b.auth == "managed_identity"
         }
-        warming = asyncio.ensure_future(credentials.warm(scopes))
-        stack.callback(warming.cancel)
+        credentials.warm(scopes)
         exporter = None
         if configuration.export.container is not None:
             exporter = await stack.enter_async_context(open_exporter(settings.storage, configuration, store))

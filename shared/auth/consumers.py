@@ -14,7 +14,7 @@ import msgspec
 
 from shared.auth import keys
 from shared.auth.client_address import networks
-from shared.config.document import Limits, limit_complaints
+from shared.config.document import Limits, time_zone_problem
 from shared.storage import Properties, Row, Store, Value, names
 from shared.types import ANYWHERE, Access, Consumer
 
@@ -198,7 +198,7 @@ def _supported(whose: str, values: object) -> Limits:
     supported = {}
     for name, value in values.items() if isinstance(values, dict) else ():
         try:
-            problem = next(limit_complaints(msgspec.convert({name: value}, Limits)), "")
+            problem = time_zone_problem(msgspec.convert({name: value}, Limits))
         except msgspec.ValidationError as error:
             problem = str(error)
         if problem:
