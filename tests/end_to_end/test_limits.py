@@ -228,21 +228,26 @@ def test_the_operator_sees_what_is_left(azurite: Azurite, simulator: SimulatorPr
         assert (odd.status, odd.error()["param"]) == (400, "colour")
 
 
+def document(models: dict[str, Any] | None = None, **limits: Any) -> str:
+    backend = {"name": "a", "endpoint": "http://127.0.0.1:1", "region": "r", "models": {"m": "m"}}
+    return json.dumps({"backends": [backend], "models": models or {}, "limits": limits})
+
+
 def test_invalid_limits_stop_the_start() -> None:
-    document = """
-        {"backends": [{"name": "a", "endpoint": "http://127.0.0.1:1", "region": "r", "models": {"m": "m"}}],
-         "models": {"m": {"limits": {"tokens_per_minute": -1}}},
-         "limits": {"defaults": {"time_zone": "Europe/Nowhere"}, "teams": {"red": {"budget_usd": -0.5}},
-                    "headers": {"consumed_tokens": "a b"}, "webhook": {"url": "ftp://x", "secret_env": "S"}}}"""
-    with pytest.raises(ConfigurationError) as refused:
-        parse(document, "gateway.yaml")
-    for path in (
-        "limits.defaults.time_zone",
-        "limits.teams.red.budget_usd",
-        "models.m.limits.tokens_per_minute",
-        "limits.headers.consumed_tokens",
-        "limits.webhook.url",
+    for text, message in (
+        (document({"m": {"limits": {"tokens_per_minute": -1}}}), "models.m.limits.tokens_per_minute: Expected"),
+        (document(teams={"red": {"budget_usd": -0.5}}), "limits.teams.red.budget_usd: Expected"),
     ):
+        with pytest.raises(ConfigurationError, match=f"gateway.yaml: {message}"):
+            parse(text, "gateway.yaml")
+    text = document(
+        defaults={"time_zone": "Europe/Nowhere"},
+        headers={"consumed_tokens": "a b"},
+        webhook={"url": "ftp://x", "secret_env": "S"},
+    )
+    with pytest.raises(ConfigurationError) as refused:
+        parse(text, "gateway.yaml")
+    for path in ("limits.defaults.time_zone", "limits.headers.consumed_tokens", "limits.webhook.url"):
         assert f"gateway.yaml: {path}: expected" in str(refused.value)
 
 
