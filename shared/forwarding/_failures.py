@@ -1,4 +1,4 @@
-"""The ways in which an attempt fails, read from a backend's answer or from an exception. Pure."""
+"""The ways in which an attempt fails, read from a backend's answer or from an exception. No I/O."""
 
 import contextlib
 from collections.abc import Mapping
