@@ -242,7 +242,7 @@ def _relay(admitted: AdmittedCall, upstream: UpstreamResponse, recorder: ObjectR
         headers,
         close,
         heartbeat=admitted.heartbeat,
-        witness=recorder,
+        recorder=recorder,
         upload=admitted.upload,
     )
 

@@ -42,7 +42,7 @@ class RelayedResponse(Response):
         account: Account,
         *,
         heartbeat: float = 0.0,
-        witness: ObjectRecorder | None = None,
+        recorder: ObjectRecorder | None = None,
         upload: Upload | None = None,
     ) -> None:
         self.status_code = upstream.status
@@ -52,7 +52,7 @@ class RelayedResponse(Response):
         self._client = client
         self._account = account
         self._heartbeat = heartbeat
-        self._witness = witness
+        self._recorder = recorder
         self._upload = upload
         self._accounted = False
 
@@ -174,27 +174,27 @@ class RelayedResponse(Response):
     def _record_objects(self) -> None:
         """Record the objects that the events so far have named."""
         events = self._upstream.events
-        if events is not None and self._witness is not None:
-            self._witness.events(events.reader.objects)
+        if events is not None and self._recorder is not None:
+            self._recorder.events(events.reader.objects)
             events.reader.objects = []
 
     async def _account_for_whole(self) -> None:
-        upstream, witness = self._upstream, self._witness
-        if witness is not None:
-            witness.answer(upstream.status, upstream.head, upstream.headers.get("location", ""))
-            await witness.deleted(upstream.status)
+        upstream, recorder = self._upstream, self._recorder
+        if recorder is not None:
+            recorder.answer(upstream.status, upstream.head, upstream.headers.get("location", ""))
+            await recorder.deleted(upstream.status)
         await self._close_account("complete")
 
     async def _close_account(self, ended: Ended) -> None:
         usage = self._upstream.usage()
-        witness = self._witness
-        if witness is not None:
+        recorder = self._recorder
+        if recorder is not None:
             self._record_objects()
-            usage = await witness.charge(usage)
+            usage = await recorder.charge(usage)
         self._accounted = True
         row = self._account(usage, ended, self._upstream.text(usage))
-        if witness is not None:
-            await witness.kept()
+        if recorder is not None:
+            await recorder.kept()
         if ended == "cut":
             await asyncio.wait((row,), timeout=_LAST_EVENT)
         else:
@@ -202,13 +202,13 @@ class RelayedResponse(Response):
 
     def _account_for_the_rest(self, ended: Ended) -> None:
         """Account for an answer that its caller left, or whose relaying failed."""
-        witness = self._witness
-        if witness is not None:
+        recorder = self._recorder
+        if recorder is not None:
             self._record_objects()
-        if witness is None or not witness.deferred:
+        if recorder is None or not recorder.deferred:
             usage = self._upstream.usage()
             self._account(usage, ended, self._upstream.text(usage))
-        elif witness.charging is None:  # the usage of what goes on without this caller is reported to somebody else
+        elif recorder.charging is None:  # the usage of what goes on without this caller is reported to somebody else
             self._account(Usage(), ended, "")
         else:
 
@@ -216,7 +216,7 @@ class RelayedResponse(Response):
                 failed = task.cancelled() or task.exception() is not None
                 self._account(Usage() if failed else task.result(), ended, "")
 
-            witness.charging.add_done_callback(charged)
+            recorder.charging.add_done_callback(charged)
 
 
 def _as_data(send: Send) -> Send:

@@ -66,6 +66,16 @@ def test_an_error_behind_a_comment_is_raised_by_the_client(beating: System) -> N
     beating.simulator.clear()
 
 
+def test_a_refusal_of_the_backend_behind_a_comment_becomes_an_event(beating: System) -> None:
+    model = beating.lone()
+    beating.simulator.fault("delay", deployment=model, seconds=1.0)
+    answer = beating.post("/v1/chat/completions", chat_body(model, "simulate_content_filter", stream=True))
+    assert answer.status == 200
+    assert answer.body.startswith(COMMENT)
+    (event,) = [part for part in answer.body.split(b"\n\n") if part.startswith(b"data:")]
+    assert json.loads(event[5:])["error"]["code"] == "content_filter"
+
+
 def test_who_leaves_behind_a_comment_is_noticed(beating: System) -> None:
     model = beating.lone()
     key = beating.make_key("leaves late")
