@@ -24,7 +24,7 @@ def split(data: bytes, searched: int = 0) -> tuple[list[bytes], bytes]:
 
 def ends_event(data: bytes) -> bool:
     """True if an event ends somewhere in `data`."""
-    return bool(_event_ends(data, 0))
+    return b"\n\n" in data or (b"\r" in data and bool(_event_ends(data, 0)))
 
 
 def _event_ends(data: bytes, position: int) -> list[int]:
