@@ -1,11 +1,11 @@
 """Passes an event stream on event by event, and keeps its end back until the usage is on record. No I/O."""
 
 from shared.azure_openai import event_stream
+from shared.azure_openai._answer_shapes import USAGE_TAIL
 from shared.azure_openai.event_reader import EventReader, Verdict
 
 _LONGEST_HELD = 65_536  # bytes of an event that are held back until it is whole
 _LONGEST_READ = 8 * 1024 * 1024  # bytes of an event that are kept to be read
-_TAIL = 4096  # bytes kept of a longer one
 _SEAM = 3  # bytes before a chunk that may begin the end of an event
 
 
@@ -92,7 +92,7 @@ class EventRelay:
         self._length += len(piece)
         if self._raw:
             if self._length > _LONGEST_READ:
-                tail = b"".join(self._begun)[-_TAIL:]
+                tail = b"".join(self._begun)[-USAGE_TAIL:]
                 self._begun, self._length, self._cut = [tail], len(tail), True
             return piece
         if self._length <= _LONGEST_HELD:

@@ -24,15 +24,15 @@ def split(data: bytes, searched: int = 0) -> tuple[list[bytes], bytes]:
 
 def ends_event(data: bytes) -> bool:
     """True if an event ends somewhere in `data`."""
-    return bool(_event_ends(data, 0))
+    return b"\n\n" in data or (b"\r" in data and bool(_event_ends(data, 0)))
 
 
 def _event_ends(data: bytes, position: int) -> list[int]:
     """The positions behind each event. Only line ends are looked at, because lines may be megabytes long."""
     ends: list[int] = []
     if b"\r" not in data:
-        while (found := data.find(b"\n\n", position)) >= 0:
-            position = found + 2
+        while (empty_line := data.find(b"\n\n", position)) >= 0:
+            position = empty_line + 2
             ends.append(position)
         return ends
     line_feed = carriage_return = -1
@@ -53,8 +53,8 @@ def _event_ends(data: bytes, position: int) -> list[int]:
 
 def _find(data: bytes, byte: bytes, position: int) -> int:
     """The position of the next such byte; the length of `data` if there is none."""
-    found = data.find(byte, position)
-    return found if found >= 0 else len(data)
+    place = data.find(byte, position)
+    return place if place >= 0 else len(data)
 
 
 def _lines(event: bytes) -> list[bytes]:

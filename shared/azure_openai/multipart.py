@@ -10,7 +10,7 @@ import msgspec
 from shared.errors import InvalidRequest
 
 _MAX_HEAD = 16_384  # bytes of a part's headers
-_MAX_VALUE = 1024  # bytes of a wanted field
+_MAX_VALUE = 1024  # bytes of a required field
 _BOUNDARY = re.compile(r'multipart/form-data\s*;(?:.*;)?\s*boundary=(?:"([^"]{1,70})"|([^\s;"]{1,70}))', re.I)
 _NAME = re.compile(rb'(?<![a-z*])name\s*=\s*(?:"([^"\r\n]*)"|([^\s;"\r\n]+))', re.I)
 _NAMES = re.compile(rb"(?<![a-z])name\*?\s*=", re.I)
@@ -32,23 +32,27 @@ def boundary(content_type: str) -> bytes:
 
 
 class FormFields:
-    """Reads one body. `values`: the wanted fields so far, by name."""
+    """Reads one body. `values`: the required and noted fields so far, by name."""
 
     def __init__(
-        self, parting: bytes, wanted: frozenset[bytes], longest: int = _MAX_VALUE, noted: frozenset[bytes] = frozenset()
+        self,
+        parting: bytes,
+        required: frozenset[bytes],
+        longest: int = _MAX_VALUE,
+        noted: frozenset[bytes] = frozenset(),
     ) -> None:
-        """`longest`: bytes that a wanted value may have. `noted`: fields that are found as well, but for which no body
-        is rejected: of several the first counts, and one that is too long is ignored."""
+        """`longest`: bytes that a required value may have. `noted`: fields that are read as well, but for which no
+        body is rejected: of several the first counts, and one that is too long is ignored."""
         self.values: dict[bytes, Field] = {}
         self.closed = False  # the last part has ended
         self._delimiter = b"\r\n--" + parting
-        self._wanted = wanted
+        self._required = required
         self._noted = noted
         self._longest = longest
         self._buffer = b"\r\n"  # the first delimiter has no line end before it
         self._base = -2  # position of the buffer in the body
         self._in_head = False
-        self._field = b""  # the wanted field whose value is being read
+        self._field = b""  # the field whose value is being read
 
     def feed(self, chunk: bytes) -> None:
         """Read the next piece. Raises `InvalidRequest` if two readers may read the body differently."""
@@ -64,7 +68,7 @@ class FormFields:
             return self._head()
         at = self._buffer.find(self._delimiter)
         if self._field and (at if at >= 0 else len(self._buffer)) > self._longest:
-            if self._field in self._wanted:
+            if self._field in self._required:
                 raise InvalidRequest(
                     f"The field `{self._field.decode()}` is too long: expected at most {self._longest} bytes.",
                     param=self._field.decode(),
@@ -93,11 +97,11 @@ class FormFields:
         self._in_head = False
         names = _NAME.findall(head)
         name = (names[0][0] or names[0][1]) if names else b""
-        if any(wanted in head for wanted in self._wanted) and (len(_NAMES.findall(head)) != 1 or b"\\" in name):
+        if any(field in head for field in self._required) and (len(_NAMES.findall(head)) != 1 or b"\\" in name):
             raise InvalidRequest(
                 "A part of the multipart body has an ambiguous name: expected one `name`, without escapes."
             )
-        if name in self._wanted:
+        if name in self._required:
             if name in self.values:
                 raise InvalidRequest(
                     f"The field `{name.decode()}` appears twice in the body: expected it once.", param=name.decode()

@@ -191,9 +191,9 @@ def match(method: str, path: str) -> Route:
 @functools.lru_cache(maxsize=1024)
 def _match(method: str, path: str) -> Route:
     for surface, pattern, rows in _SURFACES:
-        if not (found := pattern.fullmatch(path)):
+        if not (matched := pattern.fullmatch(path)):
             continue
-        rest = found["rest"].removesuffix("/")
+        rest = matched["rest"].removesuffix("/")
         fitting = [
             (operation, inner)
             for operation, row in rows.get(rest.partition("/")[0], ())
@@ -205,7 +205,7 @@ def _match(method: str, path: str) -> Route:
         for operation, inner in fitting:
             if method == operation.method:
                 ids = inner.groupdict()
-                model = found.groupdict().get("model") or ids.pop("model", None)
+                model = matched.groupdict().get("model") or ids.pop("model", None)
                 if surface == "openai" and path.startswith("/gateway/"):
                     rest = operation.path
                 named = tuple(Reference(kind, text) for kind, text in ids.items() if kind in references.IN_PATHS)

@@ -99,7 +99,7 @@ ESTIMATE = CALL.input_estimate
         ("/v1/moderations", {"input": "x"}, {"results": []}, Usage()),
     ],
 )
-def test_every_api_tells_its_usage_in_its_own_way(
+def test_the_usage_of_every_api_is_read(
     path: str, fields: dict[str, Any], answer: dict[str, Any], counted: Usage
 ) -> None:
     assert usage_in_answer(call(path, **fields), 200, json.dumps(answer).encode()) == counted
