@@ -33,7 +33,7 @@ class Commands:
         return json.loads(result.stdout)
 
     def refused(self, *words: str) -> str:
-        """What a command says on its standard error when it refuses."""
+        """The standard error of a command that exits with 2."""
         result = self(*words)
         assert result.exit_code == 2
         assert not isinstance(result.exception, Exception)
@@ -159,10 +159,10 @@ def test_check_names_the_reason_of_every_failure(azurite: Azurite, simulator: Si
     assert {name for name, row in found.items() if not row["usable"]} == refused
     assert {found[name]["result"] for name in ("good", "dated", "embedder", "completer", "keyed")} == {"ok"}
     assert {found[name]["result"].split(";")[0] for name in ("painter", "listener")} == {"ok: deployed"}
-    assert found["badkey"]["result"].startswith("401 not authorised")
-    assert found["nodeployment"]["result"].startswith("404 no such deployment")
+    assert found["badkey"]["result"].startswith("401 Unauthorized")
+    assert found["nodeployment"]["result"].startswith("404 Not Found: no such deployment")
     assert found["nobody"]["result"].startswith("not reachable")
-    assert found["audience"]["result"].startswith("401 not authorised")
+    assert found["audience"]["result"].startswith("401 Unauthorized")
     assert "not-the-key" not in result.output
     assert "no such deployment" in run("check").stdout
 
