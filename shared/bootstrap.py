@@ -41,13 +41,11 @@ from shared.management.api import ManagementApi
 from shared.management.readiness import ReadinessCheck
 from shared.responses.dispatcher import Dispatcher
 from shared.routing.breakers import Breakers
-from shared.routing.fleet_health import TABLE as HEALTH
 from shared.routing.fleet_health import SharedHealth
 from shared.routing.report import BackendsReport
-from shared.routing.rotation import TABLE as ROTATION
 from shared.routing.rotation import Rotation
 from shared.routing.router import Router
-from shared.storage import Store
+from shared.storage import Store, names
 from shared.storage.timed import TimedStore
 from shared.telemetry.recorder import Telemetry, Vitals
 from shared.types import Target, Usage
@@ -117,17 +115,17 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
             stack.push_async_callback(telemetry.stop)
             store = TimedStore(store, telemetry.store_operation)
         rng = random.Random()
-        rotation = Rotation(store.table(ROTATION), rng)
+        rotation = Rotation(store.table(names.ROTATION), rng)
         stack.push_async_callback(rotation.close)
-        breakers = Breakers(time.monotonic, rng)
+        ledger = Ledger(store, configuration.ledger.durability, _overflow(configuration.ledger, tables.endpoint))
+        health = SharedHealth(store.table(names.HEALTH), store.now, rng, ledger.instance)
+        stack.push_async_callback(health.close)
+        breakers = Breakers(time.monotonic, rng, health)
         router = Router(configuration, rotation, breakers)
         credentials = Credentials(settings.client_id, settings.api_keys)
         stack.push_async_callback(credentials.close)
         upstream = await stack.enter_async_context(BackendClient(credentials, breakers, configuration.timeouts))
         forwarder = Forwarder(upstream, breakers, router, configuration.timeouts)
-        ledger = Ledger(store, configuration.ledger.durability, _overflow(configuration.ledger, tables.endpoint))
-        health = SharedHealth(store.table(HEALTH), breakers, store.now, rng, ledger.instance)
-        stack.push_async_callback(health.close)
         stack.push_async_callback(ledger.stop)
         recovering = asyncio.ensure_future(ledger.recover())
         stack.callback(recovering.cancel)
@@ -135,9 +133,9 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
         stack.push_async_callback(tokenizer.stop)
         authenticator = Authenticator(Consumers(store), store.now)
         alerts = Alerts(settings.webhook)
-        stack.push_async_callback(alerts.stop)
+        stack.push_async_callback(alerts.close)
         limiter = Limiter(store, configuration, alerts)
-        stack.push_async_callback(limiter.stop)
+        stack.push_async_callback(limiter.close)
         backends = BackendsReport(configuration, breakers, health, ledger.instance)
         readiness = ReadinessCheck(store, router.unusable)
         management = ManagementApi(
@@ -203,8 +201,7 @@ def _usd(settings: Settings) -> Callable[[Usage, Target], float | None]:
 
 
 def _vitals(ledger: Ledger, limiter: Limiter, alerts: Alerts, breakers: Breakers) -> Vitals:
-    lost = limiter.reach.lost_since is not None
-    return Vitals(ledger.backlog, ledger.dropped, lost, limiter.hits, alerts.raised, breakers.trips)
+    return Vitals(ledger.backlog, ledger.dropped, limiter.in_safe_mode, limiter.hits, alerts.raised, breakers.trips)
 
 
 class OnDemand:

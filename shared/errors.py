@@ -49,12 +49,19 @@ class GatewayError(Exception):
     status = 500
     code = "internal_error"
     type = "server_error"
-    limits: Mapping[str, str] = {}  # headers with the caller's limits, once they are known
 
-    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        limits: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
+        self.limits = limits or {}  # headers with the caller's limits, if they are known
         if code is not None:
             self.code = code
 
@@ -95,8 +102,8 @@ class QuotaExceeded(GatewayError):
 
     status, code, type = 403, "quota_exceeded", "insufficient_quota"
 
-    def __init__(self, message: str, renews: str) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, renews: str, limits: Mapping[str, str] | None = None) -> None:
+        super().__init__(message, limits=limits)
         self.renews = renews
 
     def headers(self) -> dict[str, str]:
@@ -153,8 +160,8 @@ class RateLimitExceeded(GatewayError):
 
     status, code, type = 429, "rate_limit_exceeded", "rate_limit_error"
 
-    def __init__(self, message: str, retry_after: float) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, retry_after: float, limits: Mapping[str, str] | None = None) -> None:
+        super().__init__(message, limits=limits)
         self.retry_after = retry_after
 
     def headers(self) -> dict[str, str]:

@@ -22,12 +22,13 @@ PURE = (
     "routing/_health",
     "forwarding/_timeouts",
     "auth/keys",
+    "token_classes",
     "types",
     "errors",
 )
 # Lowest first. A package imports only lower ones; the middle is the order of a request.
 LAYERS = (
-    *("__version__", "errors", "ulid", "concurrency", "identity"),  # the ground
+    *("__version__", "errors", "ulid", "concurrency", "identity", "token_classes"),  # the ground
     *("config", "types", "storage", "credentials"),
     *("azure_openai", "auth", "usage", "billing", "limits", "telemetry"),  # what the stages are made of
     *("requests", "routing", "affinity", "forwarding", "responses"),  # parse, route, forward, respond
@@ -101,12 +102,13 @@ def test_what_decides_does_no_io_and_reads_no_clock(name: str) -> None:
 
 def test_the_environment_is_read_in_one_place() -> None:
     readers = {name for name, tree in modules() for node in ast.walk(tree) if _reads_environment(node)}
-    # identity.py asks only whether the platform offers a managed identity, exporting.py tells Azure Monitor's
-    # exporter to keep to its work; edges and commands hand the whole on
+    # identity.py looks for the platform's managed identity; exporter.py and _tokenizer_process.py set what a library
+    # reads there; edges and commands pass the whole on
     assert readers <= {
         "shared/config/environment.py",
         "shared/identity.py",
         "shared/telemetry/exporter.py",
+        "shared/usage/_tokenizer_process.py",
         "shared/asgi.py",
         "shared/cli/_terminal.py",
         "function_app.py",

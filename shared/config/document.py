@@ -8,13 +8,14 @@ from zoneinfo import ZoneInfo
 import msgspec
 from msgspec import Meta
 
+from shared.token_classes import TOKEN_PRICES, Dollars, TokenPrices
+
 Limit = Annotated[int, Meta(ge=0, le=10**15)]  # 0: no limit
-Dollars = Annotated[float, Meta(ge=0, le=1e6)]
 Deployment = Literal["global", "data_zone", "regional"]
 Tier = Literal["standard", "batch", "priority", "flex"]
 
 
-class PriceLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, rename={"since": "from"}):
+class PriceLine(TokenPrices, frozen=True, forbid_unknown_fields=True, kw_only=True, rename={"since": "from"}):
     """One price, in the table and in the configuration: USD per million tokens or characters, per second of sound,
     per image, per hour of a provisioned throughput unit.
 
@@ -24,18 +25,10 @@ class PriceLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
     model: str = ""
     deployment: Deployment | None = None
-    regions: list[str] = []
+    regions: list[str] = []  # noqa: RUF012 - msgspec copies it
     tier: Tier = "standard"
     context: Literal["short", "long"] = "short"
     since: str = ""
-    input: Dollars | None = None
-    cached_input: Dollars | None = None
-    output: Dollars | None = None
-    reasoning: Dollars | None = None
-    audio_input: Dollars | None = None
-    audio_output: Dollars | None = None
-    image_input: Dollars | None = None
-    image_output: Dollars | None = None
     image: Dollars | None = None
     second: Dollars | None = None
     character: Dollars | None = None
@@ -51,7 +44,7 @@ class PriceLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         return None if is_date(self.since) else f"from: expected a date as 2026-08-01, got {self.since!r}"
 
 
-AMOUNTS = PriceLine.__struct_fields__[6:]
+AMOUNTS = (*TOKEN_PRICES, "image", "second", "character", "unit_hour")
 
 
 def is_date(since: str) -> bool:

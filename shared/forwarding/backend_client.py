@@ -178,8 +178,8 @@ class BackendClient:
         asked = target
         if target.backend.kind == "provisioned" and "x-ms-spillover-from-deployment" in headers:
             target = _spilled(target, headers)  # booked as what it was served by
-        elif (told := quota.told(headers, mark, self._breakers.clock())) is not None:
-            self._breakers.learn(asked, told)
+        elif (reading := quota.read(headers, mark, self._breakers.clock())) is not None:
+            self._breakers.learn(asked, reading)
         ended = functools.partial(self._breakers.end, asked)
         if response.status == 200 and response.content_type == "text/event-stream":
             meter, head = await self._first_token(call, asked, response)
