@@ -232,7 +232,7 @@ class Telemetry:
         self._task = asyncio.get_running_loop().create_task(self._run())
         logging.getLogger("tollgate").addHandler(self._handler)
 
-    async def stop(self) -> None:
+    async def close(self) -> None:
         """Export what is left."""
         logging.getLogger("tollgate").removeHandler(self._handler)
         if self._task is not None:

@@ -108,7 +108,7 @@ class GroupCommit:
             logger.warning("usage rows of an earlier process are read back from disk")
             self._start_reading()
 
-    async def stop(self, patience: float) -> None:
+    async def close(self, patience: float) -> None:
         """Write what is left; what cannot be written in this time goes to disk, or is reported as lost."""
         if self._batches:
             self.at_once()

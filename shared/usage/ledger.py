@@ -105,7 +105,7 @@ class Ledger:
         """Rows given up since the start."""
         return self._rows.dropped
 
-    def open(self, request_id: str, consumer: Consumer, call: Call, model: str) -> Entry:
+    def begin(self, request_id: str, consumer: Consumer, call: Call, model: str) -> Entry:
         """Note that a call was admitted. Returns at once; the row follows."""
         now = self._now()
         intent: dict[str, Value] = {
@@ -128,7 +128,7 @@ class Ledger:
         self._rows.soon()
         return entry
 
-    def close(self, entry: Entry, outcome: Outcome) -> asyncio.Future[None]:
+    def end(self, entry: Entry, outcome: Outcome) -> asyncio.Future[None]:
         """Note how a call ended. Returns at once; the future is done when the row is in the table. It is done early
         when the table has failed for 2 s, and from the beginning when durability is deferred: answers then go out at
         once, and their rows follow when they can."""
@@ -185,9 +185,9 @@ class Ledger:
         """Write what processes before this one have left on disk."""
         await self._rows.recover()
 
-    async def stop(self, patience: float = 10.0) -> None:
+    async def close(self, patience: float = 10.0) -> None:
         """Write what is left. What the table does not take in this time goes to disk, or is reported as lost."""
-        await self._rows.stop(patience)
+        await self._rows.close(patience)
 
 
 def _usage_properties(usage: Usage) -> dict[str, Value]:
