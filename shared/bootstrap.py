@@ -48,8 +48,8 @@ from shared.routing.rotation import TABLE as ROTATION
 from shared.routing.rotation import Rotation
 from shared.routing.router import Router
 from shared.storage import Store
-from shared.storage.timed import TimedStore
-from shared.telemetry.recorder import Telemetry, Vitals
+from shared.telemetry import instruments
+from shared.telemetry.recorder import NoTelemetry, Readings, Telemetry
 from shared.types import Target, Usage
 from shared.usage import rollup
 from shared.usage.ledger import Ledger
@@ -122,11 +122,9 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
     configuration = settings.configuration
     async with AsyncExitStack() as stack:
         tables = await stack.enter_async_context(open_store(settings.storage))
-        store: Store = tables
         telemetry = _telemetry(settings)
-        if telemetry is not None:
-            stack.push_async_callback(telemetry.stop)
-            store = TimedStore(store, telemetry.store_operation)
+        stack.push_async_callback(telemetry.stop)
+        store = telemetry.timed(tables)
         rng = random.Random()
         rotation = Rotation(store.table(ROTATION), rng)
         stack.push_async_callback(rotation.close)
@@ -172,8 +170,7 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
             Accounting(limiter, ledger, tokenizer, telemetry),
             configuration,
         )
-        if telemetry is not None:
-            telemetry.start(lambda: _vitals(ledger, limiter, alerts, breakers))
+        telemetry.start(_readings(ledger, limiter, alerts, breakers))
         scopes = {
             token_scope(b, v1=b.api_version == "v1") for b in configuration.backends if b.auth == "managed_identity"
         }
@@ -192,10 +189,10 @@ def _overflow(settings: LedgerSettings, account: str) -> Overflow | None:
     return Overflow(Path(settings.overflow_directory or tempfile.gettempdir()), account, settings.overflow_bytes)
 
 
-def _telemetry(settings: Settings) -> Telemetry | None:
+def _telemetry(settings: Settings) -> Telemetry | NoTelemetry:
     """None where it would go nowhere. What exports is imported here, because nobody else needs it."""
     if settings.telemetry is None:
-        return None
+        return NoTelemetry()
     from shared.telemetry.exporter import ExportThread
 
     per_second = settings.configuration.telemetry.traces_per_second
@@ -214,9 +211,16 @@ def _usd(settings: Settings) -> Callable[[Usage, Target], float | None]:
     return usd
 
 
-def _vitals(ledger: Ledger, limiter: Limiter, alerts: Alerts, breakers: Breakers) -> Vitals:
-    lost = limiter.reach.lost_since is not None
-    return Vitals(ledger.backlog, ledger.dropped, lost, limiter.hits, alerts.raised, breakers.trips)
+def _readings(ledger: Ledger, limiter: Limiter, alerts: Alerts, breakers: Breakers) -> Readings:
+    """The metrics that are read from their owners at every export."""
+    return {
+        instruments.BACKLOG: lambda: [((), ledger.backlog)],
+        instruments.LEDGER_LOST: lambda: [((), ledger.dropped)],
+        instruments.SAFE_MODE: lambda: [((), limiter.reach.lost_since is not None)],
+        instruments.LIMIT_HITS: limiter.hits.items,
+        instruments.LIMIT_ALERTS: alerts.raised.items,
+        instruments.TRIPS: lambda: [((backend,), trips) for backend, trips in breakers.trips.items()],
+    }
 
 
 class OnDemand:

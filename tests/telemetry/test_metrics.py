@@ -82,7 +82,7 @@ def test_a_budget_of_nothing_keeps_nothing() -> None:
 @given(st.text(max_size=80))
 def test_no_traceparent_is_refused_with_more_than_a_trace_of_its_own(text: str) -> None:
     identifier = ulid.new(1_700_000_000.0)
-    found = spans.place(identifier, 0.0, text)
+    found = spans.trace_context(identifier, 0.0, text)
     assert 0 < found.trace_id < 1 << 128
     assert 0 < found.span_id < 1 << 64
 
@@ -90,12 +90,12 @@ def test_no_traceparent_is_refused_with_more_than_a_trace_of_its_own(text: str) 
 def test_a_traceparent_is_taken_as_it_is() -> None:
     for _ in range(20):
         trace, parent = random.getrandbits(128) | 1, random.getrandbits(64) | 1
-        found = spans.place(ulid.new(1.0), 0.0, f"00-{trace:032x}-{parent:016x}-01")
+        found = spans.trace_context(ulid.new(1.0), 0.0, f"00-{trace:032x}-{parent:016x}-01")
         assert (found.trace_id, found.parent_id, found.wanted) == (trace, parent, True)
-    nobody_keeps_it = spans.place(ulid.new(1.0), 0.0, f"00-{trace:032x}-{parent:016x}-00")
+    nobody_keeps_it = spans.trace_context(ulid.new(1.0), 0.0, f"00-{trace:032x}-{parent:016x}-00")
     assert not nobody_keeps_it.wanted
     for wrong in (f"00-{0:032x}-{parent:016x}-01", f"00-{trace:032x}-{0:016x}-01", f"ff-{trace:032x}-{parent:016x}-01"):
-        assert spans.place(ulid.new(1.0), 0.0, wrong).parent_id == 0
+        assert spans.trace_context(ulid.new(1.0), 0.0, wrong).parent_id == 0
 
 
 @pytest.mark.parametrize(
@@ -121,9 +121,9 @@ def test_a_try_ends_in_one_of_few_words(status: int, problem: str, result: str) 
 
 def test_the_trace_of_a_request_can_be_told_from_its_id() -> None:
     identifier = ulid.new(1_700_000_000.123)
-    place = spans.place(identifier, 0.0, "")
-    assert place.trace_id >> 80 == 1_700_000_000_123
-    assert place.trace_id & ((1 << 64) - 1) == place.span_id
+    trace = spans.trace_context(identifier, 0.0, "")
+    assert trace.trace_id >> 80 == 1_700_000_000_123
+    assert trace.trace_id & ((1 << 64) - 1) == trace.span_id
 
 
 PROGRAM = """
