@@ -18,7 +18,7 @@ PROGRAM = """
 import asyncio, json
 from shared.billing.charges import Tariff
 from shared.billing.focus_export import FocusExporter
-from shared.billing.report import as_csv, question, report
+from shared.billing.report import as_csv, parse_query, report
 from shared.config.parsing import parse
 from shared.azure_openai.operations import match
 from shared.azure_openai.requests import parse_call
@@ -66,7 +66,7 @@ async def shown(price):
     raw = [row.properties async for row in store.table(hours.raw_table(hours.hour_of(NOW))).scan_all()]
     await roll_up(store)
     sums = [row.properties async for row in store.table("usageagg").scan(hours.hour_partition(hours.hour_of(NOW)))]
-    usage_report = await report(store, Tariff.of(configuration), question({}, NOW))
+    usage_report = await report(store, Tariff.of(configuration), parse_query({}, NOW))
     month = hours.month_start(hours.hour_of(NOW))
     statement = await FocusExporter(store, configuration).statement(month, hours.next_month(month))
     (batch,) = exported.batches

@@ -30,7 +30,8 @@ from shared.token_classes import TokenCounts
 
 TABLE = "usageagg"
 
-OTHERS = "*"  # the name of those whose own names are too many
+NOBODY = "-"  # a dimension without a value: a call that reached no backend, a consumer without a team
+OTHERS = "*"  # the sum of the names beyond `MOST_NAMES`
 MOST_NAMES = 200
 
 _MANIFEST = "!"  # before every digit, so that a scan begins with it
@@ -51,13 +52,13 @@ class Dimensions(msgspec.Struct, frozen=True, order=True):
     model: str
     backend: str
     region: str
-    deployment: str = "-"
-    served: str = "-"
+    deployment: str = NOBODY
+    served: str = NOBODY
     tier: str = "default"
     role: str = "served"
-    team: str = "-"
-    product: str = "-"
-    system: str = "-"
+    team: str = NOBODY
+    product: str = NOBODY
+    system: str = NOBODY
     context: str = "short"
 
 
@@ -235,7 +236,7 @@ def _properties(dimensions: Dimensions, counts: Counts) -> Properties:
 def _line(row: Row) -> tuple[Dimensions, Counts]:
     """Lines that were written before a dimension was known lack it."""
     text = {name: str(row.properties[name]) for name in Dimensions.__struct_fields__ if name in row.properties}
-    dimensions = Dimensions(**{"key": "-", "model": "-", "backend": "-", "region": "-"} | text)
+    dimensions = Dimensions(**dict.fromkeys(("key", "model", "backend", "region"), NOBODY) | text)
     return dimensions, Counts(*(_integer(row.properties, name) for name in Counts.__struct_fields__))
 
 

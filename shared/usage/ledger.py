@@ -96,11 +96,6 @@ class Ledger:
         return self._rows.backlog
 
     @property
-    def spilled(self) -> int:
-        """Rows that went to disk since the start."""
-        return self._rows.spilled
-
-    @property
     def dropped(self) -> int:
         """Rows given up since the start."""
         return self._rows.dropped

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from shared.billing.charges import UNUSED, Charge, Tariff
 from shared.billing.cost import USD
 from shared.billing.prices import Prices
-from shared.billing.report import DIMENSIONS, UsageQuery, as_csv, question, report
+from shared.billing.report import DIMENSIONS, UsageQuery, as_csv, parse_query, report
 from shared.config.document import Backend, PriceLine, ProvisionedCapacity
 from shared.errors import InvalidRequest
 from shared.storage import Properties
@@ -177,7 +177,7 @@ class Month:
         await table.merge(f"{hour}-00", {f"{self._number:026d}": row})
 
     async def ask(self, *backends: Backend, **given: str) -> list[dict[str, Any]]:
-        found = await report(self.store, tariff(*(backends or (SWEDEN,))), question(given, self.now))
+        found = await report(self.store, tariff(*(backends or (SWEDEN,))), parse_query(given, self.now))
         return found.rows({"a": "Ann"})
 
 
@@ -225,12 +225,12 @@ async def test_every_dimension_and_every_series_adds_up_to_the_same() -> None:
             s_product=["-", "x"][number % 4 == 0],
         )
     backend = msgspec.structs.replace(RESERVED, models={"gpt-4o": "ptu", "cheap": "own"})
-    whole = await report(month.store, tariff(SWEDEN, backend), question({}, month.now))
+    whole = await report(month.store, tariff(SWEDEN, backend), parse_query({}, month.now))
     assert whole.total.requests == 60
     for by in DIMENSIONS:
         for every in ("", "hour", "day", "month"):
             asked = {"by": by} | ({"every": every} if every else {})
-            found = await report(month.store, tariff(SWEDEN, backend), question(asked, month.now))
+            found = await report(month.store, tariff(SWEDEN, backend), parse_query(asked, month.now))
             for name in ("requests", "input_tokens", "output_tokens", "cost", "beside", "unpriced"):
                 assert sum(getattr(line, name) for line in found.lines.values()) == getattr(whole.total, name), (
                     by,
@@ -296,15 +296,15 @@ async def test_capacity_is_forecast_to_be_paid_for_in_every_hour_of_the_month(pa
 )
 def test_bad_questions_say_what_was_expected(given: dict[str, str], said: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        question(given, NOW)
+        parse_query(given, NOW)
     assert refused.value.message.startswith(said)
     assert refused.value.param == said.partition(":")[0]
 
 
 def test_periods_may_be_months_days_and_times_with_zones() -> None:
     now = datetime(2026, 11, 21, 12, 30, tzinfo=UTC).timestamp()
-    assert question({}, now).since == datetime(2026, 11, 1, tzinfo=UTC)
-    asked = question({"since": "2026-10", "until": "2026-11-02T01:00+02:00"}, now)
+    assert parse_query({}, now).since == datetime(2026, 11, 1, tzinfo=UTC)
+    asked = parse_query({"since": "2026-10", "until": "2026-11-02T01:00+02:00"}, now)
     assert (asked.since, asked.until) == (datetime(2026, 10, 1, tzinfo=UTC), datetime(2026, 11, 1, 23, tzinfo=UTC))
     assert asked == UsageQuery(asked.since, asked.until)
 

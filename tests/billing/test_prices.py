@@ -130,7 +130,7 @@ def test_units_of_capacity_cost_by_where_they_are() -> None:
 
 
 def test_the_table_names_its_source_and_every_line_is_sound() -> None:
-    assert "prices.azure.com" in price_list.source()
+    assert "prices.azure.com" in price_list._table().source
     lines = list(price_list._listed())
     assert len(lines) > 400
     assert [line for line in lines if line.problem()] == []

@@ -18,9 +18,9 @@ from shared.storage import MAX_BATCH, Properties
 from shared.storage.memory import MemoryStore, MemoryTable
 from shared.types import Attempt, Call, Consumer, Outcome, Target, Usage
 from shared.usage import _group_commit, ledger
-from shared.usage._hour_fold import fold_rows
 from shared.usage.ledger import Entry, Ledger
 from shared.usage.overflow import Overflow
+from tests.harness.folding import fold_rows
 
 NOW = 1_790_000_000.0
 CONSUMER = Consumer("c1", "team", product="gold")
@@ -315,13 +315,13 @@ async def test_rows_go_to_disk_while_the_table_is_out_of_reach_and_are_read_back
     held = house.close(house.open())
     await asyncio.sleep(0.02)
     assert not held.done()
-    assert house.ledger.spilled == 0
+    assert house.ledger._rows.spilled == 0
     house.time += 2.0
     await asyncio.wait_for(held, 1)
-    await until(lambda: house.ledger.spilled == 251)
+    await until(lambda: house.ledger._rows.spilled == 251)
     assert house.ledger.backlog == 0
     assert house.close(house.open()).done()
-    await until(lambda: house.ledger.spilled == 252)
+    await until(lambda: house.ledger._rows.spilled == 252)
     house.store.dead = False
     await until(lambda: "252 usage rows were read back" in caplog.text)
     assert len(await house.rows()) == 252
@@ -356,10 +356,10 @@ async def test_where_the_disk_is_full_rows_wait_in_memory(
     for _ in range(1000):
         house.close(house.open())
     house.time += 5.0
-    await until(lambda: house.ledger.spilled > 0)
+    await until(lambda: house.ledger._rows.spilled > 0)
     await asyncio.sleep(0.05)
-    assert 0 < house.ledger.spilled < 1000
-    assert house.ledger.spilled + house.ledger.backlog == 1000
+    assert 0 < house.ledger._rows.spilled < 1000
+    assert house.ledger._rows.spilled + house.ledger.backlog == 1000
     assert caplog.text.count("is full") == 1
     house.store.dead = False
     await until(lambda: house.ledger.backlog == 0)
