@@ -56,15 +56,17 @@ REPORTED = tuple(
 )
 TOKEN_PRICES = tuple(map(price_name, REPORTED))
 
+Dollars = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
+
 if TYPE_CHECKING:
 
     class TokenPrices(msgspec.Struct, frozen=True, kw_only=True):
         """USD per million tokens, by reported class; here only those that code names."""
 
-        input: float | None = None
-        output: float | None = None
+        input: Dollars | None = None
+        output: Dollars | None = None
 
 else:
     TokenPrices = msgspec.defstruct(
-        "TokenPrices", [(name, float | None, None) for name in TOKEN_PRICES], frozen=True, kw_only=True
+        "TokenPrices", [(name, Dollars | None, None) for name in TOKEN_PRICES], frozen=True, kw_only=True
     )
