@@ -20,6 +20,7 @@ from local.processes import Children
 from shared import ulid
 from shared.errors import StoreUnavailable
 from shared.storage import MAX_BATCH, Properties, Row, Store, Table, Value
+from shared.storage.names import CONTROL, USAGE_AGGREGATES
 from shared.storage.tables import TablesStore
 from shared.usage import aggregates, hours, rollup
 from shared.usage.aggregates import Fold
@@ -38,7 +39,7 @@ class Unleased:
 
     def table(self, name: str) -> Table:
         table = self._store.table(name)
-        return _Unleased(table) if name == rollup.CONTROL else table
+        return _Unleased(table) if name == CONTROL else table
 
 
 class _Unleased:
@@ -173,7 +174,7 @@ async def converge(
             written.set()
             passes = list(await asyncio.gather(*timers))
             expected = sequential(halves, now)
-            table = direct.table(aggregates.TABLE)
+            table = direct.table(USAGE_AGGREGATES)
             stored = {partition: await aggregates.read(table, partition) for partition in expected}
             return tables, passes, as_bytes(stored) == as_bytes(expected)
         finally:

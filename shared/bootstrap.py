@@ -202,7 +202,7 @@ def _readings(ledger: Ledger, limiter: Limiter, alerts: Alerts, breakers: Breake
     return {
         instruments.BACKLOG: lambda: [((), ledger.backlog)],
         instruments.LEDGER_LOST: lambda: [((), ledger.dropped)],
-        instruments.SAFE_MODE: lambda: [((), limiter.in_safe_mode)],
+        instruments.SAFE_MODE: lambda: [((), int(limiter.in_safe_mode))],
         instruments.LIMIT_HITS: limiter.hits.items,
         instruments.LIMIT_ALERTS: alerts.raised.items,
         instruments.TRIPS: lambda: [((backend,), trips) for backend, trips in breakers.trips.items()],

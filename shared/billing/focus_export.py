@@ -17,6 +17,7 @@ from shared.billing.charges import Tariff
 from shared.billing.prices import Prices
 from shared.config.document import Configuration
 from shared.storage import Properties, Store
+from shared.storage.names import CONTROL
 from shared.usage import hours, query, rollup
 
 PARTITION = "export"
@@ -93,7 +94,7 @@ class FocusExporter:
         if name:
             await self._container.put(self._settings.container or "", name, statement.text, "text/csv")
         noted: Properties = {"until": statement.until, "final": final, "picodollars": str(statement.picodollars)}
-        await self._store.table(rollup.CONTROL).merge(PARTITION, {statement.label: noted})
+        await self._store.table(CONTROL).merge(PARTITION, {statement.label: noted})
         return name
 
     async def write_due(self) -> list[str]:
@@ -107,7 +108,7 @@ class FocusExporter:
         for month in (hours.month_start(current - 1), current):
             end = hours.next_month(month)
             until, final = min(end, hours.day_start(done.settled)), done.sealed >= end
-            row = await self._store.table(rollup.CONTROL).get(PARTITION, month_label(month))
+            row = await self._store.table(CONTROL).get(PARTITION, month_label(month))
             exported = (int(row.properties["until"]), bool(row.properties["final"])) if row else (month, False)
             if until > month and (until, final) != exported and not exported[1]:
                 written.append(await self.write(await self.statement(month, until), final=final))
@@ -116,7 +117,7 @@ class FocusExporter:
     async def reprice(self, since: int) -> list[Repriced]:
         """Rewrite the files of the months since the hour `since`, each up to its former end, at today's prices."""
         months = []
-        async for row in self._store.table(rollup.CONTROL).scan(PARTITION):
+        async for row in self._store.table(CONTROL).scan(PARTITION):
             month, until = hours.from_label(row.key.replace("-", "") + "0100"), int(row.properties["until"])
             if until <= since:
                 continue

@@ -8,7 +8,7 @@ from shared.types import LONG_CONTEXT
 from shared.usage import aggregates
 from shared.usage.aggregates import NOBODY, Counts, Dimensions, Fold
 
-GRACE = 600  # seconds after which an intent without an end is closed as an estimate: longer than any call
+GRACE = 600  # seconds, longer than any call, after which an intent without an end is closed as an estimate
 _MOST_LINES = 50_000  # of an hour while it is folded: callers choose names, which must not fill the memory
 
 # A line is a list of sums, because that is the fastest to add to: `_FIELDS` gives the places of the fields of `Counts`.

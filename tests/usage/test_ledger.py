@@ -254,7 +254,7 @@ async def test_memory_is_bounded_and_what_is_given_up_is_told(
     assert house.ledger.dropped + house.ledger.backlog == 2000
     assert "usage rows lost" in caplog.text
     left = house.ledger.backlog
-    await house.ledger.stop(patience=0.01)
+    await house.ledger.stop(0.01)
     assert house.ledger.dropped == 2000
     assert f"{left % MAX_BATCH or MAX_BATCH} usage rows lost" in caplog.text
     assert "500 input and 700 output tokens" in caplog.text
@@ -337,7 +337,7 @@ async def test_rows_that_a_dead_process_left_are_written_by_the_next_one(tmp_pat
     first.store.dead = True
     for _ in range(3):
         first.close(first.open())
-    await first.ledger.stop(patience=0.01)
+    await first.ledger.stop(0.01)
     assert first.ledger.dropped == 0
     second = House(overflow=Overflow(tmp_path, "here", 10_000_000))
     await second.ledger.recover()

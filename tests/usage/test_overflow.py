@@ -80,7 +80,7 @@ def test_a_record_that_was_not_finished_is_told_and_those_before_it_are_read(
     heir = Overflow(tmp_path, "a", MOST)
     assert heir.adopt()
     assert everything(heir) == [group(1)]
-    assert "cannot be read" in caplog.text
+    assert "cannot read" in caplog.text
     assert files(tmp_path) == []
 
 
@@ -126,7 +126,7 @@ def test_a_directory_that_somebody_else_may_have_laid_is_not_used(
     assert not overflow.adopt()
     assert overflow.append([group(1)]) == 0
     assert overflow.append([group(1)]) == 0
-    assert caplog.text.count("cannot be kept on disk") == 1
+    assert caplog.text.count("cannot keep usage rows on disk") == 1
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 

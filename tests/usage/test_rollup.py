@@ -20,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from shared.storage import Properties, Row, Table, Value
 from shared.storage.memory import MemoryStore
+from shared.storage.names import USAGE_AGGREGATES
 from shared.usage import aggregates, hours
 from shared.usage._hour_fold import GRACE
 from shared.usage.aggregates import Counts, Dimensions, Fold
@@ -254,7 +255,7 @@ class RollUp(RuleBasedStateMachine):
     def every_fold_is_whole_and_only_gets_better(self) -> None:
         for hour in range(START, START + SPAN):
             partition = hours.hour_partition(hour)
-            fold = self.wait_for(aggregates.read(self.store.table(aggregates.TABLE), partition))
+            fold = self.wait_for(aggregates.read(self.store.table(USAGE_AGGREGATES), partition))
             rank = fold.rank if fold else (0, 0)
             assert rank >= self.ranks.get(partition, (0, 0))
             self.ranks[partition] = rank
@@ -271,7 +272,7 @@ class RollUp(RuleBasedStateMachine):
         self.wait_for(roll_up(self.store))
         for driver in self.drivers:
             driver.finish()  # who was overtaken must not undo what the last pass did
-        table = self.store.table(aggregates.TABLE)
+        table = self.store.table(USAGE_AGGREGATES)
         days: dict[str, list[Request]] = {}
         for hour in range(START, START + SPAN):
             requests = [request for request in self.requests if request.hour == hour]
@@ -520,8 +521,8 @@ async def test_lines_written_before_a_dimension_was_known_are_read(monkeypatch: 
     store = MemoryStore(lambda: 0.0)
     old: Properties = {"key": "a", "model": "m", "backend": "b", "region": "r", "requests": 2, "input_tokens": 7}
     manifest: Properties = {"generation": "g", "halves": 4, "orphans": 0, "lines": 1}
-    await store.table(aggregates.TABLE).merge("h-1", {"!": manifest, "g-000000": old})
-    fold = await aggregates.read(store.table(aggregates.TABLE), "h-1")
+    await store.table(USAGE_AGGREGATES).merge("h-1", {"!": manifest, "g-000000": old})
+    fold = await aggregates.read(store.table(USAGE_AGGREGATES), "h-1")
     assert fold == Fold((4, 0), {Dimensions("a", "m", "b", "r"): Counts(requests=2, input_tokens=7)})
 
 
