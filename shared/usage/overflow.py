@@ -156,7 +156,7 @@ class Overflow:
         """Delete or empty a file that was read to its end, or to a damaged record, which is logged."""
         if file.place < file.size:
             logger.error(
-                "cannot read %d bytes at the end of %s, and their rows are lost: a process was killed while writing, or "
+                "cannot read %d bytes at the end of %s, whose rows are lost: a process was killed while writing it, or "
                 "the disk is damaged",
                 file.size - file.place,
                 file.path,
