@@ -6,10 +6,11 @@ from shared.billing.cost import USD, Price
 from shared.limits import estimation
 from shared.limits._amounts import Amounts
 from shared.limits._lease import LeasedLimit
-from shared.limits.estimation import Estimate, Experience, Size
+from shared.limits.estimation import Estimate
 from shared.types import Call, Consumer, Usage
+from shared.usage.token_averages import Size, TokenAverages
 
-_NO_EXPERIENCE = Experience()
+_NO_AVERAGES = TokenAverages()
 
 
 class CallLimits(msgspec.Struct, gc=False):
@@ -20,7 +21,7 @@ class CallLimits(msgspec.Struct, gc=False):
     model: str
     limits: tuple[LeasedLimit, ...]
     price: Price | None
-    experience: Experience | None = None
+    experience: TokenAverages | None = None
 
     @property
     def limit_tokens(self) -> bool:
@@ -67,9 +68,9 @@ class CallLimits(msgspec.Struct, gc=False):
         for limit in self.limits:
             limit.learn(self.experience)
 
-    def _experience_with(self, limit: LeasedLimit) -> Experience:
+    def _experience_with(self, limit: LeasedLimit) -> TokenAverages:
         """The experience with such calls, else with others under this limit, here or on other instances."""
-        return self.experience or limit.experience or _NO_EXPERIENCE
+        return self.experience or limit.experience or _NO_AVERAGES
 
 
 def _usd(price: Price, tokens: Estimate) -> float:

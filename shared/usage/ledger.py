@@ -20,9 +20,10 @@ from shared.types import Attempt, Call, Consumer, Outcome, Target, Usage
 from shared.usage import hours, rollup
 from shared.usage._group_commit import GroupCommit
 from shared.usage.overflow import Overflow
+from shared.usage.token_averages import Size, TokenAverages
 
-_WEIGHT = 0.05  # of the newest prompt in an average
-_MOST_EXPERIENCES = 10_000
+_MOST_AVERAGES = 10_000
+_NO_AVERAGES = TokenAverages(prior=1)
 SHARDS = 16  # partitions per hour; an instance writes to one of them, so its rows share transactions
 # Seconds that a row waits for others. A quick call then needs one write, and a busy instance whose answers do not wait
 # for their rows needs one write per second.
@@ -38,7 +39,6 @@ _PROPERTIES = {field: tokens.row for field, tokens in TOKEN_CLASSES.items()} | {
     "estimated": "e_est",
 }
 _IN_ORDER = tuple(_PROPERTIES[field] for field in Usage.__struct_fields__)
-_ALWAYS = frozenset(("e_input", "e_output"))
 _WHOSE = ("s_key", "s_team", "s_product", "s_system", "s_model", "s_ts")  # properties that all rows of a call share
 
 
@@ -49,18 +49,7 @@ class Entry(msgspec.Struct, frozen=True):
     partition: str
     request_id: str
     intent: dict[str, Value] = {}
-    rough: int = 0  # prompt tokens, estimated by length
-
-
-class _Experience(msgspec.Struct):
-    """How many tokens the prompts of one key to one model had for each that their length made expect."""
-
-    factor: float = 1.0
-    calls: int = 0
-
-    def learn(self, tokens: int, rough: int) -> None:
-        self.calls += 1
-        self.factor += max(_WEIGHT, 1 / self.calls) * (tokens / rough - self.factor)
+    size: Size = Size(0)  # of the prompt
 
 
 @functools.lru_cache(maxsize=4)
@@ -85,7 +74,7 @@ class Ledger:
         late = functools.partial(rollup.note_late, store)
         self._rows = GroupCommit(store, overflow, _LINGER[durability], clock, late)
         self.instance = ulid.new(store.now())[-10:]
-        self._experiences: dict[tuple[Value, Value], _Experience] = {}
+        self._averages: dict[tuple[Value, Value], TokenAverages] = {}
         self._shard = int.from_bytes(os.urandom(2)) % SHARDS
 
     @property
@@ -100,12 +89,13 @@ class Ledger:
 
     def open(self, request_id: str, consumer: Consumer, call: Call, model: str) -> Entry:
         """Record that a call was admitted. Returns at once; the row follows."""
-        now = self._now()
+        now, size = self._now(), Size(4 * call.input_estimate)
         intent: dict[str, Value] = {
             "s_key": consumer.id,
             "s_model": model,
             "s_op": call.operation.name,
-            "s_prompt": self._expected(consumer.id, model, call.input_estimate),
+            # Used if this instance crashes before the call ends.
+            "s_prompt": round(self._averages.get((consumer.id, model), _NO_AVERAGES).input(size)),
             "s_max": call.max_output_tokens or 0,
             "s_ts": now,
             "s_inst": self.instance,
@@ -116,7 +106,7 @@ class Ledger:
             intent["s_product"] = consumer.product
         if call.system:
             intent["s_system"] = call.system
-        entry = Entry(*_place(hours.hour_of(now), self._shard), request_id, intent, call.input_estimate)
+        entry = Entry(*_place(hours.hour_of(now), self._shard), request_id, intent, size)
         self._rows.add(entry.table, entry.partition, request_id, intent)
         self._rows.soon()
         return entry
@@ -159,21 +149,12 @@ class Ledger:
         self._rows.add(entry.table, entry.partition, f"{entry.request_id}-{number}", row)
         self._rows.soon()
 
-    def _expected(self, key: str, model: str, rough: int) -> int:
-        """Tokens of a prompt, should this instance not live to hear them."""
-        known = self._experiences.get((key, model))
-        return rough if known is None else round(rough * known.factor)
-
     def _learn(self, entry: Entry, usage: Usage) -> None:
-        if usage.estimated or not usage.input_tokens or not entry.rough:
-            return
-        place = entry.intent["s_key"], entry.intent["s_model"]
-        known = self._experiences.get(place)
-        if known is None:
-            if len(self._experiences) >= _MOST_EXPERIENCES:
-                self._experiences.clear()
-            known = self._experiences[place] = _Experience()
-        known.learn(usage.input_tokens, entry.rough)
+        if entry.size.text and usage.input_tokens and not usage.estimated:
+            key = entry.intent["s_key"], entry.intent["s_model"]
+            if key not in self._averages and len(self._averages) >= _MOST_AVERAGES:  # an LruDict costs 1 µs a call
+                self._averages.clear()
+            self._averages[key] = self._averages.get(key, _NO_AVERAGES).learn(entry.size, usage)
 
     async def recover(self) -> None:
         """Write the rows that earlier processes left on disk."""
@@ -187,8 +168,10 @@ class Ledger:
 def _usage_properties(usage: Usage) -> dict[str, Value]:
     """The usage of a row: input and output always, other values unless zero."""
     values = zip(_IN_ORDER, msgspec.structs.astuple(usage), strict=True)
-    properties: dict[str, Value] = {name: value for name, value in values if value or name in _ALWAYS}
-    if properties.get("e_tier") == "default":
+    properties: dict[str, Value] = {name: value for name, value in values if value}
+    properties.setdefault("e_input", 0)
+    properties.setdefault("e_output", 0)
+    if usage.service_tier == "default":
         del properties["e_tier"]
     return properties
 
