@@ -22,8 +22,9 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class Access(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """The regions and data zones that a consumer may use; None: any. If both are given, both apply. `pin`: it may choose
-    the backend. `explain`: it may see routing decisions, and so the names of backends."""
+    """The regions and data zones that a consumer may use; None: any. If both are given, both apply.
+
+    `pin`: it may choose the backend. `explain`: it may see routing decisions, and so the names of backends."""
 
     regions: frozenset[str] | None = None
     data_zones: frozenset[str] | None = None

@@ -209,7 +209,7 @@ class Telemetry:
 
     def _sample(self, trace: TraceContext, now: float, *, failed: bool) -> int:
         budget = self._failure_budget if failed else self._budget
-        represents = budget.take(now) if trace.wanted else 0
+        represents = budget.take(now) if trace.sampled else 0
         if self._undecided and (undecided := self._undecided.pop(trace.span_id, None)) is not None:
             undecided.set_result(represents)
         # Set again, because under the Functions worker a call ends in another task than it began in.

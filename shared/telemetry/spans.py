@@ -24,7 +24,7 @@ Attributes = dict[str, str | int | float | bool]
 
 
 class TraceContext(msgspec.Struct, frozen=True):
-    """The ids of a request's span. `parent_id` 0: it begins the trace. `wanted` False: the caller does not sample the
+    """The ids of a request's span. `parent_id` 0: it begins the trace. `sampled` False: the caller does not sample the
     trace. `started` is monotonic.
 
     A trace that begins here has the request's id as its id, so each can be derived from the other."""
@@ -34,7 +34,7 @@ class TraceContext(msgspec.Struct, frozen=True):
     trace_id: int
     span_id: int
     parent_id: int = 0
-    wanted: bool = True
+    sampled: bool = True
     kept: bool = False
 
     @property
@@ -61,7 +61,7 @@ def trace_context(request_id: str, started: float, traceparent: str) -> TraceCon
         except ValueError:
             return TraceContext(request_id, started, number, own)
         if trace_id > 0 and parent_id > 0 and traceparent[:2] != "ff":
-            return TraceContext(request_id, started, trace_id, own, parent_id, wanted=bool(flags & 1))
+            return TraceContext(request_id, started, trace_id, own, parent_id, sampled=bool(flags & 1))
     return TraceContext(request_id, started, number, own)
 
 

@@ -31,7 +31,7 @@ def azurite() -> Iterator[Azurite]:
         yield running
 
 
-def test_capacity_that_is_full_pays_when_its_tokens_cost_more() -> None:
+def test_full_capacity_pays_if_its_tokens_cost_more() -> None:
     # 20 units' worth of tokens in each of 10 hours, at 40 USD an hour: 20 units cost 20.
     found = plan([Hour(20 * UNIT, 40 * USD)] * 10, TERMS)
     assert found == Purchase(10, 400 * USD, 20.0, 20.0, 20, 200 * USD, 0.5)
@@ -51,7 +51,7 @@ def test_a_peak_spills_over_to_tokens() -> None:
     assert (found.average, found.peak) == (28.0, 100.0)
 
 
-def test_less_than_can_be_bought_is_weighed_against_none() -> None:
+def test_need_below_the_minimum_is_compared_with_no_units() -> None:
     # 10 units' worth at 16 USD: 15 units must be bought, for 15 an hour. At 14 it does not pay.
     assert plan([Hour(10 * UNIT, 16 * USD)] * 5, TERMS).units == 15
     assert plan([Hour(10 * UNIT, 14 * USD)] * 5, TERMS).units == 0
@@ -63,7 +63,7 @@ def test_idle_hours_are_paid_for() -> None:
     assert plan([busy] * 4 + [idle] * 5, TERMS).units == 0
 
 
-def test_no_usage_needs_nothing() -> None:
+def test_no_usage_needs_no_units() -> None:
     assert plan([], TERMS) == Purchase(0, 0, 0.0, 0.0, 0, 0, None)
     assert plan([Hour(0.0, 0)] * 3, TERMS).units == 0
 
@@ -89,7 +89,7 @@ def test_the_throughput_of_dated_names_is_that_of_the_model() -> None:
     assert throughput("whisper") is None
 
 
-def test_the_command_weighs_the_hours_of_the_ledger(azurite: Azurite) -> None:
+def test_the_command_compares_the_hours_of_the_ledger(azurite: Azurite) -> None:
     async def use() -> int:
         async with bootstrap.open_store(Storage(connection_string=azurite.connection_string)) as store:
             end = hours.day_start(hours.hour_of(store.now()))

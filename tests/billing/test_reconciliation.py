@@ -1,4 +1,4 @@
-"""The ledger beside Azure Monitor's count, through Azure's own client, against a stand-in of that service on HTTP."""
+"""The ledger compared with Azure Monitor, through Azure's own client, against a simulation of the service."""
 
 import asyncio
 import json
@@ -46,7 +46,7 @@ def backend(name: str, resource_id: str | None = ACCOUNT, **models: str) -> Back
     )
 
 
-def test_both_counts_of_every_deployment_stand_side_by_side() -> None:
+def test_every_deployment_has_both_counts() -> None:
     lines = {
         Dimensions("a", "gpt-4o", "v1", "r", deployment="chat"): Counts(requests=2, input_tokens=100, output_tokens=10),
         Dimensions("b", "gpt-4o", "dated", "r", deployment="chat"): Counts(
@@ -71,7 +71,7 @@ def test_both_counts_of_every_deployment_stand_side_by_side() -> None:
 
 
 class Monitor(BaseHTTPRequestHandler):
-    """Answers as the metrics API of a region does: totals by the hour, one series per deployment."""
+    """The metrics API of a region: totals by the hour, one series per deployment."""
 
     asked: ClassVar[list[tuple[str, dict[str, list[str]], dict[str, Any], str]]] = []
     tokens: ClassVar[dict[str, dict[str, int]]] = {}

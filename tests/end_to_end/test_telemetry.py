@@ -1,4 +1,4 @@
-"""What leaves the gateway as telemetry, received as Application Insights and a collector would, from both edges."""
+"""Exported telemetry of both edges, received as by Application Insights and by a collector."""
 
 import json
 import random
@@ -30,7 +30,7 @@ def received() -> Iterator[Receivers]:
 
 
 class Told:
-    """A gateway that sends telemetry to both receivers, and what tests do with it."""
+    """A gateway that sends telemetry to both receivers, with helpers for tests."""
 
     def __init__(self, gateway: GatewayProcess, received: Receivers, key: str, spare: Iterator[str]) -> None:
         self.gateway = gateway
@@ -89,7 +89,7 @@ def told(edge: Edge, azurite: Azurite, simulator: SimulatorProcess, received: Re
         yield Told(gateway, received, key, spares)
 
 
-def test_a_call_is_a_span_with_a_child_for_each_try(told: Told, simulator: SimulatorProcess) -> None:
+def test_a_call_is_a_span_with_a_child_per_attempt(told: Told, simulator: SimulatorProcess) -> None:
     model = next(told.spare)
     simulator.fault("status", deployment=model, status=500, times=1)
     answer = told.chat(model)
@@ -169,7 +169,7 @@ def test_a_collector_receives_the_same_spans(told: Told) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_the_span_above_a_call_is_the_hosts_and_without_a_host_the_callers(told: Told, stream: bool) -> None:
+def test_the_parent_of_a_call_is_the_hosts_span_else_the_callers(told: Told, stream: bool) -> None:
     trace = f"{random.getrandbits(128) | 1:032x}"
     answer = told.chat(headers={"traceparent": f"00-{trace}-{PARENT_SPAN}-01"}, stream=stream)
     call, *_ = told.dependencies(answer)
@@ -178,7 +178,7 @@ def test_the_span_above_a_call_is_the_hosts_and_without_a_host_the_callers(told:
     assert call["tags"]["ai.operation.parentId"] == above
 
 
-def test_a_call_whose_trace_its_caller_does_not_keep_has_no_span(told: Told) -> None:
+def test_a_call_whose_trace_is_not_sampled_has_no_span(told: Told) -> None:
     trace = f"{random.getrandbits(128) | 1:032x}"
     assert told.chat(headers={"traceparent": f"00-{trace}-{PARENT_SPAN}-00"}).status == 200
     told.dependencies(told.chat())  # a later one has arrived
@@ -188,7 +188,7 @@ def test_a_call_whose_trace_its_caller_does_not_keep_has_no_span(told: Told) -> 
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_the_line_of_a_call_belongs_to_its_trace_and_comes_once(told: Told, stream: bool) -> None:
+def test_the_log_line_of_a_call_belongs_to_its_trace_and_comes_once(told: Told, stream: bool) -> None:
     answer = told.chat(stream=stream)
     call, *_ = told.dependencies(answer)
 
@@ -220,7 +220,9 @@ def test_a_refusal_is_a_span_and_a_count(told: Told) -> None:
     assert {point["dimensions"]["error.type"] for point in refusals} >= {"invalid_api_key"}
 
 
-def test_metrics_tell_calls_tokens_tries_and_the_state_of_the_gateway(told: Told, simulator: SimulatorProcess) -> None:
+def test_metrics_have_calls_tokens_attempts_and_the_gateways_state(
+    told: Told, simulator: SimulatorProcess
+) -> None:
     model = next(told.spare)
     simulator.fault("status", deployment=model, status=429, headers={"retry-after": "1"}, times=1)
     answers = [told.chat(model), told.chat(model, stream=True)]
@@ -245,7 +247,7 @@ def test_metrics_tell_calls_tokens_tries_and_the_state_of_the_gateway(told: Told
     assert {point["value"] for point in told.metric("tollgate.safe_mode")} == {0}
 
 
-def test_metrics_tell_who_met_a_limit_and_which_quotas_are_used_up(told: Told) -> None:
+def test_metrics_have_refusals_by_limit_and_used_up_quotas(told: Told) -> None:
     made = cli(told.gateway.environment, "keys", "create", "limited", "--request-quota", "4", "--json")
     body = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}).encode()
     headers = {"authorization": f"Bearer {made['key']}"}
@@ -277,7 +279,7 @@ def test_a_collector_receives_metrics_as_sums_since_the_start(told: Told) -> Non
         assert point.start_time_unix_nano < point.time_unix_nano
 
 
-def test_nothing_that_a_caller_or_a_backend_wrote_and_no_secret_is_in_what_leaves(
+def test_exported_telemetry_has_no_text_of_callers_or_backends_and_no_secret(
     told: Told, simulator: SimulatorProcess, azurite: Azurite
 ) -> None:
     model = next(told.spare)
@@ -303,7 +305,7 @@ def test_nothing_that_a_caller_or_a_backend_wrote_and_no_secret_is_in_what_leave
     assert "tollgate.request_id" in sent  # there is something to search
 
 
-def test_telemetry_that_nobody_takes_stands_in_nobodys_way(azurite: Azurite, simulator: SimulatorProcess) -> None:
+def test_an_unreachable_collector_does_not_affect_calls(azurite: Azurite, simulator: SimulatorProcess) -> None:
     port = free_port()
     environ = {
         "GATEWAY_CONFIG": json.dumps(configuration(simulator)),

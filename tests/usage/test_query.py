@@ -1,4 +1,4 @@
-"""Reports say the same whichever folds they come from, and are up to date before the timer is."""
+"""Reports are the same from any folds, and are up to date before the timer runs."""
 
 import random
 from collections import Counter
@@ -19,7 +19,7 @@ FIRST = hours.from_label("2026013000")
 
 
 class Year:
-    """Calls scattered over ten weeks, and what they add up to, counted apart from the code under test."""
+    """Calls over ten weeks, and their sums, counted without the code under test."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -73,7 +73,7 @@ def summed(lines: dict[str, ReportLine]) -> dict[str, Counter[str]]:
 
 
 @pytest.mark.parametrize("rolled_up", ["never", "once, three weeks ago", "now"])
-async def test_every_period_adds_up_however_far_the_timer_has_come(rolled_up: str) -> None:
+async def test_every_period_adds_up_at_any_progress_of_the_timer(rolled_up: str) -> None:
     year, chance = Year(), random.Random(rolled_up)
     last = FIRST + 70 * 24
     year.now = last * 3600 + 1800.0
@@ -96,7 +96,7 @@ async def test_every_period_adds_up_however_far_the_timer_has_come(rolled_up: st
         assert summed(lines) == year.expected(first, end), (first, end)
 
 
-async def test_a_call_shows_at_once_and_is_not_counted_twice_after_the_timer() -> None:
+async def test_a_call_is_reported_at_once_and_not_twice_after_the_timer() -> None:
     year = Year()
     year.now = FIRST * 3600 + 60.0
     since, until = moment(FIRST - 48), moment(FIRST + 1)
