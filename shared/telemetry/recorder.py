@@ -17,6 +17,7 @@ import msgspec
 from shared.storage import Store
 from shared.storage.timed import TimedStore
 from shared.telemetry import instruments, spans
+from shared.telemetry._sampling import Budget
 from shared.telemetry.metrics import Counter, Histogram, Instrument, Labels, Point, drained
 from shared.telemetry.spans import UNTRACED, Span, TraceContext
 from shared.token_classes import REPORTED, price_name
@@ -25,7 +26,6 @@ from shared.types import Attempt, Call, Consumer, Outcome, Target, Usage
 _TICK = 0.5  # seconds between measurements of the event loop's lag
 _SPANS_EVERY = 5.0  # seconds
 _MOST_WAITING = 2048  # spans, and as many log lines, that wait for export
-_BURST = 10.0  # seconds' worth of traces that may be kept at once
 _TOKEN_TYPES = tuple((field, price_name(field)) for field in REPORTED)
 
 
@@ -52,27 +52,6 @@ class Batch(msgspec.Struct, frozen=True):
 
 Readings = Mapping[Instrument, Callable[[], Iterable[tuple[Labels, float]]]]
 """Functions that read gauges, and counters since the start, from their owners at every export."""
-
-
-class Budget:
-    """A rate of traces per second, and the number of calls that each kept trace represents."""
-
-    def __init__(self, per_second: float) -> None:
-        self._rate = per_second
-        self._left = per_second * _BURST
-        self._at = 0.0
-        self._skipped = 0
-
-    def take(self, now: float) -> int:
-        """Return the number of calls that this one represents, including itself; 0: drop it. `now` is monotonic."""
-        self._left = min(self._rate * _BURST, self._left + (now - self._at) * self._rate)
-        self._at = now
-        if self._left < 1:
-            self._skipped += 1
-            return 0
-        self._left -= 1
-        represents, self._skipped = 1 + self._skipped, 0
-        return represents
 
 
 class TelemetryExporter(Protocol):

@@ -49,8 +49,8 @@ def dimensions(key: str = "a", model: str = "gpt-4o", backend: str = "sweden", *
 def charged(
     lines: Lines, span: HourRange | None = None, *backends: Backend, now: float = NOW
 ) -> dict[Dimensions, int | None]:
-    found = tariff(*(backends or (SWEDEN, RESERVED))).charges(span or HourRange(HOUR, HOUR + 1), lines, now)
-    return {charge.line: charge.picodollars for charge in found}
+    charges = tariff(*(backends or (SWEDEN, RESERVED))).charges(span or HourRange(HOUR, HOUR + 1), lines, now)
+    return {charge.line: charge.picodollars for charge in charges}
 
 
 def test_a_line_costs_its_tokens_at_the_price_of_the_served_model() -> None:
@@ -65,17 +65,17 @@ def test_a_line_costs_its_tokens_at_the_price_of_the_served_model() -> None:
         dimensions(model="gpt-5.4", context="long"): million,
         dimensions(key="b", model="ours"): Counts(requests=7, errors=7),
     }
-    found = charged(lines, None, SWEDEN)
-    dollars = [None if money is None else money / USD for money in found.values()]
+    costs = charged(lines, None, SWEDEN)
+    dollars = [None if money is None else money / USD for money in costs.values()]
     assert dollars == [5.0, 2.5, 1.25, 2.0, None, 0.009, 5.0, 0.0]
 
 
 def test_capacity_is_divided_by_the_cost_of_the_same_tokens_without_it() -> None:
     ann, bob = dimensions("ann", backend="reserved"), dimensions("bob", backend="reserved")
     # At 2.50 and 10 a million, ann's tokens are worth 3.50, bob's 3.00; 100 units are 100 USD an hour.
-    found = charged({ann: Counts(input_tokens=1_000_000, output_tokens=100_000), bob: Counts(output_tokens=300_000)})
+    costs = charged({ann: Counts(input_tokens=1_000_000, output_tokens=100_000), bob: Counts(output_tokens=300_000)})
     share = 100 * USD * 300 // 650
-    assert found == {ann: 100 * USD - share, bob: share}
+    assert costs == {ann: 100 * USD - share, bob: share}
 
 
 def test_unused_capacity_is_a_separate_line() -> None:
@@ -84,9 +84,9 @@ def test_unused_capacity_is_a_separate_line() -> None:
         Dimensions("-", "gpt-4o", "reserved", "swedencentral", deployment="ptu", role=UNUSED): 100 * USD
     }
     failed = dimensions("ann", backend="reserved")
-    found = charged({failed: Counts(requests=3, errors=3)}, span)
-    assert found.pop(failed) == 0
-    assert list(found.values()) == [100 * USD]
+    costs = charged({failed: Counts(requests=3, errors=3)}, span)
+    assert costs.pop(failed) == 0
+    assert list(costs.values()) == [100 * USD]
 
 
 @pytest.mark.parametrize(
@@ -133,11 +133,11 @@ counts = st.builds(Counts, requests=st.integers(1, 9), input_tokens=token, outpu
 
 @given(st.dictionaries(line, counts, max_size=12))
 def test_shares_add_up_to_the_capacity_and_are_not_negative(lines: Lines) -> None:
-    found: list[Charge] = list(tariff(SWEDEN, RESERVED).charges(HourRange(HOUR, HOUR + 1), lines, NOW))
-    assert {charge.line for charge in found if charge.line.role != UNUSED} == lines.keys()
-    of_capacity = [c.picodollars or 0 for c in found if c.line.backend == "reserved" and c.line.model == "gpt-4o"]
+    charges: list[Charge] = list(tariff(SWEDEN, RESERVED).charges(HourRange(HOUR, HOUR + 1), lines, NOW))
+    assert {charge.line for charge in charges if charge.line.role != UNUSED} == lines.keys()
+    of_capacity = [c.picodollars or 0 for c in charges if c.line.backend == "reserved" and c.line.model == "gpt-4o"]
     assert sum(of_capacity) == 100 * USD
-    assert all((charge.picodollars or 0) >= 0 for charge in found)
+    assert all((charge.picodollars or 0) >= 0 for charge in charges)
 
 
 def test_a_period_is_cut_where_a_price_changes_and_by_the_hour_where_capacity_is_shared() -> None:
@@ -177,8 +177,8 @@ class Month:
         await table.merge(f"{hour}-00", {f"{self._number:026d}": row})
 
     async def ask(self, *backends: Backend, **given: str) -> list[dict[str, Any]]:
-        found = await report(self.store, tariff(*(backends or (SWEDEN,))), parse_query(given, self.now))
-        return found.rows({"a": "Ann"})
+        month_report = await report(self.store, tariff(*(backends or (SWEDEN,))), parse_query(given, self.now))
+        return month_report.rows({"a": "Ann"})
 
 
 async def test_lines_have_names_tokens_and_cost() -> None:
@@ -230,9 +230,9 @@ async def test_every_dimension_and_every_series_adds_up_to_the_same() -> None:
     for by in DIMENSIONS:
         for every in ("", "hour", "day", "month"):
             asked = {"by": by} | ({"every": every} if every else {})
-            found = await report(month.store, tariff(SWEDEN, backend), parse_query(asked, month.now))
+            grouped = await report(month.store, tariff(SWEDEN, backend), parse_query(asked, month.now))
             for name in ("requests", "input_tokens", "output_tokens", "cost", "beside", "unpriced"):
-                assert sum(getattr(line, name) for line in found.lines.values()) == getattr(whole.total, name), (
+                assert sum(getattr(line, name) for line in grouped.lines.values()) == getattr(whole.total, name), (
                     by,
                     every,
                 )

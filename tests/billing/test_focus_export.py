@@ -244,8 +244,8 @@ def test_the_command_line_exports_into_a_container_and_into_a_file(account: Azur
         "GATEWAY_STORAGE": account.connection_string,
     }
     for _ in range(2):  # the container is made once
-        told = cli(environ, "export", "--month", "2026-06", "--json")
-        assert (told["rows"], told["usd"], told["written"]) == (3, "3", "focus/2026-06.csv")
+        answer = cli(environ, "export", "--month", "2026-06", "--json")
+        assert (answer["rows"], answer["usd"], answer["written"]) == (3, "3", "focus/2026-06.csv")
     written = read_blob(account.connection_string, "costs/focus/2026-06.csv")
     assert [row["BilledCost"] for row in rows_of(written)] == ["0.5", "1.5", "1"]
     assert tuple(rows_of(written)[0]) == COLUMNS

@@ -60,9 +60,9 @@ def test_every_deployment_has_both_counts() -> None:
         (ACCOUNT.lower(), "chat"): Counted(4, 157, 15),
         (ACCOUNT.lower(), "elsewhere"): Counted(1, 8, 8),
     }
-    found = compare(lines, [backend("v1"), backend("dated"), backend("unnamed", None)], azure)
-    told = {(one.backends, one.deployment): (one.ledger, one.azure, one.percent, one.same) for one in found}
-    assert told == {
+    differences = compare(lines, [backend("v1"), backend("dated"), backend("unnamed", None)], azure)
+    rows = {(one.backends, one.deployment): (one.ledger, one.azure, one.percent, one.same) for one in differences}
+    assert rows == {
         ("dated,v1", "chat"): (Counted(4, 157, 15), Counted(4, 157, 15), 0.0, True),
         ("dated,v1", "elsewhere"): (Counted(), Counted(1, 8, 8), -100.0, False),
         ("unnamed", "chat"): (Counted(), None, None, False),

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from shared import ulid
 from shared.config.document import Backend
 from shared.telemetry import instruments, metrics, spans
+from shared.telemetry._sampling import Budget
 from shared.telemetry.metrics import Counter, Distribution, Histogram, Instrument, Point
-from shared.telemetry.recorder import Budget
 from shared.types import BEATEN, LEFT, Attempt, Target
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,15 +22,15 @@ SIZES = Instrument("histogram", "sizes", "1", "", ("of",), (1.0, 10.0))
 
 @given(st.lists(st.floats(0, 100)), st.lists(st.floats(0, 100)))
 def test_two_intervals_add_up_to_one(first: list[float], second: list[float]) -> None:
-    def told(values: list[float]) -> Point:
+    def exported(values: list[float]) -> Point:
         histogram = Histogram(SIZES)
         for value in values:
             histogram["a",].record(value)
-        found = list(metrics.drained(histogram))
-        assert list(metrics.drained(histogram)) == []  # it has been told
-        return found[0] if found else Point(SIZES, ("a",), Distribution(SIZES.bounds))
+        points = list(metrics.drained(histogram))
+        assert list(metrics.drained(histogram)) == []  # it has been exported
+        return points[0] if points else Point(SIZES, ("a",), Distribution(SIZES.bounds))
 
-    apart, together = metrics.summed(told(first), told(second)).value, told(first + second).value
+    apart, together = metrics.summed(exported(first), exported(second)).value, exported(first + second).value
     assert isinstance(apart, Distribution)
     assert isinstance(together, Distribution)
     assert (apart.buckets, apart.count) == (together.buckets, together.count)
@@ -82,16 +82,16 @@ def test_a_budget_of_nothing_keeps_nothing() -> None:
 @given(st.text(max_size=80))
 def test_a_malformed_traceparent_begins_a_trace(text: str) -> None:
     identifier = ulid.new(1_700_000_000.0)
-    found = spans.trace_context(identifier, 0.0, text)
-    assert 0 < found.trace_id < 1 << 128
-    assert 0 < found.span_id < 1 << 64
+    points = spans.trace_context(identifier, 0.0, text)
+    assert 0 < points.trace_id < 1 << 128
+    assert 0 < points.span_id < 1 << 64
 
 
 def test_a_traceparent_is_continued() -> None:
     for _ in range(20):
         trace, parent = random.getrandbits(128) | 1, random.getrandbits(64) | 1
-        found = spans.trace_context(ulid.new(1.0), 0.0, f"00-{trace:032x}-{parent:016x}-01")
-        assert (found.trace_id, found.parent_id, found.sampled) == (trace, parent, True)
+        points = spans.trace_context(ulid.new(1.0), 0.0, f"00-{trace:032x}-{parent:016x}-01")
+        assert (points.trace_id, points.parent_id, points.sampled) == (trace, parent, True)
     unsampled = spans.trace_context(ulid.new(1.0), 0.0, f"00-{trace:032x}-{parent:016x}-00")
     assert not unsampled.sampled
     for wrong in (f"00-{0:032x}-{parent:016x}-01", f"00-{trace:032x}-{0:016x}-01", f"ff-{trace:032x}-{parent:016x}-01"):

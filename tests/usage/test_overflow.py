@@ -17,8 +17,8 @@ def group(number: int) -> Group:
 
 def everything(overflow: Overflow) -> list[Group]:
     groups = []
-    while (found := overflow.next()) is not None:
-        groups.append(found)
+    while (group := overflow.next()) is not None:
+        groups.append(group)
         overflow.advance()
     return groups
 
