@@ -14,7 +14,7 @@ from shared import ulid
 from shared.errors import GatewayError
 from shared.limits.limiter import Limiter, Reservation
 from shared.requests.arrival import ReceivedRequest
-from shared.telemetry.recorder import Telemetry
+from shared.telemetry.recorder import NoTelemetry, Telemetry
 from shared.types import Attempt, Call, Consumer, Outcome
 from shared.usage.ledger import Entry, Ledger
 from shared.usage.tokenizer import Tokenizer, is_estimated
@@ -27,19 +27,19 @@ _SHADOW = 100  # number of a shadow among the attempts of its call: higher than 
 class Accounting:
     """Follows every request from its arrival to its end, which it reports exactly once."""
 
-    def __init__(self, limiter: Limiter, ledger: Ledger, tokenizer: Tokenizer, telemetry: Telemetry | None) -> None:
+    def __init__(
+        self, limiter: Limiter, ledger: Ledger, tokenizer: Tokenizer, telemetry: Telemetry | NoTelemetry
+    ) -> None:
         self._limiter = limiter
         self._ledger = ledger
         self._tokenizer = tokenizer
         self._telemetry = telemetry
 
     def receive(self, request: Request, traceparent: str | None) -> ReceivedRequest:
-        """Give a request its id and its place in a trace. `traceparent` overrides the request's own header."""
+        """Give a request its id and its trace context. `traceparent` overrides the request's own header."""
         request_id, started = ulid.new(time.time()), time.monotonic()
-        place = None
-        if self._telemetry is not None:
-            place = self._telemetry.begin(request_id, started, traceparent or _header(request, b"traceparent"))
-        return ReceivedRequest(request_id, started, request.method, request.scope["path"], place)
+        trace = self._telemetry.begin(request_id, started, traceparent or _header(request, b"traceparent"))
+        return ReceivedRequest(request_id, started, request.method, request.scope["path"], trace)
 
     def open(
         self, received: ReceivedRequest, consumer: Consumer, call: Call, reservation: Reservation, model: str
@@ -50,8 +50,7 @@ class Accounting:
 
     def refused(self, received: ReceivedRequest, error: GatewayError) -> None:
         """Report a request that was refused before it became a call on record."""
-        if self._telemetry is not None and received.place is not None:
-            self._telemetry.refused(received.place, error.status, error.code)
+        self._telemetry.refused(received.trace, error.status, error.code)
         _log(
             received,
             {
@@ -72,14 +71,11 @@ class Accounting:
 
     def shadow(self, record: "CallRecord") -> Callable[[Attempt], None]:
         """See `CallRecord.shadow`."""
-        report = None
-        if self._telemetry is not None and record.received.place is not None:
-            report = self._telemetry.shadow(record.received.place, record.call)
+        report = self._telemetry.shadow(record.received.trace, record.call)
 
         def ended(attempt: Attempt) -> None:
             self._ledger.charge(record.entry, _SHADOW, attempt)
-            if report is not None:
-                report(attempt, _SHADOW)
+            report(attempt, _SHADOW)
 
         return ended
 
@@ -93,8 +89,7 @@ class Accounting:
             self._limiter.release(record.reservation)
         else:
             self._limiter.settle(record.reservation, outcome.usage, outcome.served_by, charged)
-        if self._telemetry is not None and record.received.place is not None:
-            self._telemetry.ended(record.received.place, record.consumer, record.call, outcome)
+        self._telemetry.ended(record.received.trace, record.consumer, record.call, outcome)
         _log(record.received, _summary(record, outcome))
         return row
 
@@ -142,8 +137,8 @@ def _summary(record: CallRecord, outcome: Outcome) -> dict[str, Any]:
 
 def _log(received: ReceivedRequest, line: dict[str, Any]) -> None:
     """Write the one log line of a request."""
-    if received.place is not None:
-        line["trace"] = received.place.trace
+    if received.trace.trace_id:
+        line["trace"] = received.trace.hex_id
     logger.info(msgspec.json.encode(line).decode())
 
 

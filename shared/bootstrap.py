@@ -46,8 +46,8 @@ from shared.routing.report import BackendsReport
 from shared.routing.rotation import Rotation
 from shared.routing.router import Router
 from shared.storage import Store, names
-from shared.storage.timed import TimedStore
-from shared.telemetry.recorder import Telemetry, Vitals
+from shared.telemetry import instruments
+from shared.telemetry.recorder import NoTelemetry, Readings, Telemetry
 from shared.types import Target, Usage
 from shared.usage import rollup
 from shared.usage.ledger import Ledger
@@ -122,7 +122,8 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
     async with _Parts() as parts:
         tables = await parts.enter_async_context(open_store(settings.storage))
         telemetry = _telemetry(settings)
-        store: Store = tables if telemetry is None else TimedStore(tables, parts.own(telemetry).store_operation)
+        parts.own(telemetry)
+        store = telemetry.timed(tables)
 
         overflow = _overflow(configuration.ledger, tables.endpoint)
         ledger = parts.own(Ledger(store, configuration.ledger.durability, overflow))
@@ -165,8 +166,7 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
             Accounting(limiter, ledger, tokenizer, telemetry),
             configuration,
         )
-        if telemetry is not None:
-            telemetry.start(lambda: _vitals(ledger, limiter, alerts, breakers))
+        telemetry.start(_readings(ledger, limiter, alerts, breakers))
         exporter = None
         if configuration.export.container is not None:
             exporter = await parts.enter_async_context(open_exporter(settings.storage, configuration, store))
@@ -184,10 +184,10 @@ def _overflow(settings: LedgerSettings, account: str) -> Overflow | None:
     return Overflow(Path(settings.overflow_directory or tempfile.gettempdir()), account, settings.overflow_bytes)
 
 
-def _telemetry(settings: Settings) -> Telemetry | None:
-    """Telemetry, None without a destination. Only an export imports the exporter."""
+def _telemetry(settings: Settings) -> Telemetry | NoTelemetry:
+    """Telemetry, if it has a destination. Only an export imports the exporter."""
     if settings.telemetry is None:
-        return None
+        return NoTelemetry()
     from shared.telemetry.exporter import ExportThread
 
     per_second = settings.configuration.telemetry.traces_per_second
@@ -206,8 +206,16 @@ def _usd(settings: Settings) -> Callable[[Usage, Target], float | None]:
     return usd
 
 
-def _vitals(ledger: Ledger, limiter: Limiter, alerts: Alerts, breakers: Breakers) -> Vitals:
-    return Vitals(ledger.backlog, ledger.dropped, limiter.in_safe_mode, limiter.hits, alerts.raised, breakers.trips)
+def _readings(ledger: Ledger, limiter: Limiter, alerts: Alerts, breakers: Breakers) -> Readings:
+    """The metrics that are read from their owners at every export."""
+    return {
+        instruments.BACKLOG: lambda: [((), ledger.backlog)],
+        instruments.LEDGER_LOST: lambda: [((), ledger.dropped)],
+        instruments.SAFE_MODE: lambda: [((), int(limiter.in_safe_mode))],
+        instruments.LIMIT_HITS: limiter.hits.items,
+        instruments.LIMIT_ALERTS: alerts.raised.items,
+        instruments.TRIPS: lambda: [((backend,), trips) for backend, trips in breakers.trips.items()],
+    }
 
 
 class OnDemand:
