@@ -151,7 +151,7 @@ class ObjectDirectory:
         except StoreUnavailable as error:
             logger.warning("the row of the deleted %s stays: %s", reference.id, error)
 
-    async def stop(self) -> None:
+    async def close(self) -> None:
         """Wait for rows being written; log those that are lost."""
         if lost := await self._writing.finish(10):
             logger.error("stopped before %d objects were recorded: callers cannot use them again", lost)

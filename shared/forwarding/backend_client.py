@@ -8,8 +8,6 @@ that, failures are reported to the caller, never retried.
 import functools
 import logging
 from collections.abc import AsyncIterator
-from types import TracebackType
-from typing import Self
 
 import aiohttp
 import msgspec
@@ -63,12 +61,7 @@ class BackendClient:
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
         )
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def close(self) -> None:
         await self._session.close()
 
     async def attempt(
