@@ -89,7 +89,7 @@ async def in_the_loop(calls: int, per_second: float) -> float:
     for number in range(calls):
         one_call(telemetry, logger, call, consumer, failed=number % 100 == 0)
     spent = time.process_time() - began
-    await telemetry.stop()
+    await telemetry.close()
     logging.getLogger("tollgate").removeHandler(null)
     return (spent - without) / calls * 1e6
 

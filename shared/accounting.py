@@ -45,7 +45,7 @@ class Accounting:
         self, received: ReceivedRequest, consumer: Consumer, call: Call, reservation: Reservation, model: str
     ) -> "CallRecord":
         """Put an admitted call on record. `model`: the configured name. Returns at once; the row follows."""
-        entry = self._ledger.open(received.request_id, consumer, call, model)
+        entry = self._ledger.begin(received.request_id, consumer, call, model)
         return CallRecord(self, received, consumer, call, reservation, entry)
 
     def refused(self, received: ReceivedRequest, error: GatewayError) -> None:
@@ -82,7 +82,7 @@ class Accounting:
     def _close(self, record: "CallRecord", outcome: Outcome) -> asyncio.Future[None]:
         for number, attempt in enumerate(outcome.attempts, 1):
             self._ledger.charge(record.entry, number, attempt)
-        row = self._ledger.close(record.entry, outcome)
+        row = self._ledger.end(record.entry, outcome)
         # A shadow is the operator's experiment: it does not count against the caller.
         charged = [(a.target, a.usage) for a in outcome.attempts if a.usage is not None and a.role != "shadow"]
         if outcome.ended == "refused" and not charged:

@@ -59,10 +59,10 @@ async def shown(price):
     outcome = Outcome(status=200, usage=usage, served_by=target)
     ledger = Ledger(store)
     context = telemetry.begin("01KAJWBX00000000000000000Z", 0.0, "")
-    await ledger.close(ledger.open("01KAJWBX00000000000000000Z", consumer, call, "m"), outcome)
+    await ledger.end(ledger.begin("01KAJWBX00000000000000000Z", consumer, call, "m"), outcome)
     telemetry.ended(context, consumer, call, outcome)
-    await ledger.stop()
-    await telemetry.stop()
+    await ledger.close()
+    await telemetry.close()
     raw = [row.properties async for row in store.table(hours.raw_table(hours.hour_of(NOW))).scan_all()]
     await roll_up(store)
     sums = [row.properties async for row in store.table("usageagg").scan(hours.hour_partition(hours.hour_of(NOW)))]

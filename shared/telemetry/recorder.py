@@ -95,7 +95,7 @@ class NoTelemetry:
     def start(self, readings: Readings) -> None:
         pass
 
-    async def stop(self) -> None:
+    async def close(self) -> None:
         pass
 
 
@@ -231,7 +231,7 @@ class Telemetry:
         self._task = asyncio.get_running_loop().create_task(self._run())
         logging.getLogger("tollgate").addHandler(self._handler)
 
-    async def stop(self) -> None:
+    async def close(self) -> None:
         """Export the rest."""
         logging.getLogger("tollgate").removeHandler(self._handler)
         if self._task is not None:

@@ -109,7 +109,7 @@ class GroupCommit:
             logger.warning("reading back usage rows that an earlier process left on disk")
             self._start_reading()
 
-    async def stop(self, seconds: float) -> None:
+    async def close(self, seconds: float) -> None:
         """Write the remaining rows. Those not written in this time go to disk, or are logged as lost."""
         if self._batches:
             self.at_once()

@@ -86,7 +86,7 @@ class Ledger:
         """Rows lost since the start."""
         return self._rows.dropped
 
-    def open(self, request_id: str, consumer: Consumer, call: Call, model: str) -> Entry:
+    def begin(self, request_id: str, consumer: Consumer, call: Call, model: str) -> Entry:
         """Record that a call was admitted. Returns at once; the row follows."""
         now, size = self._now(), Size(4 * call.input_estimate)
         intent: dict[str, Value] = {
@@ -110,7 +110,7 @@ class Ledger:
         self._rows.soon()
         return entry
 
-    def close(self, entry: Entry, outcome: Outcome) -> asyncio.Future[None]:
+    def end(self, entry: Entry, outcome: Outcome) -> asyncio.Future[None]:
         """Record the end of a call. Returns at once; the future is done when the row is in the table.
 
         It is done earlier if the table has failed for 2 s, and at once if durability is `deferred`."""
@@ -159,9 +159,9 @@ class Ledger:
         """Write the rows that earlier processes left on disk."""
         await self._rows.recover()
 
-    async def stop(self, seconds: float = 10.0) -> None:
+    async def close(self, seconds: float = 10.0) -> None:
         """Write the remaining rows. Those not written in this time go to disk, or are logged as lost."""
-        await self._rows.stop(seconds)
+        await self._rows.close(seconds)
 
 
 def _usage_properties(usage: Usage) -> dict[str, Value]:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import msgspec
 
+from shared.azure_openai.json_body import UNREADABLE
 from shared.storage import Value
 
 logger = logging.getLogger("tollgate.ledger")
@@ -74,7 +75,7 @@ class _File:
             return None
         try:
             return _decode(data), self.place + _HEAD.size + length
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             return None
 
 

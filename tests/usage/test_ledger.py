@@ -61,12 +61,12 @@ class House:
         self.ledger = Ledger(self.store, durability, overflow, lambda: self.time)
 
     def open(self, request_id: str = "") -> Entry:
-        return self.ledger.open(request_id or ulid.new(NOW), CONSUMER, chat(), "m")
+        return self.ledger.begin(request_id or ulid.new(NOW), CONSUMER, chat(), "m")
 
     def close(self, entry: Entry, **more: Any) -> asyncio.Future[None]:
         usage = Usage(input_tokens=5, output_tokens=7)
         given = {"status": 200, "usage": usage, "served_by": Target(BACKEND, "m", "d"), **more}
-        return self.ledger.close(entry, Outcome(**given))
+        return self.ledger.end(entry, Outcome(**given))
 
     async def rows(self) -> dict[str, dict[str, Any]]:
         return {row.key: row.properties async for row in self.store.table("usage202609").scan_all()}
@@ -117,7 +117,7 @@ async def test_a_charged_attempt_that_did_not_answer_has_a_separate_row() -> Non
     house.ledger.charge(entry, 2, msgspec.structs.replace(charged, usage=None))  # charged nothing: no row
     await house.close(entry)
     house.ledger.charge(entry, 3, msgspec.structs.replace(charged, role="shadow"))  # it ends after the call has
-    await house.ledger.stop()
+    await house.ledger.close()
     rows = await house.rows()
     assert rows.keys() == {"01ABC", "01ABC-1", "01ABC-3"}
     assert rows["01ABC-1"] == {
@@ -139,8 +139,8 @@ async def test_the_prompt_of_a_call_is_estimated_by_earlier_prompts_of_the_key_a
     await house.close(house.open(), usage=Usage(input_tokens=99 * rough, estimated=True))
     assert house.open().intent["s_prompt"] == 3 * rough
     other = msgspec.structs.replace(CONSUMER, id="c2")
-    assert house.ledger.open(ulid.new(NOW), other, chat(), "m").intent["s_prompt"] == rough
-    await house.ledger.stop()
+    assert house.ledger.begin(ulid.new(NOW), other, chat(), "m").intent["s_prompt"] == rough
+    await house.ledger.close()
 
 
 async def test_the_intent_of_a_slow_call_is_written_while_it_runs(
@@ -166,7 +166,7 @@ async def test_deferred_answers_wait_for_nothing_and_share_a_write(monkeypatch: 
     await until(lambda: house.store.batches == [30])
     assert {row["e_status"] for row in (await house.rows()).values()} == {200}
     house.close(house.open())
-    await house.ledger.stop()
+    await house.ledger.close()
     assert len(await house.rows()) == 31
 
 
@@ -228,7 +228,7 @@ async def test_an_outage_of_the_table_delays_answers_by_two_seconds_and_loses_no
     assert all(rows[entry.request_id]["e_status"] == 200 for entry in entries)
     house.store.seconds = 0.01
     assert not house.close(house.open()).done()  # and now they wait again
-    await house.ledger.stop()
+    await house.ledger.close()
 
 
 async def test_a_row_that_cannot_be_written_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) -> None:
@@ -256,7 +256,7 @@ async def test_memory_is_bounded_and_lost_rows_are_logged(
     assert house.ledger.dropped + house.ledger.backlog == 2000
     assert "usage rows lost" in caplog.text
     left = house.ledger.backlog
-    await house.ledger.stop(0.01)
+    await house.ledger.close(0.01)
     assert house.ledger.dropped == 2000
     assert f"{left % MAX_BATCH or MAX_BATCH} usage rows lost" in caplog.text
     assert "500 input and 700 output tokens" in caplog.text
@@ -265,7 +265,7 @@ async def test_memory_is_bounded_and_lost_rows_are_logged(
 async def test_stopping_writes_the_remaining_rows() -> None:
     house = House()
     house.open()
-    await house.ledger.stop()
+    await house.ledger.close()
     assert len(await house.rows()) == 1
 
 
@@ -292,7 +292,7 @@ async def test_after_an_outage_answers_do_not_wait_for_the_backlog(monkeypatch: 
         while house.ledger.backlog == 500:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
     assert house.close(house.open()).done()
-    await house.ledger.stop()
+    await house.ledger.close()
     assert len(await house.rows()) == 501
 
 
@@ -328,7 +328,7 @@ async def test_rows_go_to_disk_during_an_outage_and_are_read_back_after_it(
     await until(lambda: "252 usage rows were read back" in caplog.text)
     assert len(await house.rows()) == 252
     assert not house.close(house.open()).done()  # answers wait for their rows again
-    await house.ledger.stop()
+    await house.ledger.close()
     assert len(await house.rows()) == 253
     assert files_in(tmp_path) == []
     assert house.ledger.dropped == 0
@@ -339,13 +339,13 @@ async def test_rows_that_a_dead_process_left_are_written_by_the_next_one(tmp_pat
     first.store.dead = True
     for _ in range(3):
         first.close(first.open())
-    await first.ledger.stop(0.01)
+    await first.ledger.close(0.01)
     assert first.ledger.dropped == 0
     second = House(overflow=Overflow(tmp_path, "here", 10_000_000))
     await second.ledger.recover()
     await until(lambda: not files_in(tmp_path))
     assert len(await second.rows()) == 3
-    await second.ledger.stop()
+    await second.ledger.close()
 
 
 async def test_rows_wait_in_memory_if_the_disk_is_full(
@@ -368,5 +368,5 @@ async def test_rows_wait_in_memory_if_the_disk_is_full(
     async with asyncio.timeout(5):
         while len(await house.rows()) < 1000:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-    await house.ledger.stop()
+    await house.ledger.close()
     assert house.ledger.dropped == 0
