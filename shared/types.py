@@ -168,7 +168,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str] | None = None
 
 
-class Usage(TokenCounts, frozen=True):
+class Usage(TokenCounts, frozen=True, omit_defaults=True):
     """The usage of one call, as the backend reports it.
 
     `images`, `seconds` (of sound) and `characters` (spoken) are charged by operations without tokens. `model`,

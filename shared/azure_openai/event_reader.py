@@ -16,6 +16,7 @@ from shared.azure_openai._answer_shapes import (
 )
 from shared.azure_openai.json_body import UNREADABLE
 from shared.azure_openai.metering import spoken_characters
+from shared.token_classes import TOKEN_CLASSES
 from shared.types import Call, Usage
 
 _LONGEST_TEXT = 1_000_000  # characters of a stream's text that are kept: more than any model answers
@@ -182,6 +183,5 @@ class _Text:
 
 def _sum(usages: list[Usage]) -> Usage:
     """The usage of all images of one stream, each of which reports its own."""
-    names = ("input_tokens", "output_tokens", "image_input_tokens", "image_output_tokens", "images")
-    total = {name: sum(getattr(usage, name) for usage in usages) for name in names}
+    total = {name: sum(getattr(usage, name) for usage in usages) for name in (*TOKEN_CLASSES, "images")}
     return msgspec.structs.replace(usages[-1], **total)
