@@ -8,10 +8,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from shared import bootstrap
-from shared.worker_http import WebApp
+from shared.worker_http import WebApp, log_to_stderr
 
 application = bootstrap.OnDemand(os.environ)
 WebApp.stop = application.close
+log_to_stderr()
 logging.getLogger("azure").setLevel(logging.WARNING)  # the worker logs three lines a request, the SDK twenty
 logging.getLogger("tollgate").setLevel(logging.INFO)
 

@@ -4,20 +4,22 @@ import ast
 import asyncio
 import json
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from shared.worker_http import WebApp
 from simulator.process import SimulatorProcess
 from tests.azurite import Azurite
 from tests.gateway_process import ROOT, Answer, GatewayFailed, GatewayProcess
-from tests.system import System, chat_body, configuration, eventually, system, watched
+from tests.system import Caller, System, chat_body, configuration, eventually, system, watched
 
-TRACED = ("-m", "tests.traced_functions_host")
+TRACED = ("-m", "tests.functions_host", "--worker", "tests.traced_functions_worker")
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +53,21 @@ async def everything(req: Request) -> Response:
 """
 
 
+OWN = "from starlette.requests import Request\nfrom starlette.responses import Response"
+RENAMED = """
+import logging
+from azure_functions_runtime import http_v2
+from shared.worker_http import log_to_stderr
+
+class Other(http_v2.HttpCoordinator):
+    def set_http_response(self, invocation, http_response):
+        super().set_http_response(invocation, http_response)
+
+http_v2.http_coordinator.__class__ = Other
+log_to_stderr()
+"""
+
+
 def test_the_traps_are_there_for_an_app_with_microsofts_web_extension(tmp_path: Path) -> None:
     """So that the tests below would notice: there /docs is not the app's own, and its invocation never ends."""
     (tmp_path / "function_app.py").write_text(UNGUARDED)
@@ -74,7 +91,7 @@ def test_the_pages_of_the_workers_inner_app_are_not_served(app: System, path: st
 @pytest.mark.parametrize("method", ["PROPFIND", "QUERY", "PURGE", "TRACE", "X"])
 def test_a_method_that_the_workers_inner_app_does_not_know_leaves_no_invocation(app: System, method: str) -> None:
     for path in ("/v1/chat/completions", "/", "/docs"):
-        assert get(app.gateway, path, app.key, method).status in (400, 404, 405, 501)
+        assert get(app.gateway, path, app.key, method).status in (204, 400, 404, 405, 501)
     app.no_invocation_is_left()
 
 
@@ -99,6 +116,82 @@ def test_an_upgrade_to_a_websocket_leaves_no_invocation(app: System) -> None:
     app.no_invocation_is_left()
 
 
+OWN_ID = "0b5f9a52-2a4c-4f0e-9c6a-0d7ad0a8b3c1"
+ALONE = {  # headers that leave a request or an invocation alone, and the status for their caller
+    f"x-ms-invocation-id: {OWN_ID}": 400,
+    "x-ms-invocation-id: mine": 400,
+    "user-agent: Zoë": 500,
+    "user-agent: a\x01b": 400,
+    "user-agent: a\x7fb": 400,
+}
+
+
+@pytest.fixture
+def slow_host(azurite: Azurite, simulator: SimulatorProcess) -> Iterator[System]:
+    """The function app under a host that takes a while between an invocation and its request."""
+    command = [*TRACED, str(ROOT), "--lag", "0.02"]
+    with system(
+        "functions", configuration(simulator), simulator, azurite.connection_string, command=command
+    ) as running:
+        yield running
+
+
+async def test_a_half_that_is_left_alone_ends_within_ten_seconds_and_no_stream_with_it(slow_host: System) -> None:
+    running = slow_host
+
+    def alone(header: str) -> int:
+        with Caller(running, running.key, chat_body()) as caller:
+            caller.request = caller.request.replace(b"host:", header.encode() + b"\r\nhost:", 1)
+            assert caller.send().read_to_the_end(12)
+            return int(caller.received.split(b" ", 2)[1])
+
+    def leave() -> None:
+        for _ in range(10):
+            Caller(running, running.key, chat_body()).send().leave()
+
+    stream = asyncio.create_task(
+        asyncio.to_thread(running.chat, running.slow(), "simulate_output_tokens=1100", stream=True)
+    )
+    started = time.monotonic()
+    _, *statuses = await asyncio.gather(asyncio.to_thread(leave), *(asyncio.to_thread(alone, h) for h in ALONE))
+    assert statuses == [*ALONE.values()]
+    eventually(lambda: len(running.gateway.invocations()["running"]) <= 1, 12)
+    assert time.monotonic() - started < 12
+    assert (await stream).body.endswith(b"data: [DONE]\n\n")
+    assert time.monotonic() - started > 10  # it outlived them all
+    await asyncio.to_thread(running.no_invocation_is_left)
+    assert running.gateway.logs().count("the worker has died") == 0
+
+
+def test_a_request_that_the_workers_server_refuses_ends_its_invocation_at_once(app: System) -> None:
+    started = time.monotonic()
+    with Caller(app, app.key, chat_body()) as caller:
+        caller.request = caller.request.replace(b"host:", b"user-agent: a\x01b\r\nhost:", 1)
+        assert caller.send().read_to_the_end(5)
+    assert caller.received.startswith(b"HTTP/1.1 400")
+    app.no_invocation_is_left()
+    assert time.monotonic() - started < 3
+
+
+def test_the_workers_server_keeps_connections_longer_than_the_hosts_pool(app: System) -> None:
+    process = psutil.Process(app.gateway.pid)
+    port = next(c.laddr.port for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN)
+    with socket.create_connection(("127.0.0.1", port), timeout=6.5) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 400")  # it names no invocation
+        with pytest.raises(TimeoutError):  # where uvicorn's default of 5 s would close it
+            connection.recv(1)
+
+
+def test_a_runtime_library_that_is_not_as_known_is_named_on_stderr_and_serves(tmp_path: Path) -> None:
+    own = UNGUARDED.replace("from azurefunctions.extensions.http.fastapi import Request, Response", OWN)
+    (tmp_path / "function_app.py").write_text(RENAMED + own)
+    shutil.copy(ROOT / "host.json", tmp_path)
+    with GatewayProcess("functions", {}, command=[*TRACED, str(tmp_path)], wait=False) as other:
+        assert get(other, "/elsewhere").body == b"mine"
+        assert "runtime library is not as known: expected azure-functions-runtime" in "".join(other.shown())
+
+
 def test_the_worker_records_no_spans_of_its_own(app: System) -> None:
     assert app.chat().status == 200
     assert app.chat(stream=True).status == 200
@@ -112,9 +205,9 @@ def test_a_request_costs_one_line_of_log(app: System) -> None:
     for stream in (False, True, False):
         assert app.chat(stream=stream).status == 200
     time.sleep(0.3)
-    lines = [line for line in app.gateway.logs()[before:].splitlines() if not line.startswith("SPAN")]
+    lines = app.gateway.logs()[before:].splitlines()
     assert len(lines) == 3
-    assert all("tollgate.requests" in line for line in lines)
+    assert all(line.startswith('[console] Information Host.Function.Console: {"request":') for line in lines)
 
 
 def test_what_runs_after_the_handler_has_returned_still_knows_its_call(app: System) -> None:
@@ -148,7 +241,7 @@ def test_the_timer_rolls_the_usage_up(app: System) -> None:
     for stream in (False, True):
         assert app.post("/v1/chat/completions", chat_body(stream=stream), key=key).status == 200
     before = app.usage_of(key)
-    ran = app.gateway.request("POST", "/admin/functions/rollup")
+    ran = app.gateway.administer("POST", "/admin/functions/rollup")
     assert (ran.status, ran.json()) == (202, {"problem": ""})
     assert "roll-up" in app.gateway.logs()
     assert app.usage_of(key) == before
@@ -191,13 +284,12 @@ def test_a_store_out_of_reach_is_a_503_and_never_a_401(app: System, simulator: S
         assert "Traceback" not in lost.logs()
 
 
-@pytest.mark.parametrize("edge", ["uvicorn", "functions"])
-def test_a_wrong_configuration_stops_the_start_and_says_where(simulator: SimulatorProcess, edge: Any) -> None:
+def test_a_wrong_configuration_stops_the_start_and_says_where(simulator: SimulatorProcess) -> None:
     settings = configuration(simulator)
     settings["backends"][1]["endpoint"] = "http://contoso.openai.azure.com"
     environment = {"GATEWAY_CONFIG": json.dumps(settings), "GATEWAY_STORAGE": "UseDevelopmentStorage=true"}
     with pytest.raises(GatewayFailed, match=r"backends\[1\]\.endpoint: expected https"):
-        GatewayProcess(edge, environment)
+        GatewayProcess("uvicorn", environment)
 
 
 async def test_what_is_left_is_written_when_the_workers_server_ends(monkeypatch: pytest.MonkeyPatch) -> None:

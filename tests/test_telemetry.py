@@ -11,8 +11,8 @@ import pytest
 
 from local.processes import free_port
 from simulator.process import SimulatorProcess
-from tests import functions_host
 from tests.azurite import Azurite
+from tests.functions_host_http import HOST_SPAN
 from tests.gateway_process import Answer, Edge, GatewayProcess, cli, make_key
 from tests.system import SLOW, chat_body, configuration, eventually
 from tests.telemetry_receivers import KEY, Receivers, attributes
@@ -174,7 +174,7 @@ def test_the_span_above_a_call_is_the_hosts_and_without_a_host_the_callers(told:
     answer = told.chat(headers={"traceparent": f"00-{trace}-{PARENT_SPAN}-01"}, stream=stream)
     call, *_ = told.dependencies(answer)
     assert call["tags"]["ai.operation.id"] == trace
-    above = functions_host.HOST_SPAN if told.gateway.edge == "functions" else PARENT_SPAN
+    above = HOST_SPAN if told.gateway.edge == "functions" else PARENT_SPAN
     assert call["tags"]["ai.operation.parentId"] == above
 
 
