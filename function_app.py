@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from shared import bootstrap
-from shared.worker_http import WebApp, log_to_stderr
+from shared.functions_http import WebApp, log_to_stderr
 
 application = bootstrap.OnDemand(os.environ)
 WebApp.stop = application.close

@@ -1,1 +1,1 @@
-"""Measures the gateway beside a bare forwarder on the same upstream, in one run: `make bench`."""
+"""Benchmarks. `make bench` compares the gateway with a bare forwarder; `make help` lists the others."""

@@ -1,7 +1,7 @@
-"""`make bench`: what the gateway costs beside a bare forwarder, on one upstream, in one run. Prints, judges nothing.
+"""`make bench`: the cost of the gateway compared with a bare forwarder, on one upstream, in one run. Has no thresholds.
 
-CPU is user plus system time of the measured process alone; on a noisy machine that, and ratios, are what can be
-compared. Accounting is on, in Azurite.
+CPU is the user and system time of the measured process. On a noisy machine compare only CPU and ratios. The ledger is
+on, in Azurite.
 """
 
 import asyncio
@@ -17,12 +17,14 @@ from pathlib import Path
 import psutil
 
 from bench import usage_tables
+from bench.children import cpu_seconds, start_forwarder, start_tables
 from bench.load import Place, percentile, streams, whole_answers
 from local import azurite
 from local.processes import Child, Children, free_port
-from shared import bootstrap, config
-from shared.consumers import Consumers
-from shared.types import Limits
+from shared import bootstrap
+from shared.auth.consumers import Consumers
+from shared.config import environment
+from shared.config.document import Limits
 from simulator.process import SimulatorProcess
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,9 +41,7 @@ def main() -> None:
         SimulatorProcess({"regions": [{"name": "one"}]}) as simulator,
         Children(ROOT, Path(logs)) as children,
     ):
-        ports = {"table": free_port()}
-        children.start("azurite", azurite.command(ports))
-        children.wait_for_port("Azurite", ports["table"], 20)
+        ports = start_tables(children)
         upstream = simulator.regions["one"]
         backend = {"name": "one", "endpoint": upstream, "region": "one", "models": {"gpt-4o": "gpt-4o"}}
         environ = {
@@ -53,7 +53,7 @@ def main() -> None:
         key = asyncio.run(_make_key(environ))
         direct = Place(f"{upstream}/openai/v1/chat/completions", {"api-key": simulator.api_key})
         places = {
-            f"bare forwarder, {loop}": _start_forwarder(children, upstream, simulator.api_key, loop)
+            f"bare forwarder, {loop}": start_forwarder(children, upstream, simulator.api_key, loop)
             for loop in ("asyncio", "uvloop")
         }
         child, place, ready = _start_gateway(children, environ, key)
@@ -64,22 +64,22 @@ def main() -> None:
 
 
 def _compare_whole_answers(places: Places, storage: str) -> None:
-    """In rounds, one after the other, so that a noisy neighbour troubles all of them."""
-    print(f"\n{CALLS} calls, not streamed, {AT_ONCE} at a time", flush=True)
+    """Measure in alternating rounds, so that noise on the machine affects all processes alike."""
+    print(f"\n{CALLS} calls, not streamed, {AT_ONCE} concurrent", flush=True)
     cpu = dict.fromkeys(places, 0.0)
     memory: list[float] = []
     for _, place in places.values():
         asyncio.run(whole_answers(place, 500, AT_ONCE))  # warm
     for _ in range(ROUNDS):
         for name, (child, place) in places.items():
-            before = _cpu(child)
+            before = cpu_seconds(child)
             asyncio.run(whole_answers(place, CALLS // ROUNDS, AT_ONCE))
-            cpu[name] += _cpu(child) - before
+            cpu[name] += cpu_seconds(child) - before
         usage_tables.drop(storage)
         memory.append(_memory(places["gateway"][0]))
     for name, seconds in cpu.items():
         ratio = cpu["gateway"] / seconds
-        print(f"  {name:24} {seconds / CALLS * 1e6:6.0f} µs of CPU a call   gateway / this: {ratio:.2f}")
+        print(f"  {name:24} {seconds / CALLS * 1e6:6.0f} µs of CPU per call   gateway / this: {ratio:.2f}")
     print(f"  memory of the gateway after each round: {', '.join(f'{size:.1f}' for size in memory)} MB", flush=True)
 
 
@@ -90,15 +90,15 @@ def _compare_streams(places: Places, direct: Place) -> None:
     for _ in range(ROUNDS):
         for name in waits:
             child, place = places.get(name, (None, direct))
-            before = _cpu(child) if child else 0.0
+            before = cpu_seconds(child) if child else 0.0
             waits[name] += asyncio.run(streams(place, STREAMS // ROUNDS, 1, CHUNKS))
-            cpu[name] += _cpu(child) - before if child else 0.0
+            cpu[name] += cpu_seconds(child) - before if child else 0.0
     base = statistics.median(waits["direct"])
     for name, times in waits.items():
         middle, late = statistics.median(times), percentile(times, 0.95)
         per_chunk = cpu[name] / STREAMS / CHUNKS * 1e6
         print(
-            f"  {name:24} {per_chunk:5.1f} µs of CPU a chunk   first content after {middle:.2f} ms"
+            f"  {name:24} {per_chunk:5.1f} µs of CPU per chunk   first content after {middle:.2f} ms"
             f" ({middle - base:+.2f}; 95 %: {late:.2f})"
         )
 
@@ -113,13 +113,6 @@ def _start_gateway(children: Children, environ: dict[str, str], key: str) -> tup
     return child, place, time.perf_counter() - started
 
 
-def _start_forwarder(children: Children, upstream: str, api_key: str, loop: str) -> tuple[Child, Place]:
-    port = free_port()
-    child = children.start(f"forwarder-{loop}", [sys.executable, "-m", "bench.forwarder", str(port), upstream, loop])
-    children.wait_for_port("The forwarder", port, 20)
-    return child, Place(f"http://127.0.0.1:{port}/openai/v1/chat/completions", {"api-key": api_key})
-
-
 def _answers(place: Place) -> bool:
     body = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}).encode()
     request = urllib.request.Request(place.url, body, {"content-type": "application/json", **place.headers})
@@ -130,17 +123,12 @@ def _answers(place: Place) -> bool:
         return False
 
 
-def _cpu(child: Child) -> float:
-    times = psutil.Process(child.process.pid).cpu_times()
-    return float(times.user + times.system)
-
-
 def _memory(child: Child) -> float:
     return float(psutil.Process(child.process.pid).memory_info().rss / 1e6)
 
 
 async def _make_key(environ: dict[str, str]) -> str:
-    async with bootstrap.open_store(config.load_storage(environ)) as store:
+    async with bootstrap.open_store(environment.load_storage(environ)) as store:
         _, key = await Consumers(store).create("bench", models=None, limits=Limits())
         return key
 

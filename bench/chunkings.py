@@ -1,8 +1,8 @@
-"""`make bench-chunkings`: event streams in random pieces, byte for byte, and how long the gateway holds a piece back.
+"""`make bench-chunkings`: compares event streams in random pieces byte for byte, and measures the delay of each piece.
 
-The upstream is a socket of this process, so one clock sees a piece leave and arrive. Between the rounds some of the
-streams are taken without the gateway: what they wait there is this machine's doing. What the gateway's own work held
-up is told by a watch on its event loop, in CPU time. Exits with 1 when a byte differs.
+The upstream is a socket of this process, so one clock measures when a piece is sent and received. Between the rounds
+some streams bypass the gateway, which shows the delay of the machine. A watch on the gateway's event loop measures its
+longest iterations in CPU time. Exits with 1 if a byte differs.
 """
 
 import asyncio
@@ -23,25 +23,27 @@ import aiohttp
 import msgspec
 
 from bench import usage_tables
+from bench.children import start_tables
 from bench.load import repeat
 from local import azurite
 from local.processes import Children, free_port
-from shared import bootstrap, config
-from shared.consumers import Consumers
-from shared.types import Limits
+from shared import bootstrap
+from shared.auth.consumers import Consumers
+from shared.config import environment
+from shared.config.document import Limits
 
 ROOT = Path(__file__).resolve().parent.parent
 STREAMS, ROUNDS, AT_ONCE = 10_000, 10, 4
 WATCH = "watch.json"
 LONGEST_HELD = 0.02  # seconds
-SHORTEST_PAUSE, BYTES_PER_SECOND = 0.001, 4e6  # faster than that, a queue would be measured
+SHORTEST_PAUSE, BYTES_PER_SECOND = 0.001, 4e6  # faster streams would measure a queue
 
 _ALPHABET = 'abc 0123 äöü 東京 🚢 \\" \t'
 _EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 
 
 class Case(msgspec.Struct, frozen=True):
-    """A stream and where it is cut. `path` is that of the operation."""
+    """A request, and the stream it gets: its pieces, and the pause before each."""
 
     path: str
     body: dict[str, Any]
@@ -54,8 +56,8 @@ class Case(msgspec.Struct, frozen=True):
 
 
 class Passage(msgspec.Struct, frozen=True):
-    """What came of one stream, and the seconds that its pieces waited: `first` those up to the end of the first event,
-    until when another backend could still answer, `last` those of the end, which comes when the usage is on record."""
+    """Result of one stream, and the delay of its pieces in seconds. `first`: up to the end of the first event, while
+    another backend can still answer. `last`: the end, which the gateway sends once the usage is recorded."""
 
     same: bool
     first: list[float] = []
@@ -64,7 +66,7 @@ class Passage(msgspec.Struct, frozen=True):
 
 
 def make_case(number: int) -> Case:
-    """Always the same for one number; every hundredth has a line of a megabyte."""
+    """A case, deterministic per number. Every hundredth has a line of one megabyte."""
     chance = random.Random(number)
     end = chance.choice(["\n", "\r\n", "\n", "\r"])
     chat = number % 2 == 0
@@ -85,12 +87,12 @@ def make_case(number: int) -> Case:
     pauses = [
         SHORTEST_PAUSE + len(piece) / BYTES_PER_SECOND + 0.003 * max(0, chance.random() - 0.8) for piece in pieces
     ]
-    asked = f"case {number}"
+    prompt = f"case {number}"
     if chat:
-        messages = [{"role": "user", "content": asked}]
+        messages = [{"role": "user", "content": prompt}]
         body = {"model": "m", "messages": messages, "stream": True, "stream_options": {"include_usage": True}}
         return Case("chat/completions", body, pieces, pauses)
-    return Case("responses", {"model": "m", "input": asked, "stream": True, "store": False}, pieces, pauses)
+    return Case("responses", {"model": "m", "input": prompt, "stream": True, "store": False}, pieces, pauses)
 
 
 def _chunk(chance: random.Random, chat: bool, length: int) -> dict[str, Any]:
@@ -101,7 +103,7 @@ def _chunk(chance: random.Random, chat: bool, length: int) -> dict[str, Any]:
 
 
 def _cut(whole: bytes, chance: random.Random) -> list[bytes]:
-    few = [8] + [40] * 3 + [400] * 4 + [4_000] * 4  # pieces of a few bytes are hundreds a stream
+    few = [8] + [40] * 3 + [400] * 4 + [4_000] * 4  # rarely, since pieces of a few bytes make hundreds per stream
     largest = chance.choice(few) if len(whole) < 20_000 else 100_000
     pieces, place = [], 0
     while place < len(whole):
@@ -112,7 +114,7 @@ def _cut(whole: bytes, chance: random.Random) -> list[bytes]:
 
 
 class Upstream:
-    """Answers a call that says `case N` with that stream, and notes when each piece left."""
+    """Answers a call that contains `case N` with that stream, and records when each piece was sent."""
 
     def __init__(self) -> None:
         self.left: dict[int, list[float]] = {}
@@ -121,11 +123,11 @@ class Upstream:
         try:
             while head := await _read_head(reader):
                 length = re.search(rb"content-length: *(\d+)", head, re.IGNORECASE)
-                asked = re.search(rb"case (\d+)", await reader.readexactly(int(length[1]) if length else 0))
-                if asked is None:
+                case = re.search(rb"case (\d+)", await reader.readexactly(int(length[1]) if length else 0))
+                if case is None:
                     writer.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
                     continue
-                await self._stream(int(asked[1]), writer)
+                await self._stream(int(case[1]), writer)
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
@@ -167,10 +169,10 @@ async def upstream() -> AsyncIterator[tuple[Upstream, str]]:
 
 
 async def pass_through(url: str, headers: dict[str, str], running: Upstream, numbers: range) -> list[Passage]:
-    """These cases by way of `url`, a few at a time."""
+    """Send the cases to `url`, a few concurrently."""
     passages: list[Passage] = []
     left = iter(numbers)
-    # Each on a connection of its own: one that waits for its turn may be closed by the server just as it is used again.
+    # One connection per call: the server may close an idle connection just as it is reused.
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
     async with aiohttp.ClientSession(connector=connector, read_bufsize=2**20) as session:
 
@@ -207,21 +209,21 @@ def _judge(case: Case, left: list[float], received: bytes, arrived: list[tuple[f
     return passage
 
 
-def show(name: str, passages: list[Passage]) -> bool:
-    """Whether every stream came byte for byte."""
+def show(route: str, passages: list[Passage]) -> bool:
+    """Print the figures. Returns True if every stream is unchanged."""
     different = sum(not passage.same for passage in passages)
-    print(f"{name}: {len(passages)} streams, {different} of them changed")
-    for what, waits in (
-        ("until the first event is whole", [wait for passage in passages for wait in passage.first]),
-        ("after that", [wait for passage in passages for wait in passage.between]),
-        ("the end, after the usage is on record", [wait for passage in passages for wait in passage.last]),
+    print(f"{route}: {len(passages)} streams, {different} of them changed")
+    for name, waits in (
+        ("first event", [wait for passage in passages for wait in passage.first]),
+        ("later events", [wait for passage in passages for wait in passage.between]),
+        ("end, after the usage is recorded", [wait for passage in passages for wait in passage.last]),
     ):
         if waits:
             over = sum(wait > LONGEST_HELD for wait in waits)
             late = statistics.quantiles(waits, n=1_000)[998]
             middle, longest = statistics.median(waits) * 1e3, max(waits) * 1e3
             print(
-                f"  {what:38} {len(waits):8}   median {middle:.2f} ms   99.9 % {late * 1e3:.1f} ms"
+                f"  {name:38} {len(waits):8}   median {middle:.2f} ms   99.9 % {late * 1e3:.1f} ms"
                 f"   longest {longest:.1f} ms   over {LONGEST_HELD * 1e3:.0f} ms: {over}"
             )
     return different == 0
@@ -229,9 +231,7 @@ def show(name: str, passages: list[Passage]) -> bool:
 
 async def _measure(children: Children, count: int) -> bool:
     async with upstream() as (running, url):
-        ports = {"table": free_port()}
-        children.start("azurite", azurite.command(ports))
-        children.wait_for_port("Azurite", ports["table"], 20)
+        ports = start_tables(children)
         backend = {
             "name": "one",
             "endpoint": url,
@@ -246,7 +246,7 @@ async def _measure(children: Children, count: int) -> bool:
             "GATEWAY_STORAGE": azurite.connection_string(ports),
             "BENCH_WATCH": str(children.logs / WATCH),
         }
-        async with bootstrap.open_store(config.load_storage(environ)) as store:
+        async with bootstrap.open_store(environment.load_storage(environ)) as store:
             _, key = await Consumers(store).create("bench", models=None, limits=Limits())
         port = free_port()
         command = [sys.executable, "-m", "uvicorn", "bench.ledger_app:app", "--port", str(port), "--no-access-log"]
@@ -259,9 +259,8 @@ async def _measure(children: Children, count: int) -> bool:
         for start in range(0, count, count // ROUNDS):
             numbers = range(start, min(start + count // ROUNDS, count))
             alone += await pass_through(url, {}, running, numbers[::5])
-            await asyncio.to_thread(
-                usage_tables.drop, environ["GATEWAY_STORAGE"]
-            )  # Azurite gets slow with the rows of many streams
+            # Azurite slows down with many rows.
+            await asyncio.to_thread(usage_tables.drop, environ["GATEWAY_STORAGE"])
             seen += await pass_through(through, headers, running, numbers)
             print(f"{len(seen)} streams", file=sys.stderr, flush=True)
         same = show("without the gateway", alone) and show("through the gateway", seen)
@@ -274,7 +273,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as logs, Children(ROOT, Path(logs)) as children:
         same = asyncio.run(_measure(children, count))
         watch = json.loads((Path(logs) / WATCH).read_text())
-        print(f"the longest turns of the gateway's loop: CPU {watch['cpu']} ms, by the clock {watch['wall']} ms")
+        print(
+            f"the longest iterations of the gateway's event loop: CPU {watch['cpu']} ms, wall time {watch['wall']} ms"
+        )
         return 0 if same else 1
 
 

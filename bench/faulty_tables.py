@@ -1,4 +1,4 @@
-"""A table service that fails: a proxy before Azurite that refuses, loses answers and stalls, as often as it is told."""
+"""A failing table service: a proxy for Azurite that rejects requests, loses answers and stalls, at given rates."""
 
 import asyncio
 import random
@@ -18,7 +18,7 @@ _HOP = frozenset(("transfer-encoding", "connection", "content-length", "keep-ali
 
 
 class Faults(msgspec.Struct, frozen=True):
-    """Shares of the requests: refused with 500 before they are done, done without an answer, done after `seconds`."""
+    """Shares of requests: rejected with 500, executed but their answer lost, or delayed by `seconds`."""
 
     refused: float = 0.10
     lost: float = 0.10
@@ -27,7 +27,7 @@ class Faults(msgspec.Struct, frozen=True):
 
 
 class FaultyTables:
-    """What the proxy did so far, by kind; `connection_string` leads to it."""
+    """The proxy: `done` counts its requests by outcome; `connection_string` points to it."""
 
     def __init__(self, port: int) -> None:
         self.connection_string = connection_string({"table": port})
@@ -36,11 +36,11 @@ class FaultyTables:
 
 @asynccontextmanager
 async def faulty_tables(upstream: int, faults: Faults, seed: int) -> AsyncIterator[FaultyTables]:
-    """A proxy before the Azurite on the port `upstream`."""
+    """Run a proxy for the Azurite on port `upstream`."""
     chance = random.Random(seed)
     port = free_port()
     tables = FaultyTables(port)
-    # A header that the signature does not know, such as a type of content where there is none, would void it.
+    # Added headers that the signature does not cover, such as Content-Type, would invalidate it.
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0),
         auto_decompress=False,
@@ -51,14 +51,14 @@ async def faulty_tables(upstream: int, faults: Faults, seed: int) -> AsyncIterat
             body, die = await request.read(), chance.random()
             if die < faults.refused:
                 tables.done["refused"] += 1
-                return web.Response(status=500, text="the proxy says no")
+                return web.Response(status=500, text="rejected by the proxy")
             if faults.refused + faults.lost <= die < faults.refused + faults.lost + faults.stalled:
                 tables.done["stalled"] += 1
                 await asyncio.sleep(faults.seconds)
             url = URL(f"http://127.0.0.1:{upstream}{request.raw_path}", encoded=True)
             headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP}
             async with session.request(request.method, url, data=body or None, headers=headers) as answer:
-                said = await answer.read()
+                content = await answer.read()
             if faults.refused <= die < faults.refused + faults.lost:
                 tables.done["lost"] += 1
                 assert request.transport is not None
@@ -66,7 +66,7 @@ async def faulty_tables(upstream: int, faults: Faults, seed: int) -> AsyncIterat
             else:
                 tables.done["passed"] += 1
             kept = {name: value for name, value in answer.headers.items() if name.lower() not in _HOP}
-            return web.Response(status=answer.status, body=said, headers=kept)
+            return web.Response(status=answer.status, body=content, headers=kept)
 
         runner = web.ServerRunner(web.Server(handle))
         await runner.setup()

@@ -1,5 +1,5 @@
-"""The yardstick: a bare aiohttp forwarder. It passes a call with its headers on and the answer with its headers back,
-and does nothing else: no keys, no limits, no failover, no accounts.
+"""The baseline: a bare aiohttp forwarder. It passes on requests and responses with their headers and does nothing else:
+no keys, limits, failover or accounting.
 
 python -m bench.forwarder PORT UPSTREAM asyncio|uvloop
 """
@@ -10,7 +10,7 @@ import aiohttp
 import uvloop
 from aiohttp import web
 
-# RFC 9110, 7.6.1: they belong to one connection. The lengths are told anew.
+# Headers of one connection (RFC 9110, 7.6.1). aiohttp sets the lengths.
 HOP_BY_HOP = {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "host", "content-length"}
 
 

@@ -1,13 +1,13 @@
-"""Sends what nobody would send, for a minute on each edge (`make fuzz`). Ends at the first 500 or traceback."""
+"""`make fuzz`: sends malformed requests to each edge for a minute. Fails at the first 500 or traceback."""
 
 import sys
 import time
 
 from simulator.process import SimulatorProcess
-from tests.azurite import azurite
-from tests.fuzzing import fuzz
-from tests.gateway_process import EDGES
-from tests.system import configuration, simulated_regions, system
+from tests.harness.azurite import azurite
+from tests.harness.fuzzing import fuzz
+from tests.harness.gateway_process import EDGES
+from tests.harness.system import configuration, simulated_regions, system
 
 
 def main(seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Uploads and downloads a file of 400 MB and tells the gateway's memory (`make bench-files`)."""
+"""`make bench-files`: uploads and downloads a file of 400 MB and reports the gateway's memory."""
 
 import hashlib
 import http.client
@@ -10,9 +10,9 @@ import time
 import psutil
 
 from simulator.process import SimulatorProcess
-from tests.azurite import azurite
-from tests.gateway_process import GatewayProcess
-from tests.system import configuration, simulated_regions, system
+from tests.harness.azurite import azurite
+from tests.harness.gateway_process import GatewayProcess
+from tests.harness.system import configuration, simulated_regions, system
 
 _PIECE = bytes(range(256)) * 4096
 
@@ -30,31 +30,31 @@ def main(megabytes: int) -> None:
         uploaded = time.monotonic()
         received = _download(running.gateway, running.key, file_id)
         took = time.monotonic() - uploaded
-        most = watch.stop()
+        peak = watch.stop()
     print(f"{megabytes} MB: upload {uploaded - started:.1f} s, download {took:.1f} s, same: {sent == received}")
-    print(f"the gateway's memory: {watch.first / 1e6:.0f} MB before, {most / 1e6:.0f} MB at most")
-    if sent != received or most > 120e6:
-        raise SystemExit("the file differs, or the gateway took more than 120 MB")
+    print(f"the gateway's memory: {watch.first / 1e6:.0f} MB before, {peak / 1e6:.0f} MB at its peak")
+    if sent != received or peak > 120e6:
+        raise SystemExit("the file differs, or the gateway used more than 120 MB")
 
 
 class _Watch(threading.Thread):
-    """Looks at a process's memory all the while."""
+    """Records the peak memory of a process."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
         self._process = psutil.Process(pid)
-        self.first = self._most = self._process.memory_info().rss
+        self.first = self._peak = self._process.memory_info().rss
         self._over = threading.Event()
         self.start()
 
     def run(self) -> None:
         while not self._over.wait(0.02):
-            self._most = max(self._most, self._process.memory_info().rss)
+            self._peak = max(self._peak, self._process.memory_info().rss)
 
     def stop(self) -> int:
         self._over.set()
         self.join()
-        return self._most
+        return self._peak
 
 
 def _upload(gateway: GatewayProcess, key: str, megabytes: int) -> tuple[str, str]:
@@ -74,9 +74,9 @@ def _upload(gateway: GatewayProcess, key: str, megabytes: int) -> tuple[str, str
         connection.send(_PIECE)
     connection.send(b"\r\n--b--\r\n")
     answer = connection.getresponse()
-    told = json.loads(answer.read())
-    assert answer.status == 200, told
-    return told["id"], digest.hexdigest()
+    file = json.loads(answer.read())
+    assert answer.status == 200, file
+    return file["id"], digest.hexdigest()
 
 
 def _download(gateway: GatewayProcess, key: str, file_id: str) -> str:

@@ -1,8 +1,8 @@
-"""The gateway for benchmarks: with no ledger where `BENCH_LEDGER=off`, and with a watch on its event loop.
+"""The gateway for benchmarks: without a ledger if `BENCH_LEDGER=off`, and with a watch on its event loop.
 
-The watch is a task that wakes up every millisecond. What it tells at the end, as a line of JSON in the file that
-`BENCH_WATCH` names: the longest times between two turns, by the clock on the wall (a busy machine adds to it), and by
-the CPU time of the loop's own thread, which is what the gateway itself held the loop up for.
+The watch is a task that wakes up every millisecond. At the end it writes the longest times between two wake-ups as JSON
+to the file `BENCH_WATCH`: in wall time, which includes other load on the machine, and in CPU time of the loop's thread,
+which is the gateway's own work.
 """
 
 import asyncio
@@ -13,12 +13,12 @@ import time
 from starlette.types import Receive, Scope, Send
 
 from shared import asgi, bootstrap
-from shared.ledger import Entry, Ledger
 from shared.types import Attempt, Call, Consumer, Outcome
+from shared.usage.ledger import Entry, Ledger
 
 
 class NoLedger(Ledger):
-    """Notes nothing."""
+    """Records nothing."""
 
     def open(self, request_id: str, consumer: Consumer, call: Call, model: str) -> Entry:
         return Entry("", "", request_id)
@@ -33,11 +33,11 @@ class NoLedger(Ledger):
 
 
 if os.environ.get("BENCH_LEDGER") == "off":
-    setattr(bootstrap, "Ledger", NoLedger)  # noqa: B010 - what it chooses is its own affair otherwise
+    setattr(bootstrap, "Ledger", NoLedger)  # noqa: B010 - there is no setting for it
 
 
 async def watch(into: str) -> None:
-    """From the first call on, which is when the process has started."""
+    """Measure from the first call on, to exclude the start of the process."""
     wall: list[float] = []
     cpu: list[float] = []
     await served.wait()
@@ -50,9 +50,9 @@ async def watch(into: str) -> None:
             cpu.append(used - spent)
             before, spent = now, used
     finally:
-        told = {"turns": len(wall), "wall": _longest(wall), "cpu": _longest(cpu)}
-        with open(into, "w") as file:  # noqa: ASYNC230 - the loop has nothing else to do any more
-            json.dump(told, file)
+        report = {"turns": len(wall), "wall": _longest(wall), "cpu": _longest(cpu)}
+        with open(into, "w") as file:  # noqa: ASYNC230 - the loop is idle by now
+            json.dump(report, file)
 
 
 def _longest(seconds: list[float]) -> list[float]:

@@ -1,5 +1,7 @@
-"""`make bench-ledger`: calls of every kind that is metered, of which one in twenty loses its caller and one in twenty
-meets a failing backend, counted by the gateway and by the simulator. `python -m bench.ledger_exact [REQUESTS]`
+"""`make bench-ledger`: compares the ledger with the simulator's log, for calls of every metered kind.
+
+One caller in twenty disconnects, and one call in twenty meets a failing backend.
+`python -m bench.ledger_exact [REQUESTS]`
 """
 
 import asyncio
@@ -14,14 +16,14 @@ import msgspec
 from bench import usage_tables
 from bench.ledger_kinds import DEPLOYMENTS, KINDS, Callers, Job
 from simulator.process import SimulatorProcess
-from tests.azurite import azurite
-from tests.gateway_process import GatewayProcess, make_key
-from tests.system import _usage_rows
+from tests.harness.azurite import azurite
+from tests.harness.gateway_process import GatewayProcess, make_key
+from tests.harness.system import _usage_rows
 
 AT_ONCE = 24
-ROUND = 2_000  # requests, after which the tables are emptied
-LEAVING, FAILING = 0.3, 0.05  # of the streams, of which some have ended by then: one in twenty of all calls
-CLASSES = {  # the row's property, and what the simulator calls it
+ROUND = 2_000  # requests until the tables are dropped
+LEAVING, FAILING = 0.3, 0.05  # LEAVING: of the streams; some end first, so about one in twenty of all calls
+CLASSES = {  # property of the row: field of the simulator's log
     "e_input": "input_tokens",
     "e_output": "output_tokens",
     "e_cached": "cached_tokens",
@@ -47,7 +49,7 @@ type Rows = dict[str, dict[str, Any]]
 
 
 class Estimates(msgspec.Struct):
-    """Tokens that the gateway counted by itself, beside what the simulator charged."""
+    """Tokens estimated by the gateway, and those charged by the simulator."""
 
     calls: int = 0
     booked: int = 0
@@ -62,10 +64,10 @@ class Estimates(msgspec.Struct):
 
 
 class Report(msgspec.Struct):
-    """`different`: calls whose backend told its usage, and which are booked otherwise; `exact` and `true` are the sums
-    of those, in thousandths. `by_kind`: calls whose callers left or whose streams broke off. `tries`: the prompts of
-    tries that failed after they were charged. `untold`: calls whose end no caller asked for, or could. `uncounted`:
-    estimates that the tokenizer gave up."""
+    """`different`: calls recorded differently from the usage that their backend reported; `exact` and `true` are the
+    recorded and actual sums of these calls, in thousandths. `by_kind`: estimates for disconnects and broken streams.
+    `tries`: prompts of attempts that failed after they were charged. `unobserved`: calls whose end no caller could
+    observe. `uncounted`: texts that the tokenizer did not count."""
 
     requests: int
     calls: Counter[str] = Counter()
@@ -77,7 +79,7 @@ class Report(msgspec.Struct):
     true: Counter[str] = Counter()
     by_kind: dict[str, Estimates] = {}
     tries: Estimates = msgspec.field(default_factory=Estimates)
-    untold: int = 0
+    unobserved: int = 0
     uncounted: int = 0
 
     @property
@@ -154,7 +156,7 @@ async def _load(
 
 
 async def _closed_rows(storage: str) -> Rows:
-    """All rows, once each has its end and the tokens of those who left have been counted."""
+    """All rows, once every call has ended and the tokens of disconnected callers are counted."""
     deadline = asyncio.get_running_loop().time() + 60
     while True:
         rows = {row["id"]: row for row in await _usage_rows(storage)}
@@ -182,8 +184,8 @@ def _compare(requests: int, jobs: list[Job], rows: Rows, log: list[dict[str, Any
             booked = sum(row["e_input"] + row["e_output"] for row in served)
             true = sum(truth["input_tokens"] + truth["output_tokens"] for truth in truths)
             report.by_kind.setdefault(job.kind, Estimates()).add(booked, true)
-        elif KINDS[job.kind].follow and not job.told:
-            report.untold += 1
+        elif KINDS[job.kind].follow and not job.finished:
+            report.unobserved += 1
         else:
             _compare_exactly(report, job, served, truths)
         _compare_tries(report, job, charges, truths, tries)
@@ -192,14 +194,14 @@ def _compare(requests: int, jobs: list[Job], rows: Rows, log: list[dict[str, Any
 
 def _compare_exactly(report: Report, job: Job, served: list[dict[str, Any]], truths: list[dict[str, Any]]) -> None:
     for name, field in CLASSES.items():
-        if name in KINDS[job.kind].untold:
+        if name in KINDS[job.kind].unreported:
             continue
         booked, true = sum(row.get(name, 0) for row in served), sum(truth[field] for truth in truths)
         report.exact[field] += round(booked * 1000)
         report.true[field] += round(true * 1000)
         if round(booked * 1000) != round(true * 1000):
             ids = " ".join(job.request_ids)
-            report.different.append(f"{job.kind} {ids} {field}: {booked} booked, {true} true")
+            report.different.append(f"{job.kind} {ids} {field}: {booked} recorded, {true} actual")
 
 
 def _compare_tries(
@@ -209,7 +211,7 @@ def _compare_tries(
     truths: list[dict[str, Any]],
     tries: dict[str, list[dict[str, Any]]],
 ) -> None:
-    """The prompts of tries that answered nobody. What such a try put out before it failed nobody was told."""
+    """Compare the prompts of failed attempts. Their output is unknown to the gateway and not compared."""
     for request_id in job.request_ids:
         failed = [entry for entry in tries.get(request_id, ()) if all(entry is not truth for truth in truths)]
         if not KINDS[job.kind].follow and (true := sum(entry["input_tokens"] for entry in failed)):
@@ -220,15 +222,15 @@ def main(requests: int) -> None:
     report = run(requests)
     estimates, tries = report.estimates, report.tries
     for kind, part in report.by_kind.items():
-        print(f"  {kind}: {part.calls} estimated, {part.booked} tokens booked, {part.true} true")
+        print(f"  {kind}: {part.calls} estimated, {part.booked} tokens recorded, {part.true} actual")
     sums = {name: f"{report.exact[name] / 1000:g}" for name in report.exact}
     print(
         f"{report.requests} requests, {sum(report.calls.values())} calls {dict(report.calls)}, "
-        f"{report.hung_up} of them hung up, {report.faults} faults: {report.missing} without a row, "
-        f"{len(report.different)} booked otherwise than the simulator counted {report.different[:5]}; booked: {sums}; "
+        f"{report.hung_up} disconnects, {report.faults} faults: {report.missing} without a row, "
+        f"{len(report.different)} recorded differently from the simulator {report.different[:5]}; recorded: {sums}; "
         f"{estimates.calls} estimated, off by "
-        f"{100 * estimates.off:.1f} % ({report.uncounted} by characters); {tries.calls} failed tries that were "
-        f"charged, their prompts off by {100 * tries.off:.1f} %; {report.untold} whose end nobody saw: "
+        f"{100 * estimates.off:.1f} % ({report.uncounted} by characters); {tries.calls} failed attempts that were "
+        f"charged, their prompts off by {100 * tries.off:.1f} %; {report.unobserved} whose end was not observed: "
         f"{'holds' if report.holds() else 'DOES NOT HOLD'}"
     )
     if not report.holds():

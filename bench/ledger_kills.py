@@ -1,5 +1,7 @@
-"""`make bench-ledger`: the gateway is killed (kill -9) again and again under load, and its books are compared with what
-callers got and with the simulator's log. `python -m bench.ledger_kills [KILLS] [CALLS A SECOND]`
+"""`make bench-ledger`: kills the gateway (kill -9) repeatedly under load.
+
+Compares the ledger with the callers' answers and the simulator's log.
+`python -m bench.ledger_kills [KILLS] [CALLS PER SECOND]`
 """
 
 import asyncio
@@ -14,16 +16,16 @@ import msgspec
 from bench import usage_tables
 from bench.ledger_load import Sent, call
 from simulator.process import SimulatorProcess
-from tests.azurite import azurite
-from tests.gateway_process import GatewayProcess, make_key
-from tests.system import _usage_rows
+from tests.harness.azurite import azurite
+from tests.harness.gateway_process import GatewayProcess, make_key
+from tests.harness.system import _usage_rows
 
 SECONDS = 2.5  # of load before each kill
 SEEN = 0.4  # seconds after which a request must have a row
 
 
 class Report(msgspec.Struct):
-    """What must hold: no whole answer without its row, no older request without any, tokens within 0.5 %."""
+    """Required: a complete row per whole answer, a row per request older than `SEEN`, tokens within 0.5 %."""
 
     calls: int
     whole: int
@@ -32,7 +34,7 @@ class Report(msgspec.Struct):
     old_without_row: int
     tokens_booked: int
     tokens_true: int
-    untold: int
+    unreported: int
 
     @property
     def difference(self) -> float:
@@ -54,12 +56,12 @@ def run(times: int, rate: int, seed: int = 1) -> Report:
         }
         key, chance = make_key(tables.connection_string, "bench"), random.Random(seed)
         sent: list[Sent] = []
-        kills: list[float] = []  # when
+        kills: list[float] = []  # epoch seconds
         booked: dict[str, dict[str, object]] = {}
         for number in range(times):
             with GatewayProcess("uvicorn", environ) as gateway:
                 asyncio.run(_load(gateway, key, rate, number, chance, sent, kills))
-            time.sleep(0.5)  # for what was on its way to the table
+            time.sleep(0.5)  # for writes in flight
             booked |= {row["id"]: row for row in asyncio.run(_usage_rows(tables.connection_string))}
             usage_tables.drop(tables.connection_string)
         log = {entry["client_request_id"]: entry for entry in simulator.log()["requests"]}
@@ -75,10 +77,10 @@ async def _load(
     sent: list[Sent],
     kills: list[float],
 ) -> None:
-    """Calls at a steady rate, half of them streams, until the gateway is killed in the middle of them."""
+    """Send calls at a steady rate, half of them streamed, then kill the gateway."""
     count = 0
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session, asyncio.TaskGroup() as group:
-        for _ in range(20):  # a cold gateway is not what this is about
+        for _ in range(20):  # warm up
             await call(session, gateway.url, key, Sent(f"{number}-warm", False, time.time()), chance)
         started = time.monotonic()
         while (passed := time.monotonic() - started) < SECONDS:
@@ -98,8 +100,8 @@ def _compare(
     report = Report(len(sent), 0, 0, 0, 0, 0, 0, 0)
     rows = {str(row.get("s_system")): row for row in booked.values()}
     for request_id, entry in log.items():
-        # As old as the backend's knowledge of it. One that arrived just after the time of the kill was noted is that
-        # gateway's all the same: the next one takes longer than this to start.
+        # The age is counted from its arrival at the backend. A call that arrived just after the recorded time of a kill
+        # belongs to the killed gateway, since the next one takes longer than this to start.
         died = min(died for died in kills if died > entry["time"] - SEEN)
         if died - entry["time"] > SEEN:
             report.old += 1
@@ -111,15 +113,15 @@ def _compare(
             report.whole += 1
             report.whole_without_end += not ended
         truth = log.get(str(row["id"])) if row is not None else None
-        if row is None or truth is None or not truth["input_tokens"]:  # the simulator counts a prompt with its answer
+        if row is None or truth is None or not truth["input_tokens"]:  # the simulator charges a prompt with its answer
             continue
         report.tokens_true += truth["input_tokens"]
         if ended:
             report.tokens_booked += int(str(row["e_input"])) + int(str(row["e_output"]))
             report.tokens_true += truth["output_tokens"]
-        else:  # a dying stream never told how far it had come
+        else:  # the output of an interrupted stream is not reported
             report.tokens_booked += int(str(row["s_prompt"]))
-            report.untold += truth["output_tokens"]
+            report.unreported += truth["output_tokens"]
     return report
 
 
@@ -127,9 +129,9 @@ def main(kills: int, rate: int) -> None:
     report = run(kills, rate)
     print(
         f"{kills} kills under {rate} calls/s: {report.calls} calls, {report.whole} whole answers, "
-        f"{report.whole_without_end} of them not on record; {report.old} calls older than {SEEN:g} s at a kill, "
-        f"{report.old_without_row} without a row; {report.tokens_booked} tokens booked, {report.tokens_true} true "
-        f"({100 * report.difference:.2f} %), {report.untold} that dying streams never told: "
+        f"{report.whole_without_end} of them not recorded; {report.old} calls older than {SEEN:g} s at a kill, "
+        f"{report.old_without_row} without a row; {report.tokens_booked} tokens recorded, {report.tokens_true} actual "
+        f"({100 * report.difference:.2f} %), {report.unreported} not reported by interrupted streams: "
         f"{'holds' if report.holds() else 'DOES NOT HOLD'}"
     )
     if not report.holds():

@@ -1,4 +1,4 @@
-"""Calls of every kind that is metered, as their callers make them, each with a name of its own."""
+"""Calls of every metered kind."""
 
 import asyncio
 import io
@@ -32,8 +32,8 @@ type Body = Callable[[random.Random], dict[str, Any]]
 
 
 class Kind(msgspec.Struct, frozen=True):
-    """`weight`: how often it is chosen. `stream`: some of its callers leave. `follow`: where to ask what became of what
-    goes on after the call. `untold`: properties that the simulator counts, and does not tell."""
+    """`weight`: its share of the calls. `stream`: some of its callers disconnect. `follow`: path to poll for work that
+    continues after the call. `unreported`: properties that the simulator counts but does not report."""
 
     weight: int
     path: str
@@ -41,7 +41,7 @@ class Kind(msgspec.Struct, frozen=True):
     stream: bool = False
     form: bool = False
     follow: str = ""
-    untold: tuple[str, ...] = ()
+    unreported: tuple[str, ...] = ()
 
 
 def _words(chance: random.Random, most: int = 300) -> str:
@@ -50,8 +50,8 @@ def _words(chance: random.Random, most: int = 300) -> str:
 
 def _chat(model: str = "chat", **more: Any) -> Body:
     def body(chance: random.Random) -> dict[str, Any]:
-        asked = f"{_words(chance)} simulate_output_tokens={chance.randint(10, 200)}"
-        return {"model": model, "messages": [{"role": "user", "content": asked}], **more}
+        prompt = f"{_words(chance)} simulate_output_tokens={chance.randint(10, 200)}"
+        return {"model": model, "messages": [{"role": "user", "content": prompt}], **more}
 
     return body
 
@@ -134,7 +134,7 @@ KINDS = {
         "/v1/audio/speech",
         _prompt("say", "input", 60, voice="alloy", stream_format="sse"),
         stream=True,
-        untold=("e_chars", "e_audio_out"),
+        unreported=("e_chars", "e_audio_out"),
     ),
     "transcription": Kind(2, "/v1/audio/transcriptions", _sound("hear"), form=True),
     "transcription stream": Kind(
@@ -143,25 +143,25 @@ KINDS = {
         _sound("transcribe", stream="true", prompt="simulate_output_tokens=60"),
         stream=True,
         form=True,
-        untold=("e_seconds",),
+        unreported=("e_seconds",),
     ),
     "translation": Kind(2, "/v1/audio/translations", _sound("hear"), form=True),
 }
 
 
 class Job(msgspec.Struct):
-    """A call and what its caller asked afterwards. `told`: the caller has seen how it ended."""
+    """A call and the requests that follow it. `finished`: the caller has seen how it ended."""
 
     kind: str
     status: int = 0
     request_ids: list[str] = []
     answered: list[str] = []  # those with status 200
     left: bool = False
-    told: bool = False
+    finished: bool = False
 
 
 class Callers:
-    """Who make the calls, with one key. To be entered before the first."""
+    """Makes calls with one key. Use it as a context manager."""
 
     def __init__(self, address: str, key: str) -> None:
         self._address = address
@@ -177,17 +177,17 @@ class Callers:
         await self._session.close()
 
     async def prepare(self) -> None:
-        """The assistant and the file that runs and batches need."""
-        assistant = await self._made("/v1/assistants", {"model": "chat", "instructions": "Count every toll."})
+        """Create the assistant and the file that runs and batches need."""
+        assistant = await self._create("/v1/assistants", {"model": "chat", "instructions": "Count every toll."})
         lines = [
             {"custom_id": str(n), "method": "POST", "url": "/v1/chat/completions", "body": _chat()(random.Random(n))}
             for n in range(3)
         ]
         data = b"\n".join(map(msgspec.json.encode, lines))
-        file = await self._made("/v1/files", {"purpose": "batch", "file": data}, form=True)
+        file = await self._create("/v1/files", {"purpose": "batch", "file": data}, form=True)
         self._fixed = {"assistant_id": assistant, "input_file_id": file}
 
-    async def _made(self, path: str, fields: dict[str, Any], *, form: bool = False) -> str:
+    async def _create(self, path: str, fields: dict[str, Any], *, form: bool = False) -> str:
         job = Job("", request_ids=[], answered=[])
         body = await self._send(job, "POST", path, _form(fields) if form else msgspec.json.encode(fields))
         if job.status != 200:
@@ -195,15 +195,15 @@ class Callers:
         return str(msgspec.json.decode(body)["id"])
 
     async def call(self, name: str, chance: random.Random, leave: int | None) -> Job:
-        """One call of a kind, and what follows it. `leave`: its caller hangs up after so many pieces."""
+        """Make one call and poll its work. `leave`: number of pieces after which the caller disconnects."""
         kind, job = KINDS[name], Job(name, request_ids=[], answered=[])
         fields = {field: self._fixed.get(field, value) for field, value in kind.body(chance).items()}
         body = await self._send(
             job, "POST", kind.path, _form(fields) if kind.form else msgspec.json.encode(fields), leave
         )
-        job.told = job.status == 200 and not kind.follow
-        if kind.follow and (begun := _begun(body)):
-            await self._follow(job, kind.follow.format(**begun))
+        job.finished = job.status == 200 and not kind.follow
+        if kind.follow and (ids := _started_ids(body)):
+            await self._follow(job, kind.follow.format(**ids))
         return job
 
     async def _follow(self, job: Job, path: str) -> None:
@@ -211,13 +211,13 @@ class Callers:
             await asyncio.sleep(0.3)
             body = await self._send(job, "GET", path)
             if job.status == 200 and _status(body) not in (*_UNDER_WAY, ""):
-                job.told = True
+                job.finished = True
                 return
 
     async def _send(
         self, job: Job, method: str, path: str, data: bytes | aiohttp.FormData | None = None, leave: int | None = None
     ) -> bytes:
-        """What came of the answer. `status` 0 where it broke off."""
+        """Send a request and return the received part of the body. `job.status` is 0 if the answer broke off."""
         headers = self._headers | ({"content-type": "application/json"} if isinstance(data, bytes) else {})
         pieces: list[bytes] = []
         job.status, request_id = 0, ""
@@ -250,14 +250,14 @@ def _form(fields: dict[str, Any]) -> aiohttp.FormData:
     return form
 
 
-def _begun(body: bytes) -> dict[str, str]:
-    """The ids of what goes on, from an answer or from the events of a run."""
-    found = re.search(rb"event: thread\.run\.created\ndata: (\{.*\})", body)
+def _started_ids(body: bytes) -> dict[str, str]:
+    """Ids of the started work, from an answer or the events of a run."""
+    event = re.search(rb"event: thread\.run\.created\ndata: (\{.*\})", body)
     try:
-        about = msgspec.json.decode(found[1] if found else body, type=dict[str, Any])
+        started = msgspec.json.decode(event[1] if event else body, type=dict[str, Any])
     except msgspec.DecodeError:
         return {}
-    return {name: about[name] for name in ("id", "thread_id") if isinstance(about.get(name), str)}
+    return {name: started[name] for name in ("id", "thread_id") if isinstance(started.get(name), str)}
 
 
 def _status(body: bytes) -> str:

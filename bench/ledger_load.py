@@ -1,4 +1,4 @@
-"""The ledger's load under `kill -9`: chat completions, streams and not, each with a name of its own."""
+"""Load for the `kill -9` benchmark: chat completions, streamed or not, each with a unique tag."""
 
 import random
 import time
@@ -24,7 +24,7 @@ WORDS = (
 
 
 class Sent(msgspec.Struct):
-    """What a caller knows of its call. `tag` is the system it named; `whole`: it got its answer in full."""
+    """A call as its caller sees it. `tag`: its system id; `whole`: the answer arrived in full."""
 
     tag: str
     stream: bool
@@ -33,10 +33,10 @@ class Sent(msgspec.Struct):
 
 
 async def call(session: aiohttp.ClientSession, address: str, key: str, sent: Sent, chance: random.Random) -> None:
-    """One call. However it fails, `sent` tells how far it came."""
+    """Make one call and record its result in `sent`. Connection errors are not raised."""
     prompt = " ".join(chance.choice(WORDS) for _ in range(chance.randint(30, 300)))
-    asked = f"{prompt} simulate_output_tokens={chance.randint(10, 200)}"
-    body = {"model": "chat", "messages": [{"role": "user", "content": asked}], "stream": sent.stream}
+    content = f"{prompt} simulate_output_tokens={chance.randint(10, 200)}"
+    body = {"model": "chat", "messages": [{"role": "user", "content": content}], "stream": sent.stream}
     headers = {"authorization": f"Bearer {key}", "systemId": sent.tag}
     sent.began = time.time()
     tail = b""

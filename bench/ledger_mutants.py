@@ -1,4 +1,4 @@
-"""`make bench-ledger`: the roll-up with a mistake in it must fail its property tests."""
+"""`make bench-ledger`: mutants of the roll-up must fail its property tests."""
 
 import shutil
 import subprocess
@@ -7,19 +7,19 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-MUTANTS = {  # file, what stands there, what the mutant has instead
-    "no guard: a fold of fewer rows may win": (
-        "shared/aggregates.py",
+MUTANTS = {  # file, original, mutated
+    "no rank check: a fold of fewer rows may win": (
+        "shared/usage/aggregates.py",
         "if manifest is None or manifest.rank < fold.rank:",
         "if manifest is None or manifest.generation:",
     ),
-    "no compare-and-swap: who wakes up late overwrites": (
-        "shared/aggregates.py",
+    "no compare-and-swap: a late writer overwrites": (
+        "shared/usage/aggregates.py",
         "        if old is not None and old.rank >= new.rank:\n            return old\n",
         "",
     ),
-    "added up instead of folded": (
-        "shared/rollup.py",
+    "adds to the old result instead of replacing it": (
+        "shared/usage/rollup.py",
         "            result = fold.result()\n",
         "            old = await aggregates.read(self._aggregates, hours.hour_partition(hour))\n"
         "            result = aggregates.combine([fold.result(), *([old] if old else [])])\n",
@@ -37,21 +37,22 @@ def main() -> None:
         raise SystemExit(1)
 
 
-def survives(file: str, stands: str, instead: str) -> bool:
-    """Whether the property tests pass all the same, on a copy of the code."""
+def survives(file: str, original: str, mutated: str) -> bool:
+    """True if the property tests pass on a mutated copy of the code."""
     with tempfile.TemporaryDirectory() as name:
         copy = Path(name)
         for folder in ("shared", "tests", "local", "simulator"):
             shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__", "node_modules"))
         shutil.copy(ROOT / "pyproject.toml", copy)
         text = (copy / file).read_text()
-        if text.count(stands) != 1:
-            raise SystemExit(f"{file} has changed: {stands!r} stands there {text.count(stands)} times")
-        (copy / file).write_text(text.replace(stands, instead))
-        tests_of_it = copy / "tests" / "test_rollup.py"  # that it fails is enough: the smallest example takes minutes
-        unshrunk = tests_of_it.read_text().replace("deadline=None", "deadline=None, phases=[Phase.generate]")
-        tests_of_it.write_text(unshrunk.replace("import HealthCheck, given", "import HealthCheck, Phase, given"))
-        words = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/test_rollup.py"]
+        if text.count(original) != 1:
+            raise SystemExit(f"{file} has changed: it contains {original!r} {text.count(original)} times, not once")
+        (copy / file).write_text(text.replace(original, mutated))
+        # No shrinking, which takes minutes: a failure is enough.
+        test_file = copy / "tests" / "usage" / "test_rollup.py"
+        unshrunk = test_file.read_text().replace("deadline=None", "deadline=None, phases=[Phase.generate]")
+        test_file.write_text(unshrunk.replace("import HealthCheck, given", "import HealthCheck, Phase, given"))
+        words = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/usage/test_rollup.py"]
         words += ["-k", "Converges or readers_see"]
         tests = subprocess.run(words, cwd=copy, stdin=subprocess.DEVNULL, capture_output=True, timeout=600)
         if tests.returncode not in (0, 1):

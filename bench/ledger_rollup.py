@@ -1,31 +1,35 @@
-"""`make bench-ledger`: two timers at once fold what a ledger writes, through a table service that fails, and come to
-the same bytes as one sequential fold of the raw rows. `python -m bench.ledger_rollup [ROWS]`
+"""`make bench-ledger`: two concurrent timers roll up a ledger on a failing table service. The result must equal one
+sequential fold of the raw rows, byte for byte. `python -m bench.ledger_rollup [ROWS]`
 """
 
 import asyncio
 import random
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from bench.children import start_tables
 from bench.faulty_tables import Faults, FaultyTables, faulty_tables
 from local import azurite
-from local.processes import Children, free_port
-from shared import aggregates, hours, rollup, ulid
-from shared.aggregates import Fold
+from local.processes import Children
+from shared import ulid
 from shared.errors import StoreUnavailable
-from shared.stores import MAX_BATCH, Properties, Row, Store, Table, Value
-from shared.stores.tables import TablesStore
+from shared.storage import MAX_BATCH, Properties, Row, Store, Table, Value
+from shared.storage.tables import TablesStore
+from shared.usage import _hour_fold, aggregates, hours, rollup
+from shared.usage.aggregates import Fold
 
-FAST_ENOUGH = 100_000  # raw rows a second of CPU
-HOURS = (-30, -29, -26, -3, -2)  # before now: sealed and settled ones, and one that is not, of two days at least
+FAST_ENOUGH = 100_000  # raw rows per second of CPU
+HOURS = (-30, -29, -26, -3, -2)  # relative to now: sealed hours and one that is not, of at least two days
 
 
 class Unleased:
-    """A store whose lease on the roll-up is always free: being right must not depend on it."""
+    """A store whose roll-up lease is always free, since correctness must not depend on the lease."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -48,8 +52,8 @@ class _Unleased:
         return "mine" if key == "lease" else await self._table.put(partition, key, properties, etag)
 
 
-class Halves(msgspec.Struct, frozen=True):
-    """Properties for one raw row, on their way."""
+class Half(msgspec.Struct, frozen=True):
+    """Half of a raw row: the properties of a call's start or end."""
 
     hour: int
     partition: str
@@ -57,9 +61,9 @@ class Halves(msgspec.Struct, frozen=True):
     properties: dict[str, Value]
 
 
-def halves(count: int, now: int, at: Sequence[int], chance: random.Random) -> list[Halves]:
-    """Calls in random order, each in two halves; a tenth never ends, a tenth of the halves comes twice."""
-    made: list[Halves] = []
+def make_halves(count: int, now: int, at: Sequence[int], chance: random.Random) -> list[Half]:
+    """Halves of calls in random order. A tenth of the calls never ends; a tenth of the halves is repeated."""
+    halves: list[Half] = []
     for _ in range(count):
         hour = now + chance.choice(at)
         partition = f"{hours.label(hour)}-{chance.randrange(16):02d}"
@@ -71,7 +75,7 @@ def halves(count: int, now: int, at: Sequence[int], chance: random.Random) -> li
             "s_prompt": chance.randrange(500),
             "s_ts": hour * 3600.0,
         }
-        made.append(Halves(hour, partition, key, start))
+        halves.append(Half(hour, partition, key, start))
         if chance.random() < 0.9:
             end: dict[str, Value] = {
                 "e_input": chance.randrange(4000),
@@ -83,15 +87,15 @@ def halves(count: int, now: int, at: Sequence[int], chance: random.Random) -> li
                 "e_region": "eu",
                 "e_ms": chance.randrange(9000),
             }
-            made.append(Halves(hour, partition, key, end))
-    made += chance.sample(made, len(made) // 10)
-    chance.shuffle(made)
-    return made
+            halves.append(Half(hour, partition, key, end))
+    halves += chance.sample(halves, len(halves) // 10)
+    chance.shuffle(halves)
+    return halves
 
 
-async def write(store: Store, some: list[Halves], late: Store | None) -> None:
-    """Into the table, in groups of a partition; the timers are told through `late` until they have heard."""
-    groups: dict[tuple[int, str], list[Halves]] = {}
+async def write(store: Store, some: list[Half], late: Store | None) -> None:
+    """Merge the halves by partition. With `late`, report each partition to the timers, with retries."""
+    groups: dict[tuple[int, str], list[Half]] = {}
     for half in some:
         groups.setdefault((half.hour, half.partition), []).append(half)
     for (hour, partition), members in groups.items():
@@ -110,12 +114,12 @@ async def write(store: Store, some: list[Halves], late: Store | None) -> None:
                 pass
 
 
-def sequential(made: list[Halves], now: float) -> dict[str, Fold]:
-    """The folds of everything, by partition."""
+def sequential(halves: list[Half], now: float) -> dict[str, Fold]:
+    """Folds of all rows, by partition."""
     raw: dict[int, dict[str, dict[str, Any]]] = {}
-    for half in made:
+    for half in halves:
         raw.setdefault(half.hour, {}).setdefault(half.key, {}).update(half.properties)
-    by_hour = {hour: rollup.fold_rows(rows.values(), now) for hour, rows in raw.items()}
+    by_hour = {hour: _hour_fold.fold_rows(rows.values(), now) for hour, rows in raw.items()}
     folds = {hours.hour_partition(hour): fold for hour, fold in by_hour.items()}
     for name, start in ((hours.day_partition, hours.day_start), (hours.month_partition, hours.month_start)):
         parts: dict[int, list[Fold]] = {}
@@ -135,7 +139,7 @@ def as_bytes(folds: Mapping[str, Fold | None]) -> bytes:
 
 
 async def timer(store: Store, written: asyncio.Event) -> int:
-    """Passes until one that began after all was written has come to its end; how many it took."""
+    """Roll up until a pass that began after the last write succeeds. Returns the number of passes."""
     passes, last = 0, False
     while not last:
         last = written.is_set()
@@ -150,15 +154,15 @@ async def timer(store: Store, written: asyncio.Event) -> int:
 async def converge(
     port: int, rows: int, faults: Faults, seed: int, at: Sequence[int] = HOURS
 ) -> tuple[FaultyTables, list[int], bool]:
-    """What the proxy did, the passes of each timer, and whether the folds are the same bytes."""
+    """The proxy with its counts, the passes of each timer, and True if the folds are byte-equal."""
     chance = random.Random(seed)
     async with faulty_tables(port, faults, seed) as tables:
         direct = TablesStore.from_connection_string(azurite.connection_string({"table": port}), budget=30)
         stores = [TablesStore.from_connection_string(tables.connection_string) for _ in range(3)]
         try:
             now = time.time()
-            made = halves(rows, hours.hour_of(now), at, chance)
-            early, later = made[: len(made) * 2 // 3], made[len(made) * 2 // 3 :]
+            halves = make_halves(rows, hours.hour_of(now), at, chance)
+            early, later = halves[: len(halves) * 2 // 3], halves[len(halves) * 2 // 3 :]
             await write(direct, early, None)
             written = asyncio.Event()
             timers = [asyncio.ensure_future(timer(store, written)) for store in stores[:2]]
@@ -167,41 +171,36 @@ async def converge(
                 await write(direct, later[start : start + size], stores[2])
             written.set()
             passes = list(await asyncio.gather(*timers))
-            expected = sequential(made, now)
+            expected = sequential(halves, now)
             table = direct.table(aggregates.TABLE)
-            found = {partition: await aggregates.read(table, partition) for partition in expected}
-            return tables, passes, as_bytes(found) == as_bytes(expected)
+            stored = {partition: await aggregates.read(table, partition) for partition in expected}
+            return tables, passes, as_bytes(stored) == as_bytes(expected)
         finally:
             for store in (direct, *stores):
                 await store.close()
 
 
-def folded_a_second(count: int = 100_000) -> float:
-    """Raw rows that a second of CPU folds."""
+def rows_per_second(count: int = 100_000) -> float:
+    """Raw rows folded per second of CPU."""
     now, rows = time.time(), dict[str, dict[str, Value]]()
-    for half in halves(count, hours.hour_of(now), (-3,), random.Random(1)):
+    for half in make_halves(count, hours.hour_of(now), (-3,), random.Random(1)):
         rows.setdefault(half.key, {}).update(half.properties)
     started = time.process_time()
-    rollup.fold_rows(rows.values(), now)
+    _hour_fold.fold_rows(rows.values(), now)
     return count / (time.process_time() - started)
 
 
 def main(rows: int) -> None:
-    import tempfile
-    from pathlib import Path
-
     with tempfile.TemporaryDirectory() as logs, Children(Path.cwd(), Path(logs)) as children:
-        port = free_port()
-        children.start("azurite", azurite.command({"table": port}))
-        children.wait_for_port("Azurite", port, 20)
+        port = start_tables(children)["table"]
         started = time.perf_counter()
         tables, passes, same = asyncio.run(converge(port, rows, Faults(), 6))
         print(
             f"roll-up of {rows} rows, {dict(tables.done)} requests, passes of two timers {passes}, "
             f"{time.perf_counter() - started:.0f} s: {'byte-equal' if same else 'DIFFERENT'}"
         )
-        speed = folded_a_second()
-        print(f"{speed:.0f} raw rows folded in a second of CPU")
+        speed = rows_per_second()
+        print(f"{speed:.0f} raw rows folded per second of CPU")
         if not same or speed < FAST_ENOUGH:
             raise SystemExit(1)
 

@@ -1,22 +1,22 @@
-"""`make bench-limits`, third part: what limits cost a process, in CPU per request and memory per key."""
+"""`make bench-limits`, third part: the cost of limits, in CPU per request and memory per key."""
 
 import asyncio
 import gc
 import time
 import tracemalloc
 
-from shared import azure_openai
-from shared.config import Configuration
-from shared.limiter import TABLE, Limiter
-from shared.stores.memory import MemoryStore
-from shared.types import Call, Consumer, Limits, Usage
+from shared.azure_openai import operations
+from shared.config.document import Configuration, Limits
+from shared.limits.limiter import TABLE, Limiter
+from shared.storage.memory import MemoryStore
+from shared.types import Call, Consumer, Usage
 
 CALLS = 20_000
 KEYS = 10_000
 CALL = Call(
-    operation=azure_openai.OPERATIONS[0], surface="openai", model="gpt-4o", body=b"x" * 4000, max_output_tokens=1000
+    operation=operations.OPERATIONS[0], surface="openai", model="gpt-4o", body=b"x" * 4000, max_output_tokens=1000
 )
-HELD = {
+LIMITS = {
     "none": Limits(),
     "requests and tokens per minute": Limits(requests_per_minute=10**8, tokens_per_minute=10**9),
     "... with quota, budget, concurrency": Limits(
@@ -25,42 +25,42 @@ HELD = {
 }
 
 
-def limiter(store: MemoryStore) -> Limiter:
+def make_limiter(store: MemoryStore) -> Limiter:
     return Limiter(store, Configuration(backends=[]), lambda *_: None)
 
 
 async def cpu(limits: Limits) -> float:
-    """Microseconds to reserve, tell the headers and settle, 1,000 requests a second, exchanges included but for the
-    table's own work."""
-    held, consumer, spent = limiter(MemoryStore()), Consumer("k", "bench", limits=limits), 0.0
+    """Microseconds to reserve, render the headers and settle, at 1,000 requests per second. Includes exchanges with the
+    table, but not the table's own work."""
+    limiter, consumer, spent = make_limiter(MemoryStore()), Consumer("k", "bench", limits=limits), 0.0
     for number in range(CALLS):
         started = time.process_time()
-        reservation = await held.reserve(consumer, CALL)
-        held.headers(reservation)
-        held.settle(reservation, Usage(900, 200))
+        reservation = await limiter.reserve(consumer, CALL)
+        limiter.headers(reservation)
+        limiter.settle(reservation, Usage(900, 200))
         await asyncio.sleep(0)
         spent += time.process_time() - started
         if number % 10 == 0:
             await asyncio.sleep(0.01)
-    await held.stop()
+    await limiter.stop()
     return spent / CALLS * 1e6
 
 
 async def memory() -> float:
-    """Bytes per key, each of which has been used, and has an unsettled call."""
+    """Bytes per key that has been used for one call."""
     store = MemoryStore()
-    held = limiter(store)
+    limiter = make_limiter(store)
     gc.collect()
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
     waiting = []
     for number in range(KEYS):
         limits = Limits(requests_per_minute=60, tokens_per_minute=10_000)
-        waiting.append(await held.reserve(Consumer(f"k{number}", "bench", limits=limits), CALL))
+        waiting.append(await limiter.reserve(Consumer(f"k{number}", "bench", limits=limits), CALL))
     for reservation in waiting:
-        held.settle(reservation, Usage(900, 200))
+        limiter.settle(reservation, Usage(900, 200))
     waiting.clear()
-    await store.drop(TABLE)  # the rows are elsewhere
+    await store.drop(TABLE)  # in production the rows are not in this process
     gc.collect()
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -68,7 +68,7 @@ async def memory() -> float:
 
 
 def main() -> None:
-    for name, limits in HELD.items():
+    for name, limits in LIMITS.items():
         print(f"CPU per request, limits: {name:38} {asyncio.run(cpu(limits)):6.1f} µs")
     print(f"memory per key, {KEYS:,} keys: {asyncio.run(memory()):,.0f} bytes")
 

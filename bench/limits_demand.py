@@ -1,4 +1,4 @@
-"""The demand on a limited key, and how its admissions are judged: against one bucket that knows everything at once."""
+"""Demand on a limited key, and the evaluation of its admissions against one ideal bucket."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ MEAN_TOKENS = 1300
 
 
 class Request(msgspec.Struct, frozen=True):
-    """`at` in seconds; `bound` is its max_tokens; `lasts` seconds until its usage is known."""
+    """`at` in seconds; `bound`: max_tokens; `lasts`: seconds until the usage is known."""
 
     at: float
     prompt: int
@@ -24,13 +24,13 @@ class Admission(msgspec.Struct, frozen=True):
 
 
 def requests(limit: float, times: float, seconds: float, seed: int) -> list[Request]:
-    """A demand of so many times the limit, in bursts: a quarter of the time four times as dense."""
+    """Demand of `times` the limit. Bursts of four times the usual rate fill a quarter of the time."""
     return list(_requests(limit * times / 60 / MEAN_TOKENS, seconds, random.Random(seed)))
 
 
-def _requests(a_second: float, seconds: float, rng: random.Random) -> Iterator[Request]:
+def _requests(per_second: float, seconds: float, rng: random.Random) -> Iterator[Request]:
     now, burst, turns = 0.0, False, rng.expovariate(1 / 6)
-    quiet = a_second * 4 / 7
+    quiet = per_second * 4 / 7
     while now < seconds:
         step = rng.expovariate(quiet * (4 if burst else 1))
         if now + step > turns:
@@ -45,8 +45,8 @@ def _requests(a_second: float, seconds: float, rng: random.Random) -> Iterator[R
 
 
 def overshoot(admissions: Sequence[Admission], limit: float, full: float = 1.0) -> float:
-    """How far one ideal bucket, debited at admission with what the calls really took, would have gone below zero; as a
-    share of the limit."""
+    """Lowest level of one ideal bucket below zero, as a share of the limit. It is debited at admission with the actual
+    tokens. `full`: initial level, as a share of the limit."""
     level, at, deepest = limit * full, 0.0, 0.0
     for admission in sorted(admissions, key=lambda admission: admission.at):
         level = min(limit, level + max(0.0, admission.at - at) * limit / 60) - admission.tokens
@@ -56,7 +56,7 @@ def overshoot(admissions: Sequence[Admission], limit: float, full: float = 1.0) 
 
 
 def possible(demand: Sequence[Request], limit: float, full: float = 1.0) -> float:
-    """The tokens that such a bucket would have admitted of this demand."""
+    """Tokens of the demand that the ideal bucket would admit."""
     level, at, admitted = limit * full, 0.0, 0.0
     for request in demand:
         level = min(limit, level + (request.at - at) * limit / 60)

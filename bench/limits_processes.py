@@ -1,5 +1,6 @@
-"""`make bench-limits`, second part: real processes with clocks of their own on one key, on Azurite. Prints a line per
-case. `python -m bench.limits_processes [fleet] [killed] [quota] [budget]`
+"""`make bench-limits`, second part: processes with skewed clocks share one key on Azurite.
+
+`python -m bench.limits_processes [fleet] [killed] [quota] [budget]`
 """
 
 import asyncio
@@ -16,28 +17,29 @@ from pathlib import Path
 
 import msgspec
 
+from bench.children import start_tables
 from bench.limits_demand import Admission, overshoot, requests
 from bench.load import percentile
 from local import azurite
-from local.processes import Children, free_port
-from shared import azure_openai
-from shared.config import Configuration
+from local.processes import Children
+from shared.azure_openai import operations
+from shared.billing.cost import USD, cost
+from shared.billing.prices import Prices
+from shared.config.document import Configuration, Limits
 from shared.errors import GatewayError
-from shared.lease_rows import from_properties
-from shared.limiter import TABLE, Limiter
-from shared.price_list import Prices
-from shared.pricing import USD, cost
-from shared.stores.clock import StoreClock
-from shared.stores.tables import TablesStore
-from shared.types import Call, Consumer, Limits, Usage
+from shared.limits._rows import from_properties
+from shared.limits.limiter import TABLE, Limiter
+from shared.storage._clock import StoreClock
+from shared.storage.tables import TablesStore
+from shared.types import Call, Consumer, Usage
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = "gpt-4o"
 
 
 class Case(msgspec.Struct, frozen=True):
-    """`times` the limit is asked for, by so many processes, for so many seconds. `kill_every` so many calls of the
-    fleet one of them dies and is replaced."""
+    """Demand of `times` the limit, from `processes`, for `seconds`. After every `kill_every` calls of the fleet one
+    process is killed and replaced."""
 
     limits: Limits
     processes: int
@@ -56,8 +58,8 @@ CASES = {
 }
 
 
-class Told(msgspec.Struct, frozen=True):
-    """What a process tells of a call: when it was admitted (or refused: no tokens), and how long that took."""
+class Decision(msgspec.Struct, frozen=True):
+    """A call as its process reports it: the time of the decision and the seconds it took. Without tokens: rejected."""
 
     at: float
     waited: float
@@ -66,7 +68,7 @@ class Told(msgspec.Struct, frozen=True):
 
 
 async def worker(storage: str, case: Case, number: int, share: int, begins: float, seed: int) -> None:
-    """A process of the fleet: its part of the demand, its clock up to half a second wrong."""
+    """A process of the fleet: sends its share of the demand, with a clock skew of up to half a second."""
     skew = random.Random(seed).uniform(-0.5, 0.5)
     store = TablesStore.from_connection_string(storage)
     store.clock = StoreClock(wall=lambda: time.time() + skew)
@@ -78,7 +80,7 @@ async def worker(storage: str, case: Case, number: int, share: int, begins: floa
     async def serve(prompt: int, output: int, bound: int, lasts: float) -> None:
         body = b"xyz " * prompt
         call = Call(
-            operation=azure_openai.OPERATIONS[0],
+            operation=operations.OPERATIONS[0],
             surface="openai",
             model=MODEL,
             body=body,
@@ -89,10 +91,10 @@ async def worker(storage: str, case: Case, number: int, share: int, begins: floa
         try:
             reservation = await limiter.reserve(consumer, call)
         except GatewayError:
-            _tell(Told(time.time(), time.perf_counter() - started))
+            _report(Decision(time.time(), time.perf_counter() - started))
             return
         usd = (cost(tariff, usage) or 0) / USD
-        _tell(Told(time.time(), time.perf_counter() - started, prompt + output, usd))
+        _report(Decision(time.time(), time.perf_counter() - started, prompt + output, usd))
         await asyncio.sleep(lasts)
         limiter.settle(reservation, usage)
 
@@ -108,12 +110,12 @@ async def worker(storage: str, case: Case, number: int, share: int, begins: floa
     await store.close()
 
 
-def _tell(told: Told) -> None:
-    os.write(1, msgspec.json.encode(told) + b"\n")
+def _report(decision: Decision) -> None:
+    os.write(1, msgspec.json.encode(decision) + b"\n")
 
 
 class Fleet:
-    """Starts the processes, hears what they tell, and kills some."""
+    """Starts the processes, collects their reports, and kills some of them."""
 
     def __init__(self, storage: str, case: Case) -> None:
         self._storage = storage
@@ -121,7 +123,7 @@ class Fleet:
         self._begins = time.time() + 6.0
         self._lock = threading.Lock()
         self._seeds = 0
-        self.told: list[Told] = []
+        self.decisions: list[Decision] = []
         self.kills = 0
         self._running: list[subprocess.Popen[bytes]] = []
         self._threads: list[threading.Thread] = []
@@ -131,7 +133,7 @@ class Fleet:
             self._start()
         while any(thread.is_alive() for thread in self._threads):
             time.sleep(0.2)
-            due = len(self.told) // self._case.kill_every if self._case.kill_every else 0
+            due = len(self.decisions) // self._case.kill_every if self._case.kill_every else 0
             if due > self.kills and time.time() < self._begins + self._case.seconds - 5:
                 self.kills += 1
                 victim = self._running.pop(0)
@@ -152,11 +154,11 @@ class Fleet:
         assert child.stdout is not None
         for line in child.stdout:
             try:
-                told = msgspec.json.decode(line, type=Told)
-            except msgspec.DecodeError:  # killed in the middle of a line
+                decision = msgspec.json.decode(line, type=Decision)
+            except msgspec.DecodeError:  # the process was killed in the middle of a line
                 continue
             with self._lock:
-                self.told.append(told)
+                self.decisions.append(decision)
         child.stdout.close()
         child.wait()
 
@@ -166,33 +168,33 @@ def measure(storage: str, name: str) -> None:
     fleet = Fleet(storage, case)
     fleet.run()
     counted, spent = asyncio.run(_counted(storage, case.key))
-    admitted = [told for told in fleet.told if told.tokens]
-    truth, dollars = sum(told.tokens for told in admitted), sum(told.usd for told in admitted)
-    waits = sorted(told.waited * 1000 for told in fleet.told)
+    admitted = [decision for decision in fleet.decisions if decision.tokens]
+    truth = sum(decision.tokens for decision in admitted)
+    dollars = sum(decision.usd for decision in admitted)
+    waits = sorted(decision.waited * 1000 for decision in fleet.decisions)
     print(
-        f"\n{name}: {case.processes} processes, {len(fleet.told)} calls, {len(admitted)} admitted, {fleet.kills} killed"
+        f"\n{name}: {case.processes} processes, {len(fleet.decisions)} calls, {len(admitted)} admitted, "
+        f"{fleet.kills} killed"
     )
-    print(f"  waited for admission: median {percentile(waits, 0.5):.2f} ms, 99 % {percentile(waits, 0.99):.1f} ms")
+    print(f"  wait for admission: median {percentile(waits, 0.5):.2f} ms, 99 % {percentile(waits, 0.99):.1f} ms")
     if counted:
-        print(f"  the rows count {counted:,.0f} tokens; truth {truth:,}; difference {counted / truth - 1:+.3%}")
+        print(f"  rows: {counted:,.0f} tokens; actual {truth:,}; difference {counted / truth - 1:+.3%}")
     if spent:
-        print(f"  the rows count {spent:.4f} USD; truth {dollars:.4f}; difference {spent / dollars - 1:+.3%}")
+        print(f"  rows: {spent:.4f} USD; actual {dollars:.4f}; difference {spent / dollars - 1:+.3%}")
     if limit := case.limits.tokens_per_minute:
-        admissions = [Admission(told.at, told.tokens) for told in admitted]
+        admissions = [Admission(decision.at, decision.tokens) for decision in admitted]
         first = min(admission.at for admission in admissions)
         relative = [Admission(admission.at - first, admission.tokens) for admission in admissions]
         print(f"  overshoot {overshoot(relative, limit):.2%} of the limit")
     if quota := case.limits.token_quota:
-        print(
-            f"  overshoot {truth / quota - 1:+.2%} of the quota; the largest call {max(t.tokens for t in admitted):,}"
-        )
+        print(f"  overshoot {truth / quota - 1:+.2%} of the quota; largest call {max(t.tokens for t in admitted):,}")
     if budget := case.limits.budget_usd:
-        dearest = max(told.usd for told in admitted)
-        print(f"  overshoot {dollars / budget - 1:+.2%} of the budget; the dearest call {dearest:.4f}")
+        largest = max(decision.usd for decision in admitted)
+        print(f"  overshoot {dollars / budget - 1:+.2%} of the budget; most expensive call {largest:.4f}")
 
 
 async def _counted(storage: str, key: str) -> tuple[float, float]:
-    """Tokens and USD that the rows of a key have counted in their period."""
+    """Tokens and USD used in the current period, from the rows of a key."""
     store = TablesStore.from_connection_string(storage)
     rows = [from_properties(row.properties) async for row in store.table(TABLE).scan(f"key:{key}")]
     await store.close()
@@ -208,9 +210,7 @@ def main() -> None:
         asyncio.run(worker(storage, case, seed, case.processes, begins, seed))
         return
     with tempfile.TemporaryDirectory() as logs, Children(ROOT, Path(logs)) as children:
-        ports = {"table": free_port()}
-        children.start("azurite", azurite.command(ports))
-        children.wait_for_port("Azurite", ports["table"], 20)
+        ports = start_tables(children)
         for name in sys.argv[1:] or CASES:
             measure(azurite.connection_string(ports), name)
 

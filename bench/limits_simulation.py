@@ -1,7 +1,7 @@
-"""`make bench-limits`, first part: fleets of 1 to 1,000 instances on one key, the gateway's own code in simulated time.
+"""`make bench-limits`, first part: 1 to 1,000 instances of the gateway's limiter share one key, in simulated time.
 
-Latencies of the table as of Azure's: 4 ms for a GET, 8 ms for a PUT in the median, log-normal. Prints a line per case,
-the worst of the seeds. `python -m bench.limits_simulation [--seeds 5] [--limits 20000,100000] [--instances 1,10]`
+The table has Azure's latencies: log-normal with a median of 4 ms per GET and 8 ms per PUT. Prints the worst seed per
+case. `python -m bench.limits_simulation [--seeds 5] [--limits 20000,100000] [--instances 1,10]`
 """
 
 import argparse
@@ -17,21 +17,22 @@ from collections.abc import Sequence
 import msgspec
 
 from bench.limits_demand import Admission, Request, overshoot, possible, requests
-from shared import allowances, azure_openai, leases
-from shared.config import Configuration
+from shared.azure_openai import operations as azure_openai
+from shared.config.document import Configuration, Limits
 from shared.errors import GatewayError
-from shared.lease_rows import to_properties
-from shared.limiter import TABLE, Limiter
-from shared.stores import Properties, Row
-from shared.stores.memory import MemoryStore, MemoryTable
-from shared.types import Call, Consumer, Limits, Usage
+from shared.limits import _token_bucket, scopes
+from shared.limits._rows import to_properties
+from shared.limits.limiter import TABLE, Limiter
+from shared.storage import Properties, Row
+from shared.storage.memory import MemoryStore, MemoryTable
+from shared.types import Call, Consumer, Usage
 
 START = 1_795_262_400.0
-CASES = {  # limit: (times that is asked for, seconds)
+CASES = {  # limit: (demand as a multiple of the limit, seconds)
     20_000: (2.0, 600.0),
     100_000: (2.0, 300.0),
     1_000_000: (2.0, 180.0),
-    1_200_000: (3.0, 60.0),  # as the processes' case
+    1_200_000: (3.0, 60.0),  # the case of bench.limits_processes
     10_000_000: (1.5, 60.0),
 }
 ALLOWED = {20_000: 0.15, 100_000: 0.06, 1_000_000: 0.03, 1_200_000: 0.03, 10_000_000: 0.02}
@@ -39,14 +40,14 @@ PROMPT = b"xyz " * 10_000
 
 
 class ImpatientSelector(selectors.DefaultSelector):
-    """Waits for nothing: there is no network."""
+    """Never blocks, since there is no network."""
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         return super().select(0)
 
 
 class SimulatedLoop(asyncio.SelectorEventLoop):
-    """A loop whose clock jumps to the next thing that is due."""
+    """An event loop whose clock jumps to the next scheduled callback."""
 
     def __init__(self) -> None:
         super().__init__(ImpatientSelector())
@@ -62,7 +63,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
 
 
 class DistantTable(MemoryTable):
-    """A table on a network: the operation is done in the middle of the wait."""
+    """A table with network latency. A `put` takes effect in the middle of its latency."""
 
     def __init__(self, store: "DistantStore", name: str) -> None:
         super().__init__(store, name)
@@ -81,7 +82,7 @@ class DistantTable(MemoryTable):
 
 
 class DistantStore(MemoryStore):
-    """`outage`: from and to (seconds) when nothing answers; then for two seconds all is slow."""
+    """`outage`: start and end in seconds. Nothing answers meanwhile, and answers are slow for two seconds after."""
 
     def __init__(self, seed: int, outage: tuple[float, float] | None = None) -> None:
         super().__init__(lambda: START + asyncio.get_running_loop().time())
@@ -122,10 +123,10 @@ async def run(
     store, rng = DistantStore(seed, outage), random.Random(seed)
     limits = Limits(tokens_per_minute=limit)
     consumer = Consumer("k", "bench", limits=limits)
-    scope = allowances.scope("key", "k", limits)
+    scope = scopes.scope("key", "k", limits)
     if full < 1:
-        bounds = allowances.bounds(limits, START, scope.shards)
-        row = leases.fresh(bounds, START)
+        bounds = scopes.bounds(limits, START, scope.shards)
+        row = _token_bucket.fresh(bounds, START)
         low = [level and msgspec.structs.replace(level, level=level.level * full) for level in row.levels]
         properties = to_properties(msgspec.structs.replace(row, levels=tuple(low)))
         for shard in range(scope.shards):
@@ -193,17 +194,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--limits", default=",".join(map(str, CASES)))
     parser.add_argument("--instances", default="1,10,100,1000")
-    parser.add_argument("--outage", action="store_true", help="the table dead for 60 s, then slow for 2 s")
-    given = parser.parse_args()
+    parser.add_argument("--outage", action="store_true", help="the table is down for 60 s, then slow for 2 s")
+    arguments = parser.parse_args()
     logging.getLogger("tollgate").setLevel(logging.CRITICAL)
-    print(f"worst of {given.seeds} seeds: overshoot, undershoot, table operations per request, milliseconds waited")
-    print(f"{'limit':>28} {'instances':>10} {'over':>9} {'may be':>9} {'under':>11} {'operations':>11}", end="")
-    print(f" {'50 %':>14} {'99 %':>7} {'most':>7}")
-    for limit in map(int, given.limits.split(",")):
-        for instances in map(int, given.instances.split(",")):
+    print(
+        f"worst of {arguments.seeds} seeds: overshoot, undershoot, table operations per request, wait in milliseconds"
+    )
+    print(f"{'limit':>28} {'instances':>10} {'over':>9} {'allowed':>9} {'under':>11} {'operations':>11}", end="")
+    print(f" {'50 %':>14} {'99 %':>7} {'max':>7}")
+    for limit in map(int, arguments.limits.split(",")):
+        for instances in map(int, arguments.instances.split(",")):
             started = time.perf_counter()
-            outage, seconds = ((30.0, 90.0), 150.0) if given.outage else (None, None)
-            results = [simulate(limit, instances, seed, outage, seconds) for seed in range(1, given.seeds + 1)]
+            outage, seconds = ((30.0, 90.0), 150.0) if arguments.outage else (None, None)
+            results = [simulate(limit, instances, seed, outage, seconds) for seed in range(1, arguments.seeds + 1)]
             worst = [max(values) for values in zip(*(msgspec.structs.astuple(r) for r in results), strict=True)]
             print(
                 f"{'outage' if outage else '':12}{limit:16,} {instances:10} {worst[0]:9.2%} {ALLOWED[limit]:9.0%}"

@@ -1,4 +1,4 @@
-"""The load: calls of one kind at a fixed concurrency, and what they took."""
+"""Load: calls of one kind at a fixed concurrency, and their latency."""
 
 import asyncio
 import statistics
@@ -12,14 +12,14 @@ CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "What does i
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where calls go: the URL of chat completions, and what opens it."""
+    """Target of calls: the URL of chat completions and its credentials."""
 
     url: str
     headers: Mapping[str, str]
 
 
 async def repeat(times: int, at_once: int, call: Callable[[], Awaitable[None]]) -> None:
-    """Make so many calls, so many of them at a time."""
+    """Make `times` calls, `at_once` of them concurrently."""
     left = iter(range(times))
 
     async def worker() -> None:
@@ -32,7 +32,7 @@ async def repeat(times: int, at_once: int, call: Callable[[], Awaitable[None]]) 
 
 
 async def whole_answers(place: Place, times: int, at_once: int) -> None:
-    """Calls without streaming; any other status than 200 is an error."""
+    """Make calls without streaming. Raises RuntimeError for a status other than 200."""
     body = msgspec.json.encode(CHAT)
     headers = {"content-type": "application/json", **place.headers}
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
@@ -47,7 +47,7 @@ async def whole_answers(place: Place, times: int, at_once: int) -> None:
 
 
 async def streams(place: Place, times: int, at_once: int, chunks: int) -> list[float]:
-    """Streamed calls of so many content chunks; the milliseconds until each showed its first content."""
+    """Make streamed calls of `chunks` content chunks. Returns the milliseconds to the first content of each."""
     prompt = [{"role": "user", "content": f"simulate_output_tokens={2 * chunks}"}]
     body = msgspec.json.encode({"model": "gpt-4o", "messages": prompt, "stream": True})
     headers = {"content-type": "application/json", **place.headers}
@@ -69,5 +69,5 @@ async def streams(place: Place, times: int, at_once: int, chunks: int) -> list[f
 
 
 def percentile(values: list[float], share: float) -> float:
-    """The value below which this share of them lies."""
+    """The value below which this share of the values lies."""
     return statistics.quantiles(values, n=1000)[min(998, int(share * 1000) - 1)]

@@ -1,4 +1,4 @@
-"""Routing scenarios of regions that refuse: capacity that is too small, provisioned first, waits that are told."""
+"""Routing scenarios of regions at capacity: overload, provisioned first, and retry-after."""
 
 import asyncio
 import itertools
@@ -14,15 +14,15 @@ from bench.routing_system import (
     System,
 )
 
-IN_FLIGHT = 0.5  # seconds: what may have been sent on a busy machine before the 429 came back
+IN_FLIGHT = 0.5  # seconds in which calls may be sent before a 429 arrives, on a busy machine
 ROUNDING = 0.01  # seconds
 
 
 async def overload(system: System, seconds: float, window: int = 10, each: int = 60) -> Row:
-    """More calls than all regions together take. `each`: what one takes in a second, counted over `window` seconds."""
+    """More calls than all regions can take. `each`: calls per second of one region, counted over `window` seconds."""
     model, capacity = f"small-{window}s", each * len(THREE)
     demand = capacity * 5 / 3
-    for region in REGIONS.values():  # the windows begin with the first call
+    for region in REGIONS.values():  # a window begins with the first call
         limit = each * window
         system.simulator.limits(region=region, deployment=model, requests_per_minute=limit, window_seconds=window)
     calls = await system.callers.arrivals(demand, seconds, lambda _: chat(model, max_tokens=4))
@@ -33,18 +33,18 @@ async def overload(system: System, seconds: float, window: int = 10, each: int =
     honest = all(call.served or (call.status == 429 and call.retry_after) for call in calls)
     return Row(
         f"{demand:.0f} calls/s on a capacity of {capacity}, counted over {window} s",
-        "goodput ≥ 95 % of the capacity; ≤ 1.5 tries a call; the others told 429 with a wait",
-        f"{len(calls) / took:.0f} calls/s; goodput {goodput:.1%}; {tries:.2f} tries a call; {statuses(calls)}",
+        "goodput ≥ 95 % of the capacity; ≤ 1.5 attempts per call; the others get 429 with retry-after",
+        f"{len(calls) / took:.0f} calls/s; goodput {goodput:.1%}; {tries:.2f} attempts per call; {statuses(calls)}",
         goodput >= 0.95 and tries <= 1.5 and honest,
     )
 
 
 async def provisioned(system: System, seconds: float, burst: int = 10, least: float = 0.95) -> Row:
-    """A provisioned deployment goes first, at twice what it takes; the rest spills over, and comes back. `burst`: for
-    how many seconds' work there is room in its bucket."""
+    """Calls at twice the rate of a provisioned deployment: it comes first, the rest spills over, and calls return to it
+    afterwards. `burst`: size of its bucket in seconds of work."""
     limit = PROVISIONED_TOKENS_PER_MINUTE * burst // 60
     system.simulator.limits(deployment="ptu", tokens_per_minute=limit, window_seconds=burst)
-    tokens = 40  # a call's, about: the prompt, and 32 of the answer
+    tokens = 40  # per call, roughly: the prompt, and 32 of the answer
     rate = 2 * PROVISIONED_TOKENS_PER_MINUTE / 60 / tokens
     calls = await system.callers.arrivals(rate, seconds, lambda number: chat("spill", f"{number}?", max_tokens=32))
     log = system.log("ptu")
@@ -52,26 +52,28 @@ async def provisioned(system: System, seconds: float, burst: int = 10, least: fl
     after = await system.callers.arrivals(rate / 8, max(2.0, seconds / 6), lambda _: chat("spill"))
     returned = sum(call.backend == "provisioned" for call in after) / len(after)
     answered = sum(call.served for call in calls) / len(calls)
-    # From the time when its bucket was full, what it worked off: what came in, and what has left the bucket.
+    # Throughput from the time its bucket was full: the tokens that arrived, plus the decrease of its level.
     during = [entry for entry in log if entry["time"] <= calls[-1].at]
     during = list(itertools.dropwhile(lambda entry: entry["utilisation"] < 99, during))
     if len(during) < 10:
-        return Row("provisioned first, at its capacity", "it is full at some time", "it never was", held=False)
+        return Row(
+            "provisioned first, at its capacity", "its bucket fills up", "its bucket never filled up", held=False
+        )
     came = sum(entry["input_tokens"] + entry["output_tokens"] for entry in during)
     left = (during[0]["utilisation"] - during[-1]["utilisation"]) / 100 * limit
     use = (came + left) / ((during[-1]["time"] - during[0]["time"]) * PROVISIONED_TOKENS_PER_MINUTE / 60)
     refused = sum(entry["status"] == 429 for entry in log)
     return Row(
         "provisioned first, at its capacity",
-        f"provisioned ≥ {least:.0%} used; all answered; calls come back when there is room",
-        f"{use:.1%} used; {answered:.2%} of {len(calls)} answered; {refused} refused by it; {returned:.0%} came back",
+        f"provisioned ≥ {least:.0%} used; all answered; calls return when there is room",
+        f"{use:.1%} used; {answered:.2%} of {len(calls)} answered; {refused} rejected by it; {returned:.0%} returned",
         use >= least and answered == 1 and returned >= 0.95,
     )
 
 
-async def told(system: System, seconds: float, rate: float = 40.0) -> Row:
-    """Two of three regions tell waits now and then, short and long, in seconds and in milliseconds."""
-    model = "told"
+async def retry_after(system: System, seconds: float, rate: float = 40.0) -> Row:
+    """Two of three regions occasionally answer 429, with short and long waits in seconds or milliseconds."""
+    model = "retry-after"
     await system.warm(model)
     waits = itertools.cycle(
         [{"retry-after-ms": "1500"}, {"retry-after": "3"}, {"retry-after": "13", "retry-after-ms": "12500"}]
@@ -88,16 +90,16 @@ async def told(system: System, seconds: float, rate: float = 40.0) -> Row:
         calls = await system.callers.arrivals(rate, seconds, lambda number: chat(model, stream=number % 2 == 0))
     count, early = early_calls(system.log(model), calls)
     return Row(
-        "two of three regions tell to retry later",
-        "no call reaches them earlier",
-        f"{count} waits told; {early} calls came earlier; {statuses(calls)}",
+        "two of three regions answer 429 with retry-after",
+        "no call reaches them before the wait is over",
+        f"{count} waits; {early} early calls; {statuses(calls)}",
         count > 0 and early == 0 and all(call.served for call in calls),
     )
 
 
 def early_calls(log: Sequence[Mapping[str, Any]], calls: Sequence[Answered]) -> tuple[int, int]:
-    """The waits that were told, and the calls that came to the same region before they were over. By instance, since
-    each keeps its own; what was under way when the wait was told is not counted."""
+    """Number of waits, and of calls to the same region before the wait was over. Counted per instance, since each keeps
+    its own waits; calls in flight are excluded."""
     instance = {call.request_id: call.door for call in calls}
     count = early = 0
     for number, entry in enumerate(log):

@@ -1,4 +1,4 @@
-"""Routing scenarios of regions that fail: what must hold is that the callers do not notice, or are told the truth."""
+"""Routing scenarios of failing regions: calls must be answered, or get an accurate error."""
 
 import asyncio
 import time
@@ -8,7 +8,7 @@ from typing import Any
 from bench.routing_load import at_rank, between, chat, meanwhile, mixed, slowest, statuses
 from bench.routing_system import REGIONS, SICK, THREE, Row, System
 
-RATE = 30.0  # calls a second, unless told otherwise
+RATE = 30.0  # calls per second
 
 
 def _plain(model: str) -> Callable[[int], dict[str, Any]]:
@@ -19,31 +19,31 @@ async def sick(system: System, seconds: float, rate: float = RATE) -> Row:
     """One of three regions answers 503."""
     model, before = "sick", min(5.0, seconds / 4)
     await system.warm(model)
-    spell = [0.0, 0.0]
+    period = [0.0, 0.0]
 
     async def script() -> None:
         await asyncio.sleep(before)
-        spell[0] = time.time()
+        period[0] = time.time()
         with system.fault("status", model, SICK, status=503):
             await asyncio.sleep(seconds)
-        spell[1] = time.time()
+        period[1] = time.time()
 
     async with meanwhile(script()):
         calls = await system.callers.arrivals(rate, before + seconds + before, mixed(model))
-    during = between(calls, *spell)
+    during = between(calls, *period)
     wasted = sum(entry["fault"] == "status" for entry in system.log(model)) / len(system.gateways)
     tries = sum(call.attempts for call in during) / len(during)
     answered = sum(call.served for call in calls)
     return Row(
         f"one of three regions answers 503 for {seconds:.0f} s",
-        "all answered; ≤ 1.05 tries a call; ≤ 50 calls wasted per instance",
-        f"{answered} of {len(calls)} answered; {tries:.3f} tries a call; {wasted:.1f} wasted",
+        "all answered; ≤ 1.05 attempts per call; ≤ 50 calls wasted per instance",
+        f"{answered} of {len(calls)} answered; {tries:.3f} attempts per call; {wasted:.1f} wasted",
         answered == len(calls) and tries <= max(1.05, 1 + 6 * len(system.gateways) / len(during)) and wasted <= 50,
     )
 
 
 async def hanging(system: System, seconds: float, rate: float = RATE) -> Row:
-    """One region takes calls and does not answer."""
+    """One region accepts calls and does not answer."""
     model = "hanging"
     await system.warm(model)
 
@@ -76,8 +76,8 @@ async def brown_out(system: System, seconds: float, rate: float = RATE) -> list[
         rows.append(
             Row(
                 f"half of the calls fail in {'one region' if backend else 'every region'}",
-                f"{'all answered' if backend else 'answered, or told 503'}; no hang",
-                f"{statuses(calls)}; {tries:.2f} tries a call; slowest {slowest(calls):.1f} s",
+                f"{'all answered' if backend else 'answered, or 503'}; no hang",
+                f"{statuses(calls)}; {tries:.2f} attempts per call; slowest {slowest(calls):.1f} s",
                 (served == 1 if backend else honest) and slowest(calls) < 10,
             )
         )
@@ -85,7 +85,7 @@ async def brown_out(system: System, seconds: float, rate: float = RATE) -> list[
 
 
 async def slow(system: System, seconds: float, rate: float = RATE, delay: float = 3.0) -> Row:
-    """One region answers, but late."""
+    """One region answers late."""
     model = "slow"
     await system.warm(model)
     with system.fault("delay", model, SICK, seconds=delay):
@@ -101,7 +101,7 @@ async def slow(system: System, seconds: float, rate: float = RATE, delay: float 
 
 
 async def flapping(system: System, seconds: float, rate: float = RATE) -> Row:
-    """One region refuses connections for a second, and is there for a second, and again."""
+    """One region alternates between one second of refused connections and one second of service."""
     model = "flapping"
     await system.warm(model)
 
@@ -116,15 +116,15 @@ async def flapping(system: System, seconds: float, rate: float = RATE) -> Row:
         calls = await system.callers.arrivals(rate, seconds, _plain(model))
     tries = sum(call.attempts for call in calls) / len(calls)
     return Row(
-        "one region comes and goes every second",
+        "one region goes down and up every second",
         "all answered; no hang",
-        f"{statuses(calls)}; {tries:.2f} tries a call; slowest {slowest(calls):.1f} s",
+        f"{statuses(calls)}; {tries:.2f} attempts per call; slowest {slowest(calls):.1f} s",
         all(call.served for call in calls) and slowest(calls) < 10,
     )
 
 
 async def dead(system: System, seconds: float, rate: float = RATE) -> Row:
-    """All regions refuse connections, then come back."""
+    """All regions refuse connections, then recover."""
     model = "dead"
     await system.warm(model)
     for backend in THREE:
@@ -140,26 +140,26 @@ async def dead(system: System, seconds: float, rate: float = RATE) -> Row:
     wait = time.monotonic() - back
     honest = all(call.status == 503 and call.code == "no_backend_available" for call in calls)
     return Row(
-        "all regions are dead, then back",
-        "every call told 503 no_backend_available at once, served again within 10 s",
+        "all regions are down, then up",
+        "every call gets 503 no_backend_available at once, and is served again within 10 s",
         f"{statuses(calls)}; slowest {slowest(calls):.2f} s; served again after {wait:.1f} s",
         honest and slowest(calls) < 5 and wait <= 10,
     )
 
 
 async def nameless(system: System, seconds: float, most: float = 10.0) -> list[Row]:
-    """A backend whose name does not resolve, or whose name server does not answer: beside a good one, and alone."""
+    """A backend whose name does not resolve, or whose name server does not answer: with a good backend, and alone."""
 
-    async def tell(what: str, half: str, alone: str) -> Row:
+    async def run(failure: str, half: str, alone: str) -> Row:
         calls = await system.callers.arrivals(10.0, seconds, _plain(half))
         none = await system.callers.together(chat(alone) for _ in range(10))
         honest = all(call.status in (503, 504) and call.code != "not JSON" for call in none)
         return Row(
-            f"the name of one of two backends {what}",
-            f"all answered; 503 or 504 where there is no other; none over {most:g} s",
+            f"the name of one of two backends {failure}",
+            f"all answered; 503 or 504 without another backend; none over {most:g} s",
             f"{statuses(calls)}, slowest {slowest(calls):.1f} s; alone {statuses(none)}, slowest {slowest(none):.1f} s",
             all(call.served for call in calls) and honest and slowest([*calls, *none]) < most,
         )
 
-    unknown = tell("is unknown", "half-unknown", "unknown")
-    return [*await asyncio.gather(unknown, tell("is not looked up in time", "half-hanging", "hanging-name"))]
+    unknown = run("is unknown", "half-unknown", "unknown")
+    return [*await asyncio.gather(unknown, run("does not resolve in time", "half-hanging", "hanging-name"))]

@@ -1,8 +1,7 @@
-"""The gateway as the routing scenarios run it: with a look at what is open, and names that are not looked up in time.
+"""The gateway for the routing scenarios, with a count of open resources and a name that resolves too slowly.
 
-`GET /bench/look` counts the event loop's tasks, and the connections that calls hold.
-A host name that ends in `.hanging.invalid` is looked up for half a minute without an answer, as by a name server that
-is out of reach.
+`GET /bench/look` counts the event loop's tasks and the connections in use. Host names that end with `.hanging.invalid`
+take 30 seconds to resolve, as with an unreachable name server.
 """
 
 import asyncio
@@ -30,7 +29,7 @@ aiohttp.DefaultResolver.resolve = _resolve_or_hang  # type: ignore[method-assign
 
 
 def _look() -> dict[str, Any]:
-    connectors = [found for found in gc.get_objects() if type(found) is aiohttp.TCPConnector]
+    connectors = [item for item in gc.get_objects() if type(item) is aiohttp.TCPConnector]
     in_use = sum(len(connector._acquired) for connector in connectors)
     tasks = Counter(task.get_coro().__qualname__ for task in asyncio.all_tasks())  # type: ignore[union-attr]
     return {"tasks": tasks, "connections": in_use}

@@ -1,4 +1,4 @@
-"""Callers of the gateway for the routing scenarios: what each sent when, and what it was answered."""
+"""Callers of the gateway for the routing scenarios, and their answers."""
 
 import asyncio
 import contextlib
@@ -13,23 +13,23 @@ from typing import Any, Literal
 import aiohttp
 import msgspec
 
-TOO_LATE = 0.3  # seconds; a machine on which callers are later than this is too busy for figures
-PATIENCE = 100.0  # seconds until a caller says that its call hangs
+TOO_LATE = 0.3  # seconds; if callers are later than this, the machine is too busy for valid figures
+PATIENCE = 100.0  # seconds until a caller gives up
 
 _CONTENT = re.compile(rb'"content":"[^"]')
 _ERROR = re.compile(rb'data: {"error":[^\n]*\n\n$')
 
 
 class Door(msgspec.Struct, frozen=True):
-    """An instance of the gateway as its callers know it."""
+    """Address and key of one gateway instance."""
 
     url: str
     key: str
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True):
-    """A call. `at`: when it was sent, in seconds since the epoch (as in the simulator's log); `seconds`: until the end
-    of its answer. `status` 0: no answer, `code` says why. `ended`: how its body did."""
+    """A call. `at`: epoch seconds when it was sent, as in the simulator's log. `seconds`: until the end of the answer.
+    `status` 0: no answer, for the reason in `code`. `ended`: the end of the body."""
 
     at: float
     seconds: float
@@ -54,23 +54,23 @@ def chat(model: str, content: str = "What is the toll?", **fields: Any) -> dict[
 
 
 def mixed(model: str) -> Callable[[int], dict[str, Any]]:
-    """Every third call is streamed."""
+    """Bodies of which every third one is streamed."""
     return lambda number: chat(model, stream=number % 3 == 0)
 
 
 class Callers:
-    """Callers with connections of their own, on all instances in turn."""
+    """Sends calls to all instances in turn."""
 
     def __init__(self, doors: Sequence[Door], session: aiohttp.ClientSession) -> None:
         self.doors = list(doors)
         self._turns = itertools.cycle(range(len(doors)))
         self._session = session
-        self.late = 0.0  # seconds by which a call was sent too late at most, because the machine was busy
+        self.late = 0.0  # maximum delay of sending a call, in seconds, because the machine was busy
 
     async def call(
         self, body: dict[str, Any], door: int | None = None, headers: dict[str, str] | None = None
     ) -> Answered:
-        """One call; never raises but for cancellation."""
+        """Make one call. Raises nothing except CancelledError."""
         number = next(self._turns) if door is None else door
         there = self.doors[number]
         head = {"authorization": f"Bearer {there.key}", "content-type": "application/json", **(headers or {})}
@@ -92,7 +92,7 @@ class Callers:
     async def arrivals(
         self, rate: float, seconds: float, body: Callable[[int], dict[str, Any]], door: int | None = None
     ) -> list[Answered]:
-        """Calls that come by chance, so many a second in the mean, whether or not earlier ones have been answered."""
+        """Make calls with Poisson arrivals at a mean `rate` per second, without waiting for earlier answers."""
         rng, begins = random.Random(1), time.perf_counter()
         at, calls = 0.0, []
         async with asyncio.TaskGroup() as group:
@@ -106,14 +106,14 @@ class Callers:
         return [call.result() for call in calls]
 
     async def together(self, bodies: Iterable[dict[str, Any]]) -> list[Answered]:
-        """All at once."""
+        """Make all calls concurrently."""
         return await asyncio.gather(*(self.call(body) for body in bodies))
 
 
 @asynccontextmanager
 async def callers(doors: Sequence[Door], patience: float = PATIENCE) -> AsyncIterator[Callers]:
     timeout = aiohttp.ClientTimeout(total=patience)
-    # Less than the five seconds after which uvicorn closes an idle connection, maybe under a call that is being sent.
+    # Less than the five seconds after which uvicorn closes idle connections, to avoid a race with a call being sent.
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         yield Callers(doors, session)
@@ -121,7 +121,7 @@ async def callers(doors: Sequence[Door], patience: float = PATIENCE) -> AsyncIte
 
 @asynccontextmanager
 async def meanwhile(script: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run a script beside the load; what it raises is raised here."""
+    """Run a script concurrently with the load, and raise its errors."""
     task = asyncio.create_task(script)
     try:
         yield
@@ -137,7 +137,7 @@ def between(calls: Iterable[Answered], begin: float, end: float) -> list[Answere
 
 
 def statuses(calls: Iterable[Answered]) -> str:
-    """How often each status, and what else went wrong: "200: 312, 503: 4 (2 cut)"."""
+    """Counts by status and incomplete end, such as "200: 312, 200 (cut): 2, 503: 4"."""
     counts: dict[str, int] = {}
     for call in calls:
         name = str(call.status or call.code) + ("" if call.ended == "whole" else f" ({call.ended})")
@@ -150,7 +150,7 @@ def slowest(calls: Iterable[Answered]) -> float:
 
 
 def at_rank(calls: Iterable[Answered], share: float) -> float:
-    """The seconds within which this share of the calls was answered."""
+    """Seconds within which this share of the calls was answered."""
     times = sorted(call.seconds for call in calls)
     return times[min(len(times) - 1, int(share * len(times)))] if times else 0.0
 

@@ -1,4 +1,4 @@
-"""The routing scenario of a region that dies under open streams."""
+"""Routing scenario: a region goes down during open streams."""
 
 import asyncio
 
@@ -7,10 +7,10 @@ from bench.routing_system import REGIONS, SICK, Row, System
 
 
 async def dying(system: System, streams: int, wait: float = 2.5) -> Row:
-    """Half of the streams have shown content when the region dies, the other half wait for their first."""
+    """Half of the streams have received content when the region goes down, the other half have not."""
     await system.warm("streams", streams // 2)
     await system.warm("long-streams", streams // 2)
-    # Both pauses have to outlast the death; those that begin again elsewhere wait once more.
+    # Both pauses must last until the region is down. Streams that start again elsewhere wait once more.
     pause = system.fault("stall", "long-streams", seconds=wait + 1, after_chunks=4)
     with pause, system.fault("slow_first_token", "streams", seconds=wait):
         async with asyncio.TaskGroup() as group:
@@ -28,12 +28,12 @@ async def dying(system: System, streams: int, wait: float = 2.5) -> Row:
     log = system.log("long-streams") + system.log("streams")
     broken = sum(entry["chunks_sent"] > 0 and not entry["completed"] for entry in log)
     moved = sum(not entry["chunks_sent"] and not entry["completed"] for entry in log)
-    told = [call for call in shown if call.ended == "error event"]
-    good = _all_served(unshown) and len(told) == broken > 0 and moved > 0
-    good = good and all(call.served for call in shown if call not in told)
+    failed = [call for call in shown if call.ended == "error event"]
+    good = _all_served(unshown) and len(failed) == broken > 0 and moved > 0
+    good = good and all(call.served for call in shown if call not in failed)
     return Row(
-        f"a region dies while {streams} streams run",
-        "those without content finish elsewhere; the others on it end with an error event",
+        f"a region goes down during {streams} streams",
+        "its streams without content finish elsewhere; its other streams end with an error event",
         f"{moved} of {len(unshown)} without content lost their region: {statuses(unshown)}, "
         f"slowest {slowest(unshown):.1f} s; {broken} of {len(shown)} with content: {statuses(shown)}",
         good,

@@ -1,5 +1,4 @@
-"""What the routing scenarios run on: the simulator with four regions, Azurite, and instances of the gateway; and how a
-scenario tells what it found."""
+"""Test bed of the routing scenarios: the simulator with four regions, Azurite, and instances of the gateway."""
 
 import asyncio
 import contextlib
@@ -14,23 +13,23 @@ import msgspec
 
 from bench.routing_load import Callers, Door, callers
 from simulator.process import SimulatorProcess
-from tests.azurite import Azurite
-from tests.gateway_process import GatewayProcess, make_key
+from tests.harness.azurite import Azurite
+from tests.harness.gateway_process import GatewayProcess, make_key
 
 REGIONS = {"sweden": "swedencentral", "virginia": "eastus2", "japan": "japaneast", "norway": "norwayeast"}
 THREE = ("sweden", "virginia", "japan")
-SICK = "virginia"  # the one that is in trouble where one is
+SICK = "virginia"  # the region that fails in most scenarios
 PLAIN = (
-    "sick", "hanging", "told", "streams", "long-streams", "brown-out", "all-brown", "slow", "flapping", "dead",
+    "sick", "hanging", "retry-after", "streams", "long-streams", "brown-out", "all-brown", "slow", "flapping", "dead",
     "crowd", "killed", "storeless", "hung-up", "small-10s", "small-1s",
 )  # fmt: skip
 PACE = {"first_token_seconds": 0.1, "seconds_per_chunk": 0.01}  # an answer of 32 tokens takes 0.26 s
-# A provisioned deployment works off this much; a call of 32 tokens, and a few for its prompt, is corrected to these.
+# Throughput of a provisioned deployment. A call of 32 tokens is corrected to these and the few of its prompt.
 PROVISIONED_TOKENS_PER_MINUTE = 60_000
 
 
 class Row(msgspec.Struct, frozen=True):
-    """A line of the table."""
+    """Result of a scenario."""
 
     case: str
     must: str
@@ -47,7 +46,7 @@ def simulated() -> dict[str, Any]:
 
 
 def configuration(simulator: SimulatorProcess, **more: Any) -> dict[str, Any]:
-    """The gateway's: four regions, a provisioned deployment in front of pay-as-you-go, backends that do not resolve."""
+    """The gateway's configuration: four regions, a provisioned deployment that comes first, unresolvable backends."""
     backends: list[dict[str, Any]] = [
         {
             "name": name,
@@ -66,12 +65,12 @@ def configuration(simulator: SimulatorProcess, **more: Any) -> dict[str, Any]:
     for name, models in (("unknown", ["half-unknown", "unknown"]), ("hanging", ["half-hanging", "hanging-name"])):
         nowhere = {"name": name, "endpoint": f"https://toll.{name}.invalid", "region": "nowhere"}
         backends.append({**nowhere, "models": {model: model for model in models}})
-        backends[0]["models"] |= {models[0]: "told"}
+        backends[0]["models"] |= {models[0]: "retry-after"}
     return {"backends": backends, **more}
 
 
 class Open(msgspec.Struct, frozen=True):
-    """What the instances hold open: tasks of the event loop, by their coroutines, and connections in use."""
+    """Open resources of the instances: tasks by coroutine, and connections in use."""
 
     tasks: dict[str, int] = {}
     connections: int = 0
@@ -82,7 +81,7 @@ class Open(msgspec.Struct, frozen=True):
 
 
 class Leaks:
-    """What a scenario left open, against what was open before it."""
+    """Resources open after a scenario, compared with those before it."""
 
     def __init__(self, before: Open) -> None:
         self.before = self.after = before
@@ -99,7 +98,7 @@ class Leaks:
 
 
 class System:
-    """Running instances, the simulator, and callers. `doors` are the instances in their order."""
+    """The simulator, the running instances and their callers."""
 
     def __init__(
         self,
@@ -114,20 +113,20 @@ class System:
         self._start = start
         self.gateways = gateways
         self.callers = load
-        self._least = 0  # that was open, so far
+        self._least = 0  # lowest number of open resources so far
 
     def restart(self, number: int) -> None:
-        """Another process in the place of one that was killed."""
+        """Replace a killed process."""
         self.gateways[number] = self._start()
         self.callers.doors[number] = Door(self.gateways[number].url, self.callers.doors[number].key)
 
     def log(self, model: str) -> list[dict[str, Any]]:
-        """What reached the deployments of this name, in order of arrival."""
+        """Requests to the deployments of this name, in order of arrival."""
         entries = [entry for entry in self.simulator.log()["requests"] if entry["deployment"] == model]
         return sorted(entries, key=lambda entry: float(entry["time"]))
 
     async def warm(self, model: str, times: int = 8) -> None:
-        """Connections, tokens and caches are there before anything is measured."""
+        """Set up connections, tokens and caches before measuring."""
         await self.callers.together(
             {"model": model, "messages": [{"role": "user", "content": "hi"}]} for _ in range(times)
         )
@@ -142,8 +141,8 @@ class System:
             self.simulator.delete_fault(number)
 
     async def open(self, enough: int, patience: float) -> Open:
-        """What is open when there is least, for work behind the scenes comes and goes. Asks no longer than until there
-        is no more than enough."""
+        """Lowest count of open resources within `patience` seconds, since background tasks come and go. Returns early
+        once the count is at most `enough`."""
         least, deadline = await self._look(), time.monotonic() + patience
         while least.count > enough and time.monotonic() < deadline:
             await asyncio.sleep(0.2)
@@ -152,11 +151,11 @@ class System:
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator["Leaks"]:
-        """What the block leaves open, to be read after it."""
+        """Resources that the block leaves open; read them after it."""
         leaks = Leaks(await self.open(self._least, patience=1.0))
         self._least = leaks.before.count
         yield leaks
-        # No less than for as long as the look-up of a name goes on when nobody waits for it any more.
+        # Longer than the slow name resolution, which continues after its callers have given up.
         leaks.after = await self.open(self._least, patience=35.0)
 
     async def _look(self) -> Open:
@@ -172,7 +171,7 @@ class System:
 
 @asynccontextmanager
 async def running(azurite: Azurite, instances: int, **settings: Any) -> AsyncIterator[System]:
-    """The simulator and so many instances on these tables; `settings` are the configuration's."""
+    """Run the simulator and the instances. `settings` are added to the gateway's configuration."""
     with contextlib.ExitStack() as stack:
         simulator = stack.enter_context(SimulatorProcess(simulated()))
         environ = {

@@ -1,7 +1,7 @@
-"""`make bench-telemetry`: CPU of a call's telemetry in the event loop, and of what is exported of it in the thread.
+"""`make bench-telemetry`: CPU time of telemetry per call, in the event loop and in the export thread.
 
-It asks the objects that the gateway asks, and takes off what a call does anyway. Kept calls go to a receiver in another
-process, by the real exporters; everything that this process spends on that is counted.
+It calls the same objects as the gateway and subtracts the cost of a call without telemetry. The real exporters send
+kept calls to a receiver in another process; all CPU time of this process is counted.
 """
 
 import argparse
@@ -12,15 +12,18 @@ import os
 import time
 from multiprocessing.connection import Connection
 
-from shared import azure_openai, spans, ulid
-from shared.config import TelemetrySettings
-from shared.exporting import Sender
-from shared.telemetry import Batch, Telemetry, Vitals
-from shared.types import Attempt, Backend, Call, Consumer, Outcome, Target, Usage
-from tests.telemetry_receivers import Receivers
+from shared import ulid
+from shared.azure_openai import operations, requests
+from shared.config.document import Backend
+from shared.config.environment import TelemetrySettings
+from shared.telemetry import spans
+from shared.telemetry.exporter import ExportThread
+from shared.telemetry.recorder import Batch, Telemetry, Vitals
+from shared.types import Attempt, Call, Consumer, Outcome, Target, Usage
+from tests.harness.telemetry_receivers import Receivers
 
-BUDGET = 40.0  # µs for each call, with sampling on
-CALLS_PER_SECOND = 500.0  # of the load that is imagined: what a core serves
+BUDGET = 40.0  # µs per call, with sampling
+CALLS_PER_SECOND = 500.0  # assumed load of one core
 
 _BACKENDS = [
     Backend(name=n, endpoint=f"https://{n}.openai.azure.com", region=n, models={}) for n in ("sweden", "japan")
@@ -31,7 +34,7 @@ _LINE = '{"request":"01M7YZSZPWHAPBSD1FQ9JFR7JP","consumer":"vmznc9b34r","model"
 
 
 class Nowhere:
-    """Takes batches and forgets them."""
+    """Discards batches."""
 
     busy = False
 
@@ -43,7 +46,7 @@ class Nowhere:
 
 
 def one_call(telemetry: Telemetry, logger: logging.Logger, call: Call, consumer: Consumer, *, failed: bool) -> None:
-    """All that telemetry does in the path of a call."""
+    """Do the telemetry of one call."""
     started = time.monotonic()
     where = telemetry.begin(ulid.new(time.time()), started, _HEADER)
     attempts: tuple[Attempt, ...] = (Attempt(_TARGETS[1], 200, "", 2.0, started=started),)
@@ -56,7 +59,7 @@ def one_call(telemetry: Telemetry, logger: logging.Logger, call: Call, consumer:
 
 
 def bare(logger: logging.Logger) -> None:
-    """What a call does anyway, to be taken off: its values and its log line."""
+    """Do the work of a call without telemetry: its values and its log line."""
     started = time.monotonic()
     ulid.new(time.time())
     attempts = (Attempt(_TARGETS[1], 200, "", 2.0, started=started),)
@@ -66,12 +69,12 @@ def bare(logger: logging.Logger) -> None:
 
 
 async def in_the_loop(calls: int, per_second: float) -> float:
-    """µs of a call; `per_second` are kept of `CALLS_PER_SECOND`."""
+    """µs per call, if `per_second` of `CALLS_PER_SECOND` calls are kept."""
     clock = iter(range(10**9))
     telemetry = Telemetry(Nowhere(), per_second, 60, lambda: next(clock) / CALLS_PER_SECOND / 2, time.time)
     body = b'{"model":"gpt-4o","stream":true,"messages":[]}'
-    route = azure_openai.match("POST", "/v1/chat/completions")
-    call = azure_openai.parse_call(route, "", {}, body)
+    route = operations.match("POST", "/v1/chat/completions")
+    call = requests.parse_call(route, "", {}, body)
     consumer, logger = Consumer("vmznc9b34r", "bench"), logging.getLogger("tollgate.requests")
     logging.getLogger("tollgate").setLevel(logging.INFO)
     logging.getLogger("tollgate").propagate = False
@@ -98,29 +101,29 @@ def receive(pipe: Connection) -> None:
 
 
 async def exported(kept: int, settings: TelemetrySettings) -> float:
-    """µs of CPU for a kept call with one try and its line, from the queue to the socket."""
-    sender = Sender(settings, "bench")
-    call = azure_openai.parse_call(
-        azure_openai.match("POST", "/v1/chat/completions"), "", {}, b'{"model":"gpt-4o","messages":[]}'
+    """µs of CPU per kept call with one attempt and its log line, from the queue to the socket."""
+    sender = ExportThread(settings, "bench")
+    call = requests.parse_call(
+        operations.match("POST", "/v1/chat/completions"), "", {}, b'{"model":"gpt-4o","messages":[]}'
     )
     usage = Usage(input_tokens=900, output_tokens=300)
 
     async def flush(count: int) -> None:
-        found: list[spans.Span] = []
+        batch: list[spans.Span] = []
         for _ in range(count):
             now = time.monotonic()
             where = spans.place(ulid.new(time.time()), now, "")
             attempts = (Attempt(_TARGETS[1], 200, "", 2.0, started=now),)
             outcome = Outcome(status=200, usage=usage, attempts=attempts, served_by=_TARGETS[1])
             epoch = time.time() - now
-            found += spans.of_call(
+            batch += spans.of_call(
                 where, Consumer("vmznc9b34r", "b"), call, outcome, ended=now, epoch=epoch, represents=7, usd=0.001
             )
-        sender.send(Batch(found))
-        while sender.busy:  # noqa: ASYNC110 - a thread's queue
+        sender.send(Batch(batch))
+        while sender.busy:  # noqa: ASYNC110 - polls a thread's queue
             await asyncio.sleep(0.01)
 
-    await flush(1)  # what is imported and connected
+    await flush(1)  # warm up imports and connections
     began = time.process_time()
     for _ in range(10):
         await flush(kept // 10)
@@ -145,15 +148,15 @@ def main() -> None:
     otlp = asyncio.run(exported(2000, TelemetrySettings(otlp=True)))
     ours.send(None)
     receiver.join()
-    print(f"CPU in the event loop, of a call, {arguments.calls} calls:")
+    print(f"CPU in the event loop per call, {arguments.calls} calls:")
     print(f"  not kept                              {dropped:6.1f} µs")
-    print(f"  1 of {CALLS_PER_SECOND:.0f} calls a second kept           {sampled:6.1f} µs")
+    print(f"  1 of {CALLS_PER_SECOND:.0f} calls per second kept         {sampled:6.1f} µs")
     print(f"  all kept                              {everything:6.1f} µs")
-    print("CPU in the thread, of a kept call (two spans):")
+    print("CPU in the thread per kept call (two spans):")
     print(f"  Application Insights                  {azure:6.1f} µs")
     print(f"  OTLP                                  {otlp:6.1f} µs")
-    share = 2 / CALLS_PER_SECOND  # a trace of calls that went well and one of others, each second
-    print(f"Together, with sampling on: {sampled + azure * share:.1f} µs of CPU a call (budget {BUDGET:.0f})")
+    share = 2 / CALLS_PER_SECOND  # one trace of successful calls and one of others per second
+    print(f"Total with sampling: {sampled + azure * share:.1f} µs of CPU per call (budget {BUDGET:.0f})")
 
 
 if __name__ == "__main__":

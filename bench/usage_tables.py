@@ -1,14 +1,13 @@
-"""Empties the tables of usage between rounds: Azurite looks through a whole table for each row that it writes, so that
-after some thousand rows a run would measure how it does that."""
+"""Drops the usage tables between rounds, because Azurite scans the whole table on every write."""
 
 import asyncio
 
 from shared import bootstrap
-from shared.config import Storage
+from shared.config.environment import Storage
 
 
 def drop(storage: str, prefix: str = "usage") -> None:
-    """Drop them all; the gateway makes a table anew when it misses it. `storage`: a connection string."""
+    """Drop all tables with this prefix; the gateway recreates missing ones. `storage`: a connection string."""
     asyncio.run(_drop(storage, prefix))
 
 

@@ -1,4 +1,4 @@
-"""An assistant that needs a function's output. Azure retired assistants in 2026; responses are what came after them."""
+"""An assistant that calls a function. Azure retired assistants in 2026; use responses instead."""
 
 import warnings
 

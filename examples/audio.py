@@ -1,4 +1,4 @@
-"""Speech as a stream of bytes, and what was said as a stream of events."""
+"""Speech as a stream of bytes, and its transcript as a stream of events."""
 
 from openai import OpenAI
 

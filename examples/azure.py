@@ -1,4 +1,4 @@
-"""The same gateway for a program that was written for Azure OpenAI."""
+"""The gateway with the Azure OpenAI client."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""A batch: many requests in a file, answered later and for less, into another file."""
+"""A batch: many requests in one file, answered later at a lower price in another file."""
 
 import json
 import time

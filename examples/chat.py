@@ -12,6 +12,6 @@ with OpenAI() as client:
         model="gpt-4o", messages=[{"role": "user", "content": "Say it again, slowly."}], stream=True
     )
     for chunk in stream:
-        for choice in chunk.choices:  # the first chunk of Azure's has none
+        for choice in chunk.choices:  # Azure's first chunk has no choices
             print(choice.delta.content or "", end="", flush=True)
     print()

@@ -1,4 +1,4 @@
-"""A conversation: an object that keeps its items, so that nobody has to send them again."""
+"""A conversation, which stores its items, so that the client need not resend them."""
 
 from openai import OpenAI
 

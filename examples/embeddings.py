@@ -1,4 +1,4 @@
-"""Two texts as vectors, and how near they are."""
+"""Embeddings of two texts, and their similarity."""
 
 import math
 
@@ -7,4 +7,4 @@ from openai import OpenAI
 with OpenAI() as client:
     answer = client.embeddings.create(model="text-embedding-3-small", input=["toll", "fee"], dimensions=256)
     first, second = (item.embedding for item in answer.data)
-    print(f"{math.sumprod(first, second):.3f} between them, {answer.usage.total_tokens} tokens")
+    print(f"similarity {math.sumprod(first, second):.3f}, {answer.usage.total_tokens} tokens")

@@ -1,11 +1,11 @@
-"""An eval: what is asked of every answer, and a run over some of them."""
+"""An eval: a criterion for answers, and a run over two of them."""
 
 import time
 
 from openai import OpenAI
 
 with OpenAI() as client:
-    made = client.evals.create(
+    evaluation = client.evals.create(
         name="polite",
         data_source_config={"type": "custom", "item_schema": {"type": "object"}},
         testing_criteria=[
@@ -19,13 +19,13 @@ with OpenAI() as client:
         ],
     )
     run = client.evals.runs.create(
-        made.id,
+        evaluation.id,
         data_source={
             "type": "jsonl",
             "source": {"type": "file_content", "content": [{"item": {"text": "please"}}, {"item": {"text": "now"}}]},
         },
     )
-    while (found := client.evals.runs.retrieve(run.id, eval_id=made.id)).status in ("queued", "in_progress"):
+    while (result := client.evals.runs.retrieve(run.id, eval_id=evaluation.id)).status in ("queued", "in_progress"):
         time.sleep(0.2)
-    print(found.status, found.result_counts)
-    client.evals.delete(made.id)
+    print(result.status, result.result_counts)
+    client.evals.delete(evaluation.id)

@@ -1,4 +1,4 @@
-"""A fine-tuning job, from its file to the name of the model."""
+"""A fine-tuning job, from the training file to the name of the model."""
 
 import json
 import time

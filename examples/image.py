@@ -1,4 +1,4 @@
-"""An image that is shown while it is made, and a change to it."""
+"""An image with partial previews, and an edit of it."""
 
 import base64
 
@@ -12,5 +12,5 @@ with OpenAI() as client:
         image = base64.b64decode(event.b64_json)
         print(event.type, len(image), "bytes")
     edited = client.images.edit(model="gpt-image-1", image=("gate.png", image, "image/png"), prompt="at night")
-    for made in edited.data or ():
-        print(len(base64.b64decode(made.b64_json or "")), "bytes after the change")
+    for item in edited.data or ():
+        print(len(base64.b64decode(item.b64_json or "")), "bytes after the edit")

@@ -1,4 +1,4 @@
-"""What would be refused, and why."""
+"""Moderation of two texts."""
 
 from openai import OpenAI
 

@@ -1,5 +1,5 @@
-"""A short-lived secret with which a browser may open a realtime session with Azure itself: WebSockets do not pass the
-gateway."""
+"""A short-lived secret, with which a browser opens a realtime session directly with Azure. The gateway does not proxy
+WebSockets."""
 
 from openai import OpenAI
 

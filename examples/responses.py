@@ -1,4 +1,4 @@
-"""Responses that build on one another: the gateway finds the region again that keeps what was said."""
+"""A chain of responses: the gateway routes each one to the region that stores the previous one."""
 
 import json
 
@@ -23,13 +23,13 @@ with OpenAI() as client:
             print(event.delta, end="", flush=True)
     print()
 
-    asked = client.responses.create(model="gpt-4o", input="When can we sail?", tools=[TIDE], tool_choice="required")
-    for item in asked.output:
+    call = client.responses.create(model="gpt-4o", input="When can we sail?", tools=[TIDE], tool_choice="required")
+    for item in call.output:
         if isinstance(item, ResponseFunctionToolCall):
             print(item.name, json.loads(item.arguments))
             answer = client.responses.create(
                 model="gpt-4o",
-                previous_response_id=asked.id,
+                previous_response_id=call.id,
                 input=[{"type": "function_call_output", "call_id": item.call_id, "output": "at noon"}],
                 tools=[TIDE],
             )

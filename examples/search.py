@@ -1,4 +1,4 @@
-"""A file in a vector store, searched directly and by a response: all are made in one region, the caller's home."""
+"""A file in a vector store, searched directly and by a response. All objects are in one region, the caller's home."""
 
 import time
 
@@ -10,8 +10,8 @@ with OpenAI() as client:
     while store.status == "in_progress":
         time.sleep(0.1)
         store = client.vector_stores.retrieve(store.id)
-    for found in client.vector_stores.search(store.id, query="When is the tide high?"):
-        print(found.filename, found.score)
+    for result in client.vector_stores.search(store.id, query="When is the tide high?"):
+        print(result.filename, result.score)
 
     answer = client.responses.create(
         model="gpt-4o",

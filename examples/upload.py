@@ -1,4 +1,4 @@
-"""A large file in parts, and back again as a stream."""
+"""A large file, uploaded in parts and downloaded as a stream."""
 
 from openai import OpenAI
 
@@ -13,5 +13,5 @@ with OpenAI() as client:
     done = client.uploads.complete(upload.id, part_ids=ids)
     assert done.file is not None
     with client.files.with_streaming_response.content(done.file.id) as content:
-        print(sum(len(piece) for piece in content.iter_bytes()), "bytes came back")
+        print(sum(len(piece) for piece in content.iter_bytes()), "bytes downloaded")
     client.files.delete(done.file.id)

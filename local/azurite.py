@@ -1,4 +1,4 @@
-"""Azurite, the storage emulator: how it is started, and how a program reaches it."""
+"""Azurite, the storage emulator: its command line and connection string."""
 
 import shutil
 from pathlib import Path
@@ -7,19 +7,17 @@ from local.processes import Refused
 
 PROGRAMS = Path(__file__).resolve().parent / "node_modules" / "azurite" / "dist" / "src"
 ACCOUNT = "devstoreaccount1"
-# The key of every emulator, the same on all machines and published by Microsoft.
+# The emulator's well-known key, published by Microsoft.
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 PORTS = {"table": 10002, "blob": 10000, "queue": 10001}
 
 
 def command(ports: dict[str, int], data: Path | None = None) -> list[str]:
-    """Starts the services named in `ports` (the table service alone, or all three). Without `data` nothing is kept."""
+    """Command that starts the services in `ports`: the table service, or all three. Without `data`: in memory."""
     node = shutil.which("node")
     program = PROGRAMS / ("table/main.js" if ports.keys() == {"table"} else "azurite.js")
     if node is None or not program.exists():
-        raise Refused(
-            "Azurite, the storage emulator, is not installed: run `make run` or `make test`, which install it."
-        )
+        raise Refused("Azurite, the storage emulator, is not installed: run `make run` or `make test` to install it.")
     listen = [
         word for name, port in ports.items() for word in (f"--{name}Port", str(port), f"--{name}Host", "127.0.0.1")
     ]

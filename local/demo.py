@@ -1,4 +1,4 @@
-"""What a newcomer is shown: a key, a first streamed call, and three calls to copy."""
+"""The demo of `make run`: a key, a first streamed call, and three calls to copy."""
 
 import json
 import os
@@ -23,7 +23,7 @@ NOT_FOR_CHAT = (
 
 
 def key(base_url: str, file: Path, root: Path, environ: Mapping[str, str]) -> tuple[str, list[str]]:
-    """The demo key kept in `file` if the gateway accepts it, else a new one; and the models that it may call."""
+    """The demo key in `file` if the gateway accepts it, otherwise a new one, and the models it may call."""
     try:
         kept = str(json.loads(file.read_bytes())["key"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -37,7 +37,9 @@ def key(base_url: str, file: Path, root: Path, environ: Mapping[str, str]) -> tu
     made = str(json.loads(created)["key"])
     names = models(base_url, made)
     if names is None:
-        raise Refused("The gateway refuses the key that was just made for it: do both use the same GATEWAY_STORAGE?")
+        raise Refused(
+            "The gateway rejects the new demo key: check that the gateway and the CLI use the same GATEWAY_STORAGE."
+        )
     return made, names
 
 
@@ -51,20 +53,20 @@ def _create_key(root: Path, environ: Mapping[str, str]) -> str:
         text=True,
     )
     if done.returncode:
-        raise Refused(f"The demo key could not be made:\n{textwrap.indent(done.stderr.strip() or done.stdout, '  ')}")
+        raise Refused(f"Cannot create the demo key:\n{textwrap.indent(done.stderr.strip() or done.stdout, '  ')}")
     return done.stdout
 
 
 def models(base_url: str, api_key: str) -> list[str] | None:
-    """The models that this key may call; None when the gateway does not know the key."""
-    import openai  # half a second: paid while the gateway starts, not before the first line is printed
+    """Models that this key may call; None if the gateway rejects the key."""
+    import openai  # takes half a second, so import it after the first line is printed
 
     try:
         return [model.id for model in client(base_url, api_key).models.list()]
     except openai.AuthenticationError:
         return None
     except openai.APIError as error:
-        raise Refused(f"The gateway does not list its models: {error}") from error
+        raise Refused(f"Cannot list the gateway's models: {error}") from error
 
 
 def client(base_url: str, api_key: str) -> "OpenAI":
@@ -74,14 +76,14 @@ def client(base_url: str, api_key: str) -> "OpenAI":
 
 
 def chat_model(names: list[str]) -> str | None:
-    """The model for the calls that are shown."""
+    """The model for the demo calls; None if no chat model is configured."""
     if FAVOURITE in names:
         return FAVOURITE
     return next((name for name in names if not any(word in name.lower() for word in NOT_FOR_CHAT)), None)
 
 
 def first_call(base_url: str, api_key: str, model: str) -> Iterator[str]:
-    """Makes one streamed call and yields what is to be printed, as it arrives: the answer, then who served it."""
+    """Make one streamed call. Yields the text to print: the answer as it arrives, then the region and times."""
     import openai
 
     yield f"A first call to {model}, streamed:\n  > {QUESTION}\n  "
@@ -101,16 +103,16 @@ def first_call(base_url: str, api_key: str, model: str) -> Iterator[str]:
                 first = first or time.perf_counter() - start
                 yield text
     except openai.APIError as error:
-        yield f"It failed: {error}\n  The command line's `check` (see below) says what is wrong with each backend.\n"
+        yield f"The call failed: {error}\n  Run the CLI (see below) with `check` to diagnose each backend.\n"
         return
     region = response.headers.get("x-ms-region") or response.headers.get("x-gateway-region") or "an unnamed region"
     tokens = f", {usage.prompt_tokens} + {usage.completion_tokens} tokens" if usage else ""
     total = time.perf_counter() - start
-    yield f"\n  Served by {region}: first words after {first:.2f} s, all after {total:.2f} s{tokens}.\n"
+    yield f"\n  Served by {region}: first content after {first:.2f} s, end after {total:.2f} s{tokens}.\n"
 
 
 def calls_to_copy(base_url: str, api_key: str, model: str) -> str:
-    """Three calls, each to be pasted into a terminal as it stands."""
+    """Three calls to paste into a terminal."""
     ask = f'model="{model}", messages=[{{"role": "user", "content": "Hello"}}]'
     return f"""\
 curl {base_url}/v1/chat/completions -H "Authorization: Bearer {api_key}" -H "Content-Type: application/json" \\

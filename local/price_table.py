@@ -1,12 +1,12 @@
-"""Writes `shared/prices.json` anew from a list of Azure's retail prices: for maintainers, never on a request's path.
+"""Generates `shared/billing/prices.json` from Azure's retail prices. For maintainers; the gateway does not run it.
 
     .venv/bin/python -m pip install --target /tmp/prices azure-genai-prices
     PYTHONPATH=/tmp/prices .venv/bin/python -m local.price_table
 
-The list is the one that the package `azure-genai-prices` carries (the items of prices.azure.com's Retail Prices API,
-with the regions of each); its parser reads the names of meters for text, what stands here those for sound and pictures.
-Only the facts go into the table: model, kind of deployment, tier, regions, price, and since when. DALL-E stays out: its
-price depends on size and quality, which the ledger does not keep.
+The package `azure-genai-prices` contains the items of the Retail Prices API (prices.azure.com) with their regions. Its
+parser reads the meter names of text models; this module reads those of audio and image models. The table has only
+facts: model, deployment type, tier, regions, price and start date. DALL-E is excluded: its price depends on size and
+quality, which the ledger does not record.
 """
 
 import importlib
@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-OUTPUT = Path(__file__).resolve().parent.parent / "shared" / "prices.json"
+OUTPUT = Path(__file__).resolve().parent.parent / "shared" / "billing" / "prices.json"
 _PER = {"1M": 1.0, "1K": 1e3}  # a meter's unit -> factor to USD per million tokens
-_NAMES = {  # Azure's meters -> the names of models
+_NAMES = {  # meter name -> model name
     "gpt-4o-0513": "gpt-4o-2024-05-13",
     "gpt-4o-mini-0718": "gpt-4o-mini",
     "gpt-4.5-0227": "gpt-4.5-preview",
@@ -41,7 +41,7 @@ _NO_MODEL = re.compile(
     r"(^|-)(ft|grader|grdr|file|calls|dev|rt|realtime|rtime|trb16k|turbo16k|turbo4k)(-|$)|^az-|latest|-(16k|4k|1106|\d*k)$"
 )
 _KINDS = {"input": "input", "cache_read": "cached_input", "output": "output"}
-_MEDIA = [  # meters of sound and pictures -> model
+_MEDIA = [  # pattern of audio and image meters -> model
     (r"(gpt )?(4o )?tcrb d\b", "gpt-4o-transcribe-diarize"),
     (r"gpt4o mn trscb|gpt-4o-mini-transcribe", "gpt-4o-mini-transcribe"),
     (r"gpt-4o-transcribe", "gpt-4o-transcribe"),
@@ -58,7 +58,7 @@ _MEDIA = [  # meters of sound and pictures -> model
 ]
 _ORDER = ["input", "cached_input", "output", "audio_input", "audio_output", "image_input", "image_output"]
 _ORDER += ["second", "character", "unit_hour"]
-_UNITS = {  # what is not charged by tokens: meter -> (model, kind of deployment, field, factor)
+_UNITS = {  # not billed by tokens: meter -> (model, deployment type, field, factor)
     "Speech-to-Text-Batch-Whisper-glbl Unit": ("whisper", "global", "second", 1 / 3600),
     "Speech-to-Text-Batch-Whisper-regnl Unit": ("whisper", "regional", "second", 1 / 3600),
     "Speech-Text to Speech-global Characters": ("tts", "global", "character", 1.0),
@@ -83,7 +83,7 @@ class Price(NamedTuple):
 
 
 def classify(item: dict[str, Any], parse: Any) -> tuple[Key, float] | None:
-    """What a meter prices, in USD per million tokens or per unit. None: nothing that the gateway serves."""
+    """Key and price of a meter, in USD per million tokens or per unit. None if the gateway does not serve it."""
     name, product = str(item["meterName"]), str(item["productName"])
     if name in _UNITS:
         model, deployment, field, factor = _UNITS[name]
@@ -103,7 +103,7 @@ def _text(name: str, product: str, parse: Any) -> Key | None:
         return None
     context = meter.context.value
     if context == "long" and not product.startswith("Azure OpenAI"):
-        return None  # theirs begins elsewhere
+        return None  # other vendors' long context has another threshold
     model = _NAMES.get(meter.model, meter.model)
     return Key(model, meter.deployment.value, meter.mode.value, context, _KINDS[meter.kind.value])
 
@@ -119,7 +119,7 @@ def _media(name: str) -> Key | None:
     sound = "aud" if re.search(r"audio|gpt aud|-aud|aud\b", low) else ""
     medium = "text" if re.search(r"\btxt\b", low) else ("audio" if sound or "aud" in low else "image")
     if cached and medium != "text":
-        return None  # cached tokens are told as one sum, so they have one price
+        return None  # usage reports cached tokens as one sum, so they have one price
     output = bool(re.search(r"\b(out|outp|opt|output)\b", low))
     if cached:
         field = "cached_input"
@@ -129,11 +129,11 @@ def _media(name: str) -> Key | None:
 
 
 def lines(items: list[dict[str, Any]], parse: Any) -> Iterator[dict[str, Any]]:
-    """One line for what most regions pay, one for each group of regions that pay otherwise."""
+    """One line with the price of most regions, and one per group of regions with other prices."""
     prices: defaultdict[Key, dict[str, Price]] = defaultdict(dict)
-    for item in sorted(items, key=lambda item: str(item["effectiveStartDate"])):  # what came later holds
-        if found := classify(item, parse):
-            key, usd = found
+    for item in sorted(items, key=lambda item: str(item["effectiveStartDate"])):  # later items override earlier ones
+        if classified := classify(item, parse):
+            key, usd = classified
             for region in item["regions"] or [""]:
                 before = prices[key].get(region)
                 same = before is not None and abs(before.usd - usd) < 1e-12
@@ -150,13 +150,13 @@ def _variant(
     model: str, deployment: str, tier: str, context: str, fields: dict[str, dict[str, Price]]
 ) -> Iterator[dict[str, Any]]:
     if not fields.keys() & {"input", "second", "character", "unit_hour"}:
-        return  # a meter whose others have another name
+        return  # an incomplete group: its other meters have another model name
     fields = dict(sorted(fields.items(), key=lambda field: _ORDER.index(field[0])))
     usual = {name: Counter(price.usd for price in by.values()).most_common(1)[0][0] for name, by in fields.items()}
     groups: defaultdict[tuple[tuple[str, float], ...], list[str]] = defaultdict(list)
     for region in sorted(set().union(*fields.values())):
-        told = {name: by[region].usd if region in by else usual[name] for name, by in fields.items()}
-        groups[tuple(sorted(told.items()))].append(region)
+        regional = {name: by[region].usd if region in by else usual[name] for name, by in fields.items()}
+        groups[tuple(sorted(regional.items()))].append(region)
     head: dict[str, Any] = {"model": model, "deployment": deployment}
     if tier != "standard":
         head["tier"] = tier
@@ -174,7 +174,7 @@ def main() -> None:
         parse = importlib.import_module("azure_genai_prices.meters").parse_meter_name
         package = importlib.import_module("azure_genai_prices")
     except ImportError:
-        sys.exit("azure-genai-prices is not installed; see the head of local/price_table.py")
+        sys.exit("azure-genai-prices is not installed: see the docstring of local/price_table.py")
     source = Path(str(package.__file__)).parent / "data" / "snapshot.json"
     snapshot = json.loads(source.read_text())
     rows = [

@@ -1,4 +1,4 @@
-"""The programs that the local run starts: each in a group of its own, its output in a log file, none orphaned."""
+"""Child processes of the local run: each in its own process group with a log file, and none left orphaned."""
 
 import os
 import signal
@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-# A shell on the other end of a pipe: when the launcher is gone without having said goodbye (SIGKILL), reading ends and
-# the groups whose numbers it was told are ended. Works wherever there is a shell, and for grandchildren too.
+# A shell that reads process group ids from a pipe. If the launcher is killed (SIGKILL), the pipe closes and the shell
+# ends the groups, including grandchildren.
 WATCHDOG = """
 while read -r group; do groups="$groups -$group"; done
 [ -n "$groups" ] || exit 0
@@ -20,11 +20,11 @@ kill -s KILL -- $groups
 
 
 class Refused(Exception):
-    """The local run cannot start, or go on; the message says in a sentence why and what to do."""
+    """The local run cannot start or continue. The message says why and what to do."""
 
 
 class Child:
-    """A started program. Its standard output and error are in the file `log`."""
+    """A started program. Its standard output and error go to the file `log`."""
 
     def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path) -> None:
         self.name = name
@@ -36,9 +36,9 @@ class Child:
         return "\n".join(f"  {line}" for line in lines[-count:])
 
     def stop(self, patience: float = 5.0) -> None:
-        """Asks the whole group to end, waits, and ends by force what is left of it.
+        """Interrupt the process group, wait, and kill what is left.
 
-        It is asked as Ctrl-C would: Azurite's table service saves its data on SIGINT, and on no other signal.
+        SIGINT, because Azurite's table service saves its data on no other signal.
         """
         self._signal(signal.SIGINT)
         try:
@@ -55,14 +55,14 @@ class Child:
         except ProcessLookupError:
             pass  # the group has ended already
         except PermissionError:
-            pass  # macOS says so of a group of which only unreaped processes are left
+            pass  # macOS raises this for a group of zombies
 
 
 class Children:
-    """All that one run starts. Leaving the `with` block stops them, the youngest first."""
+    """All programs of one run. Leaving the `with` block stops them, the latest first."""
 
     def __init__(self, folder: Path, logs: Path, inherited: Sequence[int] = ()) -> None:
-        """Programs run in `folder`. `inherited`: file descriptors that outlive a killed launcher, such as a lock."""
+        """`folder`: working directory. `inherited`: descriptors that stay open if the launcher is killed (a lock)."""
         self.folder = folder
         self.logs = logs
         self.started: list[Child] = []
@@ -95,7 +95,7 @@ class Children:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # the terminal's Ctrl-C reaches the launcher alone, which stops all in order
+                start_new_session=True,  # Ctrl-C reaches only the launcher, which stops all in order
             )
         child = Child(name, process, log)
         self.started.append(child)
@@ -105,14 +105,14 @@ class Children:
         return child
 
     def check(self) -> None:
-        """Raises `Refused` when one of them has ended by itself."""
+        """Raises Refused if a program has ended."""
         for child in self.started:
             if (code := child.process.poll()) is not None:
                 log, name = os.path.relpath(child.log, self.folder), child.name.capitalize()
-                raise Refused(f"{name} ended by itself (exit code {code}). The end of {log}:\n{child.last_lines()}")
+                raise Refused(f"{name} ended unexpectedly (exit code {code}). The end of {log}:\n{child.last_lines()}")
 
     def wait_for[T](self, what: str, ready: Callable[[], T | None], seconds: float) -> T:
-        """The first value of `ready` that is not None. Raises `Refused` when a program ends or time is up."""
+        """Poll `ready` until it returns a value. Raises Refused if a program ends or the time is up."""
         deadline = time.monotonic() + seconds
         while (value := ready()) is None:
             self.check()
@@ -133,8 +133,8 @@ def is_listening(port: int) -> bool:
 
 
 def port_is_free(port: int) -> bool:
-    """Whether a program of ours could listen on this port of the machine."""
-    if is_listening(port):  # macOS lets two programs listen on one port when only one of them names the address
+    """True if a program can listen on this port of 127.0.0.1."""
+    if is_listening(port):  # macOS lets two programs listen on one port if only one names the address
         return False
     with socket.socket() as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,6 +1,6 @@
-"""`make run`: starts what the gateway needs, the gateway, shows that it answers, and stops all of it on Ctrl-C.
+"""`make run`: starts the gateway and its dependencies, makes a demo call, and stops everything on Ctrl-C.
 
-Without a configuration of the user's own the backends are three simulated regions. All that it writes is in `.local/`.
+Without a user configuration the backends are three simulated regions. All files it writes are in `.local/`.
 """
 
 import argparse
@@ -42,17 +42,17 @@ MODELS = (
     "omni-moderation-latest",
     "gpt-realtime",
 )
-# Name, what `x-ms-region` says, data zone if the region is in one.
+# Name, value of `x-ms-region`, data zone (None: outside the data zones).
 REGIONS = (("swedencentral", "Sweden Central", "eu"), ("eastus2", "East US 2", "us"), ("japaneast", "Japan East", None))
-# About what a small prompt sees of gpt-4o.
+# Roughly the latency of gpt-4o for a small prompt.
 DELAYS = {"first_token_seconds": 0.15, "seconds_per_chunk": 0.02}
-# Another sign-in of the developer's own must not lead the simulated gateway to real accounts.
+# Removed, so that the developer's credentials never connect the simulated gateway to real accounts.
 FOREIGN = ("AZURE_CLIENT_", "AZURE_TENANT_", "AZURE_FEDERATED_", "GATEWAY_STORAGE", "IDENTITY_", "MSI_")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Run:
-    """One local run: what it was asked for, and the environment that the gateway will get."""
+    """One local run: its options and the gateway's environment."""
 
     def __init__(self, children: Children, host: str, port: int) -> None:
         self.children = children
@@ -60,14 +60,14 @@ class Run:
         self.port = port
         self.base_url = f"http://127.0.0.1:{port}"
         self.environ = dict(os.environ)
-        # What the user's own configuration is called; empty: there is none.
+        # Source of the user's configuration; empty if there is none.
         self.configuration = "gateway.yaml" if (ROOT / "gateway.yaml").exists() else ""
         if self.environ.get("GATEWAY_CONFIG"):
             self.configuration = "GATEWAY_CONFIG"
         self.simulated = not self.configuration
 
     def start(self) -> None:
-        """Starts everything; returns when the gateway answers."""
+        """Start everything and wait until the gateway answers."""
         if self.simulated:
             self.environ = {k: v for k, v in self.environ.items() if not k.startswith(FOREIGN)}
         storage = self._start_azurite() if self._needs_azurite() else None
@@ -78,37 +78,38 @@ class Run:
             self._wait_for_simulator(simulator)
         gateway = self._start_gateway()
         self.children.wait_for("The gateway", self._is_healthy, seconds=120)
-        said = "func start" if self.host == "func" else "uvicorn"
-        step("gateway", f"{self.base_url} ({said}), configuration: {self.configuration}, log: {relative(gateway.log)}")
+        command = "func start" if self.host == "func" else "uvicorn"
+        step(
+            "gateway", f"{self.base_url} ({command}), configuration: {self.configuration}, log: {relative(gateway.log)}"
+        )
 
     def show(self) -> None:
-        """A key, a first call, three calls to copy."""
+        """Print a key, a first call, and three calls to copy."""
         key, names = demo.key(self.base_url, STATE / "demo-key.json", ROOT, self.environ)
         model = demo.chat_model(names)
         print()
         if model is None:
-            print("No model for chat is configured, so there is no call to show.")
+            print("No chat model is configured, so there is no demo call.")
         else:
             for text in demo.first_call(self.base_url, key, model):
                 print(text, end="", flush=True)
             if self.simulated:
-                print("  The regions are simulated: the words mean nothing, all else is what Azure would answer.")
+                print("  The regions are simulated: the text is meaningless, everything else matches Azure's answers.")
             print(f"\nThree calls to copy:\n\n{demo.calls_to_copy(self.base_url, key, model)}")
         print(f"URL  {self.base_url}\nKey  {key}")
         print(f"CLI  . {self._write_environment(key)}; .venv/bin/python -m shared.cli usage    (in another terminal)\n")
 
     def _write_environment(self, key: str) -> str:
-        """For a shell to read: what the gateway of this run was told, which the command line needs too, and what
-        OpenAI's client reads."""
-        told = {name: text for name, text in self.environ.items() if name.startswith(("GATEWAY_", "IDENTITY_"))}
-        told |= {"OPENAI_BASE_URL": f"{self.base_url}/v1", "OPENAI_API_KEY": key}
+        """Write the environment of the CLI and of OpenAI's client, as a file to source in a shell."""
+        variables = {name: text for name, text in self.environ.items() if name.startswith(("GATEWAY_", "IDENTITY_"))}
+        variables |= {"OPENAI_BASE_URL": f"{self.base_url}/v1", "OPENAI_API_KEY": key}
         file = STATE / "env"
         file.touch(0o600)
-        file.write_text("".join(f"export {name}={shlex.quote(text)}\n" for name, text in told.items()))
+        file.write_text("".join(f"export {name}={shlex.quote(text)}\n" for name, text in variables.items()))
         return relative(file)
 
     def stay(self) -> None:
-        """Shows the gateway's log as it grows, until a signal comes, a program ends by itself, or make is killed."""
+        """Follow the gateway's log until a signal arrives, a program ends, or make is killed."""
         parent = os.getppid()
         print("The gateway's log follows; Ctrl-C stops everything.\n", flush=True)
         log = next(child.log for child in self.children.started if child.name == "gateway")
@@ -133,7 +134,7 @@ class Run:
         for name, port in ports.items():
             if not port_is_free(port):
                 ports[name] = free_port()
-                print(f"Port {port}, Azurite's own, is taken; port {ports[name]} is used instead.", flush=True)
+                print(f"Azurite's default port {port} is taken; using port {ports[name]}.", flush=True)
         data = STATE / "azurite"
         data.mkdir(exist_ok=True)
         self.children.start("azurite", azurite.command(ports, data))
@@ -141,7 +142,7 @@ class Run:
         if not self._is_given("GATEWAY_STORAGE"):
             self.environ["GATEWAY_STORAGE"] = storage
         if not self._is_given("AzureWebJobsStorage"):
-            self.environ["AzureWebJobsStorage"] = storage  # the Functions host keeps the timers' state there
+            self.environ["AzureWebJobsStorage"] = storage  # the Functions host stores the state of timers there
         return ports
 
     def _wait_for_azurite(self, ports: dict[str, int]) -> None:
@@ -151,26 +152,28 @@ class Run:
 
     def _start_simulator(self) -> Child:
         file = STATE / "simulator.json"
-        file.write_text(json.dumps({"regions": [{"name": n, "display": said, **DELAYS} for n, said, _ in REGIONS]}))
+        file.write_text(
+            json.dumps({"regions": [{"name": n, "display": display, **DELAYS} for n, display, _ in REGIONS]})
+        )
         return self.children.start(
             "simulator", [sys.executable, "-m", "simulator", "--config", str(file)], self.environ
         )
 
     def _wait_for_simulator(self, simulator: Child) -> None:
-        told = self.children.wait_for("The simulator", lambda: first_line(simulator.log), seconds=60)
-        regions: dict[str, str] = told["regions"]
+        addresses = self.children.wait_for("The simulator", lambda: first_line(simulator.log), seconds=60)
+        regions: dict[str, str] = addresses["regions"]
         file = STATE / "gateway.yaml"
         file.write_text(
-            "# Written anew by every `make run` without a gateway.yaml: the simulated regions of that run.\n"
+            "# Overwritten by every `make run` without a gateway.yaml: the simulated regions of that run.\n"
             + yaml.safe_dump(simulated_configuration(regions), sort_keys=False)
         )
         self.configuration = relative(file)
         self.environ |= {
             "GATEWAY_CONFIG": str(file),
-            "IDENTITY_ENDPOINT": told["identity"]["endpoint"],
-            "IDENTITY_HEADER": told["identity"]["header"],
+            "IDENTITY_ENDPOINT": addresses["identity"]["endpoint"],
+            "IDENTITY_HEADER": addresses["identity"]["header"],
         }
-        step("simulator", f"{', '.join(regions)}; control: {told['control']}")
+        step("simulator", f"{', '.join(regions)}; control: {addresses['control']}")
 
     def _start_gateway(self) -> Child:
         command = [sys.executable, "-m", "uvicorn", "shared.asgi:app", "--host", "127.0.0.1", "--port", str(self.port)]
@@ -205,34 +208,33 @@ def simulated_configuration(endpoints: dict[str, str]) -> dict[str, Any]:
 
 
 def first_line(log: Path) -> dict[str, Any] | None:
-    """What a program said in its first line, JSON; None while that line is not complete."""
+    """The JSON object in a log's first line; None while the line is incomplete."""
     line, end, _ = log.read_text(errors="replace").partition("\n")
     if not end:
         return None
     try:
-        told = json.loads(line)
+        return dict(json.loads(line))
     except ValueError:
-        raise Refused(f"The first line of {relative(log)} is not what was expected: {line[:200]}") from None
-    return dict(told)
+        raise Refused(f"The first line of {relative(log)} is not JSON: {line[:200]}") from None
 
 
 def functions_core_tools() -> str:
-    found = shutil.which("func")
-    if found is None:
+    path = shutil.which("func")
+    if path is None:
         raise Refused(
             "HOST=func needs Azure Functions Core Tools 4, and `func` is not on PATH: install them "
-            "(npm install -g azure-functions-core-tools@4), or leave HOST away to run under uvicorn."
+            "(npm install -g azure-functions-core-tools@4), or omit HOST to run under uvicorn."
         )
-    return found
+    return path
 
 
-def chosen_port(wanted: str | None) -> int:
-    text = wanted or str(PORT)
+def chosen_port(port: str | None) -> int:
+    text = port or str(PORT)
     if not text.isdecimal() or not 0 < int(text) < 65536:
-        raise Refused(f"PORT is to be a number from 1 to 65535, and is {text!r}.")
+        raise Refused(f"PORT must be a number from 1 to 65535, not {text!r}.")
     if not port_is_free(int(text)):
         raise Refused(
-            f"Port {text} is taken or not allowed: end the program that holds it, or choose another, "
+            f"Port {text} is taken or not allowed: stop the program that uses it, or choose another port, "
             "for example with `make run PORT=7072`."
         )
     return int(text)
@@ -240,15 +242,15 @@ def chosen_port(wanted: str | None) -> int:
 
 @contextlib.contextmanager
 def only_run() -> Iterator[int]:
-    """Keeps two runs out of one data folder while the programs of either live. Yields the lock's descriptor."""
+    """Lock the data folder against a second run. Yields the lock's descriptor, which the programs inherit."""
     with (STATE / "lock").open("a") as lock:
-        for _ in range(50):  # the programs of a launcher that was killed need a few seconds to end
+        for _ in range(50):  # the programs of a killed launcher need a few seconds to end
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             time.sleep(0.1)
         else:
-            raise Refused("Tollgate is running from this folder already: stop that run first (Ctrl-C in its terminal).")
+            raise Refused("Tollgate is already running in this folder: stop that run first (Ctrl-C in its terminal).")
         yield lock.fileno()
 
 
@@ -261,20 +263,18 @@ def relative(path: Path) -> str:
 
 
 def interrupt(*_: object) -> None:
-    for number in SIGNALS:  # stopping is not to be interrupted in turn
+    for number in SIGNALS:  # the shutdown itself must not be interrupted
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make run", description="Runs the gateway on this machine.")
-    parser.add_argument(
-        "--host", choices=["uvicorn", "func"], default="uvicorn", help="what serves it (make run HOST=...)"
-    )
+    parser.add_argument("--host", choices=["uvicorn", "func"], default="uvicorn", help="the server (make run HOST=...)")
     host = parser.parse_args().host
     for number in SIGNALS:
         signal.signal(number, interrupt)
-    # Everything here talks to this machine only; a proxy for the rest of the world must stay out of it.
+    # All connections are local, so bypass any proxy.
     for name in ("NO_PROXY", "no_proxy"):
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1,localhost"]))
     started = time.monotonic()

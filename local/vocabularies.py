@@ -1,10 +1,10 @@
-"""Makes `shared/vocabularies/`: OpenAI's token tables, out of the npm package js-tiktoken (MIT), which carries them.
+"""Generates `shared/usage/vocabularies/`, OpenAI's token tables, from the npm package js-tiktoken (MIT).
 
 python -m local.vocabularies
 
-The tables are data that OpenAI publishes with tiktoken (MIT). What the package holds is brought back into the published
-form and must have the published SHA-256, so that it does not matter who packed it. What is written is smaller: the
-number of tokens, a byte each for their lengths, then the tokens in the order of their ranks, packed by xz.
+OpenAI publishes the tables with tiktoken (MIT). The tables of the package are converted to the published form and must
+have the published SHA-256, so the package need not be trusted. The output is an xz file: the number of tokens, one byte
+per token length, then the tokens by rank.
 """
 
 import base64
@@ -16,7 +16,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from shared.tokenizer import PUBLISHED, VOCABULARIES
+from shared.usage._tokenizer_process import PUBLISHED, VOCABULARIES
 
 PACKAGE = "js-tiktoken@1.0.21"
 
@@ -33,7 +33,7 @@ def main() -> None:
                 tokens = in_order(file.read().decode())
                 published = b"".join(b"%s %d\n" % (base64.b64encode(token), rank) for rank, token in enumerate(tokens))
                 if hashlib.sha256(published).hexdigest() != PUBLISHED[name]:
-                    raise SystemExit(f"{PACKAGE}: {name} is not the table that OpenAI published")
+                    raise SystemExit(f"{PACKAGE}: {name} does not have the SHA-256 that OpenAI publishes")
                 packed = len(tokens).to_bytes(4, "little") + bytes(map(len, tokens)) + b"".join(tokens)
                 target = VOCABULARIES / f"{name}.xz"
                 target.write_bytes(lzma.compress(packed, preset=9 | lzma.PRESET_EXTREME))
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def in_order(module: str) -> list[bytes]:
-    """The tokens in a module of the package: lines of a word, the first rank, and tokens in Base64."""
+    """Tokens of a module by rank. Its lines have a word, the first rank, and Base64 tokens."""
     start = module.index('"bpe_ranks":') + len('"bpe_ranks":')
     ranks: dict[int, bytes] = {}
     for line in json.JSONDecoder().raw_decode(module, start)[0].splitlines():

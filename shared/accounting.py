@@ -1,19 +1,31 @@
-"""How a call ended, told to all who keep account of it: the ledger, the limits, the traces and the log."""
+"""Reports the outcome of a call to the ledger, the limits, telemetry and the log."""
 
 import asyncio
+import logging
+import time
+from collections.abc import Callable
 from functools import partial
+from typing import Any, NamedTuple
 
-from shared.arrival import Arrival
+import msgspec
+from starlette.requests import Request
+
+from shared import ulid
 from shared.errors import GatewayError
-from shared.ledger import Entry, Ledger
-from shared.limiter import Limiter, Reservation
-from shared.telemetry import Telemetry
-from shared.tokenizer import Tokenizer, is_estimated
-from shared.types import Call, Consumer, Outcome
+from shared.limits.limiter import Limiter, Reservation
+from shared.requests.arrival import ReceivedRequest
+from shared.telemetry.recorder import Telemetry
+from shared.types import Attempt, Call, Consumer, Outcome
+from shared.usage.ledger import Entry, Ledger
+from shared.usage.tokenizer import Tokenizer, is_estimated
+
+logger = logging.getLogger("tollgate.requests")
+
+_SHADOW = 100  # number of a shadow among the attempts of its call: higher than any attempt's
 
 
 class Accounting:
-    """Called exactly once for every request, on whatever way it ends."""
+    """Follows every request from its arrival to its end, which it reports exactly once."""
 
     def __init__(self, limiter: Limiter, ledger: Ledger, tokenizer: Tokenizer, telemetry: Telemetry | None) -> None:
         self._limiter = limiter
@@ -21,74 +33,120 @@ class Accounting:
         self._tokenizer = tokenizer
         self._telemetry = telemetry
 
-    def ended(
-        self,
-        arrival: Arrival,
-        consumer: Consumer,
-        call: Call,
-        entry: Entry,
-        reservation: Reservation,
-        outcome: Outcome,
-        said: str = "",
-    ) -> asyncio.Future[None]:
-        """Put the end of an admitted call on record. Returns at once; the future is done when the row is in the table.
+    def receive(self, request: Request, traceparent: str | None) -> ReceivedRequest:
+        """Give a request its id and its place in a trace. `traceparent` overrides the request's own header."""
+        request_id, started = ulid.new(time.time()), time.monotonic()
+        place = None
+        if self._telemetry is not None:
+            place = self._telemetry.begin(request_id, started, traceparent or _header(request, b"traceparent"))
+        return ReceivedRequest(request_id, started, request.method, request.scope["path"], place)
 
-        What is estimated is counted first; `said` is the text of the answer, as far as it came."""
+    def open(
+        self, received: ReceivedRequest, consumer: Consumer, call: Call, reservation: Reservation, model: str
+    ) -> "CallRecord":
+        """Put an admitted call on record. `model`: the configured name. Returns at once; the row follows."""
+        entry = self._ledger.open(received.request_id, consumer, call, model)
+        return CallRecord(self, received, consumer, call, reservation, entry)
+
+    def refused(self, received: ReceivedRequest, error: GatewayError) -> None:
+        """Report a request that was refused before it became a call on record."""
+        if self._telemetry is not None and received.place is not None:
+            self._telemetry.refused(received.place, error.status, error.code)
+        _log(
+            received,
+            {
+                "request": received.request_id,
+                "method": received.method,
+                "path": received.path[:200],
+                "status": error.status,
+                "code": error.code,
+                "ms": round(received.milliseconds()),
+            },
+        )
+
+    def close(self, record: "CallRecord", outcome: Outcome, text: str) -> asyncio.Future[None]:
+        """See `CallRecord.close`."""
         if is_estimated(outcome):
-            book = partial(self._book, arrival, consumer, call, entry, reservation)
-            return self._tokenizer.correct(outcome, call.body, said, book)
-        return self._book(arrival, consumer, call, entry, reservation, outcome)
+            return self._tokenizer.correct(outcome, record.call.body, text, partial(self._close, record))
+        return self._close(record, outcome)
 
-    def refused(self, arrival: Arrival, error: GatewayError) -> None:
-        """A request that was no call, or was not admitted."""
-        if self._telemetry is not None and arrival.place is not None:
-            self._telemetry.refused(arrival.place, error.status, error.code)
-        line = {
-            "request": arrival.request_id,
-            "method": arrival.method,
-            "path": arrival.path[:200],
-            "status": error.status,
-            "code": error.code,
-            "ms": round(arrival.milliseconds()),
-        }
-        arrival.log(line)
+    def shadow(self, record: "CallRecord") -> Callable[[Attempt], None]:
+        """See `CallRecord.shadow`."""
+        report = None
+        if self._telemetry is not None and record.received.place is not None:
+            report = self._telemetry.shadow(record.received.place, record.call)
 
-    def _book(
-        self,
-        arrival: Arrival,
-        consumer: Consumer,
-        call: Call,
-        entry: Entry,
-        reservation: Reservation,
-        outcome: Outcome,
-    ) -> asyncio.Future[None]:
+        def ended(attempt: Attempt) -> None:
+            self._ledger.charge(record.entry, _SHADOW, attempt)
+            if report is not None:
+                report(attempt, _SHADOW)
+
+        return ended
+
+    def _close(self, record: "CallRecord", outcome: Outcome) -> asyncio.Future[None]:
         for number, attempt in enumerate(outcome.attempts, 1):
-            if attempt.usage is not None:
-                self._ledger.charge(entry, number, attempt)
-        row = self._ledger.close(entry, outcome)
-        # A shadow is the operator's trial, which the caller knows nothing of.
-        beside = [(a.target, a.usage) for a in outcome.attempts if a.usage is not None and a.role != "shadow"]
-        if outcome.ended == "refused" and not beside:
-            self._limiter.release(reservation)
+            self._ledger.charge(record.entry, number, attempt)
+        row = self._ledger.close(record.entry, outcome)
+        # A shadow is the operator's experiment: it does not count against the caller.
+        charged = [(a.target, a.usage) for a in outcome.attempts if a.usage is not None and a.role != "shadow"]
+        if outcome.ended == "refused" and not charged:
+            self._limiter.release(record.reservation)
         else:
-            self._limiter.settle(reservation, outcome.usage, outcome.served_by, beside)
-        if self._telemetry is not None and arrival.place is not None:
-            self._telemetry.ended(arrival.place, consumer, call, outcome)
-        target = outcome.served_by or (outcome.attempts[-1].target if outcome.attempts else None)
-        line = {
-            "request": arrival.request_id,
-            "consumer": consumer.id,
-            "model": call.model,
-            "operation": call.operation.name,
-            "backend": target.backend.name if target else None,
-            "status": outcome.status,
-            "ended": outcome.ended,
-            "attempts": len(outcome.attempts),
-            "input_tokens": outcome.usage.input_tokens,
-            "output_tokens": outcome.usage.output_tokens,
-            "estimated": outcome.usage.estimated,
-            "first_byte_ms": outcome.first_byte_ms,
-            "ms": round(arrival.milliseconds()),
-        }
-        arrival.log(line)
+            self._limiter.settle(record.reservation, outcome.usage, outcome.served_by, charged)
+        if self._telemetry is not None and record.received.place is not None:
+            self._telemetry.ended(record.received.place, record.consumer, record.call, outcome)
+        _log(record.received, _summary(record, outcome))
         return row
+
+
+class CallRecord(NamedTuple):
+    """An admitted call that is on record. `close` it exactly once."""
+
+    accounting: Accounting
+    received: ReceivedRequest
+    consumer: Consumer
+    call: Call
+    reservation: Reservation
+    entry: Entry
+
+    def close(self, outcome: Outcome, text: str = "") -> asyncio.Future[None]:
+        """Report the end of the call. Returns at once; the future is done when the row is in the table.
+
+        Estimated tokens are counted first; `text` is the part of the answer that was relayed."""
+        return self.accounting.close(self, outcome, text)
+
+    def shadow(self) -> Callable[[Attempt], None]:
+        """Return the function to be called with the attempt that copied this call, when it has ended."""
+        return self.accounting.shadow(self)
+
+
+def _summary(record: CallRecord, outcome: Outcome) -> dict[str, Any]:
+    """The log line of a call."""
+    target = outcome.served_by or (outcome.attempts[-1].target if outcome.attempts else None)
+    return {
+        "request": record.received.request_id,
+        "consumer": record.consumer.id,
+        "model": record.call.model,
+        "operation": record.call.operation.name,
+        "backend": target.backend.name if target else None,
+        "status": outcome.status,
+        "ended": outcome.ended,
+        "attempts": len(outcome.attempts),
+        "input_tokens": outcome.usage.input_tokens,
+        "output_tokens": outcome.usage.output_tokens,
+        "estimated": outcome.usage.estimated,
+        "first_byte_ms": outcome.first_byte_ms,
+        "ms": round(record.received.milliseconds()),
+    }
+
+
+def _log(received: ReceivedRequest, line: dict[str, Any]) -> None:
+    """Write the one log line of a request."""
+    if received.place is not None:
+        line["trace"] = received.place.trace
+    logger.info(msgspec.json.encode(line).decode())
+
+
+def _header(request: Request, name: bytes) -> str:
+    """A header's value, or "" if there is none."""
+    return next((value.decode("latin-1") for key, value in request.scope["headers"] if key == name), "")

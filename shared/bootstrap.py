@@ -13,45 +13,51 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from shared import affinity, config, limits_upkeep, pricing, rollup, ulid
+from shared import ulid
 from shared.accounting import Accounting
-from shared.adoption import has_object
-from shared.affinity import Affinity
-from shared.alerts import Alerts
-from shared.answering import Answering
-from shared.authentication import Authenticator
-from shared.azure_openai import token_scope
-from shared.backends_report import BackendsReport
-from shared.circuit_breaker import Breakers
-from shared.config import Configuration, LedgerSettings, Settings, Storage
-from shared.consumers import Consumers
+from shared.affinity import directory
+from shared.affinity.directory import ObjectDirectory
+from shared.affinity.planner import Planner
+from shared.auth.authenticator import Authenticator
+from shared.auth.consumers import Consumers
+from shared.azure_openai.backend_requests import token_scope
+from shared.billing import cost as pricing
+from shared.billing.cost import USD
+from shared.billing.focus_export import FocusExporter
+from shared.billing.prices import Prices
+from shared.config import environment
+from shared.config.document import Configuration, LedgerSettings
+from shared.config.environment import Settings, Storage
 from shared.credentials import Credentials, azure_credential
-from shared.export import Exporter
-from shared.forwarding import Forwarder
+from shared.forwarding.adoption import has_object
+from shared.forwarding.backend_client import BackendClient
+from shared.forwarding.forwarder import Forwarder
+from shared.forwarding.shadowing import Shadows
 from shared.gateway import Gateway
-from shared.health import TABLE as HEALTH
-from shared.health import SharedHealth
-from shared.ledger import Ledger
-from shared.limiter import Limiter
-from shared.management import Management
-from shared.overflow import Overflow
-from shared.price_list import Prices
-from shared.pricing import USD
-from shared.readiness import ReadinessCheck
-from shared.rotation import TABLE as ROTATION
-from shared.rotation import Rotation
-from shared.routing import Router
-from shared.shadowing import Shadows
-from shared.stores import Store
-from shared.stores.signing import BearerToken
-from shared.stores.timed import TimedStore
-from shared.telemetry import Telemetry, Vitals
-from shared.tokenizer import Tokenizer
+from shared.limits import cleanup
+from shared.limits.alerts import Alerts
+from shared.limits.limiter import Limiter
+from shared.management.api import ManagementApi
+from shared.management.readiness import ReadinessCheck
+from shared.responses.dispatcher import Dispatcher
+from shared.routing.breakers import Breakers
+from shared.routing.fleet_health import TABLE as HEALTH
+from shared.routing.fleet_health import SharedHealth
+from shared.routing.report import BackendsReport
+from shared.routing.rotation import TABLE as ROTATION
+from shared.routing.rotation import Rotation
+from shared.routing.router import Router
+from shared.storage import Store
+from shared.storage.timed import TimedStore
+from shared.telemetry.recorder import Telemetry, Vitals
 from shared.types import Target, Usage
-from shared.upstream import Upstream
+from shared.usage import rollup
+from shared.usage.ledger import Ledger
+from shared.usage.overflow import Overflow
+from shared.usage.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from shared.stores.tables import TablesStore
+    from shared.storage.tables import TablesStore
 
 logger = logging.getLogger("tollgate")
 
@@ -62,14 +68,14 @@ class Application(msgspec.Struct, frozen=True):
     gateway: Gateway
     store: Store
     configuration: Configuration
-    exporter: Exporter | None = None
+    exporter: FocusExporter | None = None
 
     async def roll_up(self) -> None:
         """One pass of the timer's job."""
         keep_months = self.configuration.ledger.keep_months
         logger.info("roll-up: %s", await rollup.roll_up(self.store, keep_months=keep_months))
-        await limits_upkeep.forget_addresses(self.store, self.configuration)
-        await affinity.drop_old(self.store)
+        await cleanup.forget_addresses(self.store, self.configuration)
+        await directory.drop_old(self.store)
         if self.exporter is not None:
             for name in await self.exporter.write_due():
                 logger.info("export: %s written", name)
@@ -78,7 +84,7 @@ class Application(msgspec.Struct, frozen=True):
 @asynccontextmanager
 async def open_store(storage: Storage) -> AsyncIterator["TablesStore"]:
     """The tables. The SDK is imported here because those who bring a store of their own do not need it."""
-    from shared.stores.tables import TablesStore
+    from shared.storage.tables import TablesStore
 
     async with AsyncExitStack() as stack:
         if storage.table_service_uri is not None:
@@ -92,23 +98,22 @@ async def open_store(storage: Storage) -> AsyncIterator["TablesStore"]:
 
 
 @asynccontextmanager
-async def open_exporter(storage: Storage, configuration: Configuration, store: Store) -> AsyncIterator[Exporter]:
+async def open_exporter(storage: Storage, configuration: Configuration, store: Store) -> AsyncIterator[FocusExporter]:
     """What writes files of charges into the container that the configuration names."""
-    from shared.stores.blobs import Blobs, SharedKey
-    from shared.stores.tables import account_of
+    from shared.storage.blobs import Blobs, SharedKey
+    from shared.storage.tables import account_of
 
     async with AsyncExitStack() as stack:
-        signer: SharedKey | BearerToken
         if storage.table_service_uri is not None:
             credential = azure_credential(storage.client_id)
             stack.push_async_callback(credential.close)
-            endpoint, signer = storage.table_service_uri.replace(".table.", ".blob.", 1), BearerToken(credential)
+            endpoint = storage.table_service_uri.replace(".table.", ".blob.", 1)
+            blobs = Blobs.from_endpoint(endpoint, credential, store.now)
         else:
             account = account_of(storage.connection_string or "")
-            endpoint, signer = account.blob_endpoint, SharedKey(account.name, account.key)
-        blobs = Blobs(endpoint, signer, store.now)
+            blobs = Blobs(account.blob_endpoint, SharedKey(account.name, account.key), store.now)
         stack.push_async_callback(blobs.close)
-        yield Exporter(store, configuration, blobs)
+        yield FocusExporter(store, configuration, blobs)
 
 
 @asynccontextmanager
@@ -129,7 +134,7 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
         router = Router(configuration, rotation, breakers)
         credentials = Credentials(settings.client_id, settings.api_keys)
         stack.push_async_callback(credentials.close)
-        upstream = await stack.enter_async_context(Upstream(credentials, breakers, configuration.timeouts))
+        upstream = await stack.enter_async_context(BackendClient(credentials, breakers, configuration.timeouts))
         forwarder = Forwarder(upstream, breakers, router, configuration.timeouts)
         ledger = Ledger(store, configuration.ledger.durability, _overflow(configuration.ledger, tables.endpoint))
         health = SharedHealth(store.table(HEALTH), breakers, store.now, rng, ledger.instance)
@@ -145,10 +150,13 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
         limiter = Limiter(store, configuration, alerts)
         stack.push_async_callback(limiter.stop)
         backends = BackendsReport(configuration, breakers, health, ledger.instance)
-        management = Management(store, configuration, limiter, authenticator, backends, settings.management_key)
-        shadows = Shadows(upstream, breakers, ledger, configuration.timeouts)
+        readiness = ReadinessCheck(store, router.unusable)
+        management = ManagementApi(
+            store, configuration, limiter, authenticator, backends, readiness, settings.management_key
+        )
+        shadows = Shadows(upstream, breakers, configuration.timeouts)
         stack.push_async_callback(shadows.close)
-        places = Affinity(
+        places = ObjectDirectory(
             store,
             configuration,
             lambda backend: breakers.health(Target(backend, "", "")).usable_at(breakers.clock()),
@@ -156,18 +164,13 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
         )
         stack.push_async_callback(places.stop)
         gateway = Gateway(
+            management,
             authenticator,
             limiter,
-            router,
-            Answering(router, forwarder, places),
-            shadows,
-            ledger,
+            Planner(router, places),
+            Dispatcher(router, forwarder, places, shadows),
             Accounting(limiter, ledger, tokenizer, telemetry),
-            management,
-            places,
             configuration,
-            ReadinessCheck(store, router.unusable),
-            telemetry,
         )
         if telemetry is not None:
             telemetry.start(lambda: _vitals(ledger, limiter, alerts, breakers))
@@ -193,10 +196,10 @@ def _telemetry(settings: Settings) -> Telemetry | None:
     """None where it would go nowhere. What exports is imported here, because nobody else needs it."""
     if settings.telemetry is None:
         return None
-    from shared.exporting import Sender
+    from shared.telemetry.exporter import ExportThread
 
     per_second = settings.configuration.telemetry.traces_per_second
-    sender = Sender(settings.telemetry, ulid.new(time.time())[-10:])
+    sender = ExportThread(settings.telemetry, ulid.new(time.time())[-10:])
     return Telemetry(sender, per_second, settings.telemetry.metrics_every, time.monotonic, time.time, _usd(settings))
 
 
@@ -220,7 +223,7 @@ class OnDemand:
     """The application of a process that has no start-up hook: built by the first request, in that request's loop."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        self._settings = config.load(environ)
+        self._settings = environment.load(environ)
         self._stack = AsyncExitStack()
         self._building: asyncio.Task[Application] | None = None
 

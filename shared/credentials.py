@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from shared.types import Backend
+from shared.config.document import Backend
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncTokenCredential

@@ -12,6 +12,7 @@ GatewayError                    status  code
 ├── ModelNotFound               404     model_not_found
 ├── UnknownPath                 404     unknown_path
 ├── StateNotFound               404     not_found
+├── ConsumerNotFound            404     consumer_not_found
 ├── MethodNotAllowed            405     method_not_allowed
 ├── RequestTimeout              408     request_timeout
 ├── StateConflict               409     state_in_several_backends
@@ -99,6 +100,10 @@ class StateNotFound(GatewayError):
     """Also for what is another consumer's: who may not have it is not told that it exists."""
 
     status, code, type = 404, "not_found", "invalid_request_error"
+
+
+class ConsumerNotFound(GatewayError):
+    status, code, type = 404, "consumer_not_found", "invalid_request_error"
 
 
 class RequestTimeout(GatewayError):

@@ -4,51 +4,16 @@ from typing import Literal
 
 import msgspec
 
+from shared.config.document import Backend, FallbackReason, Limits
+
+LONG_CONTEXT = 272_000  # tokens of input above which a call is charged as one of long context, all of it
+
+
 Surface = Literal["openai", "dated", "v1"]
 """How a caller spelled the path: `/v1/…`, Azure's dated `/openai/…?api-version=`, or Azure's `/openai/v1/…`."""
 
 
-class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A backend's key, by the name of the environment variable that holds it: the configuration holds no secret."""
-
-    api_key_env: str
-
-
-Deployment = Literal["global", "data_zone", "regional"]
 """Where Azure may serve a deployment from, which its prices depend on."""
-
-
-class Capacity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, rename={"since": "from"}):
-    """Provisioned throughput units of a model's deployment, from the beginning of a day in UTC (YYYY-MM-DD) until the
-    next entry of that model. `usd_per_unit_hour` None: Azure's price without a reservation."""
-
-    model: str
-    units: int
-    since: str
-    usd_per_unit_hour: float | None = None
-
-
-class Backend(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """An Azure OpenAI resource that may be called. `models` maps the name a caller uses to Azure's deployment.
-    `tokens_per_minute`: the quota of a model's deployment, where what Azure tells of it is not to be trusted.
-    `deployment` and `capacity` are what its prices depend on, nothing else; `resource_id` is Azure's name for it, under
-    which Azure Monitor knows it."""
-
-    name: str
-    endpoint: str
-    region: str
-    models: dict[str, str]
-    data_zone: str | None = None
-    auth: Literal["managed_identity"] | ApiKey = "managed_identity"
-    token_scope: str | None = None
-    api_version: str = "v1"
-    kind: Literal["standard", "provisioned"] = "standard"
-    deployment: Deployment = "global"
-    capacity: list[Capacity] = []
-    resource_id: str | None = None
-    priority: int = 1
-    weight: int = 1
-    tokens_per_minute: dict[str, int] = {}
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -57,47 +22,6 @@ class Target(msgspec.Struct, frozen=True):
     backend: Backend
     model: str
     deployment: str
-
-
-Period = Literal["hour", "day", "week", "month"]
-
-
-class Limits(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True, gc=False):
-    """What a consumer, a team, an address or a model may use. None: what the configuration says; 0: no limit.
-
-    Periods begin by the clocks of `time_zone` (UTC). `soft`: what exceeds a limit is told, not refused. `estimate`:
-    what is reserved for an answer's tokens, all that the call allows (`max`) or what such calls took (`learned`).
-    """
-
-    requests_per_minute: int | None = None
-    tokens_per_minute: int | None = None
-    token_quota: int | None = None
-    token_quota_period: Period | None = None
-    request_quota: int | None = None
-    request_quota_period: Period | None = None
-    budget_usd: float | None = None
-    budget_period: Period | None = None
-    max_concurrent: int | None = None
-    time_zone: str | None = None
-    soft: bool | None = None
-    estimate: Literal["max", "learned"] | None = None
-
-
-class AddressLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What may come from one client address, whatever key is sent. None or 0: no limit."""
-
-    requests_per_minute: int | None = None
-    request_quota: int | None = None
-    request_quota_period: Period = "day"
-    time_zone: str = "UTC"
-
-
-class ClientAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Who is believed about a caller's address. `header` None: the server that listens. Else the proxy that wrote the
-    entry of this header at `hops` from its end: so many proxies of the operator's own have each added one."""
-
-    header: str | None = None
-    hops: int = 1
 
 
 class Access(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -230,7 +154,6 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.references or self.makes or self.operation.lists or not self.model or self.seals)
 
 
-FallbackReason = Literal["unavailable", "context_window", "content_filter"]
 """Why another model serves: no backend of the model is usable, its window is too small, or its filter refused."""
 
 

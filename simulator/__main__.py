@@ -1,4 +1,4 @@
-"""The command line: `python -m simulator` starts the regions, prints one JSON line that says where, and serves."""
+"""Command line: `python -m simulator` starts the regions, prints their addresses as one JSON line, and serves."""
 
 import argparse
 import asyncio
@@ -56,7 +56,7 @@ async def _serve(config: SimulatorConfig, control_port: int, until_input_ends: b
 
 
 def _announce(simulator: Simulator, control_port: int) -> None:
-    """The line a parent process waits for: everything it needs to call us."""
+    """Print the line that a parent process waits for: all addresses and credentials."""
     control = f"http://{HOST}:{control_port}"
     places = {
         "regions": {name: f"http://{HOST}:{listener.port}" for name, listener in simulator.listeners.items()},
@@ -70,10 +70,16 @@ def _announce(simulator: Simulator, control_port: int) -> None:
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m simulator", description=__doc__)
     parser.add_argument("--config", type=Path, help="JSON file with the regions (default: three with five models)")
-    parser.add_argument("--ports", type=_ports, help="the regions' ports in their order, such as 8081,8082,8083")
-    parser.add_argument("--control-port", type=_port, default=0, help="port of the control endpoint (default: free)")
     parser.add_argument(
-        "--until-input-ends", action="store_true", help="stop when standard input is closed: the parent is gone"
+        "--ports", type=_ports, help="one port per region, such as 8081,8082,8083 (default: free ports)"
+    )
+    parser.add_argument(
+        "--control-port", type=_port, default=0, help="port of the control endpoint (default: a free one)"
+    )
+    parser.add_argument(
+        "--until-input-ends",
+        action="store_true",
+        help="stop when standard input closes, which it does when the parent ends",
     )
     return parser.parse_args(arguments)
 
@@ -84,7 +90,7 @@ def _ports(text: str) -> list[int]:
 
 def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) <= 65_535):
-        raise argparse.ArgumentTypeError(f"{text!r} is no port")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: expected 0 to 65535")
     return int(text)
 
 

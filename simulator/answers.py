@@ -1,4 +1,4 @@
-"""What an operation answers before it is on the wire: a whole body, the events of a stream, or the bytes of a file."""
+"""Answers of operations before they are sent: a whole body, the events of a stream, or the bytes of a file."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
@@ -12,9 +12,9 @@ DONE = b"data: [DONE]\n\n"
 
 
 class Charge(msgspec.Struct, gc=False):
-    """What is billed: cached, audio and image tokens are a part of their input or output, reasoning one of the output.
+    """Billed amounts. Cached, audio and image tokens are part of the input or output, reasoning tokens of the output.
 
-    `seconds` are those of sound that was heard, `characters` those that were spoken.
+    `seconds` of transcribed audio, `characters` of spoken text.
     """
 
     input_tokens: int = 0
@@ -32,14 +32,14 @@ class Charge(msgspec.Struct, gc=False):
     characters: int = 0
 
     def charge(self, more: "Charge") -> None:
-        """Adds to it; for who keeps sums."""
+        """Add `more` to these amounts."""
         for name in _FIELDS:
             if amount := getattr(more, name):
                 setattr(self, name, getattr(self, name) + amount)
 
     @property
     def opening(self) -> "Charge":
-        """What a stream is charged when it begins: all but what it puts out."""
+        """The part charged when a stream begins: everything except its output."""
         return Charge(**{name: getattr(self, name) for name in _INPUT})
 
 
@@ -51,9 +51,9 @@ EventKind = Literal["opening", "content", "closing"]
 
 
 class StreamEvent(msgspec.Struct, frozen=True):
-    """One piece of a stream. A chunk is one of kind "content"; `charge` is what it took to come so far (None: nothing).
+    """One piece of a stream. A chunk is an event of kind "content". `charge` is its cost (None: nothing).
 
-    `not_before` (an epoch in seconds) holds back what is not generated yet.
+    `not_before`: epoch seconds before which the event is not sent.
     """
 
     kind: EventKind
@@ -71,9 +71,9 @@ class WholeAnswer(msgspec.Struct, frozen=True):
 
 
 class StreamedAnswer(msgspec.Struct, frozen=True):
-    """`charge` is due when the stream begins; a stream that is cut is charged by the events that were sent.
+    """`charge` is due when the stream begins. A stream that is cut is charged for the events already sent.
 
-    `typed`: an error inside the stream has an `event:` line of its own. What is no event stream is only cut.
+    `typed`: an error inside the stream has an `event:` line. A stream of another content type is cut without an error.
     """
 
     events: Iterator[StreamEvent]
@@ -83,7 +83,7 @@ class StreamedAnswer(msgspec.Struct, frozen=True):
 
 
 class FileAnswer(msgspec.Struct, frozen=True):
-    """Bytes that need not all be in memory at once."""
+    """A file that is sent in pieces, so that it need not fit into memory."""
 
     pieces: Iterable[bytes]
     size: int
@@ -107,12 +107,10 @@ def typed_event(
     charge: Charge | None = None,
     not_before: float = 0.0,
 ) -> StreamEvent:
-    """An event with a line that names it."""
+    """An event with an `event:` line."""
     data = b"event: " + name.encode() + b"\ndata: " + encode_json(content) + b"\n\n"
     return StreamEvent(kind, data, charge, not_before)
 
 
-def data_event(
-    kind: Literal["opening", "content", "closing"], content: Any, charge: Charge | None = None
-) -> StreamEvent:
+def data_event(kind: EventKind, content: Any, charge: Charge | None = None) -> StreamEvent:
     return StreamEvent(kind, b"data: " + encode_json(content) + b"\n\n", charge)

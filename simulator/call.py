@@ -1,4 +1,4 @@
-"""A call as an operation sees it: ids of its path, query, body or form, and the region that it came to."""
+"""A call as its operation receives it: path ids, query, body or form, and the region's state."""
 
 import copy
 import functools
@@ -20,23 +20,23 @@ _POSITION = re.compile(r"^(?P<detail>.*) - at `\$\.?(?P<path>.*)`$")
 
 
 class Deployments(Protocol):
-    """The deployments of a region, as one call may use them."""
+    """The deployments of a region, for one call."""
 
     @property
     def models(self) -> list[Model]: ...
 
     def check_path(self) -> None:
-        """Raises AzureError 404 where the path names a deployment that is not there."""
+        """Raises AzureError 404 if the path names an unknown deployment."""
 
     def find(self, name: str | None) -> Deployment:
-        """The deployment of the path, else that of this name. Raises AzureError 400 or 404."""
+        """The deployment in the path, otherwise the one of this name. Raises AzureError 400 or 404."""
 
     def admit(self, deployment: Deployment, estimated_tokens: int) -> None:
         """Raises AzureError 429."""
 
 
 class Call:
-    """`dated_version` is None on the v1 surface. `charge_late` is for what is done after the answer."""
+    """`dated_version` is None on the v1 surface. `charge_late` bills work done after the answer."""
 
     def __init__(
         self,
@@ -63,40 +63,44 @@ class Call:
 
     @property
     def id(self) -> str:
-        """The first id of the path."""
+        """The first id in the path."""
         return self.ids[0]
 
     def with_body(self, body: bytes) -> "Call":
-        """The same call, asked something else."""
-        asked = copy.copy(self)
-        asked.body = body
-        return asked
+        """A copy of the call with another body."""
+        call = copy.copy(self)
+        call.body = body
+        return call
 
-    def decode[T](self, kind: type[T]) -> T:
-        """The body. An empty one counts as an object without keys. Raises AzureError 400."""
+    def decode[T](self, kind: type[T], required: tuple[str, ...] = ()) -> T:
+        """The body; an empty one counts as `{}`. Raises AzureError 400, also if a `required` field is None."""
         if self.form is not None:
             raise errors.not_json()
-        return decode_json(self.body or b"{}", kind)
+        request = decode_json(self.body or b"{}", kind)
+        for name in required:
+            if getattr(request, name) is None:
+                raise errors.missing_parameter(name)
+        return request
 
     def multipart(self) -> Form:
-        """Raises AzureError 400 for a body of another kind."""
+        """The form. Raises AzureError 400 for any other body."""
         if self.form is None:
             raise errors.invalid_form()
         return self.form
 
     def deployment(self, model: str | None, estimated_tokens: int) -> Deployment:
-        """The deployment that is asked for, after its rate limit. Raises AzureError 400, 404 or 429."""
-        found = self.deployments.find(model)
-        self.deployments.admit(found, estimated_tokens)
-        return found
+        """The requested deployment, charged against its rate limit. Raises AzureError 400, 404 or 429."""
+        deployment = self.deployments.find(model)
+        self.deployments.admit(deployment, estimated_tokens)
+        return deployment
 
 
 Handler = Callable[[Call], Answer]
 
 
 class Route(msgspec.Struct, frozen=True):
-    """`path` follows the surface's prefix, `{id}` stands for one segment. `on_deployment`: the dated surface has it
-    below `/deployments/{name}` only. `streams`: its answer is a stream whatever the body says."""
+    """`path` is relative to the surface's prefix; `{id}` matches one segment. `on_deployment`: on the dated surface the
+    path is below `/deployments/{name}`. `streams`: the answer is always a stream."""
 
     method: str
     path: str
@@ -111,7 +115,7 @@ def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
 
 
 def decode_json[T](body: bytes, kind: type[T]) -> T:
-    """Raises AzureError: a 400 that names the parameter where a type or range is wrong."""
+    """Raises AzureError 400, which names the parameter if its type or range is wrong."""
     try:
         decoded: T = _decoder(cast(Hashable, kind)).decode(body)
         return decoded

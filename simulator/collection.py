@@ -1,4 +1,4 @@
-"""What a region remembers of its callers: objects by kind, in the order they were made, and what is still under way."""
+"""Collections of API objects in creation order, their pages, and timers for background work."""
 
 import asyncio
 import secrets
@@ -10,21 +10,21 @@ from . import errors
 from .content import Content
 
 Object = dict[str, Any]
-"""An object of the API as its JSON says it; it has at least an `id`."""
+"""An API object in its JSON form; it has at least an `id`."""
 
 MOST_PER_PAGE = 100
 USUAL_PAGE = 20
 
 
 class Stored(Protocol):
-    """What a collection holds: an object, and whatever else its family keeps with it."""
+    """An item of a collection: an object, and anything its family stores with it."""
 
     @property
     def object(self) -> Object: ...
 
 
 class Plain:
-    """An object with nothing beside it."""
+    """An object without further data."""
 
     def __init__(self, object: Object) -> None:
         self.object = object
@@ -39,7 +39,7 @@ class Kept:
 
 
 class Collection[T: Stored]:
-    """Objects of one kind by their id. `missing` says in Azure's words that there is none of an id."""
+    """Objects of one kind by id. `missing` creates Azure's error for an unknown id."""
 
     def __init__(self, missing: Callable[[str], errors.AzureError]) -> None:
         self._missing = missing
@@ -60,15 +60,15 @@ class Collection[T: Stored]:
 
     def get(self, given: str) -> T:
         """Raises AzureError 404."""
-        if (found := self._stored.get(given)) is None:
+        if (stored := self._stored.get(given)) is None:
             raise self._missing(given)
-        return found
+        return stored
 
     def remove(self, given: str) -> T:
         """Raises AzureError 404."""
-        found = self.get(given)
+        stored = self.get(given)
         del self._stored[given]
-        return found
+        return stored
 
     def page(
         self,
@@ -77,17 +77,17 @@ class Collection[T: Stored]:
         order: str = "desc",
         limit: int = USUAL_PAGE,
         most: int = MOST_PER_PAGE,
-        wanted: Callable[[Object], bool] = lambda _: True,
+        matches: Callable[[Object], bool] = lambda _: True,
     ) -> Object:
-        """The part of the list that the query asks for."""
-        return page_of([stored.object for stored in self if wanted(stored.object)], query, order, limit, most)
+        """A page of the objects that match, as the query requests. Raises AzureError 400."""
+        return page_of([stored.object for stored in self if matches(stored.object)], query, order, limit, most)
 
 
 def page_of(
     objects: list[Object], query: Mapping[str, str], order: str = "desc", limit: int = USUAL_PAGE,
     most: int = MOST_PER_PAGE,
 ) -> Object:  # fmt: skip
-    """A page of `objects`, which come in the order they were made. Raises AzureError 400 for a query of nonsense."""
+    """A page of `objects`, which are in creation order. Raises AzureError 400 for an invalid query."""
     order = query.get("order", order)
     if order not in ("asc", "desc"):
         message = f"Invalid value: '{order}'. Supported values are: 'asc' and 'desc'."
@@ -100,7 +100,7 @@ def page_of(
         start = _place(places, after, "after") + 1
     if before := query.get("before"):
         end = _place(places, before, "before")
-    if before and not after:  # the page that ends there
+    if before and not after:  # the page that ends before this object
         data, more = rows[max(0, end - limit) : end], end > limit
     else:
         data, more = rows[start : min(end, start + limit)], end - start > limit
@@ -119,7 +119,7 @@ def _limit(given: str | None, usual: int, most: int) -> int:
     if not (given.isascii() and given.isdigit() and len(given) < 10):
         raise errors.invalid_request("Invalid type for 'limit': expected an integer.", "limit", "invalid_type")
     if not 1 <= int(given) <= most:
-        message = f"Invalid 'limit': {given} is not within 1 and {most}."
+        message = f"Invalid 'limit': {given} is not between 1 and {most}."
         raise errors.invalid_request(message, "limit", "integer_out_of_range")
     return int(given)
 
@@ -139,13 +139,13 @@ def now() -> int:
 
 
 class Work:
-    """What a region does after it has answered: background responses, runs, batches."""
+    """Background work of a region: responses, runs, batches."""
 
     def __init__(self) -> None:
         self._timers: set[asyncio.TimerHandle] = set()
 
     def later(self, seconds: float, action: Callable[[], None]) -> asyncio.TimerHandle:
-        """Calls `action` after a while, unless the handle it returns is cancelled before."""
+        """Call `action` after a delay. Cancel the returned handle to prevent it."""
 
         def act() -> None:
             self._timers.discard(timer)

@@ -1,4 +1,4 @@
-"""What is simulated: the regions, their deployments and limits, read from a JSON file or taken from the defaults."""
+"""Configuration: regions, deployments and limits, from a JSON file or the defaults."""
 
 import secrets
 from pathlib import Path
@@ -16,14 +16,14 @@ Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 
 
 class InvalidConfig(Exception):
-    """The configuration cannot be used; the message names the key's path and what was expected."""
+    """Invalid configuration. The message has the key's path and the expected value."""
 
 
 class DeploymentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`kind` is derived from the model's name when absent. `window_seconds`: what the limits are counted over.
+    """`kind` defaults to the kind implied by the model's name. Limits are counted over `window_seconds`.
 
-    A provisioned `sku` tells its utilisation instead of x-ratelimit headers; its `tokens_per_minute` are what it can
-    work off. What it refuses is served by the deployment that `spillover` names, if any.
+    A provisioned `sku` reports its utilisation instead of x-ratelimit headers. Its `tokens_per_minute` are its
+    throughput, and calls over it go to the deployment that `spillover` names, if any.
     """
 
     name: Name
@@ -46,7 +46,7 @@ DEFAULT_DEPLOYMENTS = tuple(
 
 
 class RegionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`port` 0 takes a free one. `display` is what the header x-ms-region says."""
+    """`port` 0 selects a free port. `display` is the value of the header x-ms-region."""
 
     name: Name
     display: str | None = None
@@ -64,14 +64,14 @@ DEFAULT_REGIONS = (
 
 
 class SimulatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An `api_key` that is not given is made up anew at every start."""
+    """Without an `api_key`, every start generates one."""
 
     regions: Annotated[tuple[RegionConfig, ...], msgspec.Meta(min_length=1)] = DEFAULT_REGIONS
     api_key: Annotated[str, msgspec.Meta(min_length=1)] = msgspec.field(default_factory=lambda: secrets.token_hex(16))
 
 
 def load_config(path: Path | None) -> SimulatorConfig:
-    """Raises InvalidConfig for a file that cannot be read, is not JSON, has unknown keys or repeats a name."""
+    """Raises InvalidConfig if the file is unreadable or not JSON, has unknown keys or repeats a name."""
     if path is None:
         return SimulatorConfig()
     try:
@@ -80,17 +80,17 @@ def load_config(path: Path | None) -> SimulatorConfig:
         raise InvalidConfig(f"{path} cannot be read: {error.strerror}") from error
     except DECODE_FAILURES as error:
         raise InvalidConfig(f"{path}: {error}") from error
-    _refuse_repeated(path, "region", [region.name for region in config.regions])
+    _refuse_duplicates(path, "region", [region.name for region in config.regions])
     for region in config.regions:
         names = [deployment.name for deployment in region.deployments]
-        _refuse_repeated(path, f"deployment of {region.name}", names)
+        _refuse_duplicates(path, f"deployment in {region.name}", names)
         for deployment in region.deployments:
             _check(path, deployment, names)
     return config
 
 
 def with_ports(config: SimulatorConfig, ports: list[int]) -> SimulatorConfig:
-    """The same regions on these ports, given in the regions' order."""
+    """The configuration with one port per region, in order."""
     if len(ports) != len(config.regions):
         raise InvalidConfig(f"--ports names {len(ports)} ports for {len(config.regions)} regions")
     pairs = zip(config.regions, ports, strict=True)
@@ -101,12 +101,12 @@ def with_ports(config: SimulatorConfig, ports: list[int]) -> SimulatorConfig:
 def _check(path: Path, deployment: DeploymentConfig, names: list[str]) -> None:
     provisioned = "provisioned" in deployment.sku.lower()
     if provisioned and deployment.requests_per_minute is not None:
-        raise InvalidConfig(f"{path}: {deployment.name} is provisioned, which has no requests_per_minute")
+        raise InvalidConfig(f"{path}: {deployment.name} is provisioned and cannot have requests_per_minute")
     if deployment.spillover is not None and (deployment.spillover not in names or not provisioned):
         raise InvalidConfig(f"{path}: {deployment.name} cannot spill over to {deployment.spillover}")
 
 
-def _refuse_repeated(path: Path, what: str, names: list[str]) -> None:
+def _refuse_duplicates(path: Path, what: str, names: list[str]) -> None:
     for name in names:
         if names.count(name) > 1:
-            raise InvalidConfig(f"{path}: the {what} {name!r} is there twice")
+            raise InvalidConfig(f"{path}: duplicate {what}: {name!r}")

@@ -1,4 +1,4 @@
-"""The bytes of a file: kept in memory while they are few, beyond that on disk, and read in pieces."""
+"""Contents of a file: in memory while small, on disk beyond that, and read in pieces."""
 
 import hashlib
 import tempfile
@@ -10,10 +10,10 @@ PIECE = 65_536
 
 
 class Content:
-    """Bytes that are written once, piece by piece, and read as often as wanted. It is gone with its last reference."""
+    """Bytes that are written once, in pieces, and can be read repeatedly. Deleted with the last reference."""
 
     def __init__(self, data: bytes = b"") -> None:
-        self._file: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 - it lives as long as this
+        self._file: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 - closed with this object
         self._hash = hashlib.sha256()
         self.size = 0
         if data:
@@ -24,10 +24,6 @@ class Content:
         self._file.write(data)
         self._hash.update(data)
         self.size += len(data)
-
-    def append(self, other: "Content") -> None:
-        for piece in other.pieces():
-            self.write(piece)
 
     @property
     def sha256(self) -> str:
@@ -42,6 +38,6 @@ class Content:
             yield piece
 
     def read(self, most: int = IN_MEMORY) -> bytes:
-        """The beginning of it, all where it is not long."""
+        """The first `most` bytes."""
         self._file.seek(0)
         return self._file.read(most)

@@ -1,4 +1,4 @@
-"""The control endpoint: scripts faults, takes regions down and up, changes limits, tells what was asked and billed."""
+"""Control endpoint: scripts faults, takes regions down and up, changes limits, and returns the request log."""
 
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
@@ -11,13 +11,14 @@ from .errors import DECODE_FAILURES
 from .faults import FaultRequest
 from .identity import TOKEN_PATH, IdentitySettings
 from .limits import WINDOW_SECONDS, Limits
+from .request_log import Received
 from .server import PortTaken, Simulator
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class ControlError(Exception):
-    """The request makes no sense; the message is told to the caller."""
+    """Invalid request to the control endpoint. The message is sent to the caller."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -25,7 +26,7 @@ class ControlError(Exception):
 
 
 class LimitsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`region` and `deployment` null mean all; a limit that is null or absent is lifted."""
+    """Without `region` or `deployment` all are changed. A null or absent limit is removed."""
 
     region: str | None = None
     deployment: str | None = None
@@ -35,7 +36,7 @@ class LimitsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Control:
-    """The handlers; `build` puts them behind their paths, together with the identity endpoint."""
+    """Handlers of the control endpoint; `build` returns the application, including the identity endpoint."""
 
     def __init__(self, simulator: Simulator) -> None:
         self._simulator = simulator
@@ -82,26 +83,26 @@ class Control:
 
     async def delete_faults(self, request: web.Request) -> web.Response:
         given = request.match_info.get("id")
-        if given is not None and not (given.isascii() and given.isdigit()):
-            raise ControlError(404, f"there is no fault {given}")
-        deleted = self._simulator.faults.delete(None if given is None else int(given))
-        if given is not None and not deleted:
+        if given is None:
+            return _json({"deleted": self._simulator.faults.delete()})
+        deleted = self._simulator.faults.delete(int(given)) if given.isascii() and given.isdigit() else 0
+        if not deleted:
             raise ControlError(404, f"there is no fault {given}")
         return _json({"deleted": deleted})
 
     async def set_limits(self, request: web.Request) -> web.Response:
-        wanted = _decode(await request.read(), LimitsRequest)
-        if wanted.region is not None:
-            self._check_region(wanted.region)
-        limits = Limits(wanted.tokens_per_minute, wanted.requests_per_minute, wanted.window_seconds)
+        change = _decode(await request.read(), LimitsRequest)
+        if change.region is not None:
+            self._check_region(change.region)
+        limits = Limits(change.tokens_per_minute, change.requests_per_minute, change.window_seconds)
         changed = 0
         for region in self._simulator.regions.values():
             for deployment in region.deployments.values():
-                if wanted.region in (None, region.name) and wanted.deployment in (None, deployment.name):
+                if change.region in (None, region.name) and change.deployment in (None, deployment.name):
                     deployment.set_limits(limits)
                     changed += 1
         if not changed:
-            raise ControlError(404, f"there is no deployment {wanted.deployment}")
+            raise ControlError(404, f"there is no deployment {change.deployment}")
         return _json({"changed": changed})
 
     async def take_down(self, request: web.Request) -> web.Response:
@@ -131,16 +132,16 @@ class Control:
         return _json({})
 
     async def last_body(self, request: web.Request) -> web.Response:
-        received = self._simulator.log.last_received(request.query.get("region"))
-        if received is None:
-            raise ControlError(404, "no request has come yet")
-        return web.Response(body=received.body, content_type="application/octet-stream")
+        return web.Response(body=self._last_received(request).body, content_type="application/octet-stream")
 
     async def last_headers(self, request: web.Request) -> web.Response:
+        return _json({"headers": self._last_received(request).redacted_headers()})
+
+    def _last_received(self, request: web.Request) -> Received:
         received = self._simulator.log.last_received(request.query.get("region"))
         if received is None:
-            raise ControlError(404, "no request has come yet")
-        return _json({"headers": received.redacted_headers()})
+            raise ControlError(404, "no request received yet")
+        return received
 
     def _check_region(self, name: str) -> str:
         if name not in self._simulator.regions:
@@ -160,9 +161,9 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
         return _json({"error": error.reason}, error.status)
 
 
-def _decode[T](body: bytes, wanted: type[T]) -> T:
+def _decode[T](body: bytes, kind: type[T]) -> T:
     try:
-        return msgspec.json.decode(body, type=wanted)
+        return msgspec.json.decode(body, type=kind)
     except DECODE_FAILURES as error:
         raise ControlError(400, str(error)) from error
 

@@ -1,4 +1,4 @@
-"""Sends an answer the way its region does, with its pace and its faults, and charges what has been generated."""
+"""Sends an answer at the region's pace, with scripted faults, and charges the generated tokens."""
 
 import asyncio
 import math
@@ -15,7 +15,7 @@ _MISSING_BYTES = 1_024
 
 
 class Delivery:
-    """Both paces in seconds. An answer that is not streamed takes as long as its stream would take."""
+    """Sends answers at a given pace. An answer that is not streamed takes as long as its stream would."""
 
     def __init__(self, first_token_seconds: float, seconds_per_chunk: float) -> None:
         self._first_token_seconds = first_token_seconds
@@ -74,7 +74,7 @@ class Delivery:
                 if await strike_in_stream(effect, answer, exchange):
                     return
                 effect = None
-            # Even a wait of nothing lets the loop flush: every event leaves as a write of its own.
+            # Even a sleep of 0 lets the loop flush, so that every event is a separate write.
             pause = self._seconds_per_chunk if event.kind == "content" else 0
             if event.not_before:
                 pause = max(pause, event.not_before - time.time())

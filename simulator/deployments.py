@@ -1,4 +1,4 @@
-"""A deployment as it stands in one region: its model, its rate limits and its prompt cache."""
+"""A deployment in one region: its model, rate limits and prompt cache."""
 
 from . import errors
 from .answers import Charge
@@ -7,7 +7,7 @@ from .limits import Limits, RateLimited, RateLimiter, Utilisation
 from .models import find_model
 from .tokens import PromptCache
 
-# The operation as the text of a 429 names it, where it is not just the path with capitals.
+# Operation names in the message of a 429, where they are not the capitalised path.
 _OPERATION_NAMES = {"chat/completions": "ChatCompletions_Create"}
 
 
@@ -25,11 +25,11 @@ class Deployment:
         self.set_limits(self._configured_limits)
 
     def set_limits(self, limits: Limits) -> None:
-        """Puts other limits in place, with nothing used of them."""
+        """Replace the limits; the new ones start unused."""
         self._limiter = Utilisation(limits) if self.provisioned else RateLimiter(limits)
 
     def admit(self, estimated_tokens: int, operation: str, dated_version: str | None, region: str, now: float) -> None:
-        """Raises AzureError 429. `now` in seconds of a steady clock, `region` as it is displayed."""
+        """Raises AzureError 429. `now` in seconds of a monotonic clock; `region` is the display name."""
         try:
             self._limiter.admit(estimated_tokens, now)
         except RateLimited as limited:
@@ -44,13 +44,13 @@ class Deployment:
             ) from limited
 
     def correct(self, estimated_tokens: int, charge: Charge) -> None:
-        """The truth about a call that was admitted. Cached tokens cost a provisioned deployment nothing."""
+        """Replace an estimate by the actual usage. Cached tokens are free on a provisioned deployment."""
         if isinstance(self._limiter, Utilisation):
             spent = charge.input_tokens - charge.cached_tokens + charge.output_tokens
             self._limiter.correct(spent - estimated_tokens)
 
     def utilisation(self, now: float) -> float | None:
-        """In per cent, of a provisioned deployment."""
+        """Utilisation in per cent; None unless the deployment is provisioned."""
         return self._limiter.utilisation(now) if isinstance(self._limiter, Utilisation) else None
 
     def headers(self, now: float) -> dict[str, str]:

@@ -1,18 +1,18 @@
-"""Azure's refusals: one function for each body the service is known to answer with. Source: azure-facts A.5."""
+"""Azure's error responses, one function per known body. Source: azure-facts A.5."""
 
 import math
 from typing import Any
 
 import msgspec
 
-# What msgspec raises for bytes that do not decode: text that is not UTF-8 and deep nesting have errors of their own.
+# msgspec raises separate errors for invalid UTF-8 and for deep nesting.
 DECODE_FAILURES = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _SEVERITIES = {"hate": "safe", "self_harm": "safe", "sexual": "safe", "violence": "high"}
 
 
 class AzureError(Exception):
-    """An answer that is a refusal. `charged_tokens` are the prompt tokens Azure bills in spite of it."""
+    """An error response. `charged_tokens` are prompt tokens that Azure bills despite the error."""
 
     def __init__(
         self, status: int, body: dict[str, Any], headers: dict[str, str] | None = None, charged_tokens: int = 0
@@ -79,7 +79,7 @@ def api_version_not_supported() -> AzureError:
 
 
 def content_filtered(prompt_tokens: int) -> AzureError:
-    """The prompt was refused; its evaluation is billed (azure-facts A.6)."""
+    """The prompt was rejected; Azure bills its evaluation (azure-facts A.6)."""
     results = {name: {"filtered": level != "safe", "severity": level} for name, level in _SEVERITIES.items()}
     error = {
         "inner_error": {"code": "ResponsibleAIPolicyViolation", "content_filter_results": results},
@@ -115,7 +115,7 @@ def resource_not_found() -> AzureError:
 
 
 def object_not_found(message: str, param: str | None = None, code: str | None = None) -> AzureError:
-    """An id that this resource does not know; it may be another resource's."""
+    """Unknown id; the object may exist in another resource."""
     error = {"message": message, "type": "invalid_request_error", "param": param, "code": code}
     return AzureError(404, {"error": error})
 
@@ -148,7 +148,7 @@ def too_many_headers(count: int, limit: int) -> AzureError:
 def rate_limited(
     *, deployment: str, model: str, region: str, operation: str, api_version: str, what: str, retry_after: float
 ) -> AzureError:
-    """`what` is "token" or "call"; the headers say the wait in milliseconds and, rounded up, in seconds."""
+    """`what` is "token" or "call". The headers give the wait in milliseconds and, rounded up, in seconds."""
     milliseconds = max(1, math.ceil(retry_after * 1_000))
     seconds = math.ceil(milliseconds / 1_000)
     message = (

@@ -1,4 +1,4 @@
-"""One request and the answer to it on the socket: everything that is written, orderly or not, is written here."""
+"""One request and its response on the socket, including cut and reset connections."""
 
 import socket
 import struct
@@ -10,12 +10,12 @@ from aiohttp import web
 from .answers import JSON
 from .request_log import LogEntry
 
-# With a linger time of zero, closing sends RST and drops what is not sent yet (socket(7), SO_LINGER).
+# With a linger time of zero, closing sends RST and drops unsent data (socket(7), SO_LINGER).
 _LINGER_ZERO = struct.pack("ii", 1, 0)
 
 
 class Exchange:
-    """`headers` are on every answer; `entry` is filled while the request goes its way and logged at its end."""
+    """`headers` are added to every response. `entry` is filled along the way and logged at the end."""
 
     def __init__(self, request: web.BaseRequest, entry: LogEntry, display_region: str) -> None:
         self.request = request
@@ -32,7 +32,7 @@ class Exchange:
     async def send(
         self, status: int, body: bytes, content_type: str = JSON, headers: dict[str, str] | None = None
     ) -> None:
-        """A whole answer with its length."""
+        """Send a whole response with its length."""
         self.response = web.Response(
             status=status, body=body, headers={"content-type": content_type, **self.headers, **(headers or {})}
         )
@@ -43,7 +43,7 @@ class Exchange:
     async def open(
         self, content_type: str, content_length: int | None = None, headers: dict[str, str] | None = None
     ) -> None:
-        """Status 200 of an answer whose body follows by `write`: chunked, unless a length is given."""
+        """Start a response with status 200; `write` sends its body. Chunked unless a length is given."""
         self.response = web.StreamResponse(headers={"content-type": content_type, **self.headers, **(headers or {})})
         self.response.content_length = content_length
         self.entry.status = 200
@@ -57,13 +57,13 @@ class Exchange:
         self.entry.completed = True
 
     def cut(self) -> None:
-        """Closes the connection in the middle of the answer; what was written before still arrives."""
+        """Close the connection in the middle of the response. Data already written still arrives."""
         transport = self.request.transport
         if transport is not None:
             transport.close()
 
     def reset(self) -> None:
-        """Resets the connection: the client sees ECONNRESET."""
+        """Reset the connection: the client gets ECONNRESET."""
         transport = self.request.transport
         if transport is None:
             return

@@ -1,4 +1,4 @@
-"""Scripted misbehaviour: the kinds of fault, and the queue from which a call takes the first that concerns it."""
+"""Scripted faults: their kinds, and the queue from which a call takes the first one that matches it."""
 
 import asyncio
 import random
@@ -17,9 +17,9 @@ _FRAMING_HEADERS = frozenset({"content-length", "transfer-encoding", "connection
 
 
 class Effect(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"):
-    """One that strikes on arrival does so whatever the call is worth, the others only with an answer of status 200.
+    """`on_arrival`: strikes any request, even an invalid one; otherwise only calls answered with status 200.
 
-    `streams_only` are those that wait for a call that asks for a stream.
+    `streams_only`: strikes only calls that request a stream.
     """
 
     on_arrival: ClassVar[bool] = True
@@ -31,7 +31,7 @@ class Effect(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
 
 
 class Status(Effect, frozen=True, tag="status"):
-    """An answer of this status. A `body` that is a string is sent as it is, another as JSON; absent: Azure's error."""
+    """An answer with this status. A string `body` is sent as text, another as JSON; None: Azure's error."""
 
     status: Annotated[int, msgspec.Meta(ge=200, le=599)]
     headers: dict[str, str] = {}
@@ -40,7 +40,7 @@ class Status(Effect, frozen=True, tag="status"):
     def __post_init__(self) -> None:
         for name, value in self.headers.items():
             if not _HEADER_NAME.match(name) or not _HEADER_VALUE.match(value):
-                raise ValueError(f"{name!r} is no HTTP header")
+                raise ValueError(f"{name!r} is not a valid HTTP header")
             if name.lower() in _FRAMING_HEADERS:
                 raise ValueError(f"{name!r} cannot be set; see the kinds wrong_length, reset and cut_stream")
 
@@ -50,11 +50,11 @@ class Delay(Effect, frozen=True, tag="delay"):
 
 
 class Hang(Effect, frozen=True, tag="hang"):
-    """No answer until the client goes away; when the fault is deleted, the call is answered after all."""
+    """No answer until the client disconnects. Deleting the fault lets the call continue."""
 
 
 class Reset(Effect, frozen=True, tag="reset"):
-    """The connection is reset (TCP RST) before an answer."""
+    """Connection reset (TCP RST) before any answer."""
 
 
 class NotJson(Effect, frozen=True, tag="not_json"):
@@ -62,11 +62,11 @@ class NotJson(Effect, frozen=True, tag="not_json"):
 
 
 class Endless(Effect, frozen=True, tag="endless"):
-    """Status 200 and a body that never ends, about 60 MB a second if the client reads that fast."""
+    """Status 200 and an endless body, up to about 60 MB per second."""
 
 
 class EmptyStream(Effect, frozen=True, tag="empty_stream"):
-    """A stream without one event; `done` false leaves out `data: [DONE]` too."""
+    """A stream without events. `done` false also omits `data: [DONE]`."""
 
     streams_only: ClassVar[bool] = True
 
@@ -74,13 +74,13 @@ class EmptyStream(Effect, frozen=True, tag="empty_stream"):
 
 
 class WrongLength(Effect, frozen=True, tag="wrong_length"):
-    """The normal answer under a content-length that is larger; then the connection is closed."""
+    """The normal answer with too large a content-length; then the connection is closed."""
 
     on_arrival: ClassVar[bool] = False
 
 
 class StreamEffect(Effect, frozen=True):
-    """Strikes before the content chunk number `due`, or at the end of the content if that comes first."""
+    """Strikes before content chunk number `due`, or at the end of the content if that comes first."""
 
     on_arrival: ClassVar[bool] = False
     streams_only: ClassVar[bool] = True
@@ -91,7 +91,7 @@ class StreamEffect(Effect, frozen=True):
 
 
 class SlowFirstToken(StreamEffect, frozen=True, tag="slow_first_token"):
-    """Headers and roles at once, then a wait before the first content."""
+    """Headers and roles at once, then a delay before the first content."""
 
     seconds: Seconds
 
@@ -109,17 +109,17 @@ class Stall(LaterStreamEffect, frozen=True, tag="stall", kw_only=True):
 
 
 class ErrorInStream(LaterStreamEffect, frozen=True, tag="error_in_stream"):
-    """An event `data: {"error": …}`, then the end of the body, without [DONE]. What is no event stream is cut."""
+    """An event `data: {"error": …}`, then the end of the body without [DONE]. Other content types are cut."""
 
 
 class CutStream(LaterStreamEffect, frozen=True, tag="cut_stream"):
-    """The connection is closed in the middle: what was sent arrives, the end of the body does not."""
+    """Connection closed in the middle. Data already sent arrives; the end of the body does not."""
 
 
 class Rechunk(Effect, frozen=True, tag="rechunk"):
-    """The whole stream arrives, cut at random places into pieces of one byte to `largest`; the same for one `seed`.
+    """The whole stream in random pieces of 1 to `largest` bytes, the same for the same `seed`.
 
-    `crlf`: its lines end with CR LF. `comments`: some events have a comment before them.
+    `crlf`: lines end with CR LF. `comments`: some events are preceded by a comment.
     """
 
     on_arrival: ClassVar[bool] = False
@@ -149,10 +149,10 @@ AnyEffect = (
 
 
 class FaultRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`region`, `deployment` and `operation` null mean any, `times` null until deleted. `share`: of the calls that it
-    concerns, how many it strikes, by chance.
+    """A null `region`, `deployment` or `operation` matches any; without `times` the fault stays until deleted.
 
-    An operation is a method and a path as the table of operations has it, such as "POST responses/{id}/cancel".
+    `share`: probability that a matching call is struck. `operation`: method and route, such as
+    "POST responses/{id}/cancel".
     """
 
     fault: AnyEffect
@@ -164,7 +164,7 @@ class FaultRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Fault:
-    """One queued fault and how often it may still strike."""
+    """A queued fault and its remaining number of strikes."""
 
     def __init__(self, fault_id: int, request: FaultRequest) -> None:
         self.id = fault_id
@@ -172,13 +172,13 @@ class Fault:
         self.remaining = request.times
         self.applied = 0
         self.deleted = asyncio.Event()
-        self._chance = random.Random(fault_id)  # the same calls at every run
+        self._chance = random.Random(fault_id)  # seeded: the same calls in every run
 
     @property
     def effect(self) -> AnyEffect:
         return self.request.fault
 
-    def concerns(self, region: str, deployment: str | None, operation: str, stream: bool) -> bool:
+    def matches(self, region: str, deployment: str | None, operation: str, stream: bool) -> bool:
         request = self.request
         return (
             request.region in (None, region)
@@ -190,7 +190,7 @@ class Fault:
 
 
 class FaultState(msgspec.Struct, frozen=True):
-    """What GET /faults tells of one fault."""
+    """A fault as `GET /faults` returns it."""
 
     id: int
     region: str | None
@@ -204,7 +204,7 @@ class FaultState(msgspec.Struct, frozen=True):
 
 
 class FaultQueue:
-    """Faults in the order they came; one that has struck `times` times is gone from it."""
+    """Faults in order of arrival. A fault leaves the queue after its last strike."""
 
     def __init__(self) -> None:
         self._last_id = 0
@@ -220,8 +220,8 @@ class FaultQueue:
         return self._last_id
 
     def take(self, region: str, deployment: str | None, operation: str, stream: bool) -> Fault | None:
-        """The first fault that concerns the call, counted as applied to it."""
-        fault = next((fault for fault in self._queue if fault.concerns(region, deployment, operation, stream)), None)
+        """The first fault that matches the call, counted as applied."""
+        fault = next((fault for fault in self._queue if fault.matches(region, deployment, operation, stream)), None)
         if fault is None:
             return None
         fault.applied += 1
@@ -232,7 +232,7 @@ class FaultQueue:
         return fault
 
     def give_back(self, fault: Fault) -> None:
-        """The call was refused before the fault could strike: the next call has it."""
+        """Return a fault whose call was rejected before the fault could strike."""
         fault.applied -= 1
         if fault.remaining is not None and not fault.deleted.is_set():
             fault.remaining += 1
@@ -240,7 +240,7 @@ class FaultQueue:
                 self._queue.insert(0, fault)
 
     async def hold(self, fault: Fault) -> None:
-        """Returns when the fault is deleted, also one that is no longer queued because this was its last call."""
+        """Wait until the fault is deleted, even if it has already left the queue."""
         self._holding.add(fault)
         try:
             await fault.deleted.wait()
@@ -264,7 +264,7 @@ class FaultQueue:
         ]
 
     def delete(self, fault_id: int | None = None) -> int:
-        """Deletes one fault, or all; returns how many there were, calls that hang on a used up one included."""
+        """Delete one fault, or all. Returns their number, including used-up faults that still hold a call."""
         doomed = {fault for fault in {*self._queue, *self._holding} if fault_id in (None, fault.id)}
         for fault in doomed:
             fault.deleted.set()

@@ -1,4 +1,4 @@
-"""Multipart bodies: read as they come, so that no file has to be in memory."""
+"""Multipart bodies, read as a stream, so that no file has to fit into memory."""
 
 import mimetypes
 import re
@@ -17,7 +17,7 @@ MAXIMUM_FIELD_BYTES = 1_024 * 1_024
 MAXIMUM_PARTS = 1_000
 REMEMBERED_BYTES = 1_024 * 1_024
 
-# What aiohttp's reader raises for a body that is none, for a part's headers that are none, and for odd encodings.
+# Errors of aiohttp's reader for an invalid body, invalid part headers or an unknown encoding.
 _BROKEN = (
     ValueError,
     AssertionError,
@@ -38,7 +38,7 @@ class UploadedFile(msgspec.Struct, frozen=True):
 
 
 class Form(msgspec.Struct, frozen=True):
-    """Fields and files by name; `image[]` is the same name as `image`."""
+    """Fields and files by name. `image[]` is the same name as `image`."""
 
     fields: dict[str, list[str]] = {}
     files: dict[str, list[UploadedFile]] = {}
@@ -72,7 +72,7 @@ class Form(msgspec.Struct, frozen=True):
 
 
 class _Recorder:
-    """A stream that keeps the beginning of what was read from it, and counts."""
+    """A stream that records the first bytes read from it and counts all of them."""
 
     def __init__(self, stream: StreamReader) -> None:
         self._stream = stream
@@ -103,7 +103,7 @@ class _Recorder:
 
 
 class ReceivedForm(msgspec.Struct, frozen=True):
-    """`raw` is the body byte for byte, empty where it was too long to be kept."""
+    """`raw` is the body as received, or empty if it was too long to keep."""
 
     form: Form
     size: int
@@ -111,7 +111,7 @@ class ReceivedForm(msgspec.Struct, frozen=True):
 
 
 async def read_form(request: web.BaseRequest) -> ReceivedForm:
-    """Raises AzureError 400 for what is no multipart body, 413 for a file that is too large."""
+    """Raises AzureError 400 for an invalid multipart body, 413 for too large a file."""
     recorder: Any = _Recorder(request.content)
     form = Form({}, {})
     try:
@@ -126,7 +126,7 @@ async def read_form(request: web.BaseRequest) -> ReceivedForm:
                 form.fields.setdefault(name, []).append(await _read_field(part))
             else:
                 form.files.setdefault(name, []).append(await _read_file(part))
-        await request.content.read()  # an epilogue
+        await request.content.read()  # the epilogue
     except _BROKEN as error:
         raise errors.invalid_form() from error
     whole = recorder.size <= REMEMBERED_BYTES

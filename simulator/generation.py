@@ -1,4 +1,4 @@
-"""How a simulated model reads and writes: what a prompt costs, and the text that follows it."""
+"""Simulated models: the tokens of a prompt, and the generated text."""
 
 import re
 from typing import Literal
@@ -18,7 +18,7 @@ _DIRECTIVE = re.compile(r"simulate_(output_tokens|seconds|bytes)=(\d{1,9})\b")
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """What reading a prompt is charged."""
+    """Tokens charged for a prompt."""
 
     input_tokens: int
     cached_tokens: int
@@ -39,7 +39,7 @@ class GeneratedChoice(msgspec.Struct, frozen=True):
 
 
 def read_prompt(text: str, overhead_tokens: int, model: Model, cache: PromptCache, param: str) -> Reading:
-    """Raises AzureError 400 for a prompt that is filtered or too long; `param` is what it came in."""
+    """Raises AzureError 400 for a filtered or too long prompt; `param` is the parameter that holds it."""
     measured = measure(text)
     input_tokens = measured.tokens + overhead_tokens
     if FILTERED_WORD in text:
@@ -50,10 +50,10 @@ def read_prompt(text: str, overhead_tokens: int, model: Model, cache: PromptCach
 
 
 def generate(prompt: str, index: int, limit: int | None, model: Model, asked: str | None = None) -> GeneratedChoice:
-    """A text of the prompt's natural length, cut at the limit: always the same for this prompt and index.
+    """Deterministic text for a prompt and index, cut at the limit.
 
-    The natural length is 32 tokens, or N where `asked` (usually the prompt) says `simulate_output_tokens=N`. A
-    reasoning model thinks for 16 tokens first, which count towards the limit too.
+    The natural length is 32 tokens, or N if `asked` (by default the prompt) contains `simulate_output_tokens=N`. A
+    reasoning model adds 16 reasoning tokens, which count towards the limit.
     """
     natural = directive(prompt if asked is None else asked, "output_tokens")
     if natural is None:
@@ -69,7 +69,7 @@ def generate(prompt: str, index: int, limit: int | None, model: Model, asked: st
 
 
 def directive(prompt: str, name: Literal["output_tokens", "seconds", "bytes"]) -> int | None:
-    """What a prompt asks of the simulator: `simulate_seconds=3` takes that long in the background, and so on."""
+    """The number in a directive such as `simulate_seconds=3` in the prompt; None without one."""
     if "simulate_" not in prompt:
         return None
     return next((int(number) for asked, number in _DIRECTIVE.findall(prompt) if asked == name), None)

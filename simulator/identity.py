@@ -1,4 +1,4 @@
-"""The managed identity endpoint of App Service as azure-identity calls it, and the check of the tokens it issued.
+"""The managed identity endpoint of App Service, as azure-identity calls it, and the validation of its tokens.
 
 https://learn.microsoft.com/azure/app-service/overview-managed-identity#rest-endpoint-reference
 """
@@ -21,7 +21,7 @@ TOKEN_PATH = "/msi/token"
 
 
 class IdentitySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`failing_status` makes every request for a token fail with that status until it is null again."""
+    """With a `failing_status` every token request fails with that status."""
 
     token_lifetime_seconds: Seconds = TOKEN_LIFETIME_SECONDS
     failing_status: Annotated[int, msgspec.Meta(ge=400, le=599)] | None = None
@@ -33,7 +33,7 @@ class IssuedToken(msgspec.Struct, frozen=True):
 
 
 class IdentityProvider:
-    """Issues tokens and knows which of them a region accepts. `header` is the secret X-IDENTITY-HEADER."""
+    """Issues and validates tokens. `header` is the secret value of X-IDENTITY-HEADER."""
 
     def __init__(self) -> None:
         self.header = secrets.token_hex(16)
@@ -41,7 +41,7 @@ class IdentityProvider:
         self.reset()
 
     def reset(self) -> None:
-        """Settings and the count as at the start; tokens that were issued stay valid."""
+        """Restore the initial settings and count. Issued tokens stay valid."""
         self.settings = IdentitySettings()
         self.tokens_issued = 0
 
@@ -67,7 +67,7 @@ class IdentityProvider:
         if not resource:
             return _refusal(400, "The parameter resource is missing.")
         if self.settings.failing_status is not None:
-            return _refusal(self.settings.failing_status, "The identity service was told to fail.")
+            return _refusal(self.settings.failing_status, "The identity service is set to fail.")
         token, issued = self.issue(resource, time.time())
         body = {
             "access_token": token,

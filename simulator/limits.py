@@ -1,7 +1,7 @@
-"""What one deployment can take, charged on arrival by an estimate as Azure does: tokens and requests in a window, or
-the utilisation of a provisioned one.
+"""Limits of a deployment: tokens and requests per window, or the utilisation of a provisioned deployment.
 
-Source: azure-facts A.9. The window is fixed and begins with the first request after the last one ended.
+Like Azure, they charge an estimate on arrival (azure-facts A.9). Windows are fixed; one begins with the first request
+after the previous one ended.
 """
 
 import math
@@ -12,7 +12,7 @@ WINDOW_SECONDS = 60.0
 
 
 class RateLimited(Exception):
-    """The request is over a limit; `what` is "token" or "call", `retry_after` in seconds."""
+    """The request exceeds a limit. `what` is "token" or "call"; `retry_after` in seconds."""
 
     def __init__(self, what: str, retry_after: float) -> None:
         super().__init__(what)
@@ -27,7 +27,7 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class RateLimiter:
-    """Counts what arrives. A refused request counts as a request, but its tokens are not charged."""
+    """Counts requests and tokens. A rejected request counts as a request, but its tokens do not count."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -36,7 +36,7 @@ class RateLimiter:
         self._requests = 0
 
     def admit(self, estimated_tokens: int, now: float) -> None:
-        """Raises RateLimited. `now` in seconds of any steady clock."""
+        """Raises RateLimited. `now` in seconds of a monotonic clock."""
         limits = self.limits
         if limits.tokens is None and limits.requests is None:
             return
@@ -51,7 +51,7 @@ class RateLimiter:
         self._tokens += estimated_tokens
 
     def headers(self, now: float) -> dict[str, str]:
-        """x-ratelimit-limit, -remaining and -reset (seconds) for each limit there is."""
+        """x-ratelimit-limit, -remaining and -reset (seconds) per configured limit."""
         reset = str(max(0, math.ceil(self._window_ends - now))) if self._window_ends > now else "0"
         headers: dict[str, str] = {}
         for what, limit, used in (
@@ -66,8 +66,8 @@ class RateLimiter:
 
 
 class Utilisation:
-    """A provisioned deployment: a bucket that fills with what arrives and is worked off at a steady rate. It admits
-    while it is not full, so a call may fill it over its brim. An estimate is corrected as soon as the truth is known.
+    """Leaky bucket of a provisioned deployment. Calls fill it and it drains at a steady rate. It admits calls while it
+    is not full, so one call may overfill it. Estimates are corrected once the actual usage is known.
 
     Source: azure-facts A.9 and Azure's description of provisioned throughput ("a variation of the leaky bucket").
     """
@@ -80,27 +80,27 @@ class Utilisation:
         self._at = -math.inf
 
     def admit(self, estimated_tokens: int, now: float) -> None:
-        """Raises RateLimited until there is room again."""
+        """Raises RateLimited while the bucket is full."""
         if not self._size:
             return
-        self._work_off(now)
+        self._drain(now)
         if self._level >= self._size:
             raise RateLimited("token", (self._level - self._size) / self._rate + 0.001)
         self._level += estimated_tokens
 
     def correct(self, tokens: int) -> None:
-        """What was admitted took so many tokens more, or less, than its estimate."""
+        """Add the difference between actual and estimated tokens; it may be negative."""
         self._level = max(0.0, self._level + tokens)
 
     def utilisation(self, now: float) -> float | None:
-        """In per cent; None where nothing is limited."""
-        self._work_off(now)
+        """Utilisation in per cent; None without a limit."""
+        self._drain(now)
         return 100 * self._level / self._size if self._size else None
 
     def headers(self, now: float) -> dict[str, str]:
         used = self.utilisation(now)
         return {} if used is None else {"azure-openai-deployment-utilization": f"{used:.1f}%"}
 
-    def _work_off(self, now: float) -> None:
+    def _drain(self, now: float) -> None:
         self._level = max(0.0, self._level - (now - max(self._at, 0.0)) * self._rate)
         self._at = now

@@ -1,4 +1,4 @@
-"""How each kind of fault strikes a call."""
+"""Applies each kind of fault to a call."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,7 @@ _ENDLESS_PAUSE_SECONDS = 0.001
 
 
 async def strike_on_arrival(fault: Fault, queue: FaultQueue, exchange: Exchange) -> bool:
-    """True when the call is done with; False when it is now answered as usual."""
+    """Apply the fault. Returns True if the call is finished, False if it continues normally."""
     match fault.effect:
         case Delay(seconds):
             await asyncio.sleep(seconds)
@@ -60,7 +60,7 @@ async def strike_on_arrival(fault: Fault, queue: FaultQueue, exchange: Exchange)
 
 
 async def strike_in_stream(effect: StreamEffect, answer: StreamedAnswer, exchange: Exchange) -> bool:
-    """True when the stream is over; False when it goes on."""
+    """Apply the effect. Returns True if the stream is finished, False if it continues."""
     match effect:
         case SlowFirstToken(seconds) | Stall(seconds=seconds):
             await asyncio.sleep(seconds)
@@ -74,7 +74,7 @@ async def strike_in_stream(effect: StreamEffect, answer: StreamedAnswer, exchang
 
 
 def rechunked(events: Sequence[bytes], effect: Rechunk, *, plain: bool) -> Iterator[bytes]:
-    """The bytes of a stream in other pieces; `plain` is what is no event stream, and stays as it is otherwise."""
+    """The bytes of a stream in random pieces. `plain`: not an event stream, so `crlf` and `comments` are ignored."""
     chance = random.Random(effect.seed)
     if effect.comments and not plain:
         events = [b": note\n\n" * (chance.random() < 0.2) + event for event in events]
@@ -102,12 +102,12 @@ async def _send_status(effect: Status, exchange: Exchange) -> None:
     else:
         body = msgspec.json.encode(effect.body)
     headers = {name.lower(): value for name, value in effect.headers.items()}
-    exchange.entry.retry_after = _told_wait(headers)
+    exchange.entry.retry_after = _retry_after(headers)
     await exchange.send(effect.status, body, headers.pop("content-type", content_type), headers)
 
 
 async def _send_endless(exchange: Exchange) -> None:
-    """The beginning of an answer, or of an event, that is blanks from then on."""
+    """Start an answer, or an event of a stream, and continue it with blanks for ever."""
     stream = exchange.entry.stream
     await exchange.open(EVENT_STREAM if stream else JSON)
     await exchange.write(b"data: {" if stream else b"{")
@@ -116,8 +116,8 @@ async def _send_endless(exchange: Exchange) -> None:
         await asyncio.sleep(_ENDLESS_PAUSE_SECONDS)
 
 
-def _told_wait(headers: Mapping[str, str]) -> float | None:
-    """The wait that these headers tell; None where they tell none, or nonsense."""
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds in `retry-after-ms` or `retry-after`; None if absent or invalid."""
     for name, scale in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         with contextlib.suppress(KeyError, ValueError):
             return float(headers[name]) / scale

@@ -1,4 +1,4 @@
-"""What the simulated models are: their kind, version, context window and embedding size."""
+"""The simulated models: kind, version, context window and embedding size."""
 
 import re
 from typing import Literal
@@ -11,7 +11,7 @@ Kind = Literal[
 
 
 class Model(msgspec.Struct, frozen=True):
-    """`version` is appended to the name in answers, as Azure does; `dimensions` is 0 for all but embeddings."""
+    """Answers append `version` to the name, like Azure. `dimensions` is 0 except for embeddings."""
 
     name: str
     kind: Kind
@@ -24,7 +24,7 @@ class Model(msgspec.Struct, frozen=True):
         return f"{self.name}-{self.version}" if self.version else self.name
 
 
-_KNOWN = {
+_MODELS = {
     model.name: model
     for model in (
         Model("gpt-4o", "chat", 128_000, "2024-11-20"),
@@ -54,10 +54,10 @@ _KINDS_BY_NAME: tuple[tuple[re.Pattern[str], Kind], ...] = (
 
 
 def find_model(name: str, kind: Kind | None = None) -> Model:
-    """A model by name; one that is not known gets a usual window, and its kind from `kind` or from its name."""
-    known = _KNOWN.get(name)
-    if known is not None and kind in (None, known.kind):
-        return known
+    """A model by name. Unknown models get a default context window, and their kind from `kind` or the name."""
+    model = _MODELS.get(name)
+    if model is not None and kind in (None, model.kind):
+        return model
     kind = kind or _kind_of(name)
     if kind == "embeddings":
         return Model(name, kind, 8_192, dimensions=1_536)

@@ -1,4 +1,4 @@
-"""Runs the simulator as a process of its own and drives its control endpoint; for tests and the local run."""
+"""Runs the simulator in a child process and calls its control endpoint; for tests and the local run."""
 
 import json
 import os
@@ -19,7 +19,7 @@ _PROJECT = Path(__file__).resolve().parent.parent
 
 
 class SimulatorFailed(Exception):
-    """The process did not start, or its control endpoint refused; the message says what it said."""
+    """The process did not start, or its control endpoint returned an error; the message has the output."""
 
 
 class SimulatorProcess:
@@ -30,8 +30,8 @@ class SimulatorProcess:
             simulator.regions["eastus2"]        # "http://127.0.0.1:41234"
             simulator.log()["totals"]["eastus2"]["output_tokens"]
 
-    It ends with its parent, even one that is killed. `config` has the shape of the configuration file. Raises
-    SimulatorFailed with what the process wrote to stderr if it dies or is not ready after `timeout` seconds.
+    It ends with its parent, even if that is killed. `config` has the shape of the configuration file. Raises
+    SimulatorFailed with the process's stderr if it dies or is not ready after `timeout` seconds.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class SimulatorProcess:
         control_port: int = 0,
         timeout: float = 15.0,
     ) -> None:
-        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
         self._configuration: Path | None = None
         command = [sys.executable, "-m", "simulator", "--until-input-ends", "--control-port", str(control_port)]
         if ports:
@@ -70,39 +70,39 @@ class SimulatorProcess:
 
     @property
     def identity_environment(self) -> dict[str, str]:
-        """What azure-identity's ManagedIdentityCredential looks for."""
+        """Environment variables of azure-identity's ManagedIdentityCredential."""
         return {"IDENTITY_ENDPOINT": self.identity_endpoint, "IDENTITY_HEADER": self.identity_header}
 
     def fault(
         self, kind: str, *, region: str | None = None, deployment: str | None = None, operation: str | None = None,
         times: int | None = None, share: float = 1.0, **fields: Any,
     ) -> int:  # fmt: skip
-        """Queues a fault and returns its id; `fields` are those of its kind, `times` None means until deleted, `share`
-        is of the calls it concerns."""
+        """Queue a fault and return its id. `fields` are those of its kind. Without `times` it stays until deleted;
+        `share` is the probability that a matching call is struck."""
         scope = {"region": region, "deployment": deployment, "operation": operation, "times": times, "share": share}
         request = {**scope, "fault": {"kind": kind, **fields}}
         return int(self._call("POST", "/faults", request)["id"])
 
     def faults(self) -> list[dict[str, Any]]:
-        """Those that still wait for a call."""
+        """Faults that are still queued."""
         return list(self._call("GET", "/faults")["faults"])
 
     def delete_fault(self, fault_id: int) -> None:
         self._call("DELETE", f"/faults/{fault_id}")
 
     def clear(self) -> None:
-        """Everything as at the start: no faults, regions up, configured limits, empty caches, an empty log."""
+        """Restore the initial state: no faults, regions up, configured limits, empty caches, an empty log."""
         self._call("POST", "/reset")
 
     def log(self, *, summary: bool = False) -> dict[str, Any]:
-        """`{"requests": […], "totals": {region: {…}}, "tokens_issued": n}`; a summary leaves out the requests."""
+        """`{"requests": […], "totals": {region: {…}}, "tokens_issued": n}`; a summary has no requests."""
         return self._call("GET", "/log?summary=1" if summary else "/log")
 
     def last_body(self, region: str | None = None) -> bytes:
         return self._fetch("GET", "/log/bodies/last" + _region_query(region))
 
     def last_headers(self, region: str | None = None) -> list[tuple[str, str]]:
-        """Names and values in the order they came, credentials shown by their scheme only."""
+        """Names and values in order of arrival; credentials are redacted to their scheme."""
         headers = self._call("GET", "/log/headers/last" + _region_query(region))["headers"]
         return [(name, value) for name, value in headers]
 
@@ -115,7 +115,7 @@ class SimulatorProcess:
         requests_per_minute: int | None = None,
         window_seconds: float = 60.0,
     ) -> None:
-        """Replaces the limits of all deployments these names fit, with nothing used of the new ones."""
+        """Replace the limits of all matching deployments; the new ones start unused."""
         request = {
             "region": region,
             "deployment": deployment,
@@ -126,7 +126,7 @@ class SimulatorProcess:
         self._call("POST", "/limits", request)
 
     def identity(self, *, token_lifetime_seconds: float = 86_400, failing_status: int | None = None) -> None:
-        """How tokens are issued from now on; without arguments as at the start."""
+        """Set how tokens are issued; without arguments, restore the defaults."""
         request = {"token_lifetime_seconds": token_lifetime_seconds, "failing_status": failing_status}
         self._call("POST", "/identity", request)
 
@@ -137,13 +137,13 @@ class SimulatorProcess:
         self._call("POST", f"/regions/{region}/up")
 
     def stderr(self) -> str:
-        """What the process has complained of so far; nothing a client sends should make it."""
-        # The child writes at the offset of this very file description: it must not be moved by reading.
+        """Standard error so far. Requests of clients, even invalid ones, write nothing there."""
+        # The child shares this file's offset, so reading must not move it.
         descriptor = self._stderr.fileno()
         return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace").strip()
 
     def stop(self, timeout: float = 5.0) -> int:
-        """Ends the process, by force if it takes longer than `timeout` seconds; returns its exit code."""
+        """Terminate the process, and kill it after `timeout` seconds. Returns its exit code."""
         self._process.terminate()
         try:
             code = self._process.wait(timeout)
@@ -177,7 +177,7 @@ class SimulatorProcess:
             if not piece:
                 self._process.kill()
                 self._process.wait()
-                raise SimulatorFailed(f"the simulator did not start: {self.stderr() or 'it said nothing'}")
+                raise SimulatorFailed(f"the simulator did not start: {self.stderr() or 'no output'}")
             line += piece
         places: dict[str, Any] = json.loads(line)
         return places
@@ -189,7 +189,7 @@ class SimulatorProcess:
     def _fetch(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> bytes:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.control + path, data=data, method=method)
-        # No proxy of the environment comes between us and our own loopback address.
+        # Ignore the environment's proxy for the loopback address.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
             with opener.open(request, timeout=30) as response:

@@ -1,4 +1,4 @@
-"""The path of a request through one region: from the socket to an answer, a refusal or a scripted fault."""
+"""The path of a request through one region, from the socket to an answer, an error or a scripted fault."""
 
 import functools
 import hmac
@@ -28,14 +28,14 @@ MAXIMUM_CUSTOM_HEADERS = 10
 
 
 class _Body(msgspec.Struct, frozen=True):
-    """What came: bytes, and what they say where they are a form."""
+    """A received body: bytes, and the form if it is multipart."""
 
     data: bytes
     form: Form | None
 
 
 class _Outline(msgspec.Struct, frozen=True):
-    """What a scripted fault looks at before the request is judged."""
+    """The fields that scripted faults match, read before the request is validated."""
 
     model: str | None = None
     stream: bool | None = None
@@ -45,7 +45,7 @@ _decode_outline = msgspec.json.Decoder(_Outline).decode
 
 
 class Region:
-    """`handle` answers one request, whatever it holds; only a client that leaves early cancels it."""
+    """`handle` answers any request; only a client that disconnects cancels it."""
 
     def __init__(
         self, config: RegionConfig, *, api_key: str, identity: IdentityProvider, faults: FaultQueue, log: RequestLog
@@ -62,7 +62,7 @@ class Region:
         self._log = log
 
     def restore(self) -> None:
-        """Limits as they were configured with nothing used of them, empty prompt caches, and nobody's objects."""
+        """Restore the initial state: unused configured limits, empty prompt caches, no objects."""
         self.store.clear()
         for deployment in self.deployments.values():
             deployment.restore()
@@ -81,7 +81,7 @@ class Region:
         try:
             await self._respond(exchange)
         except ConnectionError:
-            # The client left while it was being written to: the entry stays without `completed`.
+            # The client disconnected during the write: `completed` stays false.
             pass
         finally:
             self._log.add(entry)
@@ -106,7 +106,7 @@ class Region:
             await _refuse(exchange, refusal)
 
     async def _receive(self, exchange: Exchange) -> _Body:
-        """Raises AzureError for a body that cannot be read."""
+        """Raises AzureError for an unreadable body."""
         request, entry = exchange.request, exchange.entry
         if request.content_type.startswith("multipart/"):
             received = await read_form(request)
@@ -134,7 +134,7 @@ class Region:
         return fault
 
     async def _serve(self, exchange: Exchange, target: Target | None, received: _Body, effect: Effect | None) -> None:
-        """Raises AzureError before anything is written."""
+        """Raises AzureError, always before anything is written."""
         self._check_headers(exchange)
         if target is None:
             raise errors.resource_not_found()
@@ -165,7 +165,7 @@ class Region:
         headers = exchange.request.headers
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
-            # The v1 surface takes a key as a bearer token too: that is how OpenAI's client sends one.
+            # The v1 surface also accepts a key as a bearer token, which is how OpenAI's client sends it.
             is_key = exchange.entry.surface == "v1" and self._is_key(token)
             if not is_key and not self._identity.accepts(token, time.time()):
                 raise errors.invalid_token()
@@ -177,7 +177,7 @@ class Region:
 
 
 class _Deployments:
-    """The region's deployments for one call: what it finds is noted in its log entry and told in its headers."""
+    """The region's deployments for one call. Records the deployment in the log entry and the headers."""
 
     def __init__(self, region: Region, exchange: Exchange, target: Target, dated_version: str | None) -> None:
         self._region = region
@@ -200,20 +200,20 @@ class _Deployments:
         entry.deployment = self._target.deployment or name
         if entry.deployment is None:
             raise errors.missing_parameter("model")
-        if (found := self._region.deployments.get(entry.deployment)) is None:
+        if (deployment := self._region.deployments.get(entry.deployment)) is None:
             raise errors.deployment_not_found()
-        return found
+        return deployment
 
     def admit(self, deployment: Deployment, estimated_tokens: int) -> None:
-        """Raises AzureError 429, unless the call spills over to another deployment (azure-facts A.10): a deployment's
-        own property wins over the request's header."""
+        """Raises AzureError 429, unless the call spills over to another deployment (azure-facts A.10). The
+        deployment's setting takes precedence over the request's header."""
         exchange, now = self._exchange, time.monotonic()
         try:
             deployment.admit(estimated_tokens, self._target.route.path, self._dated_version, self._region.display, now)
             self._admitted = deployment, estimated_tokens
         except errors.AzureError as refusal:
-            wanted = deployment.spillover or exchange.request.headers.get("x-ms-spillover-deployment") or ""
-            other = self._region.deployments.get(wanted)
+            spillover = deployment.spillover or exchange.request.headers.get("x-ms-spillover-deployment") or ""
+            other = self._region.deployments.get(spillover)
             if other is None or not deployment.provisioned or other.provisioned:
                 raise
             exchange.headers["x-ms-spillover-from-deployment"] = deployment.name
@@ -226,14 +226,14 @@ class _Deployments:
                 exchange.entry.utilisation = deployment.utilisation(now)
 
     def settle(self) -> None:
-        """The call has ended: what it took is known."""
+        """Replace the estimate by the actual usage once the call has ended."""
         if self._admitted is not None:
             deployment, estimated_tokens = self._admitted
             deployment.correct(estimated_tokens, self._exchange.entry)
 
 
 def _answer(handler: Handler, call: Call) -> Answer:
-    """Raises AzureError. Nonsense deep inside a body, where nobody looks for it before, is the caller's fault too."""
+    """Raises AzureError, also for invalid values deep inside a body that no earlier check covers."""
     try:
         return handler(call)
     except (TypeError, AttributeError, KeyError, ValueError) as error:
@@ -242,7 +242,7 @@ def _answer(handler: Handler, call: Call) -> Answer:
 
 
 def _outline(received: _Body) -> _Outline:
-    """Never fails: a body that cannot be read has no model and no stream."""
+    """Never raises: an unreadable body has no model and no stream."""
     if received.form is not None:
         return _Outline(received.form.field("model"), received.form.true("stream"))
     try:
@@ -259,5 +259,5 @@ async def _refuse(exchange: Exchange, refusal: errors.AzureError) -> None:
 
 
 def _readable(header: str | None) -> str | None:
-    """aiohttp keeps bytes that are not UTF-8 as lone surrogates, which can be written nowhere."""
+    """Replace the lone surrogates that aiohttp uses for invalid UTF-8, since they cannot be encoded."""
     return None if header is None else header.encode("utf-8", "replace").decode()

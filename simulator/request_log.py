@@ -1,9 +1,9 @@
-"""What was asked and what Azure would bill for it, so that tests can hold a gateway's accounts against the truth.
+"""The request log: every request and the tokens that Azure would bill, so that tests can check a gateway's accounts.
 
-Billed are answers of status 200 whose text was generated, streams by the events that were sent: the prompt when the
-stream begins, reasoning with the first content, then chunk by chunk. A call that is answered by a fault without any
-generated text costs nothing. A prompt refused by the content filter is billed although its status is 400. What is done
-in the background is billed to the request that began it, when it is done.
+An answer with status 200 is billed for its generated text. A stream is billed for the events sent: the prompt when it
+begins, reasoning with the first content, then chunk by chunk. A fault without generated text costs nothing. A prompt
+rejected by the content filter is billed although the status is 400. Background work is billed when it is done, to the
+request that started it.
 """
 
 from collections import defaultdict, deque
@@ -16,10 +16,10 @@ CAPACITY = 100_000
 
 
 class LogEntry(Charge, gc=False, kw_only=True):
-    """One request. `status` is null when no answer was begun; `completed` says the whole answer was written.
+    """One request. `status` is null if no answer was started; `completed`: the whole answer was written.
 
-    `problem`: what an operation stumbled over. `logged`: it is in the log's sums, and what is charged from now on has
-    to be added to them.
+    `problem`: an unexpected error of the operation. `logged`: the entry is in the log's totals, so later charges must
+    be added to them.
     """
 
     time: float
@@ -40,13 +40,13 @@ class LogEntry(Charge, gc=False, kw_only=True):
     fault: str | None = None
     problem: str | None = None
     logged: bool = False
-    retry_after: float | None = None  # seconds that a 429 told the caller to wait
+    retry_after: float | None = None  # seconds, from a 429 or a scripted status
     spilled_to: str | None = None
-    utilisation: float | None = None  # per cent, of a provisioned deployment when it had taken the call, or refused it
+    utilisation: float | None = None  # per cent, of a provisioned deployment after it admitted or rejected the call
 
 
 class Totals(Charge, kw_only=True):
-    """Exact sums since the start or the last reset, also of requests the log no longer holds."""
+    """Exact sums since the start or the last reset, including requests no longer in the log."""
 
     requests: int = 0
     completed: int = 0
@@ -61,7 +61,7 @@ class Totals(Charge, kw_only=True):
 
 
 class Received(msgspec.Struct, frozen=True):
-    """A request as it came over the wire."""
+    """Headers and body of a request, as received."""
 
     headers: tuple[tuple[bytes, bytes], ...]
     body: bytes
@@ -91,19 +91,19 @@ class RequestLog:
         entry.logged = True
 
     def charge_late(self, entry: LogEntry, charge: Charge) -> None:
-        """What a request cost after it was answered, in the background."""
+        """Charge background work to the request that started it."""
         entry.charge(charge)
         if entry.logged:
             self.totals[entry.region].charge(charge)
 
     def last_received(self, region: str | None) -> Received | None:
-        """The newest request of one region, or of all."""
+        """The latest request of one region, or of all regions."""
         name = region or self._last_region
         return self._last.get(name) if name is not None else None
 
 
 def _redacted(name: bytes, value: bytes) -> str:
-    """Credentials shown by their scheme only."""
+    """The value, with credentials reduced to their scheme."""
     if name.lower() == b"authorization":
         return value.partition(b" ")[0].decode("latin-1")
     if name.lower() == b"api-key":

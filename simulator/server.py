@@ -1,4 +1,4 @@
-"""The sockets: a listener per region that can go down and up on the same port, and what the regions share."""
+"""The sockets: a listener per region, which can go down and up on the same port, and shared state."""
 
 import asyncio
 import logging
@@ -22,28 +22,28 @@ BACKLOG = 1_024
 
 
 class PortTaken(Exception):
-    """Another process listens on a port that was asked for."""
+    """A requested port is in use."""
 
 
 _CLIENT_FAULTS = (HttpProcessingError, web.RequestPayloadError)
 
 
-class _OwnFaults(logging.Filter):
-    """Lets pass what we did wrong; aiohttp writes a traceback for a client's broken HTTP or broken gzip, too."""
+class _ServerFaults(logging.Filter):
+    """Drops the tracebacks that aiohttp logs for a client's invalid HTTP or gzip."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return record.exc_info is None or not isinstance(record.exc_info[1], _CLIENT_FAULTS)
 
 
 LOGGER = logging.getLogger(__name__)
-LOGGER.addFilter(_OwnFaults())
+LOGGER.addFilter(_ServerFaults())
 
 
 class RegionListener:
-    """The port of a region. While it is down the port stays reserved, but connections to it are refused."""
+    """The port of a region. While the region is down, the port stays reserved but refuses connections."""
 
     def __init__(self, region: Region, port: int) -> None:
-        # A handler is cancelled when its client leaves: nobody is there to answer, and nothing more is generated.
+        # Cancel the handler of a client that disconnects, so that nothing more is generated.
         self._server = web.Server(
             region.handle, request_factory=_build_request, handler_cancellation=True, access_log=None, logger=LOGGER
         )
@@ -64,11 +64,11 @@ class RegionListener:
                 raise PortTaken(f"port {self.port} of {HOST} cannot be used: {error.strerror}") from error
 
     async def down(self) -> None:
-        """Closes the listening socket and every connection."""
+        """Close the listening socket and every connection. Raises PortTaken."""
         async with self._changing:
             if self._listener is not None:
                 self.close()
-                # uvloop closes a socket in the next turn of its loop; only then can the port be reserved.
+                # uvloop closes a socket in the next iteration; only then can the port be reserved.
                 await asyncio.sleep(0.01)
                 self._socket = bind(self.port)
 
@@ -83,7 +83,7 @@ class RegionListener:
 
 
 class Simulator:
-    """All regions of one process and what they share. To be made inside a running loop; raises PortTaken."""
+    """All regions and their shared state. Create it inside a running loop. Raises PortTaken."""
 
     def __init__(self, config: SimulatorConfig) -> None:
         self.api_key = config.api_key
@@ -102,7 +102,7 @@ class Simulator:
             await listener.up()
 
     async def reset(self) -> None:
-        """As at the start: no faults, every region up, the configured limits, empty caches, an empty log."""
+        """Restore the initial state: no faults, regions up, configured limits, empty caches, an empty log."""
         self.faults.delete()
         self.identity.reset()
         for name, listener in self.listeners.items():
@@ -116,7 +116,7 @@ class Simulator:
 
 
 def bind(port: int) -> socket.socket:
-    """A socket that holds this port of the loopback interface without listening yet; raises PortTaken."""
+    """Reserve a port of the loopback interface without listening on it. Raises PortTaken."""
     bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

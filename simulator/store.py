@@ -1,4 +1,4 @@
-"""What one region remembers: the objects its callers made, by kind. No other region knows their ids."""
+"""The objects that callers created in one region, by kind. Other regions do not know their ids."""
 
 import secrets
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from .content import Content
 
 
 class StoredCompletion(Plain):
-    """A chat completion and the messages that it answered."""
+    """A chat completion and its input messages."""
 
     def __init__(self, object: Object, messages: list[Object]) -> None:
         super().__init__(object)
@@ -18,8 +18,8 @@ class StoredCompletion(Plain):
 
 
 class StoredResponse(Plain):
-    """`context` are all items that the response answered, those of the responses before it included; `events` what a
-    stream of it says; `done` an epoch in seconds."""
+    """`context`: all input items, including those of earlier responses. `events`: those of its stream. `done`: epoch
+    seconds of its completion. `cancel` stops it."""
 
     def __init__(self, object: Object, input_items: list[Object], context: list[Object]) -> None:
         super().__init__(object)
@@ -57,7 +57,7 @@ class Container(Plain):
 
 
 class Run(Plain):
-    """`cancel` stops what is under way."""
+    """`cancel` stops a turn in progress."""
 
     def __init__(self, object: Object) -> None:
         super().__init__(object)
@@ -92,7 +92,7 @@ class EvaluationRun(Plain):
 
 
 class Store:
-    """Everything is gone when the region is restored. `secret` seals what only this resource can open."""
+    """All objects of a region. `secret` signs sealed content, so that other regions reject it."""
 
     def __init__(self) -> None:
         self.secret = secrets.token_bytes(16)

@@ -1,4 +1,4 @@
-"""What a request is aimed at: surface, operation and deployment, read from its method, path and api-version."""
+"""Surface, operation and deployment of a request, from its method, path and api-version."""
 
 import re
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ _DEPLOYMENTS = "/openai/deployments/"
 _DATED = "/openai/"
 _V1_VERSIONS = (None, "v1", "preview", "latest")
 
-# What HTTP, tracing, Azure's and OpenAI's own clients send is not "custom"; the rest counts towards Azure's limit.
+# Headers of HTTP, tracing and the Azure and OpenAI clients; all others count towards Azure's limit on custom headers.
 _USUAL_HEADERS = frozenset((
     "host", "user-agent", "authorization", "api-key", "connection", "keep-alive", "transfer-encoding", "te", "trailer",
     "upgrade", "expect", "date", "via", "cache-control", "pragma", "cookie", "origin", "referer", "forwarded",
@@ -27,7 +27,7 @@ _USUAL_PREFIXES = ("accept", "content-", "if-", "sec-", "x-stainless-", "openai-
 
 
 class Target(msgspec.Struct, frozen=True):
-    """`deployment` is that of the path; `ids` are what stands in the path for `{id}`."""
+    """`deployment` comes from the path; `ids` are the segments matched by `{id}`."""
 
     surface: Literal["v1", "dated"]
     route: Route
@@ -36,7 +36,7 @@ class Target(msgspec.Struct, frozen=True):
 
 
 def find_target(method: str, path: str) -> Target | None:
-    """None where Azure's API management knows no operation of this method and path."""
+    """The target of a method and path; None if Azure has no such operation."""
     surface: Literal["v1", "dated"] = "dated"
     deployment = None
     if path.startswith(_V1):
@@ -47,17 +47,17 @@ def find_target(method: str, path: str) -> Target | None:
         rest = path[len(_DATED) :]
     else:
         return None
-    found = find_route(method, rest)
-    if found is None:
+    match = find_route(method, rest)
+    if match is None:
         return None
-    route, ids = found
+    route, ids = match
     if surface == "dated" and route.on_deployment != (deployment is not None):
         return None
     return Target(surface, route, deployment, ids)
 
 
 def check_api_version(target: Target, api_version: str | None) -> None:
-    """Raises AzureError: the dated surface cannot do without a version, v1 knows no dates."""
+    """Raises AzureError: the dated surface requires a version, v1 rejects dated ones."""
     if target.surface == "v1":
         if api_version not in _V1_VERSIONS:
             raise errors.api_version_not_supported()
@@ -66,5 +66,5 @@ def check_api_version(target: Target, api_version: str | None) -> None:
 
 
 def count_custom_headers(names: Iterable[str]) -> int:
-    """`names` in lower case."""
+    """Count custom headers; `names` are in lower case."""
     return sum(name not in _USUAL_HEADERS and not name.startswith(_USUAL_PREFIXES) for name in names)

@@ -1,4 +1,4 @@
-"""The simulated tokenizer, the text it generates, and the prompt cache that works on its tokens."""
+"""The simulated tokenizer, text generator and prompt cache."""
 
 import re
 from collections import OrderedDict
@@ -19,23 +19,22 @@ CACHE_STEP = 128
 
 
 class Measure(msgspec.Struct, frozen=True):
-    """`beginnings` identify the text's first 1,024, 1,152, 1,280, … tokens, as far as it has so many."""
+    """`beginnings` are hashes of the text's first 1,024, 1,152, 1,280, … tokens."""
 
     tokens: int
     beginnings: tuple[int, ...]
 
 
 def tokenize(text: str) -> list[str]:
-    """Tokens of a text, deterministic and without a vocabulary.
+    """Tokens of a text, without a vocabulary.
 
-    A token is a run of one to eight ASCII letters, digits or underscores, or any single other character that is not
-    ASCII white space. English comes to about one token a word, near what real tokenizers give; a text of one letter
-    repeated is counted too, and a character of another script is one token.
+    A token is a run of one to eight ASCII letters, digits or underscores, or any other single character except ASCII
+    white space. English has about one token per word, similar to real tokenizers; other scripts have one per character.
     """
     return _TOKEN.findall(text)
 
 
-# Load tests repeat their prompts, and tokenizing 100 kB takes 2 ms.
+# Cached because load tests repeat their prompts, and tokenizing 100 kB takes 2 ms.
 @lru_cache(maxsize=128)
 def measure(text: str) -> Measure:
     tokens = tokenize(text)
@@ -49,16 +48,16 @@ def measure(text: str) -> Measure:
 
 
 def generate_tokens(prompt: str, choice: int, count: int) -> list[str]:
-    """`count` words for this prompt and choice, always the same ones; `"".join` of them tokenizes to `count` again."""
+    """`count` deterministic words for a prompt and choice. Joined, they have `count` tokens."""
     start = crc32(prompt.encode("utf-8", "surrogatepass")) + 7 * choice
     words = [_WORDS[(start + position) % len(_WORDS)] for position in range(count)]
     return [word if position == 0 else f" {word}" for position, word in enumerate(words)]
 
 
 class PromptCache:
-    """Which prompt beginnings a deployment has seen, in Azure's steps: 1,024 tokens, then 128 more at a time.
+    """Prompt prefixes that a deployment has seen, in Azure's steps: 1,024 tokens, then increments of 128.
 
-    Entries leave by age of use when there are more than `capacity`, not by time as Azure's do.
+    Evicts the least recently used entries beyond `capacity`; Azure's expire by time.
     """
 
     def __init__(self, capacity: int = 20_000) -> None:
@@ -66,7 +65,7 @@ class PromptCache:
         self._seen: OrderedDict[int, None] = OrderedDict()
 
     def remember(self, prompt: Measure) -> int:
-        """Number of tokens at the beginning that were seen before (0, 1,024, 1,152, …); from now on all of them are."""
+        """Add a prompt. Returns the number of leading tokens already cached (0, 1,024, 1,152, …)."""
         cached = 0
         for steps, beginning in enumerate(prompt.beginnings):
             if beginning in self._seen:

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 from simulator.process import SimulatorProcess
-from tests.azurite import Azurite
-from tests.azurite import azurite as start_azurite
-from tests.gateway_process import EDGES, Edge
-from tests.simulated import ELSEWHERE, REGION, Client, region_client
-from tests.system import System, configuration, eventually, simulated_regions, watched
-from tests.system import system as start_system
+from tests.harness.azurite import Azurite
+from tests.harness.azurite import azurite as start_azurite
+from tests.harness.gateway_process import EDGES, Edge
+from tests.harness.simulated import ELSEWHERE, REGION, Client, region_client
+from tests.harness.system import System, configuration, eventually, simulated_regions, watched
+from tests.harness.system import system as start_system
 
 
 @pytest.hookimpl(tryfirst=True)

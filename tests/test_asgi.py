@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from shared.asgi import _Lines, _Together
+from shared.telemetry.console import _Lines, _Together
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 

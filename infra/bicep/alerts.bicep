@@ -1,4 +1,4 @@
-// What an operator is woken for. Rules ask the metrics that the gateway sends (docs/telemetry.md), never a consumer's text.
+// Alert rules by e-mail, on the metrics that the gateway exports (docs/telemetry.md).
 
 @description('Resource id of the Application Insights component.')
 param componentId string
@@ -9,14 +9,14 @@ param location string
 @description('Tags of every resource.')
 param tags object
 
-@description('Beginning of the names of the rules.')
+@description('Prefix of the rules\' names.')
 @maxLength(60)
 param namePrefix string
 
-@description('Who is told.')
+@description('E-mail address that gets the alerts.')
 param email string
 
-@description('Calls of a thousand that may fail: the error budget.')
+@description('Calls per thousand that may fail: the error budget.')
 @minValue(1)
 @maxValue(500)
 param failedCallsPerThousand int
@@ -26,44 +26,60 @@ param failedCallsPerThousand int
 @maxValue(600)
 param slowFirstTokenSeconds int
 
-// Severity: 0 critical, 1 error, 2 warning. A rule fires for every row that its query gives, by `dimension` where it has one.
+// Severity: 0 critical, 1 error, 2 warning. A rule fires for every row of its query, by `dimension` if it has one.
 var rules = [
   {
     name: 'error-budget-fast'
     title: 'The error budget of a month would be gone in two days'
-    about: 'Over the last hour more than 14 times as many calls failed as the budget allows: by the gateway\'s own fault or its backends\'.'
+    about: 'In the last hour, more than 14 times as many calls failed as the error budget allows, in the gateway or in its backends.'
     severity: 1
     window: 'PT1H'
     frequency: 'PT5M'
     dimension: ''
-    query: replace(replace('''
+    query: replace(
+      replace(
+        '''
 customMetrics
 | where name == 'gen_ai.client.operation.duration'
 | extend failure = tostring(customDimensions['error.type'])
 | summarize calls = sum(valueCount), failed = sumif(valueCount, failure startswith '5' or failure == 'cut')
 | where calls >= 50 and failed * 1000.0 > calls * BUDGET * TIMES
-''', 'BUDGET', string(failedCallsPerThousand)), 'TIMES', '14')
+''',
+        'BUDGET',
+        string(failedCallsPerThousand)
+      ),
+      'TIMES',
+      '14'
+    )
   }
   {
     name: 'error-budget-slow'
     title: 'The error budget of a month would be gone in five days'
-    about: 'Over the last six hours more than 6 times as many calls failed as the budget allows.'
+    about: 'In the last six hours, more than 6 times as many calls failed as the error budget allows.'
     severity: 2
     window: 'PT6H'
     frequency: 'PT15M'
     dimension: ''
-    query: replace(replace('''
+    query: replace(
+      replace(
+        '''
 customMetrics
 | where name == 'gen_ai.client.operation.duration'
 | extend failure = tostring(customDimensions['error.type'])
 | summarize calls = sum(valueCount), failed = sumif(valueCount, failure startswith '5' or failure == 'cut')
 | where calls >= 100 and failed * 1000.0 > calls * BUDGET * TIMES
-''', 'BUDGET', string(failedCallsPerThousand)), 'TIMES', '6')
+''',
+        'BUDGET',
+        string(failedCallsPerThousand)
+      ),
+      'TIMES',
+      '6'
+    )
   }
   {
     name: 'region-fails'
     title: 'A backend fails'
-    about: 'A fifth of the tries on a backend or more failed. Others serve its calls; docs/operate.md says what to do.'
+    about: 'A fifth or more of the tries on a backend failed. Other backends serve its calls; see docs/operate.md.'
     severity: 2
     window: 'PT15M'
     frequency: 'PT5M'
@@ -95,7 +111,7 @@ customMetrics
   {
     name: 'throttled'
     title: 'A backend is throttled most of the time'
-    about: 'Half of the tries on a backend or more were answered with 429: it needs more quota, or its callers limits.'
+    about: 'Half or more of the tries on a backend got a 429: it needs more quota, or its callers need limits.'
     severity: 2
     window: 'PT30M'
     frequency: 'PT10M'
@@ -111,23 +127,27 @@ customMetrics
   {
     name: 'slow'
     title: 'First tokens of a model are slow'
-    about: 'Streams of a model took longer to their first token, on average, than the parameter slowFirstTokenSeconds says.'
+    about: 'The average time to the first token of a model\'s streams was above slowFirstTokenSeconds.'
     severity: 2
     window: 'PT30M'
     frequency: 'PT10M'
     dimension: 'model'
-    query: replace('''
+    query: replace(
+      '''
 customMetrics
 | where name == 'gen_ai.server.time_to_first_token'
 | extend model = tostring(customDimensions['gen_ai.request.model'])
 | summarize streams = sum(valueCount), seconds = sum(valueSum) / sum(valueCount) by model
 | where streams >= 20 and seconds > SLOW
-''', 'SLOW', string(slowFirstTokenSeconds))
+''',
+      'SLOW',
+      string(slowFirstTokenSeconds)
+    )
   }
   {
     name: 'safe-mode'
     title: 'Limits are decided without the tables'
-    about: 'The table of limits was out of reach of an instance for ten minutes: its callers are held to a share of their limits.'
+    about: 'An instance could not reach the table of limits for ten minutes: it applies a share of its callers\' limits.'
     severity: 2
     window: 'PT15M'
     frequency: 'PT5M'
@@ -142,7 +162,7 @@ customMetrics
   {
     name: 'usage-lost'
     title: 'Usage rows were given up'
-    about: 'Rows of the ledger could not be written for so long that they were dropped: what those calls took is not on record.'
+    about: 'Rows of the ledger were dropped, because they could not be written for too long: the usage of those calls is not on record.'
     severity: 1
     window: 'PT15M'
     frequency: 'PT5M'
@@ -157,7 +177,7 @@ customMetrics
   {
     name: 'usage-waits'
     title: 'Usage rows wait for the table'
-    about: 'More than a thousand rows of the ledger of one instance wait for the table.'
+    about: 'More than a thousand rows of one instance\'s ledger wait for the table.'
     severity: 2
     window: 'PT15M'
     frequency: 'PT5M'

@@ -23,10 +23,10 @@ param identityClientId string
 @description('Blob service of the host\'s storage account.')
 param hostBlobServiceUri string
 
-@description('Blob container of the host\'s storage account for the package that runs.')
+@description('Blob container of the host\'s storage account for the deployed package.')
 param packageContainer string
 
-@description('Table service that keeps the state of the gateway.')
+@description('Table service for the state of the gateway.')
 param tableServiceUri string
 
 @description('The configuration of the gateway, as a JSON document.')
@@ -40,10 +40,10 @@ param managementKey string
 @secure()
 param secretSettings object
 
-@description('Where telemetry goes. Empty: nowhere.')
+@description('Connection string of Application Insights. Empty: no telemetry.')
 param telemetryConnectionString string
 
-@description('Memory of an instance in MB; it decides the CPU, too (2048: one core).')
+@description('Memory of an instance in MB; it also sets the CPU (2048: one core).')
 @allowed([512, 2048, 4096])
 param instanceMemoryMB int
 
@@ -52,29 +52,29 @@ param instanceMemoryMB int
 @maxValue(1000)
 param perInstanceConcurrency int
 
-@description('Most instances.')
+@description('Maximum number of instances.')
 @minValue(40)
 @maxValue(1000)
 param maximumInstanceCount int
 
-@description('Instances that are always there for HTTP. 0: a first call after a pause waits for a cold start.')
+@description('Always-ready instances for HTTP. 0: the first call after a pause waits for a cold start.')
 @minValue(0)
 @maxValue(1000)
 param alwaysReadyInstances int
 
-@description('Spread instances over availability zones, where the region has them.')
+@description('Spread instances over availability zones, if the region has them.')
 param zoneRedundant bool
 
 @description('Subnet for outgoing calls. Empty: none.')
 param subnetId string
 
-@description('Whether the app can be reached from the internet.')
+@description('Public network access: `true` if the app can be reached from the internet.')
 param publicAccess bool
 
 @description('IPv4 ranges in CIDR notation that may call. Empty: everybody with a key.')
 param allowedIpRanges string[]
 
-// All that shared/config.py reads, and what the host needs. Never `AzureWebJobsStorage` itself: shared keys are off.
+// The variables that shared/config/ reads, and those that the host needs. Never `AzureWebJobsStorage`: shared keys are off.
 var settings = {
   APPLICATIONINSIGHTS_AUTHENTICATION_STRING: 'ClientId=${identityClientId};Authorization=AAD'
   APPLICATIONINSIGHTS_CONNECTION_STRING: telemetryConnectionString
@@ -161,14 +161,14 @@ resource app 'Microsoft.Web/sites@2024-11-01' = {
   }
 }
 
-// Declared as a whole: what is not named here is removed.
+// Declared as a whole: settings that are not listed here are removed.
 resource appSettings 'Microsoft.Web/sites/config@2024-11-01' = {
   parent: app
   name: 'appsettings'
   properties: union(secretSettings, settings)
 }
 
-// No publishing with a user name and a password: only with Entra ID.
+// Publishing with Entra ID only, not with a user name and a password.
 resource publishing 'Microsoft.Web/sites/basicPublishingCredentialsPolicies@2024-11-01' = [
   for kind in ['ftp', 'scm']: {
     parent: app

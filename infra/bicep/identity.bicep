@@ -1,4 +1,4 @@
-// Who the gateway is, for Azure OpenAI, storage, telemetry and Key Vault. User-assigned, so that its roles outlive the app.
+// The gateway's identity for Azure OpenAI, storage, telemetry and Key Vault. User-assigned, so that its roles outlive the app.
 
 @description('Name of the identity.')
 param name string
@@ -18,8 +18,8 @@ resource identity 'Microsoft.ManagedIdentity/userAssignedIdentities@2024-11-30' 
 @description('Resource id of the identity.')
 output id string = identity.id
 
-@description('Client id, by which a process asks for tokens.')
+@description('Client id, with which a process requests tokens.')
 output clientId string = identity.properties.clientId
 
-@description('Object id, to which roles are assigned.')
+@description('Object id, which roles are assigned to.')
 output principalId string = identity.properties.principalId

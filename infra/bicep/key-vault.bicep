@@ -56,5 +56,5 @@ resource role 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   }
 }
 
-@description('What the app setting says instead of the key.')
+@description('Value of the app setting: a reference to the key.')
 output reference string = '@Microsoft.KeyVault(VaultName=${vault.name};SecretName=${secret.name})'

@@ -1,4 +1,4 @@
-// Everything that `azd up` or `az deployment sub create` makes: docs/deploy.md says how.
+// All resources that `azd up` or `az deployment sub create` creates; docs/deploy.md has the commands.
 
 targetScope = 'subscription'
 
@@ -9,7 +9,7 @@ import { account, existingAccount, roles } from 'types.bicep'
 @maxLength(64)
 param environmentName string
 
-@description('Azure region of the gateway itself. It must offer Flex Consumption.')
+@description('Azure region of the gateway. It must offer Flex Consumption.')
 @minLength(1)
 @metadata({
   azd: {
@@ -23,10 +23,10 @@ param location string
 @maxLength(90)
 param resourceGroupName string = 'rg-${environmentName}'
 
-@description('Azure OpenAI accounts to create. Two regions or more are what failover lives on.')
+@description('Azure OpenAI accounts to create. Failover needs two regions or more.')
 param accounts account[] = []
 
-@description('Azure OpenAI accounts that are there already.')
+@description('Existing Azure OpenAI accounts.')
 param existingAccounts existingAccount[] = []
 
 @description('The section `models` of the configuration: fallbacks, aliases and limits, by model.')
@@ -38,25 +38,25 @@ param limits object = {}
 @description('The section `timeouts` of the configuration.')
 param timeouts object = {}
 
-@description('Further sections of the configuration, such as `routing` or `ledger`, as they are.')
+@description('Further sections of the configuration, such as `ledger`, passed on as they are.')
 param sections object = {}
 
-@description('Blob container for the months of charges that the gateway exports, beside its tables. Empty: none are exported.')
+@description('Blob container for the monthly files of charges, in the storage account of the tables. Empty: no export.')
 @maxLength(63)
 param exportContainer string = ''
 
-@description('Who pays for the whole, as exported charges call it.')
+@description('Billing account in exported charges: who pays for the whole.')
 @minLength(1)
 param billingAccount string = 'tollgate'
 
-@description('Object id of who works with the command line: makes keys, reads usage, compares it with Azure\'s. Empty: nobody.')
+@description('Object id of the operator, who uses the command line: creates keys, reads usage, compares it with Azure\'s. Empty: nobody.')
 param operatorPrincipalId string = ''
 
-@description('What the operator is.')
+@description('Type of the operator\'s principal.')
 @allowed(['User', 'Group', 'ServicePrincipal'])
 param operatorPrincipalType string = 'User'
 
-@description('The secret that opens the management API. Empty: it is closed.')
+@description('Secret that opens the management API. Empty: the API is closed.')
 @secure()
 param managementKey string = ''
 
@@ -67,7 +67,7 @@ param keyVault bool = false
 @secure()
 param secretSettings object = {}
 
-@description('Memory of an instance in MB; it decides the CPU, too (2048: one core).')
+@description('Memory of an instance in MB; it also sets the CPU (2048: one core).')
 @allowed([512, 2048, 4096])
 param instanceMemoryMB int = 2048
 
@@ -76,17 +76,17 @@ param instanceMemoryMB int = 2048
 @maxValue(1000)
 param perInstanceConcurrency int = 100
 
-@description('Most instances.')
+@description('Maximum number of instances.')
 @minValue(40)
 @maxValue(1000)
 param maximumInstanceCount int = 40
 
-@description('Instances that are always there. 0: idle costs nothing, and a first call after a pause waits for a cold start.')
+@description('Always-ready instances. 0: idle costs nothing, and the first call after a pause waits for a cold start.')
 @minValue(0)
 @maxValue(1000)
 param alwaysReadyInstances int = 0
 
-@description('Spread instances and stored data over availability zones, where the region has them. Needs 2 always-ready instances, if any.')
+@description('Spread instances and stored data over availability zones, if the region has them. Needs 2 always-ready instances, if any.')
 param zoneRedundant bool = false
 
 @description('Application Insights and Log Analytics.')
@@ -97,32 +97,32 @@ param telemetry bool = true
 @maxValue(730)
 param telemetryRetentionInDays int = 90
 
-@description('Most gigabytes of telemetry a day; what comes after is dropped. 0: no limit.')
+@description('Maximum gigabytes of telemetry per day; the rest is dropped. 0: no limit.')
 @minValue(0)
 param telemetryDailyQuotaGb int = 5
 
-@description('Traces a second that each instance keeps, and as many of calls that went wrong.')
+@description('Traces per second that each instance keeps, and as many of calls that went wrong.')
 @minValue(0)
 @maxValue(1000)
 param tracesPerSecond int = 1
 
-@description('Who is told by e-mail when something is wrong. Empty: nobody.')
+@description('E-mail address that gets the alerts. Empty: no alert rules.')
 param alertEmail string = ''
 
-@description('Calls of a thousand that may fail: the error budget of the alerts.')
+@description('Calls per thousand that may fail: the error budget of the alerts.')
 @minValue(1)
 @maxValue(500)
 param failedCallsPerThousand int = 10
 
-@description('Seconds to the first token of a stream, on average, above which an alert says that it is slow.')
+@description('Average seconds to the first token of a stream above which an alert fires.')
 @minValue(1)
 @maxValue(600)
 param slowFirstTokenSeconds int = 10
 
-@description('A virtual network with private endpoints to storage and to the created Azure OpenAI accounts, whose public endpoints are closed.')
+@description('Create a virtual network with private endpoints to storage and to the created Azure OpenAI accounts, and close their public endpoints.')
 param privateNetwork bool = false
 
-@description('With `privateNetwork`: close the public endpoint of the gateway, too.')
+@description('With `privateNetwork`: also close the public endpoint of the gateway.')
 param privateApp bool = false
 
 @description('Address space of the virtual network, /24 or larger.')
@@ -155,16 +155,10 @@ var packageContainer = 'packages'
 var useVault = keyVault && !empty(managementKey)
 var storageSku = zoneRedundant ? 'Standard_ZRS' : 'Standard_LRS'
 
-// The configuration document, from the parameters that also create the accounts: nothing is typed twice.
+// The configuration document, composed from the parameters that also create the accounts, so that nothing is typed twice.
 var accountsId = '${subscription().id}/resourceGroups/${resourceGroupName}/providers/Microsoft.CognitiveServices/accounts'
-var standardAccounts = filter(
-  accounts,
-  a => !empty(filter(a.deployments, d => !contains(d.sku, 'Provisioned')))
-)
-var provisionedAccounts = filter(
-  accounts,
-  a => !empty(filter(a.deployments, d => contains(d.sku, 'Provisioned')))
-)
+var standardAccounts = filter(accounts, a => !empty(filter(a.deployments, d => !contains(d.sku, 'Provisioned'))))
+var provisionedAccounts = filter(accounts, a => !empty(filter(a.deployments, d => contains(d.sku, 'Provisioned'))))
 var standardBackends = map(standardAccounts, a => {
   name: a.name
   endpoint: 'https://${take('oai-${a.name}-${token}', 64)}.openai.azure.com'
@@ -172,11 +166,7 @@ var standardBackends = map(standardAccounts, a => {
   region: a.region
   data_zone: a.?dataZone
   kind: 'standard'
-  models: toObject(
-    filter(a.deployments, d => !contains(d.sku, 'Provisioned')),
-    d => d.?alias ?? d.model,
-    d => d.name
-  )
+  models: toObject(filter(a.deployments, d => !contains(d.sku, 'Provisioned')), d => d.?alias ?? d.model, d => d.name)
   priority: a.?priority ?? 1
   weight: a.?weight ?? 1
 })
@@ -187,11 +177,7 @@ var provisionedBackends = map(provisionedAccounts, a => {
   region: a.region
   data_zone: a.?dataZone
   kind: 'provisioned'
-  models: toObject(
-    filter(a.deployments, d => contains(d.sku, 'Provisioned')),
-    d => d.?alias ?? d.model,
-    d => d.name
-  )
+  models: toObject(filter(a.deployments, d => contains(d.sku, 'Provisioned')), d => d.?alias ?? d.model, d => d.name)
   priority: a.?provisionedPriority ?? 0
   weight: a.?weight ?? 1
 })
@@ -269,7 +255,7 @@ module hostStorage 'storage.bicep' = {
   }
 }
 
-// What the operator may: the state and the exported files by the command line, and Azure's own count of the calls.
+// Roles of the operator: state and exported files for the command line, and Azure's count of the calls.
 var stateRoles = concat(
   [roles.storageTableDataContributor],
   empty(exportContainer) ? [] : [roles.storageBlobDataContributor]
@@ -293,7 +279,7 @@ module stateStorage 'storage.bicep' = {
     location: location
     tags: allTags
     sku: storageSku
-    tables: ['affinity', 'consumers', 'control', 'health', 'limits', 'rotation', 'usageagg'] // the monthly ones of raw usage are made by the gateway
+    tables: ['affinity', 'consumers', 'control', 'health', 'limits', 'rotation', 'usageagg'] // the gateway creates the monthly tables of raw usage
     containers: empty(exportContainer) ? [] : [exportContainer]
     assignments: concat(
       operatorOfState,
@@ -526,5 +512,5 @@ output GATEWAY_URL string = app.outputs.url
 @description('Address of the tables, for the command line.')
 output GATEWAY_TABLES string = stateStorage.outputs.tableServiceUri
 
-@description('The command that makes the first key. The operator runs it in a clone of the repository, signed in with `az login`.')
+@description('Command that creates the first key. The operator runs it in a clone of the repository, signed in with `az login`.')
 output FIRST_KEY_COMMAND string = 'GATEWAY_STORAGE__tableServiceUri=${stateStorage.outputs.tableServiceUri} .venv/bin/python -m shared.cli keys create first'

@@ -1,4 +1,4 @@
-// Log Analytics and Application Insights, which takes telemetry from identities only.
+// Log Analytics, and Application Insights, which accepts telemetry from identities only.
 
 import { roles } from 'types.bicep'
 
@@ -21,7 +21,7 @@ param tags object
 @maxValue(730)
 param retentionInDays int
 
-@description('Most gigabytes a day; what comes after is dropped. 0: no limit.')
+@description('Maximum gigabytes per day; the rest is dropped. 0: no limit.')
 @minValue(0)
 param dailyQuotaGb int
 
@@ -74,5 +74,5 @@ resource role 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
 @description('Resource id of the Application Insights component.')
 output componentId string = component.id
 
-@description('Where telemetry goes. No secret: it opens nothing without an identity.')
+@description('Connection string. Not a secret: it opens nothing without an identity.')
 output connectionString string = component.properties.ConnectionString

@@ -1,4 +1,4 @@
-// The virtual network: a subnet for the app's outgoing calls, one for private endpoints, and the names behind them.
+// The virtual network: a subnet for the app's outgoing calls, one for private endpoints, and their private DNS zones.
 
 @description('Name of the virtual network.')
 param name string

@@ -1,4 +1,4 @@
-// Gives roles on an Azure OpenAI account that is there already. Runs in the account's own group and subscription.
+// Assigns roles on an existing Azure OpenAI account. Runs in the account's resource group and subscription.
 
 import { assignment } from 'types.bicep'
 

@@ -1,4 +1,4 @@
-// An Azure OpenAI account with its model deployments, opened to the identity of the gateway and to nobody's key.
+// An Azure OpenAI account with its model deployments, open to identities only, not to keys.
 
 import { assignment, deployment } from 'types.bicep'
 
@@ -37,7 +37,7 @@ resource account 'Microsoft.CognitiveServices/accounts@2025-06-01' = {
     name: 'S0'
   }
   properties: {
-    customSubDomainName: name // without it there is no sign-in with Entra ID
+    customSubDomainName: name // sign-in with Entra ID needs it
     disableLocalAuth: true
     publicNetworkAccess: empty(subnetId) ? 'Enabled' : 'Disabled'
     networkAcls: {
@@ -46,7 +46,7 @@ resource account 'Microsoft.CognitiveServices/accounts@2025-06-01' = {
   }
 }
 
-// Azure refuses two at a time on one account.
+// Azure rejects two at a time on one account.
 @batchSize(1)
 resource models 'Microsoft.CognitiveServices/accounts/deployments@2025-06-01' = [
   for model in deployments: {
@@ -81,7 +81,7 @@ resource role 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
   }
 ]
 
-// After the deployments: while one is being made the account is busy (AccountProvisioningStateInvalid).
+// After the deployments: the account is busy while one is created (AccountProvisioningStateInvalid).
 module endpoint 'private-endpoint.bicep' = if (!empty(subnetId)) {
   name: take('endpoint-${name}', 64)
   params: {

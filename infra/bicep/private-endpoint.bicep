@@ -9,10 +9,10 @@ param location string
 @description('Tags of every resource.')
 param tags object
 
-@description('Resource id of what is reached.')
+@description('Resource id of the target.')
 param targetId string
 
-@description('Which of its services: account, blob, table, sites.')
+@description('Service of the target: account, blob, table, sites.')
 param group string
 
 @description('Subnet of the endpoint.')

@@ -1,4 +1,4 @@
-// A storage account without keys: identities only. Used twice, for the Functions host and for the state of the gateway.
+// A storage account for identities only, without keys. Used twice: for the Functions host, and for the state of the gateway.
 
 import { assignment } from 'types.bicep'
 
@@ -13,7 +13,7 @@ param location string
 @description('Tags of every resource.')
 param tags object
 
-@description('How the data is replicated.')
+@description('Replication of the data.')
 @allowed(['Standard_LRS', 'Standard_ZRS', 'Standard_GRS', 'Standard_GZRS'])
 param sku string
 
@@ -26,7 +26,7 @@ param tables string[] = []
 @description('Roles on the account.')
 param assignments assignment[]
 
-@description('Close the public endpoint, but for `allowedIpRanges`.')
+@description('Close the public endpoint, except for `allowedIpRanges`.')
 param restrictNetwork bool
 
 @description('Public IPv4 addresses or ranges that may reach a closed account.')
@@ -98,8 +98,8 @@ resource role 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
 @description('Resource id of the account.')
 output id string = account.id
 
-@description('Address of the blob service, without a slash at its end.')
+@description('Address of the blob service, without a trailing slash.')
 output blobServiceUri string = 'https://${account.name}.blob.${environment().suffixes.storage}'
 
-@description('Address of the table service, without a slash at its end.')
+@description('Address of the table service, without a trailing slash.')
 output tableServiceUri string = 'https://${account.name}.table.${environment().suffixes.storage}'

@@ -1,4 +1,4 @@
-// The shapes of the parameters, and the built-in roles that the gateway hands out. Everything else imports from here.
+// Types of the parameters, and ids of the built-in roles that are assigned. The other files import from here.
 
 @export()
 @description('A model deployment of an account that this template creates.')
@@ -8,16 +8,16 @@ type deployment = {
   @maxLength(64)
   name: string
 
-  @description('Name of the model, which is also what callers ask for unless `alias` is given.')
+  @description('Name of the model; callers use it unless `alias` is given.')
   model: string
 
-  @description('What callers ask for, if it is not the name of the model.')
+  @description('Name that callers use, if it is not the name of the model.')
   alias: string?
 
   @description('Version of the model.')
   version: string
 
-  @description('How the deployment is billed and where it is processed.')
+  @description('SKU: how the deployment is billed and where it is processed.')
   sku:
     | 'Standard'
     | 'GlobalStandard'
@@ -30,17 +30,17 @@ type deployment = {
   @minValue(1)
   capacity: int
 
-  @description('Content filter of the account. Default: that of Azure.')
+  @description('Content filter of the account. Default: Azure\'s.')
   raiPolicyName: string?
 
-  @description('Standard deployment of the same account that takes what a provisioned one cannot.')
+  @description('Standard deployment of the same account that serves what a provisioned one cannot.')
   spilloverDeploymentName: string?
 }
 
 @export()
-@description('An Azure OpenAI account that this template creates. Its provisioned deployments become a backend of their own.')
+@description('An Azure OpenAI account that this template creates. Its provisioned deployments become a separate backend.')
 type account = {
-  @description('Name of the backend, unique. Lower case, as it becomes a part of the endpoint.')
+  @description('Name of the backend, unique. Lower case, because it becomes a part of the endpoint.')
   @minLength(2)
   @maxLength(32)
   name: string
@@ -56,7 +56,7 @@ type account = {
   @maxValue(100)
   priority: int?
 
-  @description('Priority of the provisioned deployments. Default: 0, so that what is paid for is used first.')
+  @description('Priority of the provisioned deployments. Default: 0, so that paid capacity is used first.')
   @minValue(0)
   @maxValue(100)
   provisionedPriority: int?
@@ -72,14 +72,14 @@ type account = {
 }
 
 @export()
-@description('An Azure OpenAI account that is there already, in any group and subscription of the tenant.')
+@description('An existing Azure OpenAI account, in any group and subscription of the tenant.')
 type existingAccount = {
   @description('Name of the backend, unique.')
   @minLength(1)
   @maxLength(64)
   name: string
 
-  @description('Resource id of the account. The one who deploys must be allowed to assign roles on it.')
+  @description('Resource id of the account. The deployer must be allowed to assign roles on it.')
   resourceId: string
 
   @description('Endpoint. Default: https://NAME.openai.azure.com with the name of the resource.')

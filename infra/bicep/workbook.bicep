@@ -1,4 +1,4 @@
-// The page that shows an operator how the gateway does: workbook.json, a list of headings and of questions to the metrics.
+// The operator's workbook. workbook.json lists headings, and queries of the metrics.
 
 @description('Resource id of the Application Insights component.')
 param componentId string

@@ -1,5 +1,5 @@
 """What `python -m shared.cli` runs."""
 
-from shared.cli import cli
+from shared.cli.app import cli
 
 cli()

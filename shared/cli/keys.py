@@ -11,13 +11,13 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from shared import allowances
-from shared.addresses import networks
-from shared.cli.terminal import AsJson, Identified, fail, find, settings, show, with_store
-from shared.config import limit_complaints
-from shared.consumers import Consumers, when
-from shared.stores import Store
-from shared.types import ANYWHERE, Access, Backend, Limits
+from shared.auth.client_address import networks
+from shared.auth.consumers import Consumers, when
+from shared.cli._terminal import AsJson, Identified, fail, find, settings, show, with_store
+from shared.config.document import Backend, Limits, limit_complaints
+from shared.limits import scopes
+from shared.storage import Store
+from shared.types import ANYWHERE, Access
 
 commands = typer.Typer(no_args_is_help=True, help="Consumers and their keys.")
 
@@ -157,7 +157,7 @@ def change_limits(
         record = await find(store, identified)
         consumer = record.consumer
         old = Limits() if clear else consumer.model_limits.get(model, Limits()) if model else consumer.limits
-        changed = allowances.merged(old, limits)
+        changed = scopes.merged(old, limits)
         access = _access(consumer.access, regions, data_zones, pin, explain)
         await Consumers(store).change_limits(record, changed, model)
         if from_where is not None:

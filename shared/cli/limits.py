@@ -4,10 +4,11 @@ from typing import Annotated
 
 import typer
 
-from shared import allowances, limits_report
-from shared.cli.terminal import AsJson, find, settings, show, with_store
-from shared.consumers import Consumers
-from shared.stores import Store
+from shared.auth.consumers import Consumers
+from shared.cli._terminal import AsJson, find, settings, show, with_store
+from shared.limits import report
+from shared.limits import scopes as allowances
+from shared.storage import Store
 
 commands = typer.Typer()
 
@@ -23,7 +24,7 @@ def show_limits(
     async def run(store: Store) -> None:
         records = [await find(store, identified)] if identified else await Consumers(store).all()
         scopes = allowances.of_all((record.consumer for record in records), configuration)
-        lines = await limits_report.report(store, scopes)
+        lines = await report.report(store, scopes)
         heads = ["about", "unit", "per", "limit", "available", "used", "on_lease", "forecast", "exhausted", "renews"]
         show(lines if as_json else [dict.fromkeys(heads) | line for line in lines], heads, as_json)
 

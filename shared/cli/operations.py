@@ -6,10 +6,10 @@ import json
 import msgspec
 import typer
 
-from shared import check as checks
-from shared import rollup
-from shared.cli.terminal import AsJson, settings, show, with_store
-from shared.stores import Store
+from shared.cli import _backend_check as checks
+from shared.cli._terminal import AsJson, settings, show, with_store
+from shared.storage import Store
+from shared.usage import rollup
 
 commands = typer.Typer()
 

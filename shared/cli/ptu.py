@@ -6,14 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
-from shared import hours, ptu, usage
-from shared.aggregates import Counts, Dimensions
-from shared.cli.terminal import AsJson, fail, settings, show, with_store
-from shared.costs import Tariff
-from shared.pricing import USD, cost
-from shared.ptu import Hour, Terms
-from shared.stores import Store
-from shared.usage import Span
+from shared.billing import ptu
+from shared.billing.charges import Tariff
+from shared.billing.cost import USD, cost
+from shared.billing.ptu import Hour, Terms
+from shared.cli._terminal import AsJson, fail, settings, show, with_store
+from shared.storage import Store
+from shared.usage import hours, query
+from shared.usage.aggregates import Counts, Dimensions
+from shared.usage.query import HourRange
 
 commands = typer.Typer()
 
@@ -82,9 +83,9 @@ def break_even(
 
 async def _hourly(store: Store, tariff: Tariff, first: int, end: int) -> dict[str, list[Hour]]:
     """Every hour of every model that was used: by its name in the configuration."""
-    pieces = [Span(hour, hour + 1) for hour in range(first, end)]
+    pieces = [HourRange(hour, hour + 1) for hour in range(first, end)]
     found: defaultdict[str, list[Hour]] = defaultdict(lambda: [Hour(0.0, 0)] * len(pieces))
-    for number, (piece, lines) in enumerate(zip(pieces, await usage.read(store, pieces), strict=True)):
+    for number, (piece, lines) in enumerate(zip(pieces, await query.read(store, pieces), strict=True)):
         for line, counts in lines.items():
             used = _hour(tariff, piece, line, counts)
             if used is not None:
@@ -93,7 +94,7 @@ async def _hourly(store: Store, tariff: Tariff, first: int, end: int) -> dict[st
     return dict(found)
 
 
-def _hour(tariff: Tariff, piece: Span, line: Dimensions, counts: Counts) -> Hour | None:
+def _hour(tariff: Tariff, piece: HourRange, line: Dimensions, counts: Counts) -> Hour | None:
     """None for what has no price, or is not charged by tokens of input and output."""
     price = tariff.price(piece, line)
     money = cost(price, counts)
@@ -103,7 +104,7 @@ def _hour(tariff: Tariff, piece: Span, line: Dimensions, counts: Counts) -> Hour
     return Hour(fresh + counts.output_tokens * price.output / price.input, money)
 
 
-def _told(model: str, plan: ptu.Plan) -> dict[str, Any]:
+def _told(model: str, plan: ptu.Purchase) -> dict[str, Any]:
     return {
         "model": model,
         "hours": plan.hours,

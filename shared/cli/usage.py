@@ -6,11 +6,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from shared import usage_report
-from shared.cli.terminal import AsJson, fail, find, settings, show, with_store
-from shared.consumers import Consumers
-from shared.costs import Tariff
-from shared.stores import Store
+from shared.auth.consumers import Consumers
+from shared.billing import report as usage_report
+from shared.billing.charges import Tariff
+from shared.cli._terminal import AsJson, fail, find, settings, show, with_store
+from shared.storage import Store
 
 commands = typer.Typer()
 

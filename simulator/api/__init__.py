@@ -1,1 +1,1 @@
-"""The operations of the API, a family a module; `routes.py` is the table of their paths."""
+"""The operations of the API, one module per family. `routes.py` maps paths to operations."""

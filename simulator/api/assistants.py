@@ -38,8 +38,8 @@ class AssistantRequest(msgspec.Struct, frozen=True):
 
 
 def create(call: Call) -> Answer:
-    wanted = call.decode(AssistantRequest)
-    deployment = call.deployments.find(wanted.model)
+    request = call.decode(AssistantRequest)
+    deployment = call.deployments.find(request.model)
     if deployment.model.kind not in ("chat", "reasoning"):
         raise errors.operation_not_supported("assistants", deployment.model.name)
     assistant = Plain(
@@ -47,24 +47,24 @@ def create(call: Call) -> Answer:
             "id": make_id("asst_"),
             "object": "assistant",
             "created_at": now(),
-            "name": wanted.name,
-            "description": wanted.description,
-            "model": wanted.model,
-            "instructions": wanted.instructions,
-            "tools": wanted.tools or [],
-            "top_p": 1.0 if wanted.top_p is None else wanted.top_p,
-            "temperature": 1.0 if wanted.temperature is None else wanted.temperature,
+            "name": request.name,
+            "description": request.description,
+            "model": request.model,
+            "instructions": request.instructions,
+            "tools": request.tools or [],
+            "top_p": 1.0 if request.top_p is None else request.top_p,
+            "temperature": 1.0 if request.temperature is None else request.temperature,
             "reasoning_effort": None,
-            "tool_resources": tool_resources(wanted.tool_resources, call.store),
-            "metadata": wanted.metadata or {},
-            "response_format": wanted.response_format or "auto",
+            "tool_resources": tool_resources(request.tool_resources, call.store),
+            "metadata": request.metadata or {},
+            "response_format": request.response_format or "auto",
         }
     )
     return answer_json(call.store.assistants.add(assistant).object)
 
 
 def tool_resources(given: Object | None, store: Store) -> Object:
-    """The resources as they are kept: vector stores that are given inline are made. Raises AzureError 404."""
+    """Stored form of the resources. Creates vector stores that are given inline. Raises AzureError 404."""
     given = given or {}
     kept: Object = {}
     if interpreter := given.get("code_interpreter"):
@@ -91,11 +91,11 @@ def get(call: Call) -> Answer:
 
 def update(call: Call) -> Answer:
     assistant = call.store.assistants.get(call.id).object
-    wanted = call.decode(AssistantRequest)
-    if wanted.model is not None:
-        assistant["model"] = call.deployments.find(wanted.model).name
+    request = call.decode(AssistantRequest)
+    if request.model is not None:
+        assistant["model"] = call.deployments.find(request.model).name
     for name in UPDATED:
-        if (value := getattr(wanted, name)) is not None:
+        if (value := getattr(request, name)) is not None:
             assistant[name] = tool_resources(value, call.store) if name == "tool_resources" else value
     return answer_json(assistant)
 

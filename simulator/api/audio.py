@@ -32,7 +32,7 @@ MOST_CHARACTERS = 4_096
 BYTES_PER_CHARACTER = 256
 CHUNK_BYTES = 4_096
 AUDIO_TOKENS_PER_SECOND = 10
-BYTES_PER_SECOND = 16_000  # of sound whose length nobody reads
+BYTES_PER_SECOND = 16_000  # of formats whose duration is not parsed
 TRANSCRIPT_TOKENS = 16
 
 
@@ -78,13 +78,13 @@ def speak(call: Call) -> Answer:
 
 
 def _sound(text: str, size: int) -> Iterator[bytes]:
-    """Noise that depends on the text alone."""
+    """Deterministic noise for a text."""
     for place in range(0, size, CHUNK_BYTES):
         yield shake_128(f"{text}{place}".encode("utf-8", "replace")).digest(min(CHUNK_BYTES, size - place))
 
 
 def _sound_pieces(sound: Iterator[bytes], charge: Charge) -> Iterator[StreamEvent]:
-    """What is spoken is charged with its first piece."""
+    """Charge the output with the first piece."""
     spoken: Charge | None = _written(charge)
     for piece in sound:
         yield StreamEvent("content", piece, spoken)
@@ -119,9 +119,9 @@ def _hear(call: Call, task: str) -> Answer:
     form = call.multipart()
     deployment = call.deployments.find(form.field("model"))
     sound = form.file("file").content
-    wanted = form.field("response_format") or "json"
-    if wanted not in TRANSCRIPT_FORMATS:
-        message = f"Invalid value: '{wanted}'. Supported values are: {', '.join(TRANSCRIPT_FORMATS)}."
+    response_format = form.field("response_format") or "json"
+    if response_format not in TRANSCRIPT_FORMATS:
+        message = f"Invalid value: '{response_format}'. Supported values are: {', '.join(TRANSCRIPT_FORMATS)}."
         raise errors.invalid_request(message, "response_format", "invalid_value")
     _admit(call, deployment, "transcription", 0)
     seconds = _seconds(sound)
@@ -130,7 +130,7 @@ def _hear(call: Call, task: str) -> Answer:
     heard = generate(sound.sha256 + task, 0, None, deployment.model, asked)
     counted = deployment.model.name.startswith("gpt-")
     charge, usage = _transcript_charge(counted, seconds, prompt, heard)
-    call.entry.stream = form.true("stream") and counted  # whisper takes no notice of it
+    call.entry.stream = form.true("stream") and counted  # whisper ignores it
     if call.entry.stream:
         return StreamedAnswer(_transcript_events(heard, usage), charge.opening)
     return _transcript(call, form, task, heard, seconds, charge, usage)
@@ -184,9 +184,9 @@ def _transcript(
             content = {**facts, "text": heard.text}
         case _:
             content = {"text": heard.text}
-    # The dated surface of whisper tells no usage.
-    told = {} if call.dated_version is not None and usage["type"] == "duration" else {"usage": usage}
-    return answer_json(content | told, charge)
+    # Whisper reports no usage on the dated surface.
+    usage_field = {} if call.dated_version is not None and usage["type"] == "duration" else {"usage": usage}
+    return answer_json(content | usage_field, charge)
 
 
 def _text(text: str, charge: Charge) -> WholeAnswer:
@@ -199,7 +199,7 @@ def _clock(seconds: float, mark: str) -> str:
 
 
 def _seconds(sound: Content) -> float:
-    """How long it sounds: what a WAV file says of itself, of other formats a guess."""
+    """Duration in seconds: read from a WAV header, estimated from the size for other formats."""
     try:
         with wave.open(io.BytesIO(sound.read())) as file:
             seconds: float = round(file.getnframes() / file.getframerate(), 2)

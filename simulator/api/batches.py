@@ -1,4 +1,4 @@
-"""Batches: the requests of a file answered in the background, into other files."""
+"""Batches: answers the requests of a file in the background and writes the results to other files."""
 
 from typing import Any
 
@@ -34,17 +34,14 @@ class _Line(msgspec.Struct, frozen=True):
 
 
 def create(call: Call) -> Answer:
-    wanted = call.decode(_Create)
-    for name in ("input_file_id", "endpoint", "completion_window"):
-        if getattr(wanted, name) is None:
-            raise errors.missing_parameter(name)
-    endpoint = (wanted.endpoint or "").removeprefix("/v1").strip("/")
+    request = call.decode(_Create, required=("input_file_id", "endpoint", "completion_window"))
+    endpoint = (request.endpoint or "").removeprefix("/v1").strip("/")
     if endpoint not in ENDPOINTS:
-        raise errors.invalid_request(f"Invalid value: '{wanted.endpoint}'.", "endpoint", "invalid_value")
-    source = call.store.files.get(wanted.input_file_id or "")
+        raise errors.invalid_request(f"Invalid value: '{request.endpoint}'.", "endpoint", "invalid_value")
+    source = call.store.files.get(request.input_file_id or "")
     if source.object["purpose"] != "batch":
         raise errors.invalid_request("The input file must have the purpose 'batch'.", "input_file_id")
-    batch = Plain(_batch(wanted))
+    batch = Plain(_batch(request))
     call.store.batches.add(batch)
     lines = [line for line in source.content.read(MOST_BYTES).splitlines() if line.strip()][:MOST_REQUESTS]
 
@@ -56,20 +53,20 @@ def create(call: Call) -> Answer:
     return answer_json(batch.object)
 
 
-def _batch(wanted: _Create) -> Object:
+def _batch(request: _Create) -> Object:
     moments = ("in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")
     return {
         "id": make_id("batch_"),
         "object": "batch",
         "created_at": now(),
-        "completion_window": wanted.completion_window,
-        "endpoint": wanted.endpoint,
-        "input_file_id": wanted.input_file_id,
+        "completion_window": request.completion_window,
+        "endpoint": request.endpoint,
+        "input_file_id": request.input_file_id,
         "output_file_id": None,
         "error_file_id": None,
         "errors": None,
         "expires_at": now() + 86_400,
-        "metadata": wanted.metadata,
+        "metadata": request.metadata,
         "request_counts": {"total": 0, "completed": 0, "failed": 0},
         "status": "validating",
         "usage": None,
@@ -78,15 +75,15 @@ def _batch(wanted: _Create) -> Object:
 
 
 def _complete(call: Call, batch: Object, handler: Handler, lines: list[bytes]) -> None:
-    """Every line is answered as it would be alone; together they are charged to the call that made the batch."""
+    """Answer every line like a single request, and charge the sum to the call that created the batch."""
     answered, refused = Content(), Content()
     total = Charge()
     counts = {"total": len(lines), "completed": 0, "failed": 0}
     for line in lines:
         custom_id, status, body, charge = _answer(call, handler, line)
         response = {"status_code": status, "request_id": make_id(""), "body": msgspec.Raw(body)}
-        told: Any = {"id": make_id("batch_req_"), "custom_id": custom_id, "response": response, "error": None}
-        (answered if status == 200 else refused).write(encode_json(told) + b"\n")
+        result: Any = {"id": make_id("batch_req_"), "custom_id": custom_id, "response": response, "error": None}
+        (answered if status == 200 else refused).write(encode_json(result) + b"\n")
         counts["completed" if status == 200 else "failed"] += 1
         total.charge(charge)
     call.charge_late(total)
@@ -106,7 +103,7 @@ def _answer(call: Call, handler: Handler, line: bytes) -> tuple[str, int, bytes,
         custom_id = request.custom_id
         answer = handler(call.with_body(bytes(request.body)))
         if not isinstance(answer, WholeAnswer):
-            raise errors.invalid_request("A batch cannot hold requests that stream.", "stream")
+            raise errors.invalid_request("A batch cannot contain streaming requests.", "stream")
         return custom_id, answer.status, answer.body, answer.charge or Charge()
     except errors.AzureError as refusal:
         return custom_id, refusal.status, refusal.body, Charge()

@@ -1,13 +1,13 @@
-"""The bodies Azure sends: chat, completion and embedding answers and the events of a stream, keys in Azure's order.
+"""Response bodies of chats, completions and embeddings, and the events of their streams.
 
-Azure writes the keys of chat and completion answers alphabetically; the fields below stand in that order.
+Azure writes the keys of chat and completion bodies alphabetically; the fields below are in that order.
 """
 
 from collections.abc import Iterator
 
 import msgspec
 
-from simulator.answers import DONE, Charge, EventKind, StreamEvent, encode_json
+from simulator.answers import DONE, Charge, StreamEvent, data_event, encode_json
 from simulator.generation import TOKENS_PER_CHUNK, GeneratedChoice
 
 _SAFE = {"filtered": False, "severity": "safe"}
@@ -21,8 +21,7 @@ Unset = msgspec.UnsetType
 
 
 class Generation(msgspec.Struct, frozen=True):
-    """Everything an answer tells, before it is decided whether it is streamed. `prediction`: what the caller's guess at
-    the text costs, as a part of the charge."""
+    """Content of an answer, streamed or not. `prediction`: the part of `charge` caused by predicted output."""
 
     id: str
     created: int
@@ -85,7 +84,7 @@ class PromptFilterResult(msgspec.Struct, frozen=True):
 
 
 class Completion(msgspec.Struct, frozen=True):
-    """A whole answer and a chunk of one, for chats and completions alike."""
+    """A whole answer or a chunk of one, for chats and completions."""
 
     choices: list[Choice]
     created: int
@@ -140,14 +139,14 @@ def completion_body(generation: Generation) -> bytes:
 
 
 def completion_events(generation: Generation, include_usage: bool) -> Iterator[StreamEvent]:
-    """The stream in Azure's order: filter results, roles, content, finish reasons, usage if asked for, [DONE]."""
+    """Events in Azure's order: filter results, roles, content, finish reasons, usage if requested, [DONE]."""
     usage: Unset | None = None if include_usage else msgspec.UNSET
     opening = Completion([], 0, "", "", "", prompt_filter_results=_prompt_filter_results(generation), usage=usage)
-    yield _event("opening", opening)
+    yield data_event("opening", opening)
     if not generation.legacy:
         for index in range(len(generation.choices)):
             role = Choice(_NO_RESULTS, delta=Delta(content="", refusal=None, role="assistant"), index=index)
-            yield _event("opening", _chunk(generation, [role], usage))
+            yield data_event("opening", _chunk(generation, [role], usage))
     yield from _content_events(generation, usage)
     if generation.prediction is not None:
         yield StreamEvent("closing", b"", generation.prediction)
@@ -155,9 +154,9 @@ def completion_events(generation: Generation, include_usage: bool) -> Iterator[S
         finish = _text_choice(generation, None, index, generated.finish_reason)
         unseen = 0 if generated.tokens else generated.reasoning_tokens
         charge = Charge(output_tokens=unseen, reasoning_tokens=unseen) if unseen else None
-        yield _event("closing", _chunk(generation, [finish], usage), charge)
+        yield data_event("closing", _chunk(generation, [finish], usage), charge)
     if include_usage:
-        yield _event("closing", _chunk(generation, [], _usage(generation.charge)))
+        yield data_event("closing", _chunk(generation, [], _usage(generation.charge)))
     yield StreamEvent("closing", DONE)
 
 
@@ -167,7 +166,7 @@ def embedding_body(embeddings: list[list[float] | str], model: str, input_tokens
 
 
 def _content_events(generation: Generation, usage: Unset | None) -> Iterator[StreamEvent]:
-    """Chunks of all choices in turn; the first of a choice has its reasoning behind it."""
+    """Chunks of all choices in turn. The first chunk of a choice is charged for its reasoning."""
     longest = max(len(generated.tokens) for generated in generation.choices)
     for start in range(0, longest, TOKENS_PER_CHUNK):
         for index, generated in enumerate(generation.choices):
@@ -176,7 +175,7 @@ def _content_events(generation: Generation, usage: Unset | None) -> Iterator[Str
                 choice = _text_choice(generation, "".join(tokens), index, None)
                 reasoning = generated.reasoning_tokens if start == 0 else 0
                 charge = Charge(output_tokens=len(tokens) + reasoning, reasoning_tokens=reasoning)
-                yield _event("content", _chunk(generation, [choice], usage), charge)
+                yield data_event("content", _chunk(generation, [choice], usage), charge)
 
 
 def _text_choice(generation: Generation, text: str | None, index: int, finish_reason: str | None) -> Choice:
@@ -197,10 +196,6 @@ def _chunk(generation: Generation, choices: list[Choice], usage: Usage | Unset |
         system_fingerprint=_FINGERPRINT,
         usage=usage,
     )
-
-
-def _event(kind: EventKind, chunk: Completion, charge: Charge | None = None) -> StreamEvent:
-    return StreamEvent(kind, b"data: " + encode_json(chunk) + b"\n\n", charge)
 
 
 def _prompt_filter_results(generation: Generation) -> list[PromptFilterResult]:

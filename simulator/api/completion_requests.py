@@ -1,4 +1,4 @@
-"""The bodies clients send: decoded into frozen values, refused with Azure's 400 when they do not fit."""
+"""Request bodies of chats, completions and embeddings. Invalid ones are rejected with Azure's 400."""
 
 from typing import Annotated, ClassVar
 
@@ -38,7 +38,7 @@ class Message(msgspec.Struct, frozen=True):
 
     @property
     def overhead_tokens(self) -> int:
-        """What the message costs beside its text."""
+        """Tokens of the message in addition to its text."""
         parts = self.content if isinstance(self.content, list) else ()
         return MESSAGE_OVERHEAD + IMAGE_TOKENS * sum(part.type == "image_url" for part in parts) + self.audio_tokens
 
@@ -78,7 +78,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
 
     @property
     def estimated_tokens(self) -> int:
-        """What Azure charges against the rate limit on arrival: characters / 4 and the most that may come out."""
+        """Tokens counted against the rate limit on arrival: characters / 4 plus the maximum output."""
         return sum(map(len, self.prompts)) // 4 + (self.output_limit or 0) * (self.n or 1)
 
     def check(self) -> None:
@@ -114,7 +114,7 @@ class CompletionRequest(msgspec.Struct, frozen=True):
 
     @property
     def estimated_tokens(self) -> int:
-        """As for a chat; every prompt may come out `best_of` times."""
+        """As for a chat, with up to `best_of` answers per prompt."""
         prompts = self.prompts
         answers = max(self.n or 1, self.best_of or 1) * len(prompts)
         return sum(map(len, prompts)) // 4 + (self.output_limit or 0) * answers
@@ -157,7 +157,7 @@ OperationRequest = ChatRequest | CompletionRequest | EmbeddingRequest
 
 
 def _texts(given: str | list[str | int | list[int]], param: str) -> list[str]:
-    """One text per input; mixed kinds are refused."""
+    """One text per input. Raises AzureError 400 for mixed types."""
     if isinstance(given, str):
         return [given]
     strings = [item for item in given if isinstance(item, str)]
@@ -169,5 +169,5 @@ def _texts(given: str | list[str | int | list[int]], param: str) -> list[str]:
 
 
 def _as_words(tokens: list[int]) -> str:
-    """Tokens given by number become a word each, so that they count as many tokens."""
+    """One word per token id, so that the text has as many tokens."""
     return " ".join(f"t{abs(token)}"[:8] for token in tokens)

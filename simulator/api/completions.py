@@ -1,4 +1,4 @@
-"""Chat completions, completions and embeddings: checks the model's rules, generates, and says what is charged."""
+"""Chat completions, completions and embeddings: checks the request, generates the answer and its charge."""
 
 import base64
 import math
@@ -18,7 +18,7 @@ from simulator.generation import generate, read_prompt
 from simulator.models import Kind, Model
 from simulator.tokens import PromptCache, measure, tokenize
 
-# Before this version an Azure API version knows no `stream_options` (azure-facts A.6).
+# Earlier Azure API versions reject `stream_options` (azure-facts A.6).
 FIRST_VERSION_WITH_STREAM_OPTIONS = "2024-08-01"
 
 _AZURE_OPERATION = {
@@ -80,10 +80,10 @@ def _generate(request: ChatRequest | CompletionRequest, model: Model, cache: Pro
     choices = [
         generate(prompt, index, request.output_limit, model) for prompt in prompts for index in range(request.n or 1)
     ]
-    prediction, heard = None, 0
+    prediction, audio_tokens = None, 0
     if isinstance(request, ChatRequest):
         prediction = _predicted(request, choices[0].text)
-        heard = sum(message.audio_tokens for message in request.messages or ())
+        audio_tokens = sum(message.audio_tokens for message in request.messages or ())
     rejected = 0 if prediction is None else prediction.rejected_prediction_tokens
     return Generation(
         id=("cmpl-" if legacy else "chatcmpl-") + uuid.uuid4().hex,
@@ -95,7 +95,7 @@ def _generate(request: ChatRequest | CompletionRequest, model: Model, cache: Pro
             cached_tokens=reading.cached_tokens,
             output_tokens=sum(choice.output_tokens for choice in choices) + rejected,
             reasoning_tokens=sum(choice.reasoning_tokens for choice in choices),
-            audio_input_tokens=heard,
+            audio_input_tokens=audio_tokens,
             accepted_prediction_tokens=0 if prediction is None else prediction.accepted_prediction_tokens,
             rejected_prediction_tokens=rejected,
         ),
@@ -106,8 +106,7 @@ def _generate(request: ChatRequest | CompletionRequest, model: Model, cache: Pro
 
 
 def _predicted(request: ChatRequest, text: str) -> Charge | None:
-    """What the caller's guess at the text was good for: its tokens that stand where it said, and the others, which are
-    charged as output."""
+    """Charge of predicted output: tokens at the predicted position are accepted, the others are billed as output."""
     if request.prediction is None:
         return None
     guessed, written = tokenize(request.prediction.text), tokenize(text)
@@ -135,7 +134,7 @@ def _embed(request: EmbeddingRequest, model: Model) -> WholeAnswer:
 
 
 def _embedding(text: str, dimensions: int) -> "array[float]":
-    """A unit vector that depends on nothing but the text."""
+    """Deterministic unit vector for a text."""
     values = array("h", shake_128(text.encode()).digest(2 * dimensions))
     length = math.sqrt(math.sumprod(values, values)) or 1.0
     return array("f", [value / length for value in values])

@@ -22,10 +22,10 @@ class _AddFile(msgspec.Struct, frozen=True):
 
 
 def create(call: Call) -> Answer:
-    wanted = call.decode(_Create)
-    if wanted.name is None:
+    request = call.decode(_Create)
+    if request.name is None:
         raise errors.missing_parameter("name")
-    given = [call.store.files.get(file_id) for file_id in wanted.file_ids]
+    given = [call.store.files.get(file_id) for file_id in request.file_ids]
     created = now()
     container = Container(
         {
@@ -33,9 +33,9 @@ def create(call: Call) -> Answer:
             "object": "container",
             "created_at": created,
             "status": "running",
-            "expires_after": wanted.expires_after or {"anchor": "last_active_at", "minutes": 20},
+            "expires_after": request.expires_after or {"anchor": "last_active_at", "minutes": 20},
             "last_active_at": created,
-            "name": wanted.name,
+            "name": request.name,
         }
     )
     for kept in given:
@@ -61,10 +61,10 @@ def add_file(call: Call) -> Answer:
     if call.form is not None:
         given = call.form.file("file")
         return answer_json(_put(container, given.filename, given.content, "user").object)
-    wanted = call.decode(_AddFile)
-    if wanted.file_id is None:
+    request = call.decode(_AddFile)
+    if request.file_id is None:
         raise errors.missing_parameter("file_id")
-    kept = call.store.files.get(wanted.file_id)
+    kept = call.store.files.get(request.file_id)
     return answer_json(_put(container, kept.object["filename"], kept.content, "user").object)
 
 

@@ -18,14 +18,14 @@ class _Create(msgspec.Struct, frozen=True):
 
 
 def create(call: Call) -> Answer:
-    wanted = call.decode(_Create)
-    items = _checked(wanted.items or [], call.store)
+    request = call.decode(_Create)
+    items = _checked(request.items or [], call.store)
     conversation = Conversation(
         {
             "id": make_id("conv_"),
             "object": "conversation",
             "created_at": now(),
-            "metadata": wanted.metadata or {},
+            "metadata": request.metadata or {},
         }
     )
     append_to(conversation, items)
@@ -72,7 +72,7 @@ def delete_item(call: Call) -> Answer:
 
 
 def _checked(items: list[Object], store: Store) -> list[Object]:
-    """The items as they are kept. Raises AzureError 400 or 404."""
+    """The items with ids. Raises AzureError 400 or 404."""
     if len(items) > MOST_ITEMS:
         message = f"Invalid 'items': array too long. Expected at most {MOST_ITEMS} items."
         raise errors.invalid_request(message, "items", "array_above_max_length")

@@ -32,19 +32,16 @@ class _CreateRun(msgspec.Struct, frozen=True):
 
 
 def create(call: Call) -> Answer:
-    wanted = call.decode(_Create)
-    for name in ("data_source_config", "testing_criteria"):
-        if getattr(wanted, name) is None:
-            raise errors.missing_parameter(name)
+    request = call.decode(_Create, required=("data_source_config", "testing_criteria"))
     evaluation = Evaluation(
         {
             "id": make_id("eval_"),
             "object": "eval",
             "created_at": now(),
-            "name": wanted.name,
-            "data_source_config": wanted.data_source_config,
-            "testing_criteria": [{"id": make_id("crit_"), **one} for one in wanted.testing_criteria or ()],
-            "metadata": wanted.metadata or {},
+            "name": request.name,
+            "data_source_config": request.data_source_config,
+            "testing_criteria": [{"id": make_id("crit_"), **one} for one in request.testing_criteria or ()],
+            "metadata": request.metadata or {},
         }
     )
     return answer_json(call.store.evaluations.add(evaluation).object)
@@ -60,9 +57,9 @@ def get(call: Call) -> Answer:
 
 def update(call: Call) -> Answer:
     evaluation = call.store.evaluations.get(call.id).object
-    wanted = call.decode(_Create)
+    request = call.decode(_Create)
     for name in ("name", "metadata"):
-        if (value := getattr(wanted, name)) is not None:
+        if (value := getattr(request, name)) is not None:
             evaluation[name] = value
     return answer_json(evaluation)
 
@@ -74,8 +71,8 @@ def delete(call: Call) -> Answer:
 
 def create_run(call: Call) -> Answer:
     evaluation = call.store.evaluations.get(call.id)
-    wanted = call.decode(_CreateRun)
-    source = wanted.data_source
+    request = call.decode(_CreateRun)
+    source = request.data_source
     if source is None:
         raise errors.missing_parameter("data_source")
     items = _items(call, source.get("source") or {})
@@ -90,14 +87,14 @@ def create_run(call: Call) -> Answer:
             "report_url": "https://evals.invalid/report",
             "status": "queued",
             "model": model,
-            "name": wanted.name,
+            "name": request.name,
             "created_at": now(),
             "result_counts": {"total": 0, "errored": 0, "failed": 0, "passed": 0},
             "per_model_usage": None,
             "per_testing_criteria_results": None,
             "data_source": source,
             "error": None,
-            "metadata": wanted.metadata or {},
+            "metadata": request.metadata or {},
         }
     )
     evaluation.runs.add(run)
@@ -111,7 +108,7 @@ def create_run(call: Call) -> Answer:
 
 
 def _items(call: Call, source: Object) -> list[Any]:
-    """The items to be looked at, of the call itself or of a file. Raises AzureError 404."""
+    """Items to evaluate, from the request or a file. Raises AzureError 400 or 404."""
     if source.get("type") == "file_id":
         content: Content = call.store.files.get(str(source.get("id"))).content
         lines = content.read().splitlines()[:MOST_ITEMS]
@@ -123,7 +120,7 @@ def _items(call: Call, source: Object) -> list[Any]:
 
 
 def _complete(call: Call, run: EvaluationRun, items: list[Any]) -> None:
-    """Every item passes. A run with a model has it answer each of them, and is charged for that."""
+    """Mark every item as passed. A run with a model generates an answer per item and is charged for it."""
     model = run.object["model"]
     total = Charge()
     for place, item in enumerate(items):
@@ -168,7 +165,7 @@ def _complete(call: Call, run: EvaluationRun, items: list[Any]) -> None:
 def list_runs(call: Call) -> Answer:
     status = call.query.get("status")
     runs = call.store.evaluations.get(call.id).runs
-    return answer_json(runs.page(call.query, order="asc", wanted=lambda run: status in (None, run["status"])))
+    return answer_json(runs.page(call.query, order="asc", matches=lambda run: status in (None, run["status"])))
 
 
 def get_run(call: Call) -> Answer:

@@ -30,16 +30,15 @@ class _Import(msgspec.Struct, frozen=True):
 
 
 def import_blob(call: Call) -> Answer:
-    """What only Azure has: a file from a blob. Nothing is fetched; its content is the blob's address."""
-    wanted = call.decode(_Import)
-    content = Content()
-    content.write(wanted.content_url.encode("utf-8", "replace"))
-    kept = keep(call.store.files, wanted.filename, check_purpose(wanted.purpose), content)
+    """Azure-only: create a file from a blob. Nothing is fetched; the content is the blob's URL."""
+    request = call.decode(_Import)
+    content = Content(request.content_url.encode("utf-8", "replace"))
+    kept = keep(call.store.files, request.filename, check_purpose(request.purpose), content)
     return answer_json(kept.object, status=201)
 
 
 def keep(files: Collection[Kept], filename: str, purpose: str, content: Content) -> Kept:
-    """A file as it is after its upload. Azure's assistants give their files a prefix of their own."""
+    """Store an uploaded file. Azure prefixes the ids of assistants' files differently."""
     file: Object = {
         "id": make_id("assistant-" if purpose.startswith("assistants") else "file-"),
         "object": "file",
@@ -65,7 +64,7 @@ def list_all(call: Call) -> Answer:
     purpose = call.query.get("purpose")
     return answer_json(
         call.store.files.page(
-            call.query, limit=MOST_FILES, most=MOST_FILES, wanted=lambda file: purpose in (None, file["purpose"])
+            call.query, limit=MOST_FILES, most=MOST_FILES, matches=lambda file: purpose in (None, file["purpose"])
         )
     )
 

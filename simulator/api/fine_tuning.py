@@ -37,11 +37,8 @@ class _Grade(msgspec.Struct, frozen=True):
 
 
 def create(call: Call) -> Answer:
-    wanted = call.decode(_Create)
-    for name in ("model", "training_file"):
-        if getattr(wanted, name) is None:
-            raise errors.missing_parameter(name)
-    for file_id in (wanted.training_file, wanted.validation_file):
+    request = call.decode(_Create, required=("model", "training_file"))
+    for file_id in (request.training_file, request.validation_file):
         if file_id is not None:
             call.store.files.get(file_id)
     job = FineTuningJob(
@@ -53,33 +50,36 @@ def create(call: Call) -> Answer:
             "estimated_finish": None,
             "fine_tuned_model": None,
             "finished_at": None,
-            "hyperparameters": wanted.hyperparameters or {"n_epochs": 3, "batch_size": 1},
-            "integrations": wanted.integrations or [],
-            "metadata": wanted.metadata,
-            "method": wanted.method,
-            "model": wanted.model,
+            "hyperparameters": request.hyperparameters or {"n_epochs": 3, "batch_size": 1},
+            "integrations": request.integrations or [],
+            "metadata": request.metadata,
+            "method": request.method,
+            "model": request.model,
             "organization_id": None,
             "result_files": [],
-            "seed": wanted.seed or 0,
+            "seed": request.seed or 0,
             "status": "validating_files",
             "trained_tokens": None,
-            "training_file": wanted.training_file,
-            "validation_file": wanted.validation_file,
+            "training_file": request.training_file,
+            "validation_file": request.validation_file,
         }
     )
     _note(job, "Created fine-tune.")
-
-    def finish() -> None:
-        if job.object["status"] in ("validating_files", "running"):
-            _succeed(call, job, wanted)
-
-    call.store.work.later(TRAINING_SECONDS, finish)
+    _train(call, job, request)
     return answer_json(call.store.fine_tuning.add(job).object)
 
 
-def _succeed(call: Call, job: FineTuningJob, wanted: _Create) -> None:
-    trained = call.store.files.get(wanted.training_file or "").content.size // 4
-    name = f"{wanted.model}.ft-{job.object['id'][-8:]}" + (f"-{wanted.suffix}" if wanted.suffix else "")
+def _train(call: Call, job: FineTuningJob, request: _Create) -> None:
+    def finish() -> None:
+        if job.object["status"] in ("validating_files", "running"):
+            _succeed(call, job, request)
+
+    call.store.work.later(TRAINING_SECONDS, finish)
+
+
+def _succeed(call: Call, job: FineTuningJob, request: _Create) -> None:
+    trained = call.store.files.get(request.training_file or "").content.size // 4
+    name = f"{request.model}.ft-{job.object['id'][-8:]}" + (f"-{request.suffix}" if request.suffix else "")
     job.object.update(status="succeeded", finished_at=now(), fine_tuned_model=name, trained_tokens=trained)
     job.checkpoints.append(
         {
@@ -126,16 +126,9 @@ def pause(call: Call) -> Answer:
 
 
 def resume(call: Call) -> Answer:
-    """A job that was paused runs again, and succeeds a little later."""
     answer = _change(call, ("paused",), "running")
     job = call.store.fine_tuning.get(call.id)
-    wanted = msgspec.convert(job.object, _Create)
-
-    def finish() -> None:
-        if job.object["status"] == "running":
-            _succeed(call, job, wanted)
-
-    call.store.work.later(TRAINING_SECONDS, finish)
+    _train(call, job, msgspec.convert(job.object, _Create))
     return answer
 
 
@@ -148,7 +141,7 @@ def list_checkpoints(call: Call) -> Answer:
 
 
 def copy_checkpoint(call: Call) -> Answer:
-    """What only Azure has: a checkpoint becomes a model of another resource; GET tells how far that is."""
+    """Azure-only: copy a checkpoint to another resource. GET returns the status of the copy."""
     checkpoint = next(
         (made for made in call.store.fine_tuning.get(call.id).checkpoints if made["id"] == call.ids[1]), None
     )
@@ -164,7 +157,7 @@ def delete(call: Call) -> Answer:
 
 
 def permit(call: Call) -> Answer:
-    _checkpoint(call)
+    _check_checkpoint(call)
     made = [_permission(project) for project in call.decode(_Permission).project_ids]
     call.store.permissions.setdefault(call.id, []).extend(made)
     ends = {"first_id": made[0]["id"] if made else None, "last_id": made[-1]["id"] if made else None}
@@ -172,12 +165,12 @@ def permit(call: Call) -> Answer:
 
 
 def list_permissions(call: Call) -> Answer:
-    _checkpoint(call)
+    _check_checkpoint(call)
     return answer_json(page_of(call.store.permissions.get(call.id, []), call.query))
 
 
 def forbid(call: Call) -> Answer:
-    _checkpoint(call)
+    _check_checkpoint(call)
     kept = call.store.permissions.get(call.id, [])
     if call.ids[1] not in {permission["id"] for permission in kept}:
         raise errors.object_not_found(f"No permission found with id '{call.ids[1]}'.")
@@ -189,21 +182,19 @@ def _permission(project: str) -> Object:
     return {"id": make_id("cp_"), "object": "checkpoint.permission", "created_at": now(), "project_id": project}
 
 
-def _checkpoint(call: Call) -> None:
-    """Raises AzureError 404 for a checkpoint that no job of this resource has made."""
+def _check_checkpoint(call: Call) -> None:
+    """Raises AzureError 404 for a checkpoint that no job of this resource created."""
     names = {made["fine_tuned_model_checkpoint"] for job in call.store.fine_tuning for made in job.checkpoints}
     if call.id not in names:
         raise errors.object_not_found(f"No checkpoint found with id '{call.id}'.")
 
 
 def grade(call: Call) -> Answer:
-    wanted = call.decode(_Grade)
-    if wanted.grader is None:
-        raise errors.missing_parameter("grader")
-    reward = 1.0 if wanted.model_sample else 0.0
+    request, grader = _grader(call)
+    reward = 1.0 if request.model_sample else 0.0
     metadata: Object = {
-        "name": wanted.grader.get("name"),
-        "type": wanted.grader.get("type"),
+        "name": grader.get("name"),
+        "type": grader.get("type"),
         "errors": {},
         "scores": {},
     }
@@ -213,10 +204,16 @@ def grade(call: Call) -> Answer:
 
 
 def validate_grader(call: Call) -> Answer:
-    wanted = call.decode(_Grade)
-    if wanted.grader is None:
+    _, grader = _grader(call)
+    return answer_json({"grader": grader})
+
+
+def _grader(call: Call) -> tuple[_Grade, Object]:
+    """The request and its grader. Raises AzureError 400."""
+    request = call.decode(_Grade)
+    if request.grader is None:
         raise errors.missing_parameter("grader")
-    return answer_json({"grader": wanted.grader})
+    return request, request.grader
 
 
 ROUTES = (

@@ -20,9 +20,9 @@ from simulator.tokens import measure
 MOST_IMAGES = 10
 MOST_PARTIAL = 3
 IMAGE_INPUT_TOKENS = 194
-# What an image of this quality takes, of a model that counts tokens.
+# Output tokens per image and quality, for models that are billed by tokens.
 OUTPUT_TOKENS = {"low": 272, "medium": 1_056, "high": 4_160, "auto": 1_056}
-SIDE = 8  # pixels: what clients read is the format, not the picture
+SIDE = 8  # pixels: clients parse the format and ignore the picture
 
 
 class _Request(msgspec.Struct, frozen=True):
@@ -90,7 +90,7 @@ def _answer(call: Call, request: _Request, inputs: int, event: str, operation: s
         raise errors.content_filtered(0)
     charge, usage = _charge(model, request, count, inputs, prompt)
     if not request.stream:
-        data = [_told(request, model, prompt, index) for index in range(count)]
+        data = [_image(request, model, prompt, index) for index in range(count)]
         return answer_json({"created": now(), "data": data} | _facts(request, usage), charge)
     if usage is None:
         raise errors.unsupported_parameter("stream", "gpt-image-1")
@@ -98,7 +98,7 @@ def _answer(call: Call, request: _Request, inputs: int, event: str, operation: s
 
 
 def _charge(model: Model, request: _Request, count: int, inputs: int, prompt: str) -> tuple[Charge, Object | None]:
-    """What is billed, and the usage that is told: models that count images only tell none."""
+    """The charge, and the reported usage. Models that are billed by the image report none."""
     if not model.name.startswith("gpt-image"):
         return Charge(images=count), None
     text, image = measure(prompt).tokens, IMAGE_INPUT_TOKENS * inputs
@@ -132,11 +132,11 @@ def _facts(request: _Request, usage: Object | None) -> Object:
     }
 
 
-def _told(request: _Request, model: Model, prompt: str, index: int) -> Object:
+def _image(request: _Request, model: Model, prompt: str, index: int) -> Object:
     revised = {} if model.name.startswith("gpt-image") else {"revised_prompt": prompt}
     if request.response_format == "url" or (revised and request.response_format is None):
         return {"url": f"https://images.invalid/{index}.png", **revised}
-    return {"b64_json": _picture(prompt, index), **revised}
+    return {"b64_json": _png(prompt, index), **revised}
 
 
 def _events(
@@ -145,18 +145,18 @@ def _events(
     facts = _facts(request, usage) | {"created_at": now()}
     del facts["usage"]
     for index in range(partial):
-        picture = {"b64_json": _picture(prompt, index), "partial_image_index": index}
+        picture = {"b64_json": _png(prompt, index), "partial_image_index": index}
         content: Any = {"type": f"{event}.partial_image", **facts, **picture}
         yield typed_event("content", content["type"], content)
-    done: Any = {"type": f"{event}.completed", **facts, "b64_json": _picture(prompt, partial), "usage": usage}
+    done: Any = {"type": f"{event}.completed", **facts, "b64_json": _png(prompt, partial), "usage": usage}
     written = Charge(
         output_tokens=charge.output_tokens, image_output_tokens=charge.image_output_tokens, images=charge.images
     )
     yield typed_event("closing", done["type"], done, written)
 
 
-def _picture(prompt: str, index: int) -> str:
-    """A PNG of one colour, as long as the prompt's `simulate_bytes=N` asks."""
+def _png(prompt: str, index: int) -> str:
+    """A PNG of one colour, padded by the N bytes of the prompt's `simulate_bytes=N`."""
     colour = zlib.crc32(f"{prompt}{index}".encode("utf-8", "replace")).to_bytes(4)[:3]
     header = struct.pack(">IIBBBBB", SIDE, SIDE, 8, 2, 0, 0, 0)
     rows = zlib.compress((b"\0" + colour * SIDE) * SIDE)

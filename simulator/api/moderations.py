@@ -1,4 +1,4 @@
-"""Moderations."""
+"""Moderations: flags inputs that contain `simulate_content_filter`."""
 
 import msgspec
 

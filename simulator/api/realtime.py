@@ -1,4 +1,4 @@
-"""The HTTP side of realtime: secrets for clients, sessions, and calls."""
+"""HTTP operations of the realtime API: client secrets, sessions and calls."""
 
 from typing import Any
 
@@ -28,16 +28,20 @@ class _SessionRequest(msgspec.Struct, frozen=True):
 
 
 def make_secret(call: Call) -> Answer:
-    wanted = call.decode(_SecretRequest)
-    session = wanted.session or {}
+    request = call.decode(_SecretRequest)
+    session = request.session or {}
     _check_model(call, session)
-    seconds = (wanted.expires_after or _Expiry()).seconds
-    told = {"type": "realtime", "object": "realtime.session", "id": make_id("sess_"), **session}
-    return answer_json({"value": make_id("ek_"), "expires_at": now() + seconds, "session": told})
+    seconds = (request.expires_after or _Expiry()).seconds
+    body = {"type": "realtime", "object": "realtime.session", "id": make_id("sess_"), **session}
+    return answer_json({**_secret(seconds), "session": body})
+
+
+def _secret(seconds: int = SECRET_SECONDS) -> Object:
+    return {"value": make_id("ek_"), "expires_at": now() + seconds}
 
 
 def _check_model(call: Call, session: Object) -> None:
-    """Raises AzureError 404. A session of transcription names its model deeper."""
+    """Raises AzureError 400 or 404. Transcription sessions name their model elsewhere and pass unchecked."""
     model = session.get("model")
     if model is not None:
         deployment = call.deployments.find(str(model))
@@ -46,24 +50,23 @@ def _check_model(call: Call, session: Object) -> None:
 
 
 def make_session(call: Call) -> Answer:
-    wanted = call.decode(_SessionRequest)
-    _check_model(call, {"model": wanted.model})
-    secret = {"value": make_id("ek_"), "expires_at": now() + SECRET_SECONDS}
-    facts: Any = {"id": make_id("sess_"), "object": "realtime.session", "model": wanted.model, "client_secret": secret}
+    request = call.decode(_SessionRequest)
+    _check_model(call, {"model": request.model})
+    facts: Any = {"id": make_id("sess_"), "object": "realtime.session", "model": request.model}
+    facts["client_secret"] = _secret()
     return answer_json(
-        {**facts, "modalities": wanted.modalities or ["text", "audio"], "voice": wanted.voice or "alloy"}
+        {**facts, "modalities": request.modalities or ["text", "audio"], "voice": request.voice or "alloy"}
     )
 
 
 def make_transcription_session(call: Call) -> Answer:
-    wanted = call.decode(_SessionRequest)
-    secret = {"value": make_id("ek_"), "expires_at": now() + SECRET_SECONDS}
-    facts = {"id": make_id("sess_"), "object": "realtime.transcription_session", "client_secret": secret}
-    return answer_json({**facts, "modalities": wanted.modalities or ["text"]})
+    request = call.decode(_SessionRequest)
+    facts = {"id": make_id("sess_"), "object": "realtime.transcription_session", "client_secret": _secret()}
+    return answer_json({**facts, "modalities": request.modalities or ["text"]})
 
 
 def begin_call(call: Call) -> Answer:
-    """An offer of WebRTC is answered; the id of the call stands in the header Location."""
+    """Answer a WebRTC offer. The `Location` header has the call id."""
     if call.form is not None:
         offer = call.form.required("sdp")
         session = call.form.field("session")
@@ -81,7 +84,7 @@ def begin_call(call: Call) -> Answer:
 
 
 def steer_call(call: Call) -> Answer:
-    """Accept, reject, hang up, refer."""
+    """Accept, reject, hang up or refer a call."""
     if call.id not in call.store.realtime_calls:
         raise errors.object_not_found(f"No call found with id '{call.id}'.")
     if call.entry.path.endswith(("/hangup", "/reject")):

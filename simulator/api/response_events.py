@@ -1,4 +1,4 @@
-"""The output items of a response, and the events of its stream in their order with their sequence numbers."""
+"""Events of a response's stream, in order and with sequence numbers."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -22,7 +22,7 @@ class ResponseEvent(msgspec.Struct, frozen=True):
 
 
 def events_of(response: Object, tokens: list[str], charge: Charge) -> list[ResponseEvent]:
-    """All events of a response that is `response` at its end; `tokens` are those of its text or arguments."""
+    """All events of a finished response. `tokens` are those of its text or arguments."""
     made: list[ResponseEvent] = []
 
     def say(kind: EventKind, type_: str, cost: Charge | None = None, **content: Any) -> None:
@@ -38,7 +38,7 @@ def events_of(response: Object, tokens: list[str], charge: Charge) -> list[Respo
     for index, item in enumerate(response["output"]):
         _say_item(say, index, item, tokens, charge.reasoning_tokens)
     ending = {"completed": "response.completed", "incomplete": "response.incomplete"}[response["status"]]
-    # Reasoning that nothing visible followed is charged with the end.
+    # Without visible output, reasoning is charged with the last event.
     unseen = 0 if tokens else charge.output_tokens
     say("closing", ending, Charge(output_tokens=unseen, reasoning_tokens=unseen), response=response)
     return made
@@ -85,7 +85,7 @@ def stream_of(events: list[ResponseEvent]) -> Iterator[StreamEvent]:
 
 
 def replay(stored: StoredResponse, after: int) -> Iterator[StreamEvent]:
-    """The events behind a sequence number. The last one is there when the response is done or cancelled."""
+    """Events after a sequence number. The last one is sent once the response is done or cancelled."""
     index = after + 1
     while index < len(stored.events):
         if stored.events[index].kind == "closing":

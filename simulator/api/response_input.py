@@ -1,4 +1,4 @@
-"""What a response is asked: its items read, and every object that they and the tools refer to looked up."""
+"""Input of a response: reads its items and checks every object that the items and tools refer to."""
 
 import base64
 import hmac
@@ -58,7 +58,7 @@ class ResponseRequest(msgspec.Struct, frozen=True):
 
 
 def input_items(request: ResponseRequest) -> list[Object]:
-    """The items of the input, each with an id. Raises AzureError 400."""
+    """Items of the input, each with an id. Raises AzureError 400."""
     if request.input is None:
         if request.previous_response_id or request.conversation:
             return []
@@ -69,7 +69,7 @@ def input_items(request: ResponseRequest) -> list[Object]:
 
 
 def with_id(item: Object) -> Object:
-    """An item as it is kept; a message's plain text becomes a part."""
+    """Stored form of an item: with an id, and a message's text as a content part."""
     item = {"type": "message", **item}
     if isinstance(item.get("content"), str) and item["type"] == "message":
         kind = "output_text" if item.get("role") == "assistant" else "input_text"
@@ -82,7 +82,7 @@ def with_id(item: Object) -> Object:
 
 
 def earlier(request: ResponseRequest, store: Store) -> list[Object]:
-    """The items that came before, from a response or a conversation of this resource. Raises AzureError 400 or 404."""
+    """Earlier items, from the previous response or the conversation. Raises AzureError 400 or 404."""
     if request.previous_response_id and request.conversation:
         raise errors.invalid_request(
             "Mutually exclusive parameters: 'previous_response_id' and 'conversation'.", "previous_response_id"
@@ -108,7 +108,7 @@ def find_previous(given: str, store: Store) -> StoredResponse:
 
 
 def resolve(items: list[Object], before: list[Object], store: Store) -> list[Object]:
-    """The items with references replaced by what they refer to. Raises AzureError 400 or 404 where there is none."""
+    """Items with references replaced by the items they refer to. Raises AzureError 400 or 404."""
     calls = {item.get("call_id") for item in (*before, *items) if item["type"] == "function_call"}
     resolved = []
     for item in items:
@@ -137,7 +137,7 @@ def _referred(given: str, before: list[Object], store: Store) -> Object:
 
 
 def check_files(item: Object, store: Store) -> None:
-    """Raises AzureError 404 for a part whose file this resource does not have."""
+    """Raises AzureError 404 for a content part with an unknown file."""
     parts = item.get("content") or item.get("output")
     for part in parts if isinstance(parts, list) else ():
         if isinstance(part, dict) and isinstance(part.get("file_id"), str):
@@ -145,7 +145,7 @@ def check_files(item: Object, store: Store) -> None:
 
 
 def check_tools(tools: list[Object], store: Store) -> None:
-    """Raises AzureError 404 for a vector store, container or file that this resource does not have."""
+    """Raises AzureError 404 for an unknown vector store, container or file."""
     for tool in tools:
         for vector_store_id in tool.get("vector_store_ids") or ():
             store.vector_stores.get(str(vector_store_id))
@@ -158,7 +158,7 @@ def check_tools(tools: list[Object], store: Store) -> None:
 
 
 def text_of(item: Object) -> str:
-    """What a model reads of an item."""
+    """Text of an item, as the model reads it."""
     match item:
         case {"content": str(text)} | {"output": str(text)} | {"arguments": str(text)}:
             return text
@@ -173,13 +173,13 @@ def append_to(conversation: Conversation, items: list[Object]) -> None:
 
 
 def seal(text: str, store: Store) -> str:
-    """Content that only this resource can open again."""
+    """Sealed content that only this resource accepts."""
     data = text.encode("utf-8", "replace")
     return base64.urlsafe_b64encode(hmac.digest(store.secret, data, "sha256")[:16] + data).decode()
 
 
 def check_sealed(sealed: str, store: Store) -> str:
-    """What was sealed. Raises AzureError 400 for what another resource did."""
+    """The sealed text. Raises AzureError 400 if another resource sealed it."""
     try:
         data = base64.urlsafe_b64decode(sealed.encode())
     except ValueError:

@@ -1,4 +1,4 @@
-"""Responses: create (whole, streamed, in the background), get, delete, cancel, input items, compact, input tokens."""
+"""Responses: create, get, delete, cancel, list input items, compact, count input tokens."""
 
 import time
 
@@ -63,7 +63,7 @@ def _check(request: ResponseRequest) -> None:
 def _answer(
     request: ResponseRequest, deployment: Deployment, items: list[Object], before: list[Object], call: Call
 ) -> tuple[StoredResponse, list[str], Charge]:
-    """The response as it is at its end, the tokens of its text or arguments, and what it costs."""
+    """The finished response, the tokens of its text or arguments, and its charge."""
     model = deployment.model
     context = before + items
     text = "\n".join([request.instructions or "", *map(text_of, context)])
@@ -84,7 +84,7 @@ def _answer(
 
 
 def _recalled(context: list[Object]) -> str:
-    """Everything that users said in the chain, so that a test can see what it holds."""
+    """All user messages of the chain, so that a test can see them."""
     return " | ".join(text_of(item) for item in context if item.get("role") == "user")
 
 
@@ -119,7 +119,7 @@ def _output(
 
 
 def _as_tokens(text: str) -> list[str]:
-    """The text in as many pieces as it has tokens."""
+    """Split the text into as many pieces as it has tokens."""
     count = max(1, len(tokenize(text)))
     size = max(1, -(-len(text) // count))
     return [text[start : start + size] for start in range(0, len(text), size)]
@@ -185,7 +185,7 @@ def _keep(call: Call, request: ResponseRequest, stored: StoredResponse) -> None:
 def _in_background(
     call: Call, request: ResponseRequest, stored: StoredResponse, tokens: list[str], charge: Charge
 ) -> Answer:
-    """Kept at once and done a little later, or after the `simulate_seconds=N` of its input; charged then."""
+    """Store the response now; finish and charge it after a delay, or the input's `simulate_seconds=N`."""
     final = stored.object
     asked = directive("\n".join(map(text_of, stored.input_items)), "seconds")
     seconds = BACKGROUND_SECONDS if asked is None else float(asked)

@@ -1,4 +1,4 @@
-"""The table of paths: every operation of the API, whoever spells it."""
+"""The route table: every operation of the API."""
 
 from collections import defaultdict
 
@@ -57,7 +57,7 @@ for _route in ROUTES:
 
 
 def find_route(method: str, path: str) -> tuple[Route, tuple[str, ...]] | None:
-    """The operation of a path that follows the surface's prefix, and the ids that stand in it."""
+    """The route of a path without the surface's prefix, and the ids in the path."""
     if (exact := _EXACT.get((method, path))) is not None:
         return exact, ()
     segments = path.split("/")

@@ -1,4 +1,4 @@
-"""A part of a run: what an assistant says or which tool it calls, what that costs, and the events that tell it."""
+"""One turn of a run: the assistant's message or tool call, its charge, and its events."""
 
 from collections.abc import Iterator
 
@@ -18,9 +18,9 @@ ARGUMENTS = '{"place": "harbour"}'
 
 
 class Turn:
-    """One part of a run: from its beginning, or from the outputs of its tools, to where it needs a tool or is done.
+    """A run from its start, or from submitted tool outputs, until it needs a tool or is done.
 
-    `charge` is what it costs, once its events are taken.
+    `charge` is set once the events have been consumed.
     """
 
     def __init__(self, thread: Thread, run: Run, deployment: Deployment) -> None:
@@ -30,7 +30,7 @@ class Turn:
         self.charge = Charge()
 
     def events(self) -> Iterator[StreamEvent]:
-        """Its events; the state changes as they are taken."""
+        """Events of the turn. Consuming them updates the run."""
         run = self._run.object
         yield typed_event("opening", "thread.run.queued", run)
         run.update(status="in_progress", started_at=run["started_at"] or now())

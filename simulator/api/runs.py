@@ -1,4 +1,4 @@
-"""Runs of an assistant on a thread, which may wait for the outputs of tools, and their steps."""
+"""Runs of an assistant on a thread, and their steps. A run may wait for tool outputs."""
 
 from typing import Any
 
@@ -60,33 +60,33 @@ def create(call: Call) -> Answer:
 
 
 def create_with_thread(call: Call) -> Answer:
-    wanted = call.decode(RunRequest)
-    tool_resources(wanted.tool_resources, call.store)
-    return _begin(call, None, wanted)
+    request = call.decode(RunRequest)
+    tool_resources(request.tool_resources, call.store)
+    return _begin(call, None, request)
 
 
-def _begin(call: Call, thread: Thread | None, wanted: RunRequest) -> Answer:
-    call.entry.stream = bool(wanted.stream)
-    if wanted.assistant_id is None:
+def _begin(call: Call, thread: Thread | None, request: RunRequest) -> Answer:
+    call.entry.stream = bool(request.stream)
+    if request.assistant_id is None:
         raise errors.missing_parameter("assistant_id")
-    assistant = call.store.assistants.get(wanted.assistant_id).object
-    deployment = call.deployment(wanted.model or assistant["model"], len(call.body) // 4)
+    assistant = call.store.assistants.get(request.assistant_id).object
+    deployment = call.deployment(request.model or assistant["model"], len(call.body) // 4)
     active = next((run for run in thread.runs if run.object["status"] not in _ENDED), None) if thread else None
     if active is not None and thread is not None:
         message = f"Thread {thread.object['id']} already has an active run {active.object['id']}."
         raise errors.invalid_request(message)
     made = thread is None
-    thread = thread or make_thread(wanted.thread or ThreadRequest(), call.store)
-    for message_wanted in wanted.additional_messages or ():
-        add_message(thread, message_wanted, call.store)
-    run = thread.runs.add(Run(_run(wanted, assistant, deployment, thread)))
+    thread = thread or make_thread(request.thread or ThreadRequest(), call.store)
+    for additional in request.additional_messages or ():
+        add_message(thread, additional, call.store)
+    run = thread.runs.add(Run(_run(request, assistant, deployment, thread)))
     opening = [typed_event("opening", "thread.created", thread.object)] if made else []
     opening.append(typed_event("opening", "thread.run.created", run.object))
-    return _proceed(call, thread, run, deployment, bool(wanted.stream), opening)
+    return _proceed(call, thread, run, deployment, bool(request.stream), opening)
 
 
-def _run(wanted: RunRequest, assistant: Object, deployment: Deployment, thread: Thread) -> Object:
-    instructions = [wanted.instructions or assistant["instructions"], wanted.additional_instructions]
+def _run(request: RunRequest, assistant: Object, deployment: Deployment, thread: Thread) -> Object:
+    instructions = [request.instructions or assistant["instructions"], request.additional_instructions]
     return {
         "id": make_id("run_"),
         "object": "thread.run",
@@ -103,29 +103,29 @@ def _run(wanted: RunRequest, assistant: Object, deployment: Deployment, thread: 
         "last_error": None,
         "model": deployment.name,
         "instructions": "\n".join(text for text in instructions if text),
-        "tools": wanted.tools if wanted.tools is not None else assistant["tools"],
+        "tools": request.tools if request.tools is not None else assistant["tools"],
         "tool_resources": {},
-        "metadata": wanted.metadata or {},
-        "temperature": 1.0 if wanted.temperature is None else wanted.temperature,
-        "top_p": 1.0 if wanted.top_p is None else wanted.top_p,
-        "max_completion_tokens": wanted.max_completion_tokens,
-        "max_prompt_tokens": wanted.max_prompt_tokens,
-        "truncation_strategy": wanted.truncation_strategy or {"type": "auto", "last_messages": None},
+        "metadata": request.metadata or {},
+        "temperature": 1.0 if request.temperature is None else request.temperature,
+        "top_p": 1.0 if request.top_p is None else request.top_p,
+        "max_completion_tokens": request.max_completion_tokens,
+        "max_prompt_tokens": request.max_prompt_tokens,
+        "truncation_strategy": request.truncation_strategy or {"type": "auto", "last_messages": None},
         "incomplete_details": None,
         "usage": None,
-        "response_format": wanted.response_format or "auto",
-        "tool_choice": wanted.tool_choice or "auto",
-        "parallel_tool_calls": wanted.parallel_tool_calls is not False,
+        "response_format": request.response_format or "auto",
+        "tool_choice": request.tool_choice or "auto",
+        "parallel_tool_calls": request.parallel_tool_calls is not False,
     }
 
 
 def _proceed(
     call: Call, thread: Thread, run: Run, deployment: Deployment, stream: bool, opening: list[StreamEvent]
 ) -> Answer:
-    """The run goes on until it needs a tool or is done: while it is streamed, else a little later."""
+    """Run the next turn: at once if it is streamed, otherwise after a delay."""
     turn = Turn(thread, run, deployment)
     if stream:
-        # A run goes on without its listener: all of it has happened, and is charged, when the stream begins.
+        # A run continues if its client disconnects, so all of it is done and charged before the stream begins.
         events = [*opening, *turn.events()]
         return StreamedAnswer(iter(events), turn.charge, typed=True)
 
@@ -142,13 +142,13 @@ def _proceed(
 
 def submit_tool_outputs(call: Call) -> Answer:
     thread, run = _find(call)
-    wanted = call.decode(_ToolOutputs)
-    call.entry.stream = bool(wanted.stream)
+    request = call.decode(_ToolOutputs)
+    call.entry.stream = bool(request.stream)
     if run.object["status"] != "requires_action":
         message = f'Runs in status "{run.object["status"]}" do not accept tool outputs.'
         raise errors.invalid_request(message)
     step = list(run.steps)[-1].object
-    outputs = {given.tool_call_id: given.output for given in wanted.tool_outputs}
+    outputs = {given.tool_call_id: given.output for given in request.tool_outputs}
     expected = [tool_call["id"] for tool_call in step["step_details"]["tool_calls"]]
     if set(expected) != set(outputs):
         message = f"Expected tool outputs for call_ids {expected}, got {list(outputs)}"
@@ -159,7 +159,7 @@ def submit_tool_outputs(call: Call) -> Answer:
     step.update(status="completed", completed_at=now())
     run.object.update(status="queued", required_action=None)
     opening = [typed_event("opening", "thread.run.step.completed", step)]
-    return _proceed(call, thread, run, deployment, bool(wanted.stream), opening)
+    return _proceed(call, thread, run, deployment, bool(request.stream), opening)
 
 
 def list_all(call: Call) -> Answer:

@@ -1,4 +1,4 @@
-"""Chat completions that were stored: list, get, update, delete, and the messages they answered."""
+"""Stored chat completions: list, get, update, delete, and list their messages."""
 
 import msgspec
 
@@ -28,18 +28,18 @@ def keep(completions: Collection[StoredCompletion], generation: Generation, body
 
 
 def list_all(call: Call) -> Answer:
-    wanted = {
+    filters = {
         name.removeprefix("metadata[").removesuffix("]"): value
         for name, value in call.query.items()
         if name.startswith("metadata[")
     }
     model = call.query.get("model")
 
-    def fits(completion: Object) -> bool:
+    def matches(completion: Object) -> bool:
         metadata = completion["metadata"]
-        return model in (None, completion["model"]) and all(metadata.get(key) == wanted[key] for key in wanted)
+        return model in (None, completion["model"]) and all(metadata.get(key) == filters[key] for key in filters)
 
-    return answer_json(call.store.completions.page(call.query, order="asc", wanted=fits))
+    return answer_json(call.store.completions.page(call.query, order="asc", matches=matches))
 
 
 def get(call: Call) -> Answer:

@@ -35,35 +35,35 @@ def create(call: Call) -> Answer:
     return answer_json(make(call.decode(ThreadRequest), call.store).object)
 
 
-def make(wanted: ThreadRequest, store: Store) -> Thread:
+def make(request: ThreadRequest, store: Store) -> Thread:
     """Raises AzureError 400 or 404."""
     thread = Thread(
         {
             "id": make_id("thread_"),
             "object": "thread",
             "created_at": now(),
-            "metadata": wanted.metadata or {},
-            "tool_resources": tool_resources(wanted.tool_resources, store),
+            "metadata": request.metadata or {},
+            "tool_resources": tool_resources(request.tool_resources, store),
         }
     )
-    for message in wanted.messages or ():
+    for message in request.messages or ():
         add_message(thread, message, store)
     return store.threads.add(thread)
 
 
-def add_message(thread: Thread, wanted: MessageRequest, store: Store) -> Plain:
-    """Raises AzureError 400 for a role or content that makes no sense, 404 for a file that is not there."""
-    if wanted.role not in ("user", "assistant"):
-        message = f"Invalid value: '{wanted.role}'. Supported values are: 'user' and 'assistant'."
+def add_message(thread: Thread, request: MessageRequest, store: Store) -> Plain:
+    """Raises AzureError 400 for an invalid role or content, 404 for an unknown file."""
+    if request.role not in ("user", "assistant"):
+        message = f"Invalid value: '{request.role}'. Supported values are: 'user' and 'assistant'."
         raise errors.invalid_request(message, "role", "invalid_value")
-    if not wanted.content:
+    if not request.content:
         raise errors.missing_parameter("content")
-    for attachment in wanted.attachments or ():
+    for attachment in request.attachments or ():
         store.files.get(str(attachment.get("file_id")))
-    content = _content(wanted.content)
+    content = _content(request.content)
     for part in content:
         check_files({"content": [part.get("image_file")]}, store)
-    return put_message(thread, wanted.role, content, attachments=wanted.attachments or [], metadata=wanted.metadata)
+    return put_message(thread, request.role, content, attachments=request.attachments or [], metadata=request.metadata)
 
 
 def put_message(
@@ -98,7 +98,7 @@ def put_message(
 
 
 def _content(given: str | list[Object]) -> list[Object]:
-    """Parts as they are kept: text becomes an object with its annotations."""
+    """Stored form of content parts: text becomes an object with annotations."""
     if isinstance(given, str):
         return [text_part(given)]
     return [text_part(part["text"]) if isinstance(part.get("text"), str) else part for part in given]
@@ -119,11 +119,11 @@ def get(call: Call) -> Answer:
 
 def update(call: Call) -> Answer:
     thread = call.store.threads.get(call.id).object
-    wanted = call.decode(_Update)
-    if wanted.metadata is not None:
-        thread["metadata"] = wanted.metadata
-    if wanted.tool_resources is not None:
-        thread["tool_resources"] = tool_resources(wanted.tool_resources, call.store)
+    request = call.decode(_Update)
+    if request.metadata is not None:
+        thread["metadata"] = request.metadata
+    if request.tool_resources is not None:
+        thread["tool_resources"] = tool_resources(request.tool_resources, call.store)
     return answer_json(thread)
 
 
@@ -144,7 +144,7 @@ def list_messages(call: Call) -> Answer:
     run_id = call.query.get("run_id")
     thread = call.store.threads.get(call.id)
     return answer_json(
-        thread.messages.page(call.query, wanted=lambda message: run_id in (None, message["run_id"])),
+        thread.messages.page(call.query, matches=lambda message: run_id in (None, message["run_id"])),
     )
 
 

@@ -30,20 +30,17 @@ class _Complete(msgspec.Struct, frozen=True):
 
 
 def create(call: Call) -> Answer:
-    wanted = call.decode(_Create)
-    for name in ("filename", "purpose", "bytes", "mime_type"):
-        if getattr(wanted, name) is None:
-            raise errors.missing_parameter(name)
-    if wanted.bytes is None or not 0 < wanted.bytes <= MOST_BYTES:
+    request = call.decode(_Create, required=("filename", "purpose", "bytes", "mime_type"))
+    if request.bytes is None or not 0 < request.bytes <= MOST_BYTES:
         raise errors.invalid_request(f"Invalid 'bytes': expected 1 to {MOST_BYTES}.", "bytes")
     upload = PendingUpload(
         {
             "id": make_id("upload_"),
             "object": "upload",
-            "bytes": wanted.bytes,
+            "bytes": request.bytes,
             "created_at": now(),
-            "filename": wanted.filename,
-            "purpose": files.check_purpose(wanted.purpose or ""),
+            "filename": request.filename,
+            "purpose": files.check_purpose(request.purpose or ""),
             "status": "pending",
             "expires_at": now() + LIFETIME_SECONDS,
             "file": None,
@@ -61,20 +58,20 @@ def add_part(call: Call) -> Answer:
 
 def complete(call: Call) -> Answer:
     upload = _pending(call)
-    wanted = call.decode(_Complete)
-    if not wanted.part_ids:
+    request = call.decode(_Complete)
+    if not request.part_ids:
         raise errors.missing_parameter("part_ids")
     whole, digest = Content(), hashlib.md5(usedforsecurity=False)
-    for part_id in wanted.part_ids:
+    for part_id in request.part_ids:
         if part_id not in upload.parts:
-            raise errors.invalid_request(f"Part '{part_id}' is no part of this upload.", "part_ids")
+            raise errors.invalid_request(f"Part '{part_id}' does not belong to this upload.", "part_ids")
         for piece in upload.parts[part_id].pieces():
             whole.write(piece)
             digest.update(piece)
     if whole.size != upload.object["bytes"]:
-        message = f"The parts have {whole.size} bytes together; {upload.object['bytes']} were announced."
+        message = f"The parts have {whole.size} bytes in total; the upload announced {upload.object['bytes']}."
         raise errors.invalid_request(message, "bytes")
-    if wanted.md5 is not None and wanted.md5 != digest.hexdigest():
+    if request.md5 is not None and request.md5 != digest.hexdigest():
         raise errors.invalid_request("The checksum does not match.", "md5")
     facts: Any = upload.object
     kept = files.keep(call.store.files, facts["filename"], facts["purpose"], whole)

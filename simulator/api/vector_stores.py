@@ -1,4 +1,4 @@
-"""Vector stores, their files and file batches, and the search in them."""
+"""Vector stores: their files, file batches and search."""
 
 from typing import Any
 
@@ -65,13 +65,13 @@ class _Search(msgspec.Struct, frozen=True):
 
 
 def create(call: Call) -> Answer:
-    wanted = call.decode(_Create)
-    return answer_json(make(call.store, wanted.file_ids, wanted).object)
+    request = call.decode(_Create)
+    return answer_json(make(call.store, request.file_ids, request).object)
 
 
-def make(store: Store, file_ids: list[str], wanted: _Create | None = None) -> VectorStore:
-    """Raises AzureError 404 for a file that this resource does not have."""
-    wanted = wanted or _Create()
+def make(store: Store, file_ids: list[str], request: _Create | None = None) -> VectorStore:
+    """Raises AzureError 404 for an unknown file."""
+    request = request or _Create()
     for file_id in file_ids:
         store.files.get(file_id)
     created = now()
@@ -80,20 +80,20 @@ def make(store: Store, file_ids: list[str], wanted: _Create | None = None) -> Ve
             "id": make_id("vs_"),
             "object": "vector_store",
             "created_at": created,
-            "name": wanted.name,
-            "description": wanted.description,
+            "name": request.name,
+            "description": request.description,
             "usage_bytes": 0,
             "file_counts": {},
             "status": "completed",
-            "expires_after": wanted.expires_after,
+            "expires_after": request.expires_after,
             "expires_at": None,
             "last_active_at": created,
-            "metadata": wanted.metadata or {},
+            "metadata": request.metadata or {},
         }
     )
     store.vector_stores.add(made)
     for file_id in file_ids:
-        _index(store, made, file_id, None, wanted.chunking_strategy)
+        _index(store, made, file_id, None, request.chunking_strategy)
     _count(made)
     return made
 
@@ -108,9 +108,9 @@ def get(call: Call) -> Answer:
 
 def update(call: Call) -> Answer:
     vector_store = call.store.vector_stores.get(call.id).object
-    wanted = call.decode(_Update)
+    request = call.decode(_Update)
     for name in ("name", "expires_after", "metadata"):
-        if (value := getattr(wanted, name)) is not None:
+        if (value := getattr(request, name)) is not None:
             vector_store[name] = value
     return answer_json(vector_store)
 
@@ -122,17 +122,17 @@ def delete(call: Call) -> Answer:
 
 def search(call: Call) -> Answer:
     vector_store = call.store.vector_stores.get(call.id)
-    wanted = call.decode(_Search)
-    if wanted.query is None:
+    request = call.decode(_Search)
+    if request.query is None:
         raise errors.missing_parameter("query")
-    if not 1 <= wanted.max_num_results <= 50:
+    if not 1 <= request.max_num_results <= 50:
         raise errors.invalid_request("Invalid 'max_num_results': expected 1 to 50.", "max_num_results")
-    queries = [wanted.query] if isinstance(wanted.query, str) else wanted.query
+    queries = [request.query] if isinstance(request.query, str) else request.query
     return answer_json(
         {
             "object": "vector_store.search_results.page",
             "search_query": queries,
-            "data": find(call.store, vector_store, " ".join(queries))[: wanted.max_num_results],
+            "data": find(call.store, vector_store, " ".join(queries))[: request.max_num_results],
             "has_more": False,
             "next_page": None,
         }
@@ -140,7 +140,7 @@ def search(call: Call) -> Answer:
 
 
 def find(store: Store, vector_store: VectorStore, query: str) -> list[Object]:
-    """The files of a vector store, the one first that has most of the query's words."""
+    """Files of a vector store, sorted by the share of the query's words they contain."""
     words = {word.lower() for word in tokenize(query)}
     results: list[Object] = []
     for indexed in vector_store.files:
@@ -149,11 +149,11 @@ def find(store: Store, vector_store: VectorStore, query: str) -> list[Object]:
             continue
         kept = store.files.get(file_id)
         text = kept.content.read(MOST_READ).decode("utf-8", "replace")
-        found = words & {word.lower() for word in tokenize(text)}
+        matched = words & {word.lower() for word in tokenize(text)}
         result = {
             "file_id": file_id,
             "filename": kept.object["filename"],
-            "score": round(len(found) / max(1, len(words)), 4),
+            "score": round(len(matched) / max(1, len(words)), 4),
             "attributes": indexed.object["attributes"],
             "content": [{"type": "text", "text": text[:4_000]}],
         }
@@ -163,10 +163,10 @@ def find(store: Store, vector_store: VectorStore, query: str) -> list[Object]:
 
 def add_file(call: Call) -> Answer:
     vector_store = call.store.vector_stores.get(call.id)
-    wanted = call.decode(_AddFile)
-    if wanted.file_id is None:
+    request = call.decode(_AddFile)
+    if request.file_id is None:
         raise errors.missing_parameter("file_id")
-    indexed = _index(call.store, vector_store, wanted.file_id, wanted.attributes, wanted.chunking_strategy)
+    indexed = _index(call.store, vector_store, request.file_id, request.attributes, request.chunking_strategy)
     return answer_json(indexed.object)
 
 
@@ -200,10 +200,10 @@ def file_content(call: Call) -> Answer:
 
 def add_batch(call: Call) -> Answer:
     vector_store = call.store.vector_stores.get(call.id)
-    wanted = call.decode(_AddBatch)
-    if bool(wanted.file_ids) == bool(wanted.files):
+    request = call.decode(_AddBatch)
+    if bool(request.file_ids) == bool(request.files):
         raise errors.invalid_request("Exactly one of 'file_ids' and 'files' must be given.", "file_ids")
-    files = wanted.files or [_FileInBatch(file_id, wanted.attributes) for file_id in wanted.file_ids]
+    files = request.files or [_FileInBatch(file_id, request.attributes) for file_id in request.file_ids]
     for file in files:
         call.store.files.get(file.file_id)
     batch = Plain(
@@ -222,11 +222,11 @@ def add_batch(call: Call) -> Answer:
         _index(call.store, vector_store, file.file_id, file.attributes, file.chunking_strategy)
     _count_batch(vector_store, batch)
     call.store.work.later(INDEXING_SECONDS, lambda: _count_batch(vector_store, batch))
-    return answer_json(_told(batch))
+    return answer_json(_public(batch))
 
 
 def get_batch(call: Call) -> Answer:
-    return answer_json(_told(call.store.vector_stores.get(call.id).batches.get(call.ids[1])))
+    return answer_json(_public(call.store.vector_stores.get(call.id).batches.get(call.ids[1])))
 
 
 def cancel_batch(call: Call) -> Answer:
@@ -237,7 +237,7 @@ def cancel_batch(call: Call) -> Answer:
             vector_store.files.get(file_id).object["status"] = "cancelled"
         batch.object["status"] = "cancelled"
         _count_batch(vector_store, batch)
-    return answer_json(_told(batch))
+    return answer_json(_public(batch))
 
 
 def list_batch_files(call: Call) -> Answer:
@@ -246,15 +246,15 @@ def list_batch_files(call: Call) -> Answer:
     return answer_json(_files_page(call, vector_store, lambda file: file["id"] in members))
 
 
-def _files_page(call: Call, vector_store: VectorStore, wanted: Any) -> Object:
+def _files_page(call: Call, vector_store: VectorStore, matches: Any) -> Object:
     status = call.query.get("filter")
-    return vector_store.files.page(call.query, wanted=lambda file: wanted(file) and status in (None, file["status"]))
+    return vector_store.files.page(call.query, matches=lambda file: matches(file) and status in (None, file["status"]))
 
 
 def _index(
     store: Store, vector_store: VectorStore, file_id: str, attributes: Attributes | None, chunking: Object | None
 ) -> Plain:
-    """Puts a file into a vector store, where it can be found a little later. Raises AzureError 404."""
+    """Add a file to a vector store; it becomes searchable after a delay. Raises AzureError 404."""
     kept = store.files.get(file_id)
     static = chunking if chunking is not None and chunking.get("type") == "static" else _AUTO
     indexed = Plain(
@@ -302,7 +302,7 @@ def _counts(files: Any) -> dict[str, int]:
     return {status: statuses.count(status) for status in named} | {"total": len(statuses)}
 
 
-def _told(batch: Plain) -> Object:
+def _public(batch: Plain) -> Object:
     return {name: value for name, value in batch.object.items() if name != "file_ids"}
 
 

@@ -1,0 +1,1 @@
+"""Stateful objects: the backend that holds each one, and the consumer that owns it."""

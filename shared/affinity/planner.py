@@ -1,0 +1,32 @@
+"""Route: bind a call to the backends that hold the objects it names, then put the deployments in order."""
+
+from collections.abc import Mapping
+
+from shared.affinity.directory import ObjectDirectory
+from shared.routing import preferences
+from shared.routing.router import Router
+from shared.types import UNBOUND, Binding, Call, Consumer, Plan
+
+
+class Planner:
+    """One per process."""
+
+    def __init__(self, router: Router, directory: ObjectDirectory) -> None:
+        self._router = router
+        self._directory = directory
+
+    async def plan(self, consumer: Consumer, call: Call, headers: Mapping[str, str]) -> tuple[Plan, Binding]:
+        """Return the deployments for a call in order, and the backends that it is bound to.
+
+        A call that the gateway answers by itself has no deployments. Raises `GatewayError`: what `Router.plan` and
+        `ObjectDirectory.bind` raise.
+        """
+        if call.operation.local:
+            model = self._router.shown(consumer, call.model) if call.model else ""
+            return Plan(model=model, targets=[]), UNBOUND
+        preferred = preferences.parse(headers)
+        binding = UNBOUND
+        if call.stateful:
+            model = self._router.model(consumer, call.model) if call.model else ""
+            binding = await self._directory.bind(consumer, call, model)
+        return self._router.plan(consumer, call, preferred, binding), binding

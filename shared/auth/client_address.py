@@ -1,0 +1,74 @@
+"""Where a caller is: its address, as far as the servers in between can be trusted to tell it. Pure.
+
+The server that listens tells the other end of the connection; uvicorn puts the last entry of `X-Forwarded-For` in its
+place where that end is this machine itself, as the Functions host is, which sets this header anew from what it sees
+(YARP's default transforms; Azure/azure-functions-host#11254). What a caller writes there stands further to the left.
+"""
+
+import functools
+import ipaddress
+from collections.abc import Iterable
+
+from starlette.types import Scope
+
+from shared.config.document import ClientAddress
+
+UNKNOWN = ""
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def of_client(scope: Scope, trusted: ClientAddress) -> str:
+    """The caller's address, in its usual form; `UNKNOWN` where nobody tells one.
+
+    Of a header with fewer entries than trusted hops none was written by the outermost of them: it did not pass there.
+    """
+    if trusted.header is not None:
+        name = trusted.header.lower().encode()
+        entries = [part for key, value in scope["headers"] if key == name for part in value.split(b",")]
+        if len(entries) >= trusted.hops:
+            return _usual(entries[-trusted.hops].decode("latin-1"))
+    client = scope.get("client")
+    return _usual(client[0]) if client else UNKNOWN
+
+
+@functools.lru_cache(maxsize=4096)
+def _usual(text: str) -> str:
+    """An address as Python writes it, without port, brackets, zone; IPv4 in IPv6's clothes as IPv4."""
+    text = text.strip()[:80]
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return UNKNOWN
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)
+
+
+@functools.lru_cache(maxsize=4096)
+def limited_network(address: str) -> str:
+    """What is limited as one: an IPv4 address, or the /64 of an IPv6 one, of which whoever has one has all."""
+    if ":" not in address:
+        return address or "unknown"
+    return str(ipaddress.ip_network((address, 64), strict=False))
+
+
+@functools.lru_cache(maxsize=4096)
+def within(address: str, networks: tuple[str, ...]) -> bool:
+    """Whether an address is in one of these networks; one that nobody tells is in none."""
+    return address != UNKNOWN and any(ipaddress.ip_address(address) in network(text) for text in networks)
+
+
+@functools.lru_cache(maxsize=4096)
+def network(text: str) -> Network:
+    """A network such as 10.0.0.0/8 or 2001:db8::/32, or a single address. Raises `ValueError`."""
+    return ipaddress.ip_network(text.strip())
+
+
+def networks(texts: Iterable[str]) -> tuple[str, ...]:
+    """These networks in their usual form. Raises `ValueError` with what is wrong with the first bad one."""
+    return tuple(str(network(text)) for text in texts)

@@ -1,0 +1,222 @@
+"""The consumers and their keys, as rows of the `consumers` table: made, found, listed, rotated, revoked.
+
+Partition: the consumer's id. Row `policy`: name, team, models, networks, and limits and access as JSON, so that a
+change replaces them all at once. One more row per key, under the key's id: the hash of its text. No key can be read
+back from the table.
+"""
+
+import functools
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from shared.auth import keys
+from shared.auth.client_address import networks
+from shared.config.document import Limits, limit_complaints
+from shared.storage import Properties, Row, Store, Value
+from shared.types import ANYWHERE, Access, Consumer
+
+TABLE = "consumers"
+_POLICY = "policy"
+_NOWHERE = "::/128"
+
+logger = logging.getLogger("tollgate.consumers")
+
+
+class StoredKey(msgspec.Struct, frozen=True):
+    """What is known of a key. Times in seconds since 1970; 0: never."""
+
+    id: str
+    digest: str
+    created: float
+    expires: float = 0.0
+    revoked: float = 0.0
+
+    def valid_at(self, now: float) -> bool:
+        return not self.revoked and (not self.expires or now < self.expires)
+
+
+class Record(msgspec.Struct, frozen=True):
+    """A consumer with its keys by id."""
+
+    consumer: Consumer
+    keys: dict[str, StoredKey]
+    created: float
+
+    def active_at(self, now: float) -> bool:
+        return any(key.valid_at(now) for key in self.keys.values())
+
+
+class Consumers:
+    """The `consumers` table. Every method raises `StoreUnavailable` when the table does not answer."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._table = store.table(TABLE)
+
+    async def find(self, consumer_id: str) -> Record | None:
+        """The consumer of that id, or None."""
+        return _record(consumer_id, [row async for row in self._table.scan(consumer_id)])
+
+    async def all(self) -> list[Record]:
+        """Every consumer, oldest first."""
+        rows: dict[str, list[Row]] = {}
+        async for row in self._table.scan_all():
+            rows.setdefault(row.partition, []).append(row)
+        records = [record for consumer_id, group in rows.items() if (record := _record(consumer_id, group))]
+        return sorted(records, key=lambda record: record.created)
+
+    async def create(
+        self,
+        name: str,
+        *,
+        models: frozenset[str] | None,
+        limits: Limits,
+        expires: float = 0.0,
+        team: str = "",
+        addresses: tuple[str, ...] = (),
+        access: Access = ANYWHERE,
+    ) -> tuple[Consumer, str]:
+        """A new consumer and the text of its first key, which nothing will ever show again."""
+        consumer = Consumer(keys.new_id(10), name, models, limits, team=team, addresses=addresses, access=access)
+        text, key = keys.make(consumer.id)
+        now = self._store.now()
+        policy: dict[str, Value] = {"name": name, "created": now, "limits": _as_json(limits), "team": team}
+        policy["addresses"] = ",".join(addresses)
+        if models is not None:
+            policy["models"] = ",".join(sorted(models))
+        if access != ANYWHERE:
+            policy["access"] = _as_json(access)
+        await self._table.merge(consumer.id, {_POLICY: policy, key.key_id: _key_row(key, now, expires)})
+        return consumer, text
+
+    async def change_limits(self, record: Record, limits: Limits, model: str = "") -> None:
+        """Replace the limits of a consumer, or those it has on one model. Effective everywhere within 60 s."""
+        changed: Properties = {"limits": _as_json(limits)}
+        if model:
+            changed = {"model_limits": _as_json({**record.consumer.model_limits, model: limits})}
+        await self._table.merge(record.consumer.id, {_POLICY: changed})
+
+    async def change_addresses(self, record: Record, addresses: tuple[str, ...]) -> None:
+        """Replace the networks that a consumer may call from. Effective everywhere within 60 s."""
+        await self._table.merge(record.consumer.id, {_POLICY: {"addresses": ",".join(addresses)}})
+
+    async def change_access(self, record: Record, access: Access) -> None:
+        """Replace what a consumer may reach and ask for. Effective everywhere within 60 s."""
+        await self._table.merge(record.consumer.id, {_POLICY: {"access": _as_json(access)}})
+
+    async def rotate(self, record: Record, *, grace: float = 0.0) -> str:
+        """A new key of the same consumer; the old ones end after `grace` seconds. The new key's text."""
+        text, key = keys.make(record.consumer.id)
+        now = self._store.now()
+        rows: dict[str, Properties] = {key.key_id: _key_row(key, now, 0.0)}
+        for old in record.keys.values():
+            if old.valid_at(now):
+                ends = min(old.expires or now + grace, now + grace)
+                rows[old.id] = {"expires": ends} if grace > 0 else {"revoked": now}
+        await self._table.merge(record.consumer.id, rows)
+        return text
+
+    async def revoke(self, record: Record) -> None:
+        """End every key of a consumer. The rows stay, so that usage can still be told by name."""
+        now = self._store.now()
+        await self._table.merge(record.consumer.id, {key: {"revoked": now} for key in record.keys})
+
+
+def when(seconds: float) -> str:
+    """A time as people read it, in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M") if seconds else ""
+
+
+def _as_json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _key_row(key: keys.Key, created: float, expires: float) -> Properties:
+    return {"digest": key.digest, "created": created, "expires": expires, "revoked": 0.0}
+
+
+def _access(consumer_id: str, text: str) -> Access:
+    """What cannot be read allows nothing: a restriction must not be lifted by a mistake."""
+    if text == "{}":
+        return ANYWHERE
+    try:
+        return msgspec.json.decode(text, type=Access)
+    except msgspec.DecodeError as error:
+        logger.error("the access of consumer %s cannot be read, so it may call nothing: %s", consumer_id, error)
+        return Access(regions=frozenset())
+
+
+def _record(consumer_id: str, rows: list[Row]) -> Record | None:
+    policy = next((row.properties for row in rows if row.key == _POLICY), None)
+    if policy is None:
+        return None
+    models, addresses = policy.get("models"), str(policy.get("addresses", ""))
+    stored = {
+        row.key: msgspec.convert({"id": row.key, **row.properties}, StoredKey, strict=False)
+        for row in rows
+        if "digest" in row.properties
+    }
+    return Record(
+        consumer=Consumer(
+            id=consumer_id,
+            name=str(policy.get("name", consumer_id)),
+            models=frozenset(str(models).split(",")) if models is not None else None,
+            limits=_limits(consumer_id, str(policy.get("limits", "{}"))),
+            team=str(policy.get("team", "")),
+            model_limits=_model_limits(consumer_id, str(policy.get("model_limits", "{}"))),
+            addresses=_networks(consumer_id, addresses) if addresses else (),
+            access=_access(consumer_id, str(policy.get("access", "{}"))),
+        ),
+        keys=stored,
+        created=float(policy.get("created", 0.0)),
+    )
+
+
+@functools.lru_cache(maxsize=4096)  # one line in the log for each, not one every 30 s
+def _limits(consumer_id: str, text: str) -> Limits:
+    """A policy's limits. Those that another version of the gateway has written, and this one does not know, cannot be
+    held: they are left out, with a word in the log; the rest holds."""
+    return _known(consumer_id, _decoded(consumer_id, text))
+
+
+@functools.lru_cache(maxsize=4096)
+def _model_limits(consumer_id: str, text: str) -> dict[str, Limits]:
+    return {model: _known(f"{consumer_id} on {model}", own) for model, own in _decoded(consumer_id, text).items()}
+
+
+def _decoded(whose: str, text: str) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError):
+        logger.error("the limits in the policy of %s are no JSON object: the configuration's defaults hold", whose)
+        return {}
+
+
+def _known(whose: str, values: object) -> Limits:
+    known = {}
+    for name, value in values.items() if isinstance(values, dict) else ():
+        try:
+            problem = next(limit_complaints(msgspec.convert({name: value}, Limits)), "")
+        except msgspec.ValidationError as error:
+            problem = str(error)
+        if problem:
+            logger.error("the policy of %s has a limit that is not held: %s: %s", whose, name[:64], problem)
+        else:
+            known[name] = value
+    return msgspec.convert(known, Limits)
+
+
+@functools.lru_cache(maxsize=4096)
+def _networks(whose: str, text: str) -> tuple[str, ...]:
+    """A policy's networks. One that cannot be read allows nobody."""
+    allowed: list[str] = []
+    for part in text.split(","):
+        try:
+            allowed += networks((part,))
+        except ValueError as error:
+            logger.error("the policy of %s has a network that allows nobody: %s", whose, error)
+            allowed.append(_NOWHERE)
+    return tuple(allowed)

@@ -1,0 +1,128 @@
+"""Turns a `Call` and a `Target` into the request that a backend receives."""
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from shared.azure_openai.json_body import JsonFields, rewrite, rewrite_below
+from shared.azure_openai.operations import IN_QUERY
+from shared.config.document import Backend
+from shared.types import Call, Target
+
+CLASSIC_SCOPE = "https://cognitiveservices.azure.com/.default"
+
+
+V1_SCOPE = "https://ai.azure.com/.default"
+
+
+INCLUDE_USAGE_SINCE = "2024-09-01"  # the first dated version that knows stream_options.include_usage
+
+
+DEFAULT_DATED_VERSION = "2024-10-21"
+
+
+# Only these few pass. Azure answers 431 to a request with more than ten headers that it does not know; others carry
+# secrets of the caller's sign-in (x-ms-token-*) or would choose another deployment past its policy (x-ms-spillover-*).
+_FORWARDED = frozenset(
+    {
+        "accept",
+        "content-type",
+        "idempotency-key",
+        "openai-beta",
+        "traceparent",
+        "tracestate",
+        "x-ms-client-request-id",
+    }
+)
+
+
+_FORWARDED_PREFIX = "aoai-"  # previews of the v1 API are asked for by headers of their own, such as aoai-evals
+
+
+_MAX_CUSTOM_HEADERS = 10
+
+
+class UpstreamRequest(msgspec.Struct, frozen=True):
+    """What goes to a backend, apart from how the gateway authenticates there. `scope` is the token's audience.
+
+    `form_model`: what a multipart body must have in its field `model`, where that is not there already."""
+
+    method: str
+    url: str
+    scope: str
+    body: bytes
+    form_model: bytes | None = None
+
+
+def upstream_request(call: Call, target: Target) -> UpstreamRequest:
+    """The call as this target wants it: its path, its API version, its name for the model."""
+    backend = target.backend
+    v1 = goes_to_v1(call, backend)
+    edits, form_model = call.edits, None
+    path, query = call.path or call.operation.path, call.query
+    if call.body_model != target.deployment and names_deployment(call, target):
+        if call.model_at == IN_QUERY:
+            query = f"model={quote(target.deployment, safe='')}" + (f"&{query}" if query else "")
+        elif call.multipart:
+            form_model = target.deployment.encode()
+        else:
+            edits = edits | _model_edit(call, target.deployment)
+    body = rewrite(call.body, call.values, edits) if edits else call.body
+    if v1:
+        path = f"/openai/v1/{path}"
+        if call.api_version and call.surface == "v1":
+            query = f"api-version={quote(call.api_version)}" + (f"&{query}" if query else "")
+    else:
+        version = call.api_version if call.surface == "dated" else backend.api_version
+        path = f"/openai/deployments/{target.deployment}/{path}" if call.operation.on_deployment else f"/openai/{path}"
+        version = version if version and version != "v1" else DEFAULT_DATED_VERSION
+        query = f"api-version={quote(version)}" + (f"&{query}" if query else "")
+    url = backend.endpoint.rstrip("/") + path + (f"?{query}" if query else "")
+    return UpstreamRequest(call.operation.method, url, token_scope(backend, v1=v1), body, form_model)
+
+
+def goes_to_v1(call: Call, backend: Backend) -> bool:
+    """Whether the backend is called by its v1 API, or by a dated one."""
+    return call.surface == "v1" or (call.surface == "openai" and backend.api_version == "v1")
+
+
+def names_deployment(call: Call, target: Target) -> bool:
+    """Whether the backend looks for its deployment in the body; else in the path, or nowhere."""
+    operation = call.operation
+    if not target.deployment or (operation.model == "optional" and call.body_model is None):
+        return False
+    return not operation.on_deployment or goes_to_v1(call, target.backend)
+
+
+def _model_edit(call: Call, deployment: str) -> dict[str, bytes]:
+    """What puts the deployment where the body names the model, or has to."""
+    name, _, inner = call.model_at.partition(".")
+    value = msgspec.json.encode(deployment)
+    return {name: rewrite_below(call.body[call.values[name]], inner, value) if inner else value}
+
+
+def token_scope(backend: Backend, *, v1: bool) -> str:
+    """The audience of a token for a backend. Azure documents one for its v1 API and another for the dated ones."""
+    return backend.token_scope or (V1_SCOPE if v1 else CLASSIC_SCOPE)
+
+
+def forwarded_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    passed = [
+        (name, value)
+        for name, value in headers.items()
+        if (name in _FORWARDED or name.startswith(_FORWARDED_PREFIX)) and value.isascii()
+    ]
+    return dict(passed[:_MAX_CUSTOM_HEADERS])
+
+
+def usage_edit(fields: JsonFields, call: Call) -> dict[str, bytes]:
+    """What asks a backend for the usage chunk, where the caller did not. Old API versions and On Your Data refuse to be
+    asked."""
+    if (call.surface == "dated" and (call.api_version or "") < INCLUDE_USAGE_SINCE) or "data_sources" in fields:
+        return {}
+    options = fields.get("stream_options", dict[str, Any], "an object") or {}
+    if options.get("include_usage") is True:
+        return {}
+    return {"stream_options": msgspec.json.encode(options | {"include_usage": True})}

@@ -1,0 +1,200 @@
+"""Turns a caller's request into a `Call`."""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated
+from urllib.parse import parse_qsl, urlencode
+
+import msgspec
+
+from shared.azure_openai import multipart, references
+from shared.azure_openai.backend_requests import forwarded_headers, usage_edit
+from shared.azure_openai.json_body import JsonFields, top_level
+from shared.azure_openai.operations import IN_QUERY, MODEL_OF_SESSION, Route
+from shared.errors import InvalidRequest
+from shared.types import Call, Operation, Reference
+
+Tokens = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+
+
+_OUTPUT_BOUNDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+
+
+_WITH_USAGE_CHUNK = frozenset(("chat.completions", "completions"))
+
+
+_STORED_IF = {"chat_completion": False, "response": True}  # what a call leaves behind when it does not say `store`
+
+
+_SEALING, _SEALED = frozenset(("responses.create", "responses.compact")), b"encrypted_content"
+
+
+_MOST_REFERENCES = 1000  # each may have to be looked up
+
+
+_LARGEST_SESSION = 256 * 1024  # bytes of what a realtime call is to be like, instructions and tools included
+
+
+_BLANKS = b" \t\r\n"  # that may stand before a JSON value
+
+
+_SYSTEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:@/-]{0,63}")
+
+
+def parse_call(route: Route, query: str, headers: Mapping[str, str], body: bytes) -> Call:
+    """The call in a request. Raises `InvalidRequest` (400) that names the offending parameter."""
+    call = _bodiless(route, query, headers)
+    if route.operation.body == "none":
+        if body:
+            raise InvalidRequest(f"{route.operation.method} {route.path} takes no body.")
+        return call
+    if not body and route.operation.model not in ("body", "form"):
+        return call
+    return _with_body(call, body)
+
+
+def parse_upload(route: Route, query: str, headers: Mapping[str, str], model: str | None, *, stream: bool) -> Call:
+    """The call in a request whose body is multipart. `model`, `stream`: what its fields of that name say, as far as
+    they have come."""
+    call = msgspec.structs.replace(_bodiless(route, query, headers), stream=stream and route.operation.streams)
+    if route.operation.model != "form":
+        return msgspec.structs.replace(call, multipart=True)
+    if not (call.model or model):
+        raise _missing_model()
+    return msgspec.structs.replace(call, multipart=True, model=call.model or model, body_model=model)
+
+
+def _missing_model() -> InvalidRequest:
+    return InvalidRequest(
+        "The field `model` is missing: it names the model to be called.", param="model", code="missing_model"
+    )
+
+
+def _bodiless(route: Route, query: str, headers: Mapping[str, str]) -> Call:
+    parameters = parse_qsl(query, keep_blank_values=True) if query else []
+    system = headers.get("systemid") or next((v for k, v in parameters if k.lower() == "systemid"), "")
+    if system and not _SYSTEM.fullmatch(system):
+        raise InvalidRequest(
+            "systemId: expected at most 64 letters, digits, spaces and . _ : @ / -, as the name of the calling system.",
+            param="systemId",
+        )
+    version = next((v for k, v in parameters if k == "api-version"), None)
+    if route.surface == "dated" and not version:
+        raise InvalidRequest(
+            "The query parameter api-version is missing, e.g. ?api-version=2024-10-21.", param="api-version"
+        )
+    passed_on = [(k, v) for k, v in parameters if k.lower() != "systemid" and k != "api-version"] if parameters else ()
+    operation = route.operation
+    return Call(
+        operation=operation,
+        surface=route.surface,
+        model=route.model or "",
+        path=route.path,
+        query=urlencode(passed_on) if passed_on else "",
+        api_version=version,
+        stream=operation.body == "none" and operation.streams and ("stream", "true") in parameters,
+        headers=forwarded_headers(headers),
+        system=system,
+        references=route.references,
+        makes=operation.makes,
+    )
+
+
+def _with_body(call: Call, body: bytes) -> Call:
+    operation = call.operation
+    if operation.body == "sdp":
+        return _with_offer(call, body)
+    values = top_level(body)
+    fields = JsonFields(body, values)
+    named, model_at = _named_model(operation, fields) if operation.model != "none" else (None, "model")
+    model = "" if operation.model == "hidden" else call.model or named or operation.default_model
+    if not model and operation.model in ("body", "form"):
+        raise _missing_model()
+    stream = operation.streams and bool(fields.get("stream", bool, "true or false"))
+    edits, output, makes = {}, None, operation.makes
+    if operation.metered in ("tokens", "once"):
+        bounds = [fields.get(name, Tokens, "an integer, 0 or more") for name in _OUTPUT_BOUNDS if name in values]
+        output = next((bound for bound in bounds if bound is not None), None)
+        edits = usage_edit(fields, call) if stream and operation.name in _WITH_USAGE_CHUNK else {}
+    if makes in _STORED_IF:
+        store = fields.get("store", bool, "true or false")
+        makes = makes if (_STORED_IF[makes] if store is None else store) else ""
+    named_too = _named_objects(body, operation) if operation.metered != "input" else ()
+    return msgspec.structs.replace(
+        call,
+        model=model,
+        body=body,
+        values=values,
+        body_model=named,
+        model_at=model_at,
+        edits=edits,
+        stream=stream,
+        background="background" in values and fields.get("background", bool, "true or false") is True,
+        usage_injected=bool(edits),
+        input_estimate=len(body) // 4 if operation.metered not in ("none", "once") else 0,
+        max_output_tokens=output,
+        references=(*call.references, *named_too) if named_too else call.references,
+        makes=makes,
+        seals=operation.name in _SEALING and (_SEALED in body or operation.name != "responses.create"),
+    )
+
+
+def _named_objects(body: bytes, operation: Operation) -> tuple[Reference, ...]:
+    try:
+        found = references.named(body, operation.name)
+    except RecursionError:
+        raise InvalidRequest("The body is nested too deeply.") from None
+    except ValueError:
+        raise InvalidRequest("The body has a number of too many digits.") from None
+    if len(found) > _MOST_REFERENCES:
+        raise InvalidRequest(f"The body names more than {_MOST_REFERENCES} objects.")
+    return found
+
+
+def _with_offer(call: Call, body: bytes) -> Call:
+    """An offer of WebRTC: in a form beside the session that is wanted, or alone, with the model in the query."""
+    kind, values = call.headers.get("content-type", ""), {}
+    if kind.lower().startswith("multipart/"):
+        fields = multipart.FormFields(multipart.boundary(kind), frozenset((b"session",)), _LARGEST_SESSION)
+        for start in range(0, len(body), _LARGEST_SESSION):
+            fields.feed(body[start : start + _LARGEST_SESSION])
+        if found := fields.found.get(b"session"):
+            blanks = len(found.value) - len(found.value.lstrip(_BLANKS))
+            values["session"] = slice(found.start + blanks, found.start + len(found.value))
+    elif not kind.lower().startswith("application/sdp"):
+        raise InvalidRequest(
+            "The content-type is wrong: expected application/sdp, or multipart/form-data with `sdp` and `session`."
+        )
+    named, model_at = _named_model(call.operation, JsonFields(body, values))
+    parameters = parse_qsl(call.query, keep_blank_values=True)
+    asked = dict(parameters).get("model")
+    if not (named or asked):
+        raise _missing_model()
+    if asked and model_at != MODEL_OF_SESSION:
+        named = None  # it transcribes what the model of the query hears
+    if named and asked and named != asked:
+        raise InvalidRequest("The query and the session name two models.", param="model")
+    return msgspec.structs.replace(
+        call,
+        model=named or asked,
+        query=urlencode([(name, value) for name, value in parameters if name != "model"]),
+        body=body,
+        values=values,
+        body_model=named,
+        model_at=model_at if named else IN_QUERY,
+        references=_named_objects(body[values["session"]], call.operation) if values else (),
+    )
+
+
+def _named_model(operation: Operation, fields: JsonFields) -> tuple[str | None, str]:
+    """The model that a body names, and where: in a field, or in one of an object that a field holds."""
+    if operation.model_at == ("model",):
+        return fields.get("model", str, "a string that names a model"), "model"
+    for place in operation.model_at:
+        inner = fields
+        *outer, last = place.split(".")
+        for name in outer:
+            inner = inner.below(name)
+        if named := inner.get(last, str, "a string that names a model"):
+            return named, place
+    return None, operation.model_at[0]

@@ -1,0 +1,1 @@
+"""Cost: prices, charges, reports, FOCUS exports, provisioned capacity and reconciliation."""

@@ -1,0 +1,213 @@
+"""Charges as rows of FOCUS 1.2, the FinOps Open Cost and Usage Specification: one row per day, line and class. Pure.
+
+Source: focus.finops.org, "FOCUS 1.2, Columns". Tokens are priced by the million, capacity by the hour of a unit. What
+FOCUS has no column for stands in columns that begin with `x_`, as it prescribes. A charge without a known price leaves
+its costs empty and says so in `x_Unpriced`: a zero would be taken for one.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from shared.billing.charges import UNUSED, Charge, Tariff
+from shared.billing.cost import Part, exactly, parts
+from shared.config.document import Backend
+from shared.usage import hours
+from shared.usage.query import HourRange
+
+COLUMNS = (
+    "BilledCost",
+    "BillingAccountId",
+    "BillingAccountName",
+    "BillingAccountType",
+    "BillingCurrency",
+    "BillingPeriodEnd",
+    "BillingPeriodStart",
+    "CapacityReservationId",
+    "CapacityReservationStatus",
+    "ChargeCategory",
+    "ChargeClass",
+    "ChargeDescription",
+    "ChargeFrequency",
+    "ChargePeriodEnd",
+    "ChargePeriodStart",
+    "ConsumedQuantity",
+    "ConsumedUnit",
+    "ContractedCost",
+    "ContractedUnitPrice",
+    "EffectiveCost",
+    "InvoiceIssuerName",
+    "ListCost",
+    "ListUnitPrice",
+    "PricingCategory",
+    "PricingCurrency",
+    "PricingQuantity",
+    "PricingUnit",
+    "ProviderName",
+    "PublisherName",
+    "RegionId",
+    "RegionName",
+    "ResourceId",
+    "ResourceName",
+    "ResourceType",
+    "ServiceCategory",
+    "ServiceName",
+    "ServiceSubcategory",
+    "SkuId",
+    "SkuMeter",
+    "SkuPriceId",
+    "SubAccountId",
+    "SubAccountName",
+    "SubAccountType",
+    "Tags",
+    "x_Backend",
+    "x_Estimated",
+    "x_Role",
+    "x_Unpriced",
+)
+_FIXED = {
+    "BillingAccountType": "Gateway",
+    "BillingCurrency": "USD",
+    "ChargeCategory": "Usage",
+    "ChargeFrequency": "Usage-Based",
+    "InvoiceIssuerName": "Microsoft",
+    "PricingCurrency": "USD",
+    "ProviderName": "Microsoft",
+    "PublisherName": "Microsoft",
+    "ResourceType": "Azure OpenAI deployment",
+    "ServiceCategory": "AI and Machine Learning",
+    "ServiceName": "Azure OpenAI",
+    "ServiceSubcategory": "Generative AI",
+    "SubAccountType": "Consumer",
+}
+_METERS = {  # class -> meter, unit consumed, unit priced, how many of the former make one of the latter
+    "image": ("Images", "Images", "Images", 1),
+    "second": ("Seconds of Sound", "Seconds", "Seconds", 1),
+    "character": ("Characters", "Characters", "1000000 Characters", 10**6),
+}
+_PER_MILLION = 10**6
+
+
+class Focus:
+    """Renders charges. `account` is who pays for the whole, `consumers` has the names of ids, `listed` the public
+    prices."""
+
+    def __init__(
+        self, account: str, consumers: Mapping[str, str], backends: Mapping[str, Backend], listed: Tariff
+    ) -> None:
+        self._account = account
+        self._consumers = consumers
+        self._backends = backends
+        self._listed = listed
+
+    def rows(self, span: HourRange, charge: Charge) -> Iterator[dict[str, str]]:
+        """The rows of a charge in these hours, which lie within one day."""
+        common = self._common(span, charge)
+        if charge.unit_hour:
+            yield common | self._capacity(charge)
+        elif charge.price is None or charge.picodollars is None:
+            if charge.picodollars is None:
+                yield common | self._unpriced(charge)
+        else:
+            for part in parts(charge.price, charge.counts) or ():
+                yield common | self._part(span, charge, part)
+
+    def _common(self, span: HourRange, charge: Charge) -> dict[str, str]:
+        line = charge.line
+        backend = self._backends.get(line.backend)
+        month = hours.month_start(span.first)
+        model = line.model if line.served == "-" else line.served
+        where = backend.resource_id if backend is not None and backend.resource_id else line.backend
+        tags = {name: getattr(line, name) for name in ("team", "product", "system") if getattr(line, name) != "-"}
+        return (
+            dict.fromkeys(COLUMNS, "")
+            | _FIXED
+            | {
+                "BillingAccountId": self._account,
+                "BillingAccountName": self._account,
+                "BillingPeriodStart": _time(month),
+                "BillingPeriodEnd": _time(hours.next_month(month)),
+                "ChargePeriodStart": _time(span.first),
+                "ChargePeriodEnd": _time(span.end),
+                "RegionId": line.region if line.region != "-" else "",
+                "RegionName": line.region if line.region != "-" else "",
+                "ResourceId": f"{where}/deployments/{line.deployment}",
+                "ResourceName": line.deployment,
+                "SkuId": model,
+                "SubAccountId": line.key,
+                "SubAccountName": self._consumers.get(line.key, ""),
+                "Tags": json.dumps(tags, sort_keys=True) if tags else "",
+                "x_Backend": line.backend,
+                "x_Estimated": str(charge.counts.estimated),
+                "x_Role": line.role,
+                "x_Unpriced": "false",
+            }
+        )
+
+    def _part(self, span: HourRange, charge: Charge, part: Part) -> dict[str, str]:
+        line = charge.line
+        meter, consumed, priced, per = _METERS.get(
+            part.name, (f"{part.name.replace('_', ' ').title()} Tokens", "Tokens", "1000000 Tokens", _PER_MILLION)
+        )
+        public = self._listed.price(span, line)
+        each = next((price for name in (part.name, _whole(part.name)) if (price := getattr(public, name, None))), None)
+        kind = " ".join(word for word in (line.tier, f"{line.context} context") if word != "default")
+        return _costs(part.picodollars, round(part.amount * each) if each is not None else part.picodollars) | {
+            "ChargeDescription": f"{meter} of {line.model}, {kind}, {line.region}",
+            "ConsumedQuantity": _number(part.amount),
+            "ConsumedUnit": consumed,
+            "ContractedUnitPrice": exactly(part.each * per),
+            "ListUnitPrice": exactly((part.each if each is None else each) * per),
+            "PricingCategory": "Standard",
+            "PricingQuantity": _number(part.amount / per),
+            "PricingUnit": priced,
+            "SkuMeter": meter,
+            "SkuPriceId": "/".join((line.model, line.tier, line.context, part.name)),
+        }
+
+    def _capacity(self, charge: Charge) -> dict[str, str]:
+        line, picodollars = charge.line, charge.picodollars or 0
+        quantity = _number(picodollars / charge.unit_hour)
+        return _costs(picodollars, picodollars) | {
+            "CapacityReservationId": f"{line.backend}/{line.deployment}",
+            "CapacityReservationStatus": "Unused" if line.role == UNUSED else "Used",
+            "ChargeDescription": f"Provisioned throughput units of {line.model}, {line.region}",
+            "ConsumedQuantity": quantity,
+            "ConsumedUnit": "Unit Hours",
+            "ContractedUnitPrice": exactly(charge.unit_hour),
+            "ListUnitPrice": exactly(charge.unit_hour),
+            "PricingCategory": "Committed",
+            "PricingQuantity": quantity,
+            "PricingUnit": "Unit Hours",
+            "SkuMeter": "Provisioned Throughput Units",
+            "SkuPriceId": f"{line.model}/provisioned",
+        }
+
+    def _unpriced(self, charge: Charge) -> dict[str, str]:
+        line, counts = charge.line, charge.counts
+        return {
+            "ChargeDescription": f"Usage of {line.model}, whose price is not known, {line.region}",
+            "ConsumedQuantity": str(counts.input_tokens + counts.output_tokens),
+            "ConsumedUnit": "Tokens",
+            "SkuMeter": "Tokens",
+            "x_Unpriced": "true",
+        }
+
+
+def _costs(picodollars: int, listed: int) -> dict[str, str]:
+    own: dict[str, Any] = dict.fromkeys(("BilledCost", "ContractedCost", "EffectiveCost"), exactly(picodollars))
+    return own | {"ListCost": exactly(listed)}
+
+
+def _whole(name: str) -> str:
+    """The class whose price a finer class has that has none of its own."""
+    return "input" if name.endswith("input") else "output"
+
+
+def _number(amount: float) -> str:
+    return f"{amount:.12f}".rstrip("0").rstrip(".")
+
+
+def _time(hour: int) -> str:
+    return datetime.fromtimestamp(hour * hours.HOUR, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

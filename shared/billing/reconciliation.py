@@ -1,0 +1,87 @@
+"""A day of the ledger beside what Azure Monitor counted on the same deployments. Pure.
+
+Azure counts every call of a deployment, also those that did not come through the gateway; its own metrics may lag by
+some minutes, and may be revised.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from shared.config.document import Backend
+from shared.usage.aggregates import Lines
+
+
+class Counted(msgspec.Struct, frozen=True):
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    def plus(self, field: str, amount: int) -> "Counted":
+        return msgspec.structs.replace(self, **{field: getattr(self, field) + amount})
+
+
+Metrics = Mapping[tuple[str, str], Counted]  # by resource id in small letters, and deployment
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """A deployment; `azure` None: its backend has no `resource_id`, so that nothing was asked."""
+
+    backends: str
+    deployment: str
+    ledger: Counted
+    azure: Counted | None
+
+    @property
+    def percent(self) -> float | None:
+        """By how much the ledger's tokens differ from Azure's; None where Azure has none."""
+        if self.azure is None or not (theirs := self.azure.input_tokens + self.azure.output_tokens):
+            return None
+        ours = self.ledger.input_tokens + self.ledger.output_tokens
+        return round(100 * (ours - theirs) / theirs, 3)
+
+    @property
+    def same(self) -> bool:
+        """Whether the tokens are the same; requests may differ, for Azure counts those it refused."""
+        if self.azure is None:
+            return False
+        ours, theirs = self.ledger, self.azure
+        return (ours.input_tokens, ours.output_tokens) == (theirs.input_tokens, theirs.output_tokens)
+
+
+def compare(lines: Lines, backends: Iterable[Backend], azure: Metrics) -> list[Difference]:
+    """Every deployment that either has counted, or that is configured. All tries count, whoever they answered."""
+    known = {backend.name: backend for backend in backends}
+    names: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    ledger: defaultdict[tuple[str, str], Counted] = defaultdict(Counted)
+    for backend in known.values():
+        for deployment in backend.models.values():
+            names[_account(backend), deployment].add(backend.name)
+    for line, counts in lines.items():
+        if line.backend == "-":
+            continue
+        found = known.get(line.backend)
+        key = (_account(found) if found else line.backend, line.deployment)
+        names[key].add(line.backend)
+        ledger[key] = Counted(
+            ledger[key].requests + counts.requests + counts.charges,
+            ledger[key].input_tokens + counts.input_tokens,
+            ledger[key].output_tokens + counts.output_tokens,
+        )
+    for key in azure:
+        names[key] |= {name for (account, _), of in list(names.items()) if account == key[0] for name in of}
+    return [
+        Difference(
+            ",".join(sorted(names[key])),
+            key[1],
+            ledger[key],
+            azure.get(key, Counted()) if key[0].startswith("/subscriptions/") else None,
+        )
+        for key in sorted(names)
+    ]
+
+
+def _account(backend: Backend) -> str:
+    """Two backends may be one account, called in two ways."""
+    return backend.resource_id.lower() if backend.resource_id else backend.name

@@ -1,0 +1,265 @@
+"""The report of usage and money that operators, callers and the command line ask for: the question, and its lines."""
+
+import asyncio
+import csv
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from shared.billing.charges import UNUSED, Charge, Tariff
+from shared.billing.cost import USD
+from shared.errors import InvalidRequest
+from shared.storage import Store
+from shared.usage import hours, query
+
+DIMENSIONS = ("key", "team", "product", "model", "served", "deployment", "backend", "region", "system", "tier", "role")
+_STARTS: dict[str, Callable[[int], int]] = {
+    "": int,
+    "hour": int,
+    "day": hours.day_start,
+    "month": hours.month_start,
+}
+EVERY = {"hour": 31 * 24, "day": 366, "month": 120}  # the most pieces of a series
+PARAMETERS = ("by", "since", "until", "every", "format", *DIMENSIONS)
+NOBODY = "-"
+FORECAST_WINDOW = 7 * 24  # hours
+_EARLIEST = datetime(2024, 1, 1, tzinfo=UTC)
+_AT_ONCE = 200  # lines priced before others may run
+
+_TOKENS = (
+    "input_tokens",
+    "cached_input_tokens",
+    "audio_input_tokens",
+    "image_input_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "audio_output_tokens",
+    "image_output_tokens",
+)
+_SUMS = ("requests", "errors", "hung_up", "estimated", *_TOKENS, "images", "characters")
+
+
+class UsageQuery(msgspec.Struct, frozen=True):
+    """What is asked: lines by these dimensions, of the hours that begin in this period, as a series where `every` says
+    so, and only of those that `where` names."""
+
+    since: datetime
+    until: datetime
+    by: tuple[str, ...] = ("key",)
+    every: str = ""
+    where: dict[str, str] = {}
+
+
+def question(given: Mapping[str, str], now: float, *, by: str = "key") -> UsageQuery:
+    """The question in these parameters. Raises `InvalidRequest`, which names the one that is wrong."""
+    current = datetime.fromtimestamp(now, UTC)
+    since = _moment(given, "since") or current.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    until = min(_moment(given, "until") or current + timedelta(hours=1), current + timedelta(hours=1))
+    if since < _EARLIEST:
+        raise _bad("since", f"{since:%Y-%m-%d}", f"a time after {_EARLIEST:%Y-%m-%d}")
+    if since >= until:
+        raise _bad("since", f"{since:%Y-%m-%dT%H:%M}", f"a time before until, which is {until:%Y-%m-%dT%H:%M}")
+    names = tuple(dict.fromkeys(name.strip() for name in given.get("by", by).split(",")))
+    if wrong := [name for name in names if name not in DIMENSIONS]:
+        raise _bad("by", wrong[0], "some of " + ", ".join(DIMENSIONS))
+    every = given.get("every", "")
+    if every not in _STARTS:
+        raise _bad("every", every, "one of " + ", ".join(EVERY))
+    if every and (until - since) / timedelta(hours={"hour": 1, "day": 24, "month": 672}[every]) > EVERY[every] + 1:
+        raise _bad(
+            "every", every, f"a period of at most {EVERY[every]} pieces; ask for a shorter one, or for larger pieces"
+        )
+    return UsageQuery(since, until, names, every, {name: given[name] for name in DIMENSIONS if name in given})
+
+
+class ReportLine(msgspec.Struct):
+    """Sums of what was served, money in picodollars.
+
+    `estimated` counts requests whose tokens are estimates. Cached, audio and image tokens are part of the input;
+    reasoning, audio and image tokens part of the output. What was charged for tries that answered nobody (hedges,
+    shadows, tries that failed after the backend had charged) is in `charges`, `beside_tokens` and `beside`, nowhere
+    else. `unpriced` requests and charges have no known price, so that their cost is in no sum. `recent`: the cost of
+    the last seven days, which forecasts go by."""
+
+    requests: int = 0
+    errors: int = 0
+    hung_up: int = 0
+    estimated: int = 0
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    audio_input_tokens: int = 0
+    image_input_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    audio_output_tokens: int = 0
+    image_output_tokens: int = 0
+    images: int = 0
+    characters: int = 0
+    sound_ms: int = 0
+    charges: int = 0
+    beside_tokens: int = 0
+    unpriced: int = 0
+    cost: int = 0
+    beside: int = 0
+    recent: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
+
+    def add(self, charge: Charge, recent: float) -> None:
+        """`recent`: how much of this cost forecasts go by."""
+        counts, money = charge.counts, charge.picodollars
+        if charge.line.role in ("served", UNUSED):
+            for name in _SUMS:
+                setattr(self, name, getattr(self, name) + getattr(counts, name))
+            self.sound_ms += counts.sound_ms
+            self.cost += money or 0
+        else:
+            self.charges += counts.charges
+            self.beside_tokens += counts.input_tokens + counts.output_tokens
+            self.beside += money or 0
+        if money is None:
+            self.unpriced += counts.requests + counts.charges
+        else:
+            self.recent += round(money * recent)
+
+
+class Report(msgspec.Struct, frozen=True):
+    """`lines` by beginning of the piece and names, `left` hours of the month that is forecast, in which `window` hours
+    are recent; None where nothing can be forecast."""
+
+    question: UsageQuery
+    lines: dict[tuple[str, ...], ReportLine]
+    total: ReportLine
+    forecast: tuple[float, float] | None
+
+    def rows(self, consumers: Mapping[str, str]) -> list[dict[str, Any]]:
+        """As they are told, in order of time, then the costliest first; `consumers` has the names of ids."""
+        order = sorted(
+            self.lines.items(),
+            key=lambda item: (item[0][0], -item[1].cost - item[1].beside, -item[1].total_tokens, item[0]),
+        )
+        return [self._names(names, consumers) | self._told(line) for names, line in order]
+
+    def _names(self, names: tuple[str, ...], consumers: Mapping[str, str]) -> dict[str, Any]:
+        told: dict[str, Any] = {"period": names[0]} if self.question.every else {}
+        for dimension, name in zip(self.question.by, names[1:], strict=True):
+            told[dimension] = name
+            if dimension == "key":
+                told["name"] = consumers.get(name, "")
+        return told
+
+    def _told(self, line: ReportLine) -> dict[str, Any]:
+        told: dict[str, Any] = {name: getattr(line, name) for name in _SUMS}
+        told["seconds"] = line.sound_ms / 1000
+        told["total_tokens"] = line.total_tokens
+        told["charges"], told["beside_tokens"] = line.charges, line.beside_tokens
+        known = not line.unpriced or line.cost or line.beside
+        told["cost_usd"] = line.cost / USD if known else None
+        told["beside_usd"] = line.beside / USD if known else None
+        told["unpriced"] = line.unpriced
+        if self.forecast is not None:
+            left, window = self.forecast
+            told["forecast_usd"] = (
+                round((line.cost + line.beside + line.recent * left / window) / USD, 6) if known else None
+            )
+        return told
+
+    def totals(self) -> dict[str, Any]:
+        return self._told(self.total)
+
+    def heads(self) -> list[str]:
+        """The names of the columns, also where there are no lines."""
+        named = self._names(("", *self.question.by), {})
+        return [*named, *self._told(ReportLine())]
+
+
+async def report(store: Store, tariff: Tariff, asked: UsageQuery) -> Report:
+    """Raises `StoreUnavailable`. The hours that the period touches are counted whole."""
+    now = store.now()
+    first, end = hours.hour_of(asked.since.timestamp()), -hours.hour_of(-asked.until.timestamp())
+    forecast, recent = _forecast(first, end, now, asked.every)
+    of_capacity = _of_capacity(hours.hour_of(now), recent, forecast)
+    start = _STARTS[asked.every]
+    cuts = [hour for hour in range(first, end) if asked.every and start(hour) == hour]
+    pieces = query.spans(first, end, [*cuts, recent, *tariff.cuts(first, end)])
+    lines: dict[tuple[str, ...], ReportLine] = {}
+    total, done = ReportLine(), 0
+    for piece, used in zip(pieces, await query.read(store, pieces), strict=True):
+        label = _label(start(piece.first), asked.every)
+        for charge in tariff.charges(piece, used, now):
+            if any(getattr(charge.line, name) != value for name, value in asked.where.items()):
+                continue
+            names = (label, *(getattr(charge.line, name) for name in asked.by))
+            weight = 0.0 if piece.first < recent else of_capacity if charge.unit_hour else 1.0
+            for line in (lines.setdefault(names, ReportLine()), total):
+                line.add(charge, weight)
+            done += 1
+            if done % _AT_ONCE == 0:
+                await asyncio.sleep(0)
+    return Report(asked, lines, total, forecast)
+
+
+def as_csv(heads: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """Money in decimals, never as 1e-06."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(heads)
+    for row in rows:
+        writer.writerow([_cell(row[head]) for head in heads])
+    return text.getvalue()
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.12f}".rstrip("0").rstrip(".")
+    text = str(value)
+    return f"'{text}" if len(text) > 1 and text[0] in "=+-@\t\r" else text  # a spreadsheet would run it
+
+
+def _forecast(first: int, end: int, now: float, every: str) -> tuple[tuple[float, float] | None, int]:
+    """Hours left of this month and hours of its recent past, where the period is this month up to now; and when the
+    recent past begins."""
+    current = hours.hour_of(now)
+    if every or first != hours.month_start(current) or end <= current:
+        return None, end
+    recent = max(first, current + 1 - FORECAST_WINDOW)
+    left = hours.next_month(current) - now / hours.HOUR
+    return (left, max(1.0, now / hours.HOUR - recent)), recent
+
+
+def _of_capacity(current: int, recent: int, forecast: tuple[float, float] | None) -> float:
+    """What makes forecasts of capacity true, paid by whole hours: all of this one is in the cost so far."""
+    if forecast is None:
+        return 1.0
+    left, window = forecast
+    return (hours.next_month(current) - current - 1) / (current + 1 - recent) * window / left
+
+
+def _label(hour: int, every: str) -> str:
+    if not every:
+        return ""
+    return datetime.fromtimestamp(hour * hours.HOUR, UTC).strftime(
+        {"hour": "%Y-%m-%dT%H:00Z", "day": "%Y-%m-%d", "month": "%Y-%m"}[every]
+    )
+
+
+def _moment(given: Mapping[str, str], name: str) -> datetime | None:
+    text = given.get(name)
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(f"{text}-01" if len(text) == 7 else text)
+    except ValueError:
+        raise _bad(name, text, "a month (2026-11), a day (2026-11-21) or a time (2026-11-21T14:00Z)") from None
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _bad(name: str, got: str, expected: str) -> InvalidRequest:
+    return InvalidRequest(f"{name}: expected {expected}, got {got[:64]!r}.", param=name)

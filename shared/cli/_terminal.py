@@ -1,0 +1,67 @@
+"""What all commands share: the settings, the store, how answers are printed, and how a command says what is wrong."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from shared import bootstrap
+from shared.auth.consumers import Consumers, Record
+from shared.config import environment
+from shared.errors import ConfigurationError, InvalidRequest, StoreUnavailable
+from shared.storage import Store
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Identified = Annotated[str, typer.Argument(metavar="ID", help="The consumer's id, or its name where only one has it.")]
+
+
+def show(rows: Sequence[dict[str, Any]], heads: Sequence[str], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    table = Table(*(head.replace("_", " ") for head in heads))
+    for row in rows:
+        table.add_row(*(Text("" if row[head] is None else str(row[head])) for head in heads))
+    Console(width=None if sys.stdout.isatty() else 400).print(table)
+
+
+def with_store(run: Callable[[Store], Coroutine[Any, Any, None]]) -> None:
+    async def main() -> None:
+        async with bootstrap.open_store(environment.load_storage(os.environ)) as store:
+            await run(store)
+
+    try:
+        asyncio.run(main())
+    except (ConfigurationError, StoreUnavailable) as error:
+        fail(str(error))
+    except InvalidRequest as error:
+        fail(f"--{error.message}")
+
+
+async def find(store: Store, identified: str) -> Record:
+    """The consumer of this id, or of this name."""
+    consumers = Consumers(store)
+    matching = [r for r in await consumers.all() if identified in (r.consumer.id, r.consumer.name)]
+    if len(matching) != 1:
+        problem = "several consumers have this name; use the id" if matching else "no consumer has this id or name"
+        fail(f"{identified}: {problem} (see: python -m shared.cli keys list)")
+    return matching[0]
+
+
+def settings() -> environment.Settings:
+    try:
+        return environment.load(os.environ)
+    except ConfigurationError as error:
+        fail(str(error))
+
+
+def fail(message: str) -> NoReturn:
+    print(message, file=sys.stderr)
+    raise typer.Exit(2)

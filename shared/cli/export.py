@@ -1,0 +1,106 @@
+"""`export` and `reprice`: charges as files for those who do the accounts."""
+
+import json
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from shared import bootstrap
+from shared.billing.cost import exactly
+from shared.billing.focus_export import FocusExporter
+from shared.cli._terminal import AsJson, fail, settings, show, with_store
+from shared.config.document import since_seconds
+from shared.storage import Store
+from shared.usage import hours
+
+commands = typer.Typer()
+
+
+@commands.command("export")
+def export_month(
+    month: Annotated[str | None, typer.Option(help="YYYY-MM; default: this month, as far as it has come.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write to this file, not into the container.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """A month of charges as a FOCUS file, in the container that the configuration names or in a local file."""
+    first = _hour(month, "-01", "--month", "2026-11") if month else None
+
+    async def run(exporter: FocusExporter, now: float) -> None:
+        current = hours.hour_of(now)
+        begin = hours.month_start(current) if first is None else first
+        if begin > current:
+            fail(f"--month: expected one that has begun, got {month}")
+        statement = await exporter.statement(begin, min(hours.next_month(begin), current + 1))
+        if out is None:
+            written = await exporter.write(statement)
+        else:
+            written = str(out)
+            try:
+                out.write_bytes(statement.text)
+            except OSError as error:
+                fail(f"--out: {out} cannot be written ({error.strerror})")
+        told = {
+            "month": statement.label,
+            "rows": statement.rows,
+            "unpriced": statement.unpriced,
+            "usd": exactly(statement.picodollars),
+            "written": written,
+        }
+        if as_json:
+            print(json.dumps(told))
+        elif not written:
+            print(f"{statement.label}: nothing was used, so there is no file")
+        else:
+            print(
+                f"{written}: {statement.rows} rows, {told['usd']} USD, {statement.unpriced} rows without a known price"
+            )
+
+    _with_exporter(run, needs_container=out is None)
+
+
+@commands.command("reprice")
+def reprice(
+    since: Annotated[str, typer.Option("--from", help="YYYY-MM-DD: months from this day's on.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write the exported months anew at today's prices, and tell what that changes. Reports need no repricing: money is
+    worked out from the raw classes of tokens whenever usage is read."""
+    first = _hour(since, "", "--from", "2026-11-01")
+
+    async def run(exporter: FocusExporter, _: float) -> None:
+        rows = [
+            {"month": one.month, "before": exactly(one.before), "after": exactly(one.after)}
+            | {"change": exactly(one.after - one.before)}
+            for one in await exporter.reprice(first)
+        ]
+        if rows or as_json:
+            show(rows, ["month", "before", "after", "change"], as_json)
+        else:
+            print(f"No month was exported from {since} on, so there is none to write anew.")
+
+    _with_exporter(run, needs_container=True)
+
+
+def _hour(given: str, rest: str, option: str, form: str) -> int:
+    try:
+        return since_seconds(given + rest) // hours.HOUR
+    except ValueError:
+        fail(f"{option}: expected a date as {form}, got {given[:64]!r}")
+
+
+def _with_exporter(run: Callable[[FocusExporter, float], Coroutine[Any, Any, None]], *, needs_container: bool) -> None:
+    told = settings()
+    configuration = told.configuration
+    if needs_container and configuration.export.container is None:
+        fail("export.container: expected the name of a blob container in the configuration, or --out FILE")
+
+    async def open_and_run(store: Store) -> None:
+        if needs_container:
+            async with bootstrap.open_exporter(told.storage, configuration, store) as exporter:
+                await run(exporter, store.now())
+        else:
+            await run(FocusExporter(store, configuration), store.now())
+
+    with_store(open_and_run)

@@ -1,0 +1,67 @@
+"""`reconcile`: the ledger beside Azure's own count."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from shared.billing import reconciliation
+from shared.billing.reconciliation import Difference
+from shared.cli._terminal import AsJson, fail, settings, show, with_store
+from shared.config.document import since_seconds
+from shared.storage import Store
+from shared.usage import hours, query
+
+commands = typer.Typer()
+
+
+@commands.command("reconcile")
+def compare_with_azure(
+    date: Annotated[str, typer.Option(help="The day, YYYY-MM-DD, in UTC.")],
+    as_json: AsJson = False,
+) -> None:
+    """Compare a day with what Azure Monitor counted on each deployment. Exit code 1 where tokens differ."""
+    told = settings()
+    try:
+        first = since_seconds(date) // hours.HOUR
+    except ValueError:
+        first = 0
+    if not first:
+        fail(f"--date: expected a day as 2026-11-20, got {date[:20]!r}")
+    accounts = [(b.region, b.resource_id) for b in told.configuration.backends if b.resource_id is not None]
+    if not accounts:
+        fail(
+            "backends[].resource_id: expected Azure's name of at least one backend, under which Azure Monitor knows it"
+        )
+
+    async def run(store: Store) -> None:
+        from shared.cli._azure_monitor import AzureMonitor
+
+        day = datetime.fromtimestamp(first * hours.HOUR, UTC)
+        monitor = AzureMonitor(told.configuration.azure_monitor, told.client_id)
+        azure = await monitor.counted(accounts, day, day + timedelta(days=1))
+        (lines,) = await query.read(store, [query.HourRange(first, first + hours.DAY)])
+        found = reconciliation.compare(lines, told.configuration.backends, azure)
+        if as_json:
+            rows = [msgspec.to_builtins(one) | {"percent": one.percent, "same": one.same} for one in found]
+            print(json.dumps(rows, indent=2))
+        else:
+            _print(found)
+        if not all(one.same for one in found):
+            raise typer.Exit(1)
+
+    with_store(run)
+
+
+def _print(found: list[Difference]) -> None:
+    rows: list[dict[str, Any]] = []
+    for one in found:
+        row: dict[str, Any] = {"backends": one.backends, "deployment": one.deployment}
+        for name in ("requests", "input_tokens", "output_tokens"):
+            ours = getattr(one.ledger, name)
+            theirs = None if one.azure is None else getattr(one.azure, name)
+            row |= {name: ours, f"azure_{name}": "no resource_id" if theirs is None else theirs}
+        rows.append(row | {"percent": "" if one.percent is None else f"{one.percent:+.3f}"})
+    show(rows, list(rows[0]) if rows else ["backends", "deployment"], False)

@@ -1,0 +1,142 @@
+"""The environment: where the configuration and the storage account are, and who the gateway is."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from shared.config.document import ApiKey, Configuration, Webhook
+from shared.config.parsing import parse
+from shared.errors import ConfigurationError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Storage(msgspec.Struct, frozen=True):
+    """Where the tables are: a connection string, or an endpoint to be opened with a managed identity."""
+
+    connection_string: str | None = None
+    table_service_uri: str | None = None
+    client_id: str | None = None
+
+    def __repr__(self) -> str:  # a connection string holds the account's key
+        return f"Storage({self.table_service_uri or 'connection string'})"
+
+
+class TelemetrySettings(msgspec.Struct, frozen=True):
+    """Where telemetry goes: to Application Insights, to a collector by OTLP (whose variables its exporters read
+    themselves), or both. `metrics_every` in seconds."""
+
+    connection_string: str | None = None
+    otlp: bool = False
+    metrics_every: float = 60.0
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """Everything that the process was told from outside. `api_keys`: backend's name -> its key."""
+
+    configuration: Configuration
+    storage: Storage
+    api_keys: dict[str, str] = {}
+    management_key: str | None = None
+    client_id: str | None = None
+    telemetry: TelemetrySettings | None = None
+    webhook: Webhook | None = None
+
+    def __repr__(self) -> str:
+        return f"Settings({len(self.configuration.backends)} backends, {self.storage!r})"
+
+
+def load(environ: Mapping[str, str] = os.environ) -> Settings:
+    """The settings of this process. Raises `ConfigurationError` with every complaint found, one a line."""
+    source, document = _document(environ)
+    configuration = parse(document, source)
+    keys = {b.name: (i, b.auth.api_key_env) for i, b in enumerate(configuration.backends) if isinstance(b.auth, ApiKey)}
+    missing = [
+        f"{source}: backends[{i}].auth.api_key_env: expected the name of an environment variable that holds a key, "
+        f"but {variable} is not set or holds more than printable characters without spaces"
+        for i, variable in keys.values()
+        if not _is_sendable(environ.get(variable, ""))
+    ]
+    webhook, secret = configuration.limits.webhook, ""
+    if webhook is not None and not (secret := environ.get(webhook.secret_env) or ""):
+        missing.append(
+            f"{source}: limits.webhook.secret_env: expected the name of an environment variable that is set, "
+            f"but {webhook.secret_env} is not"
+        )
+    telemetry, problem = _telemetry(environ)
+    if problem:
+        missing.append(problem)
+    if missing:
+        raise ConfigurationError("\n".join(missing))
+    return Settings(
+        configuration=configuration,
+        storage=load_storage(environ),
+        api_keys={name: environ[variable] for name, (_, variable) in keys.items()},
+        management_key=environ.get("GATEWAY_MANAGEMENT_KEY") or None,
+        client_id=environ.get("AZURE_CLIENT_ID") or None,
+        telemetry=telemetry,
+        webhook=Webhook(webhook.url, secret) if webhook is not None else None,
+    )
+
+
+def _telemetry(environ: Mapping[str, str]) -> tuple[TelemetrySettings | None, str]:
+    """Where telemetry goes, None: nowhere; and what is wrong with that."""
+    connection_string = environ.get("APPLICATIONINSIGHTS_CONNECTION_STRING") or None
+    otlp = bool(environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"))
+    if environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or not (connection_string or otlp):
+        return None, ""
+    if connection_string and not re.search(r"(?i)InstrumentationKey=[0-9a-f-]{36}(;|$)", connection_string):
+        return None, (
+            "APPLICATIONINSIGHTS_CONNECTION_STRING: expected InstrumentationKey=GUID;IngestionEndpoint=https://…, "
+            "as the Application Insights component shows it"
+        )
+    protocol = environ.get("OTEL_EXPORTER_OTLP_PROTOCOL") or "http/protobuf"
+    if otlp and protocol != "http/protobuf":
+        return (
+            None,
+            f"OTEL_EXPORTER_OTLP_PROTOCOL: expected http/protobuf, the one that is spoken here, got {protocol!r}",
+        )
+    interval = environ.get("OTEL_METRIC_EXPORT_INTERVAL") or "60000"
+    if not interval.isdecimal() or not 1000 <= int(interval) <= 3_600_000:
+        return None, f"OTEL_METRIC_EXPORT_INTERVAL: expected milliseconds from 1000 to 3600000, got {interval!r}"
+    return TelemetrySettings(connection_string, otlp, int(interval) / 1000), ""
+
+
+def load_storage(environ: Mapping[str, str] = os.environ) -> Storage:
+    """Where the state is kept: `GATEWAY_STORAGE`, else the account of the Functions host, in the same forms."""
+    for name in ("GATEWAY_STORAGE", "AzureWebJobsStorage"):
+        client_id = environ.get(f"{name}__clientId") or environ.get("AZURE_CLIENT_ID") or None
+        if uri := environ.get(f"{name}__tableServiceUri"):
+            return Storage(table_service_uri=uri, client_id=client_id)
+        if account := environ.get(f"{name}__accountName"):
+            return Storage(table_service_uri=f"https://{account}.table.core.windows.net", client_id=client_id)
+        if text := environ.get(name):
+            return Storage(connection_string=text)
+    raise ConfigurationError(
+        "GATEWAY_STORAGE: expected the connection string of a storage account (UseDevelopmentStorage=true is a local "
+        "Azurite), or GATEWAY_STORAGE__tableServiceUri for access with a managed identity; neither is set"
+    )
+
+
+def _is_sendable(key: str) -> bool:
+    """Whether a key can stand in a header: a line feed at its end, as files have it, would fail every call."""
+    return bool(key) and key.isascii() and key.isprintable() and " " not in key
+
+
+def _document(environ: Mapping[str, str]) -> tuple[str, str]:
+    given = environ.get("GATEWAY_CONFIG") or ""
+    if given.lstrip().startswith("{") or "\n" in given:
+        return "GATEWAY_CONFIG", given
+    path = Path(given) if given else ROOT / "gateway.yaml"
+    try:
+        return str(path), path.read_text("utf-8")
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path}: cannot be read ({error.strerror}); set GATEWAY_CONFIG to the path of a configuration file or to "
+            "a JSON document, or copy gateway.sample.yaml to gateway.yaml"
+        ) from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{path}: is not UTF-8 text") from None

@@ -1,0 +1,1 @@
+"""Forward: tries, failover and hedging. The only HTTP client to the backends."""

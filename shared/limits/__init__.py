@@ -1,0 +1,1 @@
+"""Admit: rate limits, quotas and budgets, held as leases on table rows."""

@@ -1,0 +1,73 @@
+"""How much of its limits somebody has used: the rows of the table `limits`, as an operator reads them. Pure but for
+reading the rows."""
+
+import math
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from shared.limits import scopes as allowances
+from shared.limits._rows import from_properties
+from shared.limits._token_bucket import DIMENSIONS, Bound, BucketState, Level, caught_up, fresh
+from shared.limits.scopes import Scope
+from shared.storage import Store
+
+TABLE = "limits"
+_UNITS = {"requests": "requests", "tokens": "tokens", "usd": "USD", "slots": "calls under way"}
+
+
+async def report(store: Store, scopes: Iterable[Scope]) -> list[dict[str, Any]]:
+    """A line for every limit of these scopes. Raises `StoreUnavailable`."""
+    now, lines = store.now(), []
+    for scope in scopes:
+        rows = {row.key: from_properties(row.properties) async for row in store.table(TABLE).scan(scope.key)}
+        lines += describe(scope, [rows.get(str(shard)) for shard in range(scope.shards)], now)
+    return lines
+
+
+def describe(scope: Scope, rows: Sequence[BucketState | None], now: float) -> list[dict[str, Any]]:
+    """A line for every limit of a scope, from the rows of all its shards."""
+    bounds = allowances.bounds(scope.limits, now, len(rows))
+    current = [caught_up(row or fresh(bounds, now), bounds, now) for row in rows]
+    lines = []
+    for i, (name, bound) in enumerate(zip(DIMENSIONS, bounds, strict=True)):
+        if bound is None:
+            continue
+        levels = [level for row in current if (level := row.levels[i]) is not None]
+        line = {"scope": scope.key, "about": scope.about, "unit": _UNITS[name]}
+        out = sum(level.out + level.before for level in levels)
+        if math.isfinite(bound.cap):
+            limit = bound.cap * len(rows)
+            per = "at a time" if math.isinf(bound.per_second) else "per minute"
+            have = sum(max(0.0, level.level) for level in levels)
+            lines.append({**line, "per": per, "limit": limit, "available": round(have, 2), "on_lease": round(out, 2)})
+        if math.isfinite(bound.quota):
+            lines.append(line | _quota(scope, name, bound, levels[0], out, now))
+    active = max(row.active() if row else 0 for row in rows)
+    return [{**line, "instances": active} for line in lines]
+
+
+def _quota(scope: Scope, name: str, bound: Bound, level: Level, out: float, now: float) -> dict[str, Any]:
+    """`forecast`: what will have been used at the period's end if it goes on like this."""
+    limits = scope.limits
+    per = {
+        "requests": limits.request_quota_period or "day",
+        "tokens": limits.token_quota_period or "month",
+        "usd": limits.budget_period or "month",
+    }[name]
+    passed = max(60.0, now - bound.since)
+    rate = level.used / passed
+    exhausted = now + (bound.quota - level.used) / rate if rate > 0 else math.inf
+    return {
+        "per": per,
+        "limit": bound.quota,
+        "used": round(level.used, 6),
+        "on_lease": round(out, 6),
+        "renews": _time(bound.until),
+        "forecast": round(rate * (bound.until - bound.since), 2),
+        "exhausted": _time(max(exhausted, now)) if exhausted < bound.until else None,
+    }
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(round(seconds), UTC).isoformat()

@@ -1,0 +1,71 @@
+"""Readiness of this process: `/readyz`. Liveness is `/healthz`, which has no dependencies.
+
+The configuration was read at the start. Checked are the table, and that every model has a backend that is neither
+ejected nor throttled. All instances share such faults, so readiness is for the start of a pod, for deployments and for
+monitors. Do not take running instances out of service by it: they go on serving while the table is out of reach.
+"""
+
+import asyncio
+import ipaddress
+import time
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from shared.auth.consumers import TABLE
+from shared.concurrency import SingleFlight
+from shared.errors import StoreUnavailable
+from shared.storage import Store
+
+_PATIENCE = 1.0  # seconds for the table
+_HOLDS = 1.0  # seconds for which a result is served again
+
+
+class Readiness(msgspec.Struct, frozen=True):
+    """`store`: its problem, or "". `models`: those without a usable backend."""
+
+    store: str
+    models: list[str]
+
+    @property
+    def ready(self) -> bool:
+        return not self.store and not self.models
+
+
+class ReadinessCheck:
+    """Asks the table at most once a second. `unusable` returns the models without a usable backend."""
+
+    def __init__(
+        self, store: Store, unusable: Callable[[], list[str]], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._table = store.table(TABLE)
+        self._unusable = unusable
+        self._clock = clock
+        self._asked_at = -_HOLDS
+        self._problem = ""
+        self._check: SingleFlight[str, None] = SingleFlight()
+
+    async def __call__(self) -> Readiness:
+        if self._clock() - self._asked_at >= _HOLDS:
+            await self._check.run("", self._ask)
+        return Readiness(self._problem, self._unusable())
+
+    async def _ask(self) -> None:
+        asked_at, problem = self._clock(), ""
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await self._table.get("readyz", "readyz")
+        except TimeoutError:
+            problem = f"no answer within {_PATIENCE:g} s"
+        except StoreUnavailable as error:
+            problem = str(error)
+        self._asked_at, self._problem = asked_at, problem
+
+
+def is_internal(client: str, headers: Mapping[str, str]) -> bool:
+    """True for a request from the same machine or private network (a kubelet's probe, the container itself), unless
+    something forwarded it. `client`: its address, or "" if unknown."""
+    if not client or headers.keys() & {"x-forwarded-for", "forwarded", "x-original-host", "x-azure-clientip"}:
+        return False
+    address = ipaddress.ip_address(client)
+    return address.is_loopback or address.is_private

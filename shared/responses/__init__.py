@@ -1,0 +1,1 @@
+"""Respond: the bytes that a caller receives, keep-alive comments, and errors in OpenAI's shape."""

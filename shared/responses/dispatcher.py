@@ -1,0 +1,264 @@
+"""Turns an admitted call into a response: forwards it, relays the answer or the error, and accounts for it on every
+path."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from starlette.responses import Response
+
+from shared.affinity import listing
+from shared.affinity.directory import ObjectDirectory
+from shared.affinity.recorder import ObjectRecorder
+from shared.azure_openai import answers, metering
+from shared.errors import GatewayError, StateUnavailable, UpstreamTimeout
+from shared.forwarding.forwarder import ForwardedCall, Forwarder, ForwardingFailed
+from shared.forwarding.response import UpstreamResponse
+from shared.forwarding.shadowing import Shadows
+from shared.requests.arrival import ReceivedRequest
+from shared.requests.disconnect import CallerConnection, CallerDisconnected
+from shared.requests.upload import Upload
+from shared.responses.keep_alive import KeepAliveResponse
+from shared.responses.relay import Ended, RelayedResponse
+from shared.responses.rendering import JsonResponse, error_response
+from shared.routing.router import Router, explained
+from shared.types import LEFT, Attempt, Binding, Call, Consumer, Outcome, Plan, Target, Usage
+
+HUNG_UP = 499  # nobody receives it; it is the status on record of a call whose caller disconnected
+
+
+class Record(Protocol):
+    """A call on record (`accounting.CallRecord`). `close` it exactly once."""
+
+    def close(self, outcome: Outcome, text: str = "") -> asyncio.Future[None]: ...
+    def shadow(self) -> Callable[[Attempt], None]: ...
+
+
+class AdmittedCall(NamedTuple):
+    """A call that its limits allow. `heartbeat`: seconds of silence after which a stream gets a comment; 0: never."""
+
+    received: ReceivedRequest
+    consumer: Consumer
+    call: Call
+    plan: Plan
+    binding: Binding
+    upload: Upload | None
+    connection: CallerConnection
+    record: Record
+    heartbeat: float
+
+
+class ListRefused(Exception):
+    """A backend refused to list its objects, in its own words."""
+
+    def __init__(self, upstream: UpstreamResponse) -> None:
+        super().__init__(f"status {upstream.status}")
+        self.upstream = upstream
+
+
+class Dispatcher:
+    """One per process."""
+
+    def __init__(self, router: Router, forwarder: Forwarder, directory: ObjectDirectory, shadows: Shadows) -> None:
+        self._router = router
+        self._forwarder = forwarder
+        self._directory = directory
+        self._shadows = shadows
+
+    async def answer(self, admitted: AdmittedCall) -> Response:
+        """Return what the caller receives. Raises `GatewayError` and `CallerDisconnected`, both accounted for."""
+        call, seconds = admitted.call, admitted.heartbeat
+        if call.operation.local:
+            return await self._accounted(admitted, self._models(admitted))
+        if call.operation.lists:
+            return await self._accounted(admitted, self._list(admitted))
+        for target in admitted.plan.shadow if admitted.upload is None else ():  # an upload can be read only once
+            self._shadows.send(call, target, admitted.received.request_id, admitted.record.shadow())
+        may_stream = call.stream or (admitted.upload is not None and call.operation.streams)
+        if not (may_stream and seconds):
+            return await self._forwarded(admitted)
+        loop = asyncio.get_running_loop()
+        answer = asyncio.Task(self._forwarded(admitted), loop=loop, eager_start=True)
+        try:
+            while not (answer.done() or (await asyncio.wait((answer,), timeout=seconds))[0]):
+                if _wants_stream(admitted):
+                    return KeepAliveResponse(answer, {"x-gateway-request-id": admitted.received.request_id}, seconds)
+            return answer.result()
+        except BaseException:
+            answer.cancel()
+            raise
+
+    async def _forwarded(self, admitted: AdmittedCall) -> Response:
+        received = admitted.received
+        forwarded = self._forwarder.sending(
+            admitted.call, admitted.plan, received.request_id, received.started, admitted.upload
+        )
+        return await self._accounted(admitted, self._forward(admitted, forwarded), lambda: forwarded.attempts)
+
+    async def _forward(self, admitted: AdmittedCall, forwarded: ForwardedCall) -> tuple[Response, None]:
+        """The answer of the first target that gives one. The response itself accounts for it."""
+        upstream = await forwarded.run()
+        try:
+            recorder = None
+            if admitted.call.stateful:
+                backend = upstream.target.backend.name
+                recorder = ObjectRecorder(self._directory, admitted.consumer, admitted.call, backend)
+            return _relay(admitted, upstream, recorder), None
+        except BaseException:
+            upstream.close()
+            raise
+
+    async def _list(self, admitted: AdmittedCall) -> tuple[Response, Outcome]:
+        """The consumer's own objects, out of the lists of the backends that keep some."""
+        received, call = admitted.received, admitted.call
+        attempts: list[Attempt] = []
+
+        async def ask(backend: str, page: Call) -> bytes:
+            binding = Binding(frozenset((backend,)), backend)
+            plan = self._router.plan(admitted.consumer, page, binding=binding)
+            upstream = await self._forwarder.sending(page, plan, received.request_id, received.started).run()
+            attempts.extend(upstream.attempts)
+            upstream.close()
+            if upstream.status != 200 or not upstream.complete:
+                raise ListRefused(upstream)
+            return upstream.head
+
+        try:
+            own = await self._directory.own(admitted.consumer, call.operation.lists)
+            body = await listing.listed(call, own, admitted.binding.first, ask)
+        except ListRefused as refused:
+            upstream = refused.upstream
+            headers = {**upstream.headers, **_gateway_headers(received, admitted.plan, attempts)}
+            outcome = Outcome(status=upstream.status, attempts=tuple(attempts[-1:]), ended="refused")
+            return Response(upstream.head, upstream.status, headers), outcome
+        headers = _gateway_headers(received, admitted.plan, attempts)
+        outcome = Outcome(status=200, attempts=tuple(attempts[-1:]), served_by=attempts[-1].target)
+        return Response(body, 200, headers, "application/json"), outcome
+
+    async def _models(self, admitted: AdmittedCall) -> tuple[Response, Outcome]:
+        """The models that the consumer may use, from the configuration; or the one that it asks for."""
+        names = [admitted.plan.model] if admitted.plan.model else self._router.models(admitted.consumer)
+        models = [answers.model_object(name, admitted.call.surface) for name in names]
+        body = models[0] if admitted.plan.model else {"object": "list", "data": models}
+        headers = {"x-gateway-request-id": admitted.received.request_id}
+        return JsonResponse(body, headers=headers), Outcome(status=200)
+
+    async def _accounted(
+        self,
+        admitted: AdmittedCall,
+        work: Coroutine[Any, Any, tuple[Response, Outcome | None]],
+        attempts: Callable[[], tuple[Attempt, ...]] = tuple,
+    ) -> Response:
+        """The response that `work` returns, unless the caller disconnects before. Puts the end of the call on record,
+        except where `work` returns no outcome: its response then does, when it has been sent.
+
+        `attempts` returns those made so far."""
+        received, record = admitted.received, admitted.record
+        failure: Outcome | None = Outcome(status=500, ended="cut")
+        try:
+            async with admitted.connection:
+                response, outcome = await work
+            failure = None
+        except ForwardingFailed as failed:
+            error = state_unavailable(failed.error, admitted.binding)
+            failure = Outcome(status=error.status, attempts=failed.attempts, ended="refused")
+            return error_response(error, _gateway_headers(received, admitted.plan, failed.attempts))
+        except CallerDisconnected:
+            failure = hung_up(admitted.call, attempts(), round(received.milliseconds()))
+            return Response(status_code=HUNG_UP)
+        except GatewayError as error:
+            failure = Outcome(status=error.status, ended="refused")
+            raise
+        finally:
+            if failure is not None:
+                work.close()
+                if admitted.upload is not None:
+                    admitted.upload.close()
+                record.close(failure)
+        if outcome is not None:
+            await record.close(outcome)
+        return response
+
+
+def _wants_stream(admitted: AdmittedCall) -> bool:
+    """Whether comments may go out. An upload asks for a stream in one of its fields; a caller that is still sending
+    keeps the connection alive itself."""
+    upload = admitted.upload
+    return admitted.call.stream if upload is None else upload.complete and upload.asks_for_stream
+
+
+def hung_up(call: Call, attempts: tuple[Attempt, ...], milliseconds: int) -> Outcome:
+    """The outcome of a call whose caller disconnected before its answer. The backend that was working on it has read
+    the prompt, and charges for that; charges of others are in their attempts."""
+    at_work = next((one.target for one in reversed(attempts) if one.problem in ("", LEFT)), None)
+    return Outcome(
+        status=HUNG_UP,
+        usage=metering.unanswered(call) if at_work is not None else Usage(),
+        attempts=attempts,
+        served_by=at_work,
+        total_ms=milliseconds,
+        ended="hung_up",
+    )
+
+
+def heartbeat_wanted(headers: Mapping[str, str], seconds: float) -> float:
+    """The configured heartbeat, unless the caller turns it off in a header."""
+    return 0.0 if headers.get("x-gateway-heartbeat", "").lower() == "off" else seconds
+
+
+def state_unavailable(error: GatewayError, binding: Binding) -> GatewayError:
+    """The error that the caller receives if no target answered. For a call that only one backend can serve, it says
+    why."""
+    if binding.only is None or error.status == 429:
+        return error
+    why = "It did not answer in time." if isinstance(error, UpstreamTimeout) else "It cannot be reached now."
+    return StateUnavailable(f"{binding.reason} {why}")
+
+
+def _relay(admitted: AdmittedCall, upstream: UpstreamResponse, recorder: ObjectRecorder | None) -> RelayedResponse:
+    """The response that relays an upstream's answer, and puts its end on record."""
+    received, record = admitted.received, admitted.record
+    first_byte_ms = received.milliseconds()
+
+    def close(usage: Usage, ended: Ended, text: str) -> asyncio.Future[None]:
+        return record.close(
+            Outcome(
+                status=upstream.status,
+                usage=usage,
+                attempts=upstream.attempts,
+                served_by=upstream.target,
+                first_byte_ms=round(first_byte_ms),
+                total_ms=round(received.milliseconds()),
+                ended=ended,
+            ),
+            text,
+        )
+
+    headers = upstream.headers | _gateway_headers(received, admitted.plan, upstream.attempts, upstream.target)
+    return RelayedResponse(
+        upstream,
+        admitted.connection,
+        headers,
+        close,
+        heartbeat=admitted.heartbeat,
+        witness=recorder,
+        upload=admitted.upload,
+    )
+
+
+def _gateway_headers(
+    received: ReceivedRequest, plan: Plan, attempts: Sequence[Attempt], served_by: Target | None = None
+) -> dict[str, str]:
+    """Headers that say how an answer came about. The overhead is the time that the gateway added to the attempts."""
+    headers = {"x-gateway-request-id": received.request_id, "x-gateway-attempts": str(len(attempts))}
+    if attempts:
+        target = served_by or attempts[-1].target
+        headers["x-gateway-backend"] = target.backend.name
+        headers["x-gateway-region"] = target.backend.region
+        overhead = received.milliseconds() - sum(attempt.milliseconds for attempt in attempts)
+        headers["x-gateway-overhead-ms"] = f"{max(overhead, 0):.2f}"
+        if served_by is not None and target.model != plan.model:
+            headers["x-gateway-canary" if target.model == plan.canary else "x-gateway-fallback"] = target.model
+    if plan.notes is not None:
+        headers["x-gateway-explain"] = explained(plan.notes, attempts)
+    return headers

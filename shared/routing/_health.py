@@ -1,0 +1,128 @@
+"""Health of a deployment, and how each outcome changes it. Pure."""
+
+import msgspec
+
+FAULTS_TO_EJECT = 3  # in a row
+
+
+FIRST_EJECTION = 5.0  # seconds; doubles with every ejection that no success ends
+
+
+LONGEST_EJECTION = 60.0
+
+
+MISCONFIGURED = 60.0  # seconds without trying a deployment that refuses the gateway's identity or is not there
+
+
+DEFAULT_COOL_DOWN = 2.0  # seconds, where a 429 tells nothing
+
+
+LONGEST_COOL_DOWN = 10.0  # a longer Retry-After is obeyed only while another deployment can serve
+
+
+LONGEST_TOLD = 86_400.0  # Azure tells a whole day on free tiers
+
+
+COOL_DOWN_SPREAD = 0.1  # so much longer at most, at random: instances must not all come back at the same moment
+
+
+class Health(msgspec.Struct, frozen=True):
+    """A deployment's health. Times on the monotonic clock; in the past: over.
+
+    `cooling_until`: it said 429 and when to come back. `retry_at`: from then on it may be tried all the same when
+    nothing else is left. `ejected_until`: it failed or refuses us. Until `oversized_until` calls of `oversized` tokens
+    or more are refused, smaller ones may pass.
+    """
+
+    faults: int = 0
+    ejections: int = 0
+    ejected_until: float = 0.0
+    cooling_until: float = 0.0
+    retry_at: float = 0.0
+    oversized: float = 0.0
+    oversized_until: float = 0.0
+    reason: str = ""
+
+    def usable_at(self, now: float, tokens: float = 0.0) -> bool:
+        if now < self.ejected_until or now < self.cooling_until:
+            return False
+        return now >= self.oversized_until or tokens < self.oversized
+
+    def cooling_at(self, now: float, tokens: float = 0.0) -> bool:
+        """Whether it may not even be tried for want of another."""
+        return self.wait_at(now, tokens) > 0
+
+    def wait_at(self, now: float, tokens: float = 0.0) -> float:
+        """Seconds until it may be tried for want of another, as far as its quota goes."""
+        until = self.retry_at
+        if tokens >= self.oversized:
+            until = max(until, self.oversized_until)
+        return until - now
+
+    @property
+    def half_open(self) -> bool:
+        """Whether it was ejected for its faults, and has not answered since: one call may try it once that is over."""
+        return self.faults >= FAULTS_TO_EJECT
+
+
+HEALTHY = Health()
+
+
+def after_success(health: Health) -> Health:
+    """An answer: forget the faults. A cool-down stays, since it came from another call's quota."""
+    return msgspec.structs.replace(health, faults=0, ejections=0, ejected_until=0.0, reason="")
+
+
+def after_throttle(
+    health: Health, now: float, retry_after: float | None, spread: float = 0.0, most: float = LONGEST_TOLD
+) -> Health:
+    """A 429: keep away for as long as it says, but not for longer than `most`. It answers, so the row of faults is
+    broken. `spread`, 0 to 1, makes it up to a tenth longer; never shorter, since a backend knows its quota best."""
+    told = min(retry_after if retry_after is not None else DEFAULT_COOL_DOWN, most, LONGEST_TOLD)
+    return msgspec.structs.replace(
+        health,
+        faults=0,
+        cooling_until=max(health.cooling_until, now + told * (1 + COOL_DOWN_SPREAD * spread)),
+        retry_at=max(health.retry_at, now + min(told, LONGEST_COOL_DOWN)),
+    )
+
+
+def after_oversized(health: Health, now: float, retry_after: float | None, tokens: float) -> Health:
+    """A 429 although quota is left: only calls as large as this one are kept away."""
+    told = min(retry_after if retry_after is not None else DEFAULT_COOL_DOWN, LONGEST_COOL_DOWN)
+    smallest = min(tokens, health.oversized) if now < health.oversized_until else tokens
+    return msgspec.structs.replace(
+        health, faults=0, oversized=smallest, oversized_until=max(health.oversized_until, now + told)
+    )
+
+
+def after_fault(health: Health, now: float, reason: str, jitter: float) -> Health:
+    """A 5xx, a broken connection, a timeout. `jitter` in -1..1 spreads the returns of many instances by 20 %."""
+    faults = health.faults + 1
+    if faults < FAULTS_TO_EJECT:
+        return msgspec.structs.replace(health, faults=faults, reason=reason)
+    if now < health.ejected_until and health.reason != PROBING:
+        # It was ejected while this call was under way: old news, no reason for a longer ejection.
+        return health
+    duration = min(FIRST_EJECTION * 2.0 ** min(health.ejections, 8), LONGEST_EJECTION) * (1 + 0.2 * jitter)
+    return msgspec.structs.replace(
+        health, faults=faults, ejections=health.ejections + 1, ejected_until=now + duration, reason=reason
+    )
+
+
+def after_refusal(health: Health, now: float, reason: str) -> Health:
+    """Our own 401, 403 or DeploymentNotFound: trying again soon cannot help."""
+    return msgspec.structs.replace(health, ejected_until=now + MISCONFIGURED, reason=reason)
+
+
+PROBING = "being tried"
+
+
+def while_probing(health: Health, now: float, seconds: float) -> Health:
+    """One call tries a deployment whose ejection is over; the others keep away until it is known how that went."""
+    return msgspec.structs.replace(health, ejected_until=now + seconds, reason=PROBING)
+
+
+def after_abandoned(health: Health, now: float) -> Health:
+    """The call that tried it went away before it was known how that goes: the next one may try."""
+    return msgspec.structs.replace(health, ejected_until=now) if health.reason == PROBING else health

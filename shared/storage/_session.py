@@ -1,0 +1,74 @@
+"""Requests to a table service: signed, heard by the clock, and tried anew where the service had closed the connection.
+
+Rows are read and written by hand because `azure-data-tables` takes 0.7 to 1.4 ms of CPU for one, 27 ms for a
+transaction of 100 and 16 ms for a page of 200, during which every open stream stutters. Here it is a tenth of that.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import aiohttp
+from yarl import URL
+
+from shared.storage._clock import StoreClock
+from shared.storage._signing import Signer
+
+_HEADERS = {
+    "Accept": "application/json;odata=minimalmetadata",
+    "x-ms-version": "2019-02-02",
+    "DataServiceVersion": "3.0",
+    "MaxDataServiceVersion": "3.0;NetFx",
+}
+
+
+class Answer(NamedTuple):
+    """What the service said."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Session:
+    """Connections to one account's table service. They belong to the event loop that first used them; `close()` it."""
+
+    def __init__(self, endpoint: str, signer: Signer, clock: StoreClock) -> None:
+        parts = urlsplit(endpoint)
+        self._origin, self._root = f"{parts.scheme}://{parts.netloc}", parts.path
+        self._signer = signer
+        self._clock = clock
+        self._session: aiohttp.ClientSession | None = None
+
+    async def send(
+        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None, query: str = ""
+    ) -> Answer:
+        """One request to a path below the endpoint. To be sent only if it does no harm twice: a connection that was
+        closed meanwhile does not tell whether the request was heard. Raises aiohttp's errors and `OSError`."""
+        try:
+            return await self._send(method, path, body, headers or {}, query)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+            return await self._send(method, path, body, headers or {}, query)
+
+    async def close(self) -> None:
+        await self._signer.close()
+        if self._session is not None:
+            await self._session.close()
+
+    async def _send(self, method: str, path: str, body: bytes, headers: Mapping[str, str], query: str) -> Answer:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=64, keepalive_timeout=45),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                skip_auto_headers=("User-Agent", "Accept-Encoding", "Content-Type"),
+                timeout=aiohttp.ClientTimeout(None),
+            )
+        path = self._root + path
+        url = URL(f"{self._origin}{path}?{query}" if query else self._origin + path, encoded=True)
+        signed = await self._signer.headers(self._clock.now(), path)
+        sent = self._clock.local()
+        async with self._session.request(
+            method, url, data=body or None, headers={**_HEADERS, **headers, **signed}
+        ) as response:
+            self._clock.learn(response.headers.get("Date"), sent, self._clock.local())
+            return Answer(response.status, response.headers, await response.read())

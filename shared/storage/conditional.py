@@ -1,0 +1,31 @@
+"""Read, change and conditionally write one row, until no other writer comes between."""
+
+import asyncio
+import random
+from collections.abc import Callable
+
+from shared.errors import StoreUnavailable
+from shared.storage import Properties, Row, Table
+
+TRIES = 8
+PAUSE = 0.01  # seconds, doubled with each try and multiplied by a random number below 1
+
+
+async def update(
+    table: Table, partition: str, key: str, change: Callable[[Row | None], Properties | None], tries: int = TRIES
+) -> Properties | None:
+    """Write what `change` makes of the row (None: there is no row). Return the properties written, or None if `change`
+    returned None and nothing was written.
+
+    `change` may be called several times. A write whose answer was lost looks like another writer's: `change` then sees
+    its own row. Raises `StoreUnavailable` if other writers were faster `tries` times.
+    """
+    for attempt in range(tries):
+        row = await table.get(partition, key)
+        properties = change(row)
+        if properties is None:
+            return None
+        if await table.put(partition, key, properties, row.etag if row is not None else None) is not None:
+            return properties
+        await asyncio.sleep(random.random() * PAUSE * 2**attempt)
+    raise StoreUnavailable(f"the row {partition}/{key} has too many writers: gave up after {tries} tries")

@@ -1,0 +1,1 @@
+"""OpenTelemetry: spans, metrics, export and the log."""

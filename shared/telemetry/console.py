@@ -1,0 +1,73 @@
+"""Log lines on standard output, one per event."""
+
+import asyncio
+import contextlib
+import logging
+import sys
+import time
+from typing import TextIO
+
+
+class _Lines(logging.Formatter):
+    """One line an event: time, level, logger, message. The time's text is made once a second, since every call logs."""
+
+    _second = 0
+    _text = ""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        second = int(record.created)
+        if second != self._second:
+            self._second, self._text = second, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
+        return f"{self._text},{int(record.msecs):03d}"
+
+    def format(self, record: logging.LogRecord) -> str:
+        if record.exc_info or record.stack_info or record.args:
+            return super().format(record)
+        return f"{self.formatTime(record)} {record.levelname} {record.name} {record.msg}"
+
+
+class _Together(logging.StreamHandler[TextIO]):
+    """Writes the lines of one turn of the event loop together: calls end in groups, as their rows are written, and a
+    write for each would be a good part of what a line costs. From a warning on, lines are written at once."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._lines.append(self.format(record))
+            if record.levelno < logging.WARNING:
+                with contextlib.suppress(RuntimeError):  # no loop runs: there are no turns
+                    loop = asyncio.get_running_loop()
+                    if len(self._lines) == 1:
+                        loop.call_soon(self.flush)
+                    return
+            self.flush()
+        except Exception:
+            self.handleError(record)
+
+    def flush(self) -> None:
+        self.acquire()
+        try:
+            if self._lines:
+                lines, self._lines = self._lines, []
+                self.stream.write("\n".join([*lines, ""]))
+            super().flush()
+        finally:
+            self.release()
+
+
+def log_to_stdout() -> None:
+    """As containers expect. Where the host has set up logging of its own, that is used."""
+    root = logging.getLogger("tollgate")
+    root.setLevel(logging.INFO)
+    if not logging.getLogger().handlers and not root.handlers:
+        handler = _Together(sys.stdout)
+        handler.setFormatter(_Lines("%(asctime)s %(levelname)s %(name)s %(message)s"))
+        root.addHandler(handler)
+        root.propagate = False
+        # The logging HOWTO's "Optimization": what no line of ours shows need not be gathered for each.
+        logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+        logging.logAsyncioTasks = False  # type: ignore[attr-defined]
+        logging._srcfile = None

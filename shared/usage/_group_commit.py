@@ -1,0 +1,263 @@
+"""Rows on their way to the table, in groups: while one batch is on its way the next one fills, so that a lone row waits
+for one round trip and a busy process batches by itself.
+
+While the table is out of reach nobody waits for it for longer than two seconds, and rows go to the overflow on disk,
+which is read back as soon as the table answers. What cannot be kept is given up with a line that says what it was.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from shared.errors import StoreUnavailable
+from shared.storage import MAX_BATCH, Store, Value
+from shared.usage.overflow import Group, Overflow
+
+logger = logging.getLogger("tollgate.ledger")
+
+# After a batch of so many rows the next one starts so many seconds later at the earliest: a transaction costs as much
+# CPU as forty rows, so that a busy process had better write fifty times a second than a hundred.
+_BUSY, _PACE = 4, 0.02
+_PATIENCE = 2.0  # seconds that an answer is held back for its row
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds between tries of a batch
+_MAX_ROWS = 50_000  # rows kept in memory where there is no room on disk: about 50 MB
+
+
+class Batch:
+    """Rows of one partition, to be written in one transaction, and the answers that wait for them."""
+
+    def __init__(self, table: str, partition: str, born: float) -> None:
+        self.table = table
+        self.partition = partition
+        self.born = born
+        self.rows: dict[str, dict[str, Value]] = {}
+        self.waiting: list[asyncio.Future[None]] = []
+
+    def release(self) -> None:
+        for waiter in self.waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+        self.waiting.clear()
+
+
+class GroupCommit:
+    """Merges rows into tables in the background. `clock` is monotonic; `linger`: seconds a row may wait for company;
+    `late` is told of a partition that got rows from disk."""
+
+    def __init__(
+        self,
+        store: Store,
+        overflow: Overflow | None,
+        linger: float,
+        clock: Callable[[], float],
+        late: Callable[[str], Awaitable[None]],
+    ) -> None:
+        self._store = store
+        self._late = late
+        self._overflow = overflow
+        self._linger = linger
+        self._clock = clock
+        self._batches: deque[Batch] = deque()
+        self._writer: asyncio.Task[None] | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._under_way: Batch | None = None
+        self._spilling: list[Batch] = []  # on their way to the disk
+        self._lingering: asyncio.TimerHandle | None = None
+        self._failing_since: float | None = None
+        self._pause = _FIRST_PAUSE
+        self.dropped = 0  # rows given up since the start
+        self.spilled = 0  # rows that went to disk since the start
+
+    @property
+    def backlog(self) -> int:
+        """Rows that are neither in the table nor on disk yet."""
+        return sum(len(batch.rows) for batch in (*self._batches, *self._spilling))
+
+    def add(self, table: str, partition: str, key: str, properties: dict[str, Value]) -> Batch:
+        """Put properties into a row. They are written some time after `soon` or `at_once`."""
+        batch = self._open_batch(table, partition, key)
+        row = batch.rows.get(key)
+        batch.rows[key] = properties if row is None else row | properties
+        return batch
+
+    def soon(self) -> None:
+        """Begin to write after a moment, in which more may come."""
+        if self._lingering is None and not self._writing():
+            self._lingering = asyncio.get_running_loop().call_later(self._linger, self.at_once)
+
+    def at_once(self) -> None:
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
+        if not self._writing():
+            self._writer = asyncio.get_running_loop().create_task(self._write())
+
+    def written(self, batch: Batch) -> asyncio.Future[None]:
+        """Done when the batch is in the table; early when that takes longer than anyone should wait."""
+        waiter = asyncio.get_running_loop().create_future()
+        if self._out_of_patience():
+            waiter.set_result(None)
+        else:
+            batch.waiting.append(waiter)
+        return waiter
+
+    async def recover(self) -> None:
+        """Read back what processes before this one left on disk."""
+        if self._overflow is not None and await asyncio.to_thread(self._overflow.adopt):
+            logger.warning("usage rows of an earlier process are read back from disk")
+            self._start_reading()
+
+    async def stop(self, patience: float) -> None:
+        """Write what is left; what cannot be written in this time goes to disk, or is reported as lost."""
+        if self._batches:
+            self.at_once()
+        if self._writer is not None and self._writing():
+            await asyncio.wait((self._writer,), timeout=patience)
+            await _end(self._writer)
+        await self._spill()
+        if self._reader is not None:
+            await _end(self._reader)
+        if self._overflow is not None:
+            await asyncio.to_thread(self._overflow.close)
+        while self._batches:
+            self._lose(self._batches[0], "were not written before the gateway ended, and not kept on disk")
+
+    def _writing(self) -> bool:
+        return self._writer is not None and not self._writer.done()
+
+    def _open_batch(self, table: str, partition: str, key: str) -> Batch:
+        """The batch that has this row already, else one that still takes rows of its partition. The one that is on its
+        way takes none."""
+        room = None
+        for batch in reversed(self._batches):
+            if batch.partition == partition and batch is not self._under_way:
+                if key in batch.rows:
+                    return batch
+                if room is None and len(batch.rows) < MAX_BATCH:
+                    room = batch
+        if room is not None:
+            return room
+        if len(self._batches) * MAX_BATCH > _MAX_ROWS:
+            self._lose(self._batches[0], "are the oldest of too many that wait for the table")
+        batch = Batch(table, partition, self._clock())
+        self._batches.append(batch)
+        return batch
+
+    async def _write(self) -> None:
+        """Writes the batches in turn until none is left; the store bounds the time of each try."""
+        while self._batches:
+            batch, started = self._batches[0], self._clock()
+            for waiting in self._batches:  # the oldest first
+                if started - waiting.born < _PATIENCE:
+                    break
+                waiting.release()
+            self._under_way = batch
+            try:
+                await self._store.table(batch.table).merge(batch.partition, batch.rows)
+            except StoreUnavailable as error:
+                self._under_way = None
+                await self._wait_for_the_table(started, error)
+                continue
+            except Exception as error:  # no retry can help; the next rows, and answers, must not wait behind these
+                self._lose(batch, f"cannot be written ({type(error).__name__}: {error})")
+                self._under_way = None
+                continue
+            self._table_answers()
+            batch.release()
+            if self._batches and self._batches[0] is batch:
+                self._batches.popleft()
+            self._under_way = None
+            if len(batch.rows) >= _BUSY:
+                await asyncio.sleep(max(0.0, started + _PACE - self._clock()))
+
+    async def _wait_for_the_table(self, tried: float, error: StoreUnavailable) -> None:
+        if self._failing_since is None:
+            self._failing_since = tried
+            logger.warning("usage rows wait for the table: %s", error)
+        if self._out_of_patience():
+            for waiting in self._batches:
+                waiting.release()
+            await self._spill()
+        await asyncio.sleep(self._pause)
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+
+    def _table_answers(self) -> None:
+        if self._failing_since is not None:
+            logger.warning("the table takes usage rows again")
+            self._failing_since, self._pause = None, _FIRST_PAUSE
+
+    def _out_of_patience(self) -> bool:
+        """Whether a row that queues now would have to wait for too long: the table fails, or has a backlog to take."""
+        now = self._clock()
+        failing = self._failing_since is not None and now - self._failing_since >= _PATIENCE
+        return failing or (bool(self._batches) and now - self._batches[0].born >= _PATIENCE)
+
+    async def _spill(self) -> None:
+        """Move what waits to the disk, as far as there is room; what is there is safe from the end of the process."""
+        if self._overflow is None or not self._batches:
+            return
+        moving = self._spilling = list(self._batches)
+        self._batches = deque()
+        for batch in moving:
+            batch.release()
+        groups = [Group(batch.table, batch.partition, batch.rows) for batch in moving]
+        try:
+            stored = await asyncio.to_thread(self._overflow.append, groups)
+        except asyncio.CancelledError:  # they may be stored all the same: twice does no harm
+            self._batches.extendleft(reversed(moving))
+            raise
+        finally:
+            self._spilling = []
+        self._batches.extendleft(reversed(moving[stored:]))
+        if stored:
+            rows = sum(len(batch.rows) for batch in moving[:stored])
+            self.spilled += rows
+            logger.warning("%d usage rows wait on disk for the table; %d so far", rows, self.spilled)
+            self._start_reading()
+
+    def _start_reading(self) -> None:
+        if self._reader is None or self._reader.done():
+            self._reader = asyncio.get_running_loop().create_task(self._read_back())
+
+    async def _read_back(self) -> None:
+        """Write what is on disk, at leisure: nobody waits for it."""
+        assert self._overflow is not None
+        pause, rows = _FIRST_PAUSE, 0
+        while (group := await asyncio.to_thread(self._overflow.next)) is not None:
+            try:
+                await self._store.table(group.table).merge(group.partition, group.rows)
+                await self._late(group.partition)
+            except StoreUnavailable:
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                continue
+            except Exception as error:
+                self._give_up(group.rows, f"cannot be written ({type(error).__name__}: {error})")
+            else:
+                self._table_answers()
+                rows, pause = rows + len(group.rows), _FIRST_PAUSE
+            await asyncio.to_thread(self._overflow.advance)
+            await asyncio.sleep(_PACE)
+        if rows:
+            logger.warning("%d usage rows were read back from disk", rows)
+
+    def _lose(self, batch: Batch, reason: str) -> None:
+        if batch in self._batches:
+            self._batches.remove(batch)
+        batch.release()
+        self._give_up(batch.rows, reason)
+
+    def _give_up(self, rows: dict[str, dict[str, Value]], reason: str) -> None:
+        """Never without a word, and with what a bill would miss."""
+        self.dropped += len(rows)
+        tokens = [sum(int(row.get(name, 0)) for row in rows.values()) for name in ("e_input", "e_output")]
+        logger.error(
+            "%d usage rows lost (%s to %s; %d input and %d output tokens): they %s; %d so far",
+            len(rows), min(rows), max(rows), *tokens, reason, self.dropped,
+        )  # fmt: skip
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait((task,))

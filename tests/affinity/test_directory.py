@@ -1,0 +1,264 @@
+"""Where new objects go and known ones are found: homes, conflicts, adoption, rows. On tables in memory."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from shared.affinity import directory as module
+from shared.affinity.directory import Location, ObjectDirectory, drop_old
+from shared.azure_openai import operations, requests
+from shared.config import document
+from shared.config.document import Backend
+from shared.errors import StateConflict, StateNotFound, StateUnavailable, StoreUnavailable
+from shared.storage import Row
+from shared.storage.memory import MemoryStore, MemoryTable
+from shared.types import Call, Consumer, Reference
+
+ALICE, BOB = Consumer("alice00000", "Alice"), Consumer("bob0000000", "Bob")
+ONE, TWO = Reference("file", "file-11111"), Reference("vector_store", "vs_22222")
+
+
+class CountedStore(MemoryStore):
+    """Takes its time for every row that is read, and counts how many are asked for."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        super().__init__()
+        self.seconds, self.reads, self.reading, self.most = seconds, 0, 0, 0
+
+    def table(self, name: str) -> MemoryTable:
+        return CountedTable(self, name)
+
+
+class CountedTable(MemoryTable):
+    def __init__(self, store: CountedStore, name: str) -> None:
+        super().__init__(store, name)
+        self.counts = store
+
+    async def get(self, partition: str, key: str) -> Row | None:
+        counts = self.counts
+        counts.reads += 1
+        counts.reading += 1
+        counts.most = max(counts.most, counts.reading)
+        await asyncio.sleep(counts.seconds)
+        counts.reading -= 1
+        return await super().get(partition, key)
+
+
+def configuration(*names: str, adopts: bool = False, **models: list[str]) -> document.Configuration:
+    backends = [
+        Backend(
+            name=name,
+            endpoint=f"https://{name}.openai.azure.com",
+            region=name,
+            models={model: model for model in models.get(name, ["gpt-4o", "gpt-4o-mini"])},
+        )
+        for name in names
+    ]
+    return document.Configuration(backends=backends, adopt_unknown_ids=adopts)
+
+
+def affinity(
+    store: MemoryStore, settings: document.Configuration, down: frozenset[str] = frozenset(), **having: str
+) -> ObjectDirectory:
+    """`having`: which backends have which id."""
+    asked: list[str] = []
+
+    async def ask(backend: Backend, reference: Reference) -> bool:
+        asked.append(backend.name)
+        if backend.name in down:
+            raise StateUnavailable("down")
+        return having.get(backend.name) == reference.id
+
+    made = ObjectDirectory(store, settings, lambda backend: backend.name not in down, ask)
+    made.__dict__["asked"] = asked
+    return made
+
+
+def call(path: str, body: bytes = b"", method: str = "POST") -> Call:
+    return requests.parse_call(operations.match(method, path), "", {}, body)
+
+
+async def place(affinity: ObjectDirectory, consumer: Consumer, reference: Reference) -> Location:
+    return (await affinity.places(consumer, (reference,)))[reference]
+
+
+async def known(affinity: ObjectDirectory, consumer: Consumer, **where: Reference) -> None:
+    for backend, reference in where.items():
+        await asyncio.gather(*affinity.record(consumer.id, backend, {reference: False}))
+
+
+async def test_a_home_is_one_for_all_models_that_it_serves_and_the_same_on_every_instance() -> None:
+    store, settings = MemoryStore(), configuration("a", "b", "c")
+    homes = await asyncio.gather(
+        *(affinity(store, settings).home(ALICE, model) for model in ("", "gpt-4o", "gpt-4o-mini", "") * 5)
+    )
+    assert len(set(homes)) == 1
+    others = {await affinity(MemoryStore(), settings).home(Consumer(f"c{number}", "x"), "") for number in range(40)}
+    assert others == {"a", "b", "c"}
+
+
+async def test_a_home_serves_the_model_and_files_go_where_most_can_be_done() -> None:
+    settings = configuration("a", "b", a=["embed"], b=["embed", "gpt-4o"])
+    homes = affinity(MemoryStore(), settings)
+    assert await homes.home(ALICE, "gpt-4o") == "b"
+    assert await homes.home(ALICE, "") == "b"
+    assert await homes.home(ALICE, "embed") == "b"
+    assert await affinity(MemoryStore(), settings).home(BOB, "") == "b"
+
+
+async def test_a_home_stays_until_it_leaves_the_configuration() -> None:
+    store = MemoryStore()
+    first = await affinity(store, configuration("a", "b")).home(ALICE, "gpt-4o")
+    assert await affinity(store, configuration("a", "b"), down=frozenset((first,))).home(ALICE, "gpt-4o") == first
+    [other] = {"a", "b"} - {first}
+    moved = affinity(store, configuration(other, "c"))
+    assert await moved.home(ALICE, "gpt-4o") in (other, "c")
+    await known(moved, ALICE, **{first: ONE})
+    with pytest.raises(StateUnavailable, match="no longer in the gateway's configuration"):
+        await moved.bind(ALICE, call("/v1/files/file-11111", method="GET"), "")
+
+
+async def test_a_dead_backend_becomes_nobodys_home() -> None:
+    for number in range(10):
+        homes = affinity(MemoryStore(), configuration("a", "b"), down=frozenset(("a",)))
+        assert await homes.home(Consumer(f"c{number}", "x"), "") == "b"
+
+
+async def test_objects_of_two_backends_are_a_conflict_that_says_which_is_where() -> None:
+    found = affinity(MemoryStore(), configuration("a", "b"))
+    await known(found, ALICE, a=ONE, b=TWO)
+    with pytest.raises(StateConflict) as conflict:
+        await found.bind(ALICE, call("/v1/vector_stores/vs_22222/files", b'{"file_id": "file-11111"}'), "")
+    assert "file-11111 is in a" in conflict.value.message
+    assert "vs_22222 is in b" in conflict.value.message
+
+
+async def test_another_instance_finds_what_was_made_and_keeps_it_from_others() -> None:
+    store, settings = MemoryStore(), configuration("a", "b")
+    await known(affinity(store, settings), ALICE, b=ONE)
+    other = affinity(store, settings)
+    binding = await other.bind(ALICE, call("/v1/files/file-11111", method="GET"), "")
+    assert binding.only == frozenset(("b",))
+    with pytest.raises(StateNotFound):
+        await other.bind(BOB, call("/v1/files/file-11111", method="GET"), "")
+    assert await other.own(ALICE, "file") == {"file-11111": "b"}
+    assert await other.own(BOB, "file") == {}
+    await known(other, BOB, a=ONE)  # nobody takes over what has an owner
+    assert (await place(affinity(store, settings), ALICE, ONE)).backend == "b"
+    await other.forget(ALICE, ONE)
+    with pytest.raises(StateNotFound):
+        await place(affinity(store, settings), ALICE, ONE)
+
+
+async def test_responses_may_be_made_elsewhere_in_need_and_files_not() -> None:
+    found = affinity(MemoryStore(), configuration("a", "b"))
+    response = await found.bind(ALICE, call("/v1/responses", b'{"model": "gpt-4o"}'), "gpt-4o")
+    file = await found.bind(ALICE, call("/v1/vector_stores", b"{}"), "")
+    assert (response.only, response.first) == (None, file.first)
+    assert file.only == frozenset((file.first,))
+
+
+async def test_a_usage_is_charged_once_whoever_is_told_it() -> None:
+    store, settings = MemoryStore(), configuration("a")
+    run = Reference("run", "run_12345")
+    first = affinity(store, settings)
+    await asyncio.gather(*first.record(ALICE.id, "a", {run: True}))
+    instances = [first, *(affinity(store, settings) for _ in range(4))]
+    told = await asyncio.gather(*(instance.claim_charge(run) for instance in instances for _ in range(2)))
+    assert sum(told) == 1
+
+
+@pytest.mark.parametrize("object_id", ["file-1/../x", "file-\x00", "f" * 2000, "file#1", "\ud800"])
+async def test_what_can_be_no_id_is_not_found(object_id: str) -> None:
+    with pytest.raises(StateNotFound):
+        await place(affinity(MemoryStore(), configuration("a")), ALICE, Reference("file", object_id))
+
+
+async def test_unknown_ids_are_adopted_only_where_that_is_allowed_and_looked_for_once() -> None:
+    with pytest.raises(StateNotFound):
+        await place(affinity(MemoryStore(), configuration("a", "b"), b="file-11111"), ALICE, ONE)
+    adopting: Any = affinity(MemoryStore(), configuration("a", "b", adopts=True), b="file-11111")
+    for consumer in (ALICE, BOB, ALICE):  # it has no owner
+        assert (await place(adopting, consumer, ONE)).backend == "b"
+    assert adopting.asked == ["a", "b"]
+    for _ in range(2):
+        with pytest.raises(StateNotFound):
+            await place(adopting, ALICE, TWO)
+    assert adopting.asked == ["a", "b"] * 2
+    silent = affinity(MemoryStore(), configuration("a", "b", adopts=True), down=frozenset(("a",)))
+    with pytest.raises(StateUnavailable):  # who did not answer may have it
+        await place(silent, ALICE, ONE)
+
+
+async def test_an_item_stands_for_no_object_and_for_nobody_elses_item() -> None:
+    store, settings = MemoryStore(), configuration("a", "b")
+    item = Reference("item", "msg_12345")
+    await known(affinity(store, settings), ALICE, a=ONE)
+    listing = affinity(store, settings)
+    await asyncio.gather(*listing.record_items(BOB.id, "b", [ONE.id, item.id, "msg_of_both"]))
+    await asyncio.gather(*listing.record_items(ALICE.id, "a", ["msg_67890", "msg_of_both"]))
+    for instance in (listing, affinity(store, settings)):
+        for consumer, other in ((BOB, ONE), (ALICE, item), (BOB, Reference("item", "msg_67890"))):
+            with pytest.raises(StateNotFound):
+                await place(instance, consumer, other)
+        assert (await place(instance, ALICE, ONE)).backend == "a"
+        assert (await place(instance, BOB, item)).backend == "b"
+        for consumer, backend in ((ALICE, "a"), (BOB, "b")):
+            assert (await place(instance, consumer, Reference("item", "msg_of_both"))).backend == backend
+        for kind in ("item", "batch", "response"):  # nor does an object for an item, or for one of another kind
+            with pytest.raises(StateNotFound):
+                await place(instance, ALICE, Reference(kind, ONE.id))
+
+
+async def test_items_push_no_object_out_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_KNOWN", 5)
+    store = CountedStore()
+    found = affinity(store, configuration("a"))
+    await known(found, ALICE, a=ONE)
+    ids = [f"msg_{number:05}" for number in range(20)]
+    await asyncio.gather(*found.record_items(ALICE.id, "a", ids))
+    await place(found, ALICE, ONE)
+    await place(found, ALICE, Reference("item", ids[-1]))
+    assert store.reads == 0
+    await place(found, ALICE, Reference("item", ids[0]))  # items have their bound, too
+    assert store.reads > 0
+
+
+async def test_one_call_asks_for_few_objects_at_a_time_and_for_no_more_when_one_is_not_there() -> None:
+    store, settings = CountedStore(), configuration("a")
+    items = tuple(Reference("item", f"msg_{number:05}") for number in range(300))
+    await asyncio.gather(*affinity(store, settings).record_items(ALICE.id, "a", [item.id for item in items]))
+    assert len(await affinity(store, settings).places(ALICE, items)) == 300
+    assert store.reads >= 300
+    assert store.most <= 24
+    store.reads = 0
+    with pytest.raises(StateNotFound):
+        await affinity(store, settings).places(ALICE, (ONE, *items))
+    assert store.reads <= 24
+
+
+async def test_all_that_one_call_asks_for_has_one_budget_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_WAIT", 0.2)
+    store = CountedStore(0.05)
+    items = tuple(Reference("item", f"msg_{number:05}") for number in range(300))
+    found = affinity(store, configuration("a"))
+    await asyncio.gather(*affinity(store, configuration("a")).record_items(ALICE.id, "a", [item.id for item in items]))
+    with pytest.raises(StoreUnavailable):
+        await found.places(ALICE, items)
+
+
+async def test_a_call_by_sip_is_answered_at_the_home_where_unknown_ids_are_adopted() -> None:
+    call_by_sip = Reference("realtime_call", "rtc_12345")
+    with pytest.raises(StateNotFound):
+        await place(affinity(MemoryStore(), configuration("a", "b")), ALICE, call_by_sip)
+    adopting = affinity(MemoryStore(), configuration("a", "b", adopts=True))
+    assert (await place(adopting, ALICE, call_by_sip)).backend == await adopting.home(ALICE, "")
+
+
+async def test_old_months_are_dropped_whole_and_nothing_else() -> None:
+    store = MemoryStore(lambda: 1_795_000_000.0)  # November 2026
+    for name in ("affinity", "affinity202607", "affinity202608", "affinity202609", "affinity202610", "affinity202611"):
+        await store.table(name).put("p", "r", {"x": 1}, None)
+    await drop_old(store)
+    assert await store.names("affinity") == ["affinity", "affinity202609", "affinity202610", "affinity202611"]

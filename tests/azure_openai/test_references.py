@@ -1,0 +1,160 @@
+"""Which objects a body names, wherever the API lets it name them, and nothing that only looks so."""
+
+import json
+from typing import Any
+
+import pytest
+
+from shared.azure_openai import references
+from shared.azure_openai.references import named, told
+from shared.types import Reference
+
+
+@pytest.mark.parametrize(
+    ("operation", "body", "expected"),
+    [
+        ("responses.create", {"previous_response_id": "resp_1"}, ["response:resp_1"]),
+        ("responses.create", {"conversation": "conv_1"}, ["conversation:conv_1"]),
+        ("responses.create", {"conversation": {"id": "conv_1"}}, ["conversation:conv_1"]),
+        (
+            "responses.create",
+            {
+                "input": [
+                    {"role": "user", "content": [{"type": "input_file", "file_id": "file-1"}, {"type": "input_text"}]}
+                ]
+            },
+            ["file:file-1"],
+        ),
+        (
+            "responses.create",
+            {
+                "tools": [
+                    {"type": "file_search", "vector_store_ids": ["vs_1", "vs_2"]},
+                    {"type": "code_interpreter", "container": {"type": "auto", "file_ids": ["file-1"]}},
+                    {"type": "code_interpreter", "container": "cntr_1"},
+                    {"type": "image_generation", "input_image_mask": {"file_id": "file-2"}},
+                ]
+            },
+            ["vector_store:vs_1", "vector_store:vs_2", "file:file-1", "container:cntr_1", "file:file-2"],
+        ),
+        (
+            "chat.completions",
+            {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": "file-1"}}]}]},
+            ["file:file-1"],
+        ),
+        ("batches.create", {"input_file_id": "file-1"}, ["file:file-1"]),
+        (
+            "fine_tuning.jobs.create",
+            {"training_file": "file-1", "validation_file": "file-2"},
+            ["file:file-1", "file:file-2"],
+        ),
+        ("vector_stores.create", {"file_ids": ["file-1", "file-1", ""]}, ["file:file-1"]),
+        ("vector_stores.file_batches.create", {"files": [{"file_id": "file-1"}]}, ["file:file-1"]),
+        (
+            "assistants.create",
+            {
+                "tool_resources": {
+                    "code_interpreter": {"file_ids": ["file-1"]},
+                    "file_search": {"vector_store_ids": ["vs_1"], "vector_stores": [{"file_ids": ["file-2"]}]},
+                }
+            },
+            ["file:file-1", "vector_store:vs_1", "file:file-2"],
+        ),
+        (
+            "threads.create_and_run",
+            {
+                "assistant_id": "asst_1",
+                "thread": {
+                    "messages": [
+                        {
+                            "content": [{"type": "image_file", "image_file": {"file_id": "file-1"}}],
+                            "attachments": [{"file_id": "file-2", "tools": []}],
+                        }
+                    ]
+                },
+            },
+            ["assistant:asst_1", "file:file-1", "file:file-2"],
+        ),
+        ("evals.runs.create", {"data_source": {"source": {"type": "file_id", "id": "file-1"}}}, ["file:file-1"]),
+    ],
+)
+def test_every_field_that_names_an_object_is_found(operation: str, body: dict[str, Any], expected: list[str]) -> None:
+    found = named(json.dumps(body).encode(), operation)
+    assert [f"{reference.kind}:{reference.id}" for reference in found] == expected
+
+
+def test_a_field_cannot_hide_behind_escapes_or_a_twin() -> None:
+    hidden = b'{"previous\\u005fresponse\\u005fid": "resp_1"}'
+    assert named(hidden, "responses.create") == (Reference("response", "resp_1"),)
+    twins = b'{"messages": [{"file": {"file_id": "file-1", "file_id": "file-2"}}]}'
+    assert {reference.id for reference in named(twins, "chat.completions")} == {"file-1", "file-2"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"metadata": {"file_id": "mine", "conversation": "a talk"}},
+        {"messages": [{"role": "user", "content": "the file_id is file-1"}]},
+        {"tools": [{"function": {"parameters": {"properties": {"file_id": {"type": "string", "const": "x"}}}}}]},
+        {"text": {"format": {"schema": {"file_id": "x"}}}},
+        {"file_id": None, "previous_response_id": 7},
+        {"annotations": [{"file_id": "cfile_1"}]},
+    ],
+)
+def test_what_a_caller_wrote_freely_names_nothing(body: dict[str, Any]) -> None:
+    assert named(json.dumps(body).encode(), "chat.completions") == ()
+
+
+def test_an_answer_tells_of_what_it_made_besides_itself() -> None:
+    batch = {"id": "batch_1", "input_file_id": "file-in", "output_file_id": "file-out", "error_file_id": None}
+    assert told(json.dumps(batch).encode()) == (Reference("file", "file-in"), Reference("file", "file-out"))
+    output = {"output": [{"type": "code_interpreter_call", "container_id": "cntr_123"}]}
+    assert told(json.dumps(output).encode()) == (Reference("container", "cntr_123"),)
+    assert told(b"not json with file_id") == ()
+
+
+@pytest.mark.parametrize(
+    ("item", "kinds"),
+    [
+        ({"type": "item_reference", "id": "msg_1"}, ("item",)),
+        ({"id": "msg_1"}, ("item",)),
+        ({"id": "msg_1", "type": None, "status": "completed"}, ("item",)),
+        ({"id": "msg_1", "role": "user", "content": "a"}, ()),
+        ({"type": "reasoning", "id": "msg_1", "summary": []}, ("item",)),
+        ({"type": "reasoning", "id": "msg_1", "encrypted_content": None}, ("item",)),
+        ({"type": "reasoning", "id": "msg_1", "encrypted_content": "x"}, ("sealed",)),
+        ({"type": "compaction", "id": "msg_1", "encrypted_content": "x"}, ("sealed",)),
+        ({"type": "message", "id": "msg_1", "role": "assistant", "content": "a"}, ()),  # it says all that it is
+        ({"type": "function_call", "id": "msg_1", "name": "f", "arguments": "{}", "call_id": "c"}, ()),
+        ({"type": "item_reference", "id": 7}, ()),
+    ],
+)
+def test_items_are_named_where_only_their_ids_say_what_they_are(item: object, kinds: tuple[str, ...]) -> None:
+    for body, operation in (({"input": [item]}, "responses.create"), ({"items": [item]}, "conversations.items.create")):
+        found = references.named(json.dumps(body).encode(), operation)
+        assert found == tuple(Reference(kind, "msg_1") for kind in kinds)
+
+
+@pytest.mark.parametrize(
+    ("operation", "body"),
+    [
+        ("fine_tuning.graders.run", {"item": {"items": [{"id": "sku-1"}]}}),
+        ("evals.runs.create", {"data_source": {"source": {"content": [{"item": {"input": [{"id": "q1"}]}}]}}}),
+        ("evals.runs.create", {"data_source": {"source": {"content": [{"item": {"type": "reasoning", "id": "q1"}}]}}}),
+        ("batches.create", {"items": [{"type": "item_reference", "id": "q1"}]}),
+    ],
+)
+def test_a_callers_own_rows_are_no_items(operation: str, body: object) -> None:
+    assert named(json.dumps(body).encode(), operation) == ()
+
+
+def test_an_item_without_an_id_takes_no_other_its_own() -> None:
+    output = [{"id": None}, {"type": "message", "id": "msg_12345"}, {"id": 7}, {}]
+    assert references.items(json.dumps(output).encode()) == ["msg_12345"]
+
+
+def test_an_answer_tells_of_its_items_apart_from_objects() -> None:
+    output = [{"type": "reasoning", "id": "rs_12345"}, {"type": "message", "id": "msg_12345"}, {"id": "x/y"}]
+    assert references.items(json.dumps(output).encode()) == ["rs_12345", "msg_12345"]
+    assert references.told(json.dumps({"output": output, "conversation": None}).encode()) == ()
+    assert references.items(b'{"a": 1}') == []

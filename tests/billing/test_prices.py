@@ -1,0 +1,199 @@
+"""Prices: the table, what the configuration puts before it, and the arithmetic, against figures worked out by hand."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.billing import prices as price_list
+from shared.billing.cost import USD, cost, exactly
+from shared.billing.prices import Prices
+from shared.config import document as config_document
+from shared.config.document import Backend, PriceLine
+from shared.config.parsing import parse
+from shared.errors import ConfigurationError
+from shared.types import Usage
+
+NOW = datetime(2026, 11, 21, tzinfo=UTC).timestamp()
+SWEDEN = Backend(name="sweden", endpoint="https://a", region="swedencentral", models={"gpt-4o": "a", "gpt-5.4": "b"})
+ZONE = Backend(
+    name="zone", endpoint="https://b", region="Sweden Central", models={"gpt-4o": "a"}, deployment="data_zone"
+)
+JAPAN = Backend(name="japan", endpoint="https://b", region="japaneast", models={"gpt-5.4": "a"}, deployment="data_zone")
+REGIONAL = Backend(name="regional", endpoint="https://c", region="swedencentral", models={}, deployment="regional")
+PRICES = Prices((), (SWEDEN, ZONE, JAPAN, REGIONAL))
+
+
+def usd(model: str, usage: Usage, prices: Prices = PRICES, **more: Any) -> float | None:
+    picodollars = cost(prices.of(model, NOW, tier=usage.service_tier, **more), usage)
+    return None if picodollars is None else picodollars / USD
+
+
+@pytest.mark.parametrize(
+    ("model", "usage", "more", "expected"),
+    [
+        # 600,000 at 2.50, 400,000 cached at 1.25, 100,000 at 10.00 a million
+        ("gpt-4o", Usage(1_000_000, 100_000, 400_000), {"backend": "sweden"}, 1.5 + 0.5 + 1.0),
+        ("gpt-4o", Usage(1_000_000, 100_000, 400_000), {"backend": "zone"}, 1.65 + 0.55 + 1.1),
+        ("gpt-4o", Usage(1_000_000, 100_000), {"backend": "zone", "region": "uksouth"}, 2.75 + 1.1),
+        ("gpt-4o-2024-08-06", Usage(1_000_000, 0), {}, 2.5),  # a dated name
+        ("gpt-4o-2024-05-13", Usage(1_000_000, 0), {}, 5.0),  # one with a price of its own
+        ("o3", Usage(0, 1_000_000, reasoning_tokens=900_000), {"backend": "regional"}, 9.68),  # Sweden's own
+        ("gpt-5.4", Usage(1_000_000, 1_000_000), {"backend": "sweden"}, 2.5 + 15),
+        ("gpt-5.4", Usage(1_000_000, 1_000_000), {"backend": "sweden", "long": True}, 5 + 22.5),
+        ("gpt-5.4", Usage(1_000_000, 1_000_000), {"backend": "japan"}, 3 + 18),
+        ("gpt-5.4", Usage(1_000_000, 1_000_000, service_tier="priority"), {}, 5 + 30),
+        ("gpt-5.4", Usage(1_000_000, 1_000_000, service_tier="batch"), {}, 1.25 + 7.5),
+        ("gpt-5.4", Usage(1_000_000, 1_000_000, service_tier="default"), {}, 2.5 + 15),
+        ("gpt-4o", Usage(300_000, 0), {"long": True}, 0.75),  # it has one price for any context
+        # of 1,000 tokens of input 800 are sound at 40, of 500 of output 400 at 80 a million
+        (
+            "gpt-audio",
+            Usage(1000, 500, audio_input_tokens=800, audio_output_tokens=400),
+            {},
+            (200 * 2.5 + 800 * 40 + 100 * 10 + 400 * 80) / 1e6,
+        ),
+        ("gpt-image-1", Usage(100, 4000, image_output_tokens=4000, images=1), {}, (100 * 5 + 4000 * 40) / 1e6),
+        ("whisper", Usage(seconds=90.0), {}, 90 * 0.36 / 3600),
+        ("tts-hd", Usage(characters=2_000), {}, 0.06),
+        ("text-embedding-3-small", Usage(1_000_000), {}, 0.02),
+        ("gpt-3.5-turbo-instruct", Usage(1_000_000), {}, 1.5),  # OpenAI's name of gpt-35-turbo-instruct
+        ("nonesuch", Usage(), {}, 0.0),  # nothing was used
+    ],
+)
+def test_costs_are_those_worked_out_by_hand(model: str, usage: Usage, more: dict[str, Any], expected: float) -> None:
+    assert usd(model, usage, **more) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("model", "usage"),
+    [
+        ("nonesuch", Usage(1, 0)),
+        ("nonesuch", Usage(0, 1)),
+        ("gpt-4o", Usage(images=1)),
+        ("gpt-4o", Usage(seconds=0.5)),
+        ("gpt-4o", Usage(1, 1, service_tier="flex")),
+        ("gpt-4o-mini-tts", Usage(characters=100)),  # it is charged by tokens, which the backend did not tell
+        ("text-embedding-3-small", Usage(0, 1)),
+    ],
+)
+def test_what_has_no_price_does_not_cost_zero(model: str, usage: Usage) -> None:
+    assert usd(model, usage) is None
+
+
+def test_a_price_holds_from_its_day_on() -> None:
+    lines = [
+        PriceLine(model="mine", since="2026-03-01", input=1.0),
+        PriceLine(model="mine", since="2026-11-21", input=2),
+    ]
+    prices = Prices(lines)
+    assert prices.of("mine", datetime(2026, 2, 28, 23, tzinfo=UTC).timestamp()) is None
+    before, after = prices.of("mine", NOW - 1), prices.of("mine", NOW)
+    assert (before and before.input, after and after.input) == (1_000_000, 2_000_000)
+    assert int(NOW) in prices.changes
+
+
+def test_the_configuration_goes_before_the_table_for_what_it_names() -> None:
+    lines = [
+        PriceLine(model="GPT-4o", input=1.0, output=1.0),
+        PriceLine(model="gpt-4o", deployment="data_zone", input=3.0, output=3.0),
+        PriceLine(model="gpt-4o", regions=["Sweden Central"], since="2026-11-22", input=9.0, output=9.0),
+    ]
+    prices = Prices(lines, (SWEDEN, ZONE))
+    assert usd("gpt-4o", Usage(1_000_000), prices, backend="sweden") == 1.0
+    assert usd("gpt-4o", Usage(1_000_000), prices, backend="zone") == 3.0
+    assert usd("gpt-4o", Usage(1_000_000, service_tier="batch"), prices, backend="sweden") == 1.25
+    assert usd("gpt-4o-mini", Usage(1_000_000), prices) == 0.15
+    later = cost(prices.of("gpt-4o", NOW + 86_400, backend="zone"), Usage(1_000_000))
+    assert later == 9 * USD
+
+
+def test_what_is_reserved_is_the_highest_price_of_the_backends_that_serve() -> None:
+    dearest = PRICES.dearest("gpt-4o", NOW)
+    assert dearest is not None
+    assert dearest.output == 11_000_000
+    assert PRICES.dearest("nonesuch", NOW) is None
+
+
+def test_units_of_capacity_cost_by_where_they_are() -> None:
+    assert [
+        PRICES.unit_hour(backend.deployment, backend.region, NOW) for backend in (SWEDEN, ZONE, JAPAN, REGIONAL)
+    ] == [
+        1 * USD,
+        1.1 * USD,
+        1.2 * USD,
+        2.2 * USD,
+    ]
+
+
+def test_the_table_names_its_source_and_every_line_is_sound() -> None:
+    assert "prices.azure.com" in price_list.source()
+    lines = list(price_list._listed())
+    assert len(lines) > 400
+    assert [line for line in lines if line.problem()] == []
+    assert all(line.since for line in lines)
+    for line in lines:  # a price with more decimals than a picodollar has would be rounded
+        for name in config_document.AMOUNTS:
+            if (amount := getattr(line, name)) is not None and name not in ("second", "unit_hour"):
+                assert round(amount * 1e6) == pytest.approx(amount * 1e6, abs=1e-6), line
+
+
+counts = st.integers(0, 10**9)
+
+
+@given(st.lists(st.tuples(counts, counts, counts), min_size=1, max_size=20), st.randoms())
+def test_sums_of_costs_are_exact_in_any_order(calls: list[tuple[int, int, int]], random: Any) -> None:
+    price = PRICES.of("gpt-4o", NOW)
+    usages = [Usage(a + c, b, c) for a, b, c in calls]
+    costs = [cost(price, usage) or 0 for usage in usages]
+    whole = Usage(
+        *(
+            sum(values)
+            for values in zip(*((u.input_tokens, u.output_tokens, u.cached_input_tokens) for u in usages), strict=True)
+        )
+    )
+    random.shuffle(costs)
+    assert sum(costs) == cost(price, whole)
+    assert float(exactly(sum(costs))) == pytest.approx(sum(costs) / USD)
+
+
+def test_all_digits_are_told() -> None:
+    assert [exactly(n) for n in (0, 1, -1, USD, 1_500_000_000_000)] == [
+        "0",
+        "0.000000000001",
+        "-0.000000000001",
+        "1",
+        "1.5",
+    ]
+
+
+def test_prices_that_make_no_sense_stop_the_start() -> None:
+    backend = {"name": "a", "endpoint": "https://a", "region": "r", "models": {"m": "m"}}
+    capacity = {"model": "n", "units": -1, "from": "soon"}
+    prices: list[dict[str, Any]] = [
+        {"model": "m"},
+        {"model": "m", "input": -1},
+        {"model": "m", "input": 1, "from": "tomorrow"},
+        {"model": "m", "unit_hour": 1},
+        {"input": 1},
+    ]
+    document = {"backends": [backend | {"capacity": [capacity]}], "prices": prices}
+    with pytest.raises(ConfigurationError) as refused:
+        parse(json.dumps(document), "g")
+    for path in (
+        "g: prices[0]: expected at least one of input,",
+        "prices[1]: input: expected 0",
+        "prices[2]: from:",
+        "prices[3]: expected either",
+        "prices[4]: expected either",
+        "backends[0].capacity: expected only",
+        "backends[0].capacity[0].model: expected",
+        "capacity[0].units: expected",
+        "capacity[0].from: expected",
+    ):
+        assert path in str(refused.value)
+    with pytest.raises(ConfigurationError, match=r"prices\[0\]"):
+        parse(json.dumps({"backends": [backend], "prices": [{"model": "m", "inptu": 1}]}), "g")

@@ -1,0 +1,213 @@
+"""The command line, and the job of the timer, as an operator uses them."""
+
+import asyncio
+import csv
+import io
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from shared import asgi
+from shared.cli.app import cli
+from simulator.process import SimulatorProcess
+from tests.harness.azurite import Azurite
+from tests.harness.system import DEPLOYMENTS, System, configuration
+
+
+class Commands:
+    """The command line with an environment of its own."""
+
+    def __init__(self, environment: Mapping[str, str | None]) -> None:
+        self.environment = environment
+
+    def __call__(self, *words: str) -> Result:
+        return CliRunner().invoke(cli, words, env=dict(self.environment))
+
+    def json(self, *words: str) -> Any:
+        result = self(*words, "--json")
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    def refused(self, *words: str) -> str:
+        """What a command says on its standard error when it refuses."""
+        result = self(*words)
+        assert result.exit_code == 2
+        assert not isinstance(result.exception, Exception)
+        return result.stderr
+
+
+@pytest.fixture
+def run(azurite: Azurite, simulator: SimulatorProcess) -> Commands:
+    environment = {
+        "GATEWAY_CONFIG": json.dumps(configuration(simulator)),
+        "GATEWAY_STORAGE": azurite.connection_string,
+        "JAPAN_KEY": simulator.api_key,
+    }
+    return Commands(environment | simulator.identity_environment)
+
+
+def listed(run: Commands, consumer_id: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(row for row in run.json("keys", "list") if row["id"] == consumer_id)
+    return found
+
+
+def test_a_key_is_shown_once_and_never_stored(run: Commands, azurite: Azurite) -> None:
+    made = run.json("keys", "create", "team one", "--models", "gpt-4o,o4-mini")
+    assert made.keys() == {"id", "key", "name"}
+    row = listed(run, made["id"])
+    assert (row["name"], row["state"], row["models"]) == ("team one", "active", "gpt-4o,o4-mini")
+    assert made["key"] not in json.dumps(run.json("keys", "list"))
+    text = run("keys", "create", "team two").stdout
+    assert "cannot be shown again" in text
+
+
+def test_rotating_gives_a_new_key_of_the_same_consumer_and_revoking_ends_all(run: Commands) -> None:
+    made = run.json("keys", "create", "rotating")
+    again = run.json("keys", "rotate", made["id"], "--grace-hours", "2")
+    assert (again["id"], again["name"]) == (made["id"], "rotating")
+    assert again["key"] != made["key"]
+    assert listed(run, made["id"])["keys"] == 2
+    run.json("keys", "rotate", "rotating")
+    assert listed(run, made["id"])["keys"] == 1
+    assert run.json("keys", "revoke", made["id"])["revoked"] is True
+    assert listed(run, made["id"])["state"] == "revoked or expired"
+
+
+def test_a_name_that_two_have_is_not_guessed(run: Commands) -> None:
+    for _ in range(2):
+        run.json("keys", "create", "twins")
+    assert "several consumers have this name" in run.refused("keys", "revoke", "twins")
+    assert "no consumer has this id or name" in run.refused("keys", "rotate", "nobody")
+
+
+def test_bad_words_are_refused_with_what_was_expected(run: Commands) -> None:
+    assert "got gpt-9" in run.refused("keys", "create", "x", "--models", "gpt-4o,gpt-9")
+    assert "NAME: expected" in run.refused("keys", "create", "  ")
+    assert "expected one of them" in run.refused("usage", "--json", "--csv")
+    assert "expected a time before" in run.refused("usage", "--since", "2026-02-01", "--until", "2026-01-01")
+    assert "--by" in run.refused("usage", "--by", "weather")
+
+
+def test_without_settings_the_command_says_which(run: Commands) -> None:
+    nothing = Commands(dict.fromkeys([*run.environment, "AzureWebJobsStorage"], None))
+    assert "GATEWAY_STORAGE: expected" in nothing.refused("keys", "list")
+    dead = Commands({**run.environment, "GATEWAY_STORAGE": "UseDevelopmentStorage=maybe"})
+    assert dead.refused("keys", "list")
+    broken = Commands({**run.environment, "GATEWAY_CONFIG": "{"})
+    assert "neither YAML nor JSON" in broken.refused("check")
+
+
+def test_a_store_that_is_not_there_is_told_and_not_traced(run: Commands) -> None:
+    gone = run.environment["GATEWAY_STORAGE"] or ""
+    port = gone.split("127.0.0.1:")[1].split("/")[0]
+    said = Commands({**run.environment, "GATEWAY_STORAGE": gone.replace(port, "9")}).refused("keys", "list")
+    assert "Traceback" not in said
+    assert "AccountKey" not in said
+
+
+def test_usage_is_told_as_table_json_and_csv(gateway: System) -> None:
+    assert gateway.chat().status == 200
+    run = Commands(gateway.gateway.environment)
+    rows = run.json("usage", "--by", "model")
+    table = list(csv.DictReader(io.StringIO(run("usage", "--by", "model", "--csv").stdout)))
+    assert [row.keys() for row in rows] == [row.keys() for row in table]
+    for row, cells in zip(rows, table, strict=True):
+        for name, value in row.items():
+            if name != "forecast_usd":  # it changes with every second
+                assert cells[name] == ("" if value is None else str(value)) or float(cells[name]) == value
+    assert "total tokens" in run("usage").stdout
+    for row in rows:
+        assert row["total_tokens"] == row["input_tokens"] + row["output_tokens"]
+
+
+def test_check_names_the_reason_of_every_failure(azurite: Azurite, simulator: SimulatorProcess) -> None:
+    sweden, virginia = simulator.regions["swedencentral"], simulator.regions["eastus2"]
+
+    def backend(name: str, endpoint: str, deployment: str = "gpt-4o-prod", **more: Any) -> dict[str, Any]:
+        return {"name": name, "endpoint": endpoint, "region": "r", "models": {"gpt-4o": deployment}, **more}
+
+    backends = [
+        backend("good", sweden),
+        backend("dated", sweden, api_version="2024-10-21"),
+        backend("embedder", sweden, "embed"),
+        backend("completer", sweden, "instruct"),
+        backend("painter", sweden, DEPLOYMENTS["gpt-image-1"]),
+        backend("listener", sweden, DEPLOYMENTS["gpt-4o-transcribe"], api_version="2024-10-21"),
+        backend("keyed", sweden, auth={"api_key_env": "RIGHT"}),
+        backend("badkey", sweden, auth={"api_key_env": "WRONG"}),
+        backend("nodeployment", virginia, "nothing"),
+        backend("nobody", "http://127.0.0.1:9"),
+        backend("audience", virginia, token_scope="https://storage.azure.com/.default"),
+    ]
+    environment = {
+        "GATEWAY_CONFIG": json.dumps({"backends": backends}),
+        "GATEWAY_STORAGE": azurite.connection_string,
+        "RIGHT": simulator.api_key,
+        "WRONG": "not-the-key",
+    }
+    run = Commands(environment | simulator.identity_environment)
+    result = run("check", "--json")
+    found = {row["backend"]: row for row in json.loads(result.stdout)}
+    assert result.exit_code == 1
+    refused = {"badkey", "nodeployment", "nobody", "audience"}
+    assert {name for name, row in found.items() if not row["usable"]} == refused
+    assert {found[name]["result"] for name in ("good", "dated", "embedder", "completer", "keyed")} == {"ok"}
+    assert {found[name]["result"].split(";")[0] for name in ("painter", "listener")} == {"ok: deployed"}
+    assert found["badkey"]["result"].startswith("401 not authorised")
+    assert found["nodeployment"]["result"].startswith("404 no such deployment")
+    assert found["nobody"]["result"].startswith("not reachable")
+    assert found["audience"]["result"].startswith("401 not authorised")
+    assert "not-the-key" not in result.output
+    assert "no such deployment" in run("check").stdout
+
+
+async def test_the_asgi_app_rolls_the_usage_up_by_itself(
+    gateway: System, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await asyncio.to_thread(gateway.chat)
+    for name, value in gateway.gateway.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(asgi, "_ROLL_UP_EVERY", 0.05)
+    told: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    said: asyncio.Queue[Any] = asyncio.Queue()
+    caplog.set_level("INFO", "tollgate")
+    told.put_nowait({"type": "lifespan.startup"})
+    serving = asyncio.ensure_future(asgi.App()({"type": "lifespan"}, told.get, said.put))
+    assert (await said.get())["type"] == "lifespan.startup.complete"
+    async with asyncio.timeout(10):
+        while "roll-up: Summary(hours=" not in caplog.text:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    told.put_nowait({"type": "lifespan.shutdown"})
+    assert (await said.get())["type"] == "lifespan.shutdown.complete"
+    await serving
+
+
+async def test_a_configuration_that_cannot_be_used_stops_the_start_with_its_complaints(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GATEWAY_CONFIG", '{"backends": []}')
+    monkeypatch.setenv("GATEWAY_STORAGE", "UseDevelopmentStorage=true")
+    said: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Any) -> None:
+        said.append(message)
+
+    await asgi.App()({"type": "lifespan"}, receive, send)
+    assert said[0]["type"] == "lifespan.startup.failed"
+    assert "backends: expected at least one backend" in said[0]["message"]
+
+
+def test_a_key_is_held_to_regions_and_may_be_let_go_again(run: Commands) -> None:
+    made = run.json("keys", "create", "europeans", "--regions", "swedencentral, japaneast", "--explain")
+    changed = run.json("keys", "set", made["id"], "--regions", "swedencentral", "--pin", "--requests-per-minute", "5")
+    assert changed["access"] == {"regions": ["swedencentral"], "pin": True, "explain": True}
+    assert changed["limits"] == {"requests_per_minute": 5}
+    assert run.json("keys", "set", made["id"], "--regions", "all", "--no-pin")["access"] == {"explain": True}
+    assert "atlantis" in run.refused("keys", "create", "x", "--regions", "swedencentral,atlantis")
+    assert "--data-zones: expected all, or some of" in run.refused("keys", "set", made["id"], "--data-zones", "eu")

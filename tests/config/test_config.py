@@ -1,0 +1,267 @@
+"""The configuration: what is wrong stops the start and is named by its path; samples and documents tell the truth."""
+
+import json
+import re
+import subprocess
+import sys
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from shared.config import document as config
+from shared.config import environment, parsing
+from shared.config.document import Backend
+from shared.errors import ConfigurationError
+
+ROOT = Path(__file__).resolve().parents[2]
+STORAGE = {"GATEWAY_STORAGE": "UseDevelopmentStorage=true"}
+GOOD: dict[str, Any] = {
+    "backends": [
+        {"name": "a", "endpoint": "https://a.openai.azure.com", "region": "r", "models": {"m": "m1", "n": "n1"}},
+        {"name": "b", "endpoint": "http://127.0.0.1:8001", "region": "r", "models": {"m": "m2"}},
+    ],
+    "models": {"m": {"aliases": ["m-2024"], "fallbacks": ["n"]}},
+}
+
+
+def changed(path: str, value: Any) -> str:
+    """The good document with one value replaced, or taken away where it is `...`."""
+    document = json.loads(json.dumps(GOOD))
+    *parents, last = [int(part) if part.isdigit() else part for part in path.split("/")]
+    place = document
+    for part in parents:
+        place = place[part]
+    if value is ...:
+        del place[last]
+    else:
+        place[last] = value
+    return json.dumps(document)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "complaint"),
+    [
+        ("backends", [], "backends: expected at least one backend"),
+        ("backends", ..., "document: Object missing required field `backends`"),
+        ("extra", 1, "document: Object contains unknown field `extra`"),
+        ("backends/0/color", "red", "backends[0]: Object contains unknown field `color`"),
+        ("backends/1/weight", "2", "backends[1].weight: Expected `int`, got `str`"),
+        ("backends/1/weight", 0, "backends[1].weight: expected 1 to 100, got 0"),
+        ("backends/1/priority", -1, "backends[1].priority: expected 0 to 100"),
+        ("backends/1/name", "a", "backends[1].name: expected a name of its own"),
+        ("backends/1/name", "a b", "backends[1].name: expected letters"),
+        ("backends/0/endpoint", "http://a.openai.azure.com", "backends[0].endpoint: expected https"),
+        ("backends/0/endpoint", "https://a.openai.azure.com/openai", "backends[0].endpoint: expected https"),
+        ("backends/0/endpoint", "https://user:pw@a.com", "backends[0].endpoint: expected https"),
+        ("backends/0/endpoint", "https://a:99999", "backends[0].endpoint: expected https"),
+        ("backends/0/endpoint", "http://127.0.0.1.evil.com", "backends[0].endpoint: expected https"),
+        ("backends/0/endpoint", "https:// x y", "backends[0].endpoint: expected https"),
+        ("backends/0/region", "", "backends[0].region: expected"),
+        ("backends/0/api_version", "2024", "backends[0].api_version: expected v1 or a dated version"),
+        ("backends/0/kind", "cheap", "backends[0].kind: Invalid enum value 'cheap'"),
+        ("backends/0/auth", "password", "backends[0].auth: Invalid enum value 'password'"),
+        ("backends/0/auth", {"api_key": "x"}, "backends[0].auth: Object contains unknown field `api_key`"),
+        ("backends/0/models", {}, "backends[0].models: expected at least one"),
+        ("backends/0/models", {"m/n": "x"}, "backends[0].models: expected names"),
+        ("backends/0/models", {"m": "x y", "n": "n"}, "backends[0].models.m: expected the name of a deployment"),
+        ("models/zzz", {}, "models.zzz: expected a model that a backend serves"),
+        ("models/m/fallbacks", ["zzz"], "models.m.fallbacks[0]: expected a model that a backend serves"),
+        ("models/m/fallbacks", ["m"], "models.m.fallbacks[0]: expected another model"),
+        ("models/m/aliases", ["n"], "models.m.aliases[0]: expected a new name"),
+        (
+            "models/n",
+            {"aliases": ["m-2024"]},
+            "models.n.aliases[0]: expected a new name, but 'm-2024' is an alias of m",
+        ),
+        ("timeouts", {"total": 300}, "timeouts.total: expected seconds above 0 and at most 220"),
+        ("timeouts", {"first_byte": 0}, "timeouts.first_byte: expected"),
+        ("max_request_bytes", 10, "max_request_bytes: expected"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_path(path: str, value: Any, complaint: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parsing.parse(changed(path, value), "gateway.yaml")
+    assert f"gateway.yaml: {complaint}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("document", "complaint"),
+    [
+        ("backends: [", "is neither YAML nor JSON: line 1"),
+        ("a: 1\na: 2", "the key 'a' stands twice"),
+        ('{"backends": [{"name": "a", "name": "b"}]}', "the key 'name' stands twice"),
+        ("1: x", "the key 1 is no text"),
+        ("just text", "document: Expected `object`, got `str`"),
+        ("", "document: Expected `object`, got `null`"),
+        ("[" * 5000, "is "),
+        ("!!python/object/apply:os.system [id]", "is neither YAML nor JSON"),
+    ],
+)
+def test_a_document_that_is_none_is_refused_with_its_place(document: str, complaint: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parsing.parse(document, "gateway.yaml")
+    assert complaint in str(caught.value)
+
+
+def test_yaml_knows_no_dates_and_json_may_have_tabs() -> None:
+    yaml = "backends:\n- {name: a, endpoint: https://a, region: r, api_version: 2024-10-21, models: {m: m}}"
+    assert parsing.parse(yaml, "x").backends[0].api_version == "2024-10-21"
+    assert parsing.parse(json.dumps(GOOD, indent="\t"), "x") == parsing.parse(json.dumps(GOOD), "x")
+
+
+def test_all_complaints_are_told_at_once() -> None:
+    document = json.loads(changed("backends/0/weight", 0))
+    document["models"]["m"]["fallbacks"] = ["zzz"]
+    with pytest.raises(ConfigurationError) as caught:
+        parsing.parse(json.dumps(document), "x")
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_the_document_is_found_as_file_or_in_the_variable_itself(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(json.dumps(GOOD))
+    from_file = environment.load({**STORAGE, "GATEWAY_CONFIG": str(path)})
+    assert from_file == environment.load({**STORAGE, "GATEWAY_CONFIG": json.dumps(GOOD)})
+    assert from_file.configuration.model_names() == ["m", "n"]
+
+
+def test_a_missing_file_is_named_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"copy gateway\.sample\.yaml"):
+        environment.load({**STORAGE, "GATEWAY_CONFIG": str(tmp_path / "none.yaml")})
+
+
+def test_a_backends_key_comes_from_the_environment_or_stops_the_start() -> None:
+    document = changed("backends/0/auth", {"api_key_env": "A_KEY"})
+    assert environment.load({**STORAGE, "GATEWAY_CONFIG": document, "A_KEY": "secret"}).api_keys == {"a": "secret"}
+    for wrong in ({}, {"A_KEY": ""}, {"A_KEY": "secret\n"}):
+        with pytest.raises(ConfigurationError, match=r"backends\[0\]\.auth\.api_key_env: .* A_KEY is not") as caught:
+            environment.load({**STORAGE, "GATEWAY_CONFIG": document, **wrong})
+        assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"GATEWAY_STORAGE": "x=1"}, environment.Storage("x=1")),
+        ({"AzureWebJobsStorage": "y=1"}, environment.Storage("y=1")),
+        (
+            {"GATEWAY_STORAGE__tableServiceUri": "https://t", "GATEWAY_STORAGE__clientId": "c", "AZURE_CLIENT_ID": "d"},
+            environment.Storage(None, "https://t", "c"),
+        ),
+        (
+            {"AzureWebJobsStorage__accountName": "acct", "AZURE_CLIENT_ID": "d"},
+            environment.Storage(None, "https://acct.table.core.windows.net", "d"),
+        ),
+        ({"GATEWAY_STORAGE": "", "AzureWebJobsStorage": "y=1"}, environment.Storage("y=1")),
+    ],
+)
+def test_the_storage_is_named_in_the_forms_of_the_functions_host(
+    environ: Mapping[str, str], expected: environment.Storage
+) -> None:
+    assert environment.load_storage(environ) == expected
+
+
+def test_without_a_storage_the_start_stops_with_what_to_set() -> None:
+    with pytest.raises(ConfigurationError, match="GATEWAY_STORAGE: expected"):
+        environment.load_storage({})
+
+
+def test_no_secret_shows_when_settings_are_printed() -> None:
+    environ = {"GATEWAY_STORAGE": "AccountKey=hush", "GATEWAY_MANAGEMENT_KEY": "hush", "A_KEY": "hush"}
+    document = changed("backends/0/auth", {"api_key_env": "A_KEY"})
+    assert "hush" not in repr(environment.load({**environ, "GATEWAY_CONFIG": document}))
+
+
+def test_the_sample_configuration_is_accepted_and_shows_every_key() -> None:
+    text = (ROOT / "gateway.sample.yaml").read_text()
+    configuration = environment.load({**STORAGE, "GATEWAY_CONFIG": text, "EASTUS_KEY": "x"}).configuration
+    assert len(configuration.backends) == 2
+    kinds = (config.Configuration, Backend, config.Model, config.Timeouts, config.LedgerSettings)
+    for name in (field for kind in kinds for field in kind.__struct_fields__):
+        assert re.search(rf"\b{name}:", text), f"{name} is not in gateway.sample.yaml"
+
+
+SECTIONS: dict[str, type[msgspec.Struct]] = {  # heading in docs/configuration.md -> what it lists
+    "Document": config.Configuration,
+    "`backends`": Backend,
+    "`backends[].capacity`": config.ProvisionedCapacity,
+    "`models`": config.Model,
+    "`canary` and `shadow`": config.Variant,
+    "`limits`": config.LimitSettings,
+    "Limit fields": config.Limits,
+    "`limits.addresses`": config.AddressLimits,
+    "`limits.headers`": config.TokenHeaders,
+    "`limits.webhook`": config.WebhookSettings,
+    "`client_address`": config.ClientAddress,
+    "`timeouts`": config.Timeouts,
+    "`ledger`": config.LedgerSettings,
+    "`prices`": config.PriceLine,
+    "`export`": config.ExportSettings,
+    "`telemetry`": config.Tracing,
+}
+
+
+def structs(kind: Any) -> set[type[msgspec.Struct]]:
+    """Every struct in a type, itself included."""
+    found = {kind} if isinstance(kind, type) and issubclass(kind, msgspec.Struct) else set()
+    inner = [field.type for field in msgspec.structs.fields(kind)] if found else typing.get_args(kind)
+    return found.union(*(structs(one) for one in inner))
+
+
+def reference(heading: str) -> dict[str, str]:
+    """The keys that a section of the reference lists, with the cell of their default."""
+    text = (ROOT / "docs/configuration.md").read_text()
+    section = re.split(r"^#+ ", text.split(f"# {heading}\n")[1], maxsplit=1, flags=re.M)[0]
+    table = re.search(r"^\| key \|.*?(?=^$)", section, re.M | re.S)
+    assert table, heading
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table[0].splitlines()[2:]]
+    assert all(len(row) == 4 for row in rows), heading
+    return {row[0].strip("` "): row[2] for row in rows}
+
+
+def test_every_type_of_the_schema_has_a_section_in_the_reference() -> None:
+    assert structs(config.Configuration) - {config.ApiKey} == set(SECTIONS.values())
+
+
+@pytest.mark.parametrize("heading", SECTIONS)
+def test_the_reference_lists_the_keys_of_the_schema_and_their_defaults(heading: str) -> None:
+    listed = reference(heading)
+    fields = {field.encode_name: field for field in msgspec.structs.fields(SECTIONS[heading])}
+    assert listed.keys() == fields.keys()
+    for name, field in fields.items():
+        default = field.default
+        if field.required:
+            assert listed[name].startswith("required"), name
+        elif isinstance(default, bool):
+            assert listed[name] == f"`{str(default).lower()}`", name
+        elif isinstance(default, int | float):
+            assert re.match(rf"{default:g}\b" if default < 1e6 else str(default), listed[name].replace(",", "")), name
+        elif isinstance(default, str) and default:
+            assert listed[name].startswith(f"`{default}`"), name
+
+
+def test_the_command_of_the_reference_checks_a_document(tmp_path: Path) -> None:
+    (command,) = re.findall(
+        r"^\.venv/bin/python -c '(.*)' gateway\.yaml$", (ROOT / "docs/configuration.md").read_text(), re.M
+    )
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("backends: []")
+    for file, code in ((ROOT / "gateway.sample.yaml", 0), (bad, 1)):
+        done = subprocess.run([sys.executable, "-c", command, str(file)], cwd=ROOT, capture_output=True, timeout=60)
+        assert done.returncode == code, done.stderr.decode()
+    assert b"expected at least one backend" in done.stderr
+
+
+def test_every_environment_variable_stands_in_the_sample_and_in_the_documentation() -> None:
+    read = set(re.findall(r'environ(?:\.get\(|\[)"(\w+)"', (ROOT / "shared/config/environment.py").read_text()))
+    read |= {"GATEWAY_STORAGE", "GATEWAY_STORAGE__tableServiceUri", "GATEWAY_STORAGE__clientId"}
+    assert len(read) >= 7
+    sample = json.loads((ROOT / "local.settings.sample.json").read_text())["Values"]
+    documentation = (ROOT / "docs/configuration.md").read_text()
+    for name in read:
+        assert name in sample
+        assert f"`{name}`" in documentation

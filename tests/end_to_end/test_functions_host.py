@@ -1,0 +1,323 @@
+"""The traps of Microsoft's worker library (azure-facts, B.2), each avoided by the function app of this project."""
+
+import ast
+import asyncio
+import json
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from shared.functions_http import WebApp
+from simulator.process import SimulatorProcess
+from tests.harness.azurite import Azurite
+from tests.harness.gateway_process import ROOT, Answer, GatewayFailed, GatewayProcess
+from tests.harness.system import Caller, System, chat_body, configuration, eventually, system, watched
+
+TRACED = ("-m", "tests.harness.functions_host", "--worker", "tests.harness.traced_functions_worker")
+
+
+@pytest.fixture(scope="module")
+def host(azurite: Azurite, simulator: SimulatorProcess) -> Iterator[System]:
+    """The function app in a process with a tracer provider."""
+    command = [*TRACED, str(ROOT)]
+    settings = configuration(simulator)
+    with system("functions", settings, simulator, azurite.connection_string, command=command) as running:
+        yield running
+
+
+@pytest.fixture
+def app(host: System) -> Iterator[System]:
+    yield from watched(host)
+
+
+def get(gateway: GatewayProcess, path: str, key: str = "", method: str = "GET", **headers: str) -> Answer:
+    authorization = {"authorization": f"Bearer {key}"} if key else {}
+    return gateway.request(method, path, None, authorization | headers, timeout=10)
+
+
+UNGUARDED = """
+import azure.functions as func
+from azurefunctions.extensions.http.fastapi import Request, Response
+
+app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
+
+@app.route(route="{*path}")
+async def everything(req: Request) -> Response:
+    return Response("mine")
+"""
+
+
+OWN = "from starlette.requests import Request\nfrom starlette.responses import Response"
+RENAMED = """
+import logging
+from azure_functions_runtime import http_v2
+from shared.functions_http import log_to_stderr
+
+class Other(http_v2.HttpCoordinator):
+    def set_http_response(self, invocation, http_response):
+        super().set_http_response(invocation, http_response)
+
+http_v2.http_coordinator.__class__ = Other
+log_to_stderr()
+"""
+
+
+def test_the_traps_are_there_for_an_app_with_microsofts_web_extension(tmp_path: Path) -> None:
+    """So that the tests below would notice: there /docs is not the app's own, and its invocation never ends."""
+    (tmp_path / "function_app.py").write_text(UNGUARDED)
+    shutil.copy(ROOT / "host.json", tmp_path)
+    with GatewayProcess("functions", {}, command=[*TRACED, str(tmp_path)], wait=False) as unguarded:
+        assert get(unguarded, "/elsewhere").body == b"mine"
+        assert b"swagger" in get(unguarded, "/docs").body.lower()
+        assert get(unguarded, "/", method="PROPFIND").status == 405
+        assert unguarded.invocations()["running"] == ["GET /docs", "PROPFIND /"]
+        assert "SPAN fastapi" in unguarded.logs()
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json", "/docs/oauth2-redirect", "/docs/"])
+def test_the_pages_of_the_workers_inner_app_are_not_served(app: System, path: str) -> None:
+    anonymous, known = get(app.gateway, path), get(app.gateway, path, app.key)
+    assert (anonymous.status, anonymous.error()["code"]) == (401, "invalid_api_key")
+    assert (known.status, known.error()["code"]) == (404, "unknown_path")
+    app.no_invocation_is_left()
+
+
+@pytest.mark.parametrize("method", ["PROPFIND", "QUERY", "PURGE", "TRACE", "X"])
+def test_a_method_that_the_workers_inner_app_does_not_know_leaves_no_invocation(app: System, method: str) -> None:
+    for path in ("/v1/chat/completions", "/", "/docs"):
+        assert get(app.gateway, path, app.key, method).status in (204, 400, 404, 405, 501)
+    app.no_invocation_is_left()
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/%0A/models", "/%0D%0Ax", "/v1/models%0A", "/%00", "/%ff%fe", "/%2e%2e/docs", "//"]
+)
+def test_a_path_that_the_workers_inner_app_does_not_match_leaves_no_invocation(app: System, path: str) -> None:
+    answer = get(app.gateway, path, app.key)
+    assert answer.status in (400, 404)
+    app.no_invocation_is_left()
+
+
+def test_an_upgrade_to_a_websocket_leaves_no_invocation(app: System) -> None:
+    upgrade = {
+        "connection": "Upgrade",
+        "upgrade": "websocket",
+        "sec-websocket-version": "13",
+        "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
+    }
+    answer = get(app.gateway, "/openai/v1/realtime?model=gpt-4o", app.key, **upgrade)
+    assert answer.status == 501
+    app.no_invocation_is_left()
+
+
+OWN_ID = "0b5f9a52-2a4c-4f0e-9c6a-0d7ad0a8b3c1"
+ALONE = {  # headers that leave a request or an invocation alone, and the status for their caller
+    f"x-ms-invocation-id: {OWN_ID}": 400,
+    "x-ms-invocation-id: mine": 400,
+    "user-agent: Zoë": 500,
+    "user-agent: a\x01b": 400,
+    "user-agent: a\x7fb": 400,
+}
+
+
+@pytest.fixture
+def slow_host(azurite: Azurite, simulator: SimulatorProcess) -> Iterator[System]:
+    """The function app under a host that takes a while between an invocation and its request."""
+    command = [*TRACED, str(ROOT), "--lag", "0.02"]
+    with system(
+        "functions", configuration(simulator), simulator, azurite.connection_string, command=command
+    ) as running:
+        yield running
+
+
+async def test_a_half_that_is_left_alone_ends_within_ten_seconds_and_no_stream_with_it(slow_host: System) -> None:
+    running = slow_host
+
+    def alone(header: str) -> int:
+        with Caller(running, running.key, chat_body()) as caller:
+            caller.request = caller.request.replace(b"host:", header.encode() + b"\r\nhost:", 1)
+            assert caller.send().read_to_the_end(12)
+            return int(caller.received.split(b" ", 2)[1])
+
+    def leave() -> None:
+        for _ in range(10):
+            Caller(running, running.key, chat_body()).send().leave()
+
+    stream = asyncio.create_task(
+        asyncio.to_thread(running.chat, running.slow(), "simulate_output_tokens=1100", stream=True)
+    )
+    started = time.monotonic()
+    _, *statuses = await asyncio.gather(asyncio.to_thread(leave), *(asyncio.to_thread(alone, h) for h in ALONE))
+    assert statuses == [*ALONE.values()]
+    eventually(lambda: len(running.gateway.invocations()["running"]) <= 1, 12)
+    assert time.monotonic() - started < 12
+    assert (await stream).body.endswith(b"data: [DONE]\n\n")
+    assert time.monotonic() - started > 10  # it outlived them all
+    await asyncio.to_thread(running.no_invocation_is_left)
+    assert running.gateway.logs().count("the worker has died") == 0
+
+
+def test_a_request_that_the_workers_server_refuses_ends_its_invocation_at_once(app: System) -> None:
+    started = time.monotonic()
+    with Caller(app, app.key, chat_body()) as caller:
+        caller.request = caller.request.replace(b"host:", b"user-agent: a\x01b\r\nhost:", 1)
+        assert caller.send().read_to_the_end(5)
+    assert caller.received.startswith(b"HTTP/1.1 400")
+    app.no_invocation_is_left()
+    assert time.monotonic() - started < 3
+
+
+def test_the_workers_server_keeps_connections_longer_than_the_hosts_pool(app: System) -> None:
+    process = psutil.Process(app.gateway.pid)
+    port = next(c.laddr.port for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN)
+    with socket.create_connection(("127.0.0.1", port), timeout=6.5) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 400")  # it names no invocation
+        with pytest.raises(TimeoutError):  # where uvicorn's default of 5 s would close it
+            connection.recv(1)
+
+
+def test_a_runtime_library_that_is_not_as_known_is_named_on_stderr_and_serves(tmp_path: Path) -> None:
+    own = UNGUARDED.replace("from azurefunctions.extensions.http.fastapi import Request, Response", OWN)
+    (tmp_path / "function_app.py").write_text(RENAMED + own)
+    shutil.copy(ROOT / "host.json", tmp_path)
+    with GatewayProcess("functions", {}, command=[*TRACED, str(tmp_path)], wait=False) as other:
+        assert get(other, "/elsewhere").body == b"mine"
+        assert "runtime library is not as known: expected azure-functions-runtime" in "".join(other.shown())
+
+
+def test_the_worker_records_no_spans_of_its_own(app: System) -> None:
+    assert app.chat().status == 200
+    assert app.chat(stream=True).status == 200
+    assert "SPAN" not in app.gateway.logs()
+
+
+def test_a_request_costs_one_line_of_log(app: System) -> None:
+    assert app.chat().status == 200  # what is warm now: token, tables, consumer
+    time.sleep(0.3)
+    before = len(app.gateway.logs())
+    for stream in (False, True, False):
+        assert app.chat(stream=stream).status == 200
+    time.sleep(0.3)
+    lines = app.gateway.logs()[before:].splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith('[console] Information Host.Function.Console: {"request":') for line in lines)
+
+
+def test_what_runs_after_the_handler_has_returned_still_knows_its_call(app: System) -> None:
+    """The stream is sent by another task than the handler's: its record and its log line are whole all the same."""
+    key = app.make_key("afterwards")
+    answer = app.post("/v1/chat/completions", chat_body(app.slow(), stream=True), key=key)
+    request = answer.headers["x-gateway-request-id"]
+    row = app.usage_rows(key)[0]
+    assert (row["id"], row["e_output"], row["e_ended"]) == (request, 32, "complete")
+    eventually(lambda: request in [record["request"] for record in app.gateway.records()])
+    record = next(record for record in app.gateway.records() if record["request"] == request)
+    assert (record["consumer"], record["output_tokens"]) == (key.split("_")[1], 32)
+    assert record["ms"] > 100
+
+
+def test_all_functions_are_indexed(app: System) -> None:
+    assert app.gateway.announcement["functions"] == ["gateway", "rollup"]
+
+
+def test_every_function_says_what_it_returns_and_none_mixes_the_kinds_of_response() -> None:
+    source = (ROOT / "function_app.py").read_text()
+    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.AsyncFunctionDef)]
+    returned = {node.name: ast.unparse(node.returns) if node.returns else "" for node in functions}
+    assert set(returned.values()) == {"Response", "None"}
+    assert "func.HttpResponse" not in source
+    assert "func.HttpRequest" not in source
+
+
+def test_the_timer_rolls_the_usage_up(app: System) -> None:
+    key = app.make_key("rolled up")
+    for stream in (False, True):
+        assert app.post("/v1/chat/completions", chat_body(stream=stream), key=key).status == 200
+    before = app.usage_of(key)
+    ran = app.gateway.administer("POST", "/admin/functions/rollup")
+    assert (ran.status, ran.json()) == (202, {"problem": ""})
+    assert "roll-up" in app.gateway.logs()
+    assert app.usage_of(key) == before
+    assert before["output_tokens"] == 64
+
+
+async def test_requests_run_side_by_side(app: System) -> None:
+    model = app.slow()
+    started = time.monotonic()
+    answers = await asyncio.gather(*(asyncio.to_thread(app.chat, model, stream=bool(n % 2)) for n in range(8)))
+    assert {answer.status for answer in answers} == {200}
+    assert time.monotonic() - started < 4 * 16 * 0.01 + 1  # eight times 0.16 s, one after the other, and more
+    app.no_invocation_is_left()
+
+
+def test_a_store_that_cannot_be_opened_is_an_error_in_openais_shape(simulator: SimulatorProcess) -> None:
+    settings = json.dumps(configuration(simulator))
+    environment = {"GATEWAY_CONFIG": settings, "GATEWAY_STORAGE": "AccountName=x;AccountKey=!", "JAPAN_KEY": "x"}
+    with GatewayProcess("functions", environment, wait=False) as broken:
+        for _ in range(2):
+            answer = get(broken, "/v1/models", "tg_anything")
+            assert answer.status in (500, 503)
+            assert answer.error()["type"] == "server_error"
+            assert "AccountKey" not in answer.body.decode()
+        eventually(lambda: broken.invocations()["running"] == [])
+
+
+def test_a_store_out_of_reach_is_a_503_and_never_a_401(app: System, simulator: SimulatorProcess) -> None:
+    nowhere = "AccountName=a;AccountKey=YQ==;TableEndpoint=http://127.0.0.1:9/a"
+    environment = {
+        "GATEWAY_CONFIG": json.dumps(configuration(simulator)),
+        "GATEWAY_STORAGE": nowhere,
+        "JAPAN_KEY": "x",
+        **simulator.identity_environment,
+    }
+    with GatewayProcess("functions", environment) as lost:
+        answer = get(lost, "/v1/models", app.key)
+        assert (answer.status, answer.error()["code"]) == (503, "store_unavailable")
+        assert int(answer.headers["retry-after"]) > 0
+        assert "Traceback" not in lost.logs()
+
+
+def test_a_wrong_configuration_stops_the_start_and_says_where(simulator: SimulatorProcess) -> None:
+    settings = configuration(simulator)
+    settings["backends"][1]["endpoint"] = "http://contoso.openai.azure.com"
+    environment = {"GATEWAY_CONFIG": json.dumps(settings), "GATEWAY_STORAGE": "UseDevelopmentStorage=true"}
+    with pytest.raises(GatewayFailed, match=r"backends\[1\]\.endpoint: expected https"):
+        GatewayProcess("uvicorn", environment)
+
+
+async def test_what_is_left_is_written_when_the_workers_server_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its uvicorn takes SIGTERM, and ends the app's lifespan; the worker makes the app, and gives it nothing."""
+    order: list[str] = []
+
+    async def stop() -> None:
+        await asyncio.sleep(0)
+        order.append("written")
+
+    messages = iter(({"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}))
+
+    async def receive() -> Any:
+        return next(messages)
+
+    async def send(message: Any) -> None:
+        order.append(message["type"])
+
+    monkeypatch.setattr(WebApp, "stop", stop, raising=False)
+    await WebApp().get_app()({"type": "lifespan"}, receive, send)
+    assert order == ["lifespan.startup.complete", "written", "lifespan.shutdown.complete"]
+    assert "WebApp.stop = application.close" in (ROOT / "function_app.py").read_text()
+
+
+def test_the_host_ends_when_it_is_told_to(azurite: Azurite, simulator: SimulatorProcess) -> None:
+    """Although the worker's own uvicorn takes the signals of the process."""
+    with system("functions", configuration(simulator), simulator, azurite.connection_string) as running:
+        assert running.chat().status == 200
+        started = time.monotonic()
+        assert running.gateway.stop() == 0
+        assert time.monotonic() - started < 3

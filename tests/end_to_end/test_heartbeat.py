@@ -1,0 +1,118 @@
+"""Comments while a backend is silent: none before the silence is long, and until then everything stays possible."""
+
+import json
+import time
+from collections.abc import Iterator
+
+import openai
+import pytest
+
+from simulator.process import SimulatorProcess
+from tests.harness.azurite import Azurite
+from tests.harness.gateway_process import Edge
+from tests.harness.system import DEPLOYMENTS, Caller, System, chat_body, configuration, eventually, system
+
+COMMENT = b": keep-alive\n\n"
+
+
+@pytest.fixture(scope="module")
+def beating(edge: Edge, azurite: Azurite, simulator: SimulatorProcess) -> Iterator[System]:
+    settings = configuration(simulator, heartbeat_seconds=0.3, timeouts={"first_byte": 1.5})
+    with system(edge, settings, simulator, azurite.connection_string) as running:
+        assert running.chat().status == 200
+        yield running
+        running.assert_no_defect()
+
+
+def test_a_silent_stream_gets_comments_and_stays_readable(beating: System) -> None:
+    model = beating.lone()
+    beating.simulator.fault("stall", deployment=model, after_chunks=1, seconds=1.0)
+    answer = beating.post("/v1/chat/completions", chat_body(model, stream=True))
+    assert 2 <= answer.body.count(COMMENT) <= 4
+    events = [line for line in answer.body.decode().split("\n\n") if line.startswith("data: {")]
+    choices = [choice for event in events for choice in json.loads(event[6:])["choices"]]
+    assert len("".join(choice["delta"].get("content", "") for choice in choices).split()) == 32
+    assert answer.body.endswith(b"data: [DONE]\n\n")
+
+
+def test_status_and_headers_are_committed_by_the_first_comment_and_not_before(beating: System) -> None:
+    model = beating.lone()
+    beating.simulator.fault("slow_first_token", deployment=model, seconds=1.0)
+    started = time.monotonic()
+    with Caller(beating, beating.key, chat_body(model, stream=True)) as caller:
+        caller.send().read_until(1, COMMENT)
+        waited = time.monotonic() - started
+        caller.read_until(1, b"[DONE]")
+    assert 0.25 < waited < 0.9
+    assert caller.received.startswith(b"HTTP/1.1 200")
+    assert caller.received.count(b"HTTP/1.1") == 1
+
+
+def test_behind_a_comment_failing_over_is_still_possible(beating: System) -> None:
+    model = beating.spare()
+    beating.simulator.fault("hang", deployment=model, times=1)
+    answer = beating.post("/v1/chat/completions", chat_body(model, stream=True))
+    assert answer.body.startswith(COMMENT)
+    assert answer.body.count(b'"content":"') >= 16
+    assert b'"error"' not in answer.body
+    assert answer.body.endswith(b"data: [DONE]\n\n")
+
+
+def test_an_error_behind_a_comment_is_raised_by_the_client(beating: System) -> None:
+    model = beating.lone()
+    beating.simulator.fault("hang", deployment=model)
+    with beating.openai() as client, pytest.raises(openai.APIError, match="in time"):
+        list(client.chat.completions.create(**chat_body(model, stream=True)))
+    beating.simulator.clear()
+
+
+def test_who_leaves_behind_a_comment_is_noticed(beating: System) -> None:
+    model = beating.lone()
+    key = beating.make_key("leaves late")
+    beating.simulator.fault("hang", deployment=model)
+    with Caller(beating, key, chat_body(model, stream=True)) as caller:
+        caller.send().read_until(1, COMMENT)
+        caller.leave()
+    # What it has taken is counted by a process of its own, which starts with the first such call.
+    eventually(lambda: [row.get("e_ended") for row in beating.usage_rows(key)] == ["hung_up"], 20)
+    beating.simulator.clear()
+
+
+def test_a_caller_may_have_none(beating: System) -> None:
+    model = beating.lone()
+    beating.simulator.fault("stall", deployment=model, after_chunks=1, seconds=1.0)
+    answer = beating.post("/v1/chat/completions", chat_body(model, stream=True), {"x-gateway-heartbeat": "off"})
+    assert COMMENT not in answer.body
+
+
+FORM = {"content-type": "multipart/form-data; boundary=x"}
+SOUND = b'--x\r\nContent-Disposition: form-data; name="file"; filename="stream=.wav"\r\nContent-Type: audio/wav\r\n\r\n'
+SOUND += b"\0" * 200_000 + b"\r\n"
+TRANSCRIPTIONS = ["/v1/audio/transcriptions", "/openai/deployments/gpt-4o-transcribe/audio/transcriptions"]
+
+
+def field(name: str, value: str) -> bytes:
+    return f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
+
+
+@pytest.mark.parametrize("path", TRANSCRIPTIONS)
+@pytest.mark.parametrize("before", [True, False], ids=["before the file", "behind the file"])
+def test_a_form_that_asks_for_a_stream_gets_comments_wherever_it_says_so(
+    beating: System, path: str, before: bool
+) -> None:
+    beating.simulator.fault("slow_first_token", deployment=DEPLOYMENTS["gpt-4o-transcribe"], seconds=1.0)
+    stream = field("stream", "true")
+    body = field("model", "gpt-4o-transcribe") + (stream + SOUND if before else SOUND + stream) + b"--x--\r\n"
+    answer = beating.post(f"{path}?api-version=2025-04-01-preview", body, FORM)
+    assert (answer.status, answer.body.startswith(COMMENT)) == (200, True)
+    assert b'"transcript.text.done"' in answer.body
+    beating.simulator.clear()
+
+
+@pytest.mark.parametrize("path", TRANSCRIPTIONS)
+def test_a_form_that_asks_for_no_stream_gets_none(beating: System, path: str) -> None:
+    beating.simulator.fault("slow_first_token", deployment=DEPLOYMENTS["gpt-4o-transcribe"], seconds=0.8)
+    body = field("model", "gpt-4o-transcribe") + field("stream", "false") + SOUND + field("stream", "true")
+    answer = beating.post(f"{path}?api-version=2025-04-01-preview", body + b"--x--\r\n", FORM)
+    assert "text" in answer.json()
+    beating.simulator.clear()

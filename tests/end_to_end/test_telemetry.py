@@ -1,0 +1,323 @@
+"""What leaves the gateway as telemetry, received as Application Insights and a collector would, from both edges."""
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import pytest
+
+from local.processes import free_port
+from simulator.process import SimulatorProcess
+from tests.harness.azurite import Azurite
+from tests.harness.functions_host_http import HOST_SPAN
+from tests.harness.gateway_process import Answer, Edge, GatewayProcess, cli, make_key
+from tests.harness.system import SLOW, chat_body, configuration, eventually
+from tests.harness.telemetry_receivers import KEY, Receivers, attributes
+
+PARENT_SPAN = "b7ad6b7169203331"
+SHADOWED = {"spare-140": SLOW[-1], "spare-141": "spare-142", SLOW[-2]: "gpt-4o-mini"}  # model: its shadow
+PROMPT = "planted prompt: the merger closes on Friday"
+SYSTEM = "planted-system-of-a-caller"
+
+
+@pytest.fixture(scope="module")
+def received() -> Iterator[Receivers]:
+    with Receivers() as running:
+        yield running
+
+
+class Told:
+    """A gateway that sends telemetry to both receivers, and what tests do with it."""
+
+    def __init__(self, gateway: GatewayProcess, received: Receivers, key: str, spare: Iterator[str]) -> None:
+        self.gateway = gateway
+        self.received = received
+        self.key = key
+        self.spare = spare
+
+    def chat(self, model: str = "gpt-4o", headers: Mapping[str, str] | None = None, **fields: Any) -> Answer:
+        body = {"model": model, "messages": [{"role": "user", "content": PROMPT}], **fields}
+        head = {"authorization": f"Bearer {self.key}", "content-type": "application/json", "systemId": SYSTEM}
+        return self.gateway.request(
+            "POST", "/v1/chat/completions", json.dumps(body).encode(), head | dict(headers or {})
+        )
+
+    def dependencies(self, answer: Answer) -> list[dict[str, Any]]:
+        """The spans of a call in Application Insights: the call's own first."""
+        found: list[dict[str, Any]] = []
+
+        def arrived() -> bool:
+            everything = self.received.of_insights("RemoteDependencyData")
+            own = [d for d in everything if d["properties"].get("tollgate.request_id") == request_id(answer)]
+            children = [d for d in everything if own and d["tags"].get("ai.operation.parentId") == own[0]["id"]]
+            found[:] = own + sorted(children, key=lambda d: int(d["properties"]["tollgate.attempt"]))
+            return bool(own)
+
+        eventually(arrived, 15)
+        return found
+
+    def metric(self, name: str, holds: Callable[[list[dict[str, Any]]], bool] = bool) -> list[dict[str, Any]]:
+        eventually(lambda: holds(self.received.insights_metric(name)), 15)
+        return self.received.insights_metric(name)
+
+
+def request_id(answer: Answer) -> str:
+    return answer.headers["x-gateway-request-id"]
+
+
+@pytest.fixture(scope="module")
+def told(edge: Edge, azurite: Azurite, simulator: SimulatorProcess, received: Receivers) -> Iterator[Told]:
+    settings = configuration(simulator, telemetry={"traces_per_second": 100})
+    settings["models"] |= {model: {"shadow": {"model": other, "share": 1.0}} for model, other in SHADOWED.items()}
+    environ = {
+        "GATEWAY_CONFIG": json.dumps(settings),
+        "GATEWAY_STORAGE": azurite.connection_string,
+        "GATEWAY_MANAGEMENT_KEY": "planted-management-key",
+        "JAPAN_KEY": simulator.api_key,
+        "APPLICATIONINSIGHTS_CONNECTION_STRING": received.connection_string,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": received.url,
+        "OTEL_METRIC_EXPORT_INTERVAL": "2000",
+        "PYTHON_ENABLE_OPENTELEMETRY": "true",
+        **simulator.identity_environment,
+    }
+    key = make_key(azurite.connection_string, "told")
+    spares = (f"spare-{number:03}" for number in range(143, 150))
+    with GatewayProcess(edge, environ) as gateway:
+        yield Told(gateway, received, key, spares)
+
+
+def test_a_call_is_a_span_with_a_child_for_each_try(told: Told, simulator: SimulatorProcess) -> None:
+    model = next(told.spare)
+    simulator.fault("status", deployment=model, status=500, times=1)
+    answer = told.chat(model)
+    assert answer.status == 200
+    call, failed, answered = told.dependencies(answer)
+    assert call["name"] == f"chat {model}"
+    assert (
+        call["properties"].items()
+        >= {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.provider.name": "azure.ai.openai",
+            "gen_ai.request.model": model,
+            "gen_ai.usage.output_tokens": "32",
+            "tollgate.consumer": told.key.split("_")[1],
+            "tollgate.backend": answer.headers["x-gateway-backend"],
+            "tollgate.attempts": "2",
+        }.items()
+    )
+    assert (failed["properties"]["tollgate.result"], failed["resultCode"]) == ("failed", "500")
+    assert not failed["success"]
+    assert (answered["properties"]["tollgate.result"], answered["resultCode"]) == ("ok", "200")
+    assert {d["tags"]["ai.operation.id"] for d in (call, failed, answered)} == {call["tags"]["ai.operation.id"]}
+    assert len({call["id"], failed["id"], answered["id"]}) == 3
+    assert call["success"]
+    assert call["sampleRate"] == 100
+
+
+@pytest.mark.parametrize(
+    ("model", "result", "longer"),
+    [("spare-140", "ok", True), ("spare-141", "failed", None), (SLOW[-2], "ok", False)],
+    ids=["outlives the call", "fails", "ends before the call"],
+)
+def test_a_shadow_has_a_span_below_its_calls(
+    told: Told, simulator: SimulatorProcess, model: str, result: str, longer: bool | None
+) -> None:
+    if result == "failed":
+        simulator.fault("status", deployment=SHADOWED[model], status=500, times=3)
+    answer = told.chat(model)
+    assert answer.status == 200
+    eventually(lambda: len(told.dependencies(answer)) == 3, 15)
+    call, answered, shadow = told.dependencies(answer)
+    said = shadow["properties"]
+    assert (said["tollgate.role"], said["tollgate.attempt"], said["tollgate.result"]) == ("shadow", "100", result)
+    assert said["gen_ai.request.model"] == SHADOWED[model]
+    assert answered["properties"]["tollgate.role"] == "try"
+    assert call["properties"]["tollgate.attempts"] == "1"
+    assert shadow["tags"]["ai.operation.id"] == call["tags"]["ai.operation.id"]
+    assert longer is None or (shadow["duration"] > call["duration"]) == longer
+
+
+def test_a_shadow_of_a_call_that_is_not_kept_has_no_span(told: Told) -> None:
+    trace = f"{random.getrandbits(128) | 1:032x}"
+    assert told.chat(SLOW[-2], {"traceparent": f"00-{trace}-{PARENT_SPAN}-00"}).status == 200
+    told.dependencies(told.chat())  # a later one has arrived
+    assert trace not in json.dumps(told.received.envelopes)
+
+
+def test_a_collector_receives_the_same_spans(told: Told) -> None:
+    answer = told.chat(stream=True)
+    call, attempt = told.dependencies(answer)
+
+    def spans() -> dict[str, Any]:
+        return {span.span_id.hex(): span for span in told.received.otlp_spans()}
+
+    eventually(lambda: attempt["id"] in spans())
+    same, child = spans()[call["id"]], spans()[attempt["id"]]
+    assert (same.name, same.trace_id.hex()) == (call["name"], call["tags"]["ai.operation.id"])
+    assert child.parent_span_id == same.span_id
+    assert same.start_time_unix_nano <= child.start_time_unix_nano < child.end_time_unix_nano
+    assert child.end_time_unix_nano <= same.end_time_unix_nano
+    assert abs(same.end_time_unix_nano / 1e9 - time.time()) < 60
+    found = attributes(same)
+    assert found["gen_ai.request.stream"] is True
+    assert found["gen_ai.usage.output_tokens"] == 32
+    assert 0 < found["gen_ai.response.time_to_first_chunk"] < 10
+    assert attributes(child).items() >= {"server.address": "127.0.0.1", "http.request.method": "POST"}.items()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_span_above_a_call_is_the_hosts_and_without_a_host_the_callers(told: Told, stream: bool) -> None:
+    trace = f"{random.getrandbits(128) | 1:032x}"
+    answer = told.chat(headers={"traceparent": f"00-{trace}-{PARENT_SPAN}-01"}, stream=stream)
+    call, *_ = told.dependencies(answer)
+    assert call["tags"]["ai.operation.id"] == trace
+    above = HOST_SPAN if told.gateway.edge == "functions" else PARENT_SPAN
+    assert call["tags"]["ai.operation.parentId"] == above
+
+
+def test_a_call_whose_trace_its_caller_does_not_keep_has_no_span(told: Told) -> None:
+    trace = f"{random.getrandbits(128) | 1:032x}"
+    assert told.chat(headers={"traceparent": f"00-{trace}-{PARENT_SPAN}-00"}).status == 200
+    told.dependencies(told.chat())  # a later one has arrived
+    assert trace not in json.dumps(told.received.envelopes)
+    assert bytes.fromhex(trace) not in told.received.bytes
+    assert trace in told.gateway.logs()  # the line of the log has it all the same
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_line_of_a_call_belongs_to_its_trace_and_comes_once(told: Told, stream: bool) -> None:
+    answer = told.chat(stream=stream)
+    call, *_ = told.dependencies(answer)
+
+    def lines() -> list[dict[str, Any]]:
+        return [m for m in told.received.of_insights("MessageData") if request_id(answer) in m["message"]]
+
+    eventually(lambda: bool(lines()))
+    (line,) = lines()
+    assert line["tags"]["ai.operation.id"] == call["tags"]["ai.operation.id"]
+    assert line["tags"]["ai.operation.parentId"] == call["id"]
+    assert line["properties"]["logger_name"] == "tollgate.requests"
+    record = json.loads(line["message"])
+    assert (record["trace"], record["output_tokens"]) == (call["tags"]["ai.operation.id"], 32)
+    assert [r["request"] for r in told.gateway.records()].count(request_id(answer)) == 1
+
+    def of_otlp() -> list[str]:
+        lines = told.received.otlp_lines()
+        return [line.trace_id.hex() for line in lines if request_id(answer) in line.body.string_value]
+
+    eventually(lambda: of_otlp() == [record["trace"]])
+
+
+def test_a_refusal_is_a_span_and_a_count(told: Told) -> None:
+    answer = told.gateway.request("GET", "/v1/models", None, {"authorization": "Bearer tg_wrong"})
+    assert answer.status == 401
+    (span,) = told.dependencies(answer)
+    assert (span["name"], span["properties"]["tollgate.error"]) == ("refused", "invalid_api_key")
+    refusals = told.metric("tollgate.refusals")
+    assert {point["dimensions"]["error.type"] for point in refusals} >= {"invalid_api_key"}
+
+
+def test_metrics_tell_calls_tokens_tries_and_the_state_of_the_gateway(told: Told, simulator: SimulatorProcess) -> None:
+    model = next(told.spare)
+    simulator.fault("status", deployment=model, status=429, headers={"retry-after": "1"}, times=1)
+    answers = [told.chat(model), told.chat(model, stream=True)]
+    assert [answer.status for answer in answers] == [200, 200]
+
+    def of_model(name: str) -> list[dict[str, Any]]:
+        points = told.received.insights_metric(name)
+        return [point for point in points if point["dimensions"].get("gen_ai.request.model") == model]
+
+    eventually(lambda: sum(p["count"] for p in of_model("gen_ai.client.operation.duration")) == 2, 15)
+    tokens = of_model("gen_ai.client.token.usage")
+    assert sum(p["value"] for p in tokens if p["dimensions"]["gen_ai.token.type"] == "output") == 64
+    assert sum(p["count"] for p in of_model("gen_ai.server.time_to_first_token")) == 1
+    assert sum(p["count"] for p in of_model("gen_ai.server.time_per_output_token")) == 1
+    attempts = [point["dimensions"] for point in told.metric("tollgate.attempts")]
+    assert "throttled" in {dimensions["tollgate.result"] for dimensions in attempts}
+    assert {"tollgate.backend", "tollgate.region", "tollgate.result"} == {*attempts[0]}
+    operations = {p["dimensions"]["tollgate.store.operation"] for p in told.metric("tollgate.store.duration")}
+    assert "merge" in operations
+    for name in ("tollgate.event_loop.lag", "tollgate.ledger.backlog", "tollgate.safe_mode"):
+        assert all(point["dimensions"] == {} for point in told.metric(name)), name
+    assert {point["value"] for point in told.metric("tollgate.safe_mode")} == {0}
+
+
+def test_metrics_tell_who_met_a_limit_and_which_quotas_are_used_up(told: Told) -> None:
+    made = cli(told.gateway.environment, "keys", "create", "limited", "--request-quota", "4", "--json")
+    body = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}).encode()
+    headers = {"authorization": f"Bearer {made['key']}"}
+    ask = partial(told.gateway.request, "POST", "/v1/chat/completions", body, headers)
+    assert [ask().status for _ in range(5)] == [200] * 4 + [403]
+    hits = told.metric("tollgate.limit.hits")
+    assert {("key", "requests")} == {tuple(point["dimensions"].values()) for point in hits}
+    alerts = told.metric("tollgate.limit.alerts", lambda points: len(points) >= 2)
+    reached = {(p["dimensions"]["tollgate.limit"], p["dimensions"]["tollgate.percentage"]): p["value"] for p in alerts}
+    assert reached == {("requests", "80"): 1, ("requests", "100"): 1}
+
+
+def test_a_collector_receives_metrics_as_sums_since_the_start(told: Told) -> None:
+    model = next(told.spare)
+
+    def newest() -> list[Any]:
+        metric = told.received.otlp_metrics().get("gen_ai.client.operation.duration")
+        points = metric.histogram.data_points if metric else []
+        return [point for point in points if attributes(point)["gen_ai.request.model"] == model]
+
+    for calls in (1, 2, 3):
+        assert told.chat(model).status == 200
+        eventually(lambda calls=calls: sum(point.count for point in newest()) == calls, 15)  # type: ignore[misc]
+    metric = told.received.otlp_metrics()["gen_ai.client.operation.duration"]
+    assert (metric.unit, metric.histogram.aggregation_temporality) == ("s", 2)  # cumulative
+    for point in newest():
+        assert list(point.explicit_bounds)[:3] == [0.01, 0.02, 0.04]
+        assert sum(point.bucket_counts) == point.count
+        assert point.start_time_unix_nano < point.time_unix_nano
+
+
+def test_nothing_that_a_caller_or_a_backend_wrote_and_no_secret_is_in_what_leaves(
+    told: Told, simulator: SimulatorProcess, azurite: Azurite
+) -> None:
+    model = next(told.spare)
+    wrong_key = "tg_planted_" + told.key.rpartition("_")[2][::-1]
+    fault = {"error": {"code": "server_error", "message": "planted message of a backend"}}
+    simulator.fault("status", deployment=model, status=500, body=fault, times=3)
+    answers = [told.chat(), told.chat(stream=True), told.chat(model), told.chat("planted-unknown-model")]
+    answers.append(told.chat(headers={"authorization": f"Bearer {wrong_key}"}))
+    for body in (b'{"model": "gpt-4o", "messages": "' + PROMPT.encode(), b'{"model": 7, "messages": []}'):
+        head = {"authorization": f"Bearer {told.key}", "cookie": "planted-cookie", "user-agent": "planted-agent"}
+        answers.append(told.gateway.request("POST", "/v1/chat/completions", body, head))
+    assert [answer.status for answer in answers] == [200, 200, 500, 404, 401, 400, 400]
+    for answer in answers:
+        told.dependencies(answer)
+    told.metric("gen_ai.client.operation.duration")
+    said = json.loads(answers[0].body)["choices"][0]["message"]["content"]
+    assert len(said) > 20
+    secrets = [told.key, told.key.rpartition("_")[2], wrong_key, simulator.api_key, SYSTEM, PROMPT, said, said[:20]]
+    secrets += ["planted", "AccountKey", "Bearer"]
+    sent = told.received.bytes.decode("latin-1")
+    for secret in secrets:
+        assert secret not in sent, secret
+    assert "tollgate.request_id" in sent  # there is something to search
+
+
+def test_telemetry_that_nobody_takes_stands_in_nobodys_way(azurite: Azurite, simulator: SimulatorProcess) -> None:
+    port = free_port()
+    environ = {
+        "GATEWAY_CONFIG": json.dumps(configuration(simulator)),
+        "GATEWAY_STORAGE": azurite.connection_string,
+        "JAPAN_KEY": simulator.api_key,
+        "APPLICATIONINSIGHTS_CONNECTION_STRING": f"InstrumentationKey={KEY};IngestionEndpoint=http://127.0.0.1:{port}/",
+        **simulator.identity_environment,
+    }
+    key = make_key(azurite.connection_string, "untold")
+    with GatewayProcess("uvicorn", environ) as gateway:
+        body = json.dumps(chat_body()).encode()
+        answer = gateway.request("POST", "/v1/chat/completions", body, {"authorization": f"Bearer {key}"})
+        assert answer.status == 200
+        started = time.monotonic()
+        gateway.stop()
+        assert time.monotonic() - started < 10
+        assert "by a defect of the gateway" not in gateway.logs()

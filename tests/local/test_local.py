@@ -1,0 +1,246 @@
+"""The two commands: finding Python and Node, refusing in one sentence, and leaving no process behind."""
+
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from local import azurite, run
+from local.processes import Children, Refused, free_port, port_is_free
+from shared.config import parsing
+
+ROOT = Path(__file__).resolve().parents[2]
+REAL = getattr(sys, "_base_executable", sys.executable)
+
+
+def script(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def commands(tmp_path: Path) -> Path:
+    """A folder for PATH that holds what the scripts need of a system, and nothing else."""
+    folder = tmp_path / "commands"
+    folder.mkdir()
+    for name in ("sh", "dirname", "cmp", "mkdir", "cat", "sleep"):
+        found = shutil.which(name)
+        assert found
+        (folder / name).symlink_to(found)
+    return folder
+
+
+def shell(file: str, *arguments: str, path: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["sh", ROOT / "local" / file, *arguments], env={"PATH": str(path), **environ}, capture_output=True, text=True
+    )
+
+
+class TestFindingPython:
+    def test_the_one_that_is_named_comes_first(self, commands: Path) -> None:
+        script(commands / "python3.13", "echo wrong")
+        assert shell("find-python.sh", path=commands, PYTHON=REAL).stdout.strip() == REAL
+
+    def test_python3_13_on_path_is_taken(self, commands: Path) -> None:
+        script(commands / "python3.13", f'exec "{REAL}" "$@"')
+        found = shell("find-python.sh", path=commands)
+        assert (found.returncode, found.stdout.strip(), found.stderr) == (0, REAL, "")
+
+    def test_a_shim_that_fails_under_a_foreign_home_leads_to_pyenvs_own_folder(
+        self, commands: Path, tmp_path: Path
+    ) -> None:
+        script(commands / "python3.13", "echo 'pyenv: python3.13: command not found' >&2; exit 127")
+        script(tmp_path / "pyenv" / "bin" / "pyenv", "exit 1")
+        (commands / "pyenv").symlink_to(tmp_path / "pyenv" / "bin" / "pyenv")
+        script(tmp_path / "pyenv" / "versions" / "3.13.1" / "bin" / "python3.13", f'exec "{REAL}" "$@"')
+        path = Path(f"{tmp_path}/pyenv/bin:{commands}")
+        assert shell("find-python.sh", path=path, HOME="/nonexistent").stdout.strip() == REAL
+        assert shell("find-python.sh", path=commands, PYENV_ROOT=f"{tmp_path}/pyenv").stdout.strip() == REAL
+
+    def test_uv_is_asked_and_not_told_to_install(self, commands: Path, tmp_path: Path) -> None:
+        python = script(tmp_path / "uv" / "python", f'exec "{REAL}" "$@"')
+        script(commands / "uv", f'[ "$1 $2" = "python find" ] && echo "{python}"')
+        assert shell("find-python.sh", path=commands).stdout.strip() == REAL
+
+    def test_python3_is_taken_only_when_it_is_3_13(self, commands: Path) -> None:
+        script(commands / "python3", f'exec "{REAL}" "$@"')
+        assert shell("find-python.sh", path=commands).stdout.strip() == REAL
+        script(commands / "python3", "true")  # what another version prints: nothing
+        assert shell("find-python.sh", path=commands).returncode == 1
+
+    def test_without_any_one_sentence_says_what_to_install(self, commands: Path) -> None:
+        found = shell("find-python.sh", path=commands)
+        assert (found.returncode, found.stdout) == (1, "")
+        assert found.stderr.startswith("Tollgate needs Python 3.13")
+        assert found.stderr.count("\n") == 1
+
+
+class TestFindingNode:
+    def test_without_node_one_sentence_says_what_to_install(self, commands: Path) -> None:
+        done = shell("install.sh", "azurite", path=commands)
+        assert done.returncode == 1
+        assert done.stderr.startswith("Node.js 20 or newer with npm is needed")
+        assert done.stderr.count("\n") == 1
+
+    def test_a_node_that_is_too_old_is_refused_by_its_version(self, commands: Path) -> None:
+        for name in ("node", "npm"):
+            script(commands / name, "echo v18.19.0")
+        done = shell("install.sh", "azurite", path=commands)
+        assert done.returncode == 1
+        assert "the one found is v18.19.0" in done.stderr
+
+
+class TestRefusals:
+    def test_a_taken_port_is_refused_with_what_to_do(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            with pytest.raises(Refused, match=rf"Port {port} is taken.*make run PORT="):
+                run.chosen_port(str(port))
+
+    @pytest.mark.parametrize("wanted", ["0", "65536", "-1", "http", "7071.0"])
+    def test_a_port_that_is_none_is_refused(self, wanted: str) -> None:
+        with pytest.raises(Refused, match="PORT must be a number"):
+            run.chosen_port(wanted)
+
+    def test_func_without_the_core_tools_says_what_to_install_and_starts_nothing(self, commands: Path) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "local.run", "--host", "func"],
+            cwd=ROOT,
+            env={"PATH": str(commands)},
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "npm install -g azure-functions-core-tools" in done.stderr
+
+
+class TestProcesses:
+    def test_leaving_stops_the_grandchildren_too(self, tmp_path: Path) -> None:
+        with Children(tmp_path, tmp_path) as children:
+            child = children.start("nest", ["sh", "-c", "sleep 100 & sleep 100 & echo $!; wait"])
+            grandchild = int(children.wait_for("It", lambda: child.log.read_text().strip() or None, 5))
+            assert psutil.pid_exists(grandchild)
+        assert child.process.returncode is not None
+        assert gone(grandchild, seconds=2)
+
+    def test_a_program_that_ignores_the_request_to_end_is_ended_by_force(self, tmp_path: Path) -> None:
+        with Children(tmp_path, tmp_path) as children:
+            child = children.start("deaf", ["sh", "-c", "trap '' INT; echo up; while :; do sleep 1; done"])
+            children.wait_for("It", lambda: child.log.read_text() or None, 5)
+            child.stop(patience=0.2)
+        assert child.process.returncode == -signal.SIGKILL
+
+    def test_a_program_that_ends_by_itself_is_told_with_its_last_lines(self, tmp_path: Path) -> None:
+        with Children(tmp_path, tmp_path) as children:
+            children.start("gateway", ["sh", "-c", "echo the reason; exit 3"])
+            with pytest.raises(Refused, match=r"Gateway ended unexpectedly \(exit code 3\)[^$]*the reason"):
+                children.wait_for("It", lambda: None, 5)
+
+    def test_a_launcher_that_is_killed_leaves_no_orphan(self, tmp_path: Path) -> None:
+        program = f"""
+            import sys, time
+            from pathlib import Path
+            from local.processes import Children
+            with Children(Path({str(tmp_path)!r}), Path({str(tmp_path)!r})) as children:
+                print(children.start("sleeper", ["sh", "-c", "sleep 100 & wait"]).process.pid, flush=True)
+                time.sleep(100)
+        """
+        launcher = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(program)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        assert launcher.stdout
+        with launcher, launcher.stdout:
+            sleeper = int(launcher.stdout.readline())
+            assert psutil.pid_exists(sleeper)
+            launcher.kill()
+        assert gone(sleeper, seconds=5)
+
+
+def test_the_simulated_configuration_is_one_that_the_gateway_accepts() -> None:
+    endpoints = {name: f"http://127.0.0.1:{9000 + i}" for i, (name, _, _) in enumerate(run.REGIONS)}
+    parsed = parsing.parse(yaml.safe_dump(run.simulated_configuration(endpoints), sort_keys=False), "gateway.yaml")
+    assert {b.name: b.endpoint for b in parsed.backends} == endpoints
+    assert [b.data_zone for b in parsed.backends] == ["eu", "us", None]
+    assert parsed.model_names() == list(run.MODELS)
+
+
+def test_azurite_starts_on_a_port_of_ours_and_keeps_its_data_where_it_is_told(tmp_path: Path) -> None:
+    ports = {"table": free_port()}
+    with Children(tmp_path, tmp_path) as children:
+        children.start("azurite", azurite.command(ports, tmp_path / "data"))
+        children.wait_for_port("Azurite", ports["table"], seconds=30)
+        assert not port_is_free(ports["table"])
+    assert [file.name for file in (tmp_path / "data").iterdir()] == ["__azurite_db_table__.json"]
+
+
+def test_make_run_shows_a_call_and_stops_on_ctrl_c(tmp_path: Path) -> None:
+    launcher, said = start_run(tmp_path)
+    with launcher:
+        children = psutil.Process(launcher.pid).children(recursive=True)
+        first_key = said.rpartition("\nKey  ")[2].split()[0]
+        usage = subprocess.run(
+            ["sh", "-c", f". {tmp_path}/env; {sys.executable} -m shared.cli usage --json"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        launcher.send_signal(signal.SIGINT)
+        assert launcher.wait(20) == 0
+    assert usage.returncode == 0, usage.stderr
+    assert "A first call to gpt-4o, streamed" in said
+    assert any(f"Served by {called}" in said for _, called, _ in run.REGIONS)
+    assert len(children) >= 4
+    assert all(gone(child.pid, seconds=2) for child in children)
+    for file in ("demo-key.json", "env"):
+        assert stat.S_IMODE((tmp_path / file).stat().st_mode) == 0o600
+
+    launcher, said = start_run(tmp_path)  # the data was kept, and so the key still serves
+    with launcher:
+        launcher.terminate()
+        assert launcher.wait(20) == 0
+    assert f"\nKey  {first_key}\n" in said
+
+
+def start_run(state: Path) -> tuple[subprocess.Popen[str], str]:
+    """The launcher with a folder of its own for what it keeps; returns what it printed until it was ready."""
+    program = (
+        f"import pathlib, sys; from local import run; run.STATE = pathlib.Path({str(state)!r}); sys.exit(run.main())"
+    )
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("GATEWAY_")}
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=environ | {"PORT": str(free_port())},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert launcher.stdout
+    said = ""
+    for line in launcher.stdout:
+        said += line
+        if "Ctrl-C stops everything" in line:
+            return launcher, said
+    launcher.wait()
+    pytest.fail(f"it ended with {launcher.returncode}:\n{said}")
+
+
+def gone(pid: int, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.02)
+    return False

@@ -1,0 +1,74 @@
+"""The gateway's own paths, over HTTP on both edges: who may ask, what is told, and what is refused."""
+
+import csv
+import io
+
+import pytest
+
+from tests.harness.system import System
+
+
+def test_an_operator_sees_the_usage_of_everybody_and_what_it_cost(gateway: System) -> None:
+    key = gateway.make_key("the accountant's")
+    usage = gateway.post(
+        "/v1/chat/completions", {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}, key=key
+    ).json()["usage"]
+    answer = gateway.get("/gateway/usage?by=key,model")
+    assert answer.status == 200
+    told = answer.json()
+    (line,) = [line for line in told["lines"] if line["key"] == key.split("_")[1]]
+    assert (line["name"], line["model"], line["requests"]) == ("the accountant's", "gpt-4o", 1)
+    assert (line["input_tokens"], line["output_tokens"]) == (usage["prompt_tokens"], usage["completion_tokens"])
+    assert line["cost_usd"] == pytest.approx((usage["prompt_tokens"] * 2.5 + usage["completion_tokens"] * 10) / 1e6)
+    assert line["forecast_usd"] >= line["cost_usd"]
+    assert sum(line["total_tokens"] for line in told["lines"]) == told["total"]["total_tokens"]
+    as_csv = gateway.get("/gateway/usage?by=key,model&format=csv")
+    assert as_csv.headers["content-type"].startswith("text/csv")
+    rows = list(csv.DictReader(io.StringIO(as_csv.body.decode())))
+    assert [row["requests"] for row in rows if row["key"] == line["key"]] == ["1"]
+
+
+def test_callers_see_their_own_usage_and_nobody_elses(gateway: System) -> None:
+    key, other = gateway.make_key("seen"), gateway.make_key("unseen")
+    for owner in (key, other):
+        gateway.post("/v1/embeddings", {"model": "text-embedding-3-small", "input": "Hello"}, key=owner)
+    lines = gateway.get("/gateway/usage/me", key).json()["lines"]
+    assert [(line["model"], line["requests"]) for line in lines] == [("text-embedding-3-small", 1)]
+    assert gateway.get("/gateway/usage/me?by=key", key).json()["lines"][0]["name"] == "seen"
+    for path in (f"?key={other.split('_')[1]}", "?by=model&key=x"):
+        refused = gateway.get(f"/gateway/usage/me{path}", key)
+        assert (refused.status, refused.error()["param"]) == (400, "key")
+
+
+def test_keys_open_only_their_own_paths(gateway: System) -> None:
+    for path, key in (
+        ("/gateway/usage", gateway.key),
+        ("/gateway/usage", "tg_nonsense"),
+        ("/gateway/usage/me", "tg_nonsense"),
+        ("/gateway/usage/you", gateway.key),
+    ):
+        assert gateway.get(path, key).status == 401
+    assert gateway.get("/gateway/usage/me").status == 401  # the operator has no usage of its own
+    assert gateway.get("/gateway/usage/you").status == 404
+
+
+@pytest.mark.parametrize(
+    ("query", "param"),
+    [
+        ("by=colour", "by"),
+        ("by=", "by"),
+        ("since=yesterday", "since"),
+        ("since=2026-11-09&until=2026-11-02", "since"),
+        ("every=minute", "every"),
+        ("every=hour&since=2025-01-01", "every"),
+        ("format=xml", "format"),
+        ("colour=red", "colour"),
+        ("by=key&by=model", "by"),
+        ("since=%00%ff", "since"),
+    ],
+)
+def test_bad_questions_get_a_400_that_names_the_parameter(gateway: System, query: str, param: str) -> None:
+    for path, key in (("/gateway/usage", None), ("/gateway/usage/me", gateway.key)):
+        refused = gateway.get(f"{path}?{query}", *([key] if key else []))
+        assert (refused.status, refused.error()["param"]) == (400, param)
+        assert refused.error()["message"]

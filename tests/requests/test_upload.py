@@ -1,0 +1,201 @@
+"""Multipart bodies: relayed while they come, renamed where they name a model, bounded in size, memory and time."""
+
+import asyncio
+import io
+import itertools
+import json
+import random
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import psutil
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared.azure_openai import multipart
+from shared.errors import InvalidRequest, RequestTimeout, RequestTooLarge
+from shared.requests.disconnect import CallerDisconnected
+from shared.requests.upload import Upload
+from tests.harness.system import System
+
+BOUNDARY = "x-boundary"
+HEADERS = {"content-type": f"multipart/form-data; boundary={BOUNDARY}"}
+NOISE = random.Random(3).randbytes(40_000) + b"\r\n--x-bound" + b"\r\n\r\n"
+
+
+def part(value: bytes, disposition: str) -> bytes:
+    return f"--{BOUNDARY}\r\nContent-Disposition: form-data; {disposition}\r\n\r\n".encode() + value + b"\r\n"
+
+
+FILE = part(NOISE, 'name="file"; filename="model.wav"')
+MODEL = part(b"whisper", 'name="model"')
+END = f"--{BOUNDARY}--\r\n".encode()
+BODIES = {"before": MODEL + FILE + END, "behind": FILE + MODEL + END, "alone": MODEL + END}
+
+
+def receiving(chunks: list[bytes]) -> Any:
+    """ASGI's `receive` for a body in these chunks."""
+    left = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
+    left.append({"type": "http.request", "body": b"", "more_body": False})
+
+    async def receive() -> Any:
+        await asyncio.sleep(0)
+        return left.pop(0) if left else {"type": "http.disconnect"}
+
+    return receive
+
+
+async def everything(stream: AsyncIterator[bytes]) -> bytes:
+    return b"".join([chunk async for chunk in stream])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    order=st.sampled_from(sorted(BODIES)), cuts=st.sets(st.integers(1, 41_000), max_size=12), name=st.binary(max_size=9)
+)
+def test_the_model_is_renamed_where_it_stands_and_no_other_byte_changes(
+    order: str, cuts: set[int], name: bytes
+) -> None:
+    body = BODIES[order]
+    places = [0, *sorted(cut for cut in cuts if cut < len(body)), len(body)]
+    chunks = [body[start:end] for start, end in itertools.pairwise(places)]
+
+    async def relayed() -> None:
+        upload = Upload(receiving(chunks), HEADERS | {"content-length": str(len(body))}, 10**6, 60)
+        assert await upload.find("model") == "whisper"
+        expected = body.replace(MODEL, MODEL.replace(b"whisper", name))
+        for _ in range(2):  # a second backend gets the same
+            assert await everything(upload.stream(name)) == expected
+        assert upload.length(name) == len(expected)
+        assert await everything(upload.stream(None)) == body
+        upload.close()
+
+    asyncio.run(relayed())
+
+
+async def test_a_model_that_stands_in_the_path_alone_is_put_into_the_body() -> None:
+    upload = Upload(receiving([FILE, END]), HEADERS, 10**6, 60)
+    assert await upload.find("model", to_the_end=True) is None
+    assert await everything(upload.stream(b"prod")) == MODEL.replace(b"whisper", b"prod") + FILE + END
+    upload.close()
+
+
+STREAM = part(b"true", 'name="stream"')
+
+
+@pytest.mark.parametrize(
+    ("body", "streams"),
+    [
+        (STREAM + END, True),
+        (FILE + STREAM + END, True),
+        (part(b"False", 'name="stream"') + STREAM + END, False),  # the first counts
+        (part(b"x" * 5000, 'name="stream"') + END, False),
+        (part(b"true", 'name="streams"') + END, False),
+        (
+            part(b"x", 'name="file"; filename="a name=stream.wav"\r\nContent-Type: application/octet-stream') + END,
+            False,
+        ),
+        (END, False),
+    ],
+)
+async def test_a_form_says_whether_it_asks_for_a_stream_and_no_byte_changes(body: bytes, streams: bool) -> None:
+    for cut in (1, 7, 60, 5000, len(body)):
+        pieces = [body[start : start + cut] for start in range(0, len(body), cut)]
+        upload = Upload(receiving(pieces), HEADERS, 10**6, 60)
+        await upload.begin()
+        assert await everything(upload.stream(None)) == body
+        assert (upload.asks_for_stream, upload.complete) == (streams, True)
+        upload.close()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        MODEL + MODEL + END,
+        part(b"mini", 'filename="; name=\\"model\\""; name="file"') + MODEL + END,
+        part(b"x" * 5000, 'name="model"') + END,
+        part(b"\xff", 'name="model"') + END,
+        f"--{BOUNDARY}\r\nx: ".encode() + b"y" * 20_000,
+    ],
+)
+async def test_a_body_that_two_readers_may_read_differently_is_refused(body: bytes) -> None:
+    upload = Upload(receiving([body]), HEADERS, 10**6, 60)
+    with pytest.raises(InvalidRequest):
+        await upload.find("model", to_the_end=True)
+    upload.close()
+
+
+async def test_a_file_of_a_container_is_not_named_in_a_form() -> None:
+    upload = Upload(receiving([part(b"file-of-another", 'name="file_id"') + END]), HEADERS, 10**6, 60)
+    upload.forbid("file_id")
+    with pytest.raises(InvalidRequest, match="file_id"):
+        await everything(upload.stream(None))
+    assert isinstance(upload.error, InvalidRequest)
+    upload.close()
+
+
+async def test_a_body_that_is_too_large_slow_or_cut_is_told_so() -> None:
+    with pytest.raises(RequestTooLarge):
+        Upload(receiving([]), HEADERS | {"content-length": "1001"}, 1000, 60)
+    upload = Upload(receiving([b"x" * 600, b"x" * 600]), HEADERS, 1000, 60)
+    with pytest.raises(RequestTooLarge):
+        await everything(upload.stream(None))
+    upload.close()
+
+    async def trickle() -> Any:
+        await asyncio.sleep(0.02)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    upload = Upload(trickle, HEADERS, 1000, 0.1)
+    with pytest.raises(RequestTimeout):
+        await everything(upload.stream(None))
+    upload.close()
+
+    async def gone() -> Any:
+        return {"type": "http.disconnect"}
+
+    upload = Upload(gone, HEADERS, 1000, 1)
+    with pytest.raises(CallerDisconnected):
+        await everything(upload.stream(None))
+    upload.close()
+
+
+@pytest.mark.parametrize(
+    "text", ["multipart/form-data", "multipart/form-data; boundary=", "multipart/mixed; boundary=x"]
+)
+def test_a_multipart_body_needs_its_boundary(text: str) -> None:
+    with pytest.raises(InvalidRequest):
+        multipart.boundary(text)
+
+
+def test_a_large_file_passes_both_ways_in_little_memory(gateway: System) -> None:
+    size = 40_000_000
+    process = psutil.Process(gateway.gateway.pid)
+    with gateway.openai(gateway.make_key("large files")) as client:
+        client.files.create(file=("warm.txt", b"warm"), purpose="assistants")
+        before = process.memory_info().rss
+        content = random.Random(1).randbytes(size)
+        file = client.files.create(file=("large.bin", io.BytesIO(content)), purpose="assistants")
+        assert file.bytes == size
+        assert client.files.content(file.id).read() == content
+        client.files.delete(file.id)
+    assert process.memory_info().rss - before < 30_000_000
+
+
+def test_a_body_over_the_limit_is_too_large_for_the_client_to_send(gateway: System) -> None:
+    head = (
+        f"POST /v1/files HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {gateway.key}\r\n"
+        f"content-type: multipart/form-data; boundary=x\r\ncontent-length: {2**40}\r\n\r\n"
+    )
+    with socket.create_connection(gateway.gateway.address, timeout=10) as connection:
+        connection.sendall(head.encode())
+        assert b" 413 " in connection.recv(65_536)
+
+
+def test_a_multipart_call_without_a_model_is_a_bad_request(gateway: System) -> None:
+    answer = gateway.post("/v1/audio/transcriptions", FILE + END, HEADERS)
+    assert (answer.status, answer.error()["code"]) == (400, "missing_model")
+    answer = gateway.post("/v1/audio/transcriptions", json.dumps({"model": "whisper"}).encode()[:-1])
+    assert answer.status == 400

@@ -1,0 +1,155 @@
+"""Numbers added up until they are exported, traces kept by a budget, and places in traces."""
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared import ulid
+from shared.config.document import Backend
+from shared.telemetry import instruments, metrics, spans
+from shared.telemetry.metrics import Counter, Distribution, Histogram, Instrument, Point
+from shared.telemetry.recorder import Budget
+from shared.types import BEATEN, LEFT, Attempt, Target
+
+ROOT = Path(__file__).resolve().parents[2]
+SIZES = Instrument("histogram", "sizes", "1", "", ("of",), (1.0, 10.0))
+
+
+@given(st.lists(st.floats(0, 100)), st.lists(st.floats(0, 100)))
+def test_what_two_intervals_hold_is_what_one_would_hold(first: list[float], second: list[float]) -> None:
+    def told(values: list[float]) -> Point:
+        histogram = Histogram(SIZES)
+        for value in values:
+            histogram["a",].record(value)
+        found = list(metrics.drained(histogram))
+        assert list(metrics.drained(histogram)) == []  # it has been told
+        return found[0] if found else Point(SIZES, ("a",), Distribution(SIZES.bounds))
+
+    apart, together = metrics.summed(told(first), told(second)).value, told(first + second).value
+    assert isinstance(apart, Distribution)
+    assert isinstance(together, Distribution)
+    assert (apart.buckets, apart.count) == (together.buckets, together.count)
+    assert (apart.smallest, apart.largest) == (together.smallest, together.largest)
+    assert apart.sum == pytest.approx(together.sum)
+
+
+def test_a_value_at_a_bound_is_in_the_bucket_below_it() -> None:
+    distribution = Distribution((1.0, 10.0))
+    for value in (0.5, 1.0, 1.5, 10.0, 11.0):
+        distribution.record(value)
+    assert distribution.buckets == [2, 2, 1]
+
+
+def test_series_without_end_become_one() -> None:
+    histogram, counter = Histogram(SIZES), Counter(SIZES)
+    for number in range(3000):
+        histogram[f"{number}",].record(1)
+        counter.add((f"{number}",))
+    assert len(histogram) == len(counter) == 1001
+    assert histogram["other",].count == counter["other",] == 2000
+
+
+def test_every_instrument_has_a_name_of_its_own_and_a_histogram_bounds() -> None:
+    assert len({instrument.name for instrument in instruments.INSTRUMENTS}) == len(instruments.INSTRUMENTS)
+    for instrument in instruments.INSTRUMENTS:
+        assert bool(instrument.bounds) == (instrument.kind == "histogram")
+        assert list(instrument.bounds) == sorted(instrument.bounds)
+        assert not {"consumer", "user", "key"} & {name.rpartition(".")[2] for name in instrument.dimensions}
+
+
+@given(st.lists(st.floats(0, 0.5), min_size=1, max_size=300), st.floats(0.5, 20))
+def test_kept_calls_stand_for_all_calls_and_come_no_faster_than_allowed(pauses: list[float], rate: float) -> None:
+    budget, now, kept = Budget(rate), 1000.0, []
+    for pause in pauses:
+        now += pause
+        if represents := budget.take(now):
+            kept.append(represents)
+    assert len(kept) <= rate * 10 + rate * sum(pauses) + 1
+    assert sum(kept) <= len(pauses)
+    assert sum(kept) + budget._skipped == len(pauses)
+
+
+def test_a_budget_of_nothing_keeps_nothing() -> None:
+    budget = Budget(0)
+    assert [budget.take(now) for now in (1.0, 1e6)] == [0, 0]
+
+
+@given(st.text(max_size=80))
+def test_no_traceparent_is_refused_with_more_than_a_trace_of_its_own(text: str) -> None:
+    identifier = ulid.new(1_700_000_000.0)
+    found = spans.place(identifier, 0.0, text)
+    assert 0 < found.trace_id < 1 << 128
+    assert 0 < found.span_id < 1 << 64
+
+
+def test_a_traceparent_is_taken_as_it_is() -> None:
+    for _ in range(20):
+        trace, parent = random.getrandbits(128) | 1, random.getrandbits(64) | 1
+        found = spans.place(ulid.new(1.0), 0.0, f"00-{trace:032x}-{parent:016x}-01")
+        assert (found.trace_id, found.parent_id, found.wanted) == (trace, parent, True)
+    nobody_keeps_it = spans.place(ulid.new(1.0), 0.0, f"00-{trace:032x}-{parent:016x}-00")
+    assert not nobody_keeps_it.wanted
+    for wrong in (f"00-{0:032x}-{parent:016x}-01", f"00-{trace:032x}-{0:016x}-01", f"ff-{trace:032x}-{parent:016x}-01"):
+        assert spans.place(ulid.new(1.0), 0.0, wrong).parent_id == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "problem", "result"),
+    [
+        (200, "", "ok"),
+        (400, "", "caller_error"),
+        (400, "refused: content_filter", "caller_error"),
+        (429, "throttled", "throttled"),
+        (404, "status 404 DeploymentNotFound", "refused"),
+        (503, "status 503", "failed"),
+        (200, "ended the stream before its first token", "failed"),
+        (0, "no answer within 20.0 s", "timeout"),
+        (0, "ClientConnectorError: nobody is there", "unreachable"),
+        (0, BEATEN, "beaten"),
+        (0, LEFT, "left"),
+    ],
+)
+def test_a_try_ends_in_one_of_few_words(status: int, problem: str, result: str) -> None:
+    backend = Backend(name="b", endpoint="https://b.openai.azure.com", region="r", models={})
+    assert spans.result_of(Attempt(Target(backend, "m", "d"), status, problem, 1.0)) == result
+
+
+def test_the_trace_of_a_request_can_be_told_from_its_id() -> None:
+    identifier = ulid.new(1_700_000_000.123)
+    place = spans.place(identifier, 0.0, "")
+    assert place.trace_id >> 80 == 1_700_000_000_123
+    assert place.trace_id & ((1 << 64) - 1) == place.span_id
+
+
+PROGRAM = """
+import asyncio, os, sys
+from shared import bootstrap
+from shared.config import environment
+
+async def main():
+    async with bootstrap.application(environment.load(os.environ)) as application:
+        assert application.gateway is not None
+
+asyncio.run(main())
+print(*{name.split(".")[0] for name in sys.modules} & {"opentelemetry", "google"}, "azure.monitor" in sys.modules)
+"""
+
+
+def test_without_a_destination_nothing_of_it_is_imported() -> None:
+    environ = {"GATEWAY_CONFIG": (ROOT / "gateway.sample.yaml").read_text(), "EASTUS_KEY": "x"}
+    environ["GATEWAY_STORAGE"] = "UseDevelopmentStorage=true"
+    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, env=environ, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.decode().split() == ["False"]
+
+
+def test_every_metric_is_in_the_guide() -> None:
+    guide = (ROOT / "docs" / "telemetry.md").read_text()
+    assert [instrument.name for instrument in instruments.INSTRUMENTS if f"`{instrument.name}`" not in guide] == []
+    declared = [value for value in vars(instruments).values() if isinstance(value, Instrument)]
+    assert len(declared) == len(instruments.INSTRUMENTS)

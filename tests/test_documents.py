@@ -1,0 +1,100 @@
+"""The documents tell the truth: links and paths resolve, commands and error codes are those of the code."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+from typer.core import TyperGroup
+
+from shared import errors
+from shared.cli.app import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*.md")]
+TEXTS = [
+    *PAGES,
+    *(ROOT / name for name in ("Dockerfile", "Makefile", "azure.yaml", "compose.yaml", "gateway.sample.yaml")),
+    *ROOT.glob("deploy/**/*.yaml"),
+    *ROOT.glob("infra/**/*.bicep"),
+    *ROOT.glob(".github/workflows/*.yml"),
+]
+FOLDERS = "bench|deploy|docs|examples|infra|local|shared|simulator|tests"
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def prose(page: Path) -> str:
+    """A page without its blocks of code."""
+    return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives the headings of a page."""
+    found: set[str] = set()
+    for heading in re.findall(r"^#+ (.+)$", prose(page), re.M):
+        words = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).strip().lower()
+        anchor = re.sub(r"[^\w\- ]", "", words).replace(" ", "-")
+        assert anchor not in found, f"{relative(page)} has two headings #{anchor}"
+        found.add(anchor)
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match(r"https?:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=relative)
+def test_every_path_that_a_document_names_exists(text: Path) -> None:
+    named = re.findall(rf"(?<![\w./-])(?:{FOLDERS})/(?:[\w.-]+/)*[\w-]+\.[a-z]+\b", text.read_text())
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_every_make_command_that_a_page_names_exists(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    named = re.findall(r"(?:^|`)make ([a-z][a-z -]*[a-z])", page.read_text(), re.M)
+    assert {word for words in named for word in words.split()} <= targets
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """The words behind `tollgate` in the code of a page, in its blocks and in its lines."""
+    text = page.read_text()
+    blocks = "\n".join(re.findall(r"^```sh$(.*?)^```$", text, re.M | re.S))
+    lines = re.findall(r"(?:^|=\S+ )\.venv/bin/tollgate (.*)$", blocks, re.M)
+    lines += re.findall(r"`(?:\.venv/bin/)?tollgate ([^`]+)`", prose(page))
+    yield from (shlex.split(line, comments=True) for line in lines)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_every_command_of_a_page_is_one_of_the_command_line(page: Path) -> None:
+    for words in commands(page):
+        command = typer.main.get_command(cli)
+        for word in words:
+            if isinstance(command, TyperGroup) and not word.startswith("-"):
+                assert word in command.commands, words
+                command = command.commands[word]
+        options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        assert {word for word in words if word.startswith("--")} <= {*options, "--help", "--version"}, words
+
+
+def codes(kind: type[errors.GatewayError]) -> set[str]:
+    return {kind.code}.union(*(codes(one) for one in kind.__subclasses__()))
+
+
+def test_every_error_code_is_explained() -> None:
+    guide = (ROOT / "docs" / "troubleshoot.md").read_text()
+    known = codes(errors.GatewayError)
+    assert len(known) > 20
+    assert [code for code in sorted(known) if f"`{code}`" not in guide] == []

@@ -1,0 +1,128 @@
+"""The walls of the house: who may import what, and what a start may not import."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+AZURE_ROOMS = {
+    *("function_app.py", "shared/storage/tables.py", "shared/credentials.py", "shared/telemetry/exporter.py"),
+    "shared/cli/_azure_monitor.py",
+    "shared/functions_http.py",
+}
+PURE = (
+    *(f"azure_openai/{path.stem}" for path in sorted((ROOT / "shared" / "azure_openai").glob("*.py"))),
+    "telemetry/metrics",
+    "telemetry/spans",
+    "routing/breakers",
+    "routing/_health",
+    "forwarding/_timeouts",
+    "auth/keys",
+    "types",
+    "errors",
+)
+# Lowest first. A package imports only lower ones; the middle is the order of a request.
+LAYERS = (
+    *("errors", "ulid", "concurrency", "config", "types", "storage", "credentials"),  # the ground
+    *("azure_openai", "auth", "usage", "billing", "limits", "telemetry"),  # what the stages are made of
+    *("requests", "routing", "affinity", "forwarding", "responses"),  # parse, route, forward, respond
+    *("management", "accounting", "gateway", "bootstrap", "asgi", "functions_pairing", "functions_http", "cli"),
+)
+IO = {"aiohttp", "asyncio", "socket", "os", "subprocess", "logging", "time", "datetime"}
+
+
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    for path in [ROOT / "function_app.py", *sorted((ROOT / "shared").rglob("*.py"))]:
+        yield str(path.relative_to(ROOT)), ast.parse(path.read_text())
+
+
+def imports(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+def own_imports() -> Iterator[tuple[str, str, list[str]]]:
+    """(importing file, its layer, parts of the imported module below `shared`)"""
+    for name, tree in modules():
+        layer = name.removeprefix("shared/").split("/")[0].removesuffix(".py")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "shared":
+                for alias in node.names:
+                    dotted = f"{node.module}.{alias.name}" if node.module == "shared" else str(node.module)
+                    yield name, layer, dotted.split(".")[1:]
+
+
+def test_a_package_imports_only_lower_ones() -> None:
+    crossings = 0
+    for name, layer, (target, *_) in own_imports():
+        if target != layer and name != "function_app.py":
+            assert LAYERS.index(target) < LAYERS.index(layer), f"{name} imports {target}"
+            crossings += 1
+    assert crossings > 100  # the walk sees something
+
+
+def test_nobody_imports_the_insides_of_another_package() -> None:
+    for name, layer, (target, *rest) in own_imports():
+        assert target == layer or not any(part.startswith("_") for part in rest), f"{name} imports {target}.{rest}"
+
+
+def test_the_init_of_a_package_holds_no_code() -> None:
+    for name, tree in modules():
+        if name.endswith("__init__.py") and name != "shared/storage/__init__.py":  # which holds the Protocols
+            assert len(tree.body) == 1, name
+            assert ast.get_docstring(tree), name
+
+
+def test_tests_import_benchmarks_only_to_run_them_end_to_end() -> None:
+    for path in (ROOT / "tests").rglob("*.py"):
+        if path.parent.name != "end_to_end":
+            assert not any(i.split(".")[0] == "bench" for i in imports(ast.parse(path.read_text()))), path
+
+
+def test_azure_lives_in_few_rooms() -> None:
+    found = {name for name, tree in modules() if any(i.split(".")[0].startswith("azure") for i in imports(tree))}
+    assert found <= AZURE_ROOMS
+    assert "shared/storage/tables.py" in found  # the walk sees something
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_what_decides_does_no_io_and_reads_no_clock(name: str) -> None:
+    tree = ast.parse((ROOT / "shared" / f"{name}.py").read_text())
+    assert not {i.split(".")[0] for i in imports(tree)} & IO
+
+
+def test_the_environment_is_read_in_one_place() -> None:
+    readers = {name for name, tree in modules() for node in ast.walk(tree) if _reads_environment(node)}
+    # credentials.py asks only whether the platform offers a managed identity, exporting.py tells Azure Monitor's
+    # exporter to keep to its work; edges and commands hand the whole on
+    assert readers <= {
+        "shared/config/environment.py",
+        "shared/credentials.py",
+        "shared/telemetry/exporter.py",
+        "shared/asgi.py",
+        "shared/cli/_terminal.py",
+        "function_app.py",
+    }
+
+
+def _reads_environment(node: ast.AST) -> bool:
+    return isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
+
+
+@pytest.mark.parametrize("module", ["shared.asgi", "function_app"])
+def test_a_start_imports_no_heavy_package_that_no_request_needs(module: str) -> None:
+    heavy = ["openai", "azure.identity", "azure.monitor", "msal", "typer", "rich", "azure.data.tables", "tiktoken"]
+    heavy += ["opentelemetry", "requests", "google.protobuf", "psutil", "azure.core", "azure.storage", "cryptography"]
+    heavy += ["fastapi", "pydantic", "httpx2", "aiohttp.web", "uvloop", "xml.etree", "sqlite3"]
+    program = f"import sys, {module}; print(*[name for name in {heavy!r} if name in sys.modules])"
+    environ = {"GATEWAY_CONFIG": (ROOT / "gateway.sample.yaml").read_text(), "EASTUS_KEY": "x", "GATEWAY_STORAGE": "x"}
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environ, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.decode().split() == []

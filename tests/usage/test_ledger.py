@@ -1,0 +1,370 @@
+"""Usage rows: one write for a quick call, groups under load, and nothing lost while the table is out of reach."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from shared import ulid
+from shared.azure_openai.operations import match
+from shared.azure_openai.requests import parse_call
+from shared.config.document import Backend, Durability
+from shared.errors import StoreUnavailable
+from shared.storage import MAX_BATCH, Properties
+from shared.storage.memory import MemoryStore, MemoryTable
+from shared.types import Attempt, Call, Consumer, Outcome, Target, Usage
+from shared.usage import _group_commit, ledger
+from shared.usage._hour_fold import fold_rows
+from shared.usage.ledger import Entry, Ledger
+from shared.usage.overflow import Overflow
+
+NOW = 1_790_000_000.0
+CONSUMER = Consumer("c1", "team", product="gold")
+BACKEND = Backend(name="sweden", endpoint="https://swc", region="swedencentral", models={"m": "d"})
+
+
+class Store(MemoryStore):
+    """Counts batches; fails as long as `dead`, refuses what holds `poison`, and takes `seconds` for each."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: NOW)
+        self.batches: list[int] = []
+        self.dead = False
+        self.seconds = 0.0
+
+    def table(self, name: str) -> MemoryTable:
+        table = super().table(name)
+        merge = table.merge
+
+        async def watched(partition: str, rows: Mapping[str, Properties]) -> None:
+            self.batches.append(len(rows))
+            if self.seconds:
+                await asyncio.sleep(self.seconds)
+            if self.dead:
+                raise StoreUnavailable("dead")
+            if any("poison" in row for row in rows):
+                raise ValueError("no row")
+            await merge(partition, rows)
+
+        table.merge = watched  # type: ignore[method-assign]
+        return table
+
+
+class House:
+    def __init__(self, durability: Durability = "committed", overflow: Overflow | None = None) -> None:
+        self.store = Store()
+        self.time = 0.0
+        self.ledger = Ledger(self.store, durability, overflow, lambda: self.time)
+
+    def open(self, request_id: str = "") -> Entry:
+        return self.ledger.open(request_id or ulid.new(NOW), CONSUMER, chat(), "m")
+
+    def close(self, entry: Entry, **more: Any) -> asyncio.Future[None]:
+        usage = Usage(input_tokens=5, output_tokens=7)
+        given = {"status": 200, "usage": usage, "served_by": Target(BACKEND, "m", "d"), **more}
+        return self.ledger.close(entry, Outcome(**given))
+
+    async def rows(self) -> dict[str, dict[str, Any]]:
+        return {row.key: row.properties async for row in self.store.table("usage202609").scan_all()}
+
+
+def chat() -> Call:
+    return parse_call(match("POST", "/v1/chat/completions"), "systemId=erp", {}, b'{"model": "m", "max_tokens": 9}')
+
+
+async def test_a_quick_call_costs_one_write_that_holds_both_halves() -> None:
+    house = House()
+    entry = house.open()
+    await house.close(entry)
+    assert house.store.batches == [1]
+    row = (await house.rows())[entry.request_id]
+    assert row.items() >= {
+        "s_key": "c1", "s_model": "m", "s_op": "chat.completions", "s_max": 9, "s_ts": NOW, "s_product": "gold",
+        "s_system": "erp", "e_input": 5, "e_output": 7, "e_status": 200, "e_backend": "sweden",
+        "e_region": "swedencentral", "e_ended": "complete",
+    }.items()  # fmt: skip
+    assert "e_est" not in row
+
+
+async def test_a_row_holds_every_class_of_tokens_and_what_is_zero_takes_no_bytes() -> None:
+    house = House()
+    whole = Usage(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12.5, 13, "gpt-4o-2024-11-20", "priority", estimated=True)
+    plain = Usage(5, 0, service_tier="default")
+    entries = [house.open(), house.open()]
+    await asyncio.gather(*(house.close(e, usage=u) for e, u in zip(entries, (whole, plain), strict=True)))
+    rows = await house.rows()
+    fold = fold_rows(rows.values(), NOW)
+    found = {line.tier: counts for line, counts in fold.lines.items()}
+    told = msgspec.structs.asdict(whole) | {"sound_ms": 12_500, "estimated": 1}
+    del told["seconds"], told["model"], told["service_tier"]
+    assert msgspec.structs.asdict(found["priority"]).items() >= told.items()
+    assert [line.served for line in fold.lines if line.tier == "priority"] == ["gpt-4o-2024-11-20"]
+    assert {name for name in rows[entries[1].request_id] if name.startswith("e_")} == {
+        "e_input", "e_output", "e_status", "e_ended", "e_attempts", "e_ttft", "e_ms",
+        "e_backend", "e_region", "e_model", "e_deployment",
+    }  # fmt: skip
+
+
+async def test_what_a_try_was_charged_that_did_not_answer_stands_beside_the_call() -> None:
+    house = House()
+    entry = house.open("01ABC")
+    charged = Attempt(Target(BACKEND, "m", "d"), 200, "cut", 12.4, "try", Usage(input_tokens=5, estimated=True))
+    house.ledger.charge(entry, 1, charged)
+    house.ledger.charge(entry, 2, msgspec.structs.replace(charged, usage=None))  # charged nothing: no row
+    await house.close(entry)
+    house.ledger.charge(entry, 3, msgspec.structs.replace(charged, role="shadow"))  # it ends after the call has
+    await house.ledger.stop()
+    rows = await house.rows()
+    assert rows.keys() == {"01ABC", "01ABC-1", "01ABC-3"}
+    assert rows["01ABC-1"] == {
+        "s_key": "c1", "s_model": "m", "s_product": "gold", "s_system": "erp", "s_ts": NOW, "e_input": 5, "e_output": 0,
+        "e_est": True, "e_role": "try", "e_status": 200, "e_ms": 12, "e_backend": "sweden", "e_region": "swedencentral",
+        "e_model": "m", "e_deployment": "d",
+    }  # fmt: skip
+    counts = {
+        line.role: (c.requests, c.charges, c.input_tokens) for line, c in fold_rows(rows.values(), NOW).lines.items()
+    }
+    assert counts == {"served": (1, 0, 5), "try": (0, 1, 5), "shadow": (0, 1, 5)}
+
+
+async def test_the_prompt_of_a_call_that_may_never_end_is_estimated_by_what_such_prompts_had() -> None:
+    house = House()
+    rough = chat().input_estimate
+    for tokens in (2 * rough, 3 * rough, 4 * rough):
+        await house.close(house.open(), usage=Usage(input_tokens=tokens))
+    await house.close(house.open(), usage=Usage(input_tokens=99 * rough, estimated=True))
+    assert house.open().intent["s_prompt"] == 3 * rough
+    other = msgspec.structs.replace(CONSUMER, id="c2")
+    assert house.ledger.open(ulid.new(NOW), other, chat(), "m").intent["s_prompt"] == rough
+    await house.ledger.stop()
+
+
+async def test_the_intent_of_a_slow_call_is_written_without_anyone_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ledger._LINGER, "committed", 0.01)
+    house = House()
+    entry = house.open()
+    await until(lambda: bool(house.store.batches))
+    assert (await house.rows())[entry.request_id].keys() & {"s_key", "e_status"} == {"s_key"}
+    await house.close(entry)
+    assert (await house.rows())[entry.request_id].keys() >= {"s_key", "e_status"}
+
+
+async def test_deferred_answers_wait_for_nothing_and_share_a_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ledger._LINGER, "deferred", 0.5)
+    house = House("deferred")
+    entries = [house.open() for _ in range(30)]
+    for entry in entries:
+        assert house.close(entry).done()
+        await asyncio.sleep(0)
+    assert house.store.batches == []
+    await until(lambda: house.store.batches == [30])
+    assert {row["e_status"] for row in (await house.rows()).values()} == {200}
+    house.close(house.open())
+    await house.ledger.stop()
+    assert len(await house.rows()) == 31
+
+
+async def test_what_queues_while_a_batch_is_on_its_way_goes_in_the_next_one() -> None:
+    house = House()
+    house.store.seconds = 0.02
+    entries = [house.open() for _ in range(250)]
+    await asyncio.gather(*(house.close(entry) for entry in entries))
+    assert sum(house.store.batches) == 250
+    assert len(house.store.batches) == 3
+    assert max(house.store.batches) == MAX_BATCH
+    assert len(await house.rows()) == 250
+
+
+async def test_a_row_is_in_the_table_before_its_future_is_done() -> None:
+    house = House()
+    house.store.seconds = 0.02
+    entry = house.open()
+    row = house.close(entry)
+    await asyncio.sleep(0.005)
+    assert not row.done()
+    await row
+    assert entry.request_id in await house.rows()
+
+
+async def test_a_caller_that_gives_up_does_not_take_the_row_from_the_others() -> None:
+    house = House()
+    house.store.seconds = 0.02
+    first, second = house.open(), house.open()
+    waiting = asyncio.ensure_future(asyncio.wait_for(house.close(first), 0.001))
+    other = house.close(second)
+    with pytest.raises(TimeoutError):
+        await waiting
+    await other
+    assert len(await house.rows()) == 2
+
+
+async def test_the_table_out_of_reach_holds_answers_for_two_seconds_and_loses_no_row(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_group_commit, "_FIRST_PAUSE", 0.001)
+    house = House()
+    house.store.dead = True
+    entries = [house.open() for _ in range(3)]
+    held = house.close(entries[0])
+    await asyncio.sleep(0.02)
+    assert not held.done()
+    house.time += 2.0
+    async with asyncio.timeout(1):
+        await held
+    for entry in entries[1:]:
+        assert house.close(entry).done()  # from now on nobody waits
+    assert house.ledger.backlog >= 3
+    house.store.dead = False
+    async with asyncio.timeout(5):
+        while house.ledger.backlog:  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0.01)
+    rows = await house.rows()
+    assert all(rows[entry.request_id]["e_status"] == 200 for entry in entries)
+    house.store.seconds = 0.01
+    assert not house.close(house.open()).done()  # and now they wait again
+    await house.ledger.stop()
+
+
+async def test_a_row_that_cannot_be_written_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    house = House()
+    house.store.seconds = 0.01
+    await house.close(house.open("poison"))
+    entry = house.open()
+    await house.close(entry)
+    assert entry.request_id in await house.rows()
+    assert house.ledger.dropped == 1
+    assert "1 usage rows lost" in caplog.text
+
+
+async def test_memory_is_bounded_and_what_is_given_up_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_group_commit, "_MAX_ROWS", 500)
+    house = House()
+    house.store.dead = True
+    house.time = 10.0
+    for _ in range(2000):
+        house.close(house.open())
+        await asyncio.sleep(0)
+    assert house.ledger.backlog <= 700
+    assert house.ledger.dropped + house.ledger.backlog == 2000
+    assert "usage rows lost" in caplog.text
+    left = house.ledger.backlog
+    await house.ledger.stop(patience=0.01)
+    assert house.ledger.dropped == 2000
+    assert f"{left % MAX_BATCH or MAX_BATCH} usage rows lost" in caplog.text
+    assert "500 input and 700 output tokens" in caplog.text
+
+
+async def test_stopping_writes_what_is_left() -> None:
+    house = House()
+    house.open()
+    await house.ledger.stop()
+    assert len(await house.rows()) == 1
+
+
+async def test_a_call_that_crosses_the_hour_closes_the_row_that_it_opened(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    house = House()
+    entry = house.open()
+    partition = entry.partition
+    house.store.now = lambda: NOW + 3600
+    await house.close(entry)
+    assert [row.partition async for row in house.store.table("usage202609").scan_all()] == [partition]
+
+
+async def test_after_an_outage_answers_do_not_wait_for_the_backlog(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_group_commit, "_FIRST_PAUSE", 0.001)
+    house = House()
+    house.store.dead = True
+    for _ in range(500):
+        house.close(house.open())
+    await asyncio.sleep(0.01)
+    house.time += 5.0
+    house.store.dead, house.store.seconds = False, 0.05  # back, and slow: the backlog takes a quarter of a second
+    async with asyncio.timeout(2):
+        while house.ledger.backlog == 500:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    assert house.close(house.open()).done()
+    await house.ledger.stop()
+    assert len(await house.rows()) == 501
+
+
+def files_in(directory: Path) -> list[Path]:
+    return list(directory.glob("*/*"))
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+async def test_rows_go_to_disk_while_the_table_is_out_of_reach_and_are_read_back_when_it_answers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_group_commit, "_FIRST_PAUSE", 0.001)
+    house = House(overflow=Overflow(tmp_path, "here", 10_000_000))
+    house.store.dead = True
+    for _ in range(250):
+        house.close(house.open())
+    held = house.close(house.open())
+    await asyncio.sleep(0.02)
+    assert not held.done()
+    assert house.ledger.spilled == 0
+    house.time += 2.0
+    await asyncio.wait_for(held, 1)
+    await until(lambda: house.ledger.spilled == 251)
+    assert house.ledger.backlog == 0
+    assert house.close(house.open()).done()
+    await until(lambda: house.ledger.spilled == 252)
+    house.store.dead = False
+    await until(lambda: "252 usage rows were read back" in caplog.text)
+    assert len(await house.rows()) == 252
+    assert not house.close(house.open()).done()  # answers wait for their rows again
+    await house.ledger.stop()
+    assert len(await house.rows()) == 253
+    assert files_in(tmp_path) == []
+    assert house.ledger.dropped == 0
+
+
+async def test_rows_that_a_dead_process_left_are_written_by_the_next_one(tmp_path: Path) -> None:
+    first = House(overflow=Overflow(tmp_path, "here", 10_000_000))
+    first.store.dead = True
+    for _ in range(3):
+        first.close(first.open())
+    await first.ledger.stop(patience=0.01)
+    assert first.ledger.dropped == 0
+    second = House(overflow=Overflow(tmp_path, "here", 10_000_000))
+    await second.ledger.recover()
+    await until(lambda: not files_in(tmp_path))
+    assert len(await second.rows()) == 3
+    await second.ledger.stop()
+
+
+async def test_where_the_disk_is_full_rows_wait_in_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_group_commit, "_FIRST_PAUSE", 0.001)
+    house = House(overflow=Overflow(tmp_path, "here", 100_000))
+    house.store.dead = True
+    house.time = 10.0
+    for _ in range(1000):
+        house.close(house.open())
+    house.time += 5.0
+    await until(lambda: house.ledger.spilled > 0)
+    await asyncio.sleep(0.05)
+    assert 0 < house.ledger.spilled < 1000
+    assert house.ledger.spilled + house.ledger.backlog == 1000
+    assert caplog.text.count("is full") == 1
+    house.store.dead = False
+    await until(lambda: house.ledger.backlog == 0)
+    async with asyncio.timeout(5):
+        while len(await house.rows()) < 1000:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    await house.ledger.stop()
+    assert house.ledger.dropped == 0

@@ -1,0 +1,142 @@
+"""Rows on disk: what was kept is read back, whoever died and wherever, and nobody else reads it."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from shared.usage.overflow import Group, Overflow
+
+MOST = 1_000_000
+
+
+def group(number: int) -> Group:
+    return Group("usage202611", "2026112110-03", {f"{number}": {"e_input": number, "e_seconds": 1.5, "e_est": True}})
+
+
+def everything(overflow: Overflow) -> list[Group]:
+    groups = []
+    while (found := overflow.next()) is not None:
+        groups.append(found)
+        overflow.advance()
+    return groups
+
+
+def killed(overflow: Overflow) -> None:
+    """As `kill -9` leaves it: the lock is gone, the file is not."""
+    assert overflow._own is not None
+    os.close(overflow._own.descriptor)
+
+
+def files(directory: Path) -> list[Path]:
+    return sorted(directory.glob("*/*.rows"))
+
+
+def test_groups_come_back_in_their_order_and_the_same_one_until_it_is_done(tmp_path: Path) -> None:
+    overflow = Overflow(tmp_path, "a", MOST)
+    assert overflow.next() is None
+    assert overflow.append([group(1), group(2)]) == 2
+    assert overflow.next() == overflow.next() == group(1)
+    overflow.advance()
+    overflow.append([group(3)])
+    assert everything(overflow) == [group(2), group(3)]
+    overflow.append([group(4)])
+    assert everything(overflow) == [group(4)]
+    overflow.close()
+    assert files(tmp_path) == []
+
+
+def test_what_a_killed_process_kept_is_taken_over_once_and_what_a_living_one_keeps_is_not(tmp_path: Path) -> None:
+    dead, living = Overflow(tmp_path, "a", MOST), Overflow(tmp_path, "a", MOST)
+    dead.append([group(1), group(2)])
+    living.append([group(3)])
+    killed(dead)
+    heir, late = Overflow(tmp_path, "a", MOST), Overflow(tmp_path, "a", MOST)
+    assert heir.adopt()
+    assert not late.adopt()
+    heir.append([group(4)])
+    assert everything(heir) == [group(1), group(2), group(4)]
+    assert everything(living) == [group(3)]
+
+
+def test_another_account_is_another_place(tmp_path: Path) -> None:
+    mine = Overflow(tmp_path, "a", MOST)
+    mine.append([group(1)])
+    mine.close()
+    assert not Overflow(tmp_path, "b", MOST).adopt()
+    assert Overflow(tmp_path, "a", MOST).adopt()
+
+
+@pytest.mark.parametrize("cut", [1, 9, 40])
+def test_a_record_that_was_not_finished_is_told_and_those_before_it_are_read(
+    tmp_path: Path, cut: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    overflow = Overflow(tmp_path, "a", MOST)
+    overflow.append([group(1), group(2)])
+    killed(overflow)
+    (file,) = files(tmp_path)
+    file.write_bytes(file.read_bytes()[:-cut])
+    heir = Overflow(tmp_path, "a", MOST)
+    assert heir.adopt()
+    assert everything(heir) == [group(1)]
+    assert "cannot be read" in caplog.text
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("place", [0, 3, 5, 20])
+def test_a_damaged_record_is_told_and_never_taken_for_rows(
+    tmp_path: Path, place: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    overflow = Overflow(tmp_path, "a", MOST)
+    overflow.append([group(1)])
+    killed(overflow)
+    (file,) = files(tmp_path)
+    data = bytearray(file.read_bytes())
+    data[place] ^= 0x40
+    file.write_bytes(data)
+    heir = Overflow(tmp_path, "a", MOST)
+    heir.adopt()
+    assert everything(heir) == []
+    assert f"{len(data)} bytes at the end" in caplog.text
+
+
+def test_only_the_owner_may_read(tmp_path: Path) -> None:
+    overflow = Overflow(tmp_path, "a", MOST)
+    overflow.append([group(1)])
+    (file,) = files(tmp_path)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("trap", ["open to others", "a link", "a file"])
+def test_a_directory_that_somebody_else_may_have_laid_is_not_used(
+    tmp_path: Path, trap: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = Overflow(tmp_path, "a", MOST)._directory
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    if trap == "open to others":
+        directory.mkdir()
+        directory.chmod(0o777)
+    elif trap == "a link":
+        directory.symlink_to(tmp_path / "elsewhere")
+    else:
+        directory.touch()
+    overflow = Overflow(tmp_path, "a", MOST)
+    assert not overflow.adopt()
+    assert overflow.append([group(1)]) == 0
+    assert overflow.append([group(1)]) == 0
+    assert caplog.text.count("cannot be kept on disk") == 1
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_the_disk_that_is_taken_is_bounded_with_what_the_dead_left(tmp_path: Path) -> None:
+    dead = Overflow(tmp_path, "a", 1000)
+    kept = dead.append([group(number) for number in range(100)])
+    assert 3 < kept < 20
+    killed(dead)
+    heir = Overflow(tmp_path, "a", 1000)
+    heir.adopt()
+    assert heir.append([group(1)]) == 0
+    assert everything(heir) == [group(number) for number in range(kept)]
+    assert heir.append([group(1)]) == 1

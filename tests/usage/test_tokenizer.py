@@ -1,0 +1,185 @@
+"""Tokens are counted as OpenAI counts them, without the net, and away from the process that serves."""
+
+import asyncio
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from shared.config.document import Backend
+from shared.types import Attempt, Outcome, Target, Usage
+from shared.usage import _tokenizer_process
+from shared.usage import tokenizer as module
+from shared.usage._tokenizer_process import Counted, CountRequest, encoding, encoding_name, prompt_texts
+from shared.usage.tokenizer import Tokenizer
+
+# The example of OpenAI's cookbook, "How to count tokens with tiktoken", and what the API itself counted for it.
+MESSAGES = [
+    {
+        "role": "system",
+        "content": "You are a helpful, pattern-following assistant that translates corporate jargon into "
+        "plain English.",
+    },
+    {"role": "system", "name": "example_user", "content": "New synergies will help drive top-line growth."},
+    {
+        "role": "system",
+        "name": "example_assistant",
+        "content": "Things working well together will increase revenue.",
+    },
+    {
+        "role": "system",
+        "name": "example_user",
+        "content": "Let's circle back when we have more bandwidth to touch base on opportunities for increased "
+        "leverage.",
+    },
+    {
+        "role": "system",
+        "name": "example_assistant",
+        "content": "Let's talk later when we're less busy about how to do better.",
+    },
+    {
+        "role": "user",
+        "content": "This late pivot means we don't have time to boil the ocean for the client deliverable.",
+    },
+]
+BODY = msgspec.json.encode({"model": "any", "messages": MESSAGES})
+TARGET = Target(Backend(name="b", endpoint="https://b", region="r", models={"m": "d"}), "m", "d")
+
+
+async def test_a_prompt_is_counted_as_the_api_counts_it() -> None:
+    tokenizer = Tokenizer()
+    try:
+        for model, tokens in (("gpt-4o-2024-11-20", 124), ("gpt-35-turbo", 129)):
+            counted = await tokenizer.count(CountRequest(model, BODY, "antidisestablishmentarianism"))
+            assert counted == Counted(tokens, 6)
+    finally:
+        await tokenizer.stop()
+
+
+def test_known_texts_have_their_known_counts() -> None:
+    newer, older = encoding("o200k_base"), encoding("cl100k_base")
+    for text, of_older, of_newer in (("2 + 2 = 4", 7, 7), ("お誕生日おめでとう", 9, 8), ("tiktoken is great!", 6, 6)):
+        assert (len(older.encode(text)), len(newer.encode(text))) == (of_older, of_newer)
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("gpt-4o", "o200k_base"),
+        ("gpt-5.1-2026-01-01", "o200k_base"),
+        ("o4-mini", "o200k_base"),
+        ("gpt-4.1", "o200k_base"),
+        ("gpt-4", "cl100k_base"),
+        ("gpt-35-turbo-instruct", "cl100k_base"),
+        ("text-embedding-3-small", "cl100k_base"),
+        ("a model of tomorrow", "o200k_base"),
+        ("davinci", "o200k_base"),  # its table is not here
+        ("", "o200k_base"),
+    ],
+)
+def test_models_have_their_encodings(model: str, name: str) -> None:
+    assert encoding_name(model) == name
+
+
+@pytest.mark.parametrize(
+    ("body", "texts", "form"),
+    [
+        (b'{"input": "one text"}', ["one text"], 0),
+        (b'{"input": ["one", "two"]}', ["one", "two"], 0),
+        (b'{"input": [[1, 2, 3], [4]]}', [], 4),
+        (b'{"prompt": "once"}', ["once"], 0),
+        (b'{"messages": [{"role": "user", "content": [{"type": "text", "text": "see"}, '
+         b'{"type": "image_url", "image_url": {"url": "data:AAAA"}}]}]}', ["user", "see"], 6),
+        (b'{"input": [{"role": "user", "content": [{"type": "input_text", "text": "x"}]}], "instructions": "y"}',
+         ["user", "x", "y"], 6),
+        (b'{"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}]}',
+         ["assistant", "f", "{}"], 6),
+        (b'{"tools": [{"a": 1}]}', ['[{"a":1}]'], 0),
+        (b"no json", [], 0),
+        (b"[1]", [], 0),
+        (b'{"messages": ' + b"[" * 50_000 + b"]" * 50_000 + b"}", [], 0),
+    ],
+)  # fmt: skip
+def test_what_a_model_reads_of_a_request(body: bytes, texts: list[str], form: int) -> None:
+    assert prompt_texts(body) == (texts, form)
+
+
+def test_a_table_that_is_not_the_published_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_tokenizer_process.PUBLISHED, "cl100k_base", "0" * 64)
+    with pytest.raises(ValueError, match="not the table that OpenAI published"):
+        encoding("cl100k_base")
+
+
+async def test_a_child_that_was_killed_is_replaced_and_a_broken_one_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer = Tokenizer()
+    question = CountRequest("gpt-4", b"{}", "hello world")
+    assert await tokenizer.count(question) == Counted(0, 2)
+    assert tokenizer._child is not None
+    tokenizer._child.kill()
+    tokenizer._child.wait()
+    assert await tokenizer.count(question) == Counted(0, 2)
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    tokenizer._child.kill()
+    tokenizer._child.wait()
+    assert await tokenizer.count(question) is None
+    assert "estimated by characters (FileNotFoundError)" in caplog.text
+    await tokenizer.stop()
+
+
+async def test_what_is_too_large_is_not_counted() -> None:
+    tokenizer = Tokenizer()
+    assert await tokenizer.count(CountRequest("gpt-4", b" " * (module.MOST_BYTES + 1), "")) is None
+    assert tokenizer._child is None
+    await tokenizer.stop()
+
+
+async def test_who_waits_when_the_process_ends_is_accounted_for_by_characters() -> None:
+    tokenizer, booked = Tokenizer(), list[Outcome]()
+
+    def book(outcome: Outcome) -> asyncio.Future[None]:
+        booked.append(outcome)
+        return asyncio.ensure_future(asyncio.sleep(0))
+
+    rough = Outcome(status=200, usage=Usage(10, 20, estimated=True))
+    for _ in range(20):
+        tokenizer.correct(rough, BODY, "hello", book)
+    await asyncio.sleep(0.05)  # the child process has begun, and is loading
+    await tokenizer.stop(patience=0.0)
+    assert booked == [rough] * 20
+
+
+async def test_so_many_questions_as_a_dead_region_asks_at_once_are_all_answered() -> None:
+    tokenizer = Tokenizer()
+    question = CountRequest("gpt-4o", BODY, "hello world")
+    assert await asyncio.gather(*(tokenizer.count(question) for _ in range(1000))) == [Counted(124, 2)] * 1000
+    await tokenizer.stop()
+
+
+async def test_counting_does_not_hold_up_the_event_loop() -> None:
+    """Loading a table takes a second of a core, and holds Python's lock for most of it: not here."""
+    tokenizer = Tokenizer()
+    counting = asyncio.ensure_future(tokenizer.count(CountRequest("gpt-4o", BODY, "hello " * 100_000)))
+    before = time.process_time()
+    assert await counting == Counted(124, 100_001)
+    assert time.process_time() - before < 0.3  # of this process; wall time would tell how busy the machine is
+    await tokenizer.stop()
+
+
+async def test_only_estimates_are_corrected_and_they_remain_estimates() -> None:
+    exact, rough = Usage(10, 20), Usage(10, 20, estimated=True)
+    tries = tuple(Attempt(TARGET, 0, "x", 1.0, "try", usage) for usage in (None, exact, rough))
+    outcome = Counted(7, 9).correct(Outcome(status=200, usage=exact, attempts=tries))
+    assert outcome.usage == exact
+    assert [attempt.usage for attempt in outcome.attempts] == [None, exact, Usage(7, 20, estimated=True)]
+    assert Counted(7, 9).correct(Outcome(status=200, usage=rough)).usage == Usage(7, 9, estimated=True)
+    assert Counted(7, 0).correct(Outcome(status=200, usage=rough)).usage == Usage(7, 20, estimated=True)
+
+
+def test_the_serving_process_never_loads_tiktoken() -> None:
+    code = "import shared.bootstrap, shared.asgi, sys; sys.exit('tiktoken' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=module.ROOT, timeout=60).returncode == 0
