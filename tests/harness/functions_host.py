@@ -159,7 +159,7 @@ class Host:
 
     async def _invoke(self, function: Function, parameters: dict[str, str], head: http.Head, caller: Stream) -> None:
         """Begin an invocation and forward the request; the caller is answered when both have ended."""
-        if b"expect" in head.fields and (head.chunked or head.length):
+        if b"expect" in head.fields and (head.length or 0) <= self._most_body:
             caller[1].write(b"HTTP/1.1 100 Continue\r\n\r\n")
         body: AsyncIterator[bytes] | None = None
         if head.chunked:
