@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
 
 from shared import ulid
 from shared.accounting import Accounting
@@ -29,6 +32,7 @@ from shared.config import environment
 from shared.config.document import Configuration, LedgerSettings
 from shared.config.environment import Settings, Storage
 from shared.credentials import Credentials, azure_credential
+from shared.errors import ConfigurationError
 from shared.forwarding.adoption import has_object
 from shared.forwarding.backend_client import BackendClient
 from shared.forwarding.forwarder import Forwarder
@@ -37,7 +41,7 @@ from shared.gateway import Gateway
 from shared.limits import cleanup
 from shared.limits.alerts import Alerts
 from shared.limits.limiter import Limiter
-from shared.management.api import ManagementApi
+from shared.management.api import ManagementApi, without_configuration
 from shared.management.readiness import ReadinessCheck
 from shared.responses.dispatcher import Dispatcher
 from shared.routing.breakers import Breakers
@@ -220,17 +224,39 @@ def _vitals(ledger: Ledger, limiter: Limiter, alerts: Alerts, breakers: Breakers
 
 
 class OnDemand:
-    """The application of a process that has no start-up hook: built by the first request, in that request's loop."""
+    """The application of a process that has no start-up hook: built by the first request, in that request's loop.
+
+    A wrong configuration does not stop the start: the Functions host hides the reason of a failed import, and answers
+    404. It is printed instead, in one line on stderr, and every request gets 503."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        self._settings = environment.load(environ)
+        self._settings: Settings | None = None
+        self._complaints = ""
+        self._management_key = environ.get("GATEWAY_MANAGEMENT_KEY")
+        try:
+            self._settings = environment.load(environ)
+        except ConfigurationError as error:
+            self._complaints = str(error)
+            print("ERROR: " + " | ".join(self._complaints.splitlines()), file=sys.stderr, flush=True)
         self._stack = AsyncExitStack()
         self._building: asyncio.Task[Application] | None = None
 
-    async def get(self) -> Application:
+    async def handle(self, request: Request, traceparent: str) -> Response:
+        """Answer a request. `traceparent`: of the host's span."""
+        if self._settings is None:
+            path = request.scope["path"]
+            return without_configuration(path, request.headers, self._complaints, self._management_key)
+        return await (await self._get(self._settings)).gateway.handle(request, traceparent)
+
+    async def roll_up(self) -> None:
+        """One pass of the timer's job, unless there is no configuration."""
+        if self._settings is not None:
+            await (await self._get(self._settings)).roll_up()
+
+    async def _get(self, settings: Settings) -> Application:
         """The one application of this process; a failed attempt to build it is tried again by the next request."""
         if self._building is None or (self._building.done() and self._building.exception() is not None):
-            self._building = asyncio.ensure_future(self._stack.enter_async_context(application(self._settings)))
+            self._building = asyncio.ensure_future(self._stack.enter_async_context(application(settings)))
         return await asyncio.shield(self._building)
 
     async def close(self) -> None:

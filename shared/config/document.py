@@ -234,7 +234,7 @@ class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     connect: float = 2.0
     first_byte: float | None = None
     total: float = 220.0
-    stream: float = 1800.0
+    stream: float = 1500.0
     request_body: float = 60.0
 
 

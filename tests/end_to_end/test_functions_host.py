@@ -5,6 +5,8 @@ import asyncio
 import json
 import shutil
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -231,9 +233,8 @@ def test_every_function_says_what_it_returns_and_none_mixes_the_kinds_of_respons
     source = (ROOT / "function_app.py").read_text()
     functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.AsyncFunctionDef)]
     returned = {node.name: ast.unparse(node.returns) if node.returns else "" for node in functions}
-    assert set(returned.values()) == {"Response", "None"}
-    assert "func.HttpResponse" not in source
-    assert "func.HttpRequest" not in source
+    # The worker's own response is that of an app which cannot start, and has no other function.
+    assert returned == {"unavailable": "func.HttpResponse", "gateway": "Response", "rollup": "None"}
 
 
 def test_the_timer_rolls_the_usage_up(app: System) -> None:
@@ -290,6 +291,73 @@ def test_a_wrong_configuration_stops_the_start_and_says_where(simulator: Simulat
     environment = {"GATEWAY_CONFIG": json.dumps(settings), "GATEWAY_STORAGE": "UseDevelopmentStorage=true"}
     with pytest.raises(GatewayFailed, match=r"backends\[1\]\.endpoint: expected https"):
         GatewayProcess("uvicorn", environment)
+
+
+@pytest.fixture
+def misconfigured(simulator: SimulatorProcess) -> Iterator[GatewayProcess]:
+    """The function app with two mistakes in its configuration, one of them a secret in the wrong place."""
+    settings = configuration(simulator)
+    settings["backends"][1]["endpoint"] = "http://contoso.openai.azure.com"
+    settings["timeouts"] = {"total": 999}
+    environment = {
+        "GATEWAY_CONFIG": json.dumps(settings),
+        "GATEWAY_STORAGE": "UseDevelopmentStorage=true",
+        "GATEWAY_MANAGEMENT_KEY": "the operator's",
+        "JAPAN_KEY": "x",
+    }
+    with GatewayProcess("functions", environment, wait=False) as running:
+        yield running
+
+
+COMPLAINTS = ("backends[1].endpoint: expected https", "timeouts.total: expected")
+
+
+def test_a_wrong_configuration_is_one_line_with_every_complaint(misconfigured: GatewayProcess) -> None:
+    assert misconfigured.announcement["functions"] == ["gateway", "rollup"]
+    eventually(lambda: any("ERROR: " in line for line in misconfigured.shown()))
+    (line,) = (line for line in misconfigured.shown() if "ERROR: " in line)
+    assert line.startswith("[console] Error Host.Function.Console: ERROR: GATEWAY_CONFIG: ")
+    assert all(complaint in line for complaint in COMPLAINTS)
+    assert misconfigured.administer("POST", "/admin/functions/rollup").status == 202
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/chat/completions", "/healthz", "/readyz", "/gateway/usage", "/"])
+def test_without_a_configuration_every_path_is_a_503_that_gives_no_reason(
+    misconfigured: GatewayProcess, path: str
+) -> None:
+    answer = get(misconfigured, path, "tg_anything")
+    assert (answer.status, answer.error()["code"], answer.error()["type"]) == (503, "misconfigured", "server_error")
+    assert b"endpoint" not in answer.body
+
+
+def test_without_a_configuration_readyz_has_the_reason_for_the_management_key(misconfigured: GatewayProcess) -> None:
+    answer = get(misconfigured, "/readyz", "the operator's")
+    body = answer.json()
+    assert (answer.status, body["status"], len(body["configuration"])) == (503, "not ready", 2)
+    assert all(complaint in "".join(body["configuration"]) for complaint in COMPLAINTS)
+
+
+def test_a_package_that_does_not_fit_is_an_error_on_stderr_and_a_503(tmp_path: Path) -> None:
+    for name in ("function_app.py", "host.json"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "shared").symlink_to(ROOT / "shared")
+    (tmp_path / "msgspec.py").write_text("raise ImportError('built for another machine')")
+    with GatewayProcess("functions", {}, command=[*TRACED, str(tmp_path)], wait=False) as broken:
+        answer = broken.request("POST", "/v1/chat/completions", b"{}")
+        assert (answer.status, answer.error()["code"], answer.error()["type"]) == (503, "misconfigured", "server_error")
+        assert get(broken, "/healthz").status == 503
+        error = "ERROR: the gateway cannot start: ImportError: built for another machine"
+        assert f"[console] Error Host.Function.Console: {error}" in broken.shown()
+
+
+def test_a_python_that_does_not_fit_is_an_error_on_stderr() -> None:
+    program = (
+        "import sys; sys.version_info = (3, 12, 1, 'final', 0)\n"
+        "import function_app; print([f.get_function_name() for f in function_app.app.get_functions()])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "['unavailable']\n"
+    assert done.stderr.startswith("ERROR: the gateway cannot start: RuntimeError: expected Python 3.13 or newer, got")
 
 
 async def test_what_is_left_is_written_when_the_workers_server_ends(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from tests.harness import functions_host_http as http
-from tests.harness.functions_host_channel import Function, Worker, WorkerFailed
+from tests.harness.functions_host_channel import Function, Invocation, Worker, WorkerFailed
 from tests.harness.functions_host_forwarding import CallerGone, Forwarder, ForwardingFailed, Pool, Stream
 from tests.harness.functions_host_log import Log
 
@@ -155,6 +155,7 @@ class Host:
         due = {"IsPastDue": False, "Schedule": {"AdjustForDST": True}, "ScheduleStatus": None}
         invocation = self.worker.invoke(function, name, head.trace_parent(), json=json.dumps(due))
         problem = await invocation.ended
+        invocation.overdue.cancel()
         await http.send(writer, 500 if problem else 202, json.dumps({"problem": problem}).encode())
 
     async def _invoke(self, function: Function, parameters: dict[str, str], head: http.Head, caller: Stream) -> None:
@@ -172,10 +173,13 @@ class Host:
             "headers": {name.decode(): b", ".join(values).decode() for name, values in head.fields.items()},
             "params": parameters,
         }
-        worker, forwarder = self.worker, self._forwarder
+        worker = self.worker
         label = f"{head.method} {head.target}"[:200]
         invocation = worker.invoke(function, label, head.trace_parent(), http=data)
-        begun = asyncio.Event()
+        if worker.address is None:
+            await self._answer(invocation, caller)
+            return
+        forwarder, begun = self._forwarder, asyncio.Event()
         try:
             await self._forward(forwarder, worker, head, body, invocation.id, caller, begun)
         except ForwardingFailed as failure:
@@ -188,6 +192,18 @@ class Host:
         else:
             await invocation.ended
             await _linger(caller)
+        finally:
+            invocation.overdue.cancel()
+
+    async def _answer(self, invocation: Invocation, caller: Stream) -> None:
+        """The answer of an app that does not stream."""
+        problem = await invocation.ended
+        invocation.overdue.cancel()
+        answer = invocation.answer
+        if problem or answer is None:
+            raise http.Refused(500)
+        await http.send(caller[1], answer["status"], answer["body"].encode(), answer["headers"]["content-type"])
+        await _linger(caller)
 
     async def _forward(
         self,

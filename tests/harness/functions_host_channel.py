@@ -49,8 +49,12 @@ def route_pattern(template: str) -> re.Pattern[str]:
 
 class Invocation:
     """One run of a function. `ended` is done when the worker has said so, with the reason of a failure or "".
+    `answer`: of an app that does not stream. `overdue`: the app's timeout, which whoever waits for the answer cancels.
 
     The worker that dies ends all of its invocations, as failures."""
+
+    overdue: asyncio.TimerHandle
+    answer: dict[str, Any] | None = None
 
     def __init__(self, function: Function, label: str) -> None:
         self.id = str(uuid.uuid4())
@@ -122,8 +126,8 @@ class Worker:
         it is doing, when the invocation takes longer than the app's timeout."""
         invocation = Invocation(function, label)
         self.running[invocation.id] = invocation
-        timer = asyncio.get_running_loop().call_later(self._function_timeout, self._overdue, invocation)
-        invocation.ended.add_done_callback(lambda _: timer.cancel())
+        loop = asyncio.get_running_loop()
+        invocation.overdue = loop.call_later(self._function_timeout, self._overdue, invocation)
         self._log.write("Information", f"Function.{function.name}", f"Executing '{function.name}' (Id={invocation.id})")
         self._send(kind="invoke", id=invocation.id, function=function.id, trace_parent=trace_parent, **data)
         return invocation
@@ -141,6 +145,7 @@ class Worker:
             if message["kind"] == "log":
                 self._take_record(message)
             elif message["kind"] == "ended":
+                self.running[message["id"]].answer = message["answer"]
                 self._end(message["id"], message["problem"])
             else:
                 self._reported.set_result(message)

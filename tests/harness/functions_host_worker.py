@@ -158,9 +158,17 @@ class Worker:
         )
         response = await self._library.invocation_request(_event("invocation_request", request))
         succeeded = response.result.status == _SUCCESS
-        self._channel.send(
-            kind="ended", id=message["id"], problem="" if succeeded else response.result.exception.message or "failed"
-        )
+        problem = "" if succeeded else response.result.exception.message or "failed"
+        self._channel.send(kind="ended", id=message["id"], problem=problem, answer=_plain_answer(response))
+
+
+def _plain_answer(response: Message) -> dict[str, Any] | None:
+    """The HTTP answer of an app that does not stream, which comes as the invocation's result."""
+    http = response.return_value and response.return_value.http
+    if not http:
+        return None
+    headers = {name: str(value) for name, value in (http.headers or {}).items()}
+    return {"status": int(http.status_code), "headers": headers, "body": (http.body.bytes or b"").decode()}
 
 
 def _event(kind: str, message: Any) -> SimpleNamespace:
