@@ -18,7 +18,7 @@ try:
     from starlette.responses import Response
 
     from shared import bootstrap
-    from shared.functions_http import WebApp, log_to_stderr
+    from shared.functions_http import log_to_stderr
 except Exception as error:  # a Python or packages that do not fit; the host would hide the reason
     print(f"ERROR: the gateway cannot start: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
 
@@ -36,7 +36,6 @@ else:
     logging.getLogger("azure").setLevel(logging.WARNING)  # the worker logs three lines a request, the SDK twenty
     logging.getLogger("tollgate").setLevel(logging.INFO)
     application = bootstrap.OnDemand(os.environ)
-    WebApp.stop = application.close
 
     @app.route(route="{*path}", methods=METHODS)
     async def gateway(req: Request, context: func.Context) -> Response:

@@ -227,7 +227,8 @@ class OnDemand:
     """The application of a process that has no start-up hook: built by the first request, in that request's loop.
 
     A wrong configuration does not stop the start: the Functions host hides the reason of a failed import, and answers
-    404. It is printed instead, in one line on stderr, and every request gets 503."""
+    404. It is printed instead, in one line on stderr, and every request gets 503. Nor is there an end: the host kills
+    the process."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._settings: Settings | None = None
@@ -258,7 +259,3 @@ class OnDemand:
         if self._building is None or (self._building.done() and self._building.exception() is not None):
             self._building = asyncio.ensure_future(self._stack.enter_async_context(application(settings)))
         return await asyncio.shield(self._building)
-
-    async def close(self) -> None:
-        """Write what is left, when the process ends."""
-        await self._stack.aclose()

@@ -81,8 +81,7 @@ class ResponseType(metaclass=base.ResponseTrackerMeta):
 class WebApp(base.WebApp):
     """Pairs every request with the host's invocation, and sends the response of that."""
 
-    # Awaited when the worker ends. Of the class, because the worker makes the object, without arguments.
-    stop: ClassVar[Callable[[], Awaitable[None]]]
+    # Of the class, because the worker makes the object, without arguments.
     pairing: ClassVar[Pairing | None] = None
 
     def __init__(self) -> None:
@@ -106,13 +105,6 @@ class WebApp(base.WebApp):
         return self
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await receive()
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
-            await type(self).stop()
-            await send({"type": "lifespan.shutdown.complete"})
-            return
         try:
             if self._handler is None:
                 raise RuntimeError("the worker has registered no handler")
@@ -146,7 +138,8 @@ class _Protocol(HttpToolsProtocol):
 class WebServer(base.WebServer):
     """Serves the app on the address that the worker tells the host. One line a request is the gateway's own.
 
-    Without WebSockets, whatever is installed: an upgrade is answered by the gateway, in its invocation."""
+    Without WebSockets, whatever is installed: an upgrade is answered by the gateway, in its invocation. Without an
+    orderly end: the host kills the worker, so nothing may wait for one."""
 
     async def serve(self) -> None:
         config = uvicorn.Config(
@@ -155,6 +148,7 @@ class WebServer(base.WebServer):
             port=self.port,
             http=_Protocol,
             ws="none",
+            lifespan="off",
             timeout_keep_alive=_KEEP_ALIVE,
             access_log=False,
         )

@@ -3,19 +3,19 @@
 import ast
 import asyncio
 import json
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
-from shared.functions_http import WebApp
 from simulator.process import SimulatorProcess
 from tests.harness.azurite import Azurite
 from tests.harness.gateway_process import ROOT, Answer, GatewayFailed, GatewayProcess
@@ -360,26 +360,36 @@ def test_a_python_that_does_not_fit_is_an_error_on_stderr() -> None:
     assert done.stderr.startswith("ERROR: the gateway cannot start: RuntimeError: expected Python 3.13 or newer, got")
 
 
-async def test_what_is_left_is_written_when_the_workers_server_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its uvicorn takes SIGTERM, and ends the app's lifespan; the worker makes the app, and gives it nothing."""
-    order: list[str] = []
+def test_a_kill_costs_deferred_rows_of_the_last_second_alone(azurite: Azurite, simulator: SimulatorProcess) -> None:
+    """The host knows no other end for the worker."""
+    settings = configuration(simulator, ledger={"durability": "deferred"})
+    with system("functions", settings, simulator, azurite.connection_string) as running:
+        key = running.make_key("deferred")
+        for _ in range(10):
+            assert running.post("/v1/chat/completions", chat_body(), key=key).status == 200
+        time.sleep(2)  # a second, and the time of a write on a busy machine
+        os.kill(running.gateway.pid, signal.SIGKILL)
+        rows = running.usage_rows(key)
+        assert [row.get("e_ended") for row in rows] == ["complete"] * 10
 
-    async def stop() -> None:
-        await asyncio.sleep(0)
-        order.append("written")
 
-    messages = iter(({"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}))
-
-    async def receive() -> Any:
-        return next(messages)
-
-    async def send(message: Any) -> None:
-        order.append(message["type"])
-
-    monkeypatch.setattr(WebApp, "stop", stop, raising=False)
-    await WebApp().get_app()({"type": "lifespan"}, receive, send)
-    assert order == ["lifespan.startup.complete", "written", "lifespan.shutdown.complete"]
-    assert "WebApp.stop = application.close" in (ROOT / "function_app.py").read_text()
+def test_a_body_that_stops_arriving_ends_its_invocation(azurite: Azurite, simulator: SimulatorProcess) -> None:
+    """In the time that bodies have. The host reads the 408 when the body has ended, so its caller waits."""
+    settings = configuration(simulator, timeouts={"request_body": 1.0})
+    with system("functions", settings, simulator, azurite.connection_string) as running:
+        with Caller(running, running.key, chat_body()) as caller:
+            caller.request = (
+                b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n"
+                b"authorization: Bearer %s\r\n\r\n1\r\n{\r\n" % running.key.encode()
+            )
+            caller.send()
+            eventually(lambda: any(record["status"] == 408 for record in running.gateway.records()))
+            running.no_invocation_is_left()
+            caller.request = b"0\r\n\r\n"
+            assert caller.send().read_to_the_end(5)
+            assert caller.received.startswith(b"HTTP/1.1 408")
+            assert b'"code":"request_timeout"' in caller.received
+        assert running.chat().status == 200
 
 
 def test_the_host_ends_when_it_is_told_to(azurite: Azurite, simulator: SimulatorProcess) -> None:

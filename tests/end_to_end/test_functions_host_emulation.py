@@ -161,7 +161,33 @@ def test_a_caller_that_leaves_early_leaves_its_invocation_waiting_until_the_host
             assert stream.recv(12) == b"HTTP/1.1 200"
             with pytest.raises(ConnectionResetError):  # an honest stream is cut
                 everything(stream)
-        assert host.request("GET", "/again").status == 200
+        eventually(lambda: host.request("GET", "/again").status == 200)
+
+
+def test_the_timeout_of_a_function_counts_the_time_of_its_stream(tmp_path: Path) -> None:
+    with hosting(tmp_path, "--function-timeout", "1") as host:
+        with connect(host, b"GET /stream?ticks=100 HTTP/1.1\r\nhost: x\r\n\r\n") as stream:
+            assert stream.recv(12) == b"HTTP/1.1 200"
+            with pytest.raises(ConnectionResetError):
+                everything(stream)
+        assert "functionTimeout exceeded: GET /stream?ticks=100" in host.logs()
+
+
+def test_an_app_that_does_not_stream_answers_by_its_invocation(tmp_path: Path) -> None:
+    app = """
+import azure.functions as func
+app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
+@app.route(route="{*path}")
+async def everything(req: func.HttpRequest) -> func.HttpResponse:
+    return func.HttpResponse("of the worker", status_code=418, mimetype="text/tea")
+"""
+    with hosting(tmp_path, app=app) as host:
+        answer = host.request("GET", "/")
+        assert (answer.status, answer.headers["content-type"], answer.body) == (
+            418,
+            "text/tea; charset=utf-8",
+            b"of the worker",
+        )
 
 
 def test_an_invocation_ends_with_its_answer(host: GatewayProcess) -> None:

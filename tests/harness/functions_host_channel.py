@@ -1,6 +1,7 @@
 """The worker's process as the emulated Functions host sees it: its functions, and the invocations that run in it."""
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -129,7 +130,10 @@ class Worker:
         loop = asyncio.get_running_loop()
         invocation.overdue = loop.call_later(self._function_timeout, self._overdue, invocation)
         self._log.write("Information", f"Function.{function.name}", f"Executing '{function.name}' (Id={invocation.id})")
-        self._send(kind="invoke", id=invocation.id, function=function.id, trace_parent=trace_parent, **data)
+        if self.died.done():
+            self._end(invocation.id, "the worker died")
+        else:
+            self._send(kind="invoke", id=invocation.id, function=function.id, trace_parent=trace_parent, **data)
         return invocation
 
     def _overdue(self, invocation: Invocation) -> None:
@@ -140,15 +144,9 @@ class Worker:
         self._writer.write(json.dumps(message).encode() + b"\n")
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
-        while line := await reader.readline():
-            message = json.loads(line)
-            if message["kind"] == "log":
-                self._take_record(message)
-            elif message["kind"] == "ended":
-                self.running[message["id"]].answer = message["answer"]
-                self._end(message["id"], message["problem"])
-            else:
-                self._reported.set_result(message)
+        with contextlib.suppress(ConnectionError):  # it died before it had read everything
+            while line := await reader.readline():
+                self._take(json.loads(line))
         await self._process.wait()
         await asyncio.gather(*self._console)
         if not self._reported.done():
@@ -156,6 +154,15 @@ class Worker:
         for invocation in [*self.running]:
             self._end(invocation, "the worker died")
         self._writer.close()
+
+    def _take(self, message: dict[str, Any]) -> None:
+        if message["kind"] == "log":
+            self._take_record(message)
+        elif message["kind"] == "ended":
+            self.running[message["id"]].answer = message["answer"]
+            self._end(message["id"], message["problem"])
+        else:
+            self._reported.set_result(message)
 
     def _take_record(self, record: Mapping[str, Any]) -> None:
         invocation = self.running.get(record["invocation"])
