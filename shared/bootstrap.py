@@ -1,16 +1,15 @@
-"""Builds a gateway out of settings: the only module that chooses implementations."""
+"""Builds the application from its settings. Only this module chooses implementations."""
 
-import asyncio
 import logging
 import random
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 from starlette.requests import Request
@@ -28,10 +27,11 @@ from shared.billing import cost as pricing
 from shared.billing.cost import USD
 from shared.billing.focus_export import FocusExporter
 from shared.billing.prices import Prices
+from shared.concurrency import SingleFlight, Tasks
 from shared.config import environment
-from shared.config.document import Configuration, LedgerSettings
+from shared.config.document import Backend, Configuration, LedgerSettings
 from shared.config.environment import Settings, Storage
-from shared.credentials import Credentials, azure_credential
+from shared.credentials import Credentials
 from shared.errors import ConfigurationError
 from shared.forwarding.adoption import has_object
 from shared.forwarding.backend_client import BackendClient
@@ -45,15 +45,13 @@ from shared.management.api import ManagementApi, without_configuration
 from shared.management.readiness import ReadinessCheck
 from shared.responses.dispatcher import Dispatcher
 from shared.routing.breakers import Breakers
-from shared.routing.fleet_health import TABLE as HEALTH
 from shared.routing.fleet_health import SharedHealth
 from shared.routing.report import BackendsReport
-from shared.routing.rotation import TABLE as ROTATION
 from shared.routing.rotation import Rotation
 from shared.routing.router import Router
-from shared.storage import Store
-from shared.storage.timed import TimedStore
-from shared.telemetry.recorder import Telemetry, Vitals
+from shared.storage import Store, names
+from shared.telemetry import instruments
+from shared.telemetry.recorder import NoTelemetry, Readings, Telemetry
 from shared.types import Target, Usage
 from shared.usage import rollup
 from shared.usage.ledger import Ledger
@@ -67,7 +65,7 @@ logger = logging.getLogger("tollgate")
 
 
 class Application(msgspec.Struct, frozen=True):
-    """What an edge serves: requests, and the timer's job."""
+    """A running gateway, as an edge serves it: requests, and the timer's job."""
 
     gateway: Gateway
     store: Store
@@ -75,7 +73,7 @@ class Application(msgspec.Struct, frozen=True):
     exporter: FocusExporter | None = None
 
     async def roll_up(self) -> None:
-        """One pass of the timer's job."""
+        """Run the timer's job once."""
         keep_months = self.configuration.ledger.keep_months
         logger.info("roll-up: %s", await rollup.roll_up(self.store, keep_months=keep_months))
         await cleanup.forget_addresses(self.store, self.configuration)
@@ -85,121 +83,115 @@ class Application(msgspec.Struct, frozen=True):
                 logger.info("export: %s written", name)
 
 
+class _Part(Protocol):
+    async def close(self) -> None: ...
+
+
+class _Parts(AsyncExitStack):
+    """The parts of an application, closed in reverse order."""
+
+    def own[P: _Part](self, part: P) -> P:
+        self.push_async_callback(part.close)
+        return part
+
+
 @asynccontextmanager
 async def open_store(storage: Storage) -> AsyncIterator["TablesStore"]:
-    """The tables. The SDK is imported here because those who bring a store of their own do not need it."""
-    from shared.storage.tables import TablesStore
+    """The tables. Azure's SDK is imported here, because a caller with its own store does not need it."""
+    from shared.storage import tables
 
-    async with AsyncExitStack() as stack:
-        if storage.table_service_uri is not None:
-            credential = azure_credential(storage.client_id)
-            stack.push_async_callback(credential.close)
-            store = TablesStore.from_endpoint(storage.table_service_uri, credential)
-        else:
-            store = TablesStore.from_connection_string(storage.connection_string or "")
-        stack.push_async_callback(store.close)
+    store = tables.open(storage)
+    try:
         yield store
+    finally:
+        await store.close()
 
 
 @asynccontextmanager
 async def open_exporter(storage: Storage, configuration: Configuration, store: Store) -> AsyncIterator[FocusExporter]:
-    """What writes files of charges into the container that the configuration names."""
-    from shared.storage.blobs import Blobs, SharedKey
-    from shared.storage.tables import account_of
+    """The writer of charges as files in the container that the configuration names."""
+    from shared.storage import blobs
 
-    async with AsyncExitStack() as stack:
-        if storage.table_service_uri is not None:
-            credential = azure_credential(storage.client_id)
-            stack.push_async_callback(credential.close)
-            endpoint = storage.table_service_uri.replace(".table.", ".blob.", 1)
-            blobs = Blobs.from_endpoint(endpoint, credential, store.now)
-        else:
-            account = account_of(storage.connection_string or "")
-            blobs = Blobs(account.blob_endpoint, SharedKey(account.name, account.key), store.now)
-        stack.push_async_callback(blobs.close)
-        yield FocusExporter(store, configuration, blobs)
+    files = blobs.open(storage)
+    try:
+        yield FocusExporter(store, configuration, files)
+    finally:
+        await files.close()
 
 
 @asynccontextmanager
 async def application(settings: Settings) -> AsyncIterator[Application]:
-    """A running gateway, to be built inside the event loop that serves it. On the way out rows are flushed."""
-    configuration = settings.configuration
-    async with AsyncExitStack() as stack:
-        tables = await stack.enter_async_context(open_store(settings.storage))
-        store: Store = tables
+    """A running gateway. Enter it in the event loop that serves it; leaving it writes what is left."""
+    configuration, rng = settings.configuration, random.Random()
+    async with _Parts() as parts:
+        tables = await parts.enter_async_context(open_store(settings.storage))
         telemetry = _telemetry(settings)
-        if telemetry is not None:
-            stack.push_async_callback(telemetry.stop)
-            store = TimedStore(store, telemetry.store_operation)
-        rng = random.Random()
-        rotation = Rotation(store.table(ROTATION), rng)
-        stack.push_async_callback(rotation.close)
-        breakers = Breakers(time.monotonic, rng)
-        router = Router(configuration, rotation, breakers)
-        credentials = Credentials(settings.client_id, settings.api_keys)
-        stack.push_async_callback(credentials.close)
-        upstream = await stack.enter_async_context(BackendClient(credentials, breakers, configuration.timeouts))
-        forwarder = Forwarder(upstream, breakers, router, configuration.timeouts)
-        ledger = Ledger(store, configuration.ledger.durability, _overflow(configuration.ledger, tables.endpoint))
-        health = SharedHealth(store.table(HEALTH), breakers, store.now, rng, ledger.instance)
-        stack.push_async_callback(health.close)
-        stack.push_async_callback(ledger.stop)
-        recovering = asyncio.ensure_future(ledger.recover())
-        stack.callback(recovering.cancel)
-        tokenizer = Tokenizer()
-        stack.push_async_callback(tokenizer.stop)
+        parts.own(telemetry)
+        store = telemetry.timed(tables)
+
+        overflow = _overflow(configuration.ledger, tables.endpoint)
+        ledger = parts.own(Ledger(store, configuration.ledger.durability, overflow))
+        parts.own(Tasks()).start(ledger.recover())
+        tokenizer = parts.own(Tokenizer())
+        alerts = parts.own(Alerts(settings.webhook))
+        limiter = parts.own(Limiter(store, configuration, alerts))
         authenticator = Authenticator(Consumers(store), store.now)
-        alerts = Alerts(settings.webhook)
-        stack.push_async_callback(alerts.stop)
-        limiter = Limiter(store, configuration, alerts)
-        stack.push_async_callback(limiter.stop)
+
+        rotation = parts.own(Rotation(store.table(names.ROTATION), rng))
+        health = parts.own(SharedHealth(store.table(names.HEALTH), store.now, rng, ledger.instance))
+        breakers = Breakers(time.monotonic, rng, health)
+        router = Router(configuration, rotation, breakers)
+
+        credentials = parts.own(Credentials(settings.client_id, settings.api_keys))
+        credentials.warm(_token_scopes(configuration.backends))
+        client = parts.own(BackendClient(credentials, breakers, configuration.timeouts))
+        forwarder = Forwarder(client, breakers, router, configuration.timeouts)
+        shadows = parts.own(Shadows(client, breakers, configuration.timeouts))
+        objects = parts.own(
+            ObjectDirectory(
+                store,
+                configuration,
+                lambda backend: breakers.health(Target(backend, "", "")).usable_at(breakers.clock()),
+                partial(has_object, forwarder),
+            )
+        )
+
         backends = BackendsReport(configuration, breakers, health, ledger.instance)
         readiness = ReadinessCheck(store, router.unusable)
         management = ManagementApi(
             store, configuration, limiter, authenticator, backends, readiness, settings.management_key
         )
-        shadows = Shadows(upstream, breakers, configuration.timeouts)
-        stack.push_async_callback(shadows.close)
-        places = ObjectDirectory(
-            store,
-            configuration,
-            lambda backend: breakers.health(Target(backend, "", "")).usable_at(breakers.clock()),
-            partial(has_object, forwarder),
-        )
-        stack.push_async_callback(places.stop)
         gateway = Gateway(
             management,
             authenticator,
             limiter,
-            Planner(router, places),
-            Dispatcher(router, forwarder, places, shadows),
+            Planner(router, objects),
+            Dispatcher(router, forwarder, objects, shadows),
             Accounting(limiter, ledger, tokenizer, telemetry),
             configuration,
         )
-        if telemetry is not None:
-            telemetry.start(lambda: _vitals(ledger, limiter, alerts, breakers))
-        scopes = {
-            token_scope(b, v1=b.api_version == "v1") for b in configuration.backends if b.auth == "managed_identity"
-        }
-        warming = asyncio.ensure_future(credentials.warm(scopes))
-        stack.callback(warming.cancel)
+        telemetry.start(_readings(ledger, limiter, alerts, breakers))
         exporter = None
         if configuration.export.container is not None:
-            exporter = await stack.enter_async_context(open_exporter(settings.storage, configuration, store))
+            exporter = await parts.enter_async_context(open_exporter(settings.storage, configuration, store))
         yield Application(gateway, store, configuration, exporter)
 
 
+def _token_scopes(backends: Iterable[Backend]) -> set[str]:
+    return {token_scope(b, v1=b.api_version == "v1") for b in backends if b.auth == "managed_identity"}
+
+
 def _overflow(settings: LedgerSettings, account: str) -> Overflow | None:
-    """Where usage rows wait while the table is out of reach. Nothing is written before that."""
+    """The place on disk for usage rows while the table is unavailable, None if the settings exclude it."""
     if not settings.overflow_bytes:
         return None
     return Overflow(Path(settings.overflow_directory or tempfile.gettempdir()), account, settings.overflow_bytes)
 
 
-def _telemetry(settings: Settings) -> Telemetry | None:
-    """None where it would go nowhere. What exports is imported here, because nobody else needs it."""
+def _telemetry(settings: Settings) -> Telemetry | NoTelemetry:
+    """Telemetry, if it has a destination. Only an export imports the exporter."""
     if settings.telemetry is None:
-        return None
+        return NoTelemetry()
     from shared.telemetry.exporter import ExportThread
 
     per_second = settings.configuration.telemetry.traces_per_second
@@ -208,7 +200,7 @@ def _telemetry(settings: Settings) -> Telemetry | None:
 
 
 def _usd(settings: Settings) -> Callable[[Usage, Target], float | None]:
-    """What tells the cost of a call."""
+    """A function that returns the cost of a call in USD, None if it is unknown."""
     prices = Prices(settings.configuration.prices, settings.configuration.backends)
 
     def usd(usage: Usage, target: Target) -> float | None:
@@ -218,17 +210,24 @@ def _usd(settings: Settings) -> Callable[[Usage, Target], float | None]:
     return usd
 
 
-def _vitals(ledger: Ledger, limiter: Limiter, alerts: Alerts, breakers: Breakers) -> Vitals:
-    lost = limiter.reach.lost_since is not None
-    return Vitals(ledger.backlog, ledger.dropped, lost, limiter.hits, alerts.raised, breakers.trips)
+def _readings(ledger: Ledger, limiter: Limiter, alerts: Alerts, breakers: Breakers) -> Readings:
+    """The metrics that are read from their owners at every export."""
+    return {
+        instruments.BACKLOG: lambda: [((), ledger.backlog)],
+        instruments.LEDGER_LOST: lambda: [((), ledger.dropped)],
+        instruments.SAFE_MODE: lambda: [((), int(limiter.in_safe_mode))],
+        instruments.LIMIT_HITS: limiter.hits.items,
+        instruments.LIMIT_ALERTS: alerts.raised.items,
+        instruments.TRIPS: lambda: [((backend,), trips) for backend, trips in breakers.trips.items()],
+    }
 
 
 class OnDemand:
-    """The application of a process that has no start-up hook: built by the first request, in that request's loop.
+    """The application of a process without a start-up hook: the first request builds it, in its own event loop.
 
     A wrong configuration does not stop the start: the Functions host hides the reason of a failed import, and answers
-    404. It is printed instead, in one line on stderr, and every request gets 503. Nor is there an end: the host kills
-    the process."""
+    404. The reason is printed in one line on stderr instead, and every request gets 503. There is no orderly end
+    either: the host kills the process."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._settings: Settings | None = None
@@ -240,7 +239,8 @@ class OnDemand:
             self._complaints = str(error)
             print("ERROR: " + " | ".join(self._complaints.splitlines()), file=sys.stderr, flush=True)
         self._stack = AsyncExitStack()
-        self._building: asyncio.Task[Application] | None = None
+        self._application: Application | None = None
+        self._building: SingleFlight[str, Application] = SingleFlight()
 
     async def handle(self, request: Request, traceparent: str) -> Response:
         """Answer a request. `traceparent`: of the host's span."""
@@ -255,7 +255,10 @@ class OnDemand:
             await (await self._get(self._settings)).roll_up()
 
     async def _get(self, settings: Settings) -> Application:
-        """The one application of this process; a failed attempt to build it is tried again by the next request."""
-        if self._building is None or (self._building.done() and self._building.exception() is not None):
-            self._building = asyncio.ensure_future(self._stack.enter_async_context(application(settings)))
-        return await asyncio.shield(self._building)
+        """The application of this process. After a failed attempt to build it, the next request tries again."""
+        if self._application is None:
+            self._application = await self._building.run("", partial(self._build, settings))
+        return self._application
+
+    async def _build(self, settings: Settings) -> Application:
+        return await self._stack.enter_async_context(application(settings))

@@ -23,7 +23,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from shared.errors import GatewayError, InvalidRequest
 from shared.functions_pairing import HEADER, KNOWN, Pairing, Unpaired
-from shared.responses.rendering import error_response
+from shared.responses.rendering import ErrorResponse
 
 logger = logging.getLogger("tollgate")
 
@@ -111,10 +111,10 @@ class WebApp(base.WebApp):
             response = await self._handler(Request(scope, receive))
         except Unpaired as error:
             logger.warning("a request was not paired with an invocation: %s", error)
-            response = error_response(InvalidRequest(f"The header {HEADER} belongs to the host: leave it out."), {})
+            response = ErrorResponse(InvalidRequest(f"The header {HEADER} belongs to the host: leave it out."), {})
         except Exception as error:  # the function could not be run: a configuration that cannot be used, above all
             logger.error("a request could not be served: %s: %s", type(error).__name__, error)
-            response = error_response(
+            response = ErrorResponse(
                 GatewayError("The gateway cannot serve requests. Its operator finds why in the log."), {}
             )
         await response(scope, receive, send)

@@ -9,6 +9,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from shared import __version__
 from shared.auth.authenticator import Authenticator
 from shared.auth.consumers import Consumers
 from shared.azure_openai import openapi
@@ -28,7 +29,7 @@ from shared.limits import scopes
 from shared.limits.limiter import Limiter
 from shared.management.readiness import ReadinessCheck, is_internal
 from shared.requests.arrival import ReceivedRequest
-from shared.responses.rendering import JsonResponse, error_response
+from shared.responses.rendering import ErrorResponse, JsonResponse
 from shared.routing.report import BackendsReport
 from shared.storage import Store
 from shared.types import Consumer
@@ -102,7 +103,7 @@ class ManagementApi:
 
     async def health(self, request: ManagementRequest) -> Response:
         """Liveness, which depends on nothing."""
-        return JsonResponse({"status": "ok"})
+        return JsonResponse({"status": "ok"}, headers={"x-gateway-version": __version__})
 
     async def ready(self, request: ManagementRequest) -> Response:
         """Readiness: 200 or 503. Operators also see the reason."""
@@ -156,14 +157,14 @@ class ManagementApi:
         _refuse_unknown(query, *usage_report.PARAMETERS)
         if (form := query.get("format", "json")) not in ("json", "csv"):
             raise InvalidRequest(f"format: expected json or csv, got {form[:64]!r}.", param="format")
-        question = usage_report.question(query, self._store.now(), by=by)
-        report = await usage_report.report(self._store, self._tariff, question)
+        asked = usage_report.parse_query(query, self._store.now(), by=by)
+        report = await usage_report.report(self._store, self._tariff, asked)
         if form == "csv":
             return Response(usage_report.as_csv(report.heads(), report.rows(names)), media_type="text/csv")
         return JsonResponse(
             {
-                "since": f"{question.since:%Y-%m-%dT%H:%MZ}",
-                "until": f"{question.until:%Y-%m-%dT%H:%MZ}",
+                "since": f"{asked.since:%Y-%m-%dT%H:%MZ}",
+                "until": f"{asked.until:%Y-%m-%dT%H:%MZ}",
                 "lines": report.rows(names),
                 "total": report.totals(),
             }
@@ -181,9 +182,7 @@ def without_configuration(path: str, headers: Mapping[str, str], complaints: str
     """The answer of a gateway whose configuration cannot be used: 503, and the complaints for operators alone."""
     if path == "/readyz" and is_operator(headers, key):
         return JsonResponse({"status": "not ready", "configuration": complaints.splitlines()}, 503)
-    return error_response(
-        Misconfigured("This gateway is not configured. Its operator finds the reason in its log."), {}
-    )
+    return ErrorResponse(Misconfigured("This gateway is not configured. Its operator finds the reason in its log."), {})
 
 
 class _Path(NamedTuple):

@@ -1,4 +1,4 @@
-"""The configuration: what is wrong stops the start and is named by its path; samples and documents tell the truth."""
+"""The configuration: errors stop the start and name the path; samples and documents agree with the code."""
 
 import json
 import re
@@ -29,7 +29,7 @@ GOOD: dict[str, Any] = {
 
 
 def changed(path: str, value: Any) -> str:
-    """The good document with one value replaced, or taken away where it is `...`."""
+    """The good document with one value replaced, or removed if the new one is `...`."""
     document = json.loads(json.dumps(GOOD))
     *parents, last = [int(part) if part.isdigit() else part for part in path.split("/")]
     place = document
@@ -50,9 +50,9 @@ def changed(path: str, value: Any) -> str:
         ("extra", 1, "document: Object contains unknown field `extra`"),
         ("backends/0/color", "red", "backends[0]: Object contains unknown field `color`"),
         ("backends/1/weight", "2", "backends[1].weight: Expected `int`, got `str`"),
-        ("backends/1/weight", 0, "backends[1].weight: expected 1 to 100, got 0"),
-        ("backends/1/priority", -1, "backends[1].priority: expected 0 to 100"),
-        ("backends/1/name", "a", "backends[1].name: expected a name of its own"),
+        ("backends/1/weight", 0, "backends[1].weight: Expected `int` >= 1, got 0"),
+        ("backends/1/priority", -1, "backends[1].priority: Expected `int` >= 0, got -1"),
+        ("backends/1/name", "a", "backends[1].name: expected a unique name, but backends[0] is also 'a'"),
         ("backends/1/name", "a b", "backends[1].name: expected letters"),
         ("backends/0/endpoint", "http://a.openai.azure.com", "backends[0].endpoint: expected https"),
         ("backends/0/endpoint", "https://a.openai.azure.com/openai", "backends[0].endpoint: expected https"),
@@ -68,8 +68,8 @@ def changed(path: str, value: Any) -> str:
         ("backends/0/models", {}, "backends[0].models: expected at least one"),
         ("backends/0/models", {"m/n": "x"}, "backends[0].models: expected names"),
         ("backends/0/models", {"m": "x y", "n": "n"}, "backends[0].models.m: expected the name of a deployment"),
-        ("models/zzz", {}, "models.zzz: expected a model that a backend serves"),
-        ("models/m/fallbacks", ["zzz"], "models.m.fallbacks[0]: expected a model that a backend serves"),
+        ("models/zzz", {}, "models.zzz: expected a model of a backend, but no backend has 'zzz'"),
+        ("models/m/fallbacks", ["zzz"], "models.m.fallbacks[0]: expected a model of a backend, got 'zzz'"),
         ("models/m/fallbacks", ["m"], "models.m.fallbacks[0]: expected another model"),
         ("models/m/aliases", ["n"], "models.m.aliases[0]: expected a new name"),
         (
@@ -77,12 +77,36 @@ def changed(path: str, value: Any) -> str:
             {"aliases": ["m-2024"]},
             "models.n.aliases[0]: expected a new name, but 'm-2024' is an alias of m",
         ),
-        ("timeouts", {"total": 300}, "timeouts.total: expected seconds above 0 and at most 220"),
-        ("timeouts", {"first_byte": 0}, "timeouts.first_byte: expected"),
-        ("max_request_bytes", 10, "max_request_bytes: expected"),
+        ("timeouts", {"total": 300}, "timeouts.total: Expected `float` <= 220.0, got 300"),
+        ("timeouts", {"first_byte": 0}, "timeouts.first_byte: Expected `float` > 0.0, got 0"),
+        ("timeouts", {"connect": float("nan")}, "timeouts.connect: Expected `float` > 0.0, got nan"),
+        ("max_request_bytes", 10, "max_request_bytes: Expected `int` >= 1024, got 10"),
+        ("heartbeat_seconds", 0.01, "heartbeat_seconds: expected 0 (never) or at least 0.05, got 0.01"),
+        ("ledger", {"overflow_bytes": 5}, "ledger.overflow_bytes: expected 0 (none) or at least 1000000 bytes, got 5"),
+        ("ledger", {"keep_months": 1}, "ledger.keep_months: expected 0 (forever) or at least 2"),
+        ("prices", [{"model": "m", "input": 2e6}], "prices[0].input: Expected `float` <= 1000000.0, got 2000000.0"),
+        (
+            "backends/1/tokens_per_minute",
+            {"m": 1, "x": 0},
+            "backends[1].tokens_per_minute.x: Expected `int` >= 1, got 0",
+        ),
+        ("backends/1/tokens_per_minute", {"x": 1}, "backends[1].tokens_per_minute.x: expected a model of this backend"),
+        ("models/n", {"canary": {"model": "m", "share": 0}}, "models.n.canary.share: Expected `float` > 0.0, got 0"),
+        (
+            "limits",
+            {"teams": {"a": {}, "b": {"token_quota": 1}, "c d": {"token_quota": -1}, "e": {"token_quota": -2}}},
+            "limits.teams.c d.token_quota: Expected `int` >= 0, got -1",
+        ),
+        ("limits", {"teams": {"a": {}, "b": 3}}, "limits.teams.b: Expected `object`, got `int`"),
+        (
+            "limits",
+            {"teams": {"a": {"time_zone": "Mars"}}},
+            "limits.teams.a.time_zone: expected the name of a time zone",
+        ),
+        ("client_address", {"hops": 11}, "client_address.hops: Expected `int` <= 10, got 11"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_path(path: str, value: Any, complaint: str) -> None:
+def test_an_error_names_the_path_of_the_key(path: str, value: Any, complaint: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         parsing.parse(changed(path, value), "gateway.yaml")
     assert f"gateway.yaml: {complaint}" in str(caught.value)
@@ -92,36 +116,36 @@ def test_what_is_wrong_is_named_with_its_path(path: str, value: Any, complaint: 
     ("document", "complaint"),
     [
         ("backends: [", "is neither YAML nor JSON: line 1"),
-        ("a: 1\na: 2", "the key 'a' stands twice"),
-        ('{"backends": [{"name": "a", "name": "b"}]}', "the key 'name' stands twice"),
-        ("1: x", "the key 1 is no text"),
+        ("a: 1\na: 2", "duplicate key 'a'"),
+        ('{"backends": [{"name": "a", "name": "b"}]}', "duplicate key 'name'"),
+        ("1: x", "the key 1 is not a string"),
         ("just text", "document: Expected `object`, got `str`"),
         ("", "document: Expected `object`, got `null`"),
         ("[" * 5000, "is "),
         ("!!python/object/apply:os.system [id]", "is neither YAML nor JSON"),
     ],
 )
-def test_a_document_that_is_none_is_refused_with_its_place(document: str, complaint: str) -> None:
+def test_an_unreadable_document_is_rejected_with_the_place(document: str, complaint: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         parsing.parse(document, "gateway.yaml")
     assert complaint in str(caught.value)
 
 
-def test_yaml_knows_no_dates_and_json_may_have_tabs() -> None:
+def test_yaml_has_no_dates_and_json_may_have_tabs() -> None:
     yaml = "backends:\n- {name: a, endpoint: https://a, region: r, api_version: 2024-10-21, models: {m: m}}"
     assert parsing.parse(yaml, "x").backends[0].api_version == "2024-10-21"
     assert parsing.parse(json.dumps(GOOD, indent="\t"), "x") == parsing.parse(json.dumps(GOOD), "x")
 
 
-def test_all_complaints_are_told_at_once() -> None:
-    document = json.loads(changed("backends/0/weight", 0))
+def test_all_complaints_are_reported_at_once() -> None:
+    document = json.loads(changed("backends/0/region", ""))
     document["models"]["m"]["fallbacks"] = ["zzz"]
     with pytest.raises(ConfigurationError) as caught:
         parsing.parse(json.dumps(document), "x")
     assert len(str(caught.value).splitlines()) == 2
 
 
-def test_the_document_is_found_as_file_or_in_the_variable_itself(tmp_path: Path) -> None:
+def test_the_document_is_read_from_a_file_or_from_the_variable_itself(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(json.dumps(GOOD))
     from_file = environment.load({**STORAGE, "GATEWAY_CONFIG": str(path)})
@@ -166,18 +190,18 @@ def test_a_stream_ends_before_the_functions_host_kills_its_worker() -> None:
         ({"GATEWAY_STORAGE": "", "AzureWebJobsStorage": "y=1"}, environment.Storage("y=1")),
     ],
 )
-def test_the_storage_is_named_in_the_forms_of_the_functions_host(
+def test_the_storage_is_read_in_the_forms_of_the_functions_host(
     environ: Mapping[str, str], expected: environment.Storage
 ) -> None:
     assert environment.load_storage(environ) == expected
 
 
-def test_without_a_storage_the_start_stops_with_what_to_set() -> None:
+def test_without_a_storage_the_start_stops_and_names_the_variable() -> None:
     with pytest.raises(ConfigurationError, match="GATEWAY_STORAGE: expected"):
         environment.load_storage({})
 
 
-def test_no_secret_shows_when_settings_are_printed() -> None:
+def test_printed_settings_show_no_secret() -> None:
     environ = {"GATEWAY_STORAGE": "AccountKey=hush", "GATEWAY_MANAGEMENT_KEY": "hush", "A_KEY": "hush"}
     document = changed("backends/0/auth", {"api_key_env": "A_KEY"})
     assert "hush" not in repr(environment.load({**environ, "GATEWAY_CONFIG": document}))
@@ -263,7 +287,7 @@ def test_the_command_of_the_reference_checks_a_document(tmp_path: Path) -> None:
     assert b"expected at least one backend" in done.stderr
 
 
-def test_every_environment_variable_stands_in_the_sample_and_in_the_documentation() -> None:
+def test_every_environment_variable_is_in_the_sample_and_in_the_documentation() -> None:
     read = set(re.findall(r'environ(?:\.get\(|\[)"(\w+)"', (ROOT / "shared/config/environment.py").read_text()))
     read |= {"GATEWAY_STORAGE", "GATEWAY_STORAGE__tableServiceUri", "GATEWAY_STORAGE__clientId"}
     assert len(read) >= 7
@@ -272,3 +296,8 @@ def test_every_environment_variable_stands_in_the_sample_and_in_the_documentatio
     for name in read:
         assert name in sample
         assert f"`{name}`" in documentation
+
+
+def test_an_alias_stands_for_its_model() -> None:
+    configuration = parsing.parse(json.dumps(GOOD), "x")
+    assert [configuration.canonical(name) for name in ("m-2024", "m", "unknown")] == ["m", "m", "unknown"]

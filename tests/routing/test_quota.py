@@ -1,4 +1,4 @@
-"""What is known of quotas, prompts and times, and what is decided by it. Pure, so nothing runs here but the code."""
+"""Quota readings, retry budgets, latencies, prompt prefixes and preferences."""
 
 import json
 from collections import Counter
@@ -16,7 +16,7 @@ from shared.routing._prompt_cache import Share
 from shared.routing.quota import Sent
 from shared.routing.retry_budget import AdaptiveThrottle, RetryBudget, Window
 from shared.types import Call
-from tests.routing.test_router import Clock
+from tests.harness.clock import Clock
 
 ROOM = {"x-ratelimit-remaining-tokens": "9990", "x-ratelimit-remaining-requests": "5"}
 
@@ -42,39 +42,39 @@ def chat(content: str = "Hi", **fields: object) -> Call:
         ({"x-ratelimit-limit-tokens": "nonsense"}, b"\xff\xfe", "quota"),
     ],
 )
-def test_four_kinds_of_429_are_told_apart(headers: dict[str, str], body: bytes, kind: str) -> None:
+def test_a_429_has_one_of_four_reasons(headers: dict[str, str], body: bytes, kind: str) -> None:
     assert quota.throttle(headers, body, configured=100_000.0) == kind
 
 
-def test_what_was_sent_since_an_answers_call_went_out_counts_against_what_it_told() -> None:
+def test_later_calls_count_against_a_quota_reading() -> None:
     headers = {"x-ratelimit-remaining-tokens": "1000", "x-ratelimit-reset-tokens": "30"}
-    told = quota.told(headers, Sent(500.0, 3), 100.0)
-    assert told is not None
-    assert not told.refuses(1000, Sent(500.0, 3), 100.0)
-    assert told.refuses(1001, Sent(500.0, 3), 100.0)
-    assert told.refuses(700, Sent(900.0, 4), 100.0)
-    assert not told.refuses(700, Sent(900.0, 4), 130.0)  # the window is over
+    reading = quota.read(headers, Sent(500.0, 3), 100.0)
+    assert reading is not None
+    assert not reading.refuses(1000, Sent(500.0, 3), 100.0)
+    assert reading.refuses(1001, Sent(500.0, 3), 100.0)
+    assert reading.refuses(700, Sent(900.0, 4), 100.0)
+    assert not reading.refuses(700, Sent(900.0, 4), 130.0)  # the window is over
 
 
-def test_the_last_request_of_a_window_is_known_to_be_the_last() -> None:
+def test_after_the_last_request_of_a_window_the_next_one_is_refused() -> None:
     headers = {"x-ratelimit-remaining-requests": "1", "x-ratelimit-reset-requests": "10s"}
-    told = quota.told(headers, Sent(0.0, 7), 0.0)
-    assert told is not None
-    assert not told.refuses(5, Sent(0.0, 7), 0.0)
-    assert told.refuses(5, Sent(0.0, 8), 9.9)
+    reading = quota.read(headers, Sent(0.0, 7), 0.0)
+    assert reading is not None
+    assert not reading.refuses(5, Sent(0.0, 7), 0.0)
+    assert reading.refuses(5, Sent(0.0, 8), 9.9)
 
 
 @pytest.mark.parametrize(("used", "full"), [("99.5%", False), ("100%", True), ("104.2 %", True), ("?", False)])
 def test_a_full_provisioned_deployment_is_passed_over_for_a_second(used: str, full: bool) -> None:
-    told = quota.told({"azure-openai-deployment-utilization": used}, Sent(), 10.0)
-    assert (told is not None and told.refuses(1, Sent(), 10.9)) is full
-    assert told is None or not told.refuses(1, Sent(), 11.0)
+    reading = quota.read({"azure-openai-deployment-utilization": used}, Sent(), 10.0)
+    assert (reading is not None and reading.refuses(1, Sent(), 10.9)) is full
+    assert reading is None or not reading.refuses(1, Sent(), 11.0)
 
 
 @given(st.dictionaries(st.sampled_from([*ROOM, "x-ratelimit-reset-tokens", "x-ratelimit-limit-tokens"]), st.text()))
-def test_no_header_of_a_backend_is_worth_a_crash(headers: dict[str, str]) -> None:
-    told = quota.told(headers, Sent(), 0.0)
-    assert told is None or told.refuses(1, Sent(), 0.0) in (True, False)
+def test_no_header_of_a_backend_raises(headers: dict[str, str]) -> None:
+    reading = quota.read(headers, Sent(), 0.0)
+    assert reading is None or reading.refuses(1, Sent(), 0.0) in (True, False)
     assert quota.throttle(headers, b"", configured=None) in ("quota", "oversized")
 
 
@@ -107,10 +107,10 @@ def test_the_more_of_the_calls_are_refused_the_fewer_are_sent(accepted: int, ref
     for _ in range(accepted):
         throttle.accepted()
     for _ in range(accepted + refused):
-        throttle.refuses(1.0)
+        throttle.rejects(1.0)
     asked = accepted + refused
     expected = max(0.0, (asked - 1.5 * accepted) / (asked + 1))
-    assert throttle.refuses(chance) is (chance < expected)
+    assert throttle.rejects(chance) is (chance < expected)
 
 
 # --- times ------------------------------------------------------------------------------------------------------------
@@ -131,9 +131,9 @@ def test_the_usual_time_is_known_from_twenty_answers_on_and_forgets_old_ones() -
 
 @given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0.01, 1.0))
 def test_a_percentile_is_not_exceeded_by_its_share_of_the_values(values: list[float], share: float) -> None:
-    found = percentile(sorted(values), share)
-    assert found in values
-    assert sum(value <= found for value in values) >= share * len(values) - 1e-6
+    value = percentile(sorted(values), share)
+    assert value in values
+    assert sum(other <= value for other in values) >= share * len(values) - 1e-6
 
 
 # --- prompt caches ----------------------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ def test_calls_with_the_same_long_beginning_have_the_same_prefix_and_short_ones_
     assert _prompt_cache.prefix(chat("short")) is None
 
 
-def test_the_callers_own_key_stands_for_the_prefix_however_short_the_prompt_is() -> None:
+def test_the_callers_prompt_cache_key_replaces_the_prefix_of_any_prompt() -> None:
     one, two = chat("a", prompt_cache_key="k"), chat("b", prompt_cache_key="k")
     assert _prompt_cache.prefix(one) == _prompt_cache.prefix(two) == b'"k"'
     assert _prompt_cache.prefix(chat("a", prompt_cache_key=None)) is None
@@ -157,7 +157,7 @@ def shares(*in_flight: int, weight: int = 1) -> list[Share]:
 
 
 @given(st.binary(min_size=1), st.lists(st.integers(0, 50), min_size=1, max_size=8))
-def test_no_backend_is_loaded_beyond_its_share_for_the_sake_of_a_prefix(key: bytes, in_flight: list[int]) -> None:
+def test_no_prefix_loads_a_backend_beyond_its_share(key: bytes, in_flight: list[int]) -> None:
     chosen = _prompt_cache.choose(key, shares(*in_flight))
     assert in_flight[chosen] < max(8, 1.25 * (sum(in_flight) + 1) / len(in_flight) + 1)
 
@@ -181,7 +181,7 @@ def test_prefixes_are_shared_out_by_weight() -> None:
 # --- wishes -----------------------------------------------------------------------------------------------------------
 
 
-def test_wishes_are_read_from_headers() -> None:
+def test_preferences_are_read_from_headers() -> None:
     headers = {
         "x-request-timeout-ms": "1500",
         "x-gateway-backend": " sweden ",
@@ -206,7 +206,7 @@ def test_wishes_are_read_from_headers() -> None:
         ("x-gateway-fallback", ",".join(map(str, range(9)))),
     ],
 )
-def test_a_wish_that_makes_no_sense_is_refused_by_name(header: str, value: str) -> None:
+def test_an_invalid_preference_is_rejected_by_the_name_of_its_header(header: str, value: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         preferences.parse({header: value})
     assert caught.value.param == header

@@ -1,0 +1,69 @@
+"""The limits of the calls of one key to one model: what such calls cost at each of them."""
+
+import msgspec
+
+from shared.billing.cost import USD, Price
+from shared.limits import estimation
+from shared.limits._amounts import Amounts
+from shared.limits._lease import LeasedLimit
+from shared.limits.estimation import Estimate
+from shared.types import Call, Consumer, Usage
+from shared.usage.token_averages import Size, TokenAverages
+
+_NO_AVERAGES = TokenAverages()
+
+
+class CallLimits(msgspec.Struct, gc=False):
+    """The limits by this consumer's policy. `estimated`: some are of tokens or money; `priced`: some are of money, with
+    the `price` for estimates, None if unknown. `experience`: with such calls."""
+
+    consumer: Consumer
+    model: str
+    limits: tuple[LeasedLimit, ...]
+    estimated: bool
+    priced: bool
+    price: Price | None
+    experience: TokenAverages | None
+
+    def hold_for(self, consumer: Consumer) -> bool:
+        """True if the consumer's policy has not changed."""
+        mine = self.consumer
+        return mine is consumer or (
+            (mine.limits, mine.team, mine.model_limits) == (consumer.limits, consumer.team, consumer.model_limits)
+        )
+
+    def costs(self, call: Call, size: Size | None, now: float) -> list[Amounts]:
+        """The amounts to reserve at each limit. `size` None: neither tokens nor money are limited."""
+        expected = most = None
+        costs = []
+        for limit in self.limits:
+            _, tokens, usd, slots = limit.scope.limited
+            estimate = estimation.NOTHING
+            if size is not None and (tokens or usd):
+                if limit.scope.limits.estimate == "max" or limit.nearly_used_up(now):
+                    estimate = most = most or estimation.most(call, size, self._experience_with(limit))
+                else:
+                    estimate = expected = expected or estimation.expected(call, size, self._experience_with(limit))
+            costs.append(
+                Amounts(
+                    1.0,
+                    estimate.input + estimate.output if tokens else 0.0,
+                    _usd(self.price, estimate) if usd and self.price else 0.0,
+                    1.0 if slots else 0.0,
+                )
+            )
+        return costs
+
+    def learn(self, size: Size, usage: Usage) -> None:
+        """Refine later estimates by the usage of one call."""
+        self.experience = self._experience_with(self.limits[0]).learn(size, usage)
+        for limit in self.limits:
+            limit.learn(self.experience)
+
+    def _experience_with(self, limit: LeasedLimit) -> TokenAverages:
+        """The experience with such calls, else with others under this limit, here or on other instances."""
+        return self.experience or limit.experience or _NO_AVERAGES
+
+
+def _usd(price: Price, tokens: Estimate) -> float:
+    return (tokens.input * (price.input or 0) + tokens.output * (price.output or 0)) / USD
