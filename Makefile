@@ -1,6 +1,6 @@
 # The commands of the project; CI runs the same ones. Recipes are short: local/ does the work.
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fuzz bench bench-chunkings bench-files bench-ledger bench-limits bench-routing bench-telemetry \
+.PHONY: help run test lint attack-host fuzz bench bench-chunkings bench-files bench-ledger bench-limits bench-routing bench-telemetry \
 	package-size install install-dev azurite requirements clean
 
 PYTHON_IN := .venv/bin/python
@@ -40,6 +40,9 @@ package-size: install-dev ## print the size of the function app's package, by pa
 
 bench-telemetry: install-dev ## measure the cost of telemetry
 	@$(PYTHON_IN) -m bench.telemetry_cost
+
+attack-host: azurite install-dev ## attack the Functions edge: bad calls, hang-ups, idle connections (6 minutes)
+	@$(PYTHON_IN) -m bench.attack_host
 
 fuzz: azurite install-dev ## send malformed requests, for a minute on each edge
 	@$(PYTHON_IN) -m bench.fuzz

@@ -23,6 +23,7 @@ GatewayError                    500     internal_error
 ├── NoBackendAvailable          503     no_backend_available
 ├── StateUnavailable            503     state_unavailable
 ├── StoreUnavailable            503     store_unavailable
+├── Misconfigured               503     misconfigured
 └── UpstreamTimeout             504     upstream_timeout
 
 ConfigurationError              stops the start; no caller sees it
@@ -200,6 +201,12 @@ class StoreUnavailable(GatewayError):
 
     def headers(self) -> dict[str, str]:
         return {"retry-after": "2", "retry-after-ms": "2000"}
+
+
+class Misconfigured(GatewayError):
+    """The gateway runs without a configuration. Callers are not told the reason."""
+
+    status, code = 503, "misconfigured"
 
 
 class UpstreamTimeout(GatewayError):

@@ -1,6 +1,7 @@
 """The Bicep files without their compiler, and what they must agree on with the code; every check meets a fault."""
 
 import ast
+import base64
 import contextlib
 import json
 import re
@@ -45,9 +46,11 @@ ROLES = {
 # What the Functions host reads, and shared/config/ does not.
 OF_THE_HOST = {
     "APPLICATIONINSIGHTS_AUTHENTICATION_STRING",
+    "AzureWebJobsDisableHomepage",
     "AzureWebJobsStorage__blobServiceUri",
     "AzureWebJobsStorage__clientId",
     "AzureWebJobsStorage__credential",
+    "FUNCTIONS_REQUEST_BODY_SIZE_LIMIT",
     "PYTHON_ENABLE_OPENTELEMETRY",
 }
 # Read, but said where a collector is, as further settings; and a connection string with a key is not for here.
@@ -491,7 +494,18 @@ def test_keys_are_off_and_deployments_are_made_one_by_one() -> None:
             assert ("secure" in parameter.decorators) == (name in ("managementKey", "secretSettings"))
 
 
-def test_the_runtime_is_the_projects_python_and_the_timeout_that_of_the_documents() -> None:
+def test_the_hosts_limit_on_bodies_fits_what_teams_send_and_no_more_than_the_gateway_takes() -> None:
+    (limit,) = re.findall(r"param requestBodyLimitBytes int = (\d+)", FILES["main.bicep"])
+    assert int(limit) == config.Configuration(backends=[]).max_request_bytes
+    photograph = "data:image/jpeg;base64," + base64.b64encode(bytes(4_000_000)).decode()  # of 12 megapixels
+    content = [{"type": "image_url", "image_url": {"url": photograph}}] * 4
+    chat = json.dumps({"model": "gpt-5-mini", "messages": [{"role": "user", "content": content}]})
+    transcription = 25 * 1024 * 1024 + 1000  # the API's own limit on a recording, and the form around it
+    assert 20_000_000 < len(chat) < int(limit)
+    assert transcription < int(limit)
+
+
+def test_the_runtime_is_the_projects_python() -> None:
     assert f"version: '{(ROOT / '.python-version').read_text().strip()}'" in FILES["function-app.bicep"]
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]["python_version"] == "3.13"
 
