@@ -1,7 +1,7 @@
 # The commands of the project; CI calls the same ones. Every recipe is short: the work is in local/.
 .DEFAULT_GOAL := help
 .PHONY: help run test lint fuzz bench bench-chunkings bench-files bench-ledger bench-limits bench-routing bench-telemetry \
-	package-size install install-dev azurite requirements clean
+	package-size infra install install-dev azurite requirements clean
 
 PYTHON_IN := .venv/bin/python
 CODE := shared simulator local tests bench examples function_app.py
@@ -37,6 +37,9 @@ bench-routing: azurite install-dev ## measure the routing against scripted fault
 
 package-size: install-dev ## print the size of the function app's package, by what it is made of
 	@$(PYTHON_IN) -m tests.infra.layout
+
+infra: install-dev ## format the Bicep files and renew their snapshots (needs the Bicep compiler: BICEP=path, or on the path)
+	@$(PYTHON_IN) -m tests.infra.renew
 
 bench-telemetry: install-dev ## measure what telemetry costs
 	@$(PYTHON_IN) -m bench.telemetry_cost

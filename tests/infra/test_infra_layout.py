@@ -24,7 +24,7 @@ from shared.config import parsing
 from tests.harness.azurite import Azurite
 from tests.harness.gateway_process import Answer, cli, make_key, request
 from tests.infra import layout
-from tests.infra.bicep import ROOT
+from tests.infra.snapshots import ROOT
 
 MEGABYTE = 1_000_000
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
