@@ -4,9 +4,9 @@
 	package-size infra install install-dev azurite requirements clean
 
 PYTHON_IN := .venv/bin/python
-CODE := shared simulator local tests bench examples function_app.py
+CODE := shared simulator local tests bench examples infra function_app.py
 COMPILE := CUSTOM_COMPILE_COMMAND='make requirements' $(PYTHON_IN) -m piptools compile --quiet --strip-extras --allow-unsafe \
-	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host $(if $(UPGRADE),--upgrade)
+	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --generate-hashes $(if $(UPGRADE),--upgrade)
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
