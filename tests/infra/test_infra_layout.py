@@ -102,7 +102,7 @@ class TestThePackage:
         unpacked, zipped = sum(path.stat().st_size for path in files), layout.compressed(files)
         print(f"package: {zipped / MEGABYTE:.1f} MB zipped, {unpacked / MEGABYTE:.1f} MB unpacked, {len(files)} files")
         assert zipped < 60 * MEGABYTE  # what is uploaded, stored and fetched at a cold start
-        assert unpacked < 80 * MEGABYTE  # three quarters of it in ten packages: `make package-size`
+        assert unpacked < 90 * MEGABYTE  # three quarters of it in ten packages: `make package-size`
 
     def test_it_starts_under_the_worker_and_answers(self, package: Path, folder: Path) -> None:
         host = folder / "host" / "functions_host.py"
@@ -270,7 +270,7 @@ class TestWhatIsDeclared:
 
     def test_kubernetes(self) -> None:
         manifests = self.manifests()
-        kinds = "Namespace ServiceAccount Deployment Service HorizontalPodAutoscaler PodDisruptionBudget"
+        kinds = "Namespace ServiceAccount Deployment Service HorizontalPodAutoscaler PodDisruptionBudget NetworkPolicy"
         assert manifests.keys() == set(kinds.split())
         deployment, service = manifests["Deployment"]["spec"], manifests["Service"]["spec"]
         pod = deployment["template"]["spec"]
@@ -280,6 +280,7 @@ class TestWhatIsDeclared:
             deployment["selector"]["matchLabels"],
             service["selector"],
             manifests["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
+            manifests["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"],
         ):
             assert selector.items() <= labels.items()
         assert labels["azure.workload.identity/use"] == "true"
@@ -295,6 +296,13 @@ class TestWhatIsDeclared:
         assert service["ports"][0]["targetPort"] == port["name"]
         for probe, path in (("startupProbe", "/readyz"), ("readinessProbe", "/healthz"), ("livenessProbe", "/healthz")):
             assert container[probe]["httpGet"] == {"path": path, "port": port["name"]}
+        startup = container["startupProbe"]
+        assert (
+            startup["periodSeconds"] * startup["failureThreshold"] == 86_400
+        )  # an outage of the table restarts no pod
+        assert manifests["HorizontalPodAutoscaler"]["spec"]["minReplicas"] >= 2
+        spread = {constraint["topologyKey"] for constraint in pod["topologySpreadConstraints"]}
+        assert spread == {"topology.kubernetes.io/zone", "kubernetes.io/hostname"}
         (user,) = layout.instruction("gateway", "USER")
         assert pod["securityContext"]["runAsUser"] == int(user)
         pause = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
@@ -311,7 +319,9 @@ class TestWhatIsDeclared:
         assert container["securityContext"]["readOnlyRootFilesystem"]
         assert (waiting["name"], waiting["mountPath"]) == (pod["volumes"][1]["name"], WRITABLE)
         assert environ["GATEWAY_CONFIG"] == f"{mount['mountPath']}/{generated['files'][0]}"
-        assert [image["name"] for image in kustomization["images"]] == [container["image"]]
+        assert [(image["name"], image["newTag"]) for image in kustomization["images"]] == [
+            (container["image"], __version__),
+        ]
 
 
 def test_no_python_of_the_layouts_is_the_virtual_environments() -> None:
