@@ -3,13 +3,12 @@
 import subprocess
 from typing import Any
 
-import kubernetes_validate
 import pytest
 import yaml
+from kubernetes_validate.utils import latest_version, validate
 
 from shared import __version__
 from tests.infra.snapshots import ROOT
-
 
 KINDS = (
     "Namespace ConfigMap ServiceAccount Deployment Service HorizontalPodAutoscaler PodDisruptionBudget NetworkPolicy"
@@ -32,7 +31,7 @@ def test_what_is_rendered_holds_to_the_schemas_in_one_namespace(folder: str, mor
     assert found.keys() == {*KINDS.split(), *more}
     for kind, document in found.items():
         if kind != "Route":
-            kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
+            validate(document, latest_version(), strict=True)
         assert document["metadata"].get("namespace", "tollgate") == "tollgate"
     pod = found["Deployment"]["spec"]["template"]["spec"]
     assert pod["volumes"][0]["configMap"]["name"] == found["ConfigMap"]["metadata"]["name"] != "tollgate-config"

@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
 import pytest
 import yaml
+from kubernetes_validate.utils import ValidationError, latest_version, validate
 
 from shared.config.document import Timeouts
 from tests.infra.snapshots import ROOT
 
 DEPLOY = ROOT / "deploy"
-VERSIONS = ("1.31", kubernetes_validate.latest_version())
+VERSIONS = ("1.31", latest_version())
 MANIFESTS = [path for path in sorted(DEPLOY.glob("*/*.yaml")) if "apiVersion" in path.read_text()]
 NOT_KUBERNETES = {"kustomize.config.k8s.io/v1beta1", "route.openshift.io/v1"}
 
@@ -25,14 +25,14 @@ def documents(path: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
 def test_a_manifest_holds_to_the_schema(path: Path, version: str) -> None:
     for document in documents(path):
-        kubernetes_validate.validate(document, version, strict=True)
+        validate(document, version, strict=True)
 
 
 def test_a_mistyped_key_is_no_manifest() -> None:
     (document,) = documents(DEPLOY / "kubernetes" / "service.yaml")
     document["spec"]["prots"] = document["spec"].pop("ports")
-    with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(document, VERSIONS[-1], strict=True)
+    with pytest.raises(ValidationError):
+        validate(document, VERSIONS[-1], strict=True)
 
 
 def test_what_is_in_front_passes_streams_on_for_as_long_as_they_last() -> None:
