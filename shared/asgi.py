@@ -11,7 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 from shared import bootstrap
 from shared.config import environment
 from shared.errors import NO_WEBSOCKETS, ConfigurationError, NotSupported, StoreUnavailable
-from shared.responses.rendering import error_response
+from shared.responses.rendering import ErrorResponse
 from shared.telemetry.console import log_to_stdout
 
 logger = logging.getLogger("tollgate")
@@ -71,7 +71,7 @@ async def _reject_websocket(scope: Scope, receive: Receive, send: Send) -> None:
     async def send_denial(message: Message) -> None:
         await send({**message, "type": message["type"].replace("http.", "websocket.http.", 1)})
 
-    await error_response(NotSupported(NO_WEBSOCKETS), {})(scope, receive, send_denial)
+    await ErrorResponse(NotSupported(NO_WEBSOCKETS), {})(scope, receive, send_denial)
 
 
 async def _roll_up_every(seconds: float, application: bootstrap.Application) -> None:

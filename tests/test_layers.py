@@ -16,10 +16,17 @@ AZURE_ROOMS = {
 }
 PURE = (
     *(f"azure_openai/{path.stem}" for path in sorted((ROOT / "shared" / "azure_openai").glob("*.py"))),
+    "telemetry/_sampling",
     "telemetry/metrics",
     "telemetry/spans",
+    "limits/_amounts",
+    "limits/_token_bucket",
+    "limits/_demand",
+    "limits/estimation",
     "routing/breakers",
+    "routing/_groups",
     "routing/_health",
+    "routing/quota",
     "forwarding/_timeouts",
     "auth/keys",
     "token_classes",

@@ -6,6 +6,7 @@ import msgspec
 
 from shared.affinity.directory import ObjectDirectory
 from shared.azure_openai import references
+from shared.azure_openai.json_body import UNREADABLE
 from shared.azure_openai.metering import UNFINISHED
 from shared.types import Call, Consumer, Reference, Usage
 
@@ -33,7 +34,6 @@ class _Event(msgspec.Struct):
 
 _decode_object = msgspec.json.Decoder(_Object).decode
 _decode_event = msgspec.json.Decoder(_Event).decode
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _BY_FAMILY = {"responses": "response", "threads": "run", "batches": "batch"}  # what is finished after its call
 _BY_OBJECT = {"thread.run": "run", "thread": "thread"}  # the kinds of what the events of a run are about
 
@@ -61,7 +61,7 @@ class ObjectRecorder:
         call, objects = self._call, {}
         try:
             made = _decode_object(body)
-        except _UNREADABLE:
+        except UNREADABLE:
             made = _Object()
         if location:
             made = _Object(location.rpartition("/")[2])
@@ -79,7 +79,7 @@ class ObjectRecorder:
         for data in payloads:
             try:
                 event = _decode_event(data)
-            except _UNREADABLE:
+            except UNREADABLE:
                 continue
             about = event.response or _Object(event.id, event.object)
             kind = "response" if event.response else _BY_OBJECT.get(about.object, "")
@@ -121,7 +121,7 @@ class ObjectRecorder:
 
     def _record(self, objects: dict[Reference, bool], body: bytes) -> None:
         if self._telling:
-            objects |= {reference: False for reference in references.told(body) if reference not in objects}
+            objects |= {reference: False for reference in references.in_answer(body) if reference not in objects}
         if objects:
             self._writing += self._affinity.record(self._consumer.id, self._backend, objects, self._call.references)
 

@@ -1,7 +1,7 @@
-"""Which objects of a backend a body names: responses, files, vector stores, threads and their like, by their ids. Pure.
+"""Finds the objects of a backend that a body names by id: responses, files, vector stores, threads and others. Pure.
 
-Such an object exists in the one resource that made it. The fields are known by their names in the API; what a caller
-wrote freely (metadata, schemas, arguments of tools) is not searched.
+Such an object exists in one resource only, the one that created it. The fields are those of the API; free-form parts of
+a body (metadata, schemas, arguments of tools) are not searched.
 """
 
 import json
@@ -11,18 +11,19 @@ from typing import Any
 
 import msgspec
 
+from shared.azure_openai.json_body import UNREADABLE
 from shared.types import Reference
 
 
 class Kind(msgspec.Struct, frozen=True):
-    """A kind of object. `path`: where one is to be had, by its id. `brief`: it lives for 30 days at most."""
+    """A kind of object. `path`: that of its GET operation, `{}` being the id. `brief`: it lives for 30 days at most."""
 
     path: str = ""
     brief: bool = False
     listed: bool = False
 
 
-# Those that are told apart by their own id; others (messages, steps, items) stand below one of these in every path.
+# The kinds with an id that is unique by itself; messages, steps and items stand below one of them in every path.
 KINDS = {
     "response": Kind("responses/{}", brief=True),
     "chat_completion": Kind("chat/completions/{}", brief=True, listed=True),
@@ -40,7 +41,7 @@ KINDS = {
     "eval": Kind("evals/{}", listed=True),
     "realtime_call": Kind(brief=True),
     "item": Kind(brief=True),  # of a response or a conversation
-    "sealed": Kind(brief=True),  # an item that brings its content along, which only the backend that made it can open
+    "sealed": Kind(brief=True),  # an item with its content, which only the backend that created it can decrypt
 }
 
 LISTED = frozenset(name for name, kind in KINDS.items() if kind.listed)
@@ -76,29 +77,28 @@ _SOURCE, _FILE = ("type", "file_id"), ("object", "file")  # as in the sources of
 
 _TAKING_ITEMS = ("responses.", "conversations.")  # the operations whose bodies have items of earlier answers
 _LISTS_OF_ITEMS = frozenset(("input", "items"))
-_DESCRIBING = frozenset(("type", "role"))  # an item without either is nothing but an id
-_LOOKED_UP = (("type", "reasoning"), ("type", "compaction"))  # by their ids, unless their content is sealed in them
+_DESCRIBING = frozenset(("type", "role"))  # an item with neither is only an id
+_LOOKED_UP = (("type", "reasoning"), ("type", "compaction"))  # by their ids, unless they hold their content, sealed
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{4,255}")
 _INSIDE_A_CONTAINER = "cfile_"  # such files are named together with their container
 
-# What the most frequent bodies are searched for before they are taken apart. A key may be written with escapes, too.
+# Strings without which the most frequent bodies need not be parsed. A key may be written with escapes, too.
 _ANYWHERE = (b"file_id", b"previous_response_id", b'"conversation', b'"container', b"vector_store", b"assistant_id")
 _FREQUENT = {"chat.completions": (b"file_id",), "responses.create": (*_ANYWHERE, b'"id"')}
 _ESCAPED = re.compile(rb"\\u00[2-7]")
 
 
 class _Object(list[tuple[str, Any]]):
-    """A JSON object as the pairs that it was written with: of a key that stands twice, readers differ about which
-    counts."""
+    """A JSON object as its pairs: readers differ about which of two equal keys counts."""
 
 
 _DECODE = json.JSONDecoder(object_pairs_hook=_Object).decode
 
 
-def named(body: bytes, operation: str) -> tuple[Reference, ...]:
-    """The objects that the body of a call names, each once. Raises `RecursionError` for one nested too deeply, and
-    `ValueError` for one with a number of thousands of digits."""
+def in_body(body: bytes, operation: str) -> tuple[Reference, ...]:
+    """The objects that the body of a call names, each once. Raises `RecursionError` if it is nested too deeply, and
+    `ValueError` if a number has thousands of digits."""
     if operation in _FREQUENT and not (b"\\u00" in body and _ESCAPED.search(body)):
         for needle in _FREQUENT[operation]:
             if needle in body:
@@ -108,15 +108,15 @@ def named(body: bytes, operation: str) -> tuple[Reference, ...]:
     return tuple(dict.fromkeys(_walk(_DECODE(body.decode("utf-8", "replace")), operation.startswith(_TAKING_ITEMS))))
 
 
-def told(answer: bytes) -> tuple[Reference, ...]:
-    """The objects that an answer tells of besides itself: the files of a batch, the container that a tool ran in."""
+def in_answer(answer: bytes) -> tuple[Reference, ...]:
+    """The other objects that an answer names: the files of a batch, the container of a tool."""
     if not any(needle in answer for needle in (*_ANYWHERE, b"thread_id", b"_file", b"eval_id", b'"file"', b"_tuned")):
         return ()
     try:
-        found = dict.fromkeys(_walk(_DECODE(answer.decode("utf-8", "replace")), takes_items=False))
+        references = dict.fromkeys(_walk(_DECODE(answer.decode("utf-8", "replace")), takes_items=False))
     except (ValueError, RecursionError):
         return ()
-    return tuple(reference for reference in found if _ID.fullmatch(reference.id))
+    return tuple(reference for reference in references if _ID.fullmatch(reference.id))
 
 
 class _Item(msgspec.Struct):
@@ -127,10 +127,10 @@ _decode_items = msgspec.json.Decoder(list[_Item]).decode
 
 
 def items(listed: bytes) -> list[str]:
-    """The ids of the items in a list, as a response or a conversation tells them."""
+    """The ids of the items in a list of a response or a conversation."""
     try:
         return [item.id for item in _decode_items(listed) if isinstance(item.id, str) and _ID.fullmatch(item.id)]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return []
 
 
@@ -155,7 +155,7 @@ def _walk(value: Any, takes_items: bool) -> Iterator[Reference]:
 
 
 def _item(value: _Object) -> Iterator[Reference]:
-    """The item of an earlier response that an object in the input stands for, as its type tells."""
+    """The item of an earlier response that an object in the input refers to, by its type."""
     if ("type", "item_reference") in value:
         yield from _own_id("item", value)
     elif any(looked_up in value for looked_up in _LOOKED_UP):
@@ -164,7 +164,7 @@ def _item(value: _Object) -> Iterator[Reference]:
 
 
 def _bare_items(listed: list[Any]) -> Iterator[Reference]:
-    """The items of earlier responses that stand in a list as their ids alone."""
+    """The items of earlier responses that a list names by their ids alone."""
     for one in listed:
         if isinstance(one, _Object) and not any(key in _DESCRIBING and inner for key, inner in one):
             yield from _own_id("item", one)

@@ -6,37 +6,30 @@ from shared.billing.cost import USD, Price
 from shared.limits import estimation
 from shared.limits._amounts import Amounts
 from shared.limits._lease import LeasedLimit
-from shared.limits.estimation import Estimate, Experience, Size
+from shared.limits.estimation import Estimate
 from shared.types import Call, Consumer, Usage
+from shared.usage.token_averages import Size, TokenAverages
 
-_NO_EXPERIENCE = Experience()
+_NO_AVERAGES = TokenAverages()
 
 
 class CallLimits(msgspec.Struct, gc=False):
-    """The limits as of this consumer's policy. `price`: an estimate's, None if money is not limited or the price is
-    unknown. `experience`: what such calls have taken."""
+    """The limits by this consumer's policy. `estimated`: some are of tokens or money; `priced`: some are of money, with
+    the `price` for estimates, None if unknown. `experience`: with such calls."""
 
     consumer: Consumer
     model: str
     limits: tuple[LeasedLimit, ...]
+    estimated: bool
+    priced: bool
     price: Price | None
-    experience: Experience | None = None
-
-    @property
-    def limit_tokens(self) -> bool:
-        return any(limit.scope.limited[1] for limit in self.limits)
-
-    @property
-    def limit_usd(self) -> bool:
-        return any(limit.scope.limited[2] for limit in self.limits)
+    experience: TokenAverages | None
 
     def hold_for(self, consumer: Consumer) -> bool:
         """True if the consumer's policy has not changed."""
-        known = self.consumer
-        return known is consumer or (
-            known.limits == consumer.limits
-            and known.team == consumer.team
-            and known.model_limits == consumer.model_limits
+        mine = self.consumer
+        return mine is consumer or (
+            (mine.limits, mine.team, mine.model_limits) == (consumer.limits, consumer.team, consumer.model_limits)
         )
 
     def costs(self, call: Call, size: Size | None, now: float) -> list[Amounts]:
@@ -67,9 +60,9 @@ class CallLimits(msgspec.Struct, gc=False):
         for limit in self.limits:
             limit.learn(self.experience)
 
-    def _experience_with(self, limit: LeasedLimit) -> Experience:
+    def _experience_with(self, limit: LeasedLimit) -> TokenAverages:
         """The experience with such calls, else with others under this limit, here or on other instances."""
-        return self.experience or limit.experience or _NO_EXPERIENCE
+        return self.experience or limit.experience or _NO_AVERAGES
 
 
 def _usd(price: Price, tokens: Estimate) -> float:

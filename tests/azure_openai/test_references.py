@@ -1,4 +1,4 @@
-"""Which objects a body names, wherever the API lets it name them, and nothing that only looks so."""
+"""The objects that a body names are found wherever the API takes them, and nowhere else."""
 
 import json
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from shared.azure_openai import references
-from shared.azure_openai.references import named, told
+from shared.azure_openai.references import in_answer, in_body
 from shared.types import Reference
 
 
@@ -79,15 +79,15 @@ from shared.types import Reference
     ],
 )
 def test_every_field_that_names_an_object_is_found(operation: str, body: dict[str, Any], expected: list[str]) -> None:
-    found = named(json.dumps(body).encode(), operation)
+    found = in_body(json.dumps(body).encode(), operation)
     assert [f"{reference.kind}:{reference.id}" for reference in found] == expected
 
 
-def test_a_field_cannot_hide_behind_escapes_or_a_twin() -> None:
+def test_a_field_is_found_despite_escapes_or_a_duplicate_key() -> None:
     hidden = b'{"previous\\u005fresponse\\u005fid": "resp_1"}'
-    assert named(hidden, "responses.create") == (Reference("response", "resp_1"),)
+    assert in_body(hidden, "responses.create") == (Reference("response", "resp_1"),)
     twins = b'{"messages": [{"file": {"file_id": "file-1", "file_id": "file-2"}}]}'
-    assert {reference.id for reference in named(twins, "chat.completions")} == {"file-1", "file-2"}
+    assert {reference.id for reference in in_body(twins, "chat.completions")} == {"file-1", "file-2"}
 
 
 @pytest.mark.parametrize(
@@ -101,16 +101,16 @@ def test_a_field_cannot_hide_behind_escapes_or_a_twin() -> None:
         {"annotations": [{"file_id": "cfile_1"}]},
     ],
 )
-def test_what_a_caller_wrote_freely_names_nothing(body: dict[str, Any]) -> None:
-    assert named(json.dumps(body).encode(), "chat.completions") == ()
+def test_free_form_fields_name_no_objects(body: dict[str, Any]) -> None:
+    assert in_body(json.dumps(body).encode(), "chat.completions") == ()
 
 
-def test_an_answer_tells_of_what_it_made_besides_itself() -> None:
+def test_an_answer_names_the_objects_that_it_created_as_well() -> None:
     batch = {"id": "batch_1", "input_file_id": "file-in", "output_file_id": "file-out", "error_file_id": None}
-    assert told(json.dumps(batch).encode()) == (Reference("file", "file-in"), Reference("file", "file-out"))
+    assert in_answer(json.dumps(batch).encode()) == (Reference("file", "file-in"), Reference("file", "file-out"))
     output = {"output": [{"type": "code_interpreter_call", "container_id": "cntr_123"}]}
-    assert told(json.dumps(output).encode()) == (Reference("container", "cntr_123"),)
-    assert told(b"not json with file_id") == ()
+    assert in_answer(json.dumps(output).encode()) == (Reference("container", "cntr_123"),)
+    assert in_answer(b"not json with file_id") == ()
 
 
 @pytest.mark.parametrize(
@@ -129,9 +129,9 @@ def test_an_answer_tells_of_what_it_made_besides_itself() -> None:
         ({"type": "item_reference", "id": 7}, ()),
     ],
 )
-def test_items_are_named_where_only_their_ids_say_what_they_are(item: object, kinds: tuple[str, ...]) -> None:
+def test_items_without_content_are_references(item: object, kinds: tuple[str, ...]) -> None:
     for body, operation in (({"input": [item]}, "responses.create"), ({"items": [item]}, "conversations.items.create")):
-        found = references.named(json.dumps(body).encode(), operation)
+        found = references.in_body(json.dumps(body).encode(), operation)
         assert found == tuple(Reference(kind, "msg_1") for kind in kinds)
 
 
@@ -144,17 +144,17 @@ def test_items_are_named_where_only_their_ids_say_what_they_are(item: object, ki
         ("batches.create", {"items": [{"type": "item_reference", "id": "q1"}]}),
     ],
 )
-def test_a_callers_own_rows_are_no_items(operation: str, body: object) -> None:
-    assert named(json.dumps(body).encode(), operation) == ()
+def test_rows_of_a_caller_are_not_items(operation: str, body: object) -> None:
+    assert in_body(json.dumps(body).encode(), operation) == ()
 
 
-def test_an_item_without_an_id_takes_no_other_its_own() -> None:
+def test_an_item_without_an_id_is_skipped() -> None:
     output = [{"id": None}, {"type": "message", "id": "msg_12345"}, {"id": 7}, {}]
     assert references.items(json.dumps(output).encode()) == ["msg_12345"]
 
 
-def test_an_answer_tells_of_its_items_apart_from_objects() -> None:
+def test_the_items_of_an_answer_are_read_apart_from_its_objects() -> None:
     output = [{"type": "reasoning", "id": "rs_12345"}, {"type": "message", "id": "msg_12345"}, {"id": "x/y"}]
     assert references.items(json.dumps(output).encode()) == ["rs_12345", "msg_12345"]
-    assert references.told(json.dumps({"output": output, "conversation": None}).encode()) == ()
+    assert references.in_answer(json.dumps({"output": output, "conversation": None}).encode()) == ()
     assert references.items(b'{"a": 1}') == []
