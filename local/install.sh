@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what the Makefile's commands need: install.sh runtime | dev | azurite.
+# Installs what the Makefile's commands need: install.sh runtime | dev | azurite | kusto.
 # A copy of each list is kept with what was installed from it. While the two are equal, there is nothing to do.
 set -eu
 cd "$(dirname "$0")/.."
@@ -63,20 +63,21 @@ END
     chmod +x .venv/bin/tollgate
 }
 
-azurite() {
+# node_packages FOLDER NAME: the packages of FOLDER's package-lock.json, into its node_modules.
+node_packages() {
     command -v node >/dev/null 2>&1 && command -v npm >/dev/null 2>&1 ||
-        fail "Node.js 20 or newer with npm is needed for Azurite, the storage emulator, and was not found: install it, and run the command again."
+        fail "Node.js 20 or newer with npm is needed for $2, and was not found: install it, and run the command again."
     version=$(node --version 2>/dev/null) || version=
     major=${version#v}
     major=${major%%.*}
     [ "${major:-0}" -ge 20 ] 2>/dev/null ||
-        fail "Azurite, the storage emulator, needs Node.js 20 or newer, but found ${version:-a broken one}: install a newer one, and run the command again."
-    stamp=local/node_modules/.installed-package-lock.json
-    cmp -s local/package-lock.json "$stamp" && return
-    printf 'Installing Azurite into local/node_modules '
-    quietly npm "Azurite could not be installed: see above, fix the cause (often the network or a proxy), and run the command again." \
-        npm --prefix local ci --omit=dev --loglevel=error
-    cp local/package-lock.json "$stamp"
+        fail "$2 needs Node.js 20 or newer, but found ${version:-a broken one}: install a newer one, and run the command again."
+    stamp=$1/node_modules/.installed-package-lock.json
+    cmp -s "$1/package-lock.json" "$stamp" && return
+    printf 'Installing %s into %s/node_modules ' "$2" "$1"
+    quietly npm "$2 could not be installed: see above, fix the cause (often the network or a proxy), and run the command again." \
+        npm --prefix "$1" ci --omit=dev --loglevel=error
+    cp "$1/package-lock.json" "$stamp"
 }
 
 case ${1:-} in
@@ -90,6 +91,7 @@ dev)
     environment
     packages requirements-dev.txt --constraint requirements.txt --constraint requirements-container.txt
     ;;
-azurite) azurite ;;
-*) fail "usage: local/install.sh runtime | dev | azurite" ;;
+azurite) node_packages local "Azurite, the storage emulator," ;;
+kusto) node_packages tests/infra/kusto "The parser of KQL" ;;
+*) fail "usage: local/install.sh runtime | dev | azurite | kusto" ;;
 esac

@@ -153,6 +153,17 @@ def test_the_document_is_read_from_a_file_or_from_the_variable_itself(tmp_path: 
     assert from_file.configuration.model_names() == ["m", "n"]
 
 
+def test_a_relative_path_is_found_in_the_working_directory_and_then_beside_the_app(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # Azure Functions reads it in another folder than the app's
+    beside_the_app = environment.load({**STORAGE, "GATEWAY_CONFIG": "gateway.sample.yaml", "EASTUS_KEY": "x"})
+    assert len(beside_the_app.configuration.backends) > 1
+    (tmp_path / "gateway.sample.yaml").write_text(json.dumps(GOOD))
+    here = environment.load({**STORAGE, "GATEWAY_CONFIG": "gateway.sample.yaml"})
+    assert here == environment.load({**STORAGE, "GATEWAY_CONFIG": json.dumps(GOOD)})
+
+
 def test_a_missing_file_is_named_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"copy gateway\.sample\.yaml"):
         environment.load({**STORAGE, "GATEWAY_CONFIG": str(tmp_path / "none.yaml")})
