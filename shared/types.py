@@ -122,7 +122,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
     `references`: the objects that the call names, in its path or its body. `makes`: the kind of object that it makes
     and leaves in the backend, or "". `background`: the answer goes on being made when the call has ended. `seals`: the
-    answer has content that only its backend can open.
+    answer has content that only its backend can open, or parts that later calls name by their ids.
     """
 
     operation: Operation

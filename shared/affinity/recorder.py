@@ -10,9 +10,6 @@ from shared.azure_openai.metering import UNFINISHED
 from shared.types import Call, Consumer, Reference, Usage
 
 _PATIENCE = 2.0  # seconds that an answer is held back for its rows
-# Answers in which the backends name objects besides the one that was asked for. What callers have put into a file, or
-# into items of an eval, could name anything.
-_TELLING = ("batches.", "responses.", "threads.", "fine_tuning.jobs.", "uploads.complete", "conversations.items.")
 _WITH_ITEMS = ("responses.", "conversations.items.")  # answers that list items, in `output` or in `data`
 _NONE = msgspec.Raw(b"[]")
 
@@ -46,7 +43,6 @@ class ObjectRecorder:
         self._consumer = consumer
         self._call = call
         self._backend = backend
-        self._telling = call.operation.name.startswith(_TELLING)
         self._lists_items = call.operation.name.startswith(_WITH_ITEMS)
         # What goes on when the call has ended is charged to whoever is told the usage first.
         self.deferred = call.background or call.operation.metered == "once"
@@ -120,8 +116,8 @@ class ObjectRecorder:
             await self._affinity.forget(self._consumer, self._call.references[-1])
 
     def _record(self, objects: dict[Reference, bool], body: bytes) -> None:
-        if self._telling:
-            objects |= {reference: False for reference in references.told(body) if reference not in objects}
+        mentioned = references.told(body, self._call.operation.name)
+        objects |= {reference: False for reference in mentioned if reference not in objects}
         if objects:
             self._writing += self._affinity.record(self._consumer.id, self._backend, objects, self._call.references)
 

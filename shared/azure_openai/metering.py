@@ -18,6 +18,7 @@ _SURELY_CONTENT = 65_536  # bytes; no usage chunk is as long
 _SHORT = 64  # bytes; the end marker with all that may stand before it in its event
 _USAGE_TAIL = 4096
 _USAGE_KEY = re.compile(rb'"usage"\s*:\s*(?=\{)')
+_SPOKEN = re.compile(rb'"audio"\s*:\s*\{[^{}]*"id"\s*:')  # the id of a spoken answer, which later messages may name
 _WITH_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\{')
 
 # Events of typed streams. The first kind comes before any content, so another backend could still take over.
@@ -461,7 +462,7 @@ class StreamMeter:
             return self._read_typed(kind, read, data)
         if read.error is not None and not self.committed:
             self.failed = True
-        if self._collects and not self.objects and not self.committed and read.choices:
+        if self._collects and read.choices and ((not self.objects and not self.committed) or _SPOKEN.search(data)):
             self.objects.append(data)
         if read.usage is not None:
             about = _decode_answer(data)  # only here, because every chunk tells its model

@@ -136,7 +136,7 @@ def test_an_offer_that_names_no_model_or_two_is_refused(body: bytes, kind: str, 
 
 @pytest.mark.parametrize(
     "session",
-    [b"hello", b"", b" ", b"[" * 100_000, b'{"a":' * 100_000, b'["model"]', b"7", b"{", b'{"n": ' + b"9" * 5000 + b"}"],
+    [b"hello", b"", b" ", b"[" * 100_000, b'{"a":' * 100_000, b'["model"]', b"7", b"{"],
 )
 def test_a_session_that_is_no_object_is_refused_whatever_the_query_names(session: bytes) -> None:
     with pytest.raises(InvalidRequest):
