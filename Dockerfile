@@ -23,7 +23,9 @@ ENTRYPOINT ["python", "-m", "simulator"]
 
 FROM base AS gateway
 COPY shared shared
-RUN python -m compileall -q shared
+RUN python -m compileall -q shared \
+    && printf '#!/bin/sh\nPYTHONPATH=/packages:/app exec python -m shared.cli "$@"\n' >/usr/local/bin/tollgate \
+    && chmod 755 /usr/local/bin/tollgate
 # Numeric, so that Kubernetes can tell that it is not root.
 USER 10001
 EXPOSE 8080

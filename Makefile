@@ -1,4 +1,4 @@
-# The commands of the project; CI calls the same ones. Every recipe is short: the work is in local/.
+# The commands of the project; CI runs the same ones. Recipes are short: local/ does the work.
 .DEFAULT_GOAL := help
 .PHONY: help run test lint fuzz bench bench-chunkings bench-files bench-ledger bench-limits bench-routing bench-telemetry \
 	package-size install install-dev azurite requirements clean
@@ -11,7 +11,7 @@ COMPILE := CUSTOM_COMPILE_COMMAND='make requirements' $(PYTHON_IN) -m piptools c
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
 
-run: azurite install ## start the gateway (PORT=7071) in front of simulated regions, or of your gateway.yaml; HOST=func: under Core Tools
+run: azurite install ## start the gateway (PORT=7071) with simulated regions, or your gateway.yaml; HOST=func: under Core Tools
 	@$(PYTHON_IN) -m local.run $(if $(filter command,$(origin HOST))$(filter func,$(HOST)),--host $(HOST))
 
 test: azurite install-dev ## run the tests, two files at a time (ARGS=... goes to pytest)
@@ -22,7 +22,7 @@ lint: install-dev ## ruff and mypy, as CI does
 	@$(PYTHON_IN) -m ruff format --check .
 	@$(PYTHON_IN) -m mypy $(CODE)
 
-bench: azurite install-dev ## measure the gateway beside a bare forwarder
+bench: azurite install-dev ## measure the gateway, compared with a bare forwarder
 	@$(PYTHON_IN) -m bench
 
 bench-limits: azurite install-dev ## measure the limits: simulated fleets, then processes on Azurite (10 minutes)
@@ -35,19 +35,19 @@ bench-routing: azurite install-dev ## measure the routing against scripted fault
 	@$(PYTHON_IN) -m bench.routing_fleet
 	@$(PYTHON_IN) -m bench.routing_scenarios
 
-package-size: install-dev ## print the size of the function app's package, by what it is made of
+package-size: install-dev ## print the size of the function app's package, by part
 	@$(PYTHON_IN) -m tests.infra.layout
 
-bench-telemetry: install-dev ## measure what telemetry costs
+bench-telemetry: install-dev ## measure the cost of telemetry
 	@$(PYTHON_IN) -m bench.telemetry_cost
 
-fuzz: azurite install-dev ## send what nobody would send, for a minute on each edge
+fuzz: azurite install-dev ## send malformed requests, for a minute on each edge
 	@$(PYTHON_IN) -m bench.fuzz
 
-bench-files: azurite install-dev ## a file of 400 MB up and down, and the gateway's memory meanwhile
+bench-files: azurite install-dev ## measure time and memory of the upload and download of a 400 MB file
 	@$(PYTHON_IN) -m bench.large_files
 
-bench-chunkings: azurite install-dev ## ten thousand event streams in random pieces, byte for byte, and what is held back (5 minutes)
+bench-chunkings: azurite install-dev ## compare ten thousand event streams in random pieces, byte for byte (5 minutes)
 	@$(PYTHON_IN) -m bench.chunkings
 
 bench-ledger: azurite install-dev ## measure the ledger: cost, kill -9, exactness, roll-up on a failing table, mutants (20 minutes)
@@ -57,7 +57,7 @@ bench-ledger: azurite install-dev ## measure the ledger: cost, kill -9, exactnes
 	@$(PYTHON_IN) -m bench.ledger_rollup
 	@$(PYTHON_IN) -m bench.ledger_mutants
 
-install: ## make .venv with what the gateway needs
+install: ## create .venv with the packages and the command .venv/bin/tollgate
 	@sh local/install.sh runtime
 
 install-dev: install
@@ -66,11 +66,11 @@ install-dev: install
 azurite:
 	@sh local/install.sh azurite
 
-requirements: install-dev ## pin the lists anew from the .in files (UPGRADE=1: with the newest versions)
+requirements: install-dev ## pin the lists again from the .in files (UPGRADE=1: with the newest versions)
 	@$(COMPILE) --output-file requirements.txt requirements.in
 	@$(COMPILE) --output-file requirements-container.txt requirements-container.in
 	@$(COMPILE) --output-file requirements-dev.txt requirements-dev.in
 
-clean: ## remove all that these commands made, the local run's data included
+clean: ## remove everything that these commands created, including the local run's data
 	rm -rf .venv .local local/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

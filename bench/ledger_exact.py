@@ -114,7 +114,7 @@ def run(requests: int, kinds: tuple[str, ...] = tuple(KINDS), seed: int = 2) -> 
         with GatewayProcess("uvicorn", environ) as gateway:
             callers = Callers(gateway.url, key)
             asyncio.run(_load(callers, simulator, storage, requests, kinds, chance, jobs, rows))
-            uncounted = gateway.logs().count("tokens cannot be counted")
+            uncounted = gateway.logs().count("cannot count tokens")
         log = simulator.log()["requests"]
     report = _compare(callers.requests, jobs, rows, log)
     report.uncounted = uncounted

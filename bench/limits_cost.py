@@ -7,7 +7,8 @@ import tracemalloc
 
 from shared.azure_openai import operations
 from shared.config.document import Configuration, Limits
-from shared.limits.limiter import TABLE, Limiter
+from shared.limits.limiter import Limiter
+from shared.storage import names
 from shared.storage.memory import MemoryStore
 from shared.types import Call, Consumer, Usage
 
@@ -42,7 +43,7 @@ async def cpu(limits: Limits) -> float:
         spent += time.process_time() - started
         if number % 10 == 0:
             await asyncio.sleep(0.01)
-    await limiter.stop()
+    await limiter.close()
     return spent / CALLS * 1e6
 
 
@@ -60,7 +61,7 @@ async def memory() -> float:
     for reservation in waiting:
         limiter.settle(reservation, Usage(900, 200))
     waiting.clear()
-    await store.drop(TABLE)  # in production the rows are not in this process
+    await store.drop(names.LIMITS)  # in production the rows are not in this process
     gc.collect()
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -28,7 +28,8 @@ from shared.billing.prices import Prices
 from shared.config.document import Configuration, Limits
 from shared.errors import GatewayError
 from shared.limits._rows import from_properties
-from shared.limits.limiter import TABLE, Limiter
+from shared.limits.limiter import Limiter
+from shared.storage import names
 from shared.storage._clock import StoreClock
 from shared.storage.tables import TablesStore
 from shared.types import Call, Consumer, Usage
@@ -106,7 +107,7 @@ async def worker(storage: str, case: Case, number: int, share: int, begins: floa
                 continue
             await asyncio.sleep(max(0.0, wait))
             group.create_task(serve(request.prompt, request.output, request.bound, request.lasts))
-    await limiter.stop()
+    await limiter.close()
     await store.close()
 
 
@@ -196,7 +197,7 @@ def measure(storage: str, name: str) -> None:
 async def _counted(storage: str, key: str) -> tuple[float, float]:
     """Tokens and USD used in the current period, from the rows of a key."""
     store = TablesStore.from_connection_string(storage)
-    rows = [from_properties(row.properties) async for row in store.table(TABLE).scan(f"key:{key}")]
+    rows = [from_properties(row.properties) async for row in store.table(names.LIMITS).scan(f"key:{key}")]
     await store.close()
     tokens, usd = (sum(level.used for row in rows if (level := row.levels[i])) for i in (1, 2))
     return tokens, usd

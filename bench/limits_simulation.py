@@ -22,8 +22,8 @@ from shared.config.document import Configuration, Limits
 from shared.errors import GatewayError
 from shared.limits import _token_bucket, scopes
 from shared.limits._rows import to_properties
-from shared.limits.limiter import TABLE, Limiter
-from shared.storage import Properties, Row
+from shared.limits.limiter import Limiter
+from shared.storage import Properties, Row, names
 from shared.storage.memory import MemoryStore, MemoryTable
 from shared.types import Call, Consumer, Usage
 
@@ -130,7 +130,7 @@ async def run(
         low = [level and msgspec.structs.replace(level, level=level.level * full) for level in row.levels]
         properties = to_properties(msgspec.structs.replace(row, levels=tuple(low)))
         for shard in range(scope.shards):
-            await MemoryTable(store, TABLE).put(scope.key, str(shard), properties, None)
+            await MemoryTable(store, names.LIMITS).put(scope.key, str(shard), properties, None)
     configuration = Configuration(backends=[])
     fleet = [Limiter(store, configuration, lambda *_: None) for _ in range(instances)]
     loop = asyncio.get_running_loop()
@@ -166,7 +166,7 @@ async def run(
                 await asyncio.sleep(request.at - loop.time())
             group.create_task(serve(request, fleet[rng.randrange(instances)]))
     operations = store.operations / len(demand)
-    await asyncio.gather(*(limiter.stop() for limiter in fleet))
+    await asyncio.gather(*(limiter.close() for limiter in fleet))
     taken = sum(admission.tokens for admission in admissions)
     cuts = statistics.quantiles(waits, n=100)
     return Result(

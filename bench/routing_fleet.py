@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from bench.limits_simulation import DistantStore, SimulatedLoop
-from shared.routing.rotation import TABLE, Rotation, smooth_order
-from shared.storage import Table
+from shared.routing.rotation import Rotation, smooth_order
+from shared.storage import Table, names
 
 INSTANCES = 200
 LIFETIME = 30.0  # mean seconds until an instance is replaced
@@ -44,7 +44,7 @@ async def _run(weights: Sequence[int], rng: random.Random, make: Make, instances
     store = DistantStore(rng.getrandbits(32))
 
     def start() -> Rotation:
-        return make(store.table(TABLE), random.Random(rng.getrandbits(64)))
+        return make(store.table(names.ROTATION), random.Random(rng.getrandbits(64)))
 
     fleet = [start() for _ in range(instances)]
     ends = [(rng.expovariate(1 / LIFETIME), number) for number in range(instances)]

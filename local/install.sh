@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs one of the things that the Makefile's commands run on: install.sh runtime | dev | azurite.
-# A copy of the list stands beside what was installed from it: while the two are equal there is nothing to do.
+# Installs what the Makefile's commands need: install.sh runtime | dev | azurite.
+# A copy of each list is kept with what was installed from it. While the two are equal, there is nothing to do.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -9,7 +9,7 @@ fail() {
     exit 1
 }
 
-# quietly NAME SENTENCE COMMAND...: a dot every second while COMMAND runs; all that it said, and SENTENCE, when it fails.
+# quietly NAME SENTENCE COMMAND...: prints a dot every second while COMMAND runs; its output and SENTENCE if it fails.
 quietly() {
     log=.local/logs/$1.log
     sentence=$2
@@ -32,40 +32,49 @@ environment() {
     fi
     python=$(sh local/find-python.sh) || exit 1
     if [ -e .venv ]; then
-        echo "The Python of .venv is gone or is not 3.13: it is made anew."
+        echo "The Python of .venv is missing or is not 3.13: creating .venv again."
         rm -rf .venv
     fi
-    printf 'Making .venv with %s ' "$python"
-    quietly venv "The virtual environment could not be made: see above (on Debian and Ubuntu the package python3.13-venv is needed)." \
+    printf 'Creating .venv with %s ' "$python"
+    quietly venv "The virtual environment could not be created: see above. Debian and Ubuntu need the package python3.13-venv." \
         "$python" -m venv .venv
 }
 
-# packages LIST [OPTION...]: what LIST names, into .venv; the options go to pip.
+# packages LIST [OPTION...]: installs the packages of LIST into .venv; the options go to pip.
 packages() {
     list=$1
     shift
     stamp=.venv/installed-$list
     cmp -s "$list" "$stamp" && return
-    # A virtual environment that uv made, or whose making was cut short, has no pip.
+    # A virtual environment that uv created, or whose creation was interrupted, has no pip.
     .venv/bin/python -m pip --version >/dev/null 2>&1 || .venv/bin/python -m ensurepip >/dev/null
     printf 'Installing the %s packages of %s ' "$(grep -c '==' "$list")" "$list"
-    quietly pip "The packages of $list could not be installed: see above, mend it (often the network, or a proxy) and run the command again." \
+    quietly pip "The packages of $list could not be installed: see above, fix the cause (often the network or a proxy), and run the command again." \
         .venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement "$list" "$@"
     cp "$list" "$stamp"
 }
 
+# The command line as .venv/bin/tollgate, in any folder.
+command_line() {
+    cat >.venv/bin/tollgate <<END
+#!/bin/sh
+PYTHONPATH="$PWD\${PYTHONPATH:+:\$PYTHONPATH}" exec "$PWD/.venv/bin/python" -m shared.cli "\$@"
+END
+    chmod +x .venv/bin/tollgate
+}
+
 azurite() {
     command -v node >/dev/null 2>&1 && command -v npm >/dev/null 2>&1 ||
-        fail "Node.js 20 or newer with npm is needed for Azurite, the storage emulator, and was not found: install it and run the command again."
+        fail "Node.js 20 or newer with npm is needed for Azurite, the storage emulator, and was not found: install it, and run the command again."
     version=$(node --version 2>/dev/null) || version=
     major=${version#v}
     major=${major%%.*}
     [ "${major:-0}" -ge 20 ] 2>/dev/null ||
-        fail "Azurite, the storage emulator, needs Node.js 20 or newer, and the one found is ${version:-broken}: install a newer one and run the command again."
+        fail "Azurite, the storage emulator, needs Node.js 20 or newer, but found ${version:-a broken one}: install a newer one, and run the command again."
     stamp=local/node_modules/.installed-package-lock.json
     cmp -s local/package-lock.json "$stamp" && return
     printf 'Installing Azurite into local/node_modules '
-    quietly npm "Azurite could not be installed: see above, mend it (often the network, or a proxy) and run the command again." \
+    quietly npm "Azurite could not be installed: see above, fix the cause (often the network or a proxy), and run the command again." \
         npm --prefix local ci --omit=dev --loglevel=error
     cp local/package-lock.json "$stamp"
 }
@@ -75,6 +84,7 @@ runtime)
     environment
     packages requirements.txt
     packages requirements-container.txt --constraint requirements.txt
+    command_line
     ;;
 dev)
     environment

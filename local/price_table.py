@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from shared.config.document import AMOUNTS
+
 OUTPUT = Path(__file__).resolve().parent.parent / "shared" / "billing" / "prices.json"
 _PER = {"1M": 1.0, "1K": 1e3}  # a meter's unit -> factor to USD per million tokens
 _NAMES = {  # meter name -> model name
@@ -56,8 +58,6 @@ _MEDIA = [  # pattern of audio and image meters -> model
     (r"gpt-image-1", "gpt-image-1"),
     (r"image 2\b", "gpt-image-2"),
 ]
-_ORDER = ["input", "cached_input", "output", "audio_input", "audio_output", "image_input", "image_output"]
-_ORDER += ["second", "character", "unit_hour"]
 _UNITS = {  # not billed by tokens: meter -> (model, deployment type, field, factor)
     "Speech-to-Text-Batch-Whisper-glbl Unit": ("whisper", "global", "second", 1 / 3600),
     "Speech-to-Text-Batch-Whisper-regnl Unit": ("whisper", "regional", "second", 1 / 3600),
@@ -151,7 +151,7 @@ def _variant(
 ) -> Iterator[dict[str, Any]]:
     if not fields.keys() & {"input", "second", "character", "unit_hour"}:
         return  # an incomplete group: its other meters have another model name
-    fields = dict(sorted(fields.items(), key=lambda field: _ORDER.index(field[0])))
+    fields = dict(sorted(fields.items(), key=lambda field: AMOUNTS.index(field[0])))
     usual = {name: Counter(price.usd for price in by.values()).most_common(1)[0][0] for name, by in fields.items()}
     groups: defaultdict[tuple[tuple[str, float], ...], list[str]] = defaultdict(list)
     for region in sorted(set().union(*fields.values())):

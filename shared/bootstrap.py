@@ -28,7 +28,7 @@ from shared.billing.prices import Prices
 from shared.config import environment
 from shared.config.document import Configuration, LedgerSettings
 from shared.config.environment import Settings, Storage
-from shared.credentials import Credentials, azure_credential
+from shared.credentials import Credentials
 from shared.forwarding.adoption import has_object
 from shared.forwarding.backend_client import BackendClient
 from shared.forwarding.forwarder import Forwarder
@@ -41,13 +41,11 @@ from shared.management.api import ManagementApi
 from shared.management.readiness import ReadinessCheck
 from shared.responses.dispatcher import Dispatcher
 from shared.routing.breakers import Breakers
-from shared.routing.fleet_health import TABLE as HEALTH
 from shared.routing.fleet_health import SharedHealth
 from shared.routing.report import BackendsReport
-from shared.routing.rotation import TABLE as ROTATION
 from shared.routing.rotation import Rotation
 from shared.routing.router import Router
-from shared.storage import Store
+from shared.storage import Store, names
 from shared.storage.timed import TimedStore
 from shared.telemetry.recorder import Telemetry, Vitals
 from shared.types import Target, Usage
@@ -83,37 +81,26 @@ class Application(msgspec.Struct, frozen=True):
 
 @asynccontextmanager
 async def open_store(storage: Storage) -> AsyncIterator["TablesStore"]:
-    """The tables. The SDK is imported here because those who bring a store of their own do not need it."""
-    from shared.storage.tables import TablesStore
+    """The tables. Azure's SDK is imported here, because a caller with its own store does not need it."""
+    from shared.storage import tables
 
-    async with AsyncExitStack() as stack:
-        if storage.table_service_uri is not None:
-            credential = azure_credential(storage.client_id)
-            stack.push_async_callback(credential.close)
-            store = TablesStore.from_endpoint(storage.table_service_uri, credential)
-        else:
-            store = TablesStore.from_connection_string(storage.connection_string or "")
-        stack.push_async_callback(store.close)
+    store = tables.open(storage)
+    try:
         yield store
+    finally:
+        await store.close()
 
 
 @asynccontextmanager
 async def open_exporter(storage: Storage, configuration: Configuration, store: Store) -> AsyncIterator[FocusExporter]:
-    """What writes files of charges into the container that the configuration names."""
-    from shared.storage.blobs import Blobs, SharedKey
-    from shared.storage.tables import account_of
+    """The writer of charges as files in the container that the configuration names."""
+    from shared.storage import blobs
 
-    async with AsyncExitStack() as stack:
-        if storage.table_service_uri is not None:
-            credential = azure_credential(storage.client_id)
-            stack.push_async_callback(credential.close)
-            endpoint = storage.table_service_uri.replace(".table.", ".blob.", 1)
-            blobs = Blobs.from_endpoint(endpoint, credential, store.now)
-        else:
-            account = account_of(storage.connection_string or "")
-            blobs = Blobs(account.blob_endpoint, SharedKey(account.name, account.key), store.now)
-        stack.push_async_callback(blobs.close)
-        yield FocusExporter(store, configuration, blobs)
+    files = blobs.open(storage)
+    try:
+        yield FocusExporter(store, configuration, files)
+    finally:
+        await files.close()
 
 
 @asynccontextmanager
@@ -128,17 +115,17 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
             stack.push_async_callback(telemetry.stop)
             store = TimedStore(store, telemetry.store_operation)
         rng = random.Random()
-        rotation = Rotation(store.table(ROTATION), rng)
+        rotation = Rotation(store.table(names.ROTATION), rng)
         stack.push_async_callback(rotation.close)
-        breakers = Breakers(time.monotonic, rng)
+        ledger = Ledger(store, configuration.ledger.durability, _overflow(configuration.ledger, tables.endpoint))
+        health = SharedHealth(store.table(names.HEALTH), store.now, rng, ledger.instance)
+        stack.push_async_callback(health.close)
+        breakers = Breakers(time.monotonic, rng, health)
         router = Router(configuration, rotation, breakers)
         credentials = Credentials(settings.client_id, settings.api_keys)
         stack.push_async_callback(credentials.close)
         upstream = await stack.enter_async_context(BackendClient(credentials, breakers, configuration.timeouts))
         forwarder = Forwarder(upstream, breakers, router, configuration.timeouts)
-        ledger = Ledger(store, configuration.ledger.durability, _overflow(configuration.ledger, tables.endpoint))
-        health = SharedHealth(store.table(HEALTH), breakers, store.now, rng, ledger.instance)
-        stack.push_async_callback(health.close)
         stack.push_async_callback(ledger.stop)
         recovering = asyncio.ensure_future(ledger.recover())
         stack.callback(recovering.cancel)
@@ -146,9 +133,9 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
         stack.push_async_callback(tokenizer.stop)
         authenticator = Authenticator(Consumers(store), store.now)
         alerts = Alerts(settings.webhook)
-        stack.push_async_callback(alerts.stop)
+        stack.push_async_callback(alerts.close)
         limiter = Limiter(store, configuration, alerts)
-        stack.push_async_callback(limiter.stop)
+        stack.push_async_callback(limiter.close)
         backends = BackendsReport(configuration, breakers, health, ledger.instance)
         readiness = ReadinessCheck(store, router.unusable)
         management = ManagementApi(
@@ -177,8 +164,7 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
         scopes = {
             token_scope(b, v1=b.api_version == "v1") for b in configuration.backends if b.auth == "managed_identity"
         }
-        warming = asyncio.ensure_future(credentials.warm(scopes))
-        stack.callback(warming.cancel)
+        credentials.warm(scopes)
         exporter = None
         if configuration.export.container is not None:
             exporter = await stack.enter_async_context(open_exporter(settings.storage, configuration, store))
@@ -215,8 +201,7 @@ def _usd(settings: Settings) -> Callable[[Usage, Target], float | None]:
 
 
 def _vitals(ledger: Ledger, limiter: Limiter, alerts: Alerts, breakers: Breakers) -> Vitals:
-    lost = limiter.reach.lost_since is not None
-    return Vitals(ledger.backlog, ledger.dropped, lost, limiter.hits, alerts.raised, breakers.trips)
+    return Vitals(ledger.backlog, ledger.dropped, limiter.in_safe_mode, limiter.hits, alerts.raised, breakers.trips)
 
 
 class OnDemand:

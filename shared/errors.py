@@ -1,6 +1,6 @@
-"""Every refusal the gateway itself utters, as one tree; `responses.py` alone turns them into HTTP.
+"""All errors that cross packages, as one hierarchy. `responses/rendering.py` alone turns a `GatewayError` into HTTP.
 
-GatewayError                    status  code
+GatewayError                    500     internal_error
 ├── InvalidRequest              400     invalid_request (or a finer code)
 ├── InvalidApiKey               401     invalid_api_key
 ├── ModelNotAllowed             403     model_not_allowed
@@ -25,7 +25,8 @@ GatewayError                    status  code
 ├── StoreUnavailable            503     store_unavailable
 └── UpstreamTimeout             504     upstream_timeout
 
-ConfigurationError              stops the start; never seen by a caller
+ConfigurationError              stops the start; no caller sees it
+CredentialUnavailable           fails the attempt on a backend, or the operation on the store
 """
 
 from collections.abc import Mapping
@@ -35,8 +36,12 @@ class ConfigurationError(Exception):
     """The configuration or the environment is wrong. The message names file, path of the key and what was expected."""
 
 
+class CredentialUnavailable(Exception):
+    """The identity got no token. The message names the reason, without any secret."""
+
+
 class GatewayError(Exception):
-    """Something a caller is told. `message` is for the person who reads it and holds no secret.
+    """An error response. `message` is for the person who reads it and holds no secret.
 
     `type` follows OpenAI's vocabulary, so that the official clients raise their typed exceptions by status.
     """
@@ -44,17 +49,24 @@ class GatewayError(Exception):
     status = 500
     code = "internal_error"
     type = "server_error"
-    limits: Mapping[str, str] = {}  # headers that tell the caller's limits, once they are known
 
-    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        limits: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
+        self.limits = limits or {}  # headers with the caller's limits, if they are known
         if code is not None:
             self.code = code
 
     def headers(self) -> dict[str, str]:
-        """Headers this refusal brings along."""
+        """Response headers of this error."""
         return {}
 
 
@@ -77,12 +89,47 @@ class AddressNotAllowed(GatewayError):
     status, code, type = 403, "address_not_allowed", "invalid_request_error"
 
 
+class RegionNotAllowed(GatewayError):
+    status, code, type = 403, "region_not_allowed", "invalid_request_error"
+
+
+class PinNotAllowed(GatewayError):
+    status, code, type = 403, "pin_not_allowed", "invalid_request_error"
+
+
+class QuotaExceeded(GatewayError):
+    """The quota of a period is used up. `renews`: start of the next period, in ISO 8601."""
+
+    status, code, type = 403, "quota_exceeded", "insufficient_quota"
+
+    def __init__(self, message: str, renews: str, limits: Mapping[str, str] | None = None) -> None:
+        super().__init__(message, limits=limits)
+        self.renews = renews
+
+    def headers(self) -> dict[str, str]:
+        return {"x-gateway-quota-renews": self.renews}
+
+
+class BudgetExceeded(QuotaExceeded):
+    code = "budget_exceeded"
+
+
 class ModelNotFound(GatewayError):
     status, code, type = 404, "model_not_found", "invalid_request_error"
 
 
 class UnknownPath(GatewayError):
     status, code, type = 404, "unknown_path", "invalid_request_error"
+
+
+class StateNotFound(GatewayError):
+    """Also raised for another consumer's object: its existence is not revealed."""
+
+    status, code, type = 404, "not_found", "invalid_request_error"
+
+
+class ConsumerNotFound(GatewayError):
+    status, code, type = 404, "consumer_not_found", "invalid_request_error"
 
 
 class MethodNotAllowed(GatewayError):
@@ -96,47 +143,12 @@ class MethodNotAllowed(GatewayError):
         return {"allow": self.allowed}
 
 
-class StateNotFound(GatewayError):
-    """Also for what is another consumer's: who may not have it is not told that it exists."""
-
-    status, code, type = 404, "not_found", "invalid_request_error"
-
-
-class ConsumerNotFound(GatewayError):
-    status, code, type = 404, "consumer_not_found", "invalid_request_error"
-
-
 class RequestTimeout(GatewayError):
     status, code, type = 408, "request_timeout", "invalid_request_error"
 
 
 class StateConflict(GatewayError):
     status, code, type = 409, "state_in_several_backends", "invalid_request_error"
-
-
-class RegionNotAllowed(GatewayError):
-    status, code, type = 403, "region_not_allowed", "invalid_request_error"
-
-
-class PinNotAllowed(GatewayError):
-    status, code, type = 403, "pin_not_allowed", "invalid_request_error"
-
-
-class QuotaExceeded(GatewayError):
-    """What may be used in a period is used up. `renews`: when the next one begins, in ISO 8601."""
-
-    status, code, type = 403, "quota_exceeded", "insufficient_quota"
-
-    def __init__(self, message: str, renews: str) -> None:
-        super().__init__(message)
-        self.renews = renews
-
-    def headers(self) -> dict[str, str]:
-        return {"x-gateway-quota-renews": self.renews}
-
-
-class BudgetExceeded(QuotaExceeded):
-    code = "budget_exceeded"
 
 
 class RequestTooLarge(GatewayError):
@@ -148,8 +160,8 @@ class RateLimitExceeded(GatewayError):
 
     status, code, type = 429, "rate_limit_exceeded", "rate_limit_error"
 
-    def __init__(self, message: str, retry_after: float) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, retry_after: float, limits: Mapping[str, str] | None = None) -> None:
+        super().__init__(message, limits=limits)
         self.retry_after = retry_after
 
     def headers(self) -> dict[str, str]:
@@ -176,13 +188,13 @@ class NoBackendAvailable(GatewayError):
 
 
 class StateUnavailable(GatewayError):
-    """The one backend that keeps what a call names cannot serve it."""
+    """The only backend that holds an object of the call cannot serve it."""
 
     status, code = 503, "state_unavailable"
 
 
 class StoreUnavailable(GatewayError):
-    """Table Storage did not answer in time, or refused. Never to be told to a caller as a 401."""
+    """Table Storage did not answer in time, or rejected the operation. Callers never see it as a 401."""
 
     status, code = 503, "store_unavailable"
 

@@ -5,6 +5,7 @@ from typing import Literal
 import msgspec
 
 from shared.config.document import Backend, FallbackReason, Limits
+from shared.token_classes import TokenCounts
 
 LONG_CONTEXT = 272_000  # tokens of input above which a call is charged as one of long context, all of it
 
@@ -174,25 +175,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str] | None = None
 
 
-class Usage(msgspec.Struct, frozen=True):
-    """What one call took, by the backend's account. Cached, audio and image tokens are part of the input; reasoning,
-    audio and image tokens and those of predictions part of the output: never add them.
+class Usage(TokenCounts, frozen=True):
+    """The usage of one call, as the backend reports it.
 
-    `images`, `seconds` (of sound) and `characters` (spoken) are what operations without tokens are charged by.
-    `model`, `service_tier`: what served it, in the backend's words. `estimated`: the backend did not tell, so it was
-    counted from what passed through.
+    `images`, `seconds` (of sound) and `characters` (spoken) are charged by operations without tokens. `model`,
+    `service_tier`: those that served the call, in the backend's words. `estimated`: the backend reported no usage, so
+    it was counted from the request and the answer.
     """
 
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cached_input_tokens: int = 0
-    audio_input_tokens: int = 0
-    image_input_tokens: int = 0
-    reasoning_tokens: int = 0
-    audio_output_tokens: int = 0
-    image_output_tokens: int = 0
-    accepted_prediction_tokens: int = 0
-    rejected_prediction_tokens: int = 0
     images: int = 0
     seconds: float = 0.0
     characters: int = 0

@@ -1,13 +1,17 @@
-"""What the ASGI edge does of its own."""
+"""Log lines of the ASGI edge."""
 
 import asyncio
 import io
 import logging
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from shared.telemetry.console import _Lines, _Together
 
+ROOT = Path(__file__).resolve().parent.parent
 _FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 
@@ -33,6 +37,12 @@ def test_a_line_of_the_log_is_what_the_standard_formatter_makes(
     for _ in range(2):
         assert ours.format(record) == theirs.format(record)
     assert ("the reason" in ours.format(record)) == (error is not None)
+
+
+def test_importing_the_app_leaves_the_logging_of_the_process_alone() -> None:
+    program = "import logging, shared.asgi; print(logging.logThreads, logging.getLogger('tollgate').handlers)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "True []\n"
 
 
 class _Writes(io.StringIO):

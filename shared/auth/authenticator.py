@@ -1,37 +1,37 @@
-"""Who calls: the key in the request's headers to a Consumer, from memory wherever it can be.
+"""Resolves the key in a request's headers to a consumer, from memory if possible.
 
-What is known of a consumer is read again in the background once it is 30 s old, and waited for once it is 50 s old, so
-that a revocation holds everywhere within 60 s. With the table out of reach, what is known goes on being used; what is
-not known is refused with 503, never with 401: the caller's key may be good.
+A cached consumer is read again in the background once it is 30 s old, and awaited once it is 50 s old, so that a
+revocation applies everywhere within 60 s. With the table out of reach, cached consumers remain in use. Others get 503,
+never 401: the caller's key may be valid.
 """
 
 import asyncio
 import functools
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
 import msgspec
 
 from shared.auth import client_address, keys
 from shared.auth.consumers import Consumers, Record
+from shared.concurrency import LruDict, SingleFlight
 from shared.errors import AddressNotAllowed, InvalidApiKey, StoreUnavailable
 from shared.types import Consumer
 
 logger = logging.getLogger("tollgate.authentication")
 
-_REFRESH_AFTER = 30.0  # seconds: read again, nobody waits
-_STALE_AFTER = 50.0  # seconds: read again before it is used
-_RECHECK_AFTER = 2.0  # seconds: a key id that is not among the known ones may be new; also the pause after a failure
-_WAIT_WITH_FALLBACK = 0.3  # seconds a request waits for the table where what is known can serve instead
-_WAIT_WITHOUT = 2.5  # seconds it waits where the alternative is to refuse it: above the store's own time budget
+_REFRESH_AFTER = 30.0  # seconds: read again in the background
+_STALE_AFTER = 50.0  # seconds: read again before use
+_RECHECK_AFTER = 2.0  # seconds: an unknown key of a known consumer may be new; also the pause after a failure
+_WAIT_WITH_FALLBACK = 0.3  # seconds a request waits for the table if a cached consumer can serve instead
+_WAIT_WITHOUT = 2.5  # seconds it waits otherwise: more than the store's own time budget
 _MAX_KNOWN = 50_000  # consumers
-_MAX_UNKNOWN = 10_000  # ids that were looked for in vain, kept apart so that guessing evicts no consumer
+_MAX_UNKNOWN = 10_000  # ids without a consumer, cached apart so that guessing evicts no consumer
 
 
 class _Known(msgspec.Struct):
-    """What the table said of an id, and when (monotonic seconds)."""
+    """The record of an id (None: there is none), and when it was read (monotonic seconds)."""
 
     record: Record | None
     read_at: float
@@ -39,7 +39,7 @@ class _Known(msgspec.Struct):
 
 
 class Authenticator:
-    """Keys to consumers. `clock` is monotonic; `wall_clock` is the store's time, by which keys expire."""
+    """One per process. `clock` is monotonic; `wall_clock` is the store's time, by which keys expire."""
 
     def __init__(
         self, consumers: Consumers, wall_clock: Callable[[], float], clock: Callable[[], float] = time.monotonic
@@ -47,12 +47,12 @@ class Authenticator:
         self._consumers = consumers
         self._wall_clock = wall_clock
         self._clock = clock
-        self._known: OrderedDict[str, _Known] = OrderedDict()
-        self._unknown: OrderedDict[str, _Known] = OrderedDict()
-        self._reads: dict[str, asyncio.Task[_Known]] = {}
+        self._known: LruDict[str, _Known] = LruDict(_MAX_KNOWN)
+        self._unknown: LruDict[str, _Known] = LruDict(_MAX_UNKNOWN)
+        self._reads: SingleFlight[str, _Known] = SingleFlight()
 
     async def authenticate(self, headers: Mapping[str, str], address: str = client_address.UNKNOWN) -> Consumer:
-        """The consumer whose key the headers hold, at this client address. Raises `InvalidApiKey` (401),
+        """The consumer of the key in the headers, at this client address. Raises `InvalidApiKey` (401),
         `AddressNotAllowed` (403) and `StoreUnavailable` (503)."""
         text, product = _presented(headers)
         key = keys.parse(text)
@@ -60,7 +60,7 @@ class Authenticator:
             raise InvalidApiKey(
                 "The API key is mistyped: its checksum is wrong. Check that it was copied in full."
                 if keys.has_shape(text)
-                else "The API key is not one of this gateway's, which begin with tg_. Ask its operator for one."
+                else "Invalid API key: keys of this gateway start with tg_. Ask its operator for one."
             )
         record = await self._record(key)
         stored = record.keys.get(key.key_id) if record else None
@@ -84,69 +84,55 @@ class Authenticator:
         cache.move_to_end(key.consumer_id)
         age = now - known.read_at
         if known.record is not None and key.key_id not in known.record.keys and age > _RECHECK_AFTER:
-            age = _STALE_AFTER  # the key may be younger than what is known
+            age = _STALE_AFTER  # the key may be younger than the cached record
         if age < _REFRESH_AFTER or now < known.retry_at:
             return known.record
         if age < _STALE_AFTER:
-            self._reading(key.consumer_id)
+            self._reads.start(key.consumer_id, lambda: self._fetch(key.consumer_id))
             return known.record
         try:
             return (await self._read(key.consumer_id, _WAIT_WITH_FALLBACK)).record
         except StoreUnavailable as error:
-            logger.warning("store out of reach, serving what is known of consumer %s: %s", key.consumer_id, error)
+            logger.warning("store out of reach, using the cached consumer %s: %s", key.consumer_id, error)
             return known.record
 
     async def _read(self, consumer_id: str, wait: float) -> _Known:
-        # Shielded: a caller that gives up must not take the answer from the others who wait for the same read.
         try:
             async with asyncio.timeout(wait):
-                return await asyncio.shield(self._reading(consumer_id))
+                return await self._reads.run(consumer_id, lambda: self._fetch(consumer_id))
         except TimeoutError:
             self._postpone(consumer_id)
-            raise StoreUnavailable("The store that knows the keys does not answer. Try again shortly.") from None
+            raise StoreUnavailable("The store of the keys does not answer. Try again shortly.") from None
         except StoreUnavailable as error:
             logger.warning("cannot read consumer %s: %s", consumer_id, error)
-            raise StoreUnavailable("The store that knows the keys is out of reach. Try again shortly.") from None
-
-    def _reading(self, consumer_id: str) -> asyncio.Task[_Known]:
-        """The one read of this id that is under way."""
-        task = self._reads.get(consumer_id)
-        if task is None:
-            task = self._reads[consumer_id] = asyncio.ensure_future(self._fetch(consumer_id))
-            task.add_done_callback(lambda done: self._finished(consumer_id, done))
-        return task
+            raise StoreUnavailable("The store of the keys is out of reach. Try again shortly.") from None
 
     async def _fetch(self, consumer_id: str) -> _Known:
-        started = self._clock()  # not the end: what is read may be as old as the question
-        known = _Known(await self._consumers.find(consumer_id), started)
-        cache, other, most = (
-            (self._known, self._unknown, _MAX_KNOWN) if known.record else (self._unknown, self._known, _MAX_UNKNOWN)
-        )
+        started = self._clock()  # the row may be as old as the start of the read
+        try:
+            known = _Known(await self._consumers.find(consumer_id), started)
+        except Exception:
+            self._postpone(consumer_id)
+            raise
+        cache, other = (self._known, self._unknown) if known.record else (self._unknown, self._known)
         other.pop(consumer_id, None)
         cache[consumer_id] = known
-        while len(cache) > most:
-            cache.popitem(last=False)
         return known
 
-    def _finished(self, consumer_id: str, task: asyncio.Task[_Known]) -> None:
-        self._reads.pop(consumer_id, None)
-        if not task.cancelled() and task.exception() is not None:
-            self._postpone(consumer_id)
-
     def _postpone(self, consumer_id: str) -> None:
-        """After a failure: what is known serves for a moment before the table is tried again."""
+        """Use the cached record for a moment before the table is tried again, after a failure."""
         if known := self._known.get(consumer_id) or self._unknown.get(consumer_id):
             known.retry_at = self._clock() + _RECHECK_AFTER
 
 
 def _presented(headers: Mapping[str, str]) -> tuple[str, str]:
     """The key and the product named with it."""
-    told = tuple(headers.get(name, "") for name in ("authorization", "api-key", "ocp-apim-subscription-key"))
-    return _choose_known(*told) if sum(map(len, told)) <= _LONG_HEADERS else _choose(*told)
+    values = tuple(headers.get(name, "") for name in ("authorization", "api-key", "ocp-apim-subscription-key"))
+    return _choose_cached(*values) if sum(map(len, values)) <= _LONG_HEADERS else _choose(*values)
 
 
 def _choose(authorization: str, api_key: str, subscription_key: str) -> tuple[str, str]:
-    """Of several keys, the one that has a gateway key's shape."""
+    """Of several keys, the one with the shape of a gateway key."""
     scheme, _, token = authorization.partition(" ")
     bearer = token.strip() if scheme.lower() == "bearer" else ""
     subscription, _, suffix = subscription_key.partition(";")
@@ -159,5 +145,5 @@ def _choose(authorization: str, api_key: str, subscription_key: str) -> tuple[st
     return text, product[:64] if valid else ""
 
 
-_LONG_HEADERS = 300  # characters: more is no key, and not worth remembering
-_choose_known = functools.lru_cache(maxsize=8192)(_choose)  # a caller sends the same headers with every request
+_LONG_HEADERS = 300  # characters: longer ones hold no key, and are not cached
+_choose_cached = functools.lru_cache(maxsize=8192)(_choose)  # a caller sends the same headers with every request

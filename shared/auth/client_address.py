@@ -1,8 +1,8 @@
-"""Where a caller is: its address, as far as the servers in between can be trusted to tell it. Pure.
+"""The caller's address, as reported by the servers in between that can be trusted. Pure.
 
-The server that listens tells the other end of the connection; uvicorn puts the last entry of `X-Forwarded-For` in its
-place where that end is this machine itself, as the Functions host is, which sets this header anew from what it sees
-(YARP's default transforms; Azure/azure-functions-host#11254). What a caller writes there stands further to the left.
+The listening server reports the other end of the connection. If that is this machine itself, as with the Functions
+host, uvicorn replaces it by the last entry of `X-Forwarded-For`, which the host sets from what it sees (YARP's default
+transforms; Azure/azure-functions-host#11254). Entries written by the caller are further to the left.
 """
 
 import functools
@@ -15,14 +15,13 @@ from shared.config.document import ClientAddress
 
 UNKNOWN = ""
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def of_client(scope: Scope, trusted: ClientAddress) -> str:
-    """The caller's address, in its usual form; `UNKNOWN` where nobody tells one.
+    """The caller's address in its usual form, or `UNKNOWN`.
 
-    Of a header with fewer entries than trusted hops none was written by the outermost of them: it did not pass there.
+    If the header has fewer entries than trusted hops, the request bypassed the outermost proxy: the header is ignored.
     """
     if trusted.header is not None:
         name = trusted.header.lower().encode()
@@ -35,7 +34,7 @@ def of_client(scope: Scope, trusted: ClientAddress) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _usual(text: str) -> str:
-    """An address as Python writes it, without port, brackets, zone; IPv4 in IPv6's clothes as IPv4."""
+    """An address as Python writes it, without port, brackets and zone. IPv4-mapped IPv6 addresses become IPv4."""
     text = text.strip()[:80]
     if text.startswith("["):
         text = text[1:].partition("]")[0]
@@ -51,7 +50,7 @@ def _usual(text: str) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def limited_network(address: str) -> str:
-    """What is limited as one: an IPv4 address, or the /64 of an IPv6 one, of which whoever has one has all."""
+    """The addresses that share limits: an IPv4 address, or the /64 of an IPv6 address, which usually has one owner."""
     if ":" not in address:
         return address or "unknown"
     return str(ipaddress.ip_network((address, 64), strict=False))
@@ -59,7 +58,7 @@ def limited_network(address: str) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def within(address: str, networks: tuple[str, ...]) -> bool:
-    """Whether an address is in one of these networks; one that nobody tells is in none."""
+    """True if an address is in one of these networks. `UNKNOWN` never is."""
     return address != UNKNOWN and any(ipaddress.ip_address(address) in network(text) for text in networks)
 
 
@@ -70,5 +69,5 @@ def network(text: str) -> Network:
 
 
 def networks(texts: Iterable[str]) -> tuple[str, ...]:
-    """These networks in their usual form. Raises `ValueError` with what is wrong with the first bad one."""
+    """These networks in their usual form. Raises `ValueError`, which names the first invalid one."""
     return tuple(str(network(text)) for text in texts)

@@ -1,8 +1,8 @@
-"""The consumers and their keys, as rows of the `consumers` table: made, found, listed, rotated, revoked.
+"""The consumers and their keys, as rows of the table `consumers`: created, found, listed, rotated, revoked.
 
 Partition: the consumer's id. Row `policy`: name, team, models, networks, and limits and access as JSON, so that a
-change replaces them all at once. One more row per key, under the key's id: the hash of its text. No key can be read
-back from the table.
+change replaces them all at once. There is a row per key, under the key's id, with the hash of its text. No key can be
+read back from the table.
 """
 
 import functools
@@ -14,11 +14,10 @@ import msgspec
 
 from shared.auth import keys
 from shared.auth.client_address import networks
-from shared.config.document import Limits, limit_complaints
-from shared.storage import Properties, Row, Store, Value
+from shared.config.document import Limits, time_zone_problem
+from shared.storage import Properties, Row, Store, Value, names
 from shared.types import ANYWHERE, Access, Consumer
 
-TABLE = "consumers"
 _POLICY = "policy"
 _NOWHERE = "::/128"
 
@@ -26,7 +25,7 @@ logger = logging.getLogger("tollgate.consumers")
 
 
 class StoredKey(msgspec.Struct, frozen=True):
-    """What is known of a key. Times in seconds since 1970; 0: never."""
+    """A key as stored. Times in seconds since 1970; 0: never."""
 
     id: str
     digest: str
@@ -54,7 +53,7 @@ class Consumers:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._table = store.table(TABLE)
+        self._table = store.table(names.CONSUMERS)
 
     async def find(self, consumer_id: str) -> Record | None:
         """The consumer of that id, or None."""
@@ -79,7 +78,7 @@ class Consumers:
         addresses: tuple[str, ...] = (),
         access: Access = ANYWHERE,
     ) -> tuple[Consumer, str]:
-        """A new consumer and the text of its first key, which nothing will ever show again."""
+        """Create a consumer. Return it with the text of its first key, which cannot be shown again."""
         consumer = Consumer(keys.new_id(10), name, models, limits, team=team, addresses=addresses, access=access)
         text, key = keys.make(consumer.id)
         now = self._store.now()
@@ -93,7 +92,7 @@ class Consumers:
         return consumer, text
 
     async def change_limits(self, record: Record, limits: Limits, model: str = "") -> None:
-        """Replace the limits of a consumer, or those it has on one model. Effective everywhere within 60 s."""
+        """Replace the limits of a consumer, or its limits on one model. Effective everywhere within 60 s."""
         changed: Properties = {"limits": _as_json(limits)}
         if model:
             changed = {"model_limits": _as_json({**record.consumer.model_limits, model: limits})}
@@ -104,11 +103,11 @@ class Consumers:
         await self._table.merge(record.consumer.id, {_POLICY: {"addresses": ",".join(addresses)}})
 
     async def change_access(self, record: Record, access: Access) -> None:
-        """Replace what a consumer may reach and ask for. Effective everywhere within 60 s."""
+        """Replace the regions and permissions of a consumer. Effective everywhere within 60 s."""
         await self._table.merge(record.consumer.id, {_POLICY: {"access": _as_json(access)}})
 
     async def rotate(self, record: Record, *, grace: float = 0.0) -> str:
-        """A new key of the same consumer; the old ones end after `grace` seconds. The new key's text."""
+        """Create a new key of a consumer; the old ones end after `grace` seconds. Return the new key's text."""
         text, key = keys.make(record.consumer.id)
         now = self._store.now()
         rows: dict[str, Properties] = {key.key_id: _key_row(key, now, 0.0)}
@@ -120,7 +119,7 @@ class Consumers:
         return text
 
     async def revoke(self, record: Record) -> None:
-        """End every key of a consumer. The rows stay, so that usage can still be told by name."""
+        """End every key of a consumer. The rows stay, so that reports still have its name."""
         now = self._store.now()
         await self._table.merge(record.consumer.id, {key: {"revoked": now} for key in record.keys})
 
@@ -139,13 +138,13 @@ def _key_row(key: keys.Key, created: float, expires: float) -> Properties:
 
 
 def _access(consumer_id: str, text: str) -> Access:
-    """What cannot be read allows nothing: a restriction must not be lifted by a mistake."""
+    """A policy's access. An unreadable one allows nothing: a mistake must not lift a restriction."""
     if text == "{}":
         return ANYWHERE
     try:
         return msgspec.json.decode(text, type=Access)
     except msgspec.DecodeError as error:
-        logger.error("the access of consumer %s cannot be read, so it may call nothing: %s", consumer_id, error)
+        logger.error("unreadable access in the policy of %s, which may call nothing: %s", consumer_id, error)
         return Access(regions=frozenset())
 
 
@@ -177,46 +176,46 @@ def _record(consumer_id: str, rows: list[Row]) -> Record | None:
 
 @functools.lru_cache(maxsize=4096)  # one line in the log for each, not one every 30 s
 def _limits(consumer_id: str, text: str) -> Limits:
-    """A policy's limits. Those that another version of the gateway has written, and this one does not know, cannot be
-    held: they are left out, with a word in the log; the rest holds."""
-    return _known(consumer_id, _decoded(consumer_id, text))
+    """A policy's limits. Limits that this version of the gateway does not know are logged and ignored; the others
+    apply."""
+    return _supported(consumer_id, _decoded(consumer_id, text))
 
 
 @functools.lru_cache(maxsize=4096)
 def _model_limits(consumer_id: str, text: str) -> dict[str, Limits]:
-    return {model: _known(f"{consumer_id} on {model}", own) for model, own in _decoded(consumer_id, text).items()}
+    return {model: _supported(f"{consumer_id} on {model}", own) for model, own in _decoded(consumer_id, text).items()}
 
 
 def _decoded(whose: str, text: str) -> dict[str, Any]:
     try:
         return msgspec.json.decode(text, type=dict[str, Any])
     except (msgspec.DecodeError, RecursionError):
-        logger.error("the limits in the policy of %s are no JSON object: the configuration's defaults hold", whose)
+        logger.error("the limits in the policy of %s are not a JSON object: the configuration's defaults apply", whose)
         return {}
 
 
-def _known(whose: str, values: object) -> Limits:
-    known = {}
+def _supported(whose: str, values: object) -> Limits:
+    supported = {}
     for name, value in values.items() if isinstance(values, dict) else ():
         try:
-            problem = next(limit_complaints(msgspec.convert({name: value}, Limits)), "")
+            problem = time_zone_problem(msgspec.convert({name: value}, Limits))
         except msgspec.ValidationError as error:
             problem = str(error)
         if problem:
-            logger.error("the policy of %s has a limit that is not held: %s: %s", whose, name[:64], problem)
+            logger.error("ignoring a limit in the policy of %s: %s: %s", whose, name[:64], problem)
         else:
-            known[name] = value
-    return msgspec.convert(known, Limits)
+            supported[name] = value
+    return msgspec.convert(supported, Limits)
 
 
 @functools.lru_cache(maxsize=4096)
 def _networks(whose: str, text: str) -> tuple[str, ...]:
-    """A policy's networks. One that cannot be read allows nobody."""
+    """A policy's networks. An unreadable one matches no address."""
     allowed: list[str] = []
     for part in text.split(","):
         try:
             allowed += networks((part,))
         except ValueError as error:
-            logger.error("the policy of %s has a network that allows nobody: %s", whose, error)
+            logger.error("a network in the policy of %s matches no address: %s", whose, error)
             allowed.append(_NOWHERE)
     return tuple(allowed)

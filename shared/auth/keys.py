@@ -1,4 +1,4 @@
-"""The text of a gateway key: made, recognised, hashed. Pure but for the random source.
+"""The text of a gateway key: created, parsed, hashed. Pure, except for the random source.
 
     tg_0123456789_abcd_SSSSSSSSSSSSSSSSSSSSSSSSSSSSSSSSCCCCCC
        consumer   key  32 of secret (190 bits)         checksum
@@ -23,7 +23,7 @@ _ALNUM = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
 class Key(msgspec.Struct, frozen=True):
-    """A key of the right shape whose checksum is right. `digest` is what the store keeps of it."""
+    """A key with the right shape and checksum. `digest` is the part that the store keeps."""
 
     consumer_id: str
     key_id: str
@@ -31,12 +31,12 @@ class Key(msgspec.Struct, frozen=True):
 
 
 def new_id(length: int) -> str:
-    """A random identifier of lower-case letters and digits that are not mistaken for one another."""
+    """A random identifier of lower-case letters and digits that do not look alike."""
     return "".join(secrets.choice(_LOWER) for _ in range(length))
 
 
 def make(consumer_id: str) -> tuple[str, Key]:
-    """A new key of a consumer: its text, to be shown once, and what may be kept."""
+    """Create a key of a consumer: its text, to be shown once, and the part to be stored."""
     key_id = new_id(4)
     body = f"tg_{consumer_id}_{key_id}_" + "".join(secrets.choice(_ALNUM) for _ in range(32))
     text = body + _checksum(body)
@@ -44,25 +44,25 @@ def make(consumer_id: str) -> tuple[str, Key]:
 
 
 def has_shape(text: str) -> bool:
-    """Whether a text looks like a gateway key, mistyped or not."""
+    """True if a text looks like a gateway key, mistyped or not."""
     return _SHAPE.fullmatch(text) is not None
 
 
 def parse(text: str) -> Key | None:
-    """The key in a text; None when it has another shape or is mistyped."""
+    """The key in a text; None if it has another shape or is mistyped."""
     return _parse(text) if len(text) == _LENGTH else None
 
 
 @functools.lru_cache(maxsize=8192)  # a caller sends the same key with every request
 def _parse(text: str) -> Key | None:
-    found = _SHAPE.fullmatch(text)
-    if found is None or _checksum(text[:-6]) != text[-6:]:
+    match = _SHAPE.fullmatch(text)
+    if match is None or _checksum(text[:-6]) != text[-6:]:
         return None
-    return Key(found[1], found[2], _digest(text))
+    return Key(match[1], match[2], _digest(text))
 
 
 def same(digest: str, other: str) -> bool:
-    """Compared in constant time."""
+    """Compare two digests in constant time."""
     return hmac.compare_digest(digest, other)
 
 

@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from shared.billing.charges import UNUSED, Charge, Tariff
-from shared.billing.cost import Part, exactly, parts
+from shared.billing.cost import Part, Price, exactly, parts
 from shared.config.document import Backend
+from shared.token_classes import TOKEN_CLASSES
 from shared.usage import hours
 from shared.usage.query import HourRange
 
@@ -151,7 +152,7 @@ class Focus:
             part.name, (f"{part.name.replace('_', ' ').title()} Tokens", "Tokens", "1000000 Tokens", _PER_MILLION)
         )
         public = self._listed.price(span, line)
-        each = next((price for name in (part.name, _whole(part.name)) if (price := getattr(public, name, None))), None)
+        each = _listed_price(public, part.name)
         kind = " ".join(word for word in (line.tier, f"{line.context} context") if word != "default")
         return _costs(part.picodollars, round(part.amount * each) if each is not None else part.picodollars) | {
             "ChargeDescription": f"{meter} of {line.model}, {kind}, {line.region}",
@@ -200,9 +201,12 @@ def _costs(picodollars: int, listed: int) -> dict[str, str]:
     return own | {"ListCost": exactly(listed)}
 
 
-def _whole(name: str) -> str:
-    """The class whose price a finer class has that has none of its own."""
-    return "input" if name.endswith("input") else "output"
+def _listed_price(price: Price | None, name: str) -> int | None:
+    """The price by this name, else that of the total that includes the class."""
+    if price is None:
+        return None
+    tokens = TOKEN_CLASSES.get(f"{name}_tokens")
+    return price.each.get(name, price.each.get(tokens.part_of) if tokens else None)
 
 
 def _number(amount: float) -> str:

@@ -4,57 +4,32 @@ Money is counted in whole picodollars: prices per million tokens have no more th
 every sum of costs, is exact in whatever order it is added.
 """
 
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import msgspec
+
+from shared.token_classes import REPORTED, TOKEN_CLASSES, TokenCounts, price_name
+from shared.types import Usage
+from shared.usage.aggregates import Counts
 
 USD = 10**12  # picodollars
 
 
 class Price(msgspec.Struct, frozen=True):
-    """Picodollars per token, second, character and image. None: no such price.
+    """Picodollars per token of each class, per image, second and character. A name that is missing has no price.
 
-    Cached, audio and image tokens are part of the input, reasoning, audio and image tokens part of the output; those
-    without a price of their own are charged as the rest."""
+    A class without a price is charged as the rest of its total (`token_classes.py`)."""
 
-    input: int | None
-    cached_input: int | None
-    audio_input: int | None
-    image_input: int | None
-    output: int | None
-    reasoning: int | None
-    audio_output: int | None
-    image_output: int | None
-    image: int | None
-    second: int | None
-    character: int | None
-
-
-class Used(Protocol):
-    """What is charged: a call's `Usage`, or sums of it."""
+    each: dict[str, int]
 
     @property
-    def input_tokens(self) -> int: ...
+    def input(self) -> int | None:
+        return self.each.get("input")
+
     @property
-    def cached_input_tokens(self) -> int: ...
-    @property
-    def audio_input_tokens(self) -> int: ...
-    @property
-    def image_input_tokens(self) -> int: ...
-    @property
-    def output_tokens(self) -> int: ...
-    @property
-    def reasoning_tokens(self) -> int: ...
-    @property
-    def audio_output_tokens(self) -> int: ...
-    @property
-    def image_output_tokens(self) -> int: ...
-    @property
-    def images(self) -> int: ...
-    @property
-    def seconds(self) -> float: ...
-    @property
-    def characters(self) -> int: ...
+    def output(self) -> int | None:
+        return self.each.get("output")
 
 
 class Part(NamedTuple):
@@ -69,57 +44,53 @@ class Part(NamedTuple):
         return round(self.amount * self.each)
 
 
-_INPUT = tuple((name, f"{name}_tokens") for name in ("cached_input", "audio_input", "image_input"))
-_OUTPUT = tuple((name, f"{name}_tokens") for name in ("reasoning", "audio_output", "image_output"))
+_PARTS_OF = {
+    total: tuple(field for field in REPORTED if TOKEN_CLASSES[field].part_of == total) for total in ("input", "output")
+}
 _UNITS = (("image", "images"), ("second", "seconds"), ("character", "characters"))
 
 
-def cost(price: Price | None, used: Used) -> int | None:
-    """What this use costs, in picodollars; None when a price is missing. Using nothing costs nothing."""
-    found = parts(price, used)
-    return None if found is None else sum(part.picodollars for part in found)
+def cost(price: Price | None, used: Usage | Counts) -> int | None:
+    """The cost of this use in picodollars; None if a price is missing. No use costs 0."""
+    charged = parts(price, used)
+    return None if charged is None else sum(part.picodollars for part in charged)
 
 
-def parts(price: Price | None, used: Used) -> list[Part] | None:
-    """What is charged for this use, class by class; None when a price is missing.
+def parts(price: Price | None, used: Usage | Counts) -> list[Part] | None:
+    """The charges for this use, class by class; None if a price is missing.
 
-    Images, seconds and characters that have no price of their own are in the tokens, where there are any."""
-    found: list[Part] = []
-    if used.input_tokens or used.output_tokens:
-        if price is None:
+    Images, seconds and characters without a price are included in the tokens, if there are any."""
+    each = price.each if price is not None else {}
+    charged: list[Part] = []
+    for total in ("input", "output"):
+        split = _split(each, total, used)
+        if split is None:
             return None
-        if not _split(found, price, "input", used.input_tokens, _INPUT, used):
-            return None
-        if not _split(found, price, "output", used.output_tokens, _OUTPUT, used):
-            return None
+        charged += split
     for name, field in _UNITS:
         if amount := getattr(used, field):
-            each = getattr(price, name) if price is not None else None
-            if each is not None:
-                found.append(Part(name, amount, each))
+            if name in each:
+                charged.append(Part(name, amount, each[name]))
             elif not (used.input_tokens or used.output_tokens):
                 return None
-    return found
+    return charged
 
 
-def _split(
-    found: list[Part], price: Price, rest: str, tokens: int, classes: tuple[tuple[str, str], ...], used: Used
-) -> bool:
-    """Adds the tokens of the classes that have a price of their own, then the rest; whether all have a price. Classes
-    may overlap (cached sound), so never more tokens than there are."""
-    for name, field in classes:
-        count, each = min(getattr(used, field), tokens), getattr(price, name)
-        if count and each is not None:
-            found.append(Part(name, count, each))
-            tokens -= count
-    each = getattr(price, rest)
-    if tokens and each is not None:
-        found.append(Part(rest, tokens, each))
-    return not tokens or each is not None
-
-
-def usd(picodollars: int) -> float:
-    return picodollars / USD
+def _split(each: Mapping[str, int], total: str, used: TokenCounts) -> list[Part] | None:
+    """The tokens of the classes that have a price, then the rest; None if the rest has none. Classes may overlap, as
+    cached audio does, so the parts never exceed the total."""
+    charged: list[Part] = []
+    left: int = getattr(used, f"{total}_tokens")
+    for field in _PARTS_OF[total]:
+        name, tokens = price_name(field), min(getattr(used, field), left)
+        if tokens and name in each:
+            charged.append(Part(name, tokens, each[name]))
+            left -= tokens
+    if left:
+        if total not in each:
+            return None
+        charged.append(Part(total, left, each[total]))
+    return charged
 
 
 def exactly(picodollars: int) -> str:

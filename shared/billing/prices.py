@@ -12,7 +12,8 @@ from pathlib import Path
 import msgspec
 
 from shared.billing.cost import USD, Price
-from shared.config.document import AMOUNTS, Backend, Deployment, PriceLine, since_seconds
+from shared.config.document import Backend, Deployment, PriceLine, since_seconds
+from shared.token_classes import TOKEN_CLASSES, TOKEN_PRICES, price_name
 from shared.types import LONG_CONTEXT, Target, Usage
 
 TABLE = Path(__file__).with_name("prices.json")
@@ -148,10 +149,12 @@ def _listed() -> Iterator[PriceLine]:
 
 
 def _resolved(line: PriceLine) -> Price:
-    # USD per million is picodollars per one, times 10^6.
-    per = {name: None if (usd := getattr(line, name)) is None else round(usd * 1e6) for name in AMOUNTS}
-    whole = {name: None if (usd := getattr(line, name)) is None else round(usd * USD) for name in ("image", "second")}
-    return Price(**{name: {**per, **whole}[name] for name in Price.__struct_fields__})
+    scale = dict.fromkeys((*TOKEN_PRICES, "character"), 1e6) | {"image": USD, "second": USD}  # 1 USD per million: 10^6
+    each = {name: round(usd * by) for name, by in scale.items() if (usd := getattr(line, name)) is not None}
+    for field, tokens in TOKEN_CLASSES.items():
+        if tokens.default_price != 1 and tokens.part_of in each:
+            each.setdefault(price_name(field), round(each[tokens.part_of] * tokens.default_price))
+    return Price(each)
 
 
 def _normal(name: str) -> str:

@@ -13,7 +13,9 @@ from shared.billing.charges import UNUSED, Charge, Tariff
 from shared.billing.cost import USD
 from shared.errors import InvalidRequest
 from shared.storage import Store
+from shared.token_classes import REPORTED, TokenCounts
 from shared.usage import hours, query
+from shared.usage.aggregates import added
 
 DIMENSIONS = ("key", "team", "product", "model", "served", "deployment", "backend", "region", "system", "tier", "role")
 _STARTS: dict[str, Callable[[int], int]] = {
@@ -29,17 +31,7 @@ FORECAST_WINDOW = 7 * 24  # hours
 _EARLIEST = datetime(2024, 1, 1, tzinfo=UTC)
 _AT_ONCE = 200  # lines priced before others may run
 
-_TOKENS = (
-    "input_tokens",
-    "cached_input_tokens",
-    "audio_input_tokens",
-    "image_input_tokens",
-    "output_tokens",
-    "reasoning_tokens",
-    "audio_output_tokens",
-    "image_output_tokens",
-)
-_SUMS = ("requests", "errors", "hung_up", "estimated", *_TOKENS, "images", "characters")
+_SUMS = ("requests", "errors", "hung_up", "estimated", *REPORTED, "images", "characters")
 
 
 class UsageQuery(msgspec.Struct, frozen=True):
@@ -75,7 +67,7 @@ def question(given: Mapping[str, str], now: float, *, by: str = "key") -> UsageQ
     return UsageQuery(since, until, names, every, {name: given[name] for name in DIMENSIONS if name in given})
 
 
-class ReportLine(msgspec.Struct):
+class ReportLine(TokenCounts, frozen=True):
     """Sums of what was served, money in picodollars.
 
     `estimated` counts requests whose tokens are estimates. Cached, audio and image tokens are part of the input;
@@ -88,14 +80,6 @@ class ReportLine(msgspec.Struct):
     errors: int = 0
     hung_up: int = 0
     estimated: int = 0
-    input_tokens: int = 0
-    cached_input_tokens: int = 0
-    audio_input_tokens: int = 0
-    image_input_tokens: int = 0
-    output_tokens: int = 0
-    reasoning_tokens: int = 0
-    audio_output_tokens: int = 0
-    image_output_tokens: int = 0
     images: int = 0
     characters: int = 0
     sound_ms: int = 0
@@ -110,22 +94,21 @@ class ReportLine(msgspec.Struct):
     def total_tokens(self) -> int:
         return self.input_tokens + self.output_tokens
 
-    def add(self, charge: Charge, recent: float) -> None:
-        """`recent`: how much of this cost forecasts go by."""
-        counts, money = charge.counts, charge.picodollars
+    @classmethod
+    def of(cls, charge: Charge, recent: float) -> "ReportLine":
+        """The line of one charge. `recent`: the share of its cost that forecasts use."""
+        counts, money = charge.counts, charge.picodollars or 0
+        unpriced = counts.requests + counts.charges if charge.picodollars is None else 0
         if charge.line.role in ("served", UNUSED):
-            for name in _SUMS:
-                setattr(self, name, getattr(self, name) + getattr(counts, name))
-            self.sound_ms += counts.sound_ms
-            self.cost += money or 0
-        else:
-            self.charges += counts.charges
-            self.beside_tokens += counts.input_tokens + counts.output_tokens
-            self.beside += money or 0
-        if money is None:
-            self.unpriced += counts.requests + counts.charges
-        else:
-            self.recent += round(money * recent)
+            sums = {name: getattr(counts, name) for name in (*_SUMS, "sound_ms")}
+            return cls(**sums, cost=money, unpriced=unpriced, recent=round(money * recent))
+        return cls(
+            charges=counts.charges,
+            beside_tokens=counts.input_tokens + counts.output_tokens,
+            beside=money,
+            unpriced=unpriced,
+            recent=round(money * recent),
+        )
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -196,8 +179,9 @@ async def report(store: Store, tariff: Tariff, asked: UsageQuery) -> Report:
                 continue
             names = (label, *(getattr(charge.line, name) for name in asked.by))
             weight = 0.0 if piece.first < recent else of_capacity if charge.unit_hour else 1.0
-            for line in (lines.setdefault(names, ReportLine()), total):
-                line.add(charge, weight)
+            line = ReportLine.of(charge, weight)
+            lines[names] = added(lines[names], line) if names in lines else line
+            total = added(total, line)
             done += 1
             if done % _AT_ONCE == 0:
                 await asyncio.sleep(0)

@@ -1,5 +1,5 @@
-"""What `python -m shared.cli` runs."""
+"""Runs the command line: `python -m shared.cli`."""
 
 from shared.cli.app import cli
 
-cli()
+cli(prog_name="tollgate")

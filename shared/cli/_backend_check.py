@@ -13,7 +13,8 @@ import openai
 from shared.azure_openai.backend_requests import token_scope
 from shared.config.document import Backend
 from shared.config.environment import Settings
-from shared.credentials import Credentials, CredentialUnavailable
+from shared.credentials import Credentials
+from shared.errors import CredentialUnavailable
 
 _TIMEOUT = 30.0
 _REASONS = {

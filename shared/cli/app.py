@@ -1,12 +1,30 @@
-"""The command line, `python -m shared.cli`; one module for each family of commands. Reads the gateway's environment."""
+"""The command line, `tollgate`: one module per family of commands. It reads the gateway's environment."""
+
+from typing import Annotated
 
 import typer
 
+from shared import __version__
 from shared.cli import export, keys, limits, operations, ptu, reconcile, usage
 
-cli = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Tollgate's command line."
-)
+cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 cli.add_typer(keys.commands, name="keys")
 for family in (limits.commands, usage.commands, export.commands, reconcile.commands, ptu.commands, operations.commands):
     cli.add_typer(family)
+
+
+def _print_version(version: bool) -> None:
+    if version:
+        print(f"tollgate {__version__}")
+        raise typer.Exit
+
+
+@cli.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Manage a Tollgate gateway: keys, limits, usage and cost.
+
+    Reads GATEWAY_CONFIG and GATEWAY_STORAGE, as the gateway does."""

@@ -1,12 +1,9 @@
 """`keys`: consumers, their keys and their limits."""
 
-import functools
-import inspect
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
-from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 import msgspec
 import typer
@@ -14,28 +11,13 @@ import typer
 from shared.auth.client_address import networks
 from shared.auth.consumers import Consumers, when
 from shared.cli._terminal import AsJson, Identified, fail, find, settings, show, with_store
-from shared.config.document import Backend, Limits, limit_complaints
+from shared.config.document import Backend, Limits, Period, time_zone_problem
 from shared.limits import scopes
 from shared.storage import Store
 from shared.types import ANYWHERE, Access
 
 commands = typer.Typer(no_args_is_help=True, help="Consumers and their keys.")
 
-
-class PeriodName(StrEnum):
-    hour = "hour"
-    day = "day"
-    week = "week"
-    month = "month"
-
-
-class EstimateName(StrEnum):
-    max = "max"
-    learned = "learned"
-
-
-_AMOUNT = Annotated[int | None, typer.Option(min=0, help="0: no limit, whatever the configuration says.")]
-_PERIOD = Annotated[PeriodName | None, typer.Option(help="When the quota begins anew.")]
 AddressesOption = Annotated[
     str | None,
     typer.Option(help="Networks it may call from, separated by commas, e.g. 10.0.0.0/8,2001:db8::/32; any: all."),
@@ -47,59 +29,35 @@ DataZonesOption = Annotated[
     str | None, typer.Option(help="Data zones its calls may go to, separated by commas; all: any zone.")
 ]
 PinOption = Annotated[
-    bool | None, typer.Option("--pin/--no-pin", help="It may choose the backend by the header x-gateway-backend.")
+    bool | None, typer.Option("--pin/--no-pin", help="Allow it to choose the backend by the header x-gateway-backend.")
 ]
 ExplainOption = Annotated[
-    bool | None, typer.Option("--explain/--no-explain", help="It may ask why a call went where it went.")
+    bool | None, typer.Option("--explain/--no-explain", help="Allow it to ask why a call went to a backend.")
 ]
-_OF_LIMITS: dict[str, Any] = {
-    "tokens_per_minute": _AMOUNT,
-    "requests_per_minute": _AMOUNT,
-    "token_quota": _AMOUNT,
-    "token_quota_period": _PERIOD,
-    "request_quota": _AMOUNT,
-    "request_quota_period": _PERIOD,
-    "budget_usd": Annotated[float | None, typer.Option(min=0, help="USD; 0: no limit.")],
-    "budget_period": _PERIOD,
-    "max_concurrent": _AMOUNT,
-    "time_zone": Annotated[str | None, typer.Option(help="By whose clocks periods begin, e.g. Europe/Berlin.")],
-    "soft": Annotated[bool | None, typer.Option("--soft/--hard", help="Tell what exceeds a limit, or refuse it.")],
-    "estimate": Annotated[
-        EstimateName | None,
-        typer.Option(help="Tokens reserved for an answer: all it may have, or what such calls took."),
-    ],
-}
-
-
-def with_limit_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command an option for every limit; its `limits` are what was given of them."""
-
-    @functools.wraps(command)
-    def run(**given: Any) -> None:
-        told = {name: value for name in _OF_LIMITS if (value := given.pop(name)) is not None}
-        limits = msgspec.convert(told, Limits)
-        if complaint := next(limit_complaints(limits), None):
-            fail("--" + complaint.replace("_", "-", 2))
-        command(limits=limits, **given)
-
-    own = inspect.signature(command)
-    options = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
-        for name, kind in _OF_LIMITS.items()
-    ]
-    others = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own.parameters.values()]
-    parameters = [*(other for other in others if other.name != "limits"), *options]
-    run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return run
+_PANEL = "Limits"
+LimitOption = Annotated[
+    int | None, typer.Option(min=0, help="0: no limit, whatever the configuration says.", rich_help_panel=_PANEL)
+]
+BudgetOption = Annotated[float | None, typer.Option(min=0, help="USD; 0: no limit.", rich_help_panel=_PANEL)]
+PeriodOption = Annotated[Period | None, typer.Option(help="Period of the quota or budget.", rich_help_panel=_PANEL)]
+TimeZoneOption = Annotated[
+    str | None, typer.Option(help="Time zone of the periods, e.g. Europe/Berlin.", rich_help_panel=_PANEL)
+]
+SoftOption = Annotated[
+    bool | None,
+    typer.Option("--soft/--hard", help="Report calls over a limit, or reject them.", rich_help_panel=_PANEL),
+]
+EstimateOption = Annotated[
+    Literal["max", "learned"] | None,
+    typer.Option(help="Output tokens reserved for a call: its maximum, or the average.", rich_help_panel=_PANEL),
+]
 
 
 @commands.command()
-@with_limit_options
 def create(
-    limits: Limits,
-    name: Annotated[str, typer.Argument(help="Who will use the key, e.g. a team or an application.")],
-    team: Annotated[str, typer.Option(help="The team of the configuration whose limits it shares.")] = "",
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="The user of the key, e.g. a team or an application.")],
+    team: Annotated[str, typer.Option(help="Team of the configuration whose limits it shares.")] = "",
     models: Annotated[str | None, typer.Option(help="Models it may use, separated by commas; default: all.")] = None,
     addresses: AddressesOption = None,
     regions: RegionsOption = None,
@@ -110,45 +68,70 @@ def create(
         datetime | None, typer.Option(help="End of its validity, UTC.", formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
     ] = None,
     as_json: AsJson = False,
+    tokens_per_minute: LimitOption = None,
+    requests_per_minute: LimitOption = None,
+    token_quota: LimitOption = None,
+    token_quota_period: PeriodOption = None,
+    request_quota: LimitOption = None,
+    request_quota_period: PeriodOption = None,
+    budget_usd: BudgetOption = None,
+    budget_period: PeriodOption = None,
+    max_concurrent: LimitOption = None,
+    time_zone: TimeZoneOption = None,
+    soft: SoftOption = None,
+    estimate: EstimateOption = None,
 ) -> None:
-    """Make a consumer and its first key, which is shown once."""
+    """Create a consumer and its first key, which is shown once."""
+    limits = _limits(context)
     access = _access(ANYWHERE, regions, data_zones, pin, explain)
     name = name.strip()
     if not name or len(name) > 128 or not name.isprintable():
         fail("NAME: expected 1 to 128 printable characters")
     if team and team not in (teams := settings().configuration.limits.teams):
-        fail(f"--team: expected one of {', '.join(sorted(teams)) or 'limits.teams, which has none'}, got {team}")
-    allowed, from_where = _models(models), _networks(addresses) or ()
+        fail(f"--team: expected one of {', '.join(sorted(teams)) or 'limits.teams, which is empty'}, got {team}")
+    allowed, sources = _models(models), _networks(addresses) or ()
     ends = expires.replace(tzinfo=UTC).timestamp() if expires else 0.0
 
     async def run(store: Store) -> None:
-        consumer, text = await Consumers(store).create(
-            name, models=allowed, limits=limits, expires=ends, team=team, addresses=from_where, access=access
+        consumer, key = await Consumers(store).create(
+            name, models=allowed, limits=limits, expires=ends, team=team, addresses=sources, access=access
         )
-        _show_key(consumer.id, text, name, as_json)
+        _show_key(consumer.id, key, name, as_json)
 
     with_store(run)
 
 
 @commands.command("set")
-@with_limit_options
-def change_limits(
-    limits: Limits,
+def change(
+    context: typer.Context,
     identified: Identified,
     addresses: AddressesOption = None,
     regions: RegionsOption = None,
     data_zones: DataZonesOption = None,
     pin: PinOption = None,
     explain: ExplainOption = None,
-    model: Annotated[str, typer.Option(help="Hold these limits on this model, beside those of the key.")] = "",
+    model: Annotated[str, typer.Option(help="Set the limits on this model, in addition to those of the key.")] = "",
     clear: Annotated[
-        bool, typer.Option("--clear", help="Forget those it has: what is not given is as configured.")
+        bool, typer.Option("--clear", help="Remove its limits first: those not given are as configured.")
     ] = False,
     as_json: AsJson = False,
+    tokens_per_minute: LimitOption = None,
+    requests_per_minute: LimitOption = None,
+    token_quota: LimitOption = None,
+    token_quota_period: PeriodOption = None,
+    request_quota: LimitOption = None,
+    request_quota_period: PeriodOption = None,
+    budget_usd: BudgetOption = None,
+    budget_period: PeriodOption = None,
+    max_concurrent: LimitOption = None,
+    time_zone: TimeZoneOption = None,
+    soft: SoftOption = None,
+    estimate: EstimateOption = None,
 ) -> None:
-    """Change a consumer's limits, where it may call from, or where its calls may go. Effective everywhere within
-    60 seconds."""
-    from_where = _networks(addresses)
+    """Change the limits of a consumer, where it may call from, or where its calls may go. Takes effect everywhere
+    within 60 seconds."""
+    limits = _limits(context)
+    sources = _networks(addresses)
     if model:
         _models(model)
         model = settings().configuration.canonical(model)
@@ -160,25 +143,25 @@ def change_limits(
         changed = scopes.merged(old, limits)
         access = _access(consumer.access, regions, data_zones, pin, explain)
         await Consumers(store).change_limits(record, changed, model)
-        if from_where is not None:
-            await Consumers(store).change_addresses(record, from_where)
+        if sources is not None:
+            await Consumers(store).change_addresses(record, sources)
         if access != consumer.access:
             await Consumers(store).change_access(record, access)
         answer = {
             "id": consumer.id,
             "name": consumer.name,
             "limits": msgspec.to_builtins(changed),
-            "addresses": list(consumer.addresses if from_where is None else from_where),
+            "addresses": list(consumer.addresses if sources is None else sources),
             "access": msgspec.to_builtins(access),
         }
-        print(json.dumps(answer) if as_json else f"Changed the limits of {consumer.name}, effective within 60 seconds.")
+        print(json.dumps(answer) if as_json else f"Changed {consumer.name}, effective within 60 seconds.")
 
     with_store(run)
 
 
 @commands.command("list")
 def list_keys(as_json: AsJson = False) -> None:
-    """Every consumer, without its secrets."""
+    """List all consumers, without their keys."""
 
     async def run(store: Store) -> None:
         now = store.now()
@@ -205,7 +188,7 @@ def list_keys(as_json: AsJson = False) -> None:
 
 @commands.command()
 def revoke(identified: Identified, as_json: AsJson = False) -> None:
-    """End all keys of a consumer. Effective everywhere within 60 seconds."""
+    """Revoke all keys of a consumer. Takes effect everywhere within 60 seconds."""
 
     async def run(store: Store) -> None:
         record = await find(store, identified)
@@ -224,32 +207,45 @@ def revoke(identified: Identified, as_json: AsJson = False) -> None:
 def rotate(
     identified: Identified,
     grace_hours: Annotated[
-        float, typer.Option(min=0, max=24 * 90, help="Hours for which the old key goes on working.")
+        float, typer.Option(min=0, max=24 * 90, help="Hours during which the old key still works.")
     ] = 0.0,
     as_json: AsJson = False,
 ) -> None:
-    """Make a new key for a consumer and end the old one: its usage and limits stay together."""
+    """Replace the key of a consumer. Its usage and limits continue."""
 
     async def run(store: Store) -> None:
         record = await find(store, identified)
-        text = await Consumers(store).rotate(record, grace=grace_hours * 3600)
-        _show_key(record.consumer.id, text, record.consumer.name, as_json)
+        key = await Consumers(store).rotate(record, grace=grace_hours * 3600)
+        _show_key(record.consumer.id, key, record.consumer.name, as_json)
 
     with_store(run)
 
 
-def _show_key(consumer_id: str, text: str, name: str, as_json: bool) -> None:
+def _show_key(consumer_id: str, key: str, name: str, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"id": consumer_id, "key": text, "name": name}))
+        print(json.dumps({"id": consumer_id, "key": key, "name": name}))
     else:
         print(
-            f"id    {consumer_id}\nname  {name}\nkey   {text}\n\n"
+            f"id    {consumer_id}\nname  {name}\nkey   {key}\n\n"
             "Keep the key now: it is stored as a hash and cannot be shown again."
         )
 
 
+def _limits(context: typer.Context) -> Limits:
+    """The limits among a command's options."""
+    options = {name: context.params[name] for name in Limits.__struct_fields__ if context.params[name] is not None}
+    try:
+        limits = msgspec.convert(options, Limits)
+    except msgspec.ValidationError as error:
+        message, _, field = str(error).rstrip("`").partition(" - at `$.")
+        fail(f"--{field.replace('_', '-')}: {message}")
+    if problem := time_zone_problem(limits):
+        fail(f"--time-zone{problem.removeprefix('time_zone')}")
+    return limits
+
+
 def _networks(text: str | None) -> tuple[str, ...] | None:
-    """The networks of a policy; none for `any`."""
+    """The networks that an option lists, () for `any`, None if it is not given."""
     if text is None or text.strip() == "any":
         return None if text is None else ()
     try:
@@ -259,7 +255,7 @@ def _networks(text: str | None) -> tuple[str, ...] | None:
 
 
 def _access(old: Access, regions: str | None, data_zones: str | None, pin: bool | None, explain: bool | None) -> Access:
-    """A policy's access with what a command's options change in it."""
+    """A policy's access, changed by the options of a command."""
     return Access(
         regions=old.regions if regions is None else _places("--regions", regions, lambda backend: backend.region),
         data_zones=old.data_zones
@@ -271,27 +267,28 @@ def _access(old: Access, regions: str | None, data_zones: str | None, pin: bool 
 
 
 def _places(option: str, text: str, of: Callable[[Backend], str | None]) -> frozenset[str] | None:
-    """Regions or zones, checked against the configuration; None for all."""
-    wanted = frozenset(part.strip() for part in text.split(",") if part.strip())
-    if wanted == {"all"}:
+    """Regions or zones that the configuration has, None for all."""
+    places = _parts(text)
+    if places == {"all"}:
         return None
-    known = {place for backend in settings().configuration.backends if (place := of(backend))}
-    if not wanted or wanted - known:
-        got = ", ".join(sorted(wanted - known)) or "none"
-        fail(f"{option}: expected all, or some of {', '.join(sorted(known)) or 'none that a backend has'}, got {got}")
-    return wanted
+    configured = {place for backend in settings().configuration.backends if (place := of(backend))}
+    if not places or places - configured:
+        names = ", ".join(sorted(configured)) or "none, since no backend has one"
+        fail(f"{option}: expected all, or some of {names}; got {', '.join(sorted(places - configured)) or 'none'}")
+    return places
 
 
 def _models(text: str | None) -> frozenset[str] | None:
-    """The models of a policy, checked against the configuration: a typo would silently allow nothing."""
+    """Models that the configuration has, since a typo would silently allow nothing. None for all."""
     if text is None:
         return None
-    wanted = frozenset(part.strip() for part in text.split(",") if part.strip())
-    configuration = settings().configuration
-    aliases = {alias for about in configuration.models.values() for alias in about.aliases}
-    known = set(configuration.model_names()) | aliases
-    if not wanted or wanted - known:
-        fail(
-            f"--models: expected some of {', '.join(sorted(known))}, got {', '.join(sorted(wanted - known)) or 'none'}"
-        )
-    return wanted
+    models, configuration = _parts(text), settings().configuration
+    configured = {*configuration.model_names(), *configuration.aliases}
+    if not models or models - configured:
+        got = ", ".join(sorted(models - configured)) or "none"
+        fail(f"--models: expected some of {', '.join(sorted(configured))}; got {got}")
+    return models
+
+
+def _parts(text: str) -> frozenset[str]:
+    return frozenset(part.strip() for part in text.split(",") if part.strip())

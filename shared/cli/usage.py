@@ -11,6 +11,7 @@ from shared.billing import report as usage_report
 from shared.billing.charges import Tariff
 from shared.cli._terminal import AsJson, fail, find, settings, show, with_store
 from shared.storage import Store
+from shared.token_classes import TOKEN_CLASSES
 
 commands = typer.Typer()
 
@@ -83,7 +84,7 @@ def _money(amount: float | None) -> str:
 
 # Shown where there is something to show.
 _DETAILS = {
-    *("errors", "hung_up", "estimated", "cached_input_tokens", "audio_input_tokens", "image_input_tokens"),
-    *("reasoning_tokens", "audio_output_tokens", "image_output_tokens", "images", "characters", "seconds"),
+    *(field for field, tokens in TOKEN_CLASSES.items() if tokens.part_of),
+    *("errors", "hung_up", "estimated", "images", "characters", "seconds"),
     *("charges", "beside_tokens", "beside_usd", "unpriced"),
 }

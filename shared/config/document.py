@@ -1,50 +1,42 @@
-"""Reads the environment and the configuration document, once, and refuses what is wrong with the path of the key."""
+"""Schema of the configuration document, with its defaults and the ranges of its numbers."""
 
 import functools
-from collections.abc import Iterator
 from datetime import date
-from typing import Literal
+from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
 
 import msgspec
+from msgspec import Meta
 
+from shared.token_classes import TOKEN_PRICES, Dollars, TokenPrices
+
+Limit = Annotated[int, Meta(ge=0, le=10**15)]  # 0: no limit
 Deployment = Literal["global", "data_zone", "regional"]
 Tier = Literal["standard", "batch", "priority", "flex"]
 
 
-class PriceLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, rename={"since": "from"}):
-    """One price, as the table and the configuration hold it: USD per million tokens or characters, per second of sound,
+class PriceLine(TokenPrices, frozen=True, forbid_unknown_fields=True, kw_only=True, rename={"since": "from"}):
+    """One price, in the table and in the configuration: USD per million tokens or characters, per second of sound,
     per image, per hour of a provisioned throughput unit.
 
-    Of several that fit a call, the one that says most of it counts: region before kind of deployment, then the latest
-    `from` (YYYY-MM-DD, UTC). None of `deployment`, no `regions`: any.
+    If several match a call, the most specific one applies: region before kind of deployment, then the latest `from`
+    (YYYY-MM-DD, UTC). `deployment` None and empty `regions` match all.
     """
 
     model: str = ""
     deployment: Deployment | None = None
-    regions: list[str] = []
+    regions: list[str] = []  # noqa: RUF012 - msgspec copies it
     tier: Tier = "standard"
     context: Literal["short", "long"] = "short"
     since: str = ""
-    input: float | None = None
-    cached_input: float | None = None
-    output: float | None = None
-    reasoning: float | None = None
-    audio_input: float | None = None
-    audio_output: float | None = None
-    image_input: float | None = None
-    image_output: float | None = None
-    image: float | None = None
-    second: float | None = None
-    character: float | None = None
-    unit_hour: float | None = None
+    image: Dollars | None = None
+    second: Dollars | None = None
+    character: Dollars | None = None
+    unit_hour: Dollars | None = None
 
     def problem(self) -> str | None:
-        """What is wrong with this line, if anything is."""
-        amounts = {name: getattr(self, name) for name in AMOUNTS}
-        given = {name for name, amount in amounts.items() if amount is not None}
-        if bad := next((name for name in given if not 0 <= amounts[name] <= 1e6), None):
-            return f"{bad}: expected 0 to 1e6 USD, got {amounts[bad]}"
+        """The complaint about this line, None if it is consistent."""
+        given = {name for name in AMOUNTS if getattr(self, name) is not None}
         if not given:
             return f"expected at least one of {', '.join(AMOUNTS)}"
         if bool(self.model) == ("unit_hour" in given) or ("unit_hour" in given and len(given) > 1):
@@ -52,11 +44,11 @@ class PriceLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         return None if is_date(self.since) else f"from: expected a date as 2026-08-01, got {self.since!r}"
 
 
-AMOUNTS = PriceLine.__struct_fields__[6:]
+AMOUNTS = (*TOKEN_PRICES, "image", "second", "character", "unit_hour")
 
 
 def is_date(since: str) -> bool:
-    """Whether this is a day, or nothing at all, which means always."""
+    """True for a day, and for "", which means always."""
     try:
         return since_seconds(since) >= 0
     except ValueError:
@@ -65,14 +57,14 @@ def is_date(since: str) -> bool:
 
 @functools.cache
 def since_seconds(since: str) -> int:
-    """The beginning of that day; YYYY-MM-DD alone, of the forms that ISO 8601 has."""
+    """The start of a day in seconds since 1970, 0 for "". Raises `ValueError` for other formats than YYYY-MM-DD."""
     if len(since) not in (0, 10) or "W" in since:
         raise ValueError(since)
     return (date.fromisoformat(since) - date(1970, 1, 1)).days * 86_400 if since else 0
 
 
 class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A backend's key, by the name of the environment variable that holds it: the configuration holds no secret."""
+    """The name of the environment variable that holds a backend's key: the configuration holds no secret."""
 
     api_key_env: str
 
@@ -84,16 +76,15 @@ class ProvisionedCapacity(
     next entry of that model. `usd_per_unit_hour` None: Azure's price without a reservation."""
 
     model: str
-    units: int
+    units: Annotated[int, Meta(ge=0, le=1_000_000)]
     since: str
-    usd_per_unit_hour: float | None = None
+    usd_per_unit_hour: Annotated[float, Meta(ge=0, le=1000)] | None = None
 
 
 class Backend(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """An Azure OpenAI resource that may be called. `models` maps the name a caller uses to Azure's deployment.
-    `tokens_per_minute`: the quota of a model's deployment, where what Azure tells of it is not to be trusted.
-    `deployment` and `capacity` are what its prices depend on, nothing else; `resource_id` is Azure's name for it, under
-    which Azure Monitor knows it."""
+    """An Azure OpenAI resource. `models` maps the name a caller uses to Azure's deployment.
+    `tokens_per_minute` overrides the quota that Azure reports for a model's deployment. `deployment` and `capacity`
+    affect prices only. `resource_id` identifies the resource in Azure Monitor."""
 
     name: str
     endpoint: str
@@ -107,64 +98,64 @@ class Backend(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     deployment: Deployment = "global"
     capacity: list[ProvisionedCapacity] = []
     resource_id: str | None = None
-    priority: int = 1
-    weight: int = 1
-    tokens_per_minute: dict[str, int] = {}
+    priority: Annotated[int, Meta(ge=0, le=100)] = 1
+    weight: Annotated[int, Meta(ge=1, le=100)] = 1
+    tokens_per_minute: dict[str, Annotated[int, Meta(ge=1)]] = {}
 
 
 Period = Literal["hour", "day", "week", "month"]
 
 
 class Limits(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True, gc=False):
-    """What a consumer, a team, an address or a model may use. None: what the configuration says; 0: no limit.
+    """Limits of a consumer, a team, an address or a model. None: the configuration's default; 0: no limit.
 
-    Periods begin by the clocks of `time_zone` (UTC). `soft`: what exceeds a limit is told, not refused. `estimate`:
-    what is reserved for an answer's tokens, all that the call allows (`max`) or what such calls took (`learned`).
+    Periods start by the clocks of `time_zone` (UTC). `soft`: calls over a limit are reported, not rejected.
+    `estimate`: output tokens to reserve, the maximum that the call allows (`max`) or the average (`learned`).
     """
 
-    requests_per_minute: int | None = None
-    tokens_per_minute: int | None = None
-    token_quota: int | None = None
+    requests_per_minute: Limit | None = None
+    tokens_per_minute: Limit | None = None
+    token_quota: Limit | None = None
     token_quota_period: Period | None = None
-    request_quota: int | None = None
+    request_quota: Limit | None = None
     request_quota_period: Period | None = None
-    budget_usd: float | None = None
+    budget_usd: Annotated[float, Meta(ge=0, le=1e15)] | None = None
     budget_period: Period | None = None
-    max_concurrent: int | None = None
+    max_concurrent: Limit | None = None
     time_zone: str | None = None
     soft: bool | None = None
     estimate: Literal["max", "learned"] | None = None
 
 
 class AddressLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What may come from one client address, whatever key is sent. None or 0: no limit."""
+    """Limits of one client address, across all keys. None or 0: no limit."""
 
-    requests_per_minute: int | None = None
-    request_quota: int | None = None
+    requests_per_minute: Limit | None = None
+    request_quota: Limit | None = None
     request_quota_period: Period = "day"
     time_zone: str = "UTC"
 
 
 class ClientAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Who is believed about a caller's address. `header` None: the server that listens. Else the proxy that wrote the
-    entry of this header at `hops` from its end: so many proxies of the operator's own have each added one."""
+    """The source of a caller's address. `header` None: the connection. Otherwise the entry of this header at `hops`
+    from its end, where `hops` is the number of the operator's proxies, each of which appends one."""
 
     header: str | None = None
-    hops: int = 1
+    hops: Annotated[int, Meta(ge=1, le=10)] = 1
 
 
 FallbackReason = Literal["unavailable", "context_window", "content_filter"]
 
 
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A share of a model's calls, 0 to 1, that goes to another model as well or instead."""
+    """A share of a model's calls, 0 to 1, that is sent to another model, too or instead."""
 
     model: str
-    share: float
+    share: Annotated[float, Meta(gt=0, le=1)]
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is said of a model beyond where it is deployed. `hedge`: a slow answer is asked for again elsewhere."""
+    """Settings of a model on all its backends. `hedge`: a slow call is sent to a second backend."""
 
     fallbacks: list[str] = []
     aliases: list[str] = []
@@ -177,14 +168,14 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class WebhookSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where alerts go, and the name of the environment variable that holds the secret they are signed with."""
+    """The URL that receives alerts, and the environment variable with the secret that signs them."""
 
     url: str
     secret_env: str
 
 
 class Webhook(msgspec.Struct, frozen=True):
-    """Where alerts go, with the secret itself."""
+    """The URL that receives alerts, with the secret itself."""
 
     url: str
     secret: str
@@ -194,17 +185,17 @@ class Webhook(msgspec.Struct, frozen=True):
 
 
 class TokenHeaders(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Names of headers for those who come from API Management's `llm-token-limit`. None: not sent."""
+    """Names of the token headers, as API Management's `llm-token-limit` has them. None: not sent."""
 
     remaining_tokens: str | None = None
     consumed_tokens: str | None = None
 
 
 class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What everybody is held to. `defaults`: consumers without limits of their own; `teams`: the keys of each together;
-    `addresses`: every client address, with and without a valid key.
+    """Limits for all callers. `defaults`: for consumers that set none; `teams`: shared by the keys of each team;
+    `addresses`: for every client address, with and without a valid key.
 
-    `contact` is whom a refused caller is told to ask; `webhook` is told of quotas that are nearly used.
+    `contact` is named in the error of a rejected call; `webhook` receives alerts about quotas that are nearly used up.
     """
 
     defaults: Limits = Limits()
@@ -216,57 +207,57 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ExportSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where months of charges are written as FOCUS files. `container`: of the storage account that holds the state;
-    None: nowhere. `billing_account`: who pays for the whole, in the operator's words."""
+    """The export of monthly charges as FOCUS files. `container`: in the storage account that holds the state; None: no
+    export. `billing_account`: the payer's name in the files."""
 
     container: str | None = None
     billing_account: str = "tollgate"
 
 
 class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """In seconds. `total`: until an answer is complete, or a stream shows its first token; it stays below the 230 s
-    after which Azure's front end cuts a silent connection. `stream`: until a stream has ended.
-    `request_body`: until a request's body has come, and more at 16 kB/s for longer ones.
+    """In seconds. `total`: until an answer is complete, or a stream has its first token; below the 230 s after which
+    Azure's front end cuts a silent connection. `stream`: until a stream has ended.
+    `request_body`: until a request's body has arrived; longer for large ones, at 16 kB/s.
 
-    `first_byte` None: by the kind of call (`deadlines.first_byte_timeout`).
+    `first_byte` None: depends on the kind of call (`forwarding/_timeouts.py`).
     """
 
-    connect: float = 2.0
-    first_byte: float | None = None
-    total: float = 220.0
-    stream: float = 1800.0
-    request_body: float = 60.0
+    connect: Annotated[float, Meta(gt=0, le=60)] = 2.0
+    first_byte: Annotated[float, Meta(gt=0, le=220)] | None = None
+    total: Annotated[float, Meta(gt=0, le=220)] = 220.0
+    stream: Annotated[float, Meta(gt=0, le=86_400)] = 1800.0
+    request_body: Annotated[float, Meta(gt=0, le=600)] = 60.0
 
 
 Durability = Literal["committed", "deferred"]
 
 
 class LedgerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How surely usage rows are kept. `committed`: the last byte of an answer waits for its row; `deferred`: it does
-    not, and a crash loses about a second's rows.
+    """Durability of usage rows. `committed`: the last byte of an answer waits for its row; `deferred`: it does not, and
+    a crash loses about a second of rows.
 
-    `overflow_directory`: where rows wait on disk while the table is out of reach; None: in the temporary directory.
-    `overflow_bytes`: at most; 0: never on disk. `keep_months`: raw rows of older months are dropped; 0: never.
+    `overflow_directory`: holds rows on disk while the table is unavailable; None: the temporary directory.
+    `overflow_bytes`: its largest size; 0: nothing on disk. `keep_months`: age at which raw rows are dropped; 0: never.
     """
 
     durability: Durability = "committed"
     overflow_directory: str | None = None
-    overflow_bytes: int = 256 * 1024 * 1024
-    keep_months: int = 25
+    overflow_bytes: Annotated[int, Meta(ge=0, le=10**12)] = 256 * 1024 * 1024
+    keep_months: Annotated[int, Meta(ge=0, le=1200)] = 25
 
 
 class Tracing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How many traces a second each process keeps, and as many again of calls that went wrong. 0: none."""
+    """Traces that each process keeps per second, and as many again of failed calls. 0: none."""
 
-    traces_per_second: float = 1.0
+    traces_per_second: Annotated[float, Meta(ge=0, le=1000)] = 1.0
 
 
-class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The configuration document, checked.
+class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
+    """The configuration document.
 
-    `max_upload_bytes` bounds multipart bodies, which are relayed while they come; `max_request_bytes` all others.
-    `heartbeat_seconds`: silence after which a stream gets a comment; 0: never. `adopt_unknown_ids`: ids that the
-    gateway has not seen being made are looked for on the backends, and are then open to every key.
+    `max_upload_bytes` limits multipart bodies, which are streamed; `max_request_bytes` limits all others.
+    `heartbeat_seconds`: silence after which a stream gets a comment; 0: never. `adopt_unknown_ids`: the backends are
+    searched for objects that the gateway did not create, which are then open to every key.
     """
 
     backends: list[Backend]
@@ -279,27 +270,29 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timeouts: Timeouts = Timeouts()
     ledger: LedgerSettings = LedgerSettings()
     telemetry: Tracing = Tracing()
-    max_request_bytes: int = 32 * 1024 * 1024
-    max_upload_bytes: int = 1024 * 1024 * 1024
-    heartbeat_seconds: float = 15.0
+    max_request_bytes: Annotated[int, Meta(ge=1024, le=100 * 1024 * 1024)] = 32 * 1024 * 1024
+    max_upload_bytes: Annotated[int, Meta(ge=1024, le=2**40)] = 1024 * 1024 * 1024
+    heartbeat_seconds: Annotated[float, Meta(ge=0, le=200)] = 15.0
     adopt_unknown_ids: bool = False
 
     def model_names(self) -> list[str]:
-        """Every model that a backend serves, in the order of the document."""
+        """All models that a backend serves, in the order of the document."""
         return list(dict.fromkeys(model for backend in self.backends for model in backend.models))
 
+    @functools.cached_property
+    def aliases(self) -> dict[str, str]:
+        """Alias -> the model."""
+        return {alias: name for name, model in self.models.items() for alias in model.aliases}
+
     def canonical(self, model: str) -> str:
-        """The model that an alias stands for; any other name is its own."""
-        return next((name for name, about in self.models.items() if model in about.aliases), model)
+        """The model of an alias; any other name is returned as it is."""
+        return self.aliases.get(model, model)
 
 
-def limit_complaints(limits: Limits | AddressLimits) -> Iterator[str]:
-    """What is wrong with some limits, each with the name of the field first."""
-    for name in limits.__struct_fields__:
-        value = getattr(limits, name)
-        if isinstance(value, int | float) and not isinstance(value, bool) and not 0 <= value <= 1e15:
-            yield f"{name}: expected 0 (no limit) or more, at most 1e15, got {value}"
+def time_zone_problem(limits: Limits | AddressLimits) -> str:
+    """The complaint about the time zone, "" if it exists."""
     try:
         ZoneInfo(limits.time_zone or "UTC")
     except (ValueError, OSError, KeyError):
-        yield f"time_zone: expected the name of a time zone such as Europe/Berlin, got {limits.time_zone!r}"
+        return f"time_zone: expected the name of a time zone such as Europe/Berlin, got {limits.time_zone!r}"
+    return ""

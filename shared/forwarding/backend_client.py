@@ -19,7 +19,8 @@ from yarl import URL
 
 from shared.azure_openai import answers, backend_requests, metering
 from shared.config.document import Timeouts
-from shared.credentials import Credentials, CredentialUnavailable
+from shared.credentials import Credentials
+from shared.errors import CredentialUnavailable
 from shared.forwarding._attempt import (
     AttemptFailed,
     AttemptTimeout,
@@ -79,7 +80,7 @@ class BackendClient:
         """One try, committed while `patience` lasts, which for an upload begins with its last byte. Raises `Failed`;
         the breakers learn how it went. What the caller did wrong with its upload is raised as it is."""
         request = backend_requests.upstream_request(call, target)
-        opener = self._credentials.known(target.backend, request.scope) or await self._opener(target, request.scope)
+        opener = self._credentials.cached(target.backend, request.scope) or await self._opener(target, request.scope)
         breakers = self._breakers
         started = breakers.clock()
         mark = breakers.begin(target, patience.seconds, quota.estimate(call))
@@ -166,7 +167,7 @@ class BackendClient:
             timeout=self._timeout,
         )
         if response.status == 401 and name == "authorization":
-            self._credentials.forget(request.scope)
+            self._credentials.rejected(request.scope)
         return response
 
     async def _commit(
@@ -177,8 +178,8 @@ class BackendClient:
         asked = target
         if target.backend.kind == "provisioned" and "x-ms-spillover-from-deployment" in headers:
             target = _spilled(target, headers)  # booked as what it was served by
-        elif (told := quota.told(headers, mark, self._breakers.clock())) is not None:
-            self._breakers.learn(asked, told)
+        elif (reading := quota.read(headers, mark, self._breakers.clock())) is not None:
+            self._breakers.learn(asked, reading)
         ended = functools.partial(self._breakers.end, asked)
         if response.status == 200 and response.content_type == "text/event-stream":
             meter, head = await self._first_token(call, asked, response)

@@ -95,8 +95,7 @@ class ForwardedCall:
     async def run(self) -> UpstreamResponse:
         """The first committed answer. Raises `ForwardingFailed`, and closes what it opened on any way out."""
         self._forwarder.budget.called()
-        if self._breakers.fleet is not None:
-            self._breakers.fleet.look()
+        self._breakers.look()
         while self._left:
             target = self._left.pop(0)
             if self._upload is not None and not self._upload.repeatable:

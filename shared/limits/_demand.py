@@ -1,19 +1,21 @@
-"""How much of a limit this instance is asked for, and so how much it will need in the time of a lease. Pure."""
+"""Moving average of demand, used to size the next lease. Pure."""
 
 import math
 
 import msgspec
 
-from shared.limits._token_bucket import LEASE_SECONDS, NOTHING, Amounts
+from shared.limits._amounts import NOTHING, Amounts
+from shared.limits._token_bucket import LEASE_SECONDS
 
 _MEMORY = 10.0  # seconds over which the demand is averaged
-_RAMP = 3.0  # seconds: a demand that has just begun is taken to be as old as this at least
-_FORGOTTEN = 0.05  # of an average: below that the demand begins anew
+_RAMP = 3.0  # seconds: the least age that a demand is assumed to have
+_FORGOTTEN = 0.05  # of an average: below that, the demand starts over
 _LOW = 0.3  # of a lease's time: below that it is refilled ahead
 
 
 class DemandAverage(msgspec.Struct, frozen=True, gc=False):
-    """The demand a second, in every dimension, as an average that fades; `touched` last, `began` (seconds)."""
+    """The demand per second in every dimension, as an average that fades. `touched`: the time of the last call;
+    `began`: of the first one."""
 
     requests: float = 0.0
     tokens: float = 0.0
@@ -23,7 +25,7 @@ class DemandAverage(msgspec.Struct, frozen=True, gc=False):
     began: float = -math.inf
 
     def after(self, cost: Amounts, now: float) -> "DemandAverage":
-        """With one more call."""
+        """The average with one more call."""
         faded = math.exp((self.touched - now) / _MEMORY) if now > self.touched else 1.0
         return DemandAverage(
             self.requests * faded + cost.requests / _MEMORY,
@@ -35,14 +37,14 @@ class DemandAverage(msgspec.Struct, frozen=True, gc=False):
         )
 
     def ahead(self, now: float) -> Amounts:
-        """What a lease's time will probably ask for; nothing where that is less than one call."""
+        """The probable demand during a lease; nothing if that is less than one call."""
         times = self._lease_time() * math.exp(min(0.0, self.touched - now) / _MEMORY)
         if self.requests * times < 1.0:
             return NOTHING
         return Amounts(self.requests * times, self.tokens * times, self.usd * times, self.slots * times)
 
     def runs_low(self, left: Amounts) -> bool:
-        """Whether what is left of a lease should be added to before it is spent."""
+        """True if a lease with so much left should be refilled before it is spent."""
         times = self._lease_time()
         if self.requests * times < 1.0:
             return False
@@ -50,9 +52,9 @@ class DemandAverage(msgspec.Struct, frozen=True, gc=False):
         return left.requests < self.requests * times or left.tokens < self.tokens * times or left.usd < self.usd * times
 
     def _lease_time(self) -> float:
-        """Seconds of a lease, as a multiple of the averaged demand: a young average has not seen all of it yet."""
+        """Seconds of a lease, more for a young average, which has not seen all of the demand yet."""
         age = max(_RAMP, self.touched - self.began)
         return LEASE_SECONDS / (1.0 - math.exp(-age / _MEMORY)) if age < 3 * _MEMORY else LEASE_SECONDS
 
 
-NO_PACE = DemandAverage()
+NO_DEMAND = DemandAverage()

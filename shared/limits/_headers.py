@@ -1,4 +1,4 @@
-"""What callers are told of their limits: the headers of every answer, and the refusals."""
+"""Limits as callers see them: headers of every response, and the errors of denied calls."""
 
 import math
 from collections.abc import Sequence
@@ -7,51 +7,46 @@ from zoneinfo import ZoneInfo
 
 from shared.config.document import Limits
 from shared.errors import BudgetExceeded, GatewayError, QuotaExceeded, RateLimitExceeded
-from shared.limits._exchange import Refused
+from shared.limits._amounts import DIMENSIONS
+from shared.limits._exchange import Denied
 from shared.limits._lease import LeasedLimit
-from shared.limits._token_bucket import DIMENSIONS
 
-_TOLD = [(name, DIMENSIONS.index(name)) for name in ("requests", "tokens")]
-
-
-def headers(lessees: Sequence[LeasedLimit], now: float) -> dict[str, str]:
-    """The caller's limits, in OpenAI's form; those of the narrowest scope where there are several."""
-    told = {}
-    for name, dimension in _TOLD:
-        narrowest: tuple[float, float, float] | None = None
-        for lessee in lessees:
-            shown = lessee.available(dimension, now)
-            if shown is not None and (narrowest is None or shown[1] / shown[0] < narrowest[1] / narrowest[0]):
-                narrowest = shown
-        if narrowest is not None:
-            limit, remaining, reset = narrowest
-            told[f"x-ratelimit-limit-{name}"] = str(round(limit))
-            told[f"x-ratelimit-remaining-{name}"] = str(int(remaining + 1e-6))
-            told[f"x-ratelimit-reset-{name}"] = duration(reset)
-    return told
+_SHOWN = [(name, DIMENSIONS.index(name)) for name in ("requests", "tokens")]
 
 
-def error(refused: Refused, lessees: Sequence[LeasedLimit], now: float, contact: str) -> GatewayError:
-    """Names the limit, its value, when to come back, and whom to ask."""
-    about, limits, refusal = refused.scope.about, refused.scope.limits, refused.refusal
-    told: GatewayError
-    if refusal.kind == "rate":
-        wait = math.ceil(refusal.wait * 1000) / 1000
-        allowed = _rate(limits, refusal.dimension)
-        told = RateLimitExceeded(
-            f"{about} is limited to {allowed}. Retry after {wait:.3f} seconds; for more, ask {contact}.", wait
+def headers(limits: Sequence[LeasedLimit], now: float) -> dict[str, str]:
+    """The caller's limits in OpenAI's form: of several limits, those of the narrowest."""
+    shown = {}
+    for name, dimension in _SHOWN:
+        available = [have for limit in limits if (have := limit.available(dimension, now)) is not None]
+        if available:
+            limit, remaining, reset = min(available, key=lambda have: have[1] / have[0])
+            shown[f"x-ratelimit-limit-{name}"] = str(round(limit))
+            shown[f"x-ratelimit-remaining-{name}"] = str(int(remaining + 1e-6))
+            shown[f"x-ratelimit-reset-{name}"] = duration(reset)
+    return shown
+
+
+def error(denied: Denied, limits: Sequence[LeasedLimit], now: float, contact: str) -> GatewayError:
+    """The error for a denied call: the limit, its value, when to come back, and whom to ask."""
+    about, own, denial = denied.scope.about, denied.scope.limits, denied.denial
+    if denial.kind == "rate":
+        wait = math.ceil(denial.wait * 1000) / 1000
+        return RateLimitExceeded(
+            f"{about} is limited to {_rate(own, denial.dimension)}. Retry after {wait:.3f} seconds; for more, ask "
+            f"{contact}.",
+            wait,
+            headers(limits, now),
         )
-    else:
-        zone = ZoneInfo(limits.time_zone or "UTC")
-        renews = datetime.fromtimestamp(round(now + refusal.wait), zone).isoformat(timespec="seconds")
-        kind = BudgetExceeded if refusal.dimension == "usd" else QuotaExceeded
-        told = kind(
-            f"{about} has no room left for this call in its {_quota(limits, refusal.dimension)}. It renews at "
-            f"{renews}; for more, ask {contact}.",
-            renews,
-        )
-    told.limits = headers(lessees, now)
-    return told
+    zone = ZoneInfo(own.time_zone or "UTC")
+    renews = datetime.fromtimestamp(round(now + denial.wait), zone).isoformat(timespec="seconds")
+    kind = BudgetExceeded if denial.dimension == "usd" else QuotaExceeded
+    return kind(
+        f"{about} has no room left for this call in its {_quota(own, denial.dimension)}. It renews at {renews}; for "
+        f"more, ask {contact}.",
+        renews,
+        headers(limits, now),
+    )
 
 
 def _rate(limits: Limits, dimension: str) -> str:
@@ -61,7 +56,7 @@ def _rate(limits: Limits, dimension: str) -> str:
         return f"{limits.tokens_per_minute} tokens per minute"
     if dimension == "slots":
         return f"{limits.max_concurrent} calls at a time"
-    return "what is left of its quota, most of which other calls hold just now"
+    return "what is left of its quota, most of which other calls hold at the moment"
 
 
 def _quota(limits: Limits, dimension: str) -> str:

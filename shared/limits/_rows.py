@@ -1,18 +1,55 @@
-"""The row of a limit as the table holds it."""
+"""The rows of the table `limits`: read, decoded, and written under their ETags."""
 
+import logging
 import math
+from collections.abc import Callable
 
-from shared.limits._token_bucket import DIMENSIONS, BucketState, Level
-from shared.storage import Properties, Value
+from shared.limits._amounts import DIMENSIONS
+from shared.limits._safe_mode import Reach
+from shared.limits._token_bucket import BucketState, Level
+from shared.storage import Properties, Table, Value
+
+logger = logging.getLogger("tollgate.limits")
+
+
+class LimitsTable:
+    """The table, shared by all limits of a process. `now`: the table's clock, in seconds since 1970; `reach`: records
+    whether the table answers."""
+
+    def __init__(self, table: Table, now: Callable[[], float]) -> None:
+        self.now = now
+        self.reach = Reach()
+        self._table = table
+
+    async def read(self, partition: str, key: str) -> tuple[BucketState | None, str | None]:
+        """The state and the ETag of a row. Raises `StoreUnavailable`."""
+        stored = await self._table.get(partition, key)
+        self.reach.hear(self.now())
+        if stored is None:
+            return None, None
+        try:
+            return from_properties(stored.properties), stored.etag
+        except ValueError as error:
+            logger.error("resetting the limit row %s/%s: it is unreadable (%s)", partition, key, error)
+            return None, stored.etag
+
+    async def write(self, partition: str, key: str, state: BucketState, etag: str | None) -> str | None:
+        """Write the row if it still has this ETag (None: if there is no row). Return the new ETag, or None if another
+        writer was first. Raises `StoreUnavailable`; the row may be written all the same."""
+        started = self.now()
+        written = await self._table.put(partition, key, to_properties(state), etag)
+        if written is not None:
+            self.reach.hear(started)
+        return written
 
 
 def to_properties(row: BucketState) -> dict[str, Value]:
-    """The row as the table holds it. What is not limited is left out, since a table knows no infinity."""
+    """The properties of a row. What is not limited is left out, since a table knows no infinity."""
     properties: dict[str, Value] = {
         "time": row.time,
         "epoch": row.epoch,
-        "lessees": ",".join(row.lessees),
-        "lessees_before": ",".join(row.lessees_before),
+        "lessees": ",".join(row.writers),
+        "lessees_before": ",".join(row.writers_before),
         "expected_output": row.expected_output,
     }
     for name, level in zip(DIMENSIONS, row.levels, strict=True):
@@ -24,17 +61,17 @@ def to_properties(row: BucketState) -> dict[str, Value]:
         properties[f"{name}_before"] = level.before
         properties[f"{name}_used"] = level.used
         properties[f"{name}_since"] = level.since
-        properties[f"{name}_told"] = level.told
+        properties[f"{name}_told"] = level.alerted
     return properties
 
 
 def from_properties(properties: Properties) -> BucketState:
-    """The row in a table's properties. Raises `ValueError` on what is none."""
+    """The row with these properties. Raises `ValueError` if they are not a limit's."""
 
     def number(name: str, missing: float = 0.0) -> float:
         value = float(properties.get(name, missing))
         if math.isnan(value):
-            raise ValueError(f"{name} is no number")
+            raise ValueError(f"{name} is not a number")
         return value
 
     levels = tuple(

@@ -1,123 +1,71 @@
-"""The arithmetic of limits: a row that holds what is left of each limit, and instances that lease slices of it. Pure.
+"""The token bucket of a limit: a row with what is left, of which instances lease slices. Pure.
 
-A row is a token bucket per dimension. What an instance holds on lease counts against the bucket until it is given back,
-or until two epochs have passed and the lease has surely expired. So `level + out + before <= cap` always, and the
-fleet can never spend more than one bucket, however many instances it has.
+A row has a bucket per dimension. What an instance holds on lease counts against the bucket until it is given back, or
+until two epochs have passed and the lease has surely expired. So `level + out + before <= cap` always, and the fleet
+never spends more than one bucket, however many instances it has.
 
-One write does everything: the lessee gives back what it holds, settles what its calls really took, and takes a new
-slice. It carries a nonce; a write whose answer was lost is found again by it.
+One write does everything: an instance gives back its lease, settles what its calls really took, and leases a new slice.
+The write carries a nonce, by which it is recognised if its answer was lost.
 """
 
 import math
-from typing import Literal
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
 
 import msgspec
 
+from shared.limits._amounts import DIMENSIONS, EPSILON, NOTHING, Amounts, Bound, Bounds, combine
+
 LEASE_SECONDS = 2.0  # how long a slice may be spent; also the length of an epoch
-SHARE = 0.5  # of what is left that one instance may take ahead of its needs, over the square root of the lessees
-EPSILON = 1e-6
+SHARE = 0.5  # of what is left that one instance may lease ahead of its needs, over the square root of the instances
 NEVER = -math.inf
-_LESSEES_TOLD = 256  # nonces that a row keeps for an epoch
-
-
-class Amounts(msgspec.Struct, frozen=True, gc=False):
-    """A quantity in every dimension that can be limited. `slots` are calls under way."""
-
-    requests: float = 0.0
-    tokens: float = 0.0
-    usd: float = 0.0
-    slots: float = 0.0
-
-    def each(self) -> tuple[float, float, float, float]:
-        """In the order of `DIMENSIONS`."""
-        return self.requests, self.tokens, self.usd, self.slots
-
-    def of(self, dimension: str) -> float:
-        return self.each()[DIMENSIONS.index(dimension)]
-
-    def plus(self, other: "Amounts") -> "Amounts":
-        return Amounts(
-            self.requests + other.requests, self.tokens + other.tokens, self.usd + other.usd, self.slots + other.slots
-        )
-
-    def minus(self, other: "Amounts") -> "Amounts":
-        """What does not change is the same number in memory, too: there are many keys, and few use every dimension."""
-        return Amounts(
-            self.requests - other.requests if other.requests else self.requests,
-            self.tokens - other.tokens if other.tokens else self.tokens,
-            self.usd - other.usd if other.usd else self.usd,
-            self.slots - other.slots if other.slots else self.slots,
-        )
-
-    def covers(self, cost: "Amounts") -> bool:
-        return (
-            self.requests >= cost.requests - EPSILON
-            and self.tokens >= cost.tokens - EPSILON
-            and self.usd >= cost.usd - EPSILON
-            and self.slots >= cost.slots - EPSILON
-        )
-
-
-DIMENSIONS = Amounts.__struct_fields__
-NOTHING = Amounts()
-UNLIMITED = Amounts(math.inf, math.inf, math.inf, math.inf)
-
-
-class Bound(msgspec.Struct, frozen=True):
-    """What is allowed of one dimension. `cap`: the bucket; `per_second`: its refill, infinite for what is borrowed and
-    not spent (slots). `quota`: the most of a period that lasts from `since` to `until` (store's time)."""
-
-    cap: float = math.inf
-    per_second: float = 0.0
-    quota: float = math.inf
-    since: float = 0.0
-    until: float = math.inf
-
-    def share(self, parts: int) -> "Bound":
-        """One of so many equal parts."""
-        return Bound(self.cap / parts, self.per_second / parts, self.quota / parts, self.since, self.until)
-
-
-Bounds = tuple[Bound | None, ...]
-"""By dimension; None where there is no limit."""
+_MOST_WRITERS = 256  # nonces that a row keeps for an epoch
 
 
 class Level(msgspec.Struct, frozen=True, gc=False):
     """The state of one dimension. `out`, `before`: on lease since this and since the previous epoch. `used`: of the
-    period's quota, leases included. `told`: the percentage of the quota that has been reported."""
+    period's quota, leases included. `alerted`: the percentage of the quota that has raised an alert."""
 
     level: float
     out: float = 0.0
     before: float = 0.0
     used: float = 0.0
     since: float = 0.0
-    told: int = 0
+    alerted: int = 0
 
     def room(self, bound: Bound) -> float:
-        """The highest level that leaves the bucket whole."""
+        """The highest level that the bucket has room for."""
         return bound.cap - self.out - self.before
 
 
 class BucketState(msgspec.Struct, frozen=True, gc=False):
-    """What the table holds of a limited thing. `lessees`: the nonce of each instance's last write in this epoch."""
+    """The row of a limit. `writers`: the nonce of each instance's last write in this epoch."""
 
     levels: tuple[Level | None, ...]
     time: float
     epoch: int
-    lessees: tuple[str, ...] = ()
-    lessees_before: tuple[str, ...] = ()
-    expected_output: float = 0.0  # tokens; no part of the arithmetic: what a new instance may assume
+    writers: tuple[str, ...] = ()
+    writers_before: tuple[str, ...] = ()
+    expected_output: float = 0.0  # tokens; no part of the arithmetic: an estimate for new instances to start from
 
     def active(self) -> int:
         """Instances that wrote in the last two epochs."""
-        return max(1, len(self.lessees) + len(self.lessees_before))
+        return max(1, len(self.writers) + len(self.writers_before))
 
     def wrote(self, nonce: str) -> bool:
-        return nonce in self.lessees or nonce in self.lessees_before
+        return nonce in self.writers or nonce in self.writers_before
+
+    def without(self, nonce: str) -> "BucketState":
+        """The row before its last write by this instance, as far as its writers go."""
+        return msgspec.structs.replace(
+            self,
+            writers=tuple(one for one in self.writers if one != nonce),
+            writers_before=tuple(one for one in self.writers_before if one != nonce),
+        )
 
 
 class Lease(msgspec.Struct, frozen=True, gc=False):
-    """A slice of a row, to be spent until `expires`. `granted` is what the row counts as out, since `epoch`."""
+    """A slice of a row, to be spent until `expires`. `granted`: what the row counts as out, since `epoch`."""
 
     granted: Amounts = NOTHING
     left: Amounts = NOTHING
@@ -132,20 +80,53 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
 NO_LEASE = Lease()
 
 
+class Holding(msgspec.Struct, frozen=True, gc=False):
+    """One instance's side of a row: its lease; `owed`: what its calls took beyond what was reserved for them (below
+    zero: less); `under_way`: its calls that hold a slot; `nonce`: of its last write."""
+
+    lease: Lease = NO_LEASE
+    owed: Amounts = NOTHING
+    under_way: int = 0
+    nonce: str = ""
+
+    @property
+    def owes(self) -> bool:
+        owed = self.owed
+        return max(abs(owed.requests), abs(owed.tokens), abs(owed.usd)) > EPSILON
+
+    @property
+    def has_rest(self) -> bool:
+        """True if something of the lease is left to be given back."""
+        return any(EPSILON < left < math.inf for left in self.lease.left.each())
+
+    def spend(self, cost: Amounts) -> "Holding":
+        """Take a call's cost from the lease."""
+        return Holding(self.lease.spend(cost), self.owed, self.under_way + bool(cost.slots), self.nonce)
+
+    def owe(self, debt: Amounts) -> "Holding":
+        return Holding(self.lease, self.owed.plus(debt), self.under_way, self.nonce)
+
+    def occupy(self, slots: float) -> "Holding":
+        """Take a slot for a call that begins (1), or return that of a call that ends (-1)."""
+        if not slots:
+            return self
+        lease = self.lease.spend(Amounts(slots=slots))
+        return Holding(lease, self.owed, self.under_way + int(math.copysign(1, slots)), self.nonce)
+
+
 class Demand(msgspec.Struct, frozen=True):
-    """What an instance wants. `first`: for the call that waits at the head of its queue; `queued`: for all that wait;
-    `ahead`: for those it expects. `kept`: the rest of a running lease, which is not less afterwards: where nobody waits
-    it goes on being spent while the row is written. `under_way`: calls that hold a slot."""
+    """The amounts an instance asks for. `first`: for the call at the head of its queue; `queued`: for all that wait;
+    `ahead`: for those it expects. `kept`: the rest of a running lease, which is not less afterwards: while nobody
+    waits, it goes on being spent during the write."""
 
     first: Amounts = NOTHING
     queued: Amounts = NOTHING
     ahead: Amounts = NOTHING
     kept: Amounts = NOTHING
-    under_way: float = 0.0
 
 
 class Denial(msgspec.Struct, frozen=True):
-    """Why a call cannot pass. `wait` in seconds until it could, if nobody else came."""
+    """The reason why a call cannot pass. `wait`: seconds until it could, if nobody else came."""
 
     dimension: str
     kind: Literal["rate", "quota"]
@@ -153,36 +134,35 @@ class Denial(msgspec.Struct, frozen=True):
 
 
 class Exchange(msgspec.Struct, frozen=True):
-    """The outcome of one write: the row and the lease as they will be. `changed`: it is worth writing at all.
+    """The outcome of one write: the row and the lease afterwards. `changed`: False if it need not be written.
     `alerts`: (dimension, percentage) of a quota that this write is the first to reach."""
 
     row: BucketState
     lease: Lease
-    refusal: Denial | None = None
+    denial: Denial | None = None
     changed: bool = True
     alerts: tuple[tuple[str, int], ...] = ()
 
 
 def fresh(bounds: Bounds, now: float) -> BucketState:
-    """The row of a thing that was never used: every bucket is full."""
+    """The row of a limit that was never used: every bucket is full."""
     levels = tuple(Level(bound.cap, since=bound.since) if bound else None for bound in bounds)
     return BucketState(levels, now, int(now // LEASE_SECONDS))
 
 
 def caught_up(row: BucketState, bounds: Bounds, now: float) -> BucketState:
-    """The row as it is now: epochs gone by, buckets refilled, periods begun anew. Limits may have changed meanwhile.
-
-    A clock that lags behind the row's does not turn it back."""
+    """The row at `now`: after the epochs gone by, with its buckets refilled and new periods begun. Limits may have
+    changed meanwhile. A slow local clock never moves the row back in time."""
     epoch = max(row.epoch, int(now // LEASE_SECONDS))
     passed, seconds = epoch - row.epoch, max(0.0, now - row.time)
     levels = tuple(
         _caught_up(level, bound, passed, seconds) if bound else None
         for level, bound in zip(row.levels, bounds, strict=True)
     )
-    lessees, before = row.lessees, row.lessees_before
+    writers, before = row.writers, row.writers_before
     if passed:
-        lessees, before = (), lessees if passed == 1 else ()
-    return BucketState(levels, max(now, row.time), epoch, lessees, before, row.expected_output)
+        writers, before = (), writers if passed == 1 else ()
+    return BucketState(levels, max(now, row.time), epoch, writers, before, row.expected_output)
 
 
 def _caught_up(level: Level | None, bound: Bound, passed: int, seconds: float) -> Level:
@@ -197,169 +177,167 @@ def _caught_up(level: Level | None, bound: Bound, passed: int, seconds: float) -
     )
     if bound.since > level.since:
         return Level(min(refilled, room), out, before, 0.0, bound.since)
-    return Level(min(refilled, room), out, before, level.used, level.since, level.told)
+    return Level(min(refilled, room), out, before, level.used, level.since, level.alerted)
+
+
+# --- one exchange -----------------------------------------------------------------------------------------------------
+
+
+class _Part(NamedTuple):
+    """One dimension of an exchange: what the instance gives back, what it owes, and what it asks for."""
+
+    granted: float
+    left: float
+    owed: float
+    first: float
+    queued: float
+    ahead: float
+    kept: float
+    slots: float  # of calls under way, which the new lease has to hold again
+
+
+class _Grant(NamedTuple):
+    """One dimension's outcome. `level`, the row's, None and `amount`, the lease's, infinite: not limited."""
+
+    level: Level | None = None
+    amount: float = math.inf
+    alert: int = 0
+    changed: bool = False
 
 
 def exchange(
-    row: BucketState | None,
-    bounds: Bounds,
-    lease: Lease,
-    owed: Amounts,
-    demand: Demand,
-    now: float,
-    nonce: str,
-    previous: str,
+    row: BucketState | None, bounds: Bounds, holding: Holding, demand: Demand, now: float, nonce: str
 ) -> Exchange:
-    """Give back, settle and lease anew, in one step.
-
-    `row` None: the thing was never used. `owed`: what calls took beyond what was reserved for them (below zero: less).
-    `nonce` names this write, `previous` the last one of the same lessee, which it replaces among the lessees.
-    """
-    current = caught_up(row or fresh(bounds, now), bounds, now)
-    others = tuple(n for n in current.lessees if n != previous)
-    others_before = tuple(n for n in current.lessees_before if n != previous)
-    age, slots = current.epoch - lease.epoch, Amounts(slots=demand.under_way)
-    settled = tuple(
-        _settled(_given_back(level, bound, granted, left, age, lease.time), bound, debt) if level and bound else None
-        for level, bound, granted, left, debt in zip(
-            current.levels, bounds, lease.granted.each(), lease.left.each(), owed.each(), strict=True
-        )
+    """Give back the lease, settle, and lease a new slice, in one step. `row` None: the limit was never used. `nonce`
+    names this write, which replaces the instance's last one among the writers."""
+    current, parts = _settled_row(row, bounds, holding, demand, now)
+    denial = _worst_denial(current, bounds, parts)
+    active = 1 + len(current.writers) + len(current.writers_before)
+    grants = tuple(
+        _grant(name, level, bound, part, active, denial) if level and bound else _Grant()
+        for name, level, bound, part in zip(DIMENSIONS, current.levels, bounds, parts, strict=True)
     )
-    refusal = _denial(settled, bounds, demand.first, slots, current.time)
-    if refusal is None:
-        active = 1 + len(others) + len(others_before)
-        grant = Amounts(
-            *(
-                _grant(level, bound, active, *wanted)
-                for level, bound, *wanted in zip(
-                    settled,
-                    bounds,
-                    demand.first.each(),
-                    demand.queued.each(),
-                    demand.ahead.each(),
-                    demand.kept.each(),
-                    slots.each(),
-                    strict=True,
-                )
-            )
-        )
-    else:
-        rest = demand.kept.plus(slots)
-        grant = Amounts(*(amount if bound else math.inf for amount, bound in zip(rest.each(), bounds, strict=True)))
-    exhausted = refusal.dimension if refusal is not None and refusal.kind == "quota" else ""
-    levels = tuple(
-        _taken(level, bound, amount, exhausted=exhausted == name) if level and bound else None
-        for name, level, bound, amount in zip(DIMENSIONS, settled, bounds, grant.each(), strict=True)
-    )
-    alerts = tuple(
-        (name, level.told)
-        for name, level, old in zip(DIMENSIONS, levels, settled, strict=True)
-        if level and old and level.told > old.told
-    )
-    changed = bool(alerts) or any(
-        bound and (abs(debt) > EPSILON or amount > kept + EPSILON or left > kept + EPSILON)
-        for bound, debt, amount, left, kept in zip(
-            bounds, owed.each(), grant.each(), lease.left.each(), demand.kept.each(), strict=True
-        )
-    )
+    granted = Amounts(*(grant.amount for grant in grants))
     return Exchange(
-        BucketState(
-            levels,
-            current.time,
-            current.epoch,
-            (*others, nonce)[-_LESSEES_TOLD:],
-            others_before,
-            current.expected_output,
+        msgspec.structs.replace(
+            current,
+            levels=tuple(grant.level for grant in grants),
+            writers=(*current.writers, nonce)[-_MOST_WRITERS:],
         ),
-        Lease(grant, grant.minus(slots), current.epoch, current.time, now + LEASE_SECONDS),
-        refusal,
-        changed or demand.under_way > 0,
-        alerts,
+        Lease(
+            granted, granted.minus(Amounts(slots=holding.under_way)), current.epoch, current.time, now + LEASE_SECONDS
+        ),
+        denial,
+        holding.under_way > 0 or any(grant.changed for grant in grants),
+        tuple((name, grant.alert) for name, grant in zip(DIMENSIONS, grants, strict=True) if grant.alert),
     )
 
 
-def _given_back(level: Level, bound: Bound, granted: float, left: float, age: int, time: float) -> Level:
+def denial_of(row: BucketState | None, bounds: Bounds, holding: Holding, demand: Demand, now: float) -> Denial | None:
+    """The denial that an exchange with this row would return."""
+    current, parts = _settled_row(row, bounds, holding, demand, now)
+    return _worst_denial(current, bounds, parts)
+
+
+def _settled_row(
+    row: BucketState | None, bounds: Bounds, holding: Holding, demand: Demand, now: float
+) -> tuple[BucketState, tuple[_Part, ...]]:
+    """The row as if this instance had never had a lease and owed nothing, and the parts of the exchange."""
+    current, lease = caught_up(row or fresh(bounds, now), bounds, now).without(holding.nonce), holding.lease
+    given = (lease.granted, lease.left, holding.owed)
+    asked = (demand.first, demand.queued, demand.ahead, demand.kept, Amounts(slots=holding.under_way))
+    parts = tuple(map(_Part, *(amounts.each() for amounts in (*given, *asked))))
+    levels = tuple(
+        _settled(level, bound, part, current.epoch - lease.epoch, lease.time) if level and bound else None
+        for level, bound, part in zip(current.levels, bounds, parts, strict=True)
+    )
+    return msgspec.structs.replace(current, levels=levels), parts
+
+
+def _settled(level: Level, bound: Bound, part: _Part, age: int, leased_at: float) -> Level:
+    """The level after the lease, `age` epochs old, is given back and what is owed is booked."""
+    level = _given_back(level, bound, part, age, leased_at)
+    if not part.owed:
+        return level
+    used = max(0.0, level.used + part.owed)
+    left = min(level.level - part.owed, level.room(bound))
+    return Level(left, level.out, level.before, used, level.since, level.alerted)
+
+
+def _given_back(level: Level, bound: Bound, part: _Part, age: int, leased_at: float) -> Level:
     """A lease that is no longer counted as out (two epochs old) returns as far as the bucket has room."""
-    if math.isinf(granted) or not (granted or left):
+    if math.isinf(part.granted) or not (part.granted or part.left):
         return level
     out, before = level.out, level.before
     if age == 0:
-        out = max(0.0, out - granted)
+        out = max(0.0, out - part.granted)
     elif age == 1:
-        before = max(0.0, before - granted)
+        before = max(0.0, before - part.granted)
     room = bound.cap - out - before
-    refilled = room if math.isinf(bound.per_second) else min(level.level + left, room)
-    used = max(0.0, level.used - left) if time >= level.since else level.used
-    return Level(refilled, out, before, used, level.since, level.told)
+    refilled = room if math.isinf(bound.per_second) else min(level.level + part.left, room)
+    used = max(0.0, level.used - part.left) if leased_at >= level.since else level.used
+    return Level(refilled, out, before, used, level.since, level.alerted)
 
 
-def _settled(level: Level, bound: Bound, debt: float) -> Level:
-    if not debt:
-        return level
-    used = max(0.0, level.used + debt)
-    return Level(min(level.level - debt, level.room(bound)), level.out, level.before, used, level.since, level.told)
+def _worst_denial(row: BucketState, bounds: Bounds, parts: Iterable[_Part]) -> Denial | None:
+    """The quota that is used up, else the limit with the longest wait; None if the first call may pass."""
+    denials = [
+        denial
+        for name, level, bound, part in zip(DIMENSIONS, row.levels, bounds, parts, strict=True)
+        if level and bound and part.first and (denial := _denial(name, level, bound, part, row.time))
+    ]
+    quotas = (denial for denial in denials if denial.kind == "quota")
+    return next(quotas, max(denials, key=lambda denial: denial.wait, default=None))
 
 
-def _denial(
-    levels: tuple[Level | None, ...], bounds: Bounds, first: Amounts, slots: Amounts, now: float
-) -> Denial | None:
-    """Why the first call cannot pass: the quota that is used up, else the limit to be waited for longest."""
-    longest: Denial | None = None
-    if first == NOTHING:
+def _denial(name: str, level: Level, bound: Bound, part: _Part, now: float) -> Denial | None:
+    """The reason why the first call cannot pass this dimension."""
+    needed = part.first + part.slots
+    if level.used + needed > bound.quota + EPSILON and level.used > EPSILON:
+        if level.used - level.out - level.before + needed > bound.quota:
+            return Denial(name, "quota", bound.until - now)
+        return Denial(name, "rate", LEASE_SECONDS)  # other instances may yet give back what they hold
+    if level.level >= needed - EPSILON:
         return None
-    for name, level, bound, amount, taken in zip(DIMENSIONS, levels, bounds, first.each(), slots.each(), strict=True):
-        if level is None or bound is None or not amount:
-            continue
-        needed = amount + taken
-        if level.used + needed > bound.quota + EPSILON and level.used > EPSILON:
-            if level.used - level.out - level.before + needed > bound.quota:
-                return Denial(name, "quota", bound.until - now)
-            wait = LEASE_SECONDS  # others may yet give back what they hold
-        elif math.isinf(bound.per_second) and level.level < needed - EPSILON:
-            wait = LEASE_SECONDS / 2  # somebody's call must end first; nobody knows when
-        elif level.level < needed - EPSILON and level.level < bound.cap - EPSILON:
-            # A call that is larger than the bucket passes when the bucket is full.
-            wait = (min(needed, bound.cap) - level.level) / bound.per_second
-        else:
-            continue
-        if longest is None or wait > longest.wait:
-            longest = Denial(name, "rate", wait)
-    return longest
+    if math.isinf(bound.per_second):
+        return Denial(name, "rate", LEASE_SECONDS / 2)  # somebody's call must end first; nobody knows when
+    if level.level >= bound.cap - EPSILON:
+        return None  # a call that is larger than the bucket passes when the bucket is full
+    return Denial(name, "rate", (min(needed, bound.cap) - level.level) / bound.per_second)
 
 
-def _grant(
-    level: Level | None,
-    bound: Bound | None,
-    active: int,
-    first: float,
-    queued: float,
-    ahead: float,
-    kept: float,
-    taken: float,
-) -> float:
-    """How much goes out: what is taken anyway, what calls wait for, and a share of the rest for those to come."""
-    if level is None or bound is None:
-        return math.inf
-    available = max(0.0, min(level.level, bound.quota - level.used) - taken)
-    share = available * SHARE / math.sqrt(active)
-    waiting = max(first, min(queued, available if active == 1 else share))
-    return taken + max(first, kept, min(waiting + min(ahead, share), available))
-
-
-def _taken(level: Level, bound: Bound, grant: float, *, exhausted: bool) -> Level:
-    used, out = level.used + grant if level.used else grant, level.out + grant if level.out else grant
+def _grant(name: str, level: Level, bound: Bound, part: _Part, active: int, denial: Denial | None) -> _Grant:
+    """Lease a slice of one dimension."""
+    amount = part.kept + part.slots if denial else _amount(level, bound, part, active)
+    used = level.used + amount if level.used else amount
+    out = level.out + amount if level.out else amount
     reached = 0
     if math.isfinite(bound.quota):
+        exhausted = denial is not None and denial.kind == "quota" and denial.dimension == name
         reached = 100 if exhausted or used >= bound.quota else 80 if used >= 0.8 * bound.quota else 0
-    return Level(level.level - grant, out, level.before, used, level.since, max(level.told, reached))
+    alert = reached if reached > level.alerted else 0
+    return _Grant(
+        Level(level.level - amount, out, level.before, used, level.since, max(level.alerted, reached)),
+        amount,
+        alert,
+        alert > 0 or abs(part.owed) > EPSILON or max(amount, part.left) > part.kept + EPSILON,
+    )
+
+
+def _amount(level: Level, bound: Bound, part: _Part, active: int) -> float:
+    """The size of the new slice: what is taken anyway, what calls wait for, and a share of the rest for those to come.
+    `active`: the instances among which the rest is shared."""
+    available = max(0.0, min(level.level, bound.quota - level.used) - part.slots)
+    share = available * SHARE / math.sqrt(active)
+    waiting = max(part.first, min(part.queued, available if active == 1 else share))
+    return part.slots + max(part.first, part.kept, min(waiting + min(part.ahead, share), available))
 
 
 def carried(new: Lease, before: Lease, after: Lease) -> Lease:
     """The lease `new`, less what was spent from the old one while the row was written (`before`, `after`)."""
-    left = Amounts(
-        *(
-            amount if math.isinf(amount) or math.isinf(old) else amount - (old - rest)
-            for amount, old, rest in zip(new.left.each(), before.left.each(), after.left.each(), strict=True)
-        )
-    )
+
+    def less_spent(amount: float, old: float, rest: float) -> float:
+        return amount if math.isinf(amount) or math.isinf(old) else amount - (old - rest)
+
+    left = combine(less_spent, new.left, before.left, after.left)
     return Lease(new.granted, left, new.epoch, new.time, new.expires)

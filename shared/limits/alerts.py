@@ -1,46 +1,54 @@
-"""Tells the operator that a quota or a budget is nearly or entirely used: in the log, and by a signed webhook.
+"""Reports quotas and budgets that are nearly or entirely used: in the log, and to a webhook.
 
-The row of the limit remembers what has been told (`leases.py`), so a fleet tells each once per period.
+The row of a limit records its alerts (`_token_bucket.py`), so a fleet sends each once per period. The webhook follows
+https://www.standardwebhooks.com, for which receivers have verifiers.
 """
 
 import asyncio
 import hashlib
-import hmac
 import logging
 import random
 import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import aiohttp
 import msgspec
 
+from shared.concurrency import Tasks
 from shared.config.document import Webhook
+from shared.errors import ConfigurationError
 from shared.limits.scopes import Scope
+
+if TYPE_CHECKING:
+    import standardwebhooks
 
 logger = logging.getLogger("tollgate.alerts")
 
 _TRIES = 6
 _FIRST_PAUSE = 1.0  # seconds between tries; doubles
 _PATIENCE = 5.0  # seconds for a try
-_MOST_WAITING = 100  # alerts that wait for a webhook out of reach
+_MOST_WAITING = 100  # alerts that wait for an unreachable webhook
 
 
 class Alerts:
-    """One per process. Call it to raise an alert; returns at once."""
+    """One per process. Call it to raise an alert; it returns at once."""
 
     def __init__(
         self, webhook: Webhook | None, clock: Callable[[], float] = time.time, first_pause: float = _FIRST_PAUSE
     ) -> None:
         self.raised: Counter[tuple[str, str]] = Counter()  # (dimension, percentage) -> alerts
-        self._webhook = webhook
+        self._url = webhook.url if webhook is not None else None
+        self._signer = _signer_of(webhook.secret) if webhook is not None else None
         self._clock = clock
         self._first_pause = first_pause
-        self._sending: set[asyncio.Task[None]] = set()
+        self._sending = Tasks()
 
     def __call__(self, scope: Scope, dimension: str, percentage: int, until: float) -> None:
-        """`dimension` of `scope` has reached this percentage of what may be used until then (seconds since 1970)."""
+        """`dimension` of `scope` has reached this percentage of its quota, which renews at `until` (seconds since
+        1970)."""
         alert = {
             "event": "quota_reached",
             "scope": scope.key,
@@ -52,47 +60,51 @@ class Alerts:
         body = msgspec.json.encode(alert)
         logger.warning("ALERT %s", body.decode())
         self.raised[dimension, str(percentage)] += 1
-        if self._webhook is None:
+        if self._url is None or self._signer is None:
             return
         if len(self._sending) >= _MOST_WAITING:
-            logger.error("the webhook is out of reach; an alert stands in this log only")
+            logger.error("the webhook is out of reach: an alert is in this log only")
             return
-        task = asyncio.get_running_loop().create_task(self._send(self._webhook, body))
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
+        self._sending.start(self._send(self._url, self._signer, body))
 
-    async def stop(self, patience: float = 5.0) -> None:
-        """Wait a moment for what is being sent."""
-        if self._sending:
-            _, late = await asyncio.wait(self._sending, timeout=patience)
-            for task in late:
-                task.cancel()
+    async def close(self, patience: float = 5.0) -> None:
+        """Wait some seconds for alerts that are being sent."""
+        await self._sending.finish(patience)
 
-    async def _send(self, webhook: Webhook, body: bytes) -> None:
-        """POST it until it is accepted. The same body and `x-tollgate-id` each time, so that a receiver can drop
-        doubles; the signature is of the moment, so that it can refuse what is replayed."""
+    async def _send(self, url: str, signer: "standardwebhooks.Webhook", body: bytes) -> None:
+        """POST the alert until it is accepted. Every try has the same `webhook-id`, by which a receiver drops
+        duplicates; each is signed with its own time, by which a receiver rejects replays."""
         number = hashlib.sha256(body).hexdigest()[:16]
         problem = ""
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_PATIENCE)) as session:
-            for tried in range(_TRIES):
-                if tried:
-                    await asyncio.sleep(self._first_pause * 2 ** (tried - 1) * random.uniform(0.8, 1.2))
+            for attempt in range(_TRIES):
+                if attempt:
+                    await asyncio.sleep(self._first_pause * 2 ** (attempt - 1) * random.uniform(0.8, 1.2))
+                now = datetime.fromtimestamp(int(self._clock()), UTC)
                 headers = {
                     "content-type": "application/json",
-                    "x-tollgate-id": number,
-                    "x-tollgate-signature": signature(webhook.secret, int(self._clock()), body),
+                    "webhook-id": number,
+                    "webhook-timestamp": f"{now.timestamp():.0f}",
+                    "webhook-signature": signer.sign(number, now, body.decode()),
                 }
                 try:
-                    async with session.post(webhook.url, data=body, headers=headers, allow_redirects=False) as answer:
+                    async with session.post(url, data=body, headers=headers, allow_redirects=False) as answer:
                         if answer.status < 300:
                             return
                         problem = f"status {answer.status}"
                 except (aiohttp.ClientError, OSError, TimeoutError) as error:
                     problem = type(error).__name__
-        logger.error("the webhook did not take an alert in %d tries: %s", _TRIES, problem)
+        logger.error("the webhook did not accept an alert in %d tries: %s", _TRIES, problem)
 
 
-def signature(secret: str, seconds: int, body: bytes) -> str:
-    """`t=SECONDS,v1=HEX`: the HMAC-SHA256 of the seconds, a dot and the body, by the shared secret."""
-    digest = hmac.new(secret.encode(), f"{seconds}.".encode() + body, hashlib.sha256).hexdigest()
-    return f"t={seconds},v1={digest}"
+def _signer_of(secret: str) -> "standardwebhooks.Webhook":
+    """A signer for a secret in the form of Standard Webhooks (`whsec_` and base64), or for any other text."""
+    from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook
+
+    try:
+        return Webhook(secret if secret.startswith("whsec_") else secret.encode())
+    except (ValueError, EmptyWebhookSecretError):
+        raise ConfigurationError(
+            "limits.webhook.secret_env: expected the name of an environment variable with whsec_ and a secret in "
+            "base64, or with any other text, but what follows whsec_ is not base64"
+        ) from None

@@ -1,12 +1,12 @@
-"""How many tokens a call will take: guessed in microseconds from its bytes and from what such calls took. Pure."""
+"""Estimates the tokens of a call, in microseconds, from its bytes and from the usage of such calls. Pure."""
 
 import msgspec
 
 from shared.types import Call, Usage
 
-ASSUMED_OUTPUT = 4096  # tokens reserved for an answer without a bound, where the most is to be reserved
-MOST_OUTPUT = 131_072  # no model answers with more; a caller's larger bound must not empty a bucket that others share
-IMAGE = 4160  # tokens of a picture that is made in the highest quality, 1024 pixels each way (gpt-image-1)
+ASSUMED_OUTPUT = 4096  # tokens reserved for an answer without a bound, if the most is to be reserved
+MOST_OUTPUT = 131_072  # no model answers with more; a larger bound must not empty a bucket that others share
+IMAGE = 4160  # tokens of a generated image in the highest quality, 1024 x 1024 pixels (gpt-image-1)
 LARGEST_IMAGE = 6240
 MOST_ANSWERS = 128  # the API's own bound of `n`
 _HEADROOM = 1.25  # measured: halves what a fleet admits too much, and costs less than a hundredth of the limit
@@ -19,8 +19,8 @@ _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_="
 
 
 class Size(msgspec.Struct, frozen=True, gc=False):
-    """What of a call decides how many tokens it takes: bytes of text; `pieces` that are not told by their bytes
-    (pictures, sound, files, what the backend keeps of earlier calls); how many answers are wanted."""
+    """The properties of a call that decide its tokens: bytes of text; `pieces` whose tokens do not follow from their
+    bytes (images, sound, files, objects that the backend keeps of earlier calls); the number of answers."""
 
     text: int
     pieces: int = 0
@@ -28,10 +28,10 @@ class Size(msgspec.Struct, frozen=True, gc=False):
 
 
 class Experience(msgspec.Struct, frozen=True, gc=False):
-    """What the calls of one key to one model have taken. A token is about four bytes of English, less of its JSON.
+    """Averages over the calls of one key to one model. A token is about four bytes of English, less of its JSON.
 
-    `output` and `output_squared` are averages over the answers. What counts is the average over the tokens, their
-    quotient: a long answer is under way for longer, so those under way are longer than the average one.
+    `output` and `output_squared` are averages per answer. Their quotient is the average per token, which is used:
+    a long answer is under way for longer, so answers under way are longer than the average one.
     """
 
     tokens_per_byte: float = 0.25
@@ -47,11 +47,11 @@ class Experience(msgspec.Struct, frozen=True, gc=False):
 
     @staticmethod
     def of_others(expected_output: float) -> "Experience":
-        """Begin with what another instance expects."""
+        """The averages to start from, given what another instance expects."""
         return Experience(output=expected_output / 1.9, output_squared=expected_output**2 / 1.9)
 
     def learn(self, size: Size, usage: Usage) -> "Experience":
-        """With one more call, of which the backend told the usage."""
+        """The averages with one more call, whose usage the backend has reported."""
         weight, output = max(_WEIGHT, 1 / (self.calls + 12)), usage.output_tokens / size.answers
         ratio, piece = self.tokens_per_byte, self.tokens_per_piece
         if size.pieces:
@@ -83,7 +83,7 @@ NOTHING = Estimate(0.0, 0.0)
 
 
 def size(call: Call) -> Size:
-    """What is to be known of a call before it is estimated. A form holds a picture or a recording, and little text."""
+    """The size of a call. A form holds an image or a recording, and little text."""
     if call.operation.body == "multipart":
         return Size(0, 1, _answers(call))
     binary = _binary(call.body) if len(call.body) > _LARGE else 0
@@ -91,9 +91,9 @@ def size(call: Call) -> Size:
 
 
 def expected(call: Call, size: Size, experience: Experience) -> Estimate:
-    """What such calls have taken, and not more than the call allows."""
+    """The usage of such calls so far, but not more than the call allows."""
     metered = call.operation.metered
-    if metered in ("none", "once"):  # nothing is made, or it was reserved for when it was asked for
+    if metered in ("none", "once"):  # nothing is generated, or it was reserved by an earlier call
         return NOTHING
     output = 0.0
     if metered != "input":
@@ -106,7 +106,7 @@ def expected(call: Call, size: Size, experience: Experience) -> Estimate:
 
 
 def most(call: Call, size: Size, experience: Experience) -> Estimate:
-    """All that the call allows its answers. The prompt stays an estimate: only a tokenizer could tell, too slowly."""
+    """All that the call allows its answers. The prompt stays an estimate: a tokenizer would be too slow."""
     metered = call.operation.metered
     if metered in ("none", "once"):
         return NOTHING
@@ -119,7 +119,7 @@ def most(call: Call, size: Size, experience: Experience) -> Estimate:
 
 
 def _answers(call: Call) -> int:
-    """`n`, or `best_of` where that is more; the prompt is read, and paid for, but once."""
+    """The number of answers: `n` or `best_of`, whichever is more. The prompt is read, and paid for, only once."""
     values, most = call.values, 1
     if "n" in values or "best_of" in values:
         for name in ("n", "best_of"):
@@ -130,8 +130,8 @@ def _answers(call: Call) -> int:
 
 
 def _binary(body: bytes) -> int:
-    """The bytes of a large body that are pictures, sound or files in base64, by a look at some places of it: text has
-    spaces and quotes."""
+    """The bytes of a large body that are images, sound or files in base64, estimated from samples: text has spaces and
+    quotes."""
     step = len(body) // _PROBES
-    found = sum(not body[at : at + _WINDOW].translate(None, _BASE64) for at in range(step // 2, len(body), step))
-    return found * step
+    samples = (body[at : at + _WINDOW] for at in range(step // 2, len(body), step))
+    return sum(not sample.translate(None, _BASE64) for sample in samples) * step

@@ -1,18 +1,16 @@
-"""How much of its limits somebody has used: the rows of the table `limits`, as an operator reads them. Pure but for
-reading the rows."""
+"""The limits report: how much of each limit is used, from the rows of the table `limits`."""
 
 import math
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from shared.limits import scopes as allowances
+from shared.limits._amounts import DIMENSIONS, Bound
 from shared.limits._rows import from_properties
-from shared.limits._token_bucket import DIMENSIONS, Bound, BucketState, Level, caught_up, fresh
-from shared.limits.scopes import Scope
-from shared.storage import Store
+from shared.limits._token_bucket import BucketState, Level, caught_up, fresh
+from shared.limits.scopes import Scope, bounds
+from shared.storage import Store, names
 
-TABLE = "limits"
 _UNITS = {"requests": "requests", "tokens": "tokens", "usd": "USD", "slots": "calls under way"}
 
 
@@ -20,17 +18,17 @@ async def report(store: Store, scopes: Iterable[Scope]) -> list[dict[str, Any]]:
     """A line for every limit of these scopes. Raises `StoreUnavailable`."""
     now, lines = store.now(), []
     for scope in scopes:
-        rows = {row.key: from_properties(row.properties) async for row in store.table(TABLE).scan(scope.key)}
+        rows = {row.key: from_properties(row.properties) async for row in store.table(names.LIMITS).scan(scope.key)}
         lines += describe(scope, [rows.get(str(shard)) for shard in range(scope.shards)], now)
     return lines
 
 
 def describe(scope: Scope, rows: Sequence[BucketState | None], now: float) -> list[dict[str, Any]]:
     """A line for every limit of a scope, from the rows of all its shards."""
-    bounds = allowances.bounds(scope.limits, now, len(rows))
-    current = [caught_up(row or fresh(bounds, now), bounds, now) for row in rows]
+    limits = bounds(scope.limits, now, len(rows))
+    current = [caught_up(row or fresh(limits, now), limits, now) for row in rows]
     lines = []
-    for i, (name, bound) in enumerate(zip(DIMENSIONS, bounds, strict=True)):
+    for i, (name, bound) in enumerate(zip(DIMENSIONS, limits, strict=True)):
         if bound is None:
             continue
         levels = [level for row in current if (level := row.levels[i]) is not None]
@@ -48,7 +46,7 @@ def describe(scope: Scope, rows: Sequence[BucketState | None], now: float) -> li
 
 
 def _quota(scope: Scope, name: str, bound: Bound, level: Level, out: float, now: float) -> dict[str, Any]:
-    """`forecast`: what will have been used at the period's end if it goes on like this."""
+    """The line of a quota. `forecast`: the use at the period's end, if it goes on at the same rate."""
     limits = scope.limits
     per = {
         "requests": limits.request_quota_period or "day",

@@ -1,4 +1,4 @@
-"""What a call is held to: the limits of its key, of the key on that model, of its team, of the model. Pure."""
+"""The limits that apply to a call: of its key, of the key on that model, of its team, and of the model. Pure."""
 
 import calendar
 import functools
@@ -12,22 +12,22 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from shared.config.document import AddressLimits, Configuration, Limits, Period
-from shared.limits._token_bucket import Bound, Bounds
+from shared.limits._amounts import Bound, Bounds
 from shared.types import Consumer
 
-TOKENS_A_SHARD = 1_000_000  # a minute; one row takes some tens of writes a second
+_TOKENS_PER_SHARD = 1_000_000  # a minute; one row takes some tens of writes a second
 _MOST_SHARDS = 16
 _QUARTER = 900.0  # seconds: every zone's periods begin at a quarter of an hour
-_NONE = Limits()
+_NO_LIMITS = Limits()
 ADDRESS = "address"  # the kind of scope
 
 Dimensions = tuple[bool, bool, bool, bool]
-_DIMENSIONS: dict[Dimensions, Dimensions] = {}  # each but once in memory: there are as many keys as there are callers
+_DIMENSIONS: dict[Dimensions, Dimensions] = {}  # each only once in memory, since there may be many keys
 
 
 class Scope(msgspec.Struct, frozen=True, gc=False):
-    """Something that is limited. `key` is its partition in the table; `name` and `model` are how messages call it;
-    `shards` are the rows among which its limits are divided; `limited`: requests, tokens, money, slots."""
+    """Something that is limited. `key`: its partition in the table; `name` and `model`: its names in messages;
+    `shards`: the number of rows that divide its limits; `limited`: True for each dimension with a limit."""
 
     key: str
     name: str
@@ -42,13 +42,13 @@ class Scope(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def about(self) -> str:
-        """How a message calls it."""
-        told = {
+        """Its name in a message."""
+        name = {
             "key": f"The key of {self.name!r}",
             "team": f"The team {self.name!r}",
             "model": f"The model {self.name} here",
         }.get(self.kind, f"The {self.kind} {self.name}")
-        return f"{told} on {self.model}" if self.model else told
+        return f"{name} on {self.model}" if self.model else name
 
     @property
     def has_quota(self) -> bool:
@@ -63,54 +63,54 @@ class PeriodBounds(NamedTuple):
 
 
 def scope(kind: str, identity: str, limits: Limits, name: str = "", model: str = "") -> Scope:
-    """`identity` and `model` may hold anything; a row's key may not."""
+    """A scope with a valid partition key, whatever characters `identity` and `model` have."""
     key = f"{kind}:{quote(f'{identity}+{model}' if model else identity, safe=' @+,=:')}"[:512]
-    return Scope(key, name or identity, model, limits, _shards(limits), dimensions(limits))
+    return Scope(key, name or identity, model, limits, _shards(limits), _dimensions(limits))
 
 
 def _shards(limits: Limits) -> int:
-    """Quotas and slots are not divided: a part of them may be too small."""
+    """The number of rows for these limits. Quotas and slots are not divided: a part of them may be too small."""
     if limits.token_quota or limits.request_quota or limits.budget_usd or limits.max_concurrent:
         return 1
-    return min(_MOST_SHARDS, max(1, math.ceil((limits.tokens_per_minute or 0) / TOKENS_A_SHARD)))
+    return min(_MOST_SHARDS, max(1, math.ceil((limits.tokens_per_minute or 0) / _TOKENS_PER_SHARD)))
 
 
-def of_address(household: str, limits: AddressLimits) -> Scope:
-    """What the callers at one address are held to, together."""
+def of_address(network: str, limits: AddressLimits) -> Scope:
+    """The limits of all callers at one address together."""
     own = Limits(
         requests_per_minute=limits.requests_per_minute,
         request_quota=limits.request_quota,
         request_quota_period=limits.request_quota_period,
         time_zone=limits.time_zone,
     )
-    return scope(ADDRESS, household, own)
+    return scope(ADDRESS, network, own)
 
 
-def held_to(consumer: Consumer, model: str, configuration: Configuration) -> list[Scope]:
-    """Everything that has a say in whether this consumer may call this model; "" for no model in particular."""
+def of_call(consumer: Consumer, model: str, configuration: Configuration) -> list[Scope]:
+    """Everything that limits this consumer's calls to this model. `model` "": no model in particular."""
     settings, name = configuration.limits, consumer.name
     of_key = merged(settings.defaults, consumer.limits)
     scopes = [scope("key", consumer.id, of_key, name)]
     if own := consumer.model_limits.get(model):
-        scopes.append(scope("key", consumer.id, _in_the_manner_of(of_key, own), name, model))
+        scopes.append(scope("key", consumer.id, _with_settings_of(of_key, own), name, model))
     if team := settings.teams.get(consumer.team):
         scopes.append(scope("team", consumer.team, team))
     if (about := configuration.models.get(model)) and about.limits:
         scopes.append(scope("model", model, about.limits))
-    return [scope for scope in scopes if limited(scope.limits)]
+    return [scope for scope in scopes if any(scope.limited)]
 
 
 def of_all(consumers: Iterable[Consumer], configuration: Configuration) -> list[Scope]:
-    """Everything that calls of these consumers are held to, each once."""
+    """Everything that limits these consumers' calls, each once."""
     scopes: dict[str, Scope] = {}
     for consumer in consumers:
         for model in ("", *consumer.model_limits, *configuration.models):
-            scopes |= {scope.key: scope for scope in held_to(consumer, model, configuration)}
+            scopes |= {scope.key: scope for scope in of_call(consumer, model, configuration)}
     return list(scopes.values())
 
 
-def _in_the_manner_of(of_key: Limits, of_model: Limits) -> Limits:
-    """Limits on a model, with the key's time zone, its way to estimate, and whether it only tells."""
+def _with_settings_of(of_key: Limits, of_model: Limits) -> Limits:
+    """Limits on a model, with the key's time zone, `estimate` and `soft` unless they have their own."""
     return msgspec.structs.replace(
         of_model,
         time_zone=of_model.time_zone or of_key.time_zone,
@@ -119,27 +119,22 @@ def _in_the_manner_of(of_key: Limits, of_model: Limits) -> Limits:
     )
 
 
-def limited(limits: Limits) -> bool:
-    """Whether anything is limited at all; 0 means no limit."""
-    return any(dimensions(limits))
-
-
-def dimensions(limits: Limits) -> Dimensions:
-    """Whether requests, tokens, money and slots are limited."""
-    found = (
+def _dimensions(limits: Limits) -> Dimensions:
+    """True for each of requests, tokens, money and slots that is limited; 0 means no limit."""
+    limited = (
         bool(limits.requests_per_minute or limits.request_quota),
         bool(limits.tokens_per_minute or limits.token_quota),
         bool(limits.budget_usd),
         bool(limits.max_concurrent),
     )
-    return _DIMENSIONS.setdefault(found, found)
+    return _DIMENSIONS.setdefault(limited, limited)
 
 
 def merged(defaults: Limits, own: Limits) -> Limits:
-    """The limits of a consumer: its own where it has some, else the configuration's."""
-    if own == _NONE:
+    """The limits of a consumer: field by field its own, else the configuration's."""
+    if own == _NO_LIMITS:
         return defaults
-    if defaults == _NONE:
+    if defaults == _NO_LIMITS:
         return own
     values = {
         name: value if (value := getattr(own, name)) is not None else getattr(defaults, name)
@@ -149,12 +144,12 @@ def merged(defaults: Limits, own: Limits) -> Limits:
 
 
 def bounds(limits: Limits, now: float, parts: int = 1) -> Bounds:
-    """The limits as the arithmetic takes them, for one of so many shards. Each but once in memory."""
-    return _bounds(limits, int(now // _QUARTER), parts)
+    """The limits as bounds per dimension, divided by the number of shards. Cached: each is only once in memory."""
+    return _bounds_of(limits, int(now // _QUARTER), parts)
 
 
 @functools.lru_cache(maxsize=4096)
-def _bounds(limits: Limits, quarter: int, parts: int) -> Bounds:
+def _bounds_of(limits: Limits, quarter: int, parts: int) -> Bounds:
     zone, now = limits.time_zone or "UTC", quarter * _QUARTER
     requests = _bound(limits.requests_per_minute, limits.request_quota, limits.request_quota_period or "day", zone, now)
     tokens = _bound(limits.tokens_per_minute, limits.token_quota, limits.token_quota_period or "month", zone, now)
@@ -170,20 +165,20 @@ def _bound(per_minute: float | None, quota: float | None, period: Period, zone: 
     cap = float(per_minute) if per_minute else math.inf
     if not quota:
         return Bound(cap, cap / 60)
-    since, until = span(period, zone, now)
+    since, until = period_of(period, zone, now)
     return Bound(cap, cap / 60 if per_minute else 0.0, float(quota), since, until)
 
 
-def span(period: Period, zone: str, now: float) -> PeriodBounds:
-    """The hour, day, week (from Monday) or month in which `now` lies, by the clocks of that zone."""
-    return _span(period, zone, int(now // _QUARTER))
+def period_of(period: Period, zone: str, now: float) -> PeriodBounds:
+    """The hour, day, week (from Monday) or month of `now` in that time zone."""
+    return _period_of(period, zone, int(now // _QUARTER))
 
 
 @functools.lru_cache(maxsize=1024)
-def _span(period: Period, zone: str, quarter: int) -> PeriodBounds:
+def _period_of(period: Period, zone: str, quarter: int) -> PeriodBounds:
     moment = datetime.fromtimestamp(quarter * _QUARTER, UTC)
     if period == "hour":
-        # By the seconds that have gone by, for an hour that is repeated when summer time ends is two hours.
+        # Counted in elapsed seconds: an hour that is repeated when summer time ends is two hours.
         local = moment.astimezone(ZoneInfo(zone))
         since = moment - timedelta(minutes=local.minute, seconds=local.second)
         return PeriodBounds(since.timestamp(), since.timestamp() + 3600)
@@ -199,5 +194,5 @@ def _span(period: Period, zone: str, quarter: int) -> PeriodBounds:
 
 
 def _midnight(day: datetime, zone: str) -> float:
-    """The beginning of a day: a difference of dates knows nothing of summer time, so the zone is asked anew."""
+    """The beginning of a day, from the time zone: the difference of two dates ignores summer time."""
     return datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(zone)).timestamp()

@@ -9,6 +9,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from shared import __version__
 from shared.auth.authenticator import Authenticator
 from shared.auth.consumers import Consumers
 from shared.azure_openai import openapi
@@ -95,7 +96,7 @@ class ManagementApi:
 
     async def health(self, request: ManagementRequest) -> Response:
         """Liveness, which depends on nothing."""
-        return JsonResponse({"status": "ok"})
+        return JsonResponse({"status": "ok"}, headers={"x-gateway-version": __version__})
 
     async def ready(self, request: ManagementRequest) -> Response:
         """Readiness: 200 or 503. Operators also see the reason."""

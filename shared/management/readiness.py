@@ -12,10 +12,9 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from shared.auth.consumers import TABLE
 from shared.concurrency import SingleFlight
 from shared.errors import StoreUnavailable
-from shared.storage import Store
+from shared.storage import Store, names
 
 _PATIENCE = 1.0  # seconds for the table
 _HOLDS = 1.0  # seconds for which a result is served again
@@ -38,7 +37,7 @@ class ReadinessCheck:
     def __init__(
         self, store: Store, unusable: Callable[[], list[str]], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._table = store.table(TABLE)
+        self._table = store.table(names.CONSUMERS)
         self._unusable = unusable
         self._clock = clock
         self._asked_at = -_HOLDS

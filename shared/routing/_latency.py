@@ -1,4 +1,4 @@
-"""How long a deployment takes to show its first content, over its last answers. Pure."""
+"""Times to the first content of a deployment's last answers. Pure."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -20,24 +20,24 @@ class Latency:
         (self._streams if stream else self._whole).append(milliseconds)
 
     def usual(self, *, stream: bool) -> float | None:
-        """The 95th percentile, or None where too little is known."""
+        """The 95th percentile, or None with too few answers."""
         times = self._streams if stream else self._whole
         return percentile(sorted(times), 0.95) if len(times) >= _ENOUGH else None
 
     def longest(self) -> float:
-        """The longest of all; 0 where nothing is known."""
+        """The longest of all; 0 without answers."""
         return max((*self._streams, *self._whole), default=0.0)
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """What is told of it, by kind of answer."""
-        told = {}
-        for kind, times in (("streams", sorted(self._streams)), ("whole_answers", sorted(self._whole))):
-            if times:
-                shares = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
-                told[kind] = {"answers": float(len(times))} | {
-                    name: round(percentile(times, share), 1) for name, share in shares.items()
-                }
-        return told
+        """The number of answers and the percentiles, by kind of answer."""
+        kinds = {"streams": sorted(self._streams), "whole_answers": sorted(self._whole)}
+        shares = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+        return {
+            kind: {"answers": float(len(times))}
+            | {name: round(percentile(times, share), 1) for name, share in shares.items()}
+            for kind, times in kinds.items()
+            if times
+        }
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:

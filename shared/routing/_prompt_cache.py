@@ -1,8 +1,8 @@
-"""Sends calls with the same beginning to the same backend, where Azure's prompt cache has it already. Pure.
+"""Sends calls with the same prefix to the same backend, whose prompt cache has it. Pure.
 
-Azure caches prefixes of 1,024 tokens or more, per deployment. Rendezvous hashing: every instance ranks the backends
-alike for a prefix, without talking to the others, and a backend that comes or goes moves only its own share. Source of
-the bound: Mirrokni, Thorup, Zadimoghaddam, "Consistent Hashing with Bounded Loads".
+Azure caches prefixes of 1,024 tokens or more, per deployment. By rendezvous hashing every instance ranks the backends
+alike for a prefix, without communication, and an added or removed backend moves only its own share. Source of the
+bound: Mirrokni, Thorup, Zadimoghaddam, "Consistent Hashing with Bounded Loads".
 """
 
 import hashlib
@@ -16,13 +16,13 @@ from shared.types import Call
 SHORTEST = 1024  # tokens; Azure caches no shorter prompt
 _LEADING = 4 * SHORTEST  # bytes of the messages that stand for their first 1,024 tokens
 _PROMPTS = ("messages", "input", "prompt")
-_BOUND = 1.25  # times its fair share that a backend may have in flight on account of a prefix
-_FEW = 8  # calls in flight that overload nobody; among so few, shares are chance
+_BOUND = 1.25  # times its fair share that a backend may have in flight because of a prefix
+_FEW = 8  # calls in flight that overload no backend; with so few, shares are chance
 
 
 def prefix(call: Call) -> bytes | None:
-    """What calls have in common that a backend's cache may serve: the caller's own `prompt_cache_key`, else how the
-    prompt begins. None where nothing would be cached."""
+    """The key by which calls share a cache: the caller's `prompt_cache_key`, else the beginning of the prompt. None if
+    nothing would be cached."""
     if (place := call.values.get("prompt_cache_key")) is not None and call.body[place] != b"null":
         return call.body[place][:_LEADING]
     if call.input_estimate < SHORTEST:
@@ -35,7 +35,7 @@ def prefix(call: Call) -> bytes | None:
 
 
 class Share(msgspec.Struct, frozen=True):
-    """A backend that could serve: its weight, and what it has in flight."""
+    """A backend that could serve: its weight, and its calls in flight."""
 
     name: str
     weight: int
@@ -52,7 +52,7 @@ def choose(key: bytes, backends: Sequence[Share]) -> int:
         backend = backends[i]
         if backend.in_flight < max(_FEW, math.ceil(_BOUND * calls * backend.weight / weights)):
             return i
-    return ranking[0]  # cannot be: not everyone is above the average
+    return ranking[0]  # unreachable: they cannot all be above the average
 
 
 def _score(digest: bytes, backend: Share) -> float:

@@ -1,4 +1,4 @@
-"""When a deployment is left alone: pure transitions of its health, and the health of all of them in this process."""
+"""The state of every deployment as this process sees it: its health, its quota, and its calls under way."""
 
 import random
 from collections import Counter
@@ -10,7 +10,7 @@ import msgspec
 from shared.routing._health import (
     FAULTS_TO_EJECT,
     HEALTHY,
-    LONGEST_TOLD,
+    LONGEST_RETRY_AFTER,
     PROBING,
     Health,
     after_abandoned,
@@ -30,52 +30,64 @@ PROBE_GRANTED = 10.0  # seconds for a call to come along that may try a deployme
 PROBE_ASKED = 3.0  # seconds until the fleet is asked again for that
 
 DeploymentKey = tuple[str, str]
-"""A backend's name and a deployment: what has a health of its own."""
+"""A backend's name and a deployment, which have one health."""
 
 
 class DeploymentState:
-    """What a process knows of one deployment. One per deployment, for the life of the process."""
+    """The state of one deployment. One per deployment, for the life of the process."""
 
     __slots__ = (
-        "answered_at", "capacity", "configured", "health", "in_flight", "latency", "most_cool_down",
-        "probe_asked_until", "probe_granted_until", "sent", "throttle", "waiting",
+        "answered_at", "configured", "health", "in_flight", "latency", "longest_cool_down", "probe_asked_until",
+        "probe_granted_until", "quota", "sent", "throttle", "waiting",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.health = HEALTHY
         self.in_flight = 0  # tries under way, streams until they end
-        self.waiting = 0  # those of them that have shown nothing yet
-        self.answered_at = 0.0  # when it last showed something
+        self.waiting = 0  # those of them without any answer yet
+        self.answered_at = 0.0  # the time of its last answer
         self.sent = Sent()
-        self.capacity: QuotaReading | None = None
-        self.configured: float | None = None  # tokens a minute, as configured, else the most that it has told
+        self.quota: QuotaReading | None = None
+        self.configured: float | None = None  # tokens per minute, as configured, else the most that it has reported
         self.latency = Latency()
-        self.throttle: AdaptiveThrottle | None = None  # once it has said 429
-        self.most_cool_down: Callable[[], float] | None = None  # of a provisioned one that others stand in for
+        self.throttle: AdaptiveThrottle | None = None  # since its first 429
+        self.longest_cool_down: Callable[[], float] | None = None
         self.probe_granted_until = 0.0
         self.probe_asked_until = 0.0
 
 
 class Fleet(Protocol):
-    """What other instances are told, and asked, of a deployment. Nothing of it waits."""
+    """The other instances. Each method returns at once, and works in the background."""
 
-    def look(self) -> None: ...
-    def tripped(self, key: DeploymentKey, health: Health) -> None: ...
-    def recovered(self, key: DeploymentKey) -> None: ...
-    def ask_for_probe(self, key: DeploymentKey) -> None: ...
+    def look(self, breakers: "Breakers") -> None:
+        """Adopt what the others have found out, if the last look was long ago."""
+        ...
+
+    def tripped(self, key: DeploymentKey, health: Health, seconds: float) -> None:
+        """Report an ejection that lasts so many seconds."""
+        ...
+
+    def recovered(self, key: DeploymentKey) -> None:
+        """Report the end of an ejection."""
+        ...
+
+    def ask_for_probe(self, key: DeploymentKey, granted: Callable[[], None]) -> None:
+        """Call `granted` if this instance is the one that may try a deployment again."""
+        ...
 
 
 class Breakers:
-    """What this process has seen of every target. `fleet` None: it runs alone."""
+    """One per process. `clock` is monotonic; `fleet` None: it runs alone."""
 
-    def __init__(self, clock: Callable[[], float], rng: random.Random) -> None:
+    def __init__(self, clock: Callable[[], float], rng: random.Random, fleet: Fleet | None = None) -> None:
         self.clock = clock
-        self.fleet: Fleet | None = None
-        self.trips: Counter[str] = Counter()  # ejections by backend, since the start
         self.rng = rng
+        self.trips: Counter[str] = Counter()  # ejections by backend, since the start
+        self._fleet = fleet
         self._watched: dict[DeploymentKey, DeploymentState] = {}
 
     def watched(self, target: Target) -> DeploymentState:
+        """The state of a target's deployment, to be read only."""
         key = (target.backend.name, target.deployment)
         try:
             return self._watched[key]
@@ -88,140 +100,155 @@ class Breakers:
     def health(self, target: Target) -> Health:
         return self.watched(target).health
 
+    def configure(
+        self, target: Target, tokens_per_minute: float | None, longest_cool_down: Callable[[], float] | None
+    ) -> None:
+        """Set the deployment's configured quota (None: unknown), and the bound of its cool-downs in seconds (None: as
+        long as it says)."""
+        state = self.watched(target)
+        state.configured, state.longest_cool_down = tokens_per_minute, longest_cool_down
+
+    def look(self) -> None:
+        """A call comes in: adopt what other instances have found out, if the last look was long ago."""
+        if self._fleet is not None:
+            self._fleet.look(self)
+
     def usable(self, target: Target, now: float, tokens: float = 0.0) -> bool:
-        """Whether a call of so many tokens may go there as a matter of course. Once an ejection is over, one call of
-        the whole fleet is let through first."""
-        watched = self.watched(target)
-        health = watched.health
+        """True if a call of so many tokens may go there like any other. Once an ejection is over, one call of the whole
+        fleet is let through first."""
+        state = self.watched(target)
+        health = state.health
         if health is HEALTHY:
             return True
         if not health.usable_at(now, tokens):
             return False
-        if not health.half_open or self.fleet is None or now < watched.probe_granted_until:
+        if not health.half_open or self._fleet is None or now < state.probe_granted_until:
             return True
-        if now >= watched.probe_asked_until:
-            watched.probe_asked_until = now + PROBE_ASKED
-            self.fleet.ask_for_probe((target.backend.name, target.deployment))
-        return now < watched.probe_granted_until
+        if now >= state.probe_asked_until:
+            state.probe_asked_until = now + PROBE_ASKED
+            key = (target.backend.name, target.deployment)
+            self._fleet.ask_for_probe(key, lambda: self._grant_probe(key))
+        return now < state.probe_granted_until
 
     def begin(self, target: Target, seconds: float, tokens: float = 0.0) -> Sent:
-        """A try starts that may take so long. What had been sent there, with it: for `learn`."""
-        watched = self.watched(target)
-        watched.in_flight += 1
-        watched.waiting += 1
-        if watched.health.half_open:
-            watched.health = while_probing(watched.health, self.clock(), seconds)
-            watched.probe_granted_until = 0.0
-        watched.sent = Sent(watched.sent.tokens + tokens, watched.sent.calls + 1)
-        return watched.sent
+        """A try starts that may take so long. Return all that has been sent there, this try included, for `learn`."""
+        state = self.watched(target)
+        state.in_flight += 1
+        state.waiting += 1
+        if state.health.half_open:
+            state.health = while_probing(state.health, self.clock(), seconds)
+            state.probe_granted_until = 0.0
+        state.sent = Sent(state.sent.tokens + tokens, state.sent.calls + 1)
+        return state.sent
 
     def shown(self, target: Target, started: float, *, stream: bool) -> None:
         """A try has an answer, of which more may come."""
-        watched, now = self.watched(target), self.clock()
-        watched.waiting -= 1
-        watched.answered_at = now
-        watched.latency.note((now - started) * 1000, stream=stream)
+        state, now = self.watched(target), self.clock()
+        state.waiting -= 1
+        state.answered_at = now
+        state.latency.note((now - started) * 1000, stream=stream)
 
     def failed(self, target: Target) -> None:
-        """A try has none."""
-        watched = self.watched(target)
-        watched.waiting -= 1
-        watched.in_flight -= 1
+        """A try has ended without an answer."""
+        state = self.watched(target)
+        state.waiting -= 1
+        state.in_flight -= 1
 
     def end(self, target: Target) -> None:
-        """What has been answered has ended, a stream with its last byte."""
+        """An answer has ended, a stream with its last byte."""
         self.watched(target).in_flight -= 1
 
     def silent(self, target: Target, started: float) -> bool:
-        """Whether a target seems to hang, as seen by a try that began at `started` and takes much longer than usual: it
-        has answered nobody since, and others wait as well, or it has failed just before."""
-        watched = self.watched(target)
-        if watched.answered_at > started:
+        """True if a target seems to hang, as seen by a try that began at `started` and takes much longer than usual:
+        no call has had an answer since, and others wait as well, or it has failed just before."""
+        state = self.watched(target)
+        if state.answered_at > started:
             return False
-        return watched.waiting >= FAULTS_TO_EJECT or watched.health.faults > 0
+        return state.waiting >= FAULTS_TO_EJECT or state.health.faults > 0
 
     def abandoned(self, target: Target) -> None:
-        """A try was given up before its target had shown anything: its caller left, or another target was faster."""
-        watched = self.watched(target)
-        if watched.health.reason == PROBING:
+        """A try was given up before its target answered: its caller left, or another target was faster."""
+        state = self.watched(target)
+        if state.health.reason == PROBING:
             now = self.clock()
-            watched.health = after_abandoned(watched.health, now)
-            watched.probe_granted_until = now + PROBE_GRANTED
+            state.health = after_abandoned(state.health, now)
+            state.probe_granted_until = now + PROBE_GRANTED
 
     def success(self, target: Target) -> None:
-        watched = self.watched(target)
-        health = watched.health
-        if watched.throttle is not None:
-            watched.throttle.accepted()
+        state = self.watched(target)
+        health = state.health
+        if state.throttle is not None:
+            state.throttle.accepted()
         if health.faults or health.ejected_until:
-            watched.health = after_success(health)
-            if self.fleet is not None and (health.half_open or health.ejected_until):
-                self.fleet.recovered((target.backend.name, target.deployment))
+            state.health = after_success(health)
+            if self._fleet is not None and (health.half_open or health.ejected_until):
+                self._fleet.recovered((target.backend.name, target.deployment))
 
-    def learn(self, target: Target, told: QuotaReading) -> None:
-        """What an answer told of the quota; one to a call that went out earlier than the last such one is old news."""
-        watched = self.watched(target)
-        known = watched.capacity
-        if known is None or told.mark.calls >= known.mark.calls:
-            watched.capacity = told
-        limit = told.limit_tokens
-        if limit is not None and (watched.configured is None or limit > watched.configured):
-            watched.configured = limit
+    def learn(self, target: Target, reading: QuotaReading) -> None:
+        """Keep the quota that an answer reported, unless its call went out before that of the last such answer."""
+        state = self.watched(target)
+        if state.quota is None or reading.mark.calls >= state.quota.mark.calls:
+            state.quota = reading
+        limit = reading.limit_tokens
+        if limit is not None and (state.configured is None or limit > state.configured):
+            state.configured = limit
 
     def throttle(
         self, target: Target, retry_after: float | None, kind: Throttle = "quota", tokens: float = 0.0
     ) -> None:
-        """A 429. It concerns this process alone: telling the others was measured, and costs half of the goodput."""
-        watched, now = self.watched(target), self.clock()
-        if watched.throttle is None:
-            watched.throttle = AdaptiveThrottle(self.clock)
+        """A 429. It concerns this process alone: sharing it was measured, and costs half of the goodput."""
+        state, now = self.watched(target), self.clock()
+        if state.throttle is None:
+            state.throttle = AdaptiveThrottle(self.clock)
         if kind == "oversized":
-            health = after_oversized(watched.health, now, retry_after, tokens)
+            health = after_oversized(state.health, now, retry_after, tokens)
         else:
-            most = LONGEST_TOLD if watched.most_cool_down is None else watched.most_cool_down()
-            health = after_throttle(watched.health, now, retry_after, self.rng.random(), most)
-        watched.health = msgspec.structs.replace(health, reason=f"429: {kind}")
+            longest = LONGEST_RETRY_AFTER if state.longest_cool_down is None else state.longest_cool_down()
+            health = after_throttle(state.health, now, retry_after, self.rng.random(), longest)
+        state.health = msgspec.structs.replace(health, reason=f"429: {kind}")
 
     def held_back(self, target: Target) -> bool:
-        """Whether a call is not to be sent to a deployment that asked for more time than it is given."""
+        """True if this call is not to be sent to a deployment that asked for more time than it is given."""
         throttle = self.watched(target).throttle
-        return throttle is not None and throttle.refuses(self.rng.random())
+        return throttle is not None and throttle.rejects(self.rng.random())
 
     def fault(self, target: Target, reason: str) -> None:
-        watched = self.watched(target)
-        health = after_fault(watched.health, self.clock(), reason, self.rng.uniform(-1, 1))
-        ejected = health.ejections > watched.health.ejections
-        watched.health = health
+        """A 5xx, a broken connection, a timeout."""
+        state = self.watched(target)
+        health = after_fault(state.health, self.clock(), reason, self.rng.uniform(-1, 1))
+        ejected = health.ejections > state.health.ejections
+        state.health = health
         if ejected:
             self._tripped(target, health)
 
     def refusal(self, target: Target, reason: str) -> None:
-        watched = self.watched(target)
-        watched.health = after_refusal(watched.health, self.clock(), reason)
-        self._tripped(target, watched.health)
+        """A 401, 403 or 404 that concerns the gateway's own access."""
+        state = self.watched(target)
+        state.health = after_refusal(state.health, self.clock(), reason)
+        self._tripped(target, state.health)
 
     def _tripped(self, target: Target, health: Health) -> None:
         self.trips[target.backend.name] += 1
-        if self.fleet is not None:
-            self.fleet.tripped((target.backend.name, target.deployment), health)
+        if self._fleet is not None:
+            key = (target.backend.name, target.deployment)
+            self._fleet.tripped(key, health, health.ejected_until - self.clock())
 
     def adopt(self, key: DeploymentKey, health: Health) -> None:
-        """What another instance has found out."""
+        """Take over the health that another instance has found out."""
         self._watched.setdefault(key, DeploymentState()).health = health
 
-    def grant_probe(self, key: DeploymentKey) -> None:
-        """The fleet leaves the trying of a deployment to this process."""
+    def _grant_probe(self, key: DeploymentKey) -> None:
         self._watched[key].probe_granted_until = self.clock() + PROBE_GRANTED
 
     def refuses(self, target: Target, tokens: float, now: float) -> bool:
-        """Whether its quota, as it was told last, would not take a call of so many tokens; or, where Azure has lowered
-        that quota for now, a part of the calls, so that its share of them shrinks with it."""
-        watched = self.watched(target)
-        told = watched.capacity
-        if told is None:
+        """True if its quota, as last reported, would not take a call of so many tokens. While Azure has lowered that
+        quota, also True for a part of the calls, so that its share of them shrinks with it."""
+        state = self.watched(target)
+        reading = state.quota
+        if reading is None:
             return False
-        if told.refuses(tokens, watched.sent, now):
+        if reading.refuses(tokens, state.sent, now):
             return True
-        if told.limit_tokens is None or watched.configured is None or told.limit_tokens >= watched.configured:
+        if reading.limit_tokens is None or state.configured is None or reading.limit_tokens >= state.configured:
             return False
-        return self.rng.random() > told.limit_tokens / watched.configured
+        return self.rng.random() > reading.limit_tokens / state.configured

@@ -1,4 +1,4 @@
-"""What a caller asks of the routing, in headers of the gateway's own. Pure."""
+"""Per-request routing preferences, from `x-gateway-*` headers. Pure."""
 
 from collections.abc import Mapping
 
@@ -18,8 +18,9 @@ _MOST_FALLBACKS = 8
 
 
 class RoutingPreferences(msgspec.Struct, frozen=True):
-    """`seconds` for the whole call; the one `backend` it may go to; the models to fall back on; whether a slow answer
-    is asked for again elsewhere. None and "": as configured. `explain`: tell the decisions."""
+    """The caller's preferences; None and "": as configured. `seconds`: for the whole call; `backend`: the only one it
+    may go to; `fallbacks`: the models to fall back on; `hedge`: also send a slow call to another backend; `explain`:
+    return the decisions."""
 
     seconds: float | None = None
     backend: str = ""
@@ -32,7 +33,7 @@ NONE = RoutingPreferences()
 
 
 def parse(headers: Mapping[str, str]) -> RoutingPreferences:
-    """The wishes in a request's headers. Raises `InvalidRequest` (400) that names the header."""
+    """The preferences in a request's headers. Raises `InvalidRequest` (400) that names the header."""
     if _HEADERS.isdisjoint(headers):
         return NONE
     return RoutingPreferences(

@@ -1,4 +1,4 @@
-"""What a deployment tells of its quota in the headers of its answers, and what that says of the next call. Pure.
+"""Parses rate-limit headers, and predicts if the next call would get a 429. Pure.
 
 Azure admits a call by an estimate: its prompt by the number of characters, and all the tokens that its answer may have.
 """
@@ -12,8 +12,8 @@ from shared.azure_openai.answers import number
 from shared.types import Call
 
 _LONGEST_WINDOW = 60.0  # seconds; Azure counts by the minute
-_UNTOLD_WINDOW = 5.0  # seconds for which numbers count that came without a reset time
-_FULL = 100.0  # per cent of a provisioned deployment's throughput, from where on it refuses
+_DEFAULT_WINDOW = 5.0  # seconds for which a number without a reset time is valid
+_FULL = 100.0  # per cent of a provisioned deployment's throughput: from there on it rejects calls
 _UTILISATION_LASTS = 1.0  # seconds
 _OVERLOAD = ("temporarily unable to process", "high demand")
 
@@ -26,8 +26,8 @@ class Sent(NamedTuple):
 
 
 class QuotaReading(msgspec.Struct, frozen=True):
-    """What one answer told. None: it did not. `tokens` and `requests` are what was left, `*_until` when that is over;
-    `mark`: what had been sent to the deployment when the answered call went out, so that what was sent since counts."""
+    """The quota that one answer reported. `tokens` and `requests`: what was left, None if not reported; `*_until`: when
+    that is over; `mark`: all that had been sent to the deployment when the answered call went out."""
 
     tokens: float | None = None
     tokens_until: float = 0.0
@@ -38,22 +38,31 @@ class QuotaReading(msgspec.Struct, frozen=True):
     mark: Sent = Sent()
 
     def refuses(self, tokens: float, sent: Sent, now: float) -> bool:
-        """Whether a call of so many tokens would most likely be refused now."""
+        """True if a call of so many tokens would most likely get a 429 now."""
         if now < self.full_until:
             return True
-        since_tokens, since_calls = sent.tokens - self.mark.tokens, sent.calls - self.mark.calls
-        if self.tokens is not None and now < self.tokens_until and self.tokens - since_tokens < tokens:
-            return True
-        return self.requests is not None and now < self.requests_until and self.requests - since_calls < 1
+        tokens_left, requests_left = self.tokens_left(sent, now), self.requests_left(sent, now)
+        return (tokens_left is not None and tokens_left < tokens) or (requests_left is not None and requests_left < 1)
+
+    def tokens_left(self, sent: Sent, now: float) -> float | None:
+        """What was left, less what has been sent since; None if nothing current is known."""
+        if self.tokens is None or now >= self.tokens_until:
+            return None
+        return self.tokens - (sent.tokens - self.mark.tokens)
+
+    def requests_left(self, sent: Sent, now: float) -> float | None:
+        if self.requests is None or now >= self.requests_until:
+            return None
+        return self.requests - (sent.calls - self.mark.calls)
 
 
 def estimate(call: Call) -> int:
-    """The tokens by which Azure will admit a call, or as good a guess."""
+    """The tokens by which Azure will probably admit a call."""
     return call.input_estimate + (call.max_output_tokens or 0)
 
 
-def told(headers: Mapping[str, str], mark: Sent, now: float) -> QuotaReading | None:
-    """The capacity in an answer's headers; None where they tell nothing, as those of most provisioned deployments."""
+def read(headers: Mapping[str, str], mark: Sent, now: float) -> QuotaReading | None:
+    """The quota in an answer's headers; None if they have none, like those of most provisioned deployments."""
     tokens, requests = headers.get("x-ratelimit-remaining-tokens"), headers.get("x-ratelimit-remaining-requests")
     if tokens is None and requests is None:
         used = headers.get("azure-openai-deployment-utilization")
@@ -72,16 +81,16 @@ def told(headers: Mapping[str, str], mark: Sent, now: float) -> QuotaReading | N
 
 def _window(reset: str | None) -> float:
     seconds = number(reset.removesuffix("s")) if reset else None
-    return _UNTOLD_WINDOW if seconds is None else min(seconds, _LONGEST_WINDOW)
+    return _DEFAULT_WINDOW if seconds is None else min(seconds, _LONGEST_WINDOW)
 
 
 Throttle = Literal["quota", "adjusted", "overload", "oversized"]
-"""Why a 429: the deployment's quota is used; Azure has lowered that quota for now; the region is overloaded, whatever
-our quota; or something is left, and only this call was too large for it."""
+"""The reason of a 429: the deployment's quota is used up; Azure has lowered that quota for now; the region is
+overloaded, whatever the quota; or some quota is left, but too little for this call."""
 
 
 def throttle(headers: Mapping[str, str], body: bytes, *, configured: float | None) -> Throttle:
-    """Which of the four kinds a 429 is. `configured`: the tokens a minute that the deployment should have."""
+    """The reason of a 429. `configured`: the tokens per minute that the deployment should have."""
     left = [number(headers.get(f"x-ratelimit-remaining-{what}")) for what in ("tokens", "requests")]
     if all(count is not None and count > 0 for count in left):
         return "oversized"

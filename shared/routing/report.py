@@ -1,4 +1,4 @@
-"""What `GET /gateway/backends` tells: every deployment as this instance sees it, and what the instances share."""
+"""The report of `GET /gateway/backends`: every deployment as this instance sees it, and as the instances share it."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -42,52 +42,47 @@ class BackendsReport:
         }
 
     def _deployment(self, key: DeploymentKey, shared: dict[DeploymentKey, Shared] | None) -> dict[str, Any]:
-        watched = self._breakers.all().get(key) or DeploymentState()
-        told = shared.get(key) if shared is not None else None
-        return self._seen(watched) | {"shared": _told(told) if told is not None else None}
-
-    def _seen(self, watched: DeploymentState) -> dict[str, Any]:
-        now, health = self._breakers.clock(), watched.health
+        state = self._breakers.all().get(key) or DeploymentState()
+        row = shared.get(key) if shared is not None else None
+        now, health = self._breakers.clock(), state.health
         ejected, cooling = max(health.ejected_until - now, 0.0), max(health.cooling_until - now, 0.0)
-        state = "ejected" if ejected else "cooling" if cooling else "half_open" if health.half_open else "usable"
         return {
-            "state": state,
+            "state": "ejected" if ejected else "cooling" if cooling else "half_open" if health.half_open else "usable",
             "reason": health.reason,
             "ejected_for": round(ejected, 1),
             "ejections": health.ejections,
             "faults_in_a_row": health.faults,
             "cooling_for": round(cooling, 1),
-            "in_flight": watched.in_flight,
-            "remaining": _remaining(watched, now),
-            "first_byte_ms": watched.latency.summary(),
+            "in_flight": state.in_flight,
+            "remaining": _remaining(state, now),
+            "first_byte_ms": state.latency.summary(),
+            "shared": _shared(row) if row is not None else None,
         }
 
 
-def _remaining(watched: DeploymentState, now: float) -> dict[str, Any] | None:
-    """What is left of its quota by its last answer, less what was sent since; None where nothing current is known."""
-    told = watched.capacity
-    if told is None:
+def _remaining(state: DeploymentState, now: float) -> dict[str, Any] | None:
+    """The rest of its quota by its last answer, less what was sent since; None if it has reported none."""
+    reading = state.quota
+    if reading is None:
         return None
-    since_tokens, since_calls = watched.sent.tokens - told.mark.tokens, watched.sent.calls - told.mark.calls
+    tokens, requests = reading.tokens_left(state.sent, now), reading.requests_left(state.sent, now)
     return {
-        "tokens": None if told.tokens is None or now >= told.tokens_until else max(told.tokens - since_tokens, 0),
-        "requests": None
-        if told.requests is None or now >= told.requests_until
-        else max(told.requests - since_calls, 0),
-        "limit_tokens": told.limit_tokens,
-        "configured_tokens": watched.configured,
-        "full": now < told.full_until,
+        "tokens": None if tokens is None else max(tokens, 0),
+        "requests": None if requests is None else max(requests, 0),
+        "limit_tokens": reading.limit_tokens,
+        "configured_tokens": state.configured,
+        "full": now < reading.full_until,
     }
 
 
-def _told(told: Shared) -> dict[str, Any]:
+def _shared(row: Shared) -> dict[str, Any]:
     return {
-        "ejected_until": _when(told.eject_until),
-        "ejections": told.ejections,
-        "probe_until": _when(told.probe_until),
-        "reason": told.reason,
-        "by": told.by,
-        "at": _when(told.at),
+        "ejected_until": _when(row.eject_until),
+        "ejections": row.ejections,
+        "probe_until": _when(row.probe_until),
+        "reason": row.reason,
+        "by": row.by,
+        "at": _when(row.at),
     }
 
 

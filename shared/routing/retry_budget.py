@@ -1,4 +1,4 @@
-"""How many tries a process may make beyond the first of each call, so that trouble is not answered with a flood. Pure.
+"""Budgets for retries, so that trouble does not cause a flood of calls. Pure.
 
 Both count over the last seconds, in slots of one second or more. Source: "Handling Overload" in Google's book on site
 reliability, which calls the second one client-side throttling.
@@ -10,7 +10,7 @@ _ALWAYS = 100  # further tries in the window that need no calls to justify them
 _SHARE = 0.2  # of the calls in the window
 _BUDGET_WINDOW = 10
 _THROTTLE_WINDOW = 30
-_K = 1.5  # asked so many times as often as it accepts, a deployment finds out soon that it has room again
+_K = 1.5  # calls per accepted call: enough to notice soon that a deployment has room again
 
 
 class Window:
@@ -44,8 +44,8 @@ class Window:
 
 
 class RetryBudget:
-    """100 further tries, and 20 % of the calls of the last ten seconds. Tries after a 429 are not charged: they went
-    to nobody's work."""
+    """100 further tries, and 20 % of the calls of the last ten seconds. Tries after a 429 are not charged: they
+    cost the backend no work."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -57,7 +57,7 @@ class RetryBudget:
         self._calls.add(self._clock())
 
     def take(self) -> bool:
-        """Whether one more try may be made."""
+        """Charge one more try. Return False if the budget is used up."""
         now = self._clock()
         if self._spent.total(now) >= _ALWAYS + _SHARE * self._calls.total(now):
             return False
@@ -66,7 +66,7 @@ class RetryBudget:
 
 
 class AdaptiveThrottle:
-    """Which calls to let through to deployments that refuse: few while nearly none is accepted, more as more are."""
+    """Thins out the calls to a deployment that rejects them: the fewer it accepts, the fewer are sent."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -76,8 +76,8 @@ class AdaptiveThrottle:
     def accepted(self) -> None:
         self._accepted.add(self._clock())
 
-    def refuses(self, chance: float) -> bool:
-        """Whether this call is not to be sent; `chance` is random, 0 to 1. It counts as one that asked."""
+    def rejects(self, chance: float) -> bool:
+        """Count a call. Return True if it is not to be sent. `chance` is random, 0 to 1."""
         now = self._clock()
         asked = self._asked.total(now)
         self._asked.add(now)

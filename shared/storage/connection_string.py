@@ -1,11 +1,11 @@
-"""What a storage connection string says: an address, an account, a key. The messages never show the key."""
+"""Parses the connection string of a storage account. No message shows the key."""
 
 import base64
 import binascii
-from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 import msgspec
+from azure.core.utils import parse_connection_string
 
 from shared.errors import ConfigurationError
 
@@ -20,6 +20,8 @@ _DEVELOPMENT_STORAGE = {
 
 
 class Account(msgspec.Struct, frozen=True):
+    """`key` is base64; the endpoints are those of the table and the blob service."""
+
     name: str
     key: str
     endpoint: str
@@ -29,37 +31,42 @@ class Account(msgspec.Struct, frozen=True):
         return f"Account({self.name!r}, {self.endpoint!r})"
 
 
-def account(parts: Mapping[str, str]) -> Account:
-    """The account that the string's parts (lower-case name -> value) describe, or `ConfigurationError`."""
+def account(text: str) -> Account:
+    """The account of a connection string. Raises `ConfigurationError`."""
+    try:
+        parts = parse_connection_string(text)  # lower-case name -> value
+    except ValueError:
+        raise _wrong("is not a list of NAME=VALUE, separated by semicolons") from None
     if parts.get("usedevelopmentstorage", "").lower() == "true":
         parts = _DEVELOPMENT_STORAGE
     if "sharedaccesssignature" in parts:
-        raise bad("holds a SharedAccessSignature, which is not supported: use AccountName and AccountKey")
+        raise _wrong("holds a SharedAccessSignature, which is not supported: use AccountName and AccountKey")
     name, key = parts.get("accountname"), parts.get("accountkey")
     if not name or not key:
-        raise bad(f"lacks {'AccountKey' if name else 'AccountName'}")
+        raise _wrong(f"lacks {'AccountKey' if name else 'AccountName'}")
     try:
         base64.b64decode(key, validate=True)
     except (binascii.Error, ValueError):
-        raise bad("has an AccountKey that is not base64") from None
+        raise _wrong("has an AccountKey that is not base64") from None
     scheme, suffix = parts.get("defaultendpointsprotocol", "https"), parts.get("endpointsuffix", "core.windows.net")
     endpoint = parts.get("tableendpoint") or f"{scheme.lower()}://{name}.table.{suffix}"
     if not is_address(endpoint, ("http", "https")):
         field = "TableEndpoint" if "tableendpoint" in parts else "DefaultEndpointsProtocol or EndpointSuffix"
-        raise bad(f"has a {field} that makes no http or https address")
+        raise _wrong(f"has a {field} that gives no http or https address")
     blobs = parts.get("blobendpoint") or f"{scheme.lower()}://{name}.blob.{suffix}"
     if not is_address(blobs, ("http", "https")):
-        raise bad("has a BlobEndpoint that makes no http or https address")
+        raise _wrong("has a BlobEndpoint that gives no http or https address")
     return Account(name, key, endpoint.rstrip("/"), blobs.rstrip("/"))
 
 
 def is_address(text: str, schemes: tuple[str, ...]) -> bool:
+    """True for a URL with a host and one of these schemes, and without a query."""
     try:
         address = urlsplit(text)
         return address.scheme in schemes and bool(address.hostname) and not address.query and address.port != 0
-    except ValueError:  # a port that is no number
+    except ValueError:  # a port that is not a number
         return False
 
 
-def bad(what: str) -> ConfigurationError:
+def _wrong(what: str) -> ConfigurationError:
     return ConfigurationError(f"the connection string of the storage account {what}")

@@ -18,11 +18,13 @@ import msgspec
 from shared.telemetry import instruments, spans
 from shared.telemetry.metrics import Counter, Histogram, Instrument, Labels, Point, drained
 from shared.telemetry.spans import Span, TraceContext
+from shared.token_classes import REPORTED, price_name
 from shared.types import Attempt, Call, Consumer, Outcome, Target, Usage
 
 _TICK = 0.5  # seconds between looks at the event loop's lag
 _SPANS_EVERY = 5.0
 _MOST_WAITING = 2048  # spans, and as many log lines, that wait for their export
+_TOKEN_TYPES = tuple((field, price_name(field)) for field in REPORTED)
 _BURST = 10.0  # seconds' worth of traces that may come at once
 
 
@@ -218,18 +220,9 @@ class Telemetry:
         self._attempts.add((backend.name, backend.region, spans.result_of(attempt)))
 
     def _measure_tokens(self, labels: Labels, usage: Usage) -> None:
-        for kind, tokens in (
-            ("input", usage.input_tokens),
-            ("output", usage.output_tokens),
-            ("cached_input", usage.cached_input_tokens),
-            ("reasoning", usage.reasoning_tokens),
-            ("audio_input", usage.audio_input_tokens),
-            ("audio_output", usage.audio_output_tokens),
-            ("image_input", usage.image_input_tokens),
-            ("image_output", usage.image_output_tokens),
-        ):
-            if tokens:
-                self._tokens[*labels, kind].record(tokens)
+        for field, name in _TOKEN_TYPES:
+            if tokens := getattr(usage, field):
+                self._tokens[*labels, name].record(tokens)
 
     # --- what becomes of it -------------------------------------------------------------------------------------------
 

@@ -11,10 +11,14 @@ import msgspec
 
 from shared import ulid
 from shared.telemetry.instruments import BACKEND, MODEL, REGION
+from shared.token_classes import TOKEN_CLASSES
 from shared.types import BEATEN, LEFT, Attempt, Call, Consumer, Outcome
 
 PROVIDER = "azure.ai.openai"
 _OPERATIONS = {"chat.completions": "chat", "completions": "text_completion", "responses.create": "chat"}
+_TOKEN_ATTRIBUTES = tuple(
+    (tokens.span or f"tollgate.usage.{field}", field) for field, tokens in TOKEN_CLASSES.items() if tokens.part_of
+)
 _64_BITS = (1 << 64) - 1
 
 Attributes = dict[str, str | int | float | bool]
@@ -176,10 +180,9 @@ def _attributes(where: TraceContext, operation: str, consumer: Consumer, call: C
         "gen_ai.request.max_tokens": call.max_output_tokens,
         "gen_ai.response.model": usage.model or None,
         "gen_ai.response.time_to_first_chunk": outcome.first_byte_ms / 1000 if call.stream and target else None,
+        **{name: getattr(usage, field) or None for name, field in _TOKEN_ATTRIBUTES},
         "gen_ai.usage.input_tokens": usage.input_tokens,
         "gen_ai.usage.output_tokens": usage.output_tokens,
-        "gen_ai.usage.cache_read.input_tokens": usage.cached_input_tokens or None,
-        "gen_ai.usage.reasoning.output_tokens": usage.reasoning_tokens or None,
         "openai.response.service_tier": usage.service_tier or None,
         "azure.resource_provider.namespace": "Microsoft.CognitiveServices",
         "http.response.status_code": outcome.status,

@@ -3,41 +3,35 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from shared.token_classes import TOKEN_CLASSES
 from shared.types import LONG_CONTEXT
 from shared.usage import aggregates
 from shared.usage.aggregates import Counts, Dimensions, Fold
 
 GRACE = 600  # seconds after which an intent without an end is closed as an estimate: longer than any call
+_MOST_LINES = 50_000  # of an hour while it is folded: callers choose names, which must not fill the memory
+NOBODY = "-"  # the backend and region of a call that reached no backend; the consumer of an end without a start
 
-
-_MOST_LINES = 50_000  # of an hour while it is folded: what names callers make up must not fill the memory
-
-
-NOBODY = "-"  # the backend and region of a call that reached none; the consumer of an end whose start is missing
-
-
-# What is added up as it stands in a row, where it does.
-_SUMS = tuple(
-    (name, Counts.__struct_fields__.index(field))
-    for name, field in (
-        ("e_cached", "cached_input_tokens"),
-        ("e_reasoning", "reasoning_tokens"),
-        ("e_audio_in", "audio_input_tokens"),
-        ("e_image_in", "image_input_tokens"),
-        ("e_audio_out", "audio_output_tokens"),
-        ("e_image_out", "image_output_tokens"),
-        ("e_accepted", "accepted_prediction_tokens"),
-        ("e_rejected", "rejected_prediction_tokens"),
+# A line is a list of sums, because that is the fastest to add to: `_FIELDS` gives the places of the fields of `Counts`.
+_FIELDS = {field: place for place, field in enumerate(Counts.__struct_fields__)}
+_REQUESTS, _ENDS, _ESTIMATED, _ERRORS, _HUNG_UP, _CHARGES, _ATTEMPTS = (
+    _FIELDS[field] for field in ("requests", "ends", "estimated", "errors", "hung_up", "charges", "attempts")
+)
+_INPUT, _OUTPUT, _SOUND_MS, _MS, _TIMED, _TTFT, _FIRST_TOKENS = (
+    _FIELDS[field] for field in ("input_tokens", "output_tokens", "sound_ms", "ms", "timed", "ttft", "first_tokens")
+)
+_OPTIONAL = tuple(  # properties of a row that are added as they are, where the row has them
+    (row, _FIELDS[field])
+    for row, field in (
+        *((tokens.row, field) for field, tokens in TOKEN_CLASSES.items() if tokens.part_of),
         ("e_images", "images"),
         ("e_chars", "characters"),
     )
 )
 
-SOUND, HUNG_UP, CHARGES = map(Counts.__struct_fields__.index, ("sound_ms", "hung_up", "charges"))
-
 
 class HourFold:
-    """Folds raw rows one by one: `add` each, then `result`."""
+    """A fold of raw rows: `add` each, then `result`."""
 
     def __init__(self, now: float) -> None:
         self._closing = now - GRACE
@@ -59,47 +53,47 @@ class HourFold:
         self._halves += 1 + started
         line = self._line(row)
         if "e_role" in row:
-            line[CHARGES] += 1
+            line[_CHARGES] += 1
         else:
             self._count_call(row, line)
         if get("e_est"):
-            line[2] += 1
-        line[4] += get("e_input", 0)
-        line[5] += get("e_output", 0)
-        for name, place in _SUMS:
+            line[_ESTIMATED] += 1
+        line[_INPUT] += get("e_input", 0)
+        line[_OUTPUT] += get("e_output", 0)
+        for name, place in _OPTIONAL:
             if name in row:
                 line[place] += row[name]
         if "e_seconds" in row:
-            line[SOUND] += round(row["e_seconds"] * 1000)  # a sum of integers is the same in any order
+            line[_SOUND_MS] += round(row["e_seconds"] * 1000)  # a sum of integers is the same in any order
 
     @staticmethod
     def _count_call(row: Mapping[str, Any], line: list[int]) -> None:
         get = row.get
-        line[0] += 1
-        line[1] += 1
+        line[_REQUESTS] += 1
+        line[_ENDS] += 1
         if get("e_ended") == "hung_up":
-            line[HUNG_UP] += 1
+            line[_HUNG_UP] += 1
         elif row["e_status"] >= 400:
-            line[3] += 1
-        line[8] += get("e_attempts", 0)
+            line[_ERRORS] += 1
+        line[_ATTEMPTS] += get("e_attempts", 0)
         if "e_ms" in row:
-            line[9] += row["e_ms"]
-            line[10] += 1
-        if ttft := get("e_ttft"):  # 0 when no byte came
-            line[11] += ttft
-            line[12] += 1
+            line[_MS] += row["e_ms"]
+            line[_TIMED] += 1
+        if ttft := get("e_ttft"):  # 0: no byte came
+            line[_TTFT] += ttft
+            line[_FIRST_TOKENS] += 1
 
     def _close_orphan(self, row: Mapping[str, Any]) -> None:
         self._orphans += 1
         line = self._line(row)
-        line[0] += 1
-        line[2] += 1
-        line[4] += int(row.get("s_prompt", 0))
+        line[_REQUESTS] += 1
+        line[_ESTIMATED] += 1
+        line[_INPUT] += int(row.get("s_prompt", 0))
 
     def _line(self, row: Mapping[str, Any]) -> list[int]:
-        """The counts that a row belongs to; the order of the names is that of `Dimensions`."""
+        """Return the sums that a row is added to. The names are in the order of `Dimensions`."""
         get = row.get
-        model = get("e_model") or get("s_model") or NOBODY  # "" of calls that name none, as those about a file
+        model = get("e_model") or get("s_model") or NOBODY  # "": the call names no model, as one about a file
         dimensions = (
             get("s_key", NOBODY),
             model,
@@ -128,7 +122,7 @@ class HourFold:
 
 
 def fold_rows(rows: Iterable[Mapping[str, Any]], now: float) -> Fold:
-    """The fold of one hour's raw rows, `now` by the store's clock."""
+    """Fold one hour's raw rows. `now` is the time by the store's clock."""
     fold = HourFold(now)
     for row in rows:
         fold.add(row)

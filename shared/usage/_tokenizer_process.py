@@ -1,32 +1,25 @@
 """The child process that counts tokens."""
 
+import os
 import struct
 import sys
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import msgspec
 
 from shared.types import Attempt, Outcome
 
-if TYPE_CHECKING:
-    import tiktoken
-
+# OpenAI's token tables, as tiktoken caches them; it checks their SHA-256. To download one again:
+# TIKTOKEN_CACHE_DIR=shared/usage/vocabularies python -c 'import tiktoken; tiktoken.get_encoding("o200k_base")'
 VOCABULARIES = Path(__file__).resolve().parent / "vocabularies"
-
-
-# SHA-256 of the tables as OpenAI publishes them, in tiktoken's format (tiktoken_ext/openai_public.py names them, too).
-PUBLISHED = {
-    "o200k_base": "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
-    "cl100k_base": "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
-}
-
+SHIPPED = ("o200k_base", "cl100k_base")
 
 _LENGTH = struct.Struct("<I")
 
 
 class CountRequest(msgspec.Struct, array_like=True):
-    """What is to be counted: a request's body, and the text of its answer as far as it came."""
+    """The body of a call, and the text of its answer, as far as it came."""
 
     model: str
     body: bytes
@@ -38,8 +31,8 @@ class Counted(msgspec.Struct, array_like=True):
     output_tokens: int
 
     def correct(self, outcome: Outcome) -> Outcome:
-        """The outcome with these counts where it has estimates. They remain estimates: what a model thought, saw or
-        heard is in none of the texts."""
+        """Replace the estimates of an outcome by these counts. They remain estimates: the texts lack reasoning, images
+        and audio."""
         usage = outcome.usage
         if usage.estimated:
             output = self.output_tokens or usage.output_tokens
@@ -53,68 +46,42 @@ class Counted(msgspec.Struct, array_like=True):
         return msgspec.structs.replace(attempt, usage=usage)
 
 
-def encoding(name: str) -> "tiktoken.Encoding":
-    """An encoding from the table that is shipped. Raises `ValueError` for a file that is not what OpenAI published."""
-    import base64
-    import hashlib
-    import lzma
-
-    import tiktoken
-    import tiktoken_ext.openai_public as published
-
-    packed = lzma.decompress((VOCABULARIES / f"{name}.xz").read_bytes())
-    count = int.from_bytes(packed[:4], "little")
-    ranks: dict[bytes, int] = {}
-    check = hashlib.sha256()
-    place = 4 + count
-    for rank, length in enumerate(packed[4:place]):
-        token = packed[place : place + length]
-        ranks[token] = rank
-        place += length
-        check.update(b"%s %d\n" % (base64.b64encode(token), rank))
-    if check.hexdigest() != PUBLISHED[name]:
-        raise ValueError(f"{name}: not the table that OpenAI published")
-    # tiktoken knows the pattern and the special tokens, and would now fetch the table.
-    published.load_tiktoken_bpe = lambda *_, **__: ranks
-    return tiktoken.Encoding(**published.ENCODING_CONSTRUCTORS[name]())
-
-
 def encoding_name(model: str) -> str:
-    """The encoding of a model, also by Azure's names; the newest one for models that are not known."""
+    """The encoding of a model, by OpenAI's or Azure's name; the newest one for unknown models."""
     from tiktoken.model import encoding_name_for_model
 
     try:
         name = encoding_name_for_model(model)
     except KeyError:
         return "o200k_base"
-    return name if name in PUBLISHED else "o200k_base"
+    return name if name in SHIPPED else "o200k_base"
 
 
 def prompt_texts(body: bytes) -> tuple[list[str], int]:
-    """The texts of a request that its model reads, and how many tokens of form stand between them.
+    """The texts of a request that its model reads, and the number of formatting tokens between them.
 
-    OpenAI's cookbook, "How to count tokens with tiktoken": three tokens a message, one a name, three before the answer.
-    Schemas of tools are counted as the JSON they come in, near what they are turned into. Pictures and sound are not.
+    OpenAI's cookbook, "How to count tokens with tiktoken": three tokens per message, one per name, three before the
+    answer. Tool schemas are counted as JSON, which is close to the model's input. Images and audio are not counted.
     """
     try:
-        request = msgspec.json.decode(body, type=dict[str, Any])
+        prompt = msgspec.json.decode(body, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return [], 0
     texts: list[str] = []
     form = 0
     for name in ("messages", "input"):
-        turns = request.get(name)
+        turns = prompt.get(name)
         if isinstance(turns, list) and any(isinstance(turn, dict) for turn in turns):
             form += 3 + 3 * len(turns) + sum(isinstance(turn, dict) and "name" in turn for turn in turns)
-    form += sum(_gather(request.get(name), texts) for name in ("messages", "input", "prompt", "instructions"))
-    schemas = (request.get(name) for name in ("tools", "functions"))
+    form += sum(_gather(prompt.get(name), texts) for name in ("messages", "input", "prompt", "instructions"))
+    schemas = (prompt.get(name) for name in ("tools", "functions"))
     texts += [msgspec.json.encode(schema).decode() for schema in schemas if schema]
     return texts, form
 
 
 def _gather(value: Any, texts: list[str]) -> int:
-    """Every text in a prompt, in messages, their parts and calls of tools; the number of tokens that came as such, as
-    embeddings take them."""
+    """Append every text of a prompt to `texts`: of messages, their parts and tool calls. Return the number of tokens
+    that the prompt has as numbers, which embeddings accept."""
     if isinstance(value, str):
         texts.append(value)
     elif isinstance(value, list):
@@ -125,13 +92,14 @@ def _gather(value: Any, texts: list[str]) -> int:
     return int(isinstance(value, int))
 
 
-def answer(question: CountRequest, encodings: dict[str, "tiktoken.Encoding"]) -> Counted:
-    name = encoding_name(question.model)
-    if name not in encodings:
-        encodings[name] = encoding(name)
-    texts, form = prompt_texts(question.body)
-    counts = [len(tokens) for tokens in encodings[name].encode_ordinary_batch(texts, num_threads=1)]
-    return Counted(sum(counts) + form, len(encodings[name].encode_ordinary(question.said)))
+def answer(request: CountRequest) -> Counted:
+    """Count the tokens of a prompt and of its answer's text."""
+    import tiktoken
+
+    encoding = tiktoken.get_encoding(encoding_name(request.model))
+    texts, form = prompt_texts(request.body)
+    counts = [len(tokens) for tokens in encoding.encode_ordinary_batch(texts, num_threads=1)]
+    return Counted(sum(counts) + form, len(encoding.encode_ordinary(request.said)))
 
 
 def write(pipe: IO[bytes], data: bytes) -> None:
@@ -148,11 +116,11 @@ def read(pipe: IO[bytes]) -> bytes:
 
 
 def main() -> None:
-    """Answer questions until there are no more."""
-    encodings: dict[str, tiktoken.Encoding] = {}
+    """Answer requests until there are no more."""
+    os.environ["TIKTOKEN_CACHE_DIR"] = str(VOCABULARIES)
     while True:
         try:
-            question = msgspec.msgpack.decode(read(sys.stdin.buffer), type=CountRequest)
+            request = msgspec.msgpack.decode(read(sys.stdin.buffer), type=CountRequest)
         except EOFError:
             return
-        write(sys.stdout.buffer, msgspec.msgpack.encode(answer(question, encodings)))
+        write(sys.stdout.buffer, msgspec.msgpack.encode(answer(request)))

@@ -19,11 +19,14 @@ in the end. The rank of a day is the sum over its hours, of a month over its day
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from operator import add
 
 import msgspec
 
 from shared.errors import StoreUnavailable
 from shared.storage import MAX_BATCH, Properties, Row, Table, Value
+from shared.storage.conditional import update
+from shared.token_classes import TokenCounts
 
 TABLE = "usageagg"
 
@@ -58,7 +61,7 @@ class Dimensions(msgspec.Struct, frozen=True, order=True):
     context: str = "short"
 
 
-class Counts(msgspec.Struct, frozen=True):
+class Counts(TokenCounts, frozen=True):
     """`ms` and `ttft` are sums in milliseconds over `timed` and `first_tokens` requests, `sound_ms` of sound.
 
     `requests` are the callers', of which `errors` failed, `hung_up` lost their callers and `estimated` have tokens that
@@ -68,21 +71,11 @@ class Counts(msgspec.Struct, frozen=True):
     ends: int = 0
     estimated: int = 0
     errors: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cached_input_tokens: int = 0
-    reasoning_tokens: int = 0
     attempts: int = 0
     ms: int = 0
     timed: int = 0
     ttft: int = 0
     first_tokens: int = 0
-    audio_input_tokens: int = 0
-    image_input_tokens: int = 0
-    audio_output_tokens: int = 0
-    image_output_tokens: int = 0
-    accepted_prediction_tokens: int = 0
-    rejected_prediction_tokens: int = 0
     images: int = 0
     sound_ms: int = 0
     characters: int = 0
@@ -106,17 +99,20 @@ class _Manifest(msgspec.Struct, frozen=True):
     generation: str
     rank: Rank
     lines: int
-    etag: str
+
+
+def added[C: TokenCounts](one: C, other: C) -> C:
+    """Add all numbers of two counts."""
+    return type(one)(*map(add, msgspec.structs.astuple(one), msgspec.structs.astuple(other)))
 
 
 def add_lines(parts: Iterable[Lines]) -> Lines:
-    sums: dict[Dimensions, list[int]] = {}
+    sums: Lines = {}
     for lines in parts:
         for dimensions, counts in lines.items():
-            values = msgspec.structs.astuple(counts)
             total = sums.get(dimensions)
-            sums[dimensions] = list(values) if total is None else [a + b for a, b in zip(total, values, strict=True)]
-    return {dimensions: Counts(*values) for dimensions, values in sums.items()}
+            sums[dimensions] = counts if total is None else added(total, counts)
+    return sums
 
 
 def combine(folds: Sequence[Fold]) -> Fold:
@@ -171,7 +167,7 @@ async def commit(table: Table, partition: str, fold: Fold, nonce: str) -> int:
     if manifest is None or manifest.rank < fold.rank:
         generation = f"{_rank_text(fold.rank)}-{nonce}"
         keys += await _write_lines(table, partition, generation, fold.lines)
-        manifest = await _switch(table, partition, _Manifest(generation, fold.rank, len(fold.lines), ""), manifest)
+        manifest = await _switch(table, partition, _Manifest(generation, fold.rank, len(fold.lines)))
         written = len(fold.lines) + 1
     await _sweep(table, partition, manifest, keys)
     return written
@@ -188,23 +184,21 @@ async def _write_lines(table: Table, partition: str, generation: str, lines: Lin
     return keys
 
 
-async def _switch(table: Table, partition: str, new: _Manifest, old: _Manifest | None) -> _Manifest:
-    """Point the manifest to a generation, unless a higher one was faster; the manifest that counts afterwards.
+async def _switch(table: Table, partition: str, new: _Manifest) -> _Manifest:
+    """Point the manifest to a generation, unless it points to one of at least that rank. Return the manifest in force.
 
-    A lost answer to the write shows as a refused one, and then as our own generation in the manifest."""
-    halves, orphans = new.rank
-    properties: dict[str, Value] = {
-        "generation": new.generation,
-        "halves": halves,
-        "orphans": orphans,
-        "lines": new.lines,
-    }
-    while await table.put(partition, _MANIFEST, properties, old.etag if old else None) is None:
-        row = await table.get(partition, _MANIFEST)
-        old = _manifest(row) if row else None
-        if old is not None and old.rank >= new.rank:
-            return old
-    return new
+    If the answer to the write is lost, the manifest already names our own generation."""
+    in_force = new
+
+    def outrank(row: Row | None) -> Properties | None:
+        nonlocal in_force
+        if row is not None and (in_force := _manifest(row)).rank >= new.rank:
+            return None
+        in_force, (halves, orphans) = new, new.rank
+        return {"generation": new.generation, "halves": halves, "orphans": orphans, "lines": new.lines}
+
+    await update(table, partition, _MANIFEST, outrank)
+    return in_force
 
 
 async def _sweep(table: Table, partition: str, manifest: _Manifest, keys: list[str]) -> None:
@@ -229,7 +223,7 @@ async def _look(table: Table, partition: str) -> tuple[_Manifest | None, list[Ro
 
 def _manifest(row: Row) -> _Manifest:
     rank = (_integer(row.properties, "halves"), _integer(row.properties, "orphans"))
-    return _Manifest(str(row.properties["generation"]), rank, _integer(row.properties, "lines"), row.etag)
+    return _Manifest(str(row.properties["generation"]), rank, _integer(row.properties, "lines"))
 
 
 def _properties(dimensions: Dimensions, counts: Counts) -> Properties:

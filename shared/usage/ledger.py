@@ -16,6 +16,7 @@ import msgspec
 from shared import ulid
 from shared.config.document import Durability
 from shared.storage import Store, Value
+from shared.token_classes import TOKEN_CLASSES
 from shared.types import Attempt, Call, Consumer, Outcome, Target, Usage
 from shared.usage import rollup
 from shared.usage._group_commit import GroupCommit
@@ -29,17 +30,7 @@ SHARDS = 16  # partitions an hour; an instance writes to one of them, so that it
 _LINGER: dict[Durability, float] = {"committed": 0.1, "deferred": 1.0}
 
 # The property of each field of `Usage`; one that is zero or empty takes no bytes. Sums are kept by `rollup.py`.
-_PROPERTIES = {
-    "input_tokens": "e_input",
-    "output_tokens": "e_output",
-    "cached_input_tokens": "e_cached",
-    "audio_input_tokens": "e_audio_in",
-    "image_input_tokens": "e_image_in",
-    "reasoning_tokens": "e_reasoning",
-    "audio_output_tokens": "e_audio_out",
-    "image_output_tokens": "e_image_out",
-    "accepted_prediction_tokens": "e_accepted",
-    "rejected_prediction_tokens": "e_rejected",
+_PROPERTIES = {field: tokens.row for field, tokens in TOKEN_CLASSES.items()} | {
     "images": "e_images",
     "seconds": "e_seconds",
     "characters": "e_chars",

@@ -16,7 +16,8 @@ from itertools import groupby
 import msgspec
 
 from shared.errors import StoreUnavailable
-from shared.storage import Store, Table, Value
+from shared.storage import Properties, Row, Store, Table
+from shared.storage.conditional import update
 from shared.storage.retrying import RetryingStore
 from shared.usage import aggregates, hours
 from shared.usage._hour_fold import HourFold
@@ -91,22 +92,23 @@ class RollupLock:
 
     async def acquire(self) -> bool:
         """Take the lease, or prolong it."""
-        row = await self._table.get(PARTITION, "lease")
-        if row and row.properties["owner"] != self._owner and float(row.properties["expiry"]) > self._store.now():
-            return False
-        lease: dict[str, Value] = {"owner": self._owner, "expiry": self._store.now() + LEASE}
-        if await self._table.put(PARTITION, "lease", lease, row.etag if row else None):
-            return True
-        row = await self._table.get(PARTITION, "lease")  # a lost answer looks like a lost race
-        return row is not None and row.properties["owner"] == self._owner
+
+        def take(row: Row | None) -> Properties | None:
+            now = self._store.now()
+            if row and row.properties["owner"] != self._owner and float(row.properties["expiry"]) > now:
+                return None
+            return {"owner": self._owner, "expiry": now + LEASE}
+
+        return await update(self._table, PARTITION, "lease", take) is not None
 
     async def release(self) -> None:
+        def expire(row: Row | None) -> Properties | None:
+            return {"owner": self._owner, "expiry": 0.0} if row and row.properties["owner"] == self._owner else None
+
         try:
-            row = await self._table.get(PARTITION, "lease")
-            if row and row.properties["owner"] == self._owner:
-                await self._table.put(PARTITION, "lease", {"owner": self._owner, "expiry": 0.0}, row.etag)
+            await update(self._table, PARTITION, "lease", expire)
         except StoreUnavailable as error:
-            logger.warning("the roll-up's lease was not given back and runs out in %d s: %s", LEASE, error)
+            logger.warning("the roll-up's lease was not released and expires in %d s: %s", LEASE, error)
 
 
 async def watermarks(store: Store) -> Watermarks | None:
@@ -189,14 +191,12 @@ class _Pass:
         self._count(rows_written=await aggregates.commit(self._aggregates, partition, fold, self._nonce()))
 
     async def _save(self, done: Watermarks) -> None:
-        while True:
-            row = await self._control.get(PARTITION, "state")
+        def advance(row: Row | None) -> Properties | None:
             old = row.properties if row else {"settled": 0, "sealed": 0}
             new = {"settled": max(int(old["settled"]), done.settled), "sealed": max(int(old["sealed"]), done.sealed)}
-            if row and new == old:
-                return
-            if await self._control.put(PARTITION, "state", new, row.etag if row else None):
-                return
+            return None if row and new == old else new
+
+        await update(self._control, PARTITION, "state", advance)
 
     def _count(self, **more: int) -> None:
         sums = {name: getattr(self.summary, name) + count for name, count in more.items()}

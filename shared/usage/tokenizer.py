@@ -1,9 +1,8 @@
-"""Counts tokens where no backend told them: a caller who hung up, a stream that broke off.
+"""Counts tokens where no backend reported usage: the caller hung up, or the stream broke off.
 
-By tiktoken and OpenAI's own tables, which are shipped here (`vocabularies/`): tiktoken would fetch them from the net.
-Loading one holds Python's lock for up to a second, during which every open stream would stutter: so a child
-process counts, which begins with the first text to be counted and ends when it has had
-nothing to do for a while. What it is given leaves its memory with the answer, and is never written.
+It uses tiktoken and OpenAI's token tables, which are shipped (`vocabularies/`) so that nothing is downloaded. Loading a
+table holds Python's lock for up to a second, and every open stream would stutter. So a child process counts: it starts
+with the first request and ends after a while without one. Texts stay in its memory only until it answers.
 """
 
 import asyncio
@@ -15,29 +14,26 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
+from shared.concurrency import Tasks
 from shared.types import Outcome
 from shared.usage._tokenizer_process import Counted, CountRequest, read, write
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger("tollgate.ledger")
 
 ROOT = Path(__file__).resolve().parents[2]
-MOST_BYTES = 4 * 1024 * 1024  # of a body or of an answer's text to be counted: a second's work
+MOST_BYTES = 4 * 1024 * 1024  # of a body or an answer's text that are counted: a second's work
 
-_IDLE = 120.0  # seconds until the child process is ended
-_MOST_WAITING = 32 * 1024 * 1024  # bytes of questions; who finds so many before it does without
-_OVERHEAD = 4096  # bytes that a question counts for besides its own
-# Seconds from a question to its answer. The first one includes the loading, which takes a second or two of a core, and
-# much longer on a busy machine; nothing is urgent about a call whose caller has left.
-_PATIENCE = 60.0
-_LAST_PATIENCE = 10.0  # when the process ends
-# Where packages are is the parent's to tell: the Functions worker finds them by no environment variable.
+_IDLE = 120.0  # seconds without requests until the child process ends
+_MOST_WAITING = 32 * 1024 * 1024  # bytes of waiting requests; beyond that, tokens are estimated
+_OVERHEAD = 4096  # bytes that each request adds to its own
+# Seconds from a request to its answer. The first one includes loading a table: one or two seconds of a core, and much
+# longer on a busy machine. A call whose caller has left is not urgent.
+_TIMEOUT = 60.0
+_TIMEOUT_AT_EXIT = 10.0
+# The parent passes its own path on, because the Functions worker does not set it by environment variables.
 _CHILD = "import sys; sys.path[:] = sys.argv[1:]; from shared.usage._tokenizer_process import main; main()"
 
 
@@ -46,38 +42,35 @@ def is_estimated(outcome: Outcome) -> bool:
 
 
 class Tokenizer:
-    """Asks the child process, one question at a time, from a thread of its own."""
+    """The child process, and the one thread that sends it requests, one at a time."""
 
     def __init__(self) -> None:
         self._thread: ThreadPoolExecutor | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._ending: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._waiting = 0  # bytes of questions
+        self._tasks = Tasks()
+        self._waiting = 0  # bytes of requests
         self._stopping = False
 
     def correct(
         self, outcome: Outcome, body: bytes, said: str, account: Callable[[Outcome], asyncio.Future[None]]
     ) -> asyncio.Future[None]:
-        """Account for an outcome when its estimates have been counted; done when the account is."""
+        """Count the estimated tokens of an outcome, then account for it. The future is done when `account`'s is."""
 
         async def count_first() -> None:
             model = outcome.usage.model or (outcome.served_by.model if outcome.served_by else "")
             counted = None
             try:
                 counted = await self.count(CountRequest(model, body, said))
-            except Exception:  # the account must not be lost over it
-                logger.exception("tokens cannot be counted, and are estimated by characters")
+            except Exception:  # the outcome must be accounted for
+                logger.exception("cannot count tokens; estimated by characters")
             await account(counted.correct(outcome) if counted else outcome)
 
-        task = asyncio.get_running_loop().create_task(count_first())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+        return self._tasks.start(count_first())
 
-    async def count(self, question: CountRequest) -> Counted | None:
-        """The tokens. None where they cannot be counted: the reason is logged, and an estimate has to do."""
-        size = len(question.body) + len(question.said)
+    async def count(self, request: CountRequest) -> Counted | None:
+        """Return the tokens; None if they cannot be counted, with the reason in the log."""
+        size = len(request.body) + len(request.said)
         if size > MOST_BYTES or self._waiting + size + _OVERHEAD > _MOST_WAITING:
             return None
         loop = asyncio.get_running_loop()
@@ -88,19 +81,16 @@ class Tokenizer:
         self._ending = loop.call_later(_IDLE, self._end_child)
         self._waiting += size + _OVERHEAD
         try:
-            return await loop.run_in_executor(self._thread, self._ask, question, time.monotonic() + _PATIENCE)
+            return await loop.run_in_executor(self._thread, self._ask, request, time.monotonic() + _TIMEOUT)
         finally:
             self._waiting -= size + _OVERHEAD
 
-    async def stop(self, patience: float = _LAST_PATIENCE) -> None:
-        """Who still waits then does without."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=patience)
-        self._stopping = True
-        if (child := self._child) is not None:
-            child.kill()  # which ends the question under way
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=1.0)
+    async def stop(self, seconds: float = _TIMEOUT_AT_EXIT) -> None:
+        """Answer waiting requests for this long; the tokens of the rest stay estimates."""
+        giving_up = asyncio.get_running_loop().call_later(seconds, self._give_up)
+        await self._tasks.finish(seconds + 1.0)
+        giving_up.cancel()
+        self._give_up()
         if self._ending is not None:
             self._ending.cancel()
         if self._thread is not None:
@@ -108,18 +98,23 @@ class Tokenizer:
             await asyncio.get_running_loop().run_in_executor(thread, self._end)
             thread.shutdown(wait=False)
 
+    def _give_up(self) -> None:
+        self._stopping = True
+        if (child := self._child) is not None:
+            child.kill()  # which ends the request under way
+
     def _end_child(self) -> None:
         if self._thread is not None:
             self._thread.submit(self._end)
 
-    def _ask(self, question: CountRequest, until: float) -> Counted | None:
+    def _ask(self, request: CountRequest, until: float) -> Counted | None:
         if self._stopping or (left := until - time.monotonic()) <= 0:
             return None
         if self._child is not None and self._child.poll() is not None:
             self._end()
         try:
             if (child := self._child) is None:
-                child = self._child = subprocess.Popen(  # noqa: S603 - arguments of our own
+                child = self._child = subprocess.Popen(  # noqa: S603 - fixed arguments
                     [sys.executable, "-c", _CHILD, *sys.path],
                     cwd=ROOT,
                     stdin=subprocess.PIPE,
@@ -131,12 +126,12 @@ class Tokenizer:
             watch = threading.Timer(left, child.kill)
             watch.start()
             try:
-                write(child.stdin, msgspec.msgpack.encode(question))
+                write(child.stdin, msgspec.msgpack.encode(request))
                 return msgspec.msgpack.decode(read(child.stdout), type=Counted)
             finally:
                 watch.cancel()
         except (OSError, EOFError, ValueError) as error:
-            logger.warning("tokens cannot be counted, and are estimated by characters (%s)", type(error).__name__)
+            logger.warning("cannot count tokens (%s); estimated by characters", type(error).__name__)
             self._end()
             return None
 

@@ -248,4 +248,4 @@ async def test_a_policy_that_cannot_be_read_leaves_the_defaults(text: str, caplo
         consumer.id, {"policy": {"limits": text[:30_000], "model_limits": text[:30_000]}}
     )
     assert (await house.who(key)).limits == Limits()
-    assert "are no JSON object" in caplog.text
+    assert "are not a JSON object" in caplog.text

@@ -18,9 +18,9 @@ from shared.limits.limiter import Limiter
 from simulator.process import SimulatorProcess
 from tests.harness.azurite import Azurite
 from tests.harness.gateway_process import EDGES, Edge, cli
+from tests.harness.scripted_store import ScriptedStore
 from tests.harness.system import System, chat_body, configuration
 from tests.harness.system import system as start_system
-from tests.limits.test_limiter import House
 
 PROXY = "10.1.2.3"
 
@@ -69,8 +69,8 @@ def test_ipv6_is_limited_by_the_64_and_what_nobody_tells_as_one() -> None:
     assert client_address.limited_network("") == "unknown"
 
 
-def limiter(house: House, **limits: Any) -> Limiter:
-    return house.limiter(addresses=AddressLimits(**limits))
+def limiter(store: ScriptedStore, **limits: Any) -> Limiter:
+    return store.limiter(addresses=AddressLimits(**limits))
 
 
 async def refusals(limiter: Limiter, address: str, times: int) -> list[GatewayError]:
@@ -85,8 +85,8 @@ async def refusals(limiter: Limiter, address: str, times: int) -> list[GatewayEr
 
 
 async def test_of_a_thousand_requests_of_one_address_at_three_instances_ten_pass() -> None:
-    house = House()
-    fleet = [limiter(house, requests_per_minute=10) for _ in range(3)]
+    store = ScriptedStore()
+    fleet = [limiter(store, requests_per_minute=10) for _ in range(3)]
     refused = await asyncio.gather(*(refusals(member, "203.0.113.7", 333) for member in fleet))
     assert sum(map(len, refused)) == 999 - 10
     error = refused[0][0]
@@ -97,78 +97,78 @@ async def test_of_a_thousand_requests_of_one_address_at_three_instances_ten_pass
 
 
 async def test_who_is_refused_costs_no_operation() -> None:
-    house = House()
-    member = limiter(house, requests_per_minute=10)
+    store = ScriptedStore()
+    member = limiter(store, requests_per_minute=10)
     await refusals(member, "203.0.113.7", 20)
-    before = house.operations
+    before = store.operations
     assert len(await refusals(member, "203.0.113.7", 500)) == 500
-    assert house.operations == before
+    assert store.operations == before
 
 
 async def test_a_quota_of_an_address_is_403_and_renews() -> None:
-    house = House()
-    member = limiter(house, request_quota=5, request_quota_period="hour")
+    store = ScriptedStore()
+    member = limiter(store, request_quota=5, request_quota_period="hour")
     assert await refusals(member, "203.0.113.7", 5) == []
     (error,) = await refusals(member, "203.0.113.7", 1)
     assert isinstance(error, QuotaExceeded)
     assert error.renews == "2026-11-21T13:00:00+00:00"
-    house.time += 3600
+    store.time += 3600
     assert await refusals(member, "203.0.113.7", 5) == []
 
 
 async def test_a_dead_table_locks_no_address_out() -> None:
-    house = House()
-    house.dead = True
-    assert await refusals(limiter(house, request_quota=5), "203.0.113.7", 3) == []
+    store = ScriptedStore()
+    store.dead = True
+    assert await refusals(limiter(store, request_quota=5), "203.0.113.7", 3) == []
 
 
 async def test_many_addresses_leave_little_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shared.limits.limiter._MOST_KEPT", 10)
-    member = limiter(House(), requests_per_minute=10)
+    member = limiter(ScriptedStore(), requests_per_minute=10)
     for number in range(100):
         await member.admit(f"198.51.100.{number}")
-    assert len(member._households) == 10
+    assert len(member._address_limits) == 10
 
 
 async def test_addresses_that_have_not_called_for_a_day_are_forgotten() -> None:
-    house = House()
+    store = ScriptedStore()
     settings = Configuration(backends=[], limits=LimitSettings(addresses=AddressLimits(requests_per_minute=10)))
-    member = limiter(house, requests_per_minute=10)
+    member = limiter(store, requests_per_minute=10)
     await member.admit("203.0.113.7")
-    await member.stop()
-    assert await cleanup.forget_addresses(house, settings) == 0
-    house.time += cleanup.EVERY - 60
+    await member.close()
+    assert await cleanup.forget_addresses(store, settings) == 0
+    store.time += cleanup.EVERY - 60
     await member.admit("203.0.113.8")
-    await member.stop()
-    house.time += 61
-    assert await cleanup.forget_addresses(house, settings) == 1
-    assert [key for key in house.rows("limits") if key.startswith("address:")] == ["address:203.0.113.8"]
-    house.time += 10
-    assert await cleanup.forget_addresses(house, settings) == 0  # once a day
+    await member.close()
+    store.time += 61
+    assert await cleanup.forget_addresses(store, settings) == 1
+    assert [key for key in store.rows("limits") if key.startswith("address:")] == ["address:203.0.113.8"]
+    store.time += 10
+    assert await cleanup.forget_addresses(store, settings) == 0  # once a day
 
 
 def test_a_row_whose_quota_is_in_use_is_kept_until_it_renews() -> None:
     limits = scopes.of_address("", AddressLimits(request_quota=5, request_quota_period="month")).limits
-    house = House()
+    store = ScriptedStore()
 
     async def use() -> None:
-        member = limiter(house, request_quota=5, request_quota_period="month")
+        member = limiter(store, request_quota=5, request_quota_period="month")
         await member.admit("203.0.113.7")
-        await member.stop()
+        await member.close()
 
     asyncio.run(use())
-    row = from_properties(house.rows("limits")["address:203.0.113.7"]["0"][0])
+    row = from_properties(store.rows("limits")["address:203.0.113.7"]["0"][0])
     for days, nothing in ((0.5, False), (2, False), (12, True)):
-        now = house.time + days * 86_400
+        now = store.time + days * 86_400
         assert cleanup.is_default(row, scopes.bounds(limits, now), now) is nothing
 
 
 async def test_a_key_is_good_only_where_its_policy_allows(caplog: pytest.LogCaptureFixture) -> None:
-    house = House()
-    consumers = Consumers(house)
+    store = ScriptedStore()
+    consumers = Consumers(store)
     networks = client_address.networks(["10.0.0.0/8", "2001:db8::/32"])
     created, key = await consumers.create("plant", models=None, limits=Limits(), addresses=networks)
-    authenticator = Authenticator(consumers, house.now, house.now)
+    authenticator = Authenticator(consumers, store.now, store.now)
     headers = {"api-key": key}
     for address in ("10.20.30.40", "2001:db8:ffff::1"):
         assert (await authenticator.authenticate(headers, address)).id == created.id
@@ -176,7 +176,7 @@ async def test_a_key_is_good_only_where_its_policy_allows(caplog: pytest.LogCapt
         with pytest.raises(AddressNotAllowed) as refused:
             await authenticator.authenticate(headers, address)
         assert (refused.value.status, refused.value.code) == (403, "address_not_allowed")
-    await house.table("consumers").merge(created.id, {"policy": {"addresses": "10.0.0.0/8,nonsense"}})
+    await store.table("consumers").merge(created.id, {"policy": {"addresses": "10.0.0.0/8,nonsense"}})
     with caplog.at_level(logging.ERROR, "tollgate.consumers"):
         record = await consumers.find(created.id)
     assert record is not None

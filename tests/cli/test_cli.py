@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from shared import asgi
+from shared import __version__, asgi
 from shared.cli.app import cli
+from shared.config.document import Limits
 from simulator.process import SimulatorProcess
 from tests.harness.azurite import Azurite
 from tests.harness.system import DEPLOYMENTS, System, configuration
@@ -89,6 +90,8 @@ def test_bad_words_are_refused_with_what_was_expected(run: Commands) -> None:
     assert "expected one of them" in run.refused("usage", "--json", "--csv")
     assert "expected a time before" in run.refused("usage", "--since", "2026-02-01", "--until", "2026-01-01")
     assert "--by" in run.refused("usage", "--by", "weather")
+    assert "--time-zone: expected" in run.refused("keys", "create", "x", "--time-zone", "Mars")
+    assert "--token-quota: Expected `int` <= 10" in run.refused("keys", "create", "x", "--token-quota", "9" * 16)
 
 
 def test_without_settings_the_command_says_which(run: Commands) -> None:
@@ -211,3 +214,26 @@ def test_a_key_is_held_to_regions_and_may_be_let_go_again(run: Commands) -> None
     assert run.json("keys", "set", made["id"], "--regions", "all", "--no-pin")["access"] == {"explain": True}
     assert "atlantis" in run.refused("keys", "create", "x", "--regions", "swedencentral,atlantis")
     assert "--data-zones: expected all, or some of" in run.refused("keys", "set", made["id"], "--data-zones", "eu")
+
+
+def test_the_version_is_printed(run: Commands) -> None:
+    assert run("--version").stdout == f"tollgate {__version__}\n"
+
+
+def test_every_limit_can_be_set_by_an_option(run: Commands) -> None:
+    limits = {
+        **dict.fromkeys(("tokens_per_minute", "requests_per_minute", "token_quota", "request_quota"), 7),
+        **{"token_quota_period": "day", "request_quota_period": "hour", "budget_usd": 1.5, "budget_period": "week"},
+        **{"max_concurrent": 2, "time_zone": "Europe/Berlin", "soft": True, "estimate": "learned"},
+    }
+    assert limits.keys() == set(Limits.__struct_fields__)
+    options = ["--soft", "--model", "gpt-4o"]
+    for name, value in limits.items():
+        options += [f"--{name.replace('_', '-')}", str(value)] if name != "soft" else []
+    made = run.json("keys", "create", "limited", *options[:1], *options[3:])
+    assert run.json("keys", "set", made["id"])["limits"] == limits
+    assert run.json("keys", "set", made["id"], "--hard", "--token-quota", "0")["limits"] == limits | {
+        "soft": False,
+        "token_quota": 0,
+    }
+    assert run.json("keys", "set", made["id"], *options)["limits"] == limits

@@ -50,9 +50,9 @@ def changed(path: str, value: Any) -> str:
         ("extra", 1, "document: Object contains unknown field `extra`"),
         ("backends/0/color", "red", "backends[0]: Object contains unknown field `color`"),
         ("backends/1/weight", "2", "backends[1].weight: Expected `int`, got `str`"),
-        ("backends/1/weight", 0, "backends[1].weight: expected 1 to 100, got 0"),
-        ("backends/1/priority", -1, "backends[1].priority: expected 0 to 100"),
-        ("backends/1/name", "a", "backends[1].name: expected a name of its own"),
+        ("backends/1/weight", 0, "backends[1].weight: Expected `int` >= 1, got 0"),
+        ("backends/1/priority", -1, "backends[1].priority: Expected `int` >= 0, got -1"),
+        ("backends/1/name", "a", "backends[1].name: expected a unique name, but backends[0] is also 'a'"),
         ("backends/1/name", "a b", "backends[1].name: expected letters"),
         ("backends/0/endpoint", "http://a.openai.azure.com", "backends[0].endpoint: expected https"),
         ("backends/0/endpoint", "https://a.openai.azure.com/openai", "backends[0].endpoint: expected https"),
@@ -68,8 +68,8 @@ def changed(path: str, value: Any) -> str:
         ("backends/0/models", {}, "backends[0].models: expected at least one"),
         ("backends/0/models", {"m/n": "x"}, "backends[0].models: expected names"),
         ("backends/0/models", {"m": "x y", "n": "n"}, "backends[0].models.m: expected the name of a deployment"),
-        ("models/zzz", {}, "models.zzz: expected a model that a backend serves"),
-        ("models/m/fallbacks", ["zzz"], "models.m.fallbacks[0]: expected a model that a backend serves"),
+        ("models/zzz", {}, "models.zzz: expected a model of a backend, but no backend has 'zzz'"),
+        ("models/m/fallbacks", ["zzz"], "models.m.fallbacks[0]: expected a model of a backend, got 'zzz'"),
         ("models/m/fallbacks", ["m"], "models.m.fallbacks[0]: expected another model"),
         ("models/m/aliases", ["n"], "models.m.aliases[0]: expected a new name"),
         (
@@ -77,9 +77,33 @@ def changed(path: str, value: Any) -> str:
             {"aliases": ["m-2024"]},
             "models.n.aliases[0]: expected a new name, but 'm-2024' is an alias of m",
         ),
-        ("timeouts", {"total": 300}, "timeouts.total: expected seconds above 0 and at most 220"),
-        ("timeouts", {"first_byte": 0}, "timeouts.first_byte: expected"),
-        ("max_request_bytes", 10, "max_request_bytes: expected"),
+        ("timeouts", {"total": 300}, "timeouts.total: Expected `float` <= 220.0, got 300"),
+        ("timeouts", {"first_byte": 0}, "timeouts.first_byte: Expected `float` > 0.0, got 0"),
+        ("timeouts", {"connect": float("nan")}, "timeouts.connect: Expected `float` > 0.0, got nan"),
+        ("max_request_bytes", 10, "max_request_bytes: Expected `int` >= 1024, got 10"),
+        ("heartbeat_seconds", 0.01, "heartbeat_seconds: expected 0 (never) or at least 0.05, got 0.01"),
+        ("ledger", {"overflow_bytes": 5}, "ledger.overflow_bytes: expected 0 (none) or at least 1000000 bytes, got 5"),
+        ("ledger", {"keep_months": 1}, "ledger.keep_months: expected 0 (forever) or at least 2"),
+        ("prices", [{"model": "m", "input": 2e6}], "prices[0].input: Expected `float` <= 1000000.0, got 2000000.0"),
+        (
+            "backends/1/tokens_per_minute",
+            {"m": 1, "x": 0},
+            "backends[1].tokens_per_minute.x: Expected `int` >= 1, got 0",
+        ),
+        ("backends/1/tokens_per_minute", {"x": 1}, "backends[1].tokens_per_minute.x: expected a model of this backend"),
+        ("models/n", {"canary": {"model": "m", "share": 0}}, "models.n.canary.share: Expected `float` > 0.0, got 0"),
+        (
+            "limits",
+            {"teams": {"a": {}, "b": {"token_quota": 1}, "c d": {"token_quota": -1}, "e": {"token_quota": -2}}},
+            "limits.teams.c d.token_quota: Expected `int` >= 0, got -1",
+        ),
+        ("limits", {"teams": {"a": {}, "b": 3}}, "limits.teams.b: Expected `object`, got `int`"),
+        (
+            "limits",
+            {"teams": {"a": {"time_zone": "Mars"}}},
+            "limits.teams.a.time_zone: expected the name of a time zone",
+        ),
+        ("client_address", {"hops": 11}, "client_address.hops: Expected `int` <= 10, got 11"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_path(path: str, value: Any, complaint: str) -> None:
@@ -114,7 +138,7 @@ def test_yaml_knows_no_dates_and_json_may_have_tabs() -> None:
 
 
 def test_all_complaints_are_told_at_once() -> None:
-    document = json.loads(changed("backends/0/weight", 0))
+    document = json.loads(changed("backends/0/region", ""))
     document["models"]["m"]["fallbacks"] = ["zzz"]
     with pytest.raises(ConfigurationError) as caught:
         parsing.parse(json.dumps(document), "x")

@@ -8,13 +8,13 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletion
 
+from tests.harness.backends import DENIED
 from tests.harness.system import BACKENDS, REGIONS, WITH_FALLBACK, System, chat_body
 
 BAD = "eastus2"  # the region that misbehaves where one does
 WORDS = 32  # that the simulator says
 
 DEPLOYMENT_NOT_FOUND = {"error": {"code": "DeploymentNotFound", "message": "The API deployment does not exist."}}
-DENIED = {"error": {"code": "PermissionDenied", "message": "The principal lacks the required data action."}}
 FIREWALL = {"error": {"code": "403", "message": "Access denied due to Virtual Network/Firewall rules."}}
 NOT_WRAPPED = {"statusCode": 401, "message": "Unauthorized. Access token is missing, invalid or expired."}
 

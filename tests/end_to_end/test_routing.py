@@ -18,8 +18,8 @@ from shared.config.document import Limits
 from shared.config.environment import Storage
 from shared.types import Access
 from simulator.process import SimulatorProcess
-from tests.end_to_end.test_failover import DENIED
 from tests.harness.azurite import Azurite
+from tests.harness.backends import DENIED
 from tests.harness.gateway_process import Answer, GatewayProcess
 from tests.harness.system import Caller, System, chat_body, eventually, system
 

@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from local.processes import free_port
+from shared import __version__
 from shared.config import environment as config_environment
 from shared.config import parsing
 from tests.harness.azurite import Azurite
@@ -93,7 +94,7 @@ class TestThePackage:
         names = {path.name for path in package.iterdir()} - {"gateway.yaml"}
         assert names == {".python_packages", "function_app.py", "host.json", "requirements.txt", "shared"}
         assert {path.suffix for path in (package / "shared").rglob("*") if path.is_file()} <= {
-            *(".css", ".html", ".js", ".json", ".py", ".svg", ".typed", ".xz")
+            *(".css", ".html", ".js", ".json", ".py", ".svg", ".typed", "")  # "": tiktoken's tables
         }
 
     def test_it_is_smaller_than_60_megabytes(self, package: Path) -> None:
@@ -195,6 +196,17 @@ class TestTheImage:
         told = cli({**environ, "PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}, "usage", "--by", "key", "--json")
         assert "image" in json.dumps(told)
 
+    def test_it_has_the_command_line_on_its_path(self, image: Path, packages: Path, folder: Path) -> None:
+        dockerfile = (ROOT / "Dockerfile").read_text()
+        (text,) = re.findall(r"printf '(.+)' >/usr/local/bin/tollgate", dockerfile)
+        (folder / "bin").mkdir()
+        (folder / "bin" / "python").symlink_to(layout.PYTHON)
+        command = folder / "bin" / "tollgate"
+        command.write_text(text.replace("\\n", "\n").replace("/packages:/app", f"{packages}:{image}"))
+        command.chmod(0o755)
+        done = subprocess.run([command, "--version"], env={"PATH": str(folder / "bin")}, capture_output=True, text=True)
+        assert (done.stdout, done.stderr) == (f"tollgate {__version__}\n", "")
+
     def test_it_is_not_root_and_its_health_check_asks_the_port_that_it_serves(self) -> None:
         (user,) = layout.instruction("gateway", "USER")
         serve = layout.instruction("gateway", "CMD")
@@ -219,7 +231,7 @@ class TestWhatIsDeclared:
     def read_by_the_code(self) -> str:
         return "".join(
             (ROOT / "shared" / name).read_text()
-            for name in ("config/environment.py", "config/document.py", "credentials.py")
+            for name in ("config/environment.py", "config/document.py", "identity.py")
         )
 
     def test_the_configurations_are_valid(self) -> None:

@@ -12,20 +12,18 @@ from hypothesis import strategies as st
 from shared.config.document import Limits
 from shared.errors import StoreUnavailable
 from shared.limits import scopes
-from shared.limits._exchange import Refused
+from shared.limits._amounts import Amounts, Bound, Bounds
+from shared.limits._exchange import Denied
 from shared.limits._lease import LeasedLimit
-from shared.limits._rows import from_properties, to_properties
+from shared.limits._rows import LimitsTable, from_properties, to_properties
 from shared.limits._settlement import SettlementScheduler
 from shared.limits._token_bucket import (
     LEASE_SECONDS,
     NO_LEASE,
-    NOTHING,
-    Amounts,
-    Bound,
-    Bounds,
     BucketState,
     Demand,
     Exchange,
+    Holding,
     Lease,
     Level,
     caught_up,
@@ -61,7 +59,7 @@ def ask(
     previous: str = "",
 ) -> Exchange:
     demand = Demand(of(first), of(first), of(ahead), of(kept))
-    return exchange(row, bounds, lease, of(owed), demand, now, nonce, previous)
+    return exchange(row, bounds, Holding(lease, of(owed), nonce=previous), demand, now, nonce)
 
 
 def tokens(row: BucketState) -> Level:
@@ -72,7 +70,7 @@ def tokens(row: BucketState) -> Level:
 
 def test_a_lease_takes_from_the_level_and_counts_as_out() -> None:
     done = ask(None, per_minute(600), first=100)
-    assert done.refusal is None
+    assert done.denial is None
     assert done.lease.left.tokens == 100
     assert done.lease.expires == NOW + LEASE_SECONDS
     assert (tokens(done.row).level, tokens(done.row).out) == (500, 100)
@@ -116,11 +114,11 @@ def test_a_refund_never_fills_the_bucket_beyond_its_cap() -> None:
 def test_a_refused_call_is_told_the_exact_wait() -> None:
     row = ask(None, per_minute(600), first=600).row
     refused = ask(row, per_minute(600), first=50, nonce="m", now=NOW)
-    assert refused.refusal is not None
-    assert refused.refusal.wait == pytest.approx(5.0)
+    assert refused.denial is not None
+    assert refused.denial.wait == pytest.approx(5.0)
     passed = ask(row, per_minute(600), first=50, nonce="m", now=NOW + 5.0)
-    assert passed.refusal is None
-    assert ask(row, per_minute(600), first=50, nonce="m", now=NOW + 4.9).refusal is not None
+    assert passed.denial is None
+    assert ask(row, per_minute(600), first=50, nonce="m", now=NOW + 4.9).denial is not None
 
 
 def test_a_refusal_without_anything_to_settle_writes_nothing() -> None:
@@ -131,10 +129,10 @@ def test_a_refusal_without_anything_to_settle_writes_nothing() -> None:
 
 def test_a_lone_call_passes_a_limit_smaller_than_its_estimate() -> None:
     done = ask(None, per_minute(100), first=2000)
-    assert done.refusal is None
+    assert done.denial is None
     assert tokens(done.row).level == -1900
-    assert ask(done.row, per_minute(100), first=2000, nonce="m", now=NOW + 60).refusal is not None
-    assert ask(done.row, per_minute(100), first=2000, nonce="m", now=NOW + 2000 * 0.6).refusal is None
+    assert ask(done.row, per_minute(100), first=2000, nonce="m", now=NOW + 60).denial is not None
+    assert ask(done.row, per_minute(100), first=2000, nonce="m", now=NOW + 2000 * 0.6).denial is None
 
 
 def test_a_clock_that_lags_behind_does_not_turn_the_row_back() -> None:
@@ -142,7 +140,7 @@ def test_a_clock_that_lags_behind_does_not_turn_the_row_back() -> None:
     lagging = ask(row, per_minute(600), first=1, nonce="m", now=NOW - 50)
     assert lagging.row.time == NOW
     assert lagging.row.epoch == row.epoch
-    assert lagging.refusal is not None
+    assert lagging.denial is not None
 
 
 def test_lowered_limits_hold_from_the_next_exchange() -> None:
@@ -154,11 +152,11 @@ def test_a_quota_is_used_up_once_and_begins_anew_with_the_period() -> None:
     bounds: Bounds = (None, Bound(quota=1000, since=NOW - 100, until=NOW + 500), None, None)
     first = ask(None, bounds, first=900)
     over = ask(first.row, bounds, first=200, nonce="m", now=NOW + 10)
-    assert over.refusal is not None
-    assert (over.refusal.kind, over.refusal.wait) == ("quota", 490)
+    assert over.denial is not None
+    assert (over.denial.kind, over.denial.wait) == ("quota", 490)
     renewed: Bounds = (None, Bound(quota=1000, since=NOW + 500, until=NOW + 1100), None, None)
     again = ask(first.row, renewed, first=200, nonce="m", now=NOW + 501, lease=first.lease, owed=0)
-    assert again.refusal is None
+    assert again.denial is None
     assert tokens(again.row).used == 200
     late = ask(again.row, renewed, nonce="o", now=NOW + 502, lease=first.lease)
     assert tokens(late.row).used == 200  # a lease of the old period takes nothing off the new one
@@ -167,7 +165,7 @@ def test_a_quota_is_used_up_once_and_begins_anew_with_the_period() -> None:
 def test_a_quota_that_others_hold_on_lease_may_come_back() -> None:
     bounds: Bounds = (None, Bound(quota=1000, since=NOW - 100, until=NOW + 500), None, None)
     row = ask(None, bounds, first=900).row
-    refusal = ask(row, bounds, first=200, nonce="m").refusal
+    refusal = ask(row, bounds, first=200, nonce="m").denial
     assert refusal is not None
     assert (refusal.kind, refusal.wait) == ("rate", LEASE_SECONDS)
 
@@ -185,18 +183,18 @@ def test_80_and_100_percent_of_a_quota_are_told_once_a_period() -> None:
 def test_slots_come_back_when_a_call_ends_and_when_its_instance_dies() -> None:
     bounds: Bounds = (None, None, None, Bound(2, math.inf))
     one = Demand(first=Amounts(slots=1), queued=Amounts(slots=1))
-    first = exchange(None, bounds, NO_LEASE, NOTHING, one, NOW, "a", "")
-    second = exchange(first.row, bounds, NO_LEASE, NOTHING, one, NOW, "b", "")
-    assert exchange(second.row, bounds, NO_LEASE, NOTHING, one, NOW, "c", "").refusal is not None
-    renewed = exchange(second.row, bounds, first.lease, NOTHING, Demand(under_way=1), NOW + 3, "d", "a")
+    first = exchange(None, bounds, Holding(), one, NOW, "a")
+    second = exchange(first.row, bounds, Holding(), one, NOW, "b")
+    assert exchange(second.row, bounds, Holding(), one, NOW, "c").denial is not None
+    renewed = exchange(second.row, bounds, Holding(first.lease, under_way=1, nonce="a"), Demand(), NOW + 3, "d")
     assert renewed.changed
-    assert exchange(renewed.row, bounds, NO_LEASE, NOTHING, one, NOW + 3, "c", "").refusal is not None
-    assert exchange(renewed.row, bounds, NO_LEASE, NOTHING, one, NOW + 4.5, "c", "").refusal is None
+    assert exchange(renewed.row, bounds, Holding(), one, NOW + 3, "c").denial is not None
+    assert exchange(renewed.row, bounds, Holding(), one, NOW + 4.5, "c").denial is None
 
 
 def test_a_row_survives_the_table() -> None:
     bounds: Bounds = (Bound(10, 1 / 6), Bound(quota=1000, since=5.0, until=9.0), None, Bound(3, math.inf))
-    row = exchange(fresh(bounds, NOW), bounds, NO_LEASE, NOTHING, Demand(Amounts(1, 9, 0, 1)), NOW, "n", "").row
+    row = exchange(fresh(bounds, NOW), bounds, Holding(), Demand(Amounts(1, 9, 0, 1)), NOW, "n").row
     assert from_properties(to_properties(row)) == row
 
 
@@ -240,9 +238,8 @@ class RoughTable(MemoryTable):
 
 
 class Watched(LeasedLimit):
-    """Remembers what it admitted without the table: that is another promise."""
+    """Records what it admitted without the table, to which another guarantee applies."""
 
-    __slots__ = ("alone",)
     alone: set[int]
 
     def overdraw(self, cost: Amounts) -> None:
@@ -269,8 +266,8 @@ class Fleet:
 
     def _new(self) -> Watched:
         scope = scopes.scope("key", "k", Limits(tokens_per_minute=int(self.CAP)))
-        landlord = SettlementScheduler(RoughTable(self.store, self.weather), lambda: self.time, lambda *_: None)
-        member = Watched(scope, landlord)
+        table = LimitsTable(RoughTable(self.store, self.weather), lambda: self.time)
+        member = Watched(scope, table, SettlementScheduler(), lambda *_: None)
         member.alone = self.alone
         return member
 
@@ -283,7 +280,7 @@ class Fleet:
         if not member.spend(cost, self.time):
             try:
                 await member.admit(cost, self.time)
-            except Refused:
+            except Denied:
                 return
         self.charged += cost.tokens
         self.charged_alone += cost.tokens if id(cost) in self.alone else 0.0
@@ -347,8 +344,8 @@ class Fleet:
 
 
 def _forget(member: LeasedLimit) -> None:
-    member._landlord.close()
-    for pending in (member._patience, member._task):
+    member._scheduler.close()
+    for pending in (member._timer, member._task):
         if pending is not None:
             pending.cancel()
 

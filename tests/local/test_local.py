@@ -15,6 +15,7 @@ import psutil
 import pytest
 import yaml
 
+import shared
 from local import azurite, run
 from local.processes import Children, Refused, free_port, port_is_free
 from shared.config import parsing
@@ -99,7 +100,25 @@ class TestFindingNode:
             script(commands / name, "echo v18.19.0")
         done = shell("install.sh", "azurite", path=commands)
         assert done.returncode == 1
-        assert "the one found is v18.19.0" in done.stderr
+        assert "but found v18.19.0" in done.stderr
+
+
+class TestTheCommand:
+    def test_make_install_writes_a_command_that_runs_in_any_folder(self, tmp_path: Path) -> None:
+        project, elsewhere = tmp_path / "a project", tmp_path / "elsewhere"
+        script(project / ".venv" / "bin" / "python", f'exec "{sys.executable}" "$@"')
+        elsewhere.mkdir()
+        (project / "shared").symlink_to(ROOT / "shared")
+        (project / "local").mkdir()
+        shutil.copy(ROOT / "local" / "install.sh", project / "local")
+        for name in ("requirements.txt", "requirements-container.txt"):  # installed already
+            shutil.copy(ROOT / name, project)
+            shutil.copy(ROOT / name, project / ".venv" / f"installed-{name}")
+        subprocess.run(["sh", project / "local" / "install.sh", "runtime"], check=True)
+        done = subprocess.run(
+            [project / ".venv" / "bin" / "tollgate", "--version"], cwd=elsewhere, capture_output=True, text=True
+        )
+        assert (done.stdout, done.stderr) == (f"tollgate {shared.__version__}\n", "")
 
 
 class TestRefusals:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from shared import __version__
 from shared.management.readiness import is_internal
 from simulator.process import SimulatorProcess
 from tests.harness.azurite import Azurite
@@ -48,7 +49,8 @@ def test_a_table_that_is_gone_is_told_and_the_process_lives_on(simulator: Simula
         assert told["status"] == "not ready"
         assert told["store"] != "ok"
         assert ready(gateway).json() == {"status": "not ready"}
-        assert gateway.request("GET", "/healthz").status == 200
+        answer = gateway.request("GET", "/healthz")
+        assert (answer.status, answer.headers["x-gateway-version"]) == (200, __version__)
 
 
 def test_a_model_without_a_usable_backend_is_told(simulator: SimulatorProcess, azurite: Azurite) -> None:

@@ -1,6 +1,5 @@
 """What instances tell each other of sick deployments, on one table: who is told what, and who may try again."""
 
-import asyncio
 import random
 from typing import Any
 
@@ -11,11 +10,12 @@ from hypothesis import strategies as st
 from shared.errors import StoreUnavailable
 from shared.routing._health import FAULTS_TO_EJECT, HEALTHY, Health
 from shared.routing.breakers import Breakers
-from shared.routing.fleet_health import Shared, SharedHealth, heard
+from shared.routing.fleet_health import Shared, SharedHealth, merged
 from shared.storage import Row
 from shared.storage.memory import MemoryStore
 from shared.types import Target
-from tests.routing.test_router import Clock, backend
+from tests.harness.backends import backend
+from tests.harness.clock import Clock
 
 A = Target(backend("a"), "m", "m")
 KEY = ("a", "m")
@@ -26,17 +26,16 @@ class Instance:
 
     def __init__(self, store: MemoryStore, clock: Clock, name: str) -> None:
         self.clock = clock
-        self.breakers = Breakers(clock, random.Random(name))
-        self.shared = SharedHealth(store.table("health"), self.breakers, clock, random.Random(name), name)
+        self.shared = SharedHealth(store.table("health"), clock, random.Random(name), name)
+        self.breakers = Breakers(clock, random.Random(name), self.shared)
 
     async def settle(self) -> None:
         """Wait for what is under way in the background."""
-        while self.shared._tasks:
-            await asyncio.gather(*self.shared._tasks)
+        await self.shared._tasks.finish(5)
 
     async def look(self) -> None:
         self.clock.now += 5.0
-        self.shared.look()
+        self.breakers.look()
         await self.settle()
 
     def fail(self, times: int = FAULTS_TO_EJECT) -> None:
@@ -94,7 +93,7 @@ async def test_the_table_is_read_at_most_every_five_seconds() -> None:
 
     one.shared.rows = count  # type: ignore[method-assign]
     for _ in range(100):
-        one.shared.look()
+        one.breakers.look()
         one.clock.now += 0.25
     await one.settle()
     assert reads == 5
@@ -192,7 +191,7 @@ TIMES = st.floats(0, 2000)
 def test_what_is_heard_never_shortens_an_ejection_or_touches_a_cool_down_unless_it_is_over(
     mine: Health, mine_at: float, told: Shared, now: float
 ) -> None:
-    health = heard(mine, mine_at, told, now, now)
+    health = merged(mine, mine_at, told, now, now)
     assert health.cooling_until == mine.cooling_until
     if told.at <= mine_at:
         assert health is mine

@@ -16,7 +16,7 @@ from shared.routing._prompt_cache import Share
 from shared.routing.quota import Sent
 from shared.routing.retry_budget import AdaptiveThrottle, RetryBudget, Window
 from shared.types import Call
-from tests.routing.test_router import Clock
+from tests.harness.clock import Clock
 
 ROOM = {"x-ratelimit-remaining-tokens": "9990", "x-ratelimit-remaining-requests": "5"}
 
@@ -46,35 +46,35 @@ def test_four_kinds_of_429_are_told_apart(headers: dict[str, str], body: bytes, 
     assert quota.throttle(headers, body, configured=100_000.0) == kind
 
 
-def test_what_was_sent_since_an_answers_call_went_out_counts_against_what_it_told() -> None:
+def test_what_was_sent_since_an_answers_call_went_out_counts_against_the_reading() -> None:
     headers = {"x-ratelimit-remaining-tokens": "1000", "x-ratelimit-reset-tokens": "30"}
-    told = quota.told(headers, Sent(500.0, 3), 100.0)
-    assert told is not None
-    assert not told.refuses(1000, Sent(500.0, 3), 100.0)
-    assert told.refuses(1001, Sent(500.0, 3), 100.0)
-    assert told.refuses(700, Sent(900.0, 4), 100.0)
-    assert not told.refuses(700, Sent(900.0, 4), 130.0)  # the window is over
+    reading = quota.read(headers, Sent(500.0, 3), 100.0)
+    assert reading is not None
+    assert not reading.refuses(1000, Sent(500.0, 3), 100.0)
+    assert reading.refuses(1001, Sent(500.0, 3), 100.0)
+    assert reading.refuses(700, Sent(900.0, 4), 100.0)
+    assert not reading.refuses(700, Sent(900.0, 4), 130.0)  # the window is over
 
 
 def test_the_last_request_of_a_window_is_known_to_be_the_last() -> None:
     headers = {"x-ratelimit-remaining-requests": "1", "x-ratelimit-reset-requests": "10s"}
-    told = quota.told(headers, Sent(0.0, 7), 0.0)
-    assert told is not None
-    assert not told.refuses(5, Sent(0.0, 7), 0.0)
-    assert told.refuses(5, Sent(0.0, 8), 9.9)
+    reading = quota.read(headers, Sent(0.0, 7), 0.0)
+    assert reading is not None
+    assert not reading.refuses(5, Sent(0.0, 7), 0.0)
+    assert reading.refuses(5, Sent(0.0, 8), 9.9)
 
 
 @pytest.mark.parametrize(("used", "full"), [("99.5%", False), ("100%", True), ("104.2 %", True), ("?", False)])
 def test_a_full_provisioned_deployment_is_passed_over_for_a_second(used: str, full: bool) -> None:
-    told = quota.told({"azure-openai-deployment-utilization": used}, Sent(), 10.0)
-    assert (told is not None and told.refuses(1, Sent(), 10.9)) is full
-    assert told is None or not told.refuses(1, Sent(), 11.0)
+    reading = quota.read({"azure-openai-deployment-utilization": used}, Sent(), 10.0)
+    assert (reading is not None and reading.refuses(1, Sent(), 10.9)) is full
+    assert reading is None or not reading.refuses(1, Sent(), 11.0)
 
 
 @given(st.dictionaries(st.sampled_from([*ROOM, "x-ratelimit-reset-tokens", "x-ratelimit-limit-tokens"]), st.text()))
 def test_no_header_of_a_backend_is_worth_a_crash(headers: dict[str, str]) -> None:
-    told = quota.told(headers, Sent(), 0.0)
-    assert told is None or told.refuses(1, Sent(), 0.0) in (True, False)
+    reading = quota.read(headers, Sent(), 0.0)
+    assert reading is None or reading.refuses(1, Sent(), 0.0) in (True, False)
     assert quota.throttle(headers, b"", configured=None) in ("quota", "oversized")
 
 
@@ -107,10 +107,10 @@ def test_the_more_of_the_calls_are_refused_the_fewer_are_sent(accepted: int, ref
     for _ in range(accepted):
         throttle.accepted()
     for _ in range(accepted + refused):
-        throttle.refuses(1.0)
+        throttle.rejects(1.0)
     asked = accepted + refused
     expected = max(0.0, (asked - 1.5 * accepted) / (asked + 1))
-    assert throttle.refuses(chance) is (chance < expected)
+    assert throttle.rejects(chance) is (chance < expected)
 
 
 # --- times ------------------------------------------------------------------------------------------------------------

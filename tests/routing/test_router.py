@@ -24,20 +24,10 @@ from shared.routing.router import Router
 from shared.storage import Properties
 from shared.storage.memory import MemoryStore
 from shared.types import Access, Call, Consumer, Target
+from tests.harness.backends import backend
+from tests.harness.clock import Clock
 
 ANYONE = Consumer("c", "anyone")
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def backend(name: str, models: Sequence[str] = ("m",), **more: Any) -> Backend:
-    return Backend(name=name, endpoint=f"https://{name}", region=name, models={m: m for m in models}, **more)
 
 
 def chat(model: str = "m") -> Call:
@@ -45,8 +35,8 @@ def chat(model: str = "m") -> Call:
     return parse_call(match("POST", "/v1/chat/completions"), "", {}, body)
 
 
-class House:
-    """A router with everything it decides by."""
+class Routing:
+    """A router, with everything that it decides by."""
 
     def __init__(self, *backends: Backend, models: Mapping[str, Model] | None = None) -> None:
         self.clock = Clock()
@@ -60,7 +50,10 @@ class House:
         return [target.backend.name for target in self.targets(model, consumer)]
 
     def targets(self, model: str = "m", consumer: Consumer = ANYONE) -> list[Target]:
-        return self.router.candidates(consumer, chat(model))
+        return self.planned(chat(model), consumer)
+
+    def planned(self, call: Call, consumer: Consumer = ANYONE) -> list[Target]:
+        return self.router.plan(consumer, call).targets
 
     def target(self, name: str) -> Target:
         return next(target for target in self.targets() if target.backend.name == name)
@@ -68,17 +61,17 @@ class House:
 
 async def test_two_calls_in_a_row_go_to_different_backends() -> None:
     for count in (2, 3, 5):
-        house = House(*(backend(f"b{i}") for i in range(count)))
-        firsts = [house.order()[0] for _ in range(5 * BLOCK)]
+        routing = Routing(*(backend(f"b{i}") for i in range(count)))
+        firsts = [routing.order()[0] for _ in range(5 * BLOCK)]
         assert all(one != two for one, two in pairwise(firsts))
         assert max(Counter(firsts).values()) - min(Counter(firsts).values()) <= 6
-        await house.rotation.close()
+        await routing.rotation.close()
 
 
 async def test_weights_share_the_calls() -> None:
-    house = House(backend("a", weight=30), backend("b", weight=10))
-    assert Counter(house.order()[0] for _ in range(40)) == {"a": 30, "b": 10}
-    await house.rotation.close()
+    routing = Routing(backend("a", weight=30), backend("b", weight=10))
+    assert Counter(routing.order()[0] for _ in range(40)) == {"a": 30, "b": 10}
+    await routing.rotation.close()
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6))
@@ -91,12 +84,12 @@ def test_a_round_has_every_backend_as_often_as_its_weight_and_evenly_spread(weig
 
 
 async def test_every_target_is_a_candidate_once_and_lower_priority_numbers_go_first() -> None:
-    house = House(backend("late", priority=2), backend("a"), backend("b", weight=3))
+    routing = Routing(backend("late", priority=2), backend("a"), backend("b", weight=3))
     for _ in range(8):
-        order = house.order()
+        order = routing.order()
         assert sorted(order[:2]) == ["a", "b"]
         assert order[2:] == ["late"]
-    await house.rotation.close()
+    await routing.rotation.close()
 
 
 async def test_instances_share_blocks_of_the_counter_and_none_takes_one_twice() -> None:
@@ -124,64 +117,64 @@ async def test_the_turns_go_on_while_the_table_is_out_of_reach() -> None:
 
 
 async def test_a_throttled_backend_is_left_alone_until_it_may_be_asked_again() -> None:
-    house = House(backend("a"), backend("b"))
-    house.breakers.throttle(house.target("a"), 7.0)
-    assert {tuple(house.order()) for _ in range(6)} == {("b", "a")}
-    house.clock.now += 7.7
-    assert sorted(house.order()) == ["a", "b"]
-    await house.rotation.close()
+    routing = Routing(backend("a"), backend("b"))
+    routing.breakers.throttle(routing.target("a"), 7.0)
+    assert {tuple(routing.order()) for _ in range(6)} == {("b", "a")}
+    routing.clock.now += 7.7
+    assert sorted(routing.order()) == ["a", "b"]
+    await routing.rotation.close()
 
 
 async def test_when_all_are_throttled_the_caller_is_told_the_shortest_wait() -> None:
-    house = House(backend("a"), backend("b"), backend("c"))
-    a, b, c = (house.target(name) for name in "abc")
+    routing = Routing(backend("a"), backend("b"), backend("c"))
+    a, b, c = (routing.target(name) for name in "abc")
     for target, wait in ((a, 7.0), (b, 5.0), (c, 9.0)):
-        house.breakers.throttle(target, wait)
+        routing.breakers.throttle(target, wait)
     with pytest.raises(RateLimitExceeded) as caught:
-        house.targets()
+        routing.targets()
     assert caught.value.headers() == {"retry-after": "5", "retry-after-ms": "5000"}
-    house.clock.now += 5.5
-    assert house.order()[0] == "b"
-    await house.rotation.close()
+    routing.clock.now += 5.5
+    assert routing.order()[0] == "b"
+    await routing.rotation.close()
 
 
 async def test_a_wait_of_a_day_is_obeyed_only_while_somebody_else_can_serve() -> None:
-    house = House(backend("a"), backend("b"))
-    a, b = house.target("a"), house.target("b")
-    house.breakers.throttle(a, 86_400)
-    house.clock.now += 60
-    assert house.order() == ["b", "a"]
-    house.breakers.throttle(b, 86_400)
-    assert house.order() == ["a", "b"]
-    await house.rotation.close()
+    routing = Routing(backend("a"), backend("b"))
+    a, b = routing.target("a"), routing.target("b")
+    routing.breakers.throttle(a, 86_400)
+    routing.clock.now += 60
+    assert routing.order() == ["b", "a"]
+    routing.breakers.throttle(b, 86_400)
+    assert routing.order() == ["a", "b"]
+    await routing.rotation.close()
 
 
 async def test_three_faults_in_a_row_eject_and_an_answer_between_them_does_not() -> None:
-    house = House(backend("a"), backend("b"))
-    a = house.target("a")
+    routing = Routing(backend("a"), backend("b"))
+    a = routing.target("a")
     for _ in range(2):
-        house.breakers.fault(a, "status 503")
-    house.breakers.success(a)
+        routing.breakers.fault(a, "status 503")
+    routing.breakers.success(a)
     for _ in range(2):
-        house.breakers.fault(a, "status 503")
-    assert sorted(house.order()) == ["a", "b"]
-    house.breakers.fault(a, "status 503")
-    assert {tuple(house.order()) for _ in range(4)} == {("b", "a")}  # still there for a call that b fails
-    await house.rotation.close()
+        routing.breakers.fault(a, "status 503")
+    assert sorted(routing.order()) == ["a", "b"]
+    routing.breakers.fault(a, "status 503")
+    assert {tuple(routing.order()) for _ in range(4)} == {("b", "a")}  # still there for a call that b fails
+    await routing.rotation.close()
 
 
 async def test_an_ejected_backend_is_probed_by_one_call_and_comes_back_when_it_answers() -> None:
-    house = House(backend("a"), backend("b"))
-    a = house.target("a")
+    routing = Routing(backend("a"), backend("b"))
+    a = routing.target("a")
     for _ in range(3):
-        house.breakers.fault(a, "timeout")
-    house.clock.now += 6.1
-    assert sorted(house.order()) == ["a", "b"]
-    house.breakers.begin(a, 20.0)
-    assert house.order() == ["b", "a"]  # the others keep away while it is being tried
-    house.breakers.success(a)
-    assert sorted(house.order()) == ["a", "b"]
-    await house.rotation.close()
+        routing.breakers.fault(a, "timeout")
+    routing.clock.now += 6.1
+    assert sorted(routing.order()) == ["a", "b"]
+    routing.breakers.begin(a, 20.0)
+    assert routing.order() == ["b", "a"]  # the others keep away while it is being tried
+    routing.breakers.success(a)
+    assert sorted(routing.order()) == ["a", "b"]
+    await routing.rotation.close()
 
 
 @given(st.integers(0, 12), st.floats(-1, 1))
@@ -205,43 +198,43 @@ def test_a_success_does_not_end_a_cool_down() -> None:
 
 
 async def test_when_all_are_ejected_the_one_that_recovers_first_is_tried_first() -> None:
-    house = House(backend("a"), backend("b"))
-    a, b = house.target("a"), house.target("b")
-    house.breakers.refusal(a, "status 401")
-    house.clock.now += 1
-    house.breakers.refusal(b, "status 401")
-    assert house.order() == ["a", "b"]
-    await house.rotation.close()
+    routing = Routing(backend("a"), backend("b"))
+    a, b = routing.target("a"), routing.target("b")
+    routing.breakers.refusal(a, "status 401")
+    routing.clock.now += 1
+    routing.breakers.refusal(b, "status 401")
+    assert routing.order() == ["a", "b"]
+    await routing.rotation.close()
 
 
 async def test_health_is_kept_by_deployment_so_one_model_does_not_cool_another() -> None:
-    house = House(backend("a", ("m", "n")))
-    house.breakers.throttle(house.target("a"), 5.0)
+    routing = Routing(backend("a", ("m", "n")))
+    routing.breakers.throttle(routing.target("a"), 5.0)
     with pytest.raises(RateLimitExceeded):
-        house.targets("m")
-    assert house.order("n") == ["a"]
-    await house.rotation.close()
+        routing.targets("m")
+    assert routing.order("n") == ["a"]
+    await routing.rotation.close()
 
 
 async def test_a_fallback_model_comes_after_every_backend_of_the_model_itself() -> None:
-    house = House(backend("a", ("m", "n")), backend("b", ("n",)), models={"m": Model(["n"], ["m-2024"])})
-    assert house.targets("m-2024")[0] == Target(house.target("a").backend, "m", "m")
-    assert {t.model for t in house.targets()[1:]} == {"n"}
+    routing = Routing(backend("a", ("m", "n")), backend("b", ("n",)), models={"m": Model(["n"], ["m-2024"])})
+    assert routing.targets("m-2024")[0] == Target(routing.target("a").backend, "m", "m")
+    assert {t.model for t in routing.targets()[1:]} == {"n"}
     only_m = Consumer("c", "x", frozenset({"m"}))
-    assert [t.model for t in house.targets("m", only_m)] == ["m"]
-    await house.rotation.close()
+    assert [t.model for t in routing.targets("m", only_m)] == ["m"]
+    await routing.rotation.close()
 
 
 async def test_a_key_sees_and_uses_only_its_models() -> None:
-    house = House(backend("a", ("m", "n")), models={"n": Model([], ["alias"])})
+    routing = Routing(backend("a", ("m", "n")), models={"n": Model([], ["alias"])})
     only_n = Consumer("c", "x", frozenset({"alias"}))
-    assert house.order("alias", only_n) == house.order("n", only_n) == ["a"]
+    assert routing.order("alias", only_n) == routing.order("n", only_n) == ["a"]
     with pytest.raises(ModelNotAllowed):
-        house.targets("m", only_n)
+        routing.targets("m", only_n)
     with pytest.raises(ModelNotFound) as caught:
-        house.targets("zzz", Consumer("c", "x", frozenset({"m"})))
+        routing.targets("zzz", Consumer("c", "x", frozenset({"m"})))
     assert "n" not in caught.value.message.split("use:")[1]
-    await house.rotation.close()
+    await routing.rotation.close()
 
 
 # --- groups, quotas, loads, regions -----------------------------------------------------------------------------------
@@ -257,91 +250,91 @@ def names(targets: Sequence[Target]) -> list[str]:
 
 
 async def test_provisioned_goes_first_within_a_priority_and_a_lower_number_before_that() -> None:
-    house = House(backend("payg"), backend("reserved", kind="provisioned"), backend("cheap", priority=0))
-    assert house.order() == ["cheap", "reserved", "payg"]
-    await house.rotation.close()
+    routing = Routing(backend("payg"), backend("reserved", kind="provisioned"), backend("cheap", priority=0))
+    assert routing.order() == ["cheap", "reserved", "payg"]
+    await routing.rotation.close()
 
 
 async def test_calls_spill_over_while_a_group_cools_and_return_when_it_has_cooled() -> None:
-    house = House(backend("reserved", kind="provisioned"), backend("payg"))
-    house.breakers.throttle(house.target("reserved"), 30.0)
-    assert house.order()[0] == "payg"
-    house.clock.now += 1.2  # a lone instance may knock after a second: what is paid for is to be used
-    assert house.order()[0] == "reserved"
-    await house.rotation.close()
+    routing = Routing(backend("reserved", kind="provisioned"), backend("payg"))
+    routing.breakers.throttle(routing.target("reserved"), 30.0)
+    assert routing.order()[0] == "payg"
+    routing.clock.now += 1.2  # a lone instance may knock after a second: what is paid for is to be used
+    assert routing.order()[0] == "reserved"
+    await routing.rotation.close()
 
 
 async def test_the_calls_of_a_backend_that_is_left_alone_are_spread_over_all_the_others() -> None:
-    house = House(*(backend(name) for name in "abcd"))
-    house.breakers.refusal(house.target("a"), "status 401")
-    firsts = Counter(house.order()[0] for _ in range(240))
+    routing = Routing(*(backend(name) for name in "abcd"))
+    routing.breakers.refusal(routing.target("a"), "status 401")
+    firsts = Counter(routing.order()[0] for _ in range(240))
     assert set(firsts) == {"b", "c", "d"}
     assert max(firsts.values()) <= 1.1 * min(firsts.values())
-    await house.rotation.close()
+    await routing.rotation.close()
 
 
 async def test_a_backend_with_far_more_under_way_is_passed_over_and_one_with_a_few_more_is_not() -> None:
-    house = House(backend("a"), backend("b"))
+    routing = Routing(backend("a"), backend("b"))
     for under_way, expected in ((4, {"a", "b"}), (5, {"b"})):
-        house.breakers.watched(house.target("a")).in_flight = under_way
-        assert {house.order()[0] for _ in range(8)} == expected
-    house.breakers.watched(house.target("b")).in_flight = 3
-    assert {house.order()[0] for _ in range(8)} == {"a", "b"}
-    await house.rotation.close()
+        routing.breakers.watched(routing.target("a")).in_flight = under_way
+        assert {routing.order()[0] for _ in range(8)} == expected
+    routing.breakers.watched(routing.target("b")).in_flight = 3
+    assert {routing.order()[0] for _ in range(8)} == {"a", "b"}
+    await routing.rotation.close()
 
 
 async def test_a_quota_that_would_refuse_a_call_puts_its_backend_last_but_before_another_model() -> None:
-    house = House(backend("a", ("m", "n")), backend("b", ("m", "n")), models={"m": Model(["n"])})
-    a = house.target("a")
+    routing = Routing(backend("a", ("m", "n")), backend("b", ("m", "n")), models={"m": Model(["n"])})
+    a = routing.target("a")
     headers = {"x-ratelimit-remaining-tokens": "500", "x-ratelimit-reset-tokens": "20"}
-    told = quota.told(headers, Sent(), house.clock())
-    assert told is not None
-    house.breakers.learn(a, told)
+    reading = quota.read(headers, Sent(), routing.clock())
+    assert reading is not None
+    routing.breakers.learn(a, reading)
     for _ in range(4):
-        targets = house.router.candidates(ANYONE, large(1000))
+        targets = routing.planned(large(1000))
         assert names(targets)[:2] == ["b", "a"]
         assert [target.model for target in targets] == ["m", "m", "n", "n"]
-    assert {house.router.candidates(ANYONE, large(100))[0].backend.name for _ in range(4)} == {"a", "b"}
-    await house.rotation.close()
+    assert {routing.planned(large(100))[0].backend.name for _ in range(4)} == {"a", "b"}
+    await routing.rotation.close()
 
 
 async def test_a_lowered_quota_lowers_the_share_of_the_calls() -> None:
-    house = House(backend("a", tokens_per_minute={"m": 1000}), backend("b"))
-    told = quota.told({"x-ratelimit-remaining-tokens": "100", "x-ratelimit-limit-tokens": "250"}, Sent(), 0.0)
-    assert told is not None
-    house.breakers.learn(house.target("a"), told)
-    firsts = Counter(house.order()[0] for _ in range(800))
+    routing = Routing(backend("a", tokens_per_minute={"m": 1000}), backend("b"))
+    reading = quota.read({"x-ratelimit-remaining-tokens": "100", "x-ratelimit-limit-tokens": "250"}, Sent(), 0.0)
+    assert reading is not None
+    routing.breakers.learn(routing.target("a"), reading)
+    firsts = Counter(routing.order()[0] for _ in range(800))
     assert 60 < firsts["a"] < 140  # a quarter of its half
-    await house.rotation.close()
+    await routing.rotation.close()
 
 
 async def test_an_oversized_call_keeps_only_its_like_away() -> None:
-    house = House(backend("a"))
-    a = house.target("a")
-    house.breakers.throttle(a, 8.0, "oversized", 900.0)
-    assert names(house.router.candidates(ANYONE, large(500))) == ["a"]
+    routing = Routing(backend("a"))
+    a = routing.target("a")
+    routing.breakers.throttle(a, 8.0, "oversized", 900.0)
+    assert names(routing.planned(large(500))) == ["a"]
     with pytest.raises(RateLimitExceeded) as caught:
-        house.router.candidates(ANYONE, large(1000))
+        routing.planned(large(1000))
     assert 7 < caught.value.retry_after <= 8
-    house.clock.now += 8.1
-    assert names(house.router.candidates(ANYONE, large(1000))) == ["a"]
-    await house.rotation.close()
+    routing.clock.now += 8.1
+    assert names(routing.planned(large(1000))) == ["a"]
+    await routing.rotation.close()
 
 
 async def test_those_that_ask_for_hours_are_asked_by_few_calls_while_they_go_on_refusing() -> None:
-    house = House(backend("a"))
-    a = house.target("a")
-    house.breakers.throttle(a, 3600.0)
-    house.clock.now += 11
+    routing = Routing(backend("a"))
+    a = routing.target("a")
+    routing.breakers.throttle(a, 3600.0)
+    routing.clock.now += 11
     refused = []
     for _ in range(200):
         try:
-            house.targets()
+            routing.targets()
         except RateLimitExceeded as error:
             refused.append(error.retry_after)
     assert 180 < len(refused) < 200
     assert all(0 < wait <= 10 for wait in refused)
-    await house.rotation.close()
+    await routing.rotation.close()
 
 
 @given(
@@ -355,16 +348,16 @@ def test_no_call_ever_leaves_the_regions_of_its_key(
 ) -> None:
     models = {"m": Model(["n"], canary=Variant("o", 1.0), shadow=Variant("o", 1.0))}
     every = ("m", "n", "o")
-    house = House(
+    routing = Routing(
         backend("a", every, data_zone="eu"), backend("b", every, data_zone="us"), backend("c", every), models=models
     )
-    house.rotation._fetch_ahead = lambda pool, state: None  # type: ignore[method-assign]
+    routing.rotation._fetch_ahead = lambda pool, state: None  # type: ignore[method-assign]
     for name in sick:
         for model in every:
-            house.breakers.refusal(Target(backend(name), model, model), "status 401")
+            routing.breakers.refusal(Target(backend(name), model, model), "status 401")
     consumer = Consumer("c", "x", access=Access(regions=regions, data_zones=zones, pin=True))
     try:
-        plan = house.router.plan(consumer, chat(), RoutingPreferences(backend=pin))
+        plan = routing.router.plan(consumer, chat(), RoutingPreferences(backend=pin))
     except RegionNotAllowed:
         plan = None
     zone = {"a": "eu", "b": "us", "c": None}
@@ -381,11 +374,11 @@ def test_no_call_ever_leaves_the_regions_of_its_key(
 
 
 async def test_turns_that_a_prefix_took_early_are_taken_off_later() -> None:
-    house = House(*(backend(name) for name in "abcd"))
+    routing = Routing(*(backend(name) for name in "abcd"))
     body = b'{"model": "m", "prompt_cache_key": "k"}'
     favoured = parse_call(match("POST", "/v1/chat/completions"), "", {}, body)
     load: Counter[str] = Counter()
     for i in range(400):
-        load[house.router.candidates(ANYONE, favoured if i % 5 == 0 else chat())[0].backend.name] += 1
+        load[routing.planned(favoured if i % 5 == 0 else chat())[0].backend.name] += 1
     assert max(load.values()) <= 1.1 * 100
-    await house.rotation.close()
+    await routing.rotation.close()

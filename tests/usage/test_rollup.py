@@ -385,7 +385,10 @@ EVERY_CLASS: Properties = {
     "e_chars": 9,
 }
 ALICE = Dimensions("alice", "gpt-4.1", "sweden", "swedencentral")
-ENDED = Counts(1, 1, 0, 0, 100, 20, 64, 8, 2, 900, 1, 300, 1)
+ENDED = Counts(
+    requests=1, ends=1, input_tokens=100, output_tokens=20, cached_input_tokens=64, reasoning_tokens=8,
+    attempts=2, ms=900, timed=1, ttft=300, first_tokens=1,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(

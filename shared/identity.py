@@ -1,0 +1,128 @@
+"""The gateway's Entra identity: its credential, and a cache of its bearer tokens."""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from shared.concurrency import SingleFlight, Tasks
+from shared.errors import CredentialUnavailable
+
+if TYPE_CHECKING:
+    from azure.core.credentials_async import AsyncTokenCredential
+
+logger = logging.getLogger("tollgate.identity")
+
+_RENEW_AHEAD = 600.0  # seconds before the end of a token's life, or a third of it where that is less
+_UNUSED = 10.0  # last seconds of a token's life, in which no request is sent with it
+_RETRY_AFTER = 2.0  # seconds between attempts to renew
+_KEEP_CREDENTIAL = 60.0  # seconds between two replacements of the credential
+
+
+def azure_credential(client_id: str | None) -> "AsyncTokenCredential":
+    """The identity of this process: the managed one in Azure, the developer's own elsewhere.
+
+    In Azure the managed identity is named outright: `DefaultAzureCredential` would try others first at every start.
+    `azure.identity` costs 200 ms to import, and is imported here.
+    """
+    from azure.core.pipeline.transport import AioHttpTransport
+    from azure.identity.aio import DefaultAzureCredential, ManagedIdentityCredential
+
+    options: dict[str, Any] = {"transport": AioHttpTransport(use_env_settings=False)}
+    if os.environ.get("IDENTITY_ENDPOINT"):
+        return ManagedIdentityCredential(client_id=client_id, **options)
+    return DefaultAzureCredential(managed_identity_client_id=client_id)
+
+
+class _Token(NamedTuple):
+    """`header` is the value of `Authorization`; the times are seconds since 1970."""
+
+    header: str
+    renew_at: float
+    use_until: float
+
+
+class TokenCache:
+    """Bearer tokens by scope, renewed in the background before they expire: a request waits only for the first one.
+
+    `open_credential` is called with the first token, and again when a service rejected one. `close()` the cache."""
+
+    def __init__(
+        self, open_credential: Callable[[], "AsyncTokenCredential"], clock: Callable[[], float] = time.time
+    ) -> None:
+        self._open_credential = open_credential
+        self._clock = clock
+        self._credential: AsyncTokenCredential | None = None
+        self._retired: AsyncTokenCredential | None = None  # its last renewal may still run
+        self._keep_until = 0.0
+        self._tokens: dict[str, _Token] = {}
+        self._retry_at: dict[str, float] = {}
+        self._renewals: SingleFlight[str, str] = SingleFlight()
+        self._closings = Tasks()
+
+    def cached(self, scope: str) -> str | None:
+        """The value of `Authorization` if a valid token is cached. Starts the renewal of one that is due."""
+        now, token = self._clock(), self._tokens.get(scope)
+        if token is None or now >= token.use_until:
+            return None
+        if now >= token.renew_at and now >= self._retry_at.get(scope, 0.0):
+            self._renewals.start(scope, partial(self._renew, scope))
+        return token.header
+
+    async def header(self, scope: str, seconds: float = 10.0) -> str:
+        """The value of `Authorization`, after at most so many seconds. Raises `CredentialUnavailable`; immediately, if
+        the last attempt has just failed."""
+        if (header := self.cached(scope)) is not None:
+            return header
+        if self._clock() < self._retry_at.get(scope, 0.0):
+            raise CredentialUnavailable(f"no token for {scope}: the identity endpoint has just failed")
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._renewals.run(scope, partial(self._renew, scope))
+        except TimeoutError:
+            raise CredentialUnavailable(f"no token for {scope} within {seconds:g} s") from None
+
+    def warm(self, scopes: Iterable[str]) -> None:
+        """Fetch tokens in the background before the first request needs them. A failure is logged."""
+        for scope in scopes:
+            self._renewals.start(scope, partial(self._renew, scope))
+
+    def rejected(self, scope: str) -> None:
+        """Renew a token that a service rejected, in the background. The token stays in use meanwhile: a missing role
+        looks the same, and other services may accept it. The credential is replaced, because it caches tokens itself;
+        at most once per `_KEEP_CREDENTIAL`."""
+        now, token = self._clock(), self._tokens.get(scope)
+        if self._credential is None or now < self._keep_until:
+            return
+        self._keep_until = now + _KEEP_CREDENTIAL
+        if token is not None:
+            self._tokens[scope] = token._replace(renew_at=0.0)
+        if self._retired is not None:
+            self._closings.start(self._retired.close())
+        self._retired, self._credential = self._credential, None
+
+    async def close(self) -> None:
+        await self._renewals.close()
+        await self._closings.finish(1.0)
+        for credential in (self._retired, self._credential):
+            if credential is not None:
+                await credential.close()
+
+    async def _renew(self, scope: str) -> str:
+        try:
+            if self._credential is None:
+                self._credential = self._open_credential()
+            answer = await self._credential.get_token(scope)
+        except Exception as error:  # azure-identity raises its own, azure-core's and the transport's errors
+            self._retry_at[scope] = self._clock() + _RETRY_AFTER
+            unavailable = CredentialUnavailable(f"no token for {scope}: {type(error).__name__}: {str(error)[:300]}")
+            logger.error("%s", unavailable)
+            raise unavailable from None
+        life = answer.expires_on - self._clock()
+        self._tokens[scope] = token = _Token(
+            f"Bearer {answer.token}", answer.expires_on - min(_RENEW_AHEAD, life / 3), answer.expires_on - _UNUSED
+        )
+        return token.header

@@ -1,0 +1,10 @@
+"""Names of the tables."""
+
+CONSUMERS = "consumers"
+LIMITS = "limits"
+ROTATION = "rotation"
+HEALTH = "health"
+AFFINITY = "affinity"  # also the beginning of the monthly tables' names
+USAGE = "usage"  # the beginning of the monthly tables' names
+USAGE_AGGREGATES = "usageagg"
+CONTROL = "control"  # when the timer's jobs last ran; a partition per job

@@ -1,0 +1,72 @@
+"""Classes of tokens that backends report: each is one line of `TokenCounts`, from which every table of them derives."""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import msgspec
+
+
+class TokenClass(msgspec.Struct, frozen=True):
+    """How one class of tokens is stored, priced and shown.
+
+    `row`: the property in ledger rows. `part_of`: the total that includes it; "": it is a total. `span`: the attribute
+    in spans; "": `tollgate.usage.` and the field's name. `reported`: it can have a price, and has a column in reports
+    and a metric. `default_price`: its price as a multiple of its total's, where it has no price.
+    """
+
+    row: str
+    part_of: Literal["input", "output", ""] = ""
+    span: str = ""
+    reported: bool = True
+    default_price: float = 1.0
+
+
+class TokenCounts(msgspec.Struct, frozen=True):
+    """Tokens by class. All but the two totals are parts of one of these: never add them to it."""
+
+    input_tokens: Annotated[int, TokenClass("e_input", span="gen_ai.usage.input_tokens")] = 0
+    output_tokens: Annotated[int, TokenClass("e_output", span="gen_ai.usage.output_tokens")] = 0
+    cached_input_tokens: Annotated[int, TokenClass("e_cached", "input", "gen_ai.usage.cache_read.input_tokens")] = 0
+    audio_input_tokens: Annotated[int, TokenClass("e_audio_in", "input")] = 0
+    image_input_tokens: Annotated[int, TokenClass("e_image_in", "input")] = 0
+    reasoning_tokens: Annotated[int, TokenClass("e_reasoning", "output", "gen_ai.usage.reasoning.output_tokens")] = 0
+    audio_output_tokens: Annotated[int, TokenClass("e_audio_out", "output")] = 0
+    image_output_tokens: Annotated[int, TokenClass("e_image_out", "output")] = 0
+    accepted_prediction_tokens: Annotated[int, TokenClass("e_accepted", "output", reported=False)] = 0
+    rejected_prediction_tokens: Annotated[int, TokenClass("e_rejected", "output", reported=False)] = 0
+
+
+def price_name(field: str) -> str:
+    """The price of a class, in `prices` of the configuration and in the metric's label.
+
+    >>> price_name("cached_input_tokens")
+    'cached_input'
+    """
+    return field.removesuffix("_tokens")
+
+
+TOKEN_CLASSES: dict[str, TokenClass] = {
+    field: annotation.__metadata__[0] for field, annotation in TokenCounts.__annotations__.items()
+}
+# Fields of the reported classes in the order of reports: input and its parts, then output and its parts.
+REPORTED = tuple(
+    field
+    for total in ("input", "output")
+    for field, tokens in TOKEN_CLASSES.items()
+    if tokens.reported and total in (tokens.part_of, price_name(field))
+)
+TOKEN_PRICES = tuple(map(price_name, REPORTED))
+
+Dollars = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
+
+if TYPE_CHECKING:
+
+    class TokenPrices(msgspec.Struct, frozen=True, kw_only=True):
+        """USD per million tokens, by reported class; here only those that code names."""
+
+        input: Dollars | None = None
+        output: Dollars | None = None
+
+else:
+    TokenPrices = msgspec.defstruct(
+        "TokenPrices", [(name, Dollars | None, None) for name in TOKEN_PRICES], frozen=True, kw_only=True
+    )

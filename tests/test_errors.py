@@ -1,0 +1,30 @@
+"""The hierarchy that `errors.py` draws."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from shared import errors
+from shared.errors import GatewayError
+
+
+def hierarchy(kind: type[GatewayError]) -> Iterator[type[GatewayError]]:
+    yield kind
+    for below in kind.__subclasses__():
+        yield from hierarchy(below)
+
+
+def test_the_drawing_shows_every_error_with_its_status_and_code() -> None:
+    drawn = re.findall(r"^[├└│─ ]*(\w+) +(\d{3}) +(\w+)", errors.__doc__ or "", re.MULTILINE)
+    assert sorted(drawn) == sorted((kind.__name__, str(kind.status), kind.code) for kind in hierarchy(GatewayError))
+    statuses = [status for _, status, _ in drawn[1:]]
+    assert statuses == sorted(statuses)
+
+
+def test_no_other_module_defines_an_error_response() -> None:
+    names = {kind.__name__ for kind in hierarchy(GatewayError)}
+    for path in Path(errors.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and path.name != "errors.py":
+                assert not names & {base.id for base in node.bases if isinstance(base, ast.Name)}, (path, node.name)
