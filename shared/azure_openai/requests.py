@@ -27,7 +27,7 @@ _STORED_IF = {"chat_completion": False, "response": True}  # what a call leaves 
 
 
 _SEALED = b"encrypted_content"
-# The tools that the backend runs: later calls may name their items and containers, whether the response is stored or not.
+# The tools that the backend runs. Later calls may name their items and containers, stored response or not.
 _HOSTED = (b"file_search", b"code_interpreter", b"image_generation", b"web_search", b"shell", b"mcp")
 
 
