@@ -30,7 +30,7 @@ _MAX_KNOWN = 50_000  # consumers
 _MAX_UNKNOWN = 10_000  # ids without a consumer, cached apart so that guessing evicts no consumer
 
 
-class _Known(msgspec.Struct):
+class _Cached(msgspec.Struct):
     """The record of an id (None: there is none), and when it was read (monotonic seconds)."""
 
     record: Record | None
@@ -47,9 +47,9 @@ class Authenticator:
         self._consumers = consumers
         self._wall_clock = wall_clock
         self._clock = clock
-        self._known: LruDict[str, _Known] = LruDict(_MAX_KNOWN)
-        self._unknown: LruDict[str, _Known] = LruDict(_MAX_UNKNOWN)
-        self._reads: SingleFlight[str, _Known] = SingleFlight()
+        self._known: LruDict[str, _Cached] = LruDict(_MAX_KNOWN)
+        self._unknown: LruDict[str, _Cached] = LruDict(_MAX_UNKNOWN)
+        self._reads: SingleFlight[str, _Cached] = SingleFlight()
 
     async def authenticate(self, headers: Mapping[str, str], address: str = client_address.UNKNOWN) -> Consumer:
         """The consumer of the key in the headers, at this client address. Raises `InvalidApiKey` (401),
@@ -78,25 +78,25 @@ class Authenticator:
     async def _record(self, key: keys.Key) -> Record | None:
         now = self._clock()
         cache = self._known if key.consumer_id in self._known else self._unknown
-        known = cache.get(key.consumer_id)
-        if known is None:
+        cached = cache.get(key.consumer_id)
+        if cached is None:
             return (await self._read(key.consumer_id, _WAIT_WITHOUT)).record
         cache.move_to_end(key.consumer_id)
-        age = now - known.read_at
-        if known.record is not None and key.key_id not in known.record.keys and age > _RECHECK_AFTER:
+        age = now - cached.read_at
+        if cached.record is not None and key.key_id not in cached.record.keys and age > _RECHECK_AFTER:
             age = _STALE_AFTER  # the key may be younger than the cached record
-        if age < _REFRESH_AFTER or now < known.retry_at:
-            return known.record
+        if age < _REFRESH_AFTER or now < cached.retry_at:
+            return cached.record
         if age < _STALE_AFTER:
             self._reads.start(key.consumer_id, lambda: self._fetch(key.consumer_id))
-            return known.record
+            return cached.record
         try:
             return (await self._read(key.consumer_id, _WAIT_WITH_FALLBACK)).record
         except StoreUnavailable as error:
             logger.warning("store out of reach, using the cached consumer %s: %s", key.consumer_id, error)
-            return known.record
+            return cached.record
 
-    async def _read(self, consumer_id: str, wait: float) -> _Known:
+    async def _read(self, consumer_id: str, wait: float) -> _Cached:
         try:
             async with asyncio.timeout(wait):
                 return await self._reads.run(consumer_id, lambda: self._fetch(consumer_id))
@@ -107,22 +107,22 @@ class Authenticator:
             logger.warning("cannot read consumer %s: %s", consumer_id, error)
             raise StoreUnavailable("The store of the keys is out of reach. Try again shortly.") from None
 
-    async def _fetch(self, consumer_id: str) -> _Known:
+    async def _fetch(self, consumer_id: str) -> _Cached:
         started = self._clock()  # the row may be as old as the start of the read
         try:
-            known = _Known(await self._consumers.find(consumer_id), started)
+            cached = _Cached(await self._consumers.find(consumer_id), started)
         except Exception:
             self._postpone(consumer_id)
             raise
-        cache, other = (self._known, self._unknown) if known.record else (self._unknown, self._known)
+        cache, other = (self._known, self._unknown) if cached.record else (self._unknown, self._known)
         other.pop(consumer_id, None)
-        cache[consumer_id] = known
-        return known
+        cache[consumer_id] = cached
+        return cached
 
     def _postpone(self, consumer_id: str) -> None:
         """Use the cached record for a moment before the table is tried again, after a failure."""
-        if known := self._known.get(consumer_id) or self._unknown.get(consumer_id):
-            known.retry_at = self._clock() + _RECHECK_AFTER
+        if cached := self._known.get(consumer_id) or self._unknown.get(consumer_id):
+            cached.retry_at = self._clock() + _RECHECK_AFTER
 
 
 def _presented(headers: Mapping[str, str]) -> tuple[str, str]:

@@ -13,30 +13,22 @@ _NO_EXPERIENCE = Experience()
 
 
 class CallLimits(msgspec.Struct, gc=False):
-    """The limits as of this consumer's policy. `price`: an estimate's, None if money is not limited or the price is
-    unknown. `experience`: what such calls have taken."""
+    """The limits by this consumer's policy. `estimated`: some are of tokens or money; `priced`: some are of money, with
+    the `price` for estimates, None if unknown. `experience`: with such calls."""
 
     consumer: Consumer
     model: str
     limits: tuple[LeasedLimit, ...]
+    estimated: bool
+    priced: bool
     price: Price | None
-    experience: Experience | None = None
-
-    @property
-    def limit_tokens(self) -> bool:
-        return any(limit.scope.limited[1] for limit in self.limits)
-
-    @property
-    def limit_usd(self) -> bool:
-        return any(limit.scope.limited[2] for limit in self.limits)
+    experience: Experience | None
 
     def hold_for(self, consumer: Consumer) -> bool:
         """True if the consumer's policy has not changed."""
-        known = self.consumer
-        return known is consumer or (
-            known.limits == consumer.limits
-            and known.team == consumer.team
-            and known.model_limits == consumer.model_limits
+        mine = self.consumer
+        return mine is consumer or (
+            (mine.limits, mine.team, mine.model_limits) == (consumer.limits, consumer.team, consumer.model_limits)
         )
 
     def costs(self, call: Call, size: Size | None, now: float) -> list[Amounts]:

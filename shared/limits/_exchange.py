@@ -21,7 +21,6 @@ from shared.limits._token_bucket import (
     Exchange,
     Holding,
     carried,
-    denial_of,
 )
 from shared.limits.scopes import Scope
 
@@ -120,16 +119,20 @@ class LeaseExchange:
 
     def overdraw(self, cost: Amounts) -> None:
         """Count a call that passes although the lease does not cover it."""
-        self.holding = self.holding.owe(self._limited(cost)).occupy(cost.slots)
+        self.holding = self.holding.book(self._debt(NOTHING, cost), cost.slots)
 
     def settle(self, reserved: Amounts, actual: Amounts) -> None:
         """Book what a call took in place of what was reserved for it."""
-        self.holding = self.holding.owe(self._limited(actual.minus(reserved))).occupy(-reserved.slots)
+        self.holding = self.holding.book(self._debt(reserved, actual), -reserved.slots)
 
-    def _limited(self, debt: Amounts) -> Amounts:
-        """The part of a debt that is limited: nothing else is ever settled. Slots are returned, not owed."""
+    def _debt(self, reserved: Amounts, actual: Amounts) -> Amounts:
+        """The difference, where it is limited: nothing else is ever settled. Slots are returned, not owed."""
         requests, tokens, usd, _ = self.scope.limited
-        return Amounts(debt.requests if requests else 0.0, debt.tokens if tokens else 0.0, debt.usd if usd else 0.0)
+        return Amounts(
+            actual.requests - reserved.requests if requests else 0.0,
+            actual.tokens - reserved.tokens if tokens else 0.0,
+            actual.usd - reserved.usd if usd else 0.0,
+        )
 
     def runs_low(self, now: float) -> bool:
         """True if the lease is to be refilled before it is spent."""
@@ -181,7 +184,8 @@ class LeaseExchange:
         """The denial of a call by the row as last seen, for as long as the last denial is remembered."""
         if now >= self._denied_until:
             return None
-        denial = denial_of(self.row, self.bounds(now), self.holding, Demand(first=cost, queued=cost), now)
+        demand = Demand(first=cost, queued=cost)
+        denial = _token_bucket.exchange(self.row, self.bounds(now), self.holding, demand, now, "").denial
         if denial is None:
             return Denial("requests", "rate", self._quiet_until - now) if now < self._quiet_until else None
         return msgspec.structs.replace(denial, wait=max(denial.wait, self._quiet_until - now))
@@ -258,8 +262,8 @@ class LeaseExchange:
     def _move_to_next_shard(self) -> None:
         """Take along the rest of the lease, as a credit. The old row goes on counting it until it would expire."""
         self._shard = (self._shard + 1) % self.scope.shards
-        credit = self._limited(combine(finite, self.holding.lease.left))
-        self.holding = msgspec.structs.replace(self.holding, lease=NO_LEASE, owed=self.holding.owed.minus(credit))
+        owed = self.holding.owed.plus(self._debt(combine(finite, self.holding.lease.left), NOTHING))
+        self.holding = msgspec.structs.replace(self.holding, lease=NO_LEASE, owed=owed)
         self.row, self._etag = None, None
 
     async def _read(self) -> None:

@@ -57,7 +57,7 @@ class LeasedLimit:
 
     @property
     def experience(self) -> Experience | None:
-        """What calls under this limit have taken, here or on other instances; None if nothing is known."""
+        """The experience with calls under this limit, here or on other instances; None if there is none."""
         if self._experience is None and (output := self._exchange.expected_output):
             return Experience.of_others(output)
         return self._experience

@@ -25,7 +25,7 @@ class Safe(msgspec.Struct, frozen=True):
 
 
 class Standing(NamedTuple):
-    """What an instance knows of a limit without the table: the row as last seen, its own side of it, and the number of
+    """An instance's view of a limit without the table: the row as last seen, its own holding, and the number of
     instances that share the limit."""
 
     row: BucketState | None
@@ -42,8 +42,8 @@ def spend_safely(safe: Safe, bounds: Bounds, standing: Standing, cost: Amounts, 
     for i, (bound, amount) in enumerate(zip(bounds, cost.each(), strict=True)):
         if bound is None or not amount:
             continue
-        known = standing.row.levels[i] if standing.row is not None else None
-        if _exceeds_quota(bound, known, owed[i] + amount):
+        level = standing.row.levels[i] if standing.row is not None else None
+        if _exceeds_quota(bound, level, owed[i] + amount):
             return Denial(DIMENSIONS[i], "quota", max(0.0, bound.until - now))
         wait = 0.0
         if math.isinf(bound.per_second):  # slots
@@ -56,9 +56,9 @@ def spend_safely(safe: Safe, bounds: Bounds, standing: Standing, cost: Amounts, 
     return longest or Safe(Amounts(*levels), now)
 
 
-def _exceeds_quota(bound: Bound, known: Level | None, amount: float) -> bool:
+def _exceeds_quota(bound: Bound, level: Level | None, amount: float) -> bool:
     """True if the quota's use as last seen, and what this instance has spent since, leaves no room for the amount."""
-    return known is not None and bound.since <= known.since and known.used + amount > bound.quota
+    return level is not None and bound.since <= level.since and level.used + amount > bound.quota
 
 
 def _draw(level: float, part: Bound, amount: float, seconds: float) -> tuple[float, float]:

@@ -103,21 +103,16 @@ class Holding(msgspec.Struct, frozen=True, gc=False):
         """Take a call's cost from the lease."""
         return Holding(self.lease.spend(cost), self.owed, self.under_way + bool(cost.slots), self.nonce)
 
-    def owe(self, debt: Amounts) -> "Holding":
-        return Holding(self.lease, self.owed.plus(debt), self.under_way, self.nonce)
-
-    def occupy(self, slots: float) -> "Holding":
-        """Take a slot for a call that begins (1), or return that of a call that ends (-1)."""
-        if not slots:
-            return self
-        lease = self.lease.spend(Amounts(slots=slots))
-        return Holding(lease, self.owed, self.under_way + int(math.copysign(1, slots)), self.nonce)
+    def book(self, debt: Amounts, slots: float) -> "Holding":
+        """Owe a debt, and take the slot of a call that begins (1), or return that of a call that ends (-1)."""
+        lease = self.lease.spend(Amounts(slots=slots)) if slots else self.lease
+        return Holding(lease, self.owed.plus(debt), self.under_way + int(slots), self.nonce)
 
 
 class Demand(msgspec.Struct, frozen=True):
     """The amounts an instance asks for. `first`: for the call at the head of its queue; `queued`: for all that wait;
-    `ahead`: for those it expects. `kept`: the rest of a running lease, which is not less afterwards: while nobody
-    waits, it goes on being spent during the write."""
+    `ahead`: for those it expects. `kept`: the rest of a running lease, which is not less afterwards: while no
+    call waits, it goes on being spent during the write."""
 
     first: Amounts = NOTHING
     queued: Amounts = NOTHING
@@ -126,7 +121,7 @@ class Demand(msgspec.Struct, frozen=True):
 
 
 class Denial(msgspec.Struct, frozen=True):
-    """The reason why a call cannot pass. `wait`: seconds until it could, if nobody else came."""
+    """The reason why a call cannot pass. `wait`: seconds until it could, without other calls."""
 
     dimension: str
     kind: Literal["rate", "quota"]
@@ -233,12 +228,6 @@ def exchange(
     )
 
 
-def denial_of(row: BucketState | None, bounds: Bounds, holding: Holding, demand: Demand, now: float) -> Denial | None:
-    """The denial that an exchange with this row would return."""
-    current, parts = _settled_row(row, bounds, holding, demand, now)
-    return _worst_denial(current, bounds, parts)
-
-
 def _settled_row(
     row: BucketState | None, bounds: Bounds, holding: Holding, demand: Demand, now: float
 ) -> tuple[BucketState, tuple[_Part, ...]]:
@@ -300,7 +289,7 @@ def _denial(name: str, level: Level, bound: Bound, part: _Part, now: float) -> D
     if level.level >= needed - EPSILON:
         return None
     if math.isinf(bound.per_second):
-        return Denial(name, "rate", LEASE_SECONDS / 2)  # somebody's call must end first; nobody knows when
+        return Denial(name, "rate", LEASE_SECONDS / 2)  # another call must end first, at an unknown time
     if level.level >= bound.cap - EPSILON:
         return None  # a call that is larger than the bucket passes when the bucket is full
     return Denial(name, "rate", (min(needed, bound.cap) - level.level) / bound.per_second)

@@ -97,8 +97,7 @@ class Limiter:
         if not limits:
             return Reservation(call_limits, (), None)
         now = self._table.now()
-        needs_estimate = call_limits.limit_tokens or call_limits.limit_usd
-        size = estimation.size(call) if needs_estimate else None
+        size = estimation.size(call) if call_limits.estimated else None
         costs = call_limits.costs(call, size, now)
         for i, (limit, cost) in enumerate(zip(limits, costs, strict=True)):
             if not limit.spend(cost, now):
@@ -219,19 +218,19 @@ class Limiter:
 
     def _limits_of(self, consumer: Consumer, model: str) -> CallLimits:
         key = (consumer.id, model)
-        known = self._call_limits.get(key)
-        if known is not None and known.hold_for(consumer):
+        former = self._call_limits.get(key)
+        if former is not None and former.hold_for(consumer):
             self._call_limits.move_to_end(key)
-            return known
+            return former
         limits = tuple(map(self._limit, scopes.of_call(consumer, model, self._configuration)))
-        experience = known.experience if known is not None else None
-        call_limits = CallLimits(consumer, model, limits, None, experience)
-        if call_limits.limit_usd:
-            call_limits.price = self._prices.dearest(model, self._table.now())
-            if call_limits.price is None:
-                self._warn_of_no_price(model)
-        self._call_limits[key] = call_limits
-        return call_limits
+        priced = any(limit.scope.limited[2] for limit in limits)
+        estimated = priced or any(limit.scope.limited[1] for limit in limits)
+        price = self._prices.dearest(model, self._table.now()) if priced else None
+        if priced and price is None:
+            self._warn_of_no_price(model)
+        experience = former.experience if former is not None else None
+        self._call_limits[key] = CallLimits(consumer, model, limits, estimated, priced, price, experience)
+        return self._call_limits[key]
 
     def _limit(self, scope: Scope) -> LeasedLimit:
         limit = self._limits.get(scope.key)
@@ -248,7 +247,7 @@ class Limiter:
     def _amounts(self, call_limits: CallLimits, usage: Usage, target: Target | None, requests: float) -> Amounts:
         """The amounts of a usage, at the price of the target it was used on."""
         usd = 0.0
-        if call_limits.limit_usd:
+        if call_limits.priced:
             price = self._prices.of_call(usage, target, self._table.now()) if target else call_limits.price
             cost = pricing.cost(price, usage)
             if cost is None:

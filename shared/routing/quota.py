@@ -45,7 +45,7 @@ class QuotaReading(msgspec.Struct, frozen=True):
         return (tokens_left is not None and tokens_left < tokens) or (requests_left is not None and requests_left < 1)
 
     def tokens_left(self, sent: Sent, now: float) -> float | None:
-        """What was left, less what has been sent since; None if nothing current is known."""
+        """The tokens left, less those sent since; None if there is no current number."""
         if self.tokens is None or now >= self.tokens_until:
             return None
         return self.tokens - (sent.tokens - self.mark.tokens)

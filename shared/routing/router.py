@@ -61,9 +61,9 @@ class Router:
         """The configured model for a caller's name of it. Raises `ModelNotFound` and `ModelNotAllowed`."""
         model = self._configuration.canonical(name)
         if model not in self._groups:
-            known = ", ".join(self.models(consumer)) or "none"
+            usable = ", ".join(self.models(consumer)) or "none"
             raise ModelNotFound(
-                f"The model {name[:128]!r} does not exist here. This key may use: {known}.", param="model"
+                f"The model {name[:128]!r} does not exist here. This key may use: {usable}.", param="model"
             )
         if not self._allowed(consumer, model):
             allowed = ", ".join(self.models(consumer)) or "none"
@@ -87,22 +87,15 @@ class Router:
         binding: Binding = UNBOUND,
     ) -> Plan:
         """The targets of a call, never empty: the usable ones by priority and rotation, then those of the fallback
-        models. Behind them, for a call that would fail otherwise, come those that are out of rotation at the moment.
-
-        `binding` is for calls about objects that backends keep: only the backends that it allows, and the one that it
-        prefers before all others, if that is usable.
+        models, then, as a last resort, those that are out of rotation at the moment. A `binding` limits a call to the
+        backends that keep its objects, or prefers one of them.
 
         Raises `RateLimitExceeded` with the shortest wait if all that may be tried is throttled, and the errors of
-        `model` and `_restriction`.
-        """
+        `model` and `_restriction`."""
         if call.operation.model == "hidden" and consumer.models is not None:
-            raise ModelNotAllowed(
-                f"This key may use certain models only, and the gateway cannot see which ones {call.operation.name} "
-                "would use. Ask the gateway's operator for a key without that restriction."
-            )
+            raise _model_hidden(call.operation.name)
         model = self.model(consumer, call.model) if call.model else ""
-        about = self._about(model)
-        free = binding is UNBOUND
+        about, free = self._about(model), binding is UNBOUND
         allowed = self._restriction(consumer, model, preferred, binding)
         prefix = _prompt_cache.prefix(call) if free and about.prompt_cache_affinity else None
         tokens = quota.estimate(call)
@@ -321,6 +314,13 @@ def explained(notes: Sequence[str], attempts: Sequence[Attempt]) -> str:
     ]
     line = "; ".join([*notes, *tries])
     return "".join(c if c.isascii() and c.isprintable() else "?" for c in line)[:_LONGEST_HEADER]
+
+
+def _model_hidden(operation: str) -> ModelNotAllowed:
+    return ModelNotAllowed(
+        f"This key may use certain models only, and the gateway cannot see which ones {operation} would use. Ask the "
+        "gateway's operator for a key without that restriction."
+    )
 
 
 def _region_not_allowed() -> RegionNotAllowed:

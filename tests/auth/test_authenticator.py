@@ -62,7 +62,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_a_key_is_read_once_and_then_known() -> None:
+async def test_a_key_is_read_once_and_then_cached() -> None:
     house = House()
     consumer, key = await house.new()
     for _ in range(50):
@@ -218,7 +218,7 @@ async def test_the_key_may_come_in_any_of_three_headers_and_the_one_with_its_sha
             await ask(headers)
 
 
-async def test_what_another_version_wrote_into_a_policy_is_left_out_with_a_word(
+async def test_limits_of_another_version_in_a_policy_are_logged_and_ignored(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     house = House()

@@ -1,4 +1,4 @@
-"""Client addresses: found where they can be trusted, limited whatever key is sent, allowed by a consumer's policy."""
+"""Client addresses: read from trusted sources, limited with any key, allowed by a consumer's policy."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ def scope(client: str | None, *forwarded: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("trusted", "client", "forwarded", "found"),
+    ("trusted", "client", "forwarded", "expected"),
     [
         (ClientAddress(), "203.0.113.7", (), "203.0.113.7"),
         (ClientAddress(), "203.0.113.7", ("198.51.100.1",), "203.0.113.7"),
@@ -52,13 +52,13 @@ def scope(client: str | None, *forwarded: str) -> dict[str, Any]:
         (ClientAddress("x-forwarded-for"), PROXY, ("\xe9" * 90_000,), ""),
     ],
 )
-def test_a_callers_address_is_what_the_outermost_trusted_hop_tells(
-    trusted: ClientAddress, client: str | None, forwarded: tuple[str, ...], found: str
+def test_a_callers_address_is_the_one_reported_by_the_outermost_trusted_hop(
+    trusted: ClientAddress, client: str | None, forwarded: tuple[str, ...], expected: str
 ) -> None:
-    assert client_address.of_client(scope(client, *forwarded), trusted) == found
+    assert client_address.of_client(scope(client, *forwarded), trusted) == expected
 
 
-def test_ipv6_is_limited_by_the_64_and_what_nobody_tells_as_one() -> None:
+def test_ipv6_is_limited_by_the_64_and_unknown_addresses_as_one() -> None:
     assert (
         client_address.limited_network("2001:db8:1:2:3:4:5:6")
         == client_address.limited_network("2001:db8:1:2::9")
@@ -96,7 +96,7 @@ async def test_of_a_thousand_requests_of_one_address_at_three_instances_ten_pass
     assert await refusals(fleet[0], "203.0.113.8", 10) == []
 
 
-async def test_who_is_refused_costs_no_operation() -> None:
+async def test_a_denied_address_costs_no_operation() -> None:
     store = ScriptedStore()
     member = limiter(store, requests_per_minute=10)
     await refusals(member, "203.0.113.7", 20)
@@ -228,7 +228,7 @@ def test_a_policy_of_networks_is_made_and_changed_by_command(guarded: System) ->
     assert changed["addresses"] == []
 
 
-def test_networks_that_are_none_are_refused() -> None:
+def test_invalid_networks_are_rejected() -> None:
     from typer.testing import CliRunner
 
     from shared.cli.app import cli as app

@@ -33,11 +33,11 @@ def make_key(system: System, **limits: Any) -> str:
 
 
 def limit_headers(answer: Any) -> dict[str, str]:
-    found = {name.lower(): value for name, value in answer.headers.items()}
-    return {name: value for name, value in found.items() if name.startswith("x-ratelimit-")}
+    headers = {name.lower(): value for name, value in answer.headers.items()}
+    return {name: value for name, value in headers.items() if name.startswith("x-ratelimit-")}
 
 
-def test_the_official_client_waits_as_told_and_then_succeeds(gateway: System) -> None:
+def test_the_official_client_waits_as_the_429_says_and_then_succeeds(gateway: System) -> None:
     key = make_key(gateway, requests_per_minute=30)
     with gateway.openai(key) as client:
         for _ in range(30):
@@ -56,16 +56,16 @@ def test_the_official_client_waits_as_told_and_then_succeeds(gateway: System) ->
     assert time.monotonic() - started < 5
 
 
-def test_every_answer_tells_the_callers_limits(gateway: System) -> None:
+def test_every_answer_has_the_callers_limits_in_its_headers(gateway: System) -> None:
     key = make_key(gateway, requests_per_minute=100, tokens_per_minute=50_000)
     first = gateway.post("/v1/chat/completions", chat_body(), key=key)
-    told = limit_headers(first)
-    assert told["x-ratelimit-limit-requests"] == "100"
-    assert told["x-ratelimit-limit-tokens"] == "50000"
-    assert told["x-ratelimit-remaining-requests"] == "99"
-    assert 0 < int(told["x-ratelimit-remaining-tokens"]) < 50_000
-    assert told["x-ratelimit-reset-requests"].endswith("ms")  # of 600
-    assert told["x-ratelimit-reset-tokens"].endswith("s")
+    limits = limit_headers(first)
+    assert limits["x-ratelimit-limit-requests"] == "100"
+    assert limits["x-ratelimit-limit-tokens"] == "50000"
+    assert limits["x-ratelimit-remaining-requests"] == "99"
+    assert 0 < int(limits["x-ratelimit-remaining-tokens"]) < 50_000
+    assert limits["x-ratelimit-reset-requests"].endswith("ms")  # of 600
+    assert limits["x-ratelimit-reset-tokens"].endswith("s")
     for answer in (
         gateway.post("/v1/chat/completions", chat_body(stream=True), key=key),
         gateway.post("/v1/chat/completions", chat_body(model="nonesuch"), key=key),
@@ -107,8 +107,8 @@ def test_a_call_settles_with_what_it_took(gateway: System, fields: dict[str, Any
     assert answer.status == 200
     row = gateway.usage_rows(key)[-1]
     taken = row["e_input"] + row["e_output"]
-    told = limit_headers(gateway.post("/v1/chat/completions", chat_body(max_tokens=0, model="nonesuch"), key=key))
-    assert 100_000 - taken - 20 <= int(told["x-ratelimit-remaining-tokens"]) <= 100_000
+    limits = limit_headers(gateway.post("/v1/chat/completions", chat_body(max_tokens=0, model="nonesuch"), key=key))
+    assert 100_000 - taken - 20 <= int(limits["x-ratelimit-remaining-tokens"]) <= 100_000
 
 
 def test_a_call_that_no_backend_served_takes_nothing(gateway: System) -> None:
@@ -118,7 +118,7 @@ def test_a_call_that_no_backend_served_takes_nothing(gateway: System) -> None:
     assert gateway.post("/v1/chat/completions", chat_body(), key=key).status == 200
 
 
-def test_a_quota_that_is_used_up_is_403_and_tells_when_it_renews(gateway: System) -> None:
+def test_a_used_up_quota_is_403_with_the_time_of_its_renewal(gateway: System) -> None:
     key = make_key(gateway, token_quota=60, token_quota_period="month", time_zone="Europe/Berlin")
     assert gateway.post("/v1/chat/completions", chat_body(max_tokens=20), key=key).status == 200
 
@@ -133,7 +133,7 @@ def test_a_quota_that_is_used_up_is_403_and_tells_when_it_renews(gateway: System
     assert "T00:00:00+0" in refused.value.response.headers["x-gateway-quota-renews"]
 
 
-def test_a_budget_that_is_used_up_is_403(gateway: System) -> None:
+def test_a_used_up_budget_is_403(gateway: System) -> None:
     key = make_key(gateway, budget_usd=0.0001)
     codes: list[str] = []
 
@@ -228,25 +228,30 @@ def test_the_operator_sees_what_is_left(azurite: Azurite, simulator: SimulatorPr
         assert (odd.status, odd.error()["param"]) == (400, "colour")
 
 
-def test_limits_that_make_no_sense_stop_the_start() -> None:
-    document = """
-        {"backends": [{"name": "a", "endpoint": "http://127.0.0.1:1", "region": "r", "models": {"m": "m"}}],
-         "models": {"m": {"limits": {"tokens_per_minute": -1}}},
-         "limits": {"defaults": {"time_zone": "Europe/Nowhere"}, "teams": {"red": {"budget_usd": -0.5}},
-                    "headers": {"consumed_tokens": "a b"}, "webhook": {"url": "ftp://x", "secret_env": "S"}}}"""
-    with pytest.raises(ConfigurationError) as refused:
-        parse(document, "gateway.yaml")
-    for path in (
-        "limits.defaults.time_zone",
-        "limits.teams.red.budget_usd",
-        "models.m.limits.tokens_per_minute",
-        "limits.headers.consumed_tokens",
-        "limits.webhook.url",
+def document(models: dict[str, Any] | None = None, **limits: Any) -> str:
+    backend = {"name": "a", "endpoint": "http://127.0.0.1:1", "region": "r", "models": {"m": "m"}}
+    return json.dumps({"backends": [backend], "models": models or {}, "limits": limits})
+
+
+def test_invalid_limits_stop_the_start() -> None:
+    for text, message in (
+        (document({"m": {"limits": {"tokens_per_minute": -1}}}), "models.m.limits.tokens_per_minute: Expected"),
+        (document(teams={"red": {"budget_usd": -0.5}}), "limits.teams.red.budget_usd: Expected"),
     ):
+        with pytest.raises(ConfigurationError, match=f"gateway.yaml: {message}"):
+            parse(text, "gateway.yaml")
+    text = document(
+        defaults={"time_zone": "Europe/Nowhere"},
+        headers={"consumed_tokens": "a b"},
+        webhook={"url": "ftp://x", "secret_env": "S"},
+    )
+    with pytest.raises(ConfigurationError) as refused:
+        parse(text, "gateway.yaml")
+    for path in ("limits.defaults.time_zone", "limits.headers.consumed_tokens", "limits.webhook.url"):
         assert f"gateway.yaml: {path}: expected" in str(refused.value)
 
 
-def test_the_limits_count_what_the_ledger_counts_on_every_way(impatient: System) -> None:
+def test_the_limits_count_the_same_as_the_ledger_on_every_path(impatient: System) -> None:
     """Whole and streamed, after failover, by a fallback model, refused, cut by the backend, left by the caller."""
     key = make_key(impatient, token_quota=10**9)
     spare, dead, cut, slow = impatient.spare(), impatient.spare(), impatient.slow(), impatient.slow()

@@ -83,9 +83,9 @@ def gateway_on(simulator: SimulatorProcess, storage: str, configuration: dict[st
 
 @pytest.fixture(scope="module")
 def running(azurite: Azurite, simulator: SimulatorProcess) -> Iterator[System]:
-    with gateway_on(simulator, azurite.connection_string, settings(simulator)) as found:
-        eventually(lambda: found.chat(MODELS[0]).status == 200)
-        yield found
+    with gateway_on(simulator, azurite.connection_string, settings(simulator)) as running:
+        eventually(lambda: running.chat(MODELS[0]).status == 200)
+        yield running
 
 
 _unused = iter(MODELS[1:15])
@@ -127,13 +127,13 @@ def refuse(system: System, model: str, code: str, region: str | None = None) -> 
 def backends(system: System) -> dict[str, Any]:
     answer = system.gateway.request("GET", "/gateway/backends", headers={"authorization": f"Bearer {OPERATOR}"})
     assert answer.status == 200
-    found: dict[str, Any] = answer.json()
-    return found
+    report: dict[str, Any] = answer.json()
+    return report
 
 
 def deployment(system: System, backend: str, name: str) -> dict[str, Any]:
-    found = next(one for one in backends(system)["backends"] if one["name"] == backend)
-    return next(one for one in found["deployments"] if one["deployment"] == name)
+    report = next(one for one in backends(system)["backends"] if one["name"] == backend)
+    return next(one for one in report["deployments"] if one["deployment"] == name)
 
 
 # --- regions and pins -------------------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def test_a_key_of_one_data_zone_never_leaves_it_even_when_the_zone_is_down(route
     assert asked == {"swedencentral"}
 
 
-def test_a_model_outside_the_regions_of_a_key_is_refused_and_asked_nowhere(routed: System) -> None:
+def test_a_call_to_a_model_outside_the_regions_of_its_key_reaches_no_backend(routed: System) -> None:
     for access in ({"data_zones": frozenset({"eu"})}, {"regions": frozenset({"japaneast"})}):
         answer = ask(routed, ONLY_US, key_with(routed, **access))
         assert (answer.status, answer.error()["code"]) == (403, "region_not_allowed")
@@ -188,11 +188,11 @@ def test_a_pinned_call_goes_to_its_backend_or_nowhere(routed: System, model: str
     assert (refused.status, refused.error()["code"]) == (403, "pin_not_allowed")
 
 
-def test_only_a_key_that_may_is_told_why_a_call_went_where_it_went(routed: System, model: str) -> None:
+def test_only_a_permitted_key_gets_the_routing_decisions(routed: System, model: str) -> None:
     routed.simulator.fault("status", status=500, deployment=model, region="eastus2")
     curious = key_with(routed, explain=True)
-    told = [ask(routed, model, curious, x_gateway_explain="true").headers["x-gateway-explain"] for _ in range(3)]
-    assert any("in-eastus2, status 500 after" in line and "200 after" in line for line in told)
+    explained = [ask(routed, model, curious, x_gateway_explain="true").headers["x-gateway-explain"] for _ in range(3)]
+    assert any("in-eastus2, status 500 after" in line and "200 after" in line for line in explained)
     assert "x-gateway-explain" not in ask(routed, model, x_gateway_explain="true").headers
     assert "x-gateway-explain" not in ask(routed, model, curious).headers
 
@@ -222,7 +222,7 @@ def test_a_stream_that_outlives_the_callers_time_ends_with_an_error_event(routed
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_slow_answer_is_asked_for_elsewhere_and_the_slower_one_is_booked(routed: System, stream: bool) -> None:
+def test_a_slow_call_is_hedged_and_the_slower_answer_is_booked(routed: System, stream: bool) -> None:
     key = key_with(routed)
     routed.simulator.fault("hang", deployment=HEDGED, times=1)
     started = time.monotonic()
@@ -242,7 +242,7 @@ def test_a_slow_answer_is_asked_for_elsewhere_and_the_slower_one_is_booked(route
     assert rows[0]["e_backend"] != answer.headers["x-gateway-backend"]
 
 
-def test_who_leaves_while_two_are_asked_is_booked_for_both(routed: System) -> None:
+def test_a_caller_who_leaves_during_a_hedge_is_booked_for_both_calls(routed: System) -> None:
     key = key_with(routed)
     routed.simulator.fault("hang", deployment=HEDGED, times=2)
     with Caller(routed, key, chat_body(HEDGED)) as caller:
@@ -262,24 +262,24 @@ def test_who_leaves_while_two_are_asked_is_booked_for_both(routed: System) -> No
     assert call["e_input"] == hedge["e_input"] > 0
 
 
-def test_a_quick_answer_is_not_asked_for_twice(routed: System, model: str) -> None:
+def test_a_quick_call_is_not_hedged(routed: System, model: str) -> None:
     for _ in range(5):
         assert ask(routed, model, x_gateway_hedge="true").headers["x-gateway-attempts"] == "1"
 
 
-def test_a_region_that_hangs_holds_up_nobody_for_its_whole_time(
+def test_no_call_waits_the_whole_timeout_of_a_hanging_region(
     azurite: Azurite, simulator: SimulatorProcess, model: str
 ) -> None:
-    """It answered until now, so nobody knows; but what it owes several callers at once is asked for elsewhere."""
+    """It has answered so far, so its trouble is unknown; but calls that several callers wait for at once are hedged."""
     patient = settings(simulator) | {"timeouts": {"first_byte": 20.0}}
-    with gateway_on(simulator, azurite.connection_string, patient) as found, ThreadPoolExecutor(24) as pool:
-        list(pool.map(lambda _: found.chat(model), range(75)))
+    with gateway_on(simulator, azurite.connection_string, patient) as running, ThreadPoolExecutor(24) as pool:
+        list(pool.map(lambda _: running.chat(model), range(75)))
         simulator.fault("hang", deployment=model, region="eastus2")
         started = time.monotonic()
-        answers = list(pool.map(lambda _: found.chat(model), range(24)))
+        answers = list(pool.map(lambda _: running.chat(model), range(24)))
         assert {answer.status for answer in answers} == {200}
         assert time.monotonic() - started < 8  # 3 s until it is doubted; the machine may be slow
-        assert deployment(found, "in-eastus2", model)["state"] == "ejected"
+        assert deployment(running, "in-eastus2", model)["state"] == "ejected"
         simulator.clear()
 
 
@@ -287,7 +287,7 @@ def test_a_region_that_hangs_holds_up_nobody_for_its_whole_time(
 
 
 @pytest.mark.parametrize("code", ["context_length_exceeded", "content_filter"])
-def test_what_a_model_refuses_another_one_serves_and_the_usage_says_so(routed: System, code: str) -> None:
+def test_a_fallback_model_serves_a_refused_call_and_the_usage_names_it(routed: System, code: str) -> None:
     refuse(routed, FALLING, code)
     key = key_with(routed)
     answer = ask(routed, FALLING, key)
@@ -300,7 +300,7 @@ def test_what_a_model_refuses_another_one_serves_and_the_usage_says_so(routed: S
     eventually(lambda: sum("e_role" in row for row in routed.usage_rows(key)) == charged)
 
 
-def test_a_refusal_that_the_other_model_shares_is_told_as_the_first_said_it(routed: System) -> None:
+def test_if_the_fallback_model_refuses_too_the_caller_gets_the_first_refusal(routed: System) -> None:
     refuse(routed, FALLING, "content_filter")
     refuse(routed, FALLEN, "content_filter")
     answer = ask(routed, FALLING)
@@ -309,7 +309,7 @@ def test_a_refusal_that_the_other_model_shares_is_told_as_the_first_said_it(rout
     assert ask(routed, CAREFUL).headers["x-gateway-attempts"] == "1"
 
 
-def test_a_caller_names_fallbacks_itself(routed: System, model: str) -> None:
+def test_a_caller_can_name_fallbacks(routed: System, model: str) -> None:
     routed.simulator.fault("status", status=500, deployment=model)
     answer = ask(routed, model, x_gateway_fallback=f"{FALLEN}")
     assert (answer.status, answer.headers["x-gateway-fallback"]) == (200, FALLEN)
@@ -368,7 +368,7 @@ def test_calls_with_the_same_prompt_cache_key_stay_with_one_backend(routed: Syst
     assert len(set(others)) >= 2
 
 
-def test_what_azure_itself_spilled_is_booked_on_the_deployment_that_served_it(routed: System) -> None:
+def test_a_call_spilled_by_azure_is_booked_on_the_deployment_that_served_it(routed: System) -> None:
     key = key_with(routed)
     headers = {"x-ms-spillover-from-deployment": FULL, "x-ms-deployment-name": "pay-as-you-go"}
     body = {
@@ -383,7 +383,7 @@ def test_what_azure_itself_spilled_is_booked_on_the_deployment_that_served_it(ro
     assert (row["e_deployment"], row["e_input"]) == ("pay-as-you-go", 5)
 
 
-def test_a_call_that_azure_has_spilled_in_vain_is_not_spilled_again(routed: System) -> None:
+def test_a_call_whose_spillover_by_azure_failed_is_not_spilled_again(routed: System) -> None:
     headers = {"x-ms-spillover-error": "429", "retry-after-ms": "300"}
     routed.simulator.fault("status", status=429, headers=headers, deployment=FULL)
     answer = ask(routed, FULL)
@@ -398,7 +398,7 @@ def test_provisioned_capacity_goes_first_and_spills_over_when_it_is_full(routed:
     routed.simulator.fault("status", status=429, headers={"retry-after": "30"}, deployment=FULL, times=1)
     assert ask(routed, FULL).headers["x-gateway-backend"] == "standby"
     assert ask(routed, FULL).headers["x-gateway-attempts"] == "1"
-    time.sleep(1.2)  # a lone instance knocks again after a second, whatever was told: what is paid for is to be used
+    time.sleep(1.2)  # a lone instance tries again after a second, in spite of the Retry-After: the capacity is paid for
     assert ask(routed, FULL).headers["x-gateway-backend"] == "reserved"
 
 
@@ -420,7 +420,7 @@ def test_the_operator_sees_how_every_backend_is_doing(routed: System, model: str
     assert routed.gateway.request("GET", "/gateway/backends").status == 401
 
 
-def test_another_instance_hears_of_a_sick_region_and_does_not_find_out_itself(
+def test_another_instance_avoids_a_failing_region_without_calls_to_it(
     routed: System, model: str, simulator: SimulatorProcess
 ) -> None:
     routed.simulator.fault("status", status=401, body=DENIED, deployment=model, region="eastus2")
@@ -466,7 +466,7 @@ class Forgetful(threading.Thread):
         self._listener.close()
 
 
-def test_a_lone_backend_that_has_closed_an_idle_connection_is_asked_once_more(
+def test_a_lone_backend_that_has_closed_an_idle_connection_is_tried_once_more(
     azurite: Azurite, simulator: SimulatorProcess
 ) -> None:
     backend = Forgetful()
@@ -481,7 +481,7 @@ def test_a_lone_backend_that_has_closed_an_idle_connection_is_asked_once_more(
     backend.close()
 
 
-def test_a_lone_backend_that_always_closes_is_told_as_such(routed: System, model: str) -> None:
+def test_a_lone_backend_that_always_closes_is_reported_as_such(routed: System, model: str) -> None:
     chooser = key_with(routed, pin=True)
     routed.simulator.fault("reset", deployment=model, region="japaneast")
     answer = ask(routed, model, chooser, x_gateway_backend="in-japaneast")

@@ -53,7 +53,7 @@ def test_estimates_stay_within_what_the_call_allows() -> None:
     assert most(embedding).output == 0
 
 
-def test_every_answer_that_is_asked_for_is_reserved_for() -> None:
+def test_tokens_are_reserved_for_every_requested_answer() -> None:
     messages = [{"role": "user", "content": "Hello"}]
     one = parsed("chat/completions", messages=messages, max_tokens=100)
     three = parsed("chat/completions", messages=messages, max_tokens=100, n=3)
@@ -65,7 +65,7 @@ def test_every_answer_that_is_asked_for_is_reserved_for() -> None:
         assert most(parsed("chat/completions", messages=messages, max_tokens=100, n=wrong)).output in (100, 12_800)
 
 
-def test_what_is_learned_of_an_answer_is_of_each() -> None:
+def test_the_learned_average_is_per_answer() -> None:
     size = estimation.Size(400, answers=4)
     experience = NOTHING_KNOWN
     for _ in range(400):
@@ -77,7 +77,7 @@ def test_the_bound_of_a_response_is_its_max_output_tokens() -> None:
     assert most(parsed("responses", input="Hello", max_output_tokens=70)).output == 70
 
 
-def test_pictures_that_are_made_are_reserved_for() -> None:
+def test_tokens_are_reserved_for_generated_images() -> None:
     picture = parsed("images/generations", prompt="A cat", n=2)
     assert most(picture).output == 2 * estimation.LARGEST_IMAGE
     assert expected(picture).output == 2 * estimation.IMAGE
@@ -114,14 +114,14 @@ def test_a_recording_is_not_counted_by_its_bytes() -> None:
     assert expected(recording).input == 1000
 
 
-def test_what_makes_no_tokens_reserves_none() -> None:
+def test_operations_without_tokens_reserve_none() -> None:
     for name in ("files.get", "responses.get", "responses.input_tokens"):
         operation = next(o for o in operations.OPERATIONS if o.name == name)
         asked = msgspec.structs.replace(call(400, most=None), operation=operation)
         assert expected(asked) == most(asked) == estimation.NOTHING
 
 
-def test_the_estimate_of_a_large_body_looks_at_a_few_places_of_it() -> None:
+def test_the_estimate_of_a_large_body_reads_only_samples_of_it() -> None:
     looked = []
 
     class Body(bytes):

@@ -1,4 +1,4 @@
-"""Calls held to their limits: several at once, settled once on every way, alone when the table is out of reach."""
+"""Calls under their limits: several at once, settled once on every path, and without the table."""
 
 import asyncio
 import random
@@ -44,7 +44,7 @@ async def attempt(limiter: Limiter, who: Consumer, a_call: Call | None = None) -
         return error
 
 
-async def test_who_has_no_limits_costs_no_operation() -> None:
+async def test_a_key_without_limits_costs_no_operation() -> None:
     store = ScriptedStore()
     limiter = store.limiter()
     reservation = await limiter.reserve(consumer(), call())
@@ -90,7 +90,7 @@ async def test_a_settlement_counts_once() -> None:
     assert store.rows("limits")["key:ann"]["0"][0]["tokens_used"] == pytest.approx(1500)
 
 
-async def test_what_other_tries_were_charged_counts_too() -> None:
+async def test_charges_of_other_tries_count_too() -> None:
     store = ScriptedStore()
     limiter, ann = store.limiter(), consumer(tokens_per_minute=10_000, budget_usd=100, requests_per_minute=100)
     reservation = await limiter.reserve(ann, call())
@@ -112,7 +112,7 @@ async def test_a_release_returns_the_request_too() -> None:
     assert len(await admitted(limiter, ann, 3)) == 2
 
 
-async def test_what_one_limit_reserved_is_returned_when_another_refuses() -> None:
+async def test_one_limit_gets_its_reservation_back_if_another_denies_the_call() -> None:
     store = ScriptedStore()
     limiter = store.limiter(teams={"red": Limits(requests_per_minute=1)})
     ann = Consumer("ann", "ann", limits=Limits(requests_per_minute=5), team="red")
@@ -126,7 +126,7 @@ async def test_what_one_limit_reserved_is_returned_when_another_refuses() -> Non
     assert store.rows("limits")["team:red"]["0"][0]["requests_used"] == 1
 
 
-async def test_a_limit_on_a_model_holds_beside_that_of_the_key() -> None:
+async def test_a_limit_on_a_model_applies_in_addition_to_the_keys() -> None:
     store = ScriptedStore()
     limiter = store.limiter({"gpt-4o": Model(aliases=["gpt-4o-dated"])})
     ann = msgspec.structs.replace(
@@ -152,7 +152,7 @@ async def test_defaults_hold_for_those_without_limits_and_0_lifts_them() -> None
     assert len(await admitted(limiter, consumer("cleo", requests_per_minute=0), 3)) == 3
 
 
-async def test_a_soft_limit_only_tells() -> None:
+async def test_a_soft_limit_only_reports() -> None:
     store = ScriptedStore()
     limiter, ann = store.limiter(), consumer(requests_per_minute=2, soft=True)
     assert len(await admitted(limiter, ann, 5)) == 5
@@ -220,7 +220,7 @@ async def test_near_its_end_a_quota_reserves_all_that_calls_may_take() -> None:
     assert (await limiter.reserve(ann, call(most=4000))).costs[0].tokens > 4000
 
 
-async def test_a_small_call_passes_while_a_large_one_is_refused() -> None:
+async def test_a_small_call_passes_while_a_large_one_is_denied() -> None:
     limiter, ann = ScriptedStore().limiter(), consumer(tokens_per_minute=1000, estimate="max")
     await limiter.reserve(ann, call(0, most=950))
     large, small = await asyncio.gather(
@@ -307,7 +307,7 @@ async def test_a_day_quota_lasts_for_all_hours_of_a_day(day: str, hours: int) ->
     assert len(await admitted(limiter, ann, 2)) == 1
 
 
-async def test_a_row_that_is_none_of_ours_begins_anew(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_unreadable_row_is_reset(caplog: pytest.LogCaptureFixture) -> None:
     store = ScriptedStore()
     limiter, ann = store.limiter(), consumer(requests_per_minute=2)
     rows: tuple[Properties, ...] = (
@@ -338,7 +338,7 @@ async def test_a_dead_table_leaves_some_seconds_of_its_limit_to_each_instance() 
     assert store.rows("limits")["key:ann"]["0"][0]["requests_used"] == pytest.approx(7)
 
 
-async def test_nobody_waits_longer_than_the_patience_for_a_slow_table() -> None:
+async def test_no_call_waits_longer_than_the_patience_for_a_slow_table() -> None:
     store = ScriptedStore()
     store.stalled = True
     limiter = store.limiter()
@@ -349,7 +349,7 @@ async def test_nobody_waits_longer_than_the_patience_for_a_slow_table() -> None:
     assert sum(isinstance(answer, Reservation) for answer in answers) == 6
     assert waited < 1.0
     started = loop.time()
-    await attempt(limiter, consumer("bob", requests_per_minute=40))  # it is known by now
+    await attempt(limiter, consumer("bob", requests_per_minute=40))  # the outage is noticed by now
     assert loop.time() - started < 0.1
 
 
@@ -427,7 +427,7 @@ async def test_a_process_that_ends_waits_for_the_settlement_under_way(monkeypatc
     assert store.rows("limits")["key:ann"]["0"][0]["tokens_used"] == pytest.approx(77)
 
 
-async def test_a_key_that_is_used_once_settles_without_a_timer_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_keys_that_are_used_once_settle_by_a_shared_timer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shared.limits._settlement.LEASE_SECONDS", 0.02)
     store = ScriptedStore()
     limiter = store.limiter()
@@ -468,7 +468,7 @@ def test_durations_are_written_as_openai_does(seconds: float, text: str) -> None
     assert duration(seconds) == text
 
 
-async def test_headers_for_those_who_come_from_api_management() -> None:
+async def test_token_headers_have_the_names_in_the_configuration() -> None:
     limiter = ScriptedStore().limiter(headers=TokenHeaders("Remaining-Tokens", "Consumed-Tokens"))
     reservation = await limiter.reserve(consumer(tokens_per_minute=1000), call(400, most=0))
     headers = limiter.headers(reservation, lambda: 17)

@@ -1,4 +1,4 @@
-"""The arithmetic of limits: the row and its lessees never spend more than one bucket, whatever happens between them."""
+"""The arithmetic of limits: a fleet never spends more than one bucket, in any order of events."""
 
 import asyncio
 import math
@@ -76,7 +76,7 @@ def test_a_lease_takes_from_the_level_and_counts_as_out() -> None:
     assert (tokens(done.row).level, tokens(done.row).out) == (500, 100)
 
 
-def test_what_is_taken_ahead_is_a_share_that_shrinks_with_the_lessees() -> None:
+def test_an_instance_leases_a_smaller_share_ahead_the_more_instances_there_are() -> None:
     alone = ask(None, per_minute(600), first=10, ahead=10_000)
     assert alone.lease.granted.tokens == 310
     row: BucketState | None = None
@@ -86,7 +86,7 @@ def test_what_is_taken_ahead_is_a_share_that_shrinks_with_the_lessees() -> None:
     assert among_many.lease.granted.tokens == pytest.approx(1 + 585 * 0.5 / 4)
 
 
-def test_what_is_given_back_is_no_longer_out() -> None:
+def test_a_returned_lease_is_no_longer_out() -> None:
     first = ask(None, per_minute(600), first=100)
     spent = first.lease.spend(of(30))
     done = ask(first.row, per_minute(600), lease=spent, nonce="m", previous="n")
@@ -100,7 +100,7 @@ def test_a_bucket_does_not_refill_while_its_tokens_are_out_on_lease() -> None:
     assert tokens(caught_up(first.row, per_minute(600), NOW + 2 * LEASE_SECONDS)).level == 40
 
 
-def test_a_dead_lessees_slice_comes_back_after_two_epochs() -> None:
+def test_a_dead_instances_slice_comes_back_after_two_epochs() -> None:
     first = ask(None, per_minute(600), first=600)
     assert tokens(caught_up(first.row, per_minute(600), NOW + 3600)).level == 600
 
@@ -111,7 +111,7 @@ def test_a_refund_never_fills_the_bucket_beyond_its_cap() -> None:
     assert tokens(done.row).level == 600
 
 
-def test_a_refused_call_is_told_the_exact_wait() -> None:
+def test_a_denied_call_gets_the_exact_wait() -> None:
     row = ask(None, per_minute(600), first=600).row
     refused = ask(row, per_minute(600), first=50, nonce="m", now=NOW)
     assert refused.denial is not None
@@ -121,7 +121,7 @@ def test_a_refused_call_is_told_the_exact_wait() -> None:
     assert ask(row, per_minute(600), first=50, nonce="m", now=NOW + 4.9).denial is not None
 
 
-def test_a_refusal_without_anything_to_settle_writes_nothing() -> None:
+def test_a_denial_without_anything_to_settle_writes_nothing() -> None:
     row = ask(None, per_minute(600), first=600).row
     assert not ask(row, per_minute(600), first=50, nonce="m").changed
     assert ask(row, per_minute(600), first=50, owed=7, nonce="m").changed
@@ -135,7 +135,7 @@ def test_a_lone_call_passes_a_limit_smaller_than_its_estimate() -> None:
     assert ask(done.row, per_minute(100), first=2000, nonce="m", now=NOW + 2000 * 0.6).denial is None
 
 
-def test_a_clock_that_lags_behind_does_not_turn_the_row_back() -> None:
+def test_a_slow_clock_does_not_move_the_row_back() -> None:
     row = ask(None, per_minute(600), first=600, now=NOW).row
     lagging = ask(row, per_minute(600), first=1, nonce="m", now=NOW - 50)
     assert lagging.row.time == NOW
@@ -148,7 +148,7 @@ def test_lowered_limits_hold_from_the_next_exchange() -> None:
     assert tokens(caught_up(row, per_minute(60), NOW)).level == 59
 
 
-def test_a_quota_is_used_up_once_and_begins_anew_with_the_period() -> None:
+def test_a_quota_is_used_up_once_and_starts_over_with_the_period() -> None:
     bounds: Bounds = (None, Bound(quota=1000, since=NOW - 100, until=NOW + 500), None, None)
     first = ask(None, bounds, first=900)
     over = ask(first.row, bounds, first=200, nonce="m", now=NOW + 10)
@@ -170,14 +170,14 @@ def test_a_quota_that_others_hold_on_lease_may_come_back() -> None:
     assert (refusal.kind, refusal.wait) == ("rate", LEASE_SECONDS)
 
 
-def test_80_and_100_percent_of_a_quota_are_told_once_a_period() -> None:
+def test_80_and_100_percent_of_a_quota_alert_once_a_period() -> None:
     bounds: Bounds = (None, Bound(quota=1000, since=NOW - 100, until=NOW + 500), None, None)
     row: BucketState | None = None
-    told: list[tuple[str, int]] = []
+    alerts: list[tuple[str, int]] = []
     for _ in range(12):
         done = ask(row, bounds, first=100, owed=0, previous="n")
-        row, told = done.row, [*told, *done.alerts]
-    assert told == [("tokens", 80), ("tokens", 100)]
+        row, alerts = done.row, [*alerts, *done.alerts]
+    assert alerts == [("tokens", 80), ("tokens", 100)]
 
 
 def test_slots_come_back_when_a_call_ends_and_when_its_instance_dies() -> None:
@@ -199,7 +199,7 @@ def test_a_row_survives_the_table() -> None:
 
 
 class Weather:
-    """What becomes of each operation on the table: `fine`, `lost` before it is done, `unheard` after, `slow`."""
+    """The fate of each operation on the table: `fine`, `lost` before it is done, `unheard` after, `slow`."""
 
     def __init__(self, rng: random.Random, trouble: float) -> None:
         self.rng, self.trouble = rng, trouble
@@ -382,7 +382,7 @@ def _no_jitter() -> Iterator[None]:
 def test_the_fleet_never_spends_more_than_one_bucket(
     size: int, seed: int, trouble: float, script: list[tuple[str, int, float]]
 ) -> None:
-    """Whatever is interleaved, lost or dead; `Fleet.check` holds after every step. Nothing is undercounted but for
+    """Whatever is interleaved, lost or dead; `Fleet.check` holds after every step. Nothing is undercounted, except
     what an instance admitted alone before it died."""
     fleet = run(size, seed, trouble, script)
     if (row := fleet.row()) is not None:

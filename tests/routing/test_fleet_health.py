@@ -1,4 +1,4 @@
-"""What instances tell each other of sick deployments, on one table: who is told what, and who may try again."""
+"""Shared circuit-breaker state: trips and recoveries seen by the other instances, and the one that may try again."""
 
 import random
 from typing import Any
@@ -56,12 +56,12 @@ def fleet(count: int) -> list[Instance]:
     return [Instance(store, clock, f"i{number}") for number in range(count)]
 
 
-async def test_an_ejection_is_heard_by_the_others_and_so_is_its_end() -> None:
+async def test_an_ejection_and_its_end_are_shared() -> None:
     one, two = fleet(2)
     one.fail()
     one.clock.now = one.health.ejected_until
     one.breakers.begin(A, 1.0)  # the probe
-    one.fail(1)  # ejected anew, for longer than the time between two looks
+    one.fail(1)  # ejected again, for longer than the time between two looks
     await one.settle()
     await two.look()
     assert not two.usable()
@@ -73,7 +73,7 @@ async def test_an_ejection_is_heard_by_the_others_and_so_is_its_end() -> None:
     assert two.health.ejections == 0
 
 
-async def test_a_429_is_nobody_elses_business() -> None:
+async def test_a_429_is_not_shared() -> None:
     one, two = fleet(2)
     one.breakers.throttle(A, 30.0)
     await one.settle()
@@ -170,7 +170,7 @@ async def test_without_the_table_every_instance_goes_by_what_it_sees() -> None:
 
 
 @pytest.mark.parametrize("wrong", ["é" * 300, "\x00\n", "x" * 5000])
-async def test_whatever_a_backend_said_fits_into_the_row(wrong: str) -> None:
+async def test_any_text_of_a_backend_fits_into_the_row(wrong: str) -> None:
     (one,) = fleet(1)
     one.breakers.refusal(A, wrong)
     await one.settle()
@@ -185,19 +185,19 @@ TIMES = st.floats(0, 2000)
         Health, faults=st.integers(0, 5), ejections=st.integers(0, 9), ejected_until=TIMES, cooling_until=TIMES
     ),
     mine_at=TIMES,
-    told=st.builds(Shared, eject_until=TIMES, ejections=st.integers(0, 9), faults=st.integers(0, 3), at=TIMES),
+    row=st.builds(Shared, eject_until=TIMES, ejections=st.integers(0, 9), faults=st.integers(0, 3), at=TIMES),
     now=TIMES,
 )
-def test_what_is_heard_never_shortens_an_ejection_or_touches_a_cool_down_unless_it_is_over(
-    mine: Health, mine_at: float, told: Shared, now: float
+def test_a_shared_row_never_shortens_an_ejection_or_changes_a_cool_down(
+    mine: Health, mine_at: float, row: Shared, now: float
 ) -> None:
-    health = merged(mine, mine_at, told, now, now)
+    health = merged(mine, mine_at, row, now, now)
     assert health.cooling_until == mine.cooling_until
-    if told.at <= mine_at:
+    if row.at <= mine_at:
         assert health is mine
-    elif told.eject_until > now:
+    elif row.eject_until > now:
         assert health.ejected_until >= mine.ejected_until
-        assert health.ejected_until >= told.eject_until - 1e-6 or health is mine
+        assert health.ejected_until >= row.eject_until - 1e-6 or health is mine
     elif health is not mine:
-        assert told.faults == 0
+        assert row.faults == 0
         assert health.ejected_until == 0

@@ -1,4 +1,4 @@
-"""What is known of quotas, prompts and times, and what is decided by it. Pure, so nothing runs here but the code."""
+"""Quota readings, retry budgets, latencies, prompt prefixes and preferences."""
 
 import json
 from collections import Counter
@@ -42,11 +42,11 @@ def chat(content: str = "Hi", **fields: object) -> Call:
         ({"x-ratelimit-limit-tokens": "nonsense"}, b"\xff\xfe", "quota"),
     ],
 )
-def test_four_kinds_of_429_are_told_apart(headers: dict[str, str], body: bytes, kind: str) -> None:
+def test_a_429_has_one_of_four_reasons(headers: dict[str, str], body: bytes, kind: str) -> None:
     assert quota.throttle(headers, body, configured=100_000.0) == kind
 
 
-def test_what_was_sent_since_an_answers_call_went_out_counts_against_the_reading() -> None:
+def test_later_calls_count_against_a_quota_reading() -> None:
     headers = {"x-ratelimit-remaining-tokens": "1000", "x-ratelimit-reset-tokens": "30"}
     reading = quota.read(headers, Sent(500.0, 3), 100.0)
     assert reading is not None
@@ -56,7 +56,7 @@ def test_what_was_sent_since_an_answers_call_went_out_counts_against_the_reading
     assert not reading.refuses(700, Sent(900.0, 4), 130.0)  # the window is over
 
 
-def test_the_last_request_of_a_window_is_known_to_be_the_last() -> None:
+def test_after_the_last_request_of_a_window_the_next_one_is_refused() -> None:
     headers = {"x-ratelimit-remaining-requests": "1", "x-ratelimit-reset-requests": "10s"}
     reading = quota.read(headers, Sent(0.0, 7), 0.0)
     assert reading is not None
@@ -72,7 +72,7 @@ def test_a_full_provisioned_deployment_is_passed_over_for_a_second(used: str, fu
 
 
 @given(st.dictionaries(st.sampled_from([*ROOM, "x-ratelimit-reset-tokens", "x-ratelimit-limit-tokens"]), st.text()))
-def test_no_header_of_a_backend_is_worth_a_crash(headers: dict[str, str]) -> None:
+def test_no_header_of_a_backend_raises(headers: dict[str, str]) -> None:
     reading = quota.read(headers, Sent(), 0.0)
     assert reading is None or reading.refuses(1, Sent(), 0.0) in (True, False)
     assert quota.throttle(headers, b"", configured=None) in ("quota", "oversized")
@@ -131,9 +131,9 @@ def test_the_usual_time_is_known_from_twenty_answers_on_and_forgets_old_ones() -
 
 @given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0.01, 1.0))
 def test_a_percentile_is_not_exceeded_by_its_share_of_the_values(values: list[float], share: float) -> None:
-    found = percentile(sorted(values), share)
-    assert found in values
-    assert sum(value <= found for value in values) >= share * len(values) - 1e-6
+    value = percentile(sorted(values), share)
+    assert value in values
+    assert sum(other <= value for other in values) >= share * len(values) - 1e-6
 
 
 # --- prompt caches ----------------------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ def test_calls_with_the_same_long_beginning_have_the_same_prefix_and_short_ones_
     assert _prompt_cache.prefix(chat("short")) is None
 
 
-def test_the_callers_own_key_stands_for_the_prefix_however_short_the_prompt_is() -> None:
+def test_the_callers_prompt_cache_key_replaces_the_prefix_of_any_prompt() -> None:
     one, two = chat("a", prompt_cache_key="k"), chat("b", prompt_cache_key="k")
     assert _prompt_cache.prefix(one) == _prompt_cache.prefix(two) == b'"k"'
     assert _prompt_cache.prefix(chat("a", prompt_cache_key=None)) is None
@@ -157,7 +157,7 @@ def shares(*in_flight: int, weight: int = 1) -> list[Share]:
 
 
 @given(st.binary(min_size=1), st.lists(st.integers(0, 50), min_size=1, max_size=8))
-def test_no_backend_is_loaded_beyond_its_share_for_the_sake_of_a_prefix(key: bytes, in_flight: list[int]) -> None:
+def test_no_prefix_loads_a_backend_beyond_its_share(key: bytes, in_flight: list[int]) -> None:
     chosen = _prompt_cache.choose(key, shares(*in_flight))
     assert in_flight[chosen] < max(8, 1.25 * (sum(in_flight) + 1) / len(in_flight) + 1)
 
@@ -181,7 +181,7 @@ def test_prefixes_are_shared_out_by_weight() -> None:
 # --- wishes -----------------------------------------------------------------------------------------------------------
 
 
-def test_wishes_are_read_from_headers() -> None:
+def test_preferences_are_read_from_headers() -> None:
     headers = {
         "x-request-timeout-ms": "1500",
         "x-gateway-backend": " sweden ",
@@ -206,7 +206,7 @@ def test_wishes_are_read_from_headers() -> None:
         ("x-gateway-fallback", ",".join(map(str, range(9)))),
     ],
 )
-def test_a_wish_that_makes_no_sense_is_refused_by_name(header: str, value: str) -> None:
+def test_an_invalid_preference_is_rejected_by_the_name_of_its_header(header: str, value: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         preferences.parse({header: value})
     assert caught.value.param == header

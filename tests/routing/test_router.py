@@ -1,4 +1,4 @@
-"""Whose turn it is, who is left alone, and what a caller is told when nobody is left."""
+"""The order of the targets: rotation, health, quotas, fallbacks, regions; and the error if none is left."""
 
 import random
 from collections import Counter
@@ -78,7 +78,7 @@ async def test_weights_share_the_calls() -> None:
 def test_a_round_has_every_backend_as_often_as_its_weight_and_evenly_spread(weights: list[int]) -> None:
     order = smooth_order(weights)
     assert Counter(order) == dict(enumerate(weights))
-    for i, weight in enumerate(weights):  # in any stretch, nobody is ahead of its share by more than one turn each
+    for i, weight in enumerate(weights):  # in any stretch, no backend is ahead of its share by more than one turn each
         for length in range(len(order)):
             assert abs(order[:length].count(i) - length * weight / len(order)) < len(weights)
 
@@ -116,7 +116,7 @@ async def test_the_turns_go_on_while_the_table_is_out_of_reach() -> None:
     await rotation.close()
 
 
-async def test_a_throttled_backend_is_left_alone_until_it_may_be_asked_again() -> None:
+async def test_a_throttled_backend_gets_no_call_until_its_wait_is_over() -> None:
     routing = Routing(backend("a"), backend("b"))
     routing.breakers.throttle(routing.target("a"), 7.0)
     assert {tuple(routing.order()) for _ in range(6)} == {("b", "a")}
@@ -125,7 +125,7 @@ async def test_a_throttled_backend_is_left_alone_until_it_may_be_asked_again() -
     await routing.rotation.close()
 
 
-async def test_when_all_are_throttled_the_caller_is_told_the_shortest_wait() -> None:
+async def test_when_all_are_throttled_the_caller_gets_the_shortest_wait() -> None:
     routing = Routing(backend("a"), backend("b"), backend("c"))
     a, b, c = (routing.target(name) for name in "abc")
     for target, wait in ((a, 7.0), (b, 5.0), (c, 9.0)):
@@ -138,7 +138,7 @@ async def test_when_all_are_throttled_the_caller_is_told_the_shortest_wait() -> 
     await routing.rotation.close()
 
 
-async def test_a_wait_of_a_day_is_obeyed_only_while_somebody_else_can_serve() -> None:
+async def test_a_wait_of_a_day_is_obeyed_only_while_another_backend_can_serve() -> None:
     routing = Routing(backend("a"), backend("b"))
     a, b = routing.target("a"), routing.target("b")
     routing.breakers.throttle(a, 86_400)
@@ -264,7 +264,7 @@ async def test_calls_spill_over_while_a_group_cools_and_return_when_it_has_coole
     await routing.rotation.close()
 
 
-async def test_the_calls_of_a_backend_that_is_left_alone_are_spread_over_all_the_others() -> None:
+async def test_the_calls_of_an_ejected_backend_are_spread_over_all_the_others() -> None:
     routing = Routing(*(backend(name) for name in "abcd"))
     routing.breakers.refusal(routing.target("a"), "status 401")
     firsts = Counter(routing.order()[0] for _ in range(240))
@@ -308,7 +308,7 @@ async def test_a_lowered_quota_lowers_the_share_of_the_calls() -> None:
     await routing.rotation.close()
 
 
-async def test_an_oversized_call_keeps_only_its_like_away() -> None:
+async def test_an_oversized_call_keeps_only_calls_of_its_size_away() -> None:
     routing = Routing(backend("a"))
     a = routing.target("a")
     routing.breakers.throttle(a, 8.0, "oversized", 900.0)
@@ -321,7 +321,7 @@ async def test_an_oversized_call_keeps_only_its_like_away() -> None:
     await routing.rotation.close()
 
 
-async def test_those_that_ask_for_hours_are_asked_by_few_calls_while_they_go_on_refusing() -> None:
+async def test_backends_that_ask_for_hours_get_few_calls_while_they_refuse() -> None:
     routing = Routing(backend("a"))
     a = routing.target("a")
     routing.breakers.throttle(a, 3600.0)
@@ -373,7 +373,7 @@ def test_no_call_ever_leaves_the_regions_of_its_key(
         assert set(names(plan.shadow)) <= allowed
 
 
-async def test_turns_that_a_prefix_took_early_are_taken_off_later() -> None:
+async def test_a_backend_loses_a_later_turn_for_each_turn_taken_by_a_prefix() -> None:
     routing = Routing(*(backend(name) for name in "abcd"))
     body = b'{"model": "m", "prompt_cache_key": "k"}'
     favoured = parse_call(match("POST", "/v1/chat/completions"), "", {}, body)
