@@ -1,4 +1,4 @@
-# The gateway as a container: `uvicorn shared.asgi:app`. docs/deploy.md says how it is built and run.
+# The gateway as a container: `uvicorn shared.asgi:app`. docs/deploy.md explains how to build and run it.
 #   docker build -t tollgate .                       the gateway
 #   docker build -t tollgate-simulator --target simulator .
 
@@ -8,7 +8,7 @@ RUN pip install --no-cache-dir --only-binary :all: --target /packages \
     --requirement requirements.txt --requirement requirements-container.txt
 
 FROM python:3.13-slim AS base
-# The file system is read-only where this runs: byte code is made here, or every start would make it anew.
+# The file system is read-only at run time, so byte code is compiled here, and not at every start.
 ENV PYTHONPATH=/packages PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin tollgate
 WORKDIR /app
@@ -26,13 +26,13 @@ COPY shared shared
 RUN python -m compileall -q shared \
     && printf '#!/bin/sh\nPYTHONPATH=/packages:/app exec python -m shared.cli "$@"\n' >/usr/local/bin/tollgate \
     && chmod 755 /usr/local/bin/tollgate
-# Numeric, so that Kubernetes can tell that it is not root.
+# Numeric, so that Kubernetes can check that it is not root.
 USER 10001
 EXPOSE 8080
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=15s --retries=3 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/healthz', timeout=2)"]
-# SIGTERM: no new connections, 60 s for open streams, then the usage rows are written. Whoever stops the container has
-# to wait longer than that (compose: stop_grace_period, Kubernetes: terminationGracePeriodSeconds).
+# SIGTERM: no new connections, 60 s for open streams, then the usage rows are written. Give the container more time than
+# that to stop (compose: stop_grace_period, Kubernetes: terminationGracePeriodSeconds).
 CMD ["python", "-m", "uvicorn", "shared.asgi:app", "--host", "0.0.0.0", "--port", "8080", "--no-access-log", \
     "--no-server-header", "--timeout-graceful-shutdown", "60"]

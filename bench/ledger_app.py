@@ -20,10 +20,10 @@ from shared.usage.ledger import Entry, Ledger
 class NoLedger(Ledger):
     """Records nothing."""
 
-    def open(self, request_id: str, consumer: Consumer, call: Call, model: str) -> Entry:
+    def begin(self, request_id: str, consumer: Consumer, call: Call, model: str) -> Entry:
         return Entry("", "", request_id)
 
-    def close(self, entry: Entry, outcome: Outcome) -> asyncio.Future[None]:
+    def end(self, entry: Entry, outcome: Outcome) -> asyncio.Future[None]:
         done = asyncio.get_running_loop().create_future()
         done.set_result(None)
         return done

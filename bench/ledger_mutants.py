@@ -15,7 +15,7 @@ MUTANTS = {  # file, original, mutated
     ),
     "no compare-and-swap: a late writer overwrites": (
         "shared/usage/aggregates.py",
-        "        if old is not None and old.rank >= new.rank:\n            return old\n",
+        "        if row is not None and (in_force := _manifest(row)).rank >= new.rank:\n            return None\n",
         "",
     ),
     "adds to the old result instead of replacing it": (

@@ -20,9 +20,11 @@ from local.processes import Children
 from shared import ulid
 from shared.errors import StoreUnavailable
 from shared.storage import MAX_BATCH, Properties, Row, Store, Table, Value
+from shared.storage.names import CONTROL, USAGE_AGGREGATES
 from shared.storage.tables import TablesStore
-from shared.usage import _hour_fold, aggregates, hours, rollup
+from shared.usage import aggregates, hours, rollup
 from shared.usage.aggregates import Fold
+from tests.harness.folding import fold_rows
 
 FAST_ENOUGH = 100_000  # raw rows per second of CPU
 HOURS = (-30, -29, -26, -3, -2)  # relative to now: sealed hours and one that is not, of at least two days
@@ -37,7 +39,7 @@ class Unleased:
 
     def table(self, name: str) -> Table:
         table = self._store.table(name)
-        return _Unleased(table) if name == rollup.CONTROL else table
+        return _Unleased(table) if name == CONTROL else table
 
 
 class _Unleased:
@@ -119,7 +121,7 @@ def sequential(halves: list[Half], now: float) -> dict[str, Fold]:
     raw: dict[int, dict[str, dict[str, Any]]] = {}
     for half in halves:
         raw.setdefault(half.hour, {}).setdefault(half.key, {}).update(half.properties)
-    by_hour = {hour: _hour_fold.fold_rows(rows.values(), now) for hour, rows in raw.items()}
+    by_hour = {hour: fold_rows(rows.values(), now) for hour, rows in raw.items()}
     folds = {hours.hour_partition(hour): fold for hour, fold in by_hour.items()}
     for name, start in ((hours.day_partition, hours.day_start), (hours.month_partition, hours.month_start)):
         parts: dict[int, list[Fold]] = {}
@@ -172,7 +174,7 @@ async def converge(
             written.set()
             passes = list(await asyncio.gather(*timers))
             expected = sequential(halves, now)
-            table = direct.table(aggregates.TABLE)
+            table = direct.table(USAGE_AGGREGATES)
             stored = {partition: await aggregates.read(table, partition) for partition in expected}
             return tables, passes, as_bytes(stored) == as_bytes(expected)
         finally:
@@ -186,7 +188,7 @@ def rows_per_second(count: int = 100_000) -> float:
     for half in make_halves(count, hours.hour_of(now), (-3,), random.Random(1)):
         rows.setdefault(half.key, {}).update(half.properties)
     started = time.process_time()
-    _hour_fold.fold_rows(rows.values(), now)
+    fold_rows(rows.values(), now)
     return count / (time.process_time() - started)
 
 

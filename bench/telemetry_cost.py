@@ -18,7 +18,7 @@ from shared.config.document import Backend
 from shared.config.environment import TelemetrySettings
 from shared.telemetry import spans
 from shared.telemetry.exporter import ExportThread
-from shared.telemetry.recorder import Batch, Telemetry, Vitals
+from shared.telemetry.recorder import Batch, Telemetry
 from shared.types import Attempt, Call, Consumer, Outcome, Target, Usage
 from tests.harness.telemetry_receivers import Receivers
 
@@ -84,12 +84,12 @@ async def in_the_loop(calls: int, per_second: float) -> float:
     for _ in range(calls):
         bare(logger)
     without = time.process_time() - began
-    telemetry.start(lambda: Vitals(0, 0, False, {}, {}, {}))
+    telemetry.start({})
     began = time.process_time()
     for number in range(calls):
         one_call(telemetry, logger, call, consumer, failed=number % 100 == 0)
     spent = time.process_time() - began
-    await telemetry.stop()
+    await telemetry.close()
     logging.getLogger("tollgate").removeHandler(null)
     return (spent - without) / calls * 1e6
 
@@ -112,7 +112,7 @@ async def exported(kept: int, settings: TelemetrySettings) -> float:
         batch: list[spans.Span] = []
         for _ in range(count):
             now = time.monotonic()
-            where = spans.place(ulid.new(time.time()), now, "")
+            where = spans.trace_context(ulid.new(time.time()), now, "")
             attempts = (Attempt(_TARGETS[1], 200, "", 2.0, started=now),)
             outcome = Outcome(status=200, usage=usage, attempts=attempts, served_by=_TARGETS[1])
             epoch = time.time() - now

@@ -14,7 +14,7 @@ from shared import ulid
 from shared.errors import GatewayError
 from shared.limits.limiter import Limiter, Reservation
 from shared.requests.arrival import ReceivedRequest
-from shared.telemetry.recorder import Telemetry
+from shared.telemetry.recorder import NoTelemetry, Telemetry
 from shared.types import Attempt, Call, Consumer, Outcome
 from shared.usage.ledger import Entry, Ledger
 from shared.usage.tokenizer import Tokenizer, is_estimated
@@ -27,31 +27,30 @@ _SHADOW = 100  # number of a shadow among the attempts of its call: higher than 
 class Accounting:
     """Follows every request from its arrival to its end, which it reports exactly once."""
 
-    def __init__(self, limiter: Limiter, ledger: Ledger, tokenizer: Tokenizer, telemetry: Telemetry | None) -> None:
+    def __init__(
+        self, limiter: Limiter, ledger: Ledger, tokenizer: Tokenizer, telemetry: Telemetry | NoTelemetry
+    ) -> None:
         self._limiter = limiter
         self._ledger = ledger
         self._tokenizer = tokenizer
         self._telemetry = telemetry
 
     def receive(self, request: Request, traceparent: str | None) -> ReceivedRequest:
-        """Give a request its id and its place in a trace. `traceparent` overrides the request's own header."""
+        """Give a request its id and its trace context. `traceparent` overrides the request's own header."""
         request_id, started = ulid.new(time.time()), time.monotonic()
-        place = None
-        if self._telemetry is not None:
-            place = self._telemetry.begin(request_id, started, traceparent or _header(request, b"traceparent"))
-        return ReceivedRequest(request_id, started, request.method, request.scope["path"], place)
+        trace = self._telemetry.begin(request_id, started, traceparent or _header(request, b"traceparent"))
+        return ReceivedRequest(request_id, started, request.method, request.scope["path"], trace)
 
     def open(
         self, received: ReceivedRequest, consumer: Consumer, call: Call, reservation: Reservation, model: str
     ) -> "CallRecord":
         """Put an admitted call on record. `model`: the configured name. Returns at once; the row follows."""
-        entry = self._ledger.open(received.request_id, consumer, call, model)
+        entry = self._ledger.begin(received.request_id, consumer, call, model)
         return CallRecord(self, received, consumer, call, reservation, entry)
 
     def refused(self, received: ReceivedRequest, error: GatewayError) -> None:
         """Report a request that was refused before it became a call on record."""
-        if self._telemetry is not None and received.place is not None:
-            self._telemetry.refused(received.place, error.status, error.code)
+        self._telemetry.refused(received.trace, error.status, error.code)
         _log(
             received,
             {
@@ -72,29 +71,25 @@ class Accounting:
 
     def shadow(self, record: "CallRecord") -> Callable[[Attempt], None]:
         """See `CallRecord.shadow`."""
-        report = None
-        if self._telemetry is not None and record.received.place is not None:
-            report = self._telemetry.shadow(record.received.place, record.call)
+        report = self._telemetry.shadow(record.received.trace, record.call)
 
         def ended(attempt: Attempt) -> None:
             self._ledger.charge(record.entry, _SHADOW, attempt)
-            if report is not None:
-                report(attempt, _SHADOW)
+            report(attempt, _SHADOW)
 
         return ended
 
     def _close(self, record: "CallRecord", outcome: Outcome) -> asyncio.Future[None]:
         for number, attempt in enumerate(outcome.attempts, 1):
             self._ledger.charge(record.entry, number, attempt)
-        row = self._ledger.close(record.entry, outcome)
+        row = self._ledger.end(record.entry, outcome)
         # A shadow is the operator's experiment: it does not count against the caller.
         charged = [(a.target, a.usage) for a in outcome.attempts if a.usage is not None and a.role != "shadow"]
         if outcome.ended == "refused" and not charged:
             self._limiter.release(record.reservation)
         else:
             self._limiter.settle(record.reservation, outcome.usage, outcome.served_by, charged)
-        if self._telemetry is not None and record.received.place is not None:
-            self._telemetry.ended(record.received.place, record.consumer, record.call, outcome)
+        self._telemetry.ended(record.received.trace, record.consumer, record.call, outcome)
         _log(record.received, _summary(record, outcome))
         return row
 
@@ -142,8 +137,8 @@ def _summary(record: CallRecord, outcome: Outcome) -> dict[str, Any]:
 
 def _log(received: ReceivedRequest, line: dict[str, Any]) -> None:
     """Write the one log line of a request."""
-    if received.place is not None:
-        line["trace"] = received.place.trace
+    if received.trace.trace_id:
+        line["trace"] = received.trace.hex_id
     logger.info(msgspec.json.encode(line).decode())
 
 

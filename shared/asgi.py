@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from shared import bootstrap
 from shared.config import environment
 from shared.errors import ConfigurationError, StoreUnavailable, websocket_refused
-from shared.responses.rendering import error_response
+from shared.responses.rendering import ErrorResponse
 from shared.telemetry.console import log_to_stdout
 
 logger = logging.getLogger("tollgate")
@@ -67,7 +67,7 @@ async def _reject_websocket(scope: Scope, receive: Receive, send: Send) -> None:
     if "websocket.http.response" not in scope.get("extensions", {}):
         await send({"type": "websocket.close", "code": 1008, "reason": "This gateway serves no WebSockets."})
         return
-    await error_response(websocket_refused(scope["path"]), {})(scope, receive, send)
+    await ErrorResponse(websocket_refused(scope["path"]), {})(scope, receive, send)
 
 
 async def _roll_up_every(seconds: float, application: bootstrap.Application) -> None:

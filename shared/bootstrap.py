@@ -1,15 +1,14 @@
-"""Builds a gateway out of settings: the only module that chooses implementations."""
+"""Builds the application from its settings. Only this module chooses implementations."""
 
-import asyncio
 import logging
 import random
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -25,8 +24,9 @@ from shared.billing import cost as pricing
 from shared.billing.cost import USD
 from shared.billing.focus_export import FocusExporter
 from shared.billing.prices import Prices
+from shared.concurrency import SingleFlight, Tasks
 from shared.config import environment
-from shared.config.document import Configuration, LedgerSettings
+from shared.config.document import Backend, Configuration, LedgerSettings
 from shared.config.environment import Settings, Storage
 from shared.credentials import Credentials
 from shared.forwarding.adoption import has_object
@@ -46,8 +46,8 @@ from shared.routing.report import BackendsReport
 from shared.routing.rotation import Rotation
 from shared.routing.router import Router
 from shared.storage import Store, names
-from shared.storage.timed import TimedStore
-from shared.telemetry.recorder import Telemetry, Vitals
+from shared.telemetry import instruments
+from shared.telemetry.recorder import NoTelemetry, Readings, Telemetry
 from shared.types import Target, Usage
 from shared.usage import rollup
 from shared.usage.ledger import Ledger
@@ -61,7 +61,7 @@ logger = logging.getLogger("tollgate")
 
 
 class Application(msgspec.Struct, frozen=True):
-    """What an edge serves: requests, and the timer's job."""
+    """A running gateway, as an edge serves it: requests, and the timer's job."""
 
     gateway: Gateway
     store: Store
@@ -69,7 +69,7 @@ class Application(msgspec.Struct, frozen=True):
     exporter: FocusExporter | None = None
 
     async def roll_up(self) -> None:
-        """One pass of the timer's job."""
+        """Run the timer's job once."""
         keep_months = self.configuration.ledger.keep_months
         logger.info("roll-up: %s", await rollup.roll_up(self.store, keep_months=keep_months))
         await cleanup.forget_addresses(self.store, self.configuration)
@@ -77,6 +77,18 @@ class Application(msgspec.Struct, frozen=True):
         if self.exporter is not None:
             for name in await self.exporter.write_due():
                 logger.info("export: %s written", name)
+
+
+class _Part(Protocol):
+    async def close(self) -> None: ...
+
+
+class _Parts(AsyncExitStack):
+    """The parts of an application, closed in reverse order."""
+
+    def own[P: _Part](self, part: P) -> P:
+        self.push_async_callback(part.close)
+        return part
 
 
 @asynccontextmanager
@@ -105,83 +117,77 @@ async def open_exporter(storage: Storage, configuration: Configuration, store: S
 
 @asynccontextmanager
 async def application(settings: Settings) -> AsyncIterator[Application]:
-    """A running gateway, to be built inside the event loop that serves it. On the way out rows are flushed."""
-    configuration = settings.configuration
-    async with AsyncExitStack() as stack:
-        tables = await stack.enter_async_context(open_store(settings.storage))
-        store: Store = tables
+    """A running gateway. Enter it in the event loop that serves it; leaving it writes what is left."""
+    configuration, rng = settings.configuration, random.Random()
+    async with _Parts() as parts:
+        tables = await parts.enter_async_context(open_store(settings.storage))
         telemetry = _telemetry(settings)
-        if telemetry is not None:
-            stack.push_async_callback(telemetry.stop)
-            store = TimedStore(store, telemetry.store_operation)
-        rng = random.Random()
-        rotation = Rotation(store.table(names.ROTATION), rng)
-        stack.push_async_callback(rotation.close)
-        ledger = Ledger(store, configuration.ledger.durability, _overflow(configuration.ledger, tables.endpoint))
-        health = SharedHealth(store.table(names.HEALTH), store.now, rng, ledger.instance)
-        stack.push_async_callback(health.close)
+        parts.own(telemetry)
+        store = telemetry.timed(tables)
+
+        overflow = _overflow(configuration.ledger, tables.endpoint)
+        ledger = parts.own(Ledger(store, configuration.ledger.durability, overflow))
+        parts.own(Tasks()).start(ledger.recover())
+        tokenizer = parts.own(Tokenizer())
+        alerts = parts.own(Alerts(settings.webhook))
+        limiter = parts.own(Limiter(store, configuration, alerts))
+        authenticator = Authenticator(Consumers(store), store.now)
+
+        rotation = parts.own(Rotation(store.table(names.ROTATION), rng))
+        health = parts.own(SharedHealth(store.table(names.HEALTH), store.now, rng, ledger.instance))
         breakers = Breakers(time.monotonic, rng, health)
         router = Router(configuration, rotation, breakers)
-        credentials = Credentials(settings.client_id, settings.api_keys)
-        stack.push_async_callback(credentials.close)
-        upstream = await stack.enter_async_context(BackendClient(credentials, breakers, configuration.timeouts))
-        forwarder = Forwarder(upstream, breakers, router, configuration.timeouts)
-        stack.push_async_callback(ledger.stop)
-        recovering = asyncio.ensure_future(ledger.recover())
-        stack.callback(recovering.cancel)
-        tokenizer = Tokenizer()
-        stack.push_async_callback(tokenizer.stop)
-        authenticator = Authenticator(Consumers(store), store.now)
-        alerts = Alerts(settings.webhook)
-        stack.push_async_callback(alerts.close)
-        limiter = Limiter(store, configuration, alerts)
-        stack.push_async_callback(limiter.close)
+
+        credentials = parts.own(Credentials(settings.client_id, settings.api_keys))
+        credentials.warm(_token_scopes(configuration.backends))
+        client = parts.own(BackendClient(credentials, breakers, configuration.timeouts))
+        forwarder = Forwarder(client, breakers, router, configuration.timeouts)
+        shadows = parts.own(Shadows(client, breakers, configuration.timeouts))
+        objects = parts.own(
+            ObjectDirectory(
+                store,
+                configuration,
+                lambda backend: breakers.health(Target(backend, "", "")).usable_at(breakers.clock()),
+                partial(has_object, forwarder),
+            )
+        )
+
         backends = BackendsReport(configuration, breakers, health, ledger.instance)
         readiness = ReadinessCheck(store, router.unusable)
         management = ManagementApi(
             store, configuration, limiter, authenticator, backends, readiness, settings.management_key
         )
-        shadows = Shadows(upstream, breakers, configuration.timeouts)
-        stack.push_async_callback(shadows.close)
-        places = ObjectDirectory(
-            store,
-            configuration,
-            lambda backend: breakers.health(Target(backend, "", "")).usable_at(breakers.clock()),
-            partial(has_object, forwarder),
-        )
-        stack.push_async_callback(places.stop)
         gateway = Gateway(
             management,
             authenticator,
             limiter,
-            Planner(router, places),
-            Dispatcher(router, forwarder, places, shadows),
+            Planner(router, objects),
+            Dispatcher(router, forwarder, objects, shadows),
             Accounting(limiter, ledger, tokenizer, telemetry),
             configuration,
         )
-        if telemetry is not None:
-            telemetry.start(lambda: _vitals(ledger, limiter, alerts, breakers))
-        scopes = {
-            token_scope(b, v1=b.api_version == "v1") for b in configuration.backends if b.auth == "managed_identity"
-        }
-        credentials.warm(scopes)
+        telemetry.start(_readings(ledger, limiter, alerts, breakers))
         exporter = None
         if configuration.export.container is not None:
-            exporter = await stack.enter_async_context(open_exporter(settings.storage, configuration, store))
+            exporter = await parts.enter_async_context(open_exporter(settings.storage, configuration, store))
         yield Application(gateway, store, configuration, exporter)
 
 
+def _token_scopes(backends: Iterable[Backend]) -> set[str]:
+    return {token_scope(b, v1=b.api_version == "v1") for b in backends if b.auth == "managed_identity"}
+
+
 def _overflow(settings: LedgerSettings, account: str) -> Overflow | None:
-    """Where usage rows wait while the table is out of reach. Nothing is written before that."""
+    """The place on disk for usage rows while the table is unavailable, None if the settings exclude it."""
     if not settings.overflow_bytes:
         return None
     return Overflow(Path(settings.overflow_directory or tempfile.gettempdir()), account, settings.overflow_bytes)
 
 
-def _telemetry(settings: Settings) -> Telemetry | None:
-    """None where it would go nowhere. What exports is imported here, because nobody else needs it."""
+def _telemetry(settings: Settings) -> Telemetry | NoTelemetry:
+    """Telemetry, if it has a destination. Only an export imports the exporter."""
     if settings.telemetry is None:
-        return None
+        return NoTelemetry()
     from shared.telemetry.exporter import ExportThread
 
     per_second = settings.configuration.telemetry.traces_per_second
@@ -190,7 +196,7 @@ def _telemetry(settings: Settings) -> Telemetry | None:
 
 
 def _usd(settings: Settings) -> Callable[[Usage, Target], float | None]:
-    """What tells the cost of a call."""
+    """A function that returns the cost of a call in USD, None if it is unknown."""
     prices = Prices(settings.configuration.prices, settings.configuration.backends)
 
     def usd(usage: Usage, target: Target) -> float | None:
@@ -200,24 +206,37 @@ def _usd(settings: Settings) -> Callable[[Usage, Target], float | None]:
     return usd
 
 
-def _vitals(ledger: Ledger, limiter: Limiter, alerts: Alerts, breakers: Breakers) -> Vitals:
-    return Vitals(ledger.backlog, ledger.dropped, limiter.in_safe_mode, limiter.hits, alerts.raised, breakers.trips)
+def _readings(ledger: Ledger, limiter: Limiter, alerts: Alerts, breakers: Breakers) -> Readings:
+    """The metrics that are read from their owners at every export."""
+    return {
+        instruments.BACKLOG: lambda: [((), ledger.backlog)],
+        instruments.LEDGER_LOST: lambda: [((), ledger.dropped)],
+        instruments.SAFE_MODE: lambda: [((), int(limiter.in_safe_mode))],
+        instruments.LIMIT_HITS: limiter.hits.items,
+        instruments.LIMIT_ALERTS: alerts.raised.items,
+        instruments.TRIPS: lambda: [((backend,), trips) for backend, trips in breakers.trips.items()],
+    }
 
 
 class OnDemand:
-    """The application of a process that has no start-up hook: built by the first request, in that request's loop."""
+    """The application of a process without a start-up hook: the first request builds it, in its own event loop."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._settings = environment.load(environ)
         self._stack = AsyncExitStack()
-        self._building: asyncio.Task[Application] | None = None
+        self._application: Application | None = None
+        self._building: SingleFlight[str, Application] = SingleFlight()
 
     async def get(self) -> Application:
-        """The one application of this process; a failed attempt to build it is tried again by the next request."""
-        if self._building is None or (self._building.done() and self._building.exception() is not None):
-            self._building = asyncio.ensure_future(self._stack.enter_async_context(application(self._settings)))
-        return await asyncio.shield(self._building)
+        """The application of this process. After a failed attempt to build it, the next request tries again."""
+        if self._application is None:
+            self._application = await self._building.run("", self._build)
+        return self._application
 
     async def close(self) -> None:
-        """Write what is left, when the process ends."""
+        """Write what is left, at the end of the process."""
+        await self._building.close()
         await self._stack.aclose()
+
+    async def _build(self) -> Application:
+        return await self._stack.enter_async_context(application(self._settings))

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from shared.errors import GatewayError
-from shared.responses.rendering import error_response
+from shared.responses.rendering import ErrorResponse
 
 logger = logging.getLogger("tollgate")
 
@@ -78,7 +78,7 @@ class WebApp(base.WebApp):
             response = await self._handler(Request(scope, receive))
         except Exception as error:  # the function could not be run: a configuration that cannot be used, above all
             logger.error("a request could not be served: %s: %s", type(error).__name__, error)
-            response = error_response(
+            response = ErrorResponse(
                 GatewayError("The gateway cannot serve requests. Its operator finds why in the log."), {}
             )
         await response(scope, receive, send)

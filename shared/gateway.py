@@ -26,7 +26,7 @@ from shared.requests.reading import Bounds, read_call
 from shared.requests.upload import Upload
 from shared.responses.dispatcher import HUNG_UP, AdmittedCall, Dispatcher, heartbeat_wanted
 from shared.responses.relay import RelayedResponse
-from shared.responses.rendering import error_response
+from shared.responses.rendering import ErrorResponse
 from shared.types import Call, Consumer
 
 logger = logging.getLogger("tollgate.requests")
@@ -117,4 +117,4 @@ class Gateway:
 
     def _refuse(self, received: ReceivedRequest, error: GatewayError) -> Response:
         self._accounting.refused(received, error)
-        return error_response(error, {"x-gateway-request-id": received.request_id})
+        return ErrorResponse(error, {"x-gateway-request-id": received.request_id})

@@ -6,7 +6,7 @@ import msgspec
 
 
 class TokenClass(msgspec.Struct, frozen=True):
-    """How one class of tokens is stored, priced and shown.
+    """The storage, the price and the presentation of one class of tokens.
 
     `row`: the property in ledger rows. `part_of`: the total that includes it; "": it is a total. `span`: the attribute
     in spans; "": `tollgate.usage.` and the field's name. `reported`: it can have a price, and has a column in reports

@@ -1,4 +1,4 @@
-"""The frozen values that pass between the stages of a request. No behaviour beyond what a value says of itself."""
+"""Frozen values that pass between the stages of a request."""
 
 from typing import Literal
 
@@ -7,18 +7,14 @@ import msgspec
 from shared.config.document import Backend, FallbackReason, Limits
 from shared.token_classes import TokenCounts
 
-LONG_CONTEXT = 272_000  # tokens of input above which a call is charged as one of long context, all of it
-
+LONG_CONTEXT = 272_000  # input tokens above which all of a call has the prices of long context
 
 Surface = Literal["openai", "dated", "v1"]
-"""How a caller spelled the path: `/v1/…`, Azure's dated `/openai/…?api-version=`, or Azure's `/openai/v1/…`."""
-
-
-"""Where Azure may serve a deployment from, which its prices depend on."""
+"""The form of a path: `/v1/…`, Azure's dated `/openai/…?api-version=`, or Azure's `/openai/v1/…`."""
 
 
 class Target(msgspec.Struct, frozen=True):
-    """One deployment of one backend: what a single try goes to. `model` is the caller's word for the deployment."""
+    """One deployment of one backend, the target of an attempt. `model` is its configured name."""
 
     backend: Backend
     model: str
@@ -26,8 +22,9 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class Access(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """Where a consumer's calls may go, None: anywhere; where both are given, both hold. `pin`: whether it may choose
-    the backend itself; `explain`: whether it is told of the decisions, and so of the backends that there are."""
+    """The regions and data zones that a consumer may use; None: any. If both are given, both apply.
+
+    `pin`: it may choose the backend. `explain`: it may see routing decisions, and so the names of backends."""
 
     regions: frozenset[str] | None = None
     data_zones: frozenset[str] | None = None
@@ -44,9 +41,9 @@ ANYWHERE = Access()
 
 
 class Consumer(msgspec.Struct, frozen=True, gc=False):
-    """Who calls. `models` None: every model of the configuration. `product` is the caller's own word, for the records;
-    `team` is the operator's: its keys share limits. `model_limits` hold beside `limits`, per model. `addresses`: the
-    networks it may call from; none: any."""
+    """The owner of a key. `models` None: every configured model. `product` is a label for reports, set by the caller;
+    `team` is set by the operator: its keys share limits. `model_limits` apply per model, in addition to `limits`.
+    `addresses`: the networks it may call from; empty: any."""
 
     id: str
     name: str
@@ -60,17 +57,17 @@ class Consumer(msgspec.Struct, frozen=True, gc=False):
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of the table of operations in `azure_openai.py`.
+    """One row of the table of operations in `azure_openai/operations.py`.
 
-    `path` is what follows the surface's prefix; `{kind}` stands for one segment, the id of an object of that kind.
-    `model`: where the model's name stands (`hidden`: in places where the gateway cannot read or must not translate it;
-    `optional`: in the body, or nowhere), `model_at` the fields of the body that may hold it, outer and inner joined by
-    a dot. `on_deployment`: Azure's dated API has it below `/deployments/{name}`. `local`: answered from the
-    configuration, no backend is asked. `free_form`: the answer need not be JSON. `body`: `sdp` is an offer of WebRTC,
-    alone or in a form.
+    `path` follows the surface's prefix; `{kind}` stands for one segment, the id of an object of that kind. `model` is
+    the place of the model's name (`optional`: in the body or absent; `hidden`: where the gateway cannot read or must
+    not translate it). `model_at` are the fields of the body that may hold it; a dot joins outer and inner ones.
+    `on_deployment`: Azure's dated API has the path below `/deployments/{name}`. `local`: answered from the
+    configuration, without a backend. `free_form`: the answer need not be JSON. `body`: `sdp` is a WebRTC offer, alone
+    or in a form.
 
-    `metered`: `tokens` generates them, `input` only reads them; `once`: the answer tells the usage of something that
-    may be asked for often. `makes`: the kind of the object whose id the answer tells; `lists`, `deletes` likewise.
+    `metered`: `tokens` are generated, or `input` is only read; `once`: the answer reports the usage of an object that
+    may be fetched often. `makes`, `lists`, `deletes`: the kind of the objects whose ids the answer has.
     """
 
     name: str
@@ -91,17 +88,16 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reference(msgspec.Struct, frozen=True):
-    """An object that exists in one backend only, by its kind (`references.KINDS`) and the id that the backend gave."""
+    """An object that exists in one backend only: its kind (`references.KINDS`) and its id at the backend."""
 
     kind: str
     id: str
 
 
 class Binding(msgspec.Struct, frozen=True):
-    """Which backends a call may go to, by their names. `only`: to these and no other, because it names what they keep,
-    or makes what belongs beside it; None: to any. `first`: before all others, when it is usable.
-
-    `reason`: why, for the caller whom no other backend can help.
+    """The backends that may serve a call, by name. `only` these, because they keep objects that the call names, or an
+    object that it makes must be next to others; None: any. `first` is preferred if it is usable. `reason` explains the
+    binding to the caller.
     """
 
     only: frozenset[str] | None = None
@@ -113,17 +109,17 @@ UNBOUND = Binding()
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """What a caller asked for, parsed and checked. `path`: that of the operation, with the ids in it.
+    """A parsed and validated request. `path` is that of the operation, with ids.
 
-    `body` is as received, `values` tells where the values at its top level stand. `edits` are raw JSON values to be put
-    there in the body that goes upstream, the model's name apart. `body_model`: the model that the body names, at
-    `model_at`. `multipart`: the body is none of JSON, and passes beside the call (`uploads.py`). `usage_injected`: the
-    caller did not ask for the stream's usage chunk, so it must not see it. `input_estimate`, `max_output_tokens` in
-    tokens; the latter None when the caller set no bound.
+    `body` is as received; `values` has the places of its top-level values. `edits` are raw JSON values to set in the
+    body for the backend, apart from the model's name. `body_model` is the model named in the body, at `model_at`.
+    `multipart`: the body is not JSON; it is streamed separately (`requests/upload.py`). `usage_injected`: the caller
+    did not request the stream's usage chunk, so it must not see it. `input_estimate` and `max_output_tokens` are
+    tokens; the latter is None if the caller set no limit.
 
-    `references`: the objects that the call names, in its path or its body. `makes`: the kind of object that it makes
-    and leaves in the backend, or "". `background`: the answer goes on being made when the call has ended. `seals`: the
-    answer has content that only its backend can open, or parts that later calls name by their ids.
+    `references` are the objects named in path and body. `makes` is the kind of object that the call creates at the
+    backend, or "". `background`: the answer is still being generated when the call ends. `seals`: the answer has
+    content that only its backend can open, or parts that later calls name by their ids.
     """
 
     operation: Operation
@@ -151,18 +147,15 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def stateful(self) -> bool:
-        """Whether it matters for this call where earlier ones went, or for later ones where this one goes."""
+        """True if the call depends on the backends of earlier calls, or later calls on its own."""
         return bool(self.references or self.makes or self.operation.lists or not self.model or self.seals)
 
 
-"""Why another model serves: no backend of the model is usable, its window is too small, or its filter refused."""
-
-
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """How a call is to be sent. `model`: what was asked for, by its configured name; `targets` the best first.
+    """The targets of a call, best first. `model` is the configured name of the requested model.
 
-    `seconds`: the caller's own bound for the whole call. `canary`: the model that this call tries out. `shadow`: where
-    a copy goes whose answer nobody sees. `notes`: the decisions, where the caller wants to know.
+    `seconds` is the caller's limit for the whole call. `canary` is the model that this call tests. `shadow`: targets of
+    a copy whose answer is discarded. `notes`: routing decisions, if the caller wants to see them.
     """
 
     model: str
@@ -194,15 +187,14 @@ class Usage(TokenCounts, frozen=True):
 Role = Literal["try", "hedge", "shadow"]
 
 
-BEATEN = "another was faster"  # the problem of a try that was called off, a hedge's loser
-LEFT = "the caller left"  # and of one that its caller did not wait for
+BEATEN = "another was faster"  # the problem of a hedge's loser
+LEFT = "the caller left"  # the problem of an attempt whose caller disconnected
 
 
 class Attempt(msgspec.Struct, frozen=True):
-    """One try on one target. `status` 0: no answer; `problem` "": this one answered the caller. `started` on the
-    monotonic clock.
+    """One attempt on one target. `status` 0: no answer. `problem` "": it answered the caller. `started` is monotonic.
 
-    `usage`: what the backend charged, or will have charged, for a try that did not answer the caller; None: nothing.
+    `usage` is charged, as reported or estimated, for an attempt that did not answer the caller; None: no charge.
     """
 
     target: Target
@@ -215,7 +207,7 @@ class Attempt(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """How a call ended, for the ledger and the log. Times in milliseconds since the request arrived."""
+    """The end of a call, for the ledger and the log. Times are in milliseconds since the request arrived."""
 
     status: int
     usage: Usage = Usage()

@@ -11,7 +11,7 @@ import pytest
 from starlette.types import Message
 
 from shared.asgi import App
-from shared.telemetry.console import _Lines, _Together
+from shared.telemetry.console import _BatchingHandler, _LineFormatter
 
 ROOT = Path(__file__).resolve().parent.parent
 _FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
@@ -35,7 +35,7 @@ def test_a_line_of_the_log_is_what_the_standard_formatter_makes(
     trace = (type(error), error, error.__traceback__) if error else None
     record = logging.LogRecord("tollgate.x", logging.WARNING, __file__, 1, message, arguments, trace)
     record.created, record.msecs = seconds, int((seconds % 1) * 1000) + 0.0
-    ours, theirs = _Lines(_FORMAT), logging.Formatter(_FORMAT)
+    ours, theirs = _LineFormatter(_FORMAT), logging.Formatter(_FORMAT)
     for _ in range(2):
         assert ours.format(record) == theirs.format(record)
     assert ("the reason" in ours.format(record)) == (error is not None)
@@ -61,7 +61,7 @@ class _Writes(io.StringIO):
 
 async def test_the_lines_of_one_turn_are_written_together_and_a_warning_at_once() -> None:
     out, logger = _Writes(), logging.Logger("apart", logging.INFO)
-    logger.addHandler(_Together(out))
+    logger.addHandler(_BatchingHandler(out))
     logger.info("one")
     logger.info("two")
     assert out.each == []
@@ -78,7 +78,7 @@ async def test_the_lines_of_one_turn_are_written_together_and_a_warning_at_once(
 
 def test_a_line_is_written_at_once_where_no_loop_runs_and_none_is_left_at_the_end() -> None:
     out, logger = _Writes(), logging.Logger("apart", logging.INFO)
-    handler = _Together(out)
+    handler = _BatchingHandler(out)
     logger.addHandler(handler)
     logger.info("one")
     assert out.each == ["one\n"]

@@ -16,6 +16,7 @@ AZURE_ROOMS = {
 }
 PURE = (
     *(f"azure_openai/{path.stem}" for path in sorted((ROOT / "shared" / "azure_openai").glob("*.py"))),
+    "telemetry/_sampling",
     "telemetry/metrics",
     "telemetry/spans",
     "limits/_amounts",

@@ -18,12 +18,12 @@ PROGRAM = """
 import asyncio, json
 from shared.billing.charges import Tariff
 from shared.billing.focus_export import FocusExporter
-from shared.billing.report import as_csv, question, report
+from shared.billing.report import as_csv, parse_query, report
 from shared.config.parsing import parse
 from shared.azure_openai.operations import match
 from shared.azure_openai.requests import parse_call
 from shared.storage.memory import MemoryStore
-from shared.telemetry.recorder import Telemetry, Vitals
+from shared.telemetry.recorder import Telemetry
 from shared.types import Consumer, Outcome, Target, Usage
 from shared.usage import hours
 from shared.usage.ledger import Ledger
@@ -51,7 +51,7 @@ async def shown(price):
     prices = [{"model": "m", "input": 1, "output": 2, **price}]
     configuration = parse(json.dumps({"backends": [BACKEND], "prices": prices}), "test")
     telemetry = Telemetry(exported, 10, 60, lambda: 0.0, lambda: NOW)
-    telemetry.start(lambda: Vitals(0, 0, False, {}, {}, {}))
+    telemetry.start({})
     consumer, target = Consumer("k", "name"), Target(configuration.backends[0], "m", "d")
     body = b'{"model":"m","messages":[{"role":"user","content":"hello"}]}'
     call = parse_call(match("POST", "/v1/chat/completions"), "", {}, body)
@@ -59,14 +59,14 @@ async def shown(price):
     outcome = Outcome(status=200, usage=usage, served_by=target)
     ledger = Ledger(store)
     context = telemetry.begin("01KAJWBX00000000000000000Z", 0.0, "")
-    await ledger.close(ledger.open("01KAJWBX00000000000000000Z", consumer, call, "m"), outcome)
+    await ledger.end(ledger.begin("01KAJWBX00000000000000000Z", consumer, call, "m"), outcome)
     telemetry.ended(context, consumer, call, outcome)
-    await ledger.stop()
-    await telemetry.stop()
+    await ledger.close()
+    await telemetry.close()
     raw = [row.properties async for row in store.table(hours.raw_table(hours.hour_of(NOW))).scan_all()]
     await roll_up(store)
     sums = [row.properties async for row in store.table("usageagg").scan(hours.hour_partition(hours.hour_of(NOW)))]
-    usage_report = await report(store, Tariff.of(configuration), question({}, NOW))
+    usage_report = await report(store, Tariff.of(configuration), parse_query({}, NOW))
     month = hours.month_start(hours.hour_of(NOW))
     statement = await FocusExporter(store, configuration).statement(month, hours.next_month(month))
     (batch,) = exported.batches

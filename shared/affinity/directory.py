@@ -215,7 +215,7 @@ class ObjectDirectory:
         except StoreUnavailable as error:
             logger.warning("the row of the deleted %s stays: %s", reference.id, error)
 
-    async def stop(self) -> None:
+    async def close(self) -> None:
         """Wait for the rows under way; what cannot be written is reported as lost."""
         if self._writing:
             _, left = await asyncio.wait(tuple(self._writing), timeout=10)

@@ -6,6 +6,7 @@ from urllib.parse import parse_qsl, urlencode
 
 import msgspec
 
+from shared.azure_openai.json_body import UNREADABLE
 from shared.errors import InvalidRequest, StateNotFound, StateUnavailable
 from shared.types import Call
 
@@ -102,7 +103,7 @@ async def _of(
             page = msgspec.json.decode(body, type=_Page)
             envelope = envelope or msgspec.json.decode(body, type=dict[str, msgspec.Raw])
             items = [(msgspec.json.decode(raw, type=_Item), raw) for raw in page.data]
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             raise StateUnavailable(f"The backend {backend!r} answered with a list that cannot be read.") from None
         found += [_Object(item.id, item.created_at or item.created or 0, raw) for item, raw in items if item.id in own]
         last = items[-1][0].id if items else ""

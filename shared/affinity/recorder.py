@@ -6,6 +6,7 @@ import msgspec
 
 from shared.affinity.directory import ObjectDirectory
 from shared.azure_openai import references
+from shared.azure_openai.json_body import UNREADABLE
 from shared.azure_openai.metering import UNFINISHED
 from shared.types import Call, Consumer, Reference, Usage
 
@@ -30,7 +31,6 @@ class _Event(msgspec.Struct):
 
 _decode_object = msgspec.json.Decoder(_Object).decode
 _decode_event = msgspec.json.Decoder(_Event).decode
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _BY_FAMILY = {"responses": "response", "threads": "run", "batches": "batch"}  # what is finished after its call
 _BY_OBJECT = {"thread.run": "run", "thread": "thread"}  # the kinds of what the events of a run are about
 
@@ -57,7 +57,7 @@ class ObjectRecorder:
         call, objects = self._call, {}
         try:
             made = _decode_object(body)
-        except _UNREADABLE:
+        except UNREADABLE:
             made = _Object()
         if location:
             made = _Object(location.rpartition("/")[2])
@@ -75,7 +75,7 @@ class ObjectRecorder:
         for data in payloads:
             try:
                 event = _decode_event(data)
-            except _UNREADABLE:
+            except UNREADABLE:
                 continue
             about = event.response or _Object(event.id, event.object)
             kind = "response" if event.response else _BY_OBJECT.get(about.object, "")
@@ -116,7 +116,7 @@ class ObjectRecorder:
             await self._affinity.forget(self._consumer, self._call.references[-1])
 
     def _record(self, objects: dict[Reference, bool], body: bytes) -> None:
-        mentioned = references.told(body, self._call.operation.name)
+        mentioned = references.in_answer(body, self._call.operation.name)
         objects |= {reference: False for reference in mentioned if reference not in objects}
         if objects:
             self._writing += self._affinity.record(self._consumer.id, self._backend, objects, self._call.references)

@@ -14,6 +14,7 @@ import msgspec
 
 from shared.auth import keys
 from shared.auth.client_address import networks
+from shared.azure_openai.json_body import UNREADABLE
 from shared.config.document import Limits, time_zone_problem
 from shared.storage import Properties, Row, Store, Value, names
 from shared.types import ANYWHERE, Access, Consumer
@@ -189,7 +190,7 @@ def _model_limits(consumer_id: str, text: str) -> dict[str, Limits]:
 def _decoded(whose: str, text: str) -> dict[str, Any]:
     try:
         return msgspec.json.decode(text, type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         logger.error("the limits in the policy of %s are not a JSON object: the configuration's defaults apply", whose)
         return {}
 

@@ -7,12 +7,13 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from shared.azure_openai.json_body import UNREADABLE
 from shared.azure_openai.operations import PREFIXES, SEGMENT
 from shared.config.document import FallbackReason
 from shared.types import Call, Surface
 
-# What the caller may see of an answer's headers. The upstream's x-ratelimit-* tell of the backend's limits, not of
-# the caller's; the others are diagnostics or belong to the connection.
+# The headers of an answer that callers may see. A backend's x-ratelimit-* are about its own limits, not the caller's;
+# the others are diagnostics or belong to the connection.
 _RETURNED = frozenset(
     {
         "content-type",
@@ -41,7 +42,7 @@ Kind = Literal["ok", "caller", "ours", "capacity", "server"]
 
 
 def classify(status: int, body: bytes) -> Kind:
-    """Whose fault an answer is. `ours`: the gateway's access to that deployment; another backend may not share it."""
+    """Classify an answer by the party at fault. `ours`: the gateway's access to that deployment; another may work."""
     if status < 400:
         return "ok"
     if status == 429:
@@ -58,48 +59,48 @@ def error_code(body: bytes) -> str:
     try:
         error = msgspec.json.decode(body).get("error")
         return str(error.get("code") or "")
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, AttributeError):
+    except (*UNREADABLE, AttributeError):
         return ""
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait that a 429 tells: the milliseconds first, being exact, then seconds, then the limits' resets."""
+    """The seconds to wait after a 429: from the milliseconds, which are exact, the seconds or the limits' resets."""
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         if (seconds := number(headers.get(name))) is not None:
             return seconds * unit
     resets = [
-        number((headers.get(f"x-ratelimit-reset-{what}") or "").removesuffix("s")) for what in ("tokens", "requests")
+        number((headers.get(f"x-ratelimit-reset-{kind}") or "").removesuffix("s")) for kind in ("tokens", "requests")
     ]
     return max((seconds for seconds in resets if seconds is not None), default=None)
 
 
 def fallback_reason(status: int, body: bytes) -> FallbackReason | None:
-    """Why an answer refuses a call that another model may take."""
+    """The reason for which an answer refuses a call, if another model may take it."""
     if status != 400:
         return None
     return _REFUSALS.get(error_code(body))
 
 
 def returned_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers of an upstream's answer that the caller receives; what no server could send on is left out."""
+    """The headers of a backend's answer that the caller receives, without values that no server could send on."""
     passed = ((name, headers.get(name)) for name in _RETURNED)
     return {name: value for name, value in passed if value is not None and value.isascii() and value.isprintable()}
 
 
 def returned_location(call: Call, given: str) -> dict[str, str]:
-    """The header that tells the caller where it finds what an answer has made: below the gateway's address, in the
-    style in which the call was spelled."""
-    made = given.partition("?")[0].rstrip("/").rpartition("/")[2]
-    return {"location": f"{PREFIXES[call.surface]}{call.path}/{made}"} if re.fullmatch(SEGMENT, made) else {}
+    """The header with the address of the object that a call created: below the gateway's address, in the API style of
+    the call."""
+    object_id = given.partition("?")[0].rstrip("/").rpartition("/")[2]
+    return {"location": f"{PREFIXES[call.surface]}{call.path}/{object_id}"} if re.fullmatch(SEGMENT, object_id) else {}
 
 
 def model_object(model: str, surface: Surface) -> dict[str, Any]:
-    """A model as the models operations tell it, in OpenAI's shape or in Azure's, which has more. When it was made, and
-    what it can do beyond answering, is not known here; clients expect a number."""
-    told: dict[str, Any] = {"id": model, "object": "model", "created": 0, "owned_by": "azure-openai"}
+    """A model as the models operations return it, in OpenAI's shape or in Azure's, which has more fields. Its creation
+    time is not known here, but clients expect a number."""
+    fields: dict[str, Any] = {"id": model, "object": "model", "created": 0, "owned_by": "azure-openai"}
     if surface == "openai":
-        return told
-    return told | {
+        return fields
+    return fields | {
         "created_at": 0,
         "status": "succeeded",
         "lifecycle_status": "generally-available",
@@ -115,6 +116,7 @@ def model_list(models: list[dict[str, Any]], query: str) -> dict[str, Any]:
 
 
 def number(text: str | None) -> float | None:
+    """The number in a header, or None if it is missing, negative, or not a number."""
     try:
         number = float(text) if text else -1.0
     except ValueError:

@@ -23,8 +23,8 @@ INCLUDE_USAGE_SINCE = "2024-09-01"  # the first dated version that knows stream_
 DEFAULT_DATED_VERSION = "2024-10-21"
 
 
-# Only these few pass. Azure answers 431 to a request with more than ten headers that it does not know; others carry
-# secrets of the caller's sign-in (x-ms-token-*) or would choose another deployment past its policy (x-ms-spillover-*).
+# Only these few pass. Azure answers 431 to a request with more than ten headers that it does not know. Others carry
+# secrets of the caller's sign-in (x-ms-token-*), or would choose a deployment past its policy (x-ms-spillover-*).
 _FORWARDED = frozenset(
     {
         "accept",
@@ -38,16 +38,16 @@ _FORWARDED = frozenset(
 )
 
 
-_FORWARDED_PREFIX = "aoai-"  # previews of the v1 API are asked for by headers of their own, such as aoai-evals
+_FORWARDED_PREFIX = "aoai-"  # headers that opt in to previews of the v1 API, such as aoai-evals
 
 
 _MAX_CUSTOM_HEADERS = 10
 
 
 class UpstreamRequest(msgspec.Struct, frozen=True):
-    """What goes to a backend, apart from how the gateway authenticates there. `scope` is the token's audience.
+    """The request to a backend, without the gateway's authentication. `scope` is the token's audience.
 
-    `form_model`: what a multipart body must have in its field `model`, where that is not there already."""
+    `form_model`: the value that the field `model` of a multipart body needs; None: it needs no change."""
 
     method: str
     url: str
@@ -57,7 +57,7 @@ class UpstreamRequest(msgspec.Struct, frozen=True):
 
 
 def upstream_request(call: Call, target: Target) -> UpstreamRequest:
-    """The call as this target wants it: its path, its API version, its name for the model."""
+    """The request for a call on one target: with its path, its API version and its name for the model."""
     backend = target.backend
     v1 = goes_to_v1(call, backend)
     edits, form_model = call.edits, None
@@ -84,12 +84,12 @@ def upstream_request(call: Call, target: Target) -> UpstreamRequest:
 
 
 def goes_to_v1(call: Call, backend: Backend) -> bool:
-    """Whether the backend is called by its v1 API, or by a dated one."""
+    """True if the backend is called by its v1 API, False if by a dated one."""
     return call.surface == "v1" or (call.surface == "openai" and backend.api_version == "v1")
 
 
 def names_deployment(call: Call, target: Target) -> bool:
-    """Whether the backend looks for its deployment in the body; else in the path, or nowhere."""
+    """True if the backend reads its deployment from the body, False if from the path or not at all."""
     operation = call.operation
     if not target.deployment or (operation.model == "optional" and call.body_model is None):
         return False
@@ -97,7 +97,7 @@ def names_deployment(call: Call, target: Target) -> bool:
 
 
 def _model_edit(call: Call, deployment: str) -> dict[str, bytes]:
-    """What puts the deployment where the body names the model, or has to."""
+    """The edit that puts the deployment where the body names the model, or has to."""
     name, _, inner = call.model_at.partition(".")
     value = msgspec.json.encode(deployment)
     return {name: rewrite_below(call.body[call.values[name]], inner, value) if inner else value}
@@ -109,6 +109,7 @@ def token_scope(backend: Backend, *, v1: bool) -> str:
 
 
 def forwarded_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers of a caller's request that pass to the backend."""
     passed = [
         (name, value)
         for name, value in headers.items()
@@ -118,8 +119,7 @@ def forwarded_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def usage_edit(fields: JsonFields, call: Call) -> dict[str, bytes]:
-    """What asks a backend for the usage chunk, where the caller did not. Old API versions and On Your Data refuse to be
-    asked."""
+    """The edit that requests the usage chunk, if the caller did not. Old API versions and On Your Data reject it."""
     if (call.surface == "dated" and (call.api_version or "") < INCLUDE_USAGE_SINCE) or "data_sources" in fields:
         return {}
     options = fields.get("stream_options", dict[str, Any], "an object") or {}

@@ -1,4 +1,4 @@
-"""Bodies of JSON as bytes: what stands where at their top level, and edits that keep every other byte. No I/O."""
+"""JSON bodies as bytes: the positions of their top-level values, and edits that keep every other byte. No I/O."""
 
 import functools
 import re
@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 
 from shared.errors import InvalidRequest
+
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # raised when JSON is decoded
 
 _MOST_KEYS = 1000  # at the top level of a body; the longest requests have about forty
 
@@ -22,7 +24,7 @@ _decoder: Callable[[Any], Callable[[bytes], Any]] = functools.cache(
 
 
 class JsonFields:
-    """The values at the top level of a body, decoded one by one as they are wanted."""
+    """The values at the top level of a body, each decoded on demand."""
 
     def __init__(self, body: bytes, values: Mapping[str, slice]) -> None:
         self._body = body
@@ -32,8 +34,8 @@ class JsonFields:
         return name in self._values
 
     def below(self, name: str) -> "JsonFields":
-        """The fields of the object in an optional field; null counts as absent, and has none. Raises `InvalidRequest`
-        for another kind."""
+        """The fields of the object in an optional field; empty if it is absent or null. Raises `InvalidRequest` for
+        another type."""
         place = self._values.get(name)
         inner = self._body[place] if place else b"null"
         if inner[:1] != b"{" and inner != b"null":
@@ -41,27 +43,26 @@ class JsonFields:
         return JsonFields(inner, top_level(inner) if inner != b"null" else {})
 
     def get[T](self, name: str, kind: type[T], expected: str) -> T | None:
-        """The value of an optional field; null counts as absent. Raises `InvalidRequest` for another kind."""
+        """The value of an optional field; null counts as absent. Raises `InvalidRequest` for another type."""
         place = self._values.get(name)
         if place is None:
             return None
         try:
             value: T | None = _decoder(kind)(self._body[place])
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        except UNREADABLE:
             raise InvalidRequest(f"The field `{name}` has the wrong type: expected {expected}.", param=name) from None
         return value
 
 
 def top_level(body: bytes) -> dict[str, slice]:
-    """Where the values at the top level of a JSON object stand, by their keys (20 µs for 100 kB). Raises
-    `InvalidRequest` for what is no JSON object, and for a key that stands twice: two readers of such a body may see two
-    different requests.
+    """The positions of the values at the top level of a JSON object, by key (20 µs for 100 kB). Raises `InvalidRequest`
+    if the body is not a JSON object, or has a key twice: two readers of such a body may see two different requests.
 
-    The decoder skips the values and gives them in the order in which it met their keys, so each stands right behind the
-    next key: no value has to be searched.
+    The decoder skips the values and returns them in the order of their keys, so each stands right behind the next key:
+    no value has to be searched.
     """
     if not body:
-        raise InvalidRequest("The request has no body; a JSON object is expected.")
+        raise InvalidRequest("The request has no body: expected a JSON object.")
     if len(body) > 1_000_000 and body.count(b'":') > 100_000:  # millions of keys would take seconds, and a gigabyte
         raise InvalidRequest("The body has more keys than any request of the API.")
     try:
@@ -89,7 +90,7 @@ def top_level(body: bytes) -> dict[str, slice]:
 
 def rewrite(body: bytes, values: Mapping[str, slice], edits: Mapping[str, bytes]) -> bytes:
     """The JSON object `body` with these raw values at its top level, replaced or added; every other byte is kept.
-    `values` as `top_level` tells them."""
+    `values`: the positions from `top_level`."""
     pieces, copied = [], 0
     for key, place in values.items():
         if key in edits:
@@ -103,8 +104,8 @@ def rewrite(body: bytes, values: Mapping[str, slice], edits: Mapping[str, bytes]
 
 
 def rewrite_below(body: bytes, path: str, value: bytes) -> bytes:
-    """The JSON object `body` with a raw value at `path`, the names of fields from the outermost inwards, joined by
-    dots; the objects on the way must be there."""
+    """The JSON object `body` with a raw value at `path`: names of fields joined by dots, the outermost first. The
+    objects on the way must exist."""
     name, _, inner = path.partition(".")
     values = top_level(body)
     return rewrite(body, values, {name: rewrite_below(body[values[name]], inner, value) if inner else value})

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document of the surface, made from the table of operations, for API Management and Postman."""
+"""The OpenAPI 3.1 document of the API, from the table of operations, for API Management and Postman."""
 
 import functools
 import re
@@ -112,7 +112,7 @@ def document() -> bytes:
 
 
 def _spellings(operation: Operation) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
-    """The styles in which an operation may be called: their names, paths and parameters."""
+    """The API styles of an operation: their names, paths and parameters."""
     version = {"$ref": "#/components/parameters/apiVersion"}
     yield "openai", f"/v1/{operation.path}", []
     yield "v1", f"/openai/v1/{operation.path}", []
@@ -164,7 +164,7 @@ def _content(kind: str) -> dict[str, Any]:
 
 
 def _body(operation: Operation, *, model_in_path: bool) -> dict[str, Any]:
-    """What has to be in the body for the gateway to serve the call; the rest is between caller and backend."""
+    """The parts of a body that the gateway needs to serve the call; the rest is between caller and backend."""
     schema: dict[str, Any] = {"type": "object", "additionalProperties": True, "properties": {}}
     needed = operation.model in ("body", "form") and not model_in_path and not operation.default_model
     if operation.model in ("body", "form", "optional") and operation.model_at == ("model",):

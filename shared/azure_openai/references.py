@@ -1,7 +1,7 @@
-"""The objects of a backend that a body names by their ids: responses, files, vector stores, threads and others. Pure.
+"""Finds the objects of a backend that a body names by id: responses, files, vector stores, threads and others. Pure.
 
-Such an object exists in the one resource that made it. The paths at which bodies name objects are in
-`reference_paths`; what a caller writes freely (metadata, schemas, arguments of tools) is not searched.
+Such an object exists in one resource only, the one that created it. `reference_paths` has the paths at which bodies
+name objects. Free-form parts of a body (metadata, schemas, arguments of tools) are not searched.
 """
 
 import functools
@@ -12,21 +12,22 @@ from typing import Any
 
 import msgspec
 
+from shared.azure_openai.json_body import UNREADABLE
 from shared.azure_openai.reference_paths import ANSWERS, CONTENT, RAREST, REQUESTS, SEALED, Shape
 from shared.errors import InvalidRequest
 from shared.types import Reference
 
 
 class Kind(msgspec.Struct, frozen=True):
-    """A kind of object. `path`: of the one with an id. `brief`: it lives for 30 days at most. `listed`: a
-    list shows all of the resource."""
+    """A kind of object. `path`: that of its GET operation, `{}` being the id. `brief`: it lives for 30 days at most.
+    `listed`: a list shows all of the resource."""
 
     path: str = ""
     brief: bool = False
     listed: bool = False
 
 
-# Those that are told apart by their own id; others (messages, steps, items) stand below one of these in every path.
+# The kinds with an id that is unique by itself; messages, steps and items stand below one of them in every path.
 KINDS = {
     "response": Kind("responses/{}", brief=True),
     "chat_completion": Kind("chat/completions/{}", brief=True, listed=True),
@@ -45,7 +46,7 @@ KINDS = {
     "realtime_call": Kind(brief=True),
     "audio": Kind(brief=True),  # an answer of chat completions, for an hour
     "item": Kind(brief=True),  # of a response or a conversation
-    "sealed": Kind(brief=True),  # an item that brings its content along, which only the backend that made it can open
+    "sealed": Kind(brief=True),  # an item with its content, which only the backend that created it can decrypt
 }
 
 LISTED = frozenset(name for name, kind in KINDS.items() if kind.listed)
@@ -58,7 +59,7 @@ _INSIDE_A_CONTAINER = "cfile_"  # such files are named together with their conta
 _ESCAPED = re.compile(rb"\\u00[2-7]")  # a key may be written with escapes, too
 
 
-def named(body: bytes, operation: str) -> tuple[Reference, ...]:
+def in_body(body: bytes, operation: str) -> tuple[Reference, ...]:
     """Return the objects that the body of a call names, each once.
 
     Raises `InvalidRequest` (400) for a key that stands twice, `RecursionError` for a body that is nested too deeply,
@@ -70,8 +71,8 @@ def named(body: bytes, operation: str) -> tuple[Reference, ...]:
     return tuple(dict.fromkeys(_walk(_DECODE(body.decode("utf-8-sig", "replace")), shape)))
 
 
-def told(answer: bytes, operation: str) -> tuple[Reference, ...]:
-    """Return the objects that an answer tells of beside itself: the files of a batch, the container of a tool."""
+def in_answer(answer: bytes, operation: str) -> tuple[Reference, ...]:
+    """Return the other objects that an answer names: the files of a batch, the container of a tool."""
     shape = ANSWERS.get(operation)
     if shape is None or not _keys_of_answer(operation).search(answer):
         return ()
@@ -93,7 +94,7 @@ def items(listed: bytes) -> list[str]:
     """Return the ids of the items in a list of a response or a conversation."""
     try:
         return [item.id for item in _decode_items(listed) if isinstance(item.id, str) and _ID.fullmatch(item.id)]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return []
 
 

@@ -23,7 +23,10 @@ _OUTPUT_BOUNDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _WITH_USAGE_CHUNK = frozenset(("chat.completions", "completions"))
 
 
-_STORED_IF = {"chat_completion": False, "response": True}  # what a call leaves behind when it does not say `store`
+_STORED_IF = {
+    "chat_completion": False,
+    "response": True,
+}  # the default of `store`, by kind
 
 
 _SEALED = b"encrypted_content"
@@ -31,20 +34,20 @@ _SEALED = b"encrypted_content"
 _HOSTED = (b"file_search", b"code_interpreter", b"image_generation", b"web_search", b"shell", b"mcp")
 
 
-_MOST_REFERENCES = 1000  # each may have to be looked up
+_MOST_REFERENCES = 1000  # each may need a lookup
 
 
-_LARGEST_SESSION = 256 * 1024  # bytes of what a realtime call is to be like, instructions and tools included
+_LARGEST_SESSION = 256 * 1024  # bytes of the settings of a realtime call, with instructions and tools
 
 
-_BLANKS = b" \t\r\n"  # that may stand before a JSON value
+_BLANKS = b" \t\r\n"  # allowed before a JSON value
 
 
 _SYSTEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:@/-]{0,63}")
 
 
 def parse_call(route: Route, query: str, headers: Mapping[str, str], body: bytes) -> Call:
-    """The call in a request. Raises `InvalidRequest` (400) that names the offending parameter."""
+    """The call in a request. Raises `InvalidRequest` (400), which names the offending parameter."""
     call = _bodiless(route, query, headers)
     if route.operation.body == "none":
         if body:
@@ -56,8 +59,8 @@ def parse_call(route: Route, query: str, headers: Mapping[str, str], body: bytes
 
 
 def parse_upload(route: Route, query: str, headers: Mapping[str, str], model: str | None, *, stream: bool) -> Call:
-    """The call in a request whose body is multipart. `model`, `stream`: what its fields of that name say, as far as
-    they have come."""
+    """The call in a request with a multipart body. `model`, `stream`: the values of these fields, as far as they have
+    arrived."""
     call = msgspec.structs.replace(_bodiless(route, query, headers), stream=stream and route.operation.streams)
     if route.operation.model != "form":
         return msgspec.structs.replace(call, multipart=True)
@@ -153,42 +156,42 @@ def _seals(operation: Operation, body: bytes, values: Mapping[str, slice]) -> bo
 
 def _named_objects(body: bytes, operation: Operation) -> tuple[Reference, ...]:
     try:
-        found = references.named(body, operation.name)
+        named = references.in_body(body, operation.name)
     except RecursionError:
         raise InvalidRequest("The body is nested too deeply.") from None
     except ValueError:
         raise InvalidRequest("The body has a number of too many digits.") from None
-    if len(found) > _MOST_REFERENCES:
+    if len(named) > _MOST_REFERENCES:
         raise InvalidRequest(f"The body names more than {_MOST_REFERENCES} objects.")
-    return found
+    return named
 
 
 def _with_offer(call: Call, body: bytes) -> Call:
-    """An offer of WebRTC: in a form beside the session that is wanted, or alone, with the model in the query."""
+    """The call in a WebRTC offer: a form with offer and session, or the offer alone, with the model in the query."""
     kind, values = call.headers.get("content-type", ""), {}
     if kind.lower().startswith("multipart/"):
         fields = multipart.FormFields(multipart.boundary(kind), frozenset((b"session",)), _LARGEST_SESSION)
         for start in range(0, len(body), _LARGEST_SESSION):
             fields.feed(body[start : start + _LARGEST_SESSION])
-        if found := fields.found.get(b"session"):
-            blanks = len(found.value) - len(found.value.lstrip(_BLANKS))
-            values["session"] = slice(found.start + blanks, found.start + len(found.value))
+        if session := fields.values.get(b"session"):
+            blanks = len(session.value) - len(session.value.lstrip(_BLANKS))
+            values["session"] = slice(session.start + blanks, session.start + len(session.value))
     elif not kind.lower().startswith("application/sdp"):
         raise InvalidRequest(
             "The content-type is wrong: expected application/sdp, or multipart/form-data with `sdp` and `session`."
         )
     named, model_at = _named_model(call.operation, JsonFields(body, values))
     parameters = parse_qsl(call.query, keep_blank_values=True)
-    asked = dict(parameters).get("model")
-    if not (named or asked):
+    in_query = dict(parameters).get("model")
+    if not (named or in_query):
         raise _missing_model()
-    if asked and model_at != MODEL_OF_SESSION:
-        named = None  # it transcribes what the model of the query hears
-    if named and asked and named != asked:
-        raise InvalidRequest("The query and the session name two models.", param="model")
+    if in_query and model_at != MODEL_OF_SESSION:
+        named = None  # this model only transcribes for the one in the query
+    if named and in_query and named != in_query:
+        raise InvalidRequest("The query and the session name different models: expected one.", param="model")
     return msgspec.structs.replace(
         call,
-        model=named or asked,
+        model=named or in_query,
         query=urlencode([(name, value) for name, value in parameters if name != "model"]),
         body=body,
         values=values,
@@ -199,7 +202,7 @@ def _with_offer(call: Call, body: bytes) -> Call:
 
 
 def _named_model(operation: Operation, fields: JsonFields) -> tuple[str | None, str]:
-    """The model that a body names, and where: in a field, or in one of an object that a field holds."""
+    """The model that a body names, and the path of its field, which may stand in an object of another field."""
     if operation.model_at == ("model",):
         return fields.get("model", str, "a string that names a model"), "model"
     for place in operation.model_at:

@@ -1,8 +1,8 @@
 """Charges as rows of FOCUS 1.2, the FinOps Open Cost and Usage Specification: one row per day, line and class. Pure.
 
-Source: focus.finops.org, "FOCUS 1.2, Columns". Tokens are priced by the million, capacity by the hour of a unit. What
-FOCUS has no column for stands in columns that begin with `x_`, as it prescribes. A charge without a known price leaves
-its costs empty and says so in `x_Unpriced`: a zero would be taken for one.
+Source: focus.finops.org, "FOCUS 1.2, Columns". Tokens are priced per million, capacity per unit-hour. Columns beyond
+FOCUS begin with `x_`, as it prescribes. A charge without a known price has empty costs and sets `x_Unpriced`: a zero
+would look like a price.
 """
 
 import json
@@ -15,6 +15,7 @@ from shared.billing.cost import Part, Price, exactly, parts
 from shared.config.document import Backend
 from shared.token_classes import TOKEN_CLASSES
 from shared.usage import hours
+from shared.usage.aggregates import NOBODY
 from shared.usage.query import HourRange
 
 COLUMNS = (
@@ -82,7 +83,7 @@ _FIXED = {
     "ServiceSubcategory": "Generative AI",
     "SubAccountType": "Consumer",
 }
-_METERS = {  # class -> meter, unit consumed, unit priced, how many of the former make one of the latter
+_METERS = {  # price -> meter, consumed unit, priced unit, consumed units per priced unit
     "image": ("Images", "Images", "Images", 1),
     "second": ("Seconds of Sound", "Seconds", "Seconds", 1),
     "character": ("Characters", "Characters", "1000000 Characters", 10**6),
@@ -91,8 +92,7 @@ _PER_MILLION = 10**6
 
 
 class Focus:
-    """Renders charges. `account` is who pays for the whole, `consumers` has the names of ids, `listed` the public
-    prices."""
+    """Renders charges. `account` pays for everything; `consumers` maps ids to names; `listed` has the public prices."""
 
     def __init__(
         self, account: str, consumers: Mapping[str, str], backends: Mapping[str, Backend], listed: Tariff
@@ -103,7 +103,7 @@ class Focus:
         self._listed = listed
 
     def rows(self, span: HourRange, charge: Charge) -> Iterator[dict[str, str]]:
-        """The rows of a charge in these hours, which lie within one day."""
+        """The rows of a charge in these hours of one day."""
         common = self._common(span, charge)
         if charge.unit_hour:
             yield common | self._capacity(charge)
@@ -118,9 +118,9 @@ class Focus:
         line = charge.line
         backend = self._backends.get(line.backend)
         month = hours.month_start(span.first)
-        model = line.model if line.served == "-" else line.served
-        where = backend.resource_id if backend is not None and backend.resource_id else line.backend
-        tags = {name: getattr(line, name) for name in ("team", "product", "system") if getattr(line, name) != "-"}
+        model = line.model if line.served == NOBODY else line.served
+        resource = backend.resource_id if backend is not None and backend.resource_id else line.backend
+        tags = {name: getattr(line, name) for name in ("team", "product", "system") if getattr(line, name) != NOBODY}
         return (
             dict.fromkeys(COLUMNS, "")
             | _FIXED
@@ -131,9 +131,9 @@ class Focus:
                 "BillingPeriodEnd": _time(hours.next_month(month)),
                 "ChargePeriodStart": _time(span.first),
                 "ChargePeriodEnd": _time(span.end),
-                "RegionId": line.region if line.region != "-" else "",
-                "RegionName": line.region if line.region != "-" else "",
-                "ResourceId": f"{where}/deployments/{line.deployment}",
+                "RegionId": line.region if line.region != NOBODY else "",
+                "RegionName": line.region if line.region != NOBODY else "",
+                "ResourceId": f"{resource}/deployments/{line.deployment}",
                 "ResourceName": line.deployment,
                 "SkuId": model,
                 "SubAccountId": line.key,
@@ -188,7 +188,7 @@ class Focus:
     def _unpriced(self, charge: Charge) -> dict[str, str]:
         line, counts = charge.line, charge.counts
         return {
-            "ChargeDescription": f"Usage of {line.model}, whose price is not known, {line.region}",
+            "ChargeDescription": f"Usage of {line.model}, price unknown, {line.region}",
             "ConsumedQuantity": str(counts.input_tokens + counts.output_tokens),
             "ConsumedUnit": "Tokens",
             "SkuMeter": "Tokens",

@@ -1,12 +1,11 @@
-"""What the use of an hour, or of a longer time, cost whom: tokens at their prices, capacity by its use. Pure.
+"""The cost of each line of usage: tokens at their prices, provisioned capacity in proportion to its use. Pure.
 
-No money is stored beside the usage. Prices are looked up when usage is read, so a price that was wrong is mended in the
-table, for history too, and nothing has to be rewritten but what was exported (`cli reprice`).
+The tables store no money. Prices are looked up when usage is read, so correcting a price also corrects the past; only
+exported files must be written again (`cli reprice`).
 
-An hour of provisioned capacity costs the same however much it is used. It is shared out among those who used it in that
-hour, in proportion to what their tokens would have cost at the model's price without it: prices stand in about the
-ratio in which Azure counts tokens of input and output against a unit's capacity. An hour that nobody used is a line of
-its own.
+An hour of provisioned capacity has a fixed cost. It is divided among the consumers of that hour in proportion to the
+cost of their tokens at the model's price: input and output prices have about the ratio in which Azure counts tokens
+against a unit's capacity. An unused hour is a line without a consumer.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,18 +16,17 @@ from shared.billing.cost import USD, Price, cost
 from shared.billing.prices import Prices
 from shared.config.document import Backend, Configuration, ProvisionedCapacity, since_seconds
 from shared.usage import hours
-from shared.usage.aggregates import Counts, Dimensions, Lines
+from shared.usage.aggregates import NOBODY, Counts, Dimensions, Lines
 from shared.usage.query import HourRange
 
 UNUSED = "unused"  # the role of capacity that was paid for and not used
-NOBODY = "-"
 
 
 class Charge(msgspec.Struct, frozen=True):
-    """A line of usage with its cost in picodollars; None when it has no known price.
+    """A line of usage with its cost in picodollars; None if the price is unknown.
 
-    `price` is what its tokens were charged at; `unit_hour`, where they were not, what an hour of a provisioned unit
-    costs of which this is a share."""
+    `price` is that of its tokens. If the cost is a share of provisioned capacity, `unit_hour` is the price of a unit's
+    hour."""
 
     line: Dimensions
     counts: Counts
@@ -38,7 +36,7 @@ class Charge(msgspec.Struct, frozen=True):
 
 
 class Tariff:
-    """Prices, and the capacity that is paid for."""
+    """Prices of tokens and of provisioned capacity."""
 
     def __init__(self, prices: Prices, backends: Sequence[Backend]) -> None:
         self.prices = prices
@@ -49,16 +47,16 @@ class Tariff:
         return cls(Prices(configuration.prices, configuration.backends), configuration.backends)
 
     def cuts(self, first: int, end: int) -> Iterator[int]:
-        """The hours at which a period must be cut so that each piece has one price, and capacity is shared by the hour.
+        """The hours at which to cut a period so that each piece has one price, and capacity is shared hour by hour.
 
-        Costs of pieces add up because of that, whatever period is asked for."""
+        The costs of any pieces add up because of that."""
         yield from (change // hours.HOUR for change in self.prices.changes)
         starts = [_hour(entry) for backend in self._backends.values() for entry in backend.capacity]
         if starts:
             yield from range(max(first, min(starts)), end)
 
     def charges(self, span: HourRange, lines: Lines, now: float) -> Iterator[Charge]:
-        """What each line of a piece cost. Hours that are still to come have cost nothing yet."""
+        """The charges of the lines of a piece. Future hours of capacity cost nothing yet."""
         shared: dict[tuple[str, str], list[tuple[Dimensions, Counts]]] = {}
         for line, counts in lines.items():
             backend = self._backends.get(line.backend)
@@ -73,10 +71,10 @@ class Tariff:
                     used = shared.pop((name, model), [])
                     yield from self._shares(span, backend, model, *capacity, used, now)
         for used in shared.values():
-            yield from (Charge(line, counts, self._unknown(counts)) for line, counts in used)
+            yield from (Charge(line, counts, cost(None, counts)) for line, counts in used)
 
     def price(self, span: HourRange, line: Dimensions) -> Price | None:
-        """What the tokens of a line are charged at, or would be where capacity serves them."""
+        """The price of a line's tokens; if capacity serves them, the price that they would have without it."""
         return self.prices.of(
             line.model,
             span.first * hours.HOUR,
@@ -87,13 +85,8 @@ class Tariff:
             long=line.context == "long",
         )
 
-    @staticmethod
-    def _unknown(counts: Counts) -> int | None:
-        """The cost of what has no price: none is known, but for using nothing."""
-        return cost(None, counts)
-
     def _capacity(self, backend: Backend, model: str, span: HourRange) -> tuple[int, int] | None:
-        """The units of a model's capacity, and what one costs an hour; None where nothing is said of it."""
+        """The units of a model's capacity, and the price of a unit's hour; None if not configured."""
         entries = [entry for entry in backend.capacity if entry.model == model and _hour(entry) <= span.first]
         if not entries:
             return None
@@ -114,7 +107,7 @@ class Tariff:
         used: Sequence[tuple[Dimensions, Counts]],
         now: float,
     ) -> Iterator[Charge]:
-        """Every share rounded down, the rest to the largest, so that the shares add up to the whole."""
+        """Divide the cost. Shares are rounded down and the largest gets the rest, so they add up."""
         whole = units * each * max(0, min(span.end, hours.hour_of(now) + 1) - span.first)
         listed = [cost(self.price(span, line), counts) for line, counts in used]
         tokens = [counts.input_tokens + counts.output_tokens for _, counts in used]
@@ -123,9 +116,8 @@ class Tariff:
         if total == 0:
             yield from (Charge(line, counts, 0, unit_hour=each) for line, counts in used)
             if whole:
-                unused = Dimensions(
-                    NOBODY, model, backend.name, backend.region, deployment=backend.models.get(model, "-"), role=UNUSED
-                )
+                deployment = backend.models.get(model, NOBODY)
+                unused = Dimensions(NOBODY, model, backend.name, backend.region, deployment=deployment, role=UNUSED)
                 yield Charge(unused, Counts(), whole, unit_hour=each)
             return
         shares = [whole * weight // total for weight in weights]

@@ -1,7 +1,7 @@
-"""What was used, in money: the arithmetic of prices. Pure.
+"""The cost of usage by prices. Pure.
 
-Money is counted in whole picodollars: prices per million tokens have no more than six decimals, so that every cost, and
-every sum of costs, is exact in whatever order it is added.
+Money is counted in whole picodollars. Prices per million tokens have at most six decimals, so every cost and every sum
+of costs is exact, in any order.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ class Price(msgspec.Struct, frozen=True):
 
 
 class Part(NamedTuple):
-    """So much of one class, each at so many picodollars."""
+    """The charge for one class or unit: `each` is in picodollars."""
 
     name: str
     amount: float
@@ -94,6 +94,6 @@ def _split(each: Mapping[str, int], total: str, used: TokenCounts) -> list[Part]
 
 
 def exactly(picodollars: int) -> str:
-    """The same as decimal digits, all of them."""
+    """USD as a decimal number with all digits."""
     sign, amount = "-" if picodollars < 0 else "", abs(picodollars)
     return f"{sign}{amount // USD}.{amount % USD:012d}".rstrip("0").rstrip(".")

@@ -1,7 +1,7 @@
-"""Months of charges as FOCUS files in a blob container: written by the timer and `cli export`, anew by `cli reprice`.
+"""Months of charges as FOCUS files in a blob container: the timer and `export` write them, `reprice` rewrites them.
 
-This is the one place where money is stored. The row of a month in the table `control` says what its file holds, so that
-repricing can tell what it changed. Files are written whole, so two timers at once do no harm.
+Only these files store money. The row of a month in the table `control` notes the sum of its file, so that `reprice` can
+report the change. Files are written whole, so two timers at once do no harm.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from shared.billing.charges import Tariff
 from shared.billing.prices import Prices
 from shared.config.document import Configuration
 from shared.storage import Properties, Store
+from shared.storage.names import CONTROL
 from shared.usage import hours, query, rollup
 
 PARTITION = "export"
@@ -24,15 +25,15 @@ _AT_ONCE = 100  # charges rendered before others may run
 
 
 class Container(Protocol):
-    """Where the files go (`stores/blobs.py`)."""
+    """The destination of the files (`storage/blobs.py`)."""
 
     async def put(self, container: str, name: str, body: bytes, content_type: str) -> None:
-        """Write a file in place of one that has this name. Raises `StoreUnavailable`."""
+        """Write or replace a file. Raises `StoreUnavailable`."""
         ...
 
 
 class Statement(msgspec.Struct, frozen=True):
-    """A month's file up to an hour. `unpriced` rows have no known price, so the sum lacks them."""
+    """A month's file up to an hour. The sum lacks the `unpriced` rows, whose price is unknown."""
 
     month: int
     until: int
@@ -47,7 +48,7 @@ class Statement(msgspec.Struct, frozen=True):
 
 
 class Repriced(msgspec.Struct, frozen=True):
-    """A month whose file was written anew, with its sums in picodollars."""
+    """A month whose file was rewritten, with its sums in picodollars."""
 
     month: str
     before: int
@@ -55,7 +56,7 @@ class Repriced(msgspec.Struct, frozen=True):
 
 
 class FocusExporter:
-    """Makes the files of a gateway; `container` None: nowhere to put them."""
+    """Renders and writes the files of a gateway. Without a `container` it only renders."""
 
     def __init__(self, store: Store, configuration: Configuration, container: Container | None = None) -> None:
         self._store = store
@@ -66,7 +67,7 @@ class FocusExporter:
         self._container = container
 
     async def statement(self, month: int, until: int) -> Statement:
-        """The file of a month (its first hour) up to an hour. Raises `StoreUnavailable`."""
+        """Render the file of a month, given by its first hour, up to an hour. Raises `StoreUnavailable`."""
         names = {record.consumer.id: record.consumer.name for record in await Consumers(self._store).all()}
         focus = Focus(self._settings.billing_account, names, self._backends, self._listed)
         days = range(month, until, hours.DAY)
@@ -87,18 +88,18 @@ class FocusExporter:
         return Statement(month, until, rows, unpriced, total, text.getvalue().encode())
 
     async def write(self, statement: Statement, *, final: bool = False) -> str:
-        """Put a file into the container, and note what it holds. Its name there; none for a month without charges."""
+        """Put a file into the container, and note its sum. Return its name; "" for a month without charges."""
         assert self._container is not None
         name = f"focus/{statement.label}.csv" if statement.rows else ""
         if name:
             await self._container.put(self._settings.container or "", name, statement.text, "text/csv")
         noted: Properties = {"until": statement.until, "final": final, "picodollars": str(statement.picodollars)}
-        await self._store.table(rollup.CONTROL).merge(PARTITION, {statement.label: noted})
+        await self._store.table(CONTROL).merge(PARTITION, {statement.label: noted})
         return name
 
     async def write_due(self) -> list[str]:
-        """What the timer does: this month up to its last whole day that is settled, and the last month once all that
-        was late has come. The names of the files written."""
+        """Write this month up to its last whole settled day, and the last month once no rows can be late. Return the
+        names of the files written."""
         done = await rollup.watermarks(self._store)
         if done is None or self._container is None:
             return []
@@ -107,16 +108,16 @@ class FocusExporter:
         for month in (hours.month_start(current - 1), current):
             end = hours.next_month(month)
             until, final = min(end, hours.day_start(done.settled)), done.sealed >= end
-            row = await self._store.table(rollup.CONTROL).get(PARTITION, month_label(month))
-            held = (int(row.properties["until"]), bool(row.properties["final"])) if row else (month, False)
-            if until > month and (until, final) != held and not held[1]:
+            row = await self._store.table(CONTROL).get(PARTITION, month_label(month))
+            exported = (int(row.properties["until"]), bool(row.properties["final"])) if row else (month, False)
+            if until > month and (until, final) != exported and not exported[1]:
                 written.append(await self.write(await self.statement(month, until), final=final))
         return [name for name in written if name]
 
     async def reprice(self, since: int) -> list[Repriced]:
-        """Write the files anew of the months from that of `since` on, as far as they had come, at today's prices."""
+        """Rewrite the files of the months since the hour `since`, each up to its former end, at today's prices."""
         months = []
-        async for row in self._store.table(rollup.CONTROL).scan(PARTITION):
+        async for row in self._store.table(CONTROL).scan(PARTITION):
             month, until = hours.from_label(row.key.replace("-", "") + "0100"), int(row.properties["until"])
             if until <= since:
                 continue

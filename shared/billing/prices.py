@@ -1,7 +1,7 @@
-"""What things cost: a dated table of prices, and which of them holds for a call. Pure, but for reading the table once.
+"""The price of a call, from a dated table. Pure, except for reading the table once.
 
-`prices.json` holds Azure's public prices with their source (`local/price_table.py` writes it); the configuration's
-`prices` go before it. What has no price has none, and says so: it never costs zero.
+`prices.json` has Azure's public prices with their source (`local/price_table.py` generates it). The `prices` of the
+configuration override it. An unknown price is None, never zero.
 """
 
 import functools
@@ -18,7 +18,7 @@ from shared.types import LONG_CONTEXT, Target, Usage
 
 TABLE = Path(__file__).with_name("prices.json")
 
-_STANDARD = frozenset(("", "standard", "default", "auto"))  # what backends say of their service tier
+_STANDARD = frozenset(("", "standard", "default", "auto"))  # the standard tier, in the words of backends
 _DATED = re.compile(r"-(?:\d{4}-\d{2}-\d{2}|\d{4})$")
 
 
@@ -27,7 +27,7 @@ _Line = tuple[bool, int, PriceLine]
 
 
 class Prices:
-    """What everything costs, by the configuration's lines before those of the table."""
+    """All prices: the lines of the configuration before those of the table."""
 
     def __init__(self, configured: Sequence[PriceLine] = (), backends: Iterable[Backend] = ()) -> None:
         self._configured = configured
@@ -36,16 +36,16 @@ class Prices:
 
     @functools.cached_property
     def _lines(self) -> dict[str, list[_Line]]:
-        """By model: whether a line is the configuration's, since when it holds, and the line."""
-        found: dict[str, list[_Line]] = {}
+        """By model: (the line is from the configuration, seconds since 1970 from which it holds, the line)."""
+        by_model: dict[str, list[_Line]] = {}
         for own, lines in ((True, self._configured), (False, _listed())):
             for line in lines:
-                found.setdefault(_normal(line.model), []).append((own, since_seconds(line.since), line))
-        return found
+                by_model.setdefault(_normal(line.model), []).append((own, since_seconds(line.since), line))
+        return by_model
 
     @functools.cached_property
     def changes(self) -> list[int]:
-        """When a price begins to hold, in seconds since 1970, the earliest first."""
+        """The times at which a price changes, in seconds since 1970, earliest first."""
         return sorted({since for lines in self._lines.values() for _, since, _ in lines})
 
     def of(
@@ -59,14 +59,15 @@ class Prices:
         tier: str = "",
         long: bool = False,
     ) -> Price | None:
-        """The price of a model at a time, on a backend; where that is no longer configured, on global deployments.
+        """The price of a model at a time on a backend; if the backend is no longer configured, on a global deployment.
 
-        `served` and `tier` are what the backend said. The configuration's price of the model goes first; then that of
-        what was served, by its whole name before that without its date; then the table's of the model. A model with no
-        price for long context has one price for any."""
-        where = self._backends.get(backend)
-        deployment: Deployment = where.deployment if where else "global"
-        key = (model, served, deployment, where.region if where else region, tier, long, self._epoch(at))
+        `served` and `tier` are as the backend reported them. The order: the configuration's price of the model; the
+        price of the served model, by its full name, then without its date; the table's price of the model. A model
+        without a price for long context has one price for all."""
+        configured = self._backends.get(backend)
+        deployment: Deployment = configured.deployment if configured else "global"
+        region = configured.region if configured else region
+        key = (model, served, deployment, region, tier, long, self._epoch(at))
         if key not in self._known:
             if len(self._known) > 10_000:
                 self._known.clear()
@@ -74,7 +75,7 @@ class Prices:
         return self._known[key]
 
     def of_call(self, usage: Usage, target: Target, at: float) -> Price | None:
-        """The price of what a backend says that a call took."""
+        """The price of a call, by the usage that the backend reported."""
         return self.of(
             target.model,
             at,
@@ -85,24 +86,24 @@ class Prices:
         )
 
     def dearest(self, model: str, at: float) -> Price | None:
-        """The highest price of a model on the backends that serve it: what to reserve before it is known which."""
-        found = [
+        """The highest price of a model on the backends that serve it, to reserve before one is chosen."""
+        prices = [
             self.of(model, at, backend=name) for name, backend in self._backends.items() if model in backend.models
         ]
-        known = [price for price in found or [self.of(model, at)] if price is not None]
+        known = [price for price in prices or [self.of(model, at)] if price is not None]
         return max(known, key=lambda price: (price.output or 0, price.input or 0), default=None)
 
     def unit_hour(self, deployment: Deployment, region: str, at: float) -> int | None:
-        """What one provisioned throughput unit costs an hour there, in picodollars."""
+        """The price of one provisioned throughput unit per hour, in picodollars; None if unknown."""
         line = self._best(self._lines.get("", ()), deployment, _normal(region), at)
         return round((line.unit_hour or 0.0) * USD) if line else None
 
     def _find(self, key: _Key, at: float) -> Price | None:
         model, served, deployment, region, tier, long, _ = key
-        wanted = "standard" if tier.lower() in _STANDARD else tier.lower()
+        tier = "standard" if tier.lower() in _STANDARD else tier.lower()
         for lines in self._candidates(_normal(model), _normal(served)):
             for context in ("long", "short") if long else ("short",):
-                fitting = (entry for entry in lines if entry[2].tier == wanted and entry[2].context == context)
+                fitting = (entry for entry in lines if entry[2].tier == tier and entry[2].context == context)
                 if line := self._best(fitting, deployment, _normal(region), at):
                     return _resolved(line)
         return None
@@ -125,13 +126,8 @@ class Prices:
         return max(fitting, key=lambda entry: entry[:5])[5] if fitting else None
 
     def _epoch(self, at: float) -> int:
-        """Between two changes all prices are the same."""
+        """The number of price changes so far: prices with the same number are the same."""
         return sum(change <= at for change in self.changes) if at < self.changes[-1] else len(self.changes)
-
-
-def source() -> str:
-    """Where the table's figures come from."""
-    return _table().source
 
 
 class _Table(msgspec.Struct, frozen=True):
@@ -158,5 +154,5 @@ def _resolved(line: PriceLine) -> Price:
 
 
 def _normal(name: str) -> str:
-    """Names of models and regions, however they are written: Azure says gpt-35-turbo, OpenAI gpt-3.5-turbo."""
+    """The comparable form of a model or region: Azure writes gpt-35-turbo, OpenAI gpt-3.5-turbo."""
     return name.lower().replace(" ", "").replace("gpt-3.5", "gpt-35")

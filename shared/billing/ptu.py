@@ -1,14 +1,13 @@
-"""Whether provisioned capacity would pay: units against tokens, from the hours of one's own usage. Pure.
+"""Compares provisioned capacity with pay-as-you-go, from the hours of past usage. Pure.
 
-A unit serves so many tokens of input a minute; cached ones are free, one of output counts as so many of input as its
-price is a multiple of theirs. For each number of units that can be bought, what an hour needs beyond them spills over
-to tokens:
+A unit serves a number of input tokens per minute. Cached tokens are free; an output token counts as many input tokens
+as the ratio of their prices. For each number of units on sale, need beyond the units is paid by the token:
 
     cost(units) = hours * units * price of a unit-hour
                 + sum over hours of cost_h * max(0, 1 - units * 60 * tpm / need_h)
 
-and the cheapest wins, none included. Hours are averages: within one, minutes that need more than the units would spill
-over, too, so a little more has to be allowed for than this says.
+and the cheapest wins, which may be no units. Hours are averages: busy minutes within an hour would spill over as well,
+so the real saving is a little lower.
 
 Source of the figures: "Provisioned throughput sizing", learn.microsoft.com, 2026-03.
 """
@@ -25,7 +24,7 @@ _DATED = re.compile(r"-\d{4}-\d{2}-\d{2}$")
 
 
 class Throughput(NamedTuple):
-    """Tokens of input that a unit serves a minute, and the fewest units of a regional deployment, by which it grows."""
+    """Input tokens per minute and unit; and the minimum units of a regional deployment, which is also its step."""
 
     tokens_per_minute: int
     regional: int
@@ -53,7 +52,7 @@ MINIMUM, STEP = 15, 5  # of global and data zone deployments
 
 
 class Terms(msgspec.Struct, frozen=True):
-    """What can be bought: `unit_hour` in picodollars."""
+    """The units on sale. `unit_hour` is the price in picodollars."""
 
     tokens_per_minute: int
     unit_hour: int
@@ -62,17 +61,17 @@ class Terms(msgspec.Struct, frozen=True):
 
 
 class Hour(NamedTuple):
-    """What an hour needed, in tokens of input or their equivalent, and what it cost by the token, in picodollars."""
+    """The need of an hour, in input tokens or their equivalent, and its pay-as-you-go cost in picodollars."""
 
     need: float
     picodollars: int
 
 
 class Purchase(msgspec.Struct, frozen=True):
-    """The cheapest number of units for these hours. Money in picodollars, for all of them together.
+    """The cheapest number of units. Money is in picodollars, for all hours together.
 
-    `average` and `peak` are the units that the average and the busiest hour need. `break_even` is how much of a unit
-    must be in use, on average, for it to cost as much as the tokens that it serves; None: no use at all."""
+    `average` and `peak` are the units that the average and the busiest hour need. `break_even` is the average
+    utilisation at which a unit costs as much as the tokens that it serves; None without usage."""
 
     hours: int
     by_tokens: int
@@ -88,7 +87,7 @@ def throughput(model: str) -> Throughput | None:
 
 
 def plan(usage: Sequence[Hour], terms: Terms) -> Purchase:
-    """`usage` has every hour of the time that is looked at, idle ones too."""
+    """`usage` has every hour of the period, including idle ones."""
     each = terms.tokens_per_minute * 60
     by_tokens = sum(hour.picodollars for hour in usage)
     need = sum(hour.need for hour in usage)
@@ -100,11 +99,12 @@ def plan(usage: Sequence[Hour], terms: Terms) -> Purchase:
 
     best, units = (by_tokens, 0), terms.minimum
     last = None
-    while last is None or cost(units) < last:  # convex beyond the minimum: once it grows, it goes on growing
+    while last is None or cost(units) < last:  # convex beyond the minimum: once it grows, it keeps growing
         last = cost(units)
         best = min(best, (last, units))
         units += terms.step
-    worth = by_tokens / need * each if need else 0.0  # of what a unit can serve in an hour, in picodollars
+    # Of the tokens that a unit can serve in an hour, in picodollars.
+    worth = by_tokens / need * each if need else 0.0
     return Purchase(
         hours=len(usage),
         by_tokens=by_tokens,

@@ -1,7 +1,6 @@
-"""A day of the ledger beside what Azure Monitor counted on the same deployments. Pure.
+"""Compares a day of the ledger with Azure Monitor's counts of the same deployments. Pure.
 
-Azure counts every call of a deployment, also those that did not come through the gateway; its own metrics may lag by
-some minutes, and may be revised.
+Azure also counts calls that bypassed the gateway. Its metrics may lag by some minutes and may be revised.
 """
 
 from collections import defaultdict
@@ -10,7 +9,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from shared.config.document import Backend
-from shared.usage.aggregates import Lines
+from shared.usage.aggregates import NOBODY, Lines
 
 
 class Counted(msgspec.Struct, frozen=True):
@@ -22,11 +21,11 @@ class Counted(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, **{field: getattr(self, field) + amount})
 
 
-Metrics = Mapping[tuple[str, str], Counted]  # by resource id in small letters, and deployment
+Metrics = Mapping[tuple[str, str], Counted]  # by resource id in lower case, and deployment
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """A deployment; `azure` None: its backend has no `resource_id`, so that nothing was asked."""
+    """A deployment. `azure` is None if its backend has no `resource_id` to query."""
 
     backends: str
     deployment: str
@@ -35,7 +34,7 @@ class Difference(msgspec.Struct, frozen=True):
 
     @property
     def percent(self) -> float | None:
-        """By how much the ledger's tokens differ from Azure's; None where Azure has none."""
+        """The difference between the ledger's tokens and Azure's; None if Azure has none."""
         if self.azure is None or not (theirs := self.azure.input_tokens + self.azure.output_tokens):
             return None
         ours = self.ledger.input_tokens + self.ledger.output_tokens
@@ -43,7 +42,7 @@ class Difference(msgspec.Struct, frozen=True):
 
     @property
     def same(self) -> bool:
-        """Whether the tokens are the same; requests may differ, for Azure counts those it refused."""
+        """True if the tokens are the same. Requests may differ, because Azure counts those that it refused."""
         if self.azure is None:
             return False
         ours, theirs = self.ledger, self.azure
@@ -51,7 +50,7 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 def compare(lines: Lines, backends: Iterable[Backend], azure: Metrics) -> list[Difference]:
-    """Every deployment that either has counted, or that is configured. All tries count, whoever they answered."""
+    """Every deployment that is configured or has counts on either side. All attempts count."""
     known = {backend.name: backend for backend in backends}
     names: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     ledger: defaultdict[tuple[str, str], Counted] = defaultdict(Counted)
@@ -59,10 +58,10 @@ def compare(lines: Lines, backends: Iterable[Backend], azure: Metrics) -> list[D
         for deployment in backend.models.values():
             names[_account(backend), deployment].add(backend.name)
     for line, counts in lines.items():
-        if line.backend == "-":
+        if line.backend == NOBODY:
             continue
-        found = known.get(line.backend)
-        key = (_account(found) if found else line.backend, line.deployment)
+        configured = known.get(line.backend)
+        key = (_account(configured) if configured else line.backend, line.deployment)
         names[key].add(line.backend)
         ledger[key] = Counted(
             ledger[key].requests + counts.requests + counts.charges,
@@ -83,5 +82,5 @@ def compare(lines: Lines, backends: Iterable[Backend], azure: Metrics) -> list[D
 
 
 def _account(backend: Backend) -> str:
-    """Two backends may be one account, called in two ways."""
+    """The key of an account, which two backends may share."""
     return backend.resource_id.lower() if backend.resource_id else backend.name

@@ -1,4 +1,4 @@
-"""The report of usage and money that operators, callers and the command line ask for: the question, and its lines."""
+"""Reports of usage and cost, for operators, callers and the command line."""
 
 import asyncio
 import csv
@@ -26,7 +26,6 @@ _STARTS: dict[str, Callable[[int], int]] = {
 }
 EVERY = {"hour": 31 * 24, "day": 366, "month": 120}  # the most pieces of a series
 PARAMETERS = ("by", "since", "until", "every", "format", *DIMENSIONS)
-NOBODY = "-"
 FORECAST_WINDOW = 7 * 24  # hours
 _EARLIEST = datetime(2024, 1, 1, tzinfo=UTC)
 _AT_ONCE = 200  # lines priced before others may run
@@ -35,8 +34,8 @@ _SUMS = ("requests", "errors", "hung_up", "estimated", *REPORTED, "images", "cha
 
 
 class UsageQuery(msgspec.Struct, frozen=True):
-    """What is asked: lines by these dimensions, of the hours that begin in this period, as a series where `every` says
-    so, and only of those that `where` names."""
+    """The parameters of a report. Lines are grouped `by` dimensions, and by the pieces of `every`, if given; `where`
+    filters by dimension. Hours that begin in the period count."""
 
     since: datetime
     until: datetime
@@ -45,8 +44,8 @@ class UsageQuery(msgspec.Struct, frozen=True):
     where: dict[str, str] = {}
 
 
-def question(given: Mapping[str, str], now: float, *, by: str = "key") -> UsageQuery:
-    """The question in these parameters. Raises `InvalidRequest`, which names the one that is wrong."""
+def parse_query(given: Mapping[str, str], now: float, *, by: str = "key") -> UsageQuery:
+    """Parse the parameters of a report. Raises `InvalidRequest`, which names the wrong one."""
     current = datetime.fromtimestamp(now, UTC)
     since = _moment(given, "since") or current.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     until = min(_moment(given, "until") or current + timedelta(hours=1), current + timedelta(hours=1))
@@ -68,13 +67,11 @@ def question(given: Mapping[str, str], now: float, *, by: str = "key") -> UsageQ
 
 
 class ReportLine(TokenCounts, frozen=True):
-    """Sums of what was served, money in picodollars.
+    """Sums of the calls that answered a caller; money in picodollars.
 
-    `estimated` counts requests whose tokens are estimates. Cached, audio and image tokens are part of the input;
-    reasoning, audio and image tokens part of the output. What was charged for tries that answered nobody (hedges,
-    shadows, tries that failed after the backend had charged) is in `charges`, `beside_tokens` and `beside`, nowhere
-    else. `unpriced` requests and charges have no known price, so that their cost is in no sum. `recent`: the cost of
-    the last seven days, which forecasts go by."""
+    `estimated` counts requests with estimated tokens. Other charged attempts (hedges, shadows, failures that the
+    backend charged) are only in `charges`, `beside_tokens` and `beside`. No sum has the cost of `unpriced` requests and
+    charges, whose price is unknown. `recent` is the cost of the last seven days, for forecasts."""
 
     requests: int = 0
     errors: int = 0
@@ -112,61 +109,59 @@ class ReportLine(TokenCounts, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """`lines` by beginning of the piece and names, `left` hours of the month that is forecast, in which `window` hours
-    are recent; None where nothing can be forecast."""
+    """`lines` by the piece's beginning and the values of `by`. `forecast` is (hours left of this month, hours of its
+    recent past); None if the period cannot be forecast."""
 
-    question: UsageQuery
+    query: UsageQuery
     lines: dict[tuple[str, ...], ReportLine]
     total: ReportLine
     forecast: tuple[float, float] | None
 
     def rows(self, consumers: Mapping[str, str]) -> list[dict[str, Any]]:
-        """As they are told, in order of time, then the costliest first; `consumers` has the names of ids."""
+        """The lines as they are shown: by time, then the costliest first. `consumers` maps ids to names."""
         order = sorted(
             self.lines.items(),
             key=lambda item: (item[0][0], -item[1].cost - item[1].beside, -item[1].total_tokens, item[0]),
         )
-        return [self._names(names, consumers) | self._told(line) for names, line in order]
+        return [self._names(names, consumers) | self._row(line) for names, line in order]
 
     def _names(self, names: tuple[str, ...], consumers: Mapping[str, str]) -> dict[str, Any]:
-        told: dict[str, Any] = {"period": names[0]} if self.question.every else {}
-        for dimension, name in zip(self.question.by, names[1:], strict=True):
-            told[dimension] = name
+        columns: dict[str, Any] = {"period": names[0]} if self.query.every else {}
+        for dimension, name in zip(self.query.by, names[1:], strict=True):
+            columns[dimension] = name
             if dimension == "key":
-                told["name"] = consumers.get(name, "")
-        return told
+                columns["name"] = consumers.get(name, "")
+        return columns
 
-    def _told(self, line: ReportLine) -> dict[str, Any]:
-        told: dict[str, Any] = {name: getattr(line, name) for name in _SUMS}
-        told["seconds"] = line.sound_ms / 1000
-        told["total_tokens"] = line.total_tokens
-        told["charges"], told["beside_tokens"] = line.charges, line.beside_tokens
+    def _row(self, line: ReportLine) -> dict[str, Any]:
+        row: dict[str, Any] = {name: getattr(line, name) for name in _SUMS}
+        row["seconds"] = line.sound_ms / 1000
+        row["total_tokens"] = line.total_tokens
+        row["charges"], row["beside_tokens"] = line.charges, line.beside_tokens
         known = not line.unpriced or line.cost or line.beside
-        told["cost_usd"] = line.cost / USD if known else None
-        told["beside_usd"] = line.beside / USD if known else None
-        told["unpriced"] = line.unpriced
+        row["cost_usd"] = line.cost / USD if known else None
+        row["beside_usd"] = line.beside / USD if known else None
+        row["unpriced"] = line.unpriced
         if self.forecast is not None:
             left, window = self.forecast
-            told["forecast_usd"] = (
-                round((line.cost + line.beside + line.recent * left / window) / USD, 6) if known else None
-            )
-        return told
+            forecast = round((line.cost + line.beside + line.recent * left / window) / USD, 6)
+            row["forecast_usd"] = forecast if known else None
+        return row
 
     def totals(self) -> dict[str, Any]:
-        return self._told(self.total)
+        return self._row(self.total)
 
     def heads(self) -> list[str]:
-        """The names of the columns, also where there are no lines."""
-        named = self._names(("", *self.question.by), {})
-        return [*named, *self._told(ReportLine())]
+        """The names of the columns, also without lines."""
+        return [*self._names(("", *self.query.by), {}), *self._row(ReportLine())]
 
 
 async def report(store: Store, tariff: Tariff, asked: UsageQuery) -> Report:
-    """Raises `StoreUnavailable`. The hours that the period touches are counted whole."""
+    """Sum and price usage. Hours that the period touches count whole. Raises `StoreUnavailable`."""
     now = store.now()
     first, end = hours.hour_of(asked.since.timestamp()), -hours.hour_of(-asked.until.timestamp())
     forecast, recent = _forecast(first, end, now, asked.every)
-    of_capacity = _of_capacity(hours.hour_of(now), recent, forecast)
+    capacity_weight = _capacity_weight(hours.hour_of(now), recent, forecast)
     start = _STARTS[asked.every]
     cuts = [hour for hour in range(first, end) if asked.every and start(hour) == hour]
     pieces = query.spans(first, end, [*cuts, recent, *tariff.cuts(first, end)])
@@ -178,7 +173,7 @@ async def report(store: Store, tariff: Tariff, asked: UsageQuery) -> Report:
             if any(getattr(charge.line, name) != value for name, value in asked.where.items()):
                 continue
             names = (label, *(getattr(charge.line, name) for name in asked.by))
-            weight = 0.0 if piece.first < recent else of_capacity if charge.unit_hour else 1.0
+            weight = 0.0 if piece.first < recent else capacity_weight if charge.unit_hour else 1.0
             line = ReportLine.of(charge, weight)
             lines[names] = added(lines[names], line) if names in lines else line
             total = added(total, line)
@@ -189,7 +184,7 @@ async def report(store: Store, tariff: Tariff, asked: UsageQuery) -> Report:
 
 
 def as_csv(heads: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """Money in decimals, never as 1e-06."""
+    """Lines as CSV, with money in decimals, never as 1e-06."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(heads)
@@ -204,12 +199,12 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.12f}".rstrip("0").rstrip(".")
     text = str(value)
-    return f"'{text}" if len(text) > 1 and text[0] in "=+-@\t\r" else text  # a spreadsheet would run it
+    return f"'{text}" if len(text) > 1 and text[0] in "=+-@\t\r" else text  # a spreadsheet would run it as a formula
 
 
 def _forecast(first: int, end: int, now: float, every: str) -> tuple[tuple[float, float] | None, int]:
-    """Hours left of this month and hours of its recent past, where the period is this month up to now; and when the
-    recent past begins."""
+    """(Hours left of this month, hours of its recent past), or None unless the period is this month up to now; and the
+    hour at which the recent past begins."""
     current = hours.hour_of(now)
     if every or first != hours.month_start(current) or end <= current:
         return None, end
@@ -218,8 +213,8 @@ def _forecast(first: int, end: int, now: float, every: str) -> tuple[tuple[float
     return (left, max(1.0, now / hours.HOUR - recent)), recent
 
 
-def _of_capacity(current: int, recent: int, forecast: tuple[float, float] | None) -> float:
-    """What makes forecasts of capacity true, paid by whole hours: all of this one is in the cost so far."""
+def _capacity_weight(current: int, recent: int, forecast: tuple[float, float] | None) -> float:
+    """The weight of capacity in forecasts. It is paid by whole hours, so the cost includes all of the current one."""
     if forecast is None:
         return 1.0
     left, window = forecast

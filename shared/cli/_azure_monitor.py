@@ -1,4 +1,4 @@
-"""What Azure Monitor counted on the deployments of Azure OpenAI accounts, through its own client."""
+"""Azure Monitor's count of tokens and requests per deployment, through Azure's client."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -19,44 +19,44 @@ METRICS = {
     "AzureOpenAIRequests": "requests",
 }
 _DEPLOYMENT = "ModelDeploymentName"
-_MOST_ACCOUNTS = 50  # in one question, all of one region and subscription
-_MOST_SERIES = 1000  # of an account; the service's own default is 10
+_MAX_ACCOUNTS = 50  # per query, all of one region and subscription
+_MAX_SERIES = 1000  # per account; the service's default is 10
 
 
 class AzureMonitor:
-    """Asks the metrics endpoint of each region; `endpoint` has `{region}` in it."""
+    """Queries the metrics endpoint of each region. `endpoint` contains `{region}`."""
 
     def __init__(self, endpoint: str, client_id: str | None) -> None:
         self._endpoint = endpoint
         self._client_id = client_id
 
     async def counted(self, accounts: Sequence[tuple[str, str]], begin: datetime, end: datetime) -> Metrics:
-        """By account and deployment, for accounts given as (region, resource id). Raises `StoreUnavailable`."""
+        """Counts by (account, deployment), for accounts given as (region, resource id). Raises `StoreUnavailable`."""
         groups: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
         for region, resource_id in dict.fromkeys(accounts):
             groups[region, resource_id.split("/")[2].lower()].append(resource_id)
-        found: defaultdict[tuple[str, str], Counted] = defaultdict(Counted)
+        counts: defaultdict[tuple[str, str], Counted] = defaultdict(Counted)
         credential = azure_credential(self._client_id)
         async with credential:
             for (region, _), resources in groups.items():
                 endpoint = self._endpoint.replace("{region}", region.lower().replace(" ", ""))
                 async with MetricsClient(endpoint, credential, retry_total=2, **self._options()) as client:
-                    for start in range(0, len(resources), _MOST_ACCOUNTS):
-                        await self._ask(client, resources[start : start + _MOST_ACCOUNTS], begin, end, found)
-        return dict(found)
+                    for start in range(0, len(resources), _MAX_ACCOUNTS):
+                        await self._query(client, resources[start : start + _MAX_ACCOUNTS], begin, end, counts)
+        return dict(counts)
 
     def _options(self) -> dict[str, Any]:
-        """Sovereign clouds have an audience of their own, which is the endpoint without its region."""
+        """The token audience of a sovereign cloud: the endpoint without its region."""
         sovereign = "{region}.metrics." in self._endpoint and not self._endpoint.endswith(".com")
         return {"audience": self._endpoint.replace("{region}.", "")} if sovereign else {}
 
-    async def _ask(
+    async def _query(
         self,
         client: MetricsClient,
         resources: list[str],
         begin: datetime,
         end: datetime,
-        found: defaultdict[tuple[str, str], Counted],
+        counts: defaultdict[tuple[str, str], Counted],
     ) -> None:
         try:
             results = await client.query_resources(
@@ -67,15 +67,15 @@ class AzureMonitor:
                 granularity=timedelta(hours=1),
                 aggregations=["Total"],
                 filter=f"{_DEPLOYMENT} eq '*'",
-                max_results=_MOST_SERIES,
-                # A stand-in on this machine has no TLS; the configuration allows plain http to nobody else.
+                max_results=_MAX_SERIES,
+                # The configuration allows http only for a server on this machine, as the tests use.
                 enforce_https=self._endpoint.startswith("https:"),
             )
         except HttpResponseError as error:
             hint = ": the identity lacks the role Monitoring Reader" if error.status_code in (401, 403) else ""
             raise StoreUnavailable(f"Azure Monitor answered {error.status_code}{hint}") from error
         except (AzureError, OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreUnavailable(f"no usable answer from Azure Monitor ({type(error).__name__})") from error
+            raise StoreUnavailable(f"unreadable answer from Azure Monitor ({type(error).__name__})") from error
         for resource_id, result in zip(resources, results, strict=False):
             for metric in result.metrics:
                 field = METRICS.get(str(metric.name))
@@ -83,4 +83,4 @@ class AzureMonitor:
                     names = {str(name).lower(): str(value) for name, value in series.metadata_values.items()}
                     key = (resource_id.lower(), names.get(_DEPLOYMENT.lower(), "-"))
                     total = round(sum(value.total or 0 for value in series.data))
-                    found[key] = found[key].plus(field or "", total)
+                    counts[key] = counts[key].plus(field or "", total)

@@ -1,7 +1,7 @@
-"""Is every backend reachable, authorised, deployed? Asked with the official client, as a caller of Azure would.
+"""Checks that every backend is reachable, authorized and deployed, with OpenAI's official client.
 
-Each deployment gets the smallest call of its kind: one token of a completion, or one embedding. One that makes pictures
-or sound is not called, because that would cost: that Azure knows what it cannot do shows that it is there.
+Each deployment gets the smallest call of its kind: a completion of a few tokens, or one embedding. A deployment for
+images or audio rejects them without cost, and the error shows that it exists.
 """
 
 import asyncio
@@ -18,15 +18,15 @@ from shared.errors import CredentialUnavailable
 
 _TIMEOUT = 30.0
 _REASONS = {
-    401: "not authorised: the identity or key is not accepted",
-    403: "not authorised: the role Cognitive Services OpenAI User is missing, or network rules refuse",
-    404: "no such deployment, or no such API version",
-    429: "throttled just now; it is reachable, authorised and deployed",
+    401: "Unauthorized: the identity or key was rejected",
+    403: "Forbidden: the role Cognitive Services OpenAI User is missing, or network rules deny access",
+    404: "Not Found: no such deployment, or no such API version",
+    429: "rate limited now, but reachable, authorized and deployed",
 }
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """What came of one deployment's check. `usable`: a caller's request would be served (if not at once)."""
+    """The result for one deployment. `usable`: it would serve a call, although it may be rate limited now."""
 
     backend: str
     region: str
@@ -37,7 +37,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 async def check(settings: Settings) -> list[Finding]:
-    """A finding per deployment of every backend, with the credentials that the gateway uses."""
+    """Check all deployments of all backends, with the gateway's own credentials."""
     credentials = Credentials(settings.client_id, settings.api_keys)
     try:
         groups = await asyncio.gather(*(_check_backend(b, credentials) for b in settings.configuration.backends))
@@ -74,25 +74,24 @@ def _client(backend: Backend, secret: Callable[[], Awaitable[str]]) -> openai.As
 
 
 async def _check_deployment(client: openai.AsyncOpenAI, deployment: str) -> tuple[bool, str]:
-    """What kind of model a deployment holds is not in the configuration: it is what answers."""
+    """Try kinds of calls in turn, since the configuration does not name the kind of model."""
     try:
         for call in (_chat, _embed, _complete):
             try:
                 await call(client, deployment)
                 break
             except openai.BadRequestError as error:
-                # Some models refuse these parameters by other words; the next kind of call tells.
+                # Some models reject these parameters with other errors: go on to the next kind of call.
                 if call is _complete and error.code != "OperationNotSupported":
                     raise
         else:
-            return True, "ok: deployed; not called, because it makes neither text nor vectors"
+            return True, "ok: deployed; generates neither text nor embeddings, so it was not called"
     except openai.RateLimitError:
         return True, _REASONS[429]
     except openai.APIStatusError as error:
-        said = error.body.get("message") if isinstance(error.body, dict) else None
-        return False, f"{error.status_code} {_REASONS.get(error.status_code, 'unexpected answer')}" + (
-            f" ({said})" if said else ""
-        )
+        message = error.body.get("message") if isinstance(error.body, dict) else None
+        reason = f"{error.status_code} {_REASONS.get(error.status_code, 'unexpected answer')}"
+        return False, f"{reason} ({message})" if message else reason
     except openai.APITimeoutError:
         return False, f"no answer within {_TIMEOUT:.0f} s"
     except openai.APIConnectionError as error:

@@ -1,4 +1,4 @@
-"""What all commands share: the settings, the store, how answers are printed, and how a command says what is wrong."""
+"""Shared by all commands: settings, store, output and errors."""
 
 import asyncio
 import json
@@ -19,10 +19,11 @@ from shared.errors import ConfigurationError, InvalidRequest, StoreUnavailable
 from shared.storage import Store
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Identified = Annotated[str, typer.Argument(metavar="ID", help="The consumer's id, or its name where only one has it.")]
+Identified = Annotated[str, typer.Argument(metavar="ID", help="The consumer's id, or its name if it is unique.")]
 
 
 def show(rows: Sequence[dict[str, Any]], heads: Sequence[str], as_json: bool) -> None:
+    """Print rows as JSON or as a table with these columns."""
     if as_json:
         print(json.dumps(rows, indent=2))
         return
@@ -33,6 +34,8 @@ def show(rows: Sequence[dict[str, Any]], heads: Sequence[str], as_json: bool) ->
 
 
 def with_store(run: Callable[[Store], Coroutine[Any, Any, None]]) -> None:
+    """Run with the store of the environment. Exits with 2 if it is unavailable."""
+
     async def main() -> None:
         async with bootstrap.open_store(environment.load_storage(os.environ)) as store:
             await run(store)
@@ -46,16 +49,17 @@ def with_store(run: Callable[[Store], Coroutine[Any, Any, None]]) -> None:
 
 
 async def find(store: Store, identified: str) -> Record:
-    """The consumer of this id, or of this name."""
+    """The consumer with this id or name. Exits with 2 unless there is exactly one."""
     consumers = Consumers(store)
     matching = [r for r in await consumers.all() if identified in (r.consumer.id, r.consumer.name)]
     if len(matching) != 1:
         problem = "several consumers have this name; use the id" if matching else "no consumer has this id or name"
-        fail(f"{identified}: {problem} (see: python -m shared.cli keys list)")
+        fail(f"{identified}: {problem} (see: tollgate keys list)")
     return matching[0]
 
 
 def settings() -> environment.Settings:
+    """The settings of the environment. Exits with 2 if they are wrong."""
     try:
         return environment.load(os.environ)
     except ConfigurationError as error:
@@ -63,5 +67,6 @@ def settings() -> environment.Settings:
 
 
 def fail(message: str) -> NoReturn:
+    """Exit with 2 and a message on standard error."""
     print(message, file=sys.stderr)
     raise typer.Exit(2)

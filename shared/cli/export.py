@@ -1,4 +1,4 @@
-"""`export` and `reprice`: charges as files for those who do the accounts."""
+"""`export` and `reprice`: charges as FOCUS files."""
 
 import json
 from collections.abc import Callable, Coroutine
@@ -20,18 +20,18 @@ commands = typer.Typer()
 
 @commands.command("export")
 def export_month(
-    month: Annotated[str | None, typer.Option(help="YYYY-MM; default: this month, as far as it has come.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write to this file, not into the container.")] = None,
+    month: Annotated[str | None, typer.Option(help="YYYY-MM; default: this month until now.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write to this file instead of the container.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """A month of charges as a FOCUS file, in the container that the configuration names or in a local file."""
+    """Write a month of charges as a FOCUS file, to the configured container or to a local file."""
     first = _hour(month, "-01", "--month", "2026-11") if month else None
 
     async def run(exporter: FocusExporter, now: float) -> None:
         current = hours.hour_of(now)
         begin = hours.month_start(current) if first is None else first
         if begin > current:
-            fail(f"--month: expected one that has begun, got {month}")
+            fail(f"--month: expected this month or an earlier one, got {month}")
         statement = await exporter.statement(begin, min(hours.next_month(begin), current + 1))
         if out is None:
             written = await exporter.write(statement)
@@ -41,7 +41,7 @@ def export_month(
                 out.write_bytes(statement.text)
             except OSError as error:
                 fail(f"--out: {out} cannot be written ({error.strerror})")
-        told = {
+        summary = {
             "month": statement.label,
             "rows": statement.rows,
             "unpriced": statement.unpriced,
@@ -49,24 +49,23 @@ def export_month(
             "written": written,
         }
         if as_json:
-            print(json.dumps(told))
+            print(json.dumps(summary))
         elif not written:
-            print(f"{statement.label}: nothing was used, so there is no file")
+            print(f"{statement.label}: no usage, so no file was written")
         else:
-            print(
-                f"{written}: {statement.rows} rows, {told['usd']} USD, {statement.unpriced} rows without a known price"
-            )
+            print(f"{written}: {statement.rows} rows, {summary['usd']} USD, {statement.unpriced} rows without a price")
 
     _with_exporter(run, needs_container=out is None)
 
 
 @commands.command("reprice")
 def reprice(
-    since: Annotated[str, typer.Option("--from", help="YYYY-MM-DD: months from this day's on.")],
+    since: Annotated[str, typer.Option("--from", help="YYYY-MM-DD: the first month is that of this day.")],
     as_json: AsJson = False,
 ) -> None:
-    """Write the exported months anew at today's prices, and tell what that changes. Reports need no repricing: money is
-    worked out from the raw classes of tokens whenever usage is read."""
+    """Write the exported months again at today's prices, and print the change.
+
+    Only files need this: reports compute cost from tokens whenever they are read."""
     first = _hour(since, "", "--from", "2026-11-01")
 
     async def run(exporter: FocusExporter, _: float) -> None:
@@ -78,7 +77,7 @@ def reprice(
         if rows or as_json:
             show(rows, ["month", "before", "after", "change"], as_json)
         else:
-            print(f"No month was exported from {since} on, so there is none to write anew.")
+            print(f"No month was exported since {since}.")
 
     _with_exporter(run, needs_container=True)
 
@@ -91,14 +90,14 @@ def _hour(given: str, rest: str, option: str, form: str) -> int:
 
 
 def _with_exporter(run: Callable[[FocusExporter, float], Coroutine[Any, Any, None]], *, needs_container: bool) -> None:
-    told = settings()
-    configuration = told.configuration
+    own = settings()
+    configuration = own.configuration
     if needs_container and configuration.export.container is None:
         fail("export.container: expected the name of a blob container in the configuration, or --out FILE")
 
     async def open_and_run(store: Store) -> None:
         if needs_container:
-            async with bootstrap.open_exporter(told.storage, configuration, store) as exporter:
+            async with bootstrap.open_exporter(own.storage, configuration, store) as exporter:
                 await run(exporter, store.now())
         else:
             await run(FocusExporter(store, configuration), store.now())

@@ -1,4 +1,4 @@
-"""`limits`: what is left of them."""
+"""`limits`: their current state."""
 
 from typing import Annotated
 
@@ -18,7 +18,7 @@ def show_limits(
     identified: Annotated[str | None, typer.Argument(metavar="ID", help="The consumer; default: all.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """What is left of each limit, what instances hold on lease, and how long it will last."""
+    """Show each limit: used, available, leased by instances, and when it will be used up."""
     configuration = settings().configuration
 
     async def run(store: Store) -> None:

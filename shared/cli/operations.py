@@ -1,4 +1,4 @@
-"""`check` and `rollup`: what an operator runs by hand now and then."""
+"""`check` and `rollup`: maintenance by hand."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ commands = typer.Typer()
 
 @commands.command()
 def check(as_json: AsJson = False) -> None:
-    """Is every backend reachable, authorised, deployed? Exit code 1 if one is not."""
+    """Call every deployment of every backend with a minimal request. Exits with 1 if one is not usable."""
     findings = asyncio.run(checks.check(settings()))
     rows = [msgspec.to_builtins(finding) for finding in findings]
     show(rows, ["backend", "region", "model", "deployment", "usable", "result"], as_json)
@@ -26,7 +26,7 @@ def check(as_json: AsJson = False) -> None:
 
 @commands.command("rollup")
 def roll_up(as_json: AsJson = False) -> None:
-    """One pass of the timer's job now: raw usage to hours, days and months."""
+    """Roll raw usage up to hours, days and months now, as the timer does."""
 
     async def run(store: Store) -> None:
         summary = msgspec.to_builtins(await rollup.roll_up(store))

@@ -1,1 +1,1 @@
-"""The configuration document and the environment."""
+"""The configuration document and the environment, read once at the start."""

@@ -1,4 +1,4 @@
-"""The environment: where the configuration and the storage account are, and who the gateway is."""
+"""Reads the environment: configuration, storage account, keys and telemetry."""
 
 import os
 import re
@@ -15,19 +15,19 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Storage(msgspec.Struct, frozen=True):
-    """Where the tables are: a connection string, or an endpoint to be opened with a managed identity."""
+    """The storage account: a connection string, or the endpoint of its tables for an Entra identity."""
 
     connection_string: str | None = None
     table_service_uri: str | None = None
     client_id: str | None = None
 
-    def __repr__(self) -> str:  # a connection string holds the account's key
+    def __repr__(self) -> str:  # the connection string has the account's key
         return f"Storage({self.table_service_uri or 'connection string'})"
 
 
 class TelemetrySettings(msgspec.Struct, frozen=True):
-    """Where telemetry goes: to Application Insights, to a collector by OTLP (whose variables its exporters read
-    themselves), or both. `metrics_every` in seconds."""
+    """Destinations of telemetry: Application Insights, an OTLP collector (whose exporter reads its own variables), or
+    both. `metrics_every` in seconds."""
 
     connection_string: str | None = None
     otlp: bool = False
@@ -35,7 +35,7 @@ class TelemetrySettings(msgspec.Struct, frozen=True):
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """Everything that the process was told from outside. `api_keys`: backend's name -> its key."""
+    """All settings of the process. `api_keys`: name of the backend -> its key."""
 
     configuration: Configuration
     storage: Storage
@@ -50,13 +50,13 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
-    """The settings of this process. Raises `ConfigurationError` with every complaint found, one a line."""
+    """Read the settings of this process. Raises `ConfigurationError` with all complaints, one per line."""
     source, document = _document(environ)
     configuration = parse(document, source)
     keys = {b.name: (i, b.auth.api_key_env) for i, b in enumerate(configuration.backends) if isinstance(b.auth, ApiKey)}
     missing = [
         f"{source}: backends[{i}].auth.api_key_env: expected the name of an environment variable that holds a key, "
-        f"but {variable} is not set or holds more than printable characters without spaces"
+        f"but {variable} is not set, or has spaces or unprintable characters"
         for i, variable in keys.values()
         if not _is_sendable(environ.get(variable, ""))
     ]
@@ -83,7 +83,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
 
 
 def _telemetry(environ: Mapping[str, str]) -> tuple[TelemetrySettings | None, str]:
-    """Where telemetry goes, None: nowhere; and what is wrong with that."""
+    """The destinations of telemetry, None without any; and the complaint about them, or ""."""
     connection_string = environ.get("APPLICATIONINSIGHTS_CONNECTION_STRING") or None
     otlp = bool(environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"))
     if environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or not (connection_string or otlp):
@@ -95,10 +95,7 @@ def _telemetry(environ: Mapping[str, str]) -> tuple[TelemetrySettings | None, st
         )
     protocol = environ.get("OTEL_EXPORTER_OTLP_PROTOCOL") or "http/protobuf"
     if otlp and protocol != "http/protobuf":
-        return (
-            None,
-            f"OTEL_EXPORTER_OTLP_PROTOCOL: expected http/protobuf, the one that is spoken here, got {protocol!r}",
-        )
+        return None, f"OTEL_EXPORTER_OTLP_PROTOCOL: expected http/protobuf, got {protocol!r}"
     interval = environ.get("OTEL_METRIC_EXPORT_INTERVAL") or "60000"
     if not interval.isdecimal() or not 1000 <= int(interval) <= 3_600_000:
         return None, f"OTEL_METRIC_EXPORT_INTERVAL: expected milliseconds from 1000 to 3600000, got {interval!r}"
@@ -106,7 +103,7 @@ def _telemetry(environ: Mapping[str, str]) -> tuple[TelemetrySettings | None, st
 
 
 def load_storage(environ: Mapping[str, str] = os.environ) -> Storage:
-    """Where the state is kept: `GATEWAY_STORAGE`, else the account of the Functions host, in the same forms."""
+    """Read the storage account: `GATEWAY_STORAGE`, or else the account of the Functions host, in the same forms."""
     for name in ("GATEWAY_STORAGE", "AzureWebJobsStorage"):
         client_id = environ.get(f"{name}__clientId") or environ.get("AZURE_CLIENT_ID") or None
         if uri := environ.get(f"{name}__tableServiceUri"):
@@ -122,15 +119,16 @@ def load_storage(environ: Mapping[str, str] = os.environ) -> Storage:
 
 
 def _is_sendable(key: str) -> bool:
-    """Whether a key can stand in a header: a line feed at its end, as files have it, would fail every call."""
+    """True if a header can hold the key. A line feed at its end, as in a file, would fail every call."""
     return bool(key) and key.isascii() and key.isprintable() and " " not in key
 
 
 def _document(environ: Mapping[str, str]) -> tuple[str, str]:
-    given = environ.get("GATEWAY_CONFIG") or ""
-    if given.lstrip().startswith("{") or "\n" in given:
-        return "GATEWAY_CONFIG", given
-    path = Path(given) if given else ROOT / "gateway.yaml"
+    """The name and the text of the configuration document. Raises `ConfigurationError`."""
+    variable = environ.get("GATEWAY_CONFIG") or ""
+    if variable.lstrip().startswith("{") or "\n" in variable:
+        return "GATEWAY_CONFIG", variable
+    path = Path(variable) if variable else ROOT / "gateway.yaml"
     try:
         return str(path), path.read_text("utf-8")
     except OSError as error:

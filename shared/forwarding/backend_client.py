@@ -10,14 +10,15 @@ import contextlib
 import functools
 import logging
 from collections.abc import AsyncIterator, Mapping
-from types import TracebackType
-from typing import Self
 
 import aiohttp
 import msgspec
 from yarl import URL
 
 from shared.azure_openai import answers, backend_requests, metering
+from shared.azure_openai.event_reader import EventReader
+from shared.azure_openai.event_relay import EventRelay
+from shared.azure_openai.json_body import UNREADABLE
 from shared.config.document import Timeouts
 from shared.credentials import Credentials
 from shared.errors import CredentialUnavailable
@@ -66,12 +67,7 @@ class BackendClient:
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
         )
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def close(self) -> None:
         await self._session.close()
 
     async def attempt(
@@ -182,10 +178,10 @@ class BackendClient:
             self._breakers.learn(asked, reading)
         ended = functools.partial(self._breakers.end, asked)
         if response.status == 200 and response.content_type == "text/event-stream":
-            meter, head = await self._first_token(call, asked, response)
+            events, head = await self._first_token(call, asked, response)
             deadline, silence = in_seconds(self._timeouts.stream), self._timeouts.total
             answer = UpstreamResponse(
-                call, target, response, head, ended=ended, deadline=deadline, silence=silence, meter=meter
+                call, target, response, head, ended=ended, deadline=deadline, silence=silence, events=events
             )
             self._breakers.success(asked)
             return answer
@@ -246,19 +242,20 @@ class BackendClient:
 
     async def _first_token(
         self, call: Call, target: Target, response: aiohttp.ClientResponse
-    ) -> tuple[metering.StreamMeter, bytes]:
-        meter = metering.StreamMeter(call, eager=call.background or not call.model)
+    ) -> tuple[EventRelay, bytes]:
+        reader = EventReader(call, eager=call.background or not call.model)
+        events = EventRelay(reader)
         head, chunk = b"", b"-"
-        while chunk and not (meter.committed or meter.failed or meter.done) and len(head) <= _MAX_BUFFERED:
+        while chunk and not (reader.committed or reader.failed or events.done) and len(head) <= _MAX_BUFFERED:
             chunk = await response.content.readany()
-            head += meter.feed(chunk)
-        if meter.failed:
+            head += events.feed(chunk)
+        if reader.failed:
             self._breakers.fault(target, "error inside a stream")
             raise AttemptFailed("reported an error before the stream's first token", response.status, charged=True)
-        if not meter.committed:
+        if not reader.committed:
             self._breakers.fault(target, "empty stream")
             raise AttemptFailed("ended the stream before its first token", response.status, charged=True)
-        return meter, head
+        return events, head
 
 
 def _is_answer(call: Call, response: aiohttp.ClientResponse, body: bytes, complete: bool) -> bool:
@@ -301,6 +298,6 @@ async def _read(response: aiohttp.ClientResponse, most: int) -> tuple[bytes, boo
 
 def _worth_telling(body: bytes) -> bool:
     """An error in OpenAI's shape may pass to the caller; a proxy's page may not."""
-    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    with contextlib.suppress(*UNREADABLE):
         return isinstance(msgspec.json.decode(body, type=Mapping[str, object]).get("error"), Mapping)
     return False

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Callable
 import aiohttp
 
 from shared.azure_openai import answers, metering
+from shared.azure_openai.event_reader import EventReader
+from shared.azure_openai.event_relay import EventRelay
 from shared.types import Attempt, Call, Target, Usage
 
 _END_OF_BODY = 0.1  # seconds
@@ -17,11 +19,11 @@ CLOSED_EARLY = "closed the connection before its answer was complete"
 
 
 class UpstreamResponse:
-    """The answer of a target, committed. `head`: the part of the body that has been read already.
+    """The answer of a target, committed. `head`: the part of the body that has been read; `complete`: all of it.
 
-    `meter` follows what comes after it; `complete`: nothing does. `deadline`: when the rest must have come, on the
-    event loop's clock; `silence`: seconds that it may pause meanwhile. `ended` is called once, when nothing more will
-    come. One per call; to be closed by whoever relays it.
+    `feed` meters the rest, and returns the bytes that may pass. `events`: of an event stream. `deadline`: when the rest
+    must have come, on the event loop's clock; `silence`: seconds that it may pause meanwhile. `ended` is called
+    once, when nothing more will come. One per call; to be closed by whoever relays it.
     """
 
     def __init__(
@@ -34,7 +36,7 @@ class UpstreamResponse:
         ended: Callable[[], None],
         deadline: float,
         silence: float = math.inf,
-        meter: metering.StreamMeter | None = None,
+        events: EventRelay | None = None,
         complete: bool = False,
     ) -> None:
         self.call = call
@@ -43,12 +45,18 @@ class UpstreamResponse:
         self.headers = answers.returned_headers(response.headers)
         if call.makes == "realtime_call":
             self.headers |= answers.returned_location(call, response.headers.get("location", ""))
-        self.length = response.headers.get("content-length") if meter is None else None
+        self.length = response.headers.get("content-length") if events is None else None
         self.content = response.content
         self.head = head
         self.deadline = deadline
         self.silence = silence
-        self.meter = meter or metering.BodyMeter(call, response.status, b"" if complete else head)
+        self.events = events
+        self.meter: EventReader | metering.BodyMeter
+        if events is not None:
+            self.meter, self.feed = events.reader, events.feed
+        else:
+            self.meter = metering.BodyMeter(call, response.status, b"" if complete else head)
+            self.feed = self.meter.feed
         self.complete = complete
         self.attempts: tuple[Attempt, ...] = ()
         self._response = response
@@ -56,15 +64,20 @@ class UpstreamResponse:
         if complete:
             self._end()
 
+    @property
+    def at_end(self) -> bool:
+        """True if an event stream has said that it ends; some backends keep the connection open after that."""
+        return self.events is not None and self.events.done
+
     def usage(self) -> Usage:
         """What the answer has taken, as far as it has passed."""
         if self.complete:
             return metering.usage_in_answer(self.call, self.status, self.head)
-        return self.meter.result()
+        return self.meter.usage()
 
-    def said(self, usage: Usage) -> str:
+    def text(self, usage: Usage) -> str:
         """The text of an answer whose usage is an estimate, where it streamed."""
-        return self.meter.said() if usage.estimated and not self.complete else ""
+        return self.meter.text() if usage.estimated and not self.complete else ""
 
     async def rest(self) -> AsyncIterator[bytes]:
         """What comes behind the end of a stream, where something does: a moment is enough for it."""

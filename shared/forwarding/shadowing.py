@@ -70,11 +70,12 @@ async def _read_to_end(call: Call, answer: UpstreamResponse) -> Usage:
     if answer.complete:
         return metering.usage_in_answer(call, answer.status, answer.head)
     async with asyncio.timeout_at(answer.deadline):
-        while not (answer.meter.event_stream and answer.meter.done):
+        while not answer.at_end:
             async with asyncio.timeout(answer.silence):
                 chunk = await answer.content.readany()
             if not chunk:
                 break
-            answer.meter.feed(chunk)
-    answer.meter.end()
-    return answer.meter.result()
+            answer.feed(chunk)
+    if answer.events is not None:
+        answer.events.end()
+    return answer.usage()

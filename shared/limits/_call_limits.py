@@ -6,10 +6,11 @@ from shared.billing.cost import USD, Price
 from shared.limits import estimation
 from shared.limits._amounts import Amounts
 from shared.limits._lease import LeasedLimit
-from shared.limits.estimation import Estimate, Experience, Size
+from shared.limits.estimation import Estimate
 from shared.types import Call, Consumer, Usage
+from shared.usage.token_averages import Size, TokenAverages
 
-_NO_EXPERIENCE = Experience()
+_NO_AVERAGES = TokenAverages()
 
 
 class CallLimits(msgspec.Struct, gc=False):
@@ -22,7 +23,7 @@ class CallLimits(msgspec.Struct, gc=False):
     estimated: bool
     priced: bool
     price: Price | None
-    experience: Experience | None
+    experience: TokenAverages | None
 
     def hold_for(self, consumer: Consumer) -> bool:
         """True if the consumer's policy has not changed."""
@@ -59,9 +60,9 @@ class CallLimits(msgspec.Struct, gc=False):
         for limit in self.limits:
             limit.learn(self.experience)
 
-    def _experience_with(self, limit: LeasedLimit) -> Experience:
+    def _experience_with(self, limit: LeasedLimit) -> TokenAverages:
         """The experience with such calls, else with others under this limit, here or on other instances."""
-        return self.experience or limit.experience or _NO_EXPERIENCE
+        return self.experience or limit.experience or _NO_AVERAGES
 
 
 def _usd(price: Price, tokens: Estimate) -> float:

@@ -17,8 +17,8 @@ from shared.limits._rows import LimitsTable
 from shared.limits._safe_mode import Safe, Standing, spend_safely
 from shared.limits._settlement import SettlementScheduler
 from shared.limits._token_bucket import Denial
-from shared.limits.estimation import Experience
 from shared.limits.scopes import Scope
+from shared.usage.token_averages import TokenAverages
 
 logger = logging.getLogger("tollgate.limits")
 
@@ -40,7 +40,7 @@ class LeasedLimit:
         self._task: asyncio.Task[None] | None = None  # the exchange under way
         self._timer: asyncio.TimerHandle | None = None  # of the calls that wait
         self._safe = _UNTOUCHED
-        self._experience: Experience | None = None
+        self._experience: TokenAverages | None = None
 
     @property
     def scope(self) -> Scope:
@@ -56,13 +56,13 @@ class LeasedLimit:
         self._exchange.change(scope)
 
     @property
-    def experience(self) -> Experience | None:
+    def experience(self) -> TokenAverages | None:
         """The experience with calls under this limit, here or on other instances; None if there is none."""
         if self._experience is None and (output := self._exchange.expected_output):
-            return Experience.of_others(output)
+            return TokenAverages.of_others(output)
         return self._experience
 
-    def learn(self, experience: Experience) -> None:
+    def learn(self, experience: TokenAverages) -> None:
         """Use this experience from now on, and share its expected output with other instances."""
         self._experience = experience
         self._exchange.expect_output(experience.expected_output)

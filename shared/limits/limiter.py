@@ -27,10 +27,10 @@ from shared.limits._exchange import Alert, Denied
 from shared.limits._lease import LeasedLimit
 from shared.limits._rows import LimitsTable
 from shared.limits._settlement import SettlementScheduler
-from shared.limits.estimation import Size
 from shared.limits.scopes import Scope
 from shared.storage import Store, names
 from shared.types import Call, Consumer, Target, Usage
+from shared.usage.token_averages import Size
 
 logger = logging.getLogger("tollgate.limits")
 

@@ -150,14 +150,14 @@ class ManagementApi:
         _refuse_unknown(query, *usage_report.PARAMETERS)
         if (form := query.get("format", "json")) not in ("json", "csv"):
             raise InvalidRequest(f"format: expected json or csv, got {form[:64]!r}.", param="format")
-        question = usage_report.question(query, self._store.now(), by=by)
-        report = await usage_report.report(self._store, self._tariff, question)
+        asked = usage_report.parse_query(query, self._store.now(), by=by)
+        report = await usage_report.report(self._store, self._tariff, asked)
         if form == "csv":
             return Response(usage_report.as_csv(report.heads(), report.rows(names)), media_type="text/csv")
         return JsonResponse(
             {
-                "since": f"{question.since:%Y-%m-%dT%H:%MZ}",
-                "until": f"{question.until:%Y-%m-%dT%H:%MZ}",
+                "since": f"{asked.since:%Y-%m-%dT%H:%MZ}",
+                "until": f"{asked.until:%Y-%m-%dT%H:%MZ}",
                 "lines": report.rows(names),
                 "total": report.totals(),
             }

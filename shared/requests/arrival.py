@@ -4,17 +4,17 @@ import time
 
 import msgspec
 
-from shared.telemetry.spans import TraceContext
+from shared.telemetry.spans import UNTRACED, TraceContext
 
 
 class ReceivedRequest(msgspec.Struct, frozen=True):
-    """`started` is on the monotonic clock. `place` in its trace is None if nothing is traced."""
+    """`started` is on the monotonic clock."""
 
     request_id: str
     started: float
     method: str
     path: str
-    place: TraceContext | None = None
+    trace: TraceContext = UNTRACED
 
     def milliseconds(self) -> float:
         """Time since the request arrived."""

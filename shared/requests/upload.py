@@ -55,9 +55,9 @@ class Upload:
         """The value of a field, reading on until it has come; None when the body ends without it."""
         wanted = self._sought = name.encode()
         fields = self._follow(wanted)
-        while (wanted not in fields.found or to_the_end) and await self._more():
+        while (wanted not in fields.values or to_the_end) and await self._more():
             pass
-        found = fields.found.get(wanted)
+        found = fields.values.get(wanted)
         try:
             return found.value.decode() if found else None
         except UnicodeDecodeError:
@@ -76,7 +76,7 @@ class Upload:
     @property
     def asks_for_stream(self) -> bool:
         """Whether what has come so far says that the answer is to be a stream."""
-        field = self.fields.found.get(_STREAM) if self.fields else None
+        field = self.fields.values.get(_STREAM) if self.fields else None
         return field is not None and field.value.strip().lower() in (b"true", b"1")
 
     @property
@@ -156,7 +156,7 @@ class Upload:
                 self._keeps = False
         if self.fields is not None:
             self.fields.feed(chunk)
-            if self._forbidden and self._forbidden in self.fields.found:
+            if self._forbidden and self._forbidden in self.fields.values:
                 name = self._forbidden.decode()
                 raise InvalidRequest(f"Send `{name}` in a body of JSON, not of multipart.", param=name)
 
@@ -166,15 +166,15 @@ class Upload:
         return self.fields
 
     def _searching(self) -> bool:
-        return bool(self._sought) and self.fields is not None and self._sought not in self.fields.found
+        return bool(self._sought) and self.fields is not None and self._sought not in self.fields.values
 
     def _replaced(self) -> tuple[int, int]:
         """Where the model's name stands, and how long it is; at the beginning, if there is none."""
-        found = self.fields.found.get(b"model") if self.fields else None
+        found = self.fields.values.get(b"model") if self.fields else None
         return (found.start, len(found.value)) if found else (0, 0)
 
     def _insertion(self, model: bytes) -> bytes:
-        if self.fields is not None and b"model" in self.fields.found:
+        if self.fields is not None and b"model" in self.fields.values:
             return model
         parting = multipart.boundary(self.content_type)
         return b"--" + parting + b'\r\nContent-Disposition: form-data; name="model"\r\n\r\n' + model + b"\r\n"

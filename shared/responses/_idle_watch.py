@@ -6,7 +6,6 @@ import math
 
 from starlette.types import Send
 
-from shared.azure_openai.metering import StreamMeter
 from shared.forwarding.response import UpstreamResponse
 from shared.responses.rendering import KEEP_ALIVE_COMMENT, send_part
 
@@ -20,11 +19,11 @@ class Watch:
         """`timeout`: of the whole answer. `heartbeat`: seconds until a silent stream gets a comment; 0: never."""
         self._waits = False  # for a chunk; else for the caller to take one, which is no silence
         self._loop = asyncio.get_running_loop()
-        self._events = upstream.meter if isinstance(upstream.meter, StreamMeter) else None
+        self._events = upstream.events
         self._longest = upstream.silence
         self._timeout = timeout
         self._send = send
-        self._heartbeat = heartbeat if heartbeat and self._events else math.inf
+        self._heartbeat = heartbeat if heartbeat and self._events is not None else math.inf
         self._since = self._said = self._loop.time()
         self._sending: asyncio.Future[None] | None = None
         self._timer = self._loop.call_at(self._next(), self._look)

@@ -20,7 +20,7 @@ from shared.requests.disconnect import CallerConnection, CallerDisconnected
 from shared.requests.upload import Upload
 from shared.responses.keep_alive import KeepAliveResponse
 from shared.responses.relay import Ended, RelayedResponse
-from shared.responses.rendering import JsonResponse, error_response
+from shared.responses.rendering import ErrorResponse, JsonResponse
 from shared.routing.router import Router, explained
 from shared.types import LEFT, Attempt, Binding, Call, Consumer, Outcome, Plan, Target, Usage
 
@@ -88,14 +88,14 @@ class Dispatcher:
             answer.cancel()
             raise
 
-    async def _forwarded(self, admitted: AdmittedCall) -> Response:
+    async def _forwarded(self, admitted: AdmittedCall) -> RelayedResponse | ErrorResponse:
         received = admitted.received
         forwarded = self._forwarder.sending(
             admitted.call, admitted.plan, received.request_id, received.started, admitted.upload
         )
         return await self._accounted(admitted, self._forward(admitted, forwarded), lambda: forwarded.attempts)
 
-    async def _forward(self, admitted: AdmittedCall, forwarded: ForwardedCall) -> tuple[Response, None]:
+    async def _forward(self, admitted: AdmittedCall, forwarded: ForwardedCall) -> tuple[RelayedResponse, None]:
         """The answer of the first target that gives one. The response itself accounts for it."""
         upstream = await forwarded.run()
         try:
@@ -143,14 +143,15 @@ class Dispatcher:
         headers = {"x-gateway-request-id": admitted.received.request_id}
         return JsonResponse(body, headers=headers), Outcome(status=200)
 
-    async def _accounted(
+    async def _accounted[R: Response](
         self,
         admitted: AdmittedCall,
-        work: Coroutine[Any, Any, tuple[Response, Outcome | None]],
+        work: Coroutine[Any, Any, tuple[R, Outcome | None]],
         attempts: Callable[[], tuple[Attempt, ...]] = tuple,
-    ) -> Response:
-        """The response that `work` returns, unless the caller disconnects before. Puts the end of the call on record,
-        except where `work` returns no outcome: its response then does, when it has been sent.
+    ) -> R | ErrorResponse:
+        """The response that `work` returns, or the error of all targets. Puts the end of the call on record, unless
+        `work` returns no outcome: its response then does, when it has been sent. Raises `CallerDisconnected` and
+        `GatewayError`.
 
         `attempts` returns those made so far."""
         received, record = admitted.received, admitted.record
@@ -162,10 +163,10 @@ class Dispatcher:
         except ForwardingFailed as failed:
             error = state_unavailable(failed.error, admitted.binding)
             failure = Outcome(status=error.status, attempts=failed.attempts, ended="refused")
-            return error_response(error, _gateway_headers(received, admitted.plan, failed.attempts))
+            return ErrorResponse(error, _gateway_headers(received, admitted.plan, failed.attempts))
         except CallerDisconnected:
             failure = hung_up(admitted.call, attempts(), round(received.milliseconds()))
-            return Response(status_code=HUNG_UP)
+            raise
         except GatewayError as error:
             failure = Outcome(status=error.status, ended="refused")
             raise
@@ -241,7 +242,7 @@ def _relay(admitted: AdmittedCall, upstream: UpstreamResponse, recorder: ObjectR
         headers,
         close,
         heartbeat=admitted.heartbeat,
-        witness=recorder,
+        recorder=recorder,
         upload=admitted.upload,
     )
 

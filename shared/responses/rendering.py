@@ -16,9 +16,6 @@ INTERRUPTED = {
 }
 
 
-BROKEN_OFF = msgspec.json.encode(INTERRUPTED)
-
-
 KEEP_ALIVE_COMMENT = b": keep-alive\n\n"
 
 
@@ -31,18 +28,25 @@ class JsonResponse(Response):
         return msgspec.json.encode(content)
 
 
-def error_response(error: GatewayError, headers: Mapping[str, str]) -> Response:
-    """The answer that tells a `GatewayError`."""
-    body = {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
-    return JsonResponse(body, error.status, {**headers, **error.limits, **error.headers()})
+class ErrorResponse(JsonResponse):
+    """A `GatewayError` as a response."""
+
+    def __init__(self, error: GatewayError, headers: Mapping[str, str]) -> None:
+        super().__init__({"error": error_object(error)}, error.status, {**headers, **error.limits, **error.headers()})
+        self.error = error
+
+
+def error_object(error: GatewayError) -> dict[str, object]:
+    """The member `error` of a body or an event."""
+    return {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
 
 
 def error_event(error: Mapping[str, object], *, typed: bool) -> bytes:
-    """The event that tells an error, as official clients raise it: they look for a member `error`."""
+    """The event that reports an error, in the shape that official clients raise: they look for a member `error`."""
     if not typed:
         return b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"
-    told = {"type": "error", "code": error["code"], "message": error["message"], "param": None, "error": error}
-    return b"event: error\ndata: " + msgspec.json.encode(told) + b"\n\n"
+    event = {"type": "error", "code": error["code"], "message": error["message"], "param": None, "error": error}
+    return b"event: error\ndata: " + msgspec.json.encode(event) + b"\n\n"
 
 
 async def send_part(send: Send, body: bytes) -> None:

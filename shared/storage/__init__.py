@@ -1,8 +1,7 @@
-"""What the gateway remembers between requests: rows under an ETag, as Azure Table Storage keeps them.
+"""State that outlives a request: tables of rows with ETags, as Azure Table Storage has them.
 
-One Protocol with two implementations that pass the same contract test (`tests/storage/test_stores.py`): `memory.py`,
-and `tables.py` for Azure Table Storage. The rooms that remember something (authentication, ledger, roll-up, rotation)
-say in their own words what their rows mean; here are only the five things a table can do.
+`memory.py` and `tables.py` (Azure Table Storage) implement the Protocols, and pass the same contract test
+(`tests/storage/test_stores.py`). The meaning of rows is left to the packages that own them.
 """
 
 from collections.abc import AsyncIterator, Mapping
@@ -13,11 +12,11 @@ import msgspec
 Value = str | int | float | bool
 Properties = Mapping[str, Value]
 
-MAX_BATCH = 100  # rows in one transaction, Table Storage's own bound
+MAX_BATCH = 100  # rows per transaction, by Table Storage's own limit
 
 
 class Row(msgspec.Struct, frozen=True):
-    """A row as it was read. `etag` names this version of it."""
+    """A row as it was read. `etag` identifies its version."""
 
     partition: str
     key: str
@@ -26,20 +25,21 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Table(Protocol):
-    """A table of rows. Every method raises `StoreUnavailable` when the store does not answer within its time budget,
-    refuses, or answers nonsense; a table that does not exist yet reads as empty and is made by the first write.
+    """A table of rows. Every method raises `StoreUnavailable` if the store fails or exceeds its time budget. A table
+    that does not exist reads as empty, and the first write creates it.
 
     Partition and row keys are at most 512 characters without `/ \\ # ?` and control characters (`ValueError`).
     """
 
     async def get(self, partition: str, key: str) -> Row | None:
-        """The row, or None."""
+        """Return the row, or None."""
         ...
 
     async def put(self, partition: str, key: str, properties: Properties, etag: str | None) -> str | None:
-        """Write the whole row if nobody else was first: insert when `etag` is None, else replace if it still has it.
+        """Write the whole row: insert it if `etag` is None, otherwise replace the version with this ETag.
 
-        The new ETag; None when somebody was first (re-read: a write whose answer was lost looks the same)."""
+        Return the new ETag, or None on a conflict with another writer. A write whose answer was lost looks the same, so
+        read the row again."""
         ...
 
     async def merge(self, partition: str, rows: Mapping[str, Properties]) -> None:
@@ -47,15 +47,15 @@ class Table(Protocol):
         ...
 
     async def delete(self, partition: str, key: str) -> None:
-        """Remove the row, whatever its version; one that is not there is no error."""
+        """Delete the row in any version, if it exists."""
         ...
 
     def scan(self, partition: str) -> AsyncIterator[Row]:
-        """The partition's rows in order of their keys. Not a snapshot: rows written meanwhile may or may not show."""
+        """Yield the rows of a partition by key. Not a snapshot: rows written meanwhile may or may not appear."""
         ...
 
     def scan_all(self, after: str = "") -> AsyncIterator[Row]:
-        """Every row of the table whose partition is greater than `after`, in order of partition and key."""
+        """Yield all rows with a partition greater than `after`, by partition and key."""
         ...
 
 
@@ -63,19 +63,19 @@ class Store(Protocol):
     """All tables of one storage account."""
 
     def table(self, name: str) -> Table:
-        """The table of that name, made when first written to."""
+        """Return a table, which the first write creates."""
         ...
 
     async def names(self, prefix: str) -> list[str]:
-        """Names of the tables that exist and begin with `prefix`, sorted."""
+        """Return the names of existing tables with this prefix, sorted."""
         ...
 
     async def drop(self, name: str) -> None:
-        """Remove a table with all its rows."""
+        """Delete a table with all its rows."""
         ...
 
     def now(self) -> float:
-        """Seconds since 1970 by the store's clock (the `Date` of its answers), which all instances share."""
+        """Return seconds since 1970 by the store's clock (the `Date` header), which all instances share."""
         ...
 
     async def close(self) -> None: ...

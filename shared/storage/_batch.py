@@ -1,4 +1,4 @@
-"""The wire of a Table Storage transaction: rows -> the body of one `$batch` of merges, and its answer -> a verdict.
+"""Wire format of a Table Storage transaction: encodes rows as one `$batch` of merges, and decodes its answer.
 
 Source: "Performing entity group transactions" and "Insert Or Merge Entity", learn.microsoft.com. No I/O.
 """
@@ -28,14 +28,14 @@ _CODE = re.compile(rb'"code"\s*:\s*"(\w{1,80})"')
 
 
 class BatchError(msgspec.Struct, frozen=True):
-    """What the service said to a transaction it did not carry out. `code` is Azure's word for it, or empty."""
+    """The error of a transaction that was not executed. `code` is Azure's error code, or empty."""
 
     status: int
     code: str
 
 
 def encode(target: str, partition: str, rows: Mapping[str, Properties]) -> bytes:
-    """The body of the transaction that merges `rows`. `target` is the table's URL. Rows must have been checked."""
+    """Encode a transaction that merges `rows`, already checked by `_rules`. `target` is the table's URL."""
     row_head = _ROW.format(target=target, partition=_entity.escape_key(partition)).encode()
     parts = [_HEAD]
     for key, properties in rows.items():
@@ -49,12 +49,12 @@ def encode(target: str, partition: str, rows: Mapping[str, Properties]) -> bytes
     parts.append(_TAIL)
     body = b"".join(parts)
     if len(body) > MAX_TRANSACTION:
-        raise ValueError(f"a transaction of {len(body)} bytes; Table Storage takes {MAX_TRANSACTION}")
+        raise ValueError(f"the transaction has {len(body)} bytes; Table Storage allows {MAX_TRANSACTION}")
     return body
 
 
 def error_in(status: int, body: bytes, rows: int) -> BatchError | None:
-    """None when all `rows` were written. A refused transaction answers 202, too, with one part that says why."""
+    """The error, None if all `rows` were written. A rejected transaction has status 202, too, and one error part."""
     if status != 202:
         return BatchError(status, code(body))
     statuses = [int(digits) for digits in _STATUS.findall(body)]
@@ -65,6 +65,6 @@ def error_in(status: int, body: bytes, rows: int) -> BatchError | None:
 
 
 def code(body: bytes) -> str:
-    """Azure's word for what went wrong in the body of an answer, or ""."""
+    """Azure's error code in the body of an answer, or ""."""
     match = _CODE.search(body)
     return match[1].decode() if match else ""

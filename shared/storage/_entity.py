@@ -1,4 +1,4 @@
-"""The wire of rows: their addresses, their JSON with the types that JSON does not tell, and pages of them. No I/O.
+"""Wire format of rows: addresses, typed JSON, queries and pages. No I/O.
 
 Source: "Payload format for Table service operations" and "Query timeout and pagination", learn.microsoft.com.
 """
@@ -24,10 +24,10 @@ _decode_page = msgspec.json.Decoder(_Page).decode
 
 
 def encode(partition: str, key: str, properties: Properties) -> bytes:
-    """A row's JSON. Numbers carry their types where they need to: the service takes an integer for 32 bits, and 5.0 for
-    one.
+    """Encode a row as JSON, with type annotations for floats and long integers: without them, the service reads
+    integers as 32 bits, and 5.0 as an integer.
 
-    JSON may hold U+2028 and U+2029 as they are, but Azurite takes them for ends of lines and loses the row."""
+    U+2028 and U+2029 are escaped because Azurite takes them for line ends, and loses the row."""
     entity: dict[str, Value] = {"PartitionKey": partition, "RowKey": key, **properties}
     for name, value in properties.items():
         kind = type(value)
@@ -43,35 +43,35 @@ def encode(partition: str, key: str, properties: Properties) -> bytes:
 
 
 def decode(body: bytes) -> Row:
-    """The row in an answer. Raises `msgspec.MsgspecError`, `ValueError` or `KeyError` over a foreign body."""
+    """Decode the row in an answer. Raises `msgspec.MsgspecError`, `ValueError` or `KeyError`."""
     return _row(_decode_row(body))
 
 
 def decode_page(body: bytes) -> list[Row]:
-    """The rows of a query's page, in the service's order. Raises as `decode`."""
+    """Decode a page of rows. Raises as `decode`."""
     return [_row(entity) for entity in _decode_page(body).value]
 
 
 def address(partition: str, key: str) -> str:
-    """What follows a table's path to name one of its rows."""
+    """The address of a row, to be appended to the path of its table."""
     return f"(PartitionKey='{escape_key(partition)}',RowKey='{escape_key(key)}')"
 
 
 def escape_key(key: str) -> str:
-    """A key as it stands between the quotes of an entity's address."""
+    """A key, escaped for the quotes of an address."""
     return key if key.isalnum() and key.isascii() else quote(key.replace("'", "''"), safe="")
 
 
 def query(condition: str, most: int, following: Mapping[str, str]) -> str:
-    """A query's parameters. `following`: what the last page told of the next one (`next_page`)."""
+    """Parameters of a query. `following`: the result of `next_page` for the previous page."""
     more = "".join(f"&{name}={quote(value, safe='')}" for name, value in following.items())
     return f"$filter={quote(condition, safe='')}&$top={most}{more}"
 
 
 def next_page(headers: Mapping[str, str]) -> dict[str, str]:
-    """The parameters that ask for the page behind this one; empty behind the last."""
-    told = {name: headers.get(f"x-ms-continuation-{name}") for name in ("NextPartitionKey", "NextRowKey")}
-    return {name: value for name, value in told.items() if value}
+    """Parameters that request the next page, {} after the last."""
+    tokens = {name: headers.get(f"x-ms-continuation-{name}") for name in ("NextPartitionKey", "NextRowKey")}
+    return {name: token for name, token in tokens.items() if token}
 
 
 def _row(entity: dict[str, Value]) -> Row:
@@ -85,7 +85,7 @@ def _row(entity: dict[str, Value]) -> Row:
 
 
 def _typed(kind: Value, value: Value) -> Value:
-    """Dates and the like, written by other hands, stay text."""
+    """Types that the gateway does not write, such as dates, stay text."""
     if kind == "Edm.Int64":
         return int(value)
     return float(value) if kind == "Edm.Double" else value

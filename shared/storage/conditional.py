@@ -1,4 +1,4 @@
-"""Read, change and conditionally write one row, until no other writer comes between."""
+"""Updates of one row by read, change and conditional write, repeated after conflicts with other writers."""
 
 import asyncio
 import random

@@ -1,4 +1,4 @@
-"""Tables in memory, with Table Storage's semantics: for tests, and for a gateway that runs alone and may forget."""
+"""Tables in memory, with Table Storage's semantics, for tests."""
 
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -43,7 +43,7 @@ class MemoryStore:
 
 
 class MemoryTable:
-    """A handle: the rows belong to the store, so that every handle of a name sees the same ones."""
+    """A view of one table. The store holds the rows, so all views of a name share them."""
 
     def __init__(self, store: MemoryStore, name: str) -> None:
         self._store = store
@@ -100,5 +100,5 @@ class MemoryTable:
 
 
 def _order(key: str) -> bytes:
-    """Table Storage compares keys by their UTF-16 units, Python by code points."""
+    """A key's place in Table Storage's order, which is by UTF-16 units instead of code points."""
     return key.encode("utf-16-be")

@@ -1,7 +1,6 @@
-"""A store whose operations are tried again when it fails: for work in the background that takes hundreds of them.
+"""A store that retries failed operations, for background work with hundreds of them.
 
-Nothing changes for who looks: a `put` that is tried again after its answer was lost is refused, as if somebody had been
-faster, and that has to be reckoned with anyway.
+A `put` that is retried after its answer was lost returns None, as after a conflict, which its caller handles anyway.
 """
 
 import asyncio
@@ -11,42 +10,42 @@ from shared.errors import StoreUnavailable
 from shared.storage import Properties, Row, Store, Table
 
 _TRIES = 7
-_FIRST_PAUSE = 0.05  # seconds, doubled each time: three seconds in all
+_FIRST_PAUSE = 0.05  # seconds, doubled each time: three seconds in total
 
 
 class RetryingStore:
-    """Another store, with patience."""
+    """Another store, with retries."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self.now = store.now
         self.close = store.close
 
-    def table(self, name: str) -> "PatientTable":
-        return PatientTable(self._store.table(name))
+    def table(self, name: str) -> "RetryingTable":
+        return RetryingTable(self._store.table(name))
 
     async def names(self, prefix: str) -> list[str]:
-        return await _patiently(lambda: self._store.names(prefix))
+        return await _retried(lambda: self._store.names(prefix))
 
     async def drop(self, name: str) -> None:
-        await _patiently(lambda: self._store.drop(name))
+        await _retried(lambda: self._store.drop(name))
 
 
-class PatientTable:
+class RetryingTable:
     def __init__(self, table: Table) -> None:
         self._table = table
 
     async def get(self, partition: str, key: str) -> Row | None:
-        return await _patiently(lambda: self._table.get(partition, key))
+        return await _retried(lambda: self._table.get(partition, key))
 
     async def put(self, partition: str, key: str, properties: Properties, etag: str | None) -> str | None:
-        return await _patiently(lambda: self._table.put(partition, key, properties, etag))
+        return await _retried(lambda: self._table.put(partition, key, properties, etag))
 
     async def merge(self, partition: str, rows: Mapping[str, Properties]) -> None:
-        await _patiently(lambda: self._table.merge(partition, rows))
+        await _retried(lambda: self._table.merge(partition, rows))
 
     async def delete(self, partition: str, key: str) -> None:
-        await _patiently(lambda: self._table.delete(partition, key))
+        await _retried(lambda: self._table.delete(partition, key))
 
     async def scan(self, partition: str) -> AsyncIterator[Row]:
         async for row in _resumed(lambda _: self._table.scan(partition), ""):
@@ -57,7 +56,7 @@ class PatientTable:
             yield row
 
 
-async def _patiently[T](operation: Callable[[], Awaitable[T]]) -> T:
+async def _retried[T](operation: Callable[[], Awaitable[T]]) -> T:
     for number in range(_TRIES - 1):
         try:
             return await operation()
@@ -67,18 +66,18 @@ async def _patiently[T](operation: Callable[[], Awaitable[T]]) -> T:
 
 
 async def _resumed(scan: Callable[[str], AsyncIterator[Row]], after: str) -> AsyncIterator[Row]:
-    """A scan that goes on behind the last row that it gave. The tries begin anew with every row."""
+    """A scan that continues after the last row it yielded. Every row resets the number of tries."""
     failures = 0
-    last: Row | None = None  # that was given
+    last: Row | None = None  # that was yielded
     while True:
-        given = last
+        skip_to = last
         try:
             async for row in scan(after):
-                if given is not None and _place(row) <= _place(given):
+                if skip_to is not None and _place(row) <= _place(skip_to):
                     continue
                 if last is not None and row.partition != last.partition:
                     after = last.partition
-                failures, last, given = 0, row, None
+                failures, last, skip_to = 0, row, None
                 yield row
             return
         except StoreUnavailable:
@@ -89,5 +88,5 @@ async def _resumed(scan: Callable[[str], AsyncIterator[Row]], after: str) -> Asy
 
 
 def _place(row: Row) -> tuple[bytes, bytes]:
-    """Table Storage compares keys by their UTF-16 units, Python by code points."""
+    """A row's place in Table Storage's order, which is by UTF-16 units instead of code points."""
     return row.partition.encode("utf-16-be"), row.key.encode("utf-16-be")

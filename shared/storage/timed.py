@@ -1,4 +1,4 @@
-"""A store whose operations are timed, for telemetry. Without telemetry there is none of it."""
+"""A store that reports the time of each operation, for telemetry."""
 
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -6,29 +6,29 @@ from contextlib import contextmanager
 
 from shared.storage import Properties, Row, Store, Table
 
-Told = Callable[[str, float, str], None]
-"""An operation's name, its seconds, and the type of the error that it raised, or ""."""
+Report = Callable[[str, float, str], None]
+"""Receives an operation's name, its seconds, and the type of the error that it raised, or ""."""
 
 
 class TimedStore:
-    """Another store, and every operation on its tables told."""
+    """Another store, with a report of every operation on its tables."""
 
-    def __init__(self, store: Store, told: Told) -> None:
+    def __init__(self, store: Store, report: Report) -> None:
         self._store = store
-        self._told = told
+        self._report = report
         self.now = store.now
         self.names = store.names
         self.drop = store.drop
         self.close = store.close
 
     def table(self, name: str) -> "TimedTable":
-        return TimedTable(self._store.table(name), self._told)
+        return TimedTable(self._store.table(name), self._report)
 
 
 class TimedTable:
-    def __init__(self, table: Table, told: Told) -> None:
+    def __init__(self, table: Table, report: Report) -> None:
         self._table = table
-        self._told = told
+        self._report = report
 
     async def get(self, partition: str, key: str) -> Row | None:
         with self._timed("get"):
@@ -46,7 +46,7 @@ class TimedTable:
         with self._timed("delete"):
             await self._table.delete(partition, key)
 
-    # Not timed: how long a scan takes is up to its reader.
+    # Scans are not timed: their time depends on the reader.
 
     def scan(self, partition: str) -> AsyncIterator[Row]:
         return self._table.scan(partition)
@@ -63,4 +63,4 @@ class TimedTable:
             error = type(raised).__name__
             raise
         finally:
-            self._told(operation, time.monotonic() - started, error)
+            self._report(operation, time.monotonic() - started, error)

@@ -8,8 +8,8 @@ import time
 from typing import TextIO
 
 
-class _Lines(logging.Formatter):
-    """One line an event: time, level, logger, message. The time's text is made once a second, since every call logs."""
+class _LineFormatter(logging.Formatter):
+    """One line per event: time, level, logger, message. The time is formatted once a second: every call logs."""
 
     _second = 0
     _text = ""
@@ -26,9 +26,9 @@ class _Lines(logging.Formatter):
         return f"{self.formatTime(record)} {record.levelname} {record.name} {record.msg}"
 
 
-class _Together(logging.StreamHandler[TextIO]):
+class _BatchingHandler(logging.StreamHandler[TextIO]):
     """Writes the lines of one turn of the event loop together: calls end in groups, as their rows are written, and a
-    write for each would be a good part of what a line costs. From a warning on, lines are written at once."""
+    write per line would be much of its cost. Warnings and errors are written at once."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
@@ -38,7 +38,7 @@ class _Together(logging.StreamHandler[TextIO]):
         try:
             self._lines.append(self.format(record))
             if record.levelno < logging.WARNING:
-                with contextlib.suppress(RuntimeError):  # no loop runs: there are no turns
+                with contextlib.suppress(RuntimeError):  # no event loop is running
                     loop = asyncio.get_running_loop()
                     if len(self._lines) == 1:
                         loop.call_soon(self.flush)
@@ -59,15 +59,15 @@ class _Together(logging.StreamHandler[TextIO]):
 
 
 def log_to_stdout() -> None:
-    """As containers expect. Where the host has set up logging of its own, that is used."""
+    """Log to standard output, as containers expect, unless the host has configured logging."""
     root = logging.getLogger("tollgate")
     root.setLevel(logging.INFO)
     if not logging.getLogger().handlers and not root.handlers:
-        handler = _Together(sys.stdout)
-        handler.setFormatter(_Lines("%(asctime)s %(levelname)s %(name)s %(message)s"))
+        handler = _BatchingHandler(sys.stdout)
+        handler.setFormatter(_LineFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
         root.addHandler(handler)
         root.propagate = False
-        # The logging HOWTO's "Optimization": what no line of ours shows need not be gathered for each.
+        # The logging HOWTO's "Optimization": skip the fields that no line shows.
         logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
         logging.logAsyncioTasks = False  # type: ignore[attr-defined]
         logging._srcfile = None

@@ -1,8 +1,8 @@
-"""Sends what telemetry.py tells: to Application Insights with Azure Monitor's exporter, elsewhere by OTLP, or both.
+"""Sends telemetry to Application Insights with Azure Monitor's exporter, to other collectors by OTLP, or both.
 
-A thread of its own does it, and imports what it needs: neither a start nor a call waits for that. Spans and log records
-are handed to the exporters whole. The Azure Monitor distribution's set-up (`configure_azure_monitor`) is left alone: it
-instruments every HTTP library, so that each try would be told twice, and the host tells requests already.
+A thread exports, and imports the exporters, so neither the start nor a call waits for them. The Azure Monitor
+distribution's `configure_azure_monitor` is not used: it instruments every HTTP library, so attempts would be reported
+twice, and the host reports requests already.
 """
 
 import asyncio
@@ -22,10 +22,10 @@ from shared.telemetry.spans import Span
 logger = logging.getLogger("tollgate")
 
 _SCOPE = "tollgate"
-_LAST_WORD = 5.0  # seconds for what is left when the process ends
-# Azure Monitor's exporter would report on itself to Microsoft, ask there for settings, and describe the process with
-# every batch. What is set already stays.
-_TO_ITSELF = (
+_TIMEOUT_AT_EXIT = 5.0  # seconds to export the rest
+# Without these, Azure Monitor's exporter sends statistics about itself to Microsoft, asks there for settings, and
+# describes the process with every batch. Variables that are set already stay.
+_SELF_REPORTING = (
     "APPLICATIONINSIGHTS_STATSBEAT_DISABLED_ALL",
     "APPLICATIONINSIGHTS_CONTROLPLANE_DISABLED",
     "APPLICATIONINSIGHTS_SDKSTATS_DISABLED",
@@ -34,7 +34,7 @@ _TO_ITSELF = (
 
 
 class ExportThread:
-    """Exports batches in a thread. `instance` names this process."""
+    """A thread that exports batches. `instance` names this process."""
 
     def __init__(self, settings: TelemetrySettings, instance: str) -> None:
         self._settings = settings
@@ -53,7 +53,7 @@ class ExportThread:
 
     async def close(self) -> None:
         self._queue.put(None)
-        await asyncio.to_thread(self._thread.join, _LAST_WORD)
+        await asyncio.to_thread(self._thread.join, _TIMEOUT_AT_EXIT)
 
     def _run(self) -> None:
         destinations: Sequence[Destination] | None = None
@@ -64,21 +64,21 @@ class ExportThread:
                     destinations = _destinations(self._settings, self._instance)
                 for destination in destinations:
                     destination.export(batch)
-            except Exception:  # the next batch may do better, and a thread that ended would do nothing
-                logger.exception("telemetry could not be exported")
+            except Exception:  # the next batch may succeed
+                logger.exception("cannot export telemetry")
             self._idle = True
 
 
 class Destination:
-    """Three exporters of OpenTelemetry's, and what each needs beside the batch. `delta`: metrics are told as what has
-    come since the last time; else as what has come since the start."""
+    """OpenTelemetry exporters of spans, logs and metrics. `delta` returns True if an instrument reports changes since
+    the last export, False if it reports totals since the start."""
 
     def __init__(self, resource: Any, spans: Any, logs: Any, metrics: Any, delta: Callable[[Instrument], bool]) -> None:
         self._resource = resource
         self._spans, self._logs, self._metrics = spans, logs, metrics
         self._delta = delta
         self._totals: dict[tuple[Instrument, Labels], Point] = {}
-        self._started = self._told = time.time_ns()
+        self._started = self._exported = time.time_ns()
 
     def export(self, batch: Batch) -> None:
         if batch.spans:
@@ -93,17 +93,17 @@ class Destination:
         from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
         now = time.time_ns()
-        told: dict[Instrument, list[Point]] = {}
+        series: dict[Instrument, list[Point]] = {}
         for point in points:
             if point.instrument.kind == "gauge" or self._delta(point.instrument):
-                told.setdefault(point.instrument, []).append(point)
+                series.setdefault(point.instrument, []).append(point)
             else:
                 key = (point.instrument, point.labels)
                 self._totals[key] = summed(self._totals.get(key), point)
-        for total in self._totals.values():  # every series every time, whether anything has come or not
-            told.setdefault(total.instrument, []).append(total)
-        metrics = [self._metric(instrument, series, now) for instrument, series in told.items()]
-        self._told = now
+        for total in self._totals.values():  # every series every time, also without new values
+            series.setdefault(total.instrument, []).append(total)
+        metrics = [self._metric(instrument, its_points, now) for instrument, its_points in series.items()]
+        self._exported = now
         scope = ScopeMetrics(InstrumentationScope(_SCOPE), metrics, "")
         return MetricsData([ResourceMetrics(self._resource, [scope], "")])
 
@@ -111,7 +111,7 @@ class Destination:
         from opentelemetry.sdk.metrics.export import AggregationTemporality, Gauge, Histogram, Metric, Sum
 
         delta = self._delta(instrument)
-        start = self._told if delta else self._started
+        start = self._exported if delta else self._started
         temporality = AggregationTemporality.DELTA if delta else AggregationTemporality.CUMULATIVE
         data_points = [_data_point(point, start, now) for point in points]
         match instrument.kind:
@@ -130,16 +130,16 @@ def _destinations(settings: TelemetrySettings, instance: str) -> Sequence[Destin
     resource = Resource.create({"service.instance.id": instance})
     if str(resource.attributes.get("service.name", "unknown_service")).startswith("unknown_service"):
         resource = resource.merge(Resource({"service.name": "tollgate"}))
-    found = []
+    destinations = []
     if settings.connection_string is not None:
-        found.append(_azure_monitor(settings.connection_string, resource))
+        destinations.append(_azure_monitor(settings.connection_string, resource))
     if settings.otlp:
-        found.append(_otlp(resource))
-    return found
+        destinations.append(_otlp(resource))
+    return destinations
 
 
 def _azure_monitor(connection_string: str, resource: Any) -> Destination:
-    for name in _TO_ITSELF:
+    for name in _SELF_REPORTING:
         os.environ.setdefault(name, "true")
     from azure.monitor.opentelemetry.exporter import (
         AzureMonitorLogExporter,
@@ -147,7 +147,7 @@ def _azure_monitor(connection_string: str, resource: Any) -> Destination:
         AzureMonitorTraceExporter,
     )
 
-    # Not kept on disk when it cannot be sent: the disk may be read-only, and is gone with the instance.
+    # No retries from disk: it may be read-only, and is lost with the instance.
     options: dict[str, Any] = {"connection_string": connection_string, "disable_offline_storage": True}
     return Destination(
         resource,
@@ -159,7 +159,7 @@ def _azure_monitor(connection_string: str, resource: Any) -> Destination:
 
 
 def _otlp(resource: Any) -> Destination:
-    """The exporters read the standard variables OTEL_EXPORTER_OTLP_* by themselves."""
+    """A collector by OTLP. The exporters themselves read the standard variables OTEL_EXPORTER_OTLP_*."""
     from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -168,7 +168,7 @@ def _otlp(resource: Any) -> Destination:
 
     exporter = OTLPMetricExporter()
     kinds = {"histogram": metrics.Histogram, "counter": metrics.Counter}
-    preferred = exporter._preferred_temporality or {}  # where the SDK's own reader looks, too
+    preferred = exporter._preferred_temporality or {}  # as the SDK's own reader does
     delta = {kind: preferred.get(of) == AggregationTemporality.DELTA for kind, of in kinds.items()}
     return Destination(
         resource, OTLPSpanExporter(), OTLPLogExporter(), exporter, lambda instrument: delta.get(instrument.kind, False)
@@ -176,8 +176,8 @@ def _otlp(resource: Any) -> Destination:
 
 
 def _readable_span(span: Span, resource: Any) -> Any:
-    """As the SDK hands it to exporters. Made whole, because a span of the SDK's would have to be open during the call,
-    and costs 40 µs besides."""
+    """The span as exporters read it. It is built directly, because an SDK span would have to be open during the call
+    and would cost another 40 µs."""
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
     from opentelemetry.trace import SpanKind, Status, StatusCode
@@ -187,7 +187,7 @@ def _readable_span(span: Span, resource: Any) -> Any:
         context=_span_context(span.trace_id, span.span_id),
         parent=_span_context(span.trace_id, span.parent_id) if span.parent_id else None,
         resource=resource,
-        # How many calls a kept one stands for: Application Insights multiplies its counts by that.
+        # Application Insights multiplies its counts by the number of calls that a kept one represents.
         attributes={**span.attributes, "tollgate.represents": span.represents, "_MS.sampleRate": 100 / span.represents},
         kind=SpanKind.CLIENT,
         status=Status(StatusCode.ERROR, span.error) if span.error else Status(StatusCode.UNSET),

@@ -1,8 +1,8 @@
-"""The metrics that the gateway tells: names, units, dimensions and buckets, by OpenTelemetry's GenAI conventions.
+"""The gateway's metrics: names, units, dimensions and buckets, by OpenTelemetry's GenAI conventions.
 
-The names are written out because the package that holds them marks them as moved. A consumer is no dimension: there may
-be thousands, each times models and backends, and every series is sent by every instance every minute. Who used what
-stands in the ledger to the token, and in the spans of the calls that are kept.
+Names are literal because the package that defines them marks them as moved. Consumers are not a dimension: there may be
+thousands, times models and backends, and every instance sends every series every minute. Usage by consumer is in the
+ledger, and in the spans of kept calls.
 """
 
 from shared.telemetry.metrics import Instrument
@@ -35,7 +35,7 @@ TOKENS = Instrument(
     (*_OF_A_CALL, "gen_ai.token.type"), _TOKENS,
 )  # fmt: skip
 ATTEMPTS = Instrument(
-    "counter", "tollgate.attempts", "{try}", "Tries of calls on backends.", (BACKEND, REGION, "tollgate.result")
+    "counter", "tollgate.attempts", "{try}", "Attempts of calls on backends.", (BACKEND, REGION, "tollgate.result")
 )
 REFUSALS = Instrument(
     "counter", "tollgate.refusals", "{call}", "Calls that the gateway refused before they reached a backend.",
@@ -43,23 +43,21 @@ REFUSALS = Instrument(
 )  # fmt: skip
 TRIPS = Instrument("counter", "tollgate.backend.trips", "{trip}", "Times a deployment was ejected.", (BACKEND,))
 LIMIT_HITS = Instrument(
-    "counter", "tollgate.limit.hits", "{call}", "Calls that met a limit.", ("tollgate.scope", "tollgate.limit")
+    "counter", "tollgate.limit.hits", "{call}", "Calls refused by a limit.", ("tollgate.scope", "tollgate.limit")
 )
 LIMIT_ALERTS = Instrument(
-    "counter", "tollgate.limit.alerts", "{alert}", "Quotas and budgets that have reached so many percent.",
+    "counter", "tollgate.limit.alerts", "{alert}", "Times a quota or a budget reached a percentage.",
     ("tollgate.limit", "tollgate.percentage"),
 )  # fmt: skip
-LEDGER_LOST = Instrument("counter", "tollgate.ledger.lost", "{row}", "Usage rows given up.")
-TELEMETRY_LOST = Instrument("counter", "tollgate.telemetry.lost", "{item}", "Spans and log lines given up.")
+LEDGER_LOST = Instrument("counter", "tollgate.ledger.lost", "{row}", "Usage rows lost.")
+TELEMETRY_LOST = Instrument("counter", "tollgate.telemetry.lost", "{item}", "Spans and log lines lost.")
 STORE = Instrument(
     "histogram", "tollgate.store.duration", "s", "An operation of the tables.",
     ("tollgate.store.operation", "error.type"), _BRIEF,
 )  # fmt: skip
-LAG = Instrument(
-    "histogram", "tollgate.event_loop.lag", "s", "How much later than due the event loop runs what is due.", (), _BRIEF
-)
-BACKLOG = Instrument("gauge", "tollgate.ledger.backlog", "{row}", "Usage rows that are not in the table yet.")
-SAFE_MODE = Instrument("gauge", "tollgate.safe_mode", "1", "1: limits are decided without the table.")
+LAG = Instrument("histogram", "tollgate.event_loop.lag", "s", "Delay of the event loop's timers.", (), _BRIEF)
+BACKLOG = Instrument("gauge", "tollgate.ledger.backlog", "{row}", "Usage rows not in the table yet.")
+SAFE_MODE = Instrument("gauge", "tollgate.safe_mode", "1", "1: limits are applied without the table.")
 INSTRUMENTS = (
     DURATION, FIRST_TOKEN, PER_TOKEN, TOKENS, ATTEMPTS, REFUSALS, TRIPS, LIMIT_HITS, LIMIT_ALERTS, LEDGER_LOST,
     TELEMETRY_LOST, STORE, LAG, BACKLOG, SAFE_MODE,

@@ -1,8 +1,8 @@
-"""Numbers of many calls, added up in the process until they are exported. Pure.
+"""Counters and histograms that add up values in the process until they are exported. Pure.
 
-The OpenTelemetry SDK's own instruments take 14 to 22 µs for a value, and a call records about seven; these take 0.5.
-Instruments are declared with their dimensions, all of which come from the configuration or from a short list, so that
-the number of time series is bounded by design; a bound of its own stands behind that.
+The OpenTelemetry SDK's own instruments take 14 to 22 µs per value, and a call records about seven; these take 0.5. The
+values of dimensions come from the configuration or from a short list, which bounds the number of time series; each
+instrument has a hard bound as well.
 """
 
 from bisect import bisect_left
@@ -18,9 +18,8 @@ Labels = tuple[str, ...]
 
 
 class Instrument(msgspec.Struct, frozen=True):
-    """A metric, in OpenTelemetry's terms. `dimensions` name its attributes, in the order in which values are given.
-
-    `bounds`: a histogram's upper bounds of buckets."""
+    """A metric, in OpenTelemetry's terms. `dimensions` are the names of its attributes, in the order of `Labels`.
+    `bounds` are the upper bounds of a histogram's buckets."""
 
     kind: Literal["histogram", "counter", "gauge"]
     name: str
@@ -31,7 +30,7 @@ class Instrument(msgspec.Struct, frozen=True):
 
 
 class Distribution:
-    """The values of one time series of a histogram. A value that equals a bound belongs below it."""
+    """The values of one time series of a histogram. A value equal to a bound is in the bucket below it."""
 
     __slots__ = ("bounds", "buckets", "count", "largest", "smallest", "sum")
 
@@ -53,7 +52,7 @@ class Distribution:
             self.largest = value
 
     def add(self, other: "Distribution") -> None:
-        """All values of another with the same bounds."""
+        """Add the values of another distribution with the same bounds."""
         self.buckets = [mine + theirs for mine, theirs in zip(self.buckets, other.buckets, strict=True)]
         self.count += other.count
         self.sum += other.sum
@@ -62,7 +61,7 @@ class Distribution:
 
 
 class Histogram(dict[Labels, Distribution]):
-    """A histogram's time series by the values of its dimensions; asking for one makes it."""
+    """A histogram's time series by the values of its dimensions. Looking one up creates it."""
 
     def __init__(self, instrument: Instrument) -> None:
         super().__init__()
@@ -88,20 +87,20 @@ class Counter(dict[Labels, float]):
 
 
 class Point(msgspec.Struct, frozen=True):
-    """What one time series has to tell: of a histogram and a counter, what has come since it was told last."""
+    """The value of one time series: of a gauge now, of histograms and counters since the last export."""
 
     instrument: Instrument
     labels: Labels
     value: float | Distribution
 
     def attributes(self) -> dict[str, str]:
-        """Dimensions without a value are left out."""
+        """The attributes, without empty values."""
         named = zip(self.instrument.dimensions, self.labels, strict=True)
         return {name: value for name, value in named if value}
 
 
 def drained(*families: Histogram | Counter) -> Iterator[Point]:
-    """Every time series with something new; they begin anew with the next value."""
+    """Return every time series with new values, and reset them."""
     for family in families:
         series: Mapping[Labels, float | Distribution] = dict(family)
         family.clear()
@@ -109,7 +108,7 @@ def drained(*families: Histogram | Counter) -> Iterator[Point]:
 
 
 def summed(before: Point | None, new: Point) -> Point:
-    """Two points of one series as one."""
+    """Add two points of one series."""
     if before is None:
         return new
     if isinstance(before.value, Distribution) and isinstance(new.value, Distribution):

@@ -1,8 +1,7 @@
-"""A call as spans: its place in a trace, one span for the call and one for each try. Pure.
+"""The spans of a call: one for the call, one per attempt. Pure.
 
-Made when the call has ended, since its `Outcome` holds all there is to tell. Attributes are those of OpenTelemetry's
-GenAI conventions, with names written out, and `tollgate.*`: names of the configuration, ids, times and counts; no text
-of a caller's or a backend's.
+They are built from the call's `Outcome` when it has ended. Attributes follow OpenTelemetry's GenAI conventions, with
+literal names, and `tollgate.*`: configured names, ids, times and counts; no text of callers or backends.
 """
 
 from collections.abc import Iterator
@@ -25,28 +24,32 @@ Attributes = dict[str, str | int | float | bool]
 
 
 class TraceContext(msgspec.Struct, frozen=True):
-    """A request's place in a trace. `parent_id` 0: it begins the trace. `wanted` False: the caller's trace is not kept.
-    `started` on the monotonic clock.
+    """The ids of a request's span. `parent_id` 0: it begins the trace. `sampled` False: the caller does not sample the
+    trace. `started` is monotonic.
 
-    The ids are made of the request's: who knows one can find the other."""
+    A trace that begins here has the request's id as its id, so each can be derived from the other."""
 
     request_id: str
     started: float
     trace_id: int
     span_id: int
     parent_id: int = 0
-    wanted: bool = True
+    sampled: bool = True
     kept: bool = False
 
     @property
-    def trace(self) -> str:
+    def hex_id(self) -> str:
         return f"{self.trace_id:032x}"
 
 
-def place(request_id: str, started: float, traceparent: str) -> TraceContext:
-    """`traceparent` as W3C's Trace Context has it; "" or anything else: no parent.
+UNTRACED = TraceContext("", 0.0, 0, 0)
 
-    >>> place("01KAJWBX00000000000000000Z", 0.0, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01").trace
+
+def trace_context(request_id: str, started: float, traceparent: str) -> TraceContext:
+    """Parse W3C's `traceparent`. If it is empty or malformed, the request begins a trace.
+
+    >>> parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    >>> trace_context("01KAJWBX00000000000000000Z", 0.0, parent).hex_id
     '0af7651916cd43dd8448eb211c80319c'
     """
     number = ulid.number(request_id)
@@ -58,17 +61,17 @@ def place(request_id: str, started: float, traceparent: str) -> TraceContext:
         except ValueError:
             return TraceContext(request_id, started, number, own)
         if trace_id > 0 and parent_id > 0 and traceparent[:2] != "ff":
-            return TraceContext(request_id, started, trace_id, own, parent_id, wanted=bool(flags & 1))
+            return TraceContext(request_id, started, trace_id, own, parent_id, sampled=bool(flags & 1))
     return TraceContext(request_id, started, number, own)
 
 
 def operation_of(call: Call) -> str:
-    """The conventions' word for a call's operation, ours where they have none."""
+    """The conventions' name of a call's operation, else the gateway's."""
     return _OPERATIONS.get(call.operation.name, call.operation.name)
 
 
 class Span(msgspec.Struct, frozen=True):
-    """Times in nanoseconds since 1970. `error` "": it went well. `represents`: so many like it, this one included."""
+    """Times in nanoseconds since 1970. `error` "": success. `represents`: number of calls like it, including itself."""
 
     name: str
     trace_id: int
@@ -82,7 +85,7 @@ class Span(msgspec.Struct, frozen=True):
 
 
 def of_call(
-    where: TraceContext,
+    trace: TraceContext,
     consumer: Consumer,
     call: Call,
     outcome: Outcome,
@@ -92,33 +95,33 @@ def of_call(
     represents: int,
     usd: float | None = None,
 ) -> Iterator[Span]:
-    """The span of a call that was admitted, and those of its tries. `ended` on the monotonic clock, whose zero was at
-    `epoch` in seconds since 1970; `usd`: what it cost, where its price is known."""
+    """The span of an admitted call and those of its attempts. `ended` is on the monotonic clock, whose zero is `epoch`
+    in seconds since 1970. `usd` is the cost, None if the price is unknown."""
     operation = operation_of(call)
     target = outcome.served_by or (outcome.attempts[-1].target if outcome.attempts else None)
     yield Span(
         f"{operation} {target.model if target else call.model}".rstrip(),
-        where.trace_id,
-        where.span_id,
-        where.parent_id,
-        _nanoseconds(epoch + where.started),
+        trace.trace_id,
+        trace.span_id,
+        trace.parent_id,
+        _nanoseconds(epoch + trace.started),
         _nanoseconds(epoch + ended),
-        _attributes(where, operation, consumer, call, outcome) | ({} if usd is None else {"tollgate.usd": usd}),
+        _attributes(trace, operation, consumer, call, outcome) | ({} if usd is None else {"tollgate.usd": usd}),
         error_of(outcome),
         represents,
     )
     for number, attempt in enumerate(outcome.attempts, 1):
-        yield of_attempt(where, call, attempt, number, epoch, represents)
+        yield of_attempt(trace, call, attempt, number, epoch, represents)
 
 
-def of_attempt(where: TraceContext, call: Call, attempt: Attempt, number: int, epoch: float, represents: int) -> Span:
-    """The span of a try, below its call's."""
+def of_attempt(trace: TraceContext, call: Call, attempt: Attempt, number: int, epoch: float, represents: int) -> Span:
+    """The span of an attempt, a child of its call's."""
     operation, started = operation_of(call), _nanoseconds(epoch + attempt.started)
     return Span(
         f"{operation} {attempt.target.deployment}".rstrip(),
-        where.trace_id,
-        (where.span_id + number) & _64_BITS or 1,
-        where.span_id,
+        trace.trace_id,
+        (trace.span_id + number) & _64_BITS or 1,
+        trace.span_id,
         started,
         started + round(attempt.milliseconds * 1e6),
         _attempt_attributes(operation, call, attempt, number),
@@ -127,17 +130,17 @@ def of_attempt(where: TraceContext, call: Call, attempt: Attempt, number: int, e
     )
 
 
-def of_refusal(where: TraceContext, status: int, code: str, ended: float, epoch: float, represents: int) -> Span:
+def of_refusal(trace: TraceContext, status: int, code: str, ended: float, epoch: float, represents: int) -> Span:
     """The span of a request that was refused before it was admitted."""
     attributes: Attributes = {
         "http.response.status_code": status,
         "error.type": code,
-        "tollgate.request_id": where.request_id,
+        "tollgate.request_id": trace.request_id,
         "tollgate.status": status,
         "tollgate.error": code,
     }
-    start, end = _nanoseconds(epoch + where.started), _nanoseconds(epoch + ended)
-    ids = (where.trace_id, where.span_id, where.parent_id)
+    start, end = _nanoseconds(epoch + trace.started), _nanoseconds(epoch + ended)
+    ids = (trace.trace_id, trace.span_id, trace.parent_id)
     return Span("refused", *ids, start, end, attributes, code, represents)
 
 
@@ -146,14 +149,14 @@ def _nanoseconds(seconds: float) -> int:
 
 
 def error_of(outcome: Outcome) -> str:
-    """What kept a call from a whole answer, in few words; "": nothing."""
+    """The reason why a call has no whole answer, as one of few words; "": it has one."""
     if outcome.status >= 400:
         return "hung_up" if outcome.ended == "hung_up" else str(outcome.status)
     return outcome.ended if outcome.ended in ("hung_up", "cut") else ""
 
 
 def result_of(attempt: Attempt) -> str:
-    """How a try ended, in one of few words."""
+    """The result of an attempt, as one of few words."""
     if attempt.problem == "":
         return "ok" if attempt.status < 400 else "caller_error"
     if attempt.status == 429:
@@ -169,10 +172,10 @@ def result_of(attempt: Attempt) -> str:
     return "timeout" if attempt.problem.startswith("no ") else "unreachable"
 
 
-def _attributes(where: TraceContext, operation: str, consumer: Consumer, call: Call, outcome: Outcome) -> Attributes:
-    """Of a call's span. App Insights keeps `error.type` and the status for itself, hence the second names."""
+def _attributes(trace: TraceContext, operation: str, consumer: Consumer, call: Call, outcome: Outcome) -> Attributes:
+    """The attributes of a call's span. App Insights reserves `error.type` and the status, hence the second names."""
     usage, target = outcome.usage, outcome.served_by
-    told: dict[str, str | int | float | bool | None] = {
+    attributes: dict[str, str | int | float | bool | None] = {
         "gen_ai.operation.name": operation,
         "gen_ai.provider.name": PROVIDER,
         MODEL: call.model,
@@ -187,7 +190,7 @@ def _attributes(where: TraceContext, operation: str, consumer: Consumer, call: C
         "azure.resource_provider.namespace": "Microsoft.CognitiveServices",
         "http.response.status_code": outcome.status,
         "error.type": error_of(outcome) or None,
-        "tollgate.request_id": where.request_id,
+        "tollgate.request_id": trace.request_id,
         "tollgate.consumer": consumer.id,
         "tollgate.team": consumer.team or None,
         "tollgate.status": outcome.status,
@@ -199,14 +202,14 @@ def _attributes(where: TraceContext, operation: str, consumer: Consumer, call: C
         REGION: target.backend.region if target else None,
         "tollgate.model": target.model if target else None,
     }
-    return {name: value for name, value in told.items() if value is not None}
+    return {name: value for name, value in attributes.items() if value is not None}
 
 
 def _attempt_attributes(operation: str, call: Call, attempt: Attempt, number: int) -> Attributes:
-    """Of a try's span: an HTTP request, so that App Insights draws the backend on its map."""
+    """The attributes of an attempt's span: an HTTP request, so that App Insights shows the backend on its map."""
     target = attempt.target
     host, _, port = target.backend.endpoint.partition("://")[2].rstrip("/").partition(":")
-    told: Attributes = {
+    attributes: Attributes = {
         "gen_ai.operation.name": operation,
         "gen_ai.provider.name": PROVIDER,
         MODEL: target.deployment,
@@ -222,5 +225,5 @@ def _attempt_attributes(operation: str, call: Call, attempt: Attempt, number: in
         "tollgate.status": attempt.status,
     }
     if attempt.problem:
-        told["error.type"] = result_of(attempt)
-    return told
+        attributes["error.type"] = result_of(attempt)
+    return attributes

@@ -1,8 +1,8 @@
-"""Rows on their way to the table, in groups: while one batch is on its way the next one fills, so that a lone row waits
-for one round trip and a busy process batches by itself.
+"""Writes rows to the table in groups: while one batch is written the next one fills. A lone row waits for one round
+trip; a busy process batches by itself.
 
-While the table is out of reach nobody waits for it for longer than two seconds, and rows go to the overflow on disk,
-which is read back as soon as the table answers. What cannot be kept is given up with a line that says what it was.
+While the table is unavailable, no answer waits longer than two seconds. Rows go to the overflow on disk, which is read
+back when the table answers. Rows that cannot be kept are dropped, and the log says how many tokens they had.
 """
 
 import asyncio
@@ -16,16 +16,16 @@ from shared.usage.overflow import Group, Overflow
 
 logger = logging.getLogger("tollgate.ledger")
 
-# After a batch of so many rows the next one starts so many seconds later at the earliest: a transaction costs as much
-# CPU as forty rows, so that a busy process had better write fifty times a second than a hundred.
+# After a batch of at least _BUSY rows, the next one starts _PACE seconds later. A transaction costs as much CPU as
+# forty rows, so a busy process should write fifty times a second rather than a hundred.
 _BUSY, _PACE = 4, 0.02
-_PATIENCE = 2.0  # seconds that an answer is held back for its row
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds between tries of a batch
-_MAX_ROWS = 50_000  # rows kept in memory where there is no room on disk: about 50 MB
+_PATIENCE = 2.0  # seconds that an answer waits for its row
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds between attempts to write a batch
+_MAX_ROWS = 50_000  # rows kept in memory if the disk has no room: about 50 MB
 
 
 class Batch:
-    """Rows of one partition, to be written in one transaction, and the answers that wait for them."""
+    """Rows of one partition for one transaction, and the answers that wait for them."""
 
     def __init__(self, table: str, partition: str, born: float) -> None:
         self.table = table
@@ -42,8 +42,8 @@ class Batch:
 
 
 class GroupCommit:
-    """Merges rows into tables in the background. `clock` is monotonic; `linger`: seconds a row may wait for company;
-    `late` is told of a partition that got rows from disk."""
+    """Merges rows into tables in the background. `clock` is monotonic. `linger`: seconds that a row waits for others to
+    join its batch. `late` is called with a partition that got rows from disk."""
 
     def __init__(
         self,
@@ -62,12 +62,12 @@ class GroupCommit:
         self._writer: asyncio.Task[None] | None = None
         self._reader: asyncio.Task[None] | None = None
         self._under_way: Batch | None = None
-        self._spilling: list[Batch] = []  # on their way to the disk
+        self._spilling: list[Batch] = []  # being written to disk
         self._lingering: asyncio.TimerHandle | None = None
         self._failing_since: float | None = None
         self._pause = _FIRST_PAUSE
-        self.dropped = 0  # rows given up since the start
-        self.spilled = 0  # rows that went to disk since the start
+        self.dropped = 0  # rows since the start
+        self.spilled = 0  # rows written to disk since the start
 
     @property
     def backlog(self) -> int:
@@ -75,18 +75,19 @@ class GroupCommit:
         return sum(len(batch.rows) for batch in (*self._batches, *self._spilling))
 
     def add(self, table: str, partition: str, key: str, properties: dict[str, Value]) -> Batch:
-        """Put properties into a row. They are written some time after `soon` or `at_once`."""
+        """Merge properties into a row. They are written after the next `soon` or `at_once`."""
         batch = self._open_batch(table, partition, key)
         row = batch.rows.get(key)
         batch.rows[key] = properties if row is None else row | properties
         return batch
 
     def soon(self) -> None:
-        """Begin to write after a moment, in which more may come."""
+        """Start writing after `linger`."""
         if self._lingering is None and not self._writing():
             self._lingering = asyncio.get_running_loop().call_later(self._linger, self.at_once)
 
     def at_once(self) -> None:
+        """Start writing now."""
         if self._lingering is not None:
             self._lingering.cancel()
             self._lingering = None
@@ -94,7 +95,7 @@ class GroupCommit:
             self._writer = asyncio.get_running_loop().create_task(self._write())
 
     def written(self, batch: Batch) -> asyncio.Future[None]:
-        """Done when the batch is in the table; early when that takes longer than anyone should wait."""
+        """A future that is done when the batch is in the table, or when it takes too long to wait for."""
         waiter = asyncio.get_running_loop().create_future()
         if self._out_of_patience():
             waiter.set_result(None)
@@ -103,17 +104,17 @@ class GroupCommit:
         return waiter
 
     async def recover(self) -> None:
-        """Read back what processes before this one left on disk."""
+        """Start to write the rows that earlier processes left on disk."""
         if self._overflow is not None and await asyncio.to_thread(self._overflow.adopt):
-            logger.warning("usage rows of an earlier process are read back from disk")
+            logger.warning("reading back usage rows that an earlier process left on disk")
             self._start_reading()
 
-    async def stop(self, patience: float) -> None:
-        """Write what is left; what cannot be written in this time goes to disk, or is reported as lost."""
+    async def close(self, seconds: float) -> None:
+        """Write the remaining rows. Those not written in this time go to disk, or are logged as lost."""
         if self._batches:
             self.at_once()
         if self._writer is not None and self._writing():
-            await asyncio.wait((self._writer,), timeout=patience)
+            await asyncio.wait((self._writer,), timeout=seconds)
             await _end(self._writer)
         await self._spill()
         if self._reader is not None:
@@ -121,14 +122,14 @@ class GroupCommit:
         if self._overflow is not None:
             await asyncio.to_thread(self._overflow.close)
         while self._batches:
-            self._lose(self._batches[0], "were not written before the gateway ended, and not kept on disk")
+            self._lose(self._batches[0], "not written before the gateway ended, and not kept on disk")
 
     def _writing(self) -> bool:
         return self._writer is not None and not self._writer.done()
 
     def _open_batch(self, table: str, partition: str, key: str) -> Batch:
-        """The batch that has this row already, else one that still takes rows of its partition. The one that is on its
-        way takes none."""
+        """The batch that has this row, else one with room for its partition, else a new one. The batch that is being
+        written takes no rows."""
         room = None
         for batch in reversed(self._batches):
             if batch.partition == partition and batch is not self._under_way:
@@ -139,13 +140,13 @@ class GroupCommit:
         if room is not None:
             return room
         if len(self._batches) * MAX_BATCH > _MAX_ROWS:
-            self._lose(self._batches[0], "are the oldest of too many that wait for the table")
+            self._lose(self._batches[0], "the oldest of too many waiting rows")
         batch = Batch(table, partition, self._clock())
         self._batches.append(batch)
         return batch
 
     async def _write(self) -> None:
-        """Writes the batches in turn until none is left; the store bounds the time of each try."""
+        """Write the batches in order until none is left. The store limits the time of each attempt."""
         while self._batches:
             batch, started = self._batches[0], self._clock()
             for waiting in self._batches:  # the oldest first
@@ -159,8 +160,8 @@ class GroupCommit:
                 self._under_way = None
                 await self._wait_for_the_table(started, error)
                 continue
-            except Exception as error:  # no retry can help; the next rows, and answers, must not wait behind these
-                self._lose(batch, f"cannot be written ({type(error).__name__}: {error})")
+            except Exception as error:  # no retry can help, and other rows and answers must not wait
+                self._lose(batch, f"the table rejects them ({type(error).__name__}: {error})")
                 self._under_way = None
                 continue
             self._table_answers()
@@ -174,7 +175,7 @@ class GroupCommit:
     async def _wait_for_the_table(self, tried: float, error: StoreUnavailable) -> None:
         if self._failing_since is None:
             self._failing_since = tried
-            logger.warning("usage rows wait for the table: %s", error)
+            logger.warning("usage rows wait: the table is unavailable: %s", error)
         if self._out_of_patience():
             for waiting in self._batches:
                 waiting.release()
@@ -184,17 +185,17 @@ class GroupCommit:
 
     def _table_answers(self) -> None:
         if self._failing_since is not None:
-            logger.warning("the table takes usage rows again")
+            logger.warning("the table accepts usage rows again")
             self._failing_since, self._pause = None, _FIRST_PAUSE
 
     def _out_of_patience(self) -> bool:
-        """Whether a row that queues now would have to wait for too long: the table fails, or has a backlog to take."""
+        """True if a new row would wait too long: the table fails, or the backlog is old."""
         now = self._clock()
         failing = self._failing_since is not None and now - self._failing_since >= _PATIENCE
         return failing or (bool(self._batches) and now - self._batches[0].born >= _PATIENCE)
 
     async def _spill(self) -> None:
-        """Move what waits to the disk, as far as there is room; what is there is safe from the end of the process."""
+        """Move waiting rows to disk, as far as there is room. There they survive the process."""
         if self._overflow is None or not self._batches:
             return
         moving = self._spilling = list(self._batches)
@@ -204,7 +205,7 @@ class GroupCommit:
         groups = [Group(batch.table, batch.partition, batch.rows) for batch in moving]
         try:
             stored = await asyncio.to_thread(self._overflow.append, groups)
-        except asyncio.CancelledError:  # they may be stored all the same: twice does no harm
+        except asyncio.CancelledError:  # they may be stored nevertheless: twice does no harm
             self._batches.extendleft(reversed(moving))
             raise
         finally:
@@ -221,7 +222,7 @@ class GroupCommit:
             self._reader = asyncio.get_running_loop().create_task(self._read_back())
 
     async def _read_back(self) -> None:
-        """Write what is on disk, at leisure: nobody waits for it."""
+        """Write the rows on disk slowly: no answer waits for them."""
         assert self._overflow is not None
         pause, rows = _FIRST_PAUSE, 0
         while (group := await asyncio.to_thread(self._overflow.next)) is not None:
@@ -233,7 +234,7 @@ class GroupCommit:
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 continue
             except Exception as error:
-                self._give_up(group.rows, f"cannot be written ({type(error).__name__}: {error})")
+                self._give_up(group.rows, f"the table rejects them ({type(error).__name__}: {error})")
             else:
                 self._table_answers()
                 rows, pause = rows + len(group.rows), _FIRST_PAUSE
@@ -249,11 +250,11 @@ class GroupCommit:
         self._give_up(batch.rows, reason)
 
     def _give_up(self, rows: dict[str, dict[str, Value]], reason: str) -> None:
-        """Never without a word, and with what a bill would miss."""
+        """Log every loss, with the number of unbilled tokens."""
         self.dropped += len(rows)
         tokens = [sum(int(row.get(name, 0)) for row in rows.values()) for name in ("e_input", "e_output")]
         logger.error(
-            "%d usage rows lost (%s to %s; %d input and %d output tokens): they %s; %d so far",
+            "%d usage rows lost (%s to %s; %d input and %d output tokens): %s; %d so far",
             len(rows), min(rows), max(rows), *tokens, reason, self.dropped,
         )  # fmt: skip
 

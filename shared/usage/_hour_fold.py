@@ -1,16 +1,15 @@
 """Folds one hour's raw rows into sums."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from shared.token_classes import TOKEN_CLASSES
 from shared.types import LONG_CONTEXT
 from shared.usage import aggregates
-from shared.usage.aggregates import Counts, Dimensions, Fold
+from shared.usage.aggregates import NOBODY, Counts, Dimensions, Fold
 
-GRACE = 600  # seconds after which an intent without an end is closed as an estimate: longer than any call
+GRACE = 600  # seconds, longer than any call, after which an intent without an end is closed as an estimate
 _MOST_LINES = 50_000  # of an hour while it is folded: callers choose names, which must not fill the memory
-NOBODY = "-"  # the backend and region of a call that reached no backend; the consumer of an end without a start
 
 # A line is a list of sums, because that is the fastest to add to: `_FIELDS` gives the places of the fields of `Counts`.
 _FIELDS = {field: place for place, field in enumerate(Counts.__struct_fields__)}
@@ -119,11 +118,3 @@ class HourFold:
     def result(self) -> Fold:
         lines = {Dimensions(*key): Counts(*line) for key, line in self._lines.items()}
         return Fold((self._halves, self._orphans), aggregates.bounded(lines))
-
-
-def fold_rows(rows: Iterable[Mapping[str, Any]], now: float) -> Fold:
-    """Fold one hour's raw rows. `now` is the time by the store's clock."""
-    fold = HourFold(now)
-    for row in rows:
-        fold.add(row)
-    return fold.result()

@@ -8,6 +8,7 @@ from typing import IO, Any
 
 import msgspec
 
+from shared.azure_openai.json_body import UNREADABLE
 from shared.types import Attempt, Outcome
 
 # OpenAI's token tables, as tiktoken caches them; it checks their SHA-256. To download one again:
@@ -65,7 +66,7 @@ def prompt_texts(body: bytes) -> tuple[list[str], int]:
     """
     try:
         prompt = msgspec.json.decode(body, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return [], 0
     texts: list[str] = []
     form = 0

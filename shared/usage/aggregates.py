@@ -1,20 +1,20 @@
-"""Usage folded over an hour, a day or a month, as the table `usageagg` keeps it: written whole or not at all.
+"""Folds of an hour, a day or a month in the table `usageagg`, each committed as a whole.
 
-A fold is a set of lines (one for each `Dimensions` that occurs) in one partition: `h-YYYYMMDDHH`, `d-YYYYMMDD`
-or `m-YYYYMM`. A request may change lines between two folds of its hour: an intent that was closed as an estimate ends
-after all, and leaves the line without a backend for the line of the one that served it. A guard on each line cannot
-make that right, because a writer that was overtaken could still insert a line which the better fold no longer has. So:
+A fold is a set of lines, one per `Dimensions` that occurs, in one partition: `h-YYYYMMDDHH`, `d-YYYYMMDD` or
+`m-YYYYMM`. A request may move between lines from one fold of its hour to the next: an intent that was closed as an
+estimate may still end, and then counts for the backend that served it. A per-row version check is not enough: an
+outdated writer could still insert a line that the better fold no longer has. Therefore:
 
-* the lines of a fold are never overwritten: each attempt writes its own, under a generation of its own;
-* one row per partition, the manifest, names the generation that counts and how many lines it has. It is written last,
-  by compare-and-swap, and only for a higher rank: that is the commit;
-* a rank is (halves of raw rows seen, intents closed as estimates). Halves are only ever added, so a fold that missed
-  one ranks below a fold that saw all, and of two folds of the same halves the later one has closed more intents;
-* whoever commits sweeps the generations that can no longer do so: those that rank no higher than the manifest. A reader
-  who met with a sweep finds too few lines, and reads again.
+* lines of a fold are never overwritten: each writer writes its own, under a new generation;
+* one row per partition, the manifest, names the current generation and its number of lines. It is written last, by
+  compare-and-swap, and only for a higher rank: that is the commit;
+* a rank is (halves of raw rows seen, intents closed as estimates). Halves are only added, so a fold that missed one
+  ranks below a fold that saw all; of two folds of the same halves, the later one has closed more intents;
+* each commit deletes the generations that rank no higher than the manifest. A reader that meets such a sweep counts too
+  few lines, and reads again.
 
-Two writers at once, a crash between any two rows and writers that wake up late leave either fold whole, the better one
-in the end. The rank of a day is the sum over its hours, of a month over its days, for which the same holds.
+Concurrent writers, a crash between any two rows and late writers leave either fold whole, and finally the better one.
+The rank of a day is the sum over its hours, that of a month over its days.
 """
 
 import asyncio
@@ -26,11 +26,11 @@ import msgspec
 from shared.errors import StoreUnavailable
 from shared.storage import MAX_BATCH, Properties, Row, Table, Value
 from shared.storage.conditional import update
+from shared.storage.names import USAGE_AGGREGATES
 from shared.token_classes import TokenCounts
 
-TABLE = "usageagg"
-
-OTHERS = "*"  # the name of those whose own names are too many
+NOBODY = "-"  # a dimension without a value: a call that reached no backend, a consumer without a team
+OTHERS = "*"  # the sum of the names beyond `MOST_NAMES`
 MOST_NAMES = 200
 
 _MANIFEST = "!"  # before every digit, so that a scan begins with it
@@ -42,30 +42,31 @@ Rank = tuple[int, int]
 
 
 class Dimensions(msgspec.Struct, frozen=True, order=True):
-    """Whose usage, of what. `backend`, `region` and `deployment` are `-` when no backend was reached, other names when
-    they are not known. `model` is the caller's word, `served` the backend's. `role`: whether a call was served by it,
-    or what it was that was charged beside (`types.Role`). `context`: `long` where a call had so much input that all of
-    it is charged at other prices (`pricing.LONG_CONTEXT`)."""
+    """The dimensions of a line. `backend`, `region` and `deployment` are `-` if no backend was reached, other names
+    if they are unknown. `model` is the caller's name, `served` the backend's. `role` is `served`, or that of another
+    charged attempt (`types.Role`). `context` is `long` for calls whose size of input changes their prices
+    (`types.LONG_CONTEXT`)."""
 
     key: str
     model: str
     backend: str
     region: str
-    deployment: str = "-"
-    served: str = "-"
+    deployment: str = NOBODY
+    served: str = NOBODY
     tier: str = "default"
     role: str = "served"
-    team: str = "-"
-    product: str = "-"
-    system: str = "-"
+    team: str = NOBODY
+    product: str = NOBODY
+    system: str = NOBODY
     context: str = "short"
 
 
 class Counts(TokenCounts, frozen=True):
-    """`ms` and `ttft` are sums in milliseconds over `timed` and `first_tokens` requests, `sound_ms` of sound.
+    """The sums of a line. `ms` and `ttft` are milliseconds over `timed` and `first_tokens` requests; `sound_ms` is the
+    length of audio.
 
-    `requests` are the callers', of which `errors` failed, `hung_up` lost their callers and `estimated` have tokens that
-    were counted here; `charges` are tries that did not answer a caller, on lines of their own."""
+    Of the callers' `requests`, `errors` failed, `hung_up` lost their caller, and `estimated` have estimated tokens.
+    `charges` are attempts that did not answer a caller, on separate lines."""
 
     requests: int = 0
     ends: int = 0
@@ -116,14 +117,15 @@ def add_lines(parts: Iterable[Lines]) -> Lines:
 
 
 def combine(folds: Sequence[Fold]) -> Fold:
-    """The fold of a longer time from the folds of its parts."""
+    """Add the folds of the parts of a period."""
     rank = (sum(fold.rank[0] for fold in folds), sum(fold.rank[1] for fold in folds))
     return Fold(rank, bounded(add_lines(fold.lines for fold in folds)))
 
 
 def bounded(lines: Lines) -> Lines:
-    """With no more than `MOST_NAMES` pairs of product and system for a key: those of the most tokens, the rest as one.
-    Callers choose these names for themselves, and a new one in every call would make a fold as long as its rows."""
+    """Keep the `MOST_NAMES` pairs of product and system with the most tokens per key; add up the rest as one.
+
+    Callers choose these names: a new one in every call would make a fold as long as its rows."""
     tokens: dict[str, dict[tuple[str, str], int]] = {}
     for line, counts in lines.items():
         names = tokens.setdefault(line.key, {})
@@ -147,7 +149,7 @@ def bounded(lines: Lines) -> Lines:
 
 
 async def read(table: Table, partition: str) -> Fold | None:
-    """The fold that counts, or None when there is none yet."""
+    """The current fold; None if there is none yet. Raises `StoreUnavailable`."""
     for _ in range(_READ_ATTEMPTS):
         manifest, rows = await _look(table, partition)
         if manifest is None:
@@ -155,13 +157,13 @@ async def read(table: Table, partition: str) -> Fold | None:
         lines = [_line(row) for row in rows if _generation(row.key) == manifest.generation]
         if len(lines) == manifest.lines:
             return Fold(manifest.rank, dict(lines))
-    raise StoreUnavailable(f"{TABLE} {partition}: replaced again and again while it was read")
+    raise StoreUnavailable(f"{USAGE_AGGREGATES} {partition}: was replaced during each of {_READ_ATTEMPTS} reads")
 
 
 async def commit(table: Table, partition: str, fold: Fold, nonce: str) -> int:
-    """Make `fold` the one that counts unless one that ranks as high is there. The number of rows written.
+    """Make `fold` the current one unless the current one ranks at least as high. Return the number of rows written.
 
-    `nonce` must be new: two folds of one rank may differ, when each missed what the other saw."""
+    `nonce` must be new: two folds of one rank differ if each missed rows that the other saw."""
     manifest, rows = await _look(table, partition)
     keys, written = [row.key for row in rows], 0
     if manifest is None or manifest.rank < fold.rank:
@@ -211,7 +213,7 @@ async def _sweep(table: Table, partition: str, manifest: _Manifest, keys: list[s
 
 
 async def _look(table: Table, partition: str) -> tuple[_Manifest | None, list[Row]]:
-    """The manifest and the lines of every generation."""
+    """The manifest, and the lines of all generations."""
     manifest, rows = None, []
     async for row in table.scan(partition):
         if row.key == _MANIFEST:
@@ -227,15 +229,15 @@ def _manifest(row: Row) -> _Manifest:
 
 
 def _properties(dimensions: Dimensions, counts: Counts) -> Properties:
-    """Without what is zero: most lines count few things."""
+    """The properties of a line, without zeros: most lines have few counts."""
     numbers = {name: number for name, number in msgspec.structs.asdict(counts).items() if number}
     return {**msgspec.structs.asdict(dimensions), **numbers}
 
 
 def _line(row: Row) -> tuple[Dimensions, Counts]:
-    """Lines that were written before a dimension was known lack it."""
+    """Read a line. Lines written before a dimension existed lack it."""
     text = {name: str(row.properties[name]) for name in Dimensions.__struct_fields__ if name in row.properties}
-    dimensions = Dimensions(**{"key": "-", "model": "-", "backend": "-", "region": "-"} | text)
+    dimensions = Dimensions(**dict.fromkeys(("key", "model", "backend", "region"), NOBODY) | text)
     return dimensions, Counts(*(_integer(row.properties, name) for name in Counts.__struct_fields__))
 
 

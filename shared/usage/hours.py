@@ -1,7 +1,9 @@
-"""Hours in UTC, counted from 1970, and the names that the usage tables give to them. Pure."""
+"""Hours in UTC, counted from 1970, and their names in the usage tables. Pure."""
 
 import calendar
 import time
+
+from shared.storage.names import USAGE
 
 HOUR = 3600
 DAY = 24  # hours
@@ -33,7 +35,7 @@ def next_month(hour: int) -> int:
 
 
 def raw_table(hour: int) -> str:
-    return f"usage{label(hour)[:6]}"
+    return f"{USAGE}{label(hour)[:6]}"
 
 
 def hour_partition(hour: int) -> str:

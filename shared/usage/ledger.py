@@ -1,7 +1,7 @@
-"""Usage as rows that survive a crash: an intent when a call is admitted, its end before the caller has the last byte.
+"""Records usage in rows that survive a crash: an intent when a call is admitted, its end before the last byte is sent.
 
 Both halves are merges of disjoint properties into one row, so retries, lost answers and reordering neither lose nor
-double anything. How rows are written is `group_commit.py`'s.
+duplicate anything. `_group_commit.py` writes the rows.
 """
 
 import asyncio
@@ -9,7 +9,6 @@ import functools
 import os
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 import msgspec
 
@@ -18,18 +17,19 @@ from shared.config.document import Durability
 from shared.storage import Store, Value
 from shared.token_classes import TOKEN_CLASSES
 from shared.types import Attempt, Call, Consumer, Outcome, Target, Usage
-from shared.usage import rollup
+from shared.usage import hours, rollup
 from shared.usage._group_commit import GroupCommit
 from shared.usage.overflow import Overflow
+from shared.usage.token_averages import Size, TokenAverages
 
-_WEIGHT = 0.05  # of the newest prompt in an average
-_MOST_EXPERIENCES = 10_000
-SHARDS = 16  # partitions an hour; an instance writes to one of them, so that its rows share a transaction
-# Seconds that a row may wait for company. A quick call needs no more than one write then; where no answer waits for its
-# row, a busy instance needs a write a second.
+_MOST_AVERAGES = 10_000
+_NO_AVERAGES = TokenAverages(prior=1)
+SHARDS = 16  # partitions per hour; an instance writes to one of them, so its rows share transactions
+# Seconds that a row waits for others. A quick call then needs one write, and a busy instance whose answers do not wait
+# for their rows needs one write per second.
 _LINGER: dict[Durability, float] = {"committed": 0.1, "deferred": 1.0}
 
-# The property of each field of `Usage`; one that is zero or empty takes no bytes. Sums are kept by `rollup.py`.
+# The property of each field of `Usage`. Zero and empty values are not stored.
 _PROPERTIES = {field: tokens.row for field, tokens in TOKEN_CLASSES.items()} | {
     "images": "e_images",
     "seconds": "e_seconds",
@@ -39,41 +39,28 @@ _PROPERTIES = {field: tokens.row for field, tokens in TOKEN_CLASSES.items()} | {
     "estimated": "e_est",
 }
 _IN_ORDER = tuple(_PROPERTIES[field] for field in Usage.__struct_fields__)
-_ALWAYS = frozenset(("e_input", "e_output"))
-_WHOSE = ("s_key", "s_team", "s_product", "s_system", "s_model", "s_ts")  # what rows of the same call have in common
+_WHOSE = ("s_key", "s_team", "s_product", "s_system", "s_model", "s_ts")  # properties that all rows of a call share
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """Where the row of a call stands, and what it began with."""
+    """The place of a call's row, and its first half."""
 
     table: str
     partition: str
     request_id: str
     intent: dict[str, Value] = {}
-    rough: int = 0  # tokens of the prompt, estimated by its length alone
-
-
-class _Experience(msgspec.Struct):
-    """How many tokens the prompts of one key to one model had for each that their length made expect."""
-
-    factor: float = 1.0
-    calls: int = 0
-
-    def learn(self, tokens: int, rough: int) -> None:
-        self.calls += 1
-        self.factor += max(_WEIGHT, 1 / self.calls) * (tokens / rough - self.factor)
+    size: Size = Size(0)  # of the prompt
 
 
 @functools.lru_cache(maxsize=4)
 def _place(hour: int, shard: int) -> tuple[str, str]:
     """The table and the partition of an hour since 1970."""
-    start = datetime.fromtimestamp(hour * 3600, UTC)
-    return f"usage{start:%Y%m}", f"{start:%Y%m%d%H}-{shard:02d}"
+    return hours.raw_table(hour), f"{hours.label(hour)}-{shard:02d}"
 
 
 class Ledger:
-    """Notes what calls took. One per process; `clock` is monotonic. `overflow`: where rows go that the table does not
-    take; without one they wait in memory."""
+    """The usage records of one process. `clock` is monotonic. Without an `overflow` on disk, rows that the table does
+    not accept wait in memory."""
 
     def __init__(
         self,
@@ -87,32 +74,28 @@ class Ledger:
         late = functools.partial(rollup.note_late, store)
         self._rows = GroupCommit(store, overflow, _LINGER[durability], clock, late)
         self.instance = ulid.new(store.now())[-10:]
-        self._experiences: dict[tuple[Value, Value], _Experience] = {}
+        self._averages: dict[tuple[Value, Value], TokenAverages] = {}
         self._shard = int.from_bytes(os.urandom(2)) % SHARDS
 
     @property
     def backlog(self) -> int:
-        """Rows that are neither in the table nor on disk yet."""
+        """Rows that are not yet in the table or on disk."""
         return self._rows.backlog
 
     @property
-    def spilled(self) -> int:
-        """Rows that went to disk since the start."""
-        return self._rows.spilled
-
-    @property
     def dropped(self) -> int:
-        """Rows given up since the start."""
+        """Rows lost since the start."""
         return self._rows.dropped
 
-    def open(self, request_id: str, consumer: Consumer, call: Call, model: str) -> Entry:
-        """Note that a call was admitted. Returns at once; the row follows."""
-        now = self._now()
+    def begin(self, request_id: str, consumer: Consumer, call: Call, model: str) -> Entry:
+        """Record that a call was admitted. Returns at once; the row follows."""
+        now, size = self._now(), Size(4 * call.input_estimate)
         intent: dict[str, Value] = {
             "s_key": consumer.id,
             "s_model": model,
             "s_op": call.operation.name,
-            "s_prompt": self._expected(consumer.id, model, call.input_estimate),
+            # Used if this instance crashes before the call ends.
+            "s_prompt": round(self._averages.get((consumer.id, model), _NO_AVERAGES).input(size)),
             "s_max": call.max_output_tokens or 0,
             "s_ts": now,
             "s_inst": self.instance,
@@ -123,15 +106,15 @@ class Ledger:
             intent["s_product"] = consumer.product
         if call.system:
             intent["s_system"] = call.system
-        entry = Entry(*_place(int(now // 3600), self._shard), request_id, intent, call.input_estimate)
+        entry = Entry(*_place(hours.hour_of(now), self._shard), request_id, intent, size)
         self._rows.add(entry.table, entry.partition, request_id, intent)
         self._rows.soon()
         return entry
 
-    def close(self, entry: Entry, outcome: Outcome) -> asyncio.Future[None]:
-        """Note how a call ended. Returns at once; the future is done when the row is in the table. It is done early
-        when the table has failed for 2 s, and from the beginning when durability is deferred: answers then go out at
-        once, and their rows follow when they can."""
+    def end(self, entry: Entry, outcome: Outcome) -> asyncio.Future[None]:
+        """Record the end of a call. Returns at once; the future is done when the row is in the table.
+
+        It is done earlier if the table has failed for 2 s, and at once if durability is `deferred`."""
         end = _usage_properties(outcome.usage)
         end["e_status"] = outcome.status
         end["e_ended"] = outcome.ended
@@ -139,7 +122,7 @@ class Ledger:
         end["e_ttft"] = outcome.first_byte_ms
         end["e_ms"] = outcome.total_ms
         if outcome.served_by is not None:
-            _tell_target(end, outcome.served_by)
+            _add_target(end, outcome.served_by)
             self._learn(entry, outcome.usage)
         batch = self._rows.add(entry.table, entry.partition, entry.request_id, end)
         if self._deferred:
@@ -151,9 +134,10 @@ class Ledger:
         return self._rows.written(batch)
 
     def charge(self, entry: Entry, number: int, attempt: Attempt) -> None:
-        """Note what a try of a call was charged that did not answer the caller, in a row of its own beside the call's.
+        """Record an attempt that was charged but did not answer the caller, in a separate row. Without a charge, do
+        nothing.
 
-        `number` is the try's own within the call. Returns at once; nothing waits for the row."""
+        `number` identifies the attempt within the call. Returns at once; no answer waits for the row."""
         if attempt.usage is None:
             return
         row = {name: entry.intent[name] for name in _WHOSE if name in entry.intent}
@@ -161,45 +145,38 @@ class Ledger:
         row["e_role"] = attempt.role
         row["e_status"] = attempt.status
         row["e_ms"] = round(attempt.milliseconds)
-        _tell_target(row, attempt.target)
+        _add_target(row, attempt.target)
         self._rows.add(entry.table, entry.partition, f"{entry.request_id}-{number}", row)
         self._rows.soon()
 
-    def _expected(self, key: str, model: str, rough: int) -> int:
-        """Tokens of a prompt, should this instance not live to hear them."""
-        known = self._experiences.get((key, model))
-        return rough if known is None else round(rough * known.factor)
-
     def _learn(self, entry: Entry, usage: Usage) -> None:
-        if usage.estimated or not usage.input_tokens or not entry.rough:
-            return
-        place = entry.intent["s_key"], entry.intent["s_model"]
-        known = self._experiences.get(place)
-        if known is None:
-            if len(self._experiences) >= _MOST_EXPERIENCES:
-                self._experiences.clear()
-            known = self._experiences[place] = _Experience()
-        known.learn(usage.input_tokens, entry.rough)
+        if entry.size.text and usage.input_tokens and not usage.estimated:
+            key = entry.intent["s_key"], entry.intent["s_model"]
+            if key not in self._averages and len(self._averages) >= _MOST_AVERAGES:  # an LruDict costs 1 µs a call
+                self._averages.clear()
+            self._averages[key] = self._averages.get(key, _NO_AVERAGES).learn(entry.size, usage)
 
     async def recover(self) -> None:
-        """Write what processes before this one have left on disk."""
+        """Write the rows that earlier processes left on disk."""
         await self._rows.recover()
 
-    async def stop(self, patience: float = 10.0) -> None:
-        """Write what is left. What the table does not take in this time goes to disk, or is reported as lost."""
-        await self._rows.stop(patience)
+    async def close(self, seconds: float = 10.0) -> None:
+        """Write the remaining rows. Those not written in this time go to disk, or are logged as lost."""
+        await self._rows.close(seconds)
 
 
 def _usage_properties(usage: Usage) -> dict[str, Value]:
-    """The token classes of a row. Input and output stand there always, the others where they are not zero."""
+    """The usage of a row: input and output always, other values unless zero."""
     values = zip(_IN_ORDER, msgspec.structs.astuple(usage), strict=True)
-    properties: dict[str, Value] = {name: value for name, value in values if value or name in _ALWAYS}
-    if properties.get("e_tier") == "default":
+    properties: dict[str, Value] = {name: value for name, value in values if value}
+    properties.setdefault("e_input", 0)
+    properties.setdefault("e_output", 0)
+    if usage.service_tier == "default":
         del properties["e_tier"]
     return properties
 
 
-def _tell_target(row: dict[str, Value], target: Target) -> None:
+def _add_target(row: dict[str, Value], target: Target) -> None:
     row["e_backend"] = target.backend.name
     row["e_region"] = target.backend.region
     row["e_model"] = target.model

@@ -1,12 +1,12 @@
-"""Usage rows on the local disk while the table is out of reach: appended, and read back once it answers.
+"""Keeps usage rows on the local disk while the table is unavailable, and reads them back when it answers.
 
 One file per process, `*.rows`, in a directory that only its owner may enter. A record is its length, its checksum and
-the rows of one partition; what a crash left unfinished at the end of a file is told by the checksum. A process holds a
-lock on its file for as long as it lives, so that the next one to start knows which files have lost their owner, and
-takes them over. Rows may be read twice, after a crash in the middle of reading: merging them again changes nothing.
+the rows of one partition; the checksum detects a record that a crash left incomplete. A process locks its file while it
+lives, so the next process takes over files without an owner. After a crash rows may be read twice: merging them again
+changes nothing.
 
-Blocking, to be called from a thread. Nothing here raises `OSError`: a disk that fails is told once, and rows stay
-where they are.
+All calls block, so call them from a thread. They never raise `OSError`: a disk error is logged once, and rows stay in
+memory.
 """
 
 import contextlib
@@ -24,12 +24,13 @@ from pathlib import Path
 
 import msgspec
 
+from shared.azure_openai.json_body import UNREADABLE
 from shared.storage import Value
 
 logger = logging.getLogger("tollgate.ledger")
 
 _HEAD = struct.Struct("<II")  # length and CRC-32 of what follows
-_LONGEST = 16 * 1024 * 1024  # bytes of a record; a longer one is no record
+_LONGEST = 16 * 1024 * 1024  # bytes; a longer record is damaged
 
 
 class Group(msgspec.Struct, frozen=True, array_like=True):
@@ -44,7 +45,7 @@ _decode = msgspec.msgpack.Decoder(Group).decode
 
 
 class _File:
-    """An open file that this process has locked. `place`: where the next record to be read begins."""
+    """An open file that this process has locked. `place` is the offset of the next record to read."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
@@ -53,7 +54,7 @@ class _File:
         self.size = os.fstat(descriptor).st_size
 
     def append(self, data: bytes) -> None:
-        """All of it, or none: half a record in the middle would hide those behind it."""
+        """Append a record whole or not at all: an incomplete one would hide those behind it."""
         try:
             if os.write(self.descriptor, data) != len(data):
                 raise OSError("the disk is full")
@@ -64,7 +65,7 @@ class _File:
         self.size += len(data)
 
     def read(self) -> tuple[Group, int] | None:
-        """The record at `place` and where it ends. None at the end of what can be read."""
+        """The record at `place` and its end; None if there is no readable record."""
         head = os.pread(self.descriptor, _HEAD.size, self.place)
         if len(head) < _HEAD.size:
             return None
@@ -74,27 +75,27 @@ class _File:
             return None
         try:
             return _decode(data), self.place + _HEAD.size + length
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             return None
 
 
 class Overflow:
-    """The files of one storage account in `directory`, with at most `most_bytes` in them.
+    """The files of one storage account in `directory`, of at most `most_bytes` together.
 
-    Each account, and each user, has a directory of its own below it: rows must never go to another account's tables."""
+    Each account and each user has its own subdirectory: rows must never go to another account's tables."""
 
     def __init__(self, directory: Path, account: str, most_bytes: int) -> None:
         self._directory = directory / f"tollgate-{os.getuid()}-{hashlib.sha256(account.encode()).hexdigest()[:16]}"
         self._most = most_bytes
         self._own: _File | None = None
-        self._left: list[_File] = []  # files of processes that are no more
-        self._end = 0  # of the record that `next` gave
+        self._left: list[_File] = []  # files of processes that ended
+        self._end = 0  # of the record that `next` returned
         self._lock = threading.Lock()
-        self._told = False
+        self._logged = False
 
     def adopt(self) -> bool:
-        """Take over what dead processes have left; whether there is something to be read."""
-        with self._lock, self._telling():
+        """Take over the files of processes that ended. Return True if there is something to read."""
+        with self._lock, self._logging_errors():
             if self._directory.is_dir() and self._is_private():
                 for path in sorted(self._directory.glob("*.rows")):
                     if (file := _open(path, os.O_RDWR)) is not None:
@@ -102,41 +103,45 @@ class Overflow:
         return bool(self._left)
 
     def append(self, groups: Iterable[Group]) -> int:
-        """Keep these groups, in their order; how many of them there was room for."""
+        """Keep these groups in order. Return the number for which there was room."""
         stored = 0
-        with self._lock, self._telling():
+        with self._lock, self._logging_errors():
             own = self._own or self._create()
             for group in groups:
                 data = msgspec.msgpack.encode(group)
                 record = _HEAD.pack(len(data), zlib.crc32(data)) + data
                 if sum(file.size for file in (own, *self._left)) + len(record) > self._most:
-                    if not self._told:
-                        logger.error("the overflow of usage rows in %s is full (%d bytes)", self._directory, self._most)
-                    self._told = True
+                    if not self._logged:
+                        logger.error(
+                            "the overflow of usage rows in %s is full (%d bytes)",
+                            self._directory,
+                            self._most,
+                        )
+                    self._logged = True
                     break
                 own.append(record)
                 stored += 1
         return stored
 
     def next(self) -> Group | None:
-        """The oldest group that is kept; the same one until `advance`. None when there is none: the files are gone."""
-        with self._lock, self._telling():
+        """The oldest group, the same one until `advance`. None if there is none; then the files are deleted."""
+        with self._lock, self._logging_errors():
             while (file := self._oldest()) is not None:
-                if (found := file.read()) is not None:
-                    self._end = found[1]
-                    return found[0]
+                if (record := file.read()) is not None:
+                    group, self._end = record
+                    return group
                 self._finish(file)
         return None
 
     def advance(self) -> None:
-        """The group that `next` gave is in the table."""
+        """Mark the group that `next` returned as written."""
         with self._lock:
             if (file := self._oldest()) is not None:
                 file.place = self._end
 
     def close(self) -> None:
-        """Leave what is not read yet to the next process."""
-        with self._lock, self._telling():
+        """Leave unread rows to the next process."""
+        with self._lock, self._logging_errors():
             for file in (*self._left, *([self._own] if self._own else ())):
                 if file.place >= file.size:
                     file.path.unlink(missing_ok=True)
@@ -149,11 +154,11 @@ class Overflow:
         return self._own if self._own is not None and self._own.size else None
 
     def _finish(self, file: _File) -> None:
-        """A file is read to its end, or to where it is damaged, which is told."""
+        """Delete or empty a file that was read to its end, or to a damaged record, which is logged."""
         if file.place < file.size:
             logger.error(
-                "%d bytes at the end of %s cannot be read: a process that was killed there, or a damaged disk; the "
-                "rows in them are lost",
+                "cannot read %d bytes at the end of %s, whose rows are lost: a process was killed while writing it, or "
+                "the disk is damaged",
                 file.size - file.place,
                 file.path,
             )
@@ -164,34 +169,34 @@ class Overflow:
             self._left.remove(file)
             file.path.unlink(missing_ok=True)
             os.close(file.descriptor)
-        self._told = False
+        self._logged = False
 
     def _create(self) -> _File:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not self._is_private():
-            raise OSError(f"{self._directory} belongs to somebody else, or is open to others")
+            raise OSError(f"{self._directory} must belong to this user and be closed to others (mode 0700)")
         while self._own is None:
             path = self._directory / f"{os.getpid()}-{secrets.token_hex(4)}.rows"
             self._own = _open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         return self._own
 
     def _is_private(self) -> bool:
-        """Others must neither read the rows nor lay their own in the way: a temporary directory is everybody's."""
+        """Others must neither read rows nor plant any: a temporary directory is shared."""
         about = self._directory.lstat()
         return stat.S_ISDIR(about.st_mode) and about.st_uid == os.getuid() and not about.st_mode & 0o077
 
     @contextlib.contextmanager
-    def _telling(self) -> Iterator[None]:
+    def _logging_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            if not self._told:
-                logger.error("usage rows cannot be kept on disk: %s", error)
-            self._told = True
+            if not self._logged:
+                logger.error("cannot keep usage rows on disk: %s", error)
+            self._logged = True
 
 
 def _open(path: Path, flags: int) -> _File | None:
-    """The file, locked; None when another process holds it, or has just removed it."""
+    """Open and lock a file. None if another process holds it, or has just deleted it."""
     try:
         descriptor = os.open(path, flags | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except FileNotFoundError:

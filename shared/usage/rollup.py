@@ -1,9 +1,8 @@
-"""Raw usage rows -> hours -> days -> months: pure folds, and the timer's job that drives them.
+"""The timer's job: it folds raw usage rows into hours, hours into days, and days into months.
 
-A raw row is one request, in the table `usageYYYYMM`, partition `YYYYMMDDHH-SS`, written in two halves that come in
-either order, late, twice, or never: `s_*` when the request was admitted, `e_*` when it ended. Nothing is ever
-incremented: an aggregate is a function of the rows that are there, and `aggregates.py` sees to it that the function of
-more rows wins.
+A raw row is one request, in the table `usageYYYYMM`, partition `YYYYMMDDHH-SS`. It is written in two halves, which may
+come in any order, late, twice or never: `s_*` when the request was admitted, `e_*` when it ended. Nothing is
+incremented: a fold is a function of its rows, and `aggregates.py` makes the fold of more rows win.
 """
 
 import asyncio
@@ -18,6 +17,7 @@ import msgspec
 from shared.errors import StoreUnavailable
 from shared.storage import Properties, Row, Store, Table
 from shared.storage.conditional import update
+from shared.storage.names import CONTROL, USAGE, USAGE_AGGREGATES
 from shared.storage.retrying import RetryingStore
 from shared.usage import aggregates, hours
 from shared.usage._hour_fold import HourFold
@@ -25,16 +25,16 @@ from shared.usage.aggregates import Fold
 
 logger = logging.getLogger("tollgate.rollup")
 
-SETTLED = 70 * 60  # age at which an hour has had all its ends and orphans, unless a table was out of reach
-SEALED = 26 * 3600  # age at which what was late has come, too
+SETTLED = 70 * 60  # age at which an hour has all its ends and orphans, unless a table was unavailable
+SEALED = 26 * 3600  # age at which late rows have arrived, too
 LEASE = 300  # seconds
 
-CONTROL, PARTITION, LATE = "control", "rollup", "late"
+PARTITION, LATE = "rollup", "late"  # of the table `control`
 _READERS = 8  # partitions read at a time
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """What a pass did. `skipped` when another instance was at it."""
+    """The work of a pass. `skipped`: another instance is at work."""
 
     hours: int = 0
     days: int = 0
@@ -47,8 +47,8 @@ class Summary(msgspec.Struct, frozen=True):
 
 
 class Watermarks(msgspec.Struct, frozen=True):
-    """Hours since 1970. Every hour before `settled` was folded when it was `SETTLED` old, its day and month after it;
-    likewise `sealed`. Both only ever become truer, so that of two writers the higher value counts."""
+    """Hours since 1970. Every hour before `settled` was folded when it was `SETTLED` old, then its day and month;
+    likewise `sealed`. Both only grow, so the higher value of two writers is right."""
 
     settled: int
     sealed: int
@@ -59,15 +59,15 @@ def new_nonce() -> str:
 
 
 async def note_late(store: Store, partition: str) -> None:
-    """Have the hour of a raw partition folded again: rows have come that its last fold may have missed."""
+    """Request another fold of a raw partition's hour: its last fold may have missed new rows."""
     await store.table(CONTROL).merge(LATE, {partition[:10]: {"pending": True}})
 
 
 async def roll_up(store: Store, nonce: Callable[[], str] = new_nonce, keep_months: int = 0) -> Summary:
-    """Fold what has changed: the current and the previous hour, the hours that come of age or had late rows, their days
-    and months. Raw rows older than `keep_months` are dropped, by whole tables; 0: never.
+    """Fold the current and the previous hour, hours that settled, were sealed or had late rows, and their days and
+    months. Drop the tables of raw rows older than `keep_months`; 0: keep all.
 
-    The lease only saves double work. An instance that finds it taken leaves; one that loses it does no harm."""
+    The lease only saves work: an instance that loses it does no harm."""
     started = time.perf_counter()
     store = RetryingStore(store)
     lease = RollupLock(store, nonce())
@@ -83,7 +83,7 @@ async def roll_up(store: Store, nonce: Callable[[], str] = new_nonce, keep_month
 
 
 class RollupLock:
-    """One row, taken by compare-and-swap; a dead owner's runs out by the store's clock."""
+    """A lease in one row, taken by compare-and-swap. It expires by the store's clock."""
 
     def __init__(self, store: Store, owner: str) -> None:
         self._store = store
@@ -91,7 +91,7 @@ class RollupLock:
         self._owner = owner
 
     async def acquire(self) -> bool:
-        """Take the lease, or prolong it."""
+        """Take or extend the lease. Return False if another instance holds it."""
 
         def take(row: Row | None) -> Properties | None:
             now = self._store.now()
@@ -112,25 +112,25 @@ class RollupLock:
 
 
 async def watermarks(store: Store) -> Watermarks | None:
-    """How far the timer has come; None before its first pass."""
+    """The progress of the timer; None before its first pass."""
     row = await store.table(CONTROL).get(PARTITION, "state")
     return Watermarks(int(row.properties["settled"]), int(row.properties["sealed"])) if row else None
 
 
 class _Pass:
-    """One run of the timer, day by day, so that a pass that is cut short has not worked for nothing."""
+    """One run of the timer. It saves its progress day by day."""
 
     def __init__(self, store: Store, lease: RollupLock, nonce: Callable[[], str]) -> None:
         self._store = store
         self._lease = lease
         self._nonce = nonce
         self._now = store.now()
-        self._aggregates = store.table(aggregates.TABLE)
+        self._aggregates = store.table(USAGE_AGGREGATES)
         self._control = store.table(CONTROL)
         self.summary = Summary()
 
     async def run(self) -> bool:
-        """Whether all was done."""
+        """Fold everything due. Return False if the lease was lost before the end."""
         late = await self._late()
         done = await watermarks(self._store) or await self._beginning()
         goal = Watermarks(hours.hour_of(self._now - SETTLED) + 1, hours.hour_of(self._now - SEALED) + 1)
@@ -138,23 +138,23 @@ class _Pass:
         todo = {*late, *range(done.sealed, goal.sealed), *range(min(done.settled, current - 1), current + 1)}
         for number, (_, day) in enumerate(groupby(sorted(todo), key=hours.day_start)):
             if number and not await self._lease.acquire():
-                logger.warning("the roll-up's lease was taken by another instance; this pass ends")
+                logger.warning("another instance took the roll-up's lease; this pass ends")
                 return False
             first, *_, last = [*day] * 2
             await self._fold_day(first, last)
             for hour in range(first, last + 1):
-                if hour in late:  # unless more have come since
+                if hour in late:  # does nothing if more rows arrived since
                     await self._control.put(LATE, hours.label(hour), {"pending": False}, late[hour])
             await self._save(Watermarks(min(goal.settled, last + 1), min(goal.sealed, last + 1)))
         return True
 
     async def _late(self) -> dict[int, str]:
-        """The hours that had late rows, and the versions of their notes."""
+        """The hours with late rows, and the etags of their notes."""
         notes = [row async for row in self._control.scan(LATE)]
         return {hours.from_label(row.key): row.etag for row in notes if row.properties.get("pending")}
 
     async def _beginning(self) -> Watermarks:
-        """Before the first pass: everything is yet to be done, from the earliest row on."""
+        """The watermarks before the first pass: at the earliest row."""
         beginning = hours.hour_of(self._now - SEALED)
         earliest = await first_hour(self._store)
         if earliest is not None:
@@ -162,7 +162,7 @@ class _Pass:
         return Watermarks(beginning, beginning)
 
     async def _fold_day(self, first: int, last: int) -> None:
-        """Fold the hours `first` to `last` of one day, then that day, then its month."""
+        """Fold the hours `first` to `last` of one day, then the day, then its month."""
         folded = 0
         async for hour, fold in hour_folds(self._store, first, last, self._now):
             result = fold.result()
@@ -204,26 +204,26 @@ class _Pass:
 
 
 async def drop_old(store: Store, keep_months: int) -> None:
-    """Drop the raw tables of months that ended `keep_months` ago or earlier; every pass has folded them long since."""
+    """Drop the raw tables of months that ended at least `keep_months` ago. They were folded long ago."""
     oldest = hours.hour_of(store.now())
     for _ in range(keep_months):
         oldest = hours.month_start(hours.month_start(oldest) - 1)
-    for name in await store.names("usage2"):
+    for name in await store.names(f"{USAGE}2"):
         if name < hours.raw_table(oldest):
             await store.drop(name)
-            logger.warning("%s was dropped: raw rows are kept for %d months", name, keep_months)
+            logger.warning("dropped %s: raw rows are kept for %d months", name, keep_months)
 
 
 async def first_hour(store: Store) -> int | None:
-    """The hour of the earliest raw row there is."""
-    for name in await store.names("usage2"):
+    """The hour of the earliest raw row; None if there is none."""
+    for name in await store.names(f"{USAGE}2"):
         async for row in store.table(name).scan_all():
             return hours.from_label(row.partition[:10])
     return None
 
 
 async def hour_folds(store: Store, first: int, last: int, now: float) -> AsyncIterator[tuple[int, HourFold]]:
-    """The folds of those hours from `first` to `last` that have rows, in order, one at a time in memory."""
+    """The folds of the hours from `first` to `last` that have rows, in order, one at a time in memory."""
     while first <= last:
         end = min(last, hours.next_month(first) - 1)
         async for hour, fold in _table_folds(store.table(hours.raw_table(first)), first, end, now):
@@ -232,7 +232,7 @@ async def hour_folds(store: Store, first: int, last: int, now: float) -> AsyncIt
 
 
 async def _table_folds(table: Table, first: int, last: int, now: float) -> AsyncIterator[tuple[int, HourFold]]:
-    """One scan for all hours: it costs an operation per 1,000 rows, where a scan of each partition costs 16 an hour."""
+    """One scan for all hours costs an operation per 1,000 rows; one per partition would cost 16 per hour."""
     name, fold, end = "", HourFold(now), hours.label(last)
     async for row in table.scan_all(after=hours.label(first)):
         if row.partition[:10] != name:

@@ -85,7 +85,7 @@ class Tokenizer:
         finally:
             self._waiting -= size + _OVERHEAD
 
-    async def stop(self, seconds: float = _TIMEOUT_AT_EXIT) -> None:
+    async def close(self, seconds: float = _TIMEOUT_AT_EXIT) -> None:
         """Answer waiting requests for this long; the tokens of the rest stay estimates."""
         giving_up = asyncio.get_running_loop().call_later(seconds, self._give_up)
         await self._tasks.finish(seconds + 1.0)

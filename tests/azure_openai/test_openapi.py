@@ -13,7 +13,7 @@ DOCUMENT = json.loads(openapi.document())
 METHODS = {"get", "post", "delete"}
 
 
-def test_every_operation_stands_in_it_in_every_style() -> None:
+def test_the_document_has_every_operation_in_every_style() -> None:
     ids = [item["operationId"] for path in DOCUMENT["paths"].values() for item in path.values()]
     assert len(set(ids)) == len(ids)
     for operation in OPERATIONS:
@@ -21,7 +21,7 @@ def test_every_operation_stands_in_it_in_every_style() -> None:
             assert f"{style}.{operation.name}" in ids
 
 
-def test_its_paths_are_paths_of_the_gateway_with_their_parameters() -> None:
+def test_the_paths_of_the_document_are_paths_of_the_gateway() -> None:
     for path, items in DOCUMENT["paths"].items():
         assert set(items) <= METHODS
         names = set(re.findall(r"\{(\w+)\}", path))
@@ -32,7 +32,7 @@ def test_its_paths_are_paths_of_the_gateway_with_their_parameters() -> None:
                 match(method.upper(), re.sub(r"\{\w+\}", "id_1", path))
 
 
-def test_its_references_lead_somewhere() -> None:
+def test_every_reference_in_the_document_resolves() -> None:
     references = set(re.findall(r'"\$ref":"#/([^"]+)"', openapi.document().decode()))
     assert references
     for reference in references:
@@ -41,7 +41,7 @@ def test_its_references_lead_somewhere() -> None:
             at = at[step]
 
 
-def test_it_is_served_to_anybody_and_names_no_model_of_the_configuration(gateway: System) -> None:
+def test_the_document_is_public_and_names_no_model_of_the_configuration(gateway: System) -> None:
     answer = gateway.gateway.request("GET", "/gateway/openapi.json")
     assert answer.status == 200
     assert answer.json()["openapi"] == "3.1.0"
@@ -57,7 +57,7 @@ def test_it_is_served_to_anybody_and_names_no_model_of_the_configuration(gateway
         ("/openai/responses?api-version=2025-04-01-preview", 426, "POST"),
     ],
 )
-def test_a_websocket_is_refused_in_words(gateway: System, path: str, status: int, word: str) -> None:
+def test_a_websocket_is_rejected_with_an_explanation(gateway: System, path: str, status: int, word: str) -> None:
     headers = {
         "authorization": f"Bearer {gateway.key}",
         "upgrade": "websocket",

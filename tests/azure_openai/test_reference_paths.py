@@ -10,7 +10,7 @@ from openai.types.responses.response_input_item_param import ResponseInputItemPa
 
 from shared.azure_openai.operations import OPERATIONS
 from shared.azure_openai.reference_paths import ANSWERS, CONTENT, REQUESTS, SEALED
-from shared.azure_openai.references import KINDS, named
+from shared.azure_openai.references import KINDS, in_body
 from shared.types import Operation, Reference
 from tests.harness import client_types
 from tests.harness.reference_bodies import places, planted
@@ -85,7 +85,7 @@ def test_every_id_of_the_clients_types_is_seen_or_excused(operation: Operation) 
             of_types = [{"type": one} for one in holder] or [{}]
             for beside in of_types:
                 body_bytes = json.dumps(planted(path, FOREIGN, beside)).encode()
-                if FOREIGN not in {reference.id for reference in named(body_bytes, operation.name)}:
+                if FOREIGN not in {reference.id for reference in in_body(body_bytes, operation.name)}:
                     unseen.add((".".join(path), beside.get("type")))
     assert unseen == set()
 
@@ -121,7 +121,7 @@ def test_every_path_of_the_table_is_seen_as_it_stands_and_in_lists(operation: st
         for in_lists in (False, True):
             body = json.dumps(planted(path, FOREIGN, in_lists=in_lists))
             for written in (body, body.replace(f'"{path[-1]}"', f'"{path[-1].upper()}"')):
-                assert Reference(kind, FOREIGN) in named(written.encode(), operation), (path, written)
+                assert Reference(kind, FOREIGN) in in_body(written.encode(), operation), (path, written)
 
 
 ITEM_TYPES = {
@@ -146,10 +146,10 @@ def test_an_item_with_nothing_but_its_id_is_a_reference(name: str, operation: st
     item: dict[str, Any] = {"type": name, "id": FOREIGN, "status": "completed"}
     empty: list[Any] = [None, "", [], {}]
     for bare in (item, *({**item, **dict.fromkeys(CONTENT.get(name, ()), nothing)} for nothing in empty)):
-        assert Reference("item", FOREIGN) in named(json.dumps({key: [bare]}).encode(), operation)
+        assert Reference("item", FOREIGN) in in_body(json.dumps({key: [bare]}).encode(), operation)
 
 
 @pytest.mark.parametrize(("name", "key"), [(name, key) for name, keys in CONTENT.items() for key in keys])
 def test_an_item_with_its_content_needs_no_owner(name: str, key: str) -> None:
     item: dict[str, Any] = {"type": name, "id": FOREIGN, key: "some"}
-    assert FOREIGN not in {one.id for one in named(json.dumps({"input": [item]}).encode(), "responses.create")}
+    assert FOREIGN not in {one.id for one in in_body(json.dumps({"input": [item]}).encode(), "responses.create")}

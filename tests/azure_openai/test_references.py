@@ -1,4 +1,4 @@
-"""Which objects a body names, wherever the API lets it name them, and nothing that only looks so."""
+"""The objects that a body names are found wherever the API takes them, and nowhere else."""
 
 import json
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from shared.azure_openai import references
-from shared.azure_openai.references import named, told
+from shared.azure_openai.references import in_answer, in_body
 from shared.errors import InvalidRequest
 from shared.types import Reference
 
@@ -80,7 +80,7 @@ from shared.types import Reference
     ],
 )
 def test_every_field_that_names_an_object_is_found(operation: str, body: dict[str, Any], expected: list[str]) -> None:
-    found = named(json.dumps(body).encode(), operation)
+    found = in_body(json.dumps(body).encode(), operation)
     assert [f"{reference.kind}:{reference.id}" for reference in found] == expected
 
 
@@ -89,7 +89,7 @@ def test_every_field_that_names_an_object_is_found(operation: str, body: dict[st
 )
 def test_a_field_cannot_hide_behind_escapes_or_capitals(key: str) -> None:
     hidden = f'{{"{key}": "resp_1"}}'
-    assert named(hidden.encode(), "responses.create") == (Reference("response", "resp_1"),)
+    assert in_body(hidden.encode(), "responses.create") == (Reference("response", "resp_1"),)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_field_cannot_hide_behind_escapes_or_capitals(key: str) -> None:
 )
 def test_a_key_that_stands_twice_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidRequest):
-        named(body, "chat.completions")
+        in_body(body, "chat.completions")
 
 
 @pytest.mark.parametrize(
@@ -121,9 +121,9 @@ def test_a_key_that_stands_twice_is_refused(body: bytes) -> None:
         {"text": {"format": {"schema": {"properties": {"file_id": {"id": "x"}}}}}, "assistant_id": "asst_1"},
     ],
 )
-def test_what_a_caller_wrote_freely_names_nothing(body: dict[str, Any]) -> None:
+def test_free_form_fields_name_no_objects(body: dict[str, Any]) -> None:
     for operation in ("chat.completions", "responses.create"):
-        assert named(json.dumps(body).encode(), operation) == ()
+        assert in_body(json.dumps(body).encode(), operation) == ()
 
 
 def test_the_variables_of_a_prompt_may_be_files() -> None:
@@ -131,23 +131,23 @@ def test_the_variables_of_a_prompt_may_be_files() -> None:
         "metadata": {"type": "input_file", "file_id": "file-1"},
         "a": {"type": "input_image", "file_id": "f-2"},
     }
-    found = named(json.dumps({"prompt": {"id": "pmpt_1", "variables": variables}}).encode(), "responses.create")
+    found = in_body(json.dumps({"prompt": {"id": "pmpt_1", "variables": variables}}).encode(), "responses.create")
     assert [reference.id for reference in found] == ["file-1", "f-2"]
 
 
 def test_a_spoken_answer_is_named_by_its_id() -> None:
     body = {"messages": [{"role": "assistant", "audio": {"id": "audio_1"}}]}
-    assert named(json.dumps(body).encode(), "chat.completions") == (Reference("audio", "audio_1"),)
+    assert in_body(json.dumps(body).encode(), "chat.completions") == (Reference("audio", "audio_1"),)
 
 
-def test_an_answer_tells_of_what_it_made_besides_itself() -> None:
+def test_an_answer_names_the_objects_that_it_created_as_well() -> None:
     batch = {"id": "batch_1", "input_file_id": "file-in", "output_file_id": "file-out", "error_file_id": None}
-    assert told(json.dumps(batch).encode(), "batches.get") == (Reference("file", "file-out"),)
+    assert in_answer(json.dumps(batch).encode(), "batches.get") == (Reference("file", "file-out"),)
     output = {"output": [{"type": "code_interpreter_call", "container_id": "cntr_123"}]}
-    assert told(json.dumps(output).encode(), "responses.create") == (Reference("container", "cntr_123"),)
+    assert in_answer(json.dumps(output).encode(), "responses.create") == (Reference("container", "cntr_123"),)
     spoken = {"choices": [{"message": {"audio": {"id": "audio_123"}}}]}
-    assert told(json.dumps(spoken).encode(), "chat.completions") == (Reference("audio", "audio_123"),)
-    assert told(b'not json with "output_file_id"', "batches.get") == ()
+    assert in_answer(json.dumps(spoken).encode(), "chat.completions") == (Reference("audio", "audio_123"),)
+    assert in_answer(b'not json with "output_file_id"', "batches.get") == ()
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_an_answer_tells_of_what_it_made_besides_itself() -> None:
 def test_what_a_tool_server_says_makes_nobody_an_owner(output: dict[str, Any]) -> None:
     for operation in ("responses.create", "responses.get", "conversations.items.list"):
         body = json.dumps({"output": [output], "data": [output], "metadata": {"container_id": "cntr_1"}})
-        assert told(body.encode(), operation) == ()
+        assert in_answer(body.encode(), operation) == ()
 
 
 @pytest.mark.parametrize(
@@ -185,9 +185,9 @@ def test_what_a_tool_server_says_makes_nobody_an_owner(output: dict[str, Any]) -
         ({"type": "item_reference", "id": 7}, ()),
     ],
 )
-def test_items_are_named_where_only_their_ids_say_what_they_are(item: object, kinds: tuple[str, ...]) -> None:
+def test_items_without_content_are_references(item: object, kinds: tuple[str, ...]) -> None:
     for body, operation in (({"input": [item]}, "responses.create"), ({"items": [item]}, "conversations.items.create")):
-        found = references.named(json.dumps(body).encode(), operation)
+        found = references.in_body(json.dumps(body).encode(), operation)
         assert found == tuple(Reference(kind, "msg_1") for kind in kinds)
 
 
@@ -200,17 +200,17 @@ def test_items_are_named_where_only_their_ids_say_what_they_are(item: object, ki
         ("batches.create", {"items": [{"type": "item_reference", "id": "q1"}]}),
     ],
 )
-def test_a_callers_own_rows_are_no_items(operation: str, body: object) -> None:
-    assert named(json.dumps(body).encode(), operation) == ()
+def test_rows_of_a_caller_are_not_items(operation: str, body: object) -> None:
+    assert in_body(json.dumps(body).encode(), operation) == ()
 
 
-def test_an_item_without_an_id_takes_no_other_its_own() -> None:
+def test_an_item_without_an_id_is_skipped() -> None:
     output = [{"id": None}, {"type": "message", "id": "msg_12345"}, {"id": 7}, {}]
     assert references.items(json.dumps(output).encode()) == ["msg_12345"]
 
 
-def test_an_answer_tells_of_its_items_apart_from_objects() -> None:
+def test_the_items_of_an_answer_are_read_apart_from_its_objects() -> None:
     output = [{"type": "reasoning", "id": "rs_12345"}, {"type": "message", "id": "msg_12345"}, {"id": "x/y"}]
     assert references.items(json.dumps(output).encode()) == ["rs_12345", "msg_12345"]
-    assert references.told(json.dumps({"output": output}).encode(), "responses.create") == ()
+    assert in_answer(json.dumps({"output": output}).encode(), "responses.create") == ()
     assert references.items(b'{"a": 1}') == []

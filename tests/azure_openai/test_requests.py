@@ -60,7 +60,7 @@ def target(deployment: str = "prod", **more: Any) -> Target:
         ("/gateway/chat/completions/gpt-4o", "systemId=erp", "v1", "/openai/v1/chat/completions"),
     ],
 )
-def test_every_way_to_spell_a_call_reaches_the_deployment(path: str, query: str, version: str, url: str) -> None:
+def test_every_api_style_reaches_the_deployment(path: str, query: str, version: str, url: str) -> None:
     request = upstream_request(call(path, query=query), target(api_version=version))
     assert request.url == "https://swc.openai.azure.com" + url
     expected = BODY.replace(b"gpt-4o", b"prod") if "/openai/v1/" in url else BODY
@@ -161,13 +161,13 @@ def test_a_session_may_name_another_model_that_transcribes() -> None:
     assert offer(FORM % (OFFER, session), AS_FORM).model == "whisper-1"
 
 
-def test_a_field_that_should_hold_an_object_and_does_not_is_told() -> None:
+def test_a_field_with_the_wrong_type_is_named_in_the_error() -> None:
     with pytest.raises(InvalidRequest, match="session"):
         call("/v1/realtime/client_secrets", b'{"session": "gpt-4o"}')
 
 
 @pytest.mark.parametrize("value", [b"9" * 5000, b"[" * 100_000 + b"]" * 100_000])
-def test_what_cannot_be_searched_for_objects_is_refused(value: bytes) -> None:
+def test_a_body_that_cannot_be_searched_for_objects_is_rejected(value: bytes) -> None:
     with pytest.raises(InvalidRequest):
         call("/v1/responses", b'{"model": "gpt-4o", "previous_response_id": "resp_1", "x": %s}' % value)
 
@@ -182,7 +182,7 @@ def test_what_cannot_be_searched_for_objects_is_refused(value: bytes) -> None:
         ("/v1/realtime/calls", "", None),
     ],
 )
-def test_what_was_made_is_found_below_the_gateways_address(path: str, given: str, told: str | None) -> None:
+def test_a_created_object_has_an_address_of_the_gateway(path: str, given: str, told: str | None) -> None:
     made = parse_call(match("POST", path), "api-version=1&model=m", {"content-type": AS_OFFER}, OFFER)
     assert answers.returned_location(made, given).get("location") == told
 
@@ -218,7 +218,7 @@ def test_the_model_to_be_trained_is_not_translated() -> None:
         ("/v1/responses", {"store": False}, ""),
     ],
 )
-def test_what_a_call_leaves_behind(path: str, fields: dict[str, Any], makes: str) -> None:
+def test_a_call_leaves_an_object_only_if_it_is_stored(path: str, fields: dict[str, Any], makes: str) -> None:
     made = call(path, json.dumps({"model": "gpt-4o", **fields}).encode())
     assert made.makes == makes
     assert made.stateful == bool(makes)
@@ -308,7 +308,7 @@ def test_a_path_names_the_objects_in_it() -> None:
     assert match("GET", "/v1/threads/thread_1/runs/run_1/steps/step_1").references == (Reference("thread", "thread_1"),)
 
 
-def test_a_wrong_method_is_told_the_right_one() -> None:
+def test_the_error_for_a_wrong_method_names_the_right_one() -> None:
     with pytest.raises(MethodNotAllowed) as caught:
         match("GET", "/v1/embeddings")
     assert caught.value.headers() == {"allow": "POST"}
@@ -342,7 +342,7 @@ def test_a_bad_body_is_refused_with_the_name_of_the_field(body: bytes, param: st
     assert caught.value.param == param
 
 
-def test_only_a_stream_that_did_not_ask_for_usage_gets_it_asked_for() -> None:
+def test_the_usage_chunk_is_requested_only_for_streams_that_did_not_ask() -> None:
     def injected(fields: dict[str, Any], path: str = "/v1/chat/completions", query: str = "") -> bool:
         return call(path, json.dumps({"model": "gpt-4o", **fields}).encode(), query).usage_injected
 
@@ -396,7 +396,7 @@ def test_rewriting_keeps_spaces_escapes_and_look_alikes() -> None:
 @pytest.mark.parametrize(
     "body", [b'{"model":"a","model":"b"}', b'{"a":1,"model":"x","a":1}', b'{"a":{},"b":2,"a":[1]}']
 )
-def test_a_key_that_stands_twice_is_refused(body: bytes) -> None:
+def test_a_duplicate_key_is_rejected(body: bytes) -> None:
     with pytest.raises(InvalidRequest, match="twice"):
         top_level(body)
 
@@ -418,7 +418,7 @@ def test_a_key_that_stands_twice_is_refused(body: bytes) -> None:
         (503, b"", "server"),
     ],
 )
-def test_an_answer_is_somebodys_fault(status: int, body: bytes, kind: str) -> None:
+def test_an_answer_is_classified_by_the_party_at_fault(status: int, body: bytes, kind: str) -> None:
     assert classify(status, body) == kind
 
 
@@ -434,7 +434,7 @@ def test_an_answer_is_somebodys_fault(status: int, body: bytes, kind: str) -> No
         ({}, None),
     ],
 )
-def test_the_wait_that_a_429_tells(headers: dict[str, str], seconds: float | None) -> None:
+def test_the_wait_after_a_429_is_read_from_its_headers(headers: dict[str, str], seconds: float | None) -> None:
     assert retry_after(headers) == seconds
 
 
@@ -483,3 +483,25 @@ def test_a_path_of_any_length_is_answered_and_not_remembered() -> None:
         match("GET", "/v1/models/" + "x" * 100_000)
     assert len(caught.value.message) < 600
     assert operations._match.cache_info().maxsize == 1024
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "seals"),
+    [
+        ("/v1/responses", {"store": False}, False),
+        ("/v1/responses", {"store": False, "include": ["reasoning.encrypted_content"]}, True),
+        (
+            "/v1/responses",
+            {"store": False, "tools": [{"type": "code_interpreter", "container": {"type": "auto"}}]},
+            True,
+        ),
+        ("/v1/responses", {"store": False, "tools": [{"type": "function", "name": "f"}]}, False),
+        ("/v1/chat/completions", {"modalities": ["text"]}, False),
+        ("/v1/chat/completions", {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}}, True),
+        ("/v1/responses/compact", {}, True),
+    ],
+)
+def test_a_call_seals_if_later_calls_may_name_parts_of_its_answer(
+    path: str, fields: dict[str, object], seals: bool
+) -> None:
+    assert call(path, json.dumps({"model": "gpt-4o", **fields}).encode()).seals == seals

@@ -1,4 +1,4 @@
-"""Money: costs, shares of capacity and forecasts against figures worked out by hand; sums that must add up."""
+"""Costs, shares of capacity and forecasts, against figures worked out by hand; sums that must add up."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from shared.billing.charges import UNUSED, Charge, Tariff
 from shared.billing.cost import USD
 from shared.billing.prices import Prices
-from shared.billing.report import DIMENSIONS, UsageQuery, as_csv, question, report
+from shared.billing.report import DIMENSIONS, UsageQuery, as_csv, parse_query, report
 from shared.config.document import Backend, PriceLine, ProvisionedCapacity
 from shared.errors import InvalidRequest
 from shared.storage import Properties
@@ -49,11 +49,11 @@ def dimensions(key: str = "a", model: str = "gpt-4o", backend: str = "sweden", *
 def charged(
     lines: Lines, span: HourRange | None = None, *backends: Backend, now: float = NOW
 ) -> dict[Dimensions, int | None]:
-    found = tariff(*(backends or (SWEDEN, RESERVED))).charges(span or HourRange(HOUR, HOUR + 1), lines, now)
-    return {charge.line: charge.picodollars for charge in found}
+    charges = tariff(*(backends or (SWEDEN, RESERVED))).charges(span or HourRange(HOUR, HOUR + 1), lines, now)
+    return {charge.line: charge.picodollars for charge in charges}
 
 
-def test_a_line_costs_its_tokens_at_the_price_of_what_served_it() -> None:
+def test_a_line_costs_its_tokens_at_the_price_of_the_served_model() -> None:
     million = Counts(requests=1, input_tokens=1_000_000)
     lines = {
         dimensions(served="gpt-4o-2024-05-13"): million,
@@ -65,28 +65,28 @@ def test_a_line_costs_its_tokens_at_the_price_of_what_served_it() -> None:
         dimensions(model="gpt-5.4", context="long"): million,
         dimensions(key="b", model="ours"): Counts(requests=7, errors=7),
     }
-    found = charged(lines, None, SWEDEN)
-    dollars = [None if money is None else money / USD for money in found.values()]
+    costs = charged(lines, None, SWEDEN)
+    dollars = [None if money is None else money / USD for money in costs.values()]
     assert dollars == [5.0, 2.5, 1.25, 2.0, None, 0.009, 5.0, 0.0]
 
 
-def test_capacity_is_shared_out_by_what_its_use_would_have_cost() -> None:
+def test_capacity_is_divided_by_the_cost_of_the_same_tokens_without_it() -> None:
     ann, bob = dimensions("ann", backend="reserved"), dimensions("bob", backend="reserved")
     # At 2.50 and 10 a million, ann's tokens are worth 3.50, bob's 3.00; 100 units are 100 USD an hour.
-    found = charged({ann: Counts(input_tokens=1_000_000, output_tokens=100_000), bob: Counts(output_tokens=300_000)})
+    costs = charged({ann: Counts(input_tokens=1_000_000, output_tokens=100_000), bob: Counts(output_tokens=300_000)})
     share = 100 * USD * 300 // 650
-    assert found == {ann: 100 * USD - share, bob: share}
+    assert costs == {ann: 100 * USD - share, bob: share}
 
 
-def test_capacity_that_nobody_used_is_a_line_of_its_own() -> None:
+def test_unused_capacity_is_a_separate_line() -> None:
     span = HourRange(HOUR, HOUR + 1)
     assert charged({}, span) == {
         Dimensions("-", "gpt-4o", "reserved", "swedencentral", deployment="ptu", role=UNUSED): 100 * USD
     }
     failed = dimensions("ann", backend="reserved")
-    found = charged({failed: Counts(requests=3, errors=3)}, span)
-    assert found.pop(failed) == 0
-    assert list(found.values()) == [100 * USD]
+    costs = charged({failed: Counts(requests=3, errors=3)}, span)
+    assert costs.pop(failed) == 0
+    assert list(costs.values()) == [100 * USD]
 
 
 @pytest.mark.parametrize(
@@ -105,13 +105,13 @@ def test_capacity_costs_from_its_day_until_the_next_entry(label: str, usd: int) 
     assert sum(money or 0 for money in charged({}, HourRange(first, first + 1)).values()) == usd * USD
 
 
-def test_hours_to_come_have_cost_nothing_yet() -> None:
+def test_future_hours_cost_nothing_yet() -> None:
     now = HOUR * 3600.0 + 60
     assert sum(money or 0 for money in charged({}, HourRange(HOUR, HOUR + 9), now=now).values()) == 100 * USD
     assert charged({}, HourRange(HOUR + 1, HOUR + 2), now=now) == {}
 
 
-def test_provisioned_deployments_of_which_no_capacity_is_told_have_no_known_cost() -> None:
+def test_provisioned_deployments_without_configured_capacity_have_no_known_cost() -> None:
     line = dimensions(model="ours", backend="reserved")
     assert charged({line: Counts(requests=1, input_tokens=1)})[line] is None
     early = dimensions(backend="reserved")
@@ -132,12 +132,12 @@ counts = st.builds(Counts, requests=st.integers(1, 9), input_tokens=token, outpu
 
 
 @given(st.dictionaries(line, counts, max_size=12))
-def test_shares_add_up_to_the_capacity_and_nobody_is_charged_less_than_nothing(lines: Lines) -> None:
-    found: list[Charge] = list(tariff(SWEDEN, RESERVED).charges(HourRange(HOUR, HOUR + 1), lines, NOW))
-    assert {charge.line for charge in found if charge.line.role != UNUSED} == lines.keys()
-    of_capacity = [c.picodollars or 0 for c in found if c.line.backend == "reserved" and c.line.model == "gpt-4o"]
+def test_shares_add_up_to_the_capacity_and_are_not_negative(lines: Lines) -> None:
+    charges: list[Charge] = list(tariff(SWEDEN, RESERVED).charges(HourRange(HOUR, HOUR + 1), lines, NOW))
+    assert {charge.line for charge in charges if charge.line.role != UNUSED} == lines.keys()
+    of_capacity = [c.picodollars or 0 for c in charges if c.line.backend == "reserved" and c.line.model == "gpt-4o"]
     assert sum(of_capacity) == 100 * USD
-    assert all((charge.picodollars or 0) >= 0 for charge in found)
+    assert all((charge.picodollars or 0) >= 0 for charge in charges)
 
 
 def test_a_period_is_cut_where_a_price_changes_and_by_the_hour_where_capacity_is_shared() -> None:
@@ -177,11 +177,11 @@ class Month:
         await table.merge(f"{hour}-00", {f"{self._number:026d}": row})
 
     async def ask(self, *backends: Backend, **given: str) -> list[dict[str, Any]]:
-        found = await report(self.store, tariff(*(backends or (SWEDEN,))), question(given, self.now))
-        return found.rows({"a": "Ann"})
+        month_report = await report(self.store, tariff(*(backends or (SWEDEN,))), parse_query(given, self.now))
+        return month_report.rows({"a": "Ann"})
 
 
-async def test_lines_tell_names_tokens_and_money() -> None:
+async def test_lines_have_names_tokens_and_cost() -> None:
     month = Month()
     await month.call("2026110310", e_output=100_000)
     await month.call("2026110311", key="b", model="nonesuch")
@@ -198,7 +198,7 @@ async def test_lines_tell_names_tokens_and_money() -> None:
     assert (bob["key"], bob["name"], bob["requests"], bob["cost_usd"], bob["unpriced"]) == ("b", "", 1, None, 1)
 
 
-async def test_a_price_that_changes_within_a_month_holds_from_its_day_on() -> None:
+async def test_a_price_that_changes_within_a_month_applies_from_its_day() -> None:
     month = Month()
     await month.call("2026110200", model="cheap")
     await month.call("2026110223", model="cheap")
@@ -225,14 +225,14 @@ async def test_every_dimension_and_every_series_adds_up_to_the_same() -> None:
             s_product=["-", "x"][number % 4 == 0],
         )
     backend = msgspec.structs.replace(RESERVED, models={"gpt-4o": "ptu", "cheap": "own"})
-    whole = await report(month.store, tariff(SWEDEN, backend), question({}, month.now))
+    whole = await report(month.store, tariff(SWEDEN, backend), parse_query({}, month.now))
     assert whole.total.requests == 60
     for by in DIMENSIONS:
         for every in ("", "hour", "day", "month"):
             asked = {"by": by} | ({"every": every} if every else {})
-            found = await report(month.store, tariff(SWEDEN, backend), question(asked, month.now))
+            grouped = await report(month.store, tariff(SWEDEN, backend), parse_query(asked, month.now))
             for name in ("requests", "input_tokens", "output_tokens", "cost", "beside", "unpriced"):
-                assert sum(getattr(line, name) for line in found.lines.values()) == getattr(whole.total, name), (
+                assert sum(getattr(line, name) for line in grouped.lines.values()) == getattr(whole.total, name), (
                     by,
                     every,
                 )
@@ -240,7 +240,7 @@ async def test_every_dimension_and_every_series_adds_up_to_the_same() -> None:
     assert sum(rows[0]["cost_usd"] for rows in parts) == pytest.approx(whole.total.cost / USD, rel=1e-12)
 
 
-async def test_filters_name_what_is_counted() -> None:
+async def test_filters_select_what_is_counted() -> None:
     month = Month()
     await month.call("2026110310", s_product="x", s_system="crm")
     await month.call("2026110310", s_product="y")
@@ -294,21 +294,21 @@ async def test_capacity_is_forecast_to_be_paid_for_in_every_hour_of_the_month(pa
         ({"every": "hour", "since": "2026-01-01"}, "every: expected a period of at most 744 pieces"),
     ],
 )
-def test_bad_questions_say_what_was_expected(given: dict[str, str], said: str) -> None:
+def test_errors_about_parameters_say_what_was_expected(given: dict[str, str], said: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        question(given, NOW)
+        parse_query(given, NOW)
     assert refused.value.message.startswith(said)
     assert refused.value.param == said.partition(":")[0]
 
 
 def test_periods_may_be_months_days_and_times_with_zones() -> None:
     now = datetime(2026, 11, 21, 12, 30, tzinfo=UTC).timestamp()
-    assert question({}, now).since == datetime(2026, 11, 1, tzinfo=UTC)
-    asked = question({"since": "2026-10", "until": "2026-11-02T01:00+02:00"}, now)
+    assert parse_query({}, now).since == datetime(2026, 11, 1, tzinfo=UTC)
+    asked = parse_query({"since": "2026-10", "until": "2026-11-02T01:00+02:00"}, now)
     assert (asked.since, asked.until) == (datetime(2026, 10, 1, tzinfo=UTC), datetime(2026, 11, 1, 23, tzinfo=UTC))
     assert asked == UsageQuery(asked.since, asked.until)
 
 
-def test_a_table_for_spreadsheets_runs_no_formula_and_writes_small_amounts_in_full() -> None:
+def test_csv_has_no_formulas_and_all_digits_of_small_amounts() -> None:
     text = as_csv(["name", "usd"], [{"name": '=HYPERLINK("x")', "usd": 1e-06}, {"name": "-", "usd": None}])
     assert text == 'name,usd\n"\'=HYPERLINK(""x"")",0.000001\n-,\n'

@@ -1,4 +1,4 @@
-"""Charges as FOCUS files: what they say, that they add up, and that they land in a real blob container."""
+"""Charges as FOCUS files: their content, their sums, and their way into a real blob container."""
 
 import asyncio
 import base64
@@ -84,7 +84,7 @@ def rows_of(text: bytes) -> list[dict[str, str]]:
 
 
 class Files:
-    """A container that keeps what is put into it."""
+    """A container in memory."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -102,7 +102,7 @@ class Clock:
         self.store = MemoryStore(lambda: self.now)
 
 
-async def test_a_row_stands_for_a_class_of_tokens_of_a_day() -> None:
+async def test_a_row_has_one_class_of_tokens_of_a_day() -> None:
     clock = Clock("2026110500")
     await call(clock.store, "2026110310", s_product="shop", e_served="gpt-4o-2024-11-20")
     await call(clock.store, "2026110311", s_product="shop", e_served="gpt-4o-2024-11-20")
@@ -126,7 +126,7 @@ async def test_a_row_stands_for_a_class_of_tokens_of_a_day() -> None:
     assert (fresh["BillingAccountId"], fresh["PricingUnit"]) == ("Contoso", "1000000 Tokens")
 
 
-async def test_the_rows_add_up_to_what_usage_tells() -> None:
+async def test_the_rows_add_up_to_the_usage_report() -> None:
     clock = Clock("2026110300")
     for number in range(40):
         backend = ["sweden", "reserved"][number % 3 == 0]
@@ -154,7 +154,7 @@ async def test_the_rows_add_up_to_what_usage_tells() -> None:
     assert {row["CapacityReservationStatus"] for row in capacity} == {"Used", "Unused"}
 
 
-async def test_what_has_no_price_has_a_row_without_costs() -> None:
+async def test_usage_without_a_price_has_a_row_without_costs() -> None:
     clock = Clock("2026110300")
     await call(clock.store, "2026110110", model="ours")
     month = hours.from_label("2026110100")
@@ -191,7 +191,7 @@ async def test_the_timer_writes_this_month_by_the_day_and_the_last_one_once_it_i
     assert "focus/2026-11.csv" not in files.files  # nobody has used anything
 
 
-async def test_repricing_writes_exported_months_anew_and_twice_is_the_same_as_once() -> None:
+async def test_repricing_rewrites_exported_months_and_is_idempotent() -> None:
     clock, files = Clock("2026110312"), Files()
     await call(clock.store, "2026103010")
     await call(clock.store, "2026110210", model="ours")
@@ -244,8 +244,8 @@ def test_the_command_line_exports_into_a_container_and_into_a_file(account: Azur
         "GATEWAY_STORAGE": account.connection_string,
     }
     for _ in range(2):  # the container is made once
-        told = cli(environ, "export", "--month", "2026-06", "--json")
-        assert (told["rows"], told["usd"], told["written"]) == (3, "3", "focus/2026-06.csv")
+        answer = cli(environ, "export", "--month", "2026-06", "--json")
+        assert (answer["rows"], answer["usd"], answer["written"]) == (3, "3", "focus/2026-06.csv")
     written = read_blob(account.connection_string, "costs/focus/2026-06.csv")
     assert [row["BilledCost"] for row in rows_of(written)] == ["0.5", "1.5", "1"]
     assert tuple(rows_of(written)[0]) == COLUMNS
@@ -275,7 +275,7 @@ async def test_the_timers_job_exports_after_the_roll_up(
         assert {row["ChargePeriodStart"][:10].replace("-", "") for row in rows_of(written)} == {hour[:8]}
 
 
-async def test_a_container_that_cannot_be_reached_says_why(account: Azurite) -> None:
+async def test_the_error_of_an_unreachable_container_names_the_reason(account: Azurite) -> None:
     endpoint = next(part for part in account.connection_string.split(";") if part.startswith("BlobEndpoint="))[13:]
     wrong = base64.b64encode(b"wrong").decode()
     for blobs, message in (

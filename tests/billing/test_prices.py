@@ -1,4 +1,4 @@
-"""Prices: the table, what the configuration puts before it, and the arithmetic, against figures worked out by hand."""
+"""Prices: the table, the configuration's overrides and the arithmetic, against figures worked out by hand."""
 
 import json
 from datetime import UTC, datetime
@@ -80,11 +80,11 @@ def test_costs_are_those_worked_out_by_hand(model: str, usage: Usage, more: dict
         ("text-embedding-3-small", Usage(0, 1)),
     ],
 )
-def test_what_has_no_price_does_not_cost_zero(model: str, usage: Usage) -> None:
+def test_usage_without_a_price_does_not_cost_zero(model: str, usage: Usage) -> None:
     assert usd(model, usage) is None
 
 
-def test_a_price_holds_from_its_day_on() -> None:
+def test_a_price_applies_from_its_day() -> None:
     lines = [
         PriceLine(model="mine", since="2026-03-01", input=1.0),
         PriceLine(model="mine", since="2026-11-21", input=2),
@@ -96,7 +96,7 @@ def test_a_price_holds_from_its_day_on() -> None:
     assert int(NOW) in prices.changes
 
 
-def test_the_configuration_goes_before_the_table_for_what_it_names() -> None:
+def test_prices_of_the_configuration_override_the_table() -> None:
     lines = [
         PriceLine(model="GPT-4o", input=1.0, output=1.0),
         PriceLine(model="gpt-4o", deployment="data_zone", input=3.0, output=3.0),
@@ -111,14 +111,14 @@ def test_the_configuration_goes_before_the_table_for_what_it_names() -> None:
     assert later == 9 * USD
 
 
-def test_what_is_reserved_is_the_highest_price_of_the_backends_that_serve() -> None:
+def test_the_reserved_price_is_the_highest_of_the_serving_backends() -> None:
     dearest = PRICES.dearest("gpt-4o", NOW)
     assert dearest is not None
     assert dearest.output == 11_000_000
     assert PRICES.dearest("nonesuch", NOW) is None
 
 
-def test_units_of_capacity_cost_by_where_they_are() -> None:
+def test_the_price_of_a_unit_depends_on_its_region() -> None:
     assert [
         PRICES.unit_hour(backend.deployment, backend.region, NOW) for backend in (SWEDEN, ZONE, JAPAN, REGIONAL)
     ] == [
@@ -129,8 +129,8 @@ def test_units_of_capacity_cost_by_where_they_are() -> None:
     ]
 
 
-def test_the_table_names_its_source_and_every_line_is_sound() -> None:
-    assert "prices.azure.com" in price_list.source()
+def test_the_table_names_its_source_and_every_line_is_valid() -> None:
+    assert "prices.azure.com" in price_list._table().source
     lines = list(price_list._listed())
     assert len(lines) > 400
     assert [line for line in lines if line.problem()] == []
@@ -160,7 +160,7 @@ def test_sums_of_costs_are_exact_in_any_order(calls: list[tuple[int, int, int]],
     assert float(exactly(sum(costs))) == pytest.approx(sum(costs) / USD)
 
 
-def test_all_digits_are_told() -> None:
+def test_amounts_have_all_their_digits() -> None:
     assert [exactly(n) for n in (0, 1, -1, USD, 1_500_000_000_000)] == [
         "0",
         "0.000000000001",
@@ -170,7 +170,7 @@ def test_all_digits_are_told() -> None:
     ]
 
 
-def test_prices_that_make_no_sense_stop_the_start() -> None:
+def test_invalid_prices_prevent_the_start() -> None:
     backend = {"name": "a", "endpoint": "https://a", "region": "r", "models": {"m": "m"}}
     capacity = {"model": "n", "units": 1, "from": "soon"}
     prices: list[dict[str, Any]] = [

@@ -31,27 +31,27 @@ def azurite() -> Iterator[Azurite]:
         yield running
 
 
-def test_capacity_that_is_full_pays_when_its_tokens_cost_more() -> None:
+def test_full_capacity_pays_if_its_tokens_cost_more() -> None:
     # 20 units' worth of tokens in each of 10 hours, at 40 USD an hour: 20 units cost 20.
-    found = plan([Hour(20 * UNIT, 40 * USD)] * 10, TERMS)
-    assert found == Purchase(10, 400 * USD, 20.0, 20.0, 20, 200 * USD, 0.5)
+    purchase = plan([Hour(20 * UNIT, 40 * USD)] * 10, TERMS)
+    assert purchase == Purchase(10, 400 * USD, 20.0, 20.0, 20, 200 * USD, 0.5)
 
 
 def test_capacity_that_costs_more_than_its_tokens_is_not_bought() -> None:
-    found = plan([Hour(20 * UNIT, 19 * USD)] * 10, TERMS)
-    assert (found.units, found.cost) == (0, 190 * USD)
-    assert found.break_even == pytest.approx(20 / 19)
+    purchase = plan([Hour(20 * UNIT, 19 * USD)] * 10, TERMS)
+    assert (purchase.units, purchase.cost) == (0, 190 * USD)
+    assert purchase.break_even == pytest.approx(20 / 19)
 
 
 def test_a_peak_spills_over_to_tokens() -> None:
     # Nine hours need 20 units at 2 USD each; the tenth 100. Each unit beyond 20 costs 10 and saves 2.
     usage = [Hour(20 * UNIT, 40 * USD)] * 9 + [Hour(100 * UNIT, 200 * USD)]
-    found = plan(usage, TERMS)
-    assert (found.units, found.cost) == (20, 200 * USD + 160 * USD)
-    assert (found.average, found.peak) == (28.0, 100.0)
+    purchase = plan(usage, TERMS)
+    assert (purchase.units, purchase.cost) == (20, 200 * USD + 160 * USD)
+    assert (purchase.average, purchase.peak) == (28.0, 100.0)
 
 
-def test_less_than_can_be_bought_is_weighed_against_none() -> None:
+def test_need_below_the_minimum_is_compared_with_no_units() -> None:
     # 10 units' worth at 16 USD: 15 units must be bought, for 15 an hour. At 14 it does not pay.
     assert plan([Hour(10 * UNIT, 16 * USD)] * 5, TERMS).units == 15
     assert plan([Hour(10 * UNIT, 14 * USD)] * 5, TERMS).units == 0
@@ -63,7 +63,7 @@ def test_idle_hours_are_paid_for() -> None:
     assert plan([busy] * 4 + [idle] * 5, TERMS).units == 0
 
 
-def test_no_usage_needs_nothing() -> None:
+def test_no_usage_needs_no_units() -> None:
     assert plan([], TERMS) == Purchase(0, 0, 0.0, 0.0, 0, 0, None)
     assert plan([Hour(0.0, 0)] * 3, TERMS).units == 0
 
@@ -74,11 +74,11 @@ hour = st.builds(Hour, st.floats(0, 100 * UNIT), st.integers(0, 300 * USD))
 @given(st.lists(hour, max_size=12), st.integers(0, 3 * USD))
 def test_no_other_number_of_units_is_cheaper(usage: list[Hour], unit_hour: int) -> None:
     terms = Terms(2_500, unit_hour, 15, 5)
-    found = plan(usage, terms)
+    purchase = plan(usage, terms)
     for units in (0, *range(15, 121, 5)):
         spilled = sum(h.picodollars * max(0.0, 1 - units * UNIT / h.need) for h in usage if h.need > 0)
         idle = sum(h.picodollars for h in usage if h.need == 0) if units == 0 else 0
-        assert found.cost <= len(usage) * units * unit_hour + spilled + idle + len(usage) + 1
+        assert purchase.cost <= len(usage) * units * unit_hour + spilled + idle + len(usage) + 1
 
 
 def test_the_throughput_of_dated_names_is_that_of_the_model() -> None:
@@ -89,7 +89,7 @@ def test_the_throughput_of_dated_names_is_that_of_the_model() -> None:
     assert throughput("whisper") is None
 
 
-def test_the_command_weighs_the_hours_of_the_ledger(azurite: Azurite) -> None:
+def test_the_command_compares_the_hours_of_the_ledger(azurite: Azurite) -> None:
     async def use() -> int:
         async with bootstrap.open_store(Storage(connection_string=azurite.connection_string)) as store:
             end = hours.day_start(hours.hour_of(store.now()))
@@ -107,8 +107,8 @@ def test_the_command_weighs_the_hours_of_the_ledger(azurite: Azurite) -> None:
 
     def asked(*words: str) -> dict[str, Any]:
         (line,) = cli(environ, "ptu", "--days", "1", "--model", "gpt-5.2", "--json", *words)
-        found: dict[str, Any] = line
-        return found
+        row: dict[str, Any] = line
+        return row
 
     line = asked()
     by_tokens = 2 * (204_000 * 1.75 + 100_000 * 0.175 + 25_500 * 14) / 1e6

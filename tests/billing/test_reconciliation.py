@@ -1,4 +1,4 @@
-"""The ledger beside Azure Monitor's count, through Azure's own client, against a stand-in of that service on HTTP."""
+"""The ledger compared with Azure Monitor, through Azure's own client, against a simulation of the service."""
 
 import asyncio
 import json
@@ -46,7 +46,7 @@ def backend(name: str, resource_id: str | None = ACCOUNT, **models: str) -> Back
     )
 
 
-def test_both_counts_of_every_deployment_stand_side_by_side() -> None:
+def test_every_deployment_has_both_counts() -> None:
     lines = {
         Dimensions("a", "gpt-4o", "v1", "r", deployment="chat"): Counts(requests=2, input_tokens=100, output_tokens=10),
         Dimensions("b", "gpt-4o", "dated", "r", deployment="chat"): Counts(
@@ -60,9 +60,9 @@ def test_both_counts_of_every_deployment_stand_side_by_side() -> None:
         (ACCOUNT.lower(), "chat"): Counted(4, 157, 15),
         (ACCOUNT.lower(), "elsewhere"): Counted(1, 8, 8),
     }
-    found = compare(lines, [backend("v1"), backend("dated"), backend("unnamed", None)], azure)
-    told = {(one.backends, one.deployment): (one.ledger, one.azure, one.percent, one.same) for one in found}
-    assert told == {
+    differences = compare(lines, [backend("v1"), backend("dated"), backend("unnamed", None)], azure)
+    rows = {(one.backends, one.deployment): (one.ledger, one.azure, one.percent, one.same) for one in differences}
+    assert rows == {
         ("dated,v1", "chat"): (Counted(4, 157, 15), Counted(4, 157, 15), 0.0, True),
         ("dated,v1", "elsewhere"): (Counted(), Counted(1, 8, 8), -100.0, False),
         ("unnamed", "chat"): (Counted(), None, None, False),
@@ -71,7 +71,7 @@ def test_both_counts_of_every_deployment_stand_side_by_side() -> None:
 
 
 class Monitor(BaseHTTPRequestHandler):
-    """Answers as the metrics API of a region does: totals by the hour, one series per deployment."""
+    """The metrics API of a region: totals by the hour, one series per deployment."""
 
     asked: ClassVar[list[tuple[str, dict[str, list[str]], dict[str, Any], str]]] = []
     tokens: ClassVar[dict[str, dict[str, int]]] = {}

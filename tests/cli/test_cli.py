@@ -1,4 +1,4 @@
-"""The command line, and the job of the timer, as an operator uses them."""
+"""The command line and the timer's job, as an operator uses them."""
 
 import asyncio
 import csv
@@ -33,7 +33,7 @@ class Commands:
         return json.loads(result.stdout)
 
     def refused(self, *words: str) -> str:
-        """What a command says on its standard error when it refuses."""
+        """The standard error of a command that exits with 2."""
         result = self(*words)
         assert result.exit_code == 2
         assert not isinstance(result.exception, Exception)
@@ -77,14 +77,14 @@ def test_rotating_gives_a_new_key_of_the_same_consumer_and_revoking_ends_all(run
     assert listed(run, made["id"])["state"] == "revoked or expired"
 
 
-def test_a_name_that_two_have_is_not_guessed(run: Commands) -> None:
+def test_an_ambiguous_name_is_rejected(run: Commands) -> None:
     for _ in range(2):
         run.json("keys", "create", "twins")
     assert "several consumers have this name" in run.refused("keys", "revoke", "twins")
     assert "no consumer has this id or name" in run.refused("keys", "rotate", "nobody")
 
 
-def test_bad_words_are_refused_with_what_was_expected(run: Commands) -> None:
+def test_wrong_arguments_are_rejected_with_what_was_expected(run: Commands) -> None:
     assert "got gpt-9" in run.refused("keys", "create", "x", "--models", "gpt-4o,gpt-9")
     assert "NAME: expected" in run.refused("keys", "create", "  ")
     assert "expected one of them" in run.refused("usage", "--json", "--csv")
@@ -94,7 +94,7 @@ def test_bad_words_are_refused_with_what_was_expected(run: Commands) -> None:
     assert "--token-quota: Expected `int` <= 10" in run.refused("keys", "create", "x", "--token-quota", "9" * 16)
 
 
-def test_without_settings_the_command_says_which(run: Commands) -> None:
+def test_a_command_names_the_settings_it_lacks(run: Commands) -> None:
     nothing = Commands(dict.fromkeys([*run.environment, "AzureWebJobsStorage"], None))
     assert "GATEWAY_STORAGE: expected" in nothing.refused("keys", "list")
     dead = Commands({**run.environment, "GATEWAY_STORAGE": "UseDevelopmentStorage=maybe"})
@@ -103,7 +103,7 @@ def test_without_settings_the_command_says_which(run: Commands) -> None:
     assert "neither YAML nor JSON" in broken.refused("check")
 
 
-def test_a_store_that_is_not_there_is_told_and_not_traced(run: Commands) -> None:
+def test_an_unavailable_store_is_reported_without_a_traceback(run: Commands) -> None:
     gone = run.environment["GATEWAY_STORAGE"] or ""
     port = gone.split("127.0.0.1:")[1].split("/")[0]
     said = Commands({**run.environment, "GATEWAY_STORAGE": gone.replace(port, "9")}).refused("keys", "list")
@@ -111,7 +111,7 @@ def test_a_store_that_is_not_there_is_told_and_not_traced(run: Commands) -> None
     assert "AccountKey" not in said
 
 
-def test_usage_is_told_as_table_json_and_csv(gateway: System) -> None:
+def test_usage_is_printed_as_table_json_and_csv(gateway: System) -> None:
     assert gateway.chat().status == 200
     run = Commands(gateway.gateway.environment)
     rows = run.json("usage", "--by", "model")
@@ -159,10 +159,10 @@ def test_check_names_the_reason_of_every_failure(azurite: Azurite, simulator: Si
     assert {name for name, row in found.items() if not row["usable"]} == refused
     assert {found[name]["result"] for name in ("good", "dated", "embedder", "completer", "keyed")} == {"ok"}
     assert {found[name]["result"].split(";")[0] for name in ("painter", "listener")} == {"ok: deployed"}
-    assert found["badkey"]["result"].startswith("401 not authorised")
-    assert found["nodeployment"]["result"].startswith("404 no such deployment")
+    assert found["badkey"]["result"].startswith("401 Unauthorized")
+    assert found["nodeployment"]["result"].startswith("404 Not Found: no such deployment")
     assert found["nobody"]["result"].startswith("not reachable")
-    assert found["audience"]["result"].startswith("401 not authorised")
+    assert found["audience"]["result"].startswith("401 Unauthorized")
     assert "not-the-key" not in result.output
     assert "no such deployment" in run("check").stdout
 
@@ -206,7 +206,7 @@ async def test_a_configuration_that_cannot_be_used_stops_the_start_with_its_comp
     assert "backends: expected at least one backend" in said[0]["message"]
 
 
-def test_a_key_is_held_to_regions_and_may_be_let_go_again(run: Commands) -> None:
+def test_a_key_is_limited_to_regions_and_freed_again(run: Commands) -> None:
     made = run.json("keys", "create", "europeans", "--regions", "swedencentral, japaneast", "--explain")
     changed = run.json("keys", "set", made["id"], "--regions", "swedencentral", "--pin", "--requests-per-minute", "5")
     assert changed["access"] == {"regions": ["swedencentral"], "pin": True, "explain": True}

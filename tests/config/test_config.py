@@ -1,4 +1,4 @@
-"""The configuration: what is wrong stops the start and is named by its path; samples and documents tell the truth."""
+"""The configuration: errors stop the start and name the path; samples and documents agree with the code."""
 
 import json
 import re
@@ -29,7 +29,7 @@ GOOD: dict[str, Any] = {
 
 
 def changed(path: str, value: Any) -> str:
-    """The good document with one value replaced, or taken away where it is `...`."""
+    """The good document with one value replaced, or removed if the new one is `...`."""
     document = json.loads(json.dumps(GOOD))
     *parents, last = [int(part) if part.isdigit() else part for part in path.split("/")]
     place = document
@@ -106,7 +106,7 @@ def changed(path: str, value: Any) -> str:
         ("client_address", {"hops": 11}, "client_address.hops: Expected `int` <= 10, got 11"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_path(path: str, value: Any, complaint: str) -> None:
+def test_an_error_names_the_path_of_the_key(path: str, value: Any, complaint: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         parsing.parse(changed(path, value), "gateway.yaml")
     assert f"gateway.yaml: {complaint}" in str(caught.value)
@@ -116,28 +116,28 @@ def test_what_is_wrong_is_named_with_its_path(path: str, value: Any, complaint: 
     ("document", "complaint"),
     [
         ("backends: [", "is neither YAML nor JSON: line 1"),
-        ("a: 1\na: 2", "the key 'a' stands twice"),
-        ('{"backends": [{"name": "a", "name": "b"}]}', "the key 'name' stands twice"),
-        ("1: x", "the key 1 is no text"),
+        ("a: 1\na: 2", "duplicate key 'a'"),
+        ('{"backends": [{"name": "a", "name": "b"}]}', "duplicate key 'name'"),
+        ("1: x", "the key 1 is not a string"),
         ("just text", "document: Expected `object`, got `str`"),
         ("", "document: Expected `object`, got `null`"),
         ("[" * 5000, "is "),
         ("!!python/object/apply:os.system [id]", "is neither YAML nor JSON"),
     ],
 )
-def test_a_document_that_is_none_is_refused_with_its_place(document: str, complaint: str) -> None:
+def test_an_unreadable_document_is_rejected_with_the_place(document: str, complaint: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         parsing.parse(document, "gateway.yaml")
     assert complaint in str(caught.value)
 
 
-def test_yaml_knows_no_dates_and_json_may_have_tabs() -> None:
+def test_yaml_has_no_dates_and_json_may_have_tabs() -> None:
     yaml = "backends:\n- {name: a, endpoint: https://a, region: r, api_version: 2024-10-21, models: {m: m}}"
     assert parsing.parse(yaml, "x").backends[0].api_version == "2024-10-21"
     assert parsing.parse(json.dumps(GOOD, indent="\t"), "x") == parsing.parse(json.dumps(GOOD), "x")
 
 
-def test_all_complaints_are_told_at_once() -> None:
+def test_all_complaints_are_reported_at_once() -> None:
     document = json.loads(changed("backends/0/region", ""))
     document["models"]["m"]["fallbacks"] = ["zzz"]
     with pytest.raises(ConfigurationError) as caught:
@@ -145,7 +145,7 @@ def test_all_complaints_are_told_at_once() -> None:
     assert len(str(caught.value).splitlines()) == 2
 
 
-def test_the_document_is_found_as_file_or_in_the_variable_itself(tmp_path: Path) -> None:
+def test_the_document_is_read_from_a_file_or_from_the_variable_itself(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(json.dumps(GOOD))
     from_file = environment.load({**STORAGE, "GATEWAY_CONFIG": str(path)})
@@ -183,18 +183,18 @@ def test_a_backends_key_comes_from_the_environment_or_stops_the_start() -> None:
         ({"GATEWAY_STORAGE": "", "AzureWebJobsStorage": "y=1"}, environment.Storage("y=1")),
     ],
 )
-def test_the_storage_is_named_in_the_forms_of_the_functions_host(
+def test_the_storage_is_read_in_the_forms_of_the_functions_host(
     environ: Mapping[str, str], expected: environment.Storage
 ) -> None:
     assert environment.load_storage(environ) == expected
 
 
-def test_without_a_storage_the_start_stops_with_what_to_set() -> None:
+def test_without_a_storage_the_start_stops_and_names_the_variable() -> None:
     with pytest.raises(ConfigurationError, match="GATEWAY_STORAGE: expected"):
         environment.load_storage({})
 
 
-def test_no_secret_shows_when_settings_are_printed() -> None:
+def test_printed_settings_show_no_secret() -> None:
     environ = {"GATEWAY_STORAGE": "AccountKey=hush", "GATEWAY_MANAGEMENT_KEY": "hush", "A_KEY": "hush"}
     document = changed("backends/0/auth", {"api_key_env": "A_KEY"})
     assert "hush" not in repr(environment.load({**environ, "GATEWAY_CONFIG": document}))
@@ -280,7 +280,7 @@ def test_the_command_of_the_reference_checks_a_document(tmp_path: Path) -> None:
     assert b"expected at least one backend" in done.stderr
 
 
-def test_every_environment_variable_stands_in_the_sample_and_in_the_documentation() -> None:
+def test_every_environment_variable_is_in_the_sample_and_in_the_documentation() -> None:
     read = set(re.findall(r'environ(?:\.get\(|\[)"(\w+)"', (ROOT / "shared/config/environment.py").read_text()))
     read |= {"GATEWAY_STORAGE", "GATEWAY_STORAGE__tableServiceUri", "GATEWAY_STORAGE__clientId"}
     assert len(read) >= 7
@@ -289,3 +289,42 @@ def test_every_environment_variable_stands_in_the_sample_and_in_the_documentatio
     for name in read:
         assert name in sample
         assert f"`{name}`" in documentation
+
+
+def test_an_alias_stands_for_its_model() -> None:
+    configuration = parsing.parse(json.dumps(GOOD), "x")
+    assert [configuration.canonical(name) for name in ("m-2024", "m", "unknown")] == ["m", "m", "unknown"]
+
+
+def test_complaints_of_the_schema_do_not_hide_each_other() -> None:
+    document: dict[str, Any] = {
+        "backends": [{**GOOD["backends"][0], "weight": 0, "colour": "red"}, {**GOOD["backends"][1], "priority": -1}],
+        "heartbeat_seconds": "often",
+        "models": {"m": {"aliases": 5}, "n": {"aliases": 6}},
+        "unheard_of": 1,
+        "limits": {"defaults": {"time_zone": "Mars/Olympus", "tokens_per_minute": -5}},
+    }
+    with pytest.raises(ConfigurationError) as refused:
+        parsing.parse(json.dumps(document), "x")
+    lines = str(refused.value).split("\n")
+    for path in (
+        "backends[0].weight: Expected `int` >= 1, got 0",
+        "backends[0]: Object contains unknown field `colour`",
+        "backends[1].priority: Expected `int` >= 0, got -1",
+        "heartbeat_seconds: Expected",
+        "models.m.aliases: Expected `array`, got `int`",
+        "models.n.aliases: Expected `array`, got `int`",
+        "document: Object contains unknown field `unheard_of`",
+        "limits.defaults.time_zone: expected the name of a time zone",
+        "limits.defaults.tokens_per_minute: Expected `int` >= 0, got -5",
+    ):
+        assert any(line.startswith(f"x: {path}") for line in lines), (path, lines)
+    assert len(lines) == 9
+
+
+def test_an_object_without_what_it_needs_is_the_last_complaint_of_its_kind() -> None:
+    document: dict[str, Any] = {"backends": [{"name": 5}, {"name": "b"}], "heartbeat_seconds": "often"}
+    with pytest.raises(ConfigurationError) as refused:
+        parsing.parse(json.dumps(document), "x")
+    assert "backends[0].name: Expected `str`, got `int`" in str(refused.value)
+    assert "required field `name`" not in str(refused.value)

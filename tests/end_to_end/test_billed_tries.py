@@ -1,4 +1,4 @@
-"""What a backend charged for a try that did not answer the caller is on record, apart from what the caller got."""
+"""The charges for attempts that did not answer the caller are on record, apart from the call's own."""
 
 from typing import Any
 
@@ -43,7 +43,7 @@ def rows_of_a_call(system: System, fault: dict[str, Any], *, stream: bool, count
 
 
 @pytest.mark.parametrize("fault", [*CHARGED, *CHARGED_STREAMS])
-def test_a_try_that_failed_after_its_prompt_was_read_is_booked_apart(impatient: System, fault: str) -> None:
+def test_an_attempt_that_failed_after_its_prompt_was_read_is_recorded_separately(impatient: System, fault: str) -> None:
     about = (CHARGED | CHARGED_STREAMS)[fault]
     served, charge = rows_of_a_call(impatient, about, stream=fault in CHARGED_STREAMS, count=2)
     assert charge["id"] == f"{served['id']}-1"
@@ -55,7 +55,7 @@ def test_a_try_that_failed_after_its_prompt_was_read_is_booked_apart(impatient: 
 
 
 @pytest.mark.parametrize("fault", FREE)
-def test_a_try_that_was_refused_costs_nothing(impatient: System, fault: str) -> None:
+def test_a_refused_attempt_costs_nothing(impatient: System, fault: str) -> None:
     (row,) = rows_of_a_call(impatient, FREE[fault], stream=False, count=1)
     assert "e_role" not in row
     assert row["e_attempts"] == 2

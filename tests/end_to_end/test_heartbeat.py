@@ -1,4 +1,4 @@
-"""Comments while a backend is silent: none before the silence is long, and until then everything stays possible."""
+"""Comments keep a stream alive while its backend is silent; failover and errors work until then and after."""
 
 import json
 import time
@@ -48,7 +48,7 @@ def test_status_and_headers_are_committed_by_the_first_comment_and_not_before(be
     assert caller.received.count(b"HTTP/1.1") == 1
 
 
-def test_behind_a_comment_failing_over_is_still_possible(beating: System) -> None:
+def test_a_failover_is_possible_after_a_comment(beating: System) -> None:
     model = beating.spare()
     beating.simulator.fault("hang", deployment=model, times=1)
     answer = beating.post("/v1/chat/completions", chat_body(model, stream=True))
@@ -58,7 +58,7 @@ def test_behind_a_comment_failing_over_is_still_possible(beating: System) -> Non
     assert answer.body.endswith(b"data: [DONE]\n\n")
 
 
-def test_an_error_behind_a_comment_is_raised_by_the_client(beating: System) -> None:
+def test_an_error_after_a_comment_is_raised_by_the_client(beating: System) -> None:
     model = beating.lone()
     beating.simulator.fault("hang", deployment=model)
     with beating.openai() as client, pytest.raises(openai.APIError, match="in time"):
@@ -66,7 +66,17 @@ def test_an_error_behind_a_comment_is_raised_by_the_client(beating: System) -> N
     beating.simulator.clear()
 
 
-def test_who_leaves_behind_a_comment_is_noticed(beating: System) -> None:
+def test_a_refusal_of_the_backend_after_a_comment_becomes_an_event(beating: System) -> None:
+    model = beating.lone()
+    beating.simulator.fault("delay", deployment=model, seconds=1.0)
+    answer = beating.post("/v1/chat/completions", chat_body(model, "simulate_content_filter", stream=True))
+    assert answer.status == 200
+    assert answer.body.startswith(COMMENT)
+    (event,) = [part for part in answer.body.split(b"\n\n") if part.startswith(b"data:")]
+    assert json.loads(event[5:])["error"]["code"] == "content_filter"
+
+
+def test_a_disconnect_after_a_comment_is_noticed(beating: System) -> None:
     model = beating.lone()
     key = beating.make_key("leaves late")
     beating.simulator.fault("hang", deployment=model)
@@ -78,7 +88,7 @@ def test_who_leaves_behind_a_comment_is_noticed(beating: System) -> None:
     beating.simulator.clear()
 
 
-def test_a_caller_may_have_none(beating: System) -> None:
+def test_a_caller_may_turn_comments_off(beating: System) -> None:
     model = beating.lone()
     beating.simulator.fault("stall", deployment=model, after_chunks=1, seconds=1.0)
     answer = beating.post("/v1/chat/completions", chat_body(model, stream=True), {"x-gateway-heartbeat": "off"})

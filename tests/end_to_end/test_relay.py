@@ -1,4 +1,4 @@
-"""What passes through the gateway, byte for byte: bodies in both directions, events, headers."""
+"""Bodies in both directions, events and headers pass through the gateway byte for byte."""
 
 import json
 import re
@@ -24,7 +24,7 @@ def lasting(body: bytes) -> bytes:
         ("/v1/chat/completions", "/openai/v1/chat/completions", "o4-mini", "thinker", {"max_completion_tokens": 18}),
     ],
 )
-def test_the_callers_answer_is_the_backends(
+def test_the_caller_receives_the_answer_of_the_backend(
     gateway: System, path: str, there: str, model: str, deployment: str, fields: dict[str, Any]
 ) -> None:
     answer = gateway.post(path, chat_body(model, **fields))
@@ -66,7 +66,7 @@ def test_a_body_of_many_megabytes_passes_whole(gateway: System) -> None:
     ],
 )
 @pytest.mark.parametrize("asked", [True, False], ids=["asked", "not-asked"])
-def test_the_events_are_the_backends_without_the_usage_that_nobody_asked_for(
+def test_the_caller_receives_the_events_of_the_backend_without_an_unrequested_usage_chunk(
     gateway: System, path: str, there: str, model: str, deployment: str, asked: bool
 ) -> None:
     options: dict[str, Any] = {"stream_options": {"include_usage": True}} if asked else {}

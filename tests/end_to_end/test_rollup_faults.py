@@ -14,7 +14,7 @@ from shared.storage.retrying import RetryingStore
 from tests.harness.azurite import azurite
 
 
-def test_two_timers_on_a_failing_service_come_to_the_bytes_of_a_sequential_fold() -> None:
+def test_two_timers_on_a_failing_service_produce_the_bytes_of_a_sequential_fold() -> None:
     with azurite() as running:
         tables, passes, same = asyncio.run(converge(running.port, 60, Faults(seconds=0.05), 6, (-3, -2)))
     assert min(tables.done[kind] for kind in ("refused", "lost", "stalled")) >= 5
@@ -51,7 +51,7 @@ class Failing(MemoryStore):
         return table
 
 
-async def test_a_scan_that_breaks_off_goes_on_where_it_was_and_gives_every_row_once() -> None:
+async def test_an_interrupted_scan_continues_and_returns_every_row_once() -> None:
     patient = RetryingStore(Failing())
     table = patient.table("usage202601")
     for partition in ("a", "b", "c"):

@@ -102,7 +102,7 @@ class TestThePackage:
         unpacked, zipped = sum(path.stat().st_size for path in files), layout.compressed(files)
         print(f"package: {zipped / MEGABYTE:.1f} MB zipped, {unpacked / MEGABYTE:.1f} MB unpacked, {len(files)} files")
         assert zipped < 60 * MEGABYTE  # what is uploaded, stored and fetched at a cold start
-        assert unpacked < 80 * MEGABYTE  # three quarters of it in ten packages: `make package-size`
+        assert unpacked < 90 * MEGABYTE  # three quarters of it in ten packages: `make package-size`
 
     def test_it_starts_under_the_worker_and_answers(self, package: Path, folder: Path) -> None:
         host = folder / "host" / "functions_host.py"

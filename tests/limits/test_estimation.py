@@ -10,6 +10,7 @@ import pytest
 from shared.azure_openai import operations, requests
 from shared.limits import estimation
 from shared.types import Call, Usage
+from shared.usage.token_averages import Size, TokenAverages
 
 CHAT, EMBEDDINGS = operations.OPERATIONS[0], operations.OPERATIONS[2]
 
@@ -19,21 +20,21 @@ def call(size: int = 400, most: int | None = 50) -> Call:
 
 
 def test_answers_under_way_are_longer_than_the_average_one() -> None:
-    experience = estimation.Experience()
+    experience = TokenAverages()
     for number in range(400):
-        experience = experience.learn(estimation.Size(1000), Usage(250, 1000 if number % 2 else 100))
+        experience = experience.learn(Size(1000), Usage(250, 1000 if number % 2 else 100))
     assert experience.output == pytest.approx(550, rel=0.1)
     assert experience.expected_output == pytest.approx((1000**2 + 100**2) / 1100, rel=0.1)
 
 
-NOTHING_KNOWN = estimation.Experience()
+NOTHING_KNOWN = TokenAverages()
 
 
-def expected(call: Call, experience: estimation.Experience = NOTHING_KNOWN) -> estimation.Estimate:
+def expected(call: Call, experience: TokenAverages = NOTHING_KNOWN) -> estimation.Estimate:
     return estimation.expected(call, estimation.size(call), experience)
 
 
-def most(call: Call, experience: estimation.Experience = NOTHING_KNOWN) -> estimation.Estimate:
+def most(call: Call, experience: TokenAverages = NOTHING_KNOWN) -> estimation.Estimate:
     return estimation.most(call, estimation.size(call), experience)
 
 
@@ -66,7 +67,7 @@ def test_tokens_are_reserved_for_every_requested_answer() -> None:
 
 
 def test_the_learned_average_is_per_answer() -> None:
-    size = estimation.Size(400, answers=4)
+    size = Size(400, answers=4)
     experience = NOTHING_KNOWN
     for _ in range(400):
         experience = experience.learn(size, Usage(100, 400))
@@ -83,7 +84,7 @@ def test_tokens_are_reserved_for_generated_images() -> None:
     assert expected(picture).output == 2 * estimation.IMAGE
     known = NOTHING_KNOWN
     for _ in range(400):
-        known = known.learn(estimation.Size(100, answers=2), Usage(20, 2 * 272))
+        known = known.learn(Size(100, answers=2), Usage(20, 2 * 272))
     assert expected(picture, known).output == pytest.approx(2 * 1.25 * 272, rel=0.05)
 
 

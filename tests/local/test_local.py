@@ -70,7 +70,7 @@ class TestFindingPython:
         assert shell("find-python.sh", path=path, HOME="/nonexistent").stdout.strip() == REAL
         assert shell("find-python.sh", path=commands, PYENV_ROOT=f"{tmp_path}/pyenv").stdout.strip() == REAL
 
-    def test_uv_is_asked_and_not_told_to_install(self, commands: Path, tmp_path: Path) -> None:
+    def test_uv_finds_a_python_and_installs_none(self, commands: Path, tmp_path: Path) -> None:
         python = script(tmp_path / "uv" / "python", f'exec "{REAL}" "$@"')
         script(commands / "uv", f'[ "$1 $2" = "python find" ] && echo "{python}"')
         assert shell("find-python.sh", path=commands).stdout.strip() == REAL
@@ -95,7 +95,7 @@ class TestFindingNode:
         assert done.stderr.startswith("Node.js 20 or newer with npm is needed")
         assert done.stderr.count("\n") == 1
 
-    def test_a_node_that_is_too_old_is_refused_by_its_version(self, commands: Path) -> None:
+    def test_a_node_that_is_too_old_is_rejected_with_its_version(self, commands: Path) -> None:
         for name in ("node", "npm"):
             script(commands / name, "echo v18.19.0")
         done = shell("install.sh", "azurite", path=commands)
@@ -122,14 +122,14 @@ class TestTheCommand:
 
 
 class TestRefusals:
-    def test_a_taken_port_is_refused_with_what_to_do(self) -> None:
+    def test_a_taken_port_is_rejected_with_what_to_do(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
             with pytest.raises(Refused, match=rf"Port {port} is taken.*make run PORT="):
                 run.chosen_port(str(port))
 
     @pytest.mark.parametrize("wanted", ["0", "65536", "-1", "http", "7071.0"])
-    def test_a_port_that_is_none_is_refused(self, wanted: str) -> None:
+    def test_an_invalid_port_is_rejected(self, wanted: str) -> None:
         with pytest.raises(Refused, match="PORT must be a number"):
             run.chosen_port(wanted)
 
@@ -161,7 +161,7 @@ class TestProcesses:
             child.stop(patience=0.2)
         assert child.process.returncode == -signal.SIGKILL
 
-    def test_a_program_that_ends_by_itself_is_told_with_its_last_lines(self, tmp_path: Path) -> None:
+    def test_a_program_that_ends_by_itself_is_reported_with_its_last_lines(self, tmp_path: Path) -> None:
         with Children(tmp_path, tmp_path) as children:
             children.start("gateway", ["sh", "-c", "echo the reason; exit 3"])
             with pytest.raises(Refused, match=r"Gateway ended unexpectedly \(exit code 3\)[^$]*the reason"):
@@ -195,7 +195,7 @@ def test_the_simulated_configuration_is_one_that_the_gateway_accepts() -> None:
     assert parsed.model_names() == list(run.MODELS)
 
 
-def test_azurite_starts_on_a_port_of_ours_and_keeps_its_data_where_it_is_told(tmp_path: Path) -> None:
+def test_azurite_starts_on_a_given_port_and_keeps_its_data_in_a_given_folder(tmp_path: Path) -> None:
     ports = {"table": free_port()}
     with Children(tmp_path, tmp_path) as children:
         children.start("azurite", azurite.command(ports, tmp_path / "data"))

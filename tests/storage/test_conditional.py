@@ -7,7 +7,7 @@ from shared.storage.memory import MemoryStore, MemoryTable
 
 
 class Interleaved(MemoryTable):
-    """A table between whose operations other writers get their turn."""
+    """A table whose writes let other writers run first."""
 
     async def put(self, partition: str, key: str, properties: Properties, etag: str | None) -> str | None:
         await asyncio.sleep(0)
@@ -26,7 +26,7 @@ async def test_writers_at_the_same_time_lose_no_change() -> None:
     assert row.properties == {"n": 20}
 
 
-async def test_a_change_that_wants_nothing_writes_nothing() -> None:
+async def test_a_change_that_returns_none_writes_nothing() -> None:
     table = MemoryStore().table("numbers")
     assert await update(table, "p", "k", lambda row: None) is None
     assert await table.get("p", "k") is None

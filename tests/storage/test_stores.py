@@ -1,4 +1,4 @@
-"""One contract for every store, and what only the one on a network can suffer."""
+"""The contract of all stores, and the network faults of Table Storage."""
 
 import asyncio
 import contextlib
@@ -115,7 +115,7 @@ async def test_a_merge_keeps_what_it_does_not_name(new_store: Callable[[], Store
         await table.merge("p", {})
 
 
-async def test_a_put_replaces_the_whole_row_for_who_knows_its_version(new_store: Callable[[], Store]) -> None:
+async def test_a_put_replaces_the_whole_row_if_the_version_is_current(new_store: Callable[[], Store]) -> None:
     async with new_table(new_store) as table:
         first = await table.put("p", "k", {"a": 1, "b": 2}, None)
         assert await table.put("p", "k", {"a": 9}, None) is None
@@ -132,7 +132,7 @@ async def test_a_put_replaces_the_whole_row_for_who_knows_its_version(new_store:
         assert await table.put("p", "k", {"a": 6}, None)
 
 
-async def test_of_many_who_compare_and_swap_at_once_one_wins(new_store: Callable[[], Store]) -> None:
+async def test_one_of_many_concurrent_puts_wins(new_store: Callable[[], Store]) -> None:
     async with new_table(new_store) as table:
         inserted = await asyncio.gather(*(table.put("p", "k", {"who": who}, None) for who in range(5)))
         (etag,) = filter(None, inserted)
@@ -140,7 +140,7 @@ async def test_of_many_who_compare_and_swap_at_once_one_wins(new_store: Callable
         assert len([etag for etag in replaced if etag]) == 1
 
 
-async def test_two_who_merge_into_a_new_table_at_once_lose_nothing(new_store: Callable[[], Store]) -> None:
+async def test_concurrent_merges_into_a_new_table_lose_nothing(new_store: Callable[[], Store]) -> None:
     async with new_table(new_store) as table:
         await asyncio.gather(*(table.merge("p", {f"k{n}": {f"from{who}": n} for n in range(100)}) for who in range(4)))
         found = [row async for row in table.scan("p")]
@@ -199,7 +199,7 @@ async def test_odd_keys_are_kept_on_every_path(new_store: Callable[[], Store], k
 
 
 @pytest.mark.parametrize("key", BAD_KEYS)
-async def test_keys_that_azure_refuses_are_refused_before_any_io(new_store: Callable[[], Store], key: str) -> None:
+async def test_keys_that_azure_rejects_are_rejected_before_any_io(new_store: Callable[[], Store], key: str) -> None:
     async with new_table(new_store) as table:
         for use in (
             lambda: table.get(key, "k"),
@@ -217,7 +217,7 @@ async def test_keys_that_azure_refuses_are_refused_before_any_io(new_store: Call
 
 
 @pytest.mark.parametrize("value", BAD_VALUES, ids=lambda value: repr(value)[:20])
-async def test_values_that_no_table_holds_are_refused(new_store: Callable[[], Store], value: Any) -> None:
+async def test_values_that_no_table_holds_are_rejected(new_store: Callable[[], Store], value: Any) -> None:
     async with new_table(new_store) as table:
         with pytest.raises(ValueError):
             await table.put("p", "k", {"a": value}, None)
@@ -226,7 +226,7 @@ async def test_values_that_no_table_holds_are_refused(new_store: Callable[[], St
         assert await rows(table.scan_all()) == []
 
 
-async def test_rows_and_transactions_beyond_azures_size_are_refused(new_store: Callable[[], Store]) -> None:
+async def test_rows_and_transactions_beyond_azures_size_are_rejected(new_store: Callable[[], Store]) -> None:
     async with new_table(new_store) as table:
         for properties in ({f"p{n}": 1 for n in range(253)}, {f"p{n}": "x" * 32768 for n in range(16)}, {"a-b": 1}):
             with pytest.raises(ValueError):
@@ -238,7 +238,7 @@ async def test_rows_and_transactions_beyond_azures_size_are_refused(new_store: C
         assert await rows(table.scan_all()) == []
 
 
-async def test_what_a_caller_does_with_its_values_does_not_reach_the_row(new_store: Callable[[], Store]) -> None:
+async def test_changes_to_a_callers_values_do_not_reach_the_row(new_store: Callable[[], Store]) -> None:
     async with new_table(new_store) as table:
         mine: dict[str, Any] = {"a": 1}
         await table.put("p", "k", mine, None)
@@ -267,7 +267,7 @@ async def test_tables_are_listed_by_prefix_and_dropped(new_store: Callable[[], S
 
 
 @pytest.mark.parametrize("name", ["ab", "1abc", "a-b", "Usage", "x" * 64, ""])
-async def test_names_that_are_no_tables_are_refused(new_store: Callable[[], Store], name: str) -> None:
+async def test_invalid_table_names_are_rejected(new_store: Callable[[], Store], name: str) -> None:
     store = new_store()
     with pytest.raises(ValueError):
         store.table(name)
@@ -281,11 +281,11 @@ async def test_the_store_knows_the_time(new_store: Callable[[], Store]) -> None:
     await store.close()
 
 
-# What only a network can do.
+# Network faults.
 
 
 class FaultyServer:
-    """Answers every request in one way, on a socket. `requests` counts them."""
+    """A server that sends scripted answers. `requests` counts the requests."""
 
     def __init__(self, server: asyncio.Server, answers: list[bytes | str]) -> None:
         self.server = server
@@ -306,7 +306,7 @@ def refused(status: int, code: str) -> bytes:
 
 @asynccontextmanager
 async def faulty_server(*answers: bytes | str) -> AsyncIterator[FaultyServer]:
-    """The answers in turn, the last one for ever: bytes to be sent, or `stall`, `reset` or `close`."""
+    """Sends the answers in turn, then repeats the last: bytes, or `stall`, `reset` or `close`."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
@@ -368,7 +368,7 @@ FAULTS: dict[str, tuple[bytes | str, str]] = {
     "other_json": (answer(200, "[1, 2]"), ""),
     "empty": (answer(200), ""),
 }
-# Azure's client takes any 404 to a deletion for "it is gone already", and does not say whose it was.
+# Azure's client ignores every 404 to a deletion.
 UNSEEN = {("delete", "a_404_that_is_not_the_services"), ("drop", "a_404_that_is_not_the_services")}
 
 
@@ -399,7 +399,7 @@ async def test_nobody_listening_is_store_unavailable() -> None:
     await store.close()
 
 
-async def test_a_transaction_refused_in_part_is_an_error() -> None:
+async def test_a_partly_rejected_transaction_is_an_error() -> None:
     part = "HTTP/1.1 400 Bad Request\r\n\r\n" + '{"odata.error":{"code":"PropertyNameInvalid"}}'
     too_few = "HTTP/1.1 204 No Content\r\n\r\n"
     async with faulty_server(answer(202, part), answer(202, too_few)) as server:
@@ -411,7 +411,7 @@ async def test_a_transaction_refused_in_part_is_an_error() -> None:
         await store.close()
 
 
-async def test_a_connection_that_the_service_closed_is_tried_anew() -> None:
+async def test_a_request_on_a_closed_connection_is_retried() -> None:
     async with faulty_server("close", answer(202, "HTTP/1.1 204 No Content\r\n\r\n")) as server:
         store = TablesStore.from_connection_string(server.connection_string)
         await store.table("things").merge("p", {"k": {}})
@@ -419,7 +419,7 @@ async def test_a_connection_that_the_service_closed_is_tried_anew() -> None:
         assert server.requests == 2
 
 
-async def test_a_passing_trouble_is_tried_once_more() -> None:
+async def test_a_temporary_error_is_retried_once() -> None:
     row = answer(200, '{"odata.etag":"W/1","PartitionKey":"p","RowKey":"k","a":1}')
     busy, written = refused(503, "ServerBusy"), answer(204, headers="ETag: W/2\r\n")
     async with faulty_server(busy, row, "close", written, busy, busy, row) as server:
@@ -432,8 +432,8 @@ async def test_a_passing_trouble_is_tried_once_more() -> None:
         assert server.requests == 6
 
 
-async def test_rows_of_other_hands_are_read() -> None:
-    """Types that the gateway never writes stay text; what the service adds of its own is left out."""
+async def test_rows_of_other_writers_are_read() -> None:
+    """Types that the gateway never writes stay text; the service's own properties are left out."""
     given = (
         '{"odata.metadata":"x","odata.etag":"W/1","PartitionKey":"p","RowKey":"k","Timestamp":"2026-01-01T00:00:00Z",'
         '"born@odata.type":"Edm.DateTime","born":"2026-01-01T00:00:00Z","big@odata.type":"Edm.Int64","big":"7",'
@@ -447,7 +447,7 @@ async def test_rows_of_other_hands_are_read() -> None:
         await store.close()
 
 
-async def test_many_writers_of_a_new_table_make_it_once() -> None:
+async def test_many_writers_of_a_new_table_create_it_once() -> None:
     missing = answer(202, 'HTTP/1.1 404 Not Found\r\n\r\n{"odata.error":{"code":"TableNotFound"}}')
     made = answer(204, headers="Preference-Applied: return-no-content\r\n")
     written = answer(202, "HTTP/1.1 204 No Content\r\n\r\n")
@@ -467,7 +467,7 @@ async def test_a_table_that_is_being_deleted_is_store_unavailable() -> None:
         await store.close()
 
 
-async def test_who_gives_up_early_leaves_the_store_usable(azurite: Azurite) -> None:
+async def test_a_caller_that_gives_up_early_leaves_the_store_usable(azurite: Azurite) -> None:
     store = TablesStore.from_connection_string(azurite.connection_string)
     table = store.table(f"impatient{next(_numbers)}")
     await table.merge("p", {"k": {"a": 1}})
@@ -571,7 +571,7 @@ async def test_connection_strings(text: str, endpoint: str) -> None:
         (f"AccountName=acc;AccountKey={KEY};DefaultEndpointsProtocol=ftp", "DefaultEndpointsProtocol"),
     ],
 )
-def test_a_bad_connection_string_says_what_is_wrong_and_not_the_key(text: str, complaint: str) -> None:
+def test_the_error_of_a_bad_connection_string_does_not_show_the_key(text: str, complaint: str) -> None:
     with pytest.raises(ConfigurationError, match=complaint) as caught:
         TablesStore.from_connection_string(text)
     assert KEY[:8] not in str(caught.value)

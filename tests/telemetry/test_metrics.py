@@ -1,4 +1,4 @@
-"""Numbers added up until they are exported, traces kept by a budget, and places in traces."""
+"""Metrics added up until their export, traces kept by a budget, and trace contexts."""
 
 import random
 import subprocess
@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from shared import ulid
 from shared.config.document import Backend
 from shared.telemetry import instruments, metrics, spans
+from shared.telemetry._sampling import Budget
 from shared.telemetry.metrics import Counter, Distribution, Histogram, Instrument, Point
-from shared.telemetry.recorder import Budget
 from shared.types import BEATEN, LEFT, Attempt, Target
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,16 +21,16 @@ SIZES = Instrument("histogram", "sizes", "1", "", ("of",), (1.0, 10.0))
 
 
 @given(st.lists(st.floats(0, 100)), st.lists(st.floats(0, 100)))
-def test_what_two_intervals_hold_is_what_one_would_hold(first: list[float], second: list[float]) -> None:
-    def told(values: list[float]) -> Point:
+def test_two_intervals_add_up_to_one(first: list[float], second: list[float]) -> None:
+    def exported(values: list[float]) -> Point:
         histogram = Histogram(SIZES)
         for value in values:
             histogram["a",].record(value)
-        found = list(metrics.drained(histogram))
-        assert list(metrics.drained(histogram)) == []  # it has been told
-        return found[0] if found else Point(SIZES, ("a",), Distribution(SIZES.bounds))
+        points = list(metrics.drained(histogram))
+        assert list(metrics.drained(histogram)) == []  # it has been exported
+        return points[0] if points else Point(SIZES, ("a",), Distribution(SIZES.bounds))
 
-    apart, together = metrics.summed(told(first), told(second)).value, told(first + second).value
+    apart, together = metrics.summed(exported(first), exported(second)).value, exported(first + second).value
     assert isinstance(apart, Distribution)
     assert isinstance(together, Distribution)
     assert (apart.buckets, apart.count) == (together.buckets, together.count)
@@ -45,7 +45,7 @@ def test_a_value_at_a_bound_is_in_the_bucket_below_it() -> None:
     assert distribution.buckets == [2, 2, 1]
 
 
-def test_series_without_end_become_one() -> None:
+def test_series_beyond_the_bound_become_one() -> None:
     histogram, counter = Histogram(SIZES), Counter(SIZES)
     for number in range(3000):
         histogram[f"{number}",].record(1)
@@ -54,7 +54,7 @@ def test_series_without_end_become_one() -> None:
     assert histogram["other",].count == counter["other",] == 2000
 
 
-def test_every_instrument_has_a_name_of_its_own_and_a_histogram_bounds() -> None:
+def test_every_instrument_has_a_unique_name_and_every_histogram_has_bounds() -> None:
     assert len({instrument.name for instrument in instruments.INSTRUMENTS}) == len(instruments.INSTRUMENTS)
     for instrument in instruments.INSTRUMENTS:
         assert bool(instrument.bounds) == (instrument.kind == "histogram")
@@ -63,7 +63,7 @@ def test_every_instrument_has_a_name_of_its_own_and_a_histogram_bounds() -> None
 
 
 @given(st.lists(st.floats(0, 0.5), min_size=1, max_size=300), st.floats(0.5, 20))
-def test_kept_calls_stand_for_all_calls_and_come_no_faster_than_allowed(pauses: list[float], rate: float) -> None:
+def test_kept_calls_represent_all_calls_and_are_no_more_than_allowed(pauses: list[float], rate: float) -> None:
     budget, now, kept = Budget(rate), 1000.0, []
     for pause in pauses:
         now += pause
@@ -80,22 +80,22 @@ def test_a_budget_of_nothing_keeps_nothing() -> None:
 
 
 @given(st.text(max_size=80))
-def test_no_traceparent_is_refused_with_more_than_a_trace_of_its_own(text: str) -> None:
+def test_a_malformed_traceparent_begins_a_trace(text: str) -> None:
     identifier = ulid.new(1_700_000_000.0)
-    found = spans.place(identifier, 0.0, text)
-    assert 0 < found.trace_id < 1 << 128
-    assert 0 < found.span_id < 1 << 64
+    points = spans.trace_context(identifier, 0.0, text)
+    assert 0 < points.trace_id < 1 << 128
+    assert 0 < points.span_id < 1 << 64
 
 
-def test_a_traceparent_is_taken_as_it_is() -> None:
+def test_a_traceparent_is_continued() -> None:
     for _ in range(20):
         trace, parent = random.getrandbits(128) | 1, random.getrandbits(64) | 1
-        found = spans.place(ulid.new(1.0), 0.0, f"00-{trace:032x}-{parent:016x}-01")
-        assert (found.trace_id, found.parent_id, found.wanted) == (trace, parent, True)
-    nobody_keeps_it = spans.place(ulid.new(1.0), 0.0, f"00-{trace:032x}-{parent:016x}-00")
-    assert not nobody_keeps_it.wanted
+        points = spans.trace_context(ulid.new(1.0), 0.0, f"00-{trace:032x}-{parent:016x}-01")
+        assert (points.trace_id, points.parent_id, points.sampled) == (trace, parent, True)
+    unsampled = spans.trace_context(ulid.new(1.0), 0.0, f"00-{trace:032x}-{parent:016x}-00")
+    assert not unsampled.sampled
     for wrong in (f"00-{0:032x}-{parent:016x}-01", f"00-{trace:032x}-{0:016x}-01", f"ff-{trace:032x}-{parent:016x}-01"):
-        assert spans.place(ulid.new(1.0), 0.0, wrong).parent_id == 0
+        assert spans.trace_context(ulid.new(1.0), 0.0, wrong).parent_id == 0
 
 
 @pytest.mark.parametrize(
@@ -114,16 +114,16 @@ def test_a_traceparent_is_taken_as_it_is() -> None:
         (0, LEFT, "left"),
     ],
 )
-def test_a_try_ends_in_one_of_few_words(status: int, problem: str, result: str) -> None:
+def test_the_result_of_an_attempt_is_one_of_few_words(status: int, problem: str, result: str) -> None:
     backend = Backend(name="b", endpoint="https://b.openai.azure.com", region="r", models={})
     assert spans.result_of(Attempt(Target(backend, "m", "d"), status, problem, 1.0)) == result
 
 
-def test_the_trace_of_a_request_can_be_told_from_its_id() -> None:
+def test_the_trace_of_a_request_can_be_derived_from_its_id() -> None:
     identifier = ulid.new(1_700_000_000.123)
-    place = spans.place(identifier, 0.0, "")
-    assert place.trace_id >> 80 == 1_700_000_000_123
-    assert place.trace_id & ((1 << 64) - 1) == place.span_id
+    trace = spans.trace_context(identifier, 0.0, "")
+    assert trace.trace_id >> 80 == 1_700_000_000_123
+    assert trace.trace_id & ((1 << 64) - 1) == trace.span_id
 
 
 PROGRAM = """
@@ -140,7 +140,7 @@ print(*{name.split(".")[0] for name in sys.modules} & {"opentelemetry", "google"
 """
 
 
-def test_without_a_destination_nothing_of_it_is_imported() -> None:
+def test_without_a_destination_no_exporter_is_imported() -> None:
     environ = {"GATEWAY_CONFIG": (ROOT / "gateway.sample.yaml").read_text(), "EASTUS_KEY": "x"}
     environ["GATEWAY_STORAGE"] = "UseDevelopmentStorage=true"
     done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, env=environ, capture_output=True, timeout=60)

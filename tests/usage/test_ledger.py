@@ -1,4 +1,4 @@
-"""Usage rows: one write for a quick call, groups under load, and nothing lost while the table is out of reach."""
+"""Usage rows: one write for a quick call, groups under load, and no loss while the table is unavailable."""
 
 import asyncio
 import logging
@@ -18,9 +18,9 @@ from shared.storage import MAX_BATCH, Properties
 from shared.storage.memory import MemoryStore, MemoryTable
 from shared.types import Attempt, Call, Consumer, Outcome, Target, Usage
 from shared.usage import _group_commit, ledger
-from shared.usage._hour_fold import fold_rows
 from shared.usage.ledger import Entry, Ledger
 from shared.usage.overflow import Overflow
+from tests.harness.folding import fold_rows
 
 NOW = 1_790_000_000.0
 CONSUMER = Consumer("c1", "team", product="gold")
@@ -28,7 +28,7 @@ BACKEND = Backend(name="sweden", endpoint="https://swc", region="swedencentral",
 
 
 class Store(MemoryStore):
-    """Counts batches; fails as long as `dead`, refuses what holds `poison`, and takes `seconds` for each."""
+    """Counts batches; fails while `dead`, rejects rows with `poison`, and takes `seconds` for each batch."""
 
     def __init__(self) -> None:
         super().__init__(lambda: NOW)
@@ -61,12 +61,12 @@ class House:
         self.ledger = Ledger(self.store, durability, overflow, lambda: self.time)
 
     def open(self, request_id: str = "") -> Entry:
-        return self.ledger.open(request_id or ulid.new(NOW), CONSUMER, chat(), "m")
+        return self.ledger.begin(request_id or ulid.new(NOW), CONSUMER, chat(), "m")
 
     def close(self, entry: Entry, **more: Any) -> asyncio.Future[None]:
         usage = Usage(input_tokens=5, output_tokens=7)
         given = {"status": 200, "usage": usage, "served_by": Target(BACKEND, "m", "d"), **more}
-        return self.ledger.close(entry, Outcome(**given))
+        return self.ledger.end(entry, Outcome(**given))
 
     async def rows(self) -> dict[str, dict[str, Any]]:
         return {row.key: row.properties async for row in self.store.table("usage202609").scan_all()}
@@ -90,7 +90,7 @@ async def test_a_quick_call_costs_one_write_that_holds_both_halves() -> None:
     assert "e_est" not in row
 
 
-async def test_a_row_holds_every_class_of_tokens_and_what_is_zero_takes_no_bytes() -> None:
+async def test_a_row_has_every_class_of_tokens_and_no_zeros() -> None:
     house = House()
     whole = Usage(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12.5, 13, "gpt-4o-2024-11-20", "priority", estimated=True)
     plain = Usage(5, 0, service_tier="default")
@@ -98,10 +98,10 @@ async def test_a_row_holds_every_class_of_tokens_and_what_is_zero_takes_no_bytes
     await asyncio.gather(*(house.close(e, usage=u) for e, u in zip(entries, (whole, plain), strict=True)))
     rows = await house.rows()
     fold = fold_rows(rows.values(), NOW)
-    found = {line.tier: counts for line, counts in fold.lines.items()}
-    told = msgspec.structs.asdict(whole) | {"sound_ms": 12_500, "estimated": 1}
-    del told["seconds"], told["model"], told["service_tier"]
-    assert msgspec.structs.asdict(found["priority"]).items() >= told.items()
+    by_tier = {line.tier: counts for line, counts in fold.lines.items()}
+    expected = msgspec.structs.asdict(whole) | {"sound_ms": 12_500, "estimated": 1}
+    del expected["seconds"], expected["model"], expected["service_tier"]
+    assert msgspec.structs.asdict(by_tier["priority"]).items() >= expected.items()
     assert [line.served for line in fold.lines if line.tier == "priority"] == ["gpt-4o-2024-11-20"]
     assert {name for name in rows[entries[1].request_id] if name.startswith("e_")} == {
         "e_input", "e_output", "e_status", "e_ended", "e_attempts", "e_ttft", "e_ms",
@@ -109,7 +109,7 @@ async def test_a_row_holds_every_class_of_tokens_and_what_is_zero_takes_no_bytes
     }  # fmt: skip
 
 
-async def test_what_a_try_was_charged_that_did_not_answer_stands_beside_the_call() -> None:
+async def test_a_charged_attempt_that_did_not_answer_has_a_separate_row() -> None:
     house = House()
     entry = house.open("01ABC")
     charged = Attempt(Target(BACKEND, "m", "d"), 200, "cut", 12.4, "try", Usage(input_tokens=5, estimated=True))
@@ -117,7 +117,7 @@ async def test_what_a_try_was_charged_that_did_not_answer_stands_beside_the_call
     house.ledger.charge(entry, 2, msgspec.structs.replace(charged, usage=None))  # charged nothing: no row
     await house.close(entry)
     house.ledger.charge(entry, 3, msgspec.structs.replace(charged, role="shadow"))  # it ends after the call has
-    await house.ledger.stop()
+    await house.ledger.close()
     rows = await house.rows()
     assert rows.keys() == {"01ABC", "01ABC-1", "01ABC-3"}
     assert rows["01ABC-1"] == {
@@ -131,7 +131,7 @@ async def test_what_a_try_was_charged_that_did_not_answer_stands_beside_the_call
     assert counts == {"served": (1, 0, 5), "try": (0, 1, 5), "shadow": (0, 1, 5)}
 
 
-async def test_the_prompt_of_a_call_that_may_never_end_is_estimated_by_what_such_prompts_had() -> None:
+async def test_the_prompt_of_a_call_is_estimated_by_earlier_prompts_of_the_key_and_model() -> None:
     house = House()
     rough = chat().input_estimate
     for tokens in (2 * rough, 3 * rough, 4 * rough):
@@ -139,11 +139,13 @@ async def test_the_prompt_of_a_call_that_may_never_end_is_estimated_by_what_such
     await house.close(house.open(), usage=Usage(input_tokens=99 * rough, estimated=True))
     assert house.open().intent["s_prompt"] == 3 * rough
     other = msgspec.structs.replace(CONSUMER, id="c2")
-    assert house.ledger.open(ulid.new(NOW), other, chat(), "m").intent["s_prompt"] == rough
-    await house.ledger.stop()
+    assert house.ledger.begin(ulid.new(NOW), other, chat(), "m").intent["s_prompt"] == rough
+    await house.ledger.close()
 
 
-async def test_the_intent_of_a_slow_call_is_written_without_anyone_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_intent_of_a_slow_call_is_written_while_it_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(ledger._LINGER, "committed", 0.01)
     house = House()
     entry = house.open()
@@ -164,11 +166,11 @@ async def test_deferred_answers_wait_for_nothing_and_share_a_write(monkeypatch: 
     await until(lambda: house.store.batches == [30])
     assert {row["e_status"] for row in (await house.rows()).values()} == {200}
     house.close(house.open())
-    await house.ledger.stop()
+    await house.ledger.close()
     assert len(await house.rows()) == 31
 
 
-async def test_what_queues_while_a_batch_is_on_its_way_goes_in_the_next_one() -> None:
+async def test_rows_that_arrive_during_a_write_are_in_the_next_batch() -> None:
     house = House()
     house.store.seconds = 0.02
     entries = [house.open() for _ in range(250)]
@@ -190,7 +192,7 @@ async def test_a_row_is_in_the_table_before_its_future_is_done() -> None:
     assert entry.request_id in await house.rows()
 
 
-async def test_a_caller_that_gives_up_does_not_take_the_row_from_the_others() -> None:
+async def test_a_caller_that_gives_up_does_not_lose_the_rows_of_others() -> None:
     house = House()
     house.store.seconds = 0.02
     first, second = house.open(), house.open()
@@ -202,7 +204,7 @@ async def test_a_caller_that_gives_up_does_not_take_the_row_from_the_others() ->
     assert len(await house.rows()) == 2
 
 
-async def test_the_table_out_of_reach_holds_answers_for_two_seconds_and_loses_no_row(
+async def test_an_outage_of_the_table_delays_answers_by_two_seconds_and_loses_no_row(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(_group_commit, "_FIRST_PAUSE", 0.001)
@@ -226,7 +228,7 @@ async def test_the_table_out_of_reach_holds_answers_for_two_seconds_and_loses_no
     assert all(rows[entry.request_id]["e_status"] == 200 for entry in entries)
     house.store.seconds = 0.01
     assert not house.close(house.open()).done()  # and now they wait again
-    await house.ledger.stop()
+    await house.ledger.close()
 
 
 async def test_a_row_that_cannot_be_written_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) -> None:
@@ -240,7 +242,7 @@ async def test_a_row_that_cannot_be_written_does_not_stop_the_others(caplog: pyt
     assert "1 usage rows lost" in caplog.text
 
 
-async def test_memory_is_bounded_and_what_is_given_up_is_told(
+async def test_memory_is_bounded_and_lost_rows_are_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(_group_commit, "_MAX_ROWS", 500)
@@ -254,16 +256,16 @@ async def test_memory_is_bounded_and_what_is_given_up_is_told(
     assert house.ledger.dropped + house.ledger.backlog == 2000
     assert "usage rows lost" in caplog.text
     left = house.ledger.backlog
-    await house.ledger.stop(patience=0.01)
+    await house.ledger.close(0.01)
     assert house.ledger.dropped == 2000
     assert f"{left % MAX_BATCH or MAX_BATCH} usage rows lost" in caplog.text
     assert "500 input and 700 output tokens" in caplog.text
 
 
-async def test_stopping_writes_what_is_left() -> None:
+async def test_stopping_writes_the_remaining_rows() -> None:
     house = House()
     house.open()
-    await house.ledger.stop()
+    await house.ledger.close()
     assert len(await house.rows()) == 1
 
 
@@ -290,7 +292,7 @@ async def test_after_an_outage_answers_do_not_wait_for_the_backlog(monkeypatch: 
         while house.ledger.backlog == 500:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
     assert house.close(house.open()).done()
-    await house.ledger.stop()
+    await house.ledger.close()
     assert len(await house.rows()) == 501
 
 
@@ -304,7 +306,7 @@ async def until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-async def test_rows_go_to_disk_while_the_table_is_out_of_reach_and_are_read_back_when_it_answers(
+async def test_rows_go_to_disk_during_an_outage_and_are_read_back_after_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(_group_commit, "_FIRST_PAUSE", 0.001)
@@ -315,18 +317,18 @@ async def test_rows_go_to_disk_while_the_table_is_out_of_reach_and_are_read_back
     held = house.close(house.open())
     await asyncio.sleep(0.02)
     assert not held.done()
-    assert house.ledger.spilled == 0
+    assert house.ledger._rows.spilled == 0
     house.time += 2.0
     await asyncio.wait_for(held, 1)
-    await until(lambda: house.ledger.spilled == 251)
+    await until(lambda: house.ledger._rows.spilled == 251)
     assert house.ledger.backlog == 0
     assert house.close(house.open()).done()
-    await until(lambda: house.ledger.spilled == 252)
+    await until(lambda: house.ledger._rows.spilled == 252)
     house.store.dead = False
     await until(lambda: "252 usage rows were read back" in caplog.text)
     assert len(await house.rows()) == 252
     assert not house.close(house.open()).done()  # answers wait for their rows again
-    await house.ledger.stop()
+    await house.ledger.close()
     assert len(await house.rows()) == 253
     assert files_in(tmp_path) == []
     assert house.ledger.dropped == 0
@@ -337,16 +339,16 @@ async def test_rows_that_a_dead_process_left_are_written_by_the_next_one(tmp_pat
     first.store.dead = True
     for _ in range(3):
         first.close(first.open())
-    await first.ledger.stop(patience=0.01)
+    await first.ledger.close(0.01)
     assert first.ledger.dropped == 0
     second = House(overflow=Overflow(tmp_path, "here", 10_000_000))
     await second.ledger.recover()
     await until(lambda: not files_in(tmp_path))
     assert len(await second.rows()) == 3
-    await second.ledger.stop()
+    await second.ledger.close()
 
 
-async def test_where_the_disk_is_full_rows_wait_in_memory(
+async def test_rows_wait_in_memory_if_the_disk_is_full(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(_group_commit, "_FIRST_PAUSE", 0.001)
@@ -356,15 +358,15 @@ async def test_where_the_disk_is_full_rows_wait_in_memory(
     for _ in range(1000):
         house.close(house.open())
     house.time += 5.0
-    await until(lambda: house.ledger.spilled > 0)
+    await until(lambda: house.ledger._rows.spilled > 0)
     await asyncio.sleep(0.05)
-    assert 0 < house.ledger.spilled < 1000
-    assert house.ledger.spilled + house.ledger.backlog == 1000
+    assert 0 < house.ledger._rows.spilled < 1000
+    assert house.ledger._rows.spilled + house.ledger.backlog == 1000
     assert caplog.text.count("is full") == 1
     house.store.dead = False
     await until(lambda: house.ledger.backlog == 0)
     async with asyncio.timeout(5):
         while len(await house.rows()) < 1000:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-    await house.ledger.stop()
+    await house.ledger.close()
     assert house.ledger.dropped == 0

@@ -1,4 +1,4 @@
-"""Rows on disk: what was kept is read back, whoever died and wherever, and nobody else reads it."""
+"""Rows on disk: they are read back after any crash, and only their owner can read them."""
 
 import os
 import stat
@@ -17,14 +17,14 @@ def group(number: int) -> Group:
 
 def everything(overflow: Overflow) -> list[Group]:
     groups = []
-    while (found := overflow.next()) is not None:
-        groups.append(found)
+    while (group := overflow.next()) is not None:
+        groups.append(group)
         overflow.advance()
     return groups
 
 
 def killed(overflow: Overflow) -> None:
-    """As `kill -9` leaves it: the lock is gone, the file is not."""
+    """The state after `kill -9`: the lock is gone, the file is not."""
     assert overflow._own is not None
     os.close(overflow._own.descriptor)
 
@@ -33,7 +33,7 @@ def files(directory: Path) -> list[Path]:
     return sorted(directory.glob("*/*.rows"))
 
 
-def test_groups_come_back_in_their_order_and_the_same_one_until_it_is_done(tmp_path: Path) -> None:
+def test_groups_come_back_in_order_and_each_until_it_is_written(tmp_path: Path) -> None:
     overflow = Overflow(tmp_path, "a", MOST)
     assert overflow.next() is None
     assert overflow.append([group(1), group(2)]) == 2
@@ -47,7 +47,7 @@ def test_groups_come_back_in_their_order_and_the_same_one_until_it_is_done(tmp_p
     assert files(tmp_path) == []
 
 
-def test_what_a_killed_process_kept_is_taken_over_once_and_what_a_living_one_keeps_is_not(tmp_path: Path) -> None:
+def test_files_of_a_killed_process_are_taken_over_once_and_those_of_a_living_one_are_not(tmp_path: Path) -> None:
     dead, living = Overflow(tmp_path, "a", MOST), Overflow(tmp_path, "a", MOST)
     dead.append([group(1), group(2)])
     living.append([group(3)])
@@ -60,7 +60,7 @@ def test_what_a_killed_process_kept_is_taken_over_once_and_what_a_living_one_kee
     assert everything(living) == [group(3)]
 
 
-def test_another_account_is_another_place(tmp_path: Path) -> None:
+def test_each_account_has_its_own_directory(tmp_path: Path) -> None:
     mine = Overflow(tmp_path, "a", MOST)
     mine.append([group(1)])
     mine.close()
@@ -69,7 +69,7 @@ def test_another_account_is_another_place(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 9, 40])
-def test_a_record_that_was_not_finished_is_told_and_those_before_it_are_read(
+def test_an_incomplete_record_is_logged_and_those_before_it_are_read(
     tmp_path: Path, cut: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     overflow = Overflow(tmp_path, "a", MOST)
@@ -80,14 +80,12 @@ def test_a_record_that_was_not_finished_is_told_and_those_before_it_are_read(
     heir = Overflow(tmp_path, "a", MOST)
     assert heir.adopt()
     assert everything(heir) == [group(1)]
-    assert "cannot be read" in caplog.text
+    assert "cannot read" in caplog.text
     assert files(tmp_path) == []
 
 
 @pytest.mark.parametrize("place", [0, 3, 5, 20])
-def test_a_damaged_record_is_told_and_never_taken_for_rows(
-    tmp_path: Path, place: int, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_record_is_logged_and_not_read(tmp_path: Path, place: int, caplog: pytest.LogCaptureFixture) -> None:
     overflow = Overflow(tmp_path, "a", MOST)
     overflow.append([group(1)])
     killed(overflow)
@@ -110,7 +108,7 @@ def test_only_the_owner_may_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("trap", ["open to others", "a link", "a file"])
-def test_a_directory_that_somebody_else_may_have_laid_is_not_used(
+def test_a_directory_that_another_user_may_have_created_is_not_used(
     tmp_path: Path, trap: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     directory = Overflow(tmp_path, "a", MOST)._directory
@@ -126,11 +124,11 @@ def test_a_directory_that_somebody_else_may_have_laid_is_not_used(
     assert not overflow.adopt()
     assert overflow.append([group(1)]) == 0
     assert overflow.append([group(1)]) == 0
-    assert caplog.text.count("cannot be kept on disk") == 1
+    assert caplog.text.count("cannot keep usage rows on disk") == 1
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
-def test_the_disk_that_is_taken_is_bounded_with_what_the_dead_left(tmp_path: Path) -> None:
+def test_the_bound_of_disk_usage_includes_files_of_dead_processes(tmp_path: Path) -> None:
     dead = Overflow(tmp_path, "a", 1000)
     kept = dead.append([group(number) for number in range(100)])
     assert 3 < kept < 20

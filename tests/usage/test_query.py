@@ -1,4 +1,4 @@
-"""Reports say the same whichever folds they come from, and are up to date before the timer is."""
+"""Reports are the same from any folds, and are up to date before the timer runs."""
 
 import random
 from collections import Counter
@@ -19,7 +19,7 @@ FIRST = hours.from_label("2026013000")
 
 
 class Year:
-    """Calls scattered over ten weeks, and what they add up to, counted apart from the code under test."""
+    """Calls over ten weeks, and their sums, counted without the code under test."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -60,9 +60,9 @@ def moment(hour: int, minutes: int = 0) -> datetime:
 TARIFF = Tariff(Prices(), [])
 
 
-async def told(store: MemoryStore, since: datetime, until: datetime, by: str = "key") -> dict[str, ReportLine]:
-    found = await report(store, TARIFF, UsageQuery(since, until, (by,)))
-    return {names[1]: line for names, line in found.lines.items()}
+async def lines_of(store: MemoryStore, since: datetime, until: datetime, by: str = "key") -> dict[str, ReportLine]:
+    whole = await report(store, TARIFF, UsageQuery(since, until, (by,)))
+    return {names[1]: line for names, line in whole.lines.items()}
 
 
 def summed(lines: dict[str, ReportLine]) -> dict[str, Counter[str]]:
@@ -73,7 +73,7 @@ def summed(lines: dict[str, ReportLine]) -> dict[str, Counter[str]]:
 
 
 @pytest.mark.parametrize("rolled_up", ["never", "once, three weeks ago", "now"])
-async def test_every_period_adds_up_however_far_the_timer_has_come(rolled_up: str) -> None:
+async def test_every_period_adds_up_at_any_progress_of_the_timer(rolled_up: str) -> None:
     year, chance = Year(), random.Random(rolled_up)
     last = FIRST + 70 * 24
     year.now = last * 3600 + 1800.0
@@ -92,20 +92,20 @@ async def test_every_period_adds_up_however_far_the_timer_has_come(rolled_up: st
     periods = [(chance.randint(FIRST - 9, last), chance.randint(FIRST, last + 9)) for _ in range(40)]
     whole = [(FIRST - 24, last + 1), (hours.month_start(FIRST + 99), hours.next_month(FIRST + 99)), (last, last + 1)]
     for first, end in periods + whole:
-        lines = await told(year.store, moment(first), moment(end))
+        lines = await lines_of(year.store, moment(first), moment(end))
         assert summed(lines) == year.expected(first, end), (first, end)
 
 
-async def test_a_call_shows_at_once_and_is_not_counted_twice_after_the_timer() -> None:
+async def test_a_call_is_reported_at_once_and_not_twice_after_the_timer() -> None:
     year = Year()
     year.now = FIRST * 3600 + 60.0
     since, until = moment(FIRST - 48), moment(FIRST + 1)
     for _ in range(3):
         await year.call(FIRST, "a", 10, 5)
         await year.call(FIRST - 1, "b", 20, 5)
-        assert summed(await told(year.store, since, until)) == year.expected(FIRST - 48, FIRST + 1)
+        assert summed(await lines_of(year.store, since, until)) == year.expected(FIRST - 48, FIRST + 1)
         await roll_up(year.store)
-        assert summed(await told(year.store, since, until)) == year.expected(FIRST - 48, FIRST + 1)
+        assert summed(await lines_of(year.store, since, until)) == year.expected(FIRST - 48, FIRST + 1)
 
 
 @pytest.mark.parametrize(("by", "names"), [("key", "ab"), ("model", "012"), ("region", "01"), ("backend", "0123")])
@@ -114,10 +114,10 @@ async def test_every_dimension_adds_up_to_the_same_and_the_largest_comes_first(b
     year.now = (FIRST + 1) * 3600.0
     for number in range(24):
         await year.call(FIRST, "ab"[number % 2], number, 1)
-    found = await report(year.store, TARIFF, UsageQuery(moment(FIRST), moment(FIRST + 2), (by,)))
-    rows = found.rows({})
+    whole = await report(year.store, TARIFF, UsageQuery(moment(FIRST), moment(FIRST + 2), (by,)))
+    rows = whole.rows({})
     assert sorted(row[by][-1] for row in rows) == list(names)
-    assert sum(row["total_tokens"] for row in rows) == sum(range(24)) + 24 == found.total.total_tokens
+    assert sum(row["total_tokens"] for row in rows) == sum(range(24)) + 24 == whole.total.total_tokens
     assert [row["total_tokens"] for row in rows] == sorted((row["total_tokens"] for row in rows), reverse=True)
     assert all(row["total_tokens"] == row["input_tokens"] + row["output_tokens"] for row in rows)
 
@@ -129,15 +129,15 @@ async def test_hours_that_the_period_touches_count_whole() -> None:
         await year.call(hour, "a", 1, 0)
     east = timezone(timedelta(hours=5, minutes=30))
     since, until = moment(FIRST + 1, 30).astimezone(east), moment(FIRST + 2, 1).astimezone(east)
-    assert summed(await told(year.store, since, until)) == year.expected(FIRST + 1, FIRST + 3)
-    assert await told(year.store, until, since) == {}
+    assert summed(await lines_of(year.store, since, until)) == year.expected(FIRST + 1, FIRST + 3)
+    assert await lines_of(year.store, until, since) == {}
 
 
 async def test_a_report_writes_nothing() -> None:
     year = Year()
     year.now = (FIRST + 9) * 3600.0
     await year.call(FIRST, "a", 1, 0)
-    await told(year.store, moment(FIRST), moment(FIRST + 1))
+    await lines_of(year.store, moment(FIRST), moment(FIRST + 1))
     assert await year.store.names("") == [hours.raw_table(FIRST)]
 
 

@@ -1,4 +1,4 @@
-"""The roll-up converges to the fold of all raw rows, whatever comes late, twice, never, or dies in between.
+"""The roll-up converges to the fold of all raw rows, though halves come late, twice or never, and processes die.
 
 Mutants that these tests were seen to kill. In `aggregates.py`: no guard at all; the rank compared before writing only;
 a manifest written without compare-and-swap; one generation for all writers; generations without a nonce; a manifest
@@ -20,10 +20,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from shared.storage import Properties, Row, Table, Value
 from shared.storage.memory import MemoryStore
+from shared.storage.names import USAGE_AGGREGATES
 from shared.usage import aggregates, hours
-from shared.usage._hour_fold import GRACE, fold_rows
+from shared.usage._hour_fold import GRACE
 from shared.usage.aggregates import Counts, Dimensions, Fold
 from shared.usage.rollup import LEASE, RollupLock, Summary, Watermarks, note_late, roll_up, watermarks
+from tests.harness.folding import fold_rows
 
 START = hours.from_label("2026013122")  # two hours before a new day, which begins a month
 SPAN = 4  # hours in which requests begin
@@ -138,7 +140,7 @@ class _SteppedTable:
 
 
 class Request:
-    """What really happened; `said` are the halves that have reached the table."""
+    """A request and its truth; `said` are the halves that have reached the table."""
 
     def __init__(self, number: int, key: str, prompt: int, began: float) -> None:
         self.id, self.key, self.prompt, self.began = f"{number:026d}", key, prompt, began
@@ -253,7 +255,7 @@ class RollUp(RuleBasedStateMachine):
     def every_fold_is_whole_and_only_gets_better(self) -> None:
         for hour in range(START, START + SPAN):
             partition = hours.hour_partition(hour)
-            fold = self.wait_for(aggregates.read(self.store.table(aggregates.TABLE), partition))
+            fold = self.wait_for(aggregates.read(self.store.table(USAGE_AGGREGATES), partition))
             rank = fold.rank if fold else (0, 0)
             assert rank >= self.ranks.get(partition, (0, 0))
             self.ranks[partition] = rank
@@ -270,7 +272,7 @@ class RollUp(RuleBasedStateMachine):
         self.wait_for(roll_up(self.store))
         for driver in self.drivers:
             driver.finish()  # who was overtaken must not undo what the last pass did
-        table = self.store.table(aggregates.TABLE)
+        table = self.store.table(USAGE_AGGREGATES)
         days: dict[str, list[Request]] = {}
         for hour in range(START, START + SPAN):
             requests = [request for request in self.requests if request.hour == hour]
@@ -499,7 +501,7 @@ def test_one_raw_row(
 
 @given(st.permutations(range(40)))
 @settings(max_examples=20, deadline=None)
-def test_names_that_callers_make_up_stay_bounded_and_lose_no_token(order: list[int]) -> None:
+def test_names_from_callers_are_bounded_and_lose_no_token(order: list[int]) -> None:
     def row(number: int) -> Properties:
         tokens: Properties = {"e_input": 1000 + number // 2, "e_output": 1}
         return {**START_HALF, **END_HALF, **tokens, "s_key": f"k{number % 2}", "s_system": f"s{number}"}
@@ -515,17 +517,17 @@ def test_names_that_callers_make_up_stay_bounded_and_lose_no_token(order: list[i
     assert sum(counts.requests for counts in lines.values()) == 40
 
 
-async def test_lines_written_before_a_dimension_was_known_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_lines_written_before_a_dimension_existed_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     store = MemoryStore(lambda: 0.0)
     old: Properties = {"key": "a", "model": "m", "backend": "b", "region": "r", "requests": 2, "input_tokens": 7}
     manifest: Properties = {"generation": "g", "halves": 4, "orphans": 0, "lines": 1}
-    await store.table(aggregates.TABLE).merge("h-1", {"!": manifest, "g-000000": old})
-    fold = await aggregates.read(store.table(aggregates.TABLE), "h-1")
+    await store.table(USAGE_AGGREGATES).merge("h-1", {"!": manifest, "g-000000": old})
+    fold = await aggregates.read(store.table(USAGE_AGGREGATES), "h-1")
     assert fold == Fold((4, 0), {Dimensions("a", "m", "b", "r"): Counts(requests=2, input_tokens=7)})
 
 
 class Account:
-    """A store with a clock of its own, and a ledger's way to write to it."""
+    """A store with a clock, and the writes of a ledger."""
 
     def __init__(self, at: str) -> None:
         self.now = hours.from_label(at) * 3600.0
@@ -545,7 +547,7 @@ class Account:
         return sum(line.input_tokens for line in lines), sum(line.estimated for line in lines)
 
 
-async def test_an_orphan_that_ends_after_all_is_taken_back() -> None:
+async def test_an_orphan_that_ends_after_all_is_no_longer_an_estimate() -> None:
     account = Account("2026020110")
     await account.call("2026020110", 1, "s", tokens=50)
     account.now += GRACE + 1
@@ -557,7 +559,7 @@ async def test_an_orphan_that_ends_after_all_is_taken_back() -> None:
         assert await account.tokens(partition) == (60, 0)
 
 
-async def test_what_has_not_changed_is_not_written_again() -> None:
+async def test_unchanged_folds_are_not_written_again() -> None:
     account = Account("2026020110")
     await account.call("2026020110", 1)
     first, second = await roll_up(account.store), await roll_up(account.store)
@@ -565,7 +567,7 @@ async def test_what_has_not_changed_is_not_written_again() -> None:
     assert (second.rows_read, second.rows_written) == (1, 0)
 
 
-async def test_the_first_pass_begins_with_the_earliest_row_and_crosses_months() -> None:
+async def test_the_first_pass_begins_at_the_earliest_row_and_crosses_months() -> None:
     account = Account("2026031512")
     for number, at in enumerate(("2025123123", "2026010100", "2026013123", "2026031511")):
         await account.call(at, number)
@@ -576,7 +578,7 @@ async def test_the_first_pass_begins_with_the_earliest_row_and_crosses_months() 
     assert await watermarks(account.store) == Watermarks(hours.from_label("2026031511"), hours.from_label("2026031411"))
 
 
-async def test_a_row_that_is_late_by_hours_is_found_when_its_hour_is_sealed() -> None:
+async def test_a_row_that_is_hours_late_is_counted_when_its_hour_is_sealed() -> None:
     account = Account("2026020110")
     await account.call("2026020110", 1)
     await roll_up(account.store)
@@ -591,7 +593,7 @@ async def test_a_row_that_is_late_by_hours_is_found_when_its_hour_is_sealed() ->
         assert await account.tokens(partition) == (20, 0)
 
 
-async def test_rows_that_come_days_late_from_a_disk_are_found() -> None:
+async def test_rows_that_come_days_late_from_a_disk_are_counted() -> None:
     account = Account("2026020110")
     await account.call("2026020110", 1)
     await roll_up(account.store)
@@ -605,7 +607,7 @@ async def test_rows_that_come_days_late_from_a_disk_are_found() -> None:
     assert (await roll_up(account.store)).rows_read == 0
 
 
-async def test_rows_that_come_while_their_late_hour_is_folded_are_found_by_the_next_pass() -> None:
+async def test_rows_that_come_while_their_late_hour_is_folded_are_counted_by_the_next_pass() -> None:
     account = Account("2026020110")
     await account.call("2026020110", 1)
     account.now += 5 * 86400
@@ -652,7 +654,7 @@ async def test_after_weeks_without_a_timer_one_pass_catches_up_and_the_next_read
     assert (await roll_up(account.store)).rows_read == 0
 
 
-async def test_a_pass_that_is_cut_short_is_continued_and_not_repeated() -> None:
+async def test_an_interrupted_pass_is_continued_and_not_repeated() -> None:
     account = Account("2026020400")
     for day in (1, 2, 3):
         await account.call(f"202602{day:02d}07", day)
@@ -674,7 +676,7 @@ async def test_a_pass_that_is_cut_short_is_continued_and_not_repeated() -> None:
     assert await account.tokens("m-202602") == (30, 0)
 
 
-async def test_of_two_instances_one_works_and_gives_the_lease_back() -> None:
+async def test_one_of_two_instances_works_and_releases_the_lease() -> None:
     account = Account("2026020110")
     mine, other = RollupLock(account.store, "mine"), RollupLock(account.store, "other")
     assert await mine.acquire()

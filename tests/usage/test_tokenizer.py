@@ -55,7 +55,7 @@ async def test_a_prompt_is_counted_as_the_api_counts_it() -> None:
             counted = await tokenizer.count(CountRequest(model, BODY, "antidisestablishmentarianism"))
             assert counted == Counted(tokens, 6)
     finally:
-        await tokenizer.stop()
+        await tokenizer.close()
 
 
 def test_known_texts_have_their_known_counts_by_the_shipped_tables(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,14 +126,14 @@ async def test_a_child_that_was_killed_is_replaced_and_one_that_cannot_start_is_
     tokenizer._child.wait()
     assert await tokenizer.count(request) is None
     assert "cannot count tokens (FileNotFoundError); estimated by characters" in caplog.text
-    await tokenizer.stop()
+    await tokenizer.close()
 
 
 async def test_texts_that_are_too_large_are_not_counted() -> None:
     tokenizer = Tokenizer()
     assert await tokenizer.count(CountRequest("gpt-4", b" " * (module.MOST_BYTES + 1), "")) is None
     assert tokenizer._child is None
-    await tokenizer.stop()
+    await tokenizer.close()
 
 
 async def test_calls_that_wait_when_the_process_ends_are_accounted_for_by_characters() -> None:
@@ -147,7 +147,7 @@ async def test_calls_that_wait_when_the_process_ends_are_accounted_for_by_charac
     for _ in range(20):
         tokenizer.correct(rough, BODY, "hello", book)
     await asyncio.sleep(0.05)  # the child process has begun, and is loading
-    await tokenizer.stop(0.0)
+    await tokenizer.close(0.0)
     assert booked == [rough] * 20
 
 
@@ -155,7 +155,7 @@ async def test_as_many_requests_as_a_dead_region_causes_at_once_are_all_answered
     tokenizer = Tokenizer()
     request = CountRequest("gpt-4o", BODY, "hello world")
     assert await asyncio.gather(*(tokenizer.count(request) for _ in range(1000))) == [Counted(124, 2)] * 1000
-    await tokenizer.stop()
+    await tokenizer.close()
 
 
 async def test_counting_does_not_hold_up_the_event_loop() -> None:
@@ -165,7 +165,7 @@ async def test_counting_does_not_hold_up_the_event_loop() -> None:
     before = time.process_time()
     assert await counting == Counted(124, 100_001)
     assert time.process_time() - before < 0.3  # of this process; wall time would tell how busy the machine is
-    await tokenizer.stop()
+    await tokenizer.close()
 
 
 async def test_only_estimates_are_corrected_and_they_remain_estimates() -> None:

@@ -1,0 +1,189 @@
+"""Reads the events of a stream: usage, text, objects, and whether the stream is committed, has failed or has ended."""
+
+import re
+from typing import Literal
+
+import msgspec
+
+from shared.azure_openai import event_stream
+from shared.azure_openai._answer_shapes import (
+    USAGE_TAIL,
+    Choice,
+    Event,
+    decode_answer,
+    decode_event,
+    text_of,
+    usage_at_end,
+)
+from shared.azure_openai.json_body import UNREADABLE
+from shared.azure_openai.metering import spoken_characters
+from shared.types import Call, Usage
+
+_LONGEST_TEXT = 1_000_000  # characters of a stream's text that are kept: more than any model answers
+_SPOKEN = re.compile(rb'"audio"\s*:\s*\{[^{}]*"id"\s*:')  # the id of a spoken answer, which later messages may name
+
+# Typed events that come before any content, so another backend could still take over.
+_OPENING = frozenset(
+    {
+        "response.created",
+        "response.queued",
+        "response.in_progress",
+        "thread.created",
+        "thread.run.created",
+        "thread.run.queued",
+        "thread.run.in_progress",
+    }
+)
+_FAILING = frozenset(("error", "response.failed", "thread.run.failed"))
+_ENDING = frozenset(
+    {
+        "response.completed",
+        "response.incomplete",
+        "response.failed",
+        "response.cancelled",
+        "transcript.text.done",
+        "speech.audio.done",
+    }
+)
+_WITH_OBJECTS = (*_OPENING, *_ENDING, "thread.run.", "thread.message.completed")  # the beginnings of their types
+_IMAGE = frozenset(("image_generation.completed", "image_edit.completed"))  # one for each image
+
+Verdict = Literal["pass", "drop", "end"]
+
+
+class EventReader:
+    """Reads the events of one stream, of chat or text completions or of typed events."""
+
+    def __init__(self, call: Call, *, eager: bool = False) -> None:
+        """`eager`: any event commits the stream, because no other backend could take over."""
+        self.committed = False  # a part of the answer has passed: no other backend can take over now
+        self.failed = False  # the backend reported an error before that
+        self.marked = False  # the end marker has come, behind which nothing follows
+        self.may_end = False  # an image is complete: the stream may end without another word
+        self.typed = False  # its events have types
+        self.objects: list[bytes] = []  # payloads that name objects; whoever records those empties the list
+        self._call = call
+        self._eager = eager
+        self._drops_usage = call.usage_injected
+        self._collects = call.stateful
+        self._usages: list[Usage] = []
+        self._text = _Text()
+
+    def read(self, event: bytes) -> Verdict:
+        """Read a whole event. `drop`: only the gateway asked for it, to learn the usage; `end`: it ends the answer."""
+        data = event_stream.payload(event)
+        if not data:
+            return "pass"
+        if data.startswith(b"[") and data.strip() == b"[DONE]":
+            self.marked = True
+            return "end"
+        try:
+            read = decode_event(data)
+        except UNREADABLE:
+            self.committed = True  # not the gateway's to judge: it passes as it is
+            return "pass"
+        if self._eager:
+            self.committed = True
+        kind = read.type if isinstance(read.type, str) else event_stream.name(event) if event[:6] == b"event:" else ""
+        if kind:
+            return self._read_typed(kind, read, data)
+        if read.error is not None and not self.committed:
+            self.failed = True
+        if self._collects and read.choices and ((not self.objects and not self.committed) or _SPOKEN.search(data)):
+            self.objects.append(data)
+        if read.usage is not None:
+            about = decode_answer(data)  # only here, because every chunk names its model
+            self._usages = [read.usage.value(about.model, about.service_tier)]
+            if self._drops_usage and not read.choices:
+                return "drop"
+        for choice in read.choices:
+            self._read_choice(choice)
+        return "pass"
+
+    def read_beginning(self, begun: bytes) -> None:
+        """Read the beginning of a long event. It commits the stream if its name is that of content."""
+        if event_stream.name(begun) not in _OPENING | _FAILING | {""}:
+            self.committed = True
+
+    def read_end(self, tail: bytes) -> Verdict:
+        """Read the end of an event that is too long to be kept."""
+        if (usage := usage_at_end(tail[-USAGE_TAIL:])) is not None:
+            self.may_end = self._call.operation.metered == "images"
+            self._usages.append(usage.value(images=int(self.may_end)))
+        return "pass"
+
+    def usage(self) -> Usage:
+        """The usage that the stream reported. If it reported none, an estimate: a token per four characters, or per
+        piece if pieces are shorter."""
+        if self._usages:
+            return self._usages[0] if len(self._usages) == 1 else _sum(self._usages)
+        call = self._call
+        if call.operation.metered == "speech":  # events are charged by tokens, and those of audio are not known
+            return Usage(input_tokens=call.input_estimate, characters=spoken_characters(call), estimated=True)
+        if call.operation.metered in ("none", "once") or call.background:
+            return Usage()
+        return Usage(input_tokens=call.input_estimate, output_tokens=self._text.tokens(), estimated=True)
+
+    def text(self) -> str:
+        """The text so far, for its tokens to be counted; "" if it is too long to be kept."""
+        return self._text.whole()
+
+    def _read_typed(self, kind: str, read: Event, data: bytes) -> Verdict:
+        self.typed = True
+        if (kind in _FAILING or read.error is not None) and not self.committed:
+            self.failed = True
+        elif kind not in _OPENING:
+            self.committed = True
+        if isinstance(read.delta, str) and not kind.endswith("audio.delta"):  # whose delta is sound
+            self._text.add(read.delta)
+        if self._collects and kind.startswith(_WITH_OBJECTS):
+            self.objects.append(data)
+        image = kind in _IMAGE
+        if read.response is not None and read.response.usage is not None:
+            self._usages = [read.response.usage.value(read.response.model, read.response.service_tier)]
+        elif read.usage is not None:
+            about = decode_answer(data)
+            usage = read.usage.value(about.model, about.service_tier, int(image))
+            self._usages = [*self._usages, usage] if image else [usage]
+        elif image:
+            self._usages.append(Usage(images=1))
+        self.may_end = self.may_end or image
+        return "end" if kind in _ENDING else "pass"
+
+    def _read_choice(self, choice: Choice) -> None:
+        """Any piece of an answer commits the stream, of whatever kind it is: text, calls of tools, sound."""
+        if pieces := choice.pieces():
+            self._text.add(text_of(pieces[0] if len(pieces) == 1 else pieces))
+        if pieces or choice.finish_reason:
+            self.committed = True
+
+
+class _Text:
+    """The text of a stream, as long as it is short enough to be kept."""
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+        self._characters = 0
+        self._pieces = 0
+
+    def add(self, piece: str) -> None:
+        self._characters += len(piece)
+        self._pieces += 1
+        if self._characters <= _LONGEST_TEXT:
+            self._parts.append(piece)
+            if len(self._parts) > 1000:
+                self._parts = ["".join(self._parts)]
+
+    def tokens(self) -> int:
+        """An estimate."""
+        return max(self._characters // 4, min(self._pieces, self._characters))
+
+    def whole(self) -> str:
+        return "".join(self._parts) if self._characters <= _LONGEST_TEXT else ""
+
+
+def _sum(usages: list[Usage]) -> Usage:
+    """The usage of all images of one stream, each of which reports its own."""
+    names = ("input_tokens", "output_tokens", "image_input_tokens", "image_output_tokens", "images")
+    total = {name: sum(getattr(usage, name) for usage in usages) for name in names}
+    return msgspec.structs.replace(usages[-1], **total)

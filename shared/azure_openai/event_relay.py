@@ -1,0 +1,110 @@
+"""Passes an event stream on event by event, and keeps its end back until the usage is on record. No I/O."""
+
+from shared.azure_openai import event_stream
+from shared.azure_openai._answer_shapes import USAGE_TAIL
+from shared.azure_openai.event_reader import EventReader, Verdict
+
+_LONGEST_HELD = 65_536  # bytes of an event that are held back until it is whole
+_LONGEST_READ = 8 * 1024 * 1024  # bytes of an event that are kept to be read
+_SEAM = 3  # bytes before a chunk that may begin the end of an event
+
+
+class EventRelay:
+    """Passes each event as soon as it is whole, byte for byte. An event longer than 64 kB passes raw from there on.
+
+    Two things do not pass: an event that `reader` drops, and the one that ends the answer. That one waits for `finish`,
+    because the caller must not have its whole answer before the usage is on record.
+    """
+
+    def __init__(self, reader: EventReader) -> None:
+        self.reader = reader
+        self.done = False  # the end has come
+        self._begun: list[bytes] = []  # the event whose end has not come, in pieces
+        self._length = 0  # of these, in bytes
+        self._raw = False  # they have passed
+        self._cut = False  # they have lost their beginning
+        self._half_line_end: Verdict | None = None  # of an event that ended with CR: an LF may follow
+        self._kept = b""  # the end, and all that follows it
+
+    def feed(self, chunk: bytes) -> bytes:
+        """The bytes that may go to the caller now."""
+        if self.done:
+            self._kept += chunk
+            return b""
+        if self._half_line_end is not None and chunk:
+            line_feed, self._half_line_end = b"\n" if self._half_line_end == "pass" else b"", None
+            if chunk.startswith(b"\n"):
+                return line_feed + self.feed(chunk[1:])
+        data = chunk
+        if self._begun:
+            # Only the seam is searched again, so a long event in many pieces is not read with each of them.
+            if not event_stream.ends_event(self._seam() + chunk):
+                return self._lengthen(chunk)
+            data = b"".join([*self._begun, chunk])
+        events, rest = event_stream.split(data, max(0, self._length - _SEAM))
+        if not events:
+            return self._lengthen(chunk)
+        passing: list[bytes] = []
+        verdict: Verdict = "pass"
+        for event in events:
+            unseen = event[self._length :] if self._raw else event
+            verdict = "end" if self.done else self._read(event)
+            if verdict == "end":
+                self.done = True
+                self._kept += unseen
+            elif verdict == "pass" or self._raw:
+                passing.append(unseen)
+            self._raw = self._cut = False
+        self._begun, self._length = [], 0
+        if self.done:
+            self._kept += rest
+        elif rest:
+            passing.append(self._lengthen(rest))
+        elif data.endswith(b"\r"):
+            self._half_line_end = verdict
+        return passing[0] if len(passing) == 1 else b"".join(passing)
+
+    def end(self) -> None:
+        """Note that the backend has closed the stream. An end marker counts without its empty line, too."""
+        if not self.done and event_stream.payload(b"".join(self._begun)).strip() == b"[DONE]":
+            self.done = self.reader.marked = True
+        self.done = self.done or self.reader.may_end
+
+    def finish(self) -> bytes:
+        """The end of the stream, to be sent once the usage is on record."""
+        kept = self._kept if self._raw else self._kept + b"".join(self._begun)
+        self._kept, self._begun = b"", []
+        return kept
+
+    @property
+    def may_go_on(self) -> bool:
+        """True if more may follow the end: it is no end marker, or its last line end may be only half of CR LF."""
+        return not self.reader.marked or self._kept.endswith(b"\r")
+
+    @property
+    def between_events(self) -> bool:
+        """True if the caller has only whole events, so that another may follow."""
+        return not self._raw
+
+    def _lengthen(self, piece: bytes) -> bytes:
+        """Add a piece to the event that has begun; the bytes of it that may pass."""
+        self._begun.append(piece)
+        self._length += len(piece)
+        if self._raw:
+            if self._length > _LONGEST_READ:
+                tail = b"".join(self._begun)[-USAGE_TAIL:]
+                self._begun, self._length, self._cut = [tail], len(tail), True
+            return piece
+        if self._length <= _LONGEST_HELD:
+            return b""
+        self._raw = True
+        begun = b"".join(self._begun)
+        self.reader.read_beginning(begun)
+        return begun
+
+    def _seam(self) -> bytes:
+        """The last bytes of the event that has begun."""
+        return b"".join([piece[-_SEAM:] for piece in self._begun[-_SEAM:]])[-_SEAM:]
+
+    def _read(self, event: bytes) -> Verdict:
+        return self.reader.read_end(event) if self._cut else self.reader.read(event)
