@@ -119,7 +119,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
     `references` are the objects named in path and body. `makes` is the kind of object that the call creates at the
     backend, or "". `background`: the answer is still being generated when the call ends. `seals`: the answer has
-    content that only its backend can open.
+    content that only its backend can open, or parts that later calls name by their ids.
     """
 
     operation: Operation

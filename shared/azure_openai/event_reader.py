@@ -1,5 +1,6 @@
 """Reads the events of a stream: usage, text, objects, and whether the stream is committed, has failed or has ended."""
 
+import re
 from typing import Literal
 
 import msgspec
@@ -20,6 +21,7 @@ from shared.token_classes import TOKEN_CLASSES
 from shared.types import Call, Usage
 
 _LONGEST_TEXT = 1_000_000  # characters of a stream's text that are kept: more than any model answers
+_SPOKEN = re.compile(rb'"audio"\s*:\s*\{[^{}]*"id"\s*:')  # the id of a spoken answer, which later messages may name
 
 # Typed events that come before any content, so another backend could still take over.
 _OPENING = frozenset(
@@ -88,7 +90,7 @@ class EventReader:
             return self._read_typed(kind, read, data)
         if read.error is not None and not self.committed:
             self.failed = True
-        if self._collects and not self.objects and not self.committed and read.choices:
+        if self._collects and read.choices and ((not self.objects and not self.committed) or _SPOKEN.search(data)):
             self.objects.append(data)
         if read.usage is not None:
             about = decode_answer(data)  # only here, because every chunk names its model
