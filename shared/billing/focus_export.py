@@ -29,7 +29,6 @@ class Container(Protocol):
 
     async def put(self, container: str, name: str, body: bytes, content_type: str) -> None:
         """Write or replace a file. Raises `StoreUnavailable`."""
-        ...
 
 
 class Statement(msgspec.Struct, frozen=True):

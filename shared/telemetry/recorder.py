@@ -60,15 +60,12 @@ class TelemetryExporter(Protocol):
     @property
     def busy(self) -> bool:
         """True until every batch taken has been sent."""
-        ...
 
     def send(self, batch: Batch) -> None:
         """Take a batch. Returns at once."""
-        ...
 
     async def close(self) -> None:
         """Send the batches taken."""
-        ...
 
 
 _current: ContextVar[TraceContext] = ContextVar("trace context", default=UNTRACED)
