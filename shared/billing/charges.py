@@ -68,8 +68,9 @@ class Tariff:
         for name, backend in self._backends.items():
             for model in dict.fromkeys(entry.model for entry in backend.capacity):
                 if (capacity := self._capacity(backend, model, span)) is not None:
-                    used = shared.pop((name, model), [])
-                    yield from self._shares(span, backend, model, *capacity, used, now)
+                    units, each = capacity
+                    whole = units * each * max(0, min(span.end, hours.hour_of(now) + 1) - span.first)
+                    yield from self._shares(span, backend, model, whole, each, shared.pop((name, model), []))
         for used in shared.values():
             yield from (Charge(line, counts, cost(None, counts)) for line, counts in used)
 
@@ -92,9 +93,8 @@ class Tariff:
             return None
         entry = max(entries, key=_hour)
         if entry.usd_per_unit_hour is not None:
-            each: int | None = round(entry.usd_per_unit_hour * USD)
-        else:
-            each = self.prices.unit_hour(backend.deployment, backend.region, span.first * hours.HOUR)
+            return entry.units, round(entry.usd_per_unit_hour * USD)
+        each = self.prices.unit_hour(backend.deployment, backend.region, span.first * hours.HOUR)
         return None if each is None else (entry.units, each)
 
     def _shares(
@@ -102,13 +102,11 @@ class Tariff:
         span: HourRange,
         backend: Backend,
         model: str,
-        units: int,
+        whole: int,
         each: int,
-        used: Sequence[tuple[Dimensions, Counts]],
-        now: float,
+        used: list[tuple[Dimensions, Counts]],
     ) -> Iterator[Charge]:
         """Divide the cost. Shares are rounded down and the largest gets the rest, so they add up."""
-        whole = units * each * max(0, min(span.end, hours.hour_of(now) + 1) - span.first)
         listed = [cost(self.price(span, line), counts) for line, counts in used]
         tokens = [counts.input_tokens + counts.output_tokens for _, counts in used]
         weights = tokens if any(price is None for price in listed) else [price or 0 for price in listed]

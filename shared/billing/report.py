@@ -168,8 +168,7 @@ async def report(store: Store, tariff: Tariff, asked: UsageQuery) -> Report:
     """Sum and price usage. Hours that the period touches count whole. Raises `StoreUnavailable`."""
     now = store.now()
     first, end = hours.hour_of(asked.since.timestamp()), -hours.hour_of(-asked.until.timestamp())
-    forecast, recent = _forecast(first, end, now, asked.every)
-    capacity_weight = _capacity_weight(hours.hour_of(now), recent, forecast)
+    forecast, recent, capacity_weight = _forecast(first, end, now, asked.every)
     every = EVERY[asked.every]
     cuts = [hour for hour in range(first, end) if asked.every and every.start(hour) == hour]
     pieces = query.spans(first, end, [*cuts, recent, *tariff.cuts(first, end)])
@@ -210,23 +209,15 @@ def _cell(value: Any) -> str:
     return f"'{text}" if len(text) > 1 and text[0] in "=+-@\t\r" else text  # a spreadsheet would run it as a formula
 
 
-def _forecast(first: int, end: int, now: float, every: str) -> tuple[tuple[float, float] | None, int]:
-    """(Hours left of this month, hours of its recent past), or None unless the period is this month up to now; and the
-    hour at which the recent past begins."""
+def _forecast(first: int, end: int, now: float, every: str) -> tuple[tuple[float, float] | None, int, float]:
+    """(Hours left of this month, hours of its recent past), or None unless the period is this month up to now; the hour
+    at which the recent past begins; and the weight of capacity, which is paid by whole hours."""
     current = hours.hour_of(now)
     if every or first != hours.month_start(current) or end <= current:
-        return None, end
-    recent = max(first, current + 1 - FORECAST_WINDOW)
-    left = hours.next_month(current) - now / hours.HOUR
-    return (left, max(1.0, now / hours.HOUR - recent)), recent
-
-
-def _capacity_weight(current: int, recent: int, forecast: tuple[float, float] | None) -> float:
-    """The weight of capacity in forecasts. It is paid by whole hours, so the cost includes all of the current one."""
-    if forecast is None:
-        return 1.0
-    left, window = forecast
-    return (hours.next_month(current) - current - 1) / (current + 1 - recent) * window / left
+        return None, end, 1.0
+    recent, end_of_month = max(first, current + 1 - FORECAST_WINDOW), hours.next_month(current)
+    left, window = end_of_month - now / hours.HOUR, max(1.0, now / hours.HOUR - recent)
+    return (left, window), recent, (end_of_month - current - 1) / (current + 1 - recent) * window / left
 
 
 def _moment(given: Mapping[str, str], name: str) -> datetime | None:
