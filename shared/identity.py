@@ -23,11 +23,9 @@ _KEEP_CREDENTIAL = 60.0  # seconds between two replacements of the credential
 
 
 def azure_credential(client_id: str | None) -> "AsyncTokenCredential":
-    """The identity of this process: the managed one in Azure, the developer's own elsewhere.
-
-    In Azure the managed identity is named outright: `DefaultAzureCredential` would try others first at every start.
-    `azure.identity` costs 200 ms to import, and is imported here.
-    """
+    """The identity of this process: the managed one in Azure, the developer's own elsewhere. In Azure the managed
+    identity is named outright: `DefaultAzureCredential` would try others first at every start. `azure.identity` costs
+    200 ms to import, and is imported here."""
     from azure.core.pipeline.transport import AioHttpTransport
     from azure.identity.aio import DefaultAzureCredential, ManagedIdentityCredential
 
@@ -47,7 +45,6 @@ class _Token(NamedTuple):
 
 class TokenCache:
     """Bearer tokens by scope, renewed in the background before they expire: a request waits only for the first one.
-
     `open_credential` is called with the first token, and again when a service rejected one. `close()` the cache."""
 
     def __init__(

@@ -170,9 +170,8 @@ SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9_.:@-]*"  # of a path, as an id; `.`, `..` and
 
 
 class Route(msgspec.Struct, frozen=True):
-    """The operation that a path names, with its surface, its model and its objects.
-
-    `path` is the part behind the surface's prefix."""
+    """The operation that a path names, with its surface, its model and its objects. `path` is the part behind the
+    surface's prefix."""
 
     surface: Surface
     operation: Operation

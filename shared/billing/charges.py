@@ -23,10 +23,8 @@ UNUSED = "unused"  # the role of capacity that was paid for and not used
 
 
 class Charge(msgspec.Struct, frozen=True):
-    """A line of usage with its cost in picodollars; None if the price is unknown.
-
-    `price` is that of its tokens. If the cost is a share of provisioned capacity, `unit_hour` is the price of a unit's
-    hour."""
+    """A line of usage with its cost in picodollars; None if the price is unknown. `price` is that of its tokens. If the
+    cost is a share of provisioned capacity, `unit_hour` is the price of a unit's hour."""
 
     line: Dimensions
     counts: Counts
@@ -47,9 +45,8 @@ class Tariff:
         return cls(Prices(configuration.prices, configuration.backends), configuration.backends)
 
     def cuts(self, first: int, end: int) -> Iterator[int]:
-        """The hours at which to cut a period so that each piece has one price, and capacity is shared hour by hour.
-
-        The costs of any pieces add up because of that."""
+        """The hours at which to cut a period so that each piece has one price, and capacity is shared hour by hour. The
+        costs of any pieces add up because of that."""
         yield from (change // hours.HOUR for change in self.prices.changes)
         starts = [_hour(entry) for backend in self._backends.values() for entry in backend.capacity]
         if starts:

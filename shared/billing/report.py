@@ -77,11 +77,10 @@ def parse_query(given: Mapping[str, str], now: float, *, by: str = "key") -> Usa
 
 
 class ReportLine(TokenCounts, frozen=True):
-    """Sums of the calls that answered a caller; money in picodollars.
-
-    `estimated` counts requests with estimated tokens. Other charged attempts (hedges, shadows, failures that the
-    backend charged) are only in `charges`, `beside_tokens` and `beside`. No sum has the cost of `unpriced` requests and
-    charges, whose price is unknown. `recent` is the cost of the last seven days, for forecasts."""
+    """Sums of the calls that answered a caller; money in picodollars. `estimated` counts requests with estimated
+    tokens. Other charged attempts (hedges, shadows, failures that the backend charged) are only in `charges`,
+    `beside_tokens` and `beside`. No sum has the cost of `unpriced` requests and charges, whose price is unknown.
+    `recent` is the cost of the last seven days, for forecasts."""
 
     requests: int = 0
     errors: int = 0

@@ -26,19 +26,16 @@ class Row(msgspec.Struct, frozen=True):
 
 class Table(Protocol):
     """A table of rows. Every method raises `StoreUnavailable` if the store fails or exceeds its time budget. A table
-    that does not exist reads as empty, and the first write creates it.
-
-    Partition and row keys are at most 512 characters without `/ \\ # ?` and control characters (`ValueError`).
-    """
+    that does not exist reads as empty, and the first write creates it. Partition and row keys are at most 512
+    characters without `/ \\ # ?` and control characters (`ValueError`)."""
 
     async def get(self, partition: str, key: str) -> Row | None:
         """Return the row, or None."""
 
     async def put(self, partition: str, key: str, properties: Properties, etag: str | None) -> str | None:
-        """Write the whole row: insert it if `etag` is None, otherwise replace the version with this ETag.
-
-        Return the new ETag, or None on a conflict with another writer. A write whose answer was lost looks the same, so
-        read the row again."""
+        """Write the whole row: insert it if `etag` is None, otherwise replace the version with this ETag. Return the
+        new ETag, or None on a conflict with another writer. A write whose answer was lost looks the same, so read the
+        row again."""
 
     async def merge(self, partition: str, rows: Mapping[str, Properties]) -> None:
         """Insert or merge up to `MAX_BATCH` rows (key -> properties) in one transaction, all or none. Idempotent."""

@@ -9,13 +9,10 @@ DRIFT = 200e-6  # per second: quartz clocks drift by 50e-6 at most, the steered 
 
 
 class StoreClock:
-    """The local clock, corrected as far as the answers prove it wrong.
-
-    `Date` has whole seconds. An answer with date D to a request sent at s and received at r, in local time, proves that
-    the offset is between D - r and D + 1 - s. The clock intersects the intervals of all answers, so a few answers bound
-    the offset to the shortest round trip. The interval widens with age by `DRIFT`. Between two answers `now()` never
-    goes back.
-    """
+    """The local clock, corrected as far as the answers prove it wrong. `Date` has whole seconds. An answer with date D
+    to a request sent at s and received at r, in local time, proves that the offset is between D - r and D + 1 - s. The
+    clock intersects the intervals of all answers, so a few answers bound the offset to the shortest round trip. The
+    interval widens with age by `DRIFT`. Between two answers `now()` never goes back."""
 
     def __init__(self, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.local = monotonic

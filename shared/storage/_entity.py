@@ -25,9 +25,8 @@ _decode_page = msgspec.json.Decoder(_Page).decode
 
 def encode(partition: str, key: str, properties: Properties) -> bytes:
     """Encode a row as JSON, with type annotations for floats and long integers: without them, the service reads
-    integers as 32 bits, and 5.0 as an integer.
-
-    U+2028 and U+2029 are escaped because Azurite takes them for line ends, and loses the row."""
+    integers as 32 bits, and 5.0 as an integer. U+2028 and U+2029 are escaped because Azurite takes them for line ends,
+    and loses the row."""
     entity: dict[str, Value] = {"PartitionKey": partition, "RowKey": key, **properties}
     for name, value in properties.items():
         kind = type(value)

@@ -30,9 +30,8 @@ class Blobs:
         self._client: BlobServiceClient | None = None
 
     async def put(self, container: str, name: str, body: bytes, content_type: str) -> None:
-        """Write a blob, or replace it; create the container if it does not exist. Idempotent.
-
-        Raises `StoreUnavailable`."""
+        """Write a blob, or replace it; create the container if it does not exist. Idempotent. Raises
+        `StoreUnavailable`."""
         from azure.storage.blob import ContentSettings
 
         doing = f"write the blob {container}/{name}"

@@ -47,7 +47,6 @@ class TablesStore:
     @classmethod
     def from_connection_string(cls, text: str, *, budget: float = BUDGET) -> "TablesStore":
         """From `UseDevelopmentStorage=true` or `AccountName=…;AccountKey=…` and `TableEndpoint=` or `EndpointSuffix=`.
-
         Raises `ConfigurationError`, whose message never shows the key."""
         account = connection_string.account(text)
         return cls(account.endpoint, SharedKeyLite(account.name, account.key), budget=budget)

@@ -25,9 +25,8 @@ Attributes = dict[str, str | int | float | bool]
 
 class TraceContext(msgspec.Struct, frozen=True):
     """The ids of a request's span. `parent_id` 0: it begins the trace. `sampled` False: the caller does not sample the
-    trace. `started` is monotonic.
-
-    A trace that begins here has the request's id as its id, so each can be derived from the other."""
+    trace. `started` is monotonic. A trace that begins here has the request's id as its id, so each can be derived from
+    the other."""
 
     request_id: str
     started: float
