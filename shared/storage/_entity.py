@@ -72,10 +72,10 @@ def query(condition: str, most: int, following: Mapping[str, str]) -> str:
     return f"$filter={quote(condition, safe='')}&$top={most}{more}"
 
 
-def next_page(headers: Mapping[str, str]) -> dict[str, str]:
-    """Parameters that request the next page, {} after the last."""
+def next_page(headers: Mapping[str, str]) -> dict[str, str] | None:
+    """Parameters that request the next page, None after the last."""
     tokens = {name: headers.get(f"x-ms-continuation-{name}") for name in _CONTINUATION}
-    return {name: token for name, token in tokens.items() if token}
+    return {name: token for name, token in tokens.items() if token} or None
 
 
 def _row(entity: dict[str, Value]) -> Row:

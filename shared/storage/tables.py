@@ -4,7 +4,7 @@ Every operation has a time budget, and raises `StoreUnavailable` when it is exce
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -75,11 +75,7 @@ class TablesStore:
 
     async def drop(self, name: str) -> None:
         check_table_name(name)
-        doing = f"drop table {name}"
-        async with self.guard(doing):
-            answer = await self.request("DELETE", f"/Tables('{name}')")
-            if answer.status != 204:
-                _expect(answer, _MISSING, doing)
+        await self.answered(f"drop table {name}", self.request("DELETE", f"/Tables('{name}')"), 204, _MISSING)
 
     async def close(self) -> None:
         await self._creations.close()
@@ -90,11 +86,8 @@ class TablesStore:
         await self._creations.run(name, partial(self._create_table, name))
 
     async def _create_table(self, name: str) -> None:
-        doing = f"create table {name}"
-        async with self.guard(doing):
-            answer = await self.request("POST", "/Tables", msgspec.json.encode({"TableName": name}), _INSERT)
-            if answer.status != 204:
-                _expect(answer, _EXISTS, doing)
+        creation = self.request("POST", "/Tables", msgspec.json.encode({"TableName": name}), _INSERT)
+        await self.answered(f"create table {name}", creation, 204, _EXISTS)
 
     async def request(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None, query: str = ""
@@ -110,18 +103,33 @@ class TablesStore:
         self, doing: str, path: str, condition: str, decode: Callable[[bytes], list[T]]
     ) -> AsyncIterator[T]:
         """Yield the results of a query, page by page."""
-        following: dict[str, str] = {}
-        while True:
-            async with self.guard(doing):
-                answer = await self.request("GET", path, query=_entity.query(condition, PAGE, following))
-                if answer.status != 200:
-                    _expect(answer, _MISSING, doing)
-                    return
-                page, following = decode(answer.body), _entity.next_page(answer.headers)
-            for item in page:
+        following: dict[str, str] | None = {}
+        while following is not None:
+            request = self.request("GET", path, query=_entity.query(condition, PAGE, following))
+            page = await self.answered(
+                doing, request, 200, _MISSING, lambda answer: (decode(answer.body), _entity.next_page(answer.headers))
+            )
+            items, following = page or ([], None)
+            for item in items:
                 yield item
-            if not following:
-                return
+
+    async def answered[T](
+        self,
+        doing: str,
+        request: Awaitable[Answer],
+        status: int,
+        refusals: frozenset[str],
+        read: Callable[[Answer], T | None] = lambda answer: None,
+    ) -> T | None:
+        """Return the content of an answer with this status; None if the service refused with one of these codes."""
+        async with self.guard(doing):
+            answer = await request
+            if answer.status == status:
+                return read(answer)
+            code = _batch.code(answer.body)
+            if answer.status < 400 or code not in refusals:
+                raise StoreUnavailable(f"{doing}: {_explain(answer.status, code)}")
+            return None
 
     @asynccontextmanager
     async def guard(self, doing: str) -> AsyncIterator[None]:
@@ -153,29 +161,20 @@ class AzureTable:
     async def get(self, partition: str, key: str) -> Row | None:
         check_key(partition)
         check_key(key)
+        request = self._store.request("GET", self._path + _entity.address(partition, key))
         doing = f"get from {self._name}"
-        async with self._store.guard(doing):
-            answer = await self._store.request("GET", self._path + _entity.address(partition, key))
-            if answer.status == 200:
-                return _entity.decode(answer.body)
-            _expect(answer, _MISSING, doing)
-            return None
+        return await self._store.answered(doing, request, 200, _MISSING, lambda answer: _entity.decode(answer.body))
 
     async def put(self, partition: str, key: str, properties: Properties, etag: str | None) -> str | None:
         check_rows(partition, {key: properties})
         body = _entity.encode(partition, key, properties)
+        if etag is None:
+            request = self._insert(body)
+        else:
+            address, headers = self._path + _entity.address(partition, key), {**_JSON, "If-Match": etag}
+            request = self._store.request("PUT", address, body, headers)
         doing = f"put into {self._name}"
-        async with self._store.guard(doing):
-            if etag is None:
-                answer = await self._insert(body)
-            else:
-                answer = await self._store.request(
-                    "PUT", self._path + _entity.address(partition, key), body, {**_JSON, "If-Match": etag}
-                )
-            if answer.status == 204:
-                return answer.headers["ETag"]
-            _expect(answer, _CONFLICT, doing)
-            return None
+        return await self._store.answered(doing, request, 204, _CONFLICT, lambda answer: answer.headers["ETag"])
 
     async def _insert(self, body: bytes) -> Answer:
         answer = await self._store.request("POST", self._path, body, _INSERT)
@@ -205,13 +204,9 @@ class AzureTable:
     async def delete(self, partition: str, key: str) -> None:
         check_key(partition)
         check_key(key)
-        doing = f"delete in {self._name}"
-        async with self._store.guard(doing):
-            answer = await self._store.request(
-                "DELETE", self._path + _entity.address(partition, key), headers={"If-Match": "*"}
-            )
-            if answer.status != 204:
-                _expect(answer, _MISSING, doing)
+        address, headers = self._path + _entity.address(partition, key), {"If-Match": "*"}
+        request = self._store.request("DELETE", address, headers=headers)
+        await self._store.answered(f"delete in {self._name}", request, 204, _MISSING)
 
     def scan(self, partition: str) -> AsyncIterator[Row]:
         check_key(partition)
@@ -226,13 +221,6 @@ class AzureTable:
 
 _JSON = {"Content-Type": "application/json"}
 _INSERT = {**_JSON, "Prefer": "return-no-content"}
-
-
-def _expect(answer: Answer, codes: frozenset[str], doing: str) -> None:
-    """Raise `StoreUnavailable` unless the service answered with one of these error codes."""
-    code = _batch.code(answer.body)
-    if answer.status < 400 or code not in codes:
-        raise StoreUnavailable(f"{doing}: {_explain(answer.status, code)}")
 
 
 def _quoted(key: str) -> str:
