@@ -21,7 +21,8 @@ _IN_SESSION = (MODEL_OF_SESSION, "session.audio.input.transcription.model")
 IN_QUERY = "?model"
 _SESSION: dict[str, Any] = {"model": "body", "model_at": _IN_SESSION}
 _TO_TRANSCRIBE: dict[str, Any] = {"model": "body", "model_at": ("input_audio_transcription.model",)}
-_FORM: dict[str, Any] = {"model": "form", "body": "multipart"}
+_UPLOAD: dict[str, Any] = {"body": "multipart"}
+_FORM: dict[str, Any] = {"model": "form", **_UPLOAD}
 _TEXT: dict[str, Any] = {"model": "body", "streams": True, "metered": "tokens"}
 _RUN: dict[str, Any] = {"streams": True, "metered": "once"}
 
@@ -77,13 +78,12 @@ OPERATIONS = (
     _get("conversations.items.get", "conversations/{conversation}/items/{item}"),
     _delete("conversations.items.delete", "conversations/{conversation}/items/{item}"),
     # Files, uploads, batches
-    *_crud("files", "files", "file", "create list get delete", body="multipart"),
+    *_crud("files", "files", "file", "create list get delete", **_UPLOAD),
     _post("files.import", "files/import", makes="file"),  # Azure's alone: from a blob
     _get("files.content", "files/{file}/content", free_form=True),
-    _post("uploads.create", "uploads", makes="upload"),
-    _post("uploads.parts.create", "uploads/{upload}/parts", body="multipart"),
+    *_crud("uploads", "uploads", "upload", "create cancel"),
+    _post("uploads.parts.create", "uploads/{upload}/parts", **_UPLOAD),
     _post("uploads.complete", "uploads/{upload}/complete"),
-    _post("uploads.cancel", "uploads/{upload}/cancel"),
     *_crud("batches", "batches", "batch", "create list", model="hidden", metered="once"),
     _get("batches.get", "batches/{batch}", metered="once"),
     _post("batches.cancel", "batches/{batch}/cancel", metered="once"),
@@ -96,17 +96,13 @@ OPERATIONS = (
     _post("vector_stores.files.update", "vector_stores/{vector_store}/files/{file}"),
     _delete("vector_stores.files.delete", "vector_stores/{vector_store}/files/{file}"),
     _get("vector_stores.files.content", "vector_stores/{vector_store}/files/{file}/content", free_form=True),
-    _post("vector_stores.file_batches.create", "vector_stores/{vector_store}/file_batches"),
-    _get("vector_stores.file_batches.get", "vector_stores/{vector_store}/file_batches/{file_batch}"),
-    _post("vector_stores.file_batches.cancel", "vector_stores/{vector_store}/file_batches/{file_batch}/cancel"),
+    *_crud("vector_stores.file_batches", "vector_stores/{vector_store}/file_batches", "file_batch",
+           "create get cancel"),
     _get("vector_stores.file_batches.files.list", "vector_stores/{vector_store}/file_batches/{file_batch}/files"),
     # Containers
     *_crud("containers", "containers", "container", "create list get delete"),
-    _post("containers.files.create", "containers/{container}/files", body="multipart"),
-    _get("containers.files.list", "containers/{container}/files"),
-    _get("containers.files.get", "containers/{container}/files/{container_file}"),
+    *_crud("containers.files", "containers/{container}/files", "container_file", "create list get delete", **_UPLOAD),
     _get("containers.files.content", "containers/{container}/files/{container_file}/content", free_form=True),
-    _delete("containers.files.delete", "containers/{container}/files/{container_file}"),
     # Images, audio, moderations
     _post("images.generations", "images/generations", model="body", streams=True, metered="images"),
     _post("images.edits", "images/edits", **_FORM, metered="images", streams=True),
@@ -126,9 +122,8 @@ OPERATIONS = (
     _get("fine_tuning.jobs.checkpoints.list", "fine_tuning/jobs/{fine_tuning_job}/checkpoints"),
     _post("fine_tuning.jobs.checkpoints.copy", "fine_tuning/jobs/{fine_tuning_job}/checkpoints/{step}/copy"),
     _get("fine_tuning.jobs.checkpoints.copied", "fine_tuning/jobs/{fine_tuning_job}/checkpoints/{step}/copy"),
-    _post("fine_tuning.permissions.create", "fine_tuning/checkpoints/{checkpoint}/permissions"),
-    _get("fine_tuning.permissions.list", "fine_tuning/checkpoints/{checkpoint}/permissions"),
-    _delete("fine_tuning.permissions.delete", "fine_tuning/checkpoints/{checkpoint}/permissions/{permission}"),
+    *_crud("fine_tuning.permissions", "fine_tuning/checkpoints/{checkpoint}/permissions", "permission",
+           "create list delete"),
     _post("fine_tuning.graders.run", "fine_tuning/alpha/graders/run", model="hidden"),
     _post("fine_tuning.graders.validate", "fine_tuning/alpha/graders/validate", model="hidden"),
     # Evals: graders and samplers name models anywhere in the body
@@ -136,8 +131,7 @@ OPERATIONS = (
     *_crud("evals.runs", "evals/{eval}/runs", "eval_run", "create list get delete", model="hidden"),
     _post("evals.runs.cancel", "evals/{eval}/runs/{eval_run}/cancel"),
     _post("evals.runs.update", "evals/{eval}/runs/{eval_run}"),  # how older clients cancel one
-    _get("evals.runs.output_items.list", "evals/{eval}/runs/{eval_run}/output_items"),
-    _get("evals.runs.output_items.get", "evals/{eval}/runs/{eval_run}/output_items/{output_item}"),
+    *_crud("evals.runs.output_items", "evals/{eval}/runs/{eval_run}/output_items", "output_item", "list get"),
     # Realtime, as far as it is HTTP; Azure's dated versions have the sessions below `realtimeapi`
     _post("realtime.client_secrets", "realtime/client_secrets", **_SESSION),
     _post("realtime.sessions", "realtime/sessions", model="body"),
@@ -159,8 +153,7 @@ OPERATIONS = (
     _post("threads.runs.create", "threads/{thread}/runs", **_RUN, model="optional", makes="run"),
     _get("threads.runs.get", "threads/{thread}/runs/{run}", metered="once"),
     _post("threads.runs.submit_tool_outputs", "threads/{thread}/runs/{run}/submit_tool_outputs", **_RUN),
-    _get("threads.runs.steps.list", "threads/{thread}/runs/{run}/steps"),
-    _get("threads.runs.steps.get", "threads/{thread}/runs/{run}/steps/{step}"),
+    *_crud("threads.runs.steps", "threads/{thread}/runs/{run}/steps", "step", "list get"),
 )
 # fmt: on
 
