@@ -119,7 +119,6 @@ class TokenCache:
             logger.error("%s", unavailable)
             raise unavailable from None
         life = answer.expires_on - self._clock()
-        self._tokens[scope] = token = _Token(
-            f"Bearer {answer.token}", answer.expires_on - min(_RENEW_AHEAD, life / 3), answer.expires_on - _UNUSED
-        )
-        return token.header
+        header, end = f"Bearer {answer.token}", answer.expires_on
+        self._tokens[scope] = _Token(header, end - min(_RENEW_AHEAD, life / 3), end - _UNUSED)
+        return header

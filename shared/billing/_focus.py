@@ -152,9 +152,8 @@ class Focus(NamedTuple):
 
 
 def _costs(picodollars: int, listed: int) -> dict[str, str]:
-    return dict.fromkeys(("BilledCost", "ContractedCost", "EffectiveCost"), exactly(picodollars)) | {
-        "ListCost": exactly(listed)
-    }
+    own = exactly(picodollars)
+    return {"BilledCost": own, "ContractedCost": own, "EffectiveCost": own, "ListCost": exactly(listed)}
 
 
 def _listed_price(price: Price | None, name: str) -> int | None:

@@ -13,7 +13,7 @@ from shared.errors import StoreUnavailable
 from shared.identity import azure_credential
 
 NAMESPACE = "Microsoft.CognitiveServices/accounts"
-METRICS = {
+FIELDS = {
     "ProcessedPromptTokens": "input_tokens",
     "GeneratedTokens": "output_tokens",
     "AzureOpenAIRequests": "requests",
@@ -59,7 +59,7 @@ class AzureMonitor(NamedTuple):
             results = await client.query_resources(
                 resource_ids=resources,
                 metric_namespace=NAMESPACE,
-                metric_names=list(METRICS),
+                metric_names=list(FIELDS),
                 timespan=span,
                 granularity=timedelta(hours=1),
                 aggregations=["Total"],
@@ -75,7 +75,7 @@ class AzureMonitor(NamedTuple):
             raise StoreUnavailable(f"unreadable answer from Azure Monitor ({type(error).__name__})") from error
         for resource_id, result in zip(resources, results, strict=False):
             for metric in result.metrics:
-                for series in metric.timeseries if str(metric.name) in METRICS else ():
+                for series in metric.timeseries if str(metric.name) in FIELDS else ():
                     names = {str(name).lower(): str(value) for name, value in series.metadata_values.items()}
                     key = (resource_id.lower(), names.get(_DEPLOYMENT.lower(), "-"))
-                    yield key, METRICS[str(metric.name)], round(sum(value.total or 0 for value in series.data))
+                    yield key, FIELDS[str(metric.name)], round(sum(value.total or 0 for value in series.data))
