@@ -46,8 +46,8 @@ def _ledger_complaints(configuration: document.Configuration) -> Iterator[str]:
 
 def _limits_complaints(configuration: document.Configuration) -> Iterator[str]:
     settings, client = configuration.limits, configuration.client_address
-    placed: dict[str, document.Limits | document.AddressLimits] = {"limits.addresses": settings.addresses}
-    placed["limits.defaults"] = settings.defaults
+    placed: dict[str, document.Limits | document.AddressLimits] = {"limits.defaults": settings.defaults}
+    placed["limits.addresses"] = settings.addresses
     placed |= {f"limits.teams.{name}": limits for name, limits in settings.teams.items()}
     placed |= {f"models.{name}.limits": model.limits for name, model in configuration.models.items() if model.limits}
     for at, limits in placed.items():
