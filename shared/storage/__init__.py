@@ -1,6 +1,6 @@
 """State that outlives a request: tables of rows with ETags, as Azure Table Storage has them.
 
-`memory.py` and `tables.py` (Azure Table Storage) implement the Protocols, and pass the same contract test
+`tables.py` (Azure Table Storage) and the tests' store in memory implement the Protocols and pass the same contract test
 (`tests/storage/test_stores.py`). The meaning of rows is left to the packages that own them.
 """
 

@@ -38,9 +38,9 @@ class TablesStore:
     def __init__(self, endpoint: str, signer: Signer, *, budget: float = BUDGET) -> None:
         self.endpoint = endpoint.rstrip("/")
         self.budget = budget
-        clock = StoreClock()
-        self.now = clock.now
-        self.session = Session(self.endpoint, signer, clock)
+        self.clock = StoreClock()
+        self.now = self.clock.now
+        self.session = Session(self.endpoint, signer, self.clock)
         self._tables: dict[str, AzureTable] = {}
         self._creations: SingleFlight[str, None] = SingleFlight()
 

@@ -13,8 +13,8 @@ from shared.auth.authenticator import Authenticator
 from shared.auth.consumers import Consumers
 from shared.config.document import Limits
 from shared.errors import InvalidApiKey
-from shared.storage.memory import MemoryStore
 from tests.harness.gateway_process import Answer, cli
+from tests.harness.memory_store import MemoryStore
 from tests.harness.system import System, chat_body
 
 CHAT = "/v1/chat/completions"

@@ -14,9 +14,9 @@ from shared.errors import ConfigurationError, StoreUnavailable
 from shared.identity import TokenCache
 from shared.storage import MAX_BATCH, Properties, Row, Store, Table
 from shared.storage._clock import DRIFT, StoreClock
-from shared.storage.memory import MemoryStore
 from shared.storage.tables import TablesStore
 from tests.harness.azurite import Azurite
+from tests.harness.memory_store import MemoryStore
 
 KEY = "c2VjcmV0IHNlY3JldCBzZWNyZXQ="
 VALUES: Properties = {
