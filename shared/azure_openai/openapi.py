@@ -74,7 +74,6 @@ _INFO = {
 
 @functools.cache
 def document() -> bytes:
-    """The document as JSON."""
     paths: dict[str, dict[str, Any]] = {"/healthz": {"get": _HEALTH}}
     for operation in OPERATIONS:
         for surface, path, parameters in _spellings(operation):

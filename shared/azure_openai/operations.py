@@ -211,7 +211,6 @@ def _match(method: str, path: str) -> Route:
 
 
 def unknown(path: str) -> UnknownPath:
-    """The error for a path that the gateway does not serve."""
     return UnknownPath(
         f"{path[:200]} is not a path of this gateway. Use /v1/… as with OpenAI, or as with Azure OpenAI "
         "/openai/deployments/MODEL/…?api-version=… or /openai/v1/…, or /gateway/OPERATION/MODEL."

@@ -62,7 +62,6 @@ class Focus(NamedTuple):
     listed: Tariff
 
     def rows(self, span: HourRange, charge: Charge) -> Iterator[dict[str, str]]:
-        """The rows of a charge in these hours of one day."""
         common = self._common(span, charge)
         if charge.unit_hour:
             yield common | self._capacity(charge)

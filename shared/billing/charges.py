@@ -34,8 +34,6 @@ class Charge(msgspec.Struct, frozen=True):
 
 
 class Tariff:
-    """Prices of tokens and of provisioned capacity."""
-
     def __init__(self, prices: Prices, backends: Sequence[Backend]) -> None:
         self.prices = prices
         self._backends = {backend.name: backend for backend in backends}

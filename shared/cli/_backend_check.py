@@ -38,7 +38,6 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 async def check(settings: Settings) -> list[Finding]:
-    """Check all deployments of all backends, with the gateway's own credentials."""
     credentials = Credentials(settings.client_id, settings.api_keys)
     try:
         groups = await asyncio.gather(*(_check_backend(b, credentials) for b in settings.configuration.backends))

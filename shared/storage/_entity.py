@@ -42,17 +42,15 @@ def encode(partition: str, key: str, properties: Properties) -> bytes:
 
 
 def decode(body: bytes) -> Row:
-    """Decode the row in an answer. Raises `msgspec.MsgspecError`, `ValueError` or `KeyError`."""
+    """Decode the row in an answer. Raises `msgspec.MsgspecError`, `ValueError` or `KeyError`, as all decoders here."""
     return _row(_decode_row(body))
 
 
 def decode_page(body: bytes) -> list[Row]:
-    """Decode a page of rows. Raises as `decode`."""
     return [_row(entity) for entity in _decode_page(body).value]
 
 
 def decode_table_names(body: bytes) -> list[str]:
-    """Decode a page of tables. Raises as `decode`."""
     return [str(table["TableName"]) for table in _decode_page(body).value]
 
 

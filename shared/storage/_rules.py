@@ -31,7 +31,6 @@ def check_table_name(name: str) -> None:
 
 
 def check_key(key: str) -> None:
-    """Raise `ValueError` unless the partition or row key is valid."""
     if not key or utf16_units(key) > MAX_KEY or _FORBIDDEN_IN_KEY.search(key):
         raise ValueError(
             f"{key[:80]!r} is not a key: expected 1 to {MAX_KEY} characters without / \\ # ? and control characters"
@@ -39,7 +38,6 @@ def check_key(key: str) -> None:
 
 
 def check_properties(properties: Properties) -> None:
-    """Raise `ValueError` unless a row can hold the properties."""
     if len(properties) > MAX_PROPERTIES:
         raise ValueError(f"the row has {len(properties)} properties; Table Storage allows {MAX_PROPERTIES}")
     long_text = False
@@ -65,7 +63,6 @@ def check_properties(properties: Properties) -> None:
 
 
 def check_rows(partition: str, rows: Mapping[str, Properties]) -> None:
-    """Raise `ValueError` unless the rows are valid, and fit into one transaction."""
     if len(rows) > MAX_BATCH:
         raise ValueError(f"the transaction has {len(rows)} rows; Table Storage allows {MAX_BATCH}")
     check_key(partition)

@@ -23,8 +23,6 @@ _HEADERS = {
 
 
 class Answer(NamedTuple):
-    """A response of the service, read to its end."""
-
     status: int
     headers: Mapping[str, str]
     body: bytes

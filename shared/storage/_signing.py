@@ -51,8 +51,6 @@ class SharedKeyLite:
 
 
 class BearerToken:
-    """Signs with the tokens of an identity."""
-
     def __init__(self, tokens: TokenCache) -> None:
         self._tokens = tokens
 

@@ -15,8 +15,6 @@ _FIRST_PAUSE = 0.05  # seconds, doubled each time: three seconds in total
 
 
 class RetryingStore:
-    """Another store, with retries."""
-
     def __init__(self, store: Store) -> None:
         self._store = store
         self.now, self.close = store.now, store.close

@@ -150,8 +150,6 @@ class TablesStore:
 
 
 class AzureTable:
-    """One table of the account."""
-
     def __init__(self, store: TablesStore, name: str) -> None:
         self._store = store
         self._name = name

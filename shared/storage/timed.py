@@ -11,8 +11,6 @@ Report = Callable[[str, float, str], None]
 
 
 class TimedStore:
-    """Another store, with a report of every operation on its tables."""
-
     def __init__(self, store: Store, report: Report) -> None:
         self._store = store
         self._report = report

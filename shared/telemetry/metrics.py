@@ -103,7 +103,6 @@ def drained(*families: Histogram | Counter) -> Iterator[Point]:
 
 
 def summed(before: Point | None, new: Point) -> Point:
-    """Add two points of one series."""
     if before is None:
         return new
     value = before.value + new.value  # type: ignore[operator]  # both are of one kind

@@ -43,8 +43,6 @@ class LogLine(msgspec.Struct, frozen=True):
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """The content of one export."""
-
     spans: list[Span] = []
     lines: list[LogLine] = []
     points: list[Point] = []
@@ -139,7 +137,6 @@ class Telemetry:
         return trace
 
     def ended(self, trace: TraceContext, consumer: Consumer, call: Call, outcome: Outcome) -> None:
-        """Record an admitted call that has ended."""
         now = self._clock()
         self._measure(now - trace.started, call, outcome)
         failed = len(outcome.attempts) > 1 or outcome.status >= 500 or outcome.ended == "cut"
@@ -152,7 +149,6 @@ class Telemetry:
                 self._append(self._spans, span)
 
     def refused(self, trace: TraceContext, status: int, code: str) -> None:
-        """Record a request that was refused before it was admitted."""
         now = self._clock()
         self._refusals.add((code,))
         if represents := self._sample(trace, now, failed=status >= 500):
@@ -176,7 +172,6 @@ class Telemetry:
         return ended
 
     def timed(self, store: Store) -> Store:
-        """Measure the operations of a store."""
         return TimedStore(store, lambda operation, seconds, error: self._store[operation, error].record(seconds))
 
     def _sample(self, trace: TraceContext, now: float, *, failed: bool) -> int:

@@ -115,7 +115,6 @@ def of_attempt(trace: TraceContext, call: Call, attempt: Attempt, number: int, e
 
 
 def of_refusal(trace: TraceContext, status: int, code: str, ended: float, epoch: float, represents: int) -> Span:
-    """The span of a request that was refused before it was admitted."""
     attributes: Attributes = {
         "http.response.status_code": status,
         "error.type": code,
