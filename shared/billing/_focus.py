@@ -105,8 +105,7 @@ class Focus(NamedTuple):
         line = charge.line
         tokens = (f"{part.name.replace('_', ' ').title()} Tokens", "Tokens", "1000000 Tokens", 10**6)
         meter, consumed, priced, per = _METERS.get(part.name, tokens)
-        public = self.listed.price(span, line)
-        each = _listed_price(public, part.name)
+        each = _listed_price(self.listed.price(span, line), part.name)
         kind = " ".join(word for word in (line.tier, f"{line.context} context") if word != "default")
         return _costs(part.picodollars, round(part.amount * each) if each is not None else part.picodollars) | {
             "ChargeDescription": f"{meter} of {line.model}, {kind}, {line.region}",

@@ -154,7 +154,6 @@ class AzureTable:
         self._store = store
         self._name = name
         self._path = f"/{name}"
-        self._url = f"{store.endpoint}/{name}"
 
     async def get(self, partition: str, key: str) -> Row | None:
         check_key(partition)
@@ -185,7 +184,7 @@ class AzureTable:
         check_rows(partition, rows)
         if not rows:
             return
-        body = _batch.encode(self._url, partition, rows)
+        body = _batch.encode(self._store.endpoint + self._path, partition, rows)
         doing = f"merge into {self._name}"
         async with self._store.guard(doing):
             error = await self._merge(body, len(rows))
