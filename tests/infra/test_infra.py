@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from shared import __version__
 from shared.config import document as config
 from shared.config import environment, parsing
 from shared.config.document import Backend, ProvisionedCapacity
@@ -434,6 +435,7 @@ VARIABLES = dict(re.findall(r"readEnvironmentVariable\('(\w+)', '([^']*)'\)", PA
 
 def test_azds_files_lead_to_what_is_there() -> None:
     project = yaml.safe_load((ROOT / "azure.yaml").read_text())
+    assert project["metadata"]["template"] == f"tollgate@{__version__}"
     assert (ROOT / project["infra"]["path"] / f"{project['infra']['module']}.bicepparam").is_file()
     ((service, about),) = project["services"].items()
     (app,) = resources("public", "Microsoft.Web/sites")
