@@ -324,5 +324,14 @@ class TestWhatIsDeclared:
         ]
 
 
+def test_the_devcontainer_has_the_projects_python_and_node() -> None:
+    text = (ROOT / ".devcontainer" / "devcontainer.json").read_text()
+    about = json.loads(re.sub(r"^//.*$", "", text, flags=re.M))
+    assert f":{(ROOT / '.python-version').read_text().strip()}-" in about["image"]
+    node = about["features"]["ghcr.io/devcontainers/features/node:1"]["version"]
+    assert json.loads((ROOT / "local" / "package.json").read_text())["engines"]["node"] == f">={node}"
+    assert re.fullmatch(r"make [a-z-]+", about["postCreateCommand"])
+
+
 def test_no_python_of_the_layouts_is_the_virtual_environments() -> None:
     assert sys.executable != layout.PYTHON
