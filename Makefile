@@ -1,6 +1,6 @@
 # The commands of the project; CI runs the same ones. Recipes are short: local/ does the work.
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fuzz bench bench-chunkings bench-files bench-ledger bench-limits bench-routing bench-telemetry \
+.PHONY: help run test test-agents lint attack-host fuzz bench bench-chunkings bench-files bench-ledger bench-limits bench-routing bench-telemetry \
 	package-size infra install install-dev azurite requirements clean
 
 PYTHON_IN := .venv/bin/python
@@ -16,6 +16,10 @@ run: azurite install ## start the gateway (PORT=7071) with simulated regions, or
 
 test: azurite install-dev ## run the tests, two files at a time (ARGS=... goes to pytest)
 	@$(PYTHON_IN) -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+
+test-agents: azurite install-dev ## run real coding agents against the gateway (downloads 2 GB; ARGS=... goes to pytest)
+	@sh local/install.sh agents
+	@$(PYTHON_IN) -m pytest tests/agents $(ARGS)
 
 lint: install-dev ## ruff and mypy, as CI does
 	@$(PYTHON_IN) -m ruff check .
@@ -43,6 +47,9 @@ infra: install-dev ## format the Bicep files and renew their snapshots (the comp
 
 bench-telemetry: install-dev ## measure the cost of telemetry
 	@$(PYTHON_IN) -m bench.telemetry_cost
+
+attack-host: azurite install-dev ## attack the Functions edge: bad calls, hang-ups, idle connections (6 minutes)
+	@$(PYTHON_IN) -m bench.attack_host
 
 fuzz: azurite install-dev ## send malformed requests, for a minute on each edge
 	@$(PYTHON_IN) -m bench.fuzz
@@ -75,5 +82,5 @@ requirements: install-dev ## pin the lists again from the .in files (UPGRADE=1: 
 	@$(COMPILE) --output-file requirements-dev.txt requirements-dev.in
 
 clean: ## remove everything that these commands created, including the local run's data
-	rm -rf .venv .local local/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .local local/node_modules tests/agents/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -47,6 +47,11 @@ param telemetryConnectionString string
 @allowed([512, 2048, 4096])
 param instanceMemoryMB int
 
+@description('Largest request body with a length, in bytes. The host holds it in memory about five times, without asking for a key.')
+@minValue(1048576)
+@maxValue(1073741824)
+param requestBodyLimitBytes int
+
 @description('Calls that one instance serves at a time. Azure\'s default for Python is 1.')
 @minValue(1)
 @maxValue(1000)
@@ -86,9 +91,11 @@ var settings = {
   APPLICATIONINSIGHTS_AUTHENTICATION_STRING: 'ClientId=${identityClientId};Authorization=AAD'
   APPLICATIONINSIGHTS_CONNECTION_STRING: telemetryConnectionString
   AZURE_CLIENT_ID: identityClientId
+  AzureWebJobsDisableHomepage: 'true'
   AzureWebJobsStorage__blobServiceUri: hostBlobServiceUri
   AzureWebJobsStorage__clientId: identityClientId
   AzureWebJobsStorage__credential: 'managedidentity'
+  FUNCTIONS_REQUEST_BODY_SIZE_LIMIT: string(requestBodyLimitBytes)
   GATEWAY_CONFIG: configuration
   GATEWAY_MANAGEMENT_KEY: managementKey
   GATEWAY_STORAGE__clientId: identityClientId

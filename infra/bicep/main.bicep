@@ -86,6 +86,11 @@ param secretSettings object = {}
 @allowed([512, 2048, 4096])
 param instanceMemoryMB int = 2048
 
+@description('Largest request body with a length, in bytes. The host holds it in memory about five times, without asking for a key.')
+@minValue(1048576)
+@maxValue(1073741824)
+param requestBodyLimitBytes int = 33554432
+
 @description('Calls that one instance serves at a time. Azure\'s default for Python is 1.')
 @minValue(1)
 @maxValue(1000)
@@ -528,6 +533,7 @@ module app 'function-app.bicep' = {
     secretSettings: secretSettings
     telemetryConnectionString: telemetry ? monitoring!.outputs.connectionString : ''
     instanceMemoryMB: instanceMemoryMB
+    requestBodyLimitBytes: requestBodyLimitBytes
     perInstanceConcurrency: perInstanceConcurrency
     maximumInstanceCount: maximumInstanceCount
     alwaysReadyInstances: alwaysReadyInstances

@@ -178,6 +178,13 @@ def test_a_backends_key_comes_from_the_environment_or_stops_the_start() -> None:
         assert "secret" not in str(caught.value)
 
 
+def test_a_stream_ends_before_the_functions_host_kills_its_worker() -> None:
+    """Its timeout of 30 minutes, which host.json leaves to the plan, begins before the body is read."""
+    timeouts = config.Timeouts()
+    assert timeouts.request_body + timeouts.total + timeouts.stream < 1800
+    assert "functionTimeout" not in json.loads((ROOT / "host.json").read_text())
+
+
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [

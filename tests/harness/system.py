@@ -6,7 +6,6 @@ import json
 import socket
 import struct
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
@@ -104,7 +103,6 @@ class System:
         self.simulator = simulator
         self.storage = storage
         self.key = self.make_key("tests")
-        self.left_before: Counter[str] = Counter()  # invocations that other tests have left
         self.url = gateway.url
         self.edge = gateway.edge
         # From the other end on the other edge: both gateways share a store, and with it what they know of deployments.
@@ -175,13 +173,13 @@ class System:
         """What `python -m shared.cli usage --json` tells, by id of the consumer, model, region or backend."""
         return {row[by]: row for row in cli(self.gateway.environment, "usage", "--by", by, "--json")}
 
-    def running_invocations(self) -> Counter[str]:
-        """Under the functions host: what has not ended."""
-        return Counter(self.gateway.invocations()["running"] if self.edge == "functions" else ())
+    def running_invocations(self) -> list[str]:
+        """The invocations of the functions host that have not ended."""
+        return list(self.gateway.invocations()["running"]) if self.edge == "functions" else []
 
     def no_invocation_is_left(self) -> None:
-        """Every invocation of this test has ended."""
-        eventually(lambda: not self.running_invocations() - self.left_before, 2.0)
+        """Every invocation has ended."""
+        eventually(lambda: not self.running_invocations(), 2.0)
 
     def assert_no_defect(self, since: int = 0) -> None:
         """No traceback in the log, from this position on."""
@@ -298,9 +296,10 @@ def system(
 
 
 def watched(running: System) -> Iterator[System]:
-    """The body of a fixture: a clean simulator before the test, and no defect in the gateway's log after it."""
+    """The body of a fixture: a clean simulator before the test; no defect in the gateway's log and no waiting
+    invocation after it."""
     running.simulator.clear()
-    running.left_before = running.running_invocations()
     before = len(running.gateway.logs())
     yield running
     running.assert_no_defect(before)
+    eventually(lambda: not running.running_invocations(), 12.0)  # an invocation waits 10 s for its request

@@ -1,6 +1,7 @@
 """The snapshots of each way to deploy agree with the code, with Azure's rules, and with the guide."""
 
 import ast
+import base64
 import contextlib
 import json
 import re
@@ -34,9 +35,11 @@ OPERATOR = "00000000-0000-0000-0000-0000000000aa"
 # What the Functions host reads, and shared/config/ does not.
 OF_THE_HOST = {
     "APPLICATIONINSIGHTS_AUTHENTICATION_STRING",
+    "AzureWebJobsDisableHomepage",
     "AzureWebJobsStorage__blobServiceUri",
     "AzureWebJobsStorage__clientId",
     "AzureWebJobsStorage__credential",
+    "FUNCTIONS_REQUEST_BODY_SIZE_LIMIT",
     "PYTHON_ENABLE_OPENTELEMETRY",
 }
 # Read, but set by those who have a collector; and a connection string with a key is not for here.
@@ -427,6 +430,17 @@ def test_the_runtime_is_the_projects_python() -> None:
     (app,) = resources("public", "Microsoft.Web/sites")
     python = (ROOT / ".python-version").read_text().strip()
     assert app.properties["functionAppConfig"]["runtime"] == {"name": "python", "version": python}
+
+
+def test_the_hosts_limit_on_bodies_fits_what_teams_send_and_no_more_than_the_gateway_takes() -> None:
+    (limit,) = re.findall(r"param requestBodyLimitBytes int = (\d+)", (BICEP / "main.bicep").read_text())
+    assert int(limit) == config.Configuration(backends=[]).max_request_bytes
+    photograph = "data:image/jpeg;base64," + base64.b64encode(bytes(4_000_000)).decode()  # of 12 megapixels
+    content = [{"type": "image_url", "image_url": {"url": photograph}}] * 4
+    chat = json.dumps({"model": "gpt-5-mini", "messages": [{"role": "user", "content": content}]})
+    transcription = 25 * 1024 * 1024 + 1000  # the API's own limit on a recording, and the form around it
+    assert 20_000_000 < len(chat) < int(limit)
+    assert transcription < int(limit)
 
 
 PARAMETERS = (BICEP / "main.bicepparam").read_text()

@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -135,12 +136,15 @@ class TestThePackage:
         assert unpacked < 90 * MEGABYTE  # three quarters of it in ten packages: `make package-size`
 
     def test_it_starts_under_the_worker_and_answers(self, package: Path, folder: Path) -> None:
-        host = folder / "host" / "functions_host.py"
-        host.parent.mkdir(exist_ok=True)
-        host.write_text((ROOT / "tests" / "harness" / "functions_host.py").read_text())
+        host = folder / "host"
+        (host / "tests" / "harness").mkdir(parents=True, exist_ok=True)
+        for module in (ROOT / "tests" / "harness").glob("functions_host*.py"):
+            shutil.copy(module, host / "tests" / "harness")
         port = free_port()
-        command = [layout.PYTHON, str(host), str(package), str(port)]
-        with process(command, package, self.environment(package, folder)) as running:
+        command = [layout.PYTHON, "-m", "tests.harness.functions_host", str(package), str(port)]
+        environment = self.environment(package, folder)
+        environment["PYTHONPATH"] += f"{os.pathsep}{host}"
+        with process(command, package, environment) as running:
             assert wait_for(port, running).status == 200
             assert request(("127.0.0.1", port), "GET", "/v1/models").error()["code"] == "invalid_api_key"
 
