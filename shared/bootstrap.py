@@ -33,7 +33,6 @@ from shared.config.document import Backend, Configuration, LedgerSettings
 from shared.config.environment import Settings, Storage
 from shared.credentials import Credentials
 from shared.errors import ConfigurationError
-from shared.forwarding.adoption import has_object
 from shared.forwarding.backend_client import BackendClient
 from shared.forwarding.forwarder import Forwarder
 from shared.forwarding.shadowing import Shadows
@@ -152,7 +151,7 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
                 store,
                 configuration,
                 lambda backend: breakers.health(Target(backend, "", "")).usable_at(breakers.clock()),
-                partial(has_object, forwarder),
+                forwarder.has_object,
             )
         )
 

@@ -27,6 +27,7 @@ PURE = (
     "routing/_groups",
     "routing/_health",
     "routing/quota",
+    "routing/rendezvous",
     "forwarding/_timeouts",
     "auth/keys",
     "token_classes",

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
+from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -105,6 +106,13 @@ def model_object(model: str, surface: Surface) -> dict[str, Any]:
         "lifecycle_status": "generally-available",
         "capabilities": {"inference": True, "fine_tune": False},
     }
+
+
+def model_list(models: list[dict[str, Any]], query: str) -> dict[str, Any]:
+    """The answer that lists models. Codex sends its `client_version` and reads `models`: their instructions, tools and
+    levels of reasoning, which only Codex itself knows. An empty list lets it keep those."""
+    for_codex = any(name == "client_version" for name, _ in parse_qsl(query))
+    return {"object": "list", "data": models} | ({"models": []} if for_codex else {})
 
 
 def number(text: str | None) -> float | None:

@@ -153,6 +153,17 @@ def test_the_document_is_read_from_a_file_or_from_the_variable_itself(tmp_path: 
     assert from_file.configuration.model_names() == ["m", "n"]
 
 
+def test_a_relative_path_is_found_in_the_working_directory_and_then_beside_the_app(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # Azure Functions reads it in another folder than the app's
+    beside_the_app = environment.load({**STORAGE, "GATEWAY_CONFIG": "gateway.sample.yaml", "EASTUS_KEY": "x"})
+    assert len(beside_the_app.configuration.backends) > 1
+    (tmp_path / "gateway.sample.yaml").write_text(json.dumps(GOOD))
+    here = environment.load({**STORAGE, "GATEWAY_CONFIG": "gateway.sample.yaml"})
+    assert here == environment.load({**STORAGE, "GATEWAY_CONFIG": json.dumps(GOOD)})
+
+
 def test_a_missing_file_is_named_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"copy gateway\.sample\.yaml"):
         environment.load({**STORAGE, "GATEWAY_CONFIG": str(tmp_path / "none.yaml")})
@@ -301,3 +312,37 @@ def test_every_environment_variable_is_in_the_sample_and_in_the_documentation() 
 def test_an_alias_stands_for_its_model() -> None:
     configuration = parsing.parse(json.dumps(GOOD), "x")
     assert [configuration.canonical(name) for name in ("m-2024", "m", "unknown")] == ["m", "m", "unknown"]
+
+
+def test_complaints_of_the_schema_do_not_hide_each_other() -> None:
+    document: dict[str, Any] = {
+        "backends": [{**GOOD["backends"][0], "weight": 0, "colour": "red"}, {**GOOD["backends"][1], "priority": -1}],
+        "heartbeat_seconds": "often",
+        "models": {"m": {"aliases": 5}, "n": {"aliases": 6}},
+        "unheard_of": 1,
+        "limits": {"defaults": {"time_zone": "Mars/Olympus", "tokens_per_minute": -5}},
+    }
+    with pytest.raises(ConfigurationError) as refused:
+        parsing.parse(json.dumps(document), "x")
+    lines = str(refused.value).split("\n")
+    for path in (
+        "backends[0].weight: Expected `int` >= 1, got 0",
+        "backends[0]: Object contains unknown field `colour`",
+        "backends[1].priority: Expected `int` >= 0, got -1",
+        "heartbeat_seconds: Expected",
+        "models.m.aliases: Expected `array`, got `int`",
+        "models.n.aliases: Expected `array`, got `int`",
+        "document: Object contains unknown field `unheard_of`",
+        "limits.defaults.time_zone: expected the name of a time zone",
+        "limits.defaults.tokens_per_minute: Expected `int` >= 0, got -5",
+    ):
+        assert any(line.startswith(f"x: {path}") for line in lines), (path, lines)
+    assert len(lines) == 9
+
+
+def test_an_object_without_what_it_needs_is_the_last_complaint_of_its_kind() -> None:
+    document: dict[str, Any] = {"backends": [{"name": 5}, {"name": "b"}], "heartbeat_seconds": "often"}
+    with pytest.raises(ConfigurationError) as refused:
+        parsing.parse(json.dumps(document), "x")
+    assert "backends[0].name: Expected `str`, got `int`" in str(refused.value)
+    assert "required field `name`" not in str(refused.value)

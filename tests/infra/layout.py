@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pathspec import GitIgnoreSpec
 
-from tests.infra.bicep import ROOT
+from tests.infra.snapshots import ROOT
 
 # Without the virtual environment: what is not in the layout is not there.
 PYTHON = getattr(sys, "_base_executable", sys.executable)

@@ -26,7 +26,7 @@ from shared.config import parsing
 from tests.harness.azurite import Azurite
 from tests.harness.gateway_process import Answer, cli, make_key, request
 from tests.infra import layout
-from tests.infra.bicep import ROOT
+from tests.infra.snapshots import ROOT
 
 MEGABYTE = 1_000_000
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
@@ -274,7 +274,7 @@ class TestWhatIsDeclared:
 
     def test_kubernetes(self) -> None:
         manifests = self.manifests()
-        kinds = "Namespace ServiceAccount Deployment Service HorizontalPodAutoscaler PodDisruptionBudget"
+        kinds = "Namespace ServiceAccount Deployment Service HorizontalPodAutoscaler PodDisruptionBudget NetworkPolicy"
         assert manifests.keys() == set(kinds.split())
         deployment, service = manifests["Deployment"]["spec"], manifests["Service"]["spec"]
         pod = deployment["template"]["spec"]
@@ -284,6 +284,7 @@ class TestWhatIsDeclared:
             deployment["selector"]["matchLabels"],
             service["selector"],
             manifests["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
+            manifests["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"],
         ):
             assert selector.items() <= labels.items()
         assert labels["azure.workload.identity/use"] == "true"
@@ -299,6 +300,13 @@ class TestWhatIsDeclared:
         assert service["ports"][0]["targetPort"] == port["name"]
         for probe, path in (("startupProbe", "/readyz"), ("readinessProbe", "/healthz"), ("livenessProbe", "/healthz")):
             assert container[probe]["httpGet"] == {"path": path, "port": port["name"]}
+        startup = container["startupProbe"]
+        assert (
+            startup["periodSeconds"] * startup["failureThreshold"] == 86_400
+        )  # an outage of the table restarts no pod
+        assert manifests["HorizontalPodAutoscaler"]["spec"]["minReplicas"] >= 2
+        spread = {constraint["topologyKey"] for constraint in pod["topologySpreadConstraints"]}
+        assert spread == {"topology.kubernetes.io/zone", "kubernetes.io/hostname"}
         (user,) = layout.instruction("gateway", "USER")
         assert pod["securityContext"]["runAsUser"] == int(user)
         pause = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
@@ -315,7 +323,9 @@ class TestWhatIsDeclared:
         assert container["securityContext"]["readOnlyRootFilesystem"]
         assert (waiting["name"], waiting["mountPath"]) == (pod["volumes"][1]["name"], WRITABLE)
         assert environ["GATEWAY_CONFIG"] == f"{mount['mountPath']}/{generated['files'][0]}"
-        assert [image["name"] for image in kustomization["images"]] == [container["image"]]
+        assert [(image["name"], image["newTag"]) for image in kustomization["images"]] == [
+            (container["image"], __version__),
+        ]
 
 
 def test_no_python_of_the_layouts_is_the_virtual_environments() -> None:
