@@ -59,7 +59,7 @@ def literal(expression: str) -> str:
 
 
 def sources() -> list[Path]:
-    """What the snapshots are made of."""
+    """A digest of the sources of the snapshots."""
     return sorted(
         path
         for path in BICEP.rglob("*")
