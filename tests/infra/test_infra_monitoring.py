@@ -60,7 +60,7 @@ def parser() -> None:
 
 
 def diagnostics(queries: list[str]) -> list[list[str]]:
-    """The complaints of Microsoft's parser about each query. A workbook puts a length of time in place of its parameter."""
+    """The complaints of Microsoft's parser per query. A length of time replaces the parameter of a workbook."""
     told = {"tables": TABLES, "queries": [query.replace("{TimeRange:grain}", "5m") for query in queries]}
     done = subprocess.run(["node", "check.js"], cwd=KUSTO, input=json.dumps(told), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
