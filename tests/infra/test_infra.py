@@ -93,7 +93,7 @@ def test_every_name_is_within_azures_rules(case: str) -> None:
 
 
 def grants(case: str) -> set[tuple[str, str, str]]:
-    """Principal, role and place of every grant; all accounts for models are one place."""
+    """The roles by identity and scope; all accounts for models count as one scope."""
     custom = {r.name: r.properties["roleName"] for r in resources(case, "Microsoft.Authorization/roleDefinitions")}
     found = set()
     for assignment in resources(case, "Microsoft.Authorization/roleAssignments"):
