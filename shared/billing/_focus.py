@@ -65,10 +65,9 @@ class Focus(NamedTuple):
         common = self._common(span, charge)
         if charge.unit_hour:
             yield common | self._capacity(charge)
-        elif charge.price is None or charge.picodollars is None:
-            if charge.picodollars is None:
-                yield common | self._unpriced(charge)
-        else:
+        elif charge.picodollars is None:
+            yield common | self._unpriced(charge)
+        elif charge.price is not None:
             for part in parts(charge.price, charge.counts) or ():
                 yield common | self._part(span, charge, part)
 
