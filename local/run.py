@@ -23,6 +23,7 @@ import yaml
 
 from local import azurite, demo
 from local.processes import Child, Children, Refused, free_port, port_is_free
+from shared.http_protocol import UVICORN_OPTIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 STATE = ROOT / ".local"
@@ -177,7 +178,7 @@ class Run:
 
     def _start_gateway(self) -> Child:
         command = [sys.executable, "-m", "uvicorn", "shared.asgi:app", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--no-access-log", "--timeout-graceful-shutdown", "3"]
+        command += [*UVICORN_OPTIONS, "--timeout-graceful-shutdown", "3"]
         if self.host == "func":
             command = [functions_core_tools(), "start", "--port", str(self.port)]
             self.environ |= {

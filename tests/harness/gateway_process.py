@@ -20,6 +20,7 @@ from shared import bootstrap
 from shared.auth.consumers import Consumers
 from shared.config.document import Limits
 from shared.config.environment import Storage
+from shared.http_protocol import UVICORN_OPTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 Edge = Literal["uvicorn", "functions"]
@@ -52,7 +53,7 @@ class GatewayProcess:
         self.environment = {name: os.environ[name] for name in _INHERITED if name in os.environ} | dict(environment)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
         port = 0 if edge == "functions" else free_port()
-        uvicorn = ["uvicorn", app, "--host", "127.0.0.1", "--port", str(port), "--no-access-log"]
+        uvicorn = ["uvicorn", app, "--host", "127.0.0.1", "--port", str(port), *UVICORN_OPTIONS]
         words = command or ["-m", *(uvicorn if edge == "uvicorn" else ["tests.harness.functions_host", str(ROOT)])]
         self._process = subprocess.Popen(
             [sys.executable, *words],
