@@ -23,6 +23,7 @@ RESOURCE_ID = re.compile(
     r"/subscriptions/[0-9a-fA-F-]{36}/resourceGroups/[^/\s]+/providers/Microsoft\.CognitiveServices/accounts/[^/\s]+",
     re.IGNORECASE,
 )
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[A-Za-z0-9._:\[\]-]+")
 API_VERSION = re.compile(r"v1|\d{4}-\d{2}-\d{2}(-preview)?")
 
 
@@ -42,6 +43,9 @@ def complaints(configuration: Configuration) -> Iterator[str]:
     yield from _price_complaints(configuration)
     yield from _limits_complaints(configuration)
     yield from _ledger_complaints(configuration.ledger)
+    for i, origin in enumerate(configuration.cors.origins):
+        if origin != "*" and not ORIGIN.fullmatch(origin):
+            yield f"cors.origins[{i}]: expected an origin such as https://app.contoso.com, or *, got {origin!r}"
     if 0 < configuration.heartbeat_seconds < 0.05:
         yield f"heartbeat_seconds: expected 0 (never) or at least 0.05, got {configuration.heartbeat_seconds:g}"
 

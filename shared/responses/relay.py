@@ -16,7 +16,7 @@ from shared.forwarding.response import UpstreamResponse
 from shared.requests.disconnect import CallerConnection, CallerDisconnected
 from shared.requests.upload import Upload
 from shared.responses._idle_watch import Watch
-from shared.responses.rendering import INTERRUPTED, error_event, send_part
+from shared.responses.rendering import error_event, interrupted, send_part
 from shared.types import Usage
 
 _LAST_EVENT = 5.0  # seconds in which a caller has to take the event that reports a broken answer
@@ -47,6 +47,7 @@ class RelayedResponse(Response):
     ) -> None:
         self.status_code = upstream.status
         self.background = None
+        self._request_id = headers.get("x-gateway-request-id", "")
         self.raw_headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         self._upstream = upstream
         self._client = client
@@ -104,7 +105,7 @@ class RelayedResponse(Response):
             await self._account_for_whole()
         await send_part(send, b"data: ")
         if upstream.complete:
-            body = upstream.head or msgspec.json.encode({"error": INTERRUPTED})
+            body = upstream.head or msgspec.json.encode({"error": interrupted(self._request_id)})
             await _as_data(send)({"type": "http.response.body", "body": body})
         else:
             await self._relay_rest(_as_data(send))
@@ -166,7 +167,7 @@ class RelayedResponse(Response):
         await self._close_account("cut")
         if events is None or not events.between_events:
             return
-        event = error_event(INTERRUPTED, typed=events.reader.typed)
+        event = error_event(interrupted(self._request_id), typed=events.reader.typed)
         with contextlib.suppress(TimeoutError):  # a caller that does not read is not waited for
             async with asyncio.timeout(_LAST_EVENT):
                 await send({"type": "http.response.body", "body": event})
