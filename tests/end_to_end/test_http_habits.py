@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import socket
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from simulator.process import SimulatorProcess
 from tests.harness.azurite import Azurite
-from tests.harness.gateway_process import Answer, Edge
+from tests.harness.gateway_process import Answer, Edge, cli
 from tests.harness.system import System, chat_body, configuration, eventually
 from tests.harness.system import system as start_system
 
@@ -224,6 +225,63 @@ def test_the_log_line_of_a_refusal_names_consumer_and_model(gateway: System) -> 
     eventually(logged)
     (line,) = lines
     assert (line["consumer"], line["model"], line["code"]) == (limited.split("_")[1], "gpt-4o", "model_not_allowed")
+
+
+def exchange(system: System, request: bytes) -> tuple[bytes, bytes]:
+    """Send these bytes; the head and the rest of what comes until the connection ends."""
+    with socket.create_connection(system.gateway.address, timeout=15) as connection:
+        connection.sendall(request)
+        received = b""
+        while chunk := connection.recv(65_536):
+            received += chunk
+    head, _, rest = received.partition(b"\r\n\r\n")
+    return head, rest
+
+
+def head_of(key: str, *lines: str, version: str = "1.1") -> bytes:
+    common = ("host: x", "connection: close", f"authorization: Bearer {key}", "content-type: application/json")
+    return "\r\n".join([f"POST {CHAT} HTTP/{version}", *common, *lines, "", ""]).encode()
+
+
+@pytest.mark.parametrize("name", ["X-Forwarded-For", "X-Real-IP", "Forwarded", "api-key"])
+def test_what_a_caller_writes_in_a_trailer_or_a_header_is_not_its_address(gateway: System, name: str) -> None:
+    made = cli(gateway.gateway.environment, "keys", "create", "plant", "--addresses", "10.0.0.0/8", "--json")
+    body = as_json()
+    chunk = b"%x\r\n%s\r\n0\r\n" % (len(body), body)
+    trailer = f"{name}: 10.0.0.1\r\n\r\n".encode()
+    in_trailer = head_of(made["key"], "transfer-encoding: chunked", f"trailer: {name}") + chunk + trailer
+    in_header = head_of(made["key"], f"{name}: 10.0.0.1", f"content-length: {len(body)}") + body
+    for request in (in_header,) if gateway.edge == "functions" else (in_header, in_trailer):  # its host drops trailers
+        head, rest = exchange(gateway, request)
+        assert head.startswith(b"HTTP/1.1 403 "), head
+        assert b"address_not_allowed" in rest
+    open_to_all, rest = exchange(gateway, in_trailer.replace(made["key"].encode(), gateway.key.encode()))
+    assert open_to_all.startswith(b"HTTP/1.1 200 "), rest
+
+
+def test_a_stream_for_http_1_0_ends_with_the_connection_and_has_no_chunks(gateway: System) -> None:
+    if gateway.edge == "functions":  # whose host serves such callers itself
+        return
+    body = as_json(stream=True)
+    head, rest = exchange(gateway, head_of(gateway.key, f"content-length: {len(body)}", version="1.0") + body)
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert b"transfer-encoding" not in head.lower()
+    events = rest.split(b"\n\n")
+    assert events[-2:] == [b"data: [DONE]", b""]
+    assert all(event.startswith(b"data: ") for event in events[:-1])
+
+
+def test_javas_offer_of_h2c_changes_nothing(gateway: System) -> None:
+    if gateway.edge == "functions":  # whose host ignores such offers itself
+        return
+    body = as_json()
+    offer = ("connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAEAAEAA")
+    request = head_of(gateway.key, *offer, f"content-length: {len(body)}").replace(b"connection: close\r\n", b"") + body
+    last = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    head, rest = exchange(gateway, request + last)
+    assert head.startswith(b"HTTP/1.1 200 "), rest
+    assert b'"object":"chat.completion"' in rest
+    assert b'{"status":"ok"}' in rest
 
 
 @pytest.fixture(scope="module")
