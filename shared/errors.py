@@ -67,7 +67,7 @@ class GatewayError(Exception):
         self.message = message
         self.param = param
         self.limits = limits or {}  # headers with the caller's limits, if they are known
-        self.consumer = ""  # the id of the refused consumer and the model that it asked for, as far as they are known
+        self.consumer = ""  # the id of the refused consumer and its model, as far as they are known
         self.model = ""
         if code is not None:
             self.code = code

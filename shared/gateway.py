@@ -58,6 +58,7 @@ class Gateway:
         self._bounds = Bounds.of(configuration)
         self._heartbeat = configuration.heartbeat_seconds
         self._client_address = configuration.client_address
+        self._models = frozenset([*configuration.model_names(), *configuration.aliases])
         self._cors = Cors(configuration.cors.origins)
 
     async def handle(self, request: Request, traceparent: str | None = None) -> Response:
@@ -114,7 +115,7 @@ class Gateway:
             if reservation is not None:
                 self._limiter.release(reservation)  # does nothing once the end of the call is on record
             if isinstance(error, GatewayError):
-                error.model = call.model
+                error.model = call.model if call.model in self._models else ""  # the log holds no free text of callers
                 if reservation is not None:
                     error.limits = self._limiter.headers(reservation)
             raise

@@ -252,7 +252,7 @@ def test_what_a_caller_writes_in_a_trailer_or_a_header_is_not_its_address(gatewa
     in_trailer = head_of(made["key"], "transfer-encoding: chunked", f"trailer: {name}") + chunk + trailer
     in_header = head_of(made["key"], f"{name}: 10.0.0.1", f"content-length: {len(body)}") + body
     if gateway.edge == "functions" and name == "X-Forwarded-For":
-        return  # the host writes it, and the worker's server trusts all entries of the loopback, where this test calls from
+        return  # the host writes it, and the worker's server trusts entries of the loopback, where tests call from
     for request in (in_header, in_trailer):
         head, rest = exchange(gateway, request)
         assert head.startswith(b"HTTP/1.1 403 "), head
