@@ -18,6 +18,7 @@ GatewayError                    500     internal_error
 ├── StateConflict               409     state_in_several_backends
 ├── RequestTooLarge             413     request_too_large
 ├── UnsupportedEncoding         415     unsupported_encoding
+├── UpgradeRequired             426     websockets_not_supported
 ├── RateLimitExceeded           429     rate_limit_exceeded
 ├── HeadTooLarge                431     head_too_large
 ├── NotSupported                501     websockets_not_supported
@@ -26,6 +27,7 @@ GatewayError                    500     internal_error
 ├── TooManyConnections          503     too_many_connections
 ├── StateUnavailable            503     state_unavailable
 ├── StoreUnavailable            503     store_unavailable
+├── Misconfigured               503     misconfigured
 └── UpstreamTimeout             504     upstream_timeout
 
 ConfigurationError              stops the start; no caller sees it
@@ -193,7 +195,7 @@ class HeadTooLarge(GatewayError):
     status, code, type = 431, "head_too_large", "invalid_request_error"
 
 
-NO_WEBSOCKETS = (
+_NO_WEBSOCKETS = (
     "This gateway serves no WebSockets, because its platform cannot pass them on. Get a client secret from "
     "POST /v1/realtime/client_secrets and connect to the backend, or use HTTP with event streams."
 )
@@ -201,6 +203,22 @@ NO_WEBSOCKETS = (
 
 class NotSupported(GatewayError):
     status, code, type = 501, "websockets_not_supported", "invalid_request_error"
+
+
+class UpgradeRequired(GatewayError):
+    """A WebSocket where the same call works over HTTP: agents fall back to that at once on this status alone."""
+
+    status, code, type = 426, "websockets_not_supported", "invalid_request_error"
+
+    def headers(self) -> dict[str, str]:
+        return {"upgrade": "HTTP/1.1"}
+
+
+def websocket_refused(path: str) -> GatewayError:
+    """The refusal of an upgrade to a WebSocket."""
+    if path.rstrip("/").endswith("/responses"):
+        return UpgradeRequired("This gateway serves responses over HTTP only: send POST, with `stream` for events.")
+    return NotSupported(_NO_WEBSOCKETS)
 
 
 class BadGateway(GatewayError):
@@ -225,6 +243,12 @@ class StoreUnavailable(GatewayError):
     """Table Storage did not answer in time, or rejected the operation. Callers never see it as a 401."""
 
     status, code, retry_after = 503, "store_unavailable", 2.0
+
+
+class Misconfigured(GatewayError):
+    """The gateway runs without a configuration. Callers are not told the reason."""
+
+    status, code, retry_after = 503, "misconfigured", 30.0
 
 
 class UpstreamTimeout(GatewayError):

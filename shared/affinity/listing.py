@@ -1,4 +1,4 @@
-"""Lists of objects as one consumer may see them: its own only, across the pages of every backend that keeps some."""
+"""Lists a consumer's objects, out of the lists of all backends that have some."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -29,15 +29,15 @@ class _Page(msgspec.Struct):
 
 
 class _Object(msgspec.Struct, frozen=True):
-    """An object of the caller's, as its backend wrote it."""
+    """An object in its backend's own JSON."""
 
     id: str
     created: float
     raw: msgspec.Raw
 
 
-class Wanted(msgspec.Struct, frozen=True):
-    """What the caller asked for. `rest`: parameters that are the backend's to understand."""
+class _Query(msgspec.Struct, frozen=True):
+    """The caller's query. `rest`: parameters for the backend."""
 
     limit: int
     after: str
@@ -46,72 +46,78 @@ class Wanted(msgspec.Struct, frozen=True):
     rest: tuple[tuple[str, str], ...]
 
 
-def wanted(call: Call) -> Wanted:
-    """Raises `InvalidRequest`."""
+def _query(call: Call) -> _Query:
     parameters = parse_qsl(call.query, keep_blank_values=True)
-    given = dict(parameters)
+    values = dict(parameters)
     default = _LARGEST if call.operation.lists == "file" else _DEFAULT
-    limit = given.get("limit", str(default))
+    limit = values.get("limit", str(default))
     if not limit.isdecimal() or not limit.isascii() or not 1 <= int(limit[:9]) <= _LARGEST:
         raise InvalidRequest(f"limit: expected 1 to {_LARGEST}, got {limit[:20]!r}.", param="limit")
     rest = tuple((name, value) for name, value in parameters if name not in ("limit", "after", "before"))
-    return Wanted(int(limit), given.get("after", ""), given.get("before", ""), given.get("order") != "asc", rest)
+    return _Query(int(limit), values.get("after", ""), values.get("before", ""), values.get("order") != "asc", rest)
 
 
 async def listed(call: Call, own: Mapping[str, str], home: str, ask: Ask) -> bytes:
-    """The page that the call asks for. `own`: ids of the caller's objects, each with its backend; `ask` gets a page
-    from a backend. Raises `StateNotFound` for a cursor that is none of the caller's objects."""
-    want = wanted(call)
-    for name, cursor in (("after", want.after), ("before", want.before)):
+    """Return the page that the call asks for.
+
+    `own`: ids of the caller's objects, each with its backend; `ask` fetches a page from a backend. Raises
+    `InvalidRequest`, and `StateNotFound` if the cursor is not one of the caller's objects.
+    """
+    query = _query(call)
+    for name, cursor in (("after", query.after), ("before", query.before)):
         if cursor and cursor not in own:
             raise StateNotFound(f"{name}: there is no object with the id {cursor[:128]!r}.", param=name)
     backends = sorted(set(own.values())) or [home]
     envelope: dict[str, Any] = {}
-    found: list[_Object] = []
+    objects: list[_Object] = []
     for backend in backends:
-        first, objects = await _of(backend, call, want, own, ask, alone=len(backends) == 1)
+        first, more = await _of_backend(backend, call, query, own, ask, alone=len(backends) == 1)
         envelope = envelope or first
-        found += objects
+        objects += more
     if len(backends) > 1:
-        found.sort(key=lambda one: one.created, reverse=want.descending)
-    ids = [one.id for one in found]
-    if want.after in ids:
-        found = found[ids.index(want.after) + 1 :]
-    if want.before:
-        earlier = [one.id for one in found]
-        found = found[: earlier.index(want.before)] if want.before in earlier else found
-        page, more = found[-want.limit :], len(found) > want.limit
-    else:
-        page, more = found[: want.limit], len(found) > want.limit
-    edited = {"data": [one.raw for one in page], "has_more": more}
+        objects.sort(key=lambda one: one.created, reverse=query.descending)
+    page, has_more = _page(objects, query)
+    edited = {"data": [one.raw for one in page], "has_more": has_more}
     edited |= {"first_id": page[0].id if page else None, "last_id": page[-1].id if page else None}
     return msgspec.json.encode({name: edited.get(name, value) for name, value in envelope.items()})
 
 
-async def _of(
-    backend: str, call: Call, want: Wanted, own: Mapping[str, str], ask: Ask, *, alone: bool
+def _page(objects: list[_Object], query: _Query) -> tuple[list[_Object], bool]:
+    """Cut the page between the cursors; return it, and if there is more beyond it."""
+    ids = [one.id for one in objects]
+    start = ids.index(query.after) + 1 if query.after in ids else 0
+    end = ids.index(query.before, start) if query.before in ids[start:] else len(ids)
+    between = objects[start:end]
+    page = between[-query.limit :] if query.before else between[: query.limit]
+    return page, len(between) > query.limit
+
+
+async def _of_backend(
+    backend: str, call: Call, query: _Query, own: Mapping[str, str], ask: Ask, *, alone: bool
 ) -> tuple[dict[str, Any], list[_Object]]:
-    """The envelope of a backend's first page, and the caller's objects there in its order, as many as are needed."""
+    """Fetch pages until there are enough objects of the caller. Return the envelope of the first page, and the objects
+    in the backend's order."""
     left = sum(keeper == backend for keeper in own.values())
-    cursor = want.after if alone else ""
+    cursor = query.after if alone else ""
     envelope: dict[str, Any] = {}
-    found: list[_Object] = []
+    objects: list[_Object] = []
     for _ in range(_MOST_PAGES):
-        query = urlencode([*want.rest, ("limit", str(_PAGE)), *([("after", cursor)] if cursor else [])])
-        body = await ask(backend, msgspec.structs.replace(call, query=query))
+        text = urlencode([*query.rest, ("limit", str(_PAGE)), *([("after", cursor)] if cursor else [])])
+        body = await ask(backend, msgspec.structs.replace(call, query=text))
         try:
             page = msgspec.json.decode(body, type=_Page)
             envelope = envelope or msgspec.json.decode(body, type=dict[str, msgspec.Raw])
             items = [(msgspec.json.decode(raw, type=_Item), raw) for raw in page.data]
         except UNREADABLE:
-            raise StateUnavailable(f"The backend {backend!r} answered with a list that cannot be read.") from None
-        found += [_Object(item.id, item.created_at or item.created or 0, raw) for item, raw in items if item.id in own]
+            raise StateUnavailable(f"The backend {backend!r} returned a list that cannot be read.") from None
+        owned = ((item, raw) for item, raw in items if item.id in own)
+        objects += [_Object(item.id, item.created_at or item.created or 0, raw) for item, raw in owned]
         last = items[-1][0].id if items else ""
         more = page.has_more if page.has_more is not None else len(items) >= _PAGE
-        enough = alone and not want.before and len(found) > want.limit + (want.after in {one.id for one in found})
-        if not more or not last or last == cursor or enough or (len(found) >= left and not want.after):
-            return envelope, found
-        if want.before and want.before in {one.id for one in found}:
-            return envelope, found
+        ids = {one.id for one in objects}
+        enough = alone and not query.before and len(objects) > query.limit + (query.after in ids)
+        complete = (len(objects) >= left and not query.after) or (query.before != "" and query.before in ids)
+        if not more or not last or last == cursor or enough or complete:
+            break
         cursor = last
-    return envelope, found
+    return envelope, objects

@@ -16,6 +16,7 @@ _Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 
 class _Details(msgspec.Struct):
     cached_tokens: _Count | None = None
+    cache_write_tokens: _Count | None = None
     audio_tokens: _Count | None = None
     image_tokens: _Count | None = None
     reasoning_tokens: _Count | None = None
@@ -49,6 +50,7 @@ class UsageObject(msgspec.Struct):
             input_tokens=self.prompt_tokens or self.input_tokens or 0,
             output_tokens=self.completion_tokens or self.output_tokens or 0,
             cached_input_tokens=read.cached_tokens or 0,
+            cache_write_tokens=read.cache_write_tokens or 0,
             audio_input_tokens=read.audio_tokens or 0,
             image_input_tokens=read.image_tokens or 0,
             reasoning_tokens=made.reasoning_tokens or 0,

@@ -158,7 +158,3 @@ class BodyMeter:
         if metered in ("tokens", "input"):
             return Usage(input_tokens=self._call.input_estimate, estimated=True)
         return Usage(images=images)
-
-    def text(self) -> str:
-        """Empty: the text of a body is not kept."""
-        return ""

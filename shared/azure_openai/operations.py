@@ -208,6 +208,8 @@ def _match(method: str, path: str) -> Route:
                 ids = inner.groupdict()
                 canonical = operation.path.format_map(ids)  # fixed words in their own case
                 model = matched.groupdict().get("model") or ids.pop("model", None)
+                if model is not None and "%2" in model:
+                    model = re.sub("%2f", "/", model, flags=re.IGNORECASE)  # a slash that is part of the name
                 named = tuple(Reference(kind, text) for kind, text in ids.items() if kind in references.IN_PATHS)
                 return Route(surface, operation, canonical, model, named)
         if fitting:

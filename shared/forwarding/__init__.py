@@ -1,1 +1,1 @@
-"""Forward: tries, failover and hedging. The only HTTP client to the backends."""
+"""Forward: attempts, failover, hedging and shadow traffic. The only HTTP client of the backends."""

@@ -1,88 +1,45 @@
-"""One attempt at a call: the ways it can fail, and the time it may take."""
+"""The time that one attempt may take."""
 
 import asyncio
 import contextlib
-
-from shared.forwarding.response import UpstreamResponse
-
-
-class AttemptFailed(Exception):
-    """A try that another target may better. `answer`: what the backend said, if it said something; `wait`: seconds it
-    asked for. `spilled_to`: the deployment that Azure itself asked instead, in vain; "?" where it does not tell which.
-    `charged`: it has read the prompt, and charges for that. Azure does for what timed out or broke off,
-    not for 429 and 5xx.
-    """
-
-    def __init__(
-        self,
-        problem: str,
-        status: int = 0,
-        answer: UpstreamResponse | None = None,
-        wait: float | None = None,
-        spilled_to: str = "",
-        charged: bool = False,
-    ) -> None:
-        super().__init__(problem)
-        self.problem = problem
-        self.status = status
-        self.answer = answer
-        self.wait = wait
-        self.spilled_to = spilled_to
-        self.charged = charged
-
-
-class Throttled(AttemptFailed):
-    """429."""
-
-
-class Disconnected(AttemptFailed):
-    """The connection broke without a byte of an answer: it may have been closed while nobody used it."""
-
-
-class TimedOut(AttemptFailed):
-    """No answer within the time for it."""
-
-
-class Superseded(AttemptFailed):
-    """Another try of the same call was faster."""
-
-
-class InvalidAnswer(AttemptFailed):
-    """An answer that is none."""
+import math
 
 
 class AttemptTimeout:
-    """How long a try may take until it is committed. It may be ended before, when another try has the answer.
+    """The time that an attempt has until its answer is committed. A faster attempt of the same call ends it early.
 
-    `watched`: somebody looks at the try before its time is over, and starts the timer then, which most tries never
-    need."""
+    `call_ends`: the latest end of the whole call, on the event loop's clock. `watched`: somebody looks at the attempt
+    before its time is over, and starts the timer then; most attempts end without one.
+    """
 
-    def __init__(self, seconds: float, *, watched: bool = False) -> None:
+    def __init__(self, seconds: float, *, call_ends: float = math.inf, watched: bool = False) -> None:
         self.seconds = seconds
+        self.call_ends = call_ends
         self._until = in_seconds(seconds)
         self.timer = asyncio.timeout_at(None if watched else self._until)
-        self.beaten = False
-        self.silent = False  # beaten because its target seems to hang, which is a fault
+        self.superseded = False
+        self.hung = False  # superseded because its target seems to answer nobody, which is a fault
 
     def restart(self, seconds: float) -> None:
-        """The time runs from now on, where the try is not over."""
+        """Give an attempt that is not over this time from now on."""
         with contextlib.suppress(RuntimeError):
             self.timer.reschedule(in_seconds(seconds))
 
     def start(self) -> None:
-        """Start the timer of a try that was watched so far, where it does not run already."""
+        """Start the timer of a watched attempt, unless it runs already."""
         if self.timer.when() is None:
             try:
                 self.timer.reschedule(self._until)
-            except RuntimeError:  # the try has not begun yet, or is over
+            except RuntimeError:  # the attempt has not begun yet, or is over
                 self.timer = asyncio.timeout_at(self._until)
 
-    def end(self, *, silent: bool) -> None:
-        """Another try has the answer. One that has not begun yet, or is over, is let be."""
+    def supersede(self, *, hung: bool) -> None:
+        """End the attempt because another one has the answer. Does nothing before it has begun or after its end."""
         with contextlib.suppress(RuntimeError):
             self.timer.reschedule(asyncio.get_running_loop().time())
-            self.beaten, self.silent = True, silent
+            self.superseded, self.hung = True, hung
 
 
 def in_seconds(seconds: float) -> float:
+    """Return a time from now on the event loop's clock."""
     return asyncio.get_running_loop().time() + seconds

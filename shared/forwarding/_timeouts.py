@@ -1,4 +1,4 @@
-"""How long a target may take until it shows something, by what it has to do first. Pure."""
+"""The time until a target must show its first content, and until a slow attempt is hedged. Pure."""
 
 import functools
 import re
@@ -10,11 +10,11 @@ _REASONING = re.compile(r"(?:^|[-_/])(?:o[1-9]|gpt-?5)(?![0-9])", re.I)
 
 
 def first_byte_timeout(call: Call, target: Target, timeouts: Timeouts) -> float:
-    """Seconds within which a target has to show its first content, by what it has to do first.
+    """Return the seconds within which a target must show its first content.
 
-    A stream or a vector shows quickly. A whole completion takes as long as its tokens. A reasoning model may think for
-    minutes before either; nothing but the deadline of the call can tell it from one that hangs. An image is drawn
-    and a recording heard before anything can be shown, streamed or not.
+    A stream or a vector comes quickly. A whole completion takes as long as its tokens. A reasoning model may think for
+    minutes first, so that only the deadline of the call tells it from a target that hangs. An image is drawn and a
+    recording heard before there is any content, streamed or not.
     """
     if timeouts.first_byte is not None:
         limit = timeouts.first_byte
@@ -32,8 +32,8 @@ def first_byte_timeout(call: Call, target: Target, timeouts: Timeouts) -> float:
 
 
 def hedge_delay(usual: float | None, limit: float) -> float:
-    """Seconds after which a slow try is doubled by one elsewhere: what all but 5 % of the answers take (`usual`, in
-    milliseconds), or a quarter of the limit where too few are known."""
+    """Return the seconds after which a slow attempt is hedged: the 95th percentile (`usual`, in milliseconds), or a
+    quarter of the limit if too few answers are known."""
     return limit / 4 if usual is None else min(usual / 1000, limit)
 
 

@@ -1,59 +1,53 @@
-"""One try of a call on one target, up to its commitment. The only HTTP client of the hot path.
+"""Makes one attempt of a call on one target, up to its commitment. The only HTTP client of the hot path.
 
-An answer is committed when it is the caller's: a body that came whole (or grew past what is kept in memory), a stream's
-first token. Until then another target may do better, and `Failed` says so; from then on what breaks is told, never
-papered over.
+An answer is committed when it belongs to the caller: a body that is complete, or larger than what is kept in memory; a
+stream with its first token. Before that an attempt fails with `AttemptFailed`, and another target may do better. After
+that, failures are reported to the caller, never retried.
 """
 
-import asyncio
-import contextlib
 import functools
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 
 import aiohttp
 import msgspec
 from yarl import URL
 
-from shared.azure_openai import answers, backend_requests, metering
+from shared.azure_openai import backend_requests
+from shared.azure_openai.backend_requests import UpstreamRequest
 from shared.azure_openai.event_reader import EventReader
 from shared.azure_openai.event_relay import EventRelay
-from shared.azure_openai.json_body import UNREADABLE
+from shared.azure_openai.metering import BodyMeter
 from shared.config.document import Timeouts
 from shared.credentials import Credentials
 from shared.errors import CredentialUnavailable
-from shared.forwarding._attempt import (
+from shared.forwarding._attempt import AttemptTimeout, in_seconds
+from shared.forwarding._failures import (
+    AccessDenied,
     AttemptFailed,
-    AttemptTimeout,
-    Disconnected,
-    InvalidAnswer,
     Superseded,
     Throttled,
-    TimedOut,
-    in_seconds,
+    failure_in_answer,
+    failure_of_transport,
 )
-from shared.forwarding.response import CLOSED_EARLY, UpstreamResponse
+from shared.forwarding.response import Answer, OpenAnswer, returned_headers, whole_answer
 from shared.requests.upload import Upload
 from shared.routing import quota
 from shared.routing.breakers import Breakers
 from shared.routing.quota import Sent
-from shared.types import BEATEN, Call, Target
+from shared.types import Call, Target
 
 logger = logging.getLogger("tollgate.forwarding")
 
-_MAX_BUFFERED = 4 * 1024 * 1024  # bytes of a body held back so that failing over stays possible
+_MAX_BUFFERED = 4 * 1024 * 1024  # bytes of a body held back so that another target can still be tried
 _JSON = "application/json"
 
-_LONG_URL = 300  # characters; a caller's query may make one, and is not worth remembering
-_known_url = functools.lru_cache(maxsize=1024)(functools.partial(URL, encoded=True))
-
-
-def _url(text: str) -> URL:
-    return _known_url(text) if len(text) <= _LONG_URL else URL(text, encoded=True)
+_LONG_URL = 300  # characters; longer URLs hold a caller's query, which is not worth caching
+_cached_url = functools.lru_cache(maxsize=1024)(functools.partial(URL, encoded=True))
 
 
 class BackendClient:
-    """Tries targets, one at a time. Owns the one client session of the process."""
+    """Makes attempts. Owns the one HTTP session of the process."""
 
     def __init__(self, credentials: Credentials, breakers: Breakers, timeouts: Timeouts) -> None:
         self._credentials = credentials
@@ -71,222 +65,188 @@ class BackendClient:
         await self._session.close()
 
     async def attempt(
-        self, call: Call, target: Target, patience: AttemptTimeout, request_id: str, upload: Upload | None = None
-    ) -> UpstreamResponse:
-        """One try, committed while `patience` lasts, which for an upload begins with its last byte. Raises `Failed`;
-        the breakers learn how it went. What the caller did wrong with its upload is raised as it is."""
+        self, call: Call, target: Target, timeout: AttemptTimeout, request_id: str, upload: Upload | None = None
+    ) -> Answer:
+        """Return an answer that is committed within `timeout`, which for an upload starts with its last byte.
+
+        Raises `AttemptFailed`, and the error in the caller's upload as it is. The breakers learn of either.
+        """
         request = backend_requests.upstream_request(call, target)
-        opener = self._credentials.cached(target.backend, request.scope) or await self._opener(target, request.scope)
+        headers = await self._headers(call, target, request, request_id)
         breakers = self._breakers
         started = breakers.clock()
-        mark = breakers.begin(target, patience.seconds, quota.estimate(call))
-        committed, status = False, 0
+        sent = breakers.begin(target, timeout.seconds, quota.estimate(call))
+        answered = False
         try:
-            async with patience.timer:
-                if upload is not None:
-                    patience.restart(self._timeouts.stream)
-                    upload.when_sent(functools.partial(patience.restart, patience.seconds))
-                response = await self._request(call, request, opener, request_id, upload)
-                status = response.status
-                try:
-                    answer = await self._commit(call, target, response, mark)
-                except BaseException:
-                    response.close()
-                    raise
-            committed = True
+            answer = await self._exchange(call, target, request, headers, sent, timeout, upload)
+            answered = True
             breakers.shown(target, started, stream=call.stream)
             return answer
-        except aiohttp.ConnectionTimeoutError:
-            breakers.fault(target, "connect timeout")
-            raise TimedOut(f"no connection within {self._timeouts.connect:g} s") from None
-        except TimeoutError:
-            if patience.beaten and not patience.silent:
-                breakers.abandoned(target)
-            else:
-                breakers.fault(target, "silent while others answer" if patience.beaten else "timeout")
-            if patience.beaten:
-                raise Superseded(BEATEN) from None
-            raise TimedOut(f"no answer within {patience.seconds:.1f} s", charged=status in (0, 200)) from None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            if upload is not None and upload.error is not None:
-                breakers.abandoned(target)
-                raise upload.error from None
-            problem = (
-                CLOSED_EARLY if isinstance(error, aiohttp.ClientPayloadError) else f"{type(error).__name__}: {error}"
-            )
-            breakers.fault(target, problem[:200])
-            broken = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
-            broken = broken and not isinstance(error, aiohttp.ClientConnectorError)
-            raise (Disconnected if broken else AttemptFailed)(problem[:200], charged=status == 200) from None
-        except asyncio.CancelledError:
+        except AttemptFailed as failed:
+            self._report(call, target, failed)
+            raise
+        except BaseException:  # the caller's doing
             breakers.abandoned(target)
             raise
         finally:
-            if not committed:
+            if not answered:
                 breakers.failed(target)
 
-    async def _opener(self, target: Target, scope: str) -> tuple[str, str]:
-        """The header that opens a backend, when it has to be waited for. That it cannot be had is no fault of the
-        backend's, and every backend that the gateway's identity opens shares it: no reason to eject this one."""
-        try:
-            return await self._credentials.header(target.backend, scope)
-        except CredentialUnavailable as error:
-            raise AttemptFailed(str(error)) from None
-
-    async def _request(
-        self,
-        call: Call,
-        request: backend_requests.UpstreamRequest,
-        opener: tuple[str, str],
-        request_id: str,
-        upload: Upload | None,
-    ) -> aiohttp.ClientResponse:
-        name, value = opener
-        headers = {
+    async def _headers(self, call: Call, target: Target, request: UpstreamRequest, request_id: str) -> dict[str, str]:
+        credential = self._credentials.cached(target.backend, request.scope)
+        if credential is None:
+            try:
+                credential = await self._credentials.header(target.backend, request.scope)
+            except CredentialUnavailable as error:  # no fault of the backend's, so the breakers do not learn of it
+                raise AttemptFailed(str(error)) from None
+        name, value = credential
+        return {
             "content-type": _JSON,
             "accept-encoding": "identity",
             "x-ms-client-request-id": request_id,
             **call.headers,
             name: value,
         }
+
+    async def _exchange(
+        self,
+        call: Call,
+        target: Target,
+        request: UpstreamRequest,
+        headers: dict[str, str],
+        sent: Sent,
+        timeout: AttemptTimeout,
+        upload: Upload | None,
+    ) -> Answer:
+        """Send the request and read the answer until it is committed."""
+        status = 0
+        try:
+            async with timeout.timer:
+                if upload is not None:
+                    timeout.restart(self._timeouts.stream)
+                    upload.when_sent(functools.partial(timeout.restart, timeout.seconds))
+                response = await self._send(request, headers, upload)
+                status = response.status
+                try:
+                    return await self._commit(call, target, response, sent, timeout)
+                except BaseException:
+                    response.close()
+                    raise
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            if upload is not None and upload.error is not None and not isinstance(error, TimeoutError):
+                raise upload.error from None
+            raise failure_of_transport(error, status, timeout, self._timeouts.connect) from None
+
+    async def _send(
+        self, request: UpstreamRequest, headers: dict[str, str], upload: Upload | None
+    ) -> aiohttp.ClientResponse:
         body: bytes | AsyncIterator[bytes] = request.body
         if upload is not None:
             body = upload.stream(request.form_model)
             if (length := upload.length(request.form_model)) is not None:
                 headers["content-length"] = str(length)
+        url = _cached_url(request.url) if len(request.url) <= _LONG_URL else URL(request.url, encoded=True)
         response = await self._session.request(
-            request.method,
-            _url(request.url),
-            data=body or None,
-            headers=headers,
-            allow_redirects=False,
-            timeout=self._timeout,
+            request.method, url, data=body or None, headers=headers, allow_redirects=False, timeout=self._timeout
         )
-        if response.status == 401 and name == "authorization":
+        if response.status == 401 and "authorization" in headers:
             self._credentials.rejected(request.scope)
         return response
 
     async def _commit(
-        self, call: Call, target: Target, response: aiohttp.ClientResponse, mark: Sent
-    ) -> UpstreamResponse:
-        """Read until the answer is the caller's. Raises `Failed` where another target may do better."""
-        headers = response.headers
-        asked = target
-        if target.backend.kind == "provisioned" and "x-ms-spillover-from-deployment" in headers:
-            target = _spilled(target, headers)  # booked as what it was served by
-        elif (reading := quota.read(headers, mark, self._breakers.clock())) is not None:
-            self._breakers.learn(asked, reading)
-        ended = functools.partial(self._breakers.end, asked)
+        self, call: Call, target: Target, response: aiohttp.ClientResponse, sent: Sent, timeout: AttemptTimeout
+    ) -> Answer:
+        """Read until the answer belongs to the caller."""
+        breakers, timeouts = self._breakers, self._timeouts
+        served_by = self._served_by(target, response, sent)
+        body: EventRelay | BodyMeter
         if response.status == 200 and response.content_type == "text/event-stream":
-            events, head = await self._first_token(call, asked, response)
-            deadline, silence = in_seconds(self._timeouts.stream), self._timeouts.total
-            answer = UpstreamResponse(
-                call, target, response, head, ended=ended, deadline=deadline, silence=silence, events=events
-            )
-            self._breakers.success(asked)
-            return answer
-        # What is no JSON says nothing of its success beyond its status: it is the caller's as it comes. What it makes
-        # has to be noted before.
-        free = call.operation.free_form and not call.makes
-        as_it_comes = response.status == 200 and free and response.content_type != _JSON
-        body, complete = await _read(response, 0 if as_it_comes else _MAX_BUFFERED)
-        match answers.classify(response.status, body):
-            case "capacity":
-                raise self._throttled(call, asked, response, body)
-            case "server":
-                self._breakers.fault(asked, f"status {response.status}")
-                raise AttemptFailed(
-                    f"status {response.status}",
-                    response.status,
-                    UpstreamResponse(
-                        call,
-                        asked,
-                        response,
-                        body,
-                        ended=_nothing,
-                        deadline=in_seconds(self._timeouts.total),
-                        complete=True,
-                    )
-                    if complete and _worth_telling(body)
-                    else None,
-                    spilled_to=_failed_spill(asked, headers),
-                    charged=response.status == 408,
-                )
-            case "ours":
-                reason = f"status {response.status} {answers.error_code(body)}".rstrip()
-                self._breakers.refusal(asked, reason)
-                logger.error(
-                    "ALERT backend %s refuses the gateway on deployment %s (%s): left alone for 60 s. Check the role "
-                    "assignment of the gateway's identity, the deployment's name and the network rules.",
-                    asked.backend.name, asked.deployment, reason,
-                )  # fmt: skip
-                raise AttemptFailed(reason, response.status)
-            case "ok" if response.status >= 300 or not (as_it_comes or _is_answer(call, response, body, complete)):
-                # Azure OpenAI redirects nobody: something else answers at that address.
-                self._breakers.fault(asked, "no answer of Azure OpenAI's")
-                raise InvalidAnswer(f"status {response.status}, but no answer of Azure OpenAI's", response.status)
-        self._breakers.success(asked)
-        total = self._timeouts.total
-        deadline = in_seconds(self._timeouts.stream if as_it_comes else total)
-        return UpstreamResponse(
-            call, target, response, body, ended=ended, deadline=deadline, silence=total, complete=complete
+            body, head = await _read_first_token(call, response)
+            seconds = timeouts.stream
+        else:
+            # A body that is not JSON shows nothing but its status, unless the objects it makes have to be recorded.
+            free = call.operation.free_form and not call.makes and response.content_type != _JSON
+            unread = free and response.status == 200
+            head, complete = await _read(response, 0 if unread else _MAX_BUFFERED)
+            if not unread:
+                configured = breakers.watched(target).configured
+                failed = failure_in_answer(call, target, response, head, complete=complete, configured=configured)
+                if failed is not None:
+                    raise failed
+            if complete:
+                answer = whole_answer(call, served_by, response.status, response.headers, head)
+                breakers.success(target)
+                breakers.end(target)
+                response.release()
+                return answer
+            body = BodyMeter(call, response.status, head)
+            seconds = timeouts.stream if unread else timeouts.total
+        breakers.success(target)
+        return OpenAnswer(
+            call=call,
+            target=served_by,
+            response=response,
+            headers=returned_headers(call, response.headers),
+            head=head,
+            body=body,
+            ended=functools.partial(breakers.end, target),
+            deadline=min(in_seconds(seconds), timeout.call_ends),
+            silence=timeouts.total,
         )
 
-    def _throttled(self, call: Call, target: Target, response: aiohttp.ClientResponse, body: bytes) -> Throttled:
-        """What a 429 means for this try, and for the calls to come."""
+    def _served_by(self, target: Target, response: aiohttp.ClientResponse, sent: Sent) -> Target:
+        """Return the deployment that served a call, and note the quota that the answer reports of the one asked."""
         headers = response.headers
-        wait = answers.retry_after(headers)
-        kind = quota.throttle(headers, body, configured=self._breakers.watched(target).configured)
-        self._breakers.throttle(target, wait, kind, quota.estimate(call))
-        return Throttled(f"429: {kind}", response.status, wait=wait, spilled_to=_failed_spill(target, headers))
+        if target.backend.kind == "provisioned" and "x-ms-spillover-from-deployment" in headers:
+            # The provisioned deployment was full, so Azure used a pay-as-you-go one of the same resource.
+            backend = msgspec.structs.replace(target.backend, kind="standard")
+            return Target(backend, target.model, headers.get("x-ms-deployment-name") or target.deployment)
+        if (reading := quota.read(headers, sent, self._breakers.clock())) is not None:
+            self._breakers.learn(target, reading)
+        return target
 
-    async def _first_token(
-        self, call: Call, target: Target, response: aiohttp.ClientResponse
-    ) -> tuple[EventRelay, bytes]:
-        reader = EventReader(call, eager=call.background or not call.model)
-        events = EventRelay(reader)
-        head, chunk = b"", b"-"
-        while chunk and not (reader.committed or reader.failed or events.done) and len(head) <= _MAX_BUFFERED:
-            chunk = await response.content.readany()
-            head += events.feed(chunk)
-        if reader.failed:
-            self._breakers.fault(target, "error inside a stream")
-            raise AttemptFailed("reported an error before the stream's first token", response.status, charged=True)
-        if not reader.committed:
-            self._breakers.fault(target, "empty stream")
-            raise AttemptFailed("ended the stream before its first token", response.status, charged=True)
-        return events, head
-
-
-def _is_answer(call: Call, response: aiohttp.ClientResponse, body: bytes, complete: bool) -> bool:
-    """Whether Azure OpenAI could have said that: a proxy's error page under status 200 is not its."""
-    if not complete or (response.status == 204 and call.operation.metered == "none"):
-        return True
-    return (call.operation.free_form and response.content_type != "text/html") or metering.is_json_object(body)
-
-
-def _spilled(target: Target, headers: Mapping[str, str]) -> Target:
-    """The pay-as-you-go deployment of the same resource that Azure gave a call to, the provisioned one being full."""
-    backend = msgspec.structs.replace(target.backend, kind="standard")
-    return Target(backend, target.model, headers.get("x-ms-deployment-name") or target.deployment)
+    def _report(self, call: Call, target: Target, failed: AttemptFailed) -> None:
+        """Tell the breakers of a failure."""
+        match failed:
+            case Superseded(hung=False):
+                self._breakers.abandoned(target)
+            case Throttled():
+                self._breakers.throttle(target, failed.wait, failed.kind, quota.estimate(call))
+            case AccessDenied(hits_the_deployment=False):
+                self._breakers.abandoned(target)
+                logger.error(
+                    "ALERT backend %s: the role of the gateway's identity lacks the data action %s. Calls that need it "
+                    "fail there, others do not. Assign a role that has it (docs/deploy.md, modelAccess).",
+                    target.backend.name, failed.action,
+                )  # fmt: skip
+            case AccessDenied():
+                self._breakers.refusal(target, failed.problem)
+                logger.error(
+                    "ALERT backend %s refuses the gateway on deployment %s (%s): not tried for 60 s. Check the role "
+                    "assignment of the gateway's identity, the deployment's name and the network rules.",
+                    target.backend.name, target.deployment, failed.problem,
+                )  # fmt: skip
+            case _:
+                self._breakers.fault(target, failed.problem)
 
 
-def _failed_spill(target: Target, headers: Mapping[str, str]) -> str:
-    """The deployment that Azure asked in vain in place of a provisioned one."""
-    if target.backend.kind != "provisioned" or not (
-        "x-ms-spillover-error" in headers or "x-ms-spillover-from-deployment" in headers
-    ):
-        return ""
-    name = headers.get("x-ms-deployment-name", "")
-    return name if name not in ("", target.deployment) else "?"
-
-
-def _nothing() -> None:
-    """The end of an answer that counts nowhere as under way."""
+async def _read_first_token(call: Call, response: aiohttp.ClientResponse) -> tuple[EventRelay, bytes]:
+    """Read a stream until its first token; return what may go to the caller so far."""
+    reader = EventReader(call, eager=call.background or not call.model)
+    events = EventRelay(reader)
+    head, chunk = b"", b"-"
+    while chunk and not (reader.committed or reader.failed or events.done) and len(head) <= _MAX_BUFFERED:
+        chunk = await response.content.readany()
+        head += events.feed(chunk)
+    if reader.failed:
+        raise AttemptFailed("reported an error before the stream's first token", response.status, charged=True)
+    if not reader.committed:
+        raise AttemptFailed("ended the stream before its first token", response.status, charged=True)
+    return events, head
 
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> tuple[bytes, bool]:
-    """The body, or as much of it as fits; whether that is all."""
+    """Read the body until it is larger than `most` bytes; return what was read, and if that is all."""
     chunks, size = [], 0
     while not response.content.at_eof() and (chunk := await response.content.readany()):
         chunks.append(chunk)
@@ -294,10 +254,3 @@ async def _read(response: aiohttp.ClientResponse, most: int) -> tuple[bytes, boo
         if size > most:
             return b"".join(chunks), False
     return (chunks[0] if len(chunks) == 1 else b"".join(chunks)), True
-
-
-def _worth_telling(body: bytes) -> bool:
-    """An error in OpenAI's shape may pass to the caller; a proxy's page may not."""
-    with contextlib.suppress(*UNREADABLE):
-        return isinstance(msgspec.json.decode(body, type=Mapping[str, object]).get("error"), Mapping)
-    return False

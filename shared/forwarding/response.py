@@ -1,106 +1,107 @@
-"""A backend's response."""
+"""The answer of a backend: complete, or still arriving."""
 
 import asyncio
 import contextlib
-import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import aiohttp
+import msgspec
 
 from shared.azure_openai import answers, metering
-from shared.azure_openai.event_reader import EventReader
 from shared.azure_openai.event_relay import EventRelay
-from shared.types import Attempt, Call, Target, Usage
+from shared.azure_openai.metering import BodyMeter
+from shared.types import Call, Target, Usage
 
 _END_OF_BODY = 0.1  # seconds
 
+type Answer = WholeAnswer | OpenAnswer
 
-CLOSED_EARLY = "closed the connection before its answer was complete"
+
+class WholeAnswer(msgspec.Struct, frozen=True):
+    """A complete answer, served by `target`. `headers`: those that the caller receives."""
+
+    target: Target
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    usage: Usage
+
+    def close(self) -> None:
+        """Do nothing: the connection is free already."""
 
 
-class UpstreamResponse:
-    """The answer of a target, committed. `head`: the part of the body that has been read; `complete`: all of it.
+def whole_answer(call: Call, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> WholeAnswer:
+    """Make a `WholeAnswer` of a backend's status, headers and body."""
+    usage = metering.usage_in_answer(call, status, body)
+    return WholeAnswer(target, status, returned_headers(call, headers), body, usage)
 
-    `feed` meters the rest, and returns the bytes that may pass. `events`: of an event stream. `deadline`: when the rest
-    must have come, on the event loop's clock; `silence`: seconds that it may pause meanwhile. `ended` is called
-    once, when nothing more will come. One per call; to be closed by whoever relays it.
+
+def returned_headers(call: Call, headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers that the caller receives."""
+    returned = answers.returned_headers(headers)
+    if call.makes == "realtime_call":
+        returned |= answers.returned_location(call, headers.get("location", ""))
+    return returned
+
+
+class OpenAnswer(msgspec.Struct, kw_only=True, eq=False):
+    """An answer whose body is still arriving, served by `target`. Whoever relays it closes it.
+
+    `headers`: those that the caller receives. `head`: the part of the body read so far, as much of it as may go to the
+    caller; `body` meters what `content` brings. `deadline`: the latest end of the body, on the event loop's clock;
+    `silence`: the longest pause in it, in seconds. `ended` is called once, by the first `close`.
     """
 
-    def __init__(
-        self,
-        call: Call,
-        target: Target,
-        response: aiohttp.ClientResponse,
-        head: bytes,
-        *,
-        ended: Callable[[], None],
-        deadline: float,
-        silence: float = math.inf,
-        events: EventRelay | None = None,
-        complete: bool = False,
-    ) -> None:
-        self.call = call
-        self.target = target
-        self.status = response.status
-        self.headers = answers.returned_headers(response.headers)
-        if call.makes == "realtime_call":
-            self.headers |= answers.returned_location(call, response.headers.get("location", ""))
-        self.length = response.headers.get("content-length") if events is None else None
-        self.content = response.content
-        self.head = head
-        self.deadline = deadline
-        self.silence = silence
-        self.events = events
-        self.meter: EventReader | metering.BodyMeter
-        if events is not None:
-            self.meter, self.feed = events.reader, events.feed
-        else:
-            self.meter = metering.BodyMeter(call, response.status, b"" if complete else head)
-            self.feed = self.meter.feed
-        self.complete = complete
-        self.attempts: tuple[Attempt, ...] = ()
-        self._response = response
-        self._ended: Callable[[], None] | None = ended
-        if complete:
-            self._end()
+    call: Call
+    target: Target
+    response: aiohttp.ClientResponse
+    headers: dict[str, str]
+    head: bytes
+    body: EventRelay | BodyMeter
+    ended: Callable[[], None] | None
+    deadline: float
+    silence: float
 
     @property
-    def at_end(self) -> bool:
-        """True if an event stream has said that it ends; some backends keep the connection open after that."""
-        return self.events is not None and self.events.done
+    def status(self) -> int:
+        return self.response.status
+
+    @property
+    def content(self) -> aiohttp.StreamReader:
+        return self.response.content
+
+    @property
+    def length(self) -> str | None:
+        """The header content-length; None for a stream, which may lose an event on its way."""
+        return self.response.headers.get("content-length") if self.events is None else None
+
+    @property
+    def events(self) -> EventRelay | None:
+        """The events of a stream; None for a body of another kind."""
+        return self.body if isinstance(self.body, EventRelay) else None
 
     def usage(self) -> Usage:
-        """What the answer has taken, as far as it has passed."""
-        if self.complete:
-            return metering.usage_in_answer(self.call, self.status, self.head)
-        return self.meter.usage()
-
-    def text(self, usage: Usage) -> str:
-        """The text of an answer whose usage is an estimate, where it streamed."""
-        return self.meter.text() if usage.estimated and not self.complete else ""
+        """The usage that the body has reported so far, else an estimate."""
+        return self.body.reader.usage() if isinstance(self.body, EventRelay) else self.body.usage()
 
     async def rest(self) -> AsyncIterator[bytes]:
-        """What comes behind the end of a stream, where something does: a moment is enough for it."""
+        """Yield what follows the end of a stream, for at most 0.1 s."""
         with contextlib.suppress(TimeoutError, aiohttp.ClientError, OSError):
             async with asyncio.timeout(_END_OF_BODY):
                 while chunk := await self.content.readany():
                     yield chunk
 
     async def read_to_end(self) -> None:
-        """Behind an end marker nothing but the end of the body should come: wait for it, because only a connection that
-        was read to its end can be used again."""
+        """Wait up to 0.1 s for the end of the body: only a connection read to its end can be used again."""
         async for _ in self.rest():
             pass
 
     def close(self) -> None:
-        """Give back the connection of an answer read to its end; else close it, which tells the backend to stop."""
-        self._end()
-        if self.content.at_eof():
-            self._response.release()
-        else:
-            self._response.close()
-
-    def _end(self) -> None:
-        ended, self._ended = self._ended, None
+        """Return the connection if the body was read to its end; else close it, which tells the backend to stop."""
+        ended, self.ended = self.ended, None
         if ended is not None:
             ended()
+        if self.content.at_eof():
+            self.response.release()
+        else:
+            self.response.close()

@@ -1,4 +1,4 @@
-"""Time limits for a request's body."""
+"""The time that a request's body may take."""
 
 import asyncio
 import types
@@ -9,11 +9,11 @@ from starlette.types import Message, Receive
 
 from shared.errors import RequestTimeout
 
-_SLOWEST = 16_384  # bytes a second, beyond the first seconds: a body that trickles holds a connection for ever
+_SLOWEST = 16_384  # bytes per second after the first seconds; a slower body would hold its connection for hours
 
 
 class BodyDeadline:
-    """How long a body may take: some seconds, and more for what has come. Raises `RequestTimeout`."""
+    """Allows a body some seconds, and more for each byte received. Raises `RequestTimeout`."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -21,12 +21,12 @@ class BodyDeadline:
         self._started = self._loop.time()
 
     async def receive(self, receive: Receive, received: int) -> Message:
-        """The next message, within the time that what was received so far allows, and not after a long silence."""
+        """Return the next message. `received`: bytes so far."""
         coming = receive()
         if isinstance(coming, Coroutine):
             try:
                 waiting = coming.send(None)
-            except StopIteration as done:  # it was there already, as small bodies are: no timer, which costs more
+            except StopIteration as done:  # small bodies are there already, and need no timer
                 message: Message = done.value
                 return message
             coming = _resumed(coming, waiting)
@@ -37,13 +37,13 @@ class BodyDeadline:
                 return await coming
         except TimeoutError:
             raise RequestTimeout(
-                f"The request's body did not come in time: {received} bytes in {now - self._started:.0f} s or more."
+                f"The request's body did not arrive in time: {received} bytes in {now - self._started:.0f} s or more."
             ) from None
 
 
 @types.coroutine
 def _resumed(coroutine: Coroutine[Any, Any, Message], waiting: Any) -> Generator[Any, Any, Message]:
-    """Await a coroutine that has been started and waits for something."""
+    """Await a coroutine that was started and yielded `waiting`."""
     try:
         while True:
             try:

@@ -1,4 +1,4 @@
-"""Notices that a caller hangs up, from the moment its request has been read until the answer is complete."""
+"""Detects that a caller hangs up."""
 
 import asyncio
 
@@ -10,11 +10,11 @@ class CallerDisconnected(Exception):
 
 
 class CallerConnection:
-    """Notices that a caller hangs up, from the moment its request has been read until the answer is complete.
+    """Detects that a caller hangs up, from the end of its request until the answer is complete.
 
-    As a context manager it runs a block for this caller: when it hangs up, the block is cancelled and `ClientGone`
-    raised. It may be entered more than once, one after the other, from different tasks. The listening ends by itself:
-    to a complete answer, too, ASGI says `http.disconnect`.
+    As a context manager it runs a block for this caller: if the caller hangs up, the block is cancelled and
+    `CallerDisconnected` raised. It may be entered several times, one after the other, from different tasks. Listening
+    ends by itself: ASGI sends `http.disconnect` after a complete answer, too.
     """
 
     def __init__(self, receive: Receive) -> None:
@@ -28,7 +28,7 @@ class CallerConnection:
         self._listener.add_done_callback(self._cancel)
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        owner, self._owner = self._owner, None  # a callback that is on its way already must find nobody to cancel
+        owner, self._owner = self._owner, None  # a callback that is scheduled already must cancel nobody
         self._listener.remove_done_callback(self._cancel)
         if self._cancelled and owner is not None:
             self._cancelled = False

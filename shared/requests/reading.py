@@ -1,4 +1,4 @@
-"""What a request asks for: its route and its body, read whole where it is small, as an upload where it is multipart."""
+"""Reads a request: matches its route, then reads its body, or opens it as an upload if it is multipart."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from starlette.types import Receive
 from shared.azure_openai import operations, requests
 from shared.azure_openai.operations import Route
 from shared.config.document import Configuration
-from shared.errors import NO_WEBSOCKETS, NotSupported, RequestTooLarge
+from shared.errors import RequestTooLarge, websocket_refused
 from shared.requests._deadline import BodyDeadline
 from shared.requests._decoding import decoded
 from shared.requests.disconnect import CallerDisconnected
@@ -18,7 +18,7 @@ from shared.types import Call
 
 
 class Bounds(msgspec.Struct, frozen=True):
-    """Of a request's body: bytes, and the seconds within which it has to come."""
+    """The largest bodies, in bytes, and the seconds that a body may take."""
 
     request_bytes: int
     upload_bytes: int
@@ -33,9 +33,9 @@ class Bounds(msgspec.Struct, frozen=True):
 async def read_call(
     request: Request, headers: Mapping[str, str], method: str, path: str, bounds: Bounds
 ) -> tuple[Call, Upload | None]:
-    """The call, and its body where that is still on its way. Raises `GatewayError` and `ClientGone`."""
+    """Return the call, and its body if that is still arriving. Raises `GatewayError` and `CallerDisconnected`."""
     if method == "GET" and headers.get("upgrade", "").lower() == "websocket":
-        raise NotSupported(NO_WEBSOCKETS)
+        raise websocket_refused(path)
     route = operations.match(method, path)
     query = request.scope["query_string"].decode("latin-1")
     receive, headers = decoded(request.receive, headers)
@@ -52,9 +52,9 @@ async def _uploaded(
     try:
         model = None
         if route.operation.model != "form":
-            upload.keep_for_retries(False)  # it can go to one backend only
+            upload.keep_for_retries(False)  # its objects bind it to one backend
             if route.operation.name == "containers.files.create":
-                upload.forbid("file_id")  # a file that has an owner is named in JSON, which is read
+                upload.forbid("file_id")  # ids of files are checked in JSON only
         elif not (route.surface == "dated" and route.operation.on_deployment):
             model = await upload.find("model", to_the_end=route.model is not None)
         elif route.operation.streams:
@@ -66,19 +66,20 @@ async def _uploaded(
 
 
 async def _read_body(receive: Receive, headers: Mapping[str, str], bounds: Bounds) -> bytes:
-    """The request's body. Raises `RequestTooLarge`, before it is read where its length is told, `RequestTimeout` and
-    `ClientGone`."""
+    """Read the whole body. Raises `RequestTooLarge`, if possible before reading, `RequestTimeout` and
+    `CallerDisconnected`."""
     length, most = headers.get("content-length", ""), bounds.request_bytes
-    told, size, more = int(length) if length.isdecimal() else 0, 0, True
+    size, largest, more = 0, int(length) if length.isdecimal() else 0, True
     body: list[bytes] = []
-    pace = BodyDeadline(bounds.seconds)
-    while more and max(told, size) <= most:
-        message = await pace.receive(receive, size)
+    deadline = BodyDeadline(bounds.seconds)
+    while more and largest <= most:
+        message = await deadline.receive(receive, size)
         if message["type"] == "http.disconnect":
             raise CallerDisconnected
         chunk, more = message.get("body", b""), message.get("more_body", False)
         body.append(chunk)
         size += len(chunk)
-    if max(told, size) > most:
-        raise RequestTooLarge(f"The request's body is larger than this gateway takes ({most} bytes).")
+        largest = max(largest, size)
+    if largest > most:
+        raise RequestTooLarge(f"The request's body is larger than the gateway's limit of {most} bytes.")
     return body[0] if len(body) == 1 else b"".join(body)

@@ -1,7 +1,7 @@
-"""A request's body that is relayed while it comes: multipart, of any size, never whole in memory.
+"""A multipart body of any size, relayed while it arrives, never whole in memory.
 
-What has come is kept in a temporary file as long as another backend may have to be tried, or as long as the field
-`model`, which may stand behind the file, has not come.
+A temporary file keeps what has arrived as long as the call may be retried, or the field `model`, which may follow the
+file, has not arrived.
 """
 
 import asyncio
@@ -15,101 +15,101 @@ from shared.errors import GatewayError, InvalidRequest, RequestTooLarge
 from shared.requests._deadline import BodyDeadline
 from shared.requests.disconnect import CallerDisconnected
 
-_IN_MEMORY = 1024 * 1024  # bytes of what is kept; beyond that it is on disk
-_KEPT = 64 * 1024 * 1024  # bytes within which a body can be sent again to another backend
+_IN_MEMORY = 1024 * 1024  # bytes kept in memory; more are kept on disk
+_KEPT = 64 * 1024 * 1024  # bytes; larger bodies are not kept for retries
 _PIECE = 256 * 1024
 _STREAM = b"stream"
 
 
 class Upload:
-    """One request's body. To be closed by whoever answers the request."""
+    """The body of one request. Whoever answers the request closes it."""
 
     def __init__(self, receive: Receive, headers: Mapping[str, str], most: int, seconds: float) -> None:
-        """`most`: bytes that are taken. Raises `RequestTooLarge` where more are told."""
+        """`most`: the largest body, in bytes; `seconds`: its time (`BodyDeadline`). Raises `RequestTooLarge`."""
         length = headers.get("content-length", "")
-        self._told = int(length) if length.isdecimal() else None
+        self._length = int(length) if length.isdecimal() else None
         self._most = most
-        if self._told is not None and self._told > most:
+        if self._length is not None and self._length > most:
             raise self._too_large()
         self.content_type = headers.get("content-type", "")
-        self.error: BaseException | None = None  # why the body ended early, when that was the caller's doing
+        self.error: BaseException | None = None  # set if the caller ended the body early
         self.fields: multipart.FormFields | None = None
         self._sought = b""
         self._forbidden = b""
         self._receive = receive
-        self._pace = BodyDeadline(seconds)
+        self._deadline = BodyDeadline(seconds)
         self._received = 0
         self._kept = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - closed by `close`
         self._keeps = True
-        self._over = asyncio.Event()  # nobody reads the body any more
+        self._over = asyncio.Event()  # set once nobody reads the body
         self._reading = asyncio.Lock()
         self._complete = False
         self._sent: Callable[[], None] = _nothing
 
     def close(self) -> None:
-        """Forget what is kept. Nobody reads the body any more."""
+        """Delete what is kept. Nobody reads the body after this."""
         self._over.set()
         self._kept.close()
 
     async def find(self, name: str, *, to_the_end: bool = False) -> str | None:
-        """The value of a field, reading on until it has come; None when the body ends without it."""
-        wanted = self._sought = name.encode()
-        fields = self._follow(wanted)
-        while (wanted not in fields.values or to_the_end) and await self._more():
+        """Read until a field has arrived, or to the end, and return its value; None if the body does not have it."""
+        self._sought = name.encode()
+        fields = self._follow(self._sought)
+        while (self._sought not in fields.values or to_the_end) and await self._more():
             pass
-        found = fields.values.get(wanted)
+        field = fields.values.get(self._sought)
         try:
-            return found.value.decode() if found else None
+            return field.value.decode() if field else None
         except UnicodeDecodeError:
             raise InvalidRequest(f"The field `{name}` is not UTF-8 text.", param=name) from None
 
     def forbid(self, name: str) -> None:
-        """A field that must not come: the body is broken off there."""
+        """Reject the body if it has this field."""
         self._forbidden = name.encode()
         self._follow(self._forbidden)
 
     async def begin(self) -> None:
-        """Read the first piece, in which the short fields stand as most clients send them."""
+        """Read the first piece: it has the short fields of most clients."""
         self._follow()
         await self._more()
 
     @property
     def asks_for_stream(self) -> bool:
-        """Whether what has come so far says that the answer is to be a stream."""
+        """True if the fields so far ask for a streamed answer."""
         field = self.fields.values.get(_STREAM) if self.fields else None
         return field is not None and field.value.strip().lower() in (b"true", b"1")
 
     @property
     def complete(self) -> bool:
-        """Whether all of it has come."""
+        """True if all of it has arrived."""
         return self._complete
 
     def keep_for_retries(self, keep: bool) -> None:
-        """Whether the body may have to be sent more than once."""
+        """Keep the body, or not, so that it can be sent more than once."""
         self._keeps = keep
 
     def when_sent(self, sent: Callable[[], None]) -> None:
-        """What is to be called when the next reader of `stream` has all of it."""
+        """Call `sent` when the next reader of `stream` has the whole body."""
         self._sent = sent
 
     @property
     def repeatable(self) -> bool:
-        """Whether all that has come is still here."""
+        """True if everything received so far can be sent again."""
         return self._keeps or not self._received
 
     def length(self, model: bytes | None) -> int | None:
-        """The bytes that will be sent, where they are known: with another model's name in place of the one found."""
-        if self._told is None or model is None:
-            return self._told
-        return self._told + len(self._insertion(model)) - self._replaced()[1]
+        """Return the length of the body with this model's name in its field `model`; None if it is not known."""
+        if self._length is None or model is None:
+            return self._length
+        return self._length + len(self._insertion(model)) - self._replaced()[1]
 
     async def stream(self, model: bytes | None) -> AsyncIterator[bytes]:
-        """The body from its beginning, with this model's name in place of the one found."""
+        """Yield the body from its beginning, with this model's name in its field `model`; None: unchanged."""
         try:
             position = 0
             start, removed = self._replaced() if model is not None else (0, 0)
             insertion = self._insertion(model) if model is not None else b""
-            kept = self._received if self._received else 0
+            kept = self._received
             while position < kept:
                 self._kept.seek(position)
                 piece = self._kept.read(min(_PIECE, kept - position))
@@ -125,15 +125,15 @@ class Upload:
             raise
 
     async def after(self) -> Message:
-        """What comes behind the body: in place of the caller's `receive`, for whoever waits for a hang-up."""
+        """ASGI's `receive` for whoever waits for a hang-up: it returns what follows the body."""
         await self._over.wait()
         return await self._receive()
 
     async def _more(self) -> bytes:
-        """The next piece; empty at the end."""
+        """Return the next piece; empty at the end."""
         async with self._reading:
             while not self._complete:
-                message = await self._pace.receive(self._receive, self._received)
+                message = await self._deadline.receive(self._receive, self._received)
                 if message["type"] == "http.disconnect":
                     raise CallerDisconnected
                 self._complete = not message.get("more_body", False)
@@ -158,20 +158,20 @@ class Upload:
             self.fields.feed(chunk)
             if self._forbidden and self._forbidden in self.fields.values:
                 name = self._forbidden.decode()
-                raise InvalidRequest(f"Send `{name}` in a body of JSON, not of multipart.", param=name)
+                raise InvalidRequest(f"Send `{name}` in a JSON body, not in a multipart one.", param=name)
 
-    def _follow(self, *wanted: bytes) -> multipart.FormFields:
+    def _follow(self, *names: bytes) -> multipart.FormFields:
         parting = multipart.boundary(self.content_type)
-        self.fields = multipart.FormFields(parting, frozenset(wanted), noted=frozenset((_STREAM,)))
+        self.fields = multipart.FormFields(parting, frozenset(names), noted=frozenset((_STREAM,)))
         return self.fields
 
     def _searching(self) -> bool:
         return bool(self._sought) and self.fields is not None and self._sought not in self.fields.values
 
     def _replaced(self) -> tuple[int, int]:
-        """Where the model's name stands, and how long it is; at the beginning, if there is none."""
-        found = self.fields.values.get(b"model") if self.fields else None
-        return (found.start, len(found.value)) if found else (0, 0)
+        """Return the position and length of the model's name; 0, 0 if there is none."""
+        field = self.fields.values.get(b"model") if self.fields else None
+        return (field.start, len(field.value)) if field else (0, 0)
 
     def _insertion(self, model: bytes) -> bytes:
         if self.fields is not None and b"model" in self.fields.values:
@@ -180,14 +180,14 @@ class Upload:
         return b"--" + parting + b'\r\nContent-Disposition: form-data; name="model"\r\n\r\n' + model + b"\r\n"
 
     def _too_large(self) -> RequestTooLarge:
-        return RequestTooLarge(f"The request's body is larger than this gateway takes ({self._most} bytes).")
+        return RequestTooLarge(f"The request's body is larger than the gateway's limit of {self._most} bytes.")
 
 
 def _nothing() -> None: ...
 
 
 def _edited(piece: bytes, position: int, start: int, removed: int, insertion: bytes) -> bytes:
-    """A piece of the body, which begins at `position`, with the bytes that are to be replaced replaced."""
+    """Replace the bytes from `start` on in a piece of the body that begins at `position`."""
     end = start + removed
     if position + len(piece) <= start or position > end or (position == end and position > start):
         return piece

@@ -6,7 +6,7 @@ import math
 
 from starlette.types import Send
 
-from shared.forwarding.response import UpstreamResponse
+from shared.forwarding.response import OpenAnswer
 from shared.responses.rendering import KEEP_ALIVE_COMMENT, send_part
 
 
@@ -15,12 +15,12 @@ class Watch:
     and the caller cuts silence, and ends the wait for one that is silent for too long. No task and no timer per chunk:
     one timer looks how long ago the last chunk was."""
 
-    def __init__(self, upstream: UpstreamResponse, timeout: asyncio.Timeout, send: Send, heartbeat: float) -> None:
+    def __init__(self, answer: OpenAnswer, timeout: asyncio.Timeout, send: Send, heartbeat: float) -> None:
         """`timeout`: of the whole answer. `heartbeat`: seconds until a silent stream gets a comment; 0: never."""
         self._waits = False  # for a chunk; else for the caller to take one, which is no silence
         self._loop = asyncio.get_running_loop()
-        self._events = upstream.events
-        self._longest = upstream.silence
+        self._events = answer.events
+        self._longest = answer.silence
         self._timeout = timeout
         self._send = send
         self._heartbeat = heartbeat if heartbeat and self._events is not None else math.inf

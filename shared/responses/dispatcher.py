@@ -13,7 +13,7 @@ from shared.affinity.recorder import ObjectRecorder
 from shared.azure_openai import answers, metering
 from shared.errors import GatewayError, StateUnavailable, UpstreamTimeout
 from shared.forwarding.forwarder import ForwardedCall, Forwarder, ForwardingFailed
-from shared.forwarding.response import UpstreamResponse
+from shared.forwarding.response import Answer, WholeAnswer
 from shared.forwarding.shadowing import Shadows
 from shared.requests.arrival import ReceivedRequest
 from shared.requests.disconnect import CallerConnection, CallerDisconnected
@@ -51,9 +51,9 @@ class AdmittedCall(NamedTuple):
 class ListRefused(Exception):
     """A backend refused to list its objects, in its own words."""
 
-    def __init__(self, upstream: UpstreamResponse) -> None:
-        super().__init__(f"status {upstream.status}")
-        self.upstream = upstream
+    def __init__(self, answer: WholeAnswer) -> None:
+        super().__init__(f"status {answer.status}")
+        self.answer = answer
 
 
 class Dispatcher:
@@ -97,15 +97,15 @@ class Dispatcher:
 
     async def _forward(self, admitted: AdmittedCall, forwarded: ForwardedCall) -> tuple[RelayedResponse, None]:
         """The answer of the first target that gives one. The response itself accounts for it."""
-        upstream = await forwarded.run()
+        answer = await forwarded.run()
         try:
             recorder = None
             if admitted.call.stateful:
-                backend = upstream.target.backend.name
+                backend = answer.target.backend.name
                 recorder = ObjectRecorder(self._directory, admitted.consumer, admitted.call, backend)
-            return _relay(admitted, upstream, recorder), None
+            return _relay(admitted, answer, forwarded.attempts, recorder), None
         except BaseException:
-            upstream.close()
+            answer.close()
             raise
 
     async def _list(self, admitted: AdmittedCall) -> tuple[Response, Outcome]:
@@ -116,21 +116,24 @@ class Dispatcher:
         async def ask(backend: str, page: Call) -> bytes:
             binding = Binding(frozenset((backend,)), backend)
             plan = self._router.plan(admitted.consumer, page, binding=binding)
-            upstream = await self._forwarder.sending(page, plan, received.request_id, received.started).run()
-            attempts.extend(upstream.attempts)
-            upstream.close()
-            if upstream.status != 200 or not upstream.complete:
-                raise ListRefused(upstream)
-            return upstream.head
+            forwarded = self._forwarder.sending(page, plan, received.request_id, received.started)
+            answer = await forwarded.run()
+            attempts.extend(forwarded.attempts)
+            answer.close()
+            if not isinstance(answer, WholeAnswer):
+                raise StateUnavailable(f"The list of the backend {backend!r} is too large.")
+            if answer.status != 200:
+                raise ListRefused(answer)
+            return answer.body
 
         try:
             own = await self._directory.own(admitted.consumer, call.operation.lists)
             body = await listing.listed(call, own, admitted.binding.first, ask)
         except ListRefused as refused:
-            upstream = refused.upstream
-            headers = {**upstream.headers, **_gateway_headers(received, admitted.plan, attempts)}
-            outcome = Outcome(status=upstream.status, attempts=tuple(attempts[-1:]), ended="refused")
-            return Response(upstream.head, upstream.status, headers), outcome
+            answer = refused.answer
+            headers = {**answer.headers, **_gateway_headers(received, admitted.plan, attempts)}
+            outcome = Outcome(status=answer.status, attempts=tuple(attempts[-1:]), ended="refused")
+            return Response(answer.body, answer.status, headers), outcome
         headers = _gateway_headers(received, admitted.plan, attempts)
         outcome = Outcome(status=200, attempts=tuple(attempts[-1:]), served_by=attempts[-1].target)
         return Response(body, 200, headers, "application/json"), outcome
@@ -139,7 +142,7 @@ class Dispatcher:
         """The models that the consumer may use, from the configuration; or the one that it asks for."""
         names = [admitted.plan.model] if admitted.plan.model else self._router.models(admitted.consumer)
         models = [answers.model_object(name, admitted.call.surface) for name in names]
-        body = models[0] if admitted.plan.model else {"object": "list", "data": models}
+        body = models[0] if admitted.plan.model else answers.model_list(models, admitted.call.query)
         headers = {"x-gateway-request-id": admitted.received.request_id}
         return JsonResponse(body, headers=headers), Outcome(status=200)
 
@@ -182,7 +185,7 @@ class Dispatcher:
 
 
 def _wants_stream(admitted: AdmittedCall) -> bool:
-    """Whether comments may go out. An upload asks for a stream in one of its fields; a caller that is still sending
+    """True if comments may go out. An upload asks for a stream in one of its fields; a caller that is still sending
     keeps the connection alive itself."""
     upload = admitted.upload
     return admitted.call.stream if upload is None else upload.complete and upload.asks_for_stream
@@ -216,18 +219,20 @@ def state_unavailable(error: GatewayError, binding: Binding) -> GatewayError:
     return StateUnavailable(f"{binding.reason} {why}")
 
 
-def _relay(admitted: AdmittedCall, upstream: UpstreamResponse, recorder: ObjectRecorder | None) -> RelayedResponse:
-    """The response that relays an upstream's answer, and puts its end on record."""
+def _relay(
+    admitted: AdmittedCall, answer: Answer, attempts: tuple[Attempt, ...], recorder: ObjectRecorder | None
+) -> RelayedResponse:
+    """The response that relays a backend's answer, and puts its end on record."""
     received, record = admitted.received, admitted.record
     first_byte_ms = received.milliseconds()
 
     def close(usage: Usage, ended: Ended, text: str) -> asyncio.Future[None]:
         return record.close(
             Outcome(
-                status=upstream.status,
+                status=answer.status,
                 usage=usage,
-                attempts=upstream.attempts,
-                served_by=upstream.target,
+                attempts=attempts,
+                served_by=answer.target,
                 first_byte_ms=round(first_byte_ms),
                 total_ms=round(received.milliseconds()),
                 ended=ended,
@@ -235,9 +240,9 @@ def _relay(admitted: AdmittedCall, upstream: UpstreamResponse, recorder: ObjectR
             text,
         )
 
-    headers = upstream.headers | _gateway_headers(received, admitted.plan, upstream.attempts, upstream.target)
+    headers = answer.headers | _gateway_headers(received, admitted.plan, attempts, answer.target)
     return RelayedResponse(
-        upstream,
+        answer,
         admitted.connection,
         headers,
         close,

@@ -10,9 +10,10 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from shared.affinity.deferred_charge import DeferredCharge
 from shared.affinity.recorder import ObjectRecorder
 from shared.azure_openai import event_stream
-from shared.forwarding.response import UpstreamResponse
+from shared.forwarding.response import Answer, OpenAnswer, WholeAnswer
 from shared.requests.disconnect import CallerConnection, CallerDisconnected
 from shared.requests.upload import Upload
 from shared.responses._idle_watch import Watch
@@ -36,7 +37,7 @@ class RelayedResponse(Response):
 
     def __init__(
         self,
-        upstream: UpstreamResponse,
+        answer: Answer,
         client: CallerConnection,
         headers: Mapping[str, str],
         account: Account,
@@ -45,30 +46,32 @@ class RelayedResponse(Response):
         recorder: ObjectRecorder | None = None,
         upload: Upload | None = None,
     ) -> None:
-        self.status_code = upstream.status
+        self.status_code = answer.status
         self.background = None
         self._request_id = headers.get("x-gateway-request-id", "")
         self.raw_headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-        self._upstream = upstream
+        self._answer = answer
         self._client = client
         self._account = account
         self._heartbeat = heartbeat
         self._recorder = recorder
+        self._deferred = DeferredCharge(recorder) if recorder is not None and recorder.deferred else None
         self._upload = upload
         self._accounted = False
+        self._events = answer.events if isinstance(answer, OpenAnswer) else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._run(self._relay(send))
 
     async def continue_stream(self, send: Send) -> None:
         """Relay the answer as the rest of a started event stream. A body of another kind becomes one event."""
-        await self._run(self._relay_rest(send) if self._upstream.events is not None else self._relay_as_event(send))
+        await self._run(self._continue(send))
 
     def tokens_so_far(self) -> int:
         """Tokens of a whole answer; of one that has only begun, the estimated tokens of its prompt."""
-        if not self._upstream.complete:
-            return self._upstream.call.input_estimate
-        usage = self._upstream.usage()
+        if not isinstance(self._answer, WholeAnswer):
+            return self._answer.call.input_estimate
+        usage = self._answer.usage
         return usage.input_tokens + usage.output_tokens
 
     async def _run(self, relaying: Coroutine[None, None, None]) -> None:
@@ -83,71 +86,74 @@ class RelayedResponse(Response):
             if not self._accounted:
                 self._accounted = True
                 self._account_for_the_rest(ended)
-            self._upstream.close()
+            self._answer.close()
             if self._upload is not None:
                 self._upload.close()
 
     async def _relay(self, send: Send) -> None:
-        upstream, length = self._upstream, self._upstream.length
-        if upstream.complete:
-            await self._account_for_whole()
-            length = str(len(upstream.head))
-        headers = [*self.raw_headers, (b"content-length", length.encode("latin-1"))] if length else self.raw_headers
+        answer = self._answer
+        if isinstance(answer, WholeAnswer):
+            await self._account_for_whole(answer)
+            await self._start(send, str(len(answer.body)))
+            await send({"type": "http.response.body", "body": answer.body})
+        else:
+            await self._start(send, answer.length)
+            await self._relay_body(answer, send)
+
+    async def _start(self, send: Send, length: str | None) -> None:
+        headers = self.raw_headers
+        if length is not None:
+            headers = [*headers, (b"content-length", length.encode("latin-1"))]
         await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
-        if upstream.complete:
-            await send({"type": "http.response.body", "body": upstream.head})
-        else:
-            await self._relay_rest(send)
 
-    async def _relay_as_event(self, send: Send) -> None:
-        upstream = self._upstream
-        if upstream.complete:
-            await self._account_for_whole()
-        await send_part(send, b"data: ")
-        if upstream.complete:
-            body = upstream.head or msgspec.json.encode({"error": interrupted(self._request_id)})
+    async def _continue(self, send: Send) -> None:
+        answer = self._answer
+        if isinstance(answer, WholeAnswer):
+            await self._account_for_whole(answer)
+            await send_part(send, b"data: ")
+            body = answer.body or msgspec.json.encode({"error": interrupted(self._request_id)})
             await _as_data(send)({"type": "http.response.body", "body": body})
+        elif self._events is not None:
+            await self._relay_body(answer, send)
         else:
-            await self._relay_rest(_as_data(send))
+            await send_part(send, b"data: ")
+            await self._relay_body(answer, _as_data(send))
 
-    async def _relay_rest(self, send: Send) -> None:
-        """Relay the body of an answer that was not read to its end."""
-        upstream = self._upstream
-        events = upstream.events
-        if upstream.head:
-            await send_part(send, upstream.head)
-            # What was sent leaves when the event loop gets its turn; a fast backend would not give it one for a while.
+    async def _relay_body(self, answer: OpenAnswer, send: Send) -> None:
+        events = self._events
+        if answer.head:
+            await send_part(send, answer.head)
+            # The server sends it when the event loop gets its turn, which a fast backend would delay.
             await asyncio.sleep(0)
-        if not await self._follow(send):
+        if not await self._follow(answer, send):
             await self._break_off(send)
             return
         await self._close_account("complete")
         if events is not None and events.may_go_on:
             await send_part(send, events.finish())
-            async for chunk in upstream.rest():
+            async for chunk in answer.rest():
                 await send_part(send, chunk)
             await send({"type": "http.response.body", "body": b""})
             return
         await send({"type": "http.response.body", "body": b"" if events is None else events.finish()})
-        await upstream.read_to_end()
+        await answer.read_to_end()
 
-    async def _follow(self, send: Send) -> bool:
-        """Relay the chunks of an answer up to its end. Returns False if it broke off."""
-        upstream = self._upstream
-        events = upstream.events
+    async def _follow(self, answer: OpenAnswer, send: Send) -> bool:
+        """Relay the chunks of an answer up to its end. Return False if it broke off."""
+        events, body, content = self._events, answer.body, answer.content
         watch: Watch | None = None
         try:
-            async with asyncio.timeout_at(upstream.deadline) as timeout:
-                watch = Watch(upstream, timeout, send, self._heartbeat)
-                while events is None or not events.done:  # some backends keep the connection open behind the end
+            async with asyncio.timeout_at(answer.deadline) as timeout:
+                watch = Watch(answer, timeout, send, self._heartbeat)
+                while events is None or not events.done:  # some backends keep the connection open after the end
                     if events is not None and events.reader.objects:
-                        self._record_objects()
+                        self._record_events()
                     watch.waiting()
-                    chunk = await upstream.content.readany()
+                    chunk = await content.readany()
                     watch.heard()
                     if not chunk:
                         break
-                    if passing := upstream.feed(chunk):
+                    if passing := body.feed(chunk):
                         await send({"type": "http.response.body", "body": passing, "more_body": True})
         except (aiohttp.ClientError, OSError):
             return events is not None and events.done  # its length was wrong, but its end has come
@@ -162,8 +168,8 @@ class RelayedResponse(Response):
     async def _break_off(self, send: Send) -> None:
         """End an answer whose backend failed after the commitment: an event stream with an error event. Any other body
         stays unfinished, and so does a long event: the connection closes early, and nobody takes it for whole."""
-        events = self._upstream.events
-        self._upstream.close()
+        events = self._events
+        self._answer.close()
         await self._close_account("cut")
         if events is None or not events.between_events:
             return
@@ -172,30 +178,27 @@ class RelayedResponse(Response):
             async with asyncio.timeout(_LAST_EVENT):
                 await send({"type": "http.response.body", "body": event})
 
-    def _record_objects(self) -> None:
-        """Record the objects that the events so far have named."""
-        events = self._upstream.events
-        if events is not None and self._recorder is not None:
-            self._recorder.events(events.reader.objects)
-            events.reader.objects = []
+    def _record_events(self) -> None:
+        """Record the objects in the events so far."""
+        if self._recorder is not None and self._events is not None:
+            objects, self._events.reader.objects = self._events.reader.objects, []
+            self._recorder.events(objects)
 
-    async def _account_for_whole(self) -> None:
-        upstream, recorder = self._upstream, self._recorder
-        if recorder is not None:
-            recorder.answer(upstream.status, upstream.head, upstream.headers.get("location", ""))
-            await recorder.deleted(upstream.status)
+    async def _account_for_whole(self, answer: WholeAnswer) -> None:
+        if self._recorder is not None:
+            self._recorder.answer(answer.status, answer.body, answer.headers.get("location", ""))
+            await self._recorder.deleted(answer.status)
         await self._close_account("complete")
 
     async def _close_account(self, ended: Ended) -> None:
-        usage = self._upstream.usage()
-        recorder = self._recorder
-        if recorder is not None:
-            self._record_objects()
-            usage = await recorder.charge(usage)
+        usage = self._usage()
+        self._record_events()
+        if self._deferred is not None:
+            usage = await self._deferred.share(usage)
         self._accounted = True
-        row = self._account(usage, ended, self._upstream.text(usage))
-        if recorder is not None:
-            await recorder.kept()
+        row = self._account(usage, ended, self._text(usage))
+        if self._recorder is not None:
+            await self._recorder.kept()
         if ended == "cut":
             await asyncio.wait((row,), timeout=_LAST_EVENT)
         else:
@@ -203,21 +206,19 @@ class RelayedResponse(Response):
 
     def _account_for_the_rest(self, ended: Ended) -> None:
         """Account for an answer that its caller left, or whose relaying failed."""
-        recorder = self._recorder
-        if recorder is not None:
-            self._record_objects()
-        if recorder is None or not recorder.deferred:
-            usage = self._upstream.usage()
-            self._account(usage, ended, self._upstream.text(usage))
-        elif recorder.charging is None:  # the usage of what goes on without this caller is reported to somebody else
-            self._account(Usage(), ended, "")
+        self._record_events()
+        if self._deferred is not None:
+            self._deferred.after_disconnect(lambda usage: self._account(usage, ended, ""))
         else:
+            usage = self._usage()
+            self._account(usage, ended, self._text(usage))
 
-            def charged(task: asyncio.Task[Usage]) -> None:
-                failed = task.cancelled() or task.exception() is not None
-                self._account(Usage() if failed else task.result(), ended, "")
+    def _usage(self) -> Usage:
+        return self._answer.usage if isinstance(self._answer, WholeAnswer) else self._answer.usage()
 
-            recorder.charging.add_done_callback(charged)
+    def _text(self, usage: Usage) -> str:
+        """The text of a stream whose usage is an estimate, for its tokens to be counted."""
+        return self._events.reader.text() if self._events is not None and usage.estimated else ""
 
 
 def _as_data(send: Send) -> Send:

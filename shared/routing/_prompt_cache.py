@@ -1,7 +1,6 @@
 """Sends calls with the same prefix to the same backend, whose prompt cache has it. Pure.
 
-Azure caches prefixes of 1,024 tokens or more, per deployment. By rendezvous hashing every instance ranks the backends
-alike for a prefix, without communication, and an added or removed backend moves only its own share. Source of the
+Azure caches prefixes of 1,024 tokens or more, per deployment. Backends are ranked by rendezvous hashing. Source of the
 bound: Mirrokni, Thorup, Zadimoghaddam, "Consistent Hashing with Bounded Loads".
 """
 
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from shared.routing import rendezvous
 from shared.types import Call
 
 SHORTEST = 1024  # tokens; Azure caches no shorter prompt
@@ -45,7 +45,8 @@ class Share(msgspec.Struct, frozen=True):
 def choose(key: bytes, backends: Sequence[Share]) -> int:
     """The index of the backend that calls of this prefix prefer: the first in their ranking that is not overloaded."""
     digest = hashlib.blake2b(key, digest_size=16).digest()
-    ranking = sorted(range(len(backends)), key=lambda i: _score(digest, backends[i]), reverse=True)
+    scores = [rendezvous.score(digest, backend.name, backend.weight) for backend in backends]
+    ranking = sorted(range(len(backends)), key=scores.__getitem__, reverse=True)
     calls = sum(backend.in_flight for backend in backends) + 1
     weights = sum(backend.weight for backend in backends)
     for i in ranking:
@@ -53,8 +54,3 @@ def choose(key: bytes, backends: Sequence[Share]) -> int:
         if backend.in_flight < max(_FEW, math.ceil(_BOUND * calls * backend.weight / weights)):
             return i
     return ranking[0]  # unreachable: they cannot all be above the average
-
-
-def _score(digest: bytes, backend: Share) -> float:
-    drawn = int.from_bytes(hashlib.blake2b(digest + backend.name.encode(), digest_size=8).digest()) + 1
-    return -backend.weight / math.log(drawn / (2**64 + 2))

@@ -38,7 +38,6 @@ _PROPERTIES = {field: tokens.row for field, tokens in TOKEN_CLASSES.items()} | {
     "service_tier": "e_tier",
     "estimated": "e_est",
 }
-_IN_ORDER = tuple(_PROPERTIES[field] for field in Usage.__struct_fields__)
 _WHOSE = ("s_key", "s_team", "s_product", "s_system", "s_model", "s_ts")  # properties that all rows of a call share
 
 
@@ -106,7 +105,7 @@ class Ledger:
             intent["s_product"] = consumer.product
         if call.system:
             intent["s_system"] = call.system
-        entry = Entry(*_place(hours.hour_of(now), self._shard), request_id, intent, size)
+        entry = Entry(*_place(int(now // hours.HOUR), self._shard), request_id, intent, size)
         self._rows.add(entry.table, entry.partition, request_id, intent)
         self._rows.soon()
         return entry
@@ -152,7 +151,7 @@ class Ledger:
     def _learn(self, entry: Entry, usage: Usage) -> None:
         if entry.size.text and usage.input_tokens and not usage.estimated:
             key = entry.intent["s_key"], entry.intent["s_model"]
-            if key not in self._averages and len(self._averages) >= _MOST_AVERAGES:  # an LruDict costs 1 µs a call
+            if len(self._averages) >= _MOST_AVERAGES and key not in self._averages:  # an LruDict costs 1 µs a call
                 self._averages.clear()
             self._averages[key] = self._averages.get(key, _NO_AVERAGES).learn(entry.size, usage)
 
@@ -167,8 +166,8 @@ class Ledger:
 
 def _usage_properties(usage: Usage) -> dict[str, Value]:
     """The usage of a row: input and output always, other values unless zero."""
-    values = zip(_IN_ORDER, msgspec.structs.astuple(usage), strict=True)
-    properties: dict[str, Value] = {name: value for name, value in values if value}
+    fields = msgspec.to_builtins(usage).items()
+    properties: dict[str, Value] = {_PROPERTIES[name]: value for name, value in fields}
     properties.setdefault("e_input", 0)
     properties.setdefault("e_output", 0)
     if usage.service_tier == "default":

@@ -1,12 +1,14 @@
-"""Where new objects go and known ones are found: homes, conflicts, adoption, rows. On tables in memory."""
+"""Homes of new objects, locations of recorded ones, conflicts, adoption and rows, on tables in memory."""
 
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
-from shared.affinity import directory as module
-from shared.affinity.directory import Location, ObjectDirectory, drop_old
+from shared.affinity import _rows, directory
+from shared.affinity._rows import Location
+from shared.affinity.directory import ObjectDirectory, drop_old
 from shared.azure_openai import operations, requests
 from shared.config import document
 from shared.config.document import Backend
@@ -20,7 +22,7 @@ ONE, TWO = Reference("file", "file-11111"), Reference("vector_store", "vs_22222"
 
 
 class CountedStore(MemoryStore):
-    """Takes its time for every row that is read, and counts how many are asked for."""
+    """Reads slowly, and counts the rows that are read."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         super().__init__()
@@ -80,7 +82,7 @@ def call(path: str, body: bytes = b"", method: str = "POST") -> Call:
 
 
 async def place(affinity: ObjectDirectory, consumer: Consumer, reference: Reference) -> Location:
-    return (await affinity.places(consumer, (reference,)))[reference]
+    return (await affinity.locate(consumer, (reference,)))[reference]
 
 
 async def known(affinity: ObjectDirectory, consumer: Consumer, **where: Reference) -> None:
@@ -88,41 +90,50 @@ async def known(affinity: ObjectDirectory, consumer: Consumer, **where: Referenc
         await asyncio.gather(*affinity.record(consumer.id, backend, {reference: False}))
 
 
-async def test_a_home_is_one_for_all_models_that_it_serves_and_the_same_on_every_instance() -> None:
+async def test_a_consumer_has_one_home_for_all_models_and_instances() -> None:
     store, settings = MemoryStore(), configuration("a", "b", "c")
     homes = await asyncio.gather(
-        *(affinity(store, settings).home(ALICE, model) for model in ("", "gpt-4o", "gpt-4o-mini", "") * 5)
+        *(affinity(store, settings).homes.of(ALICE, model) for model in ("", "gpt-4o", "gpt-4o-mini", "") * 5)
     )
     assert len(set(homes)) == 1
-    others = {await affinity(MemoryStore(), settings).home(Consumer(f"c{number}", "x"), "") for number in range(40)}
+    others = {await affinity(MemoryStore(), settings).homes.of(Consumer(f"c{number}", "x"), "") for number in range(40)}
     assert others == {"a", "b", "c"}
 
 
-async def test_a_home_serves_the_model_and_files_go_where_most_can_be_done() -> None:
+async def test_consumers_get_homes_by_the_weights_of_the_backends() -> None:
+    settings = configuration("a", "b")
+    heavy = msgspec.structs.replace(settings.backends[1], weight=4)
+    settings = msgspec.structs.replace(settings, backends=[settings.backends[0], heavy])
+    homes = affinity(MemoryStore(), settings)
+    chosen = [await homes.homes.of(Consumer(f"c{number}", "x"), "") for number in range(1000)]
+    assert 740 < chosen.count("b") < 860  # 800 ± 12.6 expected
+
+
+async def test_a_home_serves_the_model_and_files_go_where_most_models_are() -> None:
     settings = configuration("a", "b", a=["embed"], b=["embed", "gpt-4o"])
     homes = affinity(MemoryStore(), settings)
-    assert await homes.home(ALICE, "gpt-4o") == "b"
-    assert await homes.home(ALICE, "") == "b"
-    assert await homes.home(ALICE, "embed") == "b"
-    assert await affinity(MemoryStore(), settings).home(BOB, "") == "b"
+    assert await homes.homes.of(ALICE, "gpt-4o") == "b"
+    assert await homes.homes.of(ALICE, "") == "b"
+    assert await homes.homes.of(ALICE, "embed") == "b"
+    assert await affinity(MemoryStore(), settings).homes.of(BOB, "") == "b"
 
 
 async def test_a_home_stays_until_it_leaves_the_configuration() -> None:
     store = MemoryStore()
-    first = await affinity(store, configuration("a", "b")).home(ALICE, "gpt-4o")
-    assert await affinity(store, configuration("a", "b"), down=frozenset((first,))).home(ALICE, "gpt-4o") == first
+    first = await affinity(store, configuration("a", "b")).homes.of(ALICE, "gpt-4o")
+    assert await affinity(store, configuration("a", "b"), down=frozenset((first,))).homes.of(ALICE, "gpt-4o") == first
     [other] = {"a", "b"} - {first}
     moved = affinity(store, configuration(other, "c"))
-    assert await moved.home(ALICE, "gpt-4o") in (other, "c")
+    assert await moved.homes.of(ALICE, "gpt-4o") in (other, "c")
     await known(moved, ALICE, **{first: ONE})
     with pytest.raises(StateUnavailable, match="no longer in the gateway's configuration"):
         await moved.bind(ALICE, call("/v1/files/file-11111", method="GET"), "")
 
 
-async def test_a_dead_backend_becomes_nobodys_home() -> None:
+async def test_a_dead_backend_becomes_no_home() -> None:
     for number in range(10):
         homes = affinity(MemoryStore(), configuration("a", "b"), down=frozenset(("a",)))
-        assert await homes.home(Consumer(f"c{number}", "x"), "") == "b"
+        assert await homes.homes.of(Consumer(f"c{number}", "x"), "") == "b"
 
 
 async def test_objects_of_two_backends_are_a_conflict_that_says_which_is_where() -> None:
@@ -134,7 +145,7 @@ async def test_objects_of_two_backends_are_a_conflict_that_says_which_is_where()
     assert "vs_22222 is in b" in conflict.value.message
 
 
-async def test_another_instance_finds_what_was_made_and_keeps_it_from_others() -> None:
+async def test_another_instance_knows_an_object_and_keeps_it_from_others() -> None:
     store, settings = MemoryStore(), configuration("a", "b")
     await known(affinity(store, settings), ALICE, b=ONE)
     other = affinity(store, settings)
@@ -144,7 +155,7 @@ async def test_another_instance_finds_what_was_made_and_keeps_it_from_others() -
         await other.bind(BOB, call("/v1/files/file-11111", method="GET"), "")
     assert await other.own(ALICE, "file") == {"file-11111": "b"}
     assert await other.own(BOB, "file") == {}
-    await known(other, BOB, a=ONE)  # nobody takes over what has an owner
+    await known(other, BOB, a=ONE)  # an object keeps its owner
     assert (await place(affinity(store, settings), ALICE, ONE)).backend == "b"
     await other.forget(ALICE, ONE)
     with pytest.raises(StateNotFound):
@@ -159,7 +170,7 @@ async def test_responses_may_be_made_elsewhere_in_need_and_files_not() -> None:
     assert file.only == frozenset((file.first,))
 
 
-async def test_a_usage_is_charged_once_whoever_is_told_it() -> None:
+async def test_a_usage_is_charged_once_however_many_calls_receive_it() -> None:
     store, settings = MemoryStore(), configuration("a")
     run = Reference("run", "run_12345")
     first = affinity(store, settings)
@@ -170,12 +181,12 @@ async def test_a_usage_is_charged_once_whoever_is_told_it() -> None:
 
 
 @pytest.mark.parametrize("object_id", ["file-1/../x", "file-\x00", "f" * 2000, "file#1", "\ud800"])
-async def test_what_can_be_no_id_is_not_found(object_id: str) -> None:
+async def test_an_impossible_id_is_not_found(object_id: str) -> None:
     with pytest.raises(StateNotFound):
         await place(affinity(MemoryStore(), configuration("a")), ALICE, Reference("file", object_id))
 
 
-async def test_unknown_ids_are_adopted_only_where_that_is_allowed_and_looked_for_once() -> None:
+async def test_unknown_ids_are_adopted_only_if_configured_and_asked_for_once() -> None:
     with pytest.raises(StateNotFound):
         await place(affinity(MemoryStore(), configuration("a", "b"), b="file-11111"), ALICE, ONE)
     adopting: Any = affinity(MemoryStore(), configuration("a", "b", adopts=True), b="file-11111")
@@ -187,11 +198,11 @@ async def test_unknown_ids_are_adopted_only_where_that_is_allowed_and_looked_for
             await place(adopting, ALICE, TWO)
     assert adopting.asked == ["a", "b"] * 2
     silent = affinity(MemoryStore(), configuration("a", "b", adopts=True), down=frozenset(("a",)))
-    with pytest.raises(StateUnavailable):  # who did not answer may have it
+    with pytest.raises(StateUnavailable):  # the silent backend may have it
         await place(silent, ALICE, ONE)
 
 
-async def test_an_item_stands_for_no_object_and_for_nobody_elses_item() -> None:
+async def test_an_item_passes_for_no_object_and_for_no_other_consumers_item() -> None:
     store, settings = MemoryStore(), configuration("a", "b")
     item = Reference("item", "msg_12345")
     await known(affinity(store, settings), ALICE, a=ONE)
@@ -211,8 +222,8 @@ async def test_an_item_stands_for_no_object_and_for_nobody_elses_item() -> None:
                 await place(instance, ALICE, Reference(kind, ONE.id))
 
 
-async def test_items_push_no_object_out_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MOST_KNOWN", 5)
+async def test_items_push_no_object_out_of_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directory, "_CACHED", 5)
     store = CountedStore()
     found = affinity(store, configuration("a"))
     await known(found, ALICE, a=ONE)
@@ -225,27 +236,27 @@ async def test_items_push_no_object_out_of_the_memory(monkeypatch: pytest.Monkey
     assert store.reads > 0
 
 
-async def test_one_call_asks_for_few_objects_at_a_time_and_for_no_more_when_one_is_not_there() -> None:
+async def test_a_call_reads_few_objects_at_a_time_and_stops_at_a_missing_one() -> None:
     store, settings = CountedStore(), configuration("a")
     items = tuple(Reference("item", f"msg_{number:05}") for number in range(300))
     await asyncio.gather(*affinity(store, settings).record_items(ALICE.id, "a", [item.id for item in items]))
-    assert len(await affinity(store, settings).places(ALICE, items)) == 300
+    assert len(await affinity(store, settings).locate(ALICE, items)) == 300
     assert store.reads >= 300
     assert store.most <= 24
     store.reads = 0
     with pytest.raises(StateNotFound):
-        await affinity(store, settings).places(ALICE, (ONE, *items))
+        await affinity(store, settings).locate(ALICE, (ONE, *items))
     assert store.reads <= 24
 
 
-async def test_all_that_one_call_asks_for_has_one_budget_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_WAIT", 0.2)
+async def test_all_reads_of_a_call_share_one_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_rows, "_WAIT", 0.2)
     store = CountedStore(0.05)
     items = tuple(Reference("item", f"msg_{number:05}") for number in range(300))
     found = affinity(store, configuration("a"))
     await asyncio.gather(*affinity(store, configuration("a")).record_items(ALICE.id, "a", [item.id for item in items]))
     with pytest.raises(StoreUnavailable):
-        await found.places(ALICE, items)
+        await found.locate(ALICE, items)
 
 
 async def test_a_call_by_sip_is_answered_at_the_home_where_unknown_ids_are_adopted() -> None:
@@ -253,7 +264,7 @@ async def test_a_call_by_sip_is_answered_at_the_home_where_unknown_ids_are_adopt
     with pytest.raises(StateNotFound):
         await place(affinity(MemoryStore(), configuration("a", "b")), ALICE, call_by_sip)
     adopting = affinity(MemoryStore(), configuration("a", "b", adopts=True))
-    assert (await place(adopting, ALICE, call_by_sip)).backend == await adopting.home(ALICE, "")
+    assert (await place(adopting, ALICE, call_by_sip)).backend == await adopting.homes.of(ALICE, "")
 
 
 async def test_old_months_are_dropped_whole_and_nothing_else() -> None:

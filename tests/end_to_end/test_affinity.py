@@ -1,4 +1,4 @@
-"""Objects live in the region that made them: calls that name them go there, and nobody else's are ever seen."""
+"""Objects live in the region that made them: calls that name them go there, and only their owner sees them."""
 
 import io
 import json
@@ -30,7 +30,7 @@ def upload(client: OpenAI, text: str = "the road north", name: str = "roads.txt"
     return client.files.create(file=(name, io.BytesIO(text.encode())), purpose="assistants")
 
 
-def test_a_file_is_found_again_and_by_nobody_else(client: OpenAI, stranger: OpenAI) -> None:
+def test_a_file_is_available_to_its_owner_alone(client: OpenAI, stranger: OpenAI) -> None:
     file = upload(client)
     for _ in range(6):  # a rotation would ask every region
         assert client.files.retrieve(file.id).id == file.id
@@ -64,7 +64,7 @@ def test_lists_show_the_callers_own_across_pages(gateway: System, client: OpenAI
     assert [store.id for store in before.data] == [newest_first[1]]
 
 
-def test_responses_are_chained_where_they_began(client: OpenAI, stranger: OpenAI) -> None:
+def test_a_chain_of_responses_stays_in_its_region(client: OpenAI, stranger: OpenAI) -> None:
     response: Response = client.responses.create(model="gpt-4o", input="How long is the road?")
     for number in range(4):
         if number % 2:
@@ -83,7 +83,7 @@ def test_responses_are_chained_where_they_began(client: OpenAI, stranger: OpenAI
         stranger.responses.retrieve(response.id)
 
 
-def test_what_goes_on_in_the_background_is_charged_once(gateway: System) -> None:
+def test_a_background_response_is_charged_once(gateway: System) -> None:
     key = gateway.make_key("background")
     with gateway.openai(key) as client:
         response = client.responses.create(model="gpt-4o", input="Take your time", background=True)
@@ -155,7 +155,7 @@ def test_an_assistant_works_from_file_to_answer(client: OpenAI, stranger: OpenAI
     client.beta.assistants.delete(assistant.id)
 
 
-def test_a_streamed_run_passes_and_is_counted(gateway: System) -> None:
+def test_a_streamed_run_is_relayed_and_counted(gateway: System) -> None:
     key = gateway.make_key("streamed runs")
     with gateway.openai(key) as client:
         assistant = client.beta.assistants.create(model="gpt-4o")
@@ -204,13 +204,13 @@ def test_objects_of_a_region_that_is_down_are_unavailable_and_not_missing(gatewa
     assert file.id in str(refused.value)
 
 
-def test_a_model_that_is_not_there_is_not_found_before_anything_is_kept(client: OpenAI) -> None:
+def test_an_unknown_model_is_rejected_before_a_home_is_chosen(client: OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as refused:
         client.responses.create(model="nothing", input="Hello")
     assert refused.value.code == "model_not_found"
 
 
-def test_a_realtime_call_is_steered_where_it_was_made_and_by_nobody_else(client: OpenAI, stranger: OpenAI) -> None:
+def test_a_realtime_call_is_controlled_in_its_region_by_its_owner_alone(client: OpenAI, stranger: OpenAI) -> None:
     session: Any = {"type": "realtime", "model": "gpt-realtime"}
     offer = "v=0\r\ns=-\r\n"
     made = client.realtime.calls.create(sdp=offer, session=session).response
@@ -265,7 +265,9 @@ def test_a_file_that_azure_imports_is_the_callers(client: OpenAI, stranger: Open
         stranger.files.retrieve(file["id"])
 
 
-def test_an_item_of_an_earlier_answer_is_read_where_it_is_and_by_nobody_else(client: OpenAI, stranger: OpenAI) -> None:
+def test_an_item_of_an_earlier_answer_is_read_in_its_region_by_its_owner_alone(
+    client: OpenAI, stranger: OpenAI
+) -> None:
     answers = [client.responses.create(model="o4-mini", input="the road north") for _ in range(2)]
     answers.append(list(client.responses.create(model="o4-mini", input="and south", stream=True))[-1].response)  # type: ignore[union-attr]
     for answer in answers:
@@ -284,7 +286,7 @@ def test_an_item_of_an_earlier_answer_is_read_where_it_is_and_by_nobody_else(cli
             assert refused.value.code == "not_found"
 
 
-def test_sealed_thoughts_go_back_to_the_backend_that_can_open_them(client: OpenAI) -> None:
+def test_encrypted_reasoning_goes_back_to_the_backend_that_can_open_it(client: OpenAI) -> None:
     asked: Any = {"model": "o4-mini", "store": False, "include": ["reasoning.encrypted_content"]}
     seen = set()
     for turn in range(6):
@@ -293,10 +295,10 @@ def test_sealed_thoughts_go_back_to_the_backend_that_can_open_them(client: OpenA
         seen.add(made.headers["x-gateway-backend"])
         again = client.responses.with_raw_response.create(**asked, input=[*output, {"role": "user", "content": "So?"}])
         assert again.headers["x-gateway-backend"] == made.headers["x-gateway-backend"]
-    assert len(seen) > 1  # what leaves nothing behind rotates
+    assert len(seen) > 1  # calls that store nothing rotate
 
 
-def test_a_thought_that_was_sealed_elsewhere_may_be_tried_anywhere(client: OpenAI) -> None:
+def test_encrypted_reasoning_of_unknown_origin_may_go_anywhere(client: OpenAI) -> None:
     item = {"type": "reasoning", "id": "rs_unknown", "summary": [], "encrypted_content": "c2VhbGVk"}
     with pytest.raises(openai.BadRequestError) as refused:
         client.responses.create(model="o4-mini", store=False, input=[item, {"role": "user", "content": "a"}])  # type: ignore[list-item]

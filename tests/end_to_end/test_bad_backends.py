@@ -1,4 +1,4 @@
-"""Backends that answer nonsense, lie about their answer or never end it: the caller gets the truth, in bounded time."""
+"""Backends with invalid, wrong or endless answers: the caller gets a true error in bounded time and memory."""
 
 import threading
 import time
@@ -26,7 +26,7 @@ NONSENSE: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("kind", NONSENSE)
-def test_nonsense_is_a_bad_gateway_and_not_an_answer(impatient: System, kind: str, stream: bool) -> None:
+def test_an_invalid_answer_is_a_bad_gateway(impatient: System, kind: str, stream: bool) -> None:
     model = impatient.lone()
     impatient.simulator.fault(deployment=model, **NONSENSE[kind])
     answer = impatient.chat(model, stream=stream)
@@ -37,7 +37,7 @@ def test_nonsense_is_a_bad_gateway_and_not_an_answer(impatient: System, kind: st
     impatient.no_invocation_is_left()
 
 
-def test_a_body_shorter_than_its_length_is_no_answer(impatient: System) -> None:
+def test_a_body_shorter_than_its_length_is_an_error(impatient: System) -> None:
     model = impatient.lone()
     impatient.simulator.fault("wrong_length", deployment=model)
     answer = impatient.chat(model)
@@ -46,8 +46,8 @@ def test_a_body_shorter_than_its_length_is_no_answer(impatient: System) -> None:
     impatient.no_invocation_is_left()
 
 
-def test_a_stream_shorter_than_its_length_is_whole_when_it_said_so(impatient: System) -> None:
-    """Its end marker came: the caller has every event, and the usage is exact."""
+def test_a_stream_shorter_than_its_length_is_whole_if_its_end_marker_came(impatient: System) -> None:
+    """The caller has every event, and the usage is exact."""
     model = impatient.lone()
     key = impatient.make_key("short streams")
     impatient.simulator.fault("wrong_length", deployment=model)
@@ -59,8 +59,8 @@ def test_a_stream_shorter_than_its_length_is_whole_when_it_said_so(impatient: Sy
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_answer_that_never_ends_is_ended(impatient: System, stream: bool) -> None:
-    """In bounded time and memory, and the others notice nothing."""
+def test_an_endless_answer_is_broken_off(impatient: System, stream: bool) -> None:
+    """Within bounded time and memory, and without an effect on other callers."""
     model = impatient.lone()
     key = impatient.make_key("endless")
     impatient.simulator.fault("endless", deployment=model)
@@ -94,15 +94,15 @@ def test_a_stream_that_breaks_inside_an_event_raises_the_clients_typed_exception
         list(client.chat.completions.create(**chat_body(model, stream=True)))
 
 
-def test_a_token_in_use_serves_on_while_no_new_one_can_be_had(impatient: System) -> None:
+def test_a_token_in_use_is_kept_while_the_identity_fails(impatient: System) -> None:
     impatient.simulator.identity(failing_status=500)
     assert impatient.chat(impatient.lone()).status == 200
 
 
-def test_a_token_that_backends_refuse_is_replaced_and_not_with_every_call(
+def test_a_token_that_backends_refuse_is_replaced_but_not_on_every_call(
     azurite: Azurite, simulator: SimulatorProcess
 ) -> None:
-    """A missing role looks the same as a bad token; asking for a new one each time would only tire the identity."""
+    """A missing role looks like a bad token, and a new token on each call would not help it."""
     simulator.clear()
     with system("uvicorn", configuration(simulator), simulator, azurite.connection_string) as running:
         assert running.chat().status == 200
@@ -116,7 +116,7 @@ def test_a_token_that_backends_refuse_is_replaced_and_not_with_every_call(
         running.assert_no_defect()
 
 
-def test_a_stream_that_falls_silent_is_ended_and_says_so(impatient: System) -> None:
+def test_a_stream_that_falls_silent_ends_with_an_error_event(impatient: System) -> None:
     model = impatient.lone()
     impatient.simulator.fault("stall", deployment=model, after_chunks=3, seconds=30)
     started = time.monotonic()
@@ -128,7 +128,7 @@ def test_a_stream_that_falls_silent_is_ended_and_says_so(impatient: System) -> N
     impatient.no_invocation_is_left()
 
 
-def test_a_caller_who_pauses_is_not_mistaken_for_a_silent_backend(impatient: System) -> None:
+def test_a_caller_that_pauses_does_not_count_as_a_silent_backend(impatient: System) -> None:
     body = chat_body("gpt-4o", "simulate_output_tokens=60000", stream=True)  # more than fits on the way
     with Caller(impatient, impatient.key, body, buffer=65_536) as caller:
         caller.send().read_until(1)

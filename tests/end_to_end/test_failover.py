@@ -1,4 +1,4 @@
-"""What a caller notices of regions that throttle, fail, hang or refuse: as little as can be, else the truth."""
+"""Regions that throttle, fail, hang or refuse: callers notice as little as possible, and else get the true reason."""
 
 import itertools
 import time
@@ -12,7 +12,7 @@ from tests.harness.backends import DENIED
 from tests.harness.system import BACKENDS, REGIONS, WITH_FALLBACK, System, chat_body
 
 BAD = "eastus2"  # the region that misbehaves where one does
-WORDS = 32  # that the simulator says
+WORDS = 32  # in an answer of the simulator
 
 DEPLOYMENT_NOT_FOUND = {"error": {"code": "DeploymentNotFound", "message": "The API deployment does not exist."}}
 FIREWALL = {"error": {"code": "403", "message": "Access denied due to Virtual Network/Firewall rules."}}
@@ -51,7 +51,7 @@ def fault(system: System, model: str, region: str | None, times: int | None = No
 
 
 def tried(system: System, model: str) -> list[str]:
-    """The regions that were asked for this model, in order."""
+    """The regions that received calls of this model, in order."""
     return [entry["region"] for entry in system.simulator.log()["requests"] if entry["deployment"] == model]
 
 
@@ -96,7 +96,7 @@ def test_a_region_that_refuses_connections_goes_unnoticed(impatient: System) -> 
     assert {answer.headers["x-gateway-attempts"] for answer in answers} >= {"1", "2"}
 
 
-def test_a_failed_try_stands_in_the_record_of_the_call(impatient: System) -> None:
+def test_a_failed_attempt_is_on_record(impatient: System) -> None:
     model = impatient.spare()
     fault(impatient, model, None, times=2, kind="status", status=500)
     answer = impatient.chat(model)
@@ -107,7 +107,7 @@ def test_a_failed_try_stands_in_the_record_of_the_call(impatient: System) -> Non
     assert impatient.gateway.records()[-1]["attempts"] == 3
 
 
-def test_a_region_that_keeps_failing_is_left_alone(impatient: System) -> None:
+def test_a_region_that_keeps_failing_gets_no_more_calls(impatient: System) -> None:
     model = impatient.spare()
     fault(impatient, model, BAD, kind="status", status=500)
     assert all(impatient.chat(model).status == 200 for _ in range(20))
@@ -115,7 +115,7 @@ def test_a_region_that_keeps_failing_is_left_alone(impatient: System) -> None:
 
 
 @pytest.mark.parametrize("kind", ["our role", "firewall", "no deployment"])
-def test_a_region_that_refuses_the_gateway_is_left_alone_at_once_and_reported(impatient: System, kind: str) -> None:
+def test_a_region_that_refuses_the_gateway_is_ejected_at_once_and_reported(impatient: System, kind: str) -> None:
     model = impatient.spare()
     fault(impatient, model, BAD, **FAILING[kind])
     assert all(impatient.chat(model).status == 200 for _ in range(8))
@@ -130,7 +130,7 @@ def test_a_region_that_refuses_the_gateway_is_left_alone_at_once_and_reported(im
         ({"retry-after": "1", "retry-after-ms": "400"}, 0.4),
     ],
 )
-def test_a_throttled_region_is_left_alone_for_as_long_as_it_said(
+def test_a_throttled_region_gets_no_calls_for_as_long_as_it_asked(
     impatient: System, headers: dict[str, str], seconds: float
 ) -> None:
     model = impatient.spare()
@@ -147,7 +147,7 @@ def test_a_throttled_region_is_left_alone_for_as_long_as_it_said(
     assert BAD in {impatient.chat(model).headers["x-gateway-region"] for _ in range(3)}
 
 
-def test_when_all_are_throttled_the_caller_is_told_the_shortest_wait(impatient: System) -> None:
+def test_when_all_are_throttled_the_caller_gets_the_shortest_wait(impatient: System) -> None:
     model = impatient.spare()
     for region, milliseconds in zip(REGIONS, ("9000", "1500", "5000"), strict=True):
         fault(impatient, model, region, kind="status", status=429, headers={"retry-after-ms": milliseconds})
@@ -157,7 +157,7 @@ def test_when_all_are_throttled_the_caller_is_told_the_shortest_wait(impatient: 
         assert answer.error()["code"] == "rate_limit_exceeded"
         assert 500 < int(answer.headers["retry-after-ms"]) <= 1500
         assert answer.headers["retry-after"] in ("1", "2")
-    assert len(tried(impatient, model)) == 3  # nobody is asked again before the time has come
+    assert len(tried(impatient, model)) == 3  # no region is asked again before its time
 
 
 def test_the_clients_own_retry_then_succeeds(impatient: System) -> None:
@@ -191,9 +191,7 @@ def test_a_filtered_prompt_is_returned_at_once_and_tried_once(impatient: System,
 
 
 @pytest.mark.parametrize("status", [400, 404, 409, 413, 415, 422])
-def test_a_mistake_of_the_caller_is_returned_as_it_is_and_counts_against_no_region(
-    impatient: System, status: int
-) -> None:
+def test_a_callers_mistake_is_returned_unchanged_and_counts_against_no_region(impatient: System, status: int) -> None:
     model = impatient.spare()
     body = {"error": {"message": "Yours.", "type": "invalid_request_error", "param": "messages", "code": "yours"}}
     fault(impatient, model, None, kind="status", status=status, body=body)
@@ -205,7 +203,9 @@ def test_a_mistake_of_the_caller_is_returned_as_it_is_and_counts_against_no_regi
 
 
 @pytest.mark.parametrize("kind", ["error_in_stream", "cut_stream", "stall"])
-def test_a_stream_that_breaks_after_its_first_content_is_told_and_never_repeated(impatient: System, kind: str) -> None:
+def test_a_stream_that_breaks_after_its_first_content_is_reported_and_never_retried(
+    impatient: System, kind: str
+) -> None:
     model = impatient.slow()
     key = impatient.make_key("broken streams")
     seconds = {"seconds": 30} if kind == "stall" else {}
@@ -234,10 +234,10 @@ def test_a_broken_stream_ends_with_an_error_event_and_without_the_end_marker(imp
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_every_call_is_answered_while_one_is_dead_one_hangs_and_one_throttles_in_turn(
+def test_every_call_is_answered_while_one_region_is_dead_one_hangs_and_one_throttles(
     impatient: System, stream: bool
 ) -> None:
-    """Each region has its turn at each trouble; the client retries a 429 as it always does."""
+    """Each region has each fault once; the client retries a 429 as it always does."""
     model = impatient.spare()
     simulator = impatient.simulator
     with impatient.openai(max_retries=2) as client:
@@ -254,7 +254,7 @@ def test_every_call_is_answered_while_one_is_dead_one_hangs_and_one_throttles_in
 
 
 def test_two_calls_in_a_row_go_to_different_regions(gateway: System) -> None:
-    """Over several blocks of tickets, whose ends must not show."""
+    """The calls span several counter blocks of the rotation."""
     with gateway.openai() as client:
         create = client.chat.completions.with_raw_response.create
         regions = [create(**chat_body(max_tokens=1)).headers["x-ms-region"] for _ in range(200)]
@@ -289,7 +289,7 @@ def test_an_alias_is_served_by_its_model(gateway: System) -> None:
         ({"kind": "status", "status": 503, "body": "<html>"}, 503, "no_backend_available"),
     ],
 )
-def test_when_nobody_answers_the_caller_gets_an_honest_refusal(
+def test_when_no_backend_answers_the_caller_gets_the_reason_and_no_internals(
     impatient: System, trouble: dict[str, Any], status: int, code: str
 ) -> None:
     model = impatient.spare()
@@ -300,10 +300,25 @@ def test_when_nobody_answers_the_caller_gets_an_honest_refusal(
     assert answer.error()["type"] == "server_error"
     assert answer.headers["x-gateway-attempts"] == "3"
     assert sorted(tried(impatient, model)) == sorted(REGIONS)
-    rows = {row["id"]: row for row in impatient.usage_rows()}  # a try that timed out has one beside
+    rows = {row["id"]: row for row in impatient.usage_rows()}  # an attempt that timed out has a row as well
     assert rows[answer.headers["x-gateway-request-id"]]["e_status"] == status
-    told = answer.body.decode()
-    assert not [word for word in (*BACKENDS, *REGIONS, "127.0.0.1", "PermissionDenied") if word in told]
+    text = answer.body.decode()
+    assert not [word for word in (*BACKENDS, *REGIONS, "127.0.0.1", "PermissionDenied") if word in text]
+
+
+def test_a_role_that_lacks_an_operation_is_named_in_the_log_and_ejects_no_deployment(gateway: System) -> None:
+    action = "Microsoft.CognitiveServices/accounts/OpenAI/vector-stores/write"
+    body = {
+        "error": {"code": "PermissionDenied", "message": f"The principal lacks the required data action `{action}`."}
+    }
+    gateway.simulator.fault("status", operation="POST vector_stores", status=401, body=body)
+    before = gateway.gateway.logs()
+    assert gateway.post("/v1/vector_stores", {"name": "x"}).status == 503
+    after = gateway.gateway.logs()
+    assert after.count(f"lacks the data action {action}") > before.count(f"lacks the data action {action}")
+    assert after.count("not tried for 60 s") == before.count("not tried for 60 s")
+    gateway.simulator.clear()
+    assert gateway.post("/v1/vector_stores", {"name": "x"}).status == 200
 
 
 def test_with_all_regions_dead_the_client_raises_and_recovers_with_them(impatient: System) -> None:
@@ -319,7 +334,7 @@ def test_with_all_regions_dead_the_client_raises_and_recovers_with_them(impatien
         assert content(client.chat.completions.create(**chat_body(model)))
 
 
-def test_a_failure_that_all_backends_report_is_told_in_their_words(impatient: System) -> None:
+def test_a_failure_that_all_backends_report_is_returned_in_their_words(impatient: System) -> None:
     model = impatient.spare()
     fault(impatient, model, None, kind="status", status=500)
     with impatient.openai() as client, pytest.raises(openai.InternalServerError, match="had an error processing"):

@@ -1,4 +1,4 @@
-"""Two tries of one call, and a caller who leaves: no answer stays open, and nobody is charged twice."""
+"""Two attempts of one call, and a caller that leaves: no answer stays open, and nothing is charged twice."""
 
 import asyncio
 from typing import cast
@@ -8,8 +8,9 @@ import pytest
 from shared.azure_openai import operations, requests
 from shared.config.document import Backend
 from shared.forwarding._attempt import AttemptTimeout
-from shared.forwarding._hedging import HedgedTry, Tries
-from shared.forwarding.response import UpstreamResponse
+from shared.forwarding._hedging import HedgedAttempt
+from shared.forwarding.forwarder import ForwardedCall
+from shared.forwarding.response import Answer
 from shared.responses.dispatcher import hung_up
 from shared.types import BEATEN, LEFT, Attempt, Role, Target, Usage
 
@@ -19,8 +20,8 @@ PROMPT = Usage(input_tokens=7, estimated=True)
 HEDGE = Attempt(B, 0, BEATEN, 1.0, "hedge", PROMPT)
 
 
-class Answer:
-    """As much of an answer as hedging sees."""
+class CountedAnswer:
+    """The part of an answer that hedging uses."""
 
     closed = 0
 
@@ -28,17 +29,17 @@ class Answer:
         self.closed += 1
 
 
-class TwoTries:
-    """The first try answers once the second one is under way; the second one takes its time to end."""
+class TwoAttempts:
+    """The first attempt answers once the second one is under way; the second one ends slowly."""
 
     def __init__(self) -> None:
-        self.answer = Answer()
+        self.answer = CountedAnswer()
         self.second_began, self.second_ends, self.ending = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-    async def attempt(self, target: Target, patience: AttemptTimeout, role: Role = "try") -> UpstreamResponse | None:
+    async def attempt(self, target: Target, timeout: AttemptTimeout, role: Role = "try") -> Answer | None:
         if role == "try":
             await self.second_began.wait()
-            return cast("UpstreamResponse", self.answer)
+            return cast("Answer", self.answer)
         self.second_began.set()
         try:
             await asyncio.sleep(60)
@@ -53,36 +54,40 @@ class TwoTries:
     def another(self, target: Target) -> tuple[Target, AttemptTimeout] | None:
         return B, AttemptTimeout(10.0)
 
-    def silent(self, target: Target, started: float) -> bool:
+    def seems_hung(self, target: Target, started: float) -> bool:
         return False
 
-    def lost(self, target: Target, since: float, role: Role) -> None:
+    def superseded(self, target: Target, since: float, role: Role) -> None:
         pass
 
-    def unseen(self, answer: UpstreamResponse) -> None:
+    def discard(self, answer: Answer) -> None:
         answer.close()
 
     def now(self) -> float:
         return 0.0
 
 
-async def test_an_answer_is_closed_when_its_caller_leaves_while_the_other_try_ends() -> None:
-    tries = TwoTries()
-    running = asyncio.ensure_future(HedgedTry(cast("Tries", tries), A, 10.0).run(0.0))
-    await tries.ending.wait()
+async def hedged(attempts: TwoAttempts) -> Answer | None:
+    return await HedgedAttempt(cast("ForwardedCall", attempts), A, AttemptTimeout(10.0, watched=True)).run(0.0)
+
+
+async def test_an_answer_is_closed_if_its_caller_leaves_while_the_other_attempt_ends() -> None:
+    attempts = TwoAttempts()
+    running = asyncio.ensure_future(hedged(attempts))
+    await attempts.ending.wait()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert tries.answer.closed == 1
-    tries.second_ends.set()
+    assert attempts.answer.closed == 1
+    attempts.second_ends.set()
     await asyncio.sleep(0)
 
 
-async def test_an_answer_stays_open_for_a_caller_who_waits() -> None:
-    tries = TwoTries()
-    tries.second_ends.set()
-    assert await HedgedTry(cast("Tries", tries), A, 10.0).run(0.0) is cast("UpstreamResponse", tries.answer)
-    assert tries.answer.closed == 0
+async def test_an_answer_stays_open_for_a_caller_that_waits() -> None:
+    attempts = TwoAttempts()
+    attempts.second_ends.set()
+    assert await hedged(attempts) is cast("Answer", attempts.answer)
+    assert attempts.answer.closed == 0
 
 
 @pytest.mark.parametrize(
@@ -100,7 +105,7 @@ async def test_an_answer_stays_open_for_a_caller_who_waits() -> None:
         ((Attempt(A, 200, "", 1.0),), A),
     ],
 )
-def test_who_leaves_is_charged_the_prompt_once_for_each_backend_that_read_it(
+def test_a_caller_that_leaves_is_charged_the_prompt_once_for_each_backend_that_read_it(
     tried: tuple[Attempt, ...], at_it: Target | None
 ) -> None:
     outcome = hung_up(CALL, tried, 5)

@@ -1,4 +1,4 @@
-"""Noticing that a caller hangs up: cancelled once, told as what it is, and never in somebody else's block."""
+"""Detection of a caller that hangs up: its block is cancelled once, with its own error, and no other block is."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ from shared.requests.disconnect import CallerConnection, CallerDisconnected
 
 
 class Caller:
-    """A caller who hangs up when told to."""
+    """A caller that hangs up when `gone` is set."""
 
     def __init__(self) -> None:
         self.gone = asyncio.Event()
@@ -19,7 +19,7 @@ class Caller:
         return {"type": "http.disconnect"}
 
 
-async def test_a_block_for_a_caller_who_leaves_is_cancelled_and_told_so() -> None:
+async def test_the_block_of_a_caller_that_leaves_is_cancelled_with_its_own_error() -> None:
     caller = Caller()
     asyncio.get_running_loop().call_later(0.01, caller.gone.set)
     with pytest.raises(CallerDisconnected):
@@ -30,7 +30,7 @@ async def test_a_block_for_a_caller_who_leaves_is_cancelled_and_told_so() -> Non
     assert task.cancelling() == 0
 
 
-async def test_a_caller_who_left_between_two_blocks_is_noticed_in_the_second_one() -> None:
+async def test_a_caller_that_left_between_two_blocks_is_detected_in_the_second_one() -> None:
     caller = Caller()
     async with caller.client:
         caller.gone.set()
@@ -41,10 +41,10 @@ async def test_a_caller_who_left_between_two_blocks_is_noticed_in_the_second_one
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
-    await asyncio.sleep(0.01)  # nothing is left that would cancel what comes after
+    await asyncio.sleep(0.01)  # no later code is cancelled
 
 
-async def test_somebody_elses_cancellation_stays_one() -> None:
+async def test_a_cancellation_from_elsewhere_stays_a_cancellation() -> None:
     caller = Caller()
 
     async def work() -> None:

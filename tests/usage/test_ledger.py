@@ -16,6 +16,7 @@ from shared.config.document import Backend, Durability
 from shared.errors import StoreUnavailable
 from shared.storage import MAX_BATCH, Properties
 from shared.storage.memory import MemoryStore, MemoryTable
+from shared.token_classes import TOKEN_CLASSES
 from shared.types import Attempt, Call, Consumer, Outcome, Target, Usage
 from shared.usage import _group_commit, ledger
 from shared.usage.ledger import Entry, Ledger
@@ -92,7 +93,9 @@ async def test_a_quick_call_costs_one_write_that_holds_both_halves() -> None:
 
 async def test_a_row_has_every_class_of_tokens_and_no_zeros() -> None:
     house = House()
-    whole = Usage(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12.5, 13, "gpt-4o-2024-11-20", "priority", estimated=True)
+    tokens = {field: number for number, field in enumerate(TOKEN_CLASSES, 1)}
+    units: dict[str, Any] = {"images": 11, "seconds": 12.5, "characters": 13}
+    whole = Usage(**tokens, **units, model="gpt-4o-2024-11-20", service_tier="priority", estimated=True)
     plain = Usage(5, 0, service_tier="default")
     entries = [house.open(), house.open()]
     await asyncio.gather(*(house.close(e, usage=u) for e, u in zip(entries, (whole, plain), strict=True)))

@@ -1,0 +1,78 @@
+"""Homes: the backend for each consumer's new objects, in the row `home-{consumer}` of the table `affinity`."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from shared.affinity._rows import partition_of, time_limit
+from shared.concurrency import LruDict
+from shared.config.document import Backend, Configuration
+from shared.routing import rendezvous
+from shared.storage import Properties, Row, Store, names
+from shared.storage.conditional import update
+from shared.types import Consumer
+
+_CACHED = 10_000  # consumers
+
+
+class Homes:
+    """Chooses a home once; it stays as long as it is in the configuration and serves the model."""
+
+    def __init__(self, store: Store, configuration: Configuration, usable: Callable[[Backend], bool]) -> None:
+        self._table = store.table(names.AFFINITY)
+        self._backends = {backend.name: backend for backend in configuration.backends}
+        self._aliases = {alias: name for name, about in configuration.models.items() for alias in about.aliases}
+        self._usable = usable
+        self._homes = LruDict[str, dict[str, str]](_CACHED)
+
+    async def of(self, consumer: Consumer, model: str) -> str:
+        """Return the backend for a consumer's new objects that are used with this model; "": with no model.
+
+        Raises `StoreUnavailable`.
+        """
+        homes = self._homes.get(consumer.id, {})
+        if self._serves(homes.get(model, ""), model):
+            return homes[model]
+
+        def choose(row: Row | None) -> Properties | None:
+            nonlocal homes
+            homes = _decode(row.properties.get("homes")) if row is not None else {}
+            if self._serves(homes.get(model, ""), model):
+                return None
+            homes[model] = self._choose(consumer, model, homes)
+            return {"homes": msgspec.json.encode(homes).decode()}
+
+        async with time_limit():
+            await update(self._table, partition_of(consumer.id), f"home-{consumer.id}", choose)
+        self._homes[consumer.id] = homes
+        return homes[model]
+
+    def _serves(self, name: str, model: str) -> bool:
+        backend = self._backends.get(name)
+        return backend is not None and (not model or model in backend.models)
+
+    def _choose(self, consumer: Consumer, model: str, homes: Mapping[str, str]) -> str:
+        """Choose a home that the consumer has already for other models; else the backend that serves most of the models
+        it may use, by weight among equals. All instances choose alike."""
+        serving = [backend for backend in self._backends.values() if self._serves(backend.name, model)]
+        names = {backend.name for backend in serving}
+        if homes.get("") in names:
+            return homes[""]
+        if common := Counter(home for home in homes.values() if home in names).most_common(1):
+            return common[0][0]
+        allowed = consumer.models and {self._aliases.get(name, name) for name in consumer.models}
+
+        def rank(backend: Backend) -> tuple[bool, int, int, float]:
+            useful = len(backend.models.keys() & allowed if allowed is not None else backend.models)
+            score = rendezvous.score(consumer.id.encode(), backend.name, backend.weight)
+            return (not self._usable(backend), 0 if model else -useful, backend.priority, -score)
+
+        return min(serving, key=rank).name
+
+
+def _decode(text: object) -> dict[str, str]:
+    try:
+        return msgspec.json.decode(str(text), type=dict[str, str])
+    except msgspec.DecodeError:
+        return {}
