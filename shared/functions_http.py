@@ -5,7 +5,7 @@ and its `WebServer`, and the host sends every request there while the invocation
 (azurefunctions-extensions-http-fastapi) answers in our place, and leaves the invocation waiting for its request for
 ever, whatever its catch-all route does not match: /docs and /openapi.json, methods it does not list, paths with a line
 feed. It answers an exception with a plain 500, records spans beside the host's, costs CPU with every request, and
-FastAPI is a third of what a start would import.
+FastAPI is a third of what a start would import. GATEWAY_HTTP_SERVER (function_app.py) takes it all the same.
 """
 
 import logging

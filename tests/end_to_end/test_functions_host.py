@@ -344,7 +344,7 @@ def test_a_wrong_configuration_is_one_line_with_every_complaint(misconfigured: G
     assert misconfigured.announcement["functions"] == ["gateway", "rollup"]
     eventually(lambda: any("ERROR: " in line for line in misconfigured.shown()))
     (line,) = (line for line in misconfigured.shown() if "ERROR: " in line)
-    assert line.startswith("[console] Error Host.Function.Console: ERROR: GATEWAY_CONFIG: ")
+    assert line.startswith("[console+otel] Error Host.Function.Console: ERROR: GATEWAY_CONFIG: ")
     assert all(complaint in line for complaint in COMPLAINTS)
     assert misconfigured.administer("POST", "/admin/functions/rollup").status == 202
 
@@ -375,7 +375,7 @@ def test_a_package_that_does_not_fit_is_an_error_on_stderr_and_a_503(tmp_path: P
         assert (answer.status, answer.error()["code"], answer.error()["type"]) == (503, "misconfigured", "server_error")
         assert get(broken, "/healthz").status == 503
         error = "ERROR: the gateway cannot start: ImportError: built for another machine"
-        assert f"[console] Error Host.Function.Console: {error}" in broken.shown()
+        assert f"[console+otel] Error Host.Function.Console: {error}" in broken.shown()
 
 
 def test_a_python_that_does_not_fit_is_an_error_on_stderr() -> None:
