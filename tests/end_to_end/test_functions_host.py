@@ -18,6 +18,7 @@ import pytest
 
 from shared import bootstrap
 from shared.config.environment import Storage
+from shared.storage import Properties
 from shared.storage.conditional import update
 from shared.storage.names import CONTROL
 from simulator.process import SimulatorProcess
@@ -262,7 +263,7 @@ def test_a_call_wakes_the_roll_up_where_the_timer_does_not_run(azurite: Azurite,
 
     async def end_last_pass(age: float) -> None:
         async with bootstrap.open_store(Storage(connection_string=azurite.connection_string)) as store:
-            row = {"owner": "a test", "expiry": store.now() - age}
+            row: Properties = {"owner": "a test", "expiry": store.now() - age}
             await update(store.table(CONTROL), "rollup", "lease", lambda _: row)
 
     for age, wakes in ((300.0, False), (700.0, True)):
