@@ -196,6 +196,8 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `addresses`: for every client address, with and without a valid key.
 
     `contact` is named in the error of a rejected call; `webhook` receives alerts about quotas that are nearly used up.
+    `unpriced`: what becomes of a call under a budget if its model has no known price. `warn`: it passes, does not count
+    towards the budget, and the log says so; `refuse`: it is rejected.
     """
 
     defaults: Limits = Limits()
@@ -204,6 +206,7 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     contact: str = "the gateway's operator"
     headers: TokenHeaders = TokenHeaders()
     webhook: WebhookSettings | None = None
+    unpriced: Literal["refuse", "warn"] = "warn"
 
 
 class ExportSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -20,6 +20,7 @@ from shared.billing.cost import USD
 from shared.billing.prices import Prices
 from shared.concurrency import LruDict
 from shared.config.document import Configuration
+from shared.errors import ModelWithoutPrice
 from shared.limits import _headers, estimation, scopes
 from shared.limits._amounts import NOTHING, Amounts
 from shared.limits._call_limits import CallLimits
@@ -90,14 +91,18 @@ class Limiter:
     async def reserve(self, consumer: Consumer, call: Call) -> Reservation:
         """Admit a call. Nothing is awaited if the leases at hand cover it.
 
-        Raises `RateLimitExceeded` (429), `QuotaExceeded`, `BudgetExceeded` (403), and `StoreUnavailable` (503) for a
-        quota that was never read and cannot be read now."""
-        call_limits = self._limits_of(consumer, self._configuration.canonical(call.model[:128]))
+        Raises `RateLimitExceeded` (429), `QuotaExceeded`, `BudgetExceeded`, `ModelWithoutPrice` (403), and
+        `StoreUnavailable` (503) for a quota that was never read and cannot be read now."""
+        now = self._table.now()
+        call_limits = self._limits_of(consumer, self._configuration.canonical(call.model[:128]), now)
         limits = call_limits.limits
         if not limits:
             return Reservation(call_limits, (), None)
-        now = self._table.now()
-        size = estimation.size(call) if call_limits.estimated else None
+        size = None
+        if call_limits.estimated and call.operation.metered not in ("none", "once"):
+            size = estimation.size(call)
+            if call_limits.priced and call_limits.price is None:
+                self._without_price(call_limits.model)
         costs = call_limits.costs(call, size, now)
         for i, (limit, cost) in enumerate(zip(limits, costs, strict=True)):
             if not limit.spend(cost, now):
@@ -216,7 +221,7 @@ class Limiter:
 
     # --- the limits of a call -----------------------------------------------------------------------------------------
 
-    def _limits_of(self, consumer: Consumer, model: str) -> CallLimits:
+    def _limits_of(self, consumer: Consumer, model: str, now: float) -> CallLimits:
         key = (consumer.id, model)
         former = self._call_limits.get(key)
         if former is not None and former.hold_for(consumer):
@@ -225,9 +230,7 @@ class Limiter:
         limits = tuple(map(self._limit, scopes.of_call(consumer, model, self._configuration)))
         priced = any(limit.scope.limited[2] for limit in limits)
         estimated = priced or any(limit.scope.limited[1] for limit in limits)
-        price = self._prices.dearest(model, self._table.now()) if priced else None
-        if priced and price is None:
-            self._warn_of_no_price(model)
+        price = self._prices.dearest(model, now) if priced else None
         experience = former.experience if former is not None else None
         self._call_limits[key] = CallLimits(consumer, model, limits, estimated, priced, price, experience)
         return self._call_limits[key]
@@ -257,6 +260,15 @@ class Limiter:
         # alone.
         tokens = 0 if usage.service_tier == "batch" else usage.input_tokens + usage.output_tokens
         return Amounts(requests, float(tokens), usd)
+
+    def _without_price(self, model: str) -> None:
+        """Refuse a call under a budget that cannot count it, or warn of it, by the configuration."""
+        if self._settings.unpriced == "refuse":
+            raise ModelWithoutPrice(
+                f"The model {model[:128]} has no known price, so no budget can count its calls. Ask "
+                f"{self._settings.contact} to set its price under `prices`."
+            )
+        self._warn_of_no_price(model)
 
     def _warn_of_no_price(self, model: str) -> None:
         if model not in self._unpriced and len(self._unpriced) < _MOST_KEPT:  # callers may name any model
