@@ -8,6 +8,7 @@ from shared.config.document import Backend, FallbackReason, Limits
 from shared.token_classes import TokenCounts
 
 LONG_CONTEXT = 272_000  # input tokens above which all of a call has the prices of long context
+BATCH = "batch"  # the service tier of a batch, whose usage is the sum of many calls
 
 Surface = Literal["openai", "dated", "v1"]
 """The form of a path: `/v1/…`, Azure's dated `/openai/…?api-version=`, or Azure's `/openai/v1/…`."""

@@ -117,7 +117,7 @@ def _with_body(call: Call, body: bytes) -> Call:
     edits, output, makes = {}, None, operation.makes
     if operation.metered in ("tokens", "once"):
         bounds = [fields.get(name, Tokens, "an integer, 0 or more") for name in _OUTPUT_BOUNDS if name in values]
-        output = next((bound for bound in bounds if bound is not None), None)
+        output = max((bound for bound in bounds if bound is not None), default=None)
         edits = usage_edit(fields, call) if stream and operation.name in _WITH_USAGE_CHUNK else {}
     if makes in _STORED_IF:
         store = fields.get("store", bool, "true or false")

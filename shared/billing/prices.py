@@ -5,6 +5,7 @@ configuration override it. An unknown price is None, never zero.
 """
 
 import functools
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ import msgspec
 from shared.billing.cost import USD, Price
 from shared.config.document import Backend, Deployment, PriceLine, since_seconds
 from shared.token_classes import TOKEN_CLASSES, TOKEN_PRICES, price_name
-from shared.types import LONG_CONTEXT, Target, Usage
+from shared.types import BATCH, LONG_CONTEXT, Target, Usage
 
 TABLE = Path(__file__).with_name("prices.json")
 
@@ -47,6 +48,10 @@ class Prices:
     def changes(self) -> list[int]:
         """The times at which a price changes, in seconds since 1970, earliest first."""
         return sorted({since for lines in self._lines.values() for _, since, _ in lines})
+
+    def next_change(self, at: float) -> float:
+        """The first time after `at` at which a price changes, in seconds since 1970; infinite if there is none."""
+        return next((change for change in self.changes if change > at), math.inf)
 
     def of(
         self,
@@ -82,7 +87,7 @@ class Prices:
             served=usage.model,
             backend=target.backend.name,
             tier=usage.service_tier,
-            long=usage.input_tokens > LONG_CONTEXT,
+            long=usage.input_tokens > LONG_CONTEXT and usage.service_tier != BATCH,
         )
 
     def dearest(self, model: str, at: float) -> Price | None:

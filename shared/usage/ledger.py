@@ -74,7 +74,7 @@ class Ledger:
         late = functools.partial(rollup.note_late, store)
         self._rows = GroupCommit(store, overflow, _LINGER[durability], clock, late)
         self.instance = ulid.new(store.now())[-10:]
-        self._averages: dict[tuple[Value, Value], TokenAverages] = {}
+        self._averages: dict[tuple[Value, Value, Value], TokenAverages] = {}
         self._shard = int.from_bytes(os.urandom(2)) % SHARDS
 
     @property
@@ -95,7 +95,7 @@ class Ledger:
             "s_model": model,
             "s_op": call.operation.name,
             # Used if this instance crashes before the call ends.
-            "s_prompt": round(self._averages.get((consumer.id, model), _NO_AVERAGES).input(size)),
+            "s_prompt": round(self._averages.get((consumer.id, model, call.operation.name), _NO_AVERAGES).input(size)),
             "s_max": call.max_output_tokens or 0,
             "s_ts": now,
             "s_inst": self.instance,
@@ -149,9 +149,23 @@ class Ledger:
         self._rows.add(entry.table, entry.partition, f"{entry.request_id}-{number}", row)
         self._rows.soon()
 
+    def correct(self, entry: Entry, outcome: Outcome) -> None:
+        """Replace the estimated tokens of an ended call, and of its charges, with what was counted. Returns at once.
+
+        `e_counted` makes a fold of the corrected rows outrank one of the estimates."""
+        usages = {entry.request_id: outcome.usage} | {
+            f"{entry.request_id}-{number}": attempt.usage
+            for number, attempt in enumerate(outcome.attempts, 1)
+            if attempt.usage is not None
+        }
+        for key, usage in usages.items():
+            if usage.estimated:
+                self._rows.add(entry.table, entry.partition, key, _usage_properties(usage) | {"e_counted": True})
+        self._rows.soon()
+
     def _learn(self, entry: Entry, usage: Usage) -> None:
         if entry.size.text and usage.input_tokens and not usage.estimated:
-            key = entry.intent["s_key"], entry.intent["s_model"]
+            key = entry.intent["s_key"], entry.intent["s_model"], entry.intent["s_op"]
             if key not in self._averages and len(self._averages) >= _MOST_AVERAGES:  # an LruDict costs 1 µs a call
                 self._averages.clear()
             self._averages[key] = self._averages.get(key, _NO_AVERAGES).learn(entry.size, usage)

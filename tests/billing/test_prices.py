@@ -4,6 +4,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from shared.config import document as config_document
 from shared.config.document import Backend, PriceLine
 from shared.config.parsing import parse
 from shared.errors import ConfigurationError
-from shared.types import Usage
+from shared.types import Target, Usage
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC).timestamp()
 SWEDEN = Backend(name="sweden", endpoint="https://a", region="swedencentral", models={"gpt-4o": "a", "gpt-5.4": "b"})
@@ -82,6 +83,13 @@ def test_costs_are_those_worked_out_by_hand(model: str, usage: Usage, more: dict
 )
 def test_usage_without_a_price_does_not_cost_zero(model: str, usage: Usage) -> None:
     assert usd(model, usage) is None
+
+
+def test_the_sum_of_a_batch_is_not_priced_as_one_long_call() -> None:
+    usage = Usage(10_000_000, 1_000_000, model="gpt-5.4", service_tier="batch")
+    assert cost(PRICES.of_call(usage, Target(SWEDEN, "gpt-5.4", "d"), NOW), usage) == 20 * USD
+    alone = msgspec.structs.replace(usage, service_tier="")
+    assert cost(PRICES.of_call(alone, Target(SWEDEN, "gpt-5.4", "d"), NOW), alone) == (10 * 5 + 22.5) * USD
 
 
 def test_a_price_applies_from_its_day() -> None:

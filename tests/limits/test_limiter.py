@@ -13,7 +13,7 @@ import pytest
 from shared.auth.authenticator import Authenticator
 from shared.auth.consumers import Consumers
 from shared.azure_openai import operations
-from shared.config.document import Backend, Limits, Model, TokenHeaders
+from shared.config.document import Backend, Configuration, Limits, Model, PriceLine, TokenHeaders
 from shared.errors import BudgetExceeded, GatewayError, ModelWithoutPrice, QuotaExceeded, RateLimitExceeded
 from shared.limits._headers import duration
 from shared.limits.limiter import Limiter, Reservation
@@ -83,6 +83,27 @@ async def test_a_defect_of_one_limit_fails_its_own_calls_only(caplog: pytest.Log
     assert not limiter.in_safe_mode
     assert isinstance(await limiter.reserve(consumer("bob", token_quota=1000), call()), Reservation)
     assert "the limits of key:ann cannot be counted" in caplog.text
+
+
+async def test_what_a_batch_or_another_operation_takes_teaches_nothing_about_chat() -> None:
+    store = ScriptedStore()
+    limiter, ann = store.limiter(), consumer(tokens_per_minute=10**9, token_quota=10**9)
+    usual = (await limiter.reserve(ann, call(most=None))).costs[0].tokens
+    batch = Usage(10_000_000, 2_000_000, service_tier="batch")
+    limiter.settle(await limiter.reserve(ann, parsed("GET", "/v1/batches/batch_123456789")), batch)
+    pictures = parsed("POST", "/v1/images/generations", {"model": "gpt-4o", "prompt": "a harbour"})
+    limiter.settle(await limiter.reserve(ann, pictures), Usage(10, 50_000))
+    assert (await limiter.reserve(ann, call(most=None))).costs[0].tokens == usual
+
+
+async def test_a_price_that_changes_on_a_day_changes_reservations() -> None:
+    store = ScriptedStore()
+    lines = [PriceLine(model="mine", input=1.0), PriceLine(model="mine", since="2026-11-22", input=3.0)]
+    configuration = Configuration(backends=[], prices=lines)
+    limiter, ann = Limiter(store, configuration, lambda *_: None), consumer(budget_usd=10**6)
+    before = (await limiter.reserve(ann, call(model="mine", most=0))).costs[0].usd
+    store.time += 86_400
+    assert (await limiter.reserve(ann, call(model="mine", most=0))).costs[0].usd == pytest.approx(3 * before)
 
 
 async def test_a_budget_lets_a_model_without_a_price_pass_or_refuses_it_as_configured(
