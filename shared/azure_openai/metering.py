@@ -11,6 +11,7 @@ from shared.azure_openai._answer_shapes import (
     decode_answer,
     short_text,
     text_of,
+    tools_called,
     usage_at_end,
 )
 from shared.azure_openai.answers import error_code
@@ -72,7 +73,7 @@ def usage_in_answer(call: Call, status: int, body: bytes) -> Usage:
         return Usage()  # a usage reported so far is not final
     if answer.usage is not None:
         tier = BATCH if call.operation.name.startswith("batches.") else answer.service_tier
-        return answer.usage.value(answer.model, tier, images)
+        return answer.usage.value(answer.model, tier, images, tools_called(body))
     model = short_text(unmetered.model)
     match metered:
         case "images":

@@ -13,7 +13,7 @@ from shared.billing.charges import UNUSED, Charge, Tariff
 from shared.billing.cost import USD
 from shared.errors import InvalidRequest
 from shared.storage import Store
-from shared.token_classes import REPORTED, TokenCounts
+from shared.token_classes import REPORTED, UNITS, TokenCounts
 from shared.usage import hours, query
 from shared.usage.aggregates import added
 
@@ -30,7 +30,7 @@ FORECAST_WINDOW = 7 * 24  # hours
 _EARLIEST = datetime(2024, 1, 1, tzinfo=UTC)
 _AT_ONCE = 200  # lines priced before others may run
 
-_SUMS = ("requests", "errors", "hung_up", "estimated", *REPORTED, "images", "characters")
+_SUMS = ("requests", "errors", "hung_up", "estimated", *REPORTED, *(field for field in UNITS if field != "seconds"))
 
 
 class UsageQuery(msgspec.Struct, frozen=True):
@@ -79,6 +79,9 @@ class ReportLine(TokenCounts, frozen=True):
     estimated: int = 0
     images: int = 0
     characters: int = 0
+    web_searches: int = 0
+    file_searches: int = 0
+    code_sessions: int = 0
     sound_ms: int = 0
     charges: int = 0
     beside_tokens: int = 0

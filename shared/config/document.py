@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 from msgspec import Meta
 
-from shared.token_classes import TOKEN_PRICES, Dollars, TokenPrices
+from shared.token_classes import TOKEN_PRICES, TOOL_PRICES, UNITS, Dollars, TokenPrices
 
 Limit = Annotated[int, Meta(ge=0, le=10**15)]  # 0: no limit
 Deployment = Literal["global", "data_zone", "regional"]
@@ -17,7 +17,7 @@ Tier = Literal["standard", "batch", "priority", "flex"]
 
 class PriceLine(TokenPrices, frozen=True, forbid_unknown_fields=True, kw_only=True, rename={"since": "from"}):
     """One price, in the table and in the configuration: USD per million tokens or characters, per second of sound,
-    per image, per hour of a provisioned throughput unit.
+    per image, per call of a tool, per hour of a provisioned throughput unit.
 
     If several match a call, the most specific one applies: region before kind of deployment, then the latest `from`
     (YYYY-MM-DD, UTC). `deployment` None and empty `regions` match all.
@@ -32,6 +32,9 @@ class PriceLine(TokenPrices, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     image: Dollars | None = None
     second: Dollars | None = None
     character: Dollars | None = None
+    web_search: Dollars | None = None
+    file_search: Dollars | None = None
+    code_session: Dollars | None = None
     unit_hour: Dollars | None = None
 
     def problem(self) -> str | None:
@@ -39,12 +42,13 @@ class PriceLine(TokenPrices, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         given = {name for name in AMOUNTS if getattr(self, name) is not None}
         if not given:
             return f"expected at least one of {', '.join(AMOUNTS)}"
-        if bool(self.model) == ("unit_hour" in given) or ("unit_hour" in given and len(given) > 1):
-            return "expected either a model with its prices, or unit_hour alone and no model"
+        if "unit_hour" in given if self.model else not (given <= {*TOOL_PRICES} or given == {"unit_hour"}):
+            tools = ", ".join(TOOL_PRICES)
+            return f"expected either a model with its prices, or no model and unit_hour alone or some of {tools}"
         return None if is_date(self.since) else f"from: expected a date as 2026-08-01, got {self.since!r}"
 
 
-AMOUNTS = (*TOKEN_PRICES, "image", "second", "character", "unit_hour")
+AMOUNTS = (*TOKEN_PRICES, *(unit.price for unit in UNITS.values()), "unit_hour")
 
 
 def is_date(since: str) -> bool:

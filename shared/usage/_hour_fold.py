@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from shared.token_classes import TOKEN_CLASSES
+from shared.token_classes import TOKEN_CLASSES, UNITS
 from shared.types import BATCH, LONG_CONTEXT
 from shared.usage import aggregates
 from shared.usage.aggregates import NOBODY, Counts, Dimensions, Fold
@@ -26,8 +26,7 @@ _OPTIONAL = tuple(  # properties of a row that are added as they are, where the 
     (row, _FIELDS[field])
     for row, field in (
         *((tokens.row, field) for field, tokens in TOKEN_CLASSES.items() if tokens.part_of),
-        ("e_images", "images"),
-        ("e_chars", "characters"),
+        *((unit.row, field) for field, unit in UNITS.items() if field in _FIELDS),
     )
 )
 

@@ -82,6 +82,9 @@ class Counts(TokenCounts, frozen=True):
     characters: int = 0
     hung_up: int = 0
     charges: int = 0
+    web_searches: int = 0
+    file_searches: int = 0
+    code_sessions: int = 0
 
     @property
     def seconds(self) -> float:

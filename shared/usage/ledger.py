@@ -6,6 +6,7 @@ duplicate anything. `_group_commit.py` writes the rows.
 
 import asyncio
 import functools
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import msgspec
 from shared import ulid
 from shared.config.document import Durability
 from shared.storage import Store, Value
-from shared.token_classes import TOKEN_CLASSES
+from shared.token_classes import TOKEN_CLASSES, UNITS
 from shared.types import Attempt, Call, Consumer, Outcome, Target, Usage
 from shared.usage import hours, rollup
 from shared.usage._group_commit import GroupCommit
@@ -23,6 +24,9 @@ from shared.usage.overflow import Overflow
 from shared.usage.token_averages import Size, TokenAverages
 
 _MOST_AVERAGES = 10_000
+_MOST_UNKNOWN = 100  # classes of tokens that are logged
+logger = logging.getLogger("tollgate.ledger")
+
 _NO_AVERAGES = TokenAverages(prior=1)
 SHARDS = 16  # partitions per hour; an instance writes to one of them, so its rows share transactions
 # Seconds that a row waits for others. A quick call then needs one write, and a busy instance whose answers do not wait
@@ -30,13 +34,11 @@ SHARDS = 16  # partitions per hour; an instance writes to one of them, so its ro
 _LINGER: dict[Durability, float] = {"committed": 0.1, "deferred": 1.0}
 
 # The property of each field of `Usage`. Zero and empty values are not stored.
-_PROPERTIES = {field: tokens.row for field, tokens in TOKEN_CLASSES.items()} | {
-    "images": "e_images",
-    "seconds": "e_seconds",
-    "characters": "e_chars",
+_PROPERTIES = {field: tokens.row for field, tokens in (TOKEN_CLASSES | UNITS).items()} | {
     "model": "e_served",
     "service_tier": "e_tier",
     "estimated": "e_est",
+    "unknown": "e_unknown",
 }
 _IN_ORDER = tuple(_PROPERTIES[field] for field in Usage.__struct_fields__)
 _WHOSE = ("s_key", "s_team", "s_product", "s_system", "s_model", "s_ts")  # properties that all rows of a call share
@@ -75,6 +77,7 @@ class Ledger:
         self._rows = GroupCommit(store, overflow, _LINGER[durability], clock, late)
         self.instance = ulid.new(store.now())[-10:]
         self._averages: dict[tuple[Value, Value, Value], TokenAverages] = {}
+        self._unknown: frozenset[str] = frozenset()
         self._shard = int.from_bytes(os.urandom(2)) % SHARDS
 
     @property
@@ -121,6 +124,8 @@ class Ledger:
         end["e_attempts"] = len(outcome.attempts)
         end["e_ttft"] = outcome.first_byte_ms
         end["e_ms"] = outcome.total_ms
+        if outcome.usage.unknown:
+            self._note_unknown(outcome.usage.unknown)
         if outcome.served_by is not None:
             _add_target(end, outcome.served_by)
             self._learn(entry, outcome.usage)
@@ -162,6 +167,12 @@ class Ledger:
             if usage.estimated:
                 self._rows.add(entry.table, entry.partition, key, _usage_properties(usage) | {"e_counted": True})
         self._rows.soon()
+
+    def _note_unknown(self, classes: str) -> None:
+        names = frozenset(msgspec.json.decode(classes)) - self._unknown
+        if names and len(self._unknown) < _MOST_UNKNOWN:
+            self._unknown |= names
+            logger.warning("unknown classes of tokens are kept in e_unknown, unpriced: %s", ", ".join(sorted(names)))
 
     def _learn(self, entry: Entry, usage: Usage) -> None:
         if entry.size.text and usage.input_tokens and not usage.estimated:
