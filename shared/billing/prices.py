@@ -116,9 +116,21 @@ class Prices:
             target.model,
             at,
             served=usage.model,
-            backend=target.backend.name,
+            backend=self.serving(target.backend.name, target.deployment),
             tier=usage.service_tier,
             long=usage.input_tokens > LONG_CONTEXT and usage.service_tier != BATCH,
+        )
+
+    def serving(self, backend: str, deployment: str) -> str:
+        """The backend whose prices hold for a deployment. When a provisioned one is full, Azure may spill a call over
+        to a pay-as-you-go deployment of the same resource: another backend, if it is configured."""
+        asked = self._backends.get(backend)
+        if asked is None or asked.kind != "provisioned" or deployment in asked.models.values():
+            return backend
+        others = (other for other in self._backends.values() if other.kind == "standard")
+        return next(
+            (one.name for one in others if one.endpoint == asked.endpoint and deployment in one.models.values()),
+            backend,
         )
 
     def dearest(self, model: str, at: float) -> Price | None:
