@@ -236,12 +236,13 @@ class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     request_body: Annotated[float, Meta(gt=0, le=600)] = 60.0
 
 
-Durability = Literal["committed", "deferred"]
+Durability = Literal["committed", "recorded", "deferred"]
 
 
 class LedgerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Durability of usage rows. `committed`: the last byte of an answer waits for its row; `deferred`: it does not, and
-    a crash loses about a second of rows.
+    """Durability of usage rows. `committed`: the last byte of an answer waits for its row; `recorded`: it waits for the
+    row of its beginning, and a crash makes the last second's calls estimates; `deferred`: it does not wait, and a crash
+    loses about a second of rows.
 
     `overflow_directory`: holds rows on disk while the table is unavailable; None: the temporary directory.
     `overflow_bytes`: its largest size; 0: nothing on disk. `keep_months`: age at which raw rows are dropped; 0: never.

@@ -19,7 +19,7 @@ from shared.storage import Store, Value
 from shared.token_classes import TOKEN_CLASSES, UNITS
 from shared.types import Attempt, Call, Consumer, Outcome, Target, Usage
 from shared.usage import hours, rollup
-from shared.usage._group_commit import GroupCommit
+from shared.usage._group_commit import Batch, GroupCommit
 from shared.usage.overflow import Overflow
 from shared.usage.token_averages import Size, TokenAverages
 
@@ -31,7 +31,7 @@ _NO_AVERAGES = TokenAverages(prior=1)
 SHARDS = 16  # partitions per hour; an instance writes to one of them, so its rows share transactions
 # Seconds that a row waits for others. A quick call then needs one write, and a busy instance whose answers do not wait
 # for their rows needs one write per second.
-_LINGER: dict[Durability, float] = {"committed": 0.1, "deferred": 1.0}
+_LINGER: dict[Durability, float] = {"committed": 0.1, "recorded": 0.5, "deferred": 1.0}
 
 # The property of each field of `Usage`. Zero and empty values are not stored.
 _PROPERTIES = {field: tokens.row for field, tokens in (TOKEN_CLASSES | UNITS).items()} | {
@@ -52,6 +52,7 @@ class Entry(msgspec.Struct, frozen=True):
     request_id: str
     intent: dict[str, Value] = {}
     size: Size = Size(0)  # of the prompt
+    batch: Batch | None = None  # with the intent
 
 
 @functools.lru_cache(maxsize=4)
@@ -72,7 +73,7 @@ class Ledger:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._now = store.now
-        self._deferred = durability == "deferred"
+        self._durability = durability
         late = functools.partial(rollup.note_late, store)
         self._rows = GroupCommit(store, overflow, _LINGER[durability], clock, late)
         self.instance = ulid.new(store.now())[-10:]
@@ -91,7 +92,7 @@ class Ledger:
         return self._rows.dropped
 
     def begin(self, request_id: str, consumer: Consumer, call: Call, model: str) -> Entry:
-        """Record that a call was admitted. Returns at once; the row follows."""
+        """Record that a call was admitted. Returns at once; the row follows, at once if its answer will wait for it."""
         now, size = self._now(), Size(4 * call.input_estimate)
         intent: dict[str, Value] = {
             "s_key": consumer.id,
@@ -109,13 +110,17 @@ class Ledger:
             intent["s_product"] = consumer.product
         if call.system:
             intent["s_system"] = call.system
-        entry = Entry(*_place(hours.hour_of(now), self._shard), request_id, intent, size)
-        self._rows.add(entry.table, entry.partition, request_id, intent)
-        self._rows.soon()
-        return entry
+        place = _place(hours.hour_of(now), self._shard)
+        batch = self._rows.add(*place, request_id, intent)
+        if self._durability == "recorded":
+            self._rows.at_once()
+        else:
+            self._rows.soon()
+        return Entry(*place, request_id, intent, size, batch)
 
     def end(self, entry: Entry, outcome: Outcome) -> asyncio.Future[None]:
-        """Record the end of a call. Returns at once; the future is done when the row is in the table.
+        """Record the end of a call. Returns at once; the future is done when the row is in the table, or the intent if
+        durability is `recorded`.
 
         It is done earlier if the table has failed for 2 s, and at once if durability is `deferred`."""
         end = _usage_properties(outcome.usage)
@@ -130,13 +135,15 @@ class Ledger:
             _add_target(end, outcome.served_by)
             self._learn(entry, outcome.usage)
         batch = self._rows.add(entry.table, entry.partition, entry.request_id, end)
-        if self._deferred:
-            self._rows.soon()
-            done = asyncio.get_running_loop().create_future()
-            done.set_result(None)
-            return done
-        self._rows.at_once()
-        return self._rows.written(batch)
+        if self._durability == "committed":
+            self._rows.at_once()
+            return self._rows.written(batch)
+        self._rows.soon()
+        if self._durability == "recorded" and entry.batch is not None:
+            return self._rows.written(entry.batch)
+        done = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
 
     def charge(self, entry: Entry, number: int, attempt: Attempt) -> None:
         """Record an attempt that was charged but did not answer the caller, in a separate row. Without a charge, do

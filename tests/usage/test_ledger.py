@@ -172,6 +172,34 @@ async def test_the_intent_of_a_slow_call_is_written_while_it_runs(
     assert (await house.rows())[entry.request_id].keys() >= {"s_key", "e_status"}
 
 
+async def test_recorded_answers_wait_for_the_row_of_their_beginning_only() -> None:
+    house = House("recorded")
+    house.store.seconds = 0.05
+    entry = house.open("01QUICK")
+    await asyncio.sleep(0.08)  # a call that takes longer than the write of its intent
+    assert "s_key" in (await house.rows())["01QUICK"]
+    assert house.close(entry).done()
+    quick = house.open("01FIRST")
+    answered = house.close(quick)
+    assert not answered.done()
+    await asyncio.wait_for(answered, 0.3)
+    assert "s_key" in (await house.rows())["01FIRST"]
+    await asyncio.sleep(ledger._LINGER["recorded"] + 0.2)
+    assert all("e_status" in row for row in (await house.rows()).values())
+
+
+async def test_a_recorded_answer_does_not_wait_for_a_table_that_fails() -> None:
+    house = House("recorded")
+    house.store.dead = True
+    entry = house.open()
+    await asyncio.sleep(0)
+    house.time += 5.0
+    assert house.close(entry).done()
+    house.store.dead = False
+    await house.ledger.close()
+    assert all("e_status" in row for row in (await house.rows()).values())
+
+
 async def test_deferred_answers_wait_for_nothing_and_share_a_write(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ledger._LINGER, "deferred", 0.5)
     house = House("deferred")
