@@ -48,7 +48,8 @@ def parse_query(given: Mapping[str, str], now: float, *, by: str = "key") -> Usa
     """Parse the parameters of a report. Raises `InvalidRequest`, which names the wrong one."""
     current = datetime.fromtimestamp(now, UTC)
     since = _moment(given, "since") or current.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    until = min(_moment(given, "until") or current + timedelta(hours=1), current + timedelta(hours=1))
+    asked = _moment(given, "until") or current + timedelta(hours=1)
+    until = min(asked, current + timedelta(hours=1))
     if since < _EARLIEST:
         raise _bad("since", f"{since:%Y-%m-%d}", f"a time after {_EARLIEST:%Y-%m-%d}")
     if since >= until:
@@ -63,7 +64,7 @@ def parse_query(given: Mapping[str, str], now: float, *, by: str = "key") -> Usa
         raise _bad(
             "every", every, f"a period of at most {EVERY[every]} pieces; ask for a shorter one, or for larger pieces"
         )
-    return UsageQuery(since, until, names, every, {name: given[name] for name in DIMENSIONS if name in given})
+    return UsageQuery(since, asked, names, every, {name: given[name] for name in DIMENSIONS if name in given})
 
 
 class ReportLine(TokenCounts, frozen=True):
@@ -162,7 +163,7 @@ class Report(msgspec.Struct, frozen=True):
 async def report(store: Store, tariff: Tariff, asked: UsageQuery) -> Report:
     """Sum and price usage. Hours that the period touches count whole. Raises `StoreUnavailable`."""
     now = store.now()
-    first, end = hours.hour_of(asked.since.timestamp()), -hours.hour_of(-asked.until.timestamp())
+    first, end = hours.hour_of(asked.since.timestamp()), -hours.hour_of(-min(asked.until.timestamp(), now + 3600))
     forecast, recent = _forecast(first, end, now, asked.every)
     capacity_weight = _capacity_weight(hours.hour_of(now), recent, forecast)
     start = _STARTS[asked.every]

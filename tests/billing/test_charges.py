@@ -319,6 +319,7 @@ def test_errors_about_parameters_say_what_was_expected(given: dict[str, str], sa
 def test_periods_may_be_months_days_and_times_with_zones() -> None:
     now = datetime(2026, 11, 21, 12, 30, tzinfo=UTC).timestamp()
     assert parse_query({}, now).since == datetime(2026, 11, 1, tzinfo=UTC)
+    assert parse_query({"until": "2027-01"}, now).until == datetime(2027, 1, 1, tzinfo=UTC)  # as it was asked
     asked = parse_query({"since": "2026-10", "until": "2026-11-02T01:00+02:00"}, now)
     assert (asked.since, asked.until) == (datetime(2026, 10, 1, tzinfo=UTC), datetime(2026, 11, 1, 23, tzinfo=UTC))
     assert asked == UsageQuery(asked.since, asked.until)
