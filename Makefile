@@ -1,12 +1,12 @@
 # The commands of the project; CI runs the same ones. Recipes are short: local/ does the work.
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fuzz bench bench-chunkings bench-files bench-ledger bench-limits bench-routing bench-telemetry \
-	package-size install install-dev azurite requirements clean
+.PHONY: help run test test-agents lint attack-host fuzz bench bench-chunkings bench-files bench-ledger bench-limits bench-routing bench-telemetry \
+	package-size infra install install-dev azurite requirements clean
 
 PYTHON_IN := .venv/bin/python
-CODE := shared simulator local tests bench examples function_app.py
+CODE := shared simulator local tests bench examples infra function_app.py
 COMPILE := CUSTOM_COMPILE_COMMAND='make requirements' $(PYTHON_IN) -m piptools compile --quiet --strip-extras --allow-unsafe \
-	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host $(if $(UPGRADE),--upgrade)
+	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --generate-hashes $(if $(UPGRADE),--upgrade)
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -16,6 +16,10 @@ run: azurite install ## start the gateway (PORT=7071) with simulated regions, or
 
 test: azurite install-dev ## run the tests, two files at a time (ARGS=... goes to pytest)
 	@$(PYTHON_IN) -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+
+test-agents: azurite install-dev ## run real coding agents against the gateway (downloads 2 GB; ARGS=... goes to pytest)
+	@sh local/install.sh agents
+	@$(PYTHON_IN) -m pytest tests/agents $(ARGS)
 
 lint: install-dev ## ruff and mypy, as CI does
 	@$(PYTHON_IN) -m ruff check .
@@ -38,8 +42,14 @@ bench-routing: azurite install-dev ## measure the routing against scripted fault
 package-size: install-dev ## print the size of the function app's package, by part
 	@$(PYTHON_IN) -m tests.infra.layout
 
+infra: install-dev ## format the Bicep files and renew their snapshots (the compiler: BICEP=path, or on the path)
+	@$(PYTHON_IN) -m tests.infra.renew
+
 bench-telemetry: install-dev ## measure the cost of telemetry
 	@$(PYTHON_IN) -m bench.telemetry_cost
+
+attack-host: azurite install-dev ## attack the Functions edge: bad calls, hang-ups, idle connections (6 minutes)
+	@$(PYTHON_IN) -m bench.attack_host
 
 fuzz: azurite install-dev ## send malformed requests, for a minute on each edge
 	@$(PYTHON_IN) -m bench.fuzz
@@ -72,5 +82,5 @@ requirements: install-dev ## pin the lists again from the .in files (UPGRADE=1: 
 	@$(COMPILE) --output-file requirements-dev.txt requirements-dev.in
 
 clean: ## remove everything that these commands created, including the local run's data
-	rm -rf .venv .local local/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .local local/node_modules tests/agents/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

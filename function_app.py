@@ -2,32 +2,48 @@
 
 import logging
 import os
+import sys
 
 import azure.functions as func
-from starlette.requests import Request
-from starlette.responses import Response
 
-from shared import bootstrap
-from shared.functions_http import WebApp
-
-application = bootstrap.OnDemand(os.environ)
-WebApp.stop = application.close
-logging.getLogger("azure").setLevel(logging.WARNING)  # the worker logs three lines a request, the SDK twenty
-logging.getLogger("tollgate").setLevel(logging.INFO)
+# The host refuses other methods itself: they never reach the worker.
+METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
 
 app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
 
+try:
+    if sys.version_info < (3, 13):  # noqa: UP036 - the platform's Python is the app's setting
+        raise RuntimeError(f"expected Python 3.13 or newer, got {sys.version.split()[0]}")
+    from starlette.requests import Request
+    from starlette.responses import Response
 
-# The methods are named so that the host itself refuses others: one that the worker's HTTP server does not know never
-# reaches the handler, and its invocation would wait for it for ever.
-@app.route(route="{*path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"])
-async def gateway(req: Request, context: func.Context) -> Response:
-    """Every path: the gateway's own table of operations decides what is served. The invocation knows the host's span;
-    the request's headers may have the caller's."""
-    return await (await application.get()).gateway.handle(req, context.trace_context.trace_parent)
+    from shared import bootstrap
+    from shared.functions_http import log_to_stderr
+except Exception as error:  # a Python or packages that do not fit; the host would hide the reason
+    print(f"ERROR: the gateway cannot start: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
 
+    @app.route(route="{*path}", methods=METHODS)
+    async def unavailable(req: func.HttpRequest) -> func.HttpResponse:
+        """503 in OpenAI's shape, by the worker's own HTTP, which needs nothing that may be missing."""
+        body = (
+            '{"error":{"message":"This gateway cannot start; its operator has the reason.",'
+            '"type":"server_error","param":null,"code":"misconfigured"}}'
+        )
+        return func.HttpResponse(body, status_code=503, mimetype="application/json")
 
-@app.timer_trigger(schedule="0 */5 * * * *", arg_name="timer")
-async def rollup(timer: func.TimerRequest) -> None:
-    """Raw usage to hours, days and months."""
-    await (await application.get()).roll_up()
+else:
+    log_to_stderr()
+    logging.getLogger("azure").setLevel(logging.WARNING)  # the worker logs three lines a request, the SDK twenty
+    logging.getLogger("tollgate").setLevel(logging.INFO)
+    application = bootstrap.OnDemand(os.environ)
+
+    @app.route(route="{*path}", methods=METHODS)
+    async def gateway(req: Request, context: func.Context) -> Response:
+        """Every path: the gateway's own table of operations decides what is served. The invocation knows the host's
+        span; the request's headers may have the caller's."""
+        return await application.handle(req, context.trace_context.trace_parent)
+
+    @app.timer_trigger(schedule="0 */5 * * * *", arg_name="timer")
+    async def rollup(timer: func.TimerRequest) -> None:
+        """Raw usage to hours, days and months."""
+        await application.roll_up()

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what the Makefile's commands need: install.sh runtime | dev | azurite.
+# Installs what the Makefile's commands need: install.sh runtime | dev | azurite | kusto | agents.
 # A copy of each list is kept with what was installed from it. While the two are equal, there is nothing to do.
 set -eu
 cd "$(dirname "$0")/.."
@@ -63,20 +63,38 @@ END
     chmod +x .venv/bin/tollgate
 }
 
-azurite() {
+# node_packages FOLDER NAME WHAT COMMAND...: installs the npm packages of FOLDER, which are NAME, by a command of npm;
+# WHAT describes them.
+node_packages() {
+    folder=$1
+    name=$2
+    what=$3
+    shift 3
     command -v node >/dev/null 2>&1 && command -v npm >/dev/null 2>&1 ||
-        fail "Node.js 20 or newer with npm is needed for Azurite, the storage emulator, and was not found: install it, and run the command again."
+        fail "Node.js 20 or newer with npm is needed for $name, $what, and was not found: install it, and run the command again."
     version=$(node --version 2>/dev/null) || version=
     major=${version#v}
     major=${major%%.*}
     [ "${major:-0}" -ge 20 ] 2>/dev/null ||
-        fail "Azurite, the storage emulator, needs Node.js 20 or newer, but found ${version:-a broken one}: install a newer one, and run the command again."
-    stamp=local/node_modules/.installed-package-lock.json
-    cmp -s local/package-lock.json "$stamp" && return
-    printf 'Installing Azurite into local/node_modules '
-    quietly npm "Azurite could not be installed: see above, fix the cause (often the network or a proxy), and run the command again." \
-        npm --prefix local ci --omit=dev --loglevel=error
-    cp local/package-lock.json "$stamp"
+        fail "Node.js 20 or newer is needed for $name, $what, but found ${version:-a broken one}: install a newer one, and run the command again."
+    stamp=$folder/node_modules/.installed-package-lock.json
+    cmp -s "$folder/package-lock.json" "$stamp" && return
+    printf 'Installing %s into %s/node_modules ' "$name" "$folder"
+    quietly npm "$name could not be installed: see above, fix the cause (often the network or a proxy), and run the command again." \
+        npm --prefix "$folder" "$@" --omit=dev --loglevel=error
+    cp "$folder/package-lock.json" "$stamp"
+}
+
+# Aider runs on Python 3.12 at most.
+aider() {
+    stamp=.local/aider/installed-requirements.txt
+    cmp -s tests/agents/requirements.txt "$stamp" && return
+    python=$(sh local/find-python.sh 3.12) || exit 1
+    rm -rf .local/aider
+    printf 'Installing aider into .local/aider '
+    quietly aider "Aider could not be installed: see above, fix the cause (often the network or a proxy), and run the command again." \
+        sh -c '"$1" -m venv .local/aider && .local/aider/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/agents/requirements.txt' sh "$python"
+    cp tests/agents/requirements.txt "$stamp"
 }
 
 case ${1:-} in
@@ -90,6 +108,12 @@ dev)
     environment
     packages requirements-dev.txt --constraint requirements.txt --constraint requirements-container.txt
     ;;
-azurite) azurite ;;
-*) fail "usage: local/install.sh runtime | dev | azurite" ;;
+azurite) node_packages local Azurite "the storage emulator" ci ;;
+agents)
+    # Not `ci`: the lock file lacks the programs for other systems, whose versions their packages say.
+    node_packages tests/agents "Codex, Copilot, OpenCode, Continue and Cline" "the coding agents" install --no-save
+    aider
+    ;;
+kusto) node_packages tests/infra/kusto "The KQL parser" "which checks the queries of alerts" ci ;;
+*) fail "usage: local/install.sh runtime | dev | azurite | kusto | agents" ;;
 esac

@@ -14,6 +14,7 @@ from shared import ulid
 from shared.errors import GatewayError
 from shared.limits.limiter import Limiter, Reservation
 from shared.requests.arrival import ReceivedRequest
+from shared.requests.head import path_of
 from shared.telemetry.recorder import NoTelemetry, Telemetry
 from shared.types import Attempt, Call, Consumer, Outcome, Target, Usage
 from shared.usage.ledger import Entry, Ledger
@@ -39,7 +40,7 @@ class Accounting:
         """Give a request its id and its trace context. `traceparent` overrides the request's own header."""
         request_id, started = ulid.new(time.time()), time.monotonic()
         trace = self._telemetry.begin(request_id, started, traceparent or _header(request, b"traceparent"))
-        return ReceivedRequest(request_id, started, request.method, request.scope["path"], trace)
+        return ReceivedRequest(request_id, started, request.method, path_of(request.scope), trace)
 
     def open(
         self, received: ReceivedRequest, consumer: Consumer, call: Call, reservation: Reservation, model: str

@@ -6,11 +6,11 @@ import logging
 import os
 
 from starlette.requests import Request
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from shared import bootstrap
 from shared.config import environment
-from shared.errors import NO_WEBSOCKETS, ConfigurationError, NotSupported, StoreUnavailable
+from shared.errors import ConfigurationError, StoreUnavailable, websocket_refused
 from shared.responses.rendering import ErrorResponse
 from shared.telemetry.console import log_to_stdout
 
@@ -67,11 +67,7 @@ async def _reject_websocket(scope: Scope, receive: Receive, send: Send) -> None:
     if "websocket.http.response" not in scope.get("extensions", {}):
         await send({"type": "websocket.close", "code": 1008, "reason": "This gateway serves no WebSockets."})
         return
-
-    async def send_denial(message: Message) -> None:
-        await send({**message, "type": message["type"].replace("http.", "websocket.http.", 1)})
-
-    await ErrorResponse(NotSupported(NO_WEBSOCKETS), {})(scope, receive, send_denial)
+    await ErrorResponse(websocket_refused(scope["path"]), {})(scope, receive, send)
 
 
 async def _roll_up_every(seconds: float, application: bootstrap.Application) -> None:

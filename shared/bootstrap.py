@@ -2,14 +2,18 @@
 
 import logging
 import random
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
 
 from shared import ulid
 from shared.accounting import Accounting
@@ -28,6 +32,7 @@ from shared.config import environment
 from shared.config.document import Backend, Configuration, LedgerSettings
 from shared.config.environment import Settings, Storage
 from shared.credentials import Credentials
+from shared.errors import ConfigurationError
 from shared.forwarding.backend_client import BackendClient
 from shared.forwarding.forwarder import Forwarder
 from shared.forwarding.shadowing import Shadows
@@ -35,7 +40,7 @@ from shared.gateway import Gateway
 from shared.limits import cleanup
 from shared.limits.alerts import Alerts
 from shared.limits.limiter import Limiter
-from shared.management.api import ManagementApi
+from shared.management.api import ManagementApi, without_configuration
 from shared.management.readiness import ReadinessCheck
 from shared.responses.dispatcher import Dispatcher
 from shared.routing.breakers import Breakers
@@ -220,24 +225,42 @@ def _readings(ledger: Ledger, limiter: Limiter, alerts: Alerts, breakers: Breake
 
 
 class OnDemand:
-    """The application of a process without a start-up hook: the first request builds it, in its own event loop."""
+    """The application of a process without a start-up hook: the first request builds it, in its own event loop.
+
+    A wrong configuration does not stop the start: the Functions host hides the reason of a failed import, and answers
+    404. The reason is printed in one line on stderr instead, and every request gets 503. There is no orderly end
+    either: the host kills the process."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        self._settings = environment.load(environ)
+        self._settings: Settings | None = None
+        self._complaints = ""
+        self._management_key = environ.get("GATEWAY_MANAGEMENT_KEY")
+        try:
+            self._settings = environment.load(environ)
+        except ConfigurationError as error:
+            self._complaints = str(error)
+            print("ERROR: " + " | ".join(self._complaints.splitlines()), file=sys.stderr, flush=True)
         self._stack = AsyncExitStack()
         self._application: Application | None = None
         self._building: SingleFlight[str, Application] = SingleFlight()
 
-    async def get(self) -> Application:
+    async def handle(self, request: Request, traceparent: str) -> Response:
+        """Answer a request. `traceparent`: of the host's span."""
+        if self._settings is None:
+            path = request.scope["path"]
+            return without_configuration(path, request.headers, self._complaints, self._management_key)
+        return await (await self._get(self._settings)).gateway.handle(request, traceparent)
+
+    async def roll_up(self) -> None:
+        """One pass of the timer's job, unless there is no configuration."""
+        if self._settings is not None:
+            await (await self._get(self._settings)).roll_up()
+
+    async def _get(self, settings: Settings) -> Application:
         """The application of this process. After a failed attempt to build it, the next request tries again."""
         if self._application is None:
-            self._application = await self._building.run("", self._build)
+            self._application = await self._building.run("", partial(self._build, settings))
         return self._application
 
-    async def close(self) -> None:
-        """Write what is left, at the end of the process."""
-        await self._building.close()
-        await self._stack.aclose()
-
-    async def _build(self) -> Application:
-        return await self._stack.enter_async_context(application(self._settings))
+    async def _build(self, settings: Settings) -> Application:
+        return await self._stack.enter_async_context(application(settings))

@@ -18,12 +18,14 @@ GatewayError                    500     internal_error
 ├── RequestTimeout              408     request_timeout
 ├── StateConflict               409     state_in_several_backends
 ├── RequestTooLarge             413     request_too_large
+├── UpgradeRequired             426     websockets_not_supported
 ├── RateLimitExceeded           429     rate_limit_exceeded
 ├── NotSupported                501     websockets_not_supported
 ├── BadGateway                  502     bad_gateway
 ├── NoBackendAvailable          503     no_backend_available
 ├── StateUnavailable            503     state_unavailable
 ├── StoreUnavailable            503     store_unavailable
+├── Misconfigured               503     misconfigured
 └── UpstreamTimeout             504     upstream_timeout
 
 ConfigurationError              stops the start; no caller sees it
@@ -176,7 +178,7 @@ class RateLimitExceeded(GatewayError):
         return {"retry-after": str(-(-milliseconds // 1000)), "retry-after-ms": str(milliseconds)}
 
 
-NO_WEBSOCKETS = (
+_NO_WEBSOCKETS = (
     "This gateway serves no WebSockets, because its platform cannot pass them on. Get a client secret from "
     "POST /v1/realtime/client_secrets and connect to the backend, or use HTTP with event streams."
 )
@@ -184,6 +186,22 @@ NO_WEBSOCKETS = (
 
 class NotSupported(GatewayError):
     status, code, type = 501, "websockets_not_supported", "invalid_request_error"
+
+
+class UpgradeRequired(GatewayError):
+    """A WebSocket where the same call works over HTTP: agents fall back to that at once on this status alone."""
+
+    status, code, type = 426, "websockets_not_supported", "invalid_request_error"
+
+    def headers(self) -> dict[str, str]:
+        return {"upgrade": "HTTP/1.1"}
+
+
+def websocket_refused(path: str) -> GatewayError:
+    """The refusal of an upgrade to a WebSocket."""
+    if path.rstrip("/").endswith("/responses"):
+        return UpgradeRequired("This gateway serves responses over HTTP only: send POST, with `stream` for events.")
+    return NotSupported(_NO_WEBSOCKETS)
 
 
 class BadGateway(GatewayError):
@@ -207,6 +225,12 @@ class StoreUnavailable(GatewayError):
 
     def headers(self) -> dict[str, str]:
         return {"retry-after": "2", "retry-after-ms": "2000"}
+
+
+class Misconfigured(GatewayError):
+    """The gateway runs without a configuration. Callers are not told the reason."""
+
+    status, code = 503, "misconfigured"
 
 
 class UpstreamTimeout(GatewayError):

@@ -9,6 +9,8 @@ FastAPI is a third of what a start would import.
 """
 
 import logging
+import re
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from typing import ClassVar
 
@@ -17,11 +19,39 @@ import uvicorn
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from shared.errors import GatewayError
+from shared.errors import GatewayError, InvalidRequest
+from shared.functions_pairing import HEADER, KNOWN, Pairing, Unpaired
 from shared.responses.rendering import ErrorResponse
 
 logger = logging.getLogger("tollgate")
+
+_LOGGERS = ("tollgate", "asyncio")
+_KEEP_ALIVE = 120  # seconds; the host's pool keeps a connection for 60, and cannot repeat a POST on a closed one
+_NAMED = re.compile(rb"\r\n" + HEADER.encode() + rb": ([0-9a-f-]{36})\r\n", re.IGNORECASE)
+
+
+class _Lines(logging.Formatter):
+    """One line a record. The line of a call is the JSON alone, so that it can be parsed where the host shows it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return text if record.name == "tollgate.requests" else f"{record.levelname} {record.name}: {text}"
+
+
+def log_to_stderr() -> None:
+    """Write the gateway's log to the worker's stderr, which the host shows whole as `Host.Function.Console`.
+
+    Through the worker's own handler the host would book a line under the invocation that was started last, and drop it
+    where that has ended: every line of a call, which is written after its handler has returned."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Lines())
+    for name in _LOGGERS:
+        logger = logging.getLogger(name)
+        logger.addHandler(handler)
+        logger.propagate = False
+
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -49,33 +79,39 @@ class ResponseType(metaclass=base.ResponseTrackerMeta):
 
 
 class WebApp(base.WebApp):
-    """Hands every request to the handler that the worker registers, which pairs it with the host's invocation."""
+    """Pairs every request with the host's invocation, and sends the response of that."""
 
-    # Awaited when the worker ends. Of the class, because the worker makes the object, without arguments.
-    stop: ClassVar[Callable[[], Awaitable[None]]]
+    # Of the class, because the worker makes the object, without arguments.
+    pairing: ClassVar[Pairing | None] = None
 
     def __init__(self) -> None:
         self._handler: Handler | None = None
 
     def route(self, func: Handler) -> Handler:
-        self._handler = func
+        """Take the worker's own handler. It finds the coordinator that the pairing replaces."""
+        pairing = Pairing()
+        if pairing.replaces(func):
+            self._handler, type(self).pairing = pairing.respond, pairing
+        else:
+            self._handler = func
+            logger.error(
+                "the worker's runtime library is not as known: expected %s, which requirements.txt pins; an invocation "
+                "may now wait for its request until functionTimeout",
+                KNOWN,
+            )
         return func
 
     def get_app(self) -> "WebApp":
         return self
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await receive()
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
-            await type(self).stop()
-            await send({"type": "lifespan.shutdown.complete"})
-            return
         try:
             if self._handler is None:
                 raise RuntimeError("the worker has registered no handler")
             response = await self._handler(Request(scope, receive))
+        except Unpaired as error:
+            logger.warning("a request was not paired with an invocation: %s", error)
+            response = ErrorResponse(InvalidRequest(f"The header {HEADER} belongs to the host: leave it out."), {})
         except Exception as error:  # the function could not be run: a configuration that cannot be used, above all
             logger.error("a request could not be served: %s: %s", type(error).__name__, error)
             response = ErrorResponse(
@@ -84,8 +120,36 @@ class WebApp(base.WebApp):
         await response(scope, receive, send)
 
 
+class _Protocol(HttpToolsProtocol):
+    """Ends the invocation of a request that the server itself refuses."""
+
+    def data_received(self, data: bytes) -> None:
+        self._data = data
+        super().data_received(data)
+        self._data = b""
+
+    def send_400_response(self, msg: str) -> None:
+        named = _NAMED.search(self._data)
+        if named and WebApp.pairing is not None:
+            WebApp.pairing.refuse(named[1].decode().lower())
+        super().send_400_response(msg)
+
+
 class WebServer(base.WebServer):
-    """Serves the app on the address that the worker tells the host. One line a request is the gateway's own."""
+    """Serves the app on the address that the worker tells the host. One line a request is the gateway's own.
+
+    Without WebSockets, whatever is installed: an upgrade is answered by the gateway, in its invocation. Without an
+    orderly end: the host kills the worker, so nothing may wait for one."""
 
     async def serve(self) -> None:
-        await uvicorn.Server(uvicorn.Config(self.web_app, host=self.hostname, port=self.port, access_log=False)).serve()
+        config = uvicorn.Config(
+            self.web_app,
+            host=self.hostname,
+            port=self.port,
+            http=_Protocol,
+            ws="none",
+            lifespan="off",
+            timeout_keep_alive=_KEEP_ALIVE,
+            access_log=False,
+        )
+        await uvicorn.Server(config).serve()

@@ -22,6 +22,7 @@ from shared.limits.limiter import Limiter, Reservation
 from shared.management.api import ManagementApi
 from shared.requests.arrival import ReceivedRequest
 from shared.requests.disconnect import CallerConnection, CallerDisconnected
+from shared.requests.head import headers_of
 from shared.requests.reading import Bounds, read_call
 from shared.requests.upload import Upload
 from shared.responses.dispatcher import HUNG_UP, AdmittedCall, Dispatcher, heartbeat_wanted
@@ -71,8 +72,7 @@ class Gateway:
             )
 
     async def _serve(self, request: Request, received: ReceivedRequest) -> Response:
-        # A plain dict: Starlette's own Headers search the raw list on every access.
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.scope["headers"]}
+        headers = headers_of(request.scope["headers"])  # a dict: Starlette's own search the raw list on every access
         address = client_address.of_client(request.scope, self._client_address)
         if self._management.owns(received.path):
             return await self._management.answer(request, received, headers, address)

@@ -120,7 +120,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
     `references` are the objects named in path and body. `makes` is the kind of object that the call creates at the
     backend, or "". `background`: the answer is still being generated when the call ends. `seals`: the answer has
-    content that only its backend can open.
+    content that only its backend can open, or parts that later calls name by their ids.
     """
 
     operation: Operation
@@ -169,7 +169,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str] | None = None
 
 
-class Usage(TokenCounts, frozen=True):
+class Usage(TokenCounts, frozen=True, omit_defaults=True):
     """The usage of one call, as the backend reports it.
 
     `images`, `seconds` (of sound) and `characters` (spoken) are charged by operations without tokens; calls of tools

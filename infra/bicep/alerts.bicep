@@ -3,6 +3,9 @@
 @description('Resource id of the Application Insights component.')
 param componentId string
 
+@description('Resource id of the Log Analytics workspace.')
+param workspaceId string
+
 @description('Azure region.')
 param location string
 
@@ -154,7 +157,7 @@ customMetrics
     dimension: ''
     query: '''
 customMetrics
-| where name == 'tollgate.safe_mode' and valueMax > 0
+| where name == 'tollgate.safe_mode' and value > 0
 | summarize minutes = dcount(bin(timestamp, 1m)) by cloud_RoleInstance
 | where minutes >= 10
 '''
@@ -185,8 +188,37 @@ customMetrics
     query: '''
 customMetrics
 | where name == 'tollgate.ledger.backlog'
-| summarize rows = max(valueMax) by cloud_RoleInstance
+| summarize rows = max(value) by cloud_RoleInstance
 | where rows > 1000
+'''
+  }
+  {
+    name: 'silent'
+    title: 'The gateway sends no telemetry'
+    about: 'Nothing arrived for ten minutes, though the timer runs every five: the gateway does not run, or cannot send.'
+    severity: 1
+    window: 'PT10M'
+    frequency: 'PT5M'
+    dimension: ''
+    query: '''
+union customMetrics, requests, traces
+| summarize rows = count()
+| where rows == 0
+'''
+  }
+  {
+    name: 'daily-cap'
+    title: 'The daily cap of telemetry is reached'
+    about: 'Log Analytics drops the rest of the day, what these alerts read included: raise telemetryDailyQuotaGb or keep fewer traces.'
+    severity: 1
+    window: 'PT1H'
+    frequency: 'PT15M'
+    dimension: ''
+    query: '''
+_LogOperation
+| where Category =~ 'Ingestion' and Detail has 'OverQuota'
+| summarize messages = count()
+| where messages > 0
 '''
   }
 ]
@@ -208,7 +240,7 @@ resource group 'Microsoft.Insights/actionGroups@2023-01-01' = {
   }
 }
 
-resource alerts 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = [
+resource alerts 'Microsoft.Insights/scheduledQueryRules@2026-03-01' = [
   for rule in rules: {
     name: '${namePrefix}-${rule.name}'
     location: location
@@ -219,7 +251,8 @@ resource alerts 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = [
       description: rule.about
       severity: rule.severity
       enabled: true
-      scopes: [componentId]
+      scopes: [rule.name == 'daily-cap' ? workspaceId : componentId]
+      skipQueryValidation: true // in a new workspace the tables do not exist before the first row
       evaluationFrequency: rule.frequency
       windowSize: rule.window
       autoMitigate: true
@@ -252,3 +285,6 @@ resource alerts 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = [
     }
   }
 ]
+
+@description('Resource id of the action group.')
+output actionGroupId string = group.id

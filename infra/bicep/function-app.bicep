@@ -47,6 +47,11 @@ param telemetryConnectionString string
 @allowed([512, 2048, 4096])
 param instanceMemoryMB int
 
+@description('Largest request body with a length, in bytes. The host holds it in memory about five times, without asking for a key.')
+@minValue(1048576)
+@maxValue(1073741824)
+param requestBodyLimitBytes int
+
 @description('Calls that one instance serves at a time. Azure\'s default for Python is 1.')
 @minValue(1)
 @maxValue(1000)
@@ -65,6 +70,10 @@ param alwaysReadyInstances int
 @description('Spread instances over availability zones, if the region has them.')
 param zoneRedundant bool
 
+@description('The way instances are replaced by an update.')
+@allowed(['RollingUpdate', 'Recreate'])
+param updateStrategy string
+
 @description('Subnet for outgoing calls. Empty: none.')
 param subnetId string
 
@@ -74,14 +83,19 @@ param publicAccess bool
 @description('IPv4 ranges in CIDR notation that may call. Empty: everybody with a key.')
 param allowedIpRanges string[]
 
+@description('With `allowedIpRanges`: let Azure\'s availability tests in, too.')
+param allowAvailabilityTests bool
+
 // The variables that shared/config/ reads, and those that the host needs. Never `AzureWebJobsStorage`: shared keys are off.
 var settings = {
   APPLICATIONINSIGHTS_AUTHENTICATION_STRING: 'ClientId=${identityClientId};Authorization=AAD'
   APPLICATIONINSIGHTS_CONNECTION_STRING: telemetryConnectionString
   AZURE_CLIENT_ID: identityClientId
+  AzureWebJobsDisableHomepage: 'true'
   AzureWebJobsStorage__blobServiceUri: hostBlobServiceUri
   AzureWebJobsStorage__clientId: identityClientId
   AzureWebJobsStorage__credential: 'managedidentity'
+  FUNCTIONS_REQUEST_BODY_SIZE_LIMIT: string(requestBodyLimitBytes)
   GATEWAY_CONFIG: configuration
   GATEWAY_MANAGEMENT_KEY: managementKey
   GATEWAY_STORAGE__clientId: identityClientId
@@ -89,7 +103,7 @@ var settings = {
   PYTHON_ENABLE_OPENTELEMETRY: empty(telemetryConnectionString) ? 'false' : 'true'
 }
 
-resource plan 'Microsoft.Web/serverfarms@2024-11-01' = {
+resource plan 'Microsoft.Web/serverfarms@2025-03-01' = {
   name: planName
   location: location
   tags: tags
@@ -104,7 +118,7 @@ resource plan 'Microsoft.Web/serverfarms@2024-11-01' = {
   }
 }
 
-resource app 'Microsoft.Web/sites@2024-11-01' = {
+resource app 'Microsoft.Web/sites@2025-03-01' = {
   name: name
   location: location
   tags: union(tags, { 'azd-service-name': 'gateway' })
@@ -123,6 +137,10 @@ resource app 'Microsoft.Web/sites@2024-11-01' = {
     publicNetworkAccess: publicAccess ? 'Enabled' : 'Disabled'
     virtualNetworkSubnetId: empty(subnetId) ? null : subnetId
     functionAppConfig: {
+      #disable-next-line BCP037 // a preview that the compiler's types do not have yet
+      siteUpdateStrategy: {
+        type: updateStrategy
+      }
       runtime: {
         name: 'python'
         version: '3.13'
@@ -151,33 +169,52 @@ resource app 'Microsoft.Web/sites@2024-11-01' = {
     siteConfig: {
       minTlsVersion: '1.2'
       ipSecurityRestrictionsDefaultAction: empty(allowedIpRanges) ? 'Allow' : 'Deny'
-      ipSecurityRestrictions: map(allowedIpRanges, (cidr, index) => {
-        action: 'Allow'
-        ipAddress: cidr
-        name: 'range-${index}'
-        priority: 100 + index
-      })
+      ipSecurityRestrictions: concat(
+        map(allowedIpRanges, (cidr, index) => {
+          action: 'Allow'
+          ipAddress: cidr
+          name: 'range-${index}'
+          priority: 100 + index
+        }),
+        empty(allowedIpRanges) || !allowAvailabilityTests
+          ? []
+          : [
+              {
+                action: 'Allow'
+                ipAddress: 'ApplicationInsightsAvailability'
+                tag: 'ServiceTag'
+                name: 'availability-tests'
+                priority: 1000
+              }
+            ]
+      )
     }
   }
 }
 
 // Declared as a whole: settings that are not listed here are removed.
-resource appSettings 'Microsoft.Web/sites/config@2024-11-01' = {
+resource appSettings 'Microsoft.Web/sites/config@2025-03-01' = {
   parent: app
   name: 'appsettings'
   properties: union(secretSettings, settings)
 }
 
 // Publishing with Entra ID only, not with a user name and a password.
-resource publishing 'Microsoft.Web/sites/basicPublishingCredentialsPolicies@2024-11-01' = [
-  for kind in ['ftp', 'scm']: {
-    parent: app
-    name: kind
-    properties: {
-      allow: false
-    }
+resource ftpPublishing 'Microsoft.Web/sites/basicPublishingCredentialsPolicies@2025-03-01' = {
+  parent: app
+  name: 'ftp'
+  properties: {
+    allow: false
   }
-]
+}
+
+resource scmPublishing 'Microsoft.Web/sites/basicPublishingCredentialsPolicies@2025-03-01' = {
+  parent: app
+  name: 'scm'
+  properties: {
+    allow: false
+  }
+}
 
 @description('Resource id of the app.')
 output id string = app.id

@@ -17,11 +17,20 @@ param tags object
 @description('Object id of the identity of the gateway.')
 param principalId string
 
+@description('Forbid everybody to purge the vault once it is deleted.')
+param purgeProtection bool
+
+@description('Recover the deleted vault of this name.')
+param restore bool
+
+@description('Log Analytics workspace that gets the audit log. Empty: none.')
+param workspaceId string
+
 @description('The management key.')
 @secure()
 param managementKey string
 
-resource vault 'Microsoft.KeyVault/vaults@2024-11-01' = {
+resource vault 'Microsoft.KeyVault/vaults@2025-05-01' = {
   name: name
   location: location
   tags: tags
@@ -32,12 +41,13 @@ resource vault 'Microsoft.KeyVault/vaults@2024-11-01' = {
     }
     tenantId: tenant().tenantId
     enableRbacAuthorization: true
-    enablePurgeProtection: true
+    createMode: restore ? 'recover' : 'default'
+    enablePurgeProtection: purgeProtection ? true : null // Azure refuses `false`
     softDeleteRetentionInDays: 7
   }
 }
 
-resource secret 'Microsoft.KeyVault/vaults/secrets@2024-11-01' = {
+resource secret 'Microsoft.KeyVault/vaults/secrets@2025-05-01' = {
   parent: vault
   name: 'management-key'
   properties: {
@@ -53,6 +63,20 @@ resource role 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
     principalId: principalId
     principalType: 'ServicePrincipal'
     roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.keyVaultSecretsUser)
+  }
+}
+
+resource logs 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = if (!empty(workspaceId)) {
+  name: 'tollgate'
+  scope: vault
+  properties: {
+    workspaceId: workspaceId
+    logs: [
+      {
+        category: 'AuditEvent'
+        enabled: true
+      }
+    ]
   }
 }
 

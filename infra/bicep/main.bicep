@@ -2,6 +2,8 @@
 
 targetScope = 'subscription'
 
+import { accountProblems, createdBackends, existingBackends } from 'accounts.bicep'
+import { limitSettings, modelSettings, otherSections, timeoutSettings } from 'sections.bicep'
 import { account, existingAccount, roles } from 'types.bicep'
 
 @description('Name of the environment; part of the name of the resource group.')
@@ -30,16 +32,20 @@ param accounts account[] = []
 param existingAccounts existingAccount[] = []
 
 @description('The section `models` of the configuration: fallbacks, aliases and limits, by model.')
-param models object = {}
+param models modelSettings = {}
 
 @description('The section `limits` of the configuration.')
-param limits object = {}
+param limits limitSettings = {}
 
 @description('The section `timeouts` of the configuration.')
-param timeouts object = {}
+param timeouts timeoutSettings = {}
 
 @description('Further sections of the configuration, such as `ledger`, passed on as they are.')
-param sections object = {}
+param sections otherSections = {}
+
+@description('Operations of the models that the gateway may use. `inference`: chat, responses, embeddings, images, speech. `everything`: also files, batches, vector stores, fine-tuning, evals and stored completions, by a custom role, which only an Owner or User Access Administrator may create.')
+@allowed(['inference', 'everything'])
+param modelAccess string = 'inference'
 
 @description('Blob container for the monthly files of charges, in the storage account of the tables. Empty: no export.')
 @maxLength(63)
@@ -63,6 +69,15 @@ param managementKey string = ''
 @description('Keep the management key in a Key Vault instead of in the settings of the app.')
 param keyVault bool = false
 
+@description('Forbid everybody to purge the deleted vault for 7 days. It cannot be turned off again, and `azd down` then leaves the name taken.')
+param purgeProtection bool = false
+
+@description('Restore the accounts and the vault of an earlier deployment of this name that were deleted and not purged. Only then: Azure refuses it where nothing is to be restored.')
+param restoreDeleted bool = false
+
+@description('Put a lock on the storage account of the tables, so that nobody deletes keys and usage by mistake. `azd down` fails while it is there.')
+param lockState bool = false
+
 @description('Secrets that the configuration names, such as `limits.webhook.secret_env`: name of the variable and value.')
 @secure()
 param secretSettings object = {}
@@ -70,6 +85,11 @@ param secretSettings object = {}
 @description('Memory of an instance in MB; it also sets the CPU (2048: one core).')
 @allowed([512, 2048, 4096])
 param instanceMemoryMB int = 2048
+
+@description('Largest request body with a length, in bytes. The host holds it in memory about five times, without asking for a key.')
+@minValue(1048576)
+@maxValue(1073741824)
+param requestBodyLimitBytes int = 33554432
 
 @description('Calls that one instance serves at a time. Azure\'s default for Python is 1.')
 @minValue(1)
@@ -86,8 +106,12 @@ param maximumInstanceCount int = 40
 @maxValue(1000)
 param alwaysReadyInstances int = 0
 
-@description('Spread instances and stored data over availability zones, if the region has them. Needs 2 always-ready instances, if any.')
+@description('Spread instances and stored data over availability zones, if the region has them. Needs 2 always-ready instances or more.')
 param zoneRedundant bool = false
+
+@description('The way instances are replaced by an update. `RollingUpdate` (a preview of Azure\'s) lets running calls end; `Recreate` cuts them.')
+@allowed(['RollingUpdate', 'Recreate'])
+param updateStrategy string = 'RollingUpdate'
 
 @description('Application Insights and Log Analytics.')
 param telemetry bool = true
@@ -119,6 +143,13 @@ param failedCallsPerThousand int = 10
 @maxValue(600)
 param slowFirstTokenSeconds int = 10
 
+@description('USD a month for the resource group, models included, from which `alertEmail` gets a message: at 80 % of the sum, and when a forecast exceeds it. 0: no budget.')
+@minValue(0)
+param monthlyBudgetUsd int = 0
+
+@description('With `monthlyBudgetUsd`: first day of the month in which the budget begins, as 2026-12-01. Azure does not change it later.')
+param budgetStart string = ''
+
 @description('Create a virtual network with private endpoints to storage and to the created Azure OpenAI accounts, and close their public endpoints.')
 param privateNetwork bool = false
 
@@ -138,6 +169,7 @@ param operatorIpRanges string[] = []
 param tags object = {}
 
 var token = uniqueString(subscription().id, environmentName, location)
+var accountsId = '${subscription().id}/resourceGroups/${resourceGroupName}/providers/Microsoft.CognitiveServices/accounts'
 var allTags = union(tags, { 'azd-env-name': environmentName })
 var names = {
   alerts: 'tollgate-${token}'
@@ -152,49 +184,27 @@ var names = {
   workspace: 'log-tollgate-${token}'
 }
 var packageContainer = 'packages'
+var alerting = telemetry && !empty(alertEmail)
 var useVault = keyVault && !empty(managementKey)
 var storageSku = zoneRedundant ? 'Standard_ZRS' : 'Standard_LRS'
 
+var problems = concat(
+  accountProblems(accounts, existingAccounts),
+  zoneRedundant && alwaysReadyInstances < 2
+    ? ['zoneRedundant: expected 2 or more alwaysReadyInstances with it, got ${alwaysReadyInstances}.']
+    : [],
+  privateApp && !privateNetwork ? ['privateApp: expected privateNetwork with it.'] : [],
+  monthlyBudgetUsd > 0 && (empty(alertEmail) || empty(budgetStart))
+    ? ['monthlyBudgetUsd: expected alertEmail and budgetStart with it, the latter such as 2026-12-01.']
+    : []
+)
+// Everything is made of these two, so that a problem stops the deployment before anything is created.
+var created = empty(problems) ? accounts : fail(join(problems, '\n'))
+var existing = empty(problems) ? existingAccounts : fail(join(problems, '\n'))
+
 // The configuration document, composed from the parameters that also create the accounts, so that nothing is typed twice.
-var accountsId = '${subscription().id}/resourceGroups/${resourceGroupName}/providers/Microsoft.CognitiveServices/accounts'
-var standardAccounts = filter(accounts, a => !empty(filter(a.deployments, d => !contains(d.sku, 'Provisioned'))))
-var provisionedAccounts = filter(accounts, a => !empty(filter(a.deployments, d => contains(d.sku, 'Provisioned'))))
-var standardBackends = map(standardAccounts, a => {
-  name: a.name
-  endpoint: 'https://${take('oai-${a.name}-${token}', 64)}.openai.azure.com'
-  resource_id: '${accountsId}/${take('oai-${a.name}-${token}', 64)}'
-  region: a.region
-  data_zone: a.?dataZone
-  kind: 'standard'
-  models: toObject(filter(a.deployments, d => !contains(d.sku, 'Provisioned')), d => d.?alias ?? d.model, d => d.name)
-  priority: a.?priority ?? 1
-  weight: a.?weight ?? 1
-})
-var provisionedBackends = map(provisionedAccounts, a => {
-  name: '${a.name}-provisioned'
-  endpoint: 'https://${take('oai-${a.name}-${token}', 64)}.openai.azure.com'
-  resource_id: '${accountsId}/${take('oai-${a.name}-${token}', 64)}'
-  region: a.region
-  data_zone: a.?dataZone
-  kind: 'provisioned'
-  models: toObject(filter(a.deployments, d => contains(d.sku, 'Provisioned')), d => d.?alias ?? d.model, d => d.name)
-  priority: a.?provisionedPriority ?? 0
-  weight: a.?weight ?? 1
-})
-var existingBackends = map(existingAccounts, a => {
-  name: a.name
-  endpoint: a.?endpoint ?? 'https://${last(split(a.resourceId, '/'))}.openai.azure.com'
-  resource_id: a.resourceId
-  region: a.region
-  data_zone: a.?dataZone
-  api_version: a.?apiVersion ?? 'v1'
-  kind: a.?kind ?? 'standard'
-  models: a.models
-  priority: a.?priority ?? 1
-  weight: a.?weight ?? 1
-})
 var configuration = {
-  backends: concat(provisionedBackends, standardBackends, existingBackends)
+  backends: concat(createdBackends(created, token, accountsId), existingBackends(existing))
   models: models
   limits: limits
   timeouts: timeouts
@@ -255,6 +265,25 @@ module hostStorage 'storage.bicep' = {
   }
 }
 
+// The built-in role OpenAI User lacks files, batches, fine-tuning, evals and stored completions; the built-in roles that
+// have them may change deployments, too.
+resource everything 'Microsoft.Authorization/roleDefinitions@2022-04-01' = if (modelAccess == 'everything') {
+  name: guid(subscription().id, names.app, 'everything')
+  properties: {
+    roleName: 'Tollgate ${token}: all operations of Azure OpenAI models'
+    description: 'All that the gateway ${names.app} serves. No management of accounts or deployments.'
+    type: 'CustomRole'
+    permissions: [
+      {
+        actions: []
+        dataActions: ['Microsoft.CognitiveServices/accounts/OpenAI/*']
+      }
+    ]
+    assignableScopes: union([subscription().id], map(existing, a => '/subscriptions/${split(a.resourceId, '/')[2]}'))
+  }
+}
+var openAiRole = modelAccess == 'everything' ? everything.name : roles.cognitiveServicesOpenAIUser
+
 // Roles of the operator: state and exported files for the command line, and Azure's count of the calls.
 var stateRoles = concat(
   [roles.storageTableDataContributor],
@@ -300,6 +329,8 @@ module stateStorage 'storage.bicep' = {
             }
           ]
     )
+    lock: lockState
+    workspaceId: telemetry ? monitoring!.outputs.workspaceId : ''
     restrictNetwork: privateNetwork
     allowedIpRanges: operatorIpRanges
   }
@@ -315,7 +346,7 @@ module hostStorageEndpoint 'private-endpoint.bicep' = if (privateNetwork) {
     targetId: hostStorage.outputs.id
     group: 'blob'
     subnetId: network!.outputs.endpointsSubnetId
-    dnsZoneId: network!.outputs.blobZoneId
+    dnsZoneIds: [network!.outputs.blobZoneId]
   }
 }
 
@@ -329,7 +360,7 @@ module stateStorageEndpoint 'private-endpoint.bicep' = if (privateNetwork) {
     targetId: stateStorage.outputs.id
     group: 'table'
     subnetId: network!.outputs.endpointsSubnetId
-    dnsZoneId: network!.outputs.tableZoneId
+    dnsZoneIds: [network!.outputs.tableZoneId]
   }
 }
 
@@ -343,16 +374,16 @@ module stateFilesEndpoint 'private-endpoint.bicep' = if (privateNetwork && !empt
     targetId: stateStorage.outputs.id
     group: 'blob'
     subnetId: network!.outputs.endpointsSubnetId
-    dnsZoneId: network!.outputs.blobZoneId
+    dnsZoneIds: [network!.outputs.blobZoneId]
   }
 }
 
 module openAi 'openai.bicep' = [
-  for a in accounts: {
+  for a in created: {
     name: 'openai-${a.name}'
     scope: group
     params: {
-      name: take('oai-${a.name}-${token}', 64)
+      name: 'oai-${a.name}-${token}'
       region: a.region
       tags: allTags
       deployments: a.deployments
@@ -360,35 +391,38 @@ module openAi 'openai.bicep' = [
         {
           principalId: identity.outputs.principalId
           principalType: 'ServicePrincipal'
-          roleId: roles.cognitiveServicesOpenAIUser
+          roleId: openAiRole
         }
       ])
       subnetId: privateNetwork ? network!.outputs.endpointsSubnetId : ''
-      dnsZoneId: privateNetwork ? network!.outputs.openAiZoneId : ''
+      dnsZoneIds: privateNetwork ? network!.outputs.accountZoneIds : []
       subnetLocation: location
+      restore: restoreDeleted
+      workspaceId: telemetry ? monitoring!.outputs.workspaceId : ''
     }
   }
 ]
 
 module openAiAccess 'openai-access.bicep' = [
-  for a in existingAccounts: {
+  for a in existing: {
     name: take('openai-access-${a.name}-${token}', 64)
     scope: resourceGroup(split(a.resourceId, '/')[2], split(a.resourceId, '/')[4])
     params: {
       name: last(split(a.resourceId, '/'))
-      assignments: concat(operatorOfAccounts, [
-        {
+      assignments: concat(
+        operatorOfAccounts,
+        map(a.?foundry ?? false ? [openAiRole, roles.cognitiveServicesUser] : [openAiRole], role => {
           principalId: identity.outputs.principalId
           principalType: 'ServicePrincipal'
-          roleId: roles.cognitiveServicesOpenAIUser
-        }
-      ])
+          roleId: role
+        })
+      )
     }
   }
 ]
 
 module openAiEndpoints 'private-endpoint.bicep' = [
-  for a in existingAccounts: if (privateNetwork && (a.?privateEndpoint ?? false)) {
+  for a in existing: if (privateNetwork && (a.?privateEndpoint ?? false)) {
     name: take('openai-endpoint-${a.name}', 64)
     scope: group
     params: {
@@ -398,7 +432,7 @@ module openAiEndpoints 'private-endpoint.bicep' = [
       targetId: a.resourceId
       group: 'account'
       subnetId: network!.outputs.endpointsSubnetId
-      dnsZoneId: network!.outputs.openAiZoneId
+      dnsZoneIds: network!.outputs.accountZoneIds
     }
   }
 ]
@@ -417,17 +451,42 @@ module monitoring 'monitoring.bicep' = if (telemetry) {
   }
 }
 
-module alerts 'alerts.bicep' = if (telemetry && !empty(alertEmail)) {
+module alerts 'alerts.bicep' = if (alerting) {
   name: 'alerts'
   scope: group
   params: {
     componentId: monitoring!.outputs.componentId
+    workspaceId: monitoring!.outputs.workspaceId
     location: location
     tags: allTags
     namePrefix: names.alerts
     email: alertEmail
     failedCallsPerThousand: failedCallsPerThousand
     slowFirstTokenSeconds: slowFirstTokenSeconds
+  }
+}
+
+module availability 'availability.bicep' = if (alerting && !privateApp) {
+  name: 'availability'
+  scope: group
+  params: {
+    componentId: monitoring!.outputs.componentId
+    actionGroupId: alerts!.outputs.actionGroupId
+    location: location
+    tags: allTags
+    name: '${names.alerts}-unreachable'
+    url: app.outputs.url
+  }
+}
+
+module budget 'budget.bicep' = if (monthlyBudgetUsd > 0) {
+  name: 'budget'
+  scope: group
+  params: {
+    name: names.alerts
+    amount: monthlyBudgetUsd
+    start: budgetStart
+    email: alertEmail
   }
 }
 
@@ -449,6 +508,9 @@ module vault 'key-vault.bicep' = if (useVault) {
     location: location
     tags: allTags
     principalId: identity.outputs.principalId
+    purgeProtection: purgeProtection
+    restore: restoreDeleted
+    workspaceId: telemetry ? monitoring!.outputs.workspaceId : ''
     managementKey: managementKey
   }
 }
@@ -471,6 +533,7 @@ module app 'function-app.bicep' = {
     secretSettings: secretSettings
     telemetryConnectionString: telemetry ? monitoring!.outputs.connectionString : ''
     instanceMemoryMB: instanceMemoryMB
+    requestBodyLimitBytes: requestBodyLimitBytes
     perInstanceConcurrency: perInstanceConcurrency
     maximumInstanceCount: maximumInstanceCount
     alwaysReadyInstances: alwaysReadyInstances
@@ -478,6 +541,8 @@ module app 'function-app.bicep' = {
     subnetId: privateNetwork ? network!.outputs.appSubnetId : ''
     publicAccess: !(privateNetwork && privateApp)
     allowedIpRanges: allowedIpRanges
+    allowAvailabilityTests: alerting
+    updateStrategy: updateStrategy
   }
   dependsOn: [
     hostStorageEndpoint
@@ -496,7 +561,7 @@ module appEndpoint 'private-endpoint.bicep' = if (privateNetwork && privateApp) 
     targetId: app.outputs.id
     group: 'sites'
     subnetId: network!.outputs.endpointsSubnetId
-    dnsZoneId: network!.outputs.appZoneId
+    dnsZoneIds: [network!.outputs.appZoneId]
   }
 }
 

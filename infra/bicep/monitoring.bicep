@@ -71,6 +71,9 @@ resource role 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   }
 }
 
+@description('Resource id of the workspace.')
+output workspaceId string = workspace.id
+
 @description('Resource id of the Application Insights component.')
 output componentId string = component.id
 

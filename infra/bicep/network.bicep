@@ -15,11 +15,13 @@ param addressPrefix string
 var zoneNames = {
   app: 'privatelink.azurewebsites.net'
   blob: 'privatelink.blob.${environment().suffixes.storage}'
+  cognitiveServices: 'privatelink.cognitiveservices.azure.com'
   openAi: 'privatelink.openai.azure.com'
+  servicesAi: 'privatelink.services.ai.azure.com'
   table: 'privatelink.table.${environment().suffixes.storage}'
 }
 
-resource network 'Microsoft.Network/virtualNetworks@2024-07-01' = {
+resource network 'Microsoft.Network/virtualNetworks@2025-05-01' = {
   name: name
   location: location
   tags: tags
@@ -53,7 +55,7 @@ resource network 'Microsoft.Network/virtualNetworks@2024-07-01' = {
   }
 }
 
-resource zones 'Microsoft.Network/privateDnsZones@2020-06-01' = [
+resource zones 'Microsoft.Network/privateDnsZones@2024-06-01' = [
   for zone in items(zoneNames): {
     name: zone.value
     location: 'global'
@@ -61,7 +63,7 @@ resource zones 'Microsoft.Network/privateDnsZones@2020-06-01' = [
   }
 ]
 
-resource links 'Microsoft.Network/privateDnsZones/virtualNetworkLinks@2020-06-01' = [
+resource links 'Microsoft.Network/privateDnsZones/virtualNetworkLinks@2024-06-01' = [
   for (zone, index) in items(zoneNames): {
     parent: zones[index]
     name: name
@@ -88,8 +90,12 @@ output appZoneId string = resourceId('Microsoft.Network/privateDnsZones', zoneNa
 @description('Zone of blob services.')
 output blobZoneId string = resourceId('Microsoft.Network/privateDnsZones', zoneNames.blob)
 
-@description('Zone of Azure OpenAI.')
-output openAiZoneId string = resourceId('Microsoft.Network/privateDnsZones', zoneNames.openAi)
+@description('Zones of Azure OpenAI and Foundry accounts, which answer to three host names.')
+output accountZoneIds string[] = [
+  resourceId('Microsoft.Network/privateDnsZones', zoneNames.cognitiveServices)
+  resourceId('Microsoft.Network/privateDnsZones', zoneNames.openAi)
+  resourceId('Microsoft.Network/privateDnsZones', zoneNames.servicesAi)
+]
 
 @description('Zone of table services.')
 output tableZoneId string = resourceId('Microsoft.Network/privateDnsZones', zoneNames.table)

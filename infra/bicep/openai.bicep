@@ -22,11 +22,17 @@ param assignments assignment[]
 @description('Subnet for a private endpoint. Empty: the account has a public endpoint.')
 param subnetId string
 
-@description('Private DNS zone of the private endpoint.')
-param dnsZoneId string
+@description('Private DNS zones of the private endpoint: one for each host name that an account has.')
+param dnsZoneIds string[]
 
 @description('Azure region of the subnet.')
 param subnetLocation string
+
+@description('Restore the deleted account of this name.')
+param restore bool
+
+@description('Log Analytics workspace that gets the audit log. Empty: none.')
+param workspaceId string
 
 resource account 'Microsoft.CognitiveServices/accounts@2025-06-01' = {
   name: name
@@ -39,6 +45,7 @@ resource account 'Microsoft.CognitiveServices/accounts@2025-06-01' = {
   properties: {
     customSubDomainName: name // sign-in with Entra ID needs it
     disableLocalAuth: true
+    restore: restore ? true : null
     publicNetworkAccess: empty(subnetId) ? 'Enabled' : 'Disabled'
     networkAcls: {
       defaultAction: empty(subnetId) ? 'Allow' : 'Deny'
@@ -60,11 +67,12 @@ resource models 'Microsoft.CognitiveServices/accounts/deployments@2025-06-01' = 
       model: {
         format: 'OpenAI'
         name: model.model
-        version: model.version
+        version: model.?version
       }
       raiPolicyName: model.?raiPolicyName
       spilloverDeploymentName: model.?spilloverDeploymentName
-      versionUpgradeOption: 'OnceNewDefaultVersionAvailable'
+      // A version that was chosen stays until it is retired. Without one nothing here turns an upgrade back.
+      versionUpgradeOption: empty(model.?version) ? 'OnceNewDefaultVersionAvailable' : 'OnceCurrentVersionExpired'
     }
   }
 ]
@@ -91,9 +99,23 @@ module endpoint 'private-endpoint.bicep' = if (!empty(subnetId)) {
     targetId: account.id
     group: 'account'
     subnetId: subnetId
-    dnsZoneId: dnsZoneId
+    dnsZoneIds: dnsZoneIds
   }
   dependsOn: [
     models
   ]
+}
+
+resource logs 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = if (!empty(workspaceId)) {
+  name: 'tollgate'
+  scope: account
+  properties: {
+    workspaceId: workspaceId
+    logs: [
+      {
+        category: 'Audit'
+        enabled: true
+      }
+    ]
+  }
 }

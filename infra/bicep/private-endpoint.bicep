@@ -18,10 +18,10 @@ param group string
 @description('Subnet of the endpoint.')
 param subnetId string
 
-@description('Private DNS zone of the service.')
-param dnsZoneId string
+@description('Private DNS zones of the service.')
+param dnsZoneIds string[]
 
-resource endpoint 'Microsoft.Network/privateEndpoints@2024-07-01' = {
+resource endpoint 'Microsoft.Network/privateEndpoints@2025-05-01' = {
   name: name
   location: location
   tags: tags
@@ -41,15 +41,15 @@ resource endpoint 'Microsoft.Network/privateEndpoints@2024-07-01' = {
   }
 }
 
-resource zoneGroup 'Microsoft.Network/privateEndpoints/privateDnsZoneGroups@2024-07-01' = {
+resource zoneGroup 'Microsoft.Network/privateEndpoints/privateDnsZoneGroups@2025-05-01' = {
   parent: endpoint
   name: 'default'
   properties: {
     privateDnsZoneConfigs: [
-      {
-        name: group
+      for id in dnsZoneIds: {
+        name: replace(last(split(id, '/')), '.', '-')
         properties: {
-          privateDnsZoneId: dnsZoneId
+          privateDnsZoneId: id
         }
       }
     ]

@@ -26,6 +26,12 @@ param tables string[] = []
 @description('Roles on the account.')
 param assignments assignment[]
 
+@description('Forbid everybody to delete the account until the lock is removed.')
+param lock bool = false
+
+@description('Log Analytics workspace that gets a line for everything that is deleted from the tables. Empty: none.')
+param workspaceId string = ''
+
 @description('Close the public endpoint, except for `allowedIpRanges`.')
 param restrictNetwork bool
 
@@ -94,6 +100,30 @@ resource role 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
     }
   }
 ]
+
+resource deleteLock 'Microsoft.Authorization/locks@2020-05-01' = if (lock) {
+  name: 'keys-and-usage'
+  scope: account
+  properties: {
+    level: 'CanNotDelete'
+    notes: 'Its tables hold the keys and the usage of the gateway. docs/operate.md says how to back them up.'
+  }
+}
+
+// Writes are not logged: every call of the gateway makes some.
+resource logs 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = if (!empty(workspaceId)) {
+  name: 'tollgate'
+  scope: tableService
+  properties: {
+    workspaceId: workspaceId
+    logs: [
+      {
+        category: 'StorageDelete'
+        enabled: true
+      }
+    ]
+  }
+}
 
 @description('Resource id of the account.')
 output id string = account.id

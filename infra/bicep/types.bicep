@@ -2,22 +2,26 @@
 
 @export()
 @description('A model deployment of an account that this template creates.')
+@sealed()
 type deployment = {
-  @description('Name of the deployment.')
+  @description('Name of the deployment. The lines of a batch name it; other calls name the model.')
   @minLength(2)
   @maxLength(64)
   name: string
 
   @description('Name of the model; callers use it unless `alias` is given.')
+  @minLength(1)
   model: string
 
   @description('Name that callers use, if it is not the name of the model.')
+  @minLength(1)
   alias: string?
 
-  @description('Version of the model.')
-  version: string
+  @description('Version of the model, kept until Azure retires it. Default: Azure\'s default, upgraded with it.')
+  @minLength(1)
+  version: string?
 
-  @description('SKU: how the deployment is billed and where it is processed.')
+  @description('SKU: how the deployment is billed and where it is processed. Batch SKUs serve batches alone.')
   sku:
     | 'Standard'
     | 'GlobalStandard'
@@ -25,10 +29,18 @@ type deployment = {
     | 'ProvisionedManaged'
     | 'GlobalProvisionedManaged'
     | 'DataZoneProvisionedManaged'
+    | 'GlobalBatch'
+    | 'DataZoneBatch'
+    | 'DeveloperTier'
 
   @description('Thousands of tokens per minute, or provisioned throughput units.')
   @minValue(1)
   capacity: int
+
+  @description('Of a provisioned SKU: the day from which its units are paid, as 2026-12-01. Default: always.')
+  @minLength(10)
+  @maxLength(10)
+  since: string?
 
   @description('Content filter of the account. Default: Azure\'s.')
   raiPolicyName: string?
@@ -38,17 +50,19 @@ type deployment = {
 }
 
 @export()
-@description('An Azure OpenAI account that this template creates. Its provisioned deployments become a separate backend.')
+@description('An Azure OpenAI account that this template creates. Each of its SKUs becomes one backend, except for batch SKUs.')
+@sealed()
 type account = {
-  @description('Name of the backend, unique. Lower case, because it becomes a part of the endpoint.')
+  @description('Name of the account, unique: small letters, digits and `-`, because it becomes a part of the endpoint.')
   @minLength(2)
   @maxLength(32)
   name: string
 
-  @description('Azure region.')
+  @description('Azure region, as `swedencentral`.')
+  @minLength(1)
   region: string
 
-  @description('Data zone of the region, for the records.')
+  @description('Data zone of the region. It is recorded for SKUs that stay in it, never for global ones.')
   dataZone: ('eu' | 'us')?
 
   @description('Lower goes first. Default: 1.')
@@ -72,7 +86,8 @@ type account = {
 }
 
 @export()
-@description('An existing Azure OpenAI account, in any group and subscription of the tenant.')
+@description('An existing Azure OpenAI or Foundry account, in any group and subscription of the tenant.')
+@sealed()
 type existingAccount = {
   @description('Name of the backend, unique.')
   @minLength(1)
@@ -80,15 +95,17 @@ type existingAccount = {
   name: string
 
   @description('Resource id of the account. The deployer must be allowed to assign roles on it.')
+  @minLength(1)
   resourceId: string
 
   @description('Endpoint. Default: https://NAME.openai.azure.com with the name of the resource.')
   endpoint: string?
 
   @description('Azure region.')
+  @minLength(1)
   region: string
 
-  @description('Data zone of the region, for the records.')
+  @description('Data zone of the region. Not beside `deployment` global.')
   dataZone: ('eu' | 'us')?
 
   @description('Model that callers ask for: name of the deployment.')
@@ -98,6 +115,12 @@ type existingAccount = {
 
   @description('Default: standard.')
   kind: ('standard' | 'provisioned')?
+
+  @description('Where the deployments are processed, for their prices. Default: global.')
+  deployment: ('global' | 'data_zone' | 'regional')?
+
+  @description('With `kind` provisioned: throughput units of each model, from a day on.')
+  capacity: provisionedCapacity[]?
 
   @description('API version for callers of /v1. Default: v1.')
   apiVersion: string?
@@ -112,12 +135,34 @@ type existingAccount = {
   @maxValue(100)
   weight: int?
 
+  @description('Models of other makers than OpenAI are deployed there; the gateway gets the role for them. Default: false.')
+  foundry: bool?
+
   @description('Reach it through a private endpoint in the virtual network of the gateway. Default: false.')
   privateEndpoint: bool?
 }
 
 @export()
+@description('Provisioned throughput units of a model, from a day on.')
+@sealed()
+type provisionedCapacity = {
+  @description('A model of the account.')
+  model: string
+
+  @description('Throughput units.')
+  @minValue(0)
+  units: int
+
+  @description('First day, as 2026-12-01.')
+  from: string
+
+  @description('USD per unit and hour, a number with a fraction. Default: Azure\'s price without a reservation.')
+  usd_per_unit_hour: any?
+}
+
+@export()
 @description('A role for a principal on the resource of the module.')
+@sealed()
 type assignment = {
   @description('Object id of the principal.')
   principalId: string
@@ -125,7 +170,7 @@ type assignment = {
   @description('Kind of the principal.')
   principalType: 'ServicePrincipal' | 'User' | 'Group'
 
-  @description('Id of the role: one of `roles`.')
+  @description('Id of the role: one of `roles`, or that of a custom role.')
   roleId: string
 }
 
@@ -133,6 +178,7 @@ type assignment = {
 @description('Ids of the built-in roles. The same in every tenant.')
 var roles = {
   cognitiveServicesOpenAIUser: '5e0bd9bd-7b93-4f28-af87-19fc36ad61bd'
+  cognitiveServicesUser: 'a97b65f3-24c7-4388-baec-2e87135dc908'
   keyVaultSecretsUser: '4633458b-17de-408a-b874-0445c86b69e6'
   monitoringMetricsPublisher: '3913510d-42f4-4e42-8a64-420c390055eb'
   monitoringReader: '43d0d8ad-25c7-4714-9337-8ba259a9fe05'

@@ -18,6 +18,6 @@ resource workbook 'Microsoft.Insights/workbooks@2023-06-01' = {
     displayName: 'Tollgate'
     category: 'workbook'
     sourceId: componentId
-    serializedData: loadTextContent('workbook.json')
+    serializedData: replace(loadTextContent('workbook.json'), 'COMPONENT_ID', componentId)
   }
 }

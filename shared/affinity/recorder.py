@@ -11,9 +11,6 @@ from shared.azure_openai.metering import UNFINISHED
 from shared.types import Call, Consumer, Reference
 
 _MOST_WAIT = 2.0  # seconds that an answer is held back for its rows
-# Operations whose answers report other objects than the one asked for. The content of files and of eval items is the
-# caller's, and could name anything.
-_REPORTING = ("batches.", "responses.", "threads.", "fine_tuning.jobs.", "uploads.complete", "conversations.items.")
 _WITH_ITEMS = ("responses.", "conversations.items.")  # answers that list items, in `output` or in `data`
 _NONE = msgspec.Raw(b"[]")
 
@@ -54,7 +51,6 @@ class ObjectRecorder:
         self._consumer = consumer
         self._call = call
         self._backend = backend
-        self._reports = call.operation.name.startswith(_REPORTING)
         self._lists_items = call.operation.name.startswith(_WITH_ITEMS)
         self._writing: list[asyncio.Task[None]] = []
 
@@ -110,8 +106,8 @@ class ObjectRecorder:
             await self.directory.forget(self._consumer, self._call.references[-1])
 
     def _record(self, objects: dict[Reference, bool], body: bytes) -> None:
-        if self._reports:
-            objects |= {reference: False for reference in references.in_answer(body) if reference not in objects}
+        mentioned = references.in_answer(body, self._call.operation.name)
+        objects |= {reference: False for reference in mentioned if reference not in objects}
         if objects:
             self._writing += self.directory.record(self._consumer.id, self._backend, objects, self._call.references)
 

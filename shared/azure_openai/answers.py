@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
+from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -51,6 +52,12 @@ def classify(status: int, body: bytes) -> Kind:
     if status in (401, 403) or (status == 404 and error_code(body) == "DeploymentNotFound"):
         return "ours"
     return "caller"
+
+
+def missing_action(body: bytes) -> str:
+    """Return the data action that a role lacks, as a backend's 401 or 403 names it; "": it names none."""
+    named = re.search(rb"\bdata action [`'\"]?(Microsoft\.CognitiveServices/[\w/.-]+[\w])", body)
+    return named[1].decode() if named else ""
 
 
 def error_code(body: bytes) -> str:
@@ -105,6 +112,13 @@ def model_object(model: str, surface: Surface) -> dict[str, Any]:
         "lifecycle_status": "generally-available",
         "capabilities": {"inference": True, "fine_tune": False},
     }
+
+
+def model_list(models: list[dict[str, Any]], query: str) -> dict[str, Any]:
+    """The answer that lists models. Codex sends its `client_version` and reads `models`: their instructions, tools and
+    levels of reasoning, which only Codex itself knows. An empty list lets it keep those."""
+    for_codex = any(name == "client_version" for name, _ in parse_qsl(query))
+    return {"object": "list", "data": models} | ({"models": []} if for_codex else {})
 
 
 def number(text: str | None) -> float | None:

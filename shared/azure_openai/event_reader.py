@@ -1,5 +1,6 @@
 """Reads the events of a stream: usage, text, objects, and whether the stream is committed, has failed or has ended."""
 
+import re
 from typing import Literal
 
 import msgspec
@@ -17,9 +18,11 @@ from shared.azure_openai._answer_shapes import (
 )
 from shared.azure_openai.json_body import UNREADABLE
 from shared.azure_openai.metering import spoken_characters
+from shared.token_classes import TOKEN_CLASSES
 from shared.types import Call, Usage
 
 _LONGEST_TEXT = 1_000_000  # characters of a stream's text that are kept: more than any model answers
+_SPOKEN = re.compile(rb'"audio"\s*:\s*\{[^{}]*"id"\s*:')  # the id of a spoken answer, which later messages may name
 
 # Typed events that come before any content, so another backend could still take over.
 _OPENING = frozenset(
@@ -88,7 +91,7 @@ class EventReader:
             return self._read_typed(kind, read, data)
         if read.error is not None and not self.committed:
             self.failed = True
-        if self._collects and not self.objects and not self.committed and read.choices:
+        if self._collects and read.choices and ((not self.objects and not self.committed) or _SPOKEN.search(data)):
             self.objects.append(data)
         if read.usage is not None:
             about = decode_answer(data)  # only here, because every chunk names its model
@@ -184,6 +187,5 @@ class _Text:
 
 def _sum(usages: list[Usage]) -> Usage:
     """The usage of all images of one stream, each of which reports its own."""
-    names = ("input_tokens", "output_tokens", "image_input_tokens", "image_output_tokens", "images")
-    total = {name: sum(getattr(usage, name) for usage in usages) for name in names}
+    total = {name: sum(getattr(usage, name) for usage in usages) for name in (*TOKEN_CLASSES, "images")}
     return msgspec.structs.replace(usages[-1], **total)

@@ -206,6 +206,8 @@ def _match(method: str, path: str) -> Route:
             if method == operation.method:
                 ids = inner.groupdict()
                 model = matched.groupdict().get("model") or ids.pop("model", None)
+                if model is not None and "%2" in model:
+                    model = re.sub("%2f", "/", model, flags=re.IGNORECASE)  # a slash that is part of the name
                 if surface == "openai" and path.startswith("/gateway/"):
                     rest = operation.path
                 named = tuple(Reference(kind, text) for kind, text in ids.items() if kind in references.IN_PATHS)

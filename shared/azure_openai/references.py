@@ -1,22 +1,26 @@
 """Finds the objects of a backend that a body names by id: responses, files, vector stores, threads and others. Pure.
 
-Such an object exists in one resource only, the one that created it. The fields are those of the API; free-form parts of
-a body (metadata, schemas, arguments of tools) are not searched.
+Such an object exists in one resource only, the one that created it. `reference_paths` has the paths at which bodies
+name objects. Free-form parts of a body (metadata, schemas, arguments of tools) are not searched.
 """
 
+import functools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
 from shared.azure_openai.json_body import UNREADABLE
+from shared.azure_openai.reference_paths import ANSWERS, CONTENT, RAREST, REQUESTS, SEALED, Shape
+from shared.errors import InvalidRequest
 from shared.types import Reference
 
 
 class Kind(msgspec.Struct, frozen=True):
-    """A kind of object. `path`: that of its GET operation, `{}` being the id. `brief`: it lives for 30 days at most."""
+    """A kind of object. `path`: that of its GET operation, `{}` being the id. `brief`: it lives for 30 days at most.
+    `listed`: a list shows all of the resource."""
 
     path: str = ""
     brief: bool = False
@@ -40,81 +44,41 @@ KINDS = {
     "checkpoint": Kind("fine_tuning/checkpoints/{}/permissions"),
     "eval": Kind("evals/{}", listed=True),
     "realtime_call": Kind(brief=True),
+    "audio": Kind(brief=True),  # an answer of chat completions, for an hour
     "item": Kind(brief=True),  # of a response or a conversation
     "sealed": Kind(brief=True),  # an item with its content, which only the backend that created it can decrypt
 }
 
 LISTED = frozenset(name for name, kind in KINDS.items() if kind.listed)
 ITEMS = frozenset(("item", "sealed"))
-IN_PATHS = frozenset(KINDS) - ITEMS - {"run"}  # a run is found by its thread, an item in a path by its conversation
-
-_FIELDS = {
-    "previous_response_id": "response",
-    "response_id": "response",
-    "conversation": "conversation",
-    "conversation_id": "conversation",
-    "file_id": "file",
-    "file_ids": "file",
-    "input_file_id": "file",
-    "output_file_id": "file",
-    "error_file_id": "file",
-    "training_file": "file",
-    "validation_file": "file",
-    "result_files": "file",
-    "vector_store_id": "vector_store",
-    "vector_store_ids": "vector_store",
-    "container": "container",
-    "container_id": "container",
-    "assistant_id": "assistant",
-    "thread_id": "thread",
-    "eval_id": "eval",
-    "fine_tuned_model": "checkpoint",
-    "fine_tuned_model_checkpoint": "checkpoint",
-}
-_FREE = frozenset(("metadata", "attributes", "filters", "parameters", "schema", "item_schema", "arguments"))
-
-_SOURCE, _FILE = ("type", "file_id"), ("object", "file")  # as in the sources of evals, and in a completed upload
-
-_TAKING_ITEMS = ("responses.", "conversations.")  # the operations whose bodies have items of earlier answers
-_LISTS_OF_ITEMS = frozenset(("input", "items"))
-_DESCRIBING = frozenset(("type", "role"))  # an item with neither is only an id
-_LOOKED_UP = (("type", "reasoning"), ("type", "compaction"))  # by their ids, unless they hold their content, sealed
+# A run in a path is found by its thread, an item by its conversation.
+IN_PATHS = frozenset(KINDS) - ITEMS - {"run", "audio"}
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{4,255}")
 _INSIDE_A_CONTAINER = "cfile_"  # such files are named together with their container
-
-# Strings without which the most frequent bodies need not be parsed. A key may be written with escapes, too.
-_ANYWHERE = (b"file_id", b"previous_response_id", b'"conversation', b'"container', b"vector_store", b"assistant_id")
-_FREQUENT = {"chat.completions": (b"file_id",), "responses.create": (*_ANYWHERE, b'"id"')}
-_ESCAPED = re.compile(rb"\\u00[2-7]")
-
-
-class _Object(list[tuple[str, Any]]):
-    """A JSON object as its pairs: readers differ about which of two equal keys counts."""
-
-
-_DECODE = json.JSONDecoder(object_pairs_hook=_Object).decode
+_ESCAPED = re.compile(rb"\\u00[2-7]")  # a key may be written with escapes, too
 
 
 def in_body(body: bytes, operation: str) -> tuple[Reference, ...]:
-    """The objects that the body of a call names, each once. Raises `RecursionError` if it is nested too deeply, and
-    `ValueError` if a number has thousands of digits."""
-    if operation in _FREQUENT and not (b"\\u00" in body and _ESCAPED.search(body)):
-        for needle in _FREQUENT[operation]:
-            if needle in body:
-                break
-        else:
-            return ()
-    return tuple(dict.fromkeys(_walk(_DECODE(body.decode("utf-8", "replace")), operation.startswith(_TAKING_ITEMS))))
+    """Return the objects that the body of a call names, each once.
+
+    Raises `InvalidRequest` (400) for a key that stands twice, `RecursionError` for a body that is nested too deeply,
+    and `ValueError` for one with a number of thousands of digits.
+    """
+    shape = REQUESTS.get(operation)
+    if shape is None or not (_keys(operation).search(body) or _ESCAPED.search(body)):
+        return ()
+    return tuple(dict.fromkeys(_walk(_DECODE(body.decode("utf-8-sig", "replace")), shape)))
 
 
-def in_answer(answer: bytes) -> tuple[Reference, ...]:
-    """The other objects that an answer names: the files of a batch, the container of a tool."""
-    if not any(needle in answer for needle in (*_ANYWHERE, b"thread_id", b"_file", b"eval_id", b'"file"', b"_tuned")):
+def in_answer(answer: bytes, operation: str) -> tuple[Reference, ...]:
+    """Return the other objects that an answer names: the files of a batch, the container of a tool."""
+    shape = ANSWERS.get(operation)
+    if shape is None or not _keys_of_answer(operation).search(answer):
         return ()
     try:
-        references = dict.fromkeys(_walk(_DECODE(answer.decode("utf-8", "replace")), takes_items=False))
-    except (ValueError, RecursionError):
+        references = dict.fromkeys(_walk(_DECODE(answer.decode("utf-8", "replace")), shape))
+    except (ValueError, RecursionError, InvalidRequest):
         return ()
     return tuple(reference for reference in references if _ID.fullmatch(reference.id))
 
@@ -127,62 +91,91 @@ _decode_items = msgspec.json.Decoder(list[_Item]).decode
 
 
 def items(listed: bytes) -> list[str]:
-    """The ids of the items in a list of a response or a conversation."""
+    """Return the ids of the items in a list of a response or a conversation."""
     try:
         return [item.id for item in _decode_items(listed) if isinstance(item.id, str) and _ID.fullmatch(item.id)]
     except UNREADABLE:
         return []
 
 
-def _walk(value: Any, takes_items: bool) -> Iterator[Reference]:
-    if isinstance(value, _Object):
-        if takes_items:
-            yield from _item(value)
-        for key, inner in value:
-            if key in _FREE:
+@functools.cache
+def _keys(operation: str) -> re.Pattern[bytes]:
+    """The keys without which a body of this operation names nothing."""
+    return _any_of(RAREST.get(operation) or _last_keys(REQUESTS[operation]))
+
+
+@functools.cache
+def _keys_of_answer(operation: str) -> re.Pattern[bytes]:
+    return _any_of(_last_keys(ANSWERS[operation]))
+
+
+def _any_of(keys: Iterable[str]) -> re.Pattern[bytes]:
+    return re.compile(f'"(?:{"|".join(sorted(set(keys)))})"'.encode(), re.I)
+
+
+def _last_keys(shape: Shape) -> Iterator[str]:
+    for key, place in shape.items():
+        kind, inner = _kind_and_shape(place)
+        if kind:
+            yield key
+        yield from _last_keys(inner)
+
+
+def _kind_and_shape(place: Any) -> tuple[str, Shape]:
+    if isinstance(place, tuple):
+        kind, shape = place
+        return kind, shape
+    return (place, {}) if isinstance(place, str) else ("", place)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Readers differ about which of two values counts, so no key may stand twice."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise InvalidRequest("The body has a key twice in one object: leave one of the two out.")
+    return made
+
+
+_DECODE = json.JSONDecoder(object_pairs_hook=_object).decode
+
+
+def _walk(value: Any, shape: Shape) -> Iterator[Reference]:
+    """The references in an object of this shape, or in each of a list. Backends may read keys in any case."""
+    for one in value if isinstance(value, list) else (value,):
+        if not isinstance(one, dict):
+            continue
+        fields = one if "*" in shape else _lowered(one)
+        for key, inner in fields.items():
+            place = shape.get(key, shape.get("*"))
+            if place is None:
                 continue
-            if takes_items and key in _LISTS_OF_ITEMS and isinstance(inner, list):
-                yield from _bare_items(inner)
-            if (kind := _FIELDS.get(key)) is None:
-                if key == "id" and isinstance(inner, str) and (_SOURCE in value or _FILE in value):
-                    yield Reference("file", inner)
-                yield from _walk(inner, takes_items)
-            else:
-                yield from _ids(kind, inner, takes_items)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _walk(inner, takes_items)
+            kind, below = _kind_and_shape(place)
+            if kind == "item" and key == "id":
+                kind = _kind_of_item(fields)
+            if kind:
+                yield from _ids(kind, inner)
+            if below:
+                yield from _walk(inner, below)
 
 
-def _item(value: _Object) -> Iterator[Reference]:
-    """The item of an earlier response that an object in the input refers to, by its type."""
-    if ("type", "item_reference") in value:
-        yield from _own_id("item", value)
-    elif any(looked_up in value for looked_up in _LOOKED_UP):
-        sealed = any(key == "encrypted_content" and inner for key, inner in value)
-        yield from _own_id("sealed" if sealed else "item", value)
+def _lowered(value: dict[str, Any]) -> dict[str, Any]:
+    fields = {key.lower(): inner for key, inner in value.items()}
+    if len(fields) < len(value):
+        raise InvalidRequest("The body has a key twice in one object, in two cases: leave one of the two out.")
+    return fields
 
 
-def _bare_items(listed: list[Any]) -> Iterator[Reference]:
-    """The items of earlier responses that a list names by their ids alone."""
-    for one in listed:
-        if isinstance(one, _Object) and not any(key in _DESCRIBING and inner for key, inner in one):
-            yield from _own_id("item", one)
+def _kind_of_item(item: Mapping[str, Any]) -> str:
+    """The kind of object that the id of an item names: "" where the item has its content with it."""
+    type_ = item.get("type") or ("message" if item.get("role") else "")
+    if not isinstance(type_, str):
+        return "item"
+    if type_ in SEALED:
+        return "sealed" if item.get("encrypted_content") else "item"
+    return "" if any(item.get(key) for key in CONTENT.get(type_, ())) else "item"
 
 
-def _own_id(kind: str, value: _Object) -> Iterator[Reference]:
-    yield from (Reference(kind, inner) for key, inner in value if key == "id" and isinstance(inner, str))
-
-
-def _ids(kind: str, value: Any, takes_items: bool) -> Iterator[Reference]:
-    """The ids in a field that names objects of a kind: one, several, or in an object that has an `id`."""
-    if isinstance(value, str):
-        if value and not value.startswith(_INSIDE_A_CONTAINER):
-            yield Reference(kind, value)
-    elif isinstance(value, _Object):
-        if kind in ("conversation", "container"):
-            yield from _own_id(kind, value)
-        yield from _walk(value, takes_items)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _ids(kind, inner, takes_items)
+def _ids(kind: str, value: Any) -> Iterator[Reference]:
+    for one in value if isinstance(value, list) else (value,):
+        if isinstance(one, str) and one and not one.startswith(_INSIDE_A_CONTAINER):
+            yield Reference(kind, one)

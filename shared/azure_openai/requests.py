@@ -29,7 +29,9 @@ _STORED_IF = {
 }  # the default of `store`, by kind
 
 
-_SEALING, _SEALED = frozenset(("responses.create", "responses.compact")), b"encrypted_content"
+_SEALED = b"encrypted_content"
+# The tools that the backend runs. Later calls may name their items and containers, stored response or not.
+_HOSTED = (b"file_search", b"code_interpreter", b"image_generation", b"web_search", b"shell", b"mcp")
 
 
 _MOST_REFERENCES = 1000  # each may need a lookup
@@ -138,8 +140,18 @@ def _with_body(call: Call, body: bytes) -> Call:
         max_output_tokens=output,
         references=(*call.references, *named_too) if named_too else call.references,
         makes=makes,
-        seals=operation.name in _SEALING and (_SEALED in body or operation.name != "responses.create"),
+        seals=_seals(operation, body, values),
     )
+
+
+def _seals(operation: Operation, body: bytes, values: Mapping[str, slice]) -> bool:
+    match operation.name:
+        case "responses.create":
+            return _SEALED in body or ("tools" in values and any(tool in body[values["tools"]] for tool in _HOSTED))
+        case "chat.completions":
+            return "audio" in values  # spoken answers have ids that later messages name
+        case name:
+            return name == "responses.compact"
 
 
 def _named_objects(body: bytes, operation: Operation) -> tuple[Reference, ...]:

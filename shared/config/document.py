@@ -232,7 +232,7 @@ class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     connect: Annotated[float, Meta(gt=0, le=60)] = 2.0
     first_byte: Annotated[float, Meta(gt=0, le=220)] | None = None
     total: Annotated[float, Meta(gt=0, le=220)] = 220.0
-    stream: Annotated[float, Meta(gt=0, le=86_400)] = 1800.0
+    stream: Annotated[float, Meta(gt=0, le=86_400)] = 1500.0
     request_body: Annotated[float, Meta(gt=0, le=600)] = 60.0
 
 

@@ -128,7 +128,9 @@ def _document(environ: Mapping[str, str]) -> tuple[str, str]:
     variable = environ.get("GATEWAY_CONFIG") or ""
     if variable.lstrip().startswith("{") or "\n" in variable:
         return "GATEWAY_CONFIG", variable
-    path = Path(variable) if variable else ROOT / "gateway.yaml"
+    path = Path(variable or "gateway.yaml")
+    if not variable or not path.exists():
+        path = ROOT / path  # Azure Functions reads it before it changes to the app's folder
     try:
         return str(path), path.read_text("utf-8")
     except OSError as error:

@@ -16,13 +16,20 @@ from shared.azure_openai import openapi
 from shared.billing import report as usage_report
 from shared.billing.charges import Tariff
 from shared.config.document import Configuration
-from shared.errors import ConsumerNotFound, InvalidApiKey, InvalidRequest, MethodNotAllowed, UnknownPath
+from shared.errors import (
+    ConsumerNotFound,
+    InvalidApiKey,
+    InvalidRequest,
+    MethodNotAllowed,
+    Misconfigured,
+    UnknownPath,
+)
 from shared.limits import report as limits_report
 from shared.limits import scopes
 from shared.limits.limiter import Limiter
 from shared.management.readiness import ReadinessCheck, is_internal
 from shared.requests.arrival import ReceivedRequest
-from shared.responses.rendering import JsonResponse
+from shared.responses.rendering import ErrorResponse, JsonResponse
 from shared.routing.report import BackendsReport
 from shared.storage import Store
 from shared.types import Consumer
@@ -77,7 +84,7 @@ class ManagementApi:
         known, parameters = _find(path)
         if known.access not in ("anyone", "probe") and self._limiter.limits_addresses:
             await self._limiter.admit(address)
-        operator = self._is_operator(headers)
+        operator = is_operator(headers, self._key)
         caller = None
         if known.access == "caller":
             caller = await self._authenticator.authenticate(headers, address)
@@ -111,7 +118,7 @@ class ManagementApi:
         return Response(openapi.document(), media_type="application/json")
 
     async def limits(self, request: ManagementRequest) -> Response:
-        """What is left of every limit, and the state of this instance's limiter."""
+        """The remainder of every limit, and the state of this instance's limiter."""
         _refuse_unknown(request.query)
         records = await Consumers(self._store).all()
         held = scopes.of_all((record.consumer for record in records), self._configuration)
@@ -123,7 +130,7 @@ class ManagementApi:
         return JsonResponse(await self._backends.report())
 
     async def limits_of(self, request: ManagementRequest) -> Response:
-        """What is left of one consumer's limits."""
+        """The remainder of one consumer's limits."""
         _refuse_unknown(request.query)
         consumer_id = request.parameters["consumer"]
         record = await Consumers(self._store).find(consumer_id) if consumer_id.isalnum() else None
@@ -134,7 +141,7 @@ class ManagementApi:
         return JsonResponse({"id": record.consumer.id, "name": record.consumer.name, "limits": lines})
 
     async def usage(self, request: ManagementRequest) -> Response:
-        """Who used what, and its cost."""
+        """The usage of all consumers, and its cost."""
         names = {record.consumer.id: record.consumer.name for record in await Consumers(self._store).all()}
         return await self._usage(request.query, "key", names)
 
@@ -163,10 +170,19 @@ class ManagementApi:
             }
         )
 
-    def _is_operator(self, headers: Mapping[str, str]) -> bool:
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        given = token.strip() if scheme.lower() == "bearer" else headers.get("api-key", "")
-        return bool(self._key) and hmac.compare_digest(given.encode(), str(self._key).encode())
+
+def is_operator(headers: Mapping[str, str], key: str | None) -> bool:
+    """True if the request has the management key. Without a key nobody is an operator."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    given = token.strip() if scheme.lower() == "bearer" else headers.get("api-key", "")
+    return bool(key) and hmac.compare_digest(given.encode(), str(key).encode())
+
+
+def without_configuration(path: str, headers: Mapping[str, str], complaints: str, key: str | None) -> Response:
+    """The answer of a gateway whose configuration cannot be used: 503, and the complaints for operators alone."""
+    if path == "/readyz" and is_operator(headers, key):
+        return JsonResponse({"status": "not ready", "configuration": complaints.splitlines()}, 503)
+    return ErrorResponse(Misconfigured("This gateway is not configured. Its operator finds the reason in its log."), {})
 
 
 class _Path(NamedTuple):

@@ -9,7 +9,7 @@ from starlette.types import Receive
 from shared.azure_openai import operations, requests
 from shared.azure_openai.operations import Route
 from shared.config.document import Configuration
-from shared.errors import NO_WEBSOCKETS, NotSupported, RequestTooLarge
+from shared.errors import RequestTooLarge, websocket_refused
 from shared.requests._deadline import BodyDeadline
 from shared.requests.disconnect import CallerDisconnected
 from shared.requests.upload import Upload
@@ -34,7 +34,7 @@ async def read_call(
 ) -> tuple[Call, Upload | None]:
     """Return the call, and its body if that is still arriving. Raises `GatewayError` and `CallerDisconnected`."""
     if method == "GET" and headers.get("upgrade", "").lower() == "websocket":
-        raise NotSupported(NO_WEBSOCKETS)
+        raise websocket_refused(path)
     route = operations.match(method, path)
     query = request.scope["query_string"].decode("latin-1")
     if route.operation.body == "multipart" and headers.get("content-type", "").lower().startswith("multipart/"):

@@ -148,7 +148,7 @@ class Dispatcher:
         """The models that the consumer may use, from the configuration; or the one that it asks for."""
         names = [admitted.plan.model] if admitted.plan.model else self._router.models(admitted.consumer)
         models = [answers.model_object(name, admitted.call.surface) for name in names]
-        body = models[0] if admitted.plan.model else {"object": "list", "data": models}
+        body = models[0] if admitted.plan.model else answers.model_list(models, admitted.call.query)
         headers = {"x-gateway-request-id": admitted.received.request_id}
         return JsonResponse(body, headers=headers), Outcome(status=200)
 
@@ -193,7 +193,7 @@ class Dispatcher:
 
 
 def _wants_stream(admitted: AdmittedCall) -> bool:
-    """Whether comments may go out. An upload asks for a stream in one of its fields; a caller that is still sending
+    """True if comments may go out. An upload asks for a stream in one of its fields; a caller that is still sending
     keeps the connection alive itself."""
     upload = admitted.upload
     return admitted.call.stream if upload is None else upload.complete and upload.asks_for_stream

@@ -40,7 +40,6 @@ _PROPERTIES = {field: tokens.row for field, tokens in (TOKEN_CLASSES | UNITS).it
     "estimated": "e_est",
     "unknown": "e_unknown",
 }
-_IN_ORDER = tuple(_PROPERTIES[field] for field in Usage.__struct_fields__)
 _WHOSE = ("s_key", "s_team", "s_product", "s_system", "s_model", "s_ts")  # properties that all rows of a call share
 
 
@@ -110,7 +109,7 @@ class Ledger:
             intent["s_product"] = consumer.product
         if call.system:
             intent["s_system"] = call.system
-        place = _place(hours.hour_of(now), self._shard)
+        place = _place(int(now // hours.HOUR), self._shard)
         batch = self._rows.add(*place, request_id, intent)
         if self._durability == "recorded":
             self._rows.at_once()
@@ -199,8 +198,8 @@ class Ledger:
 
 def _usage_properties(usage: Usage) -> dict[str, Value]:
     """The usage of a row: input and output always, other values unless zero."""
-    values = zip(_IN_ORDER, msgspec.structs.astuple(usage), strict=True)
-    properties: dict[str, Value] = {name: value for name, value in values if value}
+    fields = msgspec.to_builtins(usage).items()
+    properties: dict[str, Value] = {_PROPERTIES[name]: value for name, value in fields}
     properties.setdefault("e_input", 0)
     properties.setdefault("e_output", 0)
     if usage.service_tier == "default":

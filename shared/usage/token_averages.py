@@ -4,7 +4,7 @@ import msgspec
 
 from shared.types import Usage
 
-_WEIGHT = 0.02  # of the newest call in an average; of the first ones more
+_MOST_CALLS = 50  # that an average is taken over; older ones fade
 
 
 class Size(msgspec.Struct, frozen=True, gc=False):
@@ -42,7 +42,7 @@ class TokenAverages(msgspec.Struct, frozen=True, gc=False):
 
     def learn(self, size: Size, usage: Usage) -> "TokenAverages":
         """The averages with one more call, whose usage the backend has reported."""
-        weight, output = max(_WEIGHT, 1 / (self.calls + self.prior)), usage.output_tokens / size.answers
+        weight, output = 1 / min(self.calls + self.prior, _MOST_CALLS), usage.output_tokens / size.answers
         ratio, piece = self.tokens_per_byte, self.tokens_per_piece
         if size.pieces:
             rest = max(0.0, usage.input_tokens - size.text * ratio)
@@ -52,7 +52,7 @@ class TokenAverages(msgspec.Struct, frozen=True, gc=False):
         return TokenAverages(
             ratio,
             self.output + weight * (output - self.output),
-            self.output_squared + weight * (output**2 - self.output_squared),
+            self.output_squared + weight * (output * output - self.output_squared),
             self.calls + 1,
             piece,
             self.prior,

@@ -11,10 +11,10 @@ USAGE = {
     "prompt_tokens": 20,
     "completion_tokens": 9,
     "total_tokens": 29,
-    "prompt_tokens_details": {"cached_tokens": 4, "audio_tokens": None},
+    "prompt_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 5, "audio_tokens": None},
     "completion_tokens_details": {"reasoning_tokens": 3},
 }
-COUNTED = Usage(input_tokens=20, output_tokens=9, cached_input_tokens=4, reasoning_tokens=3)
+COUNTED = Usage(input_tokens=20, output_tokens=9, cached_input_tokens=4, cache_write_tokens=5, reasoning_tokens=3)
 
 
 def call(path: str = "/v1/chat/completions", **fields: Any) -> Call:

@@ -7,8 +7,9 @@ import pytest
 
 from shared.azure_openai.event_reader import EventReader
 from shared.azure_openai.operations import match
+from shared.azure_openai.references import in_answer
 from shared.azure_openai.requests import parse_call
-from shared.types import Usage
+from shared.types import Reference, Usage
 from tests.azure_openai.streams import RESPONSE, call, delta, event, typed
 
 STREAM = call(stream=True)
@@ -105,6 +106,16 @@ def test_the_events_of_a_run_are_known_by_their_names() -> None:
     assert reader.marked
     assert reader.usage() == Usage(5, 6, model="m")
     assert len(reader.objects) == 2
+
+
+def test_the_id_of_a_spoken_answer_is_collected_wherever_it_comes() -> None:
+    body = b'{"model": "gpt-4o", "stream": true, "audio": {"voice": "alloy", "format": "pcm16"}}'
+    made = parse_call(match("POST", "/v1/chat/completions"), "", {}, body)
+    reader = EventReader(made)
+    for piece in ({"content": "x"}, {"audio": {"id": "audio_12345", "transcript": "x"}}, {"audio": {"data": "AA=="}}):
+        reader.read(delta(**piece))
+    named = [one for payload in reader.objects for one in in_answer(payload, made.operation.name)]
+    assert named == [Reference("audio", "audio_12345")]
 
 
 TEXTS = (

@@ -3,6 +3,8 @@
 import json
 import re
 
+import pytest
+
 from shared.azure_openai import openapi
 from shared.azure_openai.operations import OPERATIONS, match
 from tests.harness.system import System
@@ -46,7 +48,16 @@ def test_the_document_is_public_and_names_no_model_of_the_configuration(gateway:
     assert b"spare-" not in answer.body
 
 
-def test_a_websocket_is_rejected_with_an_explanation(gateway: System) -> None:
+@pytest.mark.parametrize(
+    ("path", "status", "word"),
+    [
+        ("/v1/realtime?model=gpt-4o", 501, "client_secrets"),
+        ("/v1/responses", 426, "POST"),
+        ("/openai/v1/responses", 426, "POST"),
+        ("/openai/responses?api-version=2025-04-01-preview", 426, "POST"),
+    ],
+)
+def test_a_websocket_is_rejected_with_an_explanation(gateway: System, path: str, status: int, word: str) -> None:
     headers = {
         "authorization": f"Bearer {gateway.key}",
         "upgrade": "websocket",
@@ -54,7 +65,8 @@ def test_a_websocket_is_rejected_with_an_explanation(gateway: System) -> None:
         "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
         "sec-websocket-version": "13",
     }
-    answer = gateway.gateway.request("GET", "/v1/realtime?model=gpt-4o", None, headers)
-    assert answer.status == 501
+    answer = gateway.gateway.request("GET", path, None, headers)
+    assert answer.status == status
     assert answer.error()["code"] == "websockets_not_supported"
-    assert "client_secrets" in answer.error()["message"]
+    assert word in answer.error()["message"]
+    assert answer.headers.get("upgrade") == ("HTTP/1.1" if status == 426 else None)

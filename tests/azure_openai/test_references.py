@@ -7,6 +7,7 @@ import pytest
 
 from shared.azure_openai import references
 from shared.azure_openai.references import in_answer, in_body
+from shared.errors import InvalidRequest
 from shared.types import Reference
 
 
@@ -83,34 +84,84 @@ def test_every_field_that_names_an_object_is_found(operation: str, body: dict[st
     assert [f"{reference.kind}:{reference.id}" for reference in found] == expected
 
 
-def test_a_field_is_found_despite_escapes_or_a_duplicate_key() -> None:
-    hidden = b'{"previous\\u005fresponse\\u005fid": "resp_1"}'
-    assert in_body(hidden, "responses.create") == (Reference("response", "resp_1"),)
-    twins = b'{"messages": [{"file": {"file_id": "file-1", "file_id": "file-2"}}]}'
-    assert {reference.id for reference in in_body(twins, "chat.completions")} == {"file-1", "file-2"}
+@pytest.mark.parametrize(
+    "key", [r"previous\u005fresponse\u005fid", "Previous_Response_ID", "previous_respon\\u0073e_id"]
+)
+def test_a_field_cannot_hide_behind_escapes_or_capitals(key: str) -> None:
+    hidden = f'{{"{key}": "resp_1"}}'
+    assert in_body(hidden.encode(), "responses.create") == (Reference("response", "resp_1"),)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"messages": [{"content": [{"file": {"file_id": "file-1", "file_id": "file-2"}}]}]}',
+        b'{"messages": [{"content": [{"file": {"file_id": "file-1", "FILE_ID": "file-2"}}]}]}',
+        b'{"messages": [{"content": [{"file": {"file_id": "file-1"}}]}], "messages": []}',
+        b'{"messages": [{"audio": {"id": "audio_1"}, "name": "a", "name": null}]}',
+    ],
+)
+def test_a_key_that_stands_twice_is_refused(body: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        in_body(body, "chat.completions")
 
 
 @pytest.mark.parametrize(
     "body",
     [
         {"metadata": {"file_id": "mine", "conversation": "a talk"}},
-        {"messages": [{"role": "user", "content": "the file_id is file-1"}]},
+        {"messages": [{"role": "user", "content": "the file_id is file-1", "tool_calls": [{"id": "call_1"}]}]},
         {"tools": [{"function": {"parameters": {"properties": {"file_id": {"type": "string", "const": "x"}}}}}]},
         {"text": {"format": {"schema": {"file_id": "x"}}}},
         {"file_id": None, "previous_response_id": 7},
-        {"annotations": [{"file_id": "cfile_1"}]},
+        {"client_metadata": {"thread_id": "t", "session_id": "s", "file_id": "f", "conversation": "c", "id": "i"}},
+        {"input": [{"type": "function_call", "name": "f", "call_id": "c", "arguments": {"file_id": "file-1"}}]},
+        {"input": [{"role": "user", "content": [{"text": "", "annotations": [{"file_id": "cfile_1"}]}]}]},
+        {"prompt": {"id": "pmpt_1", "variables": {"file_id": "file-1", "conversation": "conv_1"}}},
+        {"text": {"format": {"schema": {"properties": {"file_id": {"id": "x"}}}}}, "assistant_id": "asst_1"},
     ],
 )
 def test_free_form_fields_name_no_objects(body: dict[str, Any]) -> None:
-    assert in_body(json.dumps(body).encode(), "chat.completions") == ()
+    for operation in ("chat.completions", "responses.create"):
+        assert in_body(json.dumps(body).encode(), operation) == ()
+
+
+def test_the_variables_of_a_prompt_may_be_files() -> None:
+    variables = {
+        "metadata": {"type": "input_file", "file_id": "file-1"},
+        "a": {"type": "input_image", "file_id": "f-2"},
+    }
+    found = in_body(json.dumps({"prompt": {"id": "pmpt_1", "variables": variables}}).encode(), "responses.create")
+    assert [reference.id for reference in found] == ["file-1", "f-2"]
+
+
+def test_a_spoken_answer_is_named_by_its_id() -> None:
+    body = {"messages": [{"role": "assistant", "audio": {"id": "audio_1"}}]}
+    assert in_body(json.dumps(body).encode(), "chat.completions") == (Reference("audio", "audio_1"),)
 
 
 def test_an_answer_names_the_objects_that_it_created_as_well() -> None:
     batch = {"id": "batch_1", "input_file_id": "file-in", "output_file_id": "file-out", "error_file_id": None}
-    assert in_answer(json.dumps(batch).encode()) == (Reference("file", "file-in"), Reference("file", "file-out"))
+    assert in_answer(json.dumps(batch).encode(), "batches.get") == (Reference("file", "file-out"),)
     output = {"output": [{"type": "code_interpreter_call", "container_id": "cntr_123"}]}
-    assert in_answer(json.dumps(output).encode()) == (Reference("container", "cntr_123"),)
-    assert in_answer(b"not json with file_id") == ()
+    assert in_answer(json.dumps(output).encode(), "responses.create") == (Reference("container", "cntr_123"),)
+    spoken = {"choices": [{"message": {"audio": {"id": "audio_123"}}}]}
+    assert in_answer(json.dumps(spoken).encode(), "chat.completions") == (Reference("audio", "audio_123"),)
+    assert in_answer(b'not json with "output_file_id"', "batches.get") == ()
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        {"type": "mcp_list_tools", "tools": [{"annotations": {"file_id": "file-1"}, "input_schema": {"file_id": "f"}}]},
+        {"type": "mcp_call", "output": {"container_id": "cntr_1"}, "arguments": {"container_id": "cntr_1"}},
+        {"type": "file_search_call", "results": [{"file_id": "file-12345", "attributes": {"container_id": "cntr_1"}}]},
+    ],
+)
+def test_what_a_tool_server_says_makes_nobody_an_owner(output: dict[str, Any]) -> None:
+    for operation in ("responses.create", "responses.get", "conversations.items.list"):
+        body = json.dumps({"output": [output], "data": [output], "metadata": {"container_id": "cntr_1"}})
+        assert in_answer(body.encode(), operation) == ()
 
 
 @pytest.mark.parametrize(
@@ -119,6 +170,11 @@ def test_an_answer_names_the_objects_that_it_created_as_well() -> None:
         ({"type": "item_reference", "id": "msg_1"}, ("item",)),
         ({"id": "msg_1"}, ("item",)),
         ({"id": "msg_1", "type": None, "status": "completed"}, ("item",)),
+        ({"id": "msg_1", "type": ["message"], "content": "a"}, ("item",)),
+        ({"type": "image_generation_call", "id": "msg_1", "status": "completed", "result": None}, ("item",)),
+        ({"type": "image_generation_call", "id": "msg_1", "result": "aWdu"}, ()),
+        ({"type": "file_search_call", "id": "msg_1", "queries": ["a"], "results": None}, ("item",)),
+        ({"type": "mcp_approval_response", "approval_request_id": "msg_1", "approve": True}, ("item",)),
         ({"id": "msg_1", "role": "user", "content": "a"}, ()),
         ({"type": "reasoning", "id": "msg_1", "summary": []}, ("item",)),
         ({"type": "reasoning", "id": "msg_1", "encrypted_content": None}, ("item",)),
@@ -156,5 +212,5 @@ def test_an_item_without_an_id_is_skipped() -> None:
 def test_the_items_of_an_answer_are_read_apart_from_its_objects() -> None:
     output = [{"type": "reasoning", "id": "rs_12345"}, {"type": "message", "id": "msg_12345"}, {"id": "x/y"}]
     assert references.items(json.dumps(output).encode()) == ["rs_12345", "msg_12345"]
-    assert references.in_answer(json.dumps({"output": output, "conversation": None}).encode()) == ()
+    assert in_answer(json.dumps({"output": output}).encode(), "responses.create") == ()
     assert references.items(b'{"a": 1}') == []

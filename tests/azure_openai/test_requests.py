@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.azure_openai import answers, backend_requests, operations
-from shared.azure_openai.answers import classify, retry_after
+from shared.azure_openai.answers import classify, missing_action, retry_after
 from shared.azure_openai.backend_requests import upstream_request
 from shared.azure_openai.json_body import rewrite, top_level
 from shared.azure_openai.operations import OPERATIONS, match
@@ -136,7 +136,7 @@ def test_an_offer_that_names_no_model_or_two_is_refused(body: bytes, kind: str, 
 
 @pytest.mark.parametrize(
     "session",
-    [b"hello", b"", b" ", b"[" * 100_000, b'{"a":' * 100_000, b'["model"]', b"7", b"{", b'{"n": ' + b"9" * 5000 + b"}"],
+    [b"hello", b"", b" ", b"[" * 100_000, b'{"a":' * 100_000, b'["model"]', b"7", b"{"],
 )
 def test_a_session_that_is_no_object_is_refused_whatever_the_query_names(session: bytes) -> None:
     with pytest.raises(InvalidRequest):
@@ -431,6 +431,25 @@ def test_an_answer_is_classified_by_the_party_at_fault(status: int, body: bytes,
 
 
 @pytest.mark.parametrize(
+    ("message", "action"),
+    [
+        (
+            "The principal lacks the required data action `Microsoft.CognitiveServices/accounts/OpenAI/files/write` "
+            "to perform `POST /openai/files` operation.",
+            "Microsoft.CognitiveServices/accounts/OpenAI/files/write",
+        ),
+        (
+            "lacks data action Microsoft.CognitiveServices/accounts/x/read.",
+            "Microsoft.CognitiveServices/accounts/x/read",
+        ),
+        ("Access denied due to Virtual Network/Firewall rules.", ""),
+    ],
+)
+def test_the_data_action_that_a_role_lacks_is_read(message: str, action: str) -> None:
+    assert missing_action(json.dumps({"error": {"code": "PermissionDenied", "message": message}}).encode()) == action
+
+
+@pytest.mark.parametrize(
     ("headers", "seconds"),
     [
         ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5),
@@ -491,3 +510,25 @@ def test_a_path_of_any_length_is_answered_and_not_remembered() -> None:
         match("GET", "/v1/models/" + "x" * 100_000)
     assert len(caught.value.message) < 600
     assert operations._match.cache_info().maxsize == 1024
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "seals"),
+    [
+        ("/v1/responses", {"store": False}, False),
+        ("/v1/responses", {"store": False, "include": ["reasoning.encrypted_content"]}, True),
+        (
+            "/v1/responses",
+            {"store": False, "tools": [{"type": "code_interpreter", "container": {"type": "auto"}}]},
+            True,
+        ),
+        ("/v1/responses", {"store": False, "tools": [{"type": "function", "name": "f"}]}, False),
+        ("/v1/chat/completions", {"modalities": ["text"]}, False),
+        ("/v1/chat/completions", {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}}, True),
+        ("/v1/responses/compact", {}, True),
+    ],
+)
+def test_a_call_seals_if_later_calls_may_name_parts_of_its_answer(
+    path: str, fields: dict[str, object], seals: bool
+) -> None:
+    assert call(path, json.dumps({"model": "gpt-4o", **fields}).encode()).seals == seals

@@ -41,6 +41,8 @@ def usd(model: str, usage: Usage, prices: Prices = PRICES, **more: Any) -> float
         ("gpt-4o", Usage(1_000_000, 100_000, 400_000), {"backend": "zone"}, 1.65 + 0.55 + 1.1),
         ("gpt-4o", Usage(1_000_000, 100_000), {"backend": "zone", "region": "uksouth"}, 2.75 + 1.1),
         ("gpt-4o-2024-08-06", Usage(1_000_000, 0), {}, 2.5),  # a dated name
+        # 300,000 at 2.50, 400,000 cached at 1.25, 300,000 written to the cache at 1.25 x 2.50
+        ("gpt-4o", Usage(1_000_000, 0, 400_000, cache_write_tokens=300_000), {}, 0.75 + 0.5 + 0.9375),
         ("gpt-4o-2024-05-13", Usage(1_000_000, 0), {}, 5.0),  # one with a price of its own
         ("o3", Usage(0, 1_000_000, reasoning_tokens=900_000), {"backend": "regional"}, 9.68),  # Sweden's own
         ("gpt-5.4", Usage(1_000_000, 1_000_000), {"backend": "sweden"}, 2.5 + 15),

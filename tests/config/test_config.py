@@ -153,6 +153,17 @@ def test_the_document_is_read_from_a_file_or_from_the_variable_itself(tmp_path: 
     assert from_file.configuration.model_names() == ["m", "n"]
 
 
+def test_a_relative_path_is_found_in_the_working_directory_and_then_beside_the_app(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # Azure Functions reads it in another folder than the app's
+    beside_the_app = environment.load({**STORAGE, "GATEWAY_CONFIG": "gateway.sample.yaml", "EASTUS_KEY": "x"})
+    assert len(beside_the_app.configuration.backends) > 1
+    (tmp_path / "gateway.sample.yaml").write_text(json.dumps(GOOD))
+    here = environment.load({**STORAGE, "GATEWAY_CONFIG": "gateway.sample.yaml"})
+    assert here == environment.load({**STORAGE, "GATEWAY_CONFIG": json.dumps(GOOD)})
+
+
 def test_a_missing_file_is_named_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"copy gateway\.sample\.yaml"):
         environment.load({**STORAGE, "GATEWAY_CONFIG": str(tmp_path / "none.yaml")})
@@ -165,6 +176,13 @@ def test_a_backends_key_comes_from_the_environment_or_stops_the_start() -> None:
         with pytest.raises(ConfigurationError, match=r"backends\[0\]\.auth\.api_key_env: .* A_KEY is not") as caught:
             environment.load({**STORAGE, "GATEWAY_CONFIG": document, **wrong})
         assert "secret" not in str(caught.value)
+
+
+def test_a_stream_ends_before_the_functions_host_kills_its_worker() -> None:
+    """Its timeout of 30 minutes, which host.json leaves to the plan, begins before the body is read."""
+    timeouts = config.Timeouts()
+    assert timeouts.request_body + timeouts.total + timeouts.stream < 1800
+    assert "functionTimeout" not in json.loads((ROOT / "host.json").read_text())
 
 
 @pytest.mark.parametrize(

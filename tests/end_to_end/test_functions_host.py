@@ -3,21 +3,25 @@
 import ast
 import asyncio
 import json
+import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+import psutil
 import pytest
 
-from shared.functions_http import WebApp
 from simulator.process import SimulatorProcess
 from tests.harness.azurite import Azurite
 from tests.harness.gateway_process import ROOT, Answer, GatewayFailed, GatewayProcess
-from tests.harness.system import System, chat_body, configuration, eventually, system, watched
+from tests.harness.system import Caller, System, chat_body, configuration, eventually, system, watched
 
-TRACED = ("-m", "tests.harness.traced_functions_host")
+TRACED = ("-m", "tests.harness.functions_host", "--worker", "tests.harness.traced_functions_worker")
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +55,21 @@ async def everything(req: Request) -> Response:
 """
 
 
+OWN = "from starlette.requests import Request\nfrom starlette.responses import Response"
+RENAMED = """
+import logging
+from azure_functions_runtime import http_v2
+from shared.functions_http import log_to_stderr
+
+class Other(http_v2.HttpCoordinator):
+    def set_http_response(self, invocation, http_response):
+        super().set_http_response(invocation, http_response)
+
+http_v2.http_coordinator.__class__ = Other
+log_to_stderr()
+"""
+
+
 def test_the_traps_are_there_for_an_app_with_microsofts_web_extension(tmp_path: Path) -> None:
     """So that the tests below would notice: there /docs is not the app's own, and its invocation never ends."""
     (tmp_path / "function_app.py").write_text(UNGUARDED)
@@ -74,7 +93,7 @@ def test_the_pages_of_the_workers_inner_app_are_not_served(app: System, path: st
 @pytest.mark.parametrize("method", ["PROPFIND", "QUERY", "PURGE", "TRACE", "X"])
 def test_a_method_that_the_workers_inner_app_does_not_know_leaves_no_invocation(app: System, method: str) -> None:
     for path in ("/v1/chat/completions", "/", "/docs"):
-        assert get(app.gateway, path, app.key, method).status in (400, 404, 405, 501)
+        assert get(app.gateway, path, app.key, method).status in (204, 400, 404, 405, 501)
     app.no_invocation_is_left()
 
 
@@ -99,6 +118,82 @@ def test_an_upgrade_to_a_websocket_leaves_no_invocation(app: System) -> None:
     app.no_invocation_is_left()
 
 
+OWN_ID = "0b5f9a52-2a4c-4f0e-9c6a-0d7ad0a8b3c1"
+ALONE = {  # headers that leave a request or an invocation alone, and the status for their caller
+    f"x-ms-invocation-id: {OWN_ID}": 400,
+    "x-ms-invocation-id: mine": 400,
+    "user-agent: Zoë": 500,
+    "user-agent: a\x01b": 400,
+    "user-agent: a\x7fb": 400,
+}
+
+
+@pytest.fixture
+def slow_host(azurite: Azurite, simulator: SimulatorProcess) -> Iterator[System]:
+    """The function app under a host that takes a while between an invocation and its request."""
+    command = [*TRACED, str(ROOT), "--lag", "0.02"]
+    with system(
+        "functions", configuration(simulator), simulator, azurite.connection_string, command=command
+    ) as running:
+        yield running
+
+
+async def test_a_half_that_is_left_alone_ends_within_ten_seconds_and_no_stream_with_it(slow_host: System) -> None:
+    running = slow_host
+
+    def alone(header: str) -> int:
+        with Caller(running, running.key, chat_body()) as caller:
+            caller.request = caller.request.replace(b"host:", header.encode() + b"\r\nhost:", 1)
+            assert caller.send().read_to_the_end(12)
+            return int(caller.received.split(b" ", 2)[1])
+
+    def leave() -> None:
+        for _ in range(10):
+            Caller(running, running.key, chat_body()).send().leave()
+
+    stream = asyncio.create_task(
+        asyncio.to_thread(running.chat, running.slow(), "simulate_output_tokens=1100", stream=True)
+    )
+    started = time.monotonic()
+    _, *statuses = await asyncio.gather(asyncio.to_thread(leave), *(asyncio.to_thread(alone, h) for h in ALONE))
+    assert statuses == [*ALONE.values()]
+    eventually(lambda: len(running.gateway.invocations()["running"]) <= 1, 12)
+    assert time.monotonic() - started < 12
+    assert (await stream).body.endswith(b"data: [DONE]\n\n")
+    assert time.monotonic() - started > 10  # it outlived them all
+    await asyncio.to_thread(running.no_invocation_is_left)
+    assert running.gateway.logs().count("the worker has died") == 0
+
+
+def test_a_request_that_the_workers_server_refuses_ends_its_invocation_at_once(app: System) -> None:
+    started = time.monotonic()
+    with Caller(app, app.key, chat_body()) as caller:
+        caller.request = caller.request.replace(b"host:", b"user-agent: a\x01b\r\nhost:", 1)
+        assert caller.send().read_to_the_end(5)
+    assert caller.received.startswith(b"HTTP/1.1 400")
+    app.no_invocation_is_left()
+    assert time.monotonic() - started < 3
+
+
+def test_the_workers_server_keeps_connections_longer_than_the_hosts_pool(app: System) -> None:
+    process = psutil.Process(app.gateway.pid)
+    port = next(c.laddr.port for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN)
+    with socket.create_connection(("127.0.0.1", port), timeout=6.5) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 400")  # it names no invocation
+        with pytest.raises(TimeoutError):  # where uvicorn's default of 5 s would close it
+            connection.recv(1)
+
+
+def test_a_runtime_library_that_is_not_as_known_is_named_on_stderr_and_serves(tmp_path: Path) -> None:
+    own = UNGUARDED.replace("from azurefunctions.extensions.http.fastapi import Request, Response", OWN)
+    (tmp_path / "function_app.py").write_text(RENAMED + own)
+    shutil.copy(ROOT / "host.json", tmp_path)
+    with GatewayProcess("functions", {}, command=[*TRACED, str(tmp_path)], wait=False) as other:
+        assert get(other, "/elsewhere").body == b"mine"
+        assert "runtime library is not as known: expected azure-functions-runtime" in "".join(other.shown())
+
+
 def test_the_worker_records_no_spans_of_its_own(app: System) -> None:
     assert app.chat().status == 200
     assert app.chat(stream=True).status == 200
@@ -112,9 +207,9 @@ def test_a_request_costs_one_line_of_log(app: System) -> None:
     for stream in (False, True, False):
         assert app.chat(stream=stream).status == 200
     time.sleep(0.3)
-    lines = [line for line in app.gateway.logs()[before:].splitlines() if not line.startswith("SPAN")]
+    lines = app.gateway.logs()[before:].splitlines()
     assert len(lines) == 3
-    assert all("tollgate.requests" in line for line in lines)
+    assert all(line.startswith('[console] Information Host.Function.Console: {"request":') for line in lines)
 
 
 def test_what_runs_after_the_handler_has_returned_still_knows_its_call(app: System) -> None:
@@ -138,9 +233,8 @@ def test_every_function_says_what_it_returns_and_none_mixes_the_kinds_of_respons
     source = (ROOT / "function_app.py").read_text()
     functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.AsyncFunctionDef)]
     returned = {node.name: ast.unparse(node.returns) if node.returns else "" for node in functions}
-    assert set(returned.values()) == {"Response", "None"}
-    assert "func.HttpResponse" not in source
-    assert "func.HttpRequest" not in source
+    # The worker's own response is that of an app which cannot start, and has no other function.
+    assert returned == {"unavailable": "func.HttpResponse", "gateway": "Response", "rollup": "None"}
 
 
 def test_the_timer_rolls_the_usage_up(app: System) -> None:
@@ -148,7 +242,7 @@ def test_the_timer_rolls_the_usage_up(app: System) -> None:
     for stream in (False, True):
         assert app.post("/v1/chat/completions", chat_body(stream=stream), key=key).status == 200
     before = app.usage_of(key)
-    ran = app.gateway.request("POST", "/admin/functions/rollup")
+    ran = app.gateway.administer("POST", "/admin/functions/rollup")
     assert (ran.status, ran.json()) == (202, {"problem": ""})
     assert "roll-up" in app.gateway.logs()
     assert app.usage_of(key) == before
@@ -191,35 +285,111 @@ def test_a_store_out_of_reach_is_a_503_and_never_a_401(app: System, simulator: S
         assert "Traceback" not in lost.logs()
 
 
-@pytest.mark.parametrize("edge", ["uvicorn", "functions"])
-def test_a_wrong_configuration_stops_the_start_and_says_where(simulator: SimulatorProcess, edge: Any) -> None:
+def test_a_wrong_configuration_stops_the_start_and_says_where(simulator: SimulatorProcess) -> None:
     settings = configuration(simulator)
     settings["backends"][1]["endpoint"] = "http://contoso.openai.azure.com"
     environment = {"GATEWAY_CONFIG": json.dumps(settings), "GATEWAY_STORAGE": "UseDevelopmentStorage=true"}
     with pytest.raises(GatewayFailed, match=r"backends\[1\]\.endpoint: expected https"):
-        GatewayProcess(edge, environment)
+        GatewayProcess("uvicorn", environment)
 
 
-async def test_what_is_left_is_written_when_the_workers_server_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its uvicorn takes SIGTERM, and ends the app's lifespan; the worker makes the app, and gives it nothing."""
-    order: list[str] = []
+@pytest.fixture
+def misconfigured(simulator: SimulatorProcess) -> Iterator[GatewayProcess]:
+    """The function app with two mistakes in its configuration."""
+    settings = configuration(simulator)
+    for backend in settings["backends"][1:3]:
+        backend["endpoint"] = "http://contoso.openai.azure.com"
+    environment = {
+        "GATEWAY_CONFIG": json.dumps(settings),
+        "GATEWAY_STORAGE": "UseDevelopmentStorage=true",
+        "GATEWAY_MANAGEMENT_KEY": "the operator's",
+        "JAPAN_KEY": "x",
+    }
+    with GatewayProcess("functions", environment, wait=False) as running:
+        yield running
 
-    async def stop() -> None:
-        await asyncio.sleep(0)
-        order.append("written")
 
-    messages = iter(({"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}))
+COMPLAINTS = ("backends[1].endpoint: expected https", "backends[2].endpoint: expected https")
 
-    async def receive() -> Any:
-        return next(messages)
 
-    async def send(message: Any) -> None:
-        order.append(message["type"])
+def test_a_wrong_configuration_is_one_line_with_every_complaint(misconfigured: GatewayProcess) -> None:
+    assert misconfigured.announcement["functions"] == ["gateway", "rollup"]
+    eventually(lambda: any("ERROR: " in line for line in misconfigured.shown()))
+    (line,) = (line for line in misconfigured.shown() if "ERROR: " in line)
+    assert line.startswith("[console] Error Host.Function.Console: ERROR: GATEWAY_CONFIG: ")
+    assert all(complaint in line for complaint in COMPLAINTS)
+    assert misconfigured.administer("POST", "/admin/functions/rollup").status == 202
 
-    monkeypatch.setattr(WebApp, "stop", stop, raising=False)
-    await WebApp().get_app()({"type": "lifespan"}, receive, send)
-    assert order == ["lifespan.startup.complete", "written", "lifespan.shutdown.complete"]
-    assert "WebApp.stop = application.close" in (ROOT / "function_app.py").read_text()
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/chat/completions", "/healthz", "/readyz", "/gateway/usage", "/"])
+def test_without_a_configuration_every_path_is_a_503_that_gives_no_reason(
+    misconfigured: GatewayProcess, path: str
+) -> None:
+    answer = get(misconfigured, path, "tg_anything")
+    assert (answer.status, answer.error()["code"], answer.error()["type"]) == (503, "misconfigured", "server_error")
+    assert b"endpoint" not in answer.body
+
+
+def test_without_a_configuration_readyz_has_the_reason_for_the_management_key(misconfigured: GatewayProcess) -> None:
+    answer = get(misconfigured, "/readyz", "the operator's")
+    body = answer.json()
+    assert (answer.status, body["status"], len(body["configuration"])) == (503, "not ready", 2)
+    assert all(complaint in "".join(body["configuration"]) for complaint in COMPLAINTS)
+
+
+def test_a_package_that_does_not_fit_is_an_error_on_stderr_and_a_503(tmp_path: Path) -> None:
+    for name in ("function_app.py", "host.json"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "shared").symlink_to(ROOT / "shared")
+    (tmp_path / "msgspec.py").write_text("raise ImportError('built for another machine')")
+    with GatewayProcess("functions", {}, command=[*TRACED, str(tmp_path)], wait=False) as broken:
+        answer = broken.request("POST", "/v1/chat/completions", b"{}")
+        assert (answer.status, answer.error()["code"], answer.error()["type"]) == (503, "misconfigured", "server_error")
+        assert get(broken, "/healthz").status == 503
+        error = "ERROR: the gateway cannot start: ImportError: built for another machine"
+        assert f"[console] Error Host.Function.Console: {error}" in broken.shown()
+
+
+def test_a_python_that_does_not_fit_is_an_error_on_stderr() -> None:
+    program = (
+        "import sys; sys.version_info = (3, 12, 1, 'final', 0)\n"
+        "import function_app; print([f.get_function_name() for f in function_app.app.get_functions()])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "['unavailable']\n"
+    assert done.stderr.startswith("ERROR: the gateway cannot start: RuntimeError: expected Python 3.13 or newer, got")
+
+
+def test_a_kill_costs_deferred_rows_of_the_last_second_alone(azurite: Azurite, simulator: SimulatorProcess) -> None:
+    """The host knows no other end for the worker."""
+    settings = configuration(simulator, ledger={"durability": "deferred"})
+    with system("functions", settings, simulator, azurite.connection_string) as running:
+        key = running.make_key("deferred")
+        for _ in range(10):
+            assert running.post("/v1/chat/completions", chat_body(), key=key).status == 200
+        time.sleep(2)  # a second, and the time of a write on a busy machine
+        os.kill(running.gateway.pid, signal.SIGKILL)
+        rows = running.usage_rows(key)
+        assert [row.get("e_ended") for row in rows] == ["complete"] * 10
+
+
+def test_a_body_that_stops_arriving_ends_its_invocation(azurite: Azurite, simulator: SimulatorProcess) -> None:
+    """In the time that bodies have. The host reads the 408 when the body has ended, so its caller waits."""
+    settings = configuration(simulator, timeouts={"request_body": 1.0})
+    with system("functions", settings, simulator, azurite.connection_string) as running:
+        with Caller(running, running.key, chat_body()) as caller:
+            caller.request = (
+                b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n"
+                b"authorization: Bearer %s\r\n\r\n1\r\n{\r\n" % running.key.encode()
+            )
+            caller.send()
+            eventually(lambda: any(record["status"] == 408 for record in running.gateway.records()))
+            running.no_invocation_is_left()
+            caller.request = b"0\r\n\r\n"
+            assert caller.send().read_to_the_end(5)
+            assert caller.received.startswith(b"HTTP/1.1 408")
+            assert b'"code":"request_timeout"' in caller.received
+        assert running.chat().status == 200
 
 
 def test_the_host_ends_when_it_is_told_to(azurite: Azurite, simulator: SimulatorProcess) -> None:

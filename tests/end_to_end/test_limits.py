@@ -169,7 +169,8 @@ def test_the_command_line_makes_changes_and_shows_limits(gateway: System) -> Non
     environment = {**gateway.gateway.environment}
     made = cli(
         environment, "keys", "create", f"by hand on {gateway.edge}", "--requests-per-minute", "1",
-        "--token-quota", "5000", "--token-quota-period", "week", "--time-zone", "Europe/Berlin", "--estimate", "max", "--json",
+        "--token-quota", "5000", "--token-quota-period", "week", "--time-zone", "Europe/Berlin",
+        "--estimate", "max", "--json",
     )  # fmt: skip
     assert gateway.post("/v1/chat/completions", chat_body(max_tokens=9), key=made["key"]).status == 200
     assert gateway.post("/v1/chat/completions", chat_body(max_tokens=9), key=made["key"]).status == 429

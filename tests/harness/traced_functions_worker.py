@@ -1,4 +1,4 @@
-"""The functions host with a global tracer provider, as an app that exports telemetry has one; spans go to the log."""
+"""The functions worker with a global tracer provider, as an app that exports telemetry has one; spans go to stderr."""
 
 import sys
 
@@ -6,7 +6,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
 
-from tests.harness import functions_host
+from tests.harness import functions_host_worker
 
 
 def line(span: ReadableSpan) -> str:
@@ -21,4 +21,4 @@ def trace_everything() -> None:
 
 
 if __name__ == "__main__":
-    functions_host.main(sys.argv[1:], before=trace_everything)
+    functions_host_worker.main(sys.argv[1:], before=trace_everything)

@@ -1,0 +1,1 @@
+"""Bicep, and the scripts of a deployment."""

@@ -1,0 +1,111 @@
+// The sections of the configuration (docs/configuration.md), so that a mistyped key stops the deployment. Bicep has no
+// numbers with a fraction: what may be one is `any`, and is written json('0.5'). The gateway checks the values.
+
+@export()
+@description('Limits of consumers, a team or a model.')
+@sealed()
+type consumerLimits = {
+  requests_per_minute: int?
+  tokens_per_minute: int?
+  token_quota: int?
+  token_quota_period: ('hour' | 'day' | 'week' | 'month')?
+  request_quota: int?
+  request_quota_period: ('hour' | 'day' | 'week' | 'month')?
+  budget_usd: any?
+  budget_period: ('hour' | 'day' | 'week' | 'month')?
+  max_concurrent: int?
+  time_zone: string?
+  soft: bool?
+  estimate: ('max' | 'learned')?
+}
+
+@export()
+@description('A share of a model\'s calls that goes to another model.')
+@sealed()
+type variant = {
+  model: string
+  share: any
+}
+
+@export()
+@description('The section `models`, by model.')
+type modelSettings = {
+  *: model
+}
+
+@export()
+@description('Settings of a model beyond its deployments.')
+@sealed()
+type model = {
+  fallbacks: string[]?
+  aliases: string[]?
+  limits: consumerLimits?
+  fallback_on: ('unavailable' | 'context_window' | 'content_filter')[]?
+  hedge: bool?
+  canary: variant?
+  shadow: variant?
+  prompt_cache_affinity: bool?
+}
+
+@export()
+@description('The section `limits`.')
+@sealed()
+type limitSettings = {
+  defaults: consumerLimits?
+  teams: {
+    *: consumerLimits
+  }?
+  @sealed()
+  addresses: {
+    requests_per_minute: int?
+    request_quota: int?
+    request_quota_period: ('hour' | 'day' | 'week' | 'month')?
+    time_zone: string?
+  }?
+  contact: string?
+  @sealed()
+  headers: {
+    remaining_tokens: string?
+    consumed_tokens: string?
+  }?
+  @sealed()
+  webhook: {
+    url: string
+    secret_env: string
+  }?
+}
+
+@export()
+@description('The section `timeouts`, in seconds.')
+@sealed()
+type timeoutSettings = {
+  connect: any?
+  first_byte: any?
+  total: any?
+  stream: any?
+  request_body: any?
+}
+
+@export()
+@description('The other sections, which no parameter composes.')
+@sealed()
+type otherSections = {
+  prices: object[]?
+  azure_monitor: string?
+  @sealed()
+  client_address: {
+    header: string?
+    hops: int?
+  }?
+  @sealed()
+  ledger: {
+    durability: ('committed' | 'deferred')?
+    overflow_directory: string?
+    overflow_bytes: int?
+    keep_months: int?
+  }?
+  max_request_bytes: int?
+  max_upload_bytes: int?
+  heartbeat_seconds: any?
+  adopt_unknown_ids: bool?
+}

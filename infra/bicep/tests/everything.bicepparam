@@ -1,0 +1,42 @@
+// Every option at once that the other cases do not have.
+using '../main.bicep'
+extends '../main.bicepparam'
+
+param environmentName = 'everything'
+param location = 'swedencentral'
+param modelAccess = 'everything'
+param models = {
+  'gpt-5.4-mini': {
+    aliases: ['small']
+    limits: { requests_per_minute: 600, soft: true }
+    fallback_on: ['unavailable']
+    hedge: true
+  }
+}
+param limits = {
+  teams: { search: { budget_usd: 500, budget_period: 'month' } }
+  addresses: { requests_per_minute: 300 }
+  webhook: { url: 'https://alerts.contoso.com/tollgate', secret_env: 'WEBHOOK_SECRET' }
+}
+param timeouts = { first_byte: json('7.5'), total: 200 }
+param sections = {
+  ledger: { durability: 'deferred', keep_months: 13 }
+  client_address: { header: 'x-forwarded-for', hops: 2 }
+  heartbeat_seconds: 10
+}
+param exportContainer = 'costs'
+param operatorPrincipalId = '00000000-0000-0000-0000-0000000000aa'
+param operatorPrincipalType = 'ServicePrincipal'
+param managementKey = 'in-the-settings'
+param secretSettings = { WEBHOOK_SECRET: 'a-secret' }
+param alwaysReadyInstances = 2
+param zoneRedundant = true
+param updateStrategy = 'Recreate'
+param allowedIpRanges = ['198.51.100.0/24', '203.0.113.7/32']
+param alertEmail = 'operators@contoso.com'
+param monthlyBudgetUsd = 2000
+param budgetStart = '2026-12-01'
+param lockState = true
+param purgeProtection = true
+param restoreDeleted = true
+param tags = { team: 'platform' }

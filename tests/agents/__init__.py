@@ -1,0 +1,1 @@
+"""Real coding agents, run headless against a gateway (`make test-agents`)."""

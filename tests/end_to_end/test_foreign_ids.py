@@ -1,0 +1,104 @@
+"""A caller plants an object of another caller's at every place where a body can name one: none is ever reached."""
+
+import asyncio
+import json
+import re
+from typing import Any
+
+import pytest
+
+from shared import bootstrap
+from shared.affinity.directory import ObjectDirectory
+from shared.azure_openai.operations import OPERATIONS
+from shared.azure_openai.reference_paths import REQUESTS
+from shared.azure_openai.references import ITEMS, KINDS
+from shared.config.document import Configuration
+from shared.config.environment import Storage
+from shared.types import Reference
+from tests.harness.gateway_process import Answer
+from tests.harness.reference_bodies import places, planted
+from tests.harness.system import System
+
+BACKEND = "sweden"
+MODELS = {"images": "gpt-image-1", "realtime": "gpt-realtime", "realtimeapi": "gpt-realtime"}
+BY_NAME = {operation.name: operation for operation in OPERATIONS}
+
+
+def record(system: System, key: str, word: str) -> None:
+    """Put one object of every kind on record for a key, as if the backend had made it. Their ids are by kind."""
+
+    async def write() -> None:
+        async with bootstrap.open_store(Storage(connection_string=system.storage)) as store:
+            directory = ObjectDirectory(store, Configuration(backends=[]), lambda _: True, never)
+            owner = key.split("_")[1]
+            objects = {Reference(kind, id_of(kind, word)): False for kind in KINDS.keys() - ITEMS}
+            await asyncio.gather(*directory.record(owner, BACKEND, objects))
+            await asyncio.gather(*directory.record_items(owner, BACKEND, [id_of("item", word)]))
+
+    async def never(*_: object) -> bool:
+        return False
+
+    asyncio.run(write())
+
+
+def id_of(kind: str, word: str) -> str:
+    return f"{kind}-{word}"
+
+
+def send(system: System, key: str, name: str, body: dict[str, Any], own: str) -> Answer:
+    """A call of an operation with a body and, in its path, objects of the caller's own."""
+    operation = BY_NAME[name]
+    path = "/v1/" + re.sub(r"\{(\w+)\}", lambda found: id_of(found[1], own), operation.path)
+    if operation.body == "sdp":
+        session = {"type": "realtime", "model": "gpt-realtime", **body}
+        parts = {"sdp": "v=0\r\ns=-\r\n", "session": json.dumps(session)}
+        text = "".join(
+            f'--b\r\ncontent-disposition: form-data; name="{part}"\r\n\r\n{value}\r\n' for part, value in parts.items()
+        )
+        headers = {"content-type": "multipart/form-data; boundary=b"}
+        return system.post(path, f"{text}--b--\r\n".encode(), headers, key=key)
+    if operation.model in ("body", "form"):
+        body = {"model": MODELS.get(name.partition(".")[0], "gpt-4o"), **body}
+    if name == "realtime.client_secrets":
+        body["session"] = {"type": "realtime", "model": "gpt-realtime", **body["session"]}
+        del body["model"]
+    return system.post(path, body, key=key)
+
+
+@pytest.fixture(scope="module")
+def keys(patient_system: System) -> tuple[str, str, str]:
+    """The keys of an owner and of a stranger, and a word in the ids of their objects."""
+    word = patient_system.edge
+    owner, stranger = patient_system.make_key("an owner"), patient_system.make_key("a stranger")
+    record(patient_system, owner, f"owners-{word}")
+    record(patient_system, stranger, f"strangers-{word}")
+    return owner, stranger, word
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_a_foreign_object_is_not_found_at_any_place(gateway: System, keys: tuple[str, str, str], name: str) -> None:
+    _, stranger, word = keys
+    for path, kind in places(REQUESTS[name]):
+        for in_lists in (False, True):
+            body = planted(path, id_of(kind, f"owners-{word}"), in_lists=in_lists)
+            if name == "realtime.client_secrets" and in_lists:
+                continue  # its session is an object, or the model in it is not found
+            refused = send(gateway, stranger, name, body, f"strangers-{word}")
+            assert refused.status == 404, (path, refused.body)
+            assert (
+                refused.error()["message"]
+                == f"There is no {kind.replace('_', ' ')} with the id '{kind}-owners-{word}'."
+            )
+    assert gateway.simulator.log()["requests"] == []
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_the_owner_reaches_the_backend_with_the_same_bodies(
+    gateway: System, keys: tuple[str, str, str], name: str
+) -> None:
+    owner, _, word = keys
+    for path, kind in places(REQUESTS[name]):
+        body = planted(path, id_of(kind, f"owners-{word}"))
+        before = len(gateway.simulator.log()["requests"])
+        send(gateway, owner, name, body, f"owners-{word}")
+        assert len(gateway.simulator.log()["requests"]) == before + 1, path
