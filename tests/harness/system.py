@@ -269,6 +269,11 @@ async def _usage_rows(storage: str) -> list[dict[str, Any]]:
         return [{"id": row.key, **row.properties} for row in sorted(rows, key=lambda row: row.key)]
 
 
+def final(row: dict[str, Any]) -> bool:
+    """True if a row has the end of its call, and its estimated tokens have been counted."""
+    return "e_status" in row and ("e_counted" in row or not row.get("e_est"))
+
+
 def eventually(holds: Callable[[], bool], patience: float = 5.0) -> None:
     """Wait until `holds()` is true."""
     deadline = time.monotonic() + patience
