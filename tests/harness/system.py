@@ -201,7 +201,9 @@ class Caller:
         self._socket.settimeout(20)
         self._socket.connect(system.gateway.address)
         data = json.dumps(body).encode()
-        head = f"host: gateway\r\nauthorization: Bearer {key}\r\ncontent-length: {len(data)}\r\n\r\n"
+        head = (
+            f"host: gateway\r\nconnection: close\r\nauthorization: Bearer {key}\r\ncontent-length: {len(data)}\r\n\r\n"
+        )
         self.request = b"POST /v1/chat/completions HTTP/1.1\r\n" + head.encode() + data
         self.received = b""
 
