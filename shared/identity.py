@@ -57,6 +57,7 @@ class TokenCache:
         self._keep_until = 0.0
         self._tokens: dict[str, _Token] = {}
         self._retry_at: dict[str, float] = {}
+        self._reasons: dict[str, str] = {}  # of the last failures
         self._renewals: SingleFlight[str, str] = SingleFlight()
         self._closings = Tasks()
 
@@ -75,7 +76,7 @@ class TokenCache:
         if (header := self.cached(scope)) is not None:
             return header
         if self._clock() < self._retry_at.get(scope, 0.0):
-            raise CredentialUnavailable(f"no token for {scope}: the identity endpoint has just failed")
+            raise CredentialUnavailable(self._reasons[scope])
         try:
             async with asyncio.timeout(seconds):
                 return await self._renewals.run(scope, partial(self._renew, scope))
@@ -115,9 +116,11 @@ class TokenCache:
             answer = await self._credential.get_token(scope)
         except Exception as error:  # azure-identity raises its own, azure-core's and the transport's errors
             self._retry_at[scope] = self._clock() + _RETRY_AFTER
-            unavailable = CredentialUnavailable(f"no token for {scope}: {type(error).__name__}: {str(error)[:300]}")
-            logger.error("%s", unavailable)
-            raise unavailable from None
+            # Whole: what to do stands at the end, after all sources of a token that were tried.
+            reason = f"no token for {scope}: {type(error).__name__}: {' '.join(str(error).split())}"
+            self._reasons[scope] = reason
+            logger.error("%s", reason)
+            raise CredentialUnavailable(reason) from None
         life = answer.expires_on - self._clock()
         header, end = f"Bearer {answer.token}", answer.expires_on
         self._tokens[scope] = _Token(header, end - min(_RENEW_AHEAD, life / 3), end - _UNUSED)

@@ -40,7 +40,8 @@ LAYERS = (
     *("config", "types", "storage", "credentials"),
     *("azure_openai", "auth", "usage", "billing", "limits", "telemetry"),  # what the stages are made of
     *("requests", "routing", "affinity", "forwarding", "responses"),  # parse, route, forward, respond
-    *("management", "accounting", "gateway", "bootstrap", "asgi", "functions_pairing", "functions_http", "cli"),
+    *("management", "accounting", "gateway", "bootstrap", "http_protocol", "asgi"),
+    *("functions_pairing", "functions_http", "cli"),
 )
 IO = {"aiohttp", "asyncio", "socket", "os", "subprocess", "logging", "time", "datetime"}
 

@@ -182,30 +182,31 @@ def match(method: str, path: str) -> Route:
 
 @functools.lru_cache(maxsize=1024)
 def _match(method: str, path: str) -> Route:
+    wanted = "GET" if method == "HEAD" else method
     for surface, pattern, rows in _SURFACES:
         if not (matched := pattern.fullmatch(path)):
             continue
         rest = matched["rest"].removesuffix("/")
         fitting = [
             (operation, inner)
-            for operation, row in rows.get(rest.partition("/")[0], ())
+            for operation, row in rows.get(rest.partition("/")[0].lower(), ())
             if (inner := row.fullmatch(rest))
         ]
         # A fixed word wins over an id: threads/runs is not a thread.
         fewest = min((len(inner.groupdict()) for _, inner in fitting), default=0)
         fitting = [(operation, inner) for operation, inner in fitting if len(inner.groupdict()) == fewest]
         for operation, inner in fitting:
-            if method == operation.method:
+            if wanted == operation.method:
                 ids = inner.groupdict()
+                canonical = operation.path.format_map(ids)  # fixed words in their own case
                 model = matched.groupdict().get("model") or ids.pop("model", None)
                 if model is not None and "%2" in model:
                     model = re.sub("%2f", "/", model, flags=re.IGNORECASE)  # a slash that is part of the name
-                if surface == "openai" and path.startswith("/gateway/"):
-                    rest = operation.path
                 named = tuple(Reference(kind, text) for kind, text in ids.items() if kind in references.IN_PATHS)
-                return Route(surface, operation, rest, model, named)
+                return Route(surface, operation, canonical, model, named)
         if fitting:
-            allowed = ", ".join(operation.method for operation, _ in fitting)
+            methods = [operation.method for operation, _ in fitting]
+            allowed = ", ".join([*methods, "HEAD"] if "GET" in methods else methods)
             raise MethodNotAllowed(f"{method} is not a method of {path}; use {allowed}.", allowed)
     raise unknown(path)
 
@@ -217,6 +218,33 @@ def unknown(path: str) -> UnknownPath:
     )
 
 
+# Paths of Azure's other APIs, and the reason why they are not served with the path to use instead.
+_FOREIGN = (
+    (
+        re.compile(r"/models/(chat/completions|embeddings|images/embeddings|info)/?", re.IGNORECASE),
+        "is of Azure AI's model inference API, which this gateway does not serve. Use OpenAI's client with the base "
+        "URL https://GATEWAY/v1: POST /v1/chat/completions or /v1/embeddings, with the model in the body.",
+    ),
+    (
+        re.compile(r"/api/projects(/.*)?", re.IGNORECASE),
+        "is of a Foundry project, which this gateway does not serve. Use OpenAI's client with the base URL "
+        "https://GATEWAY/v1, for example POST /v1/responses with the model in the body.",
+    ),
+    (
+        re.compile(r"(/.*)?/anthropic(/.*)?|/v1/messages(/.*)?", re.IGNORECASE),
+        "is of Anthropic's API, which this gateway does not serve, whatever the key. Call Claude at the endpoint "
+        "of its resource, or another model with POST /v1/chat/completions or /v1/responses.",
+    ),
+)
+
+
+def reject_foreign(path: str) -> None:
+    """Reject paths of related APIs, whose clients send keys in other headers. Raises `UnknownPath`."""
+    for pattern, reason in _FOREIGN:
+        if pattern.fullmatch(path):
+            raise UnknownPath(f"{path[:200]} {reason}")
+
+
 _Rows = dict[str, list[tuple[Operation, re.Pattern[str]]]]  # by the first segment of their paths
 
 
@@ -224,7 +252,7 @@ def _surfaces() -> list[tuple[Surface, re.Pattern[str], _Rows]]:
     def rows(operations: Iterable[Operation]) -> _Rows:
         table: _Rows = {}
         for operation in operations:
-            pattern = re.compile(
+            pattern = _insensitive(
                 re.sub(r"\{(\w+)\}", rf"(?P<\1>{SEGMENT})", operation.path).replace(f"<model>{SEGMENT}", "<model>[^/]+")
             )
             table.setdefault(operation.path.partition("/")[0], []).append((operation, pattern))
@@ -236,12 +264,17 @@ def _surfaces() -> list[tuple[Surface, re.Pattern[str], _Rows]]:
         o for o in OPERATIONS if o.model in ("body", "form") and o.model_at == ("model",) and "{" not in o.path
     ]
     return [
-        ("v1", re.compile(r"/openai/v1/(?P<rest>.+)"), rows(OPERATIONS)),
-        ("openai", re.compile(r"/v1/(?P<rest>.+)"), rows(OPERATIONS)),
-        ("dated", re.compile(r"/openai/deployments/(?P<model>[^/]+)/(?P<rest>.+)"), rows(on_deployment)),
-        ("dated", re.compile(r"/openai/(?P<rest>.+)"), rows(elsewhere)),
-        ("openai", re.compile(r"/gateway/(?P<rest>.+?)/(?P<model>[^/]+)/?"), rows(with_model)),
+        ("v1", _insensitive(r"/openai/v1/(?P<rest>.+)"), rows(OPERATIONS)),
+        ("openai", _insensitive(r"/v1/(?P<rest>.+)"), rows(OPERATIONS)),
+        ("dated", _insensitive(r"/openai/deployments/(?P<model>[^/]+)/(?P<rest>.+)"), rows(on_deployment)),
+        ("dated", _insensitive(r"/openai/(?P<rest>.+)"), rows(elsewhere)),
+        ("openai", _insensitive(r"/gateway/(?P<rest>.+?)/(?P<model>[^/]+)/?"), rows(with_model)),
     ]
+
+
+def _insensitive(pattern: str) -> re.Pattern[str]:
+    """A pattern of paths, which Azure compares without regard to case."""
+    return re.compile(pattern, re.IGNORECASE | re.ASCII)
 
 
 _SURFACES = _surfaces()

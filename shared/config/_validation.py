@@ -14,6 +14,7 @@ CONTAINER = re.compile(r"(?=.{3,63}$)[a-z0-9]+(-[a-z0-9]+)*")
 RESOURCE_ID = re.compile(
     r"(?i)/subscriptions/[0-9a-f-]{36}/resourceGroups/[^/\s]+/providers/Microsoft\.CognitiveServices/accounts/[^/\s]+"
 )
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[A-Za-z0-9._:\[\]-]+")
 API_VERSION = re.compile(r"v1|\d{4}-\d{2}-\d{2}(-preview)?")
 
 
@@ -30,6 +31,9 @@ def complaints(configuration: document.Configuration) -> Iterator[str]:
         yield from _backend_complaints(backend, at)
     for check in (_model_complaints, _price_complaints, _limits_complaints, _ledger_complaints):
         yield from check(configuration)
+    for i, origin in enumerate(configuration.cors.origins):
+        if origin != "*" and not ORIGIN.fullmatch(origin):
+            yield f"cors.origins[{i}]: expected an origin such as https://app.contoso.com, or *, got {origin!r}"
     if 0 < configuration.heartbeat_seconds < 0.05:
         yield f"heartbeat_seconds: expected 0 (never) or at least 0.05, got {configuration.heartbeat_seconds:g}"
 

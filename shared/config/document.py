@@ -140,6 +140,12 @@ class ClientAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hops: Annotated[int, Meta(ge=1, le=10)] = 1
 
 
+class CorsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The origins whose pages may call the gateway from a browser; `*`: any. Empty: none."""
+
+    origins: list[str] = []
+
+
 FallbackReason = Literal["unavailable", "context_window", "content_filter"]
 
 
@@ -254,6 +260,7 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dic
     azure_monitor: str = "https://{region}.metrics.monitor.azure.com"
     limits: LimitSettings = LimitSettings()
     client_address: ClientAddress = ClientAddress()
+    cors: CorsSettings = CorsSettings()
     timeouts: Timeouts = Timeouts()
     ledger: LedgerSettings = LedgerSettings()
     telemetry: Tracing = Tracing()
