@@ -21,6 +21,7 @@ GatewayError                    500     internal_error
 ├── RateLimitExceeded           429     rate_limit_exceeded
 ├── NotSupported                501     websockets_not_supported
 ├── BadGateway                  502     bad_gateway
+├── GatewayBusy                 503     gateway_busy
 ├── NoBackendAvailable          503     no_backend_available
 ├── StateUnavailable            503     state_unavailable
 ├── StoreUnavailable            503     store_unavailable
@@ -143,6 +144,15 @@ class MethodNotAllowed(GatewayError):
 
     def headers(self) -> dict[str, str]:
         return {"allow": self.allowed}
+
+
+class GatewayBusy(GatewayError):
+    """The process holds as many bytes of unfinished bodies as it may."""
+
+    status, code = 503, "gateway_busy"
+
+    def headers(self) -> dict[str, str]:
+        return {"retry-after": "1", "retry-after-ms": "1000"}
 
 
 class RequestTimeout(GatewayError):

@@ -18,12 +18,14 @@ from shared.auth import client_address
 from shared.auth.authenticator import Authenticator
 from shared.config.document import Configuration
 from shared.errors import GatewayError
+from shared.limits.admission import Admission
 from shared.limits.limiter import Limiter, Reservation
 from shared.management.api import ManagementApi
 from shared.requests.arrival import ReceivedRequest
+from shared.requests.buffers import Buffers
 from shared.requests.disconnect import CallerConnection, CallerDisconnected
 from shared.requests.head import headers_of
-from shared.requests.reading import Bounds, read_call
+from shared.requests.reading import Arriving, Bounds, read_call
 from shared.requests.upload import Upload
 from shared.responses.dispatcher import HUNG_UP, AdmittedCall, Dispatcher, heartbeat_wanted
 from shared.responses.relay import RelayedResponse
@@ -31,6 +33,8 @@ from shared.responses.rendering import ErrorResponse
 from shared.types import Call, Consumer
 
 logger = logging.getLogger("tollgate.requests")
+
+_BODIES_AT_ONCE = 8  # of the largest size, that a process receives
 
 
 class Gateway:
@@ -53,6 +57,7 @@ class Gateway:
         self._dispatcher = dispatcher
         self._accounting = accounting
         self._bounds = Bounds.of(configuration)
+        self._buffers = Buffers(_BODIES_AT_ONCE * configuration.max_request_bytes)
         self._heartbeat = configuration.heartbeat_seconds
         self._client_address = configuration.client_address
 
@@ -79,18 +84,18 @@ class Gateway:
         if self._limiter.limits_addresses:
             await self._limiter.admit(address)
         consumer = await self._authenticator.authenticate(headers, address)
-        call, upload = await read_call(request, headers, received.method, received.path, self._bounds)
-        reservation: Reservation | None = None
+        admission, upload = Admission(self._limiter, consumer), None
         try:
-            reservation = await self._limiter.reserve(consumer, call)
+            arriving = Arriving(admission.arrive, self._buffers.open(consumer.id), self._bounds)
+            call, upload = await read_call(request, headers, received.method, received.path, arriving)
+            reservation = await admission.reserve(call)
             response = await self._answer(request, received, consumer, call, upload, reservation, headers)
         except BaseException as error:
             if upload is not None:
                 upload.close()
-            if reservation is not None:
-                self._limiter.release(reservation)  # does nothing once the end of the call is on record
-                if isinstance(error, GatewayError):
-                    error.limits = self._limiter.headers(reservation)
+            admission.release()
+            if admission.reservation is not None and isinstance(error, GatewayError):
+                error.limits = self._limiter.headers(admission.reservation)
             raise
         consumed = response.tokens_so_far if isinstance(response, RelayedResponse) else int  # which returns 0
         response.headers.update(self._limiter.headers(reservation, consumed))

@@ -11,6 +11,7 @@ from shared.azure_openai import multipart, references
 from shared.azure_openai.backend_requests import forwarded_headers, usage_edit
 from shared.azure_openai.json_body import JsonFields, top_level
 from shared.azure_openai.operations import IN_QUERY, MODEL_OF_SESSION, Route
+from shared.azure_openai.outline import Outline
 from shared.errors import InvalidRequest
 from shared.types import Call, Operation, Reference
 
@@ -46,8 +47,11 @@ _BLANKS = b" \t\r\n"  # allowed before a JSON value
 _SYSTEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:@/-]{0,63}")
 
 
-def parse_call(route: Route, query: str, headers: Mapping[str, str], body: bytes) -> Call:
-    """The call in a request. Raises `InvalidRequest` (400), which names the offending parameter."""
+def parse_call(
+    route: Route, query: str, headers: Mapping[str, str], body: bytes, outline: Outline | None = None
+) -> Call:
+    """The call in a request. `outline`: that of a large body. Raises `InvalidRequest` (400), which names the offending
+    parameter."""
     call = _bodiless(route, query, headers)
     if route.operation.body == "none":
         if body:
@@ -55,7 +59,7 @@ def parse_call(route: Route, query: str, headers: Mapping[str, str], body: bytes
         return call
     if not body and route.operation.model not in ("body", "form"):
         return call
-    return _with_body(call, body)
+    return _with_body(call, body, outline)
 
 
 def parse_upload(route: Route, query: str, headers: Mapping[str, str], model: str | None, *, stream: bool) -> Call:
@@ -105,7 +109,7 @@ def _bodiless(route: Route, query: str, headers: Mapping[str, str]) -> Call:
     )
 
 
-def _with_body(call: Call, body: bytes) -> Call:
+def _with_body(call: Call, body: bytes, outline: Outline | None) -> Call:
     operation = call.operation
     if operation.body == "sdp":
         return _with_offer(call, body)
@@ -124,7 +128,7 @@ def _with_body(call: Call, body: bytes) -> Call:
     if makes in _STORED_IF:
         store = fields.get("store", bool, "true or false")
         makes = makes if (_STORED_IF[makes] if store is None else store) else ""
-    named_too = _named_objects(body, operation) if operation.metered != "input" else ()
+    named_too = _named_objects(body, operation, outline) if operation.metered != "input" else ()
     return msgspec.structs.replace(
         call,
         model=model,
@@ -147,16 +151,19 @@ def _with_body(call: Call, body: bytes) -> Call:
 def _seals(operation: Operation, body: bytes, values: Mapping[str, slice]) -> bool:
     match operation.name:
         case "responses.create":
-            return _SEALED in body or ("tools" in values and any(tool in body[values["tools"]] for tool in _HOSTED))
+            tools = values.get("tools")
+            return _SEALED in body or (
+                tools is not None and any(body.find(tool, tools.start, tools.stop) >= 0 for tool in _HOSTED)
+            )
         case "chat.completions":
             return "audio" in values  # spoken answers have ids that later messages name
         case name:
             return name == "responses.compact"
 
 
-def _named_objects(body: bytes, operation: Operation) -> tuple[Reference, ...]:
+def _named_objects(body: bytes, operation: Operation, outline: Outline | None = None) -> tuple[Reference, ...]:
     try:
-        named = references.in_body(body, operation.name)
+        named = references.in_body(body, operation.name, outline)
     except RecursionError:
         raise InvalidRequest("The body is nested too deeply.") from None
     except ValueError:
