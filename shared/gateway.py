@@ -84,6 +84,8 @@ class Gateway:
         if self._limiter.limits_addresses:
             await self._limiter.admit(address)
         consumer = await self._authenticator.authenticate(headers, address)
+        if (idempotency_key := headers.get("idempotency-key")) is not None:
+            headers["idempotency-key"] = f"{consumer.id}-{idempotency_key}"  # callers share the backends' keys
         admission, upload = Admission(self._limiter, consumer), None
         try:
             arriving = Arriving(admission.arrive, self._buffers.open(consumer.id), self._bounds)
