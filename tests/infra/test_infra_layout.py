@@ -300,6 +300,7 @@ class TestWhatIsDeclared:
         assert service["ports"][0]["targetPort"] == port["name"]
         for probe in ("readinessProbe", "livenessProbe"):
             assert container[probe]["httpGet"] == {"path": "/healthz", "port": port["name"]}
+        assert pod["automountServiceAccountToken"] is False
         startup = container["startupProbe"]
         assert f"http://127.0.0.1:{expose}/readyz" in startup["exec"]["command"][-1]
         assert (
