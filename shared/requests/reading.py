@@ -11,7 +11,7 @@ from shared.azure_openai import operations, requests
 from shared.azure_openai.operations import Route
 from shared.azure_openai.outline import LARGE, PIECE, Outline
 from shared.config.document import Configuration
-from shared.errors import RequestTooLarge, websocket_refused
+from shared.errors import GatewayError, RequestTooLarge, websocket_refused
 from shared.requests._deadline import BodyDeadline
 from shared.requests.buffers import Buffer
 from shared.requests.disconnect import CallerDisconnected
@@ -57,6 +57,8 @@ async def read_call(
         return await _uploaded(request.receive, route, query, headers, arriving)
     try:
         return await _received(request.receive, route, query, headers, arriving), None
+    except GatewayError as error:
+        raise error.with_traceback(None) from None  # its frames would keep what has arrived of the body
     finally:
         arriving.buffer.release()
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
+import psutil
 import pytest
 
 from shared.azure_openai.outline import LARGE
@@ -93,6 +94,32 @@ def test_a_body_that_arrives_late_counts_once(gateway: System) -> None:
             caller.sendall(chunk(data[5:]) + chunk(b""))
             assert status_of(caller) == 200
     assert gateway.post("/v1/chat/completions", chat_body(), key=key).status == 429
+
+
+def test_unfinished_bodies_of_one_key_take_no_more_than_its_share(impatient: System) -> None:
+    """Four times `max_request_bytes`, which is 1 MB there."""
+    data = json.dumps(chat_body(user="x" * 900_000)).encode()
+    greedy, other = impatient.make_key("greedy"), impatient.make_key("other")
+    with ExitStack() as callers:
+        for _ in range(5):  # of which four are held
+            callers.enter_context(half_sent(impatient, greedy, data[:-1]))
+        time.sleep(1)
+        eventually(lambda: impatient.post("/v1/chat/completions", data, key=greedy).status == 429)
+        assert impatient.post("/v1/chat/completions", data, key=other).status == 200
+    eventually(lambda: impatient.post("/v1/chat/completions", data, key=greedy).status == 200)
+
+
+def test_a_refused_body_is_not_kept(gateway: System) -> None:
+    """Not even by the error that refuses it."""
+    process = psutil.Process(gateway.gateway.pid)
+    before = process.memory_info().rss
+    with ExitStack() as callers:
+        for _ in range(10):
+            caller = callers.enter_context(half_sent(gateway, gateway.key, b'["'))
+            with suppress(ConnectionError):
+                for data in (b"x" * 10_000_000, b'",', b"[" * 1000):
+                    caller.sendall(chunk(data))
+        eventually(lambda: process.memory_info().rss < before + 50_000_000)
 
 
 def test_a_large_honest_body_is_answered(gateway: System) -> None:
