@@ -16,6 +16,7 @@ from shared.accounting import Accounting
 from shared.affinity.planner import Planner
 from shared.auth import client_address
 from shared.auth.authenticator import Authenticator
+from shared.azure_openai import operations
 from shared.config.document import Configuration
 from shared.errors import GatewayError
 from shared.limits.admission import Admission
@@ -27,14 +28,16 @@ from shared.requests.disconnect import CallerConnection, CallerDisconnected
 from shared.requests.head import headers_of
 from shared.requests.reading import Arriving, Bounds, read_call
 from shared.requests.upload import Upload
+from shared.responses.cors import Cors
 from shared.responses.dispatcher import HUNG_UP, AdmittedCall, Dispatcher, heartbeat_wanted
 from shared.responses.relay import RelayedResponse
-from shared.responses.rendering import ErrorResponse
+from shared.responses.rendering import ErrorResponse, identify
 from shared.types import Call, Consumer
 
 logger = logging.getLogger("tollgate.requests")
 
 _BODIES_AT_ONCE = 8  # of the largest size, that a process receives
+_FOR_RESPONSE = frozenset((b"origin", b"x-ms-client-request-id"))  # headers that the response answers
 
 
 class Gateway:
@@ -60,10 +63,19 @@ class Gateway:
         self._buffers = Buffers(_BODIES_AT_ONCE * configuration.max_request_bytes)
         self._heartbeat = configuration.heartbeat_seconds
         self._client_address = configuration.client_address
+        self._models = frozenset([*configuration.model_names(), *configuration.aliases])
+        self._cors = Cors(configuration.cors.origins)
 
     async def handle(self, request: Request, traceparent: str | None = None) -> Response:
         """Answer a request. Raises nothing except `CancelledError`. `traceparent` overrides the request's header."""
         received = self._accounting.receive(request, traceparent)
+        response = await self._handle(request, received)
+        own = {name: value.decode("latin-1") for name, value in request.scope["headers"] if name in _FOR_RESPONSE}
+        identify(response, received.request_id, own.get(b"x-ms-client-request-id", ""))
+        self._cors.expose(own.get(b"origin", ""), response)
+        return response
+
+    async def _handle(self, request: Request, received: ReceivedRequest) -> Response:
         try:
             return await self._serve(request, received)
         except GatewayError as error:
@@ -79,6 +91,9 @@ class Gateway:
     async def _serve(self, request: Request, received: ReceivedRequest) -> Response:
         headers = headers_of(request.scope["headers"])  # a dict: Starlette's own search the raw list on every access
         address = client_address.of_client(request.scope, self._client_address)
+        if (permission := self._cors.preflight(received.method, headers)) is not None:
+            return permission
+        operations.reject_foreign(received.path)
         if self._management.owns(received.path):
             return await self._management.answer(request, received, headers, address)
         if self._limiter.limits_addresses:
@@ -86,7 +101,17 @@ class Gateway:
         consumer = await self._authenticator.authenticate(headers, address)
         if (idempotency_key := headers.get("idempotency-key")) is not None:
             headers["idempotency-key"] = f"{consumer.id}-{idempotency_key}"  # callers share the backends' keys
-        admission, upload = Admission(self._limiter, consumer), None
+        try:
+            return await self._serve_consumer(request, received, consumer, headers)
+        except GatewayError as error:
+            error.consumer = consumer.id
+            raise
+
+    async def _serve_consumer(
+        self, request: Request, received: ReceivedRequest, consumer: Consumer, headers: Mapping[str, str]
+    ) -> Response:
+        admission = Admission(self._limiter, consumer)
+        call, upload = None, None
         try:
             arriving = Arriving(admission.arrive, self._buffers.open(consumer.id), self._bounds)
             call, upload = await read_call(request, headers, received.method, received.path, arriving)
@@ -96,8 +121,11 @@ class Gateway:
             if upload is not None:
                 upload.close()
             admission.release()
-            if admission.reservation is not None and isinstance(error, GatewayError):
-                error.limits = self._limiter.headers(admission.reservation)
+            if isinstance(error, GatewayError):
+                if call is not None and call.model in self._models:  # the log holds no free text of callers
+                    error.model = call.model
+                if admission.reservation is not None:
+                    error.limits = self._limiter.headers(admission.reservation)
             raise
         consumed = response.tokens_so_far if isinstance(response, RelayedResponse) else int  # which returns 0
         response.headers.update(self._limiter.headers(reservation, consumed))

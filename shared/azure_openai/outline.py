@@ -19,6 +19,7 @@ _LEFT_OUT = b"-"  # replaces a long text: not empty, and no identifier
 
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _BLANKS = b" \t\r\n"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class Outline:
@@ -37,6 +38,8 @@ class Outline:
     def take(self) -> str:
         """Return the body as JSON with the same values, but `-` for every long text, and forget it. Characters beyond
         ASCII are read as Latin-1, in which each byte takes one."""
+        if self._kept.startswith(_BYTE_ORDER_MARK):
+            del self._kept[:3]
         text = self._kept.decode("latin-1")
         self._kept.clear()
         return text

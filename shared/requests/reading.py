@@ -13,6 +13,7 @@ from shared.azure_openai.outline import LARGE, PIECE, Outline
 from shared.config.document import Configuration
 from shared.errors import GatewayError, RequestTooLarge, websocket_refused
 from shared.requests._deadline import BodyDeadline
+from shared.requests._decoding import decoded
 from shared.requests.buffers import Buffer
 from shared.requests.disconnect import CallerDisconnected
 from shared.requests.head import content_length
@@ -53,10 +54,11 @@ async def read_call(
         raise websocket_refused(path)
     route = operations.match(method, path)
     query = request.scope["query_string"].decode("latin-1")
+    receive, headers = decoded(request.receive, headers)
     if route.operation.body == "multipart" and headers.get("content-type", "").lower().startswith("multipart/"):
-        return await _uploaded(request.receive, route, query, headers, arriving)
+        return await _uploaded(receive, route, query, headers, arriving)
     try:
-        return await _received(request.receive, route, query, headers, arriving), None
+        return await _received(receive, route, query, headers, arriving), None
     except GatewayError as error:
         raise error.with_traceback(None) from None  # its frames would keep what has arrived of the body
     finally:

@@ -48,6 +48,10 @@ def test_an_outline_has_the_same_values_without_long_texts(value: Any, cuts: set
     assert json.loads(outline.take(), object_pairs_hook=list) == shortened(value)
 
 
+def test_a_byte_order_mark_is_no_part_of_an_outline() -> None:
+    assert outlined(b"\xef\xbb\xbf{}").take() == "{}"
+
+
 def test_ids_are_found_in_an_outline() -> None:
     content = [{"type": "input_file", "file_id": "file-abcdef", "filename": "é" * 4000}]
     body = json.dumps({"input": [{"role": "user", "content": content}]}).encode()
