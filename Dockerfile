@@ -1,13 +1,14 @@
 # The gateway as a container: `uvicorn shared.asgi:app`. docs/deploy.md explains how to build and run it.
 #   docker build -t tollgate .                       the gateway
 #   docker build -t tollgate-simulator --target simulator .
+# The base image is pinned by its digest; SECURITY.md says how to renew it.
 
-FROM python:3.13-slim AS packages
+FROM python:3.13-slim@sha256:ffb752e139c0a19692a43af8d8523b274222dd68eebad5d583b45c2201c6e30a AS packages
 COPY requirements.txt requirements-container.txt ./
-RUN pip install --no-cache-dir --only-binary :all: --target /packages \
+RUN pip install --no-cache-dir --require-hashes --only-binary :all: --target /packages \
     --requirement requirements.txt --requirement requirements-container.txt
 
-FROM python:3.13-slim AS base
+FROM python:3.13-slim@sha256:ffb752e139c0a19692a43af8d8523b274222dd68eebad5d583b45c2201c6e30a AS base
 # The file system is read-only at run time, so byte code is compiled here, and not at every start.
 ENV PYTHONPATH=/packages PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin tollgate

@@ -1,6 +1,6 @@
 # The commands of the project; CI runs the same ones. Recipes are short: local/ does the work.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-agents lint attack-host fuzz bench bench-chunkings bench-files bench-ledger bench-limits bench-routing bench-telemetry \
+.PHONY: help run test test-agents lint attack attack-host audit fuzz bench bench-chunkings bench-files bench-ledger bench-limits bench-routing bench-telemetry \
 	package-size infra install install-dev azurite requirements clean
 
 PYTHON_IN := .venv/bin/python
@@ -48,6 +48,12 @@ infra: install-dev ## format the Bicep files and renew their snapshots (the comp
 bench-telemetry: install-dev ## measure the cost of telemetry
 	@$(PYTHON_IN) -m bench.telemetry_cost
 
+attack: azurite install-dev ## try hostile callers on both edges: bodies, heads, trailers, deadlines, slow connections (5 minutes)
+	@$(PYTHON_IN) -m bench.attack
+
+audit: ## look for known vulnerabilities in the packages, and write the list of them to .local/sbom.json
+	@sh local/install.sh audit
+
 attack-host: azurite install-dev ## attack the Functions edge: bad calls, hang-ups, idle connections (6 minutes)
 	@$(PYTHON_IN) -m bench.attack_host
 
@@ -80,6 +86,7 @@ requirements: install-dev ## pin the lists again from the .in files (UPGRADE=1: 
 	@$(COMPILE) --output-file requirements.txt requirements.in
 	@$(COMPILE) --output-file requirements-container.txt requirements-container.in
 	@$(COMPILE) --output-file requirements-dev.txt requirements-dev.in
+	@$(COMPILE) --output-file requirements-audit.txt requirements-audit.in
 
 clean: ## remove everything that these commands created, including the local run's data
 	rm -rf .venv .local local/node_modules tests/agents/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what the Makefile's commands need: install.sh runtime | dev | azurite | kusto | agents.
+# Installs what the Makefile's commands need: install.sh runtime | dev | audit | azurite | kusto | agents.
 # A copy of each list is kept with what was installed from it. While the two are equal, there is nothing to do.
 set -eu
 cd "$(dirname "$0")/.."
@@ -50,7 +50,7 @@ packages() {
     .venv/bin/python -m pip --version >/dev/null 2>&1 || .venv/bin/python -m ensurepip >/dev/null
     printf 'Installing the %s packages of %s ' "$(grep -c '==' "$list")" "$list"
     quietly pip "The packages of $list could not be installed: see above, fix the cause (often the network or a proxy), and run the command again." \
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement "$list" "$@"
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement "$list" "$@"
     cp "$list" "$stamp"
 }
 
@@ -108,6 +108,19 @@ dev)
     environment
     packages requirements-dev.txt --constraint requirements.txt --constraint requirements-container.txt
     ;;
+audit)
+    # Apart from .venv, which must hold what the tests need and nothing else.
+    python=$(sh local/find-python.sh) || exit 1
+    rm -rf .local/audit
+    "$python" -m venv .local/audit
+    .local/audit/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-audit.txt
+    audit() {
+        .local/audit/bin/python -m pip_audit --require-hashes --disable-pip --progress-spinner off \
+            --requirement requirements.txt --requirement requirements-container.txt "$@"
+    }
+    audit --format cyclonedx-json --output .local/sbom.json || true # the list of packages; the next line judges them
+    audit --strict
+    ;;
 azurite) node_packages local Azurite "the storage emulator" ci ;;
 agents)
     # Not `ci`: the lock file lacks the programs for other systems, whose versions their packages say.
@@ -115,5 +128,5 @@ agents)
     aider
     ;;
 kusto) node_packages tests/infra/kusto "The KQL parser" "which checks the queries of alerts" ci ;;
-*) fail "usage: local/install.sh runtime | dev | azurite | kusto | agents" ;;
+*) fail "usage: local/install.sh runtime | dev | audit | azurite | kusto | agents" ;;
 esac

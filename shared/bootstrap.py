@@ -246,7 +246,7 @@ class OnDemand:
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._settings: Settings | None = None
         self._complaints = ""
-        self._management_key = environ.get("GATEWAY_MANAGEMENT_KEY")
+        self._management_key = environment.management_key(environ)
         try:
             self._settings = environment.load(environ)
         except ConfigurationError as error:

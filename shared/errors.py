@@ -24,6 +24,7 @@ GatewayError                    500     internal_error
 ├── HeadTooLarge                431     head_too_large
 ├── NotSupported                501     websockets_not_supported
 ├── BadGateway                  502     bad_gateway
+├── GatewayBusy                 503     gateway_busy
 ├── NoBackendAvailable          503     no_backend_available
 ├── TooManyConnections          503     too_many_connections
 ├── StateUnavailable            503     state_unavailable
@@ -160,6 +161,12 @@ class MethodNotAllowed(GatewayError):
 
     def headers(self) -> dict[str, str]:
         return {"allow": self.allowed}
+
+
+class GatewayBusy(GatewayError):
+    """The process holds as many bytes of unfinished bodies as it may."""
+
+    status, code, retry_after = 503, "gateway_busy", 1.0
 
 
 class RequestTimeout(GatewayError):

@@ -19,12 +19,14 @@ from shared.auth.authenticator import Authenticator
 from shared.azure_openai import operations
 from shared.config.document import Configuration
 from shared.errors import GatewayError
+from shared.limits.admission import Admission
 from shared.limits.limiter import Limiter, Reservation
 from shared.management.api import ManagementApi
 from shared.requests.arrival import ReceivedRequest
+from shared.requests.buffers import Buffers
 from shared.requests.disconnect import CallerConnection, CallerDisconnected
 from shared.requests.head import headers_of
-from shared.requests.reading import Bounds, read_call
+from shared.requests.reading import Arriving, Bounds, read_call
 from shared.requests.upload import Upload
 from shared.responses.cors import Cors
 from shared.responses.dispatcher import HUNG_UP, AdmittedCall, Dispatcher, heartbeat_wanted
@@ -34,6 +36,7 @@ from shared.types import Call, Consumer
 
 logger = logging.getLogger("tollgate.requests")
 
+_BODIES_AT_ONCE = 8  # of the largest size, that a process receives
 _FOR_RESPONSE = frozenset((b"origin", b"x-ms-client-request-id"))  # headers that the response answers
 
 
@@ -57,6 +60,7 @@ class Gateway:
         self._dispatcher = dispatcher
         self._accounting = accounting
         self._bounds = Bounds.of(configuration)
+        self._buffers = Buffers(_BODIES_AT_ONCE * configuration.max_request_bytes)
         self._heartbeat = configuration.heartbeat_seconds
         self._client_address = configuration.client_address
         self._models = frozenset([*configuration.model_names(), *configuration.aliases])
@@ -95,6 +99,8 @@ class Gateway:
         if self._limiter.limits_addresses:
             await self._limiter.admit(address)
         consumer = await self._authenticator.authenticate(headers, address)
+        if (idempotency_key := headers.get("idempotency-key")) is not None:
+            headers["idempotency-key"] = f"{consumer.id}-{idempotency_key}"  # callers share the backends' keys
         try:
             return await self._serve_consumer(request, received, consumer, headers)
         except GatewayError as error:
@@ -104,18 +110,22 @@ class Gateway:
     async def _serve_consumer(
         self, request: Request, received: ReceivedRequest, consumer: Consumer, headers: Mapping[str, str]
     ) -> Response:
-        call, upload = await read_call(request, headers, received.method, received.path, self._bounds)
-        reservation: Reservation | None = None
+        admission = Admission(self._limiter, consumer)
+        call, upload = None, None
         try:
-            reservation = await self._limiter.reserve(consumer, call)
+            arriving = Arriving(admission.arrive, self._buffers.open(consumer.id), self._bounds)
+            call, upload = await read_call(request, headers, received.method, received.path, arriving)
+            reservation = await admission.reserve(call)
             response = await self._answer(request, received, consumer, call, upload, reservation, headers)
         except BaseException as error:
             if upload is not None:
                 upload.close()
+            admission.withdraw()
             if isinstance(error, GatewayError):
-                error.model = call.model if call.model in self._models else ""  # the log holds no free text of callers
-                if reservation is not None:
-                    error.limits = self._limiter.headers(reservation)
+                if call is not None and call.model in self._models:  # the log holds no free text of callers
+                    error.model = call.model
+                if admission.reservation is not None:
+                    error.limits = self._limiter.headers(admission.reservation)
             raise
         consumed = response.tokens_so_far if isinstance(response, RelayedResponse) else int  # which returns 0
         response.headers.update(self._limiter.headers(reservation, consumed))

@@ -11,6 +11,7 @@ from shared.errors import InvalidRequest
 
 _MAX_HEAD = 16_384  # bytes of a part's headers
 _MAX_VALUE = 1024  # bytes of a required field
+_MAX_PARTS = 1000
 _BOUNDARY = re.compile(r'multipart/form-data\s*;(?:.*;)?\s*boundary=(?:"([^"]{1,70})"|([^\s;"]{1,70}))', re.I)
 _NAME = re.compile(rb'(?<![a-z*])name\s*=\s*(?:"([^"\r\n]*)"|([^\s;"\r\n]+))', re.I)
 _NAMES = re.compile(rb"(?<![a-z])name\*?\s*=", re.I)
@@ -51,6 +52,7 @@ class FormFields:
         self._longest = longest
         self._buffer = b"\r\n"  # the first delimiter has no line end before it
         self._base = -2  # position of the buffer in the body
+        self._parts = 0
         self._in_head = False
         self._field = b""  # the field whose value is being read
 
@@ -82,6 +84,9 @@ class FormFields:
             self.values[self._field] = Field(self._buffer[:at], self._base)
             self._field = b""
         self._drop(at + len(self._delimiter))
+        self._parts += 1
+        if self._parts > _MAX_PARTS:  # each takes time, however short it is
+            raise InvalidRequest(f"The multipart body has more than {_MAX_PARTS} parts.")
         self.closed = self._buffer.startswith(b"--")
         self._in_head = not self.closed
         return not self.closed

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from shared.azure_openai.json_body import UNREADABLE
+from shared.azure_openai.outline import Outline
 from shared.azure_openai.reference_paths import ANSWERS, CONTENT, RAREST, REQUESTS, SEALED, Shape
 from shared.errors import InvalidRequest
 from shared.types import Reference
@@ -59,16 +60,17 @@ _INSIDE_A_CONTAINER = "cfile_"  # such files are named together with their conta
 _ESCAPED = re.compile(rb"\\u00[2-7]")  # a key may be written with escapes, too
 
 
-def in_body(body: bytes, operation: str) -> tuple[Reference, ...]:
-    """Return the objects that the body of a call names, each once.
+def in_body(body: bytes, operation: str, outline: Outline | None = None) -> tuple[Reference, ...]:
+    """Return the objects that the body of a call names, each once. `outline`: that of a large body.
 
     Raises `InvalidRequest` (400) for a key that stands twice, `RecursionError` for a body that is nested too deeply,
     and `ValueError` for one with a number of thousands of digits.
     """
     shape = REQUESTS.get(operation)
-    if shape is None or not (_keys(operation).search(body) or _ESCAPED.search(body)):
+    if shape is None or (outline is None and not (_keys(operation).search(body) or _ESCAPED.search(body))):
         return ()
-    return tuple(dict.fromkeys(_walk(_DECODE(body.decode("utf-8-sig", "replace")), shape)))
+    text = body.decode("utf-8-sig", "replace") if outline is None else outline.take()
+    return tuple(dict.fromkeys(_walk(_DECODE(text), shape)))
 
 
 def in_answer(answer: bytes, operation: str) -> tuple[Reference, ...]:

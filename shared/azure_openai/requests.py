@@ -10,6 +10,7 @@ from shared.azure_openai import multipart, references
 from shared.azure_openai.backend_requests import forwarded_headers, usage_edit
 from shared.azure_openai.json_body import JsonFields, top_level
 from shared.azure_openai.operations import IN_QUERY, MODEL_OF_SESSION, Route
+from shared.azure_openai.outline import Outline
 from shared.errors import InvalidRequest
 from shared.types import Call, Operation, Reference
 
@@ -45,8 +46,11 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # which .NET and PowerShell put before UTF-8
 _SYSTEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:@/-]{0,63}")
 
 
-def parse_call(route: Route, query: str, headers: Mapping[str, str], body: bytes) -> Call:
-    """The call in a request. Raises `InvalidRequest` (400), which names the offending parameter."""
+def parse_call(
+    route: Route, query: str, headers: Mapping[str, str], body: bytes, outline: Outline | None = None
+) -> Call:
+    """The call in a request. `outline`: that of a large body. Raises `InvalidRequest` (400), which names the offending
+    parameter."""
     call = _bodiless(route, query, headers)
     if route.operation.body == "none":
         if body and body.removeprefix(_BYTE_ORDER_MARK).strip(_BLANKS) not in (b"", b"{}", b"null"):
@@ -54,7 +58,8 @@ def parse_call(route: Route, query: str, headers: Mapping[str, str], body: bytes
         return call
     if not body and route.operation.model not in ("body", "form"):
         return call
-    return _with_body(call, body.removeprefix(_BYTE_ORDER_MARK) if route.operation.body == "json" else body)
+    json = route.operation.body == "json"
+    return _with_body(call, body.removeprefix(_BYTE_ORDER_MARK) if json else body, outline)
 
 
 def parse_upload(route: Route, query: str, headers: Mapping[str, str], model: str | None, *, stream: bool) -> Call:
@@ -111,7 +116,7 @@ def _streams(parameters: list[tuple[str, str]]) -> bool:
     return any(name.lower() == "stream" and value.lower() == "true" for name, value in parameters)
 
 
-def _with_body(call: Call, body: bytes) -> Call:
+def _with_body(call: Call, body: bytes, outline: Outline | None) -> Call:
     operation = call.operation
     if operation.body == "sdp":
         return _with_offer(call, body)
@@ -131,7 +136,7 @@ def _with_body(call: Call, body: bytes) -> Call:
     if makes in _STORED_IF:
         store = fields.get("store", bool, "true or false")
         makes = makes if (_STORED_IF[makes] if store is None else store) else ""
-    named_too = _named_objects(body, operation) if operation.metered != "input" else ()
+    named_too = _named_objects(body, operation, outline) if operation.metered != "input" else ()
     return msgspec.structs.replace(
         call,
         model=model,
@@ -161,16 +166,19 @@ def _integers(bounds: Mapping[str, int | None], body: bytes, values: Mapping[str
 def _seals(operation: Operation, body: bytes, values: Mapping[str, slice]) -> bool:
     match operation.name:
         case "responses.create":
-            return _SEALED in body or ("tools" in values and any(tool in body[values["tools"]] for tool in _HOSTED))
+            tools = values.get("tools")
+            return _SEALED in body or (
+                tools is not None and any(body.find(tool, tools.start, tools.stop) >= 0 for tool in _HOSTED)
+            )
         case "chat.completions":
             return "audio" in values  # spoken answers have ids that later messages name
         case name:
             return name == "responses.compact"
 
 
-def _named_objects(body: bytes, operation: Operation) -> tuple[Reference, ...]:
+def _named_objects(body: bytes, operation: Operation, outline: Outline | None = None) -> tuple[Reference, ...]:
     try:
-        named = references.in_body(body, operation.name)
+        named = references.in_body(body, operation.name, outline)
     except RecursionError:
         raise InvalidRequest("The body is nested too deeply.") from None
     except ValueError:

@@ -65,7 +65,7 @@ def _limits_complaints(configuration: document.Configuration) -> Iterator[str]:
         if header is not None and not HEADER_NAME.fullmatch(header):
             yield f"{key}: expected the name of a header in letters, digits and '-', got {header!r}"
     if settings.webhook is not None and (problem := _url_problem(settings.webhook.url)):
-        yield f"limits.webhook.url: expected https://HOST/PATH, got {settings.webhook.url!r} ({problem})"
+        yield f"limits.webhook.url: expected https://HOST/PATH, got {_shown(settings.webhook.url)} ({problem})"
     if not settings.contact.strip() or not settings.contact.isprintable():
         yield f"limits.contact: expected the contact for rejected callers, got {settings.contact!r}"
 
@@ -78,7 +78,7 @@ def _price_complaints(configuration: document.Configuration) -> Iterator[str]:
         yield f"export.billing_account: expected printable characters, got {export.billing_account!r}"
     if problem := _endpoint_problem(configuration.azure_monitor.replace("{region}", "region")):
         form = "https://{region}.metrics.monitor.azure.com"
-        yield f"azure_monitor: expected {form}, got {configuration.azure_monitor!r} ({problem})"
+        yield f"azure_monitor: expected {form}, got {_shown(configuration.azure_monitor)} ({problem})"
     for i, line in enumerate(configuration.prices):
         if (complaint := line.problem()) is not None:
             yield f"prices[{i}]: {complaint}"
@@ -90,7 +90,7 @@ def _backend_complaints(backend: document.Backend, at: str) -> Iterator[str]:
     if not backend.region or not backend.region.isascii() or not backend.region.isprintable():
         yield f"{at}.region: expected the name of an Azure region such as swedencentral, got {backend.region!r}"
     if problem := _endpoint_problem(backend.endpoint):
-        yield f"{at}.endpoint: expected https://NAME.openai.azure.com, got {backend.endpoint!r} ({problem})"
+        yield f"{at}.endpoint: expected https://NAME.openai.azure.com, got {_shown(backend.endpoint)} ({problem})"
     if not API_VERSION.fullmatch(backend.api_version):
         yield f"{at}.api_version: expected v1 or a dated version such as 2024-10-21, got {backend.api_version!r}"
     if backend.resource_id is not None and not RESOURCE_ID.fullmatch(backend.resource_id):
@@ -145,6 +145,17 @@ def _is_model_name(name: str) -> bool:
     return 0 < len(name) <= 128 and name.isascii() and name.isprintable() and not set(name) & set(" /\\#?%|'\"")
 
 
+def _shown(url: str) -> str:
+    """A URL as complaints show it: without a password, a path and a query, any of which may be secret."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "another text"
+    host = parts.netloc.rpartition("@")[2]
+    left_out = "…" if (parts.netloc, parts.path, parts.query, parts.fragment) != (host, "", "", "") else ""
+    return repr(f"{parts.scheme}://{host}{left_out}") if parts.scheme and host else "another text"
+
+
 def _endpoint_problem(endpoint: str) -> str:
     """The complaint about an address without a path, or ""."""
     if problem := _url_problem(endpoint):
@@ -161,8 +172,8 @@ def _url_problem(url: str) -> str:
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname or "", parts.port
-    except ValueError as error:
-        return str(error)
+    except ValueError:  # its text may hold a password
+        return "not a URL with a valid host and port"
     if parts.scheme not in ("http", "https") or not host:
         return "not a URL with a host"
     if not re.fullmatch(r"[A-Za-z0-9._:-]+", host):

@@ -3,6 +3,7 @@
 import functools
 from datetime import date
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -187,7 +188,7 @@ class Webhook(msgspec.Struct, frozen=True):
     secret: str
 
     def __repr__(self) -> str:
-        return f"Webhook({self.url!r})"
+        return f"Webhook({urlsplit(self.url).hostname!r})"  # its path may be secret, too
 
 
 class TokenHeaders(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

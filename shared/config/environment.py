@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -12,6 +12,16 @@ from shared.config.parsing import parse
 from shared.errors import ConfigurationError
 
 ROOT = Path(__file__).resolve().parents[2]
+
+_MANAGEMENT_KEY = "GATEWAY_MANAGEMENT_KEY"
+_SHORTEST_KEY = 32  # characters of the management key, so that it cannot be guessed
+# App Service leaves a reference that it cannot resolve as it is: whoever reads the template would know the secret.
+_UNRESOLVED = "@microsoft.keyvault("
+_SECRETS = (  # variables that always hold one
+    *(_MANAGEMENT_KEY, "GATEWAY_STORAGE", "AzureWebJobsStorage", "APPLICATIONINSIGHTS_CONNECTION_STRING"),
+    *("OTEL_EXPORTER_OTLP_HEADERS", "AZURE_CLIENT_SECRET"),
+)
+_VARIABLE = re.compile(r"(?=.{1,64}$)[A-Za-z]+(_[A-Za-z0-9]{1,24})*")
 
 
 class Storage(msgspec.Struct, frozen=True):
@@ -56,7 +66,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
     keys = {b.name: (i, b.auth.api_key_env) for i, b in enumerate(configuration.backends) if isinstance(b.auth, ApiKey)}
     missing = [
         f"{source}: backends[{i}].auth.api_key_env: expected the name of an environment variable that holds a key, "
-        f"but {variable} is not set, or has spaces or unprintable characters"
+        f"but {_shown(variable)} is not set, or has spaces or unprintable characters"
         for i, variable in keys.values()
         if not _is_sendable(environ.get(variable, ""))
     ]
@@ -64,8 +74,10 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
     if webhook is not None and not (secret := environ.get(webhook.secret_env) or ""):
         missing.append(
             f"{source}: limits.webhook.secret_env: expected the name of an environment variable that is set, "
-            f"but {webhook.secret_env} is not"
+            f"but {_shown(webhook.secret_env)} is not"
         )
+    secrets = [variable for _, variable in keys.values()] + ([webhook.secret_env] if webhook is not None else [])
+    missing += _unusable_secrets(environ, secrets)
     telemetry, problem = _telemetry(environ)
     if problem:
         missing.append(problem)
@@ -75,11 +87,43 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         configuration=configuration,
         storage=load_storage(environ),
         api_keys={name: environ[variable] for name, (_, variable) in keys.items()},
-        management_key=environ.get("GATEWAY_MANAGEMENT_KEY") or None,
+        management_key=management_key(environ),
         client_id=environ.get("AZURE_CLIENT_ID") or None,
         telemetry=telemetry,
         webhook=Webhook(webhook.url, secret) if webhook is not None else None,
     )
+
+
+def management_key(environ: Mapping[str, str]) -> str | None:
+    """The management key; None if there is none that can be used."""
+    key = environ.get(_MANAGEMENT_KEY, "")
+    return key if len(key) >= _SHORTEST_KEY and not _is_unresolved(key) else None
+
+
+def _unusable_secrets(environ: Mapping[str, str], names: Iterable[str]) -> list[str]:
+    """The complaints about secrets that are set. `names`: the variables that the configuration names."""
+    lines = [
+        f"{_shown(name)}: expected a secret, got a reference to a Key Vault that was not resolved: check that the "
+        "secret exists and that the app's identity may read it"
+        for name in dict.fromkeys((*_SECRETS, *names))
+        if _is_unresolved(environ.get(name, ""))
+    ]
+    key = environ.get(_MANAGEMENT_KEY, "")
+    if key and not _is_unresolved(key) and len(key) < _SHORTEST_KEY:
+        lines.append(
+            f"{_MANAGEMENT_KEY}: expected at least {_SHORTEST_KEY} characters, got {len(key)}; "
+            "openssl rand -base64 32 makes one"
+        )
+    return lines
+
+
+def _is_unresolved(value: str) -> bool:
+    return value.strip().lower().startswith(_UNRESOLVED)
+
+
+def _shown(name: str) -> str:
+    """The name of a variable as complaints show it: not if it may be the secret itself, put where the name belongs."""
+    return name if _VARIABLE.fullmatch(name) else "the given one (not shown, because it looks like a secret)"
 
 
 def _telemetry(environ: Mapping[str, str]) -> tuple[TelemetrySettings | None, str]:

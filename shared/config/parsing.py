@@ -20,8 +20,8 @@ def parse(document: str, source: str) -> Configuration:
         raise ConfigurationError(f"{source}: is neither YAML nor JSON: {position(error)}") from None
     except RecursionError:
         raise ConfigurationError(f"{source}: is nested too deeply") from None
-    except ValueError as error:
-        raise ConfigurationError(f"{source}: has an unreadable value: {error}") from None
+    except ValueError:  # its text has the value, which may be a secret
+        raise ConfigurationError(f"{source}: has a value that is neither text nor a readable number") from None
     configuration, lines = _converted(data)
     if configuration is not None:
         lines += complaints(configuration)
@@ -63,8 +63,17 @@ def _schema_complaint(data: Any, error: str) -> tuple[tuple[str | int, ...], str
     place = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).lstrip(".") or "document"
     if unknown := re.match(r"Object contains unknown field `(.*)`", message):
         path.append(unknown[1])
+    if "auth" in path or "webhook" in path:
+        message = _without_values(message)
     got = f", got {value!r}" if re.match(r"Expected `\w+` [<>]", message) else ""
     return tuple(path), f"{place}: {message}{got}"
+
+
+def _without_values(message: str) -> str:
+    """An error about a place for secrets, without texts of the document that may be one."""
+    message = re.sub(r"enum value '.*'", "value, which is not shown", message, flags=re.DOTALL)
+    unknown = r"unknown field `(?![a-z_]{1,24}`$).*`"  # longer names, and those with digits, may be secrets
+    return re.sub(unknown, "unknown field, which is not shown", message, flags=re.DOTALL)
 
 
 def _culprit(data: Any, mapping: dict[str, Any], error: str) -> str:

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import math
 
+_ROUNDING = 0.001  # seconds
+
 
 class AttemptTimeout:
     """The time that an attempt has until its answer is committed. A faster attempt of the same call ends it early.
@@ -19,6 +21,12 @@ class AttemptTimeout:
         self.timer = asyncio.timeout_at(None if watched else self._until)
         self.superseded = False
         self.hung = False  # superseded because its target seems to answer nobody, which is a fault
+
+    @property
+    def ends_with_call(self) -> bool:
+        """True if its end is the one that the caller set for the whole call: how late it is says nothing about the
+        target."""
+        return self._until >= self.call_ends - _ROUNDING
 
     def restart(self, seconds: float) -> None:
         """Give an attempt that is not over this time from now on."""

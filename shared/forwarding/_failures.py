@@ -76,6 +76,10 @@ class TimedOut(AttemptFailed):
     """No answer in time."""
 
 
+class DeadlinePassed(TimedOut):
+    """No answer before the end that the caller set."""
+
+
 class Superseded(AttemptFailed):
     """Another attempt of the same call was faster. `hung`: and this target seems to answer nobody."""
 
@@ -131,7 +135,8 @@ def failure_of_transport(
     if isinstance(error, TimeoutError):
         if timeout.superseded:
             return Superseded(hung=timeout.hung)
-        return TimedOut(f"no answer within {timeout.seconds:.1f} s", charged=status in (0, 200))
+        kind = DeadlinePassed if timeout.ends_with_call else TimedOut
+        return kind(f"no answer within {timeout.seconds:.1f} s", charged=status in (0, 200))
     closed_early = isinstance(error, aiohttp.ClientPayloadError)
     problem = CLOSED_EARLY if closed_early else f"{type(error).__name__}: {error}"
     connected = not isinstance(error, aiohttp.ClientConnectorError)

@@ -25,6 +25,7 @@ from shared.forwarding._attempt import AttemptTimeout, in_seconds
 from shared.forwarding._failures import (
     AccessDenied,
     AttemptFailed,
+    DeadlinePassed,
     Superseded,
     Throttled,
     failure_in_answer,
@@ -208,7 +209,7 @@ class BackendClient:
     def _report(self, call: Call, target: Target, failed: AttemptFailed) -> None:
         """Tell the breakers of a failure."""
         match failed:
-            case Superseded(hung=False):
+            case Superseded(hung=False) | DeadlinePassed():
                 self._breakers.abandoned(target)
             case Throttled():
                 self._breakers.throttle(target, failed.wait, failed.kind, quota.estimate(call))

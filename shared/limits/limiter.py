@@ -56,6 +56,22 @@ class Reservation:
         self.settled = False
 
 
+class Arrival(msgspec.Struct, frozen=True):
+    """The request and the slot that a call has reserved at each limit, before its model and its size are known."""
+
+    limits: tuple[LeasedLimit, ...]
+    costs: tuple[Amounts, ...]
+
+    def at(self, limit: LeasedLimit) -> Amounts:
+        """The amounts reserved at a limit."""
+        return next((cost for own, cost in zip(self.limits, self.costs, strict=True) if own is limit), NOTHING)
+
+    def without(self, limits: Sequence[LeasedLimit]) -> "Arrival":
+        """What is reserved at other limits than these."""
+        left = [pair for pair in zip(self.limits, self.costs, strict=True) if pair[0] not in limits]
+        return Arrival(tuple(limit for limit, _ in left), tuple(cost for _, cost in left))
+
+
 class Limiter:
     """One per process. `alert` is called for quotas that are nearly or entirely used."""
 
@@ -93,8 +109,23 @@ class Limiter:
         if not limit.spend(_ONE_REQUEST, now):
             await self._wait((limit,), (_ONE_REQUEST,), 0, now)
 
-    async def reserve(self, consumer: Consumer, call: Call) -> Reservation:
-        """Admit a call. Nothing is awaited if the leases at hand cover it.
+    async def arrive(self, consumer: Consumer) -> Arrival:
+        """Admit the request and the slot of a call whose body has not arrived, at the limits of its key and its team.
+        Raises as `reserve`."""
+        due = [one for one in scopes.of_call(consumer, "", self._configuration) if one.limited[0] or one.limited[3]]
+        limits = tuple(map(self._limit, due))
+        costs = tuple(Amounts(1.0, slots=1.0 if scope.limited[3] else 0.0) for scope in due)
+        await self._admit_all(limits, costs, self._table.now())
+        return Arrival(limits, costs)
+
+    def depart(self, arrival: Arrival) -> None:
+        """Return what an arrival reserved: its call came to nothing."""
+        for limit, cost in zip(arrival.limits, arrival.costs, strict=True):
+            limit.settle(cost, NOTHING)
+
+    async def reserve(self, consumer: Consumer, call: Call, arrival: Arrival | None = None) -> Reservation:
+        """Admit a call. Nothing is awaited if the leases at hand cover it. `arrival`: reserved already; the reservation
+        takes it over.
 
         Raises `RateLimitExceeded` (429), `QuotaExceeded`, `BudgetExceeded`, `ModelWithoutPrice` (403), and
         `StoreUnavailable` (503) for a quota that was never read and cannot be read now."""
@@ -107,7 +138,12 @@ class Limiter:
         if call_limits.estimated and call.operation.metered not in ("none", "once"):
             size = self._sized(call, call_limits)
         costs = call_limits.costs(limits, call, size, now)
-        await self._admit_all(limits, costs, now)
+        if arrival is None:
+            await self._admit_all(limits, costs, now)
+        else:
+            due = [cost.minus(arrival.at(limit)) for limit, cost in zip(limits, costs, strict=True)]
+            await self._admit_all(limits, due, now)
+            self.depart(arrival.without(limits))  # a limit may have been dropped from memory meanwhile
         return Reservation(call_limits, costs, size)
 
     async def reserve_model(self, reservation: Reservation, consumer: Consumer, call: Call, model: str) -> None:

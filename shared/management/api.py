@@ -35,7 +35,7 @@ from shared.storage import Store
 from shared.types import Consumer
 
 # `operator`: the management key. `caller`: a caller's own key, about itself. `probe`: the management key, or a probe
-# from the same machine or network.
+# from the same machine.
 Access = Literal["anyone", "probe", "caller", "operator"]
 
 
@@ -91,7 +91,7 @@ class ManagementApi:
         elif known.access == "operator" and not operator:
             raise InvalidApiKey("The management key is missing or wrong: send it as Authorization: Bearer KEY.")
         elif known.access == "probe" and not (operator or is_internal(address, headers)):
-            raise InvalidApiKey(f"{path} answers the management key, and probes from the gateway's own network.")
+            raise InvalidApiKey(f"{path} answers the management key, and probes from the same machine.")
         if known.handler is None:
             raise UnknownPath(f"{path[:200]} is not a path of this gateway.")
         if method not in ("GET", "HEAD"):

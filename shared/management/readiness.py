@@ -62,9 +62,8 @@ class ReadinessCheck:
 
 
 def is_internal(client: str, headers: Mapping[str, str]) -> bool:
-    """True for a request from the same machine or private network (a kubelet's probe, the container itself), unless
-    something forwarded it. `client`: its address, or "" if unknown."""
+    """True for a request from the same machine (a probe that runs in the container), unless something forwarded it.
+    `client`: its address, or "" if unknown."""
     if not client or headers.keys() & {"x-forwarded-for", "forwarded", "x-original-host", "x-azure-clientip"}:
         return False
-    address = ipaddress.ip_address(client)
-    return address.is_loopback or address.is_private
+    return ipaddress.ip_address(client).is_loopback

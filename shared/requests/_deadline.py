@@ -2,7 +2,7 @@
 
 import asyncio
 import types
-from collections.abc import Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any
 
 from starlette.types import Message, Receive
@@ -13,10 +13,14 @@ _SLOWEST = 16_384  # bytes per second after the first seconds; a slower body wou
 
 
 class BodyDeadline:
-    """Allows a body some seconds, and more for each byte received. Raises `RequestTimeout`."""
+    """Allows a body some seconds, and more for each byte received. Raises `RequestTimeout`.
 
-    def __init__(self, seconds: float) -> None:
+    `before_waiting` is called once, before the first wait: bodies that are there already have none.
+    """
+
+    def __init__(self, seconds: float, before_waiting: Callable[[], Awaitable[None]]) -> None:
         self._seconds = seconds
+        self._before_waiting: Callable[[], Awaitable[None]] | None = before_waiting
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
 
@@ -29,6 +33,13 @@ class BodyDeadline:
             except StopIteration as done:  # small bodies are there already, and need no timer
                 message: Message = done.value
                 return message
+            if (admit := self._before_waiting) is not None:
+                self._before_waiting = None
+                try:
+                    await admit()
+                except BaseException:
+                    coming.close()
+                    raise
             coming = _resumed(coming, waiting)
         now = self._loop.time()
         deadline = min(self._started + self._seconds + received / _SLOWEST, now + self._seconds)

@@ -4,7 +4,7 @@ The Functions host joins a header that comes twice with a comma, and leaves an e
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from urllib.parse import unquote
 
 from starlette.types import Scope
@@ -17,6 +17,7 @@ _SINGLE = {
     "api-key": re.compile(r"tg_."),
     "content-type": re.compile(r"[\w.+-]+/[\w.+-]+\s*(;|$)"),
 }
+_MOST_DIGITS = 18  # of a length that servers can count
 _SLASH = re.compile(rb"%2f", re.IGNORECASE)
 
 
@@ -40,6 +41,15 @@ def headers_of(raw: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
         if value is not None and "," in value:
             headers[name] = _one(name, value, form)
     return headers
+
+
+def content_length(headers: Mapping[str, str]) -> int | None:
+    """The length of the body as the headers give it, None if they do not. Raises `InvalidRequest` for a number that no
+    body has."""
+    text = headers.get("content-length", "")
+    if len(text) > _MOST_DIGITS:
+        raise InvalidRequest(f"The header content-length is wrong: expected at most {_MOST_DIGITS} digits.")
+    return int(text) if text.isascii() and text.isdigit() else None
 
 
 def _joined(raw: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Reads a request: matches its route, then reads its body, or opens it as an upload if it is multipart."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 from starlette.requests import Request
@@ -8,13 +9,19 @@ from starlette.types import Receive
 
 from shared.azure_openai import operations, requests
 from shared.azure_openai.operations import Route
+from shared.azure_openai.outline import LARGE, PIECE, Outline
 from shared.config.document import Configuration
-from shared.errors import RequestTooLarge, websocket_refused
+from shared.errors import GatewayError, RequestTooLarge, websocket_refused
 from shared.requests._deadline import BodyDeadline
 from shared.requests._decoding import decoded
+from shared.requests.buffers import Buffer
 from shared.requests.disconnect import CallerDisconnected
+from shared.requests.head import content_length
 from shared.requests.upload import Upload
 from shared.types import Call
+
+# Bytes of a body by its kind. An offer holds a few kB and a session; what takes no body may still get an empty object.
+_LARGEST = {"json": 2**40, "multipart": 2**40, "sdp": 1024 * 1024, "none": 64 * 1024}
 
 
 class Bounds(msgspec.Struct, frozen=True):
@@ -30,8 +37,17 @@ class Bounds(msgspec.Struct, frozen=True):
         return Bounds(configuration.max_request_bytes, configuration.max_upload_bytes, seconds)
 
 
+class Arriving(msgspec.Struct, frozen=True):
+    """The terms of a body that is arriving. `admit` is awaited before the first wait for it: nobody's body is waited
+    for who may not call. `buffer` bounds what is kept of it."""
+
+    admit: Callable[[], Awaitable[None]]
+    buffer: Buffer
+    bounds: Bounds
+
+
 async def read_call(
-    request: Request, headers: Mapping[str, str], method: str, path: str, bounds: Bounds
+    request: Request, headers: Mapping[str, str], method: str, path: str, arriving: Arriving
 ) -> tuple[Call, Upload | None]:
     """Return the call, and its body if that is still arriving. Raises `GatewayError` and `CallerDisconnected`."""
     if method == "GET" and headers.get("upgrade", "").lower() == "websocket":
@@ -40,15 +56,21 @@ async def read_call(
     query = request.scope["query_string"].decode("latin-1")
     receive, headers = decoded(request.receive, headers)
     if route.operation.body == "multipart" and headers.get("content-type", "").lower().startswith("multipart/"):
-        return await _uploaded(receive, route, query, headers, bounds)
-    body = await _read_body(receive, headers, bounds)
-    return requests.parse_call(route, query, headers, body), None
+        return await _uploaded(receive, route, query, headers, arriving)
+    try:
+        return await _received(receive, route, query, headers, arriving), None
+    except GatewayError as error:
+        raise error.with_traceback(None) from None  # its frames would keep what has arrived of the body
+    finally:
+        arriving.buffer.release()
 
 
 async def _uploaded(
-    receive: Receive, route: Route, query: str, headers: Mapping[str, str], bounds: Bounds
+    receive: Receive, route: Route, query: str, headers: Mapping[str, str], arriving: Arriving
 ) -> tuple[Call, Upload]:
-    upload = Upload(receive, headers, bounds.upload_bytes, bounds.seconds)
+    bounds = arriving.bounds
+    deadline = BodyDeadline(bounds.seconds, arriving.admit)
+    upload = Upload(receive, headers, bounds.upload_bytes, deadline, arriving.buffer)
     try:
         model = None
         if route.operation.model != "form":
@@ -65,13 +87,26 @@ async def _uploaded(
         raise
 
 
-async def _read_body(receive: Receive, headers: Mapping[str, str], bounds: Bounds) -> bytes:
-    """Read the whole body. Raises `RequestTooLarge`, if possible before reading, `RequestTimeout` and
-    `CallerDisconnected`."""
-    length, most = headers.get("content-length", ""), bounds.request_bytes
-    size, largest, more = 0, int(length) if length.isdecimal() else 0, True
+async def _received(receive: Receive, route: Route, query: str, headers: Mapping[str, str], arriving: Arriving) -> Call:
+    """Read and parse a whole body. A large one is parsed on another thread, and only if its outline is bounded."""
+    operation = route.operation
+    outline = Outline(counts_values=operation.metered != "input") if operation.body != "sdp" else None
+    most = min(arriving.bounds.request_bytes, _LARGEST[operation.body])
+    body = await _read_body(receive, headers, most, arriving, outline)
+    if outline is None or len(body) <= LARGE:
+        return requests.parse_call(route, query, headers, body)
+    async with arriving.buffer.one_at_a_time:
+        return await asyncio.to_thread(requests.parse_call, route, query, headers, body, outline)
+
+
+async def _read_body(
+    receive: Receive, headers: Mapping[str, str], most: int, arriving: Arriving, outline: Outline | None
+) -> bytes:
+    """Read the whole body. Raises `RequestTooLarge`, if possible before reading, `RequestTimeout`, `InvalidRequest` for
+    an outline that exceeds its bounds, and `CallerDisconnected`."""
+    size, largest, more = 0, content_length(headers) or 0, True
     body: list[bytes] = []
-    deadline = BodyDeadline(bounds.seconds)
+    deadline = BodyDeadline(arriving.bounds.seconds, arriving.admit)
     while more and largest <= most:
         message = await deadline.receive(receive, size)
         if message["type"] == "http.disconnect":
@@ -80,6 +115,19 @@ async def _read_body(receive: Receive, headers: Mapping[str, str], bounds: Bound
         body.append(chunk)
         size += len(chunk)
         largest = max(largest, size)
+        if more or size > LARGE:
+            arriving.buffer.hold(len(chunk))
+        if outline is not None and LARGE < size <= most:
+            started = size - len(chunk) > LARGE
+            await _feed(outline, chunk if started else b"".join(body), arriving.buffer)
     if largest > most:
         raise RequestTooLarge(f"The request's body is larger than the gateway's limit of {most} bytes.")
     return body[0] if len(body) == 1 else b"".join(body)
+
+
+async def _feed(outline: Outline, chunk: bytes, buffer: Buffer) -> None:
+    """Read the outline in pieces, between which other calls go on."""
+    for start in range(0, len(chunk), PIECE):
+        async with buffer.one_at_a_time:
+            outline.feed(chunk[start : start + PIECE])
+            await asyncio.sleep(0)

@@ -13,7 +13,9 @@ from starlette.types import Message, Receive
 from shared.azure_openai import multipart
 from shared.errors import GatewayError, InvalidRequest, RequestTooLarge
 from shared.requests._deadline import BodyDeadline
+from shared.requests.buffers import Buffer
 from shared.requests.disconnect import CallerDisconnected
+from shared.requests.head import content_length
 
 _IN_MEMORY = 1024 * 1024  # bytes kept in memory; more are kept on disk
 _KEPT = 64 * 1024 * 1024  # bytes; larger bodies are not kept for retries
@@ -24,10 +26,11 @@ _STREAM = b"stream"
 class Upload:
     """The body of one request. Whoever answers the request closes it."""
 
-    def __init__(self, receive: Receive, headers: Mapping[str, str], most: int, seconds: float) -> None:
-        """`most`: the largest body, in bytes; `seconds`: its time (`BodyDeadline`). Raises `RequestTooLarge`."""
-        length = headers.get("content-length", "")
-        self._length = int(length) if length.isdecimal() else None
+    def __init__(
+        self, receive: Receive, headers: Mapping[str, str], most: int, deadline: BodyDeadline, buffer: Buffer
+    ) -> None:
+        """`most`: the largest body, in bytes; `buffer`: bounds what is kept. Raises `RequestTooLarge`."""
+        self._length = content_length(headers)
         self._most = most
         if self._length is not None and self._length > most:
             raise self._too_large()
@@ -37,10 +40,12 @@ class Upload:
         self._sought = b""
         self._forbidden = b""
         self._receive = receive
-        self._deadline = BodyDeadline(seconds)
+        self._deadline = deadline
+        self._buffer = buffer
         self._received = 0
         self._kept = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - closed by `close`
         self._keeps = True
+        self._sending = False  # somebody reads `stream`
         self._over = asyncio.Event()  # set once nobody reads the body
         self._reading = asyncio.Lock()
         self._complete = False
@@ -50,6 +55,7 @@ class Upload:
         """Delete what is kept. Nobody reads the body after this."""
         self._over.set()
         self._kept.close()
+        self._buffer.release()
 
     async def find(self, name: str, *, to_the_end: bool = False) -> str | None:
         """Read until a field has arrived, or to the end, and return its value; None if the body does not have it."""
@@ -110,6 +116,7 @@ class Upload:
             start, removed = self._replaced() if model is not None else (0, 0)
             insertion = self._insertion(model) if model is not None else b""
             kept = self._received
+            self._sending = True
             while position < kept:
                 self._kept.seek(position)
                 piece = self._kept.read(min(_PIECE, kept - position))
@@ -150,23 +157,33 @@ class Upload:
         if self._received > self._most:
             raise self._too_large()
         if self._keeps:
-            self._kept.seek(0, 2)
-            self._kept.write(chunk)
-            if self._received > _KEPT and not self._searching():
-                self._keeps = False
+            self._keep(chunk)
         if self.fields is not None:
             self.fields.feed(chunk)
             if self._forbidden and self._forbidden in self.fields.values:
                 name = self._forbidden.decode()
                 raise InvalidRequest(f"Send `{name}` in a JSON body, not in a multipart one.", param=name)
 
+    def _keep(self, chunk: bytes) -> None:
+        """Keep a piece. Before it is sent, all must be kept; afterwards, less is kept than would be needed again."""
+        try:
+            self._buffer.hold(len(chunk))
+            if self._received > _KEPT:
+                raise InvalidRequest(
+                    f"The first {_KEPT} bytes of the body do not settle its model: send short fields before the file."
+                )
+        except GatewayError:
+            if not self._sending:
+                raise
+            self._keeps = False
+            return
+        self._kept.seek(0, 2)
+        self._kept.write(chunk)
+
     def _follow(self, *names: bytes) -> multipart.FormFields:
         parting = multipart.boundary(self.content_type)
         self.fields = multipart.FormFields(parting, frozenset(names), noted=frozenset((_STREAM,)))
         return self.fields
-
-    def _searching(self) -> bool:
-        return bool(self._sought) and self.fields is not None and self._sought not in self.fields.values
 
     def _replaced(self) -> tuple[int, int]:
         """Return the position and length of the model's name; 0, 0 if there is none."""

@@ -63,7 +63,7 @@ def changed(path: str, value: Any) -> str:
         ("backends/0/region", "", "backends[0].region: expected"),
         ("backends/0/api_version", "2024", "backends[0].api_version: expected v1 or a dated version"),
         ("backends/0/kind", "cheap", "backends[0].kind: Invalid enum value 'cheap'"),
-        ("backends/0/auth", "password", "backends[0].auth: Invalid enum value 'password'"),
+        ("backends/0/auth", "password", "backends[0].auth: Invalid value, which is not shown"),
         ("backends/0/auth", {"api_key": "x"}, "backends[0].auth: Object contains unknown field `api_key`"),
         ("backends/0/models", {}, "backends[0].models: expected at least one"),
         ("backends/0/models", {"m/n": "x"}, "backends[0].models: expected names"),
@@ -215,9 +215,69 @@ def test_without_a_storage_the_start_stops_and_names_the_variable() -> None:
 
 
 def test_printed_settings_show_no_secret() -> None:
-    environ = {"GATEWAY_STORAGE": "AccountKey=hush", "GATEWAY_MANAGEMENT_KEY": "hush", "A_KEY": "hush"}
+    environ = {"GATEWAY_STORAGE": "AccountKey=hush", "GATEWAY_MANAGEMENT_KEY": "hush" * 8, "A_KEY": "hush"}
     document = changed("backends/0/auth", {"api_key_env": "A_KEY"})
     assert "hush" not in repr(environment.load({**environ, "GATEWAY_CONFIG": document}))
+
+
+HUSH = "4hushHUSH4hushHUSH4hushHUSH4hush"  # no complaint may show it, wherever it was put by mistake
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("backends/0/auth", HUSH),
+        ("backends/0/auth", {HUSH: "api_key_env"}),
+        ("backends/0/auth", {"api_key": HUSH}),
+        ("backends/0/auth", {"api_key_env": HUSH}),
+        ("backends/0/auth", {"api_key_env": HUSH.upper()}),
+        ("backends/0/endpoint", f"https://user:{HUSH}@a.openai.azure.com"),
+        ("backends/0/endpoint", f"https://{HUSH}@a.openai.azure.com"),
+        ("backends/0/endpoint", f"https://user:{HUSH}@a.openai.azure.com:port"),
+        ("backends/0/endpoint", f"https://a.openai.azure.com/?key={HUSH}"),
+        ("backends/0/endpoint", f"user:{HUSH}@a.openai.azure.com"),
+        ("backends/0/endpoint", f"https://[{HUSH}"),
+        ("limits", {"webhook": {"url": f"http://hooks.example.com/{HUSH}", "secret_env": "B"}}),
+        ("limits", {"webhook": {"url": "https://hooks.example.com/", "secret_env": HUSH}}),
+        ("limits", {"webhook": {"url": "https://hooks.example.com/", HUSH: "B"}}),
+    ],
+)
+def test_no_complaint_shows_a_secret_that_was_put_in_the_wrong_place(path: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        environment.load({**STORAGE, "GATEWAY_CONFIG": changed(path, value)})
+    assert HUSH.lower() not in str(caught.value).lower()
+    assert path.partition("/")[0] in str(caught.value)
+
+
+REFERENCE = "@Microsoft.KeyVault(SecretUri=https://vault.vault.azure.net/secrets/key)"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("GATEWAY_MANAGEMENT_KEY", "x" * 31),
+        ("GATEWAY_MANAGEMENT_KEY", REFERENCE),
+        ("GATEWAY_MANAGEMENT_KEY", " " + REFERENCE.lower()),
+        ("GATEWAY_STORAGE", REFERENCE),
+        ("AzureWebJobsStorage", REFERENCE),
+        ("APPLICATIONINSIGHTS_CONNECTION_STRING", REFERENCE),
+        ("A_KEY", REFERENCE),
+        ("B_SECRET", REFERENCE),
+    ],
+)
+def test_a_secret_that_anybody_could_guess_stops_the_start(name: str, value: str) -> None:
+    document = json.loads(changed("backends/0/auth", {"api_key_env": "A_KEY"}))
+    document["limits"] = {"webhook": {"url": "https://hooks.example.com/", "secret_env": "B_SECRET"}}
+    environ = {**STORAGE, "GATEWAY_CONFIG": json.dumps(document), "A_KEY": "a", "B_SECRET": "b", name: value}
+    with pytest.raises(ConfigurationError, match=name) as caught:
+        environment.load(environ)
+    assert value.strip() not in str(caught.value)
+    assert environment.management_key(environ) is None  # also where the reason is shown to whoever has it
+
+
+def test_a_management_key_of_32_characters_is_used() -> None:
+    environ = {**STORAGE, "GATEWAY_CONFIG": changed("backends/0/weight", 1), "GATEWAY_MANAGEMENT_KEY": "k" * 32}
+    assert environment.load(environ).management_key == "k" * 32
 
 
 def test_the_sample_configuration_is_accepted_and_shows_every_key() -> None:

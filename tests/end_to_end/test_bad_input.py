@@ -172,6 +172,14 @@ def test_a_body_that_makes_no_call_is_a_bad_request(gateway: System, body: str) 
     assert_refused(gateway, gateway.post(CHAT, data), 400, code, param)
 
 
+def test_an_idempotency_key_is_the_callers_own_at_the_backend(gateway: System) -> None:
+    other = gateway.make_key("another")
+    for key in (gateway.key, other):
+        assert gateway.post(CHAT, chat_body(), {"idempotency-key": "order-1"}, key=key).status == 200
+        sent = dict(gateway.simulator.last_headers())
+        assert sent["idempotency-key"] == f"{key.split('_')[1]}-order-1"
+
+
 @pytest.mark.parametrize("session", [b"hello", b"", b"[" * 10_000, b' {"model": "gpt-4o"}'])
 def test_a_form_of_realtime_whose_session_is_none_or_names_another_model_is_a_bad_request(
     gateway: System, session: bytes

@@ -331,7 +331,7 @@ def misconfigured(simulator: SimulatorProcess) -> Iterator[GatewayProcess]:
     environment = {
         "GATEWAY_CONFIG": json.dumps(settings),
         "GATEWAY_STORAGE": "UseDevelopmentStorage=true",
-        "GATEWAY_MANAGEMENT_KEY": "the operator's",
+        "GATEWAY_MANAGEMENT_KEY": "the operator's 0123456789abcdefghi",
         "JAPAN_KEY": "x",
     }
     with GatewayProcess("functions", environment, wait=False) as running:
@@ -360,7 +360,7 @@ def test_without_a_configuration_every_path_is_a_503_that_gives_no_reason(
 
 
 def test_without_a_configuration_readyz_has_the_reason_for_the_management_key(misconfigured: GatewayProcess) -> None:
-    answer = get(misconfigured, "/readyz", "the operator's")
+    answer = get(misconfigured, "/readyz", "the operator's 0123456789abcdefghi")
     body = answer.json()
     assert (answer.status, body["status"], len(body["configuration"])) == (503, "not ready", 2)
     assert all(complaint in "".join(body["configuration"]) for complaint in COMPLAINTS)

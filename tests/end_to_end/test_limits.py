@@ -198,7 +198,7 @@ def test_the_operator_sees_what_is_left(azurite: Azurite, simulator: SimulatorPr
     environ = {
         "GATEWAY_CONFIG": json.dumps(configuration(simulator, limits=limits)),
         "GATEWAY_STORAGE": azurite.connection_string,
-        "GATEWAY_MANAGEMENT_KEY": "open sesame",
+        "GATEWAY_MANAGEMENT_KEY": "open sesame 0123456789abcdefghijkl",
         "JAPAN_KEY": simulator.api_key,
         **simulator.identity_environment,
     }
@@ -210,7 +210,7 @@ def test_the_operator_sees_what_is_left(azurite: Azurite, simulator: SimulatorPr
         assert answer.headers["consumed-tokens"] == str(usage["total_tokens"])
         refused = running.post("/v1/chat/completions", chat_body(), key=key)
         assert "ask platform@contoso.com" in refused.error()["message"]
-        opened = {"authorization": "Bearer open sesame"}
+        opened = {"authorization": "Bearer open sesame 0123456789abcdefghijkl"}
         consumer_id = key.split("_")[1]
         one = running.gateway.request("GET", f"/gateway/limits/{consumer_id}", None, opened)
         assert one.json()["limits"][0]["limit"] == 1

@@ -23,7 +23,7 @@ from tests.harness.backends import DENIED
 from tests.harness.gateway_process import Answer, GatewayProcess
 from tests.harness.system import Caller, System, chat_body, eventually, system
 
-OPERATOR = "the-operators-secret"
+OPERATOR = "the-operators-secret-0123456789abcdef"
 ZONES = {"swedencentral": "eu", "eastus2": "us", "japaneast": None}
 # Each test has models of its own, because health is remembered; these are the last of the simulator's spare ones.
 MODELS = [f"spare-{number}" for number in range(120, 150)]

@@ -76,7 +76,7 @@ def traced(edge: Edge, azurite: Azurite, simulator: SimulatorProcess, received: 
     environ = {
         "GATEWAY_CONFIG": json.dumps(settings),
         "GATEWAY_STORAGE": azurite.connection_string,
-        "GATEWAY_MANAGEMENT_KEY": "planted-management-key",
+        "GATEWAY_MANAGEMENT_KEY": "planted-management-key-0123456789abcdef",
         "JAPAN_KEY": simulator.api_key,
         "APPLICATIONINSIGHTS_CONNECTION_STRING": received.connection_string,
         "OTEL_EXPORTER_OTLP_ENDPOINT": received.url,

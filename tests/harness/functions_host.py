@@ -34,6 +34,7 @@ from tests.harness.functions_host_log import Log
 HOST = "127.0.0.1"
 MASTER_KEY = "the-masters-key"
 _MAX_HEAD = 256 * 1024
+_HEAD_SECONDS = 30.0  # Kestrel's RequestHeadersTimeout
 _LINGER = 2.0  # seconds in which a caller that is still sending may read the answer
 _CRASHES = 3  # of the worker, after which the host ends
 
@@ -105,7 +106,7 @@ class Host:
 
     async def _serve(self, caller: Stream) -> None:
         try:
-            head = await http.read_head(caller[0], caller[1].get_extra_info("peername")[0])
+            head = await self._head(caller)
             if head is not None:
                 request = asyncio.ensure_future(self._route(head, caller))
                 self._requests.add(request)
@@ -114,6 +115,13 @@ class Host:
         except http.Refused as refused:
             await http.send(caller[1], refused.status)
             await _linger(caller)
+
+    async def _head(self, caller: Stream) -> http.Head | None:
+        try:
+            async with asyncio.timeout(_HEAD_SECONDS):
+                return await http.read_head(caller[0], caller[1].get_extra_info("peername")[0])
+        except TimeoutError:
+            raise http.Refused(408) from None
 
     async def _route(self, head: http.Head, caller: Stream) -> None:
         if head.path.lower().startswith(("/admin/", "/runtime/")):

@@ -74,6 +74,8 @@ class Head:
         lengths = self.fields.get(b"content-length", [])
         if len(lengths) > 1 or (lengths and not lengths[0].isdigit()):
             raise Refused(400)
+        if lengths and (len(lengths[0]) > 19 or int(lengths[0]) >= 2**63):  # Kestrel reads a 64-bit number
+            raise Refused(400)
         return int(lengths[0]) if lengths else None
 
     def trace_parent(self, span: str = HOST_SPAN) -> str:

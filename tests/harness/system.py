@@ -17,7 +17,7 @@ from shared.config.environment import Storage
 from simulator.process import SimulatorProcess
 from tests.harness.gateway_process import Answer, Edge, GatewayProcess, cli, make_key, request
 
-MANAGEMENT_KEY = "the operator's, for tests"
+MANAGEMENT_KEY = "the operator's, for tests: 0123456789"
 REGIONS = {"swedencentral": "Sweden Central", "eastus2": "East US 2", "japaneast": "Japan East"}
 BACKENDS = {"sweden": "swedencentral", "virginia": "eastus2", "japan": "japaneast"}
 DEPLOYMENTS = {  # model -> deployment; some have names of their own, so that the gateway has to translate

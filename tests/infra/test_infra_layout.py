@@ -328,9 +328,11 @@ class TestWhatIsDeclared:
         (port,) = container["ports"]
         assert port["containerPort"] == int(expose)
         assert service["ports"][0]["targetPort"] == port["name"]
-        for probe, path in (("startupProbe", "/readyz"), ("readinessProbe", "/healthz"), ("livenessProbe", "/healthz")):
-            assert container[probe]["httpGet"] == {"path": path, "port": port["name"]}
+        for probe in ("readinessProbe", "livenessProbe"):
+            assert container[probe]["httpGet"] == {"path": "/healthz", "port": port["name"]}
+        assert pod["automountServiceAccountToken"] is False
         startup = container["startupProbe"]
+        assert f"http://127.0.0.1:{expose}/readyz" in startup["exec"]["command"][-1]
         assert (
             startup["periodSeconds"] * startup["failureThreshold"] == 86_400
         )  # an outage of the table restarts no pod

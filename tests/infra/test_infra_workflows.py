@@ -86,6 +86,22 @@ def test_the_preview_has_another_identity_and_no_secret() -> None:
     assert "secrets." not in json.dumps(JOBS["what-if"])
 
 
+def test_base_images_are_pinned_by_digest_and_packages_by_hash() -> None:
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    stages = {line.split(" AS ")[1] for line in lines if line.startswith("FROM ")}
+    for line in lines:
+        if line.startswith("FROM "):
+            image = line.split()[1]
+            assert image in stages or re.fullmatch(r"[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}", image), line
+    for path in (ROOT / "Dockerfile", ROOT / "local" / "install.sh", ROOT / "infra" / "package.sh"):
+        installs = re.findall(r"pip install\s(?:\\\n|[^\n])*", path.read_text())
+        for words in installs:
+            assert "--require-hashes" in words or "tests/agents" in words, words
+    for path in ROOT.glob("requirements*.txt"):
+        blocks = re.split(r"\n(?=[a-z])", path.read_text())
+        assert all("--hash=sha256:" in block for block in blocks if "==" in block), path
+
+
 def test_ci_installs_the_compiler_that_made_the_snapshots() -> None:
     ci = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
     (version,) = re.findall(r"az bicep install --version v([\d.]+)", ci)

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from shared.azure_openai import multipart
 from shared.errors import InvalidRequest, RequestTimeout, RequestTooLarge
+from shared.requests._deadline import BodyDeadline
+from shared.requests.buffers import Buffers
 from shared.requests.disconnect import CallerDisconnected
 from shared.requests.upload import Upload
 from tests.harness.system import System
@@ -47,6 +49,14 @@ def receiving(chunks: list[bytes]) -> Any:
     return receive
 
 
+async def nobody_is_asked() -> None: ...
+
+
+def opened(receive: Any, headers: dict[str, str], most: int, seconds: float) -> Upload:
+    deadline = BodyDeadline(seconds, nobody_is_asked)
+    return Upload(receive, headers, most, deadline, Buffers(2**30).open("ann"))
+
+
 async def everything(stream: AsyncIterator[bytes]) -> bytes:
     return b"".join([chunk async for chunk in stream])
 
@@ -61,7 +71,7 @@ def test_the_model_is_renamed_in_its_place_and_no_other_byte_changes(order: str,
     chunks = [body[start:end] for start, end in itertools.pairwise(places)]
 
     async def relayed() -> None:
-        upload = Upload(receiving(chunks), HEADERS | {"content-length": str(len(body))}, 10**6, 60)
+        upload = opened(receiving(chunks), HEADERS | {"content-length": str(len(body))}, 10**6, 60)
         assert await upload.find("model") == "whisper"
         expected = body.replace(MODEL, MODEL.replace(b"whisper", name))
         for _ in range(2):  # a second backend gets the same
@@ -74,7 +84,7 @@ def test_the_model_is_renamed_in_its_place_and_no_other_byte_changes(order: str,
 
 
 async def test_a_model_that_only_the_path_names_is_inserted_into_the_body() -> None:
-    upload = Upload(receiving([FILE, END]), HEADERS, 10**6, 60)
+    upload = opened(receiving([FILE, END]), HEADERS, 10**6, 60)
     assert await upload.find("model", to_the_end=True) is None
     assert await everything(upload.stream(b"prod")) == MODEL.replace(b"whisper", b"prod") + FILE + END
     upload.close()
@@ -101,7 +111,7 @@ STREAM = part(b"true", 'name="stream"')
 async def test_a_form_that_asks_for_a_stream_is_recognized_and_no_byte_changes(body: bytes, streams: bool) -> None:
     for cut in (1, 7, 60, 5000, len(body)):
         pieces = [body[start : start + cut] for start in range(0, len(body), cut)]
-        upload = Upload(receiving(pieces), HEADERS, 10**6, 60)
+        upload = opened(receiving(pieces), HEADERS, 10**6, 60)
         await upload.begin()
         assert await everything(upload.stream(None)) == body
         assert (upload.asks_for_stream, upload.complete) == (streams, True)
@@ -119,14 +129,14 @@ async def test_a_form_that_asks_for_a_stream_is_recognized_and_no_byte_changes(b
     ],
 )
 async def test_an_ambiguous_body_is_rejected(body: bytes) -> None:
-    upload = Upload(receiving([body]), HEADERS, 10**6, 60)
+    upload = opened(receiving([body]), HEADERS, 10**6, 60)
     with pytest.raises(InvalidRequest):
         await upload.find("model", to_the_end=True)
     upload.close()
 
 
 async def test_a_form_cannot_name_a_file_for_a_container() -> None:
-    upload = Upload(receiving([part(b"file-of-another", 'name="file_id"') + END]), HEADERS, 10**6, 60)
+    upload = opened(receiving([part(b"file-of-another", 'name="file_id"') + END]), HEADERS, 10**6, 60)
     upload.forbid("file_id")
     with pytest.raises(InvalidRequest, match="file_id"):
         await everything(upload.stream(None))
@@ -136,8 +146,8 @@ async def test_a_form_cannot_name_a_file_for_a_container() -> None:
 
 async def test_a_body_that_is_too_large_slow_or_cut_is_an_error() -> None:
     with pytest.raises(RequestTooLarge):
-        Upload(receiving([]), HEADERS | {"content-length": "1001"}, 1000, 60)
-    upload = Upload(receiving([b"x" * 600, b"x" * 600]), HEADERS, 1000, 60)
+        opened(receiving([]), HEADERS | {"content-length": "1001"}, 1000, 60)
+    upload = opened(receiving([b"x" * 600, b"x" * 600]), HEADERS, 1000, 60)
     with pytest.raises(RequestTooLarge):
         await everything(upload.stream(None))
     upload.close()
@@ -146,7 +156,7 @@ async def test_a_body_that_is_too_large_slow_or_cut_is_an_error() -> None:
         await asyncio.sleep(0.02)
         return {"type": "http.request", "body": b"x", "more_body": True}
 
-    upload = Upload(trickle, HEADERS, 1000, 0.1)
+    upload = opened(trickle, HEADERS, 1000, 0.1)
     with pytest.raises(RequestTimeout):
         await everything(upload.stream(None))
     upload.close()
@@ -154,7 +164,7 @@ async def test_a_body_that_is_too_large_slow_or_cut_is_an_error() -> None:
     async def gone() -> Any:
         return {"type": "http.disconnect"}
 
-    upload = Upload(gone, HEADERS, 1000, 1)
+    upload = opened(gone, HEADERS, 1000, 1)
     with pytest.raises(CallerDisconnected):
         await everything(upload.stream(None))
     upload.close()

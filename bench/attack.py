@@ -1,0 +1,289 @@
+"""`make attack`: hostile callers on both edges, and what the gateway pays for each (5 minutes).
+
+A line per attack: how often it was tried and refused, the longest call beside it, and the peak of the process's memory
+above the start. Fails if an attack is not refused, costs more than it may, or leaves a call unanswered.
+"""
+
+import asyncio
+import contextlib
+import json
+import resource
+import socket
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
+
+from bench.attack_bodies import BODIES, FLOOR, MB, send, watched_loop, watched_memory
+from simulator.process import SimulatorProcess
+from tests.harness.azurite import azurite
+from tests.harness.gateway_process import EDGES, Edge, cli
+from tests.harness.system import System, chat_body, configuration, simulated_regions, system
+
+SILENCE = 0.5  # seconds of a small call beside an attack: 50 ms of the loop, and a share of a core with the attacker
+SLOW, HONEST = 2000, 50
+SECONDS = 10.0  # of honest calls, before and beside the slow connections
+_CHAT = "/v1/chat/completions"
+
+type Attack = Callable[[System], tuple[int, int, str]]  # tries, refused, the fault or ""
+
+
+class Result(NamedTuple):
+    """The outcome of one attack. `most_memory` in bytes; `fault`: the reason why the attack counts as a success."""
+
+    name: str
+    tries: int
+    refused: int
+    silence: float
+    peak: int
+    most_memory: int = FLOOR
+    fault: str = ""
+
+    @property
+    def faults(self) -> list[str]:
+        faults = [self.fault] if self.fault else []
+        if self.refused < self.tries:
+            faults.append(f"{self.tries - self.refused} of {self.tries} were not refused")
+        if self.silence > SILENCE:
+            faults.append(f"a call beside it took {self.silence:.2f} s")
+        if self.peak > self.most_memory:
+            faults.append(f"it took {self.peak / MB:.0f} MB")
+        return faults
+
+
+@contextmanager
+def connections(running: System, number: int) -> Iterator[list[socket.socket]]:
+    """So many connections."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(socket.create_connection(running.gateway.address, 30)) for _ in range(number)]
+
+
+def head_of(key: str, *headers: str, method: str = "POST", path: str = _CHAT) -> bytes:
+    lines = (
+        f"{method} {path} HTTP/1.1",
+        "host: gateway",
+        f"authorization: Bearer {key}",
+        "connection: close",
+        *headers,
+    )
+    return "".join(f"{line}\r\n" for line in lines).encode()
+
+
+def status_of(caller: socket.socket, seconds: float = 30.0) -> int:
+    """The status of an answer; 0: the connection was closed without one; -1: nothing came in this time."""
+    caller.settimeout(seconds)
+    try:
+        received = caller.recv(65_536)
+    except TimeoutError:
+        return -1
+    except ConnectionError:
+        return 0
+    return int(received[9:12]) if received else 0
+
+
+def send_all(caller: socket.socket, data: bytes) -> None:
+    with contextlib.suppress(ConnectionError, TimeoutError):  # refused on the way
+        caller.sendall(data)
+
+
+def measured(name: str, running: System, attack: Attack) -> Result:
+    """Run an attack, which returns its tries, those that were refused, and its fault."""
+    with watched_memory(running.gateway.pid) as peak, watched_loop(running) as silences:
+        tries, refused, fault = attack(running)
+    most_memory = _MEMORY.get(name, FLOOR)
+    return Result(name, tries, refused, max(silences), peak[0], most_memory, fault)
+
+
+# --- the attacks ------------------------------------------------------------------------------------------------------
+
+
+def bodies(running: System) -> Iterator[Result]:
+    for name, body in BODIES.items():
+        cost = send(running, body)
+        refused = cost.status in (*body.statuses, 0)
+        yield Result(name, 1, int(refused), cost.silence, cost.peak, max(FLOOR, 4 * cost.size))
+
+
+def waiting_bodies(running: System) -> tuple[int, int, str]:
+    """Twelve bodies that never end, with a key of one call a minute, one of which is admitted."""
+    made = cli(running.gateway.environment, "keys", "create", "waiting", "--requests-per-minute", "1", "--json")
+    before = running.gateway.logs().count('"limit_exceeded"')
+    with connections(running, 12) as callers:
+        for caller in callers:
+            caller.sendall(head_of(made["key"], "transfer-encoding: chunked") + b"\r\n3\r\n" + b'{"m' + b"\r\n")
+        time.sleep(2)
+        return 11, min(11, running.gateway.logs().count('"limit_exceeded"') - before), ""
+
+
+def buffered_bodies(running: System) -> tuple[int, int, str]:
+    """Forty bodies of 31 MB that never end, with one key without limits."""
+    data = b'{"a":"' + b"x" * (31 * MB)
+    with connections(running, 40) as callers:
+        for caller in callers:
+            caller.settimeout(5)
+            send_all(caller, head_of(running.key, "transfer-encoding: chunked") + b"\r\n")
+            for start in range(0, len(data), MB):
+                piece = data[start : start + MB]
+                send_all(caller, b"%x\r\n%b\r\n" % (len(piece), piece))
+        time.sleep(1)
+        if running.edge == "functions":  # whose host passes no answer on before the body has ended: the memory tells
+            return 1, 1, ""
+        return 36, sum(status_of(caller, 0.05) in (429, 0) for caller in callers), ""
+
+
+def deadlines(running: System) -> tuple[int, int, str]:
+    """Sixty calls with five milliseconds, then honest ones on the same model."""
+    model = running.spare()
+    running.simulator.fault("delay", deployment=model, seconds=0.2)
+    headers = {"x-request-timeout-ms": "5"}
+    statuses = [running.post(_CHAT, chat_body(model), headers).status for _ in range(60)]
+    running.simulator.clear()
+    honest = running.chat(model)
+    fault = "" if honest.headers.get("x-gateway-attempts") == "1" else "an honest call met an ejected backend"
+    return 60, statuses.count(504), fault
+
+
+def endless_heads(running: System) -> tuple[int, int, str]:
+    """Six connections with a header of 64 MB each."""
+    statuses = []
+    for _ in range(6):
+        with connections(running, 1) as (caller,):
+            send_all(caller, head_of(running.key) + b"x-a: ")
+            for _ in range(64):
+                send_all(caller, b"a" * MB)
+            statuses.append(status_of(caller, 5))
+    return 6, sum(status in (400, 431, 0) for status in statuses), ""
+
+
+def many_headers(running: System) -> tuple[int, int, str]:
+    with connections(running, 1) as (caller,):
+        send_all(caller, head_of(running.key) + b"a: b\r\n" * 1_000_000 + b"\r\n")
+        return 1, int(status_of(caller, 10) in (400, 431, 0)), ""
+
+
+def half_heads(running: System) -> tuple[int, int, str]:
+    """Fifty heads that never end."""
+    with connections(running, 50) as callers:
+        for caller in callers:
+            caller.sendall(head_of(running.key))
+        deadline = time.monotonic() + 40
+        ends = [status_of(caller, max(0.01, deadline - time.monotonic())) for caller in callers]
+    return 50, sum(status in (408, 0) for status in ends), ""
+
+
+def trailers(running: System) -> tuple[int, int, str]:
+    """A key of another network, with the address in a trailer."""
+    made = cli(running.gateway.environment, "keys", "create", "inside", "--addresses", "10.0.0.0/8", "--json")
+    data = json.dumps(chat_body()).encode()
+    with connections(running, 1) as (caller,):
+        head = head_of(made["key"], "transfer-encoding: chunked", "trailer: x-forwarded-for")
+        caller.sendall(head + b"\r\n%x\r\n%b\r\n0\r\nx-forwarded-for: 10.1.2.3\r\n\r\n" % (len(data), data))
+        return (
+            1,
+            int(status_of(caller) in (400, 403, 500)),
+            "",
+        )  # 500: the host's, if the gateway does not read the body
+
+
+def lengths(running: System) -> tuple[int, int, str]:
+    with connections(running, 1) as (caller,):
+        caller.sendall(head_of(running.key, f"content-length: {'9' * 5000}") + b"\r\n")
+        return 1, int(status_of(caller) == 400), ""
+
+
+ATTACKS: dict[str, Attack] = {
+    "bodies that wait, 1 call a minute": waiting_bodies,
+    "40 bodies of 31 MB that never end": buffered_bodies,
+    "deadlines of 5 ms": deadlines,
+    "endless headers": endless_heads,
+    "a million headers": many_headers,
+    "half-sent heads": half_heads,
+    "trailers": trailers,
+    "a length of 5,000 digits": lengths,
+}
+
+_MEMORY = {"40 bodies of 31 MB that never end": 200 * MB}  # half of what a process may hold, and a body on its way
+
+
+# --- slow connections beside honest callers ---------------------------------------------------------------------------
+
+
+async def honest_calls(running: System) -> list[float]:
+    """The milliseconds of the calls of honest callers, one after the other each; -1 for one that was not answered."""
+    data = json.dumps(chat_body("gpt-4o-mini")).encode()
+    call = head_of(running.key, f"content-length: {len(data)}") + b"\r\n" + data
+    ends = time.monotonic() + SECONDS
+
+    async def caller() -> list[float]:
+        times = []
+        while time.monotonic() < ends:
+            started = time.monotonic()
+            received = b""
+            with contextlib.suppress(OSError):
+                reader, writer = await asyncio.open_connection(*running.gateway.address)
+                writer.write(call)
+                received = await reader.read()
+                writer.close()
+            answered = received.startswith(b"HTTP/1.1 200")
+            times.append((time.monotonic() - started) * 1000 if answered else -1.0)
+            await asyncio.sleep(0.5)
+        return times
+
+    return [one for times in await asyncio.gather(*(caller() for _ in range(HONEST))) for one in times]
+
+
+async def slow_connections(running: System) -> Result:
+    before = await honest_calls(running)
+    with connections(running, SLOW) as callers, watched_memory(running.gateway.pid) as peak:
+        for caller in callers:
+            send_all(caller, head_of(running.key, "transfer-encoding: chunked") + b"\r\n3\r\n" + b'{"m' + b"\r\n")
+        await asyncio.sleep(5)  # until the gateway waits for all of them
+        beside = await honest_calls(running)
+    left = sum(one < 0 for one in before + beside)
+    usual, slowed = (statistics.quantiles([one for one in times if one >= 0], n=100)[98] for times in (before, beside))
+    print(f"  {HONEST} honest callers: 99th percentile {usual:.0f} ms, beside {SLOW} slow connections {slowed:.0f} ms")
+    fault = f"{left} honest calls were not answered" if left else ""
+    if slowed > 2 * max(usual, 25.0):
+        fault = f"the honest calls' 99th percentile went from {usual:.0f} to {slowed:.0f} ms"
+    return Result(f"{SLOW} slow connections", 1, 1, 0.0, peak[0], 256 * MB, fault)
+
+
+# --- all of it --------------------------------------------------------------------------------------------------------
+
+
+def attack(edge: Edge, running: System) -> list[str]:
+    """Make every attack. Returns the faults."""
+    faults = []
+    print(f"\n{edge}\n  {'attack':36} {'tries':>6} {'refused':>8} {'silence':>9} {'memory':>9}")
+
+    def results() -> Iterator[Result]:
+        yield from bodies(running)
+        for name, one in ATTACKS.items():
+            yield measured(name, running, one)
+        yield asyncio.run(slow_connections(running))
+
+    for result in results():
+        peak = f"{max(0, result.peak) / MB:.0f} MB"
+        silence = f"{result.silence * 1000:.0f} ms"
+        print(f"  {result.name:36} {result.tries:6} {result.refused:8} {silence:>9} {peak:>9}", flush=True)
+        faults += [f"{edge}, {result.name}: {fault}" for fault in result.faults]
+    running.assert_no_defect()
+    return faults
+
+
+def main() -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 65_536), most))
+    faults = []
+    with azurite() as tables, SimulatorProcess(simulated_regions()) as simulator:
+        for edge in EDGES:
+            with system(edge, configuration(simulator), simulator, tables.connection_string) as running:
+                running.chat("gpt-4o-mini")
+                faults += attack(edge, running)
+    if faults:
+        raise SystemExit("\n".join(faults))
+
+
+if __name__ == "__main__":
+    main()
