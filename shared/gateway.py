@@ -120,7 +120,7 @@ class Gateway:
         except BaseException as error:
             if upload is not None:
                 upload.close()
-            admission.release()
+            admission.leave()
             if isinstance(error, GatewayError):
                 if call is not None and call.model in self._models:  # the log holds no free text of callers
                     error.model = call.model
@@ -142,7 +142,12 @@ class Gateway:
         headers: Mapping[str, str],
     ) -> Response:
         """Route, forward and respond: the answer to an admitted call."""
-        plan, binding = await self._planner.plan(consumer, call, headers)
+        try:
+            plan, binding = await self._planner.plan(consumer, call, headers)
+        except BaseException:
+            self._limiter.release(reservation)
+            raise
+        # From here on the end of the call, whatever it is, settles the reservation.
         record = self._accounting.open(received, consumer, call, reservation, plan.model)
         connection = CallerConnection(request.receive if upload is None else upload.after)
         heartbeat = heartbeat_wanted(headers, self._heartbeat)

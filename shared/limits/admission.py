@@ -24,10 +24,8 @@ class Admission:
         self.reservation, self._arrival = reservation, None
         return reservation
 
-    def release(self) -> None:
-        """Give back what is reserved. Does nothing once the end of the call is on record."""
+    def leave(self) -> None:
+        """Give back what an arrival has reserved. Does nothing once the call is admitted: its end settles it."""
         if self._arrival is not None:
             self._limiter.depart(self._arrival)
             self._arrival = None
-        if self.reservation is not None:
-            self._limiter.release(self.reservation)
