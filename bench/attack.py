@@ -107,7 +107,9 @@ def bodies(running: System) -> Iterator[Result]:
 
 def waiting_bodies(running: System) -> tuple[int, int, str]:
     """Twelve bodies that never end, with a key of one call a minute, one of which is admitted."""
-    made = cli(running.gateway.environment, "keys", "create", "waiting", "--requests-per-minute", "1", "--json")
+    made = cli(
+        running.gateway.environment, "keys", "create", f"waiting {running.edge}", "--requests-per-minute", "1", "--json"
+    )
     before = running.gateway.logs().count('"limit_exceeded"')
     with connections(running, 12) as callers:
         for caller in callers:
@@ -174,7 +176,9 @@ def half_heads(running: System) -> tuple[int, int, str]:
 
 def trailers(running: System) -> tuple[int, int, str]:
     """A key of another network, with the address in a trailer."""
-    made = cli(running.gateway.environment, "keys", "create", "inside", "--addresses", "10.0.0.0/8", "--json")
+    made = cli(
+        running.gateway.environment, "keys", "create", f"inside {running.edge}", "--addresses", "10.0.0.0/8", "--json"
+    )
     data = json.dumps(chat_body()).encode()
     with connections(running, 1) as (caller,):
         head = head_of(made["key"], "transfer-encoding: chunked", "trailer: x-forwarded-for")

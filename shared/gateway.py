@@ -120,7 +120,7 @@ class Gateway:
         except BaseException as error:
             if upload is not None:
                 upload.close()
-            admission.withdraw()
+            admission.leave()
             if isinstance(error, GatewayError):
                 if call is not None and call.model in self._models:  # the log holds no free text of callers
                     error.model = call.model

@@ -24,8 +24,8 @@ class Admission:
         self.reservation, self._arrival = reservation, None
         return reservation
 
-    def withdraw(self) -> None:
-        """Give back what was reserved before the body came. A reservation is settled by the end of its call."""
+    def leave(self) -> None:
+        """Give back what an arrival has reserved. Does nothing once the call is admitted: its end settles it."""
         if self._arrival is not None:
             self._limiter.depart(self._arrival)
             self._arrival = None

@@ -141,8 +141,9 @@ class Limiter:
         if arrival is None:
             await self._admit_all(limits, costs, now)
         else:
-            due = [cost.minus(arrival.at(limit)) for limit, cost in zip(limits, costs, strict=True)]
-            await self._admit_all(limits, due, now)
+            due = [(limit, cost.minus(arrival.at(limit))) for limit, cost in zip(limits, costs, strict=True)]
+            due = [(limit, cost) for limit, cost in due if any(cost.each())]
+            await self._admit_all([limit for limit, _ in due], [cost for _, cost in due], now)
             self.depart(arrival.without(limits))  # a limit may have been dropped from memory meanwhile
         return Reservation(call_limits, costs, size)
 

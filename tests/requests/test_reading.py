@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
@@ -40,7 +41,7 @@ def status_of(caller: socket.socket) -> int:
 
 
 def key_with(system: System, *options: str) -> str:
-    made = cli(system.gateway.environment, "keys", "create", "limited", *options, "--json")
+    made = cli(system.gateway.environment, "keys", "create", f"limited {uuid.uuid4()}", *options, "--json")
     key: str = made["key"]
     return key
 
