@@ -117,9 +117,10 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     did not request the stream's usage chunk, so it must not see it. `input_estimate` and `max_output_tokens` are
     tokens; the latter is None if the caller set no limit.
 
-    `references` are the objects named in path and body. `makes` is the kind of object that the call creates at the
-    backend, or "". `background`: the answer is still being generated when the call ends. `seals`: the answer has
-    content that only its backend can open, or parts that later calls name by their ids.
+    `references` are the objects named in path and body; `brought` are the ids of items that the body has whole. `makes`
+    is the kind of object that the call creates at the backend, or "". `background`: the answer is still being generated
+    when the call ends. `seals`: the answer has content that only its backend can open, or parts that later calls name
+    by their ids.
     """
 
     operation: Operation
@@ -142,6 +143,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     headers: dict[str, str] = {}
     system: str = ""
     references: tuple[Reference, ...] = ()
+    brought: frozenset[str] = frozenset()
     makes: str = ""
     seals: bool = False
 

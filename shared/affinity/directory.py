@@ -7,8 +7,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 
-import msgspec
-
 from shared.affinity._homes import Homes
 from shared.affinity._rows import DAY, NOBODY, Location, ObjectRows, time_limit
 from shared.azure_openai.references import ITEMS, KINDS
@@ -24,6 +22,7 @@ _MAY_MOVE = frozenset(("response", "chat_completion"))  # few refer to them, so 
 
 _CACHED = 20_000  # objects, and as many items; about 400 bytes each
 _AT_ONCE = 8  # objects of one call that are read at a time, each from up to three tables
+_MOST_WAIT = 2.0  # seconds for the row of an object to be inserted before its usage is charged
 _FIRST_PAUSE, _LONGEST_PAUSE, _TRIES = 0.1, 5.0, 100
 _ABSENT_FOR = 60.0  # seconds for which an id that no backend has is not asked for again
 
@@ -46,6 +45,8 @@ class ObjectDirectory:
         self._items: _Cache = LruDict(_CACHED)  # by consumer and id
         self._absent = LruDict[Reference, float](1000)
         self._writing = Tasks()
+        self._paid = LruDict[Reference, None](_CACHED)  # objects whose usage this instance has charged
+        self._claims: dict[tuple[Reference, str], tuple[Location, asyncio.Task[None]]] = {}  # rows being inserted
 
     async def bind(self, consumer: Consumer, call: Call, model: str) -> Binding:
         """Return the backends to which a call may go because of the objects that it names or makes. `model`: its
@@ -104,40 +105,57 @@ class ObjectDirectory:
         async with time_limit():
             return await self._rows.owned(consumer.id, kind)
 
-    def record(
-        self, consumer: str, backend: str, objects: Mapping[Reference, bool], named: Iterable[Reference] = ()
-    ) -> list[asyncio.Task[None]]:
+    def record(self, consumer: str, backend: str, objects: Mapping[Reference, bool]) -> list[asyncio.Task[None]]:
         """Record the owner and the backend of objects; the value is True if the usage of the object is still to come.
 
-        The memory has them at once, the table when the tasks are done. Objects that the call has `named` are left as
-        they are.
+        The object is the consumer's, in memory too, once its row is inserted: when the task is done. One that has an
+        owner keeps it.
         """
-        skipped, writing = {reference.id for reference in named}, []
+        writing = []
         for reference, pending in objects.items():
-            if reference.id in skipped or self._cached(reference, consumer):
+            if (owned := self._cached(reference, consumer)) is not None:
+                _alert_of_foreign(reference, consumer, owned)
                 continue
-            location = Location(backend, consumer, pending)
-            self._cache(reference, location)
-            writing.append(self._writing.start(_retry(reference.id, partial(self._rows.write, reference, location))))
+            if (reference, consumer) not in self._claims:
+                location = Location(backend, consumer, pending)
+                task = self._writing.start(_retry(reference.id, partial(self._claim, reference, location)))
+                self._claims[reference, consumer] = location, task
+                task.add_done_callback(partial(self._end_claim, (reference, consumer)))
+            writing.append(self._claims[reference, consumer][1])
         return writing
+
+    async def _claim(self, reference: Reference, location: Location) -> None:
+        owned = await self._rows.write(reference, location)
+        _alert_of_foreign(reference, location.consumer, owned)
+        self._cache(reference, owned)
+
+    def _end_claim(self, claim: tuple[Reference, str], _: asyncio.Task[None]) -> None:
+        del self._claims[claim]
 
     def record_items(self, consumer: str, backend: str, ids: Iterable[str]) -> list[asyncio.Task[None]]:
         """Record items of responses and conversations likewise. There are many, and only their consumer needs them."""
         new = [item for item in ids if (consumer, item) not in self._items]
-        for item in new:
-            self._cache(Reference("item", item), Location(backend, consumer))
-        write = partial(self._rows.write_items, consumer, backend, new)
+
+        async def write() -> None:
+            await self._rows.write_items(consumer, backend, new)
+            for item in new:
+                self._cache(Reference("item", item), Location(backend, consumer))
+
         return [self._writing.start(_retry(new[0], write))] if new else []
 
     async def claim_charge(self, reference: Reference) -> bool:
         """Return True for the first call, on any instance, that receives the usage of an object: that call pays."""
         location = self._cached(reference, NOBODY)
+        claim = next((claim for (claimed, _), claim in self._claims.items() if claimed == reference), None)
+        if location is None and claim is not None:
+            location, task = claim
+            await asyncio.wait((task,), timeout=_MOST_WAIT)  # for the row, which bars the other instances
         if location is None:
             async with time_limit():
                 location = await self._read(reference, NOBODY)
-        if location is None or not location.pending:
+        if location is None or not location.pending or reference in self._paid:
             return False
-        self._cache(reference, msgspec.structs.replace(location, pending=False))
+        self._paid[reference] = None
         try:
             return await self._rows.claim_charge(reference)
         except StoreUnavailable as error:
@@ -208,6 +226,18 @@ async def drop_old(store: Store) -> None:
     for name in await store.names(f"{names.AFFINITY}2"):
         if name < oldest:
             await store.drop(name)
+
+
+def _alert_of_foreign(reference: Reference, consumer: str, owned: Location) -> None:
+    """Log an answer that names an object of another consumer's: no backend should give one."""
+    if owned.consumer not in (consumer, NOBODY) and consumer != NOBODY:
+        logger.error(
+            "ALERT the backend %s names %s %s to the consumer %s: it is another consumer's and stays so",
+            owned.backend,
+            reference.kind.replace("_", " "),
+            reference.id[:128],
+            consumer,
+        )
 
 
 def _visible(consumer: Consumer, reference: Reference, location: Location | None) -> dict[Reference, Location]:

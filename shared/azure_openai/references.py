@@ -59,16 +59,23 @@ _INSIDE_A_CONTAINER = "cfile_"  # such files are named together with their conta
 _ESCAPED = re.compile(rb"\\u00[2-7]")  # a key may be written with escapes, too
 
 
-def in_body(body: bytes, operation: str) -> tuple[Reference, ...]:
-    """Return the objects that the body of a call names, each once.
+_BROUGHT = "brought"  # the kind of an item that has its content with it: no object of the backend, whatever its id
+
+
+def in_request(body: bytes, operation: str) -> tuple[tuple[Reference, ...], frozenset[str]]:
+    """Return the objects that the body of a call names, each once, and the ids of the items that it has whole.
 
     Raises `InvalidRequest` (400) for a key that stands twice, `RecursionError` for a body that is nested too deeply,
     and `ValueError` for one with a number of thousands of digits.
     """
     shape = REQUESTS.get(operation)
     if shape is None or not (_keys(operation).search(body) or _ESCAPED.search(body)):
-        return ()
-    return tuple(dict.fromkeys(_walk(_DECODE(body.decode("utf-8-sig", "replace")), shape)))
+        return (), frozenset()
+    read = dict.fromkeys(_walk(_DECODE(body.decode("utf-8-sig", "replace")), shape))
+    return (
+        tuple(reference for reference in read if reference.kind != _BROUGHT),
+        frozenset(reference.id for reference in read if reference.kind == _BROUGHT),
+    )
 
 
 def in_answer(answer: bytes, operation: str) -> tuple[Reference, ...]:
@@ -166,13 +173,13 @@ def _lowered(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _kind_of_item(item: Mapping[str, Any]) -> str:
-    """The kind of object that the id of an item names: "" where the item has its content with it."""
+    """The kind of object that the id of an item names."""
     type_ = item.get("type") or ("message" if item.get("role") else "")
     if not isinstance(type_, str):
         return "item"
     if type_ in SEALED:
         return "sealed" if item.get("encrypted_content") else "item"
-    return "" if any(item.get(key) for key in CONTENT.get(type_, ())) else "item"
+    return _BROUGHT if any(item.get(key) for key in CONTENT.get(type_, ())) else "item"
 
 
 def _ids(kind: str, value: Any) -> Iterator[Reference]:

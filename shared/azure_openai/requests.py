@@ -124,7 +124,7 @@ def _with_body(call: Call, body: bytes) -> Call:
     if makes in _STORED_IF:
         store = fields.get("store", bool, "true or false")
         makes = makes if (_STORED_IF[makes] if store is None else store) else ""
-    named_too = _named_objects(body, operation) if operation.metered != "input" else ()
+    named_too, brought = _named_objects(body, operation)
     return msgspec.structs.replace(
         call,
         model=model,
@@ -139,6 +139,7 @@ def _with_body(call: Call, body: bytes) -> Call:
         input_estimate=len(body) // 4 if operation.metered not in ("none", "once") else 0,
         max_output_tokens=output,
         references=(*call.references, *named_too) if named_too else call.references,
+        brought=brought,
         makes=makes,
         seals=_seals(operation, body, values),
     )
@@ -154,16 +155,17 @@ def _seals(operation: Operation, body: bytes, values: Mapping[str, slice]) -> bo
             return name == "responses.compact"
 
 
-def _named_objects(body: bytes, operation: Operation) -> tuple[Reference, ...]:
+def _named_objects(body: bytes, operation: Operation) -> tuple[tuple[Reference, ...], frozenset[str]]:
+    """The objects that a body names, and the ids of the items that it brings."""
     try:
-        named = references.in_body(body, operation.name)
+        named, brought = references.in_request(body, operation.name)
     except RecursionError:
         raise InvalidRequest("The body is nested too deeply.") from None
     except ValueError:
         raise InvalidRequest("The body has a number of too many digits.") from None
     if len(named) > _MOST_REFERENCES:
         raise InvalidRequest(f"The body names more than {_MOST_REFERENCES} objects.")
-    return named
+    return named, brought
 
 
 def _with_offer(call: Call, body: bytes) -> Call:
@@ -197,7 +199,7 @@ def _with_offer(call: Call, body: bytes) -> Call:
         values=values,
         body_model=named,
         model_at=model_at if named else IN_QUERY,
-        references=_named_objects(body[values["session"]], call.operation) if values else (),
+        references=_named_objects(body[values["session"]], call.operation)[0] if values else (),
     )
 
 

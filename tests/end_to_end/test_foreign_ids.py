@@ -14,7 +14,9 @@ from shared.azure_openai.reference_paths import REQUESTS
 from shared.azure_openai.references import ITEMS, KINDS
 from shared.config.document import Configuration
 from shared.config.environment import Storage
-from shared.types import Reference
+from shared.types import Operation, Reference
+from tests.azure_openai.test_reference_paths import ID_LIKE, POSTS, excused
+from tests.harness import client_types
 from tests.harness.gateway_process import Answer
 from tests.harness.reference_bodies import places, planted
 from tests.harness.system import System
@@ -102,3 +104,39 @@ def test_the_owner_reaches_the_backend_with_the_same_bodies(
         before = len(gateway.simulator.log()["requests"])
         send(gateway, owner, name, body, f"owners-{word}")
         assert len(gateway.simulator.log()["requests"]) == before + 1, path
+
+
+def requests_of(gateway: System) -> int:
+    """The number of requests that have reached a backend."""
+    return sum(region["requests"] for region in gateway.simulator.log(summary=True)["totals"].values())
+
+
+def schema_strings(operation: Operation) -> list[tuple[tuple[str, ...], str]]:
+    """The places of strings in the body of an operation, each with a `type` of the object that holds it, or ""."""
+    every = (
+        (path, one)
+        for body in client_types.parameters_of(operation)
+        for path, types in client_types.strings(body)
+        for one in types or ("",)
+    )
+    return list(dict.fromkeys(every))
+
+
+@pytest.mark.parametrize("operation", [one for one in POSTS if one.body == "json"], ids=lambda one: one.name)
+def test_a_foreign_id_in_any_string_of_the_schema_reaches_no_backend_as_an_object(
+    gateway: System, keys: tuple[str, str, str], operation: Operation
+) -> None:
+    _, stranger, word = keys
+    foreign = id_of("file", f"owners-{word}")
+    for path, type_ in schema_strings(operation):
+        if path in (("model",), ("session", "model"), ("stream",)):
+            continue
+        body = planted(path, foreign, {"type": type_} if type_ and path[-1] != "type" else None)
+        before = requests_of(gateway)
+        answer = send(gateway, stranger, operation.name, body, f"strangers-{word}")
+        reached = requests_of(gateway) > before
+        key = next(key for key in reversed(path) if key != "*")
+        names_object = bool(ID_LIKE.search(key)) and not excused(operation, path)
+        assert not (reached and names_object), (path, type_, answer.body)
+        if names_object:
+            assert answer.status in (400, 403, 404), (path, type_, answer.body)

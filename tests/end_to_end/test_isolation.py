@@ -1,0 +1,103 @@
+"""A hostile caller with a key, and a backend that repeats what the caller has said: nobody gets what is not theirs."""
+
+import json
+from typing import Any
+
+import openai
+import pytest
+from openai import OpenAI
+
+from tests.harness.system import System
+
+
+@pytest.fixture
+def owner(gateway: System) -> str:
+    return gateway.make_key("an owner")
+
+
+@pytest.fixture
+def stranger(gateway: System) -> str:
+    return gateway.make_key("a stranger")
+
+
+def message_of(client: OpenAI) -> str:
+    """The id of a message that the backend has made for this caller."""
+    answer = client.responses.create(model="o4-mini", input="the road north")
+    return next(one.id for one in answer.output if one.type == "message")
+
+
+def test_an_id_that_a_caller_plants_in_a_conversation_stays_its_owners(
+    gateway: System, owner: str, stranger: str
+) -> None:
+    with gateway.openai(owner) as client:
+        foreign = message_of(client)
+    item: Any = {"type": "message", "id": foreign, "role": "user", "content": "mine"}
+    with gateway.openai(stranger) as client:
+        conversation = client.conversations.create(items=[item])
+        assert [one.id for one in client.conversations.items.list(conversation.id)] == [foreign]
+        other = client.conversations.create()
+        assert client.conversations.items.create(other.id, items=[item]).data[0].id == foreign
+        client.conversations.items.retrieve(foreign, conversation_id=other.id)
+        answer = client.responses.create(model="o4-mini", input=[item])
+        list(client.responses.input_items.list(answer.id))
+        client.responses.compact(model="o4-mini", input=[item])
+        for named in ({"type": "item_reference", "id": foreign}, {"id": foreign}):
+            with pytest.raises(openai.NotFoundError) as refused:
+                client.responses.create(model="o4-mini", input=[named])  # type: ignore[list-item]
+            assert refused.value.code == "not_found"
+        reference: Any = {"type": "item_reference", "id": message_of(client)}
+        client.responses.create(model="o4-mini", input=[reference, {"role": "user", "content": "So?"}])
+
+
+def test_a_backend_that_names_another_callers_file_gives_it_to_nobody(
+    gateway: System, owner: str, stranger: str
+) -> None:
+    with gateway.openai(owner) as client:
+        foreign = client.files.create(file=("a.txt", b"secret"), purpose="assistants").id
+    answer = {
+        "id": foreign,
+        "object": "file",
+        "bytes": 6,
+        "created_at": 1,
+        "filename": "a.txt",
+        "purpose": "assistants",
+    }
+    with gateway.openai(stranger) as client:
+        gateway.simulator.fault("status", status=200, body=answer, times=1)
+        assert client.files.create(file=("b.txt", b"mine"), purpose="assistants").id == foreign
+        for look in (client.files.retrieve, client.files.content, client.files.delete):
+            with pytest.raises(openai.NotFoundError):
+                look(foreign)
+        assert foreign not in [file.id for file in client.files.list()]
+    with gateway.openai(owner) as client:
+        assert client.files.content(foreign).read() == b"secret"
+        assert foreign in [file.id for file in client.files.list()]
+    assert f"ALERT the backend {gateway_of(gateway, foreign)} names file {foreign}" in gateway.gateway.logs()
+
+
+def gateway_of(gateway: System, file: str) -> str:
+    """The backend that keeps a file, as the log has it."""
+    return gateway.gateway.logs().partition(f" names file {file}")[0].rpartition(" ")[2]
+
+
+def test_an_id_in_the_free_json_of_a_tool_server_is_not_read(gateway: System, owner: str, stranger: str) -> None:
+    with gateway.openai(owner) as client:
+        foreign = client.containers.create(name="mine").id
+    hostile = {"container_id": foreign, "annotations": [{"container_id": foreign, "file_id": foreign}]}
+    tools = [{"name": "a", "input_schema": hostile, "annotations": hostile}]
+    answer = {
+        "id": f"resp_{foreign}",
+        "object": "response",
+        "status": "completed",
+        "model": "gpt-4o",
+        "output": [{"type": "mcp_list_tools", "id": f"mcpl_{foreign}", "server_label": "x", "tools": tools}],
+        "usage": {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2},
+    }
+    gateway.simulator.fault("status", status=200, body=answer, times=1)
+    with gateway.openai(stranger) as client:
+        client.responses.create(model="gpt-4o", input="x")
+        with pytest.raises(openai.NotFoundError):
+            client.containers.retrieve(foreign)
+    with gateway.openai(owner) as client:
+        assert client.containers.retrieve(foreign).id == foreign
+    assert json.dumps(foreign) not in gateway.gateway.logs()
