@@ -25,15 +25,16 @@ class Upload:
     """The body of one request. Whoever answers the request closes it."""
 
     def __init__(self, receive: Receive, headers: Mapping[str, str], most: int, seconds: float) -> None:
-        """`most`: the largest body, in bytes; `seconds`: its time (`BodyDeadline`). Raises `RequestTooLarge`."""
+        """`most`: the largest body, in bytes; `seconds`: its time (`BodyDeadline`). Raises `RequestTooLarge`, and
+        `InvalidRequest` for a content-type without a boundary."""
         length = headers.get("content-length", "")
         self._length = int(length) if length.isdecimal() else None
         self._most = most
         if self._length is not None and self._length > most:
             raise self._too_large()
-        self.content_type = headers.get("content-type", "")
         self.error: BaseException | None = None  # set if the caller ended the body early
-        self.fields: multipart.FormFields | None = None
+        self._parting = multipart.boundary(headers.get("content-type", ""))
+        self._fields = multipart.FormFields(self._parting, noted=frozenset((_STREAM,)))
         self._sought = b""
         self._forbidden = b""
         self._receive = receive
@@ -54,7 +55,8 @@ class Upload:
     async def find(self, name: str, *, to_the_end: bool = False) -> str | None:
         """Read until a field has arrived, or to the end, and return its value; None if the body does not have it."""
         self._sought = name.encode()
-        fields = self._follow(self._sought)
+        self._fields.required.add(self._sought)
+        fields = self._fields
         while (self._sought not in fields.values or to_the_end) and await self._more():
             pass
         field = fields.values.get(self._sought)
@@ -66,17 +68,16 @@ class Upload:
     def forbid(self, name: str) -> None:
         """Reject the body if it has this field."""
         self._forbidden = name.encode()
-        self._follow(self._forbidden)
+        self._fields.required.add(self._forbidden)
 
     async def begin(self) -> None:
         """Read the first piece: it has the short fields of most clients."""
-        self._follow()
         await self._more()
 
     @property
     def asks_for_stream(self) -> bool:
         """True if the fields so far ask for a streamed answer."""
-        field = self.fields.values.get(_STREAM) if self.fields else None
+        field = self._fields.values.get(_STREAM)
         return field is not None and field.value.strip().lower() in (b"true", b"1")
 
     @property
@@ -142,6 +143,9 @@ class Upload:
                     self._over.set()
                 if chunk:
                     self._take(chunk)
+                if self._complete:
+                    self._fields.finish()
+                if chunk:
                     return chunk
             return b""
 
@@ -154,30 +158,25 @@ class Upload:
             self._kept.write(chunk)
             if self._received > _KEPT and not self._searching():
                 self._keeps = False
-        if self.fields is not None:
-            self.fields.feed(chunk)
-            if self._forbidden and self._forbidden in self.fields.values:
-                name = self._forbidden.decode()
-                raise InvalidRequest(f"Send `{name}` in a JSON body, not in a multipart one.", param=name)
-
-    def _follow(self, *names: bytes) -> multipart.FormFields:
-        parting = multipart.boundary(self.content_type)
-        self.fields = multipart.FormFields(parting, frozenset(names), noted=frozenset((_STREAM,)))
-        return self.fields
+        self._fields.feed(chunk)
+        if self._received == self._length:
+            self._fields.finish()  # before the backend has the whole body, too
+        if self._forbidden and self._forbidden in self._fields.values:
+            name = self._forbidden.decode()
+            raise InvalidRequest(f"Send `{name}` in a JSON body, not in a multipart one.", param=name)
 
     def _searching(self) -> bool:
-        return bool(self._sought) and self.fields is not None and self._sought not in self.fields.values
+        return bool(self._sought) and self._sought not in self._fields.values
 
     def _replaced(self) -> tuple[int, int]:
         """Return the position and length of the model's name; 0, 0 if there is none."""
-        field = self.fields.values.get(b"model") if self.fields else None
+        field = self._fields.values.get(b"model")
         return (field.start, len(field.value)) if field else (0, 0)
 
     def _insertion(self, model: bytes) -> bytes:
-        if self.fields is not None and b"model" in self.fields.values:
+        if b"model" in self._fields.values:
             return model
-        parting = multipart.boundary(self.content_type)
-        return b"--" + parting + b'\r\nContent-Disposition: form-data; name="model"\r\n\r\n' + model + b"\r\n"
+        return b"--" + self._parting + b'\r\nContent-Disposition: form-data; name="model"\r\n\r\n' + model + b"\r\n"
 
     def _too_large(self) -> RequestTooLarge:
         return RequestTooLarge(f"The request's body is larger than the gateway's limit of {self._most} bytes.")
