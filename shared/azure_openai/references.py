@@ -71,7 +71,7 @@ def in_request(body: bytes, operation: str) -> tuple[tuple[Reference, ...], froz
     shape = REQUESTS.get(operation)
     if shape is None or not (_keys(operation).search(body) or _ESCAPED.search(body)):
         return (), frozenset()
-    read = dict.fromkeys(_walk(_DECODE(body.decode("utf-8-sig", "replace")), shape))
+    read = dict.fromkeys(walk(decode(body), shape))
     return (
         tuple(reference for reference in read if reference.kind != _BROUGHT),
         frozenset(reference.id for reference in read if reference.kind == _BROUGHT),
@@ -84,7 +84,7 @@ def in_answer(answer: bytes, operation: str) -> tuple[Reference, ...]:
     if shape is None or not _keys_of_answer(operation).search(answer):
         return ()
     try:
-        references = dict.fromkeys(_walk(_DECODE(answer.decode("utf-8", "replace")), shape))
+        references = dict.fromkeys(walk(decode(answer), shape))
     except (ValueError, RecursionError, InvalidRequest):
         return ()
     return tuple(reference for reference in references if _ID.fullmatch(reference.id))
@@ -146,7 +146,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _DECODE = json.JSONDecoder(object_pairs_hook=_object).decode
 
 
-def _walk(value: Any, shape: Shape) -> Iterator[Reference]:
+def decode(body: bytes) -> Any:
+    """A JSON value. Raises `InvalidRequest` for a key that stands twice, `RecursionError` and `ValueError`."""
+    return _DECODE(body.decode("utf-8-sig", "replace"))
+
+
+def walk(value: Any, shape: Shape) -> Iterator[Reference]:
     """The references in an object of this shape, or in each of a list. Backends may read keys in any case."""
     for one in value if isinstance(value, list) else (value,):
         if not isinstance(one, dict):
@@ -162,7 +167,7 @@ def _walk(value: Any, shape: Shape) -> Iterator[Reference]:
             if kind:
                 yield from _ids(kind, inner)
             if below:
-                yield from _walk(inner, below)
+                yield from walk(inner, below)
 
 
 def _lowered(value: dict[str, Any]) -> dict[str, Any]:

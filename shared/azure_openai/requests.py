@@ -61,7 +61,11 @@ def parse_call(route: Route, query: str, headers: Mapping[str, str], body: bytes
 def parse_upload(route: Route, query: str, headers: Mapping[str, str], model: str | None, *, stream: bool) -> Call:
     """The call in a request with a multipart body. `model`, `stream`: the values of these fields, as far as they have
     arrived."""
-    call = msgspec.structs.replace(_bodiless(route, query, headers), stream=stream and route.operation.streams)
+    call = _bodiless(route, query, headers)
+    kind = multipart.content_type(multipart.boundary(headers.get("content-type", "")))
+    call = msgspec.structs.replace(
+        call, stream=stream and route.operation.streams, headers=call.headers | {"content-type": kind}
+    )
     if route.operation.model != "form":
         return msgspec.structs.replace(call, multipart=True)
     if not (call.model or model):
@@ -118,7 +122,7 @@ def _with_body(call: Call, body: bytes) -> Call:
     stream = operation.streams and bool(fields.get("stream", bool, "true or false"))
     edits, output, makes = {}, None, operation.makes
     if operation.metered in ("tokens", "once"):
-        bounds = [fields.get(name, Tokens, "an integer, 0 or more") for name in _OUTPUT_BOUNDS if name in values]
+        bounds = [fields.get(name, Tokens, "an integer, 0 or more") for name in _OUTPUT_BOUNDS]
         output = next((bound for bound in bounds if bound is not None), None)
         edits = usage_edit(fields, call) if stream and operation.name in _WITH_USAGE_CHUNK else {}
     if makes in _STORED_IF:
@@ -129,12 +133,13 @@ def _with_body(call: Call, body: bytes) -> Call:
         call,
         model=model,
         body=body,
+        headers=call.headers | {"content-type": "application/json"},
         values=values,
         body_model=named,
         model_at=model_at,
         edits=edits,
         stream=stream,
-        background="background" in values and fields.get("background", bool, "true or false") is True,
+        background=fields.get("background", bool, "true or false") is True,
         usage_injected=bool(edits),
         input_estimate=len(body) // 4 if operation.metered not in ("none", "once") else 0,
         max_output_tokens=output,
@@ -172,9 +177,12 @@ def _with_offer(call: Call, body: bytes) -> Call:
     """The call in a WebRTC offer: a form with offer and session, or the offer alone, with the model in the query."""
     kind, values = call.headers.get("content-type", ""), {}
     if kind.lower().startswith("multipart/"):
-        fields = multipart.FormFields(multipart.boundary(kind), frozenset((b"session",)), _LARGEST_SESSION)
+        parting = multipart.boundary(kind)
+        kind = multipart.content_type(parting)
+        fields = multipart.FormFields(parting, (b"session",), _LARGEST_SESSION)
         for start in range(0, len(body), _LARGEST_SESSION):
             fields.feed(body[start : start + _LARGEST_SESSION])
+        fields.finish()
         if session := fields.values.get(b"session"):
             blanks = len(session.value) - len(session.value.lstrip(_BLANKS))
             values["session"] = slice(session.start + blanks, session.start + len(session.value))
@@ -182,6 +190,8 @@ def _with_offer(call: Call, body: bytes) -> Call:
         raise InvalidRequest(
             "The content-type is wrong: expected application/sdp, or multipart/form-data with `sdp` and `session`."
         )
+    else:
+        kind = "application/sdp"
     named, model_at = _named_model(call.operation, JsonFields(body, values))
     parameters = parse_qsl(call.query, keep_blank_values=True)
     in_query = dict(parameters).get("model")
@@ -196,6 +206,7 @@ def _with_offer(call: Call, body: bytes) -> Call:
         model=named or in_query,
         query=urlencode([(name, value) for name, value in parameters if name != "model"]),
         body=body,
+        headers=call.headers | {"content-type": kind},
         values=values,
         body_model=named,
         model_at=model_at if named else IN_QUERY,

@@ -101,3 +101,46 @@ def test_an_id_in_the_free_json_of_a_tool_server_is_not_read(gateway: System, ow
     with gateway.openai(owner) as client:
         assert client.containers.retrieve(foreign).id == foreign
     assert json.dumps(foreign) not in gateway.gateway.logs()
+
+
+ELSEWHERE: list[tuple[str, str, dict[str, Any]]] = [
+    ("/v1/responses", "gpt-4o", {"input": "x", "tools": [{"type": "image_generation", "model": "gpt-image-1"}]}),
+    ("/v1/responses", "gpt-4o", {"input": "x", "tools": [{"type": "image_generation", "Model": "gpt-image-1"}]}),
+    ("/v1/responses", "gpt-4o", {"input": [{"type": "additional_tools", "tools": [{"model": "gpt-image-1"}]}]}),
+    ("/v1/responses", "gpt-4o", {"input": "x", "moderation": {"model": "omni-moderation-latest"}}),
+    (
+        "/v1/realtime/client_secrets",
+        "gpt-realtime",
+        {"session": {"model": "gpt-realtime", "audio": {"input": {"transcription": {"model": "whisper"}}}}},
+    ),
+    ("/v1/realtime/sessions", "gpt-realtime", {"input_audio_transcription": {"model": "whisper"}}),
+    (
+        "/v1/chat/completions",
+        "gpt-4o",
+        {
+            "messages": [],
+            "data_sources": [{"parameters": {"embedding_dependency": {"deployment_name": "text-embedding-3-small"}}}],
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "model", "body"), ELSEWHERE)
+def test_a_key_for_some_models_reaches_no_other_one_at_any_place(
+    gateway: System, path: str, model: str, body: dict[str, Any]
+) -> None:
+    key = gateway.make_key("some models", models=[model])
+    given = body if "session" in body else {"model": model, **body}
+    answer = gateway.post(path, given, key=key)
+    assert (answer.status, answer.error()["code"]) == (403, "model_not_allowed")
+    assert gateway.simulator.log()["requests"] == []
+    gateway.post(path, given)  # a key for all models
+    assert len(gateway.simulator.log()["requests"]) == 1
+
+
+def test_twins_of_a_field_by_case_are_refused(gateway: System) -> None:
+    key = gateway.make_key("one model", models=["gpt-4o"])
+    for body in ({"model": "gpt-4o", "Model": "o4-mini", "messages": []}, {"MODEL": "o4-mini", "messages": []}):
+        answer = gateway.post("/v1/chat/completions", body, key=key)
+        assert (answer.status, answer.error()["type"]) == (400, "invalid_request_error")
+    assert gateway.simulator.log()["requests"] == []
