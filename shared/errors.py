@@ -7,6 +7,7 @@ GatewayError                    500     internal_error
 ├── AddressNotAllowed           403     address_not_allowed
 ├── RegionNotAllowed            403     region_not_allowed
 ├── PinNotAllowed               403     pin_not_allowed
+├── WholeAccountNotAllowed      403     whole_account_not_allowed
 ├── QuotaExceeded               403     quota_exceeded
 │   └── BudgetExceeded          403     budget_exceeded
 ├── ModelNotFound               404     model_not_found
@@ -97,6 +98,10 @@ class RegionNotAllowed(GatewayError):
 
 class PinNotAllowed(GatewayError):
     status, code, type = 403, "pin_not_allowed", "invalid_request_error"
+
+
+class WholeAccountNotAllowed(GatewayError):
+    status, code, type = 403, "whole_account_not_allowed", "invalid_request_error"
 
 
 class QuotaExceeded(GatewayError):

@@ -24,12 +24,14 @@ class Target(msgspec.Struct, frozen=True):
 class Access(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """The regions and data zones that a consumer may use; None: any. If both are given, both apply.
 
-    `pin`: it may choose the backend. `explain`: it may see routing decisions, and so the names of backends."""
+    `pin`: it may choose the backend. `explain`: it may see routing decisions, and so the names of backends.
+    `whole_account`: it may use operations that read the objects of all consumers."""
 
     regions: frozenset[str] | None = None
     data_zones: frozenset[str] | None = None
     pin: bool = False
     explain: bool = False
+    whole_account: bool = False
 
     def allows(self, backend: Backend) -> bool:
         return (self.regions is None or backend.region in self.regions) and (

@@ -29,11 +29,13 @@ _WAIT = 2.5  # seconds that a call waits for the table, where the alternative is
 
 
 class Location(msgspec.Struct, frozen=True):
-    """The backend and the consumer of an object. `pending`: its usage is not known yet, so nobody has paid for it."""
+    """The backend and the consumer of an object. `pending`: its usage is not known yet, so nobody has paid for it.
+    `checked`: it is a file whose lines, as those of a batch, name no object."""
 
     backend: str
     consumer: str
     pending: bool = False
+    checked: bool = False
 
 
 class ObjectRows:
@@ -62,6 +64,8 @@ class ObjectRows:
         row: dict[str, str | bool] = {"backend": location.backend, "consumer": location.consumer, "kind": kind}
         if location.pending:
             row["pending"] = True
+        if location.checked:
+            row["checked"] = True
         inserted, earlier = await asyncio.gather(
             table.put(partition, reference.id, row, None),
             asyncio.gather(*(one.get(partition, reference.id) for one in older)),
@@ -124,7 +128,12 @@ class ObjectRows:
 
 def _location(row: Row) -> Location:
     about = row.properties
-    return Location(str(about.get("backend", "")), str(about.get("consumer", "")), bool(about.get("pending")))
+    return Location(
+        str(about.get("backend", "")),
+        str(about.get("consumer", "")),
+        pending=bool(about.get("pending")),
+        checked=bool(about.get("checked")),
+    )
 
 
 def partition_of(row_id: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 
+from shared.affinity import whole_account
 from shared.affinity._homes import Homes
 from shared.affinity._rows import DAY, NOBODY, Location, ObjectRows, time_limit
 from shared.azure_openai.references import ITEMS, KINDS
@@ -53,10 +54,13 @@ class ObjectDirectory:
         configured name, or "".
 
         Raises `StateNotFound` for an object that is unknown or another consumer's, `StateConflict` for objects of
-        several backends, and `StateUnavailable` if their backend is no longer configured.
+        several backends, `StateUnavailable` if their backend is no longer configured, and what `whole_account.check`
+        raises.
         """
         holders: dict[str, Reference] = {}
-        for reference, location in (await self.locate(consumer, call.references)).items():
+        locations = await self.locate(consumer, call.references)
+        whole_account.check(consumer, call, locations)
+        for reference, location in locations.items():
             holders.setdefault(location.backend, reference)
         if not holders:
             if not (call.makes or call.operation.lists) and call.model:
@@ -105,8 +109,11 @@ class ObjectDirectory:
         async with time_limit():
             return await self._rows.owned(consumer.id, kind)
 
-    def record(self, consumer: str, backend: str, objects: Mapping[Reference, bool]) -> list[asyncio.Task[None]]:
+    def record(
+        self, consumer: str, backend: str, objects: Mapping[Reference, bool], *, checked: bool = False
+    ) -> list[asyncio.Task[None]]:
         """Record the owner and the backend of objects; the value is True if the usage of the object is still to come.
+        `checked`: see `Location`.
 
         The object is the consumer's, in memory too, once its row is inserted: when the task is done. One that has an
         owner keeps it.
@@ -117,7 +124,7 @@ class ObjectDirectory:
                 _alert_of_foreign(reference, consumer, owned)
                 continue
             if (reference, consumer) not in self._claims:
-                location = Location(backend, consumer, pending)
+                location = Location(backend, consumer, pending, checked)
                 task = self._writing.start(_retry(reference.id, partial(self._claim, reference, location)))
                 self._claims[reference, consumer] = location, task
                 task.add_done_callback(partial(self._end_claim, (reference, consumer)))

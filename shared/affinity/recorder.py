@@ -44,10 +44,12 @@ class ObjectRecorder:
 
     `deferred`: the work may go on when the call has ended, and is charged to the first call that receives its usage
     (`DeferredCharge`). `charged`: the object whose usage the answer reports; `finished`: this call made it, complete,
-    so that no other call knows it.
+    so that no other call knows it. `checked`: the lines of the uploaded file name no object.
     """
 
-    def __init__(self, directory: ObjectDirectory, consumer: Consumer, call: Call, backend: str) -> None:
+    def __init__(
+        self, directory: ObjectDirectory, consumer: Consumer, call: Call, backend: str, *, checked: bool = False
+    ) -> None:
         self.directory = directory
         self.deferred = call.background or call.operation.metered == "once"
         self.charged: Reference | None = None
@@ -55,6 +57,7 @@ class ObjectRecorder:
         self._consumer = consumer
         self._call = call
         self._backend = backend
+        self._checked = checked
         self._lists_items = call.operation.name in _WITH_ITEMS
         # The answer may repeat what the request brought, which makes nobody its owner.
         self._brought = call.brought.union(reference.id for reference in call.references)
@@ -115,7 +118,7 @@ class ObjectRecorder:
         mentioned = references.in_answer(body, self._call.operation.name)
         objects |= {reference: False for reference in mentioned if reference not in objects}
         if new := {reference: pending for reference, pending in objects.items() if reference.id not in self._brought}:
-            self._writing += self.directory.record(self._consumer.id, self._backend, new)
+            self._writing += self.directory.record(self._consumer.id, self._backend, new, checked=self._checked)
 
     def _record_items(self, about: _Object) -> None:
         if self._lists_items and (ids := [*references.items(about.output), *references.items(about.data)]):

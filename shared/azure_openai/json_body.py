@@ -45,6 +45,11 @@ class JsonFields:
             raise InvalidRequest(f"The field `{name}` has the wrong type: expected a JSON object.", param=name)
         return JsonFields(inner, top_level(inner) if inner != b"null" else {})
 
+    def raw(self, name: str) -> bytes:
+        """The bytes of an optional field; empty if it is absent."""
+        place = self._values.get(name)
+        return self._body[place] if place is not None else b""
+
     def get[T](self, name: str, kind: type[T], expected: str) -> T | None:
         """The value of an optional field; null counts as absent. Raises `InvalidRequest` for another type, and for a
         name in another case, which some readers take for the same."""

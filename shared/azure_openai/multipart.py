@@ -5,7 +5,7 @@ Only the canonical form is read, which all readers understand alike; any other i
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -74,16 +74,15 @@ class FormFields:
         required: Iterable[bytes] = (),
         longest: int = _MAX_VALUE,
         noted: frozenset[bytes] = frozenset(),
-        watched: Mapping[bytes, Callable[[bytes], object]] | None = None,
     ) -> None:
         """`longest`: bytes that a required value may have. `noted`: fields that are read as well, but for which no
-        body is rejected: of several the first counts, and one that is too long is ignored. `watched` receives the
-        values of fields in pieces."""
+        body is rejected: of several the first counts, and one that is too long is ignored."""
         self.values: dict[bytes, Field] = {}
         self.closed = False  # the last part has ended
         self.required = set(required)
         self._noted = noted
-        self._watched = watched or {}
+        self.watched: dict[bytes, Callable[[bytes], object]] = {}  # receive the values of fields in pieces
+        self.files: list[bytes] = []  # the names of files so far
         self._longest = longest
         self._parting = b"--" + parting
         self._buffer = bytearray()
@@ -143,6 +142,8 @@ class FormFields:
         self._part = _part(bytes(self._buffer[self._position : end]))
         self._position = end + 4
         self._start = self._base + self._position
+        if self._part.is_file:
+            self.files.append(self._part.name)
         self._kept = self._is_sought(self._part)
         self._read = self._value
         return True
@@ -198,7 +199,7 @@ class FormFields:
             self._kept = False
         if self._kept:
             return
-        if (watch := self._watched.get(name)) is not None and end > self._position:
+        if (watch := self.watched.get(name)) is not None and end > self._position:
             watch(bytes(self._buffer[self._position : end]))
         self._position = end
 

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from starlette.types import Message, Receive
 
 from shared.azure_openai import multipart
+from shared.azure_openai.batch_lines import BatchLines
 from shared.errors import GatewayError, InvalidRequest, RequestTooLarge
 from shared.requests._deadline import BodyDeadline
 from shared.requests.disconnect import CallerDisconnected
@@ -18,7 +19,7 @@ from shared.requests.disconnect import CallerDisconnected
 _IN_MEMORY = 1024 * 1024  # bytes kept in memory; more are kept on disk
 _KEPT = 64 * 1024 * 1024  # bytes; larger bodies are not kept for retries
 _PIECE = 256 * 1024
-_STREAM = b"stream"
+_STREAM, _PURPOSE, _FILE = b"stream", b"purpose", b"file"
 
 
 class Upload:
@@ -34,7 +35,9 @@ class Upload:
             raise self._too_large()
         self.error: BaseException | None = None  # set if the caller ended the body early
         self._parting = multipart.boundary(headers.get("content-type", ""))
-        self._fields = multipart.FormFields(self._parting, noted=frozenset((_STREAM,)))
+        self._fields = multipart.FormFields(self._parting, noted=frozenset((_STREAM, _PURPOSE)))
+        self._lines: BatchLines | None = None
+        self._scanned = 0  # bytes
         self._sought = b""
         self._forbidden = b""
         self._receive = receive
@@ -69,6 +72,23 @@ class Upload:
         """Reject the body if it has this field."""
         self._forbidden = name.encode()
         self._fields.required.add(self._forbidden)
+
+    def scan_lines(self) -> None:
+        """Scan the file as that of a batch, unless its purpose, which most clients send first, is another."""
+        self._lines = BatchLines()
+        self._fields.watched[_FILE] = self._scan
+
+    def _scan(self, piece: bytes) -> None:
+        purpose = self._fields.values.get(_PURPOSE)
+        if self._lines is not None and (purpose is None or purpose.value == b"batch"):
+            self._lines.feed(piece)
+            self._scanned += len(piece)
+
+    def lines_name_nothing(self) -> bool:
+        """Return True if the whole file has been scanned, and none of its lines names an object."""
+        if self._lines is None or not self._complete or self._fields.files != [_FILE] or not self._scanned:
+            return False
+        return self._lines.finish()
 
     async def begin(self) -> None:
         """Read the first piece: it has the short fields of most clients."""

@@ -34,7 +34,7 @@ def record(system: System, key: str, word: str) -> None:
             directory = ObjectDirectory(store, Configuration(backends=[]), lambda _: True, never)
             owner = key.split("_")[1]
             objects = {Reference(kind, id_of(kind, word)): False for kind in KINDS.keys() - ITEMS}
-            await asyncio.gather(*directory.record(owner, BACKEND, objects))
+            await asyncio.gather(*directory.record(owner, BACKEND, objects, checked=True))
             await asyncio.gather(*directory.record_items(owner, BACKEND, [id_of("item", word)]))
 
     async def never(*_: object) -> bool:
@@ -61,6 +61,9 @@ def send(system: System, key: str, name: str, body: dict[str, Any], own: str) ->
         return system.post(path, f"{text}--b--\r\n".encode(), headers, key=key)
     if operation.model in ("body", "form"):
         body = {"model": MODELS.get(name.partition(".")[0], "gpt-4o"), **body}
+    if name == "evals.runs.create" and isinstance(body.get("data_source"), dict):
+        source = {"type": "file_id", **body["data_source"].get("source", {})}
+        body["data_source"] = {**body["data_source"], "source": source}
     if name == "realtime.client_secrets":
         body["session"] = {"type": "realtime", "model": "gpt-realtime", **body["session"]}
         del body["model"]

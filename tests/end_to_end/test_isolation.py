@@ -7,6 +7,7 @@ import openai
 import pytest
 from openai import OpenAI
 
+from tests.harness.gateway_process import cli
 from tests.harness.system import System
 
 
@@ -144,3 +145,66 @@ def test_twins_of_a_field_by_case_are_refused(gateway: System) -> None:
         answer = gateway.post("/v1/chat/completions", body, key=key)
         assert (answer.status, answer.error()["type"]) == (400, "invalid_request_error")
     assert gateway.simulator.log()["requests"] == []
+
+
+LINE = b'{"custom_id":"1","method":"POST","url":"/v1/chat/completions","body":{"model":"gpt-4o-mini","messages":[]}}\n'
+GIVEN: dict[str, Any] = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
+SOURCES: list[dict[str, Any]] = [
+    {"type": "completions", "source": {"type": "stored_completions"}},
+    {"type": "responses", "source": {"type": "responses"}},
+    {"type": "jsonl", "source": {"type": "a source of tomorrow"}},
+    {"type": "jsonl", "source": {"Type": "file_content"}},
+    {"type": "stored_completions"},
+]
+
+
+def may_read_all(system: System, key: str) -> None:
+    """Give a key the operator's permission."""
+    cli(system.gateway.environment, "keys", "set", key.split("_")[1], "--whole-account", "--json")
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_an_eval_of_what_all_callers_have_stored_needs_the_operators_permission(
+    gateway: System, stranger: str, source: dict[str, Any]
+) -> None:
+    criteria: Any = [{"type": "string_check", "name": "a", "input": "a", "reference": "b", "operation": "eq"}]
+    config: Any = {"type": "custom", "item_schema": {"type": "object"}}
+    with gateway.openai(stranger) as client:
+        eval_ = client.evals.create(data_source_config=config, testing_criteria=criteria).id
+    answer = gateway.post(f"/v1/evals/{eval_}/runs", {"data_source": source}, key=stranger)
+    if "Type" in source.get("source", {}):
+        assert answer.status == 400
+    else:
+        assert (answer.status, answer.error()["code"]) == (403, "whole_account_not_allowed")
+    assert len(gateway.simulator.log()["requests"]) == 1
+
+
+def test_a_batch_whose_lines_name_objects_or_are_unknown_needs_the_operators_permission(
+    gateway: System, stranger: str
+) -> None:
+    foreign = LINE.replace(b"[]", b'[{"role":"user","content":[{"type":"file","file":{"file_id":"file-x"}}]}]')
+    answers = LINE.replace(b"chat/completions", b"responses")
+    with gateway.openai(stranger) as client:
+        for lines in (foreign, answers, LINE * 2 + foreign):
+            file = client.files.create(file=("b.jsonl", lines), purpose="batch")
+            with pytest.raises(openai.PermissionDeniedError) as refused:
+                client.batches.create(input_file_id=file.id, **GIVEN)
+            assert refused.value.code == "whole_account_not_allowed"
+        clean = client.files.create(file=("b.jsonl", LINE * 3), purpose="batch")
+        assert client.batches.create(input_file_id=clean.id, **GIVEN).input_file_id == clean.id
+        with pytest.raises(openai.PermissionDeniedError):
+            client.batches.create(input_file_id=clean.id, **{**GIVEN, "endpoint": "/v1/responses"})
+        in_parts = client.uploads.create(bytes=len(LINE), filename="b.jsonl", mime_type="text/plain", purpose="batch")
+        part = client.uploads.parts.create(in_parts.id, data=LINE)
+        unseen = client.uploads.complete(in_parts.id, part_ids=[part.id]).file
+        assert unseen is not None
+        with pytest.raises(openai.PermissionDeniedError):
+            client.batches.create(input_file_id=unseen.id, **GIVEN)
+
+
+def test_a_key_of_the_whole_account_may_send_any_batch_and_eval(gateway: System) -> None:
+    key = gateway.make_key("an auditor")
+    may_read_all(gateway, key)
+    with gateway.openai(key) as client:
+        file = client.files.create(file=("b.jsonl", LINE.replace(b"chat/completions", b"responses")), purpose="batch")
+        client.batches.create(input_file_id=file.id, **GIVEN)
