@@ -8,6 +8,7 @@ GatewayError                    500     internal_error
 ├── RegionNotAllowed            403     region_not_allowed
 ├── PinNotAllowed               403     pin_not_allowed
 ├── WholeAccountNotAllowed      403     whole_account_not_allowed
+├── UnmeteredOperation          403     unmetered_operation
 ├── QuotaExceeded               403     quota_exceeded
 │   └── BudgetExceeded          403     budget_exceeded
 ├── ModelNotFound               404     model_not_found
@@ -102,6 +103,10 @@ class PinNotAllowed(GatewayError):
 
 class WholeAccountNotAllowed(GatewayError):
     status, code, type = 403, "whole_account_not_allowed", "invalid_request_error"
+
+
+class UnmeteredOperation(GatewayError):
+    status, code, type = 403, "unmetered_operation", "invalid_request_error"
 
 
 class QuotaExceeded(GatewayError):

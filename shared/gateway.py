@@ -18,6 +18,7 @@ from shared.auth import client_address
 from shared.auth.authenticator import Authenticator
 from shared.config.document import Configuration
 from shared.errors import GatewayError
+from shared.limits import unmetered
 from shared.limits.limiter import Limiter, Reservation
 from shared.management.api import ManagementApi
 from shared.requests.arrival import ReceivedRequest
@@ -52,6 +53,7 @@ class Gateway:
         self._planner = planner
         self._dispatcher = dispatcher
         self._accounting = accounting
+        self._configuration = configuration
         self._bounds = Bounds.of(configuration)
         self._heartbeat = configuration.heartbeat_seconds
         self._client_address = configuration.client_address
@@ -82,6 +84,7 @@ class Gateway:
         call, upload = await read_call(request, headers, received.method, received.path, self._bounds)
         reservation: Reservation | None = None
         try:
+            unmetered.check(consumer, call, self._configuration)
             reservation = await self._limiter.reserve(consumer, call)
             response = await self._answer(request, received, consumer, call, upload, reservation, headers)
         except BaseException as error:

@@ -208,3 +208,25 @@ def test_a_key_of_the_whole_account_may_send_any_batch_and_eval(gateway: System)
     with gateway.openai(key) as client:
         file = client.files.create(file=("b.jsonl", LINE.replace(b"chat/completions", b"responses")), purpose="batch")
         client.batches.create(input_file_id=file.id, **GIVEN)
+
+
+GRADER: dict[str, Any] = {"type": "score_model", "name": "a", "model": "gpt-4o", "input": []}
+UNMETERED: list[tuple[str, dict[str, Any]]] = [
+    ("/v1/fine_tuning/alpha/graders/run", {"grader": GRADER, "model_sample": "x"}),
+    ("/v1/fine_tuning/jobs", {"model": "gpt-4o-mini", "training_file": "file-x"}),
+    ("/v1/realtime/client_secrets", {"session": {"type": "realtime", "model": "gpt-realtime"}}),
+]
+
+
+@pytest.mark.parametrize("limit", [["--token-quota", "1000"], ["--budget-usd", "5"]])
+@pytest.mark.parametrize(("path", "body"), UNMETERED)
+def test_what_cannot_be_counted_is_refused_to_a_key_with_a_quota(
+    gateway: System, limit: list[str], path: str, body: dict[str, Any]
+) -> None:
+    key = gateway.make_key("with a quota")
+    assert gateway.post(path, body, key=gateway.make_key("without one")).status != 403
+    before = len(gateway.simulator.log()["requests"])
+    cli(gateway.gateway.environment, "keys", "set", key.split("_")[1], *limit, "--json")
+    answer = gateway.post(path, body, key=key)
+    assert (answer.status, answer.error()["code"]) == (403, "unmetered_operation")
+    assert len(gateway.simulator.log()["requests"]) == before
