@@ -53,7 +53,19 @@ class Throttled(AttemptFailed):
 
 
 class AccessDenied(AttemptFailed):
-    """401, 403, or 404 because the deployment does not exist: a mistake in the gateway's configuration or its role."""
+    """401, 403, or 404 because the deployment does not exist: a mistake in the gateway's configuration or its role.
+
+    `action`: the data action that the role lacks; "": the answer names none.
+    """
+
+    def __init__(self, problem: str, status: int, action: str) -> None:
+        super().__init__(f"{problem}: the role lacks {action}" if action else problem, status)
+        self.action = action
+
+    @property
+    def hits_the_deployment(self) -> bool:
+        """True if other calls of the deployment fail as well. Files, batches and the like have actions of their own."""
+        return not self.action or "/deployments/" in self.action
 
 
 class Disconnected(AttemptFailed):
@@ -99,7 +111,8 @@ def failure_in_answer(
             spilled_to = _failed_spillover(target, headers)
             return AttemptFailed(f"status {status}", status, shown, spilled_to=spilled_to, charged=status == 408)
         case "ours":
-            return AccessDenied(f"status {status} {answers.error_code(body)}".rstrip(), status)
+            action = answers.missing_action(body)
+            return AccessDenied(f"status {status} {answers.error_code(body)}".rstrip(), status, action)
         case "ok" if status >= 300 or (complete and not _is_answer(call, response, body)):
             # Azure OpenAI never redirects: another server answers at that address.
             return InvalidAnswer(f"status {status}, but no answer of Azure OpenAI's", status)

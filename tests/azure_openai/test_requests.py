@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.azure_openai import answers, backend_requests, operations
-from shared.azure_openai.answers import classify, retry_after
+from shared.azure_openai.answers import classify, missing_action, retry_after
 from shared.azure_openai.backend_requests import upstream_request
 from shared.azure_openai.json_body import rewrite, top_level
 from shared.azure_openai.operations import OPERATIONS, match
@@ -420,6 +420,25 @@ def test_a_duplicate_key_is_rejected(body: bytes) -> None:
 )
 def test_an_answer_is_classified_by_the_party_at_fault(status: int, body: bytes, kind: str) -> None:
     assert classify(status, body) == kind
+
+
+@pytest.mark.parametrize(
+    ("message", "action"),
+    [
+        (
+            "The principal lacks the required data action `Microsoft.CognitiveServices/accounts/OpenAI/files/write` "
+            "to perform `POST /openai/files` operation.",
+            "Microsoft.CognitiveServices/accounts/OpenAI/files/write",
+        ),
+        (
+            "lacks data action Microsoft.CognitiveServices/accounts/x/read.",
+            "Microsoft.CognitiveServices/accounts/x/read",
+        ),
+        ("Access denied due to Virtual Network/Firewall rules.", ""),
+    ],
+)
+def test_the_data_action_that_a_role_lacks_is_read(message: str, action: str) -> None:
+    assert missing_action(json.dumps({"error": {"code": "PermissionDenied", "message": message}}).encode()) == action
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ _WORD = re.compile(rb'"(?:content|delta)":"((?:[^"\\]|\\.)+)"')
 
 
 class Stream(msgspec.Struct):
-    """What a caller asked for, and what it saw. `leave`: it hangs up after so many words."""
+    """The request of a caller, and its answer. `leave`: it hangs up after so many words."""
 
     key: str
     model: str
