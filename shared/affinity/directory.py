@@ -120,11 +120,11 @@ class ObjectDirectory:
         """
         writing = []
         for reference, pending in objects.items():
+            location = Location(backend, consumer, pending, checked)
             if (owned := self._cached(reference, consumer)) is not None:
-                _alert_of_foreign(reference, consumer, owned)
+                _alert_of_foreign(reference, location, owned)
                 continue
             if (reference, consumer) not in self._claims:
-                location = Location(backend, consumer, pending, checked)
                 task = self._writing.start(_retry(reference.id, partial(self._claim, reference, location)))
                 self._claims[reference, consumer] = location, task
                 task.add_done_callback(partial(self._end_claim, (reference, consumer)))
@@ -133,7 +133,7 @@ class ObjectDirectory:
 
     async def _claim(self, reference: Reference, location: Location) -> None:
         owned = await self._rows.write(reference, location)
-        _alert_of_foreign(reference, location.consumer, owned)
+        _alert_of_foreign(reference, location, owned)
         self._cache(reference, owned)
 
     def _end_claim(self, claim: tuple[Reference, str], _: asyncio.Task[None]) -> None:
@@ -235,15 +235,16 @@ async def drop_old(store: Store) -> None:
             await store.drop(name)
 
 
-def _alert_of_foreign(reference: Reference, consumer: str, owned: Location) -> None:
-    """Log an answer that names an object of another consumer's: no backend should give one."""
-    if owned.consumer not in (consumer, NOBODY) and consumer != NOBODY:
+def _alert_of_foreign(reference: Reference, claimed: Location, owned: Location) -> None:
+    """Log an answer that names an object of another consumer: no backend should give one."""
+    if claimed.consumer != NOBODY and owned.consumer not in (claimed.consumer, NOBODY):
         logger.error(
-            "ALERT the backend %s names %s %s to the consumer %s: it is another consumer's and stays so",
-            owned.backend,
+            "ALERT the backend %s names %s %s to the consumer %s, but it belongs to another, on %s: nothing is recorded",
+            claimed.backend,
             reference.kind.replace("_", " "),
             reference.id[:128],
-            consumer,
+            claimed.consumer,
+            owned.backend,
         )
 
 

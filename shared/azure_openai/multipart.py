@@ -75,8 +75,8 @@ class FormFields:
         longest: int = _MAX_VALUE,
         noted: frozenset[bytes] = frozenset(),
     ) -> None:
-        """`longest`: bytes that a required value may have. `noted`: fields that are read as well, but for which no
-        body is rejected: of several the first counts, and one that is too long is ignored."""
+        """`longest`: bytes that a required value may have. `noted`: fields that are read as well: of several
+        the first counts, and one that is too long is ignored."""
         self.values: dict[bytes, Field] = {}
         self.closed = False  # the last part has ended
         self.required = set(required)
