@@ -239,7 +239,7 @@ def _alert_of_foreign(reference: Reference, claimed: Location, owned: Location) 
     """Log an answer that names an object of another consumer: no backend should give one."""
     if claimed.consumer != NOBODY and owned.consumer not in (claimed.consumer, NOBODY):
         logger.error(
-            "ALERT the backend %s names %s %s to the consumer %s, but it belongs to another, on %s: nothing is recorded",
+            "ALERT the backend %s names %s %s to the consumer %s, but it is another's, on %s: nothing is recorded",
             claimed.backend,
             reference.kind.replace("_", " "),
             reference.id[:128],
