@@ -19,13 +19,23 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from shared.storage import Properties, Row, Table, Value
-from shared.storage.memory import MemoryStore
 from shared.storage.names import USAGE_AGGREGATES
 from shared.usage import aggregates, hours
 from shared.usage._hour_fold import GRACE
 from shared.usage.aggregates import Counts, Dimensions, Fold
-from shared.usage.rollup import LEASE, RollupLock, Summary, Watermarks, note_late, roll_up, watermarks
+from shared.usage.rollup import (
+    LEASE,
+    OVERDUE,
+    RollupLock,
+    Summary,
+    Watermarks,
+    note_late,
+    overdue,
+    roll_up,
+    watermarks,
+)
 from tests.harness.folding import fold_rows
+from tests.harness.memory_store import MemoryStore
 
 START = hours.from_label("2026013122")  # two hours before a new day, which begins a month
 SPAN = 4  # hours in which requests begin
@@ -674,6 +684,20 @@ async def test_an_interrupted_pass_is_continued_and_not_repeated() -> None:
     account.now += LEASE
     assert (await roll_up(account.store)).rows_read == 2
     assert await account.tokens("m-202602") == (30, 0)
+
+
+async def test_a_pass_is_overdue_ten_minutes_after_the_end_of_the_last_one() -> None:
+    account = Account("2026020110")
+    assert await overdue(account.store)
+    await roll_up(account.store)
+    account.now += OVERDUE
+    assert not await overdue(account.store)
+    account.now += 1
+    assert await overdue(account.store)
+    assert await RollupLock(account.store, "at work").acquire()
+    assert not await overdue(account.store)
+    account.now += LEASE + OVERDUE + 1  # it was killed
+    assert await overdue(account.store)
 
 
 async def test_one_of_two_instances_works_and_releases_the_lease() -> None:
