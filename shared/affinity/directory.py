@@ -45,8 +45,8 @@ class ObjectDirectory:
         self._objects: _Cache = LruDict(_CACHED)  # by kind and id
         self._items: _Cache = LruDict(_CACHED)  # by consumer and id
         self._absent = LruDict[Reference, float](1000)
+        self._claimed = LruDict[Reference, None](_CACHED)  # by calls of this process
         self._writing = Tasks()
-        self._paid = LruDict[Reference, None](_CACHED)  # objects whose usage this instance has charged
         self._claims: dict[tuple[Reference, str], tuple[Location, asyncio.Task[None]]] = {}  # rows being inserted
 
     async def bind(self, consumer: Consumer, call: Call, model: str) -> Binding:
@@ -153,18 +153,18 @@ class ObjectDirectory:
     async def claim_charge(self, reference: Reference) -> bool:
         """Return True for the first call, on any instance, that receives the usage of an object: that call pays."""
         location = self._cached(reference, NOBODY)
+        if reference in self._claimed or (location is not None and not location.pending):
+            return False
+        self._claimed[reference] = None
         claim = next((claim for (claimed, _), claim in self._claims.items() if claimed == reference), None)
         if location is None and claim is not None:
             location, task = claim
             await asyncio.wait((task,), timeout=_MOST_WAIT)  # for the row, which bars the other instances
-        if location is None:
-            async with time_limit():
-                location = await self._read(reference, NOBODY)
-        if location is None or not location.pending or reference in self._paid:
-            return False
-        self._paid[reference] = None
         try:
-            return await self._rows.claim_charge(reference)
+            if location is None:
+                async with time_limit():
+                    location = await self._read(reference, NOBODY)
+            return location is not None and location.pending and await self._rows.claim_charge(reference)
         except StoreUnavailable as error:
             logger.warning("the usage of %s is charged without the table: %s", reference.id, error)
             return True
