@@ -7,6 +7,8 @@ GatewayError                    500     internal_error
 ├── AddressNotAllowed           403     address_not_allowed
 ├── RegionNotAllowed            403     region_not_allowed
 ├── PinNotAllowed               403     pin_not_allowed
+├── WholeAccountNotAllowed      403     whole_account_not_allowed
+├── UnmeteredOperation          403     unmetered_operation
 ├── QuotaExceeded               403     quota_exceeded
 │   └── BudgetExceeded          403     budget_exceeded
 ├── ModelWithoutPrice           403     model_without_price
@@ -109,6 +111,14 @@ class RegionNotAllowed(GatewayError):
 
 class PinNotAllowed(GatewayError):
     status, code, type = 403, "pin_not_allowed", "invalid_request_error"
+
+
+class WholeAccountNotAllowed(GatewayError):
+    status, code, type = 403, "whole_account_not_allowed", "invalid_request_error"
+
+
+class UnmeteredOperation(GatewayError):
+    status, code, type = 403, "unmetered_operation", "invalid_request_error"
 
 
 class QuotaExceeded(GatewayError):

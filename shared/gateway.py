@@ -19,6 +19,7 @@ from shared.auth.authenticator import Authenticator
 from shared.azure_openai import operations
 from shared.config.document import Configuration
 from shared.errors import GatewayError
+from shared.limits import unmetered
 from shared.limits.admission import Admission
 from shared.limits.limiter import Limiter, Reservation
 from shared.management.api import ManagementApi
@@ -59,6 +60,7 @@ class Gateway:
         self._planner = planner
         self._dispatcher = dispatcher
         self._accounting = accounting
+        self._configuration = configuration
         self._bounds = Bounds.of(configuration)
         self._buffers = Buffers(_BODIES_AT_ONCE * configuration.max_request_bytes)
         self._heartbeat = configuration.heartbeat_seconds
@@ -115,6 +117,7 @@ class Gateway:
         try:
             arriving = Arriving(admission.arrive, self._buffers.open(consumer.id), self._bounds)
             call, upload = await read_call(request, headers, received.method, received.path, arriving)
+            unmetered.check(consumer, call, self._configuration)
             reservation = await admission.reserve(call)
             response = await self._answer(request, received, consumer, call, upload, reservation, headers)
         except BaseException as error:

@@ -25,12 +25,14 @@ class Target(msgspec.Struct, frozen=True):
 class Access(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """The regions and data zones that a consumer may use; None: any. If both are given, both apply.
 
-    `pin`: it may choose the backend. `explain`: it may see routing decisions, and so the names of backends."""
+    `pin`: it may choose the backend. `explain`: it may see routing decisions, and so the names of backends.
+    `whole_account`: it may use operations that read the objects of all consumers."""
 
     regions: frozenset[str] | None = None
     data_zones: frozenset[str] | None = None
     pin: bool = False
     explain: bool = False
+    whole_account: bool = False
 
     def allows(self, backend: Backend) -> bool:
         return (self.regions is None or backend.region in self.regions) and (
@@ -118,9 +120,10 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     did not request the stream's usage chunk, so it must not see it. `input_estimate` and `max_output_tokens` are
     tokens; the latter is None if the caller set no limit.
 
-    `references` are the objects named in path and body. `makes` is the kind of object that the call creates at the
-    backend, or "". `background`: the answer is still being generated when the call ends. `seals`: the answer has
-    content that only its backend can open, or parts that later calls name by their ids.
+    `references` are the objects named in path and body; `brought` are the ids of items that the body has whole. `makes`
+    is the kind of object that the call creates at the backend, or "". `background`: the answer is still being generated
+    when the call ends. `seals`: the answer has content that only its backend can open, or parts that later calls name
+    by their ids.
     """
 
     operation: Operation
@@ -143,6 +146,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     headers: dict[str, str] = {}
     system: str = ""
     references: tuple[Reference, ...] = ()
+    brought: frozenset[str] = frozenset()
     makes: str = ""
     seals: bool = False
 

@@ -30,11 +30,13 @@ _WAIT = 2.5  # seconds that a call waits for the table, where the alternative is
 
 
 class Location(msgspec.Struct, frozen=True):
-    """The backend and the consumer of an object. `pending`: its usage is not known yet, so nobody has paid for it."""
+    """The backend and the consumer of an object. `pending`: its usage is not known yet, so nobody has paid for it.
+    `checked`: it is a file whose lines, as those of a batch, name no object."""
 
     backend: str
     consumer: str
     pending: bool = False
+    checked: bool = False
 
 
 class ObjectRows:
@@ -52,23 +54,31 @@ class ObjectRows:
             rows = await asyncio.gather(*(table.get(partition, reference.id) for table in self._tables(kind)))
         except ValueError:  # no row can have such a key
             return None
-        for row in rows:
+        for row in reversed(rows):  # the oldest is its maker's
             if row is not None and row.properties.get("kind") == kind:
-                about = row.properties
-                return Location(
-                    str(about.get("backend", "")), str(about.get("consumer", "")), bool(about.get("pending"))
-                )
+                return _location(row)
         return None
 
-    async def write(self, reference: Reference, location: Location) -> None:
-        """Insert the rows of an object. One that has an owner keeps it."""
-        table, kind = self._tables(reference.kind)[0], reference.kind
+    async def write(self, reference: Reference, location: Location) -> Location:
+        """Insert the rows of an object, unless it has an owner. Return its location, with the owner that it has."""
+        (table, *older), kind, partition = self._tables(reference.kind), reference.kind, partition_of(reference.id)
         row: dict[str, str | bool] = {"backend": location.backend, "consumer": location.consumer, "kind": kind}
         if location.pending:
             row["pending"] = True
-        await table.put(partition_of(reference.id), reference.id, row, None)
+        if location.checked:
+            row["checked"] = True
+        inserted, earlier = await asyncio.gather(
+            table.put(partition, reference.id, row, None),
+            asyncio.gather(*(one.get(partition, reference.id) for one in older)),
+        )
+        rows = [one for one in reversed(earlier) if one is not None]
+        if not rows and inserted is None and (own := await table.get(partition, reference.id)) is not None:
+            rows = [own]
+        if rows and (owned := _location(rows[0])).consumer != location.consumer:
+            return owned
         if KINDS[kind].listed and location.consumer != NOBODY:
             await table.merge(f"own-{location.consumer}-{kind}", {reference.id: {"backend": location.backend}})
+        return location
 
     async def write_items(self, consumer: str, backend: str, ids: Iterable[str]) -> None:
         """Write the rows of items, in as few transactions as possible."""
@@ -98,7 +108,7 @@ class ObjectRows:
             rows.append(row)
             return {**row.properties, "pending": False, "payer": payer} if row.properties.get("pending") else None
 
-        for table in self._tables(reference.kind):
+        for table in reversed(self._tables(reference.kind)):
             if await update(table, partition_of(reference.id), reference.id, claim) is not None:
                 return True
             if rows:
@@ -118,6 +128,16 @@ class ObjectRows:
         now = self._store.now()
         months = dict.fromkeys(f"{datetime.fromtimestamp(now - age, UTC):%Y%m}" for age in (0.0, 15 * DAY, 31 * DAY))
         return [self._store.table(f"{names.AFFINITY}{month}") for month in months]
+
+
+def _location(row: Row) -> Location:
+    about = row.properties
+    return Location(
+        str(about.get("backend", "")),
+        str(about.get("consumer", "")),
+        pending=bool(about.get("pending")),
+        checked=bool(about.get("checked")),
+    )
 
 
 def partition_of(row_id: str) -> str:

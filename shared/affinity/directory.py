@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 
+from shared.affinity import whole_account
 from shared.affinity._homes import Homes
 from shared.affinity._rows import DAY, NOBODY, Location, ObjectRows, time_limit
 from shared.azure_openai.references import ITEMS, KINDS
@@ -22,6 +23,7 @@ _MAY_MOVE = frozenset(("response", "chat_completion"))  # few refer to them, so 
 
 _CACHED = 20_000  # objects, and as many items; about 400 bytes each
 _AT_ONCE = 8  # objects of one call that are read at a time, each from up to three tables
+_MOST_WAIT = 2.0  # seconds for the row of an object to be inserted before its usage is charged
 _FIRST_PAUSE, _LONGEST_PAUSE, _TRIES = 0.1, 5.0, 100
 _ABSENT_FOR = 60.0  # seconds for which an id that no backend has is not asked for again
 
@@ -45,16 +47,20 @@ class ObjectDirectory:
         self._absent = LruDict[Reference, float](1000)
         self._claimed = LruDict[Reference, None](_CACHED)  # by calls of this process
         self._writing = Tasks()
+        self._claims: dict[tuple[Reference, str], tuple[Location, asyncio.Task[None]]] = {}  # rows being inserted
 
     async def bind(self, consumer: Consumer, call: Call, model: str) -> Binding:
         """Return the backends to which a call may go because of the objects that it names or makes. `model`: its
         configured name, or "".
 
         Raises `StateNotFound` for an object that is unknown or another consumer's, `StateConflict` for objects of
-        several backends, and `StateUnavailable` if their backend is no longer configured.
+        several backends, `StateUnavailable` if their backend is no longer configured, and what `whole_account.check`
+        raises.
         """
         holders: dict[str, Reference] = {}
-        for reference, location in (await self.locate(consumer, call.references)).items():
+        locations = await self.locate(consumer, call.references)
+        whole_account.check(consumer, call, locations)
+        for reference, location in locations.items():
             holders.setdefault(location.backend, reference)
         if not holders:
             if not (call.makes or call.operation.lists) and call.model:
@@ -104,28 +110,44 @@ class ObjectDirectory:
             return await self._rows.owned(consumer.id, kind)
 
     def record(
-        self, consumer: str, backend: str, objects: Mapping[Reference, bool], named: Iterable[Reference] = ()
+        self, consumer: str, backend: str, objects: Mapping[Reference, bool], *, checked: bool = False
     ) -> list[asyncio.Task[None]]:
         """Record the owner and the backend of objects; the value is True if the usage of the object is still to come.
+        `checked`: see `Location`.
 
-        The memory has them at once, the table when the tasks are done. Objects that the call has `named` are left as
-        they are.
+        The object is the consumer's, in memory too, once its row is inserted: when the task is done. One that has an
+        owner keeps it.
         """
-        skipped, writing = {reference.id for reference in named}, []
+        writing = []
         for reference, pending in objects.items():
-            if reference.id in skipped or self._cached(reference, consumer):
+            location = Location(backend, consumer, pending, checked)
+            if (owned := self._cached(reference, consumer)) is not None:
+                _alert_of_foreign(reference, location, owned)
                 continue
-            location = Location(backend, consumer, pending)
-            self._cache(reference, location)
-            writing.append(self._writing.start(_retry(reference.id, partial(self._rows.write, reference, location))))
+            if (reference, consumer) not in self._claims:
+                task = self._writing.start(_retry(reference.id, partial(self._claim, reference, location)))
+                self._claims[reference, consumer] = location, task
+                task.add_done_callback(partial(self._end_claim, (reference, consumer)))
+            writing.append(self._claims[reference, consumer][1])
         return writing
+
+    async def _claim(self, reference: Reference, location: Location) -> None:
+        owned = await self._rows.write(reference, location)
+        _alert_of_foreign(reference, location, owned)
+        self._cache(reference, owned)
+
+    def _end_claim(self, claim: tuple[Reference, str], _: asyncio.Task[None]) -> None:
+        del self._claims[claim]
 
     def record_items(self, consumer: str, backend: str, ids: Iterable[str]) -> list[asyncio.Task[None]]:
         """Record items of responses and conversations likewise. There are many, and only their consumer needs them."""
         new = [item for item in ids if (consumer, item) not in self._items]
-        for item in new:
-            self._cache(Reference("item", item), Location(backend, consumer))
-        write = partial(self._rows.write_items, consumer, backend, new)
+
+        async def write() -> None:
+            await self._rows.write_items(consumer, backend, new)
+            for item in new:
+                self._cache(Reference("item", item), Location(backend, consumer))
+
         return [self._writing.start(_retry(new[0], write))] if new else []
 
     async def claim_charge(self, reference: Reference) -> bool:
@@ -134,6 +156,10 @@ class ObjectDirectory:
         if reference in self._claimed or (location is not None and not location.pending):
             return False
         self._claimed[reference] = None
+        claim = next((claim for (claimed, _), claim in self._claims.items() if claimed == reference), None)
+        if location is None and claim is not None:
+            location, task = claim
+            await asyncio.wait((task,), timeout=_MOST_WAIT)  # for the row, which bars the other instances
         try:
             if location is None:
                 async with time_limit():
@@ -207,6 +233,19 @@ async def drop_old(store: Store) -> None:
     for name in await store.names(f"{names.AFFINITY}2"):
         if name < oldest:
             await store.drop(name)
+
+
+def _alert_of_foreign(reference: Reference, claimed: Location, owned: Location) -> None:
+    """Log an answer that names an object of another consumer: no backend should give one."""
+    if claimed.consumer != NOBODY and owned.consumer not in (claimed.consumer, NOBODY):
+        logger.error(
+            "ALERT the backend %s names %s %s to the consumer %s, but it is another's, on %s: nothing is recorded",
+            claimed.backend,
+            reference.kind.replace("_", " "),
+            reference.id[:128],
+            claimed.consumer,
+            owned.backend,
+        )
 
 
 def _visible(consumer: Consumer, reference: Reference, location: Location | None) -> dict[Reference, Location]:

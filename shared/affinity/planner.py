@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from shared.affinity.directory import ObjectDirectory
+from shared.azure_openai import model_paths
 from shared.routing import preferences
 from shared.routing.router import Router
 from shared.types import UNBOUND, Binding, Call, Consumer, Plan
@@ -24,6 +25,9 @@ class Planner:
         if call.operation.local:
             model = self._router.shown(consumer, call.model) if call.model else ""
             return Plan(model=model, targets=[]), UNBOUND
+        if consumer.models is not None:
+            for name in model_paths.named(call):
+                self._router.model(consumer, name)
         preferred = preferences.parse(headers)
         binding = UNBOUND
         if call.stateful:

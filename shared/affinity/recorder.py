@@ -11,7 +11,11 @@ from shared.azure_openai.metering import UNFINISHED
 from shared.types import Call, Consumer, Reference
 
 _MOST_WAIT = 2.0  # seconds that an answer is held back for its rows
-_WITH_ITEMS = ("responses.", "conversations.items.")  # answers that list items, in `output` or in `data`
+# Answers with items that their backend made, in `output` or in `data`. Lists have those of callers as well, under ids
+# that a caller may have chosen.
+_WITH_ITEMS = frozenset(
+    ("responses.create", "responses.get", "responses.cancel", "responses.compact", "conversations.items.create")
+)
 _NONE = msgspec.Raw(b"[]")
 
 
@@ -40,10 +44,12 @@ class ObjectRecorder:
 
     `deferred`: the work may go on when the call has ended, and is charged to the first call that receives its usage
     (`DeferredCharge`). `charged`: the object whose usage the answer reports; `finished`: this call made it, complete,
-    so that no other call knows it.
+    so that no other call knows it. `checked`: the lines of the uploaded file name no object.
     """
 
-    def __init__(self, directory: ObjectDirectory, consumer: Consumer, call: Call, backend: str) -> None:
+    def __init__(
+        self, directory: ObjectDirectory, consumer: Consumer, call: Call, backend: str, *, checked: bool = False
+    ) -> None:
         self.directory = directory
         self.deferred = call.background or call.operation.metered == "once"
         self.charged: Reference | None = None
@@ -51,7 +57,10 @@ class ObjectRecorder:
         self._consumer = consumer
         self._call = call
         self._backend = backend
-        self._lists_items = call.operation.name.startswith(_WITH_ITEMS)
+        self._checked = checked
+        self._lists_items = call.operation.name in _WITH_ITEMS
+        # The answer may repeat what the request brought, which makes nobody its owner.
+        self._brought = call.brought.union(reference.id for reference in call.references)
         self._writing: list[asyncio.Task[None]] = []
 
     def answer(self, status: int, body: bytes, location: str = "") -> None:
@@ -108,9 +117,10 @@ class ObjectRecorder:
     def _record(self, objects: dict[Reference, bool], body: bytes) -> None:
         mentioned = references.in_answer(body, self._call.operation.name)
         objects |= {reference: False for reference in mentioned if reference not in objects}
-        if objects:
-            self._writing += self.directory.record(self._consumer.id, self._backend, objects, self._call.references)
+        if new := {reference: pending for reference, pending in objects.items() if reference.id not in self._brought}:
+            self._writing += self.directory.record(self._consumer.id, self._backend, new, checked=self._checked)
 
     def _record_items(self, about: _Object) -> None:
         if self._lists_items and (ids := [*references.items(about.output), *references.items(about.data)]):
-            self._writing += self.directory.record_items(self._consumer.id, self._backend, ids)
+            new = [item for item in ids if item not in self._brought]
+            self._writing += self.directory.record_items(self._consumer.id, self._backend, new)

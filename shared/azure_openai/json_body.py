@@ -38,6 +38,7 @@ class JsonFields:
     def __init__(self, body: bytes, values: Mapping[str, slice]) -> None:
         self._body = body
         self._values = values
+        self._in_other_case = {key.lower(): key for key in values if not key.islower()}
 
     def __contains__(self, name: str) -> bool:
         return name in self._values
@@ -46,10 +47,17 @@ class JsonFields:
         """The fields of the object in an optional field; empty if it is absent or null. Raises `InvalidRequest` for
         another type."""
         place = self._values.get(name)
+        if place is None:
+            self.get(name, dict, "a JSON object")
         inner = self._body[place] if place else b"null"
         if inner[:1] != b"{" and inner != b"null":
             raise InvalidRequest(f"The field `{name}` has the wrong type: expected a JSON object.", param=name)
         return JsonFields(inner, top_level(inner) if inner != b"null" else {})
+
+    def raw(self, name: str) -> bytes:
+        """The bytes of an optional field; empty if it is absent."""
+        place = self._values.get(name)
+        return self._body[place] if place is not None else b""
 
     def tokens(self, name: str) -> int | None:
         """The value of an optional field that counts tokens. `100.0` is an integer, too: some languages write it so."""
@@ -59,9 +67,12 @@ class JsonFields:
         return None if value is None else int(value)
 
     def get[T](self, name: str, kind: type[T], expected: str) -> T | None:
-        """The value of an optional field; null counts as absent. Raises `InvalidRequest` for another type."""
+        """The value of an optional field; null counts as absent. Raises `InvalidRequest` for another type, and for a
+        name in another case, which some readers take for the same."""
         place = self._values.get(name)
         if place is None:
+            if (other := self._in_other_case.get(name)) is not None:
+                raise InvalidRequest(f"The field `{other}` is misspelt: expected `{name}`.", param=name)
             return None
         if place.stop - place.start > _LONGEST_VALUE:
             raise InvalidRequest(f"The field `{name}` is too long: expected {expected}.", param=name)
@@ -74,7 +85,8 @@ class JsonFields:
 
 def top_level(body: bytes) -> dict[str, slice]:
     """The positions of the values at the top level of a JSON object, by key (20 µs for 100 kB). Raises `InvalidRequest`
-    if the body is not a JSON object, or has a key twice: two readers of such a body may see two different requests.
+    if the body is not a JSON object, or has a key twice, be it in two cases: two readers of such a body may see two
+    different requests.
 
     The decoder skips the values and returns them in the order of their keys, so each stands right behind the next key:
     no value has to be searched.
@@ -103,6 +115,8 @@ def top_level(body: bytes) -> dict[str, slice]:
         values[key] = slice(before.end(), position)
     if len(values) < len(fields) or not _OBJECT_END.fullmatch(body, position):
         raise InvalidRequest("The body has a key twice at its top level.")
+    if len({key.lower() for key in values}) < len(values):
+        raise InvalidRequest("The body has a key twice at its top level, in two cases: leave one of the two out.")
     return values
 
 

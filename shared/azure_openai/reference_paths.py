@@ -87,7 +87,11 @@ _RESOURCES: Shape = {
     "file_search": {"vector_store_ids": "vector_store", "vector_stores": _FILES},
 }
 _ASSISTANT: Shape = {"tool_resources": _RESOURCES, **_FILES}
-_MESSAGE: Shape = {"attachments": _FILE, "content": {"image_file": _FILE}, **_FILES}
+_MESSAGE: Shape = {
+    "attachments": _FILE,
+    "content": {"image_file": _FILE, "text": {"annotations": {"file_path": _FILE, "file_citation": _FILE}}},
+    **_FILES,
+}
 _THREAD: Shape = {"messages": _MESSAGE, "tool_resources": _RESOURCES}
 
 _IMAGE: Shape = {"images": _FILE, "image": _FILE, "mask": _FILE}  # in JSON; a form has the pictures themselves

@@ -60,17 +60,26 @@ _INSIDE_A_CONTAINER = "cfile_"  # such files are named together with their conta
 _ESCAPED = re.compile(rb"\\u00[2-7]")  # a key may be written with escapes, too
 
 
-def in_body(body: bytes, operation: str, outline: Outline | None = None) -> tuple[Reference, ...]:
-    """Return the objects that the body of a call names, each once. `outline`: that of a large body.
+_BROUGHT = "brought"  # the kind of an item that has its content with it: no object of the backend, whatever its id
+
+
+def in_request(
+    body: bytes, operation: str, outline: Outline | None = None
+) -> tuple[tuple[Reference, ...], frozenset[str]]:
+    """Return the objects that the body of a call names, each once, and the ids of the items that it has whole.
+    `outline`: that of a large body.
 
     Raises `InvalidRequest` (400) for a key that stands twice, `RecursionError` for a body that is nested too deeply,
     and `ValueError` for one with a number of thousands of digits.
     """
     shape = REQUESTS.get(operation)
     if shape is None or (outline is None and not (_keys(operation).search(body) or _ESCAPED.search(body))):
-        return ()
-    text = body.decode("utf-8-sig", "replace") if outline is None else outline.take()
-    return tuple(dict.fromkeys(_walk(_DECODE(text), shape)))
+        return (), frozenset()
+    read = dict.fromkeys(walk(decode(body) if outline is None else _DECODE(outline.take()), shape))
+    return (
+        tuple(reference for reference in read if reference.kind != _BROUGHT),
+        frozenset(reference.id for reference in read if reference.kind == _BROUGHT),
+    )
 
 
 def in_answer(answer: bytes, operation: str) -> tuple[Reference, ...]:
@@ -79,7 +88,7 @@ def in_answer(answer: bytes, operation: str) -> tuple[Reference, ...]:
     if shape is None or not _keys_of_answer(operation).search(answer):
         return ()
     try:
-        references = dict.fromkeys(_walk(_DECODE(answer.decode("utf-8", "replace")), shape))
+        references = dict.fromkeys(walk(decode(answer), shape))
     except (ValueError, RecursionError, InvalidRequest):
         return ()
     return tuple(reference for reference in references if _ID.fullmatch(reference.id))
@@ -141,7 +150,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _DECODE = json.JSONDecoder(object_pairs_hook=_object).decode
 
 
-def _walk(value: Any, shape: Shape) -> Iterator[Reference]:
+def decode(body: bytes) -> Any:
+    """A JSON value. Raises `InvalidRequest` for a key that stands twice, `RecursionError` and `ValueError`."""
+    return _DECODE(body.decode("utf-8-sig", "replace"))
+
+
+def walk(value: Any, shape: Shape) -> Iterator[Reference]:
     """The references in an object of this shape, or in each of a list. Backends may read keys in any case."""
     for one in value if isinstance(value, list) else (value,):
         if not isinstance(one, dict):
@@ -157,7 +171,7 @@ def _walk(value: Any, shape: Shape) -> Iterator[Reference]:
             if kind:
                 yield from _ids(kind, inner)
             if below:
-                yield from _walk(inner, below)
+                yield from walk(inner, below)
 
 
 def _lowered(value: dict[str, Any]) -> dict[str, Any]:
@@ -168,13 +182,13 @@ def _lowered(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _kind_of_item(item: Mapping[str, Any]) -> str:
-    """The kind of object that the id of an item names: "" where the item has its content with it."""
+    """The kind of object that the id of an item names."""
     type_ = item.get("type") or ("message" if item.get("role") else "")
     if not isinstance(type_, str):
         return "item"
     if type_ in SEALED:
         return "sealed" if item.get("encrypted_content") else "item"
-    return "" if any(item.get(key) for key in CONTENT.get(type_, ())) else "item"
+    return _BROUGHT if any(item.get(key) for key in CONTENT.get(type_, ())) else "item"
 
 
 def _ids(kind: str, value: Any) -> Iterator[Reference]:

@@ -65,7 +65,11 @@ def parse_call(
 def parse_upload(route: Route, query: str, headers: Mapping[str, str], model: str | None, *, stream: bool) -> Call:
     """The call in a request with a multipart body. `model`, `stream`: the values of these fields, as far as they have
     arrived."""
-    call = msgspec.structs.replace(_bodiless(route, query, headers), stream=stream and route.operation.streams)
+    call = _bodiless(route, query, headers)
+    kind = multipart.content_type(multipart.boundary(headers.get("content-type", "")))
+    call = msgspec.structs.replace(
+        call, stream=stream and route.operation.streams, headers=call.headers | {"content-type": kind}
+    )
     if route.operation.model != "form":
         return msgspec.structs.replace(call, multipart=True)
     if not (call.model or model):
@@ -129,28 +133,30 @@ def _with_body(call: Call, body: bytes, outline: Outline | None) -> Call:
     stream = operation.streams and bool(fields.get("stream", bool, "true or false"))
     usage, integers, output, makes = {}, {}, None, operation.makes
     if operation.metered in ("tokens", "once"):
-        bounds = {name: fields.tokens(name) for name in _OUTPUT_BOUNDS if name in values}
+        bounds = {name: fields.tokens(name) for name in _OUTPUT_BOUNDS}
         output = max((bound for bound in bounds.values() if bound is not None), default=None)
         integers = _integers(bounds, body, values)
         usage = usage_edit(fields, call) if stream and operation.name in _WITH_USAGE_CHUNK else {}
     if makes in _STORED_IF:
         store = fields.get("store", bool, "true or false")
         makes = makes if (_STORED_IF[makes] if store is None else store) else ""
-    named_too = _named_objects(body, operation, outline) if operation.metered != "input" else ()
+    named_too, brought = _named_objects(body, operation, outline)
     return msgspec.structs.replace(
         call,
         model=model,
         body=body,
+        headers=call.headers | {"content-type": "application/json"},
         values=values,
         body_model=named,
         model_at=model_at,
         edits=usage | integers,
         stream=stream,
-        background="background" in values and fields.get("background", bool, "true or false") is True,
+        background=fields.get("background", bool, "true or false") is True,
         usage_injected=bool(usage),
         input_estimate=len(body) // 4 if operation.metered not in ("none", "once") else 0,
         max_output_tokens=output,
         references=(*call.references, *named_too) if named_too else call.references,
+        brought=brought,
         makes=makes,
         seals=_seals(operation, body, values),
     )
@@ -176,25 +182,31 @@ def _seals(operation: Operation, body: bytes, values: Mapping[str, slice]) -> bo
             return name == "responses.compact"
 
 
-def _named_objects(body: bytes, operation: Operation, outline: Outline | None = None) -> tuple[Reference, ...]:
+def _named_objects(
+    body: bytes, operation: Operation, outline: Outline | None = None
+) -> tuple[tuple[Reference, ...], frozenset[str]]:
+    """The objects that a body names, and the ids of the items that it brings."""
     try:
-        named = references.in_body(body, operation.name, outline)
+        named, brought = references.in_request(body, operation.name, outline)
     except RecursionError:
         raise InvalidRequest("The body is nested too deeply.") from None
     except ValueError:
         raise InvalidRequest("The body has a number of too many digits.") from None
     if len(named) > _MOST_REFERENCES:
         raise InvalidRequest(f"The body names more than {_MOST_REFERENCES} objects.")
-    return named
+    return named, brought
 
 
 def _with_offer(call: Call, body: bytes) -> Call:
     """The call in a WebRTC offer: a form with offer and session, or the offer alone, with the model in the query."""
     kind, values = call.headers.get("content-type", ""), {}
     if kind.lower().startswith("multipart/"):
-        fields = multipart.FormFields(multipart.boundary(kind), frozenset((b"session",)), _LARGEST_SESSION)
+        parting = multipart.boundary(kind)
+        kind = multipart.content_type(parting)
+        fields = multipart.FormFields(parting, (b"session",), _LARGEST_SESSION)
         for start in range(0, len(body), _LARGEST_SESSION):
             fields.feed(body[start : start + _LARGEST_SESSION])
+        fields.finish()
         if session := fields.values.get(b"session"):
             blanks = len(session.value) - len(session.value.lstrip(_BLANKS))
             values["session"] = slice(session.start + blanks, session.start + len(session.value))
@@ -202,6 +214,8 @@ def _with_offer(call: Call, body: bytes) -> Call:
         raise InvalidRequest(
             "The content-type is wrong: expected application/sdp, or multipart/form-data with `sdp` and `session`."
         )
+    else:
+        kind = "application/sdp"
     named, model_at = _named_model(call.operation, JsonFields(body, values))
     parameters = parse_qsl(call.query, keep_blank_values=True)
     in_query = next((value for name, value in parameters if name.lower() == "model"), None)
@@ -216,10 +230,11 @@ def _with_offer(call: Call, body: bytes) -> Call:
         model=named or in_query,
         query=urlencode([(name, value) for name, value in parameters if name.lower() != "model"]),
         body=body,
+        headers=call.headers | {"content-type": kind},
         values=values,
         body_model=named,
         model_at=model_at if named else IN_QUERY,
-        references=_named_objects(body[values["session"]], call.operation) if values else (),
+        references=_named_objects(body[values["session"]], call.operation)[0] if values else (),
     )
 
 

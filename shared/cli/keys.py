@@ -34,6 +34,13 @@ PinOption = Annotated[
 ExplainOption = Annotated[
     bool | None, typer.Option("--explain/--no-explain", help="Allow it to ask why a call went to a backend.")
 ]
+WholeAccountOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--whole-account/--no-whole-account",
+        help="Allow it batches and evals that may read the objects of all keys.",
+    ),
+]
 _PANEL = "Limits"
 LimitOption = Annotated[
     int | None, typer.Option(min=0, help="0: no limit, whatever the configuration says.", rich_help_panel=_PANEL)
@@ -64,6 +71,7 @@ def create(
     data_zones: DataZonesOption = None,
     pin: PinOption = None,
     explain: ExplainOption = None,
+    whole_account: WholeAccountOption = None,
     expires: Annotated[
         datetime | None, typer.Option(help="End of its validity, UTC.", formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
     ] = None,
@@ -83,7 +91,7 @@ def create(
 ) -> None:
     """Create a consumer and its first key, which is shown once."""
     limits = _limits(context)
-    access = _access(ANYWHERE, regions, data_zones, pin, explain)
+    access = _access(ANYWHERE, regions, data_zones, pin, explain, whole_account)
     name = name.strip()
     if not name or len(name) > 128 or not name.isprintable():
         fail("NAME: expected 1 to 128 printable characters")
@@ -114,6 +122,7 @@ def change(
     data_zones: DataZonesOption = None,
     pin: PinOption = None,
     explain: ExplainOption = None,
+    whole_account: WholeAccountOption = None,
     model: Annotated[str, typer.Option(help="Set the limits on this model, in addition to those of the key.")] = "",
     clear: Annotated[
         bool, typer.Option("--clear", help="Remove its limits first: those not given are as configured.")
@@ -145,7 +154,7 @@ def change(
         consumer = record.consumer
         old = consumer.model_limits.get(model, Limits()) if model else consumer.limits
         changed = scopes.merged(Limits() if clear else old, limits)
-        access = _access(consumer.access, regions, data_zones, pin, explain)
+        access = _access(consumer.access, regions, data_zones, pin, explain, whole_account)
         if moves := changed != old:
             await Consumers(store).change_limits(record, changed, model)
         if sources not in (None, consumer.addresses):
@@ -267,7 +276,14 @@ def _networks(text: str | None) -> tuple[str, ...] | None:
         fail(f"--addresses: expected networks such as 10.0.0.0/8, separated by commas, or any: {error}")
 
 
-def _access(old: Access, regions: str | None, data_zones: str | None, pin: bool | None, explain: bool | None) -> Access:
+def _access(
+    old: Access,
+    regions: str | None,
+    data_zones: str | None,
+    pin: bool | None,
+    explain: bool | None,
+    whole_account: bool | None,
+) -> Access:
     """A policy's access, changed by the options of a command."""
     return Access(
         regions=old.regions if regions is None else _places("--regions", regions, lambda backend: backend.region),
@@ -276,6 +292,7 @@ def _access(old: Access, regions: str | None, data_zones: str | None, pin: bool 
         else _places("--data-zones", data_zones, lambda backend: backend.data_zone),
         pin=old.pin if pin is None else pin,
         explain=old.explain if explain is None else explain,
+        whole_account=old.whole_account if whole_account is None else whole_account,
     )
 
 

@@ -75,6 +75,8 @@ async def _uploaded(
         model = None
         if route.operation.model != "form":
             upload.keep_for_retries(False)  # its objects bind it to one backend
+            if route.operation.name == "files.create":
+                upload.scan_lines()
             if route.operation.name == "containers.files.create":
                 upload.forbid("file_id")  # ids of files are checked in JSON only
         elif not (route.surface == "dated" and route.operation.on_deployment):

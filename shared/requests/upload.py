@@ -5,22 +5,26 @@ file, has not arrived.
 """
 
 import asyncio
+import logging
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 
 from starlette.types import Message, Receive
 
 from shared.azure_openai import multipart
+from shared.azure_openai.batch_lines import BatchLines
 from shared.errors import GatewayError, InvalidRequest, RequestTooLarge
 from shared.requests._deadline import BodyDeadline
 from shared.requests.buffers import Buffer
 from shared.requests.disconnect import CallerDisconnected
 from shared.requests.head import content_length
 
+logger = logging.getLogger("tollgate.uploads")
+
 _IN_MEMORY = 1024 * 1024  # bytes kept in memory; more are kept on disk
 _KEPT = 64 * 1024 * 1024  # bytes; larger bodies are not kept for retries
 _PIECE = 256 * 1024
-_STREAM = b"stream"
+_STREAM, _PURPOSE, _FILE = b"stream", b"purpose", b"file"
 
 
 class Upload:
@@ -29,23 +33,27 @@ class Upload:
     def __init__(
         self, receive: Receive, headers: Mapping[str, str], most: int, deadline: BodyDeadline, buffer: Buffer
     ) -> None:
-        """`most`: the largest body, in bytes; `buffer`: bounds what is kept. Raises `RequestTooLarge`."""
+        """`most`: the largest body, in bytes; `buffer`: bounds what is kept. Raises `RequestTooLarge`, and
+        `InvalidRequest` for a content-type without a boundary."""
         self._length = content_length(headers)
         self._most = most
         if self._length is not None and self._length > most:
             raise self._too_large()
-        self.content_type = headers.get("content-type", "")
-        self.error: BaseException | None = None  # set if the caller ended the body early
-        self.fields: multipart.FormFields | None = None
+        self.error: Exception | None = None  # the reason for which the body ended early, which is no backend's
+        self._parting = multipart.boundary(headers.get("content-type", ""))
+        self._fields = multipart.FormFields(self._parting, noted=frozenset((_STREAM, _PURPOSE)))
+        self._lines: BatchLines | None = None
+        self._scanned = 0  # bytes
         self._sought = b""
         self._forbidden = b""
         self._receive = receive
         self._deadline = deadline
         self._buffer = buffer
         self._received = 0
-        self._kept = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - closed by `close`
+        # Unbuffered, so that a full disk shows with the piece that it does not take. Closed by `close`.
+        self._kept = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY, buffering=0)  # noqa: SIM115
         self._keeps = True
-        self._sending = False  # somebody reads `stream`
+        self._passes_on = False  # each piece goes to a backend as it arrives
         self._over = asyncio.Event()  # set once nobody reads the body
         self._reading = asyncio.Lock()
         self._complete = False
@@ -60,7 +68,8 @@ class Upload:
     async def find(self, name: str, *, to_the_end: bool = False) -> str | None:
         """Read until a field has arrived, or to the end, and return its value; None if the body does not have it."""
         self._sought = name.encode()
-        fields = self._follow(self._sought)
+        self._fields.required.add(self._sought)
+        fields = self._fields
         while (self._sought not in fields.values or to_the_end) and await self._more():
             pass
         field = fields.values.get(self._sought)
@@ -72,17 +81,33 @@ class Upload:
     def forbid(self, name: str) -> None:
         """Reject the body if it has this field."""
         self._forbidden = name.encode()
-        self._follow(self._forbidden)
+        self._fields.required.add(self._forbidden)
+
+    def scan_lines(self) -> None:
+        """Scan the file as that of a batch, unless its purpose, which most clients send first, is another."""
+        self._lines = BatchLines()
+        self._fields.watched[_FILE] = self._scan
+
+    def _scan(self, piece: bytes) -> None:
+        purpose = self._fields.values.get(_PURPOSE)
+        if self._lines is not None and (purpose is None or purpose.value == b"batch"):
+            self._lines.feed(piece)
+            self._scanned += len(piece)
+
+    def lines_name_nothing(self) -> bool:
+        """Return True if the whole file has been scanned, and none of its lines names an object."""
+        if self._lines is None or not self._complete or self._fields.files != [_FILE] or not self._scanned:
+            return False
+        return self._lines.finish()
 
     async def begin(self) -> None:
         """Read the first piece: it has the short fields of most clients."""
-        self._follow()
         await self._more()
 
     @property
     def asks_for_stream(self) -> bool:
         """True if the fields so far ask for a streamed answer."""
-        field = self.fields.values.get(_STREAM) if self.fields else None
+        field = self._fields.values.get(_STREAM)
         return field is not None and field.value.strip().lower() in (b"true", b"1")
 
     @property
@@ -116,7 +141,6 @@ class Upload:
             start, removed = self._replaced() if model is not None else (0, 0)
             insertion = self._insertion(model) if model is not None else b""
             kept = self._received
-            self._sending = True
             while position < kept:
                 self._kept.seek(position)
                 piece = self._kept.read(min(_PIECE, kept - position))
@@ -124,10 +148,11 @@ class Upload:
                 position += len(piece)
             if model is not None and not kept:
                 yield insertion
+            self._passes_on = True
             while chunk := await self._more():
                 yield chunk
             self._sent()
-        except (GatewayError, CallerDisconnected) as error:
+        except Exception as error:
             self.error = error
             raise
 
@@ -149,6 +174,9 @@ class Upload:
                     self._over.set()
                 if chunk:
                     self._take(chunk)
+                if self._complete:
+                    self._fields.finish()
+                if chunk:
                     return chunk
             return b""
 
@@ -158,43 +186,49 @@ class Upload:
             raise self._too_large()
         if self._keeps:
             self._keep(chunk)
-        if self.fields is not None:
-            self.fields.feed(chunk)
-            if self._forbidden and self._forbidden in self.fields.values:
-                name = self._forbidden.decode()
-                raise InvalidRequest(f"Send `{name}` in a JSON body, not in a multipart one.", param=name)
+        self._fields.feed(chunk)
+        if self._received == self._length:
+            self._fields.finish()  # before the backend has the whole body, too
+        if self._forbidden and self._forbidden in self._fields.values:
+            name = self._forbidden.decode()
+            raise InvalidRequest(f"Send `{name}` in a JSON body, not in a multipart one.", param=name)
 
     def _keep(self, chunk: bytes) -> None:
-        """Keep a piece. Before it is sent, all must be kept; afterwards, less is kept than would be needed again."""
+        """Keep a piece. Before any is sent, all must be kept; afterwards a body that cannot be kept loses its retries
+        alone."""
         try:
             self._buffer.hold(len(chunk))
             if self._received > _KEPT:
                 raise InvalidRequest(
                     f"The first {_KEPT} bytes of the body do not settle its model: send short fields before the file."
                 )
+            self._write(chunk)
         except GatewayError:
-            if not self._sending:
+            if not self._passes_on:
                 raise
             self._keeps = False
-            return
-        self._kept.seek(0, 2)
-        self._kept.write(chunk)
 
-    def _follow(self, *names: bytes) -> multipart.FormFields:
-        parting = multipart.boundary(self.content_type)
-        self.fields = multipart.FormFields(parting, frozenset(names), noted=frozenset((_STREAM,)))
-        return self.fields
+    def _write(self, chunk: bytes) -> None:
+        """Write a piece. Raises `GatewayError` if the temporary directory is full."""
+        try:
+            before = self._kept.seek(0, 2)
+            self._kept.write(chunk)
+            problem = "" if self._kept.seek(0, 2) == before + len(chunk) else "no space"
+        except OSError as error:
+            problem = str(error)
+        if problem:
+            logger.error("an upload cannot be kept in the temporary directory: %s", problem)
+            raise GatewayError("No room is left to keep this upload. Put the field `model` before the file.")
 
     def _replaced(self) -> tuple[int, int]:
         """Return the position and length of the model's name; 0, 0 if there is none."""
-        field = self.fields.values.get(b"model") if self.fields else None
+        field = self._fields.values.get(b"model")
         return (field.start, len(field.value)) if field else (0, 0)
 
     def _insertion(self, model: bytes) -> bytes:
-        if self.fields is not None and b"model" in self.fields.values:
+        if b"model" in self._fields.values:
             return model
-        parting = multipart.boundary(self.content_type)
-        return b"--" + parting + b'\r\nContent-Disposition: form-data; name="model"\r\n\r\n' + model + b"\r\n"
+        return b"--" + self._parting + b'\r\nContent-Disposition: form-data; name="model"\r\n\r\n' + model + b"\r\n"
 
     def _too_large(self) -> RequestTooLarge:
         return RequestTooLarge(f"The request's body is larger than the gateway's limit of {self._most} bytes.")

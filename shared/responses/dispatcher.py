@@ -108,7 +108,8 @@ class Dispatcher:
             recorder = None
             if admitted.call.stateful:
                 backend = answer.target.backend.name
-                recorder = ObjectRecorder(self._directory, admitted.consumer, admitted.call, backend)
+                checked = admitted.upload is not None and admitted.upload.lines_name_nothing()
+                recorder = ObjectRecorder(self._directory, admitted.consumer, admitted.call, backend, checked=checked)
             return _relay(admitted, answer, forwarded.attempts, recorder), None
         except BaseException:
             answer.close()

@@ -1,6 +1,7 @@
 """Homes of new objects, locations of recorded ones, conflicts, adoption and rows, on tables in memory."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ from shared.azure_openai import operations, requests
 from shared.config import document
 from shared.config.document import Backend
 from shared.errors import StateConflict, StateNotFound, StateUnavailable, StoreUnavailable
-from shared.storage import Row
+from shared.storage import Properties, Row
 from shared.types import Call, Consumer, Reference
 from tests.harness.memory_store import MemoryStore, MemoryTable
 
@@ -45,6 +46,14 @@ class CountedTable(MemoryTable):
         await asyncio.sleep(counts.seconds)
         counts.reading -= 1
         return await super().get(partition, key)
+
+    async def put(self, partition: str, key: str, properties: Properties, etag: str | None) -> str | None:
+        await asyncio.sleep(self.counts.seconds)
+        return await super().put(partition, key, properties, etag)
+
+    async def merge(self, partition: str, rows: Mapping[str, Properties]) -> None:
+        await asyncio.sleep(self.counts.seconds)
+        await super().merge(partition, rows)
 
 
 def configuration(*names: str, adopts: bool = False, **models: list[str]) -> document.Configuration:
@@ -160,6 +169,56 @@ async def test_another_instance_knows_an_object_and_keeps_it_from_others() -> No
     await other.forget(ALICE, ONE)
     with pytest.raises(StateNotFound):
         await place(affinity(store, settings), ALICE, ONE)
+
+
+@pytest.mark.parametrize("reference", [ONE, Reference("container", "cntr_12345"), Reference("response", "resp_12345")])
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_an_object_that_another_consumer_owns_is_not_claimed_and_is_an_alert(
+    reference: Reference, elsewhere: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, settings = MemoryStore(), configuration("a", "b")
+    first = affinity(store, settings)
+    await known(first, ALICE, b=reference)
+    claiming = affinity(store, settings) if elsewhere else first
+    await known(claiming, BOB, a=reference)
+    assert f"ALERT the backend a names {reference.kind} {reference.id} to the consumer bob0000000" in caplog.text
+    for instance in (first, claiming, affinity(store, settings)):
+        assert (await place(instance, ALICE, reference)).backend == "b"
+        with pytest.raises(StateNotFound):
+            await place(instance, BOB, reference)
+        assert await instance.own(BOB, reference.kind) == {}
+
+
+async def test_an_object_of_an_earlier_month_keeps_its_owner() -> None:
+    seconds = 1_795_000_000.0
+    store, settings, response = (
+        MemoryStore(lambda: seconds),
+        configuration("a", "b"),
+        Reference("response", "resp_12345"),
+    )
+    await known(affinity(store, settings), ALICE, b=response)
+    seconds += 20 * 86_400  # the next month
+    await known(affinity(store, settings), BOB, a=response)
+    assert len(await store.names("affinity2")) == 2
+    with pytest.raises(StateNotFound):
+        await place(affinity(store, settings), BOB, response)
+    assert (await place(affinity(store, settings), ALICE, response)).backend == "b"
+
+
+async def test_an_object_is_nobodys_until_its_row_is_inserted() -> None:
+    store, settings = CountedStore(0.05), configuration("a")
+    found = affinity(store, settings)
+    item = Reference("item", "msg_12345")
+    writing = found.record(ALICE.id, "a", {ONE: False})
+    assert found.record(ALICE.id, "a", {ONE: False}) == writing  # one row is enough
+    writing += found.record_items(ALICE.id, "a", [item.id])
+    for reference in (ONE, item):
+        assert found._cached(reference, ALICE.id) is None
+    await asyncio.gather(*writing)
+    store.reads = 0
+    for reference in (ONE, item):
+        assert (await place(found, ALICE, reference)).backend == "a"
+    assert store.reads == 0
 
 
 async def test_responses_may_be_made_elsewhere_in_need_and_files_not() -> None:

@@ -10,10 +10,10 @@ from openai.types.responses.response_input_item_param import ResponseInputItemPa
 
 from shared.azure_openai.operations import OPERATIONS
 from shared.azure_openai.reference_paths import ANSWERS, CONTENT, REQUESTS, SEALED
-from shared.azure_openai.references import KINDS, in_body
+from shared.azure_openai.references import KINDS
 from shared.types import Operation, Reference
 from tests.harness import client_types
-from tests.harness.reference_bodies import places, planted
+from tests.harness.reference_bodies import in_body, places, planted
 
 FOREIGN = "foreign_12345"
 POSTS = [operation for operation in OPERATIONS if operation.method == "POST"]
@@ -153,3 +153,30 @@ def test_an_item_with_nothing_but_its_id_is_a_reference(name: str, operation: st
 def test_an_item_with_its_content_needs_no_owner(name: str, key: str) -> None:
     item: dict[str, Any] = {"type": name, "id": FOREIGN, key: "some"}
     assert FOREIGN not in {one.id for one in in_body(json.dumps({"input": [item]}).encode(), "responses.create")}
+
+
+REPEATED = {  # answers that repeat what a caller has put into an object, and the operations that put it there
+    "conversations.items.list": "conversations.items.create",
+    "conversations.items.get": "conversations.items.create",
+    "conversations.items.create": "conversations.items.create",
+    "responses.compact": "responses.compact",
+    "threads.messages.list": "threads.messages.create",
+    "threads.messages.get": "threads.messages.create",
+    "threads.messages.create": "threads.messages.create",
+    "threads.get": "threads.create",
+    "threads.create": "threads.create",
+    "threads.update": "threads.update",
+    "assistants.get": "assistants.create",
+    "assistants.create": "assistants.create",
+    "assistants.update": "assistants.update",
+}
+WRAPPED = {"data", "items", "input", "output"}
+
+
+@pytest.mark.parametrize("answer", REPEATED)
+def test_what_an_answer_repeats_is_checked_when_it_is_sent(answer: str) -> None:
+    def bare(path: tuple[str, ...]) -> tuple[str, ...]:
+        return path[1:] if path[0] in WRAPPED else path
+
+    checked = {(bare(path), kind) for path, kind in places(REQUESTS[REPEATED[answer]])}
+    assert {(bare(path), kind) for path, kind in places(ANSWERS[answer])} <= checked

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from shared.azure_openai import references
-from shared.azure_openai.references import in_answer, in_body
+from shared.azure_openai.references import in_answer
 from shared.errors import InvalidRequest
 from shared.types import Reference
+from tests.harness.reference_bodies import in_body
 
 
 @pytest.mark.parametrize(
@@ -187,7 +188,7 @@ def test_what_a_tool_server_says_makes_nobody_an_owner(output: dict[str, Any]) -
 )
 def test_items_without_content_are_references(item: object, kinds: tuple[str, ...]) -> None:
     for body, operation in (({"input": [item]}, "responses.create"), ({"items": [item]}, "conversations.items.create")):
-        found = references.in_body(json.dumps(body).encode(), operation)
+        found = in_body(json.dumps(body).encode(), operation)
         assert found == tuple(Reference(kind, "msg_1") for kind in kinds)
 
 

@@ -14,7 +14,9 @@ from shared.azure_openai.reference_paths import REQUESTS
 from shared.azure_openai.references import ITEMS, KINDS
 from shared.config.document import Configuration
 from shared.config.environment import Storage
-from shared.types import Reference
+from shared.types import Operation, Reference
+from tests.azure_openai.test_reference_paths import ID_LIKE, POSTS, excused
+from tests.harness import client_types
 from tests.harness.gateway_process import Answer
 from tests.harness.reference_bodies import places, planted
 from tests.harness.system import System
@@ -32,7 +34,7 @@ def record(system: System, key: str, word: str) -> None:
             directory = ObjectDirectory(store, Configuration(backends=[]), lambda _: True, never)
             owner = key.split("_")[1]
             objects = {Reference(kind, id_of(kind, word)): False for kind in KINDS.keys() - ITEMS}
-            await asyncio.gather(*directory.record(owner, BACKEND, objects))
+            await asyncio.gather(*directory.record(owner, BACKEND, objects, checked=True))
             await asyncio.gather(*directory.record_items(owner, BACKEND, [id_of("item", word)]))
 
     async def never(*_: object) -> bool:
@@ -59,6 +61,9 @@ def send(system: System, key: str, name: str, body: dict[str, Any], own: str) ->
         return system.post(path, f"{text}--b--\r\n".encode(), headers, key=key)
     if operation.model in ("body", "form"):
         body = {"model": MODELS.get(name.partition(".")[0], "gpt-4o"), **body}
+    if name == "evals.runs.create" and isinstance(body.get("data_source"), dict):
+        source = {"type": "file_id", **body["data_source"].get("source", {})}
+        body["data_source"] = {**body["data_source"], "source": source}
     if name == "realtime.client_secrets":
         body["session"] = {"type": "realtime", "model": "gpt-realtime", **body["session"]}
         del body["model"]
@@ -102,3 +107,45 @@ def test_the_owner_reaches_the_backend_with_the_same_bodies(
         before = len(gateway.simulator.log()["requests"])
         send(gateway, owner, name, body, f"owners-{word}")
         assert len(gateway.simulator.log()["requests"]) == before + 1, path
+
+
+def schema_strings(operation: Operation) -> list[tuple[tuple[str, ...], str]]:
+    """The places of strings in the body of an operation, each with a `type` of the object that holds it, or "": every
+    type where a key may name an object, else one."""
+    every: dict[tuple[tuple[str, ...], str], None] = {}
+    for body in client_types.parameters_of(operation):
+        for path, types in client_types.strings(body):
+            for one in sorted(types or {""})[: None if names_object(operation, path) else 1]:
+                every[path, one] = None
+    return list(every)
+
+
+def names_object(operation: Operation, path: tuple[str, ...]) -> bool:
+    key = next(key for key in reversed(path) if key != "*")
+    return bool(ID_LIKE.search(key)) and not excused(operation, path)
+
+
+@pytest.mark.parametrize("operation", [one for one in POSTS if one.body == "json"], ids=lambda one: one.name)
+def test_a_foreign_id_in_any_string_of_the_schema_reaches_no_backend_as_an_object(
+    gateway: System, keys: tuple[str, str, str], operation: Operation
+) -> None:
+    _, stranger, word = keys
+    foreign = id_of("file", f"owners-{word}")
+    elsewhere = []
+    for path, type_ in schema_strings(operation):
+        if path in (("model",), ("session", "model")):
+            continue
+        body = planted(path, foreign, {"type": type_} if type_ and path[-1] != "type" else None)
+        if names_object(operation, path):
+            answer = send(gateway, stranger, operation.name, body, f"strangers-{word}")
+            assert answer.status in (400, 403, 404), (path, type_, answer.body)
+        else:
+            elsewhere.append(body)
+    assert reached(gateway) == 0
+    for body in elsewhere:
+        assert send(gateway, stranger, operation.name, body, f"strangers-{word}").status < 500, body
+
+
+def reached(gateway: System) -> int:
+    """The number of requests that have reached a backend."""
+    return sum(region["requests"] for region in gateway.simulator.log(summary=True)["totals"].values())

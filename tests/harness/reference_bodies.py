@@ -3,7 +3,14 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from shared.azure_openai import references
 from shared.azure_openai.reference_paths import Shape
+from shared.types import Reference
+
+
+def in_body(body: bytes, operation: str) -> tuple[Reference, ...]:
+    """The objects that a body names."""
+    return references.in_request(body, operation)[0]
 
 
 def places(shape: Shape) -> Iterator[tuple[tuple[str, ...], str]]:

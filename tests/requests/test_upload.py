@@ -6,6 +6,7 @@ import itertools
 import json
 import random
 import socket
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -20,10 +21,12 @@ from shared.requests._deadline import BodyDeadline
 from shared.requests.buffers import Buffers
 from shared.requests.disconnect import CallerDisconnected
 from shared.requests.upload import Upload
+from tests.harness.hostile_forms import hostile
 from tests.harness.system import System
 
 BOUNDARY = "x-boundary"
-HEADERS = {"content-type": f"multipart/form-data; boundary={BOUNDARY}"}
+USUAL = f"multipart/form-data; boundary={BOUNDARY}"
+HEADERS = {"content-type": USUAL}
 NOISE = random.Random(3).randbytes(40_000) + b"\r\n--x-bound" + b"\r\n\r\n"
 
 
@@ -135,6 +138,96 @@ async def test_an_ambiguous_body_is_rejected(body: bytes) -> None:
     upload.close()
 
 
+@pytest.mark.parametrize("odd", hostile("model", b"whisper"))
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+async def test_a_form_that_two_readers_may_read_differently_is_rejected(odd: str, size: int) -> None:
+    kind, body = hostile("model", b"whisper")[odd]
+    pieces = [body[start : start + size] for start in range(0, len(body), size)]
+    with pytest.raises(InvalidRequest):
+        upload = opened(receiving(pieces), {"content-type": kind}, 10**6, 60)
+        try:
+            await upload.find("model", to_the_end=True)
+        finally:
+            upload.close()
+
+
+CLIENTS = {
+    "httpx": (USUAL, part(b"x", 'name="file"; filename="a b.wav"\r\nContent-Type: audio/wav')),
+    "curl": (
+        "multipart/form-data; boundary=------------------------x-boundary",
+        part(b"x", 'name="file"; filename="a.wav"\r\nContent-Type: application/octet-stream').replace(
+            b"--x-boundary", b"--------------------------x-boundary"
+        ),
+    ),
+    ".NET": (
+        'multipart/form-data; boundary="x-boundary"',
+        part(b"x", "name=file; filename=a.wav; filename*=utf-8''a.wav"),
+    ),
+    "Java": (
+        "multipart/form-data; charset=ISO-8859-1; boundary=x-boundary",
+        part(b"x", 'name="file"; filename="a.wav"\r\nContent-Transfer-Encoding: binary\r\nContent-Length: 1'),
+    ),
+    "a browser": (USUAL, part(b"x", 'name="file"; filename="\u00e4 %22.wav"\r\nContent-Type: audio/wav')),
+    "no line end behind it": (USUAL, part(b"x", 'name="file"; filename="a.wav"')),
+}
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_the_forms_of_usual_clients_are_read(client: str) -> None:
+    kind, file = CLIENTS[client]
+    end = END.rstrip(b"\r\n") if client == "no line end behind it" else END
+    model, end = (b"-" * 24 + MODEL, b"-" * 24 + end) if client == "curl" else (MODEL, end)
+    for body in (model + file + end, file + model + end, file * 2 + model + end):
+        for size in (1, 9, len(body)):
+            pieces = [body[start : start + size] for start in range(0, len(body), size)]
+            upload = opened(receiving(pieces), {"content-type": kind, "content-length": str(len(body))}, 10**6, 60)
+            assert await upload.find("model", to_the_end=True) == "whisper"
+            assert await everything(upload.stream(b"renamed")) == body.replace(b"whisper", b"renamed")
+            upload.close()
+
+
+async def test_a_boundary_inside_of_a_line_is_content() -> None:
+    body = part(b"a--x-boundary--\r\n\r\n", 'name="file"; filename="a"') + MODEL + END
+    upload = opened(receiving([body]), HEADERS, 10**6, 60)
+    assert await upload.find("model", to_the_end=True) == "whisper"
+    upload.close()
+
+
+def test_many_small_parts_are_refused_in_little_time() -> None:
+    fields = multipart.FormFields(b"b", (b"model",))
+    started = time.process_time()
+    with pytest.raises(InvalidRequest, match="more than 1000 parts"):
+        fields.feed(b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\n\r\n' * 100_000)
+    assert time.process_time() - started < 0.5
+
+
+@pytest.mark.parametrize("odd", hostile("model", b"whisper"))
+def test_a_hostile_form_reaches_no_backend(gateway: System, odd: str) -> None:
+    kind, body = hostile("model", b"whisper")[odd]
+    for path in ("/v1/audio/transcriptions", "/openai/deployments/whisper/audio/transcriptions?api-version=2024-10-21"):
+        answer = gateway.post(path, body, {"content-type": kind})
+        if path.startswith("/v1"):
+            assert (answer.status, answer.error()["type"]) == (400, "invalid_request_error"), answer.body
+            assert gateway.simulator.log()["requests"] == []
+
+
+@pytest.mark.parametrize("odd", hostile("file_id", b"file-foreign"))
+def test_a_hostile_form_names_no_file_of_a_container(gateway: System, odd: str) -> None:
+    kind, body = hostile("file_id", b"file-foreign")[odd]
+    with gateway.openai() as client:
+        container = client.containers.create(name="mine").id
+    answer = gateway.post(f"/v1/containers/{container}/files", body, {"content-type": kind})
+    assert (answer.status, answer.error()["type"]) == (400, "invalid_request_error"), answer.body
+
+
+def test_the_content_type_of_a_form_is_written_by_the_gateway(gateway: System) -> None:
+    body = part(b"x", 'name="file"; filename="a.wav"') + MODEL + END
+    given = 'Multipart/Form-Data;boundary="x-boundary";charset=utf-8'
+    assert gateway.post("/v1/audio/transcriptions", body, {"content-type": given}).status == 200
+    headers = {name.lower(): value for name, value in gateway.simulator.last_headers()}
+    assert headers["content-type"] == f"multipart/form-data; boundary={BOUNDARY}"
+
+
 async def test_a_form_cannot_name_a_file_for_a_container() -> None:
     upload = opened(receiving([part(b"file-of-another", 'name="file_id"') + END]), HEADERS, 10**6, 60)
     upload.forbid("file_id")
@@ -147,14 +240,14 @@ async def test_a_form_cannot_name_a_file_for_a_container() -> None:
 async def test_a_body_that_is_too_large_slow_or_cut_is_an_error() -> None:
     with pytest.raises(RequestTooLarge):
         opened(receiving([]), HEADERS | {"content-length": "1001"}, 1000, 60)
-    upload = opened(receiving([b"x" * 600, b"x" * 600]), HEADERS, 1000, 60)
+    upload = opened(receiving([FILE[:600], b"x" * 600]), HEADERS, 1000, 60)
     with pytest.raises(RequestTooLarge):
         await everything(upload.stream(None))
     upload.close()
 
     async def trickle() -> Any:
         await asyncio.sleep(0.02)
-        return {"type": "http.request", "body": b"x", "more_body": True}
+        return {"type": "http.request", "body": b"-", "more_body": True}
 
     upload = opened(trickle, HEADERS, 1000, 0.1)
     with pytest.raises(RequestTimeout):

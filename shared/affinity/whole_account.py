@@ -1,0 +1,54 @@
+"""Refuses operations that read the objects of all consumers in a backend's resource: the ids in their data are not
+checked, or they search by themselves. The operator may allow them to a key (`Access.whole_account`)."""
+
+from collections.abc import Mapping
+
+from shared.affinity._rows import Location
+from shared.azure_openai.batch_lines import is_self_contained
+from shared.azure_openai.json_body import JsonFields
+from shared.errors import WholeAccountNotAllowed
+from shared.types import Call, Consumer, Reference
+
+_GIVEN = ("file_content", "file_id")  # the sources of an eval that hold data of their caller
+
+
+def check(consumer: Consumer, call: Call, locations: Mapping[Reference, Location]) -> None:
+    """Raise `WholeAccountNotAllowed` for a call that may read more than its caller's objects. `locations`: of the
+    objects that it names. Raises `InvalidRequest`, too."""
+    if consumer.access.whole_account or not call.body:
+        return
+    match call.operation.name:
+        case "evals.runs.create":
+            _check_eval(JsonFields(call.body, call.values))
+        case "batches.create":
+            _check_batch(call, locations)
+
+
+def _check_eval(fields: JsonFields) -> None:
+    source = fields.below("data_source").below("source").get("type", str, "the type of a source")
+    if source not in _GIVEN:
+        raise WholeAccountNotAllowed(
+            "This key may evaluate the data of its own files and requests only: the data_source has no source of the "
+            f"type {' or '.join(_GIVEN)}. Ask the gateway's operator for a key with --whole-account.",
+            param="data_source",
+        )
+
+
+def _check_batch(call: Call, locations: Mapping[Reference, Location]) -> None:
+    fields = JsonFields(call.body, call.values)
+    endpoint = fields.get("endpoint", str, "a path") or ""
+    if endpoint and not is_self_contained(endpoint):
+        raise WholeAccountNotAllowed(
+            f"This key may not send batches to {endpoint[:128]}, whose requests may name objects of others. Ask the "
+            "gateway's operator for a key with --whole-account.",
+            param="endpoint",
+        )
+    if any(name.lower() == "input_blob" for name in call.values) or not all(
+        location.checked for location in locations.values()
+    ):
+        raise WholeAccountNotAllowed(
+            "The lines of this batch are not known to the gateway, or name objects, or ask for other endpoints than "
+            "chat/completions, completions, embeddings and moderations. Upload a file without that through the "
+            "gateway, with lines of at most 4 MB, or ask its operator for a key with --whole-account.",
+            param="input_file_id",
+        )

@@ -1,0 +1,61 @@
+"""The exact paths at which a body names models, besides the field that chooses the deployment (`Operation.model_at`).
+
+The shapes are those of `reference_paths`. Operations whose model is `hidden` are not in the table: keys that may use
+some models only are refused there.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from shared.azure_openai import references
+from shared.azure_openai.reference_paths import Shape
+from shared.errors import InvalidRequest
+from shared.types import Call
+
+_MODEL: Shape = {"model": "model"}
+_TOOL: Shape = {**_MODEL, "svg": _MODEL}  # image generation
+_RESPONSE: Shape = {"tools": _TOOL, "input": {"tools": _TOOL}, "moderation": _MODEL}
+_SESSION: Shape = {
+    **_MODEL,
+    "audio": {"input": {"transcription": _MODEL}},
+    "input_audio_transcription": _MODEL,
+}
+
+MODELS: dict[str, Shape] = {
+    "chat.completions": {
+        "moderation": _MODEL,
+        "data_sources": {"parameters": {"embedding_dependency": {"deployment_name": "model"}}},
+    },
+    "responses.create": _RESPONSE,
+    "responses.compact": _RESPONSE,
+    "responses.input_tokens": _RESPONSE,
+    "conversations.create": {"items": {"tools": _TOOL}},
+    "conversations.items.create": {"items": {"tools": _TOOL}},
+    "images.generations": {"svg": _MODEL},
+    "images.edits": {"svg": _MODEL},
+    "realtime.client_secrets": {"session": _SESSION},
+    "realtime.sessions": _SESSION,
+    "realtimeapi.sessions": _SESSION,
+    "realtime.transcription_sessions": _SESSION,
+    "realtimeapi.transcription_sessions": _SESSION,
+    "realtime.calls.create": {"session": _SESSION},
+    "realtime.calls.accept": _SESSION,
+}
+
+
+def named(call: Call) -> tuple[str, ...]:
+    """Return the models that the body of a call names at the paths of the table. Raises `InvalidRequest`."""
+    shape = MODELS.get(call.operation.name, {})
+    try:
+        return tuple(dict.fromkeys(_named(call, shape)))
+    except RecursionError:
+        raise InvalidRequest("The body is nested too deeply.") from None
+    except ValueError:
+        raise InvalidRequest("The body has a number of too many digits.") from None
+
+
+def _named(call: Call, shape: Shape) -> Iterator[Any]:
+    for key, place in call.values.items():
+        if (below := shape.get(key.lower())) is not None:
+            value = references.decode(call.body[place])
+            yield from (one.id for one in references.walk({key: value}, {key.lower(): below}))

@@ -1,0 +1,35 @@
+"""Operations whose usage no answer reports: they would go past a token quota or a budget. Pure."""
+
+from shared.config.document import Configuration
+from shared.errors import UnmeteredOperation
+from shared.limits import scopes
+from shared.types import Call, Consumer
+
+_OPERATIONS = frozenset(
+    (
+        "fine_tuning.jobs.create",
+        "fine_tuning.graders.run",
+        "evals.runs.create",
+        # Their sessions go on between the caller and Azure.
+        "realtime.client_secrets",
+        "realtime.sessions",
+        "realtimeapi.sessions",
+        "realtime.transcription_sessions",
+        "realtimeapi.transcription_sessions",
+        "realtime.calls.create",
+        "realtime.calls.accept",
+    )
+)
+
+
+def check(consumer: Consumer, call: Call, configuration: Configuration) -> None:
+    """Raise `UnmeteredOperation` for a call whose usage cannot be counted, if its key, team or model has a token quota
+    or a budget."""
+    if call.operation.name not in _OPERATIONS:
+        return
+    for scope in scopes.of_call(consumer, configuration.canonical(call.model[:128]), configuration):
+        if scope.limits.token_quota or scope.limits.budget_usd:
+            raise UnmeteredOperation(
+                f"{scope.about} has a token quota or a budget, and the gateway cannot count what "
+                f"{call.operation.name} uses. Ask the gateway's operator for a key without them."
+            )
