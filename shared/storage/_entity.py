@@ -1,4 +1,4 @@
-"""Wire format of rows and tables: addresses, typed JSON, queries and pages. No I/O.
+"""Wire format of rows: addresses, typed JSON, queries and pages. No I/O.
 
 Source: "Payload format for Table service operations" and "Query timeout and pagination", learn.microsoft.com.
 """
@@ -11,7 +11,7 @@ import msgspec
 from shared.storage import Properties, Row, Value
 
 _ANNOTATION = "@odata.type"
-_CONTINUATION = ("NextPartitionKey", "NextRowKey", "NextTableName")
+_CONTINUATION = ("NextPartitionKey", "NextRowKey")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -48,10 +48,6 @@ def decode(body: bytes) -> Row:
 
 def decode_page(body: bytes) -> list[Row]:
     return [_row(entity) for entity in _decode_page(body).value]
-
-
-def decode_table_names(body: bytes) -> list[str]:
-    return [str(table["TableName"]) for table in _decode_page(body).value]
 
 
 def address(partition: str, key: str) -> str:

@@ -1,12 +1,14 @@
-"""Azure Table Storage as a `Store`.
+"""Azure Table Storage as a `Store`: Azure's client creates, lists and drops tables; `_session.py` handles rows.
 
 Every operation has a time budget, and raises `StoreUnavailable` when it is exceeded or the service returns an error.
 """
 
 import asyncio
+import importlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 import aiohttp
 import msgspec
@@ -18,29 +20,38 @@ from shared.identity import TokenCache, azure_credential
 from shared.storage import Properties, Row, _batch, _entity, connection_string
 from shared.storage._clock import StoreClock
 from shared.storage._rules import check_key, check_rows, check_table_name
-from shared.storage._session import Answer, Session
+from shared.storage._session import Answer, Session, explain
 from shared.storage._signing import BearerToken, SharedKeyLite, Signer
+
+if TYPE_CHECKING:
+    from shared.storage._account_tables import AccountTables
 
 BUDGET = 2.0  # seconds per operation; a caller with less time uses asyncio.timeout
 PAGE = 500  # rows per query: decoded in 5 ms, so that open streams do not stutter
 
 _MISSING = frozenset(("ResourceNotFound", "EntityNotFound", "TableNotFound"))
 _CONFLICT = frozenset(("EntityAlreadyExists", "UpdateConditionNotSatisfied", "ConditionNotMet")) | _MISSING
-_EXISTS = frozenset(("TableAlreadyExists", "ResourceAlreadyExists"))
 _RETRIABLE = frozenset((408, 429, 500, 502, 503, 504))
 _PAUSE = 0.1  # seconds before the second attempt
 
 
 class TablesStore:
     """All tables of one storage account. Open sockets belong to the event loop that first used them. `close()` the
-    store, which closes the signer, too."""
+    store, which closes the token cache, too."""
 
-    def __init__(self, endpoint: str, signer: Signer, *, budget: float = BUDGET) -> None:
+    def __init__(
+        self, endpoint: str, access: connection_string.Account | TokenCache, *, budget: float = BUDGET
+    ) -> None:
         self.endpoint = endpoint.rstrip("/")
         self.budget = budget
         self.clock = StoreClock()
         self.now = self.clock.now
+        signer: Signer = (
+            BearerToken(access) if isinstance(access, TokenCache) else SharedKeyLite(access.name, access.key)
+        )
         self.session = Session(self.endpoint, signer, self.clock)
+        self._access = access
+        self._account_tables: AccountTables | None = None
         self._tables: dict[str, AzureTable] = {}
         self._creations: SingleFlight[str, None] = SingleFlight()
 
@@ -49,7 +60,7 @@ class TablesStore:
         """From `UseDevelopmentStorage=true` or `AccountName=…;AccountKey=…` and `TableEndpoint=` or `EndpointSuffix=`.
         Raises `ConfigurationError`, whose message never shows the key."""
         account = connection_string.account(text)
-        return cls(account.endpoint, SharedKeyLite(account.name, account.key), budget=budget)
+        return cls(account.endpoint, account, budget=budget)
 
     @classmethod
     def from_endpoint(cls, table_service_uri: str, tokens: TokenCache) -> "TablesStore":
@@ -59,7 +70,7 @@ class TablesStore:
                 f"{table_service_uri.partition('?')[0]!r} is not the address of a table service: expected "
                 "https://ACCOUNT.table.core.windows.net or similar (tokens are sent over https only)"
             )
-        return cls(table_service_uri, BearerToken(tokens))
+        return cls(table_service_uri, tokens)
 
     def table(self, name: str) -> "AzureTable":
         table = self._tables.get(name)
@@ -69,24 +80,46 @@ class TablesStore:
         return table
 
     async def names(self, prefix: str) -> list[str]:
-        condition = f"TableName ge '{prefix}' and TableName lt '{prefix}~'"
-        names = self.query(f"list tables {prefix}*", "/Tables", condition, _entity.decode_table_names)
-        return sorted([name async for name in names if name.startswith(prefix)])
+        doing, tables = f"list tables {prefix}*", await self._tables_of_account()
+        pages = tables.pages(f"TableName ge '{prefix}' and TableName lt '{prefix}~'")
+        names: list[str] = []
+        while True:
+            async with self.guard(doing):
+                page = await tables.names(doing, pages)
+            if page is None:
+                return sorted(name for name in names if name.startswith(prefix))
+            names += page
 
     async def drop(self, name: str) -> None:
         check_table_name(name)
-        await self.answered(f"drop table {name}", self.request("DELETE", f"/Tables('{name}')"), 204, _MISSING)
+        doing, tables = f"drop table {name}", await self._tables_of_account()
+        async with self.guard(doing):
+            await tables.drop(doing, name)
 
     async def close(self) -> None:
         await self._creations.close()
+        if self._account_tables is not None:
+            await self._account_tables.close()
         await self.session.close()
 
     async def create_table(self, name: str) -> None:
         """Create a table if it does not exist, in one request for all writers that miss it at the same time."""
-        doing, body = f"create table {name}", msgspec.json.encode({"TableName": name})
-        await self._creations.run(
-            name, lambda: self.answered(doing, self.request("POST", "/Tables", body, _INSERT), 204, _EXISTS)
-        )
+        await self._creations.run(name, partial(self._create_table, name))
+
+    async def _create_table(self, name: str) -> None:
+        doing, tables = f"create table {name}", await self._tables_of_account()
+        async with self.guard(doing):
+            await tables.create(doing, name)
+
+    async def _tables_of_account(self) -> "AccountTables":
+        """Azure's client, imported in a thread, so that open streams do not stutter."""
+        if self._account_tables is None:
+            await asyncio.to_thread(importlib.import_module, "shared.storage._account_tables")
+            from shared.storage._account_tables import AccountTables
+
+            # Another task may have opened it during the import.
+            self._account_tables = self._account_tables or AccountTables(self.endpoint, self._access, self.budget)
+        return self._account_tables
 
     async def request(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None, query: str = ""
@@ -97,20 +130,6 @@ class TablesStore:
             await asyncio.sleep(_PAUSE)
             answer = await self.session.send(method, path, body, headers, query)
         return answer
-
-    async def query[T](
-        self, doing: str, path: str, condition: str, decode: Callable[[bytes], list[T]]
-    ) -> AsyncIterator[T]:
-        """Yield the results of a query, page by page."""
-        following: dict[str, str] | None = {}
-        while following is not None:
-            request = self.request("GET", path, query=_entity.query(condition, PAGE, following))
-            page = await self.answered(
-                doing, request, 200, _MISSING, lambda answer: (decode(answer.body), _entity.next_page(answer.headers))
-            )
-            items, following = page or ([], None)
-            for item in items:
-                yield item
 
     async def answered[T](
         self,
@@ -127,7 +146,7 @@ class TablesStore:
                 return read(answer)
             code = _batch.code(answer.body)
             if answer.status < 400 or code not in refusals:
-                raise StoreUnavailable(f"{doing}: {_explain(answer.status, code)}")
+                raise StoreUnavailable(f"{doing}: {explain(answer.status, code)}")
             return None
 
     @asynccontextmanager
@@ -191,7 +210,7 @@ class AzureTable:
                 await self._store.create_table(self._name)
                 error = await self._merge(body, len(rows))
             if error is not None:
-                raise StoreUnavailable(f"{doing}: {_explain(error.status, error.code)}; no row was written")
+                raise StoreUnavailable(f"{doing}: {explain(error.status, error.code)}; no row was written")
 
     async def _merge(self, body: bytes, rows: int) -> _batch.BatchError | None:
         answer = await self._store.session.send("POST", "/$batch", body, {"Content-Type": _batch.CONTENT_TYPE})
@@ -211,8 +230,14 @@ class AzureTable:
     def scan_all(self, after: str = "") -> AsyncIterator[Row]:
         return self._query(f"PartitionKey gt '{_quoted(after)}'")
 
-    def _query(self, condition: str) -> AsyncIterator[Row]:
-        return self._store.query(f"scan {self._name}", f"{self._path}()", condition, _entity.decode_page)
+    async def _query(self, condition: str) -> AsyncIterator[Row]:
+        following: dict[str, str] | None = {}
+        while following is not None:
+            request = self._store.request("GET", f"{self._path}()", query=_entity.query(condition, PAGE, following))
+            page = await self._store.answered(f"scan {self._name}", request, 200, _MISSING, _page)
+            rows, following = page or ([], None)
+            for row in rows:
+                yield row
 
 
 _JSON = {"Content-Type": "application/json"}
@@ -223,13 +248,8 @@ def _quoted(key: str) -> str:
     return key.replace("'", "''")
 
 
-def _explain(status: int, code: str) -> str:
-    if status < 300:
-        return "unreadable answer from Table Storage"
-    hint = ""
-    if status in (401, 403):
-        hint = ": the identity lacks the role Storage Table Data Contributor, or the key is wrong"
-    return f"Table Storage answered {status} {code}".rstrip() + hint
+def _page(answer: Answer) -> tuple[list[Row], dict[str, str] | None]:
+    return _entity.decode_page(answer.body), _entity.next_page(answer.headers)
 
 
 def open(storage: Storage) -> TablesStore:

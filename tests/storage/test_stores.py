@@ -525,8 +525,8 @@ class FailingCredential:
 
 async def test_an_identity_without_a_token_is_store_unavailable() -> None:
     store = TablesStore.from_endpoint("https://127.0.0.1:9", TokenCache(FailingCredential))  # type: ignore[arg-type]
-    for use in (OPERATIONS["get"], OPERATIONS["merge"], OPERATIONS["scan"]):
-        with pytest.raises(StoreUnavailable, match="things: the gateway's identity got no token") as caught:
+    for use in OPERATIONS.values():
+        with pytest.raises(StoreUnavailable, match=r"things\*?: the gateway's identity got no token") as caught:
             await use(store)
         assert "tenant" not in caught.value.message
     await store.close()
