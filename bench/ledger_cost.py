@@ -14,6 +14,7 @@ from bench.children import cpu_seconds, start_forwarder, start_tables
 from bench.load import Place, streams, whole_answers
 from local import azurite
 from local.processes import Child, Children, free_port
+from shared.http_protocol import UVICORN_OPTIONS
 from simulator.process import SimulatorProcess
 from tests.harness.gateway_process import make_key
 
@@ -45,7 +46,7 @@ def main(calls: int) -> None:
                 "BENCH_WATCH": into,
             }
             port = free_port()
-            command = [sys.executable, "-m", "uvicorn", "bench.ledger_app:app", "--port", str(port), "--no-access-log"]
+            command = [sys.executable, "-m", "uvicorn", "bench.ledger_app:app", "--port", str(port), *UVICORN_OPTIONS]
             child = children.start(mode, command, environ)
             children.wait_for_port("The gateway", port, 30)
             return child, Place(f"http://127.0.0.1:{port}/v1/chat/completions", {"authorization": f"Bearer {key}"})

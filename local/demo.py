@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from openai import OpenAI
 
 QUESTION = "In one sentence: what does a gateway in front of several regions do?"
-FAVOURITE = "gpt-4o"
+FAVOURITE = "gpt-5.4-mini"
 NOT_FOR_CHAT = (
     "embed", "instruct", "whisper", "tts", "dall-e", "image", "audio", "transcribe", "moderation", "realtime", "sora",
 )  # fmt: skip

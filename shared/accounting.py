@@ -13,7 +13,7 @@ from starlette.requests import Request
 from shared import ulid
 from shared.errors import GatewayError
 from shared.limits.limiter import Limiter, Reservation
-from shared.requests.arrival import ReceivedRequest
+from shared.requests.arrival import ReceivedRequest, without_empty_segments
 from shared.requests.head import path_of
 from shared.telemetry.recorder import NoTelemetry, Telemetry
 from shared.types import Attempt, Call, Consumer, Outcome
@@ -40,7 +40,8 @@ class Accounting:
         """Give a request its id and its trace context. `traceparent` overrides the request's own header."""
         request_id, started = ulid.new(time.time()), time.monotonic()
         trace = self._telemetry.begin(request_id, started, traceparent or _header(request, b"traceparent"))
-        return ReceivedRequest(request_id, started, request.method, path_of(request.scope), trace)
+        path = without_empty_segments(path_of(request.scope))
+        return ReceivedRequest(request_id, started, request.method, path, trace)
 
     def open(
         self, received: ReceivedRequest, consumer: Consumer, call: Call, reservation: Reservation, model: str
@@ -56,6 +57,8 @@ class Accounting:
             received,
             {
                 "request": received.request_id,
+                "consumer": error.consumer or None,
+                "model": error.model or None,
                 "method": received.method,
                 "path": received.path[:200],
                 "status": error.status,

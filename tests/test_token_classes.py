@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from shared.billing.report import as_csv, parse_query, report
 from shared.config.parsing import parse
 from shared.azure_openai.operations import match
 from shared.azure_openai.requests import parse_call
-from shared.storage.memory import MemoryStore
+from tests.harness.memory_store import MemoryStore
 from shared.telemetry.recorder import Telemetry
 from shared.types import Consumer, Outcome, Target, Usage
 from shared.usage import hours
@@ -98,7 +99,8 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     text = table.read_text()
     last = next(line for line in text.splitlines(keepends=True) if line.lstrip().startswith(list(TOKEN_CLASSES)[-1]))
     table.write_text(text.replace(last, last + LINE))
-    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=house, capture_output=True, timeout=120)
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}  # for the tests' own store; the copy in `house` is found first
+    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=house, env=environ, capture_output=True, timeout=120)
     assert done.returncode == 0, done.stderr.decode()
     return json.loads(done.stdout)  # type: ignore[no-any-return]
 

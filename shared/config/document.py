@@ -16,12 +16,10 @@ Tier = Literal["standard", "batch", "priority", "flex"]
 
 
 class PriceLine(TokenPrices, frozen=True, forbid_unknown_fields=True, kw_only=True, rename={"since": "from"}):
-    """One price, in the table and in the configuration: USD per million tokens or characters, per second of sound,
-    per image, per hour of a provisioned throughput unit.
-
-    If several match a call, the most specific one applies: region before kind of deployment, then the latest `from`
-    (YYYY-MM-DD, UTC). `deployment` None and empty `regions` match all.
-    """
+    """One price, in the table and in the configuration: USD per million tokens or characters, per second of sound, per
+    image, per hour of a provisioned throughput unit. If several match a call, the most specific one applies: region
+    before kind of deployment, then the latest `from` (YYYY-MM-DD, UTC). `deployment` None and empty `regions` match
+    all."""
 
     model: str = ""
     deployment: Deployment | None = None
@@ -107,11 +105,9 @@ Period = Literal["hour", "day", "week", "month"]
 
 
 class Limits(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True, gc=False):
-    """Limits of a consumer, a team, an address or a model. None: the configuration's default; 0: no limit.
-
-    Periods start by the clocks of `time_zone` (UTC). `soft`: calls over a limit are reported, not rejected.
-    `estimate`: output tokens to reserve, the maximum that the call allows (`max`) or the average (`learned`).
-    """
+    """Limits of a consumer, a team, an address or a model. None: the configuration's default; 0: no limit. Periods
+    start by the clocks of `time_zone` (UTC). `soft`: calls over a limit are reported, not rejected. `estimate`: output
+    tokens to reserve, the maximum that the call allows (`max`) or the average (`learned`)."""
 
     requests_per_minute: Limit | None = None
     tokens_per_minute: Limit | None = None
@@ -142,6 +138,12 @@ class ClientAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     header: str | None = None
     hops: Annotated[int, Meta(ge=1, le=10)] = 1
+
+
+class CorsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The origins whose pages may call the gateway from a browser; `*`: any. Empty: none."""
+
+    origins: list[str] = []
 
 
 FallbackReason = Literal["unavailable", "context_window", "content_filter"]
@@ -193,10 +195,8 @@ class TokenHeaders(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Limits for all callers. `defaults`: for consumers that set none; `teams`: shared by the keys of each team;
-    `addresses`: for every client address, with and without a valid key.
-
-    `contact` is named in the error of a rejected call; `webhook` receives alerts about quotas that are nearly used up.
-    """
+    `addresses`: for every client address, with and without a valid key. `contact` is named in the error of a rejected
+    call; `webhook` receives alerts about quotas that are nearly used up."""
 
     defaults: Limits = Limits()
     teams: dict[str, Limits] = {}
@@ -216,11 +216,9 @@ class ExportSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """In seconds. `total`: until an answer is complete, or a stream has its first token; below the 230 s after which
-    Azure's front end cuts a silent connection. `stream`: until a stream has ended.
-    `request_body`: until a request's body has arrived; longer for large ones, at 16 kB/s.
-
-    `first_byte` None: depends on the kind of call (`forwarding/_timeouts.py`).
-    """
+    Azure's front end cuts a silent connection. `stream`: until a stream has ended. `request_body`: until a request's
+    body has arrived; longer for large ones, at 16 kB/s. `first_byte` None: depends on the kind of call
+    (`forwarding/_timeouts.py`)."""
 
     connect: Annotated[float, Meta(gt=0, le=60)] = 2.0
     first_byte: Annotated[float, Meta(gt=0, le=220)] | None = None
@@ -234,11 +232,9 @@ Durability = Literal["committed", "deferred"]
 
 class LedgerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Durability of usage rows. `committed`: the last byte of an answer waits for its row; `deferred`: it does not, and
-    a crash loses about a second of rows.
-
-    `overflow_directory`: holds rows on disk while the table is unavailable; None: the temporary directory.
-    `overflow_bytes`: its largest size; 0: nothing on disk. `keep_months`: age at which raw rows are dropped; 0: never.
-    """
+    a crash loses about a second of rows. `overflow_directory`: holds rows on disk while the table is unavailable; None:
+    the temporary directory. `overflow_bytes`: its largest size; 0: nothing on disk. `keep_months`: age at which raw
+    rows are dropped; 0: never."""
 
     durability: Durability = "committed"
     overflow_directory: str | None = None
@@ -253,12 +249,9 @@ class Tracing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
-    """The configuration document.
-
-    `max_upload_bytes` limits multipart bodies, which are streamed; `max_request_bytes` limits all others.
-    `heartbeat_seconds`: silence after which a stream gets a comment; 0: never. `adopt_unknown_ids`: the backends are
-    searched for objects that the gateway did not create, which are then open to every key.
-    """
+    """The configuration document. `max_upload_bytes` limits multipart bodies, which are streamed; `max_request_bytes`
+    limits all others. `heartbeat_seconds`: silence after which a stream gets a comment; 0: never. `adopt_unknown_ids`:
+    the backends are searched for objects that the gateway did not create, which are then open to every key."""
 
     backends: list[Backend]
     models: dict[str, Model] = {}
@@ -267,6 +260,7 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dic
     azure_monitor: str = "https://{region}.metrics.monitor.azure.com"
     limits: LimitSettings = LimitSettings()
     client_address: ClientAddress = ClientAddress()
+    cors: CorsSettings = CorsSettings()
     timeouts: Timeouts = Timeouts()
     ledger: LedgerSettings = LedgerSettings()
     telemetry: Tracing = Tracing()

@@ -23,6 +23,7 @@ class KeepAliveResponse(Response):
     ) -> None:
         super().__init__(headers={**headers, "content-type": "text/event-stream; charset=utf-8"})
         self._answer = answer
+        self._request_id = headers.get("x-gateway-request-id", "")
         self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,5 +43,5 @@ class KeepAliveResponse(Response):
         if isinstance(response, RelayedResponse):
             await response.continue_stream(send)
         else:
-            event = error_event(error_object(response.error), typed=False)
+            event = error_event(error_object(response.error, self._request_id), typed=False)
             await send({"type": "http.response.body", "body": event})

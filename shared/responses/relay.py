@@ -17,7 +17,7 @@ from shared.forwarding.response import Answer, OpenAnswer, WholeAnswer
 from shared.requests.disconnect import CallerConnection, CallerDisconnected
 from shared.requests.upload import Upload
 from shared.responses._idle_watch import Watch
-from shared.responses.rendering import INTERRUPTED, error_event, send_part
+from shared.responses.rendering import error_event, interrupted, send_part
 from shared.types import Usage
 
 _LAST_EVENT = 5.0  # seconds in which a caller has to take the event that reports a broken answer
@@ -48,6 +48,7 @@ class RelayedResponse(Response):
     ) -> None:
         self.status_code = answer.status
         self.background = None
+        self._request_id = headers.get("x-gateway-request-id", "")
         self.raw_headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         self._answer = answer
         self._client = client
@@ -110,7 +111,7 @@ class RelayedResponse(Response):
         if isinstance(answer, WholeAnswer):
             await self._account_for_whole(answer)
             await send_part(send, b"data: ")
-            body = answer.body or msgspec.json.encode({"error": INTERRUPTED})
+            body = answer.body or msgspec.json.encode({"error": interrupted(self._request_id)})
             await _as_data(send)({"type": "http.response.body", "body": body})
         elif self._events is not None:
             await self._relay_body(answer, send)
@@ -172,7 +173,7 @@ class RelayedResponse(Response):
         await self._close_account("cut")
         if events is None or not events.between_events:
             return
-        event = error_event(INTERRUPTED, typed=events.reader.typed)
+        event = error_event(interrupted(self._request_id), typed=events.reader.typed)
         with contextlib.suppress(TimeoutError):  # a caller that does not read is not waited for
             async with asyncio.timeout(_LAST_EVENT):
                 await send({"type": "http.response.body", "body": event})

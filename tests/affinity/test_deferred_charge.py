@@ -10,8 +10,8 @@ from shared.affinity.recorder import ObjectRecorder
 from shared.azure_openai import operations, requests
 from shared.config.document import Backend, Configuration
 from shared.errors import StateUnavailable
-from shared.storage.memory import MemoryStore
 from shared.types import Consumer, Reference, Usage
+from tests.harness.memory_store import MemoryStore
 
 ALICE = Consumer("alice00000", "Alice")
 USED = Usage(input_tokens=10, output_tokens=5)

@@ -11,8 +11,8 @@ from shared.auth.authenticator import Authenticator
 from shared.auth.consumers import Consumers, Record
 from shared.config.document import Limits
 from shared.errors import InvalidApiKey, StoreUnavailable
-from shared.storage.memory import MemoryStore
 from shared.types import Consumer
+from tests.harness.memory_store import MemoryStore
 
 
 class Store(MemoryStore):

@@ -15,10 +15,10 @@ from shared.billing.report import DIMENSIONS, UsageQuery, as_csv, parse_query, r
 from shared.config.document import Backend, PriceLine, ProvisionedCapacity
 from shared.errors import InvalidRequest
 from shared.storage import Properties
-from shared.storage.memory import MemoryStore
 from shared.usage import hours
 from shared.usage.aggregates import Counts, Dimensions, Lines
 from shared.usage.query import HourRange, spans
+from tests.harness.memory_store import MemoryStore
 
 HOUR = hours.from_label("2026110312")
 NOW = (HOUR + 1000) * 3600.0

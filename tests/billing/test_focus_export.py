@@ -29,12 +29,12 @@ from shared.config.parsing import parse
 from shared.errors import StoreUnavailable
 from shared.storage import Properties, Store
 from shared.storage.blobs import Blobs
-from shared.storage.memory import MemoryStore
 from shared.usage import hours
 from shared.usage.rollup import roll_up
 from tests.harness.azurite import Azurite
 from tests.harness.azurite import azurite as start_azurite
 from tests.harness.gateway_process import cli
+from tests.harness.memory_store import MemoryStore
 
 SWEDEN: dict[str, Any] = {
     "name": "sweden",

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from shared import __version__, asgi
+from shared.cli._terminal import show
 from shared.cli.app import cli
 from shared.config.document import Limits
 from simulator.process import SimulatorProcess
@@ -237,3 +238,16 @@ def test_every_limit_can_be_set_by_an_option(run: Commands) -> None:
         "token_quota": 0,
     }
     assert run.json("keys", "set", made["id"], *options)["limits"] == limits
+
+
+def test_a_table_shows_long_words_whole_in_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    remedy = "x" * 150 + " run az login"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    show([{"backend": "sweden", "result": remedy}], ["backend", "result"], False)
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    assert printed.count("x") == 150
+    assert "login" in printed

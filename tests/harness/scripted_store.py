@@ -7,7 +7,7 @@ from shared.config.document import Configuration, LimitSettings, Model
 from shared.errors import StoreUnavailable
 from shared.limits.limiter import Limiter
 from shared.storage import Properties, Row
-from shared.storage.memory import MemoryStore, MemoryTable
+from tests.harness.memory_store import MemoryStore, MemoryTable
 
 NOON = 1_795_262_400.0  # 2026-11-21 12:00 UTC, a Saturday
 

@@ -22,6 +22,9 @@ REGIONS = {"swedencentral": "Sweden Central", "eastus2": "East US 2", "japaneast
 BACKENDS = {"sweden": "swedencentral", "virginia": "eastus2", "japan": "japaneast"}
 DEPLOYMENTS = {  # model -> deployment; some have names of their own, so that the gateway has to translate
     "gpt-4o": "gpt-4o-prod",
+    "gpt-5.4": "gpt-5.4",
+    "gpt-5.4-mini": "gpt-5.4-mini",
+    "gpt-image-2": "gpt-image-2",
     "gpt-4o-mini": "gpt-4o-mini",
     "o4-mini": "thinker",
     "text-embedding-3-small": "embed",

@@ -15,13 +15,13 @@ from shared.azure_openai.requests import parse_call
 from shared.config.document import Backend, Durability
 from shared.errors import StoreUnavailable
 from shared.storage import MAX_BATCH, Properties
-from shared.storage.memory import MemoryStore, MemoryTable
 from shared.token_classes import TOKEN_CLASSES
 from shared.types import Attempt, Call, Consumer, Outcome, Target, Usage
 from shared.usage import _group_commit, ledger
 from shared.usage.ledger import Entry, Ledger
 from shared.usage.overflow import Overflow
 from tests.harness.folding import fold_rows
+from tests.harness.memory_store import MemoryStore, MemoryTable
 
 NOW = 1_790_000_000.0
 CONSUMER = Consumer("c1", "team", product="gold")

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from shared.storage import Properties, Row, Table, Value
-from shared.storage.memory import MemoryStore
 from shared.storage.names import USAGE_AGGREGATES
 from shared.usage import aggregates, hours
 from shared.usage._hour_fold import GRACE
@@ -36,6 +35,7 @@ from shared.usage.rollup import (
     watermarks,
 )
 from tests.harness.folding import fold_rows
+from tests.harness.memory_store import MemoryStore
 
 START = hours.from_label("2026013122")  # two hours before a new day, which begins a month
 SPAN = 4  # hours in which requests begin
