@@ -20,7 +20,7 @@ from tests.harness.gateway_process import make_key
 
 ROOT = Path(__file__).resolve().parent.parent
 AT_ONCE, ROUNDS, CHUNKS = 32, 12, 50
-MODES = ("committed", "deferred", "off")
+MODES = ("committed", "recorded", "deferred", "off")
 BASELINE = "forwarder"  # shows the current speed of the machine
 
 
@@ -38,7 +38,7 @@ def main(calls: int) -> None:
         common = {**os.environ, **simulator.identity_environment, "GATEWAY_STORAGE": storage}
 
         def start(children: Children, mode: str, into: str = "") -> tuple[Child, Place]:
-            durability = {"ledger": {"durability": "deferred"}} if mode == "deferred" else {}
+            durability = {"ledger": {"durability": mode}} if mode != "off" else {}
             environ = {
                 **common,
                 "GATEWAY_CONFIG": json.dumps({**settings, **durability}),

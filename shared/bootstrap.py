@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -94,6 +94,9 @@ class Application(msgspec.Struct, frozen=True):
             logger.exception("roll-up failed")
 
 
+OpenTables = Callable[[Storage], AbstractAsyncContextManager["TablesStore"]]
+
+
 class _Part(Protocol):
     async def close(self) -> None: ...
 
@@ -131,11 +134,11 @@ async def open_exporter(storage: Storage, configuration: Configuration, store: S
 
 
 @asynccontextmanager
-async def application(settings: Settings) -> AsyncIterator[Application]:
+async def application(settings: Settings, open_tables: OpenTables | None = None) -> AsyncIterator[Application]:
     """A running gateway. Enter it in the event loop that serves it; leaving it writes what is left."""
     configuration, rng = settings.configuration, random.Random()
     async with _Parts() as parts:
-        tables = await parts.enter_async_context(open_store(settings.storage))
+        tables = await parts.enter_async_context((open_tables or open_store)(settings.storage))
         telemetry = _telemetry(settings)
         parts.own(telemetry)
         store = telemetry.timed(tables)
@@ -143,9 +146,9 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
         overflow = _overflow(configuration.ledger, tables.endpoint)
         ledger = parts.own(Ledger(store, configuration.ledger.durability, overflow))
         parts.own(Tasks()).start(ledger.recover())
-        tokenizer = parts.own(Tokenizer())
         alerts = parts.own(Alerts(settings.webhook))
         limiter = parts.own(Limiter(store, configuration, alerts))
+        tokenizer = parts.own(Tokenizer())  # closed first: what it counts is booked in the limits and the ledger
         authenticator = Authenticator(Consumers(store), store.now)
 
         rotation = parts.own(Rotation(store.table(names.ROTATION), rng))

@@ -9,6 +9,7 @@ GatewayError                    500     internal_error
 ├── PinNotAllowed               403     pin_not_allowed
 ├── QuotaExceeded               403     quota_exceeded
 │   └── BudgetExceeded          403     budget_exceeded
+├── ModelWithoutPrice           403     model_without_price
 ├── ModelNotFound               404     model_not_found
 ├── UnknownPath                 404     unknown_path
 ├── StateNotFound               404     not_found
@@ -124,6 +125,12 @@ class QuotaExceeded(GatewayError):
 
 class BudgetExceeded(QuotaExceeded):
     code = "budget_exceeded"
+
+
+class ModelWithoutPrice(GatewayError):
+    """A budget cannot count the calls of this model, and the configuration refuses such calls."""
+
+    status, code, type = 403, "model_without_price", "invalid_request_error"
 
 
 class ModelNotFound(GatewayError):

@@ -112,8 +112,6 @@ class Gateway:
         except BaseException as error:
             if upload is not None:
                 upload.close()
-            if reservation is not None:
-                self._limiter.release(reservation)  # does nothing once the end of the call is on record
             if isinstance(error, GatewayError):
                 error.model = call.model if call.model in self._models else ""  # the log holds no free text of callers
                 if reservation is not None:
@@ -134,7 +132,12 @@ class Gateway:
         headers: Mapping[str, str],
     ) -> Response:
         """Route, forward and respond: the answer to an admitted call."""
-        plan, binding = await self._planner.plan(consumer, call, headers)
+        try:
+            plan, binding = await self._planner.plan(consumer, call, headers)
+        except BaseException:
+            self._limiter.release(reservation)
+            raise
+        # From here on the end of the call, whatever it is, settles the reservation.
         record = self._accounting.open(received, consumer, call, reservation, plan.model)
         connection = CallerConnection(request.receive if upload is None else upload.after)
         heartbeat = heartbeat_wanted(headers, self._heartbeat)

@@ -21,6 +21,7 @@ from shared.billing.charges import Tariff
 from shared.billing.focus_export import FocusExporter
 from shared.billing.report import as_csv, parse_query, report
 from shared.config.parsing import parse
+from shared.azure_openai.metering import usage_in_answer
 from shared.azure_openai.operations import match
 from shared.azure_openai.requests import parse_call
 from tests.harness.memory_store import MemoryStore
@@ -56,7 +57,10 @@ async def shown(price):
     consumer, target = Consumer("k", "name"), Target(configuration.backends[0], "m", "d")
     body = b'{"model":"m","messages":[{"role":"user","content":"hello"}]}'
     call = parse_call(match("POST", "/v1/chat/completions"), "", {}, body)
-    usage = Usage(input_tokens=1_000_000, output_tokens=500_000, dreamt_tokens=200_000)
+    answer = {"model": "", "usage": {"prompt_tokens": 1_000_000, "completion_tokens": 500_000,
+              "completion_tokens_details": {"dreamt_tokens": 200_000, "text_tokens": 300_000}}}
+    usage = usage_in_answer(call, 200, json.dumps(answer).encode())
+    assert usage == Usage(input_tokens=1_000_000, output_tokens=500_000, dreamt_tokens=200_000), usage
     outcome = Outcome(status=200, usage=usage, served_by=target)
     ledger = Ledger(store)
     context = telemetry.begin("01KAJWBX00000000000000000Z", 0.0, "")

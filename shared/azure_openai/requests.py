@@ -125,7 +125,7 @@ def _with_body(call: Call, body: bytes) -> Call:
     usage, integers, output, makes = {}, {}, None, operation.makes
     if operation.metered in ("tokens", "once"):
         bounds = {name: fields.tokens(name) for name in _OUTPUT_BOUNDS if name in values}
-        output = next((bound for bound in bounds.values() if bound is not None), None)
+        output = max((bound for bound in bounds.values() if bound is not None), default=None)
         integers = _integers(bounds, body, values)
         usage = usage_edit(fields, call) if stream and operation.name in _WITH_USAGE_CHUNK else {}
     if makes in _STORED_IF:

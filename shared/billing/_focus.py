@@ -13,7 +13,7 @@ from typing import NamedTuple
 from shared.billing.charges import UNUSED, Charge, Tariff
 from shared.billing.cost import Part, Price, exactly, parts
 from shared.config.document import Backend
-from shared.token_classes import TOKEN_CLASSES
+from shared.token_classes import TOKEN_CLASSES, UNITS
 from shared.usage import hours
 from shared.usage.aggregates import NOBODY
 from shared.usage.query import HourRange
@@ -45,11 +45,11 @@ _FIXED = {
     "ServiceSubcategory": "Generative AI",
     "SubAccountType": "Consumer",
 }
+_PER_MILLION = 10**6
 _METERS = {  # price -> meter, consumed unit, priced unit, consumed units per priced unit
-    "image": ("Images", "Images", "Images", 1),
-    "second": ("Seconds of Sound", "Seconds", "Seconds", 1),
-    "character": ("Characters", "Characters", "1000000 Characters", 10**6),
-}
+    unit.price: (unit.meter, unit.meter.partition(" of ")[0], unit.meter.partition(" of ")[0], 1)
+    for unit in UNITS.values()
+} | {"character": ("Characters", "Characters", "1000000 Characters", _PER_MILLION)}
 _BLANK = dict.fromkeys(COLUMNS, "") | _FIXED
 
 

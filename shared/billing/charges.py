@@ -55,7 +55,7 @@ class Tariff:
         shared: dict[tuple[str, str], list[tuple[Dimensions, Counts]]] = {}
         for line, counts in lines.items():
             backend = self._backends.get(line.backend)
-            if backend is None or backend.kind != "provisioned":
+            if backend is None or backend.kind != "provisioned" or _spilled_over(line, backend):
                 price = self.price(span, line)
                 yield Charge(line, counts, cost(price, counts), price)
             else:
@@ -75,7 +75,7 @@ class Tariff:
             line.model,
             span.first * hours.HOUR,
             served=line.served,
-            backend=line.backend,
+            backend=self.prices.serving(line.backend, line.deployment),
             region=line.region,
             tier=line.tier,
             long=line.context == "long",
@@ -117,6 +117,12 @@ class Tariff:
         shares[weights.index(max(weights))] += whole - sum(shares)
         for (line, counts), share in zip(used, shares, strict=True):
             yield Charge(line, counts, share, unit_hour=each)
+
+
+def _spilled_over(line: Dimensions, backend: Backend) -> bool:
+    """True if Azure served these calls of a provisioned backend by another deployment, which is pay-as-you-go."""
+    own = backend.models.get(line.model)
+    return own is not None and line.deployment not in (NOBODY, own)
 
 
 def _hour(entry: ProvisionedCapacity) -> int:

@@ -13,7 +13,7 @@ from shared.billing.charges import UNUSED, Charge, Tariff
 from shared.billing.cost import USD
 from shared.errors import InvalidRequest
 from shared.storage import Store
-from shared.token_classes import REPORTED, TokenCounts
+from shared.token_classes import REPORTED, UNITS, TokenCounts
 from shared.usage import hours, query
 from shared.usage.aggregates import added
 
@@ -40,7 +40,7 @@ EVERY = {
     "month": Pieces(hours.month_start, 28 * 24, 120, "%Y-%m"),
 }
 
-_SUMS = ("requests", "errors", "hung_up", "estimated", *REPORTED, "images", "characters")
+_SUMS = ("requests", "errors", "hung_up", "estimated", *REPORTED, *(field for field in UNITS if field != "seconds"))
 
 
 class UsageQuery(msgspec.Struct, frozen=True):
@@ -58,7 +58,8 @@ def parse_query(given: Mapping[str, str], now: float, *, by: str = "key") -> Usa
     """Parse the parameters of a report. Raises `InvalidRequest`, which names the wrong one."""
     current = datetime.fromtimestamp(now, UTC)
     since = _moment(given, "since") or current.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    until = min(_moment(given, "until") or current + timedelta(hours=1), current + timedelta(hours=1))
+    asked = _moment(given, "until") or current + timedelta(hours=1)
+    until = min(asked, current + timedelta(hours=1))
     if since < _EARLIEST:
         raise _bad("since", f"{since:%Y-%m-%d}", f"a time after {_EARLIEST:%Y-%m-%d}")
     if since >= until:
@@ -73,7 +74,7 @@ def parse_query(given: Mapping[str, str], now: float, *, by: str = "key") -> Usa
     if (until - since) / timedelta(hours=pieces.hours) > pieces.most + 1:
         expected = f"a period of at most {pieces.most} pieces; ask for a shorter one, or for larger pieces"
         raise _bad("every", every, expected)
-    return UsageQuery(since, until, names, every, {name: given[name] for name in DIMENSIONS if name in given})
+    return UsageQuery(since, asked, names, every, {name: given[name] for name in DIMENSIONS if name in given})
 
 
 class ReportLine(TokenCounts, frozen=True):
@@ -88,6 +89,9 @@ class ReportLine(TokenCounts, frozen=True):
     estimated: int = 0
     images: int = 0
     characters: int = 0
+    web_searches: int = 0
+    file_searches: int = 0
+    code_sessions: int = 0
     sound_ms: int = 0
     charges: int = 0
     beside_tokens: int = 0
@@ -166,7 +170,7 @@ class Report(msgspec.Struct, frozen=True):
 async def report(store: Store, tariff: Tariff, asked: UsageQuery) -> Report:
     """Sum and price usage. Hours that the period touches count whole. Raises `StoreUnavailable`."""
     now = store.now()
-    first, end = hours.hour_of(asked.since.timestamp()), -hours.hour_of(-asked.until.timestamp())
+    first, end = hours.hour_of(asked.since.timestamp()), -hours.hour_of(-min(asked.until.timestamp(), now + 3600))
     forecast, recent, capacity_weight = _forecast(first, end, now, asked.every)
     every = EVERY[asked.every]
     cuts = [hour for hour in range(first, end) if asked.every and every.start(hour) == hour]

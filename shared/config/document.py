@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 from msgspec import Meta
 
-from shared.token_classes import TOKEN_PRICES, Dollars, TokenPrices
+from shared.token_classes import TOKEN_PRICES, TOOL_PRICES, UNITS, Dollars, TokenPrices
 
 Limit = Annotated[int, Meta(ge=0, le=10**15)]  # 0: no limit
 Deployment = Literal["global", "data_zone", "regional"]
@@ -17,9 +17,9 @@ Tier = Literal["standard", "batch", "priority", "flex"]
 
 class PriceLine(TokenPrices, frozen=True, forbid_unknown_fields=True, kw_only=True, rename={"since": "from"}):
     """One price, in the table and in the configuration: USD per million tokens or characters, per second of sound, per
-    image, per hour of a provisioned throughput unit. If several match a call, the most specific one applies: region
-    before kind of deployment, then the latest `from` (YYYY-MM-DD, UTC). `deployment` None and empty `regions` match
-    all."""
+    image, per call of a tool, per hour of a provisioned throughput unit. If several match a call, the most specific one
+    applies: region before kind of deployment, then the latest `from` (YYYY-MM-DD, UTC). `deployment` None and empty
+    `regions` match all."""
 
     model: str = ""
     deployment: Deployment | None = None
@@ -30,6 +30,9 @@ class PriceLine(TokenPrices, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     image: Dollars | None = None
     second: Dollars | None = None
     character: Dollars | None = None
+    web_search: Dollars | None = None
+    file_search: Dollars | None = None
+    code_session: Dollars | None = None
     unit_hour: Dollars | None = None
 
     def problem(self) -> str | None:
@@ -37,12 +40,13 @@ class PriceLine(TokenPrices, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         given = {name for name in AMOUNTS if getattr(self, name) is not None}
         if not given:
             return f"expected at least one of {', '.join(AMOUNTS)}"
-        if bool(self.model) == ("unit_hour" in given) or ("unit_hour" in given and len(given) > 1):
-            return "expected either a model with its prices, or unit_hour alone and no model"
+        if "unit_hour" in given if self.model else not (given <= {*TOOL_PRICES} or given == {"unit_hour"}):
+            tools = ", ".join(TOOL_PRICES)
+            return f"expected either a model with its prices, or no model and unit_hour alone or some of {tools}"
         return None if is_date(self.since) else f"from: expected a date as 2026-08-01, got {self.since!r}"
 
 
-AMOUNTS = (*TOKEN_PRICES, "image", "second", "character", "unit_hour")
+AMOUNTS = (*TOKEN_PRICES, *(unit.price for unit in UNITS.values()), "unit_hour")
 
 
 def is_date(since: str) -> bool:
@@ -195,8 +199,12 @@ class TokenHeaders(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Limits for all callers. `defaults`: for consumers that set none; `teams`: shared by the keys of each team;
-    `addresses`: for every client address, with and without a valid key. `contact` is named in the error of a rejected
-    call; `webhook` receives alerts about quotas that are nearly used up."""
+    `addresses`: for every client address, with and without a valid key.
+
+    `contact` is named in the error of a rejected call; `webhook` receives alerts about quotas that are nearly used up.
+    `unpriced`: what becomes of a call under a budget if its model has no known price. `warn`: it passes, does not count
+    towards the budget, and the log says so; `refuse`: it is rejected.
+    """
 
     defaults: Limits = Limits()
     teams: dict[str, Limits] = {}
@@ -204,6 +212,7 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     contact: str = "the gateway's operator"
     headers: TokenHeaders = TokenHeaders()
     webhook: WebhookSettings | None = None
+    unpriced: Literal["refuse", "warn"] = "warn"
 
 
 class ExportSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -227,14 +236,17 @@ class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     request_body: Annotated[float, Meta(gt=0, le=600)] = 60.0
 
 
-Durability = Literal["committed", "deferred"]
+Durability = Literal["committed", "recorded", "deferred"]
 
 
 class LedgerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Durability of usage rows. `committed`: the last byte of an answer waits for its row; `deferred`: it does not, and
-    a crash loses about a second of rows. `overflow_directory`: holds rows on disk while the table is unavailable; None:
-    the temporary directory. `overflow_bytes`: its largest size; 0: nothing on disk. `keep_months`: age at which raw
-    rows are dropped; 0: never."""
+    """Durability of usage rows. `committed`: the last byte of an answer waits for its row; `recorded`: it waits for the
+    row of its beginning, and a crash makes the last second's calls estimates; `deferred`: it does not wait, and a crash
+    loses about a second of rows.
+
+    `overflow_directory`: holds rows on disk while the table is unavailable; None: the temporary directory.
+    `overflow_bytes`: its largest size; 0: nothing on disk. `keep_months`: age at which raw rows are dropped; 0: never.
+    """
 
     durability: Durability = "committed"
     overflow_directory: str | None = None

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
@@ -30,6 +30,10 @@ _LOOK_AGAIN = 1.0
 _LONGER = 1.5  # times the longest answer so far: from then on a target may hang
 
 
+Admit = Callable[[str], Awaitable[bool]]
+"""Returns True if the limits of this model admit the call."""
+
+
 class ForwardingFailed(Exception):
     """No target answered. `error` is for the caller, `attempts` for the record."""
 
@@ -50,11 +54,18 @@ class Forwarder:
         self.budget = RetryBudget(breakers.clock)
 
     def sending(
-        self, call: Call, plan: Plan, request_id: str, started: float, upload: Upload | None = None
+        self,
+        call: Call,
+        plan: Plan,
+        request_id: str,
+        started: float,
+        upload: Upload | None = None,
+        admit: Admit | None = None,
     ) -> "ForwardedCall":
         """Prepare a call. `started`: the time of its arrival, from which its deadline counts. An `upload` goes to
-        another target as long as everything received of it is kept."""
-        return ForwardedCall(self, call, plan, request_id, started, upload)
+        another target as long as everything received of it is kept. `admit`: the limits of other models than the
+        plan's, as far as they have some."""
+        return ForwardedCall(self, call, plan, request_id, started, upload, admit)
 
     async def has_object(self, backend: Backend, reference: Reference) -> bool:
         """Ask a backend for an object. Raises `StateUnavailable` if the backend does not answer."""
@@ -78,7 +89,14 @@ class ForwardedCall:
     """One call: the attempts so far, and why they failed. `run` it once."""
 
     def __init__(
-        self, forwarder: Forwarder, call: Call, plan: Plan, request_id: str, started: float, upload: Upload | None
+        self,
+        forwarder: Forwarder,
+        call: Call,
+        plan: Plan,
+        request_id: str,
+        started: float,
+        upload: Upload | None,
+        admit: Admit | None,
     ) -> None:
         self._forwarder = forwarder
         self._breakers = forwarder.breakers
@@ -87,6 +105,8 @@ class ForwardedCall:
         self._plan = plan
         self._request_id = request_id
         self._upload = upload
+        self._admit = admit
+        self._admitted = {plan.model: True}  # by model
         total = forwarder.timeouts.total
         self._deadline = started + (total if plan.seconds is None else min(plan.seconds, total))
         self._tokens = quota.estimate(call)
@@ -111,7 +131,7 @@ class ForwardedCall:
             target = self._left.pop(0)
             if self._upload is not None and not self._upload.repeatable:
                 break
-            if not self._may_try(target):
+            if not self._may_try(target) or not await self._is_admitted(target.model):
                 continue
             limit = self._limit(target)
             if limit <= 0:
@@ -146,6 +166,12 @@ class ForwardedCall:
                 return False
             self._tried_ejected = True
         return True
+
+    async def _is_admitted(self, model: str) -> bool:
+        """Return True if the limits of this model admit the call: those of the plan's model did."""
+        if model not in self._admitted:
+            self._admitted[model] = self._admit is None or await self._admit(model)
+        return self._admitted[model]
 
     def _serves(self, target: Target) -> bool:
         """Return True if the target's model may serve this call now."""

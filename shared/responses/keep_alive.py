@@ -11,6 +11,19 @@ from shared.requests.disconnect import CallerDisconnected
 from shared.responses.relay import RelayedResponse
 from shared.responses.rendering import KEEP_ALIVE_COMMENT, ErrorResponse, error_event, error_object, send_part
 
+Answer = asyncio.Future[RelayedResponse | ErrorResponse]
+
+
+def discard(answer: Answer) -> None:
+    """Cancel the work on a response that nobody will receive. If it is there already, account for it."""
+    answer.cancel()
+    answer.add_done_callback(_abandon)
+
+
+def _abandon(answer: Answer) -> None:
+    if not answer.cancelled() and answer.exception() is None and isinstance(late := answer.result(), RelayedResponse):
+        late.abandon()
+
 
 class KeepAliveResponse(Response):
     """An event stream that starts with comments, because its backend has been silent for too long.
@@ -18,9 +31,7 @@ class KeepAliveResponse(Response):
     `answer` gives the response in the end. The first comment commits status and headers, so an error becomes an event.
     """
 
-    def __init__(
-        self, answer: asyncio.Future[RelayedResponse | ErrorResponse], headers: Mapping[str, str], seconds: float
-    ) -> None:
+    def __init__(self, answer: Answer, headers: Mapping[str, str], seconds: float) -> None:
         super().__init__(headers={**headers, "content-type": "text/event-stream; charset=utf-8"})
         self._answer = answer
         self._request_id = headers.get("x-gateway-request-id", "")
@@ -38,8 +49,9 @@ class KeepAliveResponse(Response):
             return
         except GatewayError as error:
             response = ErrorResponse(error, {})
-        finally:
-            self._answer.cancel()
+        except BaseException:
+            discard(self._answer)
+            raise
         if isinstance(response, RelayedResponse):
             await response.continue_stream(send)
         else:

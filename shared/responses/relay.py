@@ -81,14 +81,24 @@ class RelayedResponse(Response):
                 await relaying
         except CallerDisconnected:
             ended = "hung_up"
+        except asyncio.CancelledError:  # by the server: the caller gets no more of the answer either
+            ended = "hung_up"
+            raise
         finally:
             relaying.close()  # if the caller had left before it began
-            if not self._accounted:
-                self._accounted = True
-                self._account_for_the_rest(ended)
-            self._answer.close()
-            if self._upload is not None:
-                self._upload.close()
+            self._finish(ended)
+
+    def abandon(self) -> None:
+        """Account for an answer that nobody will receive, as if its caller had hung up."""
+        self._finish("hung_up")
+
+    def _finish(self, ended: Ended) -> None:
+        if not self._accounted:
+            self._accounted = True
+            self._account_for_the_rest(ended)
+        self._answer.close()
+        if self._upload is not None:
+            self._upload.close()
 
     async def _relay(self, send: Send) -> None:
         answer = self._answer

@@ -83,11 +83,10 @@ class TablesStore:
 
     async def create_table(self, name: str) -> None:
         """Create a table if it does not exist, in one request for all writers that miss it at the same time."""
-        await self._creations.run(name, partial(self._create_table, name))
-
-    async def _create_table(self, name: str) -> None:
-        creation = self.request("POST", "/Tables", msgspec.json.encode({"TableName": name}), _INSERT)
-        await self.answered(f"create table {name}", creation, 204, _EXISTS)
+        doing, body = f"create table {name}", msgspec.json.encode({"TableName": name})
+        await self._creations.run(
+            name, lambda: self.answered(doing, self.request("POST", "/Tables", body, _INSERT), 204, _EXISTS)
+        )
 
     async def request(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None, query: str = ""

@@ -137,6 +137,7 @@ async def test_the_rows_add_up_to_the_usage_report() -> None:
             e_input=number * 1001,
             e_cached=0,
             e_backend=backend,
+            e_deployment={"sweden": "chat", "reserved": "ptu"}[backend],
             e_tier=["default", "batch", "priority"][number % 3],
         )
     month = hours.from_label("2026110100")

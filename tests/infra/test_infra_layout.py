@@ -207,7 +207,7 @@ class TestTheImage:
                 {
                     "model": "gpt-5.4-mini",
                     "stream": True,
-                    "max_tokens": 60,
+                    "max_completion_tokens": 400,
                     "messages": [{"role": "user", "content": "Hello"}],
                 }
             ).encode()
