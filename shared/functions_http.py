@@ -18,10 +18,10 @@ import uvicorn
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from shared.errors import GatewayError, InvalidRequest
 from shared.functions_pairing import HEADER, KNOWN, Pairing, Unpaired
+from shared.http_protocol import Protocol
 from shared.responses.rendering import ErrorResponse
 
 logger = logging.getLogger("tollgate")
@@ -97,8 +97,10 @@ class WebApp(base.WebApp):
         await response(scope, receive, send)
 
 
-class _Protocol(HttpToolsProtocol):
+class _Protocol(Protocol):
     """Ends the invocation of a request that the server itself refuses."""
+
+    _data = b""
 
     def data_received(self, data: bytes) -> None:
         self._data = data

@@ -171,6 +171,14 @@ async def test_a_half_that_is_left_alone_ends_within_ten_seconds_and_no_stream_w
     assert running.gateway.logs().count("the worker has died") == 0
 
 
+def test_a_post_that_asks_for_another_protocol_is_served_with_its_body(app: System) -> None:
+    with Caller(app, app.key, chat_body()) as caller:
+        caller.request = caller.request.replace(b"host:", b"connection: Upgrade\r\nupgrade: h2c\r\nhost:", 1)
+        assert caller.send().read_to_the_end(5)
+    assert caller.received.startswith(b"HTTP/1.1 200")
+    app.no_invocation_is_left()
+
+
 def test_a_request_that_the_workers_server_refuses_ends_its_invocation_at_once(app: System) -> None:
     started = time.monotonic()
     with Caller(app, app.key, chat_body()) as caller:
