@@ -15,6 +15,7 @@ from shared.azure_openai._answer_shapes import (
     text_of,
     usage_at_end,
 )
+from shared.azure_openai.answers import ReportedError, reported_error
 from shared.azure_openai.json_body import UNREADABLE
 from shared.azure_openai.metering import spoken_characters
 from shared.token_classes import TOKEN_CLASSES
@@ -59,6 +60,8 @@ class EventReader:
         """`eager`: any event commits the stream, because no other backend could take over."""
         self.committed = False  # a part of the answer has passed: no other backend can take over now
         self.failed = False  # the backend reported an error before that
+        self.error: ReportedError | None = None  # its reason, which may follow in an event of its own
+        self.failure = b""  # the payload with that reason
         self.marked = False  # the end marker has come, behind which nothing follows
         self.may_end = False  # an image is complete: the stream may end without another word
         self.typed = False  # its events have types
@@ -89,7 +92,7 @@ class EventReader:
         if kind:
             return self._read_typed(kind, read, data)
         if read.error is not None and not self.committed:
-            self.failed = True
+            self._fail(data)
         if self._collects and read.choices and ((not self.objects and not self.committed) or _SPOKEN.search(data)):
             self.objects.append(data)
         if read.usage is not None:
@@ -113,11 +116,17 @@ class EventReader:
             self._usages.append(usage.value(images=int(self.may_end)))
         return "pass"
 
+    def reported(self) -> Usage | None:
+        """The usage that the stream reported; None if it reported none."""
+        if not self._usages:
+            return None
+        return self._usages[0] if len(self._usages) == 1 else _sum(self._usages)
+
     def usage(self) -> Usage:
         """The usage that the stream reported. If it reported none, an estimate: a token per four characters, or per
         piece if pieces are shorter."""
-        if self._usages:
-            return self._usages[0] if len(self._usages) == 1 else _sum(self._usages)
+        if (reported := self.reported()) is not None:
+            return reported
         call = self._call
         if call.operation.metered == "speech":  # events are charged by tokens, and those of audio are not known
             return Usage(input_tokens=call.input_estimate, characters=spoken_characters(call), estimated=True)
@@ -132,7 +141,7 @@ class EventReader:
     def _read_typed(self, kind: str, read: Event, data: bytes) -> Verdict:
         self.typed = True
         if (kind in _FAILING or read.error is not None) and not self.committed:
-            self.failed = True
+            self._fail(data)
         elif kind not in _OPENING:
             self.committed = True
         if isinstance(read.delta, str) and not kind.endswith("audio.delta"):  # whose delta is sound
@@ -149,7 +158,13 @@ class EventReader:
         elif image:
             self._usages.append(Usage(images=1))
         self.may_end = self.may_end or image
-        return "end" if kind in _ENDING else "pass"
+        # The reason of a failure may follow in an event `error`, so the stream goes on until then.
+        return "end" if kind in _ENDING and not (self.failed and self.error is None) else "pass"
+
+    def _fail(self, data: bytes) -> None:
+        self.failed = True
+        if self.error is None and (error := reported_error(data)) is not None:
+            self.error, self.failure = error, data
 
     def _read_choice(self, choice: Choice) -> None:
         """Any piece of an answer commits the stream, of whatever kind it is: text, calls of tools, sound."""

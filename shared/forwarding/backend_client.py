@@ -5,6 +5,8 @@ stream with its first token. Before that an attempt fails with `AttemptFailed`, 
 that, failures are reported to the caller, never retried.
 """
 
+import asyncio
+import contextlib
 import functools
 import logging
 from collections.abc import AsyncIterator
@@ -14,6 +16,7 @@ import msgspec
 from yarl import URL
 
 from shared.azure_openai import backend_requests
+from shared.azure_openai.answers import ReportedError
 from shared.azure_openai.backend_requests import UpstreamRequest
 from shared.azure_openai.event_reader import EventReader
 from shared.azure_openai.event_relay import EventRelay
@@ -27,10 +30,12 @@ from shared.forwarding._failures import (
     AttemptFailed,
     Superseded,
     Throttled,
+    error_below_200,
+    error_in_success,
     failure_in_answer,
     failure_of_transport,
 )
-from shared.forwarding.response import Answer, OpenAnswer, returned_headers, whole_answer
+from shared.forwarding.response import Answer, OpenAnswer, WholeAnswer, returned_headers, whole_answer
 from shared.requests.upload import Upload
 from shared.routing import quota
 from shared.routing.breakers import Breakers
@@ -40,6 +45,8 @@ from shared.types import Call, Target
 logger = logging.getLogger("tollgate.forwarding")
 
 _MAX_BUFFERED = 4 * 1024 * 1024  # bytes of a body held back so that another target can still be tried
+_REASON_FOLLOWS = 1.0  # seconds; Azure's `response.failed` without an error is followed by it within 0.3 s
+_END_FOLLOWS = 0.1  # seconds from there to the end of the stream
 _JSON = "application/json"
 
 _LONG_URL = 300  # characters; longer URLs hold a caller's query, which is not worth caching
@@ -160,8 +167,19 @@ class BackendClient:
         breakers, timeouts = self._breakers, self._timeouts
         served_by = self._served_by(target, response, sent)
         body: EventRelay | BodyMeter
+        configured = breakers.watched(target).configured
         if response.status == 200 and response.content_type == "text/event-stream":
             body, head = await _read_first_token(call, response)
+            if body.reader.failed:
+                reader, whole = body.reader, head + await _rest_of_failure(body, response)
+                error = reader.error or ReportedError()
+                return self._settle(
+                    target,
+                    response,
+                    error_below_200(
+                        call, served_by, response.headers, error, reader.failure, whole, reader.reported(), configured
+                    ),
+                )
             seconds = timeouts.stream
         else:
             # A body that is not JSON shows nothing but its status, unless the objects it makes have to be recorded.
@@ -169,16 +187,13 @@ class BackendClient:
             unread = free and response.status == 200
             head, complete = await _read(response, 0 if unread else _MAX_BUFFERED)
             if not unread:
-                configured = breakers.watched(target).configured
                 failed = failure_in_answer(call, target, response, head, complete=complete, configured=configured)
                 if failed is not None:
                     raise failed
             if complete:
-                answer = whole_answer(call, served_by, response.status, response.headers, head)
-                breakers.success(target)
-                breakers.end(target)
-                response.release()
-                return answer
+                reported = error_in_success(call, served_by, response, head, configured)
+                answer = reported or whole_answer(call, served_by, response.status, response.headers, head)
+                return self._settle(target, response, answer)
             body = BodyMeter(call, response.status, head)
             seconds = timeouts.stream if unread else timeouts.total
         breakers.success(target)
@@ -193,6 +208,20 @@ class BackendClient:
             deadline=min(in_seconds(seconds), timeout.call_ends),
             silence=timeouts.total,
         )
+
+    def _settle(
+        self, target: Target, response: aiohttp.ClientResponse, outcome: AttemptFailed | WholeAnswer
+    ) -> WholeAnswer:
+        """Return a complete answer. Raises the failure that it reports."""
+        if isinstance(outcome, AttemptFailed):
+            raise outcome
+        self._breakers.success(target)
+        self._breakers.end(target)
+        if response.content.at_eof():
+            response.release()
+        else:
+            response.close()
+        return outcome
 
     def _served_by(self, target: Target, response: aiohttp.ClientResponse, sent: Sent) -> Target:
         """Return the deployment that served a call, and note the quota that the answer reports of the one asked."""
@@ -231,11 +260,25 @@ async def _read_first_token(call: Call, response: aiohttp.ClientResponse) -> tup
     while chunk and not (reader.committed or reader.failed or events.done) and len(head) <= _MAX_BUFFERED:
         chunk = await response.content.readany()
         head += events.feed(chunk)
-    if reader.failed:
-        raise AttemptFailed("reported an error before the stream's first token", response.status, charged=True)
-    if not reader.committed:
-        raise AttemptFailed("ended the stream before its first token", response.status, charged=True)
+    if not (reader.committed or reader.failed):
+        problem = "ended the stream before its first token"
+        raise AttemptFailed(problem, response.status, charged=True, usage=reader.reported())
     return events, head
+
+
+async def _rest_of_failure(events: EventRelay, response: aiohttp.ClientResponse) -> bytes:
+    """Read a stream that has failed to its end, or for as long as its reason may follow; return what is read."""
+    rest = b""
+    with contextlib.suppress(TimeoutError, aiohttp.ClientError, OSError):
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(_REASON_FOLLOWS) as timeout:
+            while len(rest) <= _MAX_BUFFERED:
+                if events.reader.error is not None:
+                    timeout.reschedule(min(loop.time() + _END_FOLLOWS, timeout.when() or loop.time()))
+                if not (chunk := await response.content.readany()):
+                    break
+                rest += events.feed(chunk)
+    return rest + events.finish()
 
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> tuple[bytes, bool]:

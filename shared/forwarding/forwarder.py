@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from shared.azure_openai import answers, metering, operations, requests
+from shared.azure_openai import metering, operations, requests
 from shared.azure_openai.references import KINDS
 from shared.config.document import Backend, FallbackReason, Timeouts
 from shared.errors import BadGateway, GatewayError, NoBackendAvailable, StateUnavailable, UpstreamTimeout
@@ -177,11 +177,9 @@ class ForwardedCall:
     def _falls_back(self, answer: Answer) -> bool:
         """Return True if another model, or a larger window, may take the call that this answer refuses. The caller gets
         this answer if they do not."""
-        if answer.status != 400 or not isinstance(answer, WholeAnswer) or self._refused is not None:
+        if not isinstance(answer, WholeAnswer) or answer.refusal is None or self._refused is not None:
             return False
-        reason = answers.fallback_reason(answer.status, answer.body)
-        if reason is None:
-            return False
+        reason = answer.refusal
         self._refused = reason, answer
         if not any(map(self._serves, self._left)):
             self._refused = None
@@ -212,7 +210,7 @@ class ForwardedCall:
             self._failures.append(failed)
             if failed.spilled_to:
                 self._spilled.append((target.backend.endpoint, failed.spilled_to))
-            usage = metering.unanswered(self._call) if failed.charged else None
+            usage = failed.usage or (metering.unanswered(self._call) if failed.charged else None)
             self._record(target, failed.status, failed.problem, started, role, usage)
             logger.info("%s: %s on %s: %s", self._request_id, target.deployment, target.backend.name, failed.problem)
             if isinstance(failed, Disconnected) and len(self._plan.targets) == 1 == len(self._attempts):

@@ -57,7 +57,8 @@ class Shadows:
                 answer.close()
         except AttemptFailed as failed:
             logger.info("shadow of %s: %s on %s", request_id, failed.problem, target.backend.name)
-            status, problem, usage = failed.status, failed.problem, prompt if failed.charged else None
+            status, problem = failed.status, failed.problem
+            usage = failed.usage or (prompt if failed.charged else None)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             problem, usage = type(error).__name__, prompt  # it broke off; the prompt at least is charged
         milliseconds = (self._breakers.clock() - started) * 1000

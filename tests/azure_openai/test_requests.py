@@ -419,7 +419,16 @@ def test_a_duplicate_key_is_rejected(body: bytes) -> None:
     ],
 )
 def test_an_answer_is_classified_by_the_party_at_fault(status: int, body: bytes, kind: str) -> None:
-    assert classify(status, body) == kind
+    assert classify(status, body, {}) == kind
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [("null", "ours"), ('"content_filter"', "caller"), ('"unknown_parameter"', "caller")]
+)
+def test_azures_front_end_reports_a_missing_deployment_with_a_header_and_without_a_code(code: str, kind: str) -> None:
+    body = b'{"error": {"message": "Resource not found", "code": %s}}' % code.encode()
+    assert classify(400, body, {"x-ms-fe-error": "true"}) == kind
+    assert classify(400, body, {}) == "caller"
 
 
 @pytest.mark.parametrize(
