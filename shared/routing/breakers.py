@@ -205,7 +205,10 @@ class Breakers:
         else:
             longest = LONGEST_RETRY_AFTER if state.longest_cool_down is None else state.longest_cool_down()
             health = after_throttle(state.health, now, retry_after, self.rng.random(), longest)
+        recovered = state.health.ejected_until > health.ejected_until
         state.health = msgspec.structs.replace(health, reason=f"429: {kind}")
+        if recovered and self._fleet is not None:
+            self._fleet.recovered((target.backend.name, target.deployment))
 
     def held_back(self, target: Target) -> bool:
         """True if this call is not to be sent to a deployment that asked for more time than it is given."""

@@ -18,7 +18,7 @@ from shared.routing import _health, quota
 from shared.routing._health import HEALTHY, Health
 from shared.routing.breakers import Breakers
 from shared.routing.preferences import RoutingPreferences
-from shared.routing.quota import Sent
+from shared.routing.quota import Sent, Throttle
 from shared.routing.rotation import BLOCK, Rotation, smooth_order
 from shared.routing.router import Router
 from shared.storage import Properties
@@ -161,6 +161,32 @@ async def test_three_faults_in_a_row_eject_and_an_answer_between_them_does_not()
     routing.breakers.fault(a, "status 503")
     assert {tuple(routing.order()) for _ in range(4)} == {("b", "a")}  # still there for a call that b fails
     await routing.rotation.close()
+
+
+@pytest.mark.parametrize("kind", ["quota", "oversized"])
+async def test_a_probe_that_is_throttled_ends_the_ejection(kind: Throttle) -> None:
+    routing = Routing(backend("a"), backend("b"))
+    a = routing.target("a")
+    for _ in range(3):
+        routing.breakers.fault(a, "status 500")
+    routing.clock.now += 10
+    routing.breakers.begin(a, 60.0)
+    routing.breakers.failed(a)
+    routing.breakers.throttle(a, 0.3, kind, 1.0)
+    assert not routing.breakers.usable(a, routing.breakers.clock(), 1.0)
+    routing.clock.now += 0.4
+    assert routing.breakers.usable(a, routing.breakers.clock(), 1.0)
+    assert not routing.breakers.health(a).half_open
+
+
+async def test_a_late_429_does_not_end_an_ejection() -> None:
+    routing = Routing(backend("a"), backend("b"))
+    a = routing.target("a")
+    for _ in range(3):
+        routing.breakers.fault(a, "status 500")
+    routing.breakers.throttle(a, 0.3)
+    routing.clock.now += 1
+    assert not routing.breakers.usable(a, routing.breakers.clock())
 
 
 async def test_an_ejected_backend_is_probed_by_one_call_and_comes_back_when_it_answers() -> None:
