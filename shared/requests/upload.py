@@ -5,6 +5,7 @@ file, has not arrived.
 """
 
 import asyncio
+import logging
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 
@@ -14,6 +15,8 @@ from shared.azure_openai import multipart
 from shared.errors import GatewayError, InvalidRequest, RequestTooLarge
 from shared.requests._deadline import BodyDeadline
 from shared.requests.disconnect import CallerDisconnected
+
+logger = logging.getLogger("tollgate.uploads")
 
 _IN_MEMORY = 1024 * 1024  # bytes kept in memory; more are kept on disk
 _KEPT = 64 * 1024 * 1024  # bytes; larger bodies are not kept for retries
@@ -32,15 +35,17 @@ class Upload:
         if self._length is not None and self._length > most:
             raise self._too_large()
         self.content_type = headers.get("content-type", "")
-        self.error: BaseException | None = None  # set if the caller ended the body early
+        self.error: Exception | None = None  # the reason for which the body ended early, which is no backend's
         self.fields: multipart.FormFields | None = None
         self._sought = b""
         self._forbidden = b""
         self._receive = receive
         self._deadline = BodyDeadline(seconds)
         self._received = 0
-        self._kept = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - closed by `close`
+        # Unbuffered, so that a full disk shows with the piece that it does not take. Closed by `close`.
+        self._kept = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY, buffering=0)  # noqa: SIM115
         self._keeps = True
+        self._passes_on = False  # each piece goes to a backend as it arrives
         self._over = asyncio.Event()  # set once nobody reads the body
         self._reading = asyncio.Lock()
         self._complete = False
@@ -117,10 +122,11 @@ class Upload:
                 position += len(piece)
             if model is not None and not kept:
                 yield insertion
+            self._passes_on = True
             while chunk := await self._more():
                 yield chunk
             self._sent()
-        except (GatewayError, CallerDisconnected) as error:
+        except Exception as error:
             self.error = error
             raise
 
@@ -150,8 +156,7 @@ class Upload:
         if self._received > self._most:
             raise self._too_large()
         if self._keeps:
-            self._kept.seek(0, 2)
-            self._kept.write(chunk)
+            self._keep(chunk)
             if self._received > _KEPT and not self._searching():
                 self._keeps = False
         if self.fields is not None:
@@ -159,6 +164,22 @@ class Upload:
             if self._forbidden and self._forbidden in self.fields.values:
                 name = self._forbidden.decode()
                 raise InvalidRequest(f"Send `{name}` in a JSON body, not in a multipart one.", param=name)
+
+    def _keep(self, chunk: bytes) -> None:
+        """Keep a piece. While pieces pass on to a backend, a disk that is full costs only the retries. Raises
+        `GatewayError`."""
+        problem = "no space"
+        try:
+            before = self._kept.seek(0, 2)
+            self._kept.write(chunk)
+            whole = self._kept.seek(0, 2) == before + len(chunk)
+        except OSError as error:
+            whole, problem = False, str(error)
+        if not whole:
+            logger.error("an upload cannot be kept in the temporary directory: %s", problem)
+            if not self._passes_on:
+                raise GatewayError("No room is left to keep this upload. Put the field `model` before the file.")
+            self._keeps = False
 
     def _follow(self, *names: bytes) -> multipart.FormFields:
         parting = multipart.boundary(self.content_type)
