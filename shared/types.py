@@ -189,6 +189,7 @@ Role = Literal["try", "hedge", "shadow"]
 
 BEATEN = "another was faster"  # the problem of a hedge's loser
 LEFT = "the caller left"  # the problem of an attempt whose caller disconnected
+LEFT_EARLY = "the caller left before the request was sent"
 
 
 class Attempt(msgspec.Struct, frozen=True):

@@ -17,6 +17,7 @@ class AttemptTimeout:
         self.call_ends = call_ends
         self._until = in_seconds(seconds)
         self.timer = asyncio.timeout_at(None if watched else self._until)
+        self.written = False  # a part of its request has gone out: from then on its backend may charge for it
         self.superseded = False
         self.hung = False  # superseded because its target seems to answer nobody, which is a fault
 

@@ -176,7 +176,7 @@ def failure_of_transport(
     if isinstance(error, TimeoutError):
         if timeout.superseded:
             return Superseded(hung=timeout.hung)
-        return TimedOut(f"no answer within {timeout.seconds:.1f} s", charged=status in (0, 200))
+        return TimedOut(f"no answer within {timeout.seconds:.1f} s", charged=timeout.written and status in (0, 200))
     closed_early = isinstance(error, aiohttp.ClientPayloadError)
     problem = CLOSED_EARLY if closed_early else f"{type(error).__name__}: {error}"
     connected = not isinstance(error, aiohttp.ClientConnectorError)

@@ -13,6 +13,8 @@ from collections.abc import AsyncIterator
 
 import aiohttp
 import msgspec
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.payload import BytesPayload
 from yarl import URL
 
 from shared.azure_openai import backend_requests
@@ -132,7 +134,7 @@ class BackendClient:
                 if upload is not None:
                     timeout.restart(self._timeouts.stream)
                     upload.when_sent(functools.partial(timeout.restart, timeout.seconds))
-                response = await self._send(request, headers, upload)
+                response = await self._send(request, headers, timeout, upload)
                 status = response.status
                 try:
                     return await self._commit(call, target, response, sent, timeout)
@@ -145,16 +147,16 @@ class BackendClient:
             raise failure_of_transport(error, status, timeout, self._timeouts.connect) from None
 
     async def _send(
-        self, request: UpstreamRequest, headers: dict[str, str], upload: Upload | None
+        self, request: UpstreamRequest, headers: dict[str, str], timeout: AttemptTimeout, upload: Upload | None
     ) -> aiohttp.ClientResponse:
-        body: bytes | AsyncIterator[bytes] = request.body
+        body: _NotedBody | AsyncIterator[bytes] | None = _NotedBody(request.body, timeout) if request.body else None
         if upload is not None:
-            body = upload.stream(request.form_model)
+            body = _noted(upload.stream(request.form_model), timeout)
             if (length := upload.length(request.form_model)) is not None:
                 headers["content-length"] = str(length)
         url = _cached_url(request.url) if len(request.url) <= _LONG_URL else URL(request.url, encoded=True)
         response = await self._session.request(
-            request.method, url, data=body or None, headers=headers, allow_redirects=False, timeout=self._timeout
+            request.method, url, data=body, headers=headers, allow_redirects=False, timeout=self._timeout
         )
         if response.status == 401 and "authorization" in headers:
             self._credentials.rejected(request.scope)
@@ -250,6 +252,24 @@ class BackendClient:
                 )  # fmt: skip
             case _:
                 self._breakers.fault(target, failed.problem)
+
+
+class _NotedBody(BytesPayload):
+    """A body that notes when it is written."""
+
+    def __init__(self, body: bytes, timeout: AttemptTimeout) -> None:
+        super().__init__(body)
+        self._timeout = timeout
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        self._timeout.written = True
+        await super().write_with_length(writer, content_length)
+
+
+async def _noted(body: AsyncIterator[bytes], timeout: AttemptTimeout) -> AsyncIterator[bytes]:
+    async for piece in body:
+        timeout.written = True
+        yield piece
 
 
 async def _read_first_token(call: Call, response: aiohttp.ClientResponse) -> tuple[EventRelay, bytes]:

@@ -21,7 +21,7 @@ from shared.routing import quota
 from shared.routing.breakers import Breakers
 from shared.routing.retry_budget import RetryBudget
 from shared.routing.router import Router
-from shared.types import BEATEN, LEFT, Attempt, Call, Plan, Reference, Role, Target, Usage
+from shared.types import BEATEN, LEFT, LEFT_EARLY, Attempt, Call, Plan, Reference, Role, Target, Usage
 
 logger = logging.getLogger("tollgate.forwarding")
 
@@ -199,11 +199,11 @@ class ForwardedCall:
         try:
             answer = await self._forwarder.client.attempt(self._call, target, timeout, self._request_id, self._upload)
         except Superseded:
-            self.superseded(target, started, role)
+            self.superseded(target, started, role, self.prompt(timeout))
             return None
         except asyncio.CancelledError:
             if role == "try":  # the end of a hedge is recorded by `superseded`
-                self._record(target, 0, LEFT, started, role)
+                self._record(target, 0, LEFT if timeout.written else LEFT_EARLY, started, role)
             raise
         except AttemptFailed as failed:
             self._throttled = self._throttled or isinstance(failed, Throttled)
@@ -255,17 +255,21 @@ class ForwardedCall:
         """Return True if the target answers nobody."""
         return self._breakers.silent(target, started)
 
-    def superseded(self, target: Target, since: float, role: Role) -> None:
-        """Record a superseded attempt: its backend charges the prompt at least."""
-        usage = metering.unanswered(self._call)
+    def prompt(self, timeout: AttemptTimeout) -> Usage | None:
+        """The charge for an attempt that is given up: its prompt, if that was sent; what follows is not known."""
+        return metering.unanswered(self._call) if timeout.written else None
+
+    def superseded(self, target: Target, since: float, role: Role, usage: Usage | None) -> None:
+        """Record a superseded attempt with what its backend charges."""
         attempt = Attempt(target, 0, BEATEN, self._milliseconds(since), role, usage, started=since)
         answered = bool(self._attempts) and not self._attempts[-1].problem
         self._attempts.insert(len(self._attempts) - answered, attempt)  # the one that answered stays the last
 
-    def discard(self, answer: Answer) -> None:
-        """Close the answer of a second attempt that came too late, and take it from the record."""
+    def discard(self, answer: Answer) -> Usage:
+        """Close the answer of a second attempt that came too late, and take it from the record. Return its usage."""
         answer.close()
         self._attempts = [attempt for attempt in self._attempts if attempt.role != "hedge" or attempt.problem]
+        return answer.usage if isinstance(answer, WholeAnswer) else answer.usage()
 
     def now(self) -> float:
         return self._clock()

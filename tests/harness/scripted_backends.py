@@ -6,8 +6,9 @@ import contextlib
 import itertools
 import json
 import random
+import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Self
 
@@ -109,7 +110,7 @@ class Forwarding:
 
     def __init__(
         self,
-        backends: list[ScriptedBackend],
+        backends: Sequence[ScriptedBackend],
         timeouts: Timeouts,
         settings: Mapping[str, Model],
         more: Mapping[str, Any],
@@ -151,20 +152,40 @@ class Forwarding:
 
 @contextlib.asynccontextmanager
 async def forwarding(
-    *scripts: Script,
+    *scripts: Script | int,
     timeouts: Timeouts = Timeouts(),  # noqa: B008 - frozen
     models: Mapping[str, Model] | None = None,
     **more: Any,
 ) -> AsyncIterator[tuple[Forwarding, list[ScriptedBackend]]]:
-    """Backends a, b, c … with these scripts, and the forwarding to them. `more`: fields of every backend."""
+    """Backends a, b, c … with these scripts, and the forwarding to them. A number is the port of something else.
+    `more`: fields of every backend."""
     async with AsyncExitStack() as stack:
-        backends = [
-            await stack.enter_async_context(ScriptedBackend(name, script))
-            for name, script in zip("abcdefgh", scripts, strict=False)
-        ]
+        backends = []
+        for name, script in zip("abcdefgh", scripts, strict=False):
+            backend = ScriptedBackend(name, script if callable(script) else _silent)
+            if callable(script):
+                await stack.enter_async_context(backend)
+            else:
+                backend.port = script
+            backends.append(backend)
         running = Forwarding(backends, timeouts, models or {}, more)
         stack.push_async_callback(running.close)
         yield running, backends
+
+
+@contextlib.contextmanager
+def unreachable_port() -> Iterator[int]:
+    """A port that accepts no connection and refuses none: its queue is full."""
+    with contextlib.ExitStack() as stack:
+        listening = stack.enter_context(socket.socket())
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        for _ in range(3):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                waiting.connect(listening.getsockname())
+        yield listening.getsockname()[1]
 
 
 def chat(content: str = "hello", path: str = "/v1/chat/completions", **fields: Any) -> Call:
@@ -182,6 +203,9 @@ def completion(content: str = "hi", prompt: int = 7, said: int = 3) -> dict[str,
     choice = {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}
     usage = {"prompt_tokens": prompt, "completion_tokens": said, "total_tokens": prompt + said}
     return {"id": "chatcmpl-1", "object": "chat.completion", "choices": [choice], "usage": usage}
+
+
+async def _silent(_: Exchange) -> None: ...
 
 
 def _lines(headers: Mapping[str, str]) -> bytes:
