@@ -64,7 +64,6 @@ class EventReader:
         self.failure = b""  # the payload with that reason
         self.marked = False  # the end marker has come, behind which nothing follows
         self.may_end = False  # an image is complete: the stream may end without another word
-        self.typed = False  # its events have types
         self.objects: list[bytes] = []  # payloads that name objects; whoever records those empties the list
         self._call = call
         self._eager = eager
@@ -139,7 +138,6 @@ class EventReader:
         return self._text.whole()
 
     def _read_typed(self, kind: str, read: Event, data: bytes) -> Verdict:
-        self.typed = True
         if (kind in _FAILING or read.error is not None) and not self.committed:
             self._fail(data)
         elif kind not in _OPENING:

@@ -82,7 +82,8 @@ class Dispatcher:
         try:
             while not (answer.done() or (await asyncio.wait((answer,), timeout=seconds))[0]):
                 if _wants_stream(admitted):
-                    return KeepAliveResponse(answer, {"x-gateway-request-id": admitted.received.request_id}, seconds)
+                    headers = {"x-gateway-request-id": admitted.received.request_id}
+                    return KeepAliveResponse(answer, headers, call.operation, seconds)
             return answer.result()
         except BaseException:
             answer.cancel()
@@ -246,6 +247,7 @@ def _relay(
         admitted.connection,
         headers,
         close,
+        operation=admitted.call.operation,
         heartbeat=admitted.heartbeat,
         recorder=recorder,
         upload=admitted.upload,

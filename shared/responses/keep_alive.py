@@ -9,7 +9,8 @@ from starlette.types import Receive, Scope, Send
 from shared.errors import GatewayError
 from shared.requests.disconnect import CallerDisconnected
 from shared.responses.relay import RelayedResponse
-from shared.responses.rendering import KEEP_ALIVE_COMMENT, ErrorResponse, error_event, error_object, send_part
+from shared.responses.rendering import KEEP_ALIVE_COMMENT, ErrorResponse, error_object, send_error_event, send_part
+from shared.types import Operation
 
 
 class KeepAliveResponse(Response):
@@ -19,10 +20,15 @@ class KeepAliveResponse(Response):
     """
 
     def __init__(
-        self, answer: asyncio.Future[RelayedResponse | ErrorResponse], headers: Mapping[str, str], seconds: float
+        self,
+        answer: asyncio.Future[RelayedResponse | ErrorResponse],
+        headers: Mapping[str, str],
+        operation: Operation,
+        seconds: float,
     ) -> None:
         super().__init__(headers={**headers, "content-type": "text/event-stream; charset=utf-8"})
         self._answer = answer
+        self._operation = operation
         self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,5 +48,4 @@ class KeepAliveResponse(Response):
         if isinstance(response, RelayedResponse):
             await response.continue_stream(send)
         else:
-            event = error_event(error_object(response.error), typed=False)
-            await send({"type": "http.response.body", "body": event})
+            await send_error_event(send, error_object(response.error), self._operation)

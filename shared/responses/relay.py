@@ -6,7 +6,6 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Literal
 
 import aiohttp
-import msgspec
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
@@ -17,8 +16,8 @@ from shared.forwarding.response import Answer, OpenAnswer, WholeAnswer
 from shared.requests.disconnect import CallerConnection, CallerDisconnected
 from shared.requests.upload import Upload
 from shared.responses._idle_watch import Watch
-from shared.responses.rendering import INTERRUPTED, error_event, send_part
-from shared.types import Usage
+from shared.responses.rendering import INTERRUPTED, error_in, send_error_event, send_part
+from shared.types import Operation, Usage
 
 _LAST_EVENT = 5.0  # seconds in which a caller has to take the event that reports a broken answer
 
@@ -42,6 +41,7 @@ class RelayedResponse(Response):
         headers: Mapping[str, str],
         account: Account,
         *,
+        operation: Operation,
         heartbeat: float = 0.0,
         recorder: ObjectRecorder | None = None,
         upload: Upload | None = None,
@@ -52,6 +52,7 @@ class RelayedResponse(Response):
         self._answer = answer
         self._client = client
         self._account = account
+        self._operation = operation
         self._heartbeat = heartbeat
         self._recorder = recorder
         self._deferred = DeferredCharge(recorder) if recorder is not None and recorder.deferred else None
@@ -109,14 +110,22 @@ class RelayedResponse(Response):
         answer = self._answer
         if isinstance(answer, WholeAnswer):
             await self._account_for_whole(answer)
-            await send_part(send, b"data: ")
-            body = answer.body or msgspec.json.encode({"error": INTERRUPTED})
-            await _as_data(send)({"type": "http.response.body", "body": body})
+            await self._continue_with_whole(answer, send)
         elif self._events is not None:
             await self._relay_body(answer, send)
         else:
             await send_part(send, b"data: ")
             await self._relay_body(answer, _as_data(send))
+
+    async def _continue_with_whole(self, answer: WholeAnswer, send: Send) -> None:
+        """Send a whole answer as the rest of a stream: events as they are, an error as the event that clients read."""
+        if answer.headers.get("content-type", "").startswith("text/event-stream"):
+            await send({"type": "http.response.body", "body": answer.body})
+        elif answer.status >= 300:
+            await send_error_event(send, error_in(answer.body), self._operation)
+        else:
+            await send_part(send, b"data: ")
+            await _as_data(send)({"type": "http.response.body", "body": answer.body})
 
     async def _relay_body(self, answer: OpenAnswer, send: Send) -> None:
         events = self._events
@@ -125,7 +134,7 @@ class RelayedResponse(Response):
             # The server sends it when the event loop gets its turn, which a fast backend would delay.
             await asyncio.sleep(0)
         if not await self._follow(answer, send):
-            await self._break_off(send)
+            await self._break_off(answer, send)
             return
         await self._close_account("complete")
         if events is not None and events.may_go_on:
@@ -164,18 +173,18 @@ class RelayedResponse(Response):
         events.end()
         return events.done
 
-    async def _break_off(self, send: Send) -> None:
-        """End an answer whose backend failed after the commitment: an event stream with an error event. Any other body
-        stays unfinished, and so does a long event: the connection closes early, and nobody takes it for whole."""
+    async def _break_off(self, answer: OpenAnswer, send: Send) -> None:
+        """End an answer whose backend failed after the commitment: an event stream with an error event. A stream of
+        Responses then ends; any other body stays unfinished: the connection closes early, and nobody takes it for
+        whole."""
         events = self._events
-        self._answer.close()
+        answer.close()
         await self._close_account("cut")
         if events is None or not events.between_events:
             return
-        event = error_event(INTERRUPTED, typed=events.reader.typed)
         with contextlib.suppress(TimeoutError):  # a caller that does not read is not waited for
             async with asyncio.timeout(_LAST_EVENT):
-                await send({"type": "http.response.body", "body": event})
+                await send_error_event(send, INTERRUPTED, self._operation)
 
     def _record_events(self) -> None:
         """Record the objects in the events so far."""
