@@ -34,6 +34,10 @@ class AttemptTimeout:
             except RuntimeError:  # the attempt has not begun yet, or is over
                 self.timer = asyncio.timeout_at(self._until)
 
+    def move(self) -> None:
+        """End the attempt because its target answers nobody."""
+        self.supersede(hung=True)
+
     def supersede(self, *, hung: bool) -> None:
         """End the attempt because another one has the answer. Does nothing before it has begun or after its end."""
         with contextlib.suppress(RuntimeError):

@@ -56,7 +56,7 @@ class HedgedAttempt:
     def _look(self) -> None:
         self._timeout.start()
         loop = asyncio.get_running_loop()
-        if (seconds := self._call.look_again(self._target, self._started, self._timeout.seconds)) > 0:
+        if (seconds := self._call.look_again(self._target, self._started)) > 0:
             self._timer = loop.call_later(seconds, self._look)
         elif (second := self._call.another(self._target)) is not None:
             target, timeout = second
@@ -67,7 +67,7 @@ class HedgedAttempt:
 
     def _second_ended(self, task: _Attempt) -> None:
         if not self._first_ended and not task.cancelled() and not task.exception() and task.result() is not None:
-            self._timeout.supersede(hung=self._call.seems_hung(self._target, self._started))
+            self._call.answered_first(self._target, self._started, self._timeout)
 
     async def _drop(self, task: _Attempt, target: Target, timeout: AttemptTimeout) -> None:
         """End a second attempt that is not needed."""

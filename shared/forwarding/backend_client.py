@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import aiohttp
 import msgspec
@@ -84,12 +84,13 @@ class BackendClient:
         headers = await self._headers(call, target, request, request_id)
         breakers = self._breakers
         started = breakers.clock()
-        sent = breakers.begin(target, timeout.seconds, quota.estimate(call))
+        tokens, move = quota.estimate(call), timeout.move
+        sent = breakers.begin(target, timeout.seconds, tokens, move)
         answered = False
         try:
             answer = await self._exchange(call, target, request, headers, sent, timeout, upload)
             answered = True
-            breakers.shown(target, started, stream=call.stream)
+            breakers.shown(target, started, stream=call.stream, tokens=tokens, move=move)
             return answer
         except AttemptFailed as failed:
             self._report(call, target, failed)
@@ -99,7 +100,7 @@ class BackendClient:
             raise
         finally:
             if not answered:
-                breakers.failed(target)
+                breakers.failed(target, move)
 
     async def _headers(self, call: Call, target: Target, request: UpstreamRequest, request_id: str) -> dict[str, str]:
         credential = self._credentials.cached(target.backend, request.scope)
@@ -136,6 +137,7 @@ class BackendClient:
                     upload.when_sent(functools.partial(timeout.restart, timeout.seconds))
                 response = await self._send(request, headers, timeout, upload)
                 status = response.status
+                self._breakers.heard(self._breakers.watched(target))
                 try:
                     return await self._commit(call, target, response, sent, timeout)
                 except BaseException:
@@ -169,9 +171,11 @@ class BackendClient:
         breakers, timeouts = self._breakers, self._timeouts
         served_by = self._served_by(target, response, sent)
         body: EventRelay | BodyMeter
-        configured = breakers.watched(target).configured
+        state = breakers.watched(target)
+        configured = state.configured
+        heard = functools.partial(breakers.heard, state)
         if response.status == 200 and response.content_type == "text/event-stream":
-            body, head = await _read_first_token(call, response)
+            body, head = await _read_first_token(call, response, heard)
             if body.reader.failed:
                 reader, whole = body.reader, head + await _rest_of_failure(body, response)
                 error = reader.error or ReportedError()
@@ -206,6 +210,7 @@ class BackendClient:
             headers=returned_headers(call, response.headers),
             head=head,
             body=body,
+            heard=heard,
             ended=functools.partial(breakers.end, target),
             deadline=min(in_seconds(seconds), timeout.call_ends),
             silence=timeouts.total,
@@ -239,8 +244,9 @@ class BackendClient:
     def _report(self, call: Call, target: Target, failed: AttemptFailed) -> None:
         """Tell the breakers of a failure."""
         match failed:
-            case Superseded(hung=False):
-                self._breakers.abandoned(target)
+            case Superseded():
+                if not failed.hung:  # else it has been ejected already
+                    self._breakers.abandoned(target)
             case Throttled():
                 self._breakers.throttle(target, failed.wait, failed.kind, quota.estimate(call))
             case AccessDenied():
@@ -272,13 +278,16 @@ async def _noted(body: AsyncIterator[bytes], timeout: AttemptTimeout) -> AsyncIt
         yield piece
 
 
-async def _read_first_token(call: Call, response: aiohttp.ClientResponse) -> tuple[EventRelay, bytes]:
-    """Read a stream until its first token; return what may go to the caller so far."""
+async def _read_first_token(
+    call: Call, response: aiohttp.ClientResponse, heard: Callable[[], None]
+) -> tuple[EventRelay, bytes]:
+    """Read a stream until its first token; return what may go to the caller so far. Calls `heard` for each chunk."""
     reader = EventReader(call, eager=call.background or not call.model)
     events = EventRelay(reader)
     head, chunk = b"", b"-"
     while chunk and not (reader.committed or reader.failed or events.done) and len(head) <= _MAX_BUFFERED:
         chunk = await response.content.readany()
+        heard()
         head += events.feed(chunk)
     if not (reader.committed or reader.failed):
         problem = "ended the stream before its first token"

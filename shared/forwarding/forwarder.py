@@ -21,13 +21,12 @@ from shared.routing import quota
 from shared.routing.breakers import Breakers
 from shared.routing.retry_budget import RetryBudget
 from shared.routing.router import Router
+from shared.routing.silence import SHORTEST, patience
 from shared.types import BEATEN, LEFT, LEFT_EARLY, Attempt, Call, Plan, Reference, Role, Target, Usage
 
 logger = logging.getLogger("tollgate.forwarding")
 
-_LOOK_AFTER = 3.0  # seconds after which an attempt is looked at that has shown nothing
-_LOOK_AGAIN = 1.0
-_LONGER = 1.5  # times the longest answer so far: from then on a target may hang
+_LOOK_AFTER = SHORTEST  # seconds after which an attempt is looked at that has shown nothing
 
 
 class ForwardingFailed(Exception):
@@ -117,7 +116,8 @@ class ForwardedCall:
             if limit <= 0:
                 self._failures.append(TimedOut("the time for the whole call was over"))
                 break
-            if self._failures and not isinstance(self._failures[-1], Throttled) and not self._forwarder.budget.take():
+            free = not self._failures or isinstance(self._failures[-1], Throttled | Superseded)
+            if not free and not self._forwarder.budget.take():
                 # When much fails, retries would overload the backends that still work.
                 logger.warning("%s: not retried, the retry budget is spent", self._request_id)
                 break
@@ -198,7 +198,9 @@ class ForwardedCall:
         started = self._clock()
         try:
             answer = await self._forwarder.client.attempt(self._call, target, timeout, self._request_id, self._upload)
-        except Superseded:
+        except Superseded as failed:
+            if failed.hung:
+                self._failures.append(failed)
             self.superseded(target, started, role, self.prompt(timeout))
             return None
         except asyncio.CancelledError:
@@ -221,39 +223,51 @@ class ForwardedCall:
 
     def _first_look(self, target: Target, limit: float) -> float:
         """Seconds after which an attempt may take too long: for a call to be hedged, its usual time; for any other, the
-        time after which its target may hang. Three attempts in a row would prove that, but much later."""
+        time after which its target may hang."""
         if not self._plan.hedge:
             return _LOOK_AFTER
         return hedge_delay(self._breakers.watched(target).latency.usual(stream=self._call.stream), limit)
 
-    def look_again(self, target: Target, started: float, limit: float) -> float:
+    def look_again(self, target: Target, started: float) -> float:
         """Return the seconds until an attempt is to be looked at again; 0: it is time for a second one."""
         if self._plan.hedge:
             return 0.0
-        # Longer than any answer of any target so far; a process that has seen no answer yet knows nothing.
-        longest = max(self._breakers.watched(one).latency.longest() for one in (target, *self._plan.targets))
-        too_long = max(_LOOK_AFTER, _LONGER * longest / 1000) if longest else limit
-        if (left := too_long - (self.now() - started)) > 0:
-            return left
-        return 0.0 if self.seems_hung(target, started) else _LOOK_AGAIN
+        look = self._breakers.suspicion(target, started, self._patience(target))
+        if look.verdict == "hangs":
+            self._breakers.hung(target)
+            return _LOOK_AFTER
+        return look.seconds
 
     def another(self, target: Target) -> tuple[Target, AttemptTimeout] | None:
         """Take a usable target of the same model for a second attempt, within the retry budget. None for a call without
         a model, which would make its file twice, and for an upload, which can be read by one attempt at a time."""
         if self._upload is not None or not target.model:
             return None
-        now = self.now()
+        now, breakers = self.now(), self._breakers
         for other in self._left:
-            if other.model == target.model and self._breakers.usable(other, now, self._tokens):
+            if other.model == target.model and breakers.usable(other, now, self._tokens) and not breakers.quiet(other):
                 if not self._forwarder.budget.take():
                     return None
                 self._left.remove(other)
+                if not self._plan.hedge:
+                    breakers.tested(target)
                 return other, self._timeout(self._limit(other))
         return None
 
-    def seems_hung(self, target: Target, started: float) -> bool:
-        """Return True if the target answers nobody."""
-        return self._breakers.silent(target, started)
+    def answered_first(self, target: Target, started: float, timeout: AttemptTimeout) -> None:
+        """End the first attempt because the second one has the answer. If its target is still silent, it hangs."""
+        hung = self._breakers.silent(target, started, self._patience(target))
+        timeout.supersede(hung=hung)
+        if hung:
+            self._breakers.hung(target)
+
+    def _patience(self, target: Target) -> float:
+        """The seconds of silence after which a target is suspect, by the answers to such calls, its own above all."""
+        for one in (target, *self._plan.targets):
+            latency = self._breakers.watched(one).latency
+            if (usual := latency.usual_for(self._tokens, stream=self._call.stream)) is not None:
+                return patience(usual)
+        return patience(None)
 
     def prompt(self, timeout: AttemptTimeout) -> Usage | None:
         """The charge for an attempt that is given up: its prompt, if that was sent; what follows is not known."""
@@ -305,7 +319,7 @@ class ForwardedCall:
 
 def _final_error(failures: Sequence[AttemptFailed]) -> GatewayError:
     """The error of a call that no backend answered."""
-    if any(isinstance(failed, TimedOut) for failed in failures):
+    if any(isinstance(failed, TimedOut | Superseded) for failed in failures):
         return UpstreamTimeout("No backend of this model answered in time.")
     if any(isinstance(failed, InvalidAnswer) for failed in failures):
         return BadGateway("Every backend of this model returned an answer that Azure OpenAI does not give.")

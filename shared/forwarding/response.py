@@ -53,7 +53,8 @@ class OpenAnswer(msgspec.Struct, kw_only=True, eq=False):
 
     `headers`: those that the caller receives. `head`: the part of the body read so far, as much of it as may go to the
     caller; `body` meters what `content` brings. `deadline`: the latest end of the body, on the event loop's clock;
-    `silence`: the longest pause in it, in seconds. `ended` is called once, by the first `close`.
+    `silence`: the longest pause in it, in seconds. Whoever reads the body calls `heard` for each chunk. `ended` is
+    called once, by the first `close`.
     """
 
     call: Call
@@ -62,6 +63,7 @@ class OpenAnswer(msgspec.Struct, kw_only=True, eq=False):
     headers: dict[str, str]
     head: bytes
     body: EventRelay | BodyMeter
+    heard: Callable[[], None]
     ended: Callable[[], None] | None
     deadline: float
     silence: float

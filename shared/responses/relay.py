@@ -159,6 +159,7 @@ class RelayedResponse(Response):
                     watch.waiting()
                     chunk = await content.readany()
                     watch.heard()
+                    answer.heard()
                     if not chunk:
                         break
                     if passing := body.feed(chunk):

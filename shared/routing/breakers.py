@@ -1,5 +1,6 @@
 """The state of every deployment as this process sees it: its health, its quota, and its calls under way."""
 
+import math
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from typing import Protocol
 
 import msgspec
 
+from shared.routing import silence
 from shared.routing._health import (
     FAULTS_TO_EJECT,
     HEALTHY,
@@ -24,6 +26,7 @@ from shared.routing._health import (
 from shared.routing._latency import Latency
 from shared.routing.quota import QuotaReading, Sent, Throttle
 from shared.routing.retry_budget import AdaptiveThrottle
+from shared.routing.silence import Look
 from shared.types import Target
 
 PROBE_GRANTED = 10.0  # seconds for a call to come along that may try a deployment whose ejection is over
@@ -37,15 +40,16 @@ class DeploymentState:
     """The state of one deployment. One per deployment, for the life of the process."""
 
     __slots__ = (
-        "answered_at", "configured", "health", "in_flight", "latency", "longest_cool_down", "probe_asked_until",
-        "probe_granted_until", "quota", "sent", "throttle", "waiting",
+        "configured", "health", "heard_at", "in_flight", "latency", "longest_cool_down", "movable",
+        "probe_asked_until", "probe_granted_until", "quota", "sent", "tested_at", "throttle",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.health = HEALTHY
         self.in_flight = 0  # tries under way, streams until they end
-        self.waiting = 0  # those of them without any answer yet
-        self.answered_at = 0.0  # the time of its last answer
+        self.movable: set[Callable[[], None]] = set()  # each moves a try without an answer to another deployment
+        self.heard_at = -math.inf  # the time of the last byte on any of its calls
+        self.tested_at = -math.inf  # the time of the last test for a hang
         self.sent = Sent()
         self.quota: QuotaReading | None = None
         self.configured: float | None = None  # tokens per minute, as configured, else the most that it has reported
@@ -130,41 +134,81 @@ class Breakers:
             self._fleet.ask_for_probe(key, lambda: self._grant_probe(key))
         return now < state.probe_granted_until
 
-    def begin(self, target: Target, seconds: float, tokens: float = 0.0) -> Sent:
-        """A try starts that may take so long. Return all that has been sent there, this try included, for `learn`."""
+    def begin(
+        self, target: Target, seconds: float, tokens: float = 0.0, move: Callable[[], None] | None = None
+    ) -> Sent:
+        """A try starts that may take so long. Return all that has been sent there, this try included, for `learn`.
+        `move` ends the try if the deployment hangs."""
         state = self.watched(target)
         state.in_flight += 1
-        state.waiting += 1
+        if move is not None:
+            state.movable.add(move)
         if state.health.half_open:
             state.health = while_probing(state.health, self.clock(), seconds)
             state.probe_granted_until = 0.0
         state.sent = Sent(state.sent.tokens + tokens, state.sent.calls + 1)
         return state.sent
 
-    def shown(self, target: Target, started: float, *, stream: bool) -> None:
-        """A try has an answer, of which more may come."""
+    def shown(
+        self,
+        target: Target,
+        started: float,
+        *,
+        stream: bool,
+        tokens: float = 0.0,
+        move: Callable[[], None] | None = None,
+    ) -> None:
+        """A try of so many tokens has an answer, of which more may come."""
         state, now = self.watched(target), self.clock()
-        state.waiting -= 1
-        state.answered_at = now
-        state.latency.note((now - started) * 1000, stream=stream)
+        state.heard_at = now
+        state.latency.note((now - started) * 1000, stream=stream, tokens=tokens)
+        if move is not None:
+            state.movable.discard(move)
 
-    def failed(self, target: Target) -> None:
+    def failed(self, target: Target, move: Callable[[], None] | None = None) -> None:
         """A try has ended without an answer."""
         state = self.watched(target)
-        state.waiting -= 1
         state.in_flight -= 1
+        if move is not None:
+            state.movable.discard(move)
+
+    def heard(self, state: DeploymentState) -> None:
+        """A byte has come on one of a deployment's calls."""
+        state.heard_at = self.clock()
 
     def end(self, target: Target) -> None:
         """An answer has ended, a stream with its last byte."""
         self.watched(target).in_flight -= 1
 
-    def silent(self, target: Target, started: float) -> bool:
-        """True if a target seems to hang, as seen by a try that began at `started` and takes much longer than usual:
-        no call has had an answer since, and others wait as well, or it has failed just before."""
+    def suspicion(self, target: Target, started: float, patience: float) -> Look:
+        """Judge a deployment by a try that has waited since `started`."""
+        state, now = self.watched(target), self.clock()
+        probing = state.health.reason == PROBING
+        return silence.look(self._silent_for(state, started), patience, now - state.tested_at, probing=probing)
+
+    def tested(self, target: Target) -> None:
+        """One of its calls has been sent elsewhere as well."""
+        self.watched(target).tested_at = self.clock()
+
+    def silent(self, target: Target, started: float, patience: float) -> bool:
+        """True if no byte has come for so long on any call, as seen by a try that began at `started`."""
+        return self._silent_for(self.watched(target), started) >= patience
+
+    def quiet(self, target: Target) -> bool:
+        """True if its calls wait without a byte, so that it is no place for a test."""
         state = self.watched(target)
-        if state.answered_at > started:
-            return False
-        return state.waiting >= FAULTS_TO_EJECT or state.health.faults > 0
+        return bool(state.movable) and self.clock() - state.heard_at >= silence.SHORTEST
+
+    def hung(self, target: Target) -> None:
+        """Eject a deployment that answers nobody, and move the tries that wait there."""
+        state = self.watched(target)
+        state.health = msgspec.structs.replace(state.health, faults=max(state.health.faults, FAULTS_TO_EJECT - 1))
+        self.fault(target, "silent while others answer")
+        for move in list(state.movable):
+            move()
+
+    def _silent_for(self, state: DeploymentState, started: float) -> float:
+        return self.clock() - max(started, state.heard_at)
 
     def abandoned(self, target: Target) -> None:
         """A try was given up before its target answered: its caller left, or another target was faster."""

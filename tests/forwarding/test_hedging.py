@@ -53,14 +53,14 @@ class TwoAttempts:
                 return cast("Answer", self.second)  # noqa: B012 - it answered before the cancellation came
         return None
 
-    def look_again(self, target: Target, started: float, limit: float) -> float:
+    def look_again(self, target: Target, started: float) -> float:
         return 0.0
 
     def another(self, target: Target) -> tuple[Target, AttemptTimeout] | None:
         return B, AttemptTimeout(10.0)
 
-    def seems_hung(self, target: Target, started: float) -> bool:
-        return False
+    def answered_first(self, target: Target, started: float, timeout: AttemptTimeout) -> None:
+        timeout.supersede(hung=False)
 
     def prompt(self, timeout: AttemptTimeout) -> Usage | None:
         return PROMPT
