@@ -45,6 +45,7 @@ type model = {
   canary: variant?
   shadow: variant?
   prompt_cache_affinity: bool?
+  first_byte: any?
 }
 
 @export()

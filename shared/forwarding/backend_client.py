@@ -134,7 +134,7 @@ class BackendClient:
             async with timeout.timer:
                 if upload is not None:
                     timeout.restart(self._timeouts.stream)
-                    upload.when_sent(functools.partial(timeout.restart, timeout.seconds))
+                    upload.when_sent(timeout.request_sent)
                 response = await self._send(request, headers, timeout, upload)
                 status = response.status
                 self._breakers.heard(self._breakers.watched(target))

@@ -2,13 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from shared.azure_openai import metering, operations, requests
 from shared.azure_openai.references import KINDS
-from shared.config.document import Backend, FallbackReason, Timeouts
+from shared.config.document import Backend, FallbackReason, Model, Timeouts
 from shared.errors import BadGateway, GatewayError, NoBackendAvailable, StateUnavailable, UpstreamTimeout
 from shared.forwarding._attempt import AttemptTimeout, in_seconds
 from shared.forwarding._failures import AttemptFailed, Disconnected, InvalidAnswer, Superseded, Throttled, TimedOut
@@ -29,6 +29,9 @@ logger = logging.getLogger("tollgate.forwarding")
 _LOOK_AFTER = SHORTEST  # seconds after which an attempt is looked at that has shown nothing
 
 
+_PLAIN = Model()
+
+
 class ForwardingFailed(Exception):
     """No target answered. `error` is for the caller, `attempts` for the record."""
 
@@ -41,7 +44,16 @@ class ForwardingFailed(Exception):
 class Forwarder:
     """Tries targets in order."""
 
-    def __init__(self, client: BackendClient, breakers: Breakers, router: Router, timeouts: Timeouts) -> None:
+    def __init__(
+        self,
+        client: BackendClient,
+        breakers: Breakers,
+        router: Router,
+        timeouts: Timeouts,
+        models: Mapping[str, Model],
+    ) -> None:
+        """`models`: the settings of those that have some."""
+        self.models = models
         self.client = client
         self.breakers = breakers
         self.router = router
@@ -49,11 +61,12 @@ class Forwarder:
         self.budget = RetryBudget(breakers.clock)
 
     def sending(
-        self, call: Call, plan: Plan, request_id: str, started: float, upload: Upload | None = None
+        self, call: Call, plan: Plan, request_id: str, upload: Upload | None = None, *, kept_alive: bool = False
     ) -> "ForwardedCall":
-        """Prepare a call. `started`: the time of its arrival, from which its deadline counts. An `upload` goes to
-        another target as long as everything received of it is kept."""
-        return ForwardedCall(self, call, plan, request_id, started, upload)
+        """Prepare a call whose body is there, from when its deadline counts; that of an `upload` starts anew with its
+        end. An `upload` goes to another target as long as everything received of it is kept. `kept_alive`: comments
+        keep the caller's connection, so that a stream may take its whole time until its first content."""
+        return ForwardedCall(self, call, plan, request_id, upload, kept_alive=kept_alive)
 
     async def has_object(self, backend: Backend, reference: Reference) -> bool:
         """Ask a backend for an object. Raises `StateUnavailable` if the backend does not answer."""
@@ -64,7 +77,7 @@ class Forwarder:
             return False  # no object has such an id
         plan = Plan(model="", targets=[Target(backend, "", "")])
         try:
-            answer = await self.sending(call, plan, "adoption", self.breakers.clock()).run()
+            answer = await self.sending(call, plan, "adoption").run()
         except ForwardingFailed as failed:
             raise StateUnavailable(failed.error.message) from None
         answer.close()
@@ -77,7 +90,14 @@ class ForwardedCall:
     """One call: the attempts so far, and why they failed. `run` it once."""
 
     def __init__(
-        self, forwarder: Forwarder, call: Call, plan: Plan, request_id: str, started: float, upload: Upload | None
+        self,
+        forwarder: Forwarder,
+        call: Call,
+        plan: Plan,
+        request_id: str,
+        upload: Upload | None,
+        *,
+        kept_alive: bool,
     ) -> None:
         self._forwarder = forwarder
         self._breakers = forwarder.breakers
@@ -86,8 +106,10 @@ class ForwardedCall:
         self._plan = plan
         self._request_id = request_id
         self._upload = upload
-        total = forwarder.timeouts.total
-        self._deadline = started + (total if plan.seconds is None else min(plan.seconds, total))
+        longest = max(forwarder.timeouts.total, forwarder.timeouts.stream if kept_alive else 0.0)
+        self._deadline = self._clock() + min(longest, plan.seconds or longest)
+        self._started = in_seconds(0.0)
+        self._upload_sent = False
         self._tokens = quota.estimate(call)
         self._left = list(plan.targets)
         self._attempts: list[Attempt] = []
@@ -123,9 +145,16 @@ class ForwardedCall:
                 break
             timeout = self._timeout(limit, watched=True)
             answer = await HedgedAttempt(self, target, timeout).run(self._first_look(target, limit))
+            self._restart_clock(timeout)
             if answer is not None and not self._falls_back(answer):
                 return answer
         return self._last_resort()
+
+    def _restart_clock(self, timeout: AttemptTimeout) -> None:
+        """Count the deadline of an upload from its end, which its first attempt may have waited for."""
+        if timeout.sent_at is not None and not self._upload_sent:
+            self._upload_sent = True
+            self._deadline += timeout.sent_at - self._started
 
     # --- decisions ----------------------------------------------------------------------------------------------------
 
@@ -167,7 +196,9 @@ class ForwardedCall:
 
     def _limit(self, target: Target) -> float:
         """The seconds of an attempt, within the time left for the call."""
-        return min(first_byte_timeout(self._call, target, self._forwarder.timeouts), self._deadline - self._clock())
+        settings = self._forwarder.models.get(target.model, _PLAIN)
+        left = self._deadline - self._clock()
+        return first_byte_timeout(self._call, target, self._forwarder.timeouts, settings, left)
 
     def _timeout(self, limit: float, *, watched: bool = False) -> AttemptTimeout:
         if self._plan.seconds is None:

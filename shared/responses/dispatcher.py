@@ -74,8 +74,7 @@ class Dispatcher:
             return await self._accounted(admitted, self._list(admitted))
         for target in admitted.plan.shadow if admitted.upload is None else ():  # an upload can be read only once
             self._shadows.send(call, target, admitted.received.request_id, admitted.record.shadow())
-        may_stream = call.stream or (admitted.upload is not None and call.operation.streams)
-        if not (may_stream and seconds):
+        if not _kept_alive(admitted):
             return await self._forwarded(admitted)
         loop = asyncio.get_running_loop()
         answer = asyncio.Task(self._forwarded(admitted), loop=loop, eager_start=True)
@@ -92,7 +91,7 @@ class Dispatcher:
     async def _forwarded(self, admitted: AdmittedCall) -> RelayedResponse | ErrorResponse:
         received = admitted.received
         forwarded = self._forwarder.sending(
-            admitted.call, admitted.plan, received.request_id, received.started, admitted.upload
+            admitted.call, admitted.plan, received.request_id, admitted.upload, kept_alive=_kept_alive(admitted)
         )
         return await self._accounted(admitted, self._forward(admitted, forwarded), lambda: forwarded.attempts)
 
@@ -117,7 +116,7 @@ class Dispatcher:
         async def ask(backend: str, page: Call) -> bytes:
             binding = Binding(frozenset((backend,)), backend)
             plan = self._router.plan(admitted.consumer, page, binding=binding)
-            forwarded = self._forwarder.sending(page, plan, received.request_id, received.started)
+            forwarded = self._forwarder.sending(page, plan, received.request_id)
             answer = await forwarded.run()
             attempts.extend(forwarded.attempts)
             answer.close()
@@ -183,6 +182,12 @@ class Dispatcher:
         if outcome is not None:
             await record.close(outcome)
         return response
+
+
+def _kept_alive(admitted: AdmittedCall) -> bool:
+    """True if comments keep the caller's connection while the backends are silent."""
+    call = admitted.call
+    return bool(admitted.heartbeat) and (call.stream or (admitted.upload is not None and call.operation.streams))
 
 
 def _wants_stream(admitted: AdmittedCall) -> bool:

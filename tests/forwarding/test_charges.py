@@ -76,7 +76,7 @@ def form(pieces: int, *, model_first: bool) -> list[bytes]:
     return [*([model, *parts] if model_first else [*parts, model]), f"--{BOUNDARY}--\r\n".encode()]
 
 
-def upload_of(chunks: list[bytes]) -> Upload:
+def upload_of(chunks: list[bytes], pause: float = 0.0) -> Upload:
     waiting = iter(chunks)
     length = sum(map(len, chunks))
     left = len(chunks)
@@ -84,6 +84,7 @@ def upload_of(chunks: list[bytes]) -> Upload:
     async def receive() -> Message:
         nonlocal left
         left -= 1
+        await asyncio.sleep(pause)
         return {"type": "http.request", "body": next(waiting), "more_body": left > 0}
 
     return Upload(receive, HEADERS | {"content-length": str(length)}, 10**9, 60)
@@ -99,7 +100,7 @@ async def test_a_full_disk_costs_an_upload_its_retries_and_is_no_fault_of_a_back
             model = await upload.find("model")
             call = parse_upload(match("POST", "/v1/audio/transcriptions"), "", HEADERS, model, stream=False)
             plan = running.router.plan(ANYONE, call)
-            answer = await running.forwarder.sending(call, plan, "r", running.breakers.clock(), upload).run()
+            answer = await running.forwarder.sending(call, plan, "r", upload).run()
             answer.close()
             upload.close()
             assert answer.status == 200
@@ -130,6 +131,26 @@ async def test_an_exception_of_the_gateways_own_is_no_fault_of_a_backend() -> No
 
         upload._receive = receive
         with pytest.raises(Defect):
-            await running.forwarder.sending(call, plan, "r", running.breakers.clock(), upload).run()
+            await running.forwarder.sending(call, plan, "r", upload).run()
         upload.close()
         assert {running.state(name).health.faults for name in "ab"} == {0}
+
+
+async def test_the_time_of_an_upload_starts_with_its_end() -> None:
+    """A slow caller leaves the second attempt as much time as a quick one."""
+
+    async def failing(exchange: Exchange) -> None:
+        exchange.answer({"error": {"message": "No."}}, 500)
+
+    async def serving(exchange: Exchange) -> None:
+        exchange.answer({"text": "hello"})
+
+    async with forwarding(failing, failing, timeouts=Timeouts(total=0.5)) as (running, backends):
+        upload = upload_of(form(2, model_first=True), pause=0.2)
+        call = parse_upload(match("POST", "/v1/audio/transcriptions"), "", HEADERS, "m", stream=False)
+        plan = running.router.plan(ANYONE, call)
+        backends[1 if plan.targets[0].backend.name == "a" else 0].script = serving
+        answer = await running.forwarder.sending(call, plan, "r", upload).run()
+        answer.close()
+        upload.close()
+        assert answer.status == 200

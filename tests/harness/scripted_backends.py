@@ -133,12 +133,12 @@ class Forwarding:
         self._rotation = Rotation(MemoryStore().table("rotation"), rng)
         self.router = Router(self.configuration, self._rotation, self.breakers)
         self.client = BackendClient(self._credentials, self.breakers, timeouts)
-        self.forwarder = Forwarder(self.client, self.breakers, self.router, timeouts)
+        self.forwarder = Forwarder(self.client, self.breakers, self.router, timeouts, settings)
         self._numbers = itertools.count()
 
     def sending(self, call: Call, **plan: Any) -> ForwardedCall:
         planned = self.router.plan(ANYONE, call, **plan)
-        return self.forwarder.sending(call, planned, f"r{next(self._numbers)}", time.monotonic())
+        return self.forwarder.sending(call, planned, f"r{next(self._numbers)}")
 
     def state(self, backend: str, model: str = "m") -> DeploymentState:
         target = next(one for one in self.configuration.backends if one.name == backend)
