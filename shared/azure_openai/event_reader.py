@@ -63,8 +63,10 @@ class EventReader:
         self.error: ReportedError | None = None  # its reason, which may follow in an event of its own
         self.failure = b""  # the payload with that reason
         self.marked = False  # the end marker has come, behind which nothing follows
-        self.may_end = False  # an image is complete: the stream may end without another word
+        self.may_end = False  # an image, or each choice, is complete: the stream may end without another word
         self.objects: list[bytes] = []  # payloads that name objects; whoever records those empties the list
+        self._unfinished: set[int | None] = set()  # the choices that have begun and not finished, by their index
+        self._finished: set[int | None] = set()
         self._call = call
         self._eager = eager
         self._drops_usage = call.usage_injected
@@ -170,6 +172,13 @@ class EventReader:
             self._text.add(text_of(pieces[0] if len(pieces) == 1 else pieces))
         if pieces or choice.finish_reason:
             self.committed = True
+            if choice.finish_reason:
+                self._finished.add(choice.index)
+                self._unfinished.discard(choice.index)
+                self.may_end = not self._unfinished
+            elif choice.index not in self._finished:
+                self._unfinished.add(choice.index)
+                self.may_end = False
 
 
 class _Text:
