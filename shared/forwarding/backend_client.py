@@ -63,20 +63,25 @@ class BackendClient:
         self._breakers = breakers
         self._timeouts = timeouts
         self._timeout = aiohttp.ClientTimeout(None, timeouts.connect)
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=75, ttl_dns_cache=30),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
-        )
+        self._session = _session(aiohttp.TCPConnector(limit=0, keepalive_timeout=75, ttl_dns_cache=30))
+        self._fresh = _session(aiohttp.TCPConnector(limit=0, force_close=True, ttl_dns_cache=30))  # a connection a call
 
     async def close(self) -> None:
         await self._session.close()
+        await self._fresh.close()
 
     async def attempt(
-        self, call: Call, target: Target, timeout: AttemptTimeout, request_id: str, upload: Upload | None = None
+        self,
+        call: Call,
+        target: Target,
+        timeout: AttemptTimeout,
+        request_id: str,
+        upload: Upload | None = None,
+        *,
+        fresh: bool = False,
     ) -> Answer:
-        """Return an answer that is committed within `timeout`, which for an upload starts with its last byte.
+        """Return an answer that is committed within `timeout`, which for an upload starts with its last byte. `fresh`:
+        on a connection of the attempt's own.
 
         Raises `AttemptFailed`, and the error in the caller's upload as it is. The breakers learn of either.
         """
@@ -86,9 +91,10 @@ class BackendClient:
         started = breakers.clock()
         tokens, move = quota.estimate(call), timeout.move
         sent = breakers.begin(target, timeout.seconds, tokens, move)
+        session = self._fresh if fresh else self._session
         answered = False
         try:
-            answer = await self._exchange(call, target, request, headers, sent, timeout, upload)
+            answer = await self._exchange(call, target, request, headers, sent, timeout, upload, session)
             answered = True
             breakers.shown(target, started, stream=call.stream, tokens=tokens, move=move)
             return answer
@@ -127,6 +133,7 @@ class BackendClient:
         sent: Sent,
         timeout: AttemptTimeout,
         upload: Upload | None,
+        session: aiohttp.ClientSession,
     ) -> Answer:
         """Send the request and read the answer until it is committed."""
         status = 0
@@ -135,7 +142,7 @@ class BackendClient:
                 if upload is not None:
                     timeout.restart(self._timeouts.stream)
                     upload.when_sent(timeout.request_sent)
-                response = await self._send(request, headers, timeout, upload)
+                response = await self._send(session, request, headers, timeout, upload)
                 status = response.status
                 self._breakers.heard(self._breakers.watched(target))
                 try:
@@ -149,7 +156,12 @@ class BackendClient:
             raise failure_of_transport(error, status, timeout, self._timeouts.connect) from None
 
     async def _send(
-        self, request: UpstreamRequest, headers: dict[str, str], timeout: AttemptTimeout, upload: Upload | None
+        self,
+        session: aiohttp.ClientSession,
+        request: UpstreamRequest,
+        headers: dict[str, str],
+        timeout: AttemptTimeout,
+        upload: Upload | None,
     ) -> aiohttp.ClientResponse:
         body: _NotedBody | AsyncIterator[bytes] | None = _NotedBody(request.body, timeout) if request.body else None
         if upload is not None:
@@ -157,7 +169,7 @@ class BackendClient:
             if (length := upload.length(request.form_model)) is not None:
                 headers["content-length"] = str(length)
         url = _cached_url(request.url) if len(request.url) <= _LONG_URL else URL(request.url, encoded=True)
-        response = await self._session.request(
+        response = await session.request(
             request.method, url, data=body, headers=headers, allow_redirects=False, timeout=self._timeout
         )
         if response.status == 401 and "authorization" in headers:
@@ -260,6 +272,15 @@ class BackendClient:
                 self._breakers.fault(target, failed.problem)
 
 
+def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
+    )
+
+
 class _NotedBody(BytesPayload):
     """A body that notes when it is written."""
 
@@ -289,6 +310,8 @@ async def _read_first_token(
         chunk = await response.content.readany()
         heard()
         head += events.feed(chunk)
+    if len(head) > _MAX_BUFFERED and not reader.failed:
+        reader.committed = True  # no opening event is so large: it is content, such as a picture
     if not (reader.committed or reader.failed):
         problem = "ended the stream before its first token"
         raise AttemptFailed(problem, response.status, charged=True, usage=reader.reported())

@@ -110,6 +110,7 @@ class ForwardedCall:
         self._deadline = self._clock() + min(longest, plan.seconds or longest)
         self._started = in_seconds(0.0)
         self._upload_sent = False
+        self._fresh = False  # the attempt is the last one, on a connection that was not idle
         self._tokens = quota.estimate(call)
         self._left = list(plan.targets)
         self._attempts: list[Attempt] = []
@@ -228,7 +229,9 @@ class ForwardedCall:
         """Make an attempt and record it. None: it failed."""
         started = self._clock()
         try:
-            answer = await self._forwarder.client.attempt(self._call, target, timeout, self._request_id, self._upload)
+            answer = await self._forwarder.client.attempt(
+                self._call, target, timeout, self._request_id, self._upload, fresh=self._fresh
+            )
         except Superseded as failed:
             if failed.hung:
                 self._failures.append(failed)
@@ -246,11 +249,16 @@ class ForwardedCall:
             usage = failed.usage or (metering.unanswered(self._call) if failed.charged else None)
             self._record(target, failed.status, failed.problem, started, role, usage)
             logger.info("%s: %s on %s: %s", self._request_id, target.deployment, target.backend.name, failed.problem)
-            if isinstance(failed, Disconnected) and len(self._plan.targets) == 1 == len(self._attempts):
-                self._left.append(target)  # it may have closed an idle connection, and there is no other target
+            self._ask_again(target)
             return None
         self._record(answer.target, answer.status, "", started, role)
         return answer
+
+    def _ask_again(self, target: Target) -> None:
+        """Try once more if every target has closed the connection, since each may have found an idle one too old."""
+        if not self._left and not self._fresh and all(isinstance(failed, Disconnected) for failed in self._failures):
+            self._fresh = True
+            self._left.append(target)
 
     def _first_look(self, target: Target, limit: float) -> float:
         """Seconds after which an attempt may take too long: for a call to be hedged, its usual time; for any other, the

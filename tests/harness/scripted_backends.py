@@ -30,9 +30,12 @@ END = b"0\r\n\r\n"
 
 
 class Exchange:
-    """One request that a backend has received, and the means to answer it."""
+    """One request that a backend has received, and the means to answer it. `connection` tells connections apart."""
 
-    def __init__(self, writer: asyncio.StreamWriter, path: str, headers: Mapping[str, str], body: bytes) -> None:
+    def __init__(
+        self, writer: asyncio.StreamWriter, connection: int, path: str, headers: Mapping[str, str], body: bytes
+    ) -> None:
+        self.connection = connection
         self.path = path
         self.headers = headers
         self.body = body
@@ -68,13 +71,12 @@ type Script = Callable[[Exchange], Awaitable[None]]
 
 
 class ScriptedBackend:
-    """A server. `received`: its requests so far, `connections`: their number."""
+    """A server. `received`: its requests so far."""
 
     def __init__(self, name: str, script: Script) -> None:
         self.name = name
         self.script = script
         self.received: list[Exchange] = []
-        self.connections = 0
         self.port = 0
         self._serving: set[asyncio.Task[None] | None] = set()
 
@@ -89,7 +91,6 @@ class ScriptedBackend:
             task.cancel()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
         task = asyncio.current_task()
         self._serving.add(task)
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
@@ -98,7 +99,7 @@ class ScriptedBackend:
                 line, *fields = head.split("\r\n")
                 headers = dict(field.lower().split(": ", 1) for field in fields if field)
                 body = await reader.readexactly(int(headers.get("content-length", "0")))
-                self.received.append(Exchange(writer, line.split(" ")[1], headers, body))
+                self.received.append(Exchange(writer, id(writer), line.split(" ")[1], headers, body))
                 await self.script(self.received[-1])
                 await writer.drain()
         writer.close()
