@@ -14,11 +14,13 @@ Surface = Literal["openai", "dated", "v1"]
 
 
 class Target(msgspec.Struct, frozen=True):
-    """One deployment of one backend, the target of an attempt. `model` is its configured name."""
+    """One deployment of one backend, the target of an attempt. `model` is its configured name. `tier`: the service tier
+    of the attempt, if Azure throttles it apart from the standard one (`flex`, `priority`); else ""."""
 
     backend: Backend
     model: str
     deployment: str
+    tier: str = ""
 
 
 class Access(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

@@ -46,6 +46,7 @@ type model = {
   shadow: variant?
   prompt_cache_affinity: bool?
   first_byte: any?
+  tier_fallback: bool?
 }
 
 @export()

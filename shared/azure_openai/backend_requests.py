@@ -61,6 +61,8 @@ def upstream_request(call: Call, target: Target) -> UpstreamRequest:
     backend = target.backend
     v1 = goes_to_v1(call, backend)
     edits, form_model = call.edits, None
+    if not target.tier and service_tier(call):
+        edits = edits | {"service_tier": b'"default"'}
     path, query = call.path or call.operation.path, call.query
     if call.body_model != target.deployment and names_deployment(call, target):
         if call.model_at == IN_QUERY:
@@ -69,18 +71,29 @@ def upstream_request(call: Call, target: Target) -> UpstreamRequest:
             form_model = target.deployment.encode()
         else:
             edits = edits | _model_edit(call, target.deployment)
+    version = call.api_version if call.surface == "dated" else backend.api_version
+    version = version if version and version != "v1" else DEFAULT_DATED_VERSION
+    if call.usage_injected and not v1 and version < INCLUDE_USAGE_SINCE:
+        edits = {name: value for name, value in edits.items() if name != "stream_options"}
     body = rewrite(call.body, call.values, edits) if edits else call.body
     if v1:
         path = f"/openai/v1/{path}"
         if call.api_version and call.surface == "v1":
             query = f"api-version={quote(call.api_version)}" + (f"&{query}" if query else "")
     else:
-        version = call.api_version if call.surface == "dated" else backend.api_version
         path = f"/openai/deployments/{target.deployment}/{path}" if call.operation.on_deployment else f"/openai/{path}"
-        version = version if version and version != "v1" else DEFAULT_DATED_VERSION
         query = f"api-version={quote(version)}" + (f"&{query}" if query else "")
     url = backend.endpoint.rstrip("/") + path + (f"?{query}" if query else "")
     return UpstreamRequest(call.operation.method, url, token_scope(backend, v1=v1), body, form_model)
+
+
+_TIERS = {b'"flex"': "flex", b'"priority"': "priority"}
+
+
+def service_tier(call: Call) -> str:
+    """The service tier that a call asks for, if Azure throttles it apart from the standard one; else ""."""
+    place = call.values.get("service_tier")
+    return "" if place is None else _TIERS.get(call.body[place], "")
 
 
 def goes_to_v1(call: Call, backend: Backend) -> bool:

@@ -156,7 +156,8 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Settings of a model on all its backends. `hedge`: a slow call is sent to a second backend. `first_byte`: seconds
-    from the start of a try to its first content; None: as in `timeouts`."""
+    from the start of a try to its first content; None: as in `timeouts`. `tier_fallback`: a call of the tier `flex` or
+    `priority` goes to the standard tier if its own cannot serve it."""
 
     fallbacks: list[str] = []
     aliases: list[str] = []
@@ -167,6 +168,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shadow: Variant | None = None
     prompt_cache_affinity: bool = True
     first_byte: Annotated[float, Meta(gt=0, le=1500)] | None = None
+    tier_fallback: bool = False
 
 
 class WebhookSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

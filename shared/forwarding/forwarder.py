@@ -284,7 +284,8 @@ class ForwardedCall:
             return None
         now, breakers = self.now(), self._breakers
         for other in self._left:
-            if other.model == target.model and breakers.usable(other, now, self._tokens) and not breakers.quiet(other):
+            alike = (other.model, other.tier) == (target.model, target.tier)
+            if alike and breakers.usable(other, now, self._tokens) and not breakers.quiet(other):
                 if not self._forwarder.budget.take():
                     return None
                 self._left.remove(other)

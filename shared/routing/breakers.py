@@ -33,7 +33,12 @@ PROBE_GRANTED = 10.0  # seconds for a call to come along that may try a deployme
 PROBE_ASKED = 3.0  # seconds until the fleet is asked again for that
 
 DeploymentKey = tuple[str, str]
-"""A backend's name and a deployment, which have one health."""
+"""A backend's name and a deployment, which have one health; `DEPLOYMENT:TIER` for a tier with its own quota."""
+
+
+def deployment_key(target: Target) -> DeploymentKey:
+    """The key of a target's state. No deployment has a colon in its name."""
+    return target.backend.name, f"{target.deployment}:{target.tier}" if target.tier else target.deployment
 
 
 class DeploymentState:
@@ -92,7 +97,7 @@ class Breakers:
 
     def watched(self, target: Target) -> DeploymentState:
         """The state of a target's deployment, to be read only."""
-        key = (target.backend.name, target.deployment)
+        key = deployment_key(target)
         try:
             return self._watched[key]
         except KeyError:
@@ -130,7 +135,7 @@ class Breakers:
             return True
         if now >= state.probe_asked_until:
             state.probe_asked_until = now + PROBE_ASKED
-            key = (target.backend.name, target.deployment)
+            key = deployment_key(target)
             self._fleet.ask_for_probe(key, lambda: self._grant_probe(key))
         return now < state.probe_granted_until
 
@@ -226,7 +231,7 @@ class Breakers:
         if health.faults or health.ejected_until:
             state.health = after_success(health)
             if self._fleet is not None and (health.half_open or health.ejected_until):
-                self._fleet.recovered((target.backend.name, target.deployment))
+                self._fleet.recovered(deployment_key(target))
 
     def learn(self, target: Target, reading: QuotaReading) -> None:
         """Keep the quota that an answer reported, unless its call went out before that of the last such answer."""
@@ -252,7 +257,7 @@ class Breakers:
         recovered = state.health.ejected_until > health.ejected_until
         state.health = msgspec.structs.replace(health, reason=f"429: {kind}")
         if recovered and self._fleet is not None:
-            self._fleet.recovered((target.backend.name, target.deployment))
+            self._fleet.recovered(deployment_key(target))
 
     def held_back(self, target: Target) -> bool:
         """True if this call is not to be sent to a deployment that asked for more time than it is given."""
@@ -277,7 +282,7 @@ class Breakers:
     def _tripped(self, target: Target, health: Health) -> None:
         self.trips[target.backend.name] += 1
         if self._fleet is not None:
-            key = (target.backend.name, target.deployment)
+            key = deployment_key(target)
             self._fleet.tripped(key, health, health.ejected_until - self.clock())
 
     def adopt(self, key: DeploymentKey, health: Health) -> None:

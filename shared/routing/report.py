@@ -36,6 +36,12 @@ class BackendsReport:
                 {"deployment": name, "models": served} | self._deployment((backend.name, name), shared)
                 for name, served in models.items()
             ]
+            deployments += [
+                {"deployment": name, "tier": tier, "models": models[name]} | self._deployment((of, key), shared)
+                for of, key in self._breakers.all()
+                for name, _, tier in [key.partition(":")]
+                if of == backend.name and tier and name in models
+            ]
             backends.append(about | {"deployments": deployments})
         return {"instance": self._instance, "health_table": "unreachable" if shared is None else "ok"} | {
             "backends": backends

@@ -357,6 +357,16 @@ def test_the_usage_chunk_is_requested_only_for_streams_that_did_not_ask() -> Non
     assert not injected({"stream": True}, dated, "api-version=2024-02-01")
 
 
+@pytest.mark.parametrize(
+    ("version", "asked"), [("2024-02-01", False), ("2024-08-01-preview", False), ("2024-10-21", True), ("v1", True)]
+)
+def test_the_usage_chunk_is_requested_only_from_a_backend_whose_version_knows_it(version: str, asked: bool) -> None:
+    of = Backend(name="a", endpoint="https://a", region="a", models={"m": "d"}, api_version=version)
+    body = b'{"model":"m","stream":true,"messages":[]}'
+    request = upstream_request(call("/v1/chat/completions", body), Target(of, "m", "d"))
+    assert ("stream_options" in json.loads(request.body)) == asked
+
+
 def test_other_stream_options_survive_the_injection() -> None:
     body = b'{"model":"gpt-4o","stream":true,"stream_options":{"include_obfuscation":false}}'
     request = upstream_request(call("/v1/chat/completions", body), target("gpt-4o"))

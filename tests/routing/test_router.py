@@ -1,5 +1,6 @@
 """The order of the targets: rotation, health, quotas, fallbacks, regions; and the error if none is left."""
 
+import json
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.azure_openai.backend_requests import upstream_request
 from shared.azure_openai.operations import match
 from shared.azure_openai.requests import parse_call
 from shared.config.document import Backend, Configuration, Model, Variant
@@ -408,3 +410,36 @@ async def test_a_backend_loses_a_later_turn_for_each_turn_taken_by_a_prefix() ->
         load[routing.planned(favoured if i % 5 == 0 else chat())[0].backend.name] += 1
     assert max(load.values()) <= 1.1 * 100
     await routing.rotation.close()
+
+
+def flex(**fields: Any) -> Call:
+    body = {"model": "m", "messages": [], "service_tier": "flex", **fields}
+    return parse_call(match("POST", "/v1/chat/completions"), "", {}, json.dumps(body).encode())
+
+
+async def test_a_throttle_of_a_tier_leaves_the_standard_tier_alone() -> None:
+    routing = Routing(backend("a"))
+    (target,) = routing.planned(flex())
+    assert target.tier == "flex"
+    routing.breakers.throttle(target, 60.0)
+    with pytest.raises(RateLimitExceeded):
+        routing.planned(flex())
+    assert [one.tier for one in routing.planned(chat())] == [""]
+    assert [one.tier for one in routing.planned(flex(service_tier="auto"))] == [""]
+    routing.breakers.fault(target, "status 500")
+    assert routing.breakers.health(routing.target("a")).faults == 0
+
+
+@pytest.mark.parametrize(
+    ("configured", "asked", "tiers"),
+    [(False, None, ["flex"]), (True, None, ["flex", ""]), (False, True, ["flex", ""]), (True, False, ["flex"])],
+)
+async def test_the_standard_tier_serves_a_call_of_another_one_where_that_is_allowed(
+    configured: bool, asked: bool | None, tiers: list[str]
+) -> None:
+    routing = Routing(backend("a"), models={"m": Model(tier_fallback=configured)})
+    plan = routing.router.plan(ANYONE, flex(), RoutingPreferences(tier_fallback=asked))
+    assert [target.tier for target in plan.targets] == tiers
+    assert json.loads(upstream_request(flex(), plan.targets[0]).body)["service_tier"] == "flex"
+    if len(tiers) == 2:
+        assert json.loads(upstream_request(flex(), plan.targets[1]).body)["service_tier"] == "default"
