@@ -38,6 +38,7 @@ _FORWARDED = frozenset(
 )
 
 
+IMAGE_DEPLOYMENT = "x-ms-oai-image-generation-deployment"  # of the image tool; callers name the model
 _FORWARDED_PREFIX = "aoai-"  # headers that opt in to previews of the v1 API, such as aoai-evals
 
 
@@ -106,7 +107,9 @@ def names_deployment(call: Call, target: Target) -> bool:
     operation = call.operation
     if not target.deployment or (operation.model == "optional" and call.body_model is None):
         return False
-    return not operation.on_deployment or goes_to_v1(call, target.backend)
+    # Azure's dated image operations also read `model` in the body, and know only deployments.
+    named_too = operation.metered == "images" and call.body_model is not None
+    return not operation.on_deployment or goes_to_v1(call, target.backend) or named_too
 
 
 def _model_edit(call: Call, deployment: str) -> dict[str, bytes]:
@@ -126,9 +129,16 @@ def forwarded_headers(headers: Mapping[str, str]) -> dict[str, str]:
     passed = [
         (name, value)
         for name, value in headers.items()
-        if (name in _FORWARDED or name.startswith(_FORWARDED_PREFIX)) and value.isascii()
+        if (name in _FORWARDED or name == IMAGE_DEPLOYMENT or name.startswith(_FORWARDED_PREFIX)) and value.isascii()
     ]
     return dict(passed[:_MAX_CUSTOM_HEADERS])
+
+
+def headers_for(call: Call, backend: Backend) -> dict[str, str]:
+    """The headers of a call for one backend: with its name for the model of the image tool."""
+    if (model := call.headers.get(IMAGE_DEPLOYMENT)) is None:
+        return call.headers
+    return call.headers | {IMAGE_DEPLOYMENT: backend.models.get(model, model)}
 
 
 def usage_edit(fields: JsonFields, call: Call) -> dict[str, bytes]:

@@ -120,7 +120,7 @@ class BackendClient:
             "content-type": _JSON,
             "accept-encoding": "identity",
             "x-ms-client-request-id": request_id,
-            **call.headers,
+            **backend_requests.headers_for(call, target.backend),
             name: value,
         }
 

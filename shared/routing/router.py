@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
-from shared.azure_openai.backend_requests import service_tier
+from shared.azure_openai.backend_requests import IMAGE_DEPLOYMENT, service_tier
 from shared.config.document import Configuration, Model, Variant
 from shared.errors import (
     InvalidRequest,
@@ -97,7 +97,7 @@ class Router:
             raise _model_hidden(call.operation.name)
         model = self.model(consumer, call.model) if call.model else ""
         about, free = self._about(model), binding is UNBOUND
-        allowed = self._restriction(consumer, model, preferred, binding)
+        allowed = self._with_images(consumer, call, model, self._restriction(consumer, model, preferred, binding))
         prefix = _prompt_cache.prefix(call) if free and about.prompt_cache_affinity else None
         tokens = quota.estimate(call)
         chain, tier = (model, *self._fallbacks(consumer, model, preferred)), service_tier(call)
@@ -194,7 +194,7 @@ class Router:
         whose turn it is. A slower backend must not change the configured shares, hence *much* less."""
         if prefix is not None:
             shares = [Share(t.backend.name, t.backend.weight, state.in_flight) for t, state in ready]
-            if chosen := _prompt_cache.choose(prefix, shares):
+            if chosen := _prompt_cache.choose(prefix, shares, self._rotation.instances(group.pool)):
                 ready.insert(0, ready.pop(chosen))
                 # It serves out of turn, so it is passed over once when its turn comes.
                 place = (group.pool, ready[0].target.backend.name)
@@ -250,6 +250,17 @@ class Router:
             and pin in ("", target.backend.name)
             and access.allows(target.backend)
         )
+
+    def _with_images(self, consumer: Consumer, call: Call, main: str, allowed: Allowed | None) -> Allowed | None:
+        """The targets next to the model that the image tool of a call uses. Raises the errors of `model`."""
+        if (name := call.headers.get(IMAGE_DEPLOYMENT)) is None:
+            return allowed
+        model = self.model(consumer, name)
+        if model != name:
+            raise InvalidRequest(
+                f"{IMAGE_DEPLOYMENT}: expected the model's own name {model!r}.", param=IMAGE_DEPLOYMENT
+            )
+        return lambda target: model in target.backend.models and (allowed is None or allowed(target))
 
     def _fallbacks(self, consumer: Consumer, model: str, preferred: RoutingPreferences) -> list[str]:
         """The models to fall back on. Those that a caller names must exist, and it must be allowed to use them."""

@@ -367,6 +367,14 @@ def test_the_usage_chunk_is_requested_only_from_a_backend_whose_version_knows_it
     assert ("stream_options" in json.loads(request.body)) == asked
 
 
+def test_a_model_in_the_body_of_an_image_call_becomes_the_deployment_on_deployment_paths_too() -> None:
+    path, query = "/openai/deployments/painter/images/generations", "api-version=2025-04-01-preview"
+    of = Backend(name="a", endpoint="https://a", region="a", models={"painter": "prod"})
+    for body, model in ((b'{"model":"painter","prompt":"a"}', "prod"), (b'{"prompt":"a"}', None)):
+        request = upstream_request(call(path, body, query), Target(of, "painter", "prod"))
+        assert json.loads(request.body).get("model") == model
+
+
 def test_other_stream_options_survive_the_injection() -> None:
     body = b'{"model":"gpt-4o","stream":true,"stream_options":{"include_obfuscation":false}}'
     request = upstream_request(call("/v1/chat/completions", body), target("gpt-4o"))

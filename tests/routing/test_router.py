@@ -7,17 +7,19 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.azure_openai.backend_requests import upstream_request
+from shared.azure_openai.backend_requests import headers_for, upstream_request
 from shared.azure_openai.operations import match
 from shared.azure_openai.requests import parse_call
 from shared.config.document import Backend, Configuration, Model, Variant
 from shared.errors import ModelNotAllowed, ModelNotFound, RateLimitExceeded, RegionNotAllowed, StoreUnavailable
 from shared.routing import _health, quota
 from shared.routing._health import HEALTHY, Health
+from shared.routing._prompt_cache import Share, choose
 from shared.routing.breakers import Breakers
 from shared.routing.preferences import RoutingPreferences
 from shared.routing.quota import Sent, Throttle
@@ -443,3 +445,50 @@ async def test_the_standard_tier_serves_a_call_of_another_one_where_that_is_allo
     assert json.loads(upstream_request(flex(), plan.targets[0]).body)["service_tier"] == "flex"
     if len(tiers) == 2:
         assert json.loads(upstream_request(flex(), plan.targets[1]).body)["service_tier"] == "default"
+
+
+def test_instances_that_send_only_one_long_beginning_spread_it_over_the_regions() -> None:
+    """Forty instances with eight calls each under way, which do not know of each other."""
+    load = Counter[str]()
+    for _ in range(40):
+        mine = Counter[str]()
+        for _ in range(8):
+            shares = [Share(name, 1, mine[name]) for name in "abc"]
+            mine["abc"[choose(b"the same beginning", shares)]] += 1
+        load += mine
+    assert set(load) == set("abc")
+    assert max(load.values()) <= 40 * 8 / 2
+
+
+def test_a_large_fleet_leaves_less_room_for_one_beginning_than_a_single_instance() -> None:
+    def kept(instances: float) -> int:
+        """The calls under way with which the first backend still takes one more, while the others have one each."""
+        first = choose(b"the same beginning", [Share(name, 1, 1) for name in "abc"])
+        for calls in range(1, 20):
+            shares = [Share(name, 1, calls if i == first else 1) for i, name in enumerate("abc")]
+            if choose(b"the same beginning", shares, instances) != first:
+                return calls
+        raise AssertionError("it is never skipped")
+
+    assert kept(1.0) == 8
+    assert kept(40.0) < 4
+
+
+async def test_the_model_of_the_image_tool_is_named_like_any_model() -> None:
+    routing = Routing(backend("a", ["m", "painter"]), backend("b"))
+    headers = {"x-ms-oai-image-generation-deployment": "painter"}
+    call = parse_call(match("POST", "/v1/responses"), "", headers, b'{"model": "m", "input": "a ship"}')
+    (target,) = routing.planned(call)
+    assert target.backend.name == "a"
+    of = msgspec.structs.replace(target.backend, models={"m": "m", "painter": "painter-prod"})
+    assert headers_for(call, of)["x-ms-oai-image-generation-deployment"] == "painter-prod"
+    with pytest.raises(ModelNotAllowed):
+        routing.planned(call, Consumer("c", "some", models=frozenset(("m",))))
+    unknown = parse_call(
+        match("POST", "/v1/responses"),
+        "",
+        {"x-ms-oai-image-generation-deployment": "none"},
+        b'{"model": "m", "input": "a"}',
+    )
+    with pytest.raises(ModelNotFound):
+        routing.planned(unknown)
