@@ -7,6 +7,7 @@ from shared.config.document import Model, Timeouts
 from shared.types import Call, Target
 
 _EMBEDDING = 20.0  # seconds
+_COLD_HEDGE = 10.0  # seconds
 _QUICK = re.compile(r"gpt-?(?:3\.?5|4)(?![0-9.])|gpt-4[.]1", re.I)  # families that write at once
 _THINKING = re.compile(r"(?:^|[-_/])(?:o[1-9]|gpt-?[5-9]|model-router)(?![0-9])", re.I)
 
@@ -32,8 +33,8 @@ def first_byte_timeout(call: Call, target: Target, timeouts: Timeouts, settings:
 
 def hedge_delay(usual: float | None, limit: float) -> float:
     """Return the seconds after which a slow attempt is hedged: the 95th percentile (`usual`, in milliseconds), or a
-    quarter of the limit if too few answers are known."""
-    return limit / 4 if usual is None else min(usual / 1000, limit)
+    quarter of the limit, at most 10 s, if too few answers are known."""
+    return min(limit / 4, _COLD_HEDGE) if usual is None else min(usual / 1000, limit)
 
 
 @functools.lru_cache(maxsize=1024)

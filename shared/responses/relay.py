@@ -119,7 +119,7 @@ class RelayedResponse(Response):
 
     async def _continue_with_whole(self, answer: WholeAnswer, send: Send) -> None:
         """Send a whole answer as the rest of a stream: events as they are, an error as the event that clients read."""
-        if answer.headers.get("content-type", "").startswith("text/event-stream"):
+        if _has_events(answer):
             await send({"type": "http.response.body", "body": answer.body})
         elif answer.status >= 300:
             await send_error_event(send, error_in(answer.body), self._operation)
@@ -194,7 +194,9 @@ class RelayedResponse(Response):
             self._recorder.events(objects)
 
     async def _account_for_whole(self, answer: WholeAnswer) -> None:
-        if self._recorder is not None:
+        if self._recorder is not None and _has_events(answer):
+            self._recorder.events([event_stream.payload(event) for event in event_stream.split(answer.body)[0]])
+        elif self._recorder is not None:
             self._recorder.answer(answer.status, answer.body, answer.headers.get("location", ""))
             await self._recorder.deleted(answer.status)
         await self._close_account("complete")
@@ -228,6 +230,11 @@ class RelayedResponse(Response):
     def _text(self, usage: Usage) -> str:
         """The text of a stream whose usage is an estimate, for its tokens to be counted."""
         return self._events.reader.text() if self._events is not None and usage.estimated else ""
+
+
+def _has_events(answer: WholeAnswer) -> bool:
+    """True if an answer is a stream that has failed before its first content."""
+    return answer.headers.get("content-type", "").startswith("text/event-stream")
 
 
 def _as_data(send: Send) -> Send:

@@ -9,7 +9,7 @@ from shared.azure_openai.operations import match
 from shared.azure_openai.requests import parse_call
 from shared.config.document import Backend, Model, Timeouts
 from shared.errors import UpstreamTimeout
-from shared.forwarding._timeouts import first_byte_timeout
+from shared.forwarding._timeouts import first_byte_timeout, hedge_delay
 from shared.forwarding.forwarder import ForwardingFailed
 from shared.forwarding.response import OpenAnswer
 from shared.types import Target
@@ -62,6 +62,13 @@ def test_the_configured_time_counts_that_of_the_model_first() -> None:
     assert seconds("o3", timeouts=Timeouts(first_byte=30)) == 30.0
     assert seconds("o3", timeouts=Timeouts(first_byte=30), settings=Model(first_byte=90)) == 90.0
     assert seconds("o3", settings=Model(first_byte=900)) == LEFT
+
+
+@pytest.mark.parametrize(
+    ("usual", "limit", "delay"), [(None, 8, 2), (None, 220, 10), (500.0, 220, 0.5), (9000.0, 4, 4)]
+)
+def test_a_hedge_waits_for_the_usual_time_and_never_long(usual: float | None, limit: float, delay: float) -> None:
+    assert hedge_delay(usual, limit) == delay
 
 
 async def late(exchange: Exchange) -> None:
