@@ -50,7 +50,7 @@ def alternatives(offered: dict[tuple[str, str], dict[str, Any]], name: str) -> s
 def check(
     deployment: dict[str, Any], models: Sequence[dict[str, Any]], usages: Sequence[dict[str, Any]]
 ) -> Iterator[tuple[bool, str]]:
-    """What is wrong with a deployment: whether Azure would refuse it, and a sentence."""
+    """The problems of a deployment: `True` if Azure would refuse it, and a sentence."""
     name, version, sku = deployment["model"], deployment.get("version"), deployment["sku"]
     offered = offers(models, sku)
     found = [m for (n, v), m in offered.items() if n == name and version in (None, v)]

@@ -1,4 +1,4 @@
-"""What all tests share: coroutine tests, and the services that they run against."""
+"""Shared by all tests: coroutine tests, and the services that they run against."""
 
 import asyncio
 import inspect
@@ -54,7 +54,7 @@ def regions(simulated_process: SimulatorProcess) -> Iterator[SimulatorProcess]:
 
 @pytest.fixture(params=["v1", "dated"])
 def surface(request: pytest.FixtureRequest) -> str:
-    """How Azure's paths are spelled."""
+    """The spellings of Azure's paths."""
     return str(request.param)
 
 
@@ -74,7 +74,7 @@ def stranger(regions: SimulatorProcess, surface: str) -> Iterator[Client]:
 
 @pytest.fixture(scope="session", params=EDGES)
 def edge(request: pytest.FixtureRequest) -> Edge:
-    """Where the gateway runs: every test of a running gateway is run on both edges."""
+    """The edges: every test of a running gateway runs on both."""
     found: Edge = request.param
     return found
 

@@ -136,6 +136,12 @@ def classify(status: int, body: bytes, headers: Mapping[str, str]) -> Kind:
     return "caller"
 
 
+def missing_action(body: bytes) -> str:
+    """Return the data action that a role lacks, as a backend's 401 or 403 names it; "": it names none."""
+    named = re.search(rb"\bdata action [`'\"]?(Microsoft\.CognitiveServices/[\w/.-]+[\w])", body)
+    return named[1].decode() if named else ""
+
+
 def error_code(body: bytes) -> str:
     """The code of the error that an answer reports, or ""."""
     error = reported_error(body)

@@ -58,7 +58,19 @@ class Throttled(AttemptFailed):
 
 
 class AccessDenied(AttemptFailed):
-    """401, 403, or 404 because the deployment does not exist: a mistake in the gateway's configuration or its role."""
+    """401, 403, or 404 because the deployment does not exist: a mistake in the gateway's configuration or its role.
+
+    `action`: the data action that the role lacks; "": the answer names none.
+    """
+
+    def __init__(self, problem: str, status: int, action: str) -> None:
+        super().__init__(f"{problem}: the role lacks {action}" if action else problem, status)
+        self.action = action
+
+    @property
+    def hits_the_deployment(self) -> bool:
+        """True if other calls of the deployment fail as well. Files, batches and the like have actions of their own."""
+        return not self.action or "/deployments/" in self.action
 
 
 class Disconnected(AttemptFailed):
@@ -160,7 +172,8 @@ def _failure(
         case "server":
             return AttemptFailed(f"status {status}", status, shown, spilled_to=spilled_to, charged=charged, usage=usage)
         case "ours":
-            return AccessDenied(f"status {status} {answers.error_code(report)[:64]}".rstrip(), status)
+            problem = f"status {status} {answers.error_code(report)[:64]}".rstrip()
+            return AccessDenied(problem, status, answers.missing_action(report))
     return None
 
 

@@ -261,6 +261,13 @@ class BackendClient:
                     self._breakers.abandoned(target)
             case Throttled():
                 self._breakers.throttle(target, failed.wait, failed.kind, quota.estimate(call))
+            case AccessDenied(hits_the_deployment=False):
+                self._breakers.abandoned(target)
+                logger.error(
+                    "ALERT backend %s: the role of the gateway's identity lacks the data action %s. Calls that need it "
+                    "fail there, others do not. Assign a role that has it (docs/deploy.md, modelAccess).",
+                    target.backend.name, failed.action,
+                )  # fmt: skip
             case AccessDenied():
                 self._breakers.refusal(target, failed.problem)
                 logger.error(

@@ -118,7 +118,7 @@ class ManagementApi:
         return Response(openapi.document(), media_type="application/json")
 
     async def limits(self, request: ManagementRequest) -> Response:
-        """What is left of every limit, and the state of this instance's limiter."""
+        """The remainder of every limit, and the state of this instance's limiter."""
         _refuse_unknown(request.query)
         records = await Consumers(self._store).all()
         held = scopes.of_all((record.consumer for record in records), self._configuration)
@@ -130,7 +130,7 @@ class ManagementApi:
         return JsonResponse(await self._backends.report())
 
     async def limits_of(self, request: ManagementRequest) -> Response:
-        """What is left of one consumer's limits."""
+        """The remainder of one consumer's limits."""
         _refuse_unknown(request.query)
         consumer_id = request.parameters["consumer"]
         record = await Consumers(self._store).find(consumer_id) if consumer_id.isalnum() else None
@@ -141,7 +141,7 @@ class ManagementApi:
         return JsonResponse({"id": record.consumer.id, "name": record.consumer.name, "limits": lines})
 
     async def usage(self, request: ManagementRequest) -> Response:
-        """Who used what, and its cost."""
+        """The usage of all consumers, and its cost."""
         names = {record.consumer.id: record.consumer.name for record in await Consumers(self._store).all()}
         return await self._usage(request.query, "key", names)
 

@@ -191,7 +191,7 @@ def _kept_alive(admitted: AdmittedCall) -> bool:
 
 
 def _wants_stream(admitted: AdmittedCall) -> bool:
-    """Whether comments may go out. An upload asks for a stream in one of its fields; a caller that is still sending
+    """True if comments may go out. An upload asks for a stream in one of its fields; a caller that is still sending
     keeps the connection alive itself."""
     upload = admitted.upload
     return admitted.call.stream if upload is None else upload.complete and upload.asks_for_stream

@@ -1,4 +1,4 @@
-"""How each agent is told of the gateway, and to leave the rest of the world alone."""
+"""The configuration of each agent: the gateway's address, and no other host."""
 
 import json
 import shlex
@@ -17,7 +17,7 @@ _AIDER = ROOT / ".local/aider/bin/aider"
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where an agent runs. `outside`: the address of what stands for the rest of the world."""
+    """The place where an agent runs. `outside`: the address of the proxy that refuses every other host."""
 
     gateway: str
     key: str

@@ -25,7 +25,7 @@ def world() -> Iterator[Outside]:
 
 
 def run(words: Sequence[str], start: Start, at: Place) -> str:
-    """What a command writes. It has a home of its own, and no way out of this machine."""
+    """The output of a command, which has its own home and cannot leave this machine."""
     proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), at.outside) | {"NO_PROXY": "127.0.0.1"}
     home = {"HOME": str(at.home), "TERM": "dumb", "NO_COLOR": "1", "LANG": "C.UTF-8"}
     environment = {"PATH": os.environ["PATH"], **home, **proxies, **{k.lower(): v for k, v in proxies.items()}}

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.azure_openai import answers, backend_requests, operations
-from shared.azure_openai.answers import classify, retry_after
+from shared.azure_openai.answers import classify, missing_action, retry_after
 from shared.azure_openai.backend_requests import upstream_request
 from shared.azure_openai.json_body import rewrite, top_level
 from shared.azure_openai.operations import OPERATIONS, match
@@ -447,6 +447,25 @@ def test_azures_front_end_reports_a_missing_deployment_with_a_header_and_without
     body = b'{"error": {"message": "Resource not found", "code": %s}}' % code.encode()
     assert classify(400, body, {"x-ms-fe-error": "true"}) == kind
     assert classify(400, body, {}) == "caller"
+
+
+@pytest.mark.parametrize(
+    ("message", "action"),
+    [
+        (
+            "The principal lacks the required data action `Microsoft.CognitiveServices/accounts/OpenAI/files/write` "
+            "to perform `POST /openai/files` operation.",
+            "Microsoft.CognitiveServices/accounts/OpenAI/files/write",
+        ),
+        (
+            "lacks data action Microsoft.CognitiveServices/accounts/x/read.",
+            "Microsoft.CognitiveServices/accounts/x/read",
+        ),
+        ("Access denied due to Virtual Network/Firewall rules.", ""),
+    ],
+)
+def test_the_data_action_that_a_role_lacks_is_read(message: str, action: str) -> None:
+    assert missing_action(json.dumps({"error": {"code": "PermissionDenied", "message": message}}).encode()) == action
 
 
 @pytest.mark.parametrize(

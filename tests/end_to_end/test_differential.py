@@ -86,7 +86,7 @@ def assert_same(seen: list[Exchange], expected: list[Exchange]) -> None:
 
 @pytest.fixture(scope="session")
 def node() -> str:
-    """Where Node's official client is installed, of the version that is pinned there."""
+    """The folder with Node's official client, in the pinned version."""
     wanted = json.loads((NODE / "package.json").read_text())["dependencies"]["openai"]
     installed = NODE / "node_modules" / "openai" / "package.json"
     if not installed.exists() or json.loads(installed.read_text())["version"] != wanted:

@@ -18,6 +18,7 @@ COMMENT = b": keep-alive\n\n"
 
 @pytest.fixture(scope="module")
 def beating(edge: Edge, azurite: Azurite, simulator: SimulatorProcess) -> Iterator[System]:
+    simulator.clear()  # another file may have left a fault
     settings = configuration(simulator, heartbeat_seconds=0.3, timeouts={"first_byte": 1.5})
     with system(edge, settings, simulator, azurite.connection_string) as running:
         assert running.chat().status == 200

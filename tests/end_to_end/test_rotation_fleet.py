@@ -35,7 +35,7 @@ def test_every_backend_has_its_share_in_ten_seconds_and_in_total(weights: Sequen
 
 
 def test_blocks_that_all_start_with_the_first_backend_would_not_do() -> None:
-    """What the bounds above are worth: without the rotation of the start they do not hold."""
+    """Without the rotation of the start the bounds above do not hold."""
     found = simulate((1, 1, 1, 1), seed=1, make=AlwaysFromTheFirst)
     assert found.window > 0.06
     assert found.total > 0.01

@@ -1,4 +1,4 @@
-"""What `make bench-routing` measures, in short: one instance with short timeouts, and most of the troubles at once.
+"""The scenarios of `make bench-routing`, in short: one instance with short timeouts, and most of the troubles at once.
 
 The figures that the routing promises are measured there. Where the machine was too busy to send the calls in time, what
 falls below them is measured once more.
@@ -44,7 +44,7 @@ LEAK = "leak"
 
 
 class Found(msgspec.Struct, frozen=True):
-    """What the scenarios found, and the seconds by which calls were sent too late, because the machine was busy."""
+    """The results of the scenarios, and the seconds by which calls were sent too late, because the machine was busy."""
 
     rows: dict[str, list[Row]]
     late: float

@@ -21,7 +21,7 @@ TOKENS = ("input_tokens", "output_tokens", "cached_input_tokens", "reasoning_tok
 
 
 def charged(system: System) -> dict[str, Counter[str]]:
-    """What the simulator says it charged, region by region, in the words of the usage report."""
+    """The simulator's charges per region, in the fields of the usage report."""
     totals = system.simulator.log(summary=True)["totals"]
     return {
         region: Counter({name: told["cached_tokens" if name == "cached_input_tokens" else name] for name in TOKENS})

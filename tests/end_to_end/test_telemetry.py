@@ -147,6 +147,16 @@ def test_a_shadow_of_a_call_that_is_not_kept_has_no_span(traced: TracedGateway) 
     assert trace not in json.dumps(traced.received.envelopes)
 
 
+def test_a_probe_has_no_span(traced: TracedGateway) -> None:
+    trace = f"{random.getrandbits(128) | 1:032x}"
+    given = {"traceparent": f"00-{trace}-{PARENT_SPAN}-01", "authorization": "Bearer planted-management-key"}
+    for path in ("/healthz", "/readyz"):
+        assert traced.gateway.request("GET", path, None, given).status == 200
+    traced.dependencies(traced.chat())  # a later one has arrived
+    assert trace not in json.dumps(traced.received.envelopes)
+    assert bytes.fromhex(trace) not in traced.received.bytes
+
+
 def test_a_collector_receives_the_same_spans(traced: TracedGateway) -> None:
     answer = traced.chat(stream=True)
     call, attempt = traced.dependencies(answer)

@@ -128,7 +128,7 @@ def decoded_path(raw: str) -> str:
 
 
 def _unquoted(piece: str) -> str:
-    """What is valid UTF-8 is decoded, everything else stays."""
+    """Decode valid UTF-8, and leave the rest."""
 
     def decode(found: re.Match[str]) -> str:
         try:

@@ -17,7 +17,7 @@ CONSOLE = "Host.Function.Console"
 
 
 class Log:
-    """Where records go, by the section `logging` of host.json: a rule for a sink counts before one for all sinks."""
+    """The destinations of records, by `logging` in host.json: a rule for one sink counts before one for all sinks."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         everywhere: dict[str, str] = settings.get("logLevel", {})

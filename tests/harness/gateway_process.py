@@ -114,7 +114,7 @@ class GatewayProcess:
         return request(self.address, method, path, body, headers, timeout)
 
     def invocations(self) -> dict[str, Any]:
-        """What the functions host knows of its invocations."""
+        """The state of the functions host's invocations."""
         invocations: dict[str, Any] = self.administer("GET", "/admin/invocations").json()
         return invocations
 
@@ -167,7 +167,7 @@ class GatewayProcess:
 
 
 class Answer:
-    """What a request was answered with; header names in lower case. `finished`: the body has come to its end."""
+    """An answer. Header names are in lower case. `finished`: the body has come to its end."""
 
     def __init__(self, status: int, headers: dict[str, str], body: bytes, finished: bool = True) -> None:
         self.status = status

@@ -1,4 +1,4 @@
-"""What a caller does with the official client, a family of operations after the other; for whatever answers it."""
+"""A caller's programs with the official client, one per family of operations."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What the tests of the simulator's operations share."""
+"""Shared by the tests of the simulator's operations."""
 
 import time
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def region_client(simulator: SimulatorProcess, surface: str, region: str) -> Cli
 
 
 def totals(simulator: SimulatorProcess, region: str = REGION) -> dict[str, Any]:
-    """What a region has charged."""
+    """The charges of a region."""
     found: dict[str, Any] = simulator.log(summary=True)["totals"][region]
     return found
 

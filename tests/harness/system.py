@@ -142,7 +142,7 @@ class System:
         return self.gateway.request("POST", path, data, head | dict(headers or {}))
 
     def get(self, path: str, key: str = MANAGEMENT_KEY) -> Answer:
-        """What the gateway tells of itself."""
+        """An answer of the management API."""
         return self.gateway.request("GET", path, None, {"authorization": f"Bearer {key}"})
 
     def chat(self, model: str = "gpt-4o", content: str = "Hello", **fields: Any) -> Answer:
@@ -161,7 +161,7 @@ class System:
         return make_key(self.storage, name, models=models, expires=expires)
 
     def usage_of(self, key: str) -> dict[str, Any]:
-        """What `python -m shared.cli usage --json` tells of the consumer that this key belongs to."""
+        """The line of this key's consumer in `tollgate usage --json`."""
         return self.usage()[key.split("_")[1]]
 
     def usage_rows(self, key: str = "") -> list[dict[str, Any]]:
@@ -170,7 +170,7 @@ class System:
         return [row for row in rows if row["s_key"] == (key or self.key).split("_")[1]]
 
     def usage(self, by: str = "key") -> dict[str, dict[str, Any]]:
-        """What `python -m shared.cli usage --json` tells, by id of the consumer, model, region or backend."""
+        """The lines of `tollgate usage --json`, by id of the consumer, model, region or backend."""
         return {row[by]: row for row in cli(self.gateway.environment, "usage", "--by", by, "--json")}
 
     def running_invocations(self) -> list[str]:
@@ -230,7 +230,7 @@ class Caller:
         return self
 
     def read_to_the_end(self, seconds: float) -> bool:
-        """Whether the connection ends in this time. Only the last of what comes is kept."""
+        """True if the connection ends in this time. Only the last bytes are kept."""
         deadline = time.monotonic() + seconds
         with contextlib.suppress(ConnectionResetError):
             while data := self._socket.recv(1_000_000):
@@ -241,7 +241,7 @@ class Caller:
 
     @property
     def request_id(self) -> str:
-        """What the answer's head said."""
+        """The head of the answer."""
         return self.received.partition(b"x-gateway-request-id: ")[2].partition(b"\r\n")[0].decode()
 
     def leave(self, *, reset: bool = False) -> None:

@@ -15,7 +15,7 @@ KEY = "00000000-1111-2222-3333-444444444444"
 
 
 class Receivers:
-    """What has arrived: `envelopes` of Application Insights; OTLP's requests by signal; `bytes` of everything."""
+    """Received: `envelopes` of Application Insights; OTLP's requests by signal; `bytes` of everything."""
 
     def __init__(self) -> None:
         self.envelopes: list[dict[str, Any]] = []

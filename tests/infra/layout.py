@@ -1,4 +1,4 @@
-"""What leaves the repository: the package of the function app and the image, laid out in a folder as they will run.
+"""The package of the function app and the image, laid out in a folder as they will run.
 
 python -m tests.infra.layout      lays out the package and prints its size, by what it is made of (make package-size)
 """

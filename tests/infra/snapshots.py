@@ -59,7 +59,7 @@ def literal(expression: str) -> str:
 
 
 def sources() -> list[Path]:
-    """What the snapshots are made of."""
+    """The files that the snapshots are made of."""
     return sorted(
         path
         for path in BICEP.rglob("*")

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from shared import __version__
 from shared.config import document as config
 from shared.config import environment, parsing
 from shared.config.document import Backend, ProvisionedCapacity
@@ -92,7 +93,7 @@ def test_every_name_is_within_azures_rules(case: str) -> None:
 
 
 def grants(case: str) -> set[tuple[str, str, str]]:
-    """Who has which role on what, where all accounts for models are one."""
+    """The roles by identity and scope; all accounts for models count as one scope."""
     custom = {r.name: r.properties["roleName"] for r in resources(case, "Microsoft.Authorization/roleDefinitions")}
     found = set()
     for assignment in resources(case, "Microsoft.Authorization/roleAssignments"):
@@ -448,6 +449,7 @@ VARIABLES = dict(re.findall(r"readEnvironmentVariable\('(\w+)', '([^']*)'\)", PA
 
 def test_azds_files_lead_to_what_is_there() -> None:
     project = yaml.safe_load((ROOT / "azure.yaml").read_text())
+    assert project["metadata"]["template"] == f"tollgate@{__version__}"
     assert (ROOT / project["infra"]["path"] / f"{project['infra']['module']}.bicepparam").is_file()
     ((service, about),) = project["services"].items()
     (app,) = resources("public", "Microsoft.Web/sites")

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pathspec import GitIgnoreSpec
 
 from local.processes import free_port
 from shared import __version__
@@ -73,6 +74,20 @@ def wait_for(port: int, running: subprocess.Popen[bytes], path: str = "/healthz"
     pytest.fail("it does not answer")
 
 
+def core_tools_accept(rules: Sequence[str], path: str) -> bool:
+    """Core Tools' reading of .funcignore, which is not git's: patterns begin a path, and an exception always wins."""
+
+    def matched(patterns: Sequence[str]) -> bool:
+        escaped = (re.sub(r"[-\[\]/{}()+?.\\^$|]", r"\\\g<0>", pattern.removeprefix("/")) for pattern in patterns)
+        words = (word.replace("**", "(.+)").replace("*", "([^/]+)") for word in escaped)
+        return re.match(rf"(?:{'|'.join(f'(?:{word})' for word in words)})\b", path, re.ASCII) is not None
+
+    kept = [rule for rule in rules if rule and not rule.startswith("#")]
+    return matched([rule[1:] for rule in kept if rule.startswith("!")]) or not matched(
+        [rule for rule in kept if not rule.startswith("!")]
+    )
+
+
 class TestThePackage:
     @pytest.fixture(scope="class")
     def package(self, folder: Path) -> Path:
@@ -97,6 +112,21 @@ class TestThePackage:
         assert {path.suffix for path in (package / "shared").rglob("*") if path.is_file()} <= {
             *(".css", ".html", ".js", ".json", ".py", ".svg", ".typed", "")  # "": tiktoken's tables
         }
+
+    @pytest.mark.parametrize(
+        "path",
+        ["accounts.json", "october.csv", ".env", "local.settings.json", "infra/x.bicep", ".azure/x/.env"],
+    )
+    def test_a_file_that_a_guide_writes_into_the_clone_stays_out(self, path: str) -> None:
+        rules = (ROOT / ".funcignore").read_text().splitlines()
+        assert GitIgnoreSpec.from_lines(rules).match_file(path)
+        assert not core_tools_accept(rules, path)
+
+    @pytest.mark.parametrize("path", ["function_app.py", "host.json", "shared/asgi.py", ".python_packages/lib/x.py"])
+    def test_the_app_gets_in(self, path: str) -> None:
+        rules = (ROOT / ".funcignore").read_text().splitlines()
+        assert not GitIgnoreSpec.from_lines(rules).match_file(path)
+        assert core_tools_accept(rules, path)
 
     def test_it_is_smaller_than_60_megabytes(self, package: Path) -> None:
         files = [path for path in package.rglob("*") if path.is_file()]
@@ -326,6 +356,15 @@ class TestWhatIsDeclared:
         assert [(image["name"], image["newTag"]) for image in kustomization["images"]] == [
             (container["image"], __version__),
         ]
+
+
+def test_the_devcontainer_has_the_projects_python_and_node() -> None:
+    text = (ROOT / ".devcontainer" / "devcontainer.json").read_text()
+    about = json.loads(re.sub(r"^//.*$", "", text, flags=re.M))
+    assert f":{(ROOT / '.python-version').read_text().strip()}-" in about["image"]
+    node = about["features"]["ghcr.io/devcontainers/features/node:1"]["version"]
+    assert json.loads((ROOT / "local" / "package.json").read_text())["engines"]["node"] == f">={node}"
+    assert re.fullmatch(r"make [a-z-]+", about["postCreateCommand"])
 
 
 def test_no_python_of_the_layouts_is_the_virtual_environments() -> None:

@@ -60,7 +60,7 @@ def parser() -> None:
 
 
 def diagnostics(queries: list[str]) -> list[list[str]]:
-    """What Microsoft's parser says of each query. A workbook puts a length of time in place of its parameter."""
+    """The complaints of Microsoft's parser per query. A length of time replaces the parameter of a workbook."""
     told = {"tables": TABLES, "queries": [query.replace("{TimeRange:grain}", "5m") for query in queries]}
     done = subprocess.run(["node", "check.js"], cwd=KUSTO, input=json.dumps(told), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -89,7 +89,7 @@ def test_the_parser_finds_a_fault(parser: None, query: str, message: str) -> Non
 
 
 def complaints(query: str) -> list[str]:
-    """What a query asks for and the gateway does not export."""
+    """The names in a query that the gateway does not export."""
     table = query.strip().partition("\n")[0]
     asked = set(re.findall(r"customDimensions\['([^']+)'\]", query))
     known, found = set[str](), list[str]()

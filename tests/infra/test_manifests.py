@@ -17,7 +17,7 @@ NOT_KUBERNETES = {"kustomize.config.k8s.io/v1beta1", "route.openshift.io/v1"}
 
 
 def documents(path: Path) -> list[dict[str, Any]]:
-    """What a file holds for a cluster of Kubernetes."""
+    """The resources in a manifest."""
     return [d for d in yaml.safe_load_all(path.read_text()) if d["apiVersion"] not in NOT_KUBERNETES]
 
 

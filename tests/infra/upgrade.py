@@ -87,25 +87,30 @@ def call(address: tuple[str, int], key: str) -> None:
             raise SystemExit(f"a call got {answer.status}: {answer.body[:300]!r}")
 
 
+def environment(region: str, storage: str) -> dict[str, str]:
+    """The variables of a gateway in front of one simulated region."""
+    backend = {
+        "name": "sweden",
+        "endpoint": region,
+        "region": "swedencentral",
+        "auth": {"api_key_env": "SIMULATOR_KEY"},
+        "models": {MODEL: MODEL},
+    }
+    limits = {"defaults": {"tokens_per_minute": 1_000_000, "token_quota": 10_000_000}}
+    return {
+        "GATEWAY_STORAGE": storage,
+        "GATEWAY_CONFIG": json.dumps({"backends": [backend], "limits": limits}),
+        "SIMULATOR_KEY": "simulated",
+    }
+
+
 def main() -> int:
     if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "shared").is_dir():
         print(__doc__, file=sys.stderr)
         return 2
     region = {"name": "swedencentral", "display": "Sweden Central", "deployments": [{"name": MODEL, "model": MODEL}]}
     with SimulatorProcess({"api_key": "simulated", "regions": [region]}) as simulator, azurite() as tables:
-        backend = {
-            "name": "sweden",
-            "endpoint": simulator.regions["swedencentral"],
-            "region": "swedencentral",
-            "auth": {"api_key_env": "SIMULATOR_KEY"},
-            "models": {MODEL: MODEL},
-        }
-        limits = {"defaults": {"tokens_per_minute": 1_000_000, "token_quota": 10_000_000}}
-        environ = {
-            "GATEWAY_STORAGE": tables.connection_string,
-            "GATEWAY_CONFIG": json.dumps({"backends": [backend], "limits": limits}),
-            "SIMULATOR_KEY": "simulated",
-        }
+        environ = environment(simulator.regions["swedencentral"], tables.connection_string)
         before, after = Version("before", Path(sys.argv[1]), environ), Version("after", ROOT, environ)
         old = before.cli("keys", "create", "old")["key"]
         with before.serving() as first:

@@ -1,4 +1,4 @@
-"""What a simulated deployment can take: provisioned ones by their utilisation, spilled calls, faults by chance."""
+"""The capacity of a simulated deployment: provisioned ones by their utilisation, spilled calls, faults by chance."""
 
 import json
 from collections.abc import Iterator

@@ -78,7 +78,7 @@ def body_of(text: str = "hello", **more: Any) -> dict[str, Any]:
 
 
 class Answer:
-    """What came back over a plain connection."""
+    """The answer over a plain connection."""
 
     def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
         self.status = status

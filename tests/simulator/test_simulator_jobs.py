@@ -1,4 +1,4 @@
-"""What the simulator does in parts or in the background: uploads, batches, containers, fine-tuning, evals."""
+"""Work that the simulator does in parts or in the background: uploads, batches, containers, fine-tuning, evals."""
 
 import hashlib
 import json
