@@ -25,13 +25,12 @@ class Latency:
         return percentile(sorted(time for time, _ in times), 0.95) if len(times) >= _ENOUGH else None
 
     def usual_for(self, tokens: float, *, stream: bool) -> float | None:
-        """The 95th percentile for calls of about so many tokens; the longest of all if there is none of that size; None
-        without answers."""
+        """The median for calls of about so many tokens, of all calls if there is none of that size; None without
+        answers."""
         times = self._streams if stream else self._whole
-        alike = sorted(time for time, size in times if size == _size(tokens))
-        if alike:
-            return percentile(alike, 0.95)
-        return max((time for time, _ in (*self._streams, *self._whole)), default=None)
+        alike = [time for time, size in times if size == _size(tokens)]
+        known = sorted(alike or (time for time, _ in (*self._streams, *self._whole)))
+        return percentile(known, 0.5) if known else None
 
     def summary(self) -> dict[str, dict[str, float]]:
         """The number of answers and the percentiles, by kind of answer."""

@@ -136,8 +136,8 @@ def test_the_usual_time_is_that_of_calls_of_the_same_size() -> None:
     latency.note(9000.0, stream=True, tokens=5000)
     assert latency.usual_for(110, stream=True) == 200.0
     assert latency.usual_for(6000, stream=True) == 9000.0
-    assert latency.usual_for(100_000, stream=True) == 9000.0  # no such call yet: the longest
-    assert latency.usual_for(100, stream=False) == 9000.0
+    assert latency.usual_for(100_000, stream=True) == 200.0  # no such call yet: the median of all
+    assert latency.usual_for(100, stream=False) == 200.0
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0.01, 1.0))
