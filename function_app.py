@@ -1,5 +1,6 @@
 """Edge 1: Azure Functions. Bindings only; everything else lives in `shared/`."""
 
+import importlib
 import logging
 import os
 import sys
@@ -8,6 +9,10 @@ import azure.functions as func
 
 # The host refuses other methods itself: they never reach the worker.
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
+
+# The HTTP server inside the worker, by GATEWAY_HTTP_SERVER. Microsoft's is for the day on which an update of the
+# platform breaks ours.
+SERVERS = {"tollgate": "shared.functions_http", "microsoft": "azurefunctions.extensions.http.fastapi"}
 
 app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
 
@@ -18,7 +23,12 @@ try:
     from starlette.responses import Response
 
     from shared import bootstrap
-    from shared.functions_http import log_to_stderr
+    from shared.telemetry.console import log_to_stderr
+
+    server = os.environ.get("GATEWAY_HTTP_SERVER") or "tollgate"
+    if server not in SERVERS:
+        raise RuntimeError(f"GATEWAY_HTTP_SERVER: expected {' or '.join(SERVERS)}, got {server}")
+    importlib.import_module(SERVERS[server])  # the worker takes the one that is imported
 except Exception as error:  # a Python or packages that do not fit; the host would hide the reason
     print(f"ERROR: the gateway cannot start: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
 

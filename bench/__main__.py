@@ -25,6 +25,7 @@ from shared import bootstrap
 from shared.auth.consumers import Consumers
 from shared.config import environment
 from shared.config.document import Limits
+from shared.http_protocol import UVICORN_OPTIONS
 from simulator.process import SimulatorProcess
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -106,7 +107,7 @@ def _compare_streams(places: Places, direct: Place) -> None:
 def _start_gateway(children: Children, environ: dict[str, str], key: str) -> tuple[Child, Place, float]:
     port = free_port()
     place = Place(f"http://127.0.0.1:{port}/v1/chat/completions", {"authorization": f"Bearer {key}"})
-    command = [sys.executable, "-m", "uvicorn", "shared.asgi:app", "--port", str(port), "--no-access-log"]
+    command = [sys.executable, "-m", "uvicorn", "shared.asgi:app", "--port", str(port), *UVICORN_OPTIONS]
     started = time.perf_counter()
     child = children.start("gateway", command, environ)
     children.wait_for("The gateway", lambda: _answers(place) or None, 20)

@@ -33,6 +33,7 @@ from shared import bootstrap
 from shared.auth.consumers import Consumers
 from shared.config import environment
 from shared.config.document import Limits
+from shared.http_protocol import UVICORN_OPTIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 STREAMS, ROUNDS, AT_ONCE = 10_000, 10, 4
@@ -263,7 +264,7 @@ async def _measure(children: Children, count: int) -> bool:
         async with bootstrap.open_store(environment.load_storage(environ)) as store:
             _, key = await Consumers(store).create("bench", models=None, limits=Limits())
         port = free_port()
-        command = [sys.executable, "-m", "uvicorn", "bench.ledger_app:app", "--port", str(port), "--no-access-log"]
+        command = [sys.executable, "-m", "uvicorn", "bench.ledger_app:app", "--port", str(port), *UVICORN_OPTIONS]
         gateway = children.start("gateway", command, environ)
         await asyncio.to_thread(children.wait_for_port, "The gateway", port, 20)
         through, headers = f"http://127.0.0.1:{port}/v1", {"authorization": f"Bearer {key}"}

@@ -14,12 +14,13 @@ from bench.children import cpu_seconds, start_forwarder, start_tables
 from bench.load import Place, streams, whole_answers
 from local import azurite
 from local.processes import Child, Children, free_port
+from shared.http_protocol import UVICORN_OPTIONS
 from simulator.process import SimulatorProcess
 from tests.harness.gateway_process import make_key
 
 ROOT = Path(__file__).resolve().parent.parent
 AT_ONCE, ROUNDS, CHUNKS = 32, 12, 50
-MODES = ("committed", "deferred", "off")
+MODES = ("committed", "recorded", "deferred", "off")
 BASELINE = "forwarder"  # shows the current speed of the machine
 
 
@@ -37,7 +38,7 @@ def main(calls: int) -> None:
         common = {**os.environ, **simulator.identity_environment, "GATEWAY_STORAGE": storage}
 
         def start(children: Children, mode: str, into: str = "") -> tuple[Child, Place]:
-            durability = {"ledger": {"durability": "deferred"}} if mode == "deferred" else {}
+            durability = {"ledger": {"durability": mode}} if mode != "off" else {}
             environ = {
                 **common,
                 "GATEWAY_CONFIG": json.dumps({**settings, **durability}),
@@ -45,7 +46,7 @@ def main(calls: int) -> None:
                 "BENCH_WATCH": into,
             }
             port = free_port()
-            command = [sys.executable, "-m", "uvicorn", "bench.ledger_app:app", "--port", str(port), "--no-access-log"]
+            command = [sys.executable, "-m", "uvicorn", "bench.ledger_app:app", "--port", str(port), *UVICORN_OPTIONS]
             child = children.start(mode, command, environ)
             children.wait_for_port("The gateway", port, 30)
             return child, Place(f"http://127.0.0.1:{port}/v1/chat/completions", {"authorization": f"Bearer {key}"})

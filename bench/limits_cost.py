@@ -9,8 +9,8 @@ from shared.azure_openai import operations
 from shared.config.document import Configuration, Limits
 from shared.limits.limiter import Limiter
 from shared.storage import names
-from shared.storage.memory import MemoryStore
 from shared.types import Call, Consumer, Usage
+from tests.harness.memory_store import MemoryStore
 
 CALLS = 20_000
 KEYS = 10_000

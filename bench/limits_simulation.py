@@ -24,8 +24,8 @@ from shared.limits import _token_bucket, scopes
 from shared.limits._rows import to_properties
 from shared.limits.limiter import Limiter
 from shared.storage import Properties, Row, names
-from shared.storage.memory import MemoryStore, MemoryTable
 from shared.types import Call, Consumer, Usage
+from tests.harness.memory_store import MemoryStore, MemoryTable
 
 START = 1_795_262_400.0
 CASES = {  # limit: (demand as a multiple of the limit, seconds)

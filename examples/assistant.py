@@ -8,7 +8,7 @@ warnings.simplefilter("ignore", DeprecationWarning)
 
 with OpenAI() as client:
     assistant = client.beta.assistants.create(
-        model="gpt-4o",
+        model="gpt-5.4-mini",
         instructions="Ask for the tide before you answer.",
         tools=[{"type": "function", "function": {"name": "tide", "parameters": {"type": "object"}}}],
     )

@@ -4,7 +4,7 @@ from openai import OpenAI
 
 with OpenAI() as client:
     with client.audio.speech.with_streaming_response.create(
-        model="tts", voice="alloy", input="The toll is paid at every gate.", response_format="wav"
+        model="gpt-4o-mini-tts", voice="alloy", input="The toll is paid at every gate.", response_format="wav"
     ) as spoken:
         sound = b"".join(spoken.iter_bytes())
     print(len(sound), "bytes of sound")

@@ -3,7 +3,7 @@
 from openai import OpenAI
 
 with OpenAI() as client:
-    started = client.responses.create(model="o4-mini", input="Think about it.", background=True)
+    started = client.responses.create(model="gpt-5.4-mini", input="Think about it.", background=True)
     print(started.status)
 
     # After a disconnect, resume the stream after the last event received.

@@ -6,7 +6,7 @@ import time
 from openai import OpenAI
 
 with OpenAI() as client:
-    body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Who pays at the gate?"}]}
+    body = {"model": "gpt-5.4-mini", "messages": [{"role": "user", "content": "Who pays at the gate?"}]}
     lines = [
         {"custom_id": f"request-{number}", "method": "POST", "url": "/v1/chat/completions", "body": body}
         for number in range(3)

@@ -4,12 +4,12 @@ from openai import OpenAI
 
 with OpenAI() as client:
     answer = client.chat.completions.create(
-        model="gpt-4o", messages=[{"role": "user", "content": "Who pays at the gate?"}]
+        model="gpt-5.4-mini", messages=[{"role": "user", "content": "Who pays at the gate?"}]
     )
     print(answer.choices[0].message.content)
 
     stream = client.chat.completions.create(
-        model="gpt-4o", messages=[{"role": "user", "content": "Say it again, slowly."}], stream=True
+        model="gpt-5.4-mini", messages=[{"role": "user", "content": "Say it again, slowly."}], stream=True
     )
     for chunk in stream:
         for choice in chunk.choices:  # Azure's first chunk has no choices

@@ -10,7 +10,7 @@ EXAMPLE = {"messages": [{"role": "user", "content": "Who pays?"}, {"role": "assi
 with OpenAI() as client:
     lines = "\n".join([json.dumps(EXAMPLE)] * 10)
     file = client.files.create(file=("examples.jsonl", lines.encode()), purpose="fine-tune")
-    job = client.fine_tuning.jobs.create(model="gpt-4o-mini", training_file=file.id, suffix="example")
+    job = client.fine_tuning.jobs.create(model="gpt-5.4-mini", training_file=file.id, suffix="example")
     while job.status in ("validating_files", "queued", "running"):
         time.sleep(0.2)
         job = client.fine_tuning.jobs.retrieve(job.id)

@@ -14,7 +14,7 @@ with OpenAI() as client:
         print(result.filename, result.score)
 
     answer = client.responses.create(
-        model="gpt-4o",
+        model="gpt-5.4-mini",
         input="When is the tide high?",
         tools=[{"type": "file_search", "vector_store_ids": [store.id]}],
     )

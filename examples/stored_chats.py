@@ -4,7 +4,7 @@ from openai import OpenAI
 
 with OpenAI() as client:
     stored = client.chat.completions.create(
-        model="gpt-4o",
+        model="gpt-5.4-mini",
         messages=[{"role": "user", "content": "Remember this."}],
         store=True,
         metadata={"use": "example"},

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 import textwrap
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from openai import OpenAI
 
 QUESTION = "In one sentence: what does a gateway in front of several regions do?"
-FAVOURITE = "gpt-4o"
+FAVOURITE = "gpt-5.4-mini"
 NOT_FOR_CHAT = (
     "embed", "instruct", "whisper", "tts", "dall-e", "image", "audio", "transcribe", "moderation", "realtime", "sora",
 )  # fmt: skip
@@ -45,7 +46,7 @@ def key(base_url: str, file: Path, root: Path, environ: Mapping[str, str]) -> tu
 
 def _create_key(root: Path, environ: Mapping[str, str]) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "shared.cli", "keys", "create", "demo", "--json"],
+        [sys.executable, "-m", "shared.cli", "keys", "create", f"demo-{secrets.token_hex(3)}", "--json"],
         cwd=root,
         env=environ,
         stdin=subprocess.DEVNULL,

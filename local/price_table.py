@@ -1,20 +1,24 @@
-"""Generates `shared/billing/prices.json` from Azure's retail prices. For maintainers; the gateway does not run it.
+"""Generates `shared/billing/prices.json` from public prices. For maintainers; the gateway does not run it.
 
-    .venv/bin/python -m pip install --target /tmp/prices azure-genai-prices
+    .venv/bin/python -m pip install --target /tmp/prices azure-genai-prices genai-prices
     PYTHONPATH=/tmp/prices .venv/bin/python -m local.price_table
 
 The package `azure-genai-prices` contains the items of the Retail Prices API (prices.azure.com) with their regions. Its
-parser reads the meter names of text models; this module reads those of audio and image models. The table has only
-facts: model, deployment type, tier, regions, price and start date. DALL-E is excluded: its price depends on size and
-quality, which the ledger does not record.
+parser reads the meter names of text models; this module reads those of audio and image models. DALL-E is excluded: its
+price depends on size and quality, which the ledger does not record.
+
+The package `genai-prices` has OpenAI's list prices. They fill what Azure's list lacks: models, tiers, and changes that
+are newer than the list. The table has only facts: model, deployment type, tier, regions, price and start date.
 """
 
 import importlib
+import importlib.metadata
 import json
 import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +46,8 @@ _NAMES = {  # meter name -> model name
 _NO_MODEL = re.compile(
     r"(^|-)(ft|grader|grdr|file|calls|dev|rt|realtime|rtime|trb16k|turbo16k|turbo4k)(-|$)|^az-|latest|-(16k|4k|1106|\d*k)$"
 )
-_KINDS = {"input": "input", "cache_read": "cached_input", "output": "output"}
+_RENAMED = {"gpt-4-turbo128k": "gpt-4-turbo", "gpt-4-turbo-128k": "gpt-4-turbo"}
+_KINDS = {"input": "input", "cache_read": "cached_input", "cache_write": "cache_write", "output": "output"}
 _MEDIA = [  # pattern of audio and image meters -> model
     (r"(gpt )?(4o )?tcrb d\b", "gpt-4o-transcribe-diarize"),
     (r"gpt4o mn trscb|gpt-4o-mini-transcribe", "gpt-4o-mini-transcribe"),
@@ -63,6 +68,11 @@ _UNITS = {  # not billed by tokens: meter -> (model, deployment type, field, fac
     "Speech-to-Text-Batch-Whisper-regnl Unit": ("whisper", "regional", "second", 1 / 3600),
     "Speech-Text to Speech-global Characters": ("tts", "global", "character", 1.0),
     "Speech-Text to Speech HD-global Characters": ("tts-hd", "global", "character", 1.0),
+    "file-search-tool-calls-glbl Calls": ("", "global", "file_search", 1 / 1000),
+    "file-search-tool-calls-datazone Calls": ("", "data_zone", "file_search", 1 / 1000),
+    "file-search-tool-calls-rgnl Calls": ("", "regional", "file_search", 1 / 1000),
+    "Code-Interpreter-global Session": ("", "global", "code_session", 1.0),
+    "Code-Interpreter-regnl EP Session": ("", "regional", "code_session", 1.0),
     "Provisioned Managed Global Unit": ("", "global", "unit_hour", 1.0),
     "Provisioned Managed Data Zone Unit": ("", "data_zone", "unit_hour", 1.0),
     "Provisioned Managed Regional Unit": ("", "regional", "unit_hour", 1.0),
@@ -99,12 +109,15 @@ def _text(name: str, product: str, parse: Any) -> Key | None:
     if re.search(r"aud|img|image|tts|transcri|trscb|tcrb|realtime|speech", name, re.I):
         return None
     meter = parse(name, product)
-    if meter is None or meter.kind.value not in _KINDS or _NO_MODEL.search(meter.model):
+    if meter is None or meter.kind.value not in _KINDS:
+        return None
+    named = _RENAMED.get(meter.model, meter.model)
+    if _NO_MODEL.search(named):
         return None
     context = meter.context.value
     if context == "long" and not product.startswith("Azure OpenAI"):
         return None  # other vendors' long context has another threshold
-    model = _NAMES.get(meter.model, meter.model)
+    model = _NAMES.get(named, named)
     return Key(model, meter.deployment.value, meter.mode.value, context, _KINDS[meter.kind.value])
 
 
@@ -139,17 +152,17 @@ def lines(items: list[dict[str, Any]], parse: Any) -> Iterator[dict[str, Any]]:
                 same = before is not None and abs(before.usd - usd) < 1e-12
                 since = before.since if before is not None and same else str(item["effectiveStartDate"])[:10]
                 prices[key][region] = Price(round(usd, 10), since)
-    variants: defaultdict[tuple[str, str, str, str], list[Key]] = defaultdict(list)
-    for key in prices:
-        variants[key[:4]].append(key)
-    for (model, deployment, tier, context), keys in sorted(variants.items()):
+    variants: defaultdict[tuple[str, str, str, str, str], list[Key]] = defaultdict(list)
+    for key in prices:  # prices of no model are apart from each other
+        variants[*key[:4], "" if key.model else key.field].append(key)
+    for (model, deployment, tier, context, _), keys in sorted(variants.items()):
         yield from _variant(model, deployment, tier, context, {key.field: prices[key] for key in keys})
 
 
 def _variant(
     model: str, deployment: str, tier: str, context: str, fields: dict[str, dict[str, Price]]
 ) -> Iterator[dict[str, Any]]:
-    if not fields.keys() & {"input", "second", "character", "unit_hour"}:
+    if not fields.keys() & {"input", "second", "character", "file_search", "code_session", "unit_hour"}:
         return  # an incomplete group: its other meters have another model name
     fields = dict(sorted(fields.items(), key=lambda field: AMOUNTS.index(field[0])))
     usual = {name: Counter(price.usd for price in by.values()).most_common(1)[0][0] for name, by in fields.items()}
@@ -169,24 +182,120 @@ def _variant(
             yield {**head, "from": since, "regions": regions, **{name: dict(amounts)[name] for name in fields}}
 
 
+# --- OpenAI's list prices ---------------------------------------------------------------------------------------------
+
+_OPENAI = re.compile(r"(gpt-\d|o\d|text-embedding|codex)")
+_NOT_BY_TEXT = re.compile(
+    r"audio|image|realtime|live|transcri|tts|extended|search|cyber|rosalind|vision|0301|16k|32k|\.ft"
+)
+_OPENAI_FIELDS = {
+    "input_mtok": "input",
+    "cache_read_mtok": "cached_input",
+    "cache_write_mtok": "cache_write",
+    "output_mtok": "output",
+}
+_TIERS = ({"service_tier": "flex"}, {"service_tier": "priority"}, {"processing": "batch"})
+
+
+class Listed(NamedTuple):
+    """A price in OpenAI's list. `since` "": as long as the model exists."""
+
+    model: str
+    tier: str
+    since: str
+    prices: Any
+
+
+def listed(models: list[Any]) -> Iterator[Listed]:
+    """All prices of text models, oldest first."""
+    for model in models:
+        name = model.id.replace("gpt-3.5", "gpt-35")
+        if not _OPENAI.match(name) or _NOT_BY_TEXT.search(name):
+            continue
+        standard = model.prices if isinstance(model.prices, list) else [None]
+        for entry in standard:
+            prices = model.prices if entry is None else entry.prices
+            yield Listed(name, "standard", _since(entry), prices)
+        for variant in model.price_variants or ():
+            if variant.when in _TIERS:
+                [tier] = variant.when.values()
+                yield Listed(name, tier, _since(variant), variant.prices)
+
+
+def _since(entry: Any) -> str:
+    constraint = getattr(entry, "constraint", None)
+    return str(constraint.start_date) if constraint is not None else ""
+
+
+def openai_lines(models: list[Any], azure: list[dict[str, Any]], day: str) -> Iterator[dict[str, Any]]:
+    """The lines that Azure's list of this day lacks. A change that the list could not have yet replaces the price of
+    each kind of deployment from the day after the list, in the proportion that the list has."""
+    after = str(date.fromisoformat(day) + timedelta(days=1))
+    prices = list(listed(models))
+    changed = {price.model for price in prices if price.tier == "standard" and price.since}
+    for price in prices:
+        for context in ("short", "long"):
+            amounts = _amounts(price.prices, context)
+            if "input" not in amounts:
+                continue
+            head = {"model": price.model} | ({"tier": price.tier} if price.tier != "standard" else {})
+            head |= {"context": context} if context == "long" else {}
+            listed_lines = [line for line in azure if _same(line, price.model, price.tier, context)]
+            usual = {line["deployment"]: line for line in listed_lines if "regions" not in line}
+            if not listed_lines:
+                yield head | ({"from": price.since} if price.since else {}) | amounts
+            elif price.model in changed and price.since > min(line["from"] for line in listed_lines):
+                if (world := usual.get("global")) is None or world["input"] == amounts["input"]:
+                    continue
+                for line in listed_lines:
+                    factor = line["input"] / world["input"]
+                    scaled = {name: round(amount * factor, 6) for name, amount in amounts.items()}
+                    yield {**line, "from": max(price.since, after), **scaled}
+
+
+def _same(line: dict[str, Any], model: str, tier: str, context: str) -> bool:
+    return (line["model"], line.get("tier", "standard"), line.get("context", "short")) == (model, tier, context)
+
+
+def _amounts(prices: Any, context: str) -> dict[str, float]:
+    """USD per million tokens; nothing for long context if it has no price of its own."""
+    amounts, tiered = {}, False
+    for theirs, ours in _OPENAI_FIELDS.items():
+        if (amount := getattr(prices, theirs, None)) is None:
+            continue
+        tiers = getattr(amount, "tiers", ())
+        tiered = tiered or bool(tiers)
+        amounts[ours] = float(tiers[0].price if tiers and context == "long" else getattr(amount, "base", amount))
+    return amounts if tiered or context == "short" else {}
+
+
+def _group(source: str, day: str, rows: list[dict[str, Any]]) -> str:
+    text = ",\n".join(json.dumps({name: value for name, value in row.items() if value != ""}) for row in rows)
+    return f'{{"publisher": {json.dumps(source)}, "day": "{day}", "prices": [\n{text}\n]}}'
+
+
 def main() -> None:
     try:
         parse = importlib.import_module("azure_genai_prices.meters").parse_meter_name
         package = importlib.import_module("azure_genai_prices")
-    except ImportError:
-        sys.exit("azure-genai-prices is not installed: see the docstring of local/price_table.py")
+        providers = importlib.import_module("genai_prices.data").providers
+    except ImportError as error:
+        sys.exit(f"{error}: see the docstring of local/price_table.py")
     source = Path(str(package.__file__)).parent / "data" / "snapshot.json"
     snapshot = json.loads(source.read_text())
-    rows = [
-        json.dumps({name: value for name, value in line.items() if value != ""})
-        for line in lines(snapshot["items"], parse)
+    day = snapshot["fetched_at"][:10]
+    azure = list(lines(snapshot["items"], parse))
+    [models] = [provider.models for provider in providers if provider.id == "openai"]
+    version = importlib.metadata.version("genai-prices")
+    [searches] = {model.prices.web_searches_kcount for model in models if model.id in ("gpt-6-sol", "gpt-5.5")}
+    openai = [{"web_search": float(searches) / 1000}, *openai_lines(models, azure, day)]
+    checked = max(price.since for price in listed(models))
+    groups = [
+        _group("Azure Retail Prices API (prices.azure.com), as carried by azure-genai-prices", day, azure),
+        _group(f"OpenAI's list prices (openai.com), as carried by genai-prices {version}", checked, openai),
     ]
-    head = (
-        f"Azure Retail Prices API (prices.azure.com), {snapshot['fetched_at'][:10]}, as carried by azure-genai-prices"
-    )
-    text = ",\n".join(rows)
-    OUTPUT.write_text(f'{{"source": {json.dumps(head)},\n"prices": [\n{text}\n]}}\n')
-    print(f"{OUTPUT}: {len(rows)} prices")
+    OUTPUT.write_text(f"[{', '.join(groups)}]\n")
+    print(f"{OUTPUT}: {len(azure)} prices of Azure, {len(openai)} of OpenAI")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -15,7 +16,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,31 +24,34 @@ import yaml
 
 from local import azurite, demo
 from local.processes import Child, Children, Refused, free_port, port_is_free
+from shared.http_protocol import UVICORN_OPTIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 STATE = ROOT / ".local"
 PORT = 7071
 MODELS = (
-    "gpt-4o",
-    "gpt-4o-mini",
-    "o4-mini",
+    "gpt-5.4-mini",
+    "gpt-5.4",
     "text-embedding-3-small",
-    "gpt-35-turbo-instruct",
-    "gpt-image-1",
-    "dall-e-3",
-    "tts",
+    "gpt-image-2",
     "gpt-4o-mini-tts",
-    "whisper",
     "gpt-4o-transcribe",
     "omni-moderation-latest",
     "gpt-realtime",
 )
 # Name, value of `x-ms-region`, data zone (None: outside the data zones).
 REGIONS = (("swedencentral", "Sweden Central", "eu"), ("eastus2", "East US 2", "us"), ("japaneast", "Japan East", None))
-# Roughly the latency of gpt-4o for a small prompt.
+# Roughly the latency of a small model for a small prompt.
 DELAYS = {"first_token_seconds": 0.15, "seconds_per_chunk": 0.02}
 # Removed, so that the developer's credentials never connect the simulated gateway to real accounts.
 FOREIGN = ("AZURE_CLIENT_", "AZURE_TENANT_", "AZURE_FEDERATED_", "GATEWAY_STORAGE", "IDENTITY_", "MSI_")
+# What the gateway and the command line read.
+SETTINGS = ("GATEWAY_", "IDENTITY_", "AZURE_", "AzureWebJobsStorage", "APPLICATIONINSIGHTS_", "OTEL_")
+# Unset in the file to source: OpenAI's Node client for Azure refuses a base URL in the environment, and the developer's
+# own sign-in is not for the simulator.
+NEVER_EXPORTED = ("OPENAI_BASE_URL",)
+OF_A_SIGN_IN = ("AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_CLIENT_SECRET", "AZURE_FEDERATED_TOKEN_FILE")
+MADE_HERE = "TOLLGATE_LOCAL_RUN"  # holds the variables that a run made: a shell may have sourced them before the next
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -59,7 +63,8 @@ class Run:
         self.host = host
         self.port = port
         self.base_url = f"http://127.0.0.1:{port}"
-        self.environ = dict(os.environ)
+        self.given = without_earlier_run(os.environ)
+        self.environ = dict(self.given)
         # Source of the user's configuration; empty if there is none.
         self.configuration = "gateway.yaml" if (ROOT / "gateway.yaml").exists() else ""
         if self.environ.get("GATEWAY_CONFIG"):
@@ -70,6 +75,7 @@ class Run:
         """Start everything and wait until the gateway answers."""
         if self.simulated:
             self.environ = {k: v for k, v in self.environ.items() if not k.startswith(FOREIGN)}
+            self.given = dict(self.environ)
         storage = self._start_azurite() if self._needs_azurite() else None
         simulator = self._start_simulator() if self.simulated else None
         if storage:
@@ -97,16 +103,30 @@ class Run:
                 print("  The regions are simulated: the text is meaningless, everything else matches Azure's answers.")
             print(f"\nThree calls to copy:\n\n{demo.calls_to_copy(self.base_url, key, model)}")
         print(f"URL  {self.base_url}\nKey  {key}")
-        print(f"CLI  . {self._write_environment(key)}; .venv/bin/python -m shared.cli usage    (in another terminal)\n")
+        file = self._write_environment(key)
+        print(f"CLI  . {file}; .venv/bin/tollgate usage    (or check, keys …; in another terminal)\n")
 
     def _write_environment(self, key: str) -> str:
-        """Write the environment of the CLI and of OpenAI's client, as a file to source in a shell."""
-        variables = {name: text for name, text in self.environ.items() if name.startswith(("GATEWAY_", "IDENTITY_"))}
-        variables |= {"OPENAI_BASE_URL": f"{self.base_url}/v1", "OPENAI_API_KEY": key}
+        """Write the environment of the CLI and of a caller, as a file to source in a shell."""
+        names = {name for name in self.environ if name.startswith(SETTINGS)} | self._named_secrets()
+        variables = {name: self.environ[name] for name in sorted(names) if name in self.environ}
+        made = [f"{name}={text}" for name, text in variables.items() if self.given.get(name) != text]
+        variables |= {"GATEWAY_URL": self.base_url, "OPENAI_API_KEY": key, MADE_HERE: shlex.join(made)}
+        if "NO_PROXY" in self.environ:
+            variables |= dict.fromkeys(("NO_PROXY", "no_proxy"), self.environ["NO_PROXY"])
+        unset = NEVER_EXPORTED + (OF_A_SIGN_IN if self.simulated else ())
+        exports = (f"export {name}={shlex.quote(text)}" for name, text in variables.items())
         file = STATE / "env"
         file.touch(0o600)
-        file.write_text("".join(f"export {name}={shlex.quote(text)}\n" for name, text in variables.items()))
+        file.write_text("\n".join([f"unset {' '.join(unset)}", *exports, ""]))
         return relative(file)
+
+    def _named_secrets(self) -> set[str]:
+        """The variables that the configuration names: `check` needs the keys of the backends."""
+        given = self.environ.get("GATEWAY_CONFIG", "")
+        path = Path(given) if given else ROOT / "gateway.yaml"
+        text = given if given.lstrip().startswith("{") or "\n" in given else path.read_text()
+        return set(re.findall(r"(?:api_key_env|secret_env)\W+(\w+)", text))
 
     def stay(self) -> None:
         """Follow the gateway's log until a signal arrives, a program ends, or make is killed."""
@@ -173,11 +193,11 @@ class Run:
             "IDENTITY_ENDPOINT": addresses["identity"]["endpoint"],
             "IDENTITY_HEADER": addresses["identity"]["header"],
         }
-        step("simulator", f"{', '.join(regions)}; control: {addresses['control']}")
+        step("simulator", f"{', '.join(regions)}; its control endpoint lists what it can do: {addresses['control']}/")
 
     def _start_gateway(self) -> Child:
         command = [sys.executable, "-m", "uvicorn", "shared.asgi:app", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--no-access-log", "--timeout-graceful-shutdown", "3"]
+        command += [*UVICORN_OPTIONS, "--timeout-graceful-shutdown", "3"]
         if self.host == "func":
             command = [functions_core_tools(), "start", "--port", str(self.port)]
             self.environ |= {
@@ -194,6 +214,12 @@ class Run:
                 return True if answer.status == 200 else None
         except (urllib.error.URLError, OSError):
             return None
+
+
+def without_earlier_run(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment without the variables of an earlier run, whose backends and tables are gone."""
+    made = dict(pair.split("=", 1) for pair in shlex.split(environ.get(MADE_HERE, "")))
+    return {name: text for name, text in environ.items() if name != MADE_HERE and made.get(name) != text}
 
 
 def simulated_configuration(endpoints: dict[str, str]) -> dict[str, Any]:

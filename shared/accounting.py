@@ -13,10 +13,10 @@ from starlette.requests import Request
 from shared import ulid
 from shared.errors import GatewayError
 from shared.limits.limiter import Limiter, Reservation
-from shared.requests.arrival import ReceivedRequest
+from shared.requests.arrival import ReceivedRequest, without_empty_segments
 from shared.requests.head import path_of
 from shared.telemetry.recorder import NoTelemetry, Telemetry
-from shared.types import Attempt, Call, Consumer, Outcome
+from shared.types import Attempt, Call, Consumer, Outcome, Target, Usage
 from shared.usage.ledger import Entry, Ledger
 from shared.usage.tokenizer import Tokenizer, is_estimated
 
@@ -40,7 +40,8 @@ class Accounting:
         """Give a request its id and its trace context. `traceparent` overrides the request's own header."""
         request_id, started = ulid.new(time.time()), time.monotonic()
         trace = self._telemetry.begin(request_id, started, traceparent or _header(request, b"traceparent"))
-        return ReceivedRequest(request_id, started, request.method, path_of(request.scope), trace)
+        path = without_empty_segments(path_of(request.scope))
+        return ReceivedRequest(request_id, started, request.method, path, trace)
 
     def open(
         self, received: ReceivedRequest, consumer: Consumer, call: Call, reservation: Reservation, model: str
@@ -56,6 +57,8 @@ class Accounting:
             received,
             {
                 "request": received.request_id,
+                "consumer": error.consumer or None,
+                "model": error.model or None,
                 "method": received.method,
                 "path": received.path[:200],
                 "status": error.status,
@@ -64,11 +67,28 @@ class Accounting:
             },
         )
 
+    async def admit(self, record: "CallRecord", model: str) -> bool:
+        """See `CallRecord.admit`."""
+        try:
+            await self._limiter.reserve_model(record.reservation, record.consumer, record.call, model)
+        except GatewayError as error:
+            logger.info("%s: not served by %s: %s", record.received.request_id, model, error.message)
+            return False
+        return True
+
     def close(self, record: "CallRecord", outcome: Outcome, text: str) -> asyncio.Future[None]:
         """See `CallRecord.close`."""
+        milliseconds = round(record.received.milliseconds())
+        for number, attempt in enumerate(outcome.attempts, 1):
+            self._ledger.charge(record.entry, number, attempt)
+        row = self._ledger.end(record.entry, outcome)
+        self._limiter.settle(record.reservation, outcome.usage, outcome.served_by, *_beside(outcome))
         if is_estimated(outcome):
-            return self._tokenizer.correct(outcome, record.call.body, text, partial(self._close, record))
-        return self._close(record, outcome)
+            correct = partial(self._correct, record, milliseconds, outcome)
+            self._tokenizer.correct(outcome, record.call.body, text, correct)
+        else:
+            self._report(record, milliseconds, outcome)
+        return row
 
     def shadow(self, record: "CallRecord") -> Callable[[Attempt], None]:
         """See `CallRecord.shadow`."""
@@ -80,19 +100,16 @@ class Accounting:
 
         return ended
 
-    def _close(self, record: "CallRecord", outcome: Outcome) -> asyncio.Future[None]:
-        for number, attempt in enumerate(outcome.attempts, 1):
-            self._ledger.charge(record.entry, number, attempt)
-        row = self._ledger.end(record.entry, outcome)
-        # A shadow is the operator's experiment: it does not count against the caller.
-        charged = [(a.target, a.usage) for a in outcome.attempts if a.usage is not None and a.role != "shadow"]
-        if outcome.ended == "refused" and not charged:
-            self._limiter.release(record.reservation)
-        else:
-            self._limiter.settle(record.reservation, outcome.usage, outcome.served_by, charged)
+    def _correct(self, record: "CallRecord", milliseconds: int, estimated: Outcome, counted: Outcome | None) -> None:
+        """Replace the estimates of a call on record with what was counted, if it was."""
+        if counted is not None:
+            self._ledger.correct(record.entry, counted)
+            self._limiter.correct(record.reservation, counted.usage, counted.served_by, *_beside(counted))
+        self._report(record, milliseconds, counted or estimated)
+
+    def _report(self, record: "CallRecord", milliseconds: int, outcome: Outcome) -> None:
         self._telemetry.ended(record.received.trace, record.consumer, record.call, outcome)
-        _log(record.received, _summary(record, outcome))
-        return row
+        _log(record.received, _summary(record, milliseconds, outcome))
 
 
 class CallRecord(NamedTuple):
@@ -108,15 +125,26 @@ class CallRecord(NamedTuple):
     def close(self, outcome: Outcome, text: str = "") -> asyncio.Future[None]:
         """Report the end of the call. Returns at once; the future is done when the row is in the table.
 
-        Estimated tokens are counted first; `text` is the part of the answer that was relayed."""
+        Estimated tokens are counted afterwards, and corrected; `text` is the part of the answer that was relayed."""
         return self.accounting.close(self, outcome, text)
+
+    async def admit(self, model: str) -> bool:
+        """Return True if the limits of another model admit the call, which that model is about to serve."""
+        return await self.accounting.admit(self, model)
 
     def shadow(self) -> Callable[[Attempt], None]:
         """Return the function to be called with the attempt that copied this call, when it has ended."""
         return self.accounting.shadow(self)
 
 
-def _summary(record: CallRecord, outcome: Outcome) -> dict[str, Any]:
+def _beside(outcome: Outcome) -> tuple[list[tuple[Target, Usage]], float]:
+    """The charges of other attempts, and the number of requests that count: a call that no backend served takes
+    none. A shadow is the operator's experiment, so it does not count against the caller."""
+    charges = [(a.target, a.usage) for a in outcome.attempts if a.usage is not None and a.role != "shadow"]
+    return charges, float(outcome.ended != "refused" and outcome.status < 500)
+
+
+def _summary(record: CallRecord, milliseconds: int, outcome: Outcome) -> dict[str, Any]:
     """The log line of a call."""
     target = outcome.served_by or (outcome.attempts[-1].target if outcome.attempts else None)
     return {
@@ -132,7 +160,7 @@ def _summary(record: CallRecord, outcome: Outcome) -> dict[str, Any]:
         "output_tokens": outcome.usage.output_tokens,
         "estimated": outcome.usage.estimated,
         "first_byte_ms": outcome.first_byte_ms,
-        "ms": round(record.received.milliseconds()),
+        "ms": milliseconds,
     }
 
 

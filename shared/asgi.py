@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from shared import bootstrap
 from shared.config import environment
-from shared.errors import ConfigurationError, StoreUnavailable, websocket_refused
+from shared.errors import ConfigurationError, websocket_refused
 from shared.responses.rendering import ErrorResponse
 from shared.telemetry.console import log_to_stdout
 
@@ -73,12 +73,7 @@ async def _reject_websocket(scope: Scope, receive: Receive, send: Send) -> None:
 async def _roll_up_every(seconds: float, application: bootstrap.Application) -> None:
     while True:
         await asyncio.sleep(seconds)
-        try:
-            await application.roll_up()
-        except StoreUnavailable as error:
-            logger.warning("roll-up postponed: %s", error)
-        except Exception:
-            logger.exception("roll-up failed")
+        await application.attempt_roll_up()
 
 
 def _freeze_garbage_collector() -> None:

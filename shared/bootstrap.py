@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -32,7 +32,7 @@ from shared.config import environment
 from shared.config.document import Backend, Configuration, LedgerSettings
 from shared.config.environment import Settings, Storage
 from shared.credentials import Credentials
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, StoreUnavailable
 from shared.forwarding.backend_client import BackendClient
 from shared.forwarding.forwarder import Forwarder
 from shared.forwarding.shadowing import Shadows
@@ -62,6 +62,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("tollgate")
 
+_ASK_EVERY = 300.0  # seconds between a process's looks at the last roll-up
+
 
 class Application(msgspec.Struct, frozen=True):
     """A running gateway, as an edge serves it: requests, and the timer's job."""
@@ -80,6 +82,19 @@ class Application(msgspec.Struct, frozen=True):
         if self.exporter is not None:
             for name in await self.exporter.write_due():
                 logger.info("export: %s written", name)
+
+    async def attempt_roll_up(self, *, only_overdue: bool = False) -> None:
+        """The same, with errors in the log: the next attempt does what this one could not."""
+        try:
+            if not only_overdue or await rollup.overdue(self.store):
+                await self.roll_up()
+        except StoreUnavailable as error:
+            logger.warning("roll-up postponed: %s", error)
+        except Exception:
+            logger.exception("roll-up failed")
+
+
+OpenTables = Callable[[Storage], AbstractAsyncContextManager["TablesStore"]]
 
 
 class _Part(Protocol):
@@ -119,11 +134,11 @@ async def open_exporter(storage: Storage, configuration: Configuration, store: S
 
 
 @asynccontextmanager
-async def application(settings: Settings) -> AsyncIterator[Application]:
+async def application(settings: Settings, open_tables: OpenTables | None = None) -> AsyncIterator[Application]:
     """A running gateway. Enter it in the event loop that serves it; leaving it writes what is left."""
     configuration, rng = settings.configuration, random.Random()
     async with _Parts() as parts:
-        tables = await parts.enter_async_context(open_store(settings.storage))
+        tables = await parts.enter_async_context((open_tables or open_store)(settings.storage))
         telemetry = _telemetry(settings)
         parts.own(telemetry)
         store = telemetry.timed(tables)
@@ -131,9 +146,9 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
         overflow = _overflow(configuration.ledger, tables.endpoint)
         ledger = parts.own(Ledger(store, configuration.ledger.durability, overflow))
         parts.own(Tasks()).start(ledger.recover())
-        tokenizer = parts.own(Tokenizer())
         alerts = parts.own(Alerts(settings.webhook))
         limiter = parts.own(Limiter(store, configuration, alerts))
+        tokenizer = parts.own(Tokenizer())  # closed first: what it counts is booked in the limits and the ledger
         authenticator = Authenticator(Consumers(store), store.now)
 
         rotation = parts.own(Rotation(store.table(names.ROTATION), rng))
@@ -240,18 +255,28 @@ class OnDemand:
         self._stack = AsyncExitStack()
         self._application: Application | None = None
         self._building: SingleFlight[str, Application] = SingleFlight()
+        self._tasks = Tasks()
+        self._next_look = 0.0
 
     async def handle(self, request: Request, traceparent: str) -> Response:
         """Answer a request. `traceparent`: of the host's span."""
         if self._settings is None:
             path = request.scope["path"]
             return without_configuration(path, request.headers, self._complaints, self._management_key)
-        return await (await self._get(self._settings)).gateway.handle(request, traceparent)
+        application = await self._get(self._settings)
+        self._wake_roll_up(application)
+        return await application.gateway.handle(request, traceparent)
 
     async def roll_up(self) -> None:
         """One pass of the timer's job, unless there is no configuration."""
         if self._settings is not None:
             await (await self._get(self._settings)).roll_up()
+
+    def _wake_roll_up(self, application: Application) -> None:
+        """Roll up in the background of calls if the timer does not: it needs the host's storage, and can be off."""
+        if time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + _ASK_EVERY
+            self._tasks.start(application.attempt_roll_up(only_overdue=True))
 
     async def _get(self, settings: Settings) -> Application:
         """The application of this process. After a failed attempt to build it, the next request tries again."""

@@ -1,6 +1,6 @@
 """Authorization of requests to backends: a key from the environment, or a bearer token of the gateway's identity."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 from shared.config.document import Backend
@@ -13,6 +13,7 @@ class Credentials:
     def __init__(self, client_id: str | None, api_keys: Mapping[str, str]) -> None:
         self._api_keys = api_keys
         self._tokens = TokenCache(partial(azure_credential, client_id))
+        self.warm, self.rejected, self.close = self._tokens.warm, self._tokens.rejected, self._tokens.close
 
     def cached(self, backend: Backend, scope: str) -> tuple[str, str] | None:
         """The header for a backend, None if its token has to be fetched first."""
@@ -24,14 +25,3 @@ class Credentials:
     async def header(self, backend: Backend, scope: str) -> tuple[str, str]:
         """The header for a backend, with a new token if necessary. Raises `CredentialUnavailable`."""
         return self.cached(backend, scope) or ("authorization", await self._tokens.header(scope))
-
-    def warm(self, scopes: Iterable[str]) -> None:
-        """Fetch tokens in the background before the first request needs them. A failure is logged."""
-        self._tokens.warm(scopes)
-
-    def rejected(self, scope: str) -> None:
-        """Renew a token that a backend rejected, in the background."""
-        self._tokens.rejected(scope)
-
-    async def close(self) -> None:
-        await self._tokens.close()

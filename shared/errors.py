@@ -9,6 +9,7 @@ GatewayError                    500     internal_error
 ├── PinNotAllowed               403     pin_not_allowed
 ├── QuotaExceeded               403     quota_exceeded
 │   └── BudgetExceeded          403     budget_exceeded
+├── ModelWithoutPrice           403     model_without_price
 ├── ModelNotFound               404     model_not_found
 ├── UnknownPath                 404     unknown_path
 ├── StateNotFound               404     not_found
@@ -17,11 +18,14 @@ GatewayError                    500     internal_error
 ├── RequestTimeout              408     request_timeout
 ├── StateConflict               409     state_in_several_backends
 ├── RequestTooLarge             413     request_too_large
+├── UnsupportedEncoding         415     unsupported_encoding
 ├── UpgradeRequired             426     websockets_not_supported
 ├── RateLimitExceeded           429     rate_limit_exceeded
+├── HeadTooLarge                431     head_too_large
 ├── NotSupported                501     websockets_not_supported
 ├── BadGateway                  502     bad_gateway
 ├── NoBackendAvailable          503     no_backend_available
+├── TooManyConnections          503     too_many_connections
 ├── StateUnavailable            503     state_unavailable
 ├── StoreUnavailable            503     store_unavailable
 ├── Misconfigured               503     misconfigured
@@ -46,11 +50,13 @@ class GatewayError(Exception):
     """An error response. `message` is for the person who reads it and holds no secret.
 
     `type` follows OpenAI's vocabulary, so that the official clients raise their typed exceptions by status.
+    `retry_after`: seconds after which the same call may succeed; None: the caller has to change something.
     """
 
     status = 500
     code = "internal_error"
     type = "server_error"
+    retry_after: float | None = None
 
     def __init__(
         self,
@@ -64,12 +70,17 @@ class GatewayError(Exception):
         self.message = message
         self.param = param
         self.limits = limits or {}  # headers with the caller's limits, if they are known
+        self.consumer = ""  # the id of the refused consumer and its model, as far as they are known
+        self.model = ""
         if code is not None:
             self.code = code
 
     def headers(self) -> dict[str, str]:
-        """Response headers of this error."""
-        return {}
+        """Response headers of this error. Clients read the wait in milliseconds or, rounded up, in seconds."""
+        if self.retry_after is None:
+            return {}
+        milliseconds = max(1, round(self.retry_after * 1000))
+        return {"retry-after": str(-(-milliseconds // 1000)), "retry-after-ms": str(milliseconds)}
 
 
 class InvalidRequest(GatewayError):
@@ -116,6 +127,12 @@ class BudgetExceeded(QuotaExceeded):
     code = "budget_exceeded"
 
 
+class ModelWithoutPrice(GatewayError):
+    """A budget cannot count the calls of this model, and the configuration refuses such calls."""
+
+    status, code, type = 403, "model_without_price", "invalid_request_error"
+
+
 class ModelNotFound(GatewayError):
     status, code, type = 404, "model_not_found", "invalid_request_error"
 
@@ -157,18 +174,32 @@ class RequestTooLarge(GatewayError):
     status, code, type = 413, "request_too_large", "invalid_request_error"
 
 
-class RateLimitExceeded(GatewayError):
-    """`retry_after` is the exact wait in seconds; clients read it in milliseconds or, rounded up, in seconds."""
+class UnsupportedEncoding(GatewayError):
+    """`accepted`: the values of `content-encoding` that are decoded."""
 
+    status, code, type = 415, "unsupported_encoding", "invalid_request_error"
+
+    def __init__(self, message: str, accepted: str) -> None:
+        super().__init__(message)
+        self.accepted = accepted
+
+    def headers(self) -> dict[str, str]:
+        return {"accept-encoding": self.accepted}
+
+
+class RateLimitExceeded(GatewayError):
+    """`retry_after` is the exact wait."""
+
+    retry_after: float
     status, code, type = 429, "rate_limit_exceeded", "rate_limit_error"
 
     def __init__(self, message: str, retry_after: float, limits: Mapping[str, str] | None = None) -> None:
         super().__init__(message, limits=limits)
         self.retry_after = retry_after
 
-    def headers(self) -> dict[str, str]:
-        milliseconds = max(1, round(self.retry_after * 1000))
-        return {"retry-after": str(-(-milliseconds // 1000)), "retry-after-ms": str(milliseconds)}
+
+class HeadTooLarge(GatewayError):
+    status, code, type = 431, "head_too_large", "invalid_request_error"
 
 
 _NO_WEBSOCKETS = (
@@ -198,33 +229,34 @@ def websocket_refused(path: str) -> GatewayError:
 
 
 class BadGateway(GatewayError):
-    status, code = 502, "bad_gateway"
+    status, code, retry_after = 502, "bad_gateway", 1.0
 
 
 class NoBackendAvailable(GatewayError):
-    status, code = 503, "no_backend_available"
+    status, code, retry_after = 503, "no_backend_available", 2.0
+
+
+class TooManyConnections(GatewayError):
+    status, code, retry_after = 503, "too_many_connections", 1.0
 
 
 class StateUnavailable(GatewayError):
     """The only backend that holds an object of the call cannot serve it."""
 
-    status, code = 503, "state_unavailable"
+    status, code, retry_after = 503, "state_unavailable", 2.0
 
 
 class StoreUnavailable(GatewayError):
     """Table Storage did not answer in time, or rejected the operation. Callers never see it as a 401."""
 
-    status, code = 503, "store_unavailable"
-
-    def headers(self) -> dict[str, str]:
-        return {"retry-after": "2", "retry-after-ms": "2000"}
+    status, code, retry_after = 503, "store_unavailable", 2.0
 
 
 class Misconfigured(GatewayError):
     """The gateway runs without a configuration. Callers are not told the reason."""
 
-    status, code = 503, "misconfigured"
+    status, code, retry_after = 503, "misconfigured", 30.0
 
 
 class UpstreamTimeout(GatewayError):
-    status, code = 504, "upstream_timeout"
+    status, code, retry_after = 504, "upstream_timeout", 1.0

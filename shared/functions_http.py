@@ -5,12 +5,11 @@ and its `WebServer`, and the host sends every request there while the invocation
 (azurefunctions-extensions-http-fastapi) answers in our place, and leaves the invocation waiting for its request for
 ever, whatever its catch-all route does not match: /docs and /openapi.json, methods it does not list, paths with a line
 feed. It answers an exception with a plain 500, records spans beside the host's, costs CPU with every request, and
-FastAPI is a third of what a start would import.
+FastAPI is a third of what a start would import. GATEWAY_HTTP_SERVER (function_app.py) takes it all the same.
 """
 
 import logging
 import re
-import sys
 from collections.abc import Awaitable, Callable, Mapping
 from typing import ClassVar
 
@@ -27,30 +26,8 @@ from shared.responses.rendering import ErrorResponse
 
 logger = logging.getLogger("tollgate")
 
-_LOGGERS = ("tollgate", "asyncio")
 _KEEP_ALIVE = 120  # seconds; the host's pool keeps a connection for 60, and cannot repeat a POST on a closed one
 _NAMED = re.compile(rb"\r\n" + HEADER.encode() + rb": ([0-9a-f-]{36})\r\n", re.IGNORECASE)
-
-
-class _Lines(logging.Formatter):
-    """One line a record. The line of a call is the JSON alone, so that it can be parsed where the host shows it."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        return text if record.name == "tollgate.requests" else f"{record.levelname} {record.name}: {text}"
-
-
-def log_to_stderr() -> None:
-    """Write the gateway's log to the worker's stderr, which the host shows whole as `Host.Function.Console`.
-
-    Through the worker's own handler the host would book a line under the invocation that was started last, and drop it
-    where that has ended: every line of a call, which is written after its handler has returned."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Lines())
-    for name in _LOGGERS:
-        logger = logging.getLogger(name)
-        logger.addHandler(handler)
-        logger.propagate = False
 
 
 Handler = Callable[[Request], Awaitable[Response]]

@@ -16,6 +16,7 @@ from shared.accounting import Accounting
 from shared.affinity.planner import Planner
 from shared.auth import client_address
 from shared.auth.authenticator import Authenticator
+from shared.azure_openai import operations
 from shared.config.document import Configuration
 from shared.errors import GatewayError
 from shared.limits.limiter import Limiter, Reservation
@@ -25,12 +26,15 @@ from shared.requests.disconnect import CallerConnection, CallerDisconnected
 from shared.requests.head import headers_of
 from shared.requests.reading import Bounds, read_call
 from shared.requests.upload import Upload
+from shared.responses.cors import Cors
 from shared.responses.dispatcher import HUNG_UP, AdmittedCall, Dispatcher, heartbeat_wanted
 from shared.responses.relay import RelayedResponse
-from shared.responses.rendering import ErrorResponse
+from shared.responses.rendering import ErrorResponse, identify
 from shared.types import Call, Consumer
 
 logger = logging.getLogger("tollgate.requests")
+
+_FOR_RESPONSE = frozenset((b"origin", b"x-ms-client-request-id"))  # headers that the response answers
 
 
 class Gateway:
@@ -55,10 +59,19 @@ class Gateway:
         self._bounds = Bounds.of(configuration)
         self._heartbeat = configuration.heartbeat_seconds
         self._client_address = configuration.client_address
+        self._models = frozenset([*configuration.model_names(), *configuration.aliases])
+        self._cors = Cors(configuration.cors.origins)
 
     async def handle(self, request: Request, traceparent: str | None = None) -> Response:
         """Answer a request. Raises nothing except `CancelledError`. `traceparent` overrides the request's header."""
         received = self._accounting.receive(request, traceparent)
+        response = await self._handle(request, received)
+        own = {name: value.decode("latin-1") for name, value in request.scope["headers"] if name in _FOR_RESPONSE}
+        identify(response, received.request_id, own.get(b"x-ms-client-request-id", ""))
+        self._cors.expose(own.get(b"origin", ""), response)
+        return response
+
+    async def _handle(self, request: Request, received: ReceivedRequest) -> Response:
         try:
             return await self._serve(request, received)
         except GatewayError as error:
@@ -74,11 +87,23 @@ class Gateway:
     async def _serve(self, request: Request, received: ReceivedRequest) -> Response:
         headers = headers_of(request.scope["headers"])  # a dict: Starlette's own search the raw list on every access
         address = client_address.of_client(request.scope, self._client_address)
+        if (permission := self._cors.preflight(received.method, headers)) is not None:
+            return permission
+        operations.reject_foreign(received.path)
         if self._management.owns(received.path):
             return await self._management.answer(request, received, headers, address)
         if self._limiter.limits_addresses:
             await self._limiter.admit(address)
         consumer = await self._authenticator.authenticate(headers, address)
+        try:
+            return await self._serve_consumer(request, received, consumer, headers)
+        except GatewayError as error:
+            error.consumer = consumer.id
+            raise
+
+    async def _serve_consumer(
+        self, request: Request, received: ReceivedRequest, consumer: Consumer, headers: Mapping[str, str]
+    ) -> Response:
         call, upload = await read_call(request, headers, received.method, received.path, self._bounds)
         reservation: Reservation | None = None
         try:
@@ -87,9 +112,9 @@ class Gateway:
         except BaseException as error:
             if upload is not None:
                 upload.close()
-            if reservation is not None:
-                self._limiter.release(reservation)  # does nothing once the end of the call is on record
-                if isinstance(error, GatewayError):
+            if isinstance(error, GatewayError):
+                error.model = call.model if call.model in self._models else ""  # the log holds no free text of callers
+                if reservation is not None:
                     error.limits = self._limiter.headers(reservation)
             raise
         consumed = response.tokens_so_far if isinstance(response, RelayedResponse) else int  # which returns 0
@@ -107,7 +132,12 @@ class Gateway:
         headers: Mapping[str, str],
     ) -> Response:
         """Route, forward and respond: the answer to an admitted call."""
-        plan, binding = await self._planner.plan(consumer, call, headers)
+        try:
+            plan, binding = await self._planner.plan(consumer, call, headers)
+        except BaseException:
+            self._limiter.release(reservation)
+            raise
+        # From here on the end of the call, whatever it is, settles the reservation.
         record = self._accounting.open(received, consumer, call, reservation, plan.model)
         connection = CallerConnection(request.receive if upload is None else upload.after)
         heartbeat = heartbeat_wanted(headers, self._heartbeat)

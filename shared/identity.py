@@ -23,11 +23,9 @@ _KEEP_CREDENTIAL = 60.0  # seconds between two replacements of the credential
 
 
 def azure_credential(client_id: str | None) -> "AsyncTokenCredential":
-    """The identity of this process: the managed one in Azure, the developer's own elsewhere.
-
-    In Azure the managed identity is named outright: `DefaultAzureCredential` would try others first at every start.
-    `azure.identity` costs 200 ms to import, and is imported here.
-    """
+    """The identity of this process: the managed one in Azure, the developer's own elsewhere. In Azure the managed
+    identity is named outright: `DefaultAzureCredential` would try others first at every start. `azure.identity` costs
+    200 ms to import, and is imported here."""
     from azure.core.pipeline.transport import AioHttpTransport
     from azure.identity.aio import DefaultAzureCredential, ManagedIdentityCredential
 
@@ -47,7 +45,6 @@ class _Token(NamedTuple):
 
 class TokenCache:
     """Bearer tokens by scope, renewed in the background before they expire: a request waits only for the first one.
-
     `open_credential` is called with the first token, and again when a service rejected one. `close()` the cache."""
 
     def __init__(
@@ -60,6 +57,7 @@ class TokenCache:
         self._keep_until = 0.0
         self._tokens: dict[str, _Token] = {}
         self._retry_at: dict[str, float] = {}
+        self._reasons: dict[str, str] = {}  # of the last failures
         self._renewals: SingleFlight[str, str] = SingleFlight()
         self._closings = Tasks()
 
@@ -78,7 +76,7 @@ class TokenCache:
         if (header := self.cached(scope)) is not None:
             return header
         if self._clock() < self._retry_at.get(scope, 0.0):
-            raise CredentialUnavailable(f"no token for {scope}: the identity endpoint has just failed")
+            raise CredentialUnavailable(self._reasons[scope])
         try:
             async with asyncio.timeout(seconds):
                 return await self._renewals.run(scope, partial(self._renew, scope))
@@ -118,11 +116,12 @@ class TokenCache:
             answer = await self._credential.get_token(scope)
         except Exception as error:  # azure-identity raises its own, azure-core's and the transport's errors
             self._retry_at[scope] = self._clock() + _RETRY_AFTER
-            unavailable = CredentialUnavailable(f"no token for {scope}: {type(error).__name__}: {str(error)[:300]}")
-            logger.error("%s", unavailable)
-            raise unavailable from None
+            # Whole: what to do stands at the end, after all sources of a token that were tried.
+            reason = f"no token for {scope}: {type(error).__name__}: {' '.join(str(error).split())}"
+            self._reasons[scope] = reason
+            logger.error("%s", reason)
+            raise CredentialUnavailable(reason) from None
         life = answer.expires_on - self._clock()
-        self._tokens[scope] = token = _Token(
-            f"Bearer {answer.token}", answer.expires_on - min(_RENEW_AHEAD, life / 3), answer.expires_on - _UNUSED
-        )
-        return token.header
+        header, end = f"Bearer {answer.token}", answer.expires_on
+        self._tokens[scope] = _Token(header, end - min(_RENEW_AHEAD, life / 3), end - _UNUSED)
+        return header

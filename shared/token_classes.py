@@ -1,12 +1,14 @@
 """Classes of tokens that backends report: each is one line of `TokenCounts`, from which every table of them derives."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import msgspec
 
 
 class TokenClass(msgspec.Struct, frozen=True):
     """The storage, the price and the presentation of one class of tokens.
+
+    Backends report a part among the details of its total, by the field's name without the total's: `cached_tokens`.
 
     `row`: the property in ledger rows. `part_of`: the total that includes it; "": it is a total. `span`: the attribute
     in spans; "": `tollgate.usage.` and the field's name. `reported`: it can have a price, and has a column in reports
@@ -47,6 +49,37 @@ def price_name(field: str) -> str:
     """
     return field.removesuffix("_tokens")
 
+
+def reported_name(field: str) -> str:
+    """The name of a part among the details that backends report.
+
+    >>> reported_name("audio_input_tokens")
+    'audio_tokens'
+    """
+    return field.replace("_input_", "_").replace("_output_", "_")
+
+
+class Unit(NamedTuple):
+    """What is charged by the piece. `price`: its name among prices; `row`: the property in ledger rows; `meter`: its
+    name in FOCUS; `tool`: the type of item in answers that stands for one call of a tool; such a call is charged beside
+    the tokens, at a price that no model need have."""
+
+    price: str
+    row: str
+    meter: str
+    tool: str = ""
+
+
+UNITS = {  # by the field of `Usage` and `Counts`
+    "images": Unit("image", "e_images", "Images"),
+    "seconds": Unit("second", "e_seconds", "Seconds of Sound"),
+    "characters": Unit("character", "e_chars", "Characters"),
+    "web_searches": Unit("web_search", "e_web_search", "Web Searches", "web_search_call"),
+    "file_searches": Unit("file_search", "e_file_search", "File Searches", "file_search_call"),
+    "code_sessions": Unit("code_session", "e_code_session", "Code Sessions", "code_interpreter_call"),
+}
+TOOLS = {unit.tool: field for field, unit in UNITS.items() if unit.tool}
+TOOL_PRICES = tuple(unit.price for unit in UNITS.values() if unit.tool)
 
 TOKEN_CLASSES: dict[str, TokenClass] = {
     field: annotation.__metadata__[0] for field, annotation in TokenCounts.__annotations__.items()

@@ -8,6 +8,7 @@ from shared.config.document import Backend, FallbackReason, Limits
 from shared.token_classes import TokenCounts
 
 LONG_CONTEXT = 272_000  # input tokens above which all of a call has the prices of long context
+BATCH = "batch"  # the service tier of a batch, whose usage is the sum of many calls
 
 Surface = Literal["openai", "dated", "v1"]
 """The form of a path: `/v1/…`, Azure's dated `/openai/…?api-version=`, or Azure's `/openai/v1/…`."""
@@ -173,17 +174,22 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 class Usage(TokenCounts, frozen=True, omit_defaults=True):
     """The usage of one call, as the backend reports it.
 
-    `images`, `seconds` (of sound) and `characters` (spoken) are charged by operations without tokens. `model`,
-    `service_tier`: those that served the call, in the backend's words. `estimated`: the backend reported no usage, so
-    it was counted from the request and the answer.
+    `images`, `seconds` (of sound) and `characters` (spoken) are charged by operations without tokens; calls of tools
+    (`token_classes.TOOLS`) beside the tokens. `model`, `service_tier`: those that served the call, in the backend's
+    words. `estimated`: the backend reported no usage, so it was counted from the request and the answer. `unknown`: the
+    classes of tokens that the gateway does not know, as JSON.
     """
 
     images: int = 0
     seconds: float = 0.0
     characters: int = 0
+    web_searches: int = 0
+    file_searches: int = 0
+    code_sessions: int = 0
     model: str = ""
     service_tier: str = ""
     estimated: bool = False
+    unknown: str = ""
 
 
 Role = Literal["try", "hedge", "shadow"]

@@ -1,14 +1,16 @@
 """Control endpoint: scripts faults, takes regions down and up, changes limits, and returns the request log."""
 
+import typing
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from aiohttp import web
 
 from .config import Limit
 from .errors import DECODE_FAILURES
-from .faults import FaultRequest
+from .faults import AnyEffect, FaultRequest
 from .identity import TOKEN_PATH, IdentitySettings
 from .limits import WINDOW_SECONDS, Limits
 from .request_log import Received
@@ -43,26 +45,16 @@ class Control:
 
     def build(self) -> web.Application:
         application = web.Application(middlewares=[_errors_as_json])
-        application.add_routes(
-            [
-                web.get("/healthz", self.health),
-                web.get(TOKEN_PATH, self._simulator.identity.handle),
-                web.post("/identity", self.set_identity),
-                web.get("/faults", self.list_faults),
-                web.post("/faults", self.add_fault),
-                web.delete("/faults", self.delete_faults),
-                web.delete("/faults/{id}", self.delete_faults),
-                web.post("/limits", self.set_limits),
-                web.post("/regions/{name}/down", self.take_down),
-                web.post("/regions/{name}/up", self.bring_up),
-                web.post("/reset", self.reset),
-                web.get("/log", self.read_log),
-                web.delete("/log", self.reset_log),
-                web.get("/log/bodies/last", self.last_body),
-                web.get("/log/headers/last", self.last_headers),
-            ]
-        )
+        application.add_routes([web.get("/", self.describe), web.get(TOKEN_PATH, self._simulator.identity.handle)])
+        application.add_routes([web.route(one.method, one.path, partial(one.handler, self)) for one in _OPERATIONS])
         return application
+
+    async def describe(self, _request: web.Request) -> web.Response:
+        """What this endpoint can do, with an example of each body."""
+        operations = {f"{one.method} {one.path}": _described(one) for one in _OPERATIONS}
+        kinds = {kind.__struct_config__.tag: _fields(kind) for kind in typing.get_args(AnyEffect)}
+        names = {name: list(region.deployments) for name, region in self._simulator.regions.items()}
+        return _json({"operations": operations, "kinds of faults": kinds, "regions": names})
 
     async def health(self, _request: web.Request) -> web.Response:
         return _json({"status": "ok"})
@@ -149,6 +141,60 @@ class Control:
         return name
 
 
+class _Operation(NamedTuple):
+    """One operation. `example`: a body that it takes; None: it takes none."""
+
+    method: str
+    path: str
+    handler: Callable[[Control, web.Request], Awaitable[web.StreamResponse]]
+    about: str
+    example: Any = None
+
+
+_THROTTLE = {"kind": "status", "status": 429, "headers": {"retry-after": "5"}}
+_OPERATIONS = (
+    _Operation("GET", "/healthz", Control.health, "The simulator runs."),
+    _Operation(
+        *("POST", "/faults", Control.add_fault, "Script a fault; its id is returned."),
+        {"fault": _THROTTLE, "region": "swedencentral", "deployment": "gpt-5.4-mini", "times": 3},
+    ),
+    _Operation("GET", "/faults", Control.list_faults, "The scripted faults, and how often each has struck."),
+    _Operation("DELETE", "/faults", Control.delete_faults, "Delete all faults."),
+    _Operation("DELETE", "/faults/{id}", Control.delete_faults, "Delete one fault."),
+    _Operation(
+        *(
+            "POST",
+            "/limits",
+            Control.set_limits,
+            "Set the limits of a deployment; without names: of all.",
+        ),
+        {"region": "swedencentral", "deployment": "gpt-5.4-mini", "tokens_per_minute": 1000, "requests_per_minute": 10},
+    ),
+    _Operation("POST", "/regions/{name}/down", Control.take_down, "Refuse connections to a region."),
+    _Operation("POST", "/regions/{name}/up", Control.bring_up, "Accept connections to a region again."),
+    _Operation(
+        *("POST", "/identity", Control.set_identity, "Change how tokens are issued; failing_status: they are not."),
+        {"token_lifetime_seconds": 3600, "failing_status": None},
+    ),
+    _Operation("POST", "/reset", Control.reset, "Restore the start: no faults, regions up, an empty log."),
+    _Operation("GET", "/log", Control.read_log, "The requests that the regions received; ?summary=1: totals."),
+    _Operation("DELETE", "/log", Control.reset_log, "Empty the log."),
+    _Operation(
+        "GET", "/log/bodies/last", Control.last_body, "The body of the last request; ?region=NAME: in a region."
+    ),
+    _Operation("GET", "/log/headers/last", Control.last_headers, "The headers of the last request, without keys."),
+)
+
+
+def _described(operation: _Operation) -> dict[str, Any]:
+    return {"about": operation.about} | ({"example": operation.example} if operation.example is not None else {})
+
+
+def _fields(kind: type[msgspec.Struct]) -> dict[str, str]:
+    """The fields of a kind of fault; those with a default are optional."""
+    return {field.name: "required" if field.required else "optional" for field in msgspec.structs.fields(kind)}
+
+
 @web.middleware
 async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
@@ -158,7 +204,8 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
     except PortTaken as error:
         return _json({"error": str(error)}, 409)
     except web.HTTPError as error:
-        return _json({"error": error.reason}, error.status)
+        reason = f"{error.reason}: {request.method} {request.path}. GET / lists what this endpoint can do."
+        return _json({"error": reason}, error.status)
 
 
 def _decode[T](body: bytes, kind: type[T]) -> T:

@@ -27,6 +27,8 @@ class Model(msgspec.Struct, frozen=True):
 _MODELS = {
     model.name: model
     for model in (
+        Model("gpt-5.4", "reasoning", 1_050_000, "2026-03-05"),
+        Model("gpt-5.4-mini", "reasoning", 400_000, "2026-03-17"),
         Model("gpt-4o", "chat", 128_000, "2024-11-20"),
         Model("gpt-4o-mini", "chat", 128_000, "2024-07-18"),
         Model("gpt-4.1", "chat", 1_047_576, "2025-04-14"),

@@ -22,6 +22,17 @@ def test_the_drawing_shows_every_error_with_its_status_and_code() -> None:
     assert statuses == sorted(statuses)
 
 
+def test_clients_hear_when_to_repeat_what_may_succeed_later() -> None:
+    """Some have no back-off of their own, and read seconds alone."""
+    later = [kind for kind in hierarchy(GatewayError) if kind.status in (502, 503, 504)]
+    assert len(later) > 4
+    for kind in later:
+        headers = kind("later").headers()
+        assert int(headers["retry-after"]) >= 1, kind
+        assert 0 < int(headers["retry-after-ms"]) <= int(headers["retry-after"]) * 1000
+    assert GatewayError("a defect").headers() == {}
+
+
 def test_no_other_module_defines_an_error_response() -> None:
     names = {kind.__name__ for kind in hierarchy(GatewayError)}
     for path in Path(errors.__file__).parent.rglob("*.py"):

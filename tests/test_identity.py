@@ -41,7 +41,7 @@ class Identity:
         await asyncio.sleep(0)
         life = self.lives.pop(0)
         if life is None:
-            raise RuntimeError("no token today")
+            raise RuntimeError("no token today.\n" + "\tA source of tokens: is not there.\n" * 40 + "Run az login.")
         return Token(f"token{len(self.scopes)}", self.now + life)
 
 
@@ -100,7 +100,7 @@ async def test_after_a_failure_callers_fail_at_once_for_two_seconds(caplog: pyte
     with pytest.raises(CredentialUnavailable, match="RuntimeError: no token today"):
         await cache.header(SCOPE)
     assert "no token today" in caplog.text
-    with pytest.raises(CredentialUnavailable, match="has just failed"):
+    with pytest.raises(CredentialUnavailable, match="no token today"):
         await cache.header(SCOPE)
     assert len(identity.scopes) == 1
     identity.now += 2
@@ -148,3 +148,19 @@ async def test_warming_fetches_in_the_background_and_closing_ends_it() -> None:
     cache.warm(["other"])
     await cache.close()
     assert cache.cached("other") is None
+
+
+async def test_the_reason_of_a_failure_is_whole_and_is_repeated() -> None:
+    """What to do stands at the end of a long text; `check` asks for several backends at a time."""
+    identity = Identity(None)
+    cache = identity.cache()
+    reasons = []
+    for _ in range(2):
+        with pytest.raises(CredentialUnavailable) as failed:
+            await cache.header(SCOPE)
+        reasons.append(str(failed.value))
+    assert reasons[0] == reasons[1]
+    assert reasons[0].endswith("is not there. Run az login.")
+    assert "\n" not in reasons[0]
+    assert len(identity.scopes) == 1
+    await cache.close()

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -20,9 +21,10 @@ from shared.billing.charges import Tariff
 from shared.billing.focus_export import FocusExporter
 from shared.billing.report import as_csv, parse_query, report
 from shared.config.parsing import parse
+from shared.azure_openai.metering import usage_in_answer
 from shared.azure_openai.operations import match
 from shared.azure_openai.requests import parse_call
-from shared.storage.memory import MemoryStore
+from tests.harness.memory_store import MemoryStore
 from shared.telemetry.recorder import Telemetry
 from shared.types import Consumer, Outcome, Target, Usage
 from shared.usage import hours
@@ -55,7 +57,10 @@ async def shown(price):
     consumer, target = Consumer("k", "name"), Target(configuration.backends[0], "m", "d")
     body = b'{"model":"m","messages":[{"role":"user","content":"hello"}]}'
     call = parse_call(match("POST", "/v1/chat/completions"), "", {}, body)
-    usage = Usage(input_tokens=1_000_000, output_tokens=500_000, dreamt_tokens=200_000)
+    answer = {"model": "", "usage": {"prompt_tokens": 1_000_000, "completion_tokens": 500_000,
+              "completion_tokens_details": {"dreamt_tokens": 200_000, "text_tokens": 300_000}}}
+    usage = usage_in_answer(call, 200, json.dumps(answer).encode())
+    assert usage == Usage(input_tokens=1_000_000, output_tokens=500_000, dreamt_tokens=200_000), usage
     outcome = Outcome(status=200, usage=usage, served_by=target)
     ledger = Ledger(store)
     context = telemetry.begin("01KAJWBX00000000000000000Z", 0.0, "")
@@ -98,7 +103,8 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     text = table.read_text()
     last = next(line for line in text.splitlines(keepends=True) if line.lstrip().startswith(list(TOKEN_CLASSES)[-1]))
     table.write_text(text.replace(last, last + LINE))
-    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=house, capture_output=True, timeout=120)
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}  # for the tests' own store; the copy in `house` is found first
+    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=house, env=environ, capture_output=True, timeout=120)
     assert done.returncode == 0, done.stderr.decode()
     return json.loads(done.stdout)  # type: ignore[no-any-return]
 

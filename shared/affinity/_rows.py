@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import itertools
 import logging
+import secrets
 from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime
 
@@ -85,20 +86,23 @@ class ObjectRows:
         }
 
     async def claim_charge(self, reference: Reference) -> bool:
-        """Mark an object as paid. Return False if it was paid already, True also if it has no row."""
+        """Mark an object as paid. Return False if it was paid already, True also if it has no row.
+
+        `payer` names this claim, so that it is recognised in the row if the answer to its write was lost."""
         rows: list[Row] = []
+        payer = secrets.token_urlsafe(9)
 
         def claim(row: Row | None) -> Properties | None:
             if row is None:
                 return None
             rows.append(row)
-            return {**row.properties, "pending": False} if row.properties.get("pending") else None
+            return {**row.properties, "pending": False, "payer": payer} if row.properties.get("pending") else None
 
         for table in self._tables(reference.kind):
             if await update(table, partition_of(reference.id), reference.id, claim) is not None:
                 return True
             if rows:
-                return False
+                return rows[-1].properties.get("payer") == payer
         return True
 
     async def delete(self, consumer: str, reference: Reference) -> None:

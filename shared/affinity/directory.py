@@ -7,8 +7,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 
-import msgspec
-
 from shared.affinity._homes import Homes
 from shared.affinity._rows import DAY, NOBODY, Location, ObjectRows, time_limit
 from shared.azure_openai.references import ITEMS, KINDS
@@ -45,6 +43,7 @@ class ObjectDirectory:
         self._objects: _Cache = LruDict(_CACHED)  # by kind and id
         self._items: _Cache = LruDict(_CACHED)  # by consumer and id
         self._absent = LruDict[Reference, float](1000)
+        self._claimed = LruDict[Reference, None](_CACHED)  # by calls of this process
         self._writing = Tasks()
 
     async def bind(self, consumer: Consumer, call: Call, model: str) -> Binding:
@@ -132,14 +131,14 @@ class ObjectDirectory:
     async def claim_charge(self, reference: Reference) -> bool:
         """Return True for the first call, on any instance, that receives the usage of an object: that call pays."""
         location = self._cached(reference, NOBODY)
-        if location is None:
-            async with time_limit():
-                location = await self._read(reference, NOBODY)
-        if location is None or not location.pending:
+        if reference in self._claimed or (location is not None and not location.pending):
             return False
-        self._cache(reference, msgspec.structs.replace(location, pending=False))
+        self._claimed[reference] = None
         try:
-            return await self._rows.claim_charge(reference)
+            if location is None:
+                async with time_limit():
+                    location = await self._read(reference, NOBODY)
+            return location is not None and location.pending and await self._rows.claim_charge(reference)
         except StoreUnavailable as error:
             logger.warning("the usage of %s is charged without the table: %s", reference.id, error)
             return True

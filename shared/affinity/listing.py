@@ -58,11 +58,9 @@ def _query(call: Call) -> _Query:
 
 
 async def listed(call: Call, own: Mapping[str, str], home: str, ask: Ask) -> bytes:
-    """Return the page that the call asks for.
-
-    `own`: ids of the caller's objects, each with its backend; `ask` fetches a page from a backend. Raises
-    `InvalidRequest`, and `StateNotFound` if the cursor is not one of the caller's objects.
-    """
+    """Return the page that the call asks for. `own`: ids of the caller's objects, each with its backend; `ask` fetches
+    a page from a backend. Raises `InvalidRequest`, and `StateNotFound` if the cursor is not one of the caller's
+    objects."""
     query = _query(call)
     for name, cursor in (("after", query.after), ("before", query.before)):
         if cursor and cursor not in own:

@@ -128,6 +128,11 @@ class Authenticator:
 def _presented(headers: Mapping[str, str]) -> tuple[str, str]:
     """The key and the product named with it."""
     values = tuple(headers.get(name, "") for name in ("authorization", "api-key", "ocp-apim-subscription-key"))
+    if "x-api-key" in headers and not any(values):
+        raise InvalidApiKey(
+            "The key is in the header x-api-key, which this gateway does not read: send it as Authorization: Bearer "
+            "KEY, or in the header api-key."
+        )
     return _choose_cached(*values) if sum(map(len, values)) <= _LONG_HEADERS else _choose(*values)
 
 

@@ -1,8 +1,9 @@
 """The caller's address, as reported by the servers in between that can be trusted. Pure.
 
-The listening server reports the other end of the connection. If that is this machine itself, as with the Functions
-host, uvicorn replaces it by the last entry of `X-Forwarded-For`, which the host sets from what it sees (YARP's default
-transforms; Azure/azure-functions-host#11254). Entries written by the caller are further to the left.
+The listening server reports the other end of the connection. In the Functions worker that is the host on this machine,
+so uvicorn replaces it by the last entry of `X-Forwarded-For`, which the host sets from what it sees (YARP's default
+transforms; Azure/azure-functions-host#11254). Entries written by the caller are further to the left. A container's
+uvicorn replaces nothing (`--no-proxy-headers`): its neighbours may be callers.
 """
 
 import functools

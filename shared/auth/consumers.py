@@ -108,21 +108,24 @@ class Consumers:
         await self._table.merge(record.consumer.id, {_POLICY: {"access": _as_json(access)}})
 
     async def rotate(self, record: Record, *, grace: float = 0.0) -> str:
-        """Create a new key of a consumer; the old ones end after `grace` seconds. Return the new key's text."""
+        """Create a new key of an active consumer, which ends when its last key would have ended; the old ones end after
+        `grace` seconds. Return the new key's text."""
         text, key = keys.make(record.consumer.id)
         now = self._store.now()
-        rows: dict[str, Properties] = {key.key_id: _key_row(key, now, 0.0)}
-        for old in record.keys.values():
-            if old.valid_at(now):
-                ends = min(old.expires or now + grace, now + grace)
-                rows[old.id] = {"expires": ends} if grace > 0 else {"revoked": now}
+        valid = [old for old in record.keys.values() if old.valid_at(now)]
+        expires = 0.0 if any(not old.expires for old in valid) else max(old.expires for old in valid)
+        rows: dict[str, Properties] = {key.key_id: _key_row(key, now, expires)}
+        for old in valid:
+            ends = min(old.expires or now + grace, now + grace)
+            rows[old.id] = {"expires": ends} if grace > 0 else {"revoked": now}
         await self._table.merge(record.consumer.id, rows)
         return text
 
     async def revoke(self, record: Record) -> None:
-        """End every key of a consumer. The rows stay, so that reports still have its name."""
-        now = self._store.now()
-        await self._table.merge(record.consumer.id, {key: {"revoked": now} for key in record.keys})
+        """End every key of a consumer, also one that is being made meanwhile. The rows stay, so that reports still have
+        its name."""
+        revoked: Properties = {"revoked": self._store.now()}
+        await self._table.merge(record.consumer.id, dict.fromkeys((_POLICY, *record.keys), revoked))
 
 
 def when(seconds: float) -> str:
@@ -154,8 +157,9 @@ def _record(consumer_id: str, rows: list[Row]) -> Record | None:
     if policy is None:
         return None
     models, addresses = policy.get("models"), str(policy.get("addresses", ""))
+    whole = {"revoked": policy["revoked"]} if policy.get("revoked") else {}
     stored = {
-        row.key: msgspec.convert({"id": row.key, **row.properties}, StoredKey, strict=False)
+        row.key: msgspec.convert({"id": row.key, **row.properties, **whole}, StoredKey, strict=False)
         for row in rows
         if "digest" in row.properties
     }

@@ -2,29 +2,34 @@
 
 import json
 import re
+from collections import Counter
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import msgspec
 
+from shared.azure_openai.json_body import UNREADABLE
+from shared.token_classes import TOKEN_CLASSES, TOOLS, reported_name
 from shared.types import Usage
+
+NO_TOOLS: Mapping[str, int] = MappingProxyType({})
 
 USAGE_TAIL = 4096  # bytes at the end of an answer within which its usage object begins
 _USAGE_KEY = re.compile(rb'"usage"\s*:\s*(?=\{)')
 
-_Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+_MOST_TOKENS = 2**31
+_Count = Annotated[int, msgspec.Meta(ge=0, lt=_MOST_TOKENS)]
 
 
-class _Details(msgspec.Struct):
-    cached_tokens: _Count | None = None
-    cache_write_tokens: _Count | None = None
-    audio_tokens: _Count | None = None
-    image_tokens: _Count | None = None
-    reasoning_tokens: _Count | None = None
-    accepted_prediction_tokens: _Count | None = None
-    rejected_prediction_tokens: _Count | None = None
-
-
-_NO_DETAILS = _Details()
+_Details = dict[str, Any]
+_PARTS = {  # of each total: the name that backends report -> the field of `TokenCounts`
+    total: {reported_name(field): field for field, tokens in TOKEN_CLASSES.items() if tokens.part_of == total}
+    for total in ("input", "output")
+}
+_NOT_CHARGED = frozenset(("text_tokens",))  # the rest of a total
+_MOST_UNKNOWN = 16  # classes of one answer that are kept
+_LONGEST_NAME = 64
 
 
 class UsageObject(msgspec.Struct):
@@ -43,25 +48,32 @@ class UsageObject(msgspec.Struct):
     output_token_details: _Details | None = None
     seconds: Annotated[float, msgspec.Meta(ge=0, le=1e7)] | None = None
 
-    def value(self, model: object = "", tier: object = "", images: int = 0) -> Usage:
-        read = self.prompt_tokens_details or self.input_tokens_details or self.input_token_details or _NO_DETAILS
-        made = self.completion_tokens_details or self.output_tokens_details or self.output_token_details or _NO_DETAILS
+    def value(
+        self, model: object = "", tier: object = "", images: int = 0, tools: Mapping[str, int] = NO_TOOLS
+    ) -> Usage:
+        """The usage, with the calls of `tools` beside the tokens."""
+        details = {
+            "input": self.prompt_tokens_details or self.input_tokens_details or self.input_token_details,
+            "output": self.completion_tokens_details or self.output_tokens_details or self.output_token_details,
+        }
+        parts, unknown = dict[str, Any](tools), dict[str, int]()
+        for total, counts in details.items():
+            for name, count in counts.items() if counts else ():
+                if not (type(count) is int and 0 < count < _MOST_TOKENS):
+                    continue
+                if (field := _PARTS[total].get(name)) is not None:
+                    parts[field] = count
+                elif name.endswith("_tokens") and name not in _NOT_CHARGED and len(unknown) < _MOST_UNKNOWN:
+                    unknown[f"{total}.{name}"[:_LONGEST_NAME]] = count
         return Usage(
             input_tokens=self.prompt_tokens or self.input_tokens or 0,
             output_tokens=self.completion_tokens or self.output_tokens or 0,
-            cached_input_tokens=read.cached_tokens or 0,
-            cache_write_tokens=read.cache_write_tokens or 0,
-            audio_input_tokens=read.audio_tokens or 0,
-            image_input_tokens=read.image_tokens or 0,
-            reasoning_tokens=made.reasoning_tokens or 0,
-            audio_output_tokens=made.audio_tokens or 0,
-            image_output_tokens=made.image_tokens or 0,
-            accepted_prediction_tokens=made.accepted_prediction_tokens or 0,
-            rejected_prediction_tokens=made.rejected_prediction_tokens or 0,
             images=images,
             seconds=self.seconds or 0.0,
             model=short_text(model),
             service_tier=short_text(tier),
+            unknown=msgspec.json.encode(unknown).decode() if unknown else "",
+            **parts,
         )
 
 
@@ -98,6 +110,47 @@ class Event(msgspec.Struct):
 
 decode_answer = msgspec.json.Decoder(Answer).decode
 decode_event = msgspec.json.Decoder(Event).decode
+
+
+class _Action(msgspec.Struct):
+    type: str = ""
+
+
+class _Item(msgspec.Struct):
+    type: str = ""
+    container_id: str = ""
+    action: _Action | None = None
+
+
+class _Made(msgspec.Struct):
+    output: list[_Item] = []
+
+
+class _MadeInEvent(msgspec.Struct):
+    response: _Made
+
+
+_decode_made = msgspec.json.Decoder(_Made).decode
+_decode_made_in_event = msgspec.json.Decoder(_MadeInEvent).decode
+
+
+def tools_called(data: bytes, *, event: bool = False) -> Mapping[str, int]:
+    """The charged calls of tools in a response or in its last event, by the field of `Usage`: each search, and each
+    container in which code ran. A model that opens a page that it has found does not search."""
+    if b"_call" not in data:
+        return NO_TOOLS
+    try:
+        items = (_decode_made_in_event(data).response if event else _decode_made(data)).output
+    except UNREADABLE:
+        return NO_TOOLS
+    calls = Counter(
+        TOOLS[item.type]
+        for item in items
+        if item.type in TOOLS and not item.container_id and (item.action is None or item.action.type in ("", "search"))
+    )
+    containers = {(TOOLS[item.type], item.container_id) for item in items if item.type in TOOLS and item.container_id}
+    calls.update(field for field, _ in containers)
+    return calls
 
 
 def usage_at_end(tail: bytes) -> UsageObject | None:

@@ -13,6 +13,7 @@ from shared.azure_openai._answer_shapes import (
     decode_answer,
     decode_event,
     text_of,
+    tools_called,
     usage_at_end,
 )
 from shared.azure_openai.answers import ReportedError, reported_error
@@ -150,7 +151,8 @@ class EventReader:
             self.objects.append(data)
         image = kind in _IMAGE
         if read.response is not None and read.response.usage is not None:
-            self._usages = [read.response.usage.value(read.response.model, read.response.service_tier)]
+            response, tools = read.response, tools_called(data, event=True)
+            self._usages = [read.response.usage.value(response.model, response.service_tier, tools=tools)]
         elif read.usage is not None:
             about = decode_answer(data)
             usage = read.usage.value(about.model, about.service_tier, int(image))

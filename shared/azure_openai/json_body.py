@@ -13,8 +13,14 @@ UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # raised
 
 _MOST_KEYS = 1000  # at the top level of a body; the longest requests have about forty
 
+_MOST_TOKENS = 2**31 - 1
+
 _DECODE_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _NEXT_VALUE = re.compile(rb'[\s{,]*"(?:[^"\\]|\\.)*"\s*:\s*')
+_ESCAPES = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<half>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.DOTALL,
+)
 _OBJECT_END = re.compile(rb"\s*\{?\s*\}\s*")
 
 
@@ -41,6 +47,13 @@ class JsonFields:
         if inner[:1] != b"{" and inner != b"null":
             raise InvalidRequest(f"The field `{name}` has the wrong type: expected a JSON object.", param=name)
         return JsonFields(inner, top_level(inner) if inner != b"null" else {})
+
+    def tokens(self, name: str) -> int | None:
+        """The value of an optional field that counts tokens. `100.0` is an integer, too: some languages write it so."""
+        value = self.get(name, float, "an integer, 0 or more")
+        if value is not None and not (value.is_integer() and 0 <= value <= _MOST_TOKENS):
+            raise InvalidRequest(f"The field `{name}` has the wrong type: expected an integer, 0 or more.", param=name)
+        return None if value is None else int(value)
 
     def get[T](self, name: str, kind: type[T], expected: str) -> T | None:
         """The value of an optional field; null counts as absent. Raises `InvalidRequest` for another type."""
@@ -72,7 +85,7 @@ def top_level(body: bytes) -> dict[str, slice]:
     except RecursionError:
         raise InvalidRequest("The body is nested too deeply.") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"The body is not valid JSON: {error}.") from None
+        raise InvalidRequest(_half_pair(body) or f"The body is not valid JSON: {error}.") from None
     if len(fields) > _MOST_KEYS:
         raise InvalidRequest(f"The body has more than {_MOST_KEYS} keys at its top level.")
     values, position = {}, 0
@@ -86,6 +99,17 @@ def top_level(body: bytes) -> dict[str, slice]:
     if len(values) < len(fields) or not _OBJECT_END.fullmatch(body, position):
         raise InvalidRequest("The body has a key twice at its top level.")
     return values
+
+
+def _half_pair(body: bytes) -> str:
+    """The complaint about an escape that is half of a character, or "": libraries make them when they cut a text."""
+    for escape in _ESCAPES.finditer(body):
+        if half := escape["half"]:
+            return (
+                f"The body is not valid JSON: \\{half.decode()} at byte {escape.start()} is a lone surrogate, half "
+                "of a character. Cut texts between characters, or send \\ufffd instead."
+            )
+    return ""
 
 
 def rewrite(body: bytes, values: Mapping[str, slice], edits: Mapping[str, bytes]) -> bytes:

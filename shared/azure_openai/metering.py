@@ -11,12 +11,13 @@ from shared.azure_openai._answer_shapes import (
     decode_answer,
     short_text,
     text_of,
+    tools_called,
     usage_at_end,
 )
 from shared.azure_openai.answers import error_code
 from shared.azure_openai.json_body import UNREADABLE, JsonFields, top_level
 from shared.errors import GatewayError
-from shared.types import Call, Usage
+from shared.types import BATCH, Call, Usage
 
 _UNDER_WAY = frozenset(("validating", "queued", "in_progress", "requires_action", "finalizing", "cancelling"))
 UNFINISHED = _UNDER_WAY | {"cancelled", "failed", "expired"}
@@ -71,8 +72,8 @@ def usage_in_answer(call: Call, status: int, body: bytes) -> Usage:
     if metered == "once" and unmetered.status in _UNDER_WAY:
         return Usage()  # a usage reported so far is not final
     if answer.usage is not None:
-        tier = "batch" if call.operation.name.startswith("batches.") else answer.service_tier
-        return answer.usage.value(answer.model, tier, images)
+        tier = BATCH if call.operation.name.startswith("batches.") else answer.service_tier
+        return answer.usage.value(answer.model, tier, images, tools_called(body))
     model = short_text(unmetered.model)
     match metered:
         case "images":

@@ -13,26 +13,21 @@ from shared.types import Operation
 PATH = "/gateway/openapi.json"
 
 _PARAMETER = re.compile(r"\{(\w+)\}")
-_MEDIA = {"json": "application/json", "stream": "text/event-stream", "any": "application/octet-stream"}
-_ERRORS = {
-    "4XX": "The call is refused: it is wrong, not allowed, names what is not there, or exceeds a limit.",
-    "5XX": "The gateway or the backends that may serve this call cannot do so now.",
-}
-_TAGS = {
-    "chat": "Chat completions",
-    "fine_tuning": "Fine-tuning",
-    "vector_stores": "Vector stores",
-}
+_TAGS = {"chat": "Chat completions", "fine_tuning": "Fine-tuning", "vector_stores": "Vector stores"}
 
+_TEXT = {"type": "string"}
+_TEXT_OR_NULL = {"type": ["string", "null"]}
+_FILE = {"type": "string", "contentMediaType": "application/octet-stream"}
+_ANY_JSON = {"application/json": {"schema": {"$ref": "#/components/schemas/Object"}}}
+_ERROR = {"message": _TEXT, "type": _TEXT_OR_NULL, "param": _TEXT_OR_NULL, "code": _TEXT_OR_NULL}
+_ERROR_JSON = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+_REFUSED = "The call is refused: it is wrong, not allowed, names what is not there, or exceeds a limit."
+_UNAVAILABLE = "The gateway or the backends that may serve this call cannot do so now."
+_API_KEY = {"type": "apiKey", "in": "header", "name": "api-key", "description": "The same, as with Azure OpenAI."}
 _COMPONENTS: dict[str, Any] = {
     "securitySchemes": {
         "bearer": {"type": "http", "scheme": "bearer", "description": "A key of this gateway, as with OpenAI."},
-        "apiKey": {
-            "type": "apiKey",
-            "in": "header",
-            "name": "api-key",
-            "description": "The same, as with Azure OpenAI.",
-        },
+        "apiKey": _API_KEY,
     },
     "parameters": {
         "apiVersion": {
@@ -53,62 +48,39 @@ _COMPONENTS: dict[str, Any] = {
         "Error": {
             "type": "object",
             "required": ["error"],
-            "properties": {
-                "error": {
-                    "type": "object",
-                    "properties": {
-                        "message": {"type": "string"},
-                        "type": {"type": ["string", "null"]},
-                        "param": {"type": ["string", "null"]},
-                        "code": {"type": ["string", "null"]},
-                    },
-                }
-            },
+            "properties": {"error": {"type": "object", "properties": _ERROR}},
         },
         "Object": {"type": "object", "additionalProperties": True},
     },
     "responses": {
-        name: {
-            "description": description,
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
-        }
-        for name, description in (("Refused", _ERRORS["4XX"]), ("Unavailable", _ERRORS["5XX"]))
+        "Refused": {"description": _REFUSED, "content": _ERROR_JSON},
+        "Unavailable": {"description": _UNAVAILABLE, "content": _ERROR_JSON},
     },
+}
+_HEALTH = {
+    "operationId": "healthz",
+    "summary": "Whether the process serves",
+    "tags": ["Gateway"],
+    "security": [],
+    "responses": {"200": {"description": "It does.", "content": _ANY_JSON}},
+}
+_INFO = {
+    "title": "Tollgate",
+    "version": "1",
+    "summary": "One gateway in front of many Azure OpenAI deployments.",
+    "description": "Bodies are those of OpenAI's and Azure OpenAI's APIs and pass unchanged.",
 }
 
 
 @functools.cache
 def document() -> bytes:
-    """The document as JSON."""
-    paths: dict[str, dict[str, Any]] = {
-        "/healthz": {
-            "get": {
-                "operationId": "healthz",
-                "summary": "Whether the process serves",
-                "tags": ["Gateway"],
-                "security": [],
-                "responses": {"200": {"description": "It does.", "content": _content("json")}},
-            }
-        }
-    }
+    paths: dict[str, dict[str, Any]] = {"/healthz": {"get": _HEALTH}}
     for operation in OPERATIONS:
         for surface, path, parameters in _spellings(operation):
             paths.setdefault(path, {})[operation.method.lower()] = _item(operation, surface, path, parameters)
-    return msgspec.json.encode(
-        {
-            "openapi": "3.1.0",
-            "info": {
-                "title": "Tollgate",
-                "version": "1",
-                "summary": "One gateway in front of many Azure OpenAI deployments.",
-                "description": "Bodies are those of OpenAI's and Azure OpenAI's APIs and pass unchanged.",
-            },
-            "servers": [{"url": "/"}],
-            "security": [{"bearer": []}, {"apiKey": []}],
-            "paths": paths,
-            "components": _COMPONENTS,
-        }
-    )
+    head: dict[str, Any] = {"openapi": "3.1.0", "info": _INFO, "servers": [{"url": "/"}]}
+    head["security"] = [{"bearer": []}, {"apiKey": []}]
+    return msgspec.json.encode(head | {"paths": paths, "components": _COMPONENTS})
 
 
 def _spellings(operation: Operation) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
@@ -125,19 +97,20 @@ def _spellings(operation: Operation) -> Iterator[tuple[str, str, list[dict[str, 
 
 def _item(operation: Operation, surface: str, path: str, parameters: list[dict[str, Any]]) -> dict[str, Any]:
     family = operation.name.partition(".")[0]
-    names = _PARAMETER.findall(path)
-    parameters = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "pattern": f"^{SEGMENT}$"}}
-        for name in names
-    ] + parameters
+    in_path = {"in": "path", "required": True, "schema": {"type": "string", "pattern": f"^{SEGMENT}$"}}
+    parameters = [{"name": name} | in_path for name in _PARAMETER.findall(path)] + parameters
+    answer: dict[str, Any] = dict(_ANY_JSON)
     if operation.streams:
         parameters = [*parameters, {"$ref": "#/components/parameters/heartbeat"}]
+        answer["text/event-stream"] = {"schema": _TEXT}
+    if operation.free_form:
+        answer["*/*"] = {}
     item: dict[str, Any] = {
         "operationId": f"{surface}.{operation.name}",
         "summary": operation.name,
         "tags": [_TAGS.get(family, family.capitalize())],
         "responses": {
-            "2XX": {"description": "The backend's answer.", "content": _answer(operation)},
+            "2XX": {"description": "The backend's answer.", "content": answer},
             "4XX": {"$ref": "#/components/responses/Refused"},
             "5XX": {"$ref": "#/components/responses/Unavailable"},
         },
@@ -145,42 +118,26 @@ def _item(operation: Operation, surface: str, path: str, parameters: list[dict[s
     if parameters:
         item["parameters"] = parameters
     if operation.body != "none":
-        in_path = surface in ("dated", "gateway") and operation.on_deployment
-        item["requestBody"] = _body(operation, model_in_path=in_path)
+        model_in_path = surface in ("dated", "gateway") and operation.on_deployment
+        item["requestBody"] = _body(operation, model_in_path=model_in_path)
     return item
-
-
-def _answer(operation: Operation) -> dict[str, Any]:
-    content = _content("json")
-    if operation.streams:
-        content |= {_MEDIA["stream"]: {"schema": {"type": "string"}}}
-    if operation.free_form:
-        content |= {"*/*": {}}
-    return content
-
-
-def _content(kind: str) -> dict[str, Any]:
-    return {_MEDIA[kind]: {"schema": {"$ref": "#/components/schemas/Object"}}}
 
 
 def _body(operation: Operation, *, model_in_path: bool) -> dict[str, Any]:
     """The parts of a body that the gateway needs to serve the call; the rest is between caller and backend."""
+    if operation.body == "sdp":
+        form = {"type": "object", "required": ["sdp"], "properties": {"sdp": _TEXT, "session": {"type": "object"}}}
+        content = {"application/sdp": {"schema": _TEXT}, "multipart/form-data": {"schema": form}}
+        return {"required": True, "content": content}
     schema: dict[str, Any] = {"type": "object", "additionalProperties": True, "properties": {}}
-    needed = operation.model in ("body", "form") and not model_in_path and not operation.default_model
-    if operation.model in ("body", "form", "optional") and operation.model_at == ("model",):
+    in_body = operation.model in ("body", "form")
+    if (in_body or operation.model == "optional") and operation.model_at == ("model",):
         schema["properties"]["model"] = {"type": "string", "minLength": 1}
-        if needed:
+        if in_body and not model_in_path and not operation.default_model:
             schema["required"] = ["model"]
     if operation.streams:
         schema["properties"]["stream"] = {"type": ["boolean", "null"]}
-    if operation.body == "sdp":
-        text = {"type": "string"}
-        form = {"type": "object", "required": ["sdp"], "properties": {"sdp": text, "session": {"type": "object"}}}
-        return {
-            "required": True,
-            "content": {"application/sdp": {"schema": text}, "multipart/form-data": {"schema": form}},
-        }
     if operation.body == "multipart":
-        schema["properties"]["file"] = {"type": "string", "contentMediaType": "application/octet-stream"}
+        schema["properties"]["file"] = _FILE
         return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
-    return {"required": operation.model in ("body", "form"), "content": {_MEDIA["json"]: {"schema": schema}}}
+    return {"required": in_body, "content": {"application/json": {"schema": schema}}}

@@ -21,7 +21,8 @@ _IN_SESSION = (MODEL_OF_SESSION, "session.audio.input.transcription.model")
 IN_QUERY = "?model"
 _SESSION: dict[str, Any] = {"model": "body", "model_at": _IN_SESSION}
 _TO_TRANSCRIBE: dict[str, Any] = {"model": "body", "model_at": ("input_audio_transcription.model",)}
-_FORM: dict[str, Any] = {"model": "form", "body": "multipart"}
+_UPLOAD: dict[str, Any] = {"body": "multipart"}
+_FORM: dict[str, Any] = {"model": "form", **_UPLOAD}
 _TEXT: dict[str, Any] = {"model": "body", "streams": True, "metered": "tokens"}
 _RUN: dict[str, Any] = {"streams": True, "metered": "once"}
 
@@ -77,13 +78,12 @@ OPERATIONS = (
     _get("conversations.items.get", "conversations/{conversation}/items/{item}"),
     _delete("conversations.items.delete", "conversations/{conversation}/items/{item}"),
     # Files, uploads, batches
-    *_crud("files", "files", "file", "create list get delete", body="multipart"),
+    *_crud("files", "files", "file", "create list get delete", **_UPLOAD),
     _post("files.import", "files/import", makes="file"),  # Azure's alone: from a blob
     _get("files.content", "files/{file}/content", free_form=True),
-    _post("uploads.create", "uploads", makes="upload"),
-    _post("uploads.parts.create", "uploads/{upload}/parts", body="multipart"),
+    *_crud("uploads", "uploads", "upload", "create cancel"),
+    _post("uploads.parts.create", "uploads/{upload}/parts", **_UPLOAD),
     _post("uploads.complete", "uploads/{upload}/complete"),
-    _post("uploads.cancel", "uploads/{upload}/cancel"),
     *_crud("batches", "batches", "batch", "create list", model="hidden", metered="once"),
     _get("batches.get", "batches/{batch}", metered="once"),
     _post("batches.cancel", "batches/{batch}/cancel", metered="once"),
@@ -96,17 +96,13 @@ OPERATIONS = (
     _post("vector_stores.files.update", "vector_stores/{vector_store}/files/{file}"),
     _delete("vector_stores.files.delete", "vector_stores/{vector_store}/files/{file}"),
     _get("vector_stores.files.content", "vector_stores/{vector_store}/files/{file}/content", free_form=True),
-    _post("vector_stores.file_batches.create", "vector_stores/{vector_store}/file_batches"),
-    _get("vector_stores.file_batches.get", "vector_stores/{vector_store}/file_batches/{file_batch}"),
-    _post("vector_stores.file_batches.cancel", "vector_stores/{vector_store}/file_batches/{file_batch}/cancel"),
+    *_crud("vector_stores.file_batches", "vector_stores/{vector_store}/file_batches", "file_batch",
+           "create get cancel"),
     _get("vector_stores.file_batches.files.list", "vector_stores/{vector_store}/file_batches/{file_batch}/files"),
     # Containers
     *_crud("containers", "containers", "container", "create list get delete"),
-    _post("containers.files.create", "containers/{container}/files", body="multipart"),
-    _get("containers.files.list", "containers/{container}/files"),
-    _get("containers.files.get", "containers/{container}/files/{container_file}"),
+    *_crud("containers.files", "containers/{container}/files", "container_file", "create list get delete", **_UPLOAD),
     _get("containers.files.content", "containers/{container}/files/{container_file}/content", free_form=True),
-    _delete("containers.files.delete", "containers/{container}/files/{container_file}"),
     # Images, audio, moderations
     _post("images.generations", "images/generations", model="body", streams=True, metered="images"),
     _post("images.edits", "images/edits", **_FORM, metered="images", streams=True),
@@ -126,9 +122,8 @@ OPERATIONS = (
     _get("fine_tuning.jobs.checkpoints.list", "fine_tuning/jobs/{fine_tuning_job}/checkpoints"),
     _post("fine_tuning.jobs.checkpoints.copy", "fine_tuning/jobs/{fine_tuning_job}/checkpoints/{step}/copy"),
     _get("fine_tuning.jobs.checkpoints.copied", "fine_tuning/jobs/{fine_tuning_job}/checkpoints/{step}/copy"),
-    _post("fine_tuning.permissions.create", "fine_tuning/checkpoints/{checkpoint}/permissions"),
-    _get("fine_tuning.permissions.list", "fine_tuning/checkpoints/{checkpoint}/permissions"),
-    _delete("fine_tuning.permissions.delete", "fine_tuning/checkpoints/{checkpoint}/permissions/{permission}"),
+    *_crud("fine_tuning.permissions", "fine_tuning/checkpoints/{checkpoint}/permissions", "permission",
+           "create list delete"),
     _post("fine_tuning.graders.run", "fine_tuning/alpha/graders/run", model="hidden"),
     _post("fine_tuning.graders.validate", "fine_tuning/alpha/graders/validate", model="hidden"),
     # Evals: graders and samplers name models anywhere in the body
@@ -136,8 +131,7 @@ OPERATIONS = (
     *_crud("evals.runs", "evals/{eval}/runs", "eval_run", "create list get delete", model="hidden"),
     _post("evals.runs.cancel", "evals/{eval}/runs/{eval_run}/cancel"),
     _post("evals.runs.update", "evals/{eval}/runs/{eval_run}"),  # how older clients cancel one
-    _get("evals.runs.output_items.list", "evals/{eval}/runs/{eval_run}/output_items"),
-    _get("evals.runs.output_items.get", "evals/{eval}/runs/{eval_run}/output_items/{output_item}"),
+    *_crud("evals.runs.output_items", "evals/{eval}/runs/{eval_run}/output_items", "output_item", "list get"),
     # Realtime, as far as it is HTTP; Azure's dated versions have the sessions below `realtimeapi`
     _post("realtime.client_secrets", "realtime/client_secrets", **_SESSION),
     _post("realtime.sessions", "realtime/sessions", model="body"),
@@ -159,8 +153,7 @@ OPERATIONS = (
     _post("threads.runs.create", "threads/{thread}/runs", **_RUN, model="optional", makes="run"),
     _get("threads.runs.get", "threads/{thread}/runs/{run}", metered="once"),
     _post("threads.runs.submit_tool_outputs", "threads/{thread}/runs/{run}/submit_tool_outputs", **_RUN),
-    _get("threads.runs.steps.list", "threads/{thread}/runs/{run}/steps"),
-    _get("threads.runs.steps.get", "threads/{thread}/runs/{run}/steps/{step}"),
+    *_crud("threads.runs.steps", "threads/{thread}/runs/{run}/steps", "step", "list get"),
 )
 # fmt: on
 
@@ -170,9 +163,8 @@ SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9_.:@-]*"  # of a path, as an id; `.`, `..` and
 
 
 class Route(msgspec.Struct, frozen=True):
-    """The operation that a path names, with its surface, its model and its objects.
-
-    `path` is the part behind the surface's prefix."""
+    """The operation that a path names, with its surface, its model and its objects. `path` is the part behind the
+    surface's prefix."""
 
     surface: Surface
     operation: Operation
@@ -190,40 +182,67 @@ def match(method: str, path: str) -> Route:
 
 @functools.lru_cache(maxsize=1024)
 def _match(method: str, path: str) -> Route:
+    wanted = "GET" if method == "HEAD" else method
     for surface, pattern, rows in _SURFACES:
         if not (matched := pattern.fullmatch(path)):
             continue
         rest = matched["rest"].removesuffix("/")
         fitting = [
             (operation, inner)
-            for operation, row in rows.get(rest.partition("/")[0], ())
+            for operation, row in rows.get(rest.partition("/")[0].lower(), ())
             if (inner := row.fullmatch(rest))
         ]
         # A fixed word wins over an id: threads/runs is not a thread.
         fewest = min((len(inner.groupdict()) for _, inner in fitting), default=0)
         fitting = [(operation, inner) for operation, inner in fitting if len(inner.groupdict()) == fewest]
         for operation, inner in fitting:
-            if method == operation.method:
+            if wanted == operation.method:
                 ids = inner.groupdict()
+                canonical = operation.path.format_map(ids)  # fixed words in their own case
                 model = matched.groupdict().get("model") or ids.pop("model", None)
                 if model is not None and "%2" in model:
                     model = re.sub("%2f", "/", model, flags=re.IGNORECASE)  # a slash that is part of the name
-                if surface == "openai" and path.startswith("/gateway/"):
-                    rest = operation.path
                 named = tuple(Reference(kind, text) for kind, text in ids.items() if kind in references.IN_PATHS)
-                return Route(surface, operation, rest, model, named)
+                return Route(surface, operation, canonical, model, named)
         if fitting:
-            allowed = ", ".join(operation.method for operation, _ in fitting)
+            methods = [operation.method for operation, _ in fitting]
+            allowed = ", ".join([*methods, "HEAD"] if "GET" in methods else methods)
             raise MethodNotAllowed(f"{method} is not a method of {path}; use {allowed}.", allowed)
     raise unknown(path)
 
 
 def unknown(path: str) -> UnknownPath:
-    """The error for a path that the gateway does not serve."""
     return UnknownPath(
         f"{path[:200]} is not a path of this gateway. Use /v1/… as with OpenAI, or as with Azure OpenAI "
         "/openai/deployments/MODEL/…?api-version=… or /openai/v1/…, or /gateway/OPERATION/MODEL."
     )
+
+
+# Paths of Azure's other APIs, and the reason why they are not served with the path to use instead.
+_FOREIGN = (
+    (
+        re.compile(r"/models/(chat/completions|embeddings|images/embeddings|info)/?", re.IGNORECASE),
+        "is of Azure AI's model inference API, which this gateway does not serve. Use OpenAI's client with the base "
+        "URL https://GATEWAY/v1: POST /v1/chat/completions or /v1/embeddings, with the model in the body.",
+    ),
+    (
+        re.compile(r"/api/projects(/.*)?", re.IGNORECASE),
+        "is of a Foundry project, which this gateway does not serve. Use OpenAI's client with the base URL "
+        "https://GATEWAY/v1, for example POST /v1/responses with the model in the body.",
+    ),
+    (
+        re.compile(r"(/.*)?/anthropic(/.*)?|/v1/messages(/.*)?", re.IGNORECASE),
+        "is of Anthropic's API, which this gateway does not serve, whatever the key. Call Claude at the endpoint "
+        "of its resource, or another model with POST /v1/chat/completions or /v1/responses.",
+    ),
+)
+
+
+def reject_foreign(path: str) -> None:
+    """Reject paths of related APIs, whose clients send keys in other headers. Raises `UnknownPath`."""
+    for pattern, reason in _FOREIGN:
+        if pattern.fullmatch(path):
+            raise UnknownPath(f"{path[:200]} {reason}")
 
 
 _Rows = dict[str, list[tuple[Operation, re.Pattern[str]]]]  # by the first segment of their paths
@@ -233,7 +252,7 @@ def _surfaces() -> list[tuple[Surface, re.Pattern[str], _Rows]]:
     def rows(operations: Iterable[Operation]) -> _Rows:
         table: _Rows = {}
         for operation in operations:
-            pattern = re.compile(
+            pattern = _insensitive(
                 re.sub(r"\{(\w+)\}", rf"(?P<\1>{SEGMENT})", operation.path).replace(f"<model>{SEGMENT}", "<model>[^/]+")
             )
             table.setdefault(operation.path.partition("/")[0], []).append((operation, pattern))
@@ -245,12 +264,17 @@ def _surfaces() -> list[tuple[Surface, re.Pattern[str], _Rows]]:
         o for o in OPERATIONS if o.model in ("body", "form") and o.model_at == ("model",) and "{" not in o.path
     ]
     return [
-        ("v1", re.compile(r"/openai/v1/(?P<rest>.+)"), rows(OPERATIONS)),
-        ("openai", re.compile(r"/v1/(?P<rest>.+)"), rows(OPERATIONS)),
-        ("dated", re.compile(r"/openai/deployments/(?P<model>[^/]+)/(?P<rest>.+)"), rows(on_deployment)),
-        ("dated", re.compile(r"/openai/(?P<rest>.+)"), rows(elsewhere)),
-        ("openai", re.compile(r"/gateway/(?P<rest>.+?)/(?P<model>[^/]+)/?"), rows(with_model)),
+        ("v1", _insensitive(r"/openai/v1/(?P<rest>.+)"), rows(OPERATIONS)),
+        ("openai", _insensitive(r"/v1/(?P<rest>.+)"), rows(OPERATIONS)),
+        ("dated", _insensitive(r"/openai/deployments/(?P<model>[^/]+)/(?P<rest>.+)"), rows(on_deployment)),
+        ("dated", _insensitive(r"/openai/(?P<rest>.+)"), rows(elsewhere)),
+        ("openai", _insensitive(r"/gateway/(?P<rest>.+?)/(?P<model>[^/]+)/?"), rows(with_model)),
     ]
+
+
+def _insensitive(pattern: str) -> re.Pattern[str]:
+    """A pattern of paths, which Azure compares without regard to case."""
+    return re.compile(pattern, re.IGNORECASE | re.ASCII)
 
 
 _SURFACES = _surfaces()

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated
 from urllib.parse import parse_qsl, urlencode
 
 import msgspec
@@ -13,9 +12,6 @@ from shared.azure_openai.json_body import JsonFields, top_level
 from shared.azure_openai.operations import IN_QUERY, MODEL_OF_SESSION, Route
 from shared.errors import InvalidRequest
 from shared.types import Call, Operation, Reference
-
-Tokens = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
-
 
 _OUTPUT_BOUNDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
@@ -40,7 +36,10 @@ _MOST_REFERENCES = 1000  # each may need a lookup
 _LARGEST_SESSION = 256 * 1024  # bytes of the settings of a realtime call, with instructions and tools
 
 
-_BLANKS = b" \t\r\n"  # allowed before a JSON value
+_BLANKS = b" \t\r\n"  # allowed around a JSON value
+
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # which .NET and PowerShell put before UTF-8
 
 
 _SYSTEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:@/-]{0,63}")
@@ -50,12 +49,12 @@ def parse_call(route: Route, query: str, headers: Mapping[str, str], body: bytes
     """The call in a request. Raises `InvalidRequest` (400), which names the offending parameter."""
     call = _bodiless(route, query, headers)
     if route.operation.body == "none":
-        if body:
+        if body and body.removeprefix(_BYTE_ORDER_MARK).strip(_BLANKS) not in (b"", b"{}", b"null"):
             raise InvalidRequest(f"{route.operation.method} {route.path} takes no body.")
         return call
     if not body and route.operation.model not in ("body", "form"):
         return call
-    return _with_body(call, body)
+    return _with_body(call, body.removeprefix(_BYTE_ORDER_MARK) if route.operation.body == "json" else body)
 
 
 def parse_upload(route: Route, query: str, headers: Mapping[str, str], model: str | None, *, stream: bool) -> Call:
@@ -83,12 +82,15 @@ def _bodiless(route: Route, query: str, headers: Mapping[str, str]) -> Call:
             "systemId: expected at most 64 letters, digits, spaces and . _ : @ / -, as the name of the calling system.",
             param="systemId",
         )
-    version = next((v for k, v in parameters if k == "api-version"), None)
+    versions = dict.fromkeys(v for k, v in parameters if k.lower() == "api-version")
+    if len(versions) > 1:
+        raise InvalidRequest("The query has two values of api-version: expected one.", param="api-version")
+    version = next(iter(versions), None)
     if route.surface == "dated" and not version:
         raise InvalidRequest(
             "The query parameter api-version is missing, e.g. ?api-version=2024-10-21.", param="api-version"
         )
-    passed_on = [(k, v) for k, v in parameters if k.lower() != "systemid" and k != "api-version"] if parameters else ()
+    passed_on = [(k, v) for k, v in parameters if k.lower() not in ("systemid", "api-version")]
     operation = route.operation
     return Call(
         operation=operation,
@@ -97,12 +99,16 @@ def _bodiless(route: Route, query: str, headers: Mapping[str, str]) -> Call:
         path=route.path,
         query=urlencode(passed_on) if passed_on else "",
         api_version=version,
-        stream=operation.body == "none" and operation.streams and ("stream", "true") in parameters,
+        stream=operation.body == "none" and operation.streams and _streams(parameters),
         headers=forwarded_headers(headers),
         system=system,
         references=route.references,
         makes=operation.makes,
     )
+
+
+def _streams(parameters: list[tuple[str, str]]) -> bool:
+    return any(name.lower() == "stream" and value.lower() == "true" for name, value in parameters)
 
 
 def _with_body(call: Call, body: bytes) -> Call:
@@ -116,11 +122,12 @@ def _with_body(call: Call, body: bytes) -> Call:
     if not model and operation.model in ("body", "form"):
         raise _missing_model()
     stream = operation.streams and bool(fields.get("stream", bool, "true or false"))
-    edits, output, makes = {}, None, operation.makes
+    usage, integers, output, makes = {}, {}, None, operation.makes
     if operation.metered in ("tokens", "once"):
-        bounds = [fields.get(name, Tokens, "an integer, 0 or more") for name in _OUTPUT_BOUNDS if name in values]
-        output = next((bound for bound in bounds if bound is not None), None)
-        edits = usage_edit(fields, call) if stream and operation.name in _WITH_USAGE_CHUNK else {}
+        bounds = {name: fields.tokens(name) for name in _OUTPUT_BOUNDS if name in values}
+        output = max((bound for bound in bounds.values() if bound is not None), default=None)
+        integers = _integers(bounds, body, values)
+        usage = usage_edit(fields, call) if stream and operation.name in _WITH_USAGE_CHUNK else {}
     if makes in _STORED_IF:
         store = fields.get("store", bool, "true or false")
         makes = makes if (_STORED_IF[makes] if store is None else store) else ""
@@ -132,16 +139,23 @@ def _with_body(call: Call, body: bytes) -> Call:
         values=values,
         body_model=named,
         model_at=model_at,
-        edits=edits,
+        edits=usage | integers,
         stream=stream,
         background="background" in values and fields.get("background", bool, "true or false") is True,
-        usage_injected=bool(edits),
+        usage_injected=bool(usage),
         input_estimate=len(body) // 4 if operation.metered not in ("none", "once") else 0,
         max_output_tokens=output,
         references=(*call.references, *named_too) if named_too else call.references,
         makes=makes,
         seals=_seals(operation, body, values),
     )
+
+
+def _integers(bounds: Mapping[str, int | None], body: bytes, values: Mapping[str, slice]) -> dict[str, bytes]:
+    """The edits that write integers such as `100.0` as backends take them."""
+    return {
+        name: b"%d" % bound for name, bound in bounds.items() if bound is not None and not body[values[name]].isdigit()
+    }
 
 
 def _seals(operation: Operation, body: bytes, values: Mapping[str, slice]) -> bool:
@@ -182,7 +196,7 @@ def _with_offer(call: Call, body: bytes) -> Call:
         )
     named, model_at = _named_model(call.operation, JsonFields(body, values))
     parameters = parse_qsl(call.query, keep_blank_values=True)
-    in_query = dict(parameters).get("model")
+    in_query = next((value for name, value in parameters if name.lower() == "model"), None)
     if not (named or in_query):
         raise _missing_model()
     if in_query and model_at != MODEL_OF_SESSION:
@@ -192,7 +206,7 @@ def _with_offer(call: Call, body: bytes) -> Call:
     return msgspec.structs.replace(
         call,
         model=named or in_query,
-        query=urlencode([(name, value) for name, value in parameters if name != "model"]),
+        query=urlencode([(name, value) for name, value in parameters if name.lower() != "model"]),
         body=body,
         values=values,
         body_model=named,

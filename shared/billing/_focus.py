@@ -8,66 +8,28 @@ would look like a price.
 import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import NamedTuple
 
 from shared.billing.charges import UNUSED, Charge, Tariff
 from shared.billing.cost import Part, Price, exactly, parts
 from shared.config.document import Backend
-from shared.token_classes import TOKEN_CLASSES
+from shared.token_classes import TOKEN_CLASSES, UNITS
 from shared.usage import hours
 from shared.usage.aggregates import NOBODY
 from shared.usage.query import HourRange
 
+# fmt: off
 COLUMNS = (
-    "BilledCost",
-    "BillingAccountId",
-    "BillingAccountName",
-    "BillingAccountType",
-    "BillingCurrency",
-    "BillingPeriodEnd",
-    "BillingPeriodStart",
-    "CapacityReservationId",
-    "CapacityReservationStatus",
-    "ChargeCategory",
-    "ChargeClass",
-    "ChargeDescription",
-    "ChargeFrequency",
-    "ChargePeriodEnd",
-    "ChargePeriodStart",
-    "ConsumedQuantity",
-    "ConsumedUnit",
-    "ContractedCost",
-    "ContractedUnitPrice",
-    "EffectiveCost",
-    "InvoiceIssuerName",
-    "ListCost",
-    "ListUnitPrice",
-    "PricingCategory",
-    "PricingCurrency",
-    "PricingQuantity",
-    "PricingUnit",
-    "ProviderName",
-    "PublisherName",
-    "RegionId",
-    "RegionName",
-    "ResourceId",
-    "ResourceName",
-    "ResourceType",
-    "ServiceCategory",
-    "ServiceName",
-    "ServiceSubcategory",
-    "SkuId",
-    "SkuMeter",
-    "SkuPriceId",
-    "SubAccountId",
-    "SubAccountName",
-    "SubAccountType",
-    "Tags",
-    "x_Backend",
-    "x_Estimated",
-    "x_Role",
-    "x_Unpriced",
+    "BilledCost", "BillingAccountId", "BillingAccountName", "BillingAccountType", "BillingCurrency",
+    "BillingPeriodEnd", "BillingPeriodStart", "CapacityReservationId", "CapacityReservationStatus",
+    "ChargeCategory", "ChargeClass", "ChargeDescription", "ChargeFrequency", "ChargePeriodEnd", "ChargePeriodStart",
+    "ConsumedQuantity", "ConsumedUnit", "ContractedCost", "ContractedUnitPrice", "EffectiveCost",
+    "InvoiceIssuerName", "ListCost", "ListUnitPrice", "PricingCategory", "PricingCurrency", "PricingQuantity",
+    "PricingUnit", "ProviderName", "PublisherName", "RegionId", "RegionName", "ResourceId", "ResourceName",
+    "ResourceType", "ServiceCategory", "ServiceName", "ServiceSubcategory", "SkuId", "SkuMeter", "SkuPriceId",
+    "SubAccountId", "SubAccountName", "SubAccountType", "Tags", "x_Backend", "x_Estimated", "x_Role", "x_Unpriced",
 )
+# fmt: on
 _FIXED = {
     "BillingAccountType": "Gateway",
     "BillingCurrency": "USD",
@@ -83,76 +45,66 @@ _FIXED = {
     "ServiceSubcategory": "Generative AI",
     "SubAccountType": "Consumer",
 }
-_METERS = {  # price -> meter, consumed unit, priced unit, consumed units per priced unit
-    "image": ("Images", "Images", "Images", 1),
-    "second": ("Seconds of Sound", "Seconds", "Seconds", 1),
-    "character": ("Characters", "Characters", "1000000 Characters", 10**6),
-}
 _PER_MILLION = 10**6
+_METERS = {  # price -> meter, consumed unit, priced unit, consumed units per priced unit
+    unit.price: (unit.meter, unit.meter.partition(" of ")[0], unit.meter.partition(" of ")[0], 1)
+    for unit in UNITS.values()
+} | {"character": ("Characters", "Characters", "1000000 Characters", _PER_MILLION)}
+_BLANK = dict.fromkeys(COLUMNS, "") | _FIXED
 
 
-class Focus:
+class Focus(NamedTuple):
     """Renders charges. `account` pays for everything; `consumers` maps ids to names; `listed` has the public prices."""
 
-    def __init__(
-        self, account: str, consumers: Mapping[str, str], backends: Mapping[str, Backend], listed: Tariff
-    ) -> None:
-        self._account = account
-        self._consumers = consumers
-        self._backends = backends
-        self._listed = listed
+    account: str
+    consumers: Mapping[str, str]
+    backends: Mapping[str, Backend]
+    listed: Tariff
 
     def rows(self, span: HourRange, charge: Charge) -> Iterator[dict[str, str]]:
-        """The rows of a charge in these hours of one day."""
         common = self._common(span, charge)
         if charge.unit_hour:
             yield common | self._capacity(charge)
-        elif charge.price is None or charge.picodollars is None:
-            if charge.picodollars is None:
-                yield common | self._unpriced(charge)
-        else:
+        elif charge.picodollars is None:
+            yield common | self._unpriced(charge)
+        elif charge.price is not None:
             for part in parts(charge.price, charge.counts) or ():
                 yield common | self._part(span, charge, part)
 
     def _common(self, span: HourRange, charge: Charge) -> dict[str, str]:
         line = charge.line
-        backend = self._backends.get(line.backend)
+        backend = self.backends.get(line.backend)
         month = hours.month_start(span.first)
         model = line.model if line.served == NOBODY else line.served
+        region = "" if line.region == NOBODY else line.region
         resource = backend.resource_id if backend is not None and backend.resource_id else line.backend
         tags = {name: getattr(line, name) for name in ("team", "product", "system") if getattr(line, name) != NOBODY}
-        return (
-            dict.fromkeys(COLUMNS, "")
-            | _FIXED
-            | {
-                "BillingAccountId": self._account,
-                "BillingAccountName": self._account,
-                "BillingPeriodStart": _time(month),
-                "BillingPeriodEnd": _time(hours.next_month(month)),
-                "ChargePeriodStart": _time(span.first),
-                "ChargePeriodEnd": _time(span.end),
-                "RegionId": line.region if line.region != NOBODY else "",
-                "RegionName": line.region if line.region != NOBODY else "",
-                "ResourceId": f"{resource}/deployments/{line.deployment}",
-                "ResourceName": line.deployment,
-                "SkuId": model,
-                "SubAccountId": line.key,
-                "SubAccountName": self._consumers.get(line.key, ""),
-                "Tags": json.dumps(tags, sort_keys=True) if tags else "",
-                "x_Backend": line.backend,
-                "x_Estimated": str(charge.counts.estimated),
-                "x_Role": line.role,
-                "x_Unpriced": "false",
-            }
-        )
+        return _BLANK | {
+            "BillingAccountId": self.account,
+            "BillingAccountName": self.account,
+            "BillingPeriodStart": _time(month),
+            "BillingPeriodEnd": _time(hours.next_month(month)),
+            "ChargePeriodStart": _time(span.first),
+            "ChargePeriodEnd": _time(span.end),
+            "RegionId": region,
+            "RegionName": region,
+            "ResourceId": f"{resource}/deployments/{line.deployment}",
+            "ResourceName": line.deployment,
+            "SkuId": model,
+            "SubAccountId": line.key,
+            "SubAccountName": self.consumers.get(line.key, ""),
+            "Tags": json.dumps(tags, sort_keys=True) if tags else "",
+            "x_Backend": line.backend,
+            "x_Estimated": str(charge.counts.estimated),
+            "x_Role": line.role,
+            "x_Unpriced": "false",
+        }
 
     def _part(self, span: HourRange, charge: Charge, part: Part) -> dict[str, str]:
         line = charge.line
-        meter, consumed, priced, per = _METERS.get(
-            part.name, (f"{part.name.replace('_', ' ').title()} Tokens", "Tokens", "1000000 Tokens", _PER_MILLION)
-        )
-        public = self._listed.price(span, line)
-        each = _listed_price(public, part.name)
+        tokens = (f"{part.name.replace('_', ' ').title()} Tokens", "Tokens", "1000000 Tokens", 10**6)
+        meter, consumed, priced, per = _METERS.get(part.name, tokens)
+        each = _listed_price(self.listed.price(span, line), part.name)
         kind = " ".join(word for word in (line.tier, f"{line.context} context") if word != "default")
         return _costs(part.picodollars, round(part.amount * each) if each is not None else part.picodollars) | {
             "ChargeDescription": f"{meter} of {line.model}, {kind}, {line.region}",
@@ -197,8 +149,8 @@ class Focus:
 
 
 def _costs(picodollars: int, listed: int) -> dict[str, str]:
-    own: dict[str, Any] = dict.fromkeys(("BilledCost", "ContractedCost", "EffectiveCost"), exactly(picodollars))
-    return own | {"ListCost": exactly(listed)}
+    own = exactly(picodollars)
+    return {"BilledCost": own, "ContractedCost": own, "EffectiveCost": own, "ListCost": exactly(listed)}
 
 
 def _listed_price(price: Price | None, name: str) -> int | None:

@@ -23,10 +23,8 @@ UNUSED = "unused"  # the role of capacity that was paid for and not used
 
 
 class Charge(msgspec.Struct, frozen=True):
-    """A line of usage with its cost in picodollars; None if the price is unknown.
-
-    `price` is that of its tokens. If the cost is a share of provisioned capacity, `unit_hour` is the price of a unit's
-    hour."""
+    """A line of usage with its cost in picodollars; None if the price is unknown. `price` is that of its tokens. If the
+    cost is a share of provisioned capacity, `unit_hour` is the price of a unit's hour."""
 
     line: Dimensions
     counts: Counts
@@ -36,8 +34,6 @@ class Charge(msgspec.Struct, frozen=True):
 
 
 class Tariff:
-    """Prices of tokens and of provisioned capacity."""
-
     def __init__(self, prices: Prices, backends: Sequence[Backend]) -> None:
         self.prices = prices
         self._backends = {backend.name: backend for backend in backends}
@@ -47,9 +43,8 @@ class Tariff:
         return cls(Prices(configuration.prices, configuration.backends), configuration.backends)
 
     def cuts(self, first: int, end: int) -> Iterator[int]:
-        """The hours at which to cut a period so that each piece has one price, and capacity is shared hour by hour.
-
-        The costs of any pieces add up because of that."""
+        """The hours at which to cut a period so that each piece has one price, and capacity is shared hour by hour. The
+        costs of any pieces add up because of that."""
         yield from (change // hours.HOUR for change in self.prices.changes)
         starts = [_hour(entry) for backend in self._backends.values() for entry in backend.capacity]
         if starts:
@@ -60,7 +55,7 @@ class Tariff:
         shared: dict[tuple[str, str], list[tuple[Dimensions, Counts]]] = {}
         for line, counts in lines.items():
             backend = self._backends.get(line.backend)
-            if backend is None or backend.kind != "provisioned":
+            if backend is None or backend.kind != "provisioned" or _spilled_over(line, backend):
                 price = self.price(span, line)
                 yield Charge(line, counts, cost(price, counts), price)
             else:
@@ -68,8 +63,9 @@ class Tariff:
         for name, backend in self._backends.items():
             for model in dict.fromkeys(entry.model for entry in backend.capacity):
                 if (capacity := self._capacity(backend, model, span)) is not None:
-                    used = shared.pop((name, model), [])
-                    yield from self._shares(span, backend, model, *capacity, used, now)
+                    units, each = capacity
+                    whole = units * each * max(0, min(span.end, hours.hour_of(now) + 1) - span.first)
+                    yield from self._shares(span, backend, model, whole, each, shared.pop((name, model), []))
         for used in shared.values():
             yield from (Charge(line, counts, cost(None, counts)) for line, counts in used)
 
@@ -79,7 +75,7 @@ class Tariff:
             line.model,
             span.first * hours.HOUR,
             served=line.served,
-            backend=line.backend,
+            backend=self.prices.serving(line.backend, line.deployment),
             region=line.region,
             tier=line.tier,
             long=line.context == "long",
@@ -92,9 +88,8 @@ class Tariff:
             return None
         entry = max(entries, key=_hour)
         if entry.usd_per_unit_hour is not None:
-            each: int | None = round(entry.usd_per_unit_hour * USD)
-        else:
-            each = self.prices.unit_hour(backend.deployment, backend.region, span.first * hours.HOUR)
+            return entry.units, round(entry.usd_per_unit_hour * USD)
+        each = self.prices.unit_hour(backend.deployment, backend.region, span.first * hours.HOUR)
         return None if each is None else (entry.units, each)
 
     def _shares(
@@ -102,13 +97,11 @@ class Tariff:
         span: HourRange,
         backend: Backend,
         model: str,
-        units: int,
+        whole: int,
         each: int,
-        used: Sequence[tuple[Dimensions, Counts]],
-        now: float,
+        used: list[tuple[Dimensions, Counts]],
     ) -> Iterator[Charge]:
         """Divide the cost. Shares are rounded down and the largest gets the rest, so they add up."""
-        whole = units * each * max(0, min(span.end, hours.hour_of(now) + 1) - span.first)
         listed = [cost(self.price(span, line), counts) for line, counts in used]
         tokens = [counts.input_tokens + counts.output_tokens for _, counts in used]
         weights = tokens if any(price is None for price in listed) else [price or 0 for price in listed]
@@ -124,6 +117,12 @@ class Tariff:
         shares[weights.index(max(weights))] += whole - sum(shares)
         for (line, counts), share in zip(used, shares, strict=True):
             yield Charge(line, counts, share, unit_hour=each)
+
+
+def _spilled_over(line: Dimensions, backend: Backend) -> bool:
+    """True if Azure served these calls of a provisioned backend by another deployment, which is pay-as-you-go."""
+    own = backend.models.get(line.model)
+    return own is not None and line.deployment not in (NOBODY, own)
 
 
 def _hour(entry: ProvisionedCapacity) -> int:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from shared.token_classes import REPORTED, TOKEN_CLASSES, TokenCounts, price_name
+from shared.token_classes import REPORTED, TOKEN_CLASSES, UNITS, TokenCounts, price_name
 from shared.types import Usage
 from shared.usage.aggregates import Counts
 
@@ -17,7 +17,7 @@ USD = 10**12  # picodollars
 
 
 class Price(msgspec.Struct, frozen=True):
-    """Picodollars per token of each class, per image, second and character. A name that is missing has no price.
+    """Picodollars per token of each class, and per unit (`UNITS`). A name that is missing has no price.
 
     A class without a price is charged as the rest of its total (`token_classes.py`)."""
 
@@ -47,7 +47,6 @@ class Part(NamedTuple):
 _PARTS_OF = {
     total: tuple(field for field in REPORTED if TOKEN_CLASSES[field].part_of == total) for total in ("input", "output")
 }
-_UNITS = (("image", "images"), ("second", "seconds"), ("character", "characters"))
 
 
 def cost(price: Price | None, used: Usage | Counts) -> int | None:
@@ -59,7 +58,8 @@ def cost(price: Price | None, used: Usage | Counts) -> int | None:
 def parts(price: Price | None, used: Usage | Counts) -> list[Part] | None:
     """The charges for this use, class by class; None if a price is missing.
 
-    Images, seconds and characters without a price are included in the tokens, if there are any."""
+    Images, seconds and characters without a price are included in the tokens, if there are any. Calls of tools are
+    charged beside the tokens, those without a price not at all."""
     each = price.each if price is not None else {}
     charged: list[Part] = []
     for total in ("input", "output"):
@@ -67,11 +67,11 @@ def parts(price: Price | None, used: Usage | Counts) -> list[Part] | None:
         if split is None:
             return None
         charged += split
-    for name, field in _UNITS:
+    for field, unit in UNITS.items():
         if amount := getattr(used, field):
-            if name in each:
-                charged.append(Part(name, amount, each[name]))
-            elif not (used.input_tokens or used.output_tokens):
+            if unit.price in each:
+                charged.append(Part(unit.price, amount, each[unit.price]))
+            elif not (unit.tool or used.input_tokens or used.output_tokens):
                 return None
     return charged
 

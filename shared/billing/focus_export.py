@@ -27,9 +27,7 @@ _AT_ONCE = 100  # charges rendered before others may run
 class Container(Protocol):
     """The destination of the files (`storage/blobs.py`)."""
 
-    async def put(self, container: str, name: str, body: bytes, content_type: str) -> None:
-        """Write or replace a file. Raises `StoreUnavailable`."""
-        ...
+    async def put(self, container: str, name: str, body: bytes, content_type: str) -> None: ...
 
 
 class Statement(msgspec.Struct, frozen=True):

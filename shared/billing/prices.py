@@ -1,29 +1,53 @@
 """The price of a call, from a dated table. Pure, except for reading the table once.
 
-`prices.json` has Azure's public prices with their source (`local/price_table.py` generates it). The `prices` of the
-configuration override it. An unknown price is None, never zero.
+`prices.json` has Azure's public prices, then those of OpenAI that Azure's list lacks, with their sources
+(`local/price_table.py` generates it). The `prices` of the configuration override it. An unknown price is None, never
+zero.
 """
 
 import functools
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from shared.billing.cost import USD, Price
-from shared.config.document import Backend, Deployment, PriceLine, since_seconds
-from shared.token_classes import TOKEN_CLASSES, TOKEN_PRICES, price_name
-from shared.types import LONG_CONTEXT, Target, Usage
+from shared.config.document import AMOUNTS, Backend, Deployment, PriceLine, since_seconds
+from shared.token_classes import TOKEN_CLASSES, TOKEN_PRICES, TOOL_PRICES, price_name
+from shared.types import BATCH, LONG_CONTEXT, Target, Usage
 
 TABLE = Path(__file__).with_name("prices.json")
 
 _STANDARD = frozenset(("", "standard", "default", "auto"))  # the standard tier, in the words of backends
 _DATED = re.compile(r"-(?:\d{4}-\d{2}-\d{2}|\d{4})$")
-
+_STAGE = re.compile(r"-(?:latest|preview)$")
+_ALIASES = {  # other names -> the name of the price
+    "gpt-4-1106-preview": "gpt-4-turbo",
+    "gpt-4-0125-preview": "gpt-4-turbo",
+    "gpt-4-turbo-vision-preview": "gpt-4-turbo",
+    "gpt-4-vision-preview": "gpt-4-turbo",
+    "whisper-1": "whisper",
+    "tts-1": "tts",
+    "tts-1-hd": "tts-hd",
+}
+CONFIGURED = "configuration"  # the source of a price
 
 _Key = tuple[str, str, Deployment, str, str, bool, int]
-_Line = tuple[bool, int, PriceLine]
+
+
+class SourcedLine(NamedTuple):
+    """A line with its source. `since`: seconds since 1970 from which it applies."""
+
+    source: str
+    since: int
+    line: PriceLine
+
+    @property
+    def configured(self) -> bool:
+        return self.source == CONFIGURED
 
 
 class Prices:
@@ -35,18 +59,24 @@ class Prices:
         self._known: dict[_Key, Price | None] = {}
 
     @functools.cached_property
-    def _lines(self) -> dict[str, list[_Line]]:
-        """By model: (the line is from the configuration, seconds since 1970 from which it holds, the line)."""
-        by_model: dict[str, list[_Line]] = {}
-        for own, lines in ((True, self._configured), (False, _listed())):
+    def _lines(self) -> dict[str, list[SourcedLine]]:
+        """All lines by model."""
+        by_model: dict[str, list[SourcedLine]] = {}
+        for source, lines in ((CONFIGURED, self._configured), *((group.source, group.prices) for group in _table())):
             for line in lines:
-                by_model.setdefault(_normal(line.model), []).append((own, since_seconds(line.since), line))
+                by_model.setdefault(_normal(line.model), []).append(
+                    SourcedLine(source, since_seconds(line.since), line)
+                )
         return by_model
 
     @functools.cached_property
     def changes(self) -> list[int]:
         """The times at which a price changes, in seconds since 1970, earliest first."""
-        return sorted({since for lines in self._lines.values() for _, since, _ in lines})
+        return sorted({entry.since for lines in self._lines.values() for entry in lines})
+
+    def next_change(self, at: float) -> float:
+        """The first time after `at` at which a price changes, in seconds since 1970; infinite if there is none."""
+        return next((change for change in self.changes if change > at), math.inf)
 
     def of(
         self,
@@ -64,15 +94,21 @@ class Prices:
         `served` and `tier` are as the backend reported them. The order: the configuration's price of the model; the
         price of the served model, by its full name, then without its date; the table's price of the model. A model
         without a price for long context has one price for all."""
-        configured = self._backends.get(backend)
-        deployment: Deployment = configured.deployment if configured else "global"
-        region = configured.region if configured else region
-        key = (model, served, deployment, region, tier, long, self._epoch(at))
+        key = self._key(model, at, served, backend, region, tier, long=long)
         if key not in self._known:
             if len(self._known) > 10_000:
                 self._known.clear()
             self._known[key] = self._find(key, at)
         return self._known[key]
+
+    def line(self, model: str, at: float, backend: str, tier: str = "", *, long: bool = False) -> SourcedLine | None:
+        """The line that has the price of a model, by the same rules."""
+        return self._find_line(self._key(model, at, "", backend, "", tier, long=long), at)
+
+    def _key(self, model: str, at: float, served: str, backend: str, region: str, tier: str, *, long: bool) -> _Key:
+        configured = self._backends.get(backend)
+        deployment: Deployment = configured.deployment if configured else "global"
+        return model, served, deployment, configured.region if configured else region, tier, long, self._epoch(at)
 
     def of_call(self, usage: Usage, target: Target, at: float) -> Price | None:
         """The price of a call, by the usage that the backend reported."""
@@ -80,9 +116,21 @@ class Prices:
             target.model,
             at,
             served=usage.model,
-            backend=target.backend.name,
+            backend=self.serving(target.backend.name, target.deployment),
             tier=usage.service_tier,
-            long=usage.input_tokens > LONG_CONTEXT,
+            long=usage.input_tokens > LONG_CONTEXT and usage.service_tier != BATCH,
+        )
+
+    def serving(self, backend: str, deployment: str) -> str:
+        """The backend whose prices hold for a deployment. When a provisioned one is full, Azure may spill a call over
+        to a pay-as-you-go deployment of the same resource: another backend, if it is configured."""
+        asked = self._backends.get(backend)
+        if asked is None or asked.kind != "provisioned" or deployment in asked.models.values():
+            return backend
+        others = (other for other in self._backends.values() if other.kind == "standard")
+        return next(
+            (one.name for one in others if one.endpoint == asked.endpoint and deployment in one.models.values()),
+            backend,
         )
 
     def dearest(self, model: str, at: float) -> Price | None:
@@ -95,32 +143,44 @@ class Prices:
 
     def unit_hour(self, deployment: Deployment, region: str, at: float) -> int | None:
         """The price of one provisioned throughput unit per hour, in picodollars; None if unknown."""
-        line = self._best(self._lines.get("", ()), deployment, _normal(region), at)
-        return round((line.unit_hour or 0.0) * USD) if line else None
+        return self._of_any_model("unit_hour", deployment, region, at)
+
+    def _of_any_model(self, name: str, deployment: Deployment, region: str, at: float) -> int | None:
+        """A price that does not depend on the model, in picodollars."""
+        lines = (entry for entry in self._lines.get("", ()) if getattr(entry.line, name) is not None)
+        best = self._best(lines, deployment, _normal(region), at)
+        return round(getattr(best.line, name) * USD) if best else None
 
     def _find(self, key: _Key, at: float) -> Price | None:
+        if (found := self._find_line(key, at)) is None:
+            return None
+        tools = ((name, self._of_any_model(name, key[2], key[3], at)) for name in TOOL_PRICES)
+        return _resolved(found.line, {name: each for name, each in tools if each is not None})
+
+    def _find_line(self, key: _Key, at: float) -> SourcedLine | None:
         model, served, deployment, region, tier, long, _ = key
         tier = "standard" if tier.lower() in _STANDARD else tier.lower()
         for lines in self._candidates(_normal(model), _normal(served)):
             for context in ("long", "short") if long else ("short",):
-                fitting = (entry for entry in lines if entry[2].tier == tier and entry[2].context == context)
-                if line := self._best(fitting, deployment, _normal(region), at):
-                    return _resolved(line)
+                fitting = (entry for entry in lines if entry.line.tier == tier and entry.line.context == context)
+                if (best := self._best(fitting, deployment, _normal(region), at)) is not None:
+                    return best
         return None
 
-    def _candidates(self, model: str, served: str) -> Iterator[list[_Line]]:
-        yield [entry for entry in self._lines.get(model, ()) if entry[0]]
-        for name in (served, _DATED.sub("", served), model, _DATED.sub("", model)):
-            if name:
-                yield self._lines.get(name, [])
+    def _candidates(self, model: str, served: str) -> Iterator[list[SourcedLine]]:
+        yield [entry for entry in self._lines.get(model, ()) if entry.configured]
+        for name in filter(None, (served, model)):
+            undated = _DATED.sub("", name)
+            for other in dict.fromkeys((name, undated, _ALIASES.get(undated, undated), _STAGE.sub("", undated))):
+                yield self._lines.get(other, [])
 
     @staticmethod
-    def _best(lines: Iterable[_Line], deployment: Deployment, region: str, at: float) -> PriceLine | None:
+    def _best(lines: Iterable[SourcedLine], deployment: Deployment, region: str, at: float) -> SourcedLine | None:
         fitting = [
-            (own, bool(line.regions), bool(line.deployment), since, number, line)
-            for number, (own, since, line) in enumerate(lines)
-            if since <= at
-            and line.deployment in (None, deployment)
+            (entry.configured, bool(line.regions), bool(line.deployment), entry.since, number, entry)
+            for number, entry in enumerate(lines)
+            if entry.since <= at
+            and (line := entry.line).deployment in (None, deployment)
             and (not line.regions or region in map(_normal, line.regions))
         ]
         return max(fitting, key=lambda entry: entry[:5])[5] if fitting else None
@@ -130,23 +190,33 @@ class Prices:
         return sum(change <= at for change in self.changes) if at < self.changes[-1] else len(self.changes)
 
 
-class _Table(msgspec.Struct, frozen=True):
-    source: str
+class _Group(msgspec.Struct, frozen=True):
+    """The lines of one public source, as of a day."""
+
+    publisher: str
+    day: str
     prices: list[PriceLine]
+
+    @property
+    def source(self) -> str:
+        return f"{self.publisher}, {self.day}"
 
 
 @functools.cache
-def _table() -> _Table:
-    return msgspec.json.decode(TABLE.read_bytes(), type=_Table)
+def _table() -> list[_Group]:
+    return msgspec.json.decode(TABLE.read_bytes(), type=list[_Group])
 
 
-def _listed() -> Iterator[PriceLine]:
-    yield from _table().prices
+_PER_MILLION = frozenset((*TOKEN_PRICES, "character"))
 
 
-def _resolved(line: PriceLine) -> Price:
-    scale = dict.fromkeys((*TOKEN_PRICES, "character"), 1e6) | {"image": USD, "second": USD}  # 1 USD per million: 10^6
-    each = {name: round(usd * by) for name, by in scale.items() if (usd := getattr(line, name)) is not None}
+def _resolved(line: PriceLine, tools: dict[str, int]) -> Price:
+    """The price of a line. `tools`: prices of calls of tools, where the line has none."""
+    each = tools | {
+        name: round(usd * (1e6 if name in _PER_MILLION else USD))  # 1 USD per million is 10^6 picodollars
+        for name in AMOUNTS
+        if (usd := getattr(line, name)) is not None
+    }
     for field, tokens in TOKEN_CLASSES.items():
         if tokens.default_price != 1 and tokens.part_of in each:
             each.setdefault(price_name(field), round(each[tokens.part_of] * tokens.default_price))

@@ -68,10 +68,9 @@ class Hour(NamedTuple):
 
 
 class Purchase(msgspec.Struct, frozen=True):
-    """The cheapest number of units. Money is in picodollars, for all hours together.
-
-    `average` and `peak` are the units that the average and the busiest hour need. `break_even` is the average
-    utilisation at which a unit costs as much as the tokens that it serves; None without usage."""
+    """The cheapest number of units. Money is in picodollars, for all hours together. `average` and `peak` are the units
+    that the average and the busiest hour need. `break_even` is the average utilisation at which a unit costs as much as
+    the tokens that it serves; None without usage."""
 
     hours: int
     by_tokens: int

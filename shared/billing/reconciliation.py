@@ -17,6 +17,10 @@ class Counted(msgspec.Struct, frozen=True):
     input_tokens: int = 0
     output_tokens: int = 0
 
+    @property
+    def tokens(self) -> tuple[int, int]:
+        return self.input_tokens, self.output_tokens
+
     def plus(self, field: str, amount: int) -> "Counted":
         return msgspec.structs.replace(self, **{field: getattr(self, field) + amount})
 
@@ -35,18 +39,14 @@ class Difference(msgspec.Struct, frozen=True):
     @property
     def percent(self) -> float | None:
         """The difference between the ledger's tokens and Azure's; None if Azure has none."""
-        if self.azure is None or not (theirs := self.azure.input_tokens + self.azure.output_tokens):
+        if self.azure is None or not (theirs := sum(self.azure.tokens)):
             return None
-        ours = self.ledger.input_tokens + self.ledger.output_tokens
-        return round(100 * (ours - theirs) / theirs, 3)
+        return round(100 * (sum(self.ledger.tokens) - theirs) / theirs, 3)
 
     @property
     def same(self) -> bool:
         """True if the tokens are the same. Requests may differ, because Azure counts those that it refused."""
-        if self.azure is None:
-            return False
-        ours, theirs = self.ledger, self.azure
-        return (ours.input_tokens, ours.output_tokens) == (theirs.input_tokens, theirs.output_tokens)
+        return self.azure is not None and self.ledger.tokens == self.azure.tokens
 
 
 def compare(lines: Lines, backends: Iterable[Backend], azure: Metrics) -> list[Difference]:
@@ -71,13 +71,9 @@ def compare(lines: Lines, backends: Iterable[Backend], azure: Metrics) -> list[D
     for key in azure:
         names[key] |= {name for (account, _), of in list(names.items()) if account == key[0] for name in of}
     return [
-        Difference(
-            ",".join(sorted(names[key])),
-            key[1],
-            ledger[key],
-            azure.get(key, Counted()) if key[0].startswith("/subscriptions/") else None,
-        )
-        for key in sorted(names)
+        Difference(",".join(sorted(names[account, deployment])), deployment, ledger[account, deployment], theirs)
+        for account, deployment in sorted(names)
+        for theirs in [azure.get((account, deployment), Counted()) if account.startswith("/subscriptions/") else None]
     ]
 
 

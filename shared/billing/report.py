@@ -5,7 +5,7 @@ import csv
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -13,24 +13,34 @@ from shared.billing.charges import UNUSED, Charge, Tariff
 from shared.billing.cost import USD
 from shared.errors import InvalidRequest
 from shared.storage import Store
-from shared.token_classes import REPORTED, TokenCounts
+from shared.token_classes import REPORTED, UNITS, TokenCounts
 from shared.usage import hours, query
 from shared.usage.aggregates import added
 
 DIMENSIONS = ("key", "team", "product", "model", "served", "deployment", "backend", "region", "system", "tier", "role")
-_STARTS: dict[str, Callable[[int], int]] = {
-    "": int,
-    "hour": int,
-    "day": hours.day_start,
-    "month": hours.month_start,
-}
-EVERY = {"hour": 31 * 24, "day": 366, "month": 120}  # the most pieces of a series
 PARAMETERS = ("by", "since", "until", "every", "format", *DIMENSIONS)
 FORECAST_WINDOW = 7 * 24  # hours
 _EARLIEST = datetime(2024, 1, 1, tzinfo=UTC)
 _AT_ONCE = 200  # lines priced before others may run
 
-_SUMS = ("requests", "errors", "hung_up", "estimated", *REPORTED, "images", "characters")
+
+class Pieces(NamedTuple):
+    """The pieces of a series: `start` returns the first hour of an hour's piece; the least hours; the most pieces."""
+
+    start: Callable[[int], int]
+    hours: int
+    most: int
+    label: str
+
+
+EVERY = {
+    "": Pieces(int, 1, 10**9, ""),
+    "hour": Pieces(int, 1, 31 * 24, "%Y-%m-%dT%H:00Z"),
+    "day": Pieces(hours.day_start, 24, 366, "%Y-%m-%d"),
+    "month": Pieces(hours.month_start, 28 * 24, 120, "%Y-%m"),
+}
+
+_SUMS = ("requests", "errors", "hung_up", "estimated", *REPORTED, *(field for field in UNITS if field != "seconds"))
 
 
 class UsageQuery(msgspec.Struct, frozen=True):
@@ -48,7 +58,8 @@ def parse_query(given: Mapping[str, str], now: float, *, by: str = "key") -> Usa
     """Parse the parameters of a report. Raises `InvalidRequest`, which names the wrong one."""
     current = datetime.fromtimestamp(now, UTC)
     since = _moment(given, "since") or current.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    until = min(_moment(given, "until") or current + timedelta(hours=1), current + timedelta(hours=1))
+    asked = _moment(given, "until") or current + timedelta(hours=1)
+    until = min(asked, current + timedelta(hours=1))
     if since < _EARLIEST:
         raise _bad("since", f"{since:%Y-%m-%d}", f"a time after {_EARLIEST:%Y-%m-%d}")
     if since >= until:
@@ -57,21 +68,20 @@ def parse_query(given: Mapping[str, str], now: float, *, by: str = "key") -> Usa
     if wrong := [name for name in names if name not in DIMENSIONS]:
         raise _bad("by", wrong[0], "some of " + ", ".join(DIMENSIONS))
     every = given.get("every", "")
-    if every not in _STARTS:
-        raise _bad("every", every, "one of " + ", ".join(EVERY))
-    if every and (until - since) / timedelta(hours={"hour": 1, "day": 24, "month": 672}[every]) > EVERY[every] + 1:
-        raise _bad(
-            "every", every, f"a period of at most {EVERY[every]} pieces; ask for a shorter one, or for larger pieces"
-        )
-    return UsageQuery(since, until, names, every, {name: given[name] for name in DIMENSIONS if name in given})
+    pieces = EVERY.get(every)
+    if pieces is None:
+        raise _bad("every", every, "one of " + ", ".join(filter(None, EVERY)))
+    if (until - since) / timedelta(hours=pieces.hours) > pieces.most + 1:
+        expected = f"a period of at most {pieces.most} pieces; ask for a shorter one, or for larger pieces"
+        raise _bad("every", every, expected)
+    return UsageQuery(since, asked, names, every, {name: given[name] for name in DIMENSIONS if name in given})
 
 
 class ReportLine(TokenCounts, frozen=True):
-    """Sums of the calls that answered a caller; money in picodollars.
-
-    `estimated` counts requests with estimated tokens. Other charged attempts (hedges, shadows, failures that the
-    backend charged) are only in `charges`, `beside_tokens` and `beside`. No sum has the cost of `unpriced` requests and
-    charges, whose price is unknown. `recent` is the cost of the last seven days, for forecasts."""
+    """Sums of the calls that answered a caller; money in picodollars. `estimated` counts requests with estimated
+    tokens. Other charged attempts (hedges, shadows, failures that the backend charged) are only in `charges`,
+    `beside_tokens` and `beside`. No sum has the cost of `unpriced` requests and charges, whose price is unknown.
+    `recent` is the cost of the last seven days, for forecasts."""
 
     requests: int = 0
     errors: int = 0
@@ -79,6 +89,9 @@ class ReportLine(TokenCounts, frozen=True):
     estimated: int = 0
     images: int = 0
     characters: int = 0
+    web_searches: int = 0
+    file_searches: int = 0
+    code_sessions: int = 0
     sound_ms: int = 0
     charges: int = 0
     beside_tokens: int = 0
@@ -135,12 +148,10 @@ class Report(msgspec.Struct, frozen=True):
 
     def _row(self, line: ReportLine) -> dict[str, Any]:
         row: dict[str, Any] = {name: getattr(line, name) for name in _SUMS}
-        row["seconds"] = line.sound_ms / 1000
-        row["total_tokens"] = line.total_tokens
-        row["charges"], row["beside_tokens"] = line.charges, line.beside_tokens
+        row |= {"seconds": line.sound_ms / 1000, "total_tokens": line.total_tokens}
+        row |= {"charges": line.charges, "beside_tokens": line.beside_tokens}
         known = not line.unpriced or line.cost or line.beside
-        row["cost_usd"] = line.cost / USD if known else None
-        row["beside_usd"] = line.beside / USD if known else None
+        row |= {"cost_usd": line.cost / USD if known else None, "beside_usd": line.beside / USD if known else None}
         row["unpriced"] = line.unpriced
         if self.forecast is not None:
             left, window = self.forecast
@@ -159,16 +170,15 @@ class Report(msgspec.Struct, frozen=True):
 async def report(store: Store, tariff: Tariff, asked: UsageQuery) -> Report:
     """Sum and price usage. Hours that the period touches count whole. Raises `StoreUnavailable`."""
     now = store.now()
-    first, end = hours.hour_of(asked.since.timestamp()), -hours.hour_of(-asked.until.timestamp())
-    forecast, recent = _forecast(first, end, now, asked.every)
-    capacity_weight = _capacity_weight(hours.hour_of(now), recent, forecast)
-    start = _STARTS[asked.every]
-    cuts = [hour for hour in range(first, end) if asked.every and start(hour) == hour]
+    first, end = hours.hour_of(asked.since.timestamp()), -hours.hour_of(-min(asked.until.timestamp(), now + 3600))
+    forecast, recent, capacity_weight = _forecast(first, end, now, asked.every)
+    every = EVERY[asked.every]
+    cuts = [hour for hour in range(first, end) if asked.every and every.start(hour) == hour]
     pieces = query.spans(first, end, [*cuts, recent, *tariff.cuts(first, end)])
     lines: dict[tuple[str, ...], ReportLine] = {}
     total, done = ReportLine(), 0
     for piece, used in zip(pieces, await query.read(store, pieces), strict=True):
-        label = _label(start(piece.first), asked.every)
+        label = datetime.fromtimestamp(every.start(piece.first) * hours.HOUR, UTC).strftime(every.label)
         for charge in tariff.charges(piece, used, now):
             if any(getattr(charge.line, name) != value for name, value in asked.where.items()):
                 continue
@@ -202,31 +212,15 @@ def _cell(value: Any) -> str:
     return f"'{text}" if len(text) > 1 and text[0] in "=+-@\t\r" else text  # a spreadsheet would run it as a formula
 
 
-def _forecast(first: int, end: int, now: float, every: str) -> tuple[tuple[float, float] | None, int]:
-    """(Hours left of this month, hours of its recent past), or None unless the period is this month up to now; and the
-    hour at which the recent past begins."""
+def _forecast(first: int, end: int, now: float, every: str) -> tuple[tuple[float, float] | None, int, float]:
+    """(Hours left of this month, hours of its recent past), or None unless the period is this month up to now; the hour
+    at which the recent past begins; and the weight of capacity, which is paid by whole hours."""
     current = hours.hour_of(now)
     if every or first != hours.month_start(current) or end <= current:
-        return None, end
-    recent = max(first, current + 1 - FORECAST_WINDOW)
-    left = hours.next_month(current) - now / hours.HOUR
-    return (left, max(1.0, now / hours.HOUR - recent)), recent
-
-
-def _capacity_weight(current: int, recent: int, forecast: tuple[float, float] | None) -> float:
-    """The weight of capacity in forecasts. It is paid by whole hours, so the cost includes all of the current one."""
-    if forecast is None:
-        return 1.0
-    left, window = forecast
-    return (hours.next_month(current) - current - 1) / (current + 1 - recent) * window / left
-
-
-def _label(hour: int, every: str) -> str:
-    if not every:
-        return ""
-    return datetime.fromtimestamp(hour * hours.HOUR, UTC).strftime(
-        {"hour": "%Y-%m-%dT%H:00Z", "day": "%Y-%m-%d", "month": "%Y-%m"}[every]
-    )
+        return None, end, 1.0
+    recent, end_of_month = max(first, current + 1 - FORECAST_WINDOW), hours.next_month(current)
+    left, window = end_of_month - now / hours.HOUR, max(1.0, now / hours.HOUR - recent)
+    return (left, window), recent, (end_of_month - current - 1) / (current + 1 - recent) * window / left
 
 
 def _moment(given: Mapping[str, str], name: str) -> datetime | None:

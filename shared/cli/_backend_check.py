@@ -6,6 +6,7 @@ images or audio rejects them without cost, and the error shows that it exists.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 import openai
@@ -37,7 +38,6 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 async def check(settings: Settings) -> list[Finding]:
-    """Check all deployments of all backends, with the gateway's own credentials."""
     credentials = Credentials(settings.client_id, settings.api_keys)
     try:
         groups = await asyncio.gather(*(_check_backend(b, credentials) for b in settings.configuration.backends))
@@ -59,33 +59,35 @@ async def _check_backend(backend: Backend, credentials: Credentials) -> list[Fin
 
 
 def _client(backend: Backend, secret: Callable[[], Awaitable[str]]) -> openai.AsyncOpenAI:
+    options: dict[str, Any] = {"max_retries": 0, "timeout": _TIMEOUT}
     if backend.api_version == "v1":
-        base = backend.endpoint.rstrip("/") + "/openai/v1"
-        return openai.AsyncOpenAI(base_url=base, api_key=secret, max_retries=0, timeout=_TIMEOUT)
-    keyed = backend.auth != "managed_identity"
-    return openai.AsyncAzureOpenAI(
-        azure_endpoint=backend.endpoint,
-        api_version=backend.api_version,
-        api_key=secret if keyed else None,
-        azure_ad_token_provider=None if keyed else secret,
-        max_retries=0,
-        timeout=_TIMEOUT,
-    )
+        return openai.AsyncOpenAI(base_url=backend.endpoint.rstrip("/") + "/openai/v1", api_key=secret, **options)
+    options["azure_ad_token_provider" if backend.auth == "managed_identity" else "api_key"] = secret
+    return openai.AsyncAzureOpenAI(azure_endpoint=backend.endpoint, api_version=backend.api_version, **options)
+
+
+_Call = Callable[[openai.AsyncOpenAI, str], Awaitable[object]]
+_CALLS: tuple[_Call, ...] = (
+    lambda client, deployment: client.chat.completions.create(
+        model=deployment, messages=[{"role": "user", "content": "ping"}], max_completion_tokens=16
+    ),
+    lambda client, deployment: client.embeddings.create(model=deployment, input="ping"),
+    lambda client, deployment: client.completions.create(model=deployment, prompt="ping", max_tokens=1),
+)
 
 
 async def _check_deployment(client: openai.AsyncOpenAI, deployment: str) -> tuple[bool, str]:
     """Try kinds of calls in turn, since the configuration does not name the kind of model."""
     try:
-        for call in (_chat, _embed, _complete):
+        for call in _CALLS:
             try:
                 await call(client, deployment)
-                break
+                return True, "ok"
             except openai.BadRequestError as error:
                 # Some models reject these parameters with other errors: go on to the next kind of call.
-                if call is _complete and error.code != "OperationNotSupported":
+                if call is _CALLS[-1] and error.code != "OperationNotSupported":
                     raise
-        else:
-            return True, "ok: deployed; generates neither text nor embeddings, so it was not called"
+        return True, "ok: deployed; generates neither text nor embeddings, so it was not called"
     except openai.RateLimitError:
         return True, _REASONS[429]
     except openai.APIStatusError as error:
@@ -98,18 +100,3 @@ async def _check_deployment(client: openai.AsyncOpenAI, deployment: str) -> tupl
         return False, f"not reachable: {error.__cause__ or error}"
     except CredentialUnavailable as error:
         return False, str(error)
-    return True, "ok"
-
-
-async def _chat(client: openai.AsyncOpenAI, deployment: str) -> None:
-    await client.chat.completions.create(
-        model=deployment, messages=[{"role": "user", "content": "ping"}], max_completion_tokens=16
-    )
-
-
-async def _embed(client: openai.AsyncOpenAI, deployment: str) -> None:
-    await client.embeddings.create(model=deployment, input="ping")
-
-
-async def _complete(client: openai.AsyncOpenAI, deployment: str) -> None:
-    await client.completions.create(model=deployment, prompt="ping", max_tokens=1)

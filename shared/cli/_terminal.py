@@ -29,7 +29,7 @@ def show(rows: Sequence[dict[str, Any]], heads: Sequence[str], as_json: bool) ->
         return
     table = Table(*(head.replace("_", " ") for head in heads))
     for row in rows:
-        table.add_row(*(Text("" if row[head] is None else str(row[head])) for head in heads))
+        table.add_row(*(Text("" if row[head] is None else str(row[head]), overflow="fold") for head in heads))
     Console(width=None if sys.stdout.isatty() else 400).print(table)
 
 

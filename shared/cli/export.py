@@ -41,19 +41,14 @@ def export_month(
                 out.write_bytes(statement.text)
             except OSError as error:
                 fail(f"--out: {out} cannot be written ({error.strerror})")
-        summary = {
-            "month": statement.label,
-            "rows": statement.rows,
-            "unpriced": statement.unpriced,
-            "usd": exactly(statement.picodollars),
-            "written": written,
-        }
+        usd, rows, unpriced = exactly(statement.picodollars), statement.rows, statement.unpriced
         if as_json:
+            summary = {"month": statement.label, "rows": rows, "unpriced": unpriced, "usd": usd, "written": written}
             print(json.dumps(summary))
         elif not written:
             print(f"{statement.label}: no usage, so no file was written")
         else:
-            print(f"{written}: {statement.rows} rows, {summary['usd']} USD, {statement.unpriced} rows without a price")
+            print(f"{written}: {rows} rows, {usd} USD, {unpriced} rows without a price")
 
     _with_exporter(run, needs_container=out is None)
 
@@ -69,13 +64,12 @@ def reprice(
     first = _hour(since, "", "--from", "2026-11-01")
 
     async def run(exporter: FocusExporter, _: float) -> None:
-        rows = [
-            {"month": one.month, "before": exactly(one.before), "after": exactly(one.after)}
-            | {"change": exactly(one.after - one.before)}
-            for one in await exporter.reprice(first)
-        ]
+        heads, rows = ["month", "before", "after", "change"], []
+        for one in await exporter.reprice(first):
+            sums = map(exactly, (one.before, one.after, one.after - one.before))
+            rows.append(dict(zip(heads, (one.month, *sums), strict=True)))
         if rows or as_json:
-            show(rows, ["month", "before", "after", "change"], as_json)
+            show(rows, heads, as_json)
         else:
             print(f"No month was exported since {since}.")
 

@@ -93,6 +93,10 @@ def create(
     ends = expires.replace(tzinfo=UTC).timestamp() if expires else 0.0
 
     async def run(store: Store) -> None:
+        if expires and ends <= store.now():
+            fail(f"--expires: expected a time in the future, UTC, got {expires:%Y-%m-%dT%H:%M:%S}")
+        if same := [r for r in await Consumers(store).all() if name in (r.consumer.id, r.consumer.name)]:
+            fail(f"NAME: expected a new name, but {same[0].consumer.id} has it (see: tollgate keys list)")
         consumer, key = await Consumers(store).create(
             name, models=allowed, limits=limits, expires=ends, team=team, addresses=sources, access=access
         )
@@ -139,13 +143,16 @@ def change(
     async def run(store: Store) -> None:
         record = await find(store, identified)
         consumer = record.consumer
-        old = Limits() if clear else consumer.model_limits.get(model, Limits()) if model else consumer.limits
-        changed = scopes.merged(old, limits)
+        old = consumer.model_limits.get(model, Limits()) if model else consumer.limits
+        changed = scopes.merged(Limits() if clear else old, limits)
         access = _access(consumer.access, regions, data_zones, pin, explain)
-        await Consumers(store).change_limits(record, changed, model)
-        if sources is not None:
-            await Consumers(store).change_addresses(record, sources)
+        if moves := changed != old:
+            await Consumers(store).change_limits(record, changed, model)
+        if sources not in (None, consumer.addresses):
+            moves = True
+            await Consumers(store).change_addresses(record, sources or ())
         if access != consumer.access:
+            moves = True
             await Consumers(store).change_access(record, access)
         answer = {
             "id": consumer.id,
@@ -153,8 +160,12 @@ def change(
             "limits": msgspec.to_builtins(changed),
             "addresses": list(consumer.addresses if sources is None else sources),
             "access": msgspec.to_builtins(access),
+            "changed": moves,
         }
-        print(json.dumps(answer) if as_json else f"Changed {consumer.name}, effective within 60 seconds.")
+        text = (
+            f"Changed {consumer.name}, effective within 60 seconds." if moves else f"{consumer.name} stays as it was."
+        )
+        print(json.dumps(answer) if as_json else text)
 
     with_store(run)
 
@@ -211,10 +222,12 @@ def rotate(
     ] = 0.0,
     as_json: AsJson = False,
 ) -> None:
-    """Replace the key of a consumer. Its usage and limits continue."""
+    """Replace the key of a consumer. Its usage, its limits and the end of its validity stay."""
 
     async def run(store: Store) -> None:
         record = await find(store, identified)
+        if not record.active_at(store.now()):
+            fail(f"{identified}: its keys are revoked or expired, and stay so; create a new consumer")
         key = await Consumers(store).rotate(record, grace=grace_hours * 3600)
         _show_key(record.consumer.id, key, record.consumer.name, as_json)
 

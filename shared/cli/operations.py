@@ -1,13 +1,16 @@
-"""`check` and `rollup`: maintenance by hand."""
+"""`limits`, `check` and `rollup`: the state, and maintenance by hand."""
 
 import asyncio
 import json
+from typing import Annotated
 
 import msgspec
 import typer
 
+from shared.auth.consumers import Consumers
 from shared.cli import _backend_check as checks
-from shared.cli._terminal import AsJson, settings, show, with_store
+from shared.cli._terminal import AsJson, find, settings, show, with_store
+from shared.limits import report, scopes
 from shared.storage import Store
 from shared.usage import rollup
 
@@ -15,11 +18,27 @@ commands = typer.Typer()
 
 
 @commands.command()
+def limits(
+    identified: Annotated[str | None, typer.Argument(metavar="ID", help="The consumer; default: all.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show each limit: used, available, leased by instances, and when it will be used up."""
+    configuration = settings().configuration
+
+    async def run(store: Store) -> None:
+        records = [await find(store, identified)] if identified else await Consumers(store).all()
+        lines = await report.report(store, scopes.of_all((record.consumer for record in records), configuration))
+        heads = ["about", "unit", "per", "limit", "available", "used", "on_lease", "forecast", "exhausted", "renews"]
+        show(lines if as_json else [dict.fromkeys(heads) | line for line in lines], heads, as_json)
+
+    with_store(run)
+
+
+@commands.command()
 def check(as_json: AsJson = False) -> None:
     """Call every deployment of every backend with a minimal request. Exits with 1 if one is not usable."""
     findings = asyncio.run(checks.check(settings()))
-    rows = [msgspec.to_builtins(finding) for finding in findings]
-    show(rows, ["backend", "region", "model", "deployment", "usable", "result"], as_json)
+    show([msgspec.to_builtins(finding) for finding in findings], checks.Finding.__struct_fields__, as_json)
     if not all(finding.usable for finding in findings):
         raise typer.Exit(1)
 
@@ -30,10 +49,7 @@ def roll_up(as_json: AsJson = False) -> None:
 
     async def run(store: Store) -> None:
         summary = msgspec.to_builtins(await rollup.roll_up(store))
-        print(
-            json.dumps(summary)
-            if as_json
-            else ", ".join(f"{name.replace('_', ' ')}: {value}" for name, value in summary.items())
-        )
+        lines = [f"{name.replace('_', ' ')}: {value}" for name, value in summary.items()]
+        print(json.dumps(summary) if as_json else ", ".join(lines))
 
     with_store(run)

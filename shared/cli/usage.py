@@ -11,7 +11,7 @@ from shared.billing import report as usage_report
 from shared.billing.charges import Tariff
 from shared.cli._terminal import AsJson, fail, find, settings, show, with_store
 from shared.storage import Store
-from shared.token_classes import TOKEN_CLASSES
+from shared.token_classes import TOKEN_CLASSES, UNITS
 from shared.usage.aggregates import NOBODY
 
 commands = typer.Typer()
@@ -90,6 +90,7 @@ def _money(amount: float | None) -> str:
 # Columns that are shown only if a line has a value.
 _DETAILS = {
     *(field for field, tokens in TOKEN_CLASSES.items() if tokens.part_of),
-    *("errors", "hung_up", "estimated", "images", "characters", "seconds"),
+    *UNITS,
+    *("errors", "hung_up", "estimated"),
     *("charges", "beside_tokens", "beside_usd", "unpriced"),
 }

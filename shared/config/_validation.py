@@ -6,27 +6,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from shared.config.document import (
-    AddressLimits,
-    Backend,
-    Configuration,
-    LedgerSettings,
-    Limits,
-    is_date,
-    time_zone_problem,
-)
+from shared.config import document
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 HEADER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
 CONTAINER = re.compile(r"(?=.{3,63}$)[a-z0-9]+(-[a-z0-9]+)*")
 RESOURCE_ID = re.compile(
-    r"/subscriptions/[0-9a-fA-F-]{36}/resourceGroups/[^/\s]+/providers/Microsoft\.CognitiveServices/accounts/[^/\s]+",
-    re.IGNORECASE,
+    r"(?i)/subscriptions/[0-9a-f-]{36}/resourceGroups/[^/\s]+/providers/Microsoft\.CognitiveServices/accounts/[^/\s]+"
 )
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[A-Za-z0-9._:\[\]-]+")
 API_VERSION = re.compile(r"v1|\d{4}-\d{2}-\d{2}(-preview)?")
 
 
-def complaints(configuration: Configuration) -> Iterator[str]:
+def complaints(configuration: document.Configuration) -> Iterator[str]:
     """All complaints about a document that fits the schema, each with the path of the key first."""
     if not configuration.backends:
         yield "backends: expected at least one backend"
@@ -37,16 +29,17 @@ def complaints(configuration: Configuration) -> Iterator[str]:
             yield f"{at}.name: expected a unique name, but backends[{names[backend.name]}] is also {backend.name!r}"
         names.setdefault(backend.name, i)
         yield from _backend_complaints(backend, at)
-        yield from _capacity_complaints(backend, at)
-    yield from _model_complaints(configuration)
-    yield from _price_complaints(configuration)
-    yield from _limits_complaints(configuration)
-    yield from _ledger_complaints(configuration.ledger)
+    for check in (_model_complaints, _price_complaints, _limits_complaints, _ledger_complaints):
+        yield from check(configuration)
+    for i, origin in enumerate(configuration.cors.origins):
+        if origin != "*" and not ORIGIN.fullmatch(origin):
+            yield f"cors.origins[{i}]: expected an origin such as https://app.contoso.com, or *, got {origin!r}"
     if 0 < configuration.heartbeat_seconds < 0.05:
         yield f"heartbeat_seconds: expected 0 (never) or at least 0.05, got {configuration.heartbeat_seconds:g}"
 
 
-def _ledger_complaints(ledger: LedgerSettings) -> Iterator[str]:
+def _ledger_complaints(configuration: document.Configuration) -> Iterator[str]:
+    ledger = configuration.ledger
     if ledger.overflow_directory is not None and not Path(ledger.overflow_directory).is_absolute():
         yield f"ledger.overflow_directory: expected an absolute path, got {ledger.overflow_directory!r}"
     if 0 < ledger.overflow_bytes < 1_000_000:
@@ -55,14 +48,14 @@ def _ledger_complaints(ledger: LedgerSettings) -> Iterator[str]:
         yield "ledger.keep_months: expected 0 (forever) or at least 2 months, got 1"
 
 
-def _limits_complaints(configuration: Configuration) -> Iterator[str]:
+def _limits_complaints(configuration: document.Configuration) -> Iterator[str]:
     settings, client = configuration.limits, configuration.client_address
-    placed: dict[str, Limits | AddressLimits] = {"limits.defaults": settings.defaults}
+    placed: dict[str, document.Limits | document.AddressLimits] = {"limits.defaults": settings.defaults}
     placed["limits.addresses"] = settings.addresses
     placed |= {f"limits.teams.{name}": limits for name, limits in settings.teams.items()}
     placed |= {f"models.{name}.limits": model.limits for name, model in configuration.models.items() if model.limits}
     for at, limits in placed.items():
-        if problem := time_zone_problem(limits):
+        if problem := document.time_zone_problem(limits):
             yield f"{at}.{problem}"
     for key, header in (
         ("client_address.header", client.header),
@@ -77,7 +70,7 @@ def _limits_complaints(configuration: Configuration) -> Iterator[str]:
         yield f"limits.contact: expected the contact for rejected callers, got {settings.contact!r}"
 
 
-def _price_complaints(configuration: Configuration) -> Iterator[str]:
+def _price_complaints(configuration: document.Configuration) -> Iterator[str]:
     export = configuration.export
     if export.container is not None and not CONTAINER.fullmatch(export.container):
         yield f"export.container: expected 3 to 63 small letters, digits and single '-', got {export.container!r}"
@@ -91,7 +84,7 @@ def _price_complaints(configuration: Configuration) -> Iterator[str]:
             yield f"prices[{i}]: {complaint}"
 
 
-def _backend_complaints(backend: Backend, at: str) -> Iterator[str]:
+def _backend_complaints(backend: document.Backend, at: str) -> Iterator[str]:
     if not NAME.fullmatch(backend.name):
         yield f"{at}.name: expected letters, digits, '.', '_' or '-', 64 at most, got {backend.name!r}"
     if not backend.region or not backend.region.isascii() or not backend.region.isprintable():
@@ -113,21 +106,19 @@ def _backend_complaints(backend: Backend, at: str) -> Iterator[str]:
             yield f"{at}.models: expected names of 1 to 128 printable characters without spaces and '/', got {model!r}"
         if not NAME.fullmatch(deployment):
             yield f"{at}.models.{model}: expected the name of a deployment, got {deployment!r}"
-
-
-def _capacity_complaints(backend: Backend, at: str) -> Iterator[str]:
     if backend.capacity and backend.kind != "provisioned":
         yield f"{at}.capacity: expected kind: provisioned with it, got kind: {backend.kind}"
     for i, capacity in enumerate(backend.capacity):
         if capacity.model not in backend.models:
             yield f"{at}.capacity[{i}].model: expected a model of this backend, got {capacity.model!r}"
-        if not capacity.since or not is_date(capacity.since):
+        if not capacity.since or not document.is_date(capacity.since):
             yield f"{at}.capacity[{i}].from: expected a date as 2026-08-01, got {capacity.since!r}"
 
 
-def _model_complaints(configuration: Configuration) -> Iterator[str]:
+def _model_complaints(configuration: document.Configuration) -> Iterator[str]:
     served = set(configuration.model_names())
     aliases: dict[str, str] = {}
+    form = "a name of at most 128 printable characters without spaces and '/'"
     for name, model in configuration.models.items():
         at = f"models.{name}"
         if name not in served:
@@ -142,10 +133,7 @@ def _model_complaints(configuration: Configuration) -> Iterator[str]:
                 yield f"{at}.{key}.model: expected another model of a backend, got {variant.model!r}"
         for i, alias in enumerate(model.aliases):
             if not _is_model_name(alias):
-                yield (
-                    f"{at}.aliases[{i}]: expected a name of at most 128 printable characters without spaces and '/', "
-                    f"got {alias!r}"
-                )
+                yield f"{at}.aliases[{i}]: expected {form}, got {alias!r}"
             if alias in served:
                 yield f"{at}.aliases[{i}]: expected a new name, but {alias!r} is a model of a backend"
             elif alias in aliases:

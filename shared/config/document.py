@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 from msgspec import Meta
 
-from shared.token_classes import TOKEN_PRICES, Dollars, TokenPrices
+from shared.token_classes import TOKEN_PRICES, TOOL_PRICES, UNITS, Dollars, TokenPrices
 
 Limit = Annotated[int, Meta(ge=0, le=10**15)]  # 0: no limit
 Deployment = Literal["global", "data_zone", "regional"]
@@ -16,12 +16,10 @@ Tier = Literal["standard", "batch", "priority", "flex"]
 
 
 class PriceLine(TokenPrices, frozen=True, forbid_unknown_fields=True, kw_only=True, rename={"since": "from"}):
-    """One price, in the table and in the configuration: USD per million tokens or characters, per second of sound,
-    per image, per hour of a provisioned throughput unit.
-
-    If several match a call, the most specific one applies: region before kind of deployment, then the latest `from`
-    (YYYY-MM-DD, UTC). `deployment` None and empty `regions` match all.
-    """
+    """One price, in the table and in the configuration: USD per million tokens or characters, per second of sound, per
+    image, per call of a tool, per hour of a provisioned throughput unit. If several match a call, the most specific one
+    applies: region before kind of deployment, then the latest `from` (YYYY-MM-DD, UTC). `deployment` None and empty
+    `regions` match all."""
 
     model: str = ""
     deployment: Deployment | None = None
@@ -32,6 +30,9 @@ class PriceLine(TokenPrices, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     image: Dollars | None = None
     second: Dollars | None = None
     character: Dollars | None = None
+    web_search: Dollars | None = None
+    file_search: Dollars | None = None
+    code_session: Dollars | None = None
     unit_hour: Dollars | None = None
 
     def problem(self) -> str | None:
@@ -39,12 +40,13 @@ class PriceLine(TokenPrices, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         given = {name for name in AMOUNTS if getattr(self, name) is not None}
         if not given:
             return f"expected at least one of {', '.join(AMOUNTS)}"
-        if bool(self.model) == ("unit_hour" in given) or ("unit_hour" in given and len(given) > 1):
-            return "expected either a model with its prices, or unit_hour alone and no model"
+        if "unit_hour" in given if self.model else not (given <= {*TOOL_PRICES} or given == {"unit_hour"}):
+            tools = ", ".join(TOOL_PRICES)
+            return f"expected either a model with its prices, or no model and unit_hour alone or some of {tools}"
         return None if is_date(self.since) else f"from: expected a date as 2026-08-01, got {self.since!r}"
 
 
-AMOUNTS = (*TOKEN_PRICES, "image", "second", "character", "unit_hour")
+AMOUNTS = (*TOKEN_PRICES, *(unit.price for unit in UNITS.values()), "unit_hour")
 
 
 def is_date(since: str) -> bool:
@@ -107,11 +109,9 @@ Period = Literal["hour", "day", "week", "month"]
 
 
 class Limits(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True, gc=False):
-    """Limits of a consumer, a team, an address or a model. None: the configuration's default; 0: no limit.
-
-    Periods start by the clocks of `time_zone` (UTC). `soft`: calls over a limit are reported, not rejected.
-    `estimate`: output tokens to reserve, the maximum that the call allows (`max`) or the average (`learned`).
-    """
+    """Limits of a consumer, a team, an address or a model. None: the configuration's default; 0: no limit. Periods
+    start by the clocks of `time_zone` (UTC). `soft`: calls over a limit are reported, not rejected. `estimate`: output
+    tokens to reserve, the maximum that the call allows (`max`) or the average (`learned`)."""
 
     requests_per_minute: Limit | None = None
     tokens_per_minute: Limit | None = None
@@ -142,6 +142,12 @@ class ClientAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     header: str | None = None
     hops: Annotated[int, Meta(ge=1, le=10)] = 1
+
+
+class CorsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The origins whose pages may call the gateway from a browser; `*`: any. Empty: none."""
+
+    origins: list[str] = []
 
 
 FallbackReason = Literal["unavailable", "context_window", "content_filter"]
@@ -200,6 +206,8 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `addresses`: for every client address, with and without a valid key.
 
     `contact` is named in the error of a rejected call; `webhook` receives alerts about quotas that are nearly used up.
+    `unpriced`: what becomes of a call under a budget if its model has no known price. `warn`: it passes, does not count
+    towards the budget, and the log says so; `refuse`: it is rejected.
     """
 
     defaults: Limits = Limits()
@@ -208,6 +216,7 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     contact: str = "the gateway's operator"
     headers: TokenHeaders = TokenHeaders()
     webhook: WebhookSettings | None = None
+    unpriced: Literal["refuse", "warn"] = "warn"
 
 
 class ExportSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -233,12 +242,13 @@ class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     request_body: Annotated[float, Meta(gt=0, le=600)] = 60.0
 
 
-Durability = Literal["committed", "deferred"]
+Durability = Literal["committed", "recorded", "deferred"]
 
 
 class LedgerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Durability of usage rows. `committed`: the last byte of an answer waits for its row; `deferred`: it does not, and
-    a crash loses about a second of rows.
+    """Durability of usage rows. `committed`: the last byte of an answer waits for its row; `recorded`: it waits for the
+    row of its beginning, and a crash makes the last second's calls estimates; `deferred`: it does not wait, and a crash
+    loses about a second of rows.
 
     `overflow_directory`: holds rows on disk while the table is unavailable; None: the temporary directory.
     `overflow_bytes`: its largest size; 0: nothing on disk. `keep_months`: age at which raw rows are dropped; 0: never.
@@ -257,12 +267,9 @@ class Tracing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
-    """The configuration document.
-
-    `max_upload_bytes` limits multipart bodies, which are streamed; `max_request_bytes` limits all others.
-    `heartbeat_seconds`: silence after which a stream gets a comment; 0: never. `adopt_unknown_ids`: the backends are
-    searched for objects that the gateway did not create, which are then open to every key.
-    """
+    """The configuration document. `max_upload_bytes` limits multipart bodies, which are streamed; `max_request_bytes`
+    limits all others. `heartbeat_seconds`: silence after which a stream gets a comment; 0: never. `adopt_unknown_ids`:
+    the backends are searched for objects that the gateway did not create, which are then open to every key."""
 
     backends: list[Backend]
     models: dict[str, Model] = {}
@@ -271,6 +278,7 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dic
     azure_monitor: str = "https://{region}.metrics.monitor.azure.com"
     limits: LimitSettings = LimitSettings()
     client_address: ClientAddress = ClientAddress()
+    cors: CorsSettings = CorsSettings()
     timeouts: Timeouts = Timeouts()
     ledger: LedgerSettings = LedgerSettings()
     telemetry: Tracing = Tracing()

@@ -32,7 +32,6 @@ def parse(document: str, source: str) -> Configuration:
 
 def _converted(data: Any) -> tuple[Configuration | None, list[str]]:
     """The configuration, and all complaints of its schema: each wrong value is left out, and the rest checked again.
-
     None if an object lacks what it needs: without it, further checks would mislead."""
     lines: list[str] = []
     left_out: set[tuple[str | int, ...]] = set()

@@ -248,7 +248,7 @@ class BackendClient:
         if target.backend.kind == "provisioned" and "x-ms-spillover-from-deployment" in headers:
             # The provisioned deployment was full, so Azure used a pay-as-you-go one of the same resource.
             backend = msgspec.structs.replace(target.backend, kind="standard")
-            return Target(backend, target.model, headers.get("x-ms-deployment-name") or target.deployment, target.tier)
+            return Target(backend, target.model, headers.get("x-ms-deployment-name") or "?", target.tier)
         if (reading := quota.read(headers, sent, self._breakers.clock())) is not None:
             self._breakers.learn(target, reading)
         return target

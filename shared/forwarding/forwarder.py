@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 
@@ -30,6 +30,10 @@ _LOOK_AFTER = SHORTEST  # seconds after which an attempt is looked at that has s
 
 
 _PLAIN = Model()
+
+
+Admit = Callable[[str], Awaitable[bool]]
+"""Returns True if the limits of this model admit the call."""
 
 
 class ForwardingFailed(Exception):
@@ -61,12 +65,20 @@ class Forwarder:
         self.budget = RetryBudget(breakers.clock)
 
     def sending(
-        self, call: Call, plan: Plan, request_id: str, upload: Upload | None = None, *, kept_alive: bool = False
+        self,
+        call: Call,
+        plan: Plan,
+        request_id: str,
+        upload: Upload | None = None,
+        admit: Admit | None = None,
+        *,
+        kept_alive: bool = False,
     ) -> "ForwardedCall":
         """Prepare a call whose body is there, from when its deadline counts; that of an `upload` starts anew with its
-        end. An `upload` goes to another target as long as everything received of it is kept. `kept_alive`: comments
-        keep the caller's connection, so that a stream may take its whole time until its first content."""
-        return ForwardedCall(self, call, plan, request_id, upload, kept_alive=kept_alive)
+        end. An `upload` goes to another target as long as everything received of it is kept. `admit`: the limits of
+        other models than the plan's, as far as they have some. `kept_alive`: comments keep the caller's connection, so
+        that a stream may take its whole time until its first content."""
+        return ForwardedCall(self, call, plan, request_id, upload, admit, kept_alive=kept_alive)
 
     async def has_object(self, backend: Backend, reference: Reference) -> bool:
         """Ask a backend for an object. Raises `StateUnavailable` if the backend does not answer."""
@@ -96,6 +108,7 @@ class ForwardedCall:
         plan: Plan,
         request_id: str,
         upload: Upload | None,
+        admit: Admit | None,
         *,
         kept_alive: bool,
     ) -> None:
@@ -106,6 +119,8 @@ class ForwardedCall:
         self._plan = plan
         self._request_id = request_id
         self._upload = upload
+        self._admit = admit
+        self._admitted = {plan.model: True}  # by model
         longest = max(forwarder.timeouts.total, forwarder.timeouts.stream if kept_alive else 0.0)
         self._deadline = self._clock() + min(longest, plan.seconds or longest)
         self._started = in_seconds(0.0)
@@ -133,7 +148,7 @@ class ForwardedCall:
             target = self._left.pop(0)
             if self._upload is not None and not self._upload.repeatable:
                 break
-            if not self._may_try(target):
+            if not self._may_try(target) or not await self._is_admitted(target.model):
                 continue
             limit = self._limit(target)
             if limit <= 0:
@@ -176,6 +191,12 @@ class ForwardedCall:
                 return False
             self._tried_ejected = True
         return True
+
+    async def _is_admitted(self, model: str) -> bool:
+        """Return True if the limits of this model admit the call: those of the plan's model did."""
+        if model not in self._admitted:
+            self._admitted[model] = self._admit is None or await self._admit(model)
+        return self._admitted[model]
 
     def _serves(self, target: Target) -> bool:
         """Return True if the target's model may serve this call now."""

@@ -1,4 +1,6 @@
-"""The limits of the calls of one key to one model: what such calls cost at each of them."""
+"""The limits of the calls of one key to one model by one operation: what such calls cost at each of them."""
+
+from collections.abc import Sequence
 
 import msgspec
 
@@ -14,29 +16,33 @@ _NO_AVERAGES = TokenAverages()
 
 
 class CallLimits(msgspec.Struct, gc=False):
-    """The limits by this consumer's policy. `estimated`: some are of tokens or money; `priced`: some are of money, with
-    the `price` for estimates, None if unknown. `experience`: with such calls."""
+    """The limits by this consumer's policy. `text`: the operation generates tokens of text. `estimated`: some limits
+    are of tokens or money; `priced`: some are of money, with the `price` for estimates `until` a time, None if unknown.
+    `experience`: with such calls."""
 
     consumer: Consumer
     model: str
+    text: bool
     limits: tuple[LeasedLimit, ...]
     estimated: bool
     priced: bool
     price: Price | None
+    until: float
     experience: TokenAverages | None
 
-    def hold_for(self, consumer: Consumer) -> bool:
-        """True if the consumer's policy has not changed."""
+    def hold_for(self, consumer: Consumer, now: float) -> bool:
+        """True if neither the consumer's policy nor the price has changed."""
         mine = self.consumer
-        return mine is consumer or (
-            (mine.limits, mine.team, mine.model_limits) == (consumer.limits, consumer.team, consumer.model_limits)
+        return now < self.until and (
+            mine is consumer
+            or (mine.limits, mine.team, mine.model_limits) == (consumer.limits, consumer.team, consumer.model_limits)
         )
 
-    def costs(self, call: Call, size: Size | None, now: float) -> list[Amounts]:
-        """The amounts to reserve at each limit. `size` None: neither tokens nor money are limited."""
+    def costs(self, limits: Sequence[LeasedLimit], call: Call, size: Size | None, now: float) -> list[Amounts]:
+        """The amounts to reserve at these limits. `size` None: neither tokens nor money matter."""
         expected = most = None
         costs = []
-        for limit in self.limits:
+        for limit in limits:
             _, tokens, usd, slots = limit.scope.limited
             estimate = estimation.NOTHING
             if size is not None and (tokens or usd):
@@ -55,9 +61,10 @@ class CallLimits(msgspec.Struct, gc=False):
         return costs
 
     def learn(self, size: Size, usage: Usage) -> None:
-        """Refine later estimates by the usage of one call."""
+        """Refine later estimates by the usage of one call. Answers of text also teach what other models, operations and
+        instances expect under these limits."""
         self.experience = self._experience_with(self.limits[0]).learn(size, usage)
-        for limit in self.limits:
+        for limit in self.limits if self.text else ():
             limit.learn(self.experience)
 
     def _experience_with(self, limit: LeasedLimit) -> TokenAverages:

@@ -109,7 +109,10 @@ class LeaseExchange:
     # --- the holding --------------------------------------------------------------------------------------------------
 
     def spend(self, cost: Amounts, now: float) -> bool:
-        """Admit a call from the lease. False if the lease does not cover it."""
+        """Admit a call from the lease. False if the lease does not cover it. A call that takes nothing of what is
+        limited needs no lease: every call has one request, limited or not."""
+        if not (self.scope.limited[0] or cost.tokens or cost.usd or cost.slots):
+            return True
         self._average = self._average.after(cost, now)
         lease = self.holding.lease
         if now >= lease.expires or self._giving_back or self.waiting or not lease.left.covers(cost):

@@ -32,21 +32,14 @@ def error(denied: Denied, limits: Sequence[LeasedLimit], now: float, contact: st
     about, own, denial = denied.scope.about, denied.scope.limits, denied.denial
     if denial.kind == "rate":
         wait = math.ceil(denial.wait * 1000) / 1000
-        return RateLimitExceeded(
-            f"{about} is limited to {_rate(own, denial.dimension)}. Retry after {wait:.3f} seconds; for more, ask "
-            f"{contact}.",
-            wait,
-            headers(limits, now),
-        )
+        limited = f"{about} is limited to {_rate(own, denial.dimension)}."
+        message = f"{limited} Retry after {wait:.3f} seconds; for more, ask {contact}."
+        return RateLimitExceeded(message, wait, headers(limits, now))
     zone = ZoneInfo(own.time_zone or "UTC")
     renews = datetime.fromtimestamp(round(now + denial.wait), zone).isoformat(timespec="seconds")
     kind = BudgetExceeded if denial.dimension == "usd" else QuotaExceeded
-    return kind(
-        f"{about} has no room left for this call in its {_quota(own, denial.dimension)}. It renews at {renews}; for "
-        f"more, ask {contact}.",
-        renews,
-        headers(limits, now),
-    )
+    used_up = f"{about} has no room left for this call in its {_quota(own, denial.dimension)}."
+    return kind(f"{used_up} It renews at {renews}; for more, ask {contact}.", renews, headers(limits, now))
 
 
 def _rate(limits: Limits, dimension: str) -> str:

@@ -196,11 +196,14 @@ class LeasedLimit:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._task = None
         if not task.cancelled() and (error := task.exception()) is not None:
-            if not isinstance(error, StoreUnavailable):
+            if isinstance(error, StoreUnavailable):
+                now = self._table.now()
+                self._table.reach.lose(now, error)
+                self._admit_waiting_alone(now)
+            else:  # a defect of the gateway: the calls that wait here fail, and all others go on
                 logger.error("the limits of %s cannot be counted", self.scope.key, exc_info=error)
-            now = self._table.now()
-            self._table.reach.lose(now, error)
-            self._admit_waiting_alone(now)
+                for waiter in self._exchange.take_waiting():
+                    waiter.admitted.set_exception(error)
         if self._exchange.waiting:  # calls that came between the last exchange and the end of its task
             self._start()
         elif self._timer is not None:

@@ -309,7 +309,10 @@ def _grant(name: str, level: Level, bound: Bound, part: _Part, active: int, deni
         Level(level.level - amount, out, level.before, used, level.since, max(level.alerted, reached)),
         amount,
         alert,
-        alert > 0 or abs(part.owed) > EPSILON or max(amount, part.left) > part.kept + EPSILON,
+        alert > 0
+        or abs(part.owed) > EPSILON
+        or max(amount, part.left) > part.kept + EPSILON
+        or (denial is None and part.first > part.kept),  # however small: its call waits for a lease
     )
 
 

@@ -7,6 +7,7 @@ them admit it; if one denies it, the others get back what it has reserved.
 
 import asyncio
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
@@ -16,10 +17,11 @@ import msgspec
 
 from shared.auth import client_address
 from shared.billing import cost as pricing
-from shared.billing.cost import USD
+from shared.billing.cost import USD, Price
 from shared.billing.prices import Prices
 from shared.concurrency import LruDict
 from shared.config.document import Configuration
+from shared.errors import ModelWithoutPrice
 from shared.limits import _headers, estimation, scopes
 from shared.limits._amounts import NOTHING, Amounts
 from shared.limits._call_limits import CallLimits
@@ -29,24 +31,28 @@ from shared.limits._rows import LimitsTable
 from shared.limits._settlement import SettlementScheduler
 from shared.limits.scopes import Scope
 from shared.storage import Store, names
-from shared.types import Call, Consumer, Target, Usage
+from shared.types import BATCH, Call, Consumer, Operation, Target, Usage
 from shared.usage.token_averages import Size
 
 logger = logging.getLogger("tollgate.limits")
 
 _MOST_KEPT = 10_000  # pairs of key and model whose limits are at hand; also client addresses
 _ONE_REQUEST = Amounts(1.0)
+_NO_USAGE = Usage()
 
 
 class Reservation:
-    """The amounts that one call has reserved. Settled once, however often that is asked for."""
+    """The amounts that one call has reserved at each of its limits; once it is settled, those booked. `size` None: its
+    tokens do not matter. `serving`: the limits of the other models that may serve it."""
 
-    __slots__ = ("call_limits", "costs", "settled", "size")
+    __slots__ = ("call_limits", "costs", "limits", "serving", "settled", "size")
 
     def __init__(self, call_limits: CallLimits, costs: Sequence[Amounts], size: Size | None) -> None:
         self.call_limits = call_limits
+        self.limits: Sequence[LeasedLimit] = call_limits.limits
         self.costs = costs
-        self.size = size  # None: its tokens do not matter
+        self.size = size
+        self.serving: tuple[CallLimits, ...] = ()
         self.settled = False
 
 
@@ -63,7 +69,7 @@ class Limiter:
         self.hits: Counter[tuple[str, str]] = Counter()  # (kind of scope, dimension) -> denials
         self._unpriced: set[str] = set()
         # Dropping a limit loses no settlement: the scheduler keeps it until it owes nothing.
-        self._call_limits: LruDict[tuple[str, str], CallLimits] = LruDict(_MOST_KEPT)
+        self._call_limits: LruDict[tuple[str, str, str], CallLimits] = LruDict(_MOST_KEPT)
         self._limits: LruDict[str, LeasedLimit] = LruDict(_MOST_KEPT)
         self._address_limits: LruDict[str, LeasedLimit] = LruDict(_MOST_KEPT)
 
@@ -90,51 +96,92 @@ class Limiter:
     async def reserve(self, consumer: Consumer, call: Call) -> Reservation:
         """Admit a call. Nothing is awaited if the leases at hand cover it.
 
-        Raises `RateLimitExceeded` (429), `QuotaExceeded`, `BudgetExceeded` (403), and `StoreUnavailable` (503) for a
-        quota that was never read and cannot be read now."""
-        call_limits = self._limits_of(consumer, self._configuration.canonical(call.model[:128]))
+        Raises `RateLimitExceeded` (429), `QuotaExceeded`, `BudgetExceeded`, `ModelWithoutPrice` (403), and
+        `StoreUnavailable` (503) for a quota that was never read and cannot be read now."""
+        now = self._table.now()
+        call_limits = self._limits_of(consumer, self._configuration.canonical(call.model[:128]), call.operation, now)
         limits = call_limits.limits
         if not limits:
             return Reservation(call_limits, (), None)
-        now = self._table.now()
-        size = estimation.size(call) if call_limits.estimated else None
-        costs = call_limits.costs(call, size, now)
-        for i, (limit, cost) in enumerate(zip(limits, costs, strict=True)):
-            if not limit.spend(cost, now):
-                await self._wait(limits, costs, i, now)
-                break
+        size = None
+        if call_limits.estimated and call.operation.metered not in ("none", "once"):
+            size = self._sized(call, call_limits)
+        costs = call_limits.costs(limits, call, size, now)
+        await self._admit_all(limits, costs, now)
         return Reservation(call_limits, costs, size)
+
+    async def reserve_model(self, reservation: Reservation, consumer: Consumer, call: Call, model: str) -> None:
+        """Admit an admitted call at the limits of another model, which is about to serve it. Raises as `reserve`."""
+        now = self._table.now()
+        call_limits = self._limits_of(consumer, model, call.operation, now)
+        reserved = {limit.scope.key for limit in reservation.limits}
+        limits = [limit for limit in call_limits.limits if limit.scope.key not in reserved]
+        size = self._sized(call, call_limits) if call_limits.estimated else None
+        costs = call_limits.costs(limits, call, size, now)
+        await self._admit_all(limits, costs, now)
+        reservation.limits, reservation.costs = [*reservation.limits, *limits], [*reservation.costs, *costs]
+        reservation.size = reservation.size or size
+        reservation.serving += (call_limits,)
 
     def settle(
         self,
         reservation: Reservation,
-        usage: Usage,
+        usage: Usage = _NO_USAGE,
         served_by: Target | None = None,
         beside: Iterable[tuple[Target, Usage]] = (),
+        requests: float = 1.0,
     ) -> None:
-        """Book what a call took, at the price of the target that served it. `beside`: the charges of attempts that did
-        not answer it, with their targets. Calls after the first, and after `release`, do nothing."""
+        """Book what a call took, at the price and the limits of the model that served it. `beside`: the charges of
+        attempts that did not answer it, with their targets. `requests`: 0 if the call was not served. Calls after the
+        first, and after `release`, do nothing."""
         if reservation.settled:
             return
         reservation.settled = True
-        call_limits = reservation.call_limits
-        if not call_limits.limits:
-            return
-        actual = self._amounts(call_limits, usage, served_by, 1.0)
-        for target, charged in beside:
-            actual = actual.plus(self._amounts(call_limits, charged, target, 0.0))
-        if reservation.size is not None and usage.input_tokens and not usage.estimated:
-            call_limits.learn(reservation.size, usage)
-        for limit, cost in zip(call_limits.limits, reservation.costs, strict=True):
-            limit.settle(cost, actual)
+        serving = self._book(reservation, usage, served_by, beside, requests)
+        if serving.limits and reservation.size is not None and usage.input_tokens and not usage.estimated:
+            serving.learn(reservation.size, usage)
+
+    def correct(
+        self,
+        reservation: Reservation,
+        usage: Usage,
+        served_by: Target | None,
+        beside: Iterable[tuple[Target, Usage]],
+        requests: float,
+    ) -> None:
+        """Book what a settled call took in place of what `settle` has booked."""
+        self._book(reservation, usage, served_by, beside, requests)
 
     def release(self, reservation: Reservation) -> None:
         """Return all that a call reserved: nothing was served."""
-        if reservation.settled:
-            return
-        reservation.settled = True
-        for limit, cost in zip(reservation.call_limits.limits, reservation.costs, strict=True):
-            limit.settle(cost, NOTHING)
+        self.settle(reservation, requests=0.0)
+
+    def _book(
+        self,
+        reservation: Reservation,
+        usage: Usage,
+        served_by: Target | None,
+        beside: Iterable[tuple[Target, Usage]],
+        requests: float,
+    ) -> CallLimits:
+        """Book a usage in place of what the reservation has so far. Return the limits of the model that served."""
+        served = served_by.model if served_by is not None else ""
+        serving = next((one for one in reservation.serving if one.model == served), reservation.call_limits)
+        if not reservation.limits:
+            return serving
+        priced = serving.priced or reservation.call_limits.priced
+        price = serving.price
+        actual = self._amounts(usage, served_by, price, requests, priced=priced)
+        for target, charged in beside:
+            actual = actual.plus(self._amounts(charged, target, price, 0.0, priced=priced))
+        booked = [actual] * len(reservation.limits)
+        if reservation.serving:
+            keys = {limit.scope.key for limit in serving.limits}
+            booked = [actual if limit.scope.key in keys else NOTHING for limit in reservation.limits]
+        for limit, before, now in zip(reservation.limits, reservation.costs, booked, strict=True):
+            limit.settle(before, now)
+        reservation.costs = booked
+        return serving
 
     def headers(self, reservation: Reservation, consumed: Callable[[], int] | None = None) -> dict[str, str]:
         """The caller's limits in OpenAI's form: of several limits, those of the narrowest. Also the headers that the
@@ -162,6 +209,23 @@ class Limiter:
         await self._scheduler.settle_all()
 
     # --- admission ----------------------------------------------------------------------------------------------------
+
+    def _sized(self, call: Call, call_limits: CallLimits) -> Size:
+        """The size of a call. Raises `ModelWithoutPrice` by the configuration, else warns if no budget can count it."""
+        if call_limits.priced and call_limits.price is None:
+            if self._settings.unpriced == "refuse":
+                raise ModelWithoutPrice(
+                    f"The model {call_limits.model!r} has no known price, so no budget can count its calls. Ask "
+                    f"{self._settings.contact} to set its price under `prices`."
+                )
+            self._warn_of_no_price(call_limits.model)
+        return estimation.size(call)
+
+    async def _admit_all(self, limits: Sequence[LeasedLimit], costs: Sequence[Amounts], now: float) -> None:
+        for i, (limit, cost) in enumerate(zip(limits, costs, strict=True)):
+            if not limit.spend(cost, now):
+                await self._wait(limits, costs, i, now)
+                break
 
     async def _wait(self, limits: Sequence[LeasedLimit], costs: Sequence[Amounts], spent: int, now: float) -> None:
         """Admit a call at all limits at once, from the one at `spent` on, whose lease does not cover it."""
@@ -216,20 +280,20 @@ class Limiter:
 
     # --- the limits of a call -----------------------------------------------------------------------------------------
 
-    def _limits_of(self, consumer: Consumer, model: str) -> CallLimits:
-        key = (consumer.id, model)
+    def _limits_of(self, consumer: Consumer, model: str, operation: Operation, now: float) -> CallLimits:
+        key = (consumer.id, model, operation.name)
         former = self._call_limits.get(key)
-        if former is not None and former.hold_for(consumer):
+        if former is not None and former.hold_for(consumer, now):
             self._call_limits.move_to_end(key)
             return former
         limits = tuple(map(self._limit, scopes.of_call(consumer, model, self._configuration)))
         priced = any(limit.scope.limited[2] for limit in limits)
         estimated = priced or any(limit.scope.limited[1] for limit in limits)
-        price = self._prices.dearest(model, self._table.now()) if priced else None
-        if priced and price is None:
-            self._warn_of_no_price(model)
+        price, until = (self._prices.dearest(model, now), self._prices.next_change(now)) if priced else (None, math.inf)
         experience = former.experience if former is not None else None
-        self._call_limits[key] = CallLimits(consumer, model, limits, estimated, priced, price, experience)
+        self._call_limits[key] = CallLimits(
+            consumer, model, operation.metered == "tokens", limits, estimated, priced, price, until, experience
+        )
         return self._call_limits[key]
 
     def _limit(self, scope: Scope) -> LeasedLimit:
@@ -244,18 +308,19 @@ class Limiter:
     def _leased(self, scope: Scope) -> LeasedLimit:
         return LeasedLimit(scope, self._table, self._scheduler, self._alert)
 
-    def _amounts(self, call_limits: CallLimits, usage: Usage, target: Target | None, requests: float) -> Amounts:
-        """The amounts of a usage, at the price of the target it was used on."""
+    def _amounts(
+        self, usage: Usage, target: Target | None, price: Price | None, requests: float, *, priced: bool
+    ) -> Amounts:
+        """The amounts of a usage, at the price of the target it was used on, else at this `price`."""
         usd = 0.0
-        if call_limits.priced:
-            price = self._prices.of_call(usage, target, self._table.now()) if target else call_limits.price
-            cost = pricing.cost(price, usage)
-            if cost is None:
-                self._warn_of_no_price(target.model if target else call_limits.model)
+        if priced:
+            cost = pricing.cost(self._prices.of_call(usage, target, self._table.now()) if target else price, usage)
+            if cost is None and target is not None:
+                self._warn_of_no_price(target.model)
             usd = (cost or 0) / USD
         # A batch may be as large as days of calls, at a pace that its caller does not set: it counts towards budgets
         # alone.
-        tokens = 0 if usage.service_tier == "batch" else usage.input_tokens + usage.output_tokens
+        tokens = 0 if usage.service_tier == BATCH else usage.input_tokens + usage.output_tokens
         return Amounts(requests, float(tokens), usd)
 
     def _warn_of_no_price(self, model: str) -> None:

@@ -48,16 +48,16 @@ def describe(scope: Scope, rows: Sequence[BucketState | None], now: float) -> li
 def _quota(scope: Scope, name: str, bound: Bound, level: Level, out: float, now: float) -> dict[str, Any]:
     """The line of a quota. `forecast`: the use at the period's end, if it goes on at the same rate."""
     limits = scope.limits
-    per = {
-        "requests": limits.request_quota_period or "day",
-        "tokens": limits.token_quota_period or "month",
-        "usd": limits.budget_period or "month",
-    }[name]
+    periods = {
+        "requests": limits.request_quota_period,
+        "tokens": limits.token_quota_period,
+        "usd": limits.budget_period,
+    }
     passed = max(60.0, now - bound.since)
     rate = level.used / passed
     exhausted = now + (bound.quota - level.used) / rate if rate > 0 else math.inf
     return {
-        "per": per,
+        "per": periods[name] or ("day" if name == "requests" else "month"),
         "limit": bound.quota,
         "used": round(level.used, 6),
         "on_lease": round(out, 6),

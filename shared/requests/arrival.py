@@ -1,5 +1,6 @@
 """An incoming request."""
 
+import re
 import time
 
 import msgspec
@@ -19,3 +20,8 @@ class ReceivedRequest(msgspec.Struct, frozen=True):
     def milliseconds(self) -> float:
         """Time since the request arrived."""
         return (time.monotonic() - self.started) * 1000
+
+
+def without_empty_segments(path: str) -> str:
+    """The path as it was meant by a client that joins `https://gateway/` and `/openai/…`."""
+    return re.sub("//+", "/", path) if "//" in path else path

@@ -11,6 +11,7 @@ from shared.azure_openai.operations import Route
 from shared.config.document import Configuration
 from shared.errors import RequestTooLarge, websocket_refused
 from shared.requests._deadline import BodyDeadline
+from shared.requests._decoding import decoded
 from shared.requests.disconnect import CallerDisconnected
 from shared.requests.upload import Upload
 from shared.types import Call
@@ -37,9 +38,10 @@ async def read_call(
         raise websocket_refused(path)
     route = operations.match(method, path)
     query = request.scope["query_string"].decode("latin-1")
+    receive, headers = decoded(request.receive, headers)
     if route.operation.body == "multipart" and headers.get("content-type", "").lower().startswith("multipart/"):
-        return await _uploaded(request.receive, route, query, headers, bounds)
-    body = await _read_body(request.receive, headers, bounds)
+        return await _uploaded(receive, route, query, headers, bounds)
+    body = await _read_body(receive, headers, bounds)
     return requests.parse_call(route, query, headers, body), None
 
 

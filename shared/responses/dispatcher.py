@@ -18,7 +18,7 @@ from shared.forwarding.shadowing import Shadows
 from shared.requests.arrival import ReceivedRequest
 from shared.requests.disconnect import CallerConnection, CallerDisconnected
 from shared.requests.upload import Upload
-from shared.responses.keep_alive import KeepAliveResponse
+from shared.responses.keep_alive import KeepAliveResponse, discard
 from shared.responses.relay import Ended, RelayedResponse
 from shared.responses.rendering import ErrorResponse, JsonResponse
 from shared.routing.router import Router, explained
@@ -32,6 +32,7 @@ class Record(Protocol):
 
     def close(self, outcome: Outcome, text: str = "") -> asyncio.Future[None]: ...
     def shadow(self) -> Callable[[Attempt], None]: ...
+    async def admit(self, model: str) -> bool: ...
 
 
 class AdmittedCall(NamedTuple):
@@ -85,13 +86,18 @@ class Dispatcher:
                     return KeepAliveResponse(answer, headers, call.operation, seconds)
             return answer.result()
         except BaseException:
-            answer.cancel()
+            discard(answer)
             raise
 
     async def _forwarded(self, admitted: AdmittedCall) -> RelayedResponse | ErrorResponse:
         received = admitted.received
         forwarded = self._forwarder.sending(
-            admitted.call, admitted.plan, received.request_id, admitted.upload, kept_alive=_kept_alive(admitted)
+            admitted.call,
+            admitted.plan,
+            received.request_id,
+            admitted.upload,
+            admitted.record.admit,
+            kept_alive=_kept_alive(admitted),
         )
         return await self._accounted(admitted, self._forward(admitted, forwarded), lambda: forwarded.attempts)
 
@@ -158,20 +164,22 @@ class Dispatcher:
 
         `attempts` returns those made so far."""
         received, record = admitted.received, admitted.record
-        failure: Outcome | None = Outcome(status=500, ended="cut")
+        failure: Outcome | None = None
         try:
             async with admitted.connection:
                 response, outcome = await work
-            failure = None
         except ForwardingFailed as failed:
             error = state_unavailable(failed.error, admitted.binding)
             failure = Outcome(status=error.status, attempts=failed.attempts, ended="refused")
             return ErrorResponse(error, _gateway_headers(received, admitted.plan, failed.attempts))
-        except CallerDisconnected:
+        except (CallerDisconnected, asyncio.CancelledError):  # by the server, whose caller gets no answer either
             failure = hung_up(admitted.call, attempts(), round(received.milliseconds()))
             raise
         except GatewayError as error:
-            failure = Outcome(status=error.status, ended="refused")
+            failure = Outcome(status=error.status, attempts=attempts(), ended="refused")
+            raise
+        except BaseException:
+            failure = Outcome(status=500, attempts=attempts(), ended="cut")
             raise
         finally:
             if failure is not None:

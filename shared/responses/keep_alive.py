@@ -12,6 +12,19 @@ from shared.responses.relay import RelayedResponse
 from shared.responses.rendering import KEEP_ALIVE_COMMENT, ErrorResponse, error_object, send_error_event, send_part
 from shared.types import Operation
 
+Answer = asyncio.Future[RelayedResponse | ErrorResponse]
+
+
+def discard(answer: Answer) -> None:
+    """Cancel the work on a response that nobody will receive. If it is there already, account for it."""
+    answer.cancel()
+    answer.add_done_callback(_abandon)
+
+
+def _abandon(answer: Answer) -> None:
+    if not answer.cancelled() and answer.exception() is None and isinstance(late := answer.result(), RelayedResponse):
+        late.abandon()
+
 
 class KeepAliveResponse(Response):
     """An event stream that starts with comments, because its backend has been silent for too long.
@@ -19,16 +32,11 @@ class KeepAliveResponse(Response):
     `answer` gives the response in the end. The first comment commits status and headers, so an error becomes an event.
     """
 
-    def __init__(
-        self,
-        answer: asyncio.Future[RelayedResponse | ErrorResponse],
-        headers: Mapping[str, str],
-        operation: Operation,
-        seconds: float,
-    ) -> None:
+    def __init__(self, answer: Answer, headers: Mapping[str, str], operation: Operation, seconds: float) -> None:
         super().__init__(headers={**headers, "content-type": "text/event-stream; charset=utf-8"})
         self._answer = answer
         self._operation = operation
+        self._request_id = headers.get("x-gateway-request-id", "")
         self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -43,9 +51,10 @@ class KeepAliveResponse(Response):
             return
         except GatewayError as error:
             response = ErrorResponse(error, {})
-        finally:
-            self._answer.cancel()
+        except BaseException:
+            discard(self._answer)
+            raise
         if isinstance(response, RelayedResponse):
             await response.continue_stream(send)
         else:
-            await send_error_event(send, error_object(response.error), self._operation)
+            await send_error_event(send, error_object(response.error, self._request_id), self._operation)

@@ -16,7 +16,7 @@ from shared.forwarding.response import Answer, OpenAnswer, WholeAnswer
 from shared.requests.disconnect import CallerConnection, CallerDisconnected
 from shared.requests.upload import Upload
 from shared.responses._idle_watch import Watch
-from shared.responses.rendering import INTERRUPTED, error_in, send_error_event, send_part
+from shared.responses.rendering import error_in, interrupted, send_error_event, send_part
 from shared.types import Operation, Usage
 
 _LAST_EVENT = 5.0  # seconds in which a caller has to take the event that reports a broken answer
@@ -48,6 +48,7 @@ class RelayedResponse(Response):
     ) -> None:
         self.status_code = answer.status
         self.background = None
+        self._request_id = headers.get("x-gateway-request-id", "")
         self.raw_headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         self._answer = answer
         self._client = client
@@ -81,14 +82,24 @@ class RelayedResponse(Response):
                 await relaying
         except CallerDisconnected:
             ended = "hung_up"
+        except asyncio.CancelledError:  # by the server: the caller gets no more of the answer either
+            ended = "hung_up"
+            raise
         finally:
             relaying.close()  # if the caller had left before it began
-            if not self._accounted:
-                self._accounted = True
-                self._account_for_the_rest(ended)
-            self._answer.close()
-            if self._upload is not None:
-                self._upload.close()
+            self._finish(ended)
+
+    def abandon(self) -> None:
+        """Account for an answer that nobody will receive, as if its caller had hung up."""
+        self._finish("hung_up")
+
+    def _finish(self, ended: Ended) -> None:
+        if not self._accounted:
+            self._accounted = True
+            self._account_for_the_rest(ended)
+        self._answer.close()
+        if self._upload is not None:
+            self._upload.close()
 
     async def _relay(self, send: Send) -> None:
         answer = self._answer
@@ -122,7 +133,7 @@ class RelayedResponse(Response):
         if _has_events(answer):
             await send({"type": "http.response.body", "body": answer.body})
         elif answer.status >= 300:
-            await send_error_event(send, error_in(answer.body), self._operation)
+            await send_error_event(send, error_in(answer.body) or interrupted(self._request_id), self._operation)
         else:
             await send_part(send, b"data: ")
             await _as_data(send)({"type": "http.response.body", "body": answer.body})
@@ -185,7 +196,7 @@ class RelayedResponse(Response):
             return
         with contextlib.suppress(TimeoutError):  # a caller that does not read is not waited for
             async with asyncio.timeout(_LAST_EVENT):
-                await send_error_event(send, INTERRUPTED, self._operation)
+                await send_error_event(send, interrupted(self._request_id), self._operation)
 
     def _record_events(self) -> None:
         """Record the objects in the events so far."""

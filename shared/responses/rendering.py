@@ -10,15 +10,8 @@ from starlette.types import Send
 from shared.errors import GatewayError
 from shared.types import Operation
 
-INTERRUPTED = {
-    "message": "The backend broke off in the middle of this answer. What has arrived is incomplete.",
-    "type": "server_error",
-    "param": None,
-    "code": "upstream_interrupted",
-}
-
-
 KEEP_ALIVE_COMMENT = b": keep-alive\n\n"
+_LONGEST_ID = 256  # characters
 
 
 class JsonResponse(Response):
@@ -31,16 +24,41 @@ class JsonResponse(Response):
 
 
 class ErrorResponse(JsonResponse):
-    """A `GatewayError` as a response."""
+    """A `GatewayError` as a response. The message names the request, if the headers do."""
 
     def __init__(self, error: GatewayError, headers: Mapping[str, str]) -> None:
-        super().__init__({"error": error_object(error)}, error.status, {**headers, **error.limits, **error.headers()})
+        body = {"error": error_object(error, headers.get("x-gateway-request-id", ""))}
+        super().__init__(body, error.status, {**headers, **error.limits, **error.headers()})
         self.error = error
 
 
-def error_object(error: GatewayError) -> dict[str, object]:
+def error_object(error: GatewayError, request_id: str = "") -> dict[str, object]:
     """The member `error` of a body or an event."""
-    return {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+    message = _with_request(error.message, request_id)
+    return {"message": message, "type": error.type, "param": error.param, "code": error.code}
+
+
+def interrupted(request_id: str) -> dict[str, object]:
+    """The member `error` for an answer that its backend did not finish."""
+    message = "The backend broke off in the middle of this answer. What has arrived is incomplete."
+    message = _with_request(message, request_id)
+    return {"message": message, "type": "server_error", "param": None, "code": "upstream_interrupted"}
+
+
+def _with_request(message: str, request_id: str) -> str:
+    """The message with the id by which the operator finds the request in the log."""
+    return f"{message} (request {request_id})" if request_id else message
+
+
+def identify(response: Response, request_id: str, client_request_id: str) -> None:
+    """Give a response the ids that Azure's have, as far as its backend has not. Clients show `x-request-id`.
+
+    `client_request_id`: the caller's `x-ms-client-request-id`, which is returned as it came."""
+    headers = response.headers
+    headers.setdefault("x-request-id", request_id)
+    headers.setdefault("apim-request-id", request_id)
+    if client_request_id.isprintable() and 0 < len(client_request_id) <= _LONGEST_ID:
+        headers.setdefault("x-ms-client-request-id", client_request_id)
 
 
 def has_typed_events(operation: Operation) -> bool:
@@ -54,13 +72,13 @@ def ends_cleanly(operation: Operation) -> bool:
     return operation.name.startswith("responses.")
 
 
-def error_in(body: bytes) -> Mapping[str, object]:
-    """The member `error` of a backend's answer. An answer without one is only said to be incomplete."""
+def error_in(body: bytes) -> Mapping[str, object] | None:
+    """The member `error` of a backend's answer; None if it has none."""
     with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
         error = msgspec.json.decode(body, type=Mapping[str, object]).get("error")
         if isinstance(error, Mapping):
             return error
-    return INTERRUPTED
+    return None
 
 
 def error_event(error: Mapping[str, object], *, typed: bool) -> bytes:

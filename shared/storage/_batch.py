@@ -39,15 +39,9 @@ def encode(target: str, partition: str, rows: Mapping[str, Properties]) -> bytes
     row_head = _ROW.format(target=target, partition=_entity.escape_key(partition)).encode()
     parts = [_HEAD]
     for key, properties in rows.items():
-        parts += (
-            row_head,
-            _entity.escape_key(key).encode(),
-            _ROW_END,
-            _entity.encode(partition, key, properties),
-            b"\r\n",
-        )
-    parts.append(_TAIL)
-    body = b"".join(parts)
+        parts += (row_head, _entity.escape_key(key).encode(), _ROW_END)
+        parts += (_entity.encode(partition, key, properties), b"\r\n")
+    body = b"".join((*parts, _TAIL))
     if len(body) > MAX_TRANSACTION:
         raise ValueError(f"the transaction has {len(body)} bytes; Table Storage allows {MAX_TRANSACTION}")
     return body

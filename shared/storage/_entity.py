@@ -1,4 +1,4 @@
-"""Wire format of rows: addresses, typed JSON, queries and pages. No I/O.
+"""Wire format of rows and tables: addresses, typed JSON, queries and pages. No I/O.
 
 Source: "Payload format for Table service operations" and "Query timeout and pagination", learn.microsoft.com.
 """
@@ -11,7 +11,7 @@ import msgspec
 from shared.storage import Properties, Row, Value
 
 _ANNOTATION = "@odata.type"
-_type_of: dict[str, str] = {}  # property name -> the name of its annotation
+_CONTINUATION = ("NextPartitionKey", "NextRowKey", "NextTableName")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -25,16 +25,15 @@ _decode_page = msgspec.json.Decoder(_Page).decode
 
 def encode(partition: str, key: str, properties: Properties) -> bytes:
     """Encode a row as JSON, with type annotations for floats and long integers: without them, the service reads
-    integers as 32 bits, and 5.0 as an integer.
-
-    U+2028 and U+2029 are escaped because Azurite takes them for line ends, and loses the row."""
+    integers as 32 bits, and 5.0 as an integer. U+2028 and U+2029 are escaped because Azurite takes them for line ends,
+    and loses the row."""
     entity: dict[str, Value] = {"PartitionKey": partition, "RowKey": key, **properties}
     for name, value in properties.items():
         kind = type(value)
         if kind is float:
-            entity[_annotation(name)] = "Edm.Double"
+            entity[name + _ANNOTATION] = "Edm.Double"
         elif kind is int and not -(2**31) <= value < 2**31:  # type: ignore[operator]
-            entity[_annotation(name)] = "Edm.Int64"
+            entity[name + _ANNOTATION] = "Edm.Int64"
             entity[name] = str(value)
     body = _encode(entity)
     if b"\xe2\x80" in body:
@@ -43,13 +42,16 @@ def encode(partition: str, key: str, properties: Properties) -> bytes:
 
 
 def decode(body: bytes) -> Row:
-    """Decode the row in an answer. Raises `msgspec.MsgspecError`, `ValueError` or `KeyError`."""
+    """Decode the row in an answer. Raises `msgspec.MsgspecError`, `ValueError` or `KeyError`, as all decoders here."""
     return _row(_decode_row(body))
 
 
 def decode_page(body: bytes) -> list[Row]:
-    """Decode a page of rows. Raises as `decode`."""
     return [_row(entity) for entity in _decode_page(body).value]
+
+
+def decode_table_names(body: bytes) -> list[str]:
+    return [str(table["TableName"]) for table in _decode_page(body).value]
 
 
 def address(partition: str, key: str) -> str:
@@ -68,10 +70,10 @@ def query(condition: str, most: int, following: Mapping[str, str]) -> str:
     return f"$filter={quote(condition, safe='')}&$top={most}{more}"
 
 
-def next_page(headers: Mapping[str, str]) -> dict[str, str]:
-    """Parameters that request the next page, {} after the last."""
-    tokens = {name: headers.get(f"x-ms-continuation-{name}") for name in ("NextPartitionKey", "NextRowKey")}
-    return {name: token for name, token in tokens.items() if token}
+def next_page(headers: Mapping[str, str]) -> dict[str, str] | None:
+    """Parameters that request the next page, None after the last."""
+    tokens = {name: headers.get(f"x-ms-continuation-{name}") for name in _CONTINUATION}
+    return {name: token for name, token in tokens.items() if token} or None
 
 
 def _row(entity: dict[str, Value]) -> Row:
@@ -79,22 +81,6 @@ def _row(entity: dict[str, Value]) -> Row:
     entity.pop("Timestamp", None)
     for name in [name for name in entity if "." in name]:  # odata.metadata, and the types of properties
         kind, of = entity.pop(name), name.removesuffix(_ANNOTATION)
-        if of in entity:
-            entity[of] = _typed(kind, entity[of])
+        if of in entity and kind in ("Edm.Int64", "Edm.Double"):  # other types, such as dates, stay text
+            entity[of] = int(entity[of]) if kind == "Edm.Int64" else float(entity[of])
     return Row(str(partition), str(key), entity, str(etag))
-
-
-def _typed(kind: Value, value: Value) -> Value:
-    """Types that the gateway does not write, such as dates, stay text."""
-    if kind == "Edm.Int64":
-        return int(value)
-    return float(value) if kind == "Edm.Double" else value
-
-
-def _annotation(name: str) -> str:
-    annotation = _type_of.get(name)
-    if annotation is None:
-        annotation = name + _ANNOTATION
-        if len(_type_of) < 10_000:
-            _type_of[name] = annotation
-    return annotation

@@ -5,6 +5,7 @@ key, and has no readable answer to 101 rows.
 Source: "Understanding the Table service data model", learn.microsoft.com.
 """
 
+import functools
 import math
 import re
 from collections.abc import Mapping
@@ -21,7 +22,6 @@ _TABLE_NAME = re.compile(r"[a-z][a-z0-9]{2,62}")
 _PROPERTY_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 _FORBIDDEN_IN_KEY = re.compile(r"[/\\#?\x00-\x1f\x7f-\x9f]")
 _SYSTEM_PROPERTIES = frozenset(("PartitionKey", "RowKey", "Timestamp"))
-_checked_names: set[str] = set()
 
 
 def check_table_name(name: str) -> None:
@@ -31,7 +31,6 @@ def check_table_name(name: str) -> None:
 
 
 def check_key(key: str) -> None:
-    """Raise `ValueError` unless the partition or row key is valid."""
     if not key or utf16_units(key) > MAX_KEY or _FORBIDDEN_IN_KEY.search(key):
         raise ValueError(
             f"{key[:80]!r} is not a key: expected 1 to {MAX_KEY} characters without / \\ # ? and control characters"
@@ -39,7 +38,6 @@ def check_key(key: str) -> None:
 
 
 def check_properties(properties: Properties) -> None:
-    """Raise `ValueError` unless a row can hold the properties."""
     if len(properties) > MAX_PROPERTIES:
         raise ValueError(f"the row has {len(properties)} properties; Table Storage allows {MAX_PROPERTIES}")
     long_text = False
@@ -47,12 +45,10 @@ def check_properties(properties: Properties) -> None:
         kind = type(value)
         if kind is str:
             assert isinstance(value, str)
-            if len(value) > 1024:
-                long_text = True
-                if utf16_units(value) > MAX_TEXT:
-                    raise ValueError(f"{name} is longer than {MAX_TEXT} characters")
-            elif not value.isascii():
-                utf16_units(value)
+            units = len(value) if value.isascii() else utf16_units(value)
+            if units > MAX_TEXT:
+                raise ValueError(f"{name} is longer than {MAX_TEXT} characters")
+            long_text |= units > 1024
         elif kind is int:
             if not -(2**63) <= value < 2**63:  # type: ignore[operator]
                 raise ValueError(f"{name} = {value} does not fit into 64 bits")
@@ -61,14 +57,12 @@ def check_properties(properties: Properties) -> None:
                 raise ValueError(f"{name} = {value} is not a finite number")
         elif kind is not bool:
             raise ValueError(f"{name} is a {kind.__name__}; expected text, a number or a boolean")
-        if name not in _checked_names:
-            _check_property_name(name)
+        _check_property_name(name)
     if long_text and _stored_size(properties) > MAX_ROW:
         raise ValueError("the row is larger than 1 MiB")
 
 
 def check_rows(partition: str, rows: Mapping[str, Properties]) -> None:
-    """Raise `ValueError` unless the rows are valid, and fit into one transaction."""
     if len(rows) > MAX_BATCH:
         raise ValueError(f"the transaction has {len(rows)} rows; Table Storage allows {MAX_BATCH}")
     check_key(partition)
@@ -82,11 +76,10 @@ def utf16_units(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-16-le")) // 2
 
 
+@functools.lru_cache(10_000)
 def _check_property_name(name: str) -> None:
     if not _PROPERTY_NAME.fullmatch(name) or name in _SYSTEM_PROPERTIES:
         raise ValueError(f"{name[:80]!r} is not a property name: expected letters, digits and _, no reserved name")
-    if len(_checked_names) < 10_000:
-        _checked_names.add(name)
 
 
 def _stored_size(properties: Properties) -> int:

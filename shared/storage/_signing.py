@@ -19,7 +19,6 @@ class Signer(Protocol):
     async def headers(self, now: float, path: str) -> dict[str, str]:
         """Headers that authorize a request to an encoded path. `now` by the service's clock: it rejects dates that
         differ from its own by 15 minutes. Raises `CredentialUnavailable`."""
-        ...
 
     async def close(self) -> None: ...
 
@@ -52,8 +51,6 @@ class SharedKeyLite:
 
 
 class BearerToken:
-    """Signs with the tokens of an identity."""
-
     def __init__(self, tokens: TokenCache) -> None:
         self._tokens = tokens
 

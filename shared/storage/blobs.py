@@ -2,8 +2,8 @@
 
 import asyncio
 from contextlib import suppress
-from functools import partial
-from typing import TYPE_CHECKING
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
 
 from azure.core.credentials import AzureNamedKeyCredential
 from azure.core.credentials_async import AsyncTokenCredential
@@ -27,16 +27,14 @@ class Blobs:
     def __init__(self, endpoint: str, credential: AzureNamedKeyCredential | AsyncTokenCredential) -> None:
         self._endpoint = endpoint
         self._credential = credential
-        self._client: BlobServiceClient | None = None
 
     async def put(self, container: str, name: str, body: bytes, content_type: str) -> None:
-        """Write a blob, or replace it; create the container if it does not exist. Idempotent.
-
-        Raises `StoreUnavailable`."""
+        """Write a blob, or replace it; create the container if it does not exist. Idempotent. Raises
+        `StoreUnavailable`."""
         from azure.storage.blob import ContentSettings
 
         doing = f"write the blob {container}/{name}"
-        folder = self._service().get_container_client(container)
+        folder = self._client.get_container_client(container)
         settings = ContentSettings(content_type=content_type)
         upload = partial(folder.upload_blob, name, body, overwrite=True, content_settings=settings)
         try:
@@ -59,25 +57,19 @@ class Blobs:
             raise StoreUnavailable(f"{doing}: no answer from Blob Storage ({type(error).__name__})") from error
 
     async def close(self) -> None:
-        if self._client is not None:
+        if "_client" in self.__dict__:
             await self._client.close()
         if not isinstance(self._credential, AzureNamedKeyCredential):
             await self._credential.close()
 
-    def _service(self) -> "BlobServiceClient":
+    @cached_property
+    def _client(self) -> "BlobServiceClient":
         """Azure's client. It costs 200 ms to import, and an instance that writes no file does without it."""
         from azure.storage.blob.aio import BlobServiceClient
 
-        if self._client is None:
-            self._client = BlobServiceClient(
-                self._endpoint,
-                self._credential,
-                transport=AioHttpTransport(use_env_settings=False),
-                retry_total=1,
-                initial_backoff=1,
-                random_jitter_range=1,
-            )
-        return self._client
+        transport = AioHttpTransport(use_env_settings=False)
+        retries: dict[str, Any] = {"retry_total": 1, "initial_backoff": 1, "random_jitter_range": 1}
+        return BlobServiceClient(self._endpoint, self._credential, transport=transport, **retries)
 
 
 def open(storage: Storage) -> Blobs:

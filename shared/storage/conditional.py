@@ -15,11 +15,9 @@ async def update(
     table: Table, partition: str, key: str, change: Callable[[Row | None], Properties | None], tries: int = TRIES
 ) -> Properties | None:
     """Write what `change` makes of the row (None: there is no row). Return the properties written, or None if `change`
-    returned None and nothing was written.
-
-    `change` may be called several times. A write whose answer was lost looks like another writer's: `change` then sees
-    its own row. Raises `StoreUnavailable` if other writers were faster `tries` times.
-    """
+    returned None and nothing was written. `change` may be called several times. A write whose answer was lost looks
+    like another writer's: `change` then sees its own row. Raises `StoreUnavailable` if other writers were faster
+    `tries` times."""
     for attempt in range(tries):
         row = await table.get(partition, key)
         properties = change(row)

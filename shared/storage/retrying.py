@@ -4,65 +4,49 @@ A `put` that is retried after its answer was lost returns None, as after a confl
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any
 
 from shared.errors import StoreUnavailable
-from shared.storage import Properties, Row, Store, Table
+from shared.storage import Row, Store, Table
 
 _TRIES = 7
 _FIRST_PAUSE = 0.05  # seconds, doubled each time: three seconds in total
 
 
 class RetryingStore:
-    """Another store, with retries."""
-
     def __init__(self, store: Store) -> None:
         self._store = store
-        self.now = store.now
-        self.close = store.close
+        self.now, self.close = store.now, store.close
+        self.names, self.drop = _retried(store.names), _retried(store.drop)
 
     def table(self, name: str) -> "RetryingTable":
         return RetryingTable(self._store.table(name))
-
-    async def names(self, prefix: str) -> list[str]:
-        return await _retried(lambda: self._store.names(prefix))
-
-    async def drop(self, name: str) -> None:
-        await _retried(lambda: self._store.drop(name))
 
 
 class RetryingTable:
     def __init__(self, table: Table) -> None:
         self._table = table
+        self.get, self.put = _retried(table.get), _retried(table.put)
+        self.merge, self.delete = _retried(table.merge), _retried(table.delete)
 
-    async def get(self, partition: str, key: str) -> Row | None:
-        return await _retried(lambda: self._table.get(partition, key))
+    def scan(self, partition: str) -> AsyncIterator[Row]:
+        return _resumed(lambda _: self._table.scan(partition), "")
 
-    async def put(self, partition: str, key: str, properties: Properties, etag: str | None) -> str | None:
-        return await _retried(lambda: self._table.put(partition, key, properties, etag))
-
-    async def merge(self, partition: str, rows: Mapping[str, Properties]) -> None:
-        await _retried(lambda: self._table.merge(partition, rows))
-
-    async def delete(self, partition: str, key: str) -> None:
-        await _retried(lambda: self._table.delete(partition, key))
-
-    async def scan(self, partition: str) -> AsyncIterator[Row]:
-        async for row in _resumed(lambda _: self._table.scan(partition), ""):
-            yield row
-
-    async def scan_all(self, after: str = "") -> AsyncIterator[Row]:
-        async for row in _resumed(self._table.scan_all, after):
-            yield row
+    def scan_all(self, after: str = "") -> AsyncIterator[Row]:
+        return _resumed(self._table.scan_all, after)
 
 
-async def _retried[T](operation: Callable[[], Awaitable[T]]) -> T:
-    for number in range(_TRIES - 1):
-        try:
-            return await operation()
-        except StoreUnavailable:
-            await asyncio.sleep(_FIRST_PAUSE * 2**number)
-    return await operation()
+def _retried[**P, T](operation: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    async def retried(*args: P.args, **kwargs: P.kwargs) -> T:
+        for number in range(_TRIES - 1):
+            try:
+                return await operation(*args, **kwargs)
+            except StoreUnavailable:
+                await asyncio.sleep(_FIRST_PAUSE * 2**number)
+        return await operation(*args, **kwargs)
+
+    return retried
 
 
 async def _resumed(scan: Callable[[str], AsyncIterator[Row]], after: str) -> AsyncIterator[Row]:

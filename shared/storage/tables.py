@@ -1,22 +1,15 @@
-"""Azure Table Storage as a `Store`: Azure's client creates, lists and deletes tables; `_session.py` handles rows.
+"""Azure Table Storage as a `Store`.
 
 Every operation has a time budget, and raises `StoreUnavailable` when it is exceeded or the service returns an error.
 """
 
 import asyncio
-import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
 
 import aiohttp
 import msgspec
-from azure.core.credentials import AzureNamedKeyCredential
-from azure.core.credentials_async import AsyncTokenCredential
-from azure.core.exceptions import AzureError, HttpResponseError
-from azure.core.pipeline.transport import AioHttpTransport
-from azure.data.tables.aio import TableServiceClient
 
 from shared.concurrency import SingleFlight
 from shared.config.environment import Storage
@@ -33,58 +26,40 @@ PAGE = 500  # rows per query: decoded in 5 ms, so that open streams do not stutt
 
 _MISSING = frozenset(("ResourceNotFound", "EntityNotFound", "TableNotFound"))
 _CONFLICT = frozenset(("EntityAlreadyExists", "UpdateConditionNotSatisfied", "ConditionNotMet")) | _MISSING
-_CODE = re.compile(r'"code"\s*:\s*"(\w{1,80})"')
+_EXISTS = frozenset(("TableAlreadyExists", "ResourceAlreadyExists"))
 _RETRIABLE = frozenset((408, 429, 500, 502, 503, 504))
 _PAUSE = 0.1  # seconds before the second attempt
 
 
 class TablesStore:
     """All tables of one storage account. Open sockets belong to the event loop that first used them. `close()` the
-    store, which closes the credential, too."""
+    store, which closes the signer, too."""
 
-    def __init__(
-        self, endpoint: str, credential: AzureNamedKeyCredential | AsyncTokenCredential, *, budget: float = BUDGET
-    ) -> None:
+    def __init__(self, endpoint: str, signer: Signer, *, budget: float = BUDGET) -> None:
         self.endpoint = endpoint.rstrip("/")
         self.budget = budget
         self.clock = StoreClock()
         self.now = self.clock.now
-        self._credential = credential
-        signer: Signer = (
-            SharedKeyLite(*credential.named_key)
-            if isinstance(credential, AzureNamedKeyCredential)
-            else BearerToken(TokenCache(lambda: credential))
-        )
         self.session = Session(self.endpoint, signer, self.clock)
-        self._service = TableServiceClient(
-            self.endpoint,
-            credential=credential,
-            transport=AioHttpTransport(connection_timeout=budget, read_timeout=budget, use_env_settings=False),
-            retry_total=1,
-            retry_backoff_factor=0.1,
-        )
         self._tables: dict[str, AzureTable] = {}
         self._creations: SingleFlight[str, None] = SingleFlight()
 
     @classmethod
     def from_connection_string(cls, text: str, *, budget: float = BUDGET) -> "TablesStore":
         """From `UseDevelopmentStorage=true` or `AccountName=…;AccountKey=…` and `TableEndpoint=` or `EndpointSuffix=`.
-
         Raises `ConfigurationError`, whose message never shows the key."""
         account = connection_string.account(text)
-        return cls(account.endpoint, AzureNamedKeyCredential(account.name, account.key), budget=budget)
+        return cls(account.endpoint, SharedKeyLite(account.name, account.key), budget=budget)
 
     @classmethod
-    def from_endpoint(
-        cls, table_service_uri: str, credential: AsyncTokenCredential, *, budget: float = BUDGET
-    ) -> "TablesStore":
+    def from_endpoint(cls, table_service_uri: str, tokens: TokenCache) -> "TablesStore":
         """With an Entra identity. Raises `ConfigurationError`."""
         if not connection_string.is_address(table_service_uri, ("https",)):
             raise ConfigurationError(
                 f"{table_service_uri.partition('?')[0]!r} is not the address of a table service: expected "
                 "https://ACCOUNT.table.core.windows.net or similar (tokens are sent over https only)"
             )
-        return cls(table_service_uri, credential, budget=budget)
+        return cls(table_service_uri, BearerToken(tokens))
 
     def table(self, name: str) -> "AzureTable":
         table = self._tables.get(name)
@@ -94,43 +69,66 @@ class TablesStore:
         return table
 
     async def names(self, prefix: str) -> list[str]:
-        query = f"TableName ge '{prefix}' and TableName lt '{prefix}~'"
-        pages = self._service.query_tables(query).by_page()
-        names: list[str] = []
-        while True:
-            async with self.guard(f"list tables {prefix}*"):
-                try:
-                    names += [table.name async for table in await anext(pages)]
-                except StopAsyncIteration:
-                    return sorted(name for name in names if name.startswith(prefix))
+        condition = f"TableName ge '{prefix}' and TableName lt '{prefix}~'"
+        names = self.query(f"list tables {prefix}*", "/Tables", condition, _entity.decode_table_names)
+        return sorted([name async for name in names if name.startswith(prefix)])
 
     async def drop(self, name: str) -> None:
         check_table_name(name)
-        async with self.guard(f"drop table {name}"):
-            try:
-                await self._service.delete_table(name)
-            except HttpResponseError as error:
-                if _code(error) not in _MISSING:
-                    raise
+        await self.answered(f"drop table {name}", self.request("DELETE", f"/Tables('{name}')"), 204, _MISSING)
 
     async def close(self) -> None:
         await self._creations.close()
         await self.session.close()
-        await self._service.close()
-        if not isinstance(self._credential, AzureNamedKeyCredential):
-            await self._credential.close()
 
     async def create_table(self, name: str) -> None:
         """Create a table if it does not exist, in one request for all writers that miss it at the same time."""
-        await self._creations.run(name, partial(self._create_table, name))
+        doing, body = f"create table {name}", msgspec.json.encode({"TableName": name})
+        await self._creations.run(
+            name, lambda: self.answered(doing, self.request("POST", "/Tables", body, _INSERT), 204, _EXISTS)
+        )
 
-    async def _create_table(self, name: str) -> None:
-        async with self.guard(f"create table {name}"):
-            try:
-                await self._service.create_table(name)
-            except HttpResponseError as error:
-                if _code(error) not in ("TableAlreadyExists", "ResourceAlreadyExists"):
-                    raise
+    async def request(
+        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None, query: str = ""
+    ) -> Answer:
+        """Send a request, and once more after an error that may be temporary."""
+        answer = await self.session.send(method, path, body, headers, query)
+        if answer.status in _RETRIABLE:
+            await asyncio.sleep(_PAUSE)
+            answer = await self.session.send(method, path, body, headers, query)
+        return answer
+
+    async def query[T](
+        self, doing: str, path: str, condition: str, decode: Callable[[bytes], list[T]]
+    ) -> AsyncIterator[T]:
+        """Yield the results of a query, page by page."""
+        following: dict[str, str] | None = {}
+        while following is not None:
+            request = self.request("GET", path, query=_entity.query(condition, PAGE, following))
+            page = await self.answered(
+                doing, request, 200, _MISSING, lambda answer: (decode(answer.body), _entity.next_page(answer.headers))
+            )
+            items, following = page or ([], None)
+            for item in items:
+                yield item
+
+    async def answered[T](
+        self,
+        doing: str,
+        request: Awaitable[Answer],
+        status: int,
+        refusals: frozenset[str],
+        read: Callable[[Answer], T | None] = lambda answer: None,
+    ) -> T | None:
+        """Return the content of an answer with this status; None if the service refused with one of these codes."""
+        async with self.guard(doing):
+            answer = await request
+            if answer.status == status:
+                return read(answer)
+            code = _batch.code(answer.body)
+            if answer.status < 400 or code not in refusals:
+                raise StoreUnavailable(f"{doing}: {_explain(answer.status, code)}")
+            return None
 
     @asynccontextmanager
     async def guard(self, doing: str) -> AsyncIterator[None]:
@@ -144,62 +142,48 @@ class TablesStore:
             raise StoreUnavailable(f"{doing}: the gateway's identity got no token for Table Storage") from error
         except TimeoutError as error:
             raise StoreUnavailable(f"{doing}: Table Storage did not answer within {self.budget:g} s") from error
-        except HttpResponseError as error:
-            raise StoreUnavailable(f"{doing}: {_explain(error.status_code or 0, _code(error))}") from error
-        except (AzureError, aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, OSError) as error:
             raise StoreUnavailable(f"{doing}: no answer from Table Storage ({type(error).__name__})") from error
         except (msgspec.MsgspecError, ValueError, TypeError, LookupError, AttributeError) as error:
             raise StoreUnavailable(f"{doing}: unreadable answer from Table Storage ({type(error).__name__})") from error
 
 
 class AzureTable:
-    """One table of the account."""
-
     def __init__(self, store: TablesStore, name: str) -> None:
         self._store = store
         self._name = name
         self._path = f"/{name}"
-        self._url = f"{store.endpoint}/{name}"
 
     async def get(self, partition: str, key: str) -> Row | None:
         check_key(partition)
         check_key(key)
+        request = self._store.request("GET", self._path + _entity.address(partition, key))
         doing = f"get from {self._name}"
-        async with self._store.guard(doing):
-            answer = await self._request("GET", self._path + _entity.address(partition, key))
-            if answer.status == 200:
-                return _entity.decode(answer.body)
-            _expect(answer, _MISSING, doing)
-            return None
+        return await self._store.answered(doing, request, 200, _MISSING, lambda answer: _entity.decode(answer.body))
 
     async def put(self, partition: str, key: str, properties: Properties, etag: str | None) -> str | None:
         check_rows(partition, {key: properties})
         body = _entity.encode(partition, key, properties)
+        if etag is None:
+            request = self._insert(body)
+        else:
+            address, headers = self._path + _entity.address(partition, key), {**_JSON, "If-Match": etag}
+            request = self._store.request("PUT", address, body, headers)
         doing = f"put into {self._name}"
-        async with self._store.guard(doing):
-            if etag is None:
-                answer = await self._insert(body)
-            else:
-                answer = await self._request(
-                    "PUT", self._path + _entity.address(partition, key), body, {**_JSON, "If-Match": etag}
-                )
-            if answer.status == 204:
-                return answer.headers["ETag"]
-            _expect(answer, _CONFLICT, doing)
-            return None
+        return await self._store.answered(doing, request, 204, _CONFLICT, lambda answer: answer.headers["ETag"])
 
     async def _insert(self, body: bytes) -> Answer:
-        answer = await self._request("POST", self._path, body, _INSERT)
+        answer = await self._store.request("POST", self._path, body, _INSERT)
         if answer.status == 404 and _batch.code(answer.body) == "TableNotFound":
             await self._store.create_table(self._name)
-            answer = await self._request("POST", self._path, body, _INSERT)
+            answer = await self._store.request("POST", self._path, body, _INSERT)
         return answer
 
     async def merge(self, partition: str, rows: Mapping[str, Properties]) -> None:
         check_rows(partition, rows)
         if not rows:
             return
-        body = _batch.encode(self._url, partition, rows)
+        body = _batch.encode(self._store.endpoint + self._path, partition, rows)
         doing = f"merge into {self._name}"
         async with self._store.guard(doing):
             error = await self._merge(body, len(rows))
@@ -216,13 +200,9 @@ class AzureTable:
     async def delete(self, partition: str, key: str) -> None:
         check_key(partition)
         check_key(key)
-        doing = f"delete in {self._name}"
-        async with self._store.guard(doing):
-            answer = await self._request(
-                "DELETE", self._path + _entity.address(partition, key), headers={"If-Match": "*"}
-            )
-            if answer.status != 204:
-                _expect(answer, _MISSING, doing)
+        address, headers = self._path + _entity.address(partition, key), {"If-Match": "*"}
+        request = self._store.request("DELETE", address, headers=headers)
+        await self._store.answered(f"delete in {self._name}", request, 204, _MISSING)
 
     def scan(self, partition: str) -> AsyncIterator[Row]:
         check_key(partition)
@@ -231,56 +211,16 @@ class AzureTable:
     def scan_all(self, after: str = "") -> AsyncIterator[Row]:
         return self._query(f"PartitionKey gt '{_quoted(after)}'")
 
-    async def _query(self, condition: str) -> AsyncIterator[Row]:
-        following: dict[str, str] = {}
-        doing = f"scan {self._name}"
-        while True:
-            async with self._store.guard(doing):
-                answer = await self._request("GET", f"{self._path}()", query=_entity.query(condition, PAGE, following))
-                if answer.status != 200:
-                    _expect(answer, _MISSING, doing)
-                    return
-                rows, following = _entity.decode_page(answer.body), _entity.next_page(answer.headers)
-            for row in rows:
-                yield row
-            if not following:
-                return
-
-    async def _request(
-        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None, query: str = ""
-    ) -> Answer:
-        """Send a request, and once more after an error that may be temporary."""
-        answer = await self._store.session.send(method, path, body, headers, query)
-        if answer.status in _RETRIABLE:
-            await asyncio.sleep(_PAUSE)
-            answer = await self._store.session.send(method, path, body, headers, query)
-        return answer
+    def _query(self, condition: str) -> AsyncIterator[Row]:
+        return self._store.query(f"scan {self._name}", f"{self._path}()", condition, _entity.decode_page)
 
 
 _JSON = {"Content-Type": "application/json"}
 _INSERT = {**_JSON, "Prefer": "return-no-content"}
 
 
-def _expect(answer: Answer, codes: frozenset[str], doing: str) -> None:
-    """Raise `StoreUnavailable` unless the service answered with one of these error codes."""
-    code = _batch.code(answer.body)
-    if answer.status < 400 or code not in codes:
-        raise StoreUnavailable(f"{doing}: {_explain(answer.status, code)}")
-
-
 def _quoted(key: str) -> str:
     return key.replace("'", "''")
-
-
-def _code(error: HttpResponseError) -> str:
-    """Azure's error code, or "". The SDK has it for some operations only, as text or as an enumeration."""
-    code = getattr(error, "error_code", None)
-    response: Any = error.response
-    if code is None and response is not None:
-        code = response.headers.get("x-ms-error-code")
-    if code is None and response is not None and (match := _CODE.search(response.text())):
-        code = match[1]
-    return str(getattr(code, "value", code or ""))
 
 
 def _explain(status: int, code: str) -> str:
@@ -295,5 +235,6 @@ def _explain(status: int, code: str) -> str:
 def open(storage: Storage) -> TablesStore:
     """The tables of the account that the environment names. Raises `ConfigurationError`."""
     if storage.table_service_uri is not None:
-        return TablesStore.from_endpoint(storage.table_service_uri, azure_credential(storage.client_id))
+        tokens = TokenCache(partial(azure_credential, storage.client_id))
+        return TablesStore.from_endpoint(storage.table_service_uri, tokens)
     return TablesStore.from_connection_string(storage.connection_string or "")

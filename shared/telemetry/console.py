@@ -1,4 +1,4 @@
-"""Log lines on standard output, one per event."""
+"""Log lines of the process: on standard output, or under the Functions host on standard error."""
 
 import asyncio
 import contextlib
@@ -71,3 +71,24 @@ def log_to_stdout() -> None:
         logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
         logging.logAsyncioTasks = False  # type: ignore[attr-defined]
         logging._srcfile = None
+
+
+class _JsonOrLevel(logging.Formatter):
+    """One line per event. The line of a call is the JSON alone, so that it can be parsed where the host shows it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return text if record.name == "tollgate.requests" else f"{record.levelname} {record.name}: {text}"
+
+
+def log_to_stderr() -> None:
+    """Log to the standard error of a Functions worker, which the host shows whole as `Host.Function.Console`.
+
+    Through the worker's own handler the host would book a line under the invocation that was started last, and drop it
+    where that has ended: every line of a call, which is written after its handler has returned."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonOrLevel())
+    for name in ("tollgate", "asyncio"):
+        logger = logging.getLogger(name)
+        logger.addHandler(handler)
+        logger.propagate = False

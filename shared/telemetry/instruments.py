@@ -58,7 +58,4 @@ STORE = Instrument(
 LAG = Instrument("histogram", "tollgate.event_loop.lag", "s", "Delay of the event loop's timers.", (), _BRIEF)
 BACKLOG = Instrument("gauge", "tollgate.ledger.backlog", "{row}", "Usage rows not in the table yet.")
 SAFE_MODE = Instrument("gauge", "tollgate.safe_mode", "1", "1: limits are applied without the table.")
-INSTRUMENTS = (
-    DURATION, FIRST_TOKEN, PER_TOKEN, TOKENS, ATTEMPTS, REFUSALS, TRIPS, LIMIT_HITS, LIMIT_ALERTS, LEDGER_LOST,
-    TELEMETRY_LOST, STORE, LAG, BACKLOG, SAFE_MODE,
-)  # fmt: skip
+INSTRUMENTS = tuple(value for value in list(globals().values()) if isinstance(value, Instrument))

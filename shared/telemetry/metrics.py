@@ -35,12 +35,9 @@ class Distribution:
     __slots__ = ("bounds", "buckets", "count", "largest", "smallest", "sum")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.buckets = [0] * (len(bounds) + 1)
-        self.count = 0
-        self.sum = 0.0
-        self.smallest = float("inf")
-        self.largest = float("-inf")
+        self.bounds, self.buckets = bounds, [0] * (len(bounds) + 1)
+        self.count, self.sum = 0, 0.0
+        self.smallest, self.largest = float("inf"), float("-inf")
 
     def record(self, value: float) -> None:
         self.buckets[bisect_left(self.bounds, value)] += 1
@@ -51,38 +48,36 @@ class Distribution:
         if value > self.largest:
             self.largest = value
 
-    def add(self, other: "Distribution") -> None:
-        """Add the values of another distribution with the same bounds."""
-        self.buckets = [mine + theirs for mine, theirs in zip(self.buckets, other.buckets, strict=True)]
-        self.count += other.count
-        self.sum += other.sum
-        self.smallest = min(self.smallest, other.smallest)
-        self.largest = max(self.largest, other.largest)
+    def __add__(self, other: "Distribution") -> "Distribution":
+        total = Distribution(self.bounds)
+        total.buckets = [mine + theirs for mine, theirs in zip(self.buckets, other.buckets, strict=True)]
+        total.count, total.sum = self.count + other.count, self.sum + other.sum
+        total.smallest, total.largest = min(self.smallest, other.smallest), max(self.largest, other.largest)
+        return total
 
 
-class Histogram(dict[Labels, Distribution]):
-    """A histogram's time series by the values of its dimensions. Looking one up creates it."""
+class _Family[V](dict[Labels, V]):
+    """The time series of an instrument, by the values of its dimensions."""
 
     def __init__(self, instrument: Instrument) -> None:
         super().__init__()
         self.instrument = instrument
+
+    def _bounded(self, labels: Labels) -> Labels:
+        full = len(self) >= _MOST_SERIES and labels not in self
+        return (_REST,) * len(self.instrument.dimensions) if full else labels
+
+
+class Histogram(_Family[Distribution]):
+    """Looking a time series up creates it."""
 
     def __missing__(self, labels: Labels) -> Distribution:
-        if len(self) >= _MOST_SERIES:
-            labels = (_REST,) * len(self.instrument.dimensions)
-        return self.setdefault(labels, Distribution(self.instrument.bounds))
+        return self.setdefault(self._bounded(labels), Distribution(self.instrument.bounds))
 
 
-class Counter(dict[Labels, float]):
-    """A counter's time series."""
-
-    def __init__(self, instrument: Instrument) -> None:
-        super().__init__()
-        self.instrument = instrument
-
+class Counter(_Family[float]):
     def add(self, labels: Labels, value: float = 1) -> None:
-        if labels not in self and len(self) >= _MOST_SERIES:
-            labels = (_REST,) * len(self.instrument.dimensions)
+        labels = self._bounded(labels)
         self[labels] = self.get(labels, 0) + value
 
 
@@ -108,14 +103,7 @@ def drained(*families: Histogram | Counter) -> Iterator[Point]:
 
 
 def summed(before: Point | None, new: Point) -> Point:
-    """Add two points of one series."""
     if before is None:
         return new
-    if isinstance(before.value, Distribution) and isinstance(new.value, Distribution):
-        total = Distribution(new.instrument.bounds)
-        total.add(before.value)
-        total.add(new.value)
-        return Point(new.instrument, new.labels, total)
-    assert not isinstance(before.value, Distribution)
-    assert not isinstance(new.value, Distribution)
-    return Point(new.instrument, new.labels, before.value + new.value)
+    value = before.value + new.value  # type: ignore[operator]  # both are of one kind
+    return Point(new.instrument, new.labels, value)

@@ -43,8 +43,6 @@ class LogLine(msgspec.Struct, frozen=True):
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """The content of one export."""
-
     spans: list[Span] = []
     lines: list[LogLine] = []
     points: list[Point] = []
@@ -60,15 +58,12 @@ class TelemetryExporter(Protocol):
     @property
     def busy(self) -> bool:
         """True until every batch taken has been sent."""
-        ...
 
     def send(self, batch: Batch) -> None:
         """Take a batch. Returns at once."""
-        ...
 
     async def close(self) -> None:
         """Send the batches taken."""
-        ...
 
 
 _current: ContextVar[TraceContext] = ContextVar("trace context", default=UNTRACED)
@@ -121,14 +116,10 @@ class Telemetry:
         self._budget, self._failure_budget = Budget(traces_per_second), Budget(traces_per_second)
         self._spans: deque[Span] = deque()
         self._lines: deque[LogLine] = deque()
-        self._duration = Histogram(instruments.DURATION)
-        self._first_token = Histogram(instruments.FIRST_TOKEN)
-        self._per_token = Histogram(instruments.PER_TOKEN)
-        self._tokens = Histogram(instruments.TOKENS)
-        self._store = Histogram(instruments.STORE)
-        self._lag = Histogram(instruments.LAG)
-        self._attempts = Counter(instruments.ATTEMPTS)
-        self._refusals = Counter(instruments.REFUSALS)
+        self._duration, self._tokens = Histogram(instruments.DURATION), Histogram(instruments.TOKENS)
+        self._first_token, self._per_token = Histogram(instruments.FIRST_TOKEN), Histogram(instruments.PER_TOKEN)
+        self._store, self._lag = Histogram(instruments.STORE), Histogram(instruments.LAG)
+        self._attempts, self._refusals = Counter(instruments.ATTEMPTS), Counter(instruments.REFUSALS)
         self._lost = Counter(instruments.TELEMETRY_LOST)
         self._readings: Readings = {}
         self._exported: dict[tuple[Instrument, Labels], float] = {}  # counters that are read
@@ -146,7 +137,6 @@ class Telemetry:
         return trace
 
     def ended(self, trace: TraceContext, consumer: Consumer, call: Call, outcome: Outcome) -> None:
-        """Record an admitted call that has ended."""
         now = self._clock()
         self._measure(now - trace.started, call, outcome)
         failed = len(outcome.attempts) > 1 or outcome.status >= 500 or outcome.ended == "cut"
@@ -159,7 +149,6 @@ class Telemetry:
                 self._append(self._spans, span)
 
     def refused(self, trace: TraceContext, status: int, code: str) -> None:
-        """Record a request that was refused before it was admitted."""
         now = self._clock()
         self._refusals.add((code,))
         if represents := self._sample(trace, now, failed=status >= 500):
@@ -183,7 +172,6 @@ class Telemetry:
         return ended
 
     def timed(self, store: Store) -> Store:
-        """Measure the operations of a store."""
         return TimedStore(store, lambda operation, seconds, error: self._store[operation, error].record(seconds))
 
     def _sample(self, trace: TraceContext, now: float, *, failed: bool) -> int:
@@ -197,17 +185,16 @@ class Telemetry:
 
     def _measure(self, seconds: float, call: Call, outcome: Outcome) -> None:
         target = outcome.served_by or (outcome.attempts[-1].target if outcome.attempts else None)
-        labels = (
-            spans.operation_of(call),
-            target.model if target else call.model,
-            target.backend.name if target else "",
-        )
+        model, backend = (target.model, target.backend.name) if target else (call.model, "")
+        labels = (spans.operation_of(call), model, backend)
         self._duration[*labels, spans.error_of(outcome)].record(seconds)
         for attempt in outcome.attempts:
             self._count(attempt)
         if outcome.served_by is None or outcome.status >= 400:
             return
-        self._measure_tokens(labels, outcome.usage)
+        for field, name in _TOKEN_TYPES:
+            if tokens := getattr(outcome.usage, field):
+                self._tokens[*labels, name].record(tokens)
         if call.stream:
             to_first = outcome.first_byte_ms / 1000
             self._first_token[labels].record(to_first)
@@ -217,11 +204,6 @@ class Telemetry:
     def _count(self, attempt: Attempt) -> None:
         backend = attempt.target.backend
         self._attempts.add((backend.name, backend.region, spans.result_of(attempt)))
-
-    def _measure_tokens(self, labels: Labels, usage: Usage) -> None:
-        for field, name in _TOKEN_TYPES:
-            if tokens := getattr(usage, field):
-                self._tokens[*labels, name].record(tokens)
 
     # --- export -------------------------------------------------------------------------------------------------------
 
@@ -240,7 +222,6 @@ class Telemetry:
         await self._exporter.close()
 
     def note(self, line: LogLine) -> None:
-        """Record a log line."""
         self._append(self._lines, line)
 
     async def _run(self) -> None:
@@ -297,7 +278,5 @@ class _Handler(logging.Handler):
         if record.exc_info and record.exc_info[0] is not None:
             # Not the exception's message: it may contain prompts or answers.
             kind, stack = record.exc_info[0].__name__, "".join(traceback.format_tb(record.exc_info[2]))
-        time = int(record.created * 1e9)
-        text = record.getMessage()
-        ids = (trace.trace_id, trace.span_id)
-        self._telemetry.note(LogLine(time, record.levelno, record.name, text, *ids, kind, stack))
+        about = (int(record.created * 1e9), record.levelno, record.name, record.getMessage())
+        self._telemetry.note(LogLine(*about, trace.trace_id, trace.span_id, kind, stack))

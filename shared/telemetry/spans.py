@@ -25,9 +25,8 @@ Attributes = dict[str, str | int | float | bool]
 
 class TraceContext(msgspec.Struct, frozen=True):
     """The ids of a request's span. `parent_id` 0: it begins the trace. `sampled` False: the caller does not sample the
-    trace. `started` is monotonic.
-
-    A trace that begins here has the request's id as its id, so each can be derived from the other."""
+    trace. `started` is monotonic. A trace that begins here has the request's id as its id, so each can be derived from
+    the other."""
 
     request_id: str
     started: float
@@ -99,17 +98,9 @@ def of_call(
     in seconds since 1970. `usd` is the cost, None if the price is unknown."""
     operation = operation_of(call)
     target = outcome.served_by or (outcome.attempts[-1].target if outcome.attempts else None)
-    yield Span(
-        f"{operation} {target.model if target else call.model}".rstrip(),
-        trace.trace_id,
-        trace.span_id,
-        trace.parent_id,
-        _nanoseconds(epoch + trace.started),
-        _nanoseconds(epoch + ended),
-        _attributes(trace, operation, consumer, call, outcome) | ({} if usd is None else {"tollgate.usd": usd}),
-        error_of(outcome),
-        represents,
-    )
+    name = f"{operation} {target.model if target else call.model}".rstrip()
+    attributes = _attributes(trace, operation, consumer, call, outcome) | ({} if usd is None else {"tollgate.usd": usd})
+    yield _of_request(trace, name, ended, epoch, attributes, error_of(outcome), represents)
     for number, attempt in enumerate(outcome.attempts, 1):
         yield of_attempt(trace, call, attempt, number, epoch, represents)
 
@@ -117,21 +108,13 @@ def of_call(
 def of_attempt(trace: TraceContext, call: Call, attempt: Attempt, number: int, epoch: float, represents: int) -> Span:
     """The span of an attempt, a child of its call's."""
     operation, started = operation_of(call), _nanoseconds(epoch + attempt.started)
-    return Span(
-        f"{operation} {attempt.target.deployment}".rstrip(),
-        trace.trace_id,
-        (trace.span_id + number) & _64_BITS or 1,
-        trace.span_id,
-        started,
-        started + round(attempt.milliseconds * 1e6),
-        _attempt_attributes(operation, call, attempt, number),
-        result_of(attempt) if attempt.problem else "",
-        represents,
-    )
+    name, ended = f"{operation} {attempt.target.deployment}".rstrip(), started + round(attempt.milliseconds * 1e6)
+    ids = (trace.trace_id, (trace.span_id + number) & _64_BITS or 1, trace.span_id)
+    attributes = _attempt_attributes(operation, call, attempt, number)
+    return Span(name, *ids, started, ended, attributes, result_of(attempt) if attempt.problem else "", represents)
 
 
 def of_refusal(trace: TraceContext, status: int, code: str, ended: float, epoch: float, represents: int) -> Span:
-    """The span of a request that was refused before it was admitted."""
     attributes: Attributes = {
         "http.response.status_code": status,
         "error.type": code,
@@ -139,9 +122,15 @@ def of_refusal(trace: TraceContext, status: int, code: str, ended: float, epoch:
         "tollgate.status": status,
         "tollgate.error": code,
     }
-    start, end = _nanoseconds(epoch + trace.started), _nanoseconds(epoch + ended)
+    return _of_request(trace, "refused", ended, epoch, attributes, code, represents)
+
+
+def _of_request(
+    trace: TraceContext, name: str, ended: float, epoch: float, attributes: Attributes, error: str, represents: int
+) -> Span:
     ids = (trace.trace_id, trace.span_id, trace.parent_id)
-    return Span("refused", *ids, start, end, attributes, code, represents)
+    start, end = _nanoseconds(epoch + trace.started), _nanoseconds(epoch + ended)
+    return Span(name, *ids, start, end, attributes, error, represents)
 
 
 def _nanoseconds(seconds: float) -> int:

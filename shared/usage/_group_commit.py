@@ -33,8 +33,10 @@ class Batch:
         self.born = born
         self.rows: dict[str, dict[str, Value]] = {}
         self.waiting: list[asyncio.Future[None]] = []
+        self.released = False  # nothing waits for it any more
 
     def release(self) -> None:
+        self.released = True
         for waiter in self.waiting:
             if not waiter.done():
                 waiter.set_result(None)
@@ -97,7 +99,7 @@ class GroupCommit:
     def written(self, batch: Batch) -> asyncio.Future[None]:
         """A future that is done when the batch is in the table, or when it takes too long to wait for."""
         waiter = asyncio.get_running_loop().create_future()
-        if self._out_of_patience():
+        if batch.released or self._out_of_patience():
             waiter.set_result(None)
         else:
             batch.waiting.append(waiter)

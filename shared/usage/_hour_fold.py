@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from shared.token_classes import TOKEN_CLASSES
-from shared.types import LONG_CONTEXT
+from shared.token_classes import TOKEN_CLASSES, UNITS
+from shared.types import BATCH, LONG_CONTEXT
 from shared.usage import aggregates
 from shared.usage.aggregates import NOBODY, Counts, Dimensions, Fold
 
@@ -19,12 +19,14 @@ _REQUESTS, _ENDS, _ESTIMATED, _ERRORS, _HUNG_UP, _CHARGES, _ATTEMPTS = (
 _INPUT, _OUTPUT, _SOUND_MS, _MS, _TIMED, _TTFT, _FIRST_TOKENS = (
     _FIELDS[field] for field in ("input_tokens", "output_tokens", "sound_ms", "ms", "timed", "ttft", "first_tokens")
 )
+_CHOSEN, _MODELS = (  # the places of names that callers choose, and of those that backends may
+    tuple(map(Dimensions.__struct_fields__.index, names)) for names in (("product", "system"), ("model", "served"))
+)
 _OPTIONAL = tuple(  # properties of a row that are added as they are, where the row has them
     (row, _FIELDS[field])
     for row, field in (
         *((tokens.row, field) for field, tokens in TOKEN_CLASSES.items() if tokens.part_of),
-        ("e_images", "images"),
-        ("e_chars", "characters"),
+        *((unit.row, field) for field, unit in UNITS.items() if field in _FIELDS),
     )
 )
 
@@ -49,7 +51,7 @@ class HourFold:
                 if float(get("s_ts", 0.0)) < self._closing:
                     self._close_orphan(row)
             return
-        self._halves += 1 + started
+        self._halves += 1 + started + ("e_counted" in row)
         line = self._line(row)
         if "e_role" in row:
             line[_CHARGES] += 1
@@ -93,7 +95,7 @@ class HourFold:
         """Return the sums that a row is added to. The names are in the order of `Dimensions`."""
         get = row.get
         model = get("e_model") or get("s_model") or NOBODY  # "": the call names no model, as one about a file
-        dimensions = (
+        dimensions: tuple[str, ...] = (
             get("s_key", NOBODY),
             model,
             get("e_backend", NOBODY),
@@ -105,11 +107,12 @@ class HourFold:
             get("s_team", NOBODY),
             get("s_product", NOBODY),
             get("s_system", NOBODY),
-            "long" if get("e_input", 0) > LONG_CONTEXT else "short",
+            "long" if get("e_input", 0) > LONG_CONTEXT and get("e_tier") != BATCH else "short",
         )
         line = self._lines.get(dimensions)
         if line is None and len(self._lines) >= _MOST_LINES:
-            dimensions = (*dimensions[:-3], aggregates.OTHERS, aggregates.OTHERS, dimensions[-1])
+            replaced = _CHOSEN if len(self._lines) < 2 * _MOST_LINES else (*_CHOSEN, *_MODELS)
+            dimensions = tuple(aggregates.OTHERS if i in replaced else name for i, name in enumerate(dimensions))
             line = self._lines.get(dimensions)
         if line is None:
             line = self._lines[dimensions] = [0] * len(Counts.__struct_fields__)

@@ -19,7 +19,7 @@ The rank of a day is the sum over its hours, that of a month over its days.
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from operator import add
+from operator import add, attrgetter
 
 import msgspec
 
@@ -82,6 +82,9 @@ class Counts(TokenCounts, frozen=True):
     characters: int = 0
     hung_up: int = 0
     charges: int = 0
+    web_searches: int = 0
+    file_searches: int = 0
+    code_sessions: int = 0
 
     @property
     def seconds(self) -> float:
@@ -123,13 +126,19 @@ def combine(folds: Sequence[Fold]) -> Fold:
 
 
 def bounded(lines: Lines) -> Lines:
-    """Keep the `MOST_NAMES` pairs of product and system with the most tokens per key; add up the rest as one.
+    """Keep the `MOST_NAMES` pairs of product and system with the most tokens per key, and as many of model and served
+    model; add up the rest as one.
 
-    Callers choose these names: a new one in every call would make a fold as long as its rows."""
+    Callers and backends choose these names: a new one in every call would make a fold as long as its rows."""
+    return _bounded(_bounded(lines, "product", "system"), "model", "served")
+
+
+def _bounded(lines: Lines, first: str, second: str) -> Lines:
+    pair_of = attrgetter(first, second)
     tokens: dict[str, dict[tuple[str, str], int]] = {}
     for line, counts in lines.items():
         names = tokens.setdefault(line.key, {})
-        pair = line.product, line.system
+        pair = pair_of(line)
         if pair != (OTHERS, OTHERS):
             names[pair] = names.get(pair, 0) + counts.input_tokens + counts.output_tokens
     kept = {
@@ -141,9 +150,9 @@ def bounded(lines: Lines) -> Lines:
         return lines
 
     def place(line: Dimensions) -> Dimensions:
-        if line.key not in kept or (line.product, line.system) in kept[line.key]:
+        if line.key not in kept or pair_of(line) in kept[line.key]:
             return line
-        return msgspec.structs.replace(line, product=OTHERS, system=OTHERS)
+        return msgspec.structs.replace(line, **{first: OTHERS, second: OTHERS})
 
     return add_lines({place(line): counts} for line, counts in lines.items())
 

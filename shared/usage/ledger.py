@@ -6,6 +6,7 @@ duplicate anything. `_group_commit.py` writes the rows.
 
 import asyncio
 import functools
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -15,28 +16,29 @@ import msgspec
 from shared import ulid
 from shared.config.document import Durability
 from shared.storage import Store, Value
-from shared.token_classes import TOKEN_CLASSES
+from shared.token_classes import TOKEN_CLASSES, UNITS
 from shared.types import Attempt, Call, Consumer, Outcome, Target, Usage
 from shared.usage import hours, rollup
-from shared.usage._group_commit import GroupCommit
+from shared.usage._group_commit import Batch, GroupCommit
 from shared.usage.overflow import Overflow
 from shared.usage.token_averages import Size, TokenAverages
 
 _MOST_AVERAGES = 10_000
+_MOST_UNKNOWN = 100  # classes of tokens that are logged
+logger = logging.getLogger("tollgate.ledger")
+
 _NO_AVERAGES = TokenAverages(prior=1)
 SHARDS = 16  # partitions per hour; an instance writes to one of them, so its rows share transactions
 # Seconds that a row waits for others. A quick call then needs one write, and a busy instance whose answers do not wait
 # for their rows needs one write per second.
-_LINGER: dict[Durability, float] = {"committed": 0.1, "deferred": 1.0}
+_LINGER: dict[Durability, float] = {"committed": 0.1, "recorded": 0.5, "deferred": 1.0}
 
 # The property of each field of `Usage`. Zero and empty values are not stored.
-_PROPERTIES = {field: tokens.row for field, tokens in TOKEN_CLASSES.items()} | {
-    "images": "e_images",
-    "seconds": "e_seconds",
-    "characters": "e_chars",
+_PROPERTIES = {field: tokens.row for field, tokens in (TOKEN_CLASSES | UNITS).items()} | {
     "model": "e_served",
     "service_tier": "e_tier",
     "estimated": "e_est",
+    "unknown": "e_unknown",
 }
 _WHOSE = ("s_key", "s_team", "s_product", "s_system", "s_model", "s_ts")  # properties that all rows of a call share
 
@@ -49,6 +51,7 @@ class Entry(msgspec.Struct, frozen=True):
     request_id: str
     intent: dict[str, Value] = {}
     size: Size = Size(0)  # of the prompt
+    batch: Batch | None = None  # with the intent
 
 
 @functools.lru_cache(maxsize=4)
@@ -69,11 +72,12 @@ class Ledger:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._now = store.now
-        self._deferred = durability == "deferred"
+        self._durability = durability
         late = functools.partial(rollup.note_late, store)
         self._rows = GroupCommit(store, overflow, _LINGER[durability], clock, late)
         self.instance = ulid.new(store.now())[-10:]
-        self._averages: dict[tuple[Value, Value], TokenAverages] = {}
+        self._averages: dict[tuple[Value, Value, Value], TokenAverages] = {}
+        self._unknown: frozenset[str] = frozenset()
         self._shard = int.from_bytes(os.urandom(2)) % SHARDS
 
     @property
@@ -87,14 +91,14 @@ class Ledger:
         return self._rows.dropped
 
     def begin(self, request_id: str, consumer: Consumer, call: Call, model: str) -> Entry:
-        """Record that a call was admitted. Returns at once; the row follows."""
+        """Record that a call was admitted. Returns at once; the row follows, at once if its answer will wait for it."""
         now, size = self._now(), Size(4 * call.input_estimate)
         intent: dict[str, Value] = {
             "s_key": consumer.id,
             "s_model": model,
             "s_op": call.operation.name,
             # Used if this instance crashes before the call ends.
-            "s_prompt": round(self._averages.get((consumer.id, model), _NO_AVERAGES).input(size)),
+            "s_prompt": round(self._averages.get((consumer.id, model, call.operation.name), _NO_AVERAGES).input(size)),
             "s_max": call.max_output_tokens or 0,
             "s_ts": now,
             "s_inst": self.instance,
@@ -105,13 +109,17 @@ class Ledger:
             intent["s_product"] = consumer.product
         if call.system:
             intent["s_system"] = call.system
-        entry = Entry(*_place(int(now // hours.HOUR), self._shard), request_id, intent, size)
-        self._rows.add(entry.table, entry.partition, request_id, intent)
-        self._rows.soon()
-        return entry
+        place = _place(int(now // hours.HOUR), self._shard)
+        batch = self._rows.add(*place, request_id, intent)
+        if self._durability == "recorded":
+            self._rows.at_once()
+        else:
+            self._rows.soon()
+        return Entry(*place, request_id, intent, size, batch)
 
     def end(self, entry: Entry, outcome: Outcome) -> asyncio.Future[None]:
-        """Record the end of a call. Returns at once; the future is done when the row is in the table.
+        """Record the end of a call. Returns at once; the future is done when the row is in the table, or the intent if
+        durability is `recorded`.
 
         It is done earlier if the table has failed for 2 s, and at once if durability is `deferred`."""
         end = _usage_properties(outcome.usage)
@@ -120,17 +128,21 @@ class Ledger:
         end["e_attempts"] = len(outcome.attempts)
         end["e_ttft"] = outcome.first_byte_ms
         end["e_ms"] = outcome.total_ms
+        if outcome.usage.unknown:
+            self._note_unknown(outcome.usage.unknown)
         if outcome.served_by is not None:
             _add_target(end, outcome.served_by)
             self._learn(entry, outcome.usage)
         batch = self._rows.add(entry.table, entry.partition, entry.request_id, end)
-        if self._deferred:
-            self._rows.soon()
-            done = asyncio.get_running_loop().create_future()
-            done.set_result(None)
-            return done
-        self._rows.at_once()
-        return self._rows.written(batch)
+        if self._durability == "committed":
+            self._rows.at_once()
+            return self._rows.written(batch)
+        self._rows.soon()
+        if self._durability == "recorded" and entry.batch is not None:
+            return self._rows.written(entry.batch)
+        done = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
 
     def charge(self, entry: Entry, number: int, attempt: Attempt) -> None:
         """Record an attempt that was charged but did not answer the caller, in a separate row. Without a charge, do
@@ -148,10 +160,30 @@ class Ledger:
         self._rows.add(entry.table, entry.partition, f"{entry.request_id}-{number}", row)
         self._rows.soon()
 
+    def correct(self, entry: Entry, outcome: Outcome) -> None:
+        """Replace the estimated tokens of an ended call, and of its charges, with what was counted. Returns at once.
+
+        `e_counted` makes a fold of the corrected rows outrank one of the estimates."""
+        usages = {entry.request_id: outcome.usage} | {
+            f"{entry.request_id}-{number}": attempt.usage
+            for number, attempt in enumerate(outcome.attempts, 1)
+            if attempt.usage is not None
+        }
+        for key, usage in usages.items():
+            if usage.estimated:
+                self._rows.add(entry.table, entry.partition, key, _usage_properties(usage) | {"e_counted": True})
+        self._rows.soon()
+
+    def _note_unknown(self, classes: str) -> None:
+        names = frozenset(msgspec.json.decode(classes)) - self._unknown
+        if names and len(self._unknown) < _MOST_UNKNOWN:
+            self._unknown |= names
+            logger.warning("unknown classes of tokens are kept in e_unknown, unpriced: %s", ", ".join(sorted(names)))
+
     def _learn(self, entry: Entry, usage: Usage) -> None:
         if entry.size.text and usage.input_tokens and not usage.estimated:
-            key = entry.intent["s_key"], entry.intent["s_model"]
-            if len(self._averages) >= _MOST_AVERAGES and key not in self._averages:  # an LruDict costs 1 µs a call
+            key = entry.intent["s_key"], entry.intent["s_model"], entry.intent["s_op"]
+            if key not in self._averages and len(self._averages) >= _MOST_AVERAGES:  # an LruDict costs 1 µs a call
                 self._averages.clear()
             self._averages[key] = self._averages.get(key, _NO_AVERAGES).learn(entry.size, usage)
 

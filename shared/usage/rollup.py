@@ -28,6 +28,7 @@ logger = logging.getLogger("tollgate.rollup")
 SETTLED = 70 * 60  # age at which an hour has all its ends and orphans, unless a table was unavailable
 SEALED = 26 * 3600  # age at which late rows have arrived, too
 LEASE = 300  # seconds
+OVERDUE = 600  # seconds after the end of the last pass, when the timer has missed its turn
 
 PARTITION, LATE = "rollup", "late"  # of the table `control`
 _READERS = 8  # partitions read at a time
@@ -83,7 +84,7 @@ async def roll_up(store: Store, nonce: Callable[[], str] = new_nonce, keep_month
 
 
 class RollupLock:
-    """A lease in one row, taken by compare-and-swap. It expires by the store's clock."""
+    """A lease in one row, taken by compare-and-swap. It expires by the store's clock, and at the end of a pass."""
 
     def __init__(self, store: Store, owner: str) -> None:
         self._store = store
@@ -103,12 +104,20 @@ class RollupLock:
 
     async def release(self) -> None:
         def expire(row: Row | None) -> Properties | None:
-            return {"owner": self._owner, "expiry": 0.0} if row and row.properties["owner"] == self._owner else None
+            if row is None or row.properties["owner"] != self._owner:
+                return None
+            return {"owner": self._owner, "expiry": self._store.now()}
 
         try:
             await update(self._table, PARTITION, "lease", expire)
         except StoreUnavailable as error:
             logger.warning("the roll-up's lease was not released and expires in %d s: %s", LEASE, error)
+
+
+async def overdue(store: Store) -> bool:
+    """True if the last pass ended, or lost its lease, more than `OVERDUE` seconds ago."""
+    row = await store.table(CONTROL).get(PARTITION, "lease")
+    return row is None or float(row.properties["expiry"]) < store.now() - OVERDUE
 
 
 async def watermarks(store: Store) -> Watermarks | None:

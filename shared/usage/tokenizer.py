@@ -52,21 +52,20 @@ class Tokenizer:
         self._waiting = 0  # bytes of requests
         self._stopping = False
 
-    def correct(
-        self, outcome: Outcome, body: bytes, said: str, account: Callable[[Outcome], asyncio.Future[None]]
-    ) -> asyncio.Future[None]:
-        """Count the estimated tokens of an outcome, then account for it. The future is done when `account`'s is."""
+    def correct(self, outcome: Outcome, body: bytes, said: str, account: Callable[[Outcome | None], None]) -> None:
+        """Count the estimated tokens of an outcome in the background, then call `account` with the corrected outcome;
+        None: they cannot be counted."""
 
-        async def count_first() -> None:
+        async def count() -> None:
             model = outcome.usage.model or (outcome.served_by.model if outcome.served_by else "")
             counted = None
             try:
                 counted = await self.count(CountRequest(model, body, said))
             except Exception:  # the outcome must be accounted for
                 logger.exception("cannot count tokens; estimated by characters")
-            await account(counted.correct(outcome) if counted else outcome)
+            account(counted.correct(outcome) if counted else None)
 
-        return self._tasks.start(count_first())
+        self._tasks.start(count())
 
     async def count(self, request: CountRequest) -> Counted | None:
         """Return the tokens; None if they cannot be counted, with the reason in the log."""

@@ -44,7 +44,7 @@ def create(call: Call) -> Answer:
             "metadata": request.metadata or {},
         }
     )
-    return answer_json(call.store.evaluations.add(evaluation).object)
+    return answer_json(call.store.evaluations.add(evaluation).object, status=201)
 
 
 def list_all(call: Call) -> Answer:
@@ -104,7 +104,7 @@ def create_run(call: Call) -> Answer:
             _complete(call, run, items)
 
     call.store.work.later(RUN_SECONDS, finish)
-    return answer_json(run.object)
+    return answer_json(run.object, status=201)
 
 
 def _items(call: Call, source: Object) -> list[Any]:

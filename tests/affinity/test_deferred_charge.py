@@ -9,9 +9,10 @@ from shared.affinity.directory import ObjectDirectory
 from shared.affinity.recorder import ObjectRecorder
 from shared.azure_openai import operations, requests
 from shared.config.document import Backend, Configuration
-from shared.errors import StateUnavailable
-from shared.storage.memory import MemoryStore
+from shared.errors import StateUnavailable, StoreUnavailable
+from shared.storage import Properties, Row
 from shared.types import Consumer, Reference, Usage
+from tests.harness.memory_store import MemoryStore, MemoryTable
 
 ALICE = Consumer("alice00000", "Alice")
 USED = Usage(input_tokens=10, output_tokens=5)
@@ -20,12 +21,12 @@ CREATED = b'{"id": "run_12345", "object": "thread.run", "status": "queued"}'
 COMPLETED = b'{"id": "run_12345", "object": "thread.run", "status": "completed"}'
 
 
-def directory() -> ObjectDirectory:
+def directory(store: MemoryStore | None = None) -> ObjectDirectory:
     async def ask(backend: Backend, reference: Reference) -> bool:
         raise StateUnavailable("nobody is asked")
 
     backends = [Backend(name="a", endpoint="https://a", region="a", models={"gpt-4o": "gpt-4o"})]
-    return ObjectDirectory(MemoryStore(), Configuration(backends=backends), lambda _: True, ask)
+    return ObjectDirectory(store or MemoryStore(), Configuration(backends=backends), lambda _: True, ask)
 
 
 def recorder(objects: ObjectDirectory, method: str, path: str, body: bytes = b"") -> ObjectRecorder:
@@ -78,3 +79,53 @@ async def test_a_call_whose_caller_leaves_pays_what_it_has_claimed_and_else_noth
     claimed = asyncio.get_running_loop().create_future()
     charge.after_disconnect(claimed.set_result)
     assert await asyncio.wait_for(claimed, 5) == USED
+
+
+class Forgetful(MemoryStore):
+    """A store that does what it is asked, and whose answers to conditional writes get `lost` while it is so many."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lost = 0
+
+    def table(self, name: str) -> MemoryTable:
+        return _ForgetfulTable(self, name)
+
+
+class _ForgetfulTable(MemoryTable):
+    def __init__(self, store: Forgetful, name: str) -> None:
+        super().__init__(store, name)
+        self._forgetful = store
+
+    async def put(self, partition: str, key: str, properties: Properties, etag: str | None) -> str | None:
+        written = await super().put(partition, key, properties, etag)
+        if self._forgetful.lost and etag is not None:
+            self._forgetful.lost -= 1
+            return None  # as after the retry of a write that was done
+        return written
+
+
+async def test_a_claim_whose_answer_was_lost_pays_nevertheless_and_once() -> None:
+    store = Forgetful()
+    making = streamed_run(directory(store))
+    await making.kept()
+    store.lost = 1
+    reading = retrieved_run(directory(store))  # on another instance, without this one's memory
+    assert await DeferredCharge(reading).share(USED) == USED
+    assert await DeferredCharge(retrieved_run(directory(store))).share(USED) == Usage()
+    making.events([COMPLETED])
+    assert await DeferredCharge(making).share(USED) == Usage()
+
+
+async def test_a_call_is_answered_and_pays_once_while_the_table_is_away() -> None:
+    class Away(MemoryStore):
+        def table(self, name: str) -> MemoryTable:
+            return _AwayTable(self, name)
+
+    class _AwayTable(MemoryTable):
+        async def get(self, partition: str, key: str) -> Row | None:
+            raise StoreUnavailable("away")
+
+    objects = directory(Away())
+    assert await DeferredCharge(retrieved_run(objects)).share(USED) == USED
+    assert await DeferredCharge(retrieved_run(objects)).share(USED) == Usage()

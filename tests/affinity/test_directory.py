@@ -14,8 +14,8 @@ from shared.config import document
 from shared.config.document import Backend
 from shared.errors import StateConflict, StateNotFound, StateUnavailable, StoreUnavailable
 from shared.storage import Row
-from shared.storage.memory import MemoryStore, MemoryTable
 from shared.types import Call, Consumer, Reference
+from tests.harness.memory_store import MemoryStore, MemoryTable
 
 ALICE, BOB = Consumer("alice00000", "Alice"), Consumer("bob0000000", "Bob")
 ONE, TWO = Reference("file", "file-11111"), Reference("vector_store", "vs_22222")

@@ -11,8 +11,8 @@ from shared.auth.authenticator import Authenticator
 from shared.auth.consumers import Consumers, Record
 from shared.config.document import Limits
 from shared.errors import InvalidApiKey, StoreUnavailable
-from shared.storage.memory import MemoryStore
 from shared.types import Consumer
+from tests.harness.memory_store import MemoryStore
 
 
 class Store(MemoryStore):
@@ -101,6 +101,34 @@ async def test_a_warm_key_never_waits_for_its_refresh() -> None:
     await house.later(35.0)
     async with asyncio.timeout(0.05):
         await house.who(key)
+
+
+async def test_rotation_keeps_the_end_of_validity() -> None:
+    store = MemoryStore(lambda: 1000.0)
+    consumers = Consumers(store)
+    for expires in (0.0, 5000.0):
+        consumer, _ = await consumers.create("ann", models=None, limits=Limits(), expires=expires)
+        for grace in (100.0, 0.0):
+            record = await consumers.find(consumer.id)
+            assert record is not None
+            new = keys.parse(await consumers.rotate(record, grace=grace))
+            record = await consumers.find(consumer.id)
+            assert record is not None
+            assert new is not None
+            assert record.keys[new.key_id].expires == expires
+
+
+async def test_a_key_made_while_its_consumer_is_revoked_is_not_valid() -> None:
+    store = MemoryStore(lambda: 1000.0)
+    consumers = Consumers(store)
+    consumer, _ = await consumers.create("ann", models=None, limits=Limits())
+    record = await consumers.find(consumer.id)
+    assert record is not None
+    await consumers.revoke(record)
+    await consumers.rotate(record)  # by what it read before
+    record = await consumers.find(consumer.id)
+    assert record is not None
+    assert not record.active_at(1000.0)
 
 
 async def test_a_rotated_key_works_at_once_and_the_old_one_ends() -> None:

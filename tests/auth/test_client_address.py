@@ -216,7 +216,9 @@ def test_guessing_keys_is_slow(guarded: System) -> None:
 
 def test_a_policy_of_networks_is_made_and_changed_by_command(guarded: System) -> None:
     environment = guarded.gateway.environment
-    made = cli(environment, "keys", "create", "plant", "--addresses", "10.0.0.0/8, 192.0.2.1", "--json")
+    made = cli(
+        environment, "keys", "create", f"plant on {guarded.edge}", "--addresses", "10.0.0.0/8, 192.0.2.1", "--json"
+    )
     here = f"10.0.0.{1 + EDGES.index(guarded.edge)}"
     assert ask(guarded, here, made["key"]).status == 200
     refused = ask(guarded, "192.0.2.2", made["key"])

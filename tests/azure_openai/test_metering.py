@@ -3,10 +3,12 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.azure_openai.event_reader import EventReader
 from shared.azure_openai.metering import BodyMeter, is_json_object, usage_in_answer
 from shared.types import Usage
 from tests.azure_openai.streams import COUNTED, OF_RESPONSE, RESPONSE, USAGE, call
@@ -103,6 +105,41 @@ def test_the_usage_of_every_api_is_read(
     path: str, fields: dict[str, Any], answer: dict[str, Any], counted: Usage
 ) -> None:
     assert usage_in_answer(call(path, **fields), 200, json.dumps(answer).encode()) == counted
+
+
+CALLS_OF_TOOLS = [
+    {"type": "web_search_call", "action": {"type": "search"}},
+    {"type": "web_search_call", "action": {"type": "open_page", "url": "https://a"}},
+    {"type": "web_search_call"},
+    {"type": "file_search_call", "queries": ["a"]},
+    {"type": "code_interpreter_call", "container_id": "cntr_1"},
+    {"type": "code_interpreter_call", "container_id": "cntr_1"},
+    {"type": "code_interpreter_call", "container_id": "cntr_2"},
+    {"type": "function_call", "name": "mine"},
+    {"type": "message", "content": [{"type": "output_text", "text": "a web_search_call"}]},
+]
+
+
+def test_charged_calls_of_tools_are_counted_in_whole_answers_and_in_streams() -> None:
+    response = {**RESPONSE, "output": CALLS_OF_TOOLS}
+    counted = msgspec.structs.replace(OF_RESPONSE, web_searches=2, file_searches=1, code_sessions=2)
+    assert usage_in_answer(call("/v1/responses"), 200, json.dumps(response).encode()) == counted
+    reader = EventReader(call("/v1/responses", stream=True))
+    reader.read(b"data: " + json.dumps({"type": "response.completed", "response": response}).encode() + b"\n\n")
+    assert reader.usage() == counted
+
+
+def test_every_class_of_tokens_is_read_and_the_unknown_ones_are_kept() -> None:
+    usage = {
+        "input_tokens": 1000,
+        "output_tokens": 100,
+        "input_tokens_details": {"cached_tokens": 300, "cache_write_tokens": 500, "smelt_tokens": 7, "text_tokens": 1},
+        "output_tokens_details": {"reasoning_tokens": 60, "dreamt_tokens": 3, "by_day": {"a": 1}, "none_tokens": None},
+    }
+    body = json.dumps({**RESPONSE, "usage": usage, "output": []}).encode()
+    counted = usage_in_answer(call("/v1/responses"), 200, body)
+    assert (counted.cached_input_tokens, counted.cache_write_tokens, counted.reasoning_tokens) == (300, 500, 60)
+    assert json.loads(counted.unknown) == {"input.smelt_tokens": 7, "output.dreamt_tokens": 3}
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.billing.charges import UNUSED, Charge, Tariff
-from shared.billing.cost import USD
+from shared.billing.cost import USD, cost
 from shared.billing.prices import Prices
 from shared.billing.report import DIMENSIONS, UsageQuery, as_csv, parse_query, report
 from shared.config.document import Backend, PriceLine, ProvisionedCapacity
 from shared.errors import InvalidRequest
 from shared.storage import Properties
-from shared.storage.memory import MemoryStore
+from shared.types import Target, Usage
 from shared.usage import hours
 from shared.usage.aggregates import Counts, Dimensions, Lines
 from shared.usage.query import HourRange, spans
+from tests.harness.memory_store import MemoryStore
 
 HOUR = hours.from_label("2026110312")
 NOW = (HOUR + 1000) * 3600.0
@@ -68,6 +69,20 @@ def test_a_line_costs_its_tokens_at_the_price_of_the_served_model() -> None:
     costs = charged(lines, None, SWEDEN)
     dollars = [None if money is None else money / USD for money in costs.values()]
     assert dollars == [5.0, 2.5, 1.25, 2.0, None, 0.009, 5.0, 0.0]
+
+
+def test_a_call_that_azure_spilled_over_is_pay_as_you_go_and_takes_no_capacity() -> None:
+    zone = msgspec.structs.replace(
+        SWEDEN, name="zone", endpoint="https://b", deployment="data_zone", models={"gpt-4o": "payg"}
+    )
+    kept, spilled = (dimensions(backend="reserved", deployment=name) for name in ("ptu", "payg"))
+    unknown = dimensions(backend="reserved", deployment="?")
+    million = Counts(requests=1, input_tokens=1_000_000)
+    costs = charged(dict.fromkeys((kept, spilled, unknown), million), None, RESERVED, zone)
+    assert costs == {kept: 100 * USD, spilled: 2_750_000_000_000, unknown: 2_500_000_000_000}
+    call, target = Usage(1_000_000), Target(RESERVED, "gpt-4o", "payg")
+    price = tariff(RESERVED, zone).prices.of_call(call, target, NOW)
+    assert cost(price, call) == costs[spilled]
 
 
 def test_capacity_is_divided_by_the_cost_of_the_same_tokens_without_it() -> None:
@@ -304,6 +319,7 @@ def test_errors_about_parameters_say_what_was_expected(given: dict[str, str], sa
 def test_periods_may_be_months_days_and_times_with_zones() -> None:
     now = datetime(2026, 11, 21, 12, 30, tzinfo=UTC).timestamp()
     assert parse_query({}, now).since == datetime(2026, 11, 1, tzinfo=UTC)
+    assert parse_query({"until": "2027-01"}, now).until == datetime(2027, 1, 1, tzinfo=UTC)  # as it was asked
     asked = parse_query({"since": "2026-10", "until": "2026-11-02T01:00+02:00"}, now)
     assert (asked.since, asked.until) == (datetime(2026, 10, 1, tzinfo=UTC), datetime(2026, 11, 1, 23, tzinfo=UTC))
     assert asked == UsageQuery(asked.since, asked.until)

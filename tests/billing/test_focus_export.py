@@ -29,12 +29,12 @@ from shared.config.parsing import parse
 from shared.errors import StoreUnavailable
 from shared.storage import Properties, Store
 from shared.storage.blobs import Blobs
-from shared.storage.memory import MemoryStore
 from shared.usage import hours
 from shared.usage.rollup import roll_up
 from tests.harness.azurite import Azurite
 from tests.harness.azurite import azurite as start_azurite
 from tests.harness.gateway_process import cli
+from tests.harness.memory_store import MemoryStore
 
 SWEDEN: dict[str, Any] = {
     "name": "sweden",
@@ -137,6 +137,7 @@ async def test_the_rows_add_up_to_the_usage_report() -> None:
             e_input=number * 1001,
             e_cached=0,
             e_backend=backend,
+            e_deployment={"sweden": "chat", "reserved": "ptu"}[backend],
             e_tier=["default", "batch", "priority"][number % 3],
         )
     month = hours.from_label("2026110100")

@@ -4,6 +4,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from shared.config import document as config_document
 from shared.config.document import Backend, PriceLine
 from shared.config.parsing import parse
 from shared.errors import ConfigurationError
-from shared.types import Usage
+from shared.types import Target, Usage
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC).timestamp()
 SWEDEN = Backend(name="sweden", endpoint="https://a", region="swedencentral", models={"gpt-4o": "a", "gpt-5.4": "b"})
@@ -64,6 +65,18 @@ def usd(model: str, usage: Usage, prices: Prices = PRICES, **more: Any) -> float
         ("text-embedding-3-small", Usage(1_000_000), {}, 0.02),
         ("gpt-3.5-turbo-instruct", Usage(1_000_000), {}, 1.5),  # OpenAI's name of gpt-35-turbo-instruct
         ("nonesuch", Usage(), {}, 0.0),  # nothing was used
+        ("gpt-4-turbo-2024-04-09", Usage(1_000_000, 0), {}, 10.0),
+        ("gpt-4-vision-preview", Usage(1_000_000, 0), {}, 10.0),
+        ("whisper-1", Usage(seconds=90.0), {}, 90 * 0.36 / 3600),
+        ("gpt-6-sol-2026-09-01", Usage(1_000_000, 100_000), {}, 2 + 1),
+        ("gpt-6-sol", Usage(1_000_000, 0, cache_write_tokens=1_000_000, service_tier="flex"), {}, 1.25),
+        ("gpt-5.4", Usage(1_000_000, 0, service_tier="flex"), {}, 1.25),  # a tier that Azure's list lacks
+        ("gpt-5.6-luna", Usage(1_000_000, 1_000_000, cache_write_tokens=500_000), {}, 0.1 + 0.125 + 1.2),
+        ("gpt-5.6-luna", Usage(1_000_000, 0), {"backend": "zone"}, 0.22),
+        ("gpt-5.6-luna", Usage(1_000_000, 0, service_tier="priority"), {}, 0.4),
+        # of 1,000 tokens of input 400 were read from the cache and 500 written to it
+        ("gpt-4o", Usage(1000, 0, 400, cache_write_tokens=500), {}, (100 * 2.5 + 400 * 1.25 + 500 * 1.25 * 2.5) / 1e6),
+        ("gpt-4o", Usage(1_000_000, 0, web_searches=3), {}, 2.5 + 0.03),
     ],
 )
 def test_costs_are_those_worked_out_by_hand(model: str, usage: Usage, more: dict[str, Any], expected: float) -> None:
@@ -78,12 +91,20 @@ def test_costs_are_those_worked_out_by_hand(model: str, usage: Usage, more: dict
         ("gpt-4o", Usage(images=1)),
         ("gpt-4o", Usage(seconds=0.5)),
         ("gpt-4o", Usage(1, 1, service_tier="flex")),
+        ("gpt-6-sol", Usage(1, 1, service_tier="scale")),
         ("gpt-4o-mini-tts", Usage(characters=100)),  # it is charged by tokens, which the backend did not tell
         ("text-embedding-3-small", Usage(0, 1)),
     ],
 )
 def test_usage_without_a_price_does_not_cost_zero(model: str, usage: Usage) -> None:
     assert usd(model, usage) is None
+
+
+def test_the_sum_of_a_batch_is_not_priced_as_one_long_call() -> None:
+    usage = Usage(10_000_000, 1_000_000, model="gpt-5.4", service_tier="batch")
+    assert cost(PRICES.of_call(usage, Target(SWEDEN, "gpt-5.4", "d"), NOW), usage) == 20 * USD
+    alone = msgspec.structs.replace(usage, service_tier="")
+    assert cost(PRICES.of_call(alone, Target(SWEDEN, "gpt-5.4", "d"), NOW), alone) == (10 * 5 + 22.5) * USD
 
 
 def test_a_price_applies_from_its_day() -> None:
@@ -113,6 +134,28 @@ def test_prices_of_the_configuration_override_the_table() -> None:
     assert later == 9 * USD
 
 
+def test_calls_of_tools_are_priced_beside_the_tokens_for_any_model_or_one() -> None:
+    lines = [
+        PriceLine(web_search=0.01, code_session=0.03),
+        PriceLine(model="mine", input=1.0, web_search=0.02),
+        PriceLine(model="other", input=1.0),
+    ]
+    prices, used = Prices(lines), Usage(1_000_000, 0, web_searches=10, file_searches=4, code_sessions=2)
+    assert usd("mine", used, prices) == pytest.approx(1 + 0.2 + 0.06 + 0.01)
+    assert usd("other", used, prices) == pytest.approx(1 + 0.1 + 0.06 + 0.01)
+
+
+def test_a_price_cut_applies_from_its_day_only() -> None:
+    before = datetime(2026, 8, 1, tzinfo=UTC).timestamp()
+    price = PRICES.of("gpt-5.6-luna", before)
+    assert price is not None
+    assert price.input == 1_000_000
+    line = PRICES.line("gpt-5.6-luna", NOW, "sweden")
+    assert line is not None
+    assert (line.line.input, line.line.since) == (0.2, "2026-08-12")
+    assert "genai-prices" in line.source
+
+
 def test_the_reserved_price_is_the_highest_of_the_serving_backends() -> None:
     dearest = PRICES.dearest("gpt-4o", NOW)
     assert dearest is not None
@@ -131,12 +174,14 @@ def test_the_price_of_a_unit_depends_on_its_region() -> None:
     ]
 
 
-def test_the_table_names_its_source_and_every_line_is_valid() -> None:
-    assert "prices.azure.com" in price_list._table().source
-    lines = list(price_list._listed())
+def test_the_table_names_its_sources_and_every_line_is_valid() -> None:
+    azure, openai = price_list._table()
+    assert "prices.azure.com" in azure.source
+    assert "genai-prices" in openai.source
+    lines = [*azure.prices, *openai.prices]
     assert len(lines) > 400
     assert [line for line in lines if line.problem()] == []
-    assert all(line.since for line in lines)
+    assert all(line.since for line in azure.prices)
     for line in lines:  # a price with more decimals than a picodollar has would be rounded
         for name in config_document.AMOUNTS:
             if (amount := getattr(line, name)) is not None and name not in ("second", "unit_hour"):

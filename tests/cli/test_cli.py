@@ -11,10 +11,12 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from shared import __version__, asgi
+from shared.cli._terminal import show
 from shared.cli.app import cli
 from shared.config.document import Limits
 from simulator.process import SimulatorProcess
 from tests.harness.azurite import Azurite
+from tests.harness.gateway_process import make_key
 from tests.harness.system import DEPLOYMENTS, System, configuration
 
 
@@ -75,11 +77,27 @@ def test_rotating_gives_a_new_key_of_the_same_consumer_and_revoking_ends_all(run
     assert listed(run, made["id"])["keys"] == 1
     assert run.json("keys", "revoke", made["id"])["revoked"] is True
     assert listed(run, made["id"])["state"] == "revoked or expired"
+    assert "revoked or expired, and stay so" in run.refused("keys", "rotate", "rotating")
+    assert listed(run, made["id"])["keys"] == 0
+
+
+def test_a_name_is_unique_and_an_expiry_lies_ahead(run: Commands) -> None:
+    made = run.json("keys", "create", "only one")
+    assert f"expected a new name, but {made['id']} has it" in run.refused("keys", "create", " only one ")
+    assert "a time in the future" in run.refused("keys", "create", "late", "--expires", "2026-01-01")
+
+
+def test_a_change_that_changes_nothing_says_so(run: Commands) -> None:
+    run.json("keys", "create", "steady", "--token-quota", "5")
+    assert run("keys", "set", "steady").stdout == "steady stays as it was.\n"
+    assert run.json("keys", "set", "steady", "--token-quota", "5")["changed"] is False
+    assert run.json("keys", "set", "steady", "--token-quota", "6")["changed"] is True
+    assert run.json("keys", "set", "steady", "--clear")["changed"] is True
 
 
 def test_an_ambiguous_name_is_rejected(run: Commands) -> None:
     for _ in range(2):
-        run.json("keys", "create", "twins")
+        make_key(run.environment["GATEWAY_STORAGE"] or "", "twins")  # as before names were unique
     assert "several consumers have this name" in run.refused("keys", "revoke", "twins")
     assert "no consumer has this id or name" in run.refused("keys", "rotate", "nobody")
 
@@ -230,10 +248,23 @@ def test_every_limit_can_be_set_by_an_option(run: Commands) -> None:
     options = ["--soft", "--model", "gpt-4o"]
     for name, value in limits.items():
         options += [f"--{name.replace('_', '-')}", str(value)] if name != "soft" else []
-    made = run.json("keys", "create", "limited", *options[:1], *options[3:])
+    made = run.json("keys", "create", "limited in every way", *options[:1], *options[3:])
     assert run.json("keys", "set", made["id"])["limits"] == limits
     assert run.json("keys", "set", made["id"], "--hard", "--token-quota", "0")["limits"] == limits | {
         "soft": False,
         "token_quota": 0,
     }
     assert run.json("keys", "set", made["id"], *options)["limits"] == limits
+
+
+def test_a_table_shows_long_words_whole_in_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    remedy = "x" * 150 + " run az login"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    show([{"backend": "sweden", "result": remedy}], ["backend", "result"], False)
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    assert printed.count("x") == 150
+    assert "login" in printed

@@ -103,6 +103,8 @@ def changed(path: str, value: Any) -> str:
             {"teams": {"a": {"time_zone": "Mars"}}},
             "limits.teams.a.time_zone: expected the name of a time zone",
         ),
+        ("cors", {"origins": ["https://a.example/"]}, "cors.origins[0]: expected an origin"),
+        ("cors", {"origins": ["*", "a.example"]}, "cors.origins[1]: expected an origin"),
         ("client_address", {"hops": 11}, "client_address.hops: Expected `int` <= 10, got 11"),
     ],
 )
@@ -239,6 +241,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {  # heading in docs/configuration.m
     "`limits.headers`": config.TokenHeaders,
     "`limits.webhook`": config.WebhookSettings,
     "`client_address`": config.ClientAddress,
+    "`cors`": config.CorsSettings,
     "`timeouts`": config.Timeouts,
     "`ledger`": config.LedgerSettings,
     "`prices`": config.PriceLine,

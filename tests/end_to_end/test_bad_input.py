@@ -13,8 +13,8 @@ from shared.auth.authenticator import Authenticator
 from shared.auth.consumers import Consumers
 from shared.config.document import Limits
 from shared.errors import InvalidApiKey
-from shared.storage.memory import MemoryStore
 from tests.harness.gateway_process import Answer, cli
+from tests.harness.memory_store import MemoryStore
 from tests.harness.system import System, chat_body
 
 CHAT = "/v1/chat/completions"
@@ -252,9 +252,7 @@ OF_THE_HOST = {"//v1/chat/completions": 404, "/v1/chat/completions%00": 400}
         "/openai/deployments/gpt-4o/files?api-version=2024-10-21",
         "/gateway/chat/completions",
         "/v1/../v1/chat/completions",
-        "//v1/chat/completions",
         "/v1/chat%2Fcompletions",
-        "/V1/chat/completions",
         "/v1/chat/completions%00",
         "/" + "a" * 4000,
     ],
@@ -269,16 +267,15 @@ def test_an_unknown_path_is_not_found(gateway: System, path: str) -> None:
         assert_refused(gateway, answer, 404, "unknown_path")
 
 
-@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"])
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS"])
 def test_a_method_that_the_path_does_not_have_is_refused(gateway: System, method: str) -> None:
     headers = {"authorization": f"Bearer {gateway.key}"}
     answer = gateway.gateway.request(method, CHAT, None, headers)
-    assert (answer.status, answer.headers["allow"]) == (405, "POST, GET")
-    if method != "HEAD":
-        assert_refused(gateway, answer, 405, "method_not_allowed")
+    assert (answer.status, answer.headers["allow"]) == (405, "POST, GET, HEAD")
+    assert_refused(gateway, answer, 405, "method_not_allowed")
     answer = gateway.post("/v1/models", {})
     assert_refused(gateway, answer, 405, "method_not_allowed")
-    assert answer.headers["allow"] == "GET"
+    assert answer.headers["allow"] == "GET, HEAD"
 
 
 def test_a_dated_path_without_a_version_is_a_bad_request(gateway: System) -> None:

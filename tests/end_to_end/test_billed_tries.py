@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness.system import System, eventually
+from tests.harness.system import System, eventually, final
 
 CHARGED: dict[str, dict[str, Any]] = {
     "no answer": {"kind": "hang"},
@@ -36,7 +36,7 @@ def rows_of_a_call(system: System, fault: dict[str, Any], *, stream: bool, count
 
     def written() -> bool:
         rows[:] = system.usage_rows(key)
-        return len(rows) == count and all("e_status" in row for row in rows)
+        return len(rows) == count and all(map(final, rows))
 
     eventually(written, 15.0)
     return rows

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from tests.harness.system import Caller, System, chat_body, eventually
+from tests.harness.system import Caller, System, chat_body, eventually, final
 
 LONG = "simulate_output_tokens=4000"  # 20 s in the slow region
 
@@ -19,7 +19,7 @@ def the_row(system: System, key: str) -> dict[str, Any]:
 
     def written() -> bool:
         rows[:] = system.usage_rows(key)
-        return len(rows) == 1 and "e_ended" in rows[0]
+        return len(rows) == 1 and final(rows[0])
 
     eventually(written, 15.0)  # the first one waits for the tokenizer to be loaded
     return rows[0]
@@ -180,7 +180,7 @@ def test_many_disconnects_leave_no_connection_and_no_task(gateway: System, key: 
     gateway.simulator.clear()
     assert crowd() <= first + 2
     gateway.no_invocation_is_left()
-    eventually(lambda: sum("e_ended" in row for row in gateway.usage_rows(key)) == 60, 15.0)
+    eventually(lambda: sum(map(final, gateway.usage_rows(key))) == 60, 15.0)
     usage = gateway.usage_of(key)
     assert (usage["requests"], usage["estimated"]) == (60, 60)
     assert usage["output_tokens"] == sum(row["e_output"] for row in gateway.usage_rows(key))

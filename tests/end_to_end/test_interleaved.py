@@ -10,7 +10,7 @@ import aiohttp
 import msgspec
 import pytest
 
-from tests.harness.system import System, eventually
+from tests.harness.system import System, eventually, final
 
 CALLERS = 8
 _WORD = re.compile(rb'"(?:content|delta)":"((?:[^"\\]|\\.)+)"')
@@ -67,7 +67,7 @@ def rows_of(system: System, streams: list[Stream]) -> dict[str, dict[str, Any]]:
     def written() -> bool:
         for key in {stream.key for stream in streams}:
             rows.update({row["id"]: row for row in system.usage_rows(key)})
-        return len(rows) == len(streams) and all("e_status" in row for row in rows.values())
+        return len(rows) == len(streams) and all(map(final, rows.values()))
 
     eventually(written, 20.0)
     return rows

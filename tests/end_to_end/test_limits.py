@@ -168,8 +168,9 @@ async def test_no_more_calls_at_a_time_than_allowed(gateway: System) -> None:
 def test_the_command_line_makes_changes_and_shows_limits(gateway: System) -> None:
     environment = {**gateway.gateway.environment}
     made = cli(
-        environment, "keys", "create", "limited by hand", "--requests-per-minute", "1", "--token-quota", "5000",
-        "--token-quota-period", "week", "--time-zone", "Europe/Berlin", "--estimate", "max", "--json",
+        environment, "keys", "create", f"by hand on {gateway.edge}", "--requests-per-minute", "1",
+        "--token-quota", "5000", "--token-quota-period", "week", "--time-zone", "Europe/Berlin",
+        "--estimate", "max", "--json",
     )  # fmt: skip
     assert gateway.post("/v1/chat/completions", chat_body(max_tokens=9), key=made["key"]).status == 200
     assert gateway.post("/v1/chat/completions", chat_body(max_tokens=9), key=made["key"]).status == 429

@@ -215,14 +215,15 @@ def test_the_models_are_those_of_the_configuration(gateway: System) -> None:
 
 
 def test_a_key_made_by_the_command_line_opens_the_gateway_at_once(gateway: System) -> None:
-    created = cli(gateway.gateway.environment, "keys", "create", "the shop", "--models", "gpt-4o", "--json")
+    name = f"the shop on {gateway.edge}"
+    created = cli(gateway.gateway.environment, "keys", "create", name, "--models", "gpt-4o", "--json")
     assert created.keys() == {"id", "key", "name"}
     with gateway.openai(created["key"]) as client:
         assert client.chat.completions.create(model="gpt-4o", messages=MESSAGES).choices
         with pytest.raises(openai.PermissionDeniedError):
             client.chat.completions.create(model="gpt-4o-mini", messages=MESSAGES)
     usage = gateway.usage_of(created["key"])
-    assert (usage["requests"], usage["name"]) == (1, "the shop")
+    assert (usage["requests"], usage["name"]) == (1, name)
 
 
 @pytest.mark.parametrize(

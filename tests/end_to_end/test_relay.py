@@ -194,7 +194,7 @@ def test_headers_of_the_backend_that_are_not_for_callers_stay_behind(gateway: Sy
     assert answer.status == 200
     assert json.loads(answer.body) == body
     assert not answer.headers.keys() & {"set-cookie", "x-ms-deployment-name", "www-authenticate"}
-    assert answer.headers["server"] != "secret-server"
+    assert answer.headers.get("server") != "secret-server"
     assert answer.headers["x-gateway-backend"] in ("sweden", "virginia", "japan")
 
 

@@ -9,9 +9,9 @@ from bench.faulty_tables import Faults
 from bench.ledger_rollup import converge
 from shared.errors import StoreUnavailable
 from shared.storage import Properties, Row
-from shared.storage.memory import MemoryStore, MemoryTable
 from shared.storage.retrying import RetryingStore
 from tests.harness.azurite import azurite
+from tests.harness.memory_store import MemoryStore, MemoryTable
 
 
 def test_two_timers_on_a_failing_service_produce_the_bytes_of_a_sequential_fold() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from local.processes import free_port
+from shared import ulid
 from simulator.process import SimulatorProcess
 from tests.harness.azurite import Azurite
 from tests.harness.functions_host_http import HOST_SPAN
@@ -258,7 +259,15 @@ def test_metrics_have_calls_tokens_attempts_and_the_gateways_state(
 
 
 def test_metrics_have_refusals_by_limit_and_used_up_quotas(traced: TracedGateway) -> None:
-    made = cli(traced.gateway.environment, "keys", "create", "limited", "--request-quota", "4", "--json")
+    made = cli(
+        traced.gateway.environment,
+        "keys",
+        "create",
+        f"limited {ulid.new(time.time())}",
+        "--request-quota",
+        "4",
+        "--json",
+    )
     body = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}).encode()
     headers = {"authorization": f"Bearer {made['key']}"}
     ask = partial(traced.gateway.request, "POST", "/v1/chat/completions", body, headers)

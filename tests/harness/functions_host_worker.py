@@ -18,9 +18,11 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+ROOT = Path(__file__).parents[2]
 HOST = "127.0.0.1"
 _ONEOF = {"rpc_data": ("data",), "data": ("http", "json", "string", "bytes")}
 
@@ -117,7 +119,8 @@ class Worker:
         await self._report(await self._library.worker_init_request(_event("worker_init_request", request)))
 
     async def specialise(self, folder: str, environment: Mapping[str, str]) -> None:
-        """Turn a placeholder into the worker of an app."""
+        """Turn a placeholder into the worker of an app, whose modules it could not import before."""
+        _leave_own_folder()
         request = SimpleNamespace(function_app_directory=folder, environment_variables=environment)
         event = _event("function_environment_reload_request", request)
         await self._report(await self._library.function_environment_reload_request(event))
@@ -160,6 +163,11 @@ class Worker:
         succeeded = response.result.status == _SUCCESS
         problem = "" if succeeded else response.result.exception.message or "failed"
         self._channel.send(kind="ended", id=message["id"], problem=problem, answer=_plain_answer(response))
+
+
+def _leave_own_folder() -> None:
+    """Let `import` find the modules of the app alone: this project is one as well."""
+    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
 
 
 def _plain_answer(response: Message) -> dict[str, Any] | None:

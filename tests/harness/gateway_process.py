@@ -20,6 +20,7 @@ from shared import bootstrap
 from shared.auth.consumers import Consumers
 from shared.config.document import Limits
 from shared.config.environment import Storage
+from shared.http_protocol import UVICORN_OPTIONS
 from tests.harness.functions_host import MASTER_KEY
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,7 +56,7 @@ class GatewayProcess:
         self.environment = inherited | (_OF_THE_HOST if edge == "functions" else {}) | dict(environment)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
         port = 0 if edge == "functions" else free_port()
-        uvicorn = ["uvicorn", app, "--host", "127.0.0.1", "--port", str(port), "--no-access-log"]
+        uvicorn = ["uvicorn", app, "--host", "127.0.0.1", "--port", str(port), *UVICORN_OPTIONS]
         words = command or ["-m", *(uvicorn if edge == "uvicorn" else ["tests.harness.functions_host", str(ROOT)])]
         self._process = subprocess.Popen(
             [sys.executable, *words],

@@ -21,8 +21,8 @@ from shared.forwarding.forwarder import ForwardedCall, Forwarder
 from shared.routing.breakers import Breakers, DeploymentState
 from shared.routing.rotation import Rotation
 from shared.routing.router import Router
-from shared.storage.memory import MemoryStore
 from shared.types import Call, Consumer, Target
+from tests.harness.memory_store import MemoryStore
 
 ANYONE = Consumer("c", "anyone")
 STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n%s\r\n"

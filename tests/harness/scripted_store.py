@@ -7,7 +7,7 @@ from shared.config.document import Configuration, LimitSettings, Model
 from shared.errors import StoreUnavailable
 from shared.limits.limiter import Limiter
 from shared.storage import Properties, Row
-from shared.storage.memory import MemoryStore, MemoryTable
+from tests.harness.memory_store import MemoryStore, MemoryTable
 
 NOON = 1_795_262_400.0  # 2026-11-21 12:00 UTC, a Saturday
 
@@ -37,6 +37,7 @@ class ScriptedStore(MemoryStore):
         super().__init__(lambda: self.time)
         self.operations = 0
         self.dead = False
+        self.defect: Exception | None = None  # raised by every operation
         self.stalled = False
         self.latency = 0.0
         self.alerts: list[tuple[str, str, int]] = []
@@ -47,6 +48,8 @@ class ScriptedStore(MemoryStore):
             await asyncio.sleep(60)
         if self.latency:
             await asyncio.sleep(self.latency)
+        if self.defect is not None:
+            raise self.defect
         if self.dead:
             raise StoreUnavailable("dead")
 

@@ -22,6 +22,9 @@ REGIONS = {"swedencentral": "Sweden Central", "eastus2": "East US 2", "japaneast
 BACKENDS = {"sweden": "swedencentral", "virginia": "eastus2", "japan": "japaneast"}
 DEPLOYMENTS = {  # model -> deployment; some have names of their own, so that the gateway has to translate
     "gpt-4o": "gpt-4o-prod",
+    "gpt-5.4": "gpt-5.4",
+    "gpt-5.4-mini": "gpt-5.4-mini",
+    "gpt-image-2": "gpt-image-2",
     "gpt-4o-mini": "gpt-4o-mini",
     "o4-mini": "thinker",
     "text-embedding-3-small": "embed",
@@ -198,7 +201,9 @@ class Caller:
         self._socket.settimeout(20)
         self._socket.connect(system.gateway.address)
         data = json.dumps(body).encode()
-        head = f"host: gateway\r\nauthorization: Bearer {key}\r\ncontent-length: {len(data)}\r\n\r\n"
+        head = (
+            f"host: gateway\r\nconnection: close\r\nauthorization: Bearer {key}\r\ncontent-length: {len(data)}\r\n\r\n"
+        )
         self.request = b"POST /v1/chat/completions HTTP/1.1\r\n" + head.encode() + data
         self.received = b""
 
@@ -264,6 +269,11 @@ async def _usage_rows(storage: str) -> list[dict[str, Any]]:
     async with bootstrap.open_store(Storage(connection_string=storage)) as store:
         rows = [row for name in await store.names("usage2") async for row in store.table(name).scan_all()]
         return [{"id": row.key, **row.properties} for row in sorted(rows, key=lambda row: row.key)]
+
+
+def final(row: dict[str, Any]) -> bool:
+    """True if a row has the end of its call, and its estimated tokens have been counted."""
+    return "e_status" in row and ("e_counted" in row or not row.get("e_est"))
 
 
 def eventually(holds: Callable[[], bool], patience: float = 5.0) -> None:

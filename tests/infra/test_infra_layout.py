@@ -205,9 +205,9 @@ class TestTheImage:
             assert wait_for(ports["8080"], running).status == 200
             body = json.dumps(
                 {
-                    "model": "gpt-4o",
+                    "model": "gpt-5.4-mini",
                     "stream": True,
-                    "max_tokens": 60,
+                    "max_completion_tokens": 400,
                     "messages": [{"role": "user", "content": "Hello"}],
                 }
             ).encode()

@@ -13,12 +13,13 @@ import pytest
 from shared.auth.authenticator import Authenticator
 from shared.auth.consumers import Consumers
 from shared.azure_openai import operations
-from shared.config.document import Backend, Limits, Model, TokenHeaders
-from shared.errors import BudgetExceeded, GatewayError, QuotaExceeded, RateLimitExceeded
+from shared.config.document import Backend, Configuration, Limits, Model, PriceLine, TokenHeaders
+from shared.errors import BudgetExceeded, GatewayError, ModelWithoutPrice, QuotaExceeded, RateLimitExceeded
 from shared.limits._headers import duration
 from shared.limits.limiter import Limiter, Reservation
 from shared.storage import Properties
 from shared.types import Call, Consumer, Target, Usage
+from tests.harness.calls import call as parsed
 from tests.harness.scripted_store import NOON, ScriptedStore
 
 CHAT, EMBEDDINGS = operations.OPERATIONS[0], operations.OPERATIONS[2]
@@ -52,6 +53,74 @@ async def test_a_key_without_limits_costs_no_operation() -> None:
     assert limiter.headers(reservation) == {}
     await limiter.close()
     assert store.operations == 0
+
+
+async def test_a_call_that_takes_nothing_of_what_is_limited_needs_no_lease() -> None:
+    store = ScriptedStore()
+    limiter, ann = store.limiter(), consumer(tokens_per_minute=100_000, budget_usd=5)
+    store.dead = True
+    for path in ("/v1/models", "/v1/files/file-123456789", "/v1/responses/resp_123456789"):
+        limiter.settle(await limiter.reserve(ann, parsed("GET", path)), Usage())
+    assert store.operations == 0
+    assert not limiter.in_safe_mode
+
+
+async def test_a_call_that_costs_less_than_a_millionth_of_a_dollar_gets_its_lease() -> None:
+    store = ScriptedStore()
+    limiter, ann = store.limiter(), consumer(budget_usd=5)
+    body = {"model": "text-embedding-3-small", "input": "hi"}
+    limiter.settle(await limiter.reserve(ann, parsed("POST", "/v1/embeddings", body)), Usage(2))
+    assert not limiter.in_safe_mode
+
+
+async def test_a_defect_of_one_limit_fails_its_own_calls_only(caplog: pytest.LogCaptureFixture) -> None:
+    store = ScriptedStore()
+    limiter = store.limiter()
+    store.defect = ZeroDivisionError()
+    with pytest.raises(ZeroDivisionError):
+        await limiter.reserve(consumer(token_quota=1000), call())
+    store.defect = None
+    assert not limiter.in_safe_mode
+    assert isinstance(await limiter.reserve(consumer("bob", token_quota=1000), call()), Reservation)
+    assert "the limits of key:ann cannot be counted" in caplog.text
+
+
+async def test_what_a_batch_or_another_operation_takes_teaches_nothing_about_chat() -> None:
+    store = ScriptedStore()
+    limiter, ann = store.limiter(), consumer(tokens_per_minute=10**9, token_quota=10**9)
+    usual = (await limiter.reserve(ann, call(most=None))).costs[0].tokens
+    batch = Usage(10_000_000, 2_000_000, service_tier="batch")
+    limiter.settle(await limiter.reserve(ann, parsed("GET", "/v1/batches/batch_123456789")), batch)
+    pictures = parsed("POST", "/v1/images/generations", {"model": "gpt-4o", "prompt": "a harbour"})
+    limiter.settle(await limiter.reserve(ann, pictures), Usage(10, 50_000))
+    assert (await limiter.reserve(ann, call(most=None))).costs[0].tokens == usual
+
+
+async def test_a_price_that_changes_on_a_day_changes_reservations() -> None:
+    store = ScriptedStore()
+    lines = [PriceLine(model="mine", input=1.0), PriceLine(model="mine", since="2026-11-22", input=3.0)]
+    configuration = Configuration(backends=[], prices=lines)
+    limiter, ann = Limiter(store, configuration, lambda *_: None), consumer(budget_usd=10**6)
+    before = (await limiter.reserve(ann, call(model="mine", most=0))).costs[0].usd
+    store.time += 86_400
+    assert (await limiter.reserve(ann, call(model="mine", most=0))).costs[0].usd == pytest.approx(3 * before)
+
+
+async def test_a_budget_lets_a_model_without_a_price_pass_or_refuses_it_as_configured(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store = ScriptedStore()
+    ann = consumer(budget_usd=5)
+    limiter = store.limiter()
+    for _ in range(2):
+        limiter.settle(await limiter.reserve(ann, call(model="our-own")), Usage(100, 20))
+    assert caplog.text.count("the model our-own has no known price") == 1
+    strict = store.limiter(unpriced="refuse")
+    with pytest.raises(ModelWithoutPrice, match="our-own"):
+        await strict.reserve(ann, call(model="our-own"))
+    strict.settle(await strict.reserve(ann, parsed("GET", "/v1/models/our-own")), Usage())
+    strict.settle(await strict.reserve(ann, call()), Usage(100, 20))
+    assert not any(one.in_safe_mode for one in (limiter, strict))
 
 
 async def test_a_warm_key_awaits_nothing() -> None:

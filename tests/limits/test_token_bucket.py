@@ -32,7 +32,7 @@ from shared.limits._token_bucket import (
 )
 from shared.storage import Properties
 from shared.storage import Row as StoredRow
-from shared.storage.memory import MemoryStore, MemoryTable
+from tests.harness.memory_store import MemoryStore, MemoryTable
 
 NOW = 1_000_000.0
 

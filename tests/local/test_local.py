@@ -1,6 +1,8 @@
 """The two commands: finding Python and Node, refusing in one sentence, and leaving no process behind."""
 
+import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -9,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -209,39 +212,67 @@ def test_make_run_shows_a_call_and_stops_on_ctrl_c(tmp_path: Path) -> None:
     with launcher:
         children = psutil.Process(launcher.pid).children(recursive=True)
         first_key = said.rpartition("\nKey  ")[2].split()[0]
-        usage = subprocess.run(
-            ["sh", "-c", f". {tmp_path}/env; {sys.executable} -m shared.cli usage --json"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
+        usage, check = (
+            subprocess.run(
+                ["sh", "-c", f". {tmp_path}/env; {sys.executable} -m shared.cli {command} --json"],
+                cwd=ROOT,
+                env=os.environ | {"AZURE_CLIENT_ID": "of-the-developer", "OPENAI_BASE_URL": "https://example.com"},
+                capture_output=True,
+                text=True,
+            )
+            for command in ("usage", "check")
         )
         launcher.send_signal(signal.SIGINT)
         assert launcher.wait(20) == 0
     assert usage.returncode == 0, usage.stderr
-    assert "A first call to gpt-4o, streamed" in said
+    assert check.returncode == 0, check.stdout + check.stderr
+    assert len(json.loads(check.stdout)) == len(run.MODELS) * len(run.REGIONS)
+    assert "A first call to gpt-5.4-mini, streamed" in said
     assert any(f"Served by {called}" in said for _, called, _ in run.REGIONS)
     assert len(children) >= 4
     assert all(gone(child.pid, seconds=2) for child in children)
     for file in ("demo-key.json", "env"):
         assert stat.S_IMODE((tmp_path / file).stat().st_mode) == 0o600
 
-    launcher, said = start_run(tmp_path)  # the data was kept, and so the key still serves
+    sourced = shell_environment(tmp_path / "env")
+    assert "OPENAI_BASE_URL" not in sourced  # which OpenAI's Node client for Azure refuses
+    assert sourced["OPENAI_API_KEY"] == first_key
+    # The data was kept, and so the key still serves; and what the shell took from the first run changes nothing.
+    launcher, said = start_run(tmp_path, sourced)
     with launcher:
         launcher.terminate()
         assert launcher.wait(20) == 0
     assert f"\nKey  {first_key}\n" in said
+    assert any(f"Served by {called}" in said for _, called, _ in run.REGIONS)
 
 
-def start_run(state: Path) -> tuple[subprocess.Popen[str], str]:
+def shell_environment(file: Path) -> dict[str, str]:
+    """The environment of a shell that has sourced a file twice."""
+    program = f". {file}; . {file}; {sys.executable} -c 'import json, os; print(json.dumps(dict(os.environ)))'"
+    environ = os.environ | {"OPENAI_BASE_URL": "https://example.com"}
+    done = subprocess.run(["sh", "-c", program], env=environ, capture_output=True, text=True, check=True)
+    return dict(json.loads(done.stdout))
+
+
+def test_a_run_takes_back_what_it_made_and_nothing_that_the_developer_changed() -> None:
+    made = {"GATEWAY_STORAGE": "a b;c='d'", "GATEWAY_CONFIG": "x.yaml", "IDENTITY_HEADER": ""}
+    sourced = made | {run.MADE_HERE: shlex.join(f"{name}={text}" for name, text in made.items()), "PATH": "/bin"}
+    assert run.without_earlier_run(sourced) == {"PATH": "/bin"}
+    changed = sourced | {"GATEWAY_CONFIG": "mine.yaml"}
+    assert run.without_earlier_run(changed) == {"PATH": "/bin", "GATEWAY_CONFIG": "mine.yaml"}
+    assert run.without_earlier_run({"GATEWAY_STORAGE": "mine"}) == {"GATEWAY_STORAGE": "mine"}
+
+
+def start_run(state: Path, given: Mapping[str, str] | None = None) -> tuple[subprocess.Popen[str], str]:
     """The launcher with a folder of its own for what it keeps; returns what it printed until it was ready."""
     program = (
         f"import pathlib, sys; from local import run; run.STATE = pathlib.Path({str(state)!r}); sys.exit(run.main())"
     )
-    environ = {k: v for k, v in os.environ.items() if not k.startswith("GATEWAY_")}
+    environ = given or {k: v for k, v in os.environ.items() if not k.startswith("GATEWAY_")}
     launcher = subprocess.Popen(
         [sys.executable, "-c", program],
         cwd=ROOT,
-        env=environ | {"PORT": str(free_port())},
+        env={**environ, "PORT": str(free_port())},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

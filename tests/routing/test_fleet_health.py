@@ -12,10 +12,10 @@ from shared.routing._health import FAULTS_TO_EJECT, HEALTHY, Health
 from shared.routing.breakers import Breakers
 from shared.routing.fleet_health import Shared, SharedHealth, merged
 from shared.storage import Row
-from shared.storage.memory import MemoryStore
 from shared.types import Target
 from tests.harness.backends import backend
 from tests.harness.clock import Clock
+from tests.harness.memory_store import MemoryStore
 
 A = Target(backend("a"), "m", "m")
 KEY = ("a", "m")

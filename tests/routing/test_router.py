@@ -26,10 +26,10 @@ from shared.routing.quota import Sent, Throttle
 from shared.routing.rotation import BLOCK, Rotation, smooth_order
 from shared.routing.router import Router
 from shared.storage import Properties
-from shared.storage.memory import MemoryStore
 from shared.types import Access, Call, Consumer, Target
 from tests.harness.backends import backend
 from tests.harness.clock import Clock
+from tests.harness.memory_store import MemoryStore
 
 ANYONE = Consumer("c", "anyone")
 

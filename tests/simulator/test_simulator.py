@@ -1000,3 +1000,24 @@ def test_ports_can_be_chosen() -> None:
         assert simulator.regions["swedencentral"] == f"http://127.0.0.1:{port}"
     with pytest.raises(SimulatorFailed, match="--ports names 1 ports for 3 regions"):
         SimulatorProcess(ports=(port,))
+
+
+def test_the_control_endpoint_lists_what_it_can_do(simulated_process: SimulatorProcess) -> None:
+    def call(method: str, path: str, body: object = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        with urllib.request.urlopen(
+            urllib.request.Request(simulated_process.control + path, data, method=method)
+        ) as done:
+            return json.load(done)
+
+    told = call("GET", "/")
+    for operation, described in told["operations"].items():
+        method, path = operation.split()
+        if "example" in described:  # each runs as it stands
+            call(method, path, described["example"])
+    assert call("GET", "/faults")["faults"][0]["region"] in told["regions"]
+    call("POST", "/reset")
+    assert set(told["kinds of faults"]["status"]) == {"status", "headers", "body"}
+    with pytest.raises(urllib.error.HTTPError) as missing:
+        call("GET", "/nothing")
+    assert "GET / lists" in missing.value.read().decode()

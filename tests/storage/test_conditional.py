@@ -3,7 +3,7 @@ import asyncio
 from shared.errors import StoreUnavailable
 from shared.storage import Properties, Row
 from shared.storage.conditional import update
-from shared.storage.memory import MemoryStore, MemoryTable
+from tests.harness.memory_store import MemoryStore, MemoryTable
 
 
 class Interleaved(MemoryTable):

@@ -15,13 +15,13 @@ from shared.azure_openai.requests import parse_call
 from shared.config.document import Backend, Durability
 from shared.errors import StoreUnavailable
 from shared.storage import MAX_BATCH, Properties
-from shared.storage.memory import MemoryStore, MemoryTable
-from shared.token_classes import TOKEN_CLASSES
+from shared.token_classes import TOKEN_CLASSES, UNITS
 from shared.types import Attempt, Call, Consumer, Outcome, Target, Usage
 from shared.usage import _group_commit, ledger
 from shared.usage.ledger import Entry, Ledger
 from shared.usage.overflow import Overflow
 from tests.harness.folding import fold_rows
+from tests.harness.memory_store import MemoryStore, MemoryTable
 
 NOW = 1_790_000_000.0
 CONSUMER = Consumer("c1", "team", product="gold")
@@ -93,9 +93,11 @@ async def test_a_quick_call_costs_one_write_that_holds_both_halves() -> None:
 
 async def test_a_row_has_every_class_of_tokens_and_no_zeros() -> None:
     house = House()
-    tokens = {field: number for number, field in enumerate(TOKEN_CLASSES, 1)}
-    units: dict[str, Any] = {"images": 11, "seconds": 12.5, "characters": 13}
-    whole = Usage(**tokens, **units, model="gpt-4o-2024-11-20", service_tier="priority", estimated=True)
+    numbers: dict[str, Any] = {field: number for number, field in enumerate((*TOKEN_CLASSES, *UNITS), 1)} | {
+        "seconds": 12.5
+    }
+    named: dict[str, Any] = {"model": "gpt-4o-2024-11-20", "service_tier": "priority", "estimated": True}
+    whole = Usage(**numbers, **named)
     plain = Usage(5, 0, service_tier="default")
     entries = [house.open(), house.open()]
     await asyncio.gather(*(house.close(e, usage=u) for e, u in zip(entries, (whole, plain), strict=True)))
@@ -103,13 +105,25 @@ async def test_a_row_has_every_class_of_tokens_and_no_zeros() -> None:
     fold = fold_rows(rows.values(), NOW)
     by_tier = {line.tier: counts for line, counts in fold.lines.items()}
     expected = msgspec.structs.asdict(whole) | {"sound_ms": 12_500, "estimated": 1}
-    del expected["seconds"], expected["model"], expected["service_tier"]
+    del expected["seconds"], expected["model"], expected["service_tier"], expected["unknown"]
     assert msgspec.structs.asdict(by_tier["priority"]).items() >= expected.items()
     assert [line.served for line in fold.lines if line.tier == "priority"] == ["gpt-4o-2024-11-20"]
     assert {name for name in rows[entries[1].request_id] if name.startswith("e_")} == {
         "e_input", "e_output", "e_status", "e_ended", "e_attempts", "e_ttft", "e_ms",
         "e_backend", "e_region", "e_model", "e_deployment",
     }  # fmt: skip
+
+
+async def test_classes_of_tokens_that_nobody_knows_are_kept_raw_and_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    house = House()
+    entries = [house.open(), house.open()]
+    for entry in entries:
+        await house.close(entry, usage=Usage(5, 7, unknown='{"output.dreamt_tokens":3}'))
+    rows = await house.rows()
+    assert [rows[entry.request_id]["e_unknown"] for entry in entries] == ['{"output.dreamt_tokens":3}'] * 2
+    assert caplog.text.count("output.dreamt_tokens") == 1
 
 
 async def test_a_charged_attempt_that_did_not_answer_has_a_separate_row() -> None:
@@ -156,6 +170,34 @@ async def test_the_intent_of_a_slow_call_is_written_while_it_runs(
     assert (await house.rows())[entry.request_id].keys() & {"s_key", "e_status"} == {"s_key"}
     await house.close(entry)
     assert (await house.rows())[entry.request_id].keys() >= {"s_key", "e_status"}
+
+
+async def test_recorded_answers_wait_for_the_row_of_their_beginning_only() -> None:
+    house = House("recorded")
+    house.store.seconds = 0.05
+    entry = house.open("01QUICK")
+    await asyncio.sleep(0.08)  # a call that takes longer than the write of its intent
+    assert "s_key" in (await house.rows())["01QUICK"]
+    assert house.close(entry).done()
+    quick = house.open("01FIRST")
+    answered = house.close(quick)
+    assert not answered.done()
+    await asyncio.wait_for(answered, 0.3)
+    assert "s_key" in (await house.rows())["01FIRST"]
+    await asyncio.sleep(ledger._LINGER["recorded"] + 0.2)
+    assert all("e_status" in row for row in (await house.rows()).values())
+
+
+async def test_a_recorded_answer_does_not_wait_for_a_table_that_fails() -> None:
+    house = House("recorded")
+    house.store.dead = True
+    entry = house.open()
+    await asyncio.sleep(0)
+    house.time += 5.0
+    assert house.close(entry).done()
+    house.store.dead = False
+    await house.ledger.close()
+    assert all("e_status" in row for row in (await house.rows()).values())
 
 
 async def test_deferred_answers_wait_for_nothing_and_share_a_write(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,10 @@ from shared.billing.charges import Tariff
 from shared.billing.prices import Prices
 from shared.billing.report import ReportLine, UsageQuery, report
 from shared.storage import Properties
-from shared.storage.memory import MemoryStore
 from shared.usage import hours
 from shared.usage.query import partitions
 from shared.usage.rollup import roll_up
+from tests.harness.memory_store import MemoryStore
 
 FIRST = hours.from_label("2026013000")
 

@@ -19,13 +19,23 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from shared.storage import Properties, Row, Table, Value
-from shared.storage.memory import MemoryStore
 from shared.storage.names import USAGE_AGGREGATES
 from shared.usage import aggregates, hours
 from shared.usage._hour_fold import GRACE
 from shared.usage.aggregates import Counts, Dimensions, Fold
-from shared.usage.rollup import LEASE, RollupLock, Summary, Watermarks, note_late, roll_up, watermarks
+from shared.usage.rollup import (
+    LEASE,
+    OVERDUE,
+    RollupLock,
+    Summary,
+    Watermarks,
+    note_late,
+    overdue,
+    roll_up,
+    watermarks,
+)
 from tests.harness.folding import fold_rows
+from tests.harness.memory_store import MemoryStore
 
 START = hours.from_label("2026013122")  # two hours before a new day, which begins a month
 SPAN = 4  # hours in which requests begin
@@ -482,6 +492,20 @@ ENDED = Counts(
             (Dimensions("alice", "-", "-", "-"), Counts(requests=1, ends=1)),
             id="a call that names no model",
         ),
+        pytest.param(
+            {**START_HALF, **END_HALF, "e_input": 10_000_000, "e_tier": "batch"},
+            1600,
+            (2, 0),
+            (msgspec.structs.replace(ALICE, tier="batch"), msgspec.structs.replace(ENDED, input_tokens=10_000_000)),
+            id="the sum of a batch is no long context",
+        ),
+        pytest.param(
+            {**START_HALF, **END_HALF, "e_counted": True},
+            1600,
+            (3, 0),
+            (ALICE, ENDED),
+            id="counted estimates",
+        ),
         pytest.param(START_HALF, 1600, (1, 0), None, id="open"),
         pytest.param(
             START_HALF,
@@ -499,18 +523,19 @@ def test_one_raw_row(
     assert fold_rows([row], now) == Fold(rank, dict([line] if line else []))
 
 
-@given(st.permutations(range(40)))
+@pytest.mark.parametrize(("place", "name"), [("s_system", "system"), ("e_model", "model"), ("e_served", "served")])
+@given(order=st.permutations(range(40)))
 @settings(max_examples=20, deadline=None)
-def test_names_from_callers_are_bounded_and_lose_no_token(order: list[int]) -> None:
+def test_names_from_callers_and_backends_are_bounded_and_lose_no_token(place: str, name: str, order: list[int]) -> None:
     def row(number: int) -> Properties:
         tokens: Properties = {"e_input": 1000 + number // 2, "e_output": 1}
-        return {**START_HALF, **END_HALF, **tokens, "s_key": f"k{number % 2}", "s_system": f"s{number}"}
+        return {**START_HALF, **END_HALF, **tokens, "s_key": f"k{number % 2}", place: f"s{number}"}
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(aggregates, "MOST_NAMES", 3)
         fold = fold_rows([row(number) for number in order], 1600)
         assert aggregates.combine([fold, fold]).lines.keys() == fold.lines.keys()
-    lines = {(line.key, line.system): counts for line, counts in fold.lines.items()}
+    lines = {(line.key, getattr(line, name)): counts for line, counts in fold.lines.items()}
     kept = {("k0", f"s{number}") for number in (38, 36, 34)} | {("k1", f"s{number}") for number in (39, 37, 35)}
     assert lines.keys() == kept | {("k0", "*"), ("k1", "*")}
     assert sum(counts.input_tokens for counts in lines.values()) == 40 * 1000 + 2 * sum(range(20))
@@ -674,6 +699,20 @@ async def test_an_interrupted_pass_is_continued_and_not_repeated() -> None:
     account.now += LEASE
     assert (await roll_up(account.store)).rows_read == 2
     assert await account.tokens("m-202602") == (30, 0)
+
+
+async def test_a_pass_is_overdue_ten_minutes_after_the_end_of_the_last_one() -> None:
+    account = Account("2026020110")
+    assert await overdue(account.store)
+    await roll_up(account.store)
+    account.now += OVERDUE
+    assert not await overdue(account.store)
+    account.now += 1
+    assert await overdue(account.store)
+    assert await RollupLock(account.store, "at work").acquire()
+    assert not await overdue(account.store)
+    account.now += LEASE + OVERDUE + 1  # it was killed
+    assert await overdue(account.store)
 
 
 async def test_one_of_two_instances_works_and_releases_the_lease() -> None:

@@ -1,0 +1,187 @@
+"""HTTP/1.1 of the container edge: uvicorn's protocol with bounded heads, for older and other HTTP stacks, too.
+
+`uvicorn shared.asgi:app` takes it by the options in `UVICORN_OPTIONS`. The bounds are those of Kestrel, the server in
+front of the Functions edge.
+"""
+
+import asyncio
+from functools import partial
+from typing import Any
+
+import httptools
+import msgspec
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from shared.errors import GatewayError, HeadTooLarge, InvalidRequest, RequestTimeout, TooManyConnections
+from shared.responses.rendering import error_object
+
+# Idle connections outlive those of the pools and proxies in front. `client_address` alone decides whom a forwarded
+# header may speak for.
+UVICORN_OPTIONS = (
+    *("--http", "shared.http_protocol:Protocol", "--ws", "none", "--no-proxy-headers", "--no-access-log"),
+    *("--no-server-header", "--timeout-keep-alive", "130", "--limit-concurrency", "4096"),
+)
+
+_MOST_BYTES = 32_768  # of a head, or of what follows a body
+_MOST_FIELDS = 100
+_HEAD_SECONDS = 30.0
+_LINGER = 1.0  # seconds in which a refused caller may read the reason: closing at once can discard it
+_FRAMING = (b"content-length", b"transfer-encoding")
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection. A head that is too large, too slow or not HTTP is answered here; all else by the app."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.ws_protocol_class = None  # the app refuses WebSockets, as HTTP
+        self.limit_concurrency = None  # this class counts the connections itself
+        self._most_connections = config.limit_concurrency
+        self._between_bodies = True  # a head is arriving, or nothing
+        self._unparsed = 0  # bytes since the last whole head or piece of a body
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._refusal: GatewayError | None = None
+        self._continues = False  # the parser was replaced in the middle of a request
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if self._most_connections is not None and len(self.connections) > self._most_connections:
+            self._refuse(TooManyConnections("The gateway has too many connections. Try again shortly."))
+        else:
+            self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._cancel_head_timer()
+
+    def data_received(self, data: bytes) -> None:
+        if self._refusal is not None:
+            return
+        self._unset_keepalive_if_required()
+        self._unparsed += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._ignore_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("The request is not valid HTTP/1.1.")
+        else:
+            if self._unparsed > _MOST_BYTES:
+                self._refuse(_head_too_large())
+            elif self._between_bodies and self._unparsed and self._head_timer is None:
+                self._await_head()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(self._refusal or InvalidRequest(msg))
+
+    def on_message_begin(self) -> None:
+        if not self._continues:
+            super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        if not self._continues:
+            whole = self._unparsed <= _MOST_BYTES or _size(self.url, self.headers) <= _MOST_BYTES
+            if not whole or len(self.headers) > _MOST_FIELDS:
+                self._refusal = _head_too_large()
+                raise self._refusal
+            super().on_headers_complete()
+            self.headers = []  # takes the trailers: only the app's scope has the headers
+        self._continues = self._between_bodies = False
+        self._unparsed = 0
+        self._cancel_head_timer()
+
+    def on_body(self, body: bytes) -> None:
+        self._unparsed = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self.parser.should_upgrade():  # otherwise the body is still to come: see `_ignore_upgrade`
+            self._unparsed, self._between_bodies = 0, True
+            super().on_message_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        old = cycle.scope["http_version"] == "1.0"
+        super()._start_asgi_task(cycle, partial(_without_chunks, app, cycle) if old else app)
+
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Go on with HTTP/1.1, as a server may (RFC 9110, section 7.8). The parser cannot: it takes all that follows
+        the head for another protocol. A new one reads the body, by the framing of the original head."""
+        framing = [name + b": " + value + b"\r\n" for name, value in self.scope["headers"] if name in _FRAMING]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._continues = True
+        self.data_received(b"".join([b"POST / HTTP/1.1\r\n", *framing, b"\r\n", rest]))
+
+    def _await_head(self) -> None:
+        self._head_timer = self.loop.call_later(_HEAD_SECONDS, self._head_is_late)
+
+    def _head_is_late(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:  # an answer to the request before is on its way
+            self._await_head()
+        elif self._unparsed:
+            self._refuse(RequestTimeout(f"The head of the request did not arrive within {_HEAD_SECONDS:.0f} s."))
+        else:
+            self.transport.close()
+
+    def _cancel_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _refuse(self, error: GatewayError) -> None:
+        """Answer with an error, unless another answer has begun, and close the connection."""
+        self._refusal = error
+        self._cancel_head_timer()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+            if self.cycle.response_started:
+                self.transport.close()
+                return
+        body = msgspec.json.encode({"error": error_object(error)})
+        headers = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
+        lines = [f"{name}: {value}\r\n".encode() for name, value in (headers | error.headers()).items()]
+        self.transport.write(b"".join([STATUS_LINE[error.status], *lines, b"\r\n", body]))
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(_LINGER, self.transport.close)
+
+
+async def _without_chunks(
+    app: ASGIApp, cycle: RequestResponseCycle, scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Answer an HTTP/1.0 caller, which knows no chunks: a body without a length ends with the connection."""
+
+    unframed = False
+
+    async def send_unframed(message: Message) -> None:
+        nonlocal unframed
+        if message["type"] == "http.response.start":
+            unframed = all(name.lower() != b"content-length" for name, _ in message.get("headers", ()))
+            if unframed:
+                cycle.chunked_encoding = False
+        elif unframed:
+            cycle.expected_content_length = len(message.get("body", b""))
+        await send(message)
+
+    await app(scope, receive, send_unframed)
+
+
+def _size(url: bytes, headers: list[tuple[bytes, bytes]]) -> int:
+    """The bytes of a head, roughly: each line with its colon and its end."""
+    return len(url) + sum(len(name) + len(value) + 4 for name, value in headers)
+
+
+def _head_too_large() -> HeadTooLarge:
+    return HeadTooLarge(
+        f"The head of the request is too large: expected at most {_MOST_BYTES} bytes and {_MOST_FIELDS} headers."
+    )

@@ -1,0 +1,241 @@
+"""HTTP/1.1 of the container edge, from raw sockets: what other stacks send, and what attackers do."""
+
+import asyncio
+import itertools
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from shared import http_protocol
+from shared.http_protocol import UVICORN_OPTIONS, Protocol
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with what the app sees of a request; `/stream` in three pieces of unknown length."""
+    request = Request(scope, receive)
+    try:
+        body = await request.body()
+    except ClientDisconnect:
+        return
+    if scope["path"] == "/stream":
+
+        async def pieces() -> Any:
+            for number in range(3):
+                yield f"data: {number}\n\n"
+                await asyncio.sleep(0.01)
+
+        await StreamingResponse(pieces(), media_type="text/event-stream")(scope, receive, send)
+        return
+    seen = {"method": scope["method"], "path": scope["path"], "body": body.decode("latin-1")}
+    seen["headers"] = {name.decode(): value.decode("latin-1") for name, value in scope["headers"]}
+    await JSONResponse(seen)(scope, receive, send)
+
+
+@contextmanager
+def served(**options: Any) -> Iterator[tuple[str, int]]:
+    """The address of a server with the protocol and the app `echo`."""
+    config = uvicorn.Config(echo, port=0, http=Protocol, ws="none", lifespan="off", log_level="error", **options)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        deadline = time.monotonic() + 10
+        while not server.started and time.monotonic() < deadline:
+            time.sleep(0.01)
+        host, port = server.servers[0].sockets[0].getsockname()
+        yield host, port
+    finally:
+        server.should_exit = True
+        thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[tuple[str, int]]:
+    with served() as place:
+        yield place
+
+
+def exchange(address: tuple[str, int], *pieces: bytes) -> bytes:
+    """Everything that the server sends until it closes the connection."""
+    with socket.create_connection(address, timeout=10) as connection:
+        for piece in pieces:
+            connection.sendall(piece)
+            time.sleep(0.02)
+        received = b""
+        while chunk := connection.recv(65_536):
+            received += chunk
+    return received
+
+
+def parsed(answer: bytes) -> tuple[int, dict[str, str], Any]:
+    """Status, headers and JSON body of one answer."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    status, *lines = head.decode("latin-1").split("\r\n")
+    pairs = (line.partition(": ") for line in lines)
+    return int(status.split()[1]), {name.lower(): value for name, _, value in pairs}, json.loads(body)
+
+
+CLOSE = b"host: x\r\nconnection: close\r\n"
+H2C = b"host: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAA\r\n"
+LAST = b"GET /last HTTP/1.1\r\n" + CLOSE + b"\r\n"
+
+
+def answers(received: bytes) -> list[Any]:
+    """The JSON bodies of answers that follow each other on one connection."""
+    bodies = []
+    while received:
+        head, _, rest = received.partition(b"\r\n\r\n")
+        lines = head.decode("latin-1").lower().split("\r\n")
+        length = next(int(line.partition(": ")[2]) for line in lines if line.startswith("content-length"))
+        bodies.append(json.loads(rest[:length]))
+        received = rest[length:]
+    return bodies
+
+
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize(
+    ("framing", "sent"),
+    [(b"content-length: 5\r\n", b"hello"), (b"transfer-encoding: chunked\r\n", b"2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n")],
+)
+def test_an_offer_of_h2c_is_ignored_and_the_body_kept(
+    address: tuple[str, int], framing: bytes, sent: bytes, *, split: bool
+) -> None:
+    """Java's default client offers it with every first request; the connection goes on with HTTP/1.1."""
+    head = b"POST /first HTTP/1.1\r\n" + H2C + framing + b"\r\n"
+    pieces = [head, sent[:3], sent[3:], LAST] if split else [head + sent + LAST]
+    first, last = answers(exchange(address, *pieces))
+    assert (first["method"], first["path"], first["body"]) == ("POST", "/first", "hello")
+    assert first["headers"]["upgrade"] == "h2c"
+    assert (last["path"], last["body"]) == ("/last", "")
+
+
+def test_a_websocket_reaches_the_app_as_http(address: tuple[str, int]) -> None:
+    upgrade = b"host: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    request = b"GET /v1/realtime HTTP/1.1\r\n" + upgrade + b"Sec-WebSocket-Version: 13\r\n\r\n"
+    first, last = answers(exchange(address, request, LAST))
+    assert (first["method"], first["path"], first["headers"]["upgrade"]) == ("GET", "/v1/realtime", "websocket")
+    assert last["path"] == "/last"
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_trailers_never_become_headers(address: tuple[str, int], *, split: bool) -> None:
+    head = b"POST / HTTP/1.1\r\n" + CLOSE + b"transfer-encoding: chunked\r\ntrailer: x-forwarded-for\r\n\r\n"
+    trailer = b"X-Forwarded-For: 10.0.0.1\r\nAuthorization: Bearer stolen\r\n\r\n"
+    chunks = b"5\r\nhello\r\n0\r\n"
+    pieces = [head, chunks, trailer] if split else [head + chunks + trailer]
+    status, _, seen = parsed(exchange(address, *pieces))
+    assert (status, seen["body"]) == (200, "hello")
+    assert not {"x-forwarded-for", "authorization"} & seen["headers"].keys()
+
+
+def test_http_1_0_gets_no_chunks(address: tuple[str, int]) -> None:
+    received = exchange(address, b"GET /stream HTTP/1.0\r\n\r\n")
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head.lower()
+    assert body == b"data: 0\n\ndata: 1\n\ndata: 2\n\n"
+    status, headers, seen = parsed(exchange(address, b"POST / HTTP/1.0\r\ncontent-length: 2\r\n\r\n{}"))
+    assert (status, headers["connection"], seen["body"]) == (200, "close", "{}")
+    newer = exchange(address, b"GET /stream HTTP/1.1\r\n" + CLOSE + b"\r\n")
+    assert b"transfer-encoding: chunked" in newer.lower()
+    assert newer.endswith(b"0\r\n\r\n")
+
+
+HEADS = {
+    "a long header": b"GET / HTTP/1.1\r\nhost: x\r\na: " + b"x" * 33_000 + b"\r\n\r\n",
+    "a long path": b"GET /" + b"x" * 33_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n",
+    "many headers": b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 101 + b"\r\n",
+    "many headers with a body": b"POST / HTTP/1.1\r\ncontent-length: 2\r\n" + b"a: b\r\n" * 101 + b"\r\n{}",
+    "a header without an end": b"GET / HTTP/1.1\r\nhost: x\r\na: " + b"x" * 33_000,
+    "a path without an end": b"GET /" + b"x" * 33_000,
+    "empty lines without an end": b"\r\n" * 17_000,
+    "trailers without an end": b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\na: "
+    + b"x" * 600_000,
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("size", [1000, 10**9])
+def test_a_head_that_is_too_large_is_refused(address: tuple[str, int], name: str, size: int) -> None:
+    with socket.create_connection(address, timeout=10) as connection:
+        try:
+            for start in range(0, len(HEADS[name]), size):
+                connection.sendall(HEADS[name][start : start + size])
+        except (BrokenPipeError, ConnectionResetError):
+            pytest.fail("the connection was closed before the refusal was read")
+        received = b""
+        while chunk := connection.recv(65_536):
+            received += chunk
+    status, headers, body = parsed(received)
+    assert (status, body["error"]["code"], headers["connection"]) == (431, "head_too_large", "close")
+    assert body["error"].keys() == {"message", "type", "param", "code"}
+
+
+def test_heads_below_the_bounds_pass(address: tuple[str, int]) -> None:
+    lines = b"".join(b"x-%d: %s\r\n" % (number, b"x" * 300) for number in range(97))
+    body = b"x" * 300_000
+    request = b"POST / HTTP/1.1\r\n" + CLOSE + lines + b"content-length: 300000\r\n\r\n" + body
+    status, _, seen = parsed(exchange(address, request))
+    assert (status, len(seen["body"]), len(seen["headers"])) == (200, 300_000, 100)
+
+
+def test_what_is_not_http_is_a_bad_request(address: tuple[str, int]) -> None:
+    status, headers, body = parsed(exchange(address, b"hello\r\n\r\n"))
+    assert (status, body["error"]["code"], headers["connection"]) == (400, "invalid_request", "close")
+
+
+def test_a_head_that_does_not_arrive_in_time_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "_HEAD_SECONDS", 0.3)
+    with served() as address:
+        for pieces in [(b"GET / HT",), (b"GET / HTTP/1.1\r\n", b"a: b\r\n", b"c: "), (b"\r\n",)]:
+            started = time.monotonic()
+            status, _, body = parsed(exchange(address, *pieces))
+            assert (status, body["error"]["code"]) == (408, "request_timeout")
+            assert time.monotonic() - started < 3
+        assert exchange(address) == b""  # nothing was asked, so nothing is answered
+        second = exchange(address, b"GET /first HTTP/1.1\r\nhost: x\r\n\r\n", b"GET / HT")
+        assert second.count(b"HTTP/1.1 ") == 2
+        assert b"HTTP/1.1 408 " in second
+
+
+def test_connections_beyond_the_limit_are_refused() -> None:
+    with served(limit_concurrency=3) as address:
+        held = [socket.create_connection(address, timeout=10) for _ in range(3)]
+        held[0].sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert held[0].recv(65_536).startswith(b"HTTP/1.1 200 ")
+        status, headers, body = parsed(exchange(address))
+        assert (status, body["error"]["code"], headers["retry-after"]) == (503, "too_many_connections", "1")
+        for connection in held:
+            connection.close()
+        time.sleep(0.1)
+        assert parsed(exchange(address, LAST))[0] == 200
+
+
+def test_idle_connections_live_longer_than_those_of_the_pools_in_front() -> None:
+    options = dict(itertools.pairwise(UVICORN_OPTIONS))
+    assert int(options["--timeout-keep-alive"]) > 120  # Application Gateway's pool
+    seconds = int(options["--timeout-keep-alive"])
+    with served(timeout_keep_alive=seconds) as address, socket.create_connection(address, timeout=10) as connection:
+        for wait in (0.0, 6.0):  # uvicorn's own limit is 5 s
+            time.sleep(wait)
+            connection.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
+
+
+def test_the_container_runs_with_these_options() -> None:
+    command = (ROOT / "Dockerfile").read_text().rpartition("CMD ")[2].replace("\\\n", "")
+    words = json.loads(command)
+    assert words[:4] == ["python", "-m", "uvicorn", "shared.asgi:app"]
+    assert " ".join(UVICORN_OPTIONS) in " ".join(words)
