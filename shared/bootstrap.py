@@ -159,7 +159,7 @@ async def application(settings: Settings, open_tables: OpenTables | None = None)
         credentials = parts.own(Credentials(settings.client_id, settings.api_keys))
         credentials.warm(_token_scopes(configuration.backends))
         client = parts.own(BackendClient(credentials, breakers, configuration.timeouts))
-        forwarder = Forwarder(client, breakers, router, configuration.timeouts)
+        forwarder = Forwarder(client, breakers, router, configuration.timeouts, configuration.models)
         shadows = parts.own(Shadows(client, breakers, configuration.timeouts))
         objects = parts.own(
             ObjectDirectory(

@@ -15,11 +15,13 @@ Surface = Literal["openai", "dated", "v1"]
 
 
 class Target(msgspec.Struct, frozen=True):
-    """One deployment of one backend, the target of an attempt. `model` is its configured name."""
+    """One deployment of one backend, the target of an attempt. `model` is its configured name. `tier`: the service tier
+    of the attempt, if Azure throttles it apart from the standard one (`flex`, `priority`); else ""."""
 
     backend: Backend
     model: str
     deployment: str
+    tier: str = ""
 
 
 class Access(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -199,6 +201,7 @@ Role = Literal["try", "hedge", "shadow"]
 
 BEATEN = "another was faster"  # the problem of a hedge's loser
 LEFT = "the caller left"  # the problem of an attempt whose caller disconnected
+LEFT_EARLY = "the caller left before the request was sent"
 
 
 class Attempt(msgspec.Struct, frozen=True):

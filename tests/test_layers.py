@@ -28,6 +28,7 @@ PURE = (
     "routing/_health",
     "routing/quota",
     "routing/rendezvous",
+    "routing/silence",
     "forwarding/_timeouts",
     "auth/keys",
     "token_classes",

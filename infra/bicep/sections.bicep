@@ -45,6 +45,8 @@ type model = {
   canary: variant?
   shadow: variant?
   prompt_cache_affinity: bool?
+  first_byte: any?
+  tier_fallback: bool?
 }
 
 @export()

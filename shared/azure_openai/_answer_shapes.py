@@ -88,6 +88,7 @@ class Choice(msgspec.Struct):
     message: dict[str, Any] | None = None
     text: str | None = None
     finish_reason: str | None = None
+    index: int | None = 0
 
     def pieces(self) -> list[Any]:
         """The pieces of an answer in this choice, of whatever kind: text, calls of tools, sound."""

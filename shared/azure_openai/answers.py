@@ -40,9 +40,89 @@ _REFUSALS: dict[str, FallbackReason] = {
 
 Kind = Literal["ok", "caller", "ours", "capacity", "server"]
 
+_THROTTLED = frozenset(("rate_limit_exceeded", "rate_limit_error", "too_many_requests", "toomanyrequests"))
+_NO_ACCESS = frozenset(("deploymentnotfound", "invalid_api_key", "invalid_authentication", "permissiondenied"))
+_CALLERS = frozenset(
+    {
+        *_REFUSALS,
+        "string_above_max_length",
+        "failed_to_download_image",
+        "empty_image_file",
+        "vector_store_not_found",
+    }
+)
+_CALLERS_FAMILIES = ("invalid_", "image_", "unsupported_", "missing_")
+_FRONT_END = "x-ms-fe-error"  # a header of Azure's front end, which has found no deployment behind the path
+_WAIT_IN_WORDS = re.compile(r"(?:try again|retry) (?:in|after) (\d+(?:\.\d+)?) ?(ms|milliseconds?|s\b|sec)", re.I)
 
-def classify(status: int, body: bytes) -> Kind:
-    """Classify an answer by the party at fault. `ours`: the gateway's access to that deployment; another may work."""
+
+class ReportedError(msgspec.Struct, frozen=True):
+    """An error as a backend reports it. Each field may be ""."""
+
+    code: str = ""
+    type: str = ""
+    message: str = ""
+
+
+class _Nested(msgspec.Struct):
+    error: Any = None
+
+
+class _Failing(msgspec.Struct):
+    """The places of an error: `error` in bodies, chunks and some events, `response.error` in `response.failed`,
+    `last_error` in `thread.run.failed`, and the fields themselves in the event `error`."""
+
+    error: Any = None
+    response: _Nested | None = None
+    last_error: Any = None
+    type: Any = None
+    code: Any = None
+    message: Any = None
+
+
+_decode_failing = msgspec.json.Decoder(_Failing).decode
+
+
+def reported_error(data: bytes) -> ReportedError | None:
+    """The error that a body or the payload of an event reports; None if it reports none."""
+    try:
+        read = _decode_failing(data)
+    except UNREADABLE:
+        return None
+    for error in (read.error, read.response and read.response.error, read.last_error):
+        if isinstance(error, dict):
+            return ReportedError(*(_text(error.get(name)) for name in ("code", "type", "message")))
+        if isinstance(error, str) and error:
+            return ReportedError(message=error)
+    if read.type == "error" and (read.code is not None or read.message is not None):
+        return ReportedError(_text(read.code), "", _text(read.message))
+    return None
+
+
+def equivalent_status(error: ReportedError, headers: Mapping[str, str]) -> int:
+    """The status of the same error in a status line, for one that came under status 200."""
+    words = {error.code.lower(), error.type.lower()}
+    if error.code.isdecimal() and 400 <= int(error.code) < 600:
+        return int(error.code)
+    if words & _THROTTLED or "retry-after" in headers or "retry-after-ms" in headers:
+        return 429
+    if words & _NO_ACCESS:
+        return 401
+    if any(
+        word in _CALLERS or word.startswith(_CALLERS_FAMILIES) or word.endswith("_policy_violation") for word in words
+    ):
+        return 400
+    return 500
+
+
+def _is_callers(word: str) -> bool:
+    return word in _CALLERS or word.startswith(_CALLERS_FAMILIES) or word.endswith("_policy_violation")
+
+
+def classify(status: int, body: bytes, headers: Mapping[str, str]) -> Kind:
+    """Classify an answer by the party at fault. `ours`: the gateway's access to that deployment; another may work.
+
+    `status`: the line's, or `equivalent_status` of an error below status 200; `body`: the answer's, or the event's."""
     if status < 400:
         return "ok"
     if status == 429:
@@ -50,6 +130,8 @@ def classify(status: int, body: bytes) -> Kind:
     if status == 408 or status >= 500:
         return "server"
     if status in (401, 403) or (status == 404 and error_code(body) == "DeploymentNotFound"):
+        return "ours"
+    if status == 400 and _FRONT_END in headers and not error_code(body):
         return "ours"
     return "caller"
 
@@ -61,12 +143,13 @@ def missing_action(body: bytes) -> str:
 
 
 def error_code(body: bytes) -> str:
-    """The `error.code` of an answer, or ""."""
-    try:
-        error = msgspec.json.decode(body).get("error")
-        return str(error.get("code") or "")
-    except (*UNREADABLE, AttributeError):
-        return ""
+    """The code of the error that an answer reports, or ""."""
+    error = reported_error(body)
+    return "" if error is None else error.code
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -78,6 +161,16 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         number((headers.get(f"x-ratelimit-reset-{kind}") or "").removesuffix("s")) for kind in ("tokens", "requests")
     ]
     return max((seconds for seconds in resets if seconds is not None), default=None)
+
+
+def wait(headers: Mapping[str, str], report: bytes) -> float | None:
+    """The seconds to wait after a 429: as the headers say, else as the message says, which in a stream is all."""
+    if (seconds := retry_after(headers)) is not None:
+        return seconds
+    error = reported_error(report)
+    if error is None or (words := _WAIT_IN_WORDS.search(error.message)) is None:
+        return None
+    return float(words[1]) * (0.001 if words[2].lower().startswith("m") else 1.0)
 
 
 def fallback_reason(status: int, body: bytes) -> FallbackReason | None:

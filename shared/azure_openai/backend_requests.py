@@ -38,6 +38,7 @@ _FORWARDED = frozenset(
 )
 
 
+IMAGE_DEPLOYMENT = "x-ms-oai-image-generation-deployment"  # of the image tool; callers name the model
 _FORWARDED_PREFIX = "aoai-"  # headers that opt in to previews of the v1 API, such as aoai-evals
 
 
@@ -61,6 +62,8 @@ def upstream_request(call: Call, target: Target) -> UpstreamRequest:
     backend = target.backend
     v1 = goes_to_v1(call, backend)
     edits, form_model = call.edits, None
+    if not target.tier and service_tier(call):
+        edits = edits | {"service_tier": b'"default"'}
     path, query = call.path or call.operation.path, call.query
     if call.body_model != target.deployment and names_deployment(call, target):
         if call.model_at == IN_QUERY:
@@ -69,18 +72,29 @@ def upstream_request(call: Call, target: Target) -> UpstreamRequest:
             form_model = target.deployment.encode()
         else:
             edits = edits | _model_edit(call, target.deployment)
+    version = call.api_version if call.surface == "dated" else backend.api_version
+    version = version if version and version != "v1" else DEFAULT_DATED_VERSION
+    if call.usage_injected and not v1 and version < INCLUDE_USAGE_SINCE:
+        edits = {name: value for name, value in edits.items() if name != "stream_options"}
     body = rewrite(call.body, call.values, edits) if edits else call.body
     if v1:
         path = f"/openai/v1/{path}"
         if call.api_version and call.surface == "v1":
             query = f"api-version={quote(call.api_version)}" + (f"&{query}" if query else "")
     else:
-        version = call.api_version if call.surface == "dated" else backend.api_version
         path = f"/openai/deployments/{target.deployment}/{path}" if call.operation.on_deployment else f"/openai/{path}"
-        version = version if version and version != "v1" else DEFAULT_DATED_VERSION
         query = f"api-version={quote(version)}" + (f"&{query}" if query else "")
     url = backend.endpoint.rstrip("/") + path + (f"?{query}" if query else "")
     return UpstreamRequest(call.operation.method, url, token_scope(backend, v1=v1), body, form_model)
+
+
+_TIERS = {b'"flex"': "flex", b'"priority"': "priority"}
+
+
+def service_tier(call: Call) -> str:
+    """The service tier that a call asks for, if Azure throttles it apart from the standard one; else ""."""
+    place = call.values.get("service_tier")
+    return "" if place is None else _TIERS.get(call.body[place], "")
 
 
 def goes_to_v1(call: Call, backend: Backend) -> bool:
@@ -93,7 +107,9 @@ def names_deployment(call: Call, target: Target) -> bool:
     operation = call.operation
     if not target.deployment or (operation.model == "optional" and call.body_model is None):
         return False
-    return not operation.on_deployment or goes_to_v1(call, target.backend)
+    # Azure's dated image operations also read `model` in the body, and know only deployments.
+    named_too = operation.metered == "images" and call.body_model is not None
+    return not operation.on_deployment or goes_to_v1(call, target.backend) or named_too
 
 
 def _model_edit(call: Call, deployment: str) -> dict[str, bytes]:
@@ -113,9 +129,16 @@ def forwarded_headers(headers: Mapping[str, str]) -> dict[str, str]:
     passed = [
         (name, value)
         for name, value in headers.items()
-        if (name in _FORWARDED or name.startswith(_FORWARDED_PREFIX)) and value.isascii()
+        if (name in _FORWARDED or name == IMAGE_DEPLOYMENT or name.startswith(_FORWARDED_PREFIX)) and value.isascii()
     ]
     return dict(passed[:_MAX_CUSTOM_HEADERS])
+
+
+def headers_for(call: Call, backend: Backend) -> dict[str, str]:
+    """The headers of a call for one backend: with its name for the model of the image tool."""
+    if (model := call.headers.get(IMAGE_DEPLOYMENT)) is None:
+        return call.headers
+    return call.headers | {IMAGE_DEPLOYMENT: backend.models.get(model, model)}
 
 
 def usage_edit(fields: JsonFields, call: Call) -> dict[str, bytes]:

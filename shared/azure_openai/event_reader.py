@@ -16,6 +16,7 @@ from shared.azure_openai._answer_shapes import (
     tools_called,
     usage_at_end,
 )
+from shared.azure_openai.answers import ReportedError, reported_error
 from shared.azure_openai.json_body import UNREADABLE
 from shared.azure_openai.metering import spoken_characters
 from shared.token_classes import TOKEN_CLASSES
@@ -60,10 +61,13 @@ class EventReader:
         """`eager`: any event commits the stream, because no other backend could take over."""
         self.committed = False  # a part of the answer has passed: no other backend can take over now
         self.failed = False  # the backend reported an error before that
+        self.error: ReportedError | None = None  # its reason, which may follow in an event of its own
+        self.failure = b""  # the payload with that reason
         self.marked = False  # the end marker has come, behind which nothing follows
-        self.may_end = False  # an image is complete: the stream may end without another word
-        self.typed = False  # its events have types
+        self.may_end = False  # an image, or each choice, is complete: the stream may end without another word
         self.objects: list[bytes] = []  # payloads that name objects; whoever records those empties the list
+        self._unfinished: set[int | None] = set()  # the choices that have begun and not finished, by their index
+        self._finished: set[int | None] = set()
         self._call = call
         self._eager = eager
         self._drops_usage = call.usage_injected
@@ -90,7 +94,7 @@ class EventReader:
         if kind:
             return self._read_typed(kind, read, data)
         if read.error is not None and not self.committed:
-            self.failed = True
+            self._fail(data)
         if self._collects and read.choices and ((not self.objects and not self.committed) or _SPOKEN.search(data)):
             self.objects.append(data)
         if read.usage is not None:
@@ -114,11 +118,17 @@ class EventReader:
             self._usages.append(usage.value(images=int(self.may_end)))
         return "pass"
 
+    def reported(self) -> Usage | None:
+        """The usage that the stream reported; None if it reported none."""
+        if not self._usages:
+            return None
+        return self._usages[0] if len(self._usages) == 1 else _sum(self._usages)
+
     def usage(self) -> Usage:
         """The usage that the stream reported. If it reported none, an estimate: a token per four characters, or per
         piece if pieces are shorter."""
-        if self._usages:
-            return self._usages[0] if len(self._usages) == 1 else _sum(self._usages)
+        if (reported := self.reported()) is not None:
+            return reported
         call = self._call
         if call.operation.metered == "speech":  # events are charged by tokens, and those of audio are not known
             return Usage(input_tokens=call.input_estimate, characters=spoken_characters(call), estimated=True)
@@ -131,9 +141,8 @@ class EventReader:
         return self._text.whole()
 
     def _read_typed(self, kind: str, read: Event, data: bytes) -> Verdict:
-        self.typed = True
         if (kind in _FAILING or read.error is not None) and not self.committed:
-            self.failed = True
+            self._fail(data)
         elif kind not in _OPENING:
             self.committed = True
         if isinstance(read.delta, str) and not kind.endswith("audio.delta"):  # whose delta is sound
@@ -151,7 +160,13 @@ class EventReader:
         elif image:
             self._usages.append(Usage(images=1))
         self.may_end = self.may_end or image
-        return "end" if kind in _ENDING else "pass"
+        # The reason of a failure may follow in an event `error`, so the stream goes on until then.
+        return "end" if kind in _ENDING and not (self.failed and self.error is None) else "pass"
+
+    def _fail(self, data: bytes) -> None:
+        self.failed = True
+        if self.error is None and (error := reported_error(data)) is not None:
+            self.error, self.failure = error, data
 
     def _read_choice(self, choice: Choice) -> None:
         """Any piece of an answer commits the stream, of whatever kind it is: text, calls of tools, sound."""
@@ -159,6 +174,13 @@ class EventReader:
             self._text.add(text_of(pieces[0] if len(pieces) == 1 else pieces))
         if pieces or choice.finish_reason:
             self.committed = True
+            if choice.finish_reason:
+                self._finished.add(choice.index)
+                self._unfinished.discard(choice.index)
+                self.may_end = not self._unfinished
+            elif choice.index not in self._finished:
+                self._unfinished.add(choice.index)
+                self.may_end = False
 
 
 class _Text:

@@ -89,6 +89,15 @@ def usage_in_answer(call: Call, status: int, body: bytes) -> Usage:
     return Usage(input_tokens=call.input_estimate, output_tokens=_characters_in(body) // 4, estimated=True)
 
 
+def reported_usage(body: bytes) -> Usage | None:
+    """The usage in a body, if it reports one."""
+    try:
+        answer = decode_answer(body)
+    except UNREADABLE:
+        return None
+    return None if answer.usage is None else answer.usage.value(answer.model, answer.service_tier)
+
+
 def unanswered(call: Call) -> Usage:
     """The usage that a backend charges for a call that it has read but not answered: at least the prompt."""
     match call.operation.metered:

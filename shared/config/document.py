@@ -162,7 +162,9 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Settings of a model on all its backends. `hedge`: a slow call is sent to a second backend."""
+    """Settings of a model on all its backends. `hedge`: a slow call is sent to a second backend. `first_byte`: seconds
+    from the start of a try to its first content; None: as in `timeouts`. `tier_fallback`: a call of the tier `flex` or
+    `priority` goes to the standard tier if its own cannot serve it."""
 
     fallbacks: list[str] = []
     aliases: list[str] = []
@@ -172,6 +174,8 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     canary: Variant | None = None
     shadow: Variant | None = None
     prompt_cache_affinity: bool = True
+    first_byte: Annotated[float, Meta(gt=0, le=1500)] | None = None
+    tier_fallback: bool = False
 
 
 class WebhookSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -225,10 +229,12 @@ class ExportSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """In seconds. `total`: until an answer is complete, or a stream has its first token; below the 230 s after which
-    Azure's front end cuts a silent connection. `stream`: until a stream has ended. `request_body`: until a request's
-    body has arrived; longer for large ones, at 16 kB/s. `first_byte` None: depends on the kind of call
-    (`forwarding/_timeouts.py`)."""
+    """In seconds. `total`: until an answer is complete, or a stream without heartbeats has its first token; below the
+    230 s after which Azure's front end cuts a silent connection. `stream`: until a stream has ended.
+    `request_body`: until a request's body has arrived; longer for large ones, at 16 kB/s.
+
+    `first_byte` None: depends on the kind of call (`forwarding/_timeouts.py`).
+    """
 
     connect: Annotated[float, Meta(gt=0, le=60)] = 2.0
     first_byte: Annotated[float, Meta(gt=0, le=220)] | None = None

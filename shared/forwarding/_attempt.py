@@ -19,6 +19,8 @@ class AttemptTimeout:
         self.call_ends = call_ends
         self._until = in_seconds(seconds)
         self.timer = asyncio.timeout_at(None if watched else self._until)
+        self.sent_at: float | None = None  # the time at which the end of an upload was sent, on the event loop's clock
+        self.written = False  # a part of its request has gone out: from then on its backend may charge for it
         self.superseded = False
         self.hung = False  # superseded because its target seems to answer nobody, which is a fault
 
@@ -33,6 +35,11 @@ class AttemptTimeout:
         with contextlib.suppress(RuntimeError):
             self.timer.reschedule(in_seconds(seconds))
 
+    def request_sent(self) -> None:
+        """The whole of an upload has been sent: the time for its answer starts."""
+        self.sent_at = asyncio.get_running_loop().time()
+        self.restart(self.seconds)
+
     def start(self) -> None:
         """Start the timer of a watched attempt, unless it runs already."""
         if self.timer.when() is None:
@@ -40,6 +47,10 @@ class AttemptTimeout:
                 self.timer.reschedule(self._until)
             except RuntimeError:  # the attempt has not begun yet, or is over
                 self.timer = asyncio.timeout_at(self._until)
+
+    def move(self) -> None:
+        """End the attempt because its target answers nobody."""
+        self.supersede(hung=True)
 
     def supersede(self, *, hung: bool) -> None:
         """End the attempt because another one has the answer. Does nothing before it has begun or after its end."""

@@ -7,12 +7,15 @@ import aiohttp
 import msgspec
 
 from shared.azure_openai import answers, metering
+from shared.azure_openai.answers import ReportedError
 from shared.azure_openai.json_body import UNREADABLE
 from shared.forwarding._attempt import AttemptTimeout
-from shared.forwarding.response import WholeAnswer, whole_answer
+from shared.forwarding.response import WholeAnswer, returned_headers, whole_answer
 from shared.routing import quota
 from shared.routing.quota import Throttle
-from shared.types import Call, Target
+from shared.types import Call, Target, Usage
+
+_GENERATING = frozenset(("tokens", "input", "images", "audio", "speech"))  # what the operations are metered by
 
 CLOSED_EARLY = "closed the connection before its answer was complete"
 
@@ -23,7 +26,7 @@ class AttemptFailed(Exception):
     `status`: of the answer; 0: there was no answer. `answer`: the backend's own error, if the caller may see it.
     `wait`: seconds that the backend asked for. `spilled_to`: the deployment that failed after Azure had chosen it in
     place of a full provisioned one; "?" if Azure did not name it. `charged`: Azure charges the prompt, as it does for
-    attempts that timed out or broke off, not for 429 and 5xx.
+    attempts that timed out or broke off, not for 429 and 5xx. `usage`: what the backend reported of it, if it did.
     """
 
     def __init__(
@@ -34,6 +37,7 @@ class AttemptFailed(Exception):
         wait: float | None = None,
         spilled_to: str = "",
         charged: bool = False,
+        usage: Usage | None = None,
     ) -> None:
         super().__init__(problem)
         self.problem = problem
@@ -42,6 +46,7 @@ class AttemptFailed(Exception):
         self.wait = wait
         self.spilled_to = spilled_to
         self.charged = charged
+        self.usage = usage
 
 
 class Throttled(AttemptFailed):
@@ -106,20 +111,73 @@ def failure_in_answer(
     `complete`: `body` is all of it. `configured`: tokens per minute that the deployment should have.
     """
     status, headers = response.status, response.headers
-    match answers.classify(status, body):
+    if status < 300:
+        if not complete or _is_answer(call, response, body):
+            return None
+        return InvalidAnswer(f"status {status}, but no answer of Azure OpenAI's", status)
+    if status < 400:  # Azure OpenAI never redirects: another server answers at that address
+        return InvalidAnswer(f"status {status}, but no answer of Azure OpenAI's", status)
+    shown = whole_answer(call, target, status, headers, body) if complete and _is_error(body) else None
+    usage = metering.reported_usage(body)
+    return _failure(target, status, headers, body, shown, usage, configured, charged=status == 408)
+
+
+def error_in_success(
+    call: Call, target: Target, response: aiohttp.ClientResponse, body: bytes, configured: float | None
+) -> AttemptFailed | WholeAnswer | None:
+    """Return the failure that a body below status 200 reports, or the caller's own error; None: it reports no error."""
+    if response.status != 200 or call.operation.metered not in _GENERATING or b'"error"' not in body:
+        return None
+    if (error := answers.reported_error(body)) is None:
+        return None
+    return error_below_200(call, target, response.headers, error, body, body, metering.reported_usage(body), configured)
+
+
+def error_below_200(
+    call: Call,
+    target: Target,
+    headers: Mapping[str, str],
+    error: ReportedError,
+    report: bytes,
+    body: bytes,
+    usage: Usage | None,
+    configured: float | None,
+) -> AttemptFailed | WholeAnswer:
+    """Return the failure that an error below status 200 is, as if a status line had said it; or the answer for the
+    caller, if the error is the caller's own. `report`: the object with the error, which is all or a part of `body`."""
+    status = answers.equivalent_status(error, headers)
+    charge = usage or metering.usage_in_answer(call, status, report)
+    refusal = answers.fallback_reason(status, report)
+    shown = WholeAnswer(target, 200, returned_headers(call, headers), body, charge, refusal)
+    # The quota in the headers is that of the admission, which the error has overtaken.
+    lower = {name.lower(): value for name, value in headers.items()}
+    left = {name: value for name, value in lower.items() if not name.startswith("x-ratelimit-")}
+    failed = _failure(target, status, left, report, shown, usage, configured, charged=status >= 500)
+    return shown if failed is None else failed
+
+
+def _failure(
+    target: Target,
+    status: int,
+    headers: Mapping[str, str],
+    report: bytes,
+    shown: WholeAnswer | None,
+    usage: Usage | None,
+    configured: float | None,
+    *,
+    charged: bool,
+) -> AttemptFailed | None:
+    """Return the failure that an error is; None: it is the caller's own. `shown`: what the caller may see of it."""
+    spilled_to = _failed_spillover(target, headers)
+    match answers.classify(status, report, headers):
         case "capacity":
-            kind = quota.throttle(headers, body, configured=configured)
-            return Throttled(kind, answers.retry_after(headers), _failed_spillover(target, headers))
+            kind = quota.throttle(headers, report, configured=configured)
+            return Throttled(kind, answers.wait(headers, report), spilled_to)
         case "server":
-            shown = whole_answer(call, target, status, headers, body) if complete and _is_error(body) else None
-            spilled_to = _failed_spillover(target, headers)
-            return AttemptFailed(f"status {status}", status, shown, spilled_to=spilled_to, charged=status == 408)
+            return AttemptFailed(f"status {status}", status, shown, spilled_to=spilled_to, charged=charged, usage=usage)
         case "ours":
-            action = answers.missing_action(body)
-            return AccessDenied(f"status {status} {answers.error_code(body)}".rstrip(), status, action)
-        case "ok" if status >= 300 or (complete and not _is_answer(call, response, body)):
-            # Azure OpenAI never redirects: another server answers at that address.
-            return InvalidAnswer(f"status {status}, but no answer of Azure OpenAI's", status)
+            problem = f"status {status} {answers.error_code(report)[:64]}".rstrip()
+            return AccessDenied(problem, status, answers.missing_action(report))
     return None
 
 
@@ -136,7 +194,7 @@ def failure_of_transport(
         if timeout.superseded:
             return Superseded(hung=timeout.hung)
         kind = DeadlinePassed if timeout.ends_with_call else TimedOut
-        return kind(f"no answer within {timeout.seconds:.1f} s", charged=status in (0, 200))
+        return kind(f"no answer within {timeout.seconds:.1f} s", charged=timeout.written and status in (0, 200))
     closed_early = isinstance(error, aiohttp.ClientPayloadError)
     problem = CLOSED_EARLY if closed_early else f"{type(error).__name__}: {error}"
     connected = not isinstance(error, aiohttp.ClientConnectorError)

@@ -26,7 +26,7 @@ class HedgedAttempt:
         self._timeout = timeout
         self._started = call.now()
         self._first_ended = False
-        self._second: tuple[_Attempt, Target] | None = None
+        self._second: tuple[_Attempt, Target, AttemptTimeout] | None = None
         self._since = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -56,25 +56,26 @@ class HedgedAttempt:
     def _look(self) -> None:
         self._timeout.start()
         loop = asyncio.get_running_loop()
-        if (seconds := self._call.look_again(self._target, self._started, self._timeout.seconds)) > 0:
+        if (seconds := self._call.look_again(self._target, self._started)) > 0:
             self._timer = loop.call_later(seconds, self._look)
         elif (second := self._call.another(self._target)) is not None:
             target, timeout = second
             self._since = self._call.now()
             task = loop.create_task(self._call.attempt(target, timeout, "hedge"))
             task.add_done_callback(self._second_ended)
-            self._second = task, target
+            self._second = task, target, timeout
 
     def _second_ended(self, task: _Attempt) -> None:
         if not self._first_ended and not task.cancelled() and not task.exception() and task.result() is not None:
-            self._timeout.supersede(hung=self._call.seems_hung(self._target, self._started))
+            self._call.answered_first(self._target, self._started, self._timeout)
 
-    async def _drop(self, task: _Attempt, target: Target) -> None:
+    async def _drop(self, task: _Attempt, target: Target, timeout: AttemptTimeout) -> None:
         """End a second attempt that is not needed."""
         task.cancel()
         await asyncio.wait((task,))
+        usage = self._call.prompt(timeout)
         if not task.cancelled():
             if (answer := task.result()) is None:
                 return
-            self._call.discard(answer)  # both answered at the same moment
-        self._call.superseded(target, self._since, "hedge")
+            usage = self._call.discard(answer)  # both answered at the same moment
+        self._call.superseded(target, self._since, "hedge", usage)

@@ -2,13 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 
-from shared.azure_openai import answers, metering, operations, requests
+from shared.azure_openai import metering, operations, requests
 from shared.azure_openai.references import KINDS
-from shared.config.document import Backend, FallbackReason, Timeouts
+from shared.config.document import Backend, FallbackReason, Model, Timeouts
 from shared.errors import BadGateway, GatewayError, NoBackendAvailable, StateUnavailable, UpstreamTimeout
 from shared.forwarding._attempt import AttemptTimeout, in_seconds
 from shared.forwarding._failures import AttemptFailed, Disconnected, InvalidAnswer, Superseded, Throttled, TimedOut
@@ -21,13 +21,15 @@ from shared.routing import quota
 from shared.routing.breakers import Breakers
 from shared.routing.retry_budget import RetryBudget
 from shared.routing.router import Router
-from shared.types import BEATEN, LEFT, Attempt, Call, Plan, Reference, Role, Target, Usage
+from shared.routing.silence import SHORTEST, patience
+from shared.types import BEATEN, LEFT, LEFT_EARLY, Attempt, Call, Plan, Reference, Role, Target, Usage
 
 logger = logging.getLogger("tollgate.forwarding")
 
-_LOOK_AFTER = 3.0  # seconds after which an attempt is looked at that has shown nothing
-_LOOK_AGAIN = 1.0
-_LONGER = 1.5  # times the longest answer so far: from then on a target may hang
+_LOOK_AFTER = SHORTEST  # seconds after which an attempt is looked at that has shown nothing
+
+
+_PLAIN = Model()
 
 
 Admit = Callable[[str], Awaitable[bool]]
@@ -46,7 +48,16 @@ class ForwardingFailed(Exception):
 class Forwarder:
     """Tries targets in order."""
 
-    def __init__(self, client: BackendClient, breakers: Breakers, router: Router, timeouts: Timeouts) -> None:
+    def __init__(
+        self,
+        client: BackendClient,
+        breakers: Breakers,
+        router: Router,
+        timeouts: Timeouts,
+        models: Mapping[str, Model],
+    ) -> None:
+        """`models`: the settings of those that have some."""
+        self.models = models
         self.client = client
         self.breakers = breakers
         self.router = router
@@ -58,14 +69,16 @@ class Forwarder:
         call: Call,
         plan: Plan,
         request_id: str,
-        started: float,
         upload: Upload | None = None,
         admit: Admit | None = None,
+        *,
+        kept_alive: bool = False,
     ) -> "ForwardedCall":
-        """Prepare a call. `started`: the time of its arrival, from which its deadline counts. An `upload` goes to
-        another target as long as everything received of it is kept. `admit`: the limits of other models than the
-        plan's, as far as they have some."""
-        return ForwardedCall(self, call, plan, request_id, started, upload, admit)
+        """Prepare a call whose body is there, from when its deadline counts; that of an `upload` starts anew with its
+        end. An `upload` goes to another target as long as everything received of it is kept. `admit`: the limits of
+        other models than the plan's, as far as they have some. `kept_alive`: comments keep the caller's connection, so
+        that a stream may take its whole time until its first content."""
+        return ForwardedCall(self, call, plan, request_id, upload, admit, kept_alive=kept_alive)
 
     async def has_object(self, backend: Backend, reference: Reference) -> bool:
         """Ask a backend for an object. Raises `StateUnavailable` if the backend does not answer."""
@@ -76,7 +89,7 @@ class Forwarder:
             return False  # no object has such an id
         plan = Plan(model="", targets=[Target(backend, "", "")])
         try:
-            answer = await self.sending(call, plan, "adoption", self.breakers.clock()).run()
+            answer = await self.sending(call, plan, "adoption").run()
         except ForwardingFailed as failed:
             raise StateUnavailable(failed.error.message) from None
         answer.close()
@@ -94,9 +107,10 @@ class ForwardedCall:
         call: Call,
         plan: Plan,
         request_id: str,
-        started: float,
         upload: Upload | None,
         admit: Admit | None,
+        *,
+        kept_alive: bool,
     ) -> None:
         self._forwarder = forwarder
         self._breakers = forwarder.breakers
@@ -107,8 +121,11 @@ class ForwardedCall:
         self._upload = upload
         self._admit = admit
         self._admitted = {plan.model: True}  # by model
-        total = forwarder.timeouts.total
-        self._deadline = started + (total if plan.seconds is None else min(plan.seconds, total))
+        longest = max(forwarder.timeouts.total, forwarder.timeouts.stream if kept_alive else 0.0)
+        self._deadline = self._clock() + min(longest, plan.seconds or longest)
+        self._started = in_seconds(0.0)
+        self._upload_sent = False
+        self._fresh = False  # the attempt is the last one, on a connection that was not idle
         self._tokens = quota.estimate(call)
         self._left = list(plan.targets)
         self._attempts: list[Attempt] = []
@@ -137,15 +154,23 @@ class ForwardedCall:
             if limit <= 0:
                 self._failures.append(TimedOut("the time for the whole call was over"))
                 break
-            if self._failures and not isinstance(self._failures[-1], Throttled) and not self._forwarder.budget.take():
+            free = not self._failures or isinstance(self._failures[-1], Throttled | Superseded)
+            if not free and not self._forwarder.budget.take():
                 # When much fails, retries would overload the backends that still work.
                 logger.warning("%s: not retried, the retry budget is spent", self._request_id)
                 break
             timeout = self._timeout(limit, watched=True)
             answer = await HedgedAttempt(self, target, timeout).run(self._first_look(target, limit))
+            self._restart_clock(timeout)
             if answer is not None and not self._falls_back(answer):
                 return answer
         return self._last_resort()
+
+    def _restart_clock(self, timeout: AttemptTimeout) -> None:
+        """Count the deadline of an upload from its end, which its first attempt may have waited for."""
+        if timeout.sent_at is not None and not self._upload_sent:
+            self._upload_sent = True
+            self._deadline += timeout.sent_at - self._started
 
     # --- decisions ----------------------------------------------------------------------------------------------------
 
@@ -193,7 +218,9 @@ class ForwardedCall:
 
     def _limit(self, target: Target) -> float:
         """The seconds of an attempt, within the time left for the call."""
-        return min(first_byte_timeout(self._call, target, self._forwarder.timeouts), self._deadline - self._clock())
+        settings = self._forwarder.models.get(target.model, _PLAIN)
+        left = self._deadline - self._clock()
+        return first_byte_timeout(self._call, target, self._forwarder.timeouts, settings, left)
 
     def _timeout(self, limit: float, *, watched: bool = False) -> AttemptTimeout:
         if self._plan.seconds is None:
@@ -203,11 +230,9 @@ class ForwardedCall:
     def _falls_back(self, answer: Answer) -> bool:
         """Return True if another model, or a larger window, may take the call that this answer refuses. The caller gets
         this answer if they do not."""
-        if answer.status != 400 or not isinstance(answer, WholeAnswer) or self._refused is not None:
+        if not isinstance(answer, WholeAnswer) or answer.refusal is None or self._refused is not None:
             return False
-        reason = answers.fallback_reason(answer.status, answer.body)
-        if reason is None:
-            return False
+        reason = answer.refusal
         self._refused = reason, answer
         if not any(map(self._serves, self._left)):
             self._refused = None
@@ -225,75 +250,101 @@ class ForwardedCall:
         """Make an attempt and record it. None: it failed."""
         started = self._clock()
         try:
-            answer = await self._forwarder.client.attempt(self._call, target, timeout, self._request_id, self._upload)
-        except Superseded:
-            self.superseded(target, started, role)
+            answer = await self._forwarder.client.attempt(
+                self._call, target, timeout, self._request_id, self._upload, fresh=self._fresh
+            )
+        except Superseded as failed:
+            if failed.hung:
+                self._failures.append(failed)
+            self.superseded(target, started, role, self.prompt(timeout))
             return None
         except asyncio.CancelledError:
             if role == "try":  # the end of a hedge is recorded by `superseded`
-                self._record(target, 0, LEFT, started, role)
+                self._record(target, 0, LEFT if timeout.written else LEFT_EARLY, started, role)
             raise
         except AttemptFailed as failed:
             self._throttled = self._throttled or isinstance(failed, Throttled)
             self._failures.append(failed)
             if failed.spilled_to:
                 self._spilled.append((target.backend.endpoint, failed.spilled_to))
-            usage = metering.unanswered(self._call) if failed.charged else None
+            usage = failed.usage or (metering.unanswered(self._call) if failed.charged else None)
             self._record(target, failed.status, failed.problem, started, role, usage)
             logger.info("%s: %s on %s: %s", self._request_id, target.deployment, target.backend.name, failed.problem)
-            if isinstance(failed, Disconnected) and len(self._plan.targets) == 1 == len(self._attempts):
-                self._left.append(target)  # it may have closed an idle connection, and there is no other target
+            self._ask_again(target)
             return None
         self._record(answer.target, answer.status, "", started, role)
         return answer
 
+    def _ask_again(self, target: Target) -> None:
+        """Try once more if every target has closed the connection, since each may have found an idle one too old."""
+        if not self._left and not self._fresh and all(isinstance(failed, Disconnected) for failed in self._failures):
+            self._fresh = True
+            self._left.append(target)
+
     def _first_look(self, target: Target, limit: float) -> float:
         """Seconds after which an attempt may take too long: for a call to be hedged, its usual time; for any other, the
-        time after which its target may hang. Three attempts in a row would prove that, but much later."""
+        time after which its target may hang."""
         if not self._plan.hedge:
             return _LOOK_AFTER
         return hedge_delay(self._breakers.watched(target).latency.usual(stream=self._call.stream), limit)
 
-    def look_again(self, target: Target, started: float, limit: float) -> float:
+    def look_again(self, target: Target, started: float) -> float:
         """Return the seconds until an attempt is to be looked at again; 0: it is time for a second one."""
         if self._plan.hedge:
             return 0.0
-        # Longer than any answer of any target so far; a process that has seen no answer yet knows nothing.
-        longest = max(self._breakers.watched(one).latency.longest() for one in (target, *self._plan.targets))
-        too_long = max(_LOOK_AFTER, _LONGER * longest / 1000) if longest else limit
-        if (left := too_long - (self.now() - started)) > 0:
-            return left
-        return 0.0 if self.seems_hung(target, started) else _LOOK_AGAIN
+        look = self._breakers.suspicion(target, started, self._patience(target))
+        if look.verdict == "hangs":
+            self._breakers.hung(target)
+            return _LOOK_AFTER
+        return look.seconds
 
     def another(self, target: Target) -> tuple[Target, AttemptTimeout] | None:
         """Take a usable target of the same model for a second attempt, within the retry budget. None for a call without
         a model, which would make its file twice, and for an upload, which can be read by one attempt at a time."""
         if self._upload is not None or not target.model:
             return None
-        now = self.now()
+        now, breakers = self.now(), self._breakers
         for other in self._left:
-            if other.model == target.model and self._breakers.usable(other, now, self._tokens):
+            alike = (other.model, other.tier) == (target.model, target.tier)
+            if alike and breakers.usable(other, now, self._tokens) and not breakers.quiet(other):
                 if not self._forwarder.budget.take():
                     return None
                 self._left.remove(other)
+                if not self._plan.hedge:
+                    breakers.tested(target)
                 return other, self._timeout(self._limit(other))
         return None
 
-    def seems_hung(self, target: Target, started: float) -> bool:
-        """Return True if the target answers nobody."""
-        return self._breakers.silent(target, started)
+    def answered_first(self, target: Target, started: float, timeout: AttemptTimeout) -> None:
+        """End the first attempt because the second one has the answer. If its target is still silent, it hangs."""
+        hung = self._breakers.silent(target, started, self._patience(target))
+        timeout.supersede(hung=hung)
+        if hung:
+            self._breakers.hung(target)
 
-    def superseded(self, target: Target, since: float, role: Role) -> None:
-        """Record a superseded attempt: its backend charges the prompt at least."""
-        usage = metering.unanswered(self._call)
+    def _patience(self, target: Target) -> float:
+        """The seconds of silence after which a target is suspect, by the answers to such calls, its own above all."""
+        for one in (target, *self._plan.targets):
+            latency = self._breakers.watched(one).latency
+            if (usual := latency.usual_for(self._tokens, stream=self._call.stream)) is not None:
+                return patience(usual)
+        return patience(None)
+
+    def prompt(self, timeout: AttemptTimeout) -> Usage | None:
+        """The charge for an attempt that is given up: its prompt, if that was sent; what follows is not known."""
+        return metering.unanswered(self._call) if timeout.written else None
+
+    def superseded(self, target: Target, since: float, role: Role, usage: Usage | None) -> None:
+        """Record a superseded attempt with what its backend charges."""
         attempt = Attempt(target, 0, BEATEN, self._milliseconds(since), role, usage, started=since)
         answered = bool(self._attempts) and not self._attempts[-1].problem
         self._attempts.insert(len(self._attempts) - answered, attempt)  # the one that answered stays the last
 
-    def discard(self, answer: Answer) -> None:
-        """Close the answer of a second attempt that came too late, and take it from the record."""
+    def discard(self, answer: Answer) -> Usage:
+        """Close the answer of a second attempt that came too late, and take it from the record. Return its usage."""
         answer.close()
         self._attempts = [attempt for attempt in self._attempts if attempt.role != "hedge" or attempt.problem]
+        return answer.usage if isinstance(answer, WholeAnswer) else answer.usage()
 
     def now(self) -> float:
         return self._clock()
@@ -329,7 +380,7 @@ class ForwardedCall:
 
 def _final_error(failures: Sequence[AttemptFailed]) -> GatewayError:
     """The error of a call that no backend answered."""
-    if any(isinstance(failed, TimedOut) for failed in failures):
+    if any(isinstance(failed, TimedOut | Superseded) for failed in failures):
         return UpstreamTimeout("No backend of this model answered in time.")
     if any(isinstance(failed, InvalidAnswer) for failed in failures):
         return BadGateway("Every backend of this model returned an answer that Azure OpenAI does not give.")

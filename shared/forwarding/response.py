@@ -10,6 +10,7 @@ import msgspec
 from shared.azure_openai import answers, metering
 from shared.azure_openai.event_relay import EventRelay
 from shared.azure_openai.metering import BodyMeter
+from shared.config.document import FallbackReason
 from shared.types import Call, Target, Usage
 
 _END_OF_BODY = 0.1  # seconds
@@ -18,13 +19,15 @@ type Answer = WholeAnswer | OpenAnswer
 
 
 class WholeAnswer(msgspec.Struct, frozen=True):
-    """A complete answer, served by `target`. `headers`: those that the caller receives."""
+    """A complete answer, served by `target`. `headers`: those that the caller receives. `refusal`: the reason for which
+    another model may take the call; None: this answer is the caller's."""
 
     target: Target
     status: int
     headers: dict[str, str]
     body: bytes
     usage: Usage
+    refusal: FallbackReason | None = None
 
     def close(self) -> None:
         """Do nothing: the connection is free already."""
@@ -33,7 +36,8 @@ class WholeAnswer(msgspec.Struct, frozen=True):
 def whole_answer(call: Call, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> WholeAnswer:
     """Make a `WholeAnswer` of a backend's status, headers and body."""
     usage = metering.usage_in_answer(call, status, body)
-    return WholeAnswer(target, status, returned_headers(call, headers), body, usage)
+    refusal = answers.fallback_reason(status, body) if status == 400 else None
+    return WholeAnswer(target, status, returned_headers(call, headers), body, usage, refusal)
 
 
 def returned_headers(call: Call, headers: Mapping[str, str]) -> dict[str, str]:
@@ -49,7 +53,8 @@ class OpenAnswer(msgspec.Struct, kw_only=True, eq=False):
 
     `headers`: those that the caller receives. `head`: the part of the body read so far, as much of it as may go to the
     caller; `body` meters what `content` brings. `deadline`: the latest end of the body, on the event loop's clock;
-    `silence`: the longest pause in it, in seconds. `ended` is called once, by the first `close`.
+    `silence`: the longest pause in it, in seconds. Whoever reads the body calls `heard` for each chunk. `ended` is
+    called once, by the first `close`.
     """
 
     call: Call
@@ -58,6 +63,7 @@ class OpenAnswer(msgspec.Struct, kw_only=True, eq=False):
     headers: dict[str, str]
     head: bytes
     body: EventRelay | BodyMeter
+    heard: Callable[[], None]
     ended: Callable[[], None] | None
     deadline: float
     silence: float

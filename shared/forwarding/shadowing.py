@@ -8,7 +8,7 @@ import aiohttp
 
 from shared.azure_openai import metering
 from shared.concurrency import Tasks
-from shared.config.document import Timeouts
+from shared.config.document import Model, Timeouts
 from shared.forwarding._attempt import AttemptTimeout
 from shared.forwarding._failures import AttemptFailed
 from shared.forwarding._timeouts import first_byte_timeout
@@ -19,6 +19,7 @@ from shared.types import Attempt, Call, Target, Usage
 
 logger = logging.getLogger("tollgate.shadowing")
 
+_PLAIN = Model()
 _MOST = 32  # under way at a time; slow shadows must not use up the resources of callers
 
 
@@ -46,7 +47,7 @@ class Shadows:
 
     async def _follow(self, call: Call, target: Target, request_id: str, ended: Callable[[Attempt], None]) -> None:
         started = self._breakers.clock()
-        timeout = AttemptTimeout(first_byte_timeout(call, target, self._timeouts))
+        timeout = AttemptTimeout(first_byte_timeout(call, target, self._timeouts, _PLAIN, self._timeouts.total))
         prompt = metering.unanswered(call)
         status, problem, usage = 0, "", None
         try:
@@ -57,7 +58,8 @@ class Shadows:
                 answer.close()
         except AttemptFailed as failed:
             logger.info("shadow of %s: %s on %s", request_id, failed.problem, target.backend.name)
-            status, problem, usage = failed.status, failed.problem, prompt if failed.charged else None
+            status, problem = failed.status, failed.problem
+            usage = failed.usage or (prompt if failed.charged else None)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             problem, usage = type(error).__name__, prompt  # it broke off; the prompt at least is charged
         milliseconds = (self._breakers.clock() - started) * 1000

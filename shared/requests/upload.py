@@ -21,6 +21,8 @@ from shared.requests.head import content_length
 
 logger = logging.getLogger("tollgate.uploads")
 
+logger = logging.getLogger("tollgate.uploads")
+
 _IN_MEMORY = 1024 * 1024  # bytes kept in memory; more are kept on disk
 _KEPT = 64 * 1024 * 1024  # bytes; larger bodies are not kept for retries
 _PIECE = 256 * 1024

@@ -75,15 +75,15 @@ class Dispatcher:
             return await self._accounted(admitted, self._list(admitted))
         for target in admitted.plan.shadow if admitted.upload is None else ():  # an upload can be read only once
             self._shadows.send(call, target, admitted.received.request_id, admitted.record.shadow())
-        may_stream = call.stream or (admitted.upload is not None and call.operation.streams)
-        if not (may_stream and seconds):
+        if not _kept_alive(admitted):
             return await self._forwarded(admitted)
         loop = asyncio.get_running_loop()
         answer = asyncio.Task(self._forwarded(admitted), loop=loop, eager_start=True)
         try:
             while not (answer.done() or (await asyncio.wait((answer,), timeout=seconds))[0]):
                 if _wants_stream(admitted):
-                    return KeepAliveResponse(answer, {"x-gateway-request-id": admitted.received.request_id}, seconds)
+                    headers = {"x-gateway-request-id": admitted.received.request_id}
+                    return KeepAliveResponse(answer, headers, call.operation, seconds)
             return answer.result()
         except BaseException:
             discard(answer)
@@ -95,9 +95,9 @@ class Dispatcher:
             admitted.call,
             admitted.plan,
             received.request_id,
-            received.started,
             admitted.upload,
             admitted.record.admit,
+            kept_alive=_kept_alive(admitted),
         )
         return await self._accounted(admitted, self._forward(admitted, forwarded), lambda: forwarded.attempts)
 
@@ -123,7 +123,7 @@ class Dispatcher:
         async def ask(backend: str, page: Call) -> bytes:
             binding = Binding(frozenset((backend,)), backend)
             plan = self._router.plan(admitted.consumer, page, binding=binding)
-            forwarded = self._forwarder.sending(page, plan, received.request_id, received.started)
+            forwarded = self._forwarder.sending(page, plan, received.request_id)
             answer = await forwarded.run()
             attempts.extend(forwarded.attempts)
             answer.close()
@@ -193,6 +193,12 @@ class Dispatcher:
         return response
 
 
+def _kept_alive(admitted: AdmittedCall) -> bool:
+    """True if comments keep the caller's connection while the backends are silent."""
+    call = admitted.call
+    return bool(admitted.heartbeat) and (call.stream or (admitted.upload is not None and call.operation.streams))
+
+
 def _wants_stream(admitted: AdmittedCall) -> bool:
     """True if comments may go out. An upload asks for a stream in one of its fields; a caller that is still sending
     keeps the connection alive itself."""
@@ -255,6 +261,7 @@ def _relay(
         admitted.connection,
         headers,
         close,
+        operation=admitted.call.operation,
         heartbeat=admitted.heartbeat,
         recorder=recorder,
         upload=admitted.upload,

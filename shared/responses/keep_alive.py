@@ -9,7 +9,8 @@ from starlette.types import Receive, Scope, Send
 from shared.errors import GatewayError
 from shared.requests.disconnect import CallerDisconnected
 from shared.responses.relay import RelayedResponse
-from shared.responses.rendering import KEEP_ALIVE_COMMENT, ErrorResponse, error_event, error_object, send_part
+from shared.responses.rendering import KEEP_ALIVE_COMMENT, ErrorResponse, error_object, send_error_event, send_part
+from shared.types import Operation
 
 Answer = asyncio.Future[RelayedResponse | ErrorResponse]
 
@@ -31,9 +32,10 @@ class KeepAliveResponse(Response):
     `answer` gives the response in the end. The first comment commits status and headers, so an error becomes an event.
     """
 
-    def __init__(self, answer: Answer, headers: Mapping[str, str], seconds: float) -> None:
+    def __init__(self, answer: Answer, headers: Mapping[str, str], operation: Operation, seconds: float) -> None:
         super().__init__(headers={**headers, "content-type": "text/event-stream; charset=utf-8"})
         self._answer = answer
+        self._operation = operation
         self._request_id = headers.get("x-gateway-request-id", "")
         self._seconds = seconds
 
@@ -55,5 +57,4 @@ class KeepAliveResponse(Response):
         if isinstance(response, RelayedResponse):
             await response.continue_stream(send)
         else:
-            event = error_event(error_object(response.error, self._request_id), typed=False)
-            await send({"type": "http.response.body", "body": event})
+            await send_error_event(send, error_object(response.error, self._request_id), self._operation)

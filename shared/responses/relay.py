@@ -6,7 +6,6 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Literal
 
 import aiohttp
-import msgspec
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
@@ -17,8 +16,8 @@ from shared.forwarding.response import Answer, OpenAnswer, WholeAnswer
 from shared.requests.disconnect import CallerConnection, CallerDisconnected
 from shared.requests.upload import Upload
 from shared.responses._idle_watch import Watch
-from shared.responses.rendering import error_event, interrupted, send_part
-from shared.types import Usage
+from shared.responses.rendering import error_in, interrupted, send_error_event, send_part
+from shared.types import Operation, Usage
 
 _LAST_EVENT = 5.0  # seconds in which a caller has to take the event that reports a broken answer
 
@@ -42,6 +41,7 @@ class RelayedResponse(Response):
         headers: Mapping[str, str],
         account: Account,
         *,
+        operation: Operation,
         heartbeat: float = 0.0,
         recorder: ObjectRecorder | None = None,
         upload: Upload | None = None,
@@ -53,6 +53,7 @@ class RelayedResponse(Response):
         self._answer = answer
         self._client = client
         self._account = account
+        self._operation = operation
         self._heartbeat = heartbeat
         self._recorder = recorder
         self._deferred = DeferredCharge(recorder) if recorder is not None and recorder.deferred else None
@@ -120,14 +121,22 @@ class RelayedResponse(Response):
         answer = self._answer
         if isinstance(answer, WholeAnswer):
             await self._account_for_whole(answer)
-            await send_part(send, b"data: ")
-            body = answer.body or msgspec.json.encode({"error": interrupted(self._request_id)})
-            await _as_data(send)({"type": "http.response.body", "body": body})
+            await self._continue_with_whole(answer, send)
         elif self._events is not None:
             await self._relay_body(answer, send)
         else:
             await send_part(send, b"data: ")
             await self._relay_body(answer, _as_data(send))
+
+    async def _continue_with_whole(self, answer: WholeAnswer, send: Send) -> None:
+        """Send a whole answer as the rest of a stream: events as they are, an error as the event that clients read."""
+        if _has_events(answer):
+            await send({"type": "http.response.body", "body": answer.body})
+        elif answer.status >= 300:
+            await send_error_event(send, error_in(answer.body) or interrupted(self._request_id), self._operation)
+        else:
+            await send_part(send, b"data: ")
+            await _as_data(send)({"type": "http.response.body", "body": answer.body})
 
     async def _relay_body(self, answer: OpenAnswer, send: Send) -> None:
         events = self._events
@@ -136,7 +145,7 @@ class RelayedResponse(Response):
             # The server sends it when the event loop gets its turn, which a fast backend would delay.
             await asyncio.sleep(0)
         if not await self._follow(answer, send):
-            await self._break_off(send)
+            await self._break_off(answer, send)
             return
         await self._close_account("complete")
         if events is not None and events.may_go_on:
@@ -161,6 +170,7 @@ class RelayedResponse(Response):
                     watch.waiting()
                     chunk = await content.readany()
                     watch.heard()
+                    answer.heard()
                     if not chunk:
                         break
                     if passing := body.feed(chunk):
@@ -175,18 +185,18 @@ class RelayedResponse(Response):
         events.end()
         return events.done
 
-    async def _break_off(self, send: Send) -> None:
-        """End an answer whose backend failed after the commitment: an event stream with an error event. Any other body
-        stays unfinished, and so does a long event: the connection closes early, and nobody takes it for whole."""
+    async def _break_off(self, answer: OpenAnswer, send: Send) -> None:
+        """End an answer whose backend failed after the commitment: an event stream with an error event. A stream of
+        Responses then ends; any other body stays unfinished: the connection closes early, and nobody takes it for
+        whole."""
         events = self._events
-        self._answer.close()
+        answer.close()
         await self._close_account("cut")
         if events is None or not events.between_events:
             return
-        event = error_event(interrupted(self._request_id), typed=events.reader.typed)
         with contextlib.suppress(TimeoutError):  # a caller that does not read is not waited for
             async with asyncio.timeout(_LAST_EVENT):
-                await send({"type": "http.response.body", "body": event})
+                await send_error_event(send, interrupted(self._request_id), self._operation)
 
     def _record_events(self) -> None:
         """Record the objects in the events so far."""
@@ -195,7 +205,9 @@ class RelayedResponse(Response):
             self._recorder.events(objects)
 
     async def _account_for_whole(self, answer: WholeAnswer) -> None:
-        if self._recorder is not None:
+        if self._recorder is not None and _has_events(answer):
+            self._recorder.events([event_stream.payload(event) for event in event_stream.split(answer.body)[0]])
+        elif self._recorder is not None:
             self._recorder.answer(answer.status, answer.body, answer.headers.get("location", ""))
             await self._recorder.deleted(answer.status)
         await self._close_account("complete")
@@ -229,6 +241,11 @@ class RelayedResponse(Response):
     def _text(self, usage: Usage) -> str:
         """The text of a stream whose usage is an estimate, for its tokens to be counted."""
         return self._events.reader.text() if self._events is not None and usage.estimated else ""
+
+
+def _has_events(answer: WholeAnswer) -> bool:
+    """True if an answer is a stream that has failed before its first content."""
+    return answer.headers.get("content-type", "").startswith("text/event-stream")
 
 
 def _as_data(send: Send) -> Send:

@@ -1,5 +1,6 @@
 """Renders JSON answers and errors in OpenAI's shape, as a response or as an event."""
 
+import contextlib
 from collections.abc import Mapping
 
 import msgspec
@@ -7,6 +8,7 @@ from starlette.responses import Response
 from starlette.types import Send
 
 from shared.errors import GatewayError
+from shared.types import Operation
 
 KEEP_ALIVE_COMMENT = b": keep-alive\n\n"
 _LONGEST_ID = 256  # characters
@@ -59,12 +61,39 @@ def identify(response: Response, request_id: str, client_request_id: str) -> Non
         headers.setdefault("x-ms-client-request-id", client_request_id)
 
 
+def has_typed_events(operation: Operation) -> bool:
+    """True if the events of an operation's streams have types, False for chat and completions."""
+    return operation.name not in ("chat.completions", "completions")
+
+
+def ends_cleanly(operation: Operation) -> bool:
+    """True if a broken stream of an operation ends like a whole one, behind its error event. Responses clients read
+    that event; some chat clients read no error, so that only a body left unfinished shows them the break."""
+    return operation.name.startswith("responses.")
+
+
+def error_in(body: bytes) -> Mapping[str, object] | None:
+    """The member `error` of a backend's answer; None if it has none."""
+    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+        error = msgspec.json.decode(body, type=Mapping[str, object]).get("error")
+        if isinstance(error, Mapping):
+            return error
+    return None
+
+
 def error_event(error: Mapping[str, object], *, typed: bool) -> bytes:
     """The event that reports an error, in the shape that official clients raise: they look for a member `error`."""
     if not typed:
         return b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"
-    event = {"type": "error", "code": error["code"], "message": error["message"], "param": None, "error": error}
+    fields = {name: error.get(name) for name in ("code", "message", "param")}
+    event = {"type": "error", **fields, "error": error}
     return b"event: error\ndata: " + msgspec.json.encode(event) + b"\n\n"
+
+
+async def send_error_event(send: Send, error: Mapping[str, object], operation: Operation) -> None:
+    """End a stream with an error event."""
+    event = error_event(error, typed=has_typed_events(operation))
+    await send({"type": "http.response.body", "body": event, "more_body": not ends_cleanly(operation)})
 
 
 async def send_part(send: Send, body: bytes) -> None:

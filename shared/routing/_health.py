@@ -68,8 +68,7 @@ def after_throttle(
     longer in a row. `spread`, 0 to 1, adds up to a tenth; the wait is never shorter: a backend knows its quota."""
     wait = min(retry_after if retry_after is not None else DEFAULT_COOL_DOWN, longest, LONGEST_RETRY_AFTER)
     return msgspec.structs.replace(
-        health,
-        faults=0,
+        _after_sign_of_life(health),
         cooling_until=max(health.cooling_until, now + wait * (1 + COOL_DOWN_SPREAD * spread)),
         retry_at=max(health.retry_at, now + min(wait, LONGEST_COOL_DOWN)),
     )
@@ -80,8 +79,15 @@ def after_oversized(health: Health, now: float, retry_after: float | None, token
     wait = min(retry_after if retry_after is not None else DEFAULT_COOL_DOWN, LONGEST_COOL_DOWN)
     smallest = min(tokens, health.oversized) if now < health.oversized_until else tokens
     return msgspec.structs.replace(
-        health, faults=0, oversized=smallest, oversized_until=max(health.oversized_until, now + wait)
+        _after_sign_of_life(health), oversized=smallest, oversized_until=max(health.oversized_until, now + wait)
     )
+
+
+def _after_sign_of_life(health: Health) -> Health:
+    """A 429 shows that a deployment works, so its faults are not in a row. The call that tried it ends the ejection."""
+    if health.reason != PROBING:
+        return msgspec.structs.replace(health, faults=0)
+    return msgspec.structs.replace(health, faults=0, ejections=0, ejected_until=0.0)
 
 
 def after_fault(health: Health, now: float, reason: str, jitter: float) -> Health:

@@ -18,6 +18,10 @@ _LEADING = 4 * SHORTEST  # bytes of the messages that stand for their first 1,02
 _PROMPTS = ("messages", "input", "prompt")
 _BOUND = 1.25  # times its fair share that a backend may have in flight because of a prefix
 _FEW = 8  # calls in flight that overload no backend; with so few, shares are chance
+_FEW_OF_FLEET = 16  # the same for all instances together, which send the same prefixes to the same backend
+_FEWEST = 2
+_MOST_OF_ALL = 0.6  # of an instance's calls in flight: most of what it sends has the same prefix,
+_FEW_OF_MOST = 4  # and so many are enough, because other instances probably send the same
 
 
 def prefix(call: Call) -> bytes | None:
@@ -42,15 +46,18 @@ class Share(msgspec.Struct, frozen=True):
     in_flight: int
 
 
-def choose(key: bytes, backends: Sequence[Share]) -> int:
-    """The index of the backend that calls of this prefix prefer: the first in their ranking that is not overloaded."""
+def choose(key: bytes, backends: Sequence[Share], instances: float = 1.0) -> int:
+    """The index of the backend that calls of this prefix prefer: the first in their ranking that is not overloaded.
+    `instances`: about so many choose alike."""
     digest = hashlib.blake2b(key, digest_size=16).digest()
     scores = [rendezvous.score(digest, backend.name, backend.weight) for backend in backends]
     ranking = sorted(range(len(backends)), key=scores.__getitem__, reverse=True)
     calls = sum(backend.in_flight for backend in backends) + 1
     weights = sum(backend.weight for backend in backends)
+    few = max(_FEWEST, min(_FEW, round(_FEW_OF_FLEET / instances)))
     for i in ranking:
         backend = backends[i]
-        if backend.in_flight < max(_FEW, math.ceil(_BOUND * calls * backend.weight / weights)):
+        least = min(few, _FEW_OF_MOST) if backend.in_flight > _MOST_OF_ALL * (calls - 1) else few
+        if backend.in_flight < max(least, math.ceil(_BOUND * calls * backend.weight / weights)):
             return i
     return ranking[0]  # unreachable: they cannot all be above the average

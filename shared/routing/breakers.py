@@ -1,5 +1,6 @@
 """The state of every deployment as this process sees it: its health, its quota, and its calls under way."""
 
+import math
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from typing import Protocol
 
 import msgspec
 
+from shared.routing import silence
 from shared.routing._health import (
     FAULTS_TO_EJECT,
     HEALTHY,
@@ -24,28 +26,35 @@ from shared.routing._health import (
 from shared.routing._latency import Latency
 from shared.routing.quota import QuotaReading, Sent, Throttle
 from shared.routing.retry_budget import AdaptiveThrottle
+from shared.routing.silence import Look
 from shared.types import Target
 
 PROBE_GRANTED = 10.0  # seconds for a call to come along that may try a deployment whose ejection is over
 PROBE_ASKED = 3.0  # seconds until the fleet is asked again for that
 
 DeploymentKey = tuple[str, str]
-"""A backend's name and a deployment, which have one health."""
+"""A backend's name and a deployment, which have one health; `DEPLOYMENT:TIER` for a tier with its own quota."""
+
+
+def deployment_key(target: Target) -> DeploymentKey:
+    """The key of a target's state. No deployment has a colon in its name."""
+    return target.backend.name, f"{target.deployment}:{target.tier}" if target.tier else target.deployment
 
 
 class DeploymentState:
     """The state of one deployment. One per deployment, for the life of the process."""
 
     __slots__ = (
-        "answered_at", "configured", "health", "in_flight", "latency", "longest_cool_down", "probe_asked_until",
-        "probe_granted_until", "quota", "sent", "throttle", "waiting",
+        "configured", "health", "heard_at", "in_flight", "latency", "longest_cool_down", "movable",
+        "probe_asked_until", "probe_granted_until", "quota", "sent", "tested_at", "throttle",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.health = HEALTHY
         self.in_flight = 0  # tries under way, streams until they end
-        self.waiting = 0  # those of them without any answer yet
-        self.answered_at = 0.0  # the time of its last answer
+        self.movable: set[Callable[[], None]] = set()  # each moves a try without an answer to another deployment
+        self.heard_at = -math.inf  # the time of the last byte on any of its calls
+        self.tested_at = -math.inf  # the time of the last test for a hang
         self.sent = Sent()
         self.quota: QuotaReading | None = None
         self.configured: float | None = None  # tokens per minute, as configured, else the most that it has reported
@@ -88,7 +97,7 @@ class Breakers:
 
     def watched(self, target: Target) -> DeploymentState:
         """The state of a target's deployment, to be read only."""
-        key = (target.backend.name, target.deployment)
+        key = deployment_key(target)
         try:
             return self._watched[key]
         except KeyError:
@@ -126,45 +135,85 @@ class Breakers:
             return True
         if now >= state.probe_asked_until:
             state.probe_asked_until = now + PROBE_ASKED
-            key = (target.backend.name, target.deployment)
+            key = deployment_key(target)
             self._fleet.ask_for_probe(key, lambda: self._grant_probe(key))
         return now < state.probe_granted_until
 
-    def begin(self, target: Target, seconds: float, tokens: float = 0.0) -> Sent:
-        """A try starts that may take so long. Return all that has been sent there, this try included, for `learn`."""
+    def begin(
+        self, target: Target, seconds: float, tokens: float = 0.0, move: Callable[[], None] | None = None
+    ) -> Sent:
+        """A try starts that may take so long. Return all that has been sent there, this try included, for `learn`.
+        `move` ends the try if the deployment hangs."""
         state = self.watched(target)
         state.in_flight += 1
-        state.waiting += 1
+        if move is not None:
+            state.movable.add(move)
         if state.health.half_open:
             state.health = while_probing(state.health, self.clock(), seconds)
             state.probe_granted_until = 0.0
         state.sent = Sent(state.sent.tokens + tokens, state.sent.calls + 1)
         return state.sent
 
-    def shown(self, target: Target, started: float, *, stream: bool) -> None:
-        """A try has an answer, of which more may come."""
+    def shown(
+        self,
+        target: Target,
+        started: float,
+        *,
+        stream: bool,
+        tokens: float = 0.0,
+        move: Callable[[], None] | None = None,
+    ) -> None:
+        """A try of so many tokens has an answer, of which more may come."""
         state, now = self.watched(target), self.clock()
-        state.waiting -= 1
-        state.answered_at = now
-        state.latency.note((now - started) * 1000, stream=stream)
+        state.heard_at = now
+        state.latency.note((now - started) * 1000, stream=stream, tokens=tokens)
+        if move is not None:
+            state.movable.discard(move)
 
-    def failed(self, target: Target) -> None:
+    def failed(self, target: Target, move: Callable[[], None] | None = None) -> None:
         """A try has ended without an answer."""
         state = self.watched(target)
-        state.waiting -= 1
         state.in_flight -= 1
+        if move is not None:
+            state.movable.discard(move)
+
+    def heard(self, state: DeploymentState) -> None:
+        """A byte has come on one of a deployment's calls."""
+        state.heard_at = self.clock()
 
     def end(self, target: Target) -> None:
         """An answer has ended, a stream with its last byte."""
         self.watched(target).in_flight -= 1
 
-    def silent(self, target: Target, started: float) -> bool:
-        """True if a target seems to hang, as seen by a try that began at `started` and takes much longer than usual:
-        no call has had an answer since, and others wait as well, or it has failed just before."""
+    def suspicion(self, target: Target, started: float, patience: float) -> Look:
+        """Judge a deployment by a try that has waited since `started`."""
+        state, now = self.watched(target), self.clock()
+        probing = state.health.reason == PROBING
+        return silence.look(self._silent_for(state, started), patience, now - state.tested_at, probing=probing)
+
+    def tested(self, target: Target) -> None:
+        """One of its calls has been sent elsewhere as well."""
+        self.watched(target).tested_at = self.clock()
+
+    def silent(self, target: Target, started: float, patience: float) -> bool:
+        """True if no byte has come for so long on any call, as seen by a try that began at `started`."""
+        return self._silent_for(self.watched(target), started) >= patience
+
+    def quiet(self, target: Target) -> bool:
+        """True if its calls wait without a byte, so that it is no place for a test."""
         state = self.watched(target)
-        if state.answered_at > started:
-            return False
-        return state.waiting >= FAULTS_TO_EJECT or state.health.faults > 0
+        return bool(state.movable) and self.clock() - state.heard_at >= silence.SHORTEST
+
+    def hung(self, target: Target) -> None:
+        """Eject a deployment that answers nobody, and move the tries that wait there."""
+        state = self.watched(target)
+        state.health = msgspec.structs.replace(state.health, faults=max(state.health.faults, FAULTS_TO_EJECT - 1))
+        self.fault(target, "silent while others answer")
+        for move in list(state.movable):
+            move()
+
+    def _silent_for(self, state: DeploymentState, started: float) -> float:
+        return self.clock() - max(started, state.heard_at)
 
     def abandoned(self, target: Target) -> None:
         """A try was given up before its target answered: its caller left, or another target was faster."""
@@ -182,7 +231,7 @@ class Breakers:
         if health.faults or health.ejected_until:
             state.health = after_success(health)
             if self._fleet is not None and (health.half_open or health.ejected_until):
-                self._fleet.recovered((target.backend.name, target.deployment))
+                self._fleet.recovered(deployment_key(target))
 
     def learn(self, target: Target, reading: QuotaReading) -> None:
         """Keep the quota that an answer reported, unless its call went out before that of the last such answer."""
@@ -205,7 +254,10 @@ class Breakers:
         else:
             longest = LONGEST_RETRY_AFTER if state.longest_cool_down is None else state.longest_cool_down()
             health = after_throttle(state.health, now, retry_after, self.rng.random(), longest)
+        recovered = state.health.ejected_until > health.ejected_until
         state.health = msgspec.structs.replace(health, reason=f"429: {kind}")
+        if recovered and self._fleet is not None:
+            self._fleet.recovered(deployment_key(target))
 
     def held_back(self, target: Target) -> bool:
         """True if this call is not to be sent to a deployment that asked for more time than it is given."""
@@ -230,7 +282,7 @@ class Breakers:
     def _tripped(self, target: Target, health: Health) -> None:
         self.trips[target.backend.name] += 1
         if self._fleet is not None:
-            key = (target.backend.name, target.deployment)
+            key = deployment_key(target)
             self._fleet.tripped(key, health, health.ejected_until - self.clock())
 
     def adopt(self, key: DeploymentKey, health: Health) -> None:

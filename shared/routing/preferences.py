@@ -6,27 +6,29 @@ import msgspec
 
 from shared.errors import InvalidRequest
 
-TIMEOUT, BACKEND, FALLBACK, HEDGE, EXPLAIN = (
+TIMEOUT, BACKEND, FALLBACK, TIER_FALLBACK, HEDGE, EXPLAIN = (
     "x-request-timeout-ms",
     "x-gateway-backend",
     "x-gateway-fallback",
+    "x-gateway-tier-fallback",
     "x-gateway-hedge",
     "x-gateway-explain",
 )
-_HEADERS = frozenset((TIMEOUT, BACKEND, FALLBACK, HEDGE, EXPLAIN))
+_HEADERS = frozenset((TIMEOUT, BACKEND, FALLBACK, TIER_FALLBACK, HEDGE, EXPLAIN))
 _MOST_FALLBACKS = 8
 
 
 class RoutingPreferences(msgspec.Struct, frozen=True):
     """The caller's preferences; None and "": as configured. `seconds`: for the whole call; `backend`: the only one it
-    may go to; `fallbacks`: the models to fall back on; `hedge`: also send a slow call to another backend; `explain`:
-    return the decisions."""
+    may go to; `fallbacks`: the models to fall back on; `tier_fallback`: the standard tier may serve in place of `flex`
+    or `priority`; `hedge`: also send a slow call to another backend; `explain`: return the decisions."""
 
     seconds: float | None = None
     backend: str = ""
     fallbacks: tuple[str, ...] | None = None
     hedge: bool | None = None
     explain: bool = False
+    tier_fallback: bool | None = None
 
 
 NONE = RoutingPreferences()
@@ -40,6 +42,7 @@ def parse(headers: Mapping[str, str]) -> RoutingPreferences:
         seconds=_seconds(headers.get(TIMEOUT)),
         backend=headers.get(BACKEND, "").strip(),
         fallbacks=_names(headers.get(FALLBACK)),
+        tier_fallback=_yes(headers, TIER_FALLBACK),
         hedge=_yes(headers, HEDGE),
         explain=_yes(headers, EXPLAIN) or False,
     )

@@ -37,6 +37,11 @@ class BackendsReport(NamedTuple):
         about["deployments"] = [
             {"deployment": name, "models": served} | self._deployment((backend.name, name), shared)
             for name, served in models.items()
+        ] + [
+            {"deployment": name, "tier": tier, "models": models[name]} | self._deployment((of, key), shared)
+            for of, key in self.breakers.all()
+            for name, _, tier in [key.partition(":")]
+            if of == backend.name and tier and name in models
         ]
         return about
 

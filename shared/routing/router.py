@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
+from shared.azure_openai.backend_requests import IMAGE_DEPLOYMENT, service_tier
 from shared.config.document import Configuration, Model, Variant
 from shared.errors import (
     InvalidRequest,
@@ -96,13 +97,17 @@ class Router:
             raise _model_hidden(call.operation.name)
         model = self.model(consumer, call.model) if call.model else ""
         about, free = self._about(model), binding is UNBOUND
-        allowed = self._restriction(consumer, model, preferred, binding)
+        allowed = self._with_images(consumer, call, model, self._restriction(consumer, model, preferred, binding))
         prefix = _prompt_cache.prefix(call) if free and about.prompt_cache_affinity else None
         tokens = quota.estimate(call)
-        usable, rest = self._order((model, *self._fallbacks(consumer, model, preferred)), tokens, allowed, prefix)
+        chain, tier = (model, *self._fallbacks(consumer, model, preferred)), service_tier(call)
+        usable, rest = self._order(chain, tokens, allowed, prefix, tier)
+        if tier and (about.tier_fallback if preferred.tier_fallback is None else preferred.tier_fallback):
+            standard, out = self._order(chain, tokens, allowed, prefix)
+            usable, rest = usable + standard, rest + out
         if binding.first:
             usable.sort(key=lambda target: target.backend.name != binding.first)
-        canary = self._drawn(about.canary, tokens, allowed, prefix) if free else []
+        canary = self._drawn(about.canary, tokens, allowed, prefix, tier) if free else []
         targets = canary + usable
         if rest:
             targets += self._last_resort(rest, tokens, serving=bool(targets))
@@ -113,7 +118,7 @@ class Router:
             seconds=preferred.seconds,
             hedge=about.hedge if preferred.hedge is None else preferred.hedge,
             canary=canary[0].model if canary else "",
-            shadow=self._drawn(about.shadow, tokens, allowed, None) if free else [],
+            shadow=self._drawn(about.shadow, tokens, allowed, None, tier) if free else [],
             notes=self._notes(usable, rest, prefix, tokens) if preferred.explain and consumer.access.explain else None,
         )
 
@@ -132,7 +137,7 @@ class Router:
     # --- the order ----------------------------------------------------------------------------------------------------
 
     def _order(
-        self, chain: Sequence[str], tokens: float, allowed: Allowed | None, prefix: bytes | None
+        self, chain: Sequence[str], tokens: float, allowed: Allowed | None, prefix: bytes | None, tier: str = ""
     ) -> tuple[list[Target], list[Target]]:
         """The targets of these models that may serve, best first, and those that are out of rotation at the moment. A
         model's own come before the next model's, even if their quota would likely reject this call: the caller did not
@@ -146,6 +151,8 @@ class Router:
             for group in self._groups_of(model):
                 ready: list[Candidate] = []
                 for candidate in self._in_turn(group, serving=bool(good or usable)):
+                    if tier:
+                        candidate = self._of_tier(candidate.target, tier)
                     target, state = candidate
                     if allowed is not None and not allowed(target):
                         continue
@@ -161,6 +168,10 @@ class Router:
             usable += good
             usable += short
         return usable, rest
+
+    def _of_tier(self, target: Target, tier: str) -> Candidate:
+        target = Target(target.backend, target.model, target.deployment, tier)
+        return Candidate(target, self._breakers.watched(target))
 
     def _in_turn(self, group: Group, *, serving: bool) -> Sequence[Candidate]:
         """The group's targets in the rotation's order. `serving`: other targets come first, so this takes no turn."""
@@ -183,7 +194,7 @@ class Router:
         whose turn it is. A slower backend must not change the configured shares, hence *much* less."""
         if prefix is not None:
             shares = [Share(t.backend.name, t.backend.weight, state.in_flight) for t, state in ready]
-            if chosen := _prompt_cache.choose(prefix, shares):
+            if chosen := _prompt_cache.choose(prefix, shares, self._rotation.instances(group.pool)):
                 ready.insert(0, ready.pop(chosen))
                 # It serves out of turn, so it is passed over once when its turn comes.
                 place = (group.pool, ready[0].target.backend.name)
@@ -240,6 +251,17 @@ class Router:
             and access.allows(target.backend)
         )
 
+    def _with_images(self, consumer: Consumer, call: Call, main: str, allowed: Allowed | None) -> Allowed | None:
+        """The targets next to the model that the image tool of a call uses. Raises the errors of `model`."""
+        if (name := call.headers.get(IMAGE_DEPLOYMENT)) is None:
+            return allowed
+        model = self.model(consumer, name)
+        if model != name:
+            raise InvalidRequest(
+                f"{IMAGE_DEPLOYMENT}: expected the model's own name {model!r}.", param=IMAGE_DEPLOYMENT
+            )
+        return lambda target: model in target.backend.models and (allowed is None or allowed(target))
+
     def _fallbacks(self, consumer: Consumer, model: str, preferred: RoutingPreferences) -> list[str]:
         """The models to fall back on. Those that a caller names must exist, and it must be allowed to use them."""
         if preferred.fallbacks is not None:
@@ -248,13 +270,13 @@ class Router:
         return [name for name in self._about(model).fallbacks if self._allowed(consumer, name)]
 
     def _drawn(
-        self, variant: Variant | None, tokens: float, allowed: Allowed | None, prefix: bytes | None
+        self, variant: Variant | None, tokens: float, allowed: Allowed | None, prefix: bytes | None, tier: str
     ) -> list[Target]:
         """The target of a canary or shadow for its share of the calls, else nothing. The operator has chosen its model,
         so a key needs no permission for it; the key's regions apply."""
         if variant is None or self._breakers.rng.random() >= variant.share:
             return []
-        usable, _ = self._order((variant.model,), tokens, allowed, prefix)
+        usable, _ = self._order((variant.model,), tokens, allowed, prefix, tier)
         return usable[:1]
 
     def _notes(self, usable: list[Target], rest: list[Target], prefix: bytes | None, tokens: float) -> list[str]:

@@ -87,6 +87,23 @@ def test_an_end_marker_counts_without_its_empty_line(marker: bytes) -> None:
     assert events.finish() == marker
 
 
+@pytest.mark.parametrize(
+    ("indexes", "finished", "whole"),
+    [([0], [0], True), ([0], [], False), ([0, 1], [0], False), ([0, 1], [1, 0], True), ([], [], False)],
+)
+def test_a_stream_that_ends_cleanly_is_whole_without_a_marker_if_all_its_choices_are_finished(
+    indexes: list[int], finished: list[int], whole: bool
+) -> None:
+    events = relay(CALL)
+    for index in indexes:
+        events.feed(event(choices=[{"index": index, "delta": {"content": "word"}, "finish_reason": None}]))
+    for index in finished:
+        events.feed(event(choices=[{"index": index, "delta": {}, "finish_reason": "stop"}]))
+    events.feed(LATE)
+    events.end()
+    assert events.done == whole
+
+
 def test_more_may_follow_an_end_that_is_no_marker_or_half_a_line_end() -> None:
     for end, more in ((DONE, False), (b"data: [DONE]\r\n\r", True), (b"data: [DONE]\r\n\r\n", False)):
         events = relay(CALL)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.azure_openai.outline import PIECE, Outline
-from shared.azure_openai.references import in_body
+from shared.azure_openai.references import in_request
 from shared.errors import InvalidRequest
 from shared.types import Reference
 
@@ -55,7 +55,7 @@ def test_a_byte_order_mark_is_no_part_of_an_outline() -> None:
 def test_ids_are_found_in_an_outline() -> None:
     content = [{"type": "input_file", "file_id": "file-abcdef", "filename": "é" * 4000}]
     body = json.dumps({"input": [{"role": "user", "content": content}]}).encode()
-    found = in_body(b"", "responses.create", outlined(body[:1000], body[1000:]))
+    found, _ = in_request(b"", "responses.create", outlined(body[:1000], body[1000:]))
     assert found == (Reference("file", "file-abcdef"),)
 
 

@@ -366,6 +366,24 @@ def test_the_usage_chunk_is_requested_only_for_streams_that_did_not_ask() -> Non
     assert not injected({"stream": True}, dated, "api-version=2024-02-01")
 
 
+@pytest.mark.parametrize(
+    ("version", "asked"), [("2024-02-01", False), ("2024-08-01-preview", False), ("2024-10-21", True), ("v1", True)]
+)
+def test_the_usage_chunk_is_requested_only_from_a_backend_whose_version_knows_it(version: str, asked: bool) -> None:
+    of = Backend(name="a", endpoint="https://a", region="a", models={"m": "d"}, api_version=version)
+    body = b'{"model":"m","stream":true,"messages":[]}'
+    request = upstream_request(call("/v1/chat/completions", body), Target(of, "m", "d"))
+    assert ("stream_options" in json.loads(request.body)) == asked
+
+
+def test_a_model_in_the_body_of_an_image_call_becomes_the_deployment_on_deployment_paths_too() -> None:
+    path, query = "/openai/deployments/painter/images/generations", "api-version=2025-04-01-preview"
+    of = Backend(name="a", endpoint="https://a", region="a", models={"painter": "prod"})
+    for body, model in ((b'{"model":"painter","prompt":"a"}', "prod"), (b'{"prompt":"a"}', None)):
+        request = upstream_request(call(path, body, query), Target(of, "painter", "prod"))
+        assert json.loads(request.body).get("model") == model
+
+
 def test_other_stream_options_survive_the_injection() -> None:
     body = b'{"model":"gpt-4o","stream":true,"stream_options":{"include_obfuscation":false}}'
     request = upstream_request(call("/v1/chat/completions", body), target("gpt-4o"))
@@ -428,7 +446,16 @@ def test_a_duplicate_key_is_rejected(body: bytes) -> None:
     ],
 )
 def test_an_answer_is_classified_by_the_party_at_fault(status: int, body: bytes, kind: str) -> None:
-    assert classify(status, body) == kind
+    assert classify(status, body, {}) == kind
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [("null", "ours"), ('"content_filter"', "caller"), ('"unknown_parameter"', "caller")]
+)
+def test_azures_front_end_reports_a_missing_deployment_with_a_header_and_without_a_code(code: str, kind: str) -> None:
+    body = b'{"error": {"message": "Resource not found", "code": %s}}' % code.encode()
+    assert classify(400, body, {"x-ms-fe-error": "true"}) == kind
+    assert classify(400, body, {}) == "caller"
 
 
 @pytest.mark.parametrize(

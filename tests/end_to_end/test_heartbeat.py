@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import openai
 import pytest
@@ -75,6 +76,28 @@ def test_a_refusal_of_the_backend_after_a_comment_becomes_an_event(beating: Syst
     assert answer.body.startswith(COMMENT)
     (event,) = [part for part in answer.body.split(b"\n\n") if part.startswith(b"data:")]
     assert json.loads(event[5:])["error"]["code"] == "content_filter"
+
+
+@pytest.mark.parametrize("fault", [{"kind": "hang"}, {"kind": "delay", "seconds": 1.0}])
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/chat/completions"])
+def test_an_error_after_a_comment_has_the_form_that_clients_of_the_operation_read(
+    beating: System, path: str, fault: dict[str, Any]
+) -> None:
+    """The gateway's own error, and the refusal of a backend."""
+    model, of_responses = beating.lone(), path == "/v1/responses"
+    beating.simulator.fault(fault["kind"], deployment=model, **{k: v for k, v in fault.items() if k != "kind"})
+    prompt = "simulate_content_filter"
+    fields = {"input": prompt, "store": False} if of_responses else {"messages": [{"role": "user", "content": prompt}]}
+    answer = beating.post(path, {"model": model, "stream": True, **fields})
+    assert answer.body.startswith(COMMENT)
+    event = answer.body.removesuffix(b"\n\n").rpartition(b"\n\n")[2]
+    name, _, data = event.rpartition(b"data: ")
+    error = json.loads(data)
+    assert name == (b"event: error\n" if of_responses else b"")
+    assert error.get("type") == ("error" if of_responses else None)
+    assert error["error"]["code"] == ("upstream_timeout" if fault["kind"] == "hang" else "content_filter")
+    assert answer.finished == of_responses
+    beating.simulator.clear()
 
 
 def test_a_disconnect_after_a_comment_is_noticed(beating: System) -> None:

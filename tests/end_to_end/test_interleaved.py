@@ -1,6 +1,7 @@
 """Streams of many callers at once: each is charged its own tokens, also where they break off or their callers leave."""
 
 import asyncio
+import contextlib
 import json
 import re
 from typing import Any
@@ -41,12 +42,13 @@ async def read(session: aiohttp.ClientSession, url: str, stream: Stream) -> None
     async with session.post(url + path, json=stream.body, headers=headers) as answer:
         assert answer.status == 200
         stream.request_id = answer.headers["x-gateway-request-id"]
-        async for piece in answer.content.iter_any():
-            data += piece
-            stream.words = len(b"".join(_WORD.findall(data)).split())
-            if stream.leave and stream.words >= stream.leave:
-                answer.close()
-                return
+        with contextlib.suppress(aiohttp.ClientPayloadError):  # of a chat that breaks off
+            async for piece in answer.content.iter_any():
+                data += piece
+                stream.words = len(b"".join(_WORD.findall(data)).split())
+                if stream.leave and stream.words >= stream.leave:
+                    answer.close()
+                    return
 
 
 async def read_all(url: str, streams: list[Stream]) -> None:

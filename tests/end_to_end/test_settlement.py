@@ -238,7 +238,7 @@ def in_use(application: Application) -> list[str]:
     states = application.gateway._dispatcher._router._breakers.all().values()
     limits = application.gateway._limiter._limits.values()
     return [
-        *("in flight" for state in states if state.in_flight or state.waiting),
+        *("in flight" for state in states if state.in_flight or state.movable),
         *(limit.scope.key for limit in limits if limit._exchange.holding.under_way),
     ]
 

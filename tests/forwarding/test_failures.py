@@ -30,8 +30,14 @@ KEY = ConnectionKey("e", 443, is_ssl=True, ssl=True, proxy=None, proxy_auth=None
 async def test_only_attempts_that_timed_out_or_broke_off_inside_an_answer_are_charged(
     error: aiohttp.ClientError | OSError | ValueError, status: int, kind: type[AttemptFailed], charged: bool
 ) -> None:
-    failed = failure_of_transport(error, status, AttemptTimeout(10.0), 2.0)
+    timeout = AttemptTimeout(10.0)
+    timeout.written = True
+    failed = failure_of_transport(error, status, timeout, 2.0)
     assert (type(failed), failed.charged) == (kind, charged)
+
+
+async def test_an_attempt_whose_request_was_not_sent_is_not_charged() -> None:
+    assert not failure_of_transport(TimeoutError(), 0, AttemptTimeout(10.0), 2.0).charged
 
 
 @pytest.mark.parametrize("hung", [False, True])

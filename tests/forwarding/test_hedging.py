@@ -12,11 +12,12 @@ from shared.forwarding._hedging import HedgedAttempt
 from shared.forwarding.forwarder import ForwardedCall
 from shared.forwarding.response import Answer
 from shared.responses.dispatcher import hung_up
-from shared.types import BEATEN, LEFT, Attempt, Role, Target, Usage
+from shared.types import BEATEN, LEFT, LEFT_EARLY, Attempt, Role, Target, Usage
 
 CALL = requests.parse_call(operations.match("POST", "/v1/chat/completions"), "", {}, b'{"model": "m", "messages": []}')
 A, B = (Target(Backend(name=name, endpoint="https://e", region="r", models={}), "m", "m") for name in "ab")
 PROMPT = Usage(input_tokens=7, estimated=True)
+GENERATED = Usage(input_tokens=7, output_tokens=90)
 HEDGE = Attempt(B, 0, BEATEN, 1.0, "hedge", PROMPT)
 
 
@@ -34,6 +35,8 @@ class TwoAttempts:
 
     def __init__(self) -> None:
         self.answer = CountedAnswer()
+        self.second: CountedAnswer | None = None  # the answer of the second attempt, in the moment that it is dropped
+        self.charged: list[Usage | None] = []
         self.second_began, self.second_ends, self.ending = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def attempt(self, target: Target, timeout: AttemptTimeout, role: Role = "try") -> Answer | None:
@@ -46,22 +49,28 @@ class TwoAttempts:
         finally:
             self.ending.set()
             await self.second_ends.wait()
+            if self.second is not None:
+                return cast("Answer", self.second)  # noqa: B012 - it answered before the cancellation came
         return None
 
-    def look_again(self, target: Target, started: float, limit: float) -> float:
+    def look_again(self, target: Target, started: float) -> float:
         return 0.0
 
     def another(self, target: Target) -> tuple[Target, AttemptTimeout] | None:
         return B, AttemptTimeout(10.0)
 
-    def seems_hung(self, target: Target, started: float) -> bool:
-        return False
+    def answered_first(self, target: Target, started: float, timeout: AttemptTimeout) -> None:
+        timeout.supersede(hung=False)
 
-    def superseded(self, target: Target, since: float, role: Role) -> None:
-        pass
+    def prompt(self, timeout: AttemptTimeout) -> Usage | None:
+        return PROMPT
 
-    def discard(self, answer: Answer) -> None:
+    def superseded(self, target: Target, since: float, role: Role, usage: Usage | None) -> None:
+        self.charged.append(usage)
+
+    def discard(self, answer: Answer) -> Usage:
         answer.close()
+        return GENERATED
 
     def now(self) -> float:
         return 0.0
@@ -90,11 +99,22 @@ async def test_an_answer_stays_open_for_a_caller_that_waits() -> None:
     assert attempts.answer.closed == 0
 
 
+async def test_a_second_attempt_that_is_dropped_is_charged_its_prompt_or_what_it_had_generated() -> None:
+    dropped, late = TwoAttempts(), TwoAttempts()
+    late.second = CountedAnswer()
+    for attempts in (dropped, late):
+        attempts.second_ends.set()
+        await hedged(attempts)
+    assert (dropped.charged, late.charged) == ([PROMPT], [GENERATED])
+    assert late.second.closed == 1
+
+
 @pytest.mark.parametrize(
     ("tried", "at_it"),
     [
         ((), None),
         ((Attempt(A, 0, LEFT, 1.0),), A),
+        ((Attempt(A, 0, LEFT_EARLY, 1.0),), None),
         ((Attempt(A, 429, "429: rate", 1.0), Attempt(B, 0, LEFT, 1.0)), B),
         ((Attempt(A, 0, LEFT, 1.0), HEDGE), A),
         ((Attempt(A, 429, "429: rate", 1.0), HEDGE), None),

@@ -168,12 +168,13 @@ class GatewayProcess:
 
 
 class Answer:
-    """An answer. Header names are in lower case."""
+    """An answer. Header names are in lower case. `finished`: the body has come to its end."""
 
-    def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
+    def __init__(self, status: int, headers: dict[str, str], body: bytes, finished: bool = True) -> None:
         self.status = status
         self.headers = headers
         self.body = body
+        self.finished = finished
 
     def json(self) -> Any:
         return json.loads(self.body)
@@ -200,14 +201,28 @@ def request(
     headers: Mapping[str, str] | None = None,
     timeout: float = 30.0,
 ) -> Answer:
-    """One request on a connection of its own, by the standard library. Raises what `http.client` raises."""
+    """One request on a connection of its own, by the standard library. A body may be unfinished."""
     connection = http.client.HTTPConnection(*address, timeout=timeout)
     try:
         connection.request(method, path, body, dict(headers or {}))
         response = connection.getresponse()
-        return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+        received = {k.lower(): v for k, v in response.getheaders()}
+        return Answer(response.status, received, *_read(response))
     finally:
         connection.close()
+
+
+def _read(response: http.client.HTTPResponse) -> tuple[bytes, bool]:
+    """The body, and whether it has come to its end. Python's own `read` forgets what came before a reset."""
+    body = b""
+    try:
+        while piece := response.read1(1_000_000):
+            body += piece
+    except http.client.IncompleteRead as broken:
+        return body + broken.partial, False
+    except ConnectionResetError:
+        return body, False
+    return body, response.length in (None, 0)
 
 
 def cli(environment: Mapping[str, str], *words: str) -> Any:

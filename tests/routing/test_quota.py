@@ -129,6 +129,17 @@ def test_the_usual_time_is_known_from_twenty_answers_on_and_forgets_old_ones() -
     assert latency.usual(stream=True) == 5.0
 
 
+def test_the_usual_time_is_that_of_calls_of_the_same_size() -> None:
+    latency = Latency()
+    assert latency.usual_for(100, stream=True) is None
+    latency.note(200.0, stream=True, tokens=100)
+    latency.note(9000.0, stream=True, tokens=5000)
+    assert latency.usual_for(110, stream=True) == 200.0
+    assert latency.usual_for(6000, stream=True) == 9000.0
+    assert latency.usual_for(100_000, stream=True) == 200.0  # no such call yet: the median of all
+    assert latency.usual_for(100, stream=False) == 200.0
+
+
 @given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0.01, 1.0))
 def test_a_percentile_is_not_exceeded_by_its_share_of_the_values(values: list[float], share: float) -> None:
     value = percentile(sorted(values), share)

@@ -1,24 +1,28 @@
 """The order of the targets: rotation, health, quotas, fallbacks, regions; and the error if none is left."""
 
+import json
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.azure_openai.backend_requests import headers_for, upstream_request
 from shared.azure_openai.operations import match
 from shared.azure_openai.requests import parse_call
 from shared.config.document import Backend, Configuration, Model, Variant
 from shared.errors import ModelNotAllowed, ModelNotFound, RateLimitExceeded, RegionNotAllowed, StoreUnavailable
 from shared.routing import _health, quota
 from shared.routing._health import HEALTHY, Health
+from shared.routing._prompt_cache import Share, choose
 from shared.routing.breakers import Breakers
 from shared.routing.preferences import RoutingPreferences
-from shared.routing.quota import Sent
+from shared.routing.quota import Sent, Throttle
 from shared.routing.rotation import BLOCK, Rotation, smooth_order
 from shared.routing.router import Router
 from shared.storage import Properties
@@ -161,6 +165,32 @@ async def test_three_faults_in_a_row_eject_and_an_answer_between_them_does_not()
     routing.breakers.fault(a, "status 503")
     assert {tuple(routing.order()) for _ in range(4)} == {("b", "a")}  # still there for a call that b fails
     await routing.rotation.close()
+
+
+@pytest.mark.parametrize("kind", ["quota", "oversized"])
+async def test_a_probe_that_is_throttled_ends_the_ejection(kind: Throttle) -> None:
+    routing = Routing(backend("a"), backend("b"))
+    a = routing.target("a")
+    for _ in range(3):
+        routing.breakers.fault(a, "status 500")
+    routing.clock.now += 10
+    routing.breakers.begin(a, 60.0)
+    routing.breakers.failed(a)
+    routing.breakers.throttle(a, 0.3, kind, 1.0)
+    assert not routing.breakers.usable(a, routing.breakers.clock(), 1.0)
+    routing.clock.now += 0.4
+    assert routing.breakers.usable(a, routing.breakers.clock(), 1.0)
+    assert not routing.breakers.health(a).half_open
+
+
+async def test_a_late_429_does_not_end_an_ejection() -> None:
+    routing = Routing(backend("a"), backend("b"))
+    a = routing.target("a")
+    for _ in range(3):
+        routing.breakers.fault(a, "status 500")
+    routing.breakers.throttle(a, 0.3)
+    routing.clock.now += 1
+    assert not routing.breakers.usable(a, routing.breakers.clock())
 
 
 async def test_an_ejected_backend_is_probed_by_one_call_and_comes_back_when_it_answers() -> None:
@@ -382,3 +412,83 @@ async def test_a_backend_loses_a_later_turn_for_each_turn_taken_by_a_prefix() ->
         load[routing.planned(favoured if i % 5 == 0 else chat())[0].backend.name] += 1
     assert max(load.values()) <= 1.1 * 100
     await routing.rotation.close()
+
+
+def flex(**fields: Any) -> Call:
+    body = {"model": "m", "messages": [], "service_tier": "flex", **fields}
+    return parse_call(match("POST", "/v1/chat/completions"), "", {}, json.dumps(body).encode())
+
+
+async def test_a_throttle_of_a_tier_leaves_the_standard_tier_alone() -> None:
+    routing = Routing(backend("a"))
+    (target,) = routing.planned(flex())
+    assert target.tier == "flex"
+    routing.breakers.throttle(target, 60.0)
+    with pytest.raises(RateLimitExceeded):
+        routing.planned(flex())
+    assert [one.tier for one in routing.planned(chat())] == [""]
+    assert [one.tier for one in routing.planned(flex(service_tier="auto"))] == [""]
+    routing.breakers.fault(target, "status 500")
+    assert routing.breakers.health(routing.target("a")).faults == 0
+
+
+@pytest.mark.parametrize(
+    ("configured", "asked", "tiers"),
+    [(False, None, ["flex"]), (True, None, ["flex", ""]), (False, True, ["flex", ""]), (True, False, ["flex"])],
+)
+async def test_the_standard_tier_serves_a_call_of_another_one_where_that_is_allowed(
+    configured: bool, asked: bool | None, tiers: list[str]
+) -> None:
+    routing = Routing(backend("a"), models={"m": Model(tier_fallback=configured)})
+    plan = routing.router.plan(ANYONE, flex(), RoutingPreferences(tier_fallback=asked))
+    assert [target.tier for target in plan.targets] == tiers
+    assert json.loads(upstream_request(flex(), plan.targets[0]).body)["service_tier"] == "flex"
+    if len(tiers) == 2:
+        assert json.loads(upstream_request(flex(), plan.targets[1]).body)["service_tier"] == "default"
+
+
+def test_instances_that_send_only_one_long_beginning_spread_it_over_the_regions() -> None:
+    """Forty instances with eight calls each under way, which do not know of each other."""
+    load = Counter[str]()
+    for _ in range(40):
+        mine = Counter[str]()
+        for _ in range(8):
+            shares = [Share(name, 1, mine[name]) for name in "abc"]
+            mine["abc"[choose(b"the same beginning", shares)]] += 1
+        load += mine
+    assert len(load) > 1
+    assert max(load.values()) <= 40 * 8 * 2 / 3
+
+
+def test_a_large_fleet_leaves_less_room_for_one_beginning_than_a_single_instance() -> None:
+    def kept(instances: float) -> int:
+        """The calls under way with which the first backend still takes one more, while the others have three each."""
+        first = choose(b"the same beginning", [Share(name, 1, 3) for name in "abc"])
+        for calls in range(1, 20):
+            shares = [Share(name, 1, calls if i == first else 3) for i, name in enumerate("abc")]
+            if choose(b"the same beginning", shares, instances) != first:
+                return calls
+        raise AssertionError("it is never skipped")
+
+    assert kept(1.0) == 8
+    assert kept(40.0) == 5
+
+
+async def test_the_model_of_the_image_tool_is_named_like_any_model() -> None:
+    routing = Routing(backend("a", ["m", "painter"]), backend("b"))
+    headers = {"x-ms-oai-image-generation-deployment": "painter"}
+    call = parse_call(match("POST", "/v1/responses"), "", headers, b'{"model": "m", "input": "a ship"}')
+    (target,) = routing.planned(call)
+    assert target.backend.name == "a"
+    of = msgspec.structs.replace(target.backend, models={"m": "m", "painter": "painter-prod"})
+    assert headers_for(call, of)["x-ms-oai-image-generation-deployment"] == "painter-prod"
+    with pytest.raises(ModelNotAllowed):
+        routing.planned(call, Consumer("c", "some", models=frozenset(("m",))))
+    unknown = parse_call(
+        match("POST", "/v1/responses"),
+        "",
+        {"x-ms-oai-image-generation-deployment": "none"},
+        b'{"model": "m", "input": "a"}',
+    )
+    with pytest.raises(ModelNotFound):
+        routing.planned(unknown)
