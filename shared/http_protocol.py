@@ -1,4 +1,4 @@
-"""HTTP/1.1 of the container edge: uvicorn's protocol with bounded heads, for older and other HTTP stacks, too.
+"""HTTP/1.1 of both edges: uvicorn's protocol with bounded heads, for older and other HTTP stacks, too.
 
 `uvicorn shared.asgi:app` takes it by the options in `UVICORN_OPTIONS`. The bounds are those of Kestrel, the server in
 front of the Functions edge.
