@@ -65,6 +65,7 @@ type limitSettings = {
     time_zone: string?
   }?
   contact: string?
+  unpriced: ('warn' | 'refuse')?
   @sealed()
   headers: {
     remaining_tokens: string?
@@ -101,7 +102,7 @@ type otherSections = {
   }?
   @sealed()
   ledger: {
-    durability: ('committed' | 'deferred')?
+    durability: ('committed' | 'recorded' | 'deferred')?
     overflow_directory: string?
     overflow_bytes: int?
     keep_months: int?
@@ -110,4 +111,8 @@ type otherSections = {
   max_upload_bytes: int?
   heartbeat_seconds: any?
   adopt_unknown_ids: bool?
+  @sealed()
+  cors: {
+    origins: string[]?
+  }?
 }

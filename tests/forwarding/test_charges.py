@@ -13,6 +13,8 @@ from shared.azure_openai.requests import parse_upload
 from shared.config.document import Timeouts
 from shared.errors import GatewayError
 from shared.forwarding.forwarder import ForwardingFailed
+from shared.requests._deadline import BodyDeadline
+from shared.requests.buffers import Buffers
 from shared.requests.upload import Upload
 from shared.types import LEFT, LEFT_EARLY
 from tests.harness.scripted_backends import (
@@ -76,6 +78,9 @@ def form(pieces: int, *, model_first: bool) -> list[bytes]:
     return [*([model, *parts] if model_first else [*parts, model]), f"--{BOUNDARY}--\r\n".encode()]
 
 
+async def admitted() -> None: ...
+
+
 def upload_of(chunks: list[bytes], pause: float = 0.0) -> Upload:
     waiting = iter(chunks)
     length = sum(map(len, chunks))
@@ -87,7 +92,8 @@ def upload_of(chunks: list[bytes], pause: float = 0.0) -> Upload:
         await asyncio.sleep(pause)
         return {"type": "http.request", "body": next(waiting), "more_body": left > 0}
 
-    return Upload(receive, HEADERS | {"content-length": str(length)}, 10**9, 60)
+    headers = HEADERS | {"content-length": str(length)}
+    return Upload(receive, headers, 10**9, BodyDeadline(60, admitted), Buffers(10**9).open("ann"))
 
 
 async def test_a_full_disk_costs_an_upload_its_retries_and_is_no_fault_of_a_backend(full_disk: None) -> None:

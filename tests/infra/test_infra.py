@@ -181,7 +181,7 @@ def settings_that_the_code_reads(settings: Mapping[str, str]) -> set[str]:
         "APPLICATIONINSIGHTS_CONNECTION_STRING": insights,
         "WEBHOOK_SECRET": "x",
     }
-    environ = Recorder(**dict.fromkeys(settings, "x") | given)
+    environ = Recorder(**dict.fromkeys(settings, "x" * 32) | given)
     with contextlib.suppress(ConfigurationError):  # it has asked for what it misses by then
         environment.load(environ)
     return environ.asked
