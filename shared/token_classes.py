@@ -60,7 +60,7 @@ def reported_name(field: str) -> str:
 
 
 class Unit(NamedTuple):
-    """What is charged by the piece. `price`: its name among prices; `row`: the property in ledger rows; `meter`: its
+    """A unit that is charged by the piece. `price`: its name among prices; `row`: the property in ledger rows; `meter`: its
     name in FOCUS; `tool`: the type of item in answers that stands for one call of a tool; such a call is charged beside
     the tokens, at a price that no model need have."""
 

@@ -50,7 +50,7 @@ class Control:
         return application
 
     async def describe(self, _request: web.Request) -> web.Response:
-        """What this endpoint can do, with an example of each body."""
+        """The operations of this endpoint, with an example of each body."""
         operations = {f"{one.method} {one.path}": _described(one) for one in _OPERATIONS}
         kinds = {kind.__struct_config__.tag: _fields(kind) for kind in typing.get_args(AnyEffect)}
         names = {name: list(region.deployments) for name, region in self._simulator.regions.items()}

@@ -151,7 +151,7 @@ async def test_warming_fetches_in_the_background_and_closing_ends_it() -> None:
 
 
 async def test_the_reason_of_a_failure_is_whole_and_is_repeated() -> None:
-    """What to do stands at the end of a long text; `check` asks for several backends at a time."""
+    """The remedy is at the end of a long text; `check` asks for several backends at a time."""
     identity = Identity(None)
     cache = identity.cache()
     reasons = []

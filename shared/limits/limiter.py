@@ -67,7 +67,7 @@ class Arrival(msgspec.Struct, frozen=True):
         return next((cost for own, cost in zip(self.limits, self.costs, strict=True) if own is limit), NOTHING)
 
     def without(self, limits: Sequence[LeasedLimit]) -> "Arrival":
-        """What is reserved at other limits than these."""
+        """The part that is reserved at other limits than these."""
         left = [pair for pair in zip(self.limits, self.costs, strict=True) if pair[0] not in limits]
         return Arrival(tuple(limit for limit, _ in left), tuple(cost for _, cost in left))
 

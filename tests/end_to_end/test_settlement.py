@@ -1,4 +1,4 @@
-"""What calls take of their limits and leave on record, however they end: in the process, turn by turn."""
+"""Calls take of their limits and leave on record what they used, however they end: in the process, turn by turn."""
 
 import asyncio
 from collections import Counter
@@ -19,7 +19,7 @@ MODELS = {"gpt-4o": "g"}
 
 
 def used(tables: Tables, scope: str, dimension: str) -> float:
-    """What the row of a limit counts as used."""
+    """The used amounts in the row of a limit."""
     rows = next(rows for partition, rows in tables.rows("limits").items() if partition.startswith(scope))
     return float(rows["0"][0].get(f"{dimension}_used", 0.0))
 

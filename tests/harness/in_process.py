@@ -132,7 +132,7 @@ async def key(tables: Tables, limits: Limits = Limits(), **more: Any) -> str:  #
 
 
 class Reply:
-    """What a caller has received so far."""
+    """The answer of a caller so far."""
 
     def __init__(self) -> None:
         self.status = 0

@@ -44,6 +44,9 @@ OF_THE_HOST = {
 }
 # Read, but set by those who have a collector; and a connection string with a key is not for here.
 NOT_SET = {
+    "AZURE_CLIENT_SECRET",
+    "AzureWebJobsStorage",
+    "OTEL_EXPORTER_OTLP_HEADERS",
     "GATEWAY_STORAGE",
     "GATEWAY_STORAGE__accountName",
     "OTEL_EXPORTER_OTLP_ENDPOINT",
