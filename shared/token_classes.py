@@ -60,9 +60,9 @@ def reported_name(field: str) -> str:
 
 
 class Unit(NamedTuple):
-    """A unit that is charged by the piece. `price`: its name among prices; `row`: the property in ledger rows; `meter`: its
-    name in FOCUS; `tool`: the type of item in answers that stands for one call of a tool; such a call is charged beside
-    the tokens, at a price that no model need have."""
+    """A unit that is charged by the piece. `price`: its name among prices; `row`: the property in ledger rows;
+    `meter`: its name in FOCUS; `tool`: the type of item in answers that stands for one call of a tool; such a call is
+    charged beside the tokens, at a price that no model need have."""
 
     price: str
     row: str
