@@ -245,7 +245,8 @@ def head_of(key: str, *lines: str, version: str = "1.1") -> bytes:
 
 @pytest.mark.parametrize("name", ["X-Forwarded-For", "X-Real-IP", "Forwarded", "api-key"])
 def test_what_a_caller_writes_in_a_trailer_or_a_header_is_not_its_address(gateway: System, name: str) -> None:
-    made = cli(gateway.gateway.environment, "keys", "create", "plant", "--addresses", "10.0.0.0/8", "--json")
+    plant = f"plant of {gateway.edge} for {name}"
+    made = cli(gateway.gateway.environment, "keys", "create", plant, "--addresses", "10.0.0.0/8", "--json")
     body = as_json()
     chunk = b"%x\r\n%s\r\n0\r\n" % (len(body), body)
     trailer = f"{name}: 10.0.0.1\r\n\r\n".encode()

@@ -150,7 +150,10 @@ def test_a_shadow_of_a_call_that_is_not_kept_has_no_span(traced: TracedGateway) 
 
 def test_a_probe_has_no_span(traced: TracedGateway) -> None:
     trace = f"{random.getrandbits(128) | 1:032x}"
-    given = {"traceparent": f"00-{trace}-{PARENT_SPAN}-01", "authorization": "Bearer planted-management-key"}
+    given = {
+        "traceparent": f"00-{trace}-{PARENT_SPAN}-01",
+        "authorization": "Bearer planted-management-key-0123456789abcdef",
+    }
     for path in ("/healthz", "/readyz"):
         assert traced.gateway.request("GET", path, None, given).status == 200
     traced.dependencies(traced.chat())  # a later one has arrived
