@@ -169,8 +169,8 @@ def _answered(
     headers = answer.headers
     streamed = answer.content_type == "text/event-stream"
     ended: Literal["whole", "error event", "cut"] = "cut" if broken else "whole"
-    if streamed and not broken and not data.endswith(b"data: [DONE]\n\n"):
-        ended = "error event" if _ERROR.search(data) else "cut"
+    if streamed and not data.endswith(b"data: [DONE]\n\n"):
+        ended = "error event" if _ERROR.search(data) else "cut"  # the transfer breaks off behind the event
     wait = headers.get("retry-after-ms")
     return Answered(
         at=at,

@@ -33,7 +33,7 @@ async def dying(system: System, streams: int, wait: float = 2.5) -> Row:
     good = good and all(call.served for call in shown if call not in failed)
     return Row(
         f"a region goes down during {streams} streams",
-        "its streams without content finish elsewhere; its other streams end with an error event",
+        "its streams without content finish elsewhere; its other streams break off behind an error event",
         f"{moved} of {len(unshown)} without content lost their region: {statuses(unshown)}, "
         f"slowest {slowest(unshown):.1f} s; {broken} of {len(shown)} with content: {statuses(shown)}",
         good,
