@@ -22,6 +22,7 @@ from shared.affinity.directory import ObjectDirectory
 from shared.affinity.planner import Planner
 from shared.auth.authenticator import Authenticator
 from shared.auth.consumers import Consumers
+from shared.auth.operators import Operators
 from shared.azure_openai.backend_requests import token_scope
 from shared.billing import cost as pricing
 from shared.billing.cost import USD
@@ -41,7 +42,12 @@ from shared.limits import cleanup
 from shared.limits.alerts import Alerts
 from shared.limits.limiter import Limiter
 from shared.management.api import ManagementApi, without_configuration
+from shared.management.audit import Audit, AuditRoutes
+from shared.management.backends import BackendRoutes
+from shared.management.limits import LimitRoutes
 from shared.management.readiness import ReadinessCheck
+from shared.management.service import ServiceRoutes
+from shared.management.usage import UsageRoutes
 from shared.responses.dispatcher import Dispatcher
 from shared.routing.breakers import Breakers
 from shared.routing.fleet_health import SharedHealth
@@ -79,6 +85,7 @@ class Application(msgspec.Struct, frozen=True):
         logger.info("roll-up: %s", await rollup.roll_up(self.store, keep_months=keep_months))
         await cleanup.forget_addresses(self.store, self.configuration)
         await directory.drop_old(self.store)
+        await Audit(self.store).drop_old()
         if self.exporter is not None:
             for name in await self.exporter.write_due():
                 logger.info("export: %s written", name)
@@ -170,11 +177,15 @@ async def application(settings: Settings, open_tables: OpenTables | None = None)
             )
         )
 
-        backends = BackendsReport(configuration, breakers, health, ledger.instance)
-        readiness = ReadinessCheck(store, router.unusable)
-        management = ManagementApi(
-            store, configuration, limiter, authenticator, backends, readiness, settings.management_key
+        resources = (
+            ServiceRoutes(ReadinessCheck(store, router.unusable)),
+            BackendRoutes(BackendsReport(configuration, breakers, health, ledger.instance)),
+            LimitRoutes(store, configuration, limiter),
+            UsageRoutes(store, configuration),
+            AuditRoutes(Audit(store)),
         )
+        routes = [route for resource in resources for route in resource.routes()]
+        management = ManagementApi(routes, limiter, authenticator, Operators(settings.management_key))
         gateway = Gateway(
             management,
             authenticator,

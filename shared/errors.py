@@ -4,6 +4,7 @@ GatewayError                    500     internal_error
 ├── InvalidRequest              400     invalid_request (or a finer code)
 ├── InvalidApiKey               401     invalid_api_key
 ├── ModelNotAllowed             403     model_not_allowed
+├── RoleRequired                403     role_required
 ├── AddressNotAllowed           403     address_not_allowed
 ├── RegionNotAllowed            403     region_not_allowed
 ├── PinNotAllowed               403     pin_not_allowed
@@ -19,6 +20,8 @@ GatewayError                    500     internal_error
 ├── MethodNotAllowed            405     method_not_allowed
 ├── RequestTimeout              408     request_timeout
 ├── StateConflict               409     state_in_several_backends
+├── NameTaken                   409     name_taken
+├── ChangedMeanwhile            412     precondition_failed
 ├── RequestTooLarge             413     request_too_large
 ├── UnsupportedEncoding         415     unsupported_encoding
 ├── UpgradeRequired             426     websockets_not_supported
@@ -99,6 +102,12 @@ class InvalidApiKey(GatewayError):
 
 class ModelNotAllowed(GatewayError):
     status, code, type = 403, "model_not_allowed", "invalid_request_error"
+
+
+class RoleRequired(GatewayError):
+    """An operator without the role that a path of the management API needs."""
+
+    status, code, type = 403, "role_required", "invalid_request_error"
 
 
 class AddressNotAllowed(GatewayError):
@@ -185,6 +194,16 @@ class RequestTimeout(GatewayError):
 
 class StateConflict(GatewayError):
     status, code, type = 409, "state_in_several_backends", "invalid_request_error"
+
+
+class NameTaken(GatewayError):
+    status, code, type = 409, "name_taken", "invalid_request_error"
+
+
+class ChangedMeanwhile(GatewayError):
+    """The resource does not have the ETag that the request demands."""
+
+    status, code, type = 412, "precondition_failed", "invalid_request_error"
 
 
 class RequestTooLarge(GatewayError):

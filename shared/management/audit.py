@@ -1,0 +1,153 @@
+"""The audit trail: every change that an operator made, with who, when, what, from where, before and after.
+
+Monthly tables `auditYYYYMM`, one partition, newest row first. A row is written before the change, and says afterwards
+that it is done: no change goes without a record, and one whose end is unknown is shown as `begun`."""
+
+import logging
+import math
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+
+from shared.auth.operators import Operator
+from shared.errors import GatewayError
+from shared.management.routes import ManagementRequest, Route, page_size, refuse_unknown, time_of
+from shared.responses.rendering import JsonResponse
+from shared.storage import Properties, Row, Store, names
+
+KEEP_MONTHS = 25
+_PARTITION = "audit"
+_LAST = 10**13  # milliseconds: rows are sorted by what is left until then
+_LONGEST = 16_000  # characters of a value as JSON; the table takes 32,000 in a property
+_FILTERS = ("actor", "action", "object", "since", "until", "after", "limit")
+
+logger = logging.getLogger("tollgate.audit")
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """A change of one object. `action`: `consumer.create`, `key.rotate`, `configuration.apply` and the like; `object`:
+    its id. `before` and `after` hold no secret; None: it was not there, or is not there any more."""
+
+    actor: str
+    address: str
+    action: str
+    object: str
+    before: Any = None
+    after: Any = None
+    request: str = ""
+
+
+class Audit:
+    """Writes and reads the trail. Raises `StoreUnavailable`."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def perform[T](self, change: Change, write: Callable[[], Awaitable[T]]) -> T:
+        """Record a change and make it. `write` returns None if another writer was faster: then nothing was changed, and
+        the record goes. Its errors mark the record as failed."""
+        now = self._store.now()
+        key = f"{_LAST - round(now * 1000):013d}-{secrets.token_hex(4)}"
+        table = self._store.table(_month(now))
+        await table.merge(_PARTITION, {key: _properties(change, now)})
+        try:
+            written = await write()
+        except GatewayError as error:
+            # What a table did not confirm may have been done nevertheless: the record stays as it is.
+            if error.status < 500:
+                await self._close(key, now, "failed")
+            raise
+        if written is None:
+            await table.delete(_PARTITION, key)
+        else:
+            await self._close(key, now, "done")
+        return written
+
+    async def _close(self, key: str, now: float, state: str) -> None:
+        try:
+            await self._store.table(_month(now)).merge(_PARTITION, {key: {"state": state}})
+        except GatewayError as error:
+            logger.warning("the record %s of the audit trail stays without an end: %s", key, error.message)
+
+    async def rows(self) -> AsyncIterator[Row]:
+        """Every record, newest first."""
+        for name in reversed(await self._store.names(names.AUDIT)):
+            async for row in self._store.table(name).scan(_PARTITION):
+                yield row
+
+    async def drop_old(self) -> None:
+        """Drop the months that are older than `KEEP_MONTHS`."""
+        today = datetime.fromtimestamp(self._store.now(), UTC)
+        month = today.year * 12 + today.month - 1 - KEEP_MONTHS
+        oldest = f"{names.AUDIT}{month // 12:04d}{month % 12 + 1:02d}"
+        for name in await self._store.names(names.AUDIT):
+            if name < oldest:
+                await self._store.drop(name)
+
+
+class AuditRoutes:
+    """`GET /gateway/audit`: the trail, filtered and in pages."""
+
+    def __init__(self, audit: Audit) -> None:
+        self._audit = audit
+
+    def routes(self) -> Sequence[Route]:
+        return (Route("GET", "/gateway/audit", "operator", self._list),)
+
+    async def _list(self, request: ManagementRequest) -> Response:
+        query = request.query
+        refuse_unknown(query, *_FILTERS)
+        since, until = time_of(query, "since", 0.0), time_of(query, "until", math.inf)
+        limit, after = page_size(query), query.get("after", "")
+        wanted = {name: query[name] for name in ("actor", "action", "object") if name in query}
+        found: list[Row] = []
+        async for row in self._audit.rows():
+            at = float(row.properties.get("at", 0))
+            if at < since or len(found) > limit:
+                break
+            if row.key > after and at < until and wanted.items() <= row.properties.items():
+                found.append(row)
+        shown = found[:limit]
+        return JsonResponse(
+            {"data": [_entry(row) for row in shown], "after": shown[-1].key if len(found) > limit else None}
+        )
+
+
+def _month(now: float) -> str:
+    return f"{names.AUDIT}{datetime.fromtimestamp(now, UTC):%Y%m}"
+
+
+def _properties(change: Change, now: float) -> Properties:
+    values = {name: getattr(change, name) for name in ("actor", "address", "action", "object", "request")}
+    return {**values, "at": now, "state": "begun", "before": _text(change.before), "after": _text(change.after)}
+
+
+def _text(value: Any) -> str:
+    text = msgspec.json.encode(value).decode()
+    return text if len(text) <= _LONGEST else msgspec.json.encode({"too_large_to_keep": len(text)}).decode()
+
+
+def _entry(row: Row) -> dict[str, Any]:
+    values = row.properties
+    columns = ("actor", "address", "action", "object", "request", "state")
+    entry: dict[str, Any] = {name: str(values.get(name, "")) for name in columns}
+    entry["at"] = datetime.fromtimestamp(float(values.get("at", 0)), UTC).isoformat(timespec="milliseconds")
+    return entry | {name: msgspec.json.decode(str(values.get(name, "null"))) for name in ("before", "after")}
+
+
+def change_by(request: ManagementRequest, action: str, of: str, before: Any, after: Any) -> Change:
+    """The record of a change that a request asks for."""
+    actor: Operator = request.actor
+    return Change(
+        actor=actor.name,
+        address=request.address,
+        action=action,
+        object=of,
+        before=before,
+        after=after,
+        request=request.request_id,
+    )

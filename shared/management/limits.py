@@ -1,0 +1,62 @@
+"""The remainder of limits: of all consumers, of one, and of the caller who asks."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from starlette.responses import Response
+
+from shared.auth.consumers import Consumers, Record
+from shared.auth.operators import EVERYONE
+from shared.config.document import Configuration
+from shared.errors import ConsumerNotFound
+from shared.limits import report as limits_report
+from shared.limits import scopes
+from shared.limits.limiter import Limiter
+from shared.management.routes import ManagementRequest, Route, refuse_unknown
+from shared.responses.rendering import JsonResponse
+from shared.storage import Store
+from shared.types import Consumer
+
+
+class LimitRoutes:
+    """The paths below `/gateway/limits`."""
+
+    def __init__(self, store: Store, configuration: Configuration, limiter: Limiter) -> None:
+        self._store = store
+        self._configuration = configuration
+        self._limiter = limiter
+
+    def routes(self) -> Sequence[Route]:
+        return (
+            Route("GET", "/gateway/limits", "operator", self._all),
+            Route("GET", "/gateway/limits/me", "caller", self._own),
+            Route("GET", "/gateway/limits/{consumer}", "operator", self._one, EVERYONE),
+        )
+
+    async def _all(self, request: ManagementRequest) -> Response:
+        """The remainder of every limit, and the state of this instance's limiter."""
+        refuse_unknown(request.query)
+        consumers = (record.consumer for record in await Consumers(self._store).all())
+        return JsonResponse({**self._limiter.state(), "limits": await self._lines(consumers)})
+
+    async def _one(self, request: ManagementRequest) -> Response:
+        refuse_unknown(request.query)
+        consumer = (await self._record(request)).consumer
+        return JsonResponse({"id": consumer.id, "name": consumer.name, "limits": await self._lines((consumer,))})
+
+    async def _own(self, request: ManagementRequest) -> Response:
+        refuse_unknown(request.query)
+        caller = request.caller
+        assert caller is not None
+        return JsonResponse({"id": caller.id, "name": caller.name, "limits": await self._lines((caller,))})
+
+    async def _record(self, request: ManagementRequest) -> Record:
+        """The consumer of the path. One of another's team is not there for a team's owner."""
+        consumer_id = request.parameters["consumer"]
+        record = await Consumers(self._store).find(consumer_id) if consumer_id.isalnum() else None
+        if record is None or not request.actor.sees(record.consumer.team):
+            raise ConsumerNotFound(f"There is no consumer with the id {consumer_id[:64]!r}.")
+        return record
+
+    async def _lines(self, consumers: Iterable[Consumer]) -> list[dict[str, Any]]:
+        return await limits_report.report(self._store, scopes.of_all(consumers, self._configuration))

@@ -1,0 +1,40 @@
+"""Health, readiness, and the OpenAPI document of what callers may use."""
+
+from collections.abc import Sequence
+
+from starlette.responses import Response
+
+from shared import __version__
+from shared.azure_openai import openapi
+from shared.management.readiness import ReadinessCheck
+from shared.management.routes import ManagementRequest, Route
+from shared.responses.rendering import JsonResponse
+
+
+class ServiceRoutes:
+    """The paths about the gateway itself."""
+
+    def __init__(self, readiness: ReadinessCheck) -> None:
+        self._readiness = readiness
+
+    def routes(self) -> Sequence[Route]:
+        return (
+            Route("GET", "/healthz", "anyone", self._health),
+            Route("GET", "/readyz", "probe", self._ready),
+            Route("GET", "/gateway/openapi.json", "anyone", self._openapi),
+        )
+
+    async def _health(self, request: ManagementRequest) -> Response:
+        """Liveness, which depends on nothing."""
+        return JsonResponse({"status": "ok"}, headers={"x-gateway-version": __version__})
+
+    async def _ready(self, request: ManagementRequest) -> Response:
+        """Readiness: 200 or 503. Operators also see the reason."""
+        state = await self._readiness()
+        body: dict[str, object] = {"status": "ready" if state.ready else "not ready"}
+        if request.operator is not None:
+            body |= {"store": state.store or "ok", "models_without_backend": state.models}
+        return JsonResponse(body, 200 if state.ready else 503)
+
+    async def _openapi(self, request: ManagementRequest) -> Response:
+        return Response(openapi.document(), media_type="application/json")

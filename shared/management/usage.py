@@ -1,0 +1,56 @@
+"""Usage and cost: of all consumers, and of the caller who asks."""
+
+from collections.abc import Mapping, Sequence
+
+from starlette.responses import Response
+
+from shared.auth.consumers import Consumers
+from shared.billing import report as usage_report
+from shared.billing.charges import Tariff
+from shared.config.document import Configuration
+from shared.errors import InvalidRequest
+from shared.management.routes import ManagementRequest, Route, refuse_unknown
+from shared.responses.rendering import JsonResponse
+from shared.storage import Store
+
+
+class UsageRoutes:
+    """The paths below `/gateway/usage`."""
+
+    def __init__(self, store: Store, configuration: Configuration) -> None:
+        self._store = store
+        self._tariff = Tariff.of(configuration)
+
+    def routes(self) -> Sequence[Route]:
+        return (
+            Route("GET", "/gateway/usage", "operator", self._all),
+            Route("GET", "/gateway/usage/me", "caller", self._own),
+        )
+
+    async def _all(self, request: ManagementRequest) -> Response:
+        names = {record.consumer.id: record.consumer.name for record in await Consumers(self._store).all()}
+        return await self._report(request.query, "key", names)
+
+    async def _own(self, request: ManagementRequest) -> Response:
+        caller = request.caller
+        assert caller is not None
+        if "key" in request.query:
+            raise InvalidRequest("key is not a parameter here: the answer is about the caller's own key.", param="key")
+        return await self._report({**request.query, "key": caller.id}, "model", {caller.id: caller.name})
+
+    async def _report(self, query: Mapping[str, str], by: str, names: Mapping[str, str]) -> Response:
+        refuse_unknown(query, *usage_report.PARAMETERS)
+        if (form := query.get("format", "json")) not in ("json", "csv"):
+            raise InvalidRequest(f"format: expected json or csv, got {form[:64]!r}.", param="format")
+        asked = usage_report.parse_query(query, self._store.now(), by=by)
+        report = await usage_report.report(self._store, self._tariff, asked)
+        if form == "csv":
+            return Response(usage_report.as_csv(report.heads(), report.rows(names)), media_type="text/csv")
+        return JsonResponse(
+            {
+                "since": f"{asked.since:%Y-%m-%dT%H:%MZ}",
+                "until": f"{asked.until:%Y-%m-%dT%H:%MZ}",
+                "lines": report.rows(names),
+                "total": report.totals(),
+            }
+        )
