@@ -1,5 +1,7 @@
 """Builds the application from its settings. Only this module chooses implementations."""
 
+import asyncio
+import importlib
 import logging
 import random
 import sys
@@ -9,9 +11,8 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -48,16 +49,18 @@ from shared.management.limits import LimitRoutes
 from shared.management.readiness import ReadinessCheck
 from shared.management.service import ServiceRoutes
 from shared.management.usage import UsageRoutes
+from shared.requests.buffers import Buffers
 from shared.responses.dispatcher import Dispatcher
 from shared.routing.breakers import Breakers
 from shared.routing.fleet_health import SharedHealth
 from shared.routing.report import BackendsReport
+from shared.routing.retry_budget import RetryBudget
 from shared.routing.rotation import Rotation
 from shared.routing.router import Router
 from shared.storage import Store, names
 from shared.telemetry import instruments
-from shared.telemetry.recorder import NoTelemetry, Readings, Telemetry
-from shared.types import Target, Usage
+from shared.telemetry.recorder import Cost, NoTelemetry, Readings, Telemetry
+from shared.types import Reference, Target, Usage
 from shared.usage import rollup
 from shared.usage.ledger import Ledger
 from shared.usage.overflow import Overflow
@@ -71,24 +74,92 @@ logger = logging.getLogger("tollgate")
 _ASK_EVERY = 300.0  # seconds between a process's looks at the last roll-up
 
 
-class Application(msgspec.Struct, frozen=True):
-    """A running gateway, as an edge serves it: requests, and the timer's job."""
+class _Running(NamedTuple):
+    """The parts of a process that outlive a configuration. Those that hold one are asked for another view of
+    themselves, with the same memory."""
 
-    gateway: Gateway
+    settings: Settings  # of the start
     store: Store
-    configuration: Configuration
-    exporter: FocusExporter | None = None
+    telemetry: Telemetry | NoTelemetry
+    ledger: Ledger
+    alerts: Alerts
+    limiter: Limiter
+    tokenizer: Tokenizer
+    authenticator: Authenticator
+    rotation: Rotation
+    health: SharedHealth
+    breakers: Breakers
+    retries: RetryBudget
+    credentials: Credentials
+    client: BackendClient
+    shadows: Shadows
+    objects: ObjectDirectory
+    buffers: Buffers
+
+
+class Application:
+    """A running gateway, as an edge serves it: requests, and the timer's job. `gateway` serves the newest
+    configuration; a call ends with the one that it began with."""
+
+    def __init__(self, running: _Running) -> None:
+        self._running = running
+        self.store = running.store
+        self._serve(running.settings)
+
+    def apply(self, settings: Settings) -> None:
+        """Serve these settings from the next request on. Health, leases and memory stay for what did not change.
+        Raises `ConfigurationError`, and changes nothing then."""
+        running, former = self._running, {_identity(backend) for backend in self.configuration.backends}
+        running.alerts.configure(settings.webhook)
+        kept = [backend for backend in settings.configuration.backends if _identity(backend) in former]
+        running.breakers.keep_only({(b.name, deployment) for b in kept for deployment in ("", *b.models.values())})
+        running.telemetry.configure(settings.configuration.telemetry.traces_per_second, _usd(settings.configuration))
+        self._serve(settings)
+
+    def _serve(self, settings: Settings) -> None:
+        running, configuration = self._running, settings.configuration
+        router = Router(configuration, running.rotation, running.breakers)
+        credentials = running.credentials.with_keys(settings.api_keys)
+        credentials.warm(_token_scopes(configuration.backends))
+        client = running.client.with_settings(credentials, configuration.timeouts)
+        forwarder = Forwarder(client, running.breakers, router, configuration.models, running.retries)
+        limiter = running.limiter.with_configuration(configuration)
+        objects = running.objects.with_configuration(configuration)
+        resources = (
+            ServiceRoutes(ReadinessCheck(running.store, router.unusable)),
+            BackendRoutes(BackendsReport(configuration, running.breakers, running.health, running.ledger.instance)),
+            LimitRoutes(running.store, configuration, limiter),
+            UsageRoutes(running.store, configuration),
+            AuditRoutes(Audit(running.store)),
+        )
+        routes = [route for resource in resources for route in resource.routes()]
+        operators = Operators(settings.management_key)
+        management = ManagementApi(routes, limiter, running.authenticator, operators)
+        self.gateway = Gateway(
+            management,
+            running.authenticator,
+            limiter,
+            Planner(router, objects),
+            Dispatcher(router, forwarder, objects, running.shadows),
+            Accounting(limiter, running.ledger, running.tokenizer, running.telemetry),
+            configuration,
+            running.buffers,
+        )
+        self.configuration = configuration
+        self.has_object = forwarder.has_object
 
     async def roll_up(self) -> None:
         """Run the timer's job once."""
-        keep_months = self.configuration.ledger.keep_months
+        configuration = self.configuration
+        keep_months = configuration.ledger.keep_months
         logger.info("roll-up: %s", await rollup.roll_up(self.store, keep_months=keep_months))
-        await cleanup.forget_addresses(self.store, self.configuration)
+        await cleanup.forget_addresses(self.store, configuration)
         await directory.drop_old(self.store)
         await Audit(self.store).drop_old()
-        if self.exporter is not None:
-            for name in await self.exporter.write_due():
-                logger.info("export: %s written", name)
+        if configuration.export.container is not None:
+            async with open_exporter(self._running.settings.storage, configuration, self.store) as exporter:
+                for name in await exporter.write_due():
+                    logger.info("export: %s written", name)
 
     async def attempt_roll_up(self, *, only_overdue: bool = False) -> None:
         """The same, with errors in the log: the next attempt does what this one could not."""
@@ -131,6 +202,7 @@ async def open_store(storage: Storage) -> AsyncIterator["TablesStore"]:
 @asynccontextmanager
 async def open_exporter(storage: Storage, configuration: Configuration, store: Store) -> AsyncIterator[FocusExporter]:
     """The writer of charges as files in the container that the configuration names."""
+    await asyncio.to_thread(importlib.import_module, "shared.storage.blobs")  # open streams must not stutter
     from shared.storage import blobs
 
     files = blobs.open(storage)
@@ -156,50 +228,47 @@ async def application(settings: Settings, open_tables: OpenTables | None = None)
         alerts = parts.own(Alerts(settings.webhook))
         limiter = parts.own(Limiter(store, configuration, alerts))
         tokenizer = parts.own(Tokenizer())  # closed first: what it counts is booked in the limits and the ledger
-        authenticator = Authenticator(Consumers(store), store.now)
 
         rotation = parts.own(Rotation(store.table(names.ROTATION), rng))
         health = parts.own(SharedHealth(store.table(names.HEALTH), store.now, rng, ledger.instance))
         breakers = Breakers(time.monotonic, rng, health)
-        router = Router(configuration, rotation, breakers)
-
         credentials = parts.own(Credentials(settings.client_id, settings.api_keys))
-        credentials.warm(_token_scopes(configuration.backends))
         client = parts.own(BackendClient(credentials, breakers, configuration.timeouts))
-        forwarder = Forwarder(client, breakers, router, configuration.timeouts, configuration.models)
-        shadows = parts.own(Shadows(client, breakers, configuration.timeouts))
-        objects = parts.own(
-            ObjectDirectory(
-                store,
-                configuration,
-                lambda backend: breakers.health(Target(backend, "", "")).usable_at(breakers.clock()),
-                forwarder.has_object,
+
+        def usable(backend: Backend) -> bool:
+            return breakers.health(Target(backend, "", "")).usable_at(breakers.clock())
+
+        async def has_object(backend: Backend, reference: Reference) -> bool:
+            return await running.has_object(backend, reference)
+
+        running = Application(
+            _Running(
+                settings=settings,
+                store=store,
+                telemetry=telemetry,
+                ledger=ledger,
+                alerts=alerts,
+                limiter=limiter,
+                tokenizer=tokenizer,
+                authenticator=Authenticator(Consumers(store), store.now),
+                rotation=rotation,
+                health=health,
+                breakers=breakers,
+                retries=RetryBudget(breakers.clock),
+                credentials=credentials,
+                client=client,
+                shadows=parts.own(Shadows(breakers)),
+                objects=parts.own(ObjectDirectory(store, configuration, usable, has_object)),
+                buffers=Buffers(configuration.max_request_bytes),
             )
         )
-
-        resources = (
-            ServiceRoutes(ReadinessCheck(store, router.unusable)),
-            BackendRoutes(BackendsReport(configuration, breakers, health, ledger.instance)),
-            LimitRoutes(store, configuration, limiter),
-            UsageRoutes(store, configuration),
-            AuditRoutes(Audit(store)),
-        )
-        routes = [route for resource in resources for route in resource.routes()]
-        management = ManagementApi(routes, limiter, authenticator, Operators(settings.management_key))
-        gateway = Gateway(
-            management,
-            authenticator,
-            limiter,
-            Planner(router, objects),
-            Dispatcher(router, forwarder, objects, shadows),
-            Accounting(limiter, ledger, tokenizer, telemetry),
-            configuration,
-        )
         telemetry.start(_readings(ledger, limiter, alerts, breakers))
-        exporter = None
-        if configuration.export.container is not None:
-            exporter = await parts.enter_async_context(open_exporter(settings.storage, configuration, store))
-        yield Application(gateway, store, configuration, exporter)
+        yield running
+
+
+def _identity(backend: Backend) -> tuple[object, ...]:
+    """What makes a backend the same one under another configuration: its health and its speed depend on it."""
+    return backend.name, backend.endpoint, backend.auth, backend.token_scope, backend.api_version, backend.kind
 
 
 def _token_scopes(backends: Iterable[Backend]) -> set[str]:
@@ -221,12 +290,13 @@ def _telemetry(settings: Settings) -> Telemetry | NoTelemetry:
 
     per_second = settings.configuration.telemetry.traces_per_second
     sender = ExportThread(settings.telemetry, ulid.new(time.time())[-10:])
-    return Telemetry(sender, per_second, settings.telemetry.metrics_every, time.monotonic, time.time, _usd(settings))
+    usd = _usd(settings.configuration)
+    return Telemetry(sender, per_second, settings.telemetry.metrics_every, time.monotonic, time.time, usd)
 
 
-def _usd(settings: Settings) -> Callable[[Usage, Target], float | None]:
+def _usd(configuration: Configuration) -> Cost:
     """A function that returns the cost of a call in USD, None if it is unknown."""
-    prices = Prices(settings.configuration.prices, settings.configuration.backends)
+    prices = Prices(configuration.prices, configuration.backends)
 
     def usd(usage: Usage, target: Target) -> float | None:
         cost = pricing.cost(prices.of_call(usage, target, time.time()), usage)

@@ -1,7 +1,9 @@
 """Authorization of requests to backends: a key from the environment, or a bearer token of the gateway's identity."""
 
+import copy
 from collections.abc import Mapping
 from functools import partial
+from typing import Self
 
 from shared.config.document import Backend
 from shared.identity import TokenCache, azure_credential
@@ -14,6 +16,12 @@ class Credentials:
         self._api_keys = api_keys
         self._tokens = TokenCache(partial(azure_credential, client_id))
         self.warm, self.rejected, self.close = self._tokens.warm, self._tokens.rejected, self._tokens.close
+
+    def with_keys(self, api_keys: Mapping[str, str]) -> Self:
+        """The same tokens with other keys."""
+        other = copy.copy(self)
+        other._api_keys = api_keys
+        return other
 
     def cached(self, backend: Backend, scope: str) -> tuple[str, str] | None:
         """The header for a backend, None if its token has to be fetched first."""

@@ -42,7 +42,7 @@ _FOR_RESPONSE = frozenset((b"origin", b"x-ms-client-request-id"))  # headers tha
 
 
 class Gateway:
-    """Serves requests. `bootstrap.py` builds the stages."""
+    """Serves requests by one configuration. `bootstrap.py` builds the stages. `buffers`: those of the process."""
 
     def __init__(
         self,
@@ -53,6 +53,7 @@ class Gateway:
         dispatcher: Dispatcher,
         accounting: Accounting,
         configuration: Configuration,
+        buffers: Buffers,
     ) -> None:
         self._management = management
         self._authenticator = authenticator
@@ -62,7 +63,8 @@ class Gateway:
         self._accounting = accounting
         self._configuration = configuration
         self._bounds = Bounds.of(configuration)
-        self._buffers = Buffers(_BODIES_AT_ONCE * configuration.max_request_bytes)
+        self._buffers = buffers
+        buffers.resize(_BODIES_AT_ONCE * configuration.max_request_bytes)
         self._heartbeat = configuration.heartbeat_seconds
         self._client_address = configuration.client_address
         self._models = frozenset([*configuration.model_names(), *configuration.aliases])

@@ -84,9 +84,11 @@ class TokenCache:
             raise CredentialUnavailable(f"no token for {scope} within {seconds:g} s") from None
 
     def warm(self, scopes: Iterable[str]) -> None:
-        """Fetch tokens in the background before the first request needs them. A failure is logged."""
+        """Fetch tokens in the background before the first request needs them, as far as there are none. A failure is
+        logged."""
         for scope in scopes:
-            self._renewals.start(scope, partial(self._renew, scope))
+            if self.cached(scope) is None:
+                self._renewals.start(scope, partial(self._renew, scope))
 
     def rejected(self, scope: str) -> None:
         """Renew a token that a service rejected, in the background. The token stays in use meanwhile: a missing role

@@ -1,7 +1,9 @@
 """Homes: the backend for each consumer's new objects, in the row `home-{consumer}` of the table `affinity`."""
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Mapping
+from typing import Self
 
 import msgspec
 
@@ -21,10 +23,19 @@ class Homes:
 
     def __init__(self, store: Store, configuration: Configuration, usable: Callable[[Backend], bool]) -> None:
         self._table = store.table(names.AFFINITY)
-        self._backends = {backend.name: backend for backend in configuration.backends}
-        self._aliases = {alias: name for name, about in configuration.models.items() for alias in about.aliases}
         self._usable = usable
         self._homes = LruDict[str, dict[str, str]](_CACHED)
+        self._configure(configuration)
+
+    def with_configuration(self, configuration: Configuration) -> Self:
+        """These homes for another configuration, with the same memory."""
+        other = copy.copy(self)
+        other._configure(configuration)
+        return other
+
+    def _configure(self, configuration: Configuration) -> None:
+        self._backends = {backend.name: backend for backend in configuration.backends}
+        self._aliases = configuration.aliases
 
     async def of(self, consumer: Consumer, model: str) -> str:
         """Return the backend for a consumer's new objects that are used with this model; "": with no model.

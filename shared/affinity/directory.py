@@ -1,11 +1,13 @@
 """The location of every object that calls have made: its backend and its consumer, in memory and in a table."""
 
 import asyncio
+import copy
 import itertools
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import partial
+from typing import Self
 
 from shared.affinity import whole_account
 from shared.affinity._homes import Homes
@@ -48,6 +50,14 @@ class ObjectDirectory:
         self._claimed = LruDict[Reference, None](_CACHED)  # by calls of this process
         self._writing = Tasks()
         self._claims: dict[tuple[Reference, str], tuple[Location, asyncio.Task[None]]] = {}  # rows being inserted
+
+    def with_configuration(self, configuration: Configuration) -> Self:
+        """This directory for another configuration, with the same memory and the same rows being written."""
+        other = copy.copy(self)
+        other.homes = self.homes.with_configuration(configuration)
+        other._backends = {backend.name: backend for backend in configuration.backends}
+        other._adopts = configuration.adopt_unknown_ids
+        return other
 
     async def bind(self, consumer: Consumer, call: Call, model: str) -> Binding:
         """Return the backends to which a call may go because of the objects that it names or makes. `model`: its

@@ -7,9 +7,11 @@ that, failures are reported to the caller, never retried.
 
 import asyncio
 import contextlib
+import copy
 import functools
 import logging
 from collections.abc import AsyncIterator, Callable
+from typing import Self
 
 import aiohttp
 import msgspec
@@ -57,15 +59,23 @@ _cached_url = functools.lru_cache(maxsize=1024)(functools.partial(URL, encoded=T
 
 
 class BackendClient:
-    """Makes attempts. Owns the one HTTP session of the process."""
+    """Makes attempts. Owns the HTTP sessions of the process. `timeouts` are the configured ones."""
 
     def __init__(self, credentials: Credentials, breakers: Breakers, timeouts: Timeouts) -> None:
         self._credentials = credentials
         self._breakers = breakers
-        self._timeouts = timeouts
+        self.timeouts = timeouts
         self._timeout = aiohttp.ClientTimeout(None, timeouts.connect)
         self._session = _session(aiohttp.TCPConnector(limit=0, keepalive_timeout=75, ttl_dns_cache=30))
         self._fresh = _session(aiohttp.TCPConnector(limit=0, force_close=True, ttl_dns_cache=30))  # a connection a call
+
+    def with_settings(self, credentials: Credentials, timeouts: Timeouts) -> Self:
+        """This client with other credentials and time limits, on the same connections."""
+        other = copy.copy(self)
+        other._credentials = credentials
+        other.timeouts = timeouts
+        other._timeout = aiohttp.ClientTimeout(None, timeouts.connect)
+        return other
 
     async def close(self) -> None:
         await self._session.close()
@@ -141,7 +151,7 @@ class BackendClient:
         try:
             async with timeout.timer:
                 if upload is not None:
-                    timeout.restart(self._timeouts.stream)
+                    timeout.restart(self.timeouts.stream)
                     upload.when_sent(timeout.request_sent)
                 response = await self._send(session, request, headers, timeout, upload)
                 status = response.status
@@ -154,7 +164,7 @@ class BackendClient:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             if upload is not None and upload.error is not None and not isinstance(error, TimeoutError):
                 raise upload.error from None
-            raise failure_of_transport(error, status, timeout, self._timeouts.connect) from None
+            raise failure_of_transport(error, status, timeout, self.timeouts.connect) from None
 
     async def _send(
         self,
@@ -181,7 +191,7 @@ class BackendClient:
         self, call: Call, target: Target, response: aiohttp.ClientResponse, sent: Sent, timeout: AttemptTimeout
     ) -> Answer:
         """Read until the answer belongs to the caller."""
-        breakers, timeouts = self._breakers, self._timeouts
+        breakers, timeouts = self._breakers, self.timeouts
         served_by = self._served_by(target, response, sent)
         body: EventRelay | BodyMeter
         state = breakers.watched(target)

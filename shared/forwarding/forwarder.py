@@ -8,7 +8,7 @@ import msgspec
 
 from shared.azure_openai import metering, operations, requests
 from shared.azure_openai.references import KINDS
-from shared.config.document import Backend, FallbackReason, Model, Timeouts
+from shared.config.document import Backend, FallbackReason, Model
 from shared.errors import BadGateway, GatewayError, NoBackendAvailable, StateUnavailable, UpstreamTimeout
 from shared.forwarding._attempt import AttemptTimeout, in_seconds
 from shared.forwarding._failures import AttemptFailed, Disconnected, InvalidAnswer, Superseded, Throttled, TimedOut
@@ -53,16 +53,16 @@ class Forwarder:
         client: BackendClient,
         breakers: Breakers,
         router: Router,
-        timeouts: Timeouts,
         models: Mapping[str, Model],
+        budget: RetryBudget,
     ) -> None:
-        """`models`: the settings of those that have some."""
+        """`models`: the settings of those that have some. `budget`: the one of the process."""
         self.models = models
         self.client = client
         self.breakers = breakers
         self.router = router
-        self.timeouts = timeouts
-        self.budget = RetryBudget(breakers.clock)
+        self.timeouts = client.timeouts
+        self.budget = budget
 
     def sending(
         self,

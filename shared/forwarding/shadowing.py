@@ -8,7 +8,7 @@ import aiohttp
 
 from shared.azure_openai import metering
 from shared.concurrency import Tasks
-from shared.config.document import Model, Timeouts
+from shared.config.document import Model
 from shared.forwarding._attempt import AttemptTimeout
 from shared.forwarding._failures import AttemptFailed
 from shared.forwarding._timeouts import first_byte_timeout
@@ -26,32 +26,34 @@ _MOST = 32  # under way at a time; slow shadows must not use up the resources of
 class Shadows:
     """One per process. A copy goes on after its caller has left, and ends with the process."""
 
-    def __init__(self, client: BackendClient, breakers: Breakers, timeouts: Timeouts) -> None:
-        self._client = client
+    def __init__(self, breakers: Breakers) -> None:
         self._breakers = breakers
-        self._timeouts = timeouts
         self._tasks = Tasks()
         self.skipped = 0  # since the start, because too many were under way
 
-    def send(self, call: Call, target: Target, request_id: str, ended: Callable[[Attempt], None]) -> None:
+    def send(
+        self, client: BackendClient, call: Call, target: Target, request_id: str, ended: Callable[[Attempt], None]
+    ) -> None:
         """Send a copy in the background. `ended` is called with the attempt when it is over."""
         if len(self._tasks) >= _MOST:
             self.skipped += 1
             if self.skipped.bit_count() == 1:  # log the 1st, 2nd, 4th, 8th …
                 logger.warning("%d shadows skipped so far: %d are under way", self.skipped, _MOST)
             return
-        self._tasks.start(self._follow(call, target, request_id, ended))
+        self._tasks.start(self._follow(client, call, target, request_id, ended))
 
     async def close(self) -> None:
         await self._tasks.close()
 
-    async def _follow(self, call: Call, target: Target, request_id: str, ended: Callable[[Attempt], None]) -> None:
+    async def _follow(
+        self, client: BackendClient, call: Call, target: Target, request_id: str, ended: Callable[[Attempt], None]
+    ) -> None:
         started = self._breakers.clock()
-        timeout = AttemptTimeout(first_byte_timeout(call, target, self._timeouts, _PLAIN, self._timeouts.total))
+        timeout = AttemptTimeout(first_byte_timeout(call, target, client.timeouts, _PLAIN, client.timeouts.total))
         prompt = metering.unanswered(call)
         status, problem, usage = 0, "", None
         try:
-            answer = await self._client.attempt(call, target, timeout, f"{request_id}-shadow")
+            answer = await client.attempt(call, target, timeout, f"{request_id}-shadow")
             try:
                 status, usage = answer.status, await _read_to_end(answer)
             finally:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from shared.billing.cost import USD, Price
+from shared.config.document import Configuration
 from shared.limits import estimation
 from shared.limits._amounts import Amounts
 from shared.limits._lease import LeasedLimit
@@ -16,11 +17,12 @@ _NO_AVERAGES = TokenAverages()
 
 
 class CallLimits(msgspec.Struct, gc=False):
-    """The limits by this consumer's policy. `text`: the operation generates tokens of text. `estimated`: some limits
-    are of tokens or money; `priced`: some are of money, with the `price` for estimates `until` a time, None if unknown.
-    `experience`: with such calls."""
+    """The limits by this consumer's policy under this configuration. `text`: the operation generates tokens of text.
+    `estimated`: some limits are of tokens or money; `priced`: some are of money, with the `price` for estimates `until`
+    a time, None if unknown. `experience`: with such calls."""
 
     consumer: Consumer
+    configuration: Configuration
     model: str
     text: bool
     limits: tuple[LeasedLimit, ...]
@@ -30,12 +32,17 @@ class CallLimits(msgspec.Struct, gc=False):
     until: float
     experience: TokenAverages | None
 
-    def hold_for(self, consumer: Consumer, now: float) -> bool:
-        """True if neither the consumer's policy nor the price has changed."""
+    def hold_for(self, consumer: Consumer, configuration: Configuration, now: float) -> bool:
+        """True if neither the consumer's policy nor the configuration nor the price has changed."""
         mine = self.consumer
-        return now < self.until and (
-            mine is consumer
-            or (mine.limits, mine.team, mine.model_limits) == (consumer.limits, consumer.team, consumer.model_limits)
+        return (
+            now < self.until
+            and self.configuration is configuration
+            and (
+                mine is consumer
+                or (mine.limits, mine.team, mine.model_limits)
+                == (consumer.limits, consumer.team, consumer.model_limits)
+            )
         )
 
     def costs(self, limits: Sequence[LeasedLimit], call: Call, size: Size | None, now: float) -> list[Amounts]:

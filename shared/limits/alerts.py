@@ -40,11 +40,15 @@ class Alerts:
         self, webhook: Webhook | None, clock: Callable[[], float] = time.time, first_pause: float = _FIRST_PAUSE
     ) -> None:
         self.raised: Counter[tuple[str, str]] = Counter()  # (dimension, percentage) -> alerts
-        self._url = webhook.url if webhook is not None else None
-        self._signer = _signer_of(webhook.secret) if webhook is not None else None
+        self.configure(webhook)
         self._clock = clock
         self._first_pause = first_pause
         self._sending = Tasks()
+
+    def configure(self, webhook: Webhook | None) -> None:
+        """Send alerts there from now on. Raises `ConfigurationError`, and changes nothing then."""
+        signer = _signer_of(webhook.secret) if webhook is not None else None
+        self._url, self._signer = webhook.url if webhook is not None else None, signer
 
     def __call__(self, scope: Scope, dimension: str, percentage: int, until: float) -> None:
         """`dimension` of `scope` has reached this percentage of its quota, which renews at `until` (seconds since

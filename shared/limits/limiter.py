@@ -6,12 +6,13 @@ them admit it; if one denies it, the others get back what it has reserved.
 """
 
 import asyncio
+import copy
 import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -88,6 +89,17 @@ class Limiter:
         self._call_limits: LruDict[tuple[str, str, str], CallLimits] = LruDict(_MOST_KEPT)
         self._limits: LruDict[str, LeasedLimit] = LruDict(_MOST_KEPT)
         self._address_limits: LruDict[str, LeasedLimit] = LruDict(_MOST_KEPT)
+
+    def with_configuration(self, configuration: Configuration) -> Self:
+        """This limiter for another configuration: leases, settlements and counts are shared with it. Calls that it has
+        admitted end under its own."""
+        other = copy.copy(self)
+        other._configuration = configuration
+        other._settings = configuration.limits
+        other._prices = Prices(configuration.prices, configuration.backends)
+        if configuration.limits.addresses != self._settings.addresses:
+            other._address_limits = LruDict(_MOST_KEPT)
+        return other
 
     @property
     def in_safe_mode(self) -> bool:
@@ -320,7 +332,7 @@ class Limiter:
     def _limits_of(self, consumer: Consumer, model: str, operation: Operation, now: float) -> CallLimits:
         key = (consumer.id, model, operation.name)
         former = self._call_limits.get(key)
-        if former is not None and former.hold_for(consumer, now):
+        if former is not None and former.hold_for(consumer, self._configuration, now):
             self._call_limits.move_to_end(key)
             return former
         limits = tuple(map(self._limit, scopes.of_call(consumer, model, self._configuration)))
@@ -329,7 +341,16 @@ class Limiter:
         price, until = (self._prices.dearest(model, now), self._prices.next_change(now)) if priced else (None, math.inf)
         experience = former.experience if former is not None else None
         self._call_limits[key] = CallLimits(
-            consumer, model, operation.metered == "tokens", limits, estimated, priced, price, until, experience
+            consumer,
+            self._configuration,
+            model,
+            operation.metered == "tokens",
+            limits,
+            estimated,
+            priced,
+            price,
+            until,
+            experience,
         )
         return self._call_limits[key]
 

@@ -20,6 +20,10 @@ class Buffers:
         self._total = 0
         self._held: Counter[str] = Counter()  # by the consumer's id
 
+    def resize(self, most: int) -> None:
+        """Set another bound. What is held stays counted."""
+        self._most = most
+
     def open(self, consumer_id: str) -> "Buffer":
         """The buffer of one body."""
         return Buffer(self, consumer_id)

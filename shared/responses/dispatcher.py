@@ -74,7 +74,8 @@ class Dispatcher:
         if call.operation.lists:
             return await self._accounted(admitted, self._list(admitted))
         for target in admitted.plan.shadow if admitted.upload is None else ():  # an upload can be read only once
-            self._shadows.send(call, target, admitted.received.request_id, admitted.record.shadow())
+            record, request_id = admitted.record, admitted.received.request_id
+            self._shadows.send(self._forwarder.client, call, target, request_id, record.shadow())
         if not _kept_alive(admitted):
             return await self._forwarded(admitted)
         loop = asyncio.get_running_loop()

@@ -3,7 +3,7 @@
 import math
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Protocol
 
 import msgspec
@@ -45,7 +45,7 @@ class DeploymentState:
     """The state of one deployment. One per deployment, for the life of the process."""
 
     __slots__ = (
-        "configured", "health", "heard_at", "in_flight", "latency", "longest_cool_down", "movable",
+        "configured", "given", "health", "heard_at", "in_flight", "latency", "longest_cool_down", "movable",
         "probe_asked_until", "probe_granted_until", "quota", "sent", "tested_at", "throttle",
     )  # fmt: skip
 
@@ -58,6 +58,7 @@ class DeploymentState:
         self.sent = Sent()
         self.quota: QuotaReading | None = None
         self.configured: float | None = None  # tokens per minute, as configured, else the most that it has reported
+        self.given: float | None = None  # of these, as configured
         self.latency = Latency()
         self.throttle: AdaptiveThrottle | None = None  # since its first 429
         self.longest_cool_down: Callable[[], float] | None = None
@@ -115,7 +116,23 @@ class Breakers:
         """Set the deployment's configured quota (None: unknown), and the bound of its cool-downs in seconds (None: as
         long as it says)."""
         state = self.watched(target)
-        state.configured, state.longest_cool_down = tokens_per_minute, longest_cool_down
+        state.longest_cool_down = longest_cool_down
+        if tokens_per_minute != state.given:
+            state.configured = state.given = tokens_per_minute
+
+    def keep_only(self, kept: Container[DeploymentKey]) -> None:
+        """Forget all deployments except these, which a new configuration has left as they were. Calls under way are
+        still counted. `kept` has no tiers."""
+        for key, state in list(self._watched.items()):
+            backend, deployment = key
+            if (backend, deployment.partition(":")[0]) in kept:
+                continue
+            if self._fleet is not None and state.health.ejected_until > self.clock():
+                self._fleet.recovered(key)
+            del self._watched[key]
+            if state.in_flight:
+                fresh = self._watched[key] = DeploymentState()
+                fresh.in_flight, fresh.movable = state.in_flight, state.movable
 
     def look(self) -> None:
         """A call comes in: adopt what other instances have found out, if the last look was long ago."""

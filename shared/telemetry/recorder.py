@@ -52,6 +52,10 @@ Readings = Mapping[Instrument, Callable[[], Iterable[tuple[Labels, float]]]]
 """Functions that read gauges, and counters since the start, from their owners at every export."""
 
 
+Cost = Callable[[Usage, Target], float | None]
+"""Returns the USD of a call, or None if its price is unknown."""
+
+
 class TelemetryExporter(Protocol):
     """Sends batches in order, outside of the event loop."""
 
@@ -87,6 +91,9 @@ class NoTelemetry:
     def shadow(self, trace: TraceContext, call: Call) -> Callable[[Attempt, int], None]:
         return lambda attempt, number: None
 
+    def configure(self, traces_per_second: float, cost: Cost) -> None:
+        pass
+
     def start(self, readings: Readings) -> None:
         pass
 
@@ -95,8 +102,7 @@ class NoTelemetry:
 
 
 class Telemetry:
-    """The telemetry of one process. Clocks in seconds: `clock` is monotonic, `wall` since 1970. `cost` returns the USD
-    of a call, or None if its price is unknown."""
+    """The telemetry of one process. Clocks in seconds: `clock` is monotonic, `wall` since 1970."""
 
     def __init__(
         self,
@@ -105,15 +111,13 @@ class Telemetry:
         metrics_every: float,
         clock: Callable[[], float],
         wall: Callable[[], float],
-        cost: Callable[[Usage, Target], float | None] = lambda usage, target: None,
+        cost: Cost = lambda usage, target: None,
     ) -> None:
         self._exporter = exporter
         self._metrics_every = metrics_every
         self._clock = clock
         self._wall = wall
-        self._cost = cost
-        # Two budgets, so that successful calls do not crowd out failed ones.
-        self._budget, self._failure_budget = Budget(traces_per_second), Budget(traces_per_second)
+        self.configure(traces_per_second, cost)
         self._spans: deque[Span] = deque()
         self._lines: deque[LogLine] = deque()
         self._duration, self._tokens = Histogram(instruments.DURATION), Histogram(instruments.TOKENS)
@@ -127,6 +131,12 @@ class Telemetry:
         self._undecided: dict[int, asyncio.Future[int]] = {}
         self._task: asyncio.Task[None] | None = None
         self._handler = _Handler(self)
+
+    def configure(self, traces_per_second: float, cost: Cost) -> None:
+        """Apply another configuration."""
+        self._cost = cost
+        # Two budgets, so that successful calls do not crowd out failed ones.
+        self._budget, self._failure_budget = Budget(traces_per_second), Budget(traces_per_second)
 
     # --- calls --------------------------------------------------------------------------------------------------------
 

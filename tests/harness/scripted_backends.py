@@ -19,6 +19,7 @@ from shared.credentials import Credentials
 from shared.forwarding.backend_client import BackendClient
 from shared.forwarding.forwarder import ForwardedCall, Forwarder
 from shared.routing.breakers import Breakers, DeploymentState
+from shared.routing.retry_budget import RetryBudget
 from shared.routing.rotation import Rotation
 from shared.routing.router import Router
 from shared.types import Call, Consumer, Target
@@ -134,7 +135,8 @@ class Forwarding:
         self._rotation = Rotation(MemoryStore().table("rotation"), rng)
         self.router = Router(self.configuration, self._rotation, self.breakers)
         self.client = BackendClient(self._credentials, self.breakers, timeouts)
-        self.forwarder = Forwarder(self.client, self.breakers, self.router, timeouts, settings)
+        budget = RetryBudget(time.monotonic)
+        self.forwarder = Forwarder(self.client, self.breakers, self.router, settings, budget)
         self._numbers = itertools.count()
 
     def sending(self, call: Call, **plan: Any) -> ForwardedCall:
