@@ -42,10 +42,27 @@ CredentialUnavailable           fails the attempt on a backend, or the operation
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Complaint(NamedTuple):
+    """Something wrong in the configuration or the environment. `path`: of the key, "" if there is none. `message`: what
+    was expected, without any secret. `source`: the name of the document, as far as it is known."""
+
+    path: str
+    message: str
+    source: str = ""
+
+    def __str__(self) -> str:
+        return ": ".join(filter(None, (self.source, self.path, self.message)))
 
 
 class ConfigurationError(Exception):
-    """The configuration or the environment is wrong. The message names file, path of the key and what was expected."""
+    """The configuration or the environment is wrong. Its text has one complaint per line."""
+
+    def __init__(self, *complaints: Complaint | str) -> None:
+        self.complaints = tuple(one if isinstance(one, Complaint) else Complaint("", one) for one in complaints)
+        super().__init__("\n".join(map(str, self.complaints)))
 
 
 class CredentialUnavailable(Exception):

@@ -262,7 +262,7 @@ def _limits(context: typer.Context) -> Limits:
         message, _, field = str(error).rstrip("`").partition(" - at `$.")
         fail(f"--{field.replace('_', '-')}: {message}")
     if problem := time_zone_problem(limits):
-        fail(f"--time-zone{problem.removeprefix('time_zone')}")
+        fail(f"--time-zone: {problem}")
     return limits
 
 

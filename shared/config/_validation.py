@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from shared.config import document
+from shared.errors import Complaint
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 HEADER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
@@ -18,37 +19,45 @@ ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[A-Za-z0-9._:\[\]-]+")
 API_VERSION = re.compile(r"v1|\d{4}-\d{2}-\d{2}(-preview)?")
 
 
-def complaints(configuration: document.Configuration) -> Iterator[str]:
-    """All complaints about a document that fits the schema, each with the path of the key first."""
+def complaints(configuration: document.Configuration) -> Iterator[Complaint]:
+    """All complaints about a document that fits the schema."""
     if not configuration.backends:
-        yield "backends: expected at least one backend"
+        yield Complaint("backends", "expected at least one backend")
     names: dict[str, int] = {}
     for i, backend in enumerate(configuration.backends):
         at = f"backends[{i}]"
         if backend.name in names:
-            yield f"{at}.name: expected a unique name, but backends[{names[backend.name]}] is also {backend.name!r}"
+            yield Complaint(
+                f"{at}.name", f"expected a unique name, but backends[{names[backend.name]}] is also {backend.name!r}"
+            )
         names.setdefault(backend.name, i)
         yield from _backend_complaints(backend, at)
     for check in (_model_complaints, _price_complaints, _limits_complaints, _ledger_complaints):
         yield from check(configuration)
     for i, origin in enumerate(configuration.cors.origins):
         if origin != "*" and not ORIGIN.fullmatch(origin):
-            yield f"cors.origins[{i}]: expected an origin such as https://app.contoso.com, or *, got {origin!r}"
+            yield Complaint(
+                f"cors.origins[{i}]", f"expected an origin such as https://app.contoso.com, or *, got {origin!r}"
+            )
     if 0 < configuration.heartbeat_seconds < 0.05:
-        yield f"heartbeat_seconds: expected 0 (never) or at least 0.05, got {configuration.heartbeat_seconds:g}"
+        yield Complaint(
+            "heartbeat_seconds", f"expected 0 (never) or at least 0.05, got {configuration.heartbeat_seconds:g}"
+        )
 
 
-def _ledger_complaints(configuration: document.Configuration) -> Iterator[str]:
+def _ledger_complaints(configuration: document.Configuration) -> Iterator[Complaint]:
     ledger = configuration.ledger
     if ledger.overflow_directory is not None and not Path(ledger.overflow_directory).is_absolute():
-        yield f"ledger.overflow_directory: expected an absolute path, got {ledger.overflow_directory!r}"
+        yield Complaint("ledger.overflow_directory", f"expected an absolute path, got {ledger.overflow_directory!r}")
     if 0 < ledger.overflow_bytes < 1_000_000:
-        yield f"ledger.overflow_bytes: expected 0 (none) or at least 1000000 bytes, got {ledger.overflow_bytes}"
+        yield Complaint(
+            "ledger.overflow_bytes", f"expected 0 (none) or at least 1000000 bytes, got {ledger.overflow_bytes}"
+        )
     if ledger.keep_months == 1:
-        yield "ledger.keep_months: expected 0 (forever) or at least 2 months, got 1"
+        yield Complaint("ledger.keep_months", "expected 0 (forever) or at least 2 months, got 1")
 
 
-def _limits_complaints(configuration: document.Configuration) -> Iterator[str]:
+def _limits_complaints(configuration: document.Configuration) -> Iterator[Complaint]:
     settings, client = configuration.limits, configuration.client_address
     placed: dict[str, document.Limits | document.AddressLimits] = {"limits.defaults": settings.defaults}
     placed["limits.addresses"] = settings.addresses
@@ -56,88 +65,102 @@ def _limits_complaints(configuration: document.Configuration) -> Iterator[str]:
     placed |= {f"models.{name}.limits": model.limits for name, model in configuration.models.items() if model.limits}
     for at, limits in placed.items():
         if problem := document.time_zone_problem(limits):
-            yield f"{at}.{problem}"
+            yield Complaint(f"{at}.time_zone", problem)
     for key, header in (
         ("client_address.header", client.header),
         ("limits.headers.remaining_tokens", settings.headers.remaining_tokens),
         ("limits.headers.consumed_tokens", settings.headers.consumed_tokens),
     ):
         if header is not None and not HEADER_NAME.fullmatch(header):
-            yield f"{key}: expected the name of a header in letters, digits and '-', got {header!r}"
+            yield Complaint(key, f"expected the name of a header in letters, digits and '-', got {header!r}")
     if settings.webhook is not None and (problem := _url_problem(settings.webhook.url)):
-        yield f"limits.webhook.url: expected https://HOST/PATH, got {_shown(settings.webhook.url)} ({problem})"
+        yield Complaint(
+            "limits.webhook.url", f"expected https://HOST/PATH, got {_shown(settings.webhook.url)} ({problem})"
+        )
     if not settings.contact.strip() or not settings.contact.isprintable():
-        yield f"limits.contact: expected the contact for rejected callers, got {settings.contact!r}"
+        yield Complaint("limits.contact", f"expected the contact for rejected callers, got {settings.contact!r}")
 
 
-def _price_complaints(configuration: document.Configuration) -> Iterator[str]:
+def _price_complaints(configuration: document.Configuration) -> Iterator[Complaint]:
     export = configuration.export
     if export.container is not None and not CONTAINER.fullmatch(export.container):
-        yield f"export.container: expected 3 to 63 small letters, digits and single '-', got {export.container!r}"
+        yield Complaint(
+            "export.container", f"expected 3 to 63 small letters, digits and single '-', got {export.container!r}"
+        )
     if not export.billing_account.strip() or not export.billing_account.isprintable():
-        yield f"export.billing_account: expected printable characters, got {export.billing_account!r}"
+        yield Complaint("export.billing_account", f"expected printable characters, got {export.billing_account!r}")
     if problem := _endpoint_problem(configuration.azure_monitor.replace("{region}", "region")):
         form = "https://{region}.metrics.monitor.azure.com"
-        yield f"azure_monitor: expected {form}, got {_shown(configuration.azure_monitor)} ({problem})"
+        yield Complaint("azure_monitor", f"expected {form}, got {_shown(configuration.azure_monitor)} ({problem})")
     for i, line in enumerate(configuration.prices):
         if (complaint := line.problem()) is not None:
-            yield f"prices[{i}]: {complaint}"
+            yield Complaint(f"prices[{i}]", complaint)
 
 
-def _backend_complaints(backend: document.Backend, at: str) -> Iterator[str]:
+def _backend_complaints(backend: document.Backend, at: str) -> Iterator[Complaint]:
     if not NAME.fullmatch(backend.name):
-        yield f"{at}.name: expected letters, digits, '.', '_' or '-', 64 at most, got {backend.name!r}"
+        yield Complaint(f"{at}.name", f"expected letters, digits, '.', '_' or '-', 64 at most, got {backend.name!r}")
     if not backend.region or not backend.region.isascii() or not backend.region.isprintable():
-        yield f"{at}.region: expected the name of an Azure region such as swedencentral, got {backend.region!r}"
+        yield Complaint(
+            f"{at}.region", f"expected the name of an Azure region such as swedencentral, got {backend.region!r}"
+        )
     if problem := _endpoint_problem(backend.endpoint):
-        yield f"{at}.endpoint: expected https://NAME.openai.azure.com, got {_shown(backend.endpoint)} ({problem})"
+        yield Complaint(
+            f"{at}.endpoint", f"expected https://NAME.openai.azure.com, got {_shown(backend.endpoint)} ({problem})"
+        )
     if not API_VERSION.fullmatch(backend.api_version):
-        yield f"{at}.api_version: expected v1 or a dated version such as 2024-10-21, got {backend.api_version!r}"
+        yield Complaint(
+            f"{at}.api_version", f"expected v1 or a dated version such as 2024-10-21, got {backend.api_version!r}"
+        )
     if backend.resource_id is not None and not RESOURCE_ID.fullmatch(backend.resource_id):
         form = "/subscriptions/…/resourceGroups/…/providers/Microsoft.CognitiveServices/accounts/NAME"
-        yield f"{at}.resource_id: expected {form}, got {backend.resource_id!r}"
+        yield Complaint(f"{at}.resource_id", f"expected {form}, got {backend.resource_id!r}")
     if not backend.models:
-        yield f"{at}.models: expected at least one model with its deployment"
+        yield Complaint(f"{at}.models", "expected at least one model with its deployment")
     for model in backend.tokens_per_minute:
         if model not in backend.models:
-            yield f"{at}.tokens_per_minute.{model}: expected a model of this backend"
+            yield Complaint(f"{at}.tokens_per_minute.{model}", "expected a model of this backend")
     for model, deployment in backend.models.items():
         if not _is_model_name(model):
-            yield f"{at}.models: expected names of 1 to 128 printable characters without spaces and '/', got {model!r}"
+            yield Complaint(
+                f"{at}.models", f"expected names of 1 to 128 printable characters without spaces and '/', got {model!r}"
+            )
         if not NAME.fullmatch(deployment):
-            yield f"{at}.models.{model}: expected the name of a deployment, got {deployment!r}"
+            yield Complaint(f"{at}.models.{model}", f"expected the name of a deployment, got {deployment!r}")
     if backend.capacity and backend.kind != "provisioned":
-        yield f"{at}.capacity: expected kind: provisioned with it, got kind: {backend.kind}"
+        yield Complaint(f"{at}.capacity", f"expected kind: provisioned with it, got kind: {backend.kind}")
     for i, capacity in enumerate(backend.capacity):
         if capacity.model not in backend.models:
-            yield f"{at}.capacity[{i}].model: expected a model of this backend, got {capacity.model!r}"
+            yield Complaint(f"{at}.capacity[{i}].model", f"expected a model of this backend, got {capacity.model!r}")
         if not capacity.since or not document.is_date(capacity.since):
-            yield f"{at}.capacity[{i}].from: expected a date as 2026-08-01, got {capacity.since!r}"
+            yield Complaint(f"{at}.capacity[{i}].from", f"expected a date as 2026-08-01, got {capacity.since!r}")
 
 
-def _model_complaints(configuration: document.Configuration) -> Iterator[str]:
+def _model_complaints(configuration: document.Configuration) -> Iterator[Complaint]:
     served = set(configuration.model_names())
     aliases: dict[str, str] = {}
     form = "a name of at most 128 printable characters without spaces and '/'"
     for name, model in configuration.models.items():
         at = f"models.{name}"
         if name not in served:
-            yield f"{at}: expected a model of a backend, but no backend has {name!r} under `models`"
+            yield Complaint(at, f"expected a model of a backend, but no backend has {name!r} under `models`")
         for i, fallback in enumerate(model.fallbacks):
             if fallback not in served:
-                yield f"{at}.fallbacks[{i}]: expected a model of a backend, got {fallback!r}"
+                yield Complaint(f"{at}.fallbacks[{i}]", f"expected a model of a backend, got {fallback!r}")
             elif fallback == name or fallback in model.fallbacks[:i]:
-                yield f"{at}.fallbacks[{i}]: expected another model, got {fallback!r} again"
+                yield Complaint(f"{at}.fallbacks[{i}]", f"expected another model, got {fallback!r} again")
         for key, variant in (("canary", model.canary), ("shadow", model.shadow)):
             if variant is not None and (variant.model not in served or variant.model == name):
-                yield f"{at}.{key}.model: expected another model of a backend, got {variant.model!r}"
+                yield Complaint(f"{at}.{key}.model", f"expected another model of a backend, got {variant.model!r}")
         for i, alias in enumerate(model.aliases):
             if not _is_model_name(alias):
-                yield f"{at}.aliases[{i}]: expected {form}, got {alias!r}"
+                yield Complaint(f"{at}.aliases[{i}]", f"expected {form}, got {alias!r}")
             if alias in served:
-                yield f"{at}.aliases[{i}]: expected a new name, but {alias!r} is a model of a backend"
+                yield Complaint(f"{at}.aliases[{i}]", f"expected a new name, but {alias!r} is a model of a backend")
             elif alias in aliases:
-                yield f"{at}.aliases[{i}]: expected a new name, but {alias!r} is an alias of {aliases[alias]} already"
+                yield Complaint(
+                    f"{at}.aliases[{i}]", f"expected a new name, but {alias!r} is an alias of {aliases[alias]} already"
+                )
             aliases.setdefault(alias, name)
 
 

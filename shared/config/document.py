@@ -303,9 +303,9 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dic
 
 
 def time_zone_problem(limits: Limits | AddressLimits) -> str:
-    """The complaint about the time zone, "" if it exists."""
+    """The complaint about a time zone, "" if it exists."""
     try:
         ZoneInfo(limits.time_zone or "UTC")
     except (ValueError, OSError, KeyError):
-        return f"time_zone: expected the name of a time zone such as Europe/Berlin, got {limits.time_zone!r}"
+        return f"expected the name of a time zone such as Europe/Berlin, got {limits.time_zone!r}"
     return ""

@@ -9,7 +9,7 @@ import msgspec
 
 from shared.config.document import ApiKey, Configuration, Webhook
 from shared.config.parsing import parse
-from shared.errors import ConfigurationError
+from shared.errors import Complaint, ConfigurationError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -65,24 +65,31 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
     configuration = parse(document, source)
     keys = {b.name: (i, b.auth.api_key_env) for i, b in enumerate(configuration.backends) if isinstance(b.auth, ApiKey)}
     missing = [
-        f"{source}: backends[{i}].auth.api_key_env: expected the name of an environment variable that holds a key, "
-        f"but {_shown(variable)} is not set, or has spaces or unprintable characters"
+        Complaint(
+            f"backends[{i}].auth.api_key_env",
+            "expected the name of an environment variable that holds a key, "
+            f"but {_shown(variable)} is not set, or has spaces or unprintable characters",
+            source,
+        )
         for i, variable in keys.values()
         if not _is_sendable(environ.get(variable, ""))
     ]
     webhook, secret = configuration.limits.webhook, ""
     if webhook is not None and not (secret := environ.get(webhook.secret_env) or ""):
         missing.append(
-            f"{source}: limits.webhook.secret_env: expected the name of an environment variable that is set, "
-            f"but {_shown(webhook.secret_env)} is not"
+            Complaint(
+                "limits.webhook.secret_env",
+                f"expected the name of an environment variable that is set, but {_shown(webhook.secret_env)} is not",
+                source,
+            )
         )
     secrets = [variable for _, variable in keys.values()] + ([webhook.secret_env] if webhook is not None else [])
     missing += _unusable_secrets(environ, secrets)
     telemetry, problem = _telemetry(environ)
-    if problem:
+    if problem is not None:
         missing.append(problem)
     if missing:
-        raise ConfigurationError("\n".join(missing))
+        raise ConfigurationError(*missing)
     return Settings(
         configuration=configuration,
         storage=load_storage(environ),
@@ -100,21 +107,22 @@ def management_key(environ: Mapping[str, str]) -> str | None:
     return key if len(key) >= _SHORTEST_KEY and not _is_unresolved(key) else None
 
 
-def _unusable_secrets(environ: Mapping[str, str], names: Iterable[str]) -> list[str]:
+def _unusable_secrets(environ: Mapping[str, str], names: Iterable[str]) -> list[Complaint]:
     """The complaints about secrets that are set. `names`: the variables that the configuration names."""
-    lines = [
-        f"{_shown(name)}: expected a secret, got a reference to a Key Vault that was not resolved: check that the "
-        "secret exists and that the app's identity may read it"
+    found = [
+        Complaint(
+            _shown(name),
+            "expected a secret, got a reference to a Key Vault that was not resolved: check that the secret exists and "
+            "that the app's identity may read it",
+        )
         for name in dict.fromkeys((*_SECRETS, *names))
         if _is_unresolved(environ.get(name, ""))
     ]
     key = environ.get(_MANAGEMENT_KEY, "")
     if key and not _is_unresolved(key) and len(key) < _SHORTEST_KEY:
-        lines.append(
-            f"{_MANAGEMENT_KEY}: expected at least {_SHORTEST_KEY} characters, got {len(key)}; "
-            "openssl rand -base64 32 makes one"
-        )
-    return lines
+        problem = f"expected at least {_SHORTEST_KEY} characters, got {len(key)}; openssl rand -base64 32 makes one"
+        found.append(Complaint(_MANAGEMENT_KEY, problem))
+    return found
 
 
 def _is_unresolved(value: str) -> bool:
@@ -126,24 +134,23 @@ def _shown(name: str) -> str:
     return name if _VARIABLE.fullmatch(name) else "the given one (not shown, because it looks like a secret)"
 
 
-def _telemetry(environ: Mapping[str, str]) -> tuple[TelemetrySettings | None, str]:
-    """The destinations of telemetry, None without any; and the complaint about them, or ""."""
+def _telemetry(environ: Mapping[str, str]) -> tuple[TelemetrySettings | None, Complaint | None]:
+    """The destinations of telemetry, None without any; and the complaint about them."""
     connection_string = environ.get("APPLICATIONINSIGHTS_CONNECTION_STRING") or None
     otlp = bool(environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"))
     if environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or not (connection_string or otlp):
-        return None, ""
+        return None, None
     if connection_string and not re.search(r"(?i)InstrumentationKey=[0-9a-f-]{36}(;|$)", connection_string):
-        return None, (
-            "APPLICATIONINSIGHTS_CONNECTION_STRING: expected InstrumentationKey=GUID;IngestionEndpoint=https://…, "
-            "as the Application Insights component shows it"
-        )
+        expected = "InstrumentationKey=GUID;IngestionEndpoint=https://…, as the Application Insights component shows it"
+        return None, Complaint("APPLICATIONINSIGHTS_CONNECTION_STRING", f"expected {expected}")
     protocol = environ.get("OTEL_EXPORTER_OTLP_PROTOCOL") or "http/protobuf"
     if otlp and protocol != "http/protobuf":
-        return None, f"OTEL_EXPORTER_OTLP_PROTOCOL: expected http/protobuf, got {protocol!r}"
+        return None, Complaint("OTEL_EXPORTER_OTLP_PROTOCOL", f"expected http/protobuf, got {protocol!r}")
     interval = environ.get("OTEL_METRIC_EXPORT_INTERVAL") or "60000"
     if not interval.isdecimal() or not 1000 <= int(interval) <= 3_600_000:
-        return None, f"OTEL_METRIC_EXPORT_INTERVAL: expected milliseconds from 1000 to 3600000, got {interval!r}"
-    return TelemetrySettings(connection_string, otlp, int(interval) / 1000), ""
+        problem = f"expected milliseconds from 1000 to 3600000, got {interval!r}"
+        return None, Complaint("OTEL_METRIC_EXPORT_INTERVAL", problem)
+    return TelemetrySettings(connection_string, otlp, int(interval) / 1000), None
 
 
 def load_storage(environ: Mapping[str, str] = os.environ) -> Storage:

@@ -9,42 +9,55 @@ import yaml
 from shared.config._validation import complaints
 from shared.config._yaml import position, read
 from shared.config.document import Configuration
-from shared.errors import ConfigurationError
+from shared.errors import Complaint, ConfigurationError
 
 
 def parse(document: str, source: str) -> Configuration:
     """The configuration in a YAML or JSON text; `source` is its name in errors. Raises `ConfigurationError`."""
+    return convert(data_of(document, source), source)
+
+
+def data_of(document: str, source: str) -> object:
+    """The data in a YAML or JSON text. Raises `ConfigurationError`."""
+
+    def unreadable(problem: str) -> ConfigurationError:
+        return ConfigurationError(Complaint("", problem, source))
+
     try:
-        data = read(document)
+        return read(document)
     except yaml.YAMLError as error:
-        raise ConfigurationError(f"{source}: is neither YAML nor JSON: {position(error)}") from None
+        raise unreadable(f"is neither YAML nor JSON: {position(error)}") from None
     except RecursionError:
-        raise ConfigurationError(f"{source}: is nested too deeply") from None
+        raise unreadable("is nested too deeply") from None
     except ValueError:  # its text has the value, which may be a secret
-        raise ConfigurationError(f"{source}: has a value that is neither text nor a readable number") from None
-    configuration, lines = _converted(data)
+        raise unreadable("has a value that is neither text nor a readable number") from None
+
+
+def convert(data: object, source: str) -> Configuration:
+    """The configuration in the data of a document, which this may change. Raises `ConfigurationError`."""
+    configuration, found = _converted(data)
     if configuration is not None:
-        lines += complaints(configuration)
-    if lines or configuration is None:
-        raise ConfigurationError("\n".join(f"{source}: {line}" for line in lines))
+        found += complaints(configuration)
+    if found or configuration is None:
+        raise ConfigurationError(*(complaint._replace(source=source) for complaint in found))
     return configuration
 
 
-def _converted(data: Any) -> tuple[Configuration | None, list[str]]:
+def _converted(data: Any) -> tuple[Configuration | None, list[Complaint]]:
     """The configuration, and all complaints of its schema: each wrong value is left out, and the rest checked again.
     None if an object lacks what it needs: without it, further checks would mislead."""
-    lines: list[str] = []
+    found: list[Complaint] = []
     left_out: set[tuple[str | int, ...]] = set()
     while True:
         try:
-            return msgspec.convert(data, Configuration), lines
+            return msgspec.convert(data, Configuration), found
         except msgspec.ValidationError as error:
-            path, line = _schema_complaint(data, str(error))
+            path, complaint = _schema_complaint(data, str(error))
             missing = re.match(r"Object missing required field `(\w+)`", str(error))
             if missing is None or (*path, missing[1]) not in left_out:
-                lines.append(line)
+                found.append(complaint)
             if missing is not None or not path or isinstance(path[-1], int):  # later items must keep their numbers
-                return None, lines
+                return None, found
             left_out.add(path)
             holder = data
             for key in path[:-1]:
@@ -52,8 +65,8 @@ def _converted(data: Any) -> tuple[Configuration | None, list[str]]:
             del holder[path[-1]]
 
 
-def _schema_complaint(data: Any, error: str) -> tuple[tuple[str | int, ...], str]:
-    """The path of the wrong value, and msgspec's error with the path first and a number out of range last."""
+def _schema_complaint(data: Any, error: str) -> tuple[tuple[str | int, ...], Complaint]:
+    """The path of the wrong value, and msgspec's error, with a number out of range last."""
     message, _, rest = error.partition(" - at `$")
     path: list[str | int] = []
     value = data
@@ -66,7 +79,7 @@ def _schema_complaint(data: Any, error: str) -> tuple[tuple[str | int, ...], str
     if "auth" in path or "webhook" in path:
         message = _without_values(message)
     got = f", got {value!r}" if re.match(r"Expected `\w+` [<>]", message) else ""
-    return tuple(path), f"{place}: {message}{got}"
+    return tuple(path), Complaint(place, f"{message}{got}")
 
 
 def _without_values(message: str) -> str:

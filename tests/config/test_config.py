@@ -145,6 +145,10 @@ def test_all_complaints_are_reported_at_once() -> None:
     with pytest.raises(ConfigurationError) as caught:
         parsing.parse(json.dumps(document), "x")
     assert len(str(caught.value).splitlines()) == 2
+    assert [(one.source, one.path) for one in caught.value.complaints] == [
+        ("x", "backends[0].region"),
+        ("x", "models.m.fallbacks[0]"),
+    ]
 
 
 def test_the_document_is_read_from_a_file_or_from_the_variable_itself(tmp_path: Path) -> None:
