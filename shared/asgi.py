@@ -9,7 +9,6 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from shared import bootstrap
-from shared.config import environment
 from shared.errors import ConfigurationError, websocket_refused
 from shared.responses.rendering import ErrorResponse
 from shared.telemetry.console import log_to_stdout
@@ -41,8 +40,7 @@ class App:
         started = False
         log_to_stdout()
         try:
-            settings = environment.load(os.environ)
-            async with bootstrap.application(settings) as self._application:
+            async with bootstrap.live_application(os.environ) as self._application:
                 timer = asyncio.ensure_future(_roll_up_every(_ROLL_UP_EVERY, self._application))
                 started = True
                 _freeze_garbage_collector()

@@ -7,8 +7,8 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -32,7 +32,7 @@ from shared.billing.prices import Prices
 from shared.concurrency import SingleFlight, Tasks
 from shared.config import environment
 from shared.config.document import Backend, Configuration, LedgerSettings
-from shared.config.environment import Settings, Storage
+from shared.config.environment import Settings, Source, Storage
 from shared.credentials import Credentials
 from shared.errors import ConfigurationError, StoreUnavailable
 from shared.forwarding.backend_client import BackendClient
@@ -65,12 +65,15 @@ from shared.usage import rollup
 from shared.usage.ledger import Ledger
 from shared.usage.overflow import Overflow
 from shared.usage.tokenizer import Tokenizer
+from shared.versions.live import Live
+from shared.versions.rows import Versions
 
 if TYPE_CHECKING:
     from shared.storage.tables import TablesStore
 
 logger = logging.getLogger("tollgate")
 
+_TRY_EVERY = 5.0  # seconds between a process's attempts to start with a configuration that cannot be used
 _ASK_EVERY = 300.0  # seconds between a process's looks at the last roll-up
 
 
@@ -266,6 +269,38 @@ async def application(settings: Settings, open_tables: OpenTables | None = None)
         yield running
 
 
+@asynccontextmanager
+async def live_application(environ: Mapping[str, str]) -> AsyncIterator[Application]:
+    """A running gateway that follows changes of its configuration. Raises `ConfigurationError`."""
+    storage, place = environment.load_storage(environ), environment.source(environ)
+    async with open_store(storage) as tables, open_base(place, storage) as read:
+        live = Live(read, place.name, Versions(tables), partial(environment.settings, environ=environ))
+        async with application(await live.start(), lambda _: nullcontext(tables)) as running:
+            following = Tasks()
+            following.start(live.follow(running.apply))
+            try:
+                yield running
+            finally:
+                await following.close()
+
+
+@asynccontextmanager
+async def open_base(place: Source, storage: Storage) -> AsyncIterator[Callable[[], Awaitable[str]]]:
+    """A function that returns the text of the base document as it is now. It raises `ConfigurationError`, and
+    `StoreUnavailable` for a blob that is out of reach."""
+    if place.url is None:
+        yield partial(asyncio.to_thread, place.read)
+        return
+    await asyncio.to_thread(importlib.import_module, "azure.storage.blob.aio")  # open streams must not stutter
+    from shared.storage import blobs
+
+    blob = blobs.open_text(place.url, storage)
+    try:
+        yield blob.read
+    finally:
+        await blob.close()
+
+
 def _identity(backend: Backend) -> tuple[object, ...]:
     """What makes a backend the same one under another configuration: its health and its speed depend on it."""
     return backend.name, backend.endpoint, backend.auth, backend.token_scope, backend.api_version, backend.kind
@@ -325,33 +360,45 @@ class OnDemand:
     either: the host kills the process."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        self._settings: Settings | None = None
+        self._environ = environ
         self._complaints = ""
         self._management_key = environment.management_key(environ)
         try:
-            self._settings = environment.load(environ)
+            if environment.source(environ).url is None:
+                environment.load(environ)
         except ConfigurationError as error:
-            self._complaints = str(error)
-            print("ERROR: " + " | ".join(self._complaints.splitlines()), file=sys.stderr, flush=True)
+            self._complain(error)
         self._stack = AsyncExitStack()
         self._application: Application | None = None
         self._building: SingleFlight[str, Application] = SingleFlight()
         self._tasks = Tasks()
-        self._next_look = 0.0
+        self._next_look = self._next_try = 0.0
 
     async def handle(self, request: Request, traceparent: str) -> Response:
         """Answer a request. `traceparent`: of the host's span."""
-        if self._settings is None:
+        try:
+            application = self._application or await self._get()
+        except ConfigurationError as error:
+            self._complain(error)
             path = request.scope["path"]
             return without_configuration(path, request.headers, self._complaints, self._management_key)
-        application = await self._get(self._settings)
         self._wake_roll_up(application)
         return await application.gateway.handle(request, traceparent)
 
     async def roll_up(self) -> None:
         """One pass of the timer's job, unless there is no configuration."""
-        if self._settings is not None:
-            await (await self._get(self._settings)).roll_up()
+        try:
+            application = await self._get()
+        except ConfigurationError as error:
+            self._complain(error)
+        else:
+            await application.roll_up()
+
+    def _complain(self, error: ConfigurationError) -> None:
+        """Print the complaints in one line, unless they were the last ones printed."""
+        if str(error) != self._complaints:
+            self._complaints = str(error)
+            print("ERROR: " + " | ".join(self._complaints.splitlines()), file=sys.stderr, flush=True)
 
     def _wake_roll_up(self, application: Application) -> None:
         """Roll up in the background of calls if the timer does not: it needs the host's storage, and can be off."""
@@ -359,11 +406,19 @@ class OnDemand:
             self._next_look = time.monotonic() + _ASK_EVERY
             self._tasks.start(application.attempt_roll_up(only_overdue=True))
 
-    async def _get(self, settings: Settings) -> Application:
-        """The application of this process. After a failed attempt to build it, the next request tries again."""
+    async def _get(self) -> Application:
+        """The application of this process. After a failed attempt to build it, a later request tries again.
+
+        Raises `ConfigurationError`."""
         if self._application is None:
-            self._application = await self._building.run("", partial(self._build, settings))
+            if time.monotonic() < self._next_try:
+                raise ConfigurationError(self._complaints)
+            self._application = await self._building.run("", self._build)
         return self._application
 
-    async def _build(self, settings: Settings) -> Application:
-        return await self._stack.enter_async_context(application(settings))
+    async def _build(self) -> Application:
+        try:
+            return await self._stack.enter_async_context(live_application(self._environ))
+        except ConfigurationError:
+            self._next_try = time.monotonic() + _TRY_EVERY
+            raise

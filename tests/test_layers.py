@@ -38,7 +38,7 @@ PURE = (
 # Lowest first. A package imports only lower ones; the middle is the order of a request.
 LAYERS = (
     *("__version__", "errors", "ulid", "concurrency", "identity", "token_classes"),  # the ground
-    *("config", "types", "storage", "credentials"),
+    *("config", "types", "storage", "credentials", "versions"),
     *("azure_openai", "auth", "usage", "billing", "limits", "telemetry"),  # what the stages are made of
     *("requests", "routing", "affinity", "forwarding", "responses"),  # parse, route, forward, respond
     *("management", "accounting", "gateway", "bootstrap", "http_protocol", "asgi"),

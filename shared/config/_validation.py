@@ -16,6 +16,7 @@ RESOURCE_ID = re.compile(
     r"(?i)/subscriptions/[0-9a-f-]{36}/resourceGroups/[^/\s]+/providers/Microsoft\.CognitiveServices/accounts/[^/\s]+"
 )
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[A-Za-z0-9._:\[\]-]+")
+HOST = re.compile(r"[A-Za-z0-9._-]+(:\d{1,5})?")
 API_VERSION = re.compile(r"v1|\d{4}-\d{2}-\d{2}(-preview)?")
 
 
@@ -32,7 +33,8 @@ def complaints(configuration: document.Configuration) -> Iterator[Complaint]:
             )
         names.setdefault(backend.name, i)
         yield from _backend_complaints(backend, at)
-    for check in (_model_complaints, _price_complaints, _limits_complaints, _ledger_complaints):
+    checks = (_model_complaints, _price_complaints, _limits_complaints, _ledger_complaints, _allowed_complaints)
+    for check in checks:
         yield from check(configuration)
     for i, origin in enumerate(configuration.cors.origins):
         if origin != "*" and not ORIGIN.fullmatch(origin):
@@ -43,6 +45,18 @@ def complaints(configuration: document.Configuration) -> Iterator[Complaint]:
         yield Complaint(
             "heartbeat_seconds", f"expected 0 (never) or at least 0.05, got {configuration.heartbeat_seconds:g}"
         )
+
+
+def _allowed_complaints(configuration: document.Configuration) -> Iterator[Complaint]:
+    allowed = configuration.allowed
+    for i, host in enumerate(allowed.hosts):
+        if not HOST.fullmatch(host):
+            yield Complaint(f"allowed.hosts[{i}]", f"expected HOST or HOST:PORT, got {_shown('https://' + host)}")
+    for variable, host in allowed.api_keys.items():
+        if not HOST.fullmatch(host):
+            yield Complaint(
+                f"allowed.api_keys.{variable}", f"expected HOST or HOST:PORT, got {_shown('https://' + host)}"
+            )
 
 
 def _ledger_complaints(configuration: document.Configuration) -> Iterator[Complaint]:

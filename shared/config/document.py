@@ -267,6 +267,14 @@ class Tracing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     traces_per_second: Annotated[float, Meta(ge=0, le=1000)] = 1.0
 
 
+class Allowed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What versions of the configuration may name beyond Azure's hosts and what the backends of the base document name.
+    `hosts`: of endpoints, `HOST` or `HOST:PORT`. `api_keys`: the variable of a key -> the host that it is for."""
+
+    hosts: list[str] = []
+    api_keys: dict[str, str] = {}
+
+
 class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     """The configuration document. `max_upload_bytes` limits multipart bodies, which are streamed; `max_request_bytes`
     limits all others. `heartbeat_seconds`: silence after which a stream gets a comment; 0: never. `adopt_unknown_ids`:
@@ -283,6 +291,7 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dic
     timeouts: Timeouts = Timeouts()
     ledger: LedgerSettings = LedgerSettings()
     telemetry: Tracing = Tracing()
+    allowed: Allowed = Allowed()
     max_request_bytes: Annotated[int, Meta(ge=1024, le=100 * 1024 * 1024)] = 32 * 1024 * 1024
     max_upload_bytes: Annotated[int, Meta(ge=1024, le=2**40)] = 1024 * 1024 * 1024
     heartbeat_seconds: Annotated[float, Meta(ge=0, le=200)] = 15.0

@@ -1,4 +1,4 @@
-"""Reads the environment: configuration, storage account, keys and telemetry."""
+"""Reads the environment: the place of the configuration, storage account, keys and telemetry."""
 
 import os
 import re
@@ -59,10 +59,53 @@ class Settings(msgspec.Struct, frozen=True):
         return f"Settings({len(self.configuration.backends)} backends, {self.storage!r})"
 
 
+class Source(msgspec.Struct, frozen=True):
+    """The place of the base document, with its name in complaints: the text itself, a file, or a blob's URL."""
+
+    name: str
+    text: str | None = None
+    path: Path | None = None
+    url: str | None = None
+
+    def read(self) -> str:
+        """The text, unless it is a blob's. Raises `ConfigurationError`."""
+        if self.path is None:
+            return self.text or ""
+        try:
+            return self.path.read_text("utf-8")
+        except OSError as error:
+            problem = (
+                f"cannot be read ({error.strerror}); set GATEWAY_CONFIG to the path of a configuration file, to the "
+                "URL of a blob or to a JSON document, or copy gateway.sample.yaml to gateway.yaml"
+            )
+            raise ConfigurationError(Complaint("", problem, self.name)) from None
+        except UnicodeDecodeError:
+            raise ConfigurationError(Complaint("", "is not UTF-8 text", self.name)) from None
+
+
+def source(environ: Mapping[str, str] = os.environ) -> Source:
+    """The place that `GATEWAY_CONFIG` names."""
+    variable = environ.get("GATEWAY_CONFIG") or ""
+    if variable.lstrip().startswith("{") or "\n" in variable:
+        return Source("GATEWAY_CONFIG", text=variable)
+    if re.match(r"https?://", variable):
+        return Source(variable.partition("?")[0], url=variable)
+    path = Path(variable or "gateway.yaml")
+    if not variable or not path.exists():
+        path = ROOT / path  # Azure Functions reads it before it changes to the app's folder
+    return Source(str(path), path=path.absolute())
+
+
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
-    """Read the settings of this process. Raises `ConfigurationError` with all complaints, one per line."""
-    source, document = _document(environ)
-    configuration = parse(document, source)
+    """Read the settings of this process from a base document that is no blob, without versions. Raises
+    `ConfigurationError` with all complaints, one per line."""
+    place = source(environ)
+    return settings(parse(place.read(), place.name), place.name, environ)
+
+
+def settings(configuration: Configuration, source: str, environ: Mapping[str, str] = os.environ) -> Settings:
+    """The settings of this process with a configuration; `source` is its name in complaints. Raises
+    `ConfigurationError` with all complaints about the environment."""
     keys = {b.name: (i, b.auth.api_key_env) for i, b in enumerate(configuration.backends) if isinstance(b.auth, ApiKey)}
     missing = [
         Complaint(
@@ -172,22 +215,3 @@ def load_storage(environ: Mapping[str, str] = os.environ) -> Storage:
 def _is_sendable(key: str) -> bool:
     """True if a header can hold the key. A line feed at its end, as in a file, would fail every call."""
     return bool(key) and key.isascii() and key.isprintable() and " " not in key
-
-
-def _document(environ: Mapping[str, str]) -> tuple[str, str]:
-    """The name and the text of the configuration document. Raises `ConfigurationError`."""
-    variable = environ.get("GATEWAY_CONFIG") or ""
-    if variable.lstrip().startswith("{") or "\n" in variable:
-        return "GATEWAY_CONFIG", variable
-    path = Path(variable or "gateway.yaml")
-    if not variable or not path.exists():
-        path = ROOT / path  # Azure Functions reads it before it changes to the app's folder
-    try:
-        return str(path), path.read_text("utf-8")
-    except OSError as error:
-        raise ConfigurationError(
-            f"{path}: cannot be read ({error.strerror}); set GATEWAY_CONFIG to the path of a configuration file or to "
-            "a JSON document, or copy gateway.sample.yaml to gateway.yaml"
-        ) from None
-    except UnicodeDecodeError:
-        raise ConfigurationError(f"{path}: is not UTF-8 text") from None

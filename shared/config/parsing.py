@@ -11,10 +11,16 @@ from shared.config._yaml import position, read
 from shared.config.document import Configuration
 from shared.errors import Complaint, ConfigurationError
 
+_DEEPEST = 40  # levels; the schema has eight
+_MOST_VALUES = 200_000
+
 
 def parse(document: str, source: str) -> Configuration:
     """The configuration in a YAML or JSON text; `source` is its name in errors. Raises `ConfigurationError`."""
-    return convert(data_of(document, source), source)
+    configuration, found = checked(data_of(document, source))
+    if found or configuration is None:
+        raise ConfigurationError(*(complaint._replace(source=source) for complaint in found))
+    return configuration
 
 
 def data_of(document: str, source: str) -> object:
@@ -24,23 +30,50 @@ def data_of(document: str, source: str) -> object:
         return ConfigurationError(Complaint("", problem, source))
 
     try:
-        return read(document)
+        data = read(document)
     except yaml.YAMLError as error:
         raise unreadable(f"is neither YAML nor JSON: {position(error)}") from None
     except RecursionError:
         raise unreadable("is nested too deeply") from None
     except ValueError:  # its text has the value, which may be a secret
         raise unreadable("has a value that is neither text nor a readable number") from None
+    if problem := _problem(data):
+        raise unreadable(problem)
+    return data
 
 
-def convert(data: object, source: str) -> Configuration:
-    """The configuration in the data of a document, which this may change. Raises `ConfigurationError`."""
+def _problem(data: object) -> str:
+    """The complaint about data that no JSON document of a sensible size has, "" if there is none. YAML has references,
+    with which few lines make a giant, and values of other types."""
+    level, values = [data], 0
+    for _ in range(_DEEPEST):
+        inner: list[object] = []
+        for value in level:
+            if isinstance(value, dict):
+                inner += (*value, *value.values())
+            elif isinstance(value, list):
+                inner += value
+            elif isinstance(value, str):
+                if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+                    return "has text with half a surrogate pair"
+            elif not isinstance(value, int | float | None):
+                return "has a value that is neither text nor a readable number"
+        values += len(inner)
+        if not inner:
+            return ""
+        if values > _MOST_VALUES:
+            return f"has more than {_MOST_VALUES} values"
+        level = inner
+    return "is nested too deeply"
+
+
+def checked(data: object) -> tuple[Configuration | None, list[Complaint]]:
+    """The configuration in the data of a document, which this may change, and all complaints about it. None if it lacks
+    what it needs."""
     configuration, found = _converted(data)
     if configuration is not None:
         found += complaints(configuration)
-    if found or configuration is None:
-        raise ConfigurationError(*(complaint._replace(source=source) for complaint in found))
-    return configuration
+    return configuration, found
 
 
 def _converted(data: Any) -> tuple[Configuration | None, list[Complaint]]:

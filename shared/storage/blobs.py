@@ -1,24 +1,35 @@
-"""Azure Blob Storage, as far as the gateway needs it: files are written whole into a container."""
+"""Azure Blob Storage, as far as the gateway needs it: files are written whole, and one text is read again and again."""
 
 import asyncio
+import re
 from contextlib import suppress
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from azure.core import MatchConditions
 from azure.core.credentials import AzureNamedKeyCredential
 from azure.core.credentials_async import AsyncTokenCredential
-from azure.core.exceptions import AzureError, HttpResponseError, ResourceExistsError, ResourceNotFoundError
+from azure.core.exceptions import (
+    AzureError,
+    HttpResponseError,
+    ResourceExistsError,
+    ResourceNotFoundError,
+    ResourceNotModifiedError,
+)
 from azure.core.pipeline.transport import AioHttpTransport
 
 from shared.config.environment import Storage
-from shared.errors import StoreUnavailable
+from shared.errors import Complaint, ConfigurationError, StoreUnavailable
 from shared.identity import azure_credential
 from shared.storage import connection_string
 
 if TYPE_CHECKING:
-    from azure.storage.blob.aio import BlobServiceClient
+    from azure.storage.blob.aio import BlobClient, BlobServiceClient
 
 _SECONDS = 60.0
+_SECONDS_FOR_TEXT = 5.0
+_LARGEST_TEXT = 4 * 1024 * 1024  # bytes
+_AZURE = re.compile(r"https://[a-z0-9]{3,24}\.blob\.core\.[a-z.]+/[a-z0-9$-]+/[^?#]+")
 
 
 class Blobs:
@@ -48,11 +59,7 @@ class Blobs:
         except TimeoutError as error:
             raise StoreUnavailable(f"{doing}: Blob Storage did not answer within {_SECONDS:g} s") from error
         except HttpResponseError as error:
-            code = getattr(error, "error_code", None) or ""
-            hint = ""
-            if error.status_code in (401, 403):
-                hint = ": the identity lacks the role Storage Blob Data Contributor, or the key is wrong"
-            raise StoreUnavailable(f"{doing}: Blob Storage answered {error.status_code} {code}{hint}") from error
+            raise _refused(doing, error, "Contributor") from error
         except (AzureError, OSError) as error:
             raise StoreUnavailable(f"{doing}: no answer from Blob Storage ({type(error).__name__})") from error
 
@@ -70,6 +77,81 @@ class Blobs:
         transport = AioHttpTransport(use_env_settings=False)
         retries: dict[str, Any] = {"retry_total": 1, "initial_backoff": 1, "random_jitter_range": 1}
         return BlobServiceClient(self._endpoint, self._credential, transport=transport, **retries)
+
+
+class BlobText:
+    """The text in one blob, which is transferred only when it has changed. `close()` it."""
+
+    def __init__(self, url: str, credential: AzureNamedKeyCredential | AsyncTokenCredential) -> None:
+        self._url = url
+        self._credential = credential
+        self._etag: str | None = None
+        self._text = ""
+
+    async def read(self) -> str:
+        """Return the text as it is now. Raises `StoreUnavailable`, and `ConfigurationError` if there is none."""
+        doing = f"read the blob {self._url}"
+        changed: dict[str, Any] = {}
+        if self._etag is not None:
+            changed = {"etag": self._etag, "match_condition": MatchConditions.IfModified}
+        try:
+            async with asyncio.timeout(_SECONDS_FOR_TEXT):
+                blob = await self._client.download_blob(**changed)
+                if blob.size > _LARGEST_TEXT:
+                    raise self._wrong(f"is larger than {_LARGEST_TEXT} bytes")
+                body = await blob.readall()
+        except TimeoutError as error:
+            raise StoreUnavailable(f"{doing}: no answer within {_SECONDS_FOR_TEXT:g} s") from error
+        except ResourceNotModifiedError:
+            return self._text
+        except ResourceNotFoundError:
+            raise self._wrong("does not exist") from None
+        except HttpResponseError as error:
+            raise _refused(doing, error, "Reader") from error
+        except (AzureError, OSError) as error:
+            raise StoreUnavailable(f"{doing}: no answer from Blob Storage ({type(error).__name__})") from error
+        try:
+            self._text, self._etag = body.decode("utf-8"), str(blob.properties.etag)
+        except UnicodeDecodeError:
+            raise self._wrong("is not UTF-8 text") from None
+        return self._text
+
+    async def close(self) -> None:
+        if "_client" in self.__dict__:
+            await self._client.close()
+        if not isinstance(self._credential, AzureNamedKeyCredential):
+            await self._credential.close()
+
+    def _wrong(self, problem: str) -> ConfigurationError:
+        return ConfigurationError(Complaint("", problem, self._url))
+
+    @cached_property
+    def _client(self) -> "BlobClient":
+        from azure.storage.blob.aio import BlobClient
+
+        transport = AioHttpTransport(use_env_settings=False)
+        return BlobClient.from_blob_url(self._url, self._credential, transport=transport, retry_total=1)
+
+
+def _refused(doing: str, error: HttpResponseError, role: str) -> StoreUnavailable:
+    code, hint = getattr(error, "error_code", None) or "", ""
+    if error.status_code in (401, 403):
+        hint = f": the identity lacks the role Storage Blob Data {role}, or the key is wrong"
+    return StoreUnavailable(f"{doing}: Blob Storage answered {error.status_code} {code}{hint}")
+
+
+def open_text(url: str, storage: Storage) -> BlobText:
+    """The text at a URL: read with the account's key if the blob is in the account of the connection string, else with
+    the gateway's identity. Raises `ConfigurationError`."""
+    if storage.connection_string is not None:
+        account = connection_string.account(storage.connection_string)
+        if url.startswith(f"{account.blob_endpoint}/") and "?" not in url:
+            return BlobText(url, AzureNamedKeyCredential(account.name, account.key))
+    if not _AZURE.fullmatch(url):
+        shown = url.partition("?")[0]
+        expected = "expected https://ACCOUNT.blob.core.windows.net/CONTAINER/NAME, without a signature"
+        raise ConfigurationError(Complaint("GATEWAY_CONFIG", f"{expected}, got {shown[:300]!r}"))
+    return BlobText(url, azure_credential(storage.client_id))
 
 
 def open(storage: Storage) -> Blobs:

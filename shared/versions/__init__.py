@@ -1,0 +1,1 @@
+"""Versions of the configuration: sections that operators put over the base document, and the looks for newer ones."""

@@ -1,0 +1,92 @@
+"""Changes of the configuration by operators: each makes a new version, or none at all."""
+
+import asyncio
+import copy
+import random
+from collections.abc import Callable
+from typing import Any
+
+from shared.config import layers
+from shared.config.document import Configuration
+from shared.config.layers import Base, Sections
+from shared.errors import ChangedMeanwhile, Complaint, ConfigurationError, RequestTooLarge, StoreUnavailable
+from shared.storage.conditional import PAUSE, TRIES
+from shared.versions.rows import MOST_CHARACTERS, Pointer, Version, Versions, text_of
+
+_NEW = "the new version"
+
+
+class Changes:
+    """Makes versions. `base`: returns the base document of now. `check`: raises `ConfigurationError` if this process
+    cannot serve a configuration; the argument after it is its name in complaints."""
+
+    def __init__(
+        self,
+        versions: Versions,
+        base: Callable[[], Base],
+        check: Callable[[Configuration, str], object] = lambda configuration, name: None,
+    ) -> None:
+        self.versions = versions
+        self._base = base
+        self._check = check
+
+    def validate(self, sections: Sections) -> Configuration:
+        """Return the configuration with these sections over the base document. Raises `ConfigurationError` with all
+        complaints, and `RequestTooLarge`."""
+        configuration = layers.effective(self._base(), sections, _NEW)
+        self._check(configuration, _NEW)
+        if len(text_of(sections)) > MOST_CHARACTERS:
+            message = f"The sections of a version have at most {MOST_CHARACTERS} characters as JSON together."
+            raise RequestTooLarge(message)
+        return configuration
+
+    async def replace(self, sections: Sections, by: str, note: str = "", expected: int | None = None) -> Version:
+        """Make a version of exactly these sections. `expected`: the number of the version that must still be current.
+
+        Returns the current version if it has them already. Raises `ConfigurationError`, `ChangedMeanwhile` and
+        `StoreUnavailable`."""
+
+        def same(current: Version) -> Sections:
+            if expected not in (None, current.number):
+                raise ChangedMeanwhile(
+                    f"The current configuration is version {current.number}, not {expected}: read it again."
+                )
+            return sections
+
+        return await self._change(same, by, note)
+
+    async def edit(self, section: str, change: Callable[[Any], Any], by: str, note: str = "") -> Version:
+        """Make a version in which one section is what `change` returns. `change` gets a copy of the section as it is
+        served, None if there is none; it may be called several times, because other operators may be faster.
+
+        Raises what `change` raises, and as `replace`."""
+
+        def changed(current: Version) -> Sections:
+            value = current.sections.get(section, self._base().sections.get(section))
+            return {**current.sections, section: change(copy.deepcopy(value))}
+
+        return await self._change(changed, by, note)
+
+    async def roll_back(self, number: int, by: str, note: str = "", expected: int | None = None) -> Version:
+        """Make a version with the sections of an earlier one; 0: the base document alone. Raises as `replace`."""
+        version = await self.versions.get(number)
+        if version is None:
+            raise ConfigurationError(
+                Complaint("version", f"expected the number of a version that is kept, got {number}")
+            )
+        return await self.replace(version.sections, by, note or f"rollback to {version.name}", expected)
+
+    async def _change(self, change: Callable[[Version], Sections], by: str, note: str) -> Version:
+        for attempt in range(TRIES):
+            pointer: Pointer = await self.versions.pointer()
+            current = await self.versions.existing(pointer.number)
+            sections = dict(change(current))
+            self.validate(sections)
+            replaced = layers.digests(self._base(), sections)
+            if (sections, replaced) == (current.sections, current.replaced):
+                return current
+            wanted = Version(sections=sections, by=by, note=note, replaced=replaced)
+            if (written := await self.versions.put(wanted, pointer)) is not None:
+                return written
+            await asyncio.sleep(random.random() * PAUSE * 2**attempt)
+        raise StoreUnavailable(f"the configuration has too many writers: gave up after {TRIES} tries")

@@ -1,0 +1,192 @@
+"""The configuration that this process serves: found at the start, and looked for again every 15 s.
+
+Newest is the base document as it is now, with the version that is current now. What cannot be used is refused with all
+complaints, and the last good one goes on: in this process, and over the table in one that starts meanwhile."""
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import msgspec
+
+from shared.config import layers
+from shared.config.document import Configuration
+from shared.config.environment import Settings
+from shared.config.layers import Base
+from shared.errors import Complaint, ConfigurationError, StoreUnavailable
+from shared.versions.rows import Good, Version, Versions
+
+logger = logging.getLogger("tollgate.configuration")
+
+EVERY = 15.0  # seconds between two looks, at most; with one that fails, two instances still agree within 30 s
+_AFTER_THE_START, _AFTER_A_FAILURE = 1.0, 3.0
+READ_AT_THE_START = ("durability", "overflow_directory", "overflow_bytes")  # of the section `ledger`
+_MOST_TRIED = 8  # earlier versions that a start tries
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """What is newer than what is served, and cannot be used."""
+
+    name: str
+    complaints: tuple[Complaint, ...]
+
+
+class Live:
+    """One per process. `read` returns the text of the base document, whose name is `source`; `settings` those of this
+    process with a configuration, and raises `ConfigurationError`."""
+
+    def __init__(
+        self,
+        read: Callable[[], Awaitable[str]],
+        source: str,
+        versions: Versions,
+        settings: Callable[[Configuration, str], Settings],
+    ) -> None:
+        self._read = read
+        self._source = source
+        self._versions = versions
+        self._settings = settings
+        self._apply: Callable[[Settings], None] | None = None
+        self._looking = asyncio.Lock()
+        self._seen: tuple[str, int] | None = None  # what the last look found
+        self._remembered = False
+        self.refused: tuple[Refused, ...] = ()
+        self.base: Base
+        self.version: Version
+        self.settings: Settings
+        self._started: Configuration
+
+    # --- the start ----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> Settings:
+        """Find what to serve: the newest, else the last good one. Raises `ConfigurationError` with the complaints about
+        the newest if nothing can be used."""
+        problem: ConfigurationError | None = None
+        async for base, version in self._candidates():
+            try:
+                if isinstance(base, ConfigurationError):
+                    raise base
+                settings = self._settings_of(base, version)
+            except ConfigurationError as error:
+                problem = problem or error
+                continue
+            self.base, self.version, self.settings = base, version, settings
+            self._started = settings.configuration
+            if problem is not None:
+                complaints = " | ".join(map(str, problem.complaints))
+                logger.error(
+                    "ALERT the newest configuration is refused, and the start goes back to %s over %s: %s",
+                    version.name, base.source, complaints,
+                )  # fmt: skip
+            return settings
+        raise problem or ConfigurationError("there is no configuration")
+
+    async def _candidates(self) -> AsyncIterator[tuple[Base | ConfigurationError, Version]]:
+        """What a start may serve, best first."""
+        base = await self._newest_base()
+        try:
+            pointer = await self._versions.pointer()
+            newest = await self._versions.existing(pointer.number)
+        except StoreUnavailable as error:
+            logger.error("ALERT the versions of the configuration cannot be read yet: %s", error)
+            yield base, Version()
+            return
+        yield base, newest
+        try:
+            if (good := await self._versions.remembered()) is not None:
+                name = f"{good.source} as it was served last"
+                yield layers.base(good.text, name), await self._versions.existing(good.version)
+            for _ in range(_MOST_TRIED if newest.number else 0):
+                newest = await self._versions.existing(newest.previous)
+                yield base, newest
+                if not newest.number:
+                    break
+        except (StoreUnavailable, ConfigurationError) as error:
+            logger.error("the last good configuration cannot be read: %s", error)
+
+    async def _newest_base(self) -> Base | ConfigurationError:
+        try:
+            return layers.base(await self._read(), self._source)
+        except ConfigurationError as error:
+            return error
+        except StoreUnavailable as error:
+            return ConfigurationError(Complaint("", str(error)))
+
+    def _settings_of(self, base: Base, version: Version) -> Settings:
+        name = version.name if version.number else base.source
+        return self._settings(layers.effective(base, version.sections, version.name), name)
+
+    # --- looks --------------------------------------------------------------------------------------------------------
+
+    async def follow(self, apply: Callable[[Settings], None]) -> None:
+        """Serve newer configurations by `apply` for as long as the process runs."""
+        self._apply, pause = apply, _AFTER_THE_START
+        while True:
+            await asyncio.sleep(pause * random.uniform(0.8, 1.0))
+            pause = EVERY
+            try:
+                await self.look()
+            except StoreUnavailable as error:
+                logger.warning("cannot look for a newer configuration: %s", error)
+                pause = _AFTER_A_FAILURE
+            except Exception:
+                logger.exception("the look for a newer configuration failed")
+
+    async def look(self) -> None:
+        """Serve the newest configuration if it can be used. Raises `StoreUnavailable`."""
+        async with self._looking:
+            number = (await self._versions.pointer()).number
+            text = await self._newest_text()
+            found = (str(text) if isinstance(text, ConfigurationError) else layers.digest(text), number)
+            if found != self._seen:
+                known = number == self.version.number
+                self._take(text, self.version if known else await self._versions.existing(number))
+                self._seen = found
+            if not self.refused and not self._remembered:
+                await self._versions.remember(Good(self._source, self.base.text, self.version.number))
+                self._remembered = True
+
+    async def _newest_text(self) -> str | ConfigurationError:
+        try:
+            return await self._read()
+        except ConfigurationError as error:
+            return error
+
+    def _take(self, text: str | ConfigurationError, newest: Version) -> None:
+        """Serve the best of what a look found: the newest of both layers, else of one of them."""
+        base, refused = self.base, []
+        try:
+            if isinstance(text, ConfigurationError):
+                raise text
+            if layers.digest(text) != base.digest:
+                base = layers.base(text, self._source)
+        except ConfigurationError as error:
+            refused.append(Refused(self._source, error.complaints))
+        for candidate in ((base, newest), (base, self.version), (self.base, newest)):
+            if candidate[0] is self.base and candidate[1] is self.version:
+                break
+            try:
+                self._serve(*candidate)
+                break
+            except ConfigurationError as error:
+                if candidate == (base, newest):
+                    refused.append(Refused(f"{newest.name} over {base.source}", error.complaints))
+        for one in refused:
+            if one not in self.refused:
+                complaints = " | ".join(map(str, one.complaints))
+                logger.error("ALERT %s is refused, and the last good configuration goes on: %s", one.name, complaints)
+        self.refused = tuple(refused)
+
+    def _serve(self, base: Base, version: Version) -> None:
+        settings = self._settings_of(base, version)
+        if self._apply is not None:
+            self._apply(settings)
+        self.base, self.version, self._remembered = base, version, False
+        self.settings = settings
+        logger.info("serving %s over %s (%s)", version.name, base.source, base.digest[:12])
+
+    def needs_restart(self) -> list[str]:
+        """The keys whose new values are not served until the process starts again."""
+        now, then = self.settings.configuration.ledger, self._started.ledger
+        return [f"ledger.{key}" for key in READ_AT_THE_START if getattr(now, key) != getattr(then, key)]
