@@ -107,6 +107,13 @@ type otherSections = {
     overflow_bytes: int?
     keep_months: int?
   }?
+  @sealed()
+  allowed: {
+    hosts: string[]?
+    api_keys: {
+      *: string
+    }?
+  }?
   max_request_bytes: int?
   max_upload_bytes: int?
   heartbeat_seconds: any?

@@ -311,6 +311,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {  # heading in docs/configuration.m
     "`prices`": config.PriceLine,
     "`export`": config.ExportSettings,
     "`telemetry`": config.Tracing,
+    "`allowed`": config.Allowed,
 }
 
 
