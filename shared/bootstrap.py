@@ -21,6 +21,9 @@ from shared.accounting import Accounting
 from shared.affinity import directory
 from shared.affinity.directory import ObjectDirectory
 from shared.affinity.planner import Planner
+from shared.alerts import events
+from shared.alerts.dispatcher import Alerts
+from shared.alerts.watch import Patience, Reading, Watch
 from shared.auth.authenticator import Authenticator
 from shared.auth.consumers import Consumers
 from shared.auth.operators import Operators
@@ -39,13 +42,15 @@ from shared.forwarding.backend_client import BackendClient
 from shared.forwarding.forwarder import Forwarder
 from shared.forwarding.shadowing import Shadows
 from shared.gateway import Gateway
+from shared.lifecycle import reminders, retirement
 from shared.limits import cleanup
-from shared.limits.alerts import Alerts
 from shared.limits.limiter import Limiter
+from shared.limits.scopes import Scope
 from shared.management.api import ManagementApi, without_configuration
 from shared.management.audit import Audit, AuditRoutes
 from shared.management.backends import BackendRoutes
 from shared.management.limits import LimitRoutes
+from shared.management.models import ModelRoutes
 from shared.management.readiness import ReadinessCheck
 from shared.management.service import ServiceRoutes
 from shared.management.usage import UsageRoutes
@@ -74,6 +79,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("tollgate")
 
 _TRY_EVERY = 5.0  # seconds between a process's attempts to start with a configuration that cannot be used
+_PATIENCE = Patience()
 _ASK_EVERY = 300.0  # seconds between a process's looks at the last roll-up
 
 
@@ -106,14 +112,14 @@ class Application:
 
     def __init__(self, running: _Running) -> None:
         self._running = running
-        self.store = running.store
+        self.store, self.alerts = running.store, running.alerts
         self._serve(running.settings)
 
     def apply(self, settings: Settings) -> None:
         """Serve these settings from the next request on. Health, leases and memory stay for what did not change.
         Raises `ConfigurationError`, and changes nothing then."""
         running, former = self._running, {_identity(backend) for backend in self.configuration.backends}
-        running.alerts.configure(settings.webhook)
+        running.alerts.configure(settings.receivers)
         kept = [backend for backend in settings.configuration.backends if _identity(backend) in former]
         running.breakers.keep_only({(b.name, deployment) for b in kept for deployment in ("", *b.models.values())})
         running.telemetry.configure(settings.configuration.telemetry.traces_per_second, _usd(settings.configuration))
@@ -121,7 +127,7 @@ class Application:
 
     def _serve(self, settings: Settings) -> None:
         running, configuration = self._running, settings.configuration
-        router = Router(configuration, running.rotation, running.breakers)
+        router = Router(configuration, running.rotation, running.breakers, running.store.now)
         credentials = running.credentials.with_keys(settings.api_keys)
         credentials.warm(_token_scopes(configuration.backends))
         client = running.client.with_settings(credentials, configuration.timeouts)
@@ -134,6 +140,7 @@ class Application:
             LimitRoutes(running.store, configuration, limiter),
             UsageRoutes(running.store, configuration),
             AuditRoutes(Audit(running.store)),
+            ModelRoutes(configuration),
         )
         routes = [route for resource in resources for route in resource.routes()]
         operators = Operators(settings.management_key)
@@ -150,6 +157,8 @@ class Application:
         )
         self.configuration = configuration
         self.has_object = forwarder.has_object
+        for warning in retirement.warnings(configuration, time.time()):
+            logger.warning("%s", warning)
 
     async def roll_up(self) -> None:
         """Run the timer's job once."""
@@ -159,6 +168,8 @@ class Application:
         await cleanup.forget_addresses(self.store, configuration)
         await directory.drop_old(self.store)
         await Audit(self.store).drop_old()
+        await self.alerts.clean_up()
+        await reminders.remind(self.store, configuration, self.alerts)
         if configuration.export.container is not None:
             async with open_exporter(self._running.settings.storage, configuration, self.store) as exporter:
                 for name in await exporter.write_due():
@@ -216,8 +227,11 @@ async def open_exporter(storage: Storage, configuration: Configuration, store: S
 
 
 @asynccontextmanager
-async def application(settings: Settings, open_tables: OpenTables | None = None) -> AsyncIterator[Application]:
-    """A running gateway. Enter it in the event loop that serves it; leaving it writes what is left."""
+async def application(
+    settings: Settings, open_tables: OpenTables | None = None, patience: Patience = _PATIENCE
+) -> AsyncIterator[Application]:
+    """A running gateway. Enter it in the event loop that serves it; leaving it writes what is left. `patience`: of the
+    alerts about states that last."""
     configuration, rng = settings.configuration, random.Random()
     async with _Parts() as parts:
         tables = await parts.enter_async_context((open_tables or open_store)(settings.storage))
@@ -225,18 +239,19 @@ async def application(settings: Settings, open_tables: OpenTables | None = None)
         parts.own(telemetry)
         store = telemetry.timed(tables)
 
+        alerts = parts.own(Alerts(settings.receivers, store))
+        watch = parts.own(Watch(alerts, patience))
         overflow = _overflow(configuration.ledger, tables.endpoint)
         ledger = parts.own(Ledger(store, configuration.ledger.durability, overflow))
         parts.own(Tasks()).start(ledger.recover())
-        alerts = parts.own(Alerts(settings.webhook))
-        limiter = parts.own(Limiter(store, configuration, alerts))
+        limiter = parts.own(Limiter(store, configuration, _quota_alerts(alerts)))
         tokenizer = parts.own(Tokenizer())  # closed first: what it counts is booked in the limits and the ledger
 
         rotation = parts.own(Rotation(store.table(names.ROTATION), rng))
         health = parts.own(SharedHealth(store.table(names.HEALTH), store.now, rng, ledger.instance))
         breakers = Breakers(time.monotonic, rng, health)
         credentials = parts.own(Credentials(settings.client_id, settings.api_keys))
-        client = parts.own(BackendClient(credentials, breakers, configuration.timeouts))
+        client = parts.own(BackendClient(credentials, breakers, configuration.timeouts, alerts))
 
         def usable(backend: Backend) -> bool:
             return breakers.health(Target(backend, "", "")).usable_at(breakers.clock())
@@ -266,6 +281,7 @@ async def application(settings: Settings, open_tables: OpenTables | None = None)
             )
         )
         telemetry.start(_readings(ledger, limiter, alerts, breakers))
+        watch.start(lambda: _reading(ledger, limiter, breakers))
         yield running
 
 
@@ -277,7 +293,7 @@ async def live_application(environ: Mapping[str, str]) -> AsyncIterator[Applicat
         live = Live(read, place.name, Versions(tables), partial(environment.settings, environ=environ))
         async with application(await live.start(), lambda _: nullcontext(tables)) as running:
             following = Tasks()
-            following.start(live.follow(running.apply))
+            following.start(live.follow(running.apply, running.alerts))
             try:
                 yield running
             finally:
@@ -340,14 +356,29 @@ def _usd(configuration: Configuration) -> Cost:
     return usd
 
 
+def _quota_alerts(alerts: Alerts) -> Callable[[Scope, str, int, float], None]:
+    """The function that a limit calls when its quota is nearly or entirely used."""
+
+    def reached(scope: Scope, dimension: str, percentage: int, until: float) -> None:
+        alerts(events.quota_reached(scope.key, scope.about, dimension, percentage, until))
+
+    return reached
+
+
+def _reading(ledger: Ledger, limiter: Limiter, breakers: Breakers) -> Reading:
+    """The states of this instance that are alerts if they last."""
+    return Reading(ledger.instance, breakers.ejected(), limiter.safe_since, ledger.on_disk, ledger.dropped)
+
+
 def _readings(ledger: Ledger, limiter: Limiter, alerts: Alerts, breakers: Breakers) -> Readings:
     """The metrics that are read from their owners at every export."""
     return {
         instruments.BACKLOG: lambda: [((), ledger.backlog)],
         instruments.LEDGER_LOST: lambda: [((), ledger.dropped)],
-        instruments.SAFE_MODE: lambda: [((), int(limiter.in_safe_mode))],
+        instruments.SAFE_MODE: lambda: [((), int(limiter.safe_since is not None))],
         instruments.LIMIT_HITS: limiter.hits.items,
-        instruments.LIMIT_ALERTS: alerts.raised.items,
+        instruments.LIMIT_ALERTS: alerts.quotas.items,
+        instruments.ALERTS: alerts.raised.items,
         instruments.TRIPS: lambda: [((backend,), trips) for backend, trips in breakers.trips.items()],
     }
 

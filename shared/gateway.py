@@ -7,6 +7,7 @@ leaves `handle`.
 """
 
 import logging
+import time
 from collections.abc import Mapping
 
 from starlette.requests import Request
@@ -67,7 +68,7 @@ class Gateway:
         buffers.resize(_BODIES_AT_ONCE * configuration.max_request_bytes)
         self._heartbeat = configuration.heartbeat_seconds
         self._client_address = configuration.client_address
-        self._models = frozenset([*configuration.model_names(), *configuration.aliases])
+        self._models = frozenset([*configuration.model_names(), *configuration.aliases, *configuration.switches])
         self._cors = Cors(configuration.cors.origins)
 
     async def handle(self, request: Request, traceparent: str | None = None) -> Response:
@@ -119,7 +120,7 @@ class Gateway:
         try:
             arriving = Arriving(admission.arrive, self._buffers.open(consumer.id), self._bounds)
             call, upload = await read_call(request, headers, received.method, received.path, arriving)
-            unmetered.check(consumer, call, self._configuration)
+            unmetered.check(consumer, call, self._configuration, time.time())
             reservation = await admission.reserve(call)
             response = await self._answer(request, received, consumer, call, upload, reservation, headers)
         except BaseException as error:

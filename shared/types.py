@@ -1,5 +1,6 @@
 """Frozen values that pass between the stages of a request."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
@@ -162,7 +163,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """The targets of a call, best first. `model` is the configured name of the requested model.
 
     `seconds` is the caller's limit for the whole call. `canary` is the model that this call tests. `shadow`: targets of
-    a copy whose answer is discarded. `notes`: routing decisions, if the caller wants to see them.
+    a copy whose answer is discarded. `notes`: routing decisions, if the caller wants to see them. `named`: the model
+    that the caller named, if `model` has taken its place; else "". `announcement`: the headers that announce the end of
+    the model that the caller named.
     """
 
     model: str
@@ -173,6 +176,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     canary: str = ""
     shadow: list[Target] = []
     notes: list[str] | None = None
+    named: str = ""
+    announcement: Mapping[str, str] = {}
 
 
 class Usage(TokenCounts, frozen=True, omit_defaults=True):

@@ -30,6 +30,7 @@ PURE = (
     "routing/rendezvous",
     "routing/silence",
     "forwarding/_timeouts",
+    "alerts/_payloads",
     "auth/keys",
     "token_classes",
     "types",
@@ -38,8 +39,8 @@ PURE = (
 # Lowest first. A package imports only lower ones; the middle is the order of a request.
 LAYERS = (
     *("__version__", "errors", "ulid", "concurrency", "identity", "token_classes"),  # the ground
-    *("config", "types", "storage", "credentials", "versions"),
-    *("azure_openai", "auth", "usage", "billing", "limits", "telemetry"),  # what the stages are made of
+    *("config", "types", "storage", "credentials", "alerts", "versions"),
+    *("azure_openai", "auth", "usage", "billing", "limits", "telemetry", "lifecycle"),  # what the stages are made of
     *("requests", "routing", "affinity", "forwarding", "responses"),  # parse, route, forward, respond
     *("management", "accounting", "gateway", "bootstrap", "http_protocol", "asgi"),
     *("functions_pairing", "functions_http", "cli"),

@@ -36,7 +36,7 @@ param configuration string
 @secure()
 param managementKey string
 
-@description('Further settings: the secrets that the configuration names, such as `limits.webhook.secret_env`.')
+@description('Further settings: the secrets that the configuration names, such as `secret_env` in `alerts`.')
 @secure()
 param secretSettings object
 

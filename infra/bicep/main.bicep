@@ -78,7 +78,7 @@ param restoreDeleted bool = false
 @description('Put a lock on the storage account of the tables, so that nobody deletes keys and usage by mistake. `azd down` fails while it is there.')
 param lockState bool = false
 
-@description('Secrets that the configuration names, such as `limits.webhook.secret_env`: name of the variable and value.')
+@description('Secrets that the configuration names, such as `secret_env` in `alerts`: name of the variable and value.')
 @secure()
 param secretSettings object = {}
 

@@ -47,6 +47,12 @@ type model = {
   prompt_cache_affinity: bool?
   first_byte: any?
   tier_fallback: bool?
+  retires: string?
+  @sealed()
+  replaced_by: {
+    model: string
+    from: string
+  }?
 }
 
 @export()
@@ -79,6 +85,31 @@ type limitSettings = {
 }
 
 @export()
+@description('An event that people are told of.')
+type alertEvent =
+  | 'quota_reached'
+  | 'backend_ejected'
+  | 'credentials_refused'
+  | 'safe_mode_began'
+  | 'safe_mode_ended'
+  | 'usage_rows_waiting'
+  | 'usage_rows_lost'
+  | 'configuration_refused'
+  | 'model_retires'
+  | 'key_expires'
+
+@export()
+@description('A receiver of alerts.')
+@sealed()
+type alertReceiver = {
+  kind: ('generic' | 'teams' | 'slack')?
+  url: string?
+  url_env: string?
+  secret_env: string?
+  events: alertEvent[]?
+}
+
+@export()
 @description('The section `timeouts`, in seconds.')
 @sealed()
 type timeoutSettings = {
@@ -94,6 +125,10 @@ type timeoutSettings = {
 @sealed()
 type otherSections = {
   prices: object[]?
+  @sealed()
+  alerts: {
+    webhooks: alertReceiver[]?
+  }?
   azure_monitor: string?
   @sealed()
   client_address: {

@@ -193,10 +193,17 @@ def returned_location(call: Call, given: str) -> dict[str, str]:
     return {"location": f"{PREFIXES[call.surface]}{call.path}/{object_id}"} if re.fullmatch(SEGMENT, object_id) else {}
 
 
-def model_object(model: str, surface: Surface) -> dict[str, Any]:
+def model_object(
+    model: str, surface: Surface, ends: int | None = None, replaced_by: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """A model as the models operations return it, in OpenAI's shape or in Azure's, which has more fields. Its creation
-    time is not known here, but clients expect a number."""
+    time is not known here, but clients expect a number. `ends`: seconds since 1970, in the field that Azure has for
+    it; `replaced_by`: the model that takes its place, and the day."""
     fields: dict[str, Any] = {"id": model, "object": "model", "created": 0, "owned_by": "azure-openai"}
+    if ends is not None:
+        fields["deprecation"] = {"inference": ends}
+    if replaced_by is not None:
+        fields["replaced_by"] = replaced_by
     if surface == "openai":
         return fields
     return fields | {

@@ -5,17 +5,19 @@ images or audio rejects them without cost, and the error shows that it exists.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import msgspec
 import openai
 
 from shared.azure_openai.backend_requests import token_scope
-from shared.config.document import Backend
+from shared.config.document import Backend, Configuration, Model
 from shared.config.environment import Settings
 from shared.credentials import Credentials
 from shared.errors import CredentialUnavailable
+from shared.lifecycle import retirement
+from shared.lifecycle.retirement import Retirement
 
 _TIMEOUT = 30.0
 _REASONS = {
@@ -27,7 +29,8 @@ _REASONS = {
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """The result for one deployment. `usable`: it would serve a call, although it may be rate limited now."""
+    """The result for one deployment. `usable`: it would serve a call, although it may be rate limited now. `end`:
+    of its model, of the version that it answers with; None: not known."""
 
     backend: str
     region: str
@@ -35,27 +38,41 @@ class Finding(msgspec.Struct, frozen=True):
     deployment: str
     usable: bool
     result: str
+    end: Retirement | None = None
 
 
 async def check(settings: Settings) -> list[Finding]:
     credentials = Credentials(settings.client_id, settings.api_keys)
     try:
-        groups = await asyncio.gather(*(_check_backend(b, credentials) for b in settings.configuration.backends))
+        about = settings.configuration.models
+        groups = await asyncio.gather(*(_check_backend(b, credentials, about) for b in settings.configuration.backends))
         return [finding for group in groups for finding in group]
     finally:
         await credentials.close()
 
 
-async def _check_backend(backend: Backend, credentials: Credentials) -> list[Finding]:
+async def _check_backend(backend: Backend, credentials: Credentials, about: Mapping[str, Model]) -> list[Finding]:
     async def secret() -> str:
         _, value = await credentials.header(backend, token_scope(backend, v1=backend.api_version == "v1"))
         return value.removeprefix("Bearer ")
 
     async with _client(backend, secret) as client:
         return [
-            Finding(backend.name, backend.region, model, deployment, *await _check_deployment(client, deployment))
+            _finding(backend, model, about.get(model, Model()), await _check_deployment(client, deployment))
             for model, deployment in backend.models.items()
         ]
+
+
+def _finding(backend: Backend, model: str, settings: Model, answer: "_Answer") -> Finding:
+    place = backend.name, backend.region, model, backend.models[model]
+    return Finding(*place, answer.usable, answer.result, retirement.of(model, settings, answer.model))
+
+
+def warnings(configuration: Configuration, findings: Iterable[Finding], now: float) -> Iterator[str]:
+    """A sentence for each deployment whose model ends soon or has ended, unless a successor serves in its place."""
+    for one in findings:
+        if one.end is not None and one.end.is_near(now) and configuration.served(one.model, now) == one.model:
+            yield f"{one.deployment} on {one.backend}: {retirement.sentence(one.model, one.end, now)}"
 
 
 def _client(backend: Backend, secret: Callable[[], Awaitable[str]]) -> openai.AsyncOpenAI:
@@ -76,27 +93,34 @@ _CALLS: tuple[_Call, ...] = (
 )
 
 
-async def _check_deployment(client: openai.AsyncOpenAI, deployment: str) -> tuple[bool, str]:
+class _Answer(NamedTuple):
+    """The answer of a deployment. `model`: the model and its version as the answer names them; "": not known."""
+
+    usable: bool
+    result: str
+    model: str = ""
+
+
+async def _check_deployment(client: openai.AsyncOpenAI, deployment: str) -> _Answer:
     """Try kinds of calls in turn, since the configuration does not name the kind of model."""
     try:
         for call in _CALLS:
             try:
-                await call(client, deployment)
-                return True, "ok"
+                return _Answer(True, "ok", getattr(await call(client, deployment), "model", ""))
             except openai.BadRequestError as error:
                 # Some models reject these parameters with other errors: go on to the next kind of call.
                 if call is _CALLS[-1] and error.code != "OperationNotSupported":
                     raise
-        return True, "ok: deployed; generates neither text nor embeddings, so it was not called"
+        return _Answer(True, "ok: deployed; generates neither text nor embeddings, so it was not called")
     except openai.RateLimitError:
-        return True, _REASONS[429]
+        return _Answer(True, _REASONS[429])
     except openai.APIStatusError as error:
         message = error.body.get("message") if isinstance(error.body, dict) else None
         reason = f"{error.status_code} {_REASONS.get(error.status_code, 'unexpected answer')}"
-        return False, f"{reason} ({message})" if message else reason
+        return _Answer(False, f"{reason} ({message})" if message else reason)
     except openai.APITimeoutError:
-        return False, f"no answer within {_TIMEOUT:.0f} s"
+        return _Answer(False, f"no answer within {_TIMEOUT:.0f} s")
     except openai.APIConnectionError as error:
-        return False, f"not reachable: {error.__cause__ or error}"
+        return _Answer(False, f"not reachable: {error.__cause__ or error}")
     except CredentialUnavailable as error:
-        return False, str(error)
+        return _Answer(False, str(error))

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
-from typing import Annotated
+import sys
+import time
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -36,9 +38,16 @@ def limits(
 
 @commands.command()
 def check(as_json: AsJson = False) -> None:
-    """Call every deployment of every backend with a minimal request. Exits with 1 if one is not usable."""
-    findings = asyncio.run(checks.check(settings()))
-    show([msgspec.to_builtins(finding) for finding in findings], checks.Finding.__struct_fields__, as_json)
+    """Call every deployment of every backend with a minimal request. Exits with 1 if one is not usable.
+
+    Shows the day on which Azure retires each model, as far as it is known, and warns 90 days ahead."""
+    given = settings()
+    findings = asyncio.run(checks.check(given))
+    for warning in checks.warnings(given.configuration, findings, time.time()):
+        print(f"warning: {warning}", file=sys.stderr)
+    rows: list[dict[str, Any]] = [msgspec.to_builtins(finding) for finding in findings]
+    heads = ["backend", "region", "model", "deployment", "usable", "result", "retires"]
+    show(rows if as_json else [row | {"retires": (row["end"] or {}).get("retires")} for row in rows], heads, as_json)
     if not all(finding.usable for finding in findings):
         raise typer.Exit(1)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from shared.config import document
+from shared.config import alerting, document
 from shared.errors import Complaint
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -33,9 +33,10 @@ def complaints(configuration: document.Configuration) -> Iterator[Complaint]:
             )
         names.setdefault(backend.name, i)
         yield from _backend_complaints(backend, at)
-    checks = (_model_complaints, _price_complaints, _limits_complaints, _ledger_complaints, _allowed_complaints)
-    for check in checks:
+    checks = (_model_complaints, _switch_complaints, _price_complaints, _limits_complaints, _ledger_complaints)
+    for check in (*checks, _allowed_complaints):
         yield from check(configuration)
+    yield from alerting.complaints(configuration.alerts)
     for i, origin in enumerate(configuration.cors.origins):
         if origin != "*" and not ORIGIN.fullmatch(origin):
             yield Complaint(
@@ -156,7 +157,7 @@ def _model_complaints(configuration: document.Configuration) -> Iterator[Complai
     form = "a name of at most 128 printable characters without spaces and '/'"
     for name, model in configuration.models.items():
         at = f"models.{name}"
-        if name not in served:
+        if name not in served and (model.replaced_by is None or not _is_model_name(name)):
             yield Complaint(at, f"expected a model of a backend, but no backend has {name!r} under `models`")
         for i, fallback in enumerate(model.fallbacks):
             if fallback not in served:
@@ -176,6 +177,28 @@ def _model_complaints(configuration: document.Configuration) -> Iterator[Complai
                     f"{at}.aliases[{i}]", f"expected a new name, but {alias!r} is an alias of {aliases[alias]} already"
                 )
             aliases.setdefault(alias, name)
+
+
+def _switch_complaints(configuration: document.Configuration) -> Iterator[Complaint]:
+    served, models = set(configuration.model_names()), configuration.models
+    for name, model in models.items():
+        at = f"models.{name}"
+        if model.retires and not document.is_date(model.retires):
+            yield Complaint(f"{at}.retires", f"expected a date as 2027-02-01, got {model.retires!r}")
+        if (successor := model.replaced_by) is None:
+            continue
+        at += ".replaced_by"
+        if not successor.since or not document.is_date(successor.since):
+            yield Complaint(f"{at}.from", f"expected a date as 2027-01-15, got {successor.since!r}")
+        if successor.model not in served:
+            yield Complaint(f"{at}.model", f"expected a model of a backend, got {successor.model!r}")
+        seen = [name]
+        while successor is not None and successor.model not in seen:
+            seen.append(successor.model)
+            successor = models[successor.model].replaced_by if successor.model in models else None
+        if successor is not None and successor.model == name:
+            circle = " -> ".join([*seen, name])
+            yield Complaint(f"{at}.model", f"expected another model, but {circle} is a circle")
 
 
 def _is_model_name(name: str) -> bool:

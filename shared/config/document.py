@@ -3,12 +3,12 @@
 import functools
 from datetime import date
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 import msgspec
 from msgspec import Meta
 
+from shared.config.alerting import AlertSettings, WebhookSettings
 from shared.token_classes import TOKEN_PRICES, TOOL_PRICES, UNITS, Dollars, TokenPrices
 
 Limit = Annotated[int, Meta(ge=0, le=10**15)]  # 0: no limit
@@ -161,10 +161,18 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     share: Annotated[float, Meta(gt=0, le=1)]
 
 
+class Successor(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"since": "from"}):
+    """The model that gets all calls to another one from the beginning of a day in UTC (YYYY-MM-DD)."""
+
+    model: str
+    since: str
+
+
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Settings of a model on all its backends. `hedge`: a slow call is sent to a second backend. `first_byte`: seconds
     from the start of a try to its first content; None: as in `timeouts`. `tier_fallback`: a call of the tier `flex` or
-    `priority` goes to the standard tier if its own cannot serve it."""
+    `priority` goes to the standard tier if its own cannot serve it. `retires`: the day of its end (YYYY-MM-DD), instead
+    of the one that Azure has published; "": that one."""
 
     fallbacks: list[str] = []
     aliases: list[str] = []
@@ -176,23 +184,8 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prompt_cache_affinity: bool = True
     first_byte: Annotated[float, Meta(gt=0, le=1500)] | None = None
     tier_fallback: bool = False
-
-
-class WebhookSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The URL that receives alerts, and the environment variable with the secret that signs them."""
-
-    url: str
-    secret_env: str
-
-
-class Webhook(msgspec.Struct, frozen=True):
-    """The URL that receives alerts, with the secret itself."""
-
-    url: str
-    secret: str
-
-    def __repr__(self) -> str:
-        return f"Webhook({urlsplit(self.url).hostname!r})"  # its path may be secret, too
+    retires: str = ""
+    replaced_by: Successor | None = None
 
 
 class TokenHeaders(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -206,7 +199,8 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Limits for all callers. `defaults`: for consumers that set none; `teams`: shared by the keys of each team;
     `addresses`: for every client address, with and without a valid key.
 
-    `contact` is named in the error of a rejected call; `webhook` receives alerts about quotas that are nearly used up.
+    `contact` is named in the error of a rejected call; `webhook` receives alerts about quotas that are nearly used up,
+    as a receiver of `alerts` does.
     `unpriced`: what becomes of a call under a budget if its model has no known price. `warn`: it passes, does not count
     towards the budget, and the log says so; `refuse`: it is rejected.
     """
@@ -286,6 +280,7 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dic
     export: ExportSettings = ExportSettings()
     azure_monitor: str = "https://{region}.metrics.monitor.azure.com"
     limits: LimitSettings = LimitSettings()
+    alerts: AlertSettings = AlertSettings()
     client_address: ClientAddress = ClientAddress()
     cors: CorsSettings = CorsSettings()
     timeouts: Timeouts = Timeouts()
@@ -309,6 +304,19 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dic
     def canonical(self, model: str) -> str:
         """The model of an alias; any other name is returned as it is."""
         return self.aliases.get(model, model)
+
+    @functools.cached_property
+    def switches(self) -> dict[str, tuple[int, str]]:
+        """Model -> its successor, and from when on (seconds since 1970) that serves in its place."""
+        named = {name: model.replaced_by for name, model in self.models.items() if model.replaced_by is not None}
+        return {name: (since_seconds(successor.since), successor.model) for name, successor in named.items()}
+
+    def served(self, model: str, now: float) -> str:
+        """The model that serves calls to this name at a time in seconds since 1970."""
+        name = self.canonical(model)
+        while (switch := self.switches.get(name)) is not None and now >= switch[0]:
+            name = switch[1]
+        return name
 
 
 def time_zone_problem(limits: Limits | AddressLimits) -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from shared.config.document import ApiKey, Configuration, Webhook
+from shared.config.alerting import EVENTS, Receiver, url_problem
+from shared.config.document import ApiKey, Configuration
 from shared.config.parsing import parse
 from shared.errors import Complaint, ConfigurationError
 
@@ -53,7 +54,7 @@ class Settings(msgspec.Struct, frozen=True):
     management_key: str | None = None
     client_id: str | None = None
     telemetry: TelemetrySettings | None = None
-    webhook: Webhook | None = None
+    receivers: tuple[Receiver, ...] = ()
 
     def __repr__(self) -> str:
         return f"Settings({len(self.configuration.backends)} backends, {self.storage!r})"
@@ -117,17 +118,9 @@ def settings(configuration: Configuration, source: str, environ: Mapping[str, st
         for i, variable in keys.values()
         if not _is_sendable(environ.get(variable, ""))
     ]
-    webhook, secret = configuration.limits.webhook, ""
-    if webhook is not None and not (secret := environ.get(webhook.secret_env) or ""):
-        missing.append(
-            Complaint(
-                "limits.webhook.secret_env",
-                f"expected the name of an environment variable that is set, but {_shown(webhook.secret_env)} is not",
-                source,
-            )
-        )
-    secrets = [variable for _, variable in keys.values()] + ([webhook.secret_env] if webhook is not None else [])
-    missing += _unusable_secrets(environ, secrets)
+    receivers, problems = _receivers(configuration, environ)
+    missing += [problem._replace(source=source) for problem in problems]
+    missing += _unusable_secrets(environ, [variable for _, variable in keys.values()] + _named_by_alerts(configuration))
     telemetry, problem = _telemetry(environ)
     if problem is not None:
         missing.append(problem)
@@ -140,8 +133,41 @@ def settings(configuration: Configuration, source: str, environ: Mapping[str, st
         management_key=management_key(environ),
         client_id=environ.get("AZURE_CLIENT_ID") or None,
         telemetry=telemetry,
-        webhook=Webhook(webhook.url, secret) if webhook is not None else None,
+        receivers=receivers,
     )
+
+
+def _receivers(
+    configuration: Configuration, environ: Mapping[str, str]
+) -> tuple[tuple[Receiver, ...], list[Complaint]]:
+    """The receivers of alerts with their secrets, and the complaints about variables that they name."""
+    receivers, problems = [], list[Complaint]()
+
+    def read(at: str, variable: str | None) -> str:
+        value = environ.get(variable) or "" if variable is not None else ""
+        if variable is not None and not value:
+            expected = f"expected the name of an environment variable that is set, but {_shown(variable)} is not"
+            problems.append(Complaint(at, expected))
+        return value
+
+    if (webhook := configuration.limits.webhook) is not None:
+        secret = read("limits.webhook.secret_env", webhook.secret_env)
+        receivers.append(Receiver("generic", webhook.url, secret, frozenset(("quota_reached",)), "limits.webhook"))
+    for i, one in enumerate(configuration.alerts.webhooks):
+        at = f"alerts.webhooks[{i}]"
+        secret, url = read(f"{at}.secret_env", one.secret_env), one.url or read(f"{at}.url_env", one.url_env)
+        if one.url_env and url and not _is_unresolved(url) and (problem := url_problem(url)):
+            expected = f"expected https://HOST/PATH in {_shown(one.url_env)} ({problem})"
+            problems.append(Complaint(f"{at}.url_env", expected))
+        receivers.append(Receiver(one.kind, url, secret, frozenset(one.events or EVENTS), at))
+    return tuple(receivers), problems
+
+
+def _named_by_alerts(configuration: Configuration) -> list[str]:
+    """The variables with secrets that the receivers of alerts name."""
+    webhook, receivers = configuration.limits.webhook, configuration.alerts.webhooks
+    names = [webhook.secret_env] if webhook is not None else []
+    return names + [name for one in receivers for name in (one.url_env, one.secret_env) if name is not None]
 
 
 def management_key(environ: Mapping[str, str]) -> str | None:

@@ -109,7 +109,7 @@ def _schema_complaint(data: Any, error: str) -> tuple[tuple[str | int, ...], Com
     place = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).lstrip(".") or "document"
     if unknown := re.match(r"Object contains unknown field `(.*)`", message):
         path.append(unknown[1])
-    if "auth" in path or "webhook" in path:
+    if {"auth", "webhook", "alerts"} & {*path}:
         message = _without_values(message)
     got = f", got {value!r}" if re.match(r"Expected `\w+` [<>]", message) else ""
     return tuple(path), Complaint(place, f"{message}{got}")

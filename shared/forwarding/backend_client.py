@@ -10,6 +10,7 @@ import contextlib
 import copy
 import functools
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Self
 
@@ -19,6 +20,8 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import BytesPayload
 from yarl import URL
 
+from shared.alerts.dispatcher import Raise
+from shared.alerts.events import credentials_refused
 from shared.azure_openai import backend_requests
 from shared.azure_openai.answers import ReportedError
 from shared.azure_openai.backend_requests import UpstreamRequest
@@ -59,10 +62,12 @@ _cached_url = functools.lru_cache(maxsize=1024)(functools.partial(URL, encoded=T
 
 
 class BackendClient:
-    """Makes attempts. Owns the HTTP sessions of the process. `timeouts` are the configured ones."""
+    """Makes attempts. Owns the HTTP sessions of the process. `timeouts` are the configured ones. `alert` raises an
+    alert, and returns at once."""
 
-    def __init__(self, credentials: Credentials, breakers: Breakers, timeouts: Timeouts) -> None:
+    def __init__(self, credentials: Credentials, breakers: Breakers, timeouts: Timeouts, alert: Raise) -> None:
         self._credentials = credentials
+        self._alert = alert
         self._breakers = breakers
         self.timeouts = timeouts
         self._timeout = aiohttp.ClientTimeout(None, timeouts.connect)
@@ -125,6 +130,7 @@ class BackendClient:
             try:
                 credential = await self._credentials.header(target.backend, request.scope)
             except CredentialUnavailable as error:  # no fault of the backend's, so the breakers do not learn of it
+                self._alert(credentials_refused(target.backend.name, target.deployment, str(error), time.time()))
                 raise AttemptFailed(str(error)) from None
         name, value = credential
         return {
@@ -265,7 +271,9 @@ class BackendClient:
         return target
 
     def _report(self, call: Call, target: Target, failed: AttemptFailed) -> None:
-        """Tell the breakers of a failure."""
+        """Tell the breakers of a failure, and people of one that concerns the gateway's credentials."""
+        if isinstance(failed, AccessDenied) and failed.status in (401, 403):
+            self._alert(credentials_refused(target.backend.name, target.deployment, failed.problem, time.time()))
         match failed:
             case Superseded(hung=True):
                 pass  # it has been ejected already

@@ -102,8 +102,9 @@ class Limiter:
         return other
 
     @property
-    def in_safe_mode(self) -> bool:
-        return self._table.reach.lost_since is not None
+    def safe_since(self) -> float | None:
+        """The beginning of safe mode, in seconds since 1970; None: the table answers."""
+        return self._table.reach.lost_since
 
     @property
     def limits_addresses(self) -> bool:
@@ -142,7 +143,7 @@ class Limiter:
         Raises `RateLimitExceeded` (429), `QuotaExceeded`, `BudgetExceeded`, `ModelWithoutPrice` (403), and
         `StoreUnavailable` (503) for a quota that was never read and cannot be read now."""
         now = self._table.now()
-        call_limits = self._limits_of(consumer, self._configuration.canonical(call.model[:128]), call.operation, now)
+        call_limits = self._limits_of(consumer, self._configuration.served(call.model[:128], now), call.operation, now)
         limits = call_limits.limits
         if not limits:
             return Reservation(call_limits, (), None)
@@ -249,7 +250,7 @@ class Limiter:
     def state(self) -> dict[str, Any]:
         """The state of this instance. `safe`: it decides alone, because the table does not answer."""
         hits = [{"scope": kind, "limit": limit, "calls": calls} for (kind, limit), calls in sorted(self.hits.items())]
-        lost = self._table.reach.lost_since
+        lost = self.safe_since
         since = datetime.fromtimestamp(lost, UTC).isoformat(timespec="seconds") if lost is not None else None
         return {"mode": "normal" if lost is None else "safe", "safe_since": since, "hits": hits}
 

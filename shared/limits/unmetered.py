@@ -22,12 +22,12 @@ _OPERATIONS = frozenset(
 )
 
 
-def check(consumer: Consumer, call: Call, configuration: Configuration) -> None:
+def check(consumer: Consumer, call: Call, configuration: Configuration, now: float) -> None:
     """Raise `UnmeteredOperation` for a call whose usage cannot be counted, if its key, team or model has a token quota
-    or a budget."""
+    or a budget. `now`: in seconds since 1970."""
     if call.operation.name not in _OPERATIONS:
         return
-    for scope in scopes.of_call(consumer, configuration.canonical(call.model[:128]), configuration):
+    for scope in scopes.of_call(consumer, configuration.served(call.model[:128], now), configuration):
         if scope.limits.token_quota or scope.limits.budget_usd:
             raise UnmeteredOperation(
                 f"{scope.about} has a token quota or a budget, and the gateway cannot count what "

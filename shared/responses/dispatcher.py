@@ -5,16 +5,19 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
 from starlette.responses import Response
 
 from shared.affinity import listing
 from shared.affinity.directory import ObjectDirectory
 from shared.affinity.recorder import ObjectRecorder
 from shared.azure_openai import answers, metering
+from shared.config.document import Model, since_seconds
 from shared.errors import GatewayError, StateUnavailable, UpstreamTimeout
 from shared.forwarding.forwarder import ForwardedCall, Forwarder, ForwardingFailed
 from shared.forwarding.response import Answer, WholeAnswer
 from shared.forwarding.shadowing import Shadows
+from shared.lifecycle import retirement
 from shared.requests.arrival import ReceivedRequest
 from shared.requests.disconnect import CallerConnection, CallerDisconnected
 from shared.requests.upload import Upload
@@ -83,7 +86,7 @@ class Dispatcher:
         try:
             while not (answer.done() or (await asyncio.wait((answer,), timeout=seconds))[0]):
                 if _wants_stream(admitted):
-                    headers = {"x-gateway-request-id": admitted.received.request_id}
+                    headers = {"x-gateway-request-id": admitted.received.request_id, **admitted.plan.announcement}
                     return KeepAliveResponse(answer, headers, call.operation, seconds)
             return answer.result()
         except BaseException:
@@ -149,10 +152,18 @@ class Dispatcher:
     async def _models(self, admitted: AdmittedCall) -> tuple[Response, Outcome]:
         """The models that the consumer may use, from the configuration; or the one that it asks for."""
         names = [admitted.plan.model] if admitted.plan.model else self._router.models(admitted.consumer)
-        models = [answers.model_object(name, admitted.call.surface) for name in names]
+        models = [self._model(name, admitted.call) for name in names]
         body = models[0] if admitted.plan.model else answers.model_list(models, admitted.call.query)
         headers = {"x-gateway-request-id": admitted.received.request_id}
         return JsonResponse(body, headers=headers), Outcome(status=200)
+
+    def _model(self, name: str, call: Call) -> dict[str, Any]:
+        """A model as callers see it, with its end if that is known."""
+        settings = self._forwarder.models.get(name, Model())
+        end = retirement.of(name, settings)
+        ends = since_seconds(end.retires) if end is not None else None
+        replaced_by = msgspec.to_builtins(settings.replaced_by) if settings.replaced_by is not None else None
+        return answers.model_object(name, call.surface, ends, replaced_by)
 
     async def _accounted[R: Response](
         self,
@@ -282,6 +293,9 @@ def _gateway_headers(
         headers["x-gateway-overhead-ms"] = f"{max(overhead, 0):.2f}"
         if served_by is not None and target.model != plan.model:
             headers["x-gateway-canary" if target.model == plan.canary else "x-gateway-fallback"] = target.model
+    if plan.named:
+        headers["x-gateway-replacement"] = plan.model
+    headers.update(plan.announcement)
     if plan.notes is not None:
         headers["x-gateway-explain"] = explained(plan.notes, attempts)
     return headers

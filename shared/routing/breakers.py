@@ -107,6 +107,15 @@ class Breakers:
     def all(self) -> dict[DeploymentKey, DeploymentState]:
         return self._watched
 
+    def ejected(self) -> dict[DeploymentKey, str]:
+        """The deployments that get no call or only a probe, with the reason; "": it is being tried."""
+        now = self.clock()
+        return {
+            key: "" if (health := state.health).reason == PROBING else health.reason
+            for key, state in self._watched.items()
+            if state.health.half_open or now < state.health.ejected_until
+        }
+
     def health(self, target: Target) -> Health:
         return self.watched(target).health
 

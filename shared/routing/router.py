@@ -1,5 +1,6 @@
 """Orders the targets of a call, by the configuration, the rotation, the breakers and the caller's preferences."""
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
@@ -14,6 +15,7 @@ from shared.errors import (
     RegionNotAllowed,
     StateConflict,
 )
+from shared.lifecycle.notices import Notices
 from shared.routing import _health, _prompt_cache, preferences, quota
 from shared.routing._groups import Candidate, Group, group_without_model, groups_by_model
 from shared.routing._health import HEALTHY
@@ -34,10 +36,18 @@ Allowed = Callable[[Target], bool]
 
 
 class Router:
-    """Orders the targets of a call."""
+    """Orders the targets of a call. `now` gives seconds since 1970."""
 
-    def __init__(self, configuration: Configuration, rotation: Rotation, breakers: Breakers) -> None:
+    def __init__(
+        self,
+        configuration: Configuration,
+        rotation: Rotation,
+        breakers: Breakers,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self._configuration = configuration
+        self._now = now
+        self._notices = Notices(configuration, now)
         self._groups = groups_by_model(configuration, breakers)
         self._without_model = (group_without_model(configuration, breakers),)
         self._rotation = rotation
@@ -49,24 +59,34 @@ class Router:
 
     def models(self, consumer: Consumer) -> list[str]:
         """The models that a consumer may use, in the order of the configuration."""
-        return [m for m in self._groups if self._allowed(consumer, m) and self._within_reach(consumer, m)]
+        now, served = self._now(), self._configuration.served
+        names = dict.fromkeys([*self._groups, *self._configuration.switches])
+        return [
+            name
+            for name in names
+            if self._allowed(consumer, name)
+            and (model := served(name, now)) in self._groups
+            and self._within_reach(consumer, model)
+        ]
 
     def shown(self, consumer: Consumer, name: str) -> str:
-        """The same as `model`, if the consumer may also use its regions. Raises `RegionNotAllowed`, too."""
-        model = self.model(consumer, name)
-        if not self._within_reach(consumer, model):
+        """The configured model of a name, if the consumer may use it and its regions. Raises as `model`, and
+        `RegionNotAllowed`."""
+        if not self._within_reach(consumer, self.model(consumer, name)):
             raise _region_not_allowed()
-        return model
+        return self._configuration.canonical(name)
 
     def model(self, consumer: Consumer, name: str) -> str:
-        """The configured model for a caller's name of it. Raises `ModelNotFound` and `ModelNotAllowed`."""
-        model = self._configuration.canonical(name)
+        """The configured model that serves a caller's name of it: its successor, from the day of a switch on. The
+        consumer must be allowed to use the one that it names. Raises `ModelNotFound` and `ModelNotAllowed`."""
+        named = self._configuration.canonical(name)
+        model = self._configuration.served(named, self._now())
         if model not in self._groups:
             usable = ", ".join(self.models(consumer)) or "none"
             raise ModelNotFound(
                 f"The model {name[:128]!r} does not exist here. This key may use: {usable}.", param="model"
             )
-        if not self._allowed(consumer, model):
+        if not self._allowed(consumer, named):
             allowed = ", ".join(self.models(consumer)) or "none"
             raise ModelNotAllowed(f"This key may not use the model {name!r}. It may use: {allowed}.", param="model")
         return model
@@ -96,6 +116,7 @@ class Router:
         if call.operation.model == "hidden" and consumer.models is not None:
             raise _model_hidden(call.operation.name)
         model = self.model(consumer, call.model) if call.model else ""
+        named = self._configuration.canonical(call.model)
         about, free = self._about(model), binding is UNBOUND
         allowed = self._with_images(consumer, call, model, self._restriction(consumer, model, preferred, binding))
         prefix = _prompt_cache.prefix(call) if free and about.prompt_cache_affinity else None
@@ -120,6 +141,8 @@ class Router:
             canary=canary[0].model if canary else "",
             shadow=self._drawn(about.shadow, tokens, allowed, None, tier) if free else [],
             notes=self._notes(usable, rest, prefix, tokens) if preferred.explain and consumer.access.explain else None,
+            named=named if named != model else "",
+            announcement=self._notices.headers(named),
         )
 
     def throttled(

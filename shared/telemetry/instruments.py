@@ -49,6 +49,7 @@ LIMIT_ALERTS = Instrument(
     "counter", "tollgate.limit.alerts", "{alert}", "Times a quota or a budget reached a percentage.",
     ("tollgate.limit", "tollgate.percentage"),
 )  # fmt: skip
+ALERTS = Instrument("counter", "tollgate.alerts", "{alert}", "Alerts raised, by event.", ("tollgate.event",))
 LEDGER_LOST = Instrument("counter", "tollgate.ledger.lost", "{row}", "Usage rows lost.")
 TELEMETRY_LOST = Instrument("counter", "tollgate.telemetry.lost", "{item}", "Spans and log lines lost.")
 STORE = Instrument(

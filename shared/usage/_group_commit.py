@@ -76,6 +76,11 @@ class GroupCommit:
         """Rows that are neither in the table nor on disk yet."""
         return sum(len(batch.rows) for batch in (*self._batches, *self._spilling))
 
+    @property
+    def on_disk(self) -> bool:
+        """True if rows wait on disk: they are being read back for as long as there are some."""
+        return self._reader is not None and not self._reader.done()
+
     def add(self, table: str, partition: str, key: str, properties: dict[str, Value]) -> Batch:
         """Merge properties into a row. They are written after the next `soon` or `at_once`."""
         batch = self._open_batch(table, partition, key)

@@ -90,6 +90,11 @@ class Ledger:
         """Rows lost since the start."""
         return self._rows.dropped
 
+    @property
+    def on_disk(self) -> bool:
+        """True if rows wait on disk for the table."""
+        return self._rows.on_disk
+
     def begin(self, request_id: str, consumer: Consumer, call: Call, model: str) -> Entry:
         """Record that a call was admitted. Returns at once; the row follows, at once if its answer will wait for it."""
         now, size = self._now(), Size(4 * call.input_estimate)

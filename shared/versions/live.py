@@ -6,10 +6,13 @@ complaints, and the last good one goes on: in this process, and over the table i
 import asyncio
 import logging
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
 
+from shared.alerts.dispatcher import Raise
+from shared.alerts.events import configuration_refused
 from shared.config import layers
 from shared.config.document import Configuration
 from shared.config.environment import Settings
@@ -48,6 +51,7 @@ class Live:
         self._versions = versions
         self._settings = settings
         self._apply: Callable[[Settings], None] | None = None
+        self._alert: Raise | None = None
         self._looking = asyncio.Lock()
         self._seen: tuple[str, int] | None = None  # what the last look found
         self._remembered = False
@@ -119,9 +123,9 @@ class Live:
 
     # --- looks --------------------------------------------------------------------------------------------------------
 
-    async def follow(self, apply: Callable[[Settings], None]) -> None:
-        """Serve newer configurations by `apply` for as long as the process runs."""
-        self._apply, pause = apply, _AFTER_THE_START
+    async def follow(self, apply: Callable[[Settings], None], alert: Raise) -> None:
+        """Serve newer configurations by `apply` for as long as the process runs. `alert` is told of refused ones."""
+        self._apply, self._alert, pause = apply, alert, _AFTER_THE_START
         while True:
             await asyncio.sleep(pause * random.uniform(0.8, 1.0))
             pause = EVERY
@@ -176,6 +180,8 @@ class Live:
             if one not in self.refused:
                 complaints = " | ".join(map(str, one.complaints))
                 logger.error("ALERT %s is refused, and the last good configuration goes on: %s", one.name, complaints)
+                if self._alert is not None:
+                    self._alert(configuration_refused(one.name, [*map(str, one.complaints)], time.time()))
         self.refused = tuple(refused)
 
     def _serve(self, base: Base, version: Version) -> None:

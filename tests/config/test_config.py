@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from shared.config import alerting, environment, parsing
 from shared.config import document as config
-from shared.config import environment, parsing
 from shared.config.document import Backend
 from shared.errors import ConfigurationError
 
@@ -303,7 +303,10 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {  # heading in docs/configuration.m
     "Limit fields": config.Limits,
     "`limits.addresses`": config.AddressLimits,
     "`limits.headers`": config.TokenHeaders,
-    "`limits.webhook`": config.WebhookSettings,
+    "`limits.webhook`": alerting.WebhookSettings,
+    "`alerts`": alerting.AlertSettings,
+    "`alerts.webhooks`": alerting.ReceiverSettings,
+    "`replaced_by`": config.Successor,
     "`client_address`": config.ClientAddress,
     "`cors`": config.CorsSettings,
     "`timeouts`": config.Timeouts,

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import AsyncExitStack
 from typing import Any, Self
 
+from shared.alerts.events import Alert
 from shared.azure_openai.operations import match
 from shared.azure_openai.requests import parse_call
 from shared.config.document import Backend, Configuration, Model, Timeouts
@@ -131,10 +132,11 @@ class Forwarding:
         rng = random.Random(7)
         self.configuration = Configuration(configured, dict(settings), timeouts=timeouts)
         self.breakers = Breakers(time.monotonic, rng)
+        self.alerts: list[Alert] = []
         self._credentials = Credentials(None, {backend.name: "secret" for backend in backends})
         self._rotation = Rotation(MemoryStore().table("rotation"), rng)
         self.router = Router(self.configuration, self._rotation, self.breakers)
-        self.client = BackendClient(self._credentials, self.breakers, timeouts)
+        self.client = BackendClient(self._credentials, self.breakers, timeouts, self.alerts.append)
         budget = RetryBudget(time.monotonic)
         self.forwarder = Forwarder(self.client, self.breakers, self.router, settings, budget)
         self._numbers = itertools.count()

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from shared.config import alerting
 from shared.config import document as config
 from tests.infra.compiler import Compiler, Refused
 from tests.infra.snapshots import BICEP, CASES, sources
@@ -119,7 +120,10 @@ def test_the_types_of_the_sections_are_those_of_the_configuration(template: dict
     assert keys(template, "limitSettings") == fields(config.LimitSettings)
     assert keys(template, "limitSettings", "addresses") == fields(config.AddressLimits)
     assert keys(template, "limitSettings", "headers") == fields(config.TokenHeaders)
-    assert keys(template, "limitSettings", "webhook") == fields(config.WebhookSettings)
+    assert keys(template, "limitSettings", "webhook") == fields(alerting.WebhookSettings)
+    assert keys(template, "alertReceiver") == fields(alerting.ReceiverSettings)
+    assert keys(template, "otherSections", "alerts") == fields(alerting.AlertSettings)
+    assert keys(template, "model", "replaced_by") == fields(config.Successor)
     assert keys(template, "consumerLimits") == fields(config.Limits)
     assert keys(template, "model") == fields(config.Model)
     assert keys(template, "variant") == fields(config.Variant)

@@ -62,7 +62,7 @@ async def test_a_call_that_takes_nothing_of_what_is_limited_needs_no_lease() -> 
     for path in ("/v1/models", "/v1/files/file-123456789", "/v1/responses/resp_123456789"):
         limiter.settle(await limiter.reserve(ann, parsed("GET", path)), Usage())
     assert store.operations == 0
-    assert not limiter.in_safe_mode
+    assert limiter.safe_since is None
 
 
 async def test_a_call_that_costs_less_than_a_millionth_of_a_dollar_gets_its_lease() -> None:
@@ -70,7 +70,7 @@ async def test_a_call_that_costs_less_than_a_millionth_of_a_dollar_gets_its_leas
     limiter, ann = store.limiter(), consumer(budget_usd=5)
     body = {"model": "text-embedding-3-small", "input": "hi"}
     limiter.settle(await limiter.reserve(ann, parsed("POST", "/v1/embeddings", body)), Usage(2))
-    assert not limiter.in_safe_mode
+    assert limiter.safe_since is None
 
 
 async def test_a_defect_of_one_limit_fails_its_own_calls_only(caplog: pytest.LogCaptureFixture) -> None:
@@ -80,7 +80,7 @@ async def test_a_defect_of_one_limit_fails_its_own_calls_only(caplog: pytest.Log
     with pytest.raises(ZeroDivisionError):
         await limiter.reserve(consumer(token_quota=1000), call())
     store.defect = None
-    assert not limiter.in_safe_mode
+    assert limiter.safe_since is None
     assert isinstance(await limiter.reserve(consumer("bob", token_quota=1000), call()), Reservation)
     assert "the limits of key:ann cannot be counted" in caplog.text
 
@@ -120,7 +120,7 @@ async def test_a_budget_lets_a_model_without_a_price_pass_or_refuses_it_as_confi
         await strict.reserve(ann, call(model="our-own"))
     strict.settle(await strict.reserve(ann, parsed("GET", "/v1/models/our-own")), Usage())
     strict.settle(await strict.reserve(ann, call()), Usage(100, 20))
-    assert not any(one.in_safe_mode for one in (limiter, strict))
+    assert not any(one.safe_since for one in (limiter, strict))
 
 
 async def test_a_warm_key_awaits_nothing() -> None:

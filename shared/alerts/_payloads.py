@@ -1,0 +1,95 @@
+"""The bodies of alerts, per kind of receiver. Pure.
+
+Sources: https://www.standardwebhooks.com; Adaptive Cards 1.4 (adaptivecards.io) in the message that a Teams workflow
+"When a Teams webhook request is received" takes; Slack's incoming webhooks and Block Kit.
+"""
+
+from typing import Any
+
+import msgspec
+
+from shared.alerts.events import Alert, Severity
+from shared.config.alerting import Kind
+
+_TITLES = {
+    "quota_reached": "Quota reached",
+    "backend_ejected": "Backend ejected",
+    "credentials_refused": "Credentials refused",
+    "safe_mode_began": "Safe mode began",
+    "safe_mode_ended": "Safe mode ended",
+    "usage_rows_waiting": "Usage rows waiting",
+    "usage_rows_lost": "Usage rows lost",
+    "configuration_refused": "Configuration refused",
+    "model_retires": "Model retires",
+    "key_expires": "Key expires",
+}
+_COLOURS: dict[Severity, str] = {"info": "Good", "warning": "Warning", "error": "Attention"}  # of a card
+_SYMBOLS: dict[Severity, str] = {"info": "✅", "warning": "⚠️", "error": "🔴"}
+# Slack's limits, in characters and fields
+_SECTION, _FIELD, _FIELDS = 3000, 2000, 10
+
+
+def body(kind: Kind, alert: Alert) -> bytes:
+    """The body of an alert for a receiver of this kind."""
+    match kind:
+        case "generic":
+            return msgspec.json.encode(_generic(alert))
+        case "teams":
+            return msgspec.json.encode(_teams(alert))
+        case "slack":
+            return msgspec.json.encode(_slack(alert))
+
+
+def _generic(alert: Alert) -> dict[str, Any]:
+    return {"event": alert.event, "severity": alert.severity, "message": alert.message, **alert.facts}
+
+
+def _teams(alert: Alert) -> dict[str, Any]:
+    """A message with one card. A text run has no Markdown, so names in it make no links."""
+    heading = {
+        "type": "TextBlock",
+        "text": f"Tollgate: {_TITLES[alert.event]}",
+        "size": "Large",
+        "weight": "Bolder",
+        "color": _COLOURS[alert.severity],
+        "wrap": True,
+    }
+    text = {"type": "RichTextBlock", "inlines": [{"type": "TextRun", "text": alert.message}]}
+    facts = [{"title": name, "value": _without_links(str(value))} for name, value in alert.facts.items()]
+    card = {
+        "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
+        "type": "AdaptiveCard",
+        "version": "1.4",
+        "fallbackText": alert.message,
+        "body": [heading, text, {"type": "FactSet", "facts": facts}],
+        "msteams": {"width": "Full"},
+    }
+    attachment = {"contentType": "application/vnd.microsoft.card.adaptive", "contentUrl": None, "content": card}
+    return {"type": "message", "attachments": [attachment]}
+
+
+def _without_links(text: str) -> str:
+    """A text in which Markdown makes no link."""
+    return text.replace("[", "\\[")
+
+
+def _slack(alert: Alert) -> dict[str, Any]:
+    """Blocks of plain text, which Slack does not interpret; `text` is for notifications, and is interpreted."""
+    title = f"{_SYMBOLS[alert.severity]} Tollgate: {_TITLES[alert.event]}"
+    facts = [_plain(f"{name}: {value}"[:_FIELD]) for name, value in alert.facts.items()][:_FIELDS]
+    blocks: list[dict[str, Any]] = [
+        {"type": "header", "text": _plain(title)},
+        {"type": "section", "text": _plain(alert.message[:_SECTION])},
+    ]
+    if facts:
+        blocks.append({"type": "section", "fields": facts})
+    return {"text": _escaped(f"{title}: {alert.message}"[:_SECTION]), "blocks": blocks}
+
+
+def _plain(text: str) -> dict[str, Any]:
+    return {"type": "plain_text", "text": text, "emoji": True}
+
+
+def _escaped(text: str) -> str:
+    """A text without mentions and links: `<!channel>` would call everybody."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

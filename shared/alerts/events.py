@@ -1,0 +1,207 @@
+"""The alerts that there are, as values: each has a stable name, a sentence to act on, and facts. Pure."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Literal
+
+import msgspec
+
+from shared.config.alerting import Event
+
+Severity = Literal["info", "warning", "error"]
+Fact = str | int | float | bool
+
+REPEATED_AFTER = 3600.0  # seconds after which a state that lasts is reported again
+_ENDS_TOGETHER = 300.0  # seconds within which all instances leave safe mode
+_MOST_COMPLAINTS = 5  # of a refused configuration
+_LONGEST = 500  # characters of a text that others wrote
+
+
+class Alert(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that needs a person. `key` identifies it among all instances, `until` is the time (seconds since 1970)
+    before which it is not raised again. `claimed`: whoever raises it has made sure that no other instance does."""
+
+    event: Event
+    severity: Severity
+    key: str
+    until: float
+    message: str
+    facts: Mapping[str, Fact] = {}
+    claimed: bool = False
+
+    @property
+    def id(self) -> str:
+        """The same for every try, and for instances that raise the same alert within the hour."""
+        return digest(f"{self.key}|{int(self.until // 3600)}")[:16]
+
+
+def digest(text: str) -> str:
+    """A name for a text, as safe in a row's key as in a header."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def moment(seconds: float) -> str:
+    """A time as machines and people read it."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def quota_reached(scope: str, about: str, limit: str, percentage: int, until: float) -> Alert:
+    """A quota or a budget of `about` is used to this percentage; it renews at `until`. The limit's row has made sure
+    that only one instance raises it."""
+    used = "used up" if percentage >= 100 else f"used to {percentage} %"
+    what = "budget" if limit == "usd" else "quota"
+    advice = "Calls beyond it get 403" if percentage >= 100 else "Raise it, or ask its users to slow down"
+    return Alert(
+        event="quota_reached",
+        severity="error" if percentage >= 100 else "warning",
+        key=f"quota:{scope}:{limit}:{percentage}:{until:.0f}",
+        until=until,
+        message=f"{about}: its {what} of {limit} is {used}, and renews at {moment(until)}. {advice}.",
+        facts={"scope": scope, "about": about, "limit": limit, "percentage": percentage, "renews": moment(until)},
+        claimed=True,
+    )
+
+
+def backend_ejected(backend: str, deployments: Sequence[str], reason: str, seconds: float, now: float) -> Alert:
+    """No call to these deployments of a backend has succeeded for so many seconds."""
+    names = ", ".join(deployments)
+    return Alert(
+        event="backend_ejected",
+        severity="error",
+        key=f"backend_ejected:{backend}",
+        until=now + REPEATED_AFTER,
+        message=f"The backend {backend} has been out of rotation for {_duration(seconds)} ({names}: {_short(reason)}). "
+        "Other backends serve its calls if they can. Look at its health in Azure, or drain it.",
+        facts={"backend": backend, "deployments": names, "reason": _short(reason), "seconds": round(seconds)},
+    )
+
+
+def credentials_refused(backend: str, deployment: str, problem: str, now: float) -> Alert:
+    """A backend rejected the gateway's identity or key, or the identity got no token for it."""
+    return Alert(
+        event="credentials_refused",
+        severity="error",
+        key=f"credentials_refused:{backend}:{deployment}",
+        until=now + REPEATED_AFTER,
+        message=f"The backend {backend} does not accept the gateway's credentials on {deployment} "
+        f"({_short(problem)}). Check the role assignment of the gateway's identity, its key, and the network rules.",
+        facts={"backend": backend, "deployment": deployment, "problem": _short(problem)},
+    )
+
+
+def safe_mode_began(since: float, now: float) -> Alert:
+    """The table of limits does not answer."""
+    return Alert(
+        event="safe_mode_began",
+        severity="error",
+        key="safe_mode_began",
+        until=now + REPEATED_AFTER,
+        message=f"Safe mode since {moment(since)}: the storage account's tables do not answer, so instances apply "
+        "limits alone, and more strictly. Look at the storage account's health and network rules.",
+        facts={"since": moment(since)},
+    )
+
+
+def safe_mode_ended(since: float, now: float) -> Alert:
+    """The table of limits answers again."""
+    return Alert(
+        event="safe_mode_ended",
+        severity="info",
+        key="safe_mode_ended",
+        until=now + _ENDS_TOGETHER,
+        message=f"Safe mode has ended after {_duration(now - since)}: the storage account's tables answer again.",
+        facts={"since": moment(since), "ended": moment(now), "seconds": round(now - since)},
+    )
+
+
+def usage_rows_waiting(instance: str, seconds: float, now: float) -> Alert:
+    """Usage rows of an instance have waited on its disk for so many seconds."""
+    return Alert(
+        event="usage_rows_waiting",
+        severity="warning",
+        key=f"usage_rows_waiting:{instance}",
+        until=now + REPEATED_AFTER,
+        message=f"Usage rows have waited on the disk of the instance {instance} for {_duration(seconds)}, because the "
+        "usage table does not take them. They are written when it does; until then reports lack them. Do not scale in.",
+        facts={"instance": instance, "seconds": round(seconds)},
+    )
+
+
+def usage_rows_lost(instance: str, rows: int, now: float) -> Alert:
+    """An instance has lost so many usage rows since its start."""
+    return Alert(
+        event="usage_rows_lost",
+        severity="error",
+        key=f"usage_rows_lost:{instance}:{rows}",
+        until=now + REPEATED_AFTER,
+        message=f"The instance {instance} has lost {rows} usage rows since its start: reports and bills lack them. Its "
+        "log says which, and how many tokens they had.",
+        facts={"instance": instance, "rows": rows},
+    )
+
+
+def configuration_refused(source: str, complaints: Sequence[str], now: float) -> Alert:
+    """A new configuration is wrong, so the former one stays in effect. `complaints` name keys and what was expected;
+    they hold no secret."""
+    first, more = [_short(line) for line in complaints[:_MOST_COMPLAINTS]], len(complaints) - _MOST_COMPLAINTS
+    shown = "; ".join(first) + (f"; and {more} more" if more > 0 else "")
+    return Alert(
+        event="configuration_refused",
+        severity="error",
+        key=f"configuration_refused:{digest(source + chr(10).join(complaints))}",
+        until=now + 24 * REPEATED_AFTER,
+        message=f"The configuration from {_short(source)} was refused, and the former one stays in effect. "
+        f"Mend it: {shown}",
+        facts={"source": _short(source), "complaints": len(complaints)},
+    )
+
+
+def model_retires(model: str, backends: Iterable[str], day: str, replacement: str, within: int, days: int) -> Alert:
+    """A model ends on a day, which is `days` ahead, and so within the notice of `within` days."""
+    places = ", ".join(backends)
+    when = f"in {_days(days)}" if days else "today"
+    instead = f" Its replacement is {replacement}." if replacement else ""
+    return Alert(
+        event="model_retires",
+        severity="error" if within <= 7 else "warning",
+        key=f"model_retires:{model}:{day}:{within}",
+        until=_end_of(day),
+        message=f"The model {model} ends on {day}, {when} ({places}).{instead} Deploy another model and name it under "
+        "models.NAME.replaced_by, or tell its callers.",
+        facts={"model": model, "backends": places, "retires": day, "days": days, "replacement": replacement},
+    )
+
+
+def key_expires(consumer: str, name: str, key: str, expires: float, within: int, now: float) -> Alert:
+    """A consumer's key expires within so many days. `key`: its id."""
+    days = max(0, int((expires - now) // 86_400))
+    return Alert(
+        event="key_expires",
+        severity="error" if within <= 3 else "warning",
+        key=f"key_expires:{consumer}:{key}:{expires:.0f}:{within}",
+        until=expires,
+        message=f"The key {key} of {name!r} expires at {moment(expires)}, in {_days(days)}. Rotate it and give its "
+        "owner the new one, or extend it.",
+        facts={"consumer": consumer, "name": name, "key": key, "expires": moment(expires), "days": days},
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{max(seconds, 0):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
+
+
+def _short(text: str) -> str:
+    """A text on one line, of a bounded length."""
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
+
+
+def _days(number: int) -> str:
+    return "1 day" if number == 1 else f"{number} days"
+
+
+def _end_of(day: str) -> float:
+    return datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp() + 86_400
