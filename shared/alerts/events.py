@@ -50,14 +50,14 @@ def quota_reached(scope: str, about: str, limit: str, percentage: int, until: fl
     """A quota or a budget of `about` is used to this percentage; it renews at `until`. The limit's row has made sure
     that only one instance raises it."""
     used = "used up" if percentage >= 100 else f"used to {percentage} %"
-    what = "budget" if limit == "usd" else "quota"
+    what = "budget" if limit == "usd" else f"quota of {limit}"
     advice = "Calls beyond it get 403" if percentage >= 100 else "Raise it, or ask its users to slow down"
     return Alert(
         event="quota_reached",
         severity="error" if percentage >= 100 else "warning",
         key=f"quota:{scope}:{limit}:{percentage}:{until:.0f}",
         until=until,
-        message=f"{about}: its {what} of {limit} is {used}, and renews at {moment(until)}. {advice}.",
+        message=f"{about}: its {what} is {used}, and renews at {moment(until)}. {advice}.",
         facts={"scope": scope, "about": about, "limit": limit, "percentage": percentage, "renews": moment(until)},
         claimed=True,
     )
