@@ -64,7 +64,7 @@ def of(model: str, settings: Model = _PLAIN, answered: str = "") -> Retirement |
     (`answered`), else of its own name or an alias, as in `gpt-4o-2024-11-20`."""
     successor = settings.replaced_by.model if settings.replaced_by is not None else ""
     names = (model, *settings.aliases)
-    published = _dated((answered,)) or _dated(names) or _newest(names)
+    published = _dated((answered,)) or _newest((answered,)) or _dated(names) or _newest(names)
     if settings.retires:
         replacement = successor or (published.replacement if published is not None else "")
         return Retirement(model, settings.retires, replacement=replacement)

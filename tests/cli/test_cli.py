@@ -5,6 +5,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -183,6 +184,30 @@ def test_check_names_the_reason_of_every_failure(azurite: Azurite, simulator: Si
     assert found["audience"]["result"].startswith("401 Unauthorized")
     assert "not-the-key" not in result.output
     assert "no such deployment" in run("check").stdout
+
+
+def test_check_shows_the_end_of_each_model_and_warns_ahead(azurite: Azurite, simulator: SimulatorProcess) -> None:
+    soon = (datetime.now(UTC) + timedelta(days=50)).strftime("%Y-%m-%d")
+    place = {"endpoint": simulator.regions["swedencentral"], "region": "r", "auth": {"api_key_env": "K"}}
+    served = {"our-chat": "gpt-4o-prod", "our-embeddings": "embed", "spare-000": "spare-000", "spare-001": "spare-001"}
+    models = {
+        "spare-000": {"retires": soon},
+        "spare-001": {"retires": soon, "replaced_by": {"model": "our-chat", "from": "2026-01-01"}},
+    }
+    document = {"backends": [{"name": "b", "models": served, **place}], "models": models}
+    storage = azurite.connection_string
+    run = Commands({"GATEWAY_CONFIG": json.dumps(document), "GATEWAY_STORAGE": storage, "K": simulator.api_key})
+    result = run("check", "--json")
+    assert result.exit_code == 0
+    ends = {row["model"]: row["end"] for row in json.loads(result.stdout)}
+    assert ends["our-embeddings"]["retires"] == "2028-02-09"  # by the model that its answer names
+    assert ends["our-chat"]["version"] == "2024-11-20"
+    assert ends["our-chat"]["source"].startswith("Microsoft Foundry")
+    assert ends["spare-000"]["retires"] == soon
+    warned = [line for line in result.stderr.splitlines() if "spare" in line]
+    about = "its replacement is gpt-5.1 (configuration)"  # for the gpt-4o that its answer names
+    assert warned == [f"warning: spare-000 on b: the model spare-000 ends on {soon}, in 50 days; {about}"]
+    assert soon in run("check").stdout
 
 
 async def test_the_asgi_app_rolls_the_usage_up_by_itself(

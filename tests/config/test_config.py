@@ -417,3 +417,64 @@ def test_an_object_without_what_it_needs_is_the_last_complaint_of_its_kind() -> 
         parsing.parse(json.dumps(document), "x")
     assert "backends[0].name: Expected `str`, got `int`" in str(refused.value)
     assert "required field `name`" not in str(refused.value)
+
+
+def alerts(*webhooks: dict[str, Any]) -> dict[str, Any]:
+    return {**GOOD, "alerts": {"webhooks": list(webhooks)}}
+
+
+@pytest.mark.parametrize(
+    ("webhook", "complaint"),
+    [
+        ({"url": "https://h.example/x"}, "alerts.webhooks[0].secret_env: expected the name of an environment variable"),
+        ({"kind": "slack"}, "alerts.webhooks[0]: expected either url or url_env"),
+        ({"kind": "slack", "url": "https://h.example/x", "url_env": "U"}, "expected either url or url_env"),
+        ({"kind": "teams", "url_env": "U", "secret_env": "S"}, "expected none, because teams checks no signature"),
+        ({"kind": "slack", "url": "http://h.example/a-secret"}, "http is allowed for this machine only"),
+        ({"kind": "slack", "url": "http://collector/a-secret"}, "http is allowed for this machine only"),
+        ({"kind": "slack", "url": "https://me:a-secret@h.example/"}, "a name and a password in it are not sent"),
+        ({"kind": "slack", "url": "file:///a-secret"}, "not a URL with a host"),
+        ({"kind": "slack", "url": "https://[a-secret"}, "not a URL with a valid host and port"),
+        ({"kind": "discord", "url_env": "U"}, "alerts.webhooks[0].kind"),
+        ({"kind": "slack", "url_env": "U", "events": ["birthday"]}, "alerts.webhooks[0].events[0]"),
+        (
+            {"kind": "slack", "url_env": "U", "channel": "#a-secret"},
+            "alerts.webhooks[0]: Object contains unknown field",
+        ),
+    ],
+)
+def test_a_wrong_receiver_of_alerts_is_refused_without_its_secret(webhook: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        parsing.parse(json.dumps(alerts(webhook)), "x")
+    assert complaint in str(refused.value)
+    assert "a-secret" not in str(refused.value)
+
+
+def test_receivers_get_their_urls_and_secrets_from_the_environment_and_the_older_place_keeps_working() -> None:
+    document = alerts(
+        {"url": "http://127.0.0.1:9/x", "secret_env": "S"},
+        {"kind": "teams", "url_env": "TEAMS", "events": ["key_expires"]},
+    )
+    document["limits"] = {"webhook": {"url": "https://old.example/x", "secret_env": "OLD"}}
+    environ = {**STORAGE, "GATEWAY_CONFIG": json.dumps(document), "A_KEY": "a", "B_KEY": "b"}
+    given = {"S": "s", "TEAMS": "https://t.example/a-secret", "OLD": "o"}
+    old, generic, teams = environment.load(environ | given).receivers
+    assert (old.kind, old.url, old.secret, set(old.events)) == (
+        "generic",
+        "https://old.example/x",
+        "o",
+        {"quota_reached"},
+    )
+    assert (generic.url, generic.secret, generic.events) == ("http://127.0.0.1:9/x", "s", frozenset(alerting.EVENTS))
+    assert (teams.kind, teams.url, set(teams.events)) == ("teams", "https://t.example/a-secret", {"key_expires"})
+    for name, value, complaint in (
+        ("TEAMS", "", "alerts.webhooks[1].url_env: expected the name of an environment variable that is set"),
+        ("TEAMS", "ftp://t.example/a-secret", "alerts.webhooks[1].url_env: expected https://HOST/PATH in TEAMS"),
+        ("TEAMS", "@Microsoft.KeyVault(SecretUri=https://a-secret/)", "TEAMS: expected a secret, got a reference"),
+        ("S", "", "alerts.webhooks[0].secret_env"),
+        ("OLD", "", "limits.webhook.secret_env"),
+    ):
+        with pytest.raises(ConfigurationError, match=re.escape(complaint)) as refused:
+            environment.load(environ | given | {name: value})
+        assert "a-secret" not in str(refused.value)
+        assert len(str(refused.value).splitlines()) == 1

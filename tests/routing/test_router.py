@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from shared.azure_openai.backend_requests import headers_for, upstream_request
 from shared.azure_openai.operations import match
 from shared.azure_openai.requests import parse_call
-from shared.config.document import Backend, Configuration, Model, Variant
+from shared.config.document import Backend, Configuration, Model, Successor, Variant
 from shared.errors import ModelNotAllowed, ModelNotFound, RateLimitExceeded, RegionNotAllowed, StoreUnavailable
 from shared.routing import _health, quota
 from shared.routing._health import HEALTHY, Health
@@ -48,7 +48,8 @@ class Routing:
         self.store = MemoryStore(self.clock)
         self.breakers = Breakers(self.clock, rng)
         self.rotation = Rotation(self.store.table("rotation"), rng)
-        self.router = Router(Configuration(list(backends), dict(models or {})), self.rotation, self.breakers)
+        self.configuration = Configuration(list(backends), dict(models or {}))
+        self.router = Router(self.configuration, self.rotation, self.breakers)
 
     def order(self, model: str = "m", consumer: Consumer = ANYONE) -> list[str]:
         return [target.backend.name for target in self.targets(model, consumer)]
@@ -492,3 +493,37 @@ async def test_the_model_of_the_image_tool_is_named_like_any_model() -> None:
     )
     with pytest.raises(ModelNotFound):
         routing.planned(unknown)
+
+
+JAN_15 = 1_800_000_000.0 // 86_400 * 86_400  # 2027-01-15
+SWITCH = {"m": Model(replaced_by=Successor("n", "2027-01-15"))}
+
+
+def test_from_its_day_on_a_switch_serves_the_successor_and_the_key_needs_permission_for_the_named_model() -> None:
+    routing = Routing(backend("b", ("m", "n")), models=SWITCH)
+    now = JAN_15 - 1
+    routing.router = Router(routing.configuration, routing.rotation, routing.breakers, lambda: now)
+    only_m, only_n = Consumer("c", "c", models=frozenset(("m",))), Consumer("c", "c", models=frozenset(("n",)))
+    before = routing.router.plan(only_m, chat())
+    assert (before.model, before.named, {t.model for t in before.targets}) == ("m", "", {"m"})
+    now = JAN_15
+    after = routing.router.plan(only_m, chat())
+    assert (after.model, after.named, {t.model for t in after.targets}) == ("n", "m", {"n"})
+    assert routing.router.models(only_m) == ["m"]
+    with pytest.raises(ModelNotAllowed):
+        routing.router.plan(only_n, chat())
+    with pytest.raises(ModelNotAllowed):
+        routing.router.plan(only_m, chat("n"))
+    assert routing.router.plan(only_n, chat("n")).named == ""
+
+
+def test_a_name_that_no_backend_has_any_more_is_unknown_before_its_switch_and_served_after_it() -> None:
+    routing = Routing(backend("b", ("n",)), models=SWITCH)
+    now = JAN_15 - 1
+    routing.router = Router(routing.configuration, routing.rotation, routing.breakers, lambda: now)
+    assert routing.router.models(ANYONE) == ["n"]
+    with pytest.raises(ModelNotFound):
+        routing.router.plan(ANYONE, chat())
+    now = JAN_15
+    assert routing.router.models(ANYONE) == ["n", "m"]
+    assert routing.router.plan(ANYONE, chat()).model == "n"
