@@ -14,7 +14,7 @@ from shared.alerts.dispatcher import Alerts
 from shared.alerts.events import Alert
 from shared.config.alerting import EVENTS, Receiver
 from shared.errors import ConfigurationError, StoreUnavailable
-from shared.storage import Row
+from shared.storage import Properties, Row
 from shared.storage.tables import TablesStore
 from tests.harness.alert_receiver import alert_receiver
 from tests.harness.azurite import Azurite
@@ -206,6 +206,30 @@ async def test_without_the_table_an_instance_sends_by_itself_rather_than_being_s
         await others.close()
     assert len(receiver.received) == 2
     assert len({one.headers["webhook-id"] for one in receiver.received}) == 1  # a receiver drops one of them
+
+
+class Forgetful(MemoryStore):
+    """A store whose first conditional write is done, but its answer is lost."""
+
+    answers = 0
+
+    def table(self, name: str) -> "ForgetfulTable":
+        return ForgetfulTable(self, name)
+
+
+class ForgetfulTable(MemoryTable):
+    async def put(self, partition: str, key: str, properties: Properties, etag: str | None) -> str | None:
+        written = await super().put(partition, key, properties, etag)
+        Forgetful.answers += 1
+        return None if Forgetful.answers == 1 else written
+
+
+async def test_a_claim_whose_answer_was_lost_does_not_silence_the_alert() -> None:
+    async with alert_receiver() as receiver:
+        raising = alerts(Receiver("slack", receiver.url), store=Forgetful(lambda: NOON))
+        raising(ejected())
+        await raising.close()
+    assert len(receiver.received) == 1
 
 
 async def test_an_alert_that_nobody_accepted_is_sent_by_a_later_attempt() -> None:
