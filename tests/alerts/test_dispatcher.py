@@ -107,6 +107,22 @@ async def test_a_receiver_gets_the_events_that_it_wants() -> None:
     ]  # fmt: skip
 
 
+async def test_a_changed_configuration_changes_the_receivers_and_a_wrong_one_changes_nothing() -> None:
+    async with alert_receiver() as receiver:
+        raising = alerts(Receiver("slack", f"{receiver.url}/old"))
+        with pytest.raises(ConfigurationError):
+            raising.configure([Receiver("slack", f"{receiver.url}/new"), Receiver("generic", receiver.url, "whsec_a")])
+        raising(ejected("one"))
+        await asyncio.sleep(0.1)
+        raising.configure([Receiver("slack", f"{receiver.url}/new")])
+        raising(ejected("two"))
+        await raising.close()
+    assert [(one.path, "two" in str(one.body)) for one in receiver.received] == [
+        ("/hook/old", False),
+        ("/hook/new", True),
+    ]
+
+
 async def test_a_redirect_is_not_followed_and_a_final_refusal_is_not_tried_again() -> None:
     async with alert_receiver() as elsewhere:
         moved = {"location": elsewhere.url}

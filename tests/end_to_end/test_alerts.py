@@ -212,6 +212,29 @@ async def test_the_timer_tells_of_keys_and_models_that_end_soon_once_a_day_for_a
     assert "tg_" not in str(receiver.received)
 
 
+async def test_a_refused_configuration_is_reported_while_the_former_one_goes_on(
+    own_azurite: Azurite, regions: SimulatorProcess, tmp_path: Path
+) -> None:
+    file = tmp_path / "gateway.json"
+    async with alert_receiver() as receiver:
+        alerts = {"webhooks": [{"url": receiver.url, "secret_env": "ALERT_SECRET"}]}
+        good = {"alerts": alerts, "backends": [backend("fine", regions, "spare-148")]}
+        file.write_text(json.dumps(good))
+        environ = {
+            "GATEWAY_CONFIG": str(file),
+            "GATEWAY_STORAGE": own_azurite.connection_string,
+            "K": regions.api_key,
+            "ALERT_SECRET": "a secret",
+        }
+        async with bootstrap.live_application(environ) as application:
+            file.write_text(json.dumps(good | {"backends": [backend("fine", regions, "spare-148", weight=0)]}))
+            (alert,) = await until(lambda: receiver.of("configuration_refused"))
+            assert await ask(application, await key_of(application), "spare-148") == 200
+    assert "backends[0].weight: Expected `int` >= 1" in alert["message"]
+    assert (alert["severity"], alert["complaints"]) == ("error", 1)
+    assert alert["source"].endswith("gateway.json")
+
+
 async def test_a_quota_is_reported_at_80_and_100_percent_by_one_of_two_instances(
     own_azurite: Azurite, regions: SimulatorProcess
 ) -> None:
