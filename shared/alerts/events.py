@@ -78,13 +78,15 @@ def backend_ejected(backend: str, deployments: Sequence[str], reason: str, secon
 
 
 def credentials_refused(backend: str, deployment: str, problem: str, now: float) -> Alert:
-    """A backend rejected the gateway's identity or key, or the identity got no token for it."""
+    """A backend rejected the gateway's identity or key, or the identity got no token for it. `deployment` "": on a call
+    without a model."""
+    place = f" on {deployment}" if deployment else ""
     return Alert(
         event="credentials_refused",
         severity="error",
         key=f"credentials_refused:{backend}:{deployment}",
         until=now + REPEATED_AFTER,
-        message=f"The backend {backend} does not accept the gateway's credentials on {deployment} "
+        message=f"The backend {backend} does not accept the gateway's credentials{place} "
         f"({_short(problem)}). Check the role assignment of the gateway's identity, its key, and the network rules.",
         facts={"backend": backend, "deployment": deployment, "problem": _short(problem)},
     )
