@@ -113,6 +113,7 @@ class Application:
     def __init__(self, running: _Running) -> None:
         self._running = running
         self.store, self.alerts = running.store, running.alerts
+        self._authenticator = running.authenticator
         self._serve(running.settings)
 
     def apply(self, settings: Settings) -> None:
@@ -143,11 +144,12 @@ class Application:
             ModelRoutes(configuration),
         )
         routes = [route for resource in resources for route in resource.routes()]
-        operators = Operators(settings.management_key)
-        management = ManagementApi(routes, limiter, running.authenticator, operators)
+        authenticator = self._authenticator = self._authenticator.with_settings(configuration.entra)
+        operators = Operators(settings.management_key, authenticator.tokens)
+        management = ManagementApi(routes, limiter, authenticator, operators)
         self.gateway = Gateway(
             management,
-            running.authenticator,
+            authenticator,
             limiter,
             Planner(router, objects),
             Dispatcher(router, forwarder, objects, running.shadows),
@@ -268,7 +270,7 @@ async def application(
                 alerts=alerts,
                 limiter=limiter,
                 tokenizer=tokenizer,
-                authenticator=Authenticator(Consumers(store), store.now),
+                authenticator=parts.own(Authenticator(Consumers(store), store.now)),
                 rotation=rotation,
                 health=health,
                 breakers=breakers,

@@ -4,6 +4,7 @@ GatewayError                    500     internal_error
 ├── InvalidRequest              400     invalid_request (or a finer code)
 ├── InvalidApiKey               401     invalid_api_key
 ├── ModelNotAllowed             403     model_not_allowed
+├── CallerNotAllowed            403     caller_not_allowed
 ├── RoleRequired                403     role_required
 ├── AddressNotAllowed           403     address_not_allowed
 ├── RegionNotAllowed            403     region_not_allowed
@@ -34,6 +35,7 @@ GatewayError                    500     internal_error
 ├── TooManyConnections          503     too_many_connections
 ├── StateUnavailable            503     state_unavailable
 ├── StoreUnavailable            503     store_unavailable
+├── IdentityUnavailable         503     identity_unavailable
 ├── Misconfigured               503     misconfigured
 └── UpstreamTimeout             504     upstream_timeout
 
@@ -119,6 +121,12 @@ class InvalidApiKey(GatewayError):
 
 class ModelNotAllowed(GatewayError):
     status, code, type = 403, "model_not_allowed", "invalid_request_error"
+
+
+class CallerNotAllowed(GatewayError):
+    """A valid token of a caller whom no rule admits, or who was revoked. No 401, because a new token would not help."""
+
+    status, code, type = 403, "caller_not_allowed", "invalid_request_error"
 
 
 class RoleRequired(GatewayError):
@@ -303,6 +311,12 @@ class StoreUnavailable(GatewayError):
     """Table Storage did not answer in time, or rejected the operation. Callers never see it as a 401."""
 
     status, code, retry_after = 503, "store_unavailable", 2.0
+
+
+class IdentityUnavailable(GatewayError):
+    """Entra ID's signing keys cannot be read, so a token can be neither accepted nor rejected."""
+
+    status, code, retry_after = 503, "identity_unavailable", 2.0
 
 
 class Misconfigured(GatewayError):

@@ -105,7 +105,7 @@ class Gateway:
             await self._limiter.admit(address)
         consumer = await self._authenticator.authenticate(headers, address)
         if (idempotency_key := headers.get("idempotency-key")) is not None:
-            headers["idempotency-key"] = f"{consumer.id}-{idempotency_key}"  # callers share the backends' keys
+            headers["idempotency-key"] = f"{consumer.id}:{idempotency_key}"  # callers share the backends' keys
         try:
             return await self._serve_consumer(request, received, consumer, headers)
         except GatewayError as error:

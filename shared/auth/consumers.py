@@ -3,6 +3,9 @@
 Partition: the consumer's id. Row `policy`: name, team, models, networks, and limits and access as JSON, so that a
 change replaces them all at once. There is a row per key, under the key's id, with the hash of its text. No key can be
 read back from the table.
+
+An identity of Entra ID has the id `entra-{tenant}-{object id}` and no keys. Its row has a name, and what operators
+changed; the configuration grants the rest.
 """
 
 import functools
@@ -13,9 +16,12 @@ from typing import Any
 import msgspec
 
 from shared.auth import keys
+from shared.auth._jwt import ENTRA, Identity
 from shared.auth.client_address import networks
+from shared.auth.foreign_keys import ForeignKeyIndex, Owner
 from shared.azure_openai.json_body import UNREADABLE
 from shared.config.document import Limits, time_zone_problem
+from shared.errors import InvalidRequest, NameTaken, StoreUnavailable
 from shared.storage import Properties, Row, Store, Value, names
 from shared.types import ANYWHERE, Access, Consumer
 
@@ -33,19 +39,28 @@ class StoredKey(msgspec.Struct, frozen=True):
     created: float
     expires: float = 0.0
     revoked: float = 0.0
+    foreign: bool = False
 
     def valid_at(self, now: float) -> bool:
         return not self.revoked and (not self.expires or now < self.expires)
 
 
 class Record(msgspec.Struct, frozen=True):
-    """A consumer with its keys by id."""
+    """A consumer with its keys by id. `revoked`: all of it, in seconds since 1970; 0: never."""
 
     consumer: Consumer
     keys: dict[str, StoredKey]
     created: float
+    revoked: float = 0.0
+
+    @property
+    def is_identity(self) -> bool:
+        """True for an identity of Entra ID, which calls with tokens instead of keys."""
+        return self.consumer.id.startswith(ENTRA)
 
     def active_at(self, now: float) -> bool:
+        if self.is_identity:
+            return not self.revoked
         return any(key.valid_at(now) for key in self.keys.values())
 
 
@@ -55,9 +70,12 @@ class Consumers:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._table = store.table(names.CONSUMERS)
+        self.foreign_keys = ForeignKeyIndex(store)
 
     async def find(self, consumer_id: str) -> Record | None:
         """The consumer of that id, or None."""
+        if not keys.is_consumer_id(consumer_id):
+            return None
         return _record(consumer_id, [row async for row in self._table.scan(consumer_id)])
 
     async def all(self) -> list[Record]:
@@ -110,6 +128,7 @@ class Consumers:
     async def rotate(self, record: Record, *, grace: float = 0.0) -> str:
         """Create a new key of an active consumer, which ends when its last key would have ended; the old ones end after
         `grace` seconds. Return the new key's text."""
+        _require_keys(record)
         text, key = keys.make(record.consumer.id)
         now = self._store.now()
         valid = [old for old in record.keys.values() if old.valid_at(now)]
@@ -120,6 +139,39 @@ class Consumers:
             rows[old.id] = {"expires": ends} if grace > 0 else {"revoked": now}
         await self._table.merge(record.consumer.id, rows)
         return text
+
+    async def register(self, identity: Identity) -> None:
+        """Insert the row of an identity, unless there is one."""
+        row: Properties = {"name": identity.name, "created": self._store.now()}
+        await self._table.put(identity.consumer_id, _POLICY, row, None)
+
+    async def import_key(self, record: Record, digest: str, *, expires: float = 0.0) -> str:
+        """Give a consumer a key that it had before, by the digest of its text (`keys.digest_to_import`). Return the
+        key's id. Valid everywhere within 60 s. An import that failed halfway is completed by the next one of the key.
+
+        Raises `InvalidRequest`, and `NameTaken` if another consumer has the key."""
+        _require_keys(record)
+        if not keys.is_digest(digest):
+            raise InvalidRequest("digest: expected the SHA-256 of a key, 64 hexadecimal digits in lower case")
+        found = await self.foreign_keys.find(digest)
+        owner, etag = found if found is not None else (None, None)
+        if owner is None or owner.consumer != record.consumer.id:
+            if owner is not None and await self._has_key(owner, digest):
+                raise NameTaken(f"The key is already one of the consumer {owner.consumer}.")
+            owner = Owner(record.consumer.id, keys.new_id(4))
+            if not await self.foreign_keys.claim(digest, owner, etag):
+                raise StoreUnavailable("Another import of this key was faster. Import it again.")
+        if owner.key not in record.keys:
+            key = keys.Key(owner.consumer, owner.key, digest)
+            row = {**_key_row(key, self._store.now(), expires), "foreign": True}
+            await self._table.merge(owner.consumer, {owner.key: row})
+        await self.foreign_keys.publish()
+        return owner.key
+
+    async def _has_key(self, owner: Owner, digest: str) -> bool:
+        record = await self.find(owner.consumer)
+        stored = record.keys.get(owner.key) if record is not None else None
+        return stored is not None and keys.same(stored.digest, digest)
 
     async def revoke(self, record: Record) -> None:
         """End every key of a consumer, also one that is being made meanwhile. The rows stay, so that reports still have
@@ -135,6 +187,13 @@ def when(seconds: float) -> str:
 
 def _as_json(value: object) -> str:
     return msgspec.json.encode(value).decode()
+
+
+def _require_keys(record: Record) -> None:
+    if record.is_identity:
+        raise InvalidRequest(
+            f"{record.consumer.name} is an identity of Entra ID, which calls with tokens: it has no keys."
+        )
 
 
 def _key_row(key: keys.Key, created: float, expires: float) -> Properties:
@@ -176,6 +235,7 @@ def _record(consumer_id: str, rows: list[Row]) -> Record | None:
         ),
         keys=stored,
         created=float(policy.get("created", 0.0)),
+        revoked=float(policy.get("revoked", 0.0)),
     )
 
 

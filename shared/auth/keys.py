@@ -5,6 +5,8 @@
 
 The consumer's id finds its rows without an index; the checksum (CRC-32) rejects a mistyped key without any I/O. The
 secret is random and long, so a plain SHA-256 of the key is a safe thing to store.
+
+A foreign key is one that a caller had before: its text says nothing, so an index finds its consumer by the digest.
 """
 
 import functools
@@ -16,8 +18,12 @@ import zlib
 
 import msgspec
 
-_SHAPE = re.compile(r"tg_([0-9a-z]{10})_([0-9a-z]{4})_[0-9A-Za-z]{38}")
-_LENGTH = 57
+_CONSUMER_ID = re.compile(r"[0-9a-z][0-9a-z-]{0,79}")
+_SHAPE = re.compile(rf"tg_({_CONSUMER_ID.pattern})_([0-9a-z]{{4}})_[0-9A-Za-z]{{38}}")
+_LENGTHS = range(48, 128)
+_FOREIGN = re.compile(r"[!-~]{20,256}")  # what headers can hold; shorter keys are guessed too easily
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_FEWEST_CHARACTERS = 8  # different ones in a foreign key: fewer were not chosen at random
 _LOWER = "0123456789abcdefghjkmnpqrstvwxyz"
 _ALNUM = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
@@ -28,6 +34,11 @@ class Key(msgspec.Struct, frozen=True):
     consumer_id: str
     key_id: str
     digest: str
+
+
+def is_consumer_id(text: str) -> bool:
+    """True if a text can be the id of a consumer: it fits into keys, and into the names of rows."""
+    return _CONSUMER_ID.fullmatch(text) is not None
 
 
 def new_id(length: int) -> str:
@@ -50,7 +61,7 @@ def has_shape(text: str) -> bool:
 
 def parse(text: str) -> Key | None:
     """The key in a text; None if it has another shape or is mistyped."""
-    return _parse(text) if len(text) == _LENGTH else None
+    return _parse(text) if len(text) in _LENGTHS else None
 
 
 @functools.lru_cache(maxsize=8192)  # a caller sends the same key with every request
@@ -59,6 +70,27 @@ def _parse(text: str) -> Key | None:
     if match is None or _checksum(text[:-6]) != text[-6:]:
         return None
     return Key(match[1], match[2], _digest(text))
+
+
+def foreign_digest(text: str) -> str | None:
+    """The digest of a text that may be a foreign key; None if no foreign key looks like it."""
+    return _digest(text) if _FOREIGN.fullmatch(text) and not has_shape(text) else None
+
+
+def digest_to_import(text: str) -> str:
+    """The digest of a foreign key that is to be imported. Raises `ValueError`, without the key, for one that can be
+    guessed."""
+    digest = foreign_digest(text)
+    if digest is None:
+        raise ValueError("expected a key of 20 to 256 printable characters without spaces, in another form than tg_…")
+    if len(set(text)) < _FEWEST_CHARACTERS:
+        raise ValueError(f"expected a random key, got one with fewer than {_FEWEST_CHARACTERS} different characters")
+    return digest
+
+
+def is_digest(text: str) -> bool:
+    """True if a text is a SHA-256 in hexadecimal digits, as the store keeps it."""
+    return _DIGEST.fullmatch(text) is not None
 
 
 def same(digest: str, other: str) -> bool:

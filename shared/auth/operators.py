@@ -1,11 +1,14 @@
 """The people and programs that manage the gateway, and their roles."""
 
 import hmac
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 import msgspec
 
+from shared.auth._jwt import Identity, looks_like_token
+from shared.auth.caller_rules import teams_owned
+from shared.auth.entra import EntraTokens
 from shared.errors import InvalidApiKey, RoleRequired
 
 Role = Literal["admin", "reader", "team_owner"]
@@ -34,8 +37,7 @@ class Operator(msgspec.Struct, frozen=True):
     def require(self, roles: frozenset[Role]) -> None:
         """Raise `RoleRequired` (403) unless the operator has one of these roles."""
         if not self.roles & roles:
-            wanted = " or ".join(sorted(_APP_ROLES[role] for role in roles))
-            raise RoleRequired(f"This needs the app role {wanted}, which {self.name} does not have.")
+            raise RoleRequired(f"This needs the app role {_named(roles)}, which {self.name} does not have.")
 
     def sees(self, team: str) -> bool:
         """True if it may read what belongs to a team."""
@@ -47,20 +49,54 @@ class Operator(msgspec.Struct, frozen=True):
 
 
 class Operators:
-    """Recognises operators. `key`: the management key; None: nobody has one."""
+    """Recognises operators. `key`: the management key; None: nobody has one. `tokens` None: no token of Entra ID is
+    accepted. `owners`: team -> object ids of its owners and their groups."""
 
-    def __init__(self, key: str | None) -> None:
+    def __init__(
+        self,
+        key: str | None,
+        tokens: EntraTokens | None = None,
+        owners: Callable[[], Mapping[str, Iterable[str]]] = dict,
+    ) -> None:
         self._key = key
+        self._tokens = tokens
+        self._owners = owners
 
     async def identify(self, headers: Mapping[str, str]) -> Operator:
-        """The operator who sent a request. Raises `InvalidApiKey` (401)."""
+        """The operator who sent a request. Raises `InvalidApiKey` (401), `RoleRequired` (403) for a caller without any
+        role of an operator, and `IdentityUnavailable` (503)."""
         if has_key(headers, self._key):
             return Operator(MANAGEMENT_KEY, frozenset(("admin",)))
-        raise InvalidApiKey("The management key is missing or wrong: send it as Authorization: Bearer KEY.")
+        token = _bearer(headers)
+        if self._tokens is not None and looks_like_token(token):
+            return operator_of(await self._tokens.identify(token), self._owners())
+        raise InvalidApiKey(
+            "The management key is missing or wrong: send it as Authorization: Bearer KEY."
+            if self._tokens is None
+            else "Send the management key, or a token of Entra ID with a role, as Authorization: Bearer KEY or TOKEN."
+        )
+
+
+def operator_of(identity: Identity, owners: Mapping[str, Iterable[str]]) -> Operator:
+    """The operator with this identity. Raises `RoleRequired` if it has none of the roles."""
+    name = f"{identity.name} ({identity.object})"
+    roles = frozenset(role for role, app_role in _APP_ROLES.items() if app_role in identity.roles)
+    if not roles:
+        raise RoleRequired(f"This needs the app role {_named(EVERYONE)}, and {name} has none of them.")
+    return Operator(name, roles, teams_owned(identity, owners))
+
+
+def _named(roles: frozenset[Role]) -> str:
+    return " or ".join(sorted(_APP_ROLES[role] for role in roles))
+
+
+def _bearer(headers: Mapping[str, str]) -> str:
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def has_key(headers: Mapping[str, str], key: str | None) -> bool:
     """True if the request has the management key."""
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    given = token.strip() if scheme.lower() == "bearer" else headers.get("api-key", "")
+    scheme = headers.get("authorization", "").partition(" ")[0]
+    given = _bearer(headers) if scheme.lower() == "bearer" else headers.get("api-key", "")
     return bool(key) and hmac.compare_digest(given.encode(), str(key).encode())

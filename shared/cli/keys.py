@@ -11,8 +11,7 @@ import typer
 from shared.auth.client_address import networks
 from shared.auth.consumers import Consumers, when
 from shared.cli._terminal import AsJson, Identified, fail, find, settings, show, with_store
-from shared.config.document import Backend, Limits, Period, time_zone_problem
-from shared.limits import scopes
+from shared.config.document import Backend, Limits, Period, merged, time_zone_problem
 from shared.storage import Store
 from shared.types import ANYWHERE, Access
 
@@ -153,7 +152,7 @@ def change(
         record = await find(store, identified)
         consumer = record.consumer
         old = consumer.model_limits.get(model, Limits()) if model else consumer.limits
-        changed = scopes.merged(Limits() if clear else old, limits)
+        changed = merged(Limits() if clear else old, limits)
         access = _access(consumer.access, regions, data_zones, pin, explain, whole_account)
         if moves := changed != old:
             await Consumers(store).change_limits(record, changed, model)

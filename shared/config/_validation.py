@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from shared.config import alerting, document
+from shared.config import _entra, alerting, document
 from shared.errors import Complaint
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -37,6 +37,7 @@ def complaints(configuration: document.Configuration) -> Iterator[Complaint]:
     for check in (*checks, _allowed_complaints):
         yield from check(configuration)
     yield from alerting.complaints(configuration.alerts)
+    yield from _entra.complaints(configuration, _endpoint_problem, _shown)
     for i, origin in enumerate(configuration.cors.origins):
         if origin != "*" and not ORIGIN.fullmatch(origin):
             yield Complaint(

@@ -128,6 +128,9 @@ class Limits(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     estimate: Literal["max", "learned"] | None = None
 
 
+_NO_LIMITS = Limits()
+
+
 class AddressLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Limits of one client address, across all keys. None or 0: no limit."""
 
@@ -237,6 +240,33 @@ class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     request_body: Annotated[float, Meta(gt=0, le=600)] = 60.0
 
 
+class CallerRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Grants to callers with a token of Entra ID. `app_role`, `group` (object id), `app` (client id) and `object`
+    (object id of the user or service principal) select them; of several, all must match. None: as for a key without
+    it."""
+
+    app_role: str | None = None
+    group: str | None = None
+    app: str | None = None
+    object: str | None = None
+    product: str | None = None
+    team: str | None = None
+    limits: Limits = Limits()
+    models: list[str] | None = None
+    regions: list[str] | None = None
+    data_zones: list[str] | None = None
+
+
+class EntraSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Access with tokens of Entra ID. `audiences`: accepted values of `aud`. The first rule of `callers` that matches a
+    caller applies; a caller without one may not call."""
+
+    tenants: list[str]
+    audiences: list[str]
+    callers: list[CallerRule] = []
+    authority: str = "https://login.microsoftonline.com"
+
+
 Durability = Literal["committed", "recorded", "deferred"]
 
 
@@ -283,6 +313,7 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dic
     alerts: AlertSettings = AlertSettings()
     client_address: ClientAddress = ClientAddress()
     cors: CorsSettings = CorsSettings()
+    entra: EntraSettings | None = None
     timeouts: Timeouts = Timeouts()
     ledger: LedgerSettings = LedgerSettings()
     telemetry: Tracing = Tracing()
@@ -317,6 +348,19 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dic
         while (switch := self.switches.get(name)) is not None and now >= switch[0]:
             name = switch[1]
         return name
+
+
+def merged(defaults: Limits, own: Limits) -> Limits:
+    """The limits of a consumer: field by field its own, else the defaults."""
+    if own == _NO_LIMITS:
+        return defaults
+    if defaults == _NO_LIMITS:
+        return own
+    values = {
+        name: value if (value := getattr(own, name)) is not None else getattr(defaults, name)
+        for name in Limits.__struct_fields__
+    }
+    return Limits(**values)
 
 
 def time_zone_problem(limits: Limits | AddressLimits) -> str:

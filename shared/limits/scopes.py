@@ -11,14 +11,13 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from shared.config.document import AddressLimits, Configuration, Limits, Period
+from shared.config.document import AddressLimits, Configuration, Limits, Period, merged
 from shared.limits._amounts import Bound, Bounds
 from shared.types import Consumer
 
 _TOKENS_PER_SHARD = 1_000_000  # a minute; one row takes some tens of writes a second
 _MOST_SHARDS = 16
 _QUARTER = 900.0  # seconds: every zone's periods begin at a quarter of an hour
-_NO_LIMITS = Limits()
 ADDRESS = "address"  # the kind of scope
 
 Dimensions = tuple[bool, bool, bool, bool]
@@ -128,19 +127,6 @@ def _dimensions(limits: Limits) -> Dimensions:
         bool(limits.max_concurrent),
     )
     return _DIMENSIONS.setdefault(limited, limited)
-
-
-def merged(defaults: Limits, own: Limits) -> Limits:
-    """The limits of a consumer: field by field its own, else the configuration's."""
-    if own == _NO_LIMITS:
-        return defaults
-    if defaults == _NO_LIMITS:
-        return own
-    values = {
-        name: value if (value := getattr(own, name)) is not None else getattr(defaults, name)
-        for name in Limits.__struct_fields__
-    }
-    return Limits(**values)
 
 
 def bounds(limits: Limits, now: float, parts: int = 1) -> Bounds:

@@ -53,7 +53,7 @@ class LimitRoutes:
     async def _record(self, request: ManagementRequest) -> Record:
         """The consumer of the path. One of another's team is not there for a team's owner."""
         consumer_id = request.parameters["consumer"]
-        record = await Consumers(self._store).find(consumer_id) if consumer_id.isalnum() else None
+        record = await Consumers(self._store).find(consumer_id)
         if record is None or not request.actor.sees(record.consumer.team):
             raise ConsumerNotFound(f"There is no consumer with the id {consumer_id[:64]!r}.")
         return record

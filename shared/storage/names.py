@@ -1,6 +1,7 @@
 """Names of the tables."""
 
 CONSUMERS = "consumers"
+FOREIGN_KEYS = "foreignkeys"
 LIMITS = "limits"
 ROTATION = "rotation"
 HEALTH = "health"

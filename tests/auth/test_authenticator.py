@@ -219,7 +219,7 @@ async def test_guessing_costs_the_store_nothing_where_the_id_is_known_and_one_re
 
 
 async def test_unknown_ids_do_not_push_known_ones_out_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.auth.authenticator._MAX_UNKNOWN", 10)
+    monkeypatch.setattr("shared.auth._records._MAX_UNKNOWN", 10)
     house = House()
     _, key = await house.new()
     await house.who(key)
@@ -229,7 +229,7 @@ async def test_unknown_ids_do_not_push_known_ones_out_and_are_bounded(monkeypatc
     reads = house.store.reads
     await house.who(key)
     assert house.store.reads == reads
-    assert len(house.authenticator._unknown) == 10
+    assert len(house.authenticator._records._unknown) == 10
 
 
 async def test_the_key_may_come_in_any_of_three_headers_and_the_one_with_its_shape_counts() -> None:
