@@ -62,6 +62,7 @@ def _announce(simulator: Simulator, control_port: int) -> None:
         "regions": {name: f"http://{HOST}:{listener.port}" for name, listener in simulator.listeners.items()},
         "control": control,
         "identity": {"endpoint": control + TOKEN_PATH, "header": simulator.identity.header},
+        "tenant": simulator.tenant.places(control),
         "api_key": simulator.api_key,
     }
     print(msgspec.json.encode(places).decode(), flush=True)

@@ -15,6 +15,7 @@ from .identity import TOKEN_PATH, IdentitySettings
 from .limits import WINDOW_SECONDS, Limits
 from .request_log import Received
 from .server import PortTaken, Simulator
+from .tenant import Mint, Roll, TenantSettings
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -46,6 +47,7 @@ class Control:
     def build(self) -> web.Application:
         application = web.Application(middlewares=[_errors_as_json])
         application.add_routes([web.get("/", self.describe), web.get(TOKEN_PATH, self._simulator.identity.handle)])
+        application.add_routes(self._simulator.tenant.routes())
         application.add_routes([web.route(one.method, one.path, partial(one.handler, self)) for one in _OPERATIONS])
         return application
 
@@ -63,6 +65,23 @@ class Control:
         settings = _decode(await request.read(), IdentitySettings)
         self._simulator.identity.settings = settings
         return _json(settings)
+
+    async def set_tenant(self, request: web.Request) -> web.Response:
+        settings = _decode(await request.read(), TenantSettings)
+        self._simulator.tenant.settings = settings
+        return _json(settings)
+
+    async def describe_tenant(self, request: web.Request) -> web.Response:
+        tenant = self._simulator.tenant
+        return _json({**tenant.places(f"http://{request.host}"), "key_reads": tenant.key_reads})
+
+    async def roll_keys(self, request: web.Request) -> web.Response:
+        await self._simulator.tenant.roll(_decode(await request.read() or b"{}", Roll))
+        return _json({})
+
+    async def mint_token(self, request: web.Request) -> web.Response:
+        wanted = _decode(await request.read() or b"{}", Mint)
+        return _json({"access_token": await self._simulator.tenant.mint(f"http://{request.host}", wanted)})
 
     async def list_faults(self, _request: web.Request) -> web.Response:
         return _json({"faults": self._simulator.faults.states()})
@@ -175,6 +194,19 @@ _OPERATIONS = (
     _Operation(
         *("POST", "/identity", Control.set_identity, "Change how tokens are issued; failing_status: they are not."),
         {"token_lifetime_seconds": 3600, "failing_status": None},
+    ),
+    _Operation("GET", "/tenant", Control.describe_tenant, "The tenant of Entra ID, its clients with their secrets."),
+    _Operation(
+        *("POST", "/tenant/tokens", Control.mint_token, "Mint a token of a user, app or managed identity."),
+        {"name": "ann", "kind": "user", "roles": ["Gateway.Call"], "groups": [], "version": 2, "claims": {"oid": None}},
+    ),
+    _Operation(
+        *("POST", "/tenant/keys", Control.roll_keys, "Sign with new keys; withdraw: publish the old ones no longer."),
+        {"withdraw": False},
+    ),
+    _Operation(
+        *("POST", "/tenant", Control.set_tenant, "Change how the signing keys are published."),
+        {"failing_status": 503, "delay_seconds": 0},
     ),
     _Operation("POST", "/reset", Control.reset, "Restore the start: no faults, regions up, an empty log."),
     _Operation("GET", "/log", Control.read_log, "The requests that the regions received; ?summary=1: totals."),

@@ -1,5 +1,7 @@
 """The managed identity endpoint of App Service, as azure-identity calls it, and the validation of its tokens.
 
+Tokens for Azure OpenAI are random texts, which the regions look up. Those for an application are the tenant's JWTs.
+
 https://learn.microsoft.com/azure/app-service/overview-managed-identity#rest-endpoint-reference
 """
 
@@ -13,11 +15,13 @@ import msgspec
 from aiohttp import web
 
 from .config import Seconds
+from .tenant import APPLICATION_ID, AUDIENCE, MANAGED_IDENTITY_ROLES, Mint, Tenant
 
 API_VERSION = "2019-08-01"
 AUDIENCES = frozenset({"https://cognitiveservices.azure.com", "https://ai.azure.com"})
 TOKEN_LIFETIME_SECONDS = 86_400
 TOKEN_PATH = "/msi/token"
+_OF_THE_TENANT = (AUDIENCE, APPLICATION_ID)
 
 
 class IdentitySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,7 +39,8 @@ class IssuedToken(msgspec.Struct, frozen=True):
 class IdentityProvider:
     """Issues and validates tokens. `header` is the secret value of X-IDENTITY-HEADER."""
 
-    def __init__(self) -> None:
+    def __init__(self, tenant: Tenant) -> None:
+        self._tenant = tenant
         self.header = secrets.token_hex(16)
         self._issued: dict[str, IssuedToken] = {}
         self.reset()
@@ -68,13 +73,27 @@ class IdentityProvider:
             return _refusal(400, "The parameter resource is missing.")
         if self.settings.failing_status is not None:
             return _refusal(self.settings.failing_status, "The identity service is set to fail.")
-        token, issued = self.issue(resource, time.time())
+        client_id = request.query.get("client_id")
+        if resource in _OF_THE_TENANT:
+            wanted = Mint(
+                name=client_id or "system-assigned",
+                kind="managed_identity",
+                client_id=client_id,
+                roles=MANAGED_IDENTITY_ROLES,
+                audience=resource,
+                lifetime_seconds=self.settings.token_lifetime_seconds,
+            )
+            token = await self._tenant.mint(f"http://{request.host}", wanted)
+            expires_on = time.time() + wanted.lifetime_seconds
+        else:
+            token, issued = self.issue(resource, time.time())
+            expires_on = issued.expires_on
         body = {
             "access_token": token,
-            "expires_on": str(int(issued.expires_on)),
+            "expires_on": str(int(expires_on)),
             "resource": resource,
             "token_type": "Bearer",
-            "client_id": request.query.get("client_id") or "00000000-0000-0000-0000-000000000000",
+            "client_id": client_id or "00000000-0000-0000-0000-000000000000",
         }
         return _json(200, body)
 

@@ -62,6 +62,7 @@ class SimulatorProcess:
         self.control: str = places["control"]
         self.identity_endpoint: str = places["identity"]["endpoint"]
         self.identity_header: str = places["identity"]["header"]
+        self.tenant: dict[str, Any] = places["tenant"]
         self.api_key: str = places["api_key"]
 
     @property
@@ -129,6 +130,22 @@ class SimulatorProcess:
         """Set how tokens are issued; without arguments, restore the defaults."""
         request = {"token_lifetime_seconds": token_lifetime_seconds, "failing_status": failing_status}
         self._call("POST", "/identity", request)
+
+    def token(self, name: str = "someone", **wanted: Any) -> str:
+        """A token of the tenant. `wanted`: the fields of `simulator.tenant.Mint`."""
+        return str(self._call("POST", "/tenant/tokens", {"name": name, **wanted})["access_token"])
+
+    def roll_keys(self, *, withdraw: bool = False) -> None:
+        """Sign with new keys; with `withdraw`, publish the old ones no longer."""
+        self._call("POST", "/tenant/keys", {"withdraw": withdraw})
+
+    def set_tenant(self, *, failing_status: int | None = None, delay_seconds: float = 0.0) -> None:
+        """Set how the signing keys are published; without arguments, restore the defaults."""
+        self._call("POST", "/tenant", {"failing_status": failing_status, "delay_seconds": delay_seconds})
+
+    def key_reads(self) -> int:
+        """The reads of a list of signing keys since the last `clear`."""
+        return int(self._call("GET", "/tenant")["key_reads"])
 
     def down(self, region: str) -> None:
         self._call("POST", f"/regions/{region}/down")

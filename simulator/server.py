@@ -16,6 +16,7 @@ from .faults import FaultQueue
 from .identity import IdentityProvider
 from .region import MAXIMUM_BODY_BYTES, Region
 from .request_log import RequestLog
+from .tenant import Tenant
 
 HOST = "127.0.0.1"
 BACKLOG = 1_024
@@ -87,7 +88,8 @@ class Simulator:
 
     def __init__(self, config: SimulatorConfig) -> None:
         self.api_key = config.api_key
-        self.identity = IdentityProvider()
+        self.tenant = Tenant()
+        self.identity = IdentityProvider(self.tenant)
         self.faults = FaultQueue()
         self.log = RequestLog([region.name for region in config.regions])
         self.regions: dict[str, Region] = {}
@@ -105,6 +107,7 @@ class Simulator:
         """Restore the initial state: no faults, regions up, configured limits, empty caches, an empty log."""
         self.faults.delete()
         self.identity.reset()
+        self.tenant.reset()
         for name, listener in self.listeners.items():
             await listener.up()
             self.regions[name].restore()

@@ -63,7 +63,7 @@ class Identities:
         if record is None:
             self._register(identity)
         elif record.revoked:
-            raise CallerNotAllowed(f"The access of {identity.name} was revoked. Ask the gateway's operator.")
+            raise CallerNotAllowed(f"The access of {record.consumer.name} was revoked. Ask the gateway's operator.")
         if known is None or known.record is not record:
             consumer = granted(identity, rule, record.consumer if record is not None else None)
             known = self._granted[identity] = _Granted(rule, record, consumer)
