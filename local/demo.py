@@ -9,7 +9,7 @@ import textwrap
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from local.processes import Refused
 
@@ -110,6 +110,20 @@ def first_call(base_url: str, api_key: str, model: str) -> Iterator[str]:
     tokens = f", {usage.prompt_tokens} + {usage.completion_tokens} tokens" if usage else ""
     total = time.perf_counter() - start
     yield f"\n  Served by {region}: first content after {first:.2f} s, end after {total:.2f} s{tokens}.\n"
+
+
+def tokens_to_copy(tenant: Mapping[str, Any]) -> str:
+    """Two commands that print an access token of the simulated tenant, as for a real one."""
+    lines = []
+    for name, about in (("caller", "in place of the key"), ("operator", "in place of the management key")):
+        client = tenant["clients"][name]
+        lines.append(
+            f"The token of a{'n' if name[0] in 'aeiou' else ''} {name}, {about}:\n"
+            f"  curl -s {tenant['authority']}/{tenant['id']}/oauth2/v2.0/token -d grant_type=client_credentials "
+            f"-d client_id={client['client_id']} -d client_secret={client['client_secret']} "
+            f"-d scope={tenant['audiences'][0]}/.default\n"
+        )
+    return "".join(lines)
 
 
 def calls_to_copy(base_url: str, api_key: str, model: str) -> str:

@@ -70,6 +70,7 @@ class Run:
         if self.environ.get("GATEWAY_CONFIG"):
             self.configuration = "GATEWAY_CONFIG"
         self.simulated = not self.configuration
+        self.tenant: dict[str, Any] = {}  # the simulated one
 
     def start(self) -> None:
         """Start everything and wait until the gateway answers."""
@@ -103,6 +104,8 @@ class Run:
                 print("  The regions are simulated: the text is meaningless, everything else matches Azure's answers.")
             print(f"\nThree calls to copy:\n\n{demo.calls_to_copy(self.base_url, key, model)}")
         print(f"URL  {self.base_url}\nKey  {key}")
+        if self.tenant:
+            print(demo.tokens_to_copy(self.tenant))
         file = self._write_environment(key)
         print(f"CLI  . {file}; .venv/bin/tollgate usage    (or check, keys …; in another terminal)\n")
 
@@ -185,9 +188,10 @@ class Run:
         file = STATE / "gateway.yaml"
         file.write_text(
             "# Overwritten by every `make run` without a gateway.yaml: the simulated regions of that run.\n"
-            + yaml.safe_dump(simulated_configuration(regions), sort_keys=False)
+            + yaml.safe_dump(simulated_configuration(regions, addresses["tenant"]), sort_keys=False)
         )
         self.configuration = relative(file)
+        self.tenant = addresses["tenant"]
         self.environ |= {
             "GATEWAY_CONFIG": str(file),
             "IDENTITY_ENDPOINT": addresses["identity"]["endpoint"],
@@ -222,14 +226,20 @@ def without_earlier_run(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: text for name, text in environ.items() if name != MADE_HERE and made.get(name) != text}
 
 
-def simulated_configuration(endpoints: dict[str, str]) -> dict[str, Any]:
+def simulated_configuration(endpoints: dict[str, str], tenant: dict[str, Any]) -> dict[str, Any]:
     return {
+        "entra": {
+            "authority": tenant["authority"],
+            "tenants": [tenant["id"]],
+            "audiences": tenant["audiences"],
+            "callers": [{"app_role": "Gateway.Call"}],
+        },
         "backends": [
             {"name": name, "endpoint": endpoints[name], "region": name}
             | ({"data_zone": zone} if zone else {})
             | {"auth": "managed_identity", "api_version": "v1", "models": {model: model for model in MODELS}}
             for name, _, zone in REGIONS
-        ]
+        ],
     }
 
 

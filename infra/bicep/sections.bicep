@@ -121,6 +121,22 @@ type timeoutSettings = {
 }
 
 @export()
+@description('A rule of `entra.callers`: whom it admits, and what it grants.')
+@sealed()
+type callerRule = {
+  app_role: string?
+  group: string?
+  app: string?
+  object: string?
+  product: string?
+  team: string?
+  limits: consumerLimits?
+  models: string[]?
+  regions: string[]?
+  data_zones: string[]?
+}
+
+@export()
 @description('The other sections, which no parameter composes.')
 @sealed()
 type otherSections = {
@@ -153,6 +169,13 @@ type otherSections = {
   max_upload_bytes: int?
   heartbeat_seconds: any?
   adopt_unknown_ids: bool?
+  @sealed()
+  entra: {
+    authority: string?
+    tenants: string[]
+    audiences: string[]
+    callers: callerRule[]?
+  }?
   @sealed()
   cors: {
     origins: string[]?

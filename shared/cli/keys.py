@@ -234,6 +234,8 @@ def rotate(
 
     async def run(store: Store) -> None:
         record = await find(store, identified)
+        if record.is_identity:
+            fail(f"{identified}: it calls with tokens of Entra ID, and has no keys")
         if not record.active_at(store.now()):
             fail(f"{identified}: its keys are revoked or expired, and stay so; create a new consumer")
         key = await Consumers(store).rotate(record, grace=grace_hours * 3600)

@@ -28,6 +28,13 @@ GOOD: dict[str, Any] = {
 }
 
 
+T = "11111111-2222-3333-4444-555555555555"
+
+
+def entra(*callers: Any, **more: Any) -> dict[str, Any]:
+    return {"tenants": [T], "audiences": ["api://tollgate"], "callers": list(callers), **more}
+
+
 def changed(path: str, value: Any) -> str:
     """The good document with one value replaced, or removed if the new one is `...`."""
     document = json.loads(json.dumps(GOOD))
@@ -105,6 +112,31 @@ def changed(path: str, value: Any) -> str:
         ),
         ("cors", {"origins": ["https://a.example/"]}, "cors.origins[0]: expected an origin"),
         ("cors", {"origins": ["*", "a.example"]}, "cors.origins[1]: expected an origin"),
+        ("entra", {"audiences": ["a"]}, "entra: Object missing required field `tenants`"),
+        ("entra", {"tenants": [], "audiences": ["a"]}, "entra.tenants: expected at least one tenant"),
+        ("entra", {"tenants": [T], "audiences": []}, "entra.audiences: expected at least one audience"),
+        ("entra", {"tenants": ["contoso.com"], "audiences": ["a"]}, "entra.tenants[0]: expected the id of a tenant"),
+        ("entra", {"tenants": [T], "audiences": ["a b"]}, "entra.audiences[0]: expected api://NAME"),
+        ("entra", entra(authority="http://login.example"), "entra.authority: expected https"),
+        ("entra", entra(authority="http://login"), "entra.authority: expected https://login.microsoftonline.com"),
+        ("entra", entra(authority="https://login.example/common"), "entra.authority: expected https"),
+        ("entra", entra({}), "entra.callers[0]: expected at least one of app_role, group, app, object"),
+        ("entra", entra({"app_role": "x y"}), "entra.callers[0].app_role: expected the value of an app role"),
+        ("entra", entra({"group": "admins"}), "entra.callers[0].group: expected an id as a GUID, got 'admins'"),
+        ("entra", entra({"app": T, "object": "me"}), "entra.callers[0].object: expected an id as a GUID"),
+        ("entra", entra({"app": T, "team": "x"}), "entra.callers[0].team: expected one of limits.teams, which is"),
+        ("entra", entra({"app": T, "models": []}), "entra.callers[0].models: expected at least one"),
+        (
+            "entra",
+            entra({"app": T, "models": ["m-2024", "x"]}),
+            "entra.callers[0].models[1]: expected one of m, m-2024",
+        ),
+        ("entra", entra({"app": T, "regions": ["x"]}), "entra.callers[0].regions[0]: expected one of r, got 'x'"),
+        ("entra", entra({"app": T, "data_zones": ["eu"]}), "entra.callers[0].data_zones[0]: expected one of none"),
+        ("entra", entra({"app": T, "product": ""}), "entra.callers[0].product: expected the name of a product"),
+        ("entra", entra({"app": T, "limits": {"time_zone": "Mars"}}), "entra.callers[0].limits.time_zone: expected"),
+        ("entra", entra({"app": T, "limit": {}}), "entra.callers[0]: Object contains unknown field `limit`"),
+        ("entra", entra({"app": T}, {"app": T, "team": None}), "entra.callers[1]: expected other callers than"),
         ("client_address", {"hops": 11}, "client_address.hops: Expected `int` <= 10, got 11"),
     ],
 )
@@ -289,6 +321,7 @@ def test_the_sample_configuration_is_accepted_and_shows_every_key() -> None:
     configuration = environment.load({**STORAGE, "GATEWAY_CONFIG": text, "EASTUS_KEY": "x"}).configuration
     assert len(configuration.backends) == 2
     kinds = (config.Configuration, Backend, config.Model, config.Timeouts, config.LedgerSettings)
+    kinds += (config.EntraSettings, config.CallerRule)
     for name in (field for kind in kinds for field in kind.__struct_fields__):
         assert re.search(rf"\b{name}:", text), f"{name} is not in gateway.sample.yaml"
 
@@ -309,6 +342,8 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {  # heading in docs/configuration.m
     "`replaced_by`": config.Successor,
     "`client_address`": config.ClientAddress,
     "`cors`": config.CorsSettings,
+    "`entra`": config.EntraSettings,
+    "`entra.callers`": config.CallerRule,
     "`timeouts`": config.Timeouts,
     "`ledger`": config.LedgerSettings,
     "`prices`": config.PriceLine,
@@ -378,6 +413,15 @@ def test_every_environment_variable_is_in_the_sample_and_in_the_documentation() 
     for name in read:
         assert name in sample
         assert f"`{name}`" in documentation
+
+
+def test_a_section_for_entra_with_an_authority_of_this_machine_is_accepted() -> None:
+    rules = ({"app_role": "Gateway.Call", "limits": {"tokens_per_minute": 5}}, {"app_role": "Gateway.Call", "app": T})
+    for authority in ("http://127.0.0.1:8080", "http://localhost:1", "https://login.microsoftonline.us/"):
+        section = parsing.parse(changed("entra", entra(*rules, authority=authority)), "x").entra
+        assert section is not None
+        assert section.callers[0].limits == config.Limits(tokens_per_minute=5)
+    assert parsing.parse(json.dumps(GOOD), "x").entra is None
 
 
 def test_an_alias_stands_for_its_model() -> None:

@@ -270,6 +270,8 @@ def test_the_sections_reach_the_configuration() -> None:
     assert read.models["gpt-5.4-mini"].aliases == ["small"]
     assert (read.limits.teams["search"].budget_usd, read.timeouts.first_byte) == (500, 7.5)
     assert (read.ledger.durability, read.client_address.hops, read.heartbeat_seconds) == ("deferred", 2, 10)
+    assert read.entra is not None
+    assert read.entra.callers[0].limits.tokens_per_minute == 50_000
     assert (read.export.container, configuration("public").export.container) == ("costs", None)
 
 

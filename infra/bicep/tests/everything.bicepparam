@@ -23,6 +23,11 @@ param sections = {
   ledger: { durability: 'deferred', keep_months: 13 }
   client_address: { header: 'x-forwarded-for', hops: 2 }
   heartbeat_seconds: 10
+  entra: {
+    tenants: ['11111111-1111-1111-1111-111111111111']
+    audiences: ['api://tollgate']
+    callers: [{ app_role: 'Gateway.Call', team: 'search', limits: { tokens_per_minute: 50000 } }]
+  }
 }
 param exportContainer = 'costs'
 param operatorPrincipalId = '00000000-0000-0000-0000-0000000000aa'
