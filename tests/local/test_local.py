@@ -11,6 +11,8 @@ import subprocess
 import sys
 import textwrap
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,6 +24,7 @@ import shared
 from local import azurite, run
 from local.processes import Children, Refused, free_port, port_is_free
 from shared.config import parsing
+from simulator.tenant import Tenant
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL = getattr(sys, "_base_executable", sys.executable)
@@ -192,7 +195,11 @@ class TestProcesses:
 
 def test_the_simulated_configuration_is_one_that_the_gateway_accepts() -> None:
     endpoints = {name: f"http://127.0.0.1:{9000 + i}" for i, (name, _, _) in enumerate(run.REGIONS)}
-    parsed = parsing.parse(yaml.safe_dump(run.simulated_configuration(endpoints), sort_keys=False), "gateway.yaml")
+    tenant = Tenant().places("http://127.0.0.1:9100")
+    document = yaml.safe_dump(run.simulated_configuration(endpoints, tenant), sort_keys=False)
+    parsed = parsing.parse(document, "gateway.yaml")
+    assert parsed.entra is not None
+    assert parsed.entra.tenants == [tenant["id"]]
     assert {b.name: b.endpoint for b in parsed.backends} == endpoints
     assert [b.data_zone for b in parsed.backends] == ["eu", "us", None]
     assert parsed.model_names() == list(run.MODELS)
@@ -222,8 +229,11 @@ def test_make_run_shows_a_call_and_stops_on_ctrl_c(tmp_path: Path) -> None:
             )
             for command in ("usage", "check")
         )
+        url = said.rpartition("\nURL  ")[2].split()[0]
+        statuses = [opened(f"{url}{path}", token) for token in tokens(said) for path in ("/v1/models", "/readyz")]
         launcher.send_signal(signal.SIGINT)
         assert launcher.wait(20) == 0
+    assert statuses == [200, 403, 403, 200]  # a caller's token, and an operator's
     assert usage.returncode == 0, usage.stderr
     assert check.returncode == 0, check.stdout + check.stderr
     assert len(json.loads(check.stdout)) == len(run.MODELS) * len(run.REGIONS)
@@ -244,6 +254,23 @@ def test_make_run_shows_a_call_and_stops_on_ctrl_c(tmp_path: Path) -> None:
         assert launcher.wait(20) == 0
     assert f"\nKey  {first_key}\n" in said
     assert any(f"Served by {called}" in said for _, called, _ in run.REGIONS)
+
+
+def tokens(said: str) -> list[str]:
+    """The tokens that the commands get which a run prints."""
+    lines = [line for line in said.splitlines() if "/oauth2/v2.0/token" in line]
+    bodies = [subprocess.run(["sh", "-c", line], capture_output=True, check=True).stdout for line in lines]
+    return [str(json.loads(body)["access_token"]) for body in bodies]
+
+
+def opened(url: str, token: str) -> int:
+    """The status of a GET with this token."""
+    request = urllib.request.Request(url, headers={"authorization": f"Bearer {token}"})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
 
 
 def shell_environment(file: Path) -> dict[str, str]:
