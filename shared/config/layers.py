@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from shared.config.document import ApiKey, Backend, Configuration
+from shared.config.document import ApiKey, Backend, Configuration, EntraSettings
 from shared.config.parsing import checked, data_of
 from shared.errors import Complaint, ConfigurationError
 
@@ -87,6 +87,8 @@ def effective(below: Base, sections: Sections, name: str) -> Configuration:
     found += _unnamed_variables(below, sections)
     if configuration is not None and "backends" in sections:
         found += _foreign(below.configuration, configuration.backends)
+    if configuration is not None and configuration.entra is not None and "entra" in sections:
+        found += _foreign_identities(below.configuration.entra, configuration.entra)
     if found or configuration is None:
         raise ConfigurationError(
             *(one._replace(source=name if _section(one.path) in sections else below.source) for one in found)
@@ -139,6 +141,22 @@ def _foreign(below: Configuration, backends: list[Backend]) -> Iterator[Complain
         if isinstance(backend.auth, ApiKey) and (backend.auth.api_key_env, place) not in keys:
             expected = "expected a variable that the base document names for this host, under `backends` or in"
             yield Complaint(f"backends[{i}].auth.api_key_env", f"{expected} `allowed.api_keys`")
+
+
+def _foreign_identities(below: EntraSettings | None, entra: EntraSettings) -> Iterator[Complaint]:
+    """Complaints about where a version would have tokens come from: who may say who an operator is, the base document
+    decides."""
+    if below is None:
+        yield Complaint("entra", "expected a section of this name in the base document, which names the tenants")
+        return
+    if entra.authority != below.authority:
+        yield Complaint("entra.authority", f"expected that of the base document, {below.authority}")
+    for name in ("tenants", "audiences"):
+        known = getattr(below, name)
+        for i, one in enumerate(getattr(entra, name)):
+            if one not in known:
+                expected = f"expected one of the base document's {name}, {', '.join(known)}"
+                yield Complaint(f"entra.{name}[{i}]", f"{expected}; got {one!r}")
 
 
 def _place(endpoint: str) -> str:

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import jwt
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -78,11 +79,15 @@ class House:
         self.store = Store()
         self.consumers = Consumers(self.store)
         settings = EntraSettings(tenants, audiences, list(rules), authority)
-        self.keys = SigningKeys(authority, self.clock)
-        self.tokens = EntraTokens(settings, self.store.now, self.keys)
-        self.authenticator = Authenticator(
-            self.consumers, self.store.now, self.clock, tokens=self.tokens, rules=settings.callers
-        )
+        self.settings = settings
+        self.first = Authenticator(self.consumers, self.store.now, self.clock)
+        self.authenticator = self.first.with_settings(settings)
+        self.keys = self.first._signing_keys
+
+    @property
+    def tokens(self) -> EntraTokens:
+        assert self.authenticator.tokens is not None
+        return self.authenticator.tokens
 
     def clock(self) -> float:
         return time.monotonic() + self.ahead
@@ -126,8 +131,7 @@ async def house(
     try:
         yield made
     finally:
-        await made.authenticator.close()
-        await made.tokens.close()
+        await made.first.close()
 
 
 def segment(value: Any) -> str:
@@ -483,10 +487,11 @@ async def test_a_revocation_holds_for_the_next_token_and_after_a_restart(tenant:
     async with house(tenant) as gateway:
         caller = await gateway.who(tenant.token("ann", roles=["Gateway.Call"]))
         await gateway.consumers.revoke(await gateway.row(caller.id))
-        again = Authenticator(gateway.consumers, gateway.store.now, tokens=gateway.tokens, rules=[CALL])
+        first = Authenticator(gateway.consumers, gateway.store.now)
+        again = first.with_settings(gateway.settings)
         with pytest.raises(CallerNotAllowed, match="revoked"):
             await again.authenticate({"authorization": f"Bearer {tenant.token('ann', roles=['Gateway.Call'])}"})
-        await again.close()
+        await first.close()
 
 
 async def test_a_row_that_cannot_be_written_refuses_no_call_and_is_written_later(tenant: SimulatorProcess) -> None:
@@ -534,6 +539,26 @@ async def test_identities_have_no_keys(tenant: SimulatorProcess) -> None:
                 await giving
 
 
+async def test_other_settings_apply_from_the_next_call_on_and_keep_what_is_known(tenant: SimulatorProcess) -> None:
+    token = tenant.token("ann", roles=["Gateway.Call"], groups=[GROUP])
+    headers = {"authorization": f"Bearer {token}"}
+    async with house(tenant) as gateway:
+        await gateway.row((await gateway.who(token)).id)
+        await gateway.later(3.0)
+        reads, scans = tenant.key_reads(), len(gateway.store.scans)
+        rules = [CallerRule(group=GROUP, team="research")]
+        other = gateway.authenticator.with_settings(msgspec.structs.replace(gateway.settings, callers=rules))
+        assert (await other.authenticate(headers)).team == "research"
+        assert (await gateway.who(token)).team == ""
+        elsewhere = other.with_settings(msgspec.structs.replace(gateway.settings, audiences=["api://elsewhere"]))
+        with pytest.raises(InvalidApiKey, match="for the audience"):
+            await elsewhere.authenticate(headers)
+        with pytest.raises(InvalidApiKey, match="accepts no tokens"):
+            await elsewhere.with_settings(None).authenticate(headers)
+        assert (await elsewhere.with_settings(gateway.settings).authenticate(headers)).name == "ann"
+        assert (tenant.key_reads(), len(gateway.store.scans)) == (reads, scans)
+
+
 async def test_a_key_counts_before_a_token_and_a_token_in_another_header_is_refused(tenant: SimulatorProcess) -> None:
     token = tenant.token(roles=["Gateway.Call"])
     async with house(tenant) as gateway:
@@ -567,7 +592,7 @@ async def test_keys_that_are_not_read_over_https_are_refused_for_an_authority_wi
         return b'{"jwks_uri": "http://login.example/keys"}'
 
     monkeypatch.setattr("shared.auth.signing_keys._body", body)
-    keys = SigningKeys("https://login.example")
+    keys = SigningKeys()
     with pytest.raises(IdentityUnavailable):
-        await keys.find(TENANT_ID, "x")
+        await keys.find(f"https://login.example/{TENANT_ID}", "x")
     assert "not read over https" in caplog.text

@@ -11,7 +11,7 @@ KEY = "k" * 32
 
 
 def identity(*roles: str, groups: tuple[str, ...] = ()) -> Identity:
-    return Identity("entra-t-o", "ann", "t", "o", "a", frozenset(roles), frozenset(groups), False, 0.0)
+    return Identity("entra-t-o", "ann", "t", "o", "a", frozenset(roles), groups, False, 0.0)
 
 
 async def test_the_management_key_makes_an_administrator() -> None:

@@ -320,8 +320,8 @@ def test_the_sample_configuration_is_accepted_and_shows_every_key() -> None:
     text = (ROOT / "gateway.sample.yaml").read_text()
     configuration = environment.load({**STORAGE, "GATEWAY_CONFIG": text, "EASTUS_KEY": "x"}).configuration
     assert len(configuration.backends) == 2
-    kinds = (config.Configuration, Backend, config.Model, config.Timeouts, config.LedgerSettings)
-    kinds += (config.EntraSettings, config.CallerRule)
+    kinds: list[type[msgspec.Struct]] = [config.Configuration, Backend, config.Model, config.Timeouts]
+    kinds += [config.LedgerSettings, config.EntraSettings, config.CallerRule]
     for name in (field for kind in kinds for field in kind.__struct_fields__):
         assert re.search(rf"\b{name}:", text), f"{name} is not in gateway.sample.yaml"
 
