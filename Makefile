@@ -1,7 +1,7 @@
 # The commands of the project; CI runs the same ones. Recipes are short: local/ does the work.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-agents lint attack attack-host audit fuzz bench bench-chunkings bench-files bench-ledger bench-limits bench-routing bench-telemetry \
-	package-size infra install install-dev azurite requirements clean
+.PHONY: help run test test-agents lint attack attack-host audit fuzz bench bench-authentication bench-chunkings bench-files bench-ledger \
+	bench-limits bench-routing bench-telemetry package-size infra install install-dev azurite requirements clean
 
 PYTHON_IN := .venv/bin/python
 CODE := shared simulator local tests bench examples infra function_app.py
@@ -44,6 +44,9 @@ package-size: install-dev ## print the size of the function app's package, by pa
 
 infra: install-dev ## format the Bicep files and renew their snapshots (the compiler: BICEP=path, or on the path)
 	@$(PYTHON_IN) -m tests.infra.renew
+
+bench-authentication: install-dev ## measure the cost of keys and tokens
+	@$(PYTHON_IN) -m bench.authentication_cost
 
 bench-telemetry: install-dev ## measure the cost of telemetry
 	@$(PYTHON_IN) -m bench.telemetry_cost
