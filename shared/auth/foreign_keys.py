@@ -74,9 +74,12 @@ class ForeignKeys:
         """The owner of a key, or None. Raises `StoreUnavailable` if the index could not be read yet."""
         now, owner = self._clock(), self._owners.get(digest)
         age = now - self._read_at
-        if self._version is None or (age >= STALE_AFTER and now >= self._retry_at):
+        if now < self._retry_at:
+            if self._version is None:
+                raise _unavailable()
+        elif age >= STALE_AFTER:
             await self._wait(WAIT_WITHOUT if self._version is None else WAIT_WITH_FALLBACK)
-        elif age >= (RECHECK_AFTER if owner is None else REFRESH_AFTER) and now >= self._retry_at:
+        elif age >= (RECHECK_AFTER if owner is None else REFRESH_AFTER):
             self._reads.start("", self._read)
         return self._owners.get(digest)
 
@@ -84,16 +87,13 @@ class ForeignKeys:
         await self._reads.close()
 
     async def _wait(self, seconds: float) -> None:
-        problem = ""
         try:
             async with asyncio.timeout(seconds):
                 await self._reads.run("", self._read)
-        except TimeoutError:
-            problem = "does not answer"
-        except StoreUnavailable:
-            problem = "is out of reach"
-        if problem and self._version is None:
-            raise StoreUnavailable(f"The store of the keys {problem}. Try again shortly.")
+        except (TimeoutError, StoreUnavailable):
+            self._retry_at = self._clock() + RECHECK_AFTER
+            if self._version is None:
+                raise _unavailable() from None
 
     async def _read(self) -> None:
         started = self._clock()
@@ -107,6 +107,10 @@ class ForeignKeys:
             self._retry_at = self._clock() + RECHECK_AFTER
             raise
         self._read_at = started
+
+
+def _unavailable() -> StoreUnavailable:
+    return StoreUnavailable("The store of the keys is out of reach. Try again shortly.")
 
 
 def _owner(row: Row) -> Owner:

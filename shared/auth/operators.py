@@ -1,7 +1,7 @@
 """The people and programs that manage the gateway, and their roles."""
 
 import hmac
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import msgspec
@@ -24,6 +24,9 @@ _APP_ROLES: dict[Role, str] = {
     "reader": "Gateway.Reader",
     "team_owner": "Gateway.TeamOwner",
 }
+
+
+_NO_OWNERS: Mapping[str, Iterable[str]] = {}
 
 
 class Operator(msgspec.Struct, frozen=True):
@@ -56,7 +59,7 @@ class Operators:
         self,
         key: str | None,
         tokens: EntraTokens | None = None,
-        owners: Callable[[], Mapping[str, Iterable[str]]] = dict,
+        owners: Mapping[str, Iterable[str]] = _NO_OWNERS,
     ) -> None:
         self._key = key
         self._tokens = tokens
@@ -69,11 +72,12 @@ class Operators:
             return Operator(MANAGEMENT_KEY, frozenset(("admin",)))
         token = _bearer(headers)
         if self._tokens is not None and looks_like_token(token):
-            return operator_of(await self._tokens.identify(token), self._owners())
+            return operator_of(await self._tokens.identify(token), self._owners)
         raise InvalidApiKey(
             "The management key is missing or wrong: send it as Authorization: Bearer KEY."
             if self._tokens is None
-            else "Send the management key, or a token of Entra ID with a role, as Authorization: Bearer KEY or TOKEN."
+            else "Send the management key, or a token of Entra ID with the app role "
+            f"{_named(EVERYONE)}, as Authorization: Bearer KEY or TOKEN."
         )
 
 

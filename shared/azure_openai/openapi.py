@@ -23,10 +23,11 @@ _ERROR = {"message": _TEXT, "type": _TEXT_OR_NULL, "param": _TEXT_OR_NULL, "code
 _ERROR_JSON = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
 _REFUSED = "The call is refused: it is wrong, not allowed, names what is not there, or exceeds a limit."
 _UNAVAILABLE = "The gateway or the backends that may serve this call cannot do so now."
-_API_KEY = {"type": "apiKey", "in": "header", "name": "api-key", "description": "The same, as with Azure OpenAI."}
+_BEARER = "A key of this gateway, as with OpenAI; or a token of Entra ID, if it accepts them."
+_API_KEY = {"type": "apiKey", "in": "header", "name": "api-key", "description": "The key, as with Azure OpenAI."}
 _COMPONENTS: dict[str, Any] = {
     "securitySchemes": {
-        "bearer": {"type": "http", "scheme": "bearer", "description": "A key of this gateway, as with OpenAI."},
+        "bearer": {"type": "http", "scheme": "bearer", "description": _BEARER},
         "apiKey": _API_KEY,
     },
     "parameters": {
