@@ -1,6 +1,7 @@
 """Callers and operators with tokens of Entra ID, by the official clients, on both edges. The tenant is simulated."""
 
 import asyncio
+import json
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -13,8 +14,11 @@ from azure.identity import ManagedIdentityCredential, get_bearer_token_provider
 from shared import bootstrap
 from shared.auth import keys
 from shared.auth.consumers import Consumers
+from shared.bootstrap import Application
+from shared.config import environment
 from shared.config.environment import Storage
 from simulator.process import SimulatorProcess
+from tests.harness import in_process
 from tests.harness.azurite import Azurite
 from tests.harness.gateway_process import Edge, cli
 from tests.harness.system import PATIENT, System, chat_body, configuration, eventually, watched
@@ -185,3 +189,25 @@ def test_an_imported_key_works_in_the_header_of_api_management(gateway: System) 
     eventually(answered, 10.0)
     assert consumer in gateway.usage()
     assert text not in gateway.gateway.logs()
+
+
+async def test_other_rules_hold_without_a_restart(simulator: SimulatorProcess) -> None:
+    tenant = simulator.tenant
+    section = {"authority": tenant["authority"], "tenants": [tenant["id"]], "audiences": tenant["audiences"]}
+    token = simulator.token("live", roles=["Gateway.Call"])
+    backend = {"name": "a", "endpoint": "http://127.0.0.1:9", "region": "a", "models": {"gpt-4o": "gpt-4o"}}
+
+    def document(**entra: Any) -> dict[str, Any]:
+        return {"backends": [backend | {"auth": {"api_key_env": "K"}}], "ledger": {"overflow_bytes": 0}, **entra}
+
+    async def status(application: Application) -> tuple[int, str]:
+        reply = await in_process.call(application, token, "/v1/models", method="GET")
+        return reply.status, reply.body.decode()
+
+    async with in_process.gateway(in_process.Tables(), **document()) as application:
+        assert (await status(application))[0] == 401
+        for rules, expected in ([], 403), ([{"app_role": "Gateway.Call"}], 200), ([{"group": GROUP}], 403):
+            changed = document(entra={**section, "callers": rules})
+            environ = {"GATEWAY_CONFIG": json.dumps(changed), "GATEWAY_STORAGE": "UseDevelopmentStorage=true", "K": "k"}
+            application.apply(environment.load(environ))
+            assert (await status(application))[0] == expected
