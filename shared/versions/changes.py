@@ -11,7 +11,7 @@ from shared.config.document import Configuration
 from shared.config.layers import Base, Sections
 from shared.errors import ChangedMeanwhile, Complaint, ConfigurationError, RequestTooLarge, StoreUnavailable
 from shared.storage.conditional import PAUSE, TRIES
-from shared.versions.rows import MOST_CHARACTERS, Pointer, Version, Versions, text_of
+from shared.versions.rows import MOST_CHARACTERS, Version, Versions, text_of
 
 _NEW = "the new version"
 
@@ -29,6 +29,7 @@ class Changes:
         self.versions = versions
         self._base = base
         self._check = check
+        self._one_at_a_time = asyncio.Lock()  # in this process: the writers of others are conflict enough
 
     def validate(self, sections: Sections) -> Configuration:
         """Return the configuration with these sections over the base document. Raises `ConfigurationError` with all
@@ -77,16 +78,17 @@ class Changes:
         return await self.replace(version.sections, by, note or f"rollback to {version.name}", expected)
 
     async def _change(self, change: Callable[[Version], Sections], by: str, note: str) -> Version:
-        for attempt in range(TRIES):
-            pointer: Pointer = await self.versions.pointer()
-            current = await self.versions.existing(pointer.number)
-            sections = dict(change(current))
-            self.validate(sections)
-            replaced = layers.digests(self._base(), sections)
-            if (sections, replaced) == (current.sections, current.replaced):
-                return current
-            wanted = Version(sections=sections, by=by, note=note, replaced=replaced)
-            if (written := await self.versions.put(wanted, pointer)) is not None:
-                return written
-            await asyncio.sleep(random.random() * PAUSE * 2**attempt)
+        async with self._one_at_a_time:
+            for attempt in range(TRIES):
+                pointer = await self.versions.pointer()
+                current = await self.versions.existing(pointer.number)
+                sections = dict(change(current))
+                self.validate(sections)
+                replaced = layers.digests(self._base(), sections)
+                if (sections, replaced) == (current.sections, current.replaced):
+                    return current
+                wanted = Version(sections=sections, by=by, note=note, replaced=replaced)
+                if (written := await self.versions.put(wanted, pointer)) is not None:
+                    return written
+                await asyncio.sleep(random.random() * PAUSE * 2**attempt)
         raise StoreUnavailable(f"the configuration has too many writers: gave up after {TRIES} tries")

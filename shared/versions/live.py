@@ -57,6 +57,7 @@ class Live:
         self._remembered = False
         self.refused: tuple[Refused, ...] = ()
         self.base: Base
+        self.newest_base: Base  # the newest that is valid by itself: new versions lie over it
         self.version: Version
         self.settings: Settings
         self._started: Configuration
@@ -75,7 +76,8 @@ class Live:
             except ConfigurationError as error:
                 problem = problem or error
                 continue
-            self.base, self.version, self.settings = base, version, settings
+            self.base = self.newest_base = base
+            self.version, self.settings = version, settings
             self._started = settings.configuration
             if problem is not None:
                 complaints = " | ".join(map(str, problem.complaints))
@@ -167,14 +169,15 @@ class Live:
                 base = layers.base(text, self._source)
         except ConfigurationError as error:
             refused.append(Refused(self._source, error.complaints))
-        for candidate in ((base, newest), (base, self.version), (self.base, newest)):
-            if candidate[0] is self.base and candidate[1] is self.version:
+        self.newest_base = base
+        for i, (below, version) in enumerate(((base, newest), (base, self.version), (self.base, newest))):
+            if below is self.base and version is self.version:
                 break
             try:
-                self._serve(*candidate)
+                self._serve(below, version)
                 break
             except ConfigurationError as error:
-                if candidate == (base, newest):
+                if i == 0:
                     refused.append(Refused(f"{newest.name} over {base.source}", error.complaints))
         for one in refused:
             if one not in self.refused:
