@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import msgspec
 
 from shared.billing.cost import USD, Price
-from shared.config.document import Configuration
 from shared.limits import estimation
 from shared.limits._amounts import Amounts
 from shared.limits._lease import LeasedLimit
@@ -17,12 +16,12 @@ _NO_AVERAGES = TokenAverages()
 
 
 class CallLimits(msgspec.Struct, gc=False):
-    """The limits by this consumer's policy under this configuration. `text`: the operation generates tokens of text.
+    """The limits by this consumer's policy under a `generation` of the configuration. `text`: the operation generates tokens of text.
     `estimated`: some limits are of tokens or money; `priced`: some are of money, with the `price` for estimates `until`
     a time, None if unknown. `experience`: with such calls."""
 
     consumer: Consumer
-    configuration: Configuration
+    generation: int
     model: str
     text: bool
     limits: tuple[LeasedLimit, ...]
@@ -32,12 +31,12 @@ class CallLimits(msgspec.Struct, gc=False):
     until: float
     experience: TokenAverages | None
 
-    def hold_for(self, consumer: Consumer, configuration: Configuration, now: float) -> bool:
+    def hold_for(self, consumer: Consumer, generation: int, now: float) -> bool:
         """True if neither the consumer's policy nor the configuration nor the price has changed."""
         mine = self.consumer
         return (
             now < self.until
-            and self.configuration is configuration
+            and self.generation == generation
             and (
                 mine is consumer
                 or (mine.limits, mine.team, mine.model_limits)

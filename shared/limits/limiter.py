@@ -7,6 +7,7 @@ them admit it; if one denies it, the others get back what it has reserved.
 
 import asyncio
 import copy
+import itertools
 import logging
 import math
 from collections import Counter
@@ -83,6 +84,8 @@ class Limiter:
         self._configuration = configuration
         self._settings = configuration.limits
         self._prices = Prices(configuration.prices, configuration.backends)
+        self._generations = itertools.count(1)
+        self._generation = 0
         self.hits: Counter[tuple[str, str]] = Counter()  # (kind of scope, dimension) -> denials
         self._unpriced: set[str] = set()
         # Dropping a limit loses no settlement: the scheduler keeps it until it owes nothing.
@@ -94,6 +97,7 @@ class Limiter:
         """This limiter for another configuration: leases, settlements and counts are shared with it. Calls that it has
         admitted end under its own."""
         other = copy.copy(self)
+        other._generation = next(self._generations)
         other._configuration = configuration
         other._settings = configuration.limits
         other._prices = Prices(configuration.prices, configuration.backends)
@@ -333,7 +337,7 @@ class Limiter:
     def _limits_of(self, consumer: Consumer, model: str, operation: Operation, now: float) -> CallLimits:
         key = (consumer.id, model, operation.name)
         former = self._call_limits.get(key)
-        if former is not None and former.hold_for(consumer, self._configuration, now):
+        if former is not None and former.hold_for(consumer, self._generation, now):
             self._call_limits.move_to_end(key)
             return former
         limits = tuple(map(self._limit, scopes.of_call(consumer, model, self._configuration)))
@@ -343,7 +347,7 @@ class Limiter:
         experience = former.experience if former is not None else None
         self._call_limits[key] = CallLimits(
             consumer,
-            self._configuration,
+            self._generation,
             model,
             operation.metered == "tokens",
             limits,
