@@ -40,7 +40,7 @@ class App:
         started = False
         log_to_stdout()
         try:
-            async with bootstrap.live_application(os.environ) as self._application:
+            async with bootstrap.application(os.environ) as self._application:
                 timer = asyncio.ensure_future(_roll_up_every(_ROLL_UP_EVERY, self._application))
                 started = True
                 _freeze_garbage_collector()

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -49,6 +49,7 @@ from shared.limits.scopes import Scope
 from shared.management.api import ManagementApi, without_configuration
 from shared.management.audit import Audit, AuditRoutes
 from shared.management.backends import BackendRoutes
+from shared.management.configuration import ConfigurationRoutes
 from shared.management.limits import LimitRoutes
 from shared.management.models import ModelRoutes
 from shared.management.readiness import ReadinessCheck
@@ -70,6 +71,7 @@ from shared.usage import rollup
 from shared.usage.ledger import Ledger
 from shared.usage.overflow import Overflow
 from shared.usage.tokenizer import Tokenizer
+from shared.versions.changes import Changes
 from shared.versions.live import Live
 from shared.versions.rows import Versions
 
@@ -88,6 +90,8 @@ class _Running(NamedTuple):
     themselves, with the same memory."""
 
     settings: Settings  # of the start
+    live: Live
+    changes: Changes
     store: Store
     telemetry: Telemetry | NoTelemetry
     ledger: Ledger
@@ -135,13 +139,15 @@ class Application:
         forwarder = Forwarder(client, running.breakers, router, configuration.models, running.retries)
         limiter = running.limiter.with_configuration(configuration)
         objects = running.objects.with_configuration(configuration)
+        audit = Audit(running.store)
         resources = (
             ServiceRoutes(ReadinessCheck(running.store, router.unusable)),
             BackendRoutes(BackendsReport(configuration, running.breakers, running.health, running.ledger.instance)),
             LimitRoutes(running.store, configuration, limiter),
             UsageRoutes(running.store, configuration),
-            AuditRoutes(Audit(running.store)),
             ModelRoutes(configuration),
+            ConfigurationRoutes(running.live, running.changes, audit),
+            AuditRoutes(audit),
         )
         routes = [route for resource in resources for route in resource.routes()]
         authenticator = self._authenticator = self._authenticator.with_settings(configuration.entra)
@@ -229,14 +235,12 @@ async def open_exporter(storage: Storage, configuration: Configuration, store: S
 
 
 @asynccontextmanager
-async def application(
-    settings: Settings, open_tables: OpenTables | None = None, patience: Patience = _PATIENCE
+async def _running(
+    settings: Settings, tables: "TablesStore", live: Live, changes: Changes, patience: Patience
 ) -> AsyncIterator[Application]:
-    """A running gateway. Enter it in the event loop that serves it; leaving it writes what is left. `patience`: of the
-    alerts about states that last."""
+    """The parts of a gateway, with its first settings."""
     configuration, rng = settings.configuration, random.Random()
     async with _Parts() as parts:
-        tables = await parts.enter_async_context((open_tables or open_store)(settings.storage))
         telemetry = _telemetry(settings)
         parts.own(telemetry)
         store = telemetry.timed(tables)
@@ -264,6 +268,8 @@ async def application(
         running = Application(
             _Running(
                 settings=settings,
+                live=live,
+                changes=changes,
                 store=store,
                 telemetry=telemetry,
                 ledger=ledger,
@@ -288,12 +294,18 @@ async def application(
 
 
 @asynccontextmanager
-async def live_application(environ: Mapping[str, str]) -> AsyncIterator[Application]:
-    """A running gateway that follows changes of its configuration. Raises `ConfigurationError`."""
+async def application(
+    environ: Mapping[str, str], open_tables: OpenTables | None = None, patience: Patience = _PATIENCE
+) -> AsyncIterator[Application]:
+    """A running gateway, which follows changes of its configuration. Enter it in the event loop that serves it; leaving
+    it writes what is left. `patience`: of the alerts about states that last. Raises `ConfigurationError`."""
     storage, place = environment.load_storage(environ), environment.source(environ)
-    async with open_store(storage) as tables, open_base(place, storage) as read:
-        live = Live(read, place.name, Versions(tables), partial(environment.settings, environ=environ))
-        async with application(await live.start(), lambda _: nullcontext(tables)) as running:
+    settings_of = partial(environment.settings, environ=environ)
+    async with (open_tables or open_store)(storage) as tables, open_base(place, storage) as read:
+        versions = Versions(tables)
+        live = Live(read, place.name, versions, settings_of)
+        changes = Changes(versions, lambda: live.newest_base, settings_of)
+        async with _running(await live.start(), tables, live, changes, patience) as running:
             following = Tasks()
             following.start(live.follow(running.apply, running.alerts))
             try:
@@ -451,7 +463,7 @@ class OnDemand:
 
     async def _build(self) -> Application:
         try:
-            return await self._stack.enter_async_context(live_application(self._environ))
+            return await self._stack.enter_async_context(application(self._environ))
         except ConfigurationError:
             self._next_try = time.monotonic() + _TRY_EVERY
             raise

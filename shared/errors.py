@@ -2,6 +2,7 @@
 
 GatewayError                    500     internal_error
 ├── InvalidRequest              400     invalid_request (or a finer code)
+│   └── ConfigurationRefused    400     configuration_refused
 ├── InvalidApiKey               401     invalid_api_key
 ├── ModelNotAllowed             403     model_not_allowed
 ├── CallerNotAllowed            403     caller_not_allowed
@@ -18,6 +19,7 @@ GatewayError                    500     internal_error
 ├── UnknownPath                 404     unknown_path
 ├── StateNotFound               404     not_found
 ├── ConsumerNotFound            404     consumer_not_found
+├── VersionNotFound             404     version_not_found
 ├── MethodNotAllowed            405     method_not_allowed
 ├── RequestTimeout              408     request_timeout
 ├── StateConflict               409     state_in_several_backends
@@ -82,6 +84,7 @@ class GatewayError(Exception):
     code = "internal_error"
     type = "server_error"
     retry_after: float | None = None
+    complaints: tuple[Complaint, ...] = ()  # each stands in the response beside the error
 
     def __init__(
         self,
@@ -110,6 +113,17 @@ class GatewayError(Exception):
 
 class InvalidRequest(GatewayError):
     status, code, type = 400, "invalid_request", "invalid_request_error"
+
+
+class ConfigurationRefused(InvalidRequest):
+    """A configuration that an operator sent and that cannot be used."""
+
+    code = "configuration_refused"
+
+    def __init__(self, error: ConfigurationError) -> None:
+        self.complaints = error.complaints
+        counted = "one complaint" if len(self.complaints) == 1 else f"{len(self.complaints)} complaints"
+        super().__init__(f"The configuration is refused with {counted}: {'; '.join(map(str, self.complaints))[:2000]}")
 
 
 class InvalidApiKey(GatewayError):
@@ -194,6 +208,10 @@ class StateNotFound(GatewayError):
 
 class ConsumerNotFound(GatewayError):
     status, code, type = 404, "consumer_not_found", "invalid_request_error"
+
+
+class VersionNotFound(GatewayError):
+    status, code, type = 404, "version_not_found", "invalid_request_error"
 
 
 class MethodNotAllowed(GatewayError):

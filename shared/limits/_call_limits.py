@@ -16,9 +16,9 @@ _NO_AVERAGES = TokenAverages()
 
 
 class CallLimits(msgspec.Struct, gc=False):
-    """The limits by this consumer's policy under a `generation` of the configuration. `text`: the operation generates tokens of text.
-    `estimated`: some limits are of tokens or money; `priced`: some are of money, with the `price` for estimates `until`
-    a time, None if unknown. `experience`: with such calls."""
+    """The limits by this consumer's policy under a `generation` of the configuration. `text`: the operation generates
+    tokens of text. `estimated`: some limits are of tokens or money; `priced`: some are of money, with the `price` for
+    estimates `until` a time, None if unknown. `experience`: with such calls."""
 
     consumer: Consumer
     generation: int

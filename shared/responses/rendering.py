@@ -27,7 +27,9 @@ class ErrorResponse(JsonResponse):
     """A `GatewayError` as a response. The message names the request, if the headers do."""
 
     def __init__(self, error: GatewayError, headers: Mapping[str, str]) -> None:
-        body = {"error": error_object(error, headers.get("x-gateway-request-id", ""))}
+        body: dict[str, object] = {"error": error_object(error, headers.get("x-gateway-request-id", ""))}
+        if error.complaints:
+            body["complaints"] = [{"path": one.path, "message": one.message} for one in error.complaints]
         super().__init__(body, error.status, {**headers, **error.limits, **error.headers()})
         self.error = error
 

@@ -9,7 +9,7 @@ from typing import Any
 from shared.config import layers
 from shared.config.document import Configuration
 from shared.config.layers import Base, Sections
-from shared.errors import ChangedMeanwhile, Complaint, ConfigurationError, RequestTooLarge, StoreUnavailable
+from shared.errors import ChangedMeanwhile, RequestTooLarge, StoreUnavailable, VersionNotFound
 from shared.storage.conditional import PAUSE, TRIES
 from shared.versions.rows import MOST_CHARACTERS, Version, Versions, text_of
 
@@ -70,12 +70,16 @@ class Changes:
 
     async def roll_back(self, number: int, by: str, note: str = "", expected: int | None = None) -> Version:
         """Make a version with the sections of an earlier one; 0: the base document alone. Raises as `replace`."""
+        version = await self.earlier(number)
+        return await self.replace(version.sections, by, note or f"rollback to {version.name}", expected)
+
+    async def earlier(self, number: int) -> Version:
+        """Return a version; 0: the base document alone. Raises `VersionNotFound` and `StoreUnavailable`."""
         version = await self.versions.get(number)
         if version is None:
-            raise ConfigurationError(
-                Complaint("version", f"expected the number of a version that is kept, got {number}")
-            )
-        return await self.replace(version.sections, by, note or f"rollback to {version.name}", expected)
+            message = f"There is no version {number}: it was never put, or is older than those that are kept."
+            raise VersionNotFound(message)
+        return version
 
     async def _change(self, change: Callable[[Version], Sections], by: str, note: str) -> Version:
         async with self._one_at_a_time:

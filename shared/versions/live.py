@@ -8,6 +8,7 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import msgspec
 
@@ -194,6 +195,30 @@ class Live:
         self.base, self.version, self._remembered = base, version, False
         self.settings = settings
         logger.info("serving %s over %s (%s)", version.name, base.source, base.digest[:12])
+
+    def report(self) -> dict[str, Any]:
+        """What is served, where each section comes from, and what is not as it was meant."""
+        version, sections = self.version, {**self.base.sections, **self.version.sections}
+        changed = set(layers.changed_below(self.newest_base, version.replaced))
+        return {
+            "version": version.number,
+            "by": version.by,
+            "at": version.time,
+            "note": version.note,
+            "base": {"source": self.base.source, "sha256": self.base.digest},
+            "sections": {name: version.name if name in version.sections else "base" for name in sections},
+            "warnings": [
+                f"{name}: the base document has changed since {version.name} replaced this section"
+                for name in version.sections
+                if name in changed
+            ],
+            "refused": [
+                {"name": one.name, "complaints": [{"path": c.path, "message": c.message} for c in one.complaints]}
+                for one in self.refused
+            ],
+            "needs_restart": self.needs_restart(),
+            "document": sections,
+        }
 
     def needs_restart(self) -> list[str]:
         """The keys whose new values are not served until the process starts again."""

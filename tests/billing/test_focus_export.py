@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import io
 import json
+import os
 import urllib.request
 from collections.abc import Iterator
 from decimal import Decimal
@@ -22,7 +23,6 @@ from local.azurite import ACCOUNT, KEY
 from shared import bootstrap
 from shared.billing._focus import COLUMNS
 from shared.billing.focus_export import FocusExporter
-from shared.config import environment
 from shared.config.document import Configuration
 from shared.config.environment import Storage
 from shared.config.parsing import parse
@@ -266,7 +266,7 @@ async def test_the_timers_job_exports_after_the_roll_up(
     caplog.set_level("INFO", "tollgate")
     monkeypatch.setenv("GATEWAY_CONFIG", json.dumps({"backends": [SWEDEN], "export": EXPORT}))
     monkeypatch.setenv("GATEWAY_STORAGE", account.connection_string)
-    async with bootstrap.application(environment.load()) as application:
+    async with bootstrap.application(os.environ) as application:
         hour = hours.label(hours.hour_of(application.store.now()) - 48)
         await call(application.store, hour)
         await application.roll_up()

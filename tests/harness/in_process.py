@@ -13,7 +13,6 @@ from starlette.requests import Request
 from shared import bootstrap
 from shared.auth.consumers import Consumers
 from shared.bootstrap import Application, OpenTables
-from shared.config import environment
 from shared.config.document import Limits
 from shared.storage import Properties
 from tests.harness.memory_store import MemoryStore
@@ -121,7 +120,7 @@ async def gateway(tables: Tables, backends: list[dict[str, Any]], **document: An
 
     document = {"ledger": {"overflow_bytes": 0}} | document | {"backends": backends}
     environ = {"GATEWAY_CONFIG": json.dumps(document), "GATEWAY_STORAGE": "UseDevelopmentStorage=true", "K": "secret"}
-    async with bootstrap.application(environment.load(environ), cast("OpenTables", opened)) as application:
+    async with bootstrap.application(environ, cast("OpenTables", opened)) as application:
         yield application
 
 

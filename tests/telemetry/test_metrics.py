@@ -129,10 +129,9 @@ def test_the_trace_of_a_request_can_be_derived_from_its_id() -> None:
 PROGRAM = """
 import asyncio, os, sys
 from shared import bootstrap
-from shared.config import environment
 
 async def main():
-    async with bootstrap.application(environment.load(os.environ)) as application:
+    async with bootstrap.application(os.environ) as application:
         assert application.gateway is not None
 
 asyncio.run(main())

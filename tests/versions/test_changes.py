@@ -11,7 +11,7 @@ import pytest
 from shared import bootstrap
 from shared.config import layers
 from shared.config.environment import Storage
-from shared.errors import ChangedMeanwhile, ConfigurationError, RequestTooLarge
+from shared.errors import ChangedMeanwhile, ConfigurationError, RequestTooLarge, VersionNotFound
 from shared.storage import names
 from shared.versions import rows
 from shared.versions.changes import Changes
@@ -117,7 +117,7 @@ async def test_a_rollback_goes_to_any_version_and_to_the_base_alone(account: Azu
         base = await changes.roll_back(0, "ben", "all of it")
         assert (base.sections, base.note) == ({}, "all of it")
         assert [version.number for version in await changes.versions.history()] == [4, 3, 2, 1]
-        with pytest.raises(ConfigurationError, match="got 9"):
+        with pytest.raises(VersionNotFound, match="no version 9"):
             await changes.roll_back(9, "ben")
 
 

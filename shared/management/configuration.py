@@ -1,0 +1,163 @@
+"""The configuration: what is served and where each section comes from, its versions, and changes of it."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from starlette.responses import Response
+
+from shared.auth.operators import ADMINS
+from shared.config import layers
+from shared.config.layers import Sections
+from shared.config.parsing import data_of
+from shared.errors import (
+    ChangedMeanwhile,
+    ConfigurationError,
+    ConfigurationRefused,
+    InvalidRequest,
+    StoreUnavailable,
+    VersionNotFound,
+)
+from shared.management.audit import Audit, change_by
+from shared.management.routes import ManagementRequest, Route, page, refuse_unknown
+from shared.responses.rendering import JsonResponse
+from shared.versions.changes import Changes
+from shared.versions.live import Live
+from shared.versions.rows import Version
+
+_LONGEST_NOTE = 500  # characters
+_BODY = "the body"
+
+
+class ConfigurationRoutes:
+    """The paths below `/gateway/configuration`."""
+
+    def __init__(self, live: Live, changes: Changes, audit: Audit) -> None:
+        self._live = live
+        self._changes = changes
+        self._audit = audit
+
+    def routes(self) -> Sequence[Route]:
+        at = "/gateway/configuration"
+        return (
+            Route("GET", at, "operator", self._show),
+            Route("PUT", at, "operator", self._replace, ADMINS),
+            Route("POST", f"{at}/validate", "operator", self._validate),
+            Route("POST", f"{at}/rollback", "operator", self._roll_back, ADMINS),
+            Route("GET", f"{at}/versions", "operator", self._list),
+            Route("GET", f"{at}/versions/{{number}}", "operator", self._version),
+        )
+
+    async def _show(self, request: ManagementRequest) -> Response:
+        """The effective document of this instance, which looks for a newer one first."""
+        refuse_unknown(request.query)
+        await self._live.look()
+        newest = (await self._changes.versions.pointer()).number
+        return JsonResponse(self._live.report(), headers=_etag(newest))
+
+    async def _replace(self, request: ManagementRequest) -> Response:
+        refuse_unknown(request.query, "note")
+        note, sections = _note(request.query.get("note", "")), _sections(request.body)
+        with _refusing():
+            self._changes.validate(sections)
+        return await self._change(request, "configuration.apply", sections, note)
+
+    async def _roll_back(self, request: ManagementRequest) -> Response:
+        refuse_unknown(request.query)
+        asked = request.object()
+        if unknown := asked.keys() - {"version", "note"}:
+            raise InvalidRequest(f"{min(unknown)[:64]!r} is not a field here; expected: version, note.")
+        version = await self._found(str(asked.get("version", "")))
+        note = _note(asked.get("note", "")) or f"rollback to {version.name}"
+        return await self._change(request, "configuration.rollback", version.sections, note)
+
+    async def _change(self, request: ManagementRequest, action: str, sections: Sections, note: str) -> Response:
+        """Make these sections the current version, with a record in the audit trail."""
+        versions, expected = self._changes.versions, _expected(request.if_match)
+        before = await versions.existing((await versions.pointer()).number)
+        change = change_by(request, action, "configuration", before.sections, sections)
+
+        async def write() -> Version:
+            with _refusing():
+                return await self._changes.replace(sections, request.actor.name, note, expected)
+
+        written = await self._audit.perform(change, write)
+        with suppress(StoreUnavailable):
+            await self._live.look()
+        return JsonResponse(_about(written, written.number), headers=_etag(written.number))
+
+    async def _validate(self, request: ManagementRequest) -> Response:
+        """The changes that a version of these sections would make. 400 if it could not be used."""
+        refuse_unknown(request.query)
+        sections = _sections(request.body)
+        with _refusing():
+            self._changes.validate(sections)
+        base = self._live.newest_base.sections
+        now = {**base, **self._live.version.sections}
+        differences = layers.differences(now, {**base, **sections})
+        changes = [{"section": name, "before": before, "after": after} for name, before, after in differences]
+        return JsonResponse({"valid": True, "changes": changes})
+
+    async def _list(self, request: ManagementRequest) -> Response:
+        refuse_unknown(request.query, "limit", "after")
+        history = await self._changes.versions.history()
+        shown, after = page(history, request.query, lambda version: f"{10**8 - version.number:09}")
+        current = history[0].number if history else 0
+        return JsonResponse({"data": [_about(version, current) for version in shown], "after": after})
+
+    async def _version(self, request: ManagementRequest) -> Response:
+        refuse_unknown(request.query)
+        version = await self._found(request.parameters["number"])
+        current = (await self._changes.versions.pointer()).number
+        return JsonResponse(_about(version, current) | {"document": version.sections}, headers=_etag(version.number))
+
+    async def _found(self, text: str) -> Version:
+        """The version with this number; `base` or 0: the base document alone. Raises `VersionNotFound`."""
+        if text != "base" and not (text.isascii() and text.isdecimal() and len(text) <= 8):
+            raise VersionNotFound(f"Expected the number of a version or base, got {text[:64]!r}.")
+        return await self._changes.earlier(0 if text == "base" else int(text))
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    try:
+        yield
+    except ConfigurationError as error:
+        raise ConfigurationRefused(error) from None
+
+
+def _sections(body: bytes) -> dict[str, Any]:
+    """The sections in a body, which is a document in YAML or JSON. Raises `ConfigurationRefused`."""
+    with _refusing():
+        try:
+            data = data_of(body.decode(), _BODY)
+        except UnicodeDecodeError:
+            raise ConfigurationError(f"{_BODY} is not UTF-8 text") from None
+        if not isinstance(data, dict):
+            raise ConfigurationError(f"{_BODY}: expected sections of the configuration by name, or {{}} for none")
+        return data
+
+
+def _note(value: object) -> str:
+    if not isinstance(value, str) or len(value) > _LONGEST_NOTE or not value.isprintable():
+        raise InvalidRequest(f"note: expected at most {_LONGEST_NOTE} printable characters.", param="note")
+    return value
+
+
+def _etag(number: int) -> dict[str, str]:
+    return {"etag": f'"{number}"'}
+
+
+def _expected(if_match: str | None) -> int | None:
+    """The version that an ETag names. Raises `ChangedMeanwhile` for one that is no version's."""
+    if if_match is None:
+        return None
+    number = if_match.removeprefix("W/").strip('"')
+    if not (number.isascii() and number.isdecimal() and len(number) <= 8):
+        raise ChangedMeanwhile(f"If-Match: expected the ETag of the configuration, got {if_match[:64]!r}.")
+    return int(number)
+
+
+def _about(version: Version, current: int) -> dict[str, Any]:
+    columns: dict[str, Any] = {"version": version.number, "by": version.by, "at": version.time, "note": version.note}
+    return columns | {"sections": list(version.sections), "current": version.number == current}
