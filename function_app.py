@@ -22,7 +22,7 @@ try:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from shared import bootstrap
+    from shared import on_demand
     from shared.telemetry.console import log_to_stderr
 
     server = os.environ.get("GATEWAY_HTTP_SERVER") or "tollgate"
@@ -45,7 +45,7 @@ else:
     log_to_stderr()
     logging.getLogger("azure").setLevel(logging.WARNING)  # the worker logs three lines a request, the SDK twenty
     logging.getLogger("tollgate").setLevel(logging.INFO)
-    application = bootstrap.OnDemand(os.environ)
+    application = on_demand.OnDemand(os.environ)
 
     @app.route(route="{*path}", methods=METHODS)
     async def gateway(req: Request, context: func.Context) -> Response:

@@ -4,7 +4,6 @@ import asyncio
 import importlib
 import logging
 import random
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
@@ -12,9 +11,6 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
-
-from starlette.requests import Request
-from starlette.responses import Response
 
 from shared import ulid
 from shared.accounting import Accounting
@@ -32,12 +28,12 @@ from shared.billing import cost as pricing
 from shared.billing.cost import USD
 from shared.billing.focus_export import FocusExporter
 from shared.billing.prices import Prices
-from shared.concurrency import SingleFlight, Tasks
+from shared.concurrency import Tasks
 from shared.config import environment
 from shared.config.document import Backend, Configuration, LedgerSettings
 from shared.config.environment import Settings, Source, Storage
 from shared.credentials import Credentials
-from shared.errors import ConfigurationError, StoreUnavailable
+from shared.errors import StoreUnavailable
 from shared.forwarding.backend_client import BackendClient
 from shared.forwarding.forwarder import Forwarder
 from shared.forwarding.shadowing import Shadows
@@ -46,7 +42,7 @@ from shared.lifecycle import reminders, retirement
 from shared.limits import cleanup
 from shared.limits.limiter import Limiter
 from shared.limits.scopes import Scope
-from shared.management.api import ManagementApi, without_configuration
+from shared.management.api import ManagementApi
 from shared.management.audit import Audit, AuditRoutes
 from shared.management.backends import BackendRoutes
 from shared.management.configuration import ConfigurationRoutes
@@ -80,9 +76,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("tollgate")
 
-_TRY_EVERY = 5.0  # seconds between a process's attempts to start with a configuration that cannot be used
 _PATIENCE = Patience()
-_ASK_EVERY = 300.0  # seconds between a process's looks at the last roll-up
 
 
 class _Running(NamedTuple):
@@ -395,75 +389,3 @@ def _readings(ledger: Ledger, limiter: Limiter, alerts: Alerts, breakers: Breake
         instruments.ALERTS: alerts.raised.items,
         instruments.TRIPS: lambda: [((backend,), trips) for backend, trips in breakers.trips.items()],
     }
-
-
-class OnDemand:
-    """The application of a process without a start-up hook: the first request builds it, in its own event loop.
-
-    A wrong configuration does not stop the start: the Functions host hides the reason of a failed import, and answers
-    404. The reason is printed in one line on stderr instead, and every request gets 503. There is no orderly end
-    either: the host kills the process."""
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-        self._complaints = ""
-        self._management_key = environment.management_key(environ)
-        try:
-            if environment.source(environ).url is None:
-                environment.load(environ)
-        except ConfigurationError as error:
-            self._complain(error)
-        self._stack = AsyncExitStack()
-        self._application: Application | None = None
-        self._building: SingleFlight[str, Application] = SingleFlight()
-        self._tasks = Tasks()
-        self._next_look = self._next_try = 0.0
-
-    async def handle(self, request: Request, traceparent: str) -> Response:
-        """Answer a request. `traceparent`: of the host's span."""
-        try:
-            application = self._application or await self._get()
-        except ConfigurationError as error:
-            self._complain(error)
-            path = request.scope["path"]
-            return without_configuration(path, request.headers, self._complaints, self._management_key)
-        self._wake_roll_up(application)
-        return await application.gateway.handle(request, traceparent)
-
-    async def roll_up(self) -> None:
-        """One pass of the timer's job, unless there is no configuration."""
-        try:
-            application = await self._get()
-        except ConfigurationError as error:
-            self._complain(error)
-        else:
-            await application.roll_up()
-
-    def _complain(self, error: ConfigurationError) -> None:
-        """Print the complaints in one line, unless they were the last ones printed."""
-        if str(error) != self._complaints:
-            self._complaints = str(error)
-            print("ERROR: " + " | ".join(self._complaints.splitlines()), file=sys.stderr, flush=True)
-
-    def _wake_roll_up(self, application: Application) -> None:
-        """Roll up in the background of calls if the timer does not: it needs the host's storage, and can be off."""
-        if time.monotonic() >= self._next_look:
-            self._next_look = time.monotonic() + _ASK_EVERY
-            self._tasks.start(application.attempt_roll_up(only_overdue=True))
-
-    async def _get(self) -> Application:
-        """The application of this process. After a failed attempt to build it, a later request tries again.
-
-        Raises `ConfigurationError`."""
-        if self._application is None:
-            if time.monotonic() < self._next_try:
-                raise ConfigurationError(self._complaints)
-            self._application = await self._building.run("", self._build)
-        return self._application
-
-    async def _build(self) -> Application:
-        try:
-            return await self._stack.enter_async_context(application(self._environ))
-        except ConfigurationError:
-            self._next_try = time.monotonic() + _TRY_EVERY
-            raise

@@ -45,7 +45,7 @@ LAYERS = (
     *("config", "types", "storage", "credentials", "alerts", "versions"),
     *("azure_openai", "auth", "usage", "billing", "limits", "telemetry", "lifecycle"),  # what the stages are made of
     *("requests", "routing", "affinity", "forwarding", "responses"),  # parse, route, forward, respond
-    *("management", "accounting", "gateway", "bootstrap", "http_protocol", "asgi"),
+    *("management", "accounting", "gateway", "bootstrap", "on_demand", "http_protocol", "asgi"),
     *("functions_pairing", "functions_http", "cli"),
 )
 IO = {"aiohttp", "asyncio", "socket", "os", "subprocess", "logging", "time", "datetime"}
