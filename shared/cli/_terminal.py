@@ -4,7 +4,9 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -15,8 +17,12 @@ from rich.text import Text
 from shared import bootstrap
 from shared.auth.consumers import Consumers, Record
 from shared.config import environment
+from shared.config.document import Configuration
+from shared.config.environment import Settings
 from shared.errors import ConfigurationError, InvalidRequest, StoreUnavailable
 from shared.storage import Store
+from shared.versions.live import Live
+from shared.versions.rows import Versions
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Identified = Annotated[str, typer.Argument(metavar="ID", help="The consumer's id, or its name if it is unique.")]
@@ -48,6 +54,14 @@ def with_store(run: Callable[[Store], Coroutine[Any, Any, None]]) -> None:
         fail(f"--{error.message}")
 
 
+@asynccontextmanager
+async def open_layers() -> AsyncIterator[tuple[Store, Callable[[], Awaitable[str]], str]]:
+    """The store of the environment, and its base document: a function that reads it, and its name."""
+    storage, place = environment.load_storage(os.environ), environment.source(os.environ)
+    async with bootstrap.open_store(storage) as store, bootstrap.open_base(place, storage) as text:
+        yield store, text, place.name
+
+
 async def find(store: Store, identified: str) -> Record:
     """The consumer with this id or name. Exits with 2 unless there is exactly one."""
     consumers = Consumers(store)
@@ -58,10 +72,24 @@ async def find(store: Store, identified: str) -> Record:
     return matching[0]
 
 
-def settings() -> environment.Settings:
-    """The settings of the environment. Exits with 2 if they are wrong."""
+def settings(*, secrets: bool = False) -> Settings:
+    """The settings of the environment, with the configuration that the gateway serves. `secrets`: with the keys of its
+    backends, which most commands do without. Exits with 2 if they are wrong."""
+
+    def of(configuration: Configuration, name: str) -> Settings:
+        return (
+            environment.settings(configuration, name, os.environ)
+            if secrets
+            else environment.without_secrets(configuration, os.environ)
+        )
+
+    async def read() -> Settings:
+        async with open_layers() as (store, text, name):
+            return await Live(text, name, Versions(store), of).start()
+
     try:
-        return environment.load(os.environ)
+        with ThreadPoolExecutor(1) as thread:  # a command may be in an event loop already
+            return thread.submit(asyncio.run, read()).result()
     except ConfigurationError as error:
         fail(str(error))
 

@@ -41,7 +41,7 @@ def check(as_json: AsJson = False) -> None:
     """Call every deployment of every backend with a minimal request. Exits with 1 if one is not usable.
 
     Shows the day on which Azure retires each model, as far as it is known, and warns 90 days ahead."""
-    given = settings()
+    given = settings(secrets=True)
     findings = asyncio.run(checks.check(given))
     for warning in checks.warnings(given.configuration, findings, time.time()):
         print(f"warning: {warning}", file=sys.stderr)

@@ -170,6 +170,11 @@ def _named_by_alerts(configuration: Configuration) -> list[str]:
     return names + [name for one in receivers for name in (one.url_env, one.secret_env) if name is not None]
 
 
+def without_secrets(configuration: Configuration, environ: Mapping[str, str] = os.environ) -> Settings:
+    """The settings of a command that calls no backend."""
+    return Settings(configuration, load_storage(environ), client_id=environ.get("AZURE_CLIENT_ID") or None)
+
+
 def management_key(environ: Mapping[str, str]) -> str | None:
     """The management key; None if there is none that can be used."""
     key = environ.get(_MANAGEMENT_KEY, "")
