@@ -11,8 +11,8 @@ COMPILE := CUSTOM_COMPILE_COMMAND='make requirements' $(PYTHON_IN) -m piptools c
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
 
-run: azurite install ## start the gateway (PORT=7071) with simulated regions, or your gateway.yaml; HOST=func: under Core Tools
-	@$(PYTHON_IN) -m local.run $(if $(filter command,$(origin HOST))$(filter func,$(HOST)),--host $(HOST))
+run: azurite install ## start the gateway (PORT=7071) with simulated regions, or your gateway.yaml; HOST=func: under Core Tools; SIMULATE=1: with its backends simulated
+	@$(PYTHON_IN) -m local.run $(if $(filter command,$(origin HOST))$(filter func,$(HOST)),--host $(HOST)) $(if $(filter-out 0,$(SIMULATE)),--simulate)
 
 test: azurite install-dev ## run the tests, two files at a time (ARGS=... goes to pytest)
 	@$(PYTHON_IN) -m pytest --numprocesses 2 --dist loadfile $(ARGS)

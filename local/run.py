@@ -1,6 +1,7 @@
 """`make run`: starts the gateway and its dependencies, makes a demo call, and stops everything on Ctrl-C.
 
-Without a user configuration the backends are three simulated regions. All files it writes are in `.local/`.
+Without a user configuration the backends are three simulated regions; with one, they may be simulated, too. All files
+it writes are in `.local/`.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import fcntl
 import json
 import os
 import re
+import secrets
 import shlex
 import shutil
 import signal
@@ -24,6 +26,8 @@ import yaml
 
 from local import azurite, demo
 from local.processes import Child, Children, Refused, free_port, port_is_free
+from local.simulated import Simulated
+from shared.config import environment
 from shared.http_protocol import UVICORN_OPTIONS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,6 +55,7 @@ SETTINGS = ("GATEWAY_", "IDENTITY_", "AZURE_", "AzureWebJobsStorage", "APPLICATI
 # own sign-in is not for the simulator.
 NEVER_EXPORTED = ("OPENAI_BASE_URL",)
 OF_A_SIGN_IN = ("AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_CLIENT_SECRET", "AZURE_FEDERATED_TOKEN_FILE")
+MANAGEMENT_KEY = "GATEWAY_MANAGEMENT_KEY"
 MADE_HERE = "TOLLGATE_LOCAL_RUN"  # holds the variables that a run made: a shell may have sourced them before the next
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -58,7 +63,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Run:
     """One local run: its options and the gateway's environment."""
 
-    def __init__(self, children: Children, host: str, port: int) -> None:
+    def __init__(self, children: Children, host: str, port: int, *, simulate: bool) -> None:
         self.children = children
         self.host = host
         self.port = port
@@ -69,14 +74,19 @@ class Run:
         self.configuration = "gateway.yaml" if (ROOT / "gateway.yaml").exists() else ""
         if self.environ.get("GATEWAY_CONFIG"):
             self.configuration = "GATEWAY_CONFIG"
-        self.simulated = not self.configuration
         self.tenant: dict[str, Any] = {}  # the simulated one
+        self.simulated = simulate or not self.configuration
+        self.own: Simulated | None = None  # the user's configuration, if its backends are simulated
+        if simulate and self.configuration:
+            self.own = Simulated(environment.source(self.environ))
 
     def start(self) -> None:
         """Start everything and wait until the gateway answers."""
         if self.simulated:
             self.environ = {k: v for k, v in self.environ.items() if not k.startswith(FOREIGN)}
             self.given = dict(self.environ)
+        if not self.environ.get(MANAGEMENT_KEY):
+            self.environ[MANAGEMENT_KEY] = management_key(STATE / "management-key")
         storage = self._start_azurite() if self._needs_azurite() else None
         simulator = self._start_simulator() if self.simulated else None
         if storage:
@@ -104,6 +114,8 @@ class Run:
                 print("  The regions are simulated: the text is meaningless, everything else matches Azure's answers.")
             print(f"\nThree calls to copy:\n\n{demo.calls_to_copy(self.base_url, key, model)}")
         print(f"URL  {self.base_url}\nKey  {key}")
+        if not self.given.get(MANAGEMENT_KEY):
+            print(f"Management key  {self.environ[MANAGEMENT_KEY]}")
         if self.tenant:
             print(demo.tokens_to_copy(self.tenant))
         file = self._write_environment(key)
@@ -126,9 +138,8 @@ class Run:
 
     def _named_secrets(self) -> set[str]:
         """The variables that the configuration names: `check` needs the keys of the backends."""
-        given = self.environ.get("GATEWAY_CONFIG", "")
-        path = Path(given) if given else ROOT / "gateway.yaml"
-        text = given if given.lstrip().startswith("{") or "\n" in given else path.read_text()
+        source = environment.source(self.environ)
+        text = source.read() if source.url is None else ""
         return set(re.findall(r"(?:api_key_env|secret_env)\W+(\w+)", text))
 
     def stay(self) -> None:
@@ -175,9 +186,10 @@ class Run:
 
     def _start_simulator(self) -> Child:
         file = STATE / "simulator.json"
-        file.write_text(
-            json.dumps({"regions": [{"name": n, "display": display, **DELAYS} for n, display, _ in REGIONS]})
-        )
+        regions = [{"name": name, "display": display} for name, display, _ in REGIONS]
+        if self.own is not None:
+            regions = self.own.regions()
+        file.write_text(json.dumps({"regions": [region | DELAYS for region in regions]}))
         return self.children.start(
             "simulator", [sys.executable, "-m", "simulator", "--config", str(file)], self.environ
         )
@@ -186,12 +198,13 @@ class Run:
         addresses = self.children.wait_for("The simulator", lambda: first_line(simulator.log), seconds=60)
         regions: dict[str, str] = addresses["regions"]
         file = STATE / "gateway.yaml"
-        file.write_text(
-            "# Overwritten by every `make run` without a gateway.yaml: the simulated regions of that run.\n"
-            + yaml.safe_dump(simulated_configuration(regions, addresses["tenant"]), sort_keys=False)
-        )
-        self.configuration = relative(file)
         self.tenant = addresses["tenant"]
+        document = simulated_configuration(regions) if self.own is None else self.own.document(regions)
+        file.write_text(
+            "# Overwritten by every `make run` with simulated regions: their addresses in that run.\n"
+            + yaml.safe_dump(document | {"entra": simulated_tenant(self.tenant, document)}, sort_keys=False)
+        )
+        self.configuration = relative(file) + (f" (made from {self.configuration})" if self.own is not None else "")
         self.environ |= {
             "GATEWAY_CONFIG": str(file),
             "IDENTITY_ENDPOINT": addresses["identity"]["endpoint"],
@@ -226,20 +239,24 @@ def without_earlier_run(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: text for name, text in environ.items() if name != MADE_HERE and made.get(name) != text}
 
 
-def simulated_configuration(endpoints: dict[str, str], tenant: dict[str, Any]) -> dict[str, Any]:
+def simulated_tenant(tenant: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
+    """The section `entra`, for tokens of the simulated tenant, with the document's own rules."""
     return {
-        "entra": {
-            "authority": tenant["authority"],
-            "tenants": [tenant["id"]],
-            "audiences": tenant["audiences"],
-            "callers": [{"app_role": "Gateway.Call"}],
-        },
+        "authority": tenant["authority"],
+        "tenants": [tenant["id"]],
+        "audiences": tenant["audiences"],
+        "callers": document.get("entra", {}).get("callers", [{"app_role": "Gateway.Call"}]),
+    }
+
+
+def simulated_configuration(endpoints: dict[str, str]) -> dict[str, Any]:
+    return {
         "backends": [
             {"name": name, "endpoint": endpoints[name], "region": name}
             | ({"data_zone": zone} if zone else {})
             | {"auth": "managed_identity", "api_version": "v1", "models": {model: model for model in MODELS}}
             for name, _, zone in REGIONS
-        ],
+        ]
     }
 
 
@@ -290,6 +307,17 @@ def only_run() -> Iterator[int]:
         yield lock.fileno()
 
 
+def management_key(file: Path) -> str:
+    """The management key of the runs in this folder."""
+    with contextlib.suppress(OSError):
+        if len(kept := file.read_text().strip()) >= 32:
+            return kept
+    file.unlink(missing_ok=True)
+    with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as output:
+        output.write(made := secrets.token_urlsafe(32))
+    return made
+
+
 def step(name: str, text: str) -> None:
     print(f"  {name:<10} {text}", flush=True)
 
@@ -307,7 +335,9 @@ def interrupt(*_: object) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make run", description="Runs the gateway on this machine.")
     parser.add_argument("--host", choices=["uvicorn", "func"], default="uvicorn", help="the server (make run HOST=...)")
-    host = parser.parse_args().host
+    parser.add_argument("--simulate", action="store_true", help="simulate the backends (make run SIMULATE=1)")
+    options = parser.parse_args()
+    host = options.host
     for number in SIGNALS:
         signal.signal(number, interrupt)
     # All connections are local, so bypass any proxy.
@@ -321,7 +351,7 @@ def main() -> int:
         (STATE / "logs").mkdir(parents=True, exist_ok=True)
         with only_run() as lock, Children(ROOT, STATE / "logs", inherited=[lock]) as children:
             print("Starting Tollgate", flush=True)
-            run = Run(children, host, port)
+            run = Run(children, host, port, simulate=options.simulate)
             run.start()
             run.show()
             print(f"Ready after {time.monotonic() - started:.1f} s.", end=" ")

@@ -23,7 +23,9 @@ import yaml
 import shared
 from local import azurite, run
 from local.processes import Children, Refused, free_port, port_is_free
+from local.simulated import Simulated
 from shared.config import parsing
+from shared.config.environment import Source
 from simulator.tenant import Tenant
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -196,13 +198,88 @@ class TestProcesses:
 def test_the_simulated_configuration_is_one_that_the_gateway_accepts() -> None:
     endpoints = {name: f"http://127.0.0.1:{9000 + i}" for i, (name, _, _) in enumerate(run.REGIONS)}
     tenant = Tenant().places("http://127.0.0.1:9100")
-    document = yaml.safe_dump(run.simulated_configuration(endpoints, tenant), sort_keys=False)
+    made = run.simulated_configuration(endpoints)
+    document = yaml.safe_dump(made | {"entra": run.simulated_tenant(tenant, made)}, sort_keys=False)
     parsed = parsing.parse(document, "gateway.yaml")
     assert parsed.entra is not None
     assert parsed.entra.tenants == [tenant["id"]]
     assert {b.name: b.endpoint for b in parsed.backends} == endpoints
     assert [b.data_zone for b in parsed.backends] == ["eu", "us", None]
     assert parsed.model_names() == list(run.MODELS)
+
+
+MINE = {
+    "backends": [
+        {
+            "name": "reserved",
+            "endpoint": "https://contoso-swc.openai.azure.com",
+            "region": "swedencentral",
+            "kind": "provisioned",
+            "models": {"gpt-5.4": "ptu"},
+        },
+        {
+            "name": "sweden",
+            "endpoint": "https://contoso-swc.openai.azure.com",
+            "region": "swedencentral",
+            "auth": {"api_key_env": "A_KEY_THAT_IS_NOT_SET"},
+            "models": {"gpt-5.4": "paygo", "ours:small": "small"},
+            "tokens_per_minute": {"ours:small": 1000},
+        },
+        {
+            "name": "virginia",
+            "endpoint": "https://contoso-eus.openai.azure.com",
+            "region": "eastus2",
+            "models": {"gpt-5.4": "gpt"},
+        },
+    ],
+    "models": {"gpt-5.4": {"fallbacks": ["ours:small"]}},
+    "limits": {
+        "teams": {"search": {"tokens_per_minute": 9}},
+        "webhook": {"url": "https://hooks.contoso.com/x", "secret_env": "HOOK"},
+    },
+    "export": {"container": "costs"},
+}
+
+
+def test_a_configuration_of_ones_own_is_simulated_under_the_same_names() -> None:
+    mine = Simulated(Source("gateway.yaml", text=json.dumps(MINE)))
+    sweden, virginia = mine.regions()
+    assert (sweden["name"], virginia["name"]) == ("reserved", "virginia")
+    assert sweden["deployments"] == [
+        {"name": "ptu", "model": "gpt-5.4", "sku": "ProvisionedManaged"},
+        {"name": "paygo", "model": "gpt-5.4"},
+        {"name": "small", "model": "ours-small", "tokens_per_minute": 1000},
+    ]
+    document = mine.document({"reserved": "http://127.0.0.1:1", "virginia": "http://127.0.0.1:2"})
+    made = parsing.parse(yaml.safe_dump(document), "x")
+    assert [(b.name, b.endpoint, b.auth) for b in made.backends] == [
+        ("reserved", "http://127.0.0.1:1", "managed_identity"),
+        ("sweden", "http://127.0.0.1:1", "managed_identity"),
+        ("virginia", "http://127.0.0.1:2", "managed_identity"),
+    ]
+    assert (list(made.limits.teams), made.limits.webhook, made.export.container) == (["search"], None, None)
+    for wrong in (Source("gateway.yaml", text="backends: []"), Source("https://x", url="https://x")):
+        with pytest.raises(Refused):
+            Simulated(wrong)
+
+
+def test_make_run_serves_a_configuration_of_ones_own_without_azure(tmp_path: Path) -> None:
+    given = {name: text for name, text in os.environ.items() if not name.startswith("GATEWAY_")}
+    launcher, said = start_run(tmp_path, given | {"GATEWAY_CONFIG": json.dumps(MINE)}, "--simulate")
+    with launcher:
+        environ = shell_environment(tmp_path / "env")
+        key = said.rpartition("\nManagement key  ")[2].split()[0]
+        request = urllib.request.Request(
+            f"{environ['GATEWAY_URL']}/gateway/configuration", headers={"authorization": f"Bearer {key}"}
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            shown = json.load(answer)
+        launcher.terminate()
+        assert launcher.wait(20) == 0
+    assert [backend["name"] for backend in shown["document"]["backends"]] == ["reserved", "sweden", "virginia"]
+    assert "Served by swedencentral" in said  # the provisioned deployment is first
+    assert environ["GATEWAY_MANAGEMENT_KEY"] == key
+    assert stat.S_IMODE((tmp_path / "management-key").stat().st_mode) == 0o600
 
 
 def test_azurite_starts_on_a_given_port_and_keeps_its_data_in_a_given_folder(tmp_path: Path) -> None:
@@ -290,14 +367,14 @@ def test_a_run_takes_back_what_it_made_and_nothing_that_the_developer_changed() 
     assert run.without_earlier_run({"GATEWAY_STORAGE": "mine"}) == {"GATEWAY_STORAGE": "mine"}
 
 
-def start_run(state: Path, given: Mapping[str, str] | None = None) -> tuple[subprocess.Popen[str], str]:
+def start_run(state: Path, given: Mapping[str, str] | None = None, *words: str) -> tuple[subprocess.Popen[str], str]:
     """The launcher with a folder of its own for what it keeps; returns what it printed until it was ready."""
     program = (
         f"import pathlib, sys; from local import run; run.STATE = pathlib.Path({str(state)!r}); sys.exit(run.main())"
     )
     environ = given or {k: v for k, v in os.environ.items() if not k.startswith("GATEWAY_")}
     launcher = subprocess.Popen(
-        [sys.executable, "-c", program],
+        [sys.executable, "-c", program, *words],
         cwd=ROOT,
         env={**environ, "PORT": str(free_port())},
         stdout=subprocess.PIPE,
