@@ -117,6 +117,7 @@ class Telemetry:
         self._metrics_every = metrics_every
         self._clock = clock
         self._wall = wall
+        self._traces_per_second = -1.0
         self.configure(traces_per_second, cost)
         self._spans: deque[Span] = deque()
         self._lines: deque[LogLine] = deque()
@@ -135,8 +136,10 @@ class Telemetry:
     def configure(self, traces_per_second: float, cost: Cost) -> None:
         """Apply another configuration."""
         self._cost = cost
-        # Two budgets, so that successful calls do not crowd out failed ones.
-        self._budget, self._failure_budget = Budget(traces_per_second), Budget(traces_per_second)
+        if traces_per_second != self._traces_per_second:
+            self._traces_per_second = traces_per_second
+            # Two budgets, so that successful calls do not crowd out failed ones.
+            self._budget, self._failure_budget = Budget(traces_per_second), Budget(traces_per_second)
 
     # --- calls --------------------------------------------------------------------------------------------------------
 

@@ -87,7 +87,7 @@ class Changes:
                 pointer = await self.versions.pointer()
                 current = await self.versions.existing(pointer.number)
                 sections = dict(change(current))
-                self.validate(sections)
+                await asyncio.to_thread(self.validate, sections)  # large ones take long, and open streams go on
                 replaced = layers.digests(self._base(), sections)
                 if (sections, replaced) == (current.sections, current.replaced):
                     return current

@@ -148,7 +148,8 @@ class Live:
             found = (str(text) if isinstance(text, ConfigurationError) else layers.digest(text), number)
             if found != self._seen:
                 known = number == self.version.number
-                self._take(text, self.version if known else await self._versions.existing(number))
+                newest = self.version if known else await self._versions.existing(number)
+                await self._take(await self._base_of(text), newest)
                 self._seen = found
             if not self.refused and not self._remembered:
                 await self._versions.remember(Good(self._source, self.base.text, self.version.number))
@@ -160,22 +161,30 @@ class Live:
         except ConfigurationError as error:
             return error
 
-    def _take(self, text: str | ConfigurationError, newest: Version) -> None:
+    async def _base_of(self, text: str | ConfigurationError) -> Base | ConfigurationError:
+        """The base document of a text, read in a thread: YAML takes a second per 200 kB, and open streams go on."""
+        if isinstance(text, ConfigurationError):
+            return text
+        if layers.digest(text) == self.base.digest:
+            return self.base
+        try:
+            return await asyncio.to_thread(layers.base, text, self._source)
+        except ConfigurationError as error:
+            return error
+
+    async def _take(self, found: Base | ConfigurationError, newest: Version) -> None:
         """Serve the best of what a look found: the newest of both layers, else of one of them."""
         base, refused = self.base, []
-        try:
-            if isinstance(text, ConfigurationError):
-                raise text
-            if layers.digest(text) != base.digest:
-                base = layers.base(text, self._source)
-        except ConfigurationError as error:
-            refused.append(Refused(self._source, error.complaints))
+        if isinstance(found, ConfigurationError):
+            refused.append(Refused(self._source, found.complaints))
+        else:
+            base = found
         self.newest_base = base
         for i, (below, version) in enumerate(((base, newest), (base, self.version), (self.base, newest))):
             if below is self.base and version is self.version:
                 break
             try:
-                self._serve(below, version)
+                self._serve(below, version, await asyncio.to_thread(self._settings_of, below, version))
                 break
             except ConfigurationError as error:
                 if i == 0:
@@ -188,8 +197,7 @@ class Live:
                     self._alert(configuration_refused(one.name, [*map(str, one.complaints)], time.time()))
         self.refused = tuple(refused)
 
-    def _serve(self, base: Base, version: Version) -> None:
-        settings = self._settings_of(base, version)
+    def _serve(self, base: Base, version: Version, settings: Settings) -> None:
         if self._apply is not None:
             self._apply(settings)
         self.base, self.version, self._remembered = base, version, False
