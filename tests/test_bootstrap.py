@@ -89,10 +89,12 @@ async def test_what_did_not_change_keeps_its_health_its_leases_and_its_connectio
         seen, leases = breakers.watched(other), application._running.limiter._limits
         before = (breakers.health(down), seen.latency.summary(), len(connections))
         lease = leases[next(iter(leases))]
+        seen.configured = 7e5  # the most that its answers have reported
         for weight in (2, 3):
             apply(application, [a, {**b, "weight": weight}], heartbeat_seconds=weight)
         assert (breakers.health(down), breakers.watched(other).latency.summary()) == before[:2]
         assert breakers.watched(other) is seen
+        assert seen.configured == 7e5
         assert leases[next(iter(leases))] is lease
         replies = [await call(application, key, CHAT, body()) for _ in range(7)]
         assert {reply.headers.get("x-gateway-backend") for reply in replies[:6]} == {"b"}

@@ -1,10 +1,11 @@
 """Versions of the configuration in a real table: each change is one version, and two operators at once lose nothing."""
 
 import asyncio
+import copy
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -12,10 +13,10 @@ from shared import bootstrap
 from shared.config import layers
 from shared.config.environment import Storage
 from shared.errors import ChangedMeanwhile, ConfigurationError, RequestTooLarge, VersionNotFound
-from shared.storage import names
+from shared.storage import Table, names
 from shared.versions import rows
 from shared.versions.changes import Changes
-from shared.versions.rows import Good, Version, Versions
+from shared.versions.rows import Good, Pointer, Version, Versions
 from tests.harness.azurite import Azurite
 from tests.harness.azurite import azurite as start_azurite
 
@@ -130,6 +131,31 @@ async def test_a_row_that_a_dead_writer_left_behind_is_no_version(account: Azuri
         await table.put("configuration", "v00000002", {**left.properties, "previous": 1}, None)
         assert (await changes.replace({"heartbeat_seconds": 7}, "ann")).number == 3
         assert [version.number for version in await changes.versions.history()] == [3, 1]
+
+
+async def test_a_writer_whom_another_overtakes_between_its_two_writes_changes_nothing(account: Azurite) -> None:
+    async with opened(account) as changes:
+        versions = changes.versions
+        other = copy.copy(versions)
+        write = versions._table.put
+
+        class Overtaken:
+            """The table of the first writer, whose second write comes after the other writer's."""
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(other._table, name)
+
+            async def put(self, partition: str, key: str, properties: Any, etag: str | None) -> str | None:
+                if key == "current":
+                    overtook.append(await other.put(Version(sections={"heartbeat_seconds": 2}), Pointer()))
+                return await write(partition, key, properties, etag)
+
+        overtook: list[Version | None] = []
+        versions._table = cast("Table", Overtaken())
+        assert await versions.put(Version(sections={"heartbeat_seconds": 1}), Pointer()) is None
+        assert [version.sections for version in await other.history()] == [{"heartbeat_seconds": 2}]
+        assert overtook == await other.history()
+        assert await other.get(1) is None
 
 
 async def test_the_newest_five_hundred_are_kept(account: Azurite, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,6 +111,24 @@ async def test_a_base_that_does_not_fit_the_version_is_refused_as_a_whole() -> N
     assert (process.served[-1].model_names(), process.refused) == (["m"], [])
 
 
+async def test_of_two_layers_that_changed_at_once_the_one_that_can_be_used_is_served() -> None:
+    process = await Process(MemoryStore(), {"heartbeat_seconds": 9}).start()
+    await process.changes.replace({"models": {"n": {}}}, "ann")  # fits the base document of now …
+    process.text = json.dumps({"backends": [{**BACKEND, "models": {"m": "m"}}], "heartbeat_seconds": 8})  # … alone
+    await process.live.look()
+    assert (process.heartbeat, process.served[-1].model_names()) == (8, ["m"])
+    assert process.refused == [("version 1 over gateway.yaml", "models.n")]
+
+    process = await Process(MemoryStore(), {"heartbeat_seconds": 9}).start()
+    await process.changes.replace({"models": {"n": {}}}, "ann")
+    await process.live.look()
+    await process.changes.replace({"models": {"n": {}}, "heartbeat_seconds": 7}, "ann")  # fits neither version then
+    process.text = json.dumps({"backends": [{**BACKEND, "models": {"m": "m"}}]})
+    await process.live.look()
+    assert (process.heartbeat, process.served[-1].model_names()) == (7, ["m", "n"])
+    assert process.refused == [("version 2 over gateway.yaml", "models.n")]
+
+
 async def test_a_restart_while_the_newest_base_is_wrong_serves_the_last_good_one(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
