@@ -180,7 +180,7 @@ async def test_a_hundred_configurations_leave_nothing_behind() -> None:
         finally:
             tracemalloc.stop()
         assert len(asyncio.all_tasks()) <= tasks + 1
-        assert {kind: _count(kind) for kind in kinds} == kinds
+        assert {kind for kind, count in kinds.items() if _count(kind) > count} == set()
         assert grown < 100 * 3_000, grown
 
 

@@ -17,7 +17,6 @@ from shared import bootstrap
 from shared.alerts.watch import Patience
 from shared.auth.consumers import Consumers
 from shared.bootstrap import Application
-from shared.config import environment
 from shared.config.document import Limits
 from simulator.process import SimulatorProcess
 from tests.harness.alert_receiver import AlertReceiver, alert_receiver
@@ -61,7 +60,7 @@ async def gateway(
         "ALERT_URL": receiver.url,
         "ALERT_SECRET": "a secret",
     }
-    async with bootstrap.application(environment.load(environ), patience=QUICK) as application:
+    async with bootstrap.application(environ, patience=QUICK) as application:
         yield application
 
 
@@ -226,7 +225,7 @@ async def test_a_refused_configuration_is_reported_while_the_former_one_goes_on(
             "K": regions.api_key,
             "ALERT_SECRET": "a secret",
         }
-        async with bootstrap.live_application(environ) as application:
+        async with bootstrap.application(environ) as application:
             file.write_text(json.dumps(good | {"backends": [backend("fine", regions, "spare-148", weight=0)]}))
             (alert,) = await until(lambda: receiver.of("configuration_refused"))
             assert await ask(application, await key_of(application), "spare-148") == 200
