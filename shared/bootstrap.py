@@ -79,7 +79,7 @@ logger = logging.getLogger("tollgate")
 _PATIENCE = Patience()
 
 
-class _Running(NamedTuple):
+class _LongLived(NamedTuple):
     """The parts of a process that outlive a configuration. Those that hold one are asked for another view of
     themselves, with the same memory."""
 
@@ -108,7 +108,7 @@ class Application:
     """A running gateway, as an edge serves it: requests, and the timer's job. `gateway` serves the newest
     configuration; a call ends with the one that it began with."""
 
-    def __init__(self, running: _Running) -> None:
+    def __init__(self, running: _LongLived) -> None:
         self._running = running
         self.store, self.alerts = running.store, running.alerts
         self._authenticator = running.authenticator
@@ -229,7 +229,7 @@ async def open_exporter(storage: Storage, configuration: Configuration, store: S
 
 
 @asynccontextmanager
-async def _running(
+async def _assembled(
     settings: Settings, tables: "TablesStore", live: Live, changes: Changes, patience: Patience
 ) -> AsyncIterator[Application]:
     """The parts of a gateway, with its first settings."""
@@ -260,7 +260,7 @@ async def _running(
             return await running.has_object(backend, reference)
 
         running = Application(
-            _Running(
+            _LongLived(
                 settings=settings,
                 live=live,
                 changes=changes,
@@ -299,9 +299,10 @@ async def application(
         versions = Versions(tables)
         live = Live(read, place.name, versions, settings_of)
         changes = Changes(versions, lambda: live.newest_base, settings_of)
-        async with _running(await live.start(), tables, live, changes, patience) as running:
+        async with _assembled(await live.start(), tables, live, changes, patience) as running:
+            live.serve_by(running.apply, running.alerts)
             following = Tasks()
-            following.start(live.follow(running.apply, running.alerts))
+            following.start(live.follow())
             try:
                 yield running
             finally:

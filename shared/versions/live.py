@@ -56,6 +56,7 @@ class Live:
         self._looking = asyncio.Lock()
         self._seen: tuple[str, int] | None = None  # what the last look found
         self._remembered = False
+        self._unread = ""  # why the base document could not be read by the last look
         self.refused: tuple[Refused, ...] = ()
         self.base: Base
         self.newest_base: Base  # the newest that is valid by itself: new versions lie over it
@@ -126,9 +127,13 @@ class Live:
 
     # --- looks --------------------------------------------------------------------------------------------------------
 
-    async def follow(self, apply: Callable[[Settings], None], alert: Raise) -> None:
-        """Serve newer configurations by `apply` for as long as the process runs. `alert` is told of refused ones."""
-        self._apply, self._alert, pause = apply, alert, _AFTER_THE_START
+    def serve_by(self, apply: Callable[[Settings], None], alert: Raise) -> None:
+        """Set what serves newer configurations from now on, and what is told of refused ones."""
+        self._apply, self._alert = apply, alert
+
+    async def follow(self) -> None:
+        """Look for as long as the process runs."""
+        pause = _AFTER_THE_START
         while True:
             await asyncio.sleep(pause * random.uniform(0.8, 1.0))
             pause = EVERY
@@ -156,17 +161,25 @@ class Live:
                 self._remembered = True
 
     async def _newest_text(self) -> str | ConfigurationError:
+        """The text of the base document as it is now; as it was, if it is out of reach: operators go on over it."""
         try:
-            return await self._read()
+            text, self._unread = await self._read(), ""
+            return text
         except ConfigurationError as error:
             return error
+        except StoreUnavailable as error:
+            if not self._unread:
+                logger.warning("the base document cannot be read, and stays as it was: %s", error)
+            self._unread = str(error)
+            return self.newest_base.text
 
     async def _base_of(self, text: str | ConfigurationError) -> Base | ConfigurationError:
         """The base document of a text, read in a thread: YAML takes a second per 200 kB, and open streams go on."""
         if isinstance(text, ConfigurationError):
             return text
-        if layers.digest(text) == self.base.digest:
-            return self.base
+        for known in (self.base, self.newest_base):
+            if layers.digest(text) == known.digest:
+                return known
         try:
             return await asyncio.to_thread(layers.base, text, self._source)
         except ConfigurationError as error:
@@ -216,9 +229,12 @@ class Live:
             "base": {"source": self.base.source, "sha256": self.base.digest},
             "sections": {name: version.name if name in version.sections else "base" for name in sections},
             "warnings": [
-                f"{name}: the base document has changed since {version.name} replaced this section"
-                for name in version.sections
-                if name in changed
+                *(
+                    f"{name}: the base document has changed since {version.name} replaced this section"
+                    for name in version.sections
+                    if name in changed
+                ),
+                *([f"the base document cannot be read, and stays as it was: {self._unread}"] if self._unread else ()),
             ],
             "refused": [
                 {"name": one.name, "complaints": [{"path": c.path, "message": c.message} for c in one.complaints]}

@@ -1,6 +1,5 @@
 """The configuration that a process serves: the newest that can be used, through every mistake and every restart."""
 
-import contextlib
 import json
 from functools import partial
 from typing import Any
@@ -40,7 +39,7 @@ class Process:
 
     async def start(self) -> "Process":
         self.served.append((await self.live.start()).configuration)
-        self.live._apply = self._apply
+        self.live.serve_by(self._apply, lambda event: None)
         await self.live.look()
         return self
 
@@ -155,9 +154,15 @@ async def test_a_start_without_the_blob_serves_the_last_good_base() -> None:
     await Process(store, {"heartbeat_seconds": 9}).start()
     again = Process(store)
     again.unreachable = True
-    assert (await again.live.start()).configuration.heartbeat_seconds == 9
-    with pytest.raises(StoreUnavailable):
-        await again.live.look()
+    await again.start()
+    assert again.heartbeat == 9
+    await again.changes.replace({"max_request_bytes": 2048}, "ann")  # operators go on meanwhile
+    await again.live.look()
+    assert (again.heartbeat, again.served[-1].max_request_bytes) == (9, 2048)
+    assert "out of reach" in again.live.report()["warnings"][0]
+    again.unreachable = False
+    await again.live.look()
+    assert (again.heartbeat, again.live.report()["warnings"]) == (15, [])
 
 
 async def test_the_very_first_start_with_a_wrong_document_stops() -> None:
@@ -210,7 +215,6 @@ async def test_a_start_without_the_table_serves_the_base_until_it_answers() -> N
     with pytest.raises(StoreUnavailable):
         await again.start()
     assert again.heartbeat == 15
-    again.live._apply = again._apply
     store.dead = False
     await again.live.look()
     assert again.heartbeat == 3
@@ -231,11 +235,8 @@ async def test_a_configuration_that_the_parts_refuse_is_not_served() -> None:
     def refuse(settings: Settings) -> None:
         raise ConfigurationError("no signer")
 
-    process.live._apply = refuse
+    process.live.serve_by(refuse, lambda event: None)
     await process.changes.replace({"heartbeat_seconds": 3}, "ann")
     await process.live.look()
     assert [str(one.complaints[0]) for one in process.live.refused] == ["no signer"]
     assert process.live.version.number == 0
-    process.live._apply = process._apply
-    with contextlib.suppress(StoreUnavailable):
-        await process.live.look()
