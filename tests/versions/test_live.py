@@ -12,7 +12,7 @@ from shared.config.environment import Settings
 from shared.errors import ConfigurationError, StoreUnavailable
 from shared.versions.changes import Changes
 from shared.versions.live import Live
-from shared.versions.rows import Versions
+from shared.versions.rows import Pointer, Version, Versions
 from tests.harness.memory_store import MemoryStore
 from tests.harness.scripted_store import ScriptedStore
 
@@ -204,6 +204,16 @@ async def test_a_version_of_a_newer_gateway_is_refused_by_an_older_one() -> None
     await process.live.look()
     assert (process.heartbeat, process.refused) == (3, [("version 2 over gateway.yaml", "of_next_year")])
     assert (await Process(store, {"heartbeat_seconds": 9}).start()).heartbeat == 3
+
+
+async def test_a_row_written_past_the_api_names_no_host_of_its_own() -> None:
+    store = MemoryStore()
+    process = await Process(store).start()
+    stolen = {"backends": [{**BACKEND, "endpoint": "https://evil.example.com"}]}
+    await Versions(store).put(Version(sections=stolen, by="mallory"), Pointer())
+    await process.live.look()
+    assert process.refused == [("version 1 over gateway.yaml", "backends[0].endpoint")]
+    assert (await Process(store).start()).served[-1].backends[0].endpoint == BACKEND["endpoint"]
 
 
 async def test_a_start_without_the_table_serves_the_base_until_it_answers() -> None:
