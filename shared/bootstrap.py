@@ -296,7 +296,7 @@ async def application(
     storage, place = environment.load_storage(environ), environment.source(environ)
     settings_of = partial(environment.settings, environ=environ)
     async with (open_tables or open_store)(storage) as tables, open_base(place, storage) as read:
-        versions = Versions(tables)
+        versions = Versions(tables, environment.management_key(environ))
         live = Live(read, place.name, versions, settings_of)
         changes = Changes(versions, lambda: live.newest_base, settings_of)
         async with _assembled(await live.start(), tables, live, changes, patience) as running:

@@ -85,7 +85,7 @@ def settings(*, secrets: bool = False) -> Settings:
 
     async def read() -> Settings:
         async with open_layers() as (store, text, name):
-            return await Live(text, name, Versions(store), of).start()
+            return await Live(text, name, Versions(store, environment.management_key(os.environ)), of).start()
 
     try:
         with ThreadPoolExecutor(1) as thread:  # a command may be in an event loop already

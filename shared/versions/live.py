@@ -102,7 +102,7 @@ class Live:
             return
         yield base, newest
         try:
-            if (good := await self._versions.remembered()) is not None:
+            if (good := await self._versions.remembered()) is not None and good.trusted:
                 name = f"{good.source} as it was served last"
                 yield layers.base(good.text, name), await self._versions.existing(good.version)
             for _ in range(_MOST_TRIED if newest.number else 0):

@@ -4,6 +4,8 @@ A version is a whole set of sections, and is never changed: its row is written f
 condition that nobody else has written it. Version 0 is the base document alone, and has no row. The row `good` has what
 was served last, for a process that starts while the newest cannot be used."""
 
+import hashlib
+import hmac
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -52,19 +54,23 @@ class Pointer(msgspec.Struct, frozen=True):
 
 
 class Good(msgspec.Struct, frozen=True):
-    """What was served last: the base document with its name, and the number of the version."""
+    """What was served last: the base document with its name, and the number of the version. `trusted`: its seal shows
+    that a gateway with the same management key has written it, not somebody who may merely write the table."""
 
     source: str
     text: str
     version: int
+    trusted: bool = True
 
 
 class Versions:
-    """Reads and writes the rows. Every method raises `StoreUnavailable`."""
+    """Reads and writes the rows. Every method raises `StoreUnavailable`. `key`: the management key, which seals what is
+    remembered; None: whoever writes the table is trusted with it."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, key: str | None = None) -> None:
         self._table = store.table(names.CONTROL)
         self._now = store.now
+        self._key = key or ""
 
     async def pointer(self) -> Pointer:
         row = await self._table.get(_PARTITION, _CURRENT)
@@ -124,8 +130,9 @@ class Versions:
         row = await self._table.get(_PARTITION, _GOOD)
         if row is None:
             return None
-        text = json.loads(_joined(row.properties))
-        return Good(str(row.properties["source"]), text, int(row.properties["version"]))
+        text, seal = json.loads(_joined(row.properties)), str(row.properties.get("seal", ""))
+        trusted = hmac.compare_digest(seal.encode(), self._seal(text).encode())
+        return Good(str(row.properties["source"]), text, int(row.properties["version"]), trusted)
 
     async def remember(self, good: Good) -> None:
         """Remember what is served, unless its document does not fit into a row."""
@@ -133,9 +140,13 @@ class Versions:
         if len(text) > MOST_CHARACTERS:
             return
         row = await self._table.get(_PARTITION, _GOOD)
-        said: Properties = {**_pieces(text), "source": good.source[:1000], "version": good.version}
+        about: Properties = {"source": good.source[:1000], "version": good.version, "seal": self._seal(good.text)}
+        said: Properties = {**_pieces(text), **about}
         if row is None or row.properties != said:
             await self._table.put(_PARTITION, _GOOD, said, row.etag if row is not None else None)
+
+    def _seal(self, text: str) -> str:
+        return hmac.new(self._key.encode(), b"base document\0" + text.encode(), hashlib.sha256).hexdigest()
 
 
 def text_of(sections: Mapping[str, Any]) -> str:

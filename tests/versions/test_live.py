@@ -12,7 +12,7 @@ from shared.config.environment import Settings
 from shared.errors import ConfigurationError, StoreUnavailable
 from shared.versions.changes import Changes
 from shared.versions.live import Live
-from shared.versions.rows import Pointer, Version, Versions
+from shared.versions.rows import Good, Pointer, Version, Versions
 from tests.harness.memory_store import MemoryStore
 from tests.harness.scripted_store import ScriptedStore
 
@@ -29,8 +29,9 @@ class Process:
         self.unreachable = False
         self.served: list[Configuration] = []
         settings = partial(environment.settings, environ=ENVIRON | environ)
-        self.live = Live(self._read, "gateway.yaml", Versions(store), settings)
-        self.changes = Changes(Versions(store), lambda: self.live.newest_base)
+        versions = Versions(store, environ.get("GATEWAY_MANAGEMENT_KEY"))
+        self.live = Live(self._read, "gateway.yaml", versions, settings)
+        self.changes = Changes(versions, lambda: self.live.newest_base)
 
     async def _read(self) -> str:
         if self.unreachable:
@@ -214,6 +215,21 @@ async def test_a_row_written_past_the_api_names_no_host_of_its_own() -> None:
     await process.live.look()
     assert process.refused == [("version 1 over gateway.yaml", "backends[0].endpoint")]
     assert (await Process(store).start()).served[-1].backends[0].endpoint == BACKEND["endpoint"]
+
+
+async def test_a_remembered_base_that_no_gateway_has_sealed_is_not_used() -> None:
+    """Whoever may write the table makes the newest fail, and offers another base document for the next start."""
+    store = MemoryStore()
+    first = await Process(store, {"heartbeat_seconds": 9}, GATEWAY_MANAGEMENT_KEY="k" * 32).start()
+    await Versions(store).put(Version(sections={"unknown": 1}, by="mallory"), Pointer())
+    stolen = {"backends": [{**BACKEND, "endpoint": "https://evil.example.com"}]}
+    again = Process(store, GATEWAY_MANAGEMENT_KEY="k" * 32)
+    assert (await again.live.start()).configuration.heartbeat_seconds == 9  # the gateway's own
+    await Versions(store, "guessed").remember(Good("gateway.yaml", json.dumps(stolen), 0))
+    for key in ("k" * 32, "another " * 4):
+        again = Process(store, {"heartbeat_seconds": 9}, GATEWAY_MANAGEMENT_KEY=key)
+        assert (await again.live.start()).configuration.backends[0].endpoint == BACKEND["endpoint"]
+    assert first.served[-1].backends[0].endpoint == BACKEND["endpoint"]
 
 
 async def test_a_start_without_the_table_serves_the_base_until_it_answers() -> None:
