@@ -541,10 +541,10 @@ def test_a_path_of_any_length_is_answered_and_not_remembered() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "fields", "seals"),
+    ("path", "fields", "leaves"),
     [
         ("/v1/responses", {"store": False}, False),
-        ("/v1/responses", {"store": False, "include": ["reasoning.encrypted_content"]}, True),
+        ("/v1/responses", {"store": False, "include": ["reasoning.encrypted_content"]}, False),
         (
             "/v1/responses",
             {"store": False, "tools": [{"type": "code_interpreter", "container": {"type": "auto"}}]},
@@ -553,10 +553,9 @@ def test_a_path_of_any_length_is_answered_and_not_remembered() -> None:
         ("/v1/responses", {"store": False, "tools": [{"type": "function", "name": "f"}]}, False),
         ("/v1/chat/completions", {"modalities": ["text"]}, False),
         ("/v1/chat/completions", {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}}, True),
-        ("/v1/responses/compact", {}, True),
+        ("/v1/responses/compact", {}, False),
     ],
 )
-def test_a_call_seals_if_later_calls_may_name_parts_of_its_answer(
-    path: str, fields: dict[str, object], seals: bool
-) -> None:
-    assert call(path, json.dumps({"model": "gpt-4o", **fields}).encode()).seals == seals
+def test_a_call_leaves_parts_if_later_calls_may_name_them(path: str, fields: dict[str, object], leaves: bool) -> None:
+    made = call(path, json.dumps({"model": "gpt-4o", **fields}).encode())
+    assert (made.leaves_parts, made.stateful) == (leaves, leaves)
