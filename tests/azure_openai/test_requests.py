@@ -15,8 +15,9 @@ from shared.azure_openai import answers, backend_requests, operations
 from shared.azure_openai.answers import classify, missing_action, retry_after
 from shared.azure_openai.backend_requests import upstream_request
 from shared.azure_openai.json_body import rewrite, top_level
+from shared.azure_openai.multipart import FormModel
 from shared.azure_openai.operations import OPERATIONS, match
-from shared.azure_openai.requests import parse_call
+from shared.azure_openai.requests import parse_call, parse_upload
 from shared.config.document import Backend
 from shared.errors import InvalidRequest, MethodNotAllowed, UnknownPath
 from shared.types import Call, Operation, Reference, Target
@@ -382,6 +383,27 @@ def test_a_model_in_the_body_of_an_image_call_becomes_the_deployment_on_deployme
     for body, model in ((b'{"model":"painter","prompt":"a"}', "prod"), (b'{"prompt":"a"}', None)):
         request = upstream_request(call(path, body, query), Target(of, "painter", "prod"))
         assert json.loads(request.body).get("model") == model
+
+
+def test_a_form_gets_a_model_where_no_path_names_it_and_keeps_none_that_is_not_the_deployment() -> None:
+    of = Backend(name="a", endpoint="https://a", region="a", models={"painter": "prod", "m": "m"})
+    kind = {"content-type": "multipart/form-data; boundary=x"}
+    prod = b"prod"
+    for path, query, model, expected in (
+        (
+            "/openai/deployments/painter/images/edits",
+            "api-version=2025-04-01-preview",
+            None,
+            FormModel(prod, required=False),
+        ),
+        ("/gateway/images/edits/painter", "", None, FormModel(prod)),
+        ("/v1/images/edits", "", "painter", FormModel(prod)),
+        ("/openai/deployments/painter/audio/transcriptions", "api-version=2024-10-21", None, None),
+    ):
+        made = parse_upload(match("POST", path), query, kind, model, stream=False)
+        assert upstream_request(made, Target(of, "painter", "prod")).form_model == expected, path
+    same = parse_upload(match("POST", "/v1/images/edits"), "", kind, "m", stream=False)
+    assert upstream_request(same, Target(of, "m", "m")).form_model is None
 
 
 def test_other_stream_options_survive_the_injection() -> None:
