@@ -1,4 +1,4 @@
-"""`make attack`: hostile callers on both edges, and what the gateway pays for each (5 minutes).
+"""`make attack`: hostile callers on both edges, and what the gateway pays for each (6 minutes).
 
 A line per attack: how often it was tried and refused, the longest call beside it, and the peak of the process's memory
 above the start. Fails if an attack is not refused, costs more than it may, or leaves a call unanswered.
