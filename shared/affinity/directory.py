@@ -71,7 +71,8 @@ class ObjectDirectory:
         locations = await self.locate(consumer, call.references)
         whole_account.check(consumer, call, locations)
         for reference, location in locations.items():
-            holders.setdefault(location.backend, reference)
+            if reference.kind != "sealed" or self.homes.serves(location.backend, model):
+                holders.setdefault(location.backend, reference)
         if not holders:
             if not (call.makes or call.operation.lists) and call.model:
                 return UNBOUND

@@ -9,6 +9,7 @@ from shared.affinity.directory import ObjectDirectory
 from shared.affinity.recorder import ObjectRecorder
 from shared.azure_openai import operations, requests
 from shared.azure_openai.outline import sealed_name
+from shared.config.document import Configuration
 from shared.errors import StateConflict
 from shared.types import UNBOUND, Call, Consumer, Reference
 from tests.affinity.test_directory import ALICE, BOB, CountedStore, affinity, configuration
@@ -44,6 +45,13 @@ async def test_a_call_goes_to_the_backend_that_sealed_what_it_brings_on_every_in
             assert binding.only == frozenset(("b",))
         assert await found.bind(BOB, bringing("one"), "gpt-4o") == UNBOUND  # it is led nowhere
         assert await found.bind(ALICE, bringing("unknown"), "gpt-4o") == UNBOUND
+
+
+@pytest.mark.parametrize("left", [configuration("a", "c"), configuration("a", "b", b=["o4-mini"])])
+async def test_content_of_a_backend_that_is_gone_or_lacks_the_model_is_tried_anywhere(left: Configuration) -> None:
+    store = MemoryStore()
+    await received(affinity(store, SETTINGS), ALICE, "b", bringing(), "one")
+    assert await affinity(store, left).bind(ALICE, bringing("one"), "gpt-4o") == UNBOUND
 
 
 async def test_contents_of_two_backends_are_a_conflict_that_names_them_by_their_digests() -> None:
