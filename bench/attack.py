@@ -1,30 +1,25 @@
-"""`make attack`: hostile callers on both edges, and what the gateway pays for each (5 minutes).
+"""`make attack`: hostile callers on both edges, and what the gateway pays for each (6 minutes).
 
 A line per attack: how often it was tried and refused, the longest call beside it, and the peak of the process's memory
 above the start. Fails if an attack is not refused, costs more than it may, or leaves a call unanswered.
 """
 
 import asyncio
-import contextlib
 import json
 import resource
-import socket
-import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
+from bench import attack_slow
 from bench.attack_bodies import BODIES, FLOOR, MB, send, watched_loop, watched_memory
+from bench.attack_connections import CHAT, connections, head_of, send_all, status_of
 from simulator.process import SimulatorProcess
 from tests.harness.azurite import azurite
 from tests.harness.gateway_process import EDGES, Edge, cli
 from tests.harness.system import System, chat_body, configuration, simulated_regions, system
 
 SILENCE = 0.5  # seconds of a small call beside an attack: 50 ms of the loop, and a share of a core with the attacker
-SLOW, HONEST = 2000, 50
-SECONDS = 10.0  # of honest calls, before and beside the slow connections
-_CHAT = "/v1/chat/completions"
 
 type Attack = Callable[[System], tuple[int, int, str]]  # tries, refused, the fault or ""
 
@@ -50,41 +45,6 @@ class Result(NamedTuple):
         if self.peak > self.most_memory:
             faults.append(f"it took {self.peak / MB:.0f} MB")
         return faults
-
-
-@contextmanager
-def connections(running: System, number: int) -> Iterator[list[socket.socket]]:
-    """So many connections."""
-    with ExitStack() as stack:
-        yield [stack.enter_context(socket.create_connection(running.gateway.address, 30)) for _ in range(number)]
-
-
-def head_of(key: str, *headers: str, method: str = "POST", path: str = _CHAT) -> bytes:
-    lines = (
-        f"{method} {path} HTTP/1.1",
-        "host: gateway",
-        f"authorization: Bearer {key}",
-        "connection: close",
-        *headers,
-    )
-    return "".join(f"{line}\r\n" for line in lines).encode()
-
-
-def status_of(caller: socket.socket, seconds: float = 30.0) -> int:
-    """The status of an answer; 0: the connection was closed without one; -1: nothing came in this time."""
-    caller.settimeout(seconds)
-    try:
-        received = caller.recv(65_536)
-    except TimeoutError:
-        return -1
-    except ConnectionError:
-        return 0
-    return int(received[9:12]) if received else 0
-
-
-def send_all(caller: socket.socket, data: bytes) -> None:
-    with contextlib.suppress(ConnectionError, TimeoutError):  # refused on the way
-        caller.sendall(data)
 
 
 def measured(name: str, running: System, attack: Attack) -> Result:
@@ -139,7 +99,7 @@ def deadlines(running: System) -> tuple[int, int, str]:
     model = running.spare()
     running.simulator.fault("delay", deployment=model, seconds=0.2)
     headers = {"x-request-timeout-ms": "5"}
-    statuses = [running.post(_CHAT, chat_body(model), headers).status for _ in range(60)]
+    statuses = [running.post(CHAT, chat_body(model), headers).status for _ in range(60)]
     running.simulator.clear()
     honest = running.chat(model)
     fault = "" if honest.headers.get("x-gateway-attempts") == "1" else "an honest call met an ejected backend"
@@ -210,47 +170,12 @@ ATTACKS: dict[str, Attack] = {
 _MEMORY = {"40 bodies of 31 MB that never end": 200 * MB}  # half of what a process may hold, and a body on its way
 
 
-# --- slow connections beside honest callers ---------------------------------------------------------------------------
-
-
-async def honest_calls(running: System) -> list[float]:
-    """The milliseconds of the calls of honest callers, one after the other each; -1 for one that was not answered."""
-    data = json.dumps(chat_body("gpt-4o-mini")).encode()
-    call = head_of(running.key, f"content-length: {len(data)}") + b"\r\n" + data
-    ends = time.monotonic() + SECONDS
-
-    async def caller() -> list[float]:
-        times = []
-        while time.monotonic() < ends:
-            started = time.monotonic()
-            received = b""
-            with contextlib.suppress(OSError):
-                reader, writer = await asyncio.open_connection(*running.gateway.address)
-                writer.write(call)
-                received = await reader.read()
-                writer.close()
-            answered = received.startswith(b"HTTP/1.1 200")
-            times.append((time.monotonic() - started) * 1000 if answered else -1.0)
-            await asyncio.sleep(0.5)
-        return times
-
-    return [one for times in await asyncio.gather(*(caller() for _ in range(HONEST))) for one in times]
-
-
 async def slow_connections(running: System) -> Result:
-    before = await honest_calls(running)
-    with connections(running, SLOW) as callers, watched_memory(running.gateway.pid) as peak:
-        for caller in callers:
-            send_all(caller, head_of(running.key, "transfer-encoding: chunked") + b"\r\n3\r\n" + b'{"m' + b"\r\n")
-        await asyncio.sleep(5)  # until the gateway waits for all of them
-        beside = await honest_calls(running)
-    left = sum(one < 0 for one in before + beside)
-    usual, slowed = (statistics.quantiles([one for one in times if one >= 0], n=100)[98] for times in (before, beside))
-    print(f"  {HONEST} honest callers: 99th percentile {usual:.0f} ms, beside {SLOW} slow connections {slowed:.0f} ms")
-    fault = f"{left} honest calls were not answered" if left else ""
-    if slowed > 2 * max(usual, 25.0):
-        fault = f"the honest calls' 99th percentile went from {usual:.0f} to {slowed:.0f} ms"
-    return Result(f"{SLOW} slow connections", 1, 1, 0.0, peak[0], 256 * MB, fault)
+    with watched_memory(running.gateway.pid) as peak:
+        found = await attack_slow.measured(running)
+    print(found.figures())
+    fault = found.fault()
+    return Result(f"{attack_slow.SLOW} slow connections", 1, 1, 0.0, peak[0], 256 * MB, fault)
 
 
 # --- all of it --------------------------------------------------------------------------------------------------------

@@ -73,7 +73,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     or in a form.
 
     `metered`: `tokens` are generated, or `input` is only read; `once`: the answer reports the usage of an object that
-    may be fetched often. `makes`, `lists`, `deletes`: the kind of the objects whose ids the answer has.
+    may be fetched often. `makes`, `lists`, `deletes`: the kind of the objects whose ids the answer has. `seals`: the
+    answer may have content that only its backend can open.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     makes: str = ""
     lists: str = ""
     deletes: str = ""
+    seals: bool = False
 
 
 class Reference(msgspec.Struct, frozen=True):
@@ -123,10 +125,10 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     did not request the stream's usage chunk, so it must not see it. `input_estimate` and `max_output_tokens` are
     tokens; the latter is None if the caller set no limit.
 
-    `references` are the objects named in path and body; `brought` are the ids of items that the body has whole. `makes`
-    is the kind of object that the call creates at the backend, or "". `background`: the answer is still being generated
-    when the call ends. `seals`: the answer has content that only its backend can open, or parts that later calls name
-    by their ids.
+    `references` are the objects named in path and body; `brought` are the ids of items and sealed contents that the
+    body has whole. `makes` is the kind of object that the call creates at the backend, or "". `background`: the answer
+    is still being generated when the call ends. `leaves_parts`: the answer has parts that later calls name by their
+    ids, stored or not.
     """
 
     operation: Operation
@@ -151,12 +153,12 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     references: tuple[Reference, ...] = ()
     brought: frozenset[str] = frozenset()
     makes: str = ""
-    seals: bool = False
+    leaves_parts: bool = False
 
     @property
     def stateful(self) -> bool:
-        """True if the call depends on the backends of earlier calls, or later calls on its own."""
-        return bool(self.references or self.makes or self.operation.lists or not self.model or self.seals)
+        """True if the call depends on the backends of earlier calls, or leaves objects for later ones."""
+        return bool(self.references or self.makes or self.operation.lists or not self.model or self.leaves_parts)
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):

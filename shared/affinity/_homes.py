@@ -43,13 +43,13 @@ class Homes:
         Raises `StoreUnavailable`.
         """
         homes = self._homes.get(consumer.id, {})
-        if self._serves(homes.get(model, ""), model):
+        if self.serves(homes.get(model, ""), model):
             return homes[model]
 
         def choose(row: Row | None) -> Properties | None:
             nonlocal homes
             homes = _decode(row.properties.get("homes")) if row is not None else {}
-            if self._serves(homes.get(model, ""), model):
+            if self.serves(homes.get(model, ""), model):
                 return None
             homes[model] = self._choose(consumer, model, homes)
             return {"homes": msgspec.json.encode(homes).decode()}
@@ -59,14 +59,15 @@ class Homes:
         self._homes[consumer.id] = homes
         return homes[model]
 
-    def _serves(self, name: str, model: str) -> bool:
+    def serves(self, name: str, model: str) -> bool:
+        """Return True if a backend of this name is in the configuration, and serves the model, if one is given."""
         backend = self._backends.get(name)
         return backend is not None and (not model or model in backend.models)
 
     def _choose(self, consumer: Consumer, model: str, homes: Mapping[str, str]) -> str:
         """Choose a home that the consumer has already for other models; else the backend that serves most of the models
         it may use, by weight among equals. All instances choose alike."""
-        serving = [backend for backend in self._backends.values() if self._serves(backend.name, model)]
+        serving = [backend for backend in self._backends.values() if self.serves(backend.name, model)]
         names = {backend.name for backend in serving}
         if homes.get("") in names:
             return homes[""]

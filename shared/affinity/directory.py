@@ -71,7 +71,8 @@ class ObjectDirectory:
         locations = await self.locate(consumer, call.references)
         whole_account.check(consumer, call, locations)
         for reference, location in locations.items():
-            holders.setdefault(location.backend, reference)
+            if reference.kind != "sealed" or self.homes.serves(location.backend, model):
+                holders.setdefault(location.backend, reference)
         if not holders:
             if not (call.makes or call.operation.lists) and call.model:
                 return UNBOUND
@@ -79,17 +80,17 @@ class ObjectDirectory:
             reason = f"New objects of this key are kept by its home, the backend {home!r}."
             return Binding(None if call.makes in _MAY_MOVE else frozenset((home,)), home, reason)
         if len(holders) > 1:
-            where = ", ".join(f"{reference.id} is in {backend}" for backend, reference in holders.items())
+            where = ", ".join(f"{_named(reference)} is in {backend}" for backend, reference in holders.items())
             raise StateConflict(f"One call can use the objects of one backend only: {where}.")
         [(backend, reference)] = holders.items()
-        reason = f"{reference.id} is kept by the backend {backend!r}."
+        reason = f"{_named(reference)} is kept by the backend {backend!r}."
         if backend not in self._backends:
             raise StateUnavailable(f"{reason} That backend is no longer in the gateway's configuration.")
         return Binding(frozenset((backend,)), backend, reason)
 
     async def locate(self, consumer: Consumer, references: Iterable[Reference]) -> dict[Reference, Location]:
-        """Return the locations of a consumer's objects, without sealed items of unknown location: those bring their
-        content along. Raises `StateNotFound` at the first object that the consumer does not have, and
+        """Return the locations of a consumer's objects, without sealed contents that it has not received: any backend
+        may be tried with those. Raises `StateNotFound` at the first object that the consumer does not have, and
         `StoreUnavailable`."""
         locations, unread, unknown = dict[Reference, Location](), list[Reference](), list[Reference]()
         for reference in references:
@@ -150,7 +151,8 @@ class ObjectDirectory:
         del self._claims[claim]
 
     def record_items(self, consumer: str, backend: str, ids: Iterable[str]) -> list[asyncio.Task[None]]:
-        """Record items of responses and conversations likewise. There are many, and only their consumer needs them."""
+        """Record items of responses and conversations, and sealed contents, likewise. There are many, and only their
+        consumer needs them."""
         new = [item for item in ids if (consumer, item) not in self._items]
 
         async def write() -> None:
@@ -258,8 +260,15 @@ def _alert_of_foreign(reference: Reference, claimed: Location, owned: Location) 
         )
 
 
+def _named(reference: Reference) -> str:
+    """The name of an object in messages."""
+    if reference.kind == "sealed":
+        return f"Encrypted content (SHA-256 {reference.id.removeprefix('sealed_')[:12]}…)"
+    return reference.id
+
+
 def _visible(consumer: Consumer, reference: Reference, location: Location | None) -> dict[Reference, Location]:
-    """Return the location if the consumer may use the object. Raises `StateNotFound`, except for sealed items."""
+    """Return the location if the consumer may use the object. Raises `StateNotFound`, except for sealed contents."""
     if location is not None and location.consumer in (NOBODY, consumer.id):
         return {reference: location}
     if reference.kind == "sealed":

@@ -58,9 +58,10 @@ class ObjectRecorder:
         self._call = call
         self._backend = backend
         self._checked = checked
-        self._lists_items = call.operation.name in _WITH_ITEMS
+        self._lists_items = call.stateful and call.operation.name in _WITH_ITEMS
         # The answer may repeat what the request brought, which makes nobody its owner.
         self._brought = call.brought.union(reference.id for reference in call.references)
+        self._recorded: set[str] = set()  # items and sealed contents, which several events of a stream may have
         self._writing: list[asyncio.Task[None]] = []
 
     def answer(self, status: int, body: bytes, location: str = "") -> None:
@@ -82,8 +83,7 @@ class ObjectRecorder:
             self.charged = Reference(_BY_FAMILY[call.operation.name.partition(".")[0]], made.id)
         elif made.id and call.background:
             self.charged = Reference("response", made.id)
-        self._record(objects, body)
-        self._record_items(made)
+        self._record(objects, made, body)
 
     def events(self, payloads: list[bytes]) -> None:
         """Record the objects in the events of a stream."""
@@ -101,8 +101,7 @@ class ObjectRecorder:
                 objects[Reference(kind, about.id)] = self.deferred and kind != "thread"
             if kind in ("response", "run"):
                 self.charged = Reference(kind, about.id)
-            self._record(objects, data)
-            self._record_items(about)
+            self._record(objects, about, data)
 
     async def kept(self) -> None:
         """Wait until the rows are written, for at most 2 s."""
@@ -114,13 +113,16 @@ class ObjectRecorder:
         if status < 300 and self._call.operation.deletes:
             await self.directory.forget(self._consumer, self._call.references[-1])
 
-    def _record(self, objects: dict[Reference, bool], body: bytes) -> None:
-        mentioned = references.in_answer(body, self._call.operation.name)
-        objects |= {reference: False for reference in mentioned if reference not in objects}
+    def _record(self, objects: dict[Reference, bool], about: _Object, body: bytes) -> None:
+        """Record these objects, and what else an answer or an event names. `about`: the object that it is."""
+        items = [*references.items(about.output), *references.items(about.data)] if self._lists_items else []
+        for reference in references.in_answer(body, self._call.operation.name):
+            if reference.kind == "sealed":
+                items.append(reference.id)
+            else:
+                objects.setdefault(reference, False)
         if new := {reference: pending for reference, pending in objects.items() if reference.id not in self._brought}:
             self._writing += self.directory.record(self._consumer.id, self._backend, new, checked=self._checked)
-
-    def _record_items(self, about: _Object) -> None:
-        if self._lists_items and (ids := [*references.items(about.output), *references.items(about.data)]):
-            new = [item for item in ids if item not in self._brought]
-            self._writing += self.directory.record_items(self._consumer.id, self._backend, new)
+        if left := [item for item in items if item not in self._brought and item not in self._recorded]:
+            self._recorded.update(left)
+            self._writing += self.directory.record_items(self._consumer.id, self._backend, left)

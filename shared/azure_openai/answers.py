@@ -173,6 +173,11 @@ def wait(headers: Mapping[str, str], report: bytes) -> float | None:
     return float(words[1]) * (0.001 if words[2].lower().startswith("m") else 1.0)
 
 
+def is_sealed_elsewhere(status: int, report: bytes) -> bool:
+    """Return True for the answer of a backend to content that it cannot open, because another has sealed it."""
+    return status == 400 and error_code(report) == "invalid_encrypted_content"
+
+
 def fallback_reason(status: int, body: bytes) -> FallbackReason | None:
     """The reason for which an answer refuses a call, if another model may take it."""
     if status != 400:

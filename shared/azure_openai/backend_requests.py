@@ -7,6 +7,7 @@ from urllib.parse import quote
 import msgspec
 
 from shared.azure_openai.json_body import JsonFields, rewrite, rewrite_below
+from shared.azure_openai.multipart import FormModel
 from shared.azure_openai.operations import IN_QUERY
 from shared.config.document import Backend
 from shared.types import Call, Target
@@ -48,13 +49,13 @@ _MAX_CUSTOM_HEADERS = 10
 class UpstreamRequest(msgspec.Struct, frozen=True):
     """The request to a backend, without the gateway's authentication. `scope` is the token's audience.
 
-    `form_model`: the value that the field `model` of a multipart body needs; None: it needs no change."""
+    `form_model`: the field `model` of a multipart body; None: it needs no change."""
 
     method: str
     url: str
     scope: str
     body: bytes
-    form_model: bytes | None = None
+    form_model: FormModel | None = None
 
 
 def upstream_request(call: Call, target: Target) -> UpstreamRequest:
@@ -69,7 +70,8 @@ def upstream_request(call: Call, target: Target) -> UpstreamRequest:
         if call.model_at == IN_QUERY:
             query = f"model={quote(target.deployment, safe='')}" + (f"&{query}" if query else "")
         elif call.multipart:
-            form_model = target.deployment.encode()
+            named_in_path = call.operation.on_deployment and not v1
+            form_model = FormModel(target.deployment.encode(), required=not named_in_path)
         else:
             edits = edits | _model_edit(call, target.deployment)
     version = call.api_version if call.surface == "dated" else backend.api_version
@@ -108,7 +110,7 @@ def names_deployment(call: Call, target: Target) -> bool:
     if not target.deployment or (operation.model == "optional" and call.body_model is None):
         return False
     # Azure's dated image operations also read `model` in the body, and know only deployments.
-    named_too = operation.metered == "images" and call.body_model is not None
+    named_too = operation.metered == "images" and (call.body_model is not None or call.multipart)
     return not operation.on_deployment or goes_to_v1(call, target.backend) or named_too
 
 

@@ -19,6 +19,7 @@ from shared.azure_openai._answer_shapes import (
 from shared.azure_openai.answers import ReportedError, reported_error
 from shared.azure_openai.json_body import UNREADABLE
 from shared.azure_openai.metering import spoken_characters
+from shared.azure_openai.outline import SEALED
 from shared.token_classes import TOKEN_CLASSES
 from shared.types import Call, Usage
 
@@ -49,6 +50,7 @@ _ENDING = frozenset(
     }
 )
 _WITH_OBJECTS = (*_OPENING, *_ENDING, "thread.run.", "thread.message.completed")  # the beginnings of their types
+_WITH_SEALED = _ENDING | {"response.output_item.done"}  # before that, such content may be incomplete
 _IMAGE = frozenset(("image_generation.completed", "image_edit.completed"))  # one for each image
 
 Verdict = Literal["pass", "drop", "end"]
@@ -147,7 +149,7 @@ class EventReader:
             self.committed = True
         if isinstance(read.delta, str) and not kind.endswith("audio.delta"):  # whose delta is sound
             self._text.add(read.delta)
-        if self._collects and kind.startswith(_WITH_OBJECTS):
+        if (self._collects and kind.startswith(_WITH_OBJECTS)) or (kind in _WITH_SEALED and SEALED in data):
             self.objects.append(data)
         image = kind in _IMAGE
         if read.response is not None and read.response.usage is not None:

@@ -31,10 +31,23 @@ _JOINED = re.compile(rb"[\[\].]+")  # a field of a field, or one of a list, in s
 
 
 class Field(msgspec.Struct, frozen=True):
-    """A field's value, and its position in the body, in bytes."""
+    """A field's value, and its position in the body, in bytes. `part`: the position of the part that holds it."""
 
     value: bytes
     start: int
+    part: int
+
+    @property
+    def end(self) -> int:
+        """The position of the next part."""
+        return self.start + len(self.value) + 2
+
+
+class FormModel(msgspec.Struct, frozen=True):
+    """The value that the field `model` of a form needs. `required`: a form that lacks the field gets it."""
+
+    name: bytes
+    required: bool = True
 
 
 class _Part(msgspec.Struct, frozen=True):
@@ -88,6 +101,7 @@ class FormFields:
         self._buffer = bytearray()
         self._position = 0  # in the buffer, of what is to be read next
         self._base = 0  # position of the buffer in the body
+        self._opened = 0  # position of the part in the body
         self._read = self._first
         self._names: dict[bytes, bytes] = {}  # as first written, by their lower case
         self._parts = 0
@@ -104,6 +118,13 @@ class FormFields:
         self._base += self._position
         self._position = 0
 
+    @property
+    def settled(self) -> int:
+        """The bytes of the body so far that belong to no part whose name is still to come, or whose value is kept."""
+        if self.closed:
+            return self._base + len(self._buffer)
+        return self._opened if self._kept or self._read in (self._first, self._head) else self._base
+
     def finish(self) -> None:
         """Check the end of the body. Raises `InvalidRequest` if its last part has not ended."""
         if not self.closed or bytes(self._buffer) not in (b"", b"\r\n"):
@@ -119,6 +140,7 @@ class FormFields:
         return self._after_parting(len(self._parting))
 
     def _after_parting(self, end: int) -> bool:
+        self._opened = self._base + end - len(self._parting)
         self._position = end + 2
         match self._buffer[end : end + 2]:
             case b"\r\n":
@@ -180,7 +202,7 @@ class FormFields:
         self._pass(at - 2)
         if self._kept:
             value = bytes(self._buffer[self._position : at - 2])
-            self.values[self._part.name] = Field(value, self._start)
+            self.values[self._part.name] = Field(value, self._start, self._opened)
         length = self._base + at - 2 - self._start
         if self._part.length not in (None, length):
             raise _not_canonical("a part has another length than it says", self._part.name)

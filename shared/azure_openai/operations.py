@@ -64,12 +64,12 @@ OPERATIONS = (
     *_crud("chat.completions", "chat/completions", "chat_completion", "list get update delete"),
     _get("chat.completions.messages.list", "chat/completions/{chat_completion}/messages"),
     # Responses
-    _post("responses.create", "responses", **_TEXT, makes="response"),
-    _post("responses.compact", "responses/compact", model="body", metered="tokens"),
+    _post("responses.create", "responses", **_TEXT, makes="response", seals=True),
+    _post("responses.compact", "responses/compact", model="body", metered="tokens", seals=True),
     _post("responses.input_tokens", "responses/input_tokens", model="body"),
-    _get("responses.get", "responses/{response}", streams=True, metered="once"),
+    _get("responses.get", "responses/{response}", streams=True, metered="once", seals=True),
     _delete("responses.delete", "responses/{response}", deletes="response"),
-    _post("responses.cancel", "responses/{response}/cancel", metered="once"),
+    _post("responses.cancel", "responses/{response}/cancel", metered="once", seals=True),
     _get("responses.input_items.list", "responses/{response}/input_items"),
     # Conversations
     *_crud("conversations", "conversations", "conversation", "create get update delete"),

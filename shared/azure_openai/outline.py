@@ -4,6 +4,8 @@ A parsed value takes up to a hundred times its bytes: `[],` is three, and an emp
 before anything is parsed, and what has to be parsed as a whole is parsed without its long texts.
 """
 
+import hashlib
+
 from shared.errors import InvalidRequest
 
 LARGE = 256 * 1024  # bytes of a body from which on its outline is read
@@ -16,10 +18,16 @@ _DEEPEST = 256
 _LONGEST_KEY = 4096  # bytes
 _LONG = 256  # bytes of a text; identifiers are shorter
 _LEFT_OUT = b"-"  # replaces a long text: not empty, and no identifier
+SEALED = b"encrypted_content"  # the key of content that only the backend that made it can open
 
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _BLANKS = b" \t\r\n"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+def sealed_name(content: bytes | str) -> str:
+    """The name of sealed content, by its digest: such content has no id, or one that says nothing."""
+    return _name_of(hashlib.sha256(content.encode("utf-8", "replace") if isinstance(content, str) else content))
 
 
 class Outline:
@@ -33,11 +41,13 @@ class Outline:
         self._text = b""  # the beginning of the text that is being read, unless it is long
         self._text_length = 0
         self._after_long_text = False  # which is a key if a colon follows
+        self._after_sealed: bytes | None = None  # the structure since the key of sealed content
+        self._hash: hashlib._Hash | None = None  # of the sealed content that is being read
         self._containers = self._keys = self._values = self._depth = 0
 
     def take(self) -> str:
-        """Return the body as JSON with the same values, but `-` for every long text, and forget it. Characters beyond
-        ASCII are read as Latin-1, in which each byte takes one."""
+        """Return the body as JSON with the same values, but the name of sealed content for it and `-` for every other
+        long text, and forget it. Characters beyond ASCII are read as Latin-1, in which each byte takes one."""
         if self._kept.startswith(_BYTE_ORDER_MARK):
             del self._kept[:3]
         text = self._kept.decode("latin-1")
@@ -85,21 +95,45 @@ class Outline:
         for i, part in enumerate(parts):
             if not self._in_text:
                 self._check_key(part)
+                self._look_for_sealed(part)
             else:
                 self._text_length += len(part)
                 self._text = self._text + part if self._text_length <= _LONG else b""
                 parts[i] = b""
+                if self._hash is not None:
+                    self._hash.update(part.replace(b"\\/", b"/"))
             if i == len(parts) - 1:
                 break
-            if self._in_text:  # it ends here
-                parts[i] = self._text if self._text_length <= _LONG else _LEFT_OUT
-                self._after_long_text = self._text_length > _LONGEST_KEY
-                self._text, self._text_length = b"", 0
+            if self._in_text:
+                parts[i] = self._end_text()
+            elif self._after_sealed == b":":
+                self._hash = hashlib.sha256()
             self._in_text = not self._in_text
         return parts
+
+    def _end_text(self) -> bytes:
+        text = self._text if self._text_length <= _LONG else _LEFT_OUT
+        if self._hash is not None and self._text_length:
+            text = _name_of(self._hash).encode()
+        self._hash = None
+        self._after_sealed = b"" if text.lower() == SEALED else None
+        self._after_long_text = self._text_length > _LONGEST_KEY
+        self._text, self._text_length = b"", 0
+        return text
+
+    def _look_for_sealed(self, structure: bytes) -> None:
+        """Read on from the key of sealed content to its value, if that is a text."""
+        if self._after_sealed is not None:
+            self._after_sealed += structure.translate(None, _BLANKS)
+            if self._after_sealed not in (b"", b":"):
+                self._after_sealed = None
 
     def _check_key(self, after: bytes) -> None:
         if self._after_long_text and (follows := after.lstrip(_BLANKS)):
             if follows.startswith(b":"):
                 raise InvalidRequest(f"The body has a key of more than {_LONGEST_KEY} bytes.")
             self._after_long_text = False
+
+
+def _name_of(hashed: "hashlib._Hash") -> str:
+    return f"sealed_{hashed.hexdigest()}"

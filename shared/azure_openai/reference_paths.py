@@ -14,7 +14,8 @@ _FILES: Shape = {"file_ids": "file"}
 
 # Responses: the kind `item` is decided by the whole item, see `CONTENT`.
 
-_PART: Shape = {**_FILE, "annotations": {**_FILE, "container_id": "container"}}
+_SEALED: Shape = {"encrypted_content": "sealed"}
+_PART: Shape = {**_FILE, **_SEALED, "annotations": {**_FILE, "container_id": "container"}}
 _RUNTIME: Shape = {"container_id": "container", "file_ids": "file"}
 _TOOL: Shape = {
     "vector_store_ids": "vector_store",
@@ -24,6 +25,7 @@ _TOOL: Shape = {
 }
 _ITEM: Shape = {
     "id": "item",
+    **_SEALED,
     "approval_request_id": "item",
     "content": _PART,
     "output": _PART,
@@ -53,6 +55,7 @@ CONTENT: dict[str, tuple[str, ...]] = {
     "apply_patch_call": ("operation",),
     "apply_patch_call_output": ("call_id",),
     "code_interpreter_call": ("code", "outputs"),
+    "compaction": ("encrypted_content",),
     "computer_call": ("call_id",),
     "computer_call_output": ("call_id",),
     "configuration_update": ("reasoning", "text"),
@@ -72,13 +75,13 @@ CONTENT: dict[str, tuple[str, ...]] = {
     "multi_agent_call_output": ("call_id",),
     "program": ("code", "fingerprint"),
     "program_output": ("call_id",),
+    "reasoning": ("encrypted_content",),
     "shell_call": ("action",),
     "shell_call_output": ("call_id",),
     "tool_search_call": ("arguments",),
     "tool_search_output": ("tools",),
     "web_search_call": ("action",),
 }
-SEALED = frozenset(("reasoning", "compaction"))  # content that only the backend that made it can open
 
 # Assistants. Their first version, which dated API versions still have, put `file_ids` beside the tools.
 
@@ -146,8 +149,11 @@ _MADE_ITEM: Shape = {
     "content": {"annotations": {"container_id": "container"}},
     "environment": {"container_id": "container"},
 }
-_MADE_RESPONSE: Shape = {"output": _MADE_ITEM}
-_MADE_ITEMS: Shape = {**_MADE_ITEM, "data": _MADE_ITEM}
+_MADE_RESPONSE: Shape = {
+    "output": {**_MADE_ITEM, **_SEALED, "content": {**_MADE_ITEM["content"], **_SEALED}},
+}
+_MADE_IN_EVENT: Shape = {"response": _MADE_RESPONSE, "item": _MADE_RESPONSE["output"]}
+_MADE_ITEMS: Shape = {**_MADE_ITEM, "data": _MADE_ITEM}  # without sealed content, which callers bring as well
 _MADE_BATCH: Shape = {"output_file_id": "file", "error_file_id": "file"}
 _MADE_JOB: Shape = {"result_files": "file", "fine_tuned_model": "checkpoint"}
 _MADE_BY_CODE: Shape = {"code_interpreter": {"outputs": {"image": _FILE}}}
@@ -177,7 +183,7 @@ _RUN_EVENTS: Shape = {  # of a streamed run: itself, its thread, steps and messa
 
 ANSWERS: dict[str, Shape] = {
     "chat.completions": {"choices": {"message": _MADE_AUDIO, "delta": _MADE_AUDIO}},
-    **_each({**_MADE_RESPONSE, "response": _MADE_RESPONSE}, "responses.create", "responses.get"),
+    **_each({**_MADE_RESPONSE, **_MADE_IN_EVENT}, "responses.create", "responses.get"),
     **_each(_MADE_RESPONSE, "responses.compact", "responses.cancel"),
     **_each(_MADE_ITEMS, "conversations.items.create", "conversations.items.list", "conversations.items.get"),
     **_each(_and_listed(_MADE_BATCH), "batches.create", "batches.list", "batches.get", "batches.cancel"),

@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 
 from shared.azure_openai.json_body import UNREADABLE
-from shared.azure_openai.outline import Outline
-from shared.azure_openai.reference_paths import ANSWERS, CONTENT, RAREST, REQUESTS, SEALED, Shape
+from shared.azure_openai.outline import Outline, sealed_name
+from shared.azure_openai.reference_paths import ANSWERS, CONTENT, RAREST, REQUESTS, Shape
 from shared.errors import InvalidRequest
 from shared.types import Reference
 
@@ -47,7 +47,7 @@ KINDS = {
     "realtime_call": Kind(brief=True),
     "audio": Kind(brief=True),  # an answer of chat completions, for an hour
     "item": Kind(brief=True),  # of a response or a conversation
-    "sealed": Kind(brief=True),  # an item with its content, which only the backend that created it can decrypt
+    "sealed": Kind(brief=True),  # content that only the backend that made it can open, by its digest
 }
 
 LISTED = frozenset(name for name, kind in KINDS.items() if kind.listed)
@@ -60,14 +60,15 @@ _INSIDE_A_CONTAINER = "cfile_"  # such files are named together with their conta
 _ESCAPED = re.compile(rb"\\u00[2-7]")  # a key may be written with escapes, too
 
 
+_MOST_SEALED = 16  # contents of one body, the last ones: whoever made those has opened the earlier ones
 _BROUGHT = "brought"  # the kind of an item that has its content with it: no object of the backend, whatever its id
 
 
 def in_request(
     body: bytes, operation: str, outline: Outline | None = None
 ) -> tuple[tuple[Reference, ...], frozenset[str]]:
-    """Return the objects that the body of a call names, each once, and the ids of the items that it has whole.
-    `outline`: that of a large body.
+    """Return the objects that the body of a call names, each once, with the last of the sealed contents in it; and the
+    ids of the items and contents that it has whole. `outline`: that of a large body.
 
     Raises `InvalidRequest` (400) for a key that stands twice, `RecursionError` for a body that is nested too deeply,
     and `ValueError` for one with a number of thousands of digits.
@@ -75,23 +76,29 @@ def in_request(
     shape = REQUESTS.get(operation)
     if shape is None or (outline is None and not (_keys(operation).search(body) or _ESCAPED.search(body))):
         return (), frozenset()
-    read = dict.fromkeys(walk(decode(body) if outline is None else _DECODE(outline.take()), shape))
-    return (
-        tuple(reference for reference in read if reference.kind != _BROUGHT),
-        frozenset(reference.id for reference in read if reference.kind == _BROUGHT),
-    )
+    walked = walk(decode(body) if outline is None else _DECODE(outline.take()), shape)
+    read = dict.fromkeys(walked if outline is not None else map(_by_digest, walked))
+    sealed = [reference for reference in read if reference.kind == "sealed"]
+    named = [reference for reference in read if reference.kind not in (_BROUGHT, "sealed")]
+    brought = frozenset(reference.id for reference in read if reference.kind in (_BROUGHT, "sealed"))
+    return (*named, *sealed[-_MOST_SEALED:]), brought
 
 
 def in_answer(answer: bytes, operation: str) -> tuple[Reference, ...]:
-    """Return the other objects that an answer names: the files of a batch, the container of a tool."""
+    """Return the other objects that an answer, or an event of one, names: the files of a batch, the container of a
+    tool, sealed content."""
     shape = ANSWERS.get(operation)
     if shape is None or not _keys_of_answer(operation).search(answer):
         return ()
     try:
-        references = dict.fromkeys(walk(decode(answer), shape))
+        references = dict.fromkeys(map(_by_digest, walk(decode(answer), shape)))
     except (ValueError, RecursionError, InvalidRequest):
         return ()
     return tuple(reference for reference in references if _ID.fullmatch(reference.id))
+
+
+def _by_digest(reference: Reference) -> Reference:
+    return Reference("sealed", sealed_name(reference.id)) if reference.kind == "sealed" else reference
 
 
 class _Item(msgspec.Struct):
@@ -186,8 +193,6 @@ def _kind_of_item(item: Mapping[str, Any]) -> str:
     type_ = item.get("type") or ("message" if item.get("role") else "")
     if not isinstance(type_, str):
         return "item"
-    if type_ in SEALED:
-        return "sealed" if item.get("encrypted_content") else "item"
     return _BROUGHT if any(item.get(key) for key in CONTENT.get(type_, ())) else "item"
 
 

@@ -26,7 +26,6 @@ _STORED_IF = {
 }  # the default of `store`, by kind
 
 
-_SEALED = b"encrypted_content"
 # The tools that the backend runs. Later calls may name their items and containers, stored response or not.
 _HOSTED = (b"file_search", b"code_interpreter", b"image_generation", b"web_search", b"shell", b"mcp")
 
@@ -158,7 +157,7 @@ def _with_body(call: Call, body: bytes, outline: Outline | None) -> Call:
         references=(*call.references, *named_too) if named_too else call.references,
         brought=brought,
         makes=makes,
-        seals=_seals(operation, body, values),
+        leaves_parts=_leaves_parts(operation, body, values),
     )
 
 
@@ -169,17 +168,14 @@ def _integers(bounds: Mapping[str, int | None], body: bytes, values: Mapping[str
     }
 
 
-def _seals(operation: Operation, body: bytes, values: Mapping[str, slice]) -> bool:
+def _leaves_parts(operation: Operation, body: bytes, values: Mapping[str, slice]) -> bool:
     match operation.name:
         case "responses.create":
             tools = values.get("tools")
-            return _SEALED in body or (
-                tools is not None and any(body.find(tool, tools.start, tools.stop) >= 0 for tool in _HOSTED)
-            )
+            return tools is not None and any(body.find(tool, tools.start, tools.stop) >= 0 for tool in _HOSTED)
         case "chat.completions":
             return "audio" in values  # spoken answers have ids that later messages name
-        case name:
-            return name == "responses.compact"
+    return False
 
 
 def _named_objects(

@@ -93,6 +93,10 @@ class Superseded(AttemptFailed):
         self.hung = hung
 
 
+class SealedElsewhere(AttemptFailed):
+    """The call brings content that this backend cannot open. Another may have sealed it."""
+
+
 class InvalidAnswer(AttemptFailed):
     """An answer that Azure OpenAI does not give."""
 
@@ -178,6 +182,8 @@ def _failure(
         case "ours":
             problem = f"status {status} {answers.error_code(report)[:64]}".rstrip()
             return AccessDenied(problem, status, answers.missing_action(report))
+    if answers.is_sealed_elsewhere(status, report):
+        return SealedElsewhere("the content is sealed by another backend", status, shown)
     return None
 
 

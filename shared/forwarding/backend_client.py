@@ -36,6 +36,7 @@ from shared.forwarding._failures import (
     AccessDenied,
     AttemptFailed,
     DeadlinePassed,
+    SealedElsewhere,
     Superseded,
     Throttled,
     error_below_200,
@@ -277,6 +278,8 @@ class BackendClient:
         match failed:
             case Superseded(hung=True):
                 pass  # it has been ejected already
+            case SealedElsewhere():
+                self._breakers.success(target)
             case Superseded() | DeadlinePassed():
                 self._breakers.abandoned(target)
             case Throttled():

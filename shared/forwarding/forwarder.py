@@ -11,7 +11,15 @@ from shared.azure_openai.references import KINDS
 from shared.config.document import Backend, FallbackReason, Model
 from shared.errors import BadGateway, GatewayError, NoBackendAvailable, StateUnavailable, UpstreamTimeout
 from shared.forwarding._attempt import AttemptTimeout, in_seconds
-from shared.forwarding._failures import AttemptFailed, Disconnected, InvalidAnswer, Superseded, Throttled, TimedOut
+from shared.forwarding._failures import (
+    AttemptFailed,
+    Disconnected,
+    InvalidAnswer,
+    SealedElsewhere,
+    Superseded,
+    Throttled,
+    TimedOut,
+)
 from shared.forwarding._hedging import HedgedAttempt
 from shared.forwarding._timeouts import first_byte_timeout, hedge_delay
 from shared.forwarding.backend_client import BackendClient
@@ -132,6 +140,7 @@ class ForwardedCall:
         self._failures: list[AttemptFailed] = []
         self._throttled = False
         self._tried_ejected = False
+        self._sealed_elsewhere: set[str] = set()  # endpoints that cannot open what the call brings
         self._spilled: list[tuple[str, str]] = []  # endpoints and deployments that failed after Azure had chosen them
         self._refused: tuple[FallbackReason, WholeAnswer] | None = None
 
@@ -154,7 +163,7 @@ class ForwardedCall:
             if limit <= 0:
                 self._failures.append(TimedOut("the time for the whole call was over"))
                 break
-            free = not self._failures or isinstance(self._failures[-1], Throttled | Superseded)
+            free = not self._failures or isinstance(self._failures[-1], Throttled | Superseded | SealedElsewhere)
             if not free and not self._forwarder.budget.take():
                 # When much fails, retries would overload the backends that still work.
                 logger.warning("%s: not retried, the retry budget is spent", self._request_id)
@@ -183,6 +192,8 @@ class ForwardedCall:
             self._throttled = True
             return False
         if not self._serves(target) or self._was_spilled_to(target):
+            return False
+        if target.backend.endpoint in self._sealed_elsewhere:
             return False
         if now < health.ejected_until:
             # If every target is down, one ejected target is the last chance. Waiting for each would take long, and
@@ -265,6 +276,8 @@ class ForwardedCall:
         except AttemptFailed as failed:
             self._throttled = self._throttled or isinstance(failed, Throttled)
             self._failures.append(failed)
+            if isinstance(failed, SealedElsewhere):
+                self._sealed_elsewhere.add(target.backend.endpoint)
             if failed.spilled_to:
                 self._spilled.append((target.backend.endpoint, failed.spilled_to))
             usage = failed.usage or (metering.unanswered(self._call) if failed.charged else None)
@@ -364,10 +377,12 @@ class ForwardedCall:
             waits = [failed.wait for failed in self._failures if failed.wait is not None]
             throttled = self._forwarder.router.throttled(self._plan.targets, waits, self._tokens)
             raise ForwardingFailed(throttled, self.attempts)
+        # One that has failed otherwise may be the one that has sealed the content.
+        failures = [failed for failed in self._failures if not isinstance(failed, SealedElsewhere)] or self._failures
         # A backend's description of its failure is worth more to the caller than the gateway's.
-        if answer := next((failed.answer for failed in reversed(self._failures) if failed.answer is not None), None):
+        if answer := next((failed.answer for failed in reversed(failures) if failed.answer is not None), None):
             return answer
-        raise ForwardingFailed(_final_error(self._failures), self.attempts)
+        raise ForwardingFailed(_final_error(failures), self.attempts)
 
     def _record(
         self, target: Target, status: int, problem: str, started: float, role: Role, usage: Usage | None = None

@@ -79,10 +79,10 @@ async def _uploaded(
                 upload.scan_lines()
             if route.operation.name == "containers.files.create":
                 upload.forbid("file_id")  # ids of files are checked in JSON only
-        elif not (route.surface == "dated" and route.operation.on_deployment):
-            model = await upload.find("model", to_the_end=route.model is not None)
-        elif route.operation.streams:
-            await upload.begin()
+        elif route.model is None:
+            model = await upload.find_model()
+        else:
+            await upload.begin_with_model()
         return requests.parse_upload(route, query, headers, model, stream=upload.asks_for_stream), upload
     except BaseException:
         upload.close()

@@ -13,6 +13,7 @@ from starlette.types import Message, Receive
 
 from shared.azure_openai import multipart
 from shared.azure_openai.batch_lines import BatchLines
+from shared.azure_openai.multipart import FormModel
 from shared.errors import GatewayError, InvalidRequest, RequestTooLarge
 from shared.requests._deadline import BodyDeadline
 from shared.requests.buffers import Buffer
@@ -21,12 +22,10 @@ from shared.requests.head import content_length
 
 logger = logging.getLogger("tollgate.uploads")
 
-logger = logging.getLogger("tollgate.uploads")
-
 _IN_MEMORY = 1024 * 1024  # bytes kept in memory; more are kept on disk
 _KEPT = 64 * 1024 * 1024  # bytes; larger bodies are not kept for retries
 _PIECE = 256 * 1024
-_STREAM, _PURPOSE, _FILE = b"stream", b"purpose", b"file"
+_MODEL, _STREAM, _PURPOSE, _FILE = b"model", b"stream", b"purpose", b"file"
 
 
 class Upload:
@@ -46,7 +45,6 @@ class Upload:
         self._fields = multipart.FormFields(self._parting, noted=frozenset((_STREAM, _PURPOSE)))
         self._lines: BatchLines | None = None
         self._scanned = 0  # bytes
-        self._sought = b""
         self._forbidden = b""
         self._receive = receive
         self._deadline = deadline
@@ -67,18 +65,16 @@ class Upload:
         self._kept.close()
         self._buffer.release()
 
-    async def find(self, name: str, *, to_the_end: bool = False) -> str | None:
-        """Read until a field has arrived, or to the end, and return its value; None if the body does not have it."""
-        self._sought = name.encode()
-        self._fields.required.add(self._sought)
-        fields = self._fields
-        while (self._sought not in fields.values or to_the_end) and await self._more():
+    async def find_model(self) -> str | None:
+        """Read until the field `model` has arrived, or to the end, and return its value; None: the body lacks it."""
+        await self.begin_with_model()
+        while _MODEL not in self._fields.values and await self._more():
             pass
-        field = fields.values.get(self._sought)
+        field = self._fields.values.get(_MODEL)
         try:
             return field.value.decode() if field else None
         except UnicodeDecodeError:
-            raise InvalidRequest(f"The field `{name}` is not UTF-8 text.", param=name) from None
+            raise InvalidRequest("The field `model` is not UTF-8 text.", param="model") from None
 
     def forbid(self, name: str) -> None:
         """Reject the body if it has this field."""
@@ -102,8 +98,9 @@ class Upload:
             return False
         return self._lines.finish()
 
-    async def begin(self) -> None:
-        """Read the first piece: it has the short fields of most clients."""
+    async def begin_with_model(self) -> None:
+        """Read the first piece, which has the short fields of most clients, of a form that may name a model."""
+        self._fields.required.add(_MODEL)
         await self._more()
 
     @property
@@ -130,33 +127,58 @@ class Upload:
         """True if everything received so far can be sent again."""
         return self._keeps or not self._received
 
-    def length(self, model: bytes | None) -> int | None:
-        """Return the length of the body with this model's name in its field `model`; None if it is not known."""
+    def length(self, model: FormModel | None) -> int | None:
+        """Return the length of the body with this field `model`; None if it is not known."""
         if self._length is None or model is None:
             return self._length
-        return self._length + len(self._insertion(model)) - self._replaced()[1]
+        if (field := self._fields.values.get(_MODEL)) is not None:
+            return self._length + len(model.name) - len(field.value)
+        if not self._complete:
+            return None  # the field may follow
+        return self._length + len(self._addition(model))
 
-    async def stream(self, model: bytes | None) -> AsyncIterator[bytes]:
-        """Yield the body from its beginning, with this model's name in its field `model`; None: unchanged."""
+    async def stream(self, model: FormModel | None) -> AsyncIterator[bytes]:
+        """Yield the body from its beginning, with this field `model`; None: unchanged. A field that has not arrived is
+        put in front, and left out when it comes."""
         try:
-            position = 0
-            start, removed = self._replaced() if model is not None else (0, 0)
-            insertion = self._insertion(model) if model is not None else b""
-            kept = self._received
-            while position < kept:
-                self._kept.seek(position)
-                piece = self._kept.read(min(_PIECE, kept - position))
-                yield _edited(piece, position, start, removed, insertion) if model is not None else piece
-                position += len(piece)
-            if model is not None and not kept:
-                yield insertion
-            self._passes_on = True
-            while chunk := await self._more():
-                yield chunk
+            pieces = self._pieces()
+            async for piece in pieces if model is None else self._with_model(pieces, model):
+                yield piece
             self._sent()
         except Exception as error:
             self.error = error
             raise
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        """Yield what is kept, then what arrives."""
+        position, kept = 0, self._received
+        while position < kept:
+            self._kept.seek(position)
+            piece = self._kept.read(min(_PIECE, kept - position))
+            yield piece
+            position += len(piece)
+        self._passes_on = True
+        while chunk := await self._more():
+            yield chunk
+
+    async def _with_model(self, pieces: AsyncIterator[bytes], model: FormModel) -> AsyncIterator[bytes]:
+        addition = b"" if _MODEL in self._fields.values else self._addition(model)
+        if addition:
+            yield addition
+        position, pending = 0, b""
+        async for piece in pieces:
+            pending += piece
+            settled = max(0, min(len(pending), self._fields.settled - position))
+            passing, pending = pending[:settled], pending[settled:]
+            if (field := self._fields.values.get(_MODEL)) is None:
+                edited = passing
+            elif addition:
+                edited = _edited(passing, position, field.part, field.end - field.part, b"")
+            else:
+                edited = _edited(passing, position, field.start, len(field.value), model.name)
+            if edited:
+                yield edited
+            position += settled
 
     async def after(self) -> Message:
         """ASGI's `receive` for whoever waits for a hang-up: it returns what follows the body."""
@@ -222,15 +244,12 @@ class Upload:
             logger.error("an upload cannot be kept in the temporary directory: %s", problem)
             raise GatewayError("No room is left to keep this upload. Put the field `model` before the file.")
 
-    def _replaced(self) -> tuple[int, int]:
-        """Return the position and length of the model's name; 0, 0 if there is none."""
-        field = self._fields.values.get(b"model")
-        return (field.start, len(field.value)) if field else (0, 0)
-
-    def _insertion(self, model: bytes) -> bytes:
-        if b"model" in self._fields.values:
-            return model
-        return b"--" + self._parting + b'\r\nContent-Disposition: form-data; name="model"\r\n\r\n' + model + b"\r\n"
+    def _addition(self, model: FormModel) -> bytes:
+        """The part in front of a form that lacks the field."""
+        if not model.required:
+            return b""
+        head = b'\r\nContent-Disposition: form-data; name="model"\r\n\r\n'
+        return b"--" + self._parting + head + model.name + b"\r\n"
 
     def _too_large(self) -> RequestTooLarge:
         return RequestTooLarge(f"The request's body is larger than the gateway's limit of {self._most} bytes.")

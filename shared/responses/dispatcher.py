@@ -110,7 +110,7 @@ class Dispatcher:
         answer = await forwarded.run()
         try:
             recorder = None
-            if admitted.call.stateful:
+            if admitted.call.stateful or admitted.call.operation.seals:
                 backend = answer.target.backend.name
                 checked = admitted.upload is not None and admitted.upload.lines_name_nothing()
                 recorder = ObjectRecorder(self._directory, admitted.consumer, admitted.call, backend, checked=checked)

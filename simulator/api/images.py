@@ -73,6 +73,8 @@ def _answer(call: Call, request: _Request, inputs: int, event: str, operation: s
     call.deployments.check_path()
     call.entry.stream = bool(request.stream)
     deployment = call.deployments.find(request.model)
+    if request.model is not None and request.model != deployment.name:  # a dated path knows deployments only
+        raise errors.deployment_not_found()
     prompt = request.prompt
     if prompt is None:
         raise errors.missing_parameter("prompt")

@@ -63,6 +63,9 @@ def _say_item(say: Any, index: int, item: Object, tokens: list[str], reasoning_t
                 say("content", "response.function_call_arguments.delta", cost, **place, delta=delta)
             done = {**place, "name": item["name"], "arguments": item["arguments"]}
             say("opening", "response.function_call_arguments.done", **done)
+        case "reasoning" | "compaction" if sealed := item.get("encrypted_content"):
+            begun = {**item, "encrypted_content": sealed[: len(sealed) // 2]}
+            say("opening", "response.output_item.added", output_index=index, item=begun)
         case _:
             say("opening", "response.output_item.added", output_index=index, item=item)
     say("opening", "response.output_item.done", output_index=index, item=item)

@@ -37,6 +37,7 @@ class ResponseRequest(msgspec.Struct, frozen=True):
     store: bool | None = None
     max_output_tokens: int | None = None
     include: list[str] | None = None
+    context_management: list[Object] | None = None
     tools: list[Object] | None = None
     tool_choice: Any = None
     metadata: dict[str, str] | None = None
@@ -170,6 +171,11 @@ def text_of(item: Object) -> str:
 def append_to(conversation: Conversation, items: list[Object]) -> None:
     for item in items:
         conversation.items.add(Plain(item))
+
+
+def compaction(text: str, store: Store) -> Object:
+    """The item that stands for a context."""
+    return {"id": make_id("cmp_"), "type": "compaction", "encrypted_content": seal(text[:2_000], store)}
 
 
 def seal(text: str, store: Store) -> str:

@@ -12,6 +12,7 @@ from simulator.api.response_input import (
     ResponseRequest,
     append_to,
     check_tools,
+    compaction,
     earlier,
     input_items,
     resolve,
@@ -73,6 +74,8 @@ def _answer(
     if RECALL_WORD in last:
         written = msgspec.structs.replace(written, tokens=_as_tokens(_recalled(context)), finish_reason="stop")
     output, tokens = _output(request, written, last, call)
+    if _is_compacted(request, reading):
+        output.insert(0, compaction(text, call.store))
     charge = Charge(
         input_tokens=reading.input_tokens,
         cached_tokens=reading.cached_tokens,
@@ -81,6 +84,11 @@ def _answer(
     )
     response = _response(request, model.answered_name, output, reading, charge, written.finish_reason)
     return StoredResponse(response, items, context), tokens, charge
+
+
+def _is_compacted(request: ResponseRequest, reading: Reading) -> bool:
+    thresholds = [one.get("compact_threshold") for one in request.context_management or ()]
+    return any(isinstance(most, int) and reading.input_tokens > most for most in thresholds)
 
 
 def _recalled(context: list[Object]) -> str:
@@ -270,13 +278,12 @@ def compact(call: Call) -> Answer:
     reading = read_prompt(text, ITEM_OVERHEAD * len(context), deployment.model, deployment.cache, "input")
     charge = Charge(input_tokens=reading.input_tokens, cached_tokens=reading.cached_tokens, output_tokens=16)
     users = [item for item in context if item.get("role") == "user"]
-    compacted = {"id": make_id("cmp_"), "type": "compaction", "encrypted_content": seal(text[:2_000], call.store)}
     return answer_json(
         {
             "id": make_id("resp_"),
             "object": "response.compaction",
             "created_at": now(),
-            "output": [*users, compacted],
+            "output": [*users, compaction(text, call.store)],
             "usage": usage_of(charge),
         },
         charge,

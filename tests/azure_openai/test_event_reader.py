@@ -7,6 +7,7 @@ import pytest
 
 from shared.azure_openai.event_reader import EventReader
 from shared.azure_openai.operations import match
+from shared.azure_openai.outline import sealed_name
 from shared.azure_openai.references import in_answer
 from shared.azure_openai.requests import parse_call
 from shared.types import Reference, Usage
@@ -116,6 +117,19 @@ def test_the_id_of_a_spoken_answer_is_collected_wherever_it_comes() -> None:
         reader.read(delta(**piece))
     named = [one for payload in reader.objects for one in in_answer(payload, made.operation.name)]
     assert named == [Reference("audio", "audio_12345")]
+
+
+def test_sealed_content_is_collected_once_it_is_whole_and_nothing_else_of_a_call_that_stores_nothing() -> None:
+    made = parse_call(match("POST", "/v1/responses"), "", {}, b'{"model": "o4-mini", "stream": true, "store": false}')
+    reader = EventReader(made)
+    reader.read(CREATED)
+    for kind, content in (("added", "half"), ("done", "whole")):
+        item = {"type": "reasoning", "id": "rs_12345", "encrypted_content": content}
+        reader.read(typed(f"response.output_item.{kind}", item=item))
+    reader.read(typed("response.output_item.done", item={"type": "message", "id": "msg_12345"}))
+    reader.read(typed("response.completed", response=RESPONSE))
+    named = [one for payload in reader.objects for one in in_answer(payload, made.operation.name)]
+    assert named == [Reference("sealed", sealed_name("whole"))]
 
 
 TEXTS = (

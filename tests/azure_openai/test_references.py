@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from shared.azure_openai import references
+from shared.azure_openai.outline import Outline, sealed_name
 from shared.azure_openai.references import in_answer
 from shared.errors import InvalidRequest
 from shared.types import Reference
@@ -179,8 +180,6 @@ def test_what_a_tool_server_says_makes_nobody_an_owner(output: dict[str, Any]) -
         ({"id": "msg_1", "role": "user", "content": "a"}, ()),
         ({"type": "reasoning", "id": "msg_1", "summary": []}, ("item",)),
         ({"type": "reasoning", "id": "msg_1", "encrypted_content": None}, ("item",)),
-        ({"type": "reasoning", "id": "msg_1", "encrypted_content": "x"}, ("sealed",)),
-        ({"type": "compaction", "id": "msg_1", "encrypted_content": "x"}, ("sealed",)),
         ({"type": "message", "id": "msg_1", "role": "assistant", "content": "a"}, ()),  # it says all that it is
         ({"type": "function_call", "id": "msg_1", "name": "f", "arguments": "{}", "call_id": "c"}, ()),
         ({"type": "item_reference", "id": 7}, ()),
@@ -215,3 +214,79 @@ def test_the_items_of_an_answer_are_read_apart_from_its_objects() -> None:
     assert references.items(json.dumps(output).encode()) == ["rs_12345", "msg_12345"]
     assert in_answer(json.dumps({"output": output}).encode(), "responses.create") == ()
     assert references.items(b'{"a": 1}') == []
+
+
+SEALING = [
+    {"type": "reasoning", "encrypted_content": "gAAAAA/b=="},
+    {"type": "reasoning", "id": "rs_12345", "summary": [], "encrypted_content": "gAAAAA/b=="},
+    {"type": "compaction", "id": "cmp_12345", "encrypted_content": "gAAAAA/b=="},
+    {"type": "agent_message", "content": [{"type": "encrypted_content", "encrypted_content": "gAAAAA/b=="}]},
+]
+SEALED = Reference("sealed", sealed_name("gAAAAA/b=="))
+
+
+def outlined(body: bytes, size: int) -> Outline:
+    outline = Outline()
+    for start in range(0, len(body), size):
+        outline.feed(body[start : start + size])
+    return outline
+
+
+@pytest.mark.parametrize("item", SEALING)
+def test_sealed_content_is_known_by_its_digest_with_or_without_an_id(item: dict[str, Any]) -> None:
+    body = json.dumps({"model": "o4-mini", "input": [{"role": "user", "content": "a"}, item]}).encode()
+    for written in (body, body.replace(b"/", rb"\/")):  # as PHP writes it
+        assert in_body(written, "responses.create") == (SEALED,)
+        for size in (1, 7, 4096):  # a large body, whose long texts are left out
+            found, brought = references.in_request(b"", "responses.create", outlined(written, size))
+            assert found == (SEALED,)
+            assert brought == references.in_request(written, "responses.create")[1]
+            assert item.get("id", SEALED.id) in brought
+
+
+def test_a_long_sealed_content_has_the_same_name_in_an_outline() -> None:
+    content = "gAAAAA/" * 50_000
+    body = json.dumps({"input": [{"type": "reasoning", "encrypted_content": content}]}).encode()
+    for found in (
+        in_body(body, "responses.create"),
+        references.in_request(b"", "responses.create", outlined(body, 65_536))[0],
+    ):
+        assert found == (Reference("sealed", sealed_name(content)),)
+
+
+@pytest.mark.parametrize("empty", ["", None, []])
+def test_an_item_with_empty_sealed_content_is_nothing_but_its_id(empty: object) -> None:
+    body = json.dumps({"input": [{"type": "reasoning", "id": "rs_12345", "encrypted_content": empty}]}).encode()
+    for found in (
+        in_body(body, "responses.create"),
+        references.in_request(b"", "responses.create", outlined(body, 9))[0],
+    ):
+        assert found == (Reference("item", "rs_12345"),)
+
+
+def test_the_last_sealed_contents_of_a_history_count() -> None:
+    items = [{"type": "reasoning", "id": f"rs_{n:05}", "encrypted_content": f"sealed {n}"} for n in range(1001)]
+    body = json.dumps({"input": items}).encode()
+    expected = tuple(Reference("sealed", sealed_name(f"sealed {n}")) for n in range(985, 1001))
+    found, brought = references.in_request(body, "responses.create")
+    assert found == expected
+    assert references.in_request(b"", "responses.create", outlined(body, 999)) == (expected, brought)
+    assert sealed_name("sealed 0") in brought  # what an answer repeats of it makes nobody its owner
+
+
+@pytest.mark.parametrize("item", SEALING)
+def test_the_sealed_content_of_an_answer_and_of_its_events_is_read(item: dict[str, Any]) -> None:
+    response = {"id": "resp_1", "output": [item]}
+    for told, operation in (
+        (response, "responses.create"),
+        (response, "responses.compact"),
+        ({"type": "response.completed", "response": response}, "responses.create"),
+        ({"type": "response.output_item.done", "item": item}, "responses.create"),
+    ):
+        assert in_answer(json.dumps(told).encode(), operation) == (SEALED,)
+
+
+def test_sealed_content_that_a_tool_server_or_a_caller_has_said_is_not_the_backends() -> None:
+    tool = {"type": "mcp_list_tools", "tools": [{"input_schema": SEALING[0]}]}
+    assert in_answer(json.dumps({"output": [tool], "metadata": SEALING[0]}).encode(), "responses.create") == ()
+    assert in_answer(json.dumps({"data": [SEALING[0]]}).encode(), "conversations.items.list") == ()

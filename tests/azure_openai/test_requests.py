@@ -15,8 +15,9 @@ from shared.azure_openai import answers, backend_requests, operations
 from shared.azure_openai.answers import classify, missing_action, retry_after
 from shared.azure_openai.backend_requests import upstream_request
 from shared.azure_openai.json_body import rewrite, top_level
+from shared.azure_openai.multipart import FormModel
 from shared.azure_openai.operations import OPERATIONS, match
-from shared.azure_openai.requests import parse_call
+from shared.azure_openai.requests import parse_call, parse_upload
 from shared.config.document import Backend
 from shared.errors import InvalidRequest, MethodNotAllowed, UnknownPath
 from shared.types import Call, Operation, Reference, Target
@@ -384,6 +385,27 @@ def test_a_model_in_the_body_of_an_image_call_becomes_the_deployment_on_deployme
         assert json.loads(request.body).get("model") == model
 
 
+def test_a_form_gets_a_model_where_no_path_names_it_and_keeps_none_that_is_not_the_deployment() -> None:
+    of = Backend(name="a", endpoint="https://a", region="a", models={"painter": "prod", "m": "m"})
+    kind = {"content-type": "multipart/form-data; boundary=x"}
+    prod = b"prod"
+    for path, query, model, expected in (
+        (
+            "/openai/deployments/painter/images/edits",
+            "api-version=2025-04-01-preview",
+            None,
+            FormModel(prod, required=False),
+        ),
+        ("/gateway/images/edits/painter", "", None, FormModel(prod)),
+        ("/v1/images/edits", "", "painter", FormModel(prod)),
+        ("/openai/deployments/painter/audio/transcriptions", "api-version=2024-10-21", None, None),
+    ):
+        made = parse_upload(match("POST", path), query, kind, model, stream=False)
+        assert upstream_request(made, Target(of, "painter", "prod")).form_model == expected, path
+    same = parse_upload(match("POST", "/v1/images/edits"), "", kind, "m", stream=False)
+    assert upstream_request(same, Target(of, "m", "m")).form_model is None
+
+
 def test_other_stream_options_survive_the_injection() -> None:
     body = b'{"model":"gpt-4o","stream":true,"stream_options":{"include_obfuscation":false}}'
     request = upstream_request(call("/v1/chat/completions", body), target("gpt-4o"))
@@ -541,10 +563,10 @@ def test_a_path_of_any_length_is_answered_and_not_remembered() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "fields", "seals"),
+    ("path", "fields", "leaves"),
     [
         ("/v1/responses", {"store": False}, False),
-        ("/v1/responses", {"store": False, "include": ["reasoning.encrypted_content"]}, True),
+        ("/v1/responses", {"store": False, "include": ["reasoning.encrypted_content"]}, False),
         (
             "/v1/responses",
             {"store": False, "tools": [{"type": "code_interpreter", "container": {"type": "auto"}}]},
@@ -553,10 +575,9 @@ def test_a_path_of_any_length_is_answered_and_not_remembered() -> None:
         ("/v1/responses", {"store": False, "tools": [{"type": "function", "name": "f"}]}, False),
         ("/v1/chat/completions", {"modalities": ["text"]}, False),
         ("/v1/chat/completions", {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}}, True),
-        ("/v1/responses/compact", {}, True),
+        ("/v1/responses/compact", {}, False),
     ],
 )
-def test_a_call_seals_if_later_calls_may_name_parts_of_its_answer(
-    path: str, fields: dict[str, object], seals: bool
-) -> None:
-    assert call(path, json.dumps({"model": "gpt-4o", **fields}).encode()).seals == seals
+def test_a_call_leaves_parts_if_later_calls_may_name_them(path: str, fields: dict[str, object], leaves: bool) -> None:
+    made = call(path, json.dumps({"model": "gpt-4o", **fields}).encode())
+    assert (made.leaves_parts, made.stateful) == (leaves, leaves)

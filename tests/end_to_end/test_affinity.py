@@ -286,20 +286,75 @@ def test_an_item_of_an_earlier_answer_is_read_in_its_region_by_its_owner_alone(
             assert refused.value.code == "not_found"
 
 
-def test_encrypted_reasoning_goes_back_to_the_backend_that_can_open_it(client: OpenAI) -> None:
-    asked: Any = {"model": "o4-mini", "store": False, "include": ["reasoning.encrypted_content"]}
+THINKING: dict[str, Any] = {"model": "o4-mini", "store": False, "include": ["reasoning.encrypted_content"]}
+COMPACTING: dict[str, Any] = {
+    "model": "gpt-4o",
+    "store": False,
+    "context_management": [{"type": "compaction", "compact_threshold": 10}],
+}
+SO: Any = {"role": "user", "content": "So?"}
+
+
+def sealed_output(client: OpenAI, asked: dict[str, Any], *, stream: bool = False) -> tuple[str, list[dict[str, Any]]]:
+    """The backend of a stateless call, and the items with the content that it has sealed."""
+    text = " ".join(["the road north"] * 20)
+    if stream:
+        with client.responses.with_streaming_response.create(**asked, input=text, stream=True) as made:
+            events = [json.loads(line[6:]) for line in made.iter_lines() if line.startswith("data: ")]
+        output = [event["item"] for event in events if event["type"] == "response.output_item.done"]
+    elif "model" in asked:
+        made = client.responses.with_raw_response.create(**asked, input=text)
+        output = json.loads(made.text)["output"]
+    else:
+        made = client.responses.with_raw_response.compact(model="gpt-4o", input=text)
+        output = json.loads(made.text)["output"]
+    assert any("encrypted_content" in item for item in output)
+    return made.headers["x-gateway-backend"], output
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("asked", [THINKING, COMPACTING, {}], ids=["reasoning", "compaction", "compact"])
+@pytest.mark.parametrize("with_ids", [True, False])
+def test_sealed_content_goes_back_to_the_backend_that_can_open_it(
+    client: OpenAI, asked: dict[str, Any], *, stream: bool, with_ids: bool
+) -> None:
     seen = set()
-    for turn in range(6):
-        made = client.responses.with_raw_response.create(**asked, input=f"turn {turn}", stream=False)
-        output = [one.to_dict() for one in made.parse().output]
-        seen.add(made.headers["x-gateway-backend"])
-        again = client.responses.with_raw_response.create(**asked, input=[*output, {"role": "user", "content": "So?"}])
-        assert again.headers["x-gateway-backend"] == made.headers["x-gateway-backend"]
+    for _ in range(6):
+        backend, output = sealed_output(client, asked, stream=stream and bool(asked))
+        seen.add(backend)
+        given: Any = [item if with_ids else {key: item[key] for key in item if key != "id"} for item in output]
+        again = client.responses.with_raw_response.create(model="o4-mini", store=False, input=[*given, SO])
+        assert (again.headers["x-gateway-backend"], again.headers["x-gateway-attempts"]) == (backend, "1")
     assert len(seen) > 1  # calls that store nothing rotate
 
 
-def test_encrypted_reasoning_of_unknown_origin_may_go_anywhere(client: OpenAI) -> None:
+@pytest.mark.parametrize("long", [False, True])
+def test_the_last_items_of_a_long_history_say_where_it_goes(client: OpenAI, *, long: bool) -> None:
+    for _ in range(4):
+        backend, output = sealed_output(client, THINKING)
+        text = "x" * 300 if long else "x"  # more than 256 kB: read in pieces
+        history: Any = [{"role": "user", "content": text}, *output] * 501
+        assert len(history) > 1001
+        made = client.responses.with_raw_response.create(model="o4-mini", store=False, input=[*history, SO])
+        assert (made.headers["x-gateway-backend"], made.headers["x-gateway-attempts"]) == (backend, "1")
+
+
+def test_only_its_owner_is_led_to_where_content_was_sealed(client: OpenAI, stranger: OpenAI) -> None:
+    backend, output = sealed_output(client, THINKING)
+    given: Any = {"model": "o4-mini", "store": False, "input": [*output, SO]}
+    tried = set()
+    for _ in range(6):
+        made = stranger.responses.with_raw_response.create(**given)
+        assert made.headers["x-gateway-backend"] == backend  # the content opens there alone, whoever brings it
+        tried.add(made.headers["x-gateway-attempts"])
+    assert tried > {"1"}  # its calls began elsewhere, as any other
+    for _ in range(3):
+        assert client.responses.with_raw_response.create(**given).headers["x-gateway-attempts"] == "1"
+
+
+def test_content_that_no_backend_can_open_is_refused_in_the_words_of_one(client: OpenAI) -> None:
     item = {"type": "reasoning", "id": "rs_unknown", "summary": [], "encrypted_content": "c2VhbGVk"}
     with pytest.raises(openai.BadRequestError) as refused:
         client.responses.create(model="o4-mini", store=False, input=[item, {"role": "user", "content": "a"}])  # type: ignore[list-item]
     assert refused.value.code == "invalid_encrypted_content"
+    assert refused.value.response.headers["x-gateway-attempts"] == "3"

@@ -488,3 +488,13 @@ def test_a_lone_backend_that_always_closes_is_reported_as_such(routed: System, m
     assert (answer.status, answer.headers["x-gateway-attempts"]) == (503, "2")
     with routed.openai() as client:  # the others do not mind
         assert client.chat.completions.create(**chat_body(model)).choices
+
+
+def test_the_model_of_the_image_tool_reaches_a_backend_as_its_deployment_if_the_key_may_use_it(gateway: System) -> None:
+    named = {"x-ms-oai-image-generation-deployment": "gpt-image-1"}
+    body = {"model": "gpt-4o", "input": "a ship", "store": False}
+    assert gateway.post("/v1/responses", body, named).status == 200
+    headers = {name.lower(): value for name, value in gateway.simulator.last_headers()}
+    assert headers["x-ms-oai-image-generation-deployment"] == "painter"
+    refused = gateway.post("/v1/responses", body, named, key=gateway.make_key("no painter", models=["gpt-4o"]))
+    assert (refused.status, refused.error()["code"]) == (403, "model_not_allowed")

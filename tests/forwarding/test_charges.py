@@ -103,7 +103,7 @@ async def test_a_full_disk_costs_an_upload_its_retries_and_is_no_fault_of_a_back
     async with forwarding(serving, serving) as (running, backends):
         for _ in range(6):
             upload = upload_of(form(60, model_first=True))
-            model = await upload.find("model")
+            model = await upload.find_model()
             call = parse_upload(match("POST", "/v1/audio/transcriptions"), "", HEADERS, model, stream=False)
             plan = running.router.plan(ANYONE, call)
             answer = await running.forwarder.sending(call, plan, "r", upload).run()
@@ -119,7 +119,7 @@ async def test_an_upload_whose_model_follows_a_file_that_cannot_be_kept_is_refus
 ) -> None:
     upload = upload_of(form(60, model_first=False))
     with pytest.raises(GatewayError, match="No room is left to keep this upload"):
-        await upload.find("model")
+        await upload.find_model()
     upload.close()
 
 

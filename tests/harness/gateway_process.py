@@ -95,13 +95,13 @@ class GatewayProcess:
         size = os.fstat(self._log.fileno()).st_size
         return os.pread(self._log.fileno(), size, 0).decode(errors="replace")
 
-    def shown(self) -> list[str]:
-        """The lines of the log that reach the operator: the functions host drops some."""
-        return [line for line in self.logs().splitlines() if not line.startswith(("[dropped]", "[otel]"))]
+    def shown(self, since: int = 0) -> list[str]:
+        """The lines of the log that reach the operator, from this position on: the functions host drops some."""
+        return [line for line in self.logs()[since:].splitlines() if not line.startswith(("[dropped]", "[otel]"))]
 
-    def records(self) -> list[dict[str, Any]]:
-        """The structured lines of the log, one a request."""
-        lines = (line[line.index("{") :] for line in self.shown() if '{"request":' in line)
+    def records(self, since: int = 0) -> list[dict[str, Any]]:
+        """The structured lines of the log, one a request, from this position on."""
+        lines = (line[line.index("{") :] for line in self.shown(since) if '{"request":' in line)
         return [json.loads(line) for line in lines]
 
     def request(

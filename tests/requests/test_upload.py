@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.azure_openai import multipart
+from shared.azure_openai.multipart import FormModel
 from shared.errors import InvalidRequest, RequestTimeout, RequestTooLarge
 from shared.requests._deadline import BodyDeadline
 from shared.requests.buffers import Buffers
@@ -60,6 +61,11 @@ def opened(receive: Any, headers: dict[str, str], most: int, seconds: float) -> 
     return Upload(receive, headers, most, deadline, Buffers(2**30).open("ann"))
 
 
+async def read_all(upload: Upload) -> None:
+    await upload.find_model()
+    await everything(upload.stream(None))
+
+
 async def everything(stream: AsyncIterator[bytes]) -> bytes:
     return b"".join([chunk async for chunk in stream])
 
@@ -75,21 +81,79 @@ def test_the_model_is_renamed_in_its_place_and_no_other_byte_changes(order: str,
 
     async def relayed() -> None:
         upload = opened(receiving(chunks), HEADERS | {"content-length": str(len(body))}, 10**6, 60)
-        assert await upload.find("model") == "whisper"
+        assert await upload.find_model() == "whisper"
         expected = body.replace(MODEL, MODEL.replace(b"whisper", name))
         for _ in range(2):  # a second backend gets the same
-            assert await everything(upload.stream(name)) == expected
-        assert upload.length(name) == len(expected)
+            assert await everything(upload.stream(FormModel(name))) == expected
+        assert upload.length(FormModel(name)) == len(expected)
         assert await everything(upload.stream(None)) == body
         upload.close()
 
     asyncio.run(relayed())
 
 
-async def test_a_model_that_only_the_path_names_is_inserted_into_the_body() -> None:
-    upload = opened(receiving([FILE, END]), HEADERS, 10**6, 60)
-    assert await upload.find("model", to_the_end=True) is None
-    assert await everything(upload.stream(b"prod")) == MODEL.replace(b"whisper", b"prod") + FILE + END
+@settings(max_examples=200, deadline=None)
+@given(
+    order=st.sampled_from([*sorted(BODIES), "none"]),
+    cuts=st.sets(st.integers(1, 41_000), max_size=12),
+    near=st.sets(st.integers(-90, 90), max_size=12),
+    required=st.booleans(),
+)
+def test_the_model_of_the_path_stands_in_the_form_once_wherever_the_form_has_its_own(
+    order: str, cuts: set[int], near: set[int], *, required: bool
+) -> None:
+    body = BODIES.get(order, FILE + END)
+    edges = cuts | {place + shift for shift in near for place in (len(MODEL), len(FILE), len(FILE + MODEL))}
+    places = [0, *sorted(edge for edge in edges if 0 < edge < len(body)), len(body)]
+    chunks = [body[start:end] for start, end in itertools.pairwise(places)]
+    prod, field = FormModel(b"prod", required=required), MODEL.replace(b"whisper", b"prod")
+    in_place = body.replace(MODEL, field)
+
+    async def relayed() -> None:
+        upload = opened(receiving(chunks), HEADERS | {"content-length": str(len(body))}, 10**6, 60)
+        await upload.begin_with_model()
+        length = upload.length(prod)
+        sent = await everything(upload.stream(prod))
+        assert sent in (in_place, field + body.replace(MODEL, b"") if required else in_place)
+        assert length in (None, len(sent))
+        assert sent.count(b'name="model"') == (order != "none" or required)
+        again = await everything(upload.stream(prod))  # by now the field is known
+        assert again == (field + body if required and order == "none" else in_place)
+        assert upload.length(prod) == len(again)
+        upload.close()
+
+    asyncio.run(relayed())
+
+
+async def test_a_form_of_any_size_passes_in_little_memory_if_its_model_is_in_the_path() -> None:
+    piece = bytes(2**20)
+    begin = FILE.replace(NOISE + b"\r\n", b"")
+    left = itertools.chain([begin], itertools.repeat(piece, 70), [b"\r\n" + MODEL + END])
+
+    async def receive() -> Any:
+        await asyncio.sleep(0)
+        chunk = next(left, b"")
+        return {"type": "http.request", "body": chunk, "more_body": bool(chunk)}
+
+    upload = opened(receive, HEADERS, 2**30, 60)
+    await upload.begin_with_model()
+    size, before, peak = 0, psutil.Process().memory_info().rss, 0
+    async for passed in upload.stream(FormModel(b"prod")):
+        size += len(passed)
+        peak = max(peak, psutil.Process().memory_info().rss)
+    assert size == 70 * 2**20 + len(MODEL.replace(b"whisper", b"prod") + begin + b"\r\n" + END)
+    assert not upload.repeatable  # it is too long to be kept
+    assert peak - before < 20 * 2**20
+    upload.close()
+
+
+@pytest.mark.parametrize("behind", [MODEL + MODEL, part(b"x" * 5000, 'name="model"'), part(b"x", 'name="Model[]"')])
+async def test_a_form_whose_later_model_is_ambiguous_ends_with_the_reason(behind: bytes) -> None:
+    upload = opened(receiving([FILE[:9000], FILE[9000:], behind + END]), HEADERS, 10**6, 60)
+    await upload.begin_with_model()
+    with pytest.raises(InvalidRequest):
+        await everything(upload.stream(FormModel(b"prod")))
+    assert isinstance(upload.error, InvalidRequest)
     upload.close()
 
 
@@ -115,7 +179,7 @@ async def test_a_form_that_asks_for_a_stream_is_recognized_and_no_byte_changes(b
     for cut in (1, 7, 60, 5000, len(body)):
         pieces = [body[start : start + cut] for start in range(0, len(body), cut)]
         upload = opened(receiving(pieces), HEADERS, 10**6, 60)
-        await upload.begin()
+        await upload.begin_with_model()
         assert await everything(upload.stream(None)) == body
         assert (upload.asks_for_stream, upload.complete) == (streams, True)
         upload.close()
@@ -134,7 +198,7 @@ async def test_a_form_that_asks_for_a_stream_is_recognized_and_no_byte_changes(b
 async def test_an_ambiguous_body_is_rejected(body: bytes) -> None:
     upload = opened(receiving([body]), HEADERS, 10**6, 60)
     with pytest.raises(InvalidRequest):
-        await upload.find("model", to_the_end=True)
+        await read_all(upload)
     upload.close()
 
 
@@ -146,7 +210,7 @@ async def test_a_form_that_two_readers_may_read_differently_is_rejected(odd: str
     with pytest.raises(InvalidRequest):
         upload = opened(receiving(pieces), {"content-type": kind}, 10**6, 60)
         try:
-            await upload.find("model", to_the_end=True)
+            await read_all(upload)
         finally:
             upload.close()
 
@@ -181,15 +245,15 @@ async def test_the_forms_of_usual_clients_are_read(client: str) -> None:
         for size in (1, 9, len(body)):
             pieces = [body[start : start + size] for start in range(0, len(body), size)]
             upload = opened(receiving(pieces), {"content-type": kind, "content-length": str(len(body))}, 10**6, 60)
-            assert await upload.find("model", to_the_end=True) == "whisper"
-            assert await everything(upload.stream(b"renamed")) == body.replace(b"whisper", b"renamed")
+            assert await upload.find_model() == "whisper"
+            assert await everything(upload.stream(FormModel(b"renamed"))) == body.replace(b"whisper", b"renamed")
             upload.close()
 
 
 async def test_a_boundary_inside_of_a_line_is_content() -> None:
     body = part(b"a--x-boundary--\r\n\r\n", 'name="file"; filename="a"') + MODEL + END
     upload = opened(receiving([body]), HEADERS, 10**6, 60)
-    assert await upload.find("model", to_the_end=True) == "whisper"
+    assert await upload.find_model() == "whisper"
     upload.close()
 
 
@@ -206,9 +270,8 @@ def test_a_hostile_form_reaches_no_backend(gateway: System, odd: str) -> None:
     kind, body = hostile("model", b"whisper")[odd]
     for path in ("/v1/audio/transcriptions", "/openai/deployments/whisper/audio/transcriptions?api-version=2024-10-21"):
         answer = gateway.post(path, body, {"content-type": kind})
-        if path.startswith("/v1"):
-            assert (answer.status, answer.error()["type"]) == (400, "invalid_request_error"), answer.body
-            assert gateway.simulator.log()["requests"] == []
+        assert (answer.status, answer.error()["type"]) == (400, "invalid_request_error"), answer.body
+        assert gateway.simulator.log()["requests"] == []
 
 
 @pytest.mark.parametrize("odd", hostile("file_id", b"file-foreign"))
@@ -301,3 +364,43 @@ def test_a_multipart_call_without_a_model_is_a_bad_request(gateway: System) -> N
     assert (answer.status, answer.error()["code"]) == (400, "missing_model")
     answer = gateway.post("/v1/audio/transcriptions", json.dumps({"model": "whisper"}).encode()[:-1])
     assert answer.status == 400
+
+
+PICTURE = part(NOISE * 10, 'name="image"; filename="a.png"\r\nContent-Type: image/png')
+PROMPT = part(b"a ship", 'name="prompt"')
+PAINTER = part(b"gpt-image-1", 'name="model"')  # its deployment is called `painter`
+OTHER = part(b"gpt-4o", 'name="model"')
+EDITS = "/openai/deployments/gpt-image-1/images/edits?api-version=2025-04-01-preview"
+
+
+@pytest.mark.parametrize("path", [EDITS, "/gateway/images/edits/gpt-image-1", "/openai/v1/images/edits"])
+@pytest.mark.parametrize(
+    "form",
+    [PAINTER + PICTURE + PROMPT, PICTURE + PAINTER + PROMPT, PROMPT + PICTURE + PAINTER],
+    ids=["first", "between", "last"],
+)
+def test_a_model_in_a_form_becomes_the_deployment_on_every_path(gateway: System, path: str, form: bytes) -> None:
+    answer = gateway.post(path, form + END, HEADERS)
+    assert answer.status == 200, answer.body
+
+
+@pytest.mark.parametrize("path", [EDITS, "/gateway/images/edits/gpt-image-1"])
+@pytest.mark.parametrize(
+    "form", [PICTURE + PROMPT, OTHER + PICTURE + PROMPT, PICTURE + PROMPT + OTHER], ids=["none", "first", "last"]
+)
+def test_the_model_of_the_path_counts_whatever_the_form_says(gateway: System, path: str, form: bytes) -> None:
+    key = gateway.make_key("a painter", models=["gpt-image-1"])
+    answer = gateway.post(path, form + END, HEADERS, key=key)
+    assert answer.status == 200, answer.body
+    [entry] = gateway.simulator.log()["requests"]
+    assert entry["deployment"] == "painter"
+
+
+def test_a_file_of_more_than_can_be_kept_is_tried_with_its_model_in_path_and_form(gateway: System) -> None:
+    if gateway.edge == "functions":
+        pytest.skip("the host refuses such bodies itself")
+    file = part(bytes(66 * 2**20), 'name="file"; filename="a.wav"')
+    answer = gateway.post("/gateway/audio/transcriptions/whisper", file + MODEL + END, HEADERS)
+    assert answer.status == 200, answer.body
+    answer = gateway.post("/gateway/audio/transcriptions/whisper", file + MODEL + MODEL + END, HEADERS)
+    assert (answer.status, answer.error()["param"]) == (400, "model")
