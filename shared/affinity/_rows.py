@@ -30,13 +30,15 @@ _WAIT = 2.5  # seconds that a call waits for the table, where the alternative is
 
 
 class Location(msgspec.Struct, frozen=True):
-    """The backend and the consumer of an object. `pending`: its usage is not known yet, so nobody has paid for it.
-    `checked`: it is a file whose lines, as those of a batch, name no object."""
+    """The backend and the consumer of an object. `checked`: it is a file whose lines, as those of a batch, name no
+    object. `pending_in`: the partition of its row in the index of pending work; "": it has none. `pending`: it is of a
+    version without that index, and the call pays that receives its usage first."""
 
     backend: str
     consumer: str
     pending: bool = False
     checked: bool = False
+    pending_in: str = ""
 
 
 class ObjectRows:
@@ -63,10 +65,10 @@ class ObjectRows:
         """Insert the rows of an object, unless it has an owner. Return its location, with the owner that it has."""
         (table, *older), kind, partition = self._tables(reference.kind), reference.kind, partition_of(reference.id)
         row: dict[str, str | bool] = {"backend": location.backend, "consumer": location.consumer, "kind": kind}
-        if location.pending:
-            row["pending"] = True
         if location.checked:
             row["checked"] = True
+        if location.pending_in:
+            row["pending_in"] = location.pending_in
         inserted, earlier = await asyncio.gather(
             table.put(partition, reference.id, row, None),
             asyncio.gather(*(one.get(partition, reference.id) for one in older)),
@@ -137,6 +139,7 @@ def _location(row: Row) -> Location:
         str(about.get("consumer", "")),
         pending=bool(about.get("pending")),
         checked=bool(about.get("checked")),
+        pending_in=str(about.get("pending_in", "")),
     )
 
 

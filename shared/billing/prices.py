@@ -17,7 +17,7 @@ import msgspec
 from shared.billing.cost import USD, Price
 from shared.config.document import AMOUNTS, Backend, Deployment, PriceLine, since_seconds
 from shared.token_classes import TOKEN_CLASSES, TOKEN_PRICES, TOOL_PRICES, price_name
-from shared.types import BATCH, LONG_CONTEXT, Target, Usage
+from shared.types import LONG_CONTEXT, Target, Usage
 
 TABLE = Path(__file__).with_name("prices.json")
 
@@ -118,7 +118,7 @@ class Prices:
             served=usage.model,
             backend=self.serving(target.backend.name, target.deployment),
             tier=usage.service_tier,
-            long=usage.input_tokens > LONG_CONTEXT and usage.service_tier != BATCH,
+            long=usage.input_tokens > LONG_CONTEXT and not usage.summed,
         )
 
     def serving(self, backend: str, deployment: str) -> str:

@@ -36,10 +36,16 @@ def size(call: Call) -> Size:
     return Size(len(call.body) - binary, len(call.references) + (binary > 0), _answers(call))
 
 
+def generates(call: Call) -> bool:
+    """True if tokens are to be reserved for a call. Those of an object that it only reads were reserved when that was
+    made, and those of a batch are not known."""
+    return call.operation.metered not in ("none", "once") or call.makes == "run"
+
+
 def expected(call: Call, size: Size, averages: TokenAverages) -> Estimate:
     """The usage of such calls so far, but not more than the call allows."""
     metered = call.operation.metered
-    if metered in ("none", "once"):  # nothing is generated, or it was reserved by an earlier call
+    if not generates(call):
         return NOTHING
     output = 0.0
     if metered != "input":
@@ -54,7 +60,7 @@ def expected(call: Call, size: Size, averages: TokenAverages) -> Estimate:
 def most(call: Call, size: Size, averages: TokenAverages) -> Estimate:
     """All that the call allows its answers. The prompt stays an estimate: a tokenizer would be too slow."""
     metered = call.operation.metered
-    if metered in ("none", "once"):
+    if not generates(call):
         return NOTHING
     output = 0.0
     if metered != "input":

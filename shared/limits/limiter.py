@@ -10,7 +10,7 @@ import copy
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -30,6 +30,7 @@ from shared.limits._exchange import Alert, Denied
 from shared.limits._lease import LeasedLimit
 from shared.limits._rows import LimitsTable
 from shared.limits._settlement import SettlementScheduler
+from shared.limits.holds import Hold, corrected
 from shared.limits.scopes import Scope
 from shared.storage import Store, names
 from shared.types import BATCH, Call, Consumer, Operation, Target, Usage
@@ -40,13 +41,15 @@ logger = logging.getLogger("tollgate.limits")
 _MOST_KEPT = 10_000  # pairs of key and model whose limits are at hand; also client addresses
 _ONE_REQUEST = Amounts(1.0)
 _NO_USAGE = Usage()
+_NO_HOLD = Hold()
 
 
 class Reservation:
     """The amounts that one call has reserved at each of its limits; once it is settled, those booked. `size` None: its
-    tokens do not matter. `serving`: the limits of the other models that may serve it."""
+    tokens do not matter. `serving`: the limits of the other models that may serve it. `held`: what its limits count for
+    work that goes on after the call; None if it has none."""
 
-    __slots__ = ("call_limits", "costs", "limits", "serving", "settled", "size")
+    __slots__ = ("call_limits", "costs", "held", "limits", "serving", "settled", "size")
 
     def __init__(self, call_limits: CallLimits, costs: Sequence[Amounts], size: Size | None) -> None:
         self.call_limits = call_limits
@@ -54,6 +57,7 @@ class Reservation:
         self.costs = costs
         self.size = size
         self.serving: tuple[CallLimits, ...] = ()
+        self.held: Mapping[str, Hold] | None = None
         self.settled = False
 
 
@@ -148,7 +152,7 @@ class Limiter:
         if not limits:
             return Reservation(call_limits, (), None)
         size = None
-        if call_limits.estimated and call.operation.metered not in ("none", "once"):
+        if call_limits.estimated and estimation.generates(call):
             size = self._sized(call, call_limits)
         costs = call_limits.costs(limits, call, size, now)
         if arrival is None:
@@ -202,6 +206,43 @@ class Limiter:
         """Book what a settled call took in place of what `settle` has booked."""
         self._book(reservation, usage, served_by, beside, requests)
 
+    def hold(self, reservation: Reservation, call: Call, model: str) -> Mapping[str, Hold]:
+        """Keep what a call has reserved when it ends, since its work goes on: its settlement books that. Return it by
+        the keys of the scopes. `model`: the configured name of the one that works, which a run's answer is the first
+        to tell."""
+        now, limits = self._table.now(), reservation.limits
+        serving = next((one for one in reservation.serving if one.model == model), reservation.call_limits)
+        costs, size = reservation.costs, reservation.size
+        if size is not None and serving.priced and serving.price is None:
+            priced = msgspec.structs.replace(serving, price=self._prices.dearest(model, now))
+            costs = priced.costs(limits, call, size, now)
+        keys = {limit.scope.key for limit in serving.limits}
+        reserved = [(limit.scope.key, cost) for limit, cost in zip(limits, costs, strict=True)]
+        reservation.held = {key: Hold(cost.tokens, cost.usd) for key, cost in reserved if key in keys}
+        return reservation.held
+
+    def settle_held(
+        self,
+        consumer: Consumer,
+        model: str,
+        held: Mapping[str, Hold],
+        started: float,
+        usage: Usage,
+        target: Target | None,
+    ) -> None:
+        """Book the usage of work that a call of this consumer to this model `started`, in place of what was held."""
+        now = self._table.now()
+        for scope in scopes.of_call(consumer, model, self._configuration):
+            if (hold := held.get(scope.key)) is not None:
+                actual = self._amounts(usage, target, None, 0.0, priced=scope.limited[2])
+                self._limit(scope).settle(hold.amounts, corrected(scope, hold, actual, started, now))
+
+    def learn(self, consumer: Consumer, model: str, operation: Operation, size: Size, usage: Usage) -> None:
+        """Refine later estimates by the usage of one call whose work is done."""
+        limits = self._limits_of(consumer, model, operation, self._table.now())
+        if limits.limits and usage.input_tokens and not (usage.estimated or usage.summed):
+            limits.learn(size, usage)
+
     def release(self, reservation: Reservation) -> None:
         """Return all that a call reserved: nothing was served."""
         self.settle(reservation, requests=0.0)
@@ -225,9 +266,15 @@ class Limiter:
         for target, charged in beside:
             actual = actual.plus(self._amounts(charged, target, price, 0.0, priced=priced))
         booked = [actual] * len(reservation.limits)
+        if (held := reservation.held) is not None:
+            amounts = (held.get(limit.scope.key, _NO_HOLD).amounts for limit in reservation.limits)
+            booked = [actual.plus(kept) for kept in amounts]
         if reservation.serving:
             keys = {limit.scope.key for limit in serving.limits}
-            booked = [actual if limit.scope.key in keys else NOTHING for limit in reservation.limits]
+            booked = [
+                amounts if limit.scope.key in keys else NOTHING
+                for limit, amounts in zip(reservation.limits, booked, strict=True)
+            ]
         for limit, before, now in zip(reservation.limits, reservation.costs, booked, strict=True):
             limit.settle(before, now)
         reservation.costs = booked
@@ -261,8 +308,9 @@ class Limiter:
     # --- admission ----------------------------------------------------------------------------------------------------
 
     def _sized(self, call: Call, call_limits: CallLimits) -> Size:
-        """The size of a call. Raises `ModelWithoutPrice` by the configuration, else warns if no budget can count it."""
-        if call_limits.priced and call_limits.price is None:
+        """The size of a call. Raises `ModelWithoutPrice` by the configuration, else warns if no budget can count it.
+        The model of a run may be its assistant's, which only the answer names."""
+        if call_limits.priced and call_limits.price is None and call_limits.model:
             if self._settings.unpriced == "refuse":
                 raise ModelWithoutPrice(
                     f"The model {call_limits.model!r} has no known price, so no budget can count its calls. Ask "

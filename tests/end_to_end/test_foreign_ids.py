@@ -33,7 +33,7 @@ def record(system: System, key: str, word: str) -> None:
         async with bootstrap.open_store(Storage(connection_string=system.storage)) as store:
             directory = ObjectDirectory(store, Configuration(backends=[]), lambda _: True, never)
             owner = key.split("_")[1]
-            objects = {Reference(kind, id_of(kind, word)): False for kind in KINDS.keys() - ITEMS}
+            objects = [Reference(kind, id_of(kind, word)) for kind in KINDS.keys() - ITEMS]
             await asyncio.gather(*directory.record(owner, BACKEND, objects, checked=True))
             await asyncio.gather(*directory.record_items(owner, BACKEND, [id_of("item", word)]))
 
