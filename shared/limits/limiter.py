@@ -213,7 +213,7 @@ class Limiter:
         now, limits = self._table.now(), reservation.limits
         serving = next((one for one in reservation.serving if one.model == model), reservation.call_limits)
         costs, size = reservation.costs, reservation.size
-        if size is not None and serving.priced and serving.price is None:
+        if size is not None and serving.priced and model not in ("", serving.model):
             priced = msgspec.structs.replace(serving, price=self._prices.dearest(model, now))
             costs = priced.costs(limits, call, size, now)
         keys = {limit.scope.key for limit in serving.limits}
@@ -387,7 +387,7 @@ class Limiter:
         limits = tuple(map(self._limit, scopes.of_call(consumer, model, self._configuration)))
         priced = any(limit.scope.limited[2] for limit in limits)
         estimated = priced or any(limit.scope.limited[1] for limit in limits)
-        price, until = (self._prices.dearest(model, now), self._prices.next_change(now)) if priced else (None, math.inf)
+        price, until = self._dearest(model, operation, now) if priced else (None, math.inf)
         experience = former.experience if former is not None else None
         self._call_limits[key] = CallLimits(
             consumer,
@@ -402,6 +402,14 @@ class Limiter:
             experience,
         )
         return self._call_limits[key]
+
+    def _dearest(self, model: str, operation: Operation, now: float) -> tuple[Price | None, float]:
+        """The highest price of a model, of any for a run that leaves it to its assistant; and the time at which a price
+        changes."""
+        models = self._configuration.model_names() if operation.makes == "run" and not model else (model,)
+        known = [price for name in models if (price := self._prices.dearest(name, now)) is not None]
+        dearest = max(known, key=lambda price: (price.output or 0, price.input or 0), default=None)
+        return dearest, self._prices.next_change(now)
 
     def _limit(self, scope: Scope) -> LeasedLimit:
         limit = self._limits.get(scope.key)
