@@ -4,13 +4,13 @@ _DAY = 86_400.0  # seconds
 # The time for which backends tell of the work: a response is kept for 30 days, a run expires after ten minutes, and a
 # batch may take longer than its window of 24 hours.
 _RETENTION = {"response": 30 * _DAY, "batch": 30 * _DAY, "run": _DAY}
-_FIRST_PAUSE, _LONGEST_PAUSE = 60.0, 3600.0
+_LONGEST_PAUSE = 3600.0
 _YOUNG = 60.0  # seconds in which a backend may not know an object that it has just made
 
 
 def due_after(started: float, now: float) -> float:
     """Return when to ask again for work that is under way: the older it is, the later."""
-    return now + min(max(_FIRST_PAUSE, (now - started) / 4), _LONGEST_PAUSE)
+    return now + min((now - started) / 4, _LONGEST_PAUSE)
 
 
 def is_over(kind: str, started: float, now: float) -> bool:

@@ -292,6 +292,7 @@ def system(
     storage: str,
     *,
     command: Sequence[str] | None = None,
+    app: str = "shared.asgi:app",
 ) -> Iterator[System]:
     """Start a gateway of its own."""
     environ = {
@@ -301,7 +302,7 @@ def system(
         "JAPAN_KEY": simulator.api_key,
         **simulator.identity_environment,
     }
-    with GatewayProcess(edge, environ, command=command) as gateway:
+    with GatewayProcess(edge, environ, command=command, app=app) as gateway:
         yield System(gateway, simulator, storage)
 
 
