@@ -93,12 +93,18 @@ class Accounting:
         return row
 
     def begin_work(
-        self, record: "CallRecord", target: Target, status: int, reference: Reference, parent: str, named: str
+        self,
+        record: "CallRecord",
+        target: Target,
+        status: int,
+        reference: Reference,
+        parent: str,
+        named: str,
     ) -> PendingWork:
         """See `CallRecord.begin_work`."""
         call, intent = record.call, record.entry.intent
         served = {deployment: name for name, deployment in target.backend.models.items()}
-        model = target.model or served.get(named, "")
+        model = target.model or served.get(named, named if named in target.backend.models else "")
         return PendingWork(
             kind=reference.kind,
             id=reference.id,

@@ -13,6 +13,7 @@ from shared.affinity import whole_account
 from shared.affinity._homes import Homes
 from shared.affinity._rows import DAY, NOBODY, Location, ObjectRows, time_limit
 from shared.affinity.pending import PendingIndex, PendingWork
+from shared.azure_openai.batch_lines import BatchSize
 from shared.azure_openai.references import ITEMS, KINDS
 from shared.concurrency import LruDict, Tasks
 from shared.config.document import Backend, Configuration
@@ -128,9 +129,9 @@ class ObjectDirectory:
         objects: Iterable[Reference],
         *,
         works: Mapping[Reference, PendingWork] = _NOTHING_PENDING,
-        checked: bool = False,
+        lines: BatchSize | None = None,
     ) -> list[asyncio.Task[None]]:
-        """Record the owner and the backend of objects. `works`: those whose usage is still to come. `checked`: see
+        """Record the owner and the backend of objects. `works`: those whose usage is still to come. `lines`: see
         `Location`.
 
         The object is the consumer's, in memory too, once its row is inserted: when the task is done. One that has an
@@ -139,7 +140,9 @@ class ObjectDirectory:
         writing = []
         for reference in objects:
             work = works.get(reference)
-            location = Location(backend, consumer, checked=checked, pending_in=work.partition if work else "")
+            location = Location(
+                backend, consumer, checked=lines is not None, lines=lines, pending_in=work.partition if work else ""
+            )
             if (owned := self._cached(reference, consumer)) is not None:
                 _alert_of_foreign(reference, location, owned)
                 continue
@@ -173,6 +176,12 @@ class ObjectDirectory:
                 self._cache(Reference("item", item), Location(backend, consumer))
 
         return [self._writing.start(_retry(new[0], write))] if new else []
+
+    def lines(self, call: Call) -> BatchSize | None:
+        """Return the size of the batch that a call makes, if the gateway has seen its file. `bind` has read that."""
+        files = [one for one in call.references if one.kind == "file"] if call.makes == "batch" else []
+        locations = (self._cached(reference, NOBODY) for reference in files)
+        return next((location.lines for location in locations if location is not None), None)
 
     async def pending_in(self, reference: Reference) -> str:
         """Return the partition of the index that has an object's work, or ""."""

@@ -8,6 +8,7 @@ import msgspec
 from shared.affinity.directory import ObjectDirectory
 from shared.affinity.pending import PendingWork
 from shared.azure_openai import references
+from shared.azure_openai.batch_lines import BatchSize
 from shared.azure_openai.json_body import UNREADABLE
 from shared.azure_openai.metering import UNFINISHED
 from shared.types import Call, Consumer, Reference
@@ -55,7 +56,7 @@ class ObjectRecorder:
 
     `deferred`: the work may go on when the call has ended (`DeferredCharge`). `begin` is called once if so.
     `charged`: the object whose usage the answer reports; `finished`: this call made it, complete, so that no other call
-    knows it. `checked`: the lines of the uploaded file name no object.
+    knows it. `lines`: of the uploaded file, if they name no object.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class ObjectRecorder:
         backend: str,
         begin: Begin,
         *,
-        checked: bool = False,
+        lines: BatchSize | None = None,
     ) -> None:
         self.directory = directory
         self._begin = begin
@@ -77,7 +78,7 @@ class ObjectRecorder:
         self._consumer = consumer
         self._call = call
         self._backend = backend
-        self._checked = checked
+        self._lines = lines
         self._lists_items = call.operation.name in _WITH_ITEMS
         # The answer may repeat what the request brought, which makes nobody its owner.
         self._brought = call.brought.union(reference.id for reference in call.references)
@@ -144,13 +145,15 @@ class ObjectRecorder:
             return
         parents = (one.id for one in self._call.references if one.kind in _PARENTS)
         parent = next(parents, about.thread_id or "")
-        self._works[reference] = self._begin(reference, parent, about.model or "")
+        lines = self.directory.lines(self._call)
+        named = about.model or (lines.model if lines is not None else "")
+        self._works[reference] = self._begin(reference, parent, named)
 
     def _record(self, objects: Iterable[Reference], body: bytes) -> None:
         named = dict.fromkeys((*objects, *references.in_answer(body, self._call.operation.name)))
         if new := [reference for reference in named if reference.id not in self._brought]:
             self._writing += self.directory.record(
-                self._consumer.id, self._backend, new, works=self._works, checked=self._checked
+                self._consumer.id, self._backend, new, works=self._works, lines=self._lines
             )
 
     def _record_items(self, about: _Object) -> None:

@@ -133,12 +133,14 @@ class Prices:
             backend,
         )
 
-    def dearest(self, model: str, at: float) -> Price | None:
+    def dearest(self, model: str, at: float, tier: str = "") -> Price | None:
         """The highest price of a model on the backends that serve it, to reserve before one is chosen."""
         prices = [
-            self.of(model, at, backend=name) for name, backend in self._backends.items() if model in backend.models
+            self.of(model, at, backend=name, tier=tier)
+            for name, backend in self._backends.items()
+            if model in backend.models
         ]
-        known = [price for price in prices or [self.of(model, at)] if price is not None]
+        known = [price for price in prices or [self.of(model, at, tier=tier)] if price is not None]
         return max(known, key=lambda price: (price.output or 0, price.input or 0), default=None)
 
     def unit_hour(self, deployment: Deployment, region: str, at: float) -> int | None:

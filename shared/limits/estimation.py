@@ -37,9 +37,8 @@ def size(call: Call) -> Size:
 
 
 def generates(call: Call) -> bool:
-    """True if tokens are to be reserved for a call. Those of an object that it only reads were reserved when that was
-    made, and those of a batch are not known."""
-    return call.operation.metered not in ("none", "once") or call.makes == "run"
+    """True if a call takes tokens. Those of an object that it only reads are the matter of the call that made it."""
+    return call.operation.metered not in ("none", "once") or call.makes in ("run", "batch")
 
 
 def expected(call: Call, size: Size, averages: TokenAverages) -> Estimate:

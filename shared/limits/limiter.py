@@ -17,6 +17,7 @@ from typing import Any, Self
 import msgspec
 
 from shared.auth import client_address
+from shared.azure_openai.batch_lines import BatchSize
 from shared.billing import cost as pricing
 from shared.billing.cost import USD, Price
 from shared.billing.prices import Prices
@@ -177,6 +178,21 @@ class Limiter:
         reservation.size = reservation.size or size
         reservation.serving += (call_limits,)
 
+    async def reserve_batch(self, reservation: Reservation, call: Call, batch: BatchSize) -> None:
+        """Admit a batch, which was admitted as a call, at its size. Raises as `reserve`."""
+        limits, now = reservation.call_limits, self._table.now()
+        if not limits.priced:
+            return
+        served = (pair for backend in self._configuration.backends for pair in backend.models.items())
+        model = next((name for name, deployment in served if batch.model in (name, deployment)), "")
+        price = self._prices.dearest(model, now, BATCH) if model else limits.price
+        size = Size(batch.bytes, answers=batch.answers)
+        costs = msgspec.structs.replace(limits, price=price).costs(reservation.limits, call, size, now)
+        # Nothing comes back: what a call without a size reserves is less than any batch takes.
+        more = [Amounts(usd=max(0.0, cost.usd - one.usd)) for cost, one in zip(costs, reservation.costs, strict=True)]
+        await self._admit_all(reservation.limits, more, now)
+        reservation.costs = [one.plus(extra) for one, extra in zip(reservation.costs, more, strict=True)]
+
     def settle(
         self,
         reservation: Reservation,
@@ -192,8 +208,8 @@ class Limiter:
             return
         reservation.settled = True
         serving = self._book(reservation, usage, served_by, beside, requests)
-        if serving.limits and reservation.size is not None and usage.input_tokens and not usage.estimated:
-            serving.learn(reservation.size, usage)
+        if reservation.size is not None:
+            self._learn(serving, reservation.size, usage)
 
     def correct(
         self,
@@ -213,7 +229,7 @@ class Limiter:
         now, limits = self._table.now(), reservation.limits
         serving = next((one for one in reservation.serving if one.model == model), reservation.call_limits)
         costs, size = reservation.costs, reservation.size
-        if size is not None and serving.priced and model not in ("", serving.model):
+        if call.makes == "run" and size is not None and serving.priced and model not in ("", serving.model):
             priced = msgspec.structs.replace(serving, price=self._prices.dearest(model, now))
             costs = priced.costs(limits, call, size, now)
         keys = {limit.scope.key for limit in serving.limits}
@@ -239,7 +255,11 @@ class Limiter:
 
     def learn(self, consumer: Consumer, model: str, operation: Operation, size: Size, usage: Usage) -> None:
         """Refine later estimates by the usage of one call whose work is done."""
-        limits = self._limits_of(consumer, model, operation, self._table.now())
+        self._learn(self._limits_of(consumer, model, operation, self._table.now()), size, usage)
+
+    @staticmethod
+    def _learn(limits: CallLimits, size: Size, usage: Usage) -> None:
+        """Learn from one call of the model: the sum of many would teach that answers have millions of tokens."""
         if limits.limits and usage.input_tokens and not (usage.estimated or usage.summed):
             limits.learn(size, usage)
 
@@ -406,7 +426,7 @@ class Limiter:
     def _dearest(self, model: str, operation: Operation, now: float) -> tuple[Price | None, float]:
         """The highest price of a model, of any for a run that leaves it to its assistant; and the time at which a price
         changes."""
-        models = self._configuration.model_names() if operation.makes == "run" and not model else (model,)
+        models = self._configuration.model_names() if operation.makes in ("run", "batch") and not model else (model,)
         known = [price for name in models if (price := self._prices.dearest(name, now)) is not None]
         dearest = max(known, key=lambda price: (price.output or 0, price.input or 0), default=None)
         return dearest, self._prices.next_change(now)

@@ -122,10 +122,10 @@ class Dispatcher:
             recorder = None
             if admitted.call.stateful:
                 begin = partial(admitted.record.begin_work, answer.target, answer.status)
-                checked = admitted.upload is not None and admitted.upload.lines_name_nothing()
+                lines = admitted.upload.batch_size() if admitted.upload is not None else None
                 backend = answer.target.backend.name
                 recorder = ObjectRecorder(
-                    self._directory, admitted.consumer, admitted.call, backend, begin, checked=checked
+                    self._directory, admitted.consumer, admitted.call, backend, begin, lines=lines
                 )
             return _relay(admitted, answer, forwarded.attempts, recorder, self._settler.begin), None
         except BaseException:

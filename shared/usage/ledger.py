@@ -217,7 +217,7 @@ class Ledger:
             logger.warning("unknown classes of tokens are kept in e_unknown, unpriced: %s", ", ".join(sorted(names)))
 
     def _learn(self, entry: Entry, usage: Usage) -> None:
-        if entry.size.text and usage.input_tokens and not usage.estimated:
+        if entry.size.text and usage.input_tokens and not (usage.estimated or usage.summed):
             key = entry.intent["s_key"], entry.intent["s_model"], entry.intent["s_op"]
             if key not in self._averages and len(self._averages) >= _MOST_AVERAGES:  # an LruDict costs 1 µs a call
                 self._averages.clear()

@@ -115,8 +115,9 @@ class Works:
             }
             exchange.answer(200, {**queued, "model": "g"})
         else:
-            kind = {"assistants": "asst", "conversations": "conv", "threads": "thread"}[path.rpartition("/")[2]]
-            exchange.answer(200, {"id": f"{kind}_{number}", "object": kind})
+            kind = path.rpartition("/")[2].removesuffix("s").removesuffix("e")
+            status = {"status": "validating", "usage": None} if kind == "batch" else {}
+            exchange.answer(200, {"id": f"{kind}_{number}", "object": kind, **status})
 
 
 @asynccontextmanager
@@ -422,6 +423,42 @@ async def test_runs_are_admitted_only_as_far_as_a_quota_or_a_budget_reaches() ->
         assert statuses[0] == 200
         assert statuses[-1] == 403
         assert 1 < statuses.count(200) < 20
+
+
+async def test_batches_are_admitted_only_as_far_as_a_budget_reaches() -> None:
+    tables, works = Clocked(), Works()
+    body = {"model": "g", "messages": [{"role": "user", "content": "word " * 100}]}
+    line = json.dumps({"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": body})
+    asked: dict[str, Any] = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    async with running(tables, works) as application:
+        holder = await key(tables, Limits(budget_usd=10.0, token_quota=1000))
+        file = await uploaded(application, holder, "\n".join([line] * 1000))
+        one = {**asked, "input_file_id": file}
+        statuses = [(await call(application, holder, "/v1/batches", one)).status for _ in range(10)]
+        admitted = statuses.count(200)
+        assert statuses == [200] * admitted + [403] * (10 - admitted)
+        assert admitted in (2, 3)  # 1,000 lines of 145 and 562 tokens at 1.25 and 5 $ a million
+        works.done(1_000_000, 100_000)
+        await application.roll_up()
+        tables.time += 10  # longer than a denial is remembered
+        again = [(await call(application, holder, "/v1/batches", one)).status for _ in range(2)]
+        assert again[1] == 200
+        works.done(1_000_000, 0)
+        await application.roll_up()
+    made = [row for row in tables.usage().values() if row["s_op"] == "batches.create" and row["e_status"] == 200]
+    assert {(row["e_tier"], row["e_model"], row["e_sum"]) for row in made} == {("batch", "gpt-4o", True)}
+    assert tables.used("usd") == pytest.approx(admitted * (1.25 + 0.5) + again.count(200) * 1.25)
+    assert tables.used("tokens") == pytest.approx(0, abs=1e-6)
+
+
+async def uploaded(application: Application, holder: str, lines: str) -> str:
+    """The id of a file for batches."""
+    parts = ('name="purpose"\r\n\r\nbatch', f'name="file"; filename="b.jsonl"\r\n\r\n{lines}')
+    form = "".join(f"--b\r\nContent-Disposition: form-data; {part}\r\n" for part in parts) + "--b--\r\n"
+    kind = {"content-type": "multipart/form-data; boundary=b", "content-length": str(len(form))}
+    reply = await call(application, holder, "/v1/files", form.encode(), headers=kind)
+    assert reply.status == 200, reply.body
+    return str(json.loads(reply.body)["id"])
 
 
 async def test_settled_responses_teach_what_later_ones_take_and_runs_do_not() -> None:
