@@ -148,7 +148,7 @@ class Settler:
         lost = usage is _LOST
         if lost:
             usage = Usage(input_tokens=work.prompt, estimated=True)
-            logger.warning("the usage of %s is not known any more: its estimate stands", work.id[:128])
+            logger.warning("no backend tells the usage of %s: its estimate stands", work.id[:128])
         target = self._target(work, usage)
         await self._ledger.complete(work.place, usage, target, work.status)
         if await self._index.mark_settled(row) and not lost:
@@ -192,8 +192,11 @@ class Settler:
             if status not in (200, 404):
                 raise StateUnavailable(f"The backend {work.backend!r} answers {status}.")
             return None
-        if usage == Usage() and work.kind == "response" and metering.status_of(body) == "cancelled":
-            return Usage(input_tokens=work.prompt, estimated=True)  # it has read the prompt at least
+        if usage == Usage() and (outcome := metering.status_of(body)) not in ("failed", "expired"):
+            if not outcome:
+                raise StateUnavailable(f"The backend {work.backend!r} answers without a status.")
+            # It has read the prompt at least; of what was completed, nobody tells more.
+            return Usage(input_tokens=work.prompt, estimated=True) if outcome == "cancelled" else _LOST
         if work.kind == "run" and metering.tools_of_run(body) & {"code_interpreter", "file_search"}:
             return msgspec.structs.replace(usage, **await self._tools(backend, work))
         return usage

@@ -366,7 +366,7 @@ async def test_a_cancelled_response_without_a_usage_costs_its_prompt() -> None:
     assert tables.used("tokens") == pytest.approx(made["e_input"])
 
 
-@pytest.mark.parametrize("why", ["the backend has lost it", "it is under way for ever"])
+@pytest.mark.parametrize("why", ["the backend has lost it", "it is under way for ever", "it ended without a usage"])
 async def test_the_estimate_stands_for_what_no_backend_tells(why: str, caplog: pytest.LogCaptureFixture) -> None:
     tables, works = Clocked(), Works()
     async with running(tables, works) as application:
@@ -376,7 +376,8 @@ async def test_the_estimate_stands_for_what_no_backend_tells(why: str, caplog: p
         works.missing = why == "the backend has lost it"
         await application.roll_up()
         assert "e_input" not in tables.made()  # an object that was just made may not be known everywhere
-        tables.time += 120 if works.missing else 31 * DAY
+        tables.time += 31 * DAY if why == "it is under way for ever" else 120
+        works.status = "completed" if why == "it ended without a usage" else works.status
         await application.roll_up()
         asked = len(works.asked)
         tables.time += 300
@@ -385,7 +386,7 @@ async def test_the_estimate_stands_for_what_no_backend_tells(why: str, caplog: p
     assert "its estimate stands" in caplog.text
     assert tables.made()["e_est"]
     assert tables.made()["e_input"] == tables.made()["s_prompt"]
-    if works.missing:
+    if why != "it is under way for ever":  # for longer than the quota's period
         assert tables.used("tokens") > 500  # with the answer
 
 
@@ -484,6 +485,30 @@ def expected_output(application: Application) -> float:
     """The longest answer that the limits of any operation expect."""
     limits = application.gateway._limiter._call_limits.values()
     return max((one.experience.expected_output for one in limits if one.experience), default=240.0)
+
+
+async def test_an_answer_without_a_status_settles_nothing() -> None:
+    tables, works = Clocked(), Works()
+    async with running(tables, works) as application:
+        await begun(application, await key(tables))
+        works.status = ""
+        await application.roll_up()
+        assert "e_input" not in tables.made()
+        works.done(70, 30)
+        tables.time += 300
+        await application.roll_up()
+    assert tables.tokens() == (70, 30)
+
+
+async def test_a_settlement_that_a_call_has_begun_is_finished_before_the_process_ends() -> None:
+    tables, works = Clocked(), Works()
+    async with running(tables, works) as application:
+        holder = await key(tables, Limits(token_quota=10**6))
+        response = await begun(application, holder)
+        works.done(70, 30)
+        assert (await call(application, holder, f"{RESPONSES}/{response}", method="GET")).status == 200
+    assert tables.tokens() == (70, 30)
+    assert tables.used("tokens") == pytest.approx(100)
 
 
 async def test_a_pass_asks_older_work_less_often() -> None:
