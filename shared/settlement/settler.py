@@ -35,7 +35,7 @@ _ANSWER_WITHIN = 30.0  # seconds
 _BEFORE_DELETION = 5.0  # seconds that a call which deletes the work waits
 _AT_ONCE = 8  # settlements that calls have started
 _REMEMBERED = 20_000
-_LOOK_AGAIN = 5.0  # seconds until another read below the same thread looks for pending work
+_LOOK_AGAIN = 2.0  # seconds until another read below the same thread looks for pending work
 _CREATE_RESPONSE = next(operation for operation in OPERATIONS if operation.name == "responses.create")
 _STEPS = "threads/{}/runs/{}/steps?limit=100&order=asc"
 
@@ -52,11 +52,29 @@ _BESIDE = {
 }
 
 
+class Settlements:
+    """Those of a process: under way, and done."""
+
+    def __init__(self) -> None:
+        self.running: SingleFlight[Reference, bool] = SingleFlight()
+        self.done = LruDict[Reference, None](_REMEMBERED)
+        self.looked = LruDict[str, float](_REMEMBERED)  # by parent: when
+        self.gate = asyncio.Semaphore(_AT_ONCE)
+        self.tasks = Tasks()
+
+    async def close(self) -> None:
+        """Finish what calls have begun."""
+        if left := await self.tasks.finish(10):
+            logger.warning("%d settlements are left to the timer", left)
+        await self.running.close()
+
+
 class Settler:
-    """One per process."""
+    """Settles by one configuration."""
 
     def __init__(
         self,
+        settlements: Settlements,
         store: Store,
         configuration: Configuration,
         directory: ObjectDirectory,
@@ -64,6 +82,7 @@ class Settler:
         ledger: Ledger,
         limiter: Limiter,
     ) -> None:
+        self._settlements = settlements
         self._now = store.now
         self._backends = {backend.name: backend for backend in configuration.backends}
         self._index = PendingIndex(store)
@@ -72,27 +91,22 @@ class Settler:
         self._forwarder = forwarder
         self._ledger = ledger
         self._limiter = limiter
-        self._running: SingleFlight[Reference, bool] = SingleFlight()
-        self._settled = LruDict[Reference, None](_REMEMBERED)
-        self._looked = LruDict[str, float](_REMEMBERED)  # by parent: when
-        self._gate = asyncio.Semaphore(_AT_ONCE)
-        self._tasks = Tasks()
 
     # --- calls --------------------------------------------------------------------------------------------------------
 
     def begin(self, partition: str, reference: Reference, usage: Usage) -> None:
         """Settle an object whose usage a call has received, in the background."""
-        if reference not in self._settled:
-            self._tasks.start(self._attempt(partition, reference, usage))
+        if reference not in self._settlements.done:
+            self._settlements.tasks.start(self._attempt(partition, reference, usage))
 
     def read_beside(self, call: Call) -> None:
         """Settle what is pending below the thread or the conversation that a call reads, in the background."""
         if (kind := _BESIDE.get(call.operation.name)) is None:
             return
         parent, now = _named(call, kind), self._now()
-        if parent and now - self._looked.get(parent, 0.0) >= _LOOK_AGAIN:
-            self._looked[parent] = now
-            self._tasks.start(self._settle_below(parent))
+        if parent and now - self._settlements.looked.get(parent, 0.0) >= _LOOK_AGAIN:
+            self._settlements.looked[parent] = now
+            self._settlements.tasks.start(self._settle_below(parent))
 
     async def before_deletion(self, call: Call) -> None:
         """Settle what a call is about to delete, for at most 5 s: nobody can ask for it later."""
@@ -104,16 +118,12 @@ class Settler:
                     await self._settle_below(_named(call, kind))
                     return
                 reference = Reference(kind, _named(call, kind))
-                if reference not in self._settled and (partition := await self._directory.pending_in(reference)):
+                if reference in self._settlements.done:
+                    return
+                if partition := await self._directory.pending_in(reference):
                     await self._attempt(partition, reference)
         except TimeoutError:
             logger.warning("%s is deleted before its usage is known", _named(call, kind)[:128])
-
-    async def close(self) -> None:
-        """Finish the settlements under way."""
-        if left := await self._tasks.finish(10):
-            logger.warning("%d settlements are left to the timer", left)
-        await self._running.close()
 
     async def _settle_below(self, parent: str) -> None:
         try:
@@ -127,7 +137,7 @@ class Settler:
     async def _attempt(self, partition: str, reference: Reference, usage: Usage | None = None) -> None:
         """Settle an object unless it is under way or cannot be settled now, which the timer does later."""
         try:
-            async with self._gate:
+            async with self._settlements.gate:
                 row = await self._index.find(partition, reference)
                 if row is not None and row.work is not None:
                     await self.settle(row, row.work, usage)
@@ -139,7 +149,7 @@ class Settler:
     async def settle(self, row: PendingRow, work: PendingWork, usage: Usage | None = None) -> bool:
         """Settle work; return False if it is under way. `usage`: as another answer has told it. Raises `GatewayError`
         if a backend or the table does not answer."""
-        return await self._running.run(work.reference, lambda: self._settle(row, work, usage))
+        return await self._settlements.running.run(work.reference, lambda: self._settle(row, work, usage))
 
     async def _settle(self, row: PendingRow, work: PendingWork, told: Usage | None) -> bool:
         usage = told if told is not None and work.kind != "run" else await self._asked(work)
@@ -153,7 +163,7 @@ class Settler:
         await self._ledger.complete(work.place, usage, target, work.status)
         if await self._index.mark_settled(row) and not lost:
             await self._correct_limits(work, usage, target)
-        self._settled[work.reference] = None
+        self._settlements.done[work.reference] = None
         return True
 
     async def _correct_limits(self, work: PendingWork, usage: Usage, target: Target | None) -> None:

@@ -135,7 +135,7 @@ async def begun(application: Application, holder: str, path: str = RESPONSES, **
 
 async def idle(application: Application) -> None:
     """Wait for the settlements that calls have begun."""
-    await application.settler._tasks.finish(5)
+    await application.settler._settlements.tasks.finish(5)
 
 
 async def test_what_nobody_reads_is_settled_by_the_timer_in_the_row_of_its_call() -> None:
