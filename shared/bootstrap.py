@@ -138,8 +138,16 @@ class Application:
         forwarder = Forwarder(client, running.breakers, router, configuration.models, running.retries)
         limiter = running.limiter.with_configuration(configuration)
         objects = running.objects.with_configuration(configuration)
-        ledger = running.ledger
-        self.settler = Settler(running.settlements, self.store, configuration, objects, forwarder, ledger, limiter)
+        self.settler = Settler(
+            running.settlements,
+            running.store,
+            configuration,
+            objects,
+            forwarder,
+            running.ledger,
+            limiter,
+            running.telemetry,
+        )
         resources = (
             ServiceRoutes(ReadinessCheck(running.store, router.unusable)),
             BackendRoutes(BackendsReport(configuration, running.breakers, running.health, running.ledger.instance)),

@@ -26,6 +26,7 @@ from shared.forwarding.response import OpenAnswer
 from shared.limits.limiter import Limiter
 from shared.settlement import schedule
 from shared.storage import Store
+from shared.telemetry.recorder import NoTelemetry, Telemetry
 from shared.types import Call, Reference, Target, Usage
 from shared.usage.ledger import Ledger
 
@@ -81,6 +82,7 @@ class Settler:
         forwarder: Forwarder,
         ledger: Ledger,
         limiter: Limiter,
+        telemetry: Telemetry | NoTelemetry,
     ) -> None:
         self._settlements = settlements
         self._now = store.now
@@ -91,6 +93,7 @@ class Settler:
         self._forwarder = forwarder
         self._ledger = ledger
         self._limiter = limiter
+        self._telemetry = telemetry
 
     # --- calls --------------------------------------------------------------------------------------------------------
 
@@ -138,9 +141,11 @@ class Settler:
         """Settle an object unless it is under way or cannot be settled now, which the timer does later."""
         try:
             async with self._settlements.gate:
+                if reference in self._settlements.done:
+                    return
                 row = await self._index.find(partition, reference)
-                if row is not None and row.work is not None:
-                    await self.settle(row, row.work, usage)
+                if row is None or row.work is None or await self.settle(row, row.work, usage):
+                    self._settlements.done[reference] = None
         except GatewayError as error:
             logger.warning("the usage of %s is settled later: %s", reference.id[:128], error)
 
@@ -161,10 +166,29 @@ class Settler:
             logger.warning("no backend tells the usage of %s: its estimate stands", work.id[:128])
         target = self._target(work, usage)
         await self._ledger.complete(work.place, usage, target, work.status)
-        if await self._index.mark_settled(row) and not lost:
-            await self._correct_limits(work, usage, target)
-        self._settlements.done[work.reference] = None
+        if await self._index.mark_settled(row):
+            self._report(work, usage, target)
+            if not lost:
+                await self._correct_limits(work, usage, target)
         return True
+
+    def _report(self, work: PendingWork, usage: Usage, target: Target | None) -> None:
+        operation = str(work.place.intent["s_op"])
+        if target is not None:
+            self._telemetry.settled(operation, target, usage)
+        line = {
+            "event": "settled",
+            "request": work.place.request_id,
+            "object": work.id[:128],
+            "consumer": work.consumer,
+            "model": target.model if target is not None else work.model,
+            "operation": operation,
+            "backend": work.backend,
+            "input_tokens": usage.input_tokens,
+            "output_tokens": usage.output_tokens,
+            "estimated": usage.estimated,
+        }
+        logger.info(msgspec.json.encode(line).decode())
 
     async def _correct_limits(self, work: PendingWork, usage: Usage, target: Target | None) -> None:
         record = await self._consumers.find(work.consumer)

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import secrets
 import time
+from collections.abc import Awaitable, Callable, Iterable
 
 import msgspec
 
@@ -18,7 +19,7 @@ from shared.usage.rollup import TimerLock
 logger = logging.getLogger("tollgate.settlement")
 
 _JOB = "settlement"  # a partition of the table `control`
-_MOST = 1000  # pieces of work that a pass asks for, and rows that it deletes
+_MOST = 5000  # pieces of work that a pass asks for, and marks that it deletes
 _SECONDS = 100.0  # after which a pass asks for no more
 _AT_ONCE = 8
 _MARK_KEPT = 3600.0  # seconds: no insert is repeated for so long
@@ -55,17 +56,19 @@ class _Pass:
         self._summary = Summary()
 
     async def run(self) -> Summary:
-        due = iter(await self._due())
+        self._summary.left += await self._each(await self._due(), self._settle)
+        return self._summary
+
+    async def _each(self, rows: Iterable[PendingRow], do: Callable[[PendingRow], Awaitable[None]]) -> int:
+        """Do this for some rows at a time until the time is over. Return how many are left."""
+        waiting = iter(rows)
 
         async def work() -> None:
-            for row in due:
-                if time.monotonic() > self._ends:
-                    self._summary.left += 1
-                else:
-                    await self._settle(row)
+            while time.monotonic() < self._ends and (row := next(waiting, None)) is not None:
+                await do(row)
 
         await asyncio.gather(*(work() for _ in range(_AT_ONCE)))
-        return self._summary
+        return sum(1 for _ in waiting)
 
     async def _due(self) -> list[PendingRow]:
         """The rows that are due, the longest first. Deletes old marks."""
@@ -77,8 +80,7 @@ class _Pass:
                     due = self._longest(due)
             elif 0 < row.settled < now - _MARK_KEPT and len(old) < _MOST:
                 old.append(row)
-        for row in old:
-            await self._index.delete(row)
+        await self._each(old, self._index.delete)
         return self._longest(due)
 
     def _longest(self, due: list[PendingRow]) -> list[PendingRow]:
