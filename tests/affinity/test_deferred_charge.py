@@ -73,6 +73,7 @@ async def test_every_call_that_learns_a_usage_leaves_it_to_the_settlement_and_pa
     row = await PendingIndex(store).find("of-thread_12345", RUN)
     assert row is not None
     assert row.work == begin(RUN, "thread_12345", "")
+    assert not await directory(store).claim_charge(RUN)  # as an instance without the index does
 
 
 async def test_a_response_that_is_complete_at_once_is_paid_by_its_call() -> None:
