@@ -47,7 +47,10 @@ class DeferredCharge:
     async def _claimed(self, usage: Usage, charged: Reference) -> Usage:
         directory = self._recorder.directory
         await self._recorder.kept()
-        if partition := await directory.pending_in(charged):
-            self._settle(partition, charged, usage)
+        location = await directory.find(charged)
+        if location is None or not self._recorder.is_own(location):  # an answer may name any object
+            return Usage()
+        if location.pending_in:
+            self._settle(location.pending_in, charged, usage)
             return Usage()
         return usage if await directory.claim_charge(charged) else Usage()

@@ -183,16 +183,16 @@ class ObjectDirectory:
         locations = (self._cached(reference, NOBODY) for reference in files)
         return next((location.lines for location in locations if location is not None), None)
 
-    async def pending_in(self, reference: Reference) -> str:
-        """Return the partition of the index that has an object's work, or ""."""
+    async def find(self, reference: Reference) -> Location | None:
+        """Return the location of an object whose usage is known; None also while the table does not answer."""
         location = self._cached(reference, NOBODY)
         try:
             if location is None:
                 async with time_limit():
                     location = await self._read(reference, NOBODY)
         except StoreUnavailable as error:
-            logger.warning("the usage of %s is settled later: %s", reference.id, error)
-        return location.pending_in if location is not None else ""
+            logger.warning("the usage of %s is settled later: %s", reference.id[:128], error)
+        return location
 
     def finish_before_closing(self, task: asyncio.Task[Usage]) -> None:
         """Let the process end only when a claim has: it bars all other calls."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from shared.affinity._rows import Location
 from shared.affinity.directory import ObjectDirectory
 from shared.affinity.pending import PendingWork
 from shared.azure_openai import references
@@ -133,6 +134,10 @@ class ObjectRecorder:
         """Wait until the rows are written, for at most 2 s."""
         if self._writing:
             await asyncio.wait(self._writing, timeout=_MOST_WAIT)
+
+    def is_own(self, location: Location) -> bool:
+        """True for an object of this caller at the backend that answers."""
+        return (location.consumer, location.backend) == (self._consumer.id, self._backend)
 
     async def deleted(self, status: int) -> None:
         """Forget the object that the call has deleted, if the backend's status says so."""

@@ -123,8 +123,9 @@ class Settler:
                 reference = Reference(kind, _named(call, kind))
                 if reference in self._settlements.done:
                     return
-                if partition := await self._directory.pending_in(reference):
-                    await self._attempt(partition, reference)
+                location = await self._directory.find(reference)
+                if location is not None and location.pending_in:
+                    await self._attempt(location.pending_in, reference)
         except TimeoutError:
             logger.warning("%s is deleted before its usage is known", _named(call, kind)[:128])
 

@@ -236,6 +236,23 @@ async def test_a_call_that_reads_the_end_begins_the_settlement_and_pays_nothing_
     assert tables.used("tokens") == pytest.approx(100)
 
 
+async def test_an_answer_that_names_another_consumers_work_settles_nothing_of_it() -> None:
+    tables, works = Clocked(), Works()
+    async with running(tables, works) as application:
+        hostile, victim = await key(tables), await key(tables, Limits(token_quota=10**6))
+        theirs, own = await begun(application, victim), await begun(application, hostile)
+        works.done(900_000, 1)
+        works.more = {"id": theirs}
+        await call(application, hostile, f"{RESPONSES}/{own}", method="GET")
+        await idle(application)
+        assert tables.tokens() == (0, 0)
+        works.done(70, 30)
+        works.more = {}
+        await application.roll_up()
+    assert tables.tokens() == (140, 60)
+    assert tables.used("tokens") == pytest.approx(100)
+
+
 @pytest.mark.parametrize("read", ["items", "messages", "steps"])
 async def test_a_read_beside_the_object_settles_it_as_well(read: str) -> None:
     tables, works = Clocked(), Works()
