@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -35,8 +35,10 @@ class FaultyTables:
 
 
 @asynccontextmanager
-async def faulty_tables(upstream: int, faults: Faults, seed: int) -> AsyncIterator[FaultyTables]:
-    """Run a proxy for the Azurite on port `upstream`."""
+async def faulty_tables(
+    upstream: int, faults: Faults, seed: int, concerned: Callable[[web.BaseRequest], bool] = lambda _: True
+) -> AsyncIterator[FaultyTables]:
+    """Run a proxy for the Azurite on port `upstream`. `concerned`: the requests that may fail."""
     chance = random.Random(seed)
     port = free_port()
     tables = FaultyTables(port)
@@ -48,13 +50,15 @@ async def faulty_tables(upstream: int, faults: Faults, seed: int) -> AsyncIterat
     ) as session:
 
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
-            body, die = await request.read(), chance.random()
+            body, die = await request.read(), chance.random() if concerned(request) else 1.0
             if die < faults.refused:
                 tables.done["refused"] += 1
                 return web.Response(status=500, text="rejected by the proxy")
             if faults.refused + faults.lost <= die < faults.refused + faults.lost + faults.stalled:
                 tables.done["stalled"] += 1
                 await asyncio.sleep(faults.seconds)
+                if request.transport is None or request.transport.is_closing():  # whoever asked is gone
+                    return web.Response(status=500)
             url = URL(f"http://127.0.0.1:{upstream}{request.raw_path}", encoded=True)
             headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP}
             async with session.request(request.method, url, data=body or None, headers=headers) as answer:

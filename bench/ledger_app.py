@@ -23,7 +23,7 @@ class NoLedger(Ledger):
     def begin(self, request_id: str, consumer: Consumer, call: Call, model: str) -> Entry:
         return Entry("", "", request_id)
 
-    def end(self, entry: Entry, outcome: Outcome) -> asyncio.Future[None]:
+    def end(self, entry: Entry, outcome: Outcome, *, goes_on: bool = False) -> asyncio.Future[None]:
         done = asyncio.get_running_loop().create_future()
         done.set_result(None)
         return done

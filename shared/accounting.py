@@ -11,12 +11,13 @@ import msgspec
 from starlette.requests import Request
 
 from shared import ulid
+from shared.affinity.pending import PendingWork
 from shared.errors import GatewayError
 from shared.limits.limiter import Limiter, Reservation
 from shared.requests.arrival import ReceivedRequest, without_empty_segments
 from shared.requests.head import path_of
 from shared.telemetry.recorder import NoTelemetry, Telemetry
-from shared.types import Attempt, Call, Consumer, Outcome, Target, Usage
+from shared.types import Attempt, Call, Consumer, Outcome, Reference, Target, Usage
 from shared.usage.ledger import Entry, Ledger
 from shared.usage.tokenizer import Tokenizer, is_estimated
 
@@ -81,7 +82,8 @@ class Accounting:
         milliseconds = round(record.received.milliseconds())
         for number, attempt in enumerate(outcome.attempts, 1):
             self._ledger.charge(record.entry, number, attempt)
-        row = self._ledger.end(record.entry, outcome)
+        goes_on = record.reservation.held is not None
+        row = self._ledger.end(record.entry, outcome, goes_on=goes_on)
         self._limiter.settle(record.reservation, outcome.usage, outcome.served_by, *_beside(outcome))
         if is_estimated(outcome):
             correct = partial(self._correct, record, milliseconds, outcome)
@@ -89,6 +91,35 @@ class Accounting:
         else:
             self._report(record, milliseconds, outcome)
         return row
+
+    def begin_work(
+        self,
+        record: "CallRecord",
+        target: Target,
+        status: int,
+        reference: Reference,
+        parent: str,
+        named: str,
+    ) -> PendingWork:
+        """See `CallRecord.begin_work`."""
+        call, intent = record.call, record.entry.intent
+        served = {deployment: name for name, deployment in target.backend.models.items()}
+        model = target.model or served.get(named, named if named in target.backend.models else "")
+        return PendingWork(
+            kind=reference.kind,
+            id=reference.id,
+            consumer=record.consumer.id,
+            backend=target.backend.name,
+            started=float(intent["s_ts"]),
+            place=record.entry.place,
+            parent=parent,
+            model=model or record.reservation.call_limits.model,
+            deployment=target.deployment,
+            status=status,
+            prompt=int(intent["s_prompt"]),
+            size=record.reservation.size or record.entry.size,
+            held=dict(self._limiter.hold(record.reservation, call, model)),
+        )
 
     def shadow(self, record: "CallRecord") -> Callable[[Attempt], None]:
         """See `CallRecord.shadow`."""
@@ -131,6 +162,12 @@ class CallRecord(NamedTuple):
     async def admit(self, model: str) -> bool:
         """Return True if the limits of another model admit the call, which that model is about to serve."""
         return await self.accounting.admit(self, model)
+
+    def begin_work(self, target: Target, status: int, reference: Reference, parent: str, named: str) -> PendingWork:
+        """Note that work of the call goes on at `target`, which has answered with `status`: the limits keep what the
+        call has reserved, and its usage is recorded when the work is settled. `named`: the model or the deployment in
+        the backend's words, or ""."""
+        return self.accounting.begin_work(self, target, status, reference, parent, named)
 
     def shadow(self) -> Callable[[Attempt], None]:
         """Return the function to be called with the attempt that copied this call, when it has ended."""

@@ -59,6 +59,8 @@ from shared.routing.report import BackendsReport
 from shared.routing.retry_budget import RetryBudget
 from shared.routing.rotation import Rotation
 from shared.routing.router import Router
+from shared.settlement import timer as settlement
+from shared.settlement.settler import Settlements, Settler
 from shared.storage import Store, names
 from shared.telemetry import instruments
 from shared.telemetry.recorder import Cost, NoTelemetry, Readings, Telemetry
@@ -101,6 +103,7 @@ class _LongLived(NamedTuple):
     client: BackendClient
     shadows: Shadows
     objects: ObjectDirectory
+    settlements: Settlements
     buffers: Buffers
 
 
@@ -134,6 +137,16 @@ class Application:
         limiter = running.limiter.with_configuration(configuration)
         objects = running.objects.with_configuration(configuration)
         audit = Audit(running.store)
+        self.settler = Settler(
+            running.settlements,
+            running.store,
+            configuration,
+            objects,
+            forwarder,
+            running.ledger,
+            limiter,
+            running.telemetry,
+        )
         resources = (
             ServiceRoutes(ReadinessCheck(running.store, router.unusable)),
             BackendRoutes(BackendsReport(configuration, running.breakers, running.health, running.ledger.instance)),
@@ -152,7 +165,7 @@ class Application:
             authenticator,
             limiter,
             Planner(router, objects),
-            Dispatcher(router, forwarder, objects, running.shadows),
+            Dispatcher(router, forwarder, objects, self.settler, running.shadows),
             Accounting(limiter, running.ledger, running.tokenizer, running.telemetry),
             configuration,
             running.buffers,
@@ -165,6 +178,7 @@ class Application:
     async def roll_up(self) -> None:
         """Run the timer's job once."""
         configuration = self.configuration
+        await self._settle()  # first, so that the roll-up folds what this adds to past hours
         keep_months = configuration.ledger.keep_months
         logger.info("roll-up: %s", await rollup.roll_up(self.store, keep_months=keep_months))
         await cleanup.forget_addresses(self.store, configuration)
@@ -176,6 +190,12 @@ class Application:
             async with open_exporter(self._running.settings.storage, configuration, self.store) as exporter:
                 for name in await exporter.write_due():
                     logger.info("export: %s written", name)
+
+    async def _settle(self) -> None:
+        try:
+            logger.info("settlement: %s", await settlement.run(self.store, self.settler))
+        except StoreUnavailable as error:
+            logger.warning("settlement postponed: %s", error)
 
     async def attempt_roll_up(self, *, only_overdue: bool = False) -> None:
         """The same, with errors in the log: the next attempt does what this one could not."""
@@ -279,6 +299,7 @@ async def _assembled(
                 client=client,
                 shadows=parts.own(Shadows(breakers)),
                 objects=parts.own(ObjectDirectory(store, configuration, usable, has_object)),
+                settlements=parts.own(Settlements()),
                 buffers=Buffers(configuration.max_request_bytes),
             )
         )

@@ -150,6 +150,8 @@ class Gateway:
         """Route, forward and respond: the answer to an admitted call."""
         try:
             plan, binding = await self._planner.plan(consumer, call, headers)
+            if (batch := self._planner.batch(call)) is not None:
+                await self._limiter.reserve_batch(reservation, call, batch)
         except BaseException:
             self._limiter.release(reservation)
             raise

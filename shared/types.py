@@ -9,7 +9,7 @@ from shared.config.document import Backend, FallbackReason, Limits
 from shared.token_classes import TokenCounts
 
 LONG_CONTEXT = 272_000  # input tokens above which all of a call has the prices of long context
-BATCH = "batch"  # the service tier of a batch, whose usage is the sum of many calls
+BATCH = "batch"  # the service tier of a batch
 
 Surface = Literal["openai", "dated", "v1"]
 """The form of a path: `/v1/…`, Azure's dated `/openai/…?api-version=`, or Azure's `/openai/v1/…`."""
@@ -187,8 +187,9 @@ class Usage(TokenCounts, frozen=True, omit_defaults=True):
 
     `images`, `seconds` (of sound) and `characters` (spoken) are charged by operations without tokens; calls of tools
     (`token_classes.TOOLS`) beside the tokens. `model`, `service_tier`: those that served the call, in the backend's
-    words. `estimated`: the backend reported no usage, so it was counted from the request and the answer. `unknown`: the
-    classes of tokens that the gateway does not know, as JSON.
+    words. `estimated`: the backend reported no usage, so it was counted from the request and the answer. `summed`: it
+    is the sum of many calls of the model, as that of a batch or a run. `unknown`: the classes of tokens that the
+    gateway does not know, as JSON.
     """
 
     images: int = 0
@@ -200,6 +201,7 @@ class Usage(TokenCounts, frozen=True, omit_defaults=True):
     model: str = ""
     service_tier: str = ""
     estimated: bool = False
+    summed: bool = False
     unknown: str = ""
 
 

@@ -44,7 +44,7 @@ LAYERS = (
     *("__version__", "errors", "ulid", "concurrency", "identity", "token_classes"),  # the ground
     *("config", "types", "storage", "credentials", "alerts", "versions"),
     *("azure_openai", "auth", "usage", "billing", "limits", "telemetry", "lifecycle"),  # what the stages are made of
-    *("requests", "routing", "affinity", "forwarding", "responses"),  # parse, route, forward, respond
+    *("requests", "routing", "affinity", "forwarding", "settlement", "responses"),  # parse, route, forward, respond
     *("management", "accounting", "gateway", "bootstrap", "on_demand", "http_protocol", "asgi"),
     *("functions_pairing", "functions_http", "cli"),
 )

@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from shared.azure_openai.batch_lines import BatchSize
+from shared.azure_openai.json_body import UNREADABLE
 from shared.azure_openai.references import ITEMS, KINDS
 from shared.errors import StoreUnavailable
 from shared.storage import MAX_BATCH, Properties, Row, Store, Table, names
@@ -30,13 +32,18 @@ _WAIT = 2.5  # seconds that a call waits for the table, where the alternative is
 
 
 class Location(msgspec.Struct, frozen=True):
-    """The backend and the consumer of an object. `pending`: its usage is not known yet, so nobody has paid for it.
-    `checked`: it is a file whose lines, as those of a batch, name no object."""
+    """The backend and the consumer of an object.
+
+    `checked`: it is a file whose lines, as those of a batch, name no object; `lines`: their size, None if it is not
+    known. `pending_in`: the partition of its row in the index of pending work; "": it has none. `pending`: it is of a
+    version without that index, and the call pays that receives its usage first."""
 
     backend: str
     consumer: str
     pending: bool = False
     checked: bool = False
+    lines: BatchSize | None = None
+    pending_in: str = ""
 
 
 class ObjectRows:
@@ -63,10 +70,12 @@ class ObjectRows:
         """Insert the rows of an object, unless it has an owner. Return its location, with the owner that it has."""
         (table, *older), kind, partition = self._tables(reference.kind), reference.kind, partition_of(reference.id)
         row: dict[str, str | bool] = {"backend": location.backend, "consumer": location.consumer, "kind": kind}
-        if location.pending:
-            row["pending"] = True
         if location.checked:
             row["checked"] = True
+        if location.lines is not None:
+            row["lines"] = msgspec.json.encode(location.lines).decode()
+        if location.pending_in:
+            row["pending_in"] = location.pending_in
         inserted, earlier = await asyncio.gather(
             table.put(partition, reference.id, row, None),
             asyncio.gather(*(one.get(partition, reference.id) for one in older)),
@@ -137,7 +146,16 @@ def _location(row: Row) -> Location:
         str(about.get("consumer", "")),
         pending=bool(about.get("pending")),
         checked=bool(about.get("checked")),
+        lines=_lines(about.get("lines")),
+        pending_in=str(about.get("pending_in", "")),
     )
+
+
+def _lines(text: object) -> BatchSize | None:
+    try:
+        return msgspec.json.decode(str(text), type=BatchSize)
+    except UNREADABLE:
+        return None
 
 
 def partition_of(row_id: str) -> str:

@@ -12,12 +12,14 @@ from typing import Self
 from shared.affinity import whole_account
 from shared.affinity._homes import Homes
 from shared.affinity._rows import DAY, NOBODY, Location, ObjectRows, time_limit
+from shared.affinity.pending import PendingIndex, PendingWork
+from shared.azure_openai.batch_lines import BatchSize
 from shared.azure_openai.references import ITEMS, KINDS
 from shared.concurrency import LruDict, Tasks
 from shared.config.document import Backend, Configuration
 from shared.errors import StateConflict, StateNotFound, StateUnavailable, StoreUnavailable
 from shared.storage import Store, names
-from shared.types import UNBOUND, Binding, Call, Consumer, Reference
+from shared.types import UNBOUND, Binding, Call, Consumer, Reference, Usage
 
 logger = logging.getLogger("tollgate.affinity")
 
@@ -25,9 +27,9 @@ _MAY_MOVE = frozenset(("response", "chat_completion"))  # few refer to them, so 
 
 _CACHED = 20_000  # objects, and as many items; about 400 bytes each
 _AT_ONCE = 8  # objects of one call that are read at a time, each from up to three tables
-_MOST_WAIT = 2.0  # seconds for the row of an object to be inserted before its usage is charged
 _FIRST_PAUSE, _LONGEST_PAUSE, _TRIES = 0.1, 5.0, 100
 _ABSENT_FOR = 60.0  # seconds for which an id that no backend has is not asked for again
+_NOTHING_PENDING: Mapping[Reference, PendingWork] = {}
 
 type _Cache = LruDict[tuple[str, str], Location]
 Ask = Callable[[Backend, Reference], Awaitable[bool]]
@@ -39,6 +41,7 @@ class ObjectDirectory:
     def __init__(self, store: Store, configuration: Configuration, usable: Callable[[Backend], bool], ask: Ask) -> None:
         self.homes = Homes(store, configuration, usable)
         self._rows = ObjectRows(store)
+        self._pending = PendingIndex(store)
         self._backends = {backend.name: backend for backend in configuration.backends}
         self._adopts = configuration.adopt_unknown_ids
         self._ask = ask
@@ -121,29 +124,43 @@ class ObjectDirectory:
             return await self._rows.owned(consumer.id, kind)
 
     def record(
-        self, consumer: str, backend: str, objects: Mapping[Reference, bool], *, checked: bool = False
+        self,
+        consumer: str,
+        backend: str,
+        objects: Iterable[Reference],
+        *,
+        works: Mapping[Reference, PendingWork] = _NOTHING_PENDING,
+        lines: BatchSize | None = None,
     ) -> list[asyncio.Task[None]]:
-        """Record the owner and the backend of objects; the value is True if the usage of the object is still to come.
-        `checked`: see `Location`.
+        """Record the owner and the backend of objects. `works`: those whose usage is still to come. `lines`: see
+        `Location`.
 
         The object is the consumer's, in memory too, once its row is inserted: when the task is done. One that has an
         owner keeps it.
         """
         writing = []
-        for reference, pending in objects.items():
-            location = Location(backend, consumer, pending, checked)
+        for reference in objects:
+            work = works.get(reference)
+            location = Location(
+                backend, consumer, checked=lines is not None, lines=lines, pending_in=work.partition if work else ""
+            )
             if (owned := self._cached(reference, consumer)) is not None:
                 _alert_of_foreign(reference, location, owned)
                 continue
             if (reference, consumer) not in self._claims:
-                task = self._writing.start(_retry(reference.id, partial(self._claim, reference, location)))
+                task = self._writing.start(_retry(reference.id, partial(self._claim, reference, location, work)))
                 self._claims[reference, consumer] = location, task
                 task.add_done_callback(partial(self._end_claim, (reference, consumer)))
             writing.append(self._claims[reference, consumer][1])
         return writing
 
-    async def _claim(self, reference: Reference, location: Location) -> None:
-        owned = await self._rows.write(reference, location)
+    async def _claim(self, reference: Reference, location: Location, work: PendingWork | None) -> None:
+        if work is None:
+            owned = await self._rows.write(reference, location)
+        else:  # at the same time, since the answer waits for both
+            owned, inserted = await asyncio.gather(self._rows.write(reference, location), self._pending.insert(work))
+            if inserted and owned.consumer != location.consumer:
+                await self._pending.withdraw(work)
         _alert_of_foreign(reference, location, owned)
         self._cache(reference, owned)
 
@@ -162,24 +179,43 @@ class ObjectDirectory:
 
         return [self._writing.start(_retry(new[0], write))] if new else []
 
+    def lines(self, call: Call) -> BatchSize | None:
+        """Return the size of the batch that a call makes, if the gateway has seen its file. `bind` has read that."""
+        files = [one for one in call.references if one.kind == "file"] if call.makes == "batch" else []
+        locations = (self._cached(reference, NOBODY) for reference in files)
+        return next((location.lines for location in locations if location is not None), None)
+
+    async def find(self, reference: Reference) -> Location | None:
+        """Return the location of an object whose usage is known; None also while the table does not answer."""
+        location = self._cached(reference, NOBODY)
+        try:
+            if location is None:
+                async with time_limit():
+                    location = await self._read(reference, NOBODY)
+        except StoreUnavailable as error:
+            logger.warning("the usage of %s is settled later: %s", reference.id[:128], error)
+        return location
+
+    def finish_before_closing(self, task: asyncio.Task[Usage]) -> None:
+        """Let the process end only when a claim has: it bars all other calls."""
+        self._writing.start(_ended(task))
+
     async def claim_charge(self, reference: Reference) -> bool:
-        """Return True for the first call, on any instance, that receives the usage of an object: that call pays."""
+        """Return True for the first call, on any instance, that receives the usage of an object of a version without
+        the index of pending work: that call pays. While the table is away, no call does."""
         location = self._cached(reference, NOBODY)
         if reference in self._claimed or (location is not None and not location.pending):
             return False
         self._claimed[reference] = None
-        claim = next((claim for (claimed, _), claim in self._claims.items() if claimed == reference), None)
-        if location is None and claim is not None:
-            location, task = claim
-            await asyncio.wait((task,), timeout=_MOST_WAIT)  # for the row, which bars the other instances
         try:
             if location is None:
                 async with time_limit():
                     location = await self._read(reference, NOBODY)
             return location is not None and location.pending and await self._rows.claim_charge(reference)
         except StoreUnavailable as error:
-            logger.warning("the usage of %s is charged without the table: %s", reference.id, error)
-            return True
+            logger.warning("the usage of %s is charged to a later call: %s", reference.id, error)
+            self._claimed.pop(reference, None)
+            return False
 
     async def forget(self, consumer: Consumer, reference: Reference) -> None:
         """Delete the rows of a deleted object. The memory keeps it, so that its backend answers for it."""
@@ -229,7 +265,7 @@ class ObjectDirectory:
         answers = dict(zip(self._backends, await asyncio.gather(*asked, return_exceptions=True), strict=True))
         for name, answer in answers.items():
             if answer is True:
-                self.record(NOBODY, name, {reference: False})
+                self.record(NOBODY, name, (reference,))
                 return Location(name, NOBODY)
         if silent := [name for name, answer in answers.items() if isinstance(answer, BaseException)]:
             raise StateUnavailable(
@@ -275,6 +311,10 @@ def _visible(consumer: Consumer, reference: Reference, location: Location | None
         return {}
     kind = reference.kind.replace("_", " ")
     raise StateNotFound(f"There is no {kind} with the id {reference.id[:128]!r}.", param=f"{reference.kind}_id")
+
+
+async def _ended(task: asyncio.Task[Usage]) -> None:
+    await asyncio.wait((task,))
 
 
 async def _retry(name: str, write: Callable[[], Awaitable[None]]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from shared.affinity.directory import ObjectDirectory
 from shared.azure_openai import model_paths
+from shared.azure_openai.batch_lines import BatchSize
 from shared.routing import preferences
 from shared.routing.router import Router
 from shared.types import UNBOUND, Binding, Call, Consumer, Plan
@@ -15,6 +16,10 @@ class Planner:
     def __init__(self, router: Router, directory: ObjectDirectory) -> None:
         self._router = router
         self._directory = directory
+
+    def batch(self, call: Call) -> BatchSize | None:
+        """The size of the batch that a planned call makes, if it is known."""
+        return self._directory.lines(call)
 
     async def plan(self, consumer: Consumer, call: Call, headers: Mapping[str, str]) -> tuple[Plan, Binding]:
         """Return the deployments for a call in order, and the backends that it is bound to.

@@ -2,9 +2,12 @@
 answer to its own content? No I/O."""
 
 import re
+from typing import Any
+
+import msgspec
 
 from shared.azure_openai import references
-from shared.azure_openai.json_body import JsonFields, top_level
+from shared.azure_openai.json_body import UNREADABLE, JsonFields, top_level
 from shared.errors import InvalidRequest
 
 _LONGEST_LINE = 4 * 1024 * 1024  # bytes
@@ -24,11 +27,31 @@ def is_self_contained(endpoint: str) -> bool:
     return endpoint in _ENDPOINTS
 
 
+_ANSWERED = frozenset(("chat.completions", "completions"))
+
+
+class BatchSize(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The size of a batch: the bytes of its requests, those that generate an answer, and the model or deployment that
+    the first one names."""
+
+    bytes: int = 0
+    answers: int = 0
+    model: str = ""
+
+
+class _Body(msgspec.Struct):
+    model: Any = ""
+
+
+_decode_body = msgspec.json.Decoder(_Body).decode
+
+
 class BatchLines:
     """Reads one file."""
 
     def __init__(self) -> None:
         self._self_contained = True
+        self._size = BatchSize()
         self._line = bytearray()
         self._first = True
 
@@ -47,10 +70,10 @@ class BatchLines:
         if not self._self_contained:
             self._line.clear()
 
-    def finish(self) -> bool:
-        """Return True if no line names an object, and all lines are answered by their own content."""
+    def finish(self) -> BatchSize | None:
+        """Return the size if no line names an object, and all lines are answered by their own content; else None."""
         self.feed(b"\n")
-        return self._self_contained
+        return self._size if self._self_contained else None
 
     def _is_self_contained(self) -> bool:
         line = bytes(self._line)
@@ -70,4 +93,17 @@ class BatchLines:
             named, _ = references.in_request(body, _ENDPOINTS.get(endpoint, ""))
         except (InvalidRequest, RecursionError, ValueError):
             return False
+        self._count(endpoint, body)
         return is_self_contained(endpoint) and not named
+
+    def _count(self, endpoint: str, body: bytes) -> None:
+        size = self._size
+        model = size.model
+        if not model:
+            try:
+                named = _decode_body(body).model
+            except UNREADABLE:
+                named = ""
+            model = named[:128] if isinstance(named, str) else ""
+        answers = size.answers + (_ENDPOINTS.get(endpoint, "") in _ANSWERED)
+        self._size = BatchSize(size.bytes + len(body), answers, model)

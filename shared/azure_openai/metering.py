@@ -1,5 +1,7 @@
 """Reads the usage of answers, whole or while their bodies pass."""
 
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -22,6 +24,8 @@ from shared.types import BATCH, Call, Usage
 _UNDER_WAY = frozenset(("validating", "queued", "in_progress", "requires_action", "finalizing", "cancelling"))
 UNFINISHED = _UNDER_WAY | {"cancelled", "failed", "expired"}
 
+_SUMS = ("batches.", "threads.")  # the beginnings of operations on objects whose usage is that of many calls
+
 _IMAGE = b'"b64_json"'
 
 
@@ -38,6 +42,28 @@ class _Choices(msgspec.Struct):
     choices: list[Choice] = []
 
 
+class _Tool(msgspec.Struct):
+    type: str = ""
+
+
+class _Run(msgspec.Struct):
+    tools: list[_Tool] = []
+
+
+class _Details(msgspec.Struct):
+    tool_calls: list[_Tool] = []
+
+
+class _Step(msgspec.Struct):
+    step_details: _Details | None = None
+
+
+class _Steps(msgspec.Struct):
+    data: list[_Step] = []
+
+
+_decode_run = msgspec.json.Decoder(_Run).decode
+_decode_steps = msgspec.json.Decoder(_Steps).decode
 _decode_unmetered = msgspec.json.Decoder(_Unmetered).decode
 _decode_choices = msgspec.json.Decoder(_Choices).decode
 
@@ -73,7 +99,9 @@ def usage_in_answer(call: Call, status: int, body: bytes) -> Usage:
         return Usage()  # a usage reported so far is not final
     if answer.usage is not None:
         tier = BATCH if call.operation.name.startswith("batches.") else answer.service_tier
-        return answer.usage.value(answer.model, tier, images, tools_called(body))
+        usage = answer.usage.value(answer.model, tier, images, tools_called(body))
+        summed = metered == "once" and call.operation.name.startswith(_SUMS)
+        return msgspec.structs.replace(usage, summed=True) if summed else usage
     model = short_text(unmetered.model)
     match metered:
         case "images":
@@ -87,6 +115,36 @@ def usage_in_answer(call: Call, status: int, body: bytes) -> Usage:
     if unmetered.status in UNFINISHED:
         return Usage()
     return Usage(input_tokens=call.input_estimate, output_tokens=_characters_in(body) // 4, estimated=True)
+
+
+def is_under_way(body: bytes) -> bool:
+    """True for an object whose usage is not final."""
+    return _read_unmetered(body).status in _UNDER_WAY
+
+
+def status_of(body: bytes) -> str:
+    """The status of an object."""
+    return short_text(_read_unmetered(body).status)
+
+
+def tools_of_run(body: bytes) -> frozenset[str]:
+    """The types of the tools that a run may call."""
+    try:
+        return frozenset(tool.type for tool in _decode_run(body).tools)
+    except UNREADABLE:
+        return frozenset()
+
+
+def tools_in_steps(body: bytes) -> Mapping[str, int]:
+    """The charged calls of tools in the steps of a run, by the field of `Usage`: each search of files, and one session
+    of the code interpreter, which a run keeps."""
+    try:
+        steps = _decode_steps(body).data
+    except UNREADABLE:
+        return {}
+    called = Counter(call.type for step in steps if step.step_details for call in step.step_details.tool_calls)
+    counts = {"file_searches": called["file_search"], "code_sessions": min(1, called["code_interpreter"])}
+    return {field: count for field, count in counts.items() if count}
 
 
 def reported_usage(body: bytes) -> Usage | None:

@@ -17,7 +17,7 @@ import msgspec
 from shared.billing.cost import USD, Price
 from shared.config.document import AMOUNTS, Backend, Deployment, PriceLine, since_seconds
 from shared.token_classes import TOKEN_CLASSES, TOKEN_PRICES, TOOL_PRICES, price_name
-from shared.types import BATCH, LONG_CONTEXT, Target, Usage
+from shared.types import LONG_CONTEXT, Target, Usage
 
 TABLE = Path(__file__).with_name("prices.json")
 
@@ -118,7 +118,7 @@ class Prices:
             served=usage.model,
             backend=self.serving(target.backend.name, target.deployment),
             tier=usage.service_tier,
-            long=usage.input_tokens > LONG_CONTEXT and usage.service_tier != BATCH,
+            long=usage.input_tokens > LONG_CONTEXT and not usage.summed,
         )
 
     def serving(self, backend: str, deployment: str) -> str:
@@ -133,12 +133,14 @@ class Prices:
             backend,
         )
 
-    def dearest(self, model: str, at: float) -> Price | None:
+    def dearest(self, model: str, at: float, tier: str = "") -> Price | None:
         """The highest price of a model on the backends that serve it, to reserve before one is chosen."""
         prices = [
-            self.of(model, at, backend=name) for name, backend in self._backends.items() if model in backend.models
+            self.of(model, at, backend=name, tier=tier)
+            for name, backend in self._backends.items()
+            if model in backend.models
         ]
-        known = [price for price in prices or [self.of(model, at)] if price is not None]
+        known = [price for price in prices or [self.of(model, at, tier=tier)] if price is not None]
         return max(known, key=lambda price: (price.output or 0, price.input or 0), default=None)
 
     def unit_hour(self, deployment: Deployment, region: str, at: float) -> int | None:

@@ -9,7 +9,15 @@ import msgspec
 from shared.azure_openai import metering, operations, requests
 from shared.azure_openai.references import KINDS
 from shared.config.document import Backend, FallbackReason, Model
-from shared.errors import BadGateway, GatewayError, NoBackendAvailable, StateUnavailable, UpstreamTimeout
+from shared.errors import (
+    BadGateway,
+    GatewayError,
+    InvalidRequest,
+    NoBackendAvailable,
+    StateUnavailable,
+    UnknownPath,
+    UpstreamTimeout,
+)
 from shared.forwarding._attempt import AttemptTimeout, in_seconds
 from shared.forwarding._failures import (
     AttemptFailed,
@@ -90,20 +98,25 @@ class Forwarder:
 
     async def has_object(self, backend: Backend, reference: Reference) -> bool:
         """Ask a backend for an object. Raises `StateUnavailable` if the backend does not answer."""
-        path = "/v1/" + KINDS[reference.kind].path.format(reference.id)
         try:
-            call = requests.parse_call(operations.match("GET", path), "", {}, b"")
-        except GatewayError:
+            answer = await self.get(backend, KINDS[reference.kind].path.format(reference.id), "adoption")
+        except (UnknownPath, InvalidRequest):
             return False  # no object has such an id
-        plan = Plan(model="", targets=[Target(backend, "", "")])
-        try:
-            answer = await self.sending(call, plan, "adoption").run()
-        except ForwardingFailed as failed:
-            raise StateUnavailable(failed.error.message) from None
         answer.close()
         if answer.status not in (200, 400, 404):
             raise StateUnavailable(f"status {answer.status}")
         return answer.status == 200
+
+    async def get(self, backend: Backend, path: str, request_id: str) -> Answer:
+        """Ask a backend, in the gateway's own name, for the object with this path below `/v1/`. Whoever receives the
+        answer closes it. Raises `StateUnavailable` if the backend does not answer, and `UnknownPath` or
+        `InvalidRequest` for a path that no object has."""
+        path, _, query = path.partition("?")
+        call = requests.parse_call(operations.match("GET", f"/v1/{path}"), query, {}, b"")
+        try:
+            return await self.sending(call, Plan(model="", targets=[Target(backend, "", "")]), request_id).run()
+        except ForwardingFailed as failed:
+            raise StateUnavailable(failed.error.message) from None
 
 
 class ForwardedCall:

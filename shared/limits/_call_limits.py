@@ -45,7 +45,8 @@ class CallLimits(msgspec.Struct, gc=False):
         )
 
     def costs(self, limits: Sequence[LeasedLimit], call: Call, size: Size | None, now: float) -> list[Amounts]:
-        """The amounts to reserve at these limits. `size` None: neither tokens nor money matter."""
+        """The amounts to reserve at these limits. `size` None: neither tokens nor money matter. A batch may be as large
+        as days of calls, at a pace that its caller does not set: it counts towards budgets alone."""
         expected = most = None
         costs = []
         for limit in limits:
@@ -59,7 +60,7 @@ class CallLimits(msgspec.Struct, gc=False):
             costs.append(
                 Amounts(
                     1.0,
-                    estimate.input + estimate.output if tokens else 0.0,
+                    estimate.input + estimate.output if tokens and call.makes != "batch" else 0.0,
                     _usd(self.price, estimate) if usd and self.price else 0.0,
                     1.0 if slots else 0.0,
                 )

@@ -36,10 +36,15 @@ def size(call: Call) -> Size:
     return Size(len(call.body) - binary, len(call.references) + (binary > 0), _answers(call))
 
 
+def generates(call: Call) -> bool:
+    """True if a call takes tokens. Those of an object that it only reads are the matter of the call that made it."""
+    return call.operation.metered not in ("none", "once") or call.makes in ("run", "batch")
+
+
 def expected(call: Call, size: Size, averages: TokenAverages) -> Estimate:
     """The usage of such calls so far, but not more than the call allows."""
     metered = call.operation.metered
-    if metered in ("none", "once"):  # nothing is generated, or it was reserved by an earlier call
+    if not generates(call):
         return NOTHING
     output = 0.0
     if metered != "input":
@@ -54,7 +59,7 @@ def expected(call: Call, size: Size, averages: TokenAverages) -> Estimate:
 def most(call: Call, size: Size, averages: TokenAverages) -> Estimate:
     """All that the call allows its answers. The prompt stays an estimate: a tokenizer would be too slow."""
     metered = call.operation.metered
-    if metered in ("none", "once"):
+    if not generates(call):
         return NOTHING
     output = 0.0
     if metered != "input":

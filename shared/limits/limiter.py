@@ -11,13 +11,14 @@ import itertools
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Self
 
 import msgspec
 
 from shared.auth import client_address
+from shared.azure_openai.batch_lines import BatchSize
 from shared.billing import cost as pricing
 from shared.billing.cost import USD, Price
 from shared.billing.prices import Prices
@@ -31,6 +32,7 @@ from shared.limits._exchange import Alert, Denied
 from shared.limits._lease import LeasedLimit
 from shared.limits._rows import LimitsTable
 from shared.limits._settlement import SettlementScheduler
+from shared.limits.holds import Hold, corrected
 from shared.limits.scopes import Scope
 from shared.storage import Store, names
 from shared.types import BATCH, Call, Consumer, Operation, Target, Usage
@@ -41,13 +43,15 @@ logger = logging.getLogger("tollgate.limits")
 _MOST_KEPT = 10_000  # pairs of key and model whose limits are at hand; also client addresses
 _ONE_REQUEST = Amounts(1.0)
 _NO_USAGE = Usage()
+_NO_HOLD = Hold()
 
 
 class Reservation:
     """The amounts that one call has reserved at each of its limits; once it is settled, those booked. `size` None: its
-    tokens do not matter. `serving`: the limits of the other models that may serve it."""
+    tokens do not matter. `serving`: the limits of the other models that may serve it. `held`: what its limits count for
+    work that goes on after the call; None if it has none."""
 
-    __slots__ = ("call_limits", "costs", "limits", "serving", "settled", "size")
+    __slots__ = ("call_limits", "costs", "held", "limits", "serving", "settled", "size")
 
     def __init__(self, call_limits: CallLimits, costs: Sequence[Amounts], size: Size | None) -> None:
         self.call_limits = call_limits
@@ -55,6 +59,7 @@ class Reservation:
         self.costs = costs
         self.size = size
         self.serving: tuple[CallLimits, ...] = ()
+        self.held: Mapping[str, Hold] | None = None
         self.settled = False
 
 
@@ -152,7 +157,7 @@ class Limiter:
         if not limits:
             return Reservation(call_limits, (), None)
         size = None
-        if call_limits.estimated and call.operation.metered not in ("none", "once"):
+        if call_limits.estimated and estimation.generates(call):
             size = self._sized(call, call_limits)
         costs = call_limits.costs(limits, call, size, now)
         if arrival is None:
@@ -177,6 +182,21 @@ class Limiter:
         reservation.size = reservation.size or size
         reservation.serving += (call_limits,)
 
+    async def reserve_batch(self, reservation: Reservation, call: Call, batch: BatchSize) -> None:
+        """Admit a batch, which was admitted as a call, at its size. Raises as `reserve`."""
+        limits, now = reservation.call_limits, self._table.now()
+        if not limits.priced:
+            return
+        served = (pair for backend in self._configuration.backends for pair in backend.models.items())
+        model = next((name for name, deployment in served if batch.model in (name, deployment)), "")
+        price = self._prices.dearest(model, now, BATCH) if model else limits.price
+        size = Size(batch.bytes, answers=batch.answers)
+        costs = msgspec.structs.replace(limits, price=price).costs(reservation.limits, call, size, now)
+        # Nothing comes back: what a call without a size reserves is less than any batch takes.
+        more = [Amounts(usd=max(0.0, cost.usd - one.usd)) for cost, one in zip(costs, reservation.costs, strict=True)]
+        await self._admit_all(reservation.limits, more, now)
+        reservation.costs = [one.plus(extra) for one, extra in zip(reservation.costs, more, strict=True)]
+
     def settle(
         self,
         reservation: Reservation,
@@ -192,8 +212,8 @@ class Limiter:
             return
         reservation.settled = True
         serving = self._book(reservation, usage, served_by, beside, requests)
-        if serving.limits and reservation.size is not None and usage.input_tokens and not usage.estimated:
-            serving.learn(reservation.size, usage)
+        if reservation.size is not None:
+            self._learn(serving, reservation.size, usage)
 
     def correct(
         self,
@@ -205,6 +225,47 @@ class Limiter:
     ) -> None:
         """Book what a settled call took in place of what `settle` has booked."""
         self._book(reservation, usage, served_by, beside, requests)
+
+    def hold(self, reservation: Reservation, call: Call, model: str) -> Mapping[str, Hold]:
+        """Keep what a call has reserved when it ends, since its work goes on: its settlement books that. Return it by
+        the keys of the scopes. `model`: the configured name of the one that works, which a run's answer is the first
+        to tell."""
+        now, limits = self._table.now(), reservation.limits
+        serving = next((one for one in reservation.serving if one.model == model), reservation.call_limits)
+        costs, size = reservation.costs, reservation.size
+        if call.makes == "run" and size is not None and serving.priced and model not in ("", serving.model):
+            priced = msgspec.structs.replace(serving, price=self._prices.dearest(model, now))
+            costs = priced.costs(limits, call, size, now)
+        keys = {limit.scope.key for limit in serving.limits}
+        reserved = [(limit.scope.key, cost) for limit, cost in zip(limits, costs, strict=True)]
+        reservation.held = {key: Hold(cost.tokens, cost.usd) for key, cost in reserved if key in keys}
+        return reservation.held
+
+    def settle_held(
+        self,
+        consumer: Consumer,
+        model: str,
+        held: Mapping[str, Hold],
+        started: float,
+        usage: Usage,
+        target: Target | None,
+    ) -> None:
+        """Book the usage of work that a call of this consumer to this model `started`, in place of what was held."""
+        now = self._table.now()
+        for scope in scopes.of_call(consumer, model, self._configuration):
+            if (hold := held.get(scope.key)) is not None:
+                actual = self._amounts(usage, target, None, 0.0, priced=scope.limited[2])
+                self._limit(scope).settle(hold.amounts, corrected(scope, hold, actual, started, now))
+
+    def learn(self, consumer: Consumer, model: str, operation: Operation, size: Size, usage: Usage) -> None:
+        """Refine later estimates by the usage of one call whose work is done."""
+        self._learn(self._limits_of(consumer, model, operation, self._table.now()), size, usage)
+
+    @staticmethod
+    def _learn(limits: CallLimits, size: Size, usage: Usage) -> None:
+        """Learn from one call of the model: the sum of many would teach that answers have millions of tokens."""
+        if limits.limits and usage.input_tokens and not (usage.estimated or usage.summed):
+            limits.learn(size, usage)
 
     def release(self, reservation: Reservation) -> None:
         """Return all that a call reserved: nothing was served."""
@@ -229,9 +290,15 @@ class Limiter:
         for target, charged in beside:
             actual = actual.plus(self._amounts(charged, target, price, 0.0, priced=priced))
         booked = [actual] * len(reservation.limits)
+        if (held := reservation.held) is not None:
+            amounts = (held.get(limit.scope.key, _NO_HOLD).amounts for limit in reservation.limits)
+            booked = [actual.plus(kept) for kept in amounts]
         if reservation.serving:
             keys = {limit.scope.key for limit in serving.limits}
-            booked = [actual if limit.scope.key in keys else NOTHING for limit in reservation.limits]
+            booked = [
+                amounts if limit.scope.key in keys else NOTHING
+                for limit, amounts in zip(reservation.limits, booked, strict=True)
+            ]
         for limit, before, now in zip(reservation.limits, reservation.costs, booked, strict=True):
             limit.settle(before, now)
         reservation.costs = booked
@@ -265,8 +332,9 @@ class Limiter:
     # --- admission ----------------------------------------------------------------------------------------------------
 
     def _sized(self, call: Call, call_limits: CallLimits) -> Size:
-        """The size of a call. Raises `ModelWithoutPrice` by the configuration, else warns if no budget can count it."""
-        if call_limits.priced and call_limits.price is None:
+        """The size of a call. Raises `ModelWithoutPrice` by the configuration, else warns if no budget can count it.
+        The model of a run may be its assistant's, which only the answer names."""
+        if call_limits.priced and call_limits.price is None and call_limits.model:
             if self._settings.unpriced == "refuse":
                 raise ModelWithoutPrice(
                     f"The model {call_limits.model!r} has no known price, so no budget can count its calls. Ask "
@@ -343,7 +411,7 @@ class Limiter:
         limits = tuple(map(self._limit, scopes.of_call(consumer, model, self._configuration)))
         priced = any(limit.scope.limited[2] for limit in limits)
         estimated = priced or any(limit.scope.limited[1] for limit in limits)
-        price, until = (self._prices.dearest(model, now), self._prices.next_change(now)) if priced else (None, math.inf)
+        price, until = self._dearest(model, operation, now) if priced else (None, math.inf)
         experience = former.experience if former is not None else None
         self._call_limits[key] = CallLimits(
             consumer,
@@ -358,6 +426,14 @@ class Limiter:
             experience,
         )
         return self._call_limits[key]
+
+    def _dearest(self, model: str, operation: Operation, now: float) -> tuple[Price | None, float]:
+        """The highest price of a model, of any for a run that leaves it to its assistant; and the time at which a price
+        changes."""
+        models = self._configuration.model_names() if operation.makes in ("run", "batch") and not model else (model,)
+        known = [price for name in models if (price := self._prices.dearest(name, now)) is not None]
+        dearest = max(known, key=lambda price: (price.output or 0, price.input or 0), default=None)
+        return dearest, self._prices.next_change(now)
 
     def _limit(self, scope: Scope) -> LeasedLimit:
         limit = self._limits.get(scope.key)

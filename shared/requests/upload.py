@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from starlette.types import Message, Receive
 
 from shared.azure_openai import multipart
-from shared.azure_openai.batch_lines import BatchLines
+from shared.azure_openai.batch_lines import BatchLines, BatchSize
 from shared.azure_openai.multipart import FormModel
 from shared.errors import GatewayError, InvalidRequest, RequestTooLarge
 from shared.requests._deadline import BodyDeadline
@@ -92,10 +92,11 @@ class Upload:
             self._lines.feed(piece)
             self._scanned += len(piece)
 
-    def lines_name_nothing(self) -> bool:
-        """Return True if the whole file has been scanned, and none of its lines names an object."""
+    def batch_size(self) -> BatchSize | None:
+        """Return the size of a file for a batch; None if it has not been scanned as a whole, or a line names an
+        object."""
         if self._lines is None or not self._complete or self._fields.files != [_FILE] or not self._scanned:
-            return False
+            return None
         return self._lines.finish()
 
     async def begin_with_model(self) -> None:

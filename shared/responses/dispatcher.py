@@ -3,13 +3,16 @@ path."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 from starlette.responses import Response
 
 from shared.affinity import listing
+from shared.affinity.deferred_charge import DeferredCharge, Settle
 from shared.affinity.directory import ObjectDirectory
+from shared.affinity.pending import PendingWork
 from shared.affinity.recorder import ObjectRecorder
 from shared.azure_openai import answers, metering
 from shared.config.document import Model, since_seconds
@@ -25,7 +28,8 @@ from shared.responses.keep_alive import KeepAliveResponse, discard
 from shared.responses.relay import Ended, RelayedResponse
 from shared.responses.rendering import ErrorResponse, JsonResponse
 from shared.routing.router import Router, explained
-from shared.types import LEFT, Attempt, Binding, Call, Consumer, Outcome, Plan, Target, Usage
+from shared.settlement.settler import Settler
+from shared.types import LEFT, Attempt, Binding, Call, Consumer, Outcome, Plan, Reference, Target, Usage
 
 HUNG_UP = 499  # nobody receives it; it is the status on record of a call whose caller disconnected
 
@@ -36,6 +40,7 @@ class Record(Protocol):
     def close(self, outcome: Outcome, text: str = "") -> asyncio.Future[None]: ...
     def shadow(self) -> Callable[[Attempt], None]: ...
     async def admit(self, model: str) -> bool: ...
+    def begin_work(self, target: Target, status: int, reference: Reference, parent: str, named: str) -> PendingWork: ...
 
 
 class AdmittedCall(NamedTuple):
@@ -63,10 +68,13 @@ class ListRefused(Exception):
 class Dispatcher:
     """One per process."""
 
-    def __init__(self, router: Router, forwarder: Forwarder, directory: ObjectDirectory, shadows: Shadows) -> None:
+    def __init__(
+        self, router: Router, forwarder: Forwarder, directory: ObjectDirectory, settler: Settler, shadows: Shadows
+    ) -> None:
         self._router = router
         self._forwarder = forwarder
         self._directory = directory
+        self._settler = settler
         self._shadows = shadows
 
     async def answer(self, admitted: AdmittedCall) -> Response:
@@ -107,14 +115,19 @@ class Dispatcher:
 
     async def _forward(self, admitted: AdmittedCall, forwarded: ForwardedCall) -> tuple[RelayedResponse, None]:
         """The answer of the first target that gives one. The response itself accounts for it."""
+        await self._settler.before_deletion(admitted.call)
         answer = await forwarded.run()
+        self._settler.read_beside(admitted.call)
         try:
             recorder = None
             if admitted.call.stateful or admitted.call.operation.seals:
+                begin = partial(admitted.record.begin_work, answer.target, answer.status)
+                lines = admitted.upload.batch_size() if admitted.upload is not None else None
                 backend = answer.target.backend.name
-                checked = admitted.upload is not None and admitted.upload.lines_name_nothing()
-                recorder = ObjectRecorder(self._directory, admitted.consumer, admitted.call, backend, checked=checked)
-            return _relay(admitted, answer, forwarded.attempts, recorder), None
+                recorder = ObjectRecorder(
+                    self._directory, admitted.consumer, admitted.call, backend, begin, lines=lines
+                )
+            return _relay(admitted, answer, forwarded.attempts, recorder, self._settler.begin), None
         except BaseException:
             answer.close()
             raise
@@ -247,7 +260,11 @@ def state_unavailable(error: GatewayError, binding: Binding) -> GatewayError:
 
 
 def _relay(
-    admitted: AdmittedCall, answer: Answer, attempts: tuple[Attempt, ...], recorder: ObjectRecorder | None
+    admitted: AdmittedCall,
+    answer: Answer,
+    attempts: tuple[Attempt, ...],
+    recorder: ObjectRecorder | None,
+    settle: Settle,
 ) -> RelayedResponse:
     """The response that relays a backend's answer, and puts its end on record."""
     received, record = admitted.received, admitted.record
@@ -275,6 +292,7 @@ def _relay(
         close,
         operation=admitted.call.operation,
         heartbeat=admitted.heartbeat,
+        deferred=DeferredCharge(recorder, settle) if recorder is not None and recorder.deferred else None,
         recorder=recorder,
         upload=admitted.upload,
     )

@@ -43,6 +43,7 @@ class RelayedResponse(Response):
         *,
         operation: Operation,
         heartbeat: float = 0.0,
+        deferred: DeferredCharge | None = None,
         recorder: ObjectRecorder | None = None,
         upload: Upload | None = None,
     ) -> None:
@@ -56,7 +57,7 @@ class RelayedResponse(Response):
         self._operation = operation
         self._heartbeat = heartbeat
         self._recorder = recorder
-        self._deferred = DeferredCharge(recorder) if recorder is not None and recorder.deferred else None
+        self._deferred = deferred
         self._upload = upload
         self._accounted = False
         self._events = answer.events if isinstance(answer, OpenAnswer) else None

@@ -88,6 +88,9 @@ class NoTelemetry:
     def refused(self, trace: TraceContext, status: int, code: str) -> None:
         pass
 
+    def settled(self, operation: str, target: Target, usage: Usage) -> None:
+        pass
+
     def shadow(self, trace: TraceContext, call: Call) -> Callable[[Attempt, int], None]:
         return lambda attempt, number: None
 
@@ -167,6 +170,10 @@ class Telemetry:
         if represents := self._sample(trace, now, failed=status >= 500):
             self._append(self._spans, spans.of_refusal(trace, status, code, now, self._wall() - now, represents))
 
+    def settled(self, operation: str, target: Target, usage: Usage) -> None:
+        """Count the tokens of work that an operation began, and that has gone on after its call."""
+        self._count_tokens((spans.operation_of(operation), target.model, target.backend.name), usage)
+
     def shadow(self, trace: TraceContext, call: Call) -> Callable[[Attempt, int], None]:
         """Return the function that records the end of a call's shadow, given its attempt and number. The shadow has a
         span if its call has one; either may end first."""
@@ -199,20 +206,23 @@ class Telemetry:
     def _measure(self, seconds: float, call: Call, outcome: Outcome) -> None:
         target = outcome.served_by or (outcome.attempts[-1].target if outcome.attempts else None)
         model, backend = (target.model, target.backend.name) if target else (call.model, "")
-        labels = (spans.operation_of(call), model, backend)
+        labels = (spans.operation_of(call.operation.name), model, backend)
         self._duration[*labels, spans.error_of(outcome)].record(seconds)
         for attempt in outcome.attempts:
             self._count(attempt)
         if outcome.served_by is None or outcome.status >= 400:
             return
-        for field, name in _TOKEN_TYPES:
-            if tokens := getattr(outcome.usage, field):
-                self._tokens[*labels, name].record(tokens)
+        self._count_tokens(labels, outcome.usage)
         if call.stream:
             to_first = outcome.first_byte_ms / 1000
             self._first_token[labels].record(to_first)
             if outcome.ended == "complete" and outcome.usage.output_tokens > 1:
                 self._per_token[labels].record(max(seconds - to_first, 0) / (outcome.usage.output_tokens - 1))
+
+    def _count_tokens(self, labels: Labels, usage: Usage) -> None:
+        for field, name in _TOKEN_TYPES:
+            if tokens := getattr(usage, field):
+                self._tokens[*labels, name].record(tokens)
 
     def _count(self, attempt: Attempt) -> None:
         backend = attempt.target.backend

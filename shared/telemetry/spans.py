@@ -64,9 +64,9 @@ def trace_context(request_id: str, started: float, traceparent: str) -> TraceCon
     return TraceContext(request_id, started, number, own)
 
 
-def operation_of(call: Call) -> str:
-    """The conventions' name of a call's operation, else the gateway's."""
-    return _OPERATIONS.get(call.operation.name, call.operation.name)
+def operation_of(name: str) -> str:
+    """The conventions' name of an operation, else the gateway's."""
+    return _OPERATIONS.get(name, name)
 
 
 class Span(msgspec.Struct, frozen=True):
@@ -96,7 +96,7 @@ def of_call(
 ) -> Iterator[Span]:
     """The span of an admitted call and those of its attempts. `ended` is on the monotonic clock, whose zero is `epoch`
     in seconds since 1970. `usd` is the cost, None if the price is unknown."""
-    operation = operation_of(call)
+    operation = operation_of(call.operation.name)
     target = outcome.served_by or (outcome.attempts[-1].target if outcome.attempts else None)
     name = f"{operation} {target.model if target else call.model}".rstrip()
     attributes = _attributes(trace, operation, consumer, call, outcome) | ({} if usd is None else {"tollgate.usd": usd})
@@ -107,7 +107,7 @@ def of_call(
 
 def of_attempt(trace: TraceContext, call: Call, attempt: Attempt, number: int, epoch: float, represents: int) -> Span:
     """The span of an attempt, a child of its call's."""
-    operation, started = operation_of(call), _nanoseconds(epoch + attempt.started)
+    operation, started = operation_of(call.operation.name), _nanoseconds(epoch + attempt.started)
     name, ended = f"{operation} {attempt.target.deployment}".rstrip(), started + round(attempt.milliseconds * 1e6)
     ids = (trace.trace_id, (trace.span_id + number) & _64_BITS or 1, trace.span_id)
     attributes = _attempt_attributes(operation, call, attempt, number)

@@ -31,6 +31,11 @@ _OPTIONAL = tuple(  # properties of a row that are added as they are, where the 
 )
 
 
+def _is_sum(row: Mapping[str, Any]) -> bool:
+    """True for the usage of many calls. Older rows of batches have their tier alone."""
+    return row.get("e_tier") == BATCH or "e_sum" in row
+
+
 class HourFold:
     """A fold of raw rows: `add` each, then `result`."""
 
@@ -107,7 +112,7 @@ class HourFold:
             get("s_team", NOBODY),
             get("s_product", NOBODY),
             get("s_system", NOBODY),
-            "long" if get("e_input", 0) > LONG_CONTEXT and get("e_tier") != BATCH else "short",
+            "long" if get("e_input", 0) > LONG_CONTEXT and not _is_sum(row) else "short",
         )
         line = self._lines.get(dimensions)
         if line is None and len(self._lines) >= _MOST_LINES:

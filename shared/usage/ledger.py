@@ -38,6 +38,7 @@ _PROPERTIES = {field: tokens.row for field, tokens in (TOKEN_CLASSES | UNITS).it
     "model": "e_served",
     "service_tier": "e_tier",
     "estimated": "e_est",
+    "summed": "e_sum",
     "unknown": "e_unknown",
 }
 _WHOSE = ("s_key", "s_team", "s_product", "s_system", "s_model", "s_ts")  # properties that all rows of a call share
@@ -52,6 +53,20 @@ class Entry(msgspec.Struct, frozen=True):
     intent: dict[str, Value] = {}
     size: Size = Size(0)  # of the prompt
     batch: Batch | None = None  # with the intent
+
+    @property
+    def place(self) -> "Place":
+        """The part with which another process can complete the row."""
+        return Place(self.table, self.partition, self.request_id, self.intent)
+
+
+class Place(msgspec.Struct, frozen=True):
+    """The place of a call's row, with the properties of its first half."""
+
+    table: str
+    partition: str
+    request_id: str
+    intent: dict[str, Value]
 
 
 @functools.lru_cache(maxsize=4)
@@ -71,10 +86,11 @@ class Ledger:
         overflow: Overflow | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._store = store
         self._now = store.now
         self._durability = durability
-        late = functools.partial(rollup.note_late, store)
-        self._rows = GroupCommit(store, overflow, _LINGER[durability], clock, late)
+        self._late = functools.partial(rollup.note_late, store)
+        self._rows = GroupCommit(store, overflow, _LINGER[durability], clock, self._late)
         self.instance = ulid.new(store.now())[-10:]
         self._averages: dict[tuple[Value, Value, Value], TokenAverages] = {}
         self._unknown: frozenset[str] = frozenset()
@@ -122,12 +138,12 @@ class Ledger:
             self._rows.soon()
         return Entry(*place, request_id, intent, size, batch)
 
-    def end(self, entry: Entry, outcome: Outcome) -> asyncio.Future[None]:
+    def end(self, entry: Entry, outcome: Outcome, *, goes_on: bool = False) -> asyncio.Future[None]:
         """Record the end of a call. Returns at once; the future is done when the row is in the table, or the intent if
-        durability is `recorded`.
+        durability is `recorded`. `goes_on`: its usage is not known yet, and is left to `complete`.
 
         It is done earlier if the table has failed for 2 s, and at once if durability is `deferred`."""
-        end = _usage_properties(outcome.usage)
+        end = {} if goes_on else _usage_properties(outcome.usage)
         end["e_status"] = outcome.status
         end["e_ended"] = outcome.ended
         end["e_attempts"] = len(outcome.attempts)
@@ -138,6 +154,8 @@ class Ledger:
         if outcome.served_by is not None:
             _add_target(end, outcome.served_by)
             self._learn(entry, outcome.usage)
+        if goes_on:  # a model that its answer names, `complete` has
+            end = {name: value for name, value in end.items() if value != ""}
         batch = self._rows.add(entry.table, entry.partition, entry.request_id, end)
         if self._durability == "committed":
             self._rows.at_once()
@@ -179,6 +197,19 @@ class Ledger:
                 self._rows.add(entry.table, entry.partition, key, _usage_properties(usage) | {"e_counted": True})
         self._rows.soon()
 
+    async def complete(self, place: Place, usage: Usage, target: Target | None, status: int) -> None:
+        """Record the usage of a call whose work went on after its end. Returns when the row is in the table, and its
+        hour is to be folded again if that is past. Raises `StoreUnavailable`.
+
+        The row is the same whichever process completes it, and however often: so it is complete even if the process
+        that served the call has died."""
+        row = place.intent | _usage_properties(usage) | {"e_status": status, "e_counted": True}
+        if target is not None:
+            _add_target(row, target)
+        await self._store.table(place.table).merge(place.partition, {place.request_id: row})
+        if hours.hour_of(self._now()) != hours.from_label(place.partition[:10]):
+            await self._late(place.partition)
+
     def _note_unknown(self, classes: str) -> None:
         names = frozenset(msgspec.json.decode(classes)) - self._unknown
         if names and len(self._unknown) < _MOST_UNKNOWN:
@@ -186,7 +217,7 @@ class Ledger:
             logger.warning("unknown classes of tokens are kept in e_unknown, unpriced: %s", ", ".join(sorted(names)))
 
     def _learn(self, entry: Entry, usage: Usage) -> None:
-        if entry.size.text and usage.input_tokens and not usage.estimated:
+        if entry.size.text and usage.input_tokens and not (usage.estimated or usage.summed):
             key = entry.intent["s_key"], entry.intent["s_model"], entry.intent["s_op"]
             if key not in self._averages and len(self._averages) >= _MOST_AVERAGES:  # an LruDict costs 1 µs a call
                 self._averages.clear()

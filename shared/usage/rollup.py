@@ -71,7 +71,7 @@ async def roll_up(store: Store, nonce: Callable[[], str] = new_nonce, keep_month
     The lease only saves work: an instance that loses it does no harm."""
     started = time.perf_counter()
     store = RetryingStore(store)
-    lease = RollupLock(store, nonce())
+    lease = TimerLock(store, nonce())
     if not await lease.acquire():
         return Summary(skipped=True)
     roll = _Pass(store, lease, nonce)
@@ -83,13 +83,15 @@ async def roll_up(store: Store, nonce: Callable[[], str] = new_nonce, keep_month
     return msgspec.structs.replace(roll.summary, seconds=round(time.perf_counter() - started, 3))
 
 
-class RollupLock:
-    """A lease in one row, taken by compare-and-swap. It expires by the store's clock, and at the end of a pass."""
+class TimerLock:
+    """A lease in one row, taken by compare-and-swap. It expires by the store's clock, and at the end of a pass. `job`:
+    the partition of the table `control`."""
 
-    def __init__(self, store: Store, owner: str) -> None:
+    def __init__(self, store: Store, owner: str, job: str = PARTITION) -> None:
         self._store = store
         self._table = store.table(CONTROL)
         self._owner = owner
+        self._job = job
 
     async def acquire(self) -> bool:
         """Take or extend the lease. Return False if another instance holds it."""
@@ -100,7 +102,7 @@ class RollupLock:
                 return None
             return {"owner": self._owner, "expiry": now + LEASE}
 
-        return await update(self._table, PARTITION, "lease", take) is not None
+        return await update(self._table, self._job, "lease", take) is not None
 
     async def release(self) -> None:
         def expire(row: Row | None) -> Properties | None:
@@ -109,9 +111,9 @@ class RollupLock:
             return {"owner": self._owner, "expiry": self._store.now()}
 
         try:
-            await update(self._table, PARTITION, "lease", expire)
+            await update(self._table, self._job, "lease", expire)
         except StoreUnavailable as error:
-            logger.warning("the roll-up's lease was not released and expires in %d s: %s", LEASE, error)
+            logger.warning("the lease of the %s was not released and expires in %d s: %s", self._job, LEASE, error)
 
 
 async def overdue(store: Store) -> bool:
@@ -129,7 +131,7 @@ async def watermarks(store: Store) -> Watermarks | None:
 class _Pass:
     """One run of the timer. It saves its progress day by day."""
 
-    def __init__(self, store: Store, lease: RollupLock, nonce: Callable[[], str]) -> None:
+    def __init__(self, store: Store, lease: TimerLock, nonce: Callable[[], str]) -> None:
         self._store = store
         self._lease = lease
         self._nonce = nonce

@@ -33,6 +33,10 @@ class _Line(msgspec.Struct, frozen=True):
     body: msgspec.Raw
 
 
+class _Answer(msgspec.Struct, frozen=True):
+    model: str | None = None
+
+
 def create(call: Call) -> Answer:
     request = call.decode(_Create, required=("input_file_id", "endpoint", "completion_window"))
     endpoint = (request.endpoint or "").removeprefix("/v1").strip("/")
@@ -62,6 +66,7 @@ def _batch(request: _Create) -> Object:
         "completion_window": request.completion_window,
         "endpoint": request.endpoint,
         "input_file_id": request.input_file_id,
+        "model": None,
         "output_file_id": None,
         "error_file_id": None,
         "errors": None,
@@ -85,6 +90,7 @@ def _complete(call: Call, batch: Object, handler: Handler, lines: list[bytes]) -
         result: Any = {"id": make_id("batch_req_"), "custom_id": custom_id, "response": response, "error": None}
         (answered if status == 200 else refused).write(encode_json(result) + b"\n")
         counts["completed" if status == 200 else "failed"] += 1
+        batch["model"] = batch["model"] or decode_json(body, _Answer).model
         total.charge(charge)
     call.charge_late(total)
     batch.update(status="completed", request_counts=counts, in_progress_at=now(), completed_at=now())

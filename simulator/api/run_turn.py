@@ -14,6 +14,7 @@ from simulator.store import Run, Thread
 from simulator.tokens import tokenize
 
 MESSAGE_OVERHEAD = 3
+HOSTED_WORD = "simulate_hosted_tools"  # in a prompt: the run calls its tools that Azure runs
 ARGUMENTS = '{"place": "harbour"}'
 
 
@@ -35,7 +36,7 @@ class Turn:
         yield typed_event("opening", "thread.run.queued", run)
         run.update(status="in_progress", started_at=run["started_at"] or now())
         yield typed_event("opening", "thread.run.in_progress", run)
-        outputs = [step.object for step in self._run.steps if step.object["type"] == "tool_calls"]
+        outputs = [step.object for step in self._run.steps if is_of_functions(step.object)]
         prompt = "\n".join([run["instructions"], *(text_of(message.object) for message in self._thread.messages)])
         prompt += "".join(_outputs_of(step) for step in outputs)
         overhead = MESSAGE_OVERHEAD * len(self._thread.messages)
@@ -50,6 +51,8 @@ class Turn:
         if functions and not outputs and run["tool_choice"] != "none":
             yield from self._call_tool(functions[0], read)
         else:
+            if HOSTED_WORD in prompt:
+                yield from self._call_hosted_tools()
             yield from self._write(prompt, read)
         yield StreamEvent("closing", b"event: done\ndata: [DONE]\n\n")
 
@@ -72,6 +75,16 @@ class Turn:
             required_action={"type": "submit_tool_outputs", "submit_tool_outputs": {"tool_calls": [tool_call]}},
         )
         yield typed_event("closing", "thread.run.requires_action", run)
+
+    def _call_hosted_tools(self) -> Iterator[StreamEvent]:
+        """One call of each tool that Azure runs: they are done at once, and charged beside the tokens."""
+        hosted = [tool["type"] for tool in self._run.object["tools"] if tool.get("type") in _HOSTED]
+        calls = [{"id": make_id("call_"), "type": kind, kind: _HOSTED[kind]} for kind in hosted]
+        if calls:
+            step = self._step("tool_calls", {"type": "tool_calls", "tool_calls": calls})
+            yield typed_event("opening", "thread.run.step.created", step)
+            step.update(status="completed", completed_at=now(), usage=_usage_of(Charge(), Charge()))
+            yield typed_event("opening", "thread.run.step.completed", step)
 
     def _write(self, prompt: str, read: Charge) -> Iterator[StreamEvent]:
         run = self._run.object
@@ -131,6 +144,15 @@ class Turn:
         }
         self._run.steps.add(Plain(step))
         return step
+
+
+_HOSTED: dict[str, Object] = {"code_interpreter": {"input": "print(1)", "outputs": []}, "file_search": {"results": []}}
+
+
+def is_of_functions(step: Object) -> bool:
+    """True for a step with calls of functions, whose outputs the caller submits."""
+    details: Object = step["step_details"]
+    return step["type"] == "tool_calls" and all(call["type"] == "function" for call in details["tool_calls"])
 
 
 def _sum(read: Charge, written: Charge) -> Charge:

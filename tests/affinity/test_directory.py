@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 import pytest
 
 from shared.affinity import _rows, directory
-from shared.affinity._rows import Location
+from shared.affinity._rows import Location, partition_of
 from shared.affinity.directory import ObjectDirectory, drop_old
 from shared.azure_openai import operations, requests
 from shared.config import document
@@ -96,7 +97,7 @@ async def place(affinity: ObjectDirectory, consumer: Consumer, reference: Refere
 
 async def known(affinity: ObjectDirectory, consumer: Consumer, **where: Reference) -> None:
     for backend, reference in where.items():
-        await asyncio.gather(*affinity.record(consumer.id, backend, {reference: False}))
+        await asyncio.gather(*affinity.record(consumer.id, backend, (reference,)))
 
 
 async def test_a_consumer_has_one_home_for_all_models_and_instances() -> None:
@@ -209,8 +210,8 @@ async def test_an_object_is_nobodys_until_its_row_is_inserted() -> None:
     store, settings = CountedStore(0.05), configuration("a")
     found = affinity(store, settings)
     item = Reference("item", "msg_12345")
-    writing = found.record(ALICE.id, "a", {ONE: False})
-    assert found.record(ALICE.id, "a", {ONE: False}) == writing  # one row is enough
+    writing = found.record(ALICE.id, "a", (ONE,))
+    assert found.record(ALICE.id, "a", (ONE,)) == writing  # one row is enough
     writing += found.record_items(ALICE.id, "a", [item.id])
     for reference in (ONE, item):
         assert found._cached(reference, ALICE.id) is None
@@ -229,12 +230,18 @@ async def test_responses_may_be_made_elsewhere_in_need_and_files_not() -> None:
     assert file.only == frozenset((file.first,))
 
 
-async def test_a_usage_is_charged_once_however_many_calls_receive_it() -> None:
+async def record_as_before_the_index(store: MemoryStore, consumer: Consumer, reference: Reference) -> None:
+    """Write the row of an object whose usage is still to come, as versions without the index of pending work did."""
+    row: dict[str, str | bool] = {"backend": "a", "consumer": consumer.id, "kind": reference.kind, "pending": True}
+    month = datetime.fromtimestamp(store.now(), UTC)
+    await store.table(f"affinity{month:%Y%m}").merge(partition_of(reference.id), {reference.id: row})
+
+
+async def test_the_usage_of_an_object_of_an_older_version_is_charged_once_however_many_calls_receive_it() -> None:
     store, settings = MemoryStore(), configuration("a")
     run = Reference("run", "run_12345")
-    first = affinity(store, settings)
-    await asyncio.gather(*first.record(ALICE.id, "a", {run: True}))
-    instances = [first, *(affinity(store, settings) for _ in range(4))]
+    await record_as_before_the_index(store, ALICE, run)
+    instances = [affinity(store, settings) for _ in range(5)]
     told = await asyncio.gather(*(instance.claim_charge(run) for instance in instances for _ in range(2)))
     assert sum(told) == 1
 

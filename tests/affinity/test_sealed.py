@@ -6,6 +6,7 @@ import json
 import pytest
 
 from shared.affinity.directory import ObjectDirectory
+from shared.affinity.pending import PendingWork
 from shared.affinity.recorder import ObjectRecorder
 from shared.azure_openai import operations, requests
 from shared.azure_openai.outline import sealed_name
@@ -16,6 +17,10 @@ from tests.affinity.test_directory import ALICE, BOB, CountedStore, affinity, co
 from tests.harness.memory_store import MemoryStore, MemoryTable
 
 SETTINGS = configuration("a", "b", "c")
+
+
+def nothing_goes_on(reference: Reference, parent: str, named: str) -> PendingWork:
+    raise AssertionError(f"{reference} was taken for work that goes on")
 
 
 def bringing(*contents: str, path: str = "/v1/responses", **fields: object) -> Call:
@@ -30,7 +35,7 @@ def answer(*contents: str) -> bytes:
 
 
 async def received(found: ObjectDirectory, consumer: Consumer, backend: str, call: Call, *contents: str) -> None:
-    recorder = ObjectRecorder(found, consumer, call, backend)
+    recorder = ObjectRecorder(found, consumer, call, backend, nothing_goes_on)
     recorder.answer(200, answer(*contents))
     await recorder.kept()
 
@@ -74,7 +79,7 @@ async def test_what_a_request_brings_makes_nobody_its_receiver() -> None:
 async def test_the_content_of_several_events_is_recorded_once() -> None:
     store = WrittenStore()
     found = affinity(store, SETTINGS)
-    recorder = ObjectRecorder(found, ALICE, bringing(stream=True), "a")
+    recorder = ObjectRecorder(found, ALICE, bringing(stream=True), "a", nothing_goes_on)
     item = json.loads(answer("one"))["output"][0]
     recorder.events([json.dumps({"type": "response.output_item.done", "item": item}).encode()])
     recorder.events([json.dumps({"type": "response.completed", "response": json.loads(answer("one"))}).encode()])
@@ -87,7 +92,7 @@ async def test_calls_without_sealed_content_cost_no_access_to_the_table() -> Non
     found = affinity(store, SETTINGS)
     call = bringing()
     assert await found.bind(ALICE, call, "gpt-4o") == UNBOUND
-    recorder = ObjectRecorder(found, ALICE, call, "a")
+    recorder = ObjectRecorder(found, ALICE, call, "a", nothing_goes_on)
     message = {"type": "message", "id": "msg_12345", "content": []}
     recorder.answer(200, json.dumps({"id": "resp_12345", "object": "response", "output": [message]}).encode())
     recorder.events([json.dumps({"type": "response.output_item.done", "item": message}).encode()])

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from shared.azure_openai.batch_lines import BatchLines
+from shared.azure_openai.batch_lines import BatchLines, BatchSize
 
 BODY: dict[str, Any] = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello \u2028"}]}
 FILE = {"type": "file", "file": {"file_id": "file-foreign"}}
@@ -60,5 +60,12 @@ def test_lines_that_may_name_an_object_are_noticed(kind: str, size: int) -> None
     lines = BatchLines()
     for start in range(0, len(data), size):
         lines.feed(data[start : start + size])
-    assert lines.finish() is (kind in CLEAN)
-    assert lines.finish() is (kind in CLEAN)
+    assert [lines.finish() is not None for _ in range(2)] == [kind in CLEAN] * 2
+
+
+def test_the_size_of_a_batch_is_that_of_its_bodies_and_their_answers() -> None:
+    bodies = [BODY, {"model": "embed", "input": "x"}, {**BODY, "model": 7}]
+    data = line() + line("/embeddings", bodies[1]) + line(body=bodies[2])
+    lines = BatchLines()
+    lines.feed(data)
+    assert lines.finish() == BatchSize(sum(len(json.dumps(body)) for body in bodies), 2, "gpt-4o-mini")

@@ -96,7 +96,7 @@ ESTIMATE = CALL.input_estimate
             "/v1/batches",
             {"input_file_id": "file-1"},
             {"id": "batch_1", "status": "completed", "model": "m", "usage": {"input_tokens": 3, "output_tokens": 4}},
-            Usage(3, 4, model="m", service_tier="batch"),
+            Usage(3, 4, model="m", service_tier="batch", summed=True),
         ),
         ("/v1/moderations", {"input": "x"}, {"results": []}, Usage()),
     ],

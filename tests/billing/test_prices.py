@@ -100,10 +100,12 @@ def test_usage_without_a_price_does_not_cost_zero(model: str, usage: Usage) -> N
     assert usd(model, usage) is None
 
 
-def test_the_sum_of_a_batch_is_not_priced_as_one_long_call() -> None:
-    usage = Usage(10_000_000, 1_000_000, model="gpt-5.4", service_tier="batch")
-    assert cost(PRICES.of_call(usage, Target(SWEDEN, "gpt-5.4", "d"), NOW), usage) == 20 * USD
-    alone = msgspec.structs.replace(usage, service_tier="")
+def test_the_sum_of_a_batch_or_a_run_is_not_priced_as_one_long_call() -> None:
+    batch = Usage(10_000_000, 1_000_000, model="gpt-5.4", service_tier="batch", summed=True)
+    assert cost(PRICES.of_call(batch, Target(SWEDEN, "gpt-5.4", "d"), NOW), batch) == 20 * USD
+    run = msgspec.structs.replace(batch, service_tier="")
+    assert cost(PRICES.of_call(run, Target(SWEDEN, "gpt-5.4", "d"), NOW), run) == 40 * USD
+    alone = msgspec.structs.replace(run, summed=False)
     assert cost(PRICES.of_call(alone, Target(SWEDEN, "gpt-5.4", "d"), NOW), alone) == (10 * 5 + 22.5) * USD
 
 

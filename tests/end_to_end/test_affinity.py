@@ -96,7 +96,7 @@ def test_a_background_response_is_charged_once(gateway: System) -> None:
         for _ in range(3):
             client.responses.retrieve(response.id)
     assert response.usage
-    eventually(lambda: all("e_ended" in row for row in gateway.usage_rows(key)))
+    eventually(lambda: all("e_ended" in row and "e_input" in row for row in gateway.usage_rows(key)))
     rows = gateway.usage_rows(key)
     assert sum(row["e_input"] for row in rows) == response.usage.input_tokens
     assert sum(row["e_output"] for row in rows) == response.usage.output_tokens
@@ -114,7 +114,7 @@ def test_a_batch_is_charged_once_when_it_has_ended_and_as_a_batch(gateway: Syste
         for _ in range(3):
             client.batches.retrieve(batch.id)
     (truth,) = [one for one in gateway.simulator.log()["requests"] if one["output_tokens"]]
-    eventually(lambda: all("e_ended" in row for row in gateway.usage_rows(key)))
+    eventually(lambda: all("e_ended" in row and "e_input" in row for row in gateway.usage_rows(key)))
     charged = [row for row in gateway.usage_rows(key) if row["e_input"] or row["e_output"]]
     assert [(row["e_input"], row["e_output"], row["e_tier"]) for row in charged] == [
         (truth["input_tokens"], truth["output_tokens"], "batch")

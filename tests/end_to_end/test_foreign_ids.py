@@ -9,6 +9,7 @@ import pytest
 
 from shared import bootstrap
 from shared.affinity.directory import ObjectDirectory
+from shared.azure_openai.batch_lines import BatchSize
 from shared.azure_openai.operations import OPERATIONS
 from shared.azure_openai.reference_paths import REQUESTS
 from shared.azure_openai.references import ITEMS, KINDS
@@ -33,8 +34,8 @@ def record(system: System, key: str, word: str) -> None:
         async with bootstrap.open_store(Storage(connection_string=system.storage)) as store:
             directory = ObjectDirectory(store, Configuration(backends=[]), lambda _: True, never)
             owner = key.split("_")[1]
-            objects = {Reference(kind, id_of(kind, word)): False for kind in KINDS.keys() - ITEMS}
-            await asyncio.gather(*directory.record(owner, BACKEND, objects, checked=True))
+            objects = [Reference(kind, id_of(kind, word)) for kind in KINDS.keys() - ITEMS]
+            await asyncio.gather(*directory.record(owner, BACKEND, objects, lines=BatchSize()))
             await asyncio.gather(*directory.record_items(owner, BACKEND, [id_of("item", word)]))
 
     async def never(*_: object) -> bool:

@@ -261,6 +261,21 @@ def test_metrics_have_calls_tokens_attempts_and_the_gateways_state(
     assert {point["value"] for point in traced.metric("tollgate.safe_mode")} == {0}
 
 
+def test_metrics_have_the_tokens_of_work_that_was_settled(traced: TracedGateway) -> None:
+    model, head = next(traced.spare), {"authorization": f"Bearer {traced.key}", "content-type": "application/json"}
+    asked = json.dumps({"model": model, "input": "simulate_seconds=0 Hello", "background": True}).encode()
+    response = traced.gateway.request("POST", "/v1/responses", asked, head).json()["id"]
+    assert traced.gateway.request("GET", f"/v1/responses/{response}", None, head).status == 200
+
+    def counted(points: list[dict[str, Any]]) -> bool:
+        own = [point for point in points if point["dimensions"].get("gen_ai.request.model") == model]
+        output = [point for point in own if point["dimensions"]["gen_ai.token.type"] == "output"]
+        assert {point["dimensions"]["gen_ai.operation.name"] for point in own} <= {"chat"}
+        return bool(sum(point["value"] for point in output) == 32)
+
+    traced.metric("gen_ai.client.token.usage", counted)
+
+
 def test_metrics_have_refusals_by_limit_and_used_up_quotas(traced: TracedGateway) -> None:
     made = cli(
         traced.gateway.environment,
@@ -288,7 +303,7 @@ def test_a_collector_receives_metrics_as_sums_since_the_start(traced: TracedGate
     def newest() -> list[Any]:
         metric = traced.received.otlp_metrics().get("gen_ai.client.operation.duration")
         points = metric.histogram.data_points if metric else []
-        return [point for point in points if attributes(point)["gen_ai.request.model"] == model]
+        return [point for point in points if attributes(point).get("gen_ai.request.model") == model]
 
     for calls in (1, 2, 3):
         assert traced.chat(model).status == 200

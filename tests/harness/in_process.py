@@ -144,14 +144,14 @@ async def call(
     application: Application,
     key: str,
     path: str,
-    body: dict[str, Any] | None = None,
+    body: dict[str, Any] | bytes | None = None,
     *,
     method: str = "POST",
     headers: dict[str, str] | None = None,
     gone: asyncio.Event | None = None,
 ) -> Reply:
     """Make a call as an edge would. `gone`: set when the caller hangs up."""
-    data = b"" if body is None else json.dumps(body).encode()
+    data = body or b"" if body is None or isinstance(body, bytes) else json.dumps(body).encode()
     sent = {"authorization": f"Bearer {key}", "content-type": "application/json", **(headers or {})}
     scope = {
         "type": "http",

@@ -292,16 +292,18 @@ def system(
     storage: str,
     *,
     command: Sequence[str] | None = None,
+    app: str = "shared.asgi:app",
+    tables: str = "",
 ) -> Iterator[System]:
-    """Start a gateway of its own."""
+    """Start a gateway of its own. `tables`: the way to the store that only the gateway takes."""
     environ = {
         "GATEWAY_CONFIG": json.dumps(configuration),
-        "GATEWAY_STORAGE": storage,
+        "GATEWAY_STORAGE": tables or storage,
         "GATEWAY_MANAGEMENT_KEY": MANAGEMENT_KEY,
         "JAPAN_KEY": simulator.api_key,
         **simulator.identity_environment,
     }
-    with GatewayProcess(edge, environ, command=command) as gateway:
+    with GatewayProcess(edge, environ, command=command, app=app) as gateway:
         yield System(gateway, simulator, storage)
 
 

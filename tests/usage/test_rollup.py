@@ -26,8 +26,8 @@ from shared.usage.aggregates import Counts, Dimensions, Fold
 from shared.usage.rollup import (
     LEASE,
     OVERDUE,
-    RollupLock,
     Summary,
+    TimerLock,
     Watermarks,
     note_late,
     overdue,
@@ -709,7 +709,7 @@ async def test_a_pass_is_overdue_ten_minutes_after_the_end_of_the_last_one() -> 
     assert not await overdue(account.store)
     account.now += 1
     assert await overdue(account.store)
-    assert await RollupLock(account.store, "at work").acquire()
+    assert await TimerLock(account.store, "at work").acquire()
     assert not await overdue(account.store)
     account.now += LEASE + OVERDUE + 1  # it was killed
     assert await overdue(account.store)
@@ -717,7 +717,7 @@ async def test_a_pass_is_overdue_ten_minutes_after_the_end_of_the_last_one() -> 
 
 async def test_one_of_two_instances_works_and_releases_the_lease() -> None:
     account = Account("2026020110")
-    mine, other = RollupLock(account.store, "mine"), RollupLock(account.store, "other")
+    mine, other = TimerLock(account.store, "mine"), TimerLock(account.store, "other")
     assert await mine.acquire()
     assert await mine.acquire()
     assert not await other.acquire()

@@ -1,0 +1,1 @@
+"""Settles the usage of work that goes on after its call."""

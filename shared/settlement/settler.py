@@ -1,0 +1,271 @@
+"""Settles one piece of pending work: asks for its usage, puts it on record and corrects the limits, exactly once.
+
+The order makes it so, whoever comes first and wherever a process dies. The usage goes into the row of the call that
+began the work, as the same properties from every settler. Only then is the work marked as settled, and whoever marks it
+corrects the limits. A process that dies before the mark leaves all to the next one.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+import aiohttp
+import msgspec
+
+from shared.affinity.directory import ObjectDirectory
+from shared.affinity.pending import PendingIndex, PendingRow, PendingWork
+from shared.auth.consumers import Consumers
+from shared.azure_openai import metering
+from shared.azure_openai.operations import OPERATIONS
+from shared.azure_openai.references import KINDS
+from shared.concurrency import LruDict, SingleFlight, Tasks
+from shared.config.document import Backend, Configuration
+from shared.errors import GatewayError, StateUnavailable
+from shared.forwarding.forwarder import Forwarder
+from shared.forwarding.response import OpenAnswer
+from shared.limits.limiter import Limiter
+from shared.settlement import schedule
+from shared.storage import Store
+from shared.telemetry.recorder import NoTelemetry, Telemetry
+from shared.types import Call, Reference, Target, Usage
+from shared.usage.ledger import Ledger
+
+logger = logging.getLogger("tollgate.settlement")
+
+_ANSWER_WITHIN = 30.0  # seconds
+_BEFORE_DELETION = 5.0  # seconds that a call which deletes the work waits
+_AT_ONCE = 8  # settlements that calls have started
+_REMEMBERED = 20_000
+_LOOK_AGAIN = 2.0  # seconds until another read below the same thread looks for pending work
+_CREATE_RESPONSE = next(operation for operation in OPERATIONS if operation.name == "responses.create")
+_STEPS = "threads/{}/runs/{}/steps?limit=100&order=asc"
+
+_DELETING = {"responses.delete": "response", "threads.delete": "thread"}
+# Reads that show what the work has made, past the object that has its usage.
+_BESIDE = {
+    "conversations.items.list": "conversation",
+    "conversations.items.get": "conversation",
+    "threads.messages.list": "thread",
+    "threads.messages.get": "thread",
+    "threads.runs.list": "thread",
+    "threads.runs.steps.list": "thread",
+    "threads.runs.steps.get": "thread",
+}
+
+
+class Settlements:
+    """Those of a process: under way, and done."""
+
+    def __init__(self) -> None:
+        self.running: SingleFlight[Reference, bool] = SingleFlight()
+        self.done = LruDict[Reference, None](_REMEMBERED)
+        self.looked = LruDict[str, float](_REMEMBERED)  # by parent: when
+        self.gate = asyncio.Semaphore(_AT_ONCE)
+        self.tasks = Tasks()
+
+    async def close(self) -> None:
+        """Finish what calls have begun."""
+        if left := await self.tasks.finish(10):
+            logger.warning("%d settlements are left to the timer", left)
+        await self.running.close()
+
+
+class Settler:
+    """Settles by one configuration."""
+
+    def __init__(
+        self,
+        settlements: Settlements,
+        store: Store,
+        configuration: Configuration,
+        directory: ObjectDirectory,
+        forwarder: Forwarder,
+        ledger: Ledger,
+        limiter: Limiter,
+        telemetry: Telemetry | NoTelemetry,
+    ) -> None:
+        self._settlements = settlements
+        self._now = store.now
+        self._backends = {backend.name: backend for backend in configuration.backends}
+        self._index = PendingIndex(store)
+        self._consumers = Consumers(store)
+        self._directory = directory
+        self._forwarder = forwarder
+        self._ledger = ledger
+        self._limiter = limiter
+        self._telemetry = telemetry
+
+    # --- calls --------------------------------------------------------------------------------------------------------
+
+    def begin(self, partition: str, reference: Reference, usage: Usage) -> None:
+        """Settle an object whose usage a call has received, in the background."""
+        if reference not in self._settlements.done:
+            self._settlements.tasks.start(self._attempt(partition, reference, usage))
+
+    def read_beside(self, call: Call) -> None:
+        """Settle what is pending below the thread or the conversation that a call reads, in the background."""
+        if (kind := _BESIDE.get(call.operation.name)) is None:
+            return
+        parent, now = _named(call, kind), self._now()
+        if parent and now - self._settlements.looked.get(parent, 0.0) >= _LOOK_AGAIN:
+            self._settlements.looked[parent] = now
+            self._settlements.tasks.start(self._settle_below(parent))
+
+    async def before_deletion(self, call: Call) -> None:
+        """Settle what a call is about to delete, for at most 5 s: nobody can ask for it later."""
+        if (kind := _DELETING.get(call.operation.name)) is None:
+            return
+        try:
+            async with asyncio.timeout(_BEFORE_DELETION):
+                if kind == "thread":
+                    await self._settle_below(_named(call, kind))
+                    return
+                reference = Reference(kind, _named(call, kind))
+                if reference in self._settlements.done:
+                    return
+                location = await self._directory.find(reference)
+                if location is not None and location.pending_in:
+                    await self._attempt(location.pending_in, reference)
+        except TimeoutError:
+            logger.warning("%s is deleted before its usage is known", _named(call, kind)[:128])
+
+    async def _settle_below(self, parent: str) -> None:
+        try:
+            rows = await self._index.below(parent)
+        except GatewayError as error:
+            logger.warning("what is pending below %s is settled later: %s", parent[:128], error)
+            return
+        works = [row.work for row in rows if row.work is not None]
+        await asyncio.gather(*(self._attempt(work.partition, work.reference) for work in works))
+
+    async def _attempt(self, partition: str, reference: Reference, usage: Usage | None = None) -> None:
+        """Settle an object unless it is under way or cannot be settled now, which the timer does later."""
+        try:
+            async with self._settlements.gate:
+                if reference in self._settlements.done:
+                    return
+                row = await self._index.find(partition, reference)
+                if row is None or row.work is None or await self.settle(row, row.work, usage):
+                    self._settlements.done[reference] = None
+        except GatewayError as error:
+            logger.warning("the usage of %s is settled later: %s", reference.id[:128], error)
+
+    # --- one settlement -----------------------------------------------------------------------------------------------
+
+    async def settle(self, row: PendingRow, work: PendingWork, usage: Usage | None = None) -> bool:
+        """Settle work; return False if it is under way. `usage`: as another answer has told it. Raises `GatewayError`
+        if a backend or the table does not answer."""
+        return await self._settlements.running.run(work.reference, lambda: self._settle(row, work, usage))
+
+    async def _settle(self, row: PendingRow, work: PendingWork, told: Usage | None) -> bool:
+        usage = told if told is not None and work.kind != "run" else await self._asked(work)
+        if usage is None:
+            return False
+        lost = usage is _LOST
+        if lost:
+            usage = Usage(input_tokens=work.prompt, estimated=True)
+            logger.warning("no backend tells the usage of %s: its estimate stands", work.id[:128])
+        target = self._target(work, usage)
+        await self._ledger.complete(work.place, usage, target, work.status)
+        if await self._index.mark_settled(row):
+            self._report(work, usage, target)
+            if not lost:
+                await self._correct_limits(work, usage, target)
+        return True
+
+    def _report(self, work: PendingWork, usage: Usage, target: Target | None) -> None:
+        operation = str(work.place.intent["s_op"])
+        if target is not None:
+            self._telemetry.settled(operation, target, usage)
+        line = {
+            "event": "settled",
+            "request": work.place.request_id,
+            "object": work.id[:128],
+            "consumer": work.consumer,
+            "model": target.model if target is not None else work.model,
+            "operation": operation,
+            "backend": work.backend,
+            "input_tokens": usage.input_tokens,
+            "output_tokens": usage.output_tokens,
+            "estimated": usage.estimated,
+        }
+        logger.info(msgspec.json.encode(line).decode())
+
+    async def _correct_limits(self, work: PendingWork, usage: Usage, target: Target | None) -> None:
+        record = await self._consumers.find(work.consumer)
+        if record is None:
+            return
+        self._limiter.settle_held(record.consumer, work.model, work.held, work.started, usage, target)
+        if work.kind == "response":
+            self._limiter.learn(record.consumer, work.model, _CREATE_RESPONSE, work.size, usage)
+
+    def _target(self, work: PendingWork, usage: Usage) -> Target | None:
+        """The deployment that did the work: a run is the first to tell its own."""
+        backend = self._backends.get(work.backend)
+        if backend is None:
+            return None
+        deployment = work.deployment or (usage.model if usage.model in backend.models.values() else "")
+        model = work.model or next((name for name, one in backend.models.items() if one == deployment), "")
+        return Target(backend, model, deployment)
+
+    # --- questions ----------------------------------------------------------------------------------------------------
+
+    async def _asked(self, work: PendingWork) -> Usage | None:
+        """The usage by the work's backend; None if it is under way, `_LOST` if nobody knows it any more."""
+        now, backend = self._now(), self._backends.get(work.backend)
+        over = schedule.is_over(work.kind, work.started, now)
+        if backend is None:
+            if over:
+                return _LOST
+            raise StateUnavailable(f"The backend {work.backend!r} is no longer in the gateway's configuration.")
+        status, body, usage = await self._get(backend, _path(work))
+        if status == 404 and schedule.is_missing(work.started, now):
+            return _LOST
+        if status != 200 or metering.is_under_way(body):
+            if over:
+                return _LOST
+            if status not in (200, 404):
+                raise StateUnavailable(f"The backend {work.backend!r} answers {status}.")
+            return None
+        if usage == Usage() and (outcome := metering.status_of(body)) not in ("failed", "expired"):
+            if not outcome:
+                raise StateUnavailable(f"The backend {work.backend!r} answers without a status.")
+            # It has read the prompt at least; of what was completed, nobody tells more.
+            return Usage(input_tokens=work.prompt, estimated=True) if outcome == "cancelled" else _LOST
+        if work.kind == "run" and metering.tools_of_run(body) & {"code_interpreter", "file_search"}:
+            return msgspec.structs.replace(usage, **await self._tools(backend, work))
+        return usage
+
+    async def _tools(self, backend: Backend, work: PendingWork) -> Mapping[str, int]:
+        """The charged calls of tools in a run, from the first hundred of its steps."""
+        status, body, _ = await self._get(backend, _STEPS.format(work.parent, work.id))
+        if status not in (200, 404):
+            raise StateUnavailable(f"The backend {work.backend!r} answers {status} for steps.")
+        return metering.tools_in_steps(body)
+
+    async def _get(self, backend: Backend, path: str) -> tuple[int, bytes, Usage]:
+        """The status, the body and the usage of an answer; of a body beyond 4 MiB only the usage, near its end."""
+        try:
+            async with asyncio.timeout(_ANSWER_WITHIN):
+                answer = await self._forwarder.get(backend, path, "settlement")
+                try:
+                    if not isinstance(answer, OpenAnswer):
+                        return answer.status, answer.body, answer.usage
+                    while chunk := await answer.content.readany():
+                        answer.body.feed(chunk)
+                    return answer.status, b"", answer.usage()
+                finally:
+                    answer.close()
+        except (TimeoutError, OSError, aiohttp.ClientError) as error:
+            raise StateUnavailable(f"{type(error).__name__} from the backend {backend.name!r}.") from None
+
+
+_LOST = Usage(estimated=True)
+
+
+def _path(work: PendingWork) -> str:
+    return f"threads/{work.parent}/runs/{work.id}" if work.kind == "run" else KINDS[work.kind].path.format(work.id)
+
+
+def _named(call: Call, kind: str) -> str:
+    return next((reference.id for reference in call.references if reference.kind == kind), "")
