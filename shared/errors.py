@@ -6,6 +6,7 @@ GatewayError                    500     internal_error
 ├── InvalidApiKey               401     invalid_api_key
 ├── ModelNotAllowed             403     model_not_allowed
 ├── CallerNotAllowed            403     caller_not_allowed
+├── ProductNotAllowed           403     product_not_allowed
 ├── RoleRequired                403     role_required
 ├── AddressNotAllowed           403     address_not_allowed
 ├── RegionNotAllowed            403     region_not_allowed
@@ -141,6 +142,12 @@ class CallerNotAllowed(GatewayError):
     """A valid token of a caller whom no rule admits, or who was revoked. No 401, because a new token would not help."""
 
     status, code, type = 403, "caller_not_allowed", "invalid_request_error"
+
+
+class ProductNotAllowed(GatewayError):
+    """The caller names a product without a subscription, or none of its subscriptions is in force."""
+
+    status, code, type = 403, "product_not_allowed", "invalid_request_error"
 
 
 class RoleRequired(GatewayError):

@@ -17,6 +17,7 @@ from shared.accounting import Accounting
 from shared.affinity.planner import Planner
 from shared.auth import client_address
 from shared.auth.authenticator import Authenticator
+from shared.auth.products import Subscriptions
 from shared.azure_openai import operations
 from shared.config.document import Configuration
 from shared.errors import GatewayError
@@ -63,6 +64,7 @@ class Gateway:
         self._dispatcher = dispatcher
         self._accounting = accounting
         self._configuration = configuration
+        self._subscriptions = Subscriptions(configuration)
         self._bounds = Bounds.of(configuration)
         self._buffers = buffers
         buffers.resize(_BODIES_AT_ONCE * configuration.max_request_bytes)
@@ -107,7 +109,7 @@ class Gateway:
         if (idempotency_key := headers.get("idempotency-key")) is not None:
             headers["idempotency-key"] = f"{consumer.id}:{idempotency_key}"  # callers share the backends' keys
         try:
-            return await self._serve_consumer(request, received, consumer, headers)
+            return await self._serve_consumer(request, received, self._subscriptions.effective(consumer), headers)
         except GatewayError as error:
             error.consumer = consumer.id
             raise

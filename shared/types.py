@@ -47,7 +47,8 @@ ANYWHERE = Access()
 
 
 class Consumer(msgspec.Struct, frozen=True, gc=False):
-    """The owner of a key. `models` None: every configured model. `product` is a label for reports, set by the caller;
+    """The owner of a key. `models` None: every configured model. `products` are its subscriptions, the default first;
+    `product` is the one of a call, as its caller names it, or a mere label for reports if the gateway has no products.
     `team` is set by the operator: its keys share limits. `model_limits` apply per model, in addition to `limits`.
     `addresses`: the networks it may call from; empty: any."""
 
@@ -60,6 +61,7 @@ class Consumer(msgspec.Struct, frozen=True, gc=False):
     model_limits: dict[str, Limits] = {}
     addresses: tuple[str, ...] = ()
     access: Access = ANYWHERE
+    products: tuple[str, ...] = ()
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):

@@ -110,6 +110,26 @@ type alertReceiver = {
 }
 
 @export()
+@description('A bundle of models and limits that keys subscribe to.')
+@sealed()
+type product = {
+  models: string[]?
+  regions: string[]?
+  data_zones: string[]?
+  limits: consumerLimits?
+  shared_limits: consumerLimits?
+  teams: string[]?
+}
+
+@export()
+@description('A team: the limits of its keys together, and its owners.')
+@sealed()
+type team = {
+  limits: consumerLimits?
+  owners: string[]?
+}
+
+@export()
 @description('The section `timeouts`, in seconds.')
 @sealed()
 type timeoutSettings = {
@@ -140,6 +160,12 @@ type callerRule = {
 @description('The other sections, which no parameter composes.')
 @sealed()
 type otherSections = {
+  products: {
+    *: product
+  }?
+  teams: {
+    *: team
+  }?
   prices: object[]?
   @sealed()
   alerts: {

@@ -1,8 +1,8 @@
 """The consumers and their keys, as rows of the table `consumers`: created, found, listed, rotated, revoked.
 
-Partition: the consumer's id. Row `policy`: name, team, models, networks, and limits and access as JSON, so that a
-change replaces them all at once. There is a row per key, under the key's id, with the hash of its text. No key can be
-read back from the table.
+Partition: the consumer's id. Row `policy`: name, team, products, models, networks, and limits and access as JSON, so
+that a change replaces them all at once. There is a row per key, under the key's id, with the hash of its text. No key
+can be read back from the table.
 
 An identity of Entra ID has the id `entra-{tenant}-{object id}` and no keys. Its row has a name, and what operators
 changed; the configuration grants the rest.
@@ -96,9 +96,19 @@ class Consumers:
         team: str = "",
         addresses: tuple[str, ...] = (),
         access: Access = ANYWHERE,
+        products: tuple[str, ...] = (),
     ) -> tuple[Consumer, str]:
         """Create a consumer. Return it with the text of its first key, which cannot be shown again."""
-        consumer = Consumer(keys.new_id(10), name, models, limits, team=team, addresses=addresses, access=access)
+        consumer = Consumer(
+            keys.new_id(10),
+            name,
+            models,
+            limits,
+            team=team,
+            addresses=addresses,
+            access=access,
+            products=products,
+        )
         text, key = keys.make(consumer.id)
         now = self._store.now()
         policy: dict[str, Value] = {"name": name, "created": now, "limits": _as_json(limits), "team": team}
@@ -107,6 +117,8 @@ class Consumers:
             policy["models"] = ",".join(sorted(models))
         if access != ANYWHERE:
             policy["access"] = _as_json(access)
+        if products:
+            policy["products"] = ",".join(products)
         await self._table.merge(consumer.id, {_POLICY: policy, key.key_id: _key_row(key, now, expires)})
         return consumer, text
 
@@ -232,6 +244,7 @@ def _record(consumer_id: str, rows: list[Row]) -> Record | None:
             model_limits=_model_limits(consumer_id, str(policy.get("model_limits", "{}"))),
             addresses=_networks(consumer_id, addresses) if addresses else (),
             access=_access(consumer_id, str(policy.get("access", "{}"))),
+            products=tuple(filter(None, str(policy.get("products", "")).split(","))),
         ),
         keys=stored,
         created=float(policy.get("created", 0.0)),

@@ -94,8 +94,8 @@ def create(
     name = name.strip()
     if not name or len(name) > 128 or not name.isprintable():
         fail("NAME: expected 1 to 128 printable characters")
-    if team and team not in (teams := settings().configuration.limits.teams):
-        fail(f"--team: expected one of {', '.join(sorted(teams)) or 'limits.teams, which is empty'}, got {team}")
+    if team and team not in (teams := settings().configuration.team_limits):
+        fail(f"--team: expected one of {', '.join(sorted(teams)) or 'teams, which is empty'}, got {team}")
     allowed, sources = _models(models), _networks(addresses) or ()
     ends = expires.replace(tzinfo=UTC).timestamp() if expires else 0.0
 

@@ -15,6 +15,7 @@ CONTAINER = re.compile(r"(?=.{3,63}$)[a-z0-9]+(-[a-z0-9]+)*")
 RESOURCE_ID = re.compile(
     r"(?i)/subscriptions/[0-9a-f-]{36}/resourceGroups/[^/\s]+/providers/Microsoft\.CognitiveServices/accounts/[^/\s]+"
 )
+OBJECT_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[A-Za-z0-9._:\[\]-]+")
 HOST = re.compile(r"[A-Za-z0-9._-]+(:\d{1,5})?")
 API_VERSION = re.compile(r"v1|\d{4}-\d{2}-\d{2}(-preview)?")
@@ -33,8 +34,11 @@ def complaints(configuration: document.Configuration) -> Iterator[Complaint]:
             )
         names.setdefault(backend.name, i)
         yield from _backend_complaints(backend, at)
-    checks = (_model_complaints, _switch_complaints, _price_complaints, _limits_complaints, _ledger_complaints)
-    for check in (*checks, _allowed_complaints):
+    checks = (
+        *(_model_complaints, _switch_complaints, _price_complaints, _limits_complaints, _product_complaints),
+        *(_team_complaints, _ledger_complaints, _allowed_complaints),
+    )
+    for check in checks:
         yield from check(configuration)
     yield from alerting.complaints(configuration.alerts)
     yield from _entra.complaints(configuration, _endpoint_problem, _shown)
@@ -95,6 +99,41 @@ def _limits_complaints(configuration: document.Configuration) -> Iterator[Compla
         )
     if not settings.contact.strip() or not settings.contact.isprintable():
         yield Complaint("limits.contact", f"expected the contact for rejected callers, got {settings.contact!r}")
+
+
+def _product_complaints(configuration: document.Configuration) -> Iterator[Complaint]:
+    models = {*configuration.model_names(), *configuration.aliases}
+    regions = {backend.region for backend in configuration.backends}
+    zones = {backend.data_zone for backend in configuration.backends if backend.data_zone}
+    for name, product in configuration.products.items():
+        at = f"products.{name}"
+        if not NAME.fullmatch(name):
+            yield Complaint("products", f"expected names of letters, digits, '.', '_' or '-', 64 at most, got {name!r}")
+        for key, named, known, of in (
+            ("models", product.models, models, "a model of a backend, or an alias"),
+            ("regions", product.regions, regions, "the region of a backend"),
+            ("data_zones", product.data_zones, zones, "the data zone of a backend"),
+        ):
+            for value in sorted((named or frozenset()) - known):
+                yield Complaint(f"{at}.{key}", f"expected {of}, got {value!r}")
+        for key, limits in (("limits", product.limits), ("shared_limits", product.shared_limits)):
+            if problem := document.time_zone_problem(limits):
+                yield Complaint(f"{at}.{key}.time_zone", problem)
+
+
+def _team_complaints(configuration: document.Configuration) -> Iterator[Complaint]:
+    for name, team in configuration.teams.items():
+        if not NAME.fullmatch(name):
+            yield Complaint("teams", f"expected names of letters, digits, '.', '_' or '-', 64 at most, got {name!r}")
+        if name in configuration.limits.teams:
+            yield Complaint(f"teams.{name}", f"expected each team in one place, but limits.teams also has {name!r}")
+        if problem := document.time_zone_problem(team.limits):
+            yield Complaint(f"teams.{name}.limits.time_zone", problem)
+        for owner in sorted(team.owners):
+            if not OBJECT_ID.fullmatch(owner):
+                yield Complaint(
+                    f"teams.{name}.owners", f"expected object ids of users or groups in Entra ID, got {owner!r}"
+                )
 
 
 def _price_complaints(configuration: document.Configuration) -> Iterator[Complaint]:

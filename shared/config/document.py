@@ -217,6 +217,27 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unpriced: Literal["refuse", "warn"] = "warn"
 
 
+class Product(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A bundle that consumers subscribe to. `models`, `regions`, `data_zones`: what its calls may use, within the
+    consumer's own; None: no restriction. `limits`: of each subscriber; `shared_limits`: of all subscribers together.
+    `teams`: only their consumers may subscribe; None: all consumers."""
+
+    models: frozenset[str] | None = None
+    regions: frozenset[str] | None = None
+    data_zones: frozenset[str] | None = None
+    limits: Limits = Limits()
+    shared_limits: Limits = Limits()
+    teams: frozenset[str] | None = None
+
+
+class Team(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A team. `limits`: shared by its keys. `owners`: object ids of the people, or of groups of people, who may manage
+    its consumers."""
+
+    limits: Limits = Limits()
+    owners: frozenset[str] = frozenset()
+
+
 class ExportSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The export of monthly charges as FOCUS files. `container`: in the storage account that holds the state; None: no
     export. `billing_account`: the payer's name in the files."""
@@ -311,6 +332,8 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dic
     azure_monitor: str = "https://{region}.metrics.monitor.azure.com"
     limits: LimitSettings = LimitSettings()
     alerts: AlertSettings = AlertSettings()
+    products: dict[str, Product] = {}
+    teams: dict[str, Team] = {}
     client_address: ClientAddress = ClientAddress()
     cors: CorsSettings = CorsSettings()
     entra: EntraSettings | None = None
@@ -331,6 +354,11 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dic
     def aliases(self) -> dict[str, str]:
         """Alias -> the model."""
         return {alias: name for name, model in self.models.items() for alias in model.aliases}
+
+    @functools.cached_property
+    def team_limits(self) -> dict[str, Limits]:
+        """The limits that the keys of each team share, by the sections `teams` and `limits.teams`."""
+        return self.limits.teams | {name: team.limits for name, team in self.teams.items()}
 
     def canonical(self, model: str) -> str:
         """The model of an alias; any other name is returned as it is."""

@@ -1,8 +1,8 @@
 """Holds calls to their limits: reserves before a call, and settles when it has ended.
 
-Several limits apply to a call at once (`scopes.py`): of its key, of the key on that model, of its team, and of the
-model. Each is a row of the table `limits`, of which this process leases slices (`_lease.py`). A call passes when all of
-them admit it; if one denies it, the others get back what it has reserved.
+Several limits apply to a call at once (`scopes.py`): of its key, of the key on that model, of its team, of its product,
+and of the model. Each is a row of the table `limits`, of which this process leases slices (`_lease.py`). A call passes
+when all of them admit it; if one denies it, the others get back what it has reserved.
 """
 
 import asyncio
@@ -94,7 +94,7 @@ class Limiter:
         self.hits: Counter[tuple[str, str]] = Counter()  # (kind of scope, dimension) -> denials
         self._unpriced: set[str] = set()
         # Dropping a limit loses no settlement: the scheduler keeps it until it owes nothing.
-        self._call_limits: LruDict[tuple[str, str, str], CallLimits] = LruDict(_MOST_KEPT)
+        self._call_limits: LruDict[tuple[str, str, str, str], CallLimits] = LruDict(_MOST_KEPT)
         self._limits: LruDict[str, LeasedLimit] = LruDict(_MOST_KEPT)
         self._address_limits: LruDict[str, LeasedLimit] = LruDict(_MOST_KEPT)
 
@@ -403,7 +403,8 @@ class Limiter:
     # --- the limits of a call -----------------------------------------------------------------------------------------
 
     def _limits_of(self, consumer: Consumer, model: str, operation: Operation, now: float) -> CallLimits:
-        key = (consumer.id, model, operation.name)
+        product = consumer.product if self._configuration.products else ""  # else it is a label, which limits nothing
+        key = (consumer.id, product, model, operation.name)
         former = self._call_limits.get(key)
         if former is not None and former.hold_for(consumer, self._generation, now):
             self._call_limits.move_to_end(key)

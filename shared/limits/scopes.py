@@ -1,4 +1,5 @@
-"""The limits that apply to a call: of its key, of the key on that model, of its team, and of the model. Pure."""
+"""The limits that apply to a call: of its key, of the key on that model, of its team, of its product, and of the model.
+Pure."""
 
 import calendar
 import functools
@@ -92,19 +93,25 @@ def of_call(consumer: Consumer, model: str, configuration: Configuration) -> lis
     scopes = [scope("key", consumer.id, of_key, name)]
     if own := consumer.model_limits.get(model):
         scopes.append(scope("key", consumer.id, _with_settings_of(of_key, own), name, model))
-    if team := settings.teams.get(consumer.team):
+    if team := configuration.team_limits.get(consumer.team):
         scopes.append(scope("team", consumer.team, team))
+    if product := configuration.products.get(consumer.product):
+        bundle = consumer.product
+        scopes.append(scope("product", f"{bundle}+{consumer.id}", product.limits, f"{bundle!r} for {name!r}"))
+        scopes.append(scope("product", bundle, product.shared_limits, f"{bundle!r} for all its subscribers"))
     if (about := configuration.models.get(model)) and about.limits:
         scopes.append(scope("model", model, about.limits))
     return [scope for scope in scopes if any(scope.limited)]
 
 
 def of_all(consumers: Iterable[Consumer], configuration: Configuration) -> list[Scope]:
-    """Everything that limits these consumers' calls, each once."""
+    """Everything that limits these consumers' calls, by any of their subscriptions, each once."""
     scopes: dict[str, Scope] = {}
     for consumer in consumers:
-        for model in ("", *consumer.model_limits, *configuration.models):
-            scopes |= {scope.key: scope for scope in of_call(consumer, model, configuration)}
+        for product in consumer.products or ("",):
+            subscriber = msgspec.structs.replace(consumer, product=product)
+            for model in ("", *consumer.model_limits, *configuration.models):
+                scopes |= {scope.key: scope for scope in of_call(subscriber, model, configuration)}
     return list(scopes.values())
 
 

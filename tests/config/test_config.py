@@ -12,7 +12,7 @@ import pytest
 
 from shared.config import alerting, environment, parsing
 from shared.config import document as config
-from shared.config.document import Backend
+from shared.config.document import Backend, Limits
 from shared.errors import ConfigurationError
 from shared.versions.live import READ_AT_THE_START
 
@@ -109,6 +109,14 @@ def changed(path: str, value: Any) -> str:
             {"teams": {"a": {"time_zone": "Mars"}}},
             "limits.teams.a.time_zone: expected the name of a time zone",
         ),
+        ("products", {"p": {"models": ["zzz"]}}, "products.p.models: expected a model of a backend, or an alias, got"),
+        ("products", {"p": {"regions": ["mars"]}}, "products.p.regions: expected the region of a backend, got 'mars'"),
+        ("products", {"p": {"data_zones": ["x"]}}, "products.p.data_zones: expected the data zone of a backend"),
+        ("products", {"p q": {}}, "products: expected names of letters, digits, '.', '_' or '-', 64 at most, got"),
+        ("products", {"p": {"shared_limits": {"time_zone": "Mars"}}}, "products.p.shared_limits.time_zone: expected"),
+        ("products", {"p": {"limits": {"budget_usd": -1}}}, "products.p.limits.budget_usd: Expected `float` >= 0"),
+        ("teams", {"a/b": {}}, "teams: expected names of letters"),
+        ("teams", {"a": {"owners": ["anna@contoso.com"]}}, "teams.a.owners: expected object ids of users or groups"),
         ("cors", {"origins": ["https://a.example/"]}, "cors.origins[0]: expected an origin"),
         ("cors", {"origins": ["*", "a.example"]}, "cors.origins[1]: expected an origin"),
         ("entra", {"audiences": ["a"]}, "entra: Object missing required field `tenants`"),
@@ -143,6 +151,19 @@ def test_an_error_names_the_path_of_the_key(path: str, value: Any, complaint: st
     with pytest.raises(ConfigurationError) as caught:
         parsing.parse(changed(path, value), "gateway.yaml")
     assert f"gateway.yaml: {complaint}" in str(caught.value)
+
+
+def test_a_team_has_its_limits_in_one_of_the_two_sections() -> None:
+    both = json.loads(changed("limits", {"teams": {"old": {"token_quota": 1}, "both": {}}}))
+    both["teams"] = {"new": {"limits": {"token_quota": 2}}}
+    assert parsing.parse(json.dumps(both), "x").team_limits == {
+        "old": Limits(token_quota=1),
+        "both": Limits(),
+        "new": Limits(token_quota=2),
+    }
+    both["teams"]["both"] = {}
+    with pytest.raises(ConfigurationError, match=r"teams.both: expected each team in one place, but limits.teams also"):
+        parsing.parse(json.dumps(both), "x")
 
 
 @pytest.mark.parametrize(
@@ -339,6 +360,8 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {  # heading in docs/configuration.m
     "`alerts`": alerting.AlertSettings,
     "`alerts.webhooks`": alerting.ReceiverSettings,
     "`replaced_by`": config.Successor,
+    "`products`": config.Product,
+    "`teams`": config.Team,
     "`client_address`": config.ClientAddress,
     "`cors`": config.CorsSettings,
     "`entra`": config.EntraSettings,
