@@ -46,6 +46,7 @@ from shared.management.api import ManagementApi
 from shared.management.audit import Audit, AuditRoutes
 from shared.management.backends import BackendRoutes
 from shared.management.configuration import ConfigurationRoutes
+from shared.management.drains import DrainTable
 from shared.management.limits import LimitRoutes
 from shared.management.models import ModelRoutes
 from shared.management.readiness import ReadinessCheck
@@ -54,6 +55,7 @@ from shared.management.usage import UsageRoutes
 from shared.requests.buffers import Buffers
 from shared.responses.dispatcher import Dispatcher
 from shared.routing.breakers import Breakers
+from shared.routing.drains import Drains
 from shared.routing.fleet_health import SharedHealth
 from shared.routing.report import BackendsReport
 from shared.routing.retry_budget import RetryBudget
@@ -97,6 +99,7 @@ class _LongLived(NamedTuple):
     authenticator: Authenticator
     rotation: Rotation
     health: SharedHealth
+    drains: Drains
     breakers: Breakers
     retries: RetryBudget
     credentials: Credentials
@@ -129,7 +132,7 @@ class Application:
 
     def _serve(self, settings: Settings) -> None:
         running, configuration = self._running, settings.configuration
-        router = Router(configuration, running.rotation, running.breakers, running.store.now)
+        router = Router(configuration, running.rotation, running.breakers, running.store.now, running.drains.current)
         credentials = running.credentials.with_keys(settings.api_keys)
         credentials.warm(_token_scopes(configuration.backends))
         client = running.client.with_settings(credentials, configuration.timeouts)
@@ -149,7 +152,17 @@ class Application:
         )
         resources = (
             ServiceRoutes(ReadinessCheck(running.store, router.unusable)),
-            BackendRoutes(BackendsReport(configuration, running.breakers, running.health, running.ledger.instance)),
+            BackendRoutes(
+                BackendsReport(
+                    configuration,
+                    running.breakers,
+                    running.health,
+                    running.drains,
+                    running.store.now,
+                    running.ledger.instance,
+                ),
+                DrainTable(running.store, configuration, audit),
+            ),
             LimitRoutes(running.store, configuration, limiter),
             UsageRoutes(running.store, configuration),
             ModelRoutes(configuration),
@@ -273,8 +286,12 @@ async def _assembled(
         credentials = parts.own(Credentials(settings.client_id, settings.api_keys))
         client = parts.own(BackendClient(credentials, breakers, configuration.timeouts, alerts))
 
+        drains = parts.own(Drains(store))
+        await drains.begin()
+
         def usable(backend: Backend) -> bool:
-            return breakers.health(Target(backend, "", "")).usable_at(breakers.clock())
+            state = breakers.health(Target(backend, "", ""))
+            return backend.name not in drains.current() and state.usable_at(breakers.clock())
 
         async def has_object(backend: Backend, reference: Reference) -> bool:
             return await running.has_object(backend, reference)
@@ -293,6 +310,7 @@ async def _assembled(
                 authenticator=parts.own(Authenticator(Consumers(store), store.now)),
                 rotation=rotation,
                 health=health,
+                drains=drains,
                 breakers=breakers,
                 retries=RetryBudget(breakers.clock),
                 credentials=credentials,

@@ -21,10 +21,12 @@ GatewayError                    500     internal_error
 ├── StateNotFound               404     not_found
 ├── ConsumerNotFound            404     consumer_not_found
 ├── VersionNotFound             404     version_not_found
+├── ResourceNotFound            404     resource_not_found
 ├── MethodNotAllowed            405     method_not_allowed
 ├── RequestTimeout              408     request_timeout
 ├── StateConflict               409     state_in_several_backends
 ├── NameTaken                   409     name_taken
+├── StillNeeded                 409     still_needed
 ├── ChangedMeanwhile            412     precondition_failed
 ├── RequestTooLarge             413     request_too_large
 ├── UnsupportedEncoding         415     unsupported_encoding
@@ -221,6 +223,12 @@ class VersionNotFound(GatewayError):
     status, code, type = 404, "version_not_found", "invalid_request_error"
 
 
+class ResourceNotFound(GatewayError):
+    """Management API: there is no product, team, backend or request of this name."""
+
+    status, code, type = 404, "resource_not_found", "invalid_request_error"
+
+
 class MethodNotAllowed(GatewayError):
     status, code, type = 405, "method_not_allowed", "invalid_request_error"
 
@@ -248,6 +256,12 @@ class StateConflict(GatewayError):
 
 class NameTaken(GatewayError):
     status, code, type = 409, "name_taken", "invalid_request_error"
+
+
+class StillNeeded(GatewayError):
+    """Management API: something depends on what is to be taken away. The same request with `force=true` does it."""
+
+    status, code, type = 409, "still_needed", "invalid_request_error"
 
 
 class ChangedMeanwhile(GatewayError):

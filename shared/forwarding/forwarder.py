@@ -204,7 +204,7 @@ class ForwardedCall:
             # better than a wait for a target that fails.
             self._throttled = True
             return False
-        if not self._serves(target) or self._was_spilled_to(target):
+        if not self._serves(target) or self._was_spilled_to(target) or self._left_out(target):
             return False
         if target.backend.endpoint in self._sealed_elsewhere:
             return False
@@ -215,6 +215,11 @@ class ForwardedCall:
                 return False
             self._tried_ejected = True
         return True
+
+    def _left_out(self, target: Target) -> bool:
+        """Return True if the target's backend was drained since the call was planned, and another is left."""
+        drained = self._forwarder.router.drained()
+        return target.backend.name in drained and any(other.backend.name not in drained for other in self._left)
 
     async def _is_admitted(self, model: str) -> bool:
         """Return True if the limits of this model admit the call: those of the plan's model did."""
@@ -329,17 +334,24 @@ class ForwardedCall:
         a model, which would make its file twice, and for an upload, which can be read by one attempt at a time."""
         if self._upload is not None or not target.model:
             return None
-        now, breakers = self.now(), self._breakers
+        now = self.now()
         for other in self._left:
             alike = (other.model, other.tier) == (target.model, target.tier)
-            if alike and breakers.usable(other, now, self._tokens) and not breakers.quiet(other):
+            if alike and self._fit_for_test(other, now):
                 if not self._forwarder.budget.take():
                     return None
                 self._left.remove(other)
                 if not self._plan.hedge:
-                    breakers.tested(target)
+                    self._breakers.tested(target)
                 return other, self._timeout(self._limit(other))
         return None
+
+    def _fit_for_test(self, other: Target, now: float) -> bool:
+        return (
+            self._breakers.usable(other, now, self._tokens)
+            and not self._breakers.quiet(other)
+            and other.backend.name not in self._forwarder.router.drained()
+        )
 
     def answered_first(self, target: Target, started: float, timeout: AttemptTimeout) -> None:
         """End the first attempt because the second one has the answer. If its target is still silent, it hangs."""

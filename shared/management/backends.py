@@ -1,23 +1,65 @@
-"""The backends: their state as this instance sees it, and as the instances share it."""
+"""The backends: their state as this instance sees it and as the instances share it, and which ones are drained."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from starlette.responses import Response
 
+from shared.auth.operators import ADMINS
+from shared.errors import InvalidRequest
+from shared.management.audit import change_by
+from shared.management.drains import DrainTable, reason_of, seconds
 from shared.management.routes import ManagementRequest, Route, refuse_unknown
 from shared.responses.rendering import JsonResponse
-from shared.routing.report import BackendsReport
+from shared.routing.report import BackendsReport, shown_drain
 
 
 class BackendRoutes:
     """The paths below `/gateway/backends`."""
 
-    def __init__(self, report: BackendsReport) -> None:
+    def __init__(self, report: BackendsReport, drains: DrainTable) -> None:
         self._report = report
+        self._drains = drains
 
     def routes(self) -> Sequence[Route]:
-        return (Route("GET", "/gateway/backends", "operator", self._all),)
+        return (
+            Route("GET", "/gateway/backends", "operator", self._all),
+            Route("PUT", "/gateway/backends/{name}/drain", "operator", self._drain, ADMINS),
+            Route("DELETE", "/gateway/backends/{name}/drain", "operator", self._restore, ADMINS),
+        )
 
     async def _all(self, request: ManagementRequest) -> Response:
         refuse_unknown(request.query)
         return JsonResponse(await self._report.report())
+
+    async def _drain(self, request: ManagementRequest) -> Response:
+        refuse_unknown(request.query, "force")
+        given = request.object()
+        for name in given.keys() - {"for", "reason"}:
+            raise InvalidRequest(f"{name[:64]!r} is not a field of a drain; expected: for, reason.", param=name[:64])
+        drain = await self._drains.drain(
+            request.parameters["name"],
+            seconds(given.get("for")),
+            reason_of(given.get("reason", "")),
+            request.actor.name,
+            lambda action, of, before, after: change_by(request, action, of, before, after),
+            force=is_forced(request.query),
+        )
+        await self._report.drains.read()  # this instance need not wait for its next reading
+        return JsonResponse({"name": request.parameters["name"], "drained": shown_drain(drain, self._report.now())})
+
+    async def _restore(self, request: ManagementRequest) -> Response:
+        refuse_unknown(request.query)
+        await self._drains.restore(
+            request.parameters["name"],
+            request.actor.name,
+            lambda action, of, before, after: change_by(request, action, of, before, after),
+        )
+        await self._report.drains.read()
+        return Response(status_code=204)
+
+
+def is_forced(query: Mapping[str, str]) -> bool:
+    """The parameter `force`. Raises `InvalidRequest`."""
+    if (force := query.get("force", "false")) not in ("true", "false"):
+        raise InvalidRequest(f"force: expected true or false, got {force[:64]!r}.", param="force")
+    return force == "true"

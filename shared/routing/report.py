@@ -1,31 +1,39 @@
 """The report of `GET /gateway/backends`: every deployment as this instance sees it, and as the instances share it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from shared.config.document import Backend, Configuration
 from shared.errors import StoreUnavailable
 from shared.routing.breakers import Breakers, DeploymentKey, DeploymentState
+from shared.routing.drains import Drain, Drains
 from shared.routing.fleet_health import Shared, SharedHealth
 
 
 class BackendsReport(NamedTuple):
-    """`instance` names this process among those that answer behind one address."""
+    """`instance` names this process among those that answer behind one address; `now` is the store's clock."""
 
     configuration: Configuration
     breakers: Breakers
     health: SharedHealth
+    drains: Drains
+    now: Callable[[], float]
     instance: str
 
     async def report(self) -> dict[str, Any]:
         shared: dict[DeploymentKey, Shared] | None
+        drains: dict[str, Drain] = {}
         try:
             shared = await self.health.rows()
+            drains = await self.drains.read()
         except StoreUnavailable:
             shared = None
         table = "unreachable" if shared is None else "ok"
-        backends = [self._backend(backend, shared or {}) for backend in self.configuration.backends]
+        backends = [
+            self._backend(backend, shared or {}) | {"drained": shown_drain(drains.get(backend.name), self.now())}
+            for backend in self.configuration.backends
+        ]
         return {"instance": self.instance, "health_table": table, "backends": backends}
 
     def _backend(self, backend: Backend, shared: Mapping[DeploymentKey, Shared]) -> dict[str, Any]:
@@ -74,6 +82,13 @@ def _remaining(state: DeploymentState, now: float) -> dict[str, Any] | None:
         "configured_tokens": state.configured,
         "full": now < reading.full_until,
     }
+
+
+def shown_drain(drain: Drain | None, now: float) -> dict[str, Any] | None:
+    """A drain in the report; None if it is not in force."""
+    if drain is None or drain.until <= now:
+        return None
+    return {"until": _when(drain.until), "since": _when(drain.at), "reason": drain.reason, "by": drain.by}
 
 
 def _shared(row: Shared) -> dict[str, Any]:

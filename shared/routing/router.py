@@ -10,6 +10,7 @@ from shared.errors import (
     InvalidRequest,
     ModelNotAllowed,
     ModelNotFound,
+    NoBackendAvailable,
     PinNotAllowed,
     RateLimitExceeded,
     RegionNotAllowed,
@@ -36,7 +37,8 @@ Allowed = Callable[[Target], bool]
 
 
 class Router:
-    """Orders the targets of a call. `now` gives seconds since 1970."""
+    """Orders the targets of a call. `now` gives seconds since 1970; `drained` returns the names of the backends that
+    operators have taken out."""
 
     def __init__(
         self,
@@ -44,10 +46,12 @@ class Router:
         rotation: Rotation,
         breakers: Breakers,
         now: Callable[[], float] = time.time,
+        drained: Callable[[], frozenset[str]] = frozenset,
     ) -> None:
         self._configuration = configuration
         self._now = now
         self._notices = Notices(configuration, now)
+        self.drained = drained
         self._groups = groups_by_model(configuration, breakers)
         self._without_model = (group_without_model(configuration, breakers),)
         self._rotation = rotation
@@ -93,11 +97,15 @@ class Router:
 
     def unusable(self) -> list[str]:
         """The models without a usable backend."""
-        now, health = self._breakers.clock(), self._breakers.health
+        now, health, drained = self._breakers.clock(), self._breakers.health, self.drained()
         return [
             model
             for model, groups in self._groups.items()
-            if not any(health(target).usable_at(now) for group in groups for target in group.targets)
+            if not any(
+                health(target).usable_at(now) and target.backend.name not in drained
+                for group in groups
+                for target in group.targets
+            )
         ]
 
     def plan(
@@ -109,16 +117,18 @@ class Router:
     ) -> Plan:
         """The targets of a call, never empty: the usable ones by priority and rotation, then those of the fallback
         models, then, as a last resort, those that are out of rotation at the moment. A `binding` limits a call to the
-        backends that keep its objects, or prefers one of them.
+        backends that keep its objects, or prefers one of them. Drained backends serve only what is nowhere else.
 
-        Raises `RateLimitExceeded` with the shortest wait if all that may be tried is throttled, and the errors of
-        `model` and `_restriction`."""
+        Raises `NoBackendAvailable` if all are drained, `RateLimitExceeded` with the shortest wait if all that may be
+        tried is throttled, and the errors of `model` and `_restriction`."""
         if call.operation.model == "hidden" and consumer.models is not None:
             raise _model_hidden(call.operation.name)
         model = self.model(consumer, call.model) if call.model else ""
         named = self._configuration.canonical(call.model)
         about, free = self._about(model), binding is UNBOUND
         allowed = self._with_images(consumer, call, model, self._restriction(consumer, model, preferred, binding))
+        if drained := self.drained():
+            allowed = _in_service(drained, binding, allowed)
         prefix = _prompt_cache.prefix(call) if free and about.prompt_cache_affinity else None
         tokens = quota.estimate(call)
         chain, tier = (model, *self._fallbacks(consumer, model, preferred)), service_tier(call)
@@ -132,6 +142,8 @@ class Router:
         targets = canary + usable
         if rest:
             targets += self._last_resort(rest, tokens, serving=bool(targets))
+        if not targets:
+            raise NoBackendAvailable("Every backend that may serve this call is drained: its operator took it out.")
         return Plan(
             model=model,
             targets=targets,
@@ -359,6 +371,13 @@ def explained(notes: Sequence[str], attempts: Sequence[Attempt]) -> str:
     ]
     line = "; ".join([*notes, *tries])
     return "".join(c if c.isascii() and c.isprintable() else "?" for c in line)[:_LONGEST_HEADER]
+
+
+def _in_service(drained: frozenset[str], binding: Binding, allowed: Allowed | None) -> Allowed | None:
+    """The targets that are not drained; all of them for a call whose objects are on drained backends alone."""
+    if binding.only is not None and binding.only <= drained:
+        return allowed
+    return lambda target: target.backend.name not in drained and (allowed is None or allowed(target))
 
 
 def _model_hidden(operation: str) -> ModelNotAllowed:
