@@ -68,6 +68,16 @@ class Accounting:
             },
         )
 
+    def refused_call(
+        self, received: ReceivedRequest, error: GatewayError, consumer: Consumer | None, model: str
+    ) -> None:
+        """Count a refused call, unless it is on record. `consumer` None: it is unknown; `model`: its configured name,
+        or ""."""
+        if consumer is not None:
+            error.consumer = consumer.id
+        if not error.on_record:
+            self._ledger.refuse(received.request_id, consumer, model, error, f"{received.method} {received.path}")
+
     async def admit(self, record: "CallRecord", model: str) -> bool:
         """See `CallRecord.admit`."""
         try:

@@ -50,6 +50,7 @@ from shared.management.drains import DrainTable
 from shared.management.limits import LimitRoutes
 from shared.management.models import ModelRoutes
 from shared.management.readiness import ReadinessCheck
+from shared.management.requests import RequestRoutes
 from shared.management.service import ServiceRoutes
 from shared.management.usage import UsageRoutes
 from shared.requests.buffers import Buffers
@@ -167,6 +168,7 @@ class Application:
             UsageRoutes(running.store, configuration),
             ModelRoutes(configuration),
             ConfigurationRoutes(running.live, running.changes, audit),
+            RequestRoutes(running.store, configuration),
             AuditRoutes(audit),
         )
         routes = [route for resource in resources for route in resource.routes()]

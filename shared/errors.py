@@ -103,6 +103,7 @@ class GatewayError(Exception):
         self.limits = limits or {}  # headers with the caller's limits, if they are known
         self.consumer = ""  # the id of the refused consumer and its model, as far as they are known
         self.model = ""
+        self.on_record = False  # True if the refused call is in the ledger already
         if code is not None:
             self.code = code
 

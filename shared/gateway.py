@@ -103,15 +103,17 @@ class Gateway:
         operations.reject_foreign(received.path)
         if self._management.owns(received.path):
             return await self._management.answer(request, received, headers, address)
-        if self._limiter.limits_addresses:
-            await self._limiter.admit(address)
-        consumer = await self._authenticator.authenticate(headers, address)
-        if (idempotency_key := headers.get("idempotency-key")) is not None:
-            headers["idempotency-key"] = f"{consumer.id}:{idempotency_key}"  # callers share the backends' keys
+        consumer = None
         try:
-            return await self._serve_consumer(request, received, self._subscriptions.effective(consumer), headers)
+            if self._limiter.limits_addresses:
+                await self._limiter.admit(address)
+            consumer = await self._authenticator.authenticate(headers, address)
+            if (idempotency_key := headers.get("idempotency-key")) is not None:
+                headers["idempotency-key"] = f"{consumer.id}:{idempotency_key}"  # callers share the backends' keys
+            consumer = self._subscriptions.effective(consumer)
+            return await self._serve_consumer(request, received, consumer, headers)
         except GatewayError as error:
-            error.consumer = consumer.id
+            self._accounting.refused_call(received, error, consumer, self._configuration.canonical(error.model))
             raise
 
     async def _serve_consumer(

@@ -231,7 +231,8 @@ class Attempt(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """The end of a call, for the ledger and the log. Times are in milliseconds since the request arrived."""
+    """The end of a call, for the ledger and the log. Times are in milliseconds since the request arrived. `code`: of
+    the gateway's own error, if it answered with one."""
 
     status: int
     usage: Usage = Usage()
@@ -240,3 +241,4 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     first_byte_ms: int = 0
     total_ms: int = 0
     ended: Literal["complete", "refused", "hung_up", "cut"] = "complete"
+    code: str = ""

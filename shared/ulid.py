@@ -2,8 +2,11 @@
 
 import random
 
+LENGTH = 26
+
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS = [high + low for high in _ALPHABET for low in _ALPHABET]
+_DIGITS = str.maketrans(_ALPHABET, "0123456789abcdefghijklmnopqrstuv")
 
 
 def new(now: float) -> str:
@@ -12,9 +15,17 @@ def new(now: float) -> str:
     return "".join([_PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])
 
 
-_DIGITS = str.maketrans(_ALPHABET, "0123456789abcdefghijklmnopqrstuv")
+def lowest(moment: float) -> str:
+    """The lowest identifier of a moment in seconds since 1970."""
+    number = int(moment * 1000) << 80
+    return "".join([_PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])
 
 
 def number(identifier: str) -> int:
     """The 128 bits of an identifier that `new` made."""
     return int(identifier.translate(_DIGITS), 32)
+
+
+def seconds(identifier: str) -> float:
+    """The time of an identifier in seconds since 1970."""
+    return (number(identifier) >> 80) / 1000

@@ -81,6 +81,14 @@ class Tariff:
             long=line.context == "long",
         )
 
+    def of_call(self, line: Dimensions, counts: Counts, hour: int) -> int | None:
+        """The cost of one call in picodollars; None if its price is unknown, or if provisioned capacity served it,
+        whose cost is divided by all calls of an hour."""
+        backend = self._backends.get(line.backend)
+        if backend is not None and backend.kind == "provisioned" and not _spilled_over(line, backend):
+            return None
+        return cost(self.price(HourRange(hour, hour + 1), line), counts)
+
     def _capacity(self, backend: Backend, model: str, span: HourRange) -> tuple[int, int] | None:
         """The units of a model's capacity, and the price of a unit's hour; None if not configured."""
         entries = [entry for entry in backend.capacity if entry.model == model and _hour(entry) <= span.first]

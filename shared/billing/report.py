@@ -15,9 +15,22 @@ from shared.errors import InvalidRequest
 from shared.storage import Store
 from shared.token_classes import REPORTED, UNITS, TokenCounts
 from shared.usage import hours, query
-from shared.usage.aggregates import added
+from shared.usage.aggregates import REFUSED, added
 
-DIMENSIONS = ("key", "team", "product", "model", "served", "deployment", "backend", "region", "system", "tier", "role")
+DIMENSIONS = (
+    "key",
+    "team",
+    "product",
+    "model",
+    "served",
+    "deployment",
+    "backend",
+    "region",
+    "system",
+    "tier",
+    "role",
+    "code",
+)
 PARAMETERS = ("by", "since", "until", "every", "format", *DIMENSIONS)
 FORECAST_WINDOW = 7 * 24  # hours
 _EARLIEST = datetime(2024, 1, 1, tzinfo=UTC)
@@ -40,7 +53,15 @@ EVERY = {
     "month": Pieces(hours.month_start, 28 * 24, 120, "%Y-%m"),
 }
 
-_SUMS = ("requests", "errors", "hung_up", "estimated", *REPORTED, *(field for field in UNITS if field != "seconds"))
+_SUMS = (
+    "requests",
+    "refused",
+    "errors",
+    "hung_up",
+    "estimated",
+    *REPORTED,
+    *(field for field in UNITS if field != "seconds"),
+)
 
 
 class UsageQuery(msgspec.Struct, frozen=True):
@@ -78,12 +99,13 @@ def parse_query(given: Mapping[str, str], now: float, *, by: str = "key") -> Usa
 
 
 class ReportLine(TokenCounts, frozen=True):
-    """Sums of the calls that answered a caller; money in picodollars. `estimated` counts requests with estimated
-    tokens. Other charged attempts (hedges, shadows, failures that the backend charged) are only in `charges`,
-    `beside_tokens` and `beside`. No sum has the cost of `unpriced` requests and charges, whose price is unknown.
-    `recent` is the cost of the last seven days, for forecasts."""
+    """Sums of the calls that answered a caller; money in picodollars. `refused` calls are no `requests`. `estimated`
+    counts requests with estimated tokens. Other charged attempts (hedges, shadows, failures that the backend charged)
+    are only in `charges`, `beside_tokens` and `beside`. No sum has the cost of `unpriced` requests and charges, whose
+    price is unknown. `recent` is the cost of the last seven days, for forecasts."""
 
     requests: int = 0
+    refused: int = 0
     errors: int = 0
     hung_up: int = 0
     estimated: int = 0
@@ -109,7 +131,7 @@ class ReportLine(TokenCounts, frozen=True):
         """The line of one charge. `recent`: the share of its cost that forecasts use."""
         counts, money = charge.counts, charge.picodollars or 0
         unpriced = counts.requests + counts.charges if charge.picodollars is None else 0
-        if charge.line.role in ("served", UNUSED):
+        if charge.line.role in ("served", UNUSED, REFUSED):
             sums = {name: getattr(counts, name) for name in (*_SUMS, "sound_ms")}
             return cls(**sums, cost=money, unpriced=unpriced, recent=round(money * recent))
         return cls(

@@ -5,12 +5,13 @@ from typing import Annotated
 import typer
 
 from shared import __version__
-from shared.cli import backends, configuration, export, keys, operations, prices, ptu, reconcile, usage
+from shared.cli import backends, configuration, export, keys, operations, prices, ptu, reconcile, requests, usage
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 cli.add_typer(keys.commands, name="keys")
 cli.add_typer(backends.commands, name="backends")
 cli.add_typer(configuration.commands, name="config")
+cli.add_typer(requests.commands, name="requests")
 for family in (usage.commands, prices.commands, export.commands, reconcile.commands, ptu.commands, operations.commands):
     cli.add_typer(family)
 

@@ -39,6 +39,7 @@ def show_usage(
     system: Filter = None,
     tier: Filter = None,
     role: Filter = None,
+    code: Filter = None,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
@@ -48,7 +49,7 @@ def show_usage(
     query = {
         **{"by": by, "since": since, "until": until, "every": every, "key": key, "team": team, "product": product},
         **{"model": model, "served": served, "deployment": deployment, "backend": backend, "region": region},
-        **{"system": system, "tier": tier, "role": role},
+        **{"system": system, "tier": tier, "role": role, "code": code},
     }
     parameters = {name: value for name, value in query.items() if value is not None}
     tariff = Tariff.of(settings().configuration)
@@ -91,6 +92,6 @@ def _money(amount: float | None) -> str:
 _DETAILS = {
     *(field for field, tokens in TOKEN_CLASSES.items() if tokens.part_of),
     *UNITS,
-    *("errors", "hung_up", "estimated"),
+    *("refused", "errors", "hung_up", "estimated"),
     *("charges", "beside_tokens", "beside_usd", "unpriced"),
 }

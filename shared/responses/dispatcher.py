@@ -196,13 +196,14 @@ class Dispatcher:
                 response, outcome = await work
         except ForwardingFailed as failed:
             error = state_unavailable(failed.error, admitted.binding)
-            failure = Outcome(status=error.status, attempts=failed.attempts, ended="refused")
+            failure = Outcome(status=error.status, attempts=failed.attempts, ended="refused", code=error.code)
             return ErrorResponse(error, _gateway_headers(received, admitted.plan, failed.attempts))
         except (CallerDisconnected, asyncio.CancelledError):  # by the server, whose caller gets no answer either
             failure = hung_up(admitted.call, attempts(), round(received.milliseconds()))
             raise
         except GatewayError as error:
-            failure = Outcome(status=error.status, attempts=attempts(), ended="refused")
+            failure = Outcome(status=error.status, attempts=attempts(), ended="refused", code=error.code)
+            error.on_record = True
             raise
         except BaseException:
             failure = Outcome(status=500, attempts=attempts(), ended="cut")

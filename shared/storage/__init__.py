@@ -43,8 +43,9 @@ class Table(Protocol):
     async def delete(self, partition: str, key: str) -> None:
         """Delete the row in any version, if it exists."""
 
-    def scan(self, partition: str) -> AsyncIterator[Row]:
-        """Yield the rows of a partition by key. Not a snapshot: rows written meanwhile may or may not appear."""
+    def scan(self, partition: str, first: str = "", end: str = "") -> AsyncIterator[Row]:
+        """Yield the rows of a partition by key: those from the key `first` on, and before the key `end`, unless it is
+        "". Not a snapshot: rows written meanwhile may or may not appear."""
 
     def scan_all(self, after: str = "") -> AsyncIterator[Row]:
         """Yield all rows with a partition greater than `after`, by partition and key."""

@@ -30,8 +30,8 @@ class RetryingTable:
         self.get, self.put = _retried(table.get), _retried(table.put)
         self.merge, self.delete = _retried(table.merge), _retried(table.delete)
 
-    def scan(self, partition: str) -> AsyncIterator[Row]:
-        return _resumed(lambda _: self._table.scan(partition), "")
+    def scan(self, partition: str, first: str = "", end: str = "") -> AsyncIterator[Row]:
+        return _resumed(lambda _: self._table.scan(partition, first, end), "")
 
     def scan_all(self, after: str = "") -> AsyncIterator[Row]:
         return _resumed(self._table.scan_all, after)

@@ -223,9 +223,11 @@ class AzureTable:
         request = self._store.request("DELETE", address, headers=headers)
         await self._store.answered(f"delete in {self._name}", request, 204, _MISSING)
 
-    def scan(self, partition: str) -> AsyncIterator[Row]:
+    def scan(self, partition: str, first: str = "", end: str = "") -> AsyncIterator[Row]:
         check_key(partition)
-        return self._query(f"PartitionKey eq '{_quoted(partition)}'")
+        bounds = f" and RowKey ge '{_quoted(first)}'" if first else ""
+        bounds += f" and RowKey lt '{_quoted(end)}'" if end else ""
+        return self._query(f"PartitionKey eq '{_quoted(partition)}'{bounds}")
 
     def scan_all(self, after: str = "") -> AsyncIterator[Row]:
         return self._query(f"PartitionKey gt '{_quoted(after)}'")

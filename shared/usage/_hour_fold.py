@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from shared.token_classes import TOKEN_CLASSES, UNITS
 from shared.types import BATCH, LONG_CONTEXT
-from shared.usage import aggregates
-from shared.usage.aggregates import NOBODY, Counts, Dimensions, Fold
+from shared.usage import aggregates, refusals
+from shared.usage.aggregates import NOBODY, REFUSED, Counts, Dimensions, Fold
 
 GRACE = 600  # seconds, longer than any call, after which an intent without an end is closed as an estimate
 _MOST_LINES = 50_000  # of an hour while it is folded: callers choose names, which must not fill the memory
@@ -16,6 +18,7 @@ _FIELDS = {field: place for place, field in enumerate(Counts.__struct_fields__)}
 _REQUESTS, _ENDS, _ESTIMATED, _ERRORS, _HUNG_UP, _CHARGES, _ATTEMPTS = (
     _FIELDS[field] for field in ("requests", "ends", "estimated", "errors", "hung_up", "charges", "attempts")
 )
+_REFUSED = _FIELDS["refused"]
 _INPUT, _OUTPUT, _SOUND_MS, _MS, _TIMED, _TTFT, _FIRST_TOKENS = (
     _FIELDS[field] for field in ("input_tokens", "output_tokens", "sound_ms", "ms", "timed", "ttft", "first_tokens")
 )
@@ -55,6 +58,8 @@ class HourFold:
                 self._halves += 1
                 if float(get("s_ts", 0.0)) < self._closing:
                     self._close_orphan(row)
+            elif refusals.SUMS in row:
+                self._count_refusals(row)
             return
         self._halves += 1 + started + ("e_counted" in row)
         line = self._line(row)
@@ -96,6 +101,21 @@ class HourFold:
         line[_ESTIMATED] += 1
         line[_INPUT] += int(row.get("s_prompt", 0))
 
+    def _count_refusals(self, row: Mapping[str, Any]) -> None:
+        self._halves += 1
+        for refused, count in refusals.sums_of(row):
+            line = Dimensions(
+                key=refused.key or NOBODY,
+                model=refused.model or NOBODY,
+                backend=NOBODY,
+                region=NOBODY,
+                role=REFUSED,
+                team=refused.team or NOBODY,
+                product=refused.product or NOBODY,
+                code=refused.code,
+            )
+            self._sums_of(msgspec.structs.astuple(line))[_REFUSED] += count
+
     def _line(self, row: Mapping[str, Any]) -> list[int]:
         """Return the sums that a row is added to. The names are in the order of `Dimensions`."""
         get = row.get
@@ -113,7 +133,11 @@ class HourFold:
             get("s_product", NOBODY),
             get("s_system", NOBODY),
             "long" if get("e_input", 0) > LONG_CONTEXT and not _is_sum(row) else "short",
+            NOBODY,
         )
+        return self._sums_of(dimensions)
+
+    def _sums_of(self, dimensions: tuple[str, ...]) -> list[int]:
         line = self._lines.get(dimensions)
         if line is None and len(self._lines) >= _MOST_LINES:
             replaced = _CHOSEN if len(self._lines) < 2 * _MOST_LINES else (*_CHOSEN, *_MODELS)

@@ -32,6 +32,7 @@ from shared.token_classes import TokenCounts
 NOBODY = "-"  # a dimension without a value: a call that reached no backend, a consumer without a team
 OTHERS = "*"  # the sum of the names beyond `MOST_NAMES`
 MOST_NAMES = 200
+REFUSED = "refused"  # the role of calls that were refused before they were on record
 
 _MANIFEST = "!"  # before every digit, so that a scan begins with it
 _READ_ATTEMPTS = 5
@@ -43,9 +44,12 @@ Rank = tuple[int, int]
 
 class Dimensions(msgspec.Struct, frozen=True, order=True):
     """The dimensions of a line. `backend`, `region` and `deployment` are `-` if no backend was reached, other names
-    if they are unknown. `model` is the caller's name, `served` the backend's. `role` is `served`, or that of another
-    charged attempt (`types.Role`). `context` is `long` for calls whose size of input changes their prices
-    (`types.LONG_CONTEXT`)."""
+    if they are unknown. `model` is the caller's name, `served` the backend's. `role` is `served`, that of another
+    charged attempt (`types.Role`), or `refused`, the only one with a `code`: that of the error. `context` is `long` for
+    calls whose size of input changes their prices (`types.LONG_CONTEXT`).
+
+    Instances of versions before a dimension existed add lines up that differ in it alone. So a new one must tell apart
+    only lines that are new as well."""
 
     key: str
     model: str
@@ -59,6 +63,7 @@ class Dimensions(msgspec.Struct, frozen=True, order=True):
     product: str = NOBODY
     system: str = NOBODY
     context: str = "short"
+    code: str = NOBODY
 
 
 class Counts(TokenCounts, frozen=True):
@@ -66,7 +71,8 @@ class Counts(TokenCounts, frozen=True):
     length of audio.
 
     Of the callers' `requests`, `errors` failed, `hung_up` lost their caller, and `estimated` have estimated tokens.
-    `charges` are attempts that did not answer a caller, on separate lines."""
+    On separate lines are `refused` calls, which are no requests, and `charges`, attempts that did not answer a caller.
+    """
 
     requests: int = 0
     ends: int = 0
@@ -85,6 +91,7 @@ class Counts(TokenCounts, frozen=True):
     web_searches: int = 0
     file_searches: int = 0
     code_sessions: int = 0
+    refused: int = 0
 
     @property
     def seconds(self) -> float:

@@ -9,21 +9,24 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from shared import ulid
 from shared.config.document import Durability
+from shared.errors import GatewayError
 from shared.storage import Store, Value
 from shared.token_classes import TOKEN_CLASSES, UNITS
 from shared.types import Attempt, Call, Consumer, Outcome, Target, Usage
 from shared.usage import hours, rollup
 from shared.usage._group_commit import Batch, GroupCommit
 from shared.usage.overflow import Overflow
+from shared.usage.refusals import Refusals
 from shared.usage.token_averages import Size, TokenAverages
 
 _MOST_AVERAGES = 10_000
+_MOST_TRIES = 30  # of one call, that are described
 _MOST_UNKNOWN = 100  # classes of tokens that are logged
 logger = logging.getLogger("tollgate.ledger")
 
@@ -95,6 +98,7 @@ class Ledger:
         self._averages: dict[tuple[Value, Value, Value], TokenAverages] = {}
         self._unknown: frozenset[str] = frozenset()
         self._shard = int.from_bytes(os.urandom(2)) % SHARDS
+        self._refusals = Refusals(self._add, store.now, clock)
 
     @property
     def backlog(self) -> int:
@@ -149,6 +153,10 @@ class Ledger:
         end["e_attempts"] = len(outcome.attempts)
         end["e_ttft"] = outcome.first_byte_ms
         end["e_ms"] = outcome.total_ms
+        if outcome.code:
+            end["e_code"] = outcome.code
+        if len(outcome.attempts) > 1 or (outcome.attempts and outcome.attempts[0].problem):
+            end["e_tries"] = _tries(outcome.attempts)
         if outcome.usage.unknown:
             self._note_unknown(outcome.usage.unknown)
         if outcome.served_by is not None:
@@ -210,6 +218,14 @@ class Ledger:
         if hours.hour_of(self._now()) != hours.from_label(place.partition[:10]):
             await self._late(place.partition)
 
+    def refuse(self, request_id: str, consumer: Consumer | None, model: str, error: GatewayError, call: str) -> None:
+        """Record that a call was refused before it was on record. Returns at once. See `Refusals.note`."""
+        self._refusals.note(request_id, consumer, model, error, call)
+
+    def _add(self, hour: int, key: str, row: dict[str, Value]) -> None:
+        self._rows.add(*_place(hour, self._shard), key, row)
+        self._rows.soon()
+
     def _note_unknown(self, classes: str) -> None:
         names = frozenset(msgspec.json.decode(classes)) - self._unknown
         if names and len(self._unknown) < _MOST_UNKNOWN:
@@ -229,7 +245,17 @@ class Ledger:
 
     async def close(self, seconds: float = 10.0) -> None:
         """Write the remaining rows. Those not written in this time go to disk, or are logged as lost."""
+        self._refusals.write()
         await self._rows.close(seconds)
+
+
+def _tries(attempts: Sequence[Attempt]) -> str:
+    """The attempts as JSON, for calls with more than one, or with one that failed."""
+    tries = [
+        (a.target.backend.name, a.target.model, a.target.deployment, a.role, a.status, a.problem, round(a.milliseconds))
+        for a in attempts[-_MOST_TRIES:]
+    ]
+    return msgspec.json.encode(tries).decode()
 
 
 def _usage_properties(usage: Usage) -> dict[str, Value]:

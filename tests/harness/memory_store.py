@@ -77,10 +77,11 @@ class MemoryTable:
         if rows and rows.pop(key, None) and not rows:
             del self._store.rows(self._name)[partition]
 
-    async def scan(self, partition: str) -> AsyncIterator[Row]:
+    async def scan(self, partition: str, first: str = "", end: str = "") -> AsyncIterator[Row]:
         check_key(partition)
         for key in sorted(self._store.rows(self._name).get(partition, {}), key=_order):
-            if row := self._row(partition, key):
+            within = _order(key) >= _order(first) and (not end or _order(key) < _order(end))
+            if within and (row := self._row(partition, key)):
                 yield row
 
     async def scan_all(self, after: str = "") -> AsyncIterator[Row]:

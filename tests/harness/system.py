@@ -170,7 +170,7 @@ class System:
     def usage_rows(self, key: str = "") -> list[dict[str, Any]]:
         """The ledger's rows of the consumer that this key belongs to, in the order of the requests."""
         rows = asyncio.run(_usage_rows(self.storage))
-        return [row for row in rows if row["s_key"] == (key or self.key).split("_")[1]]
+        return [row for row in rows if row.get("s_key") == (key or self.key).split("_")[1]]
 
     def usage(self, by: str = "key") -> dict[str, dict[str, Any]]:
         """The lines of `tollgate usage --json`, by id of the consumer, model, region or backend."""

@@ -21,9 +21,9 @@ from tests.routing.test_router import ANYONE, chat
 
 
 class UnreliableTable(ScriptedTable):
-    async def scan(self, partition: str) -> AsyncIterator[Row]:
+    async def scan(self, partition: str, first: str = "", end: str = "") -> AsyncIterator[Row]:
         await self._scripted.operate()
-        async for row in super().scan(partition):
+        async for row in super().scan(partition, first, end):
             yield row
 
 

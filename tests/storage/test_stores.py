@@ -159,6 +159,11 @@ async def test_a_scan_gives_rows_in_order_over_many_pages(new_store: Callable[[]
         assert await rows(table.scan_all("p0")) == await rows(table.scan("p50")) == expected[-600:]
         assert await rows(table.scan_all("p50")) == []
         assert await rows(table.scan("p")) == []
+        within = [(p, key) for p, key in expected[-600:] if "00300" <= key < "00777"]
+        assert await rows(table.scan("p50", "00300", "00777")) == within
+        assert await rows(table.scan("p50", "00300")) == [row for row in expected[-600:] if row[1] >= "00300"]
+        assert await rows(table.scan("p50", end="00150")) == [row for row in expected[-600:] if row[1] < "00150"]
+        assert await rows(table.scan("p50", "x", "y")) == []
 
 
 async def test_keys_compare_by_their_utf16_units(new_store: Callable[[], Store]) -> None:

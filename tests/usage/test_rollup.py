@@ -136,9 +136,9 @@ class _SteppedTable:
         await self._steps.turn()
         await self._table.delete(partition, key)
 
-    async def scan(self, partition: str) -> AsyncIterator[Row]:
+    async def scan(self, partition: str, first: str = "", end: str = "") -> AsyncIterator[Row]:
         await self._steps.turn()
-        async for row in self._table.scan(partition):
+        async for row in self._table.scan(partition, first, end):
             yield row
             await self._steps.turn()  # pages of one row
 

@@ -1,0 +1,78 @@
+"""`requests`: single calls."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from shared.billing.charges import Tariff
+from shared.cli._terminal import AsJson, fail, settings, show, with_store
+from shared.errors import ResourceNotFound
+from shared.management import requests
+from shared.storage import Store
+
+commands = typer.Typer(no_args_is_help=True, help="Single calls.")
+
+_HEADS = (
+    *("id", "at", "name", "model", "backend", "status", "code", "ended"),
+    *("attempts", "input_tokens", "output_tokens"),
+)
+Filter = Annotated[str | None, typer.Option(help="Only this value.")]
+
+
+@commands.command("list")
+def list_requests(
+    consumer: Annotated[str | None, typer.Option(help="Only this consumer: its id.")] = None,
+    team: Filter = None,
+    product: Filter = None,
+    model: Filter = None,
+    code: Annotated[str | None, typer.Option(help="Only this code of the gateway's own errors.")] = None,
+    status: Annotated[str | None, typer.Option(help="Only this status, e.g. 429, or class, e.g. 5xx.")] = None,
+    since: Annotated[str | None, typer.Option(help="Beginning, UTC; default: 24 hours before the end.")] = None,
+    until: Annotated[str | None, typer.Option(help="End (exclusive), UTC; default: now.")] = None,
+    after: Annotated[str | None, typer.Option(help="Only calls older than this one, by its id.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="The most calls.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """List the newest calls, also those that were refused."""
+    given = {"consumer": consumer, "team": team, "product": product, "model": model, "code": code, "status": status}
+    given |= {"since": since, "until": until, "after": after, "limit": str(limit)}
+    query = {name: value for name, value in given.items() if value is not None}
+    tariff = Tariff.of(settings().configuration)
+
+    async def run(store: Store) -> None:
+        page = await requests.listed(store, tariff, query)
+        rows: list[dict[str, Any]] = page["data"]
+        show(rows if as_json else [dict.fromkeys(_HEADS) | row for row in rows], _HEADS, as_json)
+        if page["after"] and not as_json:
+            print(f"more: --after {page['after']}")
+
+    with_store(run)
+
+
+@commands.command("show")
+def show_request(
+    call_id: Annotated[str, typer.Argument(metavar="ID", help="The value of the header x-gateway-request-id.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show one call: its tries, times, tokens and cost, or why it was refused."""
+    tariff = Tariff.of(settings().configuration)
+
+    async def run(store: Store) -> None:
+        try:
+            about = await requests.one(store, tariff, call_id)
+        except ResourceNotFound as error:
+            fail(error.message)
+        if as_json:
+            print(json.dumps(about, indent=2))
+            return
+        tries, charges = about.pop("tries"), about.pop("charges")
+        for name, value in about.items():
+            if value not in (None, ""):
+                print(f"{name.replace('_', ' '):<20}{value}")
+        for title, rows in (("Tries", tries), ("Charges of tries that did not answer", charges)):
+            if rows:
+                print(f"\n{title}")
+                show(rows, list(rows[0]), False)
+
+    with_store(run)

@@ -1,0 +1,103 @@
+"""Single calls: the newest that match a filter, and one by its id."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from starlette.responses import Response
+
+from shared.auth.consumers import Consumers
+from shared.auth.operators import EVERYONE, Operator
+from shared.billing import call_report
+from shared.billing.charges import Tariff
+from shared.config.document import Configuration
+from shared.errors import InvalidRequest, ResourceNotFound
+from shared.management.routes import ManagementRequest, Route, page_size, refuse_unknown, time_of
+from shared.responses.rendering import JsonResponse
+from shared.storage import Row, Store
+from shared.usage import calls
+
+_DEFAULT_PERIOD = 86_400.0  # seconds
+_EQUAL = {"consumer": "key", "team": "team", "product": "product", "model": "model", "code": "code"}
+FILTERS = (*_EQUAL, "status", "since", "until")
+
+
+class RequestRoutes:
+    """The paths below `/gateway/requests`."""
+
+    def __init__(self, store: Store, configuration: Configuration) -> None:
+        self._store = store
+        self._tariff = Tariff.of(configuration)
+
+    def routes(self) -> Sequence[Route]:
+        return (
+            Route("GET", "/gateway/requests", "operator", self._list, EVERYONE),
+            Route("GET", "/gateway/requests/{id}", "operator", self._one, EVERYONE),
+        )
+
+    async def _list(self, request: ManagementRequest) -> Response:
+        """List calls, newest first."""
+        refuse_unknown(request.query, *FILTERS, "after", "limit")
+        page = await listed(self._store, self._tariff, request.query, request.actor)
+        return JsonResponse(page)
+
+    async def _one(self, request: ManagementRequest) -> Response:
+        """Describe one call in full."""
+        refuse_unknown(request.query)
+        return JsonResponse(await one(self._store, self._tariff, request.parameters["id"], request.actor))
+
+
+async def listed(
+    store: Store, tariff: Tariff, query: Mapping[str, str], operator: Operator | None = None
+) -> dict[str, Any]:
+    """A page of the calls that a query asks for, as far as the operator may see them. Raises `InvalidRequest`."""
+    now = store.now()
+    until = min(time_of(query, "until", now), now + 60)
+    since, limit, after = time_of(query, "since", until - _DEFAULT_PERIOD), page_size(query), query.get("after", "")
+    if after and not calls.is_id(after):
+        raise InvalidRequest(
+            f"after: expected the value of `after` of another page, got {after[:64]!r}.", param="after"
+        )
+    status = _statuses(query.get("status"))
+
+    def wanted(row: Row) -> bool:
+        values = row.properties
+        return (
+            all(_value(values, column) == query[name] for name, column in _EQUAL.items() if name in query)
+            and int(_value(values, "status") or 0) in status
+            and (operator is None or operator.sees(_value(values, "team")))
+        )
+
+    page = await calls.newest(store, since, until, limit, wanted, after)
+    names = {record.consumer.id: record.consumer.name for record in await Consumers(store).all()}
+    return {"data": [call_report.described(call, tariff, now, names) for call in page.calls], "after": page.after}
+
+
+async def one(store: Store, tariff: Tariff, call_id: str, operator: Operator | None = None) -> dict[str, Any]:
+    """One call in full. Raises `ResourceNotFound`."""
+    call = await calls.find(store, call_id) if calls.is_id(call_id) else None
+    if call is None or (operator is not None and not operator.sees(_value(call.own.properties, "team"))):
+        raise ResourceNotFound(
+            f"There is no call {call_id[:64]!r}: its id is that of the header x-gateway-request-id. Its row may be "
+            "younger than a second, or older than ledger.keep_months; of many refused calls a second, some have no row."
+        )
+    record = await Consumers(store).find(key) if (key := _value(call.own.properties, "key")) else None
+    return call_report.in_full(call, tariff, store.now(), {key: record.consumer.name} if record else {})
+
+
+def _value(row: Mapping[str, Any], name: str) -> str:
+    """A property that some rows have from the beginning of a call, some from its end, and some as refused."""
+    return str(next((row[f"{prefix}_{name}"] for prefix in "ser" if f"{prefix}_{name}" in row), ""))
+
+
+def _statuses(text: str | None) -> range:
+    """The statuses that a filter such as `429`, `4xx` or `5xx` stands for; every one without a filter."""
+    if text is None:
+        return range(1000)
+    if len(text) == 3 and text.isascii() and text[0] in "12345":
+        if text.isdecimal():
+            return range(int(text), int(text) + 1)
+        if text[1:] == "xx":
+            return range(int(text[0]) * 100, int(text[0]) * 100 + 100)
+    raise InvalidRequest(
+        f"status: expected a status such as 429, or a class such as 5xx, got {text[:64]!r}.", param="status"
+    )
