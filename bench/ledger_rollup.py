@@ -127,7 +127,7 @@ def sequential(halves: list[Half], now: float) -> dict[str, Fold]:
         parts: dict[int, list[Fold]] = {}
         for hour, fold in by_hour.items():
             parts.setdefault(start(hour), []).append(fold)
-        folds |= {name(first): aggregates.combine(members) for first, members in parts.items()}
+        folds |= {name(first): aggregates.combine(members, aggregates.bounded) for first, members in parts.items()}
     return folds
 
 

@@ -196,7 +196,7 @@ class Application:
         await self._settle()  # first, so that the roll-up folds what this adds to past hours
         keep_months = configuration.ledger.keep_months
         logger.info("roll-up: %s", await rollup.roll_up(self.store, keep_months=keep_months))
-        await cleanup.forget_addresses(self.store, configuration)
+        await cleanup.forget_idle(self.store, configuration)
         await directory.drop_old(self.store)
         await Audit(self.store).drop_old()
         await self.alerts.clean_up()

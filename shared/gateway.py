@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from shared.accounting import Accounting
 from shared.affinity.planner import Planner
-from shared.auth import client_address
+from shared.auth import client_address, end_users
 from shared.auth.authenticator import Authenticator
 from shared.auth.products import Subscriptions
 from shared.azure_openai import operations
@@ -124,6 +124,7 @@ class Gateway:
         try:
             arriving = Arriving(admission.arrive, self._buffers.open(consumer.id), self._bounds)
             call, upload = await read_call(request, headers, received.method, received.path, arriving)
+            call = end_users.named(call, consumer, headers, self._configuration.end_users)
             unmetered.check(consumer, call, self._configuration, time.time())
             reservation = await admission.reserve(call)
             response = await self._answer(request, received, consumer, call, upload, reservation, headers)

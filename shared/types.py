@@ -130,7 +130,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     `references` are the objects named in path and body; `brought` are the ids of items and sealed contents that the
     body has whole. `makes` is the kind of object that the call creates at the backend, or "". `background`: the answer
     is still being generated when the call ends. `leaves_parts`: the answer has parts that later calls name by their
-    ids, stored or not.
+    ids, stored or not. `user`: the user behind the key, as its caller names it; once the call is admitted, as usage
+    shows it (`auth/end_users.py`).
     """
 
     operation: Operation
@@ -156,6 +157,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     brought: frozenset[str] = frozenset()
     makes: str = ""
     leaves_parts: bool = False
+    user: str = ""
 
     @property
     def stateful(self) -> bool:

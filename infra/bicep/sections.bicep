@@ -60,6 +60,7 @@ type model = {
 @sealed()
 type limitSettings = {
   defaults: consumerLimits?
+  users: consumerLimits?
   teams: {
     *: consumerLimits
   }?
@@ -165,6 +166,11 @@ type otherSections = {
   }?
   teams: {
     *: team
+  }?
+  @sealed()
+  end_users: {
+    header: string?
+    plain: bool?
   }?
   prices: object[]?
   @sealed()

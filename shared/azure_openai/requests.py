@@ -1,5 +1,6 @@
 """Turns a caller's request into a `Call`."""
 
+import contextlib
 import re
 from collections.abc import Mapping
 from urllib.parse import parse_qsl, urlencode
@@ -8,7 +9,7 @@ import msgspec
 
 from shared.azure_openai import multipart, references
 from shared.azure_openai.backend_requests import forwarded_headers, usage_edit
-from shared.azure_openai.json_body import JsonFields, top_level
+from shared.azure_openai.json_body import UNREADABLE, JsonFields, top_level
 from shared.azure_openai.operations import IN_QUERY, MODEL_OF_SESSION, Route
 from shared.azure_openai.outline import Outline
 from shared.errors import InvalidRequest
@@ -40,6 +41,13 @@ _BLANKS = b" \t\r\n"  # allowed around a JSON value
 
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # which .NET and PowerShell put before UTF-8
+
+
+_USER_AT = ("safety_identifier", "user")
+_LONGEST_USER = 1024  # bytes
+
+
+_TEXT = msgspec.json.Decoder(str)
 
 
 _SYSTEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:@/-]{0,63}")
@@ -158,7 +166,18 @@ def _with_body(call: Call, body: bytes, outline: Outline | None) -> Call:
         brought=brought,
         makes=makes,
         leaves_parts=_leaves_parts(operation, body, values),
+        user=_user(body, values),
     )
+
+
+def _user(body: bytes, values: Mapping[str, slice]) -> str:
+    """The end user that a body names; "" if it names none in a text."""
+    for name in _USER_AT:
+        place = values.get(name)
+        if place is not None and place.stop - place.start <= _LONGEST_USER:
+            with contextlib.suppress(*UNREADABLE):
+                return _TEXT.decode(body[place])
+    return ""
 
 
 def _integers(bounds: Mapping[str, int | None], body: bytes, values: Mapping[str, slice]) -> dict[str, bytes]:

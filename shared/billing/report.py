@@ -18,17 +18,7 @@ from shared.usage import hours, query
 from shared.usage.aggregates import REFUSED, added
 
 DIMENSIONS = (
-    "key",
-    "team",
-    "product",
-    "model",
-    "served",
-    "deployment",
-    "backend",
-    "region",
-    "system",
-    "tier",
-    "role",
+    *("key", "team", "product", "user", "model", "served", "deployment", "backend", "region", "system", "tier", "role"),
     "code",
 )
 PARAMETERS = ("by", "since", "until", "every", "format", *DIMENSIONS)
@@ -199,7 +189,8 @@ async def report(store: Store, tariff: Tariff, asked: UsageQuery) -> Report:
     pieces = query.spans(first, end, [*cuts, recent, *tariff.cuts(first, end)])
     lines: dict[tuple[str, ...], ReportLine] = {}
     total, done = ReportLine(), 0
-    for piece, used in zip(pieces, await query.read(store, pieces), strict=True):
+    by_user = "user" in asked.by or "user" in asked.where
+    for piece, used in zip(pieces, await query.read(store, pieces, by_user=by_user), strict=True):
         label = datetime.fromtimestamp(every.start(piece.first) * hours.HOUR, UTC).strftime(every.label)
         for charge in tariff.charges(piece, used, now):
             if any(getattr(charge.line, name) != value for name, value in asked.where.items()):

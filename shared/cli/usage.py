@@ -40,6 +40,7 @@ def show_usage(
     tier: Filter = None,
     role: Filter = None,
     code: Filter = None,
+    user: Filter = None,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
@@ -50,6 +51,7 @@ def show_usage(
         **{"by": by, "since": since, "until": until, "every": every, "key": key, "team": team, "product": product},
         **{"model": model, "served": served, "deployment": deployment, "backend": backend, "region": region},
         **{"system": system, "tier": tier, "role": role, "code": code},
+        **{"user": user},
     }
     parameters = {name: value for name, value in query.items() if value is not None}
     tariff = Tariff.of(settings().configuration)

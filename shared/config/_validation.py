@@ -81,6 +81,7 @@ def _limits_complaints(configuration: document.Configuration) -> Iterator[Compla
     settings, client = configuration.limits, configuration.client_address
     placed: dict[str, document.Limits | document.AddressLimits] = {"limits.defaults": settings.defaults}
     placed["limits.addresses"] = settings.addresses
+    placed["limits.users"] = settings.users
     placed |= {f"limits.teams.{name}": limits for name, limits in settings.teams.items()}
     placed |= {f"models.{name}.limits": model.limits for name, model in configuration.models.items() if model.limits}
     for at, limits in placed.items():
@@ -88,6 +89,7 @@ def _limits_complaints(configuration: document.Configuration) -> Iterator[Compla
             yield Complaint(f"{at}.time_zone", problem)
     for key, header in (
         ("client_address.header", client.header),
+        ("end_users.header", configuration.end_users.header),
         ("limits.headers.remaining_tokens", settings.headers.remaining_tokens),
         ("limits.headers.consumed_tokens", settings.headers.consumed_tokens),
     ):

@@ -200,7 +200,7 @@ class TokenHeaders(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Limits for all callers. `defaults`: for consumers that set none; `teams`: shared by the keys of each team;
-    `addresses`: for every client address, with and without a valid key.
+    `users`: of each user behind a key; `addresses`: for every client address, with and without a valid key.
 
     `contact` is named in the error of a rejected call; `webhook` receives alerts about quotas that are nearly used up,
     as a receiver of `alerts` does.
@@ -210,6 +210,7 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     defaults: Limits = Limits()
     teams: dict[str, Limits] = {}
+    users: Limits = Limits()
     addresses: AddressLimits = AddressLimits()
     contact: str = "the gateway's operator"
     headers: TokenHeaders = TokenHeaders()
@@ -236,6 +237,14 @@ class Team(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     limits: Limits = Limits()
     owners: frozenset[str] = frozenset()
+
+
+class EndUsers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The users behind the keys, as their applications name them. `header`: names the user, before the body's
+    `safety_identifier` and `user`; None: the body alone. `plain`: usage shows their names as they are, not hashed."""
+
+    header: str | None = None
+    plain: bool = False
 
 
 class ExportSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -334,6 +343,7 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dic
     alerts: AlertSettings = AlertSettings()
     products: dict[str, Product] = {}
     teams: dict[str, Team] = {}
+    end_users: EndUsers = EndUsers()
     client_address: ClientAddress = ClientAddress()
     cors: CorsSettings = CorsSettings()
     entra: EntraSettings | None = None

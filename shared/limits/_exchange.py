@@ -41,7 +41,7 @@ class Denied(Exception):
     """A call does not pass a limit of `scope`."""
 
     def __init__(self, scope: Scope, denial: Denial) -> None:
-        super().__init__(f"{scope.key}: {denial.dimension}")
+        super().__init__(f"{scope.logged}: {denial.dimension}")
         self.scope = scope
         self.denial = denial
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from shared.limits._amounts import DIMENSIONS
 from shared.limits._safe_mode import Reach
 from shared.limits._token_bucket import BucketState, Level
+from shared.limits.scopes import for_log
 from shared.storage import Properties, Table, Value
 
 logger = logging.getLogger("tollgate.limits")
@@ -30,7 +31,7 @@ class LimitsTable:
         try:
             return from_properties(stored.properties), stored.etag
         except ValueError as error:
-            logger.error("resetting the limit row %s/%s: it is unreadable (%s)", partition, key, error)
+            logger.error("resetting the limit row %s/%s: it is unreadable (%s)", for_log(partition), key, error)
             return None, stored.etag
 
     async def write(self, partition: str, key: str, state: BucketState, etag: str | None) -> str | None:

@@ -1,4 +1,4 @@
-"""Deletes the rows of client addresses that are back at their initial state."""
+"""Deletes the limit rows of client addresses and of users that are back at their initial state."""
 
 import logging
 import math
@@ -16,7 +16,7 @@ _PARTITION, _ROW = "limits", "addresses"  # of the table `control`
 EVERY = 86_400.0  # seconds between two passes of the fleet; younger rows stay
 
 
-async def forget_addresses(store: Store, configuration: Configuration) -> int:
+async def forget_idle(store: Store, configuration: Configuration) -> int:
     """Delete the rows that have not been written for a day and equal a new one. Return their number, 0 if another
     instance has done so within a day. Raises `StoreUnavailable`."""
     now, control = store.now(), store.table(names.CONTROL)
@@ -25,17 +25,24 @@ async def forget_addresses(store: Store, configuration: Configuration) -> int:
         return 0
     if await control.put(_PARTITION, _ROW, {"time": now}, last.etag if last is not None else None) is None:
         return 0  # another instance was first
-    limits = scopes.of_address("", configuration.limits.addresses).limits
-    bounds, prefix = scopes.bounds(limits, now), f"{scopes.ADDRESS}:"
-    table, deleted = store.table(names.LIMITS), 0
+    of_address = scopes.of_address("", configuration.limits.addresses).limits
+    deleted = 0
+    for kind, limits in ((scopes.ADDRESS, of_address), (scopes.USER, configuration.limits.users)):
+        deleted += await _forget(store, f"{kind}:", scopes.bounds(limits, now))
+    if deleted:
+        logger.info("deleted the limit rows of %d client addresses and users that have not called for a day", deleted)
+    return deleted
+
+
+async def _forget(store: Store, prefix: str, bounds: Bounds) -> int:
+    """Delete such rows of the scopes whose keys begin like this. Return their number."""
+    now, table, deleted = store.now(), store.table(names.LIMITS), 0
     async for stored in table.scan_all(prefix):
         if not stored.partition.startswith(prefix):
             break
         if is_default(from_properties(stored.properties), bounds, now):
             await table.delete(stored.partition, stored.key)
             deleted += 1
-    if deleted:
-        logger.info("deleted the limit rows of %d client addresses that have not called for a day", deleted)
     return deleted
 
 

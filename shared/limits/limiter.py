@@ -1,8 +1,8 @@
 """Holds calls to their limits: reserves before a call, and settles when it has ended.
 
 Several limits apply to a call at once (`scopes.py`): of its key, of the key on that model, of its team, of its product,
-and of the model. Each is a row of the table `limits`, of which this process leases slices (`_lease.py`). A call passes
-when all of them admit it; if one denies it, the others get back what it has reserved.
+of the user behind the key, and of the model. Each is a row of the table `limits`, of which this process leases slices
+(`_lease.py`). A call passes when all of them admit it; if one denies it, the others get back what it has reserved.
 """
 
 import asyncio
@@ -32,6 +32,7 @@ from shared.limits._exchange import Alert, Denied
 from shared.limits._lease import LeasedLimit
 from shared.limits._rows import LimitsTable
 from shared.limits._settlement import SettlementScheduler
+from shared.limits._users import UsersOfKeys
 from shared.limits.holds import Hold, corrected
 from shared.limits.scopes import Scope
 from shared.storage import Store, names
@@ -44,6 +45,10 @@ _MOST_KEPT = 10_000  # pairs of key and model whose limits are at hand; also cli
 _ONE_REQUEST = Amounts(1.0)
 _NO_USAGE = Usage()
 _NO_HOLD = Hold()
+
+
+def _alert_nobody(scope: Scope, dimension: str, percentage: int, until: float) -> None:
+    """For the limits of users: a key may have thousands of them."""
 
 
 class Reservation:
@@ -91,10 +96,12 @@ class Limiter:
         self._prices = Prices(configuration.prices, configuration.backends)
         self._generations = itertools.count(1)
         self._generation = 0
+        self._limits_users = scopes.is_limited(configuration.limits.users)
+        self._users = UsersOfKeys()
         self.hits: Counter[tuple[str, str]] = Counter()  # (kind of scope, dimension) -> denials
         self._unpriced: set[str] = set()
         # Dropping a limit loses no settlement: the scheduler keeps it until it owes nothing.
-        self._call_limits: LruDict[tuple[str, str, str, str], CallLimits] = LruDict(_MOST_KEPT)
+        self._call_limits: LruDict[tuple[str, str, str, str, str], CallLimits] = LruDict(_MOST_KEPT)
         self._limits: LruDict[str, LeasedLimit] = LruDict(_MOST_KEPT)
         self._address_limits: LruDict[str, LeasedLimit] = LruDict(_MOST_KEPT)
 
@@ -105,6 +112,7 @@ class Limiter:
         other._generation = next(self._generations)
         other._configuration = configuration
         other._settings = configuration.limits
+        other._limits_users = scopes.is_limited(configuration.limits.users)
         other._prices = Prices(configuration.prices, configuration.backends)
         if configuration.limits.addresses != self._settings.addresses:
             other._address_limits = LruDict(_MOST_KEPT)
@@ -152,7 +160,8 @@ class Limiter:
         Raises `RateLimitExceeded` (429), `QuotaExceeded`, `BudgetExceeded`, `ModelWithoutPrice` (403), and
         `StoreUnavailable` (503) for a quota that was never read and cannot be read now."""
         now = self._table.now()
-        call_limits = self._limits_of(consumer, self._configuration.served(call.model[:128], now), call.operation, now)
+        model = self._configuration.served(call.model[:128], now)
+        call_limits = self._limits_of(consumer, model, call.operation, now, call.user)
         limits = call_limits.limits
         if not limits:
             return Reservation(call_limits, (), None)
@@ -172,7 +181,7 @@ class Limiter:
     async def reserve_model(self, reservation: Reservation, consumer: Consumer, call: Call, model: str) -> None:
         """Admit an admitted call at the limits of another model, which is about to serve it. Raises as `reserve`."""
         now = self._table.now()
-        call_limits = self._limits_of(consumer, model, call.operation, now)
+        call_limits = self._limits_of(consumer, model, call.operation, now, call.user)
         reserved = {limit.scope.key for limit in reservation.limits}
         limits = [limit for limit in call_limits.limits if limit.scope.key not in reserved]
         size = self._sized(call, call_limits) if call_limits.estimated else None
@@ -252,10 +261,10 @@ class Limiter:
     ) -> None:
         """Book the usage of work that a call of this consumer to this model `started`, in place of what was held."""
         now = self._table.now()
-        for scope in scopes.of_call(consumer, model, self._configuration):
-            if (hold := held.get(scope.key)) is not None:
-                actual = self._amounts(usage, target, None, 0.0, priced=scope.limited[2])
-                self._limit(scope).settle(hold.amounts, corrected(scope, hold, actual, started, now))
+        for scope in scopes.with_keys(held, consumer, model, self._configuration):
+            actual = self._amounts(usage, target, None, 0.0, priced=scope.limited[2])
+            hold = held[scope.key]
+            self._limit(scope).settle(hold.amounts, corrected(scope, hold, actual, started, now))
 
     def learn(self, consumer: Consumer, model: str, operation: Operation, size: Size, usage: Usage) -> None:
         """Refine later estimates by the usage of one call whose work is done."""
@@ -393,7 +402,7 @@ class Limiter:
         self.hits[scope.kind, denial.dimension] += 1
         line = {
             "event": "soft_limit_exceeded" if soft else "limit_exceeded",
-            "scope": scope.key,
+            "scope": scope.logged,
             "limit": denial.dimension,
             "kind": denial.kind,
             "wait": round(denial.wait, 3),
@@ -402,14 +411,18 @@ class Limiter:
 
     # --- the limits of a call -----------------------------------------------------------------------------------------
 
-    def _limits_of(self, consumer: Consumer, model: str, operation: Operation, now: float) -> CallLimits:
+    def _limits_of(
+        self, consumer: Consumer, model: str, operation: Operation, now: float, named: str = ""
+    ) -> CallLimits:
+        """The limits of the calls of this consumer, for the user behind its key who is `named`."""
         product = consumer.product if self._configuration.products else ""  # else it is a label, which limits nothing
-        key = (consumer.id, product, model, operation.name)
+        user = self._users.limited(consumer.id, named, now) if named and self._limits_users else ""
+        key = (consumer.id, product, user, model, operation.name)
         former = self._call_limits.get(key)
         if former is not None and former.hold_for(consumer, self._generation, now):
             self._call_limits.move_to_end(key)
             return former
-        limits = tuple(map(self._limit, scopes.of_call(consumer, model, self._configuration)))
+        limits = tuple(map(self._limit, scopes.of_call(consumer, model, self._configuration, user)))
         priced = any(limit.scope.limited[2] for limit in limits)
         estimated = priced or any(limit.scope.limited[1] for limit in limits)
         price, until = self._dearest(model, operation, now) if priced else (None, math.inf)
@@ -446,7 +459,8 @@ class Limiter:
         return limit
 
     def _leased(self, scope: Scope) -> LeasedLimit:
-        return LeasedLimit(scope, self._table, self._scheduler, self._alert)
+        alert = _alert_nobody if scope.kind == scopes.USER else self._alert
+        return LeasedLimit(scope, self._table, self._scheduler, alert)
 
     def _amounts(
         self, usage: Usage, target: Target | None, price: Price | None, requests: float, *, priced: bool

@@ -1,13 +1,13 @@
-"""The limits that apply to a call: of its key, of the key on that model, of its team, of its product, and of the model.
-Pure."""
+"""The limits that apply to a call: of its key, of the key on that model, of its team, of its product, of the
+user behind the key, and of the model. Pure."""
 
 import calendar
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -19,7 +19,7 @@ from shared.types import Consumer
 _TOKENS_PER_SHARD = 1_000_000  # a minute; one row takes some tens of writes a second
 _MOST_SHARDS = 16
 _QUARTER = 900.0  # seconds: every zone's periods begin at a quarter of an hour
-ADDRESS = "address"  # the kind of scope
+ADDRESS, USER = "address", "user"  # kinds of scopes whose number is not bounded
 
 Dimensions = tuple[bool, bool, bool, bool]
 _DIMENSIONS: dict[Dimensions, Dimensions] = {}  # each only once in memory, since there may be many keys
@@ -41,6 +41,11 @@ class Scope(msgspec.Struct, frozen=True, gc=False):
         return self.key.partition(":")[0]
 
     @property
+    def logged(self) -> str:
+        """Its key for the log."""
+        return for_log(self.key)
+
+    @property
     def about(self) -> str:
         """Its name in a message."""
         name = {
@@ -53,6 +58,11 @@ class Scope(msgspec.Struct, frozen=True, gc=False):
     @property
     def has_quota(self) -> bool:
         return bool(self.limits.token_quota or self.limits.request_quota or self.limits.budget_usd)
+
+
+def for_log(key: str) -> str:
+    """The key of a scope for the log, which has no names of users."""
+    return key.partition("+")[0] if key.startswith(f"{USER}:") else key
 
 
 class PeriodBounds(NamedTuple):
@@ -86,8 +96,9 @@ def of_address(network: str, limits: AddressLimits) -> Scope:
     return scope(ADDRESS, network, own)
 
 
-def of_call(consumer: Consumer, model: str, configuration: Configuration) -> list[Scope]:
-    """Everything that limits this consumer's calls to this model. `model` "": no model in particular."""
+def of_call(consumer: Consumer, model: str, configuration: Configuration, user: str = "") -> list[Scope]:
+    """Everything that limits this consumer's calls to this model, for this user behind the key. `model` "": no model in
+    particular; `user` "": none is named."""
     settings, name = configuration.limits, consumer.name
     of_key = merged(settings.defaults, consumer.limits)
     scopes = [scope("key", consumer.id, of_key, name)]
@@ -99,9 +110,20 @@ def of_call(consumer: Consumer, model: str, configuration: Configuration) -> lis
         bundle = consumer.product
         scopes.append(scope("product", f"{bundle}+{consumer.id}", product.limits, f"{bundle!r} for {name!r}"))
         scopes.append(scope("product", bundle, product.shared_limits, f"{bundle!r} for all its subscribers"))
+    if user:
+        scopes.append(scope(USER, f"{consumer.id}+{user}", settings.users, f"{user!r} of {name!r}"))
     if (about := configuration.models.get(model)) and about.limits:
         scopes.append(scope("model", model, about.limits))
     return [scope for scope in scopes if any(scope.limited)]
+
+
+def with_keys(keys: Collection[str], consumer: Consumer, model: str, configuration: Configuration) -> list[Scope]:
+    """Those with these keys, which limited an earlier call of this consumer to this model. They tell its product and
+    its user."""
+    product = next((key.partition(":")[2].partition("+")[0] for key in keys if key.startswith("product:")), "")
+    user = next((unquote(key).partition("+")[2] for key in keys if key.startswith(f"{USER}:")), "")
+    limited = of_call(msgspec.structs.replace(consumer, product=product), model, configuration, user)
+    return [scope for scope in limited if scope.key in keys]
 
 
 def of_all(consumers: Iterable[Consumer], configuration: Configuration) -> list[Scope]:
@@ -123,6 +145,10 @@ def _with_settings_of(of_key: Limits, of_model: Limits) -> Limits:
         estimate=of_model.estimate or of_key.estimate,
         soft=of_model.soft if of_model.soft is not None else of_key.soft,
     )
+
+
+def is_limited(limits: Limits) -> bool:
+    return any(_dimensions(limits))
 
 
 def _dimensions(limits: Limits) -> Dimensions:

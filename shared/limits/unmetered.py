@@ -27,7 +27,7 @@ def check(consumer: Consumer, call: Call, configuration: Configuration, now: flo
     or a budget. `now`: in seconds since 1970."""
     if call.operation.name not in _OPERATIONS:
         return
-    for scope in scopes.of_call(consumer, configuration.served(call.model[:128], now), configuration):
+    for scope in scopes.of_call(consumer, configuration.served(call.model[:128], now), configuration, call.user):
         if scope.limits.token_quota or scope.limits.budget_usd:
             raise UnmeteredOperation(
                 f"{scope.about} has a token quota or a budget, and the gateway cannot count what "

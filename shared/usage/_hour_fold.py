@@ -1,6 +1,6 @@
 """Folds one hour's raw rows into sums."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -8,7 +8,7 @@ import msgspec
 from shared.token_classes import TOKEN_CLASSES, UNITS
 from shared.types import BATCH, LONG_CONTEXT
 from shared.usage import aggregates, refusals
-from shared.usage.aggregates import NOBODY, REFUSED, Counts, Dimensions, Fold
+from shared.usage.aggregates import NOBODY, REFUSED, Counts, Dimensions, Fold, Lines
 
 GRACE = 600  # seconds, longer than any call, after which an intent without an end is closed as an estimate
 _MOST_LINES = 50_000  # of an hour while it is folded: callers choose names, which must not fill the memory
@@ -25,6 +25,7 @@ _INPUT, _OUTPUT, _SOUND_MS, _MS, _TIMED, _TTFT, _FIRST_TOKENS = (
 _CHOSEN, _MODELS = (  # the places of names that callers choose, and of those that backends may
     tuple(map(Dimensions.__struct_fields__.index, names)) for names in (("product", "system"), ("model", "served"))
 )
+_USER = Dimensions.__struct_fields__.index("user")
 _OPTIONAL = tuple(  # properties of a row that are added as they are, where the row has them
     (row, _FIELDS[field])
     for row, field in (
@@ -44,29 +45,40 @@ class HourFold:
 
     def __init__(self, now: float) -> None:
         self._closing = now - GRACE
-        self._lines: dict[tuple[str, ...], list[int]] = {}
-        self._halves = 0
-        self._orphans = 0
+        self._sums = _Sums()
+        self._of_users = _Sums()
         self.rows = 0
 
     def add(self, row: Mapping[str, Any]) -> None:
+        self.rows += 1
+        self._add(row, self._sums, NOBODY)
+        if "s_user" in row:
+            self._add(row, self._of_users, row["s_user"])
+
+    def result(self) -> Fold:
+        return self._sums.fold(aggregates.bounded)
+
+    def users(self) -> Fold | None:
+        """The same of the calls that name a user, by user; None if there are none."""
+        return self._of_users.fold(aggregates.bounded_by_user) if self._of_users.lines else None
+
+    def _add(self, row: Mapping[str, Any], sums: "_Sums", user: str) -> None:
         get = row.get
         started = "s_key" in row
-        self.rows += 1
         if "e_status" not in row:
             if started:
-                self._halves += 1
+                sums.halves += 1
                 if float(get("s_ts", 0.0)) < self._closing:
-                    self._close_orphan(row)
+                    _close_orphan(row, sums, user)
             elif refusals.SUMS in row:
-                self._count_refusals(row)
+                _count_refusals(row, sums)
             return
-        self._halves += 1 + started + ("e_counted" in row)
-        line = self._line(row)
+        sums.halves += 1 + started + ("e_counted" in row)
+        line = sums.of(_dimensions(row, user))
         if "e_role" in row:
             line[_CHARGES] += 1
         else:
-            self._count_call(row, line)
+            _count_call(row, line)
         if get("e_est"):
             line[_ESTIMATED] += 1
         line[_INPUT] += get("e_input", 0)
@@ -77,76 +89,91 @@ class HourFold:
         if "e_seconds" in row:
             line[_SOUND_MS] += round(row["e_seconds"] * 1000)  # a sum of integers is the same in any order
 
-    @staticmethod
-    def _count_call(row: Mapping[str, Any], line: list[int]) -> None:
-        get = row.get
-        line[_REQUESTS] += 1
-        line[_ENDS] += 1
-        if get("e_ended") == "hung_up":
-            line[_HUNG_UP] += 1
-        elif row["e_status"] >= 400:
-            line[_ERRORS] += 1
-        line[_ATTEMPTS] += get("e_attempts", 0)
-        if "e_ms" in row:
-            line[_MS] += row["e_ms"]
-            line[_TIMED] += 1
-        if ttft := get("e_ttft"):  # 0: no byte came
-            line[_TTFT] += ttft
-            line[_FIRST_TOKENS] += 1
 
-    def _close_orphan(self, row: Mapping[str, Any]) -> None:
-        self._orphans += 1
-        line = self._line(row)
-        line[_REQUESTS] += 1
-        line[_ESTIMATED] += 1
-        line[_INPUT] += int(row.get("s_prompt", 0))
+class _Sums:
+    """Lines of sums by `Dimensions`, and what they are made of."""
 
-    def _count_refusals(self, row: Mapping[str, Any]) -> None:
-        self._halves += 1
-        for refused, count in refusals.sums_of(row):
-            line = Dimensions(
-                key=refused.key or NOBODY,
-                model=refused.model or NOBODY,
-                backend=NOBODY,
-                region=NOBODY,
-                role=REFUSED,
-                team=refused.team or NOBODY,
-                product=refused.product or NOBODY,
-                code=refused.code,
-            )
-            self._sums_of(msgspec.structs.astuple(line))[_REFUSED] += count
+    def __init__(self) -> None:
+        self.lines: dict[tuple[str, ...], list[int]] = {}
+        self.halves = 0
+        self.orphans = 0
 
-    def _line(self, row: Mapping[str, Any]) -> list[int]:
-        """Return the sums that a row is added to. The names are in the order of `Dimensions`."""
-        get = row.get
-        model = get("e_model") or get("s_model") or NOBODY  # "": the call names no model, as one about a file
-        dimensions: tuple[str, ...] = (
-            get("s_key", NOBODY),
-            model,
-            get("e_backend", NOBODY),
-            get("e_region", NOBODY),
-            get("e_deployment", NOBODY),
-            get("e_served", NOBODY),
-            get("e_tier", "default"),
-            get("e_role", "served"),
-            get("s_team", NOBODY),
-            get("s_product", NOBODY),
-            get("s_system", NOBODY),
-            "long" if get("e_input", 0) > LONG_CONTEXT and not _is_sum(row) else "short",
-            NOBODY,
-        )
-        return self._sums_of(dimensions)
-
-    def _sums_of(self, dimensions: tuple[str, ...]) -> list[int]:
-        line = self._lines.get(dimensions)
-        if line is None and len(self._lines) >= _MOST_LINES:
-            replaced = _CHOSEN if len(self._lines) < 2 * _MOST_LINES else (*_CHOSEN, *_MODELS)
+    def of(self, dimensions: tuple[str, ...]) -> list[int]:
+        """The sums of a line."""
+        line = self.lines.get(dimensions)
+        if line is None and len(self.lines) >= _MOST_LINES:
+            replaced = _CHOSEN if dimensions[_USER] == NOBODY else (_USER,)
+            if len(self.lines) >= 2 * _MOST_LINES:
+                replaced += (*_CHOSEN, *_MODELS)
             dimensions = tuple(aggregates.OTHERS if i in replaced else name for i, name in enumerate(dimensions))
-            line = self._lines.get(dimensions)
+            line = self.lines.get(dimensions)
         if line is None:
-            line = self._lines[dimensions] = [0] * len(Counts.__struct_fields__)
+            line = self.lines[dimensions] = [0] * len(Counts.__struct_fields__)
         return line
 
-    def result(self) -> Fold:
-        lines = {Dimensions(*key): Counts(*line) for key, line in self._lines.items()}
-        return Fold((self._halves, self._orphans), aggregates.bounded(lines))
+    def fold(self, bounded: Callable[[Lines], Lines]) -> Fold:
+        lines = {Dimensions(*key): Counts(*line) for key, line in self.lines.items()}
+        return Fold((self.halves, self.orphans), bounded(lines))
+
+
+def _count_call(row: Mapping[str, Any], line: list[int]) -> None:
+    get = row.get
+    line[_REQUESTS] += 1
+    line[_ENDS] += 1
+    if get("e_ended") == "hung_up":
+        line[_HUNG_UP] += 1
+    elif row["e_status"] >= 400:
+        line[_ERRORS] += 1
+    line[_ATTEMPTS] += get("e_attempts", 0)
+    if "e_ms" in row:
+        line[_MS] += row["e_ms"]
+        line[_TIMED] += 1
+    if ttft := get("e_ttft"):  # 0: no byte came
+        line[_TTFT] += ttft
+        line[_FIRST_TOKENS] += 1
+
+
+def _close_orphan(row: Mapping[str, Any], sums: _Sums, user: str) -> None:
+    sums.orphans += 1
+    line = sums.of(_dimensions(row, user))
+    line[_REQUESTS] += 1
+    line[_ESTIMATED] += 1
+    line[_INPUT] += int(row.get("s_prompt", 0))
+
+
+def _count_refusals(row: Mapping[str, Any], sums: _Sums) -> None:
+    sums.halves += 1
+    for refused, count in refusals.sums_of(row):
+        line = Dimensions(
+            key=refused.key or NOBODY,
+            model=refused.model or NOBODY,
+            backend=NOBODY,
+            region=NOBODY,
+            role=REFUSED,
+            team=refused.team or NOBODY,
+            product=refused.product or NOBODY,
+            code=refused.code,
+        )
+        sums.of(msgspec.structs.astuple(line))[_REFUSED] += count
+
+
+def _dimensions(row: Mapping[str, Any], user: str) -> tuple[str, ...]:
+    """The names of the line that a row is added to, in the order of `Dimensions`."""
+    get = row.get
+    model = get("e_model") or get("s_model") or NOBODY  # "": the call names no model, as one about a file
+    return (
+        get("s_key", NOBODY),
+        model,
+        get("e_backend", NOBODY),
+        get("e_region", NOBODY),
+        get("e_deployment", NOBODY),
+        get("e_served", NOBODY),
+        get("e_tier", "default"),
+        get("e_role", "served"),
+        get("s_team", NOBODY),
+        get("s_product", NOBODY),
+        get("s_system", NOBODY),
+        "long" if get("e_input", 0) > LONG_CONTEXT and not _is_sum(row) else "short",
+        NOBODY,
+        user,
+    )

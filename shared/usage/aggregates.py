@@ -18,8 +18,8 @@ The rank of a day is the sum over its hours, that of a month over its days.
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from operator import add, attrgetter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import add, attrgetter, sub
 
 import msgspec
 
@@ -32,6 +32,7 @@ from shared.token_classes import TokenCounts
 NOBODY = "-"  # a dimension without a value: a call that reached no backend, a consumer without a team
 OTHERS = "*"  # the sum of the names beyond `MOST_NAMES`
 MOST_NAMES = 200
+MOST_USERS = 1000  # of a key
 REFUSED = "refused"  # the role of calls that were refused before they were on record
 
 _MANIFEST = "!"  # before every digit, so that a scan begins with it
@@ -48,8 +49,9 @@ class Dimensions(msgspec.Struct, frozen=True, order=True):
     charged attempt (`types.Role`), or `refused`, the only one with a `code`: that of the error. `context` is `long` for
     calls whose size of input changes their prices (`types.LONG_CONTEXT`).
 
-    Instances of versions before a dimension existed add lines up that differ in it alone. So a new one must tell apart
-    only lines that are new as well."""
+    `user` is told apart in folds of its own, beside those of all calls: instances of versions before a dimension
+    existed take one of several lines that differ in it alone. So a new dimension of other folds must tell apart only
+    lines that are new as well."""
 
     key: str
     model: str
@@ -64,6 +66,7 @@ class Dimensions(msgspec.Struct, frozen=True, order=True):
     system: str = NOBODY
     context: str = "short"
     code: str = NOBODY
+    user: str = NOBODY
 
 
 class Counts(TokenCounts, frozen=True):
@@ -126,8 +129,8 @@ def add_lines(parts: Iterable[Lines]) -> Lines:
     return sums
 
 
-def combine(folds: Sequence[Fold]) -> Fold:
-    """Add the folds of the parts of a period."""
+def combine(folds: Sequence[Fold], bounded: Callable[[Lines], Lines]) -> Fold:
+    """Add the folds of the parts of a period. `bounded`: the function that bounds their lines."""
     rank = (sum(fold.rank[0] for fold in folds), sum(fold.rank[1] for fold in folds))
     return Fold(rank, bounded(add_lines(fold.lines for fold in folds)))
 
@@ -162,6 +165,63 @@ def _bounded(lines: Lines, first: str, second: str) -> Lines:
         return msgspec.structs.replace(line, **{first: OTHERS, second: OTHERS})
 
     return add_lines({place(line): counts} for line, counts in lines.items())
+
+
+def bounded_users(lines: Lines) -> Lines:
+    """Keep the `MOST_USERS` users with the most tokens per key; add up the rest as one."""
+    tokens: dict[str, dict[str, int]] = {}
+    for line, counts in lines.items():
+        if line.user not in (NOBODY, OTHERS):
+            users = tokens.setdefault(line.key, {})
+            users[line.user] = users.get(line.user, 0) + counts.input_tokens + counts.output_tokens
+    dropped = {
+        (key, user)
+        for key, users in tokens.items()
+        if len(users) > MOST_USERS
+        for user in sorted(users, key=lambda user: (-users[user], user))[MOST_USERS:]
+    }
+    if not dropped:
+        return lines
+    return add_lines(
+        {msgspec.structs.replace(line, user=OTHERS) if (line.key, line.user) in dropped else line: counts}
+        for line, counts in lines.items()
+    )
+
+
+def bounded_by_user(lines: Lines) -> Lines:
+    """Bound the lines of a fold of users."""
+    return bounded_users(bounded(lines))
+
+
+def with_users(lines: Lines, users: Lines) -> Lines:
+    """Tell users apart in the lines of a fold, by the lines of the fold of users. The sums stay: what no user took is
+    left to nobody, and what the lines do not have (yet) is left out."""
+    left, told = dict(lines), Lines()
+    for line, counts in users.items():
+        for whole in _places(line):
+            rest = _less(left[whole], counts) if whole in left else None
+            if rest is not None:
+                left[whole] = rest
+                own = msgspec.structs.replace(whole, user=line.user)
+                told[own] = added(told[own], counts) if own in told else counts
+                break
+    return {line: counts for line, counts in left.items() if counts != Counts() or line not in lines} | told
+
+
+def _places(line: Dimensions) -> Iterator[Dimensions]:
+    """The lines of a fold of all calls that may have what a user's line has: those folds are bounded by themselves."""
+    replace = msgspec.structs.replace
+    whole = replace(line, user=NOBODY)
+    yield whole
+    yield replace(whole, product=OTHERS, system=OTHERS)
+    yield replace(whole, model=OTHERS, served=OTHERS)
+    yield replace(whole, product=OTHERS, system=OTHERS, model=OTHERS, served=OTHERS)
+
+
+def _less(whole: Counts, part: Counts) -> Counts | None:
+    """The difference; None if a part is larger than the whole."""
+    numbers = [*map(sub, msgspec.structs.astuple(whole), msgspec.structs.astuple(part))]
+    return Counts(*numbers) if min(numbers) >= 0 else None
 
 
 async def read(table: Table, partition: str) -> Fold | None:

@@ -48,3 +48,8 @@ def day_partition(hour: int) -> str:
 
 def month_partition(hour: int) -> str:
     return f"m-{label(hour)[:6]}"
+
+
+def of_users(partition: str) -> str:
+    """The partition of the same period with a line per user."""
+    return f"u{partition}"

@@ -44,7 +44,15 @@ _PROPERTIES = {field: tokens.row for field, tokens in (TOKEN_CLASSES | UNITS).it
     "summed": "e_sum",
     "unknown": "e_unknown",
 }
-_WHOSE = ("s_key", "s_team", "s_product", "s_system", "s_model", "s_ts")  # properties that all rows of a call share
+_WHOSE = (
+    "s_key",
+    "s_team",
+    "s_product",
+    "s_system",
+    "s_user",
+    "s_model",
+    "s_ts",
+)  # properties that all rows of a call share
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -134,6 +142,8 @@ class Ledger:
             intent["s_product"] = consumer.product
         if call.system:
             intent["s_system"] = call.system
+        if call.user:
+            intent["s_user"] = call.user
         place = _place(int(now // hours.HOUR), self._shard)
         batch = self._rows.add(*place, request_id, intent)
         if self._durability == "recorded":

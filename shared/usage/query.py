@@ -30,8 +30,9 @@ def spans(first: int, end: int, cuts: Iterable[int]) -> list[HourRange]:
     return [HourRange(a, b) for a, b in itertools.pairwise(bounds) if a < b]
 
 
-async def read(store: Store, pieces: Sequence[HourRange]) -> list[Lines]:
-    """The usage of requests that began in each piece. The pieces must be contiguous and in order."""
+async def read(store: Store, pieces: Sequence[HourRange], *, by_user: bool = False) -> list[Lines]:
+    """The usage of requests that began in each piece. The pieces must be contiguous and in order. `by_user`: users are
+    told apart."""
     if not pieces:
         return []
     now = store.now()
@@ -44,17 +45,25 @@ async def read(store: Store, pieces: Sequence[HourRange]) -> list[Lines]:
         async with gate:
             return await aggregates.read(table, partition)
 
+    async def lines(partition: str) -> Lines:
+        fold = await folded(partition)
+        if fold is None or not by_user:
+            return fold.lines if fold is not None else {}
+        users = await folded(hours.of_users(partition))
+        return aggregates.with_users(fold.lines, users.lines) if users is not None else fold.lines
+
     async def folds(piece: HourRange) -> list[Lines]:
-        read = map(folded, partitions(piece.first, min(piece.end, fresh)))
-        return [fold.lines for fold in await asyncio.gather(*read) if fold is not None]
+        return await asyncio.gather(*map(lines, partitions(piece.first, min(piece.end, fresh))))
 
     parts = await asyncio.gather(*map(folds, pieces))
     number = 0
     async for hour, raw in rollup.hour_folds(store, max(first, fresh), end - 1, now):
         while pieces[number].end <= hour:
             number += 1
-        parts[number].append(raw.result().lines)
-    return [aggregates.add_lines(lines) for lines in parts]
+        users = raw.users() if by_user else None
+        whole = raw.result().lines
+        parts[number].append(aggregates.with_users(whole, users.lines) if users is not None else whole)
+    return [aggregates.bounded_users(aggregates.add_lines(part)) for part in parts]
 
 
 def partitions(first: int, end: int) -> Iterator[str]:

@@ -21,7 +21,7 @@ from shared.storage.names import CONTROL, USAGE, USAGE_AGGREGATES
 from shared.storage.retrying import RetryingStore
 from shared.usage import aggregates, hours
 from shared.usage._hour_fold import HourFold
-from shared.usage.aggregates import Fold
+from shared.usage.aggregates import Fold, Lines
 
 logger = logging.getLogger("tollgate.rollup")
 
@@ -174,21 +174,30 @@ class _Pass:
 
     async def _fold_day(self, first: int, last: int) -> None:
         """Fold the hours `first` to `last` of one day, then the day, then its month."""
-        folded = 0
+        folded, by_user = 0, False
         async for hour, fold in hour_folds(self._store, first, last, self._now):
             result = fold.result()
             await self._commit(hours.hour_partition(hour), result)
+            if (users := fold.users()) is not None:
+                await self._commit(hours.of_users(hours.hour_partition(hour)), users)
+                by_user = True
             self._count(rows_read=fold.rows, orphans=result.rank[1])
             folded += 1
         if folded:
-            day, month, end = hours.day_start(first), hours.month_start(first), hours.next_month(first)
-            await self._combine(hours.day_partition(day), [hours.hour_partition(day + hour) for hour in range(24)])
-            await self._combine(
-                hours.month_partition(month), [hours.day_partition(start) for start in range(month, end, hours.DAY)]
-            )
+            await self._combine_day(first, _as_it_is, aggregates.bounded)
             self._count(hours=folded, days=1, months=1)
+        if by_user:
+            await self._combine_day(first, hours.of_users, aggregates.bounded_by_user)
 
-    async def _combine(self, partition: str, parts: list[str]) -> None:
+    async def _combine_day(self, hour: int, name: Callable[[str], str], bounded: Callable[[Lines], Lines]) -> None:
+        """Combine the folds of an hour's day, then those of its month. `name` returns their partitions' names."""
+        day, month, end = hours.day_start(hour), hours.month_start(hour), hours.next_month(hour)
+        of_day, of_month = name(hours.day_partition(day)), name(hours.month_partition(month))
+        await self._combine(of_day, [name(hours.hour_partition(day + i)) for i in range(24)], bounded)
+        days = [name(hours.day_partition(start)) for start in range(month, end, hours.DAY)]
+        await self._combine(of_month, days, bounded)
+
+    async def _combine(self, partition: str, parts: list[str], bounded: Callable[[Lines], Lines]) -> None:
         gate = asyncio.Semaphore(_READERS)
 
         async def read(part: str) -> Fold | None:
@@ -196,7 +205,7 @@ class _Pass:
                 return await aggregates.read(self._aggregates, part)
 
         folds = await asyncio.gather(*map(read, parts))
-        await self._commit(partition, aggregates.combine([fold for fold in folds if fold is not None]))
+        await self._commit(partition, aggregates.combine([fold for fold in folds if fold is not None], bounded))
 
     async def _commit(self, partition: str, fold: Fold) -> None:
         self._count(rows_written=await aggregates.commit(self._aggregates, partition, fold, self._nonce()))
@@ -212,6 +221,10 @@ class _Pass:
     def _count(self, **more: int) -> None:
         sums = {name: getattr(self.summary, name) + count for name, count in more.items()}
         self.summary = msgspec.structs.replace(self.summary, **sums)
+
+
+def _as_it_is(partition: str) -> str:
+    return partition
 
 
 async def drop_old(store: Store, keep_months: int) -> None:

@@ -136,15 +136,15 @@ async def test_addresses_that_have_not_called_for_a_day_are_forgotten() -> None:
     member = limiter(store, requests_per_minute=10)
     await member.admit("203.0.113.7")
     await member.close()
-    assert await cleanup.forget_addresses(store, settings) == 0
+    assert await cleanup.forget_idle(store, settings) == 0
     store.time += cleanup.EVERY - 60
     await member.admit("203.0.113.8")
     await member.close()
     store.time += 61
-    assert await cleanup.forget_addresses(store, settings) == 1
+    assert await cleanup.forget_idle(store, settings) == 1
     assert [key for key in store.rows("limits") if key.startswith("address:")] == ["address:203.0.113.8"]
     store.time += 10
-    assert await cleanup.forget_addresses(store, settings) == 0  # once a day
+    assert await cleanup.forget_idle(store, settings) == 0  # once a day
 
 
 def test_a_row_whose_quota_is_in_use_is_kept_until_it_renews() -> None:

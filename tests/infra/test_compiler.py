@@ -126,6 +126,7 @@ def test_the_types_of_the_sections_are_those_of_the_configuration(template: dict
     assert keys(template, "model", "replaced_by") == fields(config.Successor)
     assert keys(template, "consumerLimits") == fields(config.Limits)
     assert keys(template, "model") == fields(config.Model)
+    assert keys(template, "otherSections", "end_users") == fields(config.EndUsers)
     assert keys(template, "product") == fields(config.Product)
     assert keys(template, "team") == fields(config.Team)
     assert keys(template, "variant") == fields(config.Variant)

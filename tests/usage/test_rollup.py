@@ -534,7 +534,7 @@ def test_names_from_callers_and_backends_are_bounded_and_lose_no_token(place: st
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(aggregates, "MOST_NAMES", 3)
         fold = fold_rows([row(number) for number in order], 1600)
-        assert aggregates.combine([fold, fold]).lines.keys() == fold.lines.keys()
+        assert aggregates.combine([fold, fold], aggregates.bounded).lines.keys() == fold.lines.keys()
     lines = {(line.key, getattr(line, name)): counts for line, counts in fold.lines.items()}
     kept = {("k0", f"s{number}") for number in (38, 36, 34)} | {("k1", f"s{number}") for number in (39, 37, 35)}
     assert lines.keys() == kept | {("k0", "*"), ("k1", "*")}
