@@ -104,7 +104,7 @@ def _limits_complaints(configuration: document.Configuration) -> Iterator[Compla
 
 
 def _product_complaints(configuration: document.Configuration) -> Iterator[Complaint]:
-    models = {*configuration.model_names(), *configuration.aliases}
+    models = {*configuration.model_names(), *configuration.aliases, *configuration.switches}
     regions = {backend.region for backend in configuration.backends}
     zones = {backend.data_zone for backend in configuration.backends if backend.data_zone}
     for name, product in configuration.products.items():
