@@ -82,9 +82,10 @@ async def newest(
     deadline, read, length = loop.time() + _PATIENCE, 0, _FIRST
     found: list[CallRows] = []
     end = min(before or _floor(until), _floor(until))
-    while (high := ulid.seconds(end)) >= since and end > _floor(since):
+    while end > _floor(since):
         if read >= _MOST_ROWS or loop.time() >= deadline:
             return CallPage(found, end)
+        high = ulid.seconds(end)
         low = max(since, min(high, until) - length)
         first = _floor(low)
         parts = await asyncio.gather(*(_range(store, hour, first, end) for hour in _hours(low, high)))

@@ -42,7 +42,7 @@ async def test_a_call_is_found_by_its_id_wherever_its_row_is(late: float) -> Non
         assert await calls.find(store, ulid.new(arrived)) is None
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     ages=st.lists(st.floats(0, 3 * 86_400), max_size=40),
     limit=st.integers(1, 7),
