@@ -173,7 +173,7 @@ class Application:
         )
         routes = [route for resource in resources for route in resource.routes()]
         authenticator = self._authenticator = self._authenticator.with_settings(configuration.entra)
-        operators = Operators(settings.management_key, authenticator.tokens)
+        operators = Operators(settings.management_key, authenticator.tokens, configuration.team_owners)
         management = ManagementApi(routes, limiter, authenticator, operators)
         self.gateway = Gateway(
             management,

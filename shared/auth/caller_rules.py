@@ -24,7 +24,7 @@ def granted(identity: Identity, rule: CallerRule, stored: Consumer | None) -> Co
         name=own.name,
         models=own.models if own.models is not None else _set(rule.models),
         limits=merged(rule.limits, own.limits),
-        product=rule.product or "",
+        products=own.products or ((rule.product,) if rule.product else ()),
         team=own.team or rule.team or "",
         model_limits=own.model_limits,
         addresses=own.addresses,

@@ -54,10 +54,11 @@ def _rule_complaints(rule: document.CallerRule, at: str, configuration: document
     if rule.app_role is not None and not _is_plain(rule.app_role):
         expected = "expected the value of an app role, such as Gateway.Call"
         yield Complaint(f"{at}.app_role", f"{expected}, got {rule.app_role!r}")
-    if rule.product is not None and not _is_plain(rule.product):
-        yield Complaint(f"{at}.product", f"expected the name of a product, got {rule.product!r}")
-    if rule.team is not None and rule.team not in (teams := configuration.limits.teams):
-        known = ", ".join(sorted(teams)) or "limits.teams, which is empty"
+    if rule.product is not None and rule.product not in (products := configuration.products):
+        known = ", ".join(sorted(products)) or "products, which is empty"
+        yield Complaint(f"{at}.product", f"expected one of {known}, got {rule.product!r}")
+    if rule.team is not None and rule.team not in (teams := configuration.team_limits):
+        known = ", ".join(sorted(teams)) or "teams, which is empty"
         yield Complaint(f"{at}.team", f"expected one of {known}, got {rule.team!r}")
     if problem := document.time_zone_problem(rule.limits):
         yield Complaint(f"{at}.limits.time_zone", problem)

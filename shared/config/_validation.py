@@ -15,7 +15,7 @@ CONTAINER = re.compile(r"(?=.{3,63}$)[a-z0-9]+(-[a-z0-9]+)*")
 RESOURCE_ID = re.compile(
     r"(?i)/subscriptions/[0-9a-f-]{36}/resourceGroups/[^/\s]+/providers/Microsoft\.CognitiveServices/accounts/[^/\s]+"
 )
-OBJECT_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+OBJECT_ID = re.compile(r"(?i)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[A-Za-z0-9._:\[\]-]+")
 HOST = re.compile(r"[A-Za-z0-9._-]+(:\d{1,5})?")
 API_VERSION = re.compile(r"v1|\d{4}-\d{2}-\d{2}(-preview)?")
@@ -116,6 +116,8 @@ def _product_complaints(configuration: document.Configuration) -> Iterator[Compl
             ("regions", product.regions, regions, "the region of a backend"),
             ("data_zones", product.data_zones, zones, "the data zone of a backend"),
         ):
+            if named is not None and not named:
+                yield Complaint(f"{at}.{key}", "expected at least one; leave the key out to allow all")
             for value in sorted((named or frozenset()) - known):
                 yield Complaint(f"{at}.{key}", f"expected {of}, got {value!r}")
         for key, limits in (("limits", product.limits), ("shared_limits", product.shared_limits)):

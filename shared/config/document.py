@@ -370,6 +370,11 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dic
         """The limits that the keys of each team share, by the sections `teams` and `limits.teams`."""
         return self.limits.teams | {name: team.limits for name, team in self.teams.items()}
 
+    @functools.cached_property
+    def team_owners(self) -> dict[str, frozenset[str]]:
+        """The object ids of each team's owners."""
+        return {name: team.owners for name, team in self.teams.items()}
+
     def canonical(self, model: str) -> str:
         """The model of an alias; any other name is returned as it is."""
         return self.aliases.get(model, model)

@@ -61,11 +61,11 @@ class Store(MemoryStore):
                 raise StoreUnavailable("no writes")
             return await put(partition, key, properties, etag)
 
-        def counted(partition: str) -> Any:
+        def counted(partition: str, first: str = "", end: str = "") -> Any:
             if self.is_dead:
                 raise StoreUnavailable("dead")
             self.scans.append(partition)
-            return scan(partition)
+            return scan(partition, first, end)
 
         table.put, table.scan = refusing, counted  # type: ignore[method-assign]
         return table
@@ -422,17 +422,17 @@ async def test_the_first_rule_that_matches_applies(tenant: SimulatorProcess) -> 
     )
     async with house(tenant, *rules) as gateway:
 
-        async def product(**wanted: Any) -> str:
-            return (await gateway.who(tenant.token(**wanted))).product
+        async def product(**wanted: Any) -> tuple[str, ...]:
+            return (await gateway.who(tenant.token(**wanted))).products
 
         ann = await gateway.who(tenant.token("ann", kind="user", groups=[GROUP], roles=["Gateway.Call"]))
-        assert (ann.team, ann.limits, ann.product) == ("research", Limits(tokens_per_minute=1), "")
-        assert await product(name="b", groups=[GROUP], roles=["Gateway.Call"]) == "both"
+        assert (ann.team, ann.limits, ann.products) == ("research", Limits(tokens_per_minute=1), ())
+        assert await product(name="b", groups=[GROUP], roles=["Gateway.Call"]) == ("both",)
         member = await gateway.who(tenant.token("c", groups=[OTHER, GROUP]))
-        assert (member.product, member.models) == ("group", frozenset(["gpt-4o"]))
+        assert (member.products, member.models) == (("group",), frozenset(["gpt-4o"]))
         batch = await gateway.who(tenant.token("batch", roles=["Gateway.Call"]))
         assert batch.access == Access(regions=frozenset(["eastus2"]), data_zones=frozenset(["us"]))
-        assert await product(name="d", roles=["Other", "Gateway.Call"]) == "standard"
+        assert await product(name="d", roles=["Other", "Gateway.Call"]) == ("standard",)
         with pytest.raises(CallerNotAllowed, match="No rule of this gateway admits e") as refused:
             await gateway.who(tenant.token("e", roles=["gateway.call"], groups=[OTHER]))
         assert (refused.value.status, refused.value.code) == (403, "caller_not_allowed")

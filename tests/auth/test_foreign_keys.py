@@ -40,9 +40,9 @@ class Store(MemoryStore):
             count()
             return await get(partition, key)
 
-        async def counted_scan(partition: str):  # type: ignore[no-untyped-def]
+        async def counted_scan(partition: str, first: str = "", end: str = ""):  # type: ignore[no-untyped-def]
             count()
-            async for row in scan(partition):
+            async for row in scan(partition, first, end):
                 yield row
 
         table.get, table.scan = counted_get, counted_scan  # type: ignore[method-assign]

@@ -1,10 +1,9 @@
-"""The rights that a product leaves of a consumer's own, and who owns a team."""
+"""The rights that a product leaves of a consumer's own."""
 
 import pytest
 
 from shared.auth.products import Subscriptions, under_product
-from shared.auth.teams import teams_owned
-from shared.config.document import Backend, Configuration, Model, Product, Team
+from shared.config.document import Backend, Configuration, Model, Product
 from shared.errors import ProductNotAllowed
 from shared.types import Access, Consumer
 
@@ -103,17 +102,3 @@ def test_rights_are_computed_once_and_again_when_the_consumer_has_changed() -> N
     assert subscriptions.effective(consumer("chat", models=frozenset(("small",)))).models == frozenset(("small",))
     assert subscriptions.effective(consumer("open", "chat", named="chat")).product == "chat"
     assert subscriptions.effective(consumer("open", "chat")).product == "open"
-
-
-def test_teams_are_owned_by_people_and_by_their_groups() -> None:
-    configuration = Configuration(
-        backends=[],
-        teams={
-            "lab": Team(owners=frozenset(("anna", "leads"))),
-            "sales": Team(owners=frozenset(("ben",))),
-            "nobodys": Team(),
-        },
-    )
-    assert teams_owned(configuration, "anna") == {"lab"}
-    assert teams_owned(configuration, "ben", ("leads", "others")) == {"lab", "sales"}
-    assert teams_owned(configuration, "carla", ("others",)) == frozenset()

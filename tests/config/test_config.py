@@ -133,7 +133,7 @@ def changed(path: str, value: Any) -> str:
         ("entra", entra({"app_role": "x y"}), "entra.callers[0].app_role: expected the value of an app role"),
         ("entra", entra({"group": "admins"}), "entra.callers[0].group: expected an id as a GUID, got 'admins'"),
         ("entra", entra({"app": T, "object": "me"}), "entra.callers[0].object: expected an id as a GUID"),
-        ("entra", entra({"app": T, "team": "x"}), "entra.callers[0].team: expected one of limits.teams, which is"),
+        ("entra", entra({"app": T, "team": "x"}), "entra.callers[0].team: expected one of teams, which is empty"),
         ("entra", entra({"app": T, "models": []}), "entra.callers[0].models: expected at least one"),
         (
             "entra",
@@ -142,7 +142,7 @@ def changed(path: str, value: Any) -> str:
         ),
         ("entra", entra({"app": T, "regions": ["x"]}), "entra.callers[0].regions[0]: expected one of r, got 'x'"),
         ("entra", entra({"app": T, "data_zones": ["eu"]}), "entra.callers[0].data_zones[0]: expected one of none"),
-        ("entra", entra({"app": T, "product": ""}), "entra.callers[0].product: expected the name of a product"),
+        ("entra", entra({"app": T, "product": ""}), "entra.callers[0].product: expected one of products, which is"),
         ("entra", entra({"app": T, "limits": {"time_zone": "Mars"}}), "entra.callers[0].limits.time_zone: expected"),
         ("entra", entra({"app": T, "limit": {}}), "entra.callers[0]: Object contains unknown field `limit`"),
         ("entra", entra({"app": T}, {"app": T, "team": None}), "entra.callers[1]: expected other callers than"),

@@ -40,7 +40,8 @@ def entra_system(edge: Edge, azurite: Azurite, simulator: SimulatorProcess) -> I
             {"app_role": "Gateway.Call", "product": "standard"},
         ],
     }
-    settings = configuration(simulator, entra=section, limits={"teams": {"research": {}}})
+    products: dict[str, Any] = {"standard": {}}
+    settings = configuration(simulator, entra=section, products=products, limits={"teams": {"research": {}}})
     with start_system(edge, settings, simulator, azurite.connection_string) as running:
         yield running
 
