@@ -49,6 +49,7 @@ from shared.management.configuration import ConfigurationRoutes
 from shared.management.drains import DrainTable
 from shared.management.limits import LimitRoutes
 from shared.management.models import ModelRoutes
+from shared.management.named_sections import NamedSectionRoutes
 from shared.management.readiness import ReadinessCheck
 from shared.management.requests import RequestRoutes
 from shared.management.service import ServiceRoutes
@@ -169,6 +170,8 @@ class Application:
             ModelRoutes(configuration),
             ConfigurationRoutes(running.live, running.changes, audit),
             RequestRoutes(running.store, configuration),
+            NamedSectionRoutes("products", running.store, running.live, running.changes, audit),
+            NamedSectionRoutes("teams", running.store, running.live, running.changes, audit),
             AuditRoutes(audit),
         )
         routes = [route for resource in resources for route in resource.routes()]

@@ -1,6 +1,6 @@
 """The backends: their state as this instance sees it and as the instances share it, and which ones are drained."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from starlette.responses import Response
 
@@ -8,7 +8,7 @@ from shared.auth.operators import ADMINS
 from shared.errors import InvalidRequest
 from shared.management.audit import change_by
 from shared.management.drains import DrainTable, reason_of, seconds
-from shared.management.routes import ManagementRequest, Route, refuse_unknown
+from shared.management.routes import ManagementRequest, Route, is_forced, refuse_unknown
 from shared.responses.rendering import JsonResponse
 from shared.routing.report import BackendsReport, shown_drain
 
@@ -56,10 +56,3 @@ class BackendRoutes:
         )
         await self._report.drains.read()
         return Response(status_code=204)
-
-
-def is_forced(query: Mapping[str, str]) -> bool:
-    """The parameter `force`. Raises `InvalidRequest`."""
-    if (force := query.get("force", "false")) not in ("true", "false"):
-        raise InvalidRequest(f"force: expected true or false, got {force[:64]!r}.", param="force")
-    return force == "true"

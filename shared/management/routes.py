@@ -110,3 +110,10 @@ def time_of(query: Mapping[str, str], name: str, default: float) -> float:
         message = f"{name}: expected a time in RFC 3339 such as 2026-11-29T08:00:00Z, got {text[:64]!r}."
         raise InvalidRequest(message, param=name) from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def is_forced(query: Mapping[str, str]) -> bool:
+    """The parameter `force`. Raises `InvalidRequest`."""
+    if (force := query.get("force", "false")) not in ("true", "false"):
+        raise InvalidRequest(f"force: expected true or false, got {force[:64]!r}.", param="force")
+    return force == "true"

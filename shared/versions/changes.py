@@ -41,6 +41,15 @@ class Changes:
             raise RequestTooLarge(message)
         return configuration
 
+    async def section(self, name: str) -> Any:
+        """A section as the newest version has it; None if there is none. Raises `StoreUnavailable`."""
+        newest = await self.versions.existing((await self.versions.pointer()).number)
+        return self._of(newest, name)
+
+    def _of(self, version: Version, section: str) -> Any:
+        """A copy of a version's section, else of the base document's."""
+        return copy.deepcopy(version.sections.get(section, self._base().sections.get(section)))
+
     async def replace(self, sections: Sections, by: str, note: str = "", expected: int | None = None) -> Version:
         """Make a version of exactly these sections. `expected`: the number of the version that must still be current.
 
@@ -63,8 +72,7 @@ class Changes:
         Raises what `change` raises, and as `replace`."""
 
         def changed(current: Version) -> Sections:
-            value = current.sections.get(section, self._base().sections.get(section))
-            return {**current.sections, section: change(copy.deepcopy(value))}
+            return {**current.sections, section: change(self._of(current, section))}
 
         return await self._change(changed, by, note)
 

@@ -1,0 +1,185 @@
+"""Products and teams: entries of a section of the configuration, each with a path and an ETag of its own.
+
+A change is an edit of that section in the newest version of the configuration, and is checked with all of it."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, Literal
+
+import msgspec
+from starlette.responses import Response
+
+from shared.auth.consumers import Consumers
+from shared.auth.operators import ADMINS, EVERYONE
+from shared.errors import (
+    ChangedMeanwhile,
+    ConfigurationError,
+    ConfigurationRefused,
+    InvalidRequest,
+    ResourceNotFound,
+    StillNeeded,
+    StoreUnavailable,
+)
+from shared.management.audit import Audit, change_by
+from shared.management.routes import ManagementRequest, Route, is_forced, page, refuse_unknown
+from shared.responses.rendering import JsonResponse
+from shared.storage import Store
+from shared.types import Consumer
+from shared.versions.changes import Changes
+from shared.versions.live import Live
+from shared.versions.rows import Version
+
+Section = Literal["products", "teams"]
+
+_TRIES = 8
+_MOST_NAMED = 5  # consumers that an error lists
+
+_USED_BY: dict[Section, Callable[[Consumer, str], bool]] = {
+    "products": lambda consumer, name: name in consumer.products,
+    "teams": lambda consumer, name: consumer.team == name,
+}
+
+
+class _Overtaken(Exception):
+    """Another operator was faster."""
+
+
+class NamedSectionRoutes:
+    """The paths below `/gateway/products` or `/gateway/teams`."""
+
+    def __init__(self, section: Section, store: Store, live: Live, changes: Changes, audit: Audit) -> None:
+        self._section = section
+        self._kind = section.removesuffix("s")
+        self._consumers = Consumers(store)
+        self._live = live
+        self._changes = changes
+        self._audit = audit
+
+    def routes(self) -> Sequence[Route]:
+        at = f"/gateway/{self._section}"
+        return (
+            Route("GET", at, "operator", self._list, EVERYONE),
+            Route("GET", f"{at}/{{name}}", "operator", self._show, EVERYONE),
+            Route("PUT", f"{at}/{{name}}", "operator", self._put, ADMINS),
+            Route("DELETE", f"{at}/{{name}}", "operator", self._delete, ADMINS),
+        )
+
+    async def _list(self, request: ManagementRequest) -> Response:
+        """List the entries that the operator may see, by name."""
+        refuse_unknown(request.query, "limit", "after")
+        entries = await self._entries()
+        names = sorted(name for name in entries if self._sees(request, name))
+        shown, after = page(names, request.query, lambda name: name)
+        return JsonResponse({"data": [_shown(name, entries[name]) for name in shown], "after": after})
+
+    async def _show(self, request: ManagementRequest) -> Response:
+        """Show one entry."""
+        refuse_unknown(request.query)
+        name = request.parameters["name"]
+        entry = (await self._entries()).get(name)
+        if entry is None or not self._sees(request, name):
+            raise self._missing(name)
+        return JsonResponse(_shown(name, entry), headers={"etag": _etag(entry)})
+
+    async def _put(self, request: ManagementRequest) -> Response:
+        """Create or replace one entry."""
+        refuse_unknown(request.query)
+        name, entry = request.parameters["name"], request.object()
+        if entry.pop("name", name) != name:
+            raise InvalidRequest(f"name: expected {name!r}, as in the path, or no name.", param="name")
+        before = await self._change(request, entry)
+        return JsonResponse(_shown(name, entry), 201 if before is None else 200, {"etag": _etag(entry)})
+
+    async def _delete(self, request: ManagementRequest) -> Response:
+        """Delete one entry."""
+        refuse_unknown(request.query, "force")
+        name = request.parameters["name"]
+        forced = is_forced(request.query)
+        entry = (await self._entries()).get(name)
+        if entry is None:
+            raise self._missing(name)
+        _require_match(request, entry)
+        if not forced:
+            await self._refuse_if_used(name)
+        await self._change(request, None)
+        return Response(status_code=204)
+
+    async def _refuse_if_used(self, name: str) -> None:
+        """Raise `StillNeeded` if consumers have an entry."""
+        used_by = _USED_BY[self._section]
+        users = [record.consumer.name for record in await self._consumers.all() if used_by(record.consumer, name)]
+        if users:
+            more = f" and {len(users) - _MOST_NAMED} more" if len(users) > _MOST_NAMED else ""
+            raise StillNeeded(
+                f"The {self._kind} {name!r} has consumers: {', '.join(users[:_MOST_NAMED])}{more}. Change them first, "
+                "or repeat the request with force=true."
+            )
+
+    async def _change(self, request: ManagementRequest, after: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """Replace an entry; None: delete it. Return the one before, None if there was none."""
+        name = request.parameters["name"]
+        for _ in range(_TRIES):
+            before = (await self._entries()).get(name)
+            if before is None and after is None:
+                raise self._missing(name)
+            _require_match(request, before)
+            verb = "delete" if after is None else "create" if before is None else "update"
+            change = change_by(request, f"{self._kind}.{verb}", name, before, after)
+            write = partial(self._write, name, before, after, request.actor.name, f"{verb} {self._kind} {name}")
+            if await self._audit.perform(change, write) is not None:
+                with suppress(StoreUnavailable):
+                    await self._live.look()
+                return before
+        raise StoreUnavailable(f"The {self._kind} {name!r} is being changed by others all the time.")
+
+    async def _write(
+        self, name: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None, by: str, note: str
+    ) -> Version | None:
+        """Write the change of one entry; return None if it is not what it was `before` any more."""
+
+        def changed(section: Any) -> dict[str, Any]:
+            entries = dict(section or {})
+            if entries.get(name) != before:
+                raise _Overtaken
+            rest = {other: entry for other, entry in entries.items() if other != name}
+            return rest if after is None else rest | {name: after}
+
+        try:
+            return await self._changes.edit(self._section, changed, by, note)
+        except _Overtaken:
+            return None
+        except ConfigurationError as error:
+            raise ConfigurationRefused(error) from None
+
+    async def _entries(self) -> dict[str, dict[str, Any]]:
+        """The section in the newest version of the configuration."""
+        return await self._changes.section(self._section) or {}
+
+    def _sees(self, request: ManagementRequest, name: str) -> bool:
+        return self._section == "products" or request.actor.sees(name)
+
+    def _missing(self, name: str) -> ResourceNotFound:
+        return ResourceNotFound(
+            f"There is no {self._kind} {name[:64]!r} in the section `{self._section}` of the configuration; "
+            f"GET /gateway/{self._section} lists them."
+        )
+
+
+def _shown(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {"name": name, **entry}
+
+
+def _etag(entry: Mapping[str, Any]) -> str:
+    """A digest of an entry, whatever the order of its keys."""
+    return f'"{hashlib.sha256(msgspec.json.encode(entry, order="deterministic")).hexdigest()[:16]}"'
+
+
+def _require_match(request: ManagementRequest, entry: Mapping[str, Any] | None) -> None:
+    """Raise `ChangedMeanwhile` unless the entry is the one that `If-Match` or `If-None-Match: *` demands."""
+    if entry is not None and request.headers.get("if-none-match", "").strip() == "*":
+        raise ChangedMeanwhile("It exists already, and If-None-Match: * demands that it does not.")
+    wanted = request.headers.get("if-match", "").strip()
+    if wanted and (entry is None or wanted not in ("*", _etag(entry))):
+        raise ChangedMeanwhile("It is not what If-Match demands: read it again.")
