@@ -27,9 +27,9 @@ class Tables(MemoryStore):
     endpoint = "memory"
 
     def usage(self) -> dict[str, Properties]:
-        """All raw rows, by the id of their request."""
+        """All raw rows of calls on record, by the id of their request."""
         parts = (part for name, rows in self._tables.items() if name.startswith("usage2") for part in rows.values())
-        return {key: row for part in parts for key, (row, _) in part.items()}
+        return {key: row for part in parts for key, (row, _) in part.items() if "s_key" in row or "e_status" in row}
 
 
 class Exchange:
