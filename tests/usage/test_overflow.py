@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from shared.usage.overflow import Group, Overflow
+from shared.usage._row_files import Group
+from shared.usage.overflow import Overflow
 
 MOST = 1_000_000
 
 
 def group(number: int) -> Group:
-    return Group("usage202611", "2026112110-03", {f"{number}": {"e_input": number, "e_seconds": 1.5, "e_est": True}})
+    return Group(
+        "usage202611", f"2026112110-{number:02d}", {f"{number}": {"e_input": number, "e_seconds": 1.5, "e_est": True}}
+    )
 
 
 def everything(overflow: Overflow) -> list[Group]:
@@ -24,9 +27,9 @@ def everything(overflow: Overflow) -> list[Group]:
 
 
 def killed(overflow: Overflow) -> None:
-    """The state after `kill -9`: the lock is gone, the file is not."""
-    assert overflow._own is not None
-    os.close(overflow._own.descriptor)
+    """The state after `kill -9`: the locks are gone, the files are not."""
+    for file in overflow.files._open:
+        os.close(file.descriptor)
 
 
 def files(directory: Path) -> list[Path]:
@@ -111,7 +114,7 @@ def test_only_the_owner_may_read(tmp_path: Path) -> None:
 def test_a_directory_that_another_user_may_have_created_is_not_used(
     tmp_path: Path, trap: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    directory = Overflow(tmp_path, "a", MOST)._directory
+    directory = Overflow(tmp_path, "a", MOST).files.directory
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     if trap == "open to others":
         directory.mkdir()
