@@ -1,5 +1,5 @@
-"""`make bench-ledger`: the latency of quick calls by the durability of their rows, with a table that takes 8 ms more than
-Azurite. Has no thresholds. `python -m bench.ledger_latency [CALLS]`
+"""`make bench-ledger`: the latency of quick calls by durability of their rows, with a table 8 ms slower than Azurite.
+Has no thresholds. `python -m bench.ledger_latency [CALLS]`
 """
 
 import asyncio

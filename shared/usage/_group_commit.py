@@ -259,7 +259,8 @@ class GroupCommit:
         pause, rows = _FIRST_PAUSE, 0
         while (group := await asyncio.to_thread(self._overflow.next)) is not None:
             try:
-                await self._store.table(group.table).merge(group.partition, group.rows)
+                if new := await self._without_outdated(group):
+                    await self._store.table(group.table).merge(group.partition, new)
                 await self._late(group.partition)
             except StoreUnavailable:
                 await asyncio.sleep(pause)
@@ -274,6 +275,16 @@ class GroupCommit:
             await asyncio.sleep(_PACE)
         if rows:
             logger.warning("%d usage rows were read back from disk", rows)
+
+    async def _without_outdated(self, group: Group) -> dict[str, dict[str, Value]]:
+        """The rows of a group from disk. Of a call whose estimate has been corrected meanwhile, only what is missing."""
+        rows = dict(group.rows)
+        for key, row in group.rows.items():
+            if "e_est" in row and "e_counted" not in row:
+                found = await self._store.table(group.table).get(group.partition, key)
+                if found is not None and "e_counted" in found.properties:
+                    rows[key] = {name: value for name, value in row.items() if name not in found.properties}
+        return {key: row for key, row in rows.items() if row}
 
     def _lose(self, batch: Batch, reason: str) -> None:
         if batch in self._batches:
