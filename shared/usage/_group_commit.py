@@ -277,7 +277,7 @@ class GroupCommit:
             logger.warning("%d usage rows were read back from disk", rows)
 
     async def _without_outdated(self, group: Group) -> dict[str, dict[str, Value]]:
-        """The rows of a group from disk. Of a call whose estimate has been corrected meanwhile, only what is missing."""
+        """The rows of a group from disk. Of a call whose estimate has been corrected since, only what is missing."""
         rows = dict(group.rows)
         for key, row in group.rows.items():
             if "e_est" in row and "e_counted" not in row:

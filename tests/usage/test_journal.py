@@ -32,6 +32,10 @@ def house_on(directory: Path, most: int = MOST) -> House:
     return House("recorded", Overflow(directory, "here", most))
 
 
+def partition_of(house: House) -> str:
+    return next(iter(house.store.rows("usage202609")), "")
+
+
 async def kill(house: House) -> None:
     """The state after `kill -9`: what was in memory is gone, and so are the locks; the files are not."""
     for task in (house.ledger._rows._writer, house.ledger._rows._reader):
@@ -71,6 +75,41 @@ async def test_a_recorded_answer_does_not_wait_for_the_table_and_is_whole_after_
     rows = await (await heir_of(house, tmp_path)).rows()
     assert rows.keys() == {entry.request_id for entry in entries}
     assert all(row.items() >= {"s_key": "c1", "s_ts": 1_790_000_000.0, "e_output": 7}.items() for row in rows.values())
+
+
+async def test_a_row_stays_on_disk_while_those_before_it_are_written(tmp_path: Path) -> None:
+    house = house_on(tmp_path)
+    house.store.seconds = 0.2
+    house.close(house.open("01FIRST"))
+    await asyncio.sleep(0.02)
+    house.close(house.open("01SECOND"))
+    await until(lambda: "01FIRST" in house.store.rows("usage202609").get(partition_of(house), {}))
+    await kill(house)
+    assert (await house.rows()).keys() == {"01FIRST"}
+    rows = await (await heir_of(house, tmp_path)).rows()
+    assert [row["e_status"] for row in rows.values()] == [200, 200]
+
+
+async def test_an_estimate_that_is_read_back_does_not_replace_what_was_counted_meanwhile(tmp_path: Path) -> None:
+    house = house_on(tmp_path)
+    house.store.dead = True
+    entry = house.open()
+    house.close(entry, usage=Usage(5, 7, estimated=True))
+    house.time += 5.0
+    await until(lambda: house.ledger._rows.spilled == 1)
+    house.ledger.correct(entry, Outcome(status=200, usage=Usage(6, 9, estimated=True)))
+    overflow = house.ledger._rows._overflow
+    assert overflow is not None
+    with overflow._lock:  # the disk is slower than the table
+        house.store.dead = False
+        house.ledger._rows.at_once()
+        async with asyncio.timeout(5):
+            while not await house.rows():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    await until(lambda: not house.ledger._rows.backlog and not any(file.stat().st_size for file in files_in(tmp_path)))
+    row = (await house.rows())[entry.request_id]
+    assert (row["e_input"], row["e_output"], row["e_counted"], row["e_status"], row["s_key"]) == (6, 9, True, 200, "c1")
+    await house.ledger.close()
 
 
 async def test_the_journal_is_empty_once_its_rows_are_in_the_table_and_gone_after_an_orderly_end(
@@ -178,7 +217,7 @@ async def test_processes_on_one_disk_leave_each_others_rows_alone(tmp_path: Path
     assert len(await (await heir_of(living, tmp_path)).rows()) == 1
 
 
-STEPS = ("open", "close", "close", "correct", "charge", "commit", "outage", "wait")
+STEPS = ("open", "close", "close", "correct", "charge", "commit", "outage", "wait", "wait")
 
 
 @given(st.lists(st.sampled_from(STEPS), max_size=60), st.integers(0, 10_000), st.booleans())
@@ -198,6 +237,7 @@ async def crash_after(steps: list[str], chance: random.Random, directory: Path, 
     killed, perhaps within a write (`half`)."""
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
     house, target = house_on(directory), Target(BACKEND, "m", "d")
+    house.store.seconds = chance.choice([0.0, 0.001])  # rows arrive during a write as well
     opened: list[Entry] = []
     estimated: list[Entry] = []
     known: dict[str, dict[str, Any]] = {}
@@ -219,7 +259,8 @@ async def crash_after(steps: list[str], chance: random.Random, directory: Path, 
             known[entry.request_id] = {"e_input": 6, "e_output": 1000 + number, "e_counted": True}
         elif step == "commit":
             house.ledger._rows.at_once()
-            await asyncio.sleep(0.002)
+        elif step == "wait":
+            await asyncio.sleep(chance.uniform(0.0, 0.003))
         elif step == "outage":
             house.store.dead = not house.store.dead
             house.time += 3.0
