@@ -154,7 +154,7 @@ class CallRecord(NamedTuple):
     entry: Entry
 
     def close(self, outcome: Outcome, text: str = "") -> asyncio.Future[None]:
-        """Report the end of the call. Returns at once; the future is done when the row is in the table.
+        """Report the end of the call. Returns at once; the future is done when the row is on record.
 
         Estimated tokens are counted afterwards, and corrected; `text` is the part of the answer that was relayed."""
         return self.accounting.close(self, outcome, text)
