@@ -1,11 +1,15 @@
 """Rows on disk: they are read back after any crash, and only their owner can read them."""
 
+import hashlib
 import os
 import stat
+import struct
+import zlib
 from pathlib import Path
 
 import pytest
 
+from shared.storage import MAX_BATCH
 from shared.usage._row_files import Group
 from shared.usage.overflow import Overflow
 
@@ -100,6 +104,31 @@ def test_a_damaged_record_is_logged_and_not_read(tmp_path: Path, place: int, cap
     heir.adopt()
     assert everything(heir) == []
     assert f"{len(data)} bytes at the end" in caplog.text
+
+
+def test_versions_that_share_a_disk_read_each_others_files(tmp_path: Path) -> None:
+    """The names and the bytes that every version writes and reads."""
+    overflow = Overflow(tmp_path, "a", MOST)
+    overflow.append([Group("usage202611", "2026112110-03", {"01A": {"e_input": 7, "e_est": True}})])
+    (file,) = files(tmp_path)
+    rows = b"\x81\xa301A\x82\xa7e_input\x07\xa5e_est\xc3"
+    data = b"\x93\xabusage202611\xad2026112110-03" + rows
+    assert file.read_bytes() == struct.pack("<II", len(data), zlib.crc32(data)) + data
+    assert file.name.endswith(".rows")
+    assert file.parent.name == f"tollgate-{os.getuid()}-{hashlib.sha256(b'a').hexdigest()[:16]}"
+
+
+def test_rows_of_one_partition_are_read_back_together_up_to_a_transaction_and_the_last_value_holds(
+    tmp_path: Path,
+) -> None:
+    overflow = Overflow(tmp_path, "a", MOST)
+    numbers = [*range(60), *range(60), *range(60, 150)]
+    overflow.append(
+        [Group("usage202611", "2026112110-03", {f"{n}": {"e_input": at}}) for at, n in enumerate(numbers)] + [group(1)]
+    )
+    first, second, third = everything(overflow)
+    assert (len(first.rows), len(second.rows), third) == (MAX_BATCH, 50, group(1))
+    assert [first.rows[f"{n}"]["e_input"] for n in (0, 59, 60)] == [60, 119, 120]
 
 
 def test_only_the_owner_may_read(tmp_path: Path) -> None:
