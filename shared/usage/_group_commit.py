@@ -277,10 +277,12 @@ class GroupCommit:
             logger.warning("%d usage rows were read back from disk", rows)
 
     async def _without_outdated(self, group: Group) -> dict[str, dict[str, Value]]:
-        """The rows of a group from disk. Of a call whose estimate has been corrected since, only what is missing."""
+        """The rows of a group from disk. Of a call whose usage has been corrected or completed since, only what is
+        missing: a row with an estimate or without a usage is not the last word."""
         rows = dict(group.rows)
         for key, row in group.rows.items():
-            if "e_est" in row and "e_counted" not in row:
+            open_end = "e_est" in row or ("e_status" in row and "e_input" not in row)
+            if open_end and "e_counted" not in row:
                 found = await self._store.table(group.table).get(group.partition, key)
                 if found is not None and "e_counted" in found.properties:
                     rows[key] = {name: value for name, value in row.items() if name not in found.properties}

@@ -112,6 +112,18 @@ async def test_an_estimate_that_is_read_back_does_not_replace_what_was_counted_m
     await house.ledger.close()
 
 
+async def test_the_end_of_a_call_that_is_read_back_does_not_replace_how_its_work_ended(tmp_path: Path) -> None:
+    house = house_on(tmp_path)
+    entry = house.open()
+    house.ledger.end(entry, Outcome(status=200, served_by=Target(BACKEND, "m", "d")), goes_on=True)
+    await asyncio.sleep(0)
+    await kill(house)
+    await house.ledger.complete(entry.place, Usage(9, 3), Target(BACKEND, "m", "e"), 499)
+    row = (await (await heir_of(house, tmp_path)).rows())[entry.request_id]
+    assert (row["e_input"], row["e_output"], row["e_status"], row["e_deployment"]) == (9, 3, 499, "e")
+    assert row["e_ended"] == "complete"  # which only the disk had
+
+
 async def test_the_journal_is_empty_once_its_rows_are_in_the_table_and_gone_after_an_orderly_end(
     tmp_path: Path,
 ) -> None:
