@@ -36,6 +36,7 @@ from shared.credentials import Credentials
 from shared.errors import StoreUnavailable
 from shared.forwarding.backend_client import BackendClient
 from shared.forwarding.forwarder import Forwarder
+from shared.forwarding.late_attempts import LateAttempts
 from shared.forwarding.shadowing import Shadows
 from shared.gateway import Gateway
 from shared.lifecycle import reminders, retirement
@@ -99,6 +100,7 @@ class _LongLived(NamedTuple):
     health: SharedHealth
     breakers: Breakers
     retries: RetryBudget
+    late: LateAttempts
     credentials: Credentials
     client: BackendClient
     shadows: Shadows
@@ -133,7 +135,7 @@ class Application:
         credentials = running.credentials.with_keys(settings.api_keys)
         credentials.warm(_token_scopes(configuration.backends))
         client = running.client.with_settings(credentials, configuration.timeouts)
-        forwarder = Forwarder(client, running.breakers, router, configuration.models, running.retries)
+        forwarder = Forwarder(client, running.breakers, router, configuration.models, running.retries, running.late)
         limiter = running.limiter.with_configuration(configuration)
         objects = running.objects.with_configuration(configuration)
         audit = Audit(running.store)
@@ -295,6 +297,7 @@ async def _assembled(
                 health=health,
                 breakers=breakers,
                 retries=RetryBudget(breakers.clock),
+                late=parts.own(LateAttempts()),
                 credentials=credentials,
                 client=client,
                 shadows=parts.own(Shadows(breakers)),

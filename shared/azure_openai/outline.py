@@ -50,9 +50,18 @@ class Outline:
         long text, and forget it. Characters beyond ASCII are read as Latin-1, in which each byte takes one."""
         if self._kept.startswith(_BYTE_ORDER_MARK):
             del self._kept[:3]
-        text = self._kept.decode("latin-1")
+        text = self.text()
         self._kept.clear()
         return text
+
+    def text(self) -> str:
+        """The same of the bytes so far, without forgetting it."""
+        return self._kept.decode("latin-1")
+
+    @property
+    def size(self) -> int:
+        """The bytes that it keeps."""
+        return len(self._kept)
 
     def feed(self, piece: bytes) -> None:
         """Read the next piece, of `PIECE` bytes or so. Raises `InvalidRequest` if the body exceeds a bound."""

@@ -65,7 +65,8 @@ def simulated_regions() -> dict[str, Any]:
 
 
 def configuration(simulator: SimulatorProcess, **more: Any) -> dict[str, Any]:
-    """Three backends; another at the third's address, called by key and by a dated version of the API; a slow one."""
+    """Three backends; another at the third's address, called by key and by a dated version of the API; a slow one. Rows
+    are committed before the end of an answer, so that tests can read them then."""
     backends = [
         {
             "name": name,
@@ -95,7 +96,8 @@ def configuration(simulator: SimulatorProcess, **more: Any) -> dict[str, Any]:
         "gpt-4o": {"aliases": ["gpt-4o-2024-11-20"]},
         WITH_FALLBACK: {"fallbacks": ["gpt-4o-mini"]},
     }
-    return {"backends": [*backends, dated, slow], "models": models, **more}
+    ledger = {"durability": "committed", **more.pop("ledger", {})}
+    return {"backends": [*backends, dated, slow], "models": models, "ledger": ledger, **more}
 
 
 class System:

@@ -123,6 +123,26 @@ async def test_a_budget_lets_a_model_without_a_price_pass_or_refuses_it_as_confi
     assert not any(one.safe_since for one in (limiter, strict))
 
 
+@pytest.mark.parametrize("order", ["charge settle correct", "settle charge correct", "settle correct charge"])
+async def test_the_charge_of_a_late_attempt_counts_whenever_it_comes(order: str) -> None:
+    store = ScriptedStore()
+    limiter, ann = store.limiter(), consumer(token_quota=10**6)
+    target = Target(Backend(name="b", endpoint="https://b", region="r", models={"gpt-4o": "g"}), "gpt-4o", "g")
+    other = msgspec.structs.replace(target, deployment="h")
+    reservation = await limiter.reserve(ann, call())
+    steps = {
+        "charge": lambda: limiter.charge(reservation, other, Usage(1000, 200)),
+        "settle": lambda: limiter.settle(reservation, Usage(5, 1, estimated=True), target, [(other, Usage(30))]),
+        "correct": lambda: limiter.correct(reservation, Usage(7, 2), target, [(other, Usage(40))], 1.0),
+    }
+    for step in order.split():
+        steps[step]()
+    assert [(cost.requests, cost.tokens) for cost in reservation.costs] == [(1.0, 1249.0)]
+    await limiter.close()
+    row = next(iter(store.rows("limits").values()))["0"][0]
+    assert row["tokens_used"] == 1249.0
+
+
 async def test_a_warm_key_awaits_nothing() -> None:
     store = ScriptedStore()
     limiter, ann = store.limiter(), consumer(tokens_per_minute=1_000_000)
