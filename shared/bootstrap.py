@@ -341,7 +341,8 @@ async def stored_configuration(environ: Mapping[str, str], store: Store) -> Conf
     `ConfigurationError`, and `StoreUnavailable` for a blob that is out of reach."""
     storage, place = environment.load_storage(environ), environment.source(environ)
     async with open_base(place, storage) as read:
-        live = Live(read, place.name, Versions(store), lambda configuration, _: Settings(configuration, storage))
+        versions = Versions(store, environment.management_key(environ))
+        live = Live(read, place.name, versions, lambda found, _: environment.without_secrets(found, environ))
         return (await live.start()).configuration
 
 

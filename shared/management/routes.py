@@ -42,6 +42,12 @@ class ManagementRequest(msgspec.Struct, frozen=True):
         assert self.operator is not None
         return self.operator
 
+    @property
+    def if_match(self) -> str | None:
+        """The ETag that the resource must still have; None: any, or none was given."""
+        etag = self.headers.get("if-match", "").strip()
+        return etag if etag and etag != "*" else None
+
     def require_match(self, etag: str | None) -> None:
         """Raise `ChangedMeanwhile` unless the resource has an ETag that the request demands. None: it does not
         exist."""
