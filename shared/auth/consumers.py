@@ -160,11 +160,16 @@ class Consumers:
         """End one key for good."""
         await self._table.merge(record.consumer.id, {key_id: {"revoked": self._store.now()}})
 
-    async def drop_keys(self, record: Record, ended_before: float) -> None:
-        """Delete the keys that ended before a time."""
-        for key in record.keys.values():
-            if 0 < (key.revoked or key.expires) < ended_before:
-                await self._table.delete(record.consumer.id, key.id)
+    async def drop_keys(self, record: Record, now: float, ended_before: float, most: int) -> int:
+        """Delete the keys that ended before a time, and the oldest ended ones beyond so many keys. Return the number of
+        those that are left."""
+        left = len(record.keys)
+        ended = [(key.revoked or key.expires, key.id) for key in record.keys.values() if not key.valid_at(now)]
+        for end, key_id in sorted(ended):
+            if end < ended_before or left > most:
+                await self._table.delete(record.consumer.id, key_id)
+                left -= 1
+        return left
 
     async def _drop_keys(self, record: Record) -> None:
         for key_id in record.keys:

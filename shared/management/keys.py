@@ -11,7 +11,7 @@ from shared.auth import keys
 from shared.auth.consumer_rows import Record, StoredKey
 from shared.auth.consumers import Consumers
 from shared.auth.operators import EVERYONE, OWNERS
-from shared.errors import InvalidRequest, StateNotFound
+from shared.errors import InvalidRequest, RateLimitExceeded, StateNotFound
 from shared.management._consumer_policy import KeyView, key_view
 from shared.management.audit import Audit, change_by
 from shared.management.consumers import visible
@@ -20,7 +20,8 @@ from shared.responses.rendering import JsonResponse
 from shared.storage import Store
 
 _MOST_KEYS = 90  # of a consumer: a transaction of the table has 100 rows
-_KEEP_ENDED = 30 * 86_400.0  # seconds for which ended keys are listed
+_KEEP_ENDED = 30 * 86_400.0  # seconds for which ended keys are listed, if there are not too many
+_OWN_ROTATION = 10.0  # seconds between two rotations by a caller: a loop must not fill the table
 
 
 class Rotation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -125,7 +126,11 @@ class KeyRoutes:
         """Replace the key that the request is sent with. It works for `overlap_hours` more."""
         refuse_unknown(request.query)
         asked = checked(_body(request), Rotation)
-        return await self._replace(request, *await self._presented(request), asked)
+        record, key = await self._presented(request)
+        made = (record.keys[old.successor].created for old in record.keys.values() if old.successor in record.keys)
+        if (wait := max(made, default=0.0) + _OWN_ROTATION - self._store.now()) > 0:
+            raise RateLimitExceeded(f"A caller may replace its key every {_OWN_ROTATION:.0f} s.", wait)
+        return await self._replace(request, record, key, asked)
 
     async def _replace(self, request: ManagementRequest, record: Record, key: StoredKey, asked: Rotation) -> Response:
         if not key.valid_at(self._store.now()):
@@ -146,8 +151,8 @@ class KeyRoutes:
     ) -> Response:
         """Write a new key, and answer with it."""
         now = self._store.now()
-        await self._consumers.drop_keys(record, now - _KEEP_ENDED)
-        if sum(key.valid_at(now) for key in record.keys.values()) >= _MOST_KEYS:
+        kept = await self._consumers.drop_keys(record, now, now - _KEEP_ENDED, _MOST_KEYS - 1)
+        if kept >= _MOST_KEYS:
             raise InvalidRequest(f"A consumer has at most {_MOST_KEYS} keys: revoke one first.", code="too_many_keys")
         of = f"{record.consumer.id}/{before.id}" if before else record.consumer.id
         change = change_by(request, action, of, self._shown(before) if before else None, None)

@@ -276,6 +276,9 @@ def test_callers_read_about_their_own_key_and_rotate_it(gateway: System) -> None
     assert calls(gateway, made["key"]).status == 200
     eventually(lambda: calls(gateway, rotated.json()["key"]).status == 200, 5.0)  # it may have been read just now
     assert gateway.get("/gateway/keys/me", rotated.json()["key"]).json()["id"] == rotated.json()["id"]
+    loop = gateway.manage("POST", "/gateway/keys/me/rotate", {}, key=made["key"])
+    assert loop.status == 429
+    assert 0 < float(loop.headers["retry-after"]) <= 10
     (entry,) = gateway.get(f"/gateway/audit?object={made['id']}/{made['keys'][0]['id']}").json()["data"]
     assert (entry["actor"], entry["action"]) == (f"consumer:{made['id']}", "key.rotate")
     assert gateway.get("/gateway/keys/me").status == 401  # the operator has none

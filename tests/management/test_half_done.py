@@ -218,3 +218,22 @@ async def test_a_rotation_that_failed_leaves_the_old_key_or_has_ended_it() -> No
         assert len(one["keys"]) == 1 + (not await office.opens(office.prepared["key"]))
 
     assert await crash_everywhere(attempt, check) == 3
+
+
+async def test_ended_keys_are_dropped_when_there_are_too_many_and_valid_ones_are_refused() -> None:
+    office = Office()
+    made = await office.ask("POST", CONSUMERS, {"name": "many"})
+    one, key = f"{CONSUMERS}/{made['id']}", made["keys"][0]["id"]
+    for _ in range(120):
+        office.store.time += 1
+        key = (await office.ask("POST", f"{one}/keys/{key}/rotate", {"overlap_hours": 0}))["id"]
+    keys = (await office.ask("GET", one))["keys"]
+    assert len(keys) == 90
+    assert [shown["id"] for shown in keys if shown["state"] == "active"] == [key]
+    office.store.time += 31 * 86_400
+    await office.ask("POST", f"{one}/keys")
+    assert len((await office.ask("GET", one))["keys"]) == 2
+    for _ in range(88):
+        await office.ask("POST", f"{one}/keys")
+    with pytest.raises(GatewayError, match="at most 90 keys"):
+        await office.ask("POST", f"{one}/keys")
