@@ -485,6 +485,35 @@ async def test_an_identity_can_be_renamed_limited_and_revoked_alone(tenant: Simu
         assert (await gateway.who(bob)).limits == rule.limits
 
 
+async def test_a_deleted_identity_is_there_again_with_its_next_call(tenant: SimulatorProcess) -> None:
+    token = tenant.token("ann", roles=["Gateway.Call"])
+    async with house(tenant) as gateway:
+        caller = await gateway.who(token)
+        await gateway.row(caller.id)
+        version = await change(gateway.consumers, caller.id, limits=Limits(tokens_per_minute=5))
+        await gateway.consumers.delete(version)
+        assert await gateway.consumers.all() == []
+        await gateway.later(51.0)
+        await gateway.who(token)
+        assert (await gateway.row(caller.id)).consumer.limits == Limits()
+
+
+async def test_the_access_of_an_identity_ends_when_an_operator_said(tenant: SimulatorProcess) -> None:
+    token = tenant.token("ann", roles=["Gateway.Call"])
+    async with house(tenant) as gateway:
+        caller = await gateway.who(token)
+        await gateway.row(caller.id)
+        version = await gateway.consumers.read(caller.id)
+        assert version is not None
+        record = version.record
+        await gateway.consumers.write(record.changed(record.consumer, gateway.store.now() + 60, 0.0), version)
+        await gateway.later(51.0)
+        await gateway.who(token)
+        gateway.store.ahead = 61.0
+        with pytest.raises(CallerNotAllowed, match="access of ann has expired"):
+            await gateway.who(token)
+
+
 async def test_a_revocation_holds_for_the_next_token_and_after_a_restart(tenant: SimulatorProcess) -> None:
     async with house(tenant) as gateway:
         caller = await gateway.who(tenant.token("ann", roles=["Gateway.Call"]))
