@@ -47,8 +47,11 @@ from shared.management.api import ManagementApi
 from shared.management.audit import Audit, AuditRoutes
 from shared.management.backends import BackendRoutes
 from shared.management.configuration import ConfigurationRoutes
+from shared.management.consumers import ConsumerRoutes
+from shared.management.keys import KeyRoutes
 from shared.management.limits import LimitRoutes
 from shared.management.models import ModelRoutes
+from shared.management.openapi import ManagementOpenApi
 from shared.management.readiness import ReadinessCheck
 from shared.management.service import ServiceRoutes
 from shared.management.usage import UsageRoutes
@@ -152,13 +155,16 @@ class Application:
         resources = (
             ServiceRoutes(ReadinessCheck(running.store, router.unusable)),
             BackendRoutes(BackendsReport(configuration, running.breakers, running.health, running.ledger.instance)),
-            LimitRoutes(running.store, configuration, limiter),
+            LimitRoutes(running.store, configuration, limiter.state),
             UsageRoutes(running.store, configuration),
             ModelRoutes(configuration),
             ConfigurationRoutes(running.live, running.changes, audit),
+            ConsumerRoutes(running.store, lambda: configuration, audit),
+            KeyRoutes(running.store, audit),
             AuditRoutes(audit),
         )
         routes = [route for resource in resources for route in resource.routes()]
+        routes += ManagementOpenApi(tuple(routes)).routes()
         authenticator = self._authenticator = self._authenticator.with_settings(configuration.entra)
         operators = Operators(settings.management_key, authenticator.tokens)
         management = ManagementApi(routes, limiter, authenticator, operators)
@@ -331,6 +337,16 @@ async def application(
                 yield running
             finally:
                 await following.close()
+
+
+async def stored_configuration(environ: Mapping[str, str], store: Store) -> Configuration:
+    """The configuration that the gateways on this store serve, without the secrets that it names. Raises
+    `ConfigurationError`, and `StoreUnavailable` for a blob that is out of reach."""
+    storage, place = environment.load_storage(environ), environment.source(environ)
+    async with open_base(place, storage) as read:
+        versions = Versions(store, environment.management_key(environ))
+        live = Live(read, place.name, versions, lambda found, _: environment.without_secrets(found, environ))
+        return (await live.start()).configuration
 
 
 @asynccontextmanager

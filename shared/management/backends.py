@@ -19,5 +19,6 @@ class BackendRoutes:
         return (Route("GET", "/gateway/backends", "operator", self._all),)
 
     async def _all(self, request: ManagementRequest) -> Response:
+        """Report the state of every deployment."""
         refuse_unknown(request.query)
         return JsonResponse(await self._report.report())

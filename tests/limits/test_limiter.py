@@ -20,6 +20,7 @@ from shared.limits.limiter import Limiter, Reservation
 from shared.storage import Properties
 from shared.types import Call, Consumer, Target, Usage
 from tests.harness.calls import call as parsed
+from tests.harness.consumer_changes import change
 from tests.harness.scripted_store import NOON, ScriptedStore
 
 CHAT, EMBEDDINGS = operations.OPERATIONS[0], operations.OPERATIONS[2]
@@ -368,10 +369,8 @@ async def test_changed_limits_of_a_consumer_hold_within_a_minute() -> None:
         return len(await admitted(limiter, known, times))
 
     assert await passed(10) == 10
-    record = await consumers.find(created.id)
-    assert record is not None
-    await consumers.change_limits(record, Limits(requests_per_minute=3))
-    await consumers.change_limits(record, Limits(requests_per_minute=1), model="gpt-4.1")
+    one_of_a_model = {"gpt-4.1": Limits(requests_per_minute=1)}
+    await change(consumers, created.id, limits=Limits(requests_per_minute=3), model_limits=one_of_a_model)
     store.time += 60
     assert await passed(10) == 3
     known = await authenticator.authenticate({"api-key": key})
