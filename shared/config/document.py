@@ -279,7 +279,7 @@ class LedgerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `overflow_bytes`: its largest size; 0: nothing on disk. `keep_months`: age at which raw rows are dropped; 0: never.
     """
 
-    durability: Durability = "recorded"
+    durability: Durability = "committed"
     overflow_directory: str | None = None
     overflow_bytes: Annotated[int, Meta(ge=0, le=10**12)] = 256 * 1024 * 1024
     keep_months: Annotated[int, Meta(ge=0, le=1200)] = 25

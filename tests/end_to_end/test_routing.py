@@ -66,8 +66,7 @@ def settings(simulator: SimulatorProcess) -> dict[str, Any]:
         CAREFUL: {"fallbacks": [FALLEN], "fallback_on": ["context_window"]},
     }
     timeouts = {"connect": 0.5, "first_byte": 2.0, "total": 10.0}
-    ledger = {"durability": "committed"}  # so that tests can read a row when they have the answer
-    return {"backends": [*backends, reserved, standby], "models": models, "timeouts": timeouts, "ledger": ledger}
+    return {"backends": [*backends, reserved, standby], "models": models, "timeouts": timeouts}
 
 
 @contextmanager

@@ -118,7 +118,7 @@ async def gateway(tables: Tables, backends: list[dict[str, Any]], **document: An
     async def opened(_: object) -> AsyncIterator[Tables]:
         yield tables
 
-    document = {"ledger": {"durability": "committed", "overflow_bytes": 0}} | document | {"backends": backends}
+    document = {"ledger": {"overflow_bytes": 0}} | document | {"backends": backends}
     environ = {"GATEWAY_CONFIG": json.dumps(document), "GATEWAY_STORAGE": "UseDevelopmentStorage=true", "K": "secret"}
     async with bootstrap.application(environ, cast("OpenTables", opened)) as application:
         yield application

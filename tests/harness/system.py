@@ -96,8 +96,7 @@ def configuration(simulator: SimulatorProcess, **more: Any) -> dict[str, Any]:
         "gpt-4o": {"aliases": ["gpt-4o-2024-11-20"]},
         WITH_FALLBACK: {"fallbacks": ["gpt-4o-mini"]},
     }
-    ledger = {"durability": "committed", **more.pop("ledger", {})}
-    return {"backends": [*backends, dated, slow], "models": models, "ledger": ledger, **more}
+    return {"backends": [*backends, dated, slow], "models": models, **more}
 
 
 class System:
