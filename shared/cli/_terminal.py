@@ -94,6 +94,11 @@ def settings(*, secrets: bool = False) -> Settings:
         fail(str(error))
 
 
+def variable(name: str) -> str | None:
+    """A variable of the environment; None if it is not set or empty."""
+    return os.environ.get(name) or None
+
+
 def fail(message: str) -> NoReturn:
     """Exit with 2 and a message on standard error."""
     print(message, file=sys.stderr)

@@ -5,13 +5,14 @@ from typing import Annotated
 import typer
 
 from shared import __version__
-from shared.cli import configuration, export, keys, operations, prices, ptu, reconcile, usage
+from shared.cli import configuration, export, keys, operations, prices, ptu, reconcile, timing, usage
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 cli.add_typer(keys.commands, name="keys")
 cli.add_typer(configuration.commands, name="config")
 for family in (usage.commands, prices.commands, export.commands, reconcile.commands, ptu.commands, operations.commands):
     cli.add_typer(family)
+cli.add_typer(timing.commands)
 
 
 def _print_version(version: bool) -> None:
