@@ -19,6 +19,7 @@ from shared.auth.consumers import Consumers, Record
 from shared.config import environment
 from shared.config.document import Configuration
 from shared.config.environment import Settings
+from shared.config.parsing import parse
 from shared.errors import ConfigurationError, InvalidRequest, StoreUnavailable
 from shared.storage import Store
 from shared.versions.live import Live
@@ -90,6 +91,23 @@ def settings(*, secrets: bool = False) -> Settings:
     try:
         with ThreadPoolExecutor(1) as thread:  # a command may be in an event loop already
             return thread.submit(asyncio.run, read()).result()
+    except ConfigurationError as error:
+        fail(str(error))
+
+
+def known_configuration() -> Configuration | None:
+    """The configuration that the gateway serves; without a storage account, the base document if it is a file or a
+    variable; None if there is none. Exits with 2 if it is wrong."""
+    try:
+        environment.load_storage(os.environ)
+    except ConfigurationError:
+        place = environment.source(os.environ)
+    else:
+        return settings().configuration
+    if place.url is not None or (variable("GATEWAY_CONFIG") is None and place.path and not place.path.exists()):
+        return None
+    try:
+        return parse(place.read(), place.name)
     except ConfigurationError as error:
         fail(str(error))
 
