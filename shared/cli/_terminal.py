@@ -21,6 +21,7 @@ from shared.cli._client import Client, on_storage, over_http
 from shared.config import environment
 from shared.config.document import Configuration
 from shared.config.environment import Settings
+from shared.config.parsing import parse
 from shared.errors import ConfigurationError, GatewayError, InvalidRequest, StoreUnavailable
 from shared.storage import Store
 from shared.versions.live import Live
@@ -165,6 +166,28 @@ def settings(*, secrets: bool = False) -> Settings:
 def _refuse_gateway() -> None:
     if _gateway.get().url:
         fail("--gateway: this command works on the storage account alone, with the environment of the gateway")
+
+
+def known_configuration() -> Configuration | None:
+    """The configuration that the gateway serves; without a storage account, the base document if it is a file or a
+    variable; None if there is none. Exits with 2 if it is wrong."""
+    try:
+        environment.load_storage(os.environ)
+    except ConfigurationError:
+        place = environment.source(os.environ)
+    else:
+        return settings().configuration
+    if place.url is not None or (variable("GATEWAY_CONFIG") is None and place.path and not place.path.exists()):
+        return None
+    try:
+        return parse(place.read(), place.name)
+    except ConfigurationError as error:
+        fail(str(error))
+
+
+def variable(name: str) -> str | None:
+    """A variable of the environment; None if it is not set or empty."""
+    return os.environ.get(name) or None
 
 
 def fail(message: str) -> NoReturn:

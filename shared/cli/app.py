@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from shared import __version__
-from shared.cli import configuration, export, keys, operations, prices, ptu, reconcile, usage
+from shared.cli import configuration, export, keys, operations, prices, ptu, reconcile, timing, usage
 from shared.cli._client import DEFAULT_SCOPE
 from shared.cli._terminal import Gateway, use
 
@@ -14,6 +14,7 @@ cli.add_typer(keys.commands, name="keys")
 cli.add_typer(configuration.commands, name="config")
 for family in (usage.commands, prices.commands, export.commands, reconcile.commands, ptu.commands, operations.commands):
     cli.add_typer(family)
+cli.add_typer(timing.commands)
 
 
 def _print_version(version: bool) -> None:

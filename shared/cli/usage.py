@@ -72,7 +72,9 @@ def _print(rows: list[dict[str, Any]], total: dict[str, Any]) -> None:
     heads = list(rows[0] if rows else {"": "", **total})
     totals = dict.fromkeys(heads, "") | total
     table = [*rows, totals | {heads[0]: "total"}]
-    heads = [head for head in heads if head not in _DETAILS or any(row[head] for row in rows)]
+    timed = not _PLACES.isdisjoint(heads)
+    shown = [head for head in heads if timed or head not in usage_report.TIMES]
+    heads = [head for head in shown if head not in _DETAILS or any(row[head] for row in rows)]
     for row in table:
         row |= {name: _money(row[name]) for name in heads if name.endswith("_usd")}
     show(table, heads, False)
@@ -94,3 +96,6 @@ _DETAILS = {
     *("errors", "hung_up", "estimated"),
     *("charges", "beside_tokens", "beside_usd", "unpriced"),
 }
+
+# Dimensions by which a table has the columns of times: those of all models together say little.
+_PLACES = {"model", "served", "deployment", "backend", "region"}

@@ -1,12 +1,14 @@
 """Folds one hour's raw rows into sums."""
 
+from array import array
 from collections.abc import Mapping
 from typing import Any
 
 from shared.token_classes import TOKEN_CLASSES, UNITS
 from shared.types import BATCH, LONG_CONTEXT
-from shared.usage import aggregates
+from shared.usage import aggregates, durations
 from shared.usage.aggregates import NOBODY, Counts, Dimensions, Fold
+from shared.usage.durations import bucket
 
 GRACE = 600  # seconds, longer than any call, after which an intent without an end is closed as an estimate
 _MOST_LINES = 50_000  # of an hour while it is folded: callers choose names, which must not fill the memory
@@ -19,6 +21,7 @@ _REQUESTS, _ENDS, _ESTIMATED, _ERRORS, _HUNG_UP, _CHARGES, _ATTEMPTS = (
 _INPUT, _OUTPUT, _SOUND_MS, _MS, _TIMED, _TTFT, _FIRST_TOKENS = (
     _FIELDS[field] for field in ("input_tokens", "output_tokens", "sound_ms", "ms", "timed", "ttft", "first_tokens")
 )
+_DURATIONS, _FIRST_BYTES = _FIELDS["durations"], _FIELDS["first_bytes"]  # as arrays of buckets, two bytes per call
 _CHOSEN, _MODELS = (  # the places of names that callers choose, and of those that backends may
     tuple(map(Dimensions.__struct_fields__.index, names)) for names in (("product", "system"), ("model", "served"))
 )
@@ -41,7 +44,7 @@ class HourFold:
 
     def __init__(self, now: float) -> None:
         self._closing = now - GRACE
-        self._lines: dict[tuple[str, ...], list[int]] = {}
+        self._lines: dict[tuple[str, ...], list[Any]] = {}
         self._halves = 0
         self._orphans = 0
         self.rows = 0
@@ -73,21 +76,27 @@ class HourFold:
             line[_SOUND_MS] += round(row["e_seconds"] * 1000)  # a sum of integers is the same in any order
 
     @staticmethod
-    def _count_call(row: Mapping[str, Any], line: list[int]) -> None:
+    def _count_call(row: Mapping[str, Any], line: list[Any]) -> None:
         get = row.get
         line[_REQUESTS] += 1
         line[_ENDS] += 1
-        if get("e_ended") == "hung_up":
+        ended, failed = get("e_ended", "complete"), row["e_status"] >= 400
+        if ended == "hung_up":
             line[_HUNG_UP] += 1
-        elif row["e_status"] >= 400:
+        elif failed:
             line[_ERRORS] += 1
+        succeeded = ended == "complete" and not failed
         line[_ATTEMPTS] += get("e_attempts", 0)
         if "e_ms" in row:
             line[_MS] += row["e_ms"]
             line[_TIMED] += 1
+            if succeeded:
+                line[_DURATIONS].append(bucket(row["e_ms"]))
         if ttft := get("e_ttft"):  # 0: no byte came
             line[_TTFT] += ttft
             line[_FIRST_TOKENS] += 1
+            if succeeded:
+                line[_FIRST_BYTES].append(bucket(ttft))
 
     def _close_orphan(self, row: Mapping[str, Any]) -> None:
         self._orphans += 1
@@ -96,7 +105,7 @@ class HourFold:
         line[_ESTIMATED] += 1
         line[_INPUT] += int(row.get("s_prompt", 0))
 
-    def _line(self, row: Mapping[str, Any]) -> list[int]:
+    def _line(self, row: Mapping[str, Any]) -> list[Any]:
         """Return the sums that a row is added to. The names are in the order of `Dimensions`."""
         get = row.get
         model = get("e_model") or get("s_model") or NOBODY  # "": the call names no model, as one about a file
@@ -121,8 +130,16 @@ class HourFold:
             line = self._lines.get(dimensions)
         if line is None:
             line = self._lines[dimensions] = [0] * len(Counts.__struct_fields__)
+            line[_DURATIONS], line[_FIRST_BYTES] = array("H"), array("H")
         return line
 
     def result(self) -> Fold:
-        lines = {Dimensions(*key): Counts(*line) for key, line in self._lines.items()}
+        lines = {Dimensions(*key): _counts(line) for key, line in self._lines.items()}
         return Fold((self._halves, self._orphans), aggregates.bounded(lines))
+
+
+def _counts(line: list[Any]) -> Counts:
+    fields = list(line)
+    for place in (_DURATIONS, _FIRST_BYTES):
+        fields[place] = durations.of_buckets(line[place])
+    return Counts(*fields)

@@ -20,6 +20,7 @@ The rank of a day is the sum over its hours, that of a month over its days.
 import asyncio
 from collections.abc import Iterable, Sequence
 from operator import add, attrgetter
+from typing import Any
 
 import msgspec
 
@@ -28,6 +29,8 @@ from shared.storage import MAX_BATCH, Properties, Row, Table, Value
 from shared.storage.conditional import update
 from shared.storage.names import USAGE_AGGREGATES
 from shared.token_classes import TokenCounts
+from shared.usage import durations
+from shared.usage.durations import Durations
 
 NOBODY = "-"  # a dimension without a value: a call that reached no backend, a consumer without a team
 OTHERS = "*"  # the sum of the names beyond `MOST_NAMES`
@@ -37,6 +40,7 @@ _MANIFEST = "!"  # before every digit, so that a scan begins with it
 _READ_ATTEMPTS = 5
 _SWEEPERS = 16
 _RANK_WIDTH = 12
+_DISTRIBUTIONS = ("durations", "first_bytes")  # counts that are text in rows
 
 Rank = tuple[int, int]
 
@@ -63,7 +67,8 @@ class Dimensions(msgspec.Struct, frozen=True, order=True):
 
 class Counts(TokenCounts, frozen=True):
     """The sums of a line. `ms` and `ttft` are milliseconds over `timed` and `first_tokens` requests; `sound_ms` is the
-    length of audio.
+    length of audio. `durations` and `first_bytes` are those of the requests that succeeded; hours that an earlier
+    version has folded lack them.
 
     Of the callers' `requests`, `errors` failed, `hung_up` lost their caller, and `estimated` have estimated tokens.
     `charges` are attempts that did not answer a caller, on separate lines."""
@@ -77,6 +82,8 @@ class Counts(TokenCounts, frozen=True):
     timed: int = 0
     ttft: int = 0
     first_tokens: int = 0
+    durations: Durations = Durations()
+    first_bytes: Durations = Durations()
     images: int = 0
     sound_ms: int = 0
     characters: int = 0
@@ -240,14 +247,21 @@ def _manifest(row: Row) -> _Manifest:
 def _properties(dimensions: Dimensions, counts: Counts) -> Properties:
     """The properties of a line, without zeros: most lines have few counts."""
     numbers = {name: number for name, number in msgspec.structs.asdict(counts).items() if number}
-    return {**msgspec.structs.asdict(dimensions), **numbers}
+    texts = {name: durations.as_text(numbers[name]) for name in _DISTRIBUTIONS if name in numbers}
+    return {**msgspec.structs.asdict(dimensions), **numbers, **texts}
 
 
 def _line(row: Row) -> tuple[Dimensions, Counts]:
     """Read a line. Lines written before a dimension existed lack it."""
     text = {name: str(row.properties[name]) for name in Dimensions.__struct_fields__ if name in row.properties}
     dimensions = Dimensions(**dict.fromkeys(("key", "model", "backend", "region"), NOBODY) | text)
-    return dimensions, Counts(*(_integer(row.properties, name) for name in Counts.__struct_fields__))
+    return dimensions, Counts(*(_count(row.properties, name) for name in Counts.__struct_fields__))
+
+
+def _count(properties: dict[str, Value], name: str) -> Any:
+    if name in _DISTRIBUTIONS:
+        return durations.from_text(str(properties.get(name, "[]")))
+    return _integer(properties, name)
 
 
 def _integer(properties: dict[str, Value], name: str) -> int:

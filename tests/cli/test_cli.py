@@ -154,6 +154,10 @@ def test_usage_is_printed_as_table_json_and_csv(gateway: System) -> None:
             if name != "forecast_usd":  # it changes with every second
                 assert cells[name] == ("" if value is None else str(value)) or float(cells[name]) == value
     assert "total tokens" in run("usage").stdout
+    assert "p50 ms" not in run("usage").stdout  # of all models together
+    assert "first byte p95 ms" in run("usage", "--by", "model").stdout
+    times = next(row for row in rows if row["model"] == "gpt-4o")
+    assert 0 < times["first_byte_p50_ms"] <= times["p50_ms"] <= times["p95_ms"]
     for row in rows:
         assert row["total_tokens"] == row["input_tokens"] + row["output_tokens"]
 
