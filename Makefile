@@ -71,7 +71,9 @@ bench-chunkings: azurite install-dev ## compare ten thousand event streams in ra
 
 bench-ledger: azurite install-dev ## measure the ledger: cost, kill -9, exactness, roll-up on a failing table, mutants (20 minutes)
 	@$(PYTHON_IN) -m bench.ledger_cost
+	@$(PYTHON_IN) -m bench.ledger_latency
 	@$(PYTHON_IN) -m bench.ledger_kills
+	@$(PYTHON_IN) -m bench.ledger_kills 20 120 recorded
 	@$(PYTHON_IN) -m bench.ledger_exact
 	@$(PYTHON_IN) -m bench.ledger_rollup
 	@$(PYTHON_IN) -m bench.ledger_mutants

@@ -23,7 +23,8 @@ from shared.storage import MAX_BATCH, Properties, Row, Store, Table, Value
 from shared.storage.names import CONTROL, USAGE_AGGREGATES
 from shared.storage.tables import TablesStore
 from shared.usage import aggregates, hours, rollup
-from shared.usage.aggregates import Fold
+from shared.usage.aggregates import Counts, Dimensions, Fold
+from shared.usage.durations import Durations, as_text
 from tests.harness.folding import fold_rows
 
 FAST_ENOUGH = 100_000  # raw rows per second of CPU
@@ -88,6 +89,7 @@ def make_halves(count: int, now: int, at: Sequence[int], chance: random.Random) 
                 "e_backend": chance.choice(("sweden", "virginia")),
                 "e_region": "eu",
                 "e_ms": chance.randrange(9000),
+                "e_ttft": chance.randrange(900),
             }
             halves.append(Half(hour, partition, key, end))
     halves += chance.sample(halves, len(halves) // 10)
@@ -134,10 +136,16 @@ def sequential(halves: list[Half], now: float) -> dict[str, Fold]:
 def as_bytes(folds: Mapping[str, Fold | None]) -> bytes:
     return msgspec.json.encode(
         [
-            (name, fold and fold.rank, sorted((fold.lines if fold else {}).items()))
+            (name, fold and fold.rank, [_written(*line) for line in sorted((fold.lines if fold else {}).items())])
             for name, fold in sorted(folds.items())
         ]
     )
+
+
+def _written(dimensions: Dimensions, counts: Counts) -> tuple[Dimensions, list[int | str]]:
+    """A line as a row has it: histograms as text."""
+    numbers = msgspec.structs.astuple(counts)
+    return dimensions, [as_text(number) if isinstance(number, Durations) else number for number in numbers]
 
 
 async def timer(store: Store, written: asyncio.Event) -> int:

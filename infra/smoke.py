@@ -70,6 +70,14 @@ def stream(url: str, key: str, model: str) -> None:
     print(f"stream: {len(events)} events from {model}")
 
 
+def usage_of(url: str, key: str) -> dict[str, Any]:
+    """The usage of this key, once it has some: the row of a call may follow its answer within a second."""
+    usage: dict[str, Any] = json.loads(call(f"{url}/gateway/usage/me", key))
+    if not any(line["requests"] for line in usage["lines"]):
+        raise Failed(f"the call is not in the usage: {usage}")
+    return usage
+
+
 def main() -> int:
     if len(sys.argv) not in (2, 3) or not urlsplit(sys.argv[1]).netloc:
         print(__doc__, file=sys.stderr)
@@ -85,9 +93,7 @@ def main() -> int:
         models = json.loads(patiently(lambda: call(f"{url}/v1/models", key)))["data"]
         model = sys.argv[2] if len(sys.argv) == 3 else models[0]["id"]
         patiently(lambda: stream(url, key, model))
-        usage = json.loads(call(f"{url}/gateway/usage/me", key))
-        if not any(line["requests"] for line in usage["lines"]):
-            raise Failed(f"the call is not in the usage: {usage}")
+        usage = patiently(lambda: usage_of(url, key))
         print(f"usage: {sum(line['input_tokens'] + line['output_tokens'] for line in usage['lines'])} tokens")
     except Failed as error:
         print(f"ERROR: {error}", file=sys.stderr)

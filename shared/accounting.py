@@ -141,6 +141,12 @@ class Accounting:
 
         return ended
 
+    def charge(self, record: "CallRecord", number: int, attempt: Attempt) -> None:
+        """See `CallRecord.charge`."""
+        self._ledger.charge(record.entry, number, attempt)
+        if attempt.usage is not None:
+            self._limiter.charge(record.reservation, attempt.target, attempt.usage)
+
     def _correct(self, record: "CallRecord", milliseconds: int, estimated: Outcome, counted: Outcome | None) -> None:
         """Replace the estimates of a call on record with what was counted, if it was."""
         if counted is not None:
@@ -164,7 +170,7 @@ class CallRecord(NamedTuple):
     entry: Entry
 
     def close(self, outcome: Outcome, text: str = "") -> asyncio.Future[None]:
-        """Report the end of the call. Returns at once; the future is done when the row is in the table.
+        """Report the end of the call. Returns at once; the future is done when the row is on record.
 
         Estimated tokens are counted afterwards, and corrected; `text` is the part of the answer that was relayed."""
         return self.accounting.close(self, outcome, text)
@@ -178,6 +184,11 @@ class CallRecord(NamedTuple):
         call has reserved, and its usage is recorded when the work is settled. `named`: the model or the deployment in
         the backend's words, or ""."""
         return self.accounting.begin_work(self, target, status, reference, parent, named)
+
+    def charge(self, number: int, attempt: Attempt) -> None:
+        """Report the charge of an attempt that ended later than another one answered, also after `close`. `number`:
+        its own among the attempts of the call."""
+        self.accounting.charge(self, number, attempt)
 
     def shadow(self) -> Callable[[Attempt], None]:
         """Return the function to be called with the attempt that copied this call, when it has ended."""

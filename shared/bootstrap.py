@@ -36,6 +36,7 @@ from shared.credentials import Credentials
 from shared.errors import StoreUnavailable
 from shared.forwarding.backend_client import BackendClient
 from shared.forwarding.forwarder import Forwarder
+from shared.forwarding.late_attempts import LateAttempts
 from shared.forwarding.shadowing import Shadows
 from shared.gateway import Gateway
 from shared.lifecycle import reminders, retirement
@@ -46,10 +47,13 @@ from shared.management.api import ManagementApi
 from shared.management.audit import Audit, AuditRoutes
 from shared.management.backends import BackendRoutes
 from shared.management.configuration import ConfigurationRoutes
+from shared.management.consumers import ConsumerRoutes
 from shared.management.drains import DrainTable
+from shared.management.keys import KeyRoutes
 from shared.management.limits import LimitRoutes
 from shared.management.models import ModelRoutes
 from shared.management.named_sections import NamedSectionRoutes
+from shared.management.openapi import ManagementOpenApi
 from shared.management.readiness import ReadinessCheck
 from shared.management.requests import RequestRoutes
 from shared.management.service import ServiceRoutes
@@ -104,6 +108,7 @@ class _LongLived(NamedTuple):
     drains: Drains
     breakers: Breakers
     retries: RetryBudget
+    late: LateAttempts
     credentials: Credentials
     client: BackendClient
     shadows: Shadows
@@ -138,7 +143,7 @@ class Application:
         credentials = running.credentials.with_keys(settings.api_keys)
         credentials.warm(_token_scopes(configuration.backends))
         client = running.client.with_settings(credentials, configuration.timeouts)
-        forwarder = Forwarder(client, running.breakers, router, configuration.models, running.retries)
+        forwarder = Forwarder(client, running.breakers, router, configuration.models, running.retries, running.late)
         limiter = running.limiter.with_configuration(configuration)
         objects = running.objects.with_configuration(configuration)
         audit = Audit(running.store)
@@ -165,16 +170,19 @@ class Application:
                 ),
                 DrainTable(running.store, configuration, audit),
             ),
-            LimitRoutes(running.store, configuration, limiter),
+            LimitRoutes(running.store, configuration, limiter.state),
             UsageRoutes(running.store, configuration),
             ModelRoutes(configuration),
             ConfigurationRoutes(running.live, running.changes, audit),
             RequestRoutes(running.store, configuration),
             NamedSectionRoutes("products", running.store, running.live, running.changes, audit),
             NamedSectionRoutes("teams", running.store, running.live, running.changes, audit),
+            ConsumerRoutes(running.store, lambda: configuration, audit),
+            KeyRoutes(running.store, audit),
             AuditRoutes(audit),
         )
         routes = [route for resource in resources for route in resource.routes()]
+        routes += ManagementOpenApi(tuple(routes)).routes()
         authenticator = self._authenticator = self._authenticator.with_settings(configuration.entra)
         operators = Operators(settings.management_key, authenticator.tokens, configuration.team_owners)
         management = ManagementApi(routes, limiter, authenticator, operators)
@@ -318,6 +326,7 @@ async def _assembled(
                 drains=drains,
                 breakers=breakers,
                 retries=RetryBudget(breakers.clock),
+                late=parts.own(LateAttempts()),
                 credentials=credentials,
                 client=client,
                 shadows=parts.own(Shadows(breakers)),
@@ -351,6 +360,16 @@ async def application(
                 yield running
             finally:
                 await following.close()
+
+
+async def stored_configuration(environ: Mapping[str, str], store: Store) -> Configuration:
+    """The configuration that the gateways on this store serve, without the secrets that it names. Raises
+    `ConfigurationError`, and `StoreUnavailable` for a blob that is out of reach."""
+    storage, place = environment.load_storage(environ), environment.source(environ)
+    async with open_base(place, storage) as read:
+        versions = Versions(store, environment.management_key(environ))
+        live = Live(read, place.name, versions, lambda found, _: environment.without_secrets(found, environ))
+        return (await live.start()).configuration
 
 
 @asynccontextmanager

@@ -266,9 +266,16 @@ class StillNeeded(GatewayError):
 
 
 class ChangedMeanwhile(GatewayError):
-    """The resource does not have the ETag that the request demands."""
+    """The resource does not have the ETag that the request demands, but this one."""
 
     status, code, type = 412, "precondition_failed", "invalid_request_error"
+
+    def __init__(self, message: str, etag: str = "") -> None:
+        super().__init__(message)
+        self.etag = etag
+
+    def headers(self) -> dict[str, str]:
+        return {"etag": self.etag} if self.etag else {}
 
 
 class RequestTooLarge(GatewayError):

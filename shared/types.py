@@ -220,7 +220,8 @@ LEFT_EARLY = "the caller left before the request was sent"
 class Attempt(msgspec.Struct, frozen=True):
     """One attempt on one target. `status` 0: no answer. `problem` "": it answered the caller. `started` is monotonic.
 
-    `usage` is charged, as reported or estimated, for an attempt that did not answer the caller; None: no charge.
+    `usage` is charged, as reported or estimated, for an attempt that did not answer the caller; None: no charge, or one
+    that is recorded when the attempt ends.
     """
 
     target: Target

@@ -9,9 +9,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from shared.token_classes import TOKEN_CLASSES, TokenCounts
+from shared.azure_openai.operations import match
+from shared.azure_openai.requests import parse_call
+from shared.config.document import Backend
+from shared.telemetry import instruments
+from shared.telemetry.recorder import Batch, Telemetry
+from shared.token_classes import TOKEN_CLASSES, UNITS, TokenCounts
+from shared.types import Consumer, Outcome, Target, Usage
 
 ROOT = Path(__file__).resolve().parent.parent
 LINE = '    dreamt_tokens: Annotated[int, TokenClass("e_dreamt", "output", default_price=3.0)] = 0\n'
@@ -135,3 +142,37 @@ def test_a_new_class_is_in_spans_and_metrics(shown: list[dict[str, Any]]) -> Non
     for place in shown:
         assert place["span"]["tollgate.usage.dreamt_tokens"] == 200_000
         assert place["metric"] == {"input": 1_000_000, "output": 500_000, "dreamt": 200_000}
+
+
+class Kept:
+    """An exporter that keeps what it is sent."""
+
+    busy = False
+
+    def __init__(self) -> None:
+        self.batches: list[Batch] = []
+
+    def send(self, batch: Batch) -> None:
+        self.batches.append(batch)
+
+    async def close(self) -> None: ...
+
+
+async def test_everything_charged_by_the_piece_is_in_the_span_of_its_call_and_in_the_metric() -> None:
+    exported = Kept()
+    telemetry = Telemetry(exported, 10, 60, lambda: 0.0, lambda: 0.0)
+    telemetry.start({})
+    amounts = {field: number for number, field in enumerate(UNITS, 2)}
+    body = b'{"model":"m","input":"hello"}'
+    call = parse_call(match("POST", "/v1/responses"), "", {}, body)
+    target = Target(Backend(name="b", endpoint="https://b", region="r", models={"m": "m"}), "m", "m")
+    for _ in range(2):
+        context = telemetry.begin("01KAJWBX00000000000000000Z", 0.0, "")
+        outcome = Outcome(status=200, usage=msgspec.structs.replace(Usage(5, 7), **amounts), served_by=target)
+        telemetry.ended(context, Consumer("k", "name"), call, outcome)
+    await telemetry.close()
+    (batch,) = exported.batches
+    attributes = batch.spans[0].attributes
+    assert {field: attributes[f"tollgate.usage.{field}"] for field in UNITS} == amounts
+    points = {point.labels: point.value for point in batch.points if point.instrument is instruments.UNITS}
+    assert points == {("chat", "m", "b", unit.price): 2 * amounts[field] for field, unit in UNITS.items()}

@@ -308,7 +308,18 @@ module stateStorage 'storage.bicep' = {
     location: location
     tags: allTags
     sku: storageSku
-    tables: ['affinity', 'consumers', 'control', 'foreignkeys', 'health', 'limits', 'rotation', 'usageagg'] // the gateway creates the monthly tables of raw usage
+    tables: [
+      'affinity'
+      'consumernames'
+      'consumers'
+      'control'
+      'foreignkeys'
+      'health'
+      'limits'
+      'pending'
+      'rotation'
+      'usageagg'
+    ] // the gateway creates the monthly tables of raw usage
     containers: empty(exportContainer) ? [] : [exportContainer]
     assignments: concat(
       operatorOfState,

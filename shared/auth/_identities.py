@@ -10,7 +10,8 @@ from shared.auth._freshness import REFRESH_AFTER
 from shared.auth._jwt import Identity
 from shared.auth._records import Records
 from shared.auth.caller_rules import granted, rule_for
-from shared.auth.consumers import Consumers, Record
+from shared.auth.consumer_rows import Record
+from shared.auth.consumers import Consumers
 from shared.concurrency import LruDict, Tasks
 from shared.config.document import CallerRule
 from shared.errors import CallerNotAllowed, StoreUnavailable
@@ -38,8 +39,11 @@ class Identities:
     """The consumers of identities. Their rows are written with the first call, which does not wait for it: if that
     fails, calls pass, and the next one after 30 s writes it. Until then nobody can revoke the identity alone."""
 
-    def __init__(self, consumers: Consumers, records: Records, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, consumers: Consumers, records: Records, wall_clock: Callable[[], float], clock: Callable[[], float]
+    ) -> None:
         self._consumers = consumers
+        self._wall_clock = wall_clock
         self._records = records
         self._rules: Sequence[CallerRule] = ()
         self._clock = clock
@@ -62,8 +66,9 @@ class Identities:
         record = await self._records.get(identity.consumer_id)
         if record is None:
             self._register(identity)
-        elif record.revoked:
-            raise CallerNotAllowed(f"The access of {record.consumer.name} was revoked. Ask the gateway's operator.")
+        elif (state := record.state_at(self._wall_clock())) != "active":
+            ended = "was revoked" if state == "revoked" else "has expired"
+            raise CallerNotAllowed(f"The access of {record.consumer.name} {ended}. Ask the gateway's operator.")
         if known is None or known.record is not record:
             consumer = granted(identity, rule, record.consumer if record is not None else None)
             known = self._granted[identity] = _Granted(rule, record, consumer)

@@ -11,7 +11,8 @@ from collections.abc import Callable
 import msgspec
 
 from shared.auth._freshness import RECHECK_AFTER, REFRESH_AFTER, STALE_AFTER, WAIT_WITH_FALLBACK, WAIT_WITHOUT
-from shared.auth.consumers import Consumers, Record
+from shared.auth.consumer_rows import Record
+from shared.auth.consumers import Consumers
 from shared.concurrency import LruDict, SingleFlight
 from shared.errors import StoreUnavailable
 

@@ -36,7 +36,7 @@ class Authenticator:
         self._records = Records(consumers, clock)
         self._foreign_keys = ForeignKeys(consumers.foreign_keys, clock)
         self._signing_keys = SigningKeys(clock)
-        self._identities = Identities(consumers, self._records, clock)
+        self._identities = Identities(consumers, self._records, wall_clock, clock)
         self.tokens: EntraTokens | None = None
 
     def with_settings(self, entra: EntraSettings | None) -> "Authenticator":

@@ -1,67 +1,20 @@
-"""The consumers and their keys, as rows of the table `consumers`: created, found, listed, rotated, revoked.
+"""The consumers and their keys in the table `consumers`: created, found, listed, changed, rotated, deleted.
 
-Partition: the consumer's id. Row `policy`: name, team, products, models, networks, and limits and access as JSON, so
-that a change replaces them all at once. There is a row per key, under the key's id, with the hash of its text. No key
-can be read back from the table.
-
-An identity of Entra ID has the id `entra-{tenant}-{object id}` and no keys. Its row has a name, and what operators
-changed; the configuration grants the rest.
+`consumer_rows.py` says what stands in the rows. Every change of a policy is a conditional write.
 """
 
-import functools
-import logging
-from datetime import UTC, datetime
-from typing import Any
-
-import msgspec
+import secrets
 
 from shared.auth import keys
-from shared.auth._jwt import ENTRA, Identity
-from shared.auth.client_address import networks
+from shared.auth._jwt import Identity
+from shared.auth.consumer_rows import POLICY, Record, StoredKey, Version, key_row, opens_more, policy_row, version_of
 from shared.auth.foreign_keys import ForeignKeyIndex, Owner
-from shared.azure_openai.json_body import UNREADABLE
-from shared.config.document import Limits, time_zone_problem
+from shared.config.document import Limits
 from shared.errors import InvalidRequest, NameTaken, StoreUnavailable
 from shared.storage import Properties, Row, Store, Value, names
 from shared.types import ANYWHERE, Access, Consumer
 
-_POLICY = "policy"
-_NOWHERE = "::/128"
-
-logger = logging.getLogger("tollgate.consumers")
-
-
-class StoredKey(msgspec.Struct, frozen=True):
-    """A key as stored. Times in seconds since 1970; 0: never."""
-
-    id: str
-    digest: str
-    created: float
-    expires: float = 0.0
-    revoked: float = 0.0
-    foreign: bool = False
-
-    def valid_at(self, now: float) -> bool:
-        return not self.revoked and (not self.expires or now < self.expires)
-
-
-class Record(msgspec.Struct, frozen=True):
-    """A consumer with its keys by id. `revoked`: all of it, in seconds since 1970; 0: never."""
-
-    consumer: Consumer
-    keys: dict[str, StoredKey]
-    created: float
-    revoked: float = 0.0
-
-    @property
-    def is_identity(self) -> bool:
-        """True for an identity of Entra ID, which calls with tokens instead of keys."""
-        return self.consumer.id.startswith(ENTRA)
-
-    def active_at(self, now: float) -> bool:
-        if self.is_identity:
-            return not self.revoked
-        return any(key.valid_at(now) for key in self.keys.values())
+_MARKS, _KEEP_MARKS = "writes", 32
 
 
 class Consumers:
@@ -74,17 +27,30 @@ class Consumers:
 
     async def find(self, consumer_id: str) -> Record | None:
         """The consumer of that id, or None."""
+        version = await self.read(consumer_id)
+        return version.record if version and not version.deleted else None
+
+    async def read(self, consumer_id: str) -> Version | None:
+        """The consumer of that id, also a deleted one, or None."""
         if not keys.is_consumer_id(consumer_id):
             return None
-        return _record(consumer_id, [row async for row in self._table.scan(consumer_id)])
+        return version_of(consumer_id, [row async for row in self._table.scan(consumer_id)])
 
     async def all(self) -> list[Record]:
         """Every consumer, oldest first."""
+        records = [version.record for version in await self.versions() if not version.deleted]
+        return sorted(records, key=lambda record: record.created)
+
+    async def names(self) -> dict[str, str]:
+        """The names of all consumers by id, for reports: also of those that were deleted."""
+        return {version.record.consumer.id: version.record.consumer.name for version in await self.versions()}
+
+    async def versions(self) -> list[Version]:
+        """Every consumer by id, also the deleted ones."""
         rows: dict[str, list[Row]] = {}
         async for row in self._table.scan_all():
             rows.setdefault(row.partition, []).append(row)
-        records = [record for consumer_id, group in rows.items() if (record := _record(consumer_id, group))]
-        return sorted(records, key=lambda record: record.created)
+        return [version for consumer_id, group in rows.items() if (version := version_of(consumer_id, group))]
 
     async def create(
         self,
@@ -98,68 +64,83 @@ class Consumers:
         access: Access = ANYWHERE,
         products: tuple[str, ...] = (),
     ) -> tuple[Consumer, str]:
-        """Create a consumer. Return it with the text of its first key, which cannot be shown again."""
+        """Create a consumer with a random id. Return it with the text of its first key, which cannot be shown again."""
         consumer = Consumer(
-            keys.new_id(10),
-            name,
-            models,
-            limits,
+            id=keys.new_id(10),
+            name=name,
+            models=models,
+            limits=limits,
             team=team,
             addresses=addresses,
             access=access,
             products=products,
         )
         text, key = keys.make(consumer.id)
-        now = self._store.now()
-        policy: dict[str, Value] = {"name": name, "created": now, "limits": _as_json(limits), "team": team}
-        policy["addresses"] = ",".join(addresses)
-        if models is not None:
-            policy["models"] = ",".join(sorted(models))
-        if access != ANYWHERE:
-            policy["access"] = _as_json(access)
-        if products:
-            policy["products"] = ",".join(products)
-        await self._table.merge(consumer.id, {_POLICY: policy, key.key_id: _key_row(key, now, expires)})
+        stored = StoredKey(key.key_id, key.digest, self._store.now(), expires)
+        record = Record(consumer, {stored.id: stored}, stored.created, expires)
+        if await self.write(record) is None:
+            raise StoreUnavailable(f"there is a consumer with the new id {consumer.id}")
         return consumer, text
 
-    async def change_limits(self, record: Record, limits: Limits, model: str = "") -> None:
-        """Replace the limits of a consumer, or its limits on one model. Effective everywhere within 60 s."""
-        changed: Properties = {"limits": _as_json(limits)}
-        if model:
-            changed = {"model_limits": _as_json({**record.consumer.model_limits, model: limits})}
-        await self._table.merge(record.consumer.id, {_POLICY: changed})
+    async def write(self, record: Record, old: Version | None = None) -> Version | None:
+        """Insert a consumer with its keys, or replace this version of one. Return the new version, None if another
+        writer was faster.
 
-    async def change_addresses(self, record: Record, addresses: tuple[str, ...]) -> None:
-        """Replace the networks that a consumer may call from. Effective everywhere within 60 s."""
-        await self._table.merge(record.consumer.id, {_POLICY: {"addresses": ",".join(addresses)}})
+        Keys that open more are written first: without a policy, or with the old one, they do not yet. That others open
+        less follows from the policy."""
+        consumer_id = record.consumer.id
+        if old is not None and old.deleted:
+            await self._drop_keys(old.record)
+        old_keys = old.record.keys if old is not None and not old.deleted else {}
+        opening = [key for key in record.keys.values() if opens_more(key, old_keys.get(key.id))]
+        await self._table.merge(consumer_id, {key.id: key_row(key) for key in opening})
+        stored = {} if old is None or old.deleted else old.policy.properties
+        kept = {name: value for name, value in stored.items() if name != "models"}  # what newer versions store
+        return await self._put(record, {**kept, **policy_row(record)}, old)
 
-    async def change_access(self, record: Record, access: Access) -> None:
-        """Replace the regions and permissions of a consumer. Effective everywhere within 60 s."""
-        await self._table.merge(record.consumer.id, {_POLICY: {"access": _as_json(access)}})
-
-    async def rotate(self, record: Record, *, grace: float = 0.0) -> str:
-        """Create a new key of an active consumer, which ends when its last key would have ended; the old ones end after
-        `grace` seconds. Return the new key's text."""
-        _require_keys(record)
-        text, key = keys.make(record.consumer.id)
+    async def delete(self, old: Version) -> Version | None:
+        """Delete this version of a consumer, except its name. Return what is left, None if another writer was
+        faster."""
         now = self._store.now()
-        valid = [old for old in record.keys.values() if old.valid_at(now)]
-        expires = 0.0 if any(not old.expires for old in valid) else max(old.expires for old in valid)
-        rows: dict[str, Properties] = {key.key_id: _key_row(key, now, expires)}
-        for old in valid:
-            ends = min(old.expires or now + grace, now + grace)
-            rows[old.id] = {"expires": ends} if grace > 0 else {"revoked": now}
+        left: dict[str, Value] = {"revoked": old.record.revoked or now, "deleted": now}
+        version = await self._put(old.record, {**old.policy.properties, **left}, old)
+        if version is not None:
+            await self._drop_keys(old.record)
+        return version
+
+    async def add_key(self, record: Record) -> tuple[str, StoredKey]:
+        """Create another key, which ends with its consumer. Return its text, which cannot be shown again."""
+        text, key = self._new_key(record)
+        await self._table.merge(record.consumer.id, {key.id: key_row(key)})
+        return text, key
+
+    async def rotate(self, record: Record, key_id: str, *, overlap: float = 0.0) -> tuple[str, StoredKey]:
+        """Replace a valid key: it, and those that were replaced before, end after `overlap` seconds. The new one ends
+        with its consumer. Return its text."""
+        text, key = self._new_key(record)
+        now = key.created
+        rows: dict[str, Properties] = {key.id: key_row(key)}
+        for old in record.keys.values():
+            if old.valid_at(now) and (old.id == key_id or old.successor):
+                ends = min(old.expires or now + overlap, now + overlap)
+                end: dict[str, Value] = {"expires": ends} if overlap > 0 else {"revoked": now}
+                rows[old.id] = {**end, "successor": key.id}
         await self._table.merge(record.consumer.id, rows)
-        return text
+        return text, key
 
     async def register(self, identity: Identity) -> None:
         """Insert the row of an identity, unless there is one."""
         row: Properties = {"name": identity.name, "created": self._store.now()}
-        await self._table.put(identity.consumer_id, _POLICY, row, None)
+        if await self._table.put(identity.consumer_id, POLICY, row, None) is None:
+            version = await self.read(identity.consumer_id)
+            if version is not None and version.deleted:
+                consumer = Consumer(identity.consumer_id, identity.name)
+                await self.write(Record(consumer, {}, self._store.now()), version)
 
-    async def import_key(self, record: Record, digest: str, *, expires: float = 0.0) -> str:
+    async def import_key(self, record: Record, digest: str, *, expires: float = 0.0) -> tuple[None, StoredKey]:
         """Give a consumer a key that it had before, by the digest of its text (`keys.digest_to_import`). Return the
-        key's id. Valid everywhere within 60 s. An import that failed halfway is completed by the next one of the key.
+        key, without its text. Valid everywhere within 60 s. An import that failed halfway is completed by the next one
+        of the key.
 
         Raises `InvalidRequest`, and `NameTaken` if another consumer has the key."""
         _require_keys(record)
@@ -173,32 +154,64 @@ class Consumers:
             owner = Owner(record.consumer.id, keys.new_id(4))
             if not await self.foreign_keys.claim(digest, owner, etag):
                 raise StoreUnavailable("Another import of this key was faster. Import it again.")
-        if owner.key not in record.keys:
-            key = keys.Key(owner.consumer, owner.key, digest)
-            row = {**_key_row(key, self._store.now(), expires), "foreign": True}
-            await self._table.merge(owner.consumer, {owner.key: row})
+        key = record.keys.get(owner.key)
+        if key is None:
+            key = StoredKey(owner.key, digest, self._store.now(), expires or record.expires, foreign=True)
+            await self._table.merge(owner.consumer, {owner.key: key_row(key)})
         await self.foreign_keys.publish()
-        return owner.key
+        return None, key
 
     async def _has_key(self, owner: Owner, digest: str) -> bool:
         record = await self.find(owner.consumer)
         stored = record.keys.get(owner.key) if record is not None else None
         return stored is not None and keys.same(stored.digest, digest)
 
-    async def revoke(self, record: Record) -> None:
-        """End every key of a consumer, also one that is being made meanwhile. The rows stay, so that reports still have
-        its name."""
-        revoked: Properties = {"revoked": self._store.now()}
-        await self._table.merge(record.consumer.id, dict.fromkeys((_POLICY, *record.keys), revoked))
+    async def revoke_key(self, record: Record, key_id: str) -> None:
+        """End one key for good."""
+        await self._table.merge(record.consumer.id, {key_id: {"revoked": self._store.now()}})
 
+    async def drop_keys(self, record: Record, now: float, ended_before: float, most: int) -> int:
+        """Delete the keys that ended before a time, and the oldest ended ones beyond so many keys. Return the number of
+        those that are left."""
+        left = len(record.keys)
+        ended = [(key.revoked or key.expires, key.id) for key in record.keys.values() if not key.valid_at(now)]
+        for end, key_id in sorted(ended):
+            if end < ended_before or left > most:
+                await self._table.delete(record.consumer.id, key_id)
+                left -= 1
+        return left
 
-def when(seconds: float) -> str:
-    """A time as people read it, in UTC."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M") if seconds else ""
+    async def _drop_keys(self, record: Record) -> None:
+        for key_id in record.keys:
+            await self._table.delete(record.consumer.id, key_id)
 
+    def _new_key(self, record: Record) -> tuple[str, StoredKey]:
+        _require_keys(record)
+        text, key = keys.make(record.consumer.id)
+        while key.key_id in record.keys:
+            text, key = keys.make(record.consumer.id)
+        return text, StoredKey(key.key_id, key.digest, self._store.now(), record.expires)
 
-def _as_json(value: object) -> str:
-    return msgspec.json.encode(value).decode()
+    async def _put(self, record: Record, properties: Properties, old: Version | None) -> Version | None:
+        """Write the policy of a consumer. A write whose answer was lost is recognised by its mark, also if others wrote
+        after it: the row keeps the last marks."""
+        consumer_id, mark = record.consumer.id, secrets.token_hex(4)
+        marks = str(old.policy.properties.get(_MARKS, "")).split(",") if old else []
+        properties = {**properties, _MARKS: ",".join([*marks, mark][-_KEEP_MARKS:])}
+        failure: StoreUnavailable | None = None
+        try:
+            etag = await self._table.put(consumer_id, POLICY, properties, old.policy.etag if old else None)
+        except StoreUnavailable as error:
+            etag, failure = None, error
+        if etag is None:
+            row = await self._table.get(consumer_id, POLICY)
+            found = str(row.properties.get(_MARKS, "")).split(",") if row is not None else []
+            if row is None or mark not in found:
+                if failure is not None:
+                    raise failure
+                return None
+            etag = row.etag if found[-1] == mark else mark  # of a version that is over, and so matches nothing
+        return Version(record, Row(consumer_id, POLICY, dict(properties), etag))
 
 
 def _require_keys(record: Record) -> None:
@@ -206,94 +219,3 @@ def _require_keys(record: Record) -> None:
         raise InvalidRequest(
             f"{record.consumer.name} is an identity of Entra ID, which calls with tokens: it has no keys."
         )
-
-
-def _key_row(key: keys.Key, created: float, expires: float) -> Properties:
-    return {"digest": key.digest, "created": created, "expires": expires, "revoked": 0.0}
-
-
-def _access(consumer_id: str, text: str) -> Access:
-    """A policy's access. An unreadable one allows nothing: a mistake must not lift a restriction."""
-    if text == "{}":
-        return ANYWHERE
-    try:
-        return msgspec.json.decode(text, type=Access)
-    except msgspec.DecodeError as error:
-        logger.error("unreadable access in the policy of %s, which may call nothing: %s", consumer_id, error)
-        return Access(regions=frozenset())
-
-
-def _record(consumer_id: str, rows: list[Row]) -> Record | None:
-    policy = next((row.properties for row in rows if row.key == _POLICY), None)
-    if policy is None:
-        return None
-    models, addresses = policy.get("models"), str(policy.get("addresses", ""))
-    whole = {"revoked": policy["revoked"]} if policy.get("revoked") else {}
-    stored = {
-        row.key: msgspec.convert({"id": row.key, **row.properties, **whole}, StoredKey, strict=False)
-        for row in rows
-        if "digest" in row.properties
-    }
-    return Record(
-        consumer=Consumer(
-            id=consumer_id,
-            name=str(policy.get("name", consumer_id)),
-            models=frozenset(str(models).split(",")) if models is not None else None,
-            limits=_limits(consumer_id, str(policy.get("limits", "{}"))),
-            team=str(policy.get("team", "")),
-            model_limits=_model_limits(consumer_id, str(policy.get("model_limits", "{}"))),
-            addresses=_networks(consumer_id, addresses) if addresses else (),
-            access=_access(consumer_id, str(policy.get("access", "{}"))),
-            products=tuple(filter(None, str(policy.get("products", "")).split(","))),
-        ),
-        keys=stored,
-        created=float(policy.get("created", 0.0)),
-        revoked=float(policy.get("revoked", 0.0)),
-    )
-
-
-@functools.lru_cache(maxsize=4096)  # one line in the log for each, not one every 30 s
-def _limits(consumer_id: str, text: str) -> Limits:
-    """A policy's limits. Limits that this version of the gateway does not know are logged and ignored; the others
-    apply."""
-    return _supported(consumer_id, _decoded(consumer_id, text))
-
-
-@functools.lru_cache(maxsize=4096)
-def _model_limits(consumer_id: str, text: str) -> dict[str, Limits]:
-    return {model: _supported(f"{consumer_id} on {model}", own) for model, own in _decoded(consumer_id, text).items()}
-
-
-def _decoded(whose: str, text: str) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(text, type=dict[str, Any])
-    except UNREADABLE:
-        logger.error("the limits in the policy of %s are not a JSON object: the configuration's defaults apply", whose)
-        return {}
-
-
-def _supported(whose: str, values: object) -> Limits:
-    supported = {}
-    for name, value in values.items() if isinstance(values, dict) else ():
-        try:
-            problem = time_zone_problem(msgspec.convert({name: value}, Limits))
-        except msgspec.ValidationError as error:
-            problem = str(error)
-        if problem:
-            logger.error("ignoring a limit in the policy of %s: %s: %s", whose, name[:64], problem)
-        else:
-            supported[name] = value
-    return msgspec.convert(supported, Limits)
-
-
-@functools.lru_cache(maxsize=4096)
-def _networks(whose: str, text: str) -> tuple[str, ...]:
-    """A policy's networks. An unreadable one matches no address."""
-    allowed: list[str] = []
-    for part in text.split(","):
-        try:
-            allowed += networks((part,))
-        except ValueError as error:
-            logger.error("a network in the policy of %s matches no address: %s", whose, error)
-            allowed.append(_NOWHERE)
-    return tuple(allowed)

@@ -1,9 +1,10 @@
 """The parts of answers and events that the gateway reads: usage objects, choices, and the text in them."""
 
+import contextlib
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Annotated, Any
 
@@ -30,6 +31,7 @@ _PARTS = {  # of each total: the name that backends report -> the field of `Toke
 _NOT_CHARGED = frozenset(("text_tokens",))  # the rest of a total
 _MOST_UNKNOWN = 16  # classes of one answer that are kept
 _LONGEST_NAME = 64
+_MOST_CONTAINERS = 1000  # of one answer that are told apart
 
 
 class UsageObject(msgspec.Struct):
@@ -130,27 +132,50 @@ class _MadeInEvent(msgspec.Struct):
     response: _Made
 
 
+class _Done(msgspec.Struct):
+    item: _Item
+
+
 _decode_made = msgspec.json.Decoder(_Made).decode
 _decode_made_in_event = msgspec.json.Decoder(_MadeInEvent).decode
+_decode_done = msgspec.json.Decoder(_Done).decode
 
 
 def tools_called(data: bytes, *, event: bool = False) -> Mapping[str, int]:
-    """The charged calls of tools in a response or in its last event, by the field of `Usage`: each search, and each
-    container in which code ran. A model that opens a page that it has found does not search."""
+    """The charged calls of tools in a response or in its last event, by the field of `Usage`."""
     if b"_call" not in data:
         return NO_TOOLS
+    tools = ToolCalls()
     try:
-        items = (_decode_made_in_event(data).response if event else _decode_made(data)).output
+        tools.add((_decode_made_in_event(data).response if event else _decode_made(data)).output)
     except UNREADABLE:
         return NO_TOOLS
-    calls = Counter(
-        TOOLS[item.type]
-        for item in items
-        if item.type in TOOLS and not item.container_id and (item.action is None or item.action.type in ("", "search"))
-    )
-    containers = {(TOOLS[item.type], item.container_id) for item in items if item.type in TOOLS and item.container_id}
-    calls.update(field for field, _ in containers)
-    return calls
+    return tools.counted
+
+
+class ToolCalls:
+    """Counts the charged calls of tools, by the field of `Usage`: each search, and each container in which code ran. A
+    model that opens a page that it has found does not search."""
+
+    def __init__(self) -> None:
+        self.counted: Counter[str] = Counter()
+        self._containers: set[tuple[str, str]] = set()
+
+    def add(self, items: Iterable[_Item]) -> None:
+        for item in items:
+            field, place = TOOLS.get(item.type), (item.type, item.container_id)
+            searches = item.action is None or item.action.type in ("", "search")
+            if field is None or not searches or place in self._containers:
+                continue
+            self.counted[field] += 1
+            if item.container_id and len(self._containers) < _MOST_CONTAINERS:
+                self._containers.add(place)
+
+    def add_done(self, data: bytes) -> None:
+        """Count the item of an event that reports it done."""
+        if b"_call" in data:
+            with contextlib.suppress(*UNREADABLE):
+                self.add((_decode_done(data).item,))
 
 
 def usage_at_end(tail: bytes) -> UsageObject | None:

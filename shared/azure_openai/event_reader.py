@@ -10,6 +10,7 @@ from shared.azure_openai._answer_shapes import (
     USAGE_TAIL,
     Choice,
     Event,
+    ToolCalls,
     decode_answer,
     decode_event,
     text_of,
@@ -75,6 +76,7 @@ class EventReader:
         self._drops_usage = call.usage_injected
         self._collects = call.stateful
         self._usages: list[Usage] = []
+        self._tools = ToolCalls()  # of the items that are done; the last event has them all, unless it is too long
         self._text = _Text()
 
     def read(self, event: bytes) -> Verdict:
@@ -117,7 +119,7 @@ class EventReader:
         """Read the end of an event that is too long to be kept."""
         if (usage := usage_at_end(tail[-USAGE_TAIL:])) is not None:
             self.may_end = self._call.operation.metered == "images"
-            self._usages.append(usage.value(images=int(self.may_end)))
+            self._usages.append(usage.value(images=int(self.may_end), tools=self._tools.counted))
         return "pass"
 
     def reported(self) -> Usage | None:
@@ -136,7 +138,8 @@ class EventReader:
             return Usage(input_tokens=call.input_estimate, characters=spoken_characters(call), estimated=True)
         if call.operation.metered in ("none", "once") or call.background:
             return Usage()
-        return Usage(input_tokens=call.input_estimate, output_tokens=self._text.tokens(), estimated=True)
+        estimate = Usage(input_tokens=call.input_estimate, output_tokens=self._text.tokens(), estimated=True)
+        return msgspec.structs.replace(estimate, **self._tools.counted)
 
     def text(self) -> str:
         """The text so far, for its tokens to be counted; "" if it is too long to be kept."""
@@ -151,6 +154,8 @@ class EventReader:
             self._text.add(read.delta)
         if (self._collects and kind.startswith(_WITH_OBJECTS)) or (kind in _WITH_SEALED and SEALED in data):
             self.objects.append(data)
+        if kind == "response.output_item.done":
+            self._tools.add_done(data)
         image = kind in _IMAGE
         if read.response is not None and read.response.usage is not None:
             response, tools = read.response, tools_called(data, event=True)

@@ -1,5 +1,6 @@
 """Reads the usage of answers, whole or while their bodies pass."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +19,8 @@ from shared.azure_openai._answer_shapes import (
 )
 from shared.azure_openai.answers import error_code
 from shared.azure_openai.json_body import UNREADABLE, JsonFields, top_level
-from shared.errors import GatewayError
+from shared.azure_openai.outline import PIECE, Outline
+from shared.errors import GatewayError, InvalidRequest
 from shared.types import BATCH, Call, Usage
 
 _UNDER_WAY = frozenset(("validating", "queued", "in_progress", "requires_action", "finalizing", "cancelling"))
@@ -27,6 +29,7 @@ UNFINISHED = _UNDER_WAY | {"cancelled", "failed", "expired"}
 _SUMS = ("batches.", "threads.")  # the beginnings of operations on objects whose usage is that of many calls
 
 _IMAGE = b'"b64_json"'
+_LONGEST_OUTLINE = 1024 * 1024  # bytes
 
 
 class _Unmetered(msgspec.Struct):
@@ -114,7 +117,8 @@ def usage_in_answer(call: Call, status: int, body: bytes) -> Usage:
             return Usage()
     if unmetered.status in UNFINISHED:
         return Usage()
-    return Usage(input_tokens=call.input_estimate, output_tokens=_characters_in(body) // 4, estimated=True)
+    estimate = Usage(input_tokens=call.input_estimate, output_tokens=_characters_in(body) // 4, estimated=True)
+    return msgspec.structs.replace(estimate, **tools_called(body))
 
 
 def is_under_way(body: bytes) -> bool:
@@ -199,19 +203,35 @@ def _characters_in(body: bytes) -> int:
 
 
 class BodyMeter:
-    """Meters one body that is too large to be kept, or that is not JSON. Its usage stands near its end."""
+    """Meters one body that is too large to be kept, or that is not JSON. Its usage stands near its end. Of generated
+    tokens the outline is kept as well, for what stands elsewhere: the model, the service tier, the calls of tools."""
 
     def __init__(self, call: Call, status: int, head: bytes) -> None:
         self._call = call
         self._status = status
-        self._tail = head[-USAGE_TAIL:]
-        self._images = head.count(_IMAGE)
+        self._tail = b""
+        self._images = 0
+        self._outline = Outline() if call.operation.metered == "tokens" and status < 300 else None
+        self.feed(head)
 
     def feed(self, chunk: bytes) -> bytes:
         """The chunk itself, once it is metered."""
         self._images += (self._tail[1 - len(_IMAGE) :] + chunk).count(_IMAGE)
-        self._tail = (self._tail + chunk)[-USAGE_TAIL:]
+        self._tail = (self._tail + chunk[-USAGE_TAIL:])[-USAGE_TAIL:]
+        for start in range(0, len(chunk), PIECE):
+            self._extend_outline(chunk[start : start + PIECE])
         return chunk
+
+    def _extend_outline(self, piece: bytes) -> None:
+        if self._outline is None:
+            return
+        try:
+            self._outline.feed(piece)
+        except InvalidRequest:  # it has too many values
+            self._outline = None
+        else:
+            if self._outline.size > _LONGEST_OUTLINE:
+                self._outline = None
 
     def usage(self) -> Usage:
         """The usage at the end of the bytes so far, else an estimate."""
@@ -219,6 +239,11 @@ class BodyMeter:
         images = self._images if metered == "images" else 0
         if metered == "none" or self._status >= 300:
             return Usage()
+        if self._outline is not None:
+            outline = self._outline.text().encode()
+            with contextlib.suppress(*UNREADABLE):  # it has not ended
+                decode_answer(outline)
+                return usage_in_answer(self._call, self._status, outline)
         if (usage := usage_at_end(self._tail)) is not None:
             return usage.value(images=images)
         if metered == "speech":

@@ -50,9 +50,18 @@ class Outline:
         long text, and forget it. Characters beyond ASCII are read as Latin-1, in which each byte takes one."""
         if self._kept.startswith(_BYTE_ORDER_MARK):
             del self._kept[:3]
-        text = self._kept.decode("latin-1")
+        text = self.text()
         self._kept.clear()
         return text
+
+    def text(self) -> str:
+        """The same of the bytes so far, without forgetting it."""
+        return self._kept.decode("latin-1")
+
+    @property
+    def size(self) -> int:
+        """The bytes that it keeps."""
+        return len(self._kept)
 
     def feed(self, piece: bytes) -> None:
         """Read the next piece, of `PIECE` bytes or so. Raises `InvalidRequest` if the body exceeds a bound."""
@@ -94,8 +103,10 @@ class Outline:
         """The parts of a piece without the long texts. A text that has not ended is kept for the next piece."""
         for i, part in enumerate(parts):
             if not self._in_text:
-                self._check_key(part)
-                self._look_for_sealed(part)
+                if self._after_long_text:
+                    self._check_key(part)
+                if self._after_sealed is not None:
+                    self._look_for_sealed(part)
             else:
                 self._text_length += len(part)
                 self._text = self._text + part if self._text_length <= _LONG else b""
@@ -116,20 +127,18 @@ class Outline:
         if self._hash is not None and self._text_length:
             text = _name_of(self._hash).encode()
         self._hash = None
-        self._after_sealed = b"" if text.lower() == SEALED else None
+        self._after_sealed = b"" if len(text) == len(SEALED) and text.lower() == SEALED else None
         self._after_long_text = self._text_length > _LONGEST_KEY
         self._text, self._text_length = b"", 0
         return text
 
     def _look_for_sealed(self, structure: bytes) -> None:
         """Read on from the key of sealed content to its value, if that is a text."""
-        if self._after_sealed is not None:
-            self._after_sealed += structure.translate(None, _BLANKS)
-            if self._after_sealed not in (b"", b":"):
-                self._after_sealed = None
+        after = (self._after_sealed or b"") + structure.translate(None, _BLANKS)
+        self._after_sealed = after if after in (b"", b":") else None
 
     def _check_key(self, after: bytes) -> None:
-        if self._after_long_text and (follows := after.lstrip(_BLANKS)):
+        if follows := after.lstrip(_BLANKS):
             if follows.startswith(b":"):
                 raise InvalidRequest(f"The body has a key of more than {_LONGEST_KEY} bytes.")
             self._after_long_text = False

@@ -66,7 +66,7 @@ class FocusExporter:
 
     async def statement(self, month: int, until: int) -> Statement:
         """Render the file of a month, given by its first hour, up to an hour. Raises `StoreUnavailable`."""
-        names = {record.consumer.id: record.consumer.name for record in await Consumers(self._store).all()}
+        names = await Consumers(self._store).names()
         focus = Focus(self._settings.billing_account, names, self._backends, self._listed)
         days = range(month, until, hours.DAY)
         pieces = query.spans(month, until, [*days, *self._tariff.cuts(month, until)])

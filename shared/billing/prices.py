@@ -88,26 +88,48 @@ class Prices:
         region: str = "",
         tier: str = "",
         long: bool = False,
+        deployment: Deployment = "global",
     ) -> Price | None:
-        """The price of a model at a time on a backend; if the backend is no longer configured, on a global deployment.
+        """The price of a model at a time on a backend; if the backend is not configured, on such a deployment.
 
         `served` and `tier` are as the backend reported them. The order: the configuration's price of the model; the
         price of the served model, by its full name, then without its date; the table's price of the model. A model
         without a price for long context has one price for all."""
-        key = self._key(model, at, served, backend, region, tier, long=long)
+        key = self._key(model, at, served, backend, region, tier, deployment, long=long)
         if key not in self._known:
             if len(self._known) > 10_000:
                 self._known.clear()
             self._known[key] = self._find(key, at)
         return self._known[key]
 
-    def line(self, model: str, at: float, backend: str, tier: str = "", *, long: bool = False) -> SourcedLine | None:
+    def line(
+        self,
+        model: str,
+        at: float,
+        backend: str = "",
+        tier: str = "",
+        *,
+        region: str = "",
+        long: bool = False,
+        deployment: Deployment = "global",
+    ) -> SourcedLine | None:
         """The line that has the price of a model, by the same rules."""
-        return self._find_line(self._key(model, at, "", backend, "", tier, long=long), at)
+        return self._find_line(self._key(model, at, "", backend, region, tier, deployment, long=long), at)
 
-    def _key(self, model: str, at: float, served: str, backend: str, region: str, tier: str, *, long: bool) -> _Key:
+    def _key(
+        self,
+        model: str,
+        at: float,
+        served: str,
+        backend: str,
+        region: str,
+        tier: str,
+        deployment: Deployment,
+        *,
+        long: bool,
+    ) -> _Key:
         configured = self._backends.get(backend)
-        deployment: Deployment = configured.deployment if configured else "global"
+        deployment = configured.deployment if configured else deployment
         return model, served, deployment, configured.region if configured else region, tier, long, self._epoch(at)
 
     def of_call(self, usage: Usage, target: Target, at: float) -> Price | None:
@@ -147,11 +169,18 @@ class Prices:
         """The price of one provisioned throughput unit per hour, in picodollars; None if unknown."""
         return self._of_any_model("unit_hour", deployment, region, at)
 
+    def unit_hour_line(self, deployment: Deployment, region: str, at: float) -> SourcedLine | None:
+        """The line that has it."""
+        return self._line_of_any_model("unit_hour", deployment, region, at)
+
     def _of_any_model(self, name: str, deployment: Deployment, region: str, at: float) -> int | None:
         """A price that does not depend on the model, in picodollars."""
-        lines = (entry for entry in self._lines.get("", ()) if getattr(entry.line, name) is not None)
-        best = self._best(lines, deployment, _normal(region), at)
+        best = self._line_of_any_model(name, deployment, region, at)
         return round(getattr(best.line, name) * USD) if best else None
+
+    def _line_of_any_model(self, name: str, deployment: Deployment, region: str, at: float) -> SourcedLine | None:
+        lines = (entry for entry in self._lines.get("", ()) if getattr(entry.line, name) is not None)
+        return self._best(lines, deployment, _normal(region), at)
 
     def _find(self, key: _Key, at: float) -> Price | None:
         if (found := self._find_line(key, at)) is None:

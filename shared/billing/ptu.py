@@ -1,4 +1,4 @@
-"""Compares provisioned capacity with pay-as-you-go, from the hours of past usage. Pure.
+"""Compares provisioned capacity with pay-as-you-go, from the hours of past usage or from a forecast. Pure.
 
 A unit serves a number of input tokens per minute. Cached tokens are free; an output token counts as many input tokens
 as the ratio of their prices. For each number of units on sale, need beyond the units is paid by the token:
@@ -9,46 +9,19 @@ as the ratio of their prices. For each number of units on sale, need beyond the 
 and the cheapest wins, which may be no units. Hours are averages: busy minutes within an hour would spill over as well,
 so the real saving is a little lower.
 
-Source of the figures: "Provisioned throughput sizing", learn.microsoft.com, 2026-03.
+A forecast has an average and a busiest minute. The units are those of the busiest minute, so nothing spills over.
 """
 
-import re
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from shared.billing.cost import USD
+from shared.billing.provisioned import Reservation
 
-_DATED = re.compile(r"-\d{4}-\d{2}-\d{2}$")
-
-
-class Throughput(NamedTuple):
-    """Input tokens per minute and unit; and the minimum units of a regional deployment, which is also its step."""
-
-    tokens_per_minute: int
-    regional: int
-
-
-OF_MODELS = {
-    "gpt-5.5": Throughput(1_200, 50),
-    "gpt-5.4": Throughput(2_400, 50),
-    "gpt-5.3-codex": Throughput(3_400, 50),
-    "gpt-5.2": Throughput(3_400, 50),
-    "gpt-5.2-codex": Throughput(3_400, 50),
-    "gpt-5.1": Throughput(4_750, 50),
-    "gpt-5.1-codex": Throughput(4_750, 50),
-    "gpt-5": Throughput(4_750, 50),
-    "gpt-5-mini": Throughput(23_750, 25),
-    "gpt-4.1": Throughput(3_000, 50),
-    "gpt-4.1-mini": Throughput(14_900, 25),
-    "gpt-4.1-nano": Throughput(59_400, 25),
-    "o3": Throughput(3_000, 50),
-    "o4-mini": Throughput(5_400, 25),
-    "gpt-4o": Throughput(2_500, 50),
-    "gpt-4o-mini": Throughput(37_000, 25),
-}
-MINIMUM, STEP = 15, 5  # of global and data zone deployments
+HOURS_PER_MONTH, HOURS_PER_YEAR = 730, 8760  # as Azure's price calculator counts
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -56,8 +29,13 @@ class Terms(msgspec.Struct, frozen=True):
 
     tokens_per_minute: int
     unit_hour: int
-    minimum: int = MINIMUM
-    step: int = STEP
+    minimum: int
+    step: int
+
+    def units(self, tokens_per_minute: float) -> int:
+        """The fewest units on sale that serve so many input tokens, or their equivalent, per minute."""
+        beyond = tokens_per_minute / self.tokens_per_minute - self.minimum
+        return self.minimum + self.step * max(0, math.ceil(round(beyond / self.step, 9)))
 
 
 class Hour(NamedTuple):
@@ -79,10 +57,6 @@ class Purchase(msgspec.Struct, frozen=True):
     units: int
     cost: int
     break_even: float | None
-
-
-def throughput(model: str) -> Throughput | None:
-    return OF_MODELS.get(_DATED.sub("", model))
 
 
 def plan(usage: Sequence[Hour], terms: Terms) -> Purchase:
@@ -113,6 +87,63 @@ def plan(usage: Sequence[Hour], terms: Terms) -> Purchase:
         cost=best[0],
         break_even=terms.unit_hour / worth if worth else None,
     )
+
+
+class Payment(NamedTuple):
+    """A way to pay for units; `unit_hour` in picodollars."""
+
+    name: str
+    unit_hour: int
+
+
+def payments(unit_hour: int | None, reservation: Reservation | None) -> list[Payment]:
+    """The ways to pay whose prices are known, in the order of their commitment."""
+    known = [] if unit_hour is None else [Payment("hourly", unit_hour)]
+    if reservation is not None:
+        known.append(Payment("month reservation", round(reservation.month * USD / HOURS_PER_MONTH)))
+        known.append(Payment("year reservation", round(reservation.year * USD / HOURS_PER_YEAR)))
+    return known
+
+
+class Workload(NamedTuple):
+    """A forecast. `peak`: the busiest minute as a multiple of the average; `each`: the need of a request in input
+    tokens or their equivalent; `picodollars`: its pay-as-you-go cost."""
+
+    requests_per_minute: float
+    peak: float
+    each: float
+    picodollars: int
+
+    @property
+    def average(self) -> float:
+        """Input tokens, or their equivalent, in an average minute."""
+        return self.requests_per_minute * self.each
+
+    @property
+    def by_tokens(self) -> float:
+        """Picodollars an hour, pay-as-you-go."""
+        return self.requests_per_minute * 60 * self.picodollars
+
+
+class Offer(msgspec.Struct, frozen=True):
+    """The units that serve a forecast with their cost per hour in picodollars. `break_even`: the average requests per
+    minute at which the tokens would cost as much; None if these units cannot serve so many. `break_even_use`: the same
+    for any number of units, as the share of their throughput that is in use on average."""
+
+    units: int
+    cost: float
+    break_even: float | None
+    break_even_use: float | None
+
+
+def offer(work: Workload, terms: Terms) -> Offer:
+    """Requires that a request has a need and a cost."""
+    units = terms.units(work.average * work.peak)
+    cost = units * terms.unit_hour
+    break_even = cost / (60 * work.picodollars)
+    most = units * terms.tokens_per_minute / (work.each * work.peak)
+    worth = 60 * terms.tokens_per_minute / work.each * work.picodollars  # of the tokens that a unit serves in an hour
+    return Offer(units, cost, break_even if break_even <= most else None, terms.unit_hour / worth)
 
 
 def dollars(picodollars: int) -> float:

@@ -16,6 +16,7 @@ from shared.storage import Store
 from shared.token_classes import REPORTED, UNITS, TokenCounts
 from shared.usage import hours, query
 from shared.usage.aggregates import REFUSED, added
+from shared.usage.durations import Durations
 
 DIMENSIONS = (
     *("key", "team", "product", "user", "model", "served", "deployment", "backend", "region", "system", "tier", "role"),
@@ -52,6 +53,12 @@ _SUMS = (
     *REPORTED,
     *(field for field in UNITS if field != "seconds"),
 )
+
+_TIMES = {"p50_ms": ("durations", 0.5), "p95_ms": ("durations", 0.95)} | {
+    "first_byte_p50_ms": ("first_bytes", 0.5),
+    "first_byte_p95_ms": ("first_bytes", 0.95),
+}
+TIMES = tuple(_TIMES)  # columns with quantiles of the calls that succeeded; None without any
 
 
 class UsageQuery(msgspec.Struct, frozen=True):
@@ -111,6 +118,8 @@ class ReportLine(TokenCounts, frozen=True):
     cost: int = 0
     beside: int = 0
     recent: int = 0
+    durations: Durations = Durations()
+    first_bytes: Durations = Durations()
 
     @property
     def total_tokens(self) -> int:
@@ -122,7 +131,7 @@ class ReportLine(TokenCounts, frozen=True):
         counts, money = charge.counts, charge.picodollars or 0
         unpriced = counts.requests + counts.charges if charge.picodollars is None else 0
         if charge.line.role in ("served", UNUSED, REFUSED):
-            sums = {name: getattr(counts, name) for name in (*_SUMS, "sound_ms")}
+            sums = {name: getattr(counts, name) for name in (*_SUMS, "sound_ms", "durations", "first_bytes")}
             return cls(**sums, cost=money, unpriced=unpriced, recent=round(money * recent))
         return cls(
             charges=counts.charges,
@@ -165,6 +174,7 @@ class Report(msgspec.Struct, frozen=True):
         known = not line.unpriced or line.cost or line.beside
         row |= {"cost_usd": line.cost / USD if known else None, "beside_usd": line.beside / USD if known else None}
         row["unpriced"] = line.unpriced
+        row |= {head: getattr(line, name).quantile(share) for head, (name, share) in _TIMES.items()}
         if self.forecast is not None:
             left, window = self.forecast
             forecast = round((line.cost + line.beside + line.recent * left / window) / USD, 6)

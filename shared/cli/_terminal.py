@@ -1,13 +1,14 @@
-"""Shared by all commands: settings, store, output and errors."""
+"""Shared by all commands: settings, store, management API, output and errors."""
 
 import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
-from typing import Annotated, Any, NoReturn
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextvars import ContextVar
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
 from rich.console import Console
@@ -15,11 +16,13 @@ from rich.table import Table
 from rich.text import Text
 
 from shared import bootstrap
-from shared.auth.consumers import Consumers, Record
+from shared.auth import keys
+from shared.cli._client import Client, on_storage, over_http
 from shared.config import environment
 from shared.config.document import Configuration
 from shared.config.environment import Settings
-from shared.errors import ConfigurationError, InvalidRequest, StoreUnavailable
+from shared.config.parsing import parse
+from shared.errors import ConfigurationError, GatewayError, InvalidRequest, StoreUnavailable
 from shared.storage import Store
 from shared.versions.live import Live
 from shared.versions.rows import Versions
@@ -28,7 +31,23 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Identified = Annotated[str, typer.Argument(metavar="ID", help="The consumer's id, or its name if it is unique.")]
 
 
-def show(rows: Sequence[dict[str, Any]], heads: Sequence[str], as_json: bool) -> None:
+class Gateway(NamedTuple):
+    """The gateway that commands call over HTTP, and the scope of tokens for it. `url` "": the storage account."""
+
+    url: str = ""
+    scope: str = ""
+
+
+_STORAGE = Gateway()
+_gateway = ContextVar("_gateway", default=_STORAGE)
+
+
+def use(gateway: Gateway) -> None:
+    """Choose the gateway for the command that follows."""
+    _gateway.set(gateway)
+
+
+def show(rows: Sequence[Mapping[str, Any]], heads: Sequence[str], as_json: bool) -> None:
     """Print rows as JSON or as a table with these columns."""
     if as_json:
         print(json.dumps(rows, indent=2))
@@ -39,42 +58,92 @@ def show(rows: Sequence[dict[str, Any]], heads: Sequence[str], as_json: bool) ->
     Console(width=None if sys.stdout.isatty() else 400).print(table)
 
 
+def with_client(run: Callable[[Client], Coroutine[Any, Any, None]]) -> None:
+    """Run with the management API: of the gateway that the options name, or else on the storage of the environment.
+    Exits with 2 if it refuses."""
+    gateway = _gateway.get()
+
+    def opened() -> AbstractAsyncContextManager[Client]:
+        return over_http(gateway.url, gateway.scope, os.environ) if gateway.url else on_storage(os.environ)
+
+    async def main() -> None:
+        async with opened() as client:
+            await run(client)
+
+    _run(main)
+
+
 def with_store(run: Callable[[Store], Coroutine[Any, Any, None]]) -> None:
     """Run with the store of the environment. Exits with 2 if it is unavailable."""
+    _refuse_gateway()
 
     async def main() -> None:
         async with bootstrap.open_store(environment.load_storage(os.environ)) as store:
             await run(store)
 
+    _run(main)
+
+
+def _run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     try:
         asyncio.run(main())
     except (ConfigurationError, StoreUnavailable) as error:
         fail(str(error))
     except InvalidRequest as error:
-        fail(f"--{error.message}")
+        fail(f"--{error.message}" if error.param is None else as_option(error))
+    except GatewayError as error:
+        fail(as_option(error))
 
 
 @asynccontextmanager
 async def open_layers() -> AsyncIterator[tuple[Store, Callable[[], Awaitable[str]], str]]:
     """The store of the environment, and its base document: a function that reads it, and its name."""
+    _refuse_gateway()
     storage, place = environment.load_storage(os.environ), environment.source(os.environ)
     async with bootstrap.open_store(storage) as store, bootstrap.open_base(place, storage) as text:
         yield store, text, place.name
 
 
-async def find(store: Store, identified: str) -> Record:
-    """The consumer with this id or name. Exits with 2 unless there is exactly one."""
-    consumers = Consumers(store)
-    matching = [r for r in await consumers.all() if identified in (r.consumer.id, r.consumer.name)]
+def as_option(error: GatewayError) -> str:
+    """The message of a refusal, which names the option instead of the field."""
+    field = error.param or ""
+    option = f"--{field.rpartition('.')[2].replace('_', '-')}"
+    return option + error.message.removeprefix(field) if field and error.message.startswith(field) else error.message
+
+
+async def find(client: Client, identified: str) -> dict[str, Any]:
+    """The consumer with this id, or else with this name. Exits with 2 unless there is exactly one."""
+    if keys.is_consumer_id(identified):
+        try:
+            found: dict[str, Any] = await client.call("GET", f"/gateway/consumers/{identified}")
+        except GatewayError as error:
+            if error.status != 404:
+                raise
+        else:
+            return found
+    matching = [one for one in await pages(client, "/gateway/consumers", name=identified) if one["name"] == identified]
     if len(matching) != 1:
         problem = "several consumers have this name; use the id" if matching else "no consumer has this id or name"
         fail(f"{identified}: {problem} (see: tollgate keys list)")
     return matching[0]
 
 
+async def pages(client: Client, path: str, **query: str) -> list[dict[str, Any]]:
+    """All entries of a list."""
+    entries: list[dict[str, Any]] = []
+    asked = {"limit": "1000", **query}
+    while True:
+        page = await client.call("GET", path, query=asked)
+        entries += page["data"]
+        if page["after"] is None:
+            return entries
+        asked["after"] = page["after"]
+
+
 def settings(*, secrets: bool = False) -> Settings:
     """The settings of the environment, with the configuration that the gateway serves. `secrets`: with the keys of its
     backends, which most commands do without. Exits with 2 if they are wrong."""
+    _refuse_gateway()
 
     def of(configuration: Configuration, name: str) -> Settings:
         return (
@@ -92,6 +161,33 @@ def settings(*, secrets: bool = False) -> Settings:
             return thread.submit(asyncio.run, read()).result()
     except ConfigurationError as error:
         fail(str(error))
+
+
+def _refuse_gateway() -> None:
+    if _gateway.get().url:
+        fail("--gateway: this command works on the storage account alone, with the environment of the gateway")
+
+
+def known_configuration() -> Configuration | None:
+    """The configuration that the gateway serves; without a storage account, the base document if it is a file or a
+    variable; None if there is none. Exits with 2 if it is wrong."""
+    try:
+        environment.load_storage(os.environ)
+    except ConfigurationError:
+        place = environment.source(os.environ)
+    else:
+        return settings().configuration
+    if place.url is not None or (variable("GATEWAY_CONFIG") is None and place.path and not place.path.exists()):
+        return None
+    try:
+        return parse(place.read(), place.name)
+    except ConfigurationError as error:
+        fail(str(error))
+
+
+def variable(name: str) -> str | None:
+    """A variable of the environment; None if it is not set or empty."""
+    return os.environ.get(name) or None
 
 
 def fail(message: str) -> NoReturn:

@@ -5,7 +5,21 @@ from typing import Annotated
 import typer
 
 from shared import __version__
-from shared.cli import backends, configuration, export, keys, operations, prices, ptu, reconcile, requests, usage
+from shared.cli import (
+    backends,
+    configuration,
+    export,
+    keys,
+    operations,
+    prices,
+    ptu,
+    reconcile,
+    requests,
+    timing,
+    usage,
+)
+from shared.cli._client import DEFAULT_SCOPE
+from shared.cli._terminal import Gateway, use
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 cli.add_typer(keys.commands, name="keys")
@@ -14,6 +28,7 @@ cli.add_typer(configuration.commands, name="config")
 cli.add_typer(requests.commands, name="requests")
 for family in (usage.commands, prices.commands, export.commands, reconcile.commands, ptu.commands, operations.commands):
     cli.add_typer(family)
+cli.add_typer(timing.commands)
 
 
 def _print_version(version: bool) -> None:
@@ -27,7 +42,15 @@ def options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
+    gateway: Annotated[
+        str, typer.Option(envvar="TOLLGATE_GATEWAY", help="The address of a gateway, e.g. https://gateway.example.com.")
+    ] = "",
+    scope: Annotated[
+        str, typer.Option(envvar="TOLLGATE_SCOPE", help="The scope of tokens for the gateway.")
+    ] = DEFAULT_SCOPE,
 ) -> None:
     """Manage a Tollgate gateway: keys, limits, configuration, usage and cost.
 
-    Reads GATEWAY_CONFIG and GATEWAY_STORAGE, as the gateway does."""
+    With --gateway over HTTPS, with TOLLGATE_MANAGEMENT_KEY or as the user of `az login`. Otherwise on the storage
+    account, with GATEWAY_CONFIG and GATEWAY_STORAGE as the gateway has them."""
+    use(Gateway(gateway, scope))

@@ -1,4 +1,4 @@
-"""`limits`, `check` and `rollup`: the state, and maintenance by hand."""
+"""`limits`, `audit`, `check` and `rollup`: the state, and maintenance by hand."""
 
 import asyncio
 import json
@@ -9,10 +9,9 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from shared.auth.consumers import Consumers
 from shared.cli import _backend_check as checks
-from shared.cli._terminal import AsJson, find, settings, show, with_store
-from shared.limits import report, scopes
+from shared.cli._client import Client
+from shared.cli._terminal import AsJson, find, settings, show, with_client, with_store
 from shared.storage import Store
 from shared.usage import rollup
 
@@ -25,15 +24,35 @@ def limits(
     as_json: AsJson = False,
 ) -> None:
     """Show each limit: used, available, leased by instances, and when it will be used up."""
-    configuration = settings().configuration
 
-    async def run(store: Store) -> None:
-        records = [await find(store, identified)] if identified else await Consumers(store).all()
-        lines = await report.report(store, scopes.of_all((record.consumer for record in records), configuration))
+    async def run(client: Client) -> None:
+        one = f"/{(await find(client, identified))['id']}" if identified else ""
+        lines = (await client.call("GET", f"/gateway/limits{one}"))["limits"]
         heads = ["about", "unit", "per", "limit", "available", "used", "on_lease", "forecast", "exhausted", "renews"]
         show(lines if as_json else [dict.fromkeys(heads) | line for line in lines], heads, as_json)
 
-    with_store(run)
+    with_client(run)
+
+
+@commands.command()
+def audit(
+    actor: Annotated[str | None, typer.Option(help="Only the changes of this operator.")] = None,
+    action: Annotated[str | None, typer.Option(help="Only this action, e.g. consumer.update.")] = None,
+    of: Annotated[str | None, typer.Option("--object", help="Only the changes of this object, by its id.")] = None,
+    since: Annotated[str | None, typer.Option(help="From this time on, UTC.")] = None,
+    until: Annotated[str | None, typer.Option(help="Before this time, UTC.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many, newest first.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """Show the changes that operators made: who, when, what, from where; with --json also before and after."""
+    filters = {"actor": actor, "action": action, "object": of, "since": since, "until": until, "limit": str(limit)}
+    query = {name: value for name, value in filters.items() if value is not None}
+
+    async def run(client: Client) -> None:
+        entries = (await client.call("GET", "/gateway/audit", query=query))["data"]
+        show(entries, ["at", "actor", "address", "action", "object", "state"], as_json)
+
+    with_client(run)
 
 
 @commands.command()

@@ -1,15 +1,20 @@
-"""`ptu`: break-even of provisioned capacity."""
+"""`ptu`: provisioned capacity against pay-as-you-go, for past usage or for a forecast."""
 
+import json
+import time
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
-from shared.billing import ptu
+from shared.billing import provisioned, ptu
 from shared.billing.charges import Tariff
 from shared.billing.cost import USD, cost
-from shared.billing.ptu import Hour, Terms
-from shared.cli._terminal import AsJson, fail, settings, show, with_store
+from shared.billing.prices import Prices
+from shared.billing.ptu import Hour, Payment, Terms
+from shared.cli._ptu_forecast import Forecast, Place, weigh
+from shared.cli._terminal import AsJson, fail, known_configuration, settings, show, with_store
 from shared.config.document import Deployment
 from shared.storage import Store
 from shared.usage import hours, query
@@ -17,38 +22,61 @@ from shared.usage.aggregates import Counts, Dimensions
 from shared.usage.query import HourRange
 
 commands = typer.Typer()
+_WHOLE = ("--requests-per-minute", "--input", "--output")
 
 
 @commands.command("ptu")
 def break_even(
+    requests_per_minute: Annotated[
+        float | None, typer.Option(min=0.01, help="Forecast instead of past usage: requests in an average minute.")
+    ] = None,
+    input_tokens: Annotated[
+        int | None, typer.Option("--input", min=1, help="Forecast: input tokens of an average request.")
+    ] = None,
+    output_tokens: Annotated[
+        int | None, typer.Option("--output", min=0, help="Forecast: output tokens of an average request.")
+    ] = None,
+    peak: Annotated[
+        float, typer.Option(min=1, help="Forecast: the busiest minute, as a multiple of the average.")
+    ] = 1.0,
+    cached: Annotated[
+        float, typer.Option(min=0, max=1, help="Forecast: share of the input that the prompt cache serves.")
+    ] = 0.0,
     days: Annotated[int, typer.Option(min=1, max=92, help="Whole days of past usage to analyze.")] = 28,
     model: Annotated[str | None, typer.Option(help="Only this model; default: all with a known throughput.")] = None,
     deployment: Annotated[Deployment, typer.Option(help="Deployment type of the capacity.")] = "global",
     region: Annotated[str, typer.Option(help="Region of the capacity, since prices differ.")] = "",
     usd_per_unit_hour: Annotated[
-        float | None, typer.Option(min=0, help="Your price of a unit; default: Azure's price without a reservation.")
+        float | None, typer.Option(min=0, help="Your price of a unit; default: Azure's, by the hour and reserved.")
     ] = None,
     tokens_per_minute: Annotated[
         int | None, typer.Option(min=1, help="Input tokens per minute of a unit; default: as Azure states.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find the cheapest number of provisioned throughput units for the hourly usage of each model."""
+    """Weigh provisioned throughput units against paying by the token.
+
+    With --requests-per-minute, --input and --output: for a forecast, without any history. Otherwise for the hourly
+    usage of each model in the past: the cheapest number of units."""
+    place = Place(deployment, region)
+    given = (requests_per_minute, input_tokens, output_tokens)
+    if requests_per_minute is not None and input_tokens is not None and output_tokens is not None:
+        forecast = Forecast(requests_per_minute, input_tokens, output_tokens, cached, peak)
+        _show_forecast(forecast, place, model, usd_per_unit_hour, tokens_per_minute, as_json)
+        return
+    if any(value is not None for value in given) or peak != 1 or cached:
+        missing = [option for option, value in zip(_WHOLE, given, strict=True) if value is None]
+        fail(f"{missing[0]}: expected a number: a forecast takes {', '.join(_WHOLE)} together")
     tariff = Tariff.of(settings().configuration)
 
     async def run(store: Store) -> None:
         now = store.now()
         end = hours.day_start(hours.hour_of(now))
-        unit_price = tariff.prices.unit_hour(deployment, region, now)
-        if usd_per_unit_hour is not None:
-            unit_price = round(usd_per_unit_hour * USD)
-        if unit_price is None:
-            fail(f"--usd-per-unit-hour: expected a price, since Azure's for a {deployment} unit is not known")
+        payments = _payments(tariff.prices, place, usd_per_unit_hour, now)
         rows = []
         for name, used in sorted((await _hourly(store, tariff, end - days * hours.DAY, end)).items()):
-            terms = _terms(name, tokens_per_minute, unit_price, deployment)
-            if terms is not None and model in (None, name):
-                rows.append(_row(name, ptu.plan(used, terms)))
+            if model in (None, name):
+                rows += _rows(name, used, payments, tokens_per_minute, deployment)
         if rows or as_json:
             show(rows, list(rows[0]) if rows else [], as_json)
         else:
@@ -61,16 +89,67 @@ def break_even(
     with_store(run)
 
 
-def _terms(model: str, tokens_per_minute: int | None, unit_price: int, deployment: Deployment) -> Terms | None:
-    """The terms of provisioned capacity, None if the model's throughput is not known."""
-    throughput = ptu.throughput(model)
-    per_minute = tokens_per_minute or (throughput.tokens_per_minute if throughput else None)
-    if per_minute is None:
-        return None
-    if deployment != "regional":
-        return Terms(per_minute, unit_price)
-    least = throughput.regional if throughput else 50
-    return Terms(per_minute, unit_price, least, least)
+def _payments(prices: Prices, place: Place, own: float | None, now: float) -> list[Payment]:
+    if own is not None:
+        return [Payment("your price", round(own * USD))]
+    reservation = provisioned.facts().reservations.usd.get(place.deployment)
+    found = ptu.payments(prices.unit_hour(place.deployment, place.region, now), reservation)
+    if not found:
+        fail(f"--usd-per-unit-hour: expected a price, since Azure's for a {place.deployment} unit is not known")
+    return found
+
+
+def _show_forecast(
+    forecast: Forecast, place: Place, model: str | None, own: float | None, tokens_per_minute: int | None, as_json: bool
+) -> None:
+    now, document = time.time(), known_configuration()
+    prices = Prices(document.prices if document else ())
+    payments = _payments(prices, place, own, now)
+    names = [model] if model else list(provisioned.facts().throughput.models)
+    found = [weigh(name, forecast, place, prices, payments, now, tokens_per_minute) for name in names]
+    plans = [plan for plan in found if plan is not None]
+    if not plans:
+        fail(
+            f"--model: the throughput, the price or the sizes on sale of {model}, {place.deployment}, are not known; "
+            "give --tokens-per-minute, or a line of `prices` in the configuration"
+        )
+    sources = _sources(prices, place, own, now)
+    if as_json:
+        print(json.dumps({"models": plans, "sources": sources}, indent=2))
+        return
+    rows = [{"model": plan["model"], **payment} for plan in plans for payment in plan["payments"]]
+    show(rows, list(rows[0]), False)
+    for plan in plans:
+        print("\n" + _sentences(plan, place))
+    for about, source in sources.items():
+        print(f"{about}: {source}")
+
+
+def _sentences(plan: dict[str, Any], place: Place) -> str:
+    offered, region = plan["offered"], place.region.lower().replace(" ", "")
+    where = f"offered in {', '.join(offered)}" if offered else "no region is published"
+    if region and offered and region not in offered:
+        where += f"; not in {region}"
+    return (
+        f"{plan['model']} needs {plan['units_needed_at_peak']} units in the busiest minute, "
+        f"{plan['units_needed_on_average']} on average. A {place.deployment} deployment has at least "
+        f"{plan['minimum_units']} units, and grows by {plan['step_units']}; {where}.\n"
+        f"Price by the token: {plan['price_source']}. Throughput of a unit: {plan['throughput_source']}."
+    )
+
+
+def _sources(prices: Prices, place: Place, own: float | None, now: float) -> dict[str, str]:
+    facts = provisioned.facts()
+    sizes = facts.throughput.cited + ("" if place.deployment == "regional" else ", the same for all models there")
+    sources = {"Regions": facts.offers.cited, "Minimum and step": sizes}
+    if own is not None:
+        return {"Price of a unit": "--usd-per-unit-hour", **sources}
+    hourly = prices.unit_hour_line(place.deployment, place.region, now)
+    return {
+        "Price of a unit by the hour": hourly.source if hourly else "not known",
+        "Price of a reservation": facts.reservations.cited,
+        **sources,
+    }
 
 
 async def _hourly(store: Store, tariff: Tariff, first: int, end: int) -> dict[str, list[Hour]]:
@@ -91,13 +170,27 @@ def _hour(tariff: Tariff, hour: HourRange, line: Dimensions, counts: Counts) -> 
     money = cost(price, counts)
     if price is None or money is None or not price.input or price.output is None or not counts.input_tokens:
         return None
-    fresh = counts.input_tokens - counts.cached_input_tokens
-    return Hour(fresh + counts.output_tokens * price.output / price.input, money)
+    known = provisioned.throughput(line.model)
+    ratio = known.output_ratio if known else price.output / price.input
+    return Hour(counts.input_tokens - counts.cached_input_tokens + counts.output_tokens * ratio, money)
 
 
-def _row(model: str, plan: ptu.Purchase) -> dict[str, Any]:
+def _rows(
+    model: str, used: Sequence[Hour], payments: Sequence[Payment], per_minute: int | None, deployment: Deployment
+) -> list[dict[str, Any]]:
+    """A line per way to pay; none if the model's throughput or the sizes on sale are not known."""
+    known, sizes = provisioned.throughput(model), provisioned.sizes(model, deployment)
+    per_minute = per_minute or (known.tokens_per_minute if known else None)
+    if per_minute is None or sizes is None:
+        return []
+    plans = [(payment.name, ptu.plan(used, Terms(per_minute, payment.unit_hour, *sizes))) for payment in payments]
+    return [_row(model, payment, plan) for payment, plan in plans]
+
+
+def _row(model: str, payment: str, plan: ptu.Purchase) -> dict[str, Any]:
     return {
         "model": model,
+        "payment": payment,
         "hours": plan.hours,
         "usd_by_tokens": ptu.dollars(plan.by_tokens),
         "average_units": round(plan.average, 2),

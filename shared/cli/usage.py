@@ -6,15 +6,15 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from shared.auth.consumers import Consumers
 from shared.billing import report as usage_report
-from shared.billing.charges import Tariff
-from shared.cli._terminal import AsJson, fail, find, settings, show, with_store
-from shared.storage import Store
+from shared.cli._client import Client
+from shared.cli._terminal import AsJson, fail, find, show, with_client
 from shared.token_classes import TOKEN_CLASSES, UNITS
 from shared.usage.aggregates import NOBODY
 
 commands = typer.Typer()
+
+_PATH = "/gateway/usage"
 
 AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
 Filter = Annotated[str | None, typer.Option(help="Only this value.")]
@@ -54,34 +54,36 @@ def show_usage(
         **{"user": user},
     }
     parameters = {name: value for name, value in query.items() if value is not None}
-    tariff = Tariff.of(settings().configuration)
-    with_store(lambda store: _show(store, tariff, parameters, as_json=as_json, as_csv=as_csv))
+    with_client(lambda client: _show(client, parameters, as_json=as_json, as_csv=as_csv))
 
 
-async def _show(store: Store, tariff: Tariff, parameters: dict[str, str], *, as_json: bool, as_csv: bool) -> None:
+async def _show(client: Client, parameters: dict[str, str], *, as_json: bool, as_csv: bool) -> None:
     if parameters.get("key", NOBODY) != NOBODY:
-        parameters["key"] = (await find(store, parameters["key"])).consumer.id
-    report = await usage_report.report(store, tariff, usage_report.parse_query(parameters, store.now()))
-    rows = report.rows({record.consumer.id: record.consumer.name for record in await Consumers(store).all()})
+        parameters["key"] = (await find(client, parameters["key"]))["id"]
     if as_csv:
-        print(usage_report.as_csv(report.heads(), rows), end="")
-    elif as_json:
-        print(json.dumps(rows, indent=2))
+        print(await client.call("GET", _PATH, query={**parameters, "format": "csv"}), end="")
+        return
+    answer = await client.call("GET", _PATH, query=parameters)
+    if as_json:
+        print(json.dumps(answer["lines"], indent=2))
     else:
-        _print(rows, report)
+        _print(answer["lines"], answer["total"])
 
 
-def _print(rows: list[dict[str, Any]], report: usage_report.Report) -> None:
+def _print(rows: list[dict[str, Any]], total: dict[str, Any]) -> None:
     """Print the columns that fit a terminal, with the sums last."""
-    totals = dict.fromkeys(report.heads(), "") | report.totals()
-    table = [*rows, totals | {report.heads()[0]: "total"}]
-    heads = [head for head in report.heads() if head not in _DETAILS or any(row[head] for row in rows)]
+    heads = list(rows[0] if rows else {"": "", **total})
+    totals = dict.fromkeys(heads, "") | total
+    table = [*rows, totals | {heads[0]: "total"}]
+    timed = not _PLACES.isdisjoint(heads)
+    shown = [head for head in heads if timed or head not in usage_report.TIMES]
+    heads = [head for head in shown if head not in _DETAILS or any(row[head] for row in rows)]
     for row in table:
         row |= {name: _money(row[name]) for name in heads if name.endswith("_usd")}
     show(table, heads, False)
-    if report.total.unpriced:
+    if total["unpriced"]:
         Console(stderr=True).print(
-            f"The cost lacks {report.total.unpriced} requests whose price is unknown: add it to `prices` in the "
+            f"The cost lacks {total['unpriced']} requests whose price is unknown: add it to `prices` in the "
             "configuration (docs/usage.md)."
         )
 
@@ -97,3 +99,6 @@ _DETAILS = {
     *("refused", "errors", "hung_up", "estimated"),
     *("charges", "beside_tokens", "beside_usd", "unpriced"),
 }
+
+# Dimensions by which a table has the columns of times: those of all models together say little.
+_PLACES = {"model", "served", "deployment", "backend", "region"}

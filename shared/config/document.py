@@ -301,11 +301,11 @@ Durability = Literal["committed", "recorded", "deferred"]
 
 
 class LedgerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Durability of usage rows. `committed`: the last byte of an answer waits for its row; `recorded`: it waits for the
-    row of its beginning, and a crash makes the last second's calls estimates; `deferred`: it does not wait, and a crash
-    loses about a second of rows.
+    """Durability of usage rows. `committed`: the last byte of an answer waits until its row is in the table;
+    `recorded`: it waits until its row is on the local disk, so a crash of the process loses none; `deferred`: it does
+    not wait, and a crash loses about a second of rows.
 
-    `overflow_directory`: holds rows on disk while the table is unavailable; None: the temporary directory.
+    `overflow_directory`: holds rows on disk until they are in the table; None: the temporary directory.
     `overflow_bytes`: its largest size; 0: nothing on disk. `keep_months`: age at which raw rows are dropped; 0: never.
     """
 

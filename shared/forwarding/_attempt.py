@@ -23,6 +23,7 @@ class AttemptTimeout:
         self.written = False  # a part of its request has gone out: from then on its backend may charge for it
         self.superseded = False
         self.hung = False  # superseded because its target seems to answer nobody, which is a fault
+        self.late = False  # another attempt has answered the call, and this one goes on for its usage alone
 
     @property
     def ends_with_call(self) -> bool:

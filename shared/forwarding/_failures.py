@@ -48,6 +48,10 @@ class AttemptFailed(Exception):
         self.charged = charged
         self.usage = usage
 
+    def charge(self, call: Call) -> Usage | None:
+        """The usage that the backend charges; None: nothing."""
+        return self.usage or (metering.unanswered(call) if self.charged else None)
+
 
 class Throttled(AttemptFailed):
     """429, of one of four kinds."""

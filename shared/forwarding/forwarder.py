@@ -31,6 +31,7 @@ from shared.forwarding._failures import (
 from shared.forwarding._hedging import HedgedAttempt
 from shared.forwarding._timeouts import first_byte_timeout, hedge_delay
 from shared.forwarding.backend_client import BackendClient
+from shared.forwarding.late_attempts import AttemptTask, LateAttempts, charge_of, usage_of
 from shared.forwarding.response import Answer, WholeAnswer
 from shared.requests.upload import Upload
 from shared.routing import quota
@@ -52,6 +53,10 @@ Admit = Callable[[str], Awaitable[bool]]
 """Returns True if the limits of this model admit the call."""
 
 
+Charge = Callable[[int, Attempt], None]
+"""Records the charge of an attempt, given its number among those of its call."""
+
+
 class ForwardingFailed(Exception):
     """No target answered. `error` is for the caller, `attempts` for the record."""
 
@@ -71,14 +76,16 @@ class Forwarder:
         router: Router,
         models: Mapping[str, Model],
         budget: RetryBudget,
+        late: LateAttempts,
     ) -> None:
-        """`models`: the settings of those that have some. `budget`: the one of the process."""
+        """`models`: the settings of those that have some. `budget`, `late`: the ones of the process."""
         self.models = models
         self.client = client
         self.breakers = breakers
         self.router = router
         self.timeouts = client.timeouts
         self.budget = budget
+        self.late = late
 
     def sending(
         self,
@@ -87,14 +94,16 @@ class Forwarder:
         request_id: str,
         upload: Upload | None = None,
         admit: Admit | None = None,
+        charge: Charge | None = None,
         *,
         kept_alive: bool = False,
     ) -> "ForwardedCall":
         """Prepare a call whose body is there, from when its deadline counts; that of an `upload` starts anew with its
         end. An `upload` goes to another target as long as everything received of it is kept. `admit`: the limits of
-        other models than the plan's, as far as they have some. `kept_alive`: comments keep the caller's connection, so
-        that a stream may take its whole time until its first content."""
-        return ForwardedCall(self, call, plan, request_id, upload, admit, kept_alive=kept_alive)
+        other models than the plan's, as far as they have some. `charge`: records attempts that end after the call has
+        its answer; without it there are none. `kept_alive`: comments keep the caller's connection, so that a stream may
+        take its whole time until its first content."""
+        return ForwardedCall(self, call, plan, request_id, upload, admit, charge, kept_alive=kept_alive)
 
     async def has_object(self, backend: Backend, reference: Reference) -> bool:
         """Ask a backend for an object. Raises `StateUnavailable` if the backend does not answer."""
@@ -130,6 +139,7 @@ class ForwardedCall:
         request_id: str,
         upload: Upload | None,
         admit: Admit | None,
+        charge: Charge | None,
         *,
         kept_alive: bool,
     ) -> None:
@@ -141,6 +151,7 @@ class ForwardedCall:
         self._request_id = request_id
         self._upload = upload
         self._admit = admit
+        self._charge = charge
         self._admitted = {plan.model: True}  # by model
         longest = max(forwarder.timeouts.total, forwarder.timeouts.stream if kept_alive else 0.0)
         self._deadline = self._clock() + min(longest, plan.seconds or longest)
@@ -282,29 +293,37 @@ class ForwardedCall:
             answer = await self._forwarder.client.attempt(
                 self._call, target, timeout, self._request_id, self._upload, fresh=self._fresh
             )
-        except Superseded as failed:
-            if failed.hung:
-                self._failures.append(failed)
-            self.superseded(target, started, role, self.prompt(timeout))
-            return None
         except asyncio.CancelledError:
-            if role == "try":  # the end of a hedge is recorded by `superseded`
+            if role == "try" and not timeout.late:  # the end of a hedge is recorded by `superseded`
                 self._record(target, 0, LEFT if timeout.written else LEFT_EARLY, started, role)
             raise
         except AttemptFailed as failed:
-            self._throttled = self._throttled or isinstance(failed, Throttled)
-            self._failures.append(failed)
-            if isinstance(failed, SealedElsewhere):
-                self._sealed_elsewhere.add(target.backend.endpoint)
-            if failed.spilled_to:
-                self._spilled.append((target.backend.endpoint, failed.spilled_to))
-            usage = failed.usage or (metering.unanswered(self._call) if failed.charged else None)
-            self._record(target, failed.status, failed.problem, started, role, usage)
-            logger.info("%s: %s on %s: %s", self._request_id, target.deployment, target.backend.name, failed.problem)
-            self._ask_again(target)
+            if timeout.late:
+                raise
+            self._failed(target, failed, started, role, timeout)
             return None
-        self._record(answer.target, answer.status, "", started, role)
+        if not timeout.late:
+            self._record(answer.target, answer.status, "", started, role)
         return answer
+
+    def _failed(
+        self, target: Target, failed: AttemptFailed, started: float, role: Role, timeout: AttemptTimeout
+    ) -> None:
+        """Record an attempt that failed."""
+        if isinstance(failed, Superseded):
+            if failed.hung:
+                self._failures.append(failed)
+            self.superseded(target, started, role, self.prompt(timeout))
+            return
+        self._throttled = self._throttled or isinstance(failed, Throttled)
+        self._failures.append(failed)
+        if isinstance(failed, SealedElsewhere):
+            self._sealed_elsewhere.add(target.backend.endpoint)
+        if failed.spilled_to:
+            self._spilled.append((target.backend.endpoint, failed.spilled_to))
+        self._record(target, failed.status, failed.problem, started, role, failed.charge(self._call))
+        logger.info("%s: %s on %s: %s", self._request_id, target.deployment, target.backend.name, failed.problem)
+        self._ask_again(target)
 
     def _ask_again(self, target: Target) -> None:
         """Try once more if every target has closed the connection, since each may have found an idle one too old."""
@@ -353,12 +372,41 @@ class ForwardedCall:
             and other.backend.name not in self._forwarder.router.drained()
         )
 
-    def answered_first(self, target: Target, started: float, timeout: AttemptTimeout) -> None:
-        """End the first attempt because the second one has the answer. If its target is still silent, it hangs."""
+    @property
+    def hedged(self) -> bool:
+        return self._plan.hedge
+
+    @property
+    def may_be_late(self) -> bool:
+        """True if an attempt may go on after another one has answered. Of a stream, which ends with its connection, no
+        more is generated; a whole answer is generated and charged whether anybody waits for it or not."""
+        return self._charge is not None and not self._call.stream and self._forwarder.late.have_room
+
+    def answered_first(self, target: Target, started: float, timeout: AttemptTimeout, *, in_task: bool) -> bool:
+        """End the first attempt because the second one has the answer, or return True if it may go on. If its target is
+        still silent, it hangs."""
         hung = self._breakers.silent(target, started, self._patience(target))
+        if in_task and not hung and self.may_be_late:
+            return True
         timeout.supersede(hung=hung)
         if hung:
             self._breakers.hung(target)
+        return False
+
+    def let_end(
+        self, task: AttemptTask, target: Target, since: float, timeout: AttemptTimeout, role: Role = "try"
+    ) -> None:
+        """Let an attempt go on that another one has beaten, and record its charge when it has ended."""
+        timeout.late = True
+        attempt = self.superseded(target, since, role, None)
+        number = self._attempts.index(attempt) + 1
+
+        def ended(task: AttemptTask) -> None:
+            usage = usage_of(task, self._call, self.prompt(timeout))
+            if self._charge is not None and usage is not None:
+                self._charge(number, msgspec.structs.replace(attempt, usage=usage))
+
+        self._forwarder.late.add(task, ended)
 
     def _patience(self, target: Target) -> float:
         """The seconds of silence after which a target is suspect, by the answers to such calls, its own above all."""
@@ -372,17 +420,18 @@ class ForwardedCall:
         """The charge for an attempt that is given up: its prompt, if that was sent; what follows is not known."""
         return metering.unanswered(self._call) if timeout.written else None
 
-    def superseded(self, target: Target, since: float, role: Role, usage: Usage | None) -> None:
+    def superseded(self, target: Target, since: float, role: Role, usage: Usage | None) -> Attempt:
         """Record a superseded attempt with what its backend charges."""
         attempt = Attempt(target, 0, BEATEN, self._milliseconds(since), role, usage, started=since)
         answered = bool(self._attempts) and not self._attempts[-1].problem
         self._attempts.insert(len(self._attempts) - answered, attempt)  # the one that answered stays the last
+        return attempt
 
     def discard(self, answer: Answer) -> Usage:
         """Close the answer of a second attempt that came too late, and take it from the record. Return its usage."""
         answer.close()
         self._attempts = [attempt for attempt in self._attempts if attempt.role != "hedge" or attempt.problem]
-        return answer.usage if isinstance(answer, WholeAnswer) else answer.usage()
+        return charge_of(answer)
 
     def now(self) -> float:
         return self._clock()

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator
 from shared.alerts import events
 from shared.alerts.dispatcher import Raise
 from shared.alerts.events import Alert
-from shared.auth.consumers import Consumers, Record, StoredKey
+from shared.auth.consumer_rows import Record, StoredKey
+from shared.auth.consumers import Consumers
 from shared.config.document import Configuration
 from shared.lifecycle import retirement
 from shared.storage import Store, names

@@ -54,9 +54,10 @@ def _alert_nobody(scope: Scope, dimension: str, percentage: int, until: float) -
 class Reservation:
     """The amounts that one call has reserved at each of its limits; once it is settled, those booked. `size` None: its
     tokens do not matter. `serving`: the limits of the other models that may serve it. `held`: what its limits count for
-    work that goes on after the call; None if it has none."""
+    work that goes on after the call; None if it has none. `booked`: what was booked last; `late`: charges beside that,
+    of attempts that ended later."""
 
-    __slots__ = ("call_limits", "costs", "held", "limits", "serving", "settled", "size")
+    __slots__ = ("booked", "call_limits", "costs", "held", "late", "limits", "serving", "settled", "size")
 
     def __init__(self, call_limits: CallLimits, costs: Sequence[Amounts], size: Size | None) -> None:
         self.call_limits = call_limits
@@ -66,6 +67,8 @@ class Reservation:
         self.serving: tuple[CallLimits, ...] = ()
         self.held: Mapping[str, Hold] | None = None
         self.settled = False
+        self.booked: tuple[Usage, Target | None, Iterable[tuple[Target, Usage]], float] | None = None
+        self.late: tuple[tuple[Target, Usage], ...] = ()
 
 
 class Arrival(msgspec.Struct, frozen=True):
@@ -235,6 +238,12 @@ class Limiter:
         """Book what a settled call took in place of what `settle` has booked."""
         self._book(reservation, usage, served_by, beside, requests)
 
+    def charge(self, reservation: Reservation, target: Target, usage: Usage) -> None:
+        """Book the charge of an attempt that ended late, beside what the call took."""
+        reservation.late += ((target, usage),)
+        if reservation.booked is not None:
+            self._book(reservation, *reservation.booked)
+
     def hold(self, reservation: Reservation, call: Call, model: str) -> Mapping[str, Hold]:
         """Keep what a call has reserved when it ends, since its work goes on: its settlement books that. Return it by
         the keys of the scopes. `model`: the configured name of the one that works, which a run's answer is the first
@@ -289,6 +298,7 @@ class Limiter:
         requests: float,
     ) -> CallLimits:
         """Book a usage in place of what the reservation has so far. Return the limits of the model that served."""
+        reservation.booked = usage, served_by, beside, requests
         served = served_by.model if served_by is not None else ""
         serving = next((one for one in reservation.serving if one.model == served), reservation.call_limits)
         if not reservation.limits:
@@ -296,7 +306,7 @@ class Limiter:
         priced = serving.priced or reservation.call_limits.priced
         price = serving.price
         actual = self._amounts(usage, served_by, price, requests, priced=priced)
-        for target, charged in beside:
+        for target, charged in (*beside, *reservation.late):
             actual = actual.plus(self._amounts(charged, target, price, 0.0, priced=priced))
         booked = [actual] * len(reservation.limits)
         if (held := reservation.held) is not None:

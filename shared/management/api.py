@@ -24,7 +24,7 @@ from shared.errors import (
 )
 from shared.limits.limiter import Limiter
 from shared.management.readiness import is_internal
-from shared.management.routes import ManagementRequest, Route, parameters
+from shared.management.routes import ManagementRequest, Paths, Route, parameters
 from shared.requests.arrival import ReceivedRequest
 from shared.requests.disconnect import CallerDisconnected
 from shared.responses.rendering import ErrorResponse, JsonResponse
@@ -41,23 +41,18 @@ class ManagementApi:
     def __init__(
         self, routes: Iterable[Route], limiter: Limiter, authenticator: Authenticator, operators: Operators
     ) -> None:
-        self._paths = _by_pattern(routes)
-        self._probes = frozenset(pattern for pattern in self._paths if not pattern.startswith("/gateway/"))
-        self._names = frozenset(pattern.split("/")[2] for pattern in self._paths if pattern.startswith("/gateway/"))
+        self._paths = Paths(routes)
+        self.owns = self._paths.owns
         self._limiter = limiter
         self._authenticator = authenticator
         self._operators = operators
         self._rate = _OperatorRate()
 
-    def owns(self, path: str) -> bool:
-        """True for the paths of the routes, and for others that begin like one: these get a 404 of this API's."""
-        return path in self._probes or (path.startswith("/gateway/") and path.split("/", 3)[2] in self._names)
-
     async def answer(
         self, request: Request, received: ReceivedRequest, headers: Mapping[str, str], address: str
     ) -> Response:
         """Answer a request for a path that this API owns. `address`: the client's. Raises `GatewayError`."""
-        methods, found = self._find(received.path)
+        methods, found = self._paths.find(received.path)
         access = next(iter(methods.values())).access if methods else "operator"  # strangers learn of no path
         if access in ("caller", "operator") and self._limiter.limits_addresses:
             await self._limiter.admit(address)
@@ -98,33 +93,12 @@ class ManagementApi:
             message = f"{path} answers operators, and probes from the same machine: send the management key."
             raise InvalidApiKey(message) from None
 
-    def _find(self, path: str) -> tuple[Mapping[str, Route], dict[str, str]]:
-        """The routes of a path by method, and its parameters; no routes if there is no such path."""
-        segments = path.removesuffix("/").split("/")
-        for pattern, methods in self._paths.items():
-            parts = pattern.split("/")
-            if len(parts) == len(segments) and all(
-                part == segment or (part.startswith("{") and segment)
-                for part, segment in zip(parts, segments, strict=True)
-            ):
-                pairs = zip(parts, segments, strict=True)
-                return methods, {part[1:-1]: segment for part, segment in pairs if part.startswith("{")}
-        return {}, {}
-
 
 def without_configuration(path: str, headers: Mapping[str, str], complaints: str, key: str | None) -> Response:
     """The answer of a gateway whose configuration cannot be used: 503, and the complaints for operators alone."""
     if path == "/readyz" and has_key(headers, key):
         return JsonResponse({"status": "not ready", "configuration": complaints.splitlines()}, 503)
     return ErrorResponse(Misconfigured("This gateway is not configured. Its operator finds the reason in its log."), {})
-
-
-def _by_pattern(routes: Iterable[Route]) -> dict[str, dict[str, Route]]:
-    """The routes by pattern and method; patterns without parameters first, because a fixed name goes before them."""
-    paths: dict[str, dict[str, Route]] = {}
-    for route in sorted(routes, key=lambda route: route.pattern.count("{")):
-        paths.setdefault(route.pattern, {})[route.method] = route
-    return paths
 
 
 class _OperatorRate:

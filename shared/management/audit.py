@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
-from shared.auth.operators import Operator
 from shared.errors import GatewayError
 from shared.management.routes import ManagementRequest, Route, page_size, refuse_unknown, time_of
 from shared.responses.rendering import JsonResponse
@@ -96,9 +95,10 @@ class AuditRoutes:
         self._audit = audit
 
     def routes(self) -> Sequence[Route]:
-        return (Route("GET", "/gateway/audit", "operator", self._list),)
+        return (Route("GET", "/gateway/audit", "operator", self._list, query=_FILTERS),)
 
     async def _list(self, request: ManagementRequest) -> Response:
+        """List the changes that operators made, newest first."""
         query = request.query
         refuse_unknown(query, *_FILTERS)
         since, until = time_of(query, "since", 0.0), time_of(query, "until", math.inf)
@@ -141,9 +141,8 @@ def _entry(row: Row) -> dict[str, Any]:
 
 def change_by(request: ManagementRequest, action: str, of: str, before: Any, after: Any) -> Change:
     """The record of a change that a request asks for."""
-    actor: Operator = request.actor
     return Change(
-        actor=actor.name,
+        actor=request.actor.name if request.caller is None else f"consumer:{request.caller.id}",
         address=request.address,
         action=action,
         object=of,

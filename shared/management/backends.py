@@ -28,6 +28,7 @@ class BackendRoutes:
         )
 
     async def _all(self, request: ManagementRequest) -> Response:
+        """Report the state of every deployment."""
         refuse_unknown(request.query)
         return JsonResponse(await self._report.report())
 

@@ -1,17 +1,17 @@
 """The remainder of limits: of all consumers, of one, and of the caller who asks."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from starlette.responses import Response
 
-from shared.auth.consumers import Consumers, Record
+from shared.auth.consumer_rows import Record
+from shared.auth.consumers import Consumers
 from shared.auth.operators import EVERYONE
 from shared.config.document import Configuration
 from shared.errors import ConsumerNotFound
 from shared.limits import report as limits_report
 from shared.limits import scopes
-from shared.limits.limiter import Limiter
 from shared.management.routes import ManagementRequest, Route, refuse_unknown
 from shared.responses.rendering import JsonResponse
 from shared.storage import Store
@@ -21,10 +21,11 @@ from shared.types import Consumer
 class LimitRoutes:
     """The paths below `/gateway/limits`."""
 
-    def __init__(self, store: Store, configuration: Configuration, limiter: Limiter) -> None:
+    def __init__(self, store: Store, configuration: Configuration, state: Callable[[], dict[str, Any]]) -> None:
+        """`state` returns that of this instance's limiter."""
         self._store = store
         self._configuration = configuration
-        self._limiter = limiter
+        self._state = state
 
     def routes(self) -> Sequence[Route]:
         return (
@@ -34,17 +35,19 @@ class LimitRoutes:
         )
 
     async def _all(self, request: ManagementRequest) -> Response:
-        """The remainder of every limit, and the state of this instance's limiter."""
+        """Report the remainder of every limit, and the state of this instance's limiter."""
         refuse_unknown(request.query)
         consumers = (record.consumer for record in await Consumers(self._store).all())
-        return JsonResponse({**self._limiter.state(), "limits": await self._lines(consumers)})
+        return JsonResponse({**self._state(), "limits": await self._lines(consumers)})
 
     async def _one(self, request: ManagementRequest) -> Response:
+        """Report the remainder of a consumer's limits."""
         refuse_unknown(request.query)
         consumer = (await self._record(request)).consumer
         return JsonResponse({"id": consumer.id, "name": consumer.name, "limits": await self._lines((consumer,))})
 
     async def _own(self, request: ManagementRequest) -> Response:
+        """Report the remainder of the caller's limits."""
         refuse_unknown(request.query)
         caller = request.caller
         assert caller is not None

@@ -26,6 +26,7 @@ class ModelRoutes:
         return (Route("GET", "/gateway/models", "operator", self._all),)
 
     async def _all(self, request: ManagementRequest) -> Response:
+        """Report the configured models, where they are served, and when they end."""
         refuse_unknown(request.query)
         return JsonResponse({"models": list(models(self._configuration, self._prices, time.time()))})
 

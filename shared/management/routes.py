@@ -1,16 +1,18 @@
 """The vocabulary of the management API: a path with its method and who may use it, and a request for one."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 from urllib.parse import parse_qsl
 
 import msgspec
+import msgspec.inspect
 from starlette.responses import Response
 
 from shared.auth.operators import READERS, Operator, Role
 from shared.azure_openai.json_body import UNREADABLE
-from shared.errors import InvalidRequest
+from shared.errors import ChangedMeanwhile, InvalidRequest
 from shared.types import Consumer
 
 # `operator`: whoever has the management key or a role. `caller`: a caller's own key, about itself. `probe`: an
@@ -46,6 +48,16 @@ class ManagementRequest(msgspec.Struct, frozen=True):
         etag = self.headers.get("if-match", "").strip()
         return etag if etag and etag != "*" else None
 
+    def require_match(self, etag: str | None) -> None:
+        """Raise `ChangedMeanwhile` unless the resource has an ETag that the request demands. None: it does not
+        exist."""
+        if etag is not None and self.headers.get("if-none-match", "").strip() == "*":
+            raise ChangedMeanwhile("It exists already, and If-None-Match: * demands that it does not.", etag)
+        wanted = [part.strip() for part in self.headers.get("if-match", "").split(",")]
+        if wanted != [""] and (etag is None or not {"*", etag} & {*wanted}):
+            now = f"now has the ETag {etag}" if etag else "does not exist"
+            raise ChangedMeanwhile(f"It {now}, and If-Match demands another: read it again.", etag or "")
+
     def object(self) -> dict[str, Any]:
         """The body, which must be a JSON object. Raises `InvalidRequest`."""
         try:
@@ -55,13 +67,81 @@ class ManagementRequest(msgspec.Struct, frozen=True):
 
 
 class Route(NamedTuple):
-    """`{name}` is one segment of any value. `roles`: the operators who may use it; one of them suffices."""
+    """`{name}` is one segment of any value. `roles`: the operators who may use it; one of them suffices.
+
+    For the OpenAPI document: `summary`, by default the first sentence of the handler's docstring; `takes` and `gives`,
+    the types of the bodies; `query`, the names of the parameters; `headers`, those of the request with what they mean;
+    `status` of the answer."""
 
     method: Method
     pattern: str
     access: Access
     handler: Callable[[ManagementRequest], Awaitable[Response]]
     roles: frozenset[Role] = READERS
+    summary: str = ""
+    takes: Any = None
+    gives: Any = None
+    query: tuple[str, ...] = ()
+    headers: Mapping[str, str] = {}
+    status: int = 200
+
+
+class Paths:
+    """Routes by path and method."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self._paths: dict[str, dict[str, Route]] = {}
+        # Patterns without parameters come first, because a fixed name goes before them.
+        for route in sorted(routes, key=lambda route: route.pattern.count("{")):
+            self._paths.setdefault(route.pattern, {})[route.method] = route
+        self._probes = frozenset(pattern for pattern in self._paths if not pattern.startswith("/gateway/"))
+        self._names = frozenset(pattern.split("/")[2] for pattern in self._paths if pattern.startswith("/gateway/"))
+
+    def owns(self, path: str) -> bool:
+        """True for the paths of the routes, and for others that begin like one: these get a 404 of this API's."""
+        return path in self._probes or (path.startswith("/gateway/") and path.split("/", 3)[2] in self._names)
+
+    def find(self, path: str) -> tuple[Mapping[str, Route], dict[str, str]]:
+        """The routes of a path by method, and its parameters; no routes if there is no such path."""
+        segments = path.removesuffix("/").split("/")
+        for pattern, methods in self._paths.items():
+            parts = pattern.split("/")
+            if len(parts) == len(segments) and all(
+                part == segment or (part.startswith("{") and segment)
+                for part, segment in zip(parts, segments, strict=True)
+            ):
+                pairs = zip(parts, segments, strict=True)
+                return methods, {part[1:-1]: segment for part, segment in pairs if part.startswith("{")}
+        return {}, {}
+
+
+def checked[T](value: Any, wanted: type[T]) -> T:
+    """A value of a body as this type. Raises `InvalidRequest`, which names the place of a mistake."""
+    try:
+        return msgspec.convert(value, wanted)
+    except msgspec.ValidationError as error:
+        problem, _, place = str(error).partition(" - at `$")
+        place = place.rstrip("`").lstrip(".")
+        if unknown := _UNKNOWN.fullmatch(problem):
+            problem, place = f"Unknown field{_expected(wanted, place)}", f"{place}.{unknown[1]}".lstrip(".")
+        message = f"{place}: {problem}." if place else f"{problem}."
+        raise InvalidRequest(message[:1000], param=place[:200] or None) from None
+
+
+_UNKNOWN = re.compile("Object contains unknown field `(.*)`", re.DOTALL)
+
+
+def _expected(wanted: Any, place: str) -> str:
+    """The fields that the object at this place may have, as the end of a sentence."""
+    kind = msgspec.inspect.type_info(wanted)
+    for part in filter(None, place.replace("[...]", ".[...]").split(".")):
+        kind = kind.value_type if isinstance(kind, msgspec.inspect.DictType) else _field(kind, part)
+    names = [field.encode_name for field in getattr(kind, "fields", ())]
+    return f"; expected: {', '.join(names)}" if names else ""
+
+
+def _field(kind: Any, name: str) -> Any:
+    return next((field.type for field in getattr(kind, "fields", ()) if field.encode_name == name), None)
 
 
 def parameters(query: str) -> dict[str, str]:
@@ -82,6 +162,13 @@ def refuse_unknown(query: Mapping[str, str], *known: str) -> None:
             raise InvalidRequest(f"{name[:64]!r} is not a parameter here; expected: {expected}.", param=name[:64])
 
 
+class Page[T](msgspec.Struct, frozen=True, kw_only=True):
+    """A page of a list. `after`: the parameter of the next page's request, null at the end."""
+
+    data: list[T]
+    after: str | None
+
+
 def page[T](items: Sequence[T], query: Mapping[str, str], key: Callable[[T], str]) -> tuple[Sequence[T], str | None]:
     """A page of sorted items, and the value of `after` for the next one, None at the end. `limit` and `after` are
     parameters of the query; `after` is the key of the last item that was seen, which may be gone meanwhile."""
@@ -97,6 +184,11 @@ def page_size(query: Mapping[str, str]) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= 4 and 1 <= int(text) <= LARGEST_PAGE):
         raise InvalidRequest(f"limit: expected a number from 1 to {LARGEST_PAGE}, got {text[:64]!r}.", param="limit")
     return int(text)
+
+
+def rfc3339(seconds: float) -> str | None:
+    """A time in UTC; None for 0, which means never."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if seconds else None
 
 
 def time_of(query: Mapping[str, str], name: str, default: float) -> float:

@@ -25,11 +25,11 @@ class ServiceRoutes:
         )
 
     async def _health(self, request: ManagementRequest) -> Response:
-        """Liveness, which depends on nothing."""
+        """Report liveness, which depends on nothing."""
         return JsonResponse({"status": "ok"}, headers={"x-gateway-version": __version__})
 
     async def _ready(self, request: ManagementRequest) -> Response:
-        """Readiness: 200 or 503. Operators also see the reason."""
+        """Report readiness: 200 or 503. Operators also see the reason."""
         state = await self._readiness()
         body: dict[str, object] = {"status": "ready" if state.ready else "not ready"}
         if request.operator is not None:
@@ -37,4 +37,5 @@ class ServiceRoutes:
         return JsonResponse(body, 200 if state.ready else 503)
 
     async def _openapi(self, request: ManagementRequest) -> Response:
+        """Describe the API for callers."""
         return Response(openapi.document(), media_type="application/json")

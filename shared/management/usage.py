@@ -13,6 +13,8 @@ from shared.management.routes import ManagementRequest, Route, refuse_unknown
 from shared.responses.rendering import JsonResponse
 from shared.storage import Store
 
+_OWN = tuple(name for name in usage_report.PARAMETERS if name != "key")
+
 
 class UsageRoutes:
     """The paths below `/gateway/usage`."""
@@ -23,15 +25,17 @@ class UsageRoutes:
 
     def routes(self) -> Sequence[Route]:
         return (
-            Route("GET", "/gateway/usage", "operator", self._all),
-            Route("GET", "/gateway/usage/me", "caller", self._own),
+            Route("GET", "/gateway/usage", "operator", self._all, query=usage_report.PARAMETERS),
+            Route("GET", "/gateway/usage/me", "caller", self._own, query=_OWN),
         )
 
     async def _all(self, request: ManagementRequest) -> Response:
-        names = {record.consumer.id: record.consumer.name for record in await Consumers(self._store).all()}
+        """Report usage and cost of all consumers."""
+        names = await Consumers(self._store).names()
         return await self._report(request.query, "key", names)
 
     async def _own(self, request: ManagementRequest) -> Response:
+        """Report usage and cost of the caller."""
         caller = request.caller
         assert caller is not None
         if "key" in request.query:

@@ -41,6 +41,7 @@ class Record(Protocol):
     def shadow(self) -> Callable[[Attempt], None]: ...
     async def admit(self, model: str) -> bool: ...
     def begin_work(self, target: Target, status: int, reference: Reference, parent: str, named: str) -> PendingWork: ...
+    def charge(self, number: int, attempt: Attempt) -> None: ...
 
 
 class AdmittedCall(NamedTuple):
@@ -109,6 +110,7 @@ class Dispatcher:
             received.request_id,
             admitted.upload,
             admitted.record.admit,
+            admitted.record.charge,
             kept_alive=_kept_alive(admitted),
         )
         return await self._accounted(admitted, self._forward(admitted, forwarded), lambda: forwarded.attempts)

@@ -29,7 +29,7 @@ class RelayedResponse(Response):
     """Relays a backend's answer byte for byte, and accounts for it exactly once, however it ends.
 
     `account` takes the usage, how the answer ended and, if the usage is an estimate, the text that has passed. It
-    returns a future that is done when the row is in the table. The last byte waits for that, so no caller has a whole
+    returns a future that is done when the row is on record. The last byte waits for that, so no caller has a whole
     answer that is not on record. Accounting happens in `__call__`, not in a generator: one that never starts never
     reaches its own `finally`. `heartbeat`: seconds of silence after which an event stream gets a comment; 0: never.
     """

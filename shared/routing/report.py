@@ -47,7 +47,7 @@ class BackendsReport(NamedTuple):
             for name, served in models.items()
         ] + [
             {"deployment": name, "tier": tier, "models": models[name]} | self._deployment((of, key), shared)
-            for of, key in self.breakers.all()
+            for of, key in sorted({*self.breakers.all(), *shared})
             for name, _, tier in [key.partition(":")]
             if of == backend.name and tier and name in models
         ]

@@ -1,6 +1,7 @@
 """Names of the tables."""
 
 CONSUMERS = "consumers"
+CONSUMER_NAMES = "consumernames"
 FOREIGN_KEYS = "foreignkeys"
 LIMITS = "limits"
 ROTATION = "rotation"

@@ -34,6 +34,11 @@ TOKENS = Instrument(
     "Tokens of a call by class. The classes below input and output are parts of these: never add them.",
     (*_OF_A_CALL, "gen_ai.token.type"), _TOKENS,
 )  # fmt: skip
+UNITS = Instrument(
+    "counter", "tollgate.usage.units", "{unit}",
+    "Units charged by the piece, by the name of their price: images, seconds of sound, calls of the backends' tools.",
+    (*_OF_A_CALL, "tollgate.unit"),
+)  # fmt: skip
 ATTEMPTS = Instrument(
     "counter", "tollgate.attempts", "{try}", "Attempts of calls on backends.", (BACKEND, REGION, "tollgate.result")
 )

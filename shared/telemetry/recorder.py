@@ -20,13 +20,14 @@ from shared.telemetry import instruments, spans
 from shared.telemetry._sampling import Budget
 from shared.telemetry.metrics import Counter, Histogram, Instrument, Labels, Point, drained
 from shared.telemetry.spans import UNTRACED, Span, TraceContext
-from shared.token_classes import REPORTED, price_name
+from shared.token_classes import REPORTED, UNITS, price_name
 from shared.types import Attempt, Call, Consumer, Outcome, Target, Usage
 
 _TICK = 0.5  # seconds between measurements of the event loop's lag
 _SPANS_EVERY = 5.0  # seconds
 _MOST_WAITING = 2048  # spans, and as many log lines, that wait for export
 _TOKEN_TYPES = tuple((field, price_name(field)) for field in REPORTED)
+_UNITS = tuple((field, unit.price) for field, unit in UNITS.items())
 
 
 class LogLine(msgspec.Struct, frozen=True):
@@ -128,6 +129,7 @@ class Telemetry:
         self._first_token, self._per_token = Histogram(instruments.FIRST_TOKEN), Histogram(instruments.PER_TOKEN)
         self._store, self._lag = Histogram(instruments.STORE), Histogram(instruments.LAG)
         self._attempts, self._refusals = Counter(instruments.ATTEMPTS), Counter(instruments.REFUSALS)
+        self._units = Counter(instruments.UNITS)
         self._lost = Counter(instruments.TELEMETRY_LOST)
         self._readings: Readings = {}
         self._exported: dict[tuple[Instrument, Labels], float] = {}  # counters that are read
@@ -171,8 +173,8 @@ class Telemetry:
             self._append(self._spans, spans.of_refusal(trace, status, code, now, self._wall() - now, represents))
 
     def settled(self, operation: str, target: Target, usage: Usage) -> None:
-        """Count the tokens of work that an operation began, and that has gone on after its call."""
-        self._count_tokens((spans.operation_of(operation), target.model, target.backend.name), usage)
+        """Count the usage of work that an operation began, and that has gone on after its call."""
+        self._count_usage((spans.operation_of(operation), target.model, target.backend.name), usage)
 
     def shadow(self, trace: TraceContext, call: Call) -> Callable[[Attempt, int], None]:
         """Return the function that records the end of a call's shadow, given its attempt and number. The shadow has a
@@ -212,17 +214,20 @@ class Telemetry:
             self._count(attempt)
         if outcome.served_by is None or outcome.status >= 400:
             return
-        self._count_tokens(labels, outcome.usage)
+        self._count_usage(labels, outcome.usage)
         if call.stream:
             to_first = outcome.first_byte_ms / 1000
             self._first_token[labels].record(to_first)
             if outcome.ended == "complete" and outcome.usage.output_tokens > 1:
                 self._per_token[labels].record(max(seconds - to_first, 0) / (outcome.usage.output_tokens - 1))
 
-    def _count_tokens(self, labels: Labels, usage: Usage) -> None:
+    def _count_usage(self, labels: Labels, usage: Usage) -> None:
         for field, name in _TOKEN_TYPES:
             if tokens := getattr(usage, field):
                 self._tokens[*labels, name].record(tokens)
+        for field, name in _UNITS:
+            if amount := getattr(usage, field):
+                self._units.add((*labels, name), amount)
 
     def _count(self, attempt: Attempt) -> None:
         backend = attempt.target.backend
@@ -267,8 +272,8 @@ class Telemetry:
             self._exporter.send(batch)
 
     def _points(self) -> list[Point]:
-        families = (self._duration, self._first_token, self._per_token, self._tokens, self._attempts, self._refusals)
-        points = list(drained(*families, self._store, self._lag, self._lost))
+        of_calls = (self._duration, self._first_token, self._per_token, self._tokens, self._units)
+        points = list(drained(*of_calls, self._attempts, self._refusals, self._store, self._lag, self._lost))
         for instrument, read in self._readings.items():
             for labels, value in read():
                 if instrument.kind == "gauge":

@@ -10,13 +10,14 @@ import msgspec
 
 from shared import ulid
 from shared.telemetry.instruments import BACKEND, MODEL, REGION
-from shared.token_classes import TOKEN_CLASSES
+from shared.token_classes import TOKEN_CLASSES, UNITS
 from shared.types import BEATEN, LEFT, Attempt, Call, Consumer, Outcome
 
 PROVIDER = "azure.ai.openai"
 _OPERATIONS = {"chat.completions": "chat", "completions": "text_completion", "responses.create": "chat"}
-_TOKEN_ATTRIBUTES = tuple(
-    (tokens.span or f"tollgate.usage.{field}", field) for field, tokens in TOKEN_CLASSES.items() if tokens.part_of
+_USAGE_ATTRIBUTES = (
+    *((tokens.span or f"tollgate.usage.{field}", field) for field, tokens in TOKEN_CLASSES.items() if tokens.part_of),
+    *((f"tollgate.usage.{field}", field) for field in UNITS),
 )
 _64_BITS = (1 << 64) - 1
 
@@ -172,7 +173,7 @@ def _attributes(trace: TraceContext, operation: str, consumer: Consumer, call: C
         "gen_ai.request.max_tokens": call.max_output_tokens,
         "gen_ai.response.model": usage.model or None,
         "gen_ai.response.time_to_first_chunk": outcome.first_byte_ms / 1000 if call.stream and target else None,
-        **{name: getattr(usage, field) or None for name, field in _TOKEN_ATTRIBUTES},
+        **{name: getattr(usage, field) or None for name, field in _USAGE_ATTRIBUTES},
         "gen_ai.usage.input_tokens": usage.input_tokens,
         "gen_ai.usage.output_tokens": usage.output_tokens,
         "openai.response.service_tier": usage.service_tier or None,

@@ -12,7 +12,9 @@ from collections.abc import Awaitable, Callable
 
 from shared.errors import StoreUnavailable
 from shared.storage import MAX_BATCH, Store, Value
-from shared.usage.overflow import Group, Overflow
+from shared.usage._journal import Journal
+from shared.usage._row_files import Group, RowFile
+from shared.usage.overflow import Overflow
 
 logger = logging.getLogger("tollgate.ledger")
 
@@ -33,6 +35,7 @@ class Batch:
         self.born = born
         self.rows: dict[str, dict[str, Value]] = {}
         self.waiting: list[asyncio.Future[None]] = []
+        self.kept: list[tuple[str, RowFile]] = []  # the keys of rows that the journal has, and its file
         self.released = False  # nothing waits for it any more
 
     def release(self) -> None:
@@ -45,7 +48,8 @@ class Batch:
 
 class GroupCommit:
     """Merges rows into tables in the background. `clock` is monotonic. `linger`: seconds that a row waits for others to
-    join its batch. `late` is called with a partition that got rows from disk."""
+    join its batch. `late` is called with a partition that got rows from disk. `journaled`: rows can be kept on the disk
+    of the overflow until they are written."""
 
     def __init__(
         self,
@@ -54,10 +58,13 @@ class GroupCommit:
         linger: float,
         clock: Callable[[], float],
         late: Callable[[str], Awaitable[None]],
+        *,
+        journaled: bool = False,
     ) -> None:
         self._store = store
         self._late = late
         self._overflow = overflow
+        self._journal = Journal(overflow.files, clock) if journaled and overflow is not None else None
         self._linger = linger
         self._clock = clock
         self._batches: deque[Batch] = deque()
@@ -87,6 +94,15 @@ class GroupCommit:
         row = batch.rows.get(key)
         batch.rows[key] = properties if row is None else row | properties
         return batch
+
+    def keep(self, batch: Batch, key: str, row: dict[str, Value]) -> bool:
+        """Keep a row of this batch on disk until the batch is written. Return False if that is not possible."""
+        if self._journal is None:
+            return False
+        if (file := self._journal.keep(Group(batch.table, batch.partition, {key: row}))) is None:
+            return False
+        batch.kept.append((key, file))
+        return True
 
     def soon(self) -> None:
         """Start writing after `linger`."""
@@ -129,7 +145,13 @@ class GroupCommit:
         if self._overflow is not None:
             await asyncio.to_thread(self._overflow.close)
         while self._batches:
-            self._lose(self._batches[0], "not written before the gateway ended, and not kept on disk")
+            batch = self._batches.popleft()
+            batch.release()
+            kept = {key for key, _ in batch.kept}
+            if lost := {key: row for key, row in batch.rows.items() if key not in kept}:
+                self._give_up(lost, "not written before the gateway ended, and not kept on disk")
+        if self._journal is not None:
+            self._journal.close()
 
     def _writing(self) -> bool:
         return self._writer is not None and not self._writer.done()
@@ -173,6 +195,7 @@ class GroupCommit:
                 continue
             self._table_answers()
             batch.release()
+            self._forget(batch)
             if self._batches and self._batches[0] is batch:
                 self._batches.popleft()
             self._under_way = None
@@ -218,6 +241,8 @@ class GroupCommit:
         finally:
             self._spilling = []
         self._batches.extendleft(reversed(moving[stored:]))
+        for batch in moving[:stored]:
+            self._forget(batch)
         if stored:
             rows = sum(len(batch.rows) for batch in moving[:stored])
             self.spilled += rows
@@ -234,7 +259,8 @@ class GroupCommit:
         pause, rows = _FIRST_PAUSE, 0
         while (group := await asyncio.to_thread(self._overflow.next)) is not None:
             try:
-                await self._store.table(group.table).merge(group.partition, group.rows)
+                if new := await self._without_outdated(group):
+                    await self._store.table(group.table).merge(group.partition, new)
                 await self._late(group.partition)
             except StoreUnavailable:
                 await asyncio.sleep(pause)
@@ -250,11 +276,30 @@ class GroupCommit:
         if rows:
             logger.warning("%d usage rows were read back from disk", rows)
 
+    async def _without_outdated(self, group: Group) -> dict[str, dict[str, Value]]:
+        """The rows of a group from disk. Of a call whose usage has been corrected or completed since, only what is
+        missing: a row with an estimate or without a usage is not the last word."""
+        rows = dict(group.rows)
+        for key, row in group.rows.items():
+            open_end = "e_est" in row or ("e_status" in row and "e_input" not in row)
+            if open_end and "e_counted" not in row:
+                found = await self._store.table(group.table).get(group.partition, key)
+                if found is not None and "e_counted" in found.properties:
+                    rows[key] = {name: value for name, value in row.items() if name not in found.properties}
+        return {key: row for key, row in rows.items() if row}
+
     def _lose(self, batch: Batch, reason: str) -> None:
         if batch in self._batches:
             self._batches.remove(batch)
         batch.release()
+        self._forget(batch)
         self._give_up(batch.rows, reason)
+
+    def _forget(self, batch: Batch) -> None:
+        """The journal need not keep the rows of this batch any more."""
+        if self._journal is not None:
+            self._journal.written([file for _, file in batch.kept])
+            batch.kept.clear()
 
     def _give_up(self, rows: dict[str, dict[str, Value]], reason: str) -> None:
         """Log every loss, with the number of unbilled tokens."""

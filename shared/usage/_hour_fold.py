@@ -1,5 +1,6 @@
 """Folds one hour's raw rows into sums."""
 
+from array import array
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -7,8 +8,9 @@ import msgspec
 
 from shared.token_classes import TOKEN_CLASSES, UNITS
 from shared.types import BATCH, LONG_CONTEXT
-from shared.usage import aggregates, refusals
+from shared.usage import aggregates, durations, refusals
 from shared.usage.aggregates import NOBODY, REFUSED, Counts, Dimensions, Fold, Lines
+from shared.usage.durations import bucket
 
 GRACE = 600  # seconds, longer than any call, after which an intent without an end is closed as an estimate
 _MOST_LINES = 50_000  # of an hour while it is folded: callers choose names, which must not fill the memory
@@ -19,6 +21,7 @@ _REQUESTS, _ENDS, _ESTIMATED, _ERRORS, _HUNG_UP, _CHARGES, _ATTEMPTS = (
     _FIELDS[field] for field in ("requests", "ends", "estimated", "errors", "hung_up", "charges", "attempts")
 )
 _REFUSED = _FIELDS["refused"]
+_DURATIONS, _FIRST_BYTES = _FIELDS["durations"], _FIELDS["first_bytes"]  # as arrays of buckets, two bytes per call
 _INPUT, _OUTPUT, _SOUND_MS, _MS, _TIMED, _TTFT, _FIRST_TOKENS = (
     _FIELDS[field] for field in ("input_tokens", "output_tokens", "sound_ms", "ms", "timed", "ttft", "first_tokens")
 )
@@ -94,11 +97,11 @@ class _Sums:
     """Lines of sums by `Dimensions`, and what they are made of."""
 
     def __init__(self) -> None:
-        self.lines: dict[tuple[str, ...], list[int]] = {}
+        self.lines: dict[tuple[str, ...], list[Any]] = {}
         self.halves = 0
         self.orphans = 0
 
-    def of(self, dimensions: tuple[str, ...]) -> list[int]:
+    def of(self, dimensions: tuple[str, ...]) -> list[Any]:
         """The sums of a line."""
         line = self.lines.get(dimensions)
         if line is None and len(self.lines) >= _MOST_LINES:
@@ -109,28 +112,42 @@ class _Sums:
             line = self.lines.get(dimensions)
         if line is None:
             line = self.lines[dimensions] = [0] * len(Counts.__struct_fields__)
+            line[_DURATIONS], line[_FIRST_BYTES] = array("H"), array("H")
         return line
 
     def fold(self, bounded: Callable[[Lines], Lines]) -> Fold:
-        lines = {Dimensions(*key): Counts(*line) for key, line in self.lines.items()}
+        lines = {Dimensions(*key): _counts(line) for key, line in self.lines.items()}
         return Fold((self.halves, self.orphans), bounded(lines))
 
 
-def _count_call(row: Mapping[str, Any], line: list[int]) -> None:
+def _counts(line: list[Any]) -> Counts:
+    fields = list(line)
+    for place in (_DURATIONS, _FIRST_BYTES):
+        fields[place] = durations.of_buckets(line[place])
+    return Counts(*fields)
+
+
+def _count_call(row: Mapping[str, Any], line: list[Any]) -> None:
     get = row.get
     line[_REQUESTS] += 1
     line[_ENDS] += 1
-    if get("e_ended") == "hung_up":
+    ended, failed = get("e_ended", "complete"), row["e_status"] >= 400
+    if ended == "hung_up":
         line[_HUNG_UP] += 1
-    elif row["e_status"] >= 400:
+    elif failed:
         line[_ERRORS] += 1
+    succeeded = ended == "complete" and not failed
     line[_ATTEMPTS] += get("e_attempts", 0)
     if "e_ms" in row:
         line[_MS] += row["e_ms"]
         line[_TIMED] += 1
+        if succeeded:
+            line[_DURATIONS].append(bucket(row["e_ms"]))
     if ttft := get("e_ttft"):  # 0: no byte came
         line[_TTFT] += ttft
         line[_FIRST_TOKENS] += 1
+        if succeeded:
+            line[_FIRST_BYTES].append(bucket(ttft))
 
 
 def _close_orphan(row: Mapping[str, Any], sums: _Sums, user: str) -> None:

@@ -20,6 +20,7 @@ The rank of a day is the sum over its hours, that of a month over its days.
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import add, attrgetter, sub
+from typing import Any
 
 import msgspec
 
@@ -28,6 +29,8 @@ from shared.storage import MAX_BATCH, Properties, Row, Table, Value
 from shared.storage.conditional import update
 from shared.storage.names import USAGE_AGGREGATES
 from shared.token_classes import TokenCounts
+from shared.usage import durations
+from shared.usage.durations import Durations
 
 NOBODY = "-"  # a dimension without a value: a call that reached no backend, a consumer without a team
 OTHERS = "*"  # the sum of the names beyond `MOST_NAMES`
@@ -39,6 +42,7 @@ _MANIFEST = "!"  # before every digit, so that a scan begins with it
 _READ_ATTEMPTS = 5
 _SWEEPERS = 16
 _RANK_WIDTH = 12
+_DISTRIBUTIONS = ("durations", "first_bytes")  # counts that are text in rows
 
 Rank = tuple[int, int]
 
@@ -71,7 +75,8 @@ class Dimensions(msgspec.Struct, frozen=True, order=True):
 
 class Counts(TokenCounts, frozen=True):
     """The sums of a line. `ms` and `ttft` are milliseconds over `timed` and `first_tokens` requests; `sound_ms` is the
-    length of audio.
+    length of audio. `durations` and `first_bytes` are those of the requests that succeeded; hours that an earlier
+    version has folded lack them.
 
     Of the callers' `requests`, `errors` failed, `hung_up` lost their caller, and `estimated` have estimated tokens.
     On separate lines are `refused` calls, which are no requests, and `charges`, attempts that did not answer a caller.
@@ -86,6 +91,8 @@ class Counts(TokenCounts, frozen=True):
     timed: int = 0
     ttft: int = 0
     first_tokens: int = 0
+    durations: Durations = Durations()
+    first_bytes: Durations = Durations()
     images: int = 0
     sound_ms: int = 0
     characters: int = 0
@@ -219,9 +226,9 @@ def _places(line: Dimensions) -> Iterator[Dimensions]:
 
 
 def _less(whole: Counts, part: Counts) -> Counts | None:
-    """The difference; None if a part is larger than the whole."""
+    """The difference; None if a part is larger than the whole. Durations stay as far as the whole has them."""
     numbers = [*map(sub, msgspec.structs.astuple(whole), msgspec.structs.astuple(part))]
-    return Counts(*numbers) if min(numbers) >= 0 else None
+    return Counts(*numbers) if all(n >= 0 for n in numbers if isinstance(n, int)) else None
 
 
 async def read(table: Table, partition: str) -> Fold | None:
@@ -307,14 +314,21 @@ def _manifest(row: Row) -> _Manifest:
 def _properties(dimensions: Dimensions, counts: Counts) -> Properties:
     """The properties of a line, without zeros: most lines have few counts."""
     numbers = {name: number for name, number in msgspec.structs.asdict(counts).items() if number}
-    return {**msgspec.structs.asdict(dimensions), **numbers}
+    texts = {name: durations.as_text(numbers[name]) for name in _DISTRIBUTIONS if name in numbers}
+    return {**msgspec.structs.asdict(dimensions), **numbers, **texts}
 
 
 def _line(row: Row) -> tuple[Dimensions, Counts]:
     """Read a line. Lines written before a dimension existed lack it."""
     text = {name: str(row.properties[name]) for name in Dimensions.__struct_fields__ if name in row.properties}
     dimensions = Dimensions(**dict.fromkeys(("key", "model", "backend", "region"), NOBODY) | text)
-    return dimensions, Counts(*(_integer(row.properties, name) for name in Counts.__struct_fields__))
+    return dimensions, Counts(*(_count(row.properties, name) for name in Counts.__struct_fields__))
+
+
+def _count(properties: dict[str, Value], name: str) -> Any:
+    if name in _DISTRIBUTIONS:
+        return durations.from_text(str(properties.get(name, "[]")))
+    return _integer(properties, name)
 
 
 def _integer(properties: dict[str, Value], name: str) -> int:

@@ -101,12 +101,13 @@ class Ledger:
         self._now = store.now
         self._durability = durability
         self._late = functools.partial(rollup.note_late, store)
-        self._rows = GroupCommit(store, overflow, _LINGER[durability], clock, self._late)
+        journaled = durability == "recorded"
+        self._rows = GroupCommit(store, overflow, _LINGER[durability], clock, self._late, journaled=journaled)
         self.instance = ulid.new(store.now())[-10:]
         self._averages: dict[tuple[Value, Value, Value], TokenAverages] = {}
         self._unknown: frozenset[str] = frozenset()
         self._shard = int.from_bytes(os.urandom(2)) % SHARDS
-        self._refusals = Refusals(self._add, store.now, clock)
+        self._refusals = Refusals(self._add_to_hour, store.now, clock)
 
     @property
     def backlog(self) -> int:
@@ -153,10 +154,11 @@ class Ledger:
         return Entry(*place, request_id, intent, size, batch)
 
     def end(self, entry: Entry, outcome: Outcome, *, goes_on: bool = False) -> asyncio.Future[None]:
-        """Record the end of a call. Returns at once; the future is done when the row is in the table, or the intent if
-        durability is `recorded`. `goes_on`: its usage is not known yet, and is left to `complete`.
+        """Record the end of a call. Returns at once; the future is done when the row is in the table. `goes_on`: its
+        usage is not known yet, and is left to `complete`.
 
-        It is done earlier if the table has failed for 2 s, and at once if durability is `deferred`."""
+        It is done earlier if the table has failed for 2 s, and at once if durability is `deferred`, or if it is
+        `recorded` and the row is on the local disk; without that disk, it is done when the intent is in the table."""
         end = {} if goes_on else _usage_properties(outcome.usage)
         end["e_status"] = outcome.status
         end["e_ended"] = outcome.ended
@@ -179,7 +181,9 @@ class Ledger:
             self._rows.at_once()
             return self._rows.written(batch)
         self._rows.soon()
-        if self._durability == "recorded" and entry.batch is not None:
+        # On disk the whole row, because the intent may not be in the table either.
+        whole = entry.intent | end
+        if self._durability == "recorded" and entry.batch and not self._rows.keep(batch, entry.request_id, whole):
             return self._rows.written(entry.batch)
         done = asyncio.get_running_loop().create_future()
         done.set_result(None)
@@ -198,8 +202,7 @@ class Ledger:
         row["e_status"] = attempt.status
         row["e_ms"] = round(attempt.milliseconds)
         _add_target(row, attempt.target)
-        self._rows.add(entry.table, entry.partition, f"{entry.request_id}-{number}", row)
-        self._rows.soon()
+        self._add(entry, f"{entry.request_id}-{number}", row)
 
     def correct(self, entry: Entry, outcome: Outcome) -> None:
         """Replace the estimated tokens of an ended call, and of its charges, with what was counted. Returns at once.
@@ -212,7 +215,11 @@ class Ledger:
         }
         for key, usage in usages.items():
             if usage.estimated:
-                self._rows.add(entry.table, entry.partition, key, _usage_properties(usage) | {"e_counted": True})
+                self._add(entry, key, _usage_properties(usage) | {"e_counted": True})
+
+    def _add(self, entry: Entry, key: str, row: dict[str, Value]) -> None:
+        """Add a row, or a part of one, that no answer waits for."""
+        self._rows.keep(self._rows.add(entry.table, entry.partition, key, row), key, row)
         self._rows.soon()
 
     async def complete(self, place: Place, usage: Usage, target: Target | None, status: int) -> None:
@@ -232,7 +239,7 @@ class Ledger:
         """Record that a call was refused before it was on record. Returns at once. See `Refusals.note`."""
         self._refusals.note(request_id, consumer, model, error, call)
 
-    def _add(self, hour: int, key: str, row: dict[str, Value]) -> None:
+    def _add_to_hour(self, hour: int, key: str, row: dict[str, Value]) -> None:
         self._rows.add(*_place(hour, self._shard), key, row)
         self._rows.soon()
 

@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from shared.auth.authenticator import Authenticator
-from shared.auth.consumers import Consumers, Record
+from shared.auth.consumer_rows import Record
+from shared.auth.consumers import Consumers
 from shared.auth.entra import EntraTokens
 from shared.auth.signing_keys import SigningKeys
 from shared.config.document import CallerRule, EntraSettings, Limits
@@ -28,6 +29,7 @@ from shared.storage import Properties, Table
 from shared.types import Access, Consumer
 from simulator.process import SimulatorProcess
 from simulator.tenant import APPLICATION_ID, TENANT_ID
+from tests.harness.consumer_changes import change
 from tests.harness.memory_store import MemoryStore
 
 CALL = CallerRule(app_role="Gateway.Call")
@@ -463,11 +465,11 @@ async def test_an_identity_can_be_renamed_limited_and_revoked_alone(tenant: Simu
         caller = await gateway.who(ann)
         await gateway.row((await gateway.who(bob)).id)
         record = await gateway.row(caller.id)
-        assert record.active_at(gateway.store.now())
+        assert record.state_at(gateway.store.now()) == "active"
         assert {one.consumer.name for one in await gateway.consumers.all()} == {"ann", "bob"}
-        await gateway.consumers.change_limits(record, Limits(tokens_per_minute=5))
-        await gateway.consumers.change_limits(record, Limits(max_concurrent=2), "gpt-4o")
-        await gateway.consumers.change_access(record, Access(pin=True))
+        one_of_a_model = {"gpt-4o": Limits(max_concurrent=2)}
+        limits = Limits(tokens_per_minute=5)
+        await change(gateway.consumers, caller.id, limits=limits, model_limits=one_of_a_model, access=Access(pin=True))
         await gateway.store.table("consumers").merge(caller.id, {"policy": {"name": "Ann"}})
         await gateway.later(51.0)
         changed = await gateway.who(ann)
@@ -475,18 +477,48 @@ async def test_an_identity_can_be_renamed_limited_and_revoked_alone(tenant: Simu
         assert changed.limits == Limits(tokens_per_minute=5, requests_per_minute=7)
         assert changed.model_limits == {"gpt-4o": Limits(max_concurrent=2)}
         assert changed.access == Access(regions=frozenset(["eastus2"]), pin=True)  # not lifted
-        await gateway.consumers.revoke(record)
+        await change(gateway.consumers, caller.id, revoked=gateway.store.now())
         await gateway.later(51.0)
         with pytest.raises(CallerNotAllowed, match="access of Ann was revoked"):
             await gateway.who(ann)
-        assert not (await gateway.row(caller.id)).active_at(gateway.store.now())
+        assert (await gateway.row(caller.id)).state_at(gateway.store.now()) == "revoked"
         assert (await gateway.who(bob)).limits == rule.limits
+
+
+async def test_a_deleted_identity_is_there_again_with_its_next_call(tenant: SimulatorProcess) -> None:
+    token = tenant.token("ann", roles=["Gateway.Call"])
+    async with house(tenant) as gateway:
+        caller = await gateway.who(token)
+        await gateway.row(caller.id)
+        version = await change(gateway.consumers, caller.id, limits=Limits(tokens_per_minute=5))
+        await gateway.consumers.delete(version)
+        assert await gateway.consumers.all() == []
+        await gateway.later(51.0)
+        await gateway.who(token)
+        assert (await gateway.row(caller.id)).consumer.limits == Limits()
+
+
+async def test_the_access_of_an_identity_ends_when_an_operator_said(tenant: SimulatorProcess) -> None:
+    token = tenant.token("ann", roles=["Gateway.Call"])
+    async with house(tenant) as gateway:
+        caller = await gateway.who(token)
+        await gateway.row(caller.id)
+        version = await gateway.consumers.read(caller.id)
+        assert version is not None
+        record = version.record
+        await gateway.consumers.write(record.changed(record.consumer, gateway.store.now() + 60, 0.0), version)
+        await gateway.later(51.0)
+        await gateway.who(token)
+        gateway.store.ahead = 61.0
+        with pytest.raises(CallerNotAllowed, match="access of ann has expired"):
+            await gateway.who(token)
 
 
 async def test_a_revocation_holds_for_the_next_token_and_after_a_restart(tenant: SimulatorProcess) -> None:
     async with house(tenant) as gateway:
         caller = await gateway.who(tenant.token("ann", roles=["Gateway.Call"]))
-        await gateway.consumers.revoke(await gateway.row(caller.id))
+        await gateway.row(caller.id)
+        await change(gateway.consumers, caller.id, revoked=gateway.store.now())
         first = Authenticator(gateway.consumers, gateway.store.now)
         again = first.with_settings(gateway.settings)
         with pytest.raises(CallerNotAllowed, match="revoked"):
@@ -534,7 +566,7 @@ async def test_identities_have_no_keys(tenant: SimulatorProcess) -> None:
     async with house(tenant) as gateway:
         caller = await gateway.who(tenant.token(roles=["Gateway.Call"]))
         record = await gateway.row(caller.id)
-        for giving in (gateway.consumers.rotate(record), gateway.consumers.import_key(record, "0" * 64)):
+        for giving in (gateway.consumers.add_key(record), gateway.consumers.import_key(record, "0" * 64)):
             with pytest.raises(GatewayError, match="it has no keys"):
                 await giving
 

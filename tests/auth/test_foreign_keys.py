@@ -6,12 +6,14 @@ import pytest
 
 from shared.auth import keys
 from shared.auth.authenticator import Authenticator
-from shared.auth.consumers import Consumers, Record
+from shared.auth.consumer_rows import Record
+from shared.auth.consumers import Consumers
 from shared.auth.foreign_keys import ForeignKeyIndex
 from shared.config.document import Limits
 from shared.errors import InvalidApiKey, InvalidRequest, NameTaken, StoreUnavailable
 from shared.storage import Row
 from shared.types import Consumer
+from tests.harness.consumer_changes import change
 from tests.harness.memory_store import MemoryStore, MemoryTable
 
 APIM = "0123456789abcdef0123456789abcde7"  # as API Management makes them
@@ -80,7 +82,8 @@ class House:
 
 
 async def imported(house: House, record: Record, text: str = APIM, expires: float = 0.0) -> str:
-    return await house.consumers.import_key(record, keys.digest_to_import(text), expires=expires)
+    _, key = await house.consumers.import_key(record, keys.digest_to_import(text), expires=expires)
+    return key.id
 
 
 @pytest.mark.parametrize(
@@ -183,9 +186,7 @@ async def test_a_foreign_key_is_listed_expires_and_is_revoked_with_its_consumer(
     await imported(house, record, OTHER)
     await house.later(60.0)
     await house.who(OTHER)
-    listed = await house.consumers.find(record.consumer.id)
-    assert listed is not None
-    await house.consumers.revoke(listed)
+    await change(house.consumers, record.consumer.id, revoked=house.store.time)
     await house.later(60.0)
     assert "revoked" in await house.refused(OTHER)
 
@@ -193,9 +194,9 @@ async def test_a_foreign_key_is_listed_expires_and_is_revoked_with_its_consumer(
 async def test_a_rotation_replaces_a_foreign_key_by_one_of_the_gateway() -> None:
     house = House()
     record = await house.consumer()
-    await imported(house, record)
+    foreign = await imported(house, record)
     record = await house.consumers.find(record.consumer.id) or record
-    new = await house.consumers.rotate(record, grace=100.0)
+    new, _ = await house.consumers.rotate(record, foreign, overlap=100.0)
     assert await house.who(APIM) == await house.who(new)
     await house.later(101.0)
     await house.refused(APIM)

@@ -1,17 +1,20 @@
 """The usage of answers that are bodies."""
 
 import json
+import random
+import tracemalloc
 from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.azure_openai.event_reader import EventReader
+from shared.azure_openai.event_relay import EventRelay
 from shared.azure_openai.metering import BodyMeter, is_json_object, usage_in_answer
 from shared.types import Usage
-from tests.azure_openai.streams import COUNTED, OF_RESPONSE, RESPONSE, USAGE, call
+from tests.azure_openai.streams import COUNTED, OF_RESPONSE, RESPONSE, USAGE, call, typed
 
 CALL = call()
 ESTIMATE = CALL.input_estimate
@@ -107,6 +110,7 @@ def test_the_usage_of_every_api_is_read(
     assert usage_in_answer(call(path, **fields), 200, json.dumps(answer).encode()) == counted
 
 
+OF_TOOLS = msgspec.structs.replace(OF_RESPONSE, web_searches=2, file_searches=1, code_sessions=2)
 CALLS_OF_TOOLS = [
     {"type": "web_search_call", "action": {"type": "search"}},
     {"type": "web_search_call", "action": {"type": "open_page", "url": "https://a"}},
@@ -122,11 +126,10 @@ CALLS_OF_TOOLS = [
 
 def test_charged_calls_of_tools_are_counted_in_whole_answers_and_in_streams() -> None:
     response = {**RESPONSE, "output": CALLS_OF_TOOLS}
-    counted = msgspec.structs.replace(OF_RESPONSE, web_searches=2, file_searches=1, code_sessions=2)
-    assert usage_in_answer(call("/v1/responses"), 200, json.dumps(response).encode()) == counted
+    assert usage_in_answer(call("/v1/responses"), 200, json.dumps(response).encode()) == OF_TOOLS
     reader = EventReader(call("/v1/responses", stream=True))
     reader.read(b"data: " + json.dumps({"type": "response.completed", "response": response}).encode() + b"\n\n")
-    assert reader.usage() == counted
+    assert reader.usage() == OF_TOOLS
 
 
 def test_every_class_of_tokens_is_read_and_the_unknown_ones_are_kept() -> None:
@@ -174,7 +177,56 @@ def test_the_usage_of_a_body_that_is_too_large_to_keep_stands_at_its_end(size: i
     for start in range(100, len(body), size):
         chunk = body[start : start + size]
         assert meter.feed(chunk) == chunk
-    assert meter.usage() == COUNTED
+    assert meter.usage() == msgspec.structs.replace(COUNTED, model="m")
+
+
+PICTURE = {"type": "image_generation_call", "id": "ig_1", "status": "completed", "result": "iVBORw0KGgo" * 500_000}
+QUOTING = {"type": "message", "content": [{"type": "output_text", "text": '{"type": "web_search_call"} ' * 1000}]}
+
+
+@given(st.integers(1, 3), st.integers(50_000, 900_000), st.randoms())
+@settings(max_examples=10, deadline=None)
+def test_calls_of_tools_in_an_answer_too_large_to_keep_are_counted_wherever_they_stand(
+    pictures: int, size: int, chance: random.Random
+) -> None:
+    items = [*CALLS_OF_TOOLS, QUOTING, *[PICTURE] * pictures]
+    chance.shuffle(items)
+    body = json.dumps({**RESPONSE, "output": items}).encode()
+    meter = BodyMeter(call("/v1/responses"), 200, body[: 4 * 1024 * 1024])
+    for start in range(4 * 1024 * 1024, len(body), size):
+        meter.usage()  # the gateway asks while the body passes, too
+        meter.feed(body[start : start + size])
+    assert meter.usage() == OF_TOOLS
+
+
+@pytest.mark.parametrize("filler", [b'"' + b"x" * 200 + b'",', b"[],", b'{"a": 1},', b'"' + b"y" * 70_000 + b'",'])
+def test_the_meter_of_a_huge_body_keeps_little_of_it(filler: bytes) -> None:
+    chunk = filler * (1_000_000 // len(filler))
+    end = b'"end"], "usage": ' + json.dumps(RESPONSE["usage"]).encode() + b"}"
+    tracemalloc.start()
+    try:
+        meter = BodyMeter(call("/v1/responses"), 200, b'{"output": [')
+        for _ in range(20):
+            meter.feed(chunk)
+        meter.feed(end)
+        assert tracemalloc.get_traced_memory()[0] < 3_000_000
+    finally:
+        tracemalloc.stop()
+    assert (meter.usage().input_tokens, meter.usage().output_tokens) == (20, 9)
+
+
+def test_calls_of_tools_are_counted_in_a_stream_whose_last_event_is_too_long_or_never_comes() -> None:
+    done = [typed("response.output_item.done", output_index=i, item=item) for i, item in enumerate(CALLS_OF_TOOLS)]
+    last = typed("response.completed", response={"output": [*CALLS_OF_TOOLS, PICTURE, PICTURE], **RESPONSE})
+    for ends in (True, False):
+        reader = EventReader(call("/v1/responses", stream=True))
+        relay = EventRelay(reader)
+        sent = b"".join([*done, last] if ends else done)
+        for start in range(0, len(sent), 100_000):
+            relay.feed(sent[start : start + 100_000])
+        usage = reader.usage()
+        assert (usage.web_searches, usage.file_searches, usage.code_sessions) == (2, 1, 2)
+        assert (usage.input_tokens, usage.estimated) == ((20, False) if ends else (usage.input_tokens, True))
 
 
 def test_an_error_page_is_no_answer() -> None:

@@ -19,6 +19,7 @@ from shared.types import Target, Usage
 from shared.usage import hours
 from shared.usage.aggregates import Counts, Dimensions, Lines
 from shared.usage.query import HourRange, spans
+from shared.usage.rollup import roll_up
 from tests.harness.memory_store import MemoryStore
 
 HOUR = hours.from_label("2026110312")
@@ -328,3 +329,23 @@ def test_periods_may_be_months_days_and_times_with_zones() -> None:
 def test_csv_has_no_formulas_and_all_digits_of_small_amounts() -> None:
     text = as_csv(["name", "usd"], [{"name": '=HYPERLINK("x")', "usd": 1e-06}, {"name": "-", "usd": None}])
     assert text == 'name,usd\n"\'=HYPERLINK(""x"")",0.000001\n-,\n'
+
+
+async def test_times_are_quantiles_by_model_region_and_hour_of_the_calls_that_succeeded() -> None:
+    month = Month()
+    for number in range(100):
+        await month.call("2026110310", e_ms=1000 + number, e_ttft=100 + number)
+    await month.call("2026110310", e_ms=90_000, e_status=504)
+    await month.call("2026110310", e_role="hedge", e_ms=70_000)
+    await month.call("2026110311", e_ms=40, e_region="eastus2")
+    first, second = await month.ask(by="model,region", every="hour")
+    assert (first["period"], first["region"]) == ("2026-11-03T10:00Z", "swedencentral")
+    assert first["p50_ms"] == pytest.approx(1049, rel=0.016)
+    assert first["p95_ms"] == pytest.approx(1094, rel=0.016)
+    assert first["first_byte_p50_ms"] == pytest.approx(149, rel=0.016)
+    assert first["first_byte_p95_ms"] == pytest.approx(194, rel=0.016)
+    assert (second["p50_ms"], second["p95_ms"], second["first_byte_p50_ms"]) == (40, 40, None)
+    (both,) = await month.ask(by="model")
+    await roll_up(month.store)
+    assert await month.ask(by="model") == [both]
+    assert both["p50_ms"] == pytest.approx(1048, rel=0.016)

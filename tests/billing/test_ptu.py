@@ -2,16 +2,20 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from shared import bootstrap
 from shared.billing.cost import USD
-from shared.billing.ptu import Hour, Purchase, Terms, plan, throughput
+from shared.billing.provisioned import facts, regions, sizes, throughput
+from shared.billing.ptu import Hour, Payment, Purchase, Terms, Workload, offer, payments, plan
+from shared.cli.app import cli as app
 from shared.config.environment import Storage
 from shared.storage import Properties
 from shared.usage import hours
@@ -106,15 +110,129 @@ def test_the_command_compares_the_hours_of_the_ledger(azurite: Azurite) -> None:
     environ = {"GATEWAY_CONFIG": json.dumps({"backends": [backend]}), "GATEWAY_STORAGE": azurite.connection_string}
 
     def asked(*words: str) -> dict[str, Any]:
-        (line,) = cli(environ, "ptu", "--days", "1", "--model", "gpt-5.2", "--json", *words)
+        line, *_ = cli(environ, "ptu", "--days", "1", "--model", "gpt-5.2", "--json", *words)
         row: dict[str, Any] = line
         return row
 
     line = asked()
+    assert line["payment"] == "hourly"
     by_tokens = 2 * (204_000 * 1.75 + 100_000 * 0.175 + 25_500 * 14) / 1e6
     assert (line["hours"], line["usd_by_tokens"]) == (24, round(by_tokens, 2))
     assert (line["peak_units"], line["average_units"], line["cheapest_units"]) == (2.0, round(4 / 24, 2), 0)
     assert line["break_even_percent"] == pytest.approx(100 * 1.0 / (by_tokens / 4), abs=0.1)
+    lines = cli(environ, "ptu", "--days", "1", "--model", "gpt-5.2", "--json")
+    hourly, monthly, yearly = (row["break_even_percent"] for row in lines)
+    assert [row["payment"] for row in lines] == ["hourly", "month reservation", "year reservation"]
+    assert monthly == pytest.approx(hourly * 260 / 730, abs=0.1)
+    assert yearly == pytest.approx(hourly * 2652 / 8760, abs=0.1)
     cheap = asked("--usd-per-unit-hour", "0.001")
     assert (cheap["cheapest_units"], cheap["usd_with_them"]) == (15, 0.36)
     assert asked("--deployment", "regional", "--usd-per-unit-hour", "0.0001")["cheapest_units"] == 50
+
+
+@pytest.mark.parametrize(
+    ("deployment", "cached", "needed", "units"),
+    [("data_zone", 0.0, 105.88, 110), ("data_zone", 0.5, 76.47, 80), ("regional", 0.0, 105.88, 150)],
+)
+def test_a_forecast_needs_what_azures_worked_examples_need(
+    deployment: str, cached: float, needed: float, units: int
+) -> None:
+    words = ["--requests-per-minute", "1000", "--input", "200", "--output", "20", "--cached", str(cached)]
+    (model,) = forecast(*words, "--model", "gpt-5.2", "--deployment", deployment)["models"]
+    assert (model["units_needed_at_peak"], model["units_needed_on_average"]) == (needed, needed)
+    assert {payment["units"] for payment in model["payments"]} == {0, units}
+
+
+def test_a_forecast_is_priced_by_the_token_by_the_hour_and_reserved_each_with_its_source() -> None:
+    words = ["--requests-per-minute", "120", "--input", "1500", "--output", "300", "--peak", "3"]
+    found = forecast(*words, "--model", "gpt-5.2")
+    (model,) = found["models"]
+    assert model["units_needed_at_peak"] == pytest.approx(3 * model["units_needed_on_average"], abs=0.02)
+    lines = {line["payment"]: line for line in model["payments"]}
+    by_tokens = 120 * 60 * (1500 * 1.75 + 300 * 14) / 1e6
+    assert lines["by tokens"]["usd_per_hour"] == pytest.approx(by_tokens)
+    units = lines["hourly"]["units"]
+    assert units == 415  # 360 requests of 1,500 + 8 * 300 at 3,400 a unit
+    assert (lines["hourly"]["usd_per_hour"], lines["hourly"]["usd_per_month"]) == (units, units * 730)
+    assert lines["month reservation"]["usd_per_month"] == pytest.approx(260 * units, abs=0.01)
+    assert lines["year reservation"]["usd_per_month"] == pytest.approx(2652 * units / 12, abs=0.01)
+    for line in lines.values():
+        assert line["usd_saved_per_month"] == pytest.approx(by_tokens * 730 - line["usd_per_month"], abs=0.02)
+    assert "swedencentral" in model["offered"]
+    for source in (model["price_source"], model["throughput_source"], *found["sources"].values()):
+        assert re.search(r"20\d\d-\d\d-\d\d", source), source
+
+
+def test_a_forecast_takes_the_prices_of_the_configuration_and_needs_no_storage() -> None:
+    backend = {"name": "b", "endpoint": "https://b", "region": "r", "models": {"gpt-5.2": "d"}}
+    document = {"backends": [backend], "prices": [{"model": "gpt-5.2", "input": 1, "output": 10}]}
+    words = ["--requests-per-minute", "1", "--input", "1000", "--output", "100", "--model", "gpt-5.2"]
+    found = forecast(*words, "--usd-per-unit-hour", "0.5", environ={"GATEWAY_CONFIG": json.dumps(document)})
+    (model,) = found["models"]
+    by_tokens, own = model["payments"]
+    assert (by_tokens["usd_per_hour"], model["price_source"]) == (60 * 0.002, "configuration")
+    assert (own["payment"], own["usd_per_hour"]) == ("your price", 0.5 * own["units"])
+
+
+def test_what_is_not_published_is_not_weighed() -> None:
+    words = ["ptu", "--requests-per-minute", "1", "--input", "10", "--output", "1"]
+    for more in (["--model", "gpt-5.6-luna"], ["--model", "nonesuch", "--tokens-per-minute", "100"]):
+        done = CliRunner().invoke(app, [*words, *more], env={"GATEWAY_CONFIG": None})
+        assert (done.exit_code, "are not known" in done.stderr) == (2, True)
+    missing = CliRunner().invoke(app, [*words, "--model", "gpt-5"], env={"GATEWAY_CONFIG": "none.yaml"})
+    assert (missing.exit_code, "none.yaml" in missing.stderr) == (2, True)  # and not Azure's prices in its place
+    incomplete = CliRunner().invoke(app, ["ptu", "--requests-per-minute", "1", "--input", "10"])
+    assert (incomplete.exit_code, "--output: expected a number" in incomplete.stderr) == (2, True)
+
+
+def forecast(*words: str, environ: dict[str, str] | None = None) -> dict[str, Any]:
+    done = CliRunner().invoke(app, ["ptu", *words, "--json"], env={"GATEWAY_CONFIG": None, **(environ or {})})
+    assert done.exit_code == 0, done.output
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+works = st.builds(Workload, st.floats(0.1, 5_000), st.floats(1, 10), st.floats(1, 50_000), st.integers(1, 10**12))
+
+
+@given(works, st.sampled_from([(15, 5), (25, 50), (50, 50)]), st.integers(1, 3 * USD))
+def test_the_units_of_a_forecast_serve_its_peak_and_are_on_sale_and_no_fewer_do(
+    work: Workload, sold: tuple[int, int], unit_hour: int
+) -> None:
+    terms = Terms(2_500, unit_hour, *sold)
+    found = offer(work, terms)
+    peak = work.average * work.peak
+    assert (found.units - sold[0]) % sold[1] == 0
+    assert found.units >= sold[0]
+    assert found.units * 2_500 >= peak * (1 - 1e-6)
+    assert found.units == sold[0] or (found.units - sold[1]) * 2_500 < peak
+    if found.break_even is not None:  # that many requests cost as much by the token, and the units serve them
+        assert found.break_even * 60 * work.picodollars == pytest.approx(found.cost)
+        assert found.break_even * work.each * work.peak <= found.units * 2_500 * (1 + 1e-9)
+    assert found.break_even_use is not None
+    used = found.break_even_use * 2_500 * 60 / work.each * work.picodollars  # the tokens that a unit serves then
+    assert used == pytest.approx(unit_hour)
+
+
+def test_reservations_are_spread_over_the_hours_of_their_term() -> None:
+    reserved = facts().reservations.usd["global"]
+    assert payments(None, None) == []
+    assert payments(USD, reserved) == [
+        Payment("hourly", USD),
+        Payment("month reservation", round(260 * USD / 730)),
+        Payment("year reservation", round(2652 * USD / 8760)),
+    ]
+
+
+def test_published_facts_agree_with_one_another() -> None:
+    known = facts()
+    for deployment, places in known.offers.places.items():
+        named = [model for place in places for model in place.models]
+        assert len(named) == len(set(named))
+        for model in named:
+            assert throughput(model) is not None, model
+            assert regions(model, deployment)
+    assert regions("gpt-5.2-codex", "regional") == ()
+    assert sizes("gpt-5-mini", "regional") == (25, 25)
+    assert sizes("o1", "regional") == (25, 50)
+    assert sizes("nonesuch", "regional") is None

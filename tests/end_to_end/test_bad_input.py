@@ -13,6 +13,7 @@ from shared.auth.authenticator import Authenticator
 from shared.auth.consumers import Consumers
 from shared.config.document import Limits
 from shared.errors import InvalidApiKey
+from tests.harness.consumer_changes import change
 from tests.harness.gateway_process import Answer, cli
 from tests.harness.memory_store import MemoryStore
 from tests.harness.system import System, chat_body
@@ -113,9 +114,7 @@ async def test_a_key_in_use_ends_within_60_seconds_of_its_revocation() -> None:
     headers = {"authorization": f"Bearer {text}"}
     assert (await authenticator.authenticate(headers)).name == "shop"
     clock[0] += 25  # in the middle of what is known
-    record = await consumers.find(text.split("_")[1])
-    assert record
-    await consumers.revoke(record)
+    await change(consumers, text.split("_")[1], revoked=store.now())
     clock[0] += 60
     with pytest.raises(InvalidApiKey):
         await authenticator.authenticate(headers)

@@ -170,6 +170,37 @@ def test_the_remainder_of_an_identitys_limits_is_shown_by_its_id(gateway: System
         assert gateway.get(f"/gateway/limits/{unknown}").status == 404
 
 
+def test_operators_manage_consumers_as_their_app_role_allows(gateway: System) -> None:
+    admin, reader, owner = (
+        gateway.simulator.token(f"{role} {gateway.edge}", roles=[f"Gateway.{role}"])
+        for role in ("Admin", "Reader", "TeamOwner")
+    )
+    body = {"name": f"managed by a token on {gateway.edge}"}
+    assert gateway.manage("POST", "/gateway/consumers", body, key=reader).error()["code"] == "role_required"
+    assert gateway.manage("POST", "/gateway/consumers", body, key=owner).status == 403  # it owns no team
+    made = gateway.manage("POST", "/gateway/consumers", body, key=admin)
+    assert made.status == 201
+    assert gateway.get(made.headers["location"], reader).status == 200
+    assert gateway.get(made.headers["location"], owner).status == 404
+    assert gateway.get("/gateway/consumers", owner).json()["data"] == []
+    (entry,) = gateway.get(f"/gateway/audit?object={made.json()['id']}", reader).json()["data"]
+    claims = jwt.decode(admin, options={"verify_signature": False})
+    assert claims["oid"] in entry["actor"] or entry["actor"] == claims["preferred_username"]
+
+
+def test_an_identity_is_limited_and_deleted_over_http_and_has_no_keys(gateway: System) -> None:
+    token = gateway.simulator.token(f"managed-{gateway.edge}", roles=["Gateway.Call"])
+    one = f"/gateway/consumers/{consumer_id(token)}"
+    assert gateway.post(CHAT, chat_body(), key=token).status == 200
+    eventually(lambda: gateway.get(one).status == 200)
+    changed = gateway.manage("PATCH", one, {"limits": {"tokens_per_minute": 5}, "expires": "2099-01-01"})
+    assert (changed.status, changed.json()["keys"]) == (200, [])
+    assert gateway.manage("POST", f"{one}/keys").status == 400
+    assert gateway.get("/gateway/keys/me", token).status == 404
+    assert gateway.manage("DELETE", one).status == 204
+    assert gateway.get(one).status == 404
+
+
 def test_an_imported_key_works_in_the_header_of_api_management(gateway: System) -> None:
     text = f"{'a1b2c3d4e5f60718' * 2}-{gateway.edge}"
 

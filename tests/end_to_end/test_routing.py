@@ -88,7 +88,7 @@ def running(azurite: Azurite, simulator: SimulatorProcess) -> Iterator[System]:
         yield running
 
 
-_unused = iter(MODELS[1:15])
+_unused = iter(MODELS[1:21])
 
 
 @pytest.fixture
@@ -418,6 +418,17 @@ def test_the_operator_sees_how_every_backend_is_doing(routed: System, model: str
     eventually(lambda: deployment(routed, "in-eastus2", model)["shared"] is not None)
     assert deployment(routed, "in-eastus2", model)["shared"]["reason"] == "status 500"
     assert routed.gateway.request("GET", "/gateway/backends").status == 401
+
+
+def test_the_operator_sees_the_throttle_of_a_tier_apart_from_the_standard_tier(routed: System, model: str) -> None:
+    routed.simulator.fault("status", status=429, headers={"retry-after": "60"}, deployment=model, times=3)
+    assert ask(routed, model, body=chat_body(model, service_tier="flex")).status == 429
+    assert ask(routed, model).headers["x-gateway-attempts"] == "1"
+    for backend in backends(routed)["backends"][: len(ZONES)]:
+        standard, flex = (one for one in backend["deployments"] if one["deployment"] == model)
+        assert ("tier" not in standard, standard["state"], standard["cooling_for"]) == (True, "usable", 0)
+        assert (flex["tier"], flex["models"], flex["state"]) == ("flex", [model], "cooling")
+        assert 30 < flex["cooling_for"] <= 75
 
 
 def test_another_instance_avoids_a_failing_region_without_calls_to_it(

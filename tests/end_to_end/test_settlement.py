@@ -16,6 +16,7 @@ CHAT = "/v1/chat/completions"
 ASKED = {"model": "gpt-4o", "messages": [{"role": "user", "content": "word " * 2000}]}
 STREAMED = {**ASKED, "stream": True}
 MODELS = {"gpt-4o": "g"}
+QUOTA = Limits(token_quota=1_000_000)
 
 
 def used(tables: Tables, scope: str, dimension: str) -> float:
@@ -83,6 +84,40 @@ async def test_tokens_counted_at_shutdown_reach_the_quota() -> None:
     recorded = sum(int(row["e_input"]) + int(row["e_output"]) for row in rows)
     assert recorded > 5 * 3000
     assert used(tables, "key:", "tokens") == pytest.approx(recorded)
+
+
+@pytest.mark.parametrize("stays", [True, False])
+async def test_what_the_slower_half_of_a_hedge_tells_later_is_on_record_and_counts_against_the_quota(
+    stays: bool,
+) -> None:
+    """Also if the process ends before it tells: the prompt is estimated then."""
+    tables, asked = Tables(), 0
+
+    async def script(exchange: Exchange) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            await asyncio.sleep(1.0)
+            exchange.answer(200, chat(2000, 500))
+        else:
+            exchange.answer(200, chat(2000, 3))
+
+    hedged = {"models": {"gpt-4o": {"hedge": True}}, "timeouts": {"total": 2.0}}
+    async with (
+        backend("a", MODELS, script) as a,
+        backend("b", MODELS, script) as b,
+        gateway(tables, [a, b], **hedged) as application,
+    ):
+        reply = await asyncio.wait_for(call(application, await key(tables, QUOTA), CHAT, ASKED), 0.9)
+        assert (reply.status, reply.headers["x-gateway-attempts"]) == (200, "2")
+        if stays:
+            await asyncio.sleep(1.0)
+    charge, served = sorted(tables.usage().values(), key=lambda row: "e_role" not in row)
+    assert (served["e_input"], served["e_output"]) == (2000, 3)
+    assert (charge["e_role"], charge["e_backend"] != served["e_backend"]) == ("try", True)
+    assert (charge["e_output"], "e_est" in charge) == ((500, False) if stays else (0, True))
+    total = sum(int(row["e_input"]) + int(row["e_output"]) for row in (charge, served))
+    assert used(tables, "key:", "tokens") == pytest.approx(total)
 
 
 async def test_a_slot_is_free_as_soon_as_its_caller_hangs_up() -> None:

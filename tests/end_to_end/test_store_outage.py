@@ -11,8 +11,8 @@ import pytest
 from shared.auth import keys
 from simulator.process import SimulatorProcess
 from tests.harness.azurite import azurite as start_azurite
-from tests.harness.gateway_process import GatewayProcess
-from tests.harness.system import System, configuration, eventually
+from tests.harness.gateway_process import Edge, GatewayProcess
+from tests.harness.system import System, configuration, eventually, final
 from tests.harness.system import system as start_system
 
 
@@ -69,6 +69,31 @@ def test_rows_outlive_a_gateway_that_is_killed_while_the_store_is_out_of_reach(
             eventually(lambda: len([row for row in system.usage_rows() if "e_status" in row]) == 6, 20)
             eventually(lambda: not list(tmp_path.glob("*/*.rows")), 5)
             eventually(lambda: "usage rows were read back from disk" in heir.gateway.logs(), 5)
+            heir.assert_no_defect()
+
+
+@pytest.mark.parametrize("edge", ["uvicorn", "functions"])
+def test_a_recorded_answer_waits_for_no_store_and_outlives_a_kill_right_behind_it(
+    simulator: SimulatorProcess, tmp_path: Path, edge: Edge
+) -> None:
+    settings = configuration(simulator, ledger={"overflow_directory": str(tmp_path), "durability": "recorded"})
+    with start_azurite() as azurite:
+        with start_system(edge, settings, simulator, azurite.connection_string) as system:
+            assert timed_chat(system)[0] == 200
+            os.kill(azurite.pid, signal.SIGSTOP)
+            try:
+                answers = [timed_chat(system) for _ in range(5)]
+                os.kill(system.gateway.pid, signal.SIGKILL)
+            finally:
+                os.kill(azurite.pid, signal.SIGCONT)
+        assert {status for status, _ in answers} == {200}
+        assert max(seconds for _, seconds in answers) < 1.5  # one that is not recorded is held for 2 s
+        with start_system(edge, settings, simulator, azurite.connection_string) as heir:
+            assert timed_chat(heir)[0] == 200
+            eventually(lambda: sum(map(final, system.usage_rows())) == 6, 20)
+            rows = [row for row in system.usage_rows() if row.get("e_status") == 200]
+            assert len(rows) == 6
+            assert {row["e_output"] for row in rows} == {32}
             heir.assert_no_defect()
 
 

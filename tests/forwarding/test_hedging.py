@@ -33,6 +33,8 @@ class CountedAnswer:
 class TwoAttempts:
     """The first attempt answers once the second one is under way; the second one ends slowly."""
 
+    hedged = may_be_late = False
+
     def __init__(self) -> None:
         self.answer = CountedAnswer()
         self.second: CountedAnswer | None = None  # the answer of the second attempt, in the moment that it is dropped
@@ -59,8 +61,9 @@ class TwoAttempts:
     def another(self, target: Target) -> tuple[Target, AttemptTimeout] | None:
         return B, AttemptTimeout(10.0)
 
-    def answered_first(self, target: Target, started: float, timeout: AttemptTimeout) -> None:
+    def answered_first(self, target: Target, started: float, timeout: AttemptTimeout, *, in_task: bool) -> bool:
         timeout.supersede(hung=False)
+        return False
 
     def prompt(self, timeout: AttemptTimeout) -> Usage | None:
         return PROMPT

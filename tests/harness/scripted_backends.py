@@ -18,7 +18,8 @@ from shared.azure_openai.requests import parse_call
 from shared.config.document import Backend, Configuration, Model, Timeouts
 from shared.credentials import Credentials
 from shared.forwarding.backend_client import BackendClient
-from shared.forwarding.forwarder import ForwardedCall, Forwarder
+from shared.forwarding.forwarder import Charge, ForwardedCall, Forwarder
+from shared.forwarding.late_attempts import LateAttempts
 from shared.routing.breakers import Breakers, DeploymentState
 from shared.routing.retry_budget import RetryBudget
 from shared.routing.rotation import Rotation
@@ -138,18 +139,20 @@ class Forwarding:
         self.router = Router(self.configuration, self._rotation, self.breakers)
         self.client = BackendClient(self._credentials, self.breakers, timeouts, self.alerts.append)
         budget = RetryBudget(time.monotonic)
-        self.forwarder = Forwarder(self.client, self.breakers, self.router, settings, budget)
+        self.late = LateAttempts()
+        self.forwarder = Forwarder(self.client, self.breakers, self.router, settings, budget, self.late)
         self._numbers = itertools.count()
 
-    def sending(self, call: Call, **plan: Any) -> ForwardedCall:
+    def sending(self, call: Call, charge: Charge | None = None, **plan: Any) -> ForwardedCall:
         planned = self.router.plan(ANYONE, call, **plan)
-        return self.forwarder.sending(call, planned, f"r{next(self._numbers)}")
+        return self.forwarder.sending(call, planned, f"r{next(self._numbers)}", charge=charge)
 
     def state(self, backend: str, model: str = "m") -> DeploymentState:
         target = next(one for one in self.configuration.backends if one.name == backend)
         return self.breakers.watched(Target(target, model, model))
 
     async def close(self) -> None:
+        await self.late.close()
         await self.client.close()
         await self._rotation.close()
         await self._credentials.close()

@@ -65,7 +65,8 @@ def simulated_regions() -> dict[str, Any]:
 
 
 def configuration(simulator: SimulatorProcess, **more: Any) -> dict[str, Any]:
-    """Three backends; another at the third's address, called by key and by a dated version of the API; a slow one."""
+    """Three backends; another at the third's address, called by key and by a dated version of the API; a slow one. Rows
+    are committed before the end of an answer, so that tests can read them then."""
     backends = [
         {
             "name": name,
@@ -147,6 +148,20 @@ class System:
     def get(self, path: str, key: str = MANAGEMENT_KEY) -> Answer:
         """An answer of the management API."""
         return self.gateway.request("GET", path, None, {"authorization": f"Bearer {key}"})
+
+    def manage(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        key: str = MANAGEMENT_KEY,
+    ) -> Answer:
+        """A request of an operator; a body that is not bytes is sent as JSON."""
+        data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        head = {"authorization": f"Bearer {key}", **({"content-type": "application/json"} if data else {})}
+        return self.gateway.request(method, path, data, head | dict(headers or {}))
 
     def chat(self, model: str = "gpt-4o", content: str = "Hello", **fields: Any) -> Answer:
         """A chat completion that is not streamed, or the whole of one that is."""

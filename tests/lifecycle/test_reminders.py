@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from shared.alerts.events import Alert
-from shared.auth.consumers import Record, StoredKey
+from shared.auth.consumer_rows import Record, StoredKey
 from shared.config import parsing
 from shared.config.document import Configuration
 from shared.lifecycle import reminders

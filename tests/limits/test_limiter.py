@@ -20,6 +20,7 @@ from shared.limits.limiter import Limiter, Reservation
 from shared.storage import Properties
 from shared.types import Call, Consumer, Target, Usage
 from tests.harness.calls import call as parsed
+from tests.harness.consumer_changes import change
 from tests.harness.scripted_store import NOON, ScriptedStore
 
 CHAT, EMBEDDINGS = operations.OPERATIONS[0], operations.OPERATIONS[2]
@@ -121,6 +122,26 @@ async def test_a_budget_lets_a_model_without_a_price_pass_or_refuses_it_as_confi
     strict.settle(await strict.reserve(ann, parsed("GET", "/v1/models/our-own")), Usage())
     strict.settle(await strict.reserve(ann, call()), Usage(100, 20))
     assert not any(one.safe_since for one in (limiter, strict))
+
+
+@pytest.mark.parametrize("order", ["charge settle correct", "settle charge correct", "settle correct charge"])
+async def test_the_charge_of_a_late_attempt_counts_whenever_it_comes(order: str) -> None:
+    store = ScriptedStore()
+    limiter, ann = store.limiter(), consumer(token_quota=10**6)
+    target = Target(Backend(name="b", endpoint="https://b", region="r", models={"gpt-4o": "g"}), "gpt-4o", "g")
+    other = msgspec.structs.replace(target, deployment="h")
+    reservation = await limiter.reserve(ann, call())
+    steps = {
+        "charge": lambda: limiter.charge(reservation, other, Usage(1000, 200)),
+        "settle": lambda: limiter.settle(reservation, Usage(5, 1, estimated=True), target, [(other, Usage(30))]),
+        "correct": lambda: limiter.correct(reservation, Usage(7, 2), target, [(other, Usage(40))], 1.0),
+    }
+    for step in order.split():
+        steps[step]()
+    assert [(cost.requests, cost.tokens) for cost in reservation.costs] == [(1.0, 1249.0)]
+    await limiter.close()
+    row = next(iter(store.rows("limits").values()))["0"][0]
+    assert row["tokens_used"] == 1249.0
 
 
 async def test_a_warm_key_awaits_nothing() -> None:
@@ -348,10 +369,8 @@ async def test_changed_limits_of_a_consumer_hold_within_a_minute() -> None:
         return len(await admitted(limiter, known, times))
 
     assert await passed(10) == 10
-    record = await consumers.find(created.id)
-    assert record is not None
-    await consumers.change_limits(record, Limits(requests_per_minute=3))
-    await consumers.change_limits(record, Limits(requests_per_minute=1), model="gpt-4.1")
+    one_of_a_model = {"gpt-4.1": Limits(requests_per_minute=1)}
+    await change(consumers, created.id, limits=Limits(requests_per_minute=3), model_limits=one_of_a_model)
     store.time += 60
     assert await passed(10) == 3
     known = await authenticator.authenticate({"api-key": key})

@@ -138,6 +138,25 @@ def test_encrypted_reasoning_is_opened_only_where_it_was_made(client: Client, st
     assert refused.value.code == "invalid_encrypted_content"
 
 
+def test_a_context_over_its_threshold_is_compacted_into_content_that_opens_only_there(
+    client: Client, stranger: Client
+) -> None:
+    given: Any = {"model": "gpt-4o", "input": "one two three " * 20, "store": False}
+    most: Any = [{"type": "compaction", "compact_threshold": 20}]
+    assert [one.type for one in client.responses.create(**given).output] == ["message"]
+    events: Any = list(client.responses.create(**given, context_management=most, stream=True))
+    added, done = (
+        [one.item for one in events if one.type == f"response.output_item.{kind}"] for kind in ("added", "done")
+    )
+    assert [item.type for item in done] == ["compaction", "message"]
+    assert added[0].encrypted_content != done[0].encrypted_content  # incomplete, as at OpenAI
+    items: Any = [done[0].to_dict(), {"role": "user", "content": "a"}]
+    assert client.responses.create(model="gpt-4o", input=items, store=False).output_text
+    with pytest.raises(openai.BadRequestError) as refused:
+        stranger.responses.create(model="gpt-4o", input=items, store=False)
+    assert refused.value.code == "invalid_encrypted_content"
+
+
 def test_a_context_is_counted_and_compacted(client: Client) -> None:
     answer = client.responses.create(model="gpt-4o", input="one two three")
     counted = client.responses.input_tokens.count(model="gpt-4o", input="one two three")

@@ -62,6 +62,15 @@ def test_images_are_edited_and_varied(regions: SimulatorProcess, client: Client)
         client.images.edit(model="gpt-4o", image=pictures[0], prompt="a")
 
 
+def test_a_model_beside_the_deployment_of_a_dated_path_is_refused(regions: SimulatorProcess) -> None:
+    url = f"{regions.regions[REGION]}/openai/deployments/gpt-image-1/images/edits?api-version=2025-04-01-preview"
+    for model, status in (("gpt-image-1", 200), ("another", 404), (None, 200)):
+        form = {"prompt": "more ships", **({"model": model} if model else {})}
+        files = {"image": ("a.png", PNG, "image/png")}
+        headers = {"api-key": regions.api_key}
+        assert httpx2.post(url, data=form, files=files, headers=headers).status_code == status
+
+
 def test_speech_is_streamed_as_bytes_and_charged_by_the_character(regions: SimulatorProcess, client: Client) -> None:
     text = "The toll is paid." * 50
     with client.audio.speech.with_streaming_response.create(model="tts", voice="alloy", input=text) as answer:

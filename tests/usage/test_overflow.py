@@ -1,18 +1,25 @@
 """Rows on disk: they are read back after any crash, and only their owner can read them."""
 
+import hashlib
 import os
 import stat
+import struct
+import zlib
 from pathlib import Path
 
 import pytest
 
-from shared.usage.overflow import Group, Overflow
+from shared.storage import MAX_BATCH
+from shared.usage._row_files import Group
+from shared.usage.overflow import Overflow
 
 MOST = 1_000_000
 
 
 def group(number: int) -> Group:
-    return Group("usage202611", "2026112110-03", {f"{number}": {"e_input": number, "e_seconds": 1.5, "e_est": True}})
+    return Group(
+        "usage202611", f"2026112110-{number:02d}", {f"{number}": {"e_input": number, "e_seconds": 1.5, "e_est": True}}
+    )
 
 
 def everything(overflow: Overflow) -> list[Group]:
@@ -24,9 +31,9 @@ def everything(overflow: Overflow) -> list[Group]:
 
 
 def killed(overflow: Overflow) -> None:
-    """The state after `kill -9`: the lock is gone, the file is not."""
-    assert overflow._own is not None
-    os.close(overflow._own.descriptor)
+    """The state after `kill -9`: the locks are gone, the files are not."""
+    for file in overflow.files._open:
+        os.close(file.descriptor)
 
 
 def files(directory: Path) -> list[Path]:
@@ -99,6 +106,31 @@ def test_a_damaged_record_is_logged_and_not_read(tmp_path: Path, place: int, cap
     assert f"{len(data)} bytes at the end" in caplog.text
 
 
+def test_versions_that_share_a_disk_read_each_others_files(tmp_path: Path) -> None:
+    """The names and the bytes that every version writes and reads."""
+    overflow = Overflow(tmp_path, "a", MOST)
+    overflow.append([Group("usage202611", "2026112110-03", {"01A": {"e_input": 7, "e_est": True}})])
+    (file,) = files(tmp_path)
+    rows = b"\x81\xa301A\x82\xa7e_input\x07\xa5e_est\xc3"
+    data = b"\x93\xabusage202611\xad2026112110-03" + rows
+    assert file.read_bytes() == struct.pack("<II", len(data), zlib.crc32(data)) + data
+    assert file.name.endswith(".rows")
+    assert file.parent.name == f"tollgate-{os.getuid()}-{hashlib.sha256(b'a').hexdigest()[:16]}"
+
+
+def test_rows_of_one_partition_are_read_back_together_up_to_a_transaction_and_the_last_value_holds(
+    tmp_path: Path,
+) -> None:
+    overflow = Overflow(tmp_path, "a", MOST)
+    numbers = [*range(60), *range(60), *range(60, 150)]
+    overflow.append(
+        [Group("usage202611", "2026112110-03", {f"{n}": {"e_input": at}}) for at, n in enumerate(numbers)] + [group(1)]
+    )
+    first, second, third = everything(overflow)
+    assert (len(first.rows), len(second.rows), third) == (MAX_BATCH, 50, group(1))
+    assert [first.rows[f"{n}"]["e_input"] for n in (0, 59, 60)] == [60, 119, 120]
+
+
 def test_only_the_owner_may_read(tmp_path: Path) -> None:
     overflow = Overflow(tmp_path, "a", MOST)
     overflow.append([group(1)])
@@ -111,7 +143,7 @@ def test_only_the_owner_may_read(tmp_path: Path) -> None:
 def test_a_directory_that_another_user_may_have_created_is_not_used(
     tmp_path: Path, trap: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    directory = Overflow(tmp_path, "a", MOST)._directory
+    directory = Overflow(tmp_path, "a", MOST).files.directory
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     if trap == "open to others":
         directory.mkdir()

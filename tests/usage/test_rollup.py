@@ -23,6 +23,7 @@ from shared.storage.names import USAGE_AGGREGATES
 from shared.usage import aggregates, hours
 from shared.usage._hour_fold import GRACE
 from shared.usage.aggregates import Counts, Dimensions, Fold
+from shared.usage.durations import Durations, bucket, of_buckets
 from shared.usage.rollup import (
     LEASE,
     OVERDUE,
@@ -400,7 +401,9 @@ ALICE = Dimensions("alice", "gpt-4.1", "sweden", "swedencentral")
 ENDED = Counts(
     requests=1, ends=1, input_tokens=100, output_tokens=20, cached_input_tokens=64, reasoning_tokens=8,
     attempts=2, ms=900, timed=1, ttft=300, first_tokens=1,
+    durations=of_buckets([bucket(900)]), first_bytes=of_buckets([bucket(300)]),
 )  # fmt: skip
+UNTIMED = msgspec.structs.replace(ENDED, durations=Durations(), first_bytes=Durations())
 
 
 @pytest.mark.parametrize(
@@ -432,7 +435,7 @@ ENDED = Counts(
             {**START_HALF, **END_HALF, "e_est": True, "e_status": 499, "e_ended": "hung_up"},
             1600,
             (2, 0),
-            (ALICE, msgspec.structs.replace(ENDED, estimated=1, hung_up=1)),
+            (ALICE, msgspec.structs.replace(UNTIMED, estimated=1, hung_up=1)),
             id="a caller who hung up is no error",
         ),
         pytest.param(
@@ -506,6 +509,19 @@ ENDED = Counts(
             (ALICE, ENDED),
             id="counted estimates",
         ),
+        *(
+            pytest.param(
+                {**START_HALF, **END_HALF, **unlucky},
+                1600,
+                (2, 0),
+                (ALICE, msgspec.structs.replace(UNTIMED, **counted)),
+                id=f"the time of a call that did not succeed is in no distribution: {unlucky}",
+            )
+            for unlucky, counted in (
+                ({"e_status": 504}, {"errors": 1}),
+                ({"e_ended": "cut"}, {}),
+            )
+        ),
         pytest.param(START_HALF, 1600, (1, 0), None, id="open"),
         pytest.param(
             START_HALF,
@@ -549,6 +565,24 @@ async def test_lines_written_before_a_dimension_existed_are_read(monkeypatch: py
     await store.table(USAGE_AGGREGATES).merge("h-1", {"!": manifest, "g-000000": old})
     fold = await aggregates.read(store.table(USAGE_AGGREGATES), "h-1")
     assert fold == Fold((4, 0), {Dimensions("a", "m", "b", "r"): Counts(requests=2, input_tokens=7)})
+
+
+async def test_distributions_of_durations_survive_the_table_and_the_sum_of_a_day() -> None:
+    account = Account("2026020112")
+    table = account.store.table("usage202602")
+    for hour, times in {"2026020110": (100, 100, 4000), "2026020111": (100, 700)}.items():
+        rows: dict[str, Properties] = {
+            f"{number:026d}": {**START_HALF, **END_HALF, "e_ms": ms, "e_ttft": ms // 10}
+            for number, ms in enumerate(times)
+        }
+        await table.merge(f"{hour}-00", rows)
+    await roll_up(account.store)
+    for partition in ("d-20260201", "m-202602"):
+        fold = await aggregates.read(account.store.table(USAGE_AGGREGATES), partition)
+        assert fold is not None
+        (counts,) = fold.lines.values()
+        assert counts.durations == of_buckets(map(bucket, (100, 100, 100, 700, 4000)))
+        assert counts.first_bytes == of_buckets(map(bucket, (10, 10, 10, 70, 400)))
 
 
 class Account:

@@ -1,0 +1,97 @@
+"""Provisioned capacity for a forecast of requests, weighed against pay-as-you-go. Pure."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from shared.billing import provisioned, ptu
+from shared.billing.cost import USD, Price, cost
+from shared.billing.prices import Prices
+from shared.billing.ptu import HOURS_PER_MONTH, Payment, Terms, Workload
+from shared.config.document import Deployment
+from shared.types import Usage
+
+_WIDER: tuple[Deployment, ...] = ("data_zone", "global")  # some models have regional capacity only as provisioned
+
+
+class Forecast(NamedTuple):
+    """`cached`: the share of input tokens that the prompt cache serves."""
+
+    requests_per_minute: float
+    input_tokens: int
+    output_tokens: int
+    cached: float
+    peak: float
+
+
+class Place(NamedTuple):
+    deployment: Deployment
+    region: str
+
+
+def weigh(
+    model: str,
+    forecast: Forecast,
+    place: Place,
+    prices: Prices,
+    payments: Sequence[Payment],
+    now: float,
+    tokens_per_minute: int | None = None,
+) -> dict[str, Any] | None:
+    """The needs of a model, the cost of each way to pay, and the sources; None if its price per token, its throughput
+    or the sizes on sale are not known."""
+    price, price_source = _price(model, place, prices, now)
+    known = provisioned.throughput(model)
+    per_minute = tokens_per_minute or (known.tokens_per_minute if known else None)
+    sizes = provisioned.sizes(model, place.deployment)
+    if price is None or not price.input or per_minute is None or sizes is None:
+        return None
+    cached = round(forecast.input_tokens * forecast.cached)
+    request = cost(price, Usage(forecast.input_tokens, forecast.output_tokens, cached_input_tokens=cached))
+    ratio = known.output_ratio if known else (price.output or 0) / price.input
+    each = forecast.input_tokens - cached + forecast.output_tokens * ratio
+    if not request or not each:
+        return None
+    work = Workload(forecast.requests_per_minute, forecast.peak, each, request)
+    offers = [_offer(work, Terms(per_minute, payment.unit_hour, *sizes), payment) for payment in payments]
+    return {
+        "model": model,
+        "units_needed_on_average": round(work.average / per_minute, 2),
+        "units_needed_at_peak": round(work.average * work.peak / per_minute, 2),
+        "minimum_units": sizes[0],
+        "step_units": sizes[1],
+        "payments": [_by_tokens(work), *offers],
+        "offered": list(provisioned.regions(model, place.deployment)),
+        "price_source": price_source,
+        "throughput_source": "--tokens-per-minute" if tokens_per_minute else provisioned.facts().throughput.cited,
+    }
+
+
+def _price(model: str, place: Place, prices: Prices, now: float) -> tuple[Price | None, str]:
+    """The price by the token of the same deployment type, or of the next wider one that has any; and its source."""
+    for deployment in dict.fromkeys((place.deployment, *_WIDER)):
+        line = prices.line(model, now, region=place.region, deployment=deployment)
+        if line is not None:
+            source = line.source if deployment == place.deployment else f"{line.source}, for a {deployment} deployment"
+            return prices.of(model, now, region=place.region, deployment=deployment), source
+    return None, ""
+
+
+def _by_tokens(work: Workload) -> dict[str, Any]:
+    return _payment("by tokens", work, ptu.Offer(0, work.by_tokens, None, None))
+
+
+def _offer(work: Workload, terms: Terms, payment: Payment) -> dict[str, Any]:
+    return _payment(payment.name, work, ptu.offer(work, terms))
+
+
+def _payment(name: str, work: Workload, found: ptu.Offer) -> dict[str, Any]:
+    month, use = HOURS_PER_MONTH / USD, found.break_even_use
+    return {
+        "payment": name,
+        "units": found.units,
+        "usd_per_hour": round(found.cost / USD, 4),
+        "usd_per_month": round(found.cost * month, 2),
+        "usd_saved_per_month": round((work.by_tokens - found.cost) * month, 2),
+        "break_even_requests_per_minute": None if found.break_even is None else round(found.break_even, 1),
+        "break_even_percent": None if use is None else round(100 * use, 1),
+    }

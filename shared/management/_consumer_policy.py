@@ -1,0 +1,306 @@
+"""What operators may make of a consumer: the fields of its representation, and the rules for changing them. Pure."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from shared.auth.client_address import networks
+from shared.auth.consumer_rows import Record, State, StoredKey
+from shared.auth.operators import ADMINS, Operator
+from shared.auth.products import is_open_to
+from shared.config.document import Backend, Configuration, Limits, time_zone_problem
+from shared.errors import InvalidRequest, RoleRequired
+from shared.management.routes import checked, rfc3339, time_of
+from shared.types import Access, Consumer
+
+Names = Annotated[list[str], Meta(min_length=1, max_length=200)]
+_READ_ONLY = ("id", "created", "keys")
+
+
+class Fields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A consumer as operators write it. `products`: its subscriptions, the default first. `models`, `regions`,
+    `data_zones` null: all. `expires`: RFC 3339, null: never. `state` `expired` follows from `expires`: written, it
+    means `active`."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=128)]
+    team: Annotated[str, Meta(max_length=128)] = ""
+    products: Annotated[list[str], Meta(max_length=60)] = []
+    models: Names | None = None
+    limits: Limits = Limits()
+    model_limits: Annotated[dict[str, Limits], Meta(max_length=60)] = {}
+    addresses: Annotated[list[str], Meta(max_length=200)] = []
+    regions: Names | None = None
+    data_zones: Names | None = None
+    pin: bool = False
+    explain: bool = False
+    whole_account: bool = False
+    expires: str | None = None
+    state: State = "active"
+
+
+class FirstFields(Fields, frozen=True, kw_only=True):
+    """A consumer to be created. `id`: a new one, by default a random one."""
+
+    id: Annotated[str, Meta(pattern="^[0-9a-z][0-9a-z-]{0,79}$")] | None = None
+
+
+class KeyView(msgspec.Struct, frozen=True, kw_only=True):
+    """A key without its secret. `revoked` and `expires` are times, null: never. `foreign`: its caller had it
+    before. `successor`: the id of the key that replaces it, or ""."""
+
+    id: str
+    created: str | None
+    expires: str | None
+    revoked: str | None
+    state: State
+    foreign: bool
+    successor: str
+
+
+class ConsumerView(Fields, frozen=True, kw_only=True):
+    """A consumer as operators read it."""
+
+    id: str
+    created: str | None
+    keys: list[KeyView]
+
+
+class NewConsumer(ConsumerView, frozen=True, kw_only=True):
+    """A consumer that has just been created. `key`: the text of its first key, shown only here."""
+
+    key: str
+
+
+def key_view(key: StoredKey, now: float) -> KeyView:
+    """A key as operators and its holder see it."""
+    state: State = "revoked" if key.revoked else "active" if key.valid_at(now) else "expired"
+    times = {"created": rfc3339(key.created), "expires": rfc3339(key.expires), "revoked": rfc3339(key.revoked)}
+    return KeyView(id=key.id, state=state, foreign=key.foreign, successor=key.successor, **times)
+
+
+def view(record: Record, now: float) -> ConsumerView:
+    """A consumer as operators see it."""
+    consumer, access = record.consumer, record.consumer.access
+    return ConsumerView(
+        id=consumer.id,
+        name=consumer.name,
+        team=consumer.team,
+        products=list(consumer.products),
+        models=_listed(consumer.models),
+        limits=consumer.limits,
+        model_limits=consumer.model_limits,
+        addresses=list(consumer.addresses),
+        regions=_listed(access.regions),
+        data_zones=_listed(access.data_zones),
+        pin=access.pin,
+        explain=access.explain,
+        whole_account=access.whole_account,
+        expires=rfc3339(record.expires),
+        state=record.state_at(now),
+        created=rfc3339(record.created),
+        keys=[key_view(key, now) for key in sorted(record.keys.values(), key=lambda key: (key.created, key.id))],
+    )
+
+
+def whole(body: Mapping[str, Any], consumer_id: str) -> Fields:
+    """The fields in a body that replaces a consumer. What is only read is ignored, as long as the id is the consumer's.
+    Raises `InvalidRequest`."""
+    if body.get("id", consumer_id) != consumer_id:
+        raise InvalidRequest(f"id: expected {consumer_id!r}, as in the path: an id stays.", param="id")
+    return checked({name: value for name, value in body.items() if name not in _READ_ONLY}, Fields)
+
+
+def patched(record: Record, patch: Mapping[str, Any], rules: "Rules") -> Fields:
+    """The fields after a JSON merge patch (RFC 7386), whose models may be aliases. Raises `InvalidRequest`."""
+    limits = patch.get("model_limits")
+    if isinstance(limits, Mapping) and (aliases := limits.keys() - record.consumer.model_limits.keys()):
+        canonical = rules.configuration().canonical
+        own = {canonical(model) if model in aliases else model: value for model, value in limits.items()}
+        patch = {**patch, "model_limits": own}
+    return whole(_merge(msgspec.to_builtins(view(record, rules.now)), patch), record.consumer.id)
+
+
+def _merge(target: Any, patch: Any) -> Any:
+    if not isinstance(patch, Mapping):
+        return patch
+    merged = dict(target) if isinstance(target, Mapping) else {}
+    for name, value in patch.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = _merge(merged.get(name), value)
+    return merged
+
+
+class Rules(msgspec.Struct, frozen=True):
+    """The rules for one operator at one time. `configuration` is called if a change refers to it."""
+
+    configuration: Callable[[], Configuration]
+    operator: Operator
+    now: float
+
+    def apply(self, fields: Fields, consumer_id: str, old: Record | None) -> Record:
+        """The record that these fields make of the old one. Raises `InvalidRequest` and `RoleRequired`."""
+        before = old.consumer if old else Consumer(consumer_id, "")
+        name = fields.name.strip()
+        if not name or not name.isprintable():
+            raise InvalidRequest("name: expected 1 to 128 printable characters.", param="name")
+        consumer = Consumer(
+            id=consumer_id,
+            name=name,
+            models=self._models(fields, before),
+            limits=_sound(fields.limits, "limits"),
+            team=self._team(fields, before),
+            products=self._products(fields, before),
+            model_limits=self._model_limits(fields, before),
+            addresses=_addresses(fields),
+            access=self._access(fields, before.access),
+        )
+        if "admin" not in self.operator.roles:
+            self._within_team(consumer, before)
+        expires = self._expires(fields, old.expires if old else 0.0)
+        revoked = ((old.revoked if old else 0.0) or self.now) if fields.state == "revoked" else 0.0
+        if old is None:
+            return Record(consumer, {}, self.now, expires, revoked)
+        return old.changed(consumer, expires, revoked)
+
+    def _models(self, fields: Fields, before: Consumer) -> frozenset[str] | None:
+        if fields.models is None:
+            return None
+        models = frozenset(fields.models)
+        self._known("models", models - (before.models or frozenset()), self._model_names)
+        return models
+
+    def _model_limits(self, fields: Fields, before: Consumer) -> dict[str, Limits]:
+        new = fields.model_limits.keys() - before.model_limits.keys()
+        self._known("model_limits", new, self._model_names)
+        aliases = self.configuration().aliases if new else {}
+        return {
+            aliases.get(model, model) if model in new else model: _sound(limits, f"model_limits.{model}")
+            for model, limits in fields.model_limits.items()
+        }
+
+    def _access(self, fields: Fields, before: Access) -> Access:
+        return Access(
+            regions=self._places("regions", fields.regions, before.regions, lambda backend: backend.region),
+            data_zones=self._places("data_zones", fields.data_zones, before.data_zones, lambda b: b.data_zone),
+            pin=fields.pin,
+            explain=fields.explain,
+            whole_account=fields.whole_account,
+        )
+
+    def _places(
+        self,
+        field: str,
+        asked: list[str] | None,
+        before: frozenset[str] | None,
+        of: Callable[[Backend], str | None],
+    ) -> frozenset[str] | None:
+        if asked is None:
+            return None
+        places = frozenset(asked)
+        self._known(field, places - (before or frozenset()), lambda: map(of, self.configuration().backends))
+        return places
+
+    def _team(self, fields: Fields, before: Consumer) -> str:
+        if fields.team and fields.team != before.team:
+            self._known("team", {fields.team}, lambda: self.configuration().team_limits)
+        return fields.team
+
+    def _products(self, fields: Fields, before: Consumer) -> tuple[str, ...]:
+        """The subscriptions. New ones must be open to the consumer's team."""
+        new, products = set(fields.products) - set(before.products), self.configuration().products
+        self._known("products", new, lambda: [name for name in products if is_open_to(products[name], fields.team)])
+        return tuple(dict.fromkeys(fields.products))
+
+    def _expires(self, fields: Fields, before: float) -> float:
+        if fields.expires is None or fields.expires == rfc3339(before):
+            return before if fields.expires else 0.0
+        expires = time_of({"expires": fields.expires}, "expires", 0.0)
+        if expires <= self.now:
+            message = f"expires: expected a time in the future, got {fields.expires[:64]!r}; `state` revokes at once."
+            raise InvalidRequest(message, param="expires")
+        return expires
+
+    def _model_names(self) -> Iterable[str]:
+        return {*self.configuration().model_names(), *self.configuration().aliases}
+
+    def _known(self, field: str, new: Iterable[str], configured: Callable[[], Iterable[str | None]]) -> None:
+        """Raise `InvalidRequest` for a name that the configuration does not have: a typo would silently allow
+        nothing."""
+        if not (new := set(new)):
+            return
+        known = set(filter(None, configured()))
+        if unknown := new - known:
+            expected = ", ".join(sorted(known)) or "none, since the configuration has none"
+            got = ", ".join(sorted(unknown))
+            raise InvalidRequest(f"{field}: got {got[:300]}; expected some of {expected}."[:2000], param=field)
+
+    def _within_team(self, consumer: Consumer, before: Consumer) -> None:
+        """Raise `RoleRequired` for what the owner of a team may not do."""
+        if not self.operator.manages(consumer.team):
+            yours = ", ".join(sorted(self.operator.teams)) or "none"
+            raise RoleRequired(f"team: {self.operator.name} owns the teams {yours}; others need Gateway.Admin.")
+        for permission in ("pin", "explain", "whole_account"):
+            if getattr(consumer.access, permission) and not getattr(before.access, permission):
+                self._refuse(permission)
+        team = self.configuration().team_limits.get(consumer.team, Limits())
+        given = {"limits": consumer.limits} | {f"model_limits.{m}": own for m, own in consumer.model_limits.items()}
+        had = {"limits": before.limits} | {f"model_limits.{m}": own for m, own in before.model_limits.items()}
+        for place, limits in given.items():
+            if limits != had.get(place) and (field := _above(limits, team)):
+                self._refuse(f"{place}.{field}", f" above that of the team {consumer.team!r}")
+
+    def _refuse(self, place: str, above: str = "") -> None:
+        try:
+            self.operator.require(ADMINS)
+        except RoleRequired as error:
+            raise RoleRequired(f"{place}{above}: {error.message}", param=place) from None
+
+
+_QUOTAS = {
+    "token_quota": ("token_quota_period", "month"),
+    "request_quota": ("request_quota_period", "day"),
+    "budget_usd": ("budget_period", "month"),
+}
+_HOURS = {"hour": 1, "day": 24, "week": 168, "month": 744}
+
+
+def _above(own: Limits, team: Limits) -> str:
+    """The first limit that is above the team's, or "". 0 is no limit, and so above any."""
+    if own.soft and not team.soft and team != Limits():
+        return "soft"
+    for name in ("requests_per_minute", "tokens_per_minute", "max_concurrent", *_QUOTAS):
+        mine, most = getattr(own, name), getattr(team, name)
+        if mine is None or not most:
+            continue
+        if name in _QUOTAS:
+            mine, most = mine / _hours(own, name), most / _hours(team, name)
+        if not mine or mine > most:
+            return name
+    return ""
+
+
+def _hours(limits: Limits, quota: str) -> int:
+    field, default = _QUOTAS[quota]
+    return _HOURS[getattr(limits, field) or default]
+
+
+def _sound(limits: Limits, place: str) -> Limits:
+    if problem := time_zone_problem(limits):
+        raise InvalidRequest(f"{place}.time_zone: {problem}.", param=f"{place}.time_zone")
+    return limits
+
+
+def _addresses(fields: Fields) -> tuple[str, ...]:
+    try:
+        return networks(fields.addresses)
+    except ValueError as error:
+        message = f"addresses: expected networks such as 10.0.0.0/8 or 2001:db8::/32: {error}."
+        raise InvalidRequest(message[:300], param="addresses") from None
+
+
+def _listed(names: frozenset[str] | None) -> list[str] | None:
+    return None if names is None else sorted(names)

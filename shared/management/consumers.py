@@ -1,0 +1,234 @@
+"""The consumers: created, read, changed, revoked, restored and deleted, each by a conditional write of its row."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+
+from shared.auth import keys
+from shared.auth.consumer_names import ConsumerNames, same
+from shared.auth.consumer_rows import Record, StoredKey, Version
+from shared.auth.consumers import Consumers
+from shared.auth.operators import EVERYONE, OWNERS
+from shared.config.document import Configuration
+from shared.errors import ConsumerNotFound, InvalidRequest, NameTaken, StoreUnavailable
+from shared.management._consumer_policy import (
+    ConsumerView,
+    Fields,
+    FirstFields,
+    NewConsumer,
+    Rules,
+    patched,
+    view,
+    whole,
+)
+from shared.management.audit import Audit, change_by
+from shared.management.routes import ManagementRequest, Page, Route, checked, page, refuse_unknown
+from shared.responses.rendering import JsonResponse
+from shared.storage import Store
+
+_FILTERS = ("name", "team", "model", "state")
+_TRIES = 30  # of a change that other operators overtake
+_PAUSE = 0.2  # seconds: the longest before the next try
+
+_IF_MATCH = {"If-Match": "The ETag that the consumer must still have; else 412."}
+_IF_NONE_MATCH = {"If-None-Match": "`*`: create, and replace nothing; else 412."}
+
+Wanted = Callable[[Rules, Record | None], Record]
+"""Makes a consumer's new record of its old one, by the rules for the operator."""
+
+
+class ConsumerRoutes:
+    """The paths of `/gateway/consumers` and `/gateway/consumers/{consumer}`."""
+
+    def __init__(self, store: Store, configuration: Callable[[], Configuration], audit: Audit) -> None:
+        self._store = store
+        self._configuration = configuration
+        self._audit = audit
+        self._consumers = Consumers(store)
+        self._names = ConsumerNames(store)
+
+    def routes(self) -> Sequence[Route]:
+        many, one = "/gateway/consumers", "/gateway/consumers/{consumer}"
+        filters = (*_FILTERS, "limit", "after")
+        changing: dict[str, Any] = {"gives": ConsumerView, "headers": _IF_MATCH}
+        replacing: dict[str, Any] = {**changing, "headers": {**_IF_MATCH, **_IF_NONE_MATCH}, "takes": Fields}
+        return (
+            Route("GET", many, "operator", self._list, EVERYONE, gives=Page[ConsumerView], query=filters),
+            Route("POST", many, "operator", self._create, OWNERS, takes=FirstFields, gives=NewConsumer, status=201),
+            Route("GET", one, "operator", self._read, EVERYONE, gives=ConsumerView),
+            Route("PUT", one, "operator", self._replace, OWNERS, **replacing),
+            Route("PATCH", one, "operator", self._patch, OWNERS, takes=dict[str, Any], **changing),
+            Route("DELETE", one, "operator", self._delete, OWNERS, headers=_IF_MATCH, status=204),
+        )
+
+    async def _list(self, request: ManagementRequest) -> Response:
+        """List the consumers that all filters match, by id. `name`: a part of it; `model`: one that they may use."""
+        query = request.query
+        refuse_unknown(query, *_FILTERS, "limit", "after")
+        now = self._store.now()
+        if query.get("state", "active") not in ("active", "revoked", "expired"):
+            message = f"state: expected active, revoked or expired, got {query['state'][:64]!r}."
+            raise InvalidRequest(message, param="state")
+        found = [
+            record
+            for record in await self._consumers.all()
+            if request.actor.sees(record.consumer.team)
+            and same(query.get("name", "")) in same(record.consumer.name)
+            and query.get("team", record.consumer.team) == record.consumer.team
+            and query.get("state", record.state_at(now)) == record.state_at(now)
+            and ("model" not in query or record.consumer.models is None or query["model"] in record.consumer.models)
+        ]
+        found.sort(key=lambda record: record.consumer.id)
+        shown, after = page(found, query, lambda record: record.consumer.id)
+        return JsonResponse(Page(data=[view(record, now) for record in shown], after=after))
+
+    async def _read(self, request: ManagementRequest) -> Response:
+        """Read a consumer."""
+        refuse_unknown(request.query)
+        version, record = await visible(self._consumers, request)
+        return self._answer(version, record)
+
+    async def _create(self, request: ManagementRequest) -> Response:
+        """Create a consumer with a first key, which is shown only here."""
+        refuse_unknown(request.query)
+        fields = checked(request.object(), FirstFields)
+        consumer_id = fields.id or keys.new_id(10)
+        version = await self._consumers.read(consumer_id)
+        if version is not None and not version.deleted:
+            raise NameTaken(f"id: expected a new id; {consumer_id} is taken.", param="id", code="id_taken")
+        text, key = keys.make(consumer_id)
+        record = self._rules(request).apply(fields, consumer_id, None)
+        first = StoredKey(key.key_id, key.digest, record.created, record.expires)
+        record = msgspec.structs.replace(record, keys={first.id: first})
+        written = await self._write(request, version, record)
+        if written is None:
+            raise NameTaken(f"id: another operator has just taken {consumer_id}.", param="id", code="id_taken")
+        return self._answer(written, record, 201, text)
+
+    async def _replace(self, request: ManagementRequest) -> Response:
+        """Create a consumer with this id, without a key, or replace all fields of it."""
+        consumer_id = request.parameters["consumer"]
+        if not keys.is_consumer_id(consumer_id):
+            message = f"The id of a consumer has 1 to 80 of a-z, 0-9 and -, and begins with no -; got {consumer_id!r}."
+            raise InvalidRequest(message[:200], param="id")
+        fields = whole(request.object(), consumer_id)
+        return await self._change(request, lambda rules, old: rules.apply(fields, consumer_id, old), creates=True)
+
+    async def _patch(self, request: ManagementRequest) -> Response:
+        """Change fields of a consumer by a JSON merge patch: null takes a field back to its default."""
+        patch = request.object()
+
+        def wanted(rules: Rules, old: Record | None) -> Record:
+            assert old is not None
+            return rules.apply(patched(old, patch, rules), old.consumer.id, old)
+
+        return await self._change(request, wanted)
+
+    async def _delete(self, request: ManagementRequest) -> Response:
+        """Delete a consumer with its keys. Its usage stays, under its name."""
+        refuse_unknown(request.query)
+        for _ in range(_TRIES):
+            version, record = await visible(self._consumers, request)
+            request.require_match(version.etag)
+            before = self._shown(record)
+            change = change_by(request, "consumer.delete", record.consumer.id, before, None)
+            if await self._audit.perform(change, partial(self._consumers.delete, version)) is not None:
+                await self._release(record)
+                return Response(status_code=204)
+            await _pause()
+        raise _busy()
+
+    async def _change(self, request: ManagementRequest, wanted: Wanted, *, creates: bool = False) -> Response:
+        """Write what is wanted of the newest version, again if another operator was faster."""
+        refuse_unknown(request.query)
+        for _ in range(_TRIES):
+            version, old = await self._current(request, creates=creates)
+            request.require_match(version.etag if version and old else None)
+            record = wanted(self._rules(request), old)
+            if version is not None and record == old:
+                return self._answer(version, record)
+            written = await self._write(request, version, record)
+            if written is not None:
+                return self._answer(written, record, 200 if old else 201)
+            await _pause()
+        raise _busy()
+
+    async def _current(self, request: ManagementRequest, *, creates: bool) -> tuple[Version | None, Record | None]:
+        """The version in the table, and its record if it is not deleted. Raises `ConsumerNotFound`."""
+        if not creates:
+            return await visible(self._consumers, request)
+        version = await self._consumers.read(request.parameters["consumer"])
+        if version is not None and not request.actor.sees(version.record.consumer.team):
+            raise unknown(request)
+        return version, None if version is None or version.deleted else version.record
+
+    async def _write(self, request: ManagementRequest, version: Version | None, record: Record) -> Version | None:
+        """Claim the name and write the record. None: another writer was faster."""
+        consumer, old = record.consumer, version.record if version and not version.deleted else None
+        claims = old is None or same(old.consumer.name) != same(consumer.name)
+        if claims and (holder := await self._names.claim(consumer.name, consumer.id)):
+            raise await self._taken(request, consumer.name, holder)
+        action, before = ("consumer.update", self._shown(old)) if old else ("consumer.create", None)
+        change = change_by(request, action, consumer.id, before, self._shown(record))
+        try:
+            written = await self._audit.perform(change, partial(self._consumers.write, record, version))
+        except StoreUnavailable:
+            if claims:
+                with contextlib.suppress(StoreUnavailable):
+                    await self._names.withdraw(consumer.name, consumer.id)
+            raise
+        if written is not None and claims and old is not None:
+            await self._release(old)
+        return written
+
+    async def _release(self, old: Record) -> None:
+        """Free the name that a consumer had. If that fails, the next one who claims it finds it free."""
+        with contextlib.suppress(StoreUnavailable):
+            await self._names.release(old.consumer.name, old.consumer.id)
+
+    async def _taken(self, request: ManagementRequest, name: str, holder: str) -> NameTaken:
+        record = await self._consumers.find(holder)
+        seen = record is not None and request.actor.sees(record.consumer.team)
+        return NameTaken(f"name: expected a new name, but {holder if seen else 'another'} has {name!r}.", param="name")
+
+    def _rules(self, request: ManagementRequest) -> Rules:
+        return Rules(self._configuration, request.actor, self._store.now())
+
+    def _shown(self, record: Record) -> Any:
+        return msgspec.to_builtins(view(record, self._store.now()))
+
+    def _answer(self, version: Version, record: Record, status: int = 200, key: str = "") -> Response:
+        shown: Any = view(record, self._store.now())
+        if key:
+            shown = NewConsumer(**msgspec.structs.asdict(shown), key=key)
+        headers = {"etag": version.etag}
+        if status == 201:
+            headers["location"] = f"/gateway/consumers/{record.consumer.id}"
+        return JsonResponse(shown, status, headers)
+
+
+async def visible(consumers: Consumers, request: ManagementRequest) -> tuple[Version, Record]:
+    """The consumer of the path. Raises `ConsumerNotFound`: one of another's team is not there for a team's owner."""
+    consumer_id = request.parameters["consumer"]
+    version = await consumers.read(consumer_id) if keys.is_consumer_id(consumer_id) else None
+    if version is None or version.deleted or not request.actor.sees(version.record.consumer.team):
+        raise unknown(request)
+    return version, version.record
+
+
+def unknown(request: ManagementRequest) -> ConsumerNotFound:
+    return ConsumerNotFound(f"There is no consumer with the id {request.parameters['consumer'][:80]!r}.")
+
+
+async def _pause() -> None:
+    await asyncio.sleep(random.random() * _PAUSE)
+
+
+def _busy() -> StoreUnavailable:
+    return StoreUnavailable(f"Other operators changed this consumer {_TRIES} times meanwhile. Try again.")
