@@ -23,8 +23,8 @@ class BackendRoutes:
     def routes(self) -> Sequence[Route]:
         return (
             Route("GET", "/gateway/backends", "operator", self._all),
-            Route("PUT", "/gateway/backends/{name}/drain", "operator", self._drain, ADMINS),
-            Route("DELETE", "/gateway/backends/{name}/drain", "operator", self._restore, ADMINS),
+            Route("PUT", "/gateway/backends/{name}/drain", "operator", self._drain, ADMINS, query=("force",)),
+            Route("DELETE", "/gateway/backends/{name}/drain", "operator", self._restore, ADMINS, status=204),
         )
 
     async def _all(self, request: ManagementRequest) -> Response:
@@ -33,6 +33,7 @@ class BackendRoutes:
         return JsonResponse(await self._report.report())
 
     async def _drain(self, request: ManagementRequest) -> Response:
+        """Take a backend out of service for a time."""
         refuse_unknown(request.query, "force")
         given = request.object()
         for name in given.keys() - {"for", "reason"}:
@@ -49,6 +50,7 @@ class BackendRoutes:
         return JsonResponse({"name": request.parameters["name"], "drained": shown_drain(drain, self._report.now())})
 
     async def _restore(self, request: ManagementRequest) -> Response:
+        """Put a backend back into service."""
         refuse_unknown(request.query)
         await self._drains.restore(
             request.parameters["name"],

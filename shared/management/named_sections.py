@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from shared.auth.consumers import Consumers
 from shared.auth.operators import ADMINS, EVERYONE
+from shared.config.document import Product, Team
 from shared.errors import (
     ChangedMeanwhile,
     ConfigurationError,
@@ -36,6 +37,7 @@ Section = Literal["products", "teams"]
 _TRIES = 8
 _MOST_NAMED = 5  # consumers that an error lists
 
+_TAKES: dict[Section, type[msgspec.Struct]] = {"products": Product, "teams": Team}
 _USED_BY: dict[Section, Callable[[Consumer, str], bool]] = {
     "products": lambda consumer, name: name in consumer.products,
     "teams": lambda consumer, name: consumer.team == name,
@@ -60,10 +62,10 @@ class NamedSectionRoutes:
     def routes(self) -> Sequence[Route]:
         at = f"/gateway/{self._section}"
         return (
-            Route("GET", at, "operator", self._list, EVERYONE),
+            Route("GET", at, "operator", self._list, EVERYONE, query=("limit", "after")),
             Route("GET", f"{at}/{{name}}", "operator", self._show, EVERYONE),
-            Route("PUT", f"{at}/{{name}}", "operator", self._put, ADMINS),
-            Route("DELETE", f"{at}/{{name}}", "operator", self._delete, ADMINS),
+            Route("PUT", f"{at}/{{name}}", "operator", self._put, ADMINS, takes=_TAKES[self._section]),
+            Route("DELETE", f"{at}/{{name}}", "operator", self._delete, ADMINS, query=("force",), status=204),
         )
 
     async def _list(self, request: ManagementRequest) -> Response:

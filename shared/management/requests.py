@@ -30,7 +30,7 @@ class RequestRoutes:
 
     def routes(self) -> Sequence[Route]:
         return (
-            Route("GET", "/gateway/requests", "operator", self._list, EVERYONE),
+            Route("GET", "/gateway/requests", "operator", self._list, EVERYONE, query=(*FILTERS, "after", "limit")),
             Route("GET", "/gateway/requests/{id}", "operator", self._one, EVERYONE),
         )
 

@@ -137,3 +137,16 @@ def test_the_section_teams_limits_the_keys_of_a_team_together(bundling: System) 
     statuses = [ask(bundling, keys[i % 2]).status for i in range(8)]
     assert 4 <= statuses.count(200) <= 5
     assert f"The team {team!r}" in ask(bundling, keys[0]).error()["message"]
+
+
+def test_operators_subscribe_consumers_to_products_that_are_open_to_their_team(bundling: System) -> None:
+    body = {"name": f"managed-{bundling.edge}", "products": ["swedish", "basic"]}
+    created = bundling.manage("POST", "/gateway/consumers", body)
+    assert created.status == 201, created.body
+    assert created.json()["products"] == ["swedish", "basic"]
+    path = f"/gateway/consumers/{created.json()['id']}"
+    for wrong in (["nonesuch"], ["lab-only"]):
+        refused = bundling.manage("PATCH", path, {"products": wrong})
+        assert (refused.status, refused.error()["param"]) == (400, "products")
+    assert bundling.manage("PATCH", path, {"products": ["lab-only"], "team": "lab"}).status == 400  # no such team
+    assert bundling.manage("PATCH", path, {"products": []}).json()["products"] == []

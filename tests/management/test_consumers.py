@@ -154,7 +154,7 @@ def test_a_mistake_is_a_400_that_names_the_field_and_changes_nothing(
 
 def test_an_unknown_field_is_refused_with_the_names_of_the_known_ones(gateway: System) -> None:
     top = gateway.manage("POST", CONSUMERS, {"name": "x", "colour": "red"}).error()["message"]
-    assert "expected: name, team, models" in top
+    assert "expected: name, team, products, models" in top
     inner = gateway.manage("POST", CONSUMERS, {"name": "x", "limits": {"tokens": 1}}).error()["message"]
     assert "tokens_per_minute" in inner
     for body in (b"", b"[]", b"{", b"null", b'{"name": "\xff"}'):
