@@ -52,6 +52,7 @@ from shared.management.keys import KeyRoutes
 from shared.management.limits import LimitRoutes
 from shared.management.models import ModelRoutes
 from shared.management.openapi import ManagementOpenApi
+from shared.management.page_files import PageRoutes
 from shared.management.readiness import ReadinessCheck
 from shared.management.service import ServiceRoutes
 from shared.management.usage import UsageRoutes
@@ -165,6 +166,7 @@ class Application:
         )
         routes = [route for resource in resources for route in resource.routes()]
         routes += ManagementOpenApi(tuple(routes)).routes()
+        routes += PageRoutes().routes()
         authenticator = self._authenticator = self._authenticator.with_settings(configuration.entra)
         operators = Operators(settings.management_key, authenticator.tokens)
         management = ManagementApi(routes, limiter, authenticator, operators)
