@@ -1,7 +1,7 @@
 # The commands of the project; CI runs the same ones. Recipes are short: local/ does the work.
 .DEFAULT_GOAL := help
 .PHONY: help run test test-page test-agents lint attack attack-host audit fuzz bench bench-authentication bench-chunkings bench-files bench-ledger \
-	bench-limits bench-routing bench-telemetry package-size infra install install-dev azurite page vendor requirements clean
+	bench-limits bench-routing bench-telemetry package-size infra install install-dev azurite page vendor screenshots requirements clean
 
 PYTHON_IN := .venv/bin/python
 CODE := shared simulator local tests bench examples infra function_app.py
@@ -35,6 +35,10 @@ lint: install-dev page ## ruff and mypy, and for the page's modules eslint and t
 
 page:
 	@sh local/install.sh page
+
+screenshots: azurite install-dev ## renew the pictures of the page in docs/pictures/
+	@sh local/install.sh chromium
+	@$(PYTHON_IN) -m tests.page.screenshots
 
 vendor: install page ## copy the page's libraries from npm's packages again (their versions: local/page/package.json)
 	@$(PYTHON_IN) -m local.vendor
