@@ -1,7 +1,7 @@
 # The commands of the project; CI runs the same ones. Recipes are short: local/ does the work.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-agents lint attack attack-host audit fuzz bench bench-authentication bench-chunkings bench-files bench-ledger \
-	bench-limits bench-routing bench-telemetry package-size infra install install-dev azurite requirements clean
+.PHONY: help run test test-page test-agents lint attack attack-host audit fuzz bench bench-authentication bench-chunkings bench-files bench-ledger \
+	bench-limits bench-routing bench-telemetry package-size infra install install-dev azurite page vendor screenshots requirements clean
 
 PYTHON_IN := .venv/bin/python
 CODE := shared simulator local tests bench examples infra function_app.py
@@ -15,16 +15,33 @@ run: azurite install ## start the gateway (PORT=7071) with simulated regions, or
 	@$(PYTHON_IN) -m local.run $(if $(filter command,$(origin HOST))$(filter func,$(HOST)),--host $(HOST)) $(if $(filter-out 0,$(SIMULATE)),--simulate)
 
 test: azurite install-dev ## run the tests, two files at a time (ARGS=... goes to pytest)
-	@$(PYTHON_IN) -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	@$(PYTHON_IN) -m pytest --numprocesses 2 --dist loadfile --ignore tests/page $(ARGS)
+
+test-page: azurite install-dev page ## run the tests of the page in a real browser (installs Debian's Chromium; ARGS=... goes to pytest)
+	@sh local/install.sh chromium
+	@$(PYTHON_IN) -m pytest tests/page $(ARGS)
 
 test-agents: azurite install-dev ## run real coding agents against the gateway (downloads 2 GB; ARGS=... goes to pytest)
 	@sh local/install.sh agents
 	@$(PYTHON_IN) -m pytest tests/agents $(ARGS)
 
-lint: install-dev ## ruff and mypy, as CI does
+lint: install-dev page ## ruff and mypy, and for the page's modules eslint and tsc, as CI does
 	@$(PYTHON_IN) -m ruff check .
 	@$(PYTHON_IN) -m ruff format --check .
 	@$(PYTHON_IN) -m mypy $(CODE)
+	@local/page/node_modules/.bin/eslint --config local/page/eslint.config.js shared/management/page
+	@local/page/node_modules/.bin/tsc --project local/page
+	@$(PYTHON_IN) -m local.vendor --check
+
+page:
+	@sh local/install.sh page
+
+screenshots: azurite install-dev ## renew the pictures of the page in docs/pictures/
+	@sh local/install.sh chromium
+	@$(PYTHON_IN) -m tests.page.screenshots
+
+vendor: install page ## copy the page's libraries from npm's packages again (their versions: local/page/package.json)
+	@$(PYTHON_IN) -m local.vendor
 
 bench: azurite install-dev ## measure the gateway, compared with a bare forwarder
 	@$(PYTHON_IN) -m bench
@@ -94,5 +111,5 @@ requirements: install-dev ## pin the lists again from the .in files (UPGRADE=1: 
 	@$(COMPILE) --output-file requirements-audit.txt requirements-audit.in
 
 clean: ## remove everything that these commands created, including the local run's data
-	rm -rf .venv .local local/node_modules tests/agents/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .local local/node_modules local/page/node_modules tests/agents/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what the Makefile's commands need: install.sh runtime | dev | audit | azurite | kusto | agents.
+# Installs what the Makefile's commands need: install.sh runtime | dev | audit | azurite | page | chromium | kusto | agents.
 # A copy of each list is kept with what was installed from it. While the two are equal, there is nothing to do.
 set -eu
 cd "$(dirname "$0")/.."
@@ -85,6 +85,16 @@ node_packages() {
     cp "$folder/package-lock.json" "$stamp"
 }
 
+# The browser of the page's tests: Debian's package, since playwright's own builds are not on its registry.
+chromium() {
+    [ -x "${CHROMIUM:-/usr/bin/chromium}" ] && return
+    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1 ||
+        fail "Chromium is needed for the tests of the page: install it, or set CHROMIUM to its path."
+    printf 'Installing Chromium '
+    quietly chromium "Chromium could not be installed: see above, or set CHROMIUM to the path of one." \
+        sh -c 'apt-get update --quiet && DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends chromium fonts-dejavu-core'
+}
+
 # Aider runs on Python 3.12 at most.
 aider() {
     stamp=.local/aider/installed-requirements.txt
@@ -127,6 +137,8 @@ agents)
     node_packages tests/agents "Codex, Copilot, OpenCode, Continue and Cline" "the coding agents" install --no-save
     aider
     ;;
+page) node_packages local/page "the page's libraries" "and what checks its modules" ci ;;
+chromium) chromium ;;
 kusto) node_packages tests/infra/kusto "The KQL parser" "which checks the queries of alerts" ci ;;
-*) fail "usage: local/install.sh runtime | dev | audit | azurite | kusto | agents" ;;
+*) fail "usage: local/install.sh runtime | dev | audit | azurite | page | chromium | kusto | agents" ;;
 esac

@@ -115,7 +115,7 @@ class Run:
             print(f"\nThree calls to copy:\n\n{demo.calls_to_copy(self.base_url, key, model)}")
         print(f"URL  {self.base_url}\nKey  {key}")
         if not self.given.get(MANAGEMENT_KEY):
-            print(f"Management key  {self.environ[MANAGEMENT_KEY]}")
+            print(f"Page  {self.base_url}/gateway/\nManagement key  {self.environ[MANAGEMENT_KEY]}")
         if self.tenant:
             print(demo.tokens_to_copy(self.tenant))
         file = self._write_environment(key)

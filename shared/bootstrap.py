@@ -54,6 +54,7 @@ from shared.management.limits import LimitRoutes
 from shared.management.models import ModelRoutes
 from shared.management.named_sections import NamedSectionRoutes
 from shared.management.openapi import ManagementOpenApi
+from shared.management.page_files import PageRoutes
 from shared.management.readiness import ReadinessCheck
 from shared.management.requests import RequestRoutes
 from shared.management.service import ServiceRoutes
@@ -183,6 +184,7 @@ class Application:
         )
         routes = [route for resource in resources for route in resource.routes()]
         routes += ManagementOpenApi(tuple(routes)).routes()
+        routes += PageRoutes().routes()
         authenticator = self._authenticator = self._authenticator.with_settings(configuration.entra)
         operators = Operators(settings.management_key, authenticator.tokens, configuration.team_owners)
         management = ManagementApi(routes, limiter, authenticator, operators)

@@ -57,7 +57,7 @@ def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
 
 @pytest.mark.parametrize("text", TEXTS, ids=relative)
 def test_every_path_that_a_document_names_exists(text: Path) -> None:
-    named = re.findall(rf"(?<![\w./-])(?:{FOLDERS})/(?:[\w.-]+/)*[\w-]+\.[a-z]+\b", text.read_text())
+    named = re.findall(rf"(?<![\w./-])(?:{FOLDERS})/(?:[\w.-]+/)*[\w.-]*[\w-]+\.[a-z]+\b", text.read_text())
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 

@@ -91,7 +91,7 @@ class LocalClient:
 
     async def call(self, method: str, path: str, body: Any = None, query: Mapping[str, str] | None = None) -> Any:
         family = path.split("/")[2]
-        if self._configuration is None and family != "audit":
+        if self._configuration is None and (method != "GET" or family in ("limits", "usage")):
             self._configuration = await self._read()
         if family not in self._paths:
             self._paths[family] = Paths(self._families[family]())

@@ -16,7 +16,7 @@ from shared.config.document import Limits
 commands = typer.Typer(no_args_is_help=True, help="Consumers and their keys.")
 
 CONSUMERS = "/gateway/consumers"
-WithinAMinute = "effective within 60 seconds"
+_SOON = "effective within 60 seconds"
 KeyOption = Annotated[str | None, typer.Option("--key", help="The id of one key; see: tollgate keys show ID.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan, and change nothing.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
@@ -69,7 +69,7 @@ def change(
             patch["limits"] = cleared | limits
         new = await client.call("PATCH", _path(old), patch)
         changed = {**new, "keys": []} != {**old, "keys": []}
-        text = f"Changed {new['name']}, {WithinAMinute}." if changed else f"{new['name']} stays as it was."
+        text = f"Changed {new['name']}, {_SOON}." if changed else f"{new['name']} stays as it was."
         print(json.dumps({**new, "changed": changed}) if as_json else text)
 
     with_client(run)
@@ -130,7 +130,7 @@ def revoke(identified: Identified, key: KeyOption = None, as_json: AsJson = Fals
             await client.call("DELETE", f"{_path(one)}/keys/{key}")
         of = f"the key {key} of " if key else ""
         answer = {"id": one["id"], "name": one["name"], "revoked": True, **({"key": key} if key else {})}
-        print(json.dumps(answer) if as_json else f"Revoked {of}{one['name']} ({one['id']}), {WithinAMinute}.")
+        print(json.dumps(answer) if as_json else f"Revoked {of}{one['name']} ({one['id']}), {_SOON}.")
 
     with_client(run)
 
@@ -142,7 +142,7 @@ def restore(identified: Identified, as_json: AsJson = False) -> None:
     async def run(client: Client) -> None:
         one = await find(client, identified)
         one = await client.call("PATCH", _path(one), {"state": "active"})
-        print(json.dumps(one) if as_json else f"Restored {one['name']} ({one['id']}), {WithinAMinute}.")
+        print(json.dumps(one) if as_json else f"Restored {one['name']} ({one['id']}), {_SOON}.")
 
     with_client(run)
 
@@ -157,7 +157,7 @@ def delete(identified: Identified, yes: Yes = False, as_json: AsJson = False) ->
             typer.confirm(f"Delete {one['name']} ({one['id']}) and its keys?", abort=True)
         await client.call("DELETE", _path(one))
         answer = {"id": one["id"], "name": one["name"], "deleted": True}
-        print(json.dumps(answer) if as_json else f"Deleted {one['name']} ({one['id']}), {WithinAMinute}.")
+        print(json.dumps(answer) if as_json else f"Deleted {one['name']} ({one['id']}), {_SOON}.")
 
     with_client(run)
 

@@ -94,12 +94,12 @@ class Paths:
         # Patterns without parameters come first, because a fixed name goes before them.
         for route in sorted(routes, key=lambda route: route.pattern.count("{")):
             self._paths.setdefault(route.pattern, {})[route.method] = route
-        self._probes = frozenset(pattern for pattern in self._paths if not pattern.startswith("/gateway/"))
+        self._exact = frozenset(("/gateway/", *(p for p in self._paths if not p.startswith("/gateway/"))))
         self._names = frozenset(pattern.split("/")[2] for pattern in self._paths if pattern.startswith("/gateway/"))
 
     def owns(self, path: str) -> bool:
         """True for the paths of the routes, and for others that begin like one: these get a 404 of this API's."""
-        return path in self._probes or (path.startswith("/gateway/") and path.split("/", 3)[2] in self._names)
+        return path in self._exact or (path.startswith("/gateway/") and path.split("/", 3)[2] in self._names)
 
     def find(self, path: str) -> tuple[Mapping[str, Route], dict[str, str]]:
         """The routes of a path by method, and its parameters; no routes if there is no such path."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from starlette.responses import Response
 
 from shared import __version__
+from shared.auth.operators import EVERYONE
 from shared.azure_openai import openapi
 from shared.management.readiness import ReadinessCheck
 from shared.management.routes import ManagementRequest, Route
@@ -22,6 +23,7 @@ class ServiceRoutes:
             Route("GET", "/healthz", "anyone", self._health),
             Route("GET", "/readyz", "probe", self._ready),
             Route("GET", "/gateway/openapi.json", "anyone", self._openapi),
+            Route("GET", "/gateway/operators/me", "operator", self._own_roles, EVERYONE),
         )
 
     async def _health(self, request: ManagementRequest) -> Response:
@@ -39,3 +41,8 @@ class ServiceRoutes:
     async def _openapi(self, request: ManagementRequest) -> Response:
         """Describe the API for callers."""
         return Response(openapi.document(), media_type="application/json")
+
+    async def _own_roles(self, request: ManagementRequest) -> Response:
+        """The operator who asks, with its roles."""
+        operator = request.actor
+        return JsonResponse({"name": operator.name, "roles": sorted(operator.roles), "teams": sorted(operator.teams)})

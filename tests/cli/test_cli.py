@@ -135,6 +135,15 @@ def test_a_command_names_the_settings_it_lacks(run: Commands) -> None:
     assert "neither YAML nor JSON" in broken.refused("check")
 
 
+def test_keys_need_the_configuration_only_where_they_refer_to_it(run: Commands) -> None:
+    without = Commands({**run.environment, "GATEWAY_CONFIG": "/nowhere/gateway.yaml"})
+    assert without.json("keys", "create", "without a document", "--tokens-per-minute", "5")["key"]
+    assert without.json("keys", "set", "without a document", "--explain")["explain"] is True
+    assert without("keys", "list").stderr == ""
+    assert "/nowhere/gateway.yaml" in without.refused("keys", "set", "without a document", "--models", "gpt-4o")
+    assert without.json("keys", "show", "without a document")["models"] is None
+
+
 def test_an_unavailable_store_is_reported_without_a_traceback(run: Commands) -> None:
     gone = run.environment["GATEWAY_STORAGE"] or ""
     port = gone.split("127.0.0.1:")[1].split("/")[0]

@@ -183,7 +183,7 @@ def test_the_command_line_makes_changes_and_shows_limits(gateway: System) -> Non
         "estimate": "max",
     }
     on_model = cli(environment, "keys", "set", made["id"], "--model", "gpt-4o", "--max-concurrent", "3", "--json")
-    assert on_model["limits"] == {"max_concurrent": 3}
+    assert on_model["model_limits"] == {"gpt-4o": {"max_concurrent": 3}}
     lines = {(line["unit"], line["per"]): line for line in cli(environment, "limits", made["id"], "--json")}
     assert lines["requests", "per minute"]["limit"] == 50
     assert lines["calls under way", "at a time"]["available"] == 3

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -239,6 +240,12 @@ def cli(environment: Mapping[str, str], *words: str) -> Any:
     return json.loads(done.stdout)
 
 
+def run_apart[T](coroutine: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine on an event loop and a thread of its own: a test may have a loop running already."""
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(asyncio.run, coroutine).result()
+
+
 def make_key(storage: str, name: str, *, models: Sequence[str] | None = None, expires: float = 0.0) -> str:
     async def create() -> str:
         async with bootstrap.open_store(Storage(connection_string=storage)) as store:
@@ -246,4 +253,4 @@ def make_key(storage: str, name: str, *, models: Sequence[str] | None = None, ex
             _, text = await Consumers(store).create(name, models=allowed, limits=Limits(), expires=expires)
             return text
 
-    return asyncio.run(create())
+    return run_apart(create())

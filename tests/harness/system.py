@@ -1,6 +1,5 @@
 """A gateway in front of the simulator and Azurite, and what tests ask of the three together."""
 
-import asyncio
 import contextlib
 import json
 import socket
@@ -15,7 +14,7 @@ from openai import AsyncOpenAI, AzureOpenAI, OpenAI
 from shared import bootstrap
 from shared.config.environment import Storage
 from simulator.process import SimulatorProcess
-from tests.harness.gateway_process import Answer, Edge, GatewayProcess, cli, make_key, request
+from tests.harness.gateway_process import Answer, Edge, GatewayProcess, cli, make_key, request, run_apart
 
 MANAGEMENT_KEY = "the operator's, for tests: 0123456789"
 REGIONS = {"swedencentral": "Sweden Central", "eastus2": "East US 2", "japaneast": "Japan East"}
@@ -184,7 +183,7 @@ class System:
 
     def usage_rows(self, key: str = "") -> list[dict[str, Any]]:
         """The ledger's rows of the consumer that this key belongs to, in the order of the requests."""
-        rows = asyncio.run(_usage_rows(self.storage))
+        rows = run_apart(_usage_rows(self.storage))
         return [row for row in rows if row.get("s_key") == (key or self.key).split("_")[1]]
 
     def usage(self, by: str = "key") -> dict[str, dict[str, Any]]:

@@ -110,7 +110,7 @@ class TestThePackage:
         names = {path.name for path in package.iterdir()} - {"gateway.yaml"}
         assert names == {".python_packages", "function_app.py", "host.json", "requirements.txt", "shared"}
         assert {path.suffix for path in (package / "shared").rglob("*") if path.is_file()} <= {
-            *(".css", ".html", ".js", ".json", ".py", ".svg", ".typed", "")  # "": tiktoken's tables
+            *(".css", ".html", ".js", ".json", ".mjs", ".py", ".svg", ".typed", "")  # "": tiktoken's tables
         }
 
     @pytest.mark.parametrize(

@@ -1,0 +1,77 @@
+// The frame around every view: who is signed in, where one is, and what one prefers.
+import { html, useEffect, useState } from "./lib.js";
+import { follow, link, useLocation } from "./location.js";
+import { language, prefer, theme, utc } from "./preferences.js";
+import { Guarded } from "./parts/status.js";
+import { session } from "./session.js";
+import { t } from "./texts.js";
+import { Audit } from "./views/audit.js";
+import { Backends } from "./views/backends.js";
+import { Configuration } from "./views/configuration.js";
+import { Consumer } from "./views/consumer.js";
+import { Consumers } from "./views/consumers.js";
+import { Mine } from "./views/mine.js";
+import { Models } from "./views/models.js";
+import { Overview } from "./views/overview.js";
+import { Playground } from "./views/playground.js";
+import { Requests } from "./views/requests.js";
+import { SignIn } from "./views/sign-in.js";
+
+/** @typedef {{name: string, text: import("./texts.js").Key, view: any, hidden?: boolean}} Place */
+
+/** @type {Place[]} */
+const FOR_OPERATORS = [
+  { name: "overview", text: "nav.overview", view: Overview },
+  { name: "consumers", text: "nav.consumers", view: Consumers },
+  { name: "consumer", text: "nav.consumers", view: Consumer, hidden: true },
+  { name: "backends", text: "nav.backends", view: Backends },
+  { name: "requests", text: "nav.requests", view: Requests },
+  { name: "models", text: "nav.models", view: Models },
+  { name: "playground", text: "nav.playground", view: Playground },
+  { name: "configuration", text: "nav.configuration", view: Configuration },
+  { name: "audit", text: "nav.audit", view: Audit },
+];
+/** @type {Place[]} */
+const FOR_CALLERS = [
+  { name: "mine", text: "nav.mine", view: Mine },
+  { name: "playground", text: "nav.playground", view: Playground },
+];
+
+export function App() {
+  const place = useLocation();
+  const [, again] = useState(0);
+  useEffect(() => session.onChange(() => again((n) => n + 1)), []);
+  useEffect(() => {
+    const changed = () => again((n) => n + 1);
+    window.addEventListener("tollgate:preferred", changed);
+    return () => window.removeEventListener("tollgate:preferred", changed);
+  }, []);
+  document.documentElement.lang = language();
+  document.documentElement.dataset.theme = theme();
+  const who = session.get();
+  const places = who?.role === "caller" ? FOR_CALLERS : FOR_OPERATORS;
+  const current = places.find((one) => one.name === place.view) ?? places[0];
+  document.title = who ? `${t(current.text)} – Tollgate` : "Tollgate";
+  return html`<div onClick=${follow}>
+    <a class="skip" href="#main">${t("skip")}</a>
+    <header class="top">
+      <strong class="brand">Tollgate</strong>
+      ${who && html`<nav aria-label=${t("nav")}>${places.filter((one) => !one.hidden).map((one) => html`<a href=${link({ view: one.name })}
+        aria-current=${t(one.text) === t(current.text) ? "page" : undefined}>${t(one.text)}</a>`)}</nav>`}
+      <${Preferences} />
+      ${who && html`<span class="who">${who.name}</span><button type="button" onClick=${() => session.end()}>${t("sign-out")}</button>`}
+    </header>
+    <main id="main" tabindex="-1">${who
+      ? html`<${Guarded} key=${current.name}><${current.view} place=${place} /><//>` : html`<${SignIn} />`}</main>
+  </div>`;
+}
+
+function Preferences() {
+  const next = { system: "light", light: "dark", dark: "system" }[theme()] ?? "system";
+  const other = language().startsWith("zh") ? "en" : "zh-TW";
+  return html`<div class="preferences">
+    <button type="button" class="plain" onClick=${() => prefer("zone", utc() ? "local" : "utc")}>${t(utc() ? "zone.utc" : "zone.local")}</button>
+    <button type="button" class="plain" aria-label=${t("theme")} onClick=${() => prefer("theme", next)}>${{ system: "◐", light: "☀", dark: "☾" }[theme()]}</button>
+    <button type="button" class="plain" lang=${other} onClick=${() => prefer("language", other)}>${other === "en" ? "English" : "繁體中文"}</button>
+  </div>`;
+}

@@ -1,0 +1,68 @@
+// A chat completion as it streams: its text, its usage, and the headers that say where it came from.
+
+/**
+ * @typedef {{text: string, reasoning: number | null, usage: any, headers: Record<string, string>, first: number | null, took: number, error: string}} Reply
+ * @param {{key: string, body: any, signal: AbortSignal, onChange: (reply: Reply) => void, headers?: Record<string, string>}} call
+ */
+export async function chat({ key, body, signal, onChange, headers = {} }) {
+  const began = performance.now();
+  /** @type {Reply} */
+  const reply = { text: "", reasoning: null, usage: null, headers: {}, first: null, took: 0, error: "" };
+  const tell = () => onChange({ ...reply, took: performance.now() - began });
+  try {
+    const response = await fetch("/v1/chat/completions", {
+      method: "POST", signal, cache: "no-store", body: JSON.stringify(body),
+      headers: { authorization: `Bearer ${key}`, "content-type": "application/json", ...headers },
+    });
+    reply.headers = Object.fromEntries([...response.headers].filter(([name]) => /^(x-gateway-|x-ratelimit-|x-ms-region|x-request-id)/.test(name)));
+    if (!response.ok || !response.body) {
+      reply.error = message(await response.text(), response.status);
+    } else if (body.stream) {
+      for await (const event of events(response.body)) {
+        if (event.error) reply.error = event.error.message;
+        const piece = event.choices?.[0]?.delta?.content;
+        if (piece) {
+          reply.first ??= performance.now() - began;
+          reply.text += piece;
+        }
+        reply.usage = event.usage ?? reply.usage;
+        tell();
+      }
+    } else {
+      const answer = await response.json();
+      reply.text = answer.choices?.[0]?.message?.content ?? "";
+      reply.usage = answer.usage;
+    }
+  } catch (error) {
+    if (!signal.aborted) reply.error = String(error);
+  }
+  reply.reasoning = reply.usage?.completion_tokens_details?.reasoning_tokens ?? null;
+  tell();
+}
+
+/** @param {string} text @param {number} status */
+function message(text, status) {
+  try {
+    return JSON.parse(text).error.message;
+  } catch {
+    return `${status} ${text.slice(0, 300)}`;
+  }
+}
+
+/** The events of a stream. @param {ReadableStream<Uint8Array>} body @returns {AsyncGenerator<any>} */
+async function* events(body) {
+  const reader = body.getReader();
+  const decoder = new TextDecoder();
+  let rest = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    rest += decoder.decode(value, { stream: true });
+    const whole = rest.split(/\r?\n\r?\n/);
+    rest = whole.pop() ?? "";
+    for (const event of whole) {
+      const data = event.split(/\r?\n/).filter((line) => line.startsWith("data:")).map((line) => line.slice(5).trimStart()).join("\n");
+      if (data && data !== "[DONE]") yield JSON.parse(data);
+    }
+  }
+}

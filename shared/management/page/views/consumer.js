@@ -1,0 +1,106 @@
+// One consumer: what it may do and has used, its keys, and what was changed.
+import { ask, useAnswer } from "../api.js";
+import { time } from "../format.js";
+import { html, useState } from "../lib.js";
+import { link } from "../location.js";
+import { Dialog, Field } from "../parts/form.js";
+import { Limits } from "../parts/limits.js";
+import { Problem, Shown, State } from "../parts/status.js";
+import { Table } from "../parts/table.js";
+import { session } from "../session.js";
+import { t } from "../texts.js";
+import { ShownKey } from "./key.js";
+
+const AMOUNTS = ["requests_per_minute", "tokens_per_minute", "token_quota", "request_quota", "budget_usd", "max_concurrent"];
+const OVERLAP = 24; // hours
+
+/** @param {{place: Record<string, string>}} props */
+export function Consumer({ place }) {
+  const path = `/gateway/consumers/${encodeURIComponent(place.id ?? "")}`;
+  const state = useAnswer(path);
+  const limits = useAnswer(`/gateway/limits/${encodeURIComponent(place.id ?? "")}`, 10_000);
+  const [editing, setEditing] = useState(false);
+  const [key, setKey] = useState("");
+  const [error, setError] = useState(/** @type {any} */ (null));
+  /** @param {string} at @param {import("../api.js").Options} options */
+  const change = async (at, options) => {
+    setError(null);
+    try {
+      const { data } = await ask(at, options);
+      if (data?.key) setKey(data.key);
+      state.again();
+    } catch (problem) {
+      setError(problem);
+    }
+  };
+  return html`<p><a href=${link({ view: "consumers" })}>${t("consumer.back")}</a></p>
+    <${Shown} of=${state}>${(/** @type {any} */ one) => html`
+      <div class="title"><h1>${one.name}</h1><${State} state=${one.state} />
+        ${session.mayManage() && html`<button type="button" onClick=${() => setEditing(true)}>${t("consumer.edit")}</button>
+          <button type="button" onClick=${() => change(path, { method: "PATCH", body: { state: one.state === "revoked" ? "active" : "revoked" } })}>
+            ${t(one.state === "revoked" ? "consumer.restore" : "consumer.revoke")}</button>`}</div>
+      <${Problem} error=${error} />
+      <${Facts} one=${one} />
+      <p><a href=${link({ view: "overview", key: one.id })}>${t("consumer.usage")}</a> · <a href=${link({ view: "requests", consumer: one.id })}>${t("nav.requests")}</a>
+        · <a href=${link({ view: "audit", object: one.id })}>${t("nav.audit")}</a></p>
+      <h2>${t("mine.limits")}</h2>
+      <${Keys} path=${path} keys=${one.keys ?? []} change=${change} name=${one.name} />
+      ${editing && html`<${Edit} path=${path} one=${one} etag=${state.etag} onClose=${() => { setEditing(false); state.again(); limits.again(); }} />`}
+      ${key && html`<${Dialog} title=${t("key.title", { name: one.name })} onClose=${() => setKey("")}><${ShownKey} text=${key} model=${one.models?.[0]} /><//>`}`}<//>
+    <${Shown} of=${limits}>${(/** @type {any} */ data) => html`<${Limits} lines=${data.limits} />`}<//>`;
+}
+
+/** @param {{one: any}} props */
+function Facts({ one }) {
+  const facts = [
+    ["consumer.id", one.id], ["dimension.team", one.team], ["consumers.models", one.models?.join(", ") ?? t("all")],
+    ["consumer.addresses", one.addresses?.join(", ") || t("all")], ["consumer.regions", one.regions?.join(", ") ?? t("all")],
+    ["consumer.expires", one.expires ? time(one.expires) : t("never")], ["consumers.created", time(one.created)],
+  ];
+  return html`<dl class="facts">${facts.map(([key, value]) => html`<div><dt>${t(/** @type {any} */ (key))}</dt><dd>${value || "–"}</dd></div>`)}</dl>`;
+}
+
+/** @param {{path: string, keys: any[], name: string, change: (at: string, options: import("../api.js").Options) => void}} props */
+function Keys({ path, keys, change, name }) {
+  const manages = session.mayManage();
+  const columns = [
+    { head: t("key.id"), cell: (/** @type {any} */ one) => html`<code>${one.id}</code>` },
+    { head: t("consumers.state"), cell: (/** @type {any} */ one) => html`<${State} state=${one.state ?? (one.revoked ? "revoked" : "active")} />` },
+    { head: t("consumers.created"), cell: (/** @type {any} */ one) => time(one.created) },
+    { head: t("consumer.expires"), cell: (/** @type {any} */ one) => (one.expires ? time(one.expires) : t("never")) },
+    ...(manages ? [{ head: t("actions"), cell: (/** @type {any} */ one) => html`
+      <button type="button" onClick=${() => change(`${path}/keys/${one.id}/rotate`, { method: "POST", body: { overlap_hours: OVERLAP } })}>${t("key.rotate")}</button>
+      <button type="button" onClick=${() => change(`${path}/keys/${one.id}`, { method: "DELETE" })}>${t("consumer.revoke")}</button>` }] : []),
+  ];
+  return html`<h2>${t("consumer.keys")}</h2><${Table} caption=${t("consumer.keys")} columns=${columns} rows=${keys} id=${(/** @type {any} */ one) => one.id} />
+    ${manages && html`<button type="button" onClick=${() => change(`${path}/keys`, { method: "POST", body: {} })} aria-label=${t("key.create-for", { name })}>${t("key.create")}</button>
+      <p class="quiet">${t("key.overlap", { hours: OVERLAP })}</p>`}`;
+}
+
+/** @param {{path: string, one: any, etag: string, onClose: () => void}} props */
+function Edit({ path, one, etag, onClose }) {
+  const [values, setValues] = useState(/** @type {Record<string, string>} */ (Object.fromEntries(
+    AMOUNTS.map((name) => [name, one.limits?.[name] == null ? "" : String(one.limits[name])]))));
+  const [models, setModels] = useState(one.models?.join(", ") ?? "");
+  const [team, setTeam] = useState(one.team ?? "");
+  const [error, setError] = useState(/** @type {any} */ (null));
+  /** @param {SubmitEvent} event */
+  const send = async (event) => {
+    event.preventDefault();
+    setError(null);
+    const list = models.split(",").map((/** @type {string} */ text) => text.trim()).filter(Boolean);
+    const limits = Object.fromEntries(AMOUNTS.map((name) => [name, values[name] === "" ? null : Number(values[name])]));
+    try {
+      await ask(path, { method: "PATCH", etag, body: { limits, models: list.length ? list : null, ...(team !== (one.team ?? "") && { team }) } });
+      onClose();
+    } catch (problem) {
+      setError(problem);
+    }
+  };
+  return html`<${Dialog} title=${t("consumer.edit-title", { name: one.name })} onClose=${onClose}><form onSubmit=${send}>
+    ${AMOUNTS.map((name) => html`<${Field} label=${t(/** @type {any} */ (`limit.${name}`))} type="number" min="0" step="any" value=${values[name]}
+      onInput=${(/** @type {string} */ value) => setValues({ ...values, [name]: value })} hint=${t("limit.hint")} />`)}
+    <${Field} label=${t("consumers.models")} value=${models} onInput=${setModels} hint=${t("consumers.models-hint")} />
+    <${Field} label=${t("dimension.team")} value=${team} onInput=${setTeam} />
+    <${Problem} error=${error} /><button type="submit" class="main">${t("save")}</button></form><//>`;
+}

@@ -1,0 +1,81 @@
+// All consumers: search, create.
+import { query, useAnswer } from "../api.js";
+import { compact, money, time } from "../format.js";
+import { html, useState } from "../lib.js";
+import { go, link } from "../location.js";
+import { Choice, Dialog, Field } from "../parts/form.js";
+import { Problem, Shown, State } from "../parts/status.js";
+import { Pages, Table } from "../parts/table.js";
+import { ask } from "../api.js";
+import { session } from "../session.js";
+import { t } from "../texts.js";
+import { ShownKey } from "./key.js";
+
+const STATES = ["", "active", "revoked", "expired"];
+
+/** @param {{place: Record<string, string>}} props */
+export function Consumers({ place }) {
+  const [creating, setCreating] = useState(false);
+  const path = `/gateway/consumers${query({ name: place.name, team: place.team, state: place.state, after: place.after, limit: 50 })}`;
+  const state = useAnswer(path);
+  /** @param {Record<string, string | undefined>} changed */
+  const move = (changed) => go({ ...place, view: "consumers", after: undefined, ...changed }, true);
+  const columns = [
+    { head: t("consumers.name"), cell: (/** @type {any} */ one) => html`<a href=${link({ view: "consumer", id: one.id })}>${one.name}</a>` },
+    { head: t("dimension.team"), cell: (/** @type {any} */ one) => one.team || "" },
+    { head: t("consumers.state"), cell: (/** @type {any} */ one) => html`<${State} state=${one.state} />` },
+    { head: t("consumers.models"), cell: (/** @type {any} */ one) => one.models?.join(", ") ?? t("all") },
+    { head: t("limit.tokens_per_minute"), right: true, cell: (/** @type {any} */ one) => compact(one.limits?.tokens_per_minute) },
+    { head: t("limit.budget_usd"), right: true, cell: (/** @type {any} */ one) => money(one.limits?.budget_usd) },
+    { head: t("consumers.created"), cell: (/** @type {any} */ one) => time(one.created) },
+  ];
+  return html`<div class="title"><h1>${t("nav.consumers")}</h1>
+      ${session.mayManage() && html`<button type="button" class="main" onClick=${() => setCreating(true)}>${t("consumers.create")}</button>`}</div>
+    <div class="bar">
+      <${Field} label=${t("consumers.search")} type="search" value=${place.name ?? ""} onInput=${(/** @type {string} */ name) => move({ name })} />
+      <${Field} label=${t("dimension.team")} value=${place.team ?? ""} onInput=${(/** @type {string} */ team) => move({ team })} />
+      <${Choice} label=${t("consumers.state")} value=${place.state ?? ""} onChange=${(/** @type {string} */ value) => move({ state: value })}
+        options=${STATES.map((one) => [one, one || t("all")])} />
+    </div>
+    <${Shown} of=${state}>${(/** @type {any} */ data) => html`
+      <${Table} caption=${t("nav.consumers")} columns=${columns} rows=${data.data} id=${(/** @type {any} */ one) => one.id} empty=${t("consumers.none")} />
+      <${Pages} first=${!place.after} next=${data.after} onFirst=${() => move({})} onNext=${(/** @type {string} */ after) => go({ ...place, after })} />`}<//>
+    ${creating && html`<${Create} onClose=${() => { setCreating(false); state.again(); }} />`}`;
+}
+
+/** @param {{onClose: () => void}} props */
+function Create({ onClose }) {
+  const [name, setName] = useState("");
+  const [team, setTeam] = useState("");
+  const [models, setModels] = useState("");
+  const [tokens, setTokens] = useState("");
+  const [budget, setBudget] = useState("");
+  const [made, setMade] = useState(/** @type {any} */ (null));
+  const [error, setError] = useState(/** @type {any} */ (null));
+  const [busy, setBusy] = useState(false);
+  /** @param {SubmitEvent} event */
+  const send = async (event) => {
+    event.preventDefault();
+    setBusy(true);
+    setError(null);
+    const limits = { ...(tokens && { tokens_per_minute: Number(tokens) }), ...(budget && { budget_usd: Number(budget) }) };
+    const list = models.split(",").map((one) => one.trim()).filter(Boolean);
+    try {
+      const { data } = await ask("/gateway/consumers", {
+        method: "POST", body: { name: name.trim(), ...(team && { team }), ...(list.length > 0 && { models: list }), limits },
+      });
+      setMade(data);
+    } catch (problem) {
+      setError(problem);
+    }
+    setBusy(false);
+  };
+  if (made) return html`<${Dialog} title=${t("key.title", { name: made.name })} onClose=${onClose}><${ShownKey} text=${made.key} model=${made.models?.[0]} /><//>`;
+  return html`<${Dialog} title=${t("consumers.create")} onClose=${onClose}><form onSubmit=${send}>
+    <${Field} label=${t("consumers.name")} value=${name} onInput=${setName} required autofocus />
+    <${Field} label=${t("dimension.team")} value=${team} onInput=${setTeam} />
+    <${Field} label=${t("consumers.models")} value=${models} onInput=${setModels} hint=${t("consumers.models-hint")} />
+    <${Field} label=${t("limit.tokens_per_minute")} type="number" min="0" value=${tokens} onInput=${setTokens} hint=${t("limit.hint")} />
+    <${Field} label=${t("limit.budget_usd")} type="number" min="0" step="any" value=${budget} onInput=${setBudget} hint=${t("limit.hint")} />
+    <${Problem} error=${error} /><button type="submit" class="main" disabled=${busy || !name.trim()}>${t("consumers.create")}</button></form><//>`;
+}

@@ -1,0 +1,25 @@
+// What a caller sees with its own key: use, cost, and what is left of each limit.
+import { query, useAnswer } from "../api.js";
+import { money, number } from "../format.js";
+import { html, useMemo } from "../lib.js";
+import { Limits } from "../parts/limits.js";
+import { Shown } from "../parts/status.js";
+import { Table } from "../parts/table.js";
+import { bounds } from "../period.js";
+import { t } from "../texts.js";
+
+export function Mine() {
+  const span = useMemo(() => bounds("month", new Date()), []);
+  const usage = useAnswer(`/gateway/usage/me${query({ by: "model", ...span })}`, 30_000);
+  const limits = useAnswer("/gateway/limits/me", 10_000);
+  const columns = [
+    { head: t("dimension.model"), cell: (/** @type {any} */ line) => line.model },
+    ...["requests", "input_tokens", "output_tokens"].map((name) => ({
+      head: t(/** @type {any} */ (`column.${name}`)), right: true, cell: (/** @type {any} */ line) => number(line[name]) })),
+    { head: t("column.cost_usd"), right: true, cell: (/** @type {any} */ line) => money(line.cost_usd) },
+  ];
+  return html`<h1>${t("nav.mine")}</h1>
+    <h2>${t("mine.limits")}</h2><${Shown} of=${limits}>${(/** @type {any} */ data) => html`<${Limits} lines=${data.limits} />`}<//>
+    <h2>${t("mine.usage")}</h2><${Shown} of=${usage}>${(/** @type {any} */ data) => html`
+      <${Table} caption=${t("mine.usage")} columns=${columns} rows=${data.lines} id=${(/** @type {any} */ line) => line.model} />`}<//>`;
+}

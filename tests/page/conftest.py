@@ -1,0 +1,73 @@
+"""A real browser in front of a real gateway. An error on the console that no test expected, or a violation of its
+Content-Security-Policy, fails the test."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+
+from tests.harness.system import MANAGEMENT_KEY, System
+
+AXE = Path(__file__).parents[2] / "local" / "page" / "node_modules" / "axe-core" / "axe.min.js"
+PATIENCE = 10_000.0  # milliseconds
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=["--no-sandbox"]
+        )
+        yield chromium
+        chromium.close()
+
+
+class Visit:
+    """A window on the page of a gateway."""
+
+    def __init__(self, page: Page, gateway: System) -> None:
+        self.page = page
+        self.gateway = gateway
+        self.problems: list[str] = []
+        self.expected = ""  # a part of the problems that the test provokes
+        page.set_default_timeout(PATIENCE)
+        page.on("console", self._heard)
+        page.on("pageerror", lambda error: self.problems.append(str(error)))
+
+    def _heard(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.problems.append(message.text)
+
+    def open(self, query: str = "") -> None:
+        self.page.goto(f"{self.gateway.url}/gateway/{query}")
+
+    def sign_in(self, key: str = MANAGEMENT_KEY, query: str = "") -> None:
+        self.open(query)
+        self.page.get_by_label("Key", exact=True).fill(key)
+        self.page.get_by_role("button", name="Sign in").click()
+        self.page.get_by_role("button", name="Sign out").wait_for()
+
+    def go(self, view: str) -> None:
+        self.page.get_by_role("navigation", name="Views").get_by_role("link", name=view).click()
+        self.page.get_by_role("heading", level=1, name=view).wait_for()
+
+    def violations(self) -> list[str]:
+        """The rules of accessibility that what is shown violates. The check is added past the page's own policy."""
+        self.page.evaluate(AXE.read_text())
+        found = self.page.evaluate("() => axe.run(document, {resultTypes: ['violations']})")
+        return [f"{one['id']}: {one['nodes'][0]['html']}" for one in found["violations"]]
+
+    def assert_clean(self) -> None:
+        left = [problem for problem in self.problems if not (self.expected and self.expected in problem)]
+        assert left == []
+
+
+@pytest.fixture
+def visit(browser: Browser, gateway: System) -> Iterator[Visit]:
+    context = browser.new_context(locale="en-GB", timezone_id="Europe/Berlin", viewport={"width": 1400, "height": 900})
+    visit = Visit(context.new_page(), gateway)
+    yield visit
+    visit.assert_clean()
+    context.close()

@@ -1,0 +1,182 @@
+"""The page in a browser: signing in, what is shown, and what it may never do."""
+
+import gzip
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.harness.gateway_process import cli
+from tests.harness.system import System
+from tests.page.conftest import Visit
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+def spend(gateway: System, key: str, model: str = "gpt-4o") -> None:
+    body = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
+    assert gateway.post("/v1/chat/completions", body, key=key).status == 200
+
+
+def test_the_management_key_opens_the_overview_and_a_wrong_one_says_so(visit: Visit) -> None:
+    visit.expected = "401"
+    visit.open()
+    visit.page.get_by_label("Key", exact=True).fill("wrong")
+    visit.page.get_by_role("button", name="Sign in").click()
+    expect(visit.page.get_by_role("alert")).to_contain_text("management key is missing or wrong")
+    visit.sign_in()
+    expect(visit.page.get_by_role("heading", level=1)).to_have_text("Overview")
+
+
+def test_a_credential_is_in_no_url_and_in_the_tabs_storage_only_where_asked(visit: Visit) -> None:
+    visit.sign_in()
+    stored = "() => [JSON.stringify(sessionStorage), JSON.stringify(localStorage), location.href].join()"
+    assert "for tests" not in visit.page.evaluate(stored)
+    visit.page.reload()
+    visit.page.get_by_label("Remember").check()
+    visit.page.get_by_label("Key", exact=True).fill("the operator's, for tests: 0123456789")
+    visit.page.get_by_role("button", name="Sign in").click()
+    visit.page.get_by_role("button", name="Sign out").wait_for()
+    visit.page.reload()
+    visit.page.get_by_role("button", name="Sign out").click()
+    assert "for tests" not in visit.page.evaluate(stored)
+    visit.page.get_by_label("Key", exact=True).wait_for()
+
+
+def test_names_are_shown_as_text_whatever_they_contain(visit: Visit, gateway: System) -> None:
+    key = gateway.make_key(HOSTILE)
+    spend(gateway, key)
+    visit.sign_in(query="?view=overview&by=key")
+    expect(visit.page.get_by_role("link", name=HOSTILE).first).to_be_visible()
+    assert visit.page.locator("main img").count() == 0
+
+
+def test_the_overview_shows_what_the_api_reports_and_filters_by_a_line(visit: Visit, gateway: System) -> None:
+    key = gateway.make_key("charted")
+    spend(gateway, key)
+    spend(gateway, key, "gpt-5.4-mini")
+    visit.sign_in(query=f"?view=overview&by=model&key={key.split('_')[1]}")
+    rows = visit.page.get_by_role("region", name="Usage by line").locator("tbody tr")
+    expect(rows).to_have_count(2)
+    expect(visit.page.locator(".u-wrap canvas")).to_be_visible()
+    visit.page.get_by_role("link", name="gpt-5.4-mini").click()
+    expect(rows).to_have_count(1)
+    assert "model=gpt-5.4-mini" in visit.page.url  # a view can be shared
+    visit.page.go_back()
+    expect(rows).to_have_count(2)
+
+
+def test_a_caller_sees_its_own_use_and_nothing_else(visit: Visit, gateway: System) -> None:
+    words = ("keys", "create", f"a caller on {gateway.edge}", "--tokens-per-minute", "50000", "--json")
+    key = cli(gateway.gateway.environment, *words)["key"]
+    spend(gateway, key)
+    visit.sign_in(key)
+    expect(visit.page.get_by_role("heading", level=1)).to_have_text("My usage")
+    expect(visit.page.get_by_role("cell", name="gpt-4o", exact=True)).to_be_visible()
+    expect(visit.page.get_by_text("per minute")).to_be_visible()
+    assert visit.page.get_by_role("link", name="Consumers").count() == 0
+
+
+@pytest.mark.parametrize("width", [360, 1600])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_view_is_accessible_and_fits_its_window(visit: Visit, width: int, theme: str) -> None:
+    visit.page.set_viewport_size({"width": width, "height": 900})
+    visit.page.emulate_media(color_scheme="dark" if theme == "dark" else "light")
+    visit.open()
+    assert visit.violations() == []
+    visit.sign_in()
+    for view in ("Overview", "Routing", "Audit"):
+        visit.go(view)
+        visit.page.wait_for_load_state("networkidle") if view == "Audit" else visit.page.wait_for_timeout(300)
+        assert visit.violations() == [], view
+        assert visit.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), view
+
+
+def test_the_first_view_is_small_and_needs_two_round_trips(gateway: System, visit: Visit) -> None:
+    sizes: dict[str, int] = {}
+    visit.page.on("response", lambda answer: sizes.update({answer.url: len(gzip.compress(answer.body()))}))
+    visit.open()
+    visit.page.get_by_label("Key", exact=True).wait_for()
+    visit.page.wait_for_load_state("networkidle")
+    assert 0 < sum(sizes.values()) < 150_000
+    index = gateway.get("/gateway/").body.decode()
+    loaded = {url for url in sizes if url.endswith((".js", ".mjs", ".css"))}
+    named = {gateway.url + path for path in re.findall(r'"(/gateway/page/[^"]+)"', index)}
+    assert loaded <= named  # nothing that only another file names
+
+
+def test_files_are_kept_for_ever_and_the_page_itself_is_asked_for_again(gateway: System) -> None:
+    index = gateway.get("/gateway/")
+    assert index.headers["cache-control"] == "no-cache"
+    policy = index.headers["content-security-policy"]
+    assert "unsafe" not in policy
+    assert "frame-ancestors 'none'" in policy
+    path = re.findall(r'"(/gateway/page/[^"]+/main.js)"', index.body.decode())[0]
+    packed = gateway.gateway.request("GET", path, None, {"accept-encoding": "gzip"})
+    assert "immutable" in packed.headers["cache-control"]
+    assert packed.headers["x-content-type-options"] == "nosniff"
+    for wrong in (
+        path.replace("main.js", "..%2f..%2fapi.py"),
+        path.replace("main.js", "main.py"),
+        "/gateway/page/0/main.js",
+    ):
+        assert gateway.get(wrong).status == 404
+
+
+def test_a_key_that_is_made_in_the_page_calls_the_gateway_and_a_limit_that_is_changed_there_holds(
+    visit: Visit, gateway: System
+) -> None:
+    name = f"made in the page on {gateway.edge}"
+    visit.sign_in(query="?view=consumers")
+    visit.page.get_by_role("button", name="Create a consumer").click()
+    dialog = visit.page.get_by_role("dialog")
+    dialog.get_by_label("Name").fill(name)
+    dialog.get_by_label("Models").fill("gpt-4o")
+    dialog.get_by_role("button", name="Create a consumer").click()
+    key = dialog.locator(".secret code").inner_text()
+    assert visit.violations() == []
+    spend(gateway, key)
+    refused = gateway.post("/v1/chat/completions", {"model": "gpt-5.4-mini", "messages": []}, key=key)
+    assert refused.error()["code"] == "model_not_allowed"
+    dialog.get_by_role("button", name="Close").click()
+    visit.page.get_by_role("link", name=name).click()
+    visit.page.get_by_role("button", name="Change").click()
+    dialog.get_by_label("Request quota").fill("1")
+    dialog.get_by_role("button", name="Save").click()
+    dialog.wait_for(state="hidden")
+    expect(visit.page.get_by_text("1 requests per day")).to_be_visible()
+    visit.page.get_by_role("link", name="Audit").last.click()
+    expect(visit.page.get_by_role("cell", name="consumer.update")).to_be_visible()
+
+
+def test_a_caller_tries_two_models_side_by_side(visit: Visit, gateway: System) -> None:
+    visit.sign_in(gateway.make_key("playing"))
+    visit.go("Playground")
+    visit.page.get_by_label("Model", exact=True).fill("gpt-4o, gpt-5.4-mini")
+    visit.page.get_by_label("Prompt").fill("Hello")
+    visit.page.get_by_role("button", name="Send").click()
+    for model in ("gpt-4o", "gpt-5.4-mini"):
+        answer = visit.page.locator("section.card", has=visit.page.get_by_role("heading", name=model, exact=True))
+        expect(answer.locator(".answer")).not_to_be_empty()
+        expect(answer.get_by_text("attempts")).to_be_visible()
+    assert visit.violations() == []
+
+
+def test_a_wrong_section_of_the_configuration_is_refused_with_the_path_of_every_mistake(visit: Visit) -> None:
+    visit.expected = "400"
+    visit.sign_in(query="?view=configuration")
+    visit.page.get_by_label("Section", exact=True).select_option("models")
+    editor = visit.page.get_by_label("The section as JSON")
+    editor.fill('{"gpt-4o": {"falbacks": ["gpt-4o-mini"], "hedge": "yes"}}')
+    complaints = visit.page.get_by_role("alert").locator("li")
+    expect(complaints).to_have_count(2)
+    expect(visit.page.get_by_role("button", name="Apply")).to_have_count(0)
+    editor.fill('{"gpt-4o": {"fallbacks": ["gpt-4o-mini"]}}')
+    expect(visit.page.get_by_role("button", name="Apply")).to_be_visible()
+    assert visit.violations() == []
+
+
+def test_operators_see_the_models_and_when_they_end(visit: Visit) -> None:
+    visit.sign_in(query="?view=models")
+    row = visit.page.get_by_role("row", name="gpt-4o-prod").or_(visit.page.get_by_role("row", name="gpt-4o ")).first
+    expect(row).to_contain_text("sweden")
