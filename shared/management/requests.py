@@ -17,6 +17,7 @@ from shared.storage import Row, Store
 from shared.usage import calls
 
 _DEFAULT_PERIOD = 86_400.0  # seconds
+_AHEAD = 60.0  # seconds
 _EQUAL = {"consumer": "key", "team": "team", "product": "product", "model": "model", "code": "code"}
 FILTERS = (*_EQUAL, "status", "since", "until")
 
@@ -51,7 +52,8 @@ async def listed(
 ) -> dict[str, Any]:
     """A page of the calls that a query asks for, as far as the operator may see them. Raises `InvalidRequest`."""
     now = store.now()
-    until = min(time_of(query, "until", now), now + 60)
+    latest = now + _AHEAD  # the clock of the instance that served a call may be ahead of the store's
+    until = min(time_of(query, "until", latest), latest)
     since, limit, after = time_of(query, "since", until - _DEFAULT_PERIOD), page_size(query), query.get("after", "")
     if after and not calls.is_id(after):
         raise InvalidRequest(

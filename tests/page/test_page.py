@@ -180,3 +180,61 @@ def test_operators_see_the_models_and_when_they_end(visit: Visit) -> None:
     visit.sign_in(query="?view=models")
     row = visit.page.get_by_role("row", name="gpt-4o-prod").or_(visit.page.get_by_role("row", name="gpt-4o ")).first
     expect(row).to_contain_text("sweden")
+
+
+def test_a_product_that_is_made_in_the_page_bundles_models_for_its_subscribers(visit: Visit, gateway: System) -> None:
+    product = f"basic-{gateway.edge}"
+    visit.sign_in(query="?view=products")
+    visit.page.get_by_role("button", name="Create").click()
+    dialog = visit.page.get_by_role("dialog")
+    dialog.get_by_label("Name").fill(product)
+    dialog.get_by_label("Models").fill("gpt-4o")
+    dialog.get_by_role("group", name="Each subscriber").get_by_label("Tokens per minute").fill("20000")
+    assert visit.violations() == []
+    dialog.get_by_role("button", name="Save").click()
+    dialog.wait_for(state="hidden")
+    expect(visit.page.get_by_role("row", name=product)).to_contain_text("gpt-4o")
+    visit.go("Consumers")
+    visit.page.get_by_role("button", name="Create a consumer").click()
+    dialog.get_by_label("Name").fill(f"subscriber on {gateway.edge}")
+    dialog.get_by_label("Products").fill(product)
+    dialog.get_by_role("button", name="Create a consumer").click()
+    key = dialog.locator(".secret code").inner_text()
+    spend(gateway, key)
+    messages = [{"role": "user", "content": "Hello"}]
+    refused = gateway.post("/v1/chat/completions", {"model": "gpt-5.4-mini", "messages": messages}, key=key)
+    assert refused.status == 403
+
+
+def test_a_region_that_is_broken_is_seen_and_one_that_is_drained_returns(visit: Visit, gateway: System) -> None:
+    visit.sign_in(query="?view=backends")
+    card = visit.page.locator("section.card", has=visit.page.get_by_role("heading", name="virginia", exact=True))
+    card.get_by_role("button", name="Drain").click()
+    dialog = visit.page.get_by_role("dialog")
+    dialog.get_by_label("Reason").fill("maintenance")
+    dialog.get_by_role("button", name="Drain").click()
+    expect(card.get_by_text("drained")).to_be_visible()
+    expect(card.get_by_text("maintenance")).to_be_visible()
+    card.get_by_role("button", name="Restore").click()
+    expect(card.get_by_text("drained")).to_have_count(0)
+    model = gateway.spare()
+    gateway.simulator.fault("status", status=500, deployment=model, times=60)
+    for _ in range(12):
+        gateway.chat(model)
+    gateway.simulator.clear()
+    expect(card.get_by_role("row", name=model).get_by_text("ejected")).to_be_visible()
+
+
+def test_a_refused_call_is_found_with_its_reason_and_a_served_one_with_its_tries(visit: Visit, gateway: System) -> None:
+    key = gateway.make_key("sought", models=("gpt-4o",))
+    consumer = key.split("_")[1]
+    spend(gateway, key)
+    gateway.post("/v1/chat/completions", {"model": "gpt-5.4-mini", "messages": []}, key=key)
+    visit.sign_in(query=f"?view=requests&consumer={consumer}")
+    rows = visit.page.get_by_role("region", name="Requests").locator("tbody tr")
+    expect(rows.filter(has_text="200")).to_have_count(1)
+    assert visit.violations() == []
+    rows.filter(has_text="200").get_by_role("link").click()
+    expect(visit.page.get_by_role("heading", name="Tries")).to_be_visible()
+    expect(visit.page.locator("ol.tries li")).to_have_count(1)
+    assert visit.violations() == []

@@ -12,6 +12,7 @@ import { Consumer } from "./views/consumer.js";
 import { Consumers } from "./views/consumers.js";
 import { Mine } from "./views/mine.js";
 import { Models } from "./views/models.js";
+import { Products, Teams } from "./views/named.js";
 import { Overview } from "./views/overview.js";
 import { Playground } from "./views/playground.js";
 import { Requests } from "./views/requests.js";
@@ -24,6 +25,8 @@ const FOR_OPERATORS = [
   { name: "overview", text: "nav.overview", view: Overview },
   { name: "consumers", text: "nav.consumers", view: Consumers },
   { name: "consumer", text: "nav.consumers", view: Consumer, hidden: true },
+  { name: "products", text: "nav.products", view: Products },
+  { name: "teams", text: "nav.teams", view: Teams },
   { name: "backends", text: "nav.backends", view: Backends },
   { name: "requests", text: "nav.requests", view: Requests },
   { name: "models", text: "nav.models", view: Models },

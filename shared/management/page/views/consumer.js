@@ -9,6 +9,7 @@ import { Problem, Shown, State } from "../parts/status.js";
 import { Table } from "../parts/table.js";
 import { session } from "../session.js";
 import { t } from "../texts.js";
+import { names } from "./consumers.js";
 import { ShownKey } from "./key.js";
 
 const AMOUNTS = ["requests_per_minute", "tokens_per_minute", "token_quota", "request_quota", "budget_usd", "max_concurrent"];
@@ -53,7 +54,7 @@ export function Consumer({ place }) {
 /** @param {{one: any}} props */
 function Facts({ one }) {
   const facts = [
-    ["consumer.id", one.id], ["dimension.team", one.team], ["consumers.models", one.models?.join(", ") ?? t("all")],
+    ["consumer.id", one.id], ["dimension.team", one.team], ["nav.products", one.products?.join(", ")], ["consumers.models", one.models?.join(", ") ?? t("all")],
     ["consumer.addresses", one.addresses?.join(", ") || t("all")], ["consumer.regions", one.regions?.join(", ") ?? t("all")],
     ["consumer.expires", one.expires ? time(one.expires) : t("never")], ["consumers.created", time(one.created)],
   ];
@@ -83,15 +84,16 @@ function Edit({ path, one, etag, onClose }) {
     AMOUNTS.map((name) => [name, one.limits?.[name] == null ? "" : String(one.limits[name])]))));
   const [models, setModels] = useState(one.models?.join(", ") ?? "");
   const [team, setTeam] = useState(one.team ?? "");
+  const [products, setProducts] = useState(one.products?.join(", ") ?? "");
   const [error, setError] = useState(/** @type {any} */ (null));
   /** @param {SubmitEvent} event */
   const send = async (event) => {
     event.preventDefault();
     setError(null);
-    const list = models.split(",").map((/** @type {string} */ text) => text.trim()).filter(Boolean);
+    const list = names(models);
     const limits = Object.fromEntries(AMOUNTS.map((name) => [name, values[name] === "" ? null : Number(values[name])]));
     try {
-      await ask(path, { method: "PATCH", etag, body: { limits, models: list.length ? list : null, ...(team !== (one.team ?? "") && { team }) } });
+      await ask(path, { method: "PATCH", etag, body: { limits, models: list.length ? list : null, products: names(products), ...(team !== (one.team ?? "") && { team }) } });
       onClose();
     } catch (problem) {
       setError(problem);
@@ -102,5 +104,6 @@ function Edit({ path, one, etag, onClose }) {
       onInput=${(/** @type {string} */ value) => setValues({ ...values, [name]: value })} hint=${t("limit.hint")} />`)}
     <${Field} label=${t("consumers.models")} value=${models} onInput=${setModels} hint=${t("consumers.models-hint")} />
     <${Field} label=${t("dimension.team")} value=${team} onInput=${setTeam} />
+    <${Field} label=${t("nav.products")} value=${products} onInput=${setProducts} hint=${t("consumers.products-hint")} />
     <${Problem} error=${error} /><button type="submit" class="main">${t("save")}</button></form><//>`;
 }

@@ -43,11 +43,15 @@ export function Consumers({ place }) {
     ${creating && html`<${Create} onClose=${() => { setCreating(false); state.again(); }} />`}`;
 }
 
+/** The names in a field. @param {string} text */
+export const names = (text) => text.split(",").map((one) => one.trim()).filter(Boolean);
+
 /** @param {{onClose: () => void}} props */
 function Create({ onClose }) {
   const [name, setName] = useState("");
   const [team, setTeam] = useState("");
   const [models, setModels] = useState("");
+  const [products, setProducts] = useState("");
   const [tokens, setTokens] = useState("");
   const [budget, setBudget] = useState("");
   const [made, setMade] = useState(/** @type {any} */ (null));
@@ -59,10 +63,11 @@ function Create({ onClose }) {
     setBusy(true);
     setError(null);
     const limits = { ...(tokens && { tokens_per_minute: Number(tokens) }), ...(budget && { budget_usd: Number(budget) }) };
-    const list = models.split(",").map((one) => one.trim()).filter(Boolean);
+    const list = names(models);
+    const subscribed = names(products);
     try {
       const { data } = await ask("/gateway/consumers", {
-        method: "POST", body: { name: name.trim(), ...(team && { team }), ...(list.length > 0 && { models: list }), limits },
+        method: "POST", body: { name: name.trim(), ...(team && { team }), ...(list.length > 0 && { models: list }), ...(subscribed.length > 0 && { products: subscribed }), limits },
       });
       setMade(data);
     } catch (problem) {
@@ -74,6 +79,7 @@ function Create({ onClose }) {
   return html`<${Dialog} title=${t("consumers.create")} onClose=${onClose}><form onSubmit=${send}>
     <${Field} label=${t("consumers.name")} value=${name} onInput=${setName} required autofocus />
     <${Field} label=${t("dimension.team")} value=${team} onInput=${setTeam} />
+    <${Field} label=${t("nav.products")} value=${products} onInput=${setProducts} hint=${t("consumers.products-hint")} />
     <${Field} label=${t("consumers.models")} value=${models} onInput=${setModels} hint=${t("consumers.models-hint")} />
     <${Field} label=${t("limit.tokens_per_minute")} type="number" min="0" value=${tokens} onInput=${setTokens} hint=${t("limit.hint")} />
     <${Field} label=${t("limit.budget_usd")} type="number" min="0" step="any" value=${budget} onInput=${setBudget} hint=${t("limit.hint")} />

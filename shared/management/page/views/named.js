@@ -1,0 +1,119 @@
+// Products and teams: entries of a section of the configuration, each changed alone.
+import { ask, query, useAnswer } from "../api.js";
+import { compact, money } from "../format.js";
+import { html, useState } from "../lib.js";
+import { go, link } from "../location.js";
+import { Dialog, Field } from "../parts/form.js";
+import { Problem, Shown } from "../parts/status.js";
+import { Pages, Table } from "../parts/table.js";
+import { session } from "../session.js";
+import { t } from "../texts.js";
+
+/** @typedef {"products" | "teams"} Section */
+/** The name of a list in an entry, as a comma-separated field. @type {Record<Section, [string, import("../texts.js").Key][]>} */
+const LISTS = {
+  products: [["models", "consumers.models"], ["regions", "consumer.regions"], ["teams", "nav.teams"]],
+  teams: [["owners", "named.owners"]],
+};
+/** The limits in an entry. @type {Record<Section, [string, import("../texts.js").Key][]>} */
+const LIMITS = {
+  products: [["limits", "named.each"], ["shared_limits", "named.together"]],
+  teams: [["limits", "named.together"]],
+};
+const AMOUNTS = ["requests_per_minute", "tokens_per_minute", "token_quota", "budget_usd"];
+
+/** @param {{place: Record<string, string>}} props */
+export const Products = ({ place }) => html`<${Named} section="products" place=${place} />`;
+/** @param {{place: Record<string, string>}} props */
+export const Teams = ({ place }) => html`<${Named} section="teams" place=${place} />`;
+
+/** @param {{section: Section, place: Record<string, string>}} props */
+function Named({ section, place }) {
+  const state = useAnswer(`/gateway/${section}${query({ after: place.after, limit: 50 })}`);
+  const [editing, setEditing] = useState(/** @type {any} */ (null));
+  const [error, setError] = useState(/** @type {any} */ (null));
+  const remove = async (/** @type {string} */ name) => {
+    setError(null);
+    try {
+      await ask(`/gateway/${section}/${encodeURIComponent(name)}`, { method: "DELETE" });
+      state.again();
+    } catch (problem) {
+      setError(problem);
+    }
+  };
+  const admin = session.isAdmin();
+  const dimension = section === "products" ? "product" : "team";
+  const columns = [
+    { head: t("consumers.name"), cell: (/** @type {any} */ one) => html`<b>${one.name}</b>` },
+    ...LISTS[section].map(([field, text]) => ({ head: t(text), cell: (/** @type {any} */ one) => one[field]?.join(", ") ?? t("all") })),
+    ...LIMITS[section].map(([field, text]) => ({ head: t(text), cell: (/** @type {any} */ one) => html`<${Amounts} limits=${one[field] ?? {}} />` })),
+    { head: t("actions"), cell: (/** @type {any} */ one) => html`<a href=${link({ view: "overview", [dimension]: one.name })}>${t("consumer.usage")}</a>
+      ${admin && html` <button type="button" onClick=${() => setEditing(one)}>${t("consumer.edit")}</button>
+        <button type="button" onClick=${() => remove(one.name)}>${t("named.delete")}</button>`}` },
+  ];
+  const title = t(section === "products" ? "nav.products" : "nav.teams");
+  return html`<div class="title"><h1>${title}</h1>
+      ${admin && html`<button type="button" class="main" onClick=${() => setEditing({})}>${t("named.create")}</button>`}</div>
+    <p class="quiet">${t(section === "products" ? "named.products-text" : "named.teams-text")}</p><${Problem} error=${error} />
+    <${Shown} of=${state}>${(/** @type {any} */ data) => html`
+      <${Table} caption=${title} columns=${columns} rows=${data.data} id=${(/** @type {any} */ one) => one.name} />
+      <${Pages} first=${!place.after} next=${data.after} onFirst=${() => go({ ...place, after: undefined })} onNext=${(/** @type {string} */ after) => go({ ...place, after })} />`}<//>
+    ${editing && html`<${Edit} section=${section} name=${editing.name} onClose=${() => { setEditing(null); state.again(); }} />`}`;
+}
+
+/** @param {{limits: any}} props */
+function Amounts({ limits }) {
+  const given = AMOUNTS.filter((name) => limits[name] != null);
+  return given.map((name) => html`<div>${t(/** @type {any} */ (`limit.${name}`))}: ${name === "budget_usd" ? money(limits[name]) : compact(limits[name])}</div>`);
+}
+
+/** The form of one entry, which is read again so that its ETag and all its fields are known.
+ * @param {{section: Section, name?: string, onClose: () => void}} props */
+function Edit({ section, name, onClose }) {
+  const state = useAnswer(name ? `/gateway/${section}/${encodeURIComponent(name)}` : null);
+  const title = name ? t("consumer.edit-title", { name }) : t("named.create");
+  if (name && !state.data) return html`<${Dialog} title=${title} onClose=${onClose}><${Shown} of=${state}>${() => ""}<//><//>`;
+  return html`<${Dialog} title=${title} onClose=${onClose}><${Form} section=${section} entry=${state.data ?? {}} etag=${state.etag} onDone=${onClose} /><//>`;
+}
+
+/** @param {{section: Section, entry: any, etag: string, onDone: () => void}} props */
+function Form({ section, entry, etag, onDone }) {
+  const [name, setName] = useState(entry.name ?? "");
+  const [lists, setLists] = useState(/** @type {Record<string, string>} */ (Object.fromEntries(LISTS[section].map(([field]) => [field, entry[field]?.join(", ") ?? ""]))));
+  const [amounts, setAmounts] = useState(/** @type {Record<string, string>} */ (Object.fromEntries(LIMITS[section].flatMap(([field]) =>
+    AMOUNTS.map((one) => [`${field}.${one}`, entry[field]?.[one] == null ? "" : String(entry[field][one])])))));
+  const [error, setError] = useState(/** @type {any} */ (null));
+  /** @param {SubmitEvent} event */
+  const send = async (event) => {
+    event.preventDefault();
+    setError(null);
+    const body = { ...entry };
+    for (const [field] of LISTS[section]) {
+      const values = lists[field].split(",").map((one) => one.trim()).filter(Boolean);
+      if (values.length) body[field] = values;
+      else delete body[field];
+    }
+    for (const [field] of LIMITS[section]) {
+      body[field] = { ...entry[field] };
+      for (const one of AMOUNTS) {
+        const value = amounts[`${field}.${one}`];
+        if (value === "") delete body[field][one];
+        else body[field][one] = Number(value);
+      }
+    }
+    try {
+      await ask(`/gateway/${section}/${encodeURIComponent(name.trim())}`, { method: "PUT", etag, body: { ...body, name: name.trim() } });
+      onDone();
+    } catch (problem) {
+      setError(problem);
+    }
+  };
+  return html`<form onSubmit=${send}>
+    ${!entry.name && html`<${Field} label=${t("consumers.name")} value=${name} onInput=${setName} required autofocus />`}
+    ${LISTS[section].map(([field, text]) => html`<${Field} label=${t(text)} value=${lists[field]} hint=${t("named.list-hint")}
+      onInput=${(/** @type {string} */ value) => setLists({ ...lists, [field]: value })} />`)}
+    ${LIMITS[section].map(([field, text]) => html`<fieldset><legend>${t(text)}</legend>${AMOUNTS.map((one) => html`<${Field} type="number" min="0" step="any"
+      label=${t(/** @type {any} */ (`limit.${one}`))} value=${amounts[`${field}.${one}`]} hint=${t("limit.hint")}
+      onInput=${(/** @type {string} */ value) => setAmounts({ ...amounts, [`${field}.${one}`]: value })} />`)}</fieldset>`)}
+    <${Problem} error=${error} /><button type="submit" class="main" disabled=${!name.trim()}>${t("save")}</button></form>`;
+}
