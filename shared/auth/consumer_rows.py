@@ -28,6 +28,11 @@ _NOWHERE = "::/128"
 logger = logging.getLogger("tollgate.consumers")
 
 
+def is_identity(consumer_id: str) -> bool:
+    """True for an identity of Entra ID, which calls with tokens instead of keys."""
+    return consumer_id.startswith(ENTRA)
+
+
 class StoredKey(msgspec.Struct, frozen=True):
     """A key as stored. Times in seconds since 1970; 0: never. `foreign`: the caller had it before. `successor`: the key
     that replaces it."""
@@ -58,8 +63,7 @@ class Record(msgspec.Struct, frozen=True):
 
     @property
     def is_identity(self) -> bool:
-        """True for an identity of Entra ID, which calls with tokens instead of keys."""
-        return self.consumer.id.startswith(ENTRA)
+        return is_identity(self.consumer.id)
 
     def state_at(self, now: float) -> State:
         if self.revoked:

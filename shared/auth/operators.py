@@ -50,6 +50,12 @@ class Operator(msgspec.Struct, frozen=True):
         """True if it may change what belongs to a team."""
         return "admin" in self.roles or ("team_owner" in self.roles and team in self.teams)
 
+    def require_team(self, team: str) -> None:
+        """Raise `RoleRequired` (403) unless the operator may change what belongs to a team."""
+        if not self.manages(team):
+            yours = ", ".join(sorted(self.teams)) or "none"
+            raise RoleRequired(f"team: {self.name} owns the teams {yours}; others need {_APP_ROLES['admin']}.")
+
 
 class Operators:
     """Recognises operators. `key`: the management key; None: nobody has one. `tokens` None: no token of Entra ID is

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from shared.auth.client_address import networks
-from shared.auth.consumer_rows import Record, State, StoredKey
+from shared.auth.consumer_rows import Record, State, StoredKey, is_identity
 from shared.auth.operators import ADMINS, Operator
 from shared.auth.products import is_open_to
 from shared.config.document import Backend, Configuration, Limits, time_zone_problem
@@ -240,9 +240,9 @@ class Rules(msgspec.Struct, frozen=True):
 
     def _within_team(self, consumer: Consumer, before: Consumer) -> None:
         """Raise `RoleRequired` for what the owner of a team may not do."""
-        if not self.operator.manages(consumer.team):
-            yours = ", ".join(sorted(self.operator.teams)) or "none"
-            raise RoleRequired(f"team: {self.operator.name} owns the teams {yours}; others need Gateway.Admin.")
+        self.operator.require_team(consumer.team)
+        if is_identity(consumer.id) and not before.name:  # whoever it is may be of any team
+            self._refuse("id", " of an identity of Entra ID")
         for permission in ("pin", "explain", "whole_account"):
             if getattr(consumer.access, permission) and not getattr(before.access, permission):
                 self._refuse(permission)

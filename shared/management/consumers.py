@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from shared.auth import keys
 from shared.auth.consumer_names import ConsumerNames, same
-from shared.auth.consumer_rows import Record, StoredKey, Version
+from shared.auth.consumer_rows import Record, StoredKey, Version, is_identity
 from shared.auth.consumers import Consumers
 from shared.auth.operators import EVERYONE, OWNERS
 from shared.config.document import Configuration
@@ -99,8 +99,12 @@ class ConsumerRoutes:
         refuse_unknown(request.query)
         fields = checked(request.object(), FirstFields)
         consumer_id = fields.id or keys.new_id(10)
+        if is_identity(consumer_id):
+            message = f"id: {consumer_id} is an identity of Entra ID, which calls with tokens: it has no keys."
+            raise InvalidRequest(message, param="id")
         version = await self._consumers.read(consumer_id)
-        if version is not None and not version.deleted:
+        # A deleted consumer's objects and usage are those of its id, so another team gets neither.
+        if version is not None and not (version.deleted and request.actor.manages(version.record.consumer.team)):
             raise NameTaken(f"id: expected a new id; {consumer_id} is taken.", param="id", code="id_taken")
         text, key = keys.make(consumer_id)
         record = self._rules(request).apply(fields, consumer_id, None)
@@ -134,7 +138,7 @@ class ConsumerRoutes:
         """Delete a consumer with its keys. Its usage stays, under its name."""
         refuse_unknown(request.query)
         for _ in range(_TRIES):
-            version, record = await visible(self._consumers, request)
+            version, record = await manageable(self._consumers, request)
             request.require_match(version.etag)
             before = self._shown(record)
             change = change_by(request, "consumer.delete", record.consumer.id, before, None)
@@ -162,10 +166,10 @@ class ConsumerRoutes:
     async def _current(self, request: ManagementRequest, *, creates: bool) -> tuple[Version | None, Record | None]:
         """The version in the table, and its record if it is not deleted. Raises `ConsumerNotFound`."""
         if not creates:
-            return await visible(self._consumers, request)
+            return await manageable(self._consumers, request)
         version = await self._consumers.read(request.parameters["consumer"])
-        if version is not None and not request.actor.sees(version.record.consumer.team):
-            raise unknown(request)
+        if version is not None:
+            _require(request, version)
         return version, None if version is None or version.deleted else version.record
 
     async def _write(self, request: ManagementRequest, version: Version | None, record: Record) -> Version | None:
@@ -220,6 +224,21 @@ async def visible(consumers: Consumers, request: ManagementRequest) -> tuple[Ver
     if version is None or version.deleted or not request.actor.sees(version.record.consumer.team):
         raise unknown(request)
     return version, version.record
+
+
+async def manageable(consumers: Consumers, request: ManagementRequest) -> tuple[Version, Record]:
+    """The consumer of the path, to be changed. Raises `ConsumerNotFound`, and `RoleRequired` for one that the operator
+    may only read."""
+    version, record = await visible(consumers, request)
+    _require(request, version)
+    return version, record
+
+
+def _require(request: ManagementRequest, version: Version) -> None:
+    team = version.record.consumer.team
+    if not request.actor.sees(team):
+        raise unknown(request)
+    request.actor.require_team(team)
 
 
 def unknown(request: ManagementRequest) -> ConsumerNotFound:

@@ -14,7 +14,7 @@ from shared.auth.operators import EVERYONE, OWNERS
 from shared.errors import InvalidRequest, RateLimitExceeded, StateNotFound
 from shared.management._consumer_policy import KeyView, key_view
 from shared.management.audit import Audit, change_by
-from shared.management.consumers import visible
+from shared.management.consumers import manageable, visible
 from shared.management.routes import ManagementRequest, Page, Route, checked, page, refuse_unknown
 from shared.responses.rendering import JsonResponse
 from shared.storage import Store
@@ -90,7 +90,7 @@ class KeyRoutes:
         """Make another key of a consumer, or import one that its caller had before."""
         refuse_unknown(request.query)
         digest = checked(_body(request), Making).sha256
-        _, record = await visible(self._consumers, request)
+        _, record = await manageable(self._consumers, request)
         if digest is not None:
             if any(keys.same(key.digest, digest) for key in record.keys.values()):
                 _, key = await self._consumers.import_key(record, digest)  # may have failed halfway before
@@ -102,13 +102,13 @@ class KeyRoutes:
         """Replace a key. The old one works for `overlap_hours` more."""
         refuse_unknown(request.query)
         asked = checked(_body(request), Rotation)
-        _, record = await visible(self._consumers, request)
+        _, record = await manageable(self._consumers, request)
         return await self._replace(request, record, self._key(record, request.parameters["key"]), asked)
 
     async def _revoke(self, request: ManagementRequest) -> Response:
         """Revoke a key for good."""
         refuse_unknown(request.query)
-        _, record = await visible(self._consumers, request)
+        _, record = await manageable(self._consumers, request)
         key = self._key(record, request.parameters["key"])
         if not key.revoked or key.revoked == record.revoked:
             change = change_by(request, "key.revoke", f"{record.consumer.id}/{key.id}", self._shown(key), None)

@@ -140,3 +140,47 @@ async def test_a_reader_reads_everything_and_changes_nothing(office: Office) -> 
         ("POST", f"{one}/keys"),
     ):
         assert isinstance(await refused(office, READER, method, path, {}), RoleRequired)
+
+
+IDENTITY = "entra-11111111-1111-1111-1111-111111111111-22222222-2222-2222-2222-222222222222"
+
+
+async def test_an_owner_who_may_read_everything_changes_its_own_teams_only(office: Office) -> None:
+    both = Operator("both", frozenset(("reader", "team_owner")), frozenset(("research",)))
+    others = await office.made("sales")
+    [key] = (await office.ask(both, "GET", f"{others}/keys"))["data"]
+    for method, path, body in (
+        ("PATCH", others, {"team": "research"}),
+        ("PUT", others, {"name": "of sales", "team": "research"}),
+        ("DELETE", others, None),
+        ("POST", f"{others}/keys", None),
+        ("POST", f"{others}/keys/{key['id']}/rotate", None),
+        ("DELETE", f"{others}/keys/{key['id']}", None),
+    ):
+        assert isinstance(await refused(office, both, method, path, body), RoleRequired), (method, path)
+    assert (await office.ask(both, "GET", f"{others}/keys"))["data"] == [key]
+    await office.ask(ADMIN, "DELETE", others)
+    wanted = {"name": "x", "team": "research"}
+    assert isinstance(await refused(office, both, "PUT", others, wanted), RoleRequired)
+    await office.ask(both, "PATCH", await office.made("research"), {"addresses": ["10.0.0.0/8"]})
+
+
+async def test_the_id_of_a_deleted_consumer_goes_to_no_other_team(office: Office) -> None:
+    others = await office.made("sales", id="of-sales")
+    await office.ask(ADMIN, "DELETE", others)
+    wanted = {"id": "of-sales", "name": "ours", "team": "research"}
+    assert (await refused(office, OWNER, "POST", CONSUMERS, wanted)).code == "id_taken"
+    ours = await office.made("research", id="ours")
+    await office.ask(OWNER, "DELETE", ours)
+    assert (await office.ask(OWNER, "POST", CONSUMERS, {**wanted, "id": "ours"}))["id"] == "ours"
+
+
+async def test_nobody_plants_a_key_or_an_owner_a_policy_at_an_identity(office: Office) -> None:
+    planted = {"name": "planted", "team": "research"}
+    for operator in (OWNER, ADMIN):
+        assert (await refused(office, operator, "POST", CONSUMERS, {**planted, "id": IDENTITY})).param == "id"
+    one = f"{CONSUMERS}/{IDENTITY}"
+    assert isinstance(await refused(office, OWNER, "PUT", one, planted), RoleRequired)
+    assert (await office.ask(ADMIN, "PUT", one, planted))["keys"] == []  # before its first call
+    assert (await office.ask(OWNER, "PATCH", one, {"state": "revoked"}))["state"] == "revoked"
+    await office.ask(OWNER, "DELETE", one)
