@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from shared.config import _entra, alerting, document
+from shared.config import _entra, alerting, document, masking
 from shared.errors import Complaint
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -95,10 +95,9 @@ def _limits_complaints(configuration: document.Configuration) -> Iterator[Compla
     ):
         if header is not None and not HEADER_NAME.fullmatch(header):
             yield Complaint(key, f"expected the name of a header in letters, digits and '-', got {header!r}")
-    if settings.webhook is not None and (problem := _url_problem(settings.webhook.url)):
-        yield Complaint(
-            "limits.webhook.url", f"expected https://HOST/PATH, got {_shown(settings.webhook.url)} ({problem})"
-        )
+    url = settings.webhook.url if settings.webhook is not None else None
+    if url is not None and (problem := masking.problem(url) or _url_problem(url)):
+        yield Complaint("limits.webhook.url", f"expected https://HOST/PATH, got {_shown(url)} ({problem})")
     if not settings.contact.strip() or not settings.contact.isprintable():
         yield Complaint("limits.contact", f"expected the contact for rejected callers, got {settings.contact!r}")
 

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from shared.config import masking
 from shared.errors import Complaint
 
 Event = Literal[
@@ -88,6 +89,8 @@ def complaints(settings: AlertSettings) -> Iterator[Complaint]:
 def url_problem(url: str) -> str:
     """The complaint about a receiver's URL, or "". It never shows the URL. Alerts leave over https only, except to this
     machine."""
+    if masked := masking.problem(url):
+        return masked
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname or "", parts.port

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
+from shared.config import masking
 from shared.errors import GatewayError
 from shared.management.routes import ManagementRequest, Route, page_size, refuse_unknown, time_of
 from shared.responses.rendering import JsonResponse
@@ -127,7 +128,7 @@ def _properties(change: Change, now: float) -> Properties:
 
 
 def _text(value: Any) -> str:
-    text = msgspec.json.encode(value).decode()
+    text = msgspec.json.encode(masking.masked(value)).decode()
     return text if len(text) <= _LONGEST else msgspec.json.encode({"too_large_to_keep": len(text)}).decode()
 
 
@@ -136,7 +137,9 @@ def _entry(row: Row) -> dict[str, Any]:
     columns = ("actor", "address", "action", "object", "request", "state")
     entry: dict[str, Any] = {name: str(values.get(name, "")) for name in columns}
     entry["at"] = datetime.fromtimestamp(float(values.get("at", 0)), UTC).isoformat(timespec="milliseconds")
-    return entry | {name: msgspec.json.decode(str(values.get(name, "null"))) for name in ("before", "after")}
+    # Rows of older versions have URLs in full.
+    kept = {name: msgspec.json.decode(str(values.get(name, "null"))) for name in ("before", "after")}
+    return {**entry, **masking.masked(kept)}
 
 
 def change_by(request: ManagementRequest, action: str, of: str, before: Any, after: Any) -> Change:

@@ -8,7 +8,7 @@ from typing import Any
 from starlette.responses import Response
 
 from shared.auth.operators import ADMINS
-from shared.config import layers
+from shared.config import layers, masking
 from shared.config.layers import Sections
 from shared.config.parsing import data_of
 from shared.errors import (
@@ -55,7 +55,7 @@ class ConfigurationRoutes:
         refuse_unknown(request.query)
         await self._live.look()
         newest = (await self._changes.versions.pointer()).number
-        return JsonResponse(self._live.report(), headers=_etag(newest))
+        return JsonResponse(masking.masked(self._live.report()), headers=_etag(newest))
 
     async def _replace(self, request: ManagementRequest) -> Response:
         refuse_unknown(request.query, "note")
@@ -95,12 +95,16 @@ class ConfigurationRoutes:
         now = {**base, **self._live.version.sections}
         differences = layers.differences(now, {**base, **sections})
         changes = [{"section": name, "before": before, "after": after} for name, before, after in differences]
-        return JsonResponse({"valid": True, "changes": changes})
+        return JsonResponse({"valid": True, "changes": masking.masked(changes)})
 
     async def _valid(self, body: bytes) -> dict[str, Any]:
-        """The sections in a body. Raises `ConfigurationRefused`, and what `validate` raises."""
+        """The sections in a body, with the URLs of now in place of their masks. Raises `ConfigurationRefused`, and what
+        `validate` raises."""
+        versions = self._changes.versions
         with _refusing():  # in a thread: YAML takes a second per 200 kB
             sections = await asyncio.to_thread(_sections, body)
+            current = await versions.existing((await versions.pointer()).number)
+            sections = masking.unmasked(sections, self._live.newest_base.sections, current.sections)
             await asyncio.to_thread(self._changes.validate, sections)
             return sections
 
@@ -115,7 +119,8 @@ class ConfigurationRoutes:
         refuse_unknown(request.query)
         version = await self._found(request.parameters["number"])
         current = (await self._changes.versions.pointer()).number
-        return JsonResponse(_about(version, current) | {"document": version.sections}, headers=_etag(version.number))
+        document = masking.masked(version.sections)
+        return JsonResponse(_about(version, current) | {"document": document}, headers=_etag(version.number))
 
     async def _found(self, text: str) -> Version:
         """The version with this number; `base` or 0: the base document alone. Raises `VersionNotFound`."""

@@ -26,7 +26,7 @@ class Process:
 
     def __init__(self, store: MemoryStore, document: Any = None, **environ: str) -> None:
         self.text = json.dumps({"backends": [BACKEND]} | (document or {}))
-        self.unreachable = False
+        self.store, self.unreachable = store, False
         self.served: list[Configuration] = []
         settings = partial(environment.settings, environ=ENVIRON | environ)
         versions = Versions(store, environ.get("GATEWAY_MANAGEMENT_KEY"))
