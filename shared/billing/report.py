@@ -252,9 +252,9 @@ def _moment(given: Mapping[str, str], name: str) -> datetime | None:
         return None
     try:
         moment = datetime.fromisoformat(f"{text}-01" if len(text) == 7 else text)
-    except ValueError:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         raise _bad(name, text, "a month (2026-11), a day (2026-11-21) or a time (2026-11-21T14:00Z)") from None
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _bad(name: str, got: str, expected: str) -> InvalidRequest:

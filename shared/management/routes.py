@@ -198,10 +198,12 @@ def time_of(query: Mapping[str, str], name: str, default: float) -> float:
         return default
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        rfc3339(seconds)
+    except (ValueError, OverflowError):  # in UTC, it may be before the year 1 or after 9999
         message = f"{name}: expected a time in RFC 3339 such as 2026-11-29T08:00:00Z, got {text[:64]!r}."
         raise InvalidRequest(message, param=name) from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    return seconds
 
 
 def is_forced(query: Mapping[str, str]) -> bool:

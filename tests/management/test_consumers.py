@@ -134,6 +134,8 @@ def test_a_change_of_what_somebody_else_has_changed_is_refused_with_the_newest_e
         ({"model_limits": {"gpt-4o": {"soft": 1}}}, "model_limits[...].soft"),
         ({"expires": "tomorrow"}, "expires"),
         ({"expires": "2020-01-01"}, "expires"),
+        ({"expires": "9999-12-31T23:59:59-14:00"}, "expires"),
+        ({"expires": "9999-12-31T23:59:59.999999Z"}, "expires"),
         ({"state": "paused"}, "state"),
     ],
 )
@@ -159,6 +161,8 @@ def test_an_unknown_field_is_refused_with_the_names_of_the_known_ones(gateway: S
     assert "tokens_per_minute" in inner
     for body in (b"", b"[]", b"{", b"null", b'{"name": "\xff"}'):
         assert gateway.manage("POST", CONSUMERS, body).status == 400
+    deep = b'{"limits": ' + b'{"a": ' * 5000 + b"1" + b"}" * 5001
+    assert gateway.manage("PATCH", path_of(created(gateway)), deep).status == 400
 
 
 def test_a_name_is_given_once_whatever_its_case_and_is_free_again_afterwards(gateway: System) -> None:

@@ -65,6 +65,8 @@ def test_keys_open_only_their_own_paths(gateway: System) -> None:
         ("colour=red", "colour"),
         ("by=key&by=model", "by"),
         ("since=%00%ff", "since"),
+        ("since=0001-01-01T00:00%2B14:00", "since"),
+        ("until=9999-12-31T23:59-14:00", "until"),
     ],
 )
 def test_bad_questions_get_a_400_that_names_the_parameter(gateway: System, query: str, param: str) -> None:
