@@ -37,10 +37,10 @@ def complaints(
         if not _is_plain(audience):
             expected = "expected api://NAME or the id of an application"
             yield Complaint(f"entra.audiences[{i}]", f"{expected}, got {audience!r}")
+    selected: dict[tuple[str | None, ...], int] = {}
     for i, rule in enumerate(entra.callers):
         yield from _rule_complaints(rule, f"entra.callers[{i}]", configuration)
-        first = next(j for j, other in enumerate(entra.callers) if _selects(other) == _selects(rule))
-        if first < i:
+        if (first := selected.setdefault(_selects(rule), i)) < i:
             expected = f"expected other callers than entra.callers[{first}] has, which applies first"
             yield Complaint(f"entra.callers[{i}]", expected)
 

@@ -2,7 +2,7 @@
 
 import ipaddress
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -202,11 +202,13 @@ def _model_complaints(configuration: document.Configuration) -> Iterator[Complai
         at = f"models.{name}"
         if name not in served and (model.replaced_by is None or not _is_model_name(name)):
             yield Complaint(at, f"expected a model of a backend, but no backend has {name!r} under `models`")
+        named = {name}
         for i, fallback in enumerate(model.fallbacks):
             if fallback not in served:
                 yield Complaint(f"{at}.fallbacks[{i}]", f"expected a model of a backend, got {fallback!r}")
-            elif fallback == name or fallback in model.fallbacks[:i]:
+            elif fallback in named:
                 yield Complaint(f"{at}.fallbacks[{i}]", f"expected another model, got {fallback!r} again")
+            named.add(fallback)
         for key, variant in (("canary", model.canary), ("shadow", model.shadow)):
             if variant is not None and (variant.model not in served or variant.model == name):
                 yield Complaint(f"{at}.{key}.model", f"expected another model of a backend, got {variant.model!r}")
@@ -235,13 +237,26 @@ def _switch_complaints(configuration: document.Configuration) -> Iterator[Compla
             yield Complaint(f"{at}.from", f"expected a date as 2027-01-15, got {successor.since!r}")
         if successor.model not in served:
             yield Complaint(f"{at}.model", f"expected a model of a backend, got {successor.model!r}")
-        seen = [name]
-        while successor is not None and successor.model not in seen:
-            seen.append(successor.model)
-            successor = models[successor.model].replaced_by if successor.model in models else None
-        if successor is not None and successor.model == name:
-            circle = " -> ".join([*seen, name])
-            yield Complaint(f"{at}.model", f"expected another model, but {circle} is a circle")
+    for circle in _circles(models):
+        shown = " -> ".join([*circle[:10], *(["…"] if len(circle) > 10 else []), circle[0]])
+        for name in circle:
+            yield Complaint(f"models.{name}.replaced_by.model", f"expected another model, but {shown} is a circle")
+
+
+def _circles(models: Mapping[str, document.Model]) -> Iterator[list[str]]:
+    """The models that replace one another in a circle. Each is visited once."""
+    visited: set[str] = set()
+    for first in models:
+        path: dict[str, None] = {}
+        name = first
+        while name in models and name not in visited:
+            visited.add(name)
+            path[name] = None
+            successor = models[name].replaced_by
+            name = successor.model if successor is not None else ""
+        if name in path:
+            names = list(path)
+            yield names[names.index(name) :]
 
 
 def _is_model_name(name: str) -> bool:

@@ -18,11 +18,12 @@ def read(document: str) -> object:
 
 
 def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    keys = [key for key, _ in pairs]
-    for key in keys:
-        if keys.count(key) > 1:
+    found: dict[str, object] = {}
+    for key, value in pairs:
+        if key in found:
             raise ConstructorError(None, None, f"duplicate key {key!r}", None)
-    return dict(pairs)
+        found[key] = value
+    return found
 
 
 class _Loader(yaml.SafeLoader):

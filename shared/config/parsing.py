@@ -1,5 +1,6 @@
 """Parses the configuration document. Errors name the path of the key."""
 
+import bisect
 import re
 from typing import Any
 
@@ -13,6 +14,7 @@ from shared.errors import Complaint, ConfigurationError
 
 _DEEPEST = 40  # levels; the schema has eight
 _MOST_VALUES = 200_000
+_MOST_WRONG = 25  # values for each of which the document is converted again
 
 
 def parse(document: str, source: str) -> Configuration:
@@ -82,6 +84,9 @@ def _converted(data: Any) -> tuple[Configuration | None, list[Complaint]]:
     found: list[Complaint] = []
     left_out: set[tuple[str | int, ...]] = set()
     while True:
+        if len(left_out) >= _MOST_WRONG:
+            found.append(Complaint("document", f"has more than {_MOST_WRONG} wrong values: mend these first"))
+            return None, found
         try:
             return msgspec.convert(data, Configuration), found
         except msgspec.ValidationError as error:
@@ -123,18 +128,22 @@ def _without_values(message: str) -> str:
 
 
 def _culprit(data: Any, mapping: dict[str, Any], error: str) -> str:
-    """The key of the entry that causes an error. msgspec does not name it, so each entry is tried alone."""
+    """The key of the entry that causes an error. msgspec does not name it, but reads in order: it is the last of the
+    fewest entries with that error."""
     entries = dict(mapping)
+    keys = list(entries)
+
+    def fails(number: int) -> bool:
+        mapping.clear()
+        mapping.update((key, entries[key]) for key in keys[:number])
+        try:
+            msgspec.convert(data, Configuration)
+        except msgspec.ValidationError as again:
+            return str(again) == error
+        return False
+
     try:
-        for key, value in entries.items():
-            mapping.clear()
-            mapping[key] = value
-            try:
-                msgspec.convert(data, Configuration)
-            except msgspec.ValidationError as again:
-                if str(again) == error:
-                    return key
-        raise AssertionError(error)
+        return keys[bisect.bisect_left(range(len(keys)), True, lo=0, key=lambda index: fails(index + 1))]
     finally:
         mapping.clear()
         mapping.update(entries)

@@ -1,6 +1,7 @@
 """The configuration: what is served and where each section comes from, its versions, and changes of it."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -17,6 +18,7 @@ from shared.errors import (
     ConfigurationError,
     ConfigurationRefused,
     InvalidRequest,
+    RateLimitExceeded,
     StoreUnavailable,
     VersionNotFound,
 )
@@ -29,6 +31,7 @@ from shared.versions.rows import Version
 
 _LONGEST_NOTE = 500  # characters
 _BODY = "the body"
+_MOST_WAITING = 4  # configurations of one operator that are checked, or wait for it
 
 
 class ConfigurationRoutes:
@@ -38,6 +41,8 @@ class ConfigurationRoutes:
         self._live = live
         self._changes = changes
         self._audit = audit
+        self._checking = asyncio.Lock()  # it is work for the processor, which calls need
+        self._waiting: Counter[str] = Counter()  # by operator
 
     def routes(self) -> Sequence[Route]:
         at = "/gateway/configuration"
@@ -60,7 +65,7 @@ class ConfigurationRoutes:
     async def _replace(self, request: ManagementRequest) -> Response:
         refuse_unknown(request.query, "note")
         note = _note(request.query.get("note", ""))
-        sections = await self._valid(request.body)
+        sections = await self._valid(request)
         return await self._change(request, "configuration.apply", sections, note)
 
     async def _roll_back(self, request: ManagementRequest) -> Response:
@@ -90,16 +95,28 @@ class ConfigurationRoutes:
     async def _validate(self, request: ManagementRequest) -> Response:
         """The changes that a version of these sections would make. 400 if it could not be used."""
         refuse_unknown(request.query)
-        sections = await self._valid(request.body)
+        sections = await self._valid(request)
         base = self._live.newest_base.sections
         now = {**base, **self._live.version.sections}
         differences = layers.differences(now, {**base, **sections})
         changes = [{"section": name, "before": before, "after": after} for name, before, after in differences]
         return JsonResponse({"valid": True, "changes": masking.masked(changes)})
 
-    async def _valid(self, body: bytes) -> dict[str, Any]:
-        """The sections in a body, with the URLs of now in place of their masks. Raises `ConfigurationRefused`, and what
-        `validate` raises."""
+    async def _valid(self, request: ManagementRequest) -> dict[str, Any]:
+        """The sections in the body, with the URLs of now in place of their masks. Raises `ConfigurationRefused`,
+        `RateLimitExceeded`, and what `validate` raises."""
+        name = request.actor.name
+        if self._waiting[name] >= _MOST_WAITING:
+            message = f"{name} has {_MOST_WAITING} configurations being checked here. Wait for their answers."
+            raise RateLimitExceeded(message, 1.0)
+        self._waiting[name] += 1
+        try:
+            async with self._checking:
+                return await self._checked(request.body)
+        finally:
+            self._waiting -= Counter((name,))  # which keeps no zeros
+
+    async def _checked(self, body: bytes) -> dict[str, Any]:
         versions = self._changes.versions
         with _refusing():  # in a thread: YAML takes a second per 200 kB
             sections = await asyncio.to_thread(_sections, body)

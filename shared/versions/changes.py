@@ -34,11 +34,11 @@ class Changes:
     def validate(self, sections: Sections) -> Configuration:
         """Return the configuration with these sections over the base document. Raises `ConfigurationError` with all
         complaints, and `RequestTooLarge`."""
-        configuration = layers.effective(self._base(), sections, _NEW)
-        self._check(configuration, _NEW)
         if len(text_of(sections)) > MOST_CHARACTERS:
             message = f"The sections of a version have at most {MOST_CHARACTERS} characters as JSON together."
             raise RequestTooLarge(message)
+        configuration = layers.effective(self._base(), sections, _NEW)
+        self._check(configuration, _NEW)
         return configuration
 
     async def section(self, name: str) -> Any:

@@ -2,8 +2,10 @@
 
 import json
 import re
+import time
 import typing
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -543,3 +545,43 @@ def test_receivers_get_their_urls_and_secrets_from_the_environment_and_the_older
             environment.load(environ | given | {name: value})
         assert "a-secret" not in str(refused.value)
         assert len(str(refused.value).splitlines()) == 1
+
+
+def _replaced(number: int) -> dict[str, Any]:
+    return {f"m{i}": {"replaced_by": {"model": f"m{i + 1}", "from": "2027-01-01"}} for i in range(number)}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param({"x": {f"k{i}": 0 for i in range(60_000)}}, id="keys"),
+        pytest.param({"entra": entra(*({"object": T[:-5] + f"{i:05}"} for i in range(10_000)))}, id="rules"),
+        pytest.param({"models": _replaced(10_000)}, id="chain"),
+        pytest.param(
+            {"models": {f"g{i}": {} for i in range(10_000)} | {f"w{i}": 1 for i in range(10_000)}}, id="wrong"
+        ),
+    ],
+)
+def test_no_document_takes_time_by_the_square_of_its_size(more: dict[str, Any]) -> None:
+    started = time.process_time()
+    with suppress(ConfigurationError):  # before, each took half a minute or more
+        parsing.parse(json.dumps(GOOD | more), "x")
+    assert time.process_time() - started < 20
+
+
+def test_a_document_with_many_wrong_values_is_refused_with_the_first_of_them() -> None:
+    models: dict[str, Any] = {f"g{i}": {} for i in range(3)} | {f"w{i}": {"hedge": 1} for i in range(200)}
+    with pytest.raises(ConfigurationError) as caught:
+        parsing.parse(json.dumps(GOOD | {"models": models}), "x")
+    places = [complaint.path for complaint in caught.value.complaints]
+    assert places[:25] == [f"models.w{i}.hedge" for i in range(25)]
+    assert places[25:] == ["document"]
+
+
+def test_models_that_replace_one_another_are_named_once_and_those_before_them_are_not() -> None:
+    models = {name: {"replaced_by": {"model": other, "from": "2027-01-01"}} for name, other in ("xm", "mn", "nm")}
+    with pytest.raises(ConfigurationError) as caught:
+        parsing.parse(json.dumps(GOOD | {"models": models}), "x")
+    circles = [one for one in caught.value.complaints if "circle" in one.message]
+    assert [one.path for one in circles] == ["models.m.replaced_by.model", "models.n.replaced_by.model"]
+    assert all("m -> n -> m is a circle" in one.message for one in circles)

@@ -1,5 +1,6 @@
 """The configuration over HTTP, by the routes, on tables in memory: which secrets it shows, and what it costs."""
 
+import asyncio
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +9,7 @@ import msgspec
 import pytest
 
 from shared.auth.operators import Operator
-from shared.errors import ConfigurationRefused
+from shared.errors import ConfigurationRefused, RateLimitExceeded
 from shared.management.audit import Audit, AuditRoutes
 from shared.management.configuration import ConfigurationRoutes
 from shared.management.routes import ManagementRequest, Paths
@@ -98,3 +99,11 @@ async def test_a_masked_url_that_nothing_has_is_refused(section: str) -> None:
         await office.ask("PUT", PATH, {section: body})
     assert any("is masked" in complaint.message for complaint in error.value.complaints)
     assert await office.urls() == [SLACK]
+
+
+async def test_an_operator_has_few_configurations_checked_at_a_time() -> None:
+    office = await opened()
+    checks = [office.ask("POST", f"{PATH}/validate", {"heartbeat_seconds": i}) for i in range(1, 9)]
+    answers = await asyncio.gather(*checks, return_exceptions=True)
+    assert [isinstance(one, RateLimitExceeded) for one in answers] == [False] * 4 + [True] * 4
+    assert (await office.ask("POST", f"{PATH}/validate", {}))["valid"]
