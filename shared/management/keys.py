@@ -130,6 +130,12 @@ class KeyRoutes:
         made = (record.keys[old.successor].created for old in record.keys.values() if old.successor in record.keys)
         if (wait := max(made, default=0.0) + _OWN_ROTATION - self._store.now()) > 0:
             raise RateLimitExceeded(f"A caller may replace its key every {_OWN_ROTATION:.0f} s.", wait)
+        successor = record.keys.get(key.successor)
+        if successor is not None and successor.valid_at(self._store.now()):  # else a key that leaked would never end
+            message = (
+                f"The key {key.id} has been replaced by {successor.id}. Ask the gateway's operator if you lack it."
+            )
+            raise InvalidRequest(message, code="key_not_valid")
         return await self._replace(request, record, key, asked)
 
     async def _replace(self, request: ManagementRequest, record: Record, key: StoredKey, asked: Rotation) -> Response:
