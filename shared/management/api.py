@@ -31,8 +31,9 @@ from shared.responses.rendering import ErrorResponse, JsonResponse
 
 _LARGEST_BODY = 1024 * 1024  # bytes: a row of the table holds no more
 _BODY_SECONDS = 30.0
-_PER_SECOND, _BURST = 50.0, 500.0  # requests of one operator to one process
-_MOST_OPERATORS = 1000
+_OPERATOR = (50.0, 500.0)  # requests per second of one operator to one process, and at once
+_CALLER = (5.0, 50.0)  # of one caller, about itself: they are not calls, which have limits
+_MOST_ASKERS = 10_000
 
 
 class ManagementApi:
@@ -46,7 +47,7 @@ class ManagementApi:
         self._limiter = limiter
         self._authenticator = authenticator
         self._operators = operators
-        self._rate = _OperatorRate()
+        self._rates = {"operator": _Rate(*_OPERATOR), "caller": _Rate(*_CALLER)}
 
     async def answer(
         self, request: Request, received: ReceivedRequest, headers: Mapping[str, str], address: str
@@ -59,6 +60,7 @@ class ManagementApi:
         operator, caller = None, None
         if access == "caller":
             caller = await self._authenticator.authenticate(headers, address)
+            self._rates["caller"].take(caller.id)
         elif access == "operator":
             operator = await self._operator(headers)
         elif access == "probe":
@@ -80,7 +82,7 @@ class ManagementApi:
 
     async def _operator(self, headers: Mapping[str, str]) -> Operator:
         operator = await self._operators.identify(headers)
-        self._rate.take(operator.name)
+        self._rates["operator"].take(operator.name)
         return operator
 
     async def _prober(self, path: str, headers: Mapping[str, str], address: str) -> Operator | None:
@@ -101,21 +103,23 @@ def without_configuration(path: str, headers: Mapping[str, str], complaints: str
     return ErrorResponse(Misconfigured("This gateway is not configured. Its operator finds the reason in its log."), {})
 
 
-class _OperatorRate:
-    """A bound on the requests of each operator to this process: a script in a loop must not slow down the callers."""
+class _Rate:
+    """A bound on the requests of each asker to this process: a script in a loop must not slow down the callers."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, per_second: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_second = per_second
+        self._burst = burst
         self._clock = clock
-        self._levels: LruDict[str, tuple[float, float]] = LruDict(_MOST_OPERATORS)
+        self._levels: LruDict[str, tuple[float, float]] = LruDict(_MOST_ASKERS)
 
     def take(self, name: str) -> None:
         """Count a request. Raises `RateLimitExceeded`."""
         now = self._clock()
-        level, since = self._levels.get(name, (_BURST, now))
-        level = min(_BURST, level + (now - since) * _PER_SECOND)
+        level, since = self._levels.get(name, (self._burst, now))
+        level = min(self._burst, level + (now - since) * self._per_second)
         if level < 1:
-            message = f"The operator {name} exceeds {_PER_SECOND:.0f} requests per second to the management API."
-            raise RateLimitExceeded(message, (1 - level) / _PER_SECOND)
+            message = f"{name} exceeds {self._per_second:.0f} requests per second to the management API."
+            raise RateLimitExceeded(message, (1 - level) / self._per_second)
         self._levels[name] = (level - 1, now)
 
 

@@ -1,7 +1,6 @@
 """The configuration: what is served and where each section comes from, its versions, and changes of it."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -18,12 +17,12 @@ from shared.errors import (
     ConfigurationError,
     ConfigurationRefused,
     InvalidRequest,
-    RateLimitExceeded,
     StoreUnavailable,
     VersionNotFound,
 )
 from shared.management.audit import Audit, change_by
 from shared.management.routes import ManagementRequest, Route, page, refuse_unknown
+from shared.management.turns import Turns
 from shared.responses.rendering import JsonResponse
 from shared.versions.changes import Changes
 from shared.versions.live import Live
@@ -31,7 +30,7 @@ from shared.versions.rows import Version
 
 _LONGEST_NOTE = 500  # characters
 _BODY = "the body"
-_MOST_WAITING = 4  # configurations of one operator that are checked, or wait for it
+_MOST_CHECKS = 4  # of one operator
 
 
 class ConfigurationRoutes:
@@ -41,8 +40,7 @@ class ConfigurationRoutes:
         self._live = live
         self._changes = changes
         self._audit = audit
-        self._checking = asyncio.Lock()  # it is work for the processor, which calls need
-        self._waiting: Counter[str] = Counter()  # by operator
+        self._checks = Turns(1, _MOST_CHECKS)  # they take the processor, which calls need
 
     def routes(self) -> Sequence[Route]:
         at = "/gateway/configuration"
@@ -105,25 +103,14 @@ class ConfigurationRoutes:
     async def _valid(self, request: ManagementRequest) -> dict[str, Any]:
         """The sections in the body, with the URLs of now in place of their masks. Raises `ConfigurationRefused`,
         `RateLimitExceeded`, and what `validate` raises."""
-        name = request.actor.name
-        if self._waiting[name] >= _MOST_WAITING:
-            message = f"{name} has {_MOST_WAITING} configurations being checked here. Wait for their answers."
-            raise RateLimitExceeded(message, 1.0)
-        self._waiting[name] += 1
-        try:
-            async with self._checking:
-                return await self._checked(request.body)
-        finally:
-            self._waiting -= Counter((name,))  # which keeps no zeros
-
-    async def _checked(self, body: bytes) -> dict[str, Any]:
         versions = self._changes.versions
-        with _refusing():  # in a thread: YAML takes a second per 200 kB
-            sections = await asyncio.to_thread(_sections, body)
-            current = await versions.existing((await versions.pointer()).number)
-            sections = masking.unmasked(sections, self._live.newest_base.sections, current.sections)
-            await asyncio.to_thread(self._changes.validate, sections)
-            return sections
+        async with self._checks.take(request.actor.name):
+            with _refusing():  # in a thread: YAML takes a second per 200 kB
+                sections: dict[str, Any] = await asyncio.to_thread(_sections, request.body)
+                current = await versions.existing((await versions.pointer()).number)
+                sections = masking.unmasked(sections, self._live.newest_base.sections, current.sections)
+                await asyncio.to_thread(self._changes.validate, sections)
+                return sections
 
     async def _list(self, request: ManagementRequest) -> Response:
         refuse_unknown(request.query, "limit", "after")

@@ -1,10 +1,14 @@
 """The gateway's own paths, over HTTP on both edges: who may ask, what is told, and what is refused."""
 
+import asyncio
 import csv
 import io
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from shared.errors import RateLimitExceeded
+from shared.management.turns import Turns
 from tests.harness.system import System
 
 
@@ -74,3 +78,34 @@ def test_bad_questions_get_a_400_that_names_the_parameter(gateway: System, query
         refused = gateway.get(f"{path}?{query}", *([key] if key else []))
         assert (refused.status, refused.error()["param"]) == (400, param)
         assert refused.error()["message"]
+
+
+def test_a_caller_in_a_loop_is_slowed_down_and_holds_up_nobody_else(gateway: System) -> None:
+    made = gateway.manage("POST", "/gateway/consumers", {"name": f"loop on {gateway.edge}"}).json()
+    answers = (gateway.get("/gateway/limits/me", made["key"]) for _ in range(300))
+    refused = next(answer for answer in answers if answer.status == 429)
+    assert float(refused.headers["retry-after"]) > 0
+    assert gateway.get("/gateway/limits/me", gateway.key).status == gateway.get("/gateway/limits").status == 200
+    with ThreadPoolExecutor(8) as pool:
+        reports = list(pool.map(lambda _: gateway.get("/gateway/usage/me", gateway.key).status, range(8)))
+    assert set(reports) <= {200, 429}
+    assert 200 in reports
+
+
+async def test_of_one_askers_work_a_little_is_under_way() -> None:
+    turns, go, running = Turns(1, 2), asyncio.Event(), list[str]()
+
+    async def work(asker: str) -> None:
+        async with turns.take(asker):
+            running.append(asker)
+            await go.wait()
+
+    tasks = [asyncio.create_task(work(asker)) for asker in ("a", "a", "a", "b")]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert running == ["a"]
+    go.set()
+    ended = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [isinstance(one, RateLimitExceeded) for one in ended] == [False, False, True, False]
+    assert running == ["a", "a", "b"]
+    await work("a")
