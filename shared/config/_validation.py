@@ -18,6 +18,7 @@ RESOURCE_ID = re.compile(
 OBJECT_ID = re.compile(r"(?i)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[A-Za-z0-9._:\[\]-]+")
 HOST = re.compile(r"[A-Za-z0-9._-]+(:\d{1,5})?")
+REGION = re.compile(r"[A-Za-z0-9 ._-]{1,64}")  # it is part of the host to which `azure_monitor` sends tokens
 API_VERSION = re.compile(r"v1|\d{4}-\d{2}-\d{2}(-preview)?")
 
 
@@ -158,7 +159,7 @@ def _price_complaints(configuration: document.Configuration) -> Iterator[Complai
 def _backend_complaints(backend: document.Backend, at: str) -> Iterator[Complaint]:
     if not NAME.fullmatch(backend.name):
         yield Complaint(f"{at}.name", f"expected letters, digits, '.', '_' or '-', 64 at most, got {backend.name!r}")
-    if not backend.region or not backend.region.isascii() or not backend.region.isprintable():
+    if not REGION.fullmatch(backend.region):
         yield Complaint(
             f"{at}.region", f"expected the name of an Azure region such as swedencentral, got {backend.region!r}"
         )

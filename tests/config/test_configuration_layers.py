@@ -143,6 +143,14 @@ def test_a_version_chooses_no_other_audience_of_tokens() -> None:
     layers.effective(base(backends=[{**SWEDEN, "token_scope": scope}], models={}), sections, "v")
 
 
+@pytest.mark.parametrize(
+    "region", ["evil.example/", "evil.example?", "evil.example#", "evil.example:443/", "a@b", "a\\b"]
+)
+def test_no_region_of_a_backend_leads_tokens_for_its_metrics_to_another_host(region: str) -> None:
+    backends = [{**SWEDEN, "region": region}]
+    assert [path for _, path in complaints({"backends": backends})] == ["backends[0].region"]
+
+
 def test_what_guards_a_version_is_not_changed_by_it() -> None:
     widened = {"allowed": {"hosts": ["evil.example.com"]}, "azure_monitor": "https://{region}.evil.example.com"}
     sections = {**widened, "backends": [{**SWEDEN, "endpoint": "https://evil.example.com"}]}
