@@ -78,6 +78,8 @@ class ManagementApi:
         asked = ManagementRequest(found, query, headers, body, caller, operator, address, received.request_id)
         response = await route.handler(asked)
         response.headers["x-gateway-request-id"] = received.request_id
+        if access != "anyone":  # a cache may not know that `api-key` is a credential
+            response.headers.setdefault("cache-control", "no-store")
         return response
 
     async def _operator(self, headers: Mapping[str, str]) -> Operator:

@@ -80,6 +80,11 @@ def test_bad_questions_get_a_400_that_names_the_parameter(gateway: System, query
         assert refused.error()["message"]
 
 
+def test_no_cache_keeps_what_a_credential_opens(gateway: System) -> None:
+    for path, key in (("/gateway/usage", None), ("/gateway/consumers", None), ("/gateway/keys/me", gateway.key)):
+        assert gateway.get(path, *([key] if key else [])).headers["cache-control"] == "no-store"
+
+
 def test_a_caller_in_a_loop_is_slowed_down_and_holds_up_nobody_else(gateway: System) -> None:
     made = gateway.manage("POST", "/gateway/consumers", {"name": f"loop on {gateway.edge}"}).json()
     answers = (gateway.get("/gateway/limits/me", made["key"]) for _ in range(300))
