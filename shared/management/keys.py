@@ -92,7 +92,7 @@ class KeyRoutes:
         digest = checked(_body(request), Making).sha256
         _, record = await manageable(self._consumers, request)
         if digest is not None:
-            if any(keys.same(key.digest, digest) for key in record.keys.values()):
+            if any(key.foreign and keys.same(key.digest, digest) for key in record.keys.values()):
                 _, key = await self._consumers.import_key(record, digest)  # may have failed halfway before
                 return self._answer(key, None)
             return await self._add(request, "key.import", record, lambda: self._consumers.import_key(record, digest))

@@ -7,6 +7,7 @@ import pytest
 
 from shared.auth.authenticator import Authenticator
 from shared.auth.consumers import Consumers
+from shared.auth.operators import Operator
 from shared.config.document import Limits
 from shared.errors import InvalidRequest
 from shared.management.audit import Audit
@@ -50,3 +51,17 @@ async def test_a_key_that_was_replaced_makes_no_other_one_while_its_successor_is
     await callers.consumers.revoke_key(record, successor)
     again = await callers.rotate(leaked)  # an operator has taken the successor back
     assert (await callers.rotate(again["key"]))["id"] != again["id"]
+
+
+async def test_the_digest_of_a_gateway_key_adds_no_key_without_a_record() -> None:
+    callers = Callers()
+    consumer, _ = await callers.consumers.create("made here", models=None, limits=Limits())
+    record = await callers.consumers.find(consumer.id)
+    assert record is not None
+    [key] = record.keys.values()
+    audit = Audit(callers.store)
+    methods, found = Paths(KeyRoutes(callers.store, audit).routes()).find(f"/gateway/consumers/{consumer.id}/keys")
+    admin = Operator("admin", frozenset(("admin",)))
+    body = msgspec.json.encode({"sha256": key.digest})
+    await methods["POST"].handler(ManagementRequest(found, {}, {}, body, operator=admin))
+    assert [row.properties["action"] async for row in audit.rows()] == ["key.import"]
