@@ -119,11 +119,7 @@ def patched(record: Record, patch: Mapping[str, Any], rules: "Rules") -> Fields:
         canonical = rules.configuration().canonical
         own = {canonical(model) if model in aliases else model: value for model, value in limits.items()}
         patch = {**patch, "model_limits": own}
-    try:
-        merged = _merge(msgspec.to_builtins(view(record, rules.now)), patch)
-    except RecursionError:
-        raise InvalidRequest("The body is nested too deeply.") from None
-    return whole(merged, record.consumer.id)
+    return whole(_merge(msgspec.to_builtins(view(record, rules.now)), patch), record.consumer.id)
 
 
 def _merge(target: Any, patch: Any) -> Any:

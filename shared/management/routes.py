@@ -21,6 +21,7 @@ Access = Literal["anyone", "probe", "caller", "operator"]
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 DEFAULT_PAGE, LARGEST_PAGE = 100, 1000
+_DEEPEST = 40  # levels of a body
 
 
 class ManagementRequest(msgspec.Struct, frozen=True):
@@ -61,9 +62,16 @@ class ManagementRequest(msgspec.Struct, frozen=True):
     def object(self) -> dict[str, Any]:
         """The body, which must be a JSON object. Raises `InvalidRequest`."""
         try:
-            return msgspec.json.decode(self.body, type=dict[str, Any])
+            value = msgspec.json.decode(self.body, type=dict[str, Any])
         except UNREADABLE as error:
             raise InvalidRequest(f"The body is not a JSON object: {error}"[:300]) from None
+        level: list[Any] = [value]
+        for _ in range(_DEEPEST):
+            level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+            level = [inner for inner in level if isinstance(inner, dict | list)]
+        if level:  # what handlers do with it is recursive
+            raise InvalidRequest(f"The body is nested more than {_DEEPEST} levels deep.")
+        return value
 
 
 class Route(NamedTuple):

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from shared.auth.operators import Operator
-from shared.errors import ConfigurationRefused, RateLimitExceeded
+from shared.errors import ConfigurationRefused, InvalidRequest, RateLimitExceeded
 from shared.management.audit import Audit, AuditRoutes
 from shared.management.configuration import ConfigurationRoutes
 from shared.management.routes import ManagementRequest, Paths
@@ -107,3 +107,12 @@ async def test_an_operator_has_few_configurations_checked_at_a_time() -> None:
     answers = await asyncio.gather(*checks, return_exceptions=True)
     assert [isinstance(one, RateLimitExceeded) for one in answers] == [False] * 4 + [True] * 4
     assert (await office.ask("POST", f"{PATH}/validate", {}))["valid"]
+
+
+async def test_no_body_is_nested_so_deeply_that_a_handler_fails() -> None:
+    for depth in (100, 5000):
+        body = b'{"a": ' * depth + b"1" + b"}" * depth
+        request = ManagementRequest({}, {}, {}, body, operator=ADMIN)
+        with pytest.raises(InvalidRequest, match="levels deep"):
+            request.object()
+    assert ManagementRequest({}, {}, {}, b'{"a": [{"b": {}}]}').object() == {"a": [{"b": {}}]}
