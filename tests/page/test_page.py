@@ -1,13 +1,14 @@
 """The page in a browser: signing in, what is shown, and what it may never do."""
 
 import gzip
+import json
 import re
 
 import pytest
 from playwright.sync_api import expect
 
 from tests.harness.gateway_process import cli
-from tests.harness.system import System
+from tests.harness.system import MANAGEMENT_KEY, System
 from tests.page.conftest import Visit
 
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -238,3 +239,33 @@ def test_a_refused_call_is_found_with_its_reason_and_a_served_one_with_its_tries
     expect(visit.page.get_by_role("heading", name="Tries")).to_be_visible()
     expect(visit.page.locator("ol.tries li")).to_have_count(1)
     assert visit.violations() == []
+
+
+def test_a_caller_rotates_its_own_key_and_goes_on_with_the_new_one(visit: Visit, gateway: System) -> None:
+    visit.expected = "401"  # a new key is known everywhere after two seconds
+    old = gateway.make_key("rotating")
+    visit.sign_in(old)
+    visit.page.get_by_role("button", name="Rotate").click()
+    key = visit.page.get_by_role("dialog").locator(".secret code").inner_text()
+    assert key != old
+    visit.page.get_by_role("dialog").get_by_role("button", name="Close").click()
+    expect(visit.page.locator("main").get_by_text(key.split("_")[2], exact=True)).to_be_visible(timeout=10_000)
+    spend(gateway, key)
+    spend(gateway, old)  # for another day
+
+
+def test_a_key_that_is_revoked_ends_the_session_in_every_tab(visit: Visit, gateway: System) -> None:
+    visit.expected = "401"
+    key = gateway.make_key("in two tabs")
+    other = visit.page.context.new_page()
+    other.goto(f"{gateway.url}/gateway/")
+    other.get_by_label("Key", exact=True).fill(key)
+    other.get_by_role("button", name="Sign in").click()
+    other.get_by_role("button", name="Sign out").wait_for()
+    visit.sign_in()
+    body = {"state": "revoked"}
+    headers = {"authorization": f"Bearer {MANAGEMENT_KEY}", "content-type": "application/json"}
+    path = f"/gateway/consumers/{key.split('_')[1]}"
+    assert gateway.gateway.request("PATCH", path, json.dumps(body).encode(), headers).status == 200
+    other.get_by_label("Key", exact=True).wait_for(timeout=70_000)  # a revocation is effective within 60 s
+    expect(visit.page.get_by_role("heading", level=1)).to_have_text("Overview")

@@ -19,6 +19,13 @@ export const session = {
     tell();
   },
 
+  /** Go on with the key that replaces the one in use. @param {string} credential */
+  replace(credential) {
+    if (!current) return;
+    current = { ...current, credential };
+    if (sessionStorage.getItem(STORED) !== null) sessionStorage.setItem(STORED, credential);
+  },
+
   end() {
     current = null;
     sessionStorage.removeItem(STORED);

@@ -193,4 +193,10 @@ export const en = {
   "named.teams-text": "Consumers of a team share its limits. Its owners manage them.",
   "requests.user": "User",
   "consumers.products-hint": "Names, separated by commas; the first is the default",
+  "mine.key": "My key",
+  "mine.expires": "ends {time}",
+  "column.p50_ms": "Duration p50",
+  "column.p95_ms": "p95",
+  "column.first_byte_p50_ms": "First byte p50",
+  "column.first_byte_p95_ms": "p95",
 };

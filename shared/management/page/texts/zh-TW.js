@@ -194,4 +194,10 @@ export const zhTW = {
   "named.teams-text": "同一團隊的使用者共用限制，由擁有者管理。",
   "requests.user": "使用者",
   "consumers.products-hint": "以逗號分隔；第一個為預設",
+  "mine.key": "我的金鑰",
+  "mine.expires": "{time} 到期",
+  "column.p50_ms": "耗時 p50",
+  "column.p95_ms": "p95",
+  "column.first_byte_p50_ms": "首位元組 p50",
+  "column.first_byte_p95_ms": "p95",
 };

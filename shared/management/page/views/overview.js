@@ -1,6 +1,6 @@
 // What was used, by whom, and what it costs: any line of a table filters the rest.
 import { query, useAnswer } from "../api.js";
-import { compact, money, number } from "../format.js";
+import { compact, milliseconds, money, number } from "../format.js";
 import { html, useMemo } from "../lib.js";
 import { go, link } from "../location.js";
 import { Stacked } from "../parts/chart.js";
@@ -91,6 +91,8 @@ function Lines({ lines, by, place }) {
       ? html`<a href=${link({ ...place, view: "overview", [by]: line[by] })}>${nameOf(line, by)}</a>` : nameOf(line, by)) },
     ...["requests", "errors", "input_tokens", "cached_input_tokens", "output_tokens"].map((name) => ({
       head: t(column(name)), right: true, cell: (/** @type {any} */ line) => number(line[name]) })),
+    ...["p50_ms", "p95_ms", "first_byte_p50_ms", "first_byte_p95_ms"].map((name) => ({
+      head: t(column(name)), right: true, cell: (/** @type {any} */ line) => milliseconds(line[name]) })),
     { head: t("column.cost_usd"), right: true, cell: (/** @type {any} */ line) => money(line.cost_usd) },
     { head: t("column.forecast_usd"), right: true, cell: (/** @type {any} */ line) => money(line.forecast_usd) },
   ];
