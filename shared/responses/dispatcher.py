@@ -27,7 +27,8 @@ from shared.requests.upload import Upload
 from shared.responses.keep_alive import KeepAliveResponse, discard
 from shared.responses.relay import Ended, RelayedResponse
 from shared.responses.rendering import ErrorResponse, JsonResponse
-from shared.routing.router import Router, explained
+from shared.routing.explanation import explained
+from shared.routing.router import Router
 from shared.settlement.settler import Settler
 from shared.types import LEFT, Attempt, Binding, Call, Consumer, Outcome, Plan, Reference, Target, Usage
 

@@ -1,0 +1,138 @@
+"""The models, as each consumer may use them: by name, by region, and on the backends that a call may go to."""
+
+from collections.abc import Callable
+
+from shared.azure_openai.backend_requests import IMAGE_DEPLOYMENT
+from shared.config.document import Configuration, Model
+from shared.errors import (
+    InvalidRequest,
+    ModelNotAllowed,
+    ModelNotFound,
+    PinNotAllowed,
+    RegionNotAllowed,
+    StateConflict,
+)
+from shared.routing import preferences
+from shared.routing._groups import Group
+from shared.routing.preferences import RoutingPreferences
+from shared.types import ANYWHERE, Access, Binding, Call, Consumer, Target
+
+_PLAIN = Model()
+
+Allowed = Callable[[Target], bool]
+
+
+class Models:
+    """The models of a configuration. `groups_of`: returns the targets of a model; `now`: seconds since 1970."""
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        groups_of: Callable[[str], tuple[Group, ...]],
+        now: Callable[[], float],
+    ) -> None:
+        self._configuration = configuration
+        self._groups_of = groups_of
+        self._now = now
+        self._served = dict.fromkeys(configuration.model_names())
+
+    def usable_by(self, consumer: Consumer) -> list[str]:
+        """The models that a consumer may use, in the order of the configuration."""
+        now, served = self._now(), self._configuration.served
+        names = dict.fromkeys([*self._served, *self._configuration.switches])
+        return [
+            name
+            for name in names
+            if self._allowed(consumer, name)
+            and (model := served(name, now)) in self._served
+            and self._within_reach(consumer, model)
+        ]
+
+    def shown(self, consumer: Consumer, name: str) -> str:
+        """The configured model of a name, if the consumer may use it and its regions. Raises as `model`, and
+        `RegionNotAllowed`."""
+        if not self._within_reach(consumer, self.model(consumer, name)):
+            raise _region_not_allowed()
+        return self._configuration.canonical(name)
+
+    def model(self, consumer: Consumer, name: str) -> str:
+        """The configured model that serves a caller's name of it: its successor, from the day of a switch on. The
+        consumer must be allowed to use the one that it names. Raises `ModelNotFound` and `ModelNotAllowed`."""
+        named = self._configuration.canonical(name)
+        model = self._configuration.served(named, self._now())
+        if model not in self._served:
+            usable = ", ".join(self.usable_by(consumer)) or "none"
+            raise ModelNotFound(
+                f"The model {name[:128]!r} does not exist here. This key may use: {usable}.", param="model"
+            )
+        if not self._allowed(consumer, named):
+            allowed = ", ".join(self.usable_by(consumer)) or "none"
+            raise ModelNotAllowed(f"This key may not use the model {name!r}. It may use: {allowed}.", param="model")
+        return model
+
+    def about(self, model: str) -> Model:
+        return self._configuration.models.get(model, _PLAIN)
+
+    def fallbacks(self, consumer: Consumer, model: str, preferred: RoutingPreferences) -> list[str]:
+        """The models to fall back on. Those that a caller names must exist, and it must be allowed to use them."""
+        if preferred.fallbacks is not None:
+            named = dict.fromkeys(self.model(consumer, name) for name in preferred.fallbacks)
+            return [name for name in named if name != model]
+        return [name for name in self.about(model).fallbacks if self._allowed(consumer, name)]
+
+    def restriction(
+        self, consumer: Consumer, model: str, preferred: RoutingPreferences, binding: Binding
+    ) -> Allowed | None:
+        """The targets that a call may go to; None: all. Raises `RegionNotAllowed`, `PinNotAllowed`, `StateConflict` if
+        the backends that it is bound to do not serve the model, and `InvalidRequest` if the chosen backend does not."""
+        access, pin, only = consumer.access, preferred.backend, binding.only
+        if _anywhere(access) and not pin and only is None:
+            return None
+        if pin and not access.pin:
+            raise PinNotAllowed(f"This key may not choose a backend: leave out the header {preferences.BACKEND}.")
+        left = [target.backend for group in self._groups_of(model) for target in group.targets]
+        if not (left := [backend for backend in left if only is None or backend.name in only]):
+            raise StateConflict(f"{binding.reason} That backend does not serve the model of this call.", param="model")
+        if not (left := [backend for backend in left if pin in ("", backend.name)]):
+            raise InvalidRequest(
+                f"{preferences.BACKEND}: no backend that may serve this call has the name {pin[:64]!r}.",
+                param=preferences.BACKEND,
+            )
+        if not any(map(access.allows, left)):
+            raise _region_not_allowed()
+        return lambda target: (
+            (only is None or target.backend.name in only)
+            and pin in ("", target.backend.name)
+            and access.allows(target.backend)
+        )
+
+    def with_images(self, consumer: Consumer, call: Call, allowed: Allowed | None) -> Allowed | None:
+        """The targets next to the model that the image tool of a call uses. Raises the errors of `model`."""
+        if (name := call.headers.get(IMAGE_DEPLOYMENT)) is None:
+            return allowed
+        model = self.model(consumer, name)
+        if model != name:
+            raise InvalidRequest(
+                f"{IMAGE_DEPLOYMENT}: expected the model's own name {model!r}.", param=IMAGE_DEPLOYMENT
+            )
+        return lambda target: model in target.backend.models and (allowed is None or allowed(target))
+
+    def _allowed(self, consumer: Consumer, model: str) -> bool:
+        """True if the consumer's policy allows the model, by its name or an alias."""
+        models = consumer.models
+        return models is None or model in models or not models.isdisjoint(self.about(model).aliases)
+
+    def _within_reach(self, consumer: Consumer, model: str) -> bool:
+        """True if a model is in a region that the consumer may use."""
+        access = consumer.access
+        return _anywhere(access) or any(
+            access.allows(target.backend) for group in self._groups_of(model) for target in group.targets
+        )
+
+
+def _region_not_allowed() -> RegionNotAllowed:
+    return RegionNotAllowed("This model is not in a region that this key may use.", param="model")
+
+
+def _anywhere(access: Access) -> bool:
+    return access is ANYWHERE or (access.regions is None and access.data_zones is None)
