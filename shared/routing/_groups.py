@@ -8,7 +8,8 @@ from typing import NamedTuple
 import msgspec
 
 from shared.config.document import Backend, Configuration
-from shared.routing.breakers import Breakers, DeploymentState
+from shared.routing.breakers import Breakers
+from shared.routing.deployments import DeploymentState
 from shared.routing.rotation import smooth_order
 from shared.types import Target
 

@@ -1,6 +1,5 @@
-"""The state of every deployment as this process sees it: its health, its quota, and its calls under way."""
+"""Keeps the state of every deployment by what its calls report, and decides which deployments are left out."""
 
-import math
 import random
 from collections import Counter
 from collections.abc import Callable, Container
@@ -23,7 +22,7 @@ from shared.routing._health import (
     after_throttle,
     while_probing,
 )
-from shared.routing._latency import Latency
+from shared.routing.deployments import DeploymentKey, DeploymentState, deployment_key
 from shared.routing.quota import QuotaReading, Sent, Throttle
 from shared.routing.retry_budget import AdaptiveThrottle
 from shared.routing.silence import Look
@@ -31,39 +30,6 @@ from shared.types import Target
 
 PROBE_GRANTED = 10.0  # seconds for a call to come along that may try a deployment whose ejection is over
 PROBE_ASKED = 3.0  # seconds until the fleet is asked again for that
-
-DeploymentKey = tuple[str, str]
-"""A backend's name and a deployment, which have one health; `DEPLOYMENT:TIER` for a tier with its own quota."""
-
-
-def deployment_key(target: Target) -> DeploymentKey:
-    """The key of a target's state. No deployment has a colon in its name."""
-    return target.backend.name, f"{target.deployment}:{target.tier}" if target.tier else target.deployment
-
-
-class DeploymentState:
-    """The state of one deployment. One per deployment, for the life of the process."""
-
-    __slots__ = (
-        "configured", "given", "health", "heard_at", "in_flight", "latency", "longest_cool_down", "movable",
-        "probe_asked_until", "probe_granted_until", "quota", "sent", "tested_at", "throttle",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self.health = HEALTHY
-        self.in_flight = 0  # tries under way, streams until they end
-        self.movable: set[Callable[[], None]] = set()  # each moves a try without an answer to another deployment
-        self.heard_at = -math.inf  # the time of the last byte on any of its calls
-        self.tested_at = -math.inf  # the time of the last test for a hang
-        self.sent = Sent()
-        self.quota: QuotaReading | None = None
-        self.configured: float | None = None  # tokens per minute, as configured, else the most that it has reported
-        self.given: float | None = None  # of these, as configured
-        self.latency = Latency()
-        self.throttle: AdaptiveThrottle | None = None  # since its first 429
-        self.longest_cool_down: Callable[[], float] | None = None
-        self.probe_granted_until = 0.0
-        self.probe_asked_until = 0.0
 
 
 class Fleet(Protocol):

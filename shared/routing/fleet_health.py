@@ -15,7 +15,8 @@ import msgspec
 from shared.concurrency import Tasks
 from shared.errors import StoreUnavailable
 from shared.routing._health import FAULTS_TO_EJECT, HEALTHY, Health, after_success
-from shared.routing.breakers import Breakers, DeploymentKey
+from shared.routing.breakers import Breakers
+from shared.routing.deployments import DeploymentKey
 from shared.storage import Row, Table, conditional
 
 logger = logging.getLogger("tollgate.health")

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from shared.config.document import Backend, Configuration
 from shared.errors import StoreUnavailable
-from shared.routing.breakers import Breakers, DeploymentKey, DeploymentState
+from shared.routing.breakers import Breakers
+from shared.routing.deployments import DeploymentKey, DeploymentState
 from shared.routing.drains import Drain, Drains
 from shared.routing.fleet_health import Shared, SharedHealth
 

@@ -20,7 +20,8 @@ from shared.credentials import Credentials
 from shared.forwarding.backend_client import BackendClient
 from shared.forwarding.forwarder import Charge, ForwardedCall, Forwarder
 from shared.forwarding.late_attempts import LateAttempts
-from shared.routing.breakers import Breakers, DeploymentState
+from shared.routing.breakers import Breakers
+from shared.routing.deployments import DeploymentState
 from shared.routing.retry_budget import RetryBudget
 from shared.routing.rotation import Rotation
 from shared.routing.router import Router
