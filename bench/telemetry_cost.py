@@ -17,8 +17,9 @@ from shared.azure_openai import operations, requests
 from shared.config.document import Backend
 from shared.config.environment import TelemetrySettings
 from shared.telemetry import spans
+from shared.telemetry.batches import Batch
 from shared.telemetry.exporter import ExportThread
-from shared.telemetry.recorder import Batch, Telemetry
+from shared.telemetry.recorder import Telemetry
 from shared.types import Attempt, Call, Consumer, Outcome, Target, Usage
 from tests.harness.telemetry_receivers import Receivers
 

@@ -16,7 +16,8 @@ from shared.azure_openai.operations import match
 from shared.azure_openai.requests import parse_call
 from shared.config.document import Backend
 from shared.telemetry import instruments
-from shared.telemetry.recorder import Batch, Telemetry
+from shared.telemetry.batches import Batch
+from shared.telemetry.recorder import Telemetry
 from shared.token_classes import TOKEN_CLASSES, UNITS, TokenCounts
 from shared.types import Consumer, Outcome, Target, Usage
 

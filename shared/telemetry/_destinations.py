@@ -21,8 +21,8 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from shared.config.environment import TelemetrySettings
+from shared.telemetry.batches import Batch, LogLine
 from shared.telemetry.metrics import Distribution, Instrument, Labels, Point, summed
-from shared.telemetry.recorder import Batch, LogLine
 from shared.telemetry.spans import Span
 
 _SCOPE = InstrumentationScope("tollgate")

@@ -6,7 +6,7 @@ import threading
 from queue import SimpleQueue
 
 from shared.config.environment import TelemetrySettings
-from shared.telemetry.recorder import Batch
+from shared.telemetry.batches import Batch
 
 logger = logging.getLogger("tollgate")
 

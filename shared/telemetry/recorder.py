@@ -6,18 +6,17 @@ define the content, `exporter.py` sends it.
 
 import asyncio
 import logging
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from contextvars import ContextVar
-from typing import Protocol
 
 import msgspec
 
 from shared.storage import Store
 from shared.storage.timed import TimedStore
 from shared.telemetry import instruments, spans
+from shared.telemetry._log_handler import LogHandler, current_trace
 from shared.telemetry._sampling import Budget
+from shared.telemetry.batches import Batch, LogLine, TelemetryExporter
 from shared.telemetry.metrics import Counter, Histogram, Instrument, Labels, Point, drained
 from shared.telemetry.spans import UNTRACED, Span, TraceContext
 from shared.token_classes import REPORTED, UNITS, price_name
@@ -30,48 +29,12 @@ _TOKEN_TYPES = tuple((field, price_name(field)) for field in REPORTED)
 _UNITS = tuple((field, unit.price) for field, unit in UNITS.items())
 
 
-class LogLine(msgspec.Struct, frozen=True):
-    """A log line. `time` in nanoseconds since 1970; ids are 0 outside of calls. `exception` is its type."""
-
-    time: int
-    level: int
-    logger: str
-    text: str
-    trace_id: int = 0
-    span_id: int = 0
-    exception: str = ""
-    stack: str = ""
-
-
-class Batch(msgspec.Struct, frozen=True):
-    spans: list[Span] = []
-    lines: list[LogLine] = []
-    points: list[Point] = []
-
-
 Readings = Mapping[Instrument, Callable[[], Iterable[tuple[Labels, float]]]]
 """Functions that read gauges, and counters since the start, from their owners at every export."""
 
 
 Cost = Callable[[Usage, Target], float | None]
 """Returns the USD of a call, or None if its price is unknown."""
-
-
-class TelemetryExporter(Protocol):
-    """Sends batches in order, outside of the event loop."""
-
-    @property
-    def busy(self) -> bool:
-        """True until every batch taken has been sent."""
-
-    def send(self, batch: Batch) -> None:
-        """Take a batch. Returns at once."""
-
-    async def close(self) -> None:
-        """Send the batches taken."""
-
-
-_current: ContextVar[TraceContext] = ContextVar("trace context", default=UNTRACED)
 
 
 class NoTelemetry:
@@ -136,7 +99,7 @@ class Telemetry:
         # By span: calls with a shadow, until it is decided whether they are kept.
         self._undecided: dict[int, asyncio.Future[int]] = {}
         self._task: asyncio.Task[None] | None = None
-        self._handler = _Handler(self)
+        self._handler = LogHandler(lambda line: self._append(self._lines, line))
 
     def configure(self, traces_per_second: float, cost: Cost) -> None:
         """Apply another configuration."""
@@ -151,7 +114,7 @@ class Telemetry:
     def begin(self, request_id: str, started: float, traceparent: str) -> TraceContext:
         """Begin a request: log lines of its task belong to its trace from here on."""
         trace = spans.trace_context(request_id, started, traceparent)
-        _current.set(trace)
+        current_trace.set(trace)
         return trace
 
     def ended(self, trace: TraceContext, consumer: Consumer, call: Call, outcome: Outcome) -> None:
@@ -202,7 +165,7 @@ class Telemetry:
         if self._undecided and (undecided := self._undecided.pop(trace.span_id, None)) is not None:
             undecided.set_result(represents)
         # Set again, because under the Functions worker a call ends in another task than it began in.
-        _current.set(msgspec.structs.replace(trace, kept=True) if represents else trace)
+        current_trace.set(msgspec.structs.replace(trace, kept=True) if represents else trace)
         return represents
 
     def _measure(self, seconds: float, call: Call, outcome: Outcome) -> None:
@@ -249,9 +212,6 @@ class Telemetry:
             self._send(with_metrics=True)
         await self._exporter.close()
 
-    def note(self, line: LogLine) -> None:
-        self._append(self._lines, line)
-
     async def _run(self) -> None:
         spans_at = metrics_at = self._clock()
         while True:
@@ -288,23 +248,3 @@ class Telemetry:
             queue.popleft()
             self._lost.add(())
         queue.append(item)
-
-
-class _Handler(logging.Handler):
-    """Records the gateway's log lines. Lines of a call below a warning are recorded only with a kept trace: the span
-    says as much, and a line per call would cost more than the call's other telemetry."""
-
-    def __init__(self, telemetry: Telemetry) -> None:
-        super().__init__(logging.INFO)
-        self._telemetry = telemetry
-
-    def emit(self, record: logging.LogRecord) -> None:
-        trace = _current.get()
-        if record.levelno < logging.WARNING and trace is not UNTRACED and not trace.kept:
-            return
-        kind, stack = "", ""
-        if record.exc_info and record.exc_info[0] is not None:
-            # Not the exception's message: it may contain prompts or answers.
-            kind, stack = record.exc_info[0].__name__, "".join(traceback.format_tb(record.exc_info[2]))
-        about = (int(record.created * 1e9), record.levelno, record.name, record.getMessage())
-        self._telemetry.note(LogLine(*about, trace.trace_id, trace.span_id, kind, stack))
