@@ -32,7 +32,7 @@ from local.processes import Children, free_port
 from shared import bootstrap
 from shared.auth.consumers import Consumers
 from shared.config import environment
-from shared.config.document import Limits
+from shared.config.limits import Limits
 from shared.http_protocol import UVICORN_OPTIONS
 
 ROOT = Path(__file__).resolve().parent.parent

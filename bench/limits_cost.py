@@ -6,7 +6,8 @@ import time
 import tracemalloc
 
 from shared.azure_openai import operations
-from shared.config.document import Configuration, Limits
+from shared.config.document import Configuration
+from shared.config.limits import Limits
 from shared.limits.limiter import Limiter
 from shared.storage import names
 from shared.types import Call, Consumer, Usage

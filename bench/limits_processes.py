@@ -25,7 +25,8 @@ from local.processes import Children
 from shared.azure_openai import operations
 from shared.billing.cost import USD, cost
 from shared.billing.prices import Prices
-from shared.config.document import Configuration, Limits
+from shared.config.document import Configuration
+from shared.config.limits import Limits
 from shared.errors import GatewayError
 from shared.limits._rows import from_properties
 from shared.limits.limiter import Limiter

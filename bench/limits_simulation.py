@@ -18,7 +18,8 @@ import msgspec
 
 from bench.limits_demand import Admission, Request, overshoot, possible, requests
 from shared.azure_openai import operations as azure_openai
-from shared.config.document import Configuration, Limits
+from shared.config.document import Configuration
+from shared.config.limits import Limits
 from shared.errors import GatewayError
 from shared.limits import _token_bucket, scopes
 from shared.limits._rows import to_properties

@@ -22,7 +22,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shared.config.document import AMOUNTS
+from shared.config.prices import AMOUNTS
 
 OUTPUT = Path(__file__).resolve().parent.parent / "shared" / "billing" / "prices.json"
 _PER = {"1M": 1.0, "1K": 1e3}  # a meter's unit -> factor to USD per million tokens

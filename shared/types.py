@@ -5,7 +5,8 @@ from typing import Literal
 
 import msgspec
 
-from shared.config.document import Backend, FallbackReason, Limits
+from shared.config.document import Backend, FallbackReason
+from shared.config.limits import Limits
 from shared.token_classes import TokenCounts
 
 LONG_CONTEXT = 272_000  # input tokens above which all of a call has the prices of long context

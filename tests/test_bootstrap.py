@@ -10,7 +10,7 @@ import pytest
 
 from shared.bootstrap import Application
 from shared.config import environment
-from shared.config.document import Limits
+from shared.config.limits import Limits
 from shared.errors import ConfigurationError
 from shared.types import Target
 from tests.harness import in_process

@@ -18,7 +18,7 @@ import msgspec
 from shared.auth._jwt import ENTRA
 from shared.auth.client_address import networks
 from shared.azure_openai.json_body import UNREADABLE
-from shared.config.document import Limits, time_zone_problem
+from shared.config.limits import Limits, time_zone_problem
 from shared.storage import Properties, Row, Value
 from shared.types import ANYWHERE, Access, Consumer
 

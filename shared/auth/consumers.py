@@ -9,7 +9,7 @@ from shared.auth import keys
 from shared.auth._jwt import Identity
 from shared.auth.consumer_rows import POLICY, Record, StoredKey, Version, key_row, opens_more, policy_row, version_of
 from shared.auth.foreign_keys import ForeignKeyIndex, Owner
-from shared.config.document import Limits
+from shared.config.limits import Limits
 from shared.errors import InvalidRequest, NameTaken, StoreUnavailable
 from shared.storage import Properties, Row, Store, Value, names
 from shared.types import ANYWHERE, Access, Consumer

@@ -14,7 +14,8 @@ import msgspec
 
 from shared.billing.cost import USD, Price, cost
 from shared.billing.prices import Prices
-from shared.config.document import Backend, Configuration, ProvisionedCapacity, since_seconds
+from shared.config.days import since_seconds
+from shared.config.document import Backend, Configuration, ProvisionedCapacity
 from shared.usage import hours
 from shared.usage.aggregates import NOBODY, Counts, Dimensions, Lines
 from shared.usage.query import HourRange

@@ -15,7 +15,9 @@ from typing import NamedTuple
 import msgspec
 
 from shared.billing.cost import USD, Price
-from shared.config.document import AMOUNTS, Backend, Deployment, PriceLine, since_seconds
+from shared.config.days import since_seconds
+from shared.config.document import Backend
+from shared.config.prices import AMOUNTS, Deployment, PriceLine
 from shared.token_classes import TOKEN_CLASSES, TOKEN_PRICES, TOOL_PRICES, price_name
 from shared.types import LONG_CONTEXT, Target, Usage
 

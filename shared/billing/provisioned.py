@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from shared.config.document import Deployment
+from shared.config.prices import Deployment
 
 FACTS = Path(__file__).with_name("provisioned.json")
 _ANYWHERE = 15, 5  # minimum and step of global and data zone deployments, of every model in the table

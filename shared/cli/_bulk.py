@@ -17,7 +17,7 @@ from shared.auth.keys import digest_to_import, new_id
 from shared.cli._client import Client
 from shared.cli._consumer_options import FIELDS, fields_in, moment
 from shared.cli._terminal import as_option, fail, pages, show
-from shared.config.document import Limits
+from shared.config.limits import Limits
 from shared.errors import GatewayError
 
 _PATH = "/gateway/consumers"

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from shared.cli._terminal import fail
-from shared.config.document import Limits, Period
+from shared.config.limits import Limits, Period
 
 _PANEL = "Limits"
 _Amount = Annotated[

@@ -7,7 +7,7 @@ from shared.billing import provisioned, ptu
 from shared.billing.cost import USD, Price, cost
 from shared.billing.prices import Prices
 from shared.billing.ptu import HOURS_PER_MONTH, Payment, Terms, Workload
-from shared.config.document import Deployment
+from shared.config.prices import Deployment
 from shared.types import Usage
 
 _WIDER: tuple[Deployment, ...] = ("data_zone", "global")  # some models have regional capacity only as provisioned

@@ -11,7 +11,7 @@ from shared import bootstrap
 from shared.billing.cost import exactly
 from shared.billing.focus_export import FocusExporter
 from shared.cli._terminal import AsJson, fail, settings, show, with_store
-from shared.config.document import since_seconds
+from shared.config.days import since_seconds
 from shared.storage import Store
 from shared.usage import hours
 

@@ -11,7 +11,7 @@ from shared.cli import _bulk
 from shared.cli._client import Client
 from shared.cli._consumer_options import fields_in, limits_in, with_fields
 from shared.cli._terminal import AsJson, Identified, fail, find, pages, show, with_client
-from shared.config.document import Limits
+from shared.config.limits import Limits
 
 commands = typer.Typer(no_args_is_help=True, help="Consumers and their keys.")
 

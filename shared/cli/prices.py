@@ -8,7 +8,8 @@ import typer
 
 from shared.billing.prices import Prices
 from shared.cli._terminal import AsJson, fail, settings, show
-from shared.config.document import AMOUNTS, Configuration, Tier
+from shared.config.document import Configuration
+from shared.config.prices import AMOUNTS, Tier
 
 commands = typer.Typer()
 

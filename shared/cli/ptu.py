@@ -15,7 +15,7 @@ from shared.billing.prices import Prices
 from shared.billing.ptu import Hour, Payment, Terms
 from shared.cli._ptu_forecast import Forecast, Place, weigh
 from shared.cli._terminal import AsJson, fail, known_configuration, settings, show, with_store
-from shared.config.document import Deployment
+from shared.config.prices import Deployment
 from shared.storage import Store
 from shared.usage import hours, query
 from shared.usage.aggregates import Counts, Dimensions

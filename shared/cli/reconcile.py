@@ -10,7 +10,7 @@ import typer
 from shared.billing import reconciliation
 from shared.billing.reconciliation import Difference
 from shared.cli._terminal import AsJson, fail, settings, show, with_store
-from shared.config.document import since_seconds
+from shared.config.days import since_seconds
 from shared.storage import Store
 from shared.usage import hours, query
 

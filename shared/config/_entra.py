@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 from shared.config import document
+from shared.config.limits import time_zone_problem
 from shared.errors import Complaint
 
 GUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -60,7 +61,7 @@ def _rule_complaints(rule: document.CallerRule, at: str, configuration: document
     if rule.team is not None and rule.team not in (teams := configuration.team_limits):
         known = ", ".join(sorted(teams)) or "teams, which is empty"
         yield Complaint(f"{at}.team", f"expected one of {known}, got {rule.team!r}")
-    if problem := document.time_zone_problem(rule.limits):
+    if problem := time_zone_problem(rule.limits):
         yield Complaint(f"{at}.limits.time_zone", problem)
     places: dict[str, tuple[list[str] | None, set[str]]] = {
         "models": (rule.models, {*configuration.model_names(), *configuration.aliases}),

@@ -7,6 +7,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from shared.config import _entra, alerting, document, masking
+from shared.config.days import is_day
+from shared.config.limits import AddressLimits, Limits, time_zone_problem
 from shared.errors import Complaint
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -80,13 +82,13 @@ def _ledger_complaints(configuration: document.Configuration) -> Iterator[Compla
 
 def _limits_complaints(configuration: document.Configuration) -> Iterator[Complaint]:
     settings, client = configuration.limits, configuration.client_address
-    placed: dict[str, document.Limits | document.AddressLimits] = {"limits.defaults": settings.defaults}
+    placed: dict[str, Limits | AddressLimits] = {"limits.defaults": settings.defaults}
     placed["limits.addresses"] = settings.addresses
     placed["limits.users"] = settings.users
     placed |= {f"limits.teams.{name}": limits for name, limits in settings.teams.items()}
     placed |= {f"models.{name}.limits": model.limits for name, model in configuration.models.items() if model.limits}
     for at, limits in placed.items():
-        if problem := document.time_zone_problem(limits):
+        if problem := time_zone_problem(limits):
             yield Complaint(f"{at}.time_zone", problem)
     for key, header in (
         ("client_address.header", client.header),
@@ -121,7 +123,7 @@ def _product_complaints(configuration: document.Configuration) -> Iterator[Compl
             for value in sorted((named or frozenset()) - known):
                 yield Complaint(f"{at}.{key}", f"expected {of}, got {value!r}")
         for key, limits in (("limits", product.limits), ("shared_limits", product.shared_limits)):
-            if problem := document.time_zone_problem(limits):
+            if problem := time_zone_problem(limits):
                 yield Complaint(f"{at}.{key}.time_zone", problem)
 
 
@@ -131,7 +133,7 @@ def _team_complaints(configuration: document.Configuration) -> Iterator[Complain
             yield Complaint("teams", f"expected names of letters, digits, '.', '_' or '-', 64 at most, got {name!r}")
         if name in configuration.limits.teams:
             yield Complaint(f"teams.{name}", f"expected each team in one place, but limits.teams also has {name!r}")
-        if problem := document.time_zone_problem(team.limits):
+        if problem := time_zone_problem(team.limits):
             yield Complaint(f"teams.{name}.limits.time_zone", problem)
         for owner in sorted(team.owners):
             if not OBJECT_ID.fullmatch(owner):
@@ -191,7 +193,7 @@ def _backend_complaints(backend: document.Backend, at: str) -> Iterator[Complain
     for i, capacity in enumerate(backend.capacity):
         if capacity.model not in backend.models:
             yield Complaint(f"{at}.capacity[{i}].model", f"expected a model of this backend, got {capacity.model!r}")
-        if not capacity.since or not document.is_date(capacity.since):
+        if not capacity.since or not is_day(capacity.since):
             yield Complaint(f"{at}.capacity[{i}].from", f"expected a date as 2026-08-01, got {capacity.since!r}")
 
 
@@ -229,12 +231,12 @@ def _switch_complaints(configuration: document.Configuration) -> Iterator[Compla
     served, models = set(configuration.model_names()), configuration.models
     for name, model in models.items():
         at = f"models.{name}"
-        if model.retires and not document.is_date(model.retires):
+        if model.retires and not is_day(model.retires):
             yield Complaint(f"{at}.retires", f"expected a date as 2027-02-01, got {model.retires!r}")
         if (successor := model.replaced_by) is None:
             continue
         at += ".replaced_by"
-        if not successor.since or not document.is_date(successor.since):
+        if not successor.since or not is_day(successor.since):
             yield Complaint(f"{at}.from", f"expected a date as 2027-01-15, got {successor.since!r}")
         if successor.model not in served:
             yield Complaint(f"{at}.model", f"expected a model of a backend, got {successor.model!r}")

@@ -1,69 +1,15 @@
 """Schema of the configuration document, with its defaults and the ranges of its numbers."""
 
 import functools
-from datetime import date
 from typing import Annotated, Literal
-from zoneinfo import ZoneInfo
 
 import msgspec
 from msgspec import Meta
 
-from shared.config.alerting import AlertSettings, WebhookSettings
-from shared.token_classes import TOKEN_PRICES, TOOL_PRICES, UNITS, Dollars, TokenPrices
-
-Limit = Annotated[int, Meta(ge=0, le=10**15)]  # 0: no limit
-Deployment = Literal["global", "data_zone", "regional"]
-Tier = Literal["standard", "batch", "priority", "flex"]
-
-
-class PriceLine(TokenPrices, frozen=True, forbid_unknown_fields=True, kw_only=True, rename={"since": "from"}):
-    """One price, in the table and in the configuration: USD per million tokens or characters, per second of sound, per
-    image, per call of a tool, per hour of a provisioned throughput unit. If several match a call, the most specific one
-    applies: region before kind of deployment, then the latest `from` (YYYY-MM-DD, UTC). `deployment` None and empty
-    `regions` match all."""
-
-    model: str = ""
-    deployment: Deployment | None = None
-    regions: list[str] = []  # noqa: RUF012 - msgspec copies it
-    tier: Tier = "standard"
-    context: Literal["short", "long"] = "short"
-    since: str = ""
-    image: Dollars | None = None
-    second: Dollars | None = None
-    character: Dollars | None = None
-    web_search: Dollars | None = None
-    file_search: Dollars | None = None
-    code_session: Dollars | None = None
-    unit_hour: Dollars | None = None
-
-    def problem(self) -> str | None:
-        """The complaint about this line, None if it is consistent."""
-        given = {name for name in AMOUNTS if getattr(self, name) is not None}
-        if not given:
-            return f"expected at least one of {', '.join(AMOUNTS)}"
-        if "unit_hour" in given if self.model else not (given <= {*TOOL_PRICES} or given == {"unit_hour"}):
-            tools = ", ".join(TOOL_PRICES)
-            return f"expected either a model with its prices, or no model and unit_hour alone or some of {tools}"
-        return None if is_date(self.since) else f"from: expected a date as 2026-08-01, got {self.since!r}"
-
-
-AMOUNTS = (*TOKEN_PRICES, *(unit.price for unit in UNITS.values()), "unit_hour")
-
-
-def is_date(since: str) -> bool:
-    """True for a day, and for "", which means always."""
-    try:
-        return since_seconds(since) >= 0
-    except ValueError:
-        return False
-
-
-@functools.cache
-def since_seconds(since: str) -> int:
-    """The start of a day in seconds since 1970, 0 for "". Raises `ValueError` for other formats than YYYY-MM-DD."""
-    if len(since) not in (0, 10) or "W" in since:
-        raise ValueError(since)
-    return (date.fromisoformat(since) - date(1970, 1, 1)).days * 86_400 if since else 0
+from shared.config.alerting import AlertSettings
+from shared.config.days import since_seconds
+from shared.config.limits import Limits, LimitSettings
+from shared.config.prices import Deployment, PriceLine
 
 
 class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -104,40 +50,6 @@ class Backend(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     priority: Annotated[int, Meta(ge=0, le=100)] = 1
     weight: Annotated[int, Meta(ge=1, le=100)] = 1
     tokens_per_minute: dict[str, Annotated[int, Meta(ge=1)]] = {}
-
-
-Period = Literal["hour", "day", "week", "month"]
-
-
-class Limits(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True, gc=False):
-    """Limits of a consumer, a team, an address or a model. None: the configuration's default; 0: no limit. Periods
-    start by the clocks of `time_zone` (UTC). `soft`: calls over a limit are reported, not rejected. `estimate`: output
-    tokens to reserve, the maximum that the call allows (`max`) or the average (`learned`)."""
-
-    requests_per_minute: Limit | None = None
-    tokens_per_minute: Limit | None = None
-    token_quota: Limit | None = None
-    token_quota_period: Period | None = None
-    request_quota: Limit | None = None
-    request_quota_period: Period | None = None
-    budget_usd: Annotated[float, Meta(ge=0, le=1e15)] | None = None
-    budget_period: Period | None = None
-    max_concurrent: Limit | None = None
-    time_zone: str | None = None
-    soft: bool | None = None
-    estimate: Literal["max", "learned"] | None = None
-
-
-_NO_LIMITS = Limits()
-
-
-class AddressLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Limits of one client address, across all keys. None or 0: no limit."""
-
-    requests_per_minute: Limit | None = None
-    request_quota: Limit | None = None
-    request_quota_period: Period = "day"
-    time_zone: str = "UTC"
 
 
 class ClientAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -189,33 +101,6 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tier_fallback: bool = False
     retires: str = ""
     replaced_by: Successor | None = None
-
-
-class TokenHeaders(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Names of the token headers, as API Management's `llm-token-limit` has them. None: not sent."""
-
-    remaining_tokens: str | None = None
-    consumed_tokens: str | None = None
-
-
-class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Limits for all callers. `defaults`: for consumers that set none; `teams`: shared by the keys of each team;
-    `users`: of each user behind a key; `addresses`: for every client address, with and without a valid key.
-
-    `contact` is named in the error of a rejected call; `webhook` receives alerts about quotas that are nearly used up,
-    as a receiver of `alerts` does.
-    `unpriced`: what becomes of a call under a budget if its model has no known price. `warn`: it passes, does not count
-    towards the budget, and the log says so; `refuse`: it is rejected.
-    """
-
-    defaults: Limits = Limits()
-    teams: dict[str, Limits] = {}
-    users: Limits = Limits()
-    addresses: AddressLimits = AddressLimits()
-    contact: str = "the gateway's operator"
-    headers: TokenHeaders = TokenHeaders()
-    webhook: WebhookSettings | None = None
-    unpriced: Literal["refuse", "warn"] = "warn"
 
 
 class Product(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -391,25 +276,3 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dic
         while (switch := self.switches.get(name)) is not None and now >= switch[0]:
             name = switch[1]
         return name
-
-
-def merged(defaults: Limits, own: Limits) -> Limits:
-    """The limits of a consumer: field by field its own, else the defaults."""
-    if own == _NO_LIMITS:
-        return defaults
-    if defaults == _NO_LIMITS:
-        return own
-    values = {
-        name: value if (value := getattr(own, name)) is not None else getattr(defaults, name)
-        for name in Limits.__struct_fields__
-    }
-    return Limits(**values)
-
-
-def time_zone_problem(limits: Limits | AddressLimits) -> str:
-    """The complaint about a time zone, "" if it exists."""
-    try:
-        ZoneInfo(limits.time_zone or "UTC")
-    except (ValueError, OSError, KeyError):
-        return f"expected the name of a time zone such as Europe/Berlin, got {limits.time_zone!r}"
-    return ""

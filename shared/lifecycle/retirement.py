@@ -11,7 +11,8 @@ from pathlib import Path
 
 import msgspec
 
-from shared.config.document import Configuration, Model, since_seconds
+from shared.config.days import since_seconds
+from shared.config.document import Configuration, Model
 
 TABLE = Path(__file__).with_name("lifecycle.json")
 NOTICES = (7, 30, 90)  # days before a model's end at which people are told

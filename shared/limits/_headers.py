@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
-from shared.config.document import Limits
+from shared.config.limits import Limits
 from shared.errors import BudgetExceeded, GatewayError, QuotaExceeded, RateLimitExceeded
 from shared.limits._amounts import DIMENSIONS
 from shared.limits._exchange import Denied

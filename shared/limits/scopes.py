@@ -12,7 +12,8 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from shared.config.document import AddressLimits, Configuration, Limits, Period, merged
+from shared.config.document import Configuration
+from shared.config.limits import AddressLimits, Limits, Period, merged
 from shared.limits._amounts import Bound, Bounds
 from shared.types import Consumer
 

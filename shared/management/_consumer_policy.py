@@ -10,7 +10,8 @@ from shared.auth.client_address import networks
 from shared.auth.consumer_rows import Record, State, StoredKey, is_identity
 from shared.auth.operators import ADMINS, Operator
 from shared.auth.products import is_open_to
-from shared.config.document import Backend, Configuration, Limits, time_zone_problem
+from shared.config.document import Backend, Configuration
+from shared.config.limits import Limits, time_zone_problem
 from shared.errors import InvalidRequest, RoleRequired
 from shared.management.routes import checked, rfc3339, time_of
 from shared.types import Access, Consumer

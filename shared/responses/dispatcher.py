@@ -15,7 +15,8 @@ from shared.affinity.directory import ObjectDirectory
 from shared.affinity.pending import PendingWork
 from shared.affinity.recorder import ObjectRecorder
 from shared.azure_openai import answers, metering
-from shared.config.document import Model, since_seconds
+from shared.config.days import since_seconds
+from shared.config.document import Model
 from shared.errors import GatewayError, StateUnavailable, UpstreamTimeout
 from shared.forwarding.forwarder import ForwardedCall, Forwarder, ForwardingFailed
 from shared.forwarding.response import Answer, WholeAnswer

@@ -10,7 +10,7 @@ from shared.auth import keys
 from shared.auth.authenticator import Authenticator
 from shared.auth.consumer_rows import Record
 from shared.auth.consumers import Consumers
-from shared.config.document import Limits
+from shared.config.limits import Limits
 from shared.errors import InvalidApiKey, StoreUnavailable
 from shared.types import Consumer
 from tests.harness.consumer_changes import change

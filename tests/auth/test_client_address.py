@@ -10,7 +10,8 @@ import pytest
 from shared.auth import client_address
 from shared.auth.authenticator import Authenticator
 from shared.auth.consumers import Consumers
-from shared.config.document import AddressLimits, ClientAddress, Configuration, Limits, LimitSettings
+from shared.config.document import ClientAddress, Configuration
+from shared.config.limits import AddressLimits, Limits, LimitSettings
 from shared.errors import AddressNotAllowed, GatewayError, QuotaExceeded, RateLimitExceeded
 from shared.limits import cleanup, scopes
 from shared.limits._rows import from_properties

@@ -6,7 +6,7 @@ import pytest
 
 from shared.auth.consumer_names import ConsumerNames
 from shared.auth.consumers import Consumers
-from shared.config.document import Limits
+from shared.config.limits import Limits
 from tests.harness.consumer_changes import change
 from tests.harness.memory_store import MemoryStore
 

@@ -4,7 +4,7 @@ import msgspec
 
 from shared.auth import keys
 from shared.auth.consumers import Consumers
-from shared.config.document import Limits
+from shared.config.limits import Limits
 from shared.storage import Properties, names
 from tests.harness.consumer_changes import change
 from tests.harness.memory_store import MemoryStore, MemoryTable

@@ -9,7 +9,7 @@ from shared.auth.authenticator import Authenticator
 from shared.auth.consumer_rows import Record
 from shared.auth.consumers import Consumers
 from shared.auth.foreign_keys import ForeignKeyIndex
-from shared.config.document import Limits
+from shared.config.limits import Limits
 from shared.errors import InvalidApiKey, InvalidRequest, NameTaken, StoreUnavailable
 from shared.storage import Row
 from shared.types import Consumer

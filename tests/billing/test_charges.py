@@ -12,7 +12,8 @@ from shared.billing.charges import UNUSED, Charge, Tariff
 from shared.billing.cost import USD, cost
 from shared.billing.prices import Prices
 from shared.billing.report import DIMENSIONS, UsageQuery, as_csv, parse_query, report
-from shared.config.document import Backend, PriceLine, ProvisionedCapacity
+from shared.config.document import Backend, ProvisionedCapacity
+from shared.config.prices import PriceLine
 from shared.errors import InvalidRequest
 from shared.storage import Properties
 from shared.types import Target, Usage

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from shared.billing import prices as price_list
 from shared.billing.cost import USD, cost, exactly
 from shared.billing.prices import Prices
-from shared.config import document as config_document
-from shared.config.document import Backend, PriceLine
+from shared.config.document import Backend
 from shared.config.parsing import parse
+from shared.config.prices import AMOUNTS, PriceLine
 from shared.errors import ConfigurationError
 from shared.types import Target, Usage
 
@@ -185,7 +185,7 @@ def test_the_table_names_its_sources_and_every_line_is_valid() -> None:
     assert [line for line in lines if line.problem()] == []
     assert all(line.since for line in azure.prices)
     for line in lines:  # a price with more decimals than a picodollar has would be rounded
-        for name in config_document.AMOUNTS:
+        for name in AMOUNTS:
             if (amount := getattr(line, name)) is not None and name not in ("second", "unit_hour"):
                 assert round(amount * 1e6) == pytest.approx(amount * 1e6, abs=1e-6), line
 

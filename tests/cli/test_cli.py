@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from shared import __version__, asgi
 from shared.cli._terminal import show
 from shared.cli.app import cli
-from shared.config.document import Limits
+from shared.config.limits import Limits
 from simulator.process import SimulatorProcess
 from tests.harness.azurite import Azurite
 from tests.harness.gateway_process import make_key

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from shared.config.document import Limits
+from shared.config.limits import Limits
 from simulator.process import SimulatorProcess
 from tests.cli.test_cli import Commands
 from tests.harness.system import MANAGEMENT_KEY, System, chat_body, eventually

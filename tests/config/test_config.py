@@ -14,7 +14,9 @@ import pytest
 
 from shared.config import alerting, environment, parsing
 from shared.config import document as config
-from shared.config.document import Backend, Limits
+from shared.config.document import Backend
+from shared.config.limits import AddressLimits, Limits, LimitSettings, TokenHeaders
+from shared.config.prices import PriceLine
 from shared.errors import ConfigurationError
 from shared.versions.live import READ_AT_THE_START
 
@@ -356,10 +358,10 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {  # heading in docs/configuration.m
     "`backends[].capacity`": config.ProvisionedCapacity,
     "`models`": config.Model,
     "`canary` and `shadow`": config.Variant,
-    "`limits`": config.LimitSettings,
-    "Limit fields": config.Limits,
-    "`limits.addresses`": config.AddressLimits,
-    "`limits.headers`": config.TokenHeaders,
+    "`limits`": LimitSettings,
+    "Limit fields": Limits,
+    "`limits.addresses`": AddressLimits,
+    "`limits.headers`": TokenHeaders,
     "`limits.webhook`": alerting.WebhookSettings,
     "`alerts`": alerting.AlertSettings,
     "`alerts.webhooks`": alerting.ReceiverSettings,
@@ -373,7 +375,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {  # heading in docs/configuration.m
     "`entra.callers`": config.CallerRule,
     "`timeouts`": config.Timeouts,
     "`ledger`": config.LedgerSettings,
-    "`prices`": config.PriceLine,
+    "`prices`": PriceLine,
     "`export`": config.ExportSettings,
     "`telemetry`": config.Tracing,
     "`allowed`": config.Allowed,
@@ -443,7 +445,7 @@ def test_a_section_for_entra_with_an_authority_of_this_machine_is_accepted() -> 
     for authority in ("http://127.0.0.1:8080", "http://localhost:1", "https://login.microsoftonline.us/"):
         section = parsing.parse(changed("entra", entra(*rules, authority=authority)), "x").entra
         assert section is not None
-        assert section.callers[0].limits == config.Limits(tokens_per_minute=5)
+        assert section.callers[0].limits == Limits(tokens_per_minute=5)
     assert parsing.parse(json.dumps(GOOD), "x").entra is None
 
 

@@ -17,7 +17,7 @@ from shared import bootstrap
 from shared.alerts.watch import Patience
 from shared.auth.consumers import Consumers
 from shared.bootstrap import Application
-from shared.config.document import Limits
+from shared.config.limits import Limits
 from simulator.process import SimulatorProcess
 from tests.harness.alert_receiver import AlertReceiver, alert_receiver
 from tests.harness.azurite import Azurite

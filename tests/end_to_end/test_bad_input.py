@@ -11,7 +11,7 @@ import pytest
 from shared.auth import keys
 from shared.auth.authenticator import Authenticator
 from shared.auth.consumers import Consumers
-from shared.config.document import Limits
+from shared.config.limits import Limits
 from shared.errors import InvalidApiKey
 from tests.harness.consumer_changes import change
 from tests.harness.gateway_process import Answer, cli

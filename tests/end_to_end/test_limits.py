@@ -11,8 +11,8 @@ import pytest
 
 from shared import bootstrap
 from shared.auth.consumers import Consumers
-from shared.config.document import Limits
 from shared.config.environment import Storage
+from shared.config.limits import Limits
 from shared.config.parsing import parse
 from shared.errors import ConfigurationError
 from shared.limits import report as limits_report

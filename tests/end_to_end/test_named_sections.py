@@ -10,8 +10,8 @@ import pytest
 
 from shared import bootstrap
 from shared.auth.consumers import Consumers
-from shared.config.document import Limits
 from shared.config.environment import Storage
+from shared.config.limits import Limits
 from simulator.process import SimulatorProcess
 from tests.harness.azurite import Azurite
 from tests.harness.azurite import azurite as start_azurite

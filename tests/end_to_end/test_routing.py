@@ -14,8 +14,8 @@ import pytest
 
 from shared import bootstrap
 from shared.auth.consumers import Consumers
-from shared.config.document import Limits
 from shared.config.environment import Storage
+from shared.config.limits import Limits
 from shared.types import Access
 from simulator.process import SimulatorProcess
 from tests.harness.azurite import Azurite

@@ -19,8 +19,8 @@ from typing import Any, Literal, Self
 from local.processes import free_port
 from shared import bootstrap
 from shared.auth.consumers import Consumers
-from shared.config.document import Limits
 from shared.config.environment import Storage
+from shared.config.limits import Limits
 from shared.http_protocol import UVICORN_OPTIONS
 from tests.harness.functions_host import MASTER_KEY
 

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from shared import bootstrap
 from shared.auth.consumers import Consumers
 from shared.bootstrap import Application, OpenTables
-from shared.config.document import Limits
+from shared.config.limits import Limits
 from shared.storage import Properties
 from tests.harness.memory_store import MemoryStore
 

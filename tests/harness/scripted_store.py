@@ -3,7 +3,8 @@
 import asyncio
 from typing import Any
 
-from shared.config.document import Configuration, LimitSettings, Model
+from shared.config.document import Configuration, Model
+from shared.config.limits import LimitSettings
 from shared.errors import StoreUnavailable
 from shared.limits.limiter import Limiter
 from shared.storage import Properties, Row

@@ -12,6 +12,7 @@ import pytest
 
 from shared.config import alerting
 from shared.config import document as config
+from shared.config.limits import AddressLimits, Limits, LimitSettings, TokenHeaders
 from tests.infra.compiler import Compiler, Refused
 from tests.infra.snapshots import BICEP, CASES, sources
 
@@ -117,14 +118,14 @@ def test_the_types_of_the_sections_are_those_of_the_configuration(template: dict
     assert keys(template, "otherSections") == fields(config.Configuration) - composed
     assert keys(template, "otherSections", "ledger") == fields(config.LedgerSettings)
     assert keys(template, "otherSections", "client_address") == fields(config.ClientAddress)
-    assert keys(template, "limitSettings") == fields(config.LimitSettings)
-    assert keys(template, "limitSettings", "addresses") == fields(config.AddressLimits)
-    assert keys(template, "limitSettings", "headers") == fields(config.TokenHeaders)
+    assert keys(template, "limitSettings") == fields(LimitSettings)
+    assert keys(template, "limitSettings", "addresses") == fields(AddressLimits)
+    assert keys(template, "limitSettings", "headers") == fields(TokenHeaders)
     assert keys(template, "limitSettings", "webhook") == fields(alerting.WebhookSettings)
     assert keys(template, "alertReceiver") == fields(alerting.ReceiverSettings)
     assert keys(template, "otherSections", "alerts") == fields(alerting.AlertSettings)
     assert keys(template, "model", "replaced_by") == fields(config.Successor)
-    assert keys(template, "consumerLimits") == fields(config.Limits)
+    assert keys(template, "consumerLimits") == fields(Limits)
     assert keys(template, "model") == fields(config.Model)
     assert keys(template, "otherSections", "end_users") == fields(config.EndUsers)
     assert keys(template, "product") == fields(config.Product)

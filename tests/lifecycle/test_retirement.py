@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from shared.config import parsing
-from shared.config.document import Configuration, Model, Successor, since_seconds
+from shared.config.days import since_seconds
+from shared.config.document import Configuration, Model, Successor
 from shared.lifecycle import retirement
 from shared.lifecycle.notices import Notices
 from shared.lifecycle.retirement import TABLE, Retirement

@@ -13,7 +13,9 @@ import pytest
 from shared.auth.authenticator import Authenticator
 from shared.auth.consumers import Consumers
 from shared.azure_openai import operations
-from shared.config.document import Backend, Configuration, Limits, Model, PriceLine, TokenHeaders
+from shared.config.document import Backend, Configuration, Model
+from shared.config.limits import Limits, TokenHeaders
+from shared.config.prices import PriceLine
 from shared.errors import BudgetExceeded, GatewayError, ModelWithoutPrice, QuotaExceeded, RateLimitExceeded
 from shared.limits._headers import duration
 from shared.limits.limiter import Limiter, Reservation

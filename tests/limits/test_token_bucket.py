@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.config.document import Limits
+from shared.config.limits import Limits
 from shared.errors import StoreUnavailable
 from shared.limits import scopes
 from shared.limits._amounts import Amounts, Bound, Bounds

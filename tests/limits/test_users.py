@@ -4,7 +4,8 @@ import msgspec
 
 from shared.azure_openai.operations import match
 from shared.azure_openai.requests import parse_call
-from shared.config.document import Configuration, Limits, LimitSettings, Product
+from shared.config.document import Configuration, Product
+from shared.config.limits import Limits, LimitSettings
 from shared.limits import cleanup, scopes
 from shared.limits._users import UsersOfKeys
 from shared.types import Consumer, Usage

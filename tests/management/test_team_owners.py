@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from shared.auth.operators import Operator
-from shared.config.document import Backend, Configuration, Limits, LimitSettings
+from shared.config.document import Backend, Configuration
+from shared.config.limits import Limits, LimitSettings
 from shared.errors import ConsumerNotFound, GatewayError, RoleRequired
 from shared.management.audit import Audit
 from shared.management.consumers import ConsumerRoutes

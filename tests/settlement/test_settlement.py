@@ -12,7 +12,7 @@ import pytest
 
 from shared.affinity.pending import PendingIndex
 from shared.bootstrap import Application
-from shared.config.document import Limits
+from shared.config.limits import Limits
 from shared.errors import StoreUnavailable
 from shared.storage import Properties
 from shared.types import Reference
