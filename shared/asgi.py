@@ -9,7 +9,8 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from shared import bootstrap
-from shared.errors import ConfigurationError, websocket_refused
+from shared.errors import ConfigurationError
+from shared.requests.websockets import websocket_refused
 from shared.responses.rendering import ErrorResponse
 from shared.telemetry.console import log_to_stdout
 

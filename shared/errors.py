@@ -80,25 +80,29 @@ class GatewayError(Exception):
     """An error response. `message` is for the person who reads it and holds no secret.
 
     `type` follows OpenAI's vocabulary, so that the official clients raise their typed exceptions by status.
-    `retry_after`: seconds after which the same call may succeed; None: the caller has to change something.
+    `retry_after`: seconds after which the same call may succeed; None: the caller has to change something. `value`: of
+    the response header `header`, which some kinds have.
     """
 
     status = 500
     code = "internal_error"
-    type = "server_error"
     retry_after: float | None = None
+    header = ""
+    value = ""
     complaints: tuple[Complaint, ...] = ()  # each stands in the response beside the error
 
     def __init__(
         self,
         message: str,
+        value: str = "",
+        limits: Mapping[str, str] | None = None,
         *,
         param: str | None = None,
         code: str | None = None,
-        limits: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
+        self.value = value or self.value
         self.param = param
         self.limits = limits or {}  # headers with the caller's limits, if they are known
         self.consumer = ""  # the id of the refused consumer and its model, as far as they are known
@@ -107,16 +111,20 @@ class GatewayError(Exception):
         if code is not None:
             self.code = code
 
+    @property
+    def type(self) -> str:
+        return "server_error" if self.status >= 500 else "invalid_request_error"
+
     def headers(self) -> dict[str, str]:
         """Response headers of this error. Clients read the wait in milliseconds or, rounded up, in seconds."""
         if self.retry_after is None:
-            return {}
+            return {self.header: self.value} if self.value else {}
         milliseconds = max(1, round(self.retry_after * 1000))
         return {"retry-after": str(-(-milliseconds // 1000)), "retry-after-ms": str(milliseconds)}
 
 
 class InvalidRequest(GatewayError):
-    status, code, type = 400, "invalid_request", "invalid_request_error"
+    status, code = 400, "invalid_request"
 
 
 class ConfigurationRefused(InvalidRequest):
@@ -131,65 +139,57 @@ class ConfigurationRefused(InvalidRequest):
 
 
 class InvalidApiKey(GatewayError):
-    status, code, type = 401, "invalid_api_key", "invalid_request_error"
-
-    def headers(self) -> dict[str, str]:
-        return {"www-authenticate": 'Bearer realm="tollgate"'}
+    status, code = 401, "invalid_api_key"
+    header, value = "www-authenticate", 'Bearer realm="tollgate"'
 
 
 class ModelNotAllowed(GatewayError):
-    status, code, type = 403, "model_not_allowed", "invalid_request_error"
+    status, code = 403, "model_not_allowed"
 
 
 class CallerNotAllowed(GatewayError):
     """A valid token of a caller whom no rule admits, or who was revoked. No 401, because a new token would not help."""
 
-    status, code, type = 403, "caller_not_allowed", "invalid_request_error"
+    status, code = 403, "caller_not_allowed"
 
 
 class ProductNotAllowed(GatewayError):
     """The caller names a product without a subscription, or none of its subscriptions is in force."""
 
-    status, code, type = 403, "product_not_allowed", "invalid_request_error"
+    status, code = 403, "product_not_allowed"
 
 
 class RoleRequired(GatewayError):
     """An operator without the role that a path of the management API needs."""
 
-    status, code, type = 403, "role_required", "invalid_request_error"
+    status, code = 403, "role_required"
 
 
 class AddressNotAllowed(GatewayError):
-    status, code, type = 403, "address_not_allowed", "invalid_request_error"
+    status, code = 403, "address_not_allowed"
 
 
 class RegionNotAllowed(GatewayError):
-    status, code, type = 403, "region_not_allowed", "invalid_request_error"
+    status, code = 403, "region_not_allowed"
 
 
 class PinNotAllowed(GatewayError):
-    status, code, type = 403, "pin_not_allowed", "invalid_request_error"
+    status, code = 403, "pin_not_allowed"
 
 
 class WholeAccountNotAllowed(GatewayError):
-    status, code, type = 403, "whole_account_not_allowed", "invalid_request_error"
+    status, code = 403, "whole_account_not_allowed"
 
 
 class UnmeteredOperation(GatewayError):
-    status, code, type = 403, "unmetered_operation", "invalid_request_error"
+    status, code = 403, "unmetered_operation"
 
 
 class QuotaExceeded(GatewayError):
-    """The quota of a period is used up. `renews`: start of the next period, in ISO 8601."""
+    """The quota of a period is used up. `value`: start of the next period, in ISO 8601."""
 
     status, code, type = 403, "quota_exceeded", "insufficient_quota"
-
-    def __init__(self, message: str, renews: str, limits: Mapping[str, str] | None = None) -> None:
-        super().__init__(message, limits=limits)
-        self.renews = renews
-
-    def headers(self) -> dict[str, str]:
-        return {"x-gateway-quota-renews": self.renews}
+    header = "x-gateway-quota-renews"
 
 
 class BudgetExceeded(QuotaExceeded):
@@ -199,100 +199,85 @@ class BudgetExceeded(QuotaExceeded):
 class ModelWithoutPrice(GatewayError):
     """A budget cannot count the calls of this model, and the configuration refuses such calls."""
 
-    status, code, type = 403, "model_without_price", "invalid_request_error"
+    status, code = 403, "model_without_price"
 
 
 class ModelNotFound(GatewayError):
-    status, code, type = 404, "model_not_found", "invalid_request_error"
+    status, code = 404, "model_not_found"
 
 
 class UnknownPath(GatewayError):
-    status, code, type = 404, "unknown_path", "invalid_request_error"
+    status, code = 404, "unknown_path"
 
 
 class StateNotFound(GatewayError):
     """Also raised for another consumer's object: its existence is not revealed."""
 
-    status, code, type = 404, "not_found", "invalid_request_error"
+    status, code = 404, "not_found"
 
 
 class ConsumerNotFound(GatewayError):
-    status, code, type = 404, "consumer_not_found", "invalid_request_error"
+    status, code = 404, "consumer_not_found"
 
 
 class VersionNotFound(GatewayError):
-    status, code, type = 404, "version_not_found", "invalid_request_error"
+    status, code = 404, "version_not_found"
 
 
 class ResourceNotFound(GatewayError):
     """Management API: there is no product, team, backend or request of this name."""
 
-    status, code, type = 404, "resource_not_found", "invalid_request_error"
+    status, code = 404, "resource_not_found"
 
 
 class MethodNotAllowed(GatewayError):
-    status, code, type = 405, "method_not_allowed", "invalid_request_error"
+    """`value`: the methods that the path has."""
 
-    def __init__(self, message: str, allowed: str) -> None:
-        super().__init__(message)
-        self.allowed = allowed
-
-    def headers(self) -> dict[str, str]:
-        return {"allow": self.allowed}
-
-
-class GatewayBusy(GatewayError):
-    """The process holds as many bytes of unfinished bodies as it may."""
-
-    status, code, retry_after = 503, "gateway_busy", 1.0
+    status, code = 405, "method_not_allowed"
+    header = "allow"
 
 
 class RequestTimeout(GatewayError):
-    status, code, type = 408, "request_timeout", "invalid_request_error"
+    status, code = 408, "request_timeout"
 
 
 class StateConflict(GatewayError):
-    status, code, type = 409, "state_in_several_backends", "invalid_request_error"
+    status, code = 409, "state_in_several_backends"
 
 
 class NameTaken(GatewayError):
-    status, code, type = 409, "name_taken", "invalid_request_error"
+    status, code = 409, "name_taken"
 
 
 class StillNeeded(GatewayError):
     """Management API: something depends on what is to be taken away. The same request with `force=true` does it."""
 
-    status, code, type = 409, "still_needed", "invalid_request_error"
+    status, code = 409, "still_needed"
 
 
 class ChangedMeanwhile(GatewayError):
-    """The resource does not have the ETag that the request demands, but this one."""
+    """The resource does not have the ETag that the request demands. `value`: the one that it has, if it is known."""
 
-    status, code, type = 412, "precondition_failed", "invalid_request_error"
-
-    def __init__(self, message: str, etag: str = "") -> None:
-        super().__init__(message)
-        self.etag = etag
-
-    def headers(self) -> dict[str, str]:
-        return {"etag": self.etag} if self.etag else {}
+    status, code = 412, "precondition_failed"
+    header = "etag"
 
 
 class RequestTooLarge(GatewayError):
-    status, code, type = 413, "request_too_large", "invalid_request_error"
+    status, code = 413, "request_too_large"
 
 
 class UnsupportedEncoding(GatewayError):
-    """`accepted`: the values of `content-encoding` that are decoded."""
+    """`value`: the values of `content-encoding` that are decoded."""
 
-    status, code, type = 415, "unsupported_encoding", "invalid_request_error"
+    status, code = 415, "unsupported_encoding"
+    header = "accept-encoding"
 
-    def __init__(self, message: str, accepted: str) -> None:
-        super().__init__(message)
-        self.accepted = accepted
 
-    def headers(self) -> dict[str, str]:
-        return {"accept-encoding": self.accepted}
+class UpgradeRequired(GatewayError):
+    """A WebSocket where the same call works over HTTP: agents fall back to that at once on this status alone."""
+
+    status, code = 426, "websockets_not_supported"
+    header, value = "upgrade", "HTTP/1.1"
 
 
 class RateLimitExceeded(GatewayError):
@@ -307,37 +292,21 @@ class RateLimitExceeded(GatewayError):
 
 
 class HeadTooLarge(GatewayError):
-    status, code, type = 431, "head_too_large", "invalid_request_error"
-
-
-_NO_WEBSOCKETS = (
-    "This gateway serves no WebSockets, because its platform cannot pass them on. Get a client secret from "
-    "POST /v1/realtime/client_secrets and connect to the backend, or use HTTP with event streams."
-)
+    status, code = 431, "head_too_large"
 
 
 class NotSupported(GatewayError):
     status, code, type = 501, "websockets_not_supported", "invalid_request_error"
 
 
-class UpgradeRequired(GatewayError):
-    """A WebSocket where the same call works over HTTP: agents fall back to that at once on this status alone."""
-
-    status, code, type = 426, "websockets_not_supported", "invalid_request_error"
-
-    def headers(self) -> dict[str, str]:
-        return {"upgrade": "HTTP/1.1"}
-
-
-def websocket_refused(path: str) -> GatewayError:
-    """The refusal of an upgrade to a WebSocket."""
-    if path.rstrip("/").endswith("/responses"):
-        return UpgradeRequired("This gateway serves responses over HTTP only: send POST, with `stream` for events.")
-    return NotSupported(_NO_WEBSOCKETS)
-
-
 class BadGateway(GatewayError):
     status, code, retry_after = 502, "bad_gateway", 1.0
+
+
+class GatewayBusy(GatewayError):
+    """The process holds as many bytes of unfinished bodies as it may."""
+
+    status, code, retry_after = 503, "gateway_busy", 1.0
 
 
 class NoBackendAvailable(GatewayError):

@@ -11,13 +11,14 @@ from shared.azure_openai import operations, requests
 from shared.azure_openai.operations import Route
 from shared.azure_openai.outline import LARGE, PIECE, Outline
 from shared.config.document import Configuration
-from shared.errors import GatewayError, RequestTooLarge, websocket_refused
+from shared.errors import GatewayError, RequestTooLarge
 from shared.requests._deadline import BodyDeadline
 from shared.requests._decoding import decoded
 from shared.requests.buffers import Buffer
 from shared.requests.disconnect import CallerDisconnected
 from shared.requests.head import content_length
 from shared.requests.upload import Upload
+from shared.requests.websockets import websocket_refused
 from shared.types import Call
 
 # Bytes of a body by its kind. An offer holds a few kB and a session; what takes no body may still get an empty object.

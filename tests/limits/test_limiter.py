@@ -267,7 +267,7 @@ async def test_quota_and_budget_say_when_they_renew() -> None:
     refused = await attempt(limiter, ann)
     assert isinstance(refused, QuotaExceeded)
     assert (refused.status, refused.code) == (403, "quota_exceeded")
-    assert refused.renews == "2026-11-23T00:00:00+09:00"
+    assert refused.headers() == {"x-gateway-quota-renews": "2026-11-23T00:00:00+09:00"}
     assert "100 tokens per week" in refused.message
     assert "platform@contoso.com" in refused.message
     bob = consumer("bob", budget_usd=0.001)
