@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from shared import bootstrap
+from shared.application import Application
 from shared.errors import ConfigurationError
 from shared.requests.websockets import websocket_refused
 from shared.responses.rendering import ErrorResponse
@@ -23,11 +24,11 @@ class App:
     """Serves HTTP. The lifespan's start-up builds the application, its shutdown closes it."""
 
     def __init__(self) -> None:
-        self._application: bootstrap.Application | None = None
+        self._application: Application | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and self._application is not None:
-            response = await self._application.gateway.handle(Request(scope, receive))
+            response = await self._application.front.handle(Request(scope, receive))
             await response(scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)
@@ -69,7 +70,7 @@ async def _reject_websocket(scope: Scope, receive: Receive, send: Send) -> None:
     await ErrorResponse(websocket_refused(scope["path"]), {})(scope, receive, send)
 
 
-async def _roll_up_every(seconds: float, application: bootstrap.Application) -> None:
+async def _roll_up_every(seconds: float, application: Application) -> None:
     while True:
         await asyncio.sleep(seconds)
         await application.attempt_roll_up()

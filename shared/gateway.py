@@ -2,11 +2,9 @@
 
     authenticate -> parse -> admit -> route -> forward -> respond -> account
 
-Each stage is one line of `Gateway._serve` and one package. A stage that refuses raises a `GatewayError`; nothing else
-leaves `handle`.
+Each stage is one package. A stage that refuses raises a `GatewayError`, which `front.py` turns into a response.
 """
 
-import logging
 import time
 from collections.abc import Mapping
 
@@ -15,40 +13,31 @@ from starlette.responses import Response
 
 from shared.accounting import Accounting
 from shared.affinity.planner import Planner
-from shared.auth import client_address, end_users
+from shared.auth import end_users
 from shared.auth.authenticator import Authenticator
 from shared.auth.products import Subscriptions
-from shared.azure_openai import operations
 from shared.config.document import Configuration
 from shared.errors import GatewayError
 from shared.limits import unmetered
 from shared.limits.admission import Admission
 from shared.limits.limiter import Limiter, Reservation
-from shared.management.api import ManagementApi
 from shared.requests.arrival import ReceivedRequest
 from shared.requests.buffers import Buffers
-from shared.requests.disconnect import CallerConnection, CallerDisconnected
-from shared.requests.head import headers_of
+from shared.requests.disconnect import CallerConnection
 from shared.requests.reading import Arriving, Bounds, read_call
 from shared.requests.upload import Upload
-from shared.responses.cors import Cors
-from shared.responses.dispatcher import HUNG_UP, AdmittedCall, Dispatcher, heartbeat_wanted
+from shared.responses.dispatcher import AdmittedCall, Dispatcher, heartbeat_wanted
 from shared.responses.relay import RelayedResponse
-from shared.responses.rendering import ErrorResponse, identify
 from shared.types import Call, Consumer
 
-logger = logging.getLogger("tollgate.requests")
-
 _BODIES_AT_ONCE = 8  # of the largest size, that a process receives
-_FOR_RESPONSE = frozenset((b"origin", b"x-ms-client-request-id"))  # headers that the response answers
 
 
 class Gateway:
-    """Serves requests by one configuration. `bootstrap.py` builds the stages. `buffers`: those of the process."""
+    """Serves calls by one configuration. `application.py` builds the stages. `buffers`: those of the process."""
 
     def __init__(
         self,
-        management: ManagementApi,
         authenticator: Authenticator,
         limiter: Limiter,
         planner: Planner,
@@ -57,7 +46,6 @@ class Gateway:
         configuration: Configuration,
         buffers: Buffers,
     ) -> None:
-        self._management = management
         self._authenticator = authenticator
         self._limiter = limiter
         self._planner = planner
@@ -69,40 +57,12 @@ class Gateway:
         self._buffers = buffers
         buffers.resize(_BODIES_AT_ONCE * configuration.max_request_bytes)
         self._heartbeat = configuration.heartbeat_seconds
-        self._client_address = configuration.client_address
         self._models = frozenset([*configuration.model_names(), *configuration.aliases, *configuration.switches])
-        self._cors = Cors(configuration.cors.origins)
 
-    async def handle(self, request: Request, traceparent: str | None = None) -> Response:
-        """Answer a request. Raises nothing except `CancelledError`. `traceparent` overrides the request's header."""
-        received = self._accounting.receive(request, traceparent)
-        response = await self._handle(request, received)
-        own = {name: value.decode("latin-1") for name, value in request.scope["headers"] if name in _FOR_RESPONSE}
-        identify(response, received.request_id, own.get(b"x-ms-client-request-id", ""))
-        self._cors.expose(own.get(b"origin", ""), response)
-        return response
-
-    async def _handle(self, request: Request, received: ReceivedRequest) -> Response:
-        try:
-            return await self._serve(request, received)
-        except GatewayError as error:
-            return self._refuse(received, error)
-        except CallerDisconnected:
-            return Response(status_code=HUNG_UP)
-        except Exception:  # the last resort: the caller gets OpenAI's shape, the operator the traceback
-            logger.exception("request %s failed: a defect of the gateway", received.request_id)
-            return self._refuse(
-                received, GatewayError("Internal gateway error. The operator can find it in the log by request id.")
-            )
-
-    async def _serve(self, request: Request, received: ReceivedRequest) -> Response:
-        headers = headers_of(request.scope["headers"])  # a dict: Starlette's own search the raw list on every access
-        address = client_address.of_client(request.scope, self._client_address)
-        if (permission := self._cors.preflight(received.method, headers)) is not None:
-            return permission
-        operations.reject_foreign(received.path)
-        if self._management.owns(received.path):
-            return await self._management.answer(request, received, headers, address)
+    async def serve(
+        self, request: Request, received: ReceivedRequest, headers: dict[str, str], address: str
+    ) -> Response:
+        """Answer a call. `address`: the client's. Raises `GatewayError` and `CallerDisconnected`."""
         consumer = None
         try:
             if self._limiter.limits_addresses:
@@ -167,7 +127,3 @@ class Gateway:
         return await self._dispatcher.answer(
             AdmittedCall(received, consumer, call, plan, binding, upload, connection, record, heartbeat)
         )
-
-    def _refuse(self, received: ReceivedRequest, error: GatewayError) -> Response:
-        self._accounting.refused(received, error)
-        return ErrorResponse(error, {"x-gateway-request-id": received.request_id})

@@ -8,7 +8,8 @@ from contextlib import AsyncExitStack
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shared.bootstrap import Application, application
+from shared.application import Application
+from shared.bootstrap import application
 from shared.concurrency import SingleFlight, Tasks
 from shared.config import environment
 from shared.errors import ConfigurationError
@@ -49,7 +50,7 @@ class OnDemand:
             path = request.scope["path"]
             return without_configuration(path, request.headers, self._complaints, self._management_key)
         self._wake_roll_up(application)
-        return await application.gateway.handle(request, traceparent)
+        return await application.front.handle(request, traceparent)
 
     async def roll_up(self) -> None:
         """One pass of the timer's job, unless there is no configuration."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shared.bootstrap import Application
+from shared.application import Application
 from shared.config import environment
 from shared.config.limits import Limits
 from shared.errors import ConfigurationError
@@ -61,7 +61,7 @@ async def test_a_stream_ends_with_the_configuration_that_it_began_with() -> None
             assert (reply.status, reply.headers["x-gateway-backend"], reply.complete) == (200, "old", True)
             assert b"two" in reply.body
             assert b"[DONE]" in reply.body
-            assert {state.in_flight for state in application._running.breakers.all().values()} == {0}
+            assert {state.in_flight for state in application._running.backends.breakers.all().values()} == {0}
         assert {row["s_model"] for row in tables.usage().values()} == {"m", "n"}
         assert all(row["e_ended"] == "complete" for row in tables.usage().values())
 
@@ -80,7 +80,7 @@ async def test_what_did_not_change_keeps_its_health_its_leases_and_its_connectio
         gateway(tables, [a, b]) as application,
     ):
         key = await in_process.key(tables, Limits(requests_per_minute=10))
-        breakers = application._running.breakers
+        breakers = application._running.backends.breakers
         for _ in range(4):
             assert (await call(application, key, CHAT, body())).status == 200
         down, other = (Target(one, "m", "m") for one in application.configuration.backends)
@@ -110,7 +110,7 @@ async def test_a_backend_that_changed_starts_healthy_and_one_that_left_is_forgot
         gateway(tables, [a, b]) as application,
     ):
         key = await in_process.key(tables)
-        breakers = application._running.breakers
+        breakers = application._running.backends.breakers
         for one in application.configuration.backends:
             for _ in range(5):
                 breakers.fault(Target(one, "m", "m"), "status 500")
@@ -137,14 +137,14 @@ async def test_limits_hold_from_the_next_request_on() -> None:
 async def test_settings_that_a_part_refuses_change_nothing() -> None:
     tables = Tables()
     async with backend("a", {"m": "m"}, answer) as a, gateway(tables, [a]) as application:
-        before = application.gateway, application.configuration
+        before = application.front, application.configuration
         with pytest.raises(ConfigurationError, match="base64"):
             apply(
                 application,
                 [{**a, "models": {"x": "x"}}],
                 limits={"webhook": {"url": "https://hooks.example.com", "secret_env": "HOOK"}},
             )
-        assert (application.gateway, application.configuration) == before
+        assert (application.front, application.configuration) == before
 
 
 async def test_a_hundred_configurations_leave_nothing_behind() -> None:

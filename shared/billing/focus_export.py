@@ -6,7 +6,10 @@ report the change. Files are written whole, so two timers at once do no harm.
 
 import asyncio
 import csv
+import importlib
 import io
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Protocol
 
 import msgspec
@@ -16,6 +19,7 @@ from shared.billing._focus import COLUMNS, Focus
 from shared.billing.charges import Tariff
 from shared.billing.prices import Prices
 from shared.config.document import Configuration
+from shared.config.environment import Storage
 from shared.storage import Properties, Store
 from shared.storage.names import CONTROL
 from shared.usage import hours, query, rollup
@@ -128,3 +132,16 @@ class FocusExporter:
 def month_label(month: int) -> str:
     label = hours.label(month)
     return f"{label[:4]}-{label[4:6]}"
+
+
+@asynccontextmanager
+async def open_exporter(storage: Storage, configuration: Configuration, store: Store) -> AsyncIterator[FocusExporter]:
+    """The writer of charges as files in the container that the configuration names."""
+    await asyncio.to_thread(importlib.import_module, "shared.storage.blobs")  # open streams must not stutter
+    from shared.storage import blobs
+
+    files = blobs.open(storage)
+    try:
+        yield FocusExporter(store, configuration, files)
+    finally:
+        await files.close()

@@ -7,9 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from shared import bootstrap
 from shared.billing.cost import exactly
-from shared.billing.focus_export import FocusExporter
+from shared.billing.focus_export import FocusExporter, open_exporter
 from shared.cli._terminal import AsJson, fail, settings, show, with_store
 from shared.config.days import since_seconds
 from shared.storage import Store
@@ -91,7 +90,7 @@ def _with_exporter(run: Callable[[FocusExporter, float], Coroutine[Any, Any, Non
 
     async def open_and_run(store: Store) -> None:
         if needs_container:
-            async with bootstrap.open_exporter(own.storage, configuration, store) as exporter:
+            async with open_exporter(own.storage, configuration, store) as exporter:
                 await run(exporter, store.now())
         else:
             await run(FocusExporter(store, configuration), store.now())

@@ -112,7 +112,7 @@ async def test_a_quota_of_an_address_is_403_and_renews() -> None:
     assert await refusals(member, "203.0.113.7", 5) == []
     (error,) = await refusals(member, "203.0.113.7", 1)
     assert isinstance(error, QuotaExceeded)
-    assert error.renews == "2026-11-21T13:00:00+00:00"
+    assert error.value == "2026-11-21T13:00:00+00:00"
     store.time += 3600
     assert await refusals(member, "203.0.113.7", 5) == []
 

@@ -15,8 +15,8 @@ import standardwebhooks
 
 from shared import bootstrap
 from shared.alerts.watch import Patience
+from shared.application import Application
 from shared.auth.consumers import Consumers
-from shared.bootstrap import Application
 from shared.config.limits import Limits
 from simulator.process import SimulatorProcess
 from tests.harness.alert_receiver import AlertReceiver, alert_receiver

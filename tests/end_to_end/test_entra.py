@@ -12,9 +12,9 @@ import pytest
 from azure.identity import ManagedIdentityCredential, get_bearer_token_provider
 
 from shared import bootstrap
+from shared.application import Application
 from shared.auth import keys
 from shared.auth.consumers import Consumers
-from shared.bootstrap import Application
 from shared.config import environment
 from shared.config.environment import Storage
 from simulator.process import SimulatorProcess

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shared.bootstrap import Application
+from shared.application import Application
 from shared.config.limits import Limits
 from shared.routing._health import HEALTHY
 from tests.harness.in_process import Exchange, Reply, Tables, backend, call, chat, gateway, key

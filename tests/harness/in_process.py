@@ -11,8 +11,9 @@ from typing import Any, cast
 from starlette.requests import Request
 
 from shared import bootstrap
+from shared.application import Application
 from shared.auth.consumers import Consumers
-from shared.bootstrap import Application, OpenTables
+from shared.bootstrap import OpenTables
 from shared.config.limits import Limits
 from shared.storage import Properties
 from tests.harness.memory_store import MemoryStore
@@ -188,7 +189,7 @@ async def call(
                 gone.set()
 
     try:
-        response = await application.gateway.handle(Request(scope, receive))
+        response = await application.front.handle(Request(scope, receive))
         await response(scope, receive, send)
     finally:
         gone.set()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from shared.affinity.pending import PendingIndex
-from shared.bootstrap import Application
+from shared.application import Application
 from shared.config.limits import Limits
 from shared.errors import StoreUnavailable
 from shared.storage import Properties

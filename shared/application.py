@@ -1,0 +1,218 @@
+"""A running gateway: the parts of its process, and the stages that it makes of them for each configuration."""
+
+import logging
+import time
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from shared import upkeep
+from shared.accounting import Accounting
+from shared.affinity.directory import ObjectDirectory
+from shared.affinity.planner import Planner
+from shared.alerts.dispatcher import Alerts
+from shared.auth.authenticator import Authenticator
+from shared.auth.operators import Operators
+from shared.azure_openai.backend_requests import token_scope
+from shared.config.document import Backend, Configuration
+from shared.config.environment import Settings
+from shared.credentials import Credentials
+from shared.errors import StoreUnavailable
+from shared.forwarding.backend_client import BackendClient
+from shared.forwarding.forwarder import Forwarder
+from shared.forwarding.late_attempts import LateAttempts
+from shared.forwarding.shadowing import Shadows
+from shared.front import Front
+from shared.gateway import Gateway
+from shared.lifecycle import retirement
+from shared.limits.limiter import Limiter
+from shared.management.api import ManagementApi
+from shared.management.audit import Audit, AuditRoutes
+from shared.management.backends import BackendRoutes
+from shared.management.configuration import ConfigurationRoutes
+from shared.management.consumers import ConsumerRoutes
+from shared.management.drains import DrainTable
+from shared.management.keys import KeyRoutes
+from shared.management.limits import LimitRoutes
+from shared.management.models import ModelRoutes
+from shared.management.named_sections import NamedSectionRoutes
+from shared.management.openapi import ManagementOpenApi
+from shared.management.page_files import PageRoutes
+from shared.management.readiness import ReadinessCheck
+from shared.management.requests import RequestRoutes
+from shared.management.routes import Route
+from shared.management.service import ServiceRoutes
+from shared.management.usage import UsageRoutes
+from shared.monitoring import usd_of
+from shared.requests.buffers import Buffers
+from shared.responses.dispatcher import Dispatcher
+from shared.routing.breakers import Breakers
+from shared.routing.drains import Drains
+from shared.routing.fleet_health import SharedHealth
+from shared.routing.report import BackendsReport
+from shared.routing.retry_budget import RetryBudget
+from shared.routing.rotation import Rotation
+from shared.routing.router import Router
+from shared.settlement.settler import Settlements, Settler
+from shared.storage import Store
+from shared.telemetry.recorder import NoTelemetry, Telemetry
+from shared.types import Target
+from shared.usage import rollup
+from shared.usage.ledger import Ledger
+from shared.usage.tokenizer import Tokenizer
+from shared.versions.changes import Changes
+from shared.versions.live import Live
+
+logger = logging.getLogger("tollgate")
+
+
+class Backends(NamedTuple):
+    """The parts that call the backends, and that know their state."""
+
+    rotation: Rotation
+    health: SharedHealth
+    drains: Drains
+    breakers: Breakers
+    retries: RetryBudget
+    credentials: Credentials
+    client: BackendClient
+    late: LateAttempts
+    shadows: Shadows
+
+    def usable(self, backend: Backend) -> bool:
+        """True if a call without a deployment may go there."""
+        state = self.breakers.health(Target(backend, "", ""))
+        return backend.name not in self.drains.current() and state.usable_at(self.breakers.clock())
+
+
+class LongLived(NamedTuple):
+    """The parts of a process that outlive a configuration. Those that hold one are asked for another view of
+    themselves, with the same memory."""
+
+    settings: Settings  # of the start
+    live: Live
+    changes: Changes
+    store: Store
+    telemetry: Telemetry | NoTelemetry
+    alerts: Alerts
+    ledger: Ledger
+    limiter: Limiter
+    tokenizer: Tokenizer
+    authenticator: Authenticator
+    backends: Backends
+    objects: ObjectDirectory
+    settlements: Settlements
+    buffers: Buffers
+
+
+class Application:
+    """A running gateway, as an edge serves it: requests, and the timer's job. `front` serves the newest
+    configuration; a call ends with the one that it began with."""
+
+    def __init__(self, running: LongLived) -> None:
+        self._running = running
+        self.store, self.alerts = running.store, running.alerts
+        self._authenticator = running.authenticator
+        self._serve(running.settings)
+
+    def apply(self, settings: Settings) -> None:
+        """Serve these settings from the next request on. Health, leases and memory stay for what did not change.
+        Raises `ConfigurationError`, and changes nothing then."""
+        running, former = self._running, {_identity(backend) for backend in self.configuration.backends}
+        running.alerts.configure(settings.receivers)
+        kept = [backend for backend in settings.configuration.backends if _identity(backend) in former]
+        deployments = {(backend.name, deployment) for backend in kept for deployment in ("", *backend.models.values())}
+        running.backends.breakers.keep_only(deployments)
+        running.telemetry.configure(settings.configuration.telemetry.traces_per_second, usd_of(settings.configuration))
+        self._serve(settings)
+
+    def _serve(self, settings: Settings) -> None:
+        running, backends, configuration = self._running, self._running.backends, settings.configuration
+        router = Router(configuration, backends.rotation, backends.breakers, running.store.now, backends.drains.current)
+        forwarder = self._forwarder(router, settings)
+        limiter = running.limiter.with_configuration(configuration)
+        objects = running.objects.with_configuration(configuration)
+        authenticator = self._authenticator = self._authenticator.with_settings(configuration.entra)
+        accounting = Accounting(limiter, running.ledger, running.tokenizer, running.telemetry)
+        self.settler = Settler(
+            running.settlements,
+            running.store,
+            configuration,
+            objects,
+            forwarder,
+            running.ledger,
+            limiter,
+            running.telemetry,
+        )
+        self.gateway = Gateway(
+            authenticator,
+            limiter,
+            Planner(router, objects),
+            Dispatcher(router, forwarder, objects, self.settler, backends.shadows),
+            accounting,
+            configuration,
+            running.buffers,
+        )
+        operators = Operators(settings.management_key, authenticator.tokens, configuration.team_owners)
+        routes = _routes(running, configuration, router, limiter)
+        management = ManagementApi(routes, limiter, authenticator, operators)
+        self.front = Front(self.gateway, management, accounting, configuration)
+        self.configuration = configuration
+        self.has_object = forwarder.has_object
+        for warning in retirement.warnings(configuration, time.time()):
+            logger.warning("%s", warning)
+
+    def _forwarder(self, router: Router, settings: Settings) -> Forwarder:
+        backends, configuration = self._running.backends, settings.configuration
+        credentials = backends.credentials.with_keys(settings.api_keys)
+        credentials.warm(_token_scopes(configuration.backends))
+        client = backends.client.with_settings(credentials, configuration.timeouts)
+        return Forwarder(client, backends.breakers, router, configuration.models, backends.retries, backends.late)
+
+    async def roll_up(self) -> None:
+        """Run the timer's job once."""
+        storage = self._running.settings.storage
+        await upkeep.run(self.store, storage, self.configuration, self.settler, self.alerts)
+
+    async def attempt_roll_up(self, *, only_overdue: bool = False) -> None:
+        """The same, with errors in the log: the next attempt does what this one could not."""
+        try:
+            if not only_overdue or await rollup.overdue(self.store):
+                await self.roll_up()
+        except StoreUnavailable as error:
+            logger.warning("roll-up postponed: %s", error)
+        except Exception:
+            logger.exception("roll-up failed")
+
+
+def _routes(running: LongLived, configuration: Configuration, router: Router, limiter: Limiter) -> list[Route]:
+    """The gateway's own paths: those of each resource, then those that describe and show them."""
+    store, live, changes, audit = running.store, running.live, running.changes, Audit(running.store)
+    backends = running.backends
+    report = BackendsReport(
+        configuration, backends.breakers, backends.health, backends.drains, store.now, running.ledger.instance
+    )
+    resources = (
+        ServiceRoutes(ReadinessCheck(store, router.unusable)),
+        BackendRoutes(report, DrainTable(store, configuration, audit)),
+        LimitRoutes(store, configuration, limiter.state),
+        UsageRoutes(store, configuration),
+        ModelRoutes(configuration),
+        ConfigurationRoutes(live, changes, audit),
+        RequestRoutes(store, configuration),
+        NamedSectionRoutes("products", store, live, changes, audit),
+        NamedSectionRoutes("teams", store, live, changes, audit),
+        ConsumerRoutes(store, lambda: configuration, audit),
+        KeyRoutes(store, audit),
+        AuditRoutes(audit),
+    )
+    routes = [route for resource in resources for route in resource.routes()]
+    return [*routes, *ManagementOpenApi(tuple(routes)).routes(), *PageRoutes().routes()]
+
+
+def _identity(backend: Backend) -> tuple[object, ...]:
+    """The fields that a backend's health and speed depend on."""
+    return backend.name, backend.endpoint, backend.auth, backend.token_scope, backend.api_version, backend.kind
+
+
+def _token_scopes(backends: Iterable[Backend]) -> set[str]:
+    return {token_scope(b, v1=b.api_version == "v1") for b in backends if b.auth == "managed_identity"}

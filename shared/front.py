@@ -1,0 +1,73 @@
+"""The front of the gateway: receives every request, tells calls from its own paths, and turns errors into responses."""
+
+import logging
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from shared.accounting import Accounting
+from shared.auth import client_address
+from shared.azure_openai import operations
+from shared.config.document import Configuration
+from shared.errors import GatewayError
+from shared.gateway import Gateway
+from shared.management.api import ManagementApi
+from shared.requests.arrival import ReceivedRequest
+from shared.requests.disconnect import CallerDisconnected
+from shared.requests.head import headers_of
+from shared.responses.cors import Cors
+from shared.responses.dispatcher import HUNG_UP
+from shared.responses.rendering import ErrorResponse, identify
+
+logger = logging.getLogger("tollgate.requests")
+
+_FOR_RESPONSE = frozenset((b"origin", b"x-ms-client-request-id"))  # headers that the response answers
+
+
+class Front:
+    """Answers requests by one configuration."""
+
+    def __init__(
+        self, gateway: Gateway, management: ManagementApi, accounting: Accounting, configuration: Configuration
+    ) -> None:
+        self._gateway = gateway
+        self._management = management
+        self._accounting = accounting
+        self._client_address = configuration.client_address
+        self._cors = Cors(configuration.cors.origins)
+
+    async def handle(self, request: Request, traceparent: str | None = None) -> Response:
+        """Answer a request. Raises nothing except `CancelledError`. `traceparent` overrides the request's header."""
+        received = self._accounting.receive(request, traceparent)
+        response = await self._handle(request, received)
+        own = {name: value.decode("latin-1") for name, value in request.scope["headers"] if name in _FOR_RESPONSE}
+        identify(response, received.request_id, own.get(b"x-ms-client-request-id", ""))
+        self._cors.expose(own.get(b"origin", ""), response)
+        return response
+
+    async def _handle(self, request: Request, received: ReceivedRequest) -> Response:
+        try:
+            return await self._serve(request, received)
+        except GatewayError as error:
+            return self._refuse(received, error)
+        except CallerDisconnected:
+            return Response(status_code=HUNG_UP)
+        except Exception:  # the last resort: the caller gets OpenAI's shape, the operator the traceback
+            logger.exception("request %s failed: a defect of the gateway", received.request_id)
+            return self._refuse(
+                received, GatewayError("Internal gateway error. The operator can find it in the log by request id.")
+            )
+
+    async def _serve(self, request: Request, received: ReceivedRequest) -> Response:
+        headers = headers_of(request.scope["headers"])  # a dict: Starlette's own search the raw list on every access
+        address = client_address.of_client(request.scope, self._client_address)
+        if (permission := self._cors.preflight(received.method, headers)) is not None:
+            return permission
+        operations.reject_foreign(received.path)
+        if self._management.owns(received.path):
+            return await self._management.answer(request, received, headers, address)
+        return await self._gateway.serve(request, received, headers, address)
+
+    def _refuse(self, received: ReceivedRequest, error: GatewayError) -> Response:
+        self._accounting.refused(received, error)
+        return ErrorResponse(error, {"x-gateway-request-id": received.request_id})
