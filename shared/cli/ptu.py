@@ -67,16 +67,22 @@ def break_even(
     if any(value is not None for value in given) or peak != 1 or cached:
         missing = [option for option, value in zip(_WHOLE, given, strict=True) if value is None]
         fail(f"{missing[0]}: expected a number: a forecast takes {', '.join(_WHOLE)} together")
+    _show_past(days, place, model, usd_per_unit_hour, tokens_per_minute, as_json)
+
+
+def _show_past(
+    days: int, place: Place, model: str | None, own: float | None, tokens_per_minute: int | None, as_json: bool
+) -> None:
     tariff = Tariff.of(settings().configuration)
 
     async def run(store: Store) -> None:
         now = store.now()
         end = hours.day_start(hours.hour_of(now))
-        payments = _payments(tariff.prices, place, usd_per_unit_hour, now)
+        payments = _payments(tariff.prices, place, own, now)
         rows = []
         for name, used in sorted((await _hourly(store, tariff, end - days * hours.DAY, end)).items()):
             if model in (None, name):
-                rows += _rows(name, used, payments, tokens_per_minute, deployment)
+                rows += _rows(name, used, payments, tokens_per_minute, place.deployment)
         if rows or as_json:
             show(rows, list(rows[0]) if rows else [], as_json)
         else:
