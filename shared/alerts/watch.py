@@ -59,7 +59,7 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 def look(seen: Seen, reading: Reading, now: float, patience: Patience) -> tuple[Seen, list[Alert]]:
-    """What is seen now, and the alerts that are due."""
+    """Return the states seen now, and the alerts that are due."""
     ejections = {key: _ejection(seen.ejections.get(key), why, now) for key, why in reading.ejected.items()}
     rows_since = None if not reading.rows_on_disk else now if seen.rows_since is None else seen.rows_since
     rows_lost, lost_at, alerts = seen.rows_lost, seen.lost_at, [*_of_backends(ejections, now, patience)]

@@ -1,4 +1,4 @@
-"""How long cached rows of consumers and keys are used, and how long a request waits for newer ones. In seconds."""
+"""The ages, in seconds, up to which cached rows of consumers and keys are used, and the wait for newer ones."""
 
 REFRESH_AFTER = 30.0  # read again in the background
 STALE_AFTER = 50.0  # read again before use

@@ -16,7 +16,7 @@ from shared.auth.client_address import networks
 from shared.auth.keys import digest_to_import, new_id
 from shared.cli._client import Client
 from shared.cli._consumer_options import FIELDS, fields_in, moment
-from shared.cli._terminal import as_option, fail, pages, show
+from shared.cli._terminal import as_option, fail, pages, show, text_of
 from shared.config.limits import Limits
 from shared.errors import GatewayError
 
@@ -43,7 +43,7 @@ class Step(msgspec.Struct, frozen=True):
 def read_csv(file: Path) -> list[dict[str, Any]]:
     """The consumers of a CSV file. An empty cell is a field's default. Exits with 2 for what is no such file."""
     try:
-        rows = list(csv.DictReader(io.StringIO(_text(file), newline=""), strict=True))
+        rows = list(csv.DictReader(io.StringIO(text_of(file), newline=""), strict=True))
     except csv.Error as error:
         fail(f"{file}: expected CSV: {error}")
     known = ("id", "name", "state", *FIELDS, *Limits.__struct_fields__, "sha256", "key")
@@ -101,7 +101,7 @@ def read_yaml(file: Path) -> list[dict[str, Any]]:
     """The consumers of a YAML or JSON file. A field that a consumer lacks gets its default, except the state. Exits
     with 2 for what is no such file."""
     try:
-        document = yaml.safe_load(_text(file))
+        document = yaml.safe_load(text_of(file))
     except yaml.YAMLError as error:
         fail(f"{file}: {' '.join(str(error).split())}")
     wanted = document.get("consumers") if isinstance(document, dict) else None
@@ -128,15 +128,6 @@ def _named(file: Path, wanted: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if names.count(name) > 1:
             fail(f"{file}: expected every name once, got {name!r} {names.count(name)} times")
     return wanted
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text("utf-8-sig")
-    except OSError as error:
-        fail(f"{file} cannot be read ({error.strerror})")
-    except UnicodeDecodeError:
-        fail(f"{file}: expected UTF-8 text")
 
 
 def plan(wanted: Iterable[Mapping[str, Any]], there: Iterable[Mapping[str, Any]]) -> list[Step]:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mappi
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
@@ -102,6 +103,16 @@ async def open_layers() -> AsyncIterator[tuple[Store, Callable[[], Awaitable[str
     storage, place = environment.load_storage(os.environ), environment.source(os.environ)
     async with bootstrap.open_store(storage) as store, bootstrap.open_base(place, storage) as text:
         yield store, text, place.name
+
+
+def text_of(file: Path) -> str:
+    """The text of a file that a command names. Ends the command if it cannot be read."""
+    try:
+        return file.read_text("utf-8-sig")
+    except OSError as error:
+        fail(f"{file}: cannot be read ({error.strerror})")
+    except UnicodeDecodeError:
+        fail(f"{file}: expected UTF-8 text")
 
 
 def as_option(error: GatewayError) -> str:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 import yaml
 
-from shared.cli._terminal import AsJson, fail, open_layers, show
+from shared.cli._terminal import AsJson, fail, open_layers, show, text_of
 from shared.config import layers
 from shared.config.layers import Base, Sections
 from shared.config.parsing import data_of
@@ -35,7 +35,7 @@ def validate(
 ) -> None:
     """Check a document by itself, without the storage, the backends and their secrets. Exits with 1 if it is wrong."""
     try:
-        layers.base(_text(file), str(file))
+        layers.base(text_of(file), str(file))
     except ConfigurationError as error:
         _complain(error, as_json)
     print(json.dumps({"valid": True}) if as_json else f"{file}: correct")
@@ -184,21 +184,12 @@ def _say(version: Version, as_json: bool) -> None:
 
 def _sections(file: Path) -> Sections:
     try:
-        data = data_of(_text(file), str(file))
+        data = data_of(text_of(file), str(file))
     except ConfigurationError as error:
         _complain(error, False)
     if not isinstance(data, Mapping):
         fail(f"{file}: expected sections of the configuration by name, or {{}} for none")
     return data
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text("utf-8")
-    except OSError as error:
-        fail(f"{file}: cannot be read ({error.strerror})")
-    except UnicodeDecodeError:
-        fail(f"{file}: is not UTF-8 text")
 
 
 def _complain(error: ConfigurationError, as_json: bool) -> NoReturn:

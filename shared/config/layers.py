@@ -64,7 +64,7 @@ def base(text: str, source: str) -> Base:
 
 
 def digest(text: str) -> str:
-    """What identifies the text of a base document."""
+    """The fingerprint of the text of a base document."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 

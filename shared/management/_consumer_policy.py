@@ -1,4 +1,4 @@
-"""What operators may make of a consumer: the fields of its representation, and the rules for changing them. Pure."""
+"""The consumers that operators may make: the fields of its representation, and the rules for changing them. Pure."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any

@@ -30,7 +30,7 @@ Add = Callable[[int, str, dict[str, Value]], None]
 
 
 class Refused(msgspec.Struct, frozen=True, array_like=True):
-    """What the sums are told apart by. "": unknown, or none."""
+    """The dimensions of the sums. "": unknown, or none."""
 
     key: str
     team: str

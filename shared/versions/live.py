@@ -30,7 +30,7 @@ _MOST_TRIED = 8  # earlier versions that a start tries
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """What is newer than what is served, and cannot be used."""
+    """A newer configuration than the one served, which cannot be used."""
 
     name: str
     complaints: tuple[Complaint, ...]
@@ -91,7 +91,7 @@ class Live:
         raise problem or ConfigurationError("there is no configuration")
 
     async def _candidates(self) -> AsyncIterator[tuple[Base | ConfigurationError, Version]]:
-        """What a start may serve, best first."""
+        """The configurations that a start may serve, best first."""
         base = await self._newest_base()
         try:
             pointer = await self._versions.pointer()
@@ -218,7 +218,7 @@ class Live:
         logger.info("serving %s over %s (%s)", version.name, base.source, base.digest[:12])
 
     def report(self) -> dict[str, Any]:
-        """What is served, where each section comes from, and what is not as it was meant."""
+        """The configuration that is served, the source of each section, and the problems of newer ones."""
         version, sections = self.version, {**self.base.sections, **self.version.sections}
         changed = set(layers.changed_below(self.newest_base, version.replaced))
         return {

@@ -42,7 +42,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def time(self) -> str | None:
-        """When it was put, in RFC 3339."""
+        """The time at which it was put, in RFC 3339."""
         return datetime.fromtimestamp(self.at, UTC).isoformat(timespec="seconds") if self.number else None
 
 
@@ -54,7 +54,7 @@ class Pointer(msgspec.Struct, frozen=True):
 
 
 class Good(msgspec.Struct, frozen=True):
-    """What was served last: the base document with its name, and the number of the version. `trusted`: its seal shows
+    """The configuration that was served last: the base document with its name, and the number of the version. `trusted`: its seal shows
     that a gateway with the same management key has written it, not somebody who may merely write the table."""
 
     source: str

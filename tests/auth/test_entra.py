@@ -99,7 +99,7 @@ class House:
         return await self.authenticator.authenticate({"authorization": f"Bearer {token}"})
 
     async def reason(self, token: str) -> str:
-        """Why a token is refused, which must not repeat the token."""
+        """The reason why a token is refused, which must not repeat the token."""
         with pytest.raises(InvalidApiKey) as refused:
             await self.who(token)
         assert refused.value.status == 401

@@ -1,4 +1,4 @@
-"""What goes wrong reaches a receiver: events provoked in a whole gateway, on real tables and simulated regions."""
+"""Events reach a receiver: they are provoked in a whole gateway, on real tables and simulated regions."""
 
 import asyncio
 import contextlib

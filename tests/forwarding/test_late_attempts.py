@@ -18,7 +18,7 @@ type Ending = Callable[[Exchange], Awaitable[None]]
 
 
 class Charges(list[tuple[int, Attempt]]):
-    """What is charged after the call has its answer."""
+    """Charges after the call has its answer."""
 
     def __call__(self, number: int, attempt: Attempt) -> None:
         self.append((number, attempt))
