@@ -30,7 +30,7 @@ _INTERRUPTED = 130  # exit code after Ctrl-C
 
 
 class _Plan(msgspec.Struct, frozen=True):
-    """The calls to measure. `models` are (name, deployment of the direct way). `direct` "": through the gateway only."""
+    """The calls to measure. `models`: (name, deployment of the direct way). `direct` "": through the gateway only."""
 
     models: list[tuple[str, str]]
     calls: int

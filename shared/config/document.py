@@ -208,7 +208,8 @@ class Tracing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Allowed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The names that versions of the configuration may use beside Azure's hosts and the names in the base document's
-    backends. `hosts`: of endpoints, `HOST` or `HOST:PORT`. `api_keys`: the variable of a key -> the host that it is for."""
+    backends. `hosts`: of endpoints, `HOST` or `HOST:PORT`. `api_keys`: the variable of a key -> the host that it is
+    for."""
 
     hosts: list[str] = []
     api_keys: dict[str, str] = {}

@@ -54,8 +54,9 @@ class Pointer(msgspec.Struct, frozen=True):
 
 
 class Good(msgspec.Struct, frozen=True):
-    """The configuration that was served last: the base document with its name, and the number of the version. `trusted`: its seal shows
-    that a gateway with the same management key has written it, not somebody who may merely write the table."""
+    """The last served configuration: the base document with its name, and the number of the version. `trusted`: its
+    seal shows that a gateway with the same management key has written it, not somebody who may merely write the
+    table."""
 
     source: str
     text: str
