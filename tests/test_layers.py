@@ -35,6 +35,8 @@ PURE = (
     "routing/silence",
     "forwarding/_timeouts",
     "alerts/_payloads",
+    "config/limits",
+    "config/prices",
     "auth/keys",
     "auth/_jwt",
     "auth/_presented",
