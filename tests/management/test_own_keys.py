@@ -8,7 +8,7 @@ import pytest
 from shared.auth.authenticator import Authenticator
 from shared.auth.consumers import Consumers
 from shared.auth.operators import Operator
-from shared.config.document import Limits
+from shared.config.limits import Limits
 from shared.errors import InvalidRequest
 from shared.management.audit import Audit
 from shared.management.keys import KeyRoutes
