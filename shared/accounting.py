@@ -231,4 +231,7 @@ def _log(received: ReceivedRequest, line: dict[str, Any]) -> None:
 
 def _header(request: Request, name: bytes) -> str:
     """A header's value, or "" if there is none."""
-    return next((value.decode("latin-1") for key, value in request.scope["headers"] if key == name), "")
+    for key, value in request.scope["headers"]:
+        if key == name:
+            return str(value, "latin-1")
+    return ""

@@ -6,7 +6,7 @@ front of the Functions edge.
 
 import asyncio
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import httptools
 import msgspec
@@ -109,6 +109,7 @@ class Protocol(HttpToolsProtocol):
             super().on_message_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        cycle.transport = cast(asyncio.Transport, _JoinedHead(cycle, self.loop))
         old = cycle.scope["http_version"] == "1.0"
         super()._start_asgi_task(cycle, partial(_without_chunks, app, cycle) if old else app)
 
@@ -154,6 +155,42 @@ class Protocol(HttpToolsProtocol):
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.loop.call_later(_LINGER, self.transport.close)
+
+
+class _JoinedHead:
+    """Takes the place of a response's transport until its head is out: joins the head with what follows it in the same
+    turn of the event loop. A write to a socket costs 3 % of a call's CPU, and wakes the caller."""
+
+    __slots__ = ("_cycle", "_head", "_loop", "_transport")
+
+    def __init__(self, cycle: RequestResponseCycle, loop: asyncio.AbstractEventLoop) -> None:
+        self._cycle = cycle
+        self._transport = cycle.transport
+        self._loop = loop
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        if not self._cycle.response_started:  # `100 Continue`
+            self._transport.write(data)
+        elif self._head:
+            self._send(data)
+        else:
+            self._head = data
+            self._loop.call_soon(self._send, b"")
+
+    def close(self) -> None:
+        self._send(b"")
+        self._transport.close()
+
+    def _send(self, rest: bytes) -> None:
+        head, self._head = self._head, b""
+        self._cycle.transport = self._transport
+        if not head or self._transport.is_closing():
+            return
+        if rest:
+            self._transport.writelines((head, rest))
+        else:
+            self._transport.write(head)
 
 
 async def _without_chunks(

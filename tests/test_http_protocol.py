@@ -39,6 +39,11 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
         await StreamingResponse(pieces(), media_type="text/event-stream")(scope, receive, send)
         return
+    if scope["path"] == "/late":
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
+        await asyncio.sleep(0.3)
+        await send({"type": "http.response.body", "body": b"late"})
+        return
     seen = {"method": scope["method"], "path": scope["path"], "body": body.decode("latin-1")}
     seen["headers"] = {name.decode(): value.decode("latin-1") for name, value in scope["headers"]}
     await JSONResponse(seen)(scope, receive, send)
@@ -151,6 +156,22 @@ def test_http_1_0_gets_no_chunks(address: tuple[str, int]) -> None:
     newer = exchange(address, b"GET /stream HTTP/1.1\r\n" + CLOSE + b"\r\n")
     assert b"transfer-encoding: chunked" in newer.lower()
     assert newer.endswith(b"0\r\n\r\n")
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_head_comes_with_its_body_but_does_not_wait_for_one(loop: str) -> None:
+    with served(loop=loop) as address, socket.create_connection(address, timeout=5) as connection:
+        for _ in range(50):
+            connection.sendall(LAST.replace(CLOSE, b""))
+            head, _, body = connection.recv(65_536).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200"), head
+            assert body.endswith(b"}"), body
+        connection.sendall(b"GET /late HTTP/1.1\r\n\r\n")
+        assert connection.recv(65_536).endswith(b"content-length: 4\r\n\r\n")
+        assert connection.recv(65_536) == b"late"
+        connection.sendall(b"HEAD /last HTTP/1.1\r\n" + CLOSE + b"\r\n")
+        assert connection.recv(65_536).endswith(b"connection: close\r\n\r\n")
+        assert connection.recv(65_536) == b""
 
 
 HEADS = {

@@ -26,7 +26,8 @@ class Presented(NamedTuple):
 
 def presented(headers: Mapping[str, str]) -> Presented:
     """The credentials in the headers. Raises `InvalidApiKey` if there are none."""
-    values = tuple(headers.get(name, "") for name in ("authorization", "api-key", "ocp-apim-subscription-key"))
+    get = headers.get
+    values = get("authorization", ""), get("api-key", ""), get("ocp-apim-subscription-key", "")
     if "x-api-key" in headers and not any(values):
         raise InvalidApiKey(
             "The key is in the header x-api-key, which this gateway does not read: send it as Authorization: Bearer "

@@ -58,7 +58,8 @@ class UsageObject(msgspec.Struct):
             "input": self.prompt_tokens_details or self.input_tokens_details or self.input_token_details,
             "output": self.completion_tokens_details or self.output_tokens_details or self.output_token_details,
         }
-        parts, unknown = dict[str, Any](tools), dict[str, int]()
+        parts: dict[str, Any] = {**tools}
+        unknown: dict[str, int] = {}
         for total, counts in details.items():
             for name, count in counts.items() if counts else ():
                 if not (type(count) is int and 0 < count < _MOST_TOKENS):

@@ -187,8 +187,11 @@ def fallback_reason(status: int, body: bytes) -> FallbackReason | None:
 
 def returned_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """The headers of a backend's answer that the caller receives, without values that no server could send on."""
-    passed = ((name, headers.get(name)) for name in _RETURNED)
-    return {name: value for name, value in passed if value is not None and value.isascii() and value.isprintable()}
+    return {
+        name: value
+        for name in _RETURNED
+        if (value := headers.get(name)) is not None and value.isascii() and value.isprintable()
+    }
 
 
 def returned_location(call: Call, given: str) -> dict[str, str]:

@@ -16,7 +16,9 @@ _RAW = -zlib.MAX_WBITS
 
 def decoded(receive: Receive, headers: Mapping[str, str]) -> tuple[Receive, Mapping[str, str]]:
     """The body without its `content-encoding`, and the headers that describe it. Raises `UnsupportedEncoding`."""
-    named = [coding.strip() for coding in headers.get("content-encoding", "").lower().split(",")]
+    if "content-encoding" not in headers:
+        return receive, headers
+    named = [coding.strip() for coding in headers["content-encoding"].lower().split(",")]
     codings = [coding for coding in named if coding not in ("", "identity")]
     if not codings:
         return receive, headers

@@ -69,4 +69,5 @@ class Buffer:
     def release(self) -> None:
         """Give all of it back. Calls after the first do nothing."""
         size, self._size = self._size, 0
-        self._buffers.release(self._consumer_id, size)
+        if size:
+            self._buffers.release(self._consumer_id, size)
