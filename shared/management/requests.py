@@ -50,7 +50,7 @@ class RequestRoutes:
 
 
 async def listed(
-    store: Store, tariff: Tariff, query: Mapping[str, str], operator: Operator | None = None
+    store: Store, tariff: Tariff, query: Mapping[str, str], operator: Operator
 ) -> dict[str, Any]:
     """A page of the calls that a query asks for, as far as the operator may see them. Raises `InvalidRequest`."""
     now = store.now()
@@ -68,7 +68,7 @@ async def listed(
         return (
             all(_value(values, column) == query[name] for name, column in _EQUAL.items() if name in query)
             and int(_value(values, "status") or 0) in status
-            and (operator is None or operator.sees(_value(values, "team")))
+            and operator.sees(_value(values, "team"))
         )
 
     page = await calls.newest(store, since, until, limit, wanted, after)
@@ -76,10 +76,10 @@ async def listed(
     return {"data": [call_report.described(call, tariff, now, names) for call in page.calls], "after": page.after}
 
 
-async def one(store: Store, tariff: Tariff, call_id: str, operator: Operator | None = None) -> dict[str, Any]:
+async def one(store: Store, tariff: Tariff, call_id: str, operator: Operator) -> dict[str, Any]:
     """One call in full. Raises `ResourceNotFound`."""
     call = await calls.find(store, call_id) if calls.is_id(call_id) else None
-    if call is None or (operator is not None and not operator.sees(_value(call.own.properties, "team"))):
+    if call is None or not operator.sees(_value(call.own.properties, "team")):
         raise ResourceNotFound(
             f"There is no call {call_id[:64]!r}: its id is that of the header x-gateway-request-id. Its row may be "
             "younger than a second, or older than ledger.keep_months; of many refused calls a second, some have no row."

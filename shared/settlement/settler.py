@@ -19,7 +19,8 @@ from shared.azure_openai import metering
 from shared.azure_openai.operations import OPERATIONS
 from shared.azure_openai.references import KINDS
 from shared.concurrency import LruDict, SingleFlight, Tasks
-from shared.config.document import Backend, Configuration, merged
+from shared.config.document import Backend, Configuration
+from shared.config.limits import merged
 from shared.errors import GatewayError, StateUnavailable
 from shared.forwarding.forwarder import Forwarder
 from shared.forwarding.response import OpenAnswer
