@@ -127,10 +127,10 @@ def test_a_command_on_the_storage_leaves_what_gateways_remember_alone(
     file = tmp_path / "sections.yaml"
     file.write_text("heartbeat_seconds: 4\n")
     assert run.json("config", "apply", str(file))["sections"] == ["heartbeat_seconds"]
-    assert running.get("/gateway/configuration").json()["document"] == before | {"heartbeat_seconds": 4}
     good = run_apart(remembered(account))
     assert good is not None
     assert (good.trusted, json.loads(good.text)) == (True, configuration(running.simulator))
+    assert running.get("/gateway/configuration").json()["document"] == before | {"heartbeat_seconds": 4}
     assert run.json("config", "rollback", "base")["sections"] == []
 
 
