@@ -49,9 +49,7 @@ class RequestRoutes:
         return JsonResponse(await one(self._store, self._tariff, request.parameters["id"], request.actor))
 
 
-async def listed(
-    store: Store, tariff: Tariff, query: Mapping[str, str], operator: Operator
-) -> dict[str, Any]:
+async def listed(store: Store, tariff: Tariff, query: Mapping[str, str], operator: Operator) -> dict[str, Any]:
     """A page of the calls that a query asks for, as far as the operator may see them. Raises `InvalidRequest`."""
     now = store.now()
     latest = now + _AHEAD  # the clock of the instance that served a call may be ahead of the store's
