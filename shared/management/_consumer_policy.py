@@ -200,8 +200,11 @@ class Rules(msgspec.Struct, frozen=True):
 
     def _products(self, fields: Fields, before: Consumer) -> tuple[str, ...]:
         """The subscriptions. New ones must be open to the consumer's team."""
-        new, products = set(fields.products) - set(before.products), self.configuration().products
-        self._known("products", new, lambda: [name for name in products if is_open_to(products[name], fields.team)])
+
+        def open_ones() -> list[str]:
+            return [name for name, one in self.configuration().products.items() if is_open_to(one, fields.team)]
+
+        self._known("products", set(fields.products) - set(before.products), open_ones)
         return tuple(dict.fromkeys(fields.products))
 
     def _expires(self, fields: Fields, before: float) -> float:
