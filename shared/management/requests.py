@@ -11,6 +11,7 @@ from shared.billing import call_report
 from shared.billing.charges import Tariff
 from shared.config.document import Configuration
 from shared.errors import InvalidRequest, ResourceNotFound
+from shared.management import _answers as answers
 from shared.management.routes import ManagementRequest, Route, page_size, refuse_unknown, time_of
 from shared.management.turns import Turns
 from shared.responses.rendering import JsonResponse
@@ -32,9 +33,10 @@ class RequestRoutes:
         self._searches = Turns(2, 8)  # each may read 20,000 rows
 
     def routes(self) -> Sequence[Route]:
+        query = (*FILTERS, "after", "limit")
         return (
-            Route("GET", "/gateway/requests", "operator", self._list, EVERYONE, query=(*FILTERS, "after", "limit")),
-            Route("GET", "/gateway/requests/{id}", "operator", self._one, EVERYONE),
+            Route("GET", "/gateway/requests", "operator", self._list, EVERYONE, gives=answers.Calls, query=query),
+            Route("GET", "/gateway/requests/{id}", "operator", self._one, EVERYONE, gives=answers.Call),
         )
 
     async def _list(self, request: ManagementRequest) -> Response:
