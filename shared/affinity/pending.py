@@ -12,7 +12,7 @@ import msgspec
 
 from shared.affinity._rows import partition_of
 from shared.azure_openai.json_body import UNREADABLE
-from shared.config.document import Limits
+from shared.config.limits import Limits
 from shared.limits.holds import Hold
 from shared.storage import Properties, Row, Store, Value, names
 from shared.storage.conditional import update
