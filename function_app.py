@@ -33,13 +33,15 @@ except Exception as error:  # a Python or packages that do not fit; the host wou
     print(f"ERROR: the gateway cannot start: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
 
     @app.route(route="{*path}", methods=METHODS)
-    async def unavailable(req: func.HttpRequest) -> func.HttpResponse:
-        """503 in OpenAI's shape, by the worker's own HTTP, which needs nothing that may be missing."""
+    async def unavailable(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
+        """503 in OpenAI's shape, by the worker's own HTTP, which needs nothing that may be missing. Its id is that of
+        the invocation in the host's log."""
         body = (
             '{"error":{"message":"This gateway cannot start; its operator has the reason.",'
             '"type":"server_error","param":null,"code":"misconfigured"}}'
         )
-        return func.HttpResponse(body, status_code=503, mimetype="application/json")
+        ids = dict.fromkeys(("x-request-id", "x-gateway-request-id", "apim-request-id"), context.invocation_id)
+        return func.HttpResponse(body, status_code=503, mimetype="application/json", headers=ids)
 
 else:
     log_to_stderr()

@@ -12,6 +12,7 @@ from starlette.requests import Request
 
 from shared import ulid
 from shared.affinity.pending import PendingWork
+from shared.auth.consumer_rows import is_identity
 from shared.errors import GatewayError
 from shared.limits.limiter import Limiter, Reservation
 from shared.requests.arrival import ReceivedRequest, without_empty_segments
@@ -129,6 +130,7 @@ class Accounting:
             prompt=int(intent["s_prompt"]),
             size=record.reservation.size or record.entry.size,
             held=dict(self._limiter.hold(record.reservation, call, model)),
+            granted=record.consumer.limits if is_identity(record.consumer.id) else None,
         )
 
     def shadow(self, record: "CallRecord") -> Callable[[Attempt], None]:

@@ -5,6 +5,7 @@ import gc
 import logging
 import os
 
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
@@ -12,7 +13,7 @@ from shared import bootstrap
 from shared.application import Application
 from shared.errors import ConfigurationError
 from shared.requests.websockets import websocket_refused
-from shared.responses.rendering import ErrorResponse
+from shared.responses.early_refusal import early_refusal
 from shared.telemetry.console import log_to_stdout
 
 logger = logging.getLogger("tollgate")
@@ -67,7 +68,7 @@ async def _reject_websocket(scope: Scope, receive: Receive, send: Send) -> None:
     if "websocket.http.response" not in scope.get("extensions", {}):
         await send({"type": "websocket.close", "code": 1008, "reason": "This gateway serves no WebSockets."})
         return
-    await ErrorResponse(websocket_refused(scope["path"]), {})(scope, receive, send)
+    await early_refusal(websocket_refused(scope["path"]), Headers(scope=scope))(scope, receive, send)
 
 
 async def _roll_up_every(seconds: float, application: Application) -> None:

@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 from shared.errors import GatewayError, InvalidRequest
 from shared.functions_pairing import HEADER, KNOWN, Pairing, Unpaired
 from shared.http_protocol import Protocol
-from shared.responses.rendering import ErrorResponse
+from shared.responses.early_refusal import early_refusal
 
 logger = logging.getLogger("tollgate")
 
@@ -82,18 +82,19 @@ class WebApp(base.WebApp):
         return self
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
         try:
             if self._handler is None:
                 raise RuntimeError("the worker has registered no handler")
-            response = await self._handler(Request(scope, receive))
+            response = await self._handler(request)
         except Unpaired as error:
-            logger.warning("a request was not paired with an invocation: %s", error)
-            response = ErrorResponse(InvalidRequest(f"The header {HEADER} belongs to the host: leave it out."), {})
+            foreign = InvalidRequest(f"The header {HEADER} belongs to the host: leave it out.")
+            response = refused = early_refusal(foreign, request.headers)
+            logger.warning("request %s was not paired with an invocation: %s", refused.request_id, error)
         except Exception as error:  # the function could not be run: a configuration that cannot be used, above all
-            logger.error("a request could not be served: %s: %s", type(error).__name__, error)
-            response = ErrorResponse(
-                GatewayError("The gateway cannot serve requests. Its operator finds why in the log."), {}
-            )
+            broken = GatewayError("The gateway cannot serve requests. Its operator finds why in the log.")
+            response = refused = early_refusal(broken, request.headers)
+            logger.error("request %s could not be served: %s: %s", refused.request_id, type(error).__name__, error)
         await response(scope, receive, send)
 
 

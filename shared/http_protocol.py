@@ -9,14 +9,13 @@ from functools import partial
 from typing import Any, cast
 
 import httptools
-import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from shared.errors import GatewayError, HeadTooLarge, InvalidRequest, RequestTimeout, TooManyConnections
-from shared.responses.rendering import error_object
+from shared.responses.early_refusal import early_refusal
 
 # Idle connections outlive those of the pools and proxies in front. `client_address` alone decides whom a forwarded
 # header may speak for.
@@ -148,10 +147,10 @@ class Protocol(HttpToolsProtocol):
             if self.cycle.response_started:
                 self.transport.close()
                 return
-        body = msgspec.json.encode({"error": error_object(error)})
-        headers = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
-        lines = [f"{name}: {value}\r\n".encode() for name, value in (headers | error.headers()).items()]
-        self.transport.write(b"".join([STATUS_LINE[error.status], *lines, b"\r\n", body]))
+        response = early_refusal(error)
+        response.headers["connection"] = "close"
+        lines = [name + b": " + value + b"\r\n" for name, value in response.raw_headers]
+        self.transport.write(b"".join([STATUS_LINE[error.status], *lines, b"\r\n", response.body]))
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.loop.call_later(_LINGER, self.transport.close)

@@ -102,11 +102,15 @@ async def test_a_server_that_tells_websockets_apart_sends_the_refusal(path: str,
     async def send(message: Message) -> None:
         sent.append(message)
 
-    scope = {"type": "websocket", "path": path, "headers": [], "extensions": {"websocket.http.response": {}}}
+    own = [(b"x-ms-client-request-id", b"mine")]
+    scope = {"type": "websocket", "path": path, "headers": own, "extensions": {"websocket.http.response": {}}}
     await App()(scope, receive, send)
     assert [message["type"] for message in sent] == ["websocket.http.response.start", "websocket.http.response.body"]
     assert sent[0]["status"] == status
     assert b"websockets_not_supported" in sent[1]["body"]
+    headers = dict(sent[0]["headers"])
+    assert headers[b"x-request-id"] in sent[1]["body"]
+    assert headers[b"x-ms-client-request-id"] == b"mine"
     sent.clear()
     await App()(scope | {"extensions": {}}, receive, send)
     assert [message["type"] for message in sent] == ["websocket.close"]

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import logging
 import socket
 import threading
 import time
@@ -96,6 +97,14 @@ def parsed(answer: bytes) -> tuple[int, dict[str, str], Any]:
 CLOSE = b"host: x\r\nconnection: close\r\n"
 H2C = b"host: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAA\r\n"
 LAST = b"GET /last HTTP/1.1\r\n" + CLOSE + b"\r\n"
+
+
+def id_of(headers: dict[str, str], body: Any) -> str:
+    """The id of a refusal, which stands in its message and its headers alike."""
+    request_id = headers["x-request-id"]
+    assert request_id == headers["x-gateway-request-id"] == headers["apim-request-id"]
+    assert body["error"]["message"].endswith(f" (request {request_id})")
+    return request_id
 
 
 def answers(received: bytes) -> list[Any]:
@@ -202,6 +211,7 @@ def test_a_head_that_is_too_large_is_refused(address: tuple[str, int], name: str
     status, headers, body = parsed(received)
     assert (status, body["error"]["code"], headers["connection"]) == (431, "head_too_large", "close")
     assert body["error"].keys() == {"message", "type", "param", "code"}
+    assert id_of(headers, body)
 
 
 def test_heads_below_the_bounds_pass(address: tuple[str, int]) -> None:
@@ -217,12 +227,23 @@ def test_what_is_not_http_is_a_bad_request(address: tuple[str, int]) -> None:
     assert (status, body["error"]["code"], headers["connection"]) == (400, "invalid_request", "close")
 
 
+def test_a_refusal_of_the_server_itself_has_an_id_that_stands_in_the_log(
+    address: tuple[str, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "tollgate.requests"):
+        ids = [id_of(*parsed(exchange(address, b"hello\r\n\r\n"))[1:]) for _ in range(2)]
+    lines = [json.loads(record.getMessage()) for record in caplog.records if record.name == "tollgate.requests"]
+    assert lines == [{"request": one, "status": 400, "code": "invalid_request"} for one in ids]
+    assert len({*ids}) == 2
+
+
 def test_a_head_that_does_not_arrive_in_time_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_protocol, "_HEAD_SECONDS", 0.3)
     with served() as address:
         for pieces in [(b"GET / HT",), (b"GET / HTTP/1.1\r\n", b"a: b\r\n", b"c: "), (b"\r\n",)]:
             started = time.monotonic()
-            status, _, body = parsed(exchange(address, *pieces))
+            status, headers, body = parsed(exchange(address, *pieces))
+            assert id_of(headers, body)
             assert (status, body["error"]["code"]) == (408, "request_timeout")
             assert time.monotonic() - started < 3
         assert exchange(address) == b""  # nothing was asked, so nothing is answered
@@ -238,6 +259,7 @@ def test_connections_beyond_the_limit_are_refused() -> None:
         assert held[0].recv(65_536).startswith(b"HTTP/1.1 200 ")
         status, headers, body = parsed(exchange(address))
         assert (status, body["error"]["code"], headers["retry-after"]) == (503, "too_many_connections", "1")
+        assert id_of(headers, body)
         for connection in held:
             connection.close()
         time.sleep(0.1)

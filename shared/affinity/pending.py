@@ -12,6 +12,7 @@ import msgspec
 
 from shared.affinity._rows import partition_of
 from shared.azure_openai.json_body import UNREADABLE
+from shared.config.limits import Limits
 from shared.limits.holds import Hold
 from shared.storage import Properties, Row, Store, Value, names
 from shared.storage.conditional import update
@@ -23,7 +24,8 @@ from shared.usage.token_averages import Size
 class PendingWork(msgspec.Struct, frozen=True):
     """Work of a call that was answered with `status`. `parent`: the thread or the conversation that it belongs to, or
     "". `model` and `deployment`: "" if the call did not name them. `started`: seconds since 1970. `prompt`: its
-    estimated tokens. `held`: what the limits count for it until it is settled, by their keys."""
+    estimated tokens. `held`: what the limits count for it until it is settled, by their keys. `granted`: the limits
+    that a rule gave the caller, which its row does not have."""
 
     kind: str
     id: str
@@ -38,6 +40,7 @@ class PendingWork(msgspec.Struct, frozen=True):
     prompt: int = 0
     size: Size = Size(0)
     held: dict[str, Hold] = {}
+    granted: Limits | None = None
 
     @property
     def reference(self) -> Reference:

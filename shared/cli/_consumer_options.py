@@ -17,13 +17,13 @@ _Amount = Annotated[
 ]
 _Usd = Annotated[float | None, typer.Option(min=0, help="USD; 0: no limit.", rich_help_panel=_PANEL)]
 _Period = Annotated[Period | None, typer.Option(help="Period of the quota or budget.", rich_help_panel=_PANEL)]
-_Text = str | None
-_LIMITS: dict[str, Any] = {
+Text = str | None
+LIMITS: dict[str, Any] = {
     **dict.fromkeys(("tokens_per_minute", "requests_per_minute", "token_quota"), _Amount),
     **{"token_quota_period": _Period, "request_quota": _Amount, "request_quota_period": _Period},
     **{"budget_usd": _Usd, "budget_period": _Period, "max_concurrent": _Amount},
     "time_zone": Annotated[
-        _Text, typer.Option(help="Time zone of the periods, e.g. Europe/Berlin.", rich_help_panel=_PANEL)
+        Text, typer.Option(help="Time zone of the periods, e.g. Europe/Berlin.", rich_help_panel=_PANEL)
     ],
     "soft": Annotated[
         bool | None,
@@ -37,20 +37,18 @@ _LIMITS: dict[str, Any] = {
 # The word that lifts a restriction, by field.
 _ALL = {"models": "all", "regions": "all", "data_zones": "all", "addresses": "any", "products": "none"}
 _OPTIONS: dict[str, Any] = {
-    "team": Annotated[_Text, typer.Option(help="Team whose limits it shares; '': none.")],
+    "team": Annotated[Text, typer.Option(help="Team whose limits it shares; '': none.")],
     "products": Annotated[
-        _Text, typer.Option(help="Products it subscribes to, separated by commas, the default first; none: no product.")
+        Text, typer.Option(help="Products it subscribes to, separated by commas, the default first; none: no product.")
     ],
-    "models": Annotated[_Text, typer.Option(help="Models it may use, separated by commas; all: every model.")],
+    "models": Annotated[Text, typer.Option(help="Models it may use, separated by commas; all: every model.")],
     "addresses": Annotated[
-        _Text,
+        Text,
         typer.Option(help="Networks it may call from, separated by commas, e.g. 10.0.0.0/8,2001:db8::/32; any: all."),
     ],
-    "regions": Annotated[
-        _Text, typer.Option(help="Regions its calls may go to, separated by commas; all: any region.")
-    ],
+    "regions": Annotated[Text, typer.Option(help="Regions its calls may go to, separated by commas; all: any region.")],
     "data_zones": Annotated[
-        _Text, typer.Option(help="Data zones its calls may go to, separated by commas; all: any zone.")
+        Text, typer.Option(help="Data zones its calls may go to, separated by commas; all: any zone.")
     ],
     "pin": Annotated[
         bool | None,
@@ -66,29 +64,36 @@ _OPTIONS: dict[str, Any] = {
             help="Allow it batches and evals that may read the objects of all keys.",
         ),
     ],
-    "expires": Annotated[_Text, typer.Option(help="End of its validity, UTC, e.g. 2027-03-31; never: no end.")],
-    **_LIMITS,
+    "expires": Annotated[Text, typer.Option(help="End of its validity, UTC, e.g. 2027-03-31; never: no end.")],
+    **LIMITS,
 }
-FIELDS = tuple(name for name in _OPTIONS if name not in _LIMITS)
+FIELDS = tuple(name for name in _OPTIONS if name not in LIMITS)
 
 
-def with_fields(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command an option for every field of a consumer. It receives those that were given as `given`."""
-    signature = inspect.signature(command)
-    own = [parameter for parameter in signature.parameters.values() if parameter.name != "given"]
-    more = [
-        inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=a) for n, a in _OPTIONS.items()
-    ]
+def with_options(options: Mapping[str, Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command these options. It receives those that were given as `given`."""
 
-    @functools.wraps(command)
-    def called(**parameters: Any) -> None:
-        options = {name: parameters.pop(name) for name in _OPTIONS}
-        command(**parameters, given={name: value for name, value in options.items() if value is not None})
+    def gives(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command)
+        own = [parameter for parameter in signature.parameters.values() if parameter.name != "given"]
+        more = [
+            inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=a) for n, a in options.items()
+        ]
 
-    annotations = {parameter.name: parameter.annotation for parameter in (*own, *more)}
-    called.__annotations__ = annotations
-    called.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
-    return called
+        @functools.wraps(command)
+        def called(**parameters: Any) -> None:
+            values = {name: parameters.pop(name) for name in options}
+            command(**parameters, given={name: value for name, value in values.items() if value is not None})
+
+        annotations = {parameter.name: parameter.annotation for parameter in (*own, *more)}
+        called.__annotations__ = annotations
+        called.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
+        return called
+
+    return gives
+
+
+with_fields = with_options(_OPTIONS)  # one for every field of a consumer
 
 
 def limits_in(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,13 +108,18 @@ def fields_in(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _field(name: str, value: Any) -> Any:
     if name in _ALL:
-        parts = [part.strip() for part in value.split(",") if part.strip()]
-        if parts == [_ALL[name]]:
-            return None
-        if not parts:
-            fail(f"--{name.replace('_', '-')}: expected {_ALL[name]}, or values separated by commas; got none")
-        return parts
+        return listed(name, value, _ALL[name])
     return moment(value) if name == "expires" else value
+
+
+def listed(name: str, value: str, none: str) -> list[str] | None:
+    """The values of an option, separated by commas; None for the word `none`. Exits with 2 without any."""
+    parts = [part.strip() for part in value.split(",") if part.strip()]
+    if parts == [none]:
+        return None
+    if not parts:
+        fail(f"--{name.replace('_', '-')}: expected {none}, or values separated by commas; got none")
+    return parts
 
 
 def moment(text: str) -> str | None:

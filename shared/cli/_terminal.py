@@ -18,7 +18,8 @@ from rich.text import Text
 
 from shared import bootstrap
 from shared.auth import keys
-from shared.cli._client import Client, on_storage, over_http
+from shared.cli._client import Client, over_http
+from shared.cli._local_client import on_storage
 from shared.config import environment
 from shared.config.document import Configuration
 from shared.config.environment import Settings
@@ -91,7 +92,7 @@ def _run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     except (ConfigurationError, StoreUnavailable) as error:
         fail(str(error))
     except InvalidRequest as error:
-        fail(f"--{error.message}" if error.param is None else as_option(error))
+        fail(f"--{error.message}" if error.param is None and not error.complaints else as_option(error))
     except GatewayError as error:
         fail(as_option(error))
 
@@ -172,6 +173,11 @@ def settings(*, secrets: bool = False) -> Settings:
             return thread.submit(asyncio.run, read()).result()
     except ConfigurationError as error:
         fail(str(error))
+
+
+def over_gateway() -> bool:
+    """True if the options name a gateway."""
+    return bool(_gateway.get().url)
 
 
 def _refuse_gateway() -> None:

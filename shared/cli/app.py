@@ -10,6 +10,7 @@ from shared.cli import (
     configuration,
     export,
     keys,
+    named_sections,
     operations,
     prices,
     ptu,
@@ -23,6 +24,8 @@ from shared.cli._terminal import Gateway, use
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 cli.add_typer(keys.commands, name="keys")
+cli.add_typer(named_sections.products, name="products")
+cli.add_typer(named_sections.teams, name="teams")
 cli.add_typer(backends.commands, name="backends")
 cli.add_typer(configuration.commands, name="config")
 cli.add_typer(requests.commands, name="requests")

@@ -1,30 +1,24 @@
 """`config`: checks a document, and shows, compares, applies and takes back versions of the configuration."""
 
-import asyncio
-import getpass
 import json
-import socket
-from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 import yaml
 
-from shared.cli._terminal import AsJson, fail, open_layers, show, text_of
+from shared.cli._client import Client
+from shared.cli._terminal import AsJson, fail, over_gateway, pages, show, text_of, with_client
 from shared.config import layers
-from shared.config.layers import Base, Sections
+from shared.config.layers import Sections
 from shared.config.parsing import data_of
-from shared.errors import ConfigurationError, GatewayError, StoreUnavailable
-from shared.management.audit import Audit, Change
-from shared.storage import Store
-from shared.versions.changes import Changes
+from shared.errors import Complaint, ConfigurationError, GatewayError
 from shared.versions.live import EVERY, READ_AT_THE_START
-from shared.versions.rows import Version, Versions
 
 commands = typer.Typer(no_args_is_help=True, help="Check, compare, apply and take back the configuration.")
 
+_PATH = "/gateway/configuration"
 File = Annotated[Path, typer.Argument(help="YAML or JSON with whole sections of the configuration.")]
 Note = Annotated[str, typer.Option(help="A remark for the history.")]
 
@@ -33,11 +27,19 @@ Note = Annotated[str, typer.Option(help="A remark for the history.")]
 def validate(
     file: Annotated[Path, typer.Argument(help="A whole document in YAML or JSON.")], as_json: AsJson = False
 ) -> None:
-    """Check a document by itself, without the storage, the backends and their secrets. Exits with 1 if it is wrong."""
-    try:
-        layers.base(text_of(file), str(file))
-    except ConfigurationError as error:
-        _complain(error, as_json)
+    """Check a document by itself, without the storage, the backends and their secrets; with --gateway, check it as
+    sections over the base document of that gateway. Exits with 1 if it is wrong."""
+
+    async def ask(client: Client) -> None:
+        await client.call("POST", f"{_PATH}/validate", _sections(file))
+
+    if over_gateway():
+        _run(ask, as_json)
+    else:
+        try:
+            layers.base(text_of(file), str(file))
+        except ConfigurationError as error:
+            _complain(error.complaints, as_json)
     print(json.dumps({"valid": True}) if as_json else f"{file}: correct")
 
 
@@ -45,19 +47,20 @@ def validate(
 def show_current(as_json: AsJson = False) -> None:
     """Show the configuration, and what needs a restart to change."""
 
-    async def run(changes: Changes, _: Store, base: Base) -> None:
-        version = await _current(changes)
-        document = {**base.sections, **version.sections}
-        changed = layers.changed_below(base, version.replaced)
-        sections = {name: version.name if name in version.sections else "base" for name in document}
+    async def run(client: Client) -> None:
+        served = await client.call("GET", _PATH)
         if as_json:
-            about = {"version": version.number, "base": base.source, "sections": sections, "changed_below": changed}
-            print(json.dumps(about | {"document": document}, indent=2))
+            print(json.dumps(served, indent=2))
             return
-        for name, value in document.items():
-            note = ", and the base document has changed since" if name in changed else ""
-            print(f"# from {sections[name] if name in version.sections else base.source}{note}")
+        for name, value in served["document"].items():
+            source = served["sections"][name]
+            print(f"# from {served['base']['source'] if source == 'base' else source}")
             print(_yaml({name: value}))
+        for warning in served["warnings"]:
+            print(f"# {warning}")
+        for one in served["refused"]:
+            for complaint in one["complaints"]:
+                print(f"# refused: {one['name']}: {complaint['path']}: {complaint['message']}")
         keys = ", ".join(f"ledger.{key}" for key in READ_AT_THE_START)
         print(f"# A change of {keys} or of an environment variable needs a restart.")
 
@@ -70,12 +73,13 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Compare the base document with what is served, or what is served with what FILE would make of it."""
-    sections = _sections(file) if file is not None else None
+    sections = _sections(file) if file is not None else {}
 
-    async def run(changes: Changes, _: Store, base: Base) -> None:
-        served = {**base.sections, **(await _current(changes)).sections}
-        before, after = (base.sections, served) if sections is None else (served, {**base.sections, **sections})
-        _print_differences(before, after, as_json)
+    async def run(client: Client) -> None:
+        changes = (await client.call("POST", f"{_PATH}/validate", sections))["changes"]
+        if file is None:  # the change to the base document alone, backwards
+            changes = [{**change, "before": change["after"], "after": change["before"]} for change in changes]
+        _print_changes(changes, as_json)
 
     _run(run)
 
@@ -91,15 +95,12 @@ def apply(
     and no call breaks. Exits with 1 if it is refused."""
     sections = _sections(file)
 
-    async def run(changes: Changes, store: Store, base: Base) -> None:
-        version = await _current(changes)
-        changes.validate(sections)
+    async def run(client: Client) -> None:
+        changes = (await client.call("POST", f"{_PATH}/validate", sections))["changes"]
         if not as_json:
-            _print_differences({**base.sections, **version.sections}, {**base.sections, **sections}, as_json)
-        if dry_run:
-            return
-        written = await _recorded(store, "configuration.apply", version, sections, changes, note)
-        _say(written, as_json)
+            _print_changes(changes, as_json)
+        if not dry_run:
+            _say(await client.call("PUT", _PATH, sections, {"note": note}), as_json)
 
     _run(run, as_json)
 
@@ -108,12 +109,11 @@ def apply(
 def history(as_json: AsJson = False) -> None:
     """List the versions, the newest first."""
 
-    async def run(changes: Changes, _: Store, __: Base) -> None:
-        rows = [
-            {"version": v.number, "at": v.time, "by": v.by, "sections": ", ".join(v.sections) or "none", "note": v.note}
-            for v in await changes.versions.history()
-        ]
-        show(rows, ["version", "at", "by", "sections", "note"], as_json)
+    async def run(client: Client) -> None:
+        versions = await pages(client, f"{_PATH}/versions")
+        if not as_json:
+            versions = [{**one, "sections": ", ".join(one["sections"]) or "none"} for one in versions]
+        show(versions, ["version", "at", "by", "sections", "note"], as_json)
 
     _run(run)
 
@@ -125,92 +125,64 @@ def rollback(
     as_json: AsJson = False,
 ) -> None:
     """Serve an earlier version again, as a new one."""
-    if to != "base" and not (to.isascii() and to.isdecimal() and len(to) <= 8):
-        fail(f"VERSION: expected the number of a version or base, got {to[:64]!r} (see: tollgate config history)")
 
-    async def run(changes: Changes, store: Store, _: Base) -> None:
-        version = await changes.earlier(0 if to == "base" else int(to))
-        said = note or f"rollback to {version.name}"
-        current = await _current(changes)
-        written = await _recorded(store, "configuration.rollback", current, version.sections, changes, said)
-        _say(written, as_json)
+    async def run(client: Client) -> None:
+        _say(await client.call("POST", f"{_PATH}/rollback", {"version": to, "note": note}), as_json)
 
     _run(run, as_json)
 
 
-def _run(run: Callable[[Changes, Store, Base], Coroutine[Any, Any, None]], as_json: bool = False) -> None:
-    """Run with the versions in the environment's storage and the base document that the gateway serves, or else that of
-    the environment. Exits with 2 if one is unavailable."""
+def _run(run: Callable[[Client], Coroutine[Any, Any, None]], as_json: bool = False) -> None:
+    """Run with the management API. Exits with 1 if a configuration is refused, with its complaints."""
 
-    async def main() -> None:
-        async with open_layers() as (store, text, name):
-            versions = Versions(store)
-            good = await versions.remembered()
-            base = layers.base(good.text, good.source) if good is not None else layers.base(await text(), name)
-            await run(Changes(versions, lambda: base), store, base)
+    async def complaining(client: Client) -> None:
+        try:
+            await run(client)
+        except GatewayError as error:
+            if not error.complaints:
+                raise
+            _complain(error.complaints, as_json)
 
-    try:
-        asyncio.run(main())
-    except ConfigurationError as error:
-        _complain(error, as_json)
-    except StoreUnavailable as error:
-        fail(str(error))
-    except GatewayError as error:
-        fail(error.message)
+    with_client(complaining)
 
 
-async def _current(changes: Changes) -> Version:
-    return await changes.versions.existing((await changes.versions.pointer()).number)
-
-
-async def _recorded(
-    store: Store, action: str, before: Version, sections: Sections, changes: Changes, note: str
-) -> Version:
-    """Make a version, with a record in the audit trail."""
-    name = "unknown"
-    with suppress(KeyError, OSError):  # an account without a name
-        name = getpass.getuser()
-    by = f"{name}@{socket.gethostname()}"
-    change = Change(actor=by, address="", action=action, object="configuration", before=before.sections, after=sections)
-    return await Audit(store).perform(change, lambda: changes.replace(sections, by, note))
-
-
-def _say(version: Version, as_json: bool) -> None:
+def _say(version: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"version": version.number, "sections": list(version.sections)}))
+        print(json.dumps({"version": version["version"], "sections": version["sections"]}))
     else:
-        print(f"{version.name} is current: every instance serves it within {2 * EVERY:.0f} s.")
+        named = f"version {version['version']}" if version["version"] else "the base document"
+        print(f"{named} is current: every instance serves it within {2 * EVERY:.0f} s.")
 
 
 def _sections(file: Path) -> Sections:
     try:
         data = data_of(text_of(file), str(file))
     except ConfigurationError as error:
-        _complain(error, False)
+        _complain(error.complaints, False)
     if not isinstance(data, Mapping):
         fail(f"{file}: expected sections of the configuration by name, or {{}} for none")
     return data
 
 
-def _complain(error: ConfigurationError, as_json: bool) -> NoReturn:
+def _complain(complaints: Sequence[Complaint], as_json: bool) -> NoReturn:
     """Print the complaints, and exit with 1."""
     if as_json:
-        print(json.dumps({"complaints": [{"path": one.path, "message": one.message} for one in error.complaints]}))
+        print(json.dumps({"complaints": [{"path": one.path, "message": one.message} for one in complaints]}))
     else:
-        typer.echo(str(error), err=True)
+        typer.echo("\n".join(map(str, complaints)), err=True)
     raise typer.Exit(1)
 
 
-def _print_differences(before: Sections, after: Sections, as_json: bool) -> None:
-    differences = layers.differences(before, after)
+def _print_changes(changes: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    """Print sections with their values before and after."""
     if as_json:
-        print(json.dumps([{"section": name, "before": old, "after": new} for name, old, new in differences], indent=2))
+        print(json.dumps(changes, indent=2))
         return
-    for name, old, new in differences:
-        for sign, value in (("-", old), ("+", new)):
-            for line in _yaml({name: value}).splitlines() if value is not None else ():
+    for change in changes:
+        for sign, value in (("-", change["before"]), ("+", change["after"])):
+            for line in _yaml({change["section"]: value}).splitlines() if value is not None else ():
                 print(f"{sign} {line}")
-    if not differences:
+    if not changes:
         print("No section differs.")
 
 

@@ -5,14 +5,12 @@ from typing import Annotated, Any
 
 import typer
 
-from shared.billing.charges import Tariff
-from shared.cli._terminal import AsJson, fail, settings, show, with_store
-from shared.errors import ResourceNotFound
-from shared.management import requests
-from shared.storage import Store
+from shared.cli._client import Client
+from shared.cli._terminal import AsJson, show, with_client
 
 commands = typer.Typer(no_args_is_help=True, help="Single calls.")
 
+_PATH = "/gateway/requests"
 _HEADS = (
     *("id", "at", "name", "model", "backend", "status", "code", "ended"),
     *("attempts", "input_tokens", "output_tokens"),
@@ -38,16 +36,15 @@ def list_requests(
     given = {"consumer": consumer, "team": team, "product": product, "model": model, "code": code, "status": status}
     given |= {"since": since, "until": until, "after": after, "limit": str(limit)}
     query = {name: value for name, value in given.items() if value is not None}
-    tariff = Tariff.of(settings().configuration)
 
-    async def run(store: Store) -> None:
-        page = await requests.listed(store, tariff, query)
+    async def run(client: Client) -> None:
+        page = await client.call("GET", _PATH, query=query)
         rows: list[dict[str, Any]] = page["data"]
         show(rows if as_json else [dict.fromkeys(_HEADS) | row for row in rows], _HEADS, as_json)
         if page["after"] and not as_json:
             print(f"more: --after {page['after']}")
 
-    with_store(run)
+    with_client(run)
 
 
 @commands.command("show")
@@ -56,13 +53,9 @@ def show_request(
     as_json: AsJson = False,
 ) -> None:
     """Show one call: its tries, times, tokens and cost, or why it was refused."""
-    tariff = Tariff.of(settings().configuration)
 
-    async def run(store: Store) -> None:
-        try:
-            about = await requests.one(store, tariff, call_id)
-        except ResourceNotFound as error:
-            fail(error.message)
+    async def run(client: Client) -> None:
+        about = await client.call("GET", f"{_PATH}/{call_id}")
         if as_json:
             print(json.dumps(about, indent=2))
             return
@@ -75,4 +68,4 @@ def show_request(
                 print(f"\n{title}")
                 show(rows, list(rows[0]), False)
 
-    with_store(run)
+    with_client(run)

@@ -118,12 +118,19 @@ def of_call(consumer: Consumer, model: str, configuration: Configuration, user: 
     return [scope for scope in scopes if any(scope.limited)]
 
 
-def with_keys(keys: Collection[str], consumer: Consumer, model: str, configuration: Configuration) -> list[Scope]:
-    """Those with these keys, which limited an earlier call of this consumer to this model. They tell its product and
-    its user."""
+def as_called(keys: Collection[str], consumer: Consumer) -> Consumer:
+    """A consumer as an earlier call had it, of which the keys of the scopes that limited it tell the team, which a rule
+    may have given, and the product."""
+    team = next((unquote(key.partition(":")[2]) for key in keys if key.startswith("team:")), "")
     product = next((key.partition(":")[2].partition("+")[0] for key in keys if key.startswith("product:")), "")
+    return msgspec.structs.replace(consumer, team=team, product=product)
+
+
+def with_keys(keys: Collection[str], consumer: Consumer, model: str, configuration: Configuration) -> list[Scope]:
+    """Those with these keys, which limited an earlier call of this consumer to this model, for a user that they
+    tell."""
     user = next((unquote(key).partition("+")[2] for key in keys if key.startswith(f"{USER}:")), "")
-    limited = of_call(msgspec.structs.replace(consumer, product=product), model, configuration, user)
+    limited = of_call(as_called(keys, consumer), model, configuration, user)
     return [scope for scope in limited if scope.key in keys]
 
 

@@ -13,7 +13,7 @@ from shared.auth.products import is_open_to
 from shared.config.document import Backend, Configuration
 from shared.config.limits import Limits, time_zone_problem
 from shared.errors import InvalidRequest, RoleRequired
-from shared.management.routes import checked, rfc3339, time_of
+from shared.management.routes import checked, merged_patch, rfc3339, time_of
 from shared.types import Access, Consumer
 
 Names = Annotated[list[str], Meta(min_length=1, max_length=200)]
@@ -120,19 +120,7 @@ def patched(record: Record, patch: Mapping[str, Any], rules: "Rules") -> Fields:
         canonical = rules.configuration().canonical
         own = {canonical(model) if model in aliases else model: value for model, value in limits.items()}
         patch = {**patch, "model_limits": own}
-    return whole(_merge(msgspec.to_builtins(view(record, rules.now)), patch), record.consumer.id)
-
-
-def _merge(target: Any, patch: Any) -> Any:
-    if not isinstance(patch, Mapping):
-        return patch
-    merged = dict(target) if isinstance(target, Mapping) else {}
-    for name, value in patch.items():
-        if value is None:
-            merged.pop(name, None)
-        else:
-            merged[name] = _merge(merged.get(name), value)
-    return merged
+    return whole(merged_patch(msgspec.to_builtins(view(record, rules.now)), patch), record.consumer.id)
 
 
 class Rules(msgspec.Struct, frozen=True):
@@ -212,8 +200,11 @@ class Rules(msgspec.Struct, frozen=True):
 
     def _products(self, fields: Fields, before: Consumer) -> tuple[str, ...]:
         """The subscriptions. New ones must be open to the consumer's team."""
-        new, products = set(fields.products) - set(before.products), self.configuration().products
-        self._known("products", new, lambda: [name for name in products if is_open_to(products[name], fields.team)])
+
+        def open_ones() -> list[str]:
+            return [name for name, one in self.configuration().products.items() if is_open_to(one, fields.team)]
+
+        self._known("products", set(fields.products) - set(before.products), open_ones)
         return tuple(dict.fromkeys(fields.products))
 
     def _expires(self, fields: Fields, before: float) -> float:

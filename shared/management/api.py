@@ -27,7 +27,8 @@ from shared.management.readiness import is_internal
 from shared.management.routes import ManagementRequest, Paths, Route, parameters
 from shared.requests.arrival import ReceivedRequest
 from shared.requests.disconnect import CallerDisconnected
-from shared.responses.rendering import ErrorResponse, JsonResponse
+from shared.responses.early_refusal import early_refusal
+from shared.responses.rendering import JsonResponse
 
 _LARGEST_BODY = 1024 * 1024  # bytes: a row of the table holds no more
 _BODY_SECONDS = 30.0
@@ -100,9 +101,12 @@ class ManagementApi:
 
 def without_configuration(path: str, headers: Mapping[str, str], complaints: str, key: str | None) -> Response:
     """The answer of a gateway whose configuration cannot be used: 503, and the complaints for operators alone."""
+    error = Misconfigured("This gateway is not configured. Its operator finds the reason in its log.")
+    response = early_refusal(error, headers)
     if path == "/readyz" and has_key(headers, key):
-        return JsonResponse({"status": "not ready", "configuration": complaints.splitlines()}, 503)
-    return ErrorResponse(Misconfigured("This gateway is not configured. Its operator finds the reason in its log."), {})
+        ids = {name: value for name, value in response.headers.items() if name.endswith("request-id")}
+        return JsonResponse({"status": "not ready", "configuration": complaints.splitlines()}, 503, ids)
+    return response
 
 
 class _Rate:

@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from shared.config import masking
 from shared.errors import GatewayError
+from shared.management import _answers as answers
 from shared.management.routes import ManagementRequest, Route, page_size, refuse_unknown, time_of
 from shared.responses.rendering import JsonResponse
 from shared.storage import Properties, Row, Store, names
@@ -96,7 +97,7 @@ class AuditRoutes:
         self._audit = audit
 
     def routes(self) -> Sequence[Route]:
-        return (Route("GET", "/gateway/audit", "operator", self._list, query=_FILTERS),)
+        return (Route("GET", "/gateway/audit", "operator", self._list, gives=answers.AuditTrail, query=_FILTERS),)
 
     async def _list(self, request: ManagementRequest) -> Response:
         """List the changes that operators made, newest first."""

@@ -2,15 +2,23 @@
 
 from collections.abc import Sequence
 
+import msgspec
 from starlette.responses import Response
 
 from shared.auth.operators import ADMINS
-from shared.errors import InvalidRequest
+from shared.management import _answers as answers
 from shared.management.audit import change_by
 from shared.management.drains import DrainTable, reason_of, seconds
-from shared.management.routes import ManagementRequest, Route, is_forced, refuse_unknown
+from shared.management.routes import ManagementRequest, Route, checked, is_forced, refuse_unknown
 from shared.responses.rendering import JsonResponse
 from shared.routing.report import BackendsReport, shown_drain
+
+
+class NewDrain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A drain to be made. `for`: its duration, such as `30m`, `2h` or `PT2H30M`."""
+
+    lasts: str = msgspec.field(name="for", default="")
+    reason: str = ""
 
 
 class BackendRoutes:
@@ -22,8 +30,17 @@ class BackendRoutes:
 
     def routes(self) -> Sequence[Route]:
         return (
-            Route("GET", "/gateway/backends", "operator", self._all),
-            Route("PUT", "/gateway/backends/{name}/drain", "operator", self._drain, ADMINS, query=("force",)),
+            Route("GET", "/gateway/backends", "operator", self._all, gives=answers.Backends),
+            Route(
+                "PUT",
+                "/gateway/backends/{name}/drain",
+                "operator",
+                self._drain,
+                ADMINS,
+                takes=NewDrain,
+                gives=answers.Drained,
+                query=("force",),
+            ),
             Route("DELETE", "/gateway/backends/{name}/drain", "operator", self._restore, ADMINS, status=204),
         )
 
@@ -35,13 +52,11 @@ class BackendRoutes:
     async def _drain(self, request: ManagementRequest) -> Response:
         """Take a backend out of service for a time."""
         refuse_unknown(request.query, "force")
-        given = request.object()
-        for name in given.keys() - {"for", "reason"}:
-            raise InvalidRequest(f"{name[:64]!r} is not a field of a drain; expected: for, reason.", param=name[:64])
+        given = checked(request.object(), NewDrain)
         drain = await self._drains.drain(
             request.parameters["name"],
-            seconds(given.get("for")),
-            reason_of(given.get("reason", "")),
+            seconds(given.lasts),
+            reason_of(given.reason),
             request.actor.name,
             lambda action, of, before, after: change_by(request, action, of, before, after),
             force=is_forced(request.query),

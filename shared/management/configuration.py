@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import msgspec
 from starlette.responses import Response
 
 from shared.auth.operators import ADMINS
@@ -20,8 +21,9 @@ from shared.errors import (
     StoreUnavailable,
     VersionNotFound,
 )
+from shared.management import _answers as answers
 from shared.management.audit import Audit, change_by
-from shared.management.routes import ManagementRequest, Route, page, refuse_unknown
+from shared.management.routes import ManagementRequest, Route, checked, page, refuse_unknown
 from shared.management.turns import Turns
 from shared.responses.rendering import JsonResponse
 from shared.versions.changes import Changes
@@ -31,6 +33,16 @@ from shared.versions.rows import Version
 _LONGEST_NOTE = 500  # characters
 _BODY = "the body"
 _MOST_CHECKS = 4  # of one operator
+
+
+_IF_MATCH = {"If-Match": "The ETag of the version that must still be current; else 412."}
+
+
+class Rollback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The version to go back to: its number, or `base` for the base document alone."""
+
+    version: int | str
+    note: str = ""
 
 
 class ConfigurationRoutes:
@@ -43,14 +55,16 @@ class ConfigurationRoutes:
         self._checks = Turns(1, _MOST_CHECKS)  # they take the processor, which calls need
 
     def routes(self) -> Sequence[Route]:
-        at = "/gateway/configuration"
+        at, sections = "/gateway/configuration", dict[str, Any]
+        changing: dict[str, Any] = {"takes": sections, "gives": answers.Version}
+        going_back: dict[str, Any] = {"takes": Rollback, "gives": answers.Version}
         return (
-            Route("GET", at, "operator", self._show),
-            Route("PUT", at, "operator", self._replace, ADMINS),
-            Route("POST", f"{at}/validate", "operator", self._validate),
-            Route("POST", f"{at}/rollback", "operator", self._roll_back, ADMINS),
-            Route("GET", f"{at}/versions", "operator", self._list),
-            Route("GET", f"{at}/versions/{{number}}", "operator", self._version),
+            Route("GET", at, "operator", self._show, gives=answers.Configuration),
+            Route("PUT", at, "operator", self._replace, ADMINS, query=("note",), **changing, headers=_IF_MATCH),
+            Route("POST", f"{at}/validate", "operator", self._validate, takes=sections, gives=answers.Validated),
+            Route("POST", f"{at}/rollback", "operator", self._roll_back, ADMINS, **going_back, headers=_IF_MATCH),
+            Route("GET", f"{at}/versions", "operator", self._list, gives=answers.Versions, query=("limit", "after")),
+            Route("GET", f"{at}/versions/{{number}}", "operator", self._version, gives=answers.Version),
         )
 
     async def _show(self, request: ManagementRequest) -> Response:
@@ -61,18 +75,18 @@ class ConfigurationRoutes:
         return JsonResponse(masking.masked(self._live.report()), headers=_etag(newest))
 
     async def _replace(self, request: ManagementRequest) -> Response:
+        """Serve exactly these sections over the base document, as a new version. The body may be YAML."""
         refuse_unknown(request.query, "note")
         note = _note(request.query.get("note", ""))
         sections = await self._valid(request)
         return await self._change(request, "configuration.apply", sections, note)
 
     async def _roll_back(self, request: ManagementRequest) -> Response:
+        """Serve the sections of an earlier version, as a new one."""
         refuse_unknown(request.query)
-        asked = request.object()
-        if unknown := asked.keys() - {"version", "note"}:
-            raise InvalidRequest(f"{min(unknown)[:64]!r} is not a field here; expected: version, note.")
-        version = await self._found(str(asked.get("version", "")))
-        note = _note(asked.get("note", "")) or f"rollback to {version.name}"
+        asked = checked(request.object(), Rollback)
+        version = await self._found(str(asked.version))
+        note = _note(asked.note) or f"rollback to {version.name}"
         return await self._change(request, "configuration.rollback", version.sections, note)
 
     async def _change(self, request: ManagementRequest, action: str, sections: Sections, note: str) -> Response:
@@ -113,6 +127,7 @@ class ConfigurationRoutes:
                 return sections
 
     async def _list(self, request: ManagementRequest) -> Response:
+        """List the versions, newest first."""
         refuse_unknown(request.query, "limit", "after")
         history = await self._changes.versions.history()
         shown, after = page(history, request.query, lambda version: f"{10**8 - version.number:09}")
@@ -120,6 +135,7 @@ class ConfigurationRoutes:
         return JsonResponse({"data": [_about(version, current) for version in shown], "after": after})
 
     async def _version(self, request: ManagementRequest) -> Response:
+        """Read a version with its sections."""
         refuse_unknown(request.query)
         version = await self._found(request.parameters["number"])
         current = (await self._changes.versions.pointer()).number

@@ -12,6 +12,7 @@ from shared.config.document import Configuration
 from shared.errors import ConsumerNotFound
 from shared.limits import report as limits_report
 from shared.limits import scopes
+from shared.management import _answers as answers
 from shared.management.routes import ManagementRequest, Route, refuse_unknown
 from shared.responses.rendering import JsonResponse
 from shared.storage import Store
@@ -29,9 +30,9 @@ class LimitRoutes:
 
     def routes(self) -> Sequence[Route]:
         return (
-            Route("GET", "/gateway/limits", "operator", self._all),
-            Route("GET", "/gateway/limits/me", "caller", self._own),
-            Route("GET", "/gateway/limits/{consumer}", "operator", self._one, EVERYONE),
+            Route("GET", "/gateway/limits", "operator", self._all, gives=answers.AllLimits),
+            Route("GET", "/gateway/limits/me", "caller", self._own, gives=answers.ConsumerLimits),
+            Route("GET", "/gateway/limits/{consumer}", "operator", self._one, EVERYONE, gives=answers.ConsumerLimits),
         )
 
     async def _all(self, request: ManagementRequest) -> Response:

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from shared.billing.prices import Prices
 from shared.config.document import Configuration, Model
 from shared.lifecycle import retirement
+from shared.management import _answers as answers
 from shared.management.routes import ManagementRequest, Route, refuse_unknown
 from shared.responses.rendering import JsonResponse
 
@@ -23,7 +24,7 @@ class ModelRoutes:
         self._prices = Prices(configuration.prices, configuration.backends)
 
     def routes(self) -> Sequence[Route]:
-        return (Route("GET", "/gateway/models", "operator", self._all),)
+        return (Route("GET", "/gateway/models", "operator", self._all, gives=answers.Models),)
 
     async def _all(self, request: ManagementRequest) -> Response:
         """Report the configured models, where they are served, and when they end."""

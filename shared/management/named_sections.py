@@ -15,7 +15,6 @@ from shared.auth.consumers import Consumers
 from shared.auth.operators import ADMINS, EVERYONE
 from shared.config.document import Product, Team
 from shared.errors import (
-    ChangedMeanwhile,
     ConfigurationError,
     ConfigurationRefused,
     InvalidRequest,
@@ -24,7 +23,7 @@ from shared.errors import (
     StoreUnavailable,
 )
 from shared.management.audit import Audit, change_by
-from shared.management.routes import ManagementRequest, Route, is_forced, page, refuse_unknown
+from shared.management.routes import ManagementRequest, Page, Route, is_forced, merged_patch, page, refuse_unknown
 from shared.responses.rendering import JsonResponse
 from shared.storage import Store
 from shared.types import Consumer
@@ -37,7 +36,29 @@ Section = Literal["products", "teams"]
 _TRIES = 8
 _MOST_NAMED = 5  # consumers that an error lists
 
-_TAKES: dict[Section, type[msgspec.Struct]] = {"products": Product, "teams": Team}
+_IF_MATCH = {"If-Match": "The ETag that the entry must still have; else 412."}
+_IF_NONE = {"If-None-Match": "`*`: create, and replace nothing; else 412."}
+
+Wanted = Callable[[Mapping[str, Any] | None], Mapping[str, Any] | None]
+"""Makes an entry of the one before. None: there is none."""
+
+
+class NamedProduct(Product, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A product with the name in its path."""
+
+    name: str = ""
+
+
+class NamedTeam(Team, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A team with the name in its path."""
+
+    name: str = ""
+
+
+_SHOWN: dict[Section, tuple[Any, Any]] = {  # an entry, and a page of entries
+    "products": (NamedProduct, Page[NamedProduct]),
+    "teams": (NamedTeam, Page[NamedTeam]),
+}
 _USED_BY: dict[Section, Callable[[Consumer, str], bool]] = {
     "products": lambda consumer, name: name in consumer.products,
     "teams": lambda consumer, name: consumer.team == name,
@@ -60,12 +81,14 @@ class NamedSectionRoutes:
         self._audit = audit
 
     def routes(self) -> Sequence[Route]:
-        at = f"/gateway/{self._section}"
+        at, one = f"/gateway/{self._section}", f"/gateway/{self._section}/{{name}}"
+        shown, pages = _SHOWN[self._section]
         return (
-            Route("GET", at, "operator", self._list, EVERYONE, query=("limit", "after")),
-            Route("GET", f"{at}/{{name}}", "operator", self._show, EVERYONE),
-            Route("PUT", f"{at}/{{name}}", "operator", self._put, ADMINS, takes=_TAKES[self._section]),
-            Route("DELETE", f"{at}/{{name}}", "operator", self._delete, ADMINS, query=("force",), status=204),
+            Route("GET", at, "operator", self._list, EVERYONE, gives=pages, query=("limit", "after")),
+            Route("GET", one, "operator", self._show, EVERYONE, gives=shown),
+            Route("PUT", one, "operator", self._put, ADMINS, takes=shown, gives=shown, headers=_IF_MATCH | _IF_NONE),
+            Route("PATCH", one, "operator", self._patch, ADMINS, takes=dict[str, Any], gives=shown, headers=_IF_MATCH),
+            Route("DELETE", one, "operator", self._delete, ADMINS, query=("force",), headers=_IF_MATCH, status=204),
         )
 
     async def _list(self, request: ManagementRequest) -> Response:
@@ -83,16 +106,32 @@ class NamedSectionRoutes:
         entry = (await self._entries()).get(name)
         if entry is None or not self._sees(request, name):
             raise self._missing(name)
-        return JsonResponse(_shown(name, entry), headers={"etag": _etag(entry)})
+        return _answer(name, entry)
 
     async def _put(self, request: ManagementRequest) -> Response:
         """Create or replace one entry."""
         refuse_unknown(request.query)
         name, entry = request.parameters["name"], request.object()
         if entry.pop("name", name) != name:
-            raise InvalidRequest(f"name: expected {name!r}, as in the path, or no name.", param="name")
-        before = await self._change(request, entry)
-        return JsonResponse(_shown(name, entry), 201 if before is None else 200, {"etag": _etag(entry)})
+            raise self._renamed(name)
+        before, _ = await self._change(request, lambda before: entry)
+        return _answer(name, entry, 201 if before is None else 200)
+
+    async def _patch(self, request: ManagementRequest) -> Response:
+        """Change fields of one entry by a JSON merge patch: null takes a field back to its default."""
+        refuse_unknown(request.query)
+        name, patch = request.parameters["name"], request.object()
+        if patch.pop("name", name) != name:
+            raise self._renamed(name)
+
+        def wanted(before: Mapping[str, Any] | None) -> Mapping[str, Any]:
+            if before is None:
+                raise self._missing(name)
+            entry: Mapping[str, Any] = merged_patch(before, patch)
+            return entry
+
+        _, after = await self._change(request, wanted)
+        return _answer(name, after or {})
 
     async def _delete(self, request: ManagementRequest) -> Response:
         """Delete one entry."""
@@ -102,10 +141,10 @@ class NamedSectionRoutes:
         entry = (await self._entries()).get(name)
         if entry is None:
             raise self._missing(name)
-        _require_match(request, entry)
+        request.require_match(_etag(entry))
         if not forced:
             await self._refuse_if_used(name)
-        await self._change(request, None)
+        await self._change(request, lambda before: None)
         return Response(status_code=204)
 
     async def _refuse_if_used(self, name: str) -> None:
@@ -119,21 +158,26 @@ class NamedSectionRoutes:
                 "or repeat the request with force=true."
             )
 
-    async def _change(self, request: ManagementRequest, after: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-        """Replace an entry; None: delete it. Return the one before, None if there was none."""
+    async def _change(
+        self, request: ManagementRequest, wanted: Wanted
+    ) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
+        """Replace an entry by what is wanted of it; None: delete it. Return the one before and the one after."""
         name = request.parameters["name"]
         for _ in range(_TRIES):
             before = (await self._entries()).get(name)
+            request.require_match(_etag(before) if before is not None else None)
+            after = wanted(before)
             if before is None and after is None:
                 raise self._missing(name)
-            _require_match(request, before)
+            if before == after:
+                return before, after
             verb = "delete" if after is None else "create" if before is None else "update"
             change = change_by(request, f"{self._kind}.{verb}", name, before, after)
             write = partial(self._write, name, before, after, request.actor.name, f"{verb} {self._kind} {name}")
             if await self._audit.perform(change, write) is not None:
                 with suppress(StoreUnavailable):
                     await self._live.look()
-                return before
+                return before, after
         raise StoreUnavailable(f"The {self._kind} {name!r} is being changed by others all the time.")
 
     async def _write(
@@ -162,11 +206,18 @@ class NamedSectionRoutes:
     def _sees(self, request: ManagementRequest, name: str) -> bool:
         return self._section == "products" or request.actor.sees(name)
 
+    def _renamed(self, name: str) -> InvalidRequest:
+        return InvalidRequest(f"name: expected {name!r}, as in the path, or no name.", param="name")
+
     def _missing(self, name: str) -> ResourceNotFound:
         return ResourceNotFound(
             f"There is no {self._kind} {name[:64]!r} in the section `{self._section}` of the configuration; "
             f"GET /gateway/{self._section} lists them."
         )
+
+
+def _answer(name: str, entry: Mapping[str, Any], status: int = 200) -> Response:
+    return JsonResponse(_shown(name, entry), status, {"etag": _etag(entry)})
 
 
 def _shown(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,12 +227,3 @@ def _shown(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
 def _etag(entry: Mapping[str, Any]) -> str:
     """A digest of an entry, whatever the order of its keys."""
     return f'"{hashlib.sha256(msgspec.json.encode(entry, order="deterministic")).hexdigest()[:16]}"'
-
-
-def _require_match(request: ManagementRequest, entry: Mapping[str, Any] | None) -> None:
-    """Raise `ChangedMeanwhile` unless the entry is the one that `If-Match` or `If-None-Match: *` demands."""
-    if entry is not None and request.headers.get("if-none-match", "").strip() == "*":
-        raise ChangedMeanwhile("It exists already, and If-None-Match: * demands that it does not.")
-    wanted = request.headers.get("if-match", "").strip()
-    if wanted and (entry is None or wanted not in ("*", _etag(entry))):
-        raise ChangedMeanwhile("It is not what If-Match demands: read it again.")

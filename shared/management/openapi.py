@@ -62,7 +62,7 @@ class ManagementOpenApi:
         self._routes = routes
 
     def routes(self) -> Sequence[Route]:
-        return (Route("GET", PATH, "operator", self._document),)
+        return (Route("GET", PATH, "operator", self._document, gives=dict[str, Any]),)
 
     async def _document(self, request: ManagementRequest) -> Response:
         """Describe the management API."""

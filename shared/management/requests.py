@@ -11,6 +11,7 @@ from shared.billing import call_report
 from shared.billing.charges import Tariff
 from shared.config.document import Configuration
 from shared.errors import InvalidRequest, ResourceNotFound
+from shared.management import _answers as answers
 from shared.management.routes import ManagementRequest, Route, page_size, refuse_unknown, time_of
 from shared.management.turns import Turns
 from shared.responses.rendering import JsonResponse
@@ -32,9 +33,10 @@ class RequestRoutes:
         self._searches = Turns(2, 8)  # each may read 20,000 rows
 
     def routes(self) -> Sequence[Route]:
+        query = (*FILTERS, "after", "limit")
         return (
-            Route("GET", "/gateway/requests", "operator", self._list, EVERYONE, query=(*FILTERS, "after", "limit")),
-            Route("GET", "/gateway/requests/{id}", "operator", self._one, EVERYONE),
+            Route("GET", "/gateway/requests", "operator", self._list, EVERYONE, gives=answers.Calls, query=query),
+            Route("GET", "/gateway/requests/{id}", "operator", self._one, EVERYONE, gives=answers.Call),
         )
 
     async def _list(self, request: ManagementRequest) -> Response:
@@ -49,9 +51,7 @@ class RequestRoutes:
         return JsonResponse(await one(self._store, self._tariff, request.parameters["id"], request.actor))
 
 
-async def listed(
-    store: Store, tariff: Tariff, query: Mapping[str, str], operator: Operator | None = None
-) -> dict[str, Any]:
+async def listed(store: Store, tariff: Tariff, query: Mapping[str, str], operator: Operator) -> dict[str, Any]:
     """A page of the calls that a query asks for, as far as the operator may see them. Raises `InvalidRequest`."""
     now = store.now()
     latest = now + _AHEAD  # the clock of the instance that served a call may be ahead of the store's
@@ -68,7 +68,7 @@ async def listed(
         return (
             all(_value(values, column) == query[name] for name, column in _EQUAL.items() if name in query)
             and int(_value(values, "status") or 0) in status
-            and (operator is None or operator.sees(_value(values, "team")))
+            and operator.sees(_value(values, "team"))
         )
 
     page = await calls.newest(store, since, until, limit, wanted, after)
@@ -76,10 +76,10 @@ async def listed(
     return {"data": [call_report.described(call, tariff, now, names) for call in page.calls], "after": page.after}
 
 
-async def one(store: Store, tariff: Tariff, call_id: str, operator: Operator | None = None) -> dict[str, Any]:
+async def one(store: Store, tariff: Tariff, call_id: str, operator: Operator) -> dict[str, Any]:
     """One call in full. Raises `ResourceNotFound`."""
     call = await calls.find(store, call_id) if calls.is_id(call_id) else None
-    if call is None or (operator is not None and not operator.sees(_value(call.own.properties, "team"))):
+    if call is None or not operator.sees(_value(call.own.properties, "team")):
         raise ResourceNotFound(
             f"There is no call {call_id[:64]!r}: its id is that of the header x-gateway-request-id. Its row may be "
             "younger than a second, or older than ledger.keep_months; of many refused calls a second, some have no row."

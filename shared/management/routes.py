@@ -136,6 +136,19 @@ def checked[T](value: Any, wanted: type[T]) -> T:
         raise InvalidRequest(message[:1000], param=place[:200] or None) from None
 
 
+def merged_patch(target: Any, patch: Any) -> Any:
+    """A value of a resource after a JSON merge patch (RFC 7386)."""
+    if not isinstance(patch, Mapping):
+        return patch
+    merged = dict(target) if isinstance(target, Mapping) else {}
+    for name, value in patch.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = merged_patch(merged.get(name), value)
+    return merged
+
+
 _UNKNOWN = re.compile("Object contains unknown field `(.*)`", re.DOTALL)
 
 

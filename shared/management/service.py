@@ -1,12 +1,14 @@
 """Health, readiness, and the OpenAPI document of what callers may use."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from starlette.responses import Response
 
 from shared import __version__
 from shared.auth.operators import EVERYONE
 from shared.azure_openai import openapi
+from shared.management import _answers as answers
 from shared.management.readiness import ReadinessCheck
 from shared.management.routes import ManagementRequest, Route
 from shared.responses.rendering import JsonResponse
@@ -20,10 +22,10 @@ class ServiceRoutes:
 
     def routes(self) -> Sequence[Route]:
         return (
-            Route("GET", "/healthz", "anyone", self._health),
-            Route("GET", "/readyz", "probe", self._ready),
-            Route("GET", "/gateway/openapi.json", "anyone", self._openapi),
-            Route("GET", "/gateway/operators/me", "operator", self._own_roles, EVERYONE),
+            Route("GET", "/healthz", "anyone", self._health, gives=answers.Health),
+            Route("GET", "/readyz", "probe", self._ready, gives=answers.Readiness),
+            Route("GET", "/gateway/openapi.json", "anyone", self._openapi, gives=dict[str, Any]),
+            Route("GET", "/gateway/operators/me", "operator", self._own_roles, EVERYONE, gives=answers.OwnRoles),
         )
 
     async def _health(self, request: ManagementRequest) -> Response:

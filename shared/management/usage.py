@@ -9,6 +9,7 @@ from shared.billing import report as usage_report
 from shared.billing.charges import Tariff
 from shared.config.document import Configuration
 from shared.errors import InvalidRequest
+from shared.management import _answers as answers
 from shared.management.routes import ManagementRequest, Route, refuse_unknown
 from shared.management.turns import Turns
 from shared.responses.rendering import JsonResponse
@@ -28,8 +29,8 @@ class UsageRoutes:
 
     def routes(self) -> Sequence[Route]:
         return (
-            Route("GET", "/gateway/usage", "operator", self._all, query=usage_report.PARAMETERS),
-            Route("GET", "/gateway/usage/me", "caller", self._own, query=_OWN),
+            Route("GET", "/gateway/usage", "operator", self._all, gives=answers.Usage, query=usage_report.PARAMETERS),
+            Route("GET", "/gateway/usage/me", "caller", self._own, gives=answers.Usage, query=_OWN),
         )
 
     async def _all(self, request: ManagementRequest) -> Response:

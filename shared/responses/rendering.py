@@ -32,6 +32,7 @@ class ErrorResponse(JsonResponse):
             body["complaints"] = [{"path": one.path, "message": one.message} for one in error.complaints]
         super().__init__(body, error.status, {**headers, **error.limits, **error.headers()})
         self.error = error
+        self.request_id = headers.get("x-gateway-request-id", "")
 
 
 def error_object(error: GatewayError, request_id: str = "") -> dict[str, object]:

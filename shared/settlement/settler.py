@@ -20,9 +20,11 @@ from shared.azure_openai.operations import OPERATIONS
 from shared.azure_openai.references import KINDS
 from shared.concurrency import LruDict, SingleFlight, Tasks
 from shared.config.document import Backend, Configuration
+from shared.config.limits import merged
 from shared.errors import GatewayError, StateUnavailable
 from shared.forwarding.forwarder import Forwarder
 from shared.forwarding.response import OpenAnswer
+from shared.limits import scopes
 from shared.limits.limiter import Limiter
 from shared.settlement import schedule
 from shared.storage import Store
@@ -195,9 +197,12 @@ class Settler:
         record = await self._consumers.find(work.consumer)
         if record is None:
             return
-        self._limiter.settle_held(record.consumer, work.model, work.held, work.started, usage, target)
+        consumer = scopes.as_called(work.held, record.consumer)
+        if work.granted is not None:
+            consumer = msgspec.structs.replace(consumer, limits=merged(work.granted, consumer.limits))
+        self._limiter.settle_held(consumer, work.model, work.held, work.started, usage, target)
         if work.kind == "response":
-            self._limiter.learn(record.consumer, work.model, _CREATE_RESPONSE, work.size, usage)
+            self._limiter.learn(consumer, work.model, _CREATE_RESPONSE, work.size, usage)
 
     def _target(self, work: PendingWork, usage: Usage) -> Target | None:
         """The deployment that did the work: a run is the first to tell its own."""

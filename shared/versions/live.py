@@ -156,7 +156,7 @@ class Live:
                 newest = self.version if known else await self._versions.existing(number)
                 await self._take(await self._base_of(text), newest)
                 self._seen = found
-            if not self.refused and not self._remembered:
+            if self._apply is not None and not self.refused and not self._remembered:
                 await self._versions.remember(Good(self._source, self.base.text, self.version.number))
                 self._remembered = True
 

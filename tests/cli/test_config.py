@@ -69,8 +69,8 @@ def test_sections_are_applied_shown_compared_and_taken_back(run: Commands, file:
     assert change == {"section": "models", "before": None, "after": {"gpt-4o": {}}}
     run("config", "apply", str(file))
     newest, older = run.json("config", "history")[:2]
-    assert (newest["sections"], older["note"]) == ("models, heartbeat_seconds", "quicker")
-    assert "@" in newest["by"]
+    assert (newest["sections"], older["note"]) == (["models", "heartbeat_seconds"], "quicker")
+    assert newest["by"].startswith("cli:")
     assert run.json("config", "rollback", str(number))["sections"] == ["heartbeat_seconds"]
     assert run.json("config", "show")["document"] == {**BASE, "heartbeat_seconds": 3}
     assert "No section differs." in run("config", "diff", written(file, "heartbeat_seconds: 3")).stdout
@@ -86,7 +86,7 @@ def test_what_is_refused_or_only_tried_changes_nothing(run: Commands, file: Path
     assert run("config", "apply", written(file, "backends: ["), "--dry-run").exit_code == 1
     assert "expected sections" in run.refused("config", "apply", written(file, "[1]"))
     assert "no version 9999" in run.refused("config", "rollback", "9999")
-    assert "expected the number" in run.refused("config", "rollback", "x")
+    assert "Expected the number" in run.refused("config", "rollback", "x")
     assert run.json("config", "show") == before
 
 

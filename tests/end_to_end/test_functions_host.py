@@ -151,7 +151,10 @@ async def test_a_half_that_is_left_alone_ends_within_ten_seconds_and_no_stream_w
         with Caller(running, running.key, chat_body()) as caller:
             caller.request = caller.request.replace(b"host:", header.encode() + b"\r\nhost:", 1)
             assert caller.send().read_to_the_end(12)
-            return int(caller.received.split(b" ", 2)[1])
+            status = int(caller.received.split(b" ", 2)[1])
+            identified = b"\r\nx-request-id: " in caller.received.lower()
+            assert identified == (status != 500), caller.received  # 500 is the host's own answer
+            return status
 
     def leave() -> None:
         for _ in range(10):
@@ -185,6 +188,7 @@ def test_a_request_that_the_workers_server_refuses_ends_its_invocation_at_once(a
         caller.request = caller.request.replace(b"host:", b"user-agent: a\x01b\r\nhost:", 1)
         assert caller.send().read_to_the_end(5)
     assert caller.received.startswith(b"HTTP/1.1 400")
+    assert b"\r\nx-request-id: " in caller.received.lower()
     app.no_invocation_is_left()
     assert time.monotonic() - started < 3
 
@@ -366,15 +370,18 @@ def test_a_wrong_configuration_is_one_line_with_every_complaint(misconfigured: G
 def test_without_a_configuration_every_path_is_a_503_that_gives_no_reason(
     misconfigured: GatewayProcess, path: str
 ) -> None:
-    answer = get(misconfigured, path, "tg_anything")
+    answer = get(misconfigured, path, "tg_anything", **{"x-ms-client-request-id": "mine"})
     assert (answer.status, answer.error()["code"], answer.error()["type"]) == (503, "misconfigured", "server_error")
     assert b"endpoint" not in answer.body
+    assert answer.error()["message"].endswith(f" (request {answer.headers['x-request-id']})")
+    assert answer.headers["x-ms-client-request-id"] == "mine"
 
 
 def test_without_a_configuration_readyz_has_the_reason_for_the_management_key(misconfigured: GatewayProcess) -> None:
     answer = get(misconfigured, "/readyz", "the operator's 0123456789abcdefghi")
     body = answer.json()
     assert (answer.status, body["status"], len(body["configuration"])) == (503, "not ready", 2)
+    assert answer.headers["x-request-id"] == answer.headers["x-gateway-request-id"]
     assert all(complaint in "".join(body["configuration"]) for complaint in COMPLAINTS)
 
 
@@ -386,6 +393,7 @@ def test_a_package_that_does_not_fit_is_an_error_on_stderr_and_a_503(tmp_path: P
     with GatewayProcess("functions", {}, command=[*TRACED, str(tmp_path)], wait=False) as broken:
         answer = broken.request("POST", "/v1/chat/completions", b"{}")
         assert (answer.status, answer.error()["code"], answer.error()["type"]) == (503, "misconfigured", "server_error")
+        assert answer.headers["x-request-id"] == answer.headers["x-gateway-request-id"]
         assert get(broken, "/healthz").status == 503
         error = "ERROR: the gateway cannot start: ImportError: built for another machine"
         assert f"[console+otel] Error Host.Function.Console: {error}" in broken.shown()

@@ -110,6 +110,27 @@ def test_a_product_lives_from_its_first_put_to_its_deletion(pair: tuple[System, 
     assert {state for _, state in records(system, name)} == {"done"}
 
 
+@pytest.mark.parametrize("kind", ["products", "teams"])
+def test_a_merge_patch_changes_the_fields_that_it_names(pair: tuple[System, System], kind: str) -> None:
+    system, other = pair
+    path = f"/gateway/{kind}/patched-{system.edge}"
+    assert send(system, "PATCH", path, {"limits": {"token_quota": 1}}).error()["code"] == "resource_not_found"
+    first = send(system, "PUT", path, {"limits": {"token_quota": 5, "tokens_per_minute": 7}})
+    patched = send(other, "PATCH", path, {"limits": {"token_quota": None, "requests_per_minute": 9}})
+    assert (patched.status, patched.json()["limits"]) == (200, {"tokens_per_minute": 7, "requests_per_minute": 9})
+    assert send(system, "GET", path).headers["etag"] == patched.headers["etag"] != first.headers["etag"]
+    overtaken = send(system, "PATCH", path, {"limits": None}, if_match=first.headers["etag"])
+    assert (overtaken.status, overtaken.headers["etag"]) == (412, patched.headers["etag"])
+    assert send(system, "PATCH", path, {"name": "other"}).error()["param"] == "name"
+    assert send(system, "PATCH", path, {"limits": {"token_quota": -1}}).status == 400
+    again = send(system, "PATCH", path, {"name": f"patched-{system.edge}", "limits": {"requests_per_minute": 9}})
+    assert (again.status, again.headers["etag"]) == (200, patched.headers["etag"])
+    actions = [action for action, state in records(system, f"patched-{system.edge}") if state == "done"]
+    assert actions[:2] == [f"{kind[:-1]}.update", f"{kind[:-1]}.create"]
+    assert send(system, "PATCH", path, {"limits": None}).json() == {"name": f"patched-{system.edge}"}
+    assert send(system, "DELETE", path).status == 204
+
+
 def test_a_team_lives_likewise(pair: tuple[System, System]) -> None:
     system, _ = pair
     name = f"lab-{system.edge}"

@@ -210,7 +210,7 @@ class Host:
         answer = invocation.answer
         if problem or answer is None:
             raise http.Refused(500)
-        await http.send(caller[1], answer["status"], answer["body"].encode(), answer["headers"]["content-type"])
+        await http.send(caller[1], answer["status"], answer["body"].encode(), headers=answer["headers"])
         await _linger(caller)
 
     async def _forward(

@@ -6,7 +6,7 @@ A connection serves one request, so that "the caller is gone" is simply the end 
 import asyncio
 import re
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from urllib.parse import quote
 
 MAX_LINE = 8 * 1024
@@ -18,6 +18,7 @@ INVOCATION_ID = b"x-ms-invocation-id"
 
 _SLOWEST, _GRACE = 240, 5.0  # bytes a second on average that a body with a length must have, after so many seconds
 _OF_THE_CONNECTION = (b"connection", b"keep-alive", b"host", b"expect", b"transfer-encoding", b"content-length")
+_NONE: Mapping[str, str] = {}
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HOST = re.compile(rb"[A-Za-z0-9._~%:\[\]-]+")
 _PATH = "/:@!$&'()*+,;=-._~"  # what stays as it is in a path that is forwarded
@@ -199,10 +200,15 @@ async def chunks(reader: asyncio.StreamReader, most: int) -> AsyncIterator[bytes
 
 
 async def send(
-    writer: asyncio.StreamWriter, status: int, body: bytes = b"", content_type: str = "application/json"
+    writer: asyncio.StreamWriter,
+    status: int,
+    body: bytes = b"",
+    content_type: str = "application/json",
+    headers: Mapping[str, str] = _NONE,
 ) -> None:
-    """An answer of the host's own."""
-    kind = f"content-type: {content_type}\r\n" if body else ""
+    """An answer of the host's own, or with these `headers` of an app that does not stream."""
+    lines = {"content-type": content_type, **headers} if body else {}
+    kind = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
     writer.write(
         f"HTTP/1.1 {status} -\r\n{kind}content-length: {len(body)}\r\nconnection: close\r\n\r\n".encode() + body
     )

@@ -5,7 +5,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
-from tests.harness.system import System
+from tests.harness.system import System, eventually
 
 PATH = "/gateway/management/openapi.json"
 
@@ -66,6 +66,19 @@ def test_every_path_of_the_gateway_is_in_the_document_and_the_other_way_round(ga
     assert {"/healthz", "/gateway/consumers", "/gateway/usage/me", PATH} <= whole["paths"].keys()
 
 
+def test_every_body_has_a_type(gateway: System) -> None:
+    whole = document(gateway)
+    for path, items in whole["paths"].items():
+        for method, operation in items.items():
+            if path == "/gateway" or path.startswith("/gateway/page/"):
+                continue  # files
+            if method in ("put", "patch"):
+                assert operation["requestBody"]["content"]["application/json"]["schema"], (method, path)
+            for status, answer in operation["responses"].items():
+                if status in ("200", "201"):
+                    assert answer["content"]["application/json"]["schema"], (method, path)
+
+
 def test_the_document_is_for_operators(gateway: System) -> None:
     assert gateway.get(PATH, gateway.key).status == 401
 
@@ -74,6 +87,8 @@ def test_answers_are_as_the_document_says(gateway: System) -> None:
     whole = document(gateway)
     made = gateway.manage("POST", "/gateway/consumers", {"name": f"described on {gateway.edge}"})
     one = made.headers["location"]
+    call = gateway.chat().headers["x-gateway-request-id"]
+    eventually(lambda: gateway.get(f"/gateway/requests/{call}").status == 200)
     consumer, key = "/gateway/consumers/{consumer}", made.json()["keys"][0]["id"]
     for method, pattern, path, body in (
         ("GET", "/gateway/consumers", "/gateway/consumers?limit=5", None),
@@ -83,6 +98,25 @@ def test_answers_are_as_the_document_says(gateway: System) -> None:
         ("POST", f"{consumer}/keys/{{key}}/rotate", f"{one}/keys/{key}/rotate", {"overlap_hours": 1}),
         ("GET", "/gateway/audit", "/gateway/audit?limit=5", None),
         ("GET", "/gateway/limits", "/gateway/limits", None),
+        ("GET", "/gateway/limits/{consumer}", f"/gateway/limits/{one.rpartition('/')[2]}", None),
+        ("GET", "/gateway/backends", "/gateway/backends", None),
+        ("PUT", "/gateway/backends/{name}/drain", "/gateway/backends/japan/drain", {"for": "1s"}),
+        ("DELETE", "/gateway/backends/{name}/drain", "/gateway/backends/japan/drain", None),
+        ("GET", "/gateway/configuration", "/gateway/configuration", None),
+        ("GET", "/gateway/configuration/versions", "/gateway/configuration/versions", None),
+        ("GET", "/gateway/configuration/versions/{number}", "/gateway/configuration/versions/0", None),
+        ("POST", "/gateway/configuration/validate", "/gateway/configuration/validate", {"heartbeat_seconds": 5}),
+        ("POST", "/gateway/configuration/validate", "/gateway/configuration/validate", {"modles": 5}),
+        ("GET", "/gateway/models", "/gateway/models", None),
+        ("GET", "/gateway/products", "/gateway/products", None),
+        ("GET", "/gateway/products/{name}", "/gateway/products/none", None),
+        ("GET", "/gateway/teams", "/gateway/teams", None),
+        ("GET", "/gateway/requests", "/gateway/requests?limit=20", None),
+        ("GET", "/gateway/requests/{id}", f"/gateway/requests/{call}", None),
+        ("GET", "/gateway/usage", "/gateway/usage", None),
+        ("GET", "/gateway/operators/me", "/gateway/operators/me", None),
+        ("GET", "/readyz", "/readyz", None),
+        ("GET", "/healthz", "/healthz", None),
         ("DELETE", consumer, one, None),
         ("GET", consumer, one, None),
     ):

@@ -4,6 +4,7 @@ In the process, with a scripted backend and tables in memory whose clock a test 
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from shared.config.limits import Limits
 from shared.errors import StoreUnavailable
 from shared.storage import Properties
 from shared.types import Reference
+from simulator.process import SimulatorProcess
 from tests.harness.in_process import Exchange, Tables, backend, call, gateway, key
 from tests.harness.memory_store import MemoryTable
 
@@ -217,6 +219,36 @@ async def test_a_budget_counts_the_work_at_its_reservation_and_then_at_its_price
         works.done(1_000_000, 100_000)
         await application.roll_up()
     assert tables.used("usd") == pytest.approx(2.5 + 1.0)  # gpt-4o
+
+
+async def test_the_work_of_an_identity_is_corrected_in_the_limits_that_its_rule_gives(
+    simulator: SimulatorProcess,
+) -> None:
+    """Its row names neither its team nor its limits. Another instance settles it, which knows the row alone."""
+    tables, works, tenant = Clocked(), Works(), simulator.tenant
+    tables.time = time.time()  # by which the tokens are valid
+    quota = {"token_quota": 10**6, "token_quota_period": "month"}
+    rule = {"app_role": "Gateway.Call", "team": "red", "limits": quota, "product": "chat"}
+    document: dict[str, Any] = {
+        "entra": {
+            "authority": tenant["authority"],
+            "tenants": [tenant["id"]],
+            "audiences": tenant["audiences"],
+            "callers": [rule],
+        },
+        "limits": {"teams": {"red": quota}},
+        "products": {"chat": {"limits": quota}},
+    }
+    token = simulator.token("works in the background", roles=["Gateway.Call"])
+    async with backend("a", MODELS, works) as a:
+        async with gateway(tables, [a], **document) as first:
+            await begun(first, token)
+        works.done(70, 30)
+        async with gateway(tables, [a], **document) as second:
+            await second.roll_up()
+    assert tables.tokens() == (70, 30)
+    for scope in ("team:red", "key:entra-", "product:chat"):
+        assert tables.used("tokens", scope) == pytest.approx(100), scope
 
 
 async def test_a_call_that_reads_the_end_begins_the_settlement_and_pays_nothing_itself() -> None:

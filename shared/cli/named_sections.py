@@ -1,0 +1,146 @@
+"""`products` and `teams`: entries of the configuration, each changed by itself and without a restart."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from shared.cli._client import Client
+from shared.cli._consumer_options import LIMITS, Text, limits_in, listed, with_options
+from shared.cli._terminal import AsJson, fail, pages, show, with_client
+from shared.errors import GatewayError
+
+_SOON = "effective within 30 seconds"
+Name = Annotated[str, typer.Argument(help="Its name.")]
+File = Annotated[Path | None, typer.Option(help="YAML or JSON with all its fields, in place of the options.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+Force = Annotated[bool, typer.Option("--force", help="Also if consumers have it.")]
+
+_LISTS: dict[str, dict[str, str]] = {  # options with several values, and the word for none of them
+    "products": dict.fromkeys(("models", "regions", "data_zones", "teams"), "all"),
+    "teams": {"owners": "none"},
+}
+_SHARED = Annotated[
+    bool | None, typer.Option("--shared", help="The limits are those of all subscribers together, not of each.")
+]
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "products": {
+        "models": Annotated[Text, typer.Option(help="Models, separated by commas; all: every model.")],
+        "regions": Annotated[Text, typer.Option(help="Regions, separated by commas; all: any region.")],
+        "data_zones": Annotated[Text, typer.Option(help="Data zones, separated by commas; all: any zone.")],
+        "teams": Annotated[Text, typer.Option(help="Teams whose keys may subscribe, separated by commas; all: any.")],
+        "shared": _SHARED,
+        **LIMITS,
+    },
+    "teams": {
+        "owners": Annotated[
+            Text, typer.Option(help="Object ids of people or groups who manage its keys, separated by commas; none.")
+        ],
+        **LIMITS,
+    },
+}
+_HELP = {
+    "products": "Bundles of models and limits that keys subscribe to.",
+    "teams": "Teams, whose keys share limits.",
+}
+
+
+def _commands(section: str) -> typer.Typer:
+    """The commands of a section."""
+    commands = typer.Typer(no_args_is_help=True, help=_HELP[section])
+    kind, path, lists = section.removesuffix("s"), f"/gateway/{section}", _LISTS[section]
+    heads = ["name", *lists, *(("limits", "shared_limits") if section == "products" else ("limits",))]
+
+    @commands.command("list", help=f"List the {section}.")
+    def list_all(as_json: AsJson = False) -> None:
+        async def run(client: Client) -> None:
+            entries = await pages(client, path)
+            rows = entries if as_json else [{head: _cell(entry.get(head)) for head in heads} for entry in entries]
+            show(rows, heads, as_json)
+
+        with_client(run)
+
+    @commands.command("show", help=f"Show one {kind}.")
+    def show_one(name: Name, as_json: AsJson = False) -> None:
+        async def run(client: Client) -> None:
+            entry = await client.call("GET", f"{path}/{name}")
+            if as_json:
+                print(json.dumps(entry, indent=2))
+            else:
+                rows = [{"field": field, "value": _cell(value)} for field, value in entry.items()]
+                show(rows, ["field", "value"], False)
+
+        with_client(run)
+
+    @commands.command("set", help=f"Create a {kind}, or change the fields that are given, or all by a file.")
+    @with_options(_OPTIONS[section])
+    def change(name: Name, given: dict[str, Any], file: File = None, as_json: AsJson = False) -> None:
+        if file is not None and given:
+            fail("--file: expected the file alone, or options alone")
+        fields = _fields(given, lists) if file is None else _read(file)
+
+        async def run(client: Client) -> None:
+            entry = await (_patched if file is None else _put)(client, f"{path}/{name}", fields)
+            print(json.dumps(entry) if as_json else f"The {kind} {name} is as given, {_SOON}.")
+
+        with_client(run)
+
+    @commands.command("delete", help=f"Delete a {kind}.")
+    def delete(name: Name, force: Force = False, yes: Yes = False, as_json: AsJson = False) -> None:
+        if not yes:
+            typer.confirm(f"Delete the {kind} {name}?", abort=True)
+
+        async def run(client: Client) -> None:
+            await client.call("DELETE", f"{path}/{name}", query={"force": "true"} if force else {})
+            print(json.dumps({"name": name, "deleted": True}) if as_json else f"Deleted {name}, {_SOON}.")
+
+        with_client(run)
+
+    return commands
+
+
+products, teams = _commands("products"), _commands("teams")
+
+
+async def _patched(client: Client, path: str, fields: Mapping[str, Any]) -> Any:
+    """Change these fields, or create an entry that has them."""
+    try:
+        return await client.call("PATCH", path, fields)
+    except GatewayError as error:
+        if error.status != 404:
+            raise
+    first = {name: value for name, value in fields.items() if value is not None}
+    return await client.call("PUT", path, first, headers={"if-none-match": "*"})
+
+
+async def _put(client: Client, path: str, fields: Mapping[str, Any]) -> Any:
+    return await client.call("PUT", path, fields)
+
+
+def _fields(given: Mapping[str, Any], lists: Mapping[str, str]) -> dict[str, Any]:
+    """The merge patch of options."""
+    patch: dict[str, Any] = {name: listed(name, given[name], none) for name, none in lists.items() if name in given}
+    if limits := limits_in(given):
+        patch["shared_limits" if given.get("shared") else "limits"] = limits
+    elif given.get("shared"):
+        fail("--shared: expected an option for a limit beside it")
+    return patch
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        fields = yaml.safe_load(file.read_text("utf-8"))
+    except OSError as error:
+        fail(f"{file}: cannot be read ({error.strerror})")
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        fail(f"{file}: expected YAML or JSON: {error}")
+    if not isinstance(fields, dict):
+        fail(f"{file}: expected fields by name, such as limits")
+    return fields
+
+
+def _cell(value: Any) -> str | None:
+    return value if isinstance(value, str | None) else json.dumps(value)
