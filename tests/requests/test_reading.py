@@ -165,6 +165,37 @@ async def test_a_body_that_takes_longer_than_a_call_may_last_is_served(name: str
     assert reply.status == 200, reply.body
 
 
+@pytest.mark.filterwarnings("ignore:Sending a large body directly:ResourceWarning")
+async def test_a_long_history_of_an_agent_is_served_while_other_calls_go_on() -> None:
+    async def serving(exchange: in_process.Exchange) -> None:
+        exchange.answer(200, {"id": "resp_1", "object": "response", "status": "completed", "output": []})
+
+    content = [{"type": "output_text", "text": "word " * 60}]
+    items = [{"id": f"msg_{i}", "type": "message", "role": "assistant", "content": content} for i in range(16_000)]
+    body = json.dumps({"model": "m", "store": False, "input": items}).encode()
+    pieces = [body[start : start + 65_536] for start in range(0, len(body), 65_536)]
+    tables, silence = in_process.Tables(), 0.0
+
+    async def others() -> None:
+        nonlocal silence
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(0.001)
+            silence = max(silence, time.monotonic() - began)
+
+    async with (
+        in_process.backend("a", {"m": "m"}, serving) as a,
+        in_process.gateway(tables, [a]) as application,
+    ):
+        key = await in_process.key(tables)
+        turning = asyncio.ensure_future(others())
+        sent = {"content-length": str(len(body))}
+        reply = await in_process.call(application, key, "/v1/responses", pieces, headers=sent)
+        turning.cancel()
+    assert reply.status == 200, reply.body
+    assert silence < 1.0  # seconds, on a machine that is busy with other tests
+
+
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/audio/transcriptions"])
 def test_a_length_of_thousands_of_digits_is_a_bad_request(gateway: System, path: str) -> None:
     head = f"POST {path} HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {gateway.key}\r\n"
