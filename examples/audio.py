@@ -10,7 +10,7 @@ with OpenAI() as client:
     print(len(sound), "bytes of sound")
 
     for event in client.audio.transcriptions.create(
-        model="gpt-4o-transcribe", file=("speech.wav", sound, "audio/wav"), stream=True
+        model="gpt-4o-mini-transcribe", file=("speech.wav", sound, "audio/wav"), stream=True
     ):
         if event.type == "transcript.text.delta":
             print(event.delta, end="", flush=True)

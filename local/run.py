@@ -39,7 +39,7 @@ MODELS = (
     "text-embedding-3-small",
     "gpt-image-2",
     "gpt-4o-mini-tts",
-    "gpt-4o-transcribe",
+    "gpt-4o-mini-transcribe",
     "omni-moderation-latest",
     "gpt-realtime",
 )

@@ -39,8 +39,8 @@ class DeploymentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 DEFAULT_DEPLOYMENTS = tuple(
     DeploymentConfig(name=model, model=model)
     for model in (
-        "gpt-5.4", "gpt-5.4-mini", "text-embedding-3-small", "gpt-image-2", "gpt-4o-mini-tts", "gpt-4o-transcribe",
-        "omni-moderation-latest", "gpt-realtime",
+        "gpt-5.4", "gpt-5.4-mini", "text-embedding-3-small", "gpt-image-2", "gpt-4o-mini-tts",
+        "gpt-4o-mini-transcribe", "omni-moderation-latest", "gpt-realtime",
         "gpt-4o", "gpt-4o-mini", "o4-mini", "gpt-35-turbo-instruct", "gpt-image-1", "dall-e-3", "tts", "whisper",
     )
 )  # fmt: skip

@@ -13,11 +13,10 @@ from shared.config.document import FallbackReason
 from shared.types import Call, Surface
 
 # The headers of an answer that callers may see. A backend's x-ratelimit-* are about its own limits, not the caller's;
-# the others are diagnostics or belong to the connection.
+# the others are diagnostics or belong to the connection, as content-encoding does: bodies are read decoded.
 _RETURNED = frozenset(
     {
         "content-type",
-        "content-encoding",
         "content-disposition",
         "x-ms-region",
         "apim-request-id",

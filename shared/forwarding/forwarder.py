@@ -456,7 +456,7 @@ class ForwardedCall:
         # A backend's description of its failure is worth more to the caller than the gateway's.
         if answer := next((failed.answer for failed in reversed(failures) if failed.answer is not None), None):
             return answer
-        raise ForwardingFailed(_final_error(failures), self.attempts)
+        raise ForwardingFailed(_final_error(failures, self._request_id), self.attempts)
 
     def _record(
         self, target: Target, status: int, problem: str, started: float, role: Role, usage: Usage | None = None
@@ -467,13 +467,14 @@ class ForwardedCall:
         return (self._clock() - started) * 1000
 
 
-def _final_error(failures: Sequence[AttemptFailed]) -> GatewayError:
+def _final_error(failures: Sequence[AttemptFailed], request_id: str) -> GatewayError:
     """The error of a call that no backend answered."""
     if any(isinstance(failed, TimedOut | Superseded) for failed in failures):
         return UpstreamTimeout("No backend of this model answered in time.")
     if any(isinstance(failed, InvalidAnswer) for failed in failures):
         return BadGateway("Every backend of this model returned an answer that Azure OpenAI does not give.")
-    logger.error("no backend left: %s", "; ".join(dict.fromkeys(failed.problem for failed in failures)))
+    problems = "; ".join(dict.fromkeys(failed.problem for failed in failures))
+    logger.error("%s: no backend left: %s", request_id, problems)
     return NoBackendAvailable(
         "No backend of this model could be reached. The gateway's operator can find the reasons in its log."
     )

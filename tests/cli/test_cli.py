@@ -183,7 +183,7 @@ def test_check_names_the_reason_of_every_failure(azurite: Azurite, simulator: Si
         backend("embedder", sweden, "embed"),
         backend("completer", sweden, "instruct"),
         backend("painter", sweden, DEPLOYMENTS["gpt-image-1"]),
-        backend("listener", sweden, DEPLOYMENTS["gpt-4o-transcribe"], api_version="2024-10-21"),
+        backend("listener", sweden, DEPLOYMENTS["gpt-4o-mini-transcribe"], api_version="2024-10-21"),
         backend("keyed", sweden, auth={"api_key_env": "RIGHT"}),
         backend("badkey", sweden, auth={"api_key_env": "WRONG"}),
         backend("nodeployment", virginia, "nothing"),

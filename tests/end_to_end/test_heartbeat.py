@@ -122,7 +122,7 @@ def test_a_caller_may_turn_comments_off(beating: System) -> None:
 FORM = {"content-type": "multipart/form-data; boundary=x"}
 SOUND = b'--x\r\nContent-Disposition: form-data; name="file"; filename="stream=.wav"\r\nContent-Type: audio/wav\r\n\r\n'
 SOUND += b"\0" * 200_000 + b"\r\n"
-TRANSCRIPTIONS = ["/v1/audio/transcriptions", "/openai/deployments/gpt-4o-transcribe/audio/transcriptions"]
+TRANSCRIPTIONS = ["/v1/audio/transcriptions", "/openai/deployments/gpt-4o-mini-transcribe/audio/transcriptions"]
 
 
 def field(name: str, value: str) -> bytes:
@@ -134,9 +134,9 @@ def field(name: str, value: str) -> bytes:
 def test_a_form_that_asks_for_a_stream_gets_comments_wherever_it_says_so(
     beating: System, path: str, before: bool
 ) -> None:
-    beating.simulator.fault("slow_first_token", deployment=DEPLOYMENTS["gpt-4o-transcribe"], seconds=1.0)
+    beating.simulator.fault("slow_first_token", deployment=DEPLOYMENTS["gpt-4o-mini-transcribe"], seconds=1.0)
     stream = field("stream", "true")
-    body = field("model", "gpt-4o-transcribe") + (stream + SOUND if before else SOUND + stream) + b"--x--\r\n"
+    body = field("model", "gpt-4o-mini-transcribe") + (stream + SOUND if before else SOUND + stream) + b"--x--\r\n"
     answer = beating.post(f"{path}?api-version=2025-04-01-preview", body, FORM)
     assert (answer.status, answer.body.startswith(COMMENT)) == (200, True)
     assert b'"transcript.text.done"' in answer.body
@@ -145,8 +145,8 @@ def test_a_form_that_asks_for_a_stream_gets_comments_wherever_it_says_so(
 
 @pytest.mark.parametrize("path", TRANSCRIPTIONS)
 def test_a_form_that_asks_for_no_stream_gets_none(beating: System, path: str) -> None:
-    beating.simulator.fault("slow_first_token", deployment=DEPLOYMENTS["gpt-4o-transcribe"], seconds=0.8)
-    body = field("model", "gpt-4o-transcribe") + field("stream", "false") + SOUND + field("stream", "true")
+    beating.simulator.fault("slow_first_token", deployment=DEPLOYMENTS["gpt-4o-mini-transcribe"], seconds=0.8)
+    body = field("model", "gpt-4o-mini-transcribe") + field("stream", "false") + SOUND + field("stream", "true")
     answer = beating.post(f"{path}?api-version=2025-04-01-preview", body + b"--x--\r\n", FORM)
     assert "text" in answer.json()
     beating.simulator.clear()

@@ -1,6 +1,9 @@
 """Calls take of their limits and leave on record what they used, however they end: in the process, turn by turn."""
 
 import asyncio
+import gzip
+import json
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +12,7 @@ import pytest
 
 from shared.application import Application
 from shared.config.limits import Limits
+from shared.errors import StoreUnavailable
 from shared.routing._health import HEALTHY
 from tests.harness.in_process import Exchange, Reply, Tables, backend, call, chat, gateway, key
 
@@ -156,6 +160,71 @@ async def test_the_end_of_a_stream_without_usage_does_not_wait_for_the_tokenizer
     assert row["e_input"] == pytest.approx(2008, abs=20)
 
 
+@pytest.mark.parametrize("in_status_line", [True, False])
+@pytest.mark.parametrize(("code", "status"), [("rate_limit_exceeded", 429), ("context_length_exceeded", 400)])
+async def test_an_error_in_a_stream_takes_as_little_as_one_in_a_status_line(
+    code: str, status: int, in_status_line: bool
+) -> None:
+    error = {"code": code, "message": "Try again in 17 seconds."}
+
+    async def tell(exchange: Exchange) -> None:
+        if in_status_line:
+            exchange.answer(status, {"error": error})
+            return
+        exchange.stream()
+        begun = {"id": "resp_1", "status": "in_progress", "usage": None}
+        await exchange.event({"type": "response.created", "response": begun})
+        await exchange.event({"type": "response.failed", "response": {**begun, "status": "failed", "error": error}})
+        exchange.end()
+
+    tables = Tables()
+    async with (
+        backend("a", MODELS, tell) as a,
+        backend("b", MODELS, tell) as b,
+        gateway(tables, [a, b]) as application,
+    ):
+        holder = await key(tables, QUOTA)
+        asked = {"model": "gpt-4o", "input": "word " * 2000, "stream": True, "store": False}
+        replies = [await call(application, holder, "/v1/responses", asked) for _ in range(4)]
+        states = application.gateway._dispatcher._router._breakers.all().values()
+        assert {state.health.faults for state in states} == {0}
+    relayed = status if in_status_line or status == 429 else 200
+    assert [reply.status for reply in replies] == [relayed] * 4
+    assert all(code.encode() in reply.body for reply in replies)
+    assert {(row["e_input"], row["e_output"]) for row in tables.usage().values()} == {(0, 0)}
+    assert used(tables, "key:", "tokens") == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("encoding", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
+@pytest.mark.parametrize("form", ["whole", "stream", "error"])
+async def test_an_answer_that_a_backend_compresses_is_relayed_decoded_and_recorded_as_any_other(
+    form: str, encoding: str, compress: Callable[[bytes], bytes]
+) -> None:
+    said = {"choices": [{"index": 0, "delta": {"content": "hi"}, "finish_reason": "stop"}]}
+    usage = {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}}
+    events = [f"data: {text}\n\n" for text in (json.dumps(said), json.dumps(usage), "[DONE]")]
+    refusal = json.dumps({"error": {"code": "content_filter", "message": "No."}})
+    told = {"whole": json.dumps(chat()), "stream": "".join(events), "error": refusal}[form].encode()
+
+    async def script(exchange: Exchange) -> None:
+        if form == "stream":
+            exchange.stream(encoding=encoding)
+            await exchange.piece(compress(told))
+            exchange.end()
+        else:
+            exchange.answer(400 if form == "error" else 200, compress(told), encoding=encoding)
+
+    tables = Tables()
+    async with backend("a", MODELS, script) as a, gateway(tables, [a]) as application:
+        asked = {**ASKED, "stream": form == "stream", "stream_options": {"include_usage": True}}
+        reply = await call(application, await key(tables), CHAT, asked if form == "stream" else ASKED)
+    assert (reply.status, reply.body) == (400 if form == "error" else 200, told)
+    assert "content-encoding" not in reply.headers
+    (row,) = tables.usage().values()
+    recorded = (row["e_input"], row["e_output"], "e_est" in row)
+    assert recorded == ((2008, 0, True) if form == "error" else (7, 3, False))  # reading a filtered prompt is charged
+
+
 @pytest.mark.parametrize("said", [b"<html>gateway</html>", b'{"error":{"message":"boom","type":"server_error"}}'])
 async def test_a_failure_of_every_backend_takes_nothing_of_a_request_quota(said: bytes) -> None:
     async def fail(exchange: Exchange) -> None:
@@ -188,18 +257,21 @@ async def too_long_for_the_small(exchange: Exchange) -> None:
         exchange.answer(200, chat(10_000, 2_000))
 
 
-async def test_a_fallback_counts_against_the_limits_of_the_model_that_serves() -> None:
+@pytest.mark.parametrize("configured", [True, False])
+async def test_a_fallback_counts_against_the_limits_of_the_model_that_serves(configured: bool) -> None:
     tables, models = Tables(), {"gpt-4o": "g", "gpt-4o-mini": "small"}
-    limited = {"gpt-4o": {"limits": {"requests_per_minute": 2}}, "gpt-4o-mini": {"limits": {"token_quota": 10**6}}}
+    limited = {
+        "gpt-4o": {"limits": {"requests_per_minute": 2}},
+        "gpt-4o-mini": {"limits": {"token_quota": 10**6}, **({"fallbacks": ["gpt-4o"]} if configured else {})},
+    }
+    named = {} if configured else {"x-gateway-fallback": "gpt-4o"}
     async with (
         backend("a", models, too_long_for_the_small) as a,
         gateway(tables, [a], models=limited) as application,
     ):
         holder = await key(tables, Limits(token_quota=10**6))
         asked = {**ASKED, "model": "gpt-4o-mini"}
-        by_fallback = [
-            await call(application, holder, CHAT, asked, headers={"x-gateway-fallback": "gpt-4o"}) for _ in range(4)
-        ]
+        by_fallback = [await call(application, holder, CHAT, asked, headers=named) for _ in range(4)]
         itself = await call(application, holder, CHAT, ASKED)
     assert [reply.status for reply in by_fallback] == [200, 200, 400, 400]  # the refusal of the model that was asked
     assert [reply.headers.get("x-gateway-fallback") for reply in by_fallback] == ["gpt-4o", "gpt-4o", None, None]
@@ -234,6 +306,42 @@ async def test_a_call_cancelled_while_two_limits_are_asked_returns_what_one_has_
         await asyncio.sleep(0.1)
         await cancelled(task)
         assert [(await call(application, holder, CHAT, ASKED)).status for _ in range(3)] == [200] * 3
+
+
+class Unreadable(Tables):
+    """Rows about objects cannot be read while `away`."""
+
+    away = False
+
+    def table(self, name: str) -> Any:
+        table = super().table(name)
+        if name.startswith("affinity"):
+            get = table.get
+
+            async def unreachable(partition: str, key: str) -> Any:
+                if self.away:
+                    raise StoreUnavailable("away")
+                return await get(partition, key)
+
+            table.get = unreachable  # type: ignore[method-assign]
+        return table
+
+
+async def test_a_run_is_answered_while_the_table_is_out_of_reach() -> None:
+    async def script(exchange: Exchange) -> None:
+        run = {"id": "run_12345", "object": "thread.run", "status": "completed", "model": "gpt-4o"}
+        usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+        thread = {"id": "thread_12345", "object": "thread"}
+        exchange.answer(200, {**run, "usage": usage} if "/runs/" in exchange.path else thread)
+
+    tables = Unreadable()
+    async with backend("a", MODELS, script) as a, gateway(tables, [a]) as application:
+        holder = await key(tables)
+        assert (await call(application, holder, "/v1/threads", {})).status == 200
+        tables.away = True
+        reply = await call(application, holder, "/v1/threads/thread_12345/runs/run_12345", method="GET")
+    assert reply.status == 200, reply.body
+    assert b'"completion_tokens": 5' in reply.body
 
 
 # --- every turn of the event loop ---------------------------------------------------------------------------------

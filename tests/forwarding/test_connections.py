@@ -35,7 +35,9 @@ async def test_a_call_is_sent_once_more_on_a_fresh_connection_if_every_backend_h
         assert all(server.received for server in servers)
 
 
-async def test_a_backend_that_closes_every_connection_is_asked_twice_and_no_more() -> None:
+async def test_a_backend_that_closes_every_connection_is_asked_twice_and_no_more(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def closing(exchange: Exchange) -> None:
         exchange.hang_up()
 
@@ -44,6 +46,7 @@ async def test_a_backend_that_closes_every_connection_is_asked_twice_and_no_more
             await running.sending(chat()).run()
         assert isinstance(failed.value.error, NoBackendAvailable)
         assert len(backends[0].received) == 2
+    assert "r0: no backend left: " in caplog.text  # the call's id, which its caller was told
 
 
 @pytest.mark.parametrize("name", ["image_generation.completed", ""])

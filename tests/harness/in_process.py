@@ -5,7 +5,7 @@ Only the tables are replaced, so a test sees every turn of the event loop, and e
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, cast
 
 from starlette.requests import Request
@@ -46,26 +46,28 @@ class Exchange:
     def fields(self) -> dict[str, Any]:
         return json.loads(self.body) if self.body[:1] == b"{" else {}
 
-    def answer(self, status: int, body: Any) -> None:
+    def answer(self, status: int, body: Any, *, encoding: str = "identity") -> None:
         """A whole answer: JSON, or bytes as they are."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        head = f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
-        self._writer.write(head.encode() + data)
+        head = f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n"
+        self._writer.write(f"{head}content-encoding: {encoding}\r\n\r\n".encode() + data)
 
-    def stream(self) -> None:
+    def stream(self, *, encoding: str = "identity") -> None:
         """Begin a stream of events."""
-        self._writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+        head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n"
+        self._writer.write(f"{head}content-encoding: {encoding}\r\n\r\n".encode())
 
     async def event(self, data: Any) -> None:
         text = data if isinstance(data, str) else json.dumps(data)
-        self._chunk(f"data: {text}\n\n".encode())
+        await self.piece(f"data: {text}\n\n".encode())
+
+    async def piece(self, data: bytes) -> None:
+        """Bytes of a stream as they are."""
+        self._writer.write(b"%x\r\n%s\r\n" % (len(data), data))
         await self._writer.drain()
 
     def end(self) -> None:
         self._writer.write(b"0\r\n\r\n")
-
-    def _chunk(self, data: bytes) -> None:
-        self._writer.write(b"%x\r\n%s\r\n" % (len(data), data))
 
 
 def chat(prompt: int = 7, said: int = 3, **more: Any) -> dict[str, Any]:
@@ -145,14 +147,17 @@ async def call(
     application: Application,
     key: str,
     path: str,
-    body: dict[str, Any] | bytes | None = None,
+    body: dict[str, Any] | bytes | Sequence[bytes] = b"",
     *,
     method: str = "POST",
     headers: dict[str, str] | None = None,
     gone: asyncio.Event | None = None,
+    pause: float = 0.0,
 ) -> Reply:
-    """Make a call as an edge would. `gone`: set when the caller hangs up."""
-    data = body or b"" if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+    """Make a call as an edge would. `gone`: set when the caller hangs up; `pause`: seconds before each piece of a body
+    in pieces."""
+    data = json.dumps(body).encode() if isinstance(body, dict) else body
+    pieces = [data] if isinstance(data, bytes) else list(data)
     sent = {"authorization": f"Bearer {key}", "content-type": "application/json", **(headers or {})}
     scope = {
         "type": "http",
@@ -168,13 +173,13 @@ async def call(
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 80),
     }
-    reply, gone, read = Reply(), gone or asyncio.Event(), False
+    reply, gone = Reply(), gone or asyncio.Event()
 
     async def receive() -> Message:
-        nonlocal read
-        if not read:
-            read = True
-            return {"type": "http.request", "body": data, "more_body": False}
+        if pieces:
+            if pause:
+                await asyncio.sleep(pause)
+            return {"type": "http.request", "body": pieces.pop(0), "more_body": bool(pieces)}
         await gone.wait()
         return {"type": "http.disconnect"}
 

@@ -234,7 +234,7 @@ def audio(caller: Caller) -> None:
     for form in ("json", "verbose_json", "srt"):
         client.audio.transcriptions.create(model=caller.model("whisper"), file=sound, response_format=form)
     client.audio.translations.create(model=caller.model("whisper"), file=sound)
-    heard = caller.model("gpt-4o-transcribe")
+    heard = caller.model("gpt-4o-mini-transcribe")
     client.audio.transcriptions.create(model=heard, file=sound, include=["logprobs"])
     list(client.audio.transcriptions.create(model=heard, file=sound, stream=True))
 

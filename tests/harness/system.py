@@ -33,7 +33,7 @@ DEPLOYMENTS = {  # model -> deployment; some have names of their own, so that th
     "tts": "speaker",
     "gpt-4o-mini-tts": "gpt-4o-mini-tts",
     "whisper": "listener",
-    "gpt-4o-transcribe": "gpt-4o-transcribe",
+    "gpt-4o-mini-transcribe": "gpt-4o-mini-transcribe",
     "omni-moderation-latest": "moderation",
     "gpt-realtime": "realtime",
 }

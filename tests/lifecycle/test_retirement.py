@@ -2,7 +2,9 @@
 
 import email.utils
 import json
+import re
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,6 +18,7 @@ from shared.lifecycle.notices import Notices
 from shared.lifecycle.retirement import TABLE, Retirement
 
 DAY = 86_400.0
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def configuration(**models: Any) -> Configuration:
@@ -45,6 +48,30 @@ def test_every_line_of_the_table_has_a_date_a_source_and_the_day_of_reading() ->
     assert end is not None
     assert groups[0]["source"] in end.source
     assert end.read == groups[0]["read"]
+
+
+OFFERED = (
+    "README.md",
+    "gateway.sample.yaml",
+    "local/run.py",
+    "infra/bicep/*.bicepparam",
+    "deploy/**/*.yaml",
+    "examples/*.*",
+)
+
+
+def test_no_example_and_no_default_names_a_model_that_ended_or_ends_soon() -> None:
+    """On the day that the table was read, and the quarter after it."""
+    read = max(since_seconds(group["read"]) for group in json.loads(TABLE.read_text()))
+    names = {
+        name
+        for pattern in OFFERED
+        for path in ROOT.glob(pattern)
+        for name in re.findall(r"\b(?:gpt|o\d|text-embedding|tts|whisper|dall-e)-?[\w.-]*\w", path.read_text())
+    }
+    ends = {name: end.retires for name in names if (end := retirement.of(name)) is not None}
+    assert len(ends) > 5
+    assert {name: day for name, day in ends.items() if since_seconds(day) < read + 90 * DAY} == {}
 
 
 @pytest.mark.parametrize(

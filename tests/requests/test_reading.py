@@ -16,8 +16,13 @@ from shared.errors import GatewayBusy, InvalidRequest, RateLimitExceeded
 from shared.requests._deadline import BodyDeadline
 from shared.requests.buffers import Buffers
 from shared.requests.head import content_length
+from tests.harness import in_process
 from tests.harness.gateway_process import cli
 from tests.harness.system import System, chat_body, eventually
+
+FORM = "multipart/form-data; boundary=b"
+MODEL = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nm\r\n'
+FILE = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
 
 
 @contextmanager
@@ -126,6 +131,69 @@ def test_a_refused_body_is_not_kept(gateway: System) -> None:
 def test_a_large_honest_body_is_answered(gateway: System) -> None:
     user = '\\"{[,é' * LARGE  # not in the prompt, whose length is limited
     assert gateway.post("/v1/chat/completions", chat_body(user=user)).status == 200
+
+
+SLOW = {
+    "JSON": ("/v1/chat/completions", "application/json", [*[b" "] * 10, b'{"model":"m","messages":[]}']),
+    "a form": ("/v1/audio/transcriptions", FORM, [MODEL, FILE, *[bytes(1000)] * 10, b"\r\n--b--\r\n"]),
+    "a form with its model last": (
+        "/v1/audio/transcriptions",
+        FORM,
+        [FILE, *[bytes(1000)] * 10, b"\r\n", MODEL, b"--b--\r\n"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SLOW)
+async def test_a_body_that_takes_longer_than_a_call_may_last_is_served(name: str) -> None:
+    """The clock of a call starts when its body is there."""
+    path, content_type, pieces = SLOW[name]
+
+    async def serving(exchange: in_process.Exchange) -> None:
+        exchange.answer(200, in_process.chat())
+
+    tables = in_process.Tables()
+    async with (
+        in_process.backend("a", {"m": "m"}, serving) as a,
+        in_process.gateway(tables, [a], timeouts={"total": 0.5, "request_body": 30}) as application,
+    ):
+        key = await in_process.key(tables)
+        sent = {"content-type": content_type, "content-length": str(sum(map(len, pieces)))}
+        began = time.monotonic()
+        reply = await in_process.call(application, key, path, pieces, headers=sent, pause=0.08)
+        assert time.monotonic() - began > 0.8
+    assert reply.status == 200, reply.body
+
+
+@pytest.mark.filterwarnings("ignore:Sending a large body directly:ResourceWarning")
+async def test_a_long_history_of_an_agent_is_served_while_other_calls_go_on() -> None:
+    async def serving(exchange: in_process.Exchange) -> None:
+        exchange.answer(200, {"id": "resp_1", "object": "response", "status": "completed", "output": []})
+
+    content = [{"type": "output_text", "text": "word " * 60}]
+    items = [{"id": f"msg_{i}", "type": "message", "role": "assistant", "content": content} for i in range(16_000)]
+    body = json.dumps({"model": "m", "store": False, "input": items}).encode()
+    pieces = [body[start : start + 65_536] for start in range(0, len(body), 65_536)]
+    tables, silence = in_process.Tables(), 0.0
+
+    async def others() -> None:
+        nonlocal silence
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(0.001)
+            silence = max(silence, time.monotonic() - began)
+
+    async with (
+        in_process.backend("a", {"m": "m"}, serving) as a,
+        in_process.gateway(tables, [a]) as application,
+    ):
+        key = await in_process.key(tables)
+        turning = asyncio.ensure_future(others())
+        sent = {"content-length": str(len(body))}
+        reply = await in_process.call(application, key, "/v1/responses", pieces, headers=sent)
+        turning.cancel()
+    assert reply.status == 200, reply.body
+    assert silence < 1.0  # seconds, on a machine that is busy with other tests
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/audio/transcriptions"])

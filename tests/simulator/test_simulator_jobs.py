@@ -114,7 +114,9 @@ def test_an_eval_runs_over_its_items(regions: SimulatorProcess, client: Client, 
     criteria: Any = [
         {"type": "string_check", "name": "a", "input": "{{item.a}}", "reference": "b", "operation": "eq"},
     ]
-    evaluation = client.evals.create(name="mine", data_source_config=config, testing_criteria=criteria)
+    created = client.evals.with_raw_response.create(name="mine", data_source_config=config, testing_criteria=criteria)
+    assert created.status_code == 201
+    evaluation = created.parse()
     items = [{"item": {"a": "b"}}, {"item": {"a": "c"}}]
     source: Any = {"type": "completions", "model": "gpt-4o", "source": {"type": "file_content", "content": items}}
     run = client.evals.runs.create(evaluation.id, data_source=source)

@@ -117,8 +117,8 @@ def test_a_recording_is_charged_by_its_length(regions: SimulatorProcess, client:
 
 def test_a_transcript_is_streamed_and_charged_in_tokens(regions: SimulatorProcess, client: Client) -> None:
     file = recording()
-    whole: Any = client.audio.transcriptions.create(model="gpt-4o-transcribe", file=file)
-    events: list[Any] = list(client.audio.transcriptions.create(model="gpt-4o-transcribe", file=file, stream=True))
+    whole: Any = client.audio.transcriptions.create(model="gpt-4o-mini-transcribe", file=file)
+    events: list[Any] = list(client.audio.transcriptions.create(model="gpt-4o-mini-transcribe", file=file, stream=True))
 
     assert "".join(event.delta for event in events[:-1]) == events[-1].text == whole.text
     assert events[-1].usage.input_token_details.audio_tokens == 10

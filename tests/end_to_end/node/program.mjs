@@ -82,7 +82,7 @@ await all(client.images.generate(painted));
 await client.images.edit({ model: model('gpt-image-1'), prompt: 'a', image: await toFile(Buffer.from('x'), 'a.png') });
 const speech = await client.audio.speech.create({ model: model('tts'), voice: 'alloy', input: 'The toll is paid.' });
 const sound = await toFile(Buffer.from(await speech.arrayBuffer()), 'a.mp3');
-await all(client.audio.transcriptions.create({ model: model('gpt-4o-transcribe'), file: sound, stream: true }));
+await all(client.audio.transcriptions.create({ model: model('gpt-4o-mini-transcribe'), file: sound, stream: true }));
 
 const tools = [{ type: 'function', function: { name: 'tide', parameters: { type: 'object' } } }];
 const assistant = await client.beta.assistants.create({ model: model('gpt-4o'), tools });
