@@ -20,7 +20,8 @@ from shared.config.document import Configuration
 from shared.errors import GatewayError
 from shared.limits import unmetered
 from shared.limits.admission import Admission
-from shared.limits.limiter import Limiter, Reservation
+from shared.limits.limiter import Limiter
+from shared.limits.reservation import Reservation
 from shared.requests.arrival import ReceivedRequest
 from shared.requests.buffers import Buffers
 from shared.requests.disconnect import CallerConnection

@@ -271,7 +271,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, str]]] = {
 def in_use(application: Application) -> list[str]:
     """The reservations and the calls under way at deployments."""
     states = application.gateway._dispatcher._router._breakers.all().values()
-    limits = application.gateway._limiter._limits.values()
+    limits = application.gateway._limiter._at_hand.scopes.values()
     return [
         *("in flight" for state in states if state.in_flight or state.movable),
         *(limit.scope.key for limit in limits if limit._exchange.holding.under_way),
