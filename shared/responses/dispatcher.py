@@ -18,7 +18,9 @@ from shared.azure_openai import answers, metering
 from shared.config.days import since_seconds
 from shared.config.document import Model
 from shared.errors import GatewayError, StateUnavailable, UpstreamTimeout
-from shared.forwarding.forwarder import ForwardedCall, Forwarder, ForwardingFailed
+from shared.forwarding import forwarded_call
+from shared.forwarding.forwarded_call import ForwardedCall, ForwardingFailed
+from shared.forwarding.forwarder import Forwarder
 from shared.forwarding.response import Answer, WholeAnswer
 from shared.forwarding.shadowing import Shadows
 from shared.lifecycle import retirement
@@ -36,14 +38,12 @@ from shared.types import LEFT, Attempt, Binding, Call, Consumer, Outcome, Plan, 
 HUNG_UP = 499  # nobody receives it; it is the status on record of a call whose caller disconnected
 
 
-class Record(Protocol):
+class Record(forwarded_call.Record, Protocol):
     """A call on record (`accounting.CallRecord`). `close` it exactly once."""
 
     def close(self, outcome: Outcome, text: str = "") -> asyncio.Future[None]: ...
     def shadow(self) -> Callable[[Attempt], None]: ...
-    async def admit(self, model: str) -> bool: ...
     def begin_work(self, target: Target, status: int, reference: Reference, parent: str, named: str) -> PendingWork: ...
-    def charge(self, number: int, attempt: Attempt) -> None: ...
 
 
 class AdmittedCall(NamedTuple):
@@ -111,8 +111,7 @@ class Dispatcher:
             admitted.plan,
             received.request_id,
             admitted.upload,
-            admitted.record.admit,
-            admitted.record.charge,
+            admitted.record,
             kept_alive=_kept_alive(admitted),
         )
         return await self._accounted(admitted, self._forward(admitted, forwarded), lambda: forwarded.attempts)

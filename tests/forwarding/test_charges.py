@@ -12,7 +12,7 @@ from shared.azure_openai.operations import match
 from shared.azure_openai.requests import parse_upload
 from shared.config.document import Timeouts
 from shared.errors import GatewayError
-from shared.forwarding.forwarder import ForwardingFailed
+from shared.forwarding.forwarded_call import ForwardingFailed
 from shared.requests._deadline import BodyDeadline
 from shared.requests.buffers import Buffers
 from shared.requests.upload import Upload
