@@ -270,7 +270,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, str]]] = {
 
 def in_use(application: Application) -> list[str]:
     """The reservations and the calls under way at deployments."""
-    states = application.gateway._dispatcher._router._breakers.all().values()
+    states = application.gateway._dispatcher._forwarder.breakers.all().values()
     limits = application.gateway._limiter._at_hand.scopes.values()
     return [
         *("in flight" for state in states if state.in_flight or state.movable),
@@ -292,7 +292,7 @@ async def test_a_call_that_ends_after_any_turn_is_recorded_once_and_holds_nothin
     ):
         limits = Limits(max_concurrent=100, token_quota=10**8, requests_per_minute=100_000)
         holder = await key(tables, limits, team="red")
-        breakers = application.gateway._dispatcher._router._breakers
+        breakers = application.gateway._dispatcher._forwarder.breakers
         assert (await call(application, holder, CHAT, CASES["whole"][1])).status == 200
         for turns in range(60):
             gone = asyncio.Event()

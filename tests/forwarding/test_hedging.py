@@ -11,7 +11,7 @@ from shared.forwarding._attempt import AttemptTimeout
 from shared.forwarding._hedging import HedgedAttempt
 from shared.forwarding.forwarded_call import ForwardedCall
 from shared.forwarding.response import Answer
-from shared.responses.dispatcher import hung_up
+from shared.responses.hang_up import hung_up
 from shared.types import BEATEN, LEFT, LEFT_EARLY, Attempt, Role, Target, Usage
 
 CALL = requests.parse_call(operations.match("POST", "/v1/chat/completions"), "", {}, b'{"model": "m", "messages": []}')
