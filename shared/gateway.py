@@ -28,9 +28,7 @@ from shared.requests.disconnect import CallerConnection
 from shared.requests.reading import Arriving, Bounds, read_call
 from shared.requests.upload import Upload
 from shared.responses.admitted_call import AdmittedCall, heartbeat_wanted
-from shared.responses.cors import Cors
 from shared.responses.dispatcher import Dispatcher
-from shared.responses.hang_up import HUNG_UP
 from shared.responses.relay import RelayedResponse
 from shared.types import Call, Consumer
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from shared.requests.arrival import ReceivedRequest
-from shared.routing.router import explained
+from shared.routing.explanation import explained
 from shared.types import Attempt, Plan, Target
 
 

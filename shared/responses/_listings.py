@@ -8,7 +8,8 @@ from starlette.responses import Response
 from shared.affinity import listing
 from shared.affinity.directory import ObjectDirectory
 from shared.azure_openai import answers
-from shared.config.document import Model, since_seconds
+from shared.config.days import since_seconds
+from shared.config.document import Model
 from shared.errors import StateUnavailable
 from shared.forwarding.forwarder import Forwarder
 from shared.forwarding.response import WholeAnswer
