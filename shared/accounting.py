@@ -14,7 +14,8 @@ from shared import ulid
 from shared.affinity.pending import PendingWork
 from shared.auth.consumer_rows import is_identity
 from shared.errors import GatewayError
-from shared.limits.limiter import Limiter, Reservation
+from shared.limits.limiter import Limiter
+from shared.limits.reservation import Reservation
 from shared.requests.arrival import ReceivedRequest, without_empty_segments
 from shared.requests.head import path_of
 from shared.telemetry.recorder import NoTelemetry, Telemetry
@@ -153,7 +154,7 @@ class Accounting:
         """Replace the estimates of a call on record with what was counted, if it was."""
         if counted is not None:
             self._ledger.correct(record.entry, counted)
-            self._limiter.correct(record.reservation, counted.usage, counted.served_by, *_beside(counted))
+            self._limiter.book(record.reservation, counted.usage, counted.served_by, *_beside(counted))
         self._report(record, milliseconds, counted or estimated)
 
     def _report(self, record: "CallRecord", milliseconds: int, outcome: Outcome) -> None:

@@ -53,6 +53,7 @@ from shared.routing.retry_budget import RetryBudget
 from shared.routing.rotation import Rotation
 from shared.routing.router import Router
 from shared.settlement.settler import Settlements, Settler
+from shared.settlement.work_usage import WorkUsage
 from shared.storage import Store
 from shared.telemetry.recorder import NoTelemetry, Telemetry
 from shared.types import Target
@@ -136,9 +137,8 @@ class Application:
         self.settler = Settler(
             running.settlements,
             running.store,
-            configuration,
+            WorkUsage(configuration.backends, forwarder, running.store.now),
             objects,
-            forwarder,
             running.ledger,
             limiter,
             running.telemetry,

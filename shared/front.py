@@ -16,7 +16,7 @@ from shared.requests.arrival import ReceivedRequest
 from shared.requests.disconnect import CallerDisconnected
 from shared.requests.head import headers_of
 from shared.responses.cors import Cors
-from shared.responses.dispatcher import HUNG_UP
+from shared.responses.hang_up import HUNG_UP
 from shared.responses.rendering import ErrorResponse, identify
 
 logger = logging.getLogger("tollgate.requests")

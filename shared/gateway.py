@@ -20,13 +20,15 @@ from shared.config.document import Configuration
 from shared.errors import GatewayError
 from shared.limits import unmetered
 from shared.limits.admission import Admission
-from shared.limits.limiter import Limiter, Reservation
+from shared.limits.limiter import Limiter
+from shared.limits.reservation import Reservation
 from shared.requests.arrival import ReceivedRequest
 from shared.requests.buffers import Buffers
 from shared.requests.disconnect import CallerConnection
 from shared.requests.reading import Arriving, Bounds, read_call
 from shared.requests.upload import Upload
-from shared.responses.dispatcher import AdmittedCall, Dispatcher, heartbeat_wanted
+from shared.responses.admitted_call import AdmittedCall, heartbeat_wanted
+from shared.responses.dispatcher import Dispatcher
 from shared.responses.relay import RelayedResponse
 from shared.types import Call, Consumer
 

@@ -86,7 +86,7 @@ async def test_what_did_not_change_keeps_its_health_its_leases_and_its_connectio
         down, other = (Target(one, "m", "m") for one in application.configuration.backends)
         for _ in range(5):
             breakers.fault(down, "status 500")
-        seen, leases = breakers.watched(other), application._running.limiter._limits
+        seen, leases = breakers.watched(other), application._running.limiter._at_hand.scopes
         before = (breakers.health(down), seen.latency.summary(), len(connections))
         lease = leases[next(iter(leases))]
         seen.configured = 7e5  # the most that its answers have reported

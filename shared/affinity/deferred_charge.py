@@ -29,7 +29,7 @@ class DeferredCharge:
             return usage
         # It bars all other calls, so it goes on when the caller leaves now.
         self._claim = asyncio.ensure_future(self._claimed(usage, charged))
-        self._recorder.directory.finish_before_closing(self._claim)
+        self._recorder.directory.claims.finish_before_closing(self._claim)
         return await asyncio.shield(self._claim)
 
     def after_disconnect(self, account: Callable[[Usage], object]) -> None:

@@ -163,9 +163,9 @@ class ObjectRecorder:
             else:
                 named[reference] = None
         if new := [reference for reference in named if reference.id not in self._brought]:
-            self._writing += self.directory.record(
+            self._writing += self.directory.claims.record(
                 self._consumer.id, self._backend, new, works=self._works, lines=self._lines
             )
         if left := [item for item in items if item not in self._brought and item not in self._recorded]:
             self._recorded.update(left)
-            self._writing += self.directory.record_items(self._consumer.id, self._backend, left)
+            self._writing += self.directory.claims.record_items(self._consumer.id, self._backend, left)

@@ -10,7 +10,7 @@ from shared.forwarding.response import Answer
 from shared.types import Target
 
 if TYPE_CHECKING:
-    from shared.forwarding.forwarder import ForwardedCall
+    from shared.forwarding.forwarded_call import ForwardedCall
 
 
 class HedgedAttempt:

@@ -1,21 +1,14 @@
-"""Makes one attempt of a call on one target, up to its commitment. The only HTTP client of the hot path.
+"""Makes one attempt of a call on one target, up to the commitment of its answer (`_answer_reader.py`). The only HTTP
+client of the hot path."""
 
-An answer is committed when it belongs to the caller: a body that is complete, or larger than what is kept in memory; a
-stream with its first token. Before that an attempt fails with `AttemptFailed`, and another target may do better. After
-that, failures are reported to the caller, never retried.
-"""
-
-import asyncio
-import contextlib
 import copy
 import functools
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Self
 
 import aiohttp
-import msgspec
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import BytesPayload
 from yarl import URL
@@ -23,15 +16,12 @@ from yarl import URL
 from shared.alerts.dispatcher import Raise
 from shared.alerts.events import credentials_refused
 from shared.azure_openai import backend_requests
-from shared.azure_openai.answers import ReportedError
 from shared.azure_openai.backend_requests import UpstreamRequest
-from shared.azure_openai.event_reader import EventReader
-from shared.azure_openai.event_relay import EventRelay
-from shared.azure_openai.metering import BodyMeter
 from shared.config.document import Timeouts
 from shared.credentials import Credentials
 from shared.errors import CredentialUnavailable
-from shared.forwarding._attempt import AttemptTimeout, in_seconds
+from shared.forwarding._answer_reader import AnswerReader
+from shared.forwarding._attempt import AttemptTimeout
 from shared.forwarding._failures import (
     AccessDenied,
     AttemptFailed,
@@ -39,12 +29,9 @@ from shared.forwarding._failures import (
     SealedElsewhere,
     Superseded,
     Throttled,
-    error_below_200,
-    error_in_success,
-    failure_in_answer,
     failure_of_transport,
 )
-from shared.forwarding.response import Answer, OpenAnswer, WholeAnswer, returned_headers, whole_answer
+from shared.forwarding.response import Answer
 from shared.requests.upload import Upload
 from shared.routing import quota
 from shared.routing.breakers import Breakers
@@ -52,11 +39,6 @@ from shared.routing.quota import Sent
 from shared.types import Call, Target
 
 logger = logging.getLogger("tollgate.forwarding")
-
-_MAX_BUFFERED = 4 * 1024 * 1024  # bytes of a body held back so that another target can still be tried
-_REASON_FOLLOWS = 1.0  # seconds; Azure's `response.failed` without an error is followed by it within 0.3 s
-_END_FOLLOWS = 0.1  # seconds from there to the end of the stream
-_JSON = "application/json"
 
 _LONG_URL = 300  # characters; longer URLs hold a caller's query, which is not worth caching
 _cached_url = functools.lru_cache(maxsize=1024)(functools.partial(URL, encoded=True))
@@ -70,8 +52,7 @@ class BackendClient:
         self._credentials = credentials
         self._alert = alert
         self._breakers = breakers
-        self.timeouts = timeouts
-        self._timeout = aiohttp.ClientTimeout(None, timeouts.connect)
+        self._configure(timeouts)
         self._session = _session(aiohttp.TCPConnector(limit=0, keepalive_timeout=75, ttl_dns_cache=30))
         self._fresh = _session(aiohttp.TCPConnector(limit=0, force_close=True, ttl_dns_cache=30))  # a connection a call
 
@@ -79,9 +60,13 @@ class BackendClient:
         """This client with other credentials and time limits, on the same connections."""
         other = copy.copy(self)
         other._credentials = credentials
-        other.timeouts = timeouts
-        other._timeout = aiohttp.ClientTimeout(None, timeouts.connect)
+        other._configure(timeouts)
         return other
+
+    def _configure(self, timeouts: Timeouts) -> None:
+        self.timeouts = timeouts
+        self._timeout = aiohttp.ClientTimeout(None, timeouts.connect)
+        self._reader = AnswerReader(self._breakers, timeouts)
 
     async def close(self) -> None:
         await self._session.close()
@@ -135,7 +120,7 @@ class BackendClient:
                 raise AttemptFailed(str(error)) from None
         name, value = credential
         return {
-            "content-type": _JSON,
+            "content-type": "application/json",
             "accept-encoding": "identity",
             "x-ms-client-request-id": request_id,
             **backend_requests.headers_for(call, target.backend),
@@ -164,7 +149,7 @@ class BackendClient:
                 status = response.status
                 self._breakers.heard(self._breakers.watched(target))
                 try:
-                    return await self._commit(call, target, response, sent, timeout)
+                    return await self._reader.read(call, target, response, sent, timeout.call_ends)
                 except BaseException:
                     response.close()
                     raise
@@ -193,83 +178,6 @@ class BackendClient:
         if response.status == 401 and "authorization" in headers:
             self._credentials.rejected(request.scope)
         return response
-
-    async def _commit(
-        self, call: Call, target: Target, response: aiohttp.ClientResponse, sent: Sent, timeout: AttemptTimeout
-    ) -> Answer:
-        """Read until the answer belongs to the caller."""
-        breakers, timeouts = self._breakers, self.timeouts
-        served_by = self._served_by(target, response, sent)
-        body: EventRelay | BodyMeter
-        state = breakers.watched(target)
-        configured = state.configured
-        heard = functools.partial(breakers.heard, state)
-        if response.status == 200 and response.content_type == "text/event-stream":
-            body, head = await _read_first_token(call, response, heard)
-            if body.reader.failed:
-                reader, whole = body.reader, head + await _rest_of_failure(body, response)
-                error = reader.error or ReportedError()
-                return self._settle(
-                    target,
-                    response,
-                    error_below_200(
-                        call, served_by, response.headers, error, reader.failure, whole, reader.reported(), configured
-                    ),
-                )
-            seconds = timeouts.stream
-        else:
-            # A body that is not JSON shows nothing but its status, unless the objects it makes have to be recorded.
-            free = call.operation.free_form and not call.makes and response.content_type != _JSON
-            unread = free and response.status == 200
-            head, complete = await _read(response, 0 if unread else _MAX_BUFFERED)
-            if not unread:
-                failed = failure_in_answer(call, target, response, head, complete=complete, configured=configured)
-                if failed is not None:
-                    raise failed
-            if complete:
-                reported = error_in_success(call, served_by, response, head, configured)
-                answer = reported or whole_answer(call, served_by, response.status, response.headers, head)
-                return self._settle(target, response, answer)
-            body = BodyMeter(call, response.status, head)
-            seconds = timeouts.stream if unread else timeouts.total
-        breakers.success(target)
-        return OpenAnswer(
-            call=call,
-            target=served_by,
-            response=response,
-            headers=returned_headers(call, response.headers),
-            head=head,
-            body=body,
-            heard=heard,
-            ended=functools.partial(breakers.end, target),
-            deadline=min(in_seconds(seconds), timeout.call_ends),
-            silence=timeouts.total,
-        )
-
-    def _settle(
-        self, target: Target, response: aiohttp.ClientResponse, outcome: AttemptFailed | WholeAnswer
-    ) -> WholeAnswer:
-        """Return a complete answer. Raises the failure that it reports."""
-        if isinstance(outcome, AttemptFailed):
-            raise outcome
-        self._breakers.success(target)
-        self._breakers.end(target)
-        if response.content.at_eof():
-            response.release()
-        else:
-            response.close()
-        return outcome
-
-    def _served_by(self, target: Target, response: aiohttp.ClientResponse, sent: Sent) -> Target:
-        """Return the deployment that served a call, and note the quota that the answer reports of the one asked."""
-        headers = response.headers
-        if target.backend.kind == "provisioned" and "x-ms-spillover-from-deployment" in headers:
-            # The provisioned deployment was full, so Azure used a pay-as-you-go one of the same resource.
-            backend = msgspec.structs.replace(target.backend, kind="standard")
-            return Target(backend, target.model, headers.get("x-ms-deployment-name") or "?", target.tier)
-        if (reading := quota.read(headers, sent, self._breakers.clock())) is not None:
-            self._breakers.learn(target, reading)
-        return target
 
     def _report(self, call: Call, target: Target, failed: AttemptFailed) -> None:
         """Tell the breakers of a failure, and people of one that concerns the gateway's credentials."""
@@ -326,48 +234,3 @@ async def _noted(body: AsyncIterator[bytes], timeout: AttemptTimeout) -> AsyncIt
     async for piece in body:
         timeout.written = True
         yield piece
-
-
-async def _read_first_token(
-    call: Call, response: aiohttp.ClientResponse, heard: Callable[[], None]
-) -> tuple[EventRelay, bytes]:
-    """Read a stream until its first token; return what may go to the caller so far. Calls `heard` for each chunk."""
-    reader = EventReader(call, eager=call.background or not call.model)
-    events = EventRelay(reader)
-    head, chunk = b"", b"-"
-    while chunk and not (reader.committed or reader.failed or events.done) and len(head) <= _MAX_BUFFERED:
-        chunk = await response.content.readany()
-        heard()
-        head += events.feed(chunk)
-    if len(head) > _MAX_BUFFERED and not reader.failed:
-        reader.committed = True  # no opening event is so large: it is content, such as a picture
-    if not (reader.committed or reader.failed):
-        problem = "ended the stream before its first token"
-        raise AttemptFailed(problem, response.status, charged=True, usage=reader.reported())
-    return events, head
-
-
-async def _rest_of_failure(events: EventRelay, response: aiohttp.ClientResponse) -> bytes:
-    """Read a stream that has failed to its end, or for as long as its reason may follow; return what is read."""
-    rest = b""
-    with contextlib.suppress(TimeoutError, aiohttp.ClientError, OSError):
-        loop = asyncio.get_running_loop()
-        async with asyncio.timeout(_REASON_FOLLOWS) as timeout:
-            while len(rest) <= _MAX_BUFFERED:
-                if events.reader.error is not None:
-                    timeout.reschedule(min(loop.time() + _END_FOLLOWS, timeout.when() or loop.time()))
-                if not (chunk := await response.content.readany()):
-                    break
-                rest += events.feed(chunk)
-    return rest + events.finish()
-
-
-async def _read(response: aiohttp.ClientResponse, most: int) -> tuple[bytes, bool]:
-    """Read the body until it is larger than `most` bytes; return what was read, and if that is all."""
-    chunks, size = [], 0
-    while not response.content.at_eof() and (chunk := await response.content.readany()):
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > most:
-            return b"".join(chunks), False
-    return (chunks[0] if len(chunks) == 1 else b"".join(chunks)), True

@@ -6,12 +6,16 @@ conditional write gives back the rest, settles what calls really took, and lease
 among several rows (*shards*).
 
 In reading order:
-    limiter         reserve, settle, release: all limits of a call at once
-    scopes          the limits that apply to a call, and their periods
-    _call_limits    a call's cost at each of them, by estimation
-    _lease          one limit: admit from the lease, wait for an exchange, or decide alone
-    _exchange       the lease and the queue of waiting calls; exchanges with the row
-    _token_bucket   the arithmetic of an exchange, per dimension (_amounts); pure
-    _safe_mode      decisions without the table
-    _settlement     the queue of limits that have to settle in the background
+    limiter           reserve, settle, release: all limits of a call at once
+    scopes            the limits that apply to a call, and their periods
+    _limits_at_hand   those limits in memory, by call and by scope
+    _joint_admission  a call at all of them, or at none
+    reservation       the amounts that a call has reserved
+    _pricing          the amounts that its usage comes to
+    _call_limits      a call's cost at each of them, by estimation
+    _lease            one limit: admit from the lease, wait for an exchange, or decide alone
+    _exchange         the lease and the queue of waiting calls; exchanges with the row
+    _token_bucket     the arithmetic of an exchange, per dimension (_amounts); pure
+    _safe_mode        decisions without the table
+    _settlement       the queue of limits that have to settle in the background
 """

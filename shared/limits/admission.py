@@ -1,6 +1,7 @@
 """The admission of one call in two steps: its request and its slot before its body is waited for, the rest with it."""
 
-from shared.limits.limiter import Arrival, Limiter, Reservation
+from shared.limits.limiter import Limiter
+from shared.limits.reservation import Arrival, Reservation
 from shared.types import Call, Consumer
 
 

@@ -13,11 +13,11 @@ from shared.affinity.deferred_charge import DeferredCharge
 from shared.affinity.recorder import ObjectRecorder
 from shared.azure_openai import event_stream
 from shared.forwarding.response import Answer, OpenAnswer, WholeAnswer
-from shared.requests.disconnect import CallerConnection, CallerDisconnected
-from shared.requests.upload import Upload
+from shared.requests.disconnect import CallerDisconnected
 from shared.responses._idle_watch import Watch
+from shared.responses.admitted_call import AdmittedCall
 from shared.responses.rendering import error_in, interrupted, send_error_event, send_part
-from shared.types import Operation, Usage
+from shared.types import Usage
 
 _LAST_EVENT = 5.0  # seconds in which a caller has to take the event that reports a broken answer
 
@@ -31,34 +31,31 @@ class RelayedResponse(Response):
     `account` takes the usage, how the answer ended and, if the usage is an estimate, the text that has passed. It
     returns a future that is done when the row is on record. The last byte waits for that, so no caller has a whole
     answer that is not on record. Accounting happens in `__call__`, not in a generator: one that never starts never
-    reaches its own `finally`. `heartbeat`: seconds of silence after which an event stream gets a comment; 0: never.
+    reaches its own `finally`.
     """
 
     def __init__(
         self,
+        admitted: AdmittedCall,
         answer: Answer,
-        client: CallerConnection,
         headers: Mapping[str, str],
         account: Account,
         *,
-        operation: Operation,
-        heartbeat: float = 0.0,
-        deferred: DeferredCharge | None = None,
-        recorder: ObjectRecorder | None = None,
-        upload: Upload | None = None,
+        deferred: DeferredCharge | None,
+        recorder: ObjectRecorder | None,
     ) -> None:
         self.status_code = answer.status
         self.background = None
         self._request_id = headers.get("x-gateway-request-id", "")
         self.raw_headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         self._answer = answer
-        self._client = client
+        self._client = admitted.connection
         self._account = account
-        self._operation = operation
-        self._heartbeat = heartbeat
+        self._operation = admitted.call.operation
+        self._heartbeat = admitted.heartbeat
         self._recorder = recorder
         self._deferred = deferred
-        self._upload = upload
+        self._upload = admitted.upload
         self._accounted = False
         self._events = answer.events if isinstance(answer, OpenAnswer) else None
 

@@ -7,26 +7,19 @@ corrects the limits. A process that dies before the mark leaves all to the next 
 
 import asyncio
 import logging
-from collections.abc import Mapping
 
-import aiohttp
 import msgspec
 
 from shared.affinity.directory import ObjectDirectory
 from shared.affinity.pending import PendingIndex, PendingRow, PendingWork
 from shared.auth.consumers import Consumers
-from shared.azure_openai import metering
 from shared.azure_openai.operations import OPERATIONS
-from shared.azure_openai.references import KINDS
 from shared.concurrency import LruDict, SingleFlight, Tasks
-from shared.config.document import Backend, Configuration
 from shared.config.limits import merged
-from shared.errors import GatewayError, StateUnavailable
-from shared.forwarding.forwarder import Forwarder
-from shared.forwarding.response import OpenAnswer
+from shared.errors import GatewayError
 from shared.limits import scopes
 from shared.limits.limiter import Limiter
-from shared.settlement import schedule
+from shared.settlement.work_usage import LOST, WorkUsage
 from shared.storage import Store
 from shared.telemetry.recorder import NoTelemetry, Telemetry
 from shared.types import Call, Reference, Target, Usage
@@ -34,13 +27,11 @@ from shared.usage.ledger import Ledger
 
 logger = logging.getLogger("tollgate.settlement")
 
-_ANSWER_WITHIN = 30.0  # seconds
 _BEFORE_DELETION = 5.0  # seconds that a call which deletes the work waits
 _AT_ONCE = 8  # settlements that calls have started
 _REMEMBERED = 20_000
 _LOOK_AGAIN = 2.0  # seconds until another read below the same thread looks for pending work
 _CREATE_RESPONSE = next(operation for operation in OPERATIONS if operation.name == "responses.create")
-_STEPS = "threads/{}/runs/{}/steps?limit=100&order=asc"
 
 _DELETING = {"responses.delete": "response", "threads.delete": "thread"}
 # Reads that show what the work has made, past the object that has its usage.
@@ -79,20 +70,18 @@ class Settler:
         self,
         settlements: Settlements,
         store: Store,
-        configuration: Configuration,
+        usage: WorkUsage,
         directory: ObjectDirectory,
-        forwarder: Forwarder,
         ledger: Ledger,
         limiter: Limiter,
         telemetry: Telemetry | NoTelemetry,
     ) -> None:
         self._settlements = settlements
         self._now = store.now
-        self._backends = {backend.name: backend for backend in configuration.backends}
+        self._usage = usage
         self._index = PendingIndex(store)
         self._consumers = Consumers(store)
         self._directory = directory
-        self._forwarder = forwarder
         self._ledger = ledger
         self._limiter = limiter
         self._telemetry = telemetry
@@ -160,14 +149,14 @@ class Settler:
         return await self._settlements.running.run(work.reference, lambda: self._settle(row, work, usage))
 
     async def _settle(self, row: PendingRow, work: PendingWork, told: Usage | None) -> bool:
-        usage = told if told is not None and work.kind != "run" else await self._asked(work)
+        usage = told if told is not None and work.kind != "run" else await self._usage.of(work)
         if usage is None:
             return False
-        lost = usage is _LOST
+        lost = usage is LOST
         if lost:
             usage = Usage(input_tokens=work.prompt, estimated=True)
             logger.warning("no backend tells the usage of %s: its estimate stands", work.id[:128])
-        target = self._target(work, usage)
+        target = self._usage.target(work, usage)
         await self._ledger.complete(work.place, usage, target, work.status)
         if await self._index.mark_settled(row):
             self._report(work, usage, target)
@@ -203,73 +192,6 @@ class Settler:
         self._limiter.settle_held(consumer, work.model, work.held, work.started, usage, target)
         if work.kind == "response":
             self._limiter.learn(consumer, work.model, _CREATE_RESPONSE, work.size, usage)
-
-    def _target(self, work: PendingWork, usage: Usage) -> Target | None:
-        """The deployment that did the work: a run is the first to tell its own."""
-        backend = self._backends.get(work.backend)
-        if backend is None:
-            return None
-        deployment = work.deployment or (usage.model if usage.model in backend.models.values() else "")
-        model = work.model or next((name for name, one in backend.models.items() if one == deployment), "")
-        return Target(backend, model, deployment)
-
-    # --- questions ----------------------------------------------------------------------------------------------------
-
-    async def _asked(self, work: PendingWork) -> Usage | None:
-        """The usage by the work's backend; None if it is under way, `_LOST` if nobody knows it any more."""
-        now, backend = self._now(), self._backends.get(work.backend)
-        over = schedule.is_over(work.kind, work.started, now)
-        if backend is None:
-            if over:
-                return _LOST
-            raise StateUnavailable(f"The backend {work.backend!r} is no longer in the gateway's configuration.")
-        status, body, usage = await self._get(backend, _path(work))
-        if status == 404 and schedule.is_missing(work.started, now):
-            return _LOST
-        if status != 200 or metering.is_under_way(body):
-            if over:
-                return _LOST
-            if status not in (200, 404):
-                raise StateUnavailable(f"The backend {work.backend!r} answers {status}.")
-            return None
-        if usage == Usage() and (outcome := metering.status_of(body)) not in ("failed", "expired"):
-            if not outcome:
-                raise StateUnavailable(f"The backend {work.backend!r} answers without a status.")
-            # It has read the prompt at least; of what was completed, nobody tells more.
-            return Usage(input_tokens=work.prompt, estimated=True) if outcome == "cancelled" else _LOST
-        if work.kind == "run" and metering.tools_of_run(body) & {"code_interpreter", "file_search"}:
-            return msgspec.structs.replace(usage, **await self._tools(backend, work))
-        return usage
-
-    async def _tools(self, backend: Backend, work: PendingWork) -> Mapping[str, int]:
-        """The charged calls of tools in a run, from the first hundred of its steps."""
-        status, body, _ = await self._get(backend, _STEPS.format(work.parent, work.id))
-        if status not in (200, 404):
-            raise StateUnavailable(f"The backend {work.backend!r} answers {status} for steps.")
-        return metering.tools_in_steps(body)
-
-    async def _get(self, backend: Backend, path: str) -> tuple[int, bytes, Usage]:
-        """The status, the body and the usage of an answer; of a body beyond 4 MiB only the usage, near its end."""
-        try:
-            async with asyncio.timeout(_ANSWER_WITHIN):
-                answer = await self._forwarder.get(backend, path, "settlement")
-                try:
-                    if not isinstance(answer, OpenAnswer):
-                        return answer.status, answer.body, answer.usage
-                    while chunk := await answer.content.readany():
-                        answer.body.feed(chunk)
-                    return answer.status, b"", answer.usage()
-                finally:
-                    answer.close()
-        except (TimeoutError, OSError, aiohttp.ClientError) as error:
-            raise StateUnavailable(f"{type(error).__name__} from the backend {backend.name!r}.") from None
-
-
-_LOST = Usage(estimated=True)
-
-
-def _path(work: PendingWork) -> str:
-    return f"threads/{work.parent}/runs/{work.id}" if work.kind == "run" else KINDS[work.kind].path.format(work.id)
 
 
 def _named(call: Call, kind: str) -> str:

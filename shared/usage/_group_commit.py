@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from shared.errors import StoreUnavailable
 from shared.storage import MAX_BATCH, Store, Value
 from shared.usage._journal import Journal
+from shared.usage._read_back import ReadBack
 from shared.usage._row_files import Group, RowFile
 from shared.usage.overflow import Overflow
 
@@ -62,14 +63,15 @@ class GroupCommit:
         journaled: bool = False,
     ) -> None:
         self._store = store
-        self._late = late
         self._overflow = overflow
         self._journal = Journal(overflow.files, clock) if journaled and overflow is not None else None
         self._linger = linger
         self._clock = clock
         self._batches: deque[Batch] = deque()
         self._writer: asyncio.Task[None] | None = None
-        self._reader: asyncio.Task[None] | None = None
+        self._read_back = (
+            ReadBack(store, overflow, late, self._table_answers, self._give_up) if overflow is not None else None
+        )
         self._under_way: Batch | None = None
         self._spilling: list[Batch] = []  # being written to disk
         self._lingering: asyncio.TimerHandle | None = None
@@ -86,7 +88,7 @@ class GroupCommit:
     @property
     def on_disk(self) -> bool:
         """True if rows wait on disk: they are being read back for as long as there are some."""
-        return self._reader is not None and not self._reader.done()
+        return self._read_back is not None and self._read_back.under_way
 
     def add(self, table: str, partition: str, key: str, properties: dict[str, Value]) -> Batch:
         """Merge properties into a row. They are written after the next `soon` or `at_once`."""
@@ -128,9 +130,8 @@ class GroupCommit:
 
     async def recover(self) -> None:
         """Start to write the rows that earlier processes left on disk."""
-        if self._overflow is not None and await asyncio.to_thread(self._overflow.adopt):
-            logger.warning("reading back usage rows that an earlier process left on disk")
-            self._start_reading()
+        if self._read_back is not None:
+            await self._read_back.recover()
 
     async def close(self, seconds: float) -> None:
         """Write the remaining rows. Those not written in this time go to disk, or are logged as lost."""
@@ -138,12 +139,11 @@ class GroupCommit:
             self.at_once()
         if self._writer is not None and self._writing():
             await asyncio.wait((self._writer,), timeout=seconds)
-            await _end(self._writer)
+            self._writer.cancel()
+            await asyncio.wait((self._writer,))
         await self._spill()
-        if self._reader is not None:
-            await _end(self._reader)
-        if self._overflow is not None:
-            await asyncio.to_thread(self._overflow.close)
+        if self._read_back is not None:
+            await self._read_back.close()
         while self._batches:
             batch = self._batches.popleft()
             batch.release()
@@ -226,7 +226,7 @@ class GroupCommit:
 
     async def _spill(self) -> None:
         """Move waiting rows to disk, as far as there is room. There they survive the process."""
-        if self._overflow is None or not self._batches:
+        if self._overflow is None or self._read_back is None or not self._batches:
             return
         moving = self._spilling = list(self._batches)
         self._batches = deque()
@@ -247,46 +247,7 @@ class GroupCommit:
             rows = sum(len(batch.rows) for batch in moving[:stored])
             self.spilled += rows
             logger.warning("%d usage rows wait on disk for the table; %d so far", rows, self.spilled)
-            self._start_reading()
-
-    def _start_reading(self) -> None:
-        if self._reader is None or self._reader.done():
-            self._reader = asyncio.get_running_loop().create_task(self._read_back())
-
-    async def _read_back(self) -> None:
-        """Write the rows on disk slowly: no answer waits for them."""
-        assert self._overflow is not None
-        pause, rows = _FIRST_PAUSE, 0
-        while (group := await asyncio.to_thread(self._overflow.next)) is not None:
-            try:
-                if new := await self._without_outdated(group):
-                    await self._store.table(group.table).merge(group.partition, new)
-                await self._late(group.partition)
-            except StoreUnavailable:
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
-                continue
-            except Exception as error:
-                self._give_up(group.rows, f"the table rejects them ({type(error).__name__}: {error})")
-            else:
-                self._table_answers()
-                rows, pause = rows + len(group.rows), _FIRST_PAUSE
-            await asyncio.to_thread(self._overflow.advance)
-            await asyncio.sleep(_PACE)
-        if rows:
-            logger.warning("%d usage rows were read back from disk", rows)
-
-    async def _without_outdated(self, group: Group) -> dict[str, dict[str, Value]]:
-        """The rows of a group from disk. Of a call whose usage has been corrected or completed since, only what is
-        missing: a row with an estimate or without a usage is not the last word."""
-        rows = dict(group.rows)
-        for key, row in group.rows.items():
-            open_end = "e_est" in row or ("e_status" in row and "e_input" not in row)
-            if open_end and "e_counted" not in row:
-                found = await self._store.table(group.table).get(group.partition, key)
-                if found is not None and "e_counted" in found.properties:
-                    rows[key] = {name: value for name, value in row.items() if name not in found.properties}
-        return {key: row for key, row in rows.items() if row}
+            self._read_back.start()
 
     def _lose(self, batch: Batch, reason: str) -> None:
         if batch in self._batches:
@@ -309,8 +270,3 @@ class GroupCommit:
             "%d usage rows lost (%s to %s; %d input and %d output tokens): %s; %d so far",
             len(rows), min(rows), max(rows), *tokens, reason, self.dropped,
         )  # fmt: skip
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait((task,))

@@ -90,7 +90,7 @@ async def test_a_response_that_is_complete_at_once_is_paid_by_its_call() -> None
 
 async def test_work_that_an_answer_ascribes_to_another_consumers_object_leaves_no_row() -> None:
     store = MemoryStore()
-    await asyncio.gather(*directory(store).record("bob0000000", "a", (RUN,)))
+    await asyncio.gather(*directory(store).claims.record("bob0000000", "a", (RUN,)))
     making = streamed_run(directory(store))
     await making.kept()
     assert await PendingIndex(store).below("thread_12345") == []

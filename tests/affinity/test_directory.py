@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared.affinity import _rows, directory
+from shared.affinity import _memory, _rows
 from shared.affinity._rows import Location, partition_of
 from shared.affinity.directory import ObjectDirectory, drop_old
 from shared.azure_openai import operations, requests
@@ -97,7 +97,7 @@ async def place(affinity: ObjectDirectory, consumer: Consumer, reference: Refere
 
 async def known(affinity: ObjectDirectory, consumer: Consumer, **where: Reference) -> None:
     for backend, reference in where.items():
-        await asyncio.gather(*affinity.record(consumer.id, backend, (reference,)))
+        await asyncio.gather(*affinity.claims.record(consumer.id, backend, (reference,)))
 
 
 async def test_a_consumer_has_one_home_for_all_models_and_instances() -> None:
@@ -210,11 +210,11 @@ async def test_an_object_is_nobodys_until_its_row_is_inserted() -> None:
     store, settings = CountedStore(0.05), configuration("a")
     found = affinity(store, settings)
     item = Reference("item", "msg_12345")
-    writing = found.record(ALICE.id, "a", (ONE,))
-    assert found.record(ALICE.id, "a", (ONE,)) == writing  # one row is enough
-    writing += found.record_items(ALICE.id, "a", [item.id])
+    writing = found.claims.record(ALICE.id, "a", (ONE,))
+    assert found.claims.record(ALICE.id, "a", (ONE,)) == writing  # one row is enough
+    writing += found.claims.record_items(ALICE.id, "a", [item.id])
     for reference in (ONE, item):
-        assert found._cached(reference, ALICE.id) is None
+        assert found._memory.get(reference, ALICE.id) is None
     await asyncio.gather(*writing)
     store.reads = 0
     for reference in (ONE, item):
@@ -273,8 +273,8 @@ async def test_an_item_passes_for_no_object_and_for_no_other_consumers_item() ->
     item = Reference("item", "msg_12345")
     await known(affinity(store, settings), ALICE, a=ONE)
     listing = affinity(store, settings)
-    await asyncio.gather(*listing.record_items(BOB.id, "b", [ONE.id, item.id, "msg_of_both"]))
-    await asyncio.gather(*listing.record_items(ALICE.id, "a", ["msg_67890", "msg_of_both"]))
+    await asyncio.gather(*listing.claims.record_items(BOB.id, "b", [ONE.id, item.id, "msg_of_both"]))
+    await asyncio.gather(*listing.claims.record_items(ALICE.id, "a", ["msg_67890", "msg_of_both"]))
     for instance in (listing, affinity(store, settings)):
         for consumer, other in ((BOB, ONE), (ALICE, item), (BOB, Reference("item", "msg_67890"))):
             with pytest.raises(StateNotFound):
@@ -289,12 +289,12 @@ async def test_an_item_passes_for_no_object_and_for_no_other_consumers_item() ->
 
 
 async def test_items_push_no_object_out_of_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(directory, "_CACHED", 5)
+    monkeypatch.setattr(_memory, "_CACHED", 5)
     store = CountedStore()
     found = affinity(store, configuration("a"))
     await known(found, ALICE, a=ONE)
     ids = [f"msg_{number:05}" for number in range(20)]
-    await asyncio.gather(*found.record_items(ALICE.id, "a", ids))
+    await asyncio.gather(*found.claims.record_items(ALICE.id, "a", ids))
     await place(found, ALICE, ONE)
     await place(found, ALICE, Reference("item", ids[-1]))
     assert store.reads == 0
@@ -305,7 +305,7 @@ async def test_items_push_no_object_out_of_the_cache(monkeypatch: pytest.MonkeyP
 async def test_a_call_reads_few_objects_at_a_time_and_stops_at_a_missing_one() -> None:
     store, settings = CountedStore(), configuration("a")
     items = tuple(Reference("item", f"msg_{number:05}") for number in range(300))
-    await asyncio.gather(*affinity(store, settings).record_items(ALICE.id, "a", [item.id for item in items]))
+    await asyncio.gather(*affinity(store, settings).claims.record_items(ALICE.id, "a", [item.id for item in items]))
     assert len(await affinity(store, settings).locate(ALICE, items)) == 300
     assert store.reads >= 300
     assert store.most <= 24
@@ -320,7 +320,9 @@ async def test_all_reads_of_a_call_share_one_time_limit(monkeypatch: pytest.Monk
     store = CountedStore(0.05)
     items = tuple(Reference("item", f"msg_{number:05}") for number in range(300))
     found = affinity(store, configuration("a"))
-    await asyncio.gather(*affinity(store, configuration("a")).record_items(ALICE.id, "a", [item.id for item in items]))
+    await asyncio.gather(
+        *affinity(store, configuration("a")).claims.record_items(ALICE.id, "a", [item.id for item in items])
+    )
     with pytest.raises(StoreUnavailable):
         await found.locate(ALICE, items)
 

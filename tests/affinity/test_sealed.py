@@ -103,12 +103,12 @@ async def test_calls_without_sealed_content_cost_no_access_to_the_table() -> Non
 
 async def test_a_long_history_costs_few_reads() -> None:
     store = CountedStore()
-    await asyncio.gather(*affinity(store, SETTINGS).record_items(ALICE.id, "c", [sealed_name("1000")]))
+    await asyncio.gather(*affinity(store, SETTINGS).claims.record_items(ALICE.id, "c", [sealed_name("1000")]))
     found = affinity(store, SETTINGS)
     binding = await found.bind(ALICE, bringing(*map(str, range(1001))), "gpt-4o")
     assert binding.only == frozenset(("c",))
     assert store.reads <= 16 * 3
-    assert found._cached(Reference("sealed", sealed_name("1000")), ALICE.id) is not None
+    assert found._memory.get(Reference("sealed", sealed_name("1000")), ALICE.id) is not None
 
 
 class WrittenStore(MemoryStore):

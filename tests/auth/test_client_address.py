@@ -124,11 +124,11 @@ async def test_a_dead_table_locks_no_address_out() -> None:
 
 
 async def test_many_addresses_leave_little_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.limits.limiter._MOST_KEPT", 10)
+    monkeypatch.setattr("shared.limits._limits_at_hand._MOST_KEPT", 10)
     member = limiter(ScriptedStore(), requests_per_minute=10)
     for number in range(100):
         await member.admit(f"198.51.100.{number}")
-    assert len(member._address_limits) == 10
+    assert len(member._at_hand.addresses) == 10
 
 
 async def test_addresses_that_have_not_called_for_a_day_are_forgotten() -> None:

@@ -35,8 +35,8 @@ def record(system: System, key: str, word: str) -> None:
             directory = ObjectDirectory(store, Configuration(backends=[]), lambda _: True, never)
             owner = key.split("_")[1]
             objects = [Reference(kind, id_of(kind, word)) for kind in KINDS.keys() - ITEMS]
-            await asyncio.gather(*directory.record(owner, BACKEND, objects, lines=BatchSize()))
-            await asyncio.gather(*directory.record_items(owner, BACKEND, [id_of("item", word)]))
+            await asyncio.gather(*directory.claims.record(owner, BACKEND, objects, lines=BatchSize()))
+            await asyncio.gather(*directory.claims.record_items(owner, BACKEND, [id_of("item", word)]))
 
     async def never(*_: object) -> bool:
         return False

@@ -186,7 +186,7 @@ async def test_an_error_in_a_stream_takes_as_little_as_one_in_a_status_line(
         holder = await key(tables, QUOTA)
         asked = {"model": "gpt-4o", "input": "word " * 2000, "stream": True, "store": False}
         replies = [await call(application, holder, "/v1/responses", asked) for _ in range(4)]
-        states = application.gateway._dispatcher._router._breakers.all().values()
+        states = application._running.backends.breakers.all().values()
         assert {state.health.faults for state in states} == {0}
     relayed = status if in_status_line or status == 429 else 200
     assert [reply.status for reply in replies] == [relayed] * 4
@@ -378,8 +378,8 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, str]]] = {
 
 def in_use(application: Application) -> list[str]:
     """The reservations and the calls under way at deployments."""
-    states = application.gateway._dispatcher._router._breakers.all().values()
-    limits = application.gateway._limiter._limits.values()
+    states = application.gateway._dispatcher._forwarder.breakers.all().values()
+    limits = application.gateway._limiter._at_hand.scopes.values()
     return [
         *("in flight" for state in states if state.in_flight or state.movable),
         *(limit.scope.key for limit in limits if limit._exchange.holding.under_way),
@@ -400,7 +400,7 @@ async def test_a_call_that_ends_after_any_turn_is_recorded_once_and_holds_nothin
     ):
         limits = Limits(max_concurrent=100, token_quota=10**8, requests_per_minute=100_000)
         holder = await key(tables, limits, team="red")
-        breakers = application.gateway._dispatcher._router._breakers
+        breakers = application.gateway._dispatcher._forwarder.breakers
         assert (await call(application, holder, CHAT, CASES["whole"][1])).status == 200
         for turns in range(60):
             gone = asyncio.Event()

@@ -12,11 +12,12 @@ from shared.azure_openai.operations import match
 from shared.azure_openai.requests import parse_upload
 from shared.config.document import Model, Timeouts
 from shared.errors import GatewayError
-from shared.forwarding.forwarder import ForwardingFailed
+from shared.forwarding.forwarded_call import ForwardingFailed
 from shared.requests._deadline import BodyDeadline
 from shared.requests.buffers import Buffers
 from shared.requests.upload import Upload
 from shared.types import LEFT, LEFT_EARLY, Attempt
+from tests.forwarding.test_late_attempts import Charges
 from tests.harness.scripted_backends import (
     ANYONE,
     Exchange,
@@ -61,19 +62,21 @@ async def test_a_caller_that_leaves_before_its_request_is_sent_is_charged_nothin
 
 
 async def test_a_hedged_attempt_that_never_reached_its_backend_costs_nothing() -> None:
-    charged: list[Attempt] = []
+    charged = Charges()
     hedged = {"m": Model(hedge=True)}
     with unreachable_port() as port:
         async with forwarding(port, answering, timeouts=Timeouts(connect=5, total=2.0), models=hedged) as (running, _):
             attempts: list[Attempt] = []
             for _ in range(2):  # each backend is the first once
-                sending = running.sending(chat(), lambda _, attempt: charged.append(attempt))
+                sending = running.sending(chat(), charged)
                 answer = await sending.run()
                 answer.close()
                 attempts += sending.attempts
             await running.late.close()
             assert sorted(attempt.target.backend.name for attempt in attempts) == ["a", "b", "b"]
-    assert [attempt.usage for attempt in [*attempts, *charged] if attempt.target.backend.name == "a"] == [None]
+    assert [
+        attempt.usage for attempt in [*attempts, *(late for _, late in charged)] if attempt.target.backend.name == "a"
+    ] == [None]
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from shared.errors import NoBackendAvailable
-from shared.forwarding.forwarder import ForwardingFailed
+from shared.forwarding.forwarded_call import ForwardingFailed
 from shared.forwarding.response import OpenAnswer
 from tests.harness.scripted_backends import Exchange, chat, completion, forwarding
 

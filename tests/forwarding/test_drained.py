@@ -23,7 +23,7 @@ async def test_a_try_goes_past_a_backend_that_was_drained_meanwhile(drained: tup
 
     async with forwarding(*map(script, "abc")) as (running, _):
         call = running.sending(chat())
-        order = [target.backend.name for target in call._left]
+        order = [target.backend.name for target in call._candidates.left]
         answer = await call.run()
         answer.close()
     assert requests == [order[i] for i in asked]

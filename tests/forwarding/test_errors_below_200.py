@@ -12,7 +12,7 @@ from shared.azure_openai.operations import match
 from shared.azure_openai.requests import parse_call
 from shared.config.document import Model
 from shared.errors import RateLimitExceeded
-from shared.forwarding.forwarder import ForwardingFailed
+from shared.forwarding.forwarded_call import ForwardingFailed
 from shared.forwarding.response import OpenAnswer, WholeAnswer
 from shared.types import Call, Usage
 from tests.harness.scripted_backends import Exchange, chat, completion, forwarding, response

@@ -9,9 +9,9 @@ from shared.azure_openai import operations, requests
 from shared.config.document import Backend
 from shared.forwarding._attempt import AttemptTimeout
 from shared.forwarding._hedging import HedgedAttempt
-from shared.forwarding.forwarder import ForwardedCall
+from shared.forwarding.forwarded_call import ForwardedCall
 from shared.forwarding.response import Answer
-from shared.responses.dispatcher import hung_up
+from shared.responses.hang_up import hung_up
 from shared.types import BEATEN, LEFT, LEFT_EARLY, Attempt, Role, Target, Usage
 
 CALL = requests.parse_call(operations.match("POST", "/v1/chat/completions"), "", {}, b'{"model": "m", "messages": []}')

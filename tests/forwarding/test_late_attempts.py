@@ -20,7 +20,10 @@ type Ending = Callable[[Exchange], Awaitable[None]]
 class Charges(list[tuple[int, Attempt]]):
     """Charges after the call has its answer."""
 
-    def __call__(self, number: int, attempt: Attempt) -> None:
+    async def admit(self, model: str) -> bool:
+        return True
+
+    def charge(self, number: int, attempt: Attempt) -> None:
         self.append((number, attempt))
 
     @property

@@ -7,7 +7,7 @@ import pytest
 
 from shared.config.document import Model, Timeouts
 from shared.errors import RateLimitExceeded, UpstreamTimeout
-from shared.forwarding.forwarder import ForwardingFailed
+from shared.forwarding.forwarded_call import ForwardingFailed
 from shared.forwarding.response import WholeAnswer
 from tests.forwarding.test_errors_below_200 import PLACES
 from tests.harness.scripted_backends import Exchange, Script, forwarding, response

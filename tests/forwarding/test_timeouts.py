@@ -10,7 +10,7 @@ from shared.azure_openai.requests import parse_call
 from shared.config.document import Backend, Model, Timeouts
 from shared.errors import UpstreamTimeout
 from shared.forwarding._timeouts import first_byte_timeout, hedge_delay
-from shared.forwarding.forwarder import ForwardingFailed
+from shared.forwarding.forwarded_call import ForwardingFailed
 from shared.forwarding.response import OpenAnswer
 from shared.types import Target
 from tests.harness.scripted_backends import ANYONE, Exchange, chat, forwarding

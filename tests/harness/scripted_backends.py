@@ -18,7 +18,8 @@ from shared.azure_openai.requests import parse_call
 from shared.config.document import Backend, Configuration, Model, Timeouts
 from shared.credentials import Credentials
 from shared.forwarding.backend_client import BackendClient
-from shared.forwarding.forwarder import Charge, ForwardedCall, Forwarder
+from shared.forwarding.forwarded_call import ForwardedCall, Record
+from shared.forwarding.forwarder import Forwarder
 from shared.forwarding.late_attempts import LateAttempts
 from shared.routing.breakers import Breakers
 from shared.routing.deployments import DeploymentState
@@ -144,9 +145,9 @@ class Forwarding:
         self.forwarder = Forwarder(self.client, self.breakers, self.router, settings, budget, self.late)
         self._numbers = itertools.count()
 
-    def sending(self, call: Call, charge: Charge | None = None, **plan: Any) -> ForwardedCall:
+    def sending(self, call: Call, record: Record | None = None, **plan: Any) -> ForwardedCall:
         planned = self.router.plan(ANYONE, call, **plan)
-        return self.forwarder.sending(call, planned, f"r{next(self._numbers)}", charge=charge)
+        return self.forwarder.sending(call, planned, f"r{next(self._numbers)}", record=record)
 
     def state(self, backend: str, model: str = "m") -> DeploymentState:
         target = next(one for one in self.configuration.backends if one.name == backend)

@@ -18,7 +18,8 @@ from shared.config.limits import Limits, TokenHeaders
 from shared.config.prices import PriceLine
 from shared.errors import BudgetExceeded, GatewayError, ModelWithoutPrice, QuotaExceeded, RateLimitExceeded
 from shared.limits._headers import duration
-from shared.limits.limiter import Limiter, Reservation
+from shared.limits.limiter import Limiter
+from shared.limits.reservation import Reservation
 from shared.storage import Properties
 from shared.types import Call, Consumer, Target, Usage
 from tests.harness.calls import call as parsed
@@ -136,7 +137,7 @@ async def test_the_charge_of_a_late_attempt_counts_whenever_it_comes(order: str)
     steps = {
         "charge": lambda: limiter.charge(reservation, other, Usage(1000, 200)),
         "settle": lambda: limiter.settle(reservation, Usage(5, 1, estimated=True), target, [(other, Usage(30))]),
-        "correct": lambda: limiter.correct(reservation, Usage(7, 2), target, [(other, Usage(40))], 1.0),
+        "correct": lambda: limiter.book(reservation, Usage(7, 2), target, [(other, Usage(40))], 1.0),
     }
     for step in order.split():
         steps[step]()
@@ -461,7 +462,7 @@ async def test_a_large_limit_is_divided_among_shards_and_all_of_it_can_be_used()
 async def test_forgotten_keys_lose_no_settlement(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three instances that know ten keys at a time serve a long tail of a hundred, through a table that fails now and
     then; calls end late and in any order."""
-    monkeypatch.setattr("shared.limits.limiter._MOST_KEPT", 10)
+    monkeypatch.setattr("shared.limits._limits_at_hand._MOST_KEPT", 10)
     monkeypatch.setattr("shared.limits._settlement.LEASE_SECONDS", 0.02)
     monkeypatch.setattr("shared.limits._safe_mode._RETRY", 0.02)
     store, rng = ScriptedStore(), random.Random(5)
@@ -489,7 +490,7 @@ async def test_forgotten_keys_lose_no_settlement(monkeypatch: pytest.MonkeyPatch
         await asyncio.sleep(0.002 if step % 100 == 0 else 0)
     store.dead = False
     store.time += 10
-    assert all(len(limiter._limits) <= 10 and len(limiter._call_limits) <= 10 for limiter in limiters)
+    assert all(len(limiter._at_hand.scopes) <= 10 and len(limiter._at_hand.calls) <= 10 for limiter in limiters)
     while under_way:
         await end()
     await asyncio.sleep(0.2)  # most has settled itself by now
@@ -511,8 +512,8 @@ async def test_a_process_that_ends_waits_for_the_settlement_under_way(monkeypatc
     limiter.settle(await limiter.reserve(ann, call()), Usage(70, 7))
     store.latency, store.time = 0.05, store.time + 10
     await asyncio.sleep(0.03)
-    limiter._limits.clear()  # it is forgotten meanwhile
-    limiter._call_limits.clear()
+    limiter._at_hand.scopes.clear()  # it is forgotten meanwhile
+    limiter._at_hand.calls.clear()
     await limiter.close()
     assert store.rows("limits")["key:ann"]["0"][0]["tokens_used"] == pytest.approx(77)
 

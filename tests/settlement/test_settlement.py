@@ -532,7 +532,7 @@ async def test_settled_responses_teach_what_later_ones_take_and_runs_do_not() ->
 
 def expected_output(application: Application) -> float:
     """The longest answer that the limits of any operation expect."""
-    limits = application.gateway._limiter._call_limits.values()
+    limits = application.gateway._limiter._at_hand.calls.values()
     return max((one.experience.expected_output for one in limits if one.experience), default=240.0)
 
 

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.types import Attempt, Outcome, Target, Usage
-from shared.usage import _group_commit, _journal
+from shared.usage import _group_commit, _journal, _read_back
 from shared.usage._row_files import Group, RowFiles
 from shared.usage.ledger import Entry
 from shared.usage.overflow import Overflow
@@ -38,7 +38,9 @@ def partition_of(house: House) -> str:
 
 async def kill(house: House) -> None:
     """The state after `kill -9`: what was in memory is gone, and so are the locks; the files are not."""
-    for task in (house.ledger._rows._writer, house.ledger._rows._reader):
+    read_back = house.ledger._rows._read_back
+    assert read_back is not None
+    for task in (house.ledger._rows._writer, read_back._task):
         if task is not None:
             task.cancel()
             await asyncio.wait((task,))
@@ -241,6 +243,7 @@ def test_after_a_crash_at_any_instant_every_answer_is_on_record_as_it_was_last(
         patch.setattr(_journal, "_LONGEST_FILE", 1_500)
         for pause in ("_FIRST_PAUSE", "_LONGEST_PAUSE", "_PACE"):
             patch.setattr(_group_commit, pause, 0.001)
+            patch.setattr(_read_back, pause, 0.001)
         asyncio.run(crash_after(steps, random.Random(seed), Path(directory), half=half))
 
 

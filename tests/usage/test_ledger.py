@@ -17,7 +17,7 @@ from shared.errors import StoreUnavailable
 from shared.storage import MAX_BATCH, Properties
 from shared.token_classes import TOKEN_CLASSES, UNITS
 from shared.types import Attempt, Call, Consumer, Outcome, Target, Usage
-from shared.usage import _group_commit, ledger
+from shared.usage import _group_commit, _read_back, ledger
 from shared.usage.ledger import Entry, Ledger
 from shared.usage.overflow import Overflow
 from tests.harness.folding import fold_rows
@@ -254,6 +254,7 @@ async def test_an_outage_of_the_table_delays_answers_by_two_seconds_and_loses_no
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(_group_commit, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(_read_back, "_FIRST_PAUSE", 0.001)
     house = House()
     house.store.dead = True
     entries = [house.open() for _ in range(3)]
@@ -327,6 +328,7 @@ async def test_a_call_that_crosses_the_hour_closes_the_row_that_it_opened(caplog
 
 async def test_after_an_outage_answers_do_not_wait_for_the_backlog(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_group_commit, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(_read_back, "_FIRST_PAUSE", 0.001)
     house = House()
     house.store.dead = True
     for _ in range(500):
@@ -356,6 +358,7 @@ async def test_rows_go_to_disk_during_an_outage_and_are_read_back_after_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(_group_commit, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(_read_back, "_FIRST_PAUSE", 0.001)
     house = House(overflow=Overflow(tmp_path, "here", 10_000_000))
     house.store.dead = True
     for _ in range(250):
@@ -398,6 +401,7 @@ async def test_rows_wait_in_memory_if_the_disk_is_full(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(_group_commit, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(_read_back, "_FIRST_PAUSE", 0.001)
     house = House(overflow=Overflow(tmp_path, "here", 100_000))
     house.store.dead = True
     house.time = 10.0

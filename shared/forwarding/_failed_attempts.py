@@ -1,0 +1,81 @@
+"""The failed attempts of one call: the targets that they rule out, and what the caller receives in the end."""
+
+import logging
+from collections.abc import Sequence
+
+from shared.errors import BadGateway, GatewayError, NoBackendAvailable, UpstreamTimeout
+from shared.forwarding._failures import (
+    AttemptFailed,
+    Disconnected,
+    InvalidAnswer,
+    SealedElsewhere,
+    Superseded,
+    Throttled,
+    TimedOut,
+)
+from shared.forwarding.response import WholeAnswer
+from shared.types import Target
+
+logger = logging.getLogger("tollgate.forwarding")
+
+
+class FailedAttempts:
+    """In order. Most calls have none."""
+
+    __slots__ = ("_failed",)
+
+    def __init__(self) -> None:
+        self._failed: list[tuple[Target, AttemptFailed]] = []
+
+    def add(self, target: Target, failed: AttemptFailed) -> None:
+        self._failed.append((target, failed))
+
+    def rule_out(self, target: Target) -> bool:
+        """Return True if the target cannot open what the call brings, or if Azure has tried it already, in place of a
+        provisioned one of its resource."""
+        for other, failed in self._failed:
+            if other.backend.endpoint == target.backend.endpoint:
+                if isinstance(failed, SealedElsewhere):
+                    return True
+                if (
+                    target.backend.kind == "standard"
+                    and failed.spilled_to
+                    and failed.spilled_to in ("?", target.deployment)
+                ):
+                    return True
+        return False
+
+    @property
+    def retry_is_free(self) -> bool:
+        """True for the first attempt, and after a failure that says nothing about the other backends."""
+        return not self._failed or isinstance(self._failed[-1][1], Throttled | Superseded | SealedElsewhere)
+
+    @property
+    def all_disconnected(self) -> bool:
+        return all(isinstance(failed, Disconnected) for _, failed in self._failed)
+
+    def waits(self) -> list[float]:
+        """The seconds that backends have asked for."""
+        return [failed.wait for _, failed in self._failed if failed.wait is not None]
+
+    def outcome(self, request_id: str) -> WholeAnswer | GatewayError:
+        """The best error of a backend; the gateway's own if there is none."""
+        failures = [failed for _, failed in self._failed]
+        # One that has failed otherwise may be the one that has sealed the content.
+        failures = [failed for failed in failures if not isinstance(failed, SealedElsewhere)] or failures
+        # A backend's description of its failure is worth more to the caller than the gateway's.
+        answer = next((failed.answer for failed in reversed(failures) if failed.answer is not None), None)
+        return answer if answer is not None else _error(failures, request_id)
+
+
+def _error(failures: Sequence[AttemptFailed], request_id: str) -> GatewayError:
+    """The error of a call that no backend answered."""
+    if any(isinstance(failed, TimedOut | Superseded) for failed in failures):
+        return UpstreamTimeout("No backend of this model answered in time.")
+    if any(isinstance(failed, InvalidAnswer) for failed in failures):
+        return BadGateway("Every backend of this model returned an answer that Azure OpenAI does not give.")
+    problems = "; ".join(dict.fromkeys(failed.problem for failed in failures))
+    logger.error("%s: no backend left: %s", request_id, problems)
+    return NoBackendAvailable(
+        "No backend of this model could be reached. The gateway's operator can find the reasons in its log."
+    )
