@@ -14,8 +14,8 @@ help: ## list these commands
 run: azurite install ## start the gateway (PORT=7071) with simulated regions, or your gateway.yaml; HOST=func: under Core Tools; SIMULATE=1: with its backends simulated
 	@$(PYTHON_IN) -m local.run $(if $(filter command,$(origin HOST))$(filter func,$(HOST)),--host $(HOST)) $(if $(filter-out 0,$(SIMULATE)),--simulate)
 
-test: azurite install-dev ## run the tests, two files at a time (ARGS=... goes to pytest)
-	@$(PYTHON_IN) -m pytest --numprocesses 2 --dist loadfile --ignore tests/page $(ARGS)
+test: azurite install-dev ## run the tests, three files at a time (ARGS=... goes to pytest)
+	@$(PYTHON_IN) -m pytest --numprocesses 3 --dist loadfile --ignore tests/page $(ARGS)
 
 test-page: azurite install-dev page ## run the tests of the page in a real browser (installs Debian's Chromium; ARGS=... goes to pytest)
 	@sh local/install.sh chromium

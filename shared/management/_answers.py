@@ -148,15 +148,20 @@ class Validated(TypedDict):
 
 
 class LimitLine(TypedDict):
-    """The remainder of one limit."""
+    """The remainder of one limit. `available`: of what renews continuously or is held at a time. The others, but for
+    `on_lease`, are a quota's."""
 
     scope: str
     about: str
     unit: str
     per: str
     limit: float
-    available: float
+    available: NotRequired[float]
     on_lease: NotRequired[float]
+    used: NotRequired[float]
+    renews: NotRequired[str]
+    forecast: NotRequired[float]
+    exhausted: NotRequired[str | None]
     instances: int
 
 

@@ -93,7 +93,7 @@ def test_answers_are_as_the_document_says(gateway: System) -> None:
     for method, pattern, path, body in (
         ("GET", "/gateway/consumers", "/gateway/consumers?limit=5", None),
         ("GET", consumer, one, None),
-        ("PATCH", consumer, one, {"limits": {"tokens_per_minute": 5}, "expires": "2999-01-01"}),
+        ("PATCH", consumer, one, {"limits": {"tokens_per_minute": 5, "request_quota": 9}, "expires": "2999-01-01"}),
         ("GET", f"{consumer}/keys", f"{one}/keys", None),
         ("POST", f"{consumer}/keys/{{key}}/rotate", f"{one}/keys/{key}/rotate", {"overlap_hours": 1}),
         ("GET", "/gateway/audit", "/gateway/audit?limit=5", None),
