@@ -4,6 +4,7 @@
 	bench-limits bench-routing bench-telemetry package-size infra install install-dev azurite page vendor screenshots requirements clean
 
 PYTHON_IN := .venv/bin/python
+WORKERS := 3
 CODE := shared simulator local tests bench examples infra function_app.py
 COMPILE := CUSTOM_COMPILE_COMMAND='make requirements' $(PYTHON_IN) -m piptools compile --quiet --strip-extras --allow-unsafe \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --generate-hashes $(if $(UPGRADE),--upgrade)
@@ -14,8 +15,8 @@ help: ## list these commands
 run: azurite install ## start the gateway (PORT=7071) with simulated regions, or your gateway.yaml; HOST=func: under Core Tools; SIMULATE=1: with its backends simulated
 	@$(PYTHON_IN) -m local.run $(if $(filter command,$(origin HOST))$(filter func,$(HOST)),--host $(HOST)) $(if $(filter-out 0,$(SIMULATE)),--simulate)
 
-test: azurite install-dev ## run the tests, three files at a time (ARGS=... goes to pytest)
-	@$(PYTHON_IN) -m pytest --numprocesses 3 --dist loadfile --ignore tests/page $(ARGS)
+test: azurite install-dev ## run the tests, three files at a time (WORKERS=2 on a busy machine; ARGS=... goes to pytest)
+	@$(PYTHON_IN) -m pytest --numprocesses $(WORKERS) --dist loadfile --ignore tests/page $(ARGS)
 
 test-page: azurite install-dev page ## run the tests of the page in a real browser (installs Debian's Chromium; ARGS=... goes to pytest)
 	@sh local/install.sh chromium
