@@ -20,7 +20,7 @@ test: azurite install-dev ## run the tests, three files at a time (WORKERS=2 on 
 
 test-page: azurite install-dev page ## run the tests of the page in a real browser (installs Debian's Chromium; ARGS=... goes to pytest)
 	@sh local/install.sh chromium
-	@$(PYTHON_IN) -m pytest tests/page $(ARGS)
+	@$(PYTHON_IN) -m pytest tests/page --numprocesses 2 --dist load $(ARGS)
 
 test-agents: azurite install-dev ## run real coding agents against the gateway (downloads 2 GB; ARGS=... goes to pytest)
 	@sh local/install.sh agents
