@@ -85,7 +85,7 @@ class Tenant:
         return gets + [web.post(path, self._client_credentials) for path in _TOKENS.values()]
 
     def places(self, authority: str) -> dict[str, Any]:
-        """What a parent process needs to use the tenant."""
+        """The facts that a parent process needs to use the tenant."""
         clients = {name: {"client_id": _id(name, "client"), "client_secret": self.secrets[name]} for name in ROLES}
         audiences = [AUDIENCE, APPLICATION_ID]
         return {"authority": authority, "id": TENANT_ID, "audiences": audiences, "clients": clients}

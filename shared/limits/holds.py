@@ -1,4 +1,4 @@
-"""What stays reserved for work that goes on after its call, and how the work's usage corrects it. Pure."""
+"""The reservation of work that goes on after its call, and its correction by the usage of that work. Pure."""
 
 import math
 

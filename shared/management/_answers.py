@@ -85,7 +85,7 @@ class Complaint(TypedDict):
 
 
 class Refused(TypedDict):
-    """What is newer than what is served, and cannot be used."""
+    """A document or version that is newer than the one in service, and cannot be used."""
 
     name: str
     complaints: list[Complaint]
@@ -141,7 +141,7 @@ class SectionChange(TypedDict):
 
 
 class Validated(TypedDict):
-    """What a version would change."""
+    """The changes that a version would make."""
 
     valid: Literal[True]
     changes: list[SectionChange]

@@ -1,4 +1,4 @@
-"""When to ask a backend for pending work, and when to give up. Pure."""
+"""The times at which a backend is asked for pending work, and the end of the asking. Pure."""
 
 _DAY = 86_400.0  # seconds
 # The time for which backends tell of the work: a response is kept for 30 days, a run expires after ten minutes, and a

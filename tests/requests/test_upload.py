@@ -397,8 +397,6 @@ def test_the_model_of_the_path_counts_whatever_the_form_says(gateway: System, pa
 
 
 def test_a_file_of_more_than_can_be_kept_is_tried_with_its_model_in_path_and_form(gateway: System) -> None:
-    if gateway.edge == "functions":
-        pytest.skip("the host refuses such bodies itself")
     file = part(bytes(66 * 2**20), 'name="file"; filename="a.wav"')
     answer = gateway.post("/gateway/audio/transcriptions/whisper", file + MODEL + END, HEADERS)
     assert answer.status == 200, answer.body
