@@ -22,7 +22,7 @@ try:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from shared import on_demand
+    from shared.edges import on_demand
     from shared.telemetry.console import log_to_stderr
 
     server = os.environ.get("GATEWAY_HTTP_SERVER") or "tollgate"

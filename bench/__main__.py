@@ -25,7 +25,7 @@ from shared import bootstrap
 from shared.auth.consumers import Consumers
 from shared.config import environment
 from shared.config.limits import Limits
-from shared.http_protocol import UVICORN_OPTIONS
+from shared.edges.http_protocol import UVICORN_OPTIONS
 from simulator.process import SimulatorProcess
 
 ROOT = Path(__file__).resolve().parent.parent

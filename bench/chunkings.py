@@ -33,7 +33,7 @@ from shared import bootstrap
 from shared.auth.consumers import Consumers
 from shared.config import environment
 from shared.config.limits import Limits
-from shared.http_protocol import UVICORN_OPTIONS
+from shared.edges.http_protocol import UVICORN_OPTIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 STREAMS, ROUNDS, AT_ONCE = 10_000, 10, 4

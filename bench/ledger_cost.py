@@ -14,7 +14,7 @@ from bench.children import cpu_seconds, start_forwarder, start_tables
 from bench.load import Place, streams, whole_answers
 from local import azurite
 from local.processes import Child, Children, free_port
-from shared.http_protocol import UVICORN_OPTIONS
+from shared.edges.http_protocol import UVICORN_OPTIONS
 from simulator.process import SimulatorProcess
 from tests.harness.gateway_process import make_key
 

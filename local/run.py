@@ -28,7 +28,7 @@ from local import azurite, demo
 from local.processes import Child, Children, Refused, free_port, port_is_free
 from local.simulated import Simulated
 from shared.config import environment
-from shared.http_protocol import UVICORN_OPTIONS
+from shared.edges.http_protocol import UVICORN_OPTIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 STATE = ROOT / ".local"

@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from shared import bootstrap
-from shared.application import Application
 from shared.errors import ConfigurationError
+from shared.process.application import Application
 from shared.requests.websockets import websocket_refused
 from shared.responses.early_refusal import early_refusal
 from shared.telemetry.console import log_to_stdout

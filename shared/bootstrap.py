@@ -11,11 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from shared import monitoring
 from shared.affinity.directory import ObjectDirectory
 from shared.alerts.dispatcher import Alerts
 from shared.alerts.watch import Patience, Watch
-from shared.application import Application, Backends, LongLived
 from shared.auth.authenticator import Authenticator
 from shared.auth.consumers import Consumers
 from shared.concurrency import Tasks
@@ -27,6 +25,8 @@ from shared.forwarding.backend_client import BackendClient
 from shared.forwarding.late_attempts import LateAttempts
 from shared.forwarding.shadowing import Shadows
 from shared.limits.limiter import Limiter
+from shared.process import monitoring
+from shared.process.application import Application, Backends, LongLived
 from shared.requests.buffers import Buffers
 from shared.routing.breakers import Breakers
 from shared.routing.drains import Drains

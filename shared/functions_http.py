@@ -19,9 +19,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from shared.edges.functions_pairing import HEADER, KNOWN, Pairing, Unpaired
+from shared.edges.http_protocol import Protocol
 from shared.errors import GatewayError, InvalidRequest
-from shared.functions_pairing import HEADER, KNOWN, Pairing, Unpaired
-from shared.http_protocol import Protocol
 from shared.responses.early_refusal import early_refusal
 
 logger = logging.getLogger("tollgate")

@@ -2,7 +2,7 @@
 
     authenticate -> parse -> admit -> route -> forward -> respond -> account
 
-Each stage is one package. A stage that refuses raises a `GatewayError`, which `front.py` turns into a response.
+Each stage is one package. A stage that refuses raises a `GatewayError`, which `process/front.py` turns into a response.
 """
 
 import time
@@ -36,7 +36,7 @@ _BODIES_AT_ONCE = 8  # of the largest size, that a process receives
 
 
 class Gateway:
-    """Serves calls by one configuration. `application.py` builds the stages. `buffers`: those of the process."""
+    """Serves calls by one configuration. `process/application.py` builds the stages. `buffers`: of the process."""
 
     def __init__(
         self,

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from shared.application import Application
 from shared.config import environment
 from shared.config.limits import Limits
 from shared.errors import ConfigurationError
+from shared.process.application import Application
 from shared.types import Target
 from tests.harness import in_process
 from tests.harness.in_process import Exchange, Tables, backend, call, chat, gateway

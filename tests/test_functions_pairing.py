@@ -12,7 +12,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shared.functions_pairing import HEADER, KNOWN, Pairing, Unpaired
+from shared.edges.functions_pairing import HEADER, KNOWN, Pairing, Unpaired
 from tests.harness.gateway_process import ROOT
 
 SECONDS = 0.1

@@ -18,8 +18,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from shared import http_protocol
-from shared.http_protocol import UVICORN_OPTIONS, Protocol
+from shared.edges import http_protocol
+from shared.edges.http_protocol import UVICORN_OPTIONS, Protocol
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -51,8 +51,8 @@ LAYERS = (
     *("config", "types", "storage", "credentials", "alerts", "versions"),
     *("azure_openai", "auth", "usage", "billing", "limits", "telemetry", "lifecycle"),  # what the stages are made of
     *("requests", "routing", "affinity", "forwarding", "settlement", "responses"),  # parse, route, forward, respond
-    *("management", "accounting", "gateway", "front", "monitoring", "upkeep", "application", "bootstrap"),
-    *("on_demand", "http_protocol", "asgi", "functions_pairing", "functions_http", "cli"),
+    *("management", "accounting", "gateway", "process", "bootstrap"),
+    *("edges", "asgi", "functions_http", "cli"),
 )
 IO = {"aiohttp", "asyncio", "socket", "os", "subprocess", "logging", "time", "datetime"}
 

@@ -15,9 +15,9 @@ import standardwebhooks
 
 from shared import bootstrap
 from shared.alerts.watch import Patience
-from shared.application import Application
 from shared.auth.consumers import Consumers
 from shared.config.limits import Limits
+from shared.process.application import Application
 from simulator.process import SimulatorProcess
 from tests.harness.alert_receiver import AlertReceiver, alert_receiver
 from tests.harness.azurite import Azurite

@@ -12,11 +12,11 @@ import pytest
 from azure.identity import ManagedIdentityCredential, get_bearer_token_provider
 
 from shared import bootstrap
-from shared.application import Application
 from shared.auth import keys
 from shared.auth.consumers import Consumers
 from shared.config import environment
 from shared.config.environment import Storage
+from shared.process.application import Application
 from simulator.process import SimulatorProcess
 from tests.harness import in_process
 from tests.harness.azurite import Azurite

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from shared.application import Application
 from shared.config.limits import Limits
 from shared.errors import StoreUnavailable
+from shared.process.application import Application
 from shared.routing._health import HEALTHY
 from tests.harness.in_process import Exchange, Reply, Tables, backend, call, chat, gateway, key
 

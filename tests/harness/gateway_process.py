@@ -21,7 +21,7 @@ from shared import bootstrap
 from shared.auth.consumers import Consumers
 from shared.config.environment import Storage
 from shared.config.limits import Limits
-from shared.http_protocol import UVICORN_OPTIONS
+from shared.edges.http_protocol import UVICORN_OPTIONS
 from tests.harness.functions_host import MASTER_KEY
 
 ROOT = Path(__file__).resolve().parents[2]

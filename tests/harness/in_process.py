@@ -11,10 +11,10 @@ from typing import Any, cast
 from starlette.requests import Request
 
 from shared import bootstrap
-from shared.application import Application
 from shared.auth.consumers import Consumers
 from shared.bootstrap import OpenTables
 from shared.config.limits import Limits
+from shared.process.application import Application
 from shared.storage import Properties
 from tests.harness.memory_store import MemoryStore
 

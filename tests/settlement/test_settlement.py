@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from shared.affinity.pending import PendingIndex
-from shared.application import Application
 from shared.config.limits import Limits
 from shared.errors import StoreUnavailable
+from shared.process.application import Application
 from shared.storage import Properties
 from shared.types import Reference
 from simulator.process import SimulatorProcess

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from shared import upkeep
 from shared.accounting import Accounting
 from shared.affinity.directory import ObjectDirectory
 from shared.affinity.planner import Planner
@@ -21,7 +20,6 @@ from shared.forwarding.backend_client import BackendClient
 from shared.forwarding.forwarder import Forwarder
 from shared.forwarding.late_attempts import LateAttempts
 from shared.forwarding.shadowing import Shadows
-from shared.front import Front
 from shared.gateway import Gateway
 from shared.lifecycle import retirement
 from shared.limits.limiter import Limiter
@@ -42,7 +40,9 @@ from shared.management.requests import RequestRoutes
 from shared.management.routes import Route
 from shared.management.service import ServiceRoutes
 from shared.management.usage import UsageRoutes
-from shared.monitoring import usd_of
+from shared.process import upkeep
+from shared.process.front import Front
+from shared.process.monitoring import usd_of
 from shared.requests.buffers import Buffers
 from shared.responses.dispatcher import Dispatcher
 from shared.routing.breakers import Breakers

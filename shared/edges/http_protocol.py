@@ -20,7 +20,7 @@ from shared.responses.early_refusal import early_refusal
 # Idle connections outlive those of the pools and proxies in front. `client_address` alone decides whom a forwarded
 # header may speak for.
 UVICORN_OPTIONS = (
-    *("--http", "shared.http_protocol:Protocol", "--ws", "none", "--no-proxy-headers", "--no-access-log"),
+    *("--http", "shared.edges.http_protocol:Protocol", "--ws", "none", "--no-proxy-headers", "--no-access-log"),
     *("--no-server-header", "--timeout-keep-alive", "130", "--limit-concurrency", "4096"),
 )
 

@@ -8,12 +8,12 @@ from contextlib import AsyncExitStack
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shared.application import Application
 from shared.bootstrap import application
 from shared.concurrency import SingleFlight, Tasks
 from shared.config import environment
 from shared.errors import ConfigurationError
 from shared.management.api import without_configuration
+from shared.process.application import Application
 
 _TRY_EVERY = 5.0  # seconds between a process's attempts to start with a configuration that cannot be used
 _ASK_EVERY = 300.0  # seconds between a process's looks at the last roll-up

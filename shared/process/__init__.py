@@ -1,0 +1,1 @@
+"""One process of the gateway: its stages for each configuration, and what it does besides answering calls."""
