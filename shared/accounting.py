@@ -19,6 +19,7 @@ from shared.limits.reservation import Reservation
 from shared.requests.arrival import ReceivedRequest, without_empty_segments
 from shared.requests.head import path_of
 from shared.telemetry.recorder import NoTelemetry, Telemetry
+from shared.telemetry.request_ids import current_request
 from shared.types import Attempt, Call, Consumer, Outcome, Reference, Target, Usage
 from shared.usage.ledger import Entry, Ledger
 from shared.usage.tokenizer import Tokenizer, is_estimated
@@ -42,6 +43,7 @@ class Accounting:
     def receive(self, request: Request, traceparent: str | None) -> ReceivedRequest:
         """Give a request its id and its trace context. `traceparent` overrides the request's own header."""
         request_id, started = ulid.new(time.time()), time.monotonic()
+        current_request.set(request_id)
         trace = self._telemetry.begin(request_id, started, traceparent or _header(request, b"traceparent"))
         path = without_empty_segments(path_of(request.scope))
         return ReceivedRequest(request_id, started, request.method, path, trace)

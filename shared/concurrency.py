@@ -3,21 +3,31 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Hashable
+from contextvars import Context
 from typing import Any
 
 
-class Tasks:
-    """Background tasks of one owner. Each is referenced until it ends: the event loop keeps only weak references."""
+def start_shared[V](coroutine: Coroutine[Any, Any, V]) -> asyncio.Task[V]:
+    """Start a task that serves many calls: its log lines bear the id of none."""
+    return asyncio.get_running_loop().create_task(coroutine, context=Context())
 
-    def __init__(self) -> None:
+
+class Tasks:
+    """Background tasks of one owner. Each is referenced until it ends: the event loop keeps only weak references.
+
+    `shared`: they serve many calls, as in `start_shared`."""
+
+    def __init__(self, *, shared: bool = False) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
+        self._start: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+        self._start = start_shared if shared else asyncio.ensure_future
 
     def __len__(self) -> int:
         return len(self._tasks)
 
     def start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a coroutine in the background. It handles its own errors."""
-        task = asyncio.ensure_future(coroutine)
+        task = self._start(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -49,7 +59,7 @@ class SingleFlight[K: Hashable, V]:
         """Return the run under way for this key, or start one. Nobody has to await it."""
         run = self._runs.get(key)
         if run is None:
-            run = self._runs[key] = asyncio.ensure_future(make())
+            run = self._runs[key] = start_shared(make())
             run.add_done_callback(lambda ended: self._ended(key, ended))
         return run
 

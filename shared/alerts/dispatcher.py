@@ -44,7 +44,7 @@ class Alerts:
         self._claims = Claims(store)
         self.clean_up = self._claims.clean_up
         self._quiet_until: LruDict[str, float] = LruDict(_MOST_KEPT)
-        self._sending = Tasks()
+        self._sending = Tasks(shared=True)
 
     def configure(self, receivers: Iterable[Receiver]) -> None:
         """Send alerts there from now on. Raises `ConfigurationError`, and changes nothing then."""

@@ -99,7 +99,7 @@ class Watch:
         self._clock = clock
         self._seen = Seen()
         self._read: Callable[[], Reading] | None = None
-        self._tasks = Tasks()
+        self._tasks = Tasks(shared=True)
 
     def start(self, read: Callable[[], Reading]) -> None:
         """Look from now on. `read` returns the state of this instance."""

@@ -38,7 +38,7 @@ class OnDemand:
         self._stack = AsyncExitStack()
         self._application: Application | None = None
         self._building: SingleFlight[str, Application] = SingleFlight()
-        self._tasks = Tasks()
+        self._tasks = Tasks(shared=True)
         self._next_look = self._next_try = 0.0
 
     async def handle(self, request: Request, traceparent: str) -> Response:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
+from shared.concurrency import start_shared
 from shared.limits._token_bucket import LEASE_SECONDS
 
 _AT_ONCE = 32  # settlements under way that no call waits for
@@ -50,7 +51,7 @@ class SettlementScheduler:
 
     def run(self, limit: Settleable, exchange: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run an exchange of this limit in the background. The limit is kept alive until it ends."""
-        task = asyncio.get_running_loop().create_task(exchange)
+        task = start_shared(exchange)
         self._running[task] = limit
         task.add_done_callback(self._running.pop)
         return task

@@ -44,7 +44,7 @@ class Drains:
         self._known: dict[str, Drain] = {}
         self._current = _NONE
         self._ends = 0.0  # the next end of a current one
-        self._tasks = Tasks()
+        self._tasks = Tasks(shared=True)
 
     async def begin(self) -> None:
         """Read the rows before the first call, if the table answers soon."""

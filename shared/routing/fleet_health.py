@@ -67,7 +67,7 @@ class SharedHealth:
         self._instance = instance
         self._next_read = 0.0
         self._decided: dict[DeploymentKey, float] = {}  # when this instance last reported on a deployment
-        self._tasks = Tasks()
+        self._tasks = Tasks(shared=True)
 
     def look(self, breakers: Breakers) -> None:
         """Read the rows in the background, if the last reading was long ago."""

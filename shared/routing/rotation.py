@@ -56,7 +56,7 @@ class Rotation:
         self._rng = rng
         self._pools: dict[str, _Pool] = {}
         self._claimed: dict[str, tuple[int, float]] = {}  # this process's last block, and the instances that claim some
-        self._tasks = Tasks()
+        self._tasks = Tasks(shared=True)
 
     def ticket(self, pool: str, length: int) -> int:
         """The next ticket of a pool, to be used modulo the length of its round. Never waits."""

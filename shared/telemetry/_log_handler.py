@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 
 from shared.telemetry.batches import LogLine
+from shared.telemetry.request_ids import identified
 from shared.telemetry.spans import UNTRACED, TraceContext
 
 current_trace: ContextVar[TraceContext] = ContextVar("trace context", default=UNTRACED)
@@ -27,5 +28,5 @@ class LogHandler(logging.Handler):
         if record.exc_info and record.exc_info[0] is not None:
             # Not the exception's message: it may contain prompts or answers.
             kind, stack = record.exc_info[0].__name__, "".join(traceback.format_tb(record.exc_info[2]))
-        about = (int(record.created * 1e9), record.levelno, record.name, record.getMessage())
+        about = (int(record.created * 1e9), record.levelno, record.name, identified(record.getMessage()))
         self._note(LogLine(*about, trace.trace_id, trace.span_id, kind, stack))

@@ -7,6 +7,8 @@ import sys
 import time
 from typing import TextIO
 
+from shared.telemetry.request_ids import identified
+
 
 class _LineFormatter(logging.Formatter):
     """One line per event: time, level, logger, message. The time is formatted once a second: every call logs."""
@@ -23,7 +25,11 @@ class _LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         if record.exc_info or record.stack_info or record.args:
             return super().format(record)
-        return f"{self.formatTime(record)} {record.levelname} {record.name} {record.msg}"
+        return f"{self.formatTime(record)} {record.levelname} {record.name} {identified(record.msg)}"
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = identified(record.message)
+        return super().formatMessage(record)
 
 
 class _BatchingHandler(logging.StreamHandler[TextIO]):
@@ -77,7 +83,7 @@ class _JsonOrLevel(logging.Formatter):
     """One line per event. The line of a call is the JSON alone, so that it can be parsed where the host shows it."""
 
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
+        text = identified(super().format(record))
         return text if record.name == "tollgate.requests" else f"{record.levelname} {record.name}: {text}"
 
 

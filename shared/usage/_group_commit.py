@@ -10,6 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 
+from shared.concurrency import start_shared
 from shared.errors import StoreUnavailable
 from shared.storage import MAX_BATCH, Store, Value
 from shared.usage._journal import Journal
@@ -117,7 +118,7 @@ class GroupCommit:
             self._lingering.cancel()
             self._lingering = None
         if not self._writing():
-            self._writer = asyncio.get_running_loop().create_task(self._write())
+            self._writer = start_shared(self._write())
 
     def written(self, batch: Batch) -> asyncio.Future[None]:
         """A future that is done when the batch is in the table, or when it takes too long to wait for."""

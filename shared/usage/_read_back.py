@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from shared.concurrency import start_shared
 from shared.errors import StoreUnavailable
 from shared.storage import Store, Value
 from shared.usage._row_files import Group
@@ -41,7 +42,7 @@ class ReadBack:
     def start(self) -> None:
         """Start, unless it is under way."""
         if not self.under_way:
-            self._task = asyncio.get_running_loop().create_task(self._run())
+            self._task = start_shared(self._run())
 
     async def recover(self) -> None:
         """Start with the rows that earlier processes left on disk."""

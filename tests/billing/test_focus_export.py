@@ -155,6 +155,22 @@ async def test_the_rows_add_up_to_the_usage_report() -> None:
     assert {row["CapacityReservationStatus"] for row in capacity} == {"Used", "Unused"}
 
 
+async def test_a_call_that_azure_spilled_over_has_token_rows_beside_the_capacity() -> None:
+    clock = Clock("2026110200")
+    zone = SWEDEN | {"name": "zone", "endpoint": RESERVED["endpoint"], "models": {"gpt-4o": "payg"}}
+    used = {"e_backend": "reserved", "e_cached": 0, "e_output": 0}
+    await call(clock.store, "2026110110", "kept", e_deployment="ptu", **used)
+    await call(clock.store, "2026110110", "spilled", e_deployment="payg", **used)
+    month = hours.from_label("2026110100")
+    statement = await FocusExporter(clock.store, configuration(RESERVED, zone)).statement(month, month + 24)
+    by_key = {row["SubAccountId"]: row for row in rows_of(statement.text)}
+    spilled, kept = by_key["spilled"], by_key["kept"]
+    assert (spilled["PricingCategory"], spilled["CapacityReservationStatus"]) == ("Standard", "")
+    assert (spilled["SkuMeter"], spilled["BilledCost"], spilled["ResourceName"]) == ("Input Tokens", "2.5", "payg")
+    assert (kept["PricingCategory"], kept["CapacityReservationStatus"]) == ("Committed", "Used")
+    assert kept["BilledCost"] == "10"
+
+
 async def test_usage_without_a_price_has_a_row_without_costs() -> None:
     clock = Clock("2026110300")
     await call(clock.store, "2026110110", model="ours")
