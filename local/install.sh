@@ -103,7 +103,7 @@ aider() {
     rm -rf .local/aider
     printf 'Installing aider into .local/aider '
     quietly aider "Aider could not be installed: see above, fix the cause (often the network or a proxy), and run the command again." \
-        sh -c '"$1" -m venv .local/aider && .local/aider/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/agents/requirements.txt' sh "$python"
+        sh -c '"$1" -m venv .local/aider && .local/aider/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement tests/agents/requirements.txt' sh "$python"
     cp tests/agents/requirements.txt "$stamp"
 }
 

@@ -96,8 +96,10 @@ def test_base_images_are_pinned_by_digest_and_packages_by_hash() -> None:
     for path in (ROOT / "Dockerfile", ROOT / "local" / "install.sh", ROOT / "infra" / "package.sh"):
         installs = re.findall(r"pip install\s(?:\\\n|[^\n])*", path.read_text())
         for words in installs:
-            assert "--require-hashes" in words or "tests/agents" in words, words
-    for path in ROOT.glob("requirements*.txt"):
+            assert "--require-hashes" in words, words
+    for service in yaml.safe_load((ROOT / "compose.yaml").read_text())["services"].values():
+        assert "build" in service or "@sha256:" in service["image"], service
+    for path in (*ROOT.glob("requirements*.txt"), ROOT / "tests" / "agents" / "requirements.txt"):
         blocks = re.split(r"\n(?=[a-z])", path.read_text())
         assert all("--hash=sha256:" in block for block in blocks if "==" in block), path
 
