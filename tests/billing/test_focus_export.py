@@ -158,7 +158,7 @@ async def test_the_rows_add_up_to_the_usage_report() -> None:
 async def test_a_call_that_azure_spilled_over_has_token_rows_beside_the_capacity() -> None:
     clock = Clock("2026110200")
     zone = SWEDEN | {"name": "zone", "endpoint": RESERVED["endpoint"], "models": {"gpt-4o": "payg"}}
-    used = {"e_backend": "reserved", "e_cached": 0, "e_output": 0}
+    used: dict[str, Any] = {"e_backend": "reserved", "e_cached": 0, "e_output": 0}
     await call(clock.store, "2026110110", "kept", e_deployment="ptu", **used)
     await call(clock.store, "2026110110", "spilled", e_deployment="payg", **used)
     month = hours.from_label("2026110100")
