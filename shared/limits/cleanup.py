@@ -8,23 +8,20 @@ from shared.limits import scopes
 from shared.limits._amounts import Bounds
 from shared.limits._rows import from_properties
 from shared.limits._token_bucket import BucketState, caught_up
-from shared.storage import Store, names
+from shared.storage import Store, daily, names
+from shared.storage.daily import DAY
 
 logger = logging.getLogger("tollgate.limits")
 
-_PARTITION, _ROW = "limits", "addresses"  # of the table `control`
-EVERY = 86_400.0  # seconds between two passes of the fleet; younger rows stay
+_PARTITION, _ROW = "limits", "addresses"  # of the daily pass; rows written within a day stay
 
 
 async def forget_idle(store: Store, configuration: Configuration) -> int:
     """Delete the rows that have not been written for a day and equal a new one. Return their number, 0 if another
     instance has done so within a day. Raises `StoreUnavailable`."""
-    now, control = store.now(), store.table(names.CONTROL)
-    last = await control.get(_PARTITION, _ROW)
-    if last is not None and now - float(last.properties.get("time", 0.0)) < EVERY:
+    if not await daily.claim(store, _PARTITION, _ROW):
         return 0
-    if await control.put(_PARTITION, _ROW, {"time": now}, last.etag if last is not None else None) is None:
-        return 0  # another instance was first
+    now = store.now()
     of_address = scopes.of_address("", configuration.limits.addresses).limits
     deleted = 0
     for kind, limits in ((scopes.ADDRESS, of_address), (scopes.USER, configuration.limits.users)):
@@ -48,7 +45,7 @@ async def _forget(store: Store, prefix: str, bounds: Bounds) -> int:
 
 def is_default(row: BucketState, bounds: Bounds, now: float) -> bool:
     """True if a row was not written for a day and equals a new one: full, and with nothing used of a quota."""
-    if now - row.time < EVERY:
+    if now - row.time < DAY:
         return False
     for level, bound in zip(caught_up(row, bounds, now).levels, bounds, strict=True):
         if level is None or bound is None:

@@ -16,6 +16,7 @@ from shared.errors import AddressNotAllowed, GatewayError, QuotaExceeded, RateLi
 from shared.limits import cleanup, scopes
 from shared.limits._rows import from_properties
 from shared.limits.limiter import Limiter
+from shared.storage import daily
 from simulator.process import SimulatorProcess
 from tests.harness.azurite import Azurite
 from tests.harness.gateway_process import EDGES, Edge, cli
@@ -138,7 +139,7 @@ async def test_addresses_that_have_not_called_for_a_day_are_forgotten() -> None:
     await member.admit("203.0.113.7")
     await member.close()
     assert await cleanup.forget_idle(store, settings) == 0
-    store.time += cleanup.EVERY - 60
+    store.time += daily.DAY - 60
     await member.admit("203.0.113.8")
     await member.close()
     store.time += 61
