@@ -1,6 +1,6 @@
 # The commands of the project; CI runs the same ones. Recipes are short: local/ does the work.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-page test-agents lint attack attack-host audit fuzz bench bench-authentication bench-chunkings bench-files bench-ledger \
+.PHONY: help run test test-page test-agents test-runtimes lint attack attack-host audit fuzz bench bench-authentication bench-chunkings bench-files bench-ledger \
 	bench-limits bench-routing bench-telemetry package-size infra install install-dev azurite page vendor screenshots requirements clean
 
 PYTHON_IN := .venv/bin/python
@@ -25,6 +25,10 @@ test-page: azurite install-dev page ## run the tests of the page in a real brows
 test-agents: azurite install-dev ## run real coding agents against the gateway (downloads 2 GB; ARGS=... goes to pytest)
 	@sh local/install.sh agents
 	@$(PYTHON_IN) -m pytest tests/agents $(ARGS)
+
+test-runtimes: azurite install-dev ## run the function app under earlier versions of Microsoft's worker library (ARGS=... goes to pytest)
+	@sh local/install.sh runtimes
+	@$(PYTHON_IN) -m pytest tests/runtimes $(ARGS)
 
 lint: install-dev page ## ruff and mypy, and for the page's modules eslint and tsc, as CI does
 	@$(PYTHON_IN) -m ruff check .

@@ -107,6 +107,20 @@ aider() {
     cp tests/agents/requirements.txt "$stamp"
 }
 
+# Microsoft's worker library in its earlier versions, each in a folder of its own beside what it needs in .venv.
+runtimes() {
+    for list in tests/runtimes/*.txt; do
+        release=$(basename "$list" .txt)
+        folder=.local/runtimes/$release
+        cmp -s "$list" "$folder/installed.txt" && continue
+        rm -rf "$folder"
+        printf 'Installing azure-functions-runtime %s into %s ' "$release" "$folder"
+        quietly runtimes "The worker library could not be installed: see above, fix the cause (often the network or a proxy), and run the command again." \
+            .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --target "$folder" --requirement "$list"
+        cp "$list" "$folder/installed.txt"
+    done
+}
+
 case ${1:-} in
 runtime)
     environment
@@ -139,6 +153,7 @@ agents)
     ;;
 page) node_packages local/page "the page's libraries" "and what checks its modules" ci ;;
 chromium) chromium ;;
+runtimes) runtimes ;;
 kusto) node_packages tests/infra/kusto "The KQL parser" "which checks the queries of alerts" ci ;;
-*) fail "usage: local/install.sh runtime | dev | audit | azurite | page | chromium | kusto | agents" ;;
+*) fail "usage: local/install.sh runtime | dev | audit | azurite | page | chromium | kusto | agents | runtimes" ;;
 esac

@@ -91,7 +91,8 @@ class ChannelLogging(logging.Handler):
     def __init__(self, channel: Channel) -> None:
         super().__init__()
         self._channel = channel
-        self._local = importlib.import_module("azure_functions_runtime.bindings.context")._invocation_id_local
+        context = importlib.import_module("azure_functions_runtime.bindings.context")
+        self._local = getattr(context, "_invocation_id_local", None)  # version 1.0.0 has none
 
     def emit(self, record: logging.LogRecord) -> None:
         self._channel.send(
