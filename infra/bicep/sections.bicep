@@ -123,9 +123,12 @@ type product = {
 }
 
 @export()
-@description('A team: the limits of its keys together, and its owners.')
+@description('A team: what its keys may use, their limits together, and its owners.')
 @sealed()
 type team = {
+  models: string[]?
+  regions: string[]?
+  data_zones: string[]?
   limits: consumerLimits?
   owners: string[]?
 }

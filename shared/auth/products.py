@@ -1,9 +1,9 @@
-"""Products: the one under which a consumer's call is made, and the rights that are left of the consumer's own."""
+"""The rights of a consumer's call: what its product and its team leave of the consumer's own."""
 
 import msgspec
 
 from shared.concurrency import LruDict
-from shared.config.document import Configuration, Product
+from shared.config.document import Configuration, Product, Team
 from shared.errors import ProductNotAllowed
 from shared.types import Consumer
 
@@ -18,16 +18,24 @@ class Subscriptions:
         self._effective: LruDict[tuple[str, str], tuple[Consumer, Consumer]] = LruDict(_MOST_KEPT)
 
     def effective(self, consumer: Consumer) -> Consumer:
-        """The same as `under_product`."""
-        if not (self._configuration.products or consumer.products):
+        """The same as `within_bounds`."""
+        if not (self._configuration.products or consumer.products or consumer.team in self._configuration.teams):
             return consumer
         key = (consumer.id, consumer.product)
         kept = self._effective.get(key)
         if kept is not None and kept[0] == consumer:
             return kept[1]
-        effective = under_product(consumer, self._configuration)
+        effective = within_bounds(consumer, self._configuration)
         self._effective[key] = (consumer, effective)
         return effective
+
+
+def within_bounds(consumer: Consumer, configuration: Configuration) -> Consumer:
+    """The consumer with the rights that its product, as in `under_product`, and its team leave. Raises
+    `ProductNotAllowed`."""
+    consumer = under_product(consumer, configuration)
+    team = configuration.teams.get(consumer.team)
+    return _restricted(consumer, team, configuration) if team is not None else consumer
 
 
 def under_product(consumer: Consumer, configuration: Configuration) -> Consumer:
@@ -38,7 +46,8 @@ def under_product(consumer: Consumer, configuration: Configuration) -> Consumer:
     usable = subscriptions(consumer, configuration)
     named = consumer.product or next(iter(usable), "")
     if named in usable:
-        return _restricted(consumer, named, configuration)
+        restricted = _restricted(consumer, configuration.products[named], configuration)
+        return msgspec.structs.replace(restricted, product=named)
     if named:
         has = f"It has subscribed to: {', '.join(usable)}" if usable else "It has no subscription"
         raise ProductNotAllowed(f"This key has not subscribed to the product {named!r}. {has}.", param="product")
@@ -62,18 +71,18 @@ def is_open_to(product: Product, team: str) -> bool:
     return product.teams is None or team in product.teams
 
 
-def _restricted(consumer: Consumer, name: str, configuration: Configuration) -> Consumer:
-    product, access, models = configuration.products[name], consumer.access, consumer.models
-    if product.models is not None:  # by the models' own names: both sets may have aliases
+def _restricted(consumer: Consumer, bounds: Product | Team, configuration: Configuration) -> Consumer:
+    access, models = consumer.access, consumer.models
+    if bounds.models is not None:  # by the models' own names: both sets may have aliases
         own = None if models is None else frozenset(map(configuration.canonical, models))
-        models = _intersection(own, frozenset(map(configuration.canonical, product.models)))
-    if product.regions is not None or product.data_zones is not None:
+        models = _intersection(own, frozenset(map(configuration.canonical, bounds.models)))
+    if bounds.regions is not None or bounds.data_zones is not None:
         access = msgspec.structs.replace(
             access,
-            regions=_intersection(access.regions, product.regions),
-            data_zones=_intersection(access.data_zones, product.data_zones),
+            regions=_intersection(access.regions, bounds.regions),
+            data_zones=_intersection(access.data_zones, bounds.data_zones),
         )
-    return msgspec.structs.replace(consumer, product=name, models=models, access=access)
+    return msgspec.structs.replace(consumer, models=models, access=access)
 
 
 def _intersection(one: frozenset[str] | None, other: frozenset[str] | None) -> frozenset[str] | None:

@@ -105,23 +105,29 @@ def _limits_complaints(configuration: document.Configuration) -> Iterator[Compla
         yield Complaint("limits.contact", f"expected the contact for rejected callers, got {settings.contact!r}")
 
 
-def _product_complaints(configuration: document.Configuration) -> Iterator[Complaint]:
+def _bounds_complaints(
+    configuration: document.Configuration, at: str, bounds: document.Product | document.Team
+) -> Iterator[Complaint]:
     models = {*configuration.model_names(), *configuration.aliases, *configuration.switches}
     regions = {backend.region for backend in configuration.backends}
     zones = {backend.data_zone for backend in configuration.backends if backend.data_zone}
+    for key, named, known, of in (
+        ("models", bounds.models, models, "a model of a backend, or an alias"),
+        ("regions", bounds.regions, regions, "the region of a backend"),
+        ("data_zones", bounds.data_zones, zones, "the data zone of a backend"),
+    ):
+        if named is not None and not named:
+            yield Complaint(f"{at}.{key}", "expected at least one; leave the key out to allow all")
+        for value in sorted((named or frozenset()) - known):
+            yield Complaint(f"{at}.{key}", f"expected {of}, got {value!r}")
+
+
+def _product_complaints(configuration: document.Configuration) -> Iterator[Complaint]:
     for name, product in configuration.products.items():
         at = f"products.{name}"
         if not NAME.fullmatch(name):
             yield Complaint("products", f"expected names of letters, digits, '.', '_' or '-', 64 at most, got {name!r}")
-        for key, named, known, of in (
-            ("models", product.models, models, "a model of a backend, or an alias"),
-            ("regions", product.regions, regions, "the region of a backend"),
-            ("data_zones", product.data_zones, zones, "the data zone of a backend"),
-        ):
-            if named is not None and not named:
-                yield Complaint(f"{at}.{key}", "expected at least one; leave the key out to allow all")
-            for value in sorted((named or frozenset()) - known):
-                yield Complaint(f"{at}.{key}", f"expected {of}, got {value!r}")
+        yield from _bounds_complaints(configuration, at, product)
         for key, limits in (("limits", product.limits), ("shared_limits", product.shared_limits)):
             if problem := time_zone_problem(limits):
                 yield Complaint(f"{at}.{key}.time_zone", problem)
@@ -133,6 +139,7 @@ def _team_complaints(configuration: document.Configuration) -> Iterator[Complain
             yield Complaint("teams", f"expected names of letters, digits, '.', '_' or '-', 64 at most, got {name!r}")
         if name in configuration.limits.teams:
             yield Complaint(f"teams.{name}", f"expected each team in one place, but limits.teams also has {name!r}")
+        yield from _bounds_complaints(configuration, f"teams.{name}", team)
         if problem := time_zone_problem(team.limits):
             yield Complaint(f"teams.{name}.limits.time_zone", problem)
         for owner in sorted(team.owners):

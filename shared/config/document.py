@@ -117,9 +117,13 @@ class Product(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class Team(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A team. `limits`: shared by its keys. `owners`: object ids of the people, or of groups of people, who may manage
-    its consumers."""
+    """A team. `models`, `regions`, `data_zones`: what the calls of its keys may use, within the keys' own; None: no
+    restriction. `limits`: shared by its keys. `owners`: object ids of the people, or of groups of people, who may
+    manage its consumers, within all that."""
 
+    models: frozenset[str] | None = None
+    regions: frozenset[str] | None = None
+    data_zones: frozenset[str] | None = None
     limits: Limits = Limits()
     owners: frozenset[str] = frozenset()
 

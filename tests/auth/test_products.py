@@ -1,9 +1,9 @@
-"""The rights that a product leaves of a consumer's own."""
+"""The rights that a product and a team leave of a consumer's own."""
 
 import pytest
 
-from shared.auth.products import Subscriptions, under_product
-from shared.config.document import Backend, Configuration, Model, Product
+from shared.auth.products import Subscriptions, under_product, within_bounds
+from shared.config.document import Backend, Configuration, Model, Product, Team
 from shared.errors import ProductNotAllowed
 from shared.types import Access, Consumer
 
@@ -18,6 +18,7 @@ CONFIGURATION = Configuration(
         "research": Product(teams=frozenset(("lab",))),
         "european": Product(data_zones=frozenset(("eu",))),
     },
+    teams={"bound": Team(models=frozenset(("mini",)), data_zones=frozenset(("eu",))), "free": Team()},
 )
 
 
@@ -102,3 +103,16 @@ def test_rights_are_computed_once_and_again_when_the_consumer_has_changed() -> N
     assert subscriptions.effective(consumer("chat", models=frozenset(("small",)))).models == frozenset(("small",))
     assert subscriptions.effective(consumer("open", "chat", named="chat")).product == "chat"
     assert subscriptions.effective(consumer("open", "chat")).product == "open"
+
+
+def test_a_team_bounds_its_keys_with_and_without_a_product_and_whatever_they_say_of_themselves() -> None:
+    subscriptions = Subscriptions(CONFIGURATION)
+    wide = Access(data_zones=frozenset(("eu", "us")))
+    for caller in (consumer(team="bound", access=wide), consumer("chat", team="bound")):
+        left = subscriptions.effective(caller)
+        assert (left.models, left.access.data_zones) == (frozenset(("small",)), frozenset(("eu",)))
+        assert left.product == ("chat" if caller.products else "")
+    assert subscriptions.effective(consumer(team="bound", models=frozenset(("large",)))).models == frozenset()
+    other = consumer(team="other", access=wide)
+    assert subscriptions.effective(other) is other
+    assert within_bounds(consumer(team="free", access=wide), CONFIGURATION).access == wide

@@ -120,6 +120,12 @@ def changed(path: str, value: Any) -> str:
         ("products", {"p": {"shared_limits": {"time_zone": "Mars"}}}, "products.p.shared_limits.time_zone: expected"),
         ("products", {"p": {"limits": {"budget_usd": -1}}}, "products.p.limits.budget_usd: Expected `float` >= 0"),
         ("teams", {"a/b": {}}, "teams: expected names of letters"),
+        (
+            "teams",
+            {"a": {"models": ["nothing"]}},
+            "teams.a.models: expected a model of a backend, or an alias, got 'nothing'",
+        ),
+        ("teams", {"a": {"regions": []}}, "teams.a.regions: expected at least one; leave the key out to allow all"),
         ("teams", {"a": {"owners": ["anna@contoso.com"]}}, "teams.a.owners: expected object ids of users or groups"),
         ("end_users", {"header": "X User"}, "end_users.header: expected the name of a header"),
         ("limits", {"users": {"time_zone": "Mars"}}, "limits.users.time_zone: expected the name of a time zone"),

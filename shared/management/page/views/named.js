@@ -13,7 +13,7 @@ import { t } from "../texts.js";
 /** The name of a list in an entry, as a comma-separated field. @type {Record<Section, [string, import("../texts.js").Key][]>} */
 const LISTS = {
   products: [["models", "consumers.models"], ["regions", "consumer.regions"], ["teams", "nav.teams"]],
-  teams: [["owners", "named.owners"]],
+  teams: [["models", "consumers.models"], ["regions", "consumer.regions"], ["owners", "named.owners"]],
 };
 /** The limits in an entry. @type {Record<Section, [string, import("../texts.js").Key][]>} */
 const LIMITS = {
