@@ -36,7 +36,8 @@ class Deployments(Protocol):
 
 
 class Call:
-    """`dated_version` is None on the v1 surface. `charge_late` bills work done after the answer."""
+    """`dated_version` is None on the v1 surface. `filters`: answers have the results of content filters. `charge_late`
+    bills work done after the answer."""
 
     def __init__(
         self,
@@ -48,6 +49,7 @@ class Call:
         form: Form | None,
         entry: LogEntry,
         dated_version: str | None,
+        filters: bool,
         deployments: Deployments,
         charge_late: Callable[[Charge], None],
     ) -> None:
@@ -58,6 +60,7 @@ class Call:
         self.form = form
         self.entry = entry
         self.dated_version = dated_version
+        self.filters = filters
         self.deployments = deployments
         self.charge_late = charge_late
 
@@ -100,13 +103,15 @@ Handler = Callable[[Call], Answer]
 
 class Route(msgspec.Struct, frozen=True):
     """`path` is relative to the surface's prefix; `{id}` matches one segment. `on_deployment`: on the dated surface the
-    path is below `/deployments/{name}`. `streams`: the answer is always a stream."""
+    path is below `/deployments/{name}`. `streams`: the answer is always a stream. `azure_alone`: OpenAI does not have
+    it."""
 
     method: str
     path: str
     handler: Handler
     on_deployment: bool = False
     streams: bool = False
+    azure_alone: bool = False
 
 
 @functools.cache

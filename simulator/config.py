@@ -2,14 +2,14 @@
 
 import secrets
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
 from .errors import DECODE_FAILURES
 from .models import Kind
 
-Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._:-]{1,64}$")]
 Limit = Annotated[int, msgspec.Meta(gt=0)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
@@ -47,9 +47,11 @@ DEFAULT_DEPLOYMENTS = tuple(
 
 
 class RegionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`port` 0 selects a free port. `display` is the value of the header x-ms-region."""
+    """`port` 0 selects a free port. `display` is the value of the header x-ms-region. `api` `openai`: it plays OpenAI
+    itself, whose deployments are its models."""
 
     name: Name
+    api: Literal["azure", "openai"] = "azure"
     display: str | None = None
     port: Port = 0
     deployments: tuple[DeploymentConfig, ...] = DEFAULT_DEPLOYMENTS

@@ -2,7 +2,6 @@
 
 import socket
 import struct
-import uuid
 from typing import Any
 
 from aiohttp import web
@@ -17,16 +16,10 @@ _LINGER_ZERO = struct.pack("ii", 1, 0)
 class Exchange:
     """`headers` are added to every response. `entry` is filled along the way and logged at the end."""
 
-    def __init__(self, request: web.BaseRequest, entry: LogEntry, display_region: str) -> None:
+    def __init__(self, request: web.BaseRequest, entry: LogEntry, headers: dict[str, str]) -> None:
         self.request = request
         self.entry = entry
-        self.headers = {
-            "apim-request-id": str(uuid.uuid4()),
-            "x-request-id": str(uuid.uuid4()),
-            "x-ms-region": display_region,
-        }
-        if entry.client_request_id is not None:
-            self.headers["x-ms-client-request-id"] = entry.client_request_id
+        self.headers = headers
         self.response: web.StreamResponse = web.Response()
 
     async def send(

@@ -13,6 +13,7 @@ from .call import Call, Handler
 from .config import RegionConfig
 from .delivery import Delivery
 from .deployments import Deployment
+from .dialects import DIALECTS, Credentials
 from .exchange import Exchange
 from .faults import Effect, Fault, FaultQueue
 from .forms import Form, read_form
@@ -21,10 +22,9 @@ from .misbehaviour import strike_on_arrival
 from .models import Model
 from .request_log import LogEntry, RequestLog
 from .store import Store
-from .targets import Target, check_api_version, count_custom_headers, find_target
+from .targets import Target, count_custom_headers
 
 MAXIMUM_BODY_BYTES = 64 * 1_024 * 1_024
-MAXIMUM_CUSTOM_HEADERS = 10
 
 
 class _Body(msgspec.Struct, frozen=True):
@@ -51,6 +51,7 @@ class Region:
         self, config: RegionConfig, *, api_key: str, identity: IdentityProvider, faults: FaultQueue, log: RequestLog
     ) -> None:
         self.name = config.name
+        self.dialect = DIALECTS[config.api]
         self.deployments = {deployment.name: Deployment(deployment) for deployment in config.deployments}
         self.models = list({one.model.name: one.model for one in self.deployments.values()}.values())
         self.display = config.display or config.name
@@ -74,10 +75,10 @@ class Region:
             method=request.method,
             path=request.path,
             api_version=request.query.get("api-version"),
-            client_request_id=_readable(request.headers.get("x-ms-client-request-id")),
+            client_request_id=_readable(request.headers.get(self.dialect.client_request_id)),
             headers=tuple(name.lower() for name in request.headers),
         )
-        exchange = Exchange(request, entry, self.display)
+        exchange = Exchange(request, entry, self.dialect.headers(self.display, entry.client_request_id))
         try:
             await self._respond(exchange)
         except ConnectionError:
@@ -89,7 +90,7 @@ class Region:
 
     async def _respond(self, exchange: Exchange) -> None:
         entry = exchange.entry
-        target = find_target(entry.method, entry.path)
+        target = self.dialect.find_target(entry.method, entry.path)
         if target is not None:
             entry.surface, entry.operation, entry.deployment = target.surface, target.route.path, target.deployment
         fault = None
@@ -103,7 +104,7 @@ class Region:
             if fault is not None and not fault.effect.on_arrival:
                 self._faults.give_back(fault)
                 entry.fault = None
-            await _refuse(exchange, refusal)
+            await _refuse(exchange, self.dialect.refusal(refusal, entry))
 
     async def _receive(self, exchange: Exchange) -> _Body:
         """Raises AzureError for an unreadable body."""
@@ -135,11 +136,11 @@ class Region:
 
     async def _serve(self, exchange: Exchange, target: Target | None, received: _Body, effect: Effect | None) -> None:
         """Raises AzureError, always before anything is written."""
-        self._check_headers(exchange)
+        self._check_headers(exchange, target)
         if target is None:
             raise errors.resource_not_found()
         entry = exchange.entry
-        check_api_version(target, entry.api_version)
+        self.dialect.check_version(target, entry.api_version)
         dated_version = entry.api_version if target.surface == "dated" else None
         deployments = _Deployments(self, exchange, target, dated_version)
         call = Call(
@@ -150,6 +151,7 @@ class Region:
             form=received.form,
             entry=entry,
             dated_version=dated_version,
+            filters=self.dialect.filters,
             deployments=deployments,
             charge_late=functools.partial(self._log.charge_late, entry),
         )
@@ -158,19 +160,17 @@ class Region:
         finally:
             deployments.settle()
 
-    def _check_headers(self, exchange: Exchange) -> None:
-        custom = count_custom_headers(exchange.entry.headers)
-        if custom > MAXIMUM_CUSTOM_HEADERS:
-            raise errors.too_many_headers(custom, MAXIMUM_CUSTOM_HEADERS)
+    def _check_headers(self, exchange: Exchange, target: Target | None) -> None:
+        custom, most = count_custom_headers(exchange.entry.headers), self.dialect.most_custom_headers
+        if most is not None and custom > most:
+            raise errors.too_many_headers(custom, most)
         headers = exchange.request.headers
         scheme, _, token = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer":
-            # The v1 surface also accepts a key as a bearer token, which is how OpenAI's client sends it.
-            is_key = exchange.entry.surface == "v1" and self._is_key(token)
-            if not is_key and not self._identity.accepts(token, time.time()):
-                raise errors.invalid_token()
-        elif not self._is_key(headers.get("api-key", "")):
-            raise errors.invalid_key()
+        bearer = token if scheme.lower() == "bearer" else None
+        given = Credentials(
+            bearer, headers.get("api-key", ""), self._is_key, lambda token: self._identity.accepts(token, time.time())
+        )
+        self.dialect.check_credentials(given, target)
 
     def _is_key(self, given: str) -> bool:
         return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._api_key)
@@ -221,7 +221,7 @@ class _Deployments:
             exchange.entry.spilled_to = other.name
             self.admit(other, estimated_tokens)
         finally:
-            exchange.headers = deployment.headers(now) | exchange.headers
+            exchange.headers = self._region.dialect.limits(deployment.headers(now)) | exchange.headers
             if deployment.provisioned:
                 exchange.entry.utilisation = deployment.utilisation(now)
 

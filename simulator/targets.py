@@ -12,6 +12,7 @@ from .call import Route
 
 _DATED_VERSION = re.compile(r"^\d{4}-\d{2}-\d{2}(-preview)?$")
 _V1 = "/openai/v1/"
+_OPENAI = "/v1/"
 _DEPLOYMENTS = "/openai/deployments/"
 _DATED = "/openai/"
 _V1_VERSIONS = (None, "v1", "preview", "latest")
@@ -54,6 +55,14 @@ def find_target(method: str, path: str) -> Target | None:
     if surface == "dated" and route.on_deployment != (deployment is not None):
         return None
     return Target(surface, route, deployment, ids)
+
+
+def find_openai_target(method: str, path: str) -> Target | None:
+    """The same at OpenAI, whose paths have no deployment and no version."""
+    if not path.startswith(_OPENAI):
+        return None
+    match = find_route(method, path.removeprefix(_OPENAI))
+    return None if match is None or match[0].azure_alone else Target("v1", match[0], None, match[1])
 
 
 def check_api_version(target: Target, api_version: str | None) -> None:

@@ -21,7 +21,8 @@ Unset = msgspec.UnsetType
 
 
 class Generation(msgspec.Struct, frozen=True):
-    """Content of an answer, streamed or not. `prediction`: the part of `charge` caused by predicted output."""
+    """Content of an answer, streamed or not. `prediction`: the part of `charge` caused by predicted output. `filters`:
+    it has the results of Azure's content filters."""
 
     id: str
     created: int
@@ -31,6 +32,7 @@ class Generation(msgspec.Struct, frozen=True):
     prompts: int
     choices: list[GeneratedChoice]
     prediction: Charge | None = None
+    filters: bool = True
 
 
 class CompletionTokensDetails(msgspec.Struct, frozen=True):
@@ -69,7 +71,7 @@ class Delta(msgspec.Struct, frozen=True):
 class Choice(msgspec.Struct, frozen=True):
     """`message` and `delta` belong to a chat, `text` to a completion."""
 
-    content_filter_results: msgspec.Raw
+    content_filter_results: msgspec.Raw | Unset = msgspec.UNSET
     delta: Delta | Unset = msgspec.UNSET
     finish_reason: str | None = None
     index: int = 0
@@ -121,7 +123,8 @@ def completion_body(generation: Generation) -> bytes:
         content = {"text": text} if generation.legacy else {"message": AssistantMessage([], text)}
         choices.append(
             msgspec.structs.replace(
-                Choice(_SAFE_CONTENT, finish_reason=generated.finish_reason, index=index), **content
+                Choice(_results(generation, _SAFE_CONTENT), finish_reason=generated.finish_reason, index=index),
+                **content,
             )
         )
     return encode_json(
@@ -142,10 +145,13 @@ def completion_events(generation: Generation, include_usage: bool) -> Iterator[S
     """Events in Azure's order: filter results, roles, content, finish reasons, usage if requested, [DONE]."""
     usage: Unset | None = None if include_usage else msgspec.UNSET
     opening = Completion([], 0, "", "", "", prompt_filter_results=_prompt_filter_results(generation), usage=usage)
-    yield data_event("opening", opening)
+    if generation.filters:
+        yield data_event("opening", opening)
     if not generation.legacy:
         for index in range(len(generation.choices)):
-            role = Choice(_NO_RESULTS, delta=Delta(content="", refusal=None, role="assistant"), index=index)
+            role = Choice(
+                _results(generation, _NO_RESULTS), delta=Delta(content="", refusal=None, role="assistant"), index=index
+            )
             yield data_event("opening", _chunk(generation, [role], usage))
     yield from _content_events(generation, usage)
     if generation.prediction is not None:
@@ -179,7 +185,7 @@ def _content_events(generation: Generation, usage: Unset | None) -> Iterator[Str
 
 
 def _text_choice(generation: Generation, text: str | None, index: int, finish_reason: str | None) -> Choice:
-    results = _SAFE_CONTENT if text is not None else _NO_RESULTS
+    results = _results(generation, _SAFE_CONTENT if text is not None else _NO_RESULTS)
     if generation.legacy:
         return Choice(results, finish_reason=finish_reason, index=index, text=text or "")
     delta = Delta() if text is None else Delta(content=text)
@@ -198,7 +204,13 @@ def _chunk(generation: Generation, choices: list[Choice], usage: Usage | Unset |
     )
 
 
-def _prompt_filter_results(generation: Generation) -> list[PromptFilterResult]:
+def _results(generation: Generation, results: msgspec.Raw) -> msgspec.Raw | Unset:
+    return results if generation.filters else msgspec.UNSET
+
+
+def _prompt_filter_results(generation: Generation) -> list[PromptFilterResult] | Unset:
+    if not generation.filters:
+        return msgspec.UNSET
     return [PromptFilterResult(index, _SAFE_CONTENT) for index in range(generation.prompts)]
 
 

@@ -49,7 +49,7 @@ def _answering(kind: type[OperationRequest]) -> Callable[[Call], Answer]:
         if isinstance(request, EmbeddingRequest):
             return _embed(request, model)
         _check_stream_options(request, call.dated_version)
-        generation = _generate(request, model, deployment.cache, int(call.entry.time))
+        generation = _generate(request, model, deployment.cache, int(call.entry.time), filters=call.filters)
         if isinstance(request, ChatRequest) and request.store:
             keep(call.store.completions, generation, call.body)
         if request.stream:
@@ -71,7 +71,9 @@ def _check_stream_options(request: ChatRequest | CompletionRequest, dated_versio
         )
 
 
-def _generate(request: ChatRequest | CompletionRequest, model: Model, cache: PromptCache, created: int) -> Generation:
+def _generate(
+    request: ChatRequest | CompletionRequest, model: Model, cache: PromptCache, created: int, *, filters: bool
+) -> Generation:
     if model.kind == "reasoning" and isinstance(request, ChatRequest) and request.max_tokens is not None:
         raise errors.unsupported_parameter("max_tokens", "max_completion_tokens")
     legacy = isinstance(request, CompletionRequest)
@@ -102,6 +104,7 @@ def _generate(request: ChatRequest | CompletionRequest, model: Model, cache: Pro
         prompts=len(prompts),
         choices=choices,
         prediction=prediction,
+        filters=filters,
     )
 
 

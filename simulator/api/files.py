@@ -88,7 +88,7 @@ def delete(call: Call) -> Answer:
 
 ROUTES = (
     Route("POST", "files", upload),
-    Route("POST", "files/import", import_blob),
+    Route("POST", "files/import", import_blob, azure_alone=True),
     Route("GET", "files", list_all),
     Route("GET", "files/{id}", get),
     Route("GET", "files/{id}/content", content),
