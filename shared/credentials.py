@@ -5,8 +5,11 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Self
 
-from shared.config.document import Backend
+from shared.config.document import Api, Backend
 from shared.identity import TokenCache, azure_credential
+
+_KEY_HEADERS: dict[Api, tuple[str, str]] = {"azure": ("api-key", ""), "openai": ("authorization", "Bearer ")}
+"""The header that takes a backend's key, and the word before it."""
 
 
 class Credentials:
@@ -26,7 +29,8 @@ class Credentials:
     def cached(self, backend: Backend, scope: str) -> tuple[str, str] | None:
         """The header for a backend, None if its token has to be fetched first."""
         if (key := self._api_keys.get(backend.name)) is not None:
-            return "api-key", key
+            name, scheme = _KEY_HEADERS[backend.api]
+            return name, scheme + key
         header = self._tokens.cached(scope)
         return None if header is None else ("authorization", header)
 

@@ -5,12 +5,13 @@ from typing import Literal
 
 import msgspec
 
-from shared.config.document import Backend, FallbackReason
+from shared.config.document import Api, Backend, FallbackReason
 from shared.config.limits import Limits
 from shared.token_classes import TokenCounts
 
 LONG_CONTEXT = 272_000  # input tokens above which all of a call has the prices of long context
 BATCH = "batch"  # the service tier of a batch
+TIERS = ("flex", "priority")  # the service tiers that backends throttle apart from the standard one
 
 Surface = Literal["openai", "dated", "v1"]
 """The form of a path: `/v1/…`, Azure's dated `/openai/…?api-version=`, or Azure's `/openai/v1/…`."""
@@ -39,8 +40,13 @@ class Access(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     whole_account: bool = False
 
     def allows(self, backend: Backend) -> bool:
-        return (self.regions is None or backend.region in self.regions) and (
-            self.data_zones is None or backend.data_zone in self.data_zones
+        """True if the backend's calls stay where this consumer's must. OpenAI's go anywhere."""
+        if self.regions is None and self.data_zones is None:
+            return True
+        return (
+            backend.api == "azure"
+            and (self.regions is None or backend.region in self.regions)
+            and (self.data_zones is None or backend.data_zone in self.data_zones)
         )
 
 
@@ -71,9 +77,9 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     `path` follows the surface's prefix; `{kind}` stands for one segment, the id of an object of that kind. `model` is
     the place of the model's name (`optional`: in the body or absent; `hidden`: where the gateway cannot read or must
     not translate it). `model_at` are the fields of the body that may hold it; a dot joins outer and inner ones.
-    `on_deployment`: Azure's dated API has the path below `/deployments/{name}`. `local`: answered from the
-    configuration, without a backend. `free_form`: the answer need not be JSON. `body`: `sdp` is a WebRTC offer, alone
-    or in a form.
+    `on_deployment`: Azure's dated API has the path below `/deployments/{name}`. `apis`: those that have it. `local`:
+    answered from the configuration, without a backend. `free_form`: the answer need not be JSON. `body`: `sdp` is a
+    WebRTC offer, alone or in a form.
 
     `metered`: `tokens` are generated, or `input` is only read; `once`: the answer reports the usage of an object that
     may be fetched often. `makes`, `lists`, `deletes`: the kind of the objects whose ids the answer has. `seals`: the
@@ -88,6 +94,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     default_model: str = ""
     body: Literal["json", "multipart", "sdp", "none"] = "json"
     on_deployment: bool = False
+    apis: tuple[Api, ...] = ("azure", "openai")
     local: bool = False
     streams: bool = False
     free_form: bool = False
@@ -96,6 +103,11 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     lists: str = ""
     deletes: str = ""
     seals: bool = False
+
+    @property
+    def family(self) -> str:
+        """The first word of its name, as `responses`."""
+        return self.name.partition(".")[0]
 
 
 class Reference(msgspec.Struct, frozen=True):

@@ -19,7 +19,8 @@ _CACHED = 10_000  # consumers
 
 
 class Homes:
-    """Chooses a home once; it stays as long as it is in the configuration and serves the model."""
+    """Chooses a home once; it stays as long as it is in the configuration, serves the model, and lies where the
+    consumer's calls may go."""
 
     def __init__(self, store: Store, configuration: Configuration, usable: Callable[[Backend], bool]) -> None:
         self._table = store.table(names.AFFINITY)
@@ -43,13 +44,15 @@ class Homes:
         Raises `StoreUnavailable`.
         """
         homes = self._homes.get(consumer.id, {})
-        if self.serves(homes.get(model, ""), model):
+        if self._fits(homes.get(model, ""), model, consumer):
             return homes[model]
+        if not any(self._fits(name, model, consumer) for name in self._backends):
+            return self._choose(consumer, model, {})  # routing has the error for it: nothing is made there
 
         def choose(row: Row | None) -> Properties | None:
             nonlocal homes
             homes = _decode(row.properties.get("homes")) if row is not None else {}
-            if self.serves(homes.get(model, ""), model):
+            if self._fits(homes.get(model, ""), model, consumer):
                 return None
             homes[model] = self._choose(consumer, model, homes)
             return {"homes": msgspec.json.encode(homes).decode()}
@@ -64,10 +67,14 @@ class Homes:
         backend = self._backends.get(name)
         return backend is not None and (not model or model in backend.models)
 
+    def _fits(self, name: str, model: str, consumer: Consumer) -> bool:
+        return self.serves(name, model) and consumer.access.allows(self._backends[name])
+
     def _choose(self, consumer: Consumer, model: str, homes: Mapping[str, str]) -> str:
         """Choose a home that the consumer has already for other models; else the backend that serves most of the models
         it may use, by weight among equals. All instances choose alike."""
         serving = [backend for backend in self._backends.values() if self.serves(backend.name, model)]
+        serving = [backend for backend in serving if consumer.access.allows(backend)] or serving
         names = {backend.name for backend in serving}
         if homes.get("") in names:
             return homes[""]
@@ -75,10 +82,11 @@ class Homes:
             return common[0][0]
         allowed = consumer.models and {self._aliases.get(name, name) for name in consumer.models}
 
-        def rank(backend: Backend) -> tuple[bool, int, int, float]:
+        def rank(backend: Backend) -> tuple[bool, int, bool, int, float]:
             useful = len(backend.models.keys() & allowed if allowed is not None else backend.models)
             score = rendezvous.score(consumer.id.encode(), backend.name, backend.weight)
-            return (not self._usable(backend), 0 if model else -useful, backend.priority, -score)
+            some_paths = backend.api != "azure"  # it cannot serve calls of dated paths to the object
+            return (not self._usable(backend), 0 if model else -useful, some_paths, backend.priority, -score)
 
         return min(serving, key=rank).name
 

@@ -87,7 +87,8 @@ def credentials_refused(backend: str, deployment: str, problem: str, now: float)
         key=f"credentials_refused:{backend}:{deployment}",
         until=now + REPEATED_AFTER,
         message=f"The backend {backend} does not accept the gateway's credentials{place} "
-        f"({_short(problem)}). Check the role assignment of the gateway's identity, its key, and the network rules.",
+        f"({_short(problem)}). Check the role assignment of the gateway's identity, its key, the credit of "
+        "that key's account, and the network rules.",
         facts={"backend": backend, "deployment": deployment, "problem": _short(problem)},
     )
 

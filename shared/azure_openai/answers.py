@@ -7,9 +7,10 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from shared.azure_openai.apis import APIS
 from shared.azure_openai.json_body import UNREADABLE
 from shared.azure_openai.operations import PREFIXES, SEGMENT
-from shared.config.document import FallbackReason
+from shared.config.document import Api, FallbackReason
 from shared.types import Call, Surface
 
 # The headers of an answer that callers may see. A backend's x-ratelimit-* are about its own limits, not the caller's;
@@ -40,7 +41,9 @@ _REFUSALS: dict[str, FallbackReason] = {
 Kind = Literal["ok", "caller", "ours", "capacity", "server"]
 
 _THROTTLED = frozenset(("rate_limit_exceeded", "rate_limit_error", "too_many_requests", "toomanyrequests"))
-_NO_ACCESS = frozenset(("deploymentnotfound", "invalid_api_key", "invalid_authentication", "permissiondenied"))
+_NO_ACCESS = frozenset(
+    ("deploymentnotfound", "invalid_api_key", "invalid_authentication", "permissiondenied", "insufficient_quota")
+)
 _CALLERS = frozenset(
     {
         *_REFUSALS,
@@ -52,7 +55,11 @@ _CALLERS = frozenset(
 )
 _CALLERS_FAMILIES = ("invalid_", "image_", "unsupported_", "missing_")
 _FRONT_END = "x-ms-fe-error"  # a header of Azure's front end, which has found no deployment behind the path
-_WAIT_IN_WORDS = re.compile(r"(?:try again|retry) (?:in|after) (\d+(?:\.\d+)?) ?(ms|milliseconds?|s\b|sec)", re.I)
+_WAIT_IN_WORDS = re.compile(
+    r"(?:try again|retry) (?:in|after) (\d[\d.dhms]*)(?: (milliseconds?|ms|seconds?|s)\b)?", re.I
+)
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
+_UNITS = (86_400.0, 3600.0, 60.0, 1.0, 0.001)  # seconds
 
 
 class ReportedError(msgspec.Struct, frozen=True):
@@ -118,18 +125,19 @@ def _is_callers(word: str) -> bool:
     return word in _CALLERS or word.startswith(_CALLERS_FAMILIES) or word.endswith("_policy_violation")
 
 
-def classify(status: int, body: bytes, headers: Mapping[str, str]) -> Kind:
-    """Classify an answer by the party at fault. `ours`: the gateway's access to that deployment; another may work.
+def classify(status: int, body: bytes, headers: Mapping[str, str], api: Api = "azure") -> Kind:
+    """Classify an answer of an API by the party at fault. `ours`: the gateway's access to that deployment; another may
+    work.
 
     `status`: the line's, or `equivalent_status` of an error below status 200; `body`: the answer's, or the event's."""
     if status < 400:
         return "ok"
+    if status in (401, 403) or (status < 500 and (status, error_code(body)) in APIS[api].access_errors):
+        return "ours"
     if status == 429:
         return "capacity"
     if status == 408 or status >= 500:
         return "server"
-    if status in (401, 403) or (status == 404 and error_code(body) == "DeploymentNotFound"):
-        return "ours"
     if status == 400 and _FRONT_END in headers and not error_code(body):
         return "ours"
     return "caller"
@@ -151,25 +159,36 @@ def _text(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """The seconds to wait after a 429: from the milliseconds, which are exact, the seconds or the limits' resets."""
+def wait(headers: Mapping[str, str], report: bytes) -> float | None:
+    """The seconds to wait after a 429: from the milliseconds, which are exact, the seconds, the message, which in a
+    stream is all, or the resets of the limits. At OpenAI a reset is the time until nothing of a limit is used any more,
+    so the message, which is about this call, comes before it."""
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         if (seconds := number(headers.get(name))) is not None:
             return seconds * unit
-    resets = [
-        number((headers.get(f"x-ratelimit-reset-{kind}") or "").removesuffix("s")) for kind in ("tokens", "requests")
-    ]
+    if (seconds := _wait_in_words(report)) is not None:
+        return seconds
+    resets = [duration(headers.get(f"x-ratelimit-reset-{kind}")) for kind in ("tokens", "requests")]
     return max((seconds for seconds in resets if seconds is not None), default=None)
 
 
-def wait(headers: Mapping[str, str], report: bytes) -> float | None:
-    """The seconds to wait after a 429: as the headers say, else as the message says, which in a stream is all."""
-    if (seconds := retry_after(headers)) is not None:
-        return seconds
+def _wait_in_words(report: bytes) -> float | None:
     error = reported_error(report)
     if error is None or (words := _WAIT_IN_WORDS.search(error.message)) is None:
         return None
-    return float(words[1]) * (0.001 if words[2].lower().startswith("m") else 1.0)
+    unit = "" if words[2] is None else "ms" if words[2].lower().startswith("m") else "s"
+    text = words[1].rstrip(".").lower() + unit
+    return None if text[-1].isdigit() else duration(text)
+
+
+def duration(text: str | None) -> float | None:
+    """The seconds in a text: a number, as Azure writes them, or 6m0s, 1.2s or 120ms, as OpenAI does. None: in none of
+    these forms."""
+    if (seconds := number(text)) is not None or not text:
+        return seconds
+    if (parts := _DURATION.fullmatch(text)) is None:
+        return None
+    return sum(float(part) * unit for part, unit in zip(parts.groups(), _UNITS, strict=True) if part is not None)
 
 
 def is_sealed_elsewhere(status: int, report: bytes) -> bool:

@@ -6,11 +6,12 @@ from urllib.parse import quote
 
 import msgspec
 
+from shared.azure_openai.apis import APIS, IMAGE_DEPLOYMENT
 from shared.azure_openai.json_body import JsonFields, rewrite, rewrite_below
 from shared.azure_openai.multipart import FormModel
 from shared.azure_openai.operations import IN_QUERY
 from shared.config.document import Backend
-from shared.types import Call, Target
+from shared.types import TIERS, Call, Target
 
 CLASSIC_SCOPE = "https://cognitiveservices.azure.com/.default"
 
@@ -39,7 +40,6 @@ _FORWARDED = frozenset(
 )
 
 
-IMAGE_DEPLOYMENT = "x-ms-oai-image-generation-deployment"  # of the image tool; callers name the model
 _FORWARDED_PREFIX = "aoai-"  # headers that opt in to previews of the v1 API, such as aoai-evals
 
 
@@ -47,7 +47,7 @@ _MAX_CUSTOM_HEADERS = 10
 
 
 class UpstreamRequest(msgspec.Struct, frozen=True):
-    """The request to a backend, without the gateway's authentication. `scope` is the token's audience.
+    """The request to a backend, without the gateway's authentication. `scope` is the token's audience, if it takes one.
 
     `form_model`: the field `model` of a multipart body; None: it needs no change."""
 
@@ -80,8 +80,8 @@ def upstream_request(call: Call, target: Target) -> UpstreamRequest:
         edits = {name: value for name, value in edits.items() if name != "stream_options"}
     body = rewrite(call.body, call.values, edits) if edits else call.body
     if v1:
-        path = f"/openai/v1/{path}"
-        if call.api_version and call.surface == "v1":
+        path = APIS[backend.api].prefix + path
+        if call.api_version and call.surface == "v1" and backend.api == "azure":
             query = f"api-version={quote(call.api_version)}" + (f"&{query}" if query else "")
     else:
         path = f"/openai/deployments/{target.deployment}/{path}" if call.operation.on_deployment else f"/openai/{path}"
@@ -90,7 +90,7 @@ def upstream_request(call: Call, target: Target) -> UpstreamRequest:
     return UpstreamRequest(call.operation.method, url, token_scope(backend, v1=v1), body, form_model)
 
 
-_TIERS = {b'"flex"': "flex", b'"priority"': "priority"}
+_TIERS = {f'"{tier}"'.encode(): tier for tier in TIERS}
 
 
 def service_tier(call: Call) -> str:
@@ -100,7 +100,9 @@ def service_tier(call: Call) -> str:
 
 
 def goes_to_v1(call: Call, backend: Backend) -> bool:
-    """True if the backend is called by its v1 API, False if by a dated one."""
+    """True if the backend is called by paths whose bodies name the model, False if by those of a dated API."""
+    if not APIS[backend.api].dated:
+        return True
     return call.surface == "v1" or (call.surface == "openai" and backend.api_version == "v1")
 
 
@@ -122,7 +124,10 @@ def _model_edit(call: Call, deployment: str) -> dict[str, bytes]:
 
 
 def token_scope(backend: Backend, *, v1: bool) -> str:
-    """The audience of a token for a backend. Azure documents one for its v1 API and another for the dated ones."""
+    """The audience of a token for a backend, "" if it takes keys only. Azure documents one for its v1 API and another
+    for the dated ones."""
+    if backend.api != "azure":
+        return ""
     return backend.token_scope or (V1_SCOPE if v1 else CLASSIC_SCOPE)
 
 
@@ -137,7 +142,10 @@ def forwarded_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def headers_for(call: Call, backend: Backend) -> dict[str, str]:
-    """The headers of a call for one backend: with its name for the model of the image tool."""
+    """The headers of a call for one backend: those that its API knows, and with its name for the model of the image
+    tool."""
+    if (known := APIS[backend.api].headers) is not None:
+        return {name: value for name, value in call.headers.items() if name in known}
     if (model := call.headers.get(IMAGE_DEPLOYMENT)) is None:
         return call.headers
     return call.headers | {IMAGE_DEPLOYMENT: backend.models.get(model, model)}

@@ -25,6 +25,7 @@ _UPLOAD: dict[str, Any] = {"body": "multipart"}
 _FORM: dict[str, Any] = {"model": "form", **_UPLOAD}
 _TEXT: dict[str, Any] = {"model": "body", "streams": True, "metered": "tokens"}
 _RUN: dict[str, Any] = {"streams": True, "metered": "once"}
+_AZURE: dict[str, Any] = {"apis": ("azure",)}
 
 
 def _get(name: str, path: str, **more: Any) -> Operation:
@@ -79,7 +80,7 @@ OPERATIONS = (
     _delete("conversations.items.delete", "conversations/{conversation}/items/{item}"),
     # Files, uploads, batches
     *_crud("files", "files", "file", "create list get delete", **_UPLOAD),
-    _post("files.import", "files/import", makes="file"),  # Azure's alone: from a blob
+    _post("files.import", "files/import", makes="file", **_AZURE),  # from a blob
     _get("files.content", "files/{file}/content", free_form=True),
     *_crud("uploads", "uploads", "upload", "create cancel"),
     _post("uploads.parts.create", "uploads/{upload}/parts", **_UPLOAD),
@@ -115,13 +116,14 @@ OPERATIONS = (
     _get("models.list", "models", local=True),
     _get("models.get", "models/{model}", local=True),
     # Fine-tuning: the model is the one to be trained, not a deployment
-    *_crud("fine_tuning.jobs", "fine_tuning/jobs", "fine_tuning_job", "create list get cancel delete", model="hidden"),
+    *_crud("fine_tuning.jobs", "fine_tuning/jobs", "fine_tuning_job", "create list get cancel", model="hidden"),
+    _delete("fine_tuning.jobs.delete", "fine_tuning/jobs/{fine_tuning_job}", **_AZURE),
     _post("fine_tuning.jobs.pause", "fine_tuning/jobs/{fine_tuning_job}/pause"),
     _post("fine_tuning.jobs.resume", "fine_tuning/jobs/{fine_tuning_job}/resume"),
     _get("fine_tuning.jobs.events.list", "fine_tuning/jobs/{fine_tuning_job}/events"),
     _get("fine_tuning.jobs.checkpoints.list", "fine_tuning/jobs/{fine_tuning_job}/checkpoints"),
-    _post("fine_tuning.jobs.checkpoints.copy", "fine_tuning/jobs/{fine_tuning_job}/checkpoints/{step}/copy"),
-    _get("fine_tuning.jobs.checkpoints.copied", "fine_tuning/jobs/{fine_tuning_job}/checkpoints/{step}/copy"),
+    _post("fine_tuning.jobs.checkpoints.copy", "fine_tuning/jobs/{fine_tuning_job}/checkpoints/{step}/copy", **_AZURE),
+    _get("fine_tuning.jobs.checkpoints.copied", "fine_tuning/jobs/{fine_tuning_job}/checkpoints/{step}/copy", **_AZURE),
     *_crud("fine_tuning.permissions", "fine_tuning/checkpoints/{checkpoint}/permissions", "permission",
            "create list delete"),
     _post("fine_tuning.graders.run", "fine_tuning/alpha/graders/run", model="hidden"),
@@ -135,9 +137,9 @@ OPERATIONS = (
     # Realtime, as far as it is HTTP; Azure's dated versions have the sessions below `realtimeapi`
     _post("realtime.client_secrets", "realtime/client_secrets", **_SESSION),
     _post("realtime.sessions", "realtime/sessions", model="body"),
-    _post("realtimeapi.sessions", "realtimeapi/sessions", model="body"),
+    _post("realtimeapi.sessions", "realtimeapi/sessions", model="body", **_AZURE),
     _post("realtime.transcription_sessions", "realtime/transcription_sessions", **_TO_TRANSCRIBE),
-    _post("realtimeapi.transcription_sessions", "realtimeapi/transcription_sessions", **_TO_TRANSCRIBE),
+    _post("realtimeapi.transcription_sessions", "realtimeapi/transcription_sessions", **_TO_TRANSCRIBE, **_AZURE),
     _post("realtime.calls.create", "realtime/calls", **_SESSION, body="sdp", makes="realtime_call", free_form=True),
     _post("realtime.calls.accept", "realtime/calls/{realtime_call}/accept", model="optional", free_form=True),
     _post("realtime.calls.reject", "realtime/calls/{realtime_call}/reject", free_form=True),

@@ -56,7 +56,7 @@ class Tariff:
         shared: dict[tuple[str, str], list[tuple[Dimensions, Counts]]] = {}
         for line, counts in lines.items():
             backend = self._backends.get(line.backend)
-            if backend is None or backend.kind != "provisioned" or _spilled_over(line, backend):
+            if backend is None or not backend.provisioned or _spilled_over(line, backend):
                 price = self.price(span, line)
                 yield Charge(line, counts, cost(price, counts), price)
             else:
@@ -86,7 +86,7 @@ class Tariff:
         """The cost of one call in picodollars; None if its price is unknown, or if provisioned capacity served it,
         whose cost is divided by all calls of an hour."""
         backend = self._backends.get(line.backend)
-        if backend is not None and backend.kind == "provisioned" and not _spilled_over(line, backend):
+        if backend is not None and backend.provisioned and not _spilled_over(line, backend):
             return None
         return cost(self.price(HourRange(hour, hour + 1), line), counts)
 

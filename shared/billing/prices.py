@@ -149,9 +149,9 @@ class Prices:
         """The backend whose prices hold for a deployment. When a provisioned one is full, Azure may spill a call over
         to a pay-as-you-go deployment of the same resource: another backend, if it is configured."""
         asked = self._backends.get(backend)
-        if asked is None or asked.kind != "provisioned" or deployment in asked.models.values():
+        if asked is None or not asked.provisioned or deployment in asked.models.values():
             return backend
-        others = (other for other in self._backends.values() if other.kind == "standard")
+        others = (other for other in self._backends.values() if not other.provisioned)
         return next(
             (one.name for one in others if one.endpoint == asked.endpoint and deployment in one.models.values()),
             backend,

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import msgspec
 import openai
 
+from shared.azure_openai.apis import APIS
 from shared.azure_openai.backend_requests import token_scope
-from shared.config.document import Backend, Configuration, Model
+from shared.config.document import Api, Backend, Configuration, Model
 from shared.config.environment import Settings
 from shared.credentials import Credentials
 from shared.errors import CredentialUnavailable
@@ -25,6 +26,11 @@ _REASONS = {
     403: "Forbidden: the role Cognitive Services OpenAI User is missing, or network rules deny access",
     404: "Not Found: no such deployment, or no such API version",
     429: "rate limited now, but reachable, authorized and deployed",
+}
+_REASONS_AT_OPENAI = _REASONS | {
+    401: "Unauthorized: the key was rejected",
+    403: "Forbidden: the key's project may not use this model, or not from this place",
+    404: "Not Found: no such model, or not for this account",
 }
 
 
@@ -58,14 +64,18 @@ async def _check_backend(backend: Backend, credentials: Credentials, about: Mapp
 
     async with _client(backend, secret) as client:
         return [
-            _finding(backend, model, about.get(model, Model()), await _check_deployment(client, deployment))
+            _finding(
+                backend, model, about.get(model, Model()), await _check_deployment(client, backend.api, deployment)
+            )
             for model, deployment in backend.models.items()
         ]
 
 
 def _finding(backend: Backend, model: str, settings: Model, answer: "_Answer") -> Finding:
     place = backend.name, backend.region, model, backend.models[model]
-    return Finding(*place, answer.usable, answer.result, retirement.of(model, settings, answer.model))
+    schedule = backend.api == "azure" or settings.retires
+    end = retirement.of(model, settings, answer.model) if schedule else None
+    return Finding(*place, answer.usable, answer.result, end)
 
 
 def warnings(configuration: Configuration, findings: Iterable[Finding], now: float) -> Iterator[str]:
@@ -78,7 +88,8 @@ def warnings(configuration: Configuration, findings: Iterable[Finding], now: flo
 def _client(backend: Backend, secret: Callable[[], Awaitable[str]]) -> openai.AsyncOpenAI:
     options: dict[str, Any] = {"max_retries": 0, "timeout": _TIMEOUT}
     if backend.api_version == "v1":
-        return openai.AsyncOpenAI(base_url=backend.endpoint.rstrip("/") + "/openai/v1", api_key=secret, **options)
+        base_url = backend.endpoint.rstrip("/") + APIS[backend.api].prefix
+        return openai.AsyncOpenAI(base_url=base_url, api_key=secret, **options)
     options["azure_ad_token_provider" if backend.auth == "managed_identity" else "api_key"] = secret
     return openai.AsyncAzureOpenAI(azure_endpoint=backend.endpoint, api_version=backend.api_version, **options)
 
@@ -101,22 +112,32 @@ class _Answer(NamedTuple):
     model: str = ""
 
 
-async def _check_deployment(client: openai.AsyncOpenAI, deployment: str) -> _Answer:
+def _is_of_another_kind(api: Api, error: openai.APIStatusError, *, last: bool) -> bool:
+    """True if a model may have rejected a call only because it is no call of its kind."""
+    if api == "openai":  # "not a chat model", "not allowed to generate embeddings": without a code
+        return error.code is None and error.status_code in (400, 403, 404)
+    # Some models reject the parameters of a kind with other errors.
+    return error.status_code == 400 and (not last or error.code == "OperationNotSupported")
+
+
+async def _check_deployment(client: openai.AsyncOpenAI, api: Api, deployment: str) -> _Answer:
     """Try kinds of calls in turn, since the configuration does not name the kind of model."""
+    reasons = _REASONS if api == "azure" else _REASONS_AT_OPENAI
     try:
         for call in _CALLS:
             try:
                 return _Answer(True, "ok", getattr(await call(client, deployment), "model", ""))
-            except openai.BadRequestError as error:
-                # Some models reject these parameters with other errors: go on to the next kind of call.
-                if call is _CALLS[-1] and error.code != "OperationNotSupported":
+            except openai.APIStatusError as error:
+                if not _is_of_another_kind(api, error, last=call is _CALLS[-1]):
                     raise
         return _Answer(True, "ok: deployed; generates neither text nor embeddings, so it was not called")
-    except openai.RateLimitError:
-        return _Answer(True, _REASONS[429])
     except openai.APIStatusError as error:
         message = error.body.get("message") if isinstance(error.body, dict) else None
-        reason = f"{error.status_code} {_REASONS.get(error.status_code, 'unexpected answer')}"
+        if (error.status_code, error.code) in APIS[api].access_errors and error.status_code != 404:
+            return _Answer(False, f"{error.status_code} {error.code}: the account cannot pay ({message})")
+        if error.status_code == 429:
+            return _Answer(True, reasons[429])
+        reason = f"{error.status_code} {reasons.get(error.status_code, 'unexpected answer')}"
         return _Answer(False, f"{reason} ({message})" if message else reason)
     except openai.APITimeoutError:
         return _Answer(False, f"no answer within {_TIMEOUT:.0f} s")

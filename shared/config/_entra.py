@@ -1,7 +1,7 @@
 """Checks of the section `entra` that go beyond its schema."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from urllib.parse import urlsplit
 
 from shared.config import document
@@ -63,10 +63,10 @@ def _rule_complaints(rule: document.CallerRule, at: str, configuration: document
         yield Complaint(f"{at}.team", f"expected one of {known}, got {rule.team!r}")
     if problem := time_zone_problem(rule.limits):
         yield Complaint(f"{at}.limits.time_zone", problem)
-    places: dict[str, tuple[list[str] | None, set[str]]] = {
+    places: dict[str, tuple[list[str] | None, Set[str]]] = {
         "models": (rule.models, {*configuration.model_names(), *configuration.aliases}),
-        "regions": (rule.regions, {backend.region for backend in configuration.backends}),
-        "data_zones": (rule.data_zones, {zone for backend in configuration.backends if (zone := backend.data_zone)}),
+        "regions": (rule.regions, configuration.regions),
+        "data_zones": (rule.data_zones, configuration.data_zones),
     }
     for name, (given, configured) in places.items():
         if given is not None and not given:

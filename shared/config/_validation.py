@@ -1,27 +1,21 @@
 """Checks of the configuration document that go beyond its schema."""
 
-import ipaddress
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from shared.config import _entra, alerting, document, masking
+from shared.config import _backends, _entra, alerting, document, masking
+from shared.config._backends import NAME, is_model_name
+from shared.config._urls import endpoint_problem, shown, url_problem
 from shared.config.days import is_day
 from shared.config.limits import AddressLimits, Limits, time_zone_problem
 from shared.errors import Complaint
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 HEADER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
 CONTAINER = re.compile(r"(?=.{3,63}$)[a-z0-9]+(-[a-z0-9]+)*")
-RESOURCE_ID = re.compile(
-    r"(?i)/subscriptions/[0-9a-f-]{36}/resourceGroups/[^/\s]+/providers/Microsoft\.CognitiveServices/accounts/[^/\s]+"
-)
 OBJECT_ID = re.compile(r"(?i)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[A-Za-z0-9._:\[\]-]+")
 HOST = re.compile(r"[A-Za-z0-9._-]+(:\d{1,5})?")
-REGION = re.compile(r"[A-Za-z0-9 ._-]{1,64}")  # it is part of the host to which `azure_monitor` sends tokens
-API_VERSION = re.compile(r"v1|\d{4}-\d{2}-\d{2}(-preview)?")
 
 
 def complaints(configuration: document.Configuration) -> Iterator[Complaint]:
@@ -36,7 +30,7 @@ def complaints(configuration: document.Configuration) -> Iterator[Complaint]:
                 f"{at}.name", f"expected a unique name, but backends[{names[backend.name]}] is also {backend.name!r}"
             )
         names.setdefault(backend.name, i)
-        yield from _backend_complaints(backend, at)
+        yield from _backends.complaints(backend, at)
     checks = (
         *(_model_complaints, _switch_complaints, _price_complaints, _limits_complaints, _product_complaints),
         *(_team_complaints, _ledger_complaints, _allowed_complaints),
@@ -44,7 +38,7 @@ def complaints(configuration: document.Configuration) -> Iterator[Complaint]:
     for check in checks:
         yield from check(configuration)
     yield from alerting.complaints(configuration.alerts)
-    yield from _entra.complaints(configuration, _endpoint_problem, _shown)
+    yield from _entra.complaints(configuration, endpoint_problem, shown)
     for i, origin in enumerate(configuration.cors.origins):
         if origin != "*" and not ORIGIN.fullmatch(origin):
             yield Complaint(
@@ -60,11 +54,11 @@ def _allowed_complaints(configuration: document.Configuration) -> Iterator[Compl
     allowed = configuration.allowed
     for i, host in enumerate(allowed.hosts):
         if not HOST.fullmatch(host):
-            yield Complaint(f"allowed.hosts[{i}]", f"expected HOST or HOST:PORT, got {_shown('https://' + host)}")
+            yield Complaint(f"allowed.hosts[{i}]", f"expected HOST or HOST:PORT, got {shown('https://' + host)}")
     for variable, host in allowed.api_keys.items():
         if not HOST.fullmatch(host):
             yield Complaint(
-                f"allowed.api_keys.{variable}", f"expected HOST or HOST:PORT, got {_shown('https://' + host)}"
+                f"allowed.api_keys.{variable}", f"expected HOST or HOST:PORT, got {shown('https://' + host)}"
             )
 
 
@@ -99,8 +93,8 @@ def _limits_complaints(configuration: document.Configuration) -> Iterator[Compla
         if header is not None and not HEADER_NAME.fullmatch(header):
             yield Complaint(key, f"expected the name of a header in letters, digits and '-', got {header!r}")
     url = settings.webhook.url if settings.webhook is not None else None
-    if url is not None and (problem := masking.problem(url) or _url_problem(url)):
-        yield Complaint("limits.webhook.url", f"expected https://HOST/PATH, got {_shown(url)} ({problem})")
+    if url is not None and (problem := masking.problem(url) or url_problem(url)):
+        yield Complaint("limits.webhook.url", f"expected https://HOST/PATH, got {shown(url)} ({problem})")
     if not settings.contact.strip() or not settings.contact.isprintable():
         yield Complaint("limits.contact", f"expected the contact for rejected callers, got {settings.contact!r}")
 
@@ -109,12 +103,10 @@ def _bounds_complaints(
     configuration: document.Configuration, at: str, bounds: document.Product | document.Team
 ) -> Iterator[Complaint]:
     models = {*configuration.model_names(), *configuration.aliases, *configuration.switches}
-    regions = {backend.region for backend in configuration.backends}
-    zones = {backend.data_zone for backend in configuration.backends if backend.data_zone}
     for key, named, known, of in (
         ("models", bounds.models, models, "a model of a backend, or an alias"),
-        ("regions", bounds.regions, regions, "the region of a backend"),
-        ("data_zones", bounds.data_zones, zones, "the data zone of a backend"),
+        ("regions", bounds.regions, configuration.regions, "the region of a backend"),
+        ("data_zones", bounds.data_zones, configuration.data_zones, "the data zone of a backend"),
     ):
         if named is not None and not named:
             yield Complaint(f"{at}.{key}", "expected at least one; leave the key out to allow all")
@@ -157,51 +149,12 @@ def _price_complaints(configuration: document.Configuration) -> Iterator[Complai
         )
     if not export.billing_account.strip() or not export.billing_account.isprintable():
         yield Complaint("export.billing_account", f"expected printable characters, got {export.billing_account!r}")
-    if problem := _endpoint_problem(configuration.azure_monitor.replace("{region}", "region")):
+    if problem := endpoint_problem(configuration.azure_monitor.replace("{region}", "region")):
         form = "https://{region}.metrics.monitor.azure.com"
-        yield Complaint("azure_monitor", f"expected {form}, got {_shown(configuration.azure_monitor)} ({problem})")
+        yield Complaint("azure_monitor", f"expected {form}, got {shown(configuration.azure_monitor)} ({problem})")
     for i, line in enumerate(configuration.prices):
         if (complaint := line.problem()) is not None:
             yield Complaint(f"prices[{i}]", complaint)
-
-
-def _backend_complaints(backend: document.Backend, at: str) -> Iterator[Complaint]:
-    if not NAME.fullmatch(backend.name):
-        yield Complaint(f"{at}.name", f"expected letters, digits, '.', '_' or '-', 64 at most, got {backend.name!r}")
-    if not REGION.fullmatch(backend.region):
-        yield Complaint(
-            f"{at}.region", f"expected the name of an Azure region such as swedencentral, got {backend.region!r}"
-        )
-    if problem := _endpoint_problem(backend.endpoint):
-        yield Complaint(
-            f"{at}.endpoint", f"expected https://NAME.openai.azure.com, got {_shown(backend.endpoint)} ({problem})"
-        )
-    if not API_VERSION.fullmatch(backend.api_version):
-        yield Complaint(
-            f"{at}.api_version", f"expected v1 or a dated version such as 2024-10-21, got {backend.api_version!r}"
-        )
-    if backend.resource_id is not None and not RESOURCE_ID.fullmatch(backend.resource_id):
-        form = "/subscriptions/…/resourceGroups/…/providers/Microsoft.CognitiveServices/accounts/NAME"
-        yield Complaint(f"{at}.resource_id", f"expected {form}, got {backend.resource_id!r}")
-    if not backend.models:
-        yield Complaint(f"{at}.models", "expected at least one model with its deployment")
-    for model in backend.tokens_per_minute:
-        if model not in backend.models:
-            yield Complaint(f"{at}.tokens_per_minute.{model}", "expected a model of this backend")
-    for model, deployment in backend.models.items():
-        if not _is_model_name(model):
-            yield Complaint(
-                f"{at}.models", f"expected names of 1 to 128 printable characters without spaces and '/', got {model!r}"
-            )
-        if not NAME.fullmatch(deployment):
-            yield Complaint(f"{at}.models.{model}", f"expected the name of a deployment, got {deployment!r}")
-    if backend.capacity and backend.kind != "provisioned":
-        yield Complaint(f"{at}.capacity", f"expected kind: provisioned with it, got kind: {backend.kind}")
-    for i, capacity in enumerate(backend.capacity):
-        if capacity.model not in backend.models:
-            yield Complaint(f"{at}.capacity[{i}].model", f"expected a model of this backend, got {capacity.model!r}")
-        if not capacity.since or not is_day(capacity.since):
-            yield Complaint(f"{at}.capacity[{i}].from", f"expected a date as 2026-08-01, got {capacity.since!r}")
 
 
 def _model_complaints(configuration: document.Configuration) -> Iterator[Complaint]:
@@ -210,7 +163,7 @@ def _model_complaints(configuration: document.Configuration) -> Iterator[Complai
     form = "a name of at most 128 printable characters without spaces and '/'"
     for name, model in configuration.models.items():
         at = f"models.{name}"
-        if name not in served and (model.replaced_by is None or not _is_model_name(name)):
+        if name not in served and (model.replaced_by is None or not is_model_name(name)):
             yield Complaint(at, f"expected a model of a backend, but no backend has {name!r} under `models`")
         named = {name}
         for i, fallback in enumerate(model.fallbacks):
@@ -223,7 +176,7 @@ def _model_complaints(configuration: document.Configuration) -> Iterator[Complai
             if variant is not None and (variant.model not in served or variant.model == name):
                 yield Complaint(f"{at}.{key}.model", f"expected another model of a backend, got {variant.model!r}")
         for i, alias in enumerate(model.aliases):
-            if not _is_model_name(alias):
+            if not is_model_name(alias):
                 yield Complaint(f"{at}.aliases[{i}]", f"expected {form}, got {alias!r}")
             if alias in served:
                 yield Complaint(f"{at}.aliases[{i}]", f"expected a new name, but {alias!r} is a model of a backend")
@@ -267,52 +220,3 @@ def _circles(models: Mapping[str, document.Model]) -> Iterator[list[str]]:
         if name in path:
             names = list(path)
             yield names[names.index(name) :]
-
-
-def _is_model_name(name: str) -> bool:
-    return 0 < len(name) <= 128 and name.isascii() and name.isprintable() and not set(name) & set(" /\\#?%|'\"")
-
-
-def _shown(url: str) -> str:
-    """A URL as complaints show it: without a password, a path and a query, any of which may be secret."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return "another text"
-    host = parts.netloc.rpartition("@")[2]
-    left_out = "…" if (parts.netloc, parts.path, parts.query, parts.fragment) != (host, "", "", "") else ""
-    return repr(f"{parts.scheme}://{host}{left_out}") if parts.scheme and host else "another text"
-
-
-def _endpoint_problem(endpoint: str) -> str:
-    """The complaint about an address without a path, or ""."""
-    if problem := _url_problem(endpoint):
-        return problem
-    parts = urlsplit(endpoint)
-    if parts.username or parts.password or parts.query or parts.fragment or parts.path not in ("", "/"):
-        return "only scheme, host and port are allowed"
-    return ""
-
-
-def _url_problem(url: str) -> str:
-    """The complaint about a URL, or "". Tokens and secrets need https, except on this machine and between containers,
-    whose names have no dot."""
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname or "", parts.port
-    except ValueError:  # its text may hold a password
-        return "not a URL with a valid host and port"
-    if parts.scheme not in ("http", "https") or not host:
-        return "not a URL with a host"
-    if not re.fullmatch(r"[A-Za-z0-9._:-]+", host):
-        return "not the name of a host"
-    if parts.scheme == "http" and not _is_near(host):
-        return "http is allowed for this machine and for names without a dot only"
-    return ""
-
-
-def _is_near(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return "." not in host

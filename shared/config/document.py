@@ -30,26 +30,47 @@ class ProvisionedCapacity(
     usd_per_unit_hour: Annotated[float, Meta(ge=0, le=1000)] | None = None
 
 
+BackendKind = Literal["standard", "provisioned", "openai"]
+Api = Literal["azure", "openai"]
+"""An API that backends speak: `azure_openai/apis.py` has a row for each, `credentials.py` the header of its key."""
+
+API_OF_KIND: dict[BackendKind, Api] = {"standard": "azure", "provisioned": "azure", "openai": "openai"}
+
+
 class Backend(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """An Azure OpenAI resource. `models` maps the name a caller uses to Azure's deployment.
-    `tokens_per_minute` overrides the quota that Azure reports for a model's deployment. `deployment` and `capacity`
-    affect prices only. `resource_id` identifies the resource in Azure Monitor."""
+    """An Azure OpenAI resource, or OpenAI itself. `models` maps the name a caller uses to Azure's deployment, or to
+    OpenAI's name of the model. `tokens_per_minute` overrides the quota that the backend reports for a model's
+    deployment. `deployment` and `capacity` affect prices only. `resource_id` identifies the resource in Azure Monitor.
+    `region` may be left out only where the API has none: it is the name of that API then."""
 
     name: str
     endpoint: str
-    region: str
+    region: str = ""
     models: dict[str, str]
     data_zone: str | None = None
     auth: Literal["managed_identity"] | ApiKey = "managed_identity"
     token_scope: str | None = None
     api_version: str = "v1"
-    kind: Literal["standard", "provisioned"] = "standard"
+    kind: BackendKind = "standard"
     deployment: Deployment = "global"
     capacity: list[ProvisionedCapacity] = []
     resource_id: str | None = None
     priority: Annotated[int, Meta(ge=0, le=100)] = 1
     weight: Annotated[int, Meta(ge=1, le=100)] = 1
     tokens_per_minute: dict[str, Annotated[int, Meta(ge=1)]] = {}
+
+    def __post_init__(self) -> None:
+        if not self.region and self.api != "azure":
+            msgspec.structs.force_setattr(self, "region", self.api)
+
+    @property
+    def api(self) -> Api:
+        return API_OF_KIND[self.kind]
+
+    @property
+    def provisioned(self) -> bool:
+        """True for throughput that is paid by the hour, used or not."""
+        return self.kind == "provisioned"
 
 
 class ClientAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -249,6 +270,16 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dic
     def model_names(self) -> list[str]:
         """All models that a backend serves, in the order of the document."""
         return list(dict.fromkeys(model for backend in self.backends for model in backend.models))
+
+    @functools.cached_property
+    def regions(self) -> frozenset[str]:
+        """The regions to which calls can be limited."""
+        return frozenset(backend.region for backend in self.backends if backend.api == "azure")
+
+    @functools.cached_property
+    def data_zones(self) -> frozenset[str]:
+        """The data zones to which calls can be limited."""
+        return frozenset(zone for backend in self.backends if (zone := backend.data_zone))
 
     @functools.cached_property
     def aliases(self) -> dict[str, str]:

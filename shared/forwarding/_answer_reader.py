@@ -77,7 +77,7 @@ class AnswerReader:
     def _served_by(self, target: Target, response: aiohttp.ClientResponse, sent: Sent) -> Target:
         """Return the deployment that served a call, and note the quota that the answer reports of the one asked."""
         headers = response.headers
-        if target.backend.kind == "provisioned" and "x-ms-spillover-from-deployment" in headers:
+        if target.backend.provisioned and "x-ms-spillover-from-deployment" in headers:
             # The provisioned deployment was full, so Azure used a pay-as-you-go one of the same resource.
             backend = msgspec.structs.replace(target.backend, kind="standard")
             return Target(backend, target.model, headers.get("x-ms-deployment-name") or "?", target.tier)

@@ -79,7 +79,7 @@ class Candidates:
             # A model refuses the same call everywhere; only the window of a provisioned deployment may be smaller.
             return refused is None or (
                 refused.refusal == "context_window"
-                and refused.target.backend.kind == "provisioned"
-                and target.backend.kind == "standard"
+                and refused.target.backend.provisioned
+                and not target.backend.provisioned
             )
         return (refused.refusal if refused is not None else "unavailable") in plan.fallback_on

@@ -38,7 +38,7 @@ class FailedAttempts:
                 if isinstance(failed, SealedElsewhere):
                     return True
                 if (
-                    target.backend.kind == "standard"
+                    not target.backend.provisioned
                     and failed.spilled_to
                     and failed.spilled_to in ("?", target.deployment)
                 ):

@@ -62,7 +62,8 @@ class Throttled(AttemptFailed):
 
 
 class AccessDenied(AttemptFailed):
-    """401, 403, or 404 because the deployment does not exist: a mistake in the gateway's configuration or its role.
+    """401, 403, or another of the API's access errors, as for a deployment that does not exist or an account without
+    credit: a mistake in the gateway's configuration or its role.
 
     `action`: the data action that the role lacks; "": the answer names none.
     """
@@ -177,7 +178,7 @@ def _failure(
 ) -> AttemptFailed | None:
     """Return the failure that an error is; None: it is the caller's own. `shown`: what the caller may see of it."""
     spilled_to = _failed_spillover(target, headers)
-    match answers.classify(status, report, headers):
+    match answers.classify(status, report, headers, target.backend.api):
         case "capacity":
             kind = quota.throttle(headers, report, configured=configured)
             return Throttled(kind, answers.wait(headers, report), spilled_to)
@@ -221,7 +222,7 @@ def _is_answer(call: Call, response: aiohttp.ClientResponse, body: bytes) -> boo
 
 def _failed_spillover(target: Target, headers: Mapping[str, str]) -> str:
     """The deployment that Azure tried in place of a provisioned one, and that failed as well; "": none."""
-    if target.backend.kind != "provisioned" or not (
+    if not target.backend.provisioned or not (
         "x-ms-spillover-error" in headers or "x-ms-spillover-from-deployment" in headers
     ):
         return ""

@@ -16,6 +16,7 @@ from yarl import URL
 from shared.alerts.dispatcher import Raise
 from shared.alerts.events import credentials_refused
 from shared.azure_openai import backend_requests
+from shared.azure_openai.apis import APIS
 from shared.azure_openai.backend_requests import UpstreamRequest
 from shared.config.document import Timeouts
 from shared.credentials import Credentials
@@ -122,7 +123,7 @@ class BackendClient:
         return {
             "content-type": "application/json",
             "accept-encoding": "identity",
-            "x-ms-client-request-id": request_id,
+            APIS[target.backend.api].request_id: request_id,
             **backend_requests.headers_for(call, target.backend),
             name: value,
         }
@@ -175,13 +176,13 @@ class BackendClient:
         response = await session.request(
             request.method, url, data=body, headers=headers, allow_redirects=False, timeout=self._timeout
         )
-        if response.status == 401 and "authorization" in headers:
+        if response.status == 401 and request.scope and "authorization" in headers:
             self._credentials.rejected(request.scope)
         return response
 
     def _report(self, call: Call, target: Target, failed: AttemptFailed) -> None:
         """Tell the breakers of a failure, and people of one that concerns the gateway's credentials."""
-        if isinstance(failed, AccessDenied) and failed.status in (401, 403):
+        if isinstance(failed, AccessDenied) and failed.status in (401, 403, 429):
             self._alert(credentials_refused(target.backend.name, target.deployment, failed.problem, time.time()))
         match failed:
             case Superseded(hung=True):
@@ -203,7 +204,8 @@ class BackendClient:
                 self._breakers.refusal(target, failed.problem)
                 logger.error(
                     "ALERT backend %s refuses the gateway on deployment %s (%s): not tried for 60 s. Check the role "
-                    "assignment of the gateway's identity, the deployment's name and the network rules.",
+                    "assignment of the gateway's identity or its key, the deployment's name and the network rules; at "
+                    "OpenAI the model's name, and the credit of the account.",
                     target.backend.name, target.deployment, failed.problem,
                 )  # fmt: skip
             case _:

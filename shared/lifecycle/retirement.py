@@ -74,10 +74,17 @@ def of(model: str, settings: Model = _PLAIN, answered: str = "") -> Retirement |
     return msgspec.structs.replace(published, replacement=successor)
 
 
+def of_configured(configuration: Configuration, name: str) -> Retirement | None:
+    """The end of a model of a configuration. Azure's schedule says nothing of one that Azure does not serve."""
+    settings = configuration.models.get(name, _PLAIN)
+    apis = {backend.api for backend in configuration.backends if name in backend.models}
+    return None if apis and "azure" not in apis and not settings.retires else of(name, settings)
+
+
 def of_all(configuration: Configuration) -> dict[str, Retirement]:
     """The ends of all configured models that have a known one."""
     names = dict.fromkeys([*configuration.model_names(), *configuration.switches])
-    ends = {name: of(name, configuration.models.get(name, _PLAIN)) for name in names}
+    ends = {name: of_configured(configuration, name) for name in names}
     return {name: end for name, end in ends.items() if end is not None}
 
 

@@ -10,7 +10,7 @@ from shared.auth.client_address import networks
 from shared.auth.consumer_rows import Record, State, StoredKey, is_identity
 from shared.auth.operators import ADMINS, Operator
 from shared.auth.products import is_open_to
-from shared.config.document import Backend, Configuration
+from shared.config.document import Configuration
 from shared.config.limits import Limits, time_zone_problem
 from shared.errors import InvalidRequest, RoleRequired
 from shared.management.routes import checked, merged_patch, rfc3339, time_of
@@ -173,8 +173,10 @@ class Rules(msgspec.Struct, frozen=True):
 
     def _access(self, fields: Fields, before: Access) -> Access:
         return Access(
-            regions=self._places("regions", fields.regions, before.regions, lambda backend: backend.region),
-            data_zones=self._places("data_zones", fields.data_zones, before.data_zones, lambda b: b.data_zone),
+            regions=self._places("regions", fields.regions, before.regions, lambda: self.configuration().regions),
+            data_zones=self._places(
+                "data_zones", fields.data_zones, before.data_zones, lambda: self.configuration().data_zones
+            ),
             pin=fields.pin,
             explain=fields.explain,
             whole_account=fields.whole_account,
@@ -185,12 +187,12 @@ class Rules(msgspec.Struct, frozen=True):
         field: str,
         asked: list[str] | None,
         before: frozenset[str] | None,
-        of: Callable[[Backend], str | None],
+        configured: Callable[[], Iterable[str]],
     ) -> frozenset[str] | None:
         if asked is None:
             return None
         places = frozenset(asked)
-        self._known(field, places - (before or frozenset()), lambda: map(of, self.configuration().backends))
+        self._known(field, places - (before or frozenset()), configured)
         return places
 
     def _team(self, fields: Fields, before: Consumer) -> str:
@@ -219,12 +221,12 @@ class Rules(msgspec.Struct, frozen=True):
     def _model_names(self) -> Iterable[str]:
         return {*self.configuration().model_names(), *self.configuration().aliases}
 
-    def _known(self, field: str, new: Iterable[str], configured: Callable[[], Iterable[str | None]]) -> None:
+    def _known(self, field: str, new: Iterable[str], configured: Callable[[], Iterable[str]]) -> None:
         """Raise `InvalidRequest` for a name that the configuration does not have: a typo would silently allow
         nothing."""
         if not (new := set(new)):
             return
-        known = set(filter(None, configured()))
+        known = set(configured())
         if unknown := new - known:
             expected = ", ".join(sorted(known)) or "none, since the configuration has none"
             got = ", ".join(sorted(unknown))

@@ -36,7 +36,7 @@ def models(configuration: Configuration, prices: Prices, now: float) -> Iterator
     """The models in the order of the configuration, those last that a successor serves alone."""
     for name in dict.fromkeys([*configuration.model_names(), *configuration.switches]):
         settings = configuration.models.get(name, _PLAIN)
-        end, successor = retirement.of(name, settings), settings.replaced_by
+        end, successor = retirement.of_configured(configuration, name), settings.replaced_by
         yield {
             "model": name,
             "aliases": settings.aliases,

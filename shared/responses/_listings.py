@@ -13,7 +13,6 @@ from shared.config.document import Model
 from shared.errors import StateUnavailable
 from shared.forwarding.forwarder import Forwarder
 from shared.forwarding.response import WholeAnswer
-from shared.lifecycle import retirement
 from shared.responses._gateway_headers import gateway_headers
 from shared.responses.admitted_call import AdmittedCall
 from shared.responses.rendering import JsonResponse
@@ -78,7 +77,7 @@ class Listings:
     def _model(self, name: str, call: Call) -> dict[str, Any]:
         """A model as callers see it, with its end if that is known."""
         settings = self._forwarder.models.get(name, Model())
-        end = retirement.of(name, settings)
+        end = self._router.end(name)
         ends = since_seconds(end.retires) if end is not None else None
         replaced_by = msgspec.to_builtins(settings.replaced_by) if settings.replaced_by is not None else None
         return answers.model_object(name, call.surface, ends, replaced_by)

@@ -48,11 +48,11 @@ def group_without_model(configuration: Configuration, breakers: Breakers) -> Gro
 
 
 def _groups(model: str, backends: Sequence[Backend], breakers: Breakers) -> tuple[Group, ...]:
-    serving = sorted((b for b in backends if model in b.models), key=lambda b: (b.priority, b.kind == "standard"))
+    serving = sorted((b for b in backends if model in b.models), key=lambda b: (b.priority, not b.provisioned))
     groups = []
-    for (priority, kind), members in itertools.groupby(serving, key=lambda b: (b.priority, b.kind)):
+    for (priority, provisioned), members in itertools.groupby(serving, key=lambda b: (b.priority, b.provisioned)):
         targets = [Target(backend, model, backend.models[model]) for backend in members]
-        pool = f"{model}:{priority}" + (":provisioned" if kind == "provisioned" else "")
+        pool = f"{model}:{priority}" + (":provisioned" if provisioned else "")
         groups.append(_group(pool, [Candidate(target, breakers.watched(target)) for target in targets]))
     return tuple(groups)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from shared.azure_openai.backend_requests import IMAGE_DEPLOYMENT
+from shared.azure_openai.apis import IMAGE_DEPLOYMENT
 from shared.config.document import Configuration, Model
 from shared.errors import (
     InvalidRequest,

@@ -98,7 +98,7 @@ class Ordering:
     def _in_turn(self, group: Group, *, serving: bool) -> Sequence[Candidate]:
         """The group's targets in the rotation's order. `serving`: other targets come first, so this takes no turn."""
         orders = group.orders
-        if len(orders) == 1 and (orders[0][0].target.backend.kind == "standard" or not group.pool):
+        if len(orders) == 1 and (not orders[0][0].target.backend.provisioned or not group.pool):
             return orders[0]
         if serving:
             self._spins += 1

@@ -22,7 +22,7 @@ from shared.routing._health import (
     after_throttle,
     while_probing,
 )
-from shared.routing.deployments import DeploymentKey, DeploymentState, deployment_key
+from shared.routing.deployments import DeploymentKey, DeploymentState, deployment_key, parted
 from shared.routing.quota import QuotaReading, Sent, Throttle
 from shared.routing.retry_budget import AdaptiveThrottle
 from shared.routing.silence import Look
@@ -100,7 +100,7 @@ class Breakers:
         still counted. `kept` has no tiers."""
         for key, state in list(self._watched.items()):
             backend, deployment = key
-            if (backend, deployment.partition(":")[0]) in kept:
+            if (backend, parted(deployment)[0]) in kept:
                 continue
             if self._fleet is not None and state.health.ejected_until > self.clock():
                 self._fleet.recovered(key)

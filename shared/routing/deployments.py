@@ -7,15 +7,22 @@ from shared.routing._health import HEALTHY
 from shared.routing._latency import Latency
 from shared.routing.quota import QuotaReading, Sent
 from shared.routing.retry_budget import AdaptiveThrottle
-from shared.types import Target
+from shared.types import TIERS, Target
 
 DeploymentKey = tuple[str, str]
 """A backend's name and a deployment, which have one health; `DEPLOYMENT:TIER` for a tier with its own quota."""
 
 
 def deployment_key(target: Target) -> DeploymentKey:
-    """The key of a target's state. No deployment has a colon in its name."""
+    """The key of a target's state."""
     return target.backend.name, f"{target.deployment}:{target.tier}" if target.tier else target.deployment
+
+
+def parted(deployment: str) -> tuple[str, str]:
+    """The deployment and the tier, or "", in the second part of a key. A name may have colons, as `ft:gpt-4.1:me::1`,
+    but none ends with the name of a tier behind one."""
+    name, _, tier = deployment.rpartition(":")
+    return (name, tier) if tier in TIERS and name else (deployment, "")
 
 
 class DeploymentState:

@@ -156,7 +156,7 @@ class SharedHealth:
 
 
 def _key(row: Row) -> DeploymentKey:
-    backend, _, deployment = row.key.partition(":")  # neither has a colon
+    backend, _, deployment = row.key.partition(":")  # no backend has one in its name
     return backend, deployment
 
 

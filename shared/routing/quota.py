@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from shared.azure_openai.answers import number
+from shared.azure_openai.answers import duration, number
 from shared.types import Call
 
 _LONGEST_WINDOW = 60.0  # seconds; Azure counts by the minute
@@ -80,7 +80,7 @@ def read(headers: Mapping[str, str], mark: Sent, now: float) -> QuotaReading | N
 
 
 def _window(reset: str | None) -> float:
-    seconds = number(reset.removesuffix("s")) if reset else None
+    seconds = duration(reset)
     return _DEFAULT_WINDOW if seconds is None else min(seconds, _LONGEST_WINDOW)
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from shared.config.document import Backend, Configuration
 from shared.errors import StoreUnavailable
 from shared.routing.breakers import Breakers
-from shared.routing.deployments import DeploymentKey, DeploymentState
+from shared.routing.deployments import DeploymentKey, DeploymentState, parted
 from shared.routing.drains import Drain, Drains
 from shared.routing.fleet_health import Shared, SharedHealth
 
@@ -49,7 +49,7 @@ class BackendsReport(NamedTuple):
         ] + [
             {"deployment": name, "tier": tier, "models": models[name]} | self._deployment((of, key), shared)
             for of, key in sorted({*self.breakers.all(), *shared})
-            for name, _, tier in [key.partition(":")]
+            for name, tier in [parted(key)]
             if of == backend.name and tier and name in models
         ]
         return about

@@ -1,12 +1,14 @@
 """Plans a call: the targets that it may go to, best first, by the configuration and the caller's preferences."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from functools import partial
 
+from shared.azure_openai import apis
 from shared.azure_openai.backend_requests import service_tier
-from shared.config.document import Configuration, Model, Variant
-from shared.errors import ModelNotAllowed, NoBackendAvailable
+from shared.config.document import Api, Configuration, Model, Variant
+from shared.errors import GatewayError, ModelNotAllowed, NoBackendAvailable
+from shared.lifecycle import retirement
 from shared.lifecycle.notices import Notices
 from shared.routing import _prompt_cache, explanation, preferences, quota
 from shared.routing._groups import Group, group_without_model, groups_by_model
@@ -17,6 +19,7 @@ from shared.routing.preferences import RoutingPreferences
 from shared.routing.rotation import Rotation
 from shared.types import UNBOUND, Binding, Call, Consumer, Plan, Target
 
+_AZURE_ALONE: frozenset[Api] = frozenset(("azure",))
 _EVERY_REASON = frozenset(Model().fallback_on)
 
 
@@ -36,6 +39,7 @@ class Router:
         self._notices = Notices(configuration, now)
         self.drained = drained
         self._groups = groups_by_model(configuration, breakers)
+        self._apis = frozenset(backend.api for backend in configuration.backends)
         self._without_model = (group_without_model(configuration, breakers),)
         self._rotation = rotation
         self._breakers = breakers
@@ -43,6 +47,7 @@ class Router:
         self._ordering = Ordering(rotation, breakers)
         self.models, self.model, self.shown = self._models.usable_by, self._models.model, self._models.shown
         self.throttled = self._ordering.throttled
+        self.end = partial(retirement.of_configured, configuration)
         for groups in self._groups.values():
             self._configure_breakers(groups)
 
@@ -77,7 +82,10 @@ class Router:
         model = self.model(consumer, call.model) if call.model else ""
         named = self._configuration.canonical(call.model)
         about, free = self._models.about(model), binding is UNBOUND
+        refusals = self._refusals(call)
         allowed = self._allowed(consumer, call, model, preferred, binding)
+        if refusals:
+            allowed = _of_other_apis(allowed, refusals.keys())
         prefix = _prompt_cache.prefix(call) if free and about.prompt_cache_affinity else None
         tokens, tier = quota.estimate(call), service_tier(call)
         standard_too = about.tier_fallback if preferred.tier_fallback is None else preferred.tier_fallback
@@ -90,7 +98,7 @@ class Router:
         if rest:
             targets += self._ordering.last_resort(rest, tokens, serving=bool(targets))
         if not targets:
-            raise NoBackendAvailable("Every backend that may serve this call is drained: its operator took it out.")
+            raise self._nothing_left(chain, refusals)
         notes = None
         if preferred.explain and consumer.access.explain:
             notes = explanation.notes(usable, rest, prefix, tokens, self._breakers)
@@ -117,6 +125,20 @@ class Router:
         if not drained or (binding.only is not None and binding.only <= drained):
             return allowed
         return lambda target: target.backend.name not in drained and (allowed is None or allowed(target))
+
+    def _refusals(self, call: Call) -> dict[Api, GatewayError]:
+        """The configured APIs that cannot serve a call, each with the error that says why."""
+        if self._apis == _AZURE_ALONE and "azure" in call.operation.apis:
+            return {}
+        asked = ((api, apis.refusal(call, api)) for api in self._apis)
+        return {api: refusal for api, refusal in asked if refusal is not None}
+
+    def _nothing_left(self, chain: Iterable[str], refusals: Mapping[Api, GatewayError]) -> GatewayError:
+        """The error for a call without a target."""
+        targets = (target for model in chain for group in self._groups_of(model) for target in group.targets)
+        if refusals and all(target.backend.api in refusals for target in targets):
+            return next(iter(refusals.values()))
+        return NoBackendAvailable("Every backend that may serve this call is drained: its operator took it out.")
 
     def _order(
         self, chain: Iterable[str], tokens: float, allowed: Allowed | None, prefix: bytes | None, tiers: Iterable[str]
@@ -146,7 +168,7 @@ class Router:
             for target in group.targets:
                 configured = target.backend.tokens_per_minute.get(target.model)
                 longest_cool_down = None
-                if target.backend.kind == "provisioned" and i + 1 < len(groups):
+                if target.backend.provisioned and i + 1 < len(groups):
                     # The more instances try it again, the longer each may wait: it is full again at once.
                     longest_cool_down = partial(self._longest_cool_down, group.pool)
                 self._breakers.configure(target, configured, longest_cool_down)
@@ -156,6 +178,11 @@ class Router:
 
     def _longest_cool_down(self, pool: str) -> float:
         return min(max(self._rotation.instances(pool), 1.0), 10.0)
+
+
+def _of_other_apis(allowed: Allowed | None, refusing: Set[Api]) -> Allowed:
+    """The targets of APIs that do not refuse the call, among those that it may go to."""
+    return lambda target: target.backend.api not in refusing and (allowed is None or allowed(target))
 
 
 def _model_hidden(operation: str) -> ModelNotAllowed:

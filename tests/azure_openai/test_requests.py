@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.azure_openai import answers, backend_requests, operations
-from shared.azure_openai.answers import classify, missing_action, retry_after
+from shared.azure_openai.answers import classify, missing_action, wait
 from shared.azure_openai.backend_requests import upstream_request
 from shared.azure_openai.json_body import rewrite, top_level
 from shared.azure_openai.multipart import FormModel
@@ -512,7 +512,7 @@ def test_the_data_action_that_a_role_lacks_is_read(message: str, action: str) ->
     ],
 )
 def test_the_wait_after_a_429_is_read_from_its_headers(headers: dict[str, str], seconds: float | None) -> None:
-    assert retry_after(headers) == seconds
+    assert wait(headers, b"") == seconds
 
 
 def test_few_headers_of_the_caller_go_upstream() -> None:

@@ -52,6 +52,42 @@ def changed(path: str, value: Any) -> str:
     return json.dumps(document)
 
 
+OPENAI = {
+    "name": "o",
+    "endpoint": "https://api.openai.com",
+    "kind": "openai",
+    "auth": {"api_key_env": "OPENAI_KEY"},
+    "models": {"m": "gpt-4o", "tuned": "ft:gpt-4.1-mini-2025-04-14:contoso::B2x"},
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "complaint"),
+    [
+        ("auth", "managed_identity", "auth: expected {api_key_env: NAME} with kind: openai, which takes no managed"),
+        ("token_scope", "x", "token_scope: expected none with kind: openai, which has no tokens of Entra ID"),
+        ("api_version", "2024-10-21", "api_version: expected none with kind: openai, which has no dated API"),
+        ("data_zone", "eu", "data_zone: expected none with kind: openai, which has no data zones"),
+        ("deployment", "regional", "deployment: expected none with kind: openai, which has no types of deployments"),
+        ("capacity", [{"model": "m", "units": 1, "from": "2026-01-01"}], "capacity: expected kind: provisioned"),
+        ("models", {"m": "a/b"}, "models.m: expected the name of a model, got 'a/b'"),
+    ],
+)
+def test_a_backend_of_openais_takes_a_key_and_nothing_of_azures(key: str, value: Any, complaint: str) -> None:
+    good = {**GOOD, "backends": [*GOOD["backends"], OPENAI]}
+    backend = parsing.parse(json.dumps(good), "t").backends[2]
+    assert (backend.api, backend.region, backend.provisioned) == ("openai", "openai", False)
+    with pytest.raises(ConfigurationError) as caught:
+        parsing.parse(json.dumps({**good, "backends": [*GOOD["backends"], {**OPENAI, key: value}]}), "t")
+    assert str(caught.value).startswith(f"t: backends[2].{complaint}")
+
+
+def test_no_key_can_be_limited_to_openai() -> None:
+    good = {**GOOD, "backends": [*GOOD["backends"], OPENAI], "products": {"p": {"regions": ["openai"]}}}
+    with pytest.raises(ConfigurationError, match="expected the region of a backend, got 'openai'"):
+        parsing.parse(json.dumps(good), "t")
+
+
 @pytest.mark.parametrize(
     ("path", "value", "complaint"),
     [

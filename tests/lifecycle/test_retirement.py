@@ -12,7 +12,7 @@ import pytest
 
 from shared.config import parsing
 from shared.config.days import since_seconds
-from shared.config.document import Configuration, Model, Successor
+from shared.config.document import Backend, Configuration, Model, Successor
 from shared.lifecycle import retirement
 from shared.lifecycle.notices import Notices
 from shared.lifecycle.retirement import TABLE, Retirement
@@ -186,3 +186,15 @@ def test_a_model_that_no_backend_has_any_more_may_still_be_replaced() -> None:
     given = configuration(gone={"replaced_by": {"model": "next", "from": "2026-01-15"}})
     assert given.served("gone", at("2026-11-29")) == "next"
     assert msgspec.to_builtins(given.models["gone"])["replaced_by"] == {"model": "next", "from": "2026-01-15"}
+
+
+def test_azures_schedule_says_nothing_of_a_model_that_only_openai_serves() -> None:
+    openai = Backend(name="o", endpoint="https://api.openai.com", kind="openai", models={"gpt-4o": "gpt-4o"})
+    azure = Backend(name="a", endpoint="https://a", region="r", models={"gpt-4o": "gpt-4o"})
+    end = retirement.of("gpt-4o")
+    assert end is not None
+    assert retirement.of_configured(Configuration([openai]), "gpt-4o") is None
+    assert retirement.of_configured(Configuration([openai, azure]), "gpt-4o") == end
+    own = retirement.of_configured(Configuration([openai], {"gpt-4o": Model(retires="2030-01-01")}), "gpt-4o")
+    assert own is not None
+    assert own.retires == "2030-01-01"

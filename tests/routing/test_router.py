@@ -15,8 +15,16 @@ from hypothesis import strategies as st
 from shared.azure_openai.backend_requests import headers_for, upstream_request
 from shared.azure_openai.operations import match
 from shared.azure_openai.requests import parse_call
-from shared.config.document import Backend, Configuration, Model, Successor, Variant
-from shared.errors import ModelNotAllowed, ModelNotFound, RateLimitExceeded, RegionNotAllowed, StoreUnavailable
+from shared.config.document import ApiKey, Backend, Configuration, Model, Successor, Variant
+from shared.errors import (
+    InvalidRequest,
+    ModelNotAllowed,
+    ModelNotFound,
+    RateLimitExceeded,
+    RegionNotAllowed,
+    StoreUnavailable,
+    UnknownPath,
+)
 from shared.routing import _health, quota
 from shared.routing._health import HEALTHY, Health
 from shared.routing._prompt_cache import Share, choose
@@ -119,6 +127,41 @@ async def test_the_turns_go_on_while_the_table_is_out_of_reach() -> None:
     tickets = [rotation.ticket("pool", 3) for _ in range(4 * BLOCK)]
     assert all(two - one in (1, 2) for one, two in pairwise(tickets))
     await rotation.close()
+
+
+def openai(name: str = "o", **more: Any) -> Backend:
+    return Backend(
+        name=name, endpoint="https://api.openai.com", kind="openai", auth=ApiKey("K"), models={"m": "m"}, **more
+    )
+
+
+async def test_openai_takes_its_turn_beside_azure_but_never_with_what_azure_alone_has() -> None:
+    routing = Routing(backend("a"), openai())
+    assert Counter(routing.order()[0] for _ in range(40)) == {"a": 20, "o": 20}
+    grounded = parse_call(match("POST", "/v1/chat/completions"), "", {}, b'{"model": "m", "data_sources": []}')
+    assert {tuple(one.backend.name for one in routing.planned(grounded)) for _ in range(6)} == {("a",)}
+    await routing.rotation.close()
+    alone = Routing(openai())
+    with pytest.raises(InvalidRequest, match="data_sources is of Azure OpenAI alone"):
+        alone.planned(grounded)
+    with pytest.raises(UnknownPath, match="is a path of Azure OpenAI's"):
+        alone.planned(parse_call(match("GET", "/openai/files"), "api-version=2024-10-21", {}, b""))
+    await alone.rotation.close()
+
+
+@pytest.mark.parametrize(("canary", "shadow"), [(None, None), (Variant("n", 1.0), None), (None, Variant("n", 1.0))])
+async def test_a_key_limited_to_places_never_reaches_openai(canary: Variant | None, shadow: Variant | None) -> None:
+    models = {"m": Model(fallbacks=["n"], canary=canary, shadow=shadow)}
+    elsewhere = Backend(
+        name="p", endpoint="https://api.openai.com", kind="openai", auth=ApiKey("K"), models={"n": "n"}, region="a"
+    )
+    routing = Routing(backend("a", data_zone="eu"), openai(priority=0), elsewhere, models=models)
+    for access in (Access(regions=frozenset("a")), Access(data_zones=frozenset({"eu"}))):
+        plan = routing.router.plan(Consumer("c", "pinned", access=access), chat())
+        assert [target.backend.name for target in [*plan.targets, *plan.shadow]] == ["a"]
+        with pytest.raises(RegionNotAllowed):
+            routing.order("n", Consumer("c", "pinned", access=access))
+    await routing.rotation.close()
 
 
 async def test_a_throttled_backend_gets_no_call_until_its_wait_is_over() -> None:

@@ -1,0 +1,88 @@
+"""Checks of the backends of the configuration document that go beyond their schema. Pure."""
+
+import re
+from collections.abc import Iterator
+
+from shared.config import document
+from shared.config._urls import endpoint_problem, shown
+from shared.config.days import is_day
+from shared.errors import Complaint
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+RESOURCE_ID = re.compile(
+    r"(?i)/subscriptions/[0-9a-f-]{36}/resourceGroups/[^/\s]+/providers/Microsoft\.CognitiveServices/accounts/[^/\s]+"
+)
+REGION = re.compile(r"[A-Za-z0-9 ._-]{1,64}")  # it is part of the host to which `azure_monitor` sends tokens
+API_VERSION = re.compile(r"v1|\d{4}-\d{2}-\d{2}(-preview)?")
+OPENAI_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")  # as ft:gpt-4.1-mini-2025-04-14:contoso::B2xFvDr9
+
+
+def complaints(backend: document.Backend, at: str) -> Iterator[Complaint]:
+    """All complaints about a backend, which has the path `at`."""
+    if backend.api == "openai":
+        yield from _openai_complaints(backend, at)
+    if not NAME.fullmatch(backend.name):
+        yield Complaint(f"{at}.name", f"expected letters, digits, '.', '_' or '-', 64 at most, got {backend.name!r}")
+    if not REGION.fullmatch(backend.region):
+        yield Complaint(
+            f"{at}.region", f"expected the name of an Azure region such as swedencentral, got {backend.region!r}"
+        )
+    if problem := endpoint_problem(backend.endpoint):
+        yield Complaint(
+            f"{at}.endpoint", f"expected https://NAME.openai.azure.com, got {shown(backend.endpoint)} ({problem})"
+        )
+    if not API_VERSION.fullmatch(backend.api_version):
+        yield Complaint(
+            f"{at}.api_version", f"expected v1 or a dated version such as 2024-10-21, got {backend.api_version!r}"
+        )
+    if backend.resource_id is not None and not RESOURCE_ID.fullmatch(backend.resource_id):
+        form = "/subscriptions/…/resourceGroups/…/providers/Microsoft.CognitiveServices/accounts/NAME"
+        yield Complaint(f"{at}.resource_id", f"expected {form}, got {backend.resource_id!r}")
+    if not backend.models:
+        yield Complaint(f"{at}.models", "expected at least one model with its deployment")
+    for model in backend.tokens_per_minute:
+        if model not in backend.models:
+            yield Complaint(f"{at}.tokens_per_minute.{model}", "expected a model of this backend")
+    for model, deployment in backend.models.items():
+        if not is_model_name(model):
+            yield Complaint(
+                f"{at}.models", f"expected names of 1 to 128 printable characters without spaces and '/', got {model!r}"
+            )
+        names, what = (NAME, "a deployment") if backend.api == "azure" else (OPENAI_MODEL, "a model")
+        if not names.fullmatch(deployment):
+            yield Complaint(f"{at}.models.{model}", f"expected the name of {what}, got {deployment!r}")
+    if backend.capacity and backend.kind != "provisioned":
+        yield Complaint(f"{at}.capacity", f"expected kind: provisioned with it, got kind: {backend.kind}")
+    for i, capacity in enumerate(backend.capacity):
+        if capacity.model not in backend.models:
+            yield Complaint(f"{at}.capacity[{i}].model", f"expected a model of this backend, got {capacity.model!r}")
+        if not capacity.since or not is_day(capacity.since):
+            yield Complaint(f"{at}.capacity[{i}].from", f"expected a date as 2026-08-01, got {capacity.since!r}")
+
+
+def _openai_complaints(backend: document.Backend, at: str) -> Iterator[Complaint]:
+    """Complaints about keys that say something of Azure alone."""
+    if backend.auth == "managed_identity":
+        yield Complaint(f"{at}.auth", "expected {api_key_env: NAME} with kind: openai, which takes no managed identity")
+    for key, given in (
+        ("token_scope", backend.token_scope is not None),
+        ("api_version", backend.api_version != "v1"),
+        ("data_zone", backend.data_zone is not None),
+        ("deployment", backend.deployment != "global"),
+        ("resource_id", backend.resource_id is not None),
+    ):
+        if given:
+            yield Complaint(f"{at}.{key}", f"expected none with kind: openai, which has no {_AT_AZURE[key]}")
+
+
+_AT_AZURE = {
+    "token_scope": "tokens of Entra ID",
+    "api_version": "dated API",
+    "data_zone": "data zones: keys that are limited to some never reach it",
+    "deployment": "types of deployments",
+    "resource_id": "resource in Azure",
+}
+
+
+def is_model_name(name: str) -> bool:
+    return 0 < len(name) <= 128 and name.isascii() and name.isprintable() and not set(name) & set(" /\\#?%|'\"")
