@@ -26,12 +26,14 @@ _CACHE_WRITE = "gen_ai.usage.cache_creation.input_tokens"
 
 
 class TokenCounts(msgspec.Struct, frozen=True):
-    """Tokens by class. All but the two totals are parts of one of these: never add them to it."""
+    """Tokens by class. All but the two totals are parts of one of these: never add them to it. Tokens written to a
+    prompt cache for an hour are a class beside those written for its usual time."""
 
     input_tokens: Annotated[int, TokenClass("e_input", span="gen_ai.usage.input_tokens")] = 0
     output_tokens: Annotated[int, TokenClass("e_output", span="gen_ai.usage.output_tokens")] = 0
     cached_input_tokens: Annotated[int, TokenClass("e_cached", "input", "gen_ai.usage.cache_read.input_tokens")] = 0
     cache_write_tokens: Annotated[int, TokenClass("e_cache_write", "input", _CACHE_WRITE, default_price=1.25)] = 0
+    cache_write_1h_tokens: Annotated[int, TokenClass("e_cache_write_1h", "input", default_price=2.0)] = 0
     audio_input_tokens: Annotated[int, TokenClass("e_audio_in", "input")] = 0
     image_input_tokens: Annotated[int, TokenClass("e_image_in", "input")] = 0
     reasoning_tokens: Annotated[int, TokenClass("e_reasoning", "output", "gen_ai.usage.reasoning.output_tokens")] = 0

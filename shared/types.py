@@ -5,7 +5,7 @@ from typing import Literal
 
 import msgspec
 
-from shared.config.document import Api, Backend, FallbackReason
+from shared.config.document import Api, Backend, FallbackReason, Format
 from shared.config.limits import Limits
 from shared.token_classes import TokenCounts
 
@@ -13,8 +13,8 @@ LONG_CONTEXT = 272_000  # input tokens above which all of a call has the prices 
 BATCH = "batch"  # the service tier of a batch
 TIERS = ("flex", "priority")  # the service tiers that backends throttle apart from the standard one
 
-Surface = Literal["openai", "dated", "v1"]
-"""The form of a path: `/v1/…`, Azure's dated `/openai/…?api-version=`, or Azure's `/openai/v1/…`."""
+Surface = Literal["openai", "dated", "v1", "anthropic"]
+"""The form of a path: `/v1/…`, Azure's dated `/openai/…?api-version=`, Azure's `/openai/v1/…`, or Anthropic's API."""
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -72,7 +72,8 @@ class Consumer(msgspec.Struct, frozen=True, gc=False):
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of the table of operations in `azure_openai/operations.py`.
+    """One row of the tables of operations in `azure_openai/operations.py` and `anthropic/operations.py`. `format`: the
+    API whose bodies it has.
 
     `path` follows the surface's prefix; `{kind}` stands for one segment, the id of an object of that kind. `model` is
     the place of the model's name (`optional`: in the body or absent; `hidden`: where the gateway cannot read or must
@@ -89,6 +90,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     method: str
     path: str
+    format: Format = "openai"
     model: Literal["body", "form", "optional", "hidden", "none"] = "none"
     model_at: tuple[str, ...] = ("model",)
     default_model: str = ""

@@ -12,13 +12,16 @@ DONE = b"data: [DONE]\n\n"
 
 
 class Charge(msgspec.Struct, gc=False):
-    """Billed amounts. Cached, audio and image tokens are part of the input or output, reasoning tokens of the output.
+    """Billed amounts. Cached, audio and image tokens are part of the input or output, reasoning tokens of the output,
+    those written to a prompt cache of the input.
 
     `seconds` of transcribed audio, `characters` of spoken text.
     """
 
     input_tokens: int = 0
     cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
     output_tokens: int = 0
     reasoning_tokens: int = 0
     audio_input_tokens: int = 0
@@ -30,6 +33,7 @@ class Charge(msgspec.Struct, gc=False):
     images: int = 0
     seconds: float = 0.0
     characters: int = 0
+    web_searches: int = 0
 
     def charge(self, more: "Charge") -> None:
         """Add `more` to these amounts."""
@@ -44,7 +48,9 @@ class Charge(msgspec.Struct, gc=False):
 
 
 _FIELDS = Charge.__struct_fields__
-_INPUT = tuple(name for name in _FIELDS if "input" in name or name in ("cached_tokens", "seconds", "characters"))
+_INPUT = tuple(
+    name for name in _FIELDS if "input" in name or "cache" in name or name in ("seconds", "characters", "web_searches")
+)
 
 
 EventKind = Literal["opening", "content", "closing"]

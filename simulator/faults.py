@@ -109,7 +109,10 @@ class Stall(LaterStreamEffect, frozen=True, tag="stall", kw_only=True):
 
 
 class ErrorInStream(LaterStreamEffect, frozen=True, tag="error_in_stream"):
-    """An event `data: {"error": …}`, then the end of the body without [DONE]. Other content types are cut."""
+    """An event `data: {"error": …}`, then the end of the body without [DONE]. Other content types are cut. `error`: its
+    type in a stream of Anthropic's API."""
+
+    error: str = "api_error"
 
 
 class CutStream(LaterStreamEffect, frozen=True, tag="cut_stream"):

@@ -14,7 +14,7 @@ NATURAL_OUTPUT_TOKENS = 32
 REASONING_TOKENS = 16
 FILTERED_WORD = "simulate_content_filter"
 
-_DIRECTIVE = re.compile(r"simulate_(output_tokens|seconds|bytes)=(\d{1,9})\b")
+_DIRECTIVE = re.compile(r"simulate_(output_tokens|seconds|bytes|web_searches)=(\d{1,9})\b")
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -68,7 +68,7 @@ def generate(prompt: str, index: int, limit: int | None, model: Model, asked: st
     )
 
 
-def directive(prompt: str, name: Literal["output_tokens", "seconds", "bytes"]) -> int | None:
+def directive(prompt: str, name: Literal["output_tokens", "seconds", "bytes", "web_searches"]) -> int | None:
     """The number in a directive such as `simulate_seconds=3` in the prompt; None without one."""
     if "simulate_" not in prompt:
         return None

@@ -27,6 +27,7 @@ from .faults import (
     Status,
     StreamEffect,
 )
+from .messages_errors import as_message_error
 
 _ENDLESS_PIECE = b" " * 65_536
 _ENDLESS_PAUSE_SECONDS = 0.001
@@ -65,8 +66,8 @@ async def strike_in_stream(effect: StreamEffect, answer: StreamedAnswer, exchang
         case SlowFirstToken(seconds) | Stall(seconds=seconds):
             await asyncio.sleep(seconds)
             return False
-        case ErrorInStream() if answer.content_type == EVENT_STREAM:
-            await exchange.write(_error_event(answer))
+        case ErrorInStream(error=kind) if answer.content_type == EVENT_STREAM:
+            await exchange.write(_error_event(answer, exchange, kind))
             await exchange.finish()
         case ErrorInStream() | CutStream():
             exchange.cut()
@@ -88,8 +89,10 @@ def rechunked(events: Sequence[bytes], effect: Rechunk, *, plain: bool) -> Itera
         place += size
 
 
-def _error_event(answer: StreamedAnswer) -> bytes:
+def _error_event(answer: StreamedAnswer, exchange: Exchange, kind: str) -> bytes:
     error = errors.server_error(500).body
+    if exchange.entry.surface == "anthropic":
+        error = as_message_error(500, error, exchange.headers["x-request-id"], kind)
     return b"event: error\ndata: " + error + b"\n\n" if answer.typed else b"data: " + error + b"\n\n"
 
 
@@ -97,6 +100,8 @@ async def _send_status(effect: Status, exchange: Exchange) -> None:
     content_type = JSON
     if effect.body is None:
         body = errors.server_error(effect.status).body
+        if exchange.entry.surface == "anthropic":
+            body = as_message_error(effect.status, body, exchange.headers["x-request-id"])
     elif isinstance(effect.body, str):
         body, content_type = effect.body.encode("utf-8", "replace"), "text/plain; charset=utf-8"
     else:

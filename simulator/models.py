@@ -6,7 +6,16 @@ from typing import Literal
 import msgspec
 
 Kind = Literal[
-    "chat", "reasoning", "completions", "embeddings", "images", "speech", "transcription", "moderation", "realtime"
+    "chat",
+    "reasoning",
+    "completions",
+    "embeddings",
+    "images",
+    "speech",
+    "transcription",
+    "moderation",
+    "realtime",
+    "messages",
 ]
 
 
@@ -52,6 +61,7 @@ _KINDS_BY_NAME: tuple[tuple[re.Pattern[str], Kind], ...] = (
     (re.compile(r".*-moderation"), "moderation"),
     (re.compile(r"gpt-(4o-)?realtime"), "realtime"),
     (re.compile(r"o\d|gpt-5"), "reasoning"),
+    (re.compile(r"claude"), "messages"),
 )
 
 
@@ -63,7 +73,7 @@ def find_model(name: str, kind: Kind | None = None) -> Model:
     kind = kind or _kind_of(name)
     if kind == "embeddings":
         return Model(name, kind, 8_192, dimensions=1_536)
-    return Model(name, kind, 128_000)
+    return Model(name, kind, 200_000 if kind == "messages" else 128_000)
 
 
 def _kind_of(name: str) -> Kind:

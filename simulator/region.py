@@ -18,6 +18,7 @@ from .exchange import Exchange
 from .faults import Effect, Fault, FaultQueue
 from .forms import Form, read_form
 from .identity import IdentityProvider
+from .messages_errors import as_message_error
 from .misbehaviour import strike_on_arrival
 from .models import Model
 from .request_log import LogEntry, RequestLog
@@ -165,6 +166,10 @@ class Region:
         if most is not None and custom > most:
             raise errors.too_many_headers(custom, most)
         headers = exchange.request.headers
+        if exchange.entry.surface == "anthropic":
+            exchange.headers["request-id"] = exchange.headers["x-request-id"]
+            if self._is_key(headers.get("x-api-key", "")):
+                return
         scheme, _, token = headers.get("authorization", "").partition(" ")
         bearer = token if scheme.lower() == "bearer" else None
         given = Credentials(
@@ -255,7 +260,10 @@ async def _refuse(exchange: Exchange, refusal: errors.AzureError) -> None:
     exchange.entry.input_tokens = refusal.charged_tokens
     if refusal.status == 429:
         exchange.entry.retry_after = int(refusal.headers["retry-after-ms"]) / 1000
-    await exchange.send(refusal.status, refusal.body, headers=refusal.headers)
+    body = refusal.body
+    if exchange.entry.surface == "anthropic":
+        body = as_message_error(refusal.status, body, exchange.headers["x-request-id"])
+    await exchange.send(refusal.status, body, headers=refusal.headers)
 
 
 def _readable(header: str | None) -> str | None:

@@ -106,6 +106,6 @@ def _redacted(name: bytes, value: bytes) -> str:
     """The value, with credentials reduced to their scheme."""
     if name.lower() == b"authorization":
         return value.partition(b" ")[0].decode("latin-1")
-    if name.lower() == b"api-key":
+    if name.lower() in (b"api-key", b"x-api-key"):
         return "redacted"
     return value.decode("latin-1")

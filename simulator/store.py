@@ -109,6 +109,7 @@ class Store:
         self.batches: Collection[Plain] = Collection(_missing("No batch found with id '{}'."))
         self.vector_stores: Collection[VectorStore] = Collection(_missing("Vector store with id [{}] not found."))
         self.containers: Collection[Container] = Collection(_missing("Container with id '{}' not found."))
+        self.claude_containers: Collection[Plain] = Collection(_missing("Container not found: {}"))
         self.assistants: Collection[Plain] = Collection(_missing("No assistant found with id '{}'."))
         self.threads: Collection[Thread] = Collection(_missing("No thread found with id '{}'."))
         self.fine_tuning: Collection[FineTuningJob] = Collection(

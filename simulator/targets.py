@@ -15,6 +15,7 @@ _V1 = "/openai/v1/"
 _OPENAI = "/v1/"
 _DEPLOYMENTS = "/openai/deployments/"
 _DATED = "/openai/"
+_ANTHROPIC = re.compile(r"/(?:anthropic/)?v1/")  # of a Foundry resource, and of Anthropic itself
 _V1_VERSIONS = (None, "v1", "preview", "latest")
 
 # Headers of HTTP, tracing and the Azure and OpenAI clients; all others count towards Azure's limit on custom headers.
@@ -24,13 +25,16 @@ _USUAL_HEADERS = frozenset((
     "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-ms-client-request-id", "request-id", "traceparent",
     "tracestate", "baggage",
 ))  # fmt: skip
-_USUAL_PREFIXES = ("accept", "content-", "if-", "sec-", "x-stainless-", "openai-")
+_USUAL_PREFIXES = ("accept", "content-", "if-", "sec-", "x-stainless-", "openai-", "anthropic-")
+
+
+Surface = Literal["v1", "dated", "anthropic"]
 
 
 class Target(msgspec.Struct, frozen=True):
     """`deployment` comes from the path; `ids` are the segments matched by `{id}`."""
 
-    surface: Literal["v1", "dated"]
+    surface: Surface
     route: Route
     deployment: str | None = None
     ids: tuple[str, ...] = ()
@@ -38,9 +42,11 @@ class Target(msgspec.Struct, frozen=True):
 
 def find_target(method: str, path: str) -> Target | None:
     """The target of a method and path; None if Azure has no such operation."""
-    surface: Literal["v1", "dated"] = "dated"
+    surface: Surface = "dated"
     deployment = None
-    if path.startswith(_V1):
+    if (own := _ANTHROPIC.match(path)) is not None:
+        surface, rest = "anthropic", f"anthropic/{path[own.end() :]}"
+    elif path.startswith(_V1):
         surface, rest = "v1", path[len(_V1) :]
     elif path.startswith(_DEPLOYMENTS):
         deployment, _, rest = path[len(_DEPLOYMENTS) :].partition("/")
@@ -49,7 +55,7 @@ def find_target(method: str, path: str) -> Target | None:
     else:
         return None
     match = find_route(method, rest)
-    if match is None:
+    if match is None or match[0].path.startswith("anthropic/") != (surface == "anthropic"):
         return None
     route, ids = match
     if surface == "dated" and route.on_deployment != (deployment is not None):
@@ -67,6 +73,8 @@ def find_openai_target(method: str, path: str) -> Target | None:
 
 def check_api_version(target: Target, api_version: str | None) -> None:
     """Raises AzureError: the dated surface requires a version, v1 rejects dated ones."""
+    if target.surface == "anthropic":
+        return
     if target.surface == "v1":
         if api_version not in _V1_VERSIONS:
             raise errors.api_version_not_supported()

@@ -64,6 +64,15 @@ class PromptCache:
         self._capacity = capacity
         self._seen: OrderedDict[int, None] = OrderedDict()
 
+    def has(self, prefix: int) -> bool:
+        """True for a prefix that a call has marked to be kept."""
+        return prefix in self._seen
+
+    def mark(self, prefix: int) -> None:
+        """Keep a prefix."""
+        self._seen[prefix] = None
+        self._seen.move_to_end(prefix)
+
     def remember(self, prompt: Measure) -> int:
         """Add a prompt. Returns the number of leading tokens already cached (0, 1,024, 1,152, …)."""
         cached = 0

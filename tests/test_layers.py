@@ -14,8 +14,9 @@ AZURE_ROOMS = {
     *("shared/storage/blobs.py", "shared/storage/connection_string.py", "shared/storage/_account_tables.py"),
     *("shared/cli/_azure_monitor.py", "shared/functions_http.py"),
 }
+WIRE = ("azure_openai", "anthropic")
 PURE = (
-    *(f"azure_openai/{path.stem}" for path in sorted((ROOT / "shared" / "azure_openai").glob("*.py"))),
+    *(f"{room}/{path.stem}" for room in WIRE for path in sorted((ROOT / "shared" / room).glob("*.py"))),
     "telemetry/_sampling",
     "telemetry/metrics",
     "telemetry/spans",
@@ -49,7 +50,16 @@ PURE = (
 LAYERS = (
     *("__version__", "errors", "ulid", "concurrency", "identity", "token_classes"),  # the ground
     *("config", "types", "storage", "credentials", "alerts", "versions"),
-    *("azure_openai", "auth", "usage", "billing", "limits", "telemetry", "lifecycle"),  # what the stages are made of
+    *(
+        "azure_openai",
+        "anthropic",
+        "auth",
+        "usage",
+        "billing",
+        "limits",
+        "telemetry",
+        "lifecycle",
+    ),  # what the stages are made of
     *("requests", "routing", "affinity", "forwarding", "settlement", "responses"),  # parse, route, forward, respond
     *("management", "accounting", "gateway", "process", "bootstrap"),
     *("edges", "asgi", "functions_http", "cli"),

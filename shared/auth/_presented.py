@@ -27,23 +27,19 @@ class Presented(NamedTuple):
 def presented(headers: Mapping[str, str]) -> Presented:
     """The credentials in the headers. Raises `InvalidApiKey` if there are none."""
     get = headers.get
-    values = get("authorization", ""), get("api-key", ""), get("ocp-apim-subscription-key", "")
-    if "x-api-key" in headers and not any(values):
-        raise InvalidApiKey(
-            "The key is in the header x-api-key, which this gateway does not read: send it as Authorization: Bearer "
-            "KEY, or in the header api-key."
-        )
+    values = get("authorization", ""), get("api-key", ""), get("ocp-apim-subscription-key", ""), get("x-api-key", "")
     return _choose_cached(*values) if sum(map(len, values)) <= _LONG_HEADERS else _choose(*values)
 
 
-def _choose(authorization: str, api_key: str, subscription_key: str) -> Presented:
+def _choose(authorization: str, api_key: str, subscription_key: str, anthropic_key: str) -> Presented:
     scheme, _, rest = authorization.partition(" ")
     bearer = rest.strip() if scheme.lower() == "bearer" else ""
     subscription, _, suffix = subscription_key.partition(";")
     subscription = subscription.strip()
-    candidates = [text for text in (bearer, api_key.strip(), subscription) if text]
+    given = dict.fromkeys((bearer, api_key.strip(), subscription, anthropic_key.strip()))
+    candidates = [text for text in given if text]
     if not candidates:
-        raise InvalidApiKey("No API key: send it as Authorization: Bearer KEY, or in the header api-key.")
+        raise InvalidApiKey("No API key: send it as Authorization: Bearer KEY, or in the header api-key or x-api-key.")
     tokens = [text for text in candidates if looks_like_token(text)]
     name, _, product = suffix.strip().partition("=")
     valid = name.lower() == "product" and product.isascii() and product.isprintable()

@@ -1,83 +1,17 @@
-"""The parts of answers and events that the gateway reads: usage objects, choices, and the text in them."""
+"""The parts of answers and events that the gateway reads: choices, the text in them, and calls of tools."""
 
 import contextlib
-import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
 from shared.azure_openai.json_body import UNREADABLE
-from shared.token_classes import TOKEN_CLASSES, TOOLS, reported_name
-from shared.types import Usage
+from shared.azure_openai.usage_objects import NO_TOOLS, UsageObject
+from shared.token_classes import TOOLS
 
-NO_TOOLS: Mapping[str, int] = MappingProxyType({})
-
-USAGE_TAIL = 4096  # bytes at the end of an answer within which its usage object begins
-_USAGE_KEY = re.compile(rb'"usage"\s*:\s*(?=\{)')
-
-_MOST_TOKENS = 2**31
-_Count = Annotated[int, msgspec.Meta(ge=0, lt=_MOST_TOKENS)]
-
-
-_Details = dict[str, Any]
-_PARTS = {  # of each total: the name that backends report -> the field of `TokenCounts`
-    total: {reported_name(field): field for field, tokens in TOKEN_CLASSES.items() if tokens.part_of == total}
-    for total in ("input", "output")
-}
-_NOT_CHARGED = frozenset(("text_tokens",))  # the rest of a total
-_MOST_UNKNOWN = 16  # classes of one answer that are kept
-_LONGEST_NAME = 64
 _MOST_CONTAINERS = 1000  # of one answer that are told apart
-
-
-class UsageObject(msgspec.Struct):
-    """The usage object of every API: chat calls its tokens prompt and completion, the others input and output, and
-    transcripts their details in the singular. Details may be absent or null."""
-
-    prompt_tokens: _Count | None = None
-    completion_tokens: _Count | None = None
-    prompt_tokens_details: _Details | None = None
-    completion_tokens_details: _Details | None = None
-    input_tokens: _Count | None = None
-    output_tokens: _Count | None = None
-    input_tokens_details: _Details | None = None
-    output_tokens_details: _Details | None = None
-    input_token_details: _Details | None = None
-    output_token_details: _Details | None = None
-    seconds: Annotated[float, msgspec.Meta(ge=0, le=1e7)] | None = None
-
-    def value(
-        self, model: object = "", tier: object = "", images: int = 0, tools: Mapping[str, int] = NO_TOOLS
-    ) -> Usage:
-        """The usage, with the calls of `tools` beside the tokens."""
-        details = {
-            "input": self.prompt_tokens_details or self.input_tokens_details or self.input_token_details,
-            "output": self.completion_tokens_details or self.output_tokens_details or self.output_token_details,
-        }
-        parts: dict[str, Any] = {**tools}
-        unknown: dict[str, int] = {}
-        for total, counts in details.items():
-            for name, count in counts.items() if counts else ():
-                if not (type(count) is int and 0 < count < _MOST_TOKENS):
-                    continue
-                if (field := _PARTS[total].get(name)) is not None:
-                    parts[field] = count
-                elif name.endswith("_tokens") and name not in _NOT_CHARGED and len(unknown) < _MOST_UNKNOWN:
-                    unknown[f"{total}.{name}"[:_LONGEST_NAME]] = count
-        return Usage(
-            input_tokens=self.prompt_tokens or self.input_tokens or 0,
-            output_tokens=self.completion_tokens or self.output_tokens or 0,
-            images=images,
-            seconds=self.seconds or 0.0,
-            model=short_text(model),
-            service_tier=short_text(tier),
-            unknown=msgspec.json.encode(unknown).decode() if unknown else "",
-            **parts,
-        )
 
 
 class Answer(msgspec.Struct):
@@ -179,17 +113,6 @@ class ToolCalls:
                 self.add((_decode_done(data).item,))
 
 
-def usage_at_end(tail: bytes) -> UsageObject | None:
-    """The last usage object in the end of an answer."""
-    for key in reversed(list(_USAGE_KEY.finditer(tail))):
-        try:
-            value, _ = json.JSONDecoder().raw_decode(tail[key.end() :].decode("utf-8", "replace"))
-            return msgspec.convert(value, UsageObject)
-        except (ValueError, RecursionError):
-            continue
-    return None
-
-
 def text_of(piece: Any) -> str:
     """The text in a piece of an answer: itself, the names and arguments of calls of tools, or the transcript."""
     if isinstance(piece, str):
@@ -199,8 +122,3 @@ def text_of(piece: Any) -> str:
     if isinstance(piece, dict):
         return "".join(text_of(piece.get(name)) for name in ("name", "arguments", "function", "transcript"))
     return ""
-
-
-def short_text(value: object) -> str:
-    """A string, cut to 128 characters; "" for any other value."""
-    return value[:128] if isinstance(value, str) else ""

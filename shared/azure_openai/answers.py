@@ -22,6 +22,7 @@ _RETURNED = frozenset(
         "x-ms-region",
         "apim-request-id",
         "x-request-id",
+        "request-id",
         "x-ms-request-id",
         "x-ms-client-request-id",
         "x-ms-spillover-from-deployment",
@@ -42,7 +43,10 @@ Kind = Literal["ok", "caller", "ours", "capacity", "server"]
 
 _THROTTLED = frozenset(("rate_limit_exceeded", "rate_limit_error", "too_many_requests", "toomanyrequests"))
 _NO_ACCESS = frozenset(
-    ("deploymentnotfound", "invalid_api_key", "invalid_authentication", "permissiondenied", "insufficient_quota")
+    (
+        *("deploymentnotfound", "invalid_api_key", "invalid_authentication", "permissiondenied", "insufficient_quota"),
+        *("authentication_error", "permission_error", "billing_error"),
+    )
 )
 _CALLERS = frozenset(
     {
@@ -51,9 +55,12 @@ _CALLERS = frozenset(
         "failed_to_download_image",
         "empty_image_file",
         "vector_store_not_found",
+        "request_too_large",
     }
 )
 _CALLERS_FAMILIES = ("invalid_", "image_", "unsupported_", "missing_")
+_OVERLOADED = 529  # as Anthropic says it
+_TOO_LONG = "prompt is too long"  # as Anthropic says it, without a code
 _FRONT_END = "x-ms-fe-error"  # a header of Azure's front end, which has found no deployment behind the path
 _WAIT_IN_WORDS = re.compile(
     r"(?:try again|retry) (?:in|after) (\d[\d.dhms]*)(?: (milliseconds?|ms|seconds?|s)\b)?", re.I
@@ -110,6 +117,8 @@ def equivalent_status(error: ReportedError, headers: Mapping[str, str]) -> int:
     words = {error.code.lower(), error.type.lower()}
     if error.code.isdecimal() and 400 <= int(error.code) < 600:
         return int(error.code)
+    if "overloaded_error" in words:
+        return _OVERLOADED
     if words & _THROTTLED or "retry-after" in headers or "retry-after-ms" in headers:
         return 429
     if words & _NO_ACCESS:
@@ -132,15 +141,23 @@ def classify(status: int, body: bytes, headers: Mapping[str, str], api: Api = "a
     `status`: the line's, or `equivalent_status` of an error below status 200; `body`: the answer's, or the event's."""
     if status < 400:
         return "ok"
-    if status in (401, 403) or (status < 500 and (status, error_code(body)) in APIS[api].access_errors):
+    if status in (401, 402, 403) or (status < 500 and (status, error_code(body)) in APIS[api].access_errors):
         return "ours"
-    if status == 429:
+    if status in (429, _OVERLOADED):
         return "capacity"
     if status == 408 or status >= 500:
         return "server"
+    if status == 404 and _lacks_the_model(body):
+        return "ours"
     if status == 400 and _FRONT_END in headers and not error_code(body):
         return "ours"
     return "caller"
+
+
+def _lacks_the_model(body: bytes) -> bool:
+    """True if Anthropic says that it does not have the model of a call; its errors have no codes."""
+    error = reported_error(body)
+    return error is not None and error.type == "not_found_error" and error.message.startswith("model:")
 
 
 def missing_action(body: bytes) -> str:
@@ -198,9 +215,11 @@ def is_sealed_elsewhere(status: int, report: bytes) -> bool:
 
 def fallback_reason(status: int, body: bytes) -> FallbackReason | None:
     """The reason for which an answer refuses a call, if another model may take it."""
-    if status != 400:
+    if status != 400 or (error := reported_error(body)) is None:
         return None
-    return _REFUSALS.get(error_code(body))
+    if not error.code and error.message.lower().startswith(_TOO_LONG):
+        return "context_window"
+    return _REFUSALS.get(error.code)
 
 
 def returned_headers(headers: Mapping[str, str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from shared.azure_openai.json_body import JsonFields, rewrite, rewrite_below
 from shared.azure_openai.multipart import FormModel
 from shared.azure_openai.operations import IN_QUERY
 from shared.config.document import Backend
-from shared.types import TIERS, Call, Target
+from shared.types import TIERS, Call, Surface, Target
 
 CLASSIC_SCOPE = "https://cognitiveservices.azure.com/.default"
 
@@ -38,6 +38,11 @@ _FORWARDED = frozenset(
         "x-ms-client-request-id",
     }
 )
+
+
+# Of Anthropic's API. Not those that name a workspace or a user profile of the backend's account.
+_OF_MESSAGES = ("accept", "anthropic-beta", "anthropic-version", "content-type", "idempotency-key", "traceparent")
+_DEFAULT_VERSION = {"anthropic-version": "2023-06-01"}
 
 
 _FORWARDED_PREFIX = "aoai-"  # headers that opt in to previews of the v1 API, such as aoai-evals
@@ -131,8 +136,10 @@ def token_scope(backend: Backend, *, v1: bool) -> str:
     return backend.token_scope or (V1_SCOPE if v1 else CLASSIC_SCOPE)
 
 
-def forwarded_headers(headers: Mapping[str, str]) -> dict[str, str]:
+def forwarded_headers(headers: Mapping[str, str], surface: Surface) -> dict[str, str]:
     """The headers of a caller's request that pass to the backend."""
+    if surface == "anthropic":
+        return _DEFAULT_VERSION | {name: headers[name] for name in _OF_MESSAGES if headers.get(name, "é").isascii()}
     passed = [
         (name, value)
         for name, value in headers.items()

@@ -1,13 +1,11 @@
 """Reads the events of a stream: usage, text, objects, and whether the stream is committed, has failed or has ended."""
 
 import re
-from typing import Literal
 
 import msgspec
 
 from shared.azure_openai import event_stream
 from shared.azure_openai._answer_shapes import (
-    USAGE_TAIL,
     Choice,
     Event,
     ToolCalls,
@@ -15,16 +13,17 @@ from shared.azure_openai._answer_shapes import (
     decode_event,
     text_of,
     tools_called,
-    usage_at_end,
 )
 from shared.azure_openai.answers import ReportedError, reported_error
+from shared.azure_openai.event_relay import Verdict
 from shared.azure_openai.json_body import UNREADABLE
 from shared.azure_openai.metering import spoken_characters
 from shared.azure_openai.outline import SEALED
+from shared.azure_openai.streamed_text import StreamedText
+from shared.azure_openai.usage_objects import USAGE_TAIL, usage_at_end
 from shared.token_classes import TOKEN_CLASSES
 from shared.types import Call, Usage
 
-_LONGEST_TEXT = 1_000_000  # characters of a stream's text that are kept: more than any model answers
 _SPOKEN = re.compile(rb'"audio"\s*:\s*\{[^{}]*"id"\s*:')  # the id of a spoken answer, which later messages may name
 
 # Typed events that come before any content, so another backend could still take over.
@@ -54,21 +53,17 @@ _WITH_OBJECTS = (*_OPENING, *_ENDING, "thread.run.", "thread.message.completed")
 _WITH_SEALED = _ENDING | {"response.output_item.done"}  # before that, such content may be incomplete
 _IMAGE = frozenset(("image_generation.completed", "image_edit.completed"))  # one for each image
 
-Verdict = Literal["pass", "drop", "end"]
-
 
 class EventReader:
-    """Reads the events of one stream, of chat or text completions or of typed events."""
+    """Reads the events of one stream, of chat or text completions or of typed events, as an `event_relay.Reader`."""
 
     def __init__(self, call: Call, *, eager: bool = False) -> None:
         """`eager`: any event commits the stream, because no other backend could take over."""
-        self.committed = False  # a part of the answer has passed: no other backend can take over now
-        self.failed = False  # the backend reported an error before that
-        self.error: ReportedError | None = None  # its reason, which may follow in an event of its own
-        self.failure = b""  # the payload with that reason
-        self.marked = False  # the end marker has come, behind which nothing follows
-        self.may_end = False  # an image, or each choice, is complete: the stream may end without another word
-        self.objects: list[bytes] = []  # payloads that name objects; whoever records those empties the list
+        self.committed = self.failed = self.marked = False
+        self.may_end = False  # True once an image, or each choice, is complete
+        self.error: ReportedError | None = None
+        self.failure = b""
+        self.objects: list[bytes] = []
         self._unfinished: set[int | None] = set()  # the choices that have begun and not finished, by their index
         self._finished: set[int | None] = set()
         self._call = call
@@ -77,10 +72,10 @@ class EventReader:
         self._collects = call.stateful
         self._usages: list[Usage] = []
         self._tools = ToolCalls()  # of the items that are done; the last event has them all, unless it is too long
-        self._text = _Text()
+        self._text = StreamedText()
 
     def read(self, event: bytes) -> Verdict:
-        """Read a whole event. `drop`: only the gateway asked for it, to learn the usage; `end`: it ends the answer."""
+        """Read a whole event."""
         data = event_stream.payload(event)
         if not data:
             return "pass"
@@ -188,30 +183,6 @@ class EventReader:
             elif choice.index not in self._finished:
                 self._unfinished.add(choice.index)
                 self.may_end = False
-
-
-class _Text:
-    """The text of a stream, as long as it is short enough to be kept."""
-
-    def __init__(self) -> None:
-        self._parts: list[str] = []
-        self._characters = 0
-        self._pieces = 0
-
-    def add(self, piece: str) -> None:
-        self._characters += len(piece)
-        self._pieces += 1
-        if self._characters <= _LONGEST_TEXT:
-            self._parts.append(piece)
-            if len(self._parts) > 1000:
-                self._parts = ["".join(self._parts)]
-
-    def tokens(self) -> int:
-        """An estimate."""
-        return max(self._characters // 4, min(self._pieces, self._characters))
-
-    def whole(self) -> str:
-        return "".join(self._parts) if self._characters <= _LONGEST_TEXT else ""
 
 
 def _sum(usages: list[Usage]) -> Usage:

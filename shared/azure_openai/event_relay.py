@@ -1,12 +1,59 @@
 """Passes an event stream on event by event, and keeps its end back until the usage is on record. No I/O."""
 
+from typing import Literal, Protocol
+
 from shared.azure_openai import event_stream
-from shared.azure_openai._answer_shapes import USAGE_TAIL
-from shared.azure_openai.event_reader import EventReader, Verdict
+from shared.azure_openai.answers import ReportedError
+from shared.azure_openai.usage_objects import USAGE_TAIL
+from shared.types import Usage
 
 _LONGEST_HELD = 65_536  # bytes of an event that are held back until it is whole
 _LONGEST_READ = 8 * 1024 * 1024  # bytes of an event that are kept to be read
 _SEAM = 3  # bytes before a chunk that may begin the end of an event
+
+Verdict = Literal["pass", "drop", "end"]
+"""Of an event: it passes; only the gateway asked for it, to learn the usage; or it ends the answer."""
+
+
+class Reader(Protocol):
+    """Reads the events of one stream of an API.
+
+    `committed`: a part of the answer has passed, so no other backend can take over now. `failed`: the backend reported
+    an error before that; `error` is its reason, which may follow in an event of its own, and `failure` the payload with
+    that reason. `marked`: the end marker has come, behind which nothing follows. `may_end`: the stream may end without
+    another word. `objects`: payloads that name objects; whoever records those empties the list."""
+
+    committed: bool
+    failed: bool
+    error: ReportedError | None
+    failure: bytes
+    marked: bool
+    may_end: bool
+    objects: list[bytes]
+
+    def read(self, event: bytes) -> Verdict:
+        """Read a whole event."""
+        ...
+
+    def read_beginning(self, begun: bytes) -> None:
+        """Read the beginning of a long event. It commits the stream if its name is that of content."""
+        ...
+
+    def read_end(self, tail: bytes) -> Verdict:
+        """Read the end of an event that is too long to be kept."""
+        ...
+
+    def reported(self) -> Usage | None:
+        """The usage that the stream reported; None if it reported none."""
+        ...
+
+    def usage(self) -> Usage:
+        """The usage that the stream reported, else an estimate."""
+        ...
+
+    def text(self) -> str:
+        """The text so far, for its tokens to be counted; "" if it is too long to be kept."""
+        ...
 
 
 class EventRelay:
@@ -16,7 +63,7 @@ class EventRelay:
     because the caller must not have its whole answer before the usage is on record.
     """
 
-    def __init__(self, reader: EventReader) -> None:
+    def __init__(self, reader: Reader) -> None:
         self.reader = reader
         self.done = False  # the end has come
         self._begun: list[bytes] = []  # the event whose end has not come, in pieces

@@ -7,19 +7,11 @@ from typing import Any
 
 import msgspec
 
-from shared.azure_openai._answer_shapes import (
-    USAGE_TAIL,
-    Answer,
-    Choice,
-    decode_answer,
-    short_text,
-    text_of,
-    tools_called,
-    usage_at_end,
-)
+from shared.azure_openai._answer_shapes import Answer, Choice, decode_answer, text_of, tools_called
 from shared.azure_openai.answers import error_code
 from shared.azure_openai.json_body import UNREADABLE, JsonFields, top_level
 from shared.azure_openai.outline import PIECE, Outline
+from shared.azure_openai.usage_objects import USAGE_TAIL, short_text, usage_at_end
 from shared.errors import GatewayError, InvalidRequest
 from shared.types import BATCH, Call, Usage
 

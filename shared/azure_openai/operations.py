@@ -232,11 +232,6 @@ _FOREIGN = (
         "is of a Foundry project, which this gateway does not serve. Use OpenAI's client with the base URL "
         "https://GATEWAY/v1, for example POST /v1/responses with the model in the body.",
     ),
-    (
-        re.compile(r"(/.*)?/anthropic(/.*)?|/v1/messages(/.*)?", re.IGNORECASE),
-        "is of Anthropic's API, which this gateway does not serve, whatever the key. Call Claude at the endpoint "
-        "of its resource, or another model with POST /v1/chat/completions or /v1/responses.",
-    ),
 )
 
 
@@ -280,4 +275,4 @@ def _insensitive(pattern: str) -> re.Pattern[str]:
 
 
 _SURFACES = _surfaces()
-PREFIXES: dict[Surface, str] = {"openai": "/v1/", "v1": "/openai/v1/", "dated": "/openai/"}
+PREFIXES: dict[Surface, str] = {"openai": "/v1/", "v1": "/openai/v1/", "dated": "/openai/", "anthropic": "/v1/"}

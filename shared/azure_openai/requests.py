@@ -50,6 +50,13 @@ _LONGEST_USER = 1024  # bytes
 _TEXT = msgspec.json.Decoder(str)
 
 
+class _Metadata(msgspec.Struct):
+    user_id: str | None = None
+
+
+_METADATA = msgspec.json.Decoder(_Metadata)
+
+
 _SYSTEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:@/-]{0,63}")
 
 
@@ -116,7 +123,7 @@ def _bodiless(route: Route, query: str, headers: Mapping[str, str]) -> Call:
         query=urlencode(passed_on) if passed_on else "",
         api_version=version,
         stream=operation.body == "none" and operation.streams and _streams(parameters),
-        headers=forwarded_headers(headers),
+        headers=forwarded_headers(headers, route.surface),
         system=system,
         references=route.references,
         makes=operation.makes,
@@ -166,7 +173,7 @@ def _with_body(call: Call, body: bytes, outline: Outline | None) -> Call:
         brought=brought,
         makes=makes,
         leaves_parts=_leaves_parts(operation, body, values),
-        user=_user(body, values),
+        user=_user_in_metadata(body, values) if call.surface == "anthropic" else _user(body, values),
     )
 
 
@@ -177,6 +184,15 @@ def _user(body: bytes, values: Mapping[str, slice]) -> str:
         if place is not None and place.stop - place.start <= _LONGEST_USER:
             with contextlib.suppress(*UNREADABLE):
                 return _TEXT.decode(body[place])
+    return ""
+
+
+def _user_in_metadata(body: bytes, values: Mapping[str, slice]) -> str:
+    """The end user that the body of a message names; "" if it names none in a text."""
+    place = values.get("metadata")
+    if place is not None and place.stop - place.start <= _LONGEST_USER:
+        with contextlib.suppress(*UNREADABLE):
+            return _METADATA.decode(body[place]).user_id or ""
     return ""
 
 

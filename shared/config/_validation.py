@@ -171,10 +171,14 @@ def _model_complaints(configuration: document.Configuration) -> Iterator[Complai
                 yield Complaint(f"{at}.fallbacks[{i}]", f"expected a model of a backend, got {fallback!r}")
             elif fallback in named:
                 yield Complaint(f"{at}.fallbacks[{i}]", f"expected another model, got {fallback!r} again")
+            elif not configuration.alike(name, fallback):
+                yield Complaint(f"{at}.fallbacks[{i}]", f"expected a model of the same API, got {fallback!r}")
             named.add(fallback)
         for key, variant in (("canary", model.canary), ("shadow", model.shadow)):
             if variant is not None and (variant.model not in served or variant.model == name):
                 yield Complaint(f"{at}.{key}.model", f"expected another model of a backend, got {variant.model!r}")
+            elif variant is not None and not configuration.alike(name, variant.model):
+                yield Complaint(f"{at}.{key}.model", f"expected a model of the same API, got {variant.model!r}")
         for i, alias in enumerate(model.aliases):
             if not is_model_name(alias):
                 yield Complaint(f"{at}.aliases[{i}]", f"expected {form}, got {alias!r}")
@@ -200,6 +204,8 @@ def _switch_complaints(configuration: document.Configuration) -> Iterator[Compla
             yield Complaint(f"{at}.from", f"expected a date as 2027-01-15, got {successor.since!r}")
         if successor.model not in served:
             yield Complaint(f"{at}.model", f"expected a model of a backend, got {successor.model!r}")
+        elif name in served and not configuration.alike(name, successor.model):
+            yield Complaint(f"{at}.model", f"expected a model of the same API, got {successor.model!r}")
     for circle in _circles(models):
         shown = " -> ".join([*circle[:10], *(["…"] if len(circle) > 10 else []), circle[0]])
         for name in circle:

@@ -87,6 +87,9 @@ class CorsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     origins: list[str] = []
 
 
+Format = Literal["openai", "anthropic"]
+"""The API by whose bodies a model is called."""
+
 FallbackReason = Literal["unavailable", "context_window", "content_filter"]
 
 
@@ -108,7 +111,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Settings of a model on all its backends. `hedge`: a slow call is sent to a second backend. `first_byte`: seconds
     from the start of a try to its first content; None: as in `timeouts`. `tier_fallback`: a call of the tier `flex` or
     `priority` goes to the standard tier if its own cannot serve it. `retires`: the day of its end (YYYY-MM-DD), instead
-    of the one that Azure has published; "": that one."""
+    of the one that Azure has published; "": that one. `format` None: Anthropic's for a name with `claude` in it."""
 
     fallbacks: list[str] = []
     aliases: list[str] = []
@@ -122,6 +125,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tier_fallback: bool = False
     retires: str = ""
     replaced_by: Successor | None = None
+    format: Format | None = None
 
 
 class Product(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -285,6 +289,25 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dic
     def aliases(self) -> dict[str, str]:
         """Alias -> the model."""
         return {alias: name for name, model in self.models.items() for alias in model.aliases}
+
+    @functools.cached_property
+    def anthropic(self) -> frozenset[str]:
+        """The models that are called by Anthropic's API: as configured, else those with `claude` in their name or in
+        that of a deployment."""
+        names: dict[str, list[str]] = {}
+        for backend in self.backends:
+            for model, deployment in backend.models.items():
+                names.setdefault(model, [model]).append(deployment)
+        chosen = {name: self.models[name].format if name in self.models else None for name in names}
+        return frozenset(
+            name
+            for name, form in chosen.items()
+            if form == "anthropic" or (form is None and any("claude" in one.lower() for one in names[name]))
+        )
+
+    def alike(self, model: str, other: str) -> bool:
+        """True if both models are called by the same API."""
+        return (model in self.anthropic) == (other in self.anthropic)
 
     @functools.cached_property
     def team_limits(self) -> dict[str, Limits]:

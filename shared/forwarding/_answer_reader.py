@@ -13,9 +13,10 @@ from collections.abc import Callable
 import aiohttp
 import msgspec
 
+from shared.anthropic.event_reader import MessageEventReader
 from shared.azure_openai.answers import ReportedError
 from shared.azure_openai.event_reader import EventReader
-from shared.azure_openai.event_relay import EventRelay
+from shared.azure_openai.event_relay import EventRelay, Reader
 from shared.azure_openai.metering import BodyMeter
 from shared.config.document import Timeouts
 from shared.forwarding._attempt import in_seconds
@@ -106,7 +107,7 @@ async def _read_stream(
 ) -> WholeAnswer | tuple[EventRelay, bytes]:
     """Read a stream until its first token; return what may go to the caller so far, or the error that it consists of.
     Calls `heard` for each chunk."""
-    reader = EventReader(call, eager=call.background or not call.model)
+    reader = _reader(call)
     events = EventRelay(reader)
     head, chunk = b"", b"-"
     while chunk and not (reader.committed or reader.failed or events.done) and len(head) <= _MAX_BUFFERED:
@@ -125,6 +126,12 @@ async def _read_stream(
         problem = "ended the stream before its first token"
         raise AttemptFailed(problem, response.status, charged=True, usage=reader.reported())
     return events, head
+
+
+def _reader(call: Call) -> Reader:
+    if call.surface == "anthropic":
+        return MessageEventReader(call)
+    return EventReader(call, eager=call.background or not call.model)
 
 
 async def _rest_of_failure(events: EventRelay, response: aiohttp.ClientResponse) -> bytes:

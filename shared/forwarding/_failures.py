@@ -54,10 +54,10 @@ class AttemptFailed(Exception):
 
 
 class Throttled(AttemptFailed):
-    """429, of one of four kinds."""
+    """429, of one of four kinds; or 529, which is Anthropic's for an overload."""
 
-    def __init__(self, kind: Throttle, wait: float | None, spilled_to: str) -> None:
-        super().__init__(f"429: {kind}", 429, wait=wait, spilled_to=spilled_to)
+    def __init__(self, status: int, kind: Throttle, wait: float | None, spilled_to: str) -> None:
+        super().__init__(f"{status}: {kind}", status, wait=wait, spilled_to=spilled_to)
         self.kind = kind
 
 
@@ -181,7 +181,7 @@ def _failure(
     match answers.classify(status, report, headers, target.backend.api):
         case "capacity":
             kind = quota.throttle(headers, report, configured=configured)
-            return Throttled(kind, answers.wait(headers, report), spilled_to)
+            return Throttled(status, kind, answers.wait(headers, report), spilled_to)
         case "server":
             return AttemptFailed(f"status {status}", status, shown, spilled_to=spilled_to, charged=charged, usage=usage)
         case "ours":

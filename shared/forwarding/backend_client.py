@@ -15,6 +15,7 @@ from yarl import URL
 
 from shared.alerts.dispatcher import Raise
 from shared.alerts.events import credentials_refused
+from shared.anthropic.backend_requests import upstream_message
 from shared.azure_openai import backend_requests
 from shared.azure_openai.apis import APIS
 from shared.azure_openai.backend_requests import UpstreamRequest
@@ -88,7 +89,8 @@ class BackendClient:
 
         Raises `AttemptFailed`, and the error in the caller's upload as it is. The breakers learn of either.
         """
-        request = backend_requests.upstream_request(call, target)
+        messages = call.surface == "anthropic"
+        request = upstream_message(call, target) if messages else backend_requests.upstream_request(call, target)
         headers = await self._headers(call, target, request, request_id)
         breakers = self._breakers
         started = breakers.clock()

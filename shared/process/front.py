@@ -1,14 +1,16 @@
 """The front of the gateway: receives every request, tells calls from its own paths, and turns errors into responses."""
 
 import logging
+import time
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from shared.accounting import Accounting
+from shared.anthropic.operations import is_messages_path
 from shared.auth import client_address
 from shared.azure_openai import operations
-from shared.config.document import Configuration
+from shared.config.document import Configuration, Format
 from shared.errors import GatewayError
 from shared.gateway import Gateway
 from shared.management.api import ManagementApi
@@ -17,11 +19,12 @@ from shared.requests.disconnect import CallerDisconnected
 from shared.requests.head import headers_of
 from shared.responses.cors import Cors
 from shared.responses.hang_up import HUNG_UP
+from shared.responses.messages_headers import name_headers
 from shared.responses.rendering import ErrorResponse, identify
 
 logger = logging.getLogger("tollgate.requests")
 
-_FOR_RESPONSE = frozenset((b"origin", b"x-ms-client-request-id"))  # headers that the response answers
+_FOR_RESPONSE = frozenset((b"origin", b"x-ms-client-request-id", b"anthropic-version"))  # which the response answers
 
 
 class Front:
@@ -39,24 +42,27 @@ class Front:
     async def handle(self, request: Request, traceparent: str | None = None) -> Response:
         """Answer a request. Raises nothing except `CancelledError`. `traceparent` overrides the request's header."""
         received = self._accounting.receive(request, traceparent)
-        response = await self._handle(request, received)
-        own = {name: value.decode("latin-1") for name, value in request.scope["headers"] if name in _FOR_RESPONSE}
-        identify(response, received.request_id, own.get(b"x-ms-client-request-id", ""))
-        self._cors.expose(own.get(b"origin", ""), response)
+        raw = request.scope["headers"]
+        own = {str(name, "latin-1"): value.decode("latin-1") for name, value in raw if name in _FOR_RESPONSE}
+        form: Format = "anthropic" if is_messages_path(received.path, own) else "openai"
+        response = await self._handle(request, received, form)
+        identify(response, received.request_id, own.get("x-ms-client-request-id", ""))
+        if form == "anthropic":
+            name_headers(response.headers, received.request_id, time.time())
+        self._cors.expose(own.get("origin", ""), response)
         return response
 
-    async def _handle(self, request: Request, received: ReceivedRequest) -> Response:
+    async def _handle(self, request: Request, received: ReceivedRequest, form: Format) -> Response:
         try:
             return await self._serve(request, received)
         except GatewayError as error:
-            return self._refuse(received, error)
+            return self._refuse(received, error, form)
         except CallerDisconnected:
             return Response(status_code=HUNG_UP)
         except Exception:  # the last resort: the caller gets OpenAI's shape, the operator the traceback
             logger.exception("request %s failed: a defect of the gateway", received.request_id)
-            return self._refuse(
-                received, GatewayError("Internal gateway error. The operator can find it in the log by request id.")
-            )
+            defect = GatewayError("Internal gateway error. The operator can find it in the log by request id.")
+            return self._refuse(received, defect, form)
 
     async def _serve(self, request: Request, received: ReceivedRequest) -> Response:
         headers = headers_of(request.scope["headers"])  # a dict: Starlette's own search the raw list on every access
@@ -68,6 +74,6 @@ class Front:
             return await self._management.answer(request, received, headers, address)
         return await self._gateway.serve(request, received, headers, address)
 
-    def _refuse(self, received: ReceivedRequest, error: GatewayError) -> Response:
+    def _refuse(self, received: ReceivedRequest, error: GatewayError, form: Format) -> Response:
         self._accounting.refused(received, error)
-        return ErrorResponse(error, {"x-gateway-request-id": received.request_id})
+        return ErrorResponse(error, {"x-gateway-request-id": received.request_id}, form)

@@ -7,6 +7,8 @@ import msgspec
 from starlette.requests import Request
 from starlette.types import Receive
 
+from shared.anthropic import operations as messages_operations
+from shared.anthropic.operations import is_messages_path
 from shared.azure_openai import operations, requests
 from shared.azure_openai.operations import Route
 from shared.azure_openai.outline import LARGE, PIECE, Outline
@@ -53,7 +55,8 @@ async def read_call(
     """Return the call, and its body if that is still arriving. Raises `GatewayError` and `CallerDisconnected`."""
     if method == "GET" and headers.get("upgrade", "").lower() == "websocket":
         raise websocket_refused(path)
-    route = operations.match(method, path)
+    messages = is_messages_path(path, headers)
+    route = messages_operations.match(method, path) if messages else operations.match(method, path)
     query = request.scope["query_string"].decode("latin-1")
     receive, headers = decoded(request.receive, headers)
     if route.operation.body == "multipart" and headers.get("content-type", "").lower().startswith("multipart/"):

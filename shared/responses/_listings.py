@@ -7,6 +7,7 @@ from starlette.responses import Response
 
 from shared.affinity import listing
 from shared.affinity.directory import ObjectDirectory
+from shared.anthropic.rendering import claude_object, model_page
 from shared.azure_openai import answers
 from shared.config.days import since_seconds
 from shared.config.document import Model
@@ -68,9 +69,11 @@ class Listings:
 
     async def models(self, admitted: AdmittedCall) -> tuple[Response, Outcome]:
         """The models that the consumer may use, from the configuration; or the one that it asks for."""
-        names = [admitted.plan.model] if admitted.plan.model else self._router.models(admitted.consumer)
-        models = [self._model(name, admitted.call) for name in names]
-        body = models[0] if admitted.plan.model else answers.model_list(models, admitted.call.query)
+        call, one = admitted.call, admitted.plan.model
+        names = [one] if one else self._router.models(admitted.consumer, call.operation.format)
+        models = [self._model(name, call) for name in names]
+        listed = model_page if call.operation.format == "anthropic" else answers.model_list
+        body = models[0] if one else listed(models, call.query)
         headers = {"x-gateway-request-id": admitted.received.request_id}
         return JsonResponse(body, headers=headers), Outcome(status=200)
 
@@ -78,6 +81,8 @@ class Listings:
         """A model as callers see it, with its end if that is known."""
         settings = self._forwarder.models.get(name, Model())
         end = self._router.end(name)
+        if call.operation.format == "anthropic":
+            return claude_object(name, end.retires if end is not None else "")
         ends = since_seconds(end.retires) if end is not None else None
         replaced_by = msgspec.to_builtins(settings.replaced_by) if settings.replaced_by is not None else None
         return answers.model_object(name, call.surface, ends, replaced_by)

@@ -115,7 +115,8 @@ class Dispatcher:
         except ForwardingFailed as failed:
             error = state_unavailable(failed.error, admitted.binding)
             failure = Outcome(status=error.status, attempts=failed.attempts, ended="refused", code=error.code)
-            return ErrorResponse(error, gateway_headers(received, admitted.plan, failed.attempts))
+            headers = gateway_headers(received, admitted.plan, failed.attempts)
+            return ErrorResponse(error, headers, admitted.call.operation.format)
         except (CallerDisconnected, asyncio.CancelledError):  # by the server, whose caller gets no answer either
             failure = hung_up(admitted.call, attempts(), round(received.milliseconds()))
             raise

@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 from shared.errors import GatewayError
 from shared.requests.disconnect import CallerDisconnected
 from shared.responses.relay import RelayedResponse
-from shared.responses.rendering import KEEP_ALIVE_COMMENT, ErrorResponse, error_object, send_error_event, send_part
+from shared.responses.rendering import KEEP_ALIVE_COMMENT, ErrorResponse, error_body, send_error_event, send_part
 from shared.types import Operation
 
 Answer = asyncio.Future[RelayedResponse | ErrorResponse]
@@ -50,11 +50,12 @@ class KeepAliveResponse(Response):
         except CallerDisconnected:
             return
         except GatewayError as error:
-            response = ErrorResponse(error, {})
+            response = ErrorResponse(error, {}, self._operation.format)
         except BaseException:
             discard(self._answer)
             raise
         if isinstance(response, RelayedResponse):
             await response.continue_stream(send)
         else:
-            await send_error_event(send, error_object(response.error, self._request_id), self._operation)
+            body = error_body(response.error, self._request_id, self._operation.format)
+            await send_error_event(send, body, self._operation)

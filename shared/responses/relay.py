@@ -131,7 +131,7 @@ class RelayedResponse(Response):
         if _has_events(answer):
             await send({"type": "http.response.body", "body": answer.body})
         elif answer.status >= 300:
-            await send_error_event(send, error_in(answer.body) or interrupted(self._request_id), self._operation)
+            await send_error_event(send, error_in(answer.body) or self._interrupted(), self._operation)
         else:
             await send_part(send, b"data: ")
             await _as_data(send)({"type": "http.response.body", "body": answer.body})
@@ -194,7 +194,10 @@ class RelayedResponse(Response):
             return
         with contextlib.suppress(TimeoutError):  # a caller that does not read is not waited for
             async with asyncio.timeout(_LAST_EVENT):
-                await send_error_event(send, interrupted(self._request_id), self._operation)
+                await send_error_event(send, self._interrupted(), self._operation)
+
+    def _interrupted(self) -> Mapping[str, object]:
+        return interrupted(self._request_id, self._operation.format)
 
     def _record_events(self) -> None:
         """Record the objects in the events so far."""

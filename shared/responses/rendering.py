@@ -7,11 +7,14 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Send
 
+from shared.anthropic import rendering as errors_of_messages
+from shared.config.document import Format
 from shared.errors import GatewayError
 from shared.types import Operation
 
 KEEP_ALIVE_COMMENT = b": keep-alive\n\n"
 _LONGEST_ID = 256  # characters
+_FIELDS = ("code", "message", "param")
 
 
 class JsonResponse(Response):
@@ -24,10 +27,10 @@ class JsonResponse(Response):
 
 
 class ErrorResponse(JsonResponse):
-    """A `GatewayError` as a response. The message names the request, if the headers do."""
+    """A `GatewayError` as a response, in the shape of an API. The message names the request, if the headers do."""
 
-    def __init__(self, error: GatewayError, headers: Mapping[str, str]) -> None:
-        body: dict[str, object] = {"error": error_object(error, headers.get("x-gateway-request-id", ""))}
+    def __init__(self, error: GatewayError, headers: Mapping[str, str], form: Format = "openai") -> None:
+        body = error_body(error, headers.get("x-gateway-request-id", ""), form)
         if error.complaints:
             body["complaints"] = [{"path": one.path, "message": one.message} for one in error.complaints]
         super().__init__(body, error.status, {**headers, **error.limits, **error.headers()})
@@ -35,22 +38,18 @@ class ErrorResponse(JsonResponse):
         self.request_id = headers.get("x-gateway-request-id", "")
 
 
-def error_object(error: GatewayError, request_id: str = "") -> dict[str, object]:
-    """The member `error` of a body or an event."""
-    message = _with_request(error.message, request_id)
-    return {"message": message, "type": error.type, "param": error.param, "code": error.code}
-
-
-def interrupted(request_id: str) -> dict[str, object]:
-    """The member `error` for an answer that its backend did not finish."""
+def interrupted(request_id: str, form: Format) -> dict[str, object]:
+    """The body for an answer that its backend did not finish."""
     message = "The backend broke off in the middle of this answer. What has arrived is incomplete."
-    message = _with_request(message, request_id)
-    return {"message": message, "type": "server_error", "param": None, "code": "upstream_interrupted"}
+    return error_body(GatewayError(message, code="upstream_interrupted"), request_id, form)
 
 
-def _with_request(message: str, request_id: str) -> str:
-    """The message with the id by which the operator finds the request in the log."""
-    return f"{message} (request {request_id})" if request_id else message
+def error_body(error: GatewayError, request_id: str, form: Format) -> dict[str, object]:
+    """An error as a body has it. Its message has the id by which the operator finds the request in the log."""
+    message = f"{error.message} (request {request_id})" if request_id else error.message
+    if form == "anthropic":
+        return errors_of_messages.error_body(error, message, request_id)
+    return {"error": {"message": message, "type": error.type, "param": error.param, "code": error.code}}
 
 
 def identify(response: Response, request_id: str, client_request_id: str) -> None:
@@ -76,26 +75,30 @@ def ends_cleanly(operation: Operation) -> bool:
 
 
 def error_in(body: bytes) -> Mapping[str, object] | None:
-    """The member `error` of a backend's answer; None if it has none."""
+    """A backend's answer, if it reports an error; else None."""
     with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
-        error = msgspec.json.decode(body, type=Mapping[str, object]).get("error")
-        if isinstance(error, Mapping):
-            return error
+        read: Mapping[str, object] = msgspec.json.decode(body, type=Mapping[str, object])
+        if isinstance(read.get("error"), Mapping):
+            return read
     return None
 
 
-def error_event(error: Mapping[str, object], *, typed: bool) -> bytes:
-    """The event that reports an error, in the shape that official clients raise: they look for a member `error`."""
-    if not typed:
+def error_event(body: Mapping[str, object], operation: Operation) -> bytes:
+    """The event that reports the error of a body, in the shape that official clients raise: they look for a member
+    `error`, Anthropic's for the name of the event."""
+    error = body.get("error")
+    if not has_typed_events(operation):
         return b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"
-    fields = {name: error.get(name) for name in ("code", "message", "param")}
-    event = {"type": "error", **fields, "error": error}
+    event = body
+    if operation.format == "openai":
+        fields = {name: error.get(name) if isinstance(error, Mapping) else None for name in _FIELDS}
+        event = {"type": "error", **fields, "error": error}
     return b"event: error\ndata: " + msgspec.json.encode(event) + b"\n\n"
 
 
-async def send_error_event(send: Send, error: Mapping[str, object], operation: Operation) -> None:
+async def send_error_event(send: Send, body: Mapping[str, object], operation: Operation) -> None:
     """End a stream with an error event."""
-    event = error_event(error, typed=has_typed_events(operation))
+    event = error_event(body, operation)
     await send({"type": "http.response.body", "body": event, "more_body": not ends_cleanly(operation)})
 
 

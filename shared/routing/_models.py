@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from shared.azure_openai.apis import IMAGE_DEPLOYMENT
-from shared.config.document import Configuration, Model
+from shared.config.document import Configuration, Format, Model
 from shared.errors import (
     InvalidRequest,
     ModelNotAllowed,
@@ -18,6 +18,8 @@ from shared.routing.preferences import RoutingPreferences
 from shared.types import ANYWHERE, Access, Binding, Call, Consumer, Target
 
 _PLAIN = Model()
+_OF_MESSAGES = "POST /v1/messages, Anthropic's API"
+_PATHS = {"anthropic": "POST /v1/chat/completions or /v1/responses, OpenAI's API"}
 
 Allowed = Callable[[Target], bool]
 
@@ -36,9 +38,9 @@ class Models:
         self._now = now
         self._served = dict.fromkeys(configuration.model_names())
 
-    def usable_by(self, consumer: Consumer) -> list[str]:
-        """The models that a consumer may use, in the order of the configuration."""
-        now, served = self._now(), self._configuration.served
+    def usable_by(self, consumer: Consumer, form: Format | None = None) -> list[str]:
+        """The models that a consumer may use, in the order of the configuration. `form`: by this API; None: by any."""
+        now, served, anthropic = self._now(), self._configuration.served, self._configuration.anthropic
         names = dict.fromkeys([*self._served, *self._configuration.switches])
         return [
             name
@@ -46,6 +48,7 @@ class Models:
             if self._allowed(consumer, name)
             and (model := served(name, now)) in self._served
             and self._within_reach(consumer, model)
+            and (form is None or (model in anthropic) == (form == "anthropic"))
         ]
 
     def shown(self, consumer: Consumer, name: str) -> str:
@@ -70,6 +73,12 @@ class Models:
             raise ModelNotAllowed(f"This key may not use the model {name!r}. It may use: {allowed}.", param="model")
         return model
 
+    def check_api(self, model: str, call: Call) -> None:
+        """Raise `ModelNotFound` for a model that is not called by the API of this call."""
+        if (model in self._configuration.anthropic) != (call.surface == "anthropic"):
+            paths = _PATHS.get(call.surface, _OF_MESSAGES)
+            raise ModelNotFound(f"The model {model!r} does not exist on this path: use {paths}.", param="model")
+
     def about(self, model: str) -> Model:
         return self._configuration.models.get(model, _PLAIN)
 
@@ -77,6 +86,9 @@ class Models:
         """The models to fall back on. Those that a caller names must exist, and it must be allowed to use them."""
         if preferred.fallbacks is not None:
             named = dict.fromkeys(self.model(consumer, name) for name in preferred.fallbacks)
+            for name in named:
+                if not self._configuration.alike(name, model):
+                    raise InvalidRequest(f"The model {name!r} cannot take calls of {model!r}: its API is another.")
             return [name for name in named if name != model]
         return [name for name in self.about(model).fallbacks if self._allowed(consumer, name)]
 

@@ -15,7 +15,7 @@ _LONGEST_WINDOW = 60.0  # seconds; Azure counts by the minute
 _DEFAULT_WINDOW = 5.0  # seconds for which a number without a reset time is valid
 _FULL = 100.0  # per cent of a provisioned deployment's throughput: from there on it rejects calls
 _UTILISATION_LASTS = 1.0  # seconds
-_OVERLOAD = ("temporarily unable to process", "high demand")
+_OVERLOAD = ("temporarily unable to process", "high demand", "overloaded_error")
 
 
 class Sent(NamedTuple):

@@ -80,6 +80,8 @@ class Router:
         if call.operation.model == "hidden" and consumer.models is not None:
             raise _model_hidden(call.operation.name)
         model = self.model(consumer, call.model) if call.model else ""
+        if model:
+            self._models.check_api(model, call)
         named = self._configuration.canonical(call.model)
         about, free = self._models.about(model), binding is UNBOUND
         refusals = self._refusals(call)

@@ -7,6 +7,7 @@ with the first request and ends after a while without one. Texts stay in its mem
 
 import asyncio
 import logging
+import re
 import subprocess
 import sys
 import threading
@@ -37,6 +38,15 @@ _TIMEOUT_AT_EXIT = 10.0
 _CHILD = "import sys; sys.path[:] = sys.argv[1:]; from shared.usage._tokenizer_process import main; main()"
 
 
+# Families of models with other tables than OpenAI's: their tokens are estimated by characters.
+_OTHER = re.compile(r"claude|deepseek|grok|llama|ministral|mistral|codestral|pixtral|phi-|command-|kimi|qwen|mai-")
+
+
+def fits(model: str) -> bool:
+    """True if OpenAI's tables may count the tokens of a model with this name."""
+    return _OTHER.search(model.lower()) is None
+
+
 def is_estimated(outcome: Outcome) -> bool:
     return outcome.usage.estimated or any(a.usage is not None and a.usage.estimated for a in outcome.attempts)
 
@@ -58,9 +68,10 @@ class Tokenizer:
 
         async def count() -> None:
             model = outcome.usage.model or (outcome.served_by.model if outcome.served_by else "")
-            counted = None
+            served_by, counted = outcome.served_by, None
+            names = " ".join((model, served_by.model, served_by.deployment) if served_by else (model,))
             try:
-                counted = await self.count(CountRequest(model, body, said))
+                counted = await self.count(CountRequest(model, body, said)) if fits(names) else None
             except Exception:  # the outcome must be accounted for
                 logger.exception("cannot count tokens; estimated by characters")
             account(counted.correct(outcome) if counted else None)

@@ -13,6 +13,7 @@ from simulator.api import (
     files,
     fine_tuning,
     images,
+    messages,
     models,
     moderations,
     realtime,
@@ -27,6 +28,7 @@ from simulator.call import Route
 
 FAMILIES = (
     completions,
+    messages,
     stored_completions,
     responses,
     conversations,

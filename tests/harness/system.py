@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
+from anthropic import Anthropic
 from openai import AsyncOpenAI, AzureOpenAI, OpenAI
 
 from shared import bootstrap
@@ -37,6 +38,8 @@ DEPLOYMENTS = {  # model -> deployment; some have names of their own, so that th
     "omni-moderation-latest": "moderation",
     "gpt-realtime": "realtime",
 }
+CLAUDES = {"claude-sonnet-5-5": "claude-prod", "claude-haiku-5-5": "claude-haiku-5-5"}  # of Anthropic's API
+CLAUDE_SPARES = [f"claude-spare-{number:02}" for number in range(30)]
 # A gateway remembers the health of every deployment, so a test that injects faults takes models that no other one uses:
 # a spare one is in all three regions, a lone one in a single region.
 SPARES = [f"spare-{number:03}" for number in range(150)]
@@ -55,6 +58,8 @@ def simulated_regions() -> dict[str, Any]:
     """The configuration of the simulator for the gateway's `configuration`."""
     deployments = [{"name": deployment, "model": model} for model, deployment in DEPLOYMENTS.items()]
     deployments += [{"name": name, "model": "gpt-4o"} for name in (*SPARES, *LONE, WITH_FALLBACK)]
+    deployments += [{"name": deployment, "model": model} for model, deployment in CLAUDES.items()]
+    deployments += [{"name": name, "model": "claude-sonnet-5-5"} for name in CLAUDE_SPARES]
     regions: list[dict[str, Any]] = [
         {"name": name, "display": display, "deployments": deployments} for name, display in REGIONS.items()
     ]
@@ -72,7 +77,8 @@ def configuration(simulator: SimulatorProcess, **more: Any) -> dict[str, Any]:
             "endpoint": simulator.regions[region],
             "region": region,
             "models": DEPLOYMENTS
-            | {model: model for model in (*SPARES, WITH_FALLBACK)}
+            | CLAUDES
+            | {model: model for model in (*SPARES, *CLAUDE_SPARES, WITH_FALLBACK)}
             | ({model: model for model in LONE} if region == LONE_REGION else {}),
         }
         for name, region in BACKENDS.items()
@@ -113,6 +119,7 @@ class System:
         self._spares = iter(SPARES[::order])
         self._lone = iter(LONE[::order])
         self._slow = iter(SLOW[::order])
+        self._claudes = iter(CLAUDE_SPARES[::order])
 
     def spare(self) -> str:
         """A model in all three regions that no test has used; its deployments have its name."""
@@ -121,6 +128,10 @@ class System:
     def lone(self) -> str:
         """The same, in one region."""
         return next(self._lone)
+
+    def claude(self) -> str:
+        """A model of Anthropic's API in all three regions that no test has used; its deployments have its name."""
+        return next(self._claudes)
 
     def slow(self) -> str:
         """The same, in a slow region."""
@@ -133,6 +144,10 @@ class System:
     def async_openai(self, key: str = "", **options: Any) -> AsyncOpenAI:
         given: dict[str, Any] = {"base_url": f"{self.url}/v1", **PATIENT, **options}
         return AsyncOpenAI(api_key=key or self.key, **given)
+
+    def anthropic(self, key: str = "", **options: Any) -> Anthropic:
+        given: dict[str, Any] = {"base_url": self.url, **PATIENT, **options}
+        return Anthropic(api_key=key or self.key, **given)
 
     def azure(self, key: str = "", **options: Any) -> AzureOpenAI:
         given: dict[str, Any] = {"api_version": "2024-10-21", **PATIENT, **options}

@@ -1,0 +1,18 @@
+"""Turns a `Call` of Anthropic's API and a `Target` into the request that a backend receives."""
+
+import msgspec
+
+from shared.azure_openai.backend_requests import CLASSIC_SCOPE, UpstreamRequest
+from shared.azure_openai.json_body import rewrite
+from shared.types import Call, Target
+
+
+def upstream_message(call: Call, target: Target) -> UpstreamRequest:
+    """The request for a call on one target: Anthropic itself, or a Foundry resource, which has the API below a path of
+    its own. The body passes as it is, but for the name of the model where the deployment has another."""
+    backend, edits = target.backend, call.edits
+    if target.deployment and call.body_model is not None and call.body_model != target.deployment:
+        edits = edits | {"model": msgspec.json.encode(target.deployment)}
+    body = rewrite(call.body, call.values, edits) if edits else call.body
+    url = f"{backend.endpoint.rstrip('/')}/anthropic/v1/{call.path}" + (f"?{call.query}" if call.query else "")
+    return UpstreamRequest(call.operation.method, url, backend.token_scope or CLASSIC_SCOPE, body)

@@ -1,0 +1,77 @@
+"""The table of operations of Anthropic's API, and the routes from a method and a path to one of them. No I/O.
+
+Clients send these calls to `/v1/…` with the header `anthropic-version`, or below `/anthropic/v1/…` as to Foundry.
+"""
+
+import functools
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from shared.azure_openai.operations import SEGMENT, Route
+from shared.azure_openai.references import IN_PATHS
+from shared.errors import MethodNotAllowed, UnknownPath
+from shared.types import Operation, Reference
+
+VERSION = "anthropic-version"  # the header that all clients of the API send
+
+
+def _row(method: str, name: str, path: str, **more: Any) -> Operation:
+    return Operation(name=name, method=method, path=path, format="anthropic", **more)
+
+
+OPERATIONS = (
+    _row("POST", "messages.create", "messages", model="body", streams=True, metered="tokens"),
+    _row("POST", "messages.count_tokens", "messages/count_tokens", model="body"),
+    _row("GET", "claude.models.list", "models", body="none", local=True),
+    _row("GET", "claude.models.get", "models/{model}", body="none", local=True),
+)
+
+_PREFIX = re.compile(r"/(?:anthropic/)?v1/", re.IGNORECASE | re.ASCII)
+_LONGEST_PATH = 500  # characters
+_ROWS = [
+    (row, re.compile(re.sub(r"\{(\w+)\}", rf"(?P<\1>{SEGMENT})", row.path), re.IGNORECASE | re.ASCII))
+    for row in OPERATIONS
+]
+
+
+def is_messages_path(path: str, headers: Mapping[str, str]) -> bool:
+    """True for a path of Anthropic's API. Paths that OpenAI's has, too, are Anthropic's if its header is there."""
+    return VERSION in headers or path.startswith(("/anthropic/", "/v1/messages"))
+
+
+def match(method: str, path: str) -> Route:
+    """The route of a path. Raises `UnknownPath` (404) and `MethodNotAllowed` (405)."""
+    if len(path) > _LONGEST_PATH:
+        raise _unknown(path)
+    return _match(method, path)
+
+
+@functools.lru_cache(maxsize=256)
+def _match(method: str, path: str) -> Route:
+    wanted, prefix = "GET" if method == "HEAD" else method, _PREFIX.match(path)
+    if prefix is None:
+        raise _unknown(path)
+    rest = path[prefix.end() :].removesuffix("/")
+    fitting = [(row, matched) for row, pattern in _ROWS if (matched := pattern.fullmatch(rest))]
+    # A fixed word wins over an id: messages/batches is no batch.
+    fewest = min((len(matched.groupdict()) for _, matched in fitting), default=0)
+    fitting = [(row, matched) for row, matched in fitting if len(matched.groupdict()) == fewest]
+    for operation, matched in fitting:
+        if wanted == operation.method:
+            ids = matched.groupdict()
+            named = tuple(Reference(kind, text) for kind, text in ids.items() if kind in IN_PATHS)
+            return Route("anthropic", operation, operation.path.format_map(ids), ids.get("model"), named)
+    if fitting:
+        methods = [operation.method for operation, _ in fitting]
+        allowed = ", ".join([*methods, "HEAD"] if "GET" in methods else methods)
+        raise MethodNotAllowed(f"{method} is not a method of {path}; use {allowed}.", allowed)
+    raise _unknown(path)
+
+
+def _unknown(path: str) -> UnknownPath:
+    return UnknownPath(
+        f"{path[:200]} is not a path of Anthropic's API that this gateway serves. Use POST /v1/messages or "
+        "/v1/messages/count_tokens, or GET /v1/models; the same below /anthropic. Leave out the header "
+        "anthropic-version in calls of OpenAI's API."
+    )

@@ -1,0 +1,124 @@
+"""The usage objects of answers and events, of every API, and their reading as `Usage`."""
+
+import json
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any
+
+import msgspec
+
+from shared.token_classes import TOKEN_CLASSES, reported_name
+from shared.types import BATCH, Usage
+
+NO_TOOLS: Mapping[str, int] = MappingProxyType({})
+
+USAGE_TAIL = 4096  # bytes at the end of an answer within which its usage object begins
+_USAGE_KEY = re.compile(rb'"usage"\s*:\s*(?=\{)')
+
+_MOST_TOKENS = 2**31
+_Count = Annotated[int, msgspec.Meta(ge=0, lt=_MOST_TOKENS)]
+
+
+_Details = dict[str, Any]
+_PARTS = {  # of each total: the name that backends report -> the field of `TokenCounts`
+    total: {reported_name(field): field for field, tokens in TOKEN_CLASSES.items() if tokens.part_of == total}
+    for total in ("input", "output")
+}
+_PARTS["output"]["thinking_tokens"] = "reasoning_tokens"  # in Anthropic's words
+_NOT_CHARGED = frozenset(("text_tokens",))  # the rest of a total
+_MOST_UNKNOWN = 16  # classes of one answer that are kept
+_LONGEST_NAME = 64
+
+
+class _CacheCreation(msgspec.Struct):
+    ephemeral_1h_input_tokens: _Count = 0
+
+
+class _ServerTools(msgspec.Struct):
+    web_search_requests: _Count | None = None
+
+
+class UsageObject(msgspec.Struct):
+    """The usage object of every API: chat calls its tokens prompt and completion, the others input and output, and
+    transcripts their details in the singular. Details may be absent or null. Anthropic's counts the tokens of prompt
+    caches beside those of the input, and calls of tools."""
+
+    prompt_tokens: _Count | None = None
+    completion_tokens: _Count | None = None
+    prompt_tokens_details: _Details | None = None
+    completion_tokens_details: _Details | None = None
+    input_tokens: _Count | None = None
+    output_tokens: _Count | None = None
+    input_tokens_details: _Details | None = None
+    output_tokens_details: _Details | None = None
+    input_token_details: _Details | None = None
+    output_token_details: _Details | None = None
+    seconds: Annotated[float, msgspec.Meta(ge=0, le=1e7)] | None = None
+    cache_creation_input_tokens: _Count | None = None
+    cache_read_input_tokens: _Count | None = None
+    cache_creation: _CacheCreation | None = None
+    server_tool_use: _ServerTools | None = None
+    service_tier: Any = None
+
+    def value(
+        self, model: object = "", tier: object = "", images: int = 0, tools: Mapping[str, int] = NO_TOOLS
+    ) -> Usage:
+        """The usage, with the calls of `tools` beside the tokens."""
+        details = {
+            "input": self.prompt_tokens_details or self.input_tokens_details or self.input_token_details,
+            "output": self.completion_tokens_details or self.output_tokens_details or self.output_token_details,
+        }
+        parts: dict[str, Any] = {**tools}
+        unknown: dict[str, int] = {}
+        for total, counts in details.items():
+            for name, count in counts.items() if counts else ():
+                if not (type(count) is int and 0 < count < _MOST_TOKENS):
+                    continue
+                if (field := _PARTS[total].get(name)) is not None:
+                    parts[field] = count
+                elif name.endswith("_tokens") and name not in _NOT_CHARGED and len(unknown) < _MOST_UNKNOWN:
+                    unknown[f"{total}.{name}"[:_LONGEST_NAME]] = count
+        beside = 0
+        if self.cache_creation_input_tokens or self.cache_read_input_tokens:
+            beside = self._add_cached(parts)
+        if self.server_tool_use is not None and self.server_tool_use.web_search_requests:
+            parts["web_searches"] = self.server_tool_use.web_search_requests
+        return Usage(
+            input_tokens=(self.prompt_tokens or self.input_tokens or 0) + beside,
+            output_tokens=self.completion_tokens or self.output_tokens or 0,
+            images=images,
+            seconds=self.seconds or 0.0,
+            model=short_text(model),
+            service_tier=short_text(tier or (BATCH if self.service_tier == BATCH else "")),
+            unknown=msgspec.json.encode(unknown).decode() if unknown else "",
+            **parts,
+        )
+
+    def _add_cached(self, parts: dict[str, Any]) -> int:
+        """Add the parts of a prompt that a cache has read or written, and return their sum."""
+        written, read = self.cache_creation_input_tokens or 0, self.cache_read_input_tokens or 0
+        for_an_hour = min(written, self.cache_creation.ephemeral_1h_input_tokens if self.cache_creation else 0)
+        counts = {
+            "cached_input_tokens": read,
+            "cache_write_tokens": written - for_an_hour,
+            "cache_write_1h_tokens": for_an_hour,
+        }
+        parts |= {field: count for field, count in counts.items() if count}
+        return written + read
+
+
+def usage_at_end(tail: bytes) -> UsageObject | None:
+    """The last usage object in the end of an answer."""
+    for key in reversed(list(_USAGE_KEY.finditer(tail))):
+        try:
+            value, _ = json.JSONDecoder().raw_decode(tail[key.end() :].decode("utf-8", "replace"))
+            return msgspec.convert(value, UsageObject)
+        except (ValueError, RecursionError):
+            continue
+    return None
+
+
+def short_text(value: object) -> str:
+    """A string, cut to 128 characters; "" for any other value."""
+    return value[:128] if isinstance(value, str) else ""

@@ -1,0 +1,113 @@
+"""Streams of messages: what commits them, what fails before that, and what they tell of their usage."""
+
+import json
+from typing import Any
+
+import pytest
+
+from shared.anthropic import operations
+from shared.anthropic.event_reader import MessageEventReader
+from shared.azure_openai.event_relay import EventRelay
+from shared.types import Call, Usage
+
+_OPERATION = operations.match("POST", "/v1/messages").operation
+CALL = Call(operation=_OPERATION, surface="anthropic", model="claude", stream=True, input_estimate=70)
+
+START_USAGE = {
+    "input_tokens": 20,
+    "cache_creation_input_tokens": 300,
+    "cache_read_input_tokens": 1000,
+    "cache_creation": {"ephemeral_5m_input_tokens": 100, "ephemeral_1h_input_tokens": 200},
+    "output_tokens": 1,
+}
+
+
+def event(kind: str, **fields: Any) -> bytes:
+    return f"event: {kind}\ndata: {json.dumps({'type': kind, **fields})}\n\n".encode()
+
+
+START = event("message_start", message={"id": "msg_1", "model": "claude-1", "content": [], "usage": START_USAGE})
+BLOCK = event("content_block_start", index=0, content_block={"type": "text", "text": ""})
+PING = event("ping")
+SAID = event("content_block_delta", index=0, delta={"type": "text_delta", "text": "Hello there, who are you?"})
+STOPPED = event("content_block_stop", index=0)
+DELTA = event(
+    "message_delta",
+    delta={"stop_reason": "end_turn"},
+    usage={"output_tokens": 42, "server_tool_use": {"web_search_requests": 3}},
+)
+END = event("message_stop")
+
+
+def read(*events: bytes) -> MessageEventReader:
+    reader = MessageEventReader(CALL)
+    for one in events:
+        reader.read(one)
+    return reader
+
+
+@pytest.mark.parametrize("opening", [START, PING, BLOCK, STOPPED])
+def test_nothing_is_committed_before_the_first_delta(opening: bytes) -> None:
+    assert not read(START, PING, opening).committed
+    assert read(START, PING, opening, SAID).committed
+
+
+@pytest.mark.parametrize("kind", ["text", "thinking", "tool_use", "server_tool_use"])
+def test_a_block_that_deltas_fill_is_no_content(kind: str) -> None:
+    assert not read(START, event("content_block_start", index=0, content_block={"type": kind})).committed
+
+
+@pytest.mark.parametrize("kind", ["redacted_thinking", "web_search_tool_result", "unheard_of"])
+def test_a_block_that_comes_whole_is_content(kind: str) -> None:
+    assert read(START, event("content_block_start", index=0, content_block={"type": kind})).committed
+
+
+def test_an_error_before_the_first_content_fails_the_stream() -> None:
+    failed = event("error", error={"type": "overloaded_error", "message": "Overloaded"})
+    reader = read(START, PING, failed)
+    assert reader.failed
+    assert reader.error is not None
+    assert reader.error.type == "overloaded_error"
+    assert not read(START, SAID, failed).failed
+
+
+def test_the_usage_is_that_of_the_beginning_and_the_last_sums() -> None:
+    assert read(START, BLOCK, SAID, DELTA, END).usage() == Usage(
+        input_tokens=1320,
+        cached_input_tokens=1000,
+        cache_write_tokens=100,
+        cache_write_1h_tokens=200,
+        output_tokens=42,
+        web_searches=3,
+        model="claude-1",
+    )
+
+
+def test_sums_replace_earlier_sums() -> None:
+    more = event("message_delta", delta={}, usage={"output_tokens": 50, "input_tokens": 25})
+    usage = read(START, SAID, DELTA, more).usage()
+    assert (usage.input_tokens, usage.output_tokens) == (1325, 50)
+
+
+def test_an_unfinished_stream_has_the_prompt_as_it_was_told_and_an_estimated_answer() -> None:
+    usage = read(START, BLOCK, SAID).usage()
+    assert usage.estimated
+    assert (usage.input_tokens, usage.cached_input_tokens) == (1320, 1000)
+    assert usage.output_tokens == 6
+    assert read().usage() == Usage(input_tokens=70, estimated=True)
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 10_000])
+def test_a_stream_passes_byte_for_byte_but_for_its_end_which_waits(size: int) -> None:
+    data = b"".join([START, BLOCK, PING, SAID, STOPPED, DELTA, END])
+    relay = EventRelay(MessageEventReader(CALL))
+    passed = b"".join(relay.feed(data[start : start + size]) for start in range(0, len(data), size))
+    assert passed == data.removesuffix(END)
+    assert relay.done
+    assert passed + relay.finish() == data
+
+
+def test_what_cannot_be_read_passes() -> None:
+    reader = MessageEventReader(CALL)
+    assert reader.read(b"data: not json\n\n") == "pass"
+    assert reader.committed
