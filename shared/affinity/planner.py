@@ -28,7 +28,7 @@ class Planner:
         `ObjectDirectory.bind` raise.
         """
         if call.operation.local:
-            model = self._router.shown(consumer, call.model) if call.model else ""
+            model = self._router.shown(consumer, call) if call.model else ""
             return Plan(model=model, targets=[]), UNBOUND
         if consumer.models is not None:
             for name in model_paths.named(call):

@@ -51,12 +51,14 @@ class Models:
             and (form is None or (model in anthropic) == (form == "anthropic"))
         ]
 
-    def shown(self, consumer: Consumer, name: str) -> str:
-        """The configured model of a name, if the consumer may use it and its regions. Raises as `model`, and
-        `RegionNotAllowed`."""
-        if not self._within_reach(consumer, self.model(consumer, name)):
+    def shown(self, consumer: Consumer, call: Call) -> str:
+        """The configured model that a call names, if the consumer may use it and its regions. Raises as `model` and
+        `check_api`, and `RegionNotAllowed`."""
+        model = self.model(consumer, call.model)
+        self.check_api(model, call)
+        if not self._within_reach(consumer, model):
             raise _region_not_allowed()
-        return self._configuration.canonical(name)
+        return self._configuration.canonical(call.model)
 
     def model(self, consumer: Consumer, name: str) -> str:
         """The configured model that serves a caller's name of it: its successor, from the day of a switch on. The

@@ -16,6 +16,8 @@ from shared.types import Call
 SHORTEST = 1024  # tokens; Azure caches no shorter prompt
 _LEADING = 4 * SHORTEST  # bytes of the messages that stand for their first 1,024 tokens
 _PROMPTS = ("messages", "input", "prompt")
+_MARK = "cache_control"  # of Anthropic's API
+_MARK_KEY = b'"cache_control"'
 _BOUND = 1.25  # times its fair share that a backend may have in flight because of a prefix
 _FEW = 8  # calls in flight that overload no backend; with so few, shares are chance
 _FEW_OF_FLEET = 16  # the same for all instances together, which send the same prefixes to the same backend
@@ -31,11 +33,29 @@ def prefix(call: Call) -> bytes | None:
         return call.body[place][:_LEADING]
     if call.input_estimate < SHORTEST:
         return None
+    if call.surface == "anthropic":
+        return _marked(call)
     for name in _PROMPTS:
         if (place := call.values.get(name)) is not None:
             leading = call.body[place.start : min(place.stop, place.start + _LEADING)]
             return leading if len(leading) == _LEADING else None
     return None
+
+
+def _marked(call: Call) -> bytes | None:
+    """The beginning of a conversation whose turns are marked to be kept in a cache, else that of marked tools and
+    instructions, which conversations share. None if nothing is marked."""
+    turns = call.values.get("messages")
+    if turns is not None and (_MARK in call.values or _is_marked(call.body, turns)):
+        return call.body[turns][:_LEADING]
+    shared = [place for name in ("tools", "system") if (place := call.values.get(name)) is not None]
+    if not any(_is_marked(call.body, place) for place in shared):
+        return None
+    return b"".join(call.body[place.start : min(place.stop, place.start + _LEADING)] for place in shared)[:_LEADING]
+
+
+def _is_marked(body: bytes, place: slice) -> bool:
+    return body.find(_MARK_KEY, place.start, place.stop) >= 0
 
 
 class Share(msgspec.Struct, frozen=True):
