@@ -167,7 +167,8 @@ def test_claude_does_not_exist_for_openais_clients(gateway: System) -> None:
 
 
 def test_limits_are_told_in_anthropics_words(gateway: System) -> None:
-    made = gateway.manage("POST", "/gateway/consumers", {"name": f"claude-{gateway.edge}", "limits": {"requests_per_minute": 1}})
+    limits = {"name": f"claude-{gateway.edge}", "limits": {"requests_per_minute": 1}}
+    made = gateway.manage("POST", "/gateway/consumers", limits)
     key = made.json()["key"]
     with gateway.anthropic(key) as client, pytest.raises(anthropic.RateLimitError) as raised:
         allowed = client.messages.with_raw_response.create(**ASKED)
