@@ -48,9 +48,12 @@ class Audit:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def perform[T](self, change: Change, write: Callable[[], Awaitable[T]]) -> T:
+    async def perform[T](
+        self, change: Change, write: Callable[[], Awaitable[T]], after: Callable[[T], Any] | None = None
+    ) -> T:
         """Record a change and make it. `write` returns None if another writer was faster: then nothing was changed, and
-        the record goes. Its errors mark the record as failed."""
+        the record goes. Its errors mark the record as failed. `after`: the change's own, where only what was written
+        tells it."""
         now = self._store.now()
         key = f"{_LAST - round(now * 1000):013d}-{secrets.token_hex(4)}"
         table = self._store.table(_month(now))
@@ -65,12 +68,12 @@ class Audit:
         if written is None:
             await table.delete(_PARTITION, key)
         else:
-            await self._close(key, now, "done")
+            await self._close(key, now, "done", **({"after": _text(after(written))} if after is not None else {}))
         return written
 
-    async def _close(self, key: str, now: float, state: str) -> None:
+    async def _close(self, key: str, now: float, state: str, **more: str) -> None:
         try:
-            await self._store.table(_month(now)).merge(_PARTITION, {key: {"state": state}})
+            await self._store.table(_month(now)).merge(_PARTITION, {key: {"state": state, **more}})
         except GatewayError as error:
             logger.warning("the record %s of the audit trail stays without an end: %s", key, error.message)
 

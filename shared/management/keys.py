@@ -162,7 +162,7 @@ class KeyRoutes:
             raise InvalidRequest(f"A consumer has at most {_MOST_KEYS} keys: revoke one first.", code="too_many_keys")
         of = f"{record.consumer.id}/{before.id}" if before else record.consumer.id
         change = change_by(request, action, of, self._shown(before) if before else None, None)
-        text, key = await self._audit.perform(change, write)
+        text, key = await self._audit.perform(change, write, lambda made: self._shown(made[1]))
         return self._answer(key, text)
 
     def _answer(self, key: StoredKey, text: str | None) -> Response:

@@ -285,6 +285,7 @@ def test_callers_read_about_their_own_key_and_rotate_it(gateway: System) -> None
     assert 0 < float(loop.headers["retry-after"]) <= 10
     (entry,) = gateway.get(f"/gateway/audit?object={made['id']}/{made['keys'][0]['id']}").json()["data"]
     assert (entry["actor"], entry["action"]) == (f"consumer:{made['id']}", "key.rotate")
+    assert (entry["before"]["id"], entry["after"]["id"]) == (made["keys"][0]["id"], rotated.json()["id"])
     assert gateway.get("/gateway/keys/me").status == 401  # the operator has none
 
 
