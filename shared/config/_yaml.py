@@ -6,6 +6,9 @@ from typing import Any
 import yaml
 from yaml.constructor import ConstructorError
 
+_MOST_MERGED = 20  # mappings by one `<<`
+_MOST_PAIRS = 200_000  # of all mappings: few lines of references could make them a giant
+
 
 def read(document: str) -> object:
     """Parse JSON, or else YAML, which does not allow JSON's tabs. Raises `yaml.YAMLError` and `ValueError`."""
@@ -33,6 +36,18 @@ class _Loader(yaml.SafeLoader):
         first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    _pairs = 0
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        for key, value in node.value:
+            merges = key.tag == "tag:yaml.org,2002:merge" and isinstance(value, yaml.SequenceNode)
+            if merges and len(value.value) > _MOST_MERGED:
+                raise ConstructorError(None, None, f"merges more than {_MOST_MERGED} mappings", key.start_mark)
+        super().flatten_mapping(node)
+        self._pairs += len(node.value)
+        if self._pairs > _MOST_PAIRS:
+            raise ConstructorError(None, None, f"has more than {_MOST_PAIRS} keys", node.start_mark)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()

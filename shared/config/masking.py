@@ -16,11 +16,21 @@ def masked(data: Any) -> Any:
     return _mapped(data, mask)
 
 
-def unmasked(data: Any, *known: Any) -> Any:
-    """Data of a document with the URLs that these others have in place of their masks. What none of them has stays
-    masked, and is no URL."""
+def unmasked(sections: dict[str, Any], *known: Any) -> dict[str, Any]:
+    """Sections of a document with the URLs that these others have in place of their masks. What none of them has stays
+    masked, and is no URL.
+
+    Only where receivers are, of which no complaint shows a value: elsewhere one would show the secret."""
     urls = {mask(url): url for one in known for url in _urls(one)}
-    return _mapped(data, lambda text: urls.get(text, text))
+
+    def change(value: Any) -> Any:
+        return _mapped(value, lambda text: urls.get(text, text))
+
+    result = {name: change(value) if name == "alerts" else value for name, value in sections.items()}
+    limits = result.get("limits")
+    if isinstance(limits, Mapping) and "webhook" in limits:
+        result["limits"] = {**limits, "webhook": change(limits["webhook"])}
+    return result
 
 
 def problem(url: str) -> str:

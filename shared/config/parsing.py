@@ -51,6 +51,8 @@ def _problem(data: object) -> str:
     for _ in range(_DEEPEST):
         inner: list[object] = []
         for value in level:
+            if isinstance(value, dict | list) and values + len(inner) + 2 * len(value) > _MOST_VALUES:
+                return f"has more than {_MOST_VALUES} values"
             if isinstance(value, dict):
                 inner += (*value, *value.values())
             elif isinstance(value, list):
@@ -63,8 +65,6 @@ def _problem(data: object) -> str:
         values += len(inner)
         if not inner:
             return ""
-        if values > _MOST_VALUES:
-            return f"has more than {_MOST_VALUES} values"
         level = inner
     return "is nested too deeply"
 

@@ -187,6 +187,8 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x]\n" + "".join(
         ('{"models": ' + "[" * 60 + "]" * 60 + "}", "nested too deeply"),
         ('{"models": ' + "[" * 100_000, "nested too deeply"),
         (BOMB, "200000 values"),
+        ("a: &a [" + "x," * 2000 + "]\nb: [" + "*a," * 2000 + "]", "200000 values"),
+        ("a: &a {x: 1}\nb: {<<: [" + "*a," * 21 + "]}", "merges more than 20"),
         ("models: !!binary aGVsbG8=", "neither text nor"),
         ("models: !!set {a, b}", "neither text nor"),
         ("models: !!timestamp 2001-12-14", "neither text nor"),

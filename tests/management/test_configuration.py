@@ -101,6 +101,28 @@ async def test_a_masked_url_that_nothing_has_is_refused(section: str) -> None:
     assert await office.urls() == [SLACK]
 
 
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"backends": [{"name": "a", "endpoint": "https://a", "region": "a", "models": {"url": "MASK"}}]},
+        {"models": {"url": "MASK"}},
+        {"limits": {"teams": {"a": {"token_quota_period": {"url": "MASK"}, "url": "MASK"}}}},
+        {"limits": {"webhook": {"url": "MASK", "kind": {"url": "MASK"}}}},
+        {"alerts": {"webhooks": [{"kind": {"url": "MASK"}, "url": "MASK", "events": [{"url": "MASK"}]}]}},
+        {"alerts": {"webhooks": [{"kind": "slack", "url": "MASK", "secret_env": {"url": "MASK"}}], "url": "MASK"}},
+        {"teams": {"a": {"owners": [{"url": "MASK"}]}}},
+        {"url": "MASK"},
+    ],
+)
+async def test_no_complaint_shows_the_url_behind_a_mask_wherever_that_is_written(sections: dict[str, Any]) -> None:
+    office = await opened()
+    mask = (await office.ask("GET", PATH))["document"]["alerts"]["webhooks"][0]["url"]
+    body = json.dumps(sections).replace("MASK", mask).encode()
+    with pytest.raises((ConfigurationRefused, InvalidRequest)) as error:
+        await office.ask("POST", f"{PATH}/validate", body)
+    assert "hush" not in repr(error.value) + error.value.message + repr(getattr(error.value, "complaints", ""))
+
+
 async def test_an_operator_has_few_configurations_checked_at_a_time() -> None:
     office = await opened()
     checks = [office.ask("POST", f"{PATH}/validate", {"heartbeat_seconds": i}) for i in range(1, 9)]
