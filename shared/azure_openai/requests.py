@@ -165,7 +165,7 @@ def _with_body(call: Call, body: bytes, outline: Outline | None) -> Call:
         model_at=model_at,
         edits=usage | integers,
         stream=stream,
-        background=fields.get("background", bool, "true or false") is True,
+        background=operation.name == "responses.create" and bool(fields.get("background", bool, "true or false")),
         usage_injected=bool(usage),
         input_estimate=len(body) // 4 if operation.metered not in ("none", "once") else 0,
         max_output_tokens=output,

@@ -11,7 +11,7 @@ from shared.auth.consumer_rows import Record, State, StoredKey, is_identity
 from shared.auth.operators import ADMINS, Operator
 from shared.auth.products import is_open_to
 from shared.config.document import Configuration
-from shared.config.limits import Limits, time_zone_problem
+from shared.config.limits import Limits, merged, time_zone_problem
 from shared.errors import InvalidRequest, RoleRequired
 from shared.management.routes import checked, merged_patch, rfc3339, time_of
 from shared.types import Access, Consumer
@@ -240,12 +240,13 @@ class Rules(msgspec.Struct, frozen=True):
         for permission in ("pin", "explain", "whole_account"):
             if getattr(consumer.access, permission) and not getattr(before.access, permission):
                 self._refuse(permission)
-        team = self.configuration().team_limits.get(consumer.team, Limits())
+        configuration = self.configuration()
+        team = merged(configuration.limits.defaults, configuration.team_limits.get(consumer.team, Limits()))
         given = {"limits": consumer.limits} | {f"model_limits.{m}": own for m, own in consumer.model_limits.items()}
         had = {"limits": before.limits} | {f"model_limits.{m}": own for m, own in before.model_limits.items()}
         for place, limits in given.items():
-            if limits != had.get(place) and (field := _above(limits, team)):
-                self._refuse(f"{place}.{field}", f" above that of the team {consumer.team!r}")
+            if field := _above(limits, team, had.get(place, Limits())):
+                self._refuse(f"{place}.{field}", f" above that of the team {consumer.team!r}, or else of the defaults")
 
     def _refuse(self, place: str, above: str = "") -> None:
         try:
@@ -262,24 +263,24 @@ _QUOTAS = {
 _HOURS = {"hour": 1, "day": 24, "week": 168, "month": 744}
 
 
-def _above(own: Limits, team: Limits) -> str:
-    """The first limit that is above the team's, or "". 0 is no limit, and so above any."""
-    if own.soft and not team.soft and team != Limits():
+def _above(own: Limits, team: Limits, before: Limits) -> str:
+    """The first changed limit that is above those for a team, or "". 0 is no limit, and so above any."""
+    if own.soft and not before.soft and not team.soft and team != Limits():
         return "soft"
     for name in ("requests_per_minute", "tokens_per_minute", "max_concurrent", *_QUOTAS):
-        mine, most = getattr(own, name), getattr(team, name)
-        if mine is None or not most:
-            continue
-        if name in _QUOTAS:
-            mine, most = mine / _hours(own, name), most / _hours(team, name)
-        if not mine or mine > most:
+        mine, had, most = (_pace(limits, name) for limits in (own, before, team))
+        if mine is not None and most and mine != had and (not mine or mine > most):
             return name
     return ""
 
 
-def _hours(limits: Limits, quota: str) -> int:
-    field, default = _QUOTAS[quota]
-    return _HOURS[getattr(limits, field) or default]
+def _pace(limits: Limits, name: str) -> float | None:
+    """A limit, a quota by the hour. Periods differ, and so do their quotas."""
+    value: float | None = getattr(limits, name)
+    if value is None or name not in _QUOTAS:
+        return value
+    field, default = _QUOTAS[name]
+    return value / _HOURS[getattr(limits, field) or default]
 
 
 def _sound(limits: Limits, place: str) -> Limits:

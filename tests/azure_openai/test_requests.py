@@ -581,3 +581,13 @@ def test_a_path_of_any_length_is_answered_and_not_remembered() -> None:
 def test_a_call_leaves_parts_if_later_calls_may_name_them(path: str, fields: dict[str, object], leaves: bool) -> None:
     made = call(path, json.dumps({"model": "gpt-4o", **fields}).encode())
     assert (made.leaves_parts, made.stateful) == (leaves, leaves)
+
+
+def test_background_is_a_flag_of_responses_alone() -> None:
+    picture = b'{"model": "gpt-image-1", "prompt": "a fox", "background": "transparent"}'
+    assert not call("/v1/images/generations", picture).background
+    asked = b'{"model": "gpt-4o", "background": true}'
+    assert not call("/v1/chat/completions", asked).background
+    assert call("/v1/responses", asked).background
+    with pytest.raises(InvalidRequest, match="background"):
+        call("/v1/responses", b'{"model": "gpt-4o", "background": "yes"}')

@@ -22,10 +22,11 @@ CONSUMERS = "/gateway/consumers"
 CONFIGURATION = Configuration(
     backends=[Backend(name="a", endpoint="https://a.openai.azure.com", region="swedencentral", models={"gpt-4o": "x"})],
     limits=LimitSettings(
+        defaults=Limits(requests_per_minute=60),
         teams={
             "research": Limits(tokens_per_minute=1000, token_quota=24_000, token_quota_period="day"),
             "sales": Limits(),
-        }
+        },
     ),
 )
 
@@ -107,6 +108,8 @@ async def test_consumers_of_others_are_not_there_for_an_owner(office: Office) ->
         {"limits": {"token_quota": 24_001, "token_quota_period": "day"}},
         {"limits": {"token_quota": 1001, "token_quota_period": "hour"}},
         {"limits": {"soft": True}},
+        {"limits": {"requests_per_minute": 61}},  # above the defaults, of which the team says nothing
+        {"limits": {"requests_per_minute": 0}},
         {"model_limits": {"gpt-4o": {"tokens_per_minute": 1001}}},
     ],
 )
@@ -127,6 +130,8 @@ async def test_an_owner_leaves_what_an_admin_granted(office: Office) -> None:
     changed = await office.ask(OWNER, "PATCH", ours, {"addresses": ["10.0.0.0/8"]})
     assert (changed["pin"], changed["limits"]) == (True, {"tokens_per_minute": 5000})
     assert (await office.ask(OWNER, "PATCH", ours, {"pin": False}))["pin"] is False
+    fewer = await office.ask(OWNER, "PATCH", ours, {"limits": {"requests_per_minute": 60, "tokens_per_minute": 5000}})
+    assert fewer["limits"]["requests_per_minute"] == 60
 
 
 async def test_a_reader_reads_everything_and_changes_nothing(office: Office) -> None:
