@@ -200,11 +200,11 @@ class CallRecord(NamedTuple):
         return self.accounting.shadow(self)
 
 
-def _beside(outcome: Outcome) -> tuple[list[tuple[Target, Usage]], float]:
-    """The charges of other attempts, and the number of requests that count: a call that no backend served takes
-    none. A shadow is the operator's experiment, so it does not count against the caller."""
+def _beside(outcome: Outcome) -> tuple[list[tuple[Target, Usage]], int]:
+    """The charges of other attempts, and the status by which the call counts, 0 if the gateway refused it. A shadow is
+    the operator's experiment, so it does not count against the caller."""
     charges = [(a.target, a.usage) for a in outcome.attempts if a.usage is not None and a.role != "shadow"]
-    return charges, float(outcome.ended != "refused" and outcome.status < 500)
+    return charges, 0 if outcome.ended == "refused" else outcome.status
 
 
 def _summary(record: CallRecord, milliseconds: int, outcome: Outcome) -> dict[str, Any]:

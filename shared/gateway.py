@@ -7,6 +7,7 @@ Each stage is one package. A stage that refuses raises a `GatewayError`, which `
 
 import time
 from collections.abc import Mapping
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -65,35 +66,39 @@ class Gateway:
         self, request: Request, received: ReceivedRequest, headers: dict[str, str], address: str
     ) -> Response:
         """Answer a call. `address`: the client's. Raises `GatewayError` and `CallerDisconnected`."""
-        consumer = None
+        consumer, admission = None, Admission(self._limiter)
         try:
-            if self._limiter.limits_addresses:
-                await self._limiter.admit(address)
+            await admission.admit(address)
             consumer = await self._authenticator.authenticate(headers, address)
             if (idempotency_key := headers.get("idempotency-key")) is not None:
                 headers["idempotency-key"] = f"{consumer.id}:{idempotency_key}"  # callers share the backends' keys
             consumer = self._subscriptions.effective(consumer)
-            return await self._serve_consumer(request, received, consumer, headers)
+            return await self._serve_consumer(request, received, consumer, admission, headers)
         except GatewayError as error:
             self._accounting.refused_call(received, error, consumer, self._configuration.canonical(error.model))
             raise
+        finally:
+            admission.leave()
 
     async def _serve_consumer(
-        self, request: Request, received: ReceivedRequest, consumer: Consumer, headers: Mapping[str, str]
+        self,
+        request: Request,
+        received: ReceivedRequest,
+        consumer: Consumer,
+        admission: Admission,
+        headers: Mapping[str, str],
     ) -> Response:
-        admission = Admission(self._limiter, consumer)
         call, upload = None, None
         try:
-            arriving = Arriving(admission.arrive, self._buffers.open(consumer.id), self._bounds)
+            arriving = Arriving(partial(admission.arrive, consumer), self._buffers.open(consumer.id), self._bounds)
             call, upload = await read_call(request, headers, received.method, received.path, arriving)
             call = end_users.named(call, consumer, headers, self._configuration.end_users)
             unmetered.check(consumer, call, self._configuration, time.time())
-            reservation = await admission.reserve(call)
+            reservation = await admission.reserve(consumer, call)
             response = await self._answer(request, received, consumer, call, upload, reservation, headers)
         except BaseException as error:
             if upload is not None:
                 upload.close()
-            admission.leave()
             if isinstance(error, GatewayError):
                 if call is not None and call.model in self._models:  # the log holds no free text of callers
                     error.model = call.model

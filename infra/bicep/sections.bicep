@@ -8,15 +8,16 @@ type consumerLimits = {
   requests_per_minute: int?
   tokens_per_minute: int?
   token_quota: int?
-  token_quota_period: ('hour' | 'day' | 'week' | 'month')?
+  token_quota_period: any?
   request_quota: int?
-  request_quota_period: ('hour' | 'day' | 'week' | 'month')?
+  request_quota_period: any?
+  quota_counts: ('all' | 'success')?
   budget_usd: any?
-  budget_period: ('hour' | 'day' | 'week' | 'month')?
+  budget_period: any?
   max_concurrent: int?
   time_zone: string?
   soft: bool?
-  estimate: ('max' | 'learned')?
+  estimate: ('max' | 'learned' | 'none')?
 }
 
 @export()
@@ -67,9 +68,12 @@ type limitSettings = {
   @sealed()
   addresses: {
     requests_per_minute: int?
+    tokens_per_minute: int?
     request_quota: int?
-    request_quota_period: ('hour' | 'day' | 'week' | 'month')?
+    request_quota_period: any?
+    quota_counts: ('all' | 'success')?
     time_zone: string?
+    estimate: ('max' | 'learned' | 'none')?
   }?
   contact: string?
   unpriced: ('warn' | 'refuse')?

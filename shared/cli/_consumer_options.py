@@ -4,24 +4,30 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from shared.cli._terminal import fail
-from shared.config.limits import Limits, Period
+from shared.config.limits import Estimated, Limits, QuotaCounts
 
 _PANEL = "Limits"
 _Amount = Annotated[
     int | None, typer.Option(min=0, help="0: no limit, whatever the configuration says.", rich_help_panel=_PANEL)
 ]
 _Usd = Annotated[float | None, typer.Option(min=0, help="USD; 0: no limit.", rich_help_panel=_PANEL)]
-_Period = Annotated[Period | None, typer.Option(help="Period of the quota or budget.", rich_help_panel=_PANEL)]
 Text = str | None
+_Period = Annotated[
+    Text, typer.Option(help="Its period: hour, day, week, month, or seconds such as 3600.", rich_help_panel=_PANEL)
+]
 LIMITS: dict[str, Any] = {
     **dict.fromkeys(("tokens_per_minute", "requests_per_minute", "token_quota"), _Amount),
     **{"token_quota_period": _Period, "request_quota": _Amount, "request_quota_period": _Period},
     **{"budget_usd": _Usd, "budget_period": _Period, "max_concurrent": _Amount},
+    "quota_counts": Annotated[
+        QuotaCounts | None,
+        typer.Option(help="What the quota of requests counts: all, or 2xx and 3xx alone.", rich_help_panel=_PANEL),
+    ],
     "time_zone": Annotated[
         Text, typer.Option(help="Time zone of the periods, e.g. Europe/Berlin.", rich_help_panel=_PANEL)
     ],
@@ -30,8 +36,8 @@ LIMITS: dict[str, Any] = {
         typer.Option("--soft/--hard", help="Report calls over a limit, or reject them.", rich_help_panel=_PANEL),
     ],
     "estimate": Annotated[
-        Literal["max", "learned"] | None,
-        typer.Option(help="Output tokens reserved for a call: its maximum, or the average.", rich_help_panel=_PANEL),
+        Estimated | None,
+        typer.Option(help="Tokens reserved for a call: its most, the average, or none.", rich_help_panel=_PANEL),
     ],
 }
 # The word that lifts a restriction, by field.
@@ -98,7 +104,9 @@ with_fields = with_options(_OPTIONS)  # one for every field of a consumer
 
 def limits_in(given: Mapping[str, Any]) -> dict[str, Any]:
     """The limits among options."""
-    return {name: given[name] for name in Limits.__struct_fields__ if name in given}
+    limits = {name: given[name] for name in Limits.__struct_fields__ if name in given}
+    seconds = (name for name, value in limits.items() if name.endswith("_period") and value.isdecimal())
+    return limits | {name: int(limits[name]) for name in seconds}
 
 
 def fields_in(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,13 +9,17 @@ from msgspec import Meta
 from shared.config.alerting import WebhookSettings
 
 Limit = Annotated[int, Meta(ge=0, le=10**15)]  # 0: no limit
-Period = Literal["hour", "day", "week", "month"]
+# A name, or seconds: such periods follow one another since the first day of the year 1, as API Management's do.
+Period = Literal["hour", "day", "week", "month"] | Annotated[int, Meta(ge=60, le=31_622_400)]
+QuotaCounts = Literal["all", "success"]
+Estimated = Literal["max", "learned", "none"]
 
 
 class Limits(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True, gc=False):
     """Limits of a consumer, a team, an address or a model. None: the configuration's default; 0: no limit. Periods
-    start by the clocks of `time_zone` (UTC). `soft`: calls over a limit are reported, not rejected. `estimate`: output
-    tokens to reserve, the maximum that the call allows (`max`) or the average (`learned`)."""
+    start by the clocks of `time_zone` (UTC). `quota_counts` `success`: the quota of requests counts calls that ended
+    with 2xx or 3xx. `soft`: calls over a limit are reported, not rejected. `estimate`: tokens to reserve, with the most
+    that the answer may have (`max`), with the average (`learned`), or none: only what was used counts."""
 
     requests_per_minute: Limit | None = None
     tokens_per_minute: Limit | None = None
@@ -26,9 +30,10 @@ class Limits(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     budget_usd: Annotated[float, Meta(ge=0, le=1e15)] | None = None
     budget_period: Period | None = None
     max_concurrent: Limit | None = None
+    quota_counts: QuotaCounts | None = None
     time_zone: str | None = None
     soft: bool | None = None
-    estimate: Literal["max", "learned"] | None = None
+    estimate: Estimated | None = None
 
 
 _NO_LIMITS = Limits()
@@ -38,9 +43,12 @@ class AddressLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """Limits of one client address, across all keys. None or 0: no limit."""
 
     requests_per_minute: Limit | None = None
+    tokens_per_minute: Limit | None = None
     request_quota: Limit | None = None
     request_quota_period: Period = "day"
+    quota_counts: QuotaCounts = "all"
     time_zone: str = "UTC"
+    estimate: Estimated = "learned"
 
 
 class TokenHeaders(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -81,6 +89,11 @@ def merged(defaults: Limits, own: Limits) -> Limits:
         for name in Limits.__struct_fields__
     }
     return Limits(**values)
+
+
+def named(period: Period) -> str:
+    """A period in messages: `day`, `3600 s`."""
+    return f"{period} s" if isinstance(period, int) else period
 
 
 def time_zone_problem(limits: Limits | AddressLimits) -> str:

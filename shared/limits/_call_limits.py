@@ -13,6 +13,7 @@ from shared.types import Call, Consumer, Usage
 from shared.usage.token_averages import Size, TokenAverages
 
 _NO_AVERAGES = TokenAverages()
+_A_TRACE, _LEAST_USD = Estimate(1.0, 0.0), 1e-5  # of what is not estimated: a call must see that nothing is left
 
 
 class CallLimits(msgspec.Struct, gc=False):
@@ -51,9 +52,12 @@ class CallLimits(msgspec.Struct, gc=False):
         costs = []
         for limit in limits:
             _, tokens, usd, slots = limit.scope.limited
-            estimate = estimation.NOTHING
+            estimate, by = estimation.NOTHING, limit.scope.limits.estimate
+            least_usd = 0.0
             if size is not None and (tokens or usd):
-                if limit.scope.limits.estimate == "max" or limit.nearly_used_up(now):
+                if by == "none":
+                    estimate, least_usd = _A_TRACE, _LEAST_USD
+                elif by == "max" or limit.nearly_used_up(now):
                     estimate = most = most or estimation.most(call, size, self._experience_with(limit))
                 else:
                     estimate = expected = expected or estimation.expected(call, size, self._experience_with(limit))
@@ -61,7 +65,7 @@ class CallLimits(msgspec.Struct, gc=False):
                 Amounts(
                     1.0,
                     estimate.input + estimate.output if tokens and call.makes != "batch" else 0.0,
-                    _usd(self.price, estimate) if usd and self.price else 0.0,
+                    max(least_usd, _usd(self.price, estimate)) if usd and self.price else 0.0,
                     1.0 if slots else 0.0,
                 )
             )
@@ -70,7 +74,8 @@ class CallLimits(msgspec.Struct, gc=False):
     def learn(self, size: Size, usage: Usage) -> None:
         """Refine later estimates by the usage of one call. Answers of text also teach what other models, operations and
         instances expect under these limits."""
-        self.experience = self._experience_with(self.limits[0]).learn(size, usage)
+        known = self._experience_with(self.limits[0]) if self.limits else self.experience or _NO_AVERAGES
+        self.experience = known.learn(size, usage)
         for limit in self.limits if self.text else ():
             limit.learn(self.experience)
 

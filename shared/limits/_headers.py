@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
-from shared.config.limits import Limits
+from shared.config.limits import Limits, named
 from shared.errors import BudgetExceeded, GatewayError, QuotaExceeded, RateLimitExceeded
 from shared.limits._amounts import DIMENSIONS
 from shared.limits._exchange import Denied
@@ -54,10 +54,11 @@ def _rate(limits: Limits, dimension: str) -> str:
 
 def _quota(limits: Limits, dimension: str) -> str:
     if dimension == "requests":
-        return f"{limits.request_quota} requests per {limits.request_quota_period or 'day'}"
+        counted = "successful requests" if limits.quota_counts == "success" else "requests"
+        return f"{limits.request_quota} {counted} per {named(limits.request_quota_period or 'day')}"
     if dimension == "tokens":
-        return f"{limits.token_quota} tokens per {limits.token_quota_period or 'month'}"
-    return f"budget of {limits.budget_usd} USD per {limits.budget_period or 'month'}"
+        return f"{limits.token_quota} tokens per {named(limits.token_quota_period or 'month')}"
+    return f"budget of {limits.budget_usd} USD per {named(limits.budget_period or 'month')}"
 
 
 def duration(seconds: float) -> str:

@@ -41,7 +41,7 @@ class LimitsAtHand:
         self._users = UsersOfKeys()
         self.calls: LruDict[tuple[str, str, str, str, str], CallLimits] = LruDict(_MOST_KEPT)
         self.scopes: LruDict[str, LeasedLimit] = LruDict(_MOST_KEPT)
-        self.addresses: LruDict[str, LeasedLimit] = LruDict(_MOST_KEPT)
+        self.addresses: LruDict[str, tuple[LeasedLimit, ...]] = LruDict(_MOST_KEPT)
         self._configure(configuration, pricing)
 
     def with_configuration(self, configuration: Configuration, pricing: LimitPricing) -> Self:
@@ -85,6 +85,8 @@ class LimitsAtHand:
         return self.calls[key]
 
     def of_scope(self, scope: Scope) -> LeasedLimit:
+        if scope.kind == scopes.ADDRESS:
+            return next(limit for limit in self._of_network(scope.name) if limit.scope.key == scope.key)
         limit = self.scopes.get(scope.key)
         if limit is None:
             limit = self._lease(scope)
@@ -93,13 +95,15 @@ class LimitsAtHand:
         self.scopes[scope.key] = limit
         return limit
 
-    def of_address(self, address: str) -> LeasedLimit:
-        network = client_address.limited_network(address)
-        limit = self.addresses.get(network)
-        if limit is None:
-            limit = self._lease(scopes.of_address(network, self._configuration.limits.addresses))
-        self.addresses[network] = limit
-        return limit
+    def of_address(self, address: str) -> tuple[LeasedLimit, ...]:
+        return self._of_network(client_address.limited_network(address))
+
+    def _of_network(self, network: str) -> tuple[LeasedLimit, ...]:
+        limits = self.addresses.get(network)
+        if limits is None:
+            limits = tuple(map(self._lease, scopes.of_address(network, self._configuration.limits.addresses)))
+        self.addresses[network] = limits
+        return limits
 
     def _lease(self, scope: Scope) -> LeasedLimit:
         alert = _alert_nobody if scope.kind == scopes.USER else self._alert

@@ -22,10 +22,12 @@ async def forget_idle(store: Store, configuration: Configuration) -> int:
     if not await daily.claim(store, _PARTITION, _ROW):
         return 0
     now = store.now()
-    of_address = scopes.of_address("", configuration.limits.addresses).limits
     deleted = 0
-    for kind, limits in ((scopes.ADDRESS, of_address), (scopes.USER, configuration.limits.users)):
-        deleted += await _forget(store, f"{kind}:", scopes.bounds(limits, now))
+    for scope in (
+        *scopes.of_address("", configuration.limits.addresses),
+        *scopes.counted(scopes.scope(scopes.USER, "", configuration.limits.users)),
+    ):
+        deleted += await _forget(store, scope.key, scopes.bounds(scope.limits, now))
     if deleted:
         logger.info("deleted the limit rows of %d client addresses and users that have not called for a day", deleted)
     return deleted

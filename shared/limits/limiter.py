@@ -63,14 +63,15 @@ class Limiter:
     @property
     def limits_addresses(self) -> bool:
         limits = self._configuration.limits.addresses
-        return bool(limits.requests_per_minute or limits.request_quota)
+        return bool(limits.requests_per_minute or limits.request_quota or limits.tokens_per_minute)
 
-    async def admit(self, address: str) -> None:
+    async def admit(self, address: str) -> Arrival:
         """Count a request of this client address, before its key is read. A denied address costs no read of keys, and a
         read of its limits every few seconds at most. Raises `RateLimitExceeded` (429), `QuotaExceeded` (403)."""
-        limit, now = self._at_hand.of_address(address), self._table.now()
-        if not limit.spend(_ONE_REQUEST, now):
-            await self._joint.wait((limit,), (_ONE_REQUEST,), 0, now)
+        limits = self._at_hand.of_address(address)
+        costs = (_ONE_REQUEST,) * len(limits)
+        await self._joint.admit(limits, costs, self._table.now())
+        return Arrival(limits, costs)
 
     async def arrive(self, consumer: Consumer) -> Arrival:
         """Admit the request and the slot of a call whose body has not arrived, at the limits of its key and its team.
@@ -82,9 +83,11 @@ class Limiter:
         return Arrival(limits, costs)
 
     def depart(self, arrival: Arrival) -> None:
-        """Return what an arrival reserved: its call came to nothing."""
+        """Return what an arrival reserved: its call came to nothing. For its address it remains a request, or
+        guesses of keys would be free."""
         for limit, cost in zip(arrival.limits, arrival.costs, strict=True):
-            limit.settle(cost, NOTHING)
+            scope = limit.scope
+            limit.settle(cost, cost if scope.kind == scopes.ADDRESS and not scope.counts_successes else NOTHING)
 
     async def reserve(self, consumer: Consumer, call: Call, arrival: Arrival | None = None) -> Reservation:
         """Admit a call. Nothing is awaited if the leases at hand cover it. `arrival`: reserved already; the reservation
@@ -95,11 +98,13 @@ class Limiter:
         now = self._table.now()
         model = self._configuration.served(call.model[:128], now)
         call_limits = self._at_hand.of_call(consumer, model, call.operation, now, call.user)
-        limits = call_limits.limits
+        at_address = arrival.at_address if arrival is not None else ()
+        limits = call_limits.limits + at_address
         if not limits:
             return Reservation(call_limits, (), None)
         size = None
-        if call_limits.estimated and estimation.generates(call):
+        estimated = call_limits.estimated or any(limit.scope.limited[1] for limit in at_address)
+        if estimated and estimation.generates(call):
             size = self._sized(call, call_limits)
         costs = call_limits.costs(limits, call, size, now)
         if arrival is None:
@@ -109,7 +114,7 @@ class Limiter:
             due = [(limit, cost) for limit, cost in due if any(cost.each())]
             await self._joint.admit([limit for limit, _ in due], [cost for _, cost in due], now)
             self.depart(arrival.without(limits))  # a limit may have been dropped from memory meanwhile
-        return Reservation(call_limits, costs, size)
+        return Reservation(call_limits, costs, size, at_address)
 
     async def reserve_model(self, reservation: Reservation, consumer: Consumer, call: Call, model: str) -> None:
         """Admit an admitted call at the limits of another model, which is about to serve it. Raises as `reserve`."""
@@ -147,15 +152,15 @@ class Limiter:
         usage: Usage = _NO_USAGE,
         served_by: Target | None = None,
         beside: Iterable[tuple[Target, Usage]] = (),
-        requests: float = 1.0,
+        status: int = 200,
     ) -> None:
         """Book what a call took, at the price and the limits of the model that served it. `beside`: the charges of
-        attempts that did not answer it, with their targets. `requests`: 0 if the call was not served. Calls after the
-        first, and after `release`, do nothing."""
+        attempts that did not answer it, with their targets. `status`: of its answer; 0, or 500 and more: no backend
+        served it. Calls after the first, and after `release`, do nothing."""
         if reservation.settled:
             return
         reservation.settled = True
-        self.book(reservation, usage, served_by, beside, requests)
+        self.book(reservation, usage, served_by, beside, status)
         if reservation.size is not None:
             self._learn(reservation.serving_by(served_by), reservation.size, usage)
 
@@ -175,7 +180,7 @@ class Limiter:
         if call.makes == "run" and size is not None and serving.priced and model not in ("", serving.model):
             priced = msgspec.structs.replace(serving, price=self._pricing.prices.dearest(model, now))
             costs = priced.costs(limits, call, size, now)
-        keys = {limit.scope.key for limit in serving.limits}
+        keys = reservation.held_at(serving)
         reserved = [(limit.scope.key, cost) for limit, cost in zip(limits, costs, strict=True)]
         reservation.held = {key: Hold(cost.tokens, cost.usd) for key, cost in reserved if key in keys}
         return reservation.held
@@ -203,12 +208,12 @@ class Limiter:
     @staticmethod
     def _learn(limits: CallLimits, size: Size, usage: Usage) -> None:
         """Learn from one call of the model: the sum of many would teach that answers have millions of tokens."""
-        if limits.limits and usage.input_tokens and not (usage.estimated or usage.summed):
+        if usage.input_tokens and not (usage.estimated or usage.summed):
             limits.learn(size, usage)
 
     def release(self, reservation: Reservation) -> None:
         """Return all that a call reserved: nothing was served."""
-        self.settle(reservation, requests=0.0)
+        self.settle(reservation, status=0)
 
     def book(
         self,
@@ -216,26 +221,27 @@ class Limiter:
         usage: Usage,
         served_by: Target | None,
         beside: Iterable[tuple[Target, Usage]],
-        requests: float,
+        status: int,
     ) -> None:
         """Book what a call took, in place of what is booked for it so far."""
-        reservation.booked = usage, served_by, beside, requests
+        reservation.booked = usage, served_by, beside, status
         if not reservation.limits:
             return
         serving = reservation.serving_by(served_by)
         priced = serving.priced or reservation.call_limits.priced
         price = serving.price
+        requests = float(0 < status < 500)
         actual = self._pricing.amounts(usage, served_by, price, requests, priced=priced)
         for target, charged in (*beside, *reservation.late):
             actual = actual.plus(self._pricing.amounts(charged, target, price, 0.0, priced=priced))
-        reservation.replace(actual, serving)
+        reservation.replace(actual, serving, succeeded=200 <= status < 400)
 
     def headers(self, reservation: Reservation, consumed: Callable[[], int] | None = None) -> dict[str, str]:
         """The caller's limits in OpenAI's form: of several limits, those of the narrowest. Also the headers that the
         configuration names, for callers used to those of API Management.
 
         `consumed` returns the tokens that the call has used so far; None: it has not been served."""
-        headers = _headers.headers(reservation.call_limits.limits, self._table.now())
+        headers = _headers.headers(reservation.shown, self._table.now())
         if consumed is None:
             return headers
         named = self._configuration.limits.headers

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from shared.config.limits import named
 from shared.limits._amounts import DIMENSIONS, Bound
 from shared.limits._rows import from_properties
 from shared.limits._token_bucket import BucketState, Level, caught_up, fresh
@@ -57,7 +58,7 @@ def _quota(scope: Scope, name: str, bound: Bound, level: Level, out: float, now:
     rate = level.used / passed
     exhausted = now + (bound.quota - level.used) / rate if rate > 0 else math.inf
     return {
-        "per": periods[name] or ("day" if name == "requests" else "month"),
+        "per": named(periods[name] or ("day" if name == "requests" else "month")),
         "limit": bound.quota,
         "used": round(level.used, 6),
         "on_lease": round(out, 6),

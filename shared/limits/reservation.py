@@ -8,29 +8,38 @@ from shared.limits._amounts import NOTHING, Amounts
 from shared.limits._call_limits import CallLimits
 from shared.limits._lease import LeasedLimit
 from shared.limits.holds import Hold
+from shared.limits.scopes import ADDRESS
 from shared.types import Target, Usage
 from shared.usage.token_averages import Size
 
 _NO_HOLD = Hold()
+_ONE_SUCCESS = Amounts(1.0)
 
 
 class Reservation:
     """The amounts that one call has reserved at each of its limits; once it is settled, those booked. `size` None: its
-    tokens do not matter. `serving`: the limits of the other models that may serve it. `held`: what its limits count for
-    work that goes on after the call; None if it has none. `booked`: what was booked last; `late`: charges beside that,
-    of attempts that ended later."""
+    tokens do not matter. `at_address`: the limits of its client address. `serving`: the limits of the other models that
+    may serve it. `held`: what its limits count for work that goes on after the call; None if it has none. `booked`:
+    what was booked last; `late`: charges beside that, of attempts that ended later."""
 
-    __slots__ = ("booked", "call_limits", "costs", "held", "late", "limits", "serving", "settled", "size")
+    __slots__ = ("at_address", "booked", "call_limits", "costs", "held", "late", "limits", "serving", "settled", "size")
 
-    def __init__(self, call_limits: CallLimits, costs: Sequence[Amounts], size: Size | None) -> None:
+    def __init__(
+        self,
+        call_limits: CallLimits,
+        costs: Sequence[Amounts],
+        size: Size | None,
+        at_address: tuple[LeasedLimit, ...] = (),
+    ) -> None:
         self.call_limits = call_limits
-        self.limits: Sequence[LeasedLimit] = call_limits.limits
+        self.at_address = at_address
+        self.limits: Sequence[LeasedLimit] = call_limits.limits + at_address
         self.costs = costs
         self.size = size
         self.serving: tuple[CallLimits, ...] = ()
         self.held: Mapping[str, Hold] | None = None
         self.settled = False
-        self.booked: tuple[Usage, Target | None, Iterable[tuple[Target, Usage]], float] | None = None
+        self.booked: tuple[Usage, Target | None, Iterable[tuple[Target, Usage]], int] | None = None
         self.late: tuple[tuple[Target, Usage], ...] = ()
 
     def limits_of(self, model: str) -> CallLimits:
@@ -43,28 +52,46 @@ class Reservation:
     def serving_by(self, target: Target | None) -> CallLimits:
         return self.limits_of(target.model if target is not None else "")
 
-    def replace(self, actual: Amounts, serving: CallLimits) -> None:
+    @property
+    def shown(self) -> tuple[LeasedLimit, ...]:
+        """The limits that the caller's headers tell of."""
+        return self.call_limits.limits + self.at_address
+
+    def held_at(self, serving: CallLimits) -> set[str]:
+        """The keys of the limits that go on counting a call that these limits served."""
+        return {limit.scope.key for limit in serving.limits + self.at_address}
+
+    def replace(self, actual: Amounts, serving: CallLimits, *, succeeded: bool) -> None:
         """Count `actual` in place of what is reserved or booked so far. Limits of models other than the one `serving`
         get everything back; those of work that goes on keep what is held for it."""
-        booked = [actual] * len(self.limits)
-        if (held := self.held) is not None:
-            booked = [actual.plus(held.get(limit.scope.key, _NO_HOLD).amounts) for limit in self.limits]
-        if self.serving:
-            keys = {limit.scope.key for limit in serving.limits}
-            booked = [
-                amounts if limit.scope.key in keys else NOTHING
-                for limit, amounts in zip(self.limits, booked, strict=True)
-            ]
-        for limit, before, now in zip(self.limits, self.costs, booked, strict=True):
-            limit.settle(before, now)
+        keys = self.held_at(serving) if self.serving else None
+        booked = []
+        for limit, before in zip(self.limits, self.costs, strict=True):
+            amounts = actual
+            if keys is not None and limit.scope.key not in keys:
+                amounts = NOTHING
+            elif limit.scope.counts_successes:
+                amounts = _ONE_SUCCESS if succeeded else NOTHING
+            elif self.held is not None:
+                amounts = actual.plus(self.held.get(limit.scope.key, _NO_HOLD).amounts)
+            limit.settle(before, amounts)
+            booked.append(amounts)
         self.costs = booked
 
 
 class Arrival(msgspec.Struct, frozen=True):
-    """The request and the slot that a call has reserved at each limit, before its model and its size are known."""
+    """The amounts that a call has reserved before its model and its size are known: its request at the limits of its
+    address, its request and its slot at those of its key and its team."""
 
     limits: tuple[LeasedLimit, ...]
     costs: tuple[Amounts, ...]
+
+    def plus(self, other: "Arrival") -> "Arrival":
+        return Arrival(self.limits + other.limits, self.costs + other.costs)
+
+    @property
+    def at_address(self) -> tuple[LeasedLimit, ...]:
+        return tuple(limit for limit in self.limits if limit.scope.kind == ADDRESS)
 
     def at(self, limit: LeasedLimit) -> Amounts:
         """The amounts reserved at a limit."""

@@ -19,8 +19,10 @@ from shared.types import Consumer
 
 _TOKENS_PER_SHARD = 1_000_000  # a minute; one row takes some tens of writes a second
 _MOST_SHARDS = 16
-_QUARTER = 900.0  # seconds: every zone's periods begin at a quarter of an hour
+_QUARTER = 900  # seconds: every zone's periods begin at a quarter of an hour
+_YEAR_ONE = 62_135_596_800  # seconds from its first day to 1970
 ADDRESS, USER = "address", "user"  # kinds of scopes whose number is not bounded
+_SUCCESSES = "-successes"  # ends the kind in the key of a quota that counts them alone
 
 Dimensions = tuple[bool, bool, bool, bool]
 _DIMENSIONS: dict[Dimensions, Dimensions] = {}  # each only once in memory, since there may be many keys
@@ -39,7 +41,12 @@ class Scope(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def kind(self) -> str:
-        return self.key.partition(":")[0]
+        return self.key.partition(":")[0].removesuffix(_SUCCESSES)
+
+    @property
+    def counts_successes(self) -> bool:
+        """True for a quota of requests that counts successful calls alone, and is the only limit of its scope."""
+        return self.limits.quota_counts == "success"
 
     @property
     def logged(self) -> str:
@@ -63,7 +70,12 @@ class Scope(msgspec.Struct, frozen=True, gc=False):
 
 def for_log(key: str) -> str:
     """The key of a scope for the log, which has no names of users."""
-    return key.partition("+")[0] if key.startswith(f"{USER}:") else key
+    return key.partition("+")[0] if key.startswith(prefixes(USER)) else key
+
+
+def prefixes(kind: str) -> tuple[str, ...]:
+    """The beginnings of the keys of such scopes."""
+    return f"{kind}:", f"{kind}{_SUCCESSES}:"
 
 
 class PeriodBounds(NamedTuple):
@@ -86,15 +98,31 @@ def _shards(limits: Limits) -> int:
     return min(_MOST_SHARDS, max(1, math.ceil((limits.tokens_per_minute or 0) / _TOKENS_PER_SHARD)))
 
 
-def of_address(network: str, limits: AddressLimits) -> Scope:
+def of_address(network: str, limits: AddressLimits) -> list[Scope]:
     """The limits of all callers at one address together."""
-    own = Limits(
-        requests_per_minute=limits.requests_per_minute,
+    return counted(scope(ADDRESS, network, Limits(**msgspec.structs.asdict(limits))))
+
+
+def counted(whole: Scope) -> list[Scope]:
+    """A scope, in two parts if its quota of requests counts successful calls alone: its rates count all calls."""
+    limits, kind = whole.limits, whole.key.partition(":")[0]
+    if limits.quota_counts != "success":
+        return [whole]
+    if not limits.request_quota:
+        return [_with(whole, whole.key, msgspec.structs.replace(limits, quota_counts=None))]
+    rates = msgspec.structs.replace(limits, request_quota=None, request_quota_period=None, quota_counts=None)
+    quota = Limits(
         request_quota=limits.request_quota,
         request_quota_period=limits.request_quota_period,
+        quota_counts="success",
         time_zone=limits.time_zone,
+        soft=limits.soft,
     )
-    return scope(ADDRESS, network, own)
+    return [_with(whole, whole.key, rates), _with(whole, whole.key.replace(kind, kind + _SUCCESSES, 1), quota)]
+
+
+def _with(whole: Scope, key: str, limits: Limits) -> Scope:
+    return Scope(key[:512], whole.name, whole.model, limits, _shards(limits), _dimensions(limits))
 
 
 def of_call(consumer: Consumer, model: str, configuration: Configuration, user: str = "") -> list[Scope]:
@@ -115,7 +143,7 @@ def of_call(consumer: Consumer, model: str, configuration: Configuration, user: 
         scopes.append(scope(USER, f"{consumer.id}+{user}", settings.users, f"{user!r} of {name!r}"))
     if (about := configuration.models.get(model)) and about.limits:
         scopes.append(scope("model", model, about.limits))
-    return [scope for scope in scopes if any(scope.limited)]
+    return [part for scope in scopes for part in counted(scope) if any(part.limited)]
 
 
 def as_called(keys: Collection[str], consumer: Consumer) -> Consumer:
@@ -131,6 +159,9 @@ def with_keys(keys: Collection[str], consumer: Consumer, model: str, configurati
     tell."""
     user = next((unquote(key).partition("+")[2] for key in keys if key.startswith(f"{USER}:")), "")
     limited = of_call(as_called(keys, consumer), model, configuration, user)
+    for key in keys:
+        if key.startswith(f"{ADDRESS}:"):
+            limited += of_address(unquote(key.partition(":")[2]), configuration.limits.addresses)
     return [scope for scope in limited if scope.key in keys]
 
 
@@ -146,11 +177,12 @@ def of_all(consumers: Iterable[Consumer], configuration: Configuration) -> list[
 
 
 def _with_settings_of(of_key: Limits, of_model: Limits) -> Limits:
-    """Limits on a model, with the key's time zone, `estimate` and `soft` unless they have their own."""
+    """Limits on a model, with the key's settings, which are no limits, unless they have their own."""
     return msgspec.structs.replace(
         of_model,
         time_zone=of_model.time_zone or of_key.time_zone,
         estimate=of_model.estimate or of_key.estimate,
+        quota_counts=of_model.quota_counts or of_key.quota_counts,
         soft=of_model.soft if of_model.soft is not None else of_key.soft,
     )
 
@@ -172,12 +204,15 @@ def _dimensions(limits: Limits) -> Dimensions:
 
 def bounds(limits: Limits, now: float, parts: int = 1) -> Bounds:
     """The limits as bounds per dimension, divided by the number of shards. Cached: each is only once in memory."""
-    return _bounds_of(limits, int(now // _QUARTER), parts)
+    periods = (limits.request_quota_period, limits.token_quota_period, limits.budget_period)
+    step = math.gcd(_QUARTER, *(period for period in periods if isinstance(period, int)))
+    return _bounds_of(limits, int(now // step) * step, parts)
 
 
 @functools.lru_cache(maxsize=4096)
-def _bounds_of(limits: Limits, quarter: int, parts: int) -> Bounds:
-    zone, now = limits.time_zone or "UTC", quarter * _QUARTER
+def _bounds_of(limits: Limits, now: int, parts: int) -> Bounds:
+    """The bounds at a time at which a period may begin."""
+    zone = limits.time_zone or "UTC"
     requests = _bound(limits.requests_per_minute, limits.request_quota, limits.request_quota_period or "day", zone, now)
     tokens = _bound(limits.tokens_per_minute, limits.token_quota, limits.token_quota_period or "month", zone, now)
     usd = _bound(None, limits.budget_usd, limits.budget_period or "month", zone, now)
@@ -197,12 +232,15 @@ def _bound(per_minute: float | None, quota: float | None, period: Period, zone: 
 
 
 def period_of(period: Period, zone: str, now: float) -> PeriodBounds:
-    """The hour, day, week (from Monday) or month of `now` in that time zone."""
+    """The hour, day, week (from Monday) or month of `now` in that time zone; one of so many seconds in any."""
+    if isinstance(period, int):
+        since = int(now) - (int(now) + _YEAR_ONE) % period
+        return PeriodBounds(since, since + period)
     return _period_of(period, zone, int(now // _QUARTER))
 
 
 @functools.lru_cache(maxsize=1024)
-def _period_of(period: Period, zone: str, quarter: int) -> PeriodBounds:
+def _period_of(period: str, zone: str, quarter: int) -> PeriodBounds:
     moment = datetime.fromtimestamp(quarter * _QUARTER, UTC)
     if period == "hour":
         # Counted in elapsed seconds: an hour that is repeated when summer time ends is two hours.

@@ -280,7 +280,8 @@ def _pace(limits: Limits, name: str) -> float | None:
     if value is None or name not in _QUOTAS:
         return value
     field, default = _QUOTAS[name]
-    return value / _HOURS[getattr(limits, field) or default]
+    period = getattr(limits, field) or default
+    return value / (period / 3600 if isinstance(period, int) else _HOURS[period])
 
 
 def _sound(limits: Limits, place: str) -> Limits:

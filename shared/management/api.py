@@ -13,6 +13,7 @@ from shared.auth.authenticator import Authenticator
 from shared.auth.operators import Operator, Operators, has_key
 from shared.concurrency import LruDict
 from shared.errors import (
+    GatewayError,
     InvalidApiKey,
     MethodNotAllowed,
     Misconfigured,
@@ -22,6 +23,7 @@ from shared.errors import (
     UnknownPath,
     UnsupportedEncoding,
 )
+from shared.limits.admission import Admission
 from shared.limits.limiter import Limiter
 from shared.management.readiness import is_internal
 from shared.management.routes import ManagementRequest, Paths, Route, parameters
@@ -54,10 +56,25 @@ class ManagementApi:
         self, request: Request, received: ReceivedRequest, headers: Mapping[str, str], address: str
     ) -> Response:
         """Answer a request for a path that this API owns. `address`: the client's. Raises `GatewayError`."""
+        admission = Admission(self._limiter)
+        try:
+            return await self._answered(request, received, headers, address, admission)
+        except GatewayError:
+            admission.leave()
+            raise
+
+    async def _answered(
+        self,
+        request: Request,
+        received: ReceivedRequest,
+        headers: Mapping[str, str],
+        address: str,
+        admission: Admission,
+    ) -> Response:
         methods, found = self._paths.find(received.path)
         access = next(iter(methods.values())).access if methods else "operator"  # strangers learn of no path
-        if access in ("caller", "operator") and self._limiter.limits_addresses:
-            await self._limiter.admit(address)
+        if access in ("caller", "operator"):
+            await admission.admit(address)
         operator, caller = None, None
         if access == "caller":
             caller = await self._authenticator.authenticate(headers, address)

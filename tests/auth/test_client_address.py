@@ -150,7 +150,8 @@ async def test_addresses_that_have_not_called_for_a_day_are_forgotten() -> None:
 
 
 def test_a_row_whose_quota_is_in_use_is_kept_until_it_renews() -> None:
-    limits = scopes.of_address("", AddressLimits(request_quota=5, request_quota_period="month")).limits
+    (scope,) = scopes.of_address("", AddressLimits(request_quota=5, request_quota_period="month"))
+    limits = scope.limits
     store = ScriptedStore()
 
     async def use() -> None:

@@ -137,7 +137,7 @@ async def test_the_charge_of_a_late_attempt_counts_whenever_it_comes(order: str)
     steps = {
         "charge": lambda: limiter.charge(reservation, other, Usage(1000, 200)),
         "settle": lambda: limiter.settle(reservation, Usage(5, 1, estimated=True), target, [(other, Usage(30))]),
-        "correct": lambda: limiter.book(reservation, Usage(7, 2), target, [(other, Usage(40))], 1.0),
+        "correct": lambda: limiter.book(reservation, Usage(7, 2), target, [(other, Usage(40))], 200),
     }
     for step in order.split():
         steps[step]()
