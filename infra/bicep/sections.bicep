@@ -204,6 +204,14 @@ type otherSections = {
       *: string
     }?
   }?
+  allowed_networks: string[]?
+  @sealed()
+  retry: {
+    count: int?
+    interval: any?
+    delta: any?
+    max_interval: any?
+  }?
   max_request_bytes: int?
   max_upload_bytes: int?
   heartbeat_seconds: any?

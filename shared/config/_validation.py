@@ -1,5 +1,6 @@
 """Checks of the configuration document that go beyond its schema."""
 
+import ipaddress
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -44,6 +45,16 @@ def complaints(configuration: document.Configuration) -> Iterator[Complaint]:
             yield Complaint(
                 f"cors.origins[{i}]", f"expected an origin such as https://app.contoso.com, or *, got {origin!r}"
             )
+    for i, network in enumerate(configuration.allowed_networks):
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            example = "expected a network such as 10.0.0.0/8 or 2001:db8::/32"
+            yield Complaint(f"allowed_networks[{i}]", f"{example}, got {network[:80]!r} ({error})"[:300])
+    retry = configuration.retry
+    if retry.max_interval is not None and retry.max_interval < retry.interval:
+        problem = f"expected at least the interval of {retry.interval:g} s, got {retry.max_interval:g}"
+        yield Complaint("retry.max_interval", problem)
     if 0 < configuration.heartbeat_seconds < 0.05:
         yield Complaint(
             "heartbeat_seconds", f"expected 0 (never) or at least 0.05, got {configuration.heartbeat_seconds:g}"

@@ -184,6 +184,16 @@ class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     request_body: Annotated[float, Meta(gt=0, le=600)] = 60.0
 
 
+class RetrySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Waits in seconds, after which a call that every backend has failed or throttled is tried again, `count` times.
+    They grow from `interval` by `delta` each time, up to `max_interval` exponentially."""
+
+    count: Annotated[int, Meta(ge=0, le=50)] = 0
+    interval: Annotated[float, Meta(ge=0.1, le=120)] = 1.0
+    delta: Annotated[float, Meta(ge=0, le=120)] = 0.0
+    max_interval: Annotated[float, Meta(ge=0.1, le=120)] | None = None
+
+
 class CallerRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Grants to callers with a token of Entra ID. `app_role`, `group` (object id), `app` (client id) and `object`
     (object id of the user or service principal) select them; of several, all must match. None: as for a key without
@@ -245,9 +255,10 @@ class Allowed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
-    """The configuration document. `max_upload_bytes` limits multipart bodies, which are streamed; `max_request_bytes`
-    limits all others. `heartbeat_seconds`: silence after which a stream gets a comment; 0: never. `adopt_unknown_ids`:
-    the backends are searched for objects that the gateway did not create, which are then open to every key."""
+    """The configuration document. `allowed_networks`: those that may call the gateway; empty: any. `max_upload_bytes`
+    limits multipart bodies, which are streamed; `max_request_bytes` limits all others. `heartbeat_seconds`: silence
+    after which a stream gets a comment; 0: never. `adopt_unknown_ids`: the backends are searched for objects that the
+    gateway did not create, which are then open to every key."""
 
     backends: list[Backend]
     models: dict[str, Model] = {}
@@ -260,9 +271,11 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dic
     teams: dict[str, Team] = {}
     end_users: EndUsers = EndUsers()
     client_address: ClientAddress = ClientAddress()
+    allowed_networks: list[str] = []
     cors: CorsSettings = CorsSettings()
     entra: EntraSettings | None = None
     timeouts: Timeouts = Timeouts()
+    retry: RetrySettings = RetrySettings()
     ledger: LedgerSettings = LedgerSettings()
     telemetry: Tracing = Tracing()
     allowed: Allowed = Allowed()

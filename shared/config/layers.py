@@ -22,6 +22,7 @@ Sections = Mapping[str, Any]
 
 BASE_ONLY = {  # section -> the reason
     "allowed": "it says what a version may name",
+    "allowed_networks": "a version could shut out its operators",
     "azure_monitor": "tokens are sent to it",
     "ledger": "it is read at the start of a process",
 }

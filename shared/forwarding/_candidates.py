@@ -24,6 +24,19 @@ class Candidates:
         self.throttled = False
         self.refused: WholeAnswer | None = None
 
+    def begin_round(self) -> None:
+        """Take up all targets again, after a wait."""
+        self.left = list(self._plan.targets)
+        self.throttled = self._tried_ejected = False
+        self.failed.begin_round()
+
+    @property
+    def earliest(self) -> float:
+        """The seconds until one of the targets may be tried; below 0: one may be now."""
+        now = self._breakers.clock()
+        healths = map(self._breakers.health, self._plan.targets)
+        return min((health.wait_at(now, self._tokens) for health in healths), default=0.0)
+
     def may_try(self, target: Target) -> bool:
         now = self._breakers.clock()
         health = self._breakers.health(target)

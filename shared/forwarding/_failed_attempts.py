@@ -5,7 +5,9 @@ from collections.abc import Sequence
 
 from shared.errors import BadGateway, GatewayError, NoBackendAvailable, UpstreamTimeout
 from shared.forwarding._failures import (
+    AccessDenied,
     AttemptFailed,
+    DeadlinePassed,
     Disconnected,
     InvalidAnswer,
     SealedElsewhere,
@@ -22,10 +24,21 @@ logger = logging.getLogger("tollgate.forwarding")
 class FailedAttempts:
     """In order. Most calls have none."""
 
-    __slots__ = ("_failed",)
+    __slots__ = ("_failed", "_round")
 
     def __init__(self) -> None:
         self._failed: list[tuple[Target, AttemptFailed]] = []
+        self._round = 0  # the number of those before this round
+
+    def begin_round(self) -> None:
+        """What failed for the moment may be tried again from now on."""
+        self._round = len(self._failed)
+
+    @property
+    def may_pass(self) -> bool:
+        """True if a failure may be over after a wait."""
+        lasting = AccessDenied | SealedElsewhere | InvalidAnswer | DeadlinePassed
+        return any(not isinstance(failed, lasting) for _, failed in self._failed)
 
     def add(self, target: Target, failed: AttemptFailed) -> None:
         self._failed.append((target, failed))
@@ -33,12 +46,13 @@ class FailedAttempts:
     def rule_out(self, target: Target) -> bool:
         """Return True if the target cannot open what the call brings, or if Azure has tried it already, in place of a
         provisioned one of its resource."""
-        for other, failed in self._failed:
+        for number, (other, failed) in enumerate(self._failed):
             if other.backend.endpoint == target.backend.endpoint:
                 if isinstance(failed, SealedElsewhere):
                     return True
                 if (
                     not target.backend.provisioned
+                    and number >= self._round
                     and failed.spilled_to
                     and failed.spilled_to in ("?", target.deployment)
                 ):
@@ -55,8 +69,8 @@ class FailedAttempts:
         return all(isinstance(failed, Disconnected) for _, failed in self._failed)
 
     def waits(self) -> list[float]:
-        """The seconds that backends have asked for."""
-        return [failed.wait for _, failed in self._failed if failed.wait is not None]
+        """The seconds that backends have asked for in this round."""
+        return [failed.wait for _, failed in self._failed[self._round :] if failed.wait is not None]
 
     def outcome(self, request_id: str) -> WholeAnswer | GatewayError:
         """The best error of a backend; the gateway's own if there is none."""

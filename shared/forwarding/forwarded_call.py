@@ -14,6 +14,7 @@ from shared.forwarding._attempt_log import AttemptLog
 from shared.forwarding._candidates import Candidates
 from shared.forwarding._failures import AttemptFailed, Superseded, Throttled, TimedOut
 from shared.forwarding._hedging import HedgedAttempt
+from shared.forwarding._rounds import Rounds
 from shared.forwarding._timeouts import first_byte_timeout, hedge_delay
 from shared.forwarding.late_attempts import AttemptTask, charge_of, usage_of
 from shared.forwarding.response import Answer, WholeAnswer
@@ -82,6 +83,7 @@ class ForwardedCall:
         self._fresh = False  # the attempt is the last one, on a connection that was not idle
         self._tokens = quota.estimate(call)
         self._candidates = Candidates(plan, forwarder.router, forwarder.breakers, self._tokens)
+        self._rounds = Rounds(forwarder.retry)
         self._log = AttemptLog(self._clock)
 
     @property
@@ -93,6 +95,14 @@ class ForwardedCall:
         """Return the first committed answer. Raises `ForwardingFailed`, and closes what it opened in any case."""
         self._forwarder.budget.called()
         self._breakers.look()
+        while (answer := await self._round()) is None and (wait := self._wait()) is not None:
+            logger.info("%s: every backend failed, tried again in %.1f s", self._request_id, wait)
+            await asyncio.sleep(wait)
+            self._candidates.begin_round()
+        return answer if answer is not None else self._last_resort()
+
+    async def _round(self) -> Answer | None:
+        """Try the targets, one after the other. None: all of them failed."""
         candidates = self._candidates
         while candidates.left:
             target = candidates.left.pop(0)
@@ -113,7 +123,16 @@ class ForwardedCall:
             self._restart_clock(timeout)
             if answer is not None and not self._falls_back(answer):
                 return answer
-        return self._last_resort()
+        return None
+
+    def _wait(self) -> float | None:
+        """Return the seconds until all targets are tried again; None: they are not."""
+        candidates, upload = self._candidates, self._upload
+        if self._record is None or (upload is not None and not upload.repeatable):
+            return None
+        if candidates.refused is not None or not (candidates.throttled or candidates.failed.may_pass):
+            return None
+        return self._rounds.wait(candidates.earliest, self._deadline - self._clock(), self._breakers.rng.random())
 
     def _restart_clock(self, timeout: AttemptTimeout) -> None:
         """Count the deadline of an upload from its end, which its first attempt may have waited for."""

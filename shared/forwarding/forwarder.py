@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from shared.azure_openai import operations, requests
 from shared.azure_openai.references import KINDS
-from shared.config.document import Backend, Model
+from shared.config.document import Backend, Model, RetrySettings
 from shared.errors import InvalidRequest, StateUnavailable, UnknownPath
 from shared.forwarding.backend_client import BackendClient
 from shared.forwarding.forwarded_call import ForwardedCall, ForwardingFailed, Record
@@ -28,6 +28,7 @@ class Forwarder:
         models: Mapping[str, Model],
         budget: RetryBudget,
         late: LateAttempts,
+        retry: RetrySettings,
     ) -> None:
         """`models`: the settings of those that have some. `budget`, `late`: the ones of the process."""
         self.models = models
@@ -37,6 +38,7 @@ class Forwarder:
         self.timeouts = client.timeouts
         self.budget = budget
         self.late = late
+        self.retry = retry
 
     def sending(
         self,

@@ -166,7 +166,15 @@ class Application:
         credentials = backends.credentials.with_keys(settings.api_keys)
         credentials.warm(_token_scopes(configuration.backends))
         client = backends.client.with_settings(credentials, configuration.timeouts)
-        return Forwarder(client, backends.breakers, router, configuration.models, backends.retries, backends.late)
+        return Forwarder(
+            client,
+            backends.breakers,
+            router,
+            configuration.models,
+            backends.retries,
+            backends.late,
+            configuration.retry,
+        )
 
     async def roll_up(self) -> None:
         """Run the timer's job once."""

@@ -11,7 +11,7 @@ from shared.anthropic.operations import is_messages_path
 from shared.auth import client_address
 from shared.azure_openai import operations
 from shared.config.document import Configuration, Format
-from shared.errors import GatewayError
+from shared.errors import AddressNotAllowed, GatewayError
 from shared.gateway import Gateway
 from shared.management.api import ManagementApi
 from shared.requests.arrival import ReceivedRequest
@@ -24,6 +24,7 @@ from shared.responses.rendering import ErrorResponse, identify
 
 logger = logging.getLogger("tollgate.requests")
 
+_PROBES = frozenset(("/healthz", "/readyz"))  # the platform's may come from anywhere
 _FOR_RESPONSE = frozenset((b"origin", b"x-ms-client-request-id", b"anthropic-version"))  # which the response answers
 
 
@@ -37,6 +38,7 @@ class Front:
         self._management = management
         self._accounting = accounting
         self._client_address = configuration.client_address
+        self._networks = client_address.networks(configuration.allowed_networks)
         self._cors = Cors(configuration.cors.origins)
 
     async def handle(self, request: Request, traceparent: str | None = None) -> Response:
@@ -67,6 +69,11 @@ class Front:
     async def _serve(self, request: Request, received: ReceivedRequest) -> Response:
         headers = headers_of(request.scope["headers"])  # a dict: Starlette's own search the raw list on every access
         address = client_address.of_client(request.scope, self._client_address)
+        if self._networks and received.path not in _PROBES and not client_address.within(address, self._networks):
+            raise AddressNotAllowed(
+                f"This gateway answers certain networks only, and {address or 'an unknown address'} is in none of "
+                "them. Call it from inside, or ask its operator."
+            )
         if (permission := self._cors.preflight(received.method, headers)) is not None:
             return permission
         operations.reject_foreign(received.path)

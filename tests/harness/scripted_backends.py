@@ -15,7 +15,7 @@ from typing import Any, Self
 from shared.alerts.events import Alert
 from shared.azure_openai.operations import match
 from shared.azure_openai.requests import parse_call
-from shared.config.document import Backend, Configuration, Model, Timeouts
+from shared.config.document import Backend, Configuration, Model, RetrySettings, Timeouts
 from shared.credentials import Credentials
 from shared.forwarding.backend_client import BackendClient
 from shared.forwarding.forwarded_call import ForwardedCall, Record
@@ -119,6 +119,7 @@ class Forwarding:
         backends: Sequence[ScriptedBackend],
         timeouts: Timeouts,
         settings: Mapping[str, Model],
+        retry: RetrySettings,
         more: Mapping[str, Any],
     ) -> None:
         models = {name: name for name in ("m", *settings)}
@@ -142,7 +143,7 @@ class Forwarding:
         self.client = BackendClient(self._credentials, self.breakers, timeouts, self.alerts.append)
         budget = RetryBudget(time.monotonic)
         self.late = LateAttempts()
-        self.forwarder = Forwarder(self.client, self.breakers, self.router, settings, budget, self.late)
+        self.forwarder = Forwarder(self.client, self.breakers, self.router, settings, budget, self.late, retry)
         self._numbers = itertools.count()
 
     def sending(self, call: Call, record: Record | None = None, **plan: Any) -> ForwardedCall:
@@ -165,6 +166,7 @@ async def forwarding(
     *scripts: Script | int,
     timeouts: Timeouts = Timeouts(),  # noqa: B008 - frozen
     models: Mapping[str, Model] | None = None,
+    retry: RetrySettings = RetrySettings(),  # noqa: B008 - frozen
     **more: Any,
 ) -> AsyncIterator[tuple[Forwarding, list[ScriptedBackend]]]:
     """Backends a, b, c … with these scripts, and the forwarding to them. A number is the port of something else.
@@ -178,7 +180,7 @@ async def forwarding(
             else:
                 backend.port = script
             backends.append(backend)
-        running = Forwarding(backends, timeouts, models or {}, more)
+        running = Forwarding(backends, timeouts, models or {}, retry, more)
         stack.push_async_callback(running.close)
         yield running, backends
 

@@ -118,6 +118,7 @@ def test_the_types_of_the_sections_are_those_of_the_configuration(template: dict
     assert keys(template, "otherSections") == fields(config.Configuration) - composed
     assert keys(template, "otherSections", "ledger") == fields(config.LedgerSettings)
     assert keys(template, "otherSections", "client_address") == fields(config.ClientAddress)
+    assert keys(template, "otherSections", "retry") == fields(config.RetrySettings)
     assert keys(template, "limitSettings") == fields(LimitSettings)
     assert keys(template, "limitSettings", "addresses") == fields(AddressLimits)
     assert keys(template, "limitSettings", "headers") == fields(TokenHeaders)
