@@ -1,9 +1,10 @@
-"""The OpenAPI 3.1 document of the API, from the table of operations, for API Management and Postman."""
+"""The OpenAPI document of the API, from the table of operations, for API Management and Postman: 3.1, and 3.0 for
+importers that take no newer one."""
 
 import functools
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -11,6 +12,9 @@ from shared.azure_openai.operations import OPERATIONS, SEGMENT
 from shared.types import Operation
 
 PATH = "/gateway/openapi.json"
+
+Version = Literal["3.1", "3.0"]
+VERSIONS: tuple[Version, ...] = ("3.1", "3.0")
 
 _PARAMETER = re.compile(r"\{(\w+)\}")
 _TAGS = {"chat": "Chat completions", "fine_tuning": "Fine-tuning", "vector_stores": "Vector stores"}
@@ -25,10 +29,20 @@ _REFUSED = "The call is refused: it is wrong, not allowed, names what is not the
 _UNAVAILABLE = "The gateway or the backends that may serve this call cannot do so now."
 _BEARER = "A key of this gateway, as with OpenAI; or a token of Entra ID, if it accepts them."
 _API_KEY = {"type": "apiKey", "in": "header", "name": "api-key", "description": "The key, as with Azure OpenAI."}
+_SUBSCRIPTION_KEY = {
+    **{"type": "apiKey", "in": "header", "name": "Ocp-Apim-Subscription-Key"},
+    "description": "The key, as with API Management. `;product=NAME` after it names one of its products.",
+}
+_SUBSCRIPTION_KEY_IN_QUERY = {
+    **{"type": "apiKey", "in": "query", "name": "subscription-key"},
+    "description": "The same in the query. Proxies may log it: prefer a header.",
+}
 _COMPONENTS: dict[str, Any] = {
     "securitySchemes": {
         "bearer": {"type": "http", "scheme": "bearer", "description": _BEARER},
         "apiKey": _API_KEY,
+        "subscriptionKey": _SUBSCRIPTION_KEY,
+        "subscriptionKeyInQuery": _SUBSCRIPTION_KEY_IN_QUERY,
     },
     "parameters": {
         "apiVersion": {
@@ -73,14 +87,42 @@ _INFO = {
 }
 
 
+def document(version: Version = "3.1") -> bytes:
+    return _document() if version == "3.1" else _older_document()
+
+
 @functools.cache
-def document() -> bytes:
+def _older_document() -> bytes:
+    """The document as OpenAPI 3.0: types with null are nullable, and what came with 3.1 is left out."""
+    newer = msgspec.json.decode(_document())
+    info = {name: value for name, value in newer["info"].items() if name != "summary"}
+    return msgspec.json.encode(_older(newer) | {"openapi": "3.0.3", "info": info})
+
+
+def _older(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_older(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    older = {name: _older(one) for name, one in value.items()}
+    if isinstance(types := older.get("type"), list):
+        (older["type"],) = (one for one in types if one != "null")
+        older["nullable"] = True
+    if isinstance(older.get("examples"), list):
+        older["example"] = older.pop("examples")[0]
+    if older.pop("contentMediaType", None) is not None:
+        older["format"] = "binary"
+    return older
+
+
+@functools.cache
+def _document() -> bytes:
     paths: dict[str, dict[str, Any]] = {"/healthz": {"get": _HEALTH}}
     for operation in OPERATIONS:
         for surface, path, parameters in _spellings(operation):
             paths.setdefault(path, {})[operation.method.lower()] = _item(operation, surface, path, parameters)
     head: dict[str, Any] = {"openapi": "3.1.0", "info": _INFO, "servers": [{"url": "/"}]}
-    head["security"] = [{"bearer": []}, {"apiKey": []}]
+    head["security"] = [{scheme: []} for scheme in _COMPONENTS["securitySchemes"]]
     return msgspec.json.encode(head | {"paths": paths, "components": _COMPONENTS})
 
 

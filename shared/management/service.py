@@ -8,6 +8,7 @@ from starlette.responses import Response
 from shared import __version__
 from shared.auth.operators import EVERYONE
 from shared.azure_openai import openapi
+from shared.errors import InvalidRequest
 from shared.management import _answers as answers
 from shared.management.readiness import ReadinessCheck
 from shared.management.routes import ManagementRequest, Route
@@ -24,7 +25,7 @@ class ServiceRoutes:
         return (
             Route("GET", "/healthz", "anyone", self._health, gives=answers.Health),
             Route("GET", "/readyz", "probe", self._ready, gives=answers.Readiness),
-            Route("GET", "/gateway/openapi.json", "anyone", self._openapi, gives=dict[str, Any]),
+            Route("GET", "/gateway/openapi.json", "anyone", self._openapi, query=("version",), gives=dict[str, Any]),
             Route("GET", "/gateway/operators/me", "operator", self._own_roles, EVERYONE, gives=answers.OwnRoles),
         )
 
@@ -41,8 +42,13 @@ class ServiceRoutes:
         return JsonResponse(body, 200 if state.ready else 503)
 
     async def _openapi(self, request: ManagementRequest) -> Response:
-        """Describe the API for callers."""
-        return Response(openapi.document(), media_type="application/json")
+        """Describe the API for callers, as OpenAPI 3.1, or 3.0 for importers that take no newer one."""
+        asked = request.query.get("version", "3.1")
+        version = next((known for known in openapi.VERSIONS if known == asked), None)
+        if version is None:
+            expected = " or ".join(openapi.VERSIONS)
+            raise InvalidRequest(f"version: expected {expected}, got {asked[:20]!r}.", param="version")
+        return Response(openapi.document(version), media_type="application/json")
 
     async def _own_roles(self, request: ManagementRequest) -> Response:
         """The operator who asks, with its roles."""

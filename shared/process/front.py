@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from shared.accounting import Accounting
 from shared.anthropic.operations import is_messages_path
-from shared.auth import client_address
+from shared.auth import client_address, query_key
 from shared.azure_openai import operations
 from shared.config.document import Configuration, Format
 from shared.errors import AddressNotAllowed, GatewayError
@@ -68,6 +68,10 @@ class Front:
 
     async def _serve(self, request: Request, received: ReceivedRequest) -> Response:
         headers = headers_of(request.scope["headers"])  # a dict: Starlette's own search the raw list on every access
+        if request.scope["query_string"]:
+            request.scope["query_string"], key = query_key.parted(request.scope["query_string"])
+            if key:
+                headers.setdefault(query_key.HEADER, key)
         address = client_address.of_client(request.scope, self._client_address)
         if self._networks and received.path not in _PROBES and not client_address.within(address, self._networks):
             raise AddressNotAllowed(

@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from openapi_spec_validator import OpenAPIV30SpecValidator, OpenAPIV31SpecValidator
 
 from shared.azure_openai import openapi
 from shared.azure_openai.operations import OPERATIONS, match
@@ -46,6 +47,34 @@ def test_the_document_is_public_and_names_no_model_of_the_configuration(gateway:
     assert answer.status == 200
     assert answer.json()["openapi"] == "3.1.0"
     assert b"spare-" not in answer.body
+
+
+@pytest.mark.parametrize("version", ["3.1", "3.0"])
+def test_the_document_is_valid_by_the_published_schema(version: openapi.Version) -> None:
+    document = json.loads(openapi.document(version))
+    kind = OpenAPIV30SpecValidator if version == "3.0" else OpenAPIV31SpecValidator
+    assert [error.message for error in kind(document).iter_errors()] == []
+    assert document["openapi"].startswith(version)
+
+
+def test_both_versions_have_the_same_operations_and_ways_to_send_a_key() -> None:
+    older = json.loads(openapi.document("3.0"))
+    assert {path: set(items) for path, items in older["paths"].items()} == {
+        path: set(items) for path, items in DOCUMENT["paths"].items()
+    }
+    schemes = DOCUMENT["components"]["securitySchemes"]
+    assert older["components"]["securitySchemes"] == schemes
+    places = {(scheme.get("in"), scheme.get("name")) for scheme in schemes.values()}
+    assert {("header", "Ocp-Apim-Subscription-Key"), ("query", "subscription-key"), ("header", "api-key")} <= places
+    assert [next(iter(one)) for one in DOCUMENT["security"]] == list(schemes)
+
+
+def test_importers_that_take_no_newer_version_get_3_0(gateway: System) -> None:
+    older = gateway.gateway.request("GET", "/gateway/openapi.json?version=3.0")
+    assert older.json()["openapi"] == "3.0.3"
+    wrong = gateway.gateway.request("GET", "/gateway/openapi.json?version=2.0")
+    assert (wrong.status, wrong.error()["param"]) == (400, "version")
+    assert "3.1 or 3.0" in wrong.error()["message"]
 
 
 @pytest.mark.parametrize(
