@@ -416,6 +416,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {  # heading in docs/configuration.m
     "`entra`": config.EntraSettings,
     "`entra.callers`": config.CallerRule,
     "`timeouts`": config.Timeouts,
+    "`retry`": config.RetrySettings,
     "`ledger`": config.LedgerSettings,
     "`prices`": PriceLine,
     "`export`": config.ExportSettings,
