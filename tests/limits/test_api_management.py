@@ -181,6 +181,6 @@ async def test_idle_rows_of_quotas_of_successes_are_forgotten() -> None:
     await limiter.close()
     rows = [key for key in store.rows("limits") if key.startswith("address")]
     assert sorted(rows) == [f"address-successes:{ADDRESS}", f"address:{ADDRESS}"]
-    store.time += 2 * cleanup.EVERY
+    store.time += 2 * 86_400
     settings = Configuration(backends=[], limits=LimitSettings(addresses=addresses))
     assert await cleanup.forget_idle(store, settings) == 2
