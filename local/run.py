@@ -25,6 +25,7 @@ from typing import Any
 import yaml
 
 from local import azurite, demo
+from local.models import ALIASES, MODELS
 from local.processes import Child, Children, Refused, free_port, port_is_free
 from local.simulated import Simulated
 from shared.config import environment
@@ -33,16 +34,6 @@ from shared.edges.http_protocol import UVICORN_OPTIONS
 ROOT = Path(__file__).resolve().parent.parent
 STATE = ROOT / ".local"
 PORT = 7071
-MODELS = (
-    "gpt-5.4-mini",
-    "gpt-5.4",
-    "text-embedding-3-small",
-    "gpt-image-2",
-    "gpt-4o-mini-tts",
-    "gpt-4o-mini-transcribe",
-    "omni-moderation-latest",
-    "gpt-realtime",
-)
 # Name, value of `x-ms-region`, data zone (None: outside the data zones).
 REGIONS = (("swedencentral", "Sweden Central", "eu"), ("eastus2", "East US 2", "us"), ("japaneast", "Japan East", None))
 # Roughly the latency of a small model for a small prompt.
@@ -256,7 +247,8 @@ def simulated_configuration(endpoints: dict[str, str]) -> dict[str, Any]:
             | ({"data_zone": zone} if zone else {})
             | {"auth": "managed_identity", "api_version": "v1", "models": {model: model for model in MODELS}}
             for name, _, zone in REGIONS
-        ]
+        ],
+        "models": {model: {"aliases": list(aliases)} for model, aliases in ALIASES.items()},
     }
 
 

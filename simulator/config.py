@@ -39,9 +39,11 @@ class DeploymentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 DEFAULT_DEPLOYMENTS = tuple(
     DeploymentConfig(name=model, model=model)
     for model in (
-        "gpt-5.4", "gpt-5.4-mini", "text-embedding-3-small", "gpt-image-2", "gpt-4o-mini-tts",
-        "gpt-4o-mini-transcribe", "omni-moderation-latest", "gpt-realtime",
-        "gpt-4o", "gpt-4o-mini", "o4-mini", "gpt-35-turbo-instruct", "gpt-image-1", "dall-e-3", "tts", "whisper",
+        "gpt-5.4", "gpt-5.4-mini", "gpt-5.6-luna", "text-embedding-3-small", "text-embedding-3-large", "gpt-image-2",
+        "gpt-4o-mini-tts", "gpt-4o-mini-transcribe", "omni-moderation-latest", "gpt-realtime",
+        "gpt-4o", "gpt-4o-mini", "gpt-5-mini", "o1", "o3-mini", "o4-mini", "gpt-4-turbo", "gpt-4-1106-preview",
+        "gpt-35-turbo", "gpt-35-turbo-16k", "gpt-35-turbo-instruct", "text-embedding-ada-002", "gpt-image-1",
+        "dall-e-3", "tts", "whisper",
     )
 )  # fmt: skip
 

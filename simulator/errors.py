@@ -44,12 +44,17 @@ def missing_parameter(name: str) -> AzureError:
     return invalid_request(f"Missing required parameter: '{name}'.", name, "missing_required_parameter")
 
 
-def unsupported_parameter(name: str, instead: str) -> AzureError:
-    return invalid_request(
-        f"Unsupported parameter: '{name}' is not supported with this model. Use '{instead}' instead.",
-        name,
-        "unsupported_parameter",
-    )
+def unsupported_parameter(name: str, instead: str = "") -> AzureError:
+    advice = f" Use '{instead}' instead." if instead else ""
+    message = f"Unsupported parameter: '{name}' is not supported with this model.{advice}"
+    return invalid_request(message, name, "unsupported_parameter")
+
+
+def unsupported_value(name: str, value: str, only: str = "") -> AzureError:
+    """`only`: the default, which is the only value that the model takes."""
+    given, advice = (value, f" Only the default ({only}) value is supported.") if only else (f"'{value}'", "")
+    message = f"Unsupported value: '{name}' does not support {given} with this model.{advice}"
+    return invalid_request(message, name, "unsupported_value")
 
 
 def unrecognized_argument(name: str) -> AzureError:

@@ -49,17 +49,20 @@ def read_prompt(text: str, overhead_tokens: int, model: Model, cache: PromptCach
     return Reading(input_tokens, cache.remember(measured))
 
 
-def generate(prompt: str, index: int, limit: int | None, model: Model, asked: str | None = None) -> GeneratedChoice:
+def generate(
+    prompt: str, index: int, limit: int | None, model: Model, asked: str | None = None, effort: str | None = None
+) -> GeneratedChoice:
     """Deterministic text for a prompt and index, cut at the limit.
 
     The natural length is 32 tokens, or N if `asked` (by default the prompt) contains `simulate_output_tokens=N`. A
-    reasoning model adds 16 reasoning tokens, which count towards the limit.
+    reasoning model adds 16 reasoning tokens, which count towards the limit, unless its effort is `none` or `minimal`.
     """
     natural = directive(prompt if asked is None else asked, "output_tokens")
     if natural is None:
         natural = NATURAL_OUTPUT_TOKENS
     allowed = model.context_window if limit is None else limit
-    reasoning = min(REASONING_TOKENS, allowed) if model.kind == "reasoning" else 0
+    reasons = model.kind == "reasoning" and effort not in ("none", "minimal")
+    reasoning = min(REASONING_TOKENS, allowed) if reasons else 0
     visible = min(natural, allowed - reasoning)
     return GeneratedChoice(
         tokens=generate_tokens(prompt, index, visible),

@@ -63,6 +63,16 @@ class ChatRequest(msgspec.Struct, frozen=True):
     stream_options: StreamOptions | None = None
     store: bool | None = None
     prediction: Message | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    logit_bias: dict[str, float] | None = None
+    stop: str | list[str] | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: str | None = None
 
     @property
     def prompts(self) -> list[str]:

@@ -7,6 +7,8 @@ from array import array
 from collections.abc import Callable
 from hashlib import shake_128
 
+from msgspec import structs
+
 from simulator import errors
 from simulator.answers import Answer, Charge, StreamedAnswer, WholeAnswer
 from simulator.api import completion_bodies as bodies
@@ -15,6 +17,7 @@ from simulator.api.completion_requests import ChatRequest, CompletionRequest, Em
 from simulator.api.stored_completions import keep
 from simulator.call import Call, Route
 from simulator.generation import generate, read_prompt
+from simulator.model_rules import check_chat
 from simulator.models import Kind, Model
 from simulator.tokens import PromptCache, measure, tokenize
 
@@ -48,6 +51,8 @@ def _answering(kind: type[OperationRequest]) -> Callable[[Call], Answer]:
             raise errors.operation_not_supported(_AZURE_OPERATION[kind], model.name)
         if isinstance(request, EmbeddingRequest):
             return _embed(request, model)
+        if isinstance(request, ChatRequest):
+            check_chat(model, structs.asdict(request), [message.role for message in request.messages or ()])
         _check_stream_options(request, call.dated_version)
         generation = _generate(request, model, deployment.cache, int(call.entry.time), filters=call.filters)
         if isinstance(request, ChatRequest) and request.store:
@@ -74,13 +79,14 @@ def _check_stream_options(request: ChatRequest | CompletionRequest, dated_versio
 def _generate(
     request: ChatRequest | CompletionRequest, model: Model, cache: PromptCache, created: int, *, filters: bool
 ) -> Generation:
-    if model.kind == "reasoning" and isinstance(request, ChatRequest) and request.max_tokens is not None:
-        raise errors.unsupported_parameter("max_tokens", "max_completion_tokens")
     legacy = isinstance(request, CompletionRequest)
     prompts = request.prompts
     reading = read_prompt("\n".join(prompts), request.overhead_tokens, model, cache, "prompt" if legacy else "messages")
+    effort = request.reasoning_effort if isinstance(request, ChatRequest) else None
     choices = [
-        generate(prompt, index, request.output_limit, model) for prompt in prompts for index in range(request.n or 1)
+        generate(prompt, index, request.output_limit, model, effort=effort)
+        for prompt in prompts
+        for index in range(request.n or 1)
     ]
     prediction, audio_tokens = None, 0
     if isinstance(request, ChatRequest):

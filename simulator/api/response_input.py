@@ -57,6 +57,12 @@ class ResponseRequest(msgspec.Struct, frozen=True):
         given = self.conversation
         return given.id if isinstance(given, ConversationReference) else given
 
+    @property
+    def effort(self) -> str | None:
+        """The effort of reasoning, if one is given."""
+        effort = (self.reasoning or {}).get("effort")
+        return None if effort is None else str(effort)
+
 
 def input_items(request: ResponseRequest) -> list[Object]:
     """Items of the input, each with an id. Raises AzureError 400."""

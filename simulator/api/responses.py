@@ -23,6 +23,7 @@ from simulator.call import Call, Route
 from simulator.collection import Object, make_id, now, page_of
 from simulator.deployments import Deployment
 from simulator.generation import GeneratedChoice, Reading, directive, generate, read_prompt
+from simulator.model_rules import check_response
 from simulator.store import StoredResponse
 from simulator.tokens import measure, tokenize
 
@@ -43,6 +44,7 @@ def create(call: Call) -> Answer:
     call.deployments.admit(deployment, len(call.body) // 4 + (request.max_output_tokens or 0))
     if deployment.model.kind not in ("chat", "reasoning"):
         raise errors.operation_not_supported("responses", deployment.model.name)
+    check_response(deployment.model, msgspec.structs.asdict(request), request.effort)
     stored, tokens, charge = _answer(request, deployment, items, before, call)
     if request.background:
         return _in_background(call, request, stored, tokens, charge)
@@ -70,7 +72,7 @@ def _answer(
     text = "\n".join([request.instructions or "", *map(text_of, context)])
     reading = read_prompt(text, ITEM_OVERHEAD * len(context), model, deployment.cache, "input")
     last = text_of(items[-1]) if items else ""
-    written = generate(text, 0, request.max_output_tokens, model, asked=last)
+    written = generate(text, 0, request.max_output_tokens, model, asked=last, effort=request.effort)
     if RECALL_WORD in last:
         written = msgspec.structs.replace(written, tokens=_as_tokens(_recalled(context)), finish_reason="stop")
     output, tokens = _output(request, written, last, call)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from local.run import MODELS
+from local.models import CURRENT
 from tests.harness.system import System
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
@@ -28,4 +28,4 @@ def test_every_example_is_listed_and_its_models_are_in_the_local_run() -> None:
     text = (EXAMPLES[0].parent / "README.md").read_text()
     assert set(re.findall(r"^\| `(\w+)\.py` \|", text, re.MULTILINE)) == {path.stem for path in EXAMPLES}
     named = {name for path in EXAMPLES for name in re.findall(r'"?model"?[=:] ?"([^"]+)"', path.read_text())}
-    assert named <= set(MODELS)
+    assert named <= set(CURRENT)

@@ -22,6 +22,7 @@ import yaml
 
 import shared
 from local import azurite, run
+from local.models import MODELS
 from local.processes import Children, Refused, free_port, port_is_free
 from local.simulated import Simulated
 from shared.config import parsing
@@ -205,7 +206,8 @@ def test_the_simulated_configuration_is_one_that_the_gateway_accepts() -> None:
     assert parsed.entra.tenants == [tenant["id"]]
     assert {b.name: b.endpoint for b in parsed.backends} == endpoints
     assert [b.data_zone for b in parsed.backends] == ["eu", "us", None]
-    assert parsed.model_names() == list(run.MODELS)
+    assert parsed.model_names() == list(MODELS)
+    assert {parsed.canonical(name) for name in ("gpt-3.5-turbo", "gpt-3.5-turbo-0125")} == {"gpt-35-turbo"}
 
 
 MINE = {
@@ -313,7 +315,7 @@ def test_make_run_shows_a_call_and_stops_on_ctrl_c(tmp_path: Path) -> None:
     assert statuses == [200, 403, 403, 200]  # a caller's token, and an operator's
     assert usage.returncode == 0, usage.stderr
     assert check.returncode == 0, check.stdout + check.stderr
-    assert len(json.loads(check.stdout)) == len(run.MODELS) * len(run.REGIONS)
+    assert len(json.loads(check.stdout)) == len(MODELS) * len(run.REGIONS)
     assert "A first call to gpt-5.4-mini, streamed" in said
     assert any(f"Served by {called}" in said for _, called, _ in run.REGIONS)
     assert len(children) >= 4
