@@ -207,8 +207,9 @@ class Usage(TokenCounts, frozen=True, omit_defaults=True):
     `images`, `seconds` (of sound) and `characters` (spoken) are charged by operations without tokens; calls of tools
     (`token_classes.TOOLS`) beside the tokens. `model`, `service_tier`: those that served the call, in the backend's
     words. `estimated`: the backend reported no usage, so it was counted from the request and the answer. `summed`: it
-    is the sum of many calls of the model, as that of a batch or a run. `unknown`: the classes of tokens that the
-    gateway does not know, as JSON.
+    is the sum of many calls of the model, as that of a batch or a run. `empty`: the answer has no content, because
+    reasoning took all the tokens that the call allowed. `unknown`: the classes of tokens that the gateway does not
+    know, as JSON.
     """
 
     images: int = 0
@@ -221,6 +222,7 @@ class Usage(TokenCounts, frozen=True, omit_defaults=True):
     service_tier: str = ""
     estimated: bool = False
     summed: bool = False
+    empty: bool = False
     unknown: str = ""
 
 

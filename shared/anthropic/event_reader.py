@@ -55,6 +55,11 @@ class MessageEventReader:
         self._final = False  # the usage is that of the whole answer
         self._text = StreamedText()
 
+    @property
+    def is_empty(self) -> bool:
+        """False: a message that runs out of tokens has begun with its thinking."""
+        return False
+
     def read(self, event: bytes) -> Verdict:
         """Read a whole event."""
         data = event_stream.payload(event)

@@ -14,6 +14,7 @@ from shared.azure_openai._answer_shapes import (
     text_of,
     tools_called,
 )
+from shared.azure_openai._empty_answers import marked, may_be_empty
 from shared.azure_openai.answers import ReportedError, reported_error
 from shared.azure_openai.event_relay import Verdict
 from shared.azure_openai.json_body import UNREADABLE
@@ -66,6 +67,7 @@ class EventReader:
         self.objects: list[bytes] = []
         self._unfinished: set[int | None] = set()  # the choices that have begun and not finished, by their index
         self._finished: set[int | None] = set()
+        self._ran_out = False  # the last choice that finished had all the tokens that the call allowed
         self._call = call
         self._eager = eager
         self._drops_usage = call.usage_injected
@@ -127,7 +129,8 @@ class EventReader:
         """The usage that the stream reported. If it reported none, an estimate: a token per four characters, or per
         piece if pieces are shorter."""
         if (reported := self.reported()) is not None:
-            return reported
+            empty = self.is_empty and may_be_empty(reported)
+            return msgspec.structs.replace(reported, empty=True) if empty else reported
         call = self._call
         if call.operation.metered == "speech":  # events are charged by tokens, and those of audio are not known
             return Usage(input_tokens=call.input_estimate, characters=spoken_characters(call), estimated=True)
@@ -135,6 +138,11 @@ class EventReader:
             return Usage()
         estimate = Usage(input_tokens=call.input_estimate, output_tokens=self._text.tokens(), estimated=True)
         return msgspec.structs.replace(estimate, **self._tools.counted)
+
+    @property
+    def is_empty(self) -> bool:
+        """True if the choices of a stream have run out of tokens before any content."""
+        return self._ran_out and not self._text.begun
 
     def text(self) -> str:
         """The text so far, for its tokens to be counted; "" if it is too long to be kept."""
@@ -154,7 +162,8 @@ class EventReader:
         image = kind in _IMAGE
         if read.response is not None and read.response.usage is not None:
             response, tools = read.response, tools_called(data, event=True)
-            self._usages = [read.response.usage.value(response.model, response.service_tier, tools=tools)]
+            usage = read.response.usage.value(response.model, response.service_tier, tools=tools)
+            self._usages = [marked(usage, data, event=True) if kind == "response.incomplete" else usage]
         elif read.usage is not None:
             about = decode_answer(data)
             usage = read.usage.value(about.model, about.service_tier, int(image))
@@ -177,6 +186,7 @@ class EventReader:
         if pieces or choice.finish_reason:
             self.committed = True
             if choice.finish_reason:
+                self._ran_out = choice.finish_reason == "length"
                 self._finished.add(choice.index)
                 self._unfinished.discard(choice.index)
                 self.may_end = not self._unfinished

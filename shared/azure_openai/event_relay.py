@@ -31,6 +31,11 @@ class Reader(Protocol):
     may_end: bool
     objects: list[bytes]
 
+    @property
+    def is_empty(self) -> bool:
+        """True once the stream has run out of tokens before any content."""
+        ...
+
     def read(self, event: bytes) -> Verdict:
         """Read a whole event."""
         ...

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from shared.azure_openai._answer_shapes import Answer, Choice, decode_answer, text_of, tools_called
+from shared.azure_openai._empty_answers import marked
 from shared.azure_openai.answers import error_code
 from shared.azure_openai.json_body import UNREADABLE, JsonFields, top_level
 from shared.azure_openai.outline import PIECE, Outline
@@ -96,7 +97,7 @@ def usage_in_answer(call: Call, status: int, body: bytes) -> Usage:
         tier = BATCH if call.operation.name.startswith("batches.") else answer.service_tier
         usage = answer.usage.value(answer.model, tier, images, tools_called(body))
         summed = metered == "once" and call.operation.name.startswith(_SUMS)
-        return msgspec.structs.replace(usage, summed=True) if summed else usage
+        return msgspec.structs.replace(usage, summed=True) if summed else marked(usage, body)
     model = short_text(unmetered.model)
     match metered:
         case "images":

@@ -19,6 +19,10 @@ class StreamedText:
             if len(self._parts) > 1000:
                 self._parts = ["".join(self._parts)]
 
+    @property
+    def begun(self) -> bool:
+        return self._pieces > 0
+
     def tokens(self) -> int:
         """An estimate."""
         return max(self._characters // 4, min(self._pieces, self._characters))

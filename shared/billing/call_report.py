@@ -44,6 +44,7 @@ def described(call: CallRows, tariff: Tariff, now: float, names: Mapping[str, st
     about |= {"code": row.get("e_code", row.get("r_code")), "message": row.get("r_message")}
     about |= {field: row[column] for field, column in _AMOUNTS.items() if column in row}
     about["estimated"] = bool(row.get("e_est"))
+    about["empty"] = bool(row.get("e_empty"))
     about["cost_usd"] = _cost(call.own, tariff, now)
     return about
 

@@ -50,6 +50,7 @@ _SUMS = (
     "errors",
     "hung_up",
     "estimated",
+    "empty",
     *REPORTED,
     *(field for field in UNITS if field != "seconds"),
 )
@@ -97,15 +98,17 @@ def parse_query(given: Mapping[str, str], now: float, *, by: str = "key") -> Usa
 
 class ReportLine(TokenCounts, frozen=True):
     """Sums of the calls that answered a caller; money in picodollars. `refused` calls are no `requests`. `estimated`
-    counts requests with estimated tokens. Other charged attempts (hedges, shadows, failures that the backend charged)
-    are only in `charges`, `beside_tokens` and `beside`. No sum has the cost of `unpriced` requests and charges, whose
-    price is unknown. `recent` is the cost of the last seven days, for forecasts."""
+    counts requests with estimated tokens, `empty` those whose answers reasoning left without content. Other charged
+    attempts (hedges, shadows, failures that the backend charged) are only in `charges`, `beside_tokens` and `beside`.
+    No sum has the cost of `unpriced` requests and charges, whose price is unknown. `recent` is the cost of the last
+    seven days, for forecasts."""
 
     requests: int = 0
     refused: int = 0
     errors: int = 0
     hung_up: int = 0
     estimated: int = 0
+    empty: int = 0
     images: int = 0
     characters: int = 0
     web_searches: int = 0

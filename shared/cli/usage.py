@@ -96,7 +96,7 @@ def _money(amount: float | None) -> str:
 _DETAILS = {
     *(field for field, tokens in TOKEN_CLASSES.items() if tokens.part_of),
     *UNITS,
-    *("refused", "errors", "hung_up", "estimated"),
+    *("refused", "errors", "hung_up", "estimated", "empty"),
     *("charges", "beside_tokens", "beside_usd", "unpriced"),
 }
 

@@ -29,6 +29,11 @@ class WholeAnswer(msgspec.Struct, frozen=True):
     usage: Usage
     refusal: FallbackReason | None = None
 
+    @property
+    def is_empty(self) -> bool:
+        """True if reasoning took all the tokens that the call allowed."""
+        return self.usage.empty
+
     def close(self) -> None:
         """Do nothing: the connection is free already."""
 
@@ -85,6 +90,11 @@ class OpenAnswer(msgspec.Struct, kw_only=True, eq=False):
     def events(self) -> EventRelay | None:
         """The events of a stream; None for a body of another kind."""
         return self.body if isinstance(self.body, EventRelay) else None
+
+    @property
+    def is_empty(self) -> bool:
+        """True for a stream that has run out of tokens before any content, as far as it has come."""
+        return isinstance(self.body, EventRelay) and self.body.reader.is_empty
 
     def usage(self) -> Usage:
         """The usage that the body has reported so far, else an estimate."""

@@ -222,7 +222,8 @@ class Models(TypedDict):
 
 
 class Call(TypedDict):
-    """A call. `code` and `message`: why it was refused. `tries` and `charges`: of one call alone."""
+    """A call. `code` and `message`: why it was refused. `empty`: reasoning left its answer without content. `tries` and
+    `charges`: of one call alone."""
 
     id: str
     at: str
@@ -236,6 +237,7 @@ class Call(TypedDict):
     code: str | None
     message: str | None
     estimated: bool
+    empty: bool
     cost_usd: float | None
     tries: NotRequired[list[dict[str, Any]]]
     charges: NotRequired[list[dict[str, Any]]]

@@ -6,6 +6,13 @@ from shared.requests.arrival import ReceivedRequest
 from shared.routing.explanation import explained
 from shared.types import Attempt, Plan, Target
 
+EMPTY_ANSWER = (
+    "empty_answer: reasoning took all the output tokens that the call allows; raise max_completion_tokens or "
+    "max_output_tokens, or lower the effort of reasoning"
+)
+WARNING = "x-gateway-warning"
+EMPTY_ANSWER_COMMENT = f": {WARNING}: {EMPTY_ANSWER}\n\n".encode()  # for streams whose headers have gone
+
 
 def gateway_headers(
     received: ReceivedRequest, plan: Plan, attempts: Sequence[Attempt], served_by: Target | None = None

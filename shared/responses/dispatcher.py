@@ -17,7 +17,7 @@ from shared.forwarding.forwarder import Forwarder
 from shared.forwarding.response import Answer
 from shared.forwarding.shadowing import Shadows
 from shared.requests.disconnect import CallerDisconnected
-from shared.responses._gateway_headers import gateway_headers
+from shared.responses._gateway_headers import EMPTY_ANSWER, WARNING, gateway_headers
 from shared.responses._listings import Listings
 from shared.responses.admitted_call import AdmittedCall
 from shared.responses.hang_up import hung_up
@@ -173,6 +173,8 @@ def _relay(
         )
 
     headers = answer.headers | gateway_headers(received, admitted.plan, attempts, answer.target)
+    if answer.is_empty:
+        headers[WARNING] = EMPTY_ANSWER
     return RelayedResponse(
         admitted,
         answer,

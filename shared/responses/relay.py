@@ -14,6 +14,7 @@ from shared.affinity.recorder import ObjectRecorder
 from shared.azure_openai import event_stream
 from shared.forwarding.response import Answer, OpenAnswer, WholeAnswer
 from shared.requests.disconnect import CallerDisconnected
+from shared.responses._gateway_headers import EMPTY_ANSWER_COMMENT, WARNING
 from shared.responses._idle_watch import Watch
 from shared.responses.admitted_call import AdmittedCall
 from shared.responses.rendering import error_in, interrupted, send_error_event, send_part
@@ -57,6 +58,7 @@ class RelayedResponse(Response):
         self._deferred = deferred
         self._upload = admitted.upload
         self._accounted = False
+        self._warns = WARNING in headers
         self._events = answer.events if isinstance(answer, OpenAnswer) else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -116,7 +118,7 @@ class RelayedResponse(Response):
         await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
 
     async def _continue(self, send: Send) -> None:
-        answer = self._answer
+        answer, self._warns = self._answer, False  # other headers have gone
         if isinstance(answer, WholeAnswer):
             await self._account_for_whole(answer)
             await self._continue_with_whole(answer, send)
@@ -145,7 +147,9 @@ class RelayedResponse(Response):
         if not await self._follow(answer, send):
             await self._break_off(answer, send)
             return
-        await self._close_account("complete")
+        usage = await self._close_account("complete")
+        if usage.empty and not self._warns and events is not None and events.between_events:
+            await send_part(send, EMPTY_ANSWER_COMMENT)
         if events is not None and events.may_go_on:
             await send_part(send, events.finish())
             async for chunk in answer.rest():
@@ -213,7 +217,7 @@ class RelayedResponse(Response):
             await self._recorder.deleted(answer.status)
         await self._close_account("complete")
 
-    async def _close_account(self, ended: Ended) -> None:
+    async def _close_account(self, ended: Ended) -> Usage:
         usage = self._usage()
         self._record_events()
         if self._deferred is not None:
@@ -226,6 +230,7 @@ class RelayedResponse(Response):
             await asyncio.wait((row,), timeout=_LAST_EVENT)
         else:
             await row
+        return usage
 
     def _account_for_the_rest(self, ended: Ended) -> None:
         """Account for an answer that its caller left, or whose relaying failed."""

@@ -34,6 +34,7 @@ _OPTIONAL = tuple(  # properties of a row that are added as they are, where the 
     for row, field in (
         *((tokens.row, field) for field, tokens in TOKEN_CLASSES.items() if tokens.part_of),
         *((unit.row, field) for field, unit in UNITS.items() if field in _FIELDS),
+        ("e_empty", "empty"),
     )
 )
 

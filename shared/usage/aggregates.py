@@ -78,7 +78,8 @@ class Counts(TokenCounts, frozen=True):
     length of audio. `durations` and `first_bytes` are those of the requests that succeeded; hours that an earlier
     version has folded lack them.
 
-    Of the callers' `requests`, `errors` failed, `hung_up` lost their caller, and `estimated` have estimated tokens.
+    Of the callers' `requests`, `errors` failed, `hung_up` lost their caller, `estimated` have estimated tokens, and
+    `empty` got an answer without content, because reasoning took all their tokens.
     On separate lines are `refused` calls, which are no requests, and `charges`, attempts that did not answer a caller.
     """
 
@@ -102,6 +103,7 @@ class Counts(TokenCounts, frozen=True):
     file_searches: int = 0
     code_sessions: int = 0
     refused: int = 0
+    empty: int = 0
 
     @property
     def seconds(self) -> float:

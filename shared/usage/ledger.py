@@ -42,6 +42,7 @@ _PROPERTIES = {field: tokens.row for field, tokens in (TOKEN_CLASSES | UNITS).it
     "service_tier": "e_tier",
     "estimated": "e_est",
     "summed": "e_sum",
+    "empty": "e_empty",
     "unknown": "e_unknown",
 }
 _WHOSE = (

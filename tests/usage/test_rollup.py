@@ -439,6 +439,13 @@ UNTIMED = msgspec.structs.replace(ENDED, durations=Durations(), first_bytes=Dura
             id="a caller who hung up is no error",
         ),
         pytest.param(
+            {**START_HALF, **END_HALF, "e_empty": True},
+            1600,
+            (2, 0),
+            (ALICE, msgspec.structs.replace(ENDED, empty=1)),
+            id="an answer without content",
+        ),
+        pytest.param(
             {**START_HALF, **END_HALF, **EVERY_CLASS},
             1600,
             (2, 0),
