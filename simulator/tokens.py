@@ -54,6 +54,13 @@ def generate_tokens(prompt: str, choice: int, count: int) -> list[str]:
     return [word if position == 0 else f" {word}" for position, word in enumerate(words)]
 
 
+def in_pieces(text: str) -> list[str]:
+    """Split a text into as many pieces as it has tokens."""
+    count = max(1, len(tokenize(text)))
+    size = max(1, -(-len(text) // count))
+    return [text[start : start + size] for start in range(0, len(text), size)]
+
+
 class PromptCache:
     """Prompt prefixes that a deployment has seen, in Azure's steps: 1,024 tokens, then increments of 128.
 

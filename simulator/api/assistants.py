@@ -23,6 +23,8 @@ UPDATED = (
     "response_format",
 )
 
+FIRST_WITH_RESOURCES = "2024-05"  # version of the API
+
 
 class AssistantRequest(msgspec.Struct, frozen=True):
     model: str | None = None
@@ -31,6 +33,7 @@ class AssistantRequest(msgspec.Struct, frozen=True):
     instructions: str | None = None
     tools: list[Object] | None = None
     tool_resources: Object | None = None
+    file_ids: list[str] | None = None
     metadata: dict[str, str] | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -39,6 +42,7 @@ class AssistantRequest(msgspec.Struct, frozen=True):
 
 def create(call: Call) -> Answer:
     request = call.decode(AssistantRequest)
+    check_generation(call, request.file_ids, request.tool_resources)
     deployment = call.deployments.find(request.model)
     if deployment.model.kind not in ("chat", "reasoning"):
         raise errors.operation_not_supported("assistants", deployment.model.name)
@@ -55,12 +59,33 @@ def create(call: Call) -> Answer:
             "top_p": 1.0 if request.top_p is None else request.top_p,
             "temperature": 1.0 if request.temperature is None else request.temperature,
             "reasoning_effort": None,
-            "tool_resources": tool_resources(request.tool_resources, call.store),
+            **resources(call, request.file_ids, request.tool_resources),
             "metadata": request.metadata or {},
             "response_format": request.response_format or "auto",
         }
     )
     return answer_json(call.store.assistants.add(assistant).object)
+
+
+def has_resources(call: Call) -> bool:
+    """False for the first assistants, whose files are named by `file_ids` in place of `tool_resources`."""
+    return call.dated_version is None or call.dated_version >= FIRST_WITH_RESOURCES
+
+
+def check_generation(call: Call, file_ids: list[str] | None, given: Object | None) -> None:
+    """Refuse the way of the other generation to name files. Raises AzureError 400."""
+    name = "file_ids" if has_resources(call) else "tool_resources"
+    if (file_ids if has_resources(call) else given) is not None:
+        raise errors.invalid_request(f"Unknown parameter: '{name}'.", name, "unknown_parameter")
+
+
+def resources(call: Call, file_ids: list[str] | None, given: Object | None) -> Object:
+    """The files of an assistant, a thread or a message, in the words of the API's version. Raises AzureError 404."""
+    if has_resources(call):
+        return {"tool_resources": tool_resources(given, call.store)}
+    for file_id in file_ids or ():
+        call.store.files.get(file_id)
+    return {"file_ids": file_ids or []}
 
 
 def tool_resources(given: Object | None, store: Store) -> Object:
@@ -92,6 +117,9 @@ def get(call: Call) -> Answer:
 def update(call: Call) -> Answer:
     assistant = call.store.assistants.get(call.id).object
     request = call.decode(AssistantRequest)
+    check_generation(call, request.file_ids, request.tool_resources)
+    if request.file_ids is not None:
+        assistant |= resources(call, request.file_ids, None)
     if request.model is not None:
         assistant["model"] = call.deployments.find(request.model).name
     for name in UPDATED:

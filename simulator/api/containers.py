@@ -26,21 +26,25 @@ def create(call: Call) -> Answer:
     if request.name is None:
         raise errors.missing_parameter("name")
     given = [call.store.files.get(file_id) for file_id in request.file_ids]
+    container = new_container(request.name, request.expires_after)
+    for kept in given:
+        put_file(container, kept.object["filename"], kept.content, "user")
+    return answer_json(call.store.containers.add(container).object)
+
+
+def new_container(name: str, expires_after: Object | None = None) -> Container:
     created = now()
-    container = Container(
+    return Container(
         {
             "id": make_id("cntr_"),
             "object": "container",
             "created_at": created,
             "status": "running",
-            "expires_after": request.expires_after or {"anchor": "last_active_at", "minutes": 20},
+            "expires_after": expires_after or {"anchor": "last_active_at", "minutes": 20},
             "last_active_at": created,
-            "name": request.name,
+            "name": name,
         }
     )
-    for kept in given:
-        _put(container, kept.object["filename"], kept.content, "user")
-    return answer_json(call.store.containers.add(container).object)
 
 
 def list_all(call: Call) -> Answer:
@@ -60,15 +64,15 @@ def add_file(call: Call) -> Answer:
     container = call.store.containers.get(call.id)
     if call.form is not None:
         given = call.form.file("file")
-        return answer_json(_put(container, given.filename, given.content, "user").object)
+        return answer_json(put_file(container, given.filename, given.content, "user").object)
     request = call.decode(_AddFile)
     if request.file_id is None:
         raise errors.missing_parameter("file_id")
     kept = call.store.files.get(request.file_id)
-    return answer_json(_put(container, kept.object["filename"], kept.content, "user").object)
+    return answer_json(put_file(container, kept.object["filename"], kept.content, "user").object)
 
 
-def _put(container: Container, filename: str, content: Content, source: str) -> Kept:
+def put_file(container: Container, filename: str, content: Content, source: str) -> Kept:
     file: Object = {
         "id": make_id("cfile_"),
         "object": "container.file",

@@ -9,6 +9,7 @@ from simulator.answers import Charge, EventKind, StreamEvent, typed_event
 from simulator.collection import Object
 from simulator.generation import TOKENS_PER_CHUNK
 from simulator.store import StoredResponse
+from simulator.tokens import tokenize
 
 
 class ResponseEvent(msgspec.Struct, frozen=True):
@@ -55,8 +56,13 @@ def _say_item(say: Any, index: int, item: Object, tokens: list[str], reasoning_t
             say("opening", "response.content_part.added", **part, part=empty)
             for delta, cost in _deltas(tokens, reasoning_tokens):
                 say("content", "response.output_text.delta", cost, **part, delta=delta, logprobs=[])
+            for number, annotation in enumerate(item["content"][0]["annotations"]):
+                added = {"annotation_index": number, "annotation": annotation}
+                say("content", "response.output_text.annotation.added", **part, **added)
             say("opening", "response.output_text.done", **part, text=text, logprobs=[])
             say("opening", "response.content_part.done", **part, part=item["content"][0])
+        case "code_interpreter_call":
+            _say_code(say, place, item)
         case "function_call":
             say("opening", "response.output_item.added", output_index=index, item=_begun(item, arguments=""))
             for delta, cost in _deltas(tokens, reasoning_tokens):
@@ -69,6 +75,23 @@ def _say_item(say: Any, index: int, item: Object, tokens: list[str], reasoning_t
         case _:
             say("opening", "response.output_item.added", output_index=index, item=item)
     say("opening", "response.output_item.done", output_index=index, item=item)
+
+
+def _say_code(say: Any, place: Object, item: Object) -> None:
+    say("opening", "response.output_item.added", output_index=place["output_index"], item=_begun(item, code=""))
+    say("opening", "response.code_interpreter_call.in_progress", **place)
+    for line in item["code"].splitlines(keepends=True):
+        cost = Charge(output_tokens=len(tokenize(line)))
+        say("content", "response.code_interpreter_call_code.delta", cost, **place, delta=line)
+    say("opening", "response.code_interpreter_call_code.done", **place, code=item["code"])
+    say("opening", "response.code_interpreter_call.interpreting", **place)
+    say("opening", "response.code_interpreter_call.completed", **place)
+
+
+def code_tokens(output: list[Object]) -> int:
+    """The tokens of the code that a model has written beside its answer."""
+    codes = (item["code"] for item in output if item["type"] == "code_interpreter_call")
+    return sum(len(tokenize(line)) for code in codes for line in code.splitlines(keepends=True))
 
 
 def _begun(item: Object, **empty: Any) -> Object:

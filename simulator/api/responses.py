@@ -6,7 +6,8 @@ import msgspec
 
 from simulator import errors
 from simulator.answers import Answer, Charge, StreamedAnswer, answer_json
-from simulator.api.response_events import ResponseEvent, events_of, replay, stream_of
+from simulator.api.response_code import Coded, run_code, within
+from simulator.api.response_events import ResponseEvent, code_tokens, events_of, replay, stream_of
 from simulator.api.response_input import (
     ITEM_OVERHEAD,
     ResponseRequest,
@@ -25,7 +26,7 @@ from simulator.deployments import Deployment
 from simulator.generation import GeneratedChoice, Reading, directive, generate, read_prompt
 from simulator.model_rules import check_response
 from simulator.store import StoredResponse
-from simulator.tokens import measure, tokenize
+from simulator.tokens import in_pieces, measure
 
 BACKGROUND_SECONDS = 0.3
 TOOL_WORD = "simulate_tool_call"
@@ -74,14 +75,17 @@ def _answer(
     last = text_of(items[-1]) if items else ""
     written = generate(text, 0, request.max_output_tokens, model, asked=last, effort=request.effort)
     if RECALL_WORD in last:
-        written = msgspec.structs.replace(written, tokens=_as_tokens(_recalled(context)), finish_reason="stop")
-    output, tokens = _output(request, written, last, call)
+        written = msgspec.structs.replace(written, tokens=in_pieces(_recalled(context)), finish_reason="stop")
+    coded = run_code(request, items, before, call.store) if request.tools else None
+    if coded is not None:
+        coded, written = within(coded, written, request.max_output_tokens)
+    output, tokens = _output(request, written, last, call, coded)
     if _is_compacted(request, reading):
         output.insert(0, compaction(text, call.store))
     charge = Charge(
         input_tokens=reading.input_tokens,
         cached_tokens=reading.cached_tokens,
-        output_tokens=len(tokens) + written.reasoning_tokens,
+        output_tokens=len(tokens) + written.reasoning_tokens + code_tokens(output),
         reasoning_tokens=written.reasoning_tokens,
     )
     response = _response(request, model.answered_name, output, reading, charge, written.finish_reason)
@@ -99,7 +103,7 @@ def _recalled(context: list[Object]) -> str:
 
 
 def _output(
-    request: ResponseRequest, written: GeneratedChoice, last: str, call: Call
+    request: ResponseRequest, written: GeneratedChoice, last: str, call: Call, coded: Coded | None
 ) -> tuple[list[Object], list[str]]:
     output: list[Object] = []
     if written.reasoning_tokens:
@@ -107,32 +111,27 @@ def _output(
         if "reasoning.encrypted_content" in (request.include or ()):
             reasoning["encrypted_content"] = seal(make_id("thought "), call.store)
         output.append(reasoning)
+    if coded is not None and coded.function is not None:
+        output.append(_function_call(coded.function.name, coded.function.arguments))
+        return output, in_pieces(coded.function.arguments)
+    if coded is not None and coded.item is not None:
+        output.append(coded.item)
     functions = [tool for tool in request.tools or () if tool.get("type") == "function"]
-    if functions and (TOOL_WORD in last or request.tool_choice == "required"):
+    if coded is None and functions and (TOOL_WORD in last or request.tool_choice == "required"):
         arguments = '{"place": "harbour"}'
-        output.append(
-            {
-                "id": make_id("fc_"),
-                "type": "function_call",
-                "status": "completed",
-                "name": functions[0].get("name"),
-                "call_id": make_id("call_"),
-                "arguments": arguments,
-            }
-        )
-        return output, _as_tokens(arguments)
+        output.append(_function_call(str(functions[0].get("name")), arguments))
+        return output, in_pieces(arguments)
     if written.tokens or not output:
-        part = {"type": "output_text", "text": written.text, "annotations": [], "logprobs": []}
+        annotations = coded.annotations if coded is not None else []
+        part = {"type": "output_text", "text": written.text, "annotations": annotations, "logprobs": []}
         message = {"id": make_id("msg_"), "type": "message", "status": "completed", "role": "assistant"}
         output.append({**message, "content": [part]})
     return output, written.tokens
 
 
-def _as_tokens(text: str) -> list[str]:
-    """Split the text into as many pieces as it has tokens."""
-    count = max(1, len(tokenize(text)))
-    size = max(1, -(-len(text) // count))
-    return [text[start : start + size] for start in range(0, len(text), size)]
+def _function_call(name: str, arguments: str) -> Object:
+    call: Object = {"id": make_id("fc_"), "type": "function_call", "status": "completed"}
+    return {**call, "name": name, "call_id": make_id("call_"), "arguments": arguments}
 
 
 def _response(

@@ -6,12 +6,16 @@ import msgspec
 
 from simulator import errors
 from simulator.answers import Charge, StreamEvent, typed_event
+from simulator.api.hosted_code import TOOL, content_of, files_of_run, keep_output, step_call, tables_in
 from simulator.api.threads import put_message, text_of, text_part
 from simulator.collection import Object, Plain, make_id, now
 from simulator.deployments import Deployment
 from simulator.generation import TOKENS_PER_CHUNK, generate, read_prompt
-from simulator.store import Run, Thread
-from simulator.tokens import tokenize
+from simulator.interpreter.analysis import Finding, find
+from simulator.interpreter.functions import call_for
+from simulator.interpreter.tables import Table
+from simulator.store import Run, Store, Thread
+from simulator.tokens import in_pieces, tokenize
 
 MESSAGE_OVERHEAD = 3
 HOSTED_WORD = "simulate_hosted_tools"  # in a prompt: the run calls its tools that Azure runs
@@ -24,10 +28,11 @@ class Turn:
     `charge` is set once the events have been consumed.
     """
 
-    def __init__(self, thread: Thread, run: Run, deployment: Deployment) -> None:
+    def __init__(self, thread: Thread, run: Run, deployment: Deployment, store: Store) -> None:
         self._thread = thread
         self._run = run
         self._deployment = deployment
+        self._store = store
         self.charge = Charge()
 
     def events(self) -> Iterator[StreamEvent]:
@@ -48,22 +53,41 @@ class Turn:
             return
         read = Charge(input_tokens=reading.input_tokens, cached_tokens=reading.cached_tokens)
         functions = [tool["function"] for tool in run["tools"] if tool.get("type") == "function"]
-        if functions and not outputs and run["tool_choice"] != "none":
-            yield from self._call_tool(functions[0], read)
+        tables = self._tables()
+        asked = [text_of(message.object) for message in self._thread.messages if message.object["role"] == "user"]
+        question = asked[-1] if asked and tables else ""
+        needed = None if outputs else call_for(question, functions, tables)
+        finding = None if outputs or needed else find(question, tables)
+        if needed is not None:
+            yield from self._call_tool(needed.name, needed.arguments, read)
+        elif finding is not None:
+            yield from self._run_code(finding, read)
+        elif outputs and tables:
+            answer = "The function answers: " + "".join(map(_outputs_of, outputs)).strip()
+            yield from self._write(prompt, read, [text_part(answer)])
+        elif functions and not outputs and run["tool_choice"] != "none":
+            yield from self._call_tool(str(functions[0].get("name")), ARGUMENTS, read)
         else:
             if HOSTED_WORD in prompt:
                 yield from self._call_hosted_tools()
             yield from self._write(prompt, read)
         yield StreamEvent("closing", b"event: done\ndata: [DONE]\n\n")
 
-    def _call_tool(self, function: Object, read: Charge) -> Iterator[StreamEvent]:
+    def _tables(self) -> list[Table]:
+        """The tables that the code of this run may read."""
         run = self._run.object
-        details = {"name": function.get("name"), "arguments": ARGUMENTS}
+        if all(tool.get("type") != TOOL for tool in run["tools"]):
+            return []
+        return tables_in(files_of_run(run, self._thread, self._store))
+
+    def _call_tool(self, name: str, arguments: str, read: Charge) -> Iterator[StreamEvent]:
+        run = self._run.object
+        details = {"name": name, "arguments": arguments}
         tool_call = {"id": make_id("call_"), "type": "function", "function": details}
         step = self._step("tool_calls", {"type": "tool_calls", "tool_calls": [with_output(tool_call, None)]})
         yield typed_event("opening", "thread.run.step.created", step)
         yield typed_event("opening", "thread.run.step.in_progress", step)
-        written = Charge(output_tokens=len(tokenize(ARGUMENTS)))
+        written = Charge(output_tokens=len(tokenize(arguments)))
         call_delta = {"index": 0, **with_output(tool_call, None)}
         delta = {"step_details": {"type": "tool_calls", "tool_calls": [call_delta]}}
         changed = {"id": step["id"], "object": "thread.run.step.delta", "delta": delta}
@@ -76,6 +100,22 @@ class Turn:
         )
         yield typed_event("closing", "thread.run.requires_action", run)
 
+    def _run_code(self, finding: Finding, read: Charge) -> Iterator[StreamEvent]:
+        """A step with the code, then the message with what it has found. The code's tokens are charged with it."""
+        kept = {made.name: keep_output(self._store, made) for made in finding.files}
+        made = step_call(finding, kept)
+        step = self._step("tool_calls", {"type": "tool_calls", "tool_calls": []})
+        yield typed_event("opening", "thread.run.step.created", step)
+        yield typed_event("opening", "thread.run.step.in_progress", step)
+        delta = {"step_details": {"type": "tool_calls", "tool_calls": [{"index": 0, **made}]}}
+        changed = {"id": step["id"], "object": "thread.run.step.delta", "delta": delta}
+        yield typed_event("content", "thread.run.step.delta", changed)
+        step["step_details"] = {"type": "tool_calls", "tool_calls": [made]}
+        code = Charge(output_tokens=len(tokenize(finding.code)))
+        step.update(status="completed", completed_at=now(), usage=_usage_of(Charge(), code))
+        yield typed_event("opening", "thread.run.step.completed", step)
+        yield from self._write("", read, content_of(finding, kept), code)
+
     def _call_hosted_tools(self) -> Iterator[StreamEvent]:
         """One call of each tool that Azure runs: they are done at once, and charged beside the tokens."""
         hosted = [tool["type"] for tool in self._run.object["tools"] if tool.get("type") in _HOSTED]
@@ -86,10 +126,16 @@ class Turn:
             step.update(status="completed", completed_at=now(), usage=_usage_of(Charge(), Charge()))
             yield typed_event("opening", "thread.run.step.completed", step)
 
-    def _write(self, prompt: str, read: Charge) -> Iterator[StreamEvent]:
+    def _write(
+        self, prompt: str, read: Charge, content: list[Object] | None = None, before: Charge | None = None
+    ) -> Iterator[StreamEvent]:
+        """The message: `content`, or text that is generated. `before`: what the run has written before it."""
         run = self._run.object
         limit = run["max_completion_tokens"]
         written = generate(prompt, 0, limit, self._deployment.model)
+        if content is not None:
+            tokens = in_pieces(text_of({"content": content}))
+            written = msgspec.structs.replace(written, tokens=tokens, finish_reason="stop")
         message = put_message(self._thread, "assistant", [], run=run).object
         message.update(status="in_progress", completed_at=None)
         created = {"type": "message_creation", "message_creation": {"message_id": message["id"]}}
@@ -98,16 +144,20 @@ class Turn:
         yield typed_event("opening", "thread.run.step.in_progress", step)
         yield typed_event("opening", "thread.message.created", message)
         yield typed_event("opening", "thread.message.in_progress", message)
+        for place, part in enumerate(content[:-1] if content else ()):
+            yield typed_event("content", "thread.message.delta", _message_delta(message, {"index": place, **part}))
         for start in range(0, len(written.tokens), TOKENS_PER_CHUNK):
             piece = written.tokens[start : start + TOKENS_PER_CHUNK]
             text: Object = {"value": "".join(piece)} | ({} if start else {"annotations": []})
-            delta = {"content": [{"index": 0, "type": "text", "text": text}]}
-            changed = {"id": message["id"], "object": "thread.message.delta", "delta": delta}
+            place = len(content) - 1 if content is not None else 0  # behind the pictures
+            changed = _message_delta(message, {"index": place, "type": "text", "text": text})
             yield typed_event("content", "thread.message.delta", changed)
-        message.update(status="completed", completed_at=now(), content=[text_part(written.text)])
+        message.update(status="completed", completed_at=now(), content=content or [text_part(written.text)])
         yield typed_event("opening", "thread.message.completed", message)
         spent = Charge(output_tokens=written.output_tokens, reasoning_tokens=written.reasoning_tokens)
         self.charge = _sum(read, spent)
+        if before is not None:
+            self.charge.charge(before)
         step.update(status="completed", completed_at=now(), usage=_usage_of(read, spent))
         yield typed_event("opening", "thread.run.step.completed", step)
         cut = written.finish_reason == "length"
@@ -147,6 +197,10 @@ class Turn:
 
 
 _HOSTED: dict[str, Object] = {"code_interpreter": {"input": "print(1)", "outputs": []}, "file_search": {"results": []}}
+
+
+def _message_delta(message: Object, part: Object) -> Object:
+    return {"id": message["id"], "object": "thread.message.delta", "delta": {"content": [part]}}
 
 
 def is_of_functions(step: Object) -> bool:

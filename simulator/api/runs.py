@@ -123,7 +123,7 @@ def _proceed(
     call: Call, thread: Thread, run: Run, deployment: Deployment, stream: bool, opening: list[StreamEvent]
 ) -> Answer:
     """Run the next turn: at once if it is streamed, otherwise after a delay."""
-    turn = Turn(thread, run, deployment)
+    turn = Turn(thread, run, deployment, call.store)
     if stream:
         # A run continues if its client disconnects, so all of it is done and charged before the stream begins.
         events = [*opening, *turn.events()]

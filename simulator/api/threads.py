@@ -6,7 +6,7 @@ import msgspec
 
 from simulator import errors
 from simulator.answers import Answer, answer_json
-from simulator.api.assistants import tool_resources
+from simulator.api.assistants import check_generation, tool_resources
 from simulator.api.response_input import check_files
 from simulator.call import Call, Route
 from simulator.collection import Object, Plain, make_id, now
@@ -17,6 +17,7 @@ class MessageRequest(msgspec.Struct, frozen=True):
     role: str = "user"
     content: str | list[Object] = ""
     attachments: list[Object] | None = None
+    file_ids: list[str] | None = None
     metadata: dict[str, str] | None = None
 
 
@@ -60,10 +61,15 @@ def add_message(thread: Thread, request: MessageRequest, store: Store) -> Plain:
         raise errors.missing_parameter("content")
     for attachment in request.attachments or ():
         store.files.get(str(attachment.get("file_id")))
+    for file_id in request.file_ids or ():
+        store.files.get(file_id)
     content = _content(request.content)
     for part in content:
         check_files({"content": [part.get("image_file")]}, store)
-    return put_message(thread, request.role, content, attachments=request.attachments or [], metadata=request.metadata)
+    kept = put_message(thread, request.role, content, attachments=request.attachments or [], metadata=request.metadata)
+    if request.file_ids is not None:
+        kept.object["file_ids"] = request.file_ids
+    return kept
 
 
 def put_message(
@@ -136,8 +142,9 @@ def delete(call: Call) -> Answer:
 
 
 def create_message(call: Call) -> Answer:
-    thread = call.store.threads.get(call.id)
-    return answer_json(add_message(thread, call.decode(MessageRequest), call.store).object)
+    thread, request = call.store.threads.get(call.id), call.decode(MessageRequest)
+    check_generation(call, request.file_ids, None)
+    return answer_json(add_message(thread, request, call.store).object)
 
 
 def list_messages(call: Call) -> Answer:

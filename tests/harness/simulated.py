@@ -15,12 +15,13 @@ Client = OpenAI | AzureOpenAI
 
 
 def region_client(simulator: SimulatorProcess, surface: str, region: str) -> Client:
-    """The official client of a region's resource, on one of its surfaces."""
+    """The official client of a region's resource, on one of its surfaces: `v1`, `dated`, or a version."""
     given: dict[str, Any] = {"api_key": simulator.api_key, "max_retries": 0, "timeout": 10.0}
     endpoint = simulator.regions[region]
     if surface == "v1":
         return OpenAI(base_url=f"{endpoint}/openai/v1", **given)
-    return AzureOpenAI(azure_endpoint=endpoint, api_version=PREVIEW, **given)
+    version = PREVIEW if surface == "dated" else surface
+    return AzureOpenAI(azure_endpoint=endpoint, api_version=version, **given)
 
 
 def totals(simulator: SimulatorProcess, region: str = REGION) -> dict[str, Any]:

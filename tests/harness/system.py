@@ -60,6 +60,7 @@ def simulated_regions() -> dict[str, Any]:
     deployments += [{"name": name, "model": "gpt-4o"} for name in (*SPARES, *LONE, WITH_FALLBACK)]
     deployments += [{"name": deployment, "model": model} for model, deployment in CLAUDES.items()]
     deployments += [{"name": name, "model": "claude-sonnet-5-5"} for name in CLAUDE_SPARES]
+    deployments.append({"name": "reserved", "model": "gpt-5.4", "sku": "ProvisionedManaged"})
     regions: list[dict[str, Any]] = [
         {"name": name, "display": display, "deployments": deployments} for name, display in REGIONS.items()
     ]

@@ -7,7 +7,7 @@ import openai
 import pytest
 
 from simulator.process import SimulatorProcess
-from tests.harness.simulated import Client, totals, until
+from tests.harness.simulated import REGION, Client, region_client, totals, until
 
 TOOL: Any = {
     "type": "function",
@@ -410,3 +410,89 @@ def test_assistants_and_threads_are_kept_and_checked(client: Client, stranger: C
     client.beta.threads.messages.delete(message.id, thread_id=thread.id)
     assert client.beta.threads.delete(thread.id).deleted
     assert client.beta.assistants.delete(assistant.id).deleted
+
+
+# --- The code interpreter ---------------------------------------------------------------------------------------------
+
+WIND = b"time,power_kw\n" + b"".join(f"2026-11-02T{hour:02d}:00,{hour * hour}\n".encode() for hour in range(24))
+TABLE_TOOL: Any = {"name": "create_table", "parameters": {"type": "object", "properties": {"sql": {"type": "string"}}}}
+
+
+def test_the_code_of_a_response_draws_what_its_container_has(
+    regions: SimulatorProcess, client: Client, stranger: Client
+) -> None:
+    file = client.files.create(file=("wind.csv", WIND), purpose="user_data")
+    tools: Any = [{"type": "code_interpreter", "container": {"type": "auto", "file_ids": [file.id]}}]
+    asked: dict[str, Any] = {"model": "gpt-4o", "tools": tools, "include": ["code_interpreter_call.outputs"]}
+    described = client.responses.create(input="What is in this file?", **asked)
+    code: Any = described.output[0]
+    assert (code.type, code.status) == ("code_interpreter_call", "completed")
+    assert "24 rows, 2 columns" in code.outputs[0].logs
+    assert "wind.csv has 24 rows" in described.output_text
+
+    events = list(client.responses.create(input="Plot it", previous_response_id=described.id, stream=True, **asked))
+    drawn: Any = events[-1]
+    item, message = drawn.response.output
+    assert item.container_id == code.container_id  # the chain keeps its container
+    written = "".join(event.delta for event in events if event.type == "response.code_interpreter_call_code.delta")
+    assert written == item.code
+    (cited,) = message.content[0].annotations
+    assert message.content[0].text[cited.start_index : cited.end_index] == f"sandbox:/mnt/data/{cited.filename}"
+    content = client.containers.files.content.retrieve(cited.file_id, container_id=cited.container_id).read()
+    assert content.startswith(b"\x89PNG")
+    files = client.containers.files.list(cited.container_id)
+    assert {(found.path, found.source) for found in files} == {
+        ("/mnt/data/wind.csv", "user"),
+        (f"/mnt/data/{cited.filename}", "assistant"),
+    }
+    usages = [described.usage, drawn.response.usage]
+    assert sum(usage.output_tokens for usage in usages if usage) == totals(regions)["output_tokens"]
+    with pytest.raises(openai.NotFoundError):
+        stranger.containers.files.list(cited.container_id)
+
+
+def test_a_response_calls_the_function_that_its_question_needs(client: Client) -> None:
+    file = client.files.create(file=("wind.csv", WIND), purpose="user_data")
+    container = client.containers.create(name="a", file_ids=[file.id])
+    tools: Any = [{"type": "code_interpreter", "container": container.id}, {"type": "function", **TABLE_TOOL}]
+    asked = client.responses.create(model="gpt-4o", input="Create a table of it", tools=tools)
+    (call,) = [item for item in asked.output if item.type == "function_call"]
+    assert call.arguments == '{"sql": "CREATE TABLE wind (time TEXT, power_kw REAL)"}'
+    output: Any = [{"type": "function_call_output", "call_id": call.call_id, "output": "24 rows"}]
+    answered = client.responses.create(model="gpt-4o", input=output, tools=tools, previous_response_id=asked.id)
+    assert answered.output_text == "The function answers: 24 rows"
+
+
+@pytest.mark.parametrize("version", ["2024-02-15-preview", "2024-05-01-preview", "v1"])
+def test_an_assistant_of_each_version_draws_what_its_file_has(regions: SimulatorProcess, version: str) -> None:
+    with region_client(regions, "v1" if version == "v1" else version, REGION) as client:
+        beta = client.beta
+        file = client.files.create(file=("wind.csv", WIND), purpose="assistants")
+        old, new = {"file_ids": [file.id]}, {"tool_resources": {"code_interpreter": {"file_ids": [file.id]}}}
+        given, wrong = (old, new) if version == "2024-02-15-preview" else (new, old)
+        tools: Any = [{"type": "code_interpreter"}, {"type": "function", "function": TABLE_TOOL}]
+        with pytest.raises(openai.BadRequestError, match=f"Unknown parameter: '{next(iter(wrong))}'"):
+            beta.assistants.create(model="gpt-4o", tools=tools, extra_body=wrong)
+        assistant = beta.assistants.create(model="gpt-4o", tools=tools, extra_body=given)
+        thread = beta.threads.create(messages=[{"role": "user", "content": "Draw the power over time"}])
+        with beta.threads.runs.stream(thread_id=thread.id, assistant_id=assistant.id) as stream:
+            message = stream.get_final_messages()[0]
+        image, text = message.content
+        assert (image.type, text.type) == ("image_file", "text")
+        assert image.type == "image_file"
+        assert client.files.content(image.image_file.file_id).read().startswith(b"\x89PNG")
+        run_id = message.run_id or ""
+        first, *_ = beta.threads.runs.steps.list(run_id, thread_id=thread.id, order="asc")
+        details: Any = first.step_details
+        (tool,) = details.tool_calls
+        assert [output.type for output in tool.code_interpreter.outputs] == ["image"]
+
+        beta.threads.messages.create(thread.id, role="user", content="Create a table of it")
+        runs = beta.threads.runs
+        run = runs.create_and_poll(thread_id=thread.id, assistant_id=assistant.id, poll_interval_ms=20)
+        assert run.required_action is not None
+        (call,) = run.required_action.submit_tool_outputs.tool_calls
+        assert call.function.arguments.startswith('{"sql": "CREATE TABLE wind ')
+        usage = runs.retrieve(run_id, thread_id=thread.id).usage
+        assert usage is not None
+        assert usage.completion_tokens + len(call.function.arguments.split()) <= totals(regions)["output_tokens"]
