@@ -9,6 +9,7 @@ from shared.cli import (
     backends,
     configuration,
     export,
+    import_apim,
     keys,
     named_sections,
     operations,
@@ -32,6 +33,7 @@ cli.add_typer(requests.commands, name="requests")
 for family in (usage.commands, prices.commands, export.commands, reconcile.commands, ptu.commands, operations.commands):
     cli.add_typer(family)
 cli.add_typer(timing.commands)
+cli.add_typer(import_apim.commands)
 
 
 def _print_version(version: bool) -> None:
