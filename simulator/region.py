@@ -75,6 +75,7 @@ class Region:
             region=self.name,
             method=request.method,
             path=request.path,
+            query=request.query_string,
             api_version=request.query.get("api-version"),
             client_request_id=_readable(request.headers.get(self.dialect.client_request_id)),
             headers=tuple(name.lower() for name in request.headers),

@@ -26,6 +26,7 @@ class LogEntry(Charge, gc=False, kw_only=True):
     region: str
     method: str
     path: str
+    query: str = ""
     deployment: str | None = None
     operation: str | None = None
     surface: str | None = None
