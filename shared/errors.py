@@ -27,6 +27,7 @@ GatewayError                    500     internal_error
 ├── StateConflict               409     state_in_several_backends
 ├── NameTaken                   409     name_taken
 ├── StillNeeded                 409     still_needed
+├── AlreadyDecided              409     already_decided
 ├── ChangedMeanwhile            412     precondition_failed
 ├── RequestTooLarge             413     request_too_large
 ├── UnsupportedEncoding         415     unsupported_encoding
@@ -253,6 +254,12 @@ class StillNeeded(GatewayError):
     """Management API: something depends on what is to be taken away. The same request with `force=true` does it."""
 
     status, code = 409, "still_needed"
+
+
+class AlreadyDecided(GatewayError):
+    """A request for access that another operator has decided, or is deciding."""
+
+    status, code = 409, "already_decided"
 
 
 class ChangedMeanwhile(GatewayError):

@@ -309,6 +309,7 @@ module stateStorage 'storage.bicep' = {
     tags: allTags
     sku: storageSku
     tables: [
+      'accessrequests'
       'affinity'
       'consumernames'
       'consumers'

@@ -102,6 +102,9 @@ type alertEvent =
   | 'configuration_refused'
   | 'model_retires'
   | 'key_expires'
+  | 'access_requested'
+  | 'access_approved'
+  | 'access_declined'
 
 @export()
 @description('A receiver of alerts.')

@@ -22,6 +22,9 @@ _TITLES = {
     "configuration_refused": "Configuration refused",
     "model_retires": "Model retires",
     "key_expires": "Key expires",
+    "access_requested": "Access requested",
+    "access_approved": "Access approved",
+    "access_declined": "Access declined",
 }
 _COLOURS: dict[Severity, str] = {"info": "Good", "warning": "Warning", "error": "Attention"}  # of a card
 _SYMBOLS: dict[Severity, str] = {"info": "✅", "warning": "⚠️", "error": "🔴"}

@@ -190,6 +190,42 @@ def key_expires(consumer: str, name: str, key: str, expires: float, within: int,
     )
 
 
+def access_requested(request: str, name: str, wish: str, reason: str, at: float) -> Alert:
+    """The caller `name` asks for `wish`, a product or higher limits."""
+    return Alert(
+        event="access_requested",
+        severity="info",
+        key=f"access_requested:{request}",
+        until=at + REPEATED_AFTER,
+        message=f"{name!r} asks for {wish}, because: {_short(reason)} Approve or decline the request {request} in the "
+        "page, or with tollgate access.",
+        facts={"request": request, "name": name, "wish": wish, "reason": _short(reason)},
+        claimed=True,
+    )
+
+
+def access_approved(request: str, name: str, wish: str, answer: str, at: float) -> Alert:
+    """An operator has given the caller `name` what it asked for."""
+    return _decided("access_approved", request, name, f"has {wish} now", answer, at)
+
+
+def access_declined(request: str, name: str, wish: str, answer: str, at: float) -> Alert:
+    """An operator has refused the caller `name` what it asked for."""
+    return _decided("access_declined", request, name, f"does not get {wish}", answer, at)
+
+
+def _decided(event: Event, request: str, name: str, outcome: str, answer: str, at: float) -> Alert:
+    return Alert(
+        event=event,
+        severity="info",
+        key=f"{event}:{request}",
+        until=at + REPEATED_AFTER,
+        message=f"{name!r} {outcome} (request {request}{f': {_short(answer)}' if answer else ''}).",
+        facts={"request": request, "name": name, "answer": _short(answer)},
+        claimed=True,
+    )
+
+
 def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{max(seconds, 0):.0f} s"

@@ -1,6 +1,7 @@
 """The management API as commands call it in this process, on the storage account, by the routes of a gateway."""
 
 import getpass
+import logging
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -10,11 +11,13 @@ from typing import Any
 import msgspec
 
 from shared import bootstrap, ulid
+from shared.alerts.dispatcher import Alerts
 from shared.auth.operators import ADMINS, Operator
 from shared.cli._client import Client, value_of
 from shared.config import environment
 from shared.config.document import Configuration
 from shared.errors import ConfigurationError, UnknownPath
+from shared.management.access import AccessRoutes
 from shared.management.audit import Audit, AuditRoutes
 from shared.management.backends import BackendRoutes
 from shared.management.configuration import ConfigurationRoutes
@@ -35,7 +38,11 @@ from shared.versions.changes import Changes
 from shared.versions.live import Live
 from shared.versions.rows import Versions
 
-_REFER = frozenset(("backends", "limits", "requests", "usage"))  # whose reading needs the configuration
+logger = logging.getLogger("tollgate.cli")
+
+_REFER = frozenset(
+    ("backends", "limits", "requests", "requests-for-access", "usage")
+)  # whose reading needs the configuration
 _VERSIONED = frozenset(("configuration", "products", "teams"))
 _HERE = "local"  # in place of an instance's name and of an address
 
@@ -51,6 +58,7 @@ class LocalClient:
         self._audit = Audit(store)
         self._configuration: Configuration | ConfigurationError | None = None
         self._followed: tuple[Live, Changes] | None = None
+        self._alerts: Alerts | None = None
         self._paths: dict[str, Paths] = {}
         self._families: dict[str, Callable[[], list[Route]]] = {
             "audit": lambda: [*AuditRoutes(self._audit).routes()],
@@ -63,6 +71,7 @@ class LocalClient:
             "limits": lambda: [*LimitRoutes(store, self._needed(), dict).routes()],
             "products": lambda: [*NamedSectionRoutes("products", store, *self._versioned(), self._audit).routes()],
             "requests": lambda: [*RequestRoutes(store, self._needed()).routes()],
+            "requests-for-access": lambda: [*self._access().routes()],
             "teams": lambda: [*NamedSectionRoutes("teams", store, *self._versioned(), self._audit).routes()],
             "usage": lambda: [*UsageRoutes(store, self._needed()).routes()],
         }
@@ -97,6 +106,11 @@ class LocalClient:
         answer = await route.handler(request)
         text = bytes(answer.body).decode()
         return value_of(answer.status_code, answer.media_type or "", text, "this storage account")
+
+    async def close(self) -> None:
+        """Wait for alerts that are being sent."""
+        if self._alerts is not None:
+            await self._alerts.close()
 
     async def _read(self) -> Configuration | ConfigurationError:
         try:
@@ -136,6 +150,16 @@ class LocalClient:
         assert self._followed is not None
         return self._followed
 
+    def _access(self) -> AccessRoutes:
+        """Those paths with the receivers of alerts whose variables the environment of the command has."""
+        found, problems = environment.receivers(self._needed(), self._environ)
+        for problem in problems:
+            logger.warning("a receiver of alerts is not told: %s: %s", problem.path, problem.message)
+        told = [one for one in found if not any(problem.path.startswith(one.place) for problem in problems)]
+        self._alerts = Alerts(told, self._store)
+        consumers = ConsumerRoutes(self._store, self._needed, self._audit)
+        return AccessRoutes(self._store, self._needed, self._audit, consumers, self._alerts)
+
     def _backends(self) -> BackendRoutes:
         """Those paths without a state of this process, which calls none."""
         store, configuration, rng = self._store, self._needed(), random.Random()
@@ -149,7 +173,11 @@ class LocalClient:
 async def on_storage(environ: Mapping[str, str]) -> AsyncIterator[Client]:
     """A client of the storage account of the environment. Raises `ConfigurationError`."""
     async with bootstrap.open_store(environment.load_storage(environ)) as store:
-        yield LocalClient(store, environ)
+        client = LocalClient(store, environ)
+        try:
+            yield client
+        finally:
+            await client.close()
 
 
 def _user() -> str:

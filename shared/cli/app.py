@@ -6,6 +6,7 @@ import typer
 
 from shared import __version__
 from shared.cli import (
+    access,
     backends,
     configuration,
     export,
@@ -27,6 +28,7 @@ cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 cli.add_typer(keys.commands, name="keys")
 cli.add_typer(named_sections.products, name="products")
 cli.add_typer(named_sections.teams, name="teams")
+cli.add_typer(access.commands, name="access")
 cli.add_typer(backends.commands, name="backends")
 cli.add_typer(configuration.commands, name="config")
 cli.add_typer(requests.commands, name="requests")

@@ -20,6 +20,9 @@ Event = Literal[
     "configuration_refused",
     "model_retires",
     "key_expires",
+    "access_requested",
+    "access_approved",
+    "access_declined",
 ]
 EVENTS: tuple[Event, ...] = get_args(Event)
 Kind = Literal["generic", "teams", "slack"]

@@ -118,7 +118,7 @@ def settings(configuration: Configuration, source: str, environ: Mapping[str, st
         for i, variable in keys.values()
         if not _is_sendable(environ.get(variable, ""))
     ]
-    receivers, problems = _receivers(configuration, environ)
+    found, problems = receivers(configuration, environ)
     missing += [problem._replace(source=source) for problem in problems]
     missing += _unusable_secrets(environ, [variable for _, variable in keys.values()] + _named_by_alerts(configuration))
     telemetry, problem = _telemetry(environ)
@@ -133,15 +133,13 @@ def settings(configuration: Configuration, source: str, environ: Mapping[str, st
         management_key=management_key(environ),
         client_id=environ.get("AZURE_CLIENT_ID") or None,
         telemetry=telemetry,
-        receivers=receivers,
+        receivers=found,
     )
 
 
-def _receivers(
-    configuration: Configuration, environ: Mapping[str, str]
-) -> tuple[tuple[Receiver, ...], list[Complaint]]:
+def receivers(configuration: Configuration, environ: Mapping[str, str]) -> tuple[tuple[Receiver, ...], list[Complaint]]:
     """The receivers of alerts with their secrets, and the complaints about variables that they name."""
-    receivers, problems = [], list[Complaint]()
+    found, problems = list[Receiver](), list[Complaint]()
 
     def read(at: str, variable: str | None) -> str:
         value = environ.get(variable) or "" if variable is not None else ""
@@ -152,15 +150,15 @@ def _receivers(
 
     if (webhook := configuration.limits.webhook) is not None:
         secret = read("limits.webhook.secret_env", webhook.secret_env)
-        receivers.append(Receiver("generic", webhook.url, secret, frozenset(("quota_reached",)), "limits.webhook"))
+        found.append(Receiver("generic", webhook.url, secret, frozenset(("quota_reached",)), "limits.webhook"))
     for i, one in enumerate(configuration.alerts.webhooks):
         at = f"alerts.webhooks[{i}]"
         secret, url = read(f"{at}.secret_env", one.secret_env), one.url or read(f"{at}.url_env", one.url_env)
         if one.url_env and url and not _is_unresolved(url) and (problem := url_problem(url)):
             expected = f"expected https://HOST/PATH in {_shown(one.url_env)} ({problem})"
             problems.append(Complaint(f"{at}.url_env", expected))
-        receivers.append(Receiver(one.kind, url, secret, frozenset(one.events or EVENTS), at))
-    return tuple(receivers), problems
+        found.append(Receiver(one.kind, url, secret, frozenset(one.events or EVENTS), at))
+    return tuple(found), problems
 
 
 def _named_by_alerts(configuration: Configuration) -> list[str]:

@@ -72,7 +72,9 @@ class ManagementApi:
         admission: Admission,
     ) -> Response:
         methods, found = self._paths.find(received.path)
-        access = next(iter(methods.values())).access if methods else "operator"  # strangers learn of no path
+        route = methods.get("GET" if received.method == "HEAD" else received.method)
+        first = route or next(iter(methods.values()), None)
+        access = first.access if first is not None else "operator"  # strangers learn of no path
         if access in ("caller", "operator"):
             await admission.admit(address)
         operator, caller = None, None
@@ -85,7 +87,6 @@ class ManagementApi:
             operator = await self._prober(received.path, headers, address)
         if not methods:
             raise UnknownPath(f"{received.path[:200]} is not a path of this gateway.")
-        route = methods.get("GET" if received.method == "HEAD" else received.method)
         if route is None:
             allowed = ", ".join(sorted({*methods, *(("HEAD",) if "GET" in methods else ())}))
             raise MethodNotAllowed(f"{received.method} is not a method of {received.path[:200]}.", allowed)

@@ -122,7 +122,7 @@ class ConsumerRoutes:
             message = f"The id of a consumer has 1 to 80 of a-z, 0-9 and -, and begins with no -; got {consumer_id!r}."
             raise InvalidRequest(message[:200], param="id")
         fields = whole(request.object(), consumer_id)
-        return await self._change(request, lambda rules, old: rules.apply(fields, consumer_id, old), creates=True)
+        return await self.change(request, lambda rules, old: rules.apply(fields, consumer_id, old), creates=True)
 
     async def _patch(self, request: ManagementRequest) -> Response:
         """Change fields of a consumer by a JSON merge patch: null takes a field back to its default."""
@@ -132,7 +132,7 @@ class ConsumerRoutes:
             assert old is not None
             return rules.apply(patched(old, patch, rules), old.consumer.id, old)
 
-        return await self._change(request, wanted)
+        return await self.change(request, wanted)
 
     async def _delete(self, request: ManagementRequest) -> Response:
         """Delete a consumer with its keys. Its usage stays, under its name."""
@@ -148,8 +148,8 @@ class ConsumerRoutes:
             await _pause()
         raise _busy()
 
-    async def _change(self, request: ManagementRequest, wanted: Wanted, *, creates: bool = False) -> Response:
-        """Write what is wanted of the newest version, again if another operator was faster."""
+    async def change(self, request: ManagementRequest, wanted: Wanted, *, creates: bool = False) -> Response:
+        """Write what is wanted of the newest version of the path's consumer, again if another operator was faster."""
         refuse_unknown(request.query)
         for _ in range(_TRIES):
             version, old = await self._current(request, creates=creates)

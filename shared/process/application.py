@@ -23,6 +23,7 @@ from shared.forwarding.shadowing import Shadows
 from shared.gateway import Gateway
 from shared.lifecycle import retirement
 from shared.limits.limiter import Limiter
+from shared.management.access import AccessRoutes
 from shared.management.api import ManagementApi
 from shared.management.audit import Audit, AuditRoutes
 from shared.management.backends import BackendRoutes
@@ -199,6 +200,7 @@ def _routes(running: LongLived, configuration: Configuration, router: Router, li
     report = BackendsReport(
         configuration, backends.breakers, backends.health, backends.drains, store.now, running.ledger.instance
     )
+    consumers = ConsumerRoutes(store, lambda: configuration, audit)
     resources = (
         ServiceRoutes(ReadinessCheck(store, router.unusable)),
         BackendRoutes(report, DrainTable(store, configuration, audit)),
@@ -209,8 +211,9 @@ def _routes(running: LongLived, configuration: Configuration, router: Router, li
         RequestRoutes(store, configuration),
         NamedSectionRoutes("products", store, live, changes, audit),
         NamedSectionRoutes("teams", store, live, changes, audit),
-        ConsumerRoutes(store, lambda: configuration, audit),
+        consumers,
         KeyRoutes(store, audit),
+        AccessRoutes(store, lambda: configuration, audit, consumers, running.alerts),
         AuditRoutes(audit),
     )
     routes = [route for resource in resources for route in resource.routes()]

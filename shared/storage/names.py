@@ -12,3 +12,4 @@ USAGE = "usage"  # the beginning of the monthly tables' names
 USAGE_AGGREGATES = "usageagg"
 CONTROL = "control"  # when the timer's jobs last ran; a partition per job
 AUDIT = "audit"  # the beginning of the monthly tables' names
+ACCESS_REQUESTS = "accessrequests"

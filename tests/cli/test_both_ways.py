@@ -69,6 +69,26 @@ def test_a_backend_is_drained_and_restored(run: Commands, actor: str) -> None:
     assert "(--force)" in run.refused("backends", "drain", "japan-dated", "--for", "1m")
 
 
+def test_a_request_for_access_is_listed_approved_and_declined(run: Commands, running: System, actor: str) -> None:
+    made = run.json("keys", "create", f"asking {actor}", "--tokens-per-minute", "1000")
+    for wanted in (2000, 3000):
+        wish = {"limits": {"tokens_per_minute": wanted}, "reason": "more customers"}
+        assert running.post("/gateway/requests-for-access", wish, key=made["key"]).status == 201
+    first, second = (f"{made['id']}.{number}" for number in (1, 2))
+    assert [one["id"] for one in run.json("access", "list", "--state", "open")][:2] == [second, first]
+    assert "tokens_per_minute: 3000" in run("access", "list").stdout
+    assert run("access", "approve", first).stdout == f"{first} of asking {actor} is approved\n"
+    assert run.json("access", "decline", second, "--reason", "too many")["answer"] == "too many"
+    assert last_change(run, first)["actor"].startswith(actor)
+    (line,) = [one for one in run.json("keys", "list") if one["id"] == made["id"]]
+    assert line["limits"]["tokens_per_minute"] == 2000
+    own = running.gateway.request("GET", "/gateway/requests-for-access/me", None, {"api-key": made["key"]}).json()
+    assert [(one["state"], one["answer"]) for one in own["data"]] == [("declined", "too many"), ("approved", None)]
+    assert f"The request {first} was approved" in run.refused("access", "decline", first)
+    assert "There is no request for access 'x'" in run.refused("access", "approve", "x")
+    assert "--reason" in run.refused("access", "decline", second, "--reason", "two\nlines")
+
+
 def test_a_call_is_listed_and_shown(run: Commands, running: System) -> None:
     answer = running.chat()
     call = answer.headers["x-gateway-request-id"]

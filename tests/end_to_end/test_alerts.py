@@ -27,6 +27,7 @@ from tests.harness.in_process import call
 QUICK = Patience(ejected=0.4, rows_waiting=0.4, between_looks=0.05)
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}]}
 REGION = "swedencentral"
+MANAGER = "a management key of the test: 0123456789"
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,7 @@ async def gateway(
         "K": key,
         "ALERT_URL": receiver.url,
         "ALERT_SECRET": "a secret",
+        "GATEWAY_MANAGEMENT_KEY": MANAGER,
     }
     async with bootstrap.application(environ, patience=QUICK) as application:
         yield application
@@ -251,3 +253,42 @@ async def test_a_quota_is_reported_at_80_and_100_percent_by_one_of_two_instances
     assert statuses.count(200) == 5
     assert sorted(alert["percentage"] for alert in alerts) == [80, 100]
     assert {alert["limit"] for alert in alerts} == {"requests"}
+
+
+async def test_requests_for_access_and_their_decisions_are_told_once_whoever_decides_at_a_time(
+    own_azurite: Azurite, regions: SimulatorProcess
+) -> None:
+    backends = [backend("any", regions, "spare-143")]
+    at = "/gateway/requests-for-access"
+    async with (
+        alert_receiver() as receiver,
+        gateway(own_azurite, regions.api_key, receiver, backends) as one,
+        gateway(own_azurite, regions.api_key, receiver, backends) as other,
+    ):
+        key = await key_of(one, Limits(tokens_per_minute=1000))
+        for number in (1, 2):
+            wish = {"limits": {"tokens_per_minute": 1000 + number}, "reason": "<!channel> more"}
+            assert (await call(one, key, at, wish)).status == 201
+        first, second = (f"{at}/{key.split('_')[1]}.{number}" for number in (1, 2))
+        decisions = await asyncio.gather(
+            *(
+                call((one, other)[number % 2], MANAGER, f"{first}/{verb}", {"reason": "because"})
+                for number, verb in enumerate(("approve", "decline") * 4)
+            )
+        )
+        assert sorted(answer.status for answer in decisions) == [200] + [409] * 7
+        assert (await call(other, MANAGER, f"{second}/decline", {"reason": "no"})).status == 200
+        await until(lambda: len(receiver.received) == 4)
+        await asyncio.sleep(0.3)
+    assert len(receiver.received) == 4
+    (won,) = [json.loads(answer.body) for answer in decisions if answer.status == 200]
+    assert {alert["request"] for alert in receiver.of("access_requested")} == {
+        first[len(at) + 1 :],
+        second[len(at) + 1 :],
+    }
+    told = receiver.of("access_approved") + receiver.of("access_declined")
+    assert {(alert["event"], alert["request"]) for alert in told} == {
+        (f"access_{won['state']}", won["id"]),
+        ("access_declined", second[len(at) + 1 :]),
+    }
+    assert key not in str(receiver.received)
