@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from local import azurite, demo
+from local import azurite, demo, sign_in_code
 from local.models import ALIASES, MODELS
 from local.processes import Child, Children, Refused, free_port, port_is_free
 from local.simulated import Simulated
@@ -105,12 +105,20 @@ class Run:
                 print("  The regions are simulated: the text is meaningless, everything else matches Azure's answers.")
             print(f"\nThree calls to copy:\n\n{demo.calls_to_copy(self.base_url, key, model)}")
         print(f"URL  {self.base_url}\nKey  {key}")
+        print(f"Page  {self.base_url}/gateway/{self._sign_in()}")
         if not self.given.get(MANAGEMENT_KEY):
-            print(f"Page  {self.base_url}/gateway/\nManagement key  {self.environ[MANAGEMENT_KEY]}")
+            print(f"Management key  {self.environ[MANAGEMENT_KEY]}")
         if self.tenant:
             print(demo.tokens_to_copy(self.tenant))
         file = self._write_environment(key)
         print(f"CLI  . {file}; .venv/bin/tollgate usage    (or check, keys …; in another terminal)\n")
+
+    def _sign_in(self) -> str:
+        """The end of a link that signs in. The Functions host runs the app as it is deployed, so it has none."""
+        if self.host == "func":
+            return ""
+        code = sign_in_code.make(STATE / "sign-in-code")
+        return f"#sign-in={code}    (signs in once, within {sign_in_code.MINUTES} minutes)"
 
     def _write_environment(self, key: str) -> str:
         """Write the environment of the CLI and of a caller, as a file to source in a shell."""
@@ -204,8 +212,9 @@ class Run:
         step("simulator", f"{', '.join(regions)}; its control endpoint lists what it can do: {addresses['control']}/")
 
     def _start_gateway(self) -> Child:
-        command = [sys.executable, "-m", "uvicorn", "shared.asgi:app", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += [*UVICORN_OPTIONS, "--timeout-graceful-shutdown", "3"]
+        self.environ[sign_in_code.FILE] = str(STATE / "sign-in-code")
+        command = [sys.executable, "-m", "uvicorn", "--factory", "local.gateway:app", "--host", "127.0.0.1"]
+        command += ["--port", str(self.port), *UVICORN_OPTIONS, "--timeout-graceful-shutdown", "3"]
         if self.host == "func":
             command = [functions_core_tools(), "start", "--port", str(self.port)]
             self.environ |= {
@@ -236,6 +245,7 @@ def simulated_tenant(tenant: dict[str, Any], document: dict[str, Any]) -> dict[s
         "authority": tenant["authority"],
         "tenants": [tenant["id"]],
         "audiences": tenant["audiences"],
+        "page_client_id": tenant["page_client_id"],
         "callers": document.get("entra", {}).get("callers", [{"app_role": "Gateway.Call"}]),
     }
 

@@ -14,10 +14,15 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = ROOT / "local" / "page" / "node_modules"
 VENDOR = ROOT / "shared" / "management" / "page" / "vendor"
-FILES = {
-    "preact": ("dist/preact.mjs", "hooks/dist/hooks.mjs", "LICENSE"),
-    "htm": ("dist/htm.mjs", "LICENSE"),
-    "uplot": ("dist/uPlot.iife.min.js", "dist/uPlot.min.css", "LICENSE"),
+FILES = {  # package -> the file's name in the folder -> its place in the package
+    "preact": {"preact.mjs": "dist/preact.mjs", "hooks.mjs": "hooks/dist/hooks.mjs", "LICENSE-preact": "LICENSE"},
+    "htm": {"htm.mjs": "dist/htm.mjs", "LICENSE-htm": "LICENSE"},
+    "uplot": {
+        "uPlot.iife.min.js": "dist/uPlot.iife.min.js",
+        "uPlot.min.css": "dist/uPlot.min.css",
+        "LICENSE-uplot": "LICENSE",
+    },
+    "oauth4webapi": {"oauth4webapi.mjs": "build/index.js", "LICENSE-oauth4webapi": "LICENSE.md"},
 }
 
 
@@ -26,9 +31,8 @@ def wanted() -> dict[str, bytes]:
     lock = json.loads((MODULES / ".package-lock.json").read_text())["packages"]
     contents: dict[str, bytes] = {}
     manifest: dict[str, Any] = {}
-    for package, files in FILES.items():
+    for package, named in FILES.items():
         about = json.loads((MODULES / package / "package.json").read_text())
-        named = {f"LICENSE-{package}" if file == "LICENSE" else Path(file).name: file for file in files}
         contents |= {name: (MODULES / package / file).read_bytes() for name, file in named.items()}
         manifest[package] = {
             "version": about["version"],

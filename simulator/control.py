@@ -16,6 +16,7 @@ from .limits import WINDOW_SECONDS, Limits
 from .request_log import Received
 from .server import PortTaken, Simulator
 from .tenant import Mint, Roll, TenantSettings
+from .tenant_sign_in import Person, SignInSettings
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -70,6 +71,16 @@ class Control:
         settings = _decode(await request.read(), TenantSettings)
         self._simulator.tenant.settings = settings
         return _json(settings)
+
+    async def set_sign_ins(self, request: web.Request) -> web.Response:
+        settings = _decode(await request.read(), SignInSettings)
+        self._simulator.tenant.sign_ins.settings = settings
+        return _json(settings)
+
+    async def add_person(self, request: web.Request) -> web.Response:
+        person = _decode(await request.read(), Person)
+        self._simulator.tenant.sign_ins.people[person.name] = person
+        return _json(person)
 
     async def describe_tenant(self, request: web.Request) -> web.Response:
         tenant = self._simulator.tenant
@@ -207,6 +218,14 @@ _OPERATIONS = (
     _Operation(
         *("POST", "/tenant", Control.set_tenant, "Change how the signing keys are published."),
         {"failing_status": 503, "delay_seconds": 0},
+    ),
+    _Operation(
+        *("POST", "/tenant/sign-ins", Control.set_sign_ins, "Change how people sign in; renews: with refresh tokens."),
+        {"code_seconds": 600, "token_seconds": 3600, "renews": True},
+    ),
+    _Operation(
+        *("POST", "/tenant/people", Control.add_person, "Let somebody sign in."),
+        {"name": "ann", "roles": ["Gateway.Call"], "groups": []},
     ),
     _Operation("POST", "/reset", Control.reset, "Restore the start: no faults, regions up, an empty log."),
     _Operation("GET", "/log", Control.read_log, "The requests that the regions received; ?summary=1: totals."),

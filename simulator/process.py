@@ -143,6 +143,16 @@ class SimulatorProcess:
         """Set how the signing keys are published; without arguments, restore the defaults."""
         self._call("POST", "/tenant", {"failing_status": failing_status, "delay_seconds": delay_seconds})
 
+    def set_sign_ins(self, *, code_seconds: float = 600, token_seconds: float = 3600, renews: bool = True) -> None:
+        """Set how people sign in; without arguments, restore the defaults."""
+        self._call(
+            "POST", "/tenant/sign-ins", {"code_seconds": code_seconds, "token_seconds": token_seconds, "renews": renews}
+        )
+
+    def add_person(self, name: str, *roles: str, groups: Sequence[str] = ()) -> None:
+        """Let somebody with these app roles sign in."""
+        self._call("POST", "/tenant/people", {"name": name, "roles": list(roles), "groups": list(groups)})
+
     def key_reads(self) -> int:
         """The reads of a list of signing keys since the last `clear`."""
         return int(self._call("GET", "/tenant")["key_reads"])

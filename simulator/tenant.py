@@ -1,4 +1,5 @@
-"""A tenant of Entra ID: OpenID configuration, signing keys that roll over, and tokens of both versions.
+"""A tenant of Entra ID: OpenID configuration, signing keys that roll over, and tokens of both versions. People sign in
+by `tenant_sign_in.py`.
 
 https://learn.microsoft.com/entra/identity-platform/access-token-claims-reference
 https://learn.microsoft.com/entra/identity-platform/v2-oauth2-client-creds-grant-flow
@@ -16,6 +17,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from aiohttp import web
 
+from .tenant_sign_in import Person, SignIns, allow_any_origin
+
 TENANT_ID = "3f7f6c1e-0d2b-4a55-9d6e-70c1a7e00001"
 APPLICATION_ID = "3f7f6c1e-0d2b-4a55-9d6e-70c1a7e00002"  # the audience of v2 tokens
 AUDIENCE = "api://tollgate"  # the audience of v1 tokens, the default of new applications
@@ -26,6 +29,7 @@ Version = Literal[1, 2]
 _LISTS = {1: "/{tenant}/discovery/keys", 2: "/{tenant}/discovery/v2.0/keys"}
 _OPENID = {1: "/{tenant}/.well-known/openid-configuration", 2: "/{tenant}/v2.0/.well-known/openid-configuration"}
 _TOKENS = {1: "/{tenant}/oauth2/token", 2: "/{tenant}/oauth2/v2.0/token"}
+_AUTHORIZE = "/{tenant}/oauth2/v2.0/authorize"
 
 
 class TenantSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -72,23 +76,28 @@ class Tenant:
         self.secrets = {name: secrets.token_urlsafe(24) for name in ROLES}
         self._keys: dict[Version, list[_SigningKey]] = {1: [], 2: []}
         self._rolling = asyncio.Lock()
+        self.sign_ins = SignIns(_id("page", "client"), (AUDIENCE, APPLICATION_ID), self._mint_for)
         self.reset()
 
     def reset(self) -> None:
         """Restore the initial settings and count. Keys and tokens stay valid."""
         self.settings = TenantSettings()
         self.key_reads = 0
+        self.sign_ins.reset()
 
     def routes(self) -> list[web.RouteDef]:
         gets = [web.get(_OPENID[version], partial(self._openid, version)) for version in (1, 2)]
         gets += [web.get(_LISTS[version], partial(self._list_keys, version)) for version in (1, 2)]
-        return gets + [web.post(path, self._client_credentials) for path in _TOKENS.values()]
+        posts = [web.post(path, self._token) for path in _TOKENS.values()]
+        return [*gets, *posts, *(web.route(method, _AUTHORIZE, self._authorize) for method in ("GET", "POST"))]
 
     def places(self, authority: str) -> dict[str, Any]:
         """The facts that a parent process needs to use the tenant."""
         clients = {name: {"client_id": _id(name, "client"), "client_secret": self.secrets[name]} for name in ROLES}
         audiences = [AUDIENCE, APPLICATION_ID]
-        return {"authority": authority, "id": TENANT_ID, "audiences": audiences, "clients": clients}
+        page = _id("page", "client")
+        tenant = {"authority": authority, "id": TENANT_ID, "audiences": audiences, "clients": clients}
+        return {**tenant, "page_client_id": page}
 
     async def roll(self, roll: Roll) -> None:
         async with self._rolling:
@@ -118,15 +127,31 @@ class Tenant:
             new = await asyncio.to_thread(_new_key)
             self._keys[version] = [*([] if withdraw else self._keys[version]), new]
 
+    async def _authorize(self, request: web.Request) -> web.Response:
+        return await self._refusal(request) or await self.sign_ins.authorize(request)
+
+    async def _mint_for(self, authority: str, person: Person, lasts: float) -> str:
+        wanted = Mint(
+            name=person.name,
+            kind="user",
+            client_id=_id("page", "client"),
+            roles=person.roles,
+            groups=person.groups,
+            lifetime_seconds=lasts,
+        )
+        return await self.mint(authority, wanted)
+
     async def _openid(self, version: Version, request: web.Request) -> web.Response:
-        if (refusal := await self._refusal(request)) is not None:
-            return refusal
-        base = f"http://{request.host}"
+        return allow_any_origin(await self._refusal(request) or self._openid_configuration(version, request.host))
+
+    def _openid_configuration(self, version: Version, host: str) -> web.Response:
+        base = f"http://{host}"
         return _json(
             200,
             {
                 "issuer": _issuer(base, version),
                 "jwks_uri": base + _LISTS[version].format(tenant=TENANT_ID),
+                "authorization_endpoint": base + _AUTHORIZE.format(tenant=TENANT_ID),
                 "token_endpoint": base + _TOKENS[version].format(tenant=TENANT_ID),
                 "id_token_signing_alg_values_supported": ["RS256"],
             },
@@ -149,13 +174,19 @@ class Tenant:
             return _error(400, "invalid_tenant", "AADSTS90002: Tenant not found.")
         return None
 
-    async def _client_credentials(self, request: web.Request) -> web.Response:
-        """The token of a registered client, which authenticates with its secret."""
+    async def _token(self, request: web.Request) -> web.Response:
+        """Tokens of registered clients, and of people who sign in."""
         if (refusal := await self._refusal(request)) is not None:
             return refusal
-        form = await request.post()
-        if form.get("grant_type") != "client_credentials":
-            return _error(400, "unsupported_grant_type", "AADSTS70003: The app requested an unsupported grant type.")
+        form = dict(await request.post())
+        if form.get("grant_type") == "client_credentials":
+            return await self._client_credentials(request, form)
+        if form.get("grant_type") in ("authorization_code", "refresh_token"):
+            return allow_any_origin(await self.sign_ins.redeem(request, form))
+        return _error(400, "unsupported_grant_type", "AADSTS70003: The app requested an unsupported grant type.")
+
+    async def _client_credentials(self, request: web.Request, form: Mapping[str, Any]) -> web.Response:
+        """The token of a registered client, which authenticates with its secret."""
         name = next((name for name in ROLES if _id(name, "client") == form.get("client_id")), None)
         given = str(form.get("client_secret", "")).encode()
         if name is None or not hmac.compare_digest(given, self.secrets[name].encode()):

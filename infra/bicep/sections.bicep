@@ -222,6 +222,7 @@ type otherSections = {
   @sealed()
   entra: {
     authority: string?
+    page_client_id: string?
     tenants: string[]
     audiences: string[]
     callers: callerRule[]?

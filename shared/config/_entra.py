@@ -38,6 +38,9 @@ def complaints(
         if not _is_plain(audience):
             expected = "expected api://NAME or the id of an application"
             yield Complaint(f"entra.audiences[{i}]", f"{expected}, got {audience!r}")
+    if entra.page_client_id is not None and not GUID.fullmatch(entra.page_client_id):
+        expected = "expected the id of an application as a GUID"
+        yield Complaint("entra.page_client_id", f"{expected}, got {entra.page_client_id!r}")
     selected: dict[tuple[str | None, ...], int] = {}
     for i, rule in enumerate(entra.callers):
         yield from _rule_complaints(rule, f"entra.callers[{i}]", configuration)

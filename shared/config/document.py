@@ -213,12 +213,14 @@ class CallerRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 class EntraSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Access with tokens of Entra ID. `audiences`: accepted values of `aud`. The first rule of `callers` that matches a
-    caller applies; a caller without one may not call."""
+    caller applies; a caller without one may not call. `page_client_id`: the application by which people sign in to the
+    page; None: nobody signs in there by Entra ID."""
 
     tenants: list[str]
     audiences: list[str]
     callers: list[CallerRule] = []
     authority: str = "https://login.microsoftonline.com"
+    page_client_id: str | None = None
 
 
 Durability = Literal["committed", "recorded", "deferred"]

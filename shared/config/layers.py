@@ -152,6 +152,9 @@ def _foreign_identities(below: EntraSettings | None, entra: EntraSettings) -> It
         return
     if entra.authority != below.authority:
         yield Complaint("entra.authority", f"expected that of the base document, {below.authority}")
+    if entra.page_client_id not in (None, below.page_client_id):
+        expected = f"expected that of the base document, {below.page_client_id or 'which has none'}"
+        yield Complaint("entra.page_client_id", expected)
     for name in ("tenants", "audiences"):
         known = getattr(below, name)
         for i, one in enumerate(getattr(entra, name)):

@@ -221,6 +221,25 @@ class Models(TypedDict):
     models: list[Model]
 
 
+class OwnModel(TypedDict):
+    """A model that the caller may use. `usd_per_million` tokens of each class; null: no price is known."""
+
+    model: str
+    aliases: list[str]
+    served_by: str
+    usd_per_million: dict[str, float] | None
+    retires: str | None
+    days_left: int | None
+    replacement: str | None
+    replaced_by: dict[str, Any] | None
+
+
+class OwnModels(TypedDict):
+    """The models that the caller may use."""
+
+    models: list[OwnModel]
+
+
 class Call(TypedDict):
     """A call. `code` and `message`: why it was refused. `empty`: reasoning left its answer without content. `tries` and
     `charges`: of one call alone."""

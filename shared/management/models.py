@@ -1,35 +1,62 @@
-"""The configured models: where they are served, if their prices are known, and when they end."""
+"""The configured models: where they are served, what they cost, and when they end. Of all, and of those that the caller
+who asks may use."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from starlette.responses import Response
 
+from shared.auth.products import under_product
 from shared.billing.prices import Prices
 from shared.config.document import Configuration, Model
 from shared.lifecycle import retirement
 from shared.management import _answers as answers
 from shared.management.routes import ManagementRequest, Route, refuse_unknown
 from shared.responses.rendering import JsonResponse
+from shared.token_classes import TOKEN_PRICES
+from shared.types import Consumer
 
 _PLAIN = Model()
 
 
 class ModelRoutes:
-    """The paths below `/gateway/models`."""
+    """The paths below `/gateway/models`. `usable` returns the models that a consumer may use."""
 
-    def __init__(self, configuration: Configuration) -> None:
+    def __init__(self, configuration: Configuration, usable: Callable[[Consumer], list[str]]) -> None:
         self._configuration = configuration
+        self._usable = usable
         self._prices = Prices(configuration.prices, configuration.backends)
 
     def routes(self) -> Sequence[Route]:
-        return (Route("GET", "/gateway/models", "operator", self._all, gives=answers.Models),)
+        return (
+            Route("GET", "/gateway/models", "operator", self._all, gives=answers.Models),
+            Route("GET", "/gateway/models/me", "caller", self._own, gives=answers.OwnModels),
+        )
 
     async def _all(self, request: ManagementRequest) -> Response:
         """Report the configured models, where they are served, and when they end."""
         refuse_unknown(request.query)
         return JsonResponse({"models": list(models(self._configuration, self._prices, time.time()))})
+
+    async def _own(self, request: ManagementRequest) -> Response:
+        """Report the models that the caller may use, with their prices and ends."""
+        refuse_unknown(request.query)
+        caller, now = request.caller, time.time()
+        assert caller is not None
+        usable = frozenset(self._usable(under_product(caller, self._configuration)))
+        shown = [
+            {name: one[name] for name in answers.OwnModel.__annotations__ if name in one}
+            | {"usd_per_million": self._price(one["model"], now)}
+            for one in models(self._configuration, self._prices, now)
+            if one["model"] in usable
+        ]
+        return JsonResponse({"models": shown})
+
+    def _price(self, model: str, now: float) -> dict[str, float] | None:
+        """The highest price among the backends, in USD per million tokens of each class; None if it is unknown."""
+        price = self._prices.dearest(model, now)
+        return None if price is None else {n: each / 1e6 for n, each in price.each.items() if n in TOKEN_PRICES}
 
 
 def models(configuration: Configuration, prices: Prices, now: float) -> Iterator[dict[str, Any]]:

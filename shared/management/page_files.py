@@ -21,22 +21,28 @@ from shared.management.routes import ManagementRequest, Route
 _FOLDER = Path(__file__).with_name("page")
 _INDEX = "index.html"
 _IMPORTS = {"preact": "vendor/preact.mjs", "preact/hooks": "vendor/hooks.mjs", "htm": "vendor/htm.mjs"}
+_LATER = {"oauth4webapi": "vendor/oauth4webapi.mjs"}  # imported when somebody needs it
 _TYPES = {".mjs": "text/javascript", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 _FOR_EVER = "public, max-age=31536000, immutable"
 _SAFE = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
 
 
 class _Files(msgspec.Struct, frozen=True):
-    """`version`: the digest of all files. Each as it is and gzipped. `policy`: the Content-Security-Policy."""
+    """`version`: the digest of all files. Each as it is and gzipped. `inline`: the digest of the one inline script, in
+    the words of a Content-Security-Policy."""
 
     version: str
     index: tuple[bytes, bytes]
     others: Mapping[str, tuple[bytes, bytes]]
-    policy: str
+    inline: str
 
 
 class PageRoutes:
-    """The page and its files, open to anybody: they hold no data, and whoever uses them signs in."""
+    """The page and its files, open to anybody: they hold no data, and whoever uses them signs in. `authority`: the
+    origin beside the gateway's own that the page may ask; "": none."""
+
+    def __init__(self, authority: str = "") -> None:
+        self._authority = authority
 
     def routes(self) -> Sequence[Route]:
         return (
@@ -47,7 +53,8 @@ class PageRoutes:
 
     async def _index(self, request: ManagementRequest) -> Response:
         files = _files()
-        headers = {"cache-control": "no-cache", "content-security-policy": files.policy}
+        policy = _policy(files.inline, self._authority)
+        headers = {"cache-control": "no-cache", "content-security-policy": policy}
         return _answer(files.index, "text/html; charset=utf-8", request, headers)
 
     async def _file(self, request: ManagementRequest) -> Response:
@@ -77,15 +84,21 @@ def _files() -> _Files:
     }
     version = hashlib.sha256(b"".join(name.encode() + content for name, content in contents.items())).hexdigest()[:16]
     base = f"/gateway/page/{version}/"
-    imports = msgspec.json.encode({"imports": {name: base + path for name, path in _IMPORTS.items()}}).decode()
+    imports = msgspec.json.encode(
+        {"imports": {name: base + path for name, path in (_IMPORTS | _LATER).items()}}
+    ).decode()
     own = [name for name in contents if name.endswith(".js") and not name.startswith("vendor/")]
     first = [f'<link rel="modulepreload" href="{base}{name}">' for name in (*_IMPORTS.values(), *own)]
     page = contents.pop(_INDEX).decode()
     page = page.replace("{imports}", imports).replace("{preload}", "\n".join(first)).replace("{base}", base)
     packed = {name: (content, gzip.compress(content, mtime=0)) for name, content in contents.items()}
     digest = base64.b64encode(hashlib.sha256(imports.encode()).digest()).decode()
-    policy = (
-        f"default-src 'none'; script-src 'self' 'sha256-{digest}'; style-src 'self'; img-src 'self' data:; "
-        "connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+    return _Files(version, (page.encode(), gzip.compress(page.encode(), mtime=0)), packed, f"'sha256-{digest}'")
+
+
+def _policy(inline: str, authority: str) -> str:
+    return (
+        f"default-src 'none'; script-src 'self' {inline}; style-src 'self'; img-src 'self' data:; "
+        f"connect-src {' '.join(filter(None, ("'self'", authority)))}; "
+        "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
     )
-    return _Files(version, (page.encode(), gzip.compress(page.encode(), mtime=0)), packed, policy)

@@ -40,6 +40,7 @@ from shared.management.readiness import ReadinessCheck
 from shared.management.requests import RequestRoutes
 from shared.management.routes import Route
 from shared.management.service import ServiceRoutes
+from shared.management.sign_in import SignInRoutes, origin_of_authority
 from shared.management.usage import UsageRoutes
 from shared.process import upkeep
 from shared.process.front import Front
@@ -203,10 +204,11 @@ def _routes(running: LongLived, configuration: Configuration, router: Router, li
     consumers = ConsumerRoutes(store, lambda: configuration, audit)
     resources = (
         ServiceRoutes(ReadinessCheck(store, router.unusable)),
+        SignInRoutes(configuration.entra),
         BackendRoutes(report, DrainTable(store, configuration, audit)),
         LimitRoutes(store, configuration, limiter.state),
         UsageRoutes(store, configuration),
-        ModelRoutes(configuration),
+        ModelRoutes(configuration, router.models),
         ConfigurationRoutes(live, changes, audit),
         RequestRoutes(store, configuration),
         NamedSectionRoutes("products", store, live, changes, audit),
@@ -217,7 +219,8 @@ def _routes(running: LongLived, configuration: Configuration, router: Router, li
         AuditRoutes(audit),
     )
     routes = [route for resource in resources for route in resource.routes()]
-    return [*routes, *ManagementOpenApi(tuple(routes)).routes(), *PageRoutes().routes()]
+    page = PageRoutes(origin_of_authority(configuration.entra))
+    return [*routes, *ManagementOpenApi(tuple(routes)).routes(), *page.routes()]
 
 
 def _identity(backend: Backend) -> tuple[object, ...]:

@@ -177,6 +177,7 @@ def test_no_key_can_be_limited_to_openai() -> None:
         ("entra", entra(authority="https://login.example/common"), "entra.authority: expected https"),
         ("entra", entra({}), "entra.callers[0]: expected at least one of app_role, group, app, object"),
         ("entra", entra({"app_role": "x y"}), "entra.callers[0].app_role: expected the value of an app role"),
+        ("entra", entra() | {"page_client_id": "page"}, "entra.page_client_id: expected the id of an application as a"),
         ("entra", entra({"group": "admins"}), "entra.callers[0].group: expected an id as a GUID, got 'admins'"),
         ("entra", entra({"app": T, "object": "me"}), "entra.callers[0].object: expected an id as a GUID"),
         ("entra", entra({"app": T, "team": "x"}), "entra.callers[0].team: expected one of teams, which is empty"),

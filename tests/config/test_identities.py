@@ -28,6 +28,7 @@ def test_a_version_changes_the_rules_and_may_accept_fewer_audiences() -> None:
     ("change", "complaint"),
     [
         ({"authority": "https://login.example"}, "version 2: entra.authority: expected that of the base document"),
+        ({"page_client_id": TENANT}, "version 2: entra.page_client_id: expected that of the base document"),
         ({"tenants": [TENANT, TENANT.replace("1", "2")]}, "version 2: entra.tenants[1]: expected one of the base"),
         ({"audiences": ["api://mine"]}, "version 2: entra.audiences[0]: expected one of the base document's audiences"),
     ],

@@ -309,9 +309,13 @@ def test_make_run_shows_a_call_and_stops_on_ctrl_c(tmp_path: Path) -> None:
             for command in ("usage", "check")
         )
         url = said.rpartition("\nURL  ")[2].split()[0]
+        link, _, code = said.rpartition("\nPage  ")[2].split()[0].partition("#sign-in=")
+        exchanged = [exchange(f"{link}sign-in/code", one) for one in ("wrong", code, code)]
         statuses = [opened(f"{url}{path}", token) for token in tokens(said) for path in ("/v1/models", "/readyz")]
         launcher.send_signal(signal.SIGINT)
         assert launcher.wait(20) == 0
+    assert exchanged == ["invalid_api_key", said.rpartition("\nManagement key  ")[2].split()[0], "invalid_api_key"]
+    assert not (tmp_path / "sign-in-code").exists()
     assert statuses == [200, 403, 403, 200]  # a caller's token, and an operator's
     assert usage.returncode == 0, usage.stderr
     assert check.returncode == 0, check.stdout + check.stderr
@@ -333,6 +337,18 @@ def test_make_run_shows_a_call_and_stops_on_ctrl_c(tmp_path: Path) -> None:
         assert launcher.wait(20) == 0
     assert f"\nKey  {first_key}\n" in said
     assert any(f"Served by {called}" in said for _, called, _ in run.REGIONS)
+
+
+def exchange(url: str, code: str) -> str:
+    """What the code of the printed link gives: a key, or the code of an error."""
+    headers = {"content-type": "application/json"}
+    request = urllib.request.Request(url, json.dumps({"code": code}).encode(), headers)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            assert answer.headers["cache-control"] == "no-store"
+            return str(json.load(answer)["key"])
+    except urllib.error.HTTPError as error:
+        return str(json.load(error)["error"]["code"])
 
 
 def tokens(said: str) -> list[str]:

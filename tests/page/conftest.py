@@ -8,10 +8,32 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
-from tests.harness.system import MANAGEMENT_KEY, System
+from simulator.process import SimulatorProcess
+from tests.harness.azurite import Azurite
+from tests.harness.gateway_process import Edge
+from tests.harness.system import MANAGEMENT_KEY, System, configuration
+from tests.harness.system import system as start_system
 
 AXE = Path(__file__).parents[2] / "local" / "page" / "node_modules" / "axe-core" / "axe.min.js"
 PATIENCE = 10_000.0  # milliseconds
+OWNERS = "99999999-8888-7777-6666-555555555555"  # the group that owns the team `research`
+
+
+@pytest.fixture(scope="session")
+def patient_system(edge: Edge, azurite: Azurite, simulator: SimulatorProcess) -> Iterator[System]:
+    """With the simulated tenant, a team that a group owns, and a product that anybody may ask for."""
+    tenant = simulator.tenant
+    entra = {
+        "authority": tenant["authority"],
+        "tenants": [tenant["id"]],
+        "audiences": tenant["audiences"],
+        "page_client_id": tenant["page_client_id"],
+        "callers": [{"app_role": "Gateway.Call", "limits": {"tokens_per_minute": 30_000}}],
+    }
+    more = {"products": {"large": {}}, "teams": {"research": {"owners": [OWNERS]}, "sales": {}}}
+    settings = configuration(simulator, entra=entra, **more)
+    with start_system(edge, settings, simulator, azurite.connection_string) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +70,18 @@ class Visit:
         self.page.get_by_label("Key", exact=True).fill(key)
         self.page.get_by_role("button", name="Sign in").click()
         self.page.get_by_role("button", name="Sign out").wait_for()
+
+    def sign_in_by_entra(self, name: str, query: str = "") -> None:
+        """As a person whom the simulated tenant knows."""
+        self.open(query)
+        self.page.get_by_role("button", name="Continue with Entra ID").click()
+        self.page.get_by_role("button", name=f"{name}@contoso.com").click()
+        self.page.get_by_role("button", name="Sign out").wait_for()
+
+    def kept(self) -> str:
+        """Everything that the page has left in the browser: its storage, its address, its history's state."""
+        found = "[JSON.stringify(sessionStorage), JSON.stringify(localStorage), location.href, document.cookie].join()"
+        return str(self.page.evaluate(found))
 
     def go(self, view: str) -> None:
         self.page.get_by_role("navigation", name="Views").get_by_role("link", name=view).click()

@@ -1,5 +1,7 @@
 """The tenant of Entra ID that the simulator plays, as its documentation describes it."""
 
+import base64
+import hashlib
 import json
 import urllib.error
 import urllib.parse
@@ -109,3 +111,107 @@ def test_the_tenant_can_fail_and_knows_no_other(regions: SimulatorProcess) -> No
         fetch(url)
     regions.set_tenant()
     assert fetch(url)["keys"][0]["kty"] == "RSA"
+
+
+REDIRECT = "http://127.0.0.1:7071/gateway/"
+VERIFIER = "a-verifier-of-the-test-with-at-least-43-characters"
+CHALLENGE = base64.urlsafe_b64encode(hashlib.sha256(VERIFIER.encode()).digest()).rstrip(b"=").decode()
+ORIGIN = {"origin": "http://127.0.0.1:7071"}
+
+
+class NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def answered(url: str, form: dict[str, str] | None = None, headers: dict[str, str] | None = None) -> Any:
+    """Status, headers and body, also of a refusal or a redirection."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), NoRedirect)
+    data = None if form is None else urllib.parse.urlencode(form).encode()
+    try:
+        with opener.open(urllib.request.Request(url, data, headers or {}), timeout=10) as answer:
+            return answer.status, answer.headers, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers, error.read()
+
+
+def authorization(simulator: SimulatorProcess, **changed: str) -> str:
+    tenant = simulator.tenant
+    asked = {
+        "client_id": tenant["page_client_id"],
+        "response_type": "code",
+        "redirect_uri": REDIRECT,
+        "scope": f"{AUDIENCE}/.default offline_access",
+        "state": "a state",
+        "code_challenge": CHALLENGE,
+        "code_challenge_method": "S256",
+    }
+    query = urllib.parse.urlencode(asked | changed)
+    return f"{tenant['authority']}/{TENANT_ID}/oauth2/v2.0/authorize?{query}"
+
+
+def code_of(simulator: SimulatorProcess, name: str = "ada.admin", **changed: str) -> dict[str, str]:
+    """What the page gets back in its address."""
+    status, headers, _ = answered(authorization(simulator, **changed), {"user": name})
+    assert status == 302
+    back = urllib.parse.urlsplit(headers["location"])
+    return dict(urllib.parse.parse_qsl(back.query or back.fragment))
+
+
+def redeemed(simulator: SimulatorProcess, headers: dict[str, str] = ORIGIN, **changed: str) -> Any:
+    tenant = simulator.tenant
+    form = {
+        "grant_type": "authorization_code",
+        "client_id": tenant["page_client_id"],
+        "redirect_uri": REDIRECT,
+        "code_verifier": VERIFIER,
+    }
+    status, answer, body = answered(f"{tenant['authority']}/{TENANT_ID}/oauth2/v2.0/token", form | changed, headers)
+    found = json.loads(body)
+    assert answer["access-control-allow-origin"] == "*"
+    return found if status == 200 else found["error_description"].partition(":")[0]
+
+
+def test_somebody_signs_in_to_a_page_and_its_token_is_renewed(regions: SimulatorProcess) -> None:
+    regions.add_person("ann", "Gateway.Call")
+    status, _, form = answered(authorization(regions))
+    assert status == 200
+    assert b"ann@contoso.com" in form
+    back = code_of(regions, "ann", response_mode="fragment")
+    assert back["state"] == "a state"
+    tokens = redeemed(regions, code=back["code"])
+    claims = verified(regions, tokens["access_token"], "")
+    assert (claims["roles"], claims["scp"], claims["upn"]) == (
+        ["Gateway.Call"],
+        "user_impersonation",
+        "ann@contoso.com",
+    )
+    renewed = redeemed(regions, grant_type="refresh_token", refresh_token=tokens["refresh_token"])
+    assert verified(regions, renewed["access_token"], "")["oid"] == claims["oid"]
+    regions.set_sign_ins(renews=False)
+    assert redeemed(regions, grant_type="refresh_token", refresh_token=tokens["refresh_token"]) == "AADSTS50173"
+
+
+def test_a_code_counts_once_in_time_for_its_page_and_its_verifier(regions: SimulatorProcess) -> None:
+    code = code_of(regions)["code"]
+    assert "access_token" in redeemed(regions, code=code)
+    assert redeemed(regions, code=code) == "AADSTS54005"
+    assert redeemed(regions, code=code_of(regions)["code"], code_verifier="x" * 43) == "AADSTS501481"
+    assert redeemed(regions, code=code_of(regions)["code"], redirect_uri=REDIRECT + "x") == "AADSTS50011"
+    assert redeemed(regions, {}, code=code_of(regions)["code"]) == "AADSTS9002327"
+    assert redeemed(regions, code=code_of(regions)["code"], client_secret="x") == "AADSTS700025"
+    regions.set_sign_ins(code_seconds=0)
+    assert redeemed(regions, code=code_of(regions)["code"]) == "AADSTS70008"
+
+
+def test_the_authorization_endpoint_refuses_what_entra_refuses(regions: SimulatorProcess) -> None:
+    assert code_of(regions, "")["error"] == "access_denied"
+    for changed, error in (
+        ({"scope": "https://graph.microsoft.com/.default"}, "invalid_scope"),
+        ({"code_challenge": ""}, "invalid_request"),
+        ({"code_challenge_method": "plain"}, "invalid_request"),
+        ({"response_type": "token"}, "unsupported_response_type"),
+    ):
+        assert code_of(regions, **changed)["error"] == error
+    for changed in ({"client_id": APPLICATION_ID}, {"redirect_uri": "https://evil.example/gateway/"}):
+        assert answered(authorization(regions, **changed))[0] == 400

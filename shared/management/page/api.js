@@ -1,4 +1,5 @@
 // Requests to the management API: errors in words, progress, and repetition only where it is safe.
+import { credential as current } from "./credential.js";
 import { useCallback, useEffect, useRef, useState } from "./lib.js";
 import { session } from "./session.js";
 import { t } from "./texts.js";
@@ -36,9 +37,9 @@ export async function ask(path, options = {}) {
 
 /** @param {string} path @param {string} method @param {Options} options @returns {Promise<Answer>} */
 async function send(path, method, options) {
-  const credential = options.credential ?? session.get()?.credential ?? "";
+  const credential = options.credential ?? (await current());
   /** @type {Record<string, string>} */
-  const headers = { authorization: `Bearer ${credential}` };
+  const headers = credential ? { authorization: `Bearer ${credential}` } : {};
   let body;
   if (options.body !== undefined) {
     headers["content-type"] = options.type ?? "application/json";
@@ -55,7 +56,7 @@ async function send(path, method, options) {
   const text = await response.text();
   const data = parsed(text);
   if (!response.ok) {
-    if (response.status === 401 && session.get()?.credential === credential) session.end();
+    if (response.status === 401 && session.get()?.credential === credential) session.end(t("session.ended"));
     const error = data?.error ?? {};
     throw new ApiError(response.status, error.code ?? "", error.message ?? `${response.status}`, data);
   }

@@ -5,6 +5,7 @@ import { language, prefer, theme, utc } from "./preferences.js";
 import { Guarded } from "./parts/status.js";
 import { session } from "./session.js";
 import { t } from "./texts.js";
+import { Access } from "./views/access.js";
 import { Audit } from "./views/audit.js";
 import { Backends } from "./views/backends.js";
 import { Configuration } from "./views/configuration.js";
@@ -13,6 +14,8 @@ import { Consumers } from "./views/consumers.js";
 import { Mine } from "./views/mine.js";
 import { Models } from "./views/models.js";
 import { Products, Teams } from "./views/named.js";
+import { OwnAccess } from "./views/own-access.js";
+import { OwnModels } from "./views/own-models.js";
 import { Overview } from "./views/overview.js";
 import { Playground } from "./views/playground.js";
 import { Requests } from "./views/requests.js";
@@ -27,6 +30,7 @@ const FOR_OPERATORS = [
   { name: "consumer", text: "nav.consumers", view: Consumer, hidden: true },
   { name: "products", text: "nav.products", view: Products },
   { name: "teams", text: "nav.teams", view: Teams },
+  { name: "access", text: "nav.access", view: Access },
   { name: "backends", text: "nav.backends", view: Backends },
   { name: "requests", text: "nav.requests", view: Requests },
   { name: "models", text: "nav.models", view: Models },
@@ -37,6 +41,8 @@ const FOR_OPERATORS = [
 /** @type {Place[]} */
 const FOR_CALLERS = [
   { name: "mine", text: "nav.mine", view: Mine },
+  { name: "own-models", text: "nav.own-models", view: OwnModels },
+  { name: "own-access", text: "nav.own-access", view: OwnAccess },
   { name: "playground", text: "nav.playground", view: Playground },
 ];
 

@@ -20,6 +20,12 @@ export function go(values, replace = false) {
   window.dispatchEvent(new Event(MOVED));
 }
 
+/** Show what a query of this page names. @param {string} search */
+export function moveTo(search) {
+  window.history.replaceState(null, "", window.location.pathname + search);
+  window.dispatchEvent(new Event(MOVED));
+}
+
 export function useLocation() {
   const [place, setPlace] = useState(here());
   useEffect(() => {

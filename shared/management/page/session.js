@@ -1,10 +1,15 @@
-// Who is signed in. The credential is in memory; in sessionStorage only if the user asks; never in a URL.
+// Who is signed in. Credentials are in memory; in sessionStorage only if the user asks; never in a URL.
 
-/** @typedef {{credential: string, role: "operator" | "caller", name: string, roles: string[], teams: string[]}} Session */
+/**
+ * @typedef {{access: string, refresh: string, ends: number, tenant: string}} Tokens of Entra ID; `ends` in milliseconds since 1970
+ * @typedef {{credential: string, tokens?: Tokens, role: "operator" | "caller", name: string, id?: string, roles: string[], teams: string[]}} Session
+ */
 
 const STORED = "tollgate.credential";
 /** @type {Session | null} */
 let current = null;
+/** Why the last session ended by itself. */
+let reason = "";
 /** @type {Set<() => void>} */
 const listeners = new Set();
 
@@ -15,25 +20,36 @@ export const session = {
   /** @param {Session} next @param {boolean} remember for as long as the tab is open */
   begin(next, remember) {
     current = next;
-    if (remember) sessionStorage.setItem(STORED, next.credential);
+    reason = "";
+    if (remember) store(next);
     tell();
   },
 
-  /** Go on with the key that replaces the one in use. @param {string} credential */
-  replace(credential) {
+  /** Go on with the credential that replaces the one in use. @param {string} credential @param {Tokens} [tokens] */
+  replace(credential, tokens) {
     if (!current) return;
-    current = { ...current, credential };
-    if (sessionStorage.getItem(STORED) !== null) sessionStorage.setItem(STORED, credential);
+    current = { ...current, credential, tokens };
+    if (sessionStorage.getItem(STORED) !== null) store(current);
   },
 
-  end() {
+  /** @param {string} [why] a sentence for the one who has to sign in again */
+  end(why = "") {
     current = null;
+    reason = why;
     sessionStorage.removeItem(STORED);
     tell();
   },
 
-  /** The credential that the user asked this tab to remember. */
-  remembered: () => sessionStorage.getItem(STORED) ?? "",
+  reason: () => reason,
+
+  /** What the user asked this tab to remember. @returns {{credential: string, tokens?: Tokens} | null} */
+  remembered() {
+    try {
+      return JSON.parse(sessionStorage.getItem(STORED) ?? "null");
+    } catch {
+      return null;
+    }
+  },
 
   /** @param {() => void} listener @returns {() => void} which ends it */
   onChange(listener) {
@@ -44,6 +60,9 @@ export const session = {
   isAdmin: () => current?.roles.includes("admin") ?? false,
   mayManage: () => current?.roles.some((role) => role === "admin" || role === "team_owner") ?? false,
 };
+
+/** @param {{credential: string, tokens?: Tokens}} kept */
+const store = ({ credential, tokens }) => sessionStorage.setItem(STORED, JSON.stringify({ credential, tokens }));
 
 function tell() {
   for (const listener of listeners) listener();

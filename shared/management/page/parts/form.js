@@ -5,7 +5,7 @@ import { t } from "../texts.js";
 let made = 0;
 
 /** @param {{label: string, value: string, onInput: (value: string) => void, hint?: string, type?: string, required?: boolean,
- *  placeholder?: string, min?: string, step?: string, autofocus?: boolean, autocomplete?: string}} props */
+ *  placeholder?: string, min?: string, step?: string, maxlength?: string, autofocus?: boolean, autocomplete?: string}} props */
 export function Field({ label, value, onInput, hint, type = "text", ...rest }) {
   const id = useRef("");
   id.current ||= `field-${(made += 1)}`;

@@ -1,6 +1,7 @@
 // What a request is doing: progress, and errors in words with what to do.
 import { Component, html } from "../lib.js";
 import { t } from "../texts.js";
+import { en } from "../texts/en.js";
 
 /** @param {{error: import("../api.js").ApiError | null, again?: () => void}} props */
 export function Problem({ error, again }) {
@@ -35,9 +36,12 @@ export function Shown({ of, children }) {
     ${of.data !== null && children(of.data)}`;
 }
 
+/** @param {string} state */
+const text = (state) => (`state.${state}` in en ? t(/** @type {any} */ (`state.${state}`)) : state.replaceAll("_", " "));
+
 /** @param {{state: string}} props */
 export function State({ state }) {
-  return html`<span class=${`state ${state}`}>${state.replaceAll("_", " ")}</span>`;
+  return html`<span class=${`state ${state}`}>${text(state)}</span>`;
 }
 
 /** Shows what is wrong where a view fails, and leaves the rest of the page usable. */

@@ -5,22 +5,44 @@ import { t } from "../texts.js";
 
 /** @param {{text: string, model?: string}} props */
 export function ShownKey({ text, model }) {
-  const [form, setForm] = useState("curl");
-  const call = calls(text, model ?? "MODEL")[form];
   return html`<p>${t("key.text")}</p>
-    <p class="secret"><code>${text}</code> <${Copy} text=${text} /></p>
-    <div role="tablist" aria-label=${t("key.calls")}>${Object.keys(calls("", "")).map((name) => html`<button type="button" role="tab"
-      aria-selected=${name === form} onClick=${() => setForm(name)}>${name}</button>`)}</div>
-    <pre role="tabpanel" tabindex="0">${call}</pre><${Copy} text=${call} label=${t("copy.call")} />`;
+    <p class="secret"><code>${text}</code> <${Copy} text=${text} /></p><${Calls} text=${text} model=${model} />`;
 }
 
+/** Ready calls, with a key or with tokens of Entra ID. @param {{text?: string, model?: string}} props `text`: the key */
+export function Calls({ text, model }) {
+  const [form, setForm] = useState("curl");
+  const all = text === undefined ? withTokens(model ?? "MODEL") : withKey(text, model ?? "MODEL");
+  return html`<div role="tablist" aria-label=${t("key.calls")}>${Object.keys(all).map((name) => html`<button type="button" role="tab"
+      aria-selected=${name === form} onClick=${() => setForm(name)}>${name}</button>`)}</div>
+    <pre role="tabpanel" tabindex="0">${all[form]}</pre><${Copy} text=${all[form]} label=${t("copy.call")} />`;
+}
+
+/** @param {string} model */
+const said = (model) => `print(client.chat.completions.create(model="${model}", messages=[{"role": "user", "content": "Hello"}]).choices[0].message.content)`;
+
+/** @param {string} bearer @param {string} model */
+const curl = (bearer, model) => `curl ${window.location.origin}/v1/chat/completions \\\n  --header "Authorization: Bearer ${bearer}" --header "content-type: application/json" \\\n  --data '{"model": "${model}", "messages": [{"role": "user", "content": "Hello"}]}'`;
+
 /** @param {string} key @param {string} model @returns {Record<string, string>} */
-function calls(key, model) {
+function withKey(key, model) {
   const { origin } = window.location;
-  const say = `model="${model}", messages=[{"role": "user", "content": "Hello"}]`;
   return {
-    curl: `curl ${origin}/v1/chat/completions \\\n  --header "Authorization: Bearer ${key}" --header "content-type: application/json" \\\n  --data '{"model": "${model}", "messages": [{"role": "user", "content": "Hello"}]}'`,
-    OpenAI: `from openai import OpenAI\n\nclient = OpenAI(base_url="${origin}/v1", api_key="${key}")\nprint(client.chat.completions.create(${say}).choices[0].message.content)`,
-    AzureOpenAI: `from openai import AzureOpenAI\n\nclient = AzureOpenAI(azure_endpoint="${origin}", api_key="${key}", api_version="2024-10-21")\nprint(client.chat.completions.create(${say}).choices[0].message.content)`,
+    curl: curl(key, model),
+    OpenAI: `from openai import OpenAI\n\nclient = OpenAI(base_url="${origin}/v1", api_key="${key}")\n${said(model)}`,
+    AzureOpenAI: `from openai import AzureOpenAI\n\nclient = AzureOpenAI(azure_endpoint="${origin}", api_key="${key}", api_version="2024-10-21")\n${said(model)}`,
+  };
+}
+
+const PROVIDER = `from azure.identity import DefaultAzureCredential, get_bearer_token_provider\nfrom openai import `;
+const TOKENS = `provider = get_bearer_token_provider(DefaultAzureCredential(), "api://tollgate/.default")`;
+
+/** @param {string} model @returns {Record<string, string>} */
+function withTokens(model) {
+  const { origin } = window.location;
+  return {
+    curl: curl("$(az account get-access-token --resource api://tollgate --query accessToken --output tsv)", model),
+    OpenAI: `${PROVIDER}OpenAI\n\n${TOKENS}\nclient = OpenAI(base_url="${origin}/v1", api_key=provider)\n${said(model)}`,
+    AzureOpenAI: `${PROVIDER}AzureOpenAI\n\n${TOKENS}\nclient = AzureOpenAI(azure_endpoint="${origin}", azure_ad_token_provider=provider, api_version="2024-10-21")\n${said(model)}`,
   };
 }
