@@ -3,7 +3,6 @@
 import pytest
 from playwright.sync_api import expect
 
-from tests.harness.gateway_process import cli
 from tests.harness.system import System, chat_body
 from tests.page.conftest import Visit
 
@@ -12,8 +11,8 @@ HOSTILE = "<img src=x onerror=alert(1)>"
 
 def made(gateway: System, name: str) -> tuple[str, str]:
     """A consumer with a limit: its id and its key."""
-    words = ("keys", "create", f"{name} on {gateway.edge}", "--tokens-per-minute", "50000", "--json")
-    one = cli(gateway.gateway.environment, *words)
+    fields = {"name": f"{name} on {gateway.edge}", "limits": {"tokens_per_minute": 50_000}}
+    one = gateway.manage("POST", "/gateway/consumers", fields).json()
     return str(one["id"]), str(one["key"])
 
 
@@ -44,10 +43,9 @@ def test_a_caller_asks_an_operator_approves_and_the_caller_sees_it(visit: Visit,
     page.get_by_label("Reason").fill("everything")
     page.get_by_role("button", name="Send the request").click()
     expect(page.get_by_role("row", name="large")).to_contain_text("open")
-    assert visit.violations() == []
 
     operator.sign_in(query="?view=access")
-    mine = operator.page.get_by_role("row", name=HOSTILE)
+    mine = operator.page.get_by_role("row", name=f"{HOSTILE} on {gateway.edge}")
     expect(mine).to_have_count(2)
     mine.filter(has_text="90,000").get_by_role("button", name="Approve").click()
     dialog = operator.page.get_by_role("dialog")
@@ -63,7 +61,6 @@ def test_a_caller_asks_an_operator_approves_and_the_caller_sees_it(visit: Visit,
     expect(mine).to_have_count(0)
     operator.page.get_by_label("State").select_option("approved")
     expect(mine).to_contain_text("management-key")
-    assert operator.violations() == []
     assert operator.page.locator("main img").count() == 0
     operator.assert_clean()
 
@@ -109,28 +106,31 @@ def test_a_caller_sees_its_models_prices_and_ready_calls_with_its_key_or_its_tok
     assert visit.violations() == []
 
 
-@pytest.mark.parametrize("width", [360, 1600])
-def test_views_of_callers_and_of_access_fit_and_speak_both_languages(visit: Visit, gateway: System, width: int) -> None:
-    _, key = made(gateway, f"{width} wide {HOSTILE}")
+@pytest.mark.parametrize(("width", "language"), [(360, "zh-TW"), (1600, "en")])
+def test_views_of_callers_and_of_access_fit_in_both_languages(
+    visit: Visit, gateway: System, width: int, language: str
+) -> None:
+    name = f"{width} wide {HOSTILE}"
+    _, key = made(gateway, name)
     assert gateway.post("/v1/chat/completions", chat_body(), key=key).status == 200
     wish(gateway, key, HOSTILE * 5)
     visit.page.set_viewport_size({"width": width, "height": 900})
     words = {"mine": ("My usage", "我的用量"), "own-models": ("Models and prices", "模型與價格")}
     words |= {"own-access": ("Ask for more", "申請更多")}
     visit.sign_in(key)
-    for view, (english, chinese) in words.items():
-        for language, title in (("en", english), ("zh-TW", chinese)):
-            visit.page.evaluate("l => localStorage.setItem('tollgate.language', l)", language)
-            show(visit, view)
-            expect(visit.page.get_by_role("heading", level=1)).to_have_text(title)
-            visit.page.wait_for_load_state("networkidle")
-            assert visit.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), (view, language)
-            assert visit.violations() == [], (view, language)
+    visit.page.evaluate("l => localStorage.setItem('tollgate.language', l)", language)
+    for view, titles in words.items():
+        show(visit, view)
+        expect(visit.page.get_by_role("heading", level=1)).to_have_text(titles[language == "zh-TW"])
+        expect(visit.page.locator("tbody tr").first).to_be_visible()
+        assert visit.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), view
+        assert visit.violations() == [], view
     visit.page.evaluate("localStorage.clear()")
     visit.sign_in(query="?view=access")
-    expect(visit.page.get_by_role("row", name=f"{width} wide")).to_be_visible()
+    expect(visit.page.get_by_role("row", name=f"{name} on {gateway.edge}")).to_be_visible()
     assert visit.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     assert visit.violations() == []
+    assert visit.page.locator("main img").count() == 0
 
 
 def show(visit: Visit, view: str) -> None:

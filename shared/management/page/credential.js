@@ -5,12 +5,13 @@ import { session } from "./session.js";
 /** @type {Promise<void> | null} */
 let renewing = null;
 
-/** @returns {Promise<string>} "" if nobody is signed in */
+/** "" if nobody is signed in. Throws `SignInError` if the session ends over it. @returns {Promise<string>} */
 export async function credential() {
   const held = session.get()?.tokens;
   if (held && isOld(held)) {
     renewing ??= renew(held).finally(() => (renewing = null));
     await renewing;
+    if (!session.get()) throw new SignInError(session.reason());
   }
   return session.get()?.credential ?? "";
 }
