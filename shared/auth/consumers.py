@@ -5,6 +5,8 @@
 
 import secrets
 
+import msgspec
+
 from shared.auth import keys
 from shared.auth._jwt import Identity
 from shared.auth.consumer_rows import POLICY, Record, StoredKey, Version, key_row, opens_more, policy_row, version_of
@@ -116,8 +118,11 @@ class Consumers:
 
     async def rotate(self, record: Record, key_id: str, *, overlap: float = 0.0) -> tuple[str, StoredKey]:
         """Replace a valid key: it, and those that were replaced before, end after `overlap` seconds. The new one ends
-        with its consumer. Return its text."""
+        with its consumer, or with the key that it replaces if that has an end of its own. Return its text."""
         text, key = self._new_key(record)
+        own_end = record.keys[key_id].expires if not record.keys[key_id].successor else 0.0
+        if own_end and not 0 < key.expires < own_end:
+            key = msgspec.structs.replace(key, expires=own_end)
         now = key.created
         rows: dict[str, Properties] = {key.id: key_row(key)}
         for old in record.keys.values():

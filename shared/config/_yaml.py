@@ -29,7 +29,7 @@ def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """YAML without duplicate keys, and without dates: 2024-10-21 is an API version."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 — PyYAML's own name and shape
@@ -59,7 +59,8 @@ class _Loader(yaml.SafeLoader):
             if key in seen:
                 raise ConstructorError(None, None, f"duplicate key {key!r}", key_node.start_mark)
             seen.add(key)
-        return super().construct_mapping(node, deep)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 def position(error: yaml.YAMLError) -> str:

@@ -75,11 +75,17 @@ class ConsumerRoutes:
         if query.get("state", "active") not in ("active", "revoked", "expired"):
             message = f"state: expected active, revoked or expired, got {query['state'][:64]!r}."
             raise InvalidRequest(message, param="state")
+        part = query.get("name", "")
+        if len(part) > 128:
+            raise InvalidRequest(
+                f"name: expected a part of a name, 128 characters at most, got {len(part)}.", param="name"
+            )
+        part = same(part)
         found = [
             record
             for record in await self._consumers.all()
             if request.actor.sees(record.consumer.team)
-            and same(query.get("name", "")) in same(record.consumer.name)
+            and part in same(record.consumer.name)
             and query.get("team", record.consumer.team) == record.consumer.team
             and query.get("state", record.state_at(now)) == record.state_at(now)
             and ("model" not in query or record.consumer.models is None or query["model"] in record.consumer.models)

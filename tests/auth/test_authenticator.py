@@ -12,6 +12,7 @@ from shared.auth.consumer_rows import Record
 from shared.auth.consumers import Consumers
 from shared.config.limits import Limits
 from shared.errors import InvalidApiKey, StoreUnavailable
+from shared.storage.names import CONSUMERS
 from shared.types import Consumer
 from tests.harness.consumer_changes import change
 from tests.harness.memory_store import MemoryStore
@@ -155,6 +156,21 @@ async def test_with_a_grace_period_both_keys_work_until_it_is_over() -> None:
     assert (await house.who(new)).id == consumer.id
     with pytest.raises(InvalidApiKey):
         await house.who(old)
+
+
+async def test_a_new_key_ends_with_the_one_that_it_replaces() -> None:
+    """Keys have an end of their own in rows of older versions, and by the library."""
+    house = House()
+    consumer, _ = await house.new()
+    ends = house.store.time + 100
+    key_id = next(iter((await house.consumers.find(consumer.id)).keys))  # type: ignore[union-attr]
+    await house.store.table(CONSUMERS).merge(consumer.id, {key_id: {"expires": ends}})
+    for _ in range(2):  # the second time it has been replaced, and ends by that
+        record = await house.consumers.find(consumer.id)
+        assert record is not None
+        newest = max(record.keys.values(), key=lambda key: (not key.successor, key.created))
+        _, made = await house.consumers.rotate(record, newest.id, overlap=3600)
+        assert made.expires == ends
 
 
 async def test_an_expired_key_is_refused() -> None:

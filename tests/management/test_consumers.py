@@ -186,6 +186,7 @@ def test_of_many_operators_who_want_a_name_at_once_one_gets_it(gateway: System) 
         answers = list(pool.map(lambda _: gateway.manage("POST", CONSUMERS, {"name": name}), range(10)))
     assert sorted(answer.status for answer in answers) == [201] + [409] * 9
     found = gateway.get(f"{CONSUMERS}?name={name}").json()["data"]
+    assert refusal(gateway.get(f"{CONSUMERS}?name={'x' * 129}")) == (400, "name")
     assert [one["name"] for one in found] == [name]
 
 
