@@ -22,7 +22,8 @@ _JSON = b"application/json"
 
 
 class Body(NamedTuple):
-    """A body, by path and content-type; `statuses` that answer it. `data` makes it: all at once would fill memory."""
+    """A body, by path and content-type; `statuses` that answer it: 200, if only its cost is an attack. `data` makes it:
+    all at once would fill memory."""
 
     path: str
     data: Callable[[], bytes]
@@ -37,6 +38,12 @@ def _chat(inner: bytes, unit: bytes, size: int) -> bytes:
 def _parts(size: int) -> bytes:
     unit = b"--b\r\n\r\n\r\n"
     return unit * (size // len(unit)) + b"--b--\r\n"
+
+
+def _batch(line: bytes, size: int) -> bytes:
+    purpose = b'--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+    head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\n'
+    return purpose + head + line * (size // len(line)) + b"\r\n--b--\r\n"
 
 
 _CHAT = "/v1/chat/completions"
@@ -76,6 +83,21 @@ BODIES: dict[str, Body] = {
         + b"x" * (70 * MB)
         + b'\r\n--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper\r\n--b--\r\n',
         _FORM,
+    ),
+    "a batch of empty lines": Body("/v1/files", lambda: _batch(b"\n", LARGEST - 300), _FORM, (200,)),
+    "a batch of 100,000 requests": Body(
+        "/v1/files",
+        lambda: _batch(b'{"url":"/v1/embeddings","body":{"model":"m","input":"hi"}}\n', 5_800_000),
+        _FORM,
+        (200,),
+    ),
+    "a batch of lines of many objects": Body(
+        "/v1/files",
+        lambda: _batch(
+            b'{"url":"/v1/chat/completions","body":{"file_id":0,"messages":[' + b"{}," * 80_000 + b"0]}}\n", 4 * MB
+        ),
+        _FORM,
+        (200,),
     ),
 }  # fmt: skip
 

@@ -49,6 +49,6 @@ def _check_batch(call: Call, locations: Mapping[Reference, Location]) -> None:
         raise WholeAccountNotAllowed(
             "The lines of this batch are not known to the gateway, or name objects, or ask for other endpoints than "
             "chat/completions, completions, embeddings and moderations. Upload a file without that through the "
-            "gateway, with lines of at most 4 MB, or ask its operator for a key with --whole-account.",
+            "gateway, with at most 200,000 lines of 4 MB, or ask its operator for a key with --whole-account.",
             param="input_file_id",
         )

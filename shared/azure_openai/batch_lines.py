@@ -1,19 +1,20 @@
 """Scans the file of a batch, one request per line, while it passes: does a line name an object, or ask for more than an
 answer to its own content? No I/O."""
 
-import re
 from typing import Any
 
 import msgspec
 
 from shared.azure_openai import references
 from shared.azure_openai.json_body import UNREADABLE, JsonFields, top_level
+from shared.azure_openai.outline import LARGE, PIECE, Outline
 from shared.errors import InvalidRequest
 
 _LONGEST_LINE = 4 * 1024 * 1024  # bytes
+_MOST_LINES = 200_000  # Azure takes 100,000 requests, and a blank line may stand between two of them
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # Ends of lines for some readers only: what is one line here may be three there.
-_OTHER_LINE_ENDS = re.compile(rb"\r(?!\n)|[\x0b\x0c\x1c-\x1e]|\xc2\x85|\xe2\x80[\xa8\xa9]")
+_OTHER_LINE_ENDS = (b"\r", b"\x0b", b"\x0c", b"\x1c", b"\x1d", b"\x1e", b"\xc2\x85", b"\xe2\x80\xa8", b"\xe2\x80\xa9")
 # The endpoints whose answers depend on the line alone, with their operations.
 _ENDPOINTS = {
     prefix + path: path.replace("/", ".")
@@ -53,11 +54,20 @@ class BatchLines:
         self._self_contained = True
         self._size = BatchSize()
         self._line = bytearray()
-        self._first = True
+        self._read = 0  # lines
+
+    @property
+    def decided(self) -> bool:
+        """True if the rest of the file makes no difference."""
+        return not self._self_contained
 
     def feed(self, piece: bytes) -> None:
         """Read the next piece of the file."""
-        if not self._self_contained:
+        if self.decided:
+            return
+        if self._read + piece.count(b"\n") > _MOST_LINES + 1:  # `finish` ends one
+            self._self_contained = False
+            self._line.clear()
             return
         *lines, rest = piece.split(b"\n")
         for line in lines:
@@ -77,20 +87,20 @@ class BatchLines:
 
     def _is_self_contained(self) -> bool:
         line = bytes(self._line)
-        if self._first:
+        if not self._read:
             line = line.removeprefix(_BYTE_ORDER_MARK)
-        self._first = False
+        self._read += 1
         line = line.removesuffix(b"\r")
         if not line.strip(b" \t"):
             return True
-        if len(line) > _LONGEST_LINE or _OTHER_LINE_ENDS.search(line):
+        if len(line) > _LONGEST_LINE or any(end in line for end in _OTHER_LINE_ENDS):
             return False
         try:
             fields = JsonFields(line, top_level(line))
             endpoint = fields.get("url", str, "a path") or ""
             body = fields.raw("body")
             top_level(body)
-            named, _ = references.in_request(body, _ENDPOINTS.get(endpoint, ""))
+            named, _ = references.in_request(body, _ENDPOINTS.get(endpoint, ""), _outline(body))
         except (InvalidRequest, RecursionError, ValueError):
             return False
         self._count(endpoint, body)
@@ -107,3 +117,13 @@ class BatchLines:
             model = named[:128] if isinstance(named, str) else ""
         answers = size.answers + (_ENDPOINTS.get(endpoint, "") in _ANSWERED)
         self._size = BatchSize(size.bytes + len(body), answers, model)
+
+
+def _outline(body: bytes) -> Outline | None:
+    """The outline of a large body. Raises `InvalidRequest` for one that would take too much to read."""
+    if len(body) <= LARGE:
+        return None
+    outline = Outline()
+    for start in range(0, len(body), PIECE):
+        outline.feed(body[start : start + PIECE])
+    return outline

@@ -44,7 +44,9 @@ class Upload:
         self._parting = multipart.boundary(headers.get("content-type", ""))
         self._fields = multipart.FormFields(self._parting, noted=frozenset((_STREAM, _PURPOSE)))
         self._lines: BatchLines | None = None
-        self._scanned = 0  # bytes
+        self._unscanned = bytearray()  # of the file of a batch
+        self._scanned = False
+        self._batch: BatchSize | None = None
         self._forbidden = b""
         self._receive = receive
         self._deadline = deadline
@@ -84,20 +86,28 @@ class Upload:
     def scan_lines(self) -> None:
         """Scan the file as that of a batch, unless its purpose, which most clients send first, is another."""
         self._lines = BatchLines()
-        self._fields.watched[_FILE] = self._scan
+        self._fields.watched[_FILE] = self._watch
 
-    def _scan(self, piece: bytes) -> None:
+    def _watch(self, piece: bytes) -> None:
         purpose = self._fields.values.get(_PURPOSE)
-        if self._lines is not None and (purpose is None or purpose.value == b"batch"):
-            self._lines.feed(piece)
-            self._scanned += len(piece)
+        if self._lines is not None and not self._lines.decided and (purpose is None or purpose.value == b"batch"):
+            self._unscanned += piece
+
+    async def _scan(self, lines: BatchLines) -> None:
+        """Scan what has arrived, on another thread: it takes a hundred times as long as passing it on."""
+        if len(self._unscanned) < _PIECE and not self._complete:
+            return
+        piece, self._unscanned = bytes(self._unscanned), bytearray()
+        self._scanned = self._scanned or bool(piece)
+        async with self._buffer.one_at_a_time:
+            await asyncio.to_thread(lines.feed, piece)
+            if self._complete and self._scanned and self._fields.files == [_FILE]:
+                self._batch = await asyncio.to_thread(lines.finish)
 
     def batch_size(self) -> BatchSize | None:
         """Return the size of a file for a batch; None if it has not been scanned as a whole, or a line names an
         object."""
-        if self._lines is None or not self._complete or self._fields.files != [_FILE] or not self._scanned:
-            return None
-        return self._lines.finish()
+        return self._batch
 
     async def begin_with_model(self) -> None:
         """Read the first piece, which has the short fields of most clients, of a form that may name a model."""
@@ -201,6 +211,8 @@ class Upload:
                     self._take(chunk)
                 if self._complete:
                     self._fields.finish()
+                if self._lines is not None:
+                    await self._scan(self._lines)
                 if chunk:
                     return chunk
             return b""

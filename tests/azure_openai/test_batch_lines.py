@@ -28,6 +28,8 @@ CLEAN = {
     "blank lines": b"\n" + line() + b"\n\n" + line(),
     "embeddings": line("/embeddings", {"model": "embed", "input": "x"}),
     "an id in a text": line(body=content({"type": "text", "text": EVIL.decode()})),
+    "a long text": line(body=content({"type": "text", "text": EVIL.decode() + "x" * 1_000_000})),
+    "as many as Azure takes, with blank lines between": b"\n" * 199_998 + line(),
 }
 UNCLEAN = {
     "a file": EVIL,
@@ -48,6 +50,9 @@ UNCLEAN = {
     "a line within a text": line(body=content("\u2028")).replace(b"\\u2028", "\u2028{}\u2028".encode()),
     "another encoding": EVIL.decode().encode("utf-16"),
     "a line that is too long": line(body=content("x" * 5_000_000)),
+    "a file behind a long text": line(body=content("x" * 1_000_000, FILE)),
+    "a line of a million objects": line(body=content(FILE)).replace(b"[{", b"[" + b"{}," * 1_000_000 + b"{", 1),
+    "more lines than Azure takes": b"\n" * 200_001 + line(),
 }
 
 
@@ -55,8 +60,8 @@ UNCLEAN = {
 @pytest.mark.parametrize("kind", [*CLEAN, *UNCLEAN])
 def test_lines_that_may_name_an_object_are_noticed(kind: str, size: int) -> None:
     data = {**CLEAN, **UNCLEAN}[kind]
-    if len(data) > 500_000 and size < 100:
-        size = 1000
+    if len(data) > 100_000:
+        size = max(size, 1000)
     lines = BatchLines()
     for start in range(0, len(data), size):
         lines.feed(data[start : start + size])

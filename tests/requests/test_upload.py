@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.azure_openai import multipart
+from shared.azure_openai.batch_lines import BatchSize
 from shared.azure_openai.multipart import FormModel
 from shared.errors import InvalidRequest, RequestTimeout, RequestTooLarge
 from shared.requests._deadline import BodyDeadline
@@ -298,6 +299,45 @@ async def test_a_form_cannot_name_a_file_for_a_container() -> None:
         await everything(upload.stream(None))
     assert isinstance(upload.error, InvalidRequest)
     upload.close()
+
+
+BATCH_LINE = b'{"url":"/v1/embeddings","body":{"model":"m","input":"hi"}}\n'
+
+
+async def test_other_calls_have_their_turns_while_the_file_of_a_batch_is_scanned() -> None:
+    lines, turns = BATCH_LINE * 20_000, 0
+    body = part(b"batch", 'name="purpose"') + part(lines, 'name="file"; filename="a.jsonl"') + END
+
+    async def receive() -> Any:  # all is there already
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    upload = opened(receive, HEADERS, 2**30, 60)
+    upload.scan_lines()
+    waiting = asyncio.create_task(others())
+    assert await everything(upload.stream(None)) == body
+    waiting.cancel()
+    assert upload.batch_size() == BatchSize(20_000 * len(b'{"model":"m","input":"hi"}'), 0, "m")
+    upload.close()
+    assert turns > 10
+
+
+@pytest.mark.parametrize("size", [10, 300_000])
+async def test_a_file_is_scanned_as_a_whole_however_its_form_is_cut(size: int) -> None:
+    count = 8000 if size > 1000 else 20
+    body = part(BATCH_LINE * count, 'name="file"; filename="a.jsonl"') + part(b"batch", 'name="purpose"') + END
+    upload = opened(receiving([body[start : start + size] for start in range(0, len(body), size)]), HEADERS, 2**30, 60)
+    upload.scan_lines()
+    assert await everything(upload.stream(None)) == body
+    size_of_batch = upload.batch_size()
+    upload.close()
+    assert size_of_batch is not None
+    assert size_of_batch.bytes == count * len(b'{"model":"m","input":"hi"}')
 
 
 async def test_a_body_that_is_too_large_slow_or_cut_is_an_error() -> None:
