@@ -26,6 +26,7 @@ _PARTS = {  # of each total: the name that backends report -> the field of `Toke
     for total in ("input", "output")
 }
 _PARTS["output"]["thinking_tokens"] = "reasoning_tokens"  # in Anthropic's words
+_CACHED_PARTS = "cached_tokens_details"  # of the realtime API: the cached tokens of each class
 _NOT_CHARGED = frozenset(("text_tokens",))  # the rest of a total
 _MOST_UNKNOWN = 16  # classes of one answer that are kept
 _LONGEST_NAME = 64
@@ -71,14 +72,19 @@ class UsageObject(msgspec.Struct):
         }
         parts: dict[str, Any] = {**tools}
         unknown: dict[str, int] = {}
+        cached: dict[str, Any] | None = None
         for total, counts in details.items():
             for name, count in counts.items() if counts else ():
                 if not (type(count) is int and 0 < count < _MOST_TOKENS):
+                    if name == _CACHED_PARTS and isinstance(count, dict):
+                        cached = count
                     continue
                 if (field := _PARTS[total].get(name)) is not None:
                     parts[field] = count
                 elif name.endswith("_tokens") and name not in _NOT_CHARGED and len(unknown) < _MOST_UNKNOWN:
                     unknown[f"{total}.{name}"[:_LONGEST_NAME]] = count
+        if cached is not None:
+            _take_out_cached(parts, cached)
         beside = 0
         if self.cache_creation_input_tokens or self.cache_read_input_tokens:
             beside = self._add_cached(parts)
@@ -106,6 +112,15 @@ class UsageObject(msgspec.Struct):
         }
         parts |= {field: count for field, count in counts.items() if count}
         return written + read
+
+
+def _take_out_cached(parts: dict[str, Any], cached: Mapping[str, Any]) -> None:
+    """Count cached sound and pictures as cached alone: they have the price of cached tokens, not that of their
+    class."""
+    for field in ("audio_input_tokens", "image_input_tokens"):
+        count = cached.get(reported_name(field))
+        if field in parts and type(count) is int and count > 0:
+            parts[field] = max(0, parts[field] - count)
 
 
 def usage_at_end(tail: bytes) -> UsageObject | None:
