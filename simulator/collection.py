@@ -39,10 +39,13 @@ class Kept:
 
 
 class Collection[T: Stored]:
-    """Objects of one kind by id. `missing` creates Azure's error for an unknown id."""
+    """Objects of one kind by id. `missing` creates Azure's error for an unknown id. `keeps_all`: also those that their
+    callers do not want to be stored."""
+
+    keeps_all = False
 
     def __init__(self, missing: Callable[[str], errors.AzureError]) -> None:
-        self._missing = missing
+        self.missing = missing
         self._stored: dict[str, T] = {}
 
     def __iter__(self) -> Iterator[T]:
@@ -61,7 +64,7 @@ class Collection[T: Stored]:
     def get(self, given: str) -> T:
         """Raises AzureError 404."""
         if (stored := self._stored.get(given)) is None:
-            raise self._missing(given)
+            raise self.missing(given)
         return stored
 
     def remove(self, given: str) -> T:

@@ -19,7 +19,7 @@ class Delivery:
 
     def __init__(self, first_token_seconds: float, seconds_per_chunk: float) -> None:
         self._first_token_seconds = first_token_seconds
-        self._seconds_per_chunk = seconds_per_chunk
+        self.seconds_per_chunk = seconds_per_chunk
 
     async def send(self, answer: Answer, exchange: Exchange, effect: Effect | None) -> None:
         if isinstance(effect, WrongLength):
@@ -36,7 +36,7 @@ class Delivery:
     async def _send_whole(self, answer: WholeAnswer, exchange: Exchange) -> None:
         if answer.charge is not None:
             seconds = self._first_token_seconds
-            seconds += math.ceil(answer.charge.output_tokens / TOKENS_PER_CHUNK) * self._seconds_per_chunk
+            seconds += math.ceil(answer.charge.output_tokens / TOKENS_PER_CHUNK) * self.seconds_per_chunk
             if seconds:
                 await asyncio.sleep(seconds)
             exchange.entry.charge(answer.charge)
@@ -75,7 +75,7 @@ class Delivery:
                     return
                 effect = None
             # Even a sleep of 0 lets the loop flush, so that every event is a separate write.
-            pause = self._seconds_per_chunk if event.kind == "content" else 0
+            pause = self.seconds_per_chunk if event.kind == "content" else 0
             if event.not_before:
                 pause = max(pause, event.not_before - time.time())
             await asyncio.sleep(pause)

@@ -1,13 +1,13 @@
 """The path of a request through one region, from the socket to an answer, an error or a scripted fault."""
 
-import functools
 import hmac
 import time
+from functools import partial
 
 import msgspec
 from aiohttp import web
 
-from . import errors
+from . import errors, sockets
 from .answers import Answer
 from .call import Call, Handler
 from .config import RegionConfig
@@ -91,6 +91,9 @@ class Region:
         return exchange.response
 
     async def _respond(self, exchange: Exchange) -> None:
+        if sockets.is_upgrade(exchange.request):
+            await self._connect(exchange)
+            return
         entry = exchange.entry
         target = self.dialect.find_target(entry.method, entry.path)
         if target is not None:
@@ -107,6 +110,52 @@ class Region:
                 self._faults.give_back(fault)
                 entry.fault = None
             await _refuse(exchange, self.dialect.refusal(refusal, entry))
+
+    async def _connect(self, exchange: Exchange) -> None:
+        """Serve a WebSocket."""
+        request, entry = exchange.request, exchange.entry
+        entry.surface, entry.operation = sockets.OPERATIONS[request.path]
+        entry.deployment, entry.stream = request.query.get("model") or request.query.get("deployment"), True
+        self._log.received(self.name, request.raw_headers, b"")
+        try:
+            named = f"GET {entry.operation}"
+            fault = self._faults.take(self.name, entry.deployment, named, True) if self._faults else None
+            entry.fault = None if fault is None else fault.effect.kind
+            if fault is not None and await strike_on_arrival(fault, self._faults, exchange):
+                return
+            self._check_headers(exchange)
+            connection = (
+                exchange,
+                self._log,
+                self._delivery.seconds_per_chunk,
+                None if fault is None else fault.effect,
+            )
+            if entry.operation == "responses":
+                await sockets.ResponsesConnection(*connection).run(self.store, partial(self._call, exchange))
+                return
+            if (deployment := self.deployments.get(entry.deployment or "")) is None:
+                raise errors.deployment_not_found()
+            if deployment.model.kind != "realtime":
+                raise errors.operation_not_supported("realtime", deployment.model.name)
+            await sockets.RealtimeConnection(*connection).run(deployment)
+        except errors.AzureError as refusal:
+            await _refuse(exchange, refusal)
+
+    def _call(self, exchange: Exchange, body: bytes, entry: LogEntry, store: Store) -> Call:
+        """The call of an event `response.create`."""
+        target = find_target("POST", exchange.request.path)
+        assert target is not None
+        return Call(
+            store=store,
+            ids=(),
+            query={},
+            body=body,
+            form=None,
+            entry=entry,
+            dated_version=None,
+            deployments=_Deployments(self, Exchange(exchange.request, entry, self.display), target, None),
+            charge_late=partial(self._log.charge_late, entry),
+        )
 
     async def _receive(self, exchange: Exchange) -> _Body:
         """Raises AzureError for an unreadable body."""
@@ -155,7 +204,7 @@ class Region:
             dated_version=dated_version,
             filters=self.dialect.filters,
             deployments=deployments,
-            charge_late=functools.partial(self._log.charge_late, entry),
+            charge_late=partial(self._log.charge_late, entry),
         )
         try:
             await self._delivery.send(_answer(target.route.handler, call), exchange, effect)

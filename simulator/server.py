@@ -75,6 +75,7 @@ class RegionListener:
 
     def close(self) -> None:
         if self._listener is None:
+            self._socket.close()
             return
         self._listener.close()
         self._listener = None

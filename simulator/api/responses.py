@@ -185,7 +185,7 @@ def usage_of(charge: Charge) -> Object:
 
 
 def _keep(call: Call, request: ResponseRequest, stored: StoredResponse) -> None:
-    if request.store is not False:
+    if request.store is not False or call.store.responses.keeps_all:
         call.store.responses.add(stored)
     if (conversation_id := request.conversation_id) is not None:
         append_to(call.store.conversations.get(conversation_id), stored.input_items + stored.object["output"])
