@@ -37,6 +37,8 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=15s --retries=3 \
 # that to stop (compose: stop_grace_period, Kubernetes: terminationGracePeriodSeconds).
 # The other options: shared/edges/http_protocol.py. `tests/test_http_protocol.py` holds both together.
 CMD ["python", "-m", "uvicorn", "shared.asgi:app", "--host", "0.0.0.0", "--port", "8080", \
-    "--http", "shared.edges.http_protocol:Protocol", "--ws", "none", "--no-proxy-headers", "--no-access-log", \
-    "--no-server-header", "--timeout-keep-alive", "130", "--limit-concurrency", "4096", \
+    "--http", "shared.edges.http_protocol:Protocol", "--ws", "shared.edges.websocket_protocol:Protocol", \
+    "--ws-per-message-deflate", "false", "--ws-max-size", "16777216", \
+    "--no-proxy-headers", "--no-access-log", "--no-server-header", \
+    "--timeout-keep-alive", "130", "--limit-concurrency", "4096", \
     "--timeout-graceful-shutdown", "60"]

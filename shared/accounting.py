@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -47,6 +47,10 @@ class Accounting:
         trace = self._telemetry.begin(request_id, started, traceparent or _header(request, b"traceparent"))
         path = without_empty_segments(path_of(request.scope))
         return ReceivedRequest(request_id, started, request.method, path, trace)
+
+    def connection_ended(self, received: ReceivedRequest, facts: Mapping[str, object]) -> None:
+        """Write the log line of a WebSocket. Its responses are calls, with lines of their own."""
+        _log(received, {"request": received.request_id, **facts, "ms": round(received.milliseconds())})
 
     def open(
         self, received: ReceivedRequest, consumer: Consumer, call: Call, reservation: Reservation, model: str

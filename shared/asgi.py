@@ -5,15 +5,12 @@ import gc
 import logging
 import os
 
-from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from shared import bootstrap
 from shared.errors import ConfigurationError
 from shared.process.application import Application
-from shared.requests.websockets import websocket_refused
-from shared.responses.early_refusal import early_refusal
 from shared.telemetry.console import log_to_stdout
 
 logger = logging.getLogger("tollgate")
@@ -33,8 +30,8 @@ class App:
             await response(scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)
-        elif scope["type"] == "websocket":
-            await _reject_websocket(scope, receive, send)
+        elif scope["type"] == "websocket" and self._application is not None:
+            await self._application.sockets.serve(scope, receive, send)
         else:
             raise RuntimeError("the gateway has not started: run the server with the ASGI lifespan on")
 
@@ -60,15 +57,6 @@ class App:
             await send({"type": f"lifespan.{stage}.failed", "message": f"{type(error).__name__}: {error}"})
             return
         await send({"type": "lifespan.shutdown.complete"})
-
-
-async def _reject_websocket(scope: Scope, receive: Receive, send: Send) -> None:
-    """Reject a WebSocket with an HTTP error, or with a close code if the server cannot send HTTP."""
-    await receive()
-    if "websocket.http.response" not in scope.get("extensions", {}):
-        await send({"type": "websocket.close", "code": 1008, "reason": "This gateway serves no WebSockets."})
-        return
-    await early_refusal(websocket_refused(scope["path"]), Headers(scope=scope))(scope, receive, send)
 
 
 async def _roll_up_every(seconds: float, application: Application) -> None:

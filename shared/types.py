@@ -84,7 +84,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
 
     `metered`: `tokens` are generated, or `input` is only read; `once`: the answer reports the usage of an object that
     may be fetched often. `makes`, `lists`, `deletes`: the kind of the objects whose ids the answer has. `seals`: the
-    answer may have content that only its backend can open.
+    answer may have content that only its backend can open. `body` `socket`: the call is a connection, and its body the
+    events of a WebSocket.
     """
 
     name: str
@@ -94,7 +95,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     model: Literal["body", "form", "optional", "hidden", "none"] = "none"
     model_at: tuple[str, ...] = ("model",)
     default_model: str = ""
-    body: Literal["json", "multipart", "sdp", "none"] = "json"
+    body: Literal["json", "multipart", "sdp", "socket", "none"] = "json"
     on_deployment: bool = False
     apis: tuple[Api, ...] = ("azure", "openai")
     local: bool = False

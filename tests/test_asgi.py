@@ -8,9 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from starlette.types import Message
 
-from shared.asgi import App
 from shared.telemetry.console import _BatchingHandler, _LineFormatter
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -90,27 +88,3 @@ def test_a_line_is_written_at_once_where_no_loop_runs_and_none_is_left_at_the_en
     asyncio.run(end())
     handler.flush()
     assert out.each[1:] == ["two\n"]
-
-
-@pytest.mark.parametrize(("path", "status"), [("/v1/responses", 426), ("/v1/realtime", 501)])
-async def test_a_server_that_tells_websockets_apart_sends_the_refusal(path: str, status: int) -> None:
-    sent: list[Message] = []
-
-    async def receive() -> Message:
-        return {"type": "websocket.connect"}
-
-    async def send(message: Message) -> None:
-        sent.append(message)
-
-    own = [(b"x-ms-client-request-id", b"mine")]
-    scope = {"type": "websocket", "path": path, "headers": own, "extensions": {"websocket.http.response": {}}}
-    await App()(scope, receive, send)
-    assert [message["type"] for message in sent] == ["websocket.http.response.start", "websocket.http.response.body"]
-    assert sent[0]["status"] == status
-    assert b"websockets_not_supported" in sent[1]["body"]
-    headers = dict(sent[0]["headers"])
-    assert headers[b"x-request-id"] in sent[1]["body"]
-    assert headers[b"x-ms-client-request-id"] == b"mine"
-    sent.clear()
-    await App()(scope | {"extensions": {}}, receive, send)
-    assert [message["type"] for message in sent] == ["websocket.close"]

@@ -61,7 +61,7 @@ LAYERS = (
         "lifecycle",
     ),  # what the stages are made of
     *("requests", "routing", "affinity", "forwarding", "settlement", "responses"),  # parse, route, forward, respond
-    *("management", "accounting", "gateway", "process", "bootstrap"),
+    *("management", "accounting", "gateway", "sockets", "process", "bootstrap"),
     *("edges", "asgi", "functions_http", "cli"),
 )
 IO = {"aiohttp", "asyncio", "socket", "os", "subprocess", "logging", "time", "datetime"}

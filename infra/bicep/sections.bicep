@@ -149,6 +149,8 @@ type timeoutSettings = {
   total: any?
   stream: any?
   request_body: any?
+  socket: any?
+  socket_idle: any?
 }
 
 @export()

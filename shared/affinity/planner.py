@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from shared.affinity.directory import ObjectDirectory
 from shared.azure_openai import model_paths
 from shared.azure_openai.batch_lines import BatchSize
+from shared.config.document import Backend
+from shared.errors import RegionNotAllowed, StateConflict
 from shared.routing import preferences
 from shared.routing.router import Router
 from shared.types import UNBOUND, Binding, Call, Consumer, Plan
@@ -31,11 +33,30 @@ class Planner:
             model = self._router.shown(consumer, call) if call.model else ""
             return Plan(model=model, targets=[]), UNBOUND
         if consumer.models is not None:
-            for name in model_paths.named(call):
-                self._router.model(consumer, name)
+            self._check_models(consumer, call)
         preferred = preferences.parse(headers)
         binding = UNBOUND
         if call.stateful:
             model = self._router.model(consumer, call.model) if call.model else ""
             binding = await self._directory.bind(consumer, call, model)
         return self._router.plan(consumer, call, preferred, binding), binding
+
+    async def check(self, consumer: Consumer, call: Call, backend: Backend) -> None:
+        """Check that a consumer may use a connection to a backend, with the models and objects that this call names on
+        it. Raises `GatewayError`."""
+        if call.model:
+            self._router.model(consumer, call.model)
+        if not consumer.access.allows(backend):
+            raise RegionNotAllowed(f"This key may not use the backend {backend.name!r} of this connection any more.")
+        if consumer.models is not None:
+            self._check_models(consumer, call)
+        for reference, location in (await self._directory.locate(consumer, call.references)).items():
+            if location.backend != backend.name:
+                raise StateConflict(
+                    f"The {reference.kind.replace('_', ' ')} {reference.id[:128]} is in {location.backend}, and this "
+                    f"connection goes to {backend.name}: name it in the first event of a new connection."
+                )
+
+    def _check_models(self, consumer: Consumer, call: Call) -> None:
+        for name in model_paths.named(call):
+            self._router.model(consumer, name)

@@ -40,6 +40,7 @@ MODELS: dict[str, Shape] = {
     "realtimeapi.transcription_sessions": _SESSION,
     "realtime.calls.create": {"session": _SESSION},
     "realtime.calls.accept": _SESSION,
+    "realtime": {"session": _SESSION},  # of the events on a WebSocket
 }
 
 

@@ -128,6 +128,7 @@ REQUESTS: dict[str, Shape] = {
     "realtimeapi.sessions": _REALTIME,
     "realtime.calls.create": _REALTIME,  # of the session beside the offer
     "realtime.calls.accept": _REALTIME,
+    "realtime": {"session": _REALTIME, "response": _REALTIME},  # of the events on a WebSocket
     "assistants.create": _ASSISTANT,
     "assistants.update": _ASSISTANT,
     "threads.create": _THREAD,

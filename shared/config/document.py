@@ -174,7 +174,8 @@ class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     230 s after which Azure's front end cuts a silent connection. `stream`: until a stream has ended.
     `request_body`: until a request's body has arrived; longer for large ones, at 16 kB/s.
 
-    `first_byte` None: depends on the kind of call (`forwarding/_timeouts.py`).
+    `first_byte` None: depends on the kind of call (`forwarding/_timeouts.py`). `socket`: the longest time of a
+    WebSocket; `socket_idle`: silence of both sides after which it ends, if no response is under way.
     """
 
     connect: Annotated[float, Meta(gt=0, le=60)] = 2.0
@@ -182,6 +183,8 @@ class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     total: Annotated[float, Meta(gt=0, le=220)] = 220.0
     stream: Annotated[float, Meta(gt=0, le=86_400)] = 1500.0
     request_body: Annotated[float, Meta(gt=0, le=600)] = 60.0
+    socket: Annotated[float, Meta(gt=0, le=86_400)] = 3600.0
+    socket_idle: Annotated[float, Meta(gt=0, le=86_400)] = 600.0
 
 
 class RetrySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

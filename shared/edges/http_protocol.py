@@ -5,6 +5,8 @@ front of the Functions edge.
 """
 
 import asyncio
+import base64
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -20,14 +22,22 @@ from shared.responses.early_refusal import early_refusal
 # Idle connections outlive those of the pools and proxies in front. `client_address` alone decides whom a forwarded
 # header may speak for.
 UVICORN_OPTIONS = (
-    *("--http", "shared.edges.http_protocol:Protocol", "--ws", "none", "--no-proxy-headers", "--no-access-log"),
-    *("--no-server-header", "--timeout-keep-alive", "130", "--limit-concurrency", "4096"),
+    *("--http", "shared.edges.http_protocol:Protocol", "--ws", "shared.edges.websocket_protocol:Protocol"),
+    *("--ws-per-message-deflate", "false", "--ws-max-size", "16777216"),
+    *("--no-proxy-headers", "--no-access-log", "--no-server-header"),
+    *("--timeout-keep-alive", "130", "--limit-concurrency", "4096"),
 )
 
 _MOST_BYTES = 32_768  # of a head, or of what follows a body
 _MOST_FIELDS = 100
 _HEAD_SECONDS = 30.0
 _LINGER = 1.0  # seconds in which a refused caller may read the reason: closing at once can discard it
+_LONGEST_URL = 8000  # bytes, of a WebSocket
+_KEY_BYTES = 16  # of a WebSocket's handshake
+_NO_HANDSHAKE = (
+    "The upgrade to a WebSocket is not valid: expected GET with Sec-WebSocket-Version: 13 and a Sec-WebSocket-Key of "
+    f"{_KEY_BYTES} bytes in base64."
+)
 _FRAMING = (b"content-length", b"transfer-encoding")
 
 
@@ -42,7 +52,6 @@ class Protocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self.ws_protocol_class = None  # the app refuses WebSockets, as HTTP
         self.limit_concurrency = None  # this class counts the connections itself
         self._most_connections = config.limit_concurrency
         self._between_bodies = True  # a head is arriving, or nothing
@@ -70,7 +79,7 @@ class Protocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._ignore_upgrade(data[upgrade.args[0] :])
+            self._upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self.send_400_response("The request is not valid HTTP/1.1.")
         else:
@@ -111,6 +120,23 @@ class Protocol(HttpToolsProtocol):
         cycle.transport = cast(asyncio.Transport, _JoinedHead(cycle, self.loop))
         old = cycle.scope["http_version"] == "1.0"
         super()._start_asgi_task(cycle, partial(_without_chunks, app, cycle) if old else app)
+
+    def _upgrade(self, rest: bytes) -> None:
+        """Hand the connection over to the protocol of WebSockets, if it is to be one and this server takes them."""
+        headers = dict(self.scope["headers"])
+        if self.ws_protocol_class is None or headers.get(b"upgrade", b"").lower() != b"websocket":
+            self._ignore_upgrade(rest)
+        elif self.scope["method"] != "GET" or not _is_handshake(headers):
+            self._refuse(InvalidRequest(_NO_HANDSHAKE))
+        elif len(self.url) > _LONGEST_URL:
+            self._refuse(HeadTooLarge(f"The path and the query are too long: expected at most {_LONGEST_URL} bytes."))
+        else:
+            self.connections.discard(self)
+            make: Any = self.ws_protocol_class
+            protocol = make(config=self.config, server_state=self.server_state, app_state=self.app_state)
+            protocol.connection_made(self.transport)
+            self.transport.set_protocol(protocol)
+            protocol.upgraded(self.url, self.scope["headers"], rest)
 
     def _ignore_upgrade(self, rest: bytes) -> None:
         """Go on with HTTP/1.1, as a server may (RFC 9110, section 7.8). The parser cannot: it takes all that follows
@@ -210,6 +236,15 @@ async def _without_chunks(
         await send(message)
 
     await app(scope, receive, send_unframed)
+
+
+def _is_handshake(headers: Mapping[bytes, bytes]) -> bool:
+    """True if the headers are those of an upgrade to a WebSocket (RFC 6455, section 4.2.1)."""
+    try:
+        key = base64.b64decode(headers.get(b"sec-websocket-key", b""), validate=True)
+    except ValueError:
+        return False
+    return len(key) == _KEY_BYTES and headers.get(b"sec-websocket-version") == b"13" and b"host" in headers
 
 
 def _size(url: bytes, headers: list[tuple[bytes, bytes]]) -> int:

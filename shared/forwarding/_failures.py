@@ -102,6 +102,10 @@ class SealedElsewhere(AttemptFailed):
     """The call brings content that this backend cannot open. Another may have sealed it."""
 
 
+class NoWebSockets(AttemptFailed):
+    """The backend takes no WebSocket there, which says nothing about its other calls."""
+
+
 class InvalidAnswer(AttemptFailed):
     """An answer that Azure OpenAI does not give."""
 
@@ -190,6 +194,16 @@ def _failure(
     if answers.is_sealed_elsewhere(status, report):
         return SealedElsewhere("the content is sealed by another backend", status, shown)
     return None
+
+
+def failure_of_handshake(target: Target, status: int, headers: Mapping[str, str]) -> AttemptFailed:
+    """Return the failure of an upgrade to a WebSocket that was answered with this status."""
+    failed = None
+    if status >= 400:
+        failed = _failure(target, status, headers, b"", None, None, None, charged=False)
+    if failed is None or status == 501:
+        return NoWebSockets(f"status {status} instead of a WebSocket", status)
+    return failed
 
 
 def failure_of_transport(

@@ -6,7 +6,7 @@ import functools
 import logging
 import time
 from collections.abc import AsyncIterator
-from typing import Self
+from typing import Literal, Self
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
@@ -16,7 +16,7 @@ from yarl import URL
 from shared.alerts.dispatcher import Raise
 from shared.alerts.events import credentials_refused
 from shared.anthropic.backend_requests import upstream_message
-from shared.azure_openai import backend_requests
+from shared.azure_openai import backend_requests, sockets
 from shared.azure_openai.apis import APIS
 from shared.azure_openai.backend_requests import UpstreamRequest
 from shared.config.document import Timeouts
@@ -28,9 +28,11 @@ from shared.forwarding._failures import (
     AccessDenied,
     AttemptFailed,
     DeadlinePassed,
+    NoWebSockets,
     SealedElsewhere,
     Superseded,
     Throttled,
+    failure_of_handshake,
     failure_of_transport,
 )
 from shared.forwarding.response import Answer
@@ -42,6 +44,11 @@ from shared.types import Call, Target
 
 logger = logging.getLogger("tollgate.forwarding")
 
+BackendSocket = aiohttp.ClientWebSocketResponse[Literal[False]]
+LARGEST_MESSAGE = 16 * 1024 * 1024  # bytes, as the other way (`edges/websocket_protocol.py`)
+_HANDSHAKE = 10.0  # seconds beyond those of the connection
+_CLOSING = 2.0  # seconds in which a backend has to answer the end of a connection
+_PING_EVERY = 30.0  # seconds; a backend that does not answer one for 15 s is gone
 _LONG_URL = 300  # characters; longer URLs hold a caller's query, which is not worth caching
 _cached_url = functools.lru_cache(maxsize=1024)(functools.partial(URL, encoded=True))
 
@@ -91,7 +98,7 @@ class BackendClient:
         """
         messages = call.surface == "anthropic"
         request = upstream_message(call, target) if messages else backend_requests.upstream_request(call, target)
-        headers = await self._headers(call, target, request, request_id)
+        headers = await self._headers(call, target, request.scope, request_id)
         breakers = self._breakers
         started = breakers.clock()
         tokens, move = quota.estimate(call), timeout.move
@@ -113,11 +120,54 @@ class BackendClient:
             if not answered:
                 breakers.failed(target, move)
 
-    async def _headers(self, call: Call, target: Target, request: UpstreamRequest, request_id: str) -> dict[str, str]:
-        credential = self._credentials.cached(target.backend, request.scope)
+    async def connect(self, call: Call, target: Target, request_id: str) -> BackendSocket:
+        """Open a WebSocket on a target. It counts as a call under way there until `disconnected`. Raises
+        `AttemptFailed`; the breakers learn of either."""
+        url, scope = sockets.address(call, target)
+        headers = await self._headers(call, target, scope, request_id)
+        timeout = AttemptTimeout(self.timeouts.connect + _HANDSHAKE)
+        self._breakers.begin(target, timeout.seconds)
+        opened = False
+        try:
+            async with timeout.timer:
+                socket = await self._session.ws_connect(
+                    URL(url, encoded=True),
+                    headers=headers,
+                    autoclose=False,
+                    heartbeat=_PING_EVERY,
+                    timeout=aiohttp.ClientWSTimeout(ws_receive=None, ws_close=_CLOSING),
+                    max_msg_size=LARGEST_MESSAGE,
+                    decode_text=False,
+                )
+            opened = True
+            self._breakers.success(target)
+            return socket
+        except aiohttp.WSServerHandshakeError as refused:
+            if refused.status == 401 and scope and "authorization" in headers:
+                self._credentials.rejected(scope)
+            failed = failure_of_handshake(target, refused.status, refused.headers or {})
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            failed = failure_of_transport(error, 0, timeout, self.timeouts.connect)
+        except BaseException:  # the caller's doing
+            self._breakers.abandoned(target)
+            raise
+        finally:
+            if not opened:
+                self._breakers.failed(target)
+        self._report(call, target, failed)
+        raise failed
+
+    def disconnected(self, target: Target, problem: str) -> None:
+        """A WebSocket has ended. `problem`: of its backend, which broke it; "": it was closed."""
+        self._breakers.end(target)
+        if problem:
+            self._breakers.fault(target, problem)
+
+    async def _headers(self, call: Call, target: Target, scope: str, request_id: str) -> dict[str, str]:
+        credential = self._credentials.cached(target.backend, scope)
         if credential is None:
             try:
-                credential = await self._credentials.header(target.backend, request.scope)
+                credential = await self._credentials.header(target.backend, scope)
             except CredentialUnavailable as error:  # no fault of the backend's, so the breakers do not learn of it
                 self._alert(credentials_refused(target.backend.name, target.deployment, str(error), time.time()))
                 raise AttemptFailed(str(error)) from None
@@ -191,7 +241,7 @@ class BackendClient:
                 pass  # it has been ejected already
             case SealedElsewhere():
                 self._breakers.success(target)
-            case Superseded() | DeadlinePassed():
+            case Superseded() | DeadlinePassed() | NoWebSockets():
                 self._breakers.abandoned(target)
             case Throttled():
                 self._breakers.throttle(target, failed.wait, failed.kind, quota.estimate(call))

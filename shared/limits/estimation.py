@@ -13,6 +13,7 @@ MOST_ANSWERS = 128  # the API's own bound of `n`
 _HEADROOM = 1.25  # measured: halves what a fleet admits too much, and costs less than a hundredth of the limit
 _PROMPT_HEADROOM = 1.25
 
+_UNREAD = ("multipart", "socket")  # bodies whose tokens do not follow from their bytes
 _PROBES, _WINDOW = 64, 48  # places where a large body is looked at, and their bytes
 _LARGE = 16_384  # bytes; what is in a smaller body cannot change much
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_="
@@ -29,8 +30,9 @@ NOTHING = Estimate(0.0, 0.0)
 
 
 def size(call: Call) -> Size:
-    """The size of a call. A form holds an image or a recording, and little text."""
-    if call.operation.body == "multipart":
+    """The size of a call. A form holds an image or a recording, and little text; a response of a realtime connection
+    reads a conversation that its backend keeps."""
+    if call.operation.body in _UNREAD:
         return Size(0, 1, _answers(call))
     binary = _binary(call.body) if len(call.body) > _LARGE else 0
     return Size(len(call.body) - binary, len(call.references) + (binary > 0), _answers(call))

@@ -73,21 +73,45 @@ class Limiter:
         await self._joint.admit(limits, costs, self._table.now())
         return Arrival(limits, costs)
 
-    async def arrive(self, consumer: Consumer) -> Arrival:
-        """Admit the request and the slot of a call whose body has not arrived, at the limits of its key and its team.
-        Raises as `reserve`."""
-        due = [one for one in scopes.of_call(consumer, "", self._configuration) if one.limited[0] or one.limited[3]]
+    async def arrive(self, consumer: Consumer, model: str = "") -> Arrival:
+        """Admit the request and the slot of a call whose body has not arrived, or of a connection, at the limits of its
+        key and its team, and of its `model` if that is known. Raises as `reserve`."""
+        due = [one for one in scopes.of_call(consumer, model, self._configuration) if one.limited[0] or one.limited[3]]
         limits = tuple(map(self._at_hand.of_scope, due))
         costs = tuple(Amounts(1.0, slots=1.0 if scope.limited[3] else 0.0) for scope in due)
         await self._joint.admit(limits, costs, self._table.now())
         return Arrival(limits, costs)
 
-    def depart(self, arrival: Arrival) -> None:
-        """Return what an arrival reserved: its call came to nothing. For its address it remains a request, or
-        guesses of keys would be free."""
+    def depart(self, arrival: Arrival, *, served: bool = False) -> None:
+        """Return what an arrival reserved: its call came to nothing, or it was a connection that was `served`, whose
+        request counts. For its address it remains a request in any case, or guesses of keys would be free."""
         for limit, cost in zip(arrival.limits, arrival.costs, strict=True):
             scope = limit.scope
-            limit.settle(cost, cost if scope.kind == scopes.ADDRESS and not scope.counts_successes else NOTHING)
+            counts = (served or scope.kind == scopes.ADDRESS) and not scope.counts_successes
+            limit.settle(cost, _ONE_REQUEST if counts else NOTHING)
+
+    async def reserve_within(
+        self, consumer: Consumer, call: Call, connection: Arrival, *, begun: bool = False
+    ) -> Reservation:
+        """Admit a call on a connection, which holds the slots for it at its own limits. `begun`: the backend has begun
+        it already, so it passes whatever the limits say, and counts with its end. Raises as `reserve`."""
+        now = self._table.now()
+        model = self._configuration.served(call.model[:128], now)
+        call_limits = self._at_hand.of_call(consumer, model, call.operation, now, call.user)
+        limits = call_limits.limits + connection.at_address
+        estimated = call_limits.estimated or any(limit.scope.limited[1] for limit in connection.at_address)
+        generates = estimated and estimation.generates(call)
+        if begun:
+            size = estimation.size(call) if generates else None
+            return Reservation(call_limits, [NOTHING] * len(limits), size, connection.at_address)
+        size = self._sized(call, call_limits) if generates else None
+        held = {limit.scope.key for limit, cost in zip(connection.limits, connection.costs, strict=True) if cost.slots}
+        costs = [
+            msgspec.structs.replace(cost, slots=0.0) if limit.scope.key in held else cost
+            for limit, cost in zip(limits, call_limits.costs(limits, call, size, now), strict=True)
+        ]
+        await self._joint.admit(limits, costs, now)
+        return Reservation(call_limits, costs, size, connection.at_address)
 
     async def reserve(self, consumer: Consumer, call: Call, arrival: Arrival | None = None) -> Reservation:
         """Admit a call. Nothing is awaited if the leases at hand cover it. `arrival`: reserved already; the reservation

@@ -56,6 +56,8 @@ from shared.routing.rotation import Rotation
 from shared.routing.router import Router
 from shared.settlement.settler import Settlements, Settler
 from shared.settlement.work_usage import WorkUsage
+from shared.sockets.admission import SocketAdmission
+from shared.sockets.service import Sockets, Stages
 from shared.storage import Store
 from shared.telemetry.recorder import NoTelemetry, Telemetry
 from shared.types import Target
@@ -153,6 +155,11 @@ class Application:
             accounting,
             configuration,
             running.buffers,
+        )
+        self.sockets = Sockets(
+            SocketAdmission(authenticator, limiter, configuration),
+            Stages(Planner(router, objects), forwarder, accounting, objects, running.buffers),
+            configuration,
         )
         operators = Operators(settings.management_key, authenticator.tokens, configuration.team_owners)
         routes = _routes(running, configuration, router, limiter)

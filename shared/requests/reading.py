@@ -105,6 +105,24 @@ async def _received(receive: Receive, route: Route, query: str, headers: Mapping
         return await asyncio.to_thread(requests.parse_call, route, query, headers, body, outline)
 
 
+async def read_event(route: Route, headers: Mapping[str, str], body: bytes, buffer: Buffer) -> Call:
+    """Parse an event of a WebSocket that makes a call, as a body is parsed. Raises `GatewayError`."""
+    outline = await outline_of(body, buffer)
+    if outline is None:
+        return requests.parse_call(route, "", headers, body)
+    async with buffer.one_at_a_time:
+        return await asyncio.to_thread(requests.parse_call, route, "", headers, body, outline)
+
+
+async def outline_of(body: bytes, buffer: Buffer) -> Outline | None:
+    """Return the outline of a large event; None: it is not large. Raises `InvalidRequest`."""
+    if len(body) <= LARGE:
+        return None
+    outline = Outline()
+    await _feed(outline, body, buffer)
+    return outline
+
+
 async def _read_body(
     receive: Receive, headers: Mapping[str, str], most: int, arriving: Arriving, outline: Outline | None
 ) -> bytes:

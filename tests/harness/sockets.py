@@ -1,0 +1,118 @@
+"""A gateway that serves WebSockets on a real socket, in the process of a test, in front of a simulator."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import uvicorn
+from openai import AsyncOpenAI
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
+
+from shared.config.limits import Limits
+from shared.edges.http_protocol import Protocol
+from shared.edges.websocket_protocol import LARGEST_MESSAGE
+from shared.edges.websocket_protocol import Protocol as WebSocketProtocol
+from shared.process.application import Application
+from simulator.config import RegionConfig, SimulatorConfig
+from simulator.request_log import LogEntry
+from simulator.server import Simulator
+from tests.harness import in_process
+from tests.harness.in_process import Tables
+
+REGIONS = {"sweden": "swedencentral", "virginia": "eastus2"}
+MODELS = {"gpt-realtime": "gpt-realtime", "talk": "gpt-realtime", "gpt-4o": "gpt-4o", "mini": "gpt-4o-mini"}
+
+
+class Served(NamedTuple):
+    """`url` begins with ws://."""
+
+    url: str
+    tables: Tables
+    simulator: Simulator
+    application: Application
+    server: uvicorn.Server
+    clients: list[AsyncOpenAI]
+
+    async def key(self, limits: Limits = Limits(), **more: Any) -> str:  # noqa: B008 - frozen
+        return await in_process.key(self.tables, limits, **more)
+
+    def openai(self, key: str, path: str = "/v1") -> AsyncOpenAI:
+        client = AsyncOpenAI(base_url=self.url.replace("ws", "http", 1) + path, api_key=key, max_retries=0)
+        self.clients.append(client)
+        return client
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The raw usage rows, oldest first."""
+        return [dict(row) for _, row in sorted(self.tables.usage().items())]
+
+    def charged(self) -> list[LogEntry]:
+        """What the simulator has charged for, oldest first."""
+        return [entry for entry in self.simulator.log.entries if entry.input_tokens or entry.seconds]
+
+
+@contextlib.asynccontextmanager
+async def served(
+    pace: float = 0.0, models_of: Mapping[str, str] = MODELS, backends: Sequence[dict[str, Any]] = (), **document: Any
+) -> AsyncIterator[Served]:
+    """A gateway in front of two regions with these models. `pace`: seconds per chunk; `backends`: others in their
+    place."""
+    regions = tuple(RegionConfig(name=name, seconds_per_chunk=pace) for name in REGIONS.values())
+    simulator, tables = Simulator(SimulatorConfig(regions=regions, api_key="secret")), Tables()
+    for listener in simulator.listeners.values():
+        await listener.up()
+    own = [
+        {
+            "name": name,
+            "endpoint": f"http://127.0.0.1:{simulator.listeners[region].port}",
+            "region": region,
+            "auth": {"api_key_env": "K"},
+            "models": dict(models_of),
+        }
+        for name, region in REGIONS.items()
+    ]
+    async with in_process.gateway(tables, list(backends) or own, **document) as application:
+        server, task = await _listening(application)
+        clients: list[AsyncOpenAI] = []
+        host, port = server.servers[0].sockets[0].getsockname()
+        try:
+            yield Served(f"ws://{host}:{port}", tables, simulator, application, server, clients)
+        finally:
+            for client in clients:
+                await client.close()
+            server.should_exit = True
+            await task
+            for listener in simulator.listeners.values():
+                listener.close()
+
+
+async def _listening(application: Application) -> tuple[uvicorn.Server, "asyncio.Task[None]"]:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await application.sockets.serve(scope, receive, send)
+        else:
+            response = await application.front.handle(Request(scope, receive))
+            await response(scope, receive, send)
+
+    config = uvicorn.Config(
+        app,
+        port=0,
+        http=Protocol,
+        ws=WebSocketProtocol,
+        ws_per_message_deflate=False,
+        ws_max_size=LARGEST_MESSAGE,
+        lifespan="off",
+        log_config=None,
+        timeout_graceful_shutdown=3,
+    )
+    server = uvicorn.Server(config)
+    task = asyncio.ensure_future(server.serve())
+    await eventually(lambda: server.started)
+    return server, task
+
+
+async def eventually(holds: Callable[[], object], seconds: float = 5.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not holds():  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0.01)
