@@ -114,7 +114,9 @@ class Region:
     async def _connect(self, exchange: Exchange) -> None:
         """Serve a WebSocket."""
         request, entry = exchange.request, exchange.entry
-        entry.surface, entry.operation = sockets.OPERATIONS[request.path]
+        entry.operation = request.path.rpartition("/")[2]
+        target = self.dialect.find_target("POST", request.path.replace("/realtime", "/responses"))
+        entry.surface = None if target is None else target.surface
         entry.deployment, entry.stream = request.query.get("model") or request.query.get("deployment"), True
         self._log.received(self.name, request.raw_headers, b"")
         try:
@@ -123,15 +125,13 @@ class Region:
             entry.fault = None if fault is None else fault.effect.kind
             if fault is not None and await strike_on_arrival(fault, self._faults, exchange):
                 return
-            self._check_headers(exchange)
-            connection = (
-                exchange,
-                self._log,
-                self._delivery.seconds_per_chunk,
-                None if fault is None else fault.effect,
-            )
+            self._check_headers(exchange, target)
+            if target is None:
+                raise errors.resource_not_found()
+            effect = None if fault is None else fault.effect
+            connection = (exchange, self._log, self._delivery.seconds_per_chunk, effect)
             if entry.operation == "responses":
-                await sockets.ResponsesConnection(*connection).run(self.store, partial(self._call, exchange))
+                await sockets.ResponsesConnection(*connection).run(self.store, partial(self._call, exchange, target))
                 return
             if (deployment := self.deployments.get(entry.deployment or "")) is None:
                 raise errors.deployment_not_found()
@@ -139,12 +139,10 @@ class Region:
                 raise errors.operation_not_supported("realtime", deployment.model.name)
             await sockets.RealtimeConnection(*connection).run(deployment)
         except errors.AzureError as refusal:
-            await _refuse(exchange, refusal)
+            await _refuse(exchange, self.dialect.refusal(refusal, entry))
 
-    def _call(self, exchange: Exchange, body: bytes, entry: LogEntry, store: Store) -> Call:
+    def _call(self, exchange: Exchange, target: Target, body: bytes, entry: LogEntry, store: Store) -> Call:
         """The call of an event `response.create`."""
-        target = find_target("POST", exchange.request.path)
-        assert target is not None
         return Call(
             store=store,
             ids=(),
@@ -153,7 +151,8 @@ class Region:
             form=None,
             entry=entry,
             dated_version=None,
-            deployments=_Deployments(self, Exchange(exchange.request, entry, self.display), target, None),
+            filters=self.dialect.filters,
+            deployments=_Deployments(self, Exchange(exchange.request, entry, {}), target, None),
             charge_late=partial(self._log.charge_late, entry),
         )
 

@@ -20,11 +20,7 @@ from .faults import CutStream, Effect, ErrorInStream, LaterStreamEffect, Stall
 from .request_log import LogEntry, RequestLog
 from .store import Store, StoredResponse
 
-OPERATIONS = {
-    "/openai/v1/realtime": ("v1", "realtime"),
-    "/openai/realtime": ("dated", "realtime"),
-    "/openai/v1/responses": ("v1", "responses"),
-}
+PATHS = ("/openai/v1/realtime", "/openai/realtime", "/openai/v1/responses", "/v1/realtime", "/v1/responses")
 _LARGEST = 32 * 1024 * 1024
 _CREATE = "response.create"
 
@@ -33,7 +29,7 @@ MakeCall = Callable[[bytes, LogEntry, Store], Call]
 
 
 def is_upgrade(request: web.BaseRequest) -> bool:
-    return request.headers.get("upgrade", "").lower() == "websocket" and request.path in OPERATIONS
+    return request.headers.get("upgrade", "").lower() == "websocket" and request.path in PATHS
 
 
 class Connection:
