@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 
 from shared.azure_openai import references
-from shared.azure_openai._answer_shapes import UsageObject
 from shared.azure_openai.json_body import UNREADABLE, JsonFields, top_level
 from shared.azure_openai.outline import Outline
 from shared.azure_openai.sockets import CREATE_RESPONSE, REALTIME
+from shared.azure_openai.usage_objects import UsageObject
 from shared.errors import GatewayError, InvalidRequest
 from shared.types import Call, Operation, Usage
 
@@ -194,15 +194,15 @@ def transcriber(message: bytes) -> str:
     return _text(transcribing.model) if transcribing is not None else ""
 
 
-def error(operation: Operation, error: GatewayError, member: Mapping[str, object], answers: str, number: str) -> bytes:
-    """Return the event that reports an error. `member`: the error in OpenAI's shape; `answers`: the id of the caller's
+def error(operation: Operation, error: GatewayError, body: Mapping[str, Any], answers: str, number: str) -> bytes:
+    """Return the event that reports an error. `body`: the error as a body has it; `answers`: the id of the caller's
     event; `number`: the id of this one."""
     if operation is REALTIME:
         return msgspec.json.encode(
-            {"type": "error", "event_id": f"event_{number}", "error": {**member, "event_id": answers or None}}
+            {"type": "error", "event_id": f"event_{number}", "error": {**body["error"], "event_id": answers or None}}
         )
     headers = {**error.limits, **error.headers()}
-    return msgspec.json.encode({"type": "error", "status": error.status, "error": member, "headers": headers})
+    return msgspec.json.encode({"type": "error", "status": error.status, "error": body["error"], "headers": headers})
 
 
 def _text(value: object) -> str:

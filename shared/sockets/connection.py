@@ -7,7 +7,7 @@ import logging
 from shared.azure_openai import socket_events
 from shared.config.document import Timeouts
 from shared.errors import GatewayBusy, GatewayError
-from shared.responses.rendering import error_object
+from shared.responses.rendering import error_body
 from shared.sockets import _endings
 from shared.sockets._caller import CallerClosed, CallerSocket, Message
 from shared.sockets._conversation import Conversation
@@ -139,7 +139,7 @@ class Connection:
         self._errors += 1
         request_id = self._admitted.received.request_id
         operation, number = self._admitted.call.operation, f"{request_id}_{self._errors}"
-        event = socket_events.error(operation, error, error_object(error, request_id), own_id, number)
+        event = socket_events.error(operation, error, error_body(error, request_id, "openai"), own_id, number)
         await self._caller.send(Message(event, binary=False))
 
     async def _end(self, ending: Ending) -> None:
