@@ -98,3 +98,54 @@ def test_every_error_code_is_explained() -> None:
     known = codes(errors.GatewayError)
     assert len(known) > 20
     assert [code for code in sorted(known) if f"`{code}`" not in guide] == []
+
+
+# --- The README in other languages ------------------------------------------------------------------------------------
+
+TRANSLATIONS = {"README.zh-TW.md": re.compile(r"[\u4e00-\u9fff]")}  # name -> a character of its script
+
+
+def sections(page: Path) -> list[tuple[int, str]]:
+    """The sections of a page with the depth of their headings; code blocks are no headings."""
+    found: list[tuple[int, list[str]]] = []
+    code = False
+    for line in page.read_text().splitlines():
+        code ^= line.startswith("```")
+        heading = re.match(r"(#+) ", line) if not code else None
+        if heading:
+            found.append((len(heading[1]), []))
+        else:
+            found[-1][1].append(line)
+    return [(depth, "\n".join(lines)) for depth, lines in found]
+
+
+def blocks(section: str) -> list[str]:
+    """The blocks of code, without the comments of commands."""
+    found = re.findall(r"^```(\w*)$\n(.*?)^```$", section, re.M | re.S)
+    return [re.sub(r" +#.*$", "", code, flags=re.M) if language == "sh" else code for language, code in found]
+
+
+def without_code(section: str) -> str:
+    return re.sub(r"^```.*?^```$", "", section, flags=re.M | re.S)
+
+
+@pytest.mark.parametrize("name", TRANSLATIONS)
+def test_a_translated_readme_has_what_the_readme_has(name: str) -> None:
+    """The same sections with the same commands, links, pictures, tables, code words and figures."""
+    page, script = ROOT / name, TRANSLATIONS[name]
+    original, translated = sections(ROOT / "README.md"), sections(page)
+    assert [depth for depth, _ in translated] == [depth for depth, _ in original]
+    for place, ((_, ours), (_, theirs)) in enumerate(zip(original, translated, strict=True)):
+        assert blocks(theirs) == blocks(ours), place
+        mine, other = without_code(ours), without_code(theirs)
+        for what in (r"\]\(([^)\s]+)\)", r"`([^`]+)`", r"\d[\d,.]*\d|\d"):
+            found, expected = sorted(re.findall(what, other)), sorted(re.findall(what, mine))
+            if what.startswith(r"\]"):
+                found, expected = ([one for one in links if "README" not in one] for links in (found, expected))
+            assert found == expected, (place, what)
+        rows = [line.count("|") for line in other.splitlines() if line.startswith("|")]
+        assert rows == [line.count("|") for line in mine.splitlines() if line.startswith("|")], place
+        assert other.count("\n* ") == mine.count("\n* "), place
+        assert len(script.findall(other)) > len(mine) / 8 or not mine.strip(), place
+    assert f"]({name})" in (ROOT / "README.md").read_text()
+    assert "](README.md)" in page.read_text()
