@@ -11,6 +11,7 @@ import msgspec
 
 from shared.billing.charges import UNUSED, Charge, Tariff
 from shared.billing.cost import USD
+from shared.billing.forecast import Forecast, of_month
 from shared.errors import InvalidRequest
 from shared.storage import Store
 from shared.token_classes import REPORTED, UNITS, TokenCounts
@@ -23,7 +24,6 @@ DIMENSIONS = (
     "code",
 )
 PARAMETERS = ("by", "since", "until", "every", "format", *DIMENSIONS)
-FORECAST_WINDOW = 7 * 24  # hours
 _EARLIEST = datetime(2024, 1, 1, tzinfo=UTC)
 _AT_ONCE = 200  # lines priced before others may run
 
@@ -100,8 +100,8 @@ class ReportLine(TokenCounts, frozen=True):
     """Sums of the calls that answered a caller; money in picodollars. `refused` calls are no `requests`. `estimated`
     counts requests with estimated tokens, `empty` those whose answers reasoning left without content. Other charged
     attempts (hedges, shadows, failures that the backend charged) are only in `charges`, `beside_tokens` and `beside`.
-    No sum has the cost of `unpriced` requests and charges, whose price is unknown. `recent` is the cost of the last
-    seven days, for forecasts."""
+    No sum has the cost of `unpriced` requests and charges, whose price is unknown. `to_come`: the cost that is expected
+    until the month ends."""
 
     requests: int = 0
     refused: int = 0
@@ -120,7 +120,7 @@ class ReportLine(TokenCounts, frozen=True):
     unpriced: int = 0
     cost: int = 0
     beside: int = 0
-    recent: int = 0
+    to_come: int = 0
     durations: Durations = Durations()
     first_bytes: Durations = Durations()
 
@@ -129,30 +129,30 @@ class ReportLine(TokenCounts, frozen=True):
         return self.input_tokens + self.output_tokens
 
     @classmethod
-    def of(cls, charge: Charge, recent: float) -> "ReportLine":
-        """The line of one charge. `recent`: the share of its cost that forecasts use."""
+    def of(cls, charge: Charge, weight: float) -> "ReportLine":
+        """The line of one charge. `weight`: with which its cost is expected again."""
         counts, money = charge.counts, charge.picodollars or 0
         unpriced = counts.requests + counts.charges if charge.picodollars is None else 0
         if charge.line.role in ("served", UNUSED, REFUSED):
             sums = {name: getattr(counts, name) for name in (*_SUMS, "sound_ms", "durations", "first_bytes")}
-            return cls(**sums, cost=money, unpriced=unpriced, recent=round(money * recent))
+            return cls(**sums, cost=money, unpriced=unpriced, to_come=round(money * weight))
         return cls(
             charges=counts.charges,
             beside_tokens=counts.input_tokens + counts.output_tokens,
             beside=money,
             unpriced=unpriced,
-            recent=round(money * recent),
+            to_come=round(money * weight),
         )
 
 
 class Report(msgspec.Struct, frozen=True):
-    """`lines` by the piece's beginning and the values of `by`. `forecast` is (hours left of this month, hours of its
-    recent past); None if the period cannot be forecast."""
+    """`lines` by the piece's beginning and the values of `by`. `forecast` None: the period cannot be
+    forecast."""
 
     query: UsageQuery
     lines: dict[tuple[str, ...], ReportLine]
     total: ReportLine
-    forecast: tuple[float, float] | None
+    forecast: Forecast | None
 
     def rows(self, consumers: Mapping[str, str]) -> list[dict[str, Any]]:
         """The lines as they are shown: by time, then the costliest first. `consumers` maps ids to names."""
@@ -179,9 +179,8 @@ class Report(msgspec.Struct, frozen=True):
         row["unpriced"] = line.unpriced
         row |= {head: getattr(line, name).quantile(share) for head, (name, share) in _TIMES.items()}
         if self.forecast is not None:
-            left, window = self.forecast
-            forecast = round((line.cost + line.beside + line.recent * left / window) / USD, 6)
-            row["forecast_usd"] = forecast if known else None
+            forecast = (line.cost + line.beside + line.to_come) / USD
+            row["forecast_usd"] = round(forecast, 6) if known else None
         return row
 
     def totals(self) -> dict[str, Any]:
@@ -196,10 +195,10 @@ async def report(store: Store, tariff: Tariff, asked: UsageQuery) -> Report:
     """Sum and price usage. Hours that the period touches count whole. Raises `StoreUnavailable`."""
     now = store.now()
     first, end = hours.hour_of(asked.since.timestamp()), -hours.hour_of(-min(asked.until.timestamp(), now + 3600))
-    forecast, recent, capacity_weight = _forecast(first, end, now, asked.every)
+    forecast = None if asked.every else of_month(first, end, now)
     every = EVERY[asked.every]
     cuts = [hour for hour in range(first, end) if asked.every and every.start(hour) == hour]
-    pieces = query.spans(first, end, [*cuts, recent, *tariff.cuts(first, end)])
+    pieces = query.spans(first, end, [*cuts, *(forecast.cuts() if forecast else ()), *tariff.cuts(first, end)])
     lines: dict[tuple[str, ...], ReportLine] = {}
     total, done = ReportLine(), 0
     by_user = "user" in asked.by or "user" in asked.where
@@ -209,7 +208,7 @@ async def report(store: Store, tariff: Tariff, asked: UsageQuery) -> Report:
             if any(getattr(charge.line, name) != value for name, value in asked.where.items()):
                 continue
             names = (label, *(getattr(charge.line, name) for name in asked.by))
-            weight = 0.0 if piece.first < recent else capacity_weight if charge.unit_hour else 1.0
+            weight = forecast.weight(piece.first, capacity=bool(charge.unit_hour)) if forecast else 0.0
             line = ReportLine.of(charge, weight)
             lines[names] = added(lines[names], line) if names in lines else line
             total = added(total, line)
@@ -236,17 +235,6 @@ def _cell(value: Any) -> str:
         return f"{value:.12f}".rstrip("0").rstrip(".")
     text = str(value)
     return f"'{text}" if len(text) > 1 and text[0] in "=+-@\t\r" else text  # a spreadsheet would run it as a formula
-
-
-def _forecast(first: int, end: int, now: float, every: str) -> tuple[tuple[float, float] | None, int, float]:
-    """(Hours left of this month, hours of its recent past), or None unless the period is this month up to now; the hour
-    at which the recent past begins; and the weight of capacity, which is paid by whole hours."""
-    current = hours.hour_of(now)
-    if every or first != hours.month_start(current) or end <= current:
-        return None, end, 1.0
-    recent, end_of_month = max(first, current + 1 - FORECAST_WINDOW), hours.next_month(current)
-    left, window = end_of_month - now / hours.HOUR, max(1.0, now / hours.HOUR - recent)
-    return (left, window), recent, (end_of_month - current - 1) / (current + 1 - recent) * window / left
 
 
 def _moment(given: Mapping[str, str], name: str) -> datetime | None:

@@ -274,7 +274,7 @@ async def test_a_month_is_forecast_from_its_last_seven_days() -> None:
         await month.call(f"202611{day:02}00", e_output=100_000)  # 3.50 each
     (line,) = await month.ask()
     assert line["cost_usd"] == 16.5
-    assert line["forecast_usd"] == pytest.approx(16.5 + 14 * 480 / 167)
+    assert line["forecast_usd"] == pytest.approx(16.5 + 3.5 * 12)  # each of these weekdays comes three times more
     for asked in ({"every": "day"}, {"until": "2026-11-06"}, {"since": "2026-11-02"}):
         assert all("forecast_usd" not in row for row in await month.ask(**asked))
 
