@@ -208,6 +208,7 @@ class Run:
             "GATEWAY_CONFIG": str(file),
             "IDENTITY_ENDPOINT": addresses["identity"]["endpoint"],
             "IDENTITY_HEADER": addresses["identity"]["header"],
+            "GATEWAY_SIMULATOR": addresses["control"],
         }
         step("simulator", f"{', '.join(regions)}; its control endpoint lists what it can do: {addresses['control']}/")
 

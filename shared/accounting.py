@@ -14,6 +14,7 @@ from shared import ulid
 from shared.affinity.pending import PendingWork
 from shared.auth.consumer_rows import is_identity
 from shared.errors import GatewayError
+from shared.forwarding.live import LiveCalls
 from shared.limits.limiter import Limiter
 from shared.limits.reservation import Reservation
 from shared.requests.arrival import ReceivedRequest, without_empty_segments
@@ -33,12 +34,18 @@ class Accounting:
     """Follows every request from its arrival to its end, which it reports exactly once."""
 
     def __init__(
-        self, limiter: Limiter, ledger: Ledger, tokenizer: Tokenizer, telemetry: Telemetry | NoTelemetry
+        self,
+        limiter: Limiter,
+        ledger: Ledger,
+        tokenizer: Tokenizer,
+        telemetry: Telemetry | NoTelemetry,
+        live: LiveCalls,
     ) -> None:
         self._limiter = limiter
         self._ledger = ledger
         self._tokenizer = tokenizer
         self._telemetry = telemetry
+        self._live = live
 
     def receive(self, request: Request, traceparent: str | None) -> ReceivedRequest:
         """Give a request its id and its trace context. `traceparent` overrides the request's own header."""
@@ -100,6 +107,8 @@ class Accounting:
         milliseconds = round(record.received.milliseconds())
         for number, attempt in enumerate(outcome.attempts, 1):
             self._ledger.charge(record.entry, number, attempt)
+        if self._live.watched:
+            self._live.tell("call", _summary(record, milliseconds, outcome) | {"name": record.consumer.name})
         goes_on = record.reservation.held is not None
         row = self._ledger.end(record.entry, outcome, goes_on=goes_on)
         self._limiter.settle(record.reservation, outcome.usage, outcome.served_by, *_beside(outcome))
@@ -150,6 +159,11 @@ class Accounting:
 
         return ended
 
+    def tried(self, record: "CallRecord", number: int, attempt: Attempt) -> None:
+        """See `CallRecord.tried`."""
+        if self._live.watched:
+            self._live.tried(record.received.request_id, number, attempt)
+
     def charge(self, record: "CallRecord", number: int, attempt: Attempt) -> None:
         """See `CallRecord.charge`."""
         self._ledger.charge(record.entry, number, attempt)
@@ -193,6 +207,10 @@ class CallRecord(NamedTuple):
         call has reserved, and its usage is recorded when the work is settled. `named`: the model or the deployment in
         the backend's words, or ""."""
         return self.accounting.begin_work(self, target, status, reference, parent, named)
+
+    def tried(self, number: int, attempt: Attempt) -> None:
+        """Tell whoever watches of an attempt that has ended, given its number among those of the call."""
+        self.accounting.tried(self, number, attempt)
 
     def charge(self, number: int, attempt: Attempt) -> None:
         """Report the charge of an attempt that ended later than another one answered, also after `close`. `number`:

@@ -23,6 +23,7 @@ from shared.config.environment import Settings, Source, Storage
 from shared.credentials import Credentials
 from shared.forwarding.backend_client import BackendClient
 from shared.forwarding.late_attempts import LateAttempts
+from shared.forwarding.live import LiveCalls
 from shared.forwarding.shadowing import Shadows
 from shared.limits.limiter import Limiter
 from shared.process import monitoring
@@ -140,6 +141,7 @@ async def _backends(parts: _Parts, settings: Settings, store: Store, alerts: Ale
         client=client,
         late=parts.own(LateAttempts()),
         shadows=parts.own(Shadows(breakers)),
+        live=LiveCalls(),
     )
 
 

@@ -14,7 +14,7 @@ from .faults import AnyEffect, FaultRequest
 from .identity import TOKEN_PATH, IdentitySettings
 from .limits import WINDOW_SECONDS, Limits
 from .request_log import Received
-from .server import PortTaken, Simulator
+from .server import HOST, PortTaken, Simulator
 from .tenant import Mint, Roll, TenantSettings
 from .tenant_sign_in import Person, SignInSettings
 
@@ -127,6 +127,10 @@ class Control:
             raise ControlError(404, f"there is no deployment {change.deployment}")
         return _json({"changed": changed})
 
+    async def addresses(self, _request: web.Request) -> web.Response:
+        listeners = self._simulator.listeners
+        return _json({"regions": {name: f"http://{HOST}:{listener.port}" for name, listener in listeners.items()}})
+
     async def take_down(self, request: web.Request) -> web.Response:
         name = self._check_region(request.match_info["name"])
         await self._simulator.listeners[name].down()
@@ -200,6 +204,7 @@ _OPERATIONS = (
         ),
         {"region": "swedencentral", "deployment": "gpt-5.4-mini", "tokens_per_minute": 1000, "requests_per_minute": 10},
     ),
+    _Operation("GET", "/regions", Control.addresses, "The addresses of the regions."),
     _Operation("POST", "/regions/{name}/down", Control.take_down, "Refuse connections to a region."),
     _Operation("POST", "/regions/{name}/up", Control.bring_up, "Accept connections to a region again."),
     _Operation(

@@ -37,4 +37,5 @@ module.exports = [
       ],
     },
   },
+  { files: ["**/texts/*.js"], rules: { "max-lines": "off" } }, // a language is one file
 ];

@@ -11,6 +11,7 @@ import aiohttp
 
 from shared.alerts import _payloads
 from shared.alerts.events import Alert
+from shared.alerts.sent import Result, result
 from shared.config.alerting import Receiver
 from shared.errors import ConfigurationError
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("tollgate.alerts")
 
-_TRIES = 6
+TRIES = 6
 _PATIENCE = 5.0  # seconds for a try
 _LONGEST_PAUSE = 60.0  # seconds that a receiver may ask for
 _TEMPORARY = frozenset((408, 409, 425, 429))  # of the statuses below 500
@@ -35,32 +36,32 @@ class Delivery:
         self._clock = clock
         self._first_pause = first_pause
 
-    async def send(self, alert: Alert) -> bool:
-        """POST an alert until it is accepted; return True if it was. Every try has the same `webhook-id`, by which a
+    async def send(self, alert: Alert, tries: int = TRIES) -> Result:
+        """POST an alert until it is accepted, so many times at most. Every try has the same `webhook-id`, by which a
         receiver drops duplicates; each is signed with its own time, by which a receiver rejects replays. Redirects are
         not followed. The URL, which may be secret, reaches no log."""
         receiver, data, problem = self.receiver, _payloads.body(self.receiver.kind, alert), ""
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_PATIENCE)) as session:
-            for attempt in range(_TRIES):
+            for attempt in range(tries):
                 wait = self._first_pause * 2**attempt * random.uniform(0.8, 1.2)
                 try:
                     headers = self._headers(alert, data)
                     async with session.post(receiver.url, data=data, headers=headers, allow_redirects=False) as answer:
                         if answer.status < 300:
-                            return True
+                            return result(receiver, "", attempt + 1, self._clock())
                         problem = f"status {answer.status}"
                         if answer.status < 500 and answer.status not in _TEMPORARY:
                             break  # it would refuse every try
                         wait = max(wait, _asked_for(answer.headers.get("retry-after", "")))
                 except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
                     problem = type(error).__name__
-                if attempt + 1 < _TRIES:
+                if attempt + 1 < tries:
                     await asyncio.sleep(wait)
         logger.error(
             "%s: the receiver at %s did not accept the alert %s in %d tries: %s",
             receiver.place, receiver.host, alert.event, attempt + 1, problem,
         )  # fmt: skip
-        return False
+        return result(receiver, problem, attempt + 1, self._clock())
 
     def _headers(self, alert: Alert, data: bytes) -> dict[str, str]:
         headers = {"content-type": "application/json"}

@@ -25,6 +25,7 @@ _TITLES = {
     "access_requested": "Access requested",
     "access_approved": "Access approved",
     "access_declined": "Access declined",
+    "test": "Test message",
 }
 _COLOURS: dict[Severity, str] = {"info": "Good", "warning": "Warning", "error": "Attention"}  # of a card
 _SYMBOLS: dict[Severity, str] = {"info": "✅", "warning": "⚠️", "error": "🔴"}

@@ -10,7 +10,8 @@ import msgspec
 
 from shared.alerts._claims import Claims
 from shared.alerts._delivery import Delivery
-from shared.alerts.events import Alert
+from shared.alerts.events import Alert, test_message
+from shared.alerts.sent import Result, SentAlerts
 from shared.concurrency import LruDict, Tasks
 from shared.config.alerting import Receiver
 from shared.storage import Store
@@ -42,13 +43,32 @@ class Alerts:
         self._first_pause = first_pause
         self.configure(receivers)
         self._claims = Claims(store)
-        self.clean_up = self._claims.clean_up
+        self.sent = SentAlerts(store)
         self._quiet_until: LruDict[str, float] = LruDict(_MOST_KEPT)
         self._sending = Tasks(shared=True)
 
     def configure(self, receivers: Iterable[Receiver]) -> None:
         """Send alerts there from now on. Raises `ConfigurationError`, and changes nothing then."""
         self._deliveries = [Delivery(receiver, self._clock, self._first_pause) for receiver in receivers]
+
+    @property
+    def receivers(self) -> list[Receiver]:
+        return [delivery.receiver for delivery in self._deliveries]
+
+    async def clean_up(self) -> int:
+        """Delete rows that are too old. Return their number. Raises `StoreUnavailable`."""
+        return await self._claims.clean_up() + await self.sent.clean_up()
+
+    async def test(self, place: str, by: str) -> Result | None:
+        """Send a message to the receiver at this place of the configuration, once. None: there is none."""
+        delivery = next((one for one in self._deliveries if one.receiver.place == place), None)
+        if delivery is None:
+            return None
+        now = self._clock()
+        alert = test_message(by, now)
+        ended = await delivery.send(alert, tries=1)
+        await self.sent.note(alert, now, [ended])
+        return ended
 
     def __call__(self, alert: Alert) -> None:
         """Raise an alert, unless this process has done so and its time is not over."""
@@ -75,8 +95,13 @@ class Alerts:
         if alert.event == "quota_reached":
             self.quotas[str(alert.facts["limit"]), str(alert.facts["percentage"])] += 1
         due = [delivery for delivery in self._deliveries if alert.event in delivery.receiver.events]
-        accepted = await asyncio.gather(*(delivery.send(alert) for delivery in due))
-        if due and not any(accepted) and not alert.claimed:
+        at = self._clock()
+        noting = asyncio.ensure_future(self.sent.note(alert, at, None if due else []))
+        results = await asyncio.gather(*(delivery.send(alert) for delivery in due))
+        await noting
+        if due:
+            await self.sent.note(alert, at, results)
+        if due and not any(one.accepted for one in results) and not alert.claimed:
             self._quiet_until[alert.key] = min(alert.until, self._clock() + _AGAIN_AFTER)
             await self._claims.release(alert)
 

@@ -22,7 +22,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     """Something that needs a person. `key` identifies it among all instances, `until` is the time (seconds since 1970)
     before which it is not raised again. `claimed`: whoever raises it has made sure that no other instance does."""
 
-    event: Event
+    event: Event | Literal["test"]
     severity: Severity
     key: str
     until: float
@@ -222,6 +222,19 @@ def _decided(event: Event, request: str, name: str, outcome: str, answer: str, a
         until=at + REPEATED_AFTER,
         message=f"{name!r} {outcome} (request {request}{f': {_short(answer)}' if answer else ''}).",
         facts={"request": request, "name": name, "answer": _short(answer)},
+        claimed=True,
+    )
+
+
+def test_message(by: str, now: float) -> Alert:
+    """Nothing has happened: an operator tries a receiver."""
+    return Alert(
+        event="test",
+        severity="info",
+        key=f"test:{now}",
+        until=now,
+        message=f"{_short(by)} tries this receiver of alerts. Nothing has happened.",
+        facts={"by": _short(by)},
         claimed=True,
     )
 

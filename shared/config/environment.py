@@ -22,6 +22,8 @@ _SECRETS = (  # variables that always hold one
     *(_MANAGEMENT_KEY, "GATEWAY_STORAGE", "AzureWebJobsStorage", "APPLICATIONINSIGHTS_CONNECTION_STRING"),
     *("OTEL_EXPORTER_OTLP_HEADERS", "AZURE_CLIENT_SECRET"),
 )
+_SIMULATOR = "GATEWAY_SIMULATOR"
+_ON_THIS_MACHINE = re.compile(r"http://(127\.0\.0\.1|localhost|\[::1\]):\d{1,5}")
 _VARIABLE = re.compile(r"(?=.{1,64}$)[A-Za-z]+(_[A-Za-z0-9]{1,24})*")
 
 
@@ -46,7 +48,8 @@ class TelemetrySettings(msgspec.Struct, frozen=True):
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """All settings of the process. `api_keys`: name of the backend -> its key."""
+    """All settings of the process. `api_keys`: name of the backend -> its key. `simulator`: the URL of the control
+    endpoint, if the backends are simulated."""
 
     configuration: Configuration
     storage: Storage
@@ -55,6 +58,7 @@ class Settings(msgspec.Struct, frozen=True):
     client_id: str | None = None
     telemetry: TelemetrySettings | None = None
     receivers: tuple[Receiver, ...] = ()
+    simulator: str | None = None
 
     def __repr__(self) -> str:
         return f"Settings({len(self.configuration.backends)} backends, {self.storage!r})"
@@ -124,6 +128,12 @@ def settings(configuration: Configuration, source: str, environ: Mapping[str, st
     telemetry, problem = _telemetry(environ)
     if problem is not None:
         missing.append(problem)
+    simulator = environ.get(_SIMULATOR) or None
+    if simulator and not _ON_THIS_MACHINE.fullmatch(simulator):
+        expected = (
+            "expected the address of a simulator on this machine, such as http://127.0.0.1:8080; `make run` sets it"
+        )
+        missing.append(Complaint(_SIMULATOR, expected))
     if missing:
         raise ConfigurationError(*missing)
     return Settings(
@@ -134,6 +144,7 @@ def settings(configuration: Configuration, source: str, environ: Mapping[str, st
         client_id=environ.get("AZURE_CLIENT_ID") or None,
         telemetry=telemetry,
         receivers=found,
+        simulator=simulator,
     )
 
 

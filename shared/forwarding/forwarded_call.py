@@ -39,6 +39,10 @@ class Record(Protocol):
         """Return True if the limits of this model admit the call."""
         ...
 
+    def tried(self, number: int, attempt: Attempt) -> None:
+        """Hear of an attempt that has ended, given its number among those of its call."""
+        ...
+
     def charge(self, number: int, attempt: Attempt) -> None:
         """Record the charge of an attempt that has ended late, given its number among those of its call."""
         ...
@@ -84,7 +88,7 @@ class ForwardedCall:
         self._tokens = quota.estimate(call)
         self._candidates = Candidates(plan, forwarder.router, forwarder.breakers, self._tokens)
         self._rounds = Rounds(forwarder.retry)
-        self._log = AttemptLog(self._clock)
+        self._log = AttemptLog(self._clock, record.tried if record is not None else None)
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:

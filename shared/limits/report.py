@@ -1,5 +1,6 @@
 """The limits report: how much of each limit is used, from the rows of the table `limits`."""
 
+import asyncio
 import math
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from shared.limits._token_bucket import BucketState, Level, caught_up, fresh
 from shared.limits.scopes import Scope, bounds
 from shared.storage import Store, names
 
+_AT_ONCE = 200  # scopes between two turns of the event loop
 _UNITS = {"requests": "requests", "tokens": "tokens", "usd": "USD", "slots": "calls under way"}
 
 
@@ -22,6 +24,29 @@ async def report(store: Store, scopes: Iterable[Scope]) -> list[dict[str, Any]]:
         rows = {row.key: from_properties(row.properties) async for row in store.table(names.LIMITS).scan(scope.key)}
         lines += describe(scope, [rows.get(str(shard)) for shard in range(scope.shards)], now)
     return lines
+
+
+async def budgets(store: Store, scopes: Iterable[Scope], most: int) -> tuple[list[dict[str, Any]], int]:
+    """The lines of the budgets that are used most, and the number of all. The rows of each kind of scope are read in
+    one scan, because each of many consumers may have a budget. Raises `StoreUnavailable`."""
+    now, lines = store.now(), []
+    limited: dict[str, Scope] = {}
+    for number, scope in enumerate(scopes):
+        if scope.limits.budget_usd:
+            limited[scope.key] = scope
+        if number % _AT_ONCE == 0:
+            await asyncio.sleep(0)
+    rows: dict[str, BucketState] = {}
+    for kind in sorted({scope.kind for scope in limited.values()}):
+        async for row in store.table(names.LIMITS).scan_all(f"{kind}:"):
+            if not row.partition.startswith(f"{kind}:"):
+                break
+            if row.partition in limited and (state := from_properties(row.properties)):
+                rows[row.partition] = state
+    for key, scope in limited.items():
+        lines += [line for line in describe(scope, [rows.get(key)], now) if line["unit"] == _UNITS["usd"]]
+    lines.sort(key=lambda line: -line["used"] / line["limit"])
+    return lines[:most], len(lines)
 
 
 def describe(scope: Scope, rows: Sequence[BucketState | None], now: float) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ user behind the key, and of the model. Pure."""
 import calendar
 import functools
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from urllib.parse import quote, unquote
@@ -165,15 +165,17 @@ def with_keys(keys: Collection[str], consumer: Consumer, model: str, configurati
     return [scope for scope in limited if scope.key in keys]
 
 
-def of_all(consumers: Iterable[Consumer], configuration: Configuration) -> list[Scope]:
+def of_all(consumers: Iterable[Consumer], configuration: Configuration) -> Iterator[Scope]:
     """Everything that limits these consumers' calls, by any of their subscriptions, each once."""
-    scopes: dict[str, Scope] = {}
+    seen: set[str] = set()
     for consumer in consumers:
         for product in consumer.products or ("",):
             subscriber = msgspec.structs.replace(consumer, product=product)
             for model in ("", *consumer.model_limits, *configuration.models):
-                scopes |= {scope.key: scope for scope in of_call(subscriber, model, configuration)}
-    return list(scopes.values())
+                for scope in of_call(subscriber, model, configuration):
+                    if scope.key not in seen:
+                        seen.add(scope.key)
+                        yield scope
 
 
 def _with_settings_of(of_key: Limits, of_model: Limits) -> Limits:

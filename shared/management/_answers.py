@@ -57,7 +57,7 @@ class Deployment(TypedDict):
 
 
 class Backend(TypedDict):
-    """A backend with its deployments."""
+    """A backend with its deployments. `throttles` and `ejections`: since the start of this instance."""
 
     name: str
     region: str
@@ -65,15 +65,18 @@ class Backend(TypedDict):
     kind: str
     priority: int
     weight: float
+    throttles: int
+    ejections: int
     deployments: list[Deployment]
     drained: Drain | None
 
 
 class Backends(TypedDict):
-    """The backends as one instance sees them."""
+    """The backends as one instance sees them. `simulated`: there is `/gateway/simulation`."""
 
     instance: str
     health_table: Literal["ok", "unreachable"]
+    simulated: bool
     backends: list[Backend]
 
 
@@ -174,6 +177,13 @@ class AllLimits(TypedDict):
     limits: list[LimitLine]
 
 
+class Budgets(TypedDict):
+    """The budgets that are used most, and the number of all."""
+
+    budgets: list[LimitLine]
+    all: int
+
+
 class ConsumerLimits(TypedDict):
     """The remainder of a consumer's limits."""
 
@@ -199,6 +209,15 @@ class ServedBy(TypedDict):
     deployment: str
 
 
+class PriceOf(TypedDict):
+    """The price of a model at some backends, in the standard tier. `usd`: per million tokens or characters, per second
+    of sound, per image."""
+
+    backends: list[str]
+    source: str
+    usd: dict[str, float]
+
+
 class Model(TypedDict):
     """A configured model. Days as YYYY-MM-DD."""
 
@@ -207,6 +226,7 @@ class Model(TypedDict):
     served_by: str
     backends: list[ServedBy]
     price_known: bool
+    prices: list[PriceOf]
     retires: str | None
     days_left: int | None
     replacement: str | None
@@ -267,6 +287,49 @@ class Calls(TypedDict):
 
     data: list[Call]
     after: str | None
+
+
+class AlertResult(TypedDict):
+    """The end of an alert at one receiver."""
+
+    receiver: str
+    kind: str
+    host: str
+    accepted: bool
+    tries: int
+    problem: str
+    at: str | None
+
+
+class AlertReceiver(TypedDict):
+    """A receiver and the last result there; null: there is none on record."""
+
+    receiver: str
+    kind: str
+    host: str
+    events: list[str]
+    last: AlertResult | None
+
+
+class SentAlert(TypedDict):
+    """An alert. `results` null: it is on its way; empty: it is in the log only."""
+
+    at: str | None
+    event: str
+    severity: Literal["info", "warning", "error"]
+    message: str
+    until: str | None
+    facts: dict[str, Any]
+    results: list[AlertResult] | None
+
+
+class Alerts(TypedDict):
+    """The alerts that hold, and those that were sent, the newest first. Without the table: of this instance alone."""
+
+    table: Literal["ok", "unreachable"]
+    firing: list[SentAlert]
+    sent: list[SentAlert]
+    receivers: list[AlertReceiver]
 
 
 class AuditRecord(TypedDict):

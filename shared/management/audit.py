@@ -6,7 +6,7 @@ that it is done: no change goes without a record, and one whose end is unknown i
 import logging
 import math
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,7 +24,7 @@ KEEP_MONTHS = 25
 _PARTITION = "audit"
 _LAST = 10**13  # milliseconds: rows are sorted by what is left until then
 _LONGEST = 16_000  # characters of a value as JSON; the table takes 32,000 in a property
-_FILTERS = ("actor", "action", "object", "since", "until", "after", "limit")
+_FILTERS = ("actor", "action", "kind", "object", "since", "until", "after", "limit")
 
 logger = logging.getLogger("tollgate.audit")
 
@@ -103,23 +103,32 @@ class AuditRoutes:
         return (Route("GET", "/gateway/audit", "operator", self._list, gives=answers.AuditTrail, query=_FILTERS),)
 
     async def _list(self, request: ManagementRequest) -> Response:
-        """List the changes that operators made, newest first."""
+        """List the changes of operators, newest first. `object`: with what is below it; `kind`: such as `team`."""
         query = request.query
         refuse_unknown(query, *_FILTERS)
         since, until = time_of(query, "since", 0.0), time_of(query, "until", math.inf)
         limit, after = page_size(query), query.get("after", "")
-        wanted = {name: query[name] for name in ("actor", "action", "object") if name in query}
+        wanted = {name: query[name] for name in ("actor", "action") if name in query}
         found: list[Row] = []
         async for row in self._audit.rows():
             at = float(row.properties.get("at", 0))
             if at < since or len(found) > limit:
                 break
-            if row.key > after and at < until and wanted.items() <= row.properties.items():
+            if row.key > after and at < until and wanted.items() <= row.properties.items() and _is_of(row, query):
                 found.append(row)
         shown = found[:limit]
         return JsonResponse(
             {"data": [_entry(row) for row in shown], "after": shown[-1].key if len(found) > limit else None}
         )
+
+
+def _is_of(row: Row, query: Mapping[str, str]) -> bool:
+    """True for a change of the object in the query, or of what is below it, such as a key of a consumer, and of the
+    kind there, such as `team`."""
+    changed, action = str(row.properties.get("object", "")), str(row.properties.get("action", ""))
+    wanted = query.get("object", changed)
+    is_wanted = changed == wanted or changed.startswith(f"{wanted}/")
+    return is_wanted and action.startswith(f"{query['kind']}." if "kind" in query else "")
 
 
 def _month(now: float) -> str:

@@ -14,23 +14,28 @@ from shared.limits import report as limits_report
 from shared.limits import scopes
 from shared.management import _answers as answers
 from shared.management.routes import ManagementRequest, Route, refuse_unknown
+from shared.management.turns import Turns
 from shared.responses.rendering import JsonResponse
 from shared.storage import Store
 from shared.types import Consumer
 
+_MOST_BUDGETS = 20
+
 
 class LimitRoutes:
-    """The paths below `/gateway/limits`."""
+    """The paths below `/gateway/limits`, and `/gateway/budgets`."""
 
     def __init__(self, store: Store, configuration: Configuration, state: Callable[[], dict[str, Any]]) -> None:
         """`state` returns that of this instance's limiter."""
         self._store = store
         self._configuration = configuration
         self._state = state
+        self._budgets = Turns(1, 4)  # each reads all consumers and their budgets
 
     def routes(self) -> Sequence[Route]:
         return (
             Route("GET", "/gateway/limits", "operator", self._all, gives=answers.AllLimits),
+            Route("GET", "/gateway/budgets", "operator", self._most_used, gives=answers.Budgets),
             Route("GET", "/gateway/limits/me", "caller", self._own, gives=answers.ConsumerLimits),
             Route("GET", "/gateway/limits/{consumer}", "operator", self._one, EVERYONE, gives=answers.ConsumerLimits),
         )
@@ -40,6 +45,15 @@ class LimitRoutes:
         refuse_unknown(request.query)
         consumers = (record.consumer for record in await Consumers(self._store).all())
         return JsonResponse({**self._state(), "limits": await self._lines(consumers)})
+
+    async def _most_used(self, request: ManagementRequest) -> Response:
+        """Report the budgets that are used most: of consumers, products, teams and models."""
+        refuse_unknown(request.query)
+        async with self._budgets.take(request.actor.name):
+            consumers = (record.consumer for record in await Consumers(self._store).all())
+            limited = scopes.of_all(consumers, self._configuration)
+            lines, number = await limits_report.budgets(self._store, limited, _MOST_BUDGETS)
+        return JsonResponse({"budgets": lines, "all": number})
 
     async def _one(self, request: ManagementRequest) -> Response:
         """Report the remainder of a consumer's limits."""

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from shared.auth.products import under_product
 from shared.billing.prices import Prices
 from shared.config.document import Configuration, Model
+from shared.config.prices import AMOUNTS
 from shared.lifecycle import retirement
 from shared.management import _answers as answers
 from shared.management.routes import ManagementRequest, Route, refuse_unknown
@@ -74,6 +75,7 @@ def models(configuration: Configuration, prices: Prices, now: float) -> Iterator
                 if name in backend.models
             ],
             "price_known": prices.dearest(name, now) is not None,
+            "prices": list(_prices(name, configuration, prices, now)),
             "retires": end.retires if end is not None else None,
             "days_left": end.days_left(now) if end is not None else None,
             "replacement": (end.replacement or None) if end is not None else None,
@@ -81,3 +83,14 @@ def models(configuration: Configuration, prices: Prices, now: float) -> Iterator
             "read": (end.read or None) if end is not None else None,
             "replaced_by": {"model": successor.model, "from": successor.since} if successor is not None else None,
         }
+
+
+def _prices(name: str, configuration: Configuration, prices: Prices, now: float) -> Iterator[dict[str, Any]]:
+    """The prices of a model in the standard tier: one for all backends at which it is the same."""
+    places: dict[tuple[str, tuple[tuple[str, float], ...]], list[str]] = {}
+    for backend in configuration.backends:
+        if name in backend.models and (found := prices.line(name, now, backend.name)) is not None:
+            amounts = tuple((each, usd) for each in AMOUNTS if (usd := getattr(found.line, each)) is not None)
+            places.setdefault((found.source, amounts), []).append(backend.name)
+    for (source, amounts), backends in places.items():
+        yield {"backends": backends, "source": source, "usd": dict(amounts)}

@@ -19,11 +19,13 @@ from shared.errors import StoreUnavailable
 from shared.forwarding.backend_client import BackendClient
 from shared.forwarding.forwarder import Forwarder
 from shared.forwarding.late_attempts import LateAttempts
+from shared.forwarding.live import LiveCalls
 from shared.forwarding.shadowing import Shadows
 from shared.gateway import Gateway
 from shared.lifecycle import retirement
 from shared.limits.limiter import Limiter
 from shared.management.access import AccessRoutes
+from shared.management.alerts import AlertRoutes, States
 from shared.management.api import ManagementApi
 from shared.management.audit import Audit, AuditRoutes
 from shared.management.backends import BackendRoutes
@@ -32,6 +34,7 @@ from shared.management.consumers import ConsumerRoutes
 from shared.management.drains import DrainTable
 from shared.management.keys import KeyRoutes
 from shared.management.limits import LimitRoutes
+from shared.management.live import LiveRoutes
 from shared.management.models import ModelRoutes
 from shared.management.named_sections import NamedSectionRoutes
 from shared.management.openapi import ManagementOpenApi
@@ -41,6 +44,7 @@ from shared.management.requests import RequestRoutes
 from shared.management.routes import Route
 from shared.management.service import ServiceRoutes
 from shared.management.sign_in import SignInRoutes, origin_of_authority
+from shared.management.simulation import SimulationRoutes
 from shared.management.usage import UsageRoutes
 from shared.process import upkeep
 from shared.process.front import Front
@@ -82,6 +86,7 @@ class Backends(NamedTuple):
     client: BackendClient
     late: LateAttempts
     shadows: Shadows
+    live: LiveCalls
 
     def usable(self, backend: Backend) -> bool:
         """True if a call without a deployment may go there."""
@@ -129,6 +134,7 @@ class Application:
         running.backends.breakers.keep_only(deployments)
         running.telemetry.configure(settings.configuration.telemetry.traces_per_second, usd_of(settings.configuration))
         self._serve(settings)
+        running.backends.live.end_all()  # whoever watches comes back, and sees the backends of these settings
 
     def _serve(self, settings: Settings) -> None:
         running, backends, configuration = self._running, self._running.backends, settings.configuration
@@ -137,7 +143,7 @@ class Application:
         limiter = running.limiter.with_configuration(configuration)
         objects = running.objects.with_configuration(configuration)
         authenticator = self._authenticator = self._authenticator.with_settings(configuration.entra)
-        accounting = Accounting(limiter, running.ledger, running.tokenizer, running.telemetry)
+        accounting = Accounting(limiter, running.ledger, running.tokenizer, running.telemetry, backends.live)
         self.settler = Settler(
             running.settlements,
             running.store,
@@ -205,14 +211,16 @@ def _routes(running: LongLived, configuration: Configuration, router: Router, li
     """The gateway's own paths: those of each resource, then those that describe and show them."""
     store, live, changes, audit = running.store, running.live, running.changes, Audit(running.store)
     backends = running.backends
+    simulator, instance = running.settings.simulator, running.ledger.instance
     report = BackendsReport(
-        configuration, backends.breakers, backends.health, backends.drains, store.now, running.ledger.instance
+        configuration, backends.breakers, backends.health, backends.drains, store.now, instance, bool(simulator)
     )
     consumers = ConsumerRoutes(store, lambda: configuration, audit)
     resources = (
         ServiceRoutes(ReadinessCheck(store, router.unusable)),
         SignInRoutes(configuration.entra),
         BackendRoutes(report, DrainTable(store, configuration, audit)),
+        LiveRoutes(report, backends.live),
         LimitRoutes(store, configuration, limiter.state),
         UsageRoutes(store, configuration),
         ModelRoutes(configuration, router.models),
@@ -224,10 +232,19 @@ def _routes(running: LongLived, configuration: Configuration, router: Router, li
         KeyRoutes(store, audit),
         AccessRoutes(store, lambda: configuration, audit, consumers, running.alerts),
         AuditRoutes(audit),
+        AlertRoutes(running.alerts, lambda: _states(running), store.now),
     )
     routes = [route for resource in resources for route in resource.routes()]
+    if simulator:
+        routes += SimulationRoutes(simulator, configuration, audit).routes()
     page = PageRoutes(origin_of_authority(configuration.entra))
     return [*routes, *ManagementOpenApi(tuple(routes)).routes(), *page.routes()]
+
+
+def _states(running: LongLived) -> States:
+    """The states of this instance that alerts are about."""
+    ejected = frozenset(backend for backend, _ in running.backends.breakers.ejected())
+    return States(ejected, running.limiter.safe_since is not None)
 
 
 def _identity(backend: Backend) -> tuple[object, ...]:

@@ -59,6 +59,7 @@ class Breakers:
         self.clock = clock
         self.rng = rng
         self.trips: Counter[str] = Counter()  # ejections by backend, since the start
+        self.throttles: Counter[str] = Counter()  # answers of 429, likewise
         self._fleet = fleet
         self._watched: dict[DeploymentKey, DeploymentState] = {}
 
@@ -239,6 +240,7 @@ class Breakers:
     ) -> None:
         """A 429. It concerns this process alone: sharing it was measured, and costs half of the goodput."""
         state, now = self.watched(target), self.clock()
+        self.throttles[target.backend.name] += 1
         if state.throttle is None:
             state.throttle = AdaptiveThrottle(self.clock)
         if kind == "oversized":

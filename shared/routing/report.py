@@ -13,7 +13,8 @@ from shared.routing.fleet_health import Shared, SharedHealth
 
 
 class BackendsReport(NamedTuple):
-    """`instance` names this process among those that answer behind one address; `now` is the store's clock."""
+    """`instance` names this process among those that answer behind one address; `now` is the store's clock.
+    `simulated`: operators may break the regions."""
 
     configuration: Configuration
     breakers: Breakers
@@ -21,6 +22,7 @@ class BackendsReport(NamedTuple):
     drains: Drains
     now: Callable[[], float]
     instance: str
+    simulated: bool = False
 
     async def report(self) -> dict[str, Any]:
         shared: dict[DeploymentKey, Shared] | None
@@ -35,7 +37,8 @@ class BackendsReport(NamedTuple):
             self._backend(backend, shared or {}) | {"drained": shown_drain(drains.get(backend.name), self.now())}
             for backend in self.configuration.backends
         ]
-        return {"instance": self.instance, "health_table": table, "backends": backends}
+        about = {"instance": self.instance, "health_table": table, "simulated": self.simulated}
+        return {**about, "backends": backends}
 
     def _backend(self, backend: Backend, shared: Mapping[DeploymentKey, Shared]) -> dict[str, Any]:
         models: dict[str, list[str]] = {}
@@ -43,6 +46,7 @@ class BackendsReport(NamedTuple):
             models.setdefault(deployment, []).append(model)
         columns = ("name", "region", "data_zone", "kind", "priority", "weight")
         about: dict[str, Any] = {name: getattr(backend, name) for name in columns}
+        about |= {"throttles": self.breakers.throttles[backend.name], "ejections": self.breakers.trips[backend.name]}
         about["deployments"] = [
             {"deployment": name, "models": served} | self._deployment((backend.name, name), shared)
             for name, served in models.items()

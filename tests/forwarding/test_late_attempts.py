@@ -23,6 +23,8 @@ class Charges(list[tuple[int, Attempt]]):
     async def admit(self, model: str) -> bool:
         return True
 
+    def tried(self, number: int, attempt: Attempt) -> None: ...
+
     def charge(self, number: int, attempt: Attempt) -> None:
         self.append((number, attempt))
 

@@ -25,6 +25,8 @@ class Recorded:
     async def admit(self, model: str) -> bool:
         return True
 
+    def tried(self, number: int, attempt: Attempt) -> None: ...
+
     def charge(self, number: int, attempt: Attempt) -> None: ...
 
 

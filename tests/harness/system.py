@@ -331,6 +331,7 @@ def system(
         "GATEWAY_STORAGE": tables or storage,
         "GATEWAY_MANAGEMENT_KEY": MANAGEMENT_KEY,
         "JAPAN_KEY": simulator.api_key,
+        "GATEWAY_SIMULATOR": simulator.control,
         **simulator.identity_environment,
     }
     with GatewayProcess(edge, environ, command=command, app=app) as gateway:

@@ -53,14 +53,16 @@ async function send(path, method, options) {
     if (options.signal?.aborted) throw error;
     throw new ApiError(0, "unreachable", t("error.unreachable"));
   }
-  const text = await response.text();
-  const data = parsed(text);
-  if (!response.ok) {
-    if (response.status === 401 && session.get()?.credential === credential) session.end(t("session.ended"));
-    const error = data?.error ?? {};
-    throw new ApiError(response.status, error.code ?? "", error.message ?? `${response.status}`, data);
-  }
-  return { data, etag: response.headers.get("etag") ?? "", headers: response.headers };
+  if (!response.ok) throw await refusal(response, credential);
+  return { data: parsed(await response.text()), etag: response.headers.get("etag") ?? "", headers: response.headers };
+}
+
+/** The error that an answer is. A 401 ends the session. @param {Response} response @param {string} credential that it was asked with */
+export async function refusal(response, credential) {
+  const data = parsed(await response.text());
+  if (response.status === 401 && session.get()?.credential === credential) session.end(t("session.ended"));
+  const error = data?.error ?? {};
+  return new ApiError(response.status, error.code ?? "", error.message ?? `${response.status}`, data);
 }
 
 /** @param {string} text */
@@ -95,13 +97,19 @@ export function useAnswer(path, every = 0) {
   }, [path]);
   useEffect(() => {
     const controller = new AbortController();
+    let last = Date.now();
+    const due = () => {
+      if (document.visibilityState !== "visible" || Date.now() - last < every) return;
+      last = Date.now();
+      void look(controller.signal);
+    };
     void look(controller.signal);
-    const timer = every && setInterval(() => {
-      if (document.visibilityState === "visible") void look(controller.signal);
-    }, every);
+    const timer = every && setInterval(due, every);
+    if (every) document.addEventListener("visibilitychange", due);
     return () => {
       controller.abort();
       if (timer) clearInterval(timer);
+      document.removeEventListener("visibilitychange", due);
     };
   }, [look, every]);
   return { ...state, again: () => look(undefined) };

@@ -6,6 +6,7 @@ import { Guarded } from "./parts/status.js";
 import { session } from "./session.js";
 import { t } from "./texts.js";
 import { Access } from "./views/access.js";
+import { AlertsView } from "./views/alerts.js";
 import { Audit } from "./views/audit.js";
 import { Backends } from "./views/backends.js";
 import { Configuration } from "./views/configuration.js";
@@ -36,6 +37,7 @@ const FOR_OPERATORS = [
   { name: "models", text: "nav.models", view: Models },
   { name: "playground", text: "nav.playground", view: Playground },
   { name: "configuration", text: "nav.configuration", view: Configuration },
+  { name: "alerts", text: "nav.alerts", view: AlertsView },
   { name: "audit", text: "nav.audit", view: Audit },
 ];
 /** @type {Place[]} */

@@ -1,13 +1,15 @@
-// Periods that one can choose, and how finely their charts are cut.
+// Periods that one can choose, and how finely their charts are cut; times in the viewer's zone.
+import { utc } from "./preferences.js";
 
-/** @typedef {{name: string, text: import("./texts.js").Key, every: "hour" | "day" | "month"}} Period */
+/** @typedef {"hour" | "day" | "month"} Every */
+/** @typedef {{name: string, text: import("./texts.js").Key, every: Every[]}} Period `every`: the pieces it may be cut into, the usual ones first */
 /** @type {Period[]} */
 export const PERIODS = [
-  { name: "day", text: "period.day", every: "hour" },
-  { name: "week", text: "period.week", every: "day" },
-  { name: "month", text: "period.month", every: "day" },
-  { name: "last-month", text: "period.last-month", every: "day" },
-  { name: "year", text: "period.year", every: "month" },
+  { name: "day", text: "period.day", every: ["hour"] },
+  { name: "week", text: "period.week", every: ["day", "hour"] },
+  { name: "month", text: "period.month", every: ["day", "hour"] },
+  { name: "last-month", text: "period.last-month", every: ["day", "hour"] },
+  { name: "year", text: "period.year", every: ["month", "day"] },
 ];
 
 /** The bounds of a period as the API takes them. @param {string} name @param {Date} now */
@@ -32,7 +34,7 @@ const minute = (moment) => `${moment.toISOString().slice(0, 16)}Z`;
 export const startOf = (label) => Date.parse(label.length === 7 ? `${label}-01` : label) / 1000;
 
 /** The starts of all pieces of a period, also of those without a call. @param {string} since @param {string | undefined} until
- * @param {"hour" | "day" | "month"} every */
+ * @param {Every} every */
 export function pieces(since, until, every) {
   const end = until ? Date.parse(until) : Date.now();
   const at = new Date(since);
@@ -47,4 +49,20 @@ export function pieces(since, until, every) {
     else at.setUTCMonth(at.getUTCMonth() + 1);
   }
   return starts;
+}
+
+const two = (/** @type {number} */ value) => String(value).padStart(2, "0");
+
+/** A time of the API in the words of a field for times, in the viewer's zone. @param {string | undefined} text RFC 3339 */
+export function toZone(text) {
+  const moment = new Date(text ?? "");
+  if (Number.isNaN(moment.getTime())) return "";
+  if (utc()) return moment.toISOString().slice(0, 16);
+  return `${moment.getFullYear()}-${two(moment.getMonth() + 1)}-${two(moment.getDate())}T${two(moment.getHours())}:${two(moment.getMinutes())}`;
+}
+
+/** The same in reverse. @param {string} text */
+export function fromZone(text) {
+  const moment = new Date(utc() ? `${text}Z` : text);
+  return Number.isNaN(moment.getTime()) ? undefined : minute(moment);
 }

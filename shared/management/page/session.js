@@ -58,6 +58,7 @@ export const session = {
   },
 
   isAdmin: () => current?.roles.includes("admin") ?? false,
+  mayReadAll: () => current?.roles.some((role) => role === "admin" || role === "reader") ?? false,
   mayManage: () => current?.roles.some((role) => role === "admin" || role === "team_owner") ?? false,
 };
 

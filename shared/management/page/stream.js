@@ -1,4 +1,4 @@
-// A chat completion as it streams: its text, its usage, and the headers that say where it came from.
+// Streams of events: a chat completion as it comes, and the events of any body.
 
 /**
  * @typedef {{text: string, reasoning: number | null, usage: any, headers: Record<string, string>, first: number | null, took: number, error: string}} Reply
@@ -14,18 +14,18 @@ export async function chat({ key, body, signal, onChange, headers = {} }) {
       method: "POST", signal, cache: "no-store", body: JSON.stringify(body),
       headers: { authorization: `Bearer ${key}`, "content-type": "application/json", ...headers },
     });
-    reply.headers = Object.fromEntries([...response.headers].filter(([name]) => /^(x-gateway-|x-ratelimit-|x-ms-region|x-request-id)/.test(name)));
+    reply.headers = Object.fromEntries([...response.headers].filter(([name]) => /^(x-gateway-|x-ratelimit-|x-ms-region|x-request-id|retry-after)/.test(name)));
     if (!response.ok || !response.body) {
       reply.error = message(await response.text(), response.status);
     } else if (body.stream) {
-      for await (const event of events(response.body)) {
-        if (event.error) reply.error = event.error.message;
-        const piece = event.choices?.[0]?.delta?.content;
+      for await (const { data } of events(response.body)) {
+        if (data.error) reply.error = data.error.message;
+        const piece = data.choices?.[0]?.delta?.content;
         if (piece) {
           reply.first ??= performance.now() - began;
           reply.text += piece;
         }
-        reply.usage = event.usage ?? reply.usage;
+        reply.usage = data.usage ?? reply.usage;
         tell();
       }
     } else {
@@ -49,8 +49,8 @@ function message(text, status) {
   }
 }
 
-/** The events of a stream. @param {ReadableStream<Uint8Array>} body @returns {AsyncGenerator<any>} */
-async function* events(body) {
+/** The events of a stream, with their JSON. @param {ReadableStream<Uint8Array>} body @returns {AsyncGenerator<{name: string, data: any}>} */
+export async function* events(body) {
   const reader = body.getReader();
   const decoder = new TextDecoder();
   let rest = "";
@@ -61,8 +61,10 @@ async function* events(body) {
     const whole = rest.split(/\r?\n\r?\n/);
     rest = whole.pop() ?? "";
     for (const event of whole) {
-      const data = event.split(/\r?\n/).filter((line) => line.startsWith("data:")).map((line) => line.slice(5).trimStart()).join("\n");
-      if (data && data !== "[DONE]") yield JSON.parse(data);
+      const lines = event.split(/\r?\n/);
+      const of = (/** @type {string} */ field) => lines.filter((line) => line.startsWith(field)).map((line) => line.slice(field.length).trimStart()).join("\n");
+      const data = of("data:");
+      if (data && data !== "[DONE]") yield { name: of("event:"), data: JSON.parse(data) };
     }
   }
 }

@@ -24,8 +24,8 @@ function library() {
 }
 
 /**
- * @param {{title: string, times: number[], series: {name: string, values: number[]}[], unit: (value: number) => string}} props
- * times in seconds since 1970
+ * @param {{title: string, times: number[], series: {name: string, values: number[], href?: string}[], unit: (value: number) => string}} props
+ * times in seconds since 1970; `href`: where a click on the name leads
  */
 export function Stacked({ title, times, series, unit }) {
   const place = useRef(/** @type {HTMLDivElement | null} */ (null));
@@ -47,7 +47,7 @@ export function Stacked({ title, times, series, unit }) {
   return html`<figure class="chart"><figcaption>${title}</figcaption>
     <div ref=${place} class="plot" role="img" aria-label=${`${title}: ${series.map((one) => `${one.name} ${unit(sum(one.values))}`).join(", ")}`}></div>
     <ul class="legend">${series.map((one, i) => html`<li><svg width="12" height="12" aria-hidden="true"><rect width="12" height="12"
-      fill=${COLOURS[i % COLOURS.length]} /></svg> ${one.name} <b>${unit(sum(one.values))}</b></li>`)}</ul></figure>`;
+      fill=${COLOURS[i % COLOURS.length]} /></svg> ${one.href ? html`<a href=${one.href}>${one.name}</a>` : one.name} <b>${unit(sum(one.values))}</b></li>`)}</ul></figure>`;
 }
 
 /** @param {number[]} values */

@@ -16,5 +16,5 @@ function Limit({ line }) {
   const share = Math.min(1, line.limit ? used / line.limit : 0);
   return html`<li><span>${line.about}: ${t("limits.of", { used: amount(used), limit: amount(line.limit), unit: line.unit === "USD" ? "" : line.unit, per: t(/** @type {any} */ (`per.${line.per.replaceAll(" ", "-")}`)) })}</span>
     <meter min="0" max="1" high="0.8" optimum="0" value=${share}>${percent(share)}</meter>
-    ${line.renews && html`<small>${t("limits.renews", { time: time(line.renews) })}${line.exhausted ? ` ${t("limits.exhausted", { time: time(line.exhausted) })}` : ""}</small>`}</li>`;
+    ${line.renews && html`<small>${t("limits.renews", { time: time(line.renews) })} ${line.forecast != null ? t("limits.forecast", { amount: amount(line.forecast) }) : ""}${line.exhausted ? ` ${t("limits.exhausted", { time: time(line.exhausted) })}` : ""}</small>`}</li>`;
 }

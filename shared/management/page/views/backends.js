@@ -1,39 +1,88 @@
-// The pool as it is now: every region with its deployments, why one is left out, and drain and restore.
+// The pool as it is now: every backend with its deployments and why one is left out; tries and failovers as they happen.
 import { ask, useAnswer } from "../api.js";
-import { milliseconds, number, time } from "../format.js";
+import { milliseconds, number, percent, time } from "../format.js";
 import { html, useState } from "../lib.js";
-import { Dialog, Field } from "../parts/form.js";
-import { Problem, Shown, State } from "../parts/status.js";
+import { shares, useLive } from "../live.js";
+import { Choice, Dialog, Field } from "../parts/form.js";
+import { Busy, Problem, State } from "../parts/status.js";
 import { Table } from "../parts/table.js";
 import { session } from "../session.js";
 import { t } from "../texts.js";
+import { Happenings } from "./happenings.js";
 
-const EVERY = 2_000; // milliseconds
+const EVERY = 2_000; // milliseconds between two looks while there is no stream
+const MOST = 8; // deployments that are shown at first
+/** From the worst to the best. */
+const STATES = ["ejected", "half_open", "cooling", "usable"];
+const FAULTS = ["", "throttle", "fail", "hang", "slow"];
 
 export function Backends() {
-  const state = useAnswer("/gateway/backends", EVERY);
+  const live = useLive();
+  const asked = useAnswer(live.error && live.error.status !== 401 ? "/gateway/backends" : null, EVERY);
+  const data = live.error && asked.data ? asked.data : live.pool;
+  const simulation = useAnswer(data?.simulated ? "/gateway/simulation" : null);
+  const share = shares(live.happenings);
+  const faults = new Map(simulation.data?.backends.map((/** @type {any} */ one) => [one.name, one.fault]));
   return html`<h1>${t("nav.backends")}</h1><p>${t("backends.text")}</p>
-    <${Shown} of=${state}>${(/** @type {any} */ data) => html`
+    <${Busy} busy=${data === null} /><${Problem} error=${live.error} again=${live.again} />
+    ${data !== null && html`
       ${data.health_table !== "ok" && html`<p class="problem" role="alert">${t("backends.table-out")}</p>`}
-      <div class="pool">${data.backends.map((/** @type {any} */ one) => html`<${Backend} key=${one.name} backend=${one} again=${state.again} />`)}</div>
-      <p class="quiet">${t("backends.instance", { name: data.instance })}</p>`}<//>`;
+      <div class="pool">${data.backends.map((/** @type {any} */ one) => html`<${Backend} key=${one.name} backend=${one} share=${share.get(one.name) ?? 0}
+        simulated=${data.simulated && faults.has(one.name)} fault=${faults.get(one.name) ?? ""} again=${() => { asked.again(); simulation.again(); }} />`)}</div>
+      <p class="quiet">${t("backends.instance", { name: data.instance })}</p>
+      <${Happenings} happenings=${live.happenings} dropped=${live.dropped} />`}`;
 }
 
-/** @param {{backend: any, again: () => void}} props */
-function Backend({ backend, again }) {
+/** The state of a backend as a whole: drained, or that of its worst deployment, with the reason. @param {any} backend */
+function stateOf(backend) {
+  if (backend.drained) return { state: "drained", reason: backend.drained.reason };
+  const worst = STATES.find((state) => backend.deployments.some((/** @type {any} */ one) => one.state === state)) ?? "usable";
+  return { state: worst, reason: worst === "usable" ? "" : backend.deployments.find((/** @type {any} */ one) => one.state === worst).reason };
+}
+
+/** @param {{backend: any, share: number, simulated: boolean, fault: string, again: () => void}} props */
+function Backend({ backend, share, simulated, fault, again }) {
   const [draining, setDraining] = useState(false);
   const [error, setError] = useState(/** @type {any} */ (null));
-  const path = `/gateway/backends/${encodeURIComponent(backend.name)}/drain`;
-  const restore = async () => {
+  /** @param {string} path @param {import("../api.js").Options} options */
+  const change = async (path, options) => {
     setError(null);
     try {
-      await ask(path, { method: "DELETE" });
+      await ask(path, options);
       again();
     } catch (problem) {
       setError(problem);
     }
   };
   const drain = backend.drained;
+  const name = encodeURIComponent(backend.name);
+  const { state, reason } = stateOf(backend);
+  const total = (/** @type {(one: any) => number} */ of) => backend.deployments.reduce((/** @type {number} */ sum, /** @type {any} */ one) => sum + of(one), 0);
+  const facts = [
+    [t("backends.share"), html`${percent(share)} <meter min="0" max="1" value=${share} aria-label=${t("backends.share")}></meter>`],
+    [t("backends.in-flight"), number(total((one) => one.in_flight))],
+    [t("backends.throttles"), number(backend.throttles)], [t("backends.ejections"), number(backend.ejections)],
+  ];
+  return html`<section class=${`card ${state}`}>
+    <header><h2>${backend.name}</h2><span>${backend.region}${backend.data_zone ? ` · ${backend.data_zone}` : ""} · ${backend.kind} · ${t("backends.priority", { n: backend.priority })}</span>
+      ${session.isAdmin() && (drain
+        ? html`<button type="button" onClick=${() => change(`/gateway/backends/${name}/drain`, { method: "DELETE" })}>${t("backends.restore")}</button>`
+        : html`<button type="button" onClick=${() => setDraining(true)}>${t("backends.drain")}</button>`)}</header>
+    <p class="why"><${State} state=${state} /> ${drain ? `${t("backends.until", { time: time(drain.until) })} ${drain.reason ?? ""}` : reason}</p>
+    <dl class="facts">${facts.map(([head, value]) => html`<div><dt>${head}</dt><dd>${value}</dd></div>`)}</dl>
+    ${simulated && session.isAdmin() && html`<${Choice} label=${t("backends.break", { name: backend.region })} value=${fault} options=${FAULTS.map((one) =>
+      [one, t(/** @type {any} */ (`fault.${one || "none"}`))])} onChange=${(/** @type {string} */ value) => (value
+        ? change(`/gateway/simulation/${name}`, { method: "PUT", body: { fault: value } }) : change(`/gateway/simulation/${name}`, { method: "DELETE" }))} />`}
+    <${Problem} error=${error} /><${Deployments} backend=${backend} />
+    ${draining && html`<${Drain} path=${`/gateway/backends/${name}/drain`} name=${backend.name} onDone=${() => { setDraining(false); again(); }} />`}
+  </section>`;
+}
+
+/** Those in trouble first, then the busy ones. @param {{backend: any}} props */
+function Deployments({ backend }) {
+  const [all, setAll] = useState(false);
+  const rank = (/** @type {any} */ one) => STATES.indexOf(one.state) * 1_000 - one.in_flight * 2 - Number(one.first_byte_ms.streams || one.first_byte_ms.whole_answers ? 1 : 0);
+  const sorted = [...backend.deployments].sort((a, b) => rank(a) - rank(b));
   const columns = [
     { head: t("backends.deployment"), cell: (/** @type {any} */ one) => html`${one.deployment}${one.tier ? ` (${one.tier})` : ""}` },
     { head: t("backends.state"), cell: (/** @type {any} */ one) => html`<${State} state=${one.state} /> ${one.reason}` },
@@ -41,17 +90,9 @@ function Backend({ backend, again }) {
     { head: t("backends.left"), right: true, cell: (/** @type {any} */ one) => number(one.remaining?.tokens) },
     { head: t("backends.latency"), right: true, cell: (/** @type {any} */ one) => milliseconds((one.first_byte_ms.streams ?? one.first_byte_ms.whole_answers)?.p50) },
   ];
-  return html`<section class=${drain ? "card drained" : "card"}>
-    <header><h2>${backend.name}</h2><span>${backend.region}${backend.data_zone ? ` · ${backend.data_zone}` : ""} · ${backend.kind} · ${t("backends.priority", { n: backend.priority })}</span>
-      ${session.isAdmin() && (drain
-        ? html`<button type="button" onClick=${restore}>${t("backends.restore")}</button>`
-        : html`<button type="button" onClick=${() => setDraining(true)}>${t("backends.drain")}</button>`)}</header>
-    ${drain && html`<p><${State} state="drained" /> ${t("backends.until", { time: time(drain.until) })} ${drain.reason ?? ""}</p>`}
-    <${Problem} error=${error} />
-    <${Table} caption=${t("backends.of", { name: backend.name })} columns=${columns} rows=${backend.deployments}
+  return html`<${Table} caption=${t("backends.of", { name: backend.name })} columns=${columns} rows=${all ? sorted : sorted.slice(0, MOST)}
       id=${(/** @type {any} */ one) => `${one.deployment}:${one.tier ?? ""}`} />
-    ${draining && html`<${Drain} path=${path} name=${backend.name} onDone=${() => { setDraining(false); again(); }} />`}
-  </section>`;
+    ${sorted.length > MOST && html`<button type="button" class="plain" aria-expanded=${all} onClick=${() => setAll(!all)}>${all ? t("backends.fewer") : t("backends.all", { n: sorted.length })}</button>`}`;
 }
 
 /** @param {{path: string, name: string, onDone: () => void}} props */

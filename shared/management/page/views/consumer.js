@@ -3,6 +3,7 @@ import { ask, useAnswer } from "../api.js";
 import { time } from "../format.js";
 import { html, useState } from "../lib.js";
 import { link } from "../location.js";
+import { AuditTrail } from "../parts/audit.js";
 import { Dialog, Field } from "../parts/form.js";
 import { Limits } from "../parts/limits.js";
 import { Problem, Shown, State } from "../parts/status.js";
@@ -42,13 +43,13 @@ export function Consumer({ place }) {
             ${t(one.state === "revoked" ? "consumer.restore" : "consumer.revoke")}</button>`}</div>
       <${Problem} error=${error} />
       <${Facts} one=${one} />
-      <p><a href=${link({ view: "overview", key: one.id })}>${t("consumer.usage")}</a> · <a href=${link({ view: "requests", consumer: one.id })}>${t("nav.requests")}</a>
-        · <a href=${link({ view: "audit", object: one.id })}>${t("nav.audit")}</a></p>
+      <p><a href=${link({ view: "overview", key: one.id })}>${t("consumer.usage")}</a> · <a href=${link({ view: "requests", consumer: one.id })}>${t("nav.requests")}</a></p>
       <h2>${t("mine.limits")}</h2>
       <${Keys} path=${path} keys=${one.keys ?? []} change=${change} name=${one.name} />
       ${editing && html`<${Edit} path=${path} one=${one} etag=${state.etag} onClose=${() => { setEditing(false); state.again(); limits.again(); }} />`}
       ${key && html`<${Dialog} title=${t("key.title", { name: one.name })} onClose=${() => setKey("")}><${ShownKey} text=${key} model=${one.models?.[0]} /><//>`}`}<//>
-    <${Shown} of=${limits}>${(/** @type {any} */ data) => html`<${Limits} lines=${data.limits} />`}<//>`;
+    <${Shown} of=${limits}>${(/** @type {any} */ data) => html`<${Limits} lines=${data.limits} />`}<//>
+    ${session.mayReadAll() && html`<h2>${t("nav.audit")}</h2><${AuditTrail} key=${state.etag} place=${place} object=${place.id} size=${20} />`}`;
 }
 
 /** @param {{one: any}} props */

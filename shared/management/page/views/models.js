@@ -1,5 +1,6 @@
-// The configured models: where they are served, if their prices are known, and when they end.
+// The configured models: where they are served, what they cost, and when they end.
 import { useAnswer } from "../api.js";
+import { money } from "../format.js";
 import { html } from "../lib.js";
 import { Shown, State } from "../parts/status.js";
 import { Table } from "../parts/table.js";
@@ -13,12 +14,20 @@ export function Models() {
     { head: t("dimension.model"), cell: (/** @type {any} */ one) => html`<b>${one.model}</b>${one.served_by !== one.model && html` → ${one.served_by}`}` },
     { head: t("models.aliases"), cell: (/** @type {any} */ one) => one.aliases.join(", ") },
     { head: t("models.backends"), cell: (/** @type {any} */ one) => one.backends.map((/** @type {any} */ at) => at.backend).join(", ") },
-    { head: t("models.price"), cell: (/** @type {any} */ one) => (one.price_known ? t("models.known") : html`<span class="bad">${t("models.unknown")}</span>`) },
+    { head: t("models.price"), cell: (/** @type {any} */ one) => html`<${Prices} one=${one} />` },
     { head: t("models.ends"), cell: (/** @type {any} */ one) => one.retires && html`<span class=${one.days_left <= SOON ? "bad" : ""}>${one.retires}</span>
       ${one.days_left <= 0 ? html` <${State} state="retired" />` : ` (${t("models.days", { n: one.days_left })})`}` },
     { head: t("models.replacement"), cell: (/** @type {any} */ one) => (one.replaced_by
       ? t("models.switch", { model: one.replaced_by.model, date: one.replaced_by.from }) : one.replacement) },
   ];
-  return html`<h1>${t("nav.models")}</h1><${Shown} of=${state}>${(/** @type {any} */ data) => html`
+  return html`<h1>${t("nav.models")}</h1><p class="quiet">${t("models.text")}</p><${Shown} of=${state}>${(/** @type {any} */ data) => html`
     <${Table} caption=${t("nav.models")} columns=${columns} rows=${data.models} id=${(/** @type {any} */ one) => one.model} />`}<//>`;
+}
+
+/** @param {{one: any}} props */
+function Prices({ one }) {
+  if (one.prices.length === 0) return html`<span class="bad">${t("models.unknown")}</span>`;
+  return one.prices.map((/** @type {any} */ price) => html`<div title=${price.source}>${Object.entries(price.usd)
+    .map(([name, usd]) => `${name.replaceAll("_", " ")} ${money(/** @type {number} */ (usd))}`).join(" · ")}
+    ${one.prices.length > 1 && html`<small>(${price.backends.join(", ")})</small>`}</div>`);
 }

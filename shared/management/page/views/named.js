@@ -4,6 +4,7 @@ import { compact, money } from "../format.js";
 import { html, useState } from "../lib.js";
 import { go, link } from "../location.js";
 import { Dialog, Field } from "../parts/form.js";
+import { AuditTrail } from "../parts/audit.js";
 import { Problem, Shown } from "../parts/status.js";
 import { Pages, Table } from "../parts/table.js";
 import { session } from "../session.js";
@@ -29,6 +30,11 @@ export const Teams = ({ place }) => html`<${Named} section="teams" place=${place
 
 /** @param {{section: Section, place: Record<string, string>}} props */
 function Named({ section, place }) {
+  return place.id ? html`<${One} section=${section} place=${place} />` : html`<${All} section=${section} place=${place} />`;
+}
+
+/** @param {{section: Section, place: Record<string, string>}} props */
+function All({ section, place }) {
   const state = useAnswer(`/gateway/${section}${query({ after: place.after, limit: 50 })}`);
   const [editing, setEditing] = useState(/** @type {any} */ (null));
   const [error, setError] = useState(/** @type {any} */ (null));
@@ -44,7 +50,7 @@ function Named({ section, place }) {
   const admin = session.isAdmin();
   const dimension = section === "products" ? "product" : "team";
   const columns = [
-    { head: t("consumers.name"), cell: (/** @type {any} */ one) => html`<b>${one.name}</b>` },
+    { head: t("consumers.name"), cell: (/** @type {any} */ one) => html`<a href=${link({ view: section, id: one.name })}>${one.name}</a>` },
     ...LISTS[section].map(([field, text]) => ({ head: t(text), cell: (/** @type {any} */ one) => one[field]?.join(", ") ?? t("all") })),
     ...LIMITS[section].map(([field, text]) => ({ head: t(text), cell: (/** @type {any} */ one) => html`<${Amounts} limits=${one[field] ?? {}} />` })),
     { head: t("actions"), cell: (/** @type {any} */ one) => html`<a href=${link({ view: "overview", [dimension]: one.name })}>${t("consumer.usage")}</a>
@@ -59,6 +65,23 @@ function Named({ section, place }) {
       <${Table} caption=${title} columns=${columns} rows=${data.data} id=${(/** @type {any} */ one) => one.name} />
       <${Pages} first=${!place.after} next=${data.after} onFirst=${() => go({ ...place, after: undefined })} onNext=${(/** @type {string} */ after) => go({ ...place, after })} />`}<//>
     ${editing && html`<${Edit} section=${section} name=${editing.name} onClose=${() => { setEditing(null); state.again(); }} />`}`;
+}
+
+/** One entry: what it has, who uses it, and what was changed. @param {{section: Section, place: Record<string, string>}} props */
+function One({ section, place }) {
+  const state = useAnswer(`/gateway/${section}/${encodeURIComponent(place.id)}`);
+  const [editing, setEditing] = useState(false);
+  const title = t(section === "products" ? "nav.products" : "nav.teams");
+  const dimension = section === "products" ? "product" : "team";
+  return html`<p><a href=${link({ view: section })}>${t("named.back", { title })}</a></p>
+    <${Shown} of=${state}>${(/** @type {any} */ one) => html`<div class="title"><h1>${one.name}</h1>
+        ${session.isAdmin() && html`<button type="button" onClick=${() => setEditing(true)}>${t("consumer.edit")}</button>`}</div>
+      <dl class="facts">${LISTS[section].map(([field, text]) => html`<div><dt>${t(text)}</dt><dd>${one[field]?.join(", ") || t("all")}</dd></div>`)}
+        ${LIMITS[section].map(([field, text]) => html`<div><dt>${t(text)}</dt><dd><${Amounts} limits=${one[field] ?? {}} /></dd></div>`)}</dl>
+      <p><a href=${link({ view: "overview", [dimension]: one.name })}>${t("consumer.usage")}</a> · <a href=${link({ view: "requests", [dimension]: one.name })}>${t("nav.requests")}</a>
+        ${section === "teams" && html` · <a href=${link({ view: "consumers", team: one.name })}>${t("nav.consumers")}</a>`}</p>`}<//>
+    ${session.mayReadAll() && html`<h2>${t("nav.audit")}</h2><${AuditTrail} key=${state.etag} place=${place} object=${place.id} filters=${{ kind: dimension }} size=${20} />`}
+    ${editing && html`<${Edit} section=${section} name=${place.id} onClose=${() => { setEditing(false); state.again(); }} />`}`;
 }
 
 /** @param {{limits: any}} props */

@@ -1,4 +1,4 @@
-// Find a call: by id, consumer, model, status and time; its tries, tokens and cost, and why it was refused. No prompts.
+// Find a call: by id, consumer, model, status, error and time. No prompts.
 import { query, useAnswer } from "../api.js";
 import { milliseconds, money, number, time } from "../format.js";
 import { html } from "../lib.js";
@@ -6,54 +6,45 @@ import { go, link } from "../location.js";
 import { Field } from "../parts/form.js";
 import { Shown } from "../parts/status.js";
 import { Pages, Table } from "../parts/table.js";
+import { fromZone, toZone } from "../period.js";
 import { t } from "../texts.js";
+import { Call } from "./call.js";
+
+/** The fields of text, and their names in the query. @type {[string, import("../texts.js").Key][]} */
+const FILTERS = [["consumer", "dimension.key"], ["team", "dimension.team"], ["product", "dimension.product"], ["model", "dimension.model"],
+  ["status", "requests.status"], ["code", "requests.code"]];
+const ID = 26; // characters
 
 /** @param {{place: Record<string, string>}} props */
 export function Requests({ place }) {
-  if (place.id) return html`<${One} id=${place.id} place=${place} />`;
-  const filters = { consumer: place.consumer, model: place.model, status: place.status, since: place.since, after: place.after, limit: 50 };
-  const state = useAnswer(`/gateway/requests${query(filters)}`);
+  return place.id ? html`<${Call} id=${place.id} place=${place} />` : html`<${List} place=${place} />`;
+}
+
+/** @param {{place: Record<string, string>}} props */
+function List({ place }) {
+  const filters = Object.fromEntries([...FILTERS.map(([name]) => name), "since", "until", "after"].map((name) => [name, place[name]]));
+  const state = useAnswer(`/gateway/requests${query({ ...filters, limit: 50 })}`);
   /** @param {Record<string, string | undefined>} changed */
   const move = (changed) => go({ ...place, view: "requests", after: undefined, ...changed }, true);
   const columns = [
     { head: t("requests.at"), cell: (/** @type {any} */ one) => html`<a href=${link({ ...place, view: "requests", id: one.id })}>${time(one.at)}</a>` },
-    { head: t("requests.status"), cell: (/** @type {any} */ one) => html`<span class=${one.status >= 400 ? "bad" : "good"}>${one.status}</span> ${one.code ?? ""}` },
+    { head: t("requests.status"), cell: (/** @type {any} */ one) => html`<span class=${one.status >= 400 ? "bad" : "good"}>${one.status ?? "–"}</span> ${one.code ?? ""}` },
     { head: t("dimension.key"), cell: (/** @type {any} */ one) => one.name || one.consumer },
     { head: t("dimension.model"), cell: (/** @type {any} */ one) => one.model },
     { head: t("dimension.backend"), cell: (/** @type {any} */ one) => one.backend ?? "" },
+    { head: t("requests.tries"), right: true, cell: (/** @type {any} */ one) => number(one.attempts) },
     { head: t("column.input_tokens"), right: true, cell: (/** @type {any} */ one) => number(one.input_tokens) },
     { head: t("column.output_tokens"), right: true, cell: (/** @type {any} */ one) => number(one.output_tokens) },
     { head: t("column.cost_usd"), right: true, cell: (/** @type {any} */ one) => money(one.cost_usd) },
     { head: t("requests.took"), right: true, cell: (/** @type {any} */ one) => milliseconds(one.ms) },
   ];
   return html`<h1>${t("nav.requests")}</h1><div class="bar">
-      <${Field} label=${t("requests.id")} type="search" value="" onInput=${(/** @type {string} */ id) => id.trim().length === 26 && move({ id: id.trim() })} hint=${t("requests.id-hint")} />
-      <${Field} label=${t("dimension.key")} value=${place.consumer ?? ""} onInput=${(/** @type {string} */ consumer) => move({ consumer })} />
-      <${Field} label=${t("dimension.model")} value=${place.model ?? ""} onInput=${(/** @type {string} */ model) => move({ model })} />
-      <${Field} label=${t("requests.status")} value=${place.status ?? ""} onInput=${(/** @type {string} */ status) => move({ status })} />
+      <${Field} label=${t("requests.id")} type="search" value="" onInput=${(/** @type {string} */ id) => id.trim().length === ID && move({ id: id.trim() })} hint=${t("requests.id-hint")} />
+      ${FILTERS.map(([name, text]) => html`<${Field} label=${t(text)} value=${place[name] ?? ""} onInput=${(/** @type {string} */ value) => move({ [name]: value })} />`)}
+      ${["since", "until"].map((name) => html`<${Field} label=${t(/** @type {any} */ (`requests.${name}`))} type="datetime-local" value=${toZone(place[name])}
+        onInput=${(/** @type {string} */ value) => move({ [name]: fromZone(value) })} />`)}
     </div>
     <${Shown} of=${state}>${(/** @type {any} */ data) => html`
-      <${Table} caption=${t("nav.requests")} columns=${columns} rows=${data.data} id=${(/** @type {any} */ one) => one.id} />
+      <${Table} caption=${t("nav.requests")} columns=${columns} rows=${data.data} id=${(/** @type {any} */ one) => one.id} empty=${t("requests.none")} />
       <${Pages} first=${!place.after} next=${data.after} onFirst=${() => move({})} onNext=${(/** @type {string} */ after) => go({ ...place, after })} />`}<//>`;
-}
-
-/** @param {{id: string, place: Record<string, string>}} props */
-function One({ id, place }) {
-  const state = useAnswer(`/gateway/requests/${encodeURIComponent(id)}`);
-  return html`<p><a href=${link({ ...place, id: undefined })}>${t("requests.back")}</a></p><h1>${t("requests.one")}</h1>
-    <${Shown} of=${state}>${(/** @type {any} */ call) => html`<dl class="facts">${Object.entries(call).filter(([, value]) => value !== null && typeof value !== "object")
-      .map(([name, value]) => html`<div><dt>${name.replaceAll("_", " ")}</dt><dd>${String(value)}</dd></div>`)}</dl>
-      <${Tries} tries=${call.tries} />`}<//>`;
-}
-
-/** The tries one after the other on one axis of time. @param {{tries: any[]}} props */
-function Tries({ tries }) {
-  if (tries.length === 0) return null;
-  const took = (/** @type {any} */ one) => one.ms ?? 0;
-  const start = (/** @type {any} */ _, /** @type {number} */ i) => tries.slice(0, i).reduce((sum, old) => sum + took(old), 0);
-  const end = Math.max(1, ...tries.map((one, i) => start(one, i) + took(one)));
-  return html`<h2>${t("requests.tries")}</h2><ol class="tries">${tries.map((one, i) => html`<li>
-    <span>${one.backend} ${one.status || ""} ${one.problem ?? ""} · ${milliseconds(took(one))}</span>
-    <svg viewBox="0 0 100 4" preserveAspectRatio="none" aria-hidden="true"><rect x=${(start(one, i) / end) * 100} width=${Math.max(0.5, (took(one) / end) * 100)} height="4"
-      class=${one.status >= 200 && one.status < 400 && !one.problem ? "good" : "bad"} /></svg></li>`)}</ol>`;
 }

@@ -1,0 +1,105 @@
+"""Alerts: what is firing, what was sent, and the receivers with their last result; a message to try a receiver."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+
+from shared.alerts.dispatcher import Alerts
+from shared.alerts.sent import Result, SentAlert, firing
+from shared.auth.operators import ADMINS
+from shared.errors import ResourceNotFound, StoreUnavailable
+from shared.management import _answers as answers
+from shared.management.routes import ManagementRequest, Route, checked, refuse_unknown, rfc3339
+from shared.management.turns import Turns
+from shared.responses.rendering import JsonResponse
+
+
+class States(msgspec.Struct, frozen=True):
+    """The states of this instance that alerts are about: the backends out of rotation, and the limits' safe mode."""
+
+    ejected: frozenset[str]
+    safe_mode: bool
+
+
+class TriedReceiver(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The receiver to be tried, by its key in the configuration, such as `alerts.webhooks[0]`."""
+
+    receiver: str
+
+
+class AlertRoutes:
+    """The paths below `/gateway/alerts`. `states` returns those of this instance, `now` the store's time."""
+
+    def __init__(self, alerts: Alerts, states: Callable[[], States], now: Callable[[], float]) -> None:
+        self._alerts = alerts
+        self._states = states
+        self._now = now
+        self._tests = Turns(1, 2)
+
+    def routes(self) -> Sequence[Route]:
+        at, test = "/gateway/alerts", "/gateway/alerts/test"
+        return (
+            Route("GET", at, "operator", self._all, gives=answers.Alerts),
+            Route("POST", test, "operator", self._test, ADMINS, takes=TriedReceiver, gives=answers.AlertResult),
+        )
+
+    async def _all(self, request: ManagementRequest) -> Response:
+        """Report the alerts that hold, those that were sent, and the receivers."""
+        refuse_unknown(request.query)
+        table = "ok"
+        try:
+            sent = await self._alerts.sent.newest()
+        except StoreUnavailable:
+            table, sent = "unreachable", self._alerts.sent.own()
+        states = self._states()
+        holding = firing(sent, states.ejected, self._now(), safe_mode=states.safe_mode)
+        last = {one.place: one for alert in reversed(sent) for one in alert.results or ()}
+        receivers = [
+            {
+                "receiver": receiver.place,
+                "kind": receiver.kind,
+                "host": receiver.host,
+                "events": sorted(receiver.events),
+                "last": _shown_result(last[receiver.place]) if receiver.place in last else None,
+            }
+            for receiver in self._alerts.receivers
+        ]
+        lists = {"firing": [*map(_shown, holding)], "sent": [*map(_shown, sent)], "receivers": receivers}
+        return JsonResponse({"table": table, **lists})
+
+    async def _test(self, request: ManagementRequest) -> Response:
+        """Send a message to one receiver, once, and report what it answered."""
+        refuse_unknown(request.query)
+        wanted = checked(request.object(), TriedReceiver).receiver
+        async with self._tests.take(request.actor.name):
+            result = await self._alerts.test(wanted, request.actor.name)
+        if result is None:
+            known = ", ".join(receiver.place for receiver in self._alerts.receivers) or "none"
+            raise ResourceNotFound(f"There is no receiver {wanted[:64]!r}; the configuration has: {known}.")
+        return JsonResponse(_shown_result(result))
+
+
+def _shown(alert: SentAlert) -> Mapping[str, Any]:
+    return {
+        "at": rfc3339(alert.at),
+        "event": alert.event,
+        "severity": alert.severity,
+        "message": alert.message,
+        "until": rfc3339(alert.until),
+        "facts": alert.facts,
+        "results": None if alert.results is None else [*map(_shown_result, alert.results)],
+    }
+
+
+def _shown_result(result: Result) -> Mapping[str, Any]:
+    return {
+        "receiver": result.place,
+        "kind": result.kind,
+        "host": result.host,
+        "accepted": result.accepted,
+        "tries": result.tries,
+        "problem": result.problem,
+        "at": rfc3339(result.at),
+    }

@@ -1,0 +1,80 @@
+// What the routing does, as it happens: a stream from the instance that answers, for as long as the tab is looked at.
+import { ApiError, refusal } from "./api.js";
+import { credential } from "./credential.js";
+import { useEffect, useState } from "./lib.js";
+import { events } from "./stream.js";
+import { t } from "./texts.js";
+
+const PATH = "/gateway/backends/events";
+const PAUSES = [500, 2_000, 5_000]; // milliseconds before the stream is asked for again
+const MOST = 300; // events that are kept
+const MINUTE = 60_000;
+
+/**
+ * @typedef {{at: number, kind: "try" | "call", data: any}} Happening
+ * @typedef {{pool: any, happenings: Happening[], dropped: number, error: ApiError | null}} Live
+ * @returns {Live & {again: () => void}} `happenings`: the newest first; `again` asks for a new stream
+ */
+export function useLive() {
+  const [live, setLive] = useState(/** @type {Live} */ ({ pool: null, happenings: [], dropped: 0, error: null }));
+  const [turn, setTurn] = useState(0);
+  useEffect(() => {
+    let watching = /** @type {AbortController | null} */ (null);
+    const look = () => {
+      if (document.visibilityState === "visible") {
+        watching ??= new AbortController();
+        void watch(watching.signal, setLive);
+      } else {
+        watching?.abort();
+        watching = null;
+      }
+    };
+    const changed = () => (document.visibilityState === "visible") === (watching === null) && look();
+    look();
+    document.addEventListener("visibilitychange", changed);
+    return () => {
+      document.removeEventListener("visibilitychange", changed);
+      watching?.abort();
+    };
+  }, [turn]);
+  return { ...live, again: () => setTurn((n) => n + 1) };
+}
+
+/** Read streams one after the other until the signal. @param {AbortSignal} signal @param {(change: (old: Live) => Live) => void} set */
+async function watch(signal, set) {
+  for (let failures = 0; !signal.aborted; ) {
+    try {
+      const held = await credential();
+      const response = await fetch(PATH, { headers: { authorization: `Bearer ${held}` }, signal, cache: "no-store" });
+      if (!response.ok || !response.body) throw await refusal(response, held);
+      for await (const { name, data } of events(response.body)) {
+        failures = 0;
+        set((old) => after(old, name, data));
+      }
+    } catch (error) {
+      if (signal.aborted) return;
+      const shown = error instanceof ApiError ? error : new ApiError(0, "unreachable", t("error.unreachable"));
+      set((old) => ({ ...old, error: shown }));
+      if (shown.status === 401) return;
+      failures += 1;
+    }
+    await new Promise((done) => setTimeout(done, PAUSES[Math.min(failures, PAUSES.length - 1)]));
+  }
+}
+
+/** @param {Live} old @param {string} name @param {any} data @returns {Live} */
+function after(old, name, data) {
+  if (name === "pool") return { ...old, pool: data, error: null };
+  if (name === "dropped") return { ...old, dropped: old.dropped + data.events };
+  if (name !== "try" && name !== "call") return old;
+  return { ...old, happenings: [/** @type {Happening} */ ({ at: Date.now(), kind: name, data }), ...old.happenings].slice(0, MOST) };
+}
+
+/** The share of the tries of the last minute that each backend had. @param {Happening[]} happenings @returns {Map<string, number>} */
+export function shares(happenings) {
+  const recent = happenings.filter((one) => one.kind === "try" && one.at > Date.now() - MINUTE);
+  /** @type {Map<string, number>} */
+  const found = new Map();
+  for (const { data } of recent) found.set(data.backend, (found.get(data.backend) ?? 0) + 1 / recent.length);
+  return found;
+}

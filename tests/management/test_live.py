@@ -1,0 +1,151 @@
+"""The stream of what the routing does: on both edges, bounded, and over when nobody watches."""
+
+import http.client
+import json
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from starlette.responses import StreamingResponse
+
+from shared.config.document import Configuration
+from shared.forwarding.live import MOST_LISTENERS, Event, Listener, LiveCalls
+from shared.management.live import LiveRoutes
+from shared.management.routes import ManagementRequest
+from shared.routing.breakers import Breakers
+from shared.routing.drains import Drains
+from shared.routing.fleet_health import SharedHealth
+from shared.routing.report import BackendsReport
+from tests.harness.memory_store import MemoryStore
+from tests.harness.system import MANAGEMENT_KEY, System, eventually
+
+PATH = "/gateway/backends/events"
+
+
+class Watcher:
+    """A stream of events, read from a socket."""
+
+    def __init__(self, gateway: System) -> None:
+        self._connection = http.client.HTTPConnection(*gateway.gateway.address, timeout=15)
+        self._connection.request("GET", PATH, headers={"authorization": f"Bearer {MANAGEMENT_KEY}"})
+        self.answer = self._connection.getresponse()
+
+    def events(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        name = ""
+        for raw in self.answer:
+            line = raw.decode().rstrip("\n")
+            if line.startswith("event: "):
+                name = line[7:]
+            elif line.startswith("data: "):
+                yield name, json.loads(line[6:])
+
+    def next(self, name: str, **wanted: Any) -> dict[str, Any]:
+        """The next event of this name with these facts."""
+        for found, data in self.events():
+            if found == name and wanted.items() <= data.items():
+                return data
+        raise AssertionError("the stream ended")
+
+    def leave(self) -> None:
+        self.answer.close()
+        self._connection.close()
+
+
+@contextmanager
+def watching(gateway: System) -> Iterator[Watcher]:
+    watcher = Watcher(gateway)
+    try:
+        yield watcher
+    finally:
+        watcher.leave()
+
+
+def test_whoever_watches_sees_a_try_that_fails_the_one_that_answers_and_the_call(gateway: System) -> None:
+    model = gateway.spare()
+    gateway.simulator.fault("status", status=500, deployment=model, times=1)
+    with watching(gateway) as watcher:
+        assert watcher.answer.headers["content-type"].startswith("text/event-stream")
+        assert watcher.answer.headers["cache-control"] == "no-store"
+        pool = watcher.next("pool")
+        assert {one["name"] for one in pool["backends"]} >= {"sweden", "virginia", "japan"}
+        answer = gateway.chat(model, content="a prompt that nobody may see")
+        request = answer.headers["x-gateway-request-id"]
+        failed = watcher.next("try", request=request)
+        served = watcher.next("try", request=request)
+        call = watcher.next("call", request=request)
+    assert (failed["number"], failed["status"], failed["problem"]) == (1, 500, "status 500")
+    assert (served["number"], served["status"], served["problem"]) == (2, 200, "")
+    assert served["backend"] == answer.headers["x-gateway-backend"] != failed["backend"]
+    assert (call["status"], call["attempts"], call["name"]) == (200, 2, "tests")
+    assert "nobody may see" not in str((failed, served, call))
+
+
+def test_the_stream_is_for_operators_and_for_few_at_a_time(gateway: System) -> None:
+    assert gateway.get(PATH, gateway.key).status == 401
+    assert gateway.get(f"{PATH}?since=now").status == 400
+    assert gateway.manage("HEAD", PATH).status == 200
+    watchers = [Watcher(gateway) for _ in range(MOST_LISTENERS)]
+    for watcher in watchers:
+        watcher.next("pool")
+    refused = gateway.get(PATH)
+    assert (refused.status, refused.error()["code"]) == (429, "rate_limit_exceeded")
+    assert int(refused.headers["retry-after"]) >= 1
+    for watcher in watchers:
+        watcher.leave()
+
+    def there_is_room() -> bool:
+        again = Watcher(gateway)
+        status = again.answer.status
+        again.leave()
+        return status == 200
+
+    eventually(there_is_room, 10.0)  # whoever has left is no listener
+
+
+@pytest.fixture
+def listener() -> Listener:
+    return Listener()
+
+
+async def test_a_watcher_that_does_not_read_costs_a_bounded_memory_and_learns_what_it_missed(
+    listener: Listener,
+) -> None:
+    for number in range(1000):
+        listener.put(Event("try", {"number": number}))
+    *taken, last = await listener.take(1.0)
+    assert [event.data["number"] for event in taken] == list(range(200))
+    assert last == Event("dropped", {"events": 800})
+    assert await listener.take(0.01) == []
+
+
+async def test_a_stream_ends_after_a_time_so_that_its_watcher_is_authorized_again() -> None:
+    store = MemoryStore()
+    breakers = Breakers(time.monotonic, random.Random(1))
+    health = SharedHealth(store.table("health"), store.now, random.Random(1), "one")
+    report = BackendsReport(Configuration([]), breakers, health, Drains(store), store.now, "one")
+    live = LiveCalls()
+    (route,) = LiveRoutes(report, live, longest=0.2).routes()
+    response = await route.handler(ManagementRequest({}, {}))
+    assert isinstance(response, StreamingResponse)
+    started = time.monotonic()
+    pieces = [piece async for piece in response.body_iterator]
+    text = b"".join(piece for piece in pieces if isinstance(piece, bytes))
+    assert 0.1 < time.monotonic() - started < 2
+    assert text.startswith(b"event: pool\ndata: {")
+    assert not live.watched
+
+
+async def test_nothing_is_made_while_nobody_listens_and_all_streams_end_with_their_configuration() -> None:
+    live = LiveCalls()
+    watched = [live.watched]
+    with live.listen() as one, live.listen() as other:
+        watched.append(live.watched)
+        live.end_all()
+        started = time.monotonic()
+        assert await one.take(5.0) == [] == await other.take(5.0)
+        assert time.monotonic() - started < 1
+    assert [*watched, live.watched] == [False, True, False]
+    assert {one.closed, other.closed} == {True}

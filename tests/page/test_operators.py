@@ -1,0 +1,298 @@
+"""The operators' views in a browser: what they show, what they change, and what they do when something is wrong."""
+
+import json
+import os
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Locator, Route, expect
+
+from simulator.process import SimulatorProcess
+from tests.harness.azurite import Azurite
+from tests.harness.azurite import azurite as start_azurite
+from tests.harness.gateway_process import Edge
+from tests.harness.system import MANAGEMENT_KEY, System, configuration, eventually
+from tests.harness.system import system as start_system
+from tests.page.conftest import Visit
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+TEXTS = Path(__file__).parents[2] / "shared" / "management" / "page" / "texts"
+VIEWS = (
+    *("overview", "consumers", "products", "teams", "backends", "requests", "models", "playground", "configuration"),
+    *("alerts", "audit"),
+)
+
+
+LARGEST_VIEWS = ("overview", "backends", "requests", "playground", "alerts", "audit")
+# What the page does by itself is the same on both edges.
+ON_ONE_EDGE = pytest.mark.parametrize("edge", ["uvicorn"], indirect=True, scope="session")
+
+
+class _Receiver(BaseHTTPRequestHandler):
+    """Takes every alert."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def receiver() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Receiver)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/hook"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def own_store() -> Iterator[Azurite]:
+    with start_azurite() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def own(edge: Edge, own_store: Azurite, simulator: SimulatorProcess, receiver: str) -> Iterator[System]:
+    """A gateway on a store of its own, so that a test may change its configuration and stop its store."""
+    settings = configuration(
+        simulator,
+        alerts={"webhooks": [{"kind": "generic", "url": receiver, "secret_env": "JAPAN_KEY"}]},
+        limits={"defaults": {"budget_usd": 1000}},
+    )
+    with start_system(edge, settings, simulator, own_store.connection_string) as running:
+        assert running.chat("no-such-model").status == 404  # is counted within ten seconds
+        yield running
+
+
+@pytest.fixture
+def visiting(visit: Visit, own: System) -> Visit:
+    """A window on that gateway."""
+    visit.gateway = own
+    return visit
+
+
+def card(visit: Visit, name: str) -> Locator:
+    return visit.page.locator("section.card", has=visit.page.get_by_role("heading", name=name, exact=True))
+
+
+def test_a_region_that_is_broken_from_the_page_fails_over_before_ones_eyes_and_is_restored(
+    visit: Visit, gateway: System
+) -> None:
+    model = gateway.spare()
+    visit.sign_in(query="?view=backends")
+    sweden = card(visit, "sweden")
+    sweden.get_by_label("Break swedencentral").select_option("fail")
+    expect(sweden.get_by_label("Break swedencentral")).to_have_value("fail")
+    answers = [gateway.chat(model, content=f"Hello {number}") for number in range(8)]
+    assert {answer.status for answer in answers} == {200}
+    happenings = visit.page.get_by_role("list", name="As it happens")
+    expect(happenings.get_by_role("listitem").filter(has_text="Failover, try 2").first).to_be_visible()
+    expect(
+        happenings.get_by_role("listitem").filter(has_text="status 500").filter(has_text="sweden").first
+    ).to_be_visible()
+    assert visit.violations() == []
+    sweden.get_by_label("Break swedencentral").select_option("")
+    expect(sweden.get_by_label("Break swedencentral")).to_have_value("")
+    assert gateway.simulator.faults() == []
+    happenings.get_by_role("link", name="Call").first.click()
+    expect(visit.page.get_by_role("heading", level=1)).to_have_text("Request")
+
+
+@ON_ONE_EDGE
+def test_a_hidden_tab_asks_for_nothing_and_watches_nothing(visit: Visit, gateway: System) -> None:
+    asked: list[str] = []
+    visit.page.on("request", lambda request: asked.append(request.url))
+    visit.sign_in(query="?view=backends")
+    expect(visit.page.get_by_text("Seen by the instance")).to_be_visible()
+    hide = """hidden => {
+        const get = () => hidden ? 'hidden' : 'visible';
+        Object.defineProperty(document, 'visibilityState', {get, configurable: true});
+        document.dispatchEvent(new Event('visibilitychange'));
+    }"""
+    visit.page.evaluate(hide, True)
+    for view in ("?view=backends", "?view=overview"):
+        visit.show(view)
+        visit.page.wait_for_timeout(400)
+        visit.page.evaluate("performance.clearResourceTimings()")
+    asked.clear()
+    visit.page.evaluate("() => { Date.now = () => performance.timeOrigin + performance.now() + 3600e3 }")  # all is due
+    visit.page.wait_for_timeout(2500)
+    assert [url for url in asked if "/gateway/page/" not in url] == []
+    visit.page.evaluate(hide, False)
+    visit.page.wait_for_timeout(300)
+    assert [url for url in asked if "/gateway/usage" in url]  # it looks as soon as it is seen again
+
+
+@ON_ONE_EDGE
+def test_every_name_of_an_answer_is_text(visit: Visit, gateway: System) -> None:
+    """The gateway refuses such names of regions and teams, so they are planted in its answers on their way."""
+    gateway.chat()
+    names = {
+        "name",
+        "region",
+        "model",
+        "team",
+        "product",
+        "backend",
+        "deployment",
+        "reason",
+        "about",
+        "message",
+        "host",
+    }
+    names |= {"actor", "object", "address", "note", "by", "display", "code", "source", "instance", "document"}
+
+    def planted(value: Any) -> Any:
+        if isinstance(value, list):
+            return [planted(one) for one in value]
+        if not isinstance(value, dict):
+            return value
+        return {
+            key: HOSTILE if key in names and isinstance(inner, str) else planted(inner) for key, inner in value.items()
+        }
+
+    def plant(route: Route) -> None:
+        answer = route.fetch()
+        if answer.headers.get("content-type", "").startswith("application/json"):
+            route.fulfill(response=answer, json=planted(answer.json()))
+        else:
+            route.fulfill(response=answer)
+
+    visit.sign_in()
+    visit.page.route(re.compile("/gateway/(?!page/)(?!backends/events)"), plant)
+    visit.page.route("**/gateway/backends/events", lambda route: route.abort())
+    visit.expected = "ERR_FAILED"
+    for view in VIEWS:
+        visit.show(f"?view={view}")
+        visit.page.get_by_role("heading", level=1).wait_for()
+        visit.page.wait_for_timeout(500)
+        assert visit.page.locator("img").count() == 0, view
+    visit.show("?view=consumers")
+    expect(visit.page.get_by_role("link", name=HOSTILE).first).to_be_visible()
+    visit.page.unroute_all(behavior="ignoreErrors")
+
+
+def test_alerts_show_the_receivers_and_a_message_tries_one(visiting: Visit) -> None:
+    visiting.sign_in(query="?view=alerts")
+    expect(visiting.page.get_by_role("heading", name="Firing")).to_be_visible()
+    row = visiting.page.get_by_role("row", name="alerts.webhooks[0]")
+    row.get_by_role("button", name="Send a test to alerts.webhooks[0]").click()
+    expect(row.get_by_text("accepted")).to_be_visible()
+    sent = visiting.page.get_by_role("region", name="Sent").get_by_role("row")
+    expect(sent.filter(has_text="tries this receiver").first).to_contain_text("accepted")
+    assert visiting.violations() == []
+
+
+def test_a_change_of_the_configuration_shows_its_difference_and_is_taken_back(visiting: Visit) -> None:
+    page = visiting.page
+    visiting.sign_in(query="?view=configuration")
+    page.get_by_label("Section", exact=True).select_option("limits")
+    editor = page.get_by_label("The section as JSON")
+    editor.fill(json.dumps({"defaults": {"budget_usd": 2000}}, indent=2))
+    difference = page.get_by_label("Difference")
+    expect(difference.locator("del")).to_contain_text("1000")
+    expect(difference.locator("ins")).to_contain_text("2000")
+    page.get_by_label("Note").fill("more room")
+    page.get_by_role("button", name="Apply").click()
+    history = page.get_by_role("region", name="History").get_by_role("row")
+    expect(history.filter(has_text="more room")).to_contain_text("in effect")
+    page.get_by_role("button", name="Go back to the base document").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.locator("ins")).to_contain_text("1000")
+    assert visiting.violations() == []
+    dialog.get_by_role("button", name="Go back to it").click()
+    dialog.wait_for(state="hidden")
+    expect(history.filter(has_text="rollback to the base document")).to_contain_text("in effect")
+
+
+def test_budgets_prices_and_the_trail_of_a_consumer_are_shown(visiting: Visit, own: System) -> None:
+    key = own.make_key(HOSTILE)
+    body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}
+    assert own.post("/v1/chat/completions", body, key=key).status == 200
+    counted = "/gateway/usage?by=code&code=model_not_found"
+    eventually(lambda: own.get(counted).json()["total"]["refused"] > 0, 12.0)
+    visiting.sign_in()
+    budget = visiting.page.get_by_role("listitem").filter(has_text=HOSTILE)
+    expect(budget).to_contain_text("$1,000.00")
+    expect(visiting.page.get_by_role("region", name="Throttles by region").get_by_role("row")).to_have_count(6)
+    expect(visiting.page.get_by_role("region", name="Refusals by code")).to_contain_text("model_not_found")
+    visiting.go("Models")
+    expect(visiting.page.get_by_role("row", name="gpt-4o ").first).to_contain_text("$2.50")
+    own.manage("PATCH", f"/gateway/consumers/{key.split('_')[1]}", {"limits": {"budget_usd": 5}})
+    visiting.page.goto(f"{own.url}/gateway/?view=consumer&id={key.split('_')[1]}")
+    visiting.sign_in(query=f"?view=consumer&id={key.split('_')[1]}")
+    trail = visiting.page.get_by_role("region", name="Audit")
+    expect(trail.get_by_role("cell", name="consumer.update")).to_be_visible()
+    assert visiting.page.locator("img").count() == 0
+
+
+def test_with_the_table_out_of_reach_the_page_says_so_and_goes_on_with_what_the_instance_knows(
+    visiting: Visit, own: System, own_store: Azurite
+) -> None:
+    visiting.expected = "503"
+    own.chat()
+    visiting.sign_in(query="?view=backends")
+    expect(card(visiting, "sweden")).to_be_visible()
+    os.kill(own_store.pid, signal.SIGSTOP)
+    try:
+        expect(visiting.page.get_by_text("this is what the instance knows by itself")).to_be_visible(timeout=20_000)
+        answer = own.chat()
+        assert answer.status == 200
+        happenings = visiting.page.get_by_role("list", name="As it happens")
+        expect(happenings.get_by_role("link", name="Call").first).to_be_visible()
+        visiting.go("Alerts")
+        expect(visiting.page.get_by_text("these are the alerts of this instance alone")).to_be_visible(timeout=20_000)
+        visiting.go("Consumers")
+        expect(visiting.page.get_by_role("alert")).to_contain_text("The table is out of reach", timeout=20_000)
+    finally:
+        os.kill(own_store.pid, signal.SIGCONT)
+    visiting.page.get_by_role("button", name="Try again").click()
+    expect(visiting.page.get_by_role("region", name="Consumers").get_by_role("row").first).to_be_visible(timeout=20_000)
+
+
+@ON_ONE_EDGE
+@pytest.mark.parametrize(
+    ("width", "theme", "language", "heading"),
+    [
+        (360, "dark", "en-GB", "Configuration"),
+        (1600, "light", "en-GB", "Configuration"),
+        (360, "light", "zh-TW", "設定"),
+    ],
+)
+def test_every_view_is_accessible_and_fits_its_window(
+    visit: Visit, width: int, theme: str, language: str, heading: str
+) -> None:
+    visit.page.set_viewport_size({"width": width, "height": 900})
+    visit.page.emulate_media(color_scheme="dark" if theme == "dark" else "light")
+    visit.page.add_init_script(f"try {{ localStorage.setItem('tollgate.language', '{language}') }} catch {{}}")
+    visit.open()
+    visit.page.locator("input[type=password]").fill(MANAGEMENT_KEY)
+    assert visit.violations() == []
+    visit.page.locator("button.main").click()
+    visit.page.get_by_role("navigation").first.wait_for()
+    for view in VIEWS:
+        visit.show(f"?view={view}")
+        visit.page.get_by_role("heading", level=1).wait_for()
+        visit.page.wait_for_timeout(350)
+        assert visit.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), view
+        if view in LARGEST_VIEWS and language == "en-GB":
+            assert visit.violations() == [], view
+        if view == "configuration":
+            expect(visit.page.get_by_role("heading", level=1)).to_have_text(heading)
+
+
+def test_both_languages_have_the_same_texts() -> None:
+    keys = [
+        set(re.findall(r'^  "([^"]+)":', (TEXTS / name).read_text(), re.MULTILINE)) for name in ("en.js", "zh-TW.js")
+    ]
+    assert keys[0] == keys[1]
