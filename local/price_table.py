@@ -7,8 +7,9 @@ The package `azure-genai-prices` contains the items of the Retail Prices API (pr
 parser reads the meter names of text models; this module reads those of audio and image models. DALL-E is excluded: its
 price depends on size and quality, which the ledger does not record.
 
-The package `genai-prices` has OpenAI's list prices. They fill what Azure's list lacks: models, tiers, and changes that
-are newer than the list. The table has only facts: model, deployment type, tier, regions, price and start date.
+The package `genai-prices` has the list prices of OpenAI and Anthropic. They fill what Azure's list lacks: Claude, other
+models, tiers, and changes that are newer than the list. The table has only facts: model, deployment type, tier,
+regions, price and start date.
 """
 
 import importlib
@@ -25,6 +26,7 @@ from typing import Any, NamedTuple
 from shared.config.prices import AMOUNTS
 
 OUTPUT = Path(__file__).resolve().parent.parent / "shared" / "billing" / "prices.json"
+READ = "2026-11-29"  # the day on which Anthropic's prices, whose list has no days, were read
 _PER = {"1M": 1.0, "1K": 1e3}  # a meter's unit -> factor to USD per million tokens
 _NAMES = {  # meter name -> model name
     "gpt-4o-0513": "gpt-4o-2024-05-13",
@@ -253,14 +255,44 @@ def openai_lines(models: list[Any], azure: list[dict[str, Any]], day: str) -> It
                     yield {**line, "from": max(price.since, after), **scaled}
 
 
+_ANTHROPIC_FIELDS = _OPENAI_FIELDS | {"cache_write_1h_mtok": "cache_write_1h"}
+_CLAUDE_TIERS = {("processing", "batch"): "batch", ("speed", "fast"): "fast"}
+
+
+def anthropic_lines(models: list[Any]) -> Iterator[dict[str, Any]]:
+    """Anthropic's list prices, by which Azure bills Claude as well. A price for long context holds above the number of
+    tokens that `types.long_context` has for the model, until a later price of the model has none."""
+    for model in models:
+        tiered = False
+        for tier, since, prices in _of_claude(model):
+            short, long = (_amounts(prices, context, _ANTHROPIC_FIELDS) for context in ("short", "long"))
+            tiered = tier == "standard" and (tiered or bool(long))
+            searches = getattr(prices, "web_searches_kcount", None)
+            tools = {} if searches is None else {"web_search": float(searches) / 1000}
+            head = {"model": model.id.removesuffix("-latest")} | ({"tier": tier} if tier != "standard" else {})
+            start = {"from": since} if since else {}
+            yield head | start | short | tools
+            if long or tiered:
+                yield head | {"context": "long"} | start | (long or short) | tools
+
+
+def _of_claude(model: Any) -> Iterator[tuple[str, str, Any]]:
+    """The prices of a model, each with its tier and its first day; "": as long as the tier exists."""
+    for entry in model.prices if isinstance(model.prices, list) else [None]:
+        yield "standard", _since(entry), model.prices if entry is None else entry.prices
+    for variant in model.price_variants or ():
+        if len(variant.when) == 1 and (tier := _CLAUDE_TIERS.get(next(iter(variant.when.items())))) is not None:
+            yield tier, "", variant.prices
+
+
 def _same(line: dict[str, Any], model: str, tier: str, context: str) -> bool:
     return (line["model"], line.get("tier", "standard"), line.get("context", "short")) == (model, tier, context)
 
 
-def _amounts(prices: Any, context: str) -> dict[str, float]:
+def _amounts(prices: Any, context: str, fields: dict[str, str] = _OPENAI_FIELDS) -> dict[str, float]:
     """USD per million tokens; nothing for long context if it has no price of its own."""
     amounts, tiered = {}, False
-    for theirs, ours in _OPENAI_FIELDS.items():
+    for theirs, ours in fields.items():
         if (amount := getattr(prices, theirs, None)) is None:
             continue
         tiers = getattr(amount, "tiers", ())
@@ -290,12 +322,15 @@ def main() -> None:
     [searches] = {model.prices.web_searches_kcount for model in models if model.id in ("gpt-6-sol", "gpt-5.5")}
     openai = [{"web_search": float(searches) / 1000}, *openai_lines(models, azure, day)]
     checked = max(price.since for price in listed(models))
+    [claudes] = [provider.models for provider in providers if provider.id == "anthropic"]
+    anthropic = list(anthropic_lines(claudes))
     groups = [
         _group("Azure Retail Prices API (prices.azure.com), as carried by azure-genai-prices", day, azure),
         _group(f"OpenAI's list prices (openai.com), as carried by genai-prices {version}", checked, openai),
+        _group(f"Anthropic's list prices (anthropic.com), as carried by genai-prices {version}", READ, anthropic),
     ]
     OUTPUT.write_text(f"[{', '.join(groups)}]\n")
-    print(f"{OUTPUT}: {len(azure)} prices of Azure, {len(openai)} of OpenAI")
+    print(f"{OUTPUT}: {len(azure)} prices of Azure, {len(openai)} of OpenAI, {len(anthropic)} of Anthropic")
 
 
 if __name__ == "__main__":

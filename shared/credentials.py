@@ -8,7 +8,11 @@ from typing import Self
 from shared.config.document import Api, Backend
 from shared.identity import TokenCache, azure_credential
 
-_KEY_HEADERS: dict[Api, tuple[str, str]] = {"azure": ("api-key", ""), "openai": ("authorization", "Bearer ")}
+_KEY_HEADERS: dict[Api, tuple[str, str]] = {
+    "azure": ("api-key", ""),
+    "openai": ("authorization", "Bearer "),
+    "anthropic": ("x-api-key", ""),
+}
 """The header that takes a backend's key, and the word before it."""
 
 

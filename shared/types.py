@@ -9,12 +9,21 @@ from shared.config.document import Api, Backend, FallbackReason, Format
 from shared.config.limits import Limits
 from shared.token_classes import TokenCounts
 
-LONG_CONTEXT = 272_000  # input tokens above which all of a call has the prices of long context
 BATCH = "batch"  # the service tier of a batch
 TIERS = ("flex", "priority")  # the service tiers that backends throttle apart from the standard one
 
 Surface = Literal["openai", "dated", "v1", "anthropic"]
 """The form of a path: `/v1/…`, Azure's dated `/openai/…?api-version=`, Azure's `/openai/v1/…`, or Anthropic's API."""
+
+
+_LONG_CONTEXT = 272_000
+_LONG_CONTEXTS = (("claude-haiku-5-5", 100_000), ("claude", 200_000))  # by the beginning of a model's name
+
+
+def long_context(served: str) -> int:
+    """The input tokens above which all of a call to this model, as the backend names it, has the prices of long
+    context."""
+    return next((most for name, most in _LONG_CONTEXTS if served.startswith(name)), _LONG_CONTEXT)
 
 
 class Target(msgspec.Struct, frozen=True):

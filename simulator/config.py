@@ -49,11 +49,11 @@ DEFAULT_DEPLOYMENTS = tuple(
 
 
 class RegionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`port` 0 selects a free port. `display` is the value of the header x-ms-region. `api` `openai`: it plays OpenAI
-    itself, whose deployments are its models."""
+    """`port` 0 selects a free port. `display` is the value of the header x-ms-region. `api` other than
+    `azure`: it plays OpenAI or Anthropic itself, whose deployments are their models."""
 
     name: Name
-    api: Literal["azure", "openai"] = "azure"
+    api: Literal["azure", "openai", "anthropic"] = "azure"
     display: str | None = None
     port: Port = 0
     deployments: tuple[DeploymentConfig, ...] = DEFAULT_DEPLOYMENTS

@@ -1,19 +1,21 @@
-"""The two APIs that a region can play: Azure OpenAI, and OpenAI itself. Paths, credentials, headers and errors differ.
+"""The APIs that a region can play: Azure OpenAI, OpenAI itself, Anthropic. Paths, credentials, headers, errors differ.
 
 Sources of OpenAI's: its API reference (errors, rate limits) and the bodies that its clients' issues quote.
 """
 
+import time
 import uuid
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import msgspec
 
 from .errors import AzureError, invalid_key, invalid_token
 from .request_log import LogEntry
-from .targets import Target, check_api_version, find_openai_target, find_target
+from .targets import Target, check_api_version, find_anthropic_target, find_openai_target, find_target
 
-Api = Literal["azure", "openai"]
+Api = Literal["azure", "openai", "anthropic"]
 _ORGANIZATION = "org-simulator"
 
 
@@ -22,6 +24,7 @@ class Credentials(msgspec.Struct, frozen=True):
 
     bearer: str | None
     api_key: str
+    anthropic_key: str
     is_key: Callable[[str], bool]
     is_token: Callable[[str], bool]
 
@@ -48,6 +51,8 @@ class Dialect(msgspec.Struct, frozen=True):
 
 def _check_at_azure(given: Credentials, target: Target | None) -> None:
     """The v1 surface also accepts a key as a bearer token, which is how OpenAI's client sends it."""
+    if target is not None and target.surface == "anthropic" and given.is_key(given.anthropic_key):
+        return
     if given.bearer is not None:
         is_key = target is not None and target.surface == "v1" and given.is_key(given.bearer)
         if not is_key and not given.is_token(given.bearer):
@@ -157,6 +162,37 @@ def _error(
     )
 
 
+# --- Anthropic --------------------------------------------------------------------------------------------------------
+
+
+def _check_at_anthropic(given: Credentials, target: Target | None) -> None:
+    if not given.is_key(given.anthropic_key):
+        raise _error(401, "invalid x-api-key")
+
+
+def _anthropic_headers(display: str, client_request_id: str | None) -> dict[str, str]:
+    return {"request-id": f"req_{uuid.uuid4().hex[:24]}", "anthropic-organization-id": _ORGANIZATION}
+
+
+def _anthropic_limits(headers: dict[str, str]) -> dict[str, str]:
+    """Resets as times."""
+    named: dict[str, str] = {}
+    for name, value in headers.items():
+        if name.startswith("x-ratelimit-"):
+            place, what = name.removeprefix("x-ratelimit-").split("-")
+            if place == "reset":
+                value = f"{datetime.fromtimestamp(time.time() + float(value), UTC):%Y-%m-%dT%H:%M:%SZ}"
+            named[f"anthropic-ratelimit-{what}-{place}"] = value
+    return named
+
+
+def _anthropic_refusal(refusal: AzureError, entry: LogEntry) -> AzureError:
+    code = msgspec.json.decode(refusal.body, type=dict[str, Any]).get("error", {}).get("code")
+    if code == "DeploymentNotFound":
+        return AzureError(404, {"error": {"message": f"model: {entry.deployment}"}})
+    return refusal
+
+
 DIALECTS: dict[Api, Dialect] = {
     "azure": Dialect(
         find_target=find_target,
@@ -177,6 +213,17 @@ DIALECTS: dict[Api, Dialect] = {
         headers=_openai_headers,
         limits=_openai_limits,
         refusal=_openai_refusal,
+        filters=False,
+        most_custom_headers=None,
+    ),
+    "anthropic": Dialect(
+        find_target=find_anthropic_target,
+        check_version=_ignore_version,
+        check_credentials=_check_at_anthropic,
+        client_request_id="x-client-request-id",
+        headers=_anthropic_headers,
+        limits=_anthropic_limits,
+        refusal=_anthropic_refusal,
         filters=False,
         most_custom_headers=None,
     ),

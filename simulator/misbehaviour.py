@@ -92,7 +92,7 @@ def rechunked(events: Sequence[bytes], effect: Rechunk, *, plain: bool) -> Itera
 def _error_event(answer: StreamedAnswer, exchange: Exchange, kind: str) -> bytes:
     error = errors.server_error(500).body
     if exchange.entry.surface == "anthropic":
-        error = as_message_error(500, error, exchange.headers["x-request-id"], kind)
+        error = as_message_error(500, error, exchange.headers["request-id"], kind)
     return b"event: error\ndata: " + error + b"\n\n" if answer.typed else b"data: " + error + b"\n\n"
 
 
@@ -101,7 +101,7 @@ async def _send_status(effect: Status, exchange: Exchange) -> None:
     if effect.body is None:
         body = errors.server_error(effect.status).body
         if exchange.entry.surface == "anthropic":
-            body = as_message_error(effect.status, body, exchange.headers["x-request-id"])
+            body = as_message_error(effect.status, body, exchange.headers["request-id"])
     elif isinstance(effect.body, str):
         body, content_type = effect.body.encode("utf-8", "replace"), "text/plain; charset=utf-8"
     else:

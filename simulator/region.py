@@ -98,6 +98,8 @@ class Region:
         target = self.dialect.find_target(entry.method, entry.path)
         if target is not None:
             entry.surface, entry.operation, entry.deployment = target.surface, target.route.path, target.deployment
+            if target.surface == "anthropic":
+                exchange.headers.setdefault("request-id", exchange.headers.get("x-request-id", ""))
         fault = None
         try:
             received = await self._receive(exchange)
@@ -215,14 +217,14 @@ class Region:
         if most is not None and custom > most:
             raise errors.too_many_headers(custom, most)
         headers = exchange.request.headers
-        if exchange.entry.surface == "anthropic":
-            exchange.headers["request-id"] = exchange.headers["x-request-id"]
-            if self._is_key(headers.get("x-api-key", "")):
-                return
         scheme, _, token = headers.get("authorization", "").partition(" ")
         bearer = token if scheme.lower() == "bearer" else None
         given = Credentials(
-            bearer, headers.get("api-key", ""), self._is_key, lambda token: self._identity.accepts(token, time.time())
+            bearer,
+            headers.get("api-key", ""),
+            headers.get("x-api-key", ""),
+            self._is_key,
+            lambda token: self._identity.accepts(token, time.time()),
         )
         self.dialect.check_credentials(given, target)
 
@@ -311,7 +313,7 @@ async def _refuse(exchange: Exchange, refusal: errors.AzureError) -> None:
         exchange.entry.retry_after = int(refusal.headers["retry-after-ms"]) / 1000
     body = refusal.body
     if exchange.entry.surface == "anthropic":
-        body = as_message_error(refusal.status, body, exchange.headers["x-request-id"])
+        body = as_message_error(refusal.status, body, exchange.headers["request-id"])
     await exchange.send(refusal.status, body, headers=refusal.headers)
 
 

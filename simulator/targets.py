@@ -15,7 +15,7 @@ _V1 = "/openai/v1/"
 _OPENAI = "/v1/"
 _DEPLOYMENTS = "/openai/deployments/"
 _DATED = "/openai/"
-_ANTHROPIC = re.compile(r"/(?:anthropic/)?v1/")  # of a Foundry resource, and of Anthropic itself
+_ANTHROPIC = "/anthropic/v1/"  # of a Foundry resource
 _V1_VERSIONS = (None, "v1", "preview", "latest")
 
 # Headers of HTTP, tracing and the Azure and OpenAI clients; all others count towards Azure's limit on custom headers.
@@ -44,8 +44,8 @@ def find_target(method: str, path: str) -> Target | None:
     """The target of a method and path; None if Azure has no such operation."""
     surface: Surface = "dated"
     deployment = None
-    if (own := _ANTHROPIC.match(path)) is not None:
-        surface, rest = "anthropic", f"anthropic/{path[own.end() :]}"
+    if path.startswith(_ANTHROPIC):
+        return _find_message_target(method, path.removeprefix(_ANTHROPIC))
     elif path.startswith(_V1):
         surface, rest = "v1", path[len(_V1) :]
     elif path.startswith(_DEPLOYMENTS):
@@ -55,7 +55,7 @@ def find_target(method: str, path: str) -> Target | None:
     else:
         return None
     match = find_route(method, rest)
-    if match is None or match[0].path.startswith("anthropic/") != (surface == "anthropic"):
+    if match is None or match[0].path.startswith("anthropic/"):
         return None
     route, ids = match
     if surface == "dated" and route.on_deployment != (deployment is not None):
@@ -68,7 +68,18 @@ def find_openai_target(method: str, path: str) -> Target | None:
     if not path.startswith(_OPENAI):
         return None
     match = find_route(method, path.removeprefix(_OPENAI))
-    return None if match is None or match[0].azure_alone else Target("v1", match[0], None, match[1])
+    unknown = match is None or match[0].azure_alone or match[0].path.startswith("anthropic/")
+    return None if match is None or unknown else Target("v1", match[0], None, match[1])
+
+
+def find_anthropic_target(method: str, path: str) -> Target | None:
+    """The same at Anthropic."""
+    return _find_message_target(method, path.removeprefix(_OPENAI)) if path.startswith(_OPENAI) else None
+
+
+def _find_message_target(method: str, path: str) -> Target | None:
+    match = find_route(method, f"anthropic/{path}")
+    return None if match is None else Target("anthropic", match[0], None, match[1])
 
 
 def check_api_version(target: Target, api_version: str | None) -> None:

@@ -49,6 +49,7 @@ type model = {
   first_byte: any?
   tier_fallback: bool?
   retires: string?
+  format: ('openai' | 'anthropic')?
   @sealed()
   replaced_by: {
     model: string

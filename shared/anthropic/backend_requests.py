@@ -14,5 +14,6 @@ def upstream_message(call: Call, target: Target) -> UpstreamRequest:
     if target.deployment and call.body_model is not None and call.body_model != target.deployment:
         edits = edits | {"model": msgspec.json.encode(target.deployment)}
     body = rewrite(call.body, call.values, edits) if edits else call.body
-    url = f"{backend.endpoint.rstrip('/')}/anthropic/v1/{call.path}" + (f"?{call.query}" if call.query else "")
+    prefix = "/anthropic/v1/" if backend.api == "azure" else "/v1/"
+    url = backend.endpoint.rstrip("/") + prefix + call.path + (f"?{call.query}" if call.query else "")
     return UpstreamRequest(call.operation.method, url, backend.token_scope or CLASSIC_SCOPE, body)

@@ -17,7 +17,7 @@ VERSION = "anthropic-version"  # the header that all clients of the API send
 
 
 def _row(method: str, name: str, path: str, **more: Any) -> Operation:
-    return Operation(name=name, method=method, path=path, format="anthropic", **more)
+    return Operation(name=name, method=method, path=path, format="anthropic", apis=("azure", "anthropic"), **more)
 
 
 OPERATIONS = (

@@ -46,7 +46,7 @@ def refusal(call: Call, api: Api) -> GatewayError | None:
 
 
 def _none(call: Call) -> None:
-    """The refusal of Azure OpenAI, whose callers' paths are its own."""
+    """The refusal of an API whose callers' paths are its own."""
 
 
 def _beyond_openai(call: Call) -> GatewayError | None:
@@ -70,6 +70,8 @@ def _not_at_openai(param: str, instead: str) -> InvalidRequest:
         f"{param} is of Azure OpenAI alone, and no backend of Azure OpenAI may serve this call. {instead}", param=param
     )
 
+
+_OF_MESSAGES = ("accept", "anthropic-beta", "anthropic-version", "content-type", "idempotency-key", "traceparent")
 
 APIS: dict[Api, ApiFamily] = {
     "azure": ApiFamily(
@@ -98,5 +100,14 @@ APIS: dict[Api, ApiFamily] = {
             }
         ),
         refusal=_beyond_openai,
+    ),
+    "anthropic": ApiFamily(
+        name="Anthropic",
+        prefix="/v1/",
+        dated=False,
+        request_id="x-client-request-id",
+        headers=frozenset(_OF_MESSAGES),
+        access_errors=frozenset(),  # its errors have no codes
+        refusal=_none,
     ),
 }

@@ -61,6 +61,7 @@ class UsageObject(msgspec.Struct):
     cache_creation: _CacheCreation | None = None
     server_tool_use: _ServerTools | None = None
     service_tier: Any = None
+    speed: Any = None
 
     def value(
         self, model: object = "", tier: object = "", images: int = 0, tools: Mapping[str, int] = NO_TOOLS
@@ -96,10 +97,16 @@ class UsageObject(msgspec.Struct):
             images=images,
             seconds=self.seconds or 0.0,
             model=short_text(model),
-            service_tier=short_text(tier or (BATCH if self.service_tier == BATCH else "")),
+            service_tier=short_text(tier or self._tier()),
             unknown=msgspec.json.encode(unknown).decode() if unknown else "",
             **parts,
         )
+
+    def _tier(self) -> str:
+        """The tier in Anthropic's words, as far as it changes the prices: not the one of a commitment."""
+        if self.service_tier == BATCH:
+            return BATCH
+        return "fast" if self.speed == "fast" else ""
 
     def _add_cached(self, parts: dict[str, Any]) -> int:
         """Add the parts of a prompt that a cache has read or written, and return their sum."""

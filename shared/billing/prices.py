@@ -19,12 +19,12 @@ from shared.config.days import since_seconds
 from shared.config.document import Backend
 from shared.config.prices import AMOUNTS, Deployment, PriceLine
 from shared.token_classes import TOKEN_CLASSES, TOKEN_PRICES, TOOL_PRICES, price_name
-from shared.types import LONG_CONTEXT, Target, Usage
+from shared.types import Target, Usage, long_context
 
 TABLE = Path(__file__).with_name("prices.json")
 
 _STANDARD = frozenset(("", "standard", "default", "auto"))  # the standard tier, in the words of backends
-_DATED = re.compile(r"-(?:\d{4}-\d{2}-\d{2}|\d{4})$")
+_DATED = re.compile(r"-(?:\d{4}-\d{2}-\d{2}|\d{8}|\d{4})$")
 _STAGE = re.compile(r"-(?:latest|preview)$")
 _ALIASES = {  # other names -> the name of the price
     "gpt-4-1106-preview": "gpt-4-turbo",
@@ -34,6 +34,8 @@ _ALIASES = {  # other names -> the name of the price
     "whisper-1": "whisper",
     "tts-1": "tts",
     "tts-1-hd": "tts-hd",
+    "claude-opus-4": "claude-opus-4-0",
+    "claude-sonnet-4": "claude-sonnet-4-0",
 }
 CONFIGURED = "configuration"  # the source of a price
 
@@ -142,7 +144,7 @@ class Prices:
             served=usage.model,
             backend=self.serving(target.backend.name, target.deployment),
             tier=usage.service_tier,
-            long=usage.input_tokens > LONG_CONTEXT and not usage.summed,
+            long=usage.input_tokens > long_context(usage.model) and not usage.summed,
         )
 
     def serving(self, backend: str, deployment: str) -> str:

@@ -19,8 +19,8 @@ OPENAI_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")  # as ft:gpt-4.1
 
 def complaints(backend: document.Backend, at: str) -> Iterator[Complaint]:
     """All complaints about a backend, which has the path `at`."""
-    if backend.api == "openai":
-        yield from _openai_complaints(backend, at)
+    if backend.api != "azure":
+        yield from _vendor_complaints(backend, at)
     if not NAME.fullmatch(backend.name):
         yield Complaint(f"{at}.name", f"expected letters, digits, '.', '_' or '-', 64 at most, got {backend.name!r}")
     if not REGION.fullmatch(backend.region):
@@ -31,6 +31,10 @@ def complaints(backend: document.Backend, at: str) -> Iterator[Complaint]:
         yield Complaint(
             f"{at}.endpoint", f"expected https://NAME.openai.azure.com, got {shown(backend.endpoint)} ({problem})"
         )
+    host = backend.endpoint.rstrip("/").lower()
+    claude = next((name for name, own in backend.models.items() if "claude" in f"{name} {own}".lower()), "")
+    if claude and host.endswith((".openai.azure.com", ".cognitiveservices.azure.com")):
+        yield Complaint(f"{at}.endpoint", f"expected https://NAME.services.ai.azure.com, where Azure serves {claude!r}")
     if not API_VERSION.fullmatch(backend.api_version):
         yield Complaint(
             f"{at}.api_version", f"expected v1 or a dated version such as 2024-10-21, got {backend.api_version!r}"
@@ -60,10 +64,12 @@ def complaints(backend: document.Backend, at: str) -> Iterator[Complaint]:
             yield Complaint(f"{at}.capacity[{i}].from", f"expected a date as 2026-08-01, got {capacity.since!r}")
 
 
-def _openai_complaints(backend: document.Backend, at: str) -> Iterator[Complaint]:
+def _vendor_complaints(backend: document.Backend, at: str) -> Iterator[Complaint]:
     """Complaints about keys that say something of Azure alone."""
     if backend.auth == "managed_identity":
-        yield Complaint(f"{at}.auth", "expected {api_key_env: NAME} with kind: openai, which takes no managed identity")
+        yield Complaint(
+            f"{at}.auth", f"expected {{api_key_env: NAME}} with kind: {backend.kind}, which takes no managed identity"
+        )
     for key, given in (
         ("token_scope", backend.token_scope is not None),
         ("api_version", backend.api_version != "v1"),
@@ -72,7 +78,7 @@ def _openai_complaints(backend: document.Backend, at: str) -> Iterator[Complaint
         ("resource_id", backend.resource_id is not None),
     ):
         if given:
-            yield Complaint(f"{at}.{key}", f"expected none with kind: openai, which has no {_AT_AZURE[key]}")
+            yield Complaint(f"{at}.{key}", f"expected none with kind: {backend.kind}, which has no {_AT_AZURE[key]}")
 
 
 _AT_AZURE = {

@@ -176,6 +176,8 @@ def _model_complaints(configuration: document.Configuration) -> Iterator[Complai
         at = f"models.{name}"
         if name not in served and (model.replaced_by is None or not is_model_name(name)):
             yield Complaint(at, f"expected a model of a backend, but no backend has {name!r} under `models`")
+        if model.format is not None and (other := _serving_otherwise(configuration, name, model.format)):
+            yield Complaint(f"{at}.format", f"expected another, since the backend {other!r} has the other API alone")
         named = {name}
         for i, fallback in enumerate(model.fallbacks):
             if fallback not in served:
@@ -200,6 +202,12 @@ def _model_complaints(configuration: document.Configuration) -> Iterator[Complai
                     f"{at}.aliases[{i}]", f"expected a new name, but {alias!r} is an alias of {aliases[alias]} already"
                 )
             aliases.setdefault(alias, name)
+
+
+def _serving_otherwise(configuration: document.Configuration, name: str, form: document.Format) -> str:
+    """A backend of the model that cannot take bodies of this API; "": there is none."""
+    fitting = ("azure", form)
+    return next((one.name for one in configuration.backends if name in one.models and one.api not in fitting), "")
 
 
 def _switch_complaints(configuration: document.Configuration) -> Iterator[Complaint]:

@@ -30,17 +30,23 @@ class ProvisionedCapacity(
     usd_per_unit_hour: Annotated[float, Meta(ge=0, le=1000)] | None = None
 
 
-BackendKind = Literal["standard", "provisioned", "openai"]
-Api = Literal["azure", "openai"]
+BackendKind = Literal["standard", "provisioned", "openai", "anthropic"]
+Api = Literal["azure", "openai", "anthropic"]
 """An API that backends speak: `azure_openai/apis.py` has a row for each, `credentials.py` the header of its key."""
 
-API_OF_KIND: dict[BackendKind, Api] = {"standard": "azure", "provisioned": "azure", "openai": "openai"}
+API_OF_KIND: dict[BackendKind, Api] = {
+    "standard": "azure",
+    "provisioned": "azure",
+    "openai": "openai",
+    "anthropic": "anthropic",
+}
 
 
 class Backend(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """An Azure OpenAI resource, or OpenAI itself. `models` maps the name a caller uses to Azure's deployment, or to
-    OpenAI's name of the model. `tokens_per_minute` overrides the quota that the backend reports for a model's
-    deployment. `deployment` and `capacity` affect prices only. `resource_id` identifies the resource in Azure Monitor.
+    """An Azure OpenAI resource, or OpenAI or Anthropic itself. `models` maps the name a caller uses to Azure's
+    deployment, or to the vendor's name of the model. `tokens_per_minute` overrides the quota that the backend reports
+    for a model's deployment; backends of one `quota_group` have one quota for each of their models. `deployment` and
+    `capacity` affect prices only. `resource_id` identifies the resource in Azure Monitor.
     `region` may be left out only where the API has none: it is the name of that API then."""
 
     name: str
@@ -58,6 +64,7 @@ class Backend(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     priority: Annotated[int, Meta(ge=0, le=100)] = 1
     weight: Annotated[int, Meta(ge=1, le=100)] = 1
     tokens_per_minute: dict[str, Annotated[int, Meta(ge=1)]] = {}
+    quota_group: str = ""
 
     def __post_init__(self) -> None:
         if not self.region and self.api != "azure":
@@ -310,18 +317,15 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dic
 
     @functools.cached_property
     def anthropic(self) -> frozenset[str]:
-        """The models that are called by Anthropic's API: as configured, else those with `claude` in their name or in
-        that of a deployment."""
-        names: dict[str, list[str]] = {}
+        """The models that are called by Anthropic's API: as configured, else those that Anthropic itself serves, and
+        those with `claude` in their name or in that of a deployment."""
+        named: dict[str, bool] = {}
         for backend in self.backends:
             for model, deployment in backend.models.items():
-                names.setdefault(model, [model]).append(deployment)
-        chosen = {name: self.models[name].format if name in self.models else None for name in names}
-        return frozenset(
-            name
-            for name, form in chosen.items()
-            if form == "anthropic" or (form is None and any("claude" in one.lower() for one in names[name]))
-        )
+                claude = "claude" in f"{model} {deployment}".lower() and backend.api == "azure"
+                named[model] = named.get(model, False) or claude or backend.api == "anthropic"
+        given = {name: form == "anthropic" for name, model in self.models.items() if (form := model.format) is not None}
+        return frozenset(name for name, claude in named.items() if given.get(name, claude))
 
     def alike(self, model: str, other: str) -> bool:
         """True if both models are called by the same API."""

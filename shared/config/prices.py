@@ -6,7 +6,7 @@ from shared.config.days import is_day
 from shared.token_classes import TOKEN_PRICES, TOOL_PRICES, UNITS, Dollars, TokenPrices
 
 Deployment = Literal["global", "data_zone", "regional"]
-Tier = Literal["standard", "batch", "priority", "flex"]
+Tier = Literal["standard", "batch", "priority", "flex", "fast"]
 
 
 class PriceLine(TokenPrices, frozen=True, forbid_unknown_fields=True, kw_only=True, rename={"since": "from"}):

@@ -74,6 +74,18 @@ def after_throttle(
     )
 
 
+def with_cool_down(health: Health, throttled: Health) -> Health:
+    """A 429 of a deployment that has the same quota: keep away as long."""
+    return msgspec.structs.replace(
+        health,
+        cooling_until=max(health.cooling_until, throttled.cooling_until),
+        retry_at=max(health.retry_at, throttled.retry_at),
+        oversized=throttled.oversized,
+        oversized_until=throttled.oversized_until,
+        reason=health.reason if health.reason == PROBING else throttled.reason,
+    )
+
+
 def after_oversized(health: Health, now: float, retry_after: float | None, tokens: float) -> Health:
     """A 429 although quota is left: keep away only calls as large as this one."""
     wait = min(retry_after if retry_after is not None else DEFAULT_COOL_DOWN, LONGEST_COOL_DOWN)

@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from typing import Protocol
 
 import msgspec
@@ -21,6 +21,7 @@ from shared.routing._health import (
     after_success,
     after_throttle,
     while_probing,
+    with_cool_down,
 )
 from shared.routing.deployments import DeploymentKey, DeploymentState, deployment_key, parted
 from shared.routing.quota import QuotaReading, Sent, Throttle
@@ -96,6 +97,14 @@ class Breakers:
         if tokens_per_minute != state.given:
             state.configured = state.given = tokens_per_minute
 
+    def share(self, targets: Sequence[Target]) -> None:
+        """Let deployments have one quota: what is sent to one and what one reports counts for all of them."""
+        states = [self.watched(target) for target in targets]
+        sent = max((state.sent for state in states), default=Sent())
+        for state in states:
+            state.sent = sent
+            state.sharing = tuple(other for other in states if other is not state)
+
     def keep_only(self, kept: Container[DeploymentKey]) -> None:
         """Forget all deployments except these, which a new configuration has left as they were. Calls under way are
         still counted. `kept` has no tiers."""
@@ -145,6 +154,8 @@ class Breakers:
             state.health = while_probing(state.health, self.clock(), seconds)
             state.probe_granted_until = 0.0
         state.sent = Sent(state.sent.tokens + tokens, state.sent.calls + 1)
+        for other in state.sharing:
+            other.sent = state.sent
         return state.sent
 
     def shown(
@@ -234,6 +245,8 @@ class Breakers:
         limit = reading.limit_tokens
         if limit is not None and (state.configured is None or limit > state.configured):
             state.configured = limit
+        for other in state.sharing:
+            other.quota, other.configured = state.quota, state.configured
 
     def throttle(
         self, target: Target, retry_after: float | None, kind: Throttle = "quota", tokens: float = 0.0
@@ -250,6 +263,8 @@ class Breakers:
             health = after_throttle(state.health, now, retry_after, self.rng.random(), longest)
         recovered = state.health.ejected_until > health.ejected_until
         state.health = msgspec.structs.replace(health, reason=f"429: {kind}")
+        for other in state.sharing:
+            other.health = with_cool_down(other.health, state.health)
         if recovered and self._fleet is not None:
             self._fleet.recovered(deployment_key(target))
 

@@ -30,7 +30,7 @@ class DeploymentState:
 
     __slots__ = (
         "configured", "given", "health", "heard_at", "in_flight", "latency", "longest_cool_down", "movable",
-        "probe_asked_until", "probe_granted_until", "quota", "sent", "tested_at", "throttle",
+        "probe_asked_until", "probe_granted_until", "quota", "sent", "sharing", "tested_at", "throttle",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -46,5 +46,6 @@ class DeploymentState:
         self.latency = Latency()
         self.throttle: AdaptiveThrottle | None = None  # since its first 429
         self.longest_cool_down: Callable[[], float] | None = None
+        self.sharing: tuple[DeploymentState, ...] = ()  # those that have one quota with it
         self.probe_granted_until = 0.0
         self.probe_asked_until = 0.0

@@ -18,6 +18,11 @@ _UTILISATION_LASTS = 1.0  # seconds
 _OVERLOAD = ("temporarily unable to process", "high demand", "overloaded_error")
 
 
+# Resets are times of day there, so a number counts for a moment only.
+_REQUESTS_AT_ANTHROPIC = "anthropic-ratelimit-requests-remaining"
+_TOKENS_AT_ANTHROPIC = "anthropic-ratelimit-tokens-remaining"
+
+
 class Sent(NamedTuple):
     """All that a process has sent to a deployment so far."""
 
@@ -64,6 +69,8 @@ def estimate(call: Call) -> int:
 def read(headers: Mapping[str, str], mark: Sent, now: float) -> QuotaReading | None:
     """The quota in an answer's headers; None if they have none, like those of most provisioned deployments."""
     tokens, requests = headers.get("x-ratelimit-remaining-tokens"), headers.get("x-ratelimit-remaining-requests")
+    if tokens is None and requests is None and (counted := headers.get(_REQUESTS_AT_ANTHROPIC)) is not None:
+        tokens, requests = headers.get(_TOKENS_AT_ANTHROPIC), counted
     if tokens is None and requests is None:
         used = headers.get("azure-openai-deployment-utilization")
         if used is None or (number(used.rstrip("% ")) or 0.0) < _FULL:

@@ -6,7 +6,7 @@ from functools import partial
 
 from shared.azure_openai import apis
 from shared.azure_openai.backend_requests import service_tier
-from shared.config.document import Api, Configuration, Model, Variant
+from shared.config.document import Api, Configuration, Format, Model, Variant
 from shared.errors import GatewayError, ModelNotAllowed, NoBackendAvailable
 from shared.lifecycle import retirement
 from shared.lifecycle.notices import Notices
@@ -39,7 +39,7 @@ class Router:
         self._notices = Notices(configuration, now)
         self.drained = drained
         self._groups = groups_by_model(configuration, breakers)
-        self._apis = frozenset(backend.api for backend in configuration.backends)
+        self._apis = _apis_by_format(configuration)
         self._without_model = (group_without_model(configuration, breakers),)
         self._rotation = rotation
         self._breakers = breakers
@@ -50,6 +50,7 @@ class Router:
         self.end = partial(retirement.of_configured, configuration)
         for groups in self._groups.values():
             self._configure_breakers(groups)
+            self._share_quotas(groups)
 
     def unusable(self) -> list[str]:
         """The models without a usable backend."""
@@ -130,9 +131,10 @@ class Router:
 
     def _refusals(self, call: Call) -> dict[Api, GatewayError]:
         """The configured APIs that cannot serve a call, each with the error that says why."""
-        if self._apis == _AZURE_ALONE and "azure" in call.operation.apis:
+        configured = self._apis[call.operation.format if call.model else None]
+        if configured == _AZURE_ALONE and "azure" in call.operation.apis:
             return {}
-        asked = ((api, apis.refusal(call, api)) for api in self._apis)
+        asked = ((api, apis.refusal(call, api)) for api in configured)
         return {api: refusal for api, refusal in asked if refusal is not None}
 
     def _nothing_left(self, chain: Iterable[str], refusals: Mapping[Api, GatewayError]) -> GatewayError:
@@ -175,11 +177,29 @@ class Router:
                     longest_cool_down = partial(self._longest_cool_down, group.pool)
                 self._breakers.configure(target, configured, longest_cool_down)
 
+    def _share_quotas(self, groups: Sequence[Group]) -> None:
+        by_quota: dict[str, list[Target]] = {}
+        for target in (target for group in groups for target in group.targets):
+            by_quota.setdefault(target.backend.quota_group, []).append(target)
+        for name, targets in by_quota.items():
+            for some in (targets,) if name else ([target] for target in targets):
+                self._breakers.share(some)
+
     def _groups_of(self, model: str) -> tuple[Group, ...]:
         return self._groups[model] if model else self._without_model
 
     def _longest_cool_down(self, pool: str) -> float:
         return min(max(self._rotation.instances(pool), 1.0), 10.0)
+
+
+def _apis_by_format(configuration: Configuration) -> dict[Format | None, frozenset[Api]]:
+    """The APIs of the backends that serve a model of each format; None: of all backends."""
+    served = [(model in configuration.anthropic, one.api) for one in configuration.backends for model in one.models]
+    return {
+        "openai": frozenset(api for claude, api in served if not claude),
+        "anthropic": frozenset(api for claude, api in served if claude),
+        None: frozenset(api for _, api in served),
+    }
 
 
 def _of_other_apis(allowed: Allowed | None, refusing: Set[Api]) -> Allowed:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from shared.token_classes import TOKEN_CLASSES, UNITS
-from shared.types import BATCH, LONG_CONTEXT
+from shared.types import BATCH, long_context
 from shared.usage import aggregates, durations, refusals
 from shared.usage.aggregates import NOBODY, REFUSED, Counts, Dimensions, Fold, Lines
 from shared.usage.durations import bucket
@@ -191,7 +191,7 @@ def _dimensions(row: Mapping[str, Any], user: str) -> tuple[str, ...]:
         get("s_team", NOBODY),
         get("s_product", NOBODY),
         get("s_system", NOBODY),
-        "long" if get("e_input", 0) > LONG_CONTEXT and not _is_sum(row) else "short",
+        "long" if get("e_input", 0) > long_context(get("e_served", "")) and not _is_sum(row) else "short",
         NOBODY,
         user,
     )

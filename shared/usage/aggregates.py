@@ -51,7 +51,7 @@ class Dimensions(msgspec.Struct, frozen=True, order=True):
     """The dimensions of a line. `backend`, `region` and `deployment` are `-` if no backend was reached, other names
     if they are unknown. `model` is the caller's name, `served` the backend's. `role` is `served`, that of another
     charged attempt (`types.Role`), or `refused`, the only one with a `code`: that of the error. `context` is `long` for
-    calls whose size of input changes their prices (`types.LONG_CONTEXT`).
+    calls whose size of input changes their prices (`types.long_context`).
 
     `user` is told apart in folds of its own, beside those of all calls: instances of versions before a dimension
     existed take one of several lines that differ in it alone. So a new dimension of other folds must tell apart only

@@ -177,10 +177,11 @@ def test_the_price_of_a_unit_depends_on_its_region() -> None:
 
 
 def test_the_table_names_its_sources_and_every_line_is_valid() -> None:
-    azure, openai = price_list._table()
+    azure, openai, anthropic = price_list._table()
     assert "prices.azure.com" in azure.source
     assert "genai-prices" in openai.source
-    lines = [*azure.prices, *openai.prices]
+    assert anthropic.source.startswith("Anthropic's list prices (anthropic.com), as carried by genai-prices")
+    lines = [*azure.prices, *openai.prices, *anthropic.prices]
     assert len(lines) > 400
     assert [line for line in lines if line.problem()] == []
     assert all(line.since for line in azure.prices)

@@ -52,6 +52,47 @@ def changed(path: str, value: Any) -> str:
     return json.dumps(document)
 
 
+CLAUDE = {**GOOD["backends"][0], "name": "c", "models": {"claude": "claude-prod", "gpt": "gpt-prod"}}
+
+
+def complaint_about(backends: list[dict[str, Any]], **more: Any) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        parsing.parse(json.dumps({"backends": backends, **more}), "t")
+    return str(caught.value)
+
+
+def test_a_model_has_the_api_of_its_name_or_of_its_settings() -> None:
+    own = {**OPENAI, "kind": "anthropic", "name": "own", "models": {"opus": "opus-5"}}
+    document = {"backends": [CLAUDE, own], "models": {"gpt": {"format": "anthropic"}}}
+    assert parsing.parse(json.dumps(document), "t").anthropic == {"claude", "gpt", "opus"}
+    assert parsing.parse(json.dumps({"backends": [CLAUDE]}), "t").anthropic == {"claude"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"fallbacks": ["gpt"]}, "models.claude.fallbacks[0]: expected a model of the same API, got 'gpt'"),
+        ({"canary": {"model": "gpt", "share": 0.1}}, "models.claude.canary.model: expected a model of the same API"),
+        ({"shadow": {"model": "gpt", "share": 0.1}}, "models.claude.shadow.model: expected a model of the same API"),
+        (
+            {"replaced_by": {"model": "gpt", "from": "2027-01-01"}},
+            "replaced_by.model: expected a model of the same API",
+        ),
+    ],
+)
+def test_models_of_two_apis_do_not_take_each_others_calls(settings: dict[str, Any], complaint: str) -> None:
+    assert complaint in complaint_about([CLAUDE], models={"claude": settings})
+
+
+def test_claude_is_refused_where_azure_does_not_serve_it() -> None:
+    elsewhere = {**CLAUDE, "endpoint": "https://contoso.openai.azure.com"}
+    assert "endpoint: expected https://NAME.services.ai.azure.com, where Azure serves 'claude'" in complaint_about(
+        [elsewhere]
+    )
+    own = {**OPENAI, "kind": "anthropic", "models": {"opus": "opus-5"}}
+    assert "models.opus.format: expected another" in complaint_about([own], models={"opus": {"format": "openai"}})
+
+
 OPENAI = {
     "name": "o",
     "endpoint": "https://api.openai.com",

@@ -1,0 +1,165 @@
+"""A pool of GPT and Claude: Foundry resources in two regions, and Anthropic itself behind them."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from shared.billing.cost import USD, cost
+from shared.billing.prices import Prices
+from shared.config.limits import Limits
+from shared.process.application import Application
+from shared.types import Usage
+from simulator.process import SimulatorProcess
+from tests.harness.in_process import Reply, Tables, call, gateway, key
+
+CLAUDE, GPT = "claude-sonnet-5-5", "gpt-5.4"
+DEPLOYMENTS = [{"name": f"{model}-prod", "model": model} for model in (CLAUDE, GPT)]
+REGIONS = [
+    {"name": "swedencentral", "deployments": DEPLOYMENTS, "first_token_seconds": 0.02, "seconds_per_chunk": 0.005},
+    {"name": "eastus2", "deployments": DEPLOYMENTS, "first_token_seconds": 0.02, "seconds_per_chunk": 0.005},
+    {"name": "anthropic", "api": "anthropic", "deployments": [{"name": CLAUDE, "model": CLAUDE}]},
+]
+CLASSES = {  # of the simulator's charge -> of the ledger's rows
+    "input_tokens": "e_input",
+    "cached_tokens": "e_cached",
+    "cache_write_tokens": "e_cache_write",
+    "cache_write_1h_tokens": "e_cache_write_1h",
+    "output_tokens": "e_output",
+    "reasoning_tokens": "e_reasoning",
+    "web_searches": "e_web_search",
+}
+FIELDS = {"e_input": "input_tokens", "e_output": "output_tokens", "e_cached": "cached_input_tokens"} | {
+    "e_cache_write": "cache_write_tokens",
+    "e_cache_write_1h": "cache_write_1h_tokens",
+    "e_reasoning": "reasoning_tokens",
+    "e_web_search": "web_searches",
+}
+
+
+@pytest.fixture(scope="module")
+def simulated() -> Iterator[SimulatorProcess]:
+    with SimulatorProcess({"api_key": "secret", "regions": REGIONS}) as running:
+        yield running
+
+
+@asynccontextmanager
+async def pool(simulated: SimulatorProcess, tables: Tables, **more: Any) -> AsyncIterator[Application]:
+    simulated.clear()
+    common: dict[str, Any] = {"auth": {"api_key_env": "K"}}
+    models = {CLAUDE: f"{CLAUDE}-prod", GPT: f"{GPT}-prod"}
+    backends = [
+        {"name": name, "endpoint": simulated.regions[name], "region": name, "models": models, **common, **more}
+        for name in ("swedencentral", "eastus2")
+    ]
+    own = {"endpoint": simulated.regions["anthropic"], "kind": "anthropic", "models": {CLAUDE: CLAUDE}, "priority": 2}
+    async with gateway(tables, [*backends, {"name": "own", **own, **common}]) as application:
+        yield application
+
+
+def message(number: int, **more: Any) -> dict[str, Any]:
+    """A message with tools and rules that caches keep, as agents send it."""
+    rules = [
+        {"type": "text", "text": f"rules {number % 3} " * 900, "cache_control": {"type": "ephemeral", "ttl": "1h"}},
+        {"type": "text", "text": f"more rules {number % 3} " * 400, "cache_control": {"type": "ephemeral"}},
+    ]
+    words = "simulate_web_searches=2" if number % 5 == 0 else "Where to?"
+    fields = {"model": CLAUDE, "max_tokens": 200, "system": rules, "stream": number % 2 == 0}
+    tools = [{"type": "web_search_20250305", "name": "web_search"}]
+    return fields | {"tools": tools, "messages": [{"role": "user", "content": words}]} | more
+
+
+def chat(number: int) -> dict[str, Any]:
+    content = f"rules {number % 3} " * 900
+    return {"model": GPT, "messages": [{"role": "user", "content": content}], "stream": number % 2 == 0}
+
+
+async def test_a_mixed_pool_books_every_class_to_the_token(simulated: SimulatorProcess) -> None:
+    tables = Tables()
+    async with pool(simulated, tables) as application:
+        text = await key(tables, Limits(budget_usd=1000.0))
+        for status in (500, 529, 429):
+            simulated.fault("status", status=status, headers={"retry-after": "0.1"}, share=0.2, times=2)
+        simulated.fault("reset", share=0.2, times=2)
+        replies: list[Reply] = []
+        for start in range(0, 60, 12):
+            some = (call(application, text, "/v1/messages", message(n))
+                    if n % 3 else call(application, text, "/v1/chat/completions", chat(n))
+                    for n in range(start, start + 12))  # fmt: skip
+            replies += await asyncio.gather(*some)
+    served = [reply for reply in replies if reply.status == 200]
+    assert len(served) >= 50, Counter(reply.body[:300] for reply in replies if reply.status != 200)
+    totals = list(simulated.log(summary=True)["totals"].values())
+    charged = {row: sum(total[name] for total in totals) for name, row in CLASSES.items()}
+    booked: Counter[str] = Counter()
+    prices, usd = Prices(), 0
+    for row in tables.usage().values():
+        booked.update({name: row.get(name, 0) for name in CLASSES.values()})
+        if "e_input" in row:
+            counts: dict[str, Any] = {field: row.get(name, 0) for name, field in FIELDS.items()}
+            usage = Usage(**counts)
+            usd += cost(prices.of(str(row["s_model"]), float(row["s_ts"])), usage) or 0
+    assert dict(booked) == charged
+    assert all(charged[name] for name in ("e_cached", "e_cache_write", "e_cache_write_1h", "e_web_search"))
+    assert usd / USD > 0.01
+
+
+async def test_a_region_that_dies_under_load_loses_no_call_before_its_content(simulated: SimulatorProcess) -> None:
+    tables = Tables()
+    async with pool(simulated, tables) as application:
+        text = await key(tables)
+        calls = [asyncio.create_task(_later(0.02 * n, application, text, message(n, stream=True))) for n in range(50)]
+        await asyncio.sleep(0.5)
+        await asyncio.to_thread(simulated.down, "eastus2")
+        replies = await asyncio.gather(*calls)
+    await asyncio.to_thread(simulated.up, "eastus2")
+    assert {reply.status for reply in replies} == {200}
+    unfinished = [reply.body for reply in replies if b"event: message_stop" not in reply.body]
+    assert len(unfinished) < 10
+    for body in unfinished:  # it had begun, and says that it is broken
+        assert b"event: content_block_delta" in body
+        [error] = [line for line in body.splitlines() if b'"type":"error"' in line]
+        assert json.loads(error.removeprefix(b"data: "))["error"]["type"] == "api_error"
+
+
+async def test_a_429_of_a_shared_quota_keeps_calls_away_from_all_of_it(simulated: SimulatorProcess) -> None:
+    tables = Tables()
+    async with pool(simulated, tables, quota_group="claude-global") as application:
+        text = await key(tables)
+        simulated.fault("status", status=429, headers={"retry-after": "30"}, deployment=f"{CLAUDE}-prod", times=1)
+        for n in range(6):
+            assert (await call(application, text, "/v1/messages", message(n))).status == 200
+            assert (await call(application, text, "/v1/chat/completions", chat(n))).status == 200
+    asked = Counter((one["region"], one["deployment"]) for one in simulated.log()["requests"])
+    claude = {place: count for place, count in asked.items() if place[1] != f"{GPT}-prod"}
+    assert sum(claude.values()) == 7  # the one that was refused, and all others at Anthropic itself
+    assert claude[("anthropic", CLAUDE)] == 6
+    assert {region for region, deployment in asked if deployment == f"{GPT}-prod"} == {"swedencentral", "eastus2"}
+
+
+async def test_anthropic_itself_gets_its_paths_and_its_key(simulated: SimulatorProcess) -> None:
+    tables = Tables()
+    async with pool(simulated, tables) as application:
+        text = await key(tables)
+        for region in ("swedencentral", "eastus2"):
+            simulated.fault("status", status=503, region=region)
+        whole = await call(application, text, "/anthropic/v1/messages", message(1), headers={"anthropic-beta": "b"})
+        streamed = await call(application, text, "/v1/messages", message(2))
+        counted = await call(application, text, "/v1/messages/count_tokens", message(1))
+        lost = await call(application, text, "/v1/chat/completions", chat(1))
+    assert (whole.status, streamed.status, counted.status) == (200, 200, 200)
+    assert json.loads(counted.body)["input_tokens"] > 2000
+    assert lost.status == 503  # GPT has no other place
+    own = [one for one in simulated.log()["requests"] if one["region"] == "anthropic"]
+    assert [one["path"] for one in own] == ["/v1/messages", "/v1/messages", "/v1/messages/count_tokens"]
+    assert {"x-api-key", "anthropic-version", "anthropic-beta"} <= set(own[0]["headers"])
+    assert not {"authorization", "api-key"} & set(own[0]["headers"])
+
+
+async def _later(seconds: float, application: Application, text: str, body: dict[str, Any]) -> Reply:
+    await asyncio.sleep(seconds)
+    return await call(application, text, "/v1/messages", body)
