@@ -52,7 +52,7 @@ def changed(path: str, value: Any) -> str:
     return json.dumps(document)
 
 
-CLAUDE = {**GOOD["backends"][0], "name": "c", "models": {"claude": "claude-prod", "gpt": "gpt-prod"}}
+CLAUDE = {**GOOD["backends"][1], "name": "c", "models": {"claude": "claude-prod", "gpt": "gpt-prod"}}
 
 
 def complaint_about(backends: list[dict[str, Any]], **more: Any) -> str:
