@@ -37,7 +37,7 @@ from shared.management._access_requests import (
 from shared.management._access_table import AccessTable, missing
 from shared.management._consumer_policy import Rules, patched
 from shared.management.audit import Audit, change_by
-from shared.management.consumers import ConsumerRoutes, Wanted, manageable
+from shared.management.consumers import ConsumerRoutes, Wanted
 from shared.management.routes import ManagementRequest, Page, Route, checked, page, refuse_unknown
 from shared.responses.rendering import JsonResponse
 from shared.storage import Store
@@ -173,9 +173,6 @@ class AccessRoutes:
 
     async def _approved(self, request: ManagementRequest, one: AccessRequest, reason: str) -> AccessRequest | None:
         of_consumer = msgspec.structs.replace(request, parameters={"consumer": one.consumer}, headers={})
-        _, record = await manageable(self._consumers, of_consumer)
-        wanted = _wanted(one)
-        wanted(Rules(self._configuration, request.actor, self._store.now()), record)  # refused before it is claimed
         claim = self._decided(request, one, "approving", reason)
         new = msgspec.structs.replace(claim, state="approved")
 
@@ -183,7 +180,7 @@ class AccessRoutes:
             if await self._table.replace(one, claim) is None:
                 return None
             try:
-                await self._changes.change(of_consumer, wanted)
+                await self._changes.change(of_consumer, _wanted(one))
             except GatewayError as error:
                 if error.status < 500:  # else it may have been done, and the next approval completes it
                     await self._table.replace(claim, msgspec.structs.replace(one, mark=secrets.token_hex(8)))
