@@ -45,7 +45,9 @@ def of_entra(entra: EntraSettings | None) -> EntraSignIn | None:
     if entra is None or entra.page_client_id is None:
         return None
     tenants, authority = [tenant.lower() for tenant in entra.tenants], entra.authority.rstrip("/")
-    return EntraSignIn(authority, tenants, entra.page_client_id, f"{entra.audiences[0]}/.default")
+    # An application gets tokens for itself by its id alone (AADSTS90009).
+    audience = entra.page_client_id if entra.page_client_id in entra.audiences else entra.audiences[0]
+    return EntraSignIn(authority, tenants, entra.page_client_id, f"{audience}/.default")
 
 
 def origin_of_authority(entra: EntraSettings | None) -> str:

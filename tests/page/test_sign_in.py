@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import jwt
 import pytest
 from playwright.sync_api import expect
 
@@ -73,11 +74,25 @@ def test_what_goes_wrong_at_entra_is_said_in_words(visit: Visit, gateway: System
     page.reload()
     assert page.get_by_role("alert").count() == 0
 
+    page.route("**/.well-known/openid-configuration", lambda route: route.abort())
+    visit.expected = "Failed to load resource"
+    page.get_by_role("button", name="Continue with Entra ID").click()
+    expect(alert).to_contain_text("Entra ID does not answer")
+    page.unroute("**/.well-known/openid-configuration")
+
     gateway.simulator.add_person("nobody", "Something.Else")
-    visit.expected = "40"
     page.get_by_role("button", name="Continue with Entra ID").click()
     page.get_by_role("button", name="nobody@contoso.com").click()
     expect(alert).to_contain_text("No rule of this gateway admits nobody@contoso.com")
+
+    gateway.simulator.add_person("was.revoked", "Gateway.Call")
+    claims = jwt.decode(gateway.simulator.token("was.revoked", kind="user"), options={"verify_signature": False})
+    identity = f"/gateway/consumers/entra-{claims['tid']}-{claims['oid']}"
+    revoked = {"name": f"was.revoked on {gateway.edge}", "state": "revoked"}
+    assert gateway.manage("PUT", identity, revoked).status in (200, 201)
+    page.get_by_role("button", name="Continue with Entra ID").click()
+    page.get_by_role("button", name="was.revoked@contoso.com").click()
+    expect(alert).to_contain_text("was revoked. Ask the gateway's operator.")
 
 
 def test_a_token_is_renewed_in_silence_until_entra_ends_the_session(visit: Visit, gateway: System) -> None:

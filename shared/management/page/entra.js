@@ -21,6 +21,7 @@ export class SignInError extends Error {
 
 /** Leave for Entra ID, which comes back with a code. @param {Settings} settings @param {string} tenant @param {boolean} remember */
 export async function leave(settings, tenant, remember) {
+  if (!window.isSecureContext) throw new SignInError(t("entra.insecure")); // no digest for PKCE there
   const { oauth, server } = await library(settings, tenant);
   const verifier = oauth.generateRandomCodeVerifier();
   const state = oauth.generateRandomState();

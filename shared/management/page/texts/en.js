@@ -36,6 +36,7 @@ export const en = {
   "entra.refused": "Entra ID did not let you in, or you did not consent. {said}",
   "entra.failed": "The sign-in with Entra ID did not work. Sign in again. {said}",
   "entra.ended": "Your session of Entra ID has ended. Sign in again.",
+  "entra.insecure": "Open this page over HTTPS to sign in with Entra ID.",
   "entra.unreachable": "Entra ID does not answer. Check the network, then try again.",
   "sign-out": "Sign out",
   "error.unreachable": "The gateway does not answer. Check the network, then try again.",

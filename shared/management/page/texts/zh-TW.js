@@ -37,6 +37,7 @@ export const zhTW = {
   "entra.refused": "Entra ID 未允許您登入，或您未同意。{said}",
   "entra.failed": "以 Entra ID 登入失敗。請重新登入。{said}",
   "entra.ended": "您的 Entra ID 工作階段已結束。請重新登入。",
+  "entra.insecure": "請以 HTTPS 開啟此頁面，再以 Entra ID 登入。",
   "entra.unreachable": "Entra ID 沒有回應。請檢查網路後再試一次。",
   "sign-out": "登出",
   "error.unreachable": "閘道沒有回應。請檢查網路後再試一次。",
