@@ -23,7 +23,7 @@ def test_the_management_key_opens_the_overview_and_a_wrong_one_says_so(visit: Vi
     visit.open()
     visit.page.get_by_label("Key", exact=True).fill("wrong")
     visit.page.get_by_role("button", name="Sign in").click()
-    expect(visit.page.get_by_role("alert")).to_contain_text("management key is missing or wrong")
+    expect(visit.page.get_by_role("alert")).to_contain_text("Send the management key")
     visit.sign_in()
     expect(visit.page.get_by_role("heading", level=1)).to_have_text("Overview")
 
