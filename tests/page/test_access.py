@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import expect
 
-from tests.harness.system import System, chat_body
+from tests.harness.system import System, chat_body, eventually
 from tests.page.conftest import Visit
 
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -112,7 +112,7 @@ def test_views_of_callers_and_of_access_fit_in_both_languages(
 ) -> None:
     name = f"{width} wide {HOSTILE}"
     _, key = made(gateway, name)
-    assert gateway.post("/v1/chat/completions", chat_body(), key=key).status == 200
+    eventually(lambda: gateway.post("/v1/chat/completions", chat_body(), key=key).status == 200)
     wish(gateway, key, HOSTILE * 5)
     visit.page.set_viewport_size({"width": width, "height": 900})
     words = {"mine": ("My usage", "我的用量"), "own-models": ("Models and prices", "模型與價格")}
@@ -121,6 +121,8 @@ def test_views_of_callers_and_of_access_fit_in_both_languages(
     visit.page.evaluate("l => localStorage.setItem('tollgate.language', l)", language)
     for view, titles in words.items():
         show(visit, view)
+        if view == "mine":
+            expect(visit.page.locator(".u-wrap canvas")).to_be_visible()
         expect(visit.page.get_by_role("heading", level=1)).to_have_text(titles[language == "zh-TW"])
         expect(visit.page.locator("tbody tr").first).to_be_visible()
         assert visit.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), view

@@ -29,10 +29,12 @@ def test_operators_and_callers_sign_in_with_entra_and_see_what_their_roles_allow
         ("rita.reader", ["research", "sales"]),
         ("olga.owner", ["research", "Create a consumer"]),
     ):
+        views = visit.page.get_by_role("navigation", name="Views").get_by_role("link")
         visit.sign_in_by_entra(name, "?view=consumers&name=" + gateway.edge)
         expect(visit.page.locator(".who")).to_contain_text(name)
         assert visit.page.url.endswith("?view=consumers&name=" + gateway.edge)  # where one wanted to go
         expect(visit.page.get_by_role("link", name="research on")).to_be_visible()
+        assert ("Overview" in views.all_inner_texts()) == (name != "olga.owner")  # who reads no usage of all
         assert visit.page.get_by_role("link", name="sales on").count() == ("sales" in sees)
         assert visit.page.get_by_role("button", name="Create a consumer").count() == ("Create a consumer" in sees)
         assert "eyJ" not in visit.kept()

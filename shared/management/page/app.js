@@ -22,16 +22,16 @@ import { Playground } from "./views/playground.js";
 import { Requests } from "./views/requests.js";
 import { SignIn } from "./views/sign-in.js";
 
-/** @typedef {{name: string, text: import("./texts.js").Key, view: any, hidden?: boolean}} Place */
+/** @typedef {{name: string, text: import("./texts.js").Key, view: any, hidden?: boolean, owners?: boolean}} Place `owners`: owners of teams see it */
 
 /** @type {Place[]} */
 const FOR_OPERATORS = [
   { name: "overview", text: "nav.overview", view: Overview },
-  { name: "consumers", text: "nav.consumers", view: Consumers },
-  { name: "consumer", text: "nav.consumers", view: Consumer, hidden: true },
-  { name: "products", text: "nav.products", view: Products },
-  { name: "teams", text: "nav.teams", view: Teams },
-  { name: "access", text: "nav.access", view: Access },
+  { name: "consumers", text: "nav.consumers", view: Consumers, owners: true },
+  { name: "consumer", text: "nav.consumers", view: Consumer, hidden: true, owners: true },
+  { name: "products", text: "nav.products", view: Products, owners: true },
+  { name: "teams", text: "nav.teams", view: Teams, owners: true },
+  { name: "access", text: "nav.access", view: Access, owners: true },
   { name: "backends", text: "nav.backends", view: Backends },
   { name: "requests", text: "nav.requests", view: Requests },
   { name: "models", text: "nav.models", view: Models },
@@ -60,7 +60,7 @@ export function App() {
   document.documentElement.lang = language();
   document.documentElement.dataset.theme = theme();
   const who = session.get();
-  const places = who?.role === "caller" ? FOR_CALLERS : FOR_OPERATORS;
+  const places = who?.role === "caller" ? FOR_CALLERS : FOR_OPERATORS.filter((one) => one.owners || session.mayReadAll());
   const current = places.find((one) => one.name === place.view) ?? places[0];
   document.title = who ? `${t(current.text)} – Tollgate` : "Tollgate";
   return html`<div onClick=${follow}>

@@ -2,6 +2,7 @@
 import { ask, useAnswer } from "../api.js";
 import { html, useRef, useState } from "../lib.js";
 import { Choice, Field } from "../parts/form.js";
+import { credential } from "../credential.js";
 import { session } from "../session.js";
 import { chat } from "../stream.js";
 import { t } from "../texts.js";
@@ -15,9 +16,8 @@ const ANYWHERE = "";
 
 export function Playground() {
   const operator = session.get()?.role === "operator";
-  const own = operator ? "" : session.get()?.credential ?? "";
   const known = useAnswer(operator ? "/gateway/models" : null);
-  const [key, setKey] = useState(own);
+  const [key, setKey] = useState("");
   const [aims, setAims] = useState(/** @type {Aim[]} */ ([{ model: "gpt-5.4-mini", backend: ANYWHERE }]));
   const [given, setGiven] = useState({ system: "", prompt: "", most: "", temperature: "", top_p: "", effort: "" });
   const [stream, setStream] = useState(true);
@@ -41,7 +41,7 @@ export function Playground() {
     await Promise.all(aims.map(async ({ model, backend }, at) => {
       let id = "";
       await chat({
-        key: key.trim(), signal, body: bodyOf(model.trim(), given, stream), headers: backend ? { "x-gateway-backend": backend } : {},
+        key: operator ? key.trim() : await credential(), signal, body: bodyOf(model.trim(), given, stream), headers: backend ? { "x-gateway-backend": backend } : {},
         onChange: (reply) => { id = reply.headers["x-gateway-request-id"] ?? id; setReplies((old) => ({ ...old, [at]: reply })); },
       });
       if (operator && id && !signal.aborted) void costOf(id).then((cost) => setCosts((old) => ({ ...old, [at]: cost })));
