@@ -27,7 +27,7 @@ import yaml
 from local import azurite, demo, sign_in_code
 from local.models import ALIASES, MODELS
 from local.processes import Child, Children, Refused, free_port, port_is_free
-from local.simulated import Simulated
+from local.simulated import KEY, Simulated
 from shared.config import environment
 from shared.edges.http_protocol import UVICORN_OPTIONS
 
@@ -209,6 +209,7 @@ class Run:
             "IDENTITY_ENDPOINT": addresses["identity"]["endpoint"],
             "IDENTITY_HEADER": addresses["identity"]["header"],
             "GATEWAY_SIMULATOR": addresses["control"],
+            KEY: addresses["api_key"],
         }
         step("simulator", f"{', '.join(regions)}; its control endpoint lists what it can do: {addresses['control']}/")
 

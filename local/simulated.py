@@ -10,6 +10,8 @@ from shared.config.environment import Source
 from shared.config.parsing import data_of, parse
 from shared.errors import ConfigurationError
 
+KEY = "SIMULATED_KEY"  # the variable with the simulator's key, for backends that take no identity
+
 
 class Simulated:
     """The document at `source`. `Refused` if it is wrong or a blob."""
@@ -31,8 +33,13 @@ class Simulated:
     def document(self, addresses: Mapping[str, str]) -> dict[str, Any]:
         """The document with simulated endpoints, given the address of each region, and without what calls others."""
         names = names_of(self._configuration)
+        keyed = {backend.name for backend in self._configuration.backends if backend.api != "azure"}
         backends = [
-            {**backend, "endpoint": addresses[names[backend["endpoint"]]], "auth": "managed_identity"}
+            {
+                **backend,
+                "endpoint": addresses[names[backend["endpoint"]]],
+                "auth": {"api_key_env": KEY} if backend["name"] in keyed else "managed_identity",
+            }
             for backend in self._document["backends"]
         ]
         kept = {name: value for name, value in self._document.items() if name not in ("export", "azure_monitor")}
@@ -56,9 +63,10 @@ def regions_of(configuration: Configuration) -> list[dict[str, Any]]:
             | ({"sku": "ProvisionedManaged"} if backend.kind == "provisioned" else {})
             | ({"tokens_per_minute": limit} if (limit := backend.tokens_per_minute.get(model)) else {})
             for backend in there
-            for model, deployment in backend.models.items()
+            for model, deployment in backend.deployments.items()
         }
-        regions.append({"name": name, "display": there[0].region, "deployments": list(deployments.values())})
+        about = {"name": name, "display": there[0].region, "api": there[0].api}
+        regions.append(about | {"deployments": list(deployments.values())})
     return regions
 
 

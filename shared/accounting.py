@@ -130,7 +130,7 @@ class Accounting:
     ) -> PendingWork:
         """See `CallRecord.begin_work`."""
         call, intent = record.call, record.entry.intent
-        served = {deployment: name for name, deployment in target.backend.models.items()}
+        served = {deployment: name for name, deployment in target.backend.deployments.items()}
         model = target.model or served.get(named, named if named in target.backend.models else "")
         return PendingWork(
             kind=reference.kind,

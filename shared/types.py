@@ -35,9 +35,14 @@ class Target(msgspec.Struct, frozen=True):
     deployment: str
     tier: str = ""
 
+    @property
+    def deployment_type(self) -> str:
+        """The type of the deployment, as answers name it; "": a target without a deployment."""
+        return (self.backend.type_of(self.model) or "unset") if self.model else ""
+
 
 class Access(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """The regions and data zones that a consumer may use; None: any. If both are given, both apply.
+    """The regions and data zones that a consumer's calls must stay in; None: any. If both are given, both apply.
 
     `pin`: it may choose the backend. `explain`: it may see routing decisions, and so the names of backends.
     `whole_account`: it may use operations that read the objects of all consumers."""
@@ -48,15 +53,31 @@ class Access(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     explain: bool = False
     whole_account: bool = False
 
-    def allows(self, backend: Backend) -> bool:
-        """True if the backend's calls stay where this consumer's must. OpenAI's go anywhere."""
-        if self.regions is None and self.data_zones is None:
+    @property
+    def is_limited(self) -> bool:
+        return self.regions is not None or self.data_zones is not None
+
+    def allows(self, backend: Backend, model: str) -> bool:
+        """True if the calls to this model's deployment stay where this consumer's must; `model` "": if the objects of
+        the backend do. A regional deployment stays in its region, and so in the data zone of that, and one of a data
+        zone stays there. Of a deployment without a type, the document says no more than where its backend is: that
+        counts, as it did before there were types. OpenAI's calls go anywhere."""
+        if not self.is_limited:
             return True
-        return (
-            backend.api == "azure"
-            and (self.regions is None or backend.region in self.regions)
-            and (self.data_zones is None or backend.data_zone in self.data_zones)
+        if backend.api != "azure":
+            return False
+        kind = backend.type_of(model) if model else None
+        if kind == "global" or (kind == "data_zone" and self.regions is not None):
+            return False
+        return (self.regions is None or backend.region in self.regions) and (
+            self.data_zones is None or backend.data_zone in self.data_zones
         )
+
+    def allows_unseen(self, backend: Backend) -> bool:
+        """True if the calls to any deployment of a backend may stay: nothing is stated of any. One that states types
+        may have deployments that leave, beside those that the document has."""
+        stated = any(backend.type_of(model) is not None for model in backend.models)
+        return self.allows(backend, "") and not (self.is_limited and stated)
 
 
 ANYWHERE = Access()

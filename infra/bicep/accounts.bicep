@@ -51,9 +51,15 @@ func existingBackends(accounts existingAccount[]) array =>
     data_zone: a.?dataZone
     api_version: a.?apiVersion ?? 'v1'
     kind: a.?kind ?? 'standard'
-    deployment: a.?deployment ?? 'global'
+    deployment: a.?deployment
     capacity: a.?capacity ?? []
-    models: a.models
+    models: empty(a.?types)
+      ? a.models
+      : toObject(
+          items(a.models),
+          m => m.key,
+          m => contains(a.types!, m.key) ? { deployment: m.value, type: a.types![m.key] } : m.value
+        )
     priority: a.?priority ?? 1
     weight: a.?weight ?? 1
   })
@@ -108,6 +114,14 @@ func accountProblems(accounts account[], existing existingAccount[]) string[] =>
       filter(existing, a => !isAccountId(a.resourceId)),
       a =>
         'existingAccounts: expected /subscriptions/…/resourceGroups/…/providers/Microsoft.CognitiveServices/accounts/NAME as the resourceId of ${a.name}, got ${a.resourceId}.'
+    ),
+    map(
+      flatten(map(
+        existing,
+        a =>
+          map(filter(objectKeys(a.?types ?? {}), model => !contains(a.models, model)), model => '${model} of ${a.name}')
+      )),
+      model => 'existingAccounts: expected a model of the account in its types, got ${model}.'
     ),
     map(
       filter(existing, a => !empty(a.?dataZone) && (a.?deployment ?? 'global') == 'global'),

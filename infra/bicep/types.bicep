@@ -116,8 +116,13 @@ type existingAccount = {
   @description('Default: standard.')
   kind: ('standard' | 'provisioned')?
 
-  @description('Where the deployments are processed, for their prices. Default: global.')
+  @description('Where the calls of the deployments are processed: their price, and the keys that may use them. Default: not stated.')
   deployment: ('global' | 'data_zone' | 'regional')?
+
+  @description('The same for single models, where it is not that of `deployment`.')
+  types: {
+    *: ('global' | 'data_zone' | 'regional')
+  }?
 
   @description('With `kind` provisioned: throughput units of each model, from a day on.')
   capacity: provisionedCapacity[]?

@@ -68,13 +68,13 @@ class Homes:
         return backend is not None and (not model or model in backend.models)
 
     def _fits(self, name: str, model: str, consumer: Consumer) -> bool:
-        return self.serves(name, model) and consumer.access.allows(self._backends[name])
+        return self.serves(name, model) and consumer.access.allows(self._backends[name], model)
 
     def _choose(self, consumer: Consumer, model: str, homes: Mapping[str, str]) -> str:
         """Choose a home that the consumer has already for other models; else the backend that serves most of the models
         it may use, by weight among equals. All instances choose alike."""
         serving = [backend for backend in self._backends.values() if self.serves(backend.name, model)]
-        serving = [backend for backend in serving if consumer.access.allows(backend)] or serving
+        serving = [backend for backend in serving if consumer.access.allows(backend, model)] or serving
         names = {backend.name for backend in serving}
         if homes.get("") in names:
             return homes[""]

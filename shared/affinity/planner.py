@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from shared.affinity.directory import ObjectDirectory
-from shared.azure_openai import model_paths
+from shared.azure_openai import model_paths, residency
 from shared.azure_openai.batch_lines import BatchSize
 from shared.config.document import Backend
 from shared.errors import RegionNotAllowed, StateConflict
@@ -34,6 +34,7 @@ class Planner:
             return Plan(model=model, targets=[]), UNBOUND
         if consumer.models is not None:
             self._check_models(consumer, call)
+        _check_residency(consumer, call)
         preferred = preferences.parse(headers)
         binding = UNBOUND
         if call.stateful:
@@ -46,7 +47,8 @@ class Planner:
         it. Raises `GatewayError`."""
         if call.model:
             self._router.model(consumer, call.model)
-        if not consumer.access.allows(backend):
+        _check_residency(consumer, call)
+        if not consumer.access.allows(backend, self._router.model(consumer, call.model) if call.model else ""):
             raise RegionNotAllowed(f"This key may not use the backend {backend.name!r} of this connection any more.")
         if consumer.models is not None:
             self._check_models(consumer, call)
@@ -60,3 +62,13 @@ class Planner:
     def _check_models(self, consumer: Consumer, call: Call) -> None:
         for name in model_paths.named(call):
             self._router.model(consumer, name)
+
+
+def _check_residency(consumer: Consumer, call: Call) -> None:
+    """Raise `RegionNotAllowed` for what may leave the places that a consumer's calls must stay in."""
+    if consumer.access.is_limited and (left := residency.leaving(call)) is not None:
+        path, reason = left
+        raise RegionNotAllowed(
+            f"{path}: this key's calls must stay in certain regions or data zones, but {reason}. Leave it out.",
+            param=path,
+        )

@@ -155,7 +155,7 @@ def headers_for(call: Call, backend: Backend) -> dict[str, str]:
         return {name: value for name, value in call.headers.items() if name in known}
     if (model := call.headers.get(IMAGE_DEPLOYMENT)) is None:
         return call.headers
-    return call.headers | {IMAGE_DEPLOYMENT: backend.models.get(model, model)}
+    return call.headers | {IMAGE_DEPLOYMENT: backend.deployments.get(model, model)}
 
 
 def usage_edit(fields: JsonFields, call: Call) -> dict[str, bytes]:

@@ -98,7 +98,7 @@ class Tariff:
         entry = max(entries, key=_hour)
         if entry.usd_per_unit_hour is not None:
             return entry.units, round(entry.usd_per_unit_hour * USD)
-        each = self.prices.unit_hour(backend.deployment, backend.region, span.first * hours.HOUR)
+        each = self.prices.unit_hour(backend.priced_as(model), backend.region, span.first * hours.HOUR)
         return None if each is None else (entry.units, each)
 
     def _shares(
@@ -118,7 +118,7 @@ class Tariff:
         if total == 0:
             yield from (Charge(line, counts, 0, unit_hour=each) for line, counts in used)
             if whole:
-                deployment = backend.models.get(model, NOBODY)
+                deployment = backend.deployments.get(model, NOBODY)
                 unused = Dimensions(NOBODY, model, backend.name, backend.region, deployment=deployment, role=UNUSED)
                 yield Charge(unused, Counts(), whole, unit_hour=each)
             return
@@ -130,7 +130,7 @@ class Tariff:
 
 def _spilled_over(line: Dimensions, backend: Backend) -> bool:
     """True if Azure served these calls of a provisioned backend by another deployment, which is pay-as-you-go."""
-    own = backend.models.get(line.model)
+    own = backend.deployments.get(line.model)
     return own is not None and line.deployment not in (NOBODY, own)
 
 

@@ -133,7 +133,7 @@ class Prices:
         long: bool,
     ) -> _Key:
         configured = self._backends.get(backend)
-        deployment = configured.deployment if configured else deployment
+        deployment = configured.priced_as(model) if configured else deployment
         return model, served, deployment, configured.region if configured else region, tier, long, self._epoch(at)
 
     def of_call(self, usage: Usage, target: Target, at: float) -> Price | None:
@@ -151,11 +151,11 @@ class Prices:
         """The backend whose prices hold for a deployment. When a provisioned one is full, Azure may spill a call over
         to a pay-as-you-go deployment of the same resource: another backend, if it is configured."""
         asked = self._backends.get(backend)
-        if asked is None or not asked.provisioned or deployment in asked.models.values():
+        if asked is None or not asked.provisioned or deployment in asked.deployments.values():
             return backend
         others = (other for other in self._backends.values() if not other.provisioned)
         return next(
-            (one.name for one in others if one.endpoint == asked.endpoint and deployment in one.models.values()),
+            (one.name for one in others if one.endpoint == asked.endpoint and deployment in one.deployments.values()),
             backend,
         )
 

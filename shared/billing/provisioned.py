@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from shared.config.prices import Deployment
+from shared.config.prices import DeploymentType
 
 FACTS = Path(__file__).with_name("provisioned.json")
 _ANYWHERE = 15, 5  # minimum and step of global and data zone deployments, of every model in the table
@@ -44,7 +44,7 @@ class _Throughputs(_Group, frozen=True):
 
 
 class _Reservations(_Group, frozen=True):
-    usd: dict[Deployment, Reservation]
+    usd: dict[DeploymentType, Reservation]
 
 
 class _Place(msgspec.Struct, frozen=True):
@@ -53,7 +53,7 @@ class _Place(msgspec.Struct, frozen=True):
 
 
 class _Offers(_Group, frozen=True):
-    places: dict[Deployment, list[_Place]]
+    places: dict[DeploymentType, list[_Place]]
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -72,7 +72,7 @@ def throughput(model: str) -> Throughput | None:
     return facts().throughput.models.get(_DATED.sub("", model))
 
 
-def sizes(model: str, deployment: Deployment) -> tuple[int, int] | None:
+def sizes(model: str, deployment: DeploymentType) -> tuple[int, int] | None:
     """The minimum and the step of a model's deployments, in units; None if they are not published."""
     if deployment != "regional":
         return _ANYWHERE
@@ -80,7 +80,7 @@ def sizes(model: str, deployment: Deployment) -> tuple[int, int] | None:
     return (known.regional_minimum, known.regional_step) if known else None
 
 
-def regions(model: str, deployment: Deployment) -> tuple[str, ...]:
+def regions(model: str, deployment: DeploymentType) -> tuple[str, ...]:
     """The regions in which a model is offered as such a deployment; empty if none is published."""
     named = _DATED.sub("", model)
     return next((place.regions for place in facts().offers.places[deployment] if named in place.models), ())

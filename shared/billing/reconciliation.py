@@ -55,7 +55,7 @@ def compare(lines: Lines, backends: Iterable[Backend], azure: Metrics) -> list[D
     names: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     ledger: defaultdict[tuple[str, str], Counted] = defaultdict(Counted)
     for backend in known.values():
-        for deployment in backend.models.values():
+        for deployment in backend.deployments.values():
             names[_account(backend), deployment].add(backend.name)
     for line, counts in lines.items():
         if line.backend == NOBODY:

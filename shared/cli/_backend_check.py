@@ -13,6 +13,7 @@ import openai
 
 from shared.azure_openai.apis import APIS
 from shared.azure_openai.backend_requests import token_scope
+from shared.config import residency
 from shared.config.document import Api, Backend, Configuration, Model
 from shared.config.environment import Settings
 from shared.credentials import Credentials
@@ -67,19 +68,21 @@ async def _check_backend(backend: Backend, credentials: Credentials, about: Mapp
             _finding(
                 backend, model, about.get(model, Model()), await _check_deployment(client, backend.api, deployment)
             )
-            for model, deployment in backend.models.items()
+            for model, deployment in backend.deployments.items()
         ]
 
 
 def _finding(backend: Backend, model: str, settings: Model, answer: "_Answer") -> Finding:
-    place = backend.name, backend.region, model, backend.models[model]
+    place = backend.name, backend.region, model, backend.deployments[model]
     schedule = backend.api == "azure" or settings.retires
     end = retirement.of(model, settings, answer.model) if schedule else None
     return Finding(*place, answer.usable, answer.result, end)
 
 
 def warnings(configuration: Configuration, findings: Iterable[Finding], now: float) -> Iterator[str]:
-    """A sentence for each deployment whose model ends soon or has ended, unless a successor serves in its place."""
+    """A sentence for each deployment whose model ends soon or has ended, unless a successor serves in its place; and
+    for what the configuration leaves open about the places of deployments."""
+    yield from residency.warnings(configuration)
     for one in findings:
         if one.end is not None and one.end.is_near(now) and configuration.served(one.model, now) == one.model:
             yield f"{one.deployment} on {one.backend}: {retirement.sentence(one.model, one.end, now)}"

@@ -7,10 +7,10 @@ from shared.billing import provisioned, ptu
 from shared.billing.cost import USD, Price, cost
 from shared.billing.prices import Prices
 from shared.billing.ptu import HOURS_PER_MONTH, Payment, Terms, Workload
-from shared.config.prices import Deployment
+from shared.config.prices import DeploymentType
 from shared.types import Usage
 
-_WIDER: tuple[Deployment, ...] = ("data_zone", "global")  # some models have regional capacity only as provisioned
+_WIDER: tuple[DeploymentType, ...] = ("data_zone", "global")  # some models have regional capacity only as provisioned
 
 
 class Forecast(NamedTuple):
@@ -24,7 +24,7 @@ class Forecast(NamedTuple):
 
 
 class Place(NamedTuple):
-    deployment: Deployment
+    deployment: DeploymentType
     region: str
 
 

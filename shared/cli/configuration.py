@@ -1,6 +1,7 @@
 """`config`: checks a document, and shows, compares, applies and takes back versions of the configuration."""
 
 import json
+import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -10,7 +11,7 @@ import yaml
 
 from shared.cli._client import Client
 from shared.cli._terminal import AsJson, fail, over_gateway, pages, show, text_of, with_client
-from shared.config import layers
+from shared.config import layers, residency
 from shared.config.layers import Sections
 from shared.config.parsing import data_of
 from shared.errors import Complaint, ConfigurationError, GatewayError
@@ -37,7 +38,9 @@ def validate(
         _run(ask, as_json)
     else:
         try:
-            layers.base(text_of(file), str(file))
+            base = layers.base(text_of(file), str(file))
+            for warning in residency.warnings(base.configuration):
+                print(f"warning: {warning}", file=sys.stderr)
         except ConfigurationError as error:
             _complain(error.complaints, as_json)
     print(json.dumps({"valid": True}) if as_json else f"{file}: correct")

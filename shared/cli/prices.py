@@ -45,7 +45,7 @@ def _lines(configuration: Configuration, now: float) -> Iterator[dict[str, Any]]
                 "model": model,
                 "backend": backend.name,
                 "region": backend.region,
-                "deployment": backend.deployment,
+                "deployment": backend.priced_as(model),
             }
             priced = False
             for tier in get_args(Tier):

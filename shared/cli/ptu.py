@@ -15,7 +15,7 @@ from shared.billing.prices import Prices
 from shared.billing.ptu import Hour, Payment, Terms
 from shared.cli._ptu_forecast import Forecast, Place, weigh
 from shared.cli._terminal import AsJson, fail, known_configuration, settings, show, with_store
-from shared.config.prices import Deployment
+from shared.config.prices import DeploymentType
 from shared.storage import Store
 from shared.usage import hours, query
 from shared.usage.aggregates import Counts, Dimensions
@@ -44,7 +44,7 @@ def break_even(
     ] = 0.0,
     days: Annotated[int, typer.Option(min=1, max=92, help="Whole days of past usage to analyze.")] = 28,
     model: Annotated[str | None, typer.Option(help="Only this model; default: all with a known throughput.")] = None,
-    deployment: Annotated[Deployment, typer.Option(help="Deployment type of the capacity.")] = "global",
+    deployment: Annotated[DeploymentType, typer.Option(help="Deployment type of the capacity.")] = "global",
     region: Annotated[str, typer.Option(help="Region of the capacity, since prices differ.")] = "",
     usd_per_unit_hour: Annotated[
         float | None, typer.Option(min=0, help="Your price of a unit; default: Azure's, by the hour and reserved.")
@@ -182,7 +182,7 @@ def _hour(tariff: Tariff, hour: HourRange, line: Dimensions, counts: Counts) -> 
 
 
 def _rows(
-    model: str, used: Sequence[Hour], payments: Sequence[Payment], per_minute: int | None, deployment: Deployment
+    model: str, used: Sequence[Hour], payments: Sequence[Payment], per_minute: int | None, deployment: DeploymentType
 ) -> list[dict[str, Any]]:
     """A line per way to pay; none if the model's throughput or the sizes on sale are not known."""
     known, sizes = provisioned.throughput(model), provisioned.sizes(model, deployment)

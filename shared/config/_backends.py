@@ -47,7 +47,7 @@ def complaints(backend: document.Backend, at: str) -> Iterator[Complaint]:
     for model in backend.tokens_per_minute:
         if model not in backend.models:
             yield Complaint(f"{at}.tokens_per_minute.{model}", "expected a model of this backend")
-    for model, deployment in backend.models.items():
+    for model, deployment in backend.deployments.items():
         if not is_model_name(model):
             yield Complaint(
                 f"{at}.models", f"expected names of 1 to 128 printable characters without spaces and '/', got {model!r}"
@@ -74,7 +74,7 @@ def _vendor_complaints(backend: document.Backend, at: str) -> Iterator[Complaint
         ("token_scope", backend.token_scope is not None),
         ("api_version", backend.api_version != "v1"),
         ("data_zone", backend.data_zone is not None),
-        ("deployment", backend.deployment != "global"),
+        ("deployment", backend.deployment is not None),
         ("resource_id", backend.resource_id is not None),
     ):
         if given:

@@ -1,6 +1,7 @@
 """Schema of the configuration document, with its defaults and the ranges of its numbers."""
 
 import functools
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import msgspec
@@ -9,7 +10,7 @@ from msgspec import Meta
 from shared.config.alerting import AlertSettings
 from shared.config.days import since_seconds
 from shared.config.limits import Limits, LimitSettings
-from shared.config.prices import Deployment, PriceLine
+from shared.config.prices import Deployment, DeploymentType, PriceLine
 
 
 class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -42,23 +43,30 @@ API_OF_KIND: dict[BackendKind, Api] = {
 }
 
 
-class Backend(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class DeployedModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The deployment of a model in one backend. `type` None: that of the backend."""
+
+    deployment: str
+    type: DeploymentType | None = None
+
+
+class Backend(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=True):
     """An Azure OpenAI resource, or OpenAI or Anthropic itself. `models` maps the name a caller uses to Azure's
     deployment, or to the vendor's name of the model. `tokens_per_minute` overrides the quota that the backend reports
-    for a model's deployment; backends of one `quota_group` have one quota for each of their models. `deployment` and
-    `capacity` affect prices only. `resource_id` identifies the resource in Azure Monitor.
-    `region` may be left out only where the API has none: it is the name of that API then."""
+    for a model's deployment; backends of one `quota_group` have one quota for each of their models. `deployment`: the
+    type of all deployments that state none of their own. `capacity` affects prices only. `resource_id` identifies the
+    resource in Azure Monitor. `region` may be left out only where the API has none: it is the name of that API then."""
 
     name: str
     endpoint: str
     region: str = ""
-    models: dict[str, str]
+    models: Mapping[str, str | DeployedModel]
     data_zone: str | None = None
     auth: Literal["managed_identity"] | ApiKey = "managed_identity"
     token_scope: str | None = None
     api_version: str = "v1"
     kind: BackendKind = "standard"
-    deployment: Deployment = "global"
+    deployment: DeploymentType | None = None
     capacity: list[ProvisionedCapacity] = []
     resource_id: str | None = None
     priority: Annotated[int, Meta(ge=0, le=100)] = 1
@@ -78,6 +86,22 @@ class Backend(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     def provisioned(self) -> bool:
         """True for throughput that is paid by the hour, used or not."""
         return self.kind == "provisioned"
+
+    @functools.cached_property
+    def deployments(self) -> dict[str, str]:
+        """Model -> its deployment."""
+        return {name: one if isinstance(one, str) else one.deployment for name, one in self.models.items()}
+
+    def type_of(self, model: str) -> DeploymentType | None:
+        """The type of a model's deployment; None: the document does not state it. OpenAI processes calls anywhere."""
+        if self.api != "azure":
+            return "global"
+        one = self.models.get(model)
+        return (one.type if isinstance(one, DeployedModel) else None) or self.deployment
+
+    def priced_as(self, model: str) -> Deployment:
+        """The price that holds for a model: that of Azure's global deployments, if the document states no type."""
+        return "openai" if self.api == "openai" else self.type_of(model) or "global"
 
 
 class ClientAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -321,7 +345,7 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dic
         those with `claude` in their name or in that of a deployment."""
         named: dict[str, bool] = {}
         for backend in self.backends:
-            for model, deployment in backend.models.items():
+            for model, deployment in backend.deployments.items():
                 claude = "claude" in f"{model} {deployment}".lower() and backend.api == "azure"
                 named[model] = named.get(model, False) or claude or backend.api == "anthropic"
         given = {name: form == "anthropic" for name, model in self.models.items() if (form := model.format) is not None}

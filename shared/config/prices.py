@@ -5,7 +5,12 @@ from typing import Literal
 from shared.config.days import is_day
 from shared.token_classes import TOKEN_PRICES, TOOL_PRICES, UNITS, Dollars, TokenPrices
 
-Deployment = Literal["global", "data_zone", "regional"]
+DeploymentType = Literal["global", "data_zone", "regional"]
+"""Where Azure processes the calls of a deployment: anywhere, within its data zone, or in the region of its resource."""
+
+Deployment = Literal[DeploymentType, "openai"]
+"""What a price is for: a type of deployments of Azure's, or OpenAI itself."""
+
 Tier = Literal["standard", "batch", "priority", "flex", "fast"]
 
 

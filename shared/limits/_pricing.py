@@ -40,7 +40,7 @@ class LimitPricing:
 
     def of_batch(self, named: str, now: float, otherwise: Price | None) -> Price | None:
         """The highest price of a batch whose lines name this model or deployment; `otherwise` if no backend has it."""
-        served = (pair for backend in self._configuration.backends for pair in backend.models.items())
+        served = (pair for backend in self._configuration.backends for pair in backend.deployments.items())
         model = next((name for name, own in served if named in (name, own)), "")
         return self.prices.dearest(model, now, BATCH) if model else otherwise
 

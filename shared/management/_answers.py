@@ -46,6 +46,7 @@ class Deployment(TypedDict):
     """A deployment as this instance sees it; `shared`: as the instances share it."""
 
     deployment: str
+    type: str | None
     models: list[str]
     state: Literal["usable", "cooling", "ejected", "half_open"]
     reason: str

@@ -70,7 +70,7 @@ def models(configuration: Configuration, prices: Prices, now: float) -> Iterator
             "aliases": settings.aliases,
             "served_by": configuration.served(name, now),
             "backends": [
-                {"backend": backend.name, "region": backend.region, "deployment": backend.models[name]}
+                {"backend": backend.name, "region": backend.region, "deployment": backend.deployments[name]}
                 for backend in configuration.backends
                 if name in backend.models
             ],

@@ -12,6 +12,7 @@ from shared.alerts.dispatcher import Alerts
 from shared.auth.authenticator import Authenticator
 from shared.auth.operators import Operators
 from shared.azure_openai.backend_requests import token_scope
+from shared.config import residency
 from shared.config.document import Backend, Configuration
 from shared.config.environment import Settings
 from shared.credentials import Credentials
@@ -130,7 +131,9 @@ class Application:
         running, former = self._running, {_identity(backend) for backend in self.configuration.backends}
         running.alerts.configure(settings.receivers)
         kept = [backend for backend in settings.configuration.backends if _identity(backend) in former]
-        deployments = {(backend.name, deployment) for backend in kept for deployment in ("", *backend.models.values())}
+        deployments = {
+            (backend.name, deployment) for backend in kept for deployment in ("", *backend.deployments.values())
+        }
         running.backends.breakers.keep_only(deployments)
         running.telemetry.configure(settings.configuration.telemetry.traces_per_second, usd_of(settings.configuration))
         self._serve(settings)
@@ -173,7 +176,7 @@ class Application:
         self.front = Front(self.gateway, management, accounting, configuration)
         self.configuration = configuration
         self.has_object = forwarder.has_object
-        for warning in retirement.warnings(configuration, time.time()):
+        for warning in (*retirement.warnings(configuration, time.time()), *residency.warnings(configuration)):
             logger.warning("%s", warning)
 
     def _forwarder(self, router: Router, settings: Settings) -> Forwarder:

@@ -23,6 +23,8 @@ def gateway_headers(
         target = served_by or attempts[-1].target
         headers["x-gateway-backend"] = target.backend.name
         headers["x-gateway-region"] = target.backend.region
+        if kind := target.deployment_type:
+            headers["x-gateway-deployment-type"] = kind
         overhead = received.milliseconds() - sum(attempt.milliseconds for attempt in attempts)
         headers["x-gateway-overhead-ms"] = f"{max(overhead, 0):.2f}"
         if served_by is not None and target.model != plan.model:

@@ -51,7 +51,7 @@ def _groups(model: str, backends: Sequence[Backend], breakers: Breakers) -> tupl
     serving = sorted((b for b in backends if model in b.models), key=lambda b: (b.priority, not b.provisioned))
     groups = []
     for (priority, provisioned), members in itertools.groupby(serving, key=lambda b: (b.priority, b.provisioned)):
-        targets = [Target(backend, model, backend.models[model]) for backend in members]
+        targets = [Target(backend, model, backend.deployments[model]) for backend in members]
         pool = f"{model}:{priority}" + (":provisioned" if provisioned else "")
         groups.append(_group(pool, [Candidate(target, breakers.watched(target)) for target in targets]))
     return tuple(groups)

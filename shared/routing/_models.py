@@ -1,9 +1,10 @@
 """The models, as each consumer may use them: by name, by region, and on the backends that a call may go to."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+from shared.azure_openai import model_paths, residency
 from shared.azure_openai.apis import IMAGE_DEPLOYMENT
-from shared.config.document import Configuration, Format, Model
+from shared.config.document import Backend, Configuration, Format, Model
 from shared.errors import (
     InvalidRequest,
     ModelNotAllowed,
@@ -15,7 +16,7 @@ from shared.errors import (
 from shared.routing import preferences
 from shared.routing._groups import Group
 from shared.routing.preferences import RoutingPreferences
-from shared.types import ANYWHERE, Access, Binding, Call, Consumer, Target
+from shared.types import Access, Binding, Call, Consumer, Target
 
 _PLAIN = Model()
 _OF_MESSAGES = "POST /v1/messages, Anthropic's API"
@@ -57,7 +58,8 @@ class Models:
         model = self.model(consumer, call.model)
         self.check_api(model, call)
         if not self._within_reach(consumer, model):
-            raise _region_not_allowed()
+            backends = [target.backend for group in self._groups_of(model) for target in group.targets]
+            raise _region_not_allowed(consumer.access, backends, model)
         return self._configuration.canonical(call.model)
 
     def model(self, consumer: Consumer, name: str) -> str:
@@ -95,13 +97,14 @@ class Models:
         return [name for name in self.about(model).fallbacks if self._allowed(consumer, name)]
 
     def restriction(
-        self, consumer: Consumer, model: str, preferred: RoutingPreferences, binding: Binding
+        self, consumer: Consumer, call: Call, model: str, preferred: RoutingPreferences, binding: Binding
     ) -> Allowed | None:
         """The targets that a call may go to; None: all. Raises `RegionNotAllowed`, `PinNotAllowed`, `StateConflict` if
         the backends that it is bound to do not serve the model, and `InvalidRequest` if the chosen backend does not."""
         access, pin, only = consumer.access, preferred.backend, binding.only
-        if _anywhere(access) and not pin and only is None:
+        if not access.is_limited and not pin and only is None:
             return None
+        stays = self._residency(access, call)
         if pin and not access.pin:
             raise PinNotAllowed(f"This key may not choose a backend: leave out the header {preferences.BACKEND}.")
         left = [target.backend for group in self._groups_of(model) for target in group.targets]
@@ -112,12 +115,12 @@ class Models:
                 f"{preferences.BACKEND}: no backend that may serve this call has the name {pin[:64]!r}.",
                 param=preferences.BACKEND,
             )
-        if not any(map(access.allows, left)):
-            raise _region_not_allowed()
+        if not any(stays(backend, model) for backend in left):
+            raise _region_not_allowed(access, left, model)
         return lambda target: (
             (only is None or target.backend.name in only)
             and pin in ("", target.backend.name)
-            and access.allows(target.backend)
+            and stays(target.backend, target.model)
         )
 
     def with_images(self, consumer: Consumer, call: Call, allowed: Allowed | None) -> Allowed | None:
@@ -129,24 +132,61 @@ class Models:
             raise InvalidRequest(
                 f"{IMAGE_DEPLOYMENT}: expected the model's own name {model!r}.", param=IMAGE_DEPLOYMENT
             )
-        return lambda target: model in target.backend.models and (allowed is None or allowed(target))
+        access = consumer.access
+        return lambda target: (
+            model in target.backend.models
+            and access.allows(target.backend, model)
+            and (allowed is None or allowed(target))
+        )
 
     def _allowed(self, consumer: Consumer, model: str) -> bool:
         """True if the consumer's policy allows the model, by its name or an alias."""
         models = consumer.models
         return models is None or model in models or not models.isdisjoint(self.about(model).aliases)
 
+    def _residency(self, access: Access, call: Call) -> Callable[[Backend, str], bool]:
+        """The backends, with a model, where a call stays in the consumer's places: with the other models that its body
+        names, and the one that cannot be seen."""
+        if not access.is_limited:
+            return access.allows
+        unseen = residency.is_unseen(call)
+        others = [self._configuration.canonical(name) for name in model_paths.named(call)]
+
+        def stays(backend: Backend, model: str) -> bool:
+            known = all(access.allows(backend, other) for other in others if other in backend.models)
+            hidden = unseen or any(other not in backend.models for other in others)
+            return access.allows(backend, model) and known and (not hidden or access.allows_unseen(backend))
+
+        return stays
+
     def _within_reach(self, consumer: Consumer, model: str) -> bool:
         """True if a model is in a region that the consumer may use."""
         access = consumer.access
-        return _anywhere(access) or any(
-            access.allows(target.backend) for group in self._groups_of(model) for target in group.targets
+        return not access.is_limited or any(
+            access.allows(target.backend, model) for group in self._groups_of(model) for target in group.targets
         )
 
 
-def _region_not_allowed() -> RegionNotAllowed:
-    return RegionNotAllowed("This model is not in a region that this key may use.", param="model")
+def _region_not_allowed(access: Access, backends: Iterable[Backend], model: str) -> RegionNotAllowed:
+    """The error of a call that would leave. It names the types, which explain it where a region alone would not."""
+    near = [backend for backend in backends if access.allows(backend, "")]
+    if not near:
+        return RegionNotAllowed("This model is not in a region that this key may use.", param="model")
+    if not model:
+        return RegionNotAllowed(
+            "The gateway cannot see which deployment this call would use, and this key may use only those that stay in "
+            f"{_places(access)}.",
+            param="model",
+        )
+    types = " and ".join(sorted({str(backend.type_of(model)) for backend in near}))
+    return RegionNotAllowed(
+        f"The deployments of {model!r} in the places of this key are of the type {types}, so its calls may leave "
+        f"{_places(access)}, which those of this key must not.",
+        param="model",
+    )
 
 
-def _anywhere(access: Access) -> bool:
-    return access is ANYWHERE or (access.regions is None and access.data_zones is None)
+def _places(access: Access) -> str:
+    zones = "the data zone " + " or ".join(sorted(access.data_zones)) if access.data_zones is not None else ""
+    regions = "the region " + " or ".join(sorted(access.regions)) if access.regions is not None else ""
+    return " and ".join(filter(None, (regions, zones)))

@@ -42,16 +42,18 @@ class BackendsReport(NamedTuple):
 
     def _backend(self, backend: Backend, shared: Mapping[DeploymentKey, Shared]) -> dict[str, Any]:
         models: dict[str, list[str]] = {}
-        for model, deployment in backend.models.items():
+        for model, deployment in backend.deployments.items():
             models.setdefault(deployment, []).append(model)
         columns = ("name", "region", "data_zone", "kind", "priority", "weight")
         about: dict[str, Any] = {name: getattr(backend, name) for name in columns}
         about |= {"throttles": self.breakers.throttles[backend.name], "ejections": self.breakers.trips[backend.name]}
         about["deployments"] = [
-            {"deployment": name, "models": served} | self._deployment((backend.name, name), shared)
+            {"deployment": name, "type": backend.type_of(served[0]), "models": served}
+            | self._deployment((backend.name, name), shared)
             for name, served in models.items()
         ] + [
-            {"deployment": name, "tier": tier, "models": models[name]} | self._deployment((of, key), shared)
+            {"deployment": name, "type": backend.type_of(models[name][0]), "tier": tier, "models": models[name]}
+            | self._deployment((of, key), shared)
             for of, key in sorted({*self.breakers.all(), *shared})
             for name, tier in [parted(key)]
             if of == backend.name and tier and name in models

@@ -86,9 +86,9 @@ class Router:
         named = self._configuration.canonical(call.model)
         about, free = self._models.about(model), binding is UNBOUND
         refusals = self._refusals(call)
-        allowed = self._allowed(consumer, call, model, preferred, binding)
+        permitted = allowed = self._allowed(consumer, call, model, preferred, binding)
         if refusals:
-            allowed = _of_other_apis(allowed, refusals.keys())
+            allowed = _of_other_apis(permitted, refusals.keys())
         prefix = _prompt_cache.prefix(call) if free and about.prompt_cache_affinity else None
         tokens, tier = quota.estimate(call), service_tier(call)
         standard_too = about.tier_fallback if preferred.tier_fallback is None else preferred.tier_fallback
@@ -101,7 +101,7 @@ class Router:
         if rest:
             targets += self._ordering.last_resort(rest, tokens, serving=bool(targets))
         if not targets:
-            raise self._nothing_left(chain, refusals)
+            raise self._nothing_left(chain, permitted, refusals)
         notes = None
         if preferred.explain and consumer.access.explain:
             notes = explanation.notes(usable, rest, prefix, tokens, self._breakers)
@@ -122,7 +122,7 @@ class Router:
         self, consumer: Consumer, call: Call, model: str, preferred: RoutingPreferences, binding: Binding
     ) -> Allowed | None:
         """The targets that a call may go to; None: all. Drained ones only if its objects are nowhere else."""
-        allowed = self._models.restriction(consumer, model, preferred, binding)
+        allowed = self._models.restriction(consumer, call, model, preferred, binding)
         allowed = self._models.with_images(consumer, call, allowed)
         drained = self.drained()
         if not drained or (binding.only is not None and binding.only <= drained):
@@ -137,10 +137,13 @@ class Router:
         asked = ((api, apis.refusal(call, api)) for api in configured)
         return {api: refusal for api, refusal in asked if refusal is not None}
 
-    def _nothing_left(self, chain: Iterable[str], refusals: Mapping[Api, GatewayError]) -> GatewayError:
-        """The error for a call without a target."""
+    def _nothing_left(
+        self, chain: Iterable[str], permitted: Allowed | None, refusals: Mapping[Api, GatewayError]
+    ) -> GatewayError:
+        """The error for a call without a target: all that are permitted speak an API that cannot serve it, or none is
+        left."""
         targets = (target for model in chain for group in self._groups_of(model) for target in group.targets)
-        if refusals and all(target.backend.api in refusals for target in targets):
+        if refusals and any(permitted is None or permitted(target) for target in targets):
             return next(iter(refusals.values()))
         return NoBackendAvailable("Every backend that may serve this call is drained: its operator took it out.")
 

@@ -84,8 +84,8 @@ class WorkUsage:
         backend = self._backends.get(work.backend)
         if backend is None:
             return None
-        deployment = work.deployment or (usage.model if usage.model in backend.models.values() else "")
-        model = work.model or next((name for name, one in backend.models.items() if one == deployment), "")
+        deployment = work.deployment or (usage.model if usage.model in backend.deployments.values() else "")
+        model = work.model or next((name for name, one in backend.deployments.items() if one == deployment), "")
         return Target(backend, model, deployment)
 
 

@@ -14,7 +14,7 @@ import msgspec
 
 from shared.alerts.dispatcher import Raise
 from shared.alerts.events import configuration_refused
-from shared.config import layers
+from shared.config import layers, residency
 from shared.config.document import Configuration
 from shared.config.environment import Settings
 from shared.config.layers import Base
@@ -235,6 +235,7 @@ class Live:
                     if name in changed
                 ),
                 *([f"the base document cannot be read, and stays as it was: {self._unread}"] if self._unread else ()),
+                *residency.warnings(self.settings.configuration),
             ],
             "refused": [
                 {"name": one.name, "complaints": [{"path": c.path, "message": c.message} for c in one.complaints]}

@@ -186,9 +186,10 @@ def test_openais_rate_limit_headers_predict_the_next_refusal() -> None:
 
 def test_openai_has_a_place_of_its_own_that_no_limited_key_reaches() -> None:
     assert OPENAI.region == "openai"
-    assert Access().allows(OPENAI)
-    assert not Access(regions=frozenset({"openai"})).allows(OPENAI)
-    assert not Access(data_zones=frozenset({"eu"})).allows(OPENAI)
+    assert Access().allows(OPENAI, "gpt-4o")
+    for access in (Access(regions=frozenset({"openai"})), Access(data_zones=frozenset({"eu"}))):
+        assert not access.allows(OPENAI, "gpt-4o")
+        assert not access.allows(OPENAI, "")
 
 
 def test_a_models_name_may_have_colons_and_a_tier_behind() -> None:

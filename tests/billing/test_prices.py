@@ -166,9 +166,8 @@ def test_the_reserved_price_is_the_highest_of_the_serving_backends() -> None:
 
 
 def test_the_price_of_a_unit_depends_on_its_region() -> None:
-    assert [
-        PRICES.unit_hour(backend.deployment, backend.region, NOW) for backend in (SWEDEN, ZONE, JAPAN, REGIONAL)
-    ] == [
+    backends = (SWEDEN, ZONE, JAPAN, REGIONAL)
+    assert [PRICES.unit_hour(backend.priced_as("gpt-4o"), backend.region, NOW) for backend in backends] == [
         1 * USD,
         1.1 * USD,
         1.2 * USD,

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared.config import alerting, environment, parsing
+from shared.config import alerting, environment, parsing, residency
 from shared.config import document as config
 from shared.config.document import Backend
 from shared.config.limits import AddressLimits, Limits, LimitSettings, TokenHeaders
@@ -121,6 +121,53 @@ def test_a_backend_of_openais_takes_a_key_and_nothing_of_azures(key: str, value:
     with pytest.raises(ConfigurationError) as caught:
         parsing.parse(json.dumps({**good, "backends": [*GOOD["backends"], {**OPENAI, key: value}]}), "t")
     assert str(caught.value).startswith(f"t: backends[2].{complaint}")
+
+
+def test_the_type_of_a_deployment_is_its_own_or_that_of_its_backend() -> None:
+    models = {"m": {"deployment": "m1", "type": "data_zone"}, "n": "n1", "o": {"deployment": "o1"}}
+    cases: list[tuple[dict[str, Any], str | None]] = [({}, None), ({"deployment": "regional"}, "regional")]
+    for given, others in cases:
+        backend = {**GOOD["backends"][0], "models": models, **given}
+        read = parsing.parse(json.dumps({"backends": [backend]}), "t").backends[0]
+        assert read.deployments == {"m": "m1", "n": "n1", "o": "o1"}
+        assert [read.type_of(model) for model in "mno"] == ["data_zone", others, others]
+        assert [read.priced_as(model) for model in "mno"] == ["data_zone", *2 * [others or "global"]]
+
+
+@pytest.mark.parametrize(
+    ("model", "complaint"),
+    [
+        ({"deployment": "x", "type": "zone"}, "models.m.type: Invalid enum value 'zone'"),
+        ({"type": "global"}, "models.m: Object missing required field `deployment`"),
+        ({"deployment": "x", "kind": "y"}, "models.m: Object contains unknown field `kind`"),
+        ({"deployment": "x y"}, "models.m: expected the name of a deployment, got 'x y'"),
+        (7, "models.m: Expected `str | object`, got `int`"),
+    ],
+)
+def test_a_wrong_deployment_of_a_model_is_named(model: object, complaint: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parsing.parse(changed("backends/0/models", {"m": model, "n": "n1"}), "t")
+    assert str(caught.value).startswith("t: backends[0]." + complaint)
+
+
+def test_the_document_is_warned_of_where_it_leaves_a_place_open() -> None:
+    zone, plain = {"data_zone": "eu"}, {"m": "m1"}
+    mixed = {"m": {"deployment": "m1", "type": "global"}, "n": {"deployment": "n1", "type": "data_zone"}}
+
+    def warned(first: dict[str, Any], **more: Any) -> list[str]:
+        backend = {**GOOD["backends"][0], "models": plain, **first}
+        return list(residency.warnings(parsing.parse(json.dumps({"backends": [backend], **more}), "t")))
+
+    assert warned({}) == []
+    assert warned({"deployment": "regional", **zone}) == []
+    [contradiction] = warned({"models": mixed, **zone})
+    assert contradiction.startswith("backend a: it has the data_zone eu, but its deployments of m are global")
+    [unset] = warned(zone)
+    assert unset.startswith("backend a: its deployments of m have no type")
+    assert warned({}, products={"p": {"regions": ["r"]}}) == [unset]
+    assert warned({}, teams={"t": {"regions": ["r"]}}) == [unset]
+    assert warned({}, entra=entra({"app": T, "regions": ["r"]})) == [unset]
+    assert warned({"deployment": "global"}, products={"p": {"regions": ["r"]}}) == []
 
 
 def test_no_key_can_be_limited_to_openai() -> None:
@@ -439,6 +486,7 @@ def test_the_sample_configuration_is_accepted_and_shows_every_key() -> None:
 SECTIONS: dict[str, type[msgspec.Struct]] = {  # heading in docs/configuration.md -> what it lists
     "Document": config.Configuration,
     "`backends`": Backend,
+    "`backends[].models`": config.DeployedModel,
     "`backends[].capacity`": config.ProvisionedCapacity,
     "`models`": config.Model,
     "`canary` and `shadow`": config.Variant,

@@ -24,8 +24,9 @@ import shared
 from local import azurite, run
 from local.models import MODELS
 from local.processes import Children, Refused, free_port, port_is_free
-from local.simulated import Simulated
+from local.simulated import KEY, Simulated
 from shared.config import parsing
+from shared.config.document import ApiKey
 from shared.config.environment import Source
 from simulator.tenant import Tenant
 
@@ -231,7 +232,14 @@ MINE = {
             "name": "virginia",
             "endpoint": "https://contoso-eus.openai.azure.com",
             "region": "eastus2",
-            "models": {"gpt-5.4": "gpt"},
+            "models": {"gpt-5.4": {"deployment": "gpt", "type": "data_zone"}},
+        },
+        {
+            "name": "openai",
+            "endpoint": "https://api.openai.com",
+            "kind": "openai",
+            "auth": {"api_key_env": "OPENAI_KEY"},
+            "models": {"gpt-5.4": "gpt-5.4"},
         },
     ],
     "models": {"gpt-5.4": {"fallbacks": ["ours:small"]}},
@@ -245,19 +253,23 @@ MINE = {
 
 def test_a_configuration_of_ones_own_is_simulated_under_the_same_names() -> None:
     mine = Simulated(Source("gateway.yaml", text=json.dumps(MINE)))
-    sweden, virginia = mine.regions()
-    assert (sweden["name"], virginia["name"]) == ("reserved", "virginia")
+    sweden, virginia, openai = mine.regions()
+    assert (sweden["name"], virginia["name"], openai["name"]) == ("reserved", "virginia", "openai")
+    assert [region["api"] for region in (sweden, virginia, openai)] == ["azure", "azure", "openai"]
+    assert virginia["deployments"] == [{"name": "gpt", "model": "gpt-5.4"}]
     assert sweden["deployments"] == [
         {"name": "ptu", "model": "gpt-5.4", "sku": "ProvisionedManaged"},
         {"name": "paygo", "model": "gpt-5.4"},
         {"name": "small", "model": "ours-small", "tokens_per_minute": 1000},
     ]
-    document = mine.document({"reserved": "http://127.0.0.1:1", "virginia": "http://127.0.0.1:2"})
+    addresses = {"reserved": "http://127.0.0.1:1", "virginia": "http://127.0.0.1:2", "openai": "http://127.0.0.1:3"}
+    document = mine.document(addresses)
     made = parsing.parse(yaml.safe_dump(document), "x")
     assert [(b.name, b.endpoint, b.auth) for b in made.backends] == [
         ("reserved", "http://127.0.0.1:1", "managed_identity"),
         ("sweden", "http://127.0.0.1:1", "managed_identity"),
         ("virginia", "http://127.0.0.1:2", "managed_identity"),
+        ("openai", "http://127.0.0.1:3", ApiKey(KEY)),
     ]
     assert (list(made.limits.teams), made.limits.webhook, made.export.container) == (["search"], None, None)
     for wrong in (Source("gateway.yaml", text="backends: []"), Source("https://x", url="https://x")):
@@ -278,7 +290,8 @@ def test_make_run_serves_a_configuration_of_ones_own_without_azure(tmp_path: Pat
             shown = json.load(answer)
         launcher.terminate()
         assert launcher.wait(20) == 0
-    assert [backend["name"] for backend in shown["document"]["backends"]] == ["reserved", "sweden", "virginia"]
+    names = [backend["name"] for backend in shown["document"]["backends"]]
+    assert names == ["reserved", "sweden", "virginia", "openai"]
     assert "Served by swedencentral" in said  # the provisioned deployment is first
     assert environ["GATEWAY_MANAGEMENT_KEY"] == key
     assert stat.S_IMODE((tmp_path / "management-key").stat().st_mode) == 0o600

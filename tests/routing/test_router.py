@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from shared.azure_openai.backend_requests import headers_for, upstream_request
 from shared.azure_openai.operations import match
 from shared.azure_openai.requests import parse_call
-from shared.config.document import ApiKey, Backend, Configuration, Model, Successor, Variant
+from shared.config.document import ApiKey, Backend, Configuration, DeployedModel, Model, Successor, Variant
+from shared.config.prices import DeploymentType
 from shared.errors import (
     InvalidRequest,
     ModelNotAllowed,
@@ -445,6 +446,69 @@ def test_no_call_ever_leaves_the_regions_of_its_key(
     else:
         assert set(names(plan.targets)) == allowed
         assert set(names(plan.shadow)) <= allowed
+
+
+KINDS: tuple[DeploymentType | None, ...] = ("regional", "data_zone", "global", None)
+PLACES = (("sweden", "eu"), ("france", "eu"), ("virginia", "us"), ("japan", None))
+
+
+@given(
+    types=st.lists(st.sampled_from(KINDS), min_size=12, max_size=12),
+    regions=st.none() | st.frozensets(st.sampled_from(("sweden", "virginia", "japan")), min_size=1),
+    zones=st.none() | st.frozensets(st.sampled_from(("eu", "us")), min_size=1),
+    path=st.sampled_from(("/v1/chat/completions", "/v1/assistants", "/v1/batches", "/v1/threads/thread_1/runs")),
+)
+def test_no_call_ever_leaves_by_the_type_of_a_deployment(
+    types: list[DeploymentType | None], regions: frozenset[str] | None, zones: frozenset[str] | None, path: str
+) -> None:
+    kinds = dict(zip(((region, model) for region, _ in PLACES for model in "mno"), types, strict=True))
+    backends = [
+        Backend(
+            name=region,
+            endpoint=f"https://{region}",
+            region=region,
+            data_zone=zone,
+            models={model: DeployedModel(deployment=model, type=kinds[region, model]) for model in "mno"},
+        )
+        for region, zone in PLACES
+    ]
+    routing = Routing(*backends, openai(), models={"m": Model(["n"], canary=Variant("o", 1.0), shadow=Variant("o", 1))})
+    routing.rotation._fetch_ahead = lambda pool, state: None  # type: ignore[method-assign]
+    seen = path in ("/v1/chat/completions", "/v1/assistants")
+    call = parse_call(match("POST", path), "", {}, b'{"model": "m"}' if seen else b"{}")
+
+    def stays(target: Target) -> bool:
+        if regions is None and zones is None:
+            return True
+        place, zone = target.backend.region, target.backend.data_zone
+        kind = kinds.get((place, target.model)) if target.model else None
+        if target.backend.name == "o" or kind == "global" or (kind == "data_zone" and regions is not None):
+            return False
+        if not seen and any(kinds[place, model] is not None for model in "mno"):
+            return False
+        return (regions is None or place in regions) and (zones is None or zone in zones)
+
+    consumer = Consumer("c", "x", access=Access(regions=regions, data_zones=zones))
+    try:
+        plan = routing.router.plan(consumer, call)
+    except RegionNotAllowed:
+        own = [target for group in routing.router._groups_of("m" if seen else "") for target in group.targets]
+        assert not any(map(stays, own))
+        return
+    assert plan.targets
+    assert all(map(stays, [*plan.targets, *plan.shadow]))
+    if seen:
+        expected = {t.backend.name for t in plan.targets if t.model == "m"}
+        assert expected == {b.name for b in (*backends, openai()) if stays(Target(b, "m", "m"))}
+
+
+def test_a_refused_call_names_the_type_that_would_let_it_leave() -> None:
+    models = {"m": DeployedModel(deployment="m", type="global")}
+    routing = Routing(Backend(name="a", endpoint="https://a", region="sweden", data_zone="eu", models=models))
+    limits = ((Access(data_zones=frozenset({"eu"})), "zone eu"), (Access(regions=frozenset({"sweden"})), "sweden"))
+    for access, place in limits:
+        with pytest.raises(RegionNotAllowed, match=f"'m' .* are of the type global, so its calls may leave .*{place}"):
+            routing.order("m", Consumer("c", "x", access=access))
 
 
 async def test_a_backend_loses_a_later_turn_for_each_turn_taken_by_a_prefix() -> None:

@@ -5,7 +5,7 @@ import { link } from "../location.js";
 import { session } from "../session.js";
 import { t } from "../texts.js";
 
-const SHOWN = ["x-gateway-backend", "x-gateway-region", "x-gateway-attempts", "x-gateway-overhead-ms"];
+const SHOWN = ["x-gateway-backend", "x-gateway-region", "x-gateway-deployment-type", "x-gateway-attempts", "x-gateway-overhead-ms"];
 
 /** @param {{name: string, reply: import("../stream.js").Reply, cost: number | null | undefined}} props `cost` undefined: not asked for, or not yet */
 export function Answer({ name, reply, cost }) {

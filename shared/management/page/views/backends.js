@@ -84,7 +84,7 @@ function Deployments({ backend }) {
   const rank = (/** @type {any} */ one) => STATES.indexOf(one.state) * 1_000 - one.in_flight * 2 - Number(one.first_byte_ms.streams || one.first_byte_ms.whole_answers ? 1 : 0);
   const sorted = [...backend.deployments].sort((a, b) => rank(a) - rank(b));
   const columns = [
-    { head: t("backends.deployment"), cell: (/** @type {any} */ one) => html`${one.deployment}${one.tier ? ` (${one.tier})` : ""}` },
+    { head: t("backends.deployment"), cell: (/** @type {any} */ one) => html`${one.deployment}${one.tier ? ` (${one.tier})` : ""}${one.type ? ` · ${one.type}` : ""}` },
     { head: t("backends.state"), cell: (/** @type {any} */ one) => html`<${State} state=${one.state} /> ${one.reason}` },
     { head: t("backends.in-flight"), right: true, cell: (/** @type {any} */ one) => number(one.in_flight) },
     { head: t("backends.left"), right: true, cell: (/** @type {any} */ one) => number(one.remaining?.tokens) },

@@ -1,0 +1,100 @@
+"""The parts of a call that could leave the region or data zone that a key is limited to: tools and sources of data that
+the backend calls for it, and models that the gateway cannot see. Pure; asked for calls of such keys only.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from shared.azure_openai import references
+from shared.errors import InvalidRequest
+from shared.types import Call
+
+# Tools that run where the deployment runs, or at the caller. Any other may send the conversation elsewhere: web search,
+# MCP servers and connectors, and what will come.
+_STAYING = frozenset(
+    {
+        *("function", "custom", "namespace", "tool_search", "apply_patch", "local_shell"),
+        *("computer", "computer_use", "computer_use_preview"),
+        *("file_search", "retrieval", "code_interpreter", "image_generation"),
+    }
+)
+_STAYING_OF_CLAUDE = ("custom", "bash_", "text_editor_", "computer_", "memory_", "tool_search_tool_")
+_ELSEWHERE = {
+    "mcp_servers": "these servers are elsewhere",
+    "web_search_options": "it searches the web",
+    "data_sources": "the gateway cannot see where that data is",
+}
+_STORED_PROMPT = ("responses", "realtime")  # families of operations whose `prompt` may be one, with tools of its own
+_MAY_LEAVE = re.compile(
+    rb'"(tools|prompt|network_policy|web_search_options|data_sources|mcp_servers)"|\\u00[2-7]', re.IGNORECASE
+)
+
+
+def is_unseen(call: Call) -> bool:
+    """True if the call generates with a model that the gateway cannot see: that of a file, a job or an assistant."""
+    operation = call.operation
+    return operation.model == "hidden" or (operation.model == "optional" and not call.model)
+
+
+def leaving(call: Call) -> tuple[str, str] | None:
+    """The path of the first part of a body that may leave the place of the deployment, and the reason; None: there is
+    none. Raises `InvalidRequest` for a body that is nested too deeply."""
+    body = call.body
+    if call.operation.body == "multipart" or not _MAY_LEAVE.search(body):
+        return None
+    fields = {key.lower(): place for key, place in call.values.items()}
+    for name, reason in _ELSEWHERE.items():
+        if name in fields and body[fields[name]] not in (b"null", b"[]"):
+            return name, reason
+    of_tool = _of_claudes_tool if call.operation.format == "anthropic" else _of_tool
+    try:
+        for key, place in fields.items():
+            value = references.decode(body[place])
+            if key == "prompt" and call.operation.family in _STORED_PROMPT and isinstance(value, dict):
+                return "prompt", "the gateway cannot see the tools of a stored prompt"
+            if (found := next(_in(value, key, of_tool), None)) is not None:
+                return found
+    except RecursionError:
+        raise InvalidRequest("The body is nested too deeply.") from None
+    except ValueError:
+        raise InvalidRequest("The body has a number of too many digits.") from None
+    return None
+
+
+def _in(value: Any, path: str, of_tool: Callable[[dict[str, Any]], str]) -> Iterator[tuple[str, str]]:
+    """What may leave in a value and all below it."""
+    last = path.rpartition(".")[2].lower()
+    if isinstance(value, dict):
+        if last == "network_policy" and _lowered(value).get("type") != "disabled":
+            yield path, "its containers reach the network"
+        for key, inner in value.items():
+            yield from _in(inner, f"{path}.{key}", of_tool)
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            if last == "tools" and isinstance(item, dict) and (reason := of_tool(item)):
+                yield f"{path}[{i}]", reason
+            yield from _in(item, f"{path}[{i}]", of_tool)
+
+
+def _of_tool(tool: dict[str, Any]) -> str:
+    """The reason why a tool may leave; "": it stays."""
+    fields = _lowered(tool)
+    kind = fields.get("type")
+    if kind == "shell":
+        environment = fields.get("environment")
+        local = isinstance(environment, dict) and _lowered(environment).get("type") == "local"
+        return "" if local else "its container may reach the network"
+    return "" if kind in _STAYING else f"the tool {str(kind)[:40]!r} calls other services"
+
+
+def _of_claudes_tool(tool: dict[str, Any]) -> str:
+    """The same for a tool of Anthropic's API: the caller runs those without a type, and some with one."""
+    kind = _lowered(tool).get("type")
+    stays = kind is None or (isinstance(kind, str) and kind.startswith(_STAYING_OF_CLAUDE))
+    return "" if stays else f"the tool {str(kind)[:40]!r} calls other services"
+
+
+def _lowered(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields with their keys in lower case: backends may read them in any."""
+    return {key.lower(): value for key, value in fields.items()}
