@@ -24,6 +24,7 @@ from local.processes import free_port
 from shared import __version__
 from shared.config import environment as config_environment
 from shared.config import parsing
+from simulator.process import SimulatorProcess
 from tests.harness.azurite import Azurite
 from tests.harness.gateway_process import Answer, cli, make_key, request
 from tests.infra import layout
@@ -48,12 +49,14 @@ def packages(folder: Path) -> Path:
 
 
 @contextmanager
-def process(command: Sequence[str], cwd: Path, environ: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+def process(
+    command: Sequence[str], cwd: Path, environ: Mapping[str, str], **user: Any
+) -> Iterator[subprocess.Popen[bytes]]:
     """A program with that environment alone; its output is shown when the test fails."""
     with tempfile.TemporaryFile() as log:
         basics = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
         running = subprocess.Popen(
-            command, cwd=cwd, env={**basics, **environ}, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            command, cwd=cwd, env={**basics, **environ}, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **user
         )
         try:
             yield running
@@ -229,6 +232,49 @@ class TestTheImage:
             running.wait(20)
         told = cli({**environ, "PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}, "usage", "--by", "key", "--json")
         assert "image" in json.dumps(told)
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+    def test_it_runs_as_any_user_of_the_root_group(
+        self, image: Path, packages: Path, azurite: Azurite, simulator: SimulatorProcess
+    ) -> None:
+        """As OpenShift runs it: a user without a name and a home, in the group 0, who may write to /tmp alone."""
+        anybody = 1_000_650_000
+        model = {"models": {"gpt-4o": "gpt-4o-prod"}, "region": "swedencentral"}
+        backend = {"name": "sweden", "endpoint": simulator.regions["swedencentral"], **model}
+        settings = {"backends": [backend], "ledger": {"durability": "recorded"}}  # on the disk, and then in the table
+        port = free_port()
+        serve = layout.instruction("gateway", "CMD")
+        serve[serve.index("0.0.0.0")], serve[serve.index("8080")] = "127.0.0.1", str(port)
+        with tempfile.TemporaryDirectory(dir=WRITABLE) as opened:
+            app, waiting = Path(opened, "app"), Path(opened, "tmp")
+            shutil.copytree(image, app)
+            waiting.mkdir()
+            for path, mode in ((Path(opened), 0o755), (app, 0o555), (waiting, 0o770)):
+                path.chmod(mode)
+            environ = {
+                **{"PYTHONPATH": f"{Path(opened, 'packages')}", "PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(waiting)},
+                **{"GATEWAY_CONFIG": json.dumps(settings), "GATEWAY_STORAGE": azurite.connection_string},
+                **simulator.identity_environment,
+            }
+            Path(opened, "packages").symlink_to(shutil.copytree(packages, Path(opened, "copied"), symlinks=True))
+            user = {"user": anybody, "group": 0, "extra_groups": [], "umask": 0o022}
+            key = make_key(azurite.connection_string, "anybody")
+            # Python itself may be installed where only root may look.
+            python = Path(opened, "python")
+            linked = subprocess.run(["cp", "-al", sys.base_prefix, python], capture_output=True, text=True)
+            if linked.returncode != 0:
+                pytest.skip(f"Python cannot be linked to where everybody may run it: {linked.stderr[:100]}")
+            environ["LD_LIBRARY_PATH"] = str(python / "lib")
+            with process([str(python / "bin" / "python3"), *serve[1:]], app, environ, **user) as running:
+                assert wait_for(port, running).status == 200
+                status = Path(f"/proc/{running.pid}/status").read_text()
+                assert re.search(rf"^Uid:\t{anybody}\t", status, re.M)
+                body = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}).encode()
+                headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+                assert request(("127.0.0.1", port), "POST", "/v1/chat/completions", body, headers).status == 200
+                assert {path.stat().st_uid for path in waiting.iterdir()} == {anybody}
+                running.terminate()
+                assert running.wait(20) in (0, -15)
 
     def test_it_has_the_command_line_on_its_path(self, image: Path, packages: Path, folder: Path) -> None:
         dockerfile = (ROOT / "Dockerfile").read_text()
