@@ -48,10 +48,13 @@ class Accounting:
         self._live = live
 
     def receive(self, request: Request, traceparent: str | None) -> ReceivedRequest:
-        """Give a request its id and its trace context. `traceparent` overrides the request's own header."""
+        """Give a request its id and its trace context. `traceparent`: of the host that has received the request; None:
+        this process has, and the request's own header counts."""
         request_id, started = ulid.new(time.time()), time.monotonic()
         current_request.set(request_id)
-        trace = self._telemetry.begin(request_id, started, traceparent or _header(request, b"traceparent"))
+        trace = self._telemetry.begin(
+            request_id, started, traceparent or _header(request, b"traceparent"), received=traceparent is None
+        )
         path = without_empty_segments(path_of(request.scope))
         return ReceivedRequest(request_id, started, request.method, path, trace)
 
@@ -68,7 +71,7 @@ class Accounting:
 
     def refused(self, received: ReceivedRequest, error: GatewayError) -> None:
         """Report a request that was refused before it became a call on record."""
-        self._telemetry.refused(received.trace, error.status, error.code)
+        self._telemetry.refused(received.trace, received.method, error.status, error.code)
         _log(
             received,
             {

@@ -143,7 +143,7 @@ def _readable_span(span: Span, resource: Resource) -> ReadableSpan:
         resource=resource,
         # Application Insights multiplies its counts by the number of calls that a kept one represents.
         attributes={**span.attributes, "tollgate.represents": span.represents, "_MS.sampleRate": 100 / span.represents},
-        kind=trace.SpanKind.CLIENT,
+        kind=trace.SpanKind.SERVER if span.received else trace.SpanKind.CLIENT,
         status=trace.Status(trace.StatusCode.ERROR, span.error) if span.error else trace.Status(trace.StatusCode.UNSET),
         start_time=span.start,
         end_time=span.end,

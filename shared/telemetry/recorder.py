@@ -43,13 +43,13 @@ class NoTelemetry:
     def timed(self, store: Store) -> Store:
         return store
 
-    def begin(self, request_id: str, started: float, traceparent: str) -> TraceContext:
+    def begin(self, request_id: str, started: float, traceparent: str, *, received: bool = False) -> TraceContext:
         return UNTRACED
 
     def ended(self, trace: TraceContext, consumer: Consumer, call: Call, outcome: Outcome) -> None:
         pass
 
-    def refused(self, trace: TraceContext, status: int, code: str) -> None:
+    def refused(self, trace: TraceContext, method: str, status: int, code: str) -> None:
         pass
 
     def settled(self, operation: str, target: Target, usage: Usage) -> None:
@@ -111,9 +111,10 @@ class Telemetry:
 
     # --- calls --------------------------------------------------------------------------------------------------------
 
-    def begin(self, request_id: str, started: float, traceparent: str) -> TraceContext:
-        """Begin a request: log lines of its task belong to its trace from here on."""
-        trace = spans.trace_context(request_id, started, traceparent)
+    def begin(self, request_id: str, started: float, traceparent: str, *, received: bool = False) -> TraceContext:
+        """Begin a request: log lines of its task belong to its trace from here on. `received`: by this process itself;
+        otherwise a host in front of it has reported the request."""
+        trace = spans.trace_context(request_id, started, traceparent, received=received)
         current_trace.set(trace)
         return trace
 
@@ -129,11 +130,12 @@ class Telemetry:
             ):
                 self._append(self._spans, span)
 
-    def refused(self, trace: TraceContext, status: int, code: str) -> None:
+    def refused(self, trace: TraceContext, method: str, status: int, code: str) -> None:
         now = self._clock()
         self._refusals.add((code,))
         if represents := self._sample(trace, now, failed=status >= 500):
-            self._append(self._spans, spans.of_refusal(trace, status, code, now, self._wall() - now, represents))
+            epoch = self._wall() - now
+            self._append(self._spans, spans.of_refusal(trace, method, status, code, now, epoch, represents))
 
     def settled(self, operation: str, target: Target, usage: Usage) -> None:
         """Count the usage of work that an operation began, and that has gone on after its call."""

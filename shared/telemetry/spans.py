@@ -14,6 +14,7 @@ from shared.token_classes import TOKEN_CLASSES, UNITS
 from shared.types import BEATEN, LEFT, Attempt, Call, Consumer, Outcome
 
 PROVIDER = "azure.ai.openai"
+_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 _OPERATIONS = {"chat.completions": "chat", "completions": "text_completion", "responses.create": "chat"}
 _USAGE_ATTRIBUTES = (
     *((tokens.span or f"tollgate.usage.{field}", field) for field, tokens in TOKEN_CLASSES.items() if tokens.part_of),
@@ -26,8 +27,8 @@ Attributes = dict[str, str | int | float | bool]
 
 class TraceContext(msgspec.Struct, frozen=True):
     """The ids of a request's span. `parent_id` 0: it begins the trace. `sampled` False: the caller does not sample the
-    trace. `started` is monotonic. A trace that begins here has the request's id as its id, so each can be derived from
-    the other."""
+    trace. `started` is monotonic. `received`: no host in front has reported the request. A trace that begins here has
+    the request's id as its id, so each can be derived from the other."""
 
     request_id: str
     started: float
@@ -36,6 +37,7 @@ class TraceContext(msgspec.Struct, frozen=True):
     parent_id: int = 0
     sampled: bool = True
     kept: bool = False
+    received: bool = False
 
     @property
     def hex_id(self) -> str:
@@ -45,7 +47,7 @@ class TraceContext(msgspec.Struct, frozen=True):
 UNTRACED = TraceContext("", 0.0, 0, 0)
 
 
-def trace_context(request_id: str, started: float, traceparent: str) -> TraceContext:
+def trace_context(request_id: str, started: float, traceparent: str, *, received: bool = False) -> TraceContext:
     """Parse W3C's `traceparent`. If it is empty or malformed, the request begins a trace.
 
     >>> parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -59,10 +61,11 @@ def trace_context(request_id: str, started: float, traceparent: str) -> TraceCon
             trace_id, parent_id = int(traceparent[3:35], 16), int(traceparent[36:52], 16)
             flags = int(traceparent[53:55], 16)
         except ValueError:
-            return TraceContext(request_id, started, number, own)
+            return TraceContext(request_id, started, number, own, received=received)
         if trace_id > 0 and parent_id > 0 and traceparent[:2] != "ff":
-            return TraceContext(request_id, started, trace_id, own, parent_id, sampled=bool(flags & 1))
-    return TraceContext(request_id, started, number, own)
+            sampled = bool(flags & 1)
+            return TraceContext(request_id, started, trace_id, own, parent_id, sampled=sampled, received=received)
+    return TraceContext(request_id, started, number, own, received=received)
 
 
 def operation_of(name: str) -> str:
@@ -71,7 +74,8 @@ def operation_of(name: str) -> str:
 
 
 class Span(msgspec.Struct, frozen=True):
-    """Times in nanoseconds since 1970. `error` "": success. `represents`: number of calls like it, including itself."""
+    """Times in nanoseconds since 1970. `error` "": success. `represents`: number of calls like it, including itself.
+    `received`: it is a request that was received, else one that was sent."""
 
     name: str
     trace_id: int
@@ -82,6 +86,7 @@ class Span(msgspec.Struct, frozen=True):
     attributes: Attributes
     error: str
     represents: int
+    received: bool = False
 
 
 def of_call(
@@ -101,7 +106,7 @@ def of_call(
     target = outcome.served_by or (outcome.attempts[-1].target if outcome.attempts else None)
     name = f"{operation} {target.model if target else call.model}".rstrip()
     attributes = _attributes(trace, operation, consumer, call, outcome) | ({} if usd is None else {"tollgate.usd": usd})
-    yield _of_request(trace, name, ended, epoch, attributes, error_of(outcome), represents)
+    yield _of_request(trace, call.operation.method, name, ended, epoch, attributes, error_of(outcome), represents)
     for number, attempt in enumerate(outcome.attempts, 1):
         yield of_attempt(trace, call, attempt, number, epoch, represents)
 
@@ -115,7 +120,9 @@ def of_attempt(trace: TraceContext, call: Call, attempt: Attempt, number: int, e
     return Span(name, *ids, started, ended, attributes, result_of(attempt) if attempt.problem else "", represents)
 
 
-def of_refusal(trace: TraceContext, status: int, code: str, ended: float, epoch: float, represents: int) -> Span:
+def of_refusal(
+    trace: TraceContext, method: str, status: int, code: str, ended: float, epoch: float, represents: int
+) -> Span:
     attributes: Attributes = {
         "http.response.status_code": status,
         "error.type": code,
@@ -123,15 +130,26 @@ def of_refusal(trace: TraceContext, status: int, code: str, ended: float, epoch:
         "tollgate.status": status,
         "tollgate.error": code,
     }
-    return _of_request(trace, "refused", ended, epoch, attributes, code, represents)
+    return _of_request(trace, method, "refused", ended, epoch, attributes, code, represents)
 
 
 def _of_request(
-    trace: TraceContext, name: str, ended: float, epoch: float, attributes: Attributes, error: str, represents: int
+    trace: TraceContext,
+    method: str,
+    name: str,
+    ended: float,
+    epoch: float,
+    attributes: Attributes,
+    error: str,
+    represents: int,
 ) -> Span:
+    """The span of a request. Application Insights shows the status of what has a method, and renames it if it was not
+    received but sent: the host's own record of the request has its status."""
+    if trace.received:
+        attributes["http.request.method"] = method if method in _METHODS else "_OTHER"
     ids = (trace.trace_id, trace.span_id, trace.parent_id)
     start, end = _nanoseconds(epoch + trace.started), _nanoseconds(epoch + ended)
-    return Span(name, *ids, start, end, attributes, error, represents)
+    return Span(name, *ids, start, end, attributes, error, represents, trace.received)
 
 
 def _nanoseconds(seconds: float) -> int:

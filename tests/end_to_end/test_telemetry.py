@@ -46,12 +46,12 @@ class TracedGateway:
             "POST", "/v1/chat/completions", json.dumps(body).encode(), head | dict(headers or {})
         )
 
-    def dependencies(self, answer: Answer) -> list[dict[str, Any]]:
-        """The spans of a call in Application Insights: the call's own first."""
+    def spans(self, answer: Answer) -> list[dict[str, Any]]:
+        """The spans of a call in Application Insights: the call's own first, which in a container is a request."""
         spans: list[dict[str, Any]] = []
 
         def arrived() -> bool:
-            everything = self.received.of_insights("RemoteDependencyData")
+            everything = self.received.of_insights("RequestData") + self.received.of_insights("RemoteDependencyData")
             own = [d for d in everything if d["properties"].get("tollgate.request_id") == request_id(answer)]
             children = [d for d in everything if own and d["tags"].get("ai.operation.parentId") == own[0]["id"]]
             spans[:] = own + sorted(children, key=lambda d: int(d["properties"]["tollgate.attempt"]))
@@ -95,7 +95,7 @@ def test_a_call_is_a_span_with_a_child_per_attempt(traced: TracedGateway, simula
     simulator.fault("status", deployment=model, status=500, times=1)
     answer = traced.chat(model)
     assert answer.status == 200
-    call, failed, answered = traced.dependencies(answer)
+    call, failed, answered = traced.spans(answer)
     assert call["name"] == f"chat {model}"
     assert (
         call["properties"].items()
@@ -130,8 +130,8 @@ def test_a_shadow_has_a_span_below_its_calls(
         simulator.fault("status", deployment=SHADOWED[model], status=500, times=3)
     answer = traced.chat(model)
     assert answer.status == 200
-    eventually(lambda: len(traced.dependencies(answer)) == 3, 15)
-    call, answered, shadow = traced.dependencies(answer)
+    eventually(lambda: len(traced.spans(answer)) == 3, 15)
+    call, answered, shadow = traced.spans(answer)
     said = shadow["properties"]
     assert (said["tollgate.role"], said["tollgate.attempt"], said["tollgate.result"]) == ("shadow", "100", result)
     assert said["gen_ai.request.model"] == SHADOWED[model]
@@ -144,7 +144,7 @@ def test_a_shadow_has_a_span_below_its_calls(
 def test_a_shadow_of_a_call_that_is_not_kept_has_no_span(traced: TracedGateway) -> None:
     trace = f"{random.getrandbits(128) | 1:032x}"
     assert traced.chat(SLOW[-2], {"traceparent": f"00-{trace}-{PARENT_SPAN}-00"}).status == 200
-    traced.dependencies(traced.chat())  # a later one has arrived
+    traced.spans(traced.chat())  # a later one has arrived
     assert trace not in json.dumps(traced.received.envelopes)
 
 
@@ -156,14 +156,14 @@ def test_a_probe_has_no_span(traced: TracedGateway) -> None:
     }
     for path in ("/healthz", "/readyz"):
         assert traced.gateway.request("GET", path, None, given).status == 200
-    traced.dependencies(traced.chat())  # a later one has arrived
+    traced.spans(traced.chat())  # a later one has arrived
     assert trace not in json.dumps(traced.received.envelopes)
     assert bytes.fromhex(trace) not in traced.received.bytes
 
 
 def test_a_collector_receives_the_same_spans(traced: TracedGateway) -> None:
     answer = traced.chat(stream=True)
-    call, attempt = traced.dependencies(answer)
+    call, attempt = traced.spans(answer)
 
     def spans() -> dict[str, Any]:
         return {span.span_id.hex(): span for span in traced.received.otlp_spans()}
@@ -186,7 +186,7 @@ def test_a_collector_receives_the_same_spans(traced: TracedGateway) -> None:
 def test_the_parent_of_a_call_is_the_hosts_span_else_the_callers(traced: TracedGateway, stream: bool) -> None:
     trace = f"{random.getrandbits(128) | 1:032x}"
     answer = traced.chat(headers={"traceparent": f"00-{trace}-{PARENT_SPAN}-01"}, stream=stream)
-    call, *_ = traced.dependencies(answer)
+    call, *_ = traced.spans(answer)
     assert call["tags"]["ai.operation.id"] == trace
     above = HOST_SPAN if traced.gateway.edge == "functions" else PARENT_SPAN
     assert call["tags"]["ai.operation.parentId"] == above
@@ -195,7 +195,7 @@ def test_the_parent_of_a_call_is_the_hosts_span_else_the_callers(traced: TracedG
 def test_a_call_whose_trace_is_not_sampled_has_no_span(traced: TracedGateway) -> None:
     trace = f"{random.getrandbits(128) | 1:032x}"
     assert traced.chat(headers={"traceparent": f"00-{trace}-{PARENT_SPAN}-00"}).status == 200
-    traced.dependencies(traced.chat())  # a later one has arrived
+    traced.spans(traced.chat())  # a later one has arrived
     assert trace not in json.dumps(traced.received.envelopes)
     assert bytes.fromhex(trace) not in traced.received.bytes
     assert trace in traced.gateway.logs()  # the line of the log has it all the same
@@ -204,7 +204,7 @@ def test_a_call_whose_trace_is_not_sampled_has_no_span(traced: TracedGateway) ->
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_log_line_of_a_call_belongs_to_its_trace_and_comes_once(traced: TracedGateway, stream: bool) -> None:
     answer = traced.chat(stream=stream)
-    call, *_ = traced.dependencies(answer)
+    call, *_ = traced.spans(answer)
 
     def lines() -> list[dict[str, Any]]:
         return [m for m in traced.received.of_insights("MessageData") if request_id(answer) in m["message"]]
@@ -225,10 +225,34 @@ def test_the_log_line_of_a_call_belongs_to_its_trace_and_comes_once(traced: Trac
     eventually(lambda: of_otlp() == [record["trace"]])
 
 
+@pytest.mark.parametrize("status", [200, 400, 401, 404, 500])
+def test_a_container_reports_one_request_per_call_with_its_status(
+    traced: TracedGateway, simulator: SimulatorProcess, status: int
+) -> None:
+    model = "no-such-model" if status == 404 else next(traced.spare) if status == 500 else "gpt-4o"
+    if status == 500:
+        simulator.fault("status", deployment=model, status=500, times=3)
+    headers = {"authorization": "Bearer tg_wrong"} if status == 401 else {}
+    answer = traced.chat(model, headers, **({"messages": 7} if status == 400 else {}))
+    assert answer.status == status
+    own, *_ = traced.spans(answer)
+    traced.spans(traced.chat())  # a later one has arrived
+    requests, dependencies = (
+        [record for record in traced.received.of_insights(kind) if record["id"] == own["id"]]
+        for kind in ("RequestData", "RemoteDependencyData")
+    )
+    if traced.gateway.edge == "functions":  # the host reports the request
+        assert (requests, len(dependencies)) == ([], 1)
+    else:
+        assert dependencies == []
+        assert [(one["responseCode"], one["success"]) for one in requests] == [(str(status), status < 400)]
+    assert own["properties"]["tollgate.status"] == str(status)
+
+
 def test_a_refusal_is_a_span_and_a_count(traced: TracedGateway) -> None:
     answer = traced.gateway.request("GET", "/v1/models", None, {"authorization": "Bearer tg_wrong"})
     assert answer.status == 401
-    (span,) = traced.dependencies(answer)
+    (span,) = traced.spans(answer)
     assert (span["name"], span["properties"]["tollgate.error"]) == ("refused", "invalid_api_key")
     refusals = traced.metric("tollgate.refusals")
     assert {point["dimensions"]["error.type"] for point in refusals} >= {"invalid_api_key"}
@@ -330,7 +354,7 @@ def test_exported_telemetry_has_no_text_of_callers_or_backends_and_no_secret(
         answers.append(traced.gateway.request("POST", "/v1/chat/completions", body, head))
     assert [answer.status for answer in answers] == [200, 200, 500, 404, 401, 400, 400]
     for answer in answers:
-        traced.dependencies(answer)
+        traced.spans(answer)
     traced.metric("gen_ai.client.operation.duration")
     said = json.loads(answers[0].body)["choices"][0]["message"]["content"]
     assert len(said) > 20
