@@ -50,6 +50,29 @@ def test_operators_and_callers_sign_in_with_entra_and_see_what_their_roles_allow
     ]
 
 
+def test_a_caller_by_entra_asks_for_a_higher_limit_than_its_rule_grants(visit: Visit, gateway: System) -> None:
+    person = f"paula.{gateway.edge}"
+    gateway.simulator.add_person(person, "Gateway.Call")
+    requested: list[str] = []
+    visit.page.on("request", lambda request: requested.append(request.url))
+    visit.open()
+    visit.page.get_by_role("button", name="Continue with Entra ID").wait_for()
+    assert not [url for url in requested if "oauth4webapi" in url]  # the library comes when somebody needs it
+    visit.sign_in_by_entra(person)
+    assert [url for url in requested if "oauth4webapi" in url]
+    visit.go("Ask for more")
+    visit.page.get_by_label("Wish").select_option("tokens_per_minute")
+    visit.page.get_by_label("Wanted").fill("40000")
+    visit.page.get_by_label("Reason").fill("more colleagues")
+    visit.page.get_by_role("button", name="Send the request").click()
+    expect(visit.page.get_by_role("row", name="40,000")).to_contain_text("open")
+    made = gateway.get("/gateway/requests-for-access?state=open").json()["data"]
+    (one,) = [one for one in made if one["name"] == f"{person}@contoso.com"]
+    assert gateway.manage("POST", f"/gateway/requests-for-access/{one['id']}/approve", {}).status == 200
+    limits = gateway.get(f"/gateway/consumers/{one['consumer']}").json()["limits"]
+    assert limits == {"tokens_per_minute": 40_000}
+
+
 def test_what_goes_wrong_at_entra_is_said_in_words(visit: Visit, gateway: System) -> None:
     visit.expected = "400"
     page = visit.page

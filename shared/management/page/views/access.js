@@ -27,9 +27,9 @@ export function Access({ place }) {
     { head: t("dimension.key"), cell: (/** @type {any} */ one) => html`<a href=${link({ view: "consumer", id: one.consumer })}>${one.name}</a>${one.team && html` (${one.team})`}` },
     { head: t("access.wish"), cell: (/** @type {any} */ one) => html`<${Wish} one=${one} />` },
     { head: t("access.reason"), cell: (/** @type {any} */ one) => one.reason },
-    { head: t("consumers.state"), cell: (/** @type {any} */ one) => html`<${State} state=${one.state} />${one.by && html`<div class="quiet">${one.by}, ${time(one.decided)}</div>`}` },
-    { head: t("access.answer"), cell: (/** @type {any} */ one) => one.answer },
-    ...(manages ? [{ head: t("actions"), cell: (/** @type {any} */ one) => html`<${Actions} one=${one} onDecide=${(/** @type {Verb} */ verb) => setDeciding({ one, verb })} />` }] : []),
+    ...(wanted === "open" ? [] : [{ head: t("consumers.state"), cell: (/** @type {any} */ one) => html`<${State} state=${one.state} />${one.by && html`<div class="quiet">${one.by}, ${time(one.decided)}</div>`}` },
+    { head: t("access.answer"), cell: (/** @type {any} */ one) => one.answer }]),
+    ...(manages && [ALL, "open", "approving"].includes(wanted) ? [{ head: t("actions"), cell: (/** @type {any} */ one) => html`<${Actions} one=${one} onDecide=${(/** @type {Verb} */ verb) => setDeciding({ one, verb })} />` }] : []),
   ];
   const move = (/** @type {Record<string, string | undefined>} */ changed) => go({ ...place, after: undefined, ...changed });
   return html`<h1>${t("nav.access")}</h1>
