@@ -16,6 +16,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from shared.edges._joined_head import JoinedHead
+from shared.edges.write_timer import WriteTimer
 from shared.errors import GatewayError, HeadTooLarge, InvalidRequest, RequestTimeout, TooManyConnections
 from shared.responses.early_refusal import early_refusal
 
@@ -31,6 +33,7 @@ UVICORN_OPTIONS = (
 _MOST_BYTES = 32_768  # of a head, or of what follows a body
 _MOST_FIELDS = 100
 _HEAD_SECONDS = 30.0
+_REST_SECONDS = 30.0  # in which a body may arrive whose answer has been sent: it is read and dropped
 _LINGER = 1.0  # seconds in which a refused caller may read the reason: closing at once can discard it
 _LONGEST_URL = 8000  # bytes, of a WebSocket
 _KEY_BYTES = 16  # of a WebSocket's handshake
@@ -57,11 +60,15 @@ class Protocol(HttpToolsProtocol):
         self._between_bodies = True  # a head is arriving, or nothing
         self._unparsed = 0  # bytes since the last whole head or piece of a body
         self._head_timer: asyncio.TimerHandle | None = None
+        self._over = False  # the connection is lost, or another protocol's
         self._refusal: GatewayError | None = None
+        self._refuses_next = False  # when the calls under way have ended
+        self._running: RequestResponseCycle | None = None  # the call of the pipeline that is being answered
         self._continues = False  # the parser was replaced in the middle of a request
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._unread = WriteTimer(transport, self.loop)
         if self._most_connections is not None and len(self.connections) > self._most_connections:
             self._refuse(TooManyConnections("The gateway has too many connections. Try again shortly."))
         else:
@@ -70,6 +77,20 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._cancel_head_timer()
+        self._unread.stop()
+        self._over = True
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread.start()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._unread.stop()
+        self._watch_end()
+
+    def timeout_keep_alive_handler(self) -> None:
+        self._close()
 
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None:
@@ -115,11 +136,42 @@ class Protocol(HttpToolsProtocol):
         if not self.parser.should_upgrade():  # otherwise the body is still to come: see `_ignore_upgrade`
             self._unparsed, self._between_bodies = 0, True
             super().on_message_complete()
+            if self._head_timer is not None:  # this body's own: its answer has been sent
+                self._cancel_head_timer()
+                self._await_head()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        cycle.transport = cast(asyncio.Transport, _JoinedHead(cycle, self.loop))
+        cycle.transport = cast(asyncio.Transport, JoinedHead(cycle, self.loop))
         old = cycle.scope["http_version"] == "1.0"
-        super()._start_asgi_task(cycle, partial(_without_chunks, app, cycle) if old else app)
+        task = self.loop.create_task(cycle.run_asgi(partial(_without_chunks, app, cycle) if old else app))
+        task.add_done_callback(self._task_ended)
+        self.tasks.add(task)
+        self._running = cycle
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        """See to it that a connection without a call has a timer, whatever its caller sends or does not read."""
+        self.tasks.discard(task)
+        if self._over:
+            return
+        if self.transport.is_closing():
+            self._watch_end()
+        elif self._refusal is not None:
+            if self._refuses_next and self._running is not None and self._running.response_complete:
+                self._send_refusal(self._refusal)
+        elif self.cycle.response_complete and self._head_timer is None:
+            if not self._between_bodies:
+                self._head_timer = self.loop.call_later(_REST_SECONDS, self._close)
+            elif self.timeout_keep_alive_task is None:
+                self._await_head()
+
+    def _close(self) -> None:
+        self.transport.close()
+        self._watch_end()
+
+    def _watch_end(self) -> None:
+        """A connection that closes is lost when its caller has taken what is unsent."""
+        if self.transport.is_closing() and not self._over:
+            self._unread.start()
 
     def _upgrade(self, rest: bytes) -> None:
         """Hand the connection over to the protocol of WebSockets, if it is to be one and this server takes them."""
@@ -132,6 +184,8 @@ class Protocol(HttpToolsProtocol):
             self._refuse(HeadTooLarge(f"The path and the query are too long: expected at most {_LONGEST_URL} bytes."))
         else:
             self.connections.discard(self)
+            self._unread.stop()
+            self._over = True
             make: Any = self.ws_protocol_class
             protocol = make(config=self.config, server_state=self.server_state, app_state=self.app_state)
             protocol.connection_made(self.transport)
@@ -156,7 +210,7 @@ class Protocol(HttpToolsProtocol):
         elif self._unparsed:
             self._refuse(RequestTimeout(f"The head of the request did not arrive within {_HEAD_SECONDS:.0f} s."))
         else:
-            self.transport.close()
+            self._close()
 
     def _cancel_head_timer(self) -> None:
         if self._head_timer is not None:
@@ -164,58 +218,35 @@ class Protocol(HttpToolsProtocol):
             self._head_timer = None
 
     def _refuse(self, error: GatewayError) -> None:
-        """Answer with an error, unless another answer has begun, and close the connection."""
+        """Answer with an error, behind the answers to earlier requests, and close the connection. A request whose body
+        is at fault gets no other answer."""
         self._refusal = error
         self._cancel_head_timer()
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
-            if self.cycle.response_started:
-                self.transport.close()
+        cycle = self.cycle
+        under_way = cycle is not None and not cycle.response_complete
+        if under_way and not self._between_bodies:
+            cycle.disconnected = True
+            cycle.message_event.set()
+            if self.pipeline:
+                self.pipeline.popleft()  # it is the last one, and has not begun
+            elif cycle.response_started:
+                self._close()
                 return
+            else:
+                under_way = False
+        self._refuses_next = under_way
+        if not under_way:
+            self._send_refusal(error)
+
+    def _send_refusal(self, error: GatewayError) -> None:
+        self._refuses_next = False
         response = early_refusal(error)
         response.headers["connection"] = "close"
         lines = [name + b": " + value + b"\r\n" for name, value in response.raw_headers]
         self.transport.write(b"".join([STATUS_LINE[error.status], *lines, b"\r\n", response.body]))
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self.loop.call_later(_LINGER, self.transport.close)
-
-
-class _JoinedHead:
-    """Takes the place of a response's transport until its head is out: joins the head with what follows it in the same
-    turn of the event loop. A write to a socket costs 3 % of a call's CPU, and wakes the caller."""
-
-    __slots__ = ("_cycle", "_head", "_loop", "_transport")
-
-    def __init__(self, cycle: RequestResponseCycle, loop: asyncio.AbstractEventLoop) -> None:
-        self._cycle = cycle
-        self._transport = cycle.transport
-        self._loop = loop
-        self._head = b""
-
-    def write(self, data: bytes) -> None:
-        if not self._cycle.response_started:  # `100 Continue`
-            self._transport.write(data)
-        elif self._head:
-            self._send(data)
-        else:
-            self._head = data
-            self._loop.call_soon(self._send, b"")
-
-    def close(self) -> None:
-        self._send(b"")
-        self._transport.close()
-
-    def _send(self, rest: bytes) -> None:
-        head, self._head = self._head, b""
-        self._cycle.transport = self._transport
-        if not head or self._transport.is_closing():
-            return
-        if rest:
-            self._transport.writelines((head, rest))
-        else:
-            self._transport.write(head)
+        self.loop.call_later(_LINGER, self._close)
 
 
 async def _without_chunks(

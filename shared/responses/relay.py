@@ -21,6 +21,7 @@ from shared.responses.rendering import error_in, interrupted, send_error_event, 
 from shared.types import Usage
 
 _LAST_EVENT = 5.0  # seconds in which a caller has to take the event that reports a broken answer
+_LARGE = 65_536  # bytes of an answer that a connection does not take at once
 
 Ended = Literal["complete", "hung_up", "cut"]
 Account = Callable[[Usage, Ended, str], asyncio.Future[None]]
@@ -58,6 +59,7 @@ class RelayedResponse(Response):
         self._deferred = deferred
         self._upload = admitted.upload
         self._accounted = False
+        self._paid: Usage | None = None
         self._warns = WARNING in headers
         self._events = answer.events if isinstance(answer, OpenAnswer) else None
 
@@ -104,9 +106,11 @@ class RelayedResponse(Response):
     async def _relay(self, send: Send) -> None:
         answer = self._answer
         if isinstance(answer, WholeAnswer):
-            await self._account_for_whole(answer)
+            await self._record_whole(answer)
+            if len(answer.body) <= _LARGE:
+                await self._close_account("complete")
             await self._start(send, str(len(answer.body)))
-            await send({"type": "http.response.body", "body": answer.body})
+            await self._send_whole(send, answer.body)
         else:
             await self._start(send, answer.length)
             await self._relay_body(answer, send)
@@ -120,7 +124,7 @@ class RelayedResponse(Response):
     async def _continue(self, send: Send) -> None:
         answer, self._warns = self._answer, False  # other headers have gone
         if isinstance(answer, WholeAnswer):
-            await self._account_for_whole(answer)
+            await self._record_whole(answer)
             await self._continue_with_whole(answer, send)
         elif self._events is not None:
             await self._relay_body(answer, send)
@@ -131,12 +135,24 @@ class RelayedResponse(Response):
     async def _continue_with_whole(self, answer: WholeAnswer, send: Send) -> None:
         """Send a whole answer as the rest of a stream: events as they are, an error as the event that clients read."""
         if _has_events(answer):
-            await send({"type": "http.response.body", "body": answer.body})
+            await self._send_whole(send, answer.body)
         elif answer.status >= 300:
+            await self._close_account("complete")
             await send_error_event(send, error_in(answer.body) or self._interrupted(), self._operation)
         else:
             await send_part(send, b"data: ")
-            await _as_data(send)({"type": "http.response.body", "body": answer.body})
+            await self._send_whole(_as_data(send), answer.body)
+
+    async def _send_whole(self, send: Send, body: bytes) -> None:
+        """Send a body, and account for it before its last byte. A large one holds the slot of its call until the caller
+        has taken it: a call that is over may fill no memory."""
+        if len(body) > _LARGE:
+            await send_part(send, memoryview(body)[:-1])  # a copy would take as much again
+            await _taken(send)
+            body = body[-1:]
+        if not self._accounted:
+            await self._close_account("complete")
+        await send({"type": "http.response.body", "body": body})
 
     async def _relay_body(self, answer: OpenAnswer, send: Send) -> None:
         events = self._events
@@ -209,19 +225,17 @@ class RelayedResponse(Response):
             objects, self._events.reader.objects = self._events.reader.objects, []
             self._recorder.events(objects)
 
-    async def _account_for_whole(self, answer: WholeAnswer) -> None:
+    async def _record_whole(self, answer: WholeAnswer) -> None:
+        """Record the objects in an answer, and what its call pays, before the caller has any of it."""
         if self._recorder is not None and _has_events(answer):
             self._recorder.events([event_stream.payload(event) for event in event_stream.split(answer.body)[0]])
         elif self._recorder is not None:
             self._recorder.answer(answer.status, answer.body, answer.headers.get("location", ""))
             await self._recorder.deleted(answer.status)
-        await self._close_account("complete")
+        await self._share()
 
     async def _close_account(self, ended: Ended) -> Usage:
-        usage = self._usage()
-        self._record_events()
-        if self._deferred is not None:
-            usage = await self._deferred.share(usage)
+        usage = await self._share()
         self._accounted = True
         row = self._account(usage, ended, self._text(usage))
         if self._recorder is not None:
@@ -232,13 +246,21 @@ class RelayedResponse(Response):
             await row
         return usage
 
+    async def _share(self) -> Usage:
+        """Return the usage that this call pays."""
+        if self._paid is None:
+            usage = self._usage()
+            self._record_events()
+            self._paid = usage if self._deferred is None else await self._deferred.share(usage)
+        return self._paid
+
     def _account_for_the_rest(self, ended: Ended) -> None:
         """Account for an answer that its caller left, or whose relaying failed."""
         self._record_events()
-        if self._deferred is not None:
+        if self._deferred is not None and self._paid is None:
             self._deferred.after_disconnect(lambda usage: self._account(usage, ended, ""))
         else:
-            usage = self._usage()
+            usage = self._usage() if self._paid is None else self._paid
             self._account(usage, ended, self._text(usage))
 
     def _usage(self) -> Usage:
@@ -254,11 +276,16 @@ def _has_events(answer: WholeAnswer) -> bool:
     return answer.headers.get("content-type", "").startswith("text/event-stream")
 
 
+async def _taken(send: Send) -> None:
+    """Wait until the caller has taken what was sent, but for some kB: a server sends nothing more before."""
+    await send_part(send, b"")
+
+
 def _as_data(send: Send) -> Send:
     """Sends a body as the data of an event that has begun, and ends the event."""
 
     async def send_data(message: Message) -> None:
         end = b"" if message.get("more_body") else b"\n\n"
-        await send({**message, "body": event_stream.as_data(message["body"]) + end})
+        await send({**message, "body": event_stream.as_data(bytes(message["body"])) + end})
 
     return send_data

@@ -102,5 +102,5 @@ async def send_error_event(send: Send, body: Mapping[str, object], operation: Op
     await send({"type": "http.response.body", "body": event, "more_body": not ends_cleanly(operation)})
 
 
-async def send_part(send: Send, body: bytes) -> None:
+async def send_part(send: Send, body: bytes | memoryview) -> None:
     await send({"type": "http.response.body", "body": body, "more_body": True})

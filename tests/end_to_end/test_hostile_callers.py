@@ -1,6 +1,12 @@
 """One caller's doing is no fault of the backends, which others use as well."""
 
-from tests.harness.system import System, chat_body
+import json
+import socket
+import time
+
+import pytest
+
+from tests.harness.system import System, chat_body, eventually
 
 CHAT = "/v1/chat/completions"
 
@@ -16,3 +22,25 @@ def test_the_deadline_of_a_caller_is_no_fault_of_a_backend(gateway: System) -> N
     assert len(deployments) == 3
     assert "ejected" not in {one["state"] for one in deployments}
     assert gateway.chat(model).headers["x-gateway-attempts"] == "1"
+
+
+@pytest.mark.parametrize("texts", [110, 1200], ids=["whole", "in pieces"])
+def test_an_answer_that_its_caller_does_not_read_holds_the_slot_of_its_call(gateway: System, texts: int) -> None:
+    if texts == 110 and gateway.edge == "functions":
+        pytest.skip("the connections between caller, host and worker take 4 MB")
+    made = gateway.manage("POST", "/gateway/consumers", {"name": f"reader {texts}", "limits": {"max_concurrent": 1}})
+    key = made.json()["key"]
+    body = json.dumps({"model": "text-embedding-3-small", "input": ["a"] * texts}).encode()
+    head = f"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n"
+    with socket.socket() as caller:
+        caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        caller.settimeout(20)
+        caller.connect(gateway.gateway.address)
+        caller.sendall(f"{head}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+        assert caller.recv(12) == b"HTTP/1.1 200"
+        time.sleep(0.5)
+        answer = gateway.post(CHAT, chat_body(), key=key)
+        assert (answer.status, answer.error()["code"]) == (429, "rate_limit_exceeded")
+    eventually(lambda: gateway.post(CHAT, chat_body(), key=key).status == 200, 10.0)
+    [row] = [one for one in gateway.usage_rows(key) if one["s_op"] == "embeddings"]
+    assert (row["e_status"], row["e_input"]) == (200, texts)

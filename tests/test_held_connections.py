@@ -1,0 +1,194 @@
+"""Connections whose callers do not read, do not end their bodies, or send what is no HTTP behind calls under way."""
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from shared.edges import http_protocol, write_timer
+from shared.edges.http_protocol import Protocol
+
+LARGE = 12_000_000  # bytes, more than the kernel takes for a caller
+HOST = b"host: x\r\n"
+NO_HTTP = b"this is not HTTP\r\n\r\n"
+
+
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with so many bytes (`/large`), before the body has come (`/early`), in pieces (`/stream`), or the body."""
+
+    async def pieces() -> Any:
+        for number in range(5):
+            yield f"<{number}>"
+            await asyncio.sleep(0.01)
+
+    response: Response
+    match scope["path"]:
+        case "/large":
+            response = Response(b"x" * LARGE)
+        case "/early":
+            response = PlainTextResponse("early", 401)
+        case "/stream":
+            response = StreamingResponse(pieces())
+        case _:
+            response = Response(await Request(scope, receive).body())
+    await response(scope, receive, send)
+
+
+@contextmanager
+def served(**options: Any) -> Iterator[tuple[str, int]]:
+    """The address of a server with the protocol and the app."""
+    config = uvicorn.Config(app, port=0, http=Protocol, ws="none", lifespan="off", log_level="critical", **options)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        deadline = time.monotonic() + 10
+        while not server.started and time.monotonic() < deadline:
+            time.sleep(0.01)
+        host, port = server.servers[0].sockets[0].getsockname()
+        yield host, port
+    finally:
+        server.should_exit = True
+        thread.join(10)
+
+
+def connected(address: tuple[str, int]) -> socket.socket:
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.settimeout(10)
+    connection.connect(address)
+    return connection
+
+
+def rest(connection: socket.socket) -> bytes:
+    """All that comes until the server closes the connection."""
+    received = b""
+    while chunk := connection.recv(65_536):
+        received += chunk
+    return received
+
+
+def is_served(address: tuple[str, int]) -> bool:
+    """True if the server has a connection left."""
+    with connected(address) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nconnection: close\r\n" + HOST + b"\r\n")
+        return connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
+
+
+def is_served_within(address: tuple[str, int], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not is_served(address):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("header", [b"", b"connection: close\r\n"], ids=["kept", "closed"])
+@pytest.mark.parametrize("requests", [1, 3])
+def test_a_caller_that_does_not_read_its_answer_loses_its_connection(
+    monkeypatch: pytest.MonkeyPatch, loop: str, header: bytes, requests: int
+) -> None:
+    monkeypatch.setattr(write_timer, "SECONDS", 0.5)
+    with served(loop=loop, limit_concurrency=1) as address, connected(address) as connection:
+        connection.sendall((b"GET /large HTTP/1.1\r\n" + header + HOST + b"\r\n") * requests)
+        time.sleep(0.2)
+        assert not is_served(address)
+        assert is_served_within(address, 5.0)
+
+
+def test_what_is_left_of_an_answer_is_not_held_for_ever_by_an_idle_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last of it is too little for the server to stop writing."""
+    monkeypatch.setattr(write_timer, "SECONDS", 0.5)
+    with served(limit_concurrency=1, timeout_keep_alive=1) as address, connected(address) as connection:
+        connection.sendall(b"GET /large HTTP/1.1\r\n" + HOST + b"\r\n")
+        taken = 0
+        while taken < LARGE - 3_000_000:  # the kernel has most of the rest by now
+            taken += len(connection.recv(65_536))
+        assert is_served_within(address, 6.0)
+
+
+def test_a_caller_that_reads_slowly_gets_the_whole_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(write_timer, "SECONDS", 0.3)
+    monkeypatch.setattr(write_timer, "LEAST", 4096)
+    with served() as address, connected(address) as connection:
+        connection.sendall(b"GET /large HTTP/1.1\r\nconnection: close\r\n" + HOST + b"\r\n")
+        size, began = 0, time.monotonic()
+        while chunk := connection.recv(65_536):
+            size += len(chunk)
+            time.sleep(0.005)
+        assert size > LARGE
+        assert time.monotonic() - began > 0.6
+
+
+def test_a_body_that_does_not_end_behind_its_answer_ends_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "_REST_SECONDS", 0.5)
+    with served(limit_concurrency=1) as address, connected(address) as connection:
+        connection.sendall(b"POST /early HTTP/1.1\r\ncontent-length: 1000000000\r\n" + HOST + b"\r\n{")
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 401 ")
+        began = time.monotonic()
+        with pytest.raises(OSError, match=r"reset|pipe"):
+            while time.monotonic() - began < 5:
+                connection.sendall(b" ")
+                time.sleep(0.05)
+        assert is_served_within(address, 1.0)
+
+
+def test_a_connection_goes_on_when_a_body_ends_behind_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "_REST_SECONDS", 0.5)
+    with served(limit_concurrency=1) as address, connected(address) as connection:
+        connection.sendall(b"POST /early HTTP/1.1\r\ncontent-length: 3\r\n" + HOST + b"\r\n{")
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 401 ")
+        connection.sendall(b" }")
+        time.sleep(0.8)
+        connection.sendall(b"POST / HTTP/1.1\r\ncontent-length: 3\r\n" + HOST + b"\r\n{ }")
+        assert connection.recv(65_536).endswith(b"{ }")
+
+
+def test_a_connection_that_is_idle_after_such_a_body_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "_HEAD_SECONDS", 0.5)
+    with served(limit_concurrency=1) as address, connected(address) as connection:
+        connection.sendall(b"POST /early HTTP/1.1\r\ncontent-length: 3\r\n" + HOST + b"\r\n{")
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 401 ")
+        connection.sendall(b" }")
+        assert connection.recv(65_536) == b""
+        assert is_served_within(address, 1.0)
+
+
+GET_STREAM = b"GET /stream HTTP/1.1\r\n" + HOST + b"\r\n"
+POST = b"POST /echo HTTP/1.1\r\n" + HOST
+WHOLE_STREAM = b"".join(b"3\r\n<%d>\r\n" % number for number in range(5)) + b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("requests", "answered"),
+    [
+        (GET_STREAM + NO_HTTP, 1),
+        (GET_STREAM + GET_STREAM + NO_HTTP, 2),
+        (GET_STREAM + POST + b"content-length: 5\r\n\r\nhello" + NO_HTTP, 2),
+        (GET_STREAM + POST + b"transfer-encoding: chunked\r\n\r\nhello\r\n", 1),
+        (GET_STREAM + GET_STREAM + POST + b"transfer-encoding: chunked\r\n\r\nhello\r\n", 2),
+        (POST + b"transfer-encoding: chunked\r\n\r\nhello\r\n", 0),
+    ],
+)
+def test_a_refusal_stands_behind_the_answers_to_the_requests_before(requests: bytes, answered: int) -> None:
+    with served() as address, connected(address) as connection:
+        connection.sendall(requests)
+        received = rest(connection)
+    before, separator, refusal = received.rpartition(b"HTTP/1.1 400 ")
+    assert separator, received
+    assert json.loads(refusal.partition(b"\r\n\r\n")[2])["error"]["code"] == "invalid_request"
+    assert before.count(b"HTTP/1.1 200 ") == answered
+    assert before.count(WHOLE_STREAM) == requests.count(GET_STREAM)
+    assert before.count(b"HTTP/1.1 ") == answered
