@@ -148,7 +148,7 @@ audit)
 azurite) node_packages local Azurite "the storage emulator" ci ;;
 agents)
     # Not `ci`: the lock file lacks the programs for other systems, whose versions their packages say.
-    node_packages tests/agents "Codex, Copilot, OpenCode, Continue and Cline" "the coding agents" install --no-save
+    node_packages tests/agents "Codex, Claude Code, Copilot, OpenCode, Continue and Cline" "the coding agents" install --no-save
     aider
     ;;
 page) node_packages local/page "the page's libraries" "and what checks its modules" ci ;;

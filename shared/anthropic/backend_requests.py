@@ -4,7 +4,10 @@ import msgspec
 
 from shared.azure_openai.backend_requests import CLASSIC_SCOPE, UpstreamRequest
 from shared.azure_openai.json_body import rewrite
+from shared.config.document import Api
 from shared.types import Call, Target
+
+MESSAGES_PREFIX: dict[Api, str] = {"azure": "/anthropic/v1/", "anthropic": "/v1/"}
 
 
 def upstream_message(call: Call, target: Target) -> UpstreamRequest:
@@ -14,6 +17,10 @@ def upstream_message(call: Call, target: Target) -> UpstreamRequest:
     if target.deployment and call.body_model is not None and call.body_model != target.deployment:
         edits = edits | {"model": msgspec.json.encode(target.deployment)}
     body = rewrite(call.body, call.values, edits) if edits else call.body
-    prefix = "/anthropic/v1/" if backend.api == "azure" else "/v1/"
-    url = backend.endpoint.rstrip("/") + prefix + call.path + (f"?{call.query}" if call.query else "")
+    url = (
+        backend.endpoint.rstrip("/")
+        + MESSAGES_PREFIX[backend.api]
+        + call.path
+        + (f"?{call.query}" if call.query else "")
+    )
     return UpstreamRequest(call.operation.method, url, backend.token_scope or CLASSIC_SCOPE, body)

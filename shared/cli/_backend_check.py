@@ -1,18 +1,20 @@
 """Checks that every backend is reachable, authorized and deployed, with OpenAI's official client.
 
-Each deployment gets the smallest call of its kind: a completion of a few tokens, or one embedding. A deployment for
-images or audio rejects them without cost, and the error shows that it exists.
+Each deployment gets the smallest call of its kind: a completion of a few tokens, one embedding, or a count of tokens.
+A deployment for images or audio rejects them without cost, and the error shows that it exists.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
 import openai
 
+from shared.anthropic.backend_requests import MESSAGES_PREFIX
 from shared.azure_openai.apis import APIS
-from shared.azure_openai.backend_requests import token_scope
+from shared.azure_openai.backend_requests import CLASSIC_SCOPE, token_scope
 from shared.config import residency
 from shared.config.document import Api, Backend, Configuration, Model
 from shared.config.environment import Settings
@@ -51,14 +53,14 @@ class Finding(msgspec.Struct, frozen=True):
 async def check(settings: Settings) -> list[Finding]:
     credentials = Credentials(settings.client_id, settings.api_keys)
     try:
-        about = settings.configuration.models
-        groups = await asyncio.gather(*(_check_backend(b, credentials, about) for b in settings.configuration.backends))
+        document = settings.configuration
+        groups = await asyncio.gather(*(_check_backend(b, credentials, document) for b in document.backends))
         return [finding for group in groups for finding in group]
     finally:
         await credentials.close()
 
 
-async def _check_backend(backend: Backend, credentials: Credentials, about: Mapping[str, Model]) -> list[Finding]:
+async def _check_backend(backend: Backend, credentials: Credentials, configuration: Configuration) -> list[Finding]:
     async def secret() -> str:
         _, value = await credentials.header(backend, token_scope(backend, v1=backend.api_version == "v1"))
         return value.removeprefix("Bearer ")
@@ -66,7 +68,15 @@ async def _check_backend(backend: Backend, credentials: Credentials, about: Mapp
     async with _client(backend, secret) as client:
         return [
             _finding(
-                backend, model, about.get(model, Model()), await _check_deployment(client, backend.api, deployment)
+                backend,
+                model,
+                configuration.models.get(model, Model()),
+                await _check_deployment(
+                    client,
+                    backend.api,
+                    deployment,
+                    (partial(_count_tokens, backend, credentials),) if model in configuration.anthropic else _CALLS,
+                ),
             )
             for model, deployment in backend.deployments.items()
         ]
@@ -123,15 +133,28 @@ def _is_of_another_kind(api: Api, error: openai.APIStatusError, *, last: bool) -
     return error.status_code == 400 and (not last or error.code == "OperationNotSupported")
 
 
-async def _check_deployment(client: openai.AsyncOpenAI, api: Api, deployment: str) -> _Answer:
+async def _count_tokens(
+    backend: Backend, credentials: Credentials, client: openai.AsyncOpenAI, deployment: str
+) -> object:
+    """Ask Claude for the number of tokens of a prompt, which costs nothing."""
+    name, value = await credentials.header(backend, backend.token_scope or CLASSIC_SCOPE)
+    url = backend.endpoint.rstrip("/") + MESSAGES_PREFIX[backend.api] + "messages/count_tokens"
+    body = {"model": deployment, "messages": [{"role": "user", "content": "ping"}]}
+    headers: Any = {"anthropic-version": "2023-06-01", "Authorization": openai.omit} | {name.title(): value}
+    return await client.post(url, cast_to=object, body=body, options={"headers": headers})
+
+
+async def _check_deployment(
+    client: openai.AsyncOpenAI, api: Api, deployment: str, calls: tuple[_Call, ...] = _CALLS
+) -> _Answer:
     """Try kinds of calls in turn, since the configuration does not name the kind of model."""
     reasons = _REASONS if api == "azure" else _REASONS_AT_OPENAI
     try:
-        for call in _CALLS:
+        for call in calls:
             try:
                 return _Answer(True, "ok", getattr(await call(client, deployment), "model", ""))
             except openai.APIStatusError as error:
-                if not _is_of_another_kind(api, error, last=call is _CALLS[-1]):
+                if calls is not _CALLS or not _is_of_another_kind(api, error, last=call is calls[-1]):
                     raise
         return _Answer(True, "ok: deployed; generates neither text nor embeddings, so it was not called")
     except openai.APIStatusError as error:

@@ -80,6 +80,8 @@ class Front:
             )
         if (permission := self._cors.preflight(received.method, headers)) is not None:
             return permission
+        if received.path == "/" and received.method == "HEAD":
+            return Response()  # Claude Code asks if there is anybody before its first call
         operations.reject_foreign(received.path)
         if self._management.owns(received.path):
             return await self._management.answer(request, received, headers, address)

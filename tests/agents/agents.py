@@ -12,6 +12,7 @@ from tests.harness.gateway_process import ROOT
 
 PROMPT = "Say hello"
 MODEL, SMALL_MODEL = "gpt-4o", "gpt-4o-mini"
+CLAUDE, SMALL_CLAUDE = "claude-sonnet-5-5", "claude-haiku-5-5"
 _NODE = ROOT / "tests/agents/node_modules/.bin"
 _AIDER = ROOT / ".local/aider/bin/aider"
 
@@ -68,6 +69,21 @@ def copilot(at: Place, *, path: str = "", **provider: str) -> Start:
     }
     words = [f"{_NODE}/copilot", "--prompt", PROMPT, "--silent", "--allow-all-tools", "--disable-builtin-mcps"]
     return Start(words, settings | {f"COPILOT_PROVIDER_{name.upper()}": value for name, value in provider.items()})
+
+
+def copilot_with_claude(at: Place) -> Start:
+    start = copilot(at, type="anthropic")
+    return Start(start.words, {**start.environment, "COPILOT_MODEL": CLAUDE})
+
+
+def claude_code(at: Place, *, token: bool = False) -> Start:
+    """With `token` the key goes into Authorization, else into x-api-key."""
+    switches = ("DISABLE_AUTOUPDATER", "DISABLE_TELEMETRY", "DISABLE_ERROR_REPORTING")
+    environment = dict.fromkeys((*switches, "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC"), "1")
+    names = {"ANTHROPIC_MODEL": CLAUDE, "ANTHROPIC_DEFAULT_HAIKU_MODEL": SMALL_CLAUDE}
+    key = {"ANTHROPIC_AUTH_TOKEN" if token else "ANTHROPIC_API_KEY": at.key}
+    words = [f"{_NODE}/claude", "--print", PROMPT]
+    return Start(words, environment | names | key | {"ANTHROPIC_BASE_URL": at.gateway})
 
 
 def opencode(at: Place) -> Start:
@@ -140,6 +156,9 @@ AGENTS: dict[str, Callable[[Place], Start]] = {
     "copilot-azure": partial(copilot, type="azure"),
     "copilot-azure-dated": partial(copilot, type="azure", azure_api_version="2024-10-21"),
     "copilot-azure-responses": partial(copilot, type="azure", wire_api="responses"),
+    "copilot-claude": copilot_with_claude,
+    "claude-code": claude_code,
+    "claude-code-token": partial(claude_code, token=True),
     "opencode": opencode,
     "continue": continue_,
     "cline": cline,

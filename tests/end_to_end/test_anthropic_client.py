@@ -1,5 +1,6 @@
 """Anthropic's official clients talk to the gateway as they would to Anthropic and to a Foundry resource."""
 
+import json
 from typing import Any
 
 import anthropic
@@ -7,6 +8,7 @@ import pytest
 from anthropic import AnthropicFoundry
 from anthropic.types import MessageParam, TextBlock, ToolParam, ToolUseBlock
 
+from tests.harness import node_clients
 from tests.harness.system import CLAUDES, PATIENT, System, eventually
 
 MODEL = "claude-sonnet-5-5"
@@ -48,6 +50,18 @@ def test_the_key_may_stand_in_each_header_of_the_clients(gateway: System, given:
     answer = gateway.gateway.request("POST", "/v1/messages?beta=true", body, headers)
     assert answer.status == 200, answer.body
     assert answer.headers["request-id"]
+
+
+def test_nodes_clients_get_the_same(gateway: System) -> None:
+    lines = [json.loads(line) for line in node_clients.run("claude.mjs", gateway.url, gateway.key, MODEL)]
+    told = {line.pop("name"): line for line in lines}
+    expected = direct(gateway)
+    assert told["whole"]["text"] == told["streamed"]["text"] == told["foundry"]["text"] == expected
+    assert told["streamed"]["usage"]["output_tokens"] == 32
+    assert told["counted"]["tokens"] == told["whole"]["usage"]["input_tokens"]
+    assert {MODEL, *CLAUDES} <= set(told["models"]["models"])
+    assert (told["refused"]["status"], told["refused"]["type"]) == (404, "not_found_error")
+    assert told["refused"]["id"]
 
 
 def test_a_stream_says_what_the_whole_answer_says(gateway: System) -> None:

@@ -11,6 +11,8 @@ import pytest
 
 from shared.billing.cost import USD, cost
 from shared.billing.prices import Prices
+from shared.cli._backend_check import check
+from shared.config import environment
 from shared.config.limits import Limits
 from shared.process.application import Application
 from shared.types import Usage
@@ -158,6 +160,29 @@ async def test_anthropic_itself_gets_its_paths_and_its_key(simulated: SimulatorP
     assert [one["path"] for one in own] == ["/v1/messages", "/v1/messages", "/v1/messages/count_tokens"]
     assert {"x-api-key", "anthropic-version", "anthropic-beta"} <= set(own[0]["headers"])
     assert not {"authorization", "api-key"} & set(own[0]["headers"])
+
+
+async def test_check_asks_claude_where_it_is(simulated: SimulatorProcess) -> None:
+    simulated.clear()
+    foundry = {"name": "f", "endpoint": simulated.regions["eastus2"], "region": "eastus2", "auth": {"api_key_env": "K"}}
+    own = {"name": "own", "endpoint": simulated.regions["anthropic"], "kind": "anthropic", "auth": {"api_key_env": "K"}}
+    backends = [
+        {**foundry, "models": {CLAUDE: f"{CLAUDE}-prod", GPT: f"{GPT}-prod", "claude-lost": "claude-lost"}},
+        {**own, "models": {CLAUDE: CLAUDE, "lost": "lost"}},
+    ]
+    document = json.dumps({"backends": backends})
+    settings = environment.load(
+        {"GATEWAY_CONFIG": document, "GATEWAY_STORAGE": "UseDevelopmentStorage=true", "K": "secret"}
+    )
+    found = {(one.backend, one.model): (one.usable, one.result[:3]) for one in await check(settings)}
+    assert found == {
+        ("f", CLAUDE): (True, "ok"),
+        ("f", GPT): (True, "ok"),
+        ("f", "claude-lost"): (False, "404"),
+        ("own", CLAUDE): (True, "ok"),
+        ("own", "lost"): (False, "404"),
+    }
+    assert sum(one["output_tokens"] > 0 for one in simulated.log()["requests"]) == 1  # only GPT has answered
 
 
 async def _later(seconds: float, application: Application, text: str, body: dict[str, Any]) -> Reply:

@@ -3,9 +3,7 @@
 import base64
 import json
 import random
-import subprocess
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -14,6 +12,7 @@ import pytest
 from openai import AzureOpenAI, OpenAI
 
 from simulator.process import SimulatorProcess
+from tests.harness import node_clients
 from tests.harness.azurite import Azurite
 from tests.harness.gateway_process import Edge
 from tests.harness.programs import PROGRAMS, Caller
@@ -22,7 +21,6 @@ from tests.harness.simulated import PREVIEW
 from tests.harness.system import DEPLOYMENTS, LONE_REGION, System, system, watched
 
 Program = Callable[[Caller], None]
-NODE = Path(__file__).parent / "node"
 
 
 @pytest.fixture(scope="session")
@@ -84,35 +82,20 @@ def assert_same(seen: list[Exchange], expected: list[Exchange]) -> None:
     assert len(seen) == len(expected)
 
 
-@pytest.fixture(scope="session")
-def node() -> str:
-    """The folder with Node's official client, in the pinned version."""
-    wanted = json.loads((NODE / "package.json").read_text())["dependencies"]["openai"]
-    installed = NODE / "node_modules" / "openai" / "package.json"
-    if not installed.exists() or json.loads(installed.read_text())["version"] != wanted:
-        done = subprocess.run(["npm", "ci"], cwd=NODE, stdin=subprocess.DEVNULL, capture_output=True, timeout=120)
-        assert done.returncode == 0, f"npm cannot install Node's client: {done.stderr.decode()[-300:]}"
-    return str(NODE / "program.mjs")
-
-
 @pytest.mark.parametrize("style", ["openai", "v1"])
-def test_a_caller_with_nodes_client_sees_the_same(single: System, node: str, style: str) -> None:
+def test_a_caller_with_nodes_client_sees_the_same(single: System, style: str) -> None:
     simulator = single.simulator
-    expected = _run_node(node, f"{simulator.regions[LONE_REGION]}/openai/v1", simulator.api_key, DEPLOYMENTS)
+    expected = _run_node(f"{simulator.regions[LONE_REGION]}/openai/v1", simulator.api_key, DEPLOYMENTS)
     simulator.clear()
     simulator.fault("rechunk", seed=random.randrange(1_000_000), largest=97)
     path = "v1" if style == "openai" else "openai/v1"
-    assert_same(_run_node(node, f"{single.url}/{path}", single.key, {}), expected)
+    assert_same(_run_node(f"{single.url}/{path}", single.key, {}), expected)
     assert len(expected) > 25
 
 
-def _run_node(program: str, url: str, key: str, names: Mapping[str, str]) -> list[Exchange]:
-    done = subprocess.run(
-        ["node", program, url, key, json.dumps(names)], stdin=subprocess.DEVNULL, capture_output=True, timeout=60
-    )
-    assert done.returncode == 0, done.stderr.decode()[-2_000:]
+def _run_node(url: str, key: str, names: Mapping[str, str]) -> list[Exchange]:
     recorder = Recorder()
-    for line in done.stdout.splitlines():
+    for line in node_clients.run("program.mjs", url, key, json.dumps(names)):
         told = json.loads(line)
         recorder.add(told["method"], told["path"], told["status"], told["headers"], base64.b64decode(told["body"]))
     return recorder.exchanges
