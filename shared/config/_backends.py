@@ -32,7 +32,7 @@ def complaints(backend: document.Backend, at: str) -> Iterator[Complaint]:
             f"{at}.endpoint", f"expected https://NAME.openai.azure.com, got {shown(backend.endpoint)} ({problem})"
         )
     host = backend.endpoint.rstrip("/").lower()
-    claude = next((name for name, own in backend.models.items() if "claude" in f"{name} {own}".lower()), "")
+    claude = next((name for name, own in backend.deployments.items() if "claude" in f"{name} {own}".lower()), "")
     if claude and host.endswith((".openai.azure.com", ".cognitiveservices.azure.com")):
         yield Complaint(f"{at}.endpoint", f"expected https://NAME.services.ai.azure.com, where Azure serves {claude!r}")
     if not API_VERSION.fullmatch(backend.api_version):
