@@ -102,7 +102,7 @@ def complaints(query: str) -> list[str]:
         known |= {dimension for metric in metrics for dimension in metric.dimensions}
         if any(metric.kind != "histogram" for metric in metrics) and re.search(r"value(Max|Min|StdDev)", query):
             found.append("only histograms have a smallest and a largest value")
-    elif table == "dependencies":
+    elif table == "union dependencies, requests":  # of calls on Azure Functions, and in containers
         known |= ATTRIBUTES
     found += [f"{name} is no dimension" for name in sorted(asked - known)]
     for words in re.findall(r"result (?:==|in) \(?((?:'\w+'(?:, )?)+)", query):
