@@ -19,6 +19,7 @@ from shared.auth.consumers import Consumers
 from shared.config.limits import Limits
 from shared.process.application import Application
 from simulator.process import SimulatorProcess
+from tests.cli.test_cli import Commands
 from tests.harness.alert_receiver import AlertReceiver, alert_receiver
 from tests.harness.azurite import Azurite
 from tests.harness.azurite import azurite as start_azurite
@@ -52,9 +53,17 @@ def backend(name: str, simulator: SimulatorProcess, model: str, **more: Any) -> 
 async def gateway(
     azurite: Azurite, key: str, receiver: AlertReceiver, backends: list[dict[str, Any]], **document: Any
 ) -> AsyncIterator[Application]:
+    environ = environment(azurite, key, receiver, backends, **document)
+    async with bootstrap.application(environ, patience=QUICK) as application:
+        yield application
+
+
+def environment(
+    azurite: Azurite, key: str, receiver: AlertReceiver, backends: list[dict[str, Any]], **document: Any
+) -> dict[str, str]:
     alerts = {"webhooks": [{"url_env": "ALERT_URL", "secret_env": "ALERT_SECRET"}]}
     whole = {"alerts": alerts, "ledger": {"overflow_bytes": 0}} | document | {"backends": backends}
-    environ = {
+    return {
         "GATEWAY_CONFIG": json.dumps(whole),
         "GATEWAY_STORAGE": azurite.connection_string,
         "K": key,
@@ -62,8 +71,6 @@ async def gateway(
         "ALERT_SECRET": "a secret",
         "GATEWAY_MANAGEMENT_KEY": MANAGER,
     }
-    async with bootstrap.application(environ, patience=QUICK) as application:
-        yield application
 
 
 async def key_of(application: Application, limits: Limits = Limits(), **more: Any) -> str:  # noqa: B008 - frozen
@@ -292,3 +299,22 @@ async def test_requests_for_access_and_their_decisions_are_told_once_whoever_dec
         ("access_declined", second[len(at) + 1 :]),
     }
     assert key not in str(receiver.received)
+
+
+async def test_a_decision_by_the_command_line_on_the_storage_is_told_too(
+    own_azurite: Azurite, regions: SimulatorProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    backends = [backend("any", regions, "spare-144")]
+    async with alert_receiver() as receiver, gateway(own_azurite, regions.api_key, receiver, backends) as one:
+        key = await key_of(one, Limits(tokens_per_minute=1000))
+        for number in (1, 2):
+            wish = {"limits": {"tokens_per_minute": 1000 + number}, "reason": "more"}
+            assert (await call(one, key, "/gateway/requests-for-access", wish)).status == 201
+        await until(lambda: len(receiver.of("access_requested")) == 2)
+        environ: dict[str, str | None] = {**environment(own_azurite, regions.api_key, receiver, backends)}
+        first, second = (f"{key.split('_')[1]}.{number}" for number in (1, 2))
+        approved = await asyncio.to_thread(Commands(environ).json, "access", "approve", first)
+        assert [alert["request"] for alert in receiver.of("access_approved")] == [first] == [approved["id"]]
+        result = await asyncio.to_thread(Commands(environ | {"ALERT_SECRET": None}), "access", "decline", second)
+        assert (result.exit_code, receiver.of("access_declined")) == (0, [])
+        assert "a receiver of alerts is not told: alerts.webhooks[0].secret_env" in caplog.text
