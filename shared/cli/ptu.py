@@ -13,7 +13,7 @@ from shared.billing.charges import Tariff
 from shared.billing.cost import USD, cost
 from shared.billing.prices import Prices
 from shared.billing.ptu import Hour, Payment, Terms
-from shared.cli._ptu_forecast import Forecast, Place, weigh
+from shared.billing.ptu_forecast import Forecast, Place, payments_for, sources, weigh
 from shared.cli._terminal import AsJson, fail, known_configuration, settings, show, with_store
 from shared.config.prices import DeploymentType
 from shared.storage import Store
@@ -98,8 +98,7 @@ def _show_past(
 def _payments(prices: Prices, place: Place, own: float | None, now: float) -> list[Payment]:
     if own is not None:
         return [Payment("your price", round(own * USD))]
-    reservation = provisioned.facts().reservations.usd.get(place.deployment)
-    found = ptu.payments(prices.unit_hour(place.deployment, place.region, now), reservation)
+    found = payments_for(prices, place, now)
     if not found:
         fail(f"--usd-per-unit-hour: expected a price, since Azure's for a {place.deployment} unit is not known")
     return found
@@ -119,15 +118,15 @@ def _show_forecast(
             f"--model: the throughput, the price or the sizes on sale of {model}, {place.deployment}, are not known; "
             "give --tokens-per-minute, or a line of `prices` in the configuration"
         )
-    sources = _sources(prices, place, own, now)
+    about_all = _sources(prices, place, own, now)
     if as_json:
-        print(json.dumps({"models": plans, "sources": sources}, indent=2))
+        print(json.dumps({"models": plans, "sources": about_all}, indent=2))
         return
     rows = [{"model": plan["model"], **payment} for plan in plans for payment in plan["payments"]]
     show(rows, list(rows[0]), False)
     for plan in plans:
         print("\n" + _sentences(plan, place))
-    for about, source in sources.items():
+    for about, source in about_all.items():
         print(f"{about}: {source}")
 
 
@@ -145,16 +144,13 @@ def _sentences(plan: dict[str, Any], place: Place) -> str:
 
 
 def _sources(prices: Prices, place: Place, own: float | None, now: float) -> dict[str, str]:
-    facts = provisioned.facts()
-    sizes = facts.throughput.cited + ("" if place.deployment == "regional" else ", the same for all models there")
-    sources = {"Regions": facts.offers.cited, "Minimum and step": sizes}
-    if own is not None:
-        return {"Price of a unit": "--usd-per-unit-hour", **sources}
-    hourly = prices.unit_hour_line(place.deployment, place.region, now)
+    found = sources(prices, place, now)
+    if own is None:
+        return found
     return {
-        "Price of a unit by the hour": hourly.source if hourly else "not known",
-        "Price of a reservation": facts.reservations.cited,
-        **sources,
+        "Price of a unit": "--usd-per-unit-hour",
+        "Regions": found["Regions"],
+        "Minimum and step": found["Minimum and step"],
     }
 
 

@@ -242,6 +242,29 @@ class Models(TypedDict):
     models: list[Model]
 
 
+class ProvisionedPlan(TypedDict):
+    """Provisioned capacity of a model for a forecast. `curve`: USD per month by way to pay, at each of the average
+    requests per minute."""
+
+    model: str
+    units_needed_on_average: float
+    units_needed_at_peak: float
+    minimum_units: int
+    step_units: int
+    payments: list[dict[str, Any]]
+    offered: list[str]
+    price_source: str
+    throughput_source: str
+    curve: dict[str, Any]
+
+
+class ProvisionedPlans(TypedDict):
+    """The plans of the models whose figures are known, and the sources of what they share."""
+
+    plans: list[ProvisionedPlan]
+    sources: dict[str, str]
+
+
 class OwnModel(TypedDict):
     """A model that the caller may use. `usd_per_million` tokens of each class; null: no price is known."""
 

@@ -40,6 +40,7 @@ from shared.management.models import ModelRoutes
 from shared.management.named_sections import NamedSectionRoutes
 from shared.management.openapi import ManagementOpenApi
 from shared.management.page_files import PageRoutes
+from shared.management.provisioned import ProvisionedRoutes
 from shared.management.readiness import ReadinessCheck
 from shared.management.requests import RequestRoutes
 from shared.management.routes import Route
@@ -227,6 +228,7 @@ def _routes(running: LongLived, configuration: Configuration, router: Router, li
         LimitRoutes(store, configuration, limiter.state),
         UsageRoutes(store, configuration),
         ModelRoutes(configuration, router.models),
+        ProvisionedRoutes(configuration),
         ConfigurationRoutes(live, changes, audit),
         RequestRoutes(store, configuration),
         NamedSectionRoutes("products", store, live, changes, audit),

@@ -254,3 +254,27 @@ def test_a_key_that_is_revoked_ends_the_session_in_every_tab(visit: Visit, gatew
     assert gateway.gateway.request("PATCH", path, json.dumps(body).encode(), headers).status == 200
     other.get_by_label("Key", exact=True).wait_for(timeout=70_000)  # a revocation is effective within 60 s
     expect(visit.page.get_by_role("heading", level=1)).to_have_text("Overview")
+
+
+def test_provisioned_capacity_is_planned_in_a_chart_and_a_table(visit: Visit, gateway: System) -> None:
+    visit.sign_in()
+    visit.go("Provisioned")
+    visit.page.get_by_label("Model", exact=True).select_option("gpt-5-mini")
+    visit.page.get_by_label("Requests per minute", exact=True).fill("200")
+    asked = "requests_per_minute=200&input=1500&output=300&peak=3&model=gpt-5-mini"
+    (plan,) = gateway.get(f"/gateway/provisioned?{asked}").json()["plans"]
+    hourly = next(one for one in plan["payments"] if one["payment"] == "hourly")
+    row = visit.page.get_by_role("region", name="Ways to pay").get_by_role("row", name="Units by the hour")
+    expect(row).to_contain_text(f"{hourly['usd_per_month']:,.2f}")
+    chart = visit.page.get_by_role("img", name=re.compile("USD per month by average requests per minute: By the token"))
+    expect(chart).to_have_attribute("aria-label", re.compile(re.escape(f"{hourly['usd_per_month']:,.2f}")))
+    expect(chart.locator("canvas")).to_be_visible()
+    drawn = "canvas => new Set(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data).size"
+    assert chart.locator("canvas").evaluate(drawn) > 20
+    assert "requests_per_minute=200" in visit.page.url
+    assert visit.violations() == []
+    visit.page.set_viewport_size({"width": 360, "height": 900})
+    assert visit.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    visit.expected = "400"
+    visit.page.get_by_label("Peak").fill("0.5")
+    expect(visit.page.get_by_role("alert")).to_contain_text("peak: expected a number from 1")

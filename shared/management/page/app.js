@@ -9,6 +9,7 @@ import { Access } from "./views/access.js";
 import { AlertsView } from "./views/alerts.js";
 import { Audit } from "./views/audit.js";
 import { Backends } from "./views/backends.js";
+import { Capacity } from "./views/capacity.js";
 import { Configuration } from "./views/configuration.js";
 import { Consumer } from "./views/consumer.js";
 import { Consumers } from "./views/consumers.js";
@@ -35,6 +36,7 @@ const FOR_OPERATORS = [
   { name: "backends", text: "nav.backends", view: Backends },
   { name: "requests", text: "nav.requests", view: Requests },
   { name: "models", text: "nav.models", view: Models },
+  { name: "capacity", text: "nav.capacity", view: Capacity },
   { name: "playground", text: "nav.playground", view: Playground },
   { name: "configuration", text: "nav.configuration", view: Configuration },
   { name: "alerts", text: "nav.alerts", view: AlertsView },

@@ -1,4 +1,4 @@
-// Stacked charts. uPlot is fetched when the first one is shown.
+// Charts: stacked over time, and lines over a number. uPlot is fetched when the first one is shown.
 import { html, useEffect, useRef } from "../lib.js";
 import { compact } from "../format.js";
 import { language, utc } from "../preferences.js";
@@ -28,6 +28,25 @@ function library() {
  * times in seconds since 1970; `href`: where a click on the name leads
  */
 export function Stacked({ title, times, series, unit }) {
+  const place = usePlot((uPlot, width) => [options(uPlot, width, series, unit), [times, ...stacked(series)]], [times, series]);
+  const about = series.map((one) => ({ name: one.name, href: one.href, value: unit(sum(one.values)) }));
+  return html`<${Figure} title=${title} place=${place} about=${about} />`;
+}
+
+/**
+ * @param {{title: string, xs: number[], series: {name: string, values: number[]}[], unit: (value: number) => string, label: string, mark: number}} props
+ * `label` of the x axis; `mark`: the place on it whose values the legend has
+ */
+export function Lines({ title, xs, series, unit, label, mark }) {
+  const place = usePlot((uPlot, width) => [lineOptions(uPlot, width, series, unit, label), [xs, ...series.map((one) => one.values)]], [xs, series]);
+  const at = Math.max(0, xs.findIndex((x) => x >= mark));
+  const about = series.map((one) => ({ name: one.name, value: unit(one.values[at]) }));
+  return html`<${Figure} title=${title} place=${place} about=${about} />`;
+}
+
+/** The element of a chart, which is drawn once its library is there and again when `changed` does.
+ * @param {(uPlot: any, width: number) => [any, any[]]} make @param {any[]} changed */
+function usePlot(make, changed) {
   const place = useRef(/** @type {HTMLDivElement | null} */ (null));
   useEffect(() => {
     let chart = /** @type {any} */ (null);
@@ -35,7 +54,8 @@ export function Stacked({ title, times, series, unit }) {
     const watcher = new ResizeObserver(([entry]) => chart?.setSize({ width: entry.contentRect.width, height: HEIGHT }));
     library().then((uPlot) => {
       if (gone || !place.current) return;
-      chart = new uPlot(options(uPlot, place.current.clientWidth, series, unit), [times, ...stacked(series)], place.current);
+      const [how, data] = make(uPlot, place.current.clientWidth);
+      chart = new uPlot(how, data, place.current);
       watcher.observe(place.current);
     }, () => place.current?.replaceChildren(t("chart.failed")));
     return () => {
@@ -43,11 +63,16 @@ export function Stacked({ title, times, series, unit }) {
       watcher.disconnect();
       chart?.destroy();
     };
-  }, [times, series]);
+  }, changed);
+  return place;
+}
+
+/** @param {{title: string, place: any, about: {name: string, href?: string, value: string}[]}} props */
+function Figure({ title, place, about }) {
   return html`<figure class="chart"><figcaption>${title}</figcaption>
-    <div ref=${place} class="plot" role="img" aria-label=${`${title}: ${series.map((one) => `${one.name} ${unit(sum(one.values))}`).join(", ")}`}></div>
-    <ul class="legend">${series.map((one, i) => html`<li><svg width="12" height="12" aria-hidden="true"><rect width="12" height="12"
-      fill=${COLOURS[i % COLOURS.length]} /></svg> ${one.href ? html`<a href=${one.href}>${one.name}</a>` : one.name} <b>${unit(sum(one.values))}</b></li>`)}</ul></figure>`;
+    <div ref=${place} class="plot" role="img" aria-label=${`${title}: ${about.map((one) => `${one.name} ${one.value}`).join(", ")}`}></div>
+    <ul class="legend">${about.map((one, i) => html`<li><svg width="12" height="12" aria-hidden="true"><rect width="12" height="12"
+      fill=${COLOURS[i % COLOURS.length]} /></svg> ${one.href ? html`<a href=${one.href}>${one.name}</a>` : one.name} <b>${one.value}</b></li>`)}</ul></figure>`;
 }
 
 /** @param {number[]} values */
@@ -76,5 +101,16 @@ function options(uPlot, width, series, unit) {
       label: one.name, stroke: COLOURS[i % COLOURS.length], fill: COLOURS[i % COLOURS.length],
       paths: uPlot.paths.bars({ size: [0.8, 60] }), points: { show: false },
     })).reverse()],
+  };
+}
+
+/** @param {any} uPlot @param {number} width @param {{name: string}[]} series @param {(value: number) => string} unit @param {string} label */
+function lineOptions(uPlot, width, series, unit, label) {
+  const basis = options(uPlot, width, [], unit);
+  const [axis, values] = basis.axes;
+  return {
+    ...basis, scales: { ...basis.scales, x: { time: false } },
+    axes: [{ stroke: axis.stroke, grid: axis.grid, label, labelSize: 20 }, values],
+    series: [{}, ...series.map((one, i) => ({ label: one.name, stroke: COLOURS[i % COLOURS.length], width: 2, points: { show: false } }))],
   };
 }

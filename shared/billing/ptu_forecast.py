@@ -10,6 +10,8 @@ from shared.billing.ptu import HOURS_PER_MONTH, Payment, Terms, Workload
 from shared.config.prices import DeploymentType
 from shared.types import Usage
 
+BY_TOKENS = "by tokens"
+_PIECES = 40  # of a curve
 _WIDER: tuple[DeploymentType, ...] = ("data_zone", "global")  # some models have regional capacity only as provisioned
 
 
@@ -28,17 +30,16 @@ class Place(NamedTuple):
     region: str
 
 
-def weigh(
-    model: str,
-    forecast: Forecast,
-    place: Place,
-    prices: Prices,
-    payments: Sequence[Payment],
-    now: float,
-    tokens_per_minute: int | None = None,
-) -> dict[str, Any] | None:
-    """The needs of a model, the cost of each way to pay, and the sources; None if its price per token, its throughput
-    or the sizes on sale are not known."""
+class _Weighed(NamedTuple):
+    work: Workload
+    per_minute: int  # input tokens of a unit
+    sizes: tuple[int, int]
+    price_source: str
+
+
+def _weighed(
+    model: str, forecast: Forecast, place: Place, prices: Prices, now: float, tokens_per_minute: int | None
+) -> _Weighed | None:
     price, price_source = _price(model, place, prices, now)
     known = provisioned.throughput(model)
     per_minute = tokens_per_minute or (known.tokens_per_minute if known else None)
@@ -52,6 +53,24 @@ def weigh(
     if not request or not each:
         return None
     work = Workload(forecast.requests_per_minute, forecast.peak, each, request)
+    return _Weighed(work, per_minute, sizes, price_source)
+
+
+def weigh(
+    model: str,
+    forecast: Forecast,
+    place: Place,
+    prices: Prices,
+    payments: Sequence[Payment],
+    now: float,
+    tokens_per_minute: int | None = None,
+) -> dict[str, Any] | None:
+    """The needs of a model, the cost of each way to pay, and the sources; None if its price per token, its throughput
+    or the sizes on sale are not known."""
+    weighed = _weighed(model, forecast, place, prices, now, tokens_per_minute)
+    if weighed is None:
+        return None
+    work, per_minute, sizes, price_source = weighed
     offers = [_offer(work, Terms(per_minute, payment.unit_hour, *sizes), payment) for payment in payments]
     return {
         "model": model,
@@ -66,6 +85,32 @@ def weigh(
     }
 
 
+class Curve(NamedTuple):
+    """USD per month by way to pay, at each of these average requests per minute; the peak keeps its multiple."""
+
+    requests_per_minute: list[float]
+    usd_per_month: dict[str, list[float]]
+
+
+def payments_for(prices: Prices, place: Place, now: float) -> list[Payment]:
+    """Azure's ways to pay for a unit whose prices are known, by the hour and reserved."""
+    reservation = provisioned.facts().reservations.usd.get(place.deployment)
+    return ptu.payments(prices.unit_hour(place.deployment, place.region, now), reservation)
+
+
+def sources(prices: Prices, place: Place, now: float) -> dict[str, str]:
+    """The sources of what all models share."""
+    facts = provisioned.facts()
+    hourly = prices.unit_hour_line(place.deployment, place.region, now)
+    sizes = facts.throughput.cited + ("" if place.deployment == "regional" else ", the same for all models there")
+    return {
+        "Price of a unit by the hour": hourly.source if hourly else "not known",
+        "Price of a reservation": facts.reservations.cited,
+        "Regions": facts.offers.cited,
+        "Minimum and step": sizes,
+    }
+
+
 def _price(model: str, place: Place, prices: Prices, now: float) -> tuple[Price | None, str]:
     """The price by the token of the same deployment type, or of the next wider one that has any; and its source."""
     for deployment in dict.fromkeys((place.deployment, *_WIDER)):
@@ -76,8 +121,25 @@ def _price(model: str, place: Place, prices: Prices, now: float) -> tuple[Price 
     return None, ""
 
 
+def curve(
+    model: str, forecast: Forecast, place: Place, prices: Prices, payments: Sequence[Payment], now: float
+) -> Curve | None:
+    """The cost of each way to pay from no requests to twice the forecast; None as for `weigh`."""
+    weighed = _weighed(model, forecast, place, prices, now, None)
+    if weighed is None:
+        return None
+    rates = [2 * forecast.requests_per_minute * piece / _PIECES for piece in range(_PIECES + 1)]
+    works = [weighed.work._replace(requests_per_minute=rate) for rate in rates]
+    month = HOURS_PER_MONTH / USD
+    costs = {BY_TOKENS: [round(work.by_tokens * month, 2) for work in works]}
+    for payment in payments:
+        terms = Terms(weighed.per_minute, payment.unit_hour, *weighed.sizes)
+        costs[payment.name] = [round(ptu.offer(work, terms).cost * month, 2) for work in works]
+    return Curve([round(rate, 4) for rate in rates], costs)
+
+
 def _by_tokens(work: Workload) -> dict[str, Any]:
-    return _payment("by tokens", work, ptu.Offer(0, work.by_tokens, None, None))
+    return _payment(BY_TOKENS, work, ptu.Offer(0, work.by_tokens, None, None))
 
 
 def _offer(work: Workload, terms: Terms, payment: Payment) -> dict[str, Any]:

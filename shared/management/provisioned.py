@@ -1,0 +1,84 @@
+"""Provisioned capacity for a forecast, weighed against paying by the token."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+from starlette.responses import Response
+
+from shared.billing import provisioned
+from shared.billing.prices import Prices
+from shared.billing.ptu_forecast import Forecast, Place, curve, payments_for, sources, weigh
+from shared.config.document import Configuration
+from shared.config.prices import DeploymentType
+from shared.errors import InvalidRequest
+from shared.management import _answers as answers
+from shared.management.routes import ManagementRequest, Route, refuse_unknown
+from shared.responses.rendering import JsonResponse
+
+_DEPLOYMENTS: tuple[DeploymentType, ...] = get_args(DeploymentType)
+_QUERY = ("requests_per_minute", "input", "output", "peak", "cached", "model", "deployment", "region")
+_MOST = 1e9
+
+
+class ProvisionedRoutes:
+    """The path `/gateway/provisioned`, which reads nothing but the configuration and published facts."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        self._prices = Prices(configuration.prices, configuration.backends)
+
+    def routes(self) -> Sequence[Route]:
+        return (
+            Route("GET", "/gateway/provisioned", "operator", self._plan, gives=answers.ProvisionedPlans, query=_QUERY),
+        )
+
+    async def _plan(self, request: ManagementRequest) -> Response:
+        """Weigh provisioned capacity for a forecast against paying by the token."""
+        query = request.query
+        refuse_unknown(query, *_QUERY)
+        forecast = Forecast(
+            _number(query, "requests_per_minute", 0.01, _MOST),
+            round(_number(query, "input", 1, _MOST)),
+            round(_number(query, "output", 0, _MOST)),
+            _number(query, "cached", 0, 1, "0"),
+            _number(query, "peak", 1, 1000, "1"),
+        )
+        place, now = _place(query), time.time()
+        payments = payments_for(self._prices, place, now)
+        names = [query["model"]] if query.get("model") else list(provisioned.facts().throughput.models)
+        plans = list[dict[str, Any]]()
+        for name in names:
+            plan = weigh(name, forecast, place, self._prices, payments, now)
+            line = curve(name, forecast, place, self._prices, payments, now)
+            if plan is not None and line is not None:
+                plans.append(plan | {"curve": line._asdict()})
+        if not plans and "model" in query:
+            raise InvalidRequest(
+                f"model: expected one whose throughput, price by the token and sizes on sale as {place.deployment} are "
+                f"known, got {query['model'][:64]!r}. Leave it out to see those that are.",
+                param="model",
+            )
+        return JsonResponse({"plans": plans, "sources": sources(self._prices, place, now)})
+
+
+def _place(query: Mapping[str, str]) -> Place:
+    given = query.get("deployment", "global")
+    deployment = next((one for one in _DEPLOYMENTS if one == given), None)
+    if deployment is None:
+        expected = ", ".join(_DEPLOYMENTS)
+        raise InvalidRequest(f"deployment: expected one of {expected}, got {given[:64]!r}.", param="deployment")
+    return Place(deployment, query.get("region", ""))
+
+
+def _number(query: Mapping[str, str], name: str, least: float, most: float, default: str | None = None) -> float:
+    """Raises `InvalidRequest`, which names the parameter."""
+    text = query.get(name, default)
+    try:
+        number = float(text) if text is not None else math.nan
+    except ValueError:
+        number = math.nan
+    if not least <= number <= most:
+        got = "nothing" if text is None else repr(text[:64])
+        raise InvalidRequest(f"{name}: expected a number from {least:g} to {most:g}, got {got}.", param=name)
+    return number
