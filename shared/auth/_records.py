@@ -1,10 +1,12 @@
 """Records of consumers, from memory if possible.
 
-A cached record is read again in the background once it is 30 s old, and awaited once it is 50 s old, so that a
+Only a few reads of ids that are not cached are under way at once: a stranger may invent as many as it likes. A cached
+record is read again in the background once it is 30 s old, and awaited once it is 50 s old, so that a
 revocation applies everywhere within 60 s. With the table out of reach, cached records remain in use.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 
@@ -19,6 +21,7 @@ from shared.errors import StoreUnavailable
 logger = logging.getLogger("tollgate.authentication")
 
 _MAX_KNOWN = 50_000  # consumers
+_READS_AT_ONCE = 8  # of consumers not cached: limits and usage rows need the same connections
 _MAX_UNKNOWN = 10_000  # ids without a consumer, cached apart so that guessing evicts no consumer
 
 
@@ -39,6 +42,7 @@ class Records:
         self._known: LruDict[str, _Cached] = LruDict(_MAX_KNOWN)
         self._unknown: LruDict[str, _Cached] = LruDict(_MAX_UNKNOWN)
         self._reads: SingleFlight[str, _Cached] = SingleFlight()
+        self._gate = asyncio.Semaphore(_READS_AT_ONCE)
 
     async def get(self, consumer_id: str, key_id: str = "") -> Record | None:
         """The record of a consumer, None if there is none. `key_id`: a key that it should have. Raises
@@ -47,18 +51,18 @@ class Records:
         cache = self._known if consumer_id in self._known else self._unknown
         cached = cache.get(consumer_id)
         if cached is None:
-            return (await self._read(consumer_id, WAIT_WITHOUT)).record
+            return (await self._read(consumer_id, WAIT_WITHOUT, None)).record
         cache.move_to_end(consumer_id)
         age = now - cached.read_at
         if key_id and cached.record is not None and key_id not in cached.record.keys and age > RECHECK_AFTER:
             age = STALE_AFTER  # the key may be younger than the cached record
         if age < REFRESH_AFTER or now < cached.retry_at:
             return cached.record
-        if age < STALE_AFTER:
+        if age < STALE_AFTER and cached.record is not None:
             self._reads.start(consumer_id, lambda: self._fetch(consumer_id))
             return cached.record
         try:
-            return (await self._read(consumer_id, WAIT_WITH_FALLBACK)).record
+            return (await self._read(consumer_id, WAIT_WITH_FALLBACK, cached)).record
         except StoreUnavailable as error:
             logger.warning("store out of reach, using the cached consumer %s: %s", consumer_id, error)
             return cached.record
@@ -70,9 +74,14 @@ class Records:
     async def close(self) -> None:
         await self._reads.close()
 
-    async def _read(self, consumer_id: str, wait: float) -> _Cached:
+    async def _read(self, consumer_id: str, wait: float, seen: _Cached | None) -> _Cached:
+        """Read a record. `seen`: what the cache had."""
+        gate = self._gate if seen is None or seen.record is None else contextlib.nullcontext()
         try:
-            async with asyncio.timeout(wait):
+            async with asyncio.timeout(wait), gate:
+                cached = self._known.get(consumer_id) or self._unknown.get(consumer_id)
+                if cached is not None and cached is not seen:  # read while this call waited for the gate
+                    return cached
                 return await self._reads.run(consumer_id, lambda: self._fetch(consumer_id))
         except TimeoutError:
             self._postpone(consumer_id)

@@ -7,7 +7,7 @@ import msgspec
 
 from shared.azure_openai import references
 from shared.azure_openai.json_body import UNREADABLE, JsonFields, top_level
-from shared.azure_openai.outline import LARGE, PIECE, Outline
+from shared.azure_openai.outline import LARGE, Outline
 from shared.errors import InvalidRequest
 
 _LONGEST_LINE = 4 * 1024 * 1024  # bytes
@@ -100,7 +100,8 @@ class BatchLines:
             endpoint = fields.get("url", str, "a path") or ""
             body = fields.raw("body")
             top_level(body)
-            named, _ = references.in_request(body, _ENDPOINTS.get(endpoint, ""), _outline(body))
+            outline = Outline.of(body, _LONGEST_LINE) if len(body) > LARGE else None
+            named, _ = references.in_request(body, _ENDPOINTS.get(endpoint, ""), outline)
         except (InvalidRequest, RecursionError, ValueError):
             return False
         self._count(endpoint, body)
@@ -117,13 +118,3 @@ class BatchLines:
             model = named[:128] if isinstance(named, str) else ""
         answers = size.answers + (_ENDPOINTS.get(endpoint, "") in _ANSWERED)
         self._size = BatchSize(size.bytes + len(body), answers, model)
-
-
-def _outline(body: bytes) -> Outline | None:
-    """The outline of a large body. Raises `InvalidRequest` for one that would take too much to read."""
-    if len(body) <= LARGE:
-        return None
-    outline = Outline()
-    for start in range(0, len(body), PIECE):
-        outline.feed(body[start : start + PIECE])
-    return outline

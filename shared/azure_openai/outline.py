@@ -45,6 +45,16 @@ class Outline:
         self._hash: hashlib._Hash | None = None  # of the sealed content that is being read
         self._containers = self._keys = self._values = self._depth = 0
 
+    @staticmethod
+    def of(body: bytes, most: int) -> "Outline":
+        """Read a whole body. Raises `InvalidRequest` beyond a bound, `most` bytes of its outline included."""
+        outline = Outline()
+        for start in range(0, len(body), PIECE):
+            outline.feed(body[start : start + PIECE])
+            if outline.size > most:
+                raise InvalidRequest("The body has too much beside its long texts.")
+        return outline
+
     def take(self) -> str:
         """Return the body as JSON with the same values, but the name of sealed content for it and `-` for every other
         long text, and forget it. Characters beyond ASCII are read as Latin-1, in which each byte takes one."""

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from shared.azure_openai.json_body import UNREADABLE
-from shared.azure_openai.outline import Outline, sealed_name
+from shared.azure_openai.outline import LARGE, Outline, sealed_name
 from shared.azure_openai.reference_paths import ANSWERS, CONTENT, RAREST, REQUESTS, Shape
 from shared.errors import InvalidRequest
 from shared.types import Reference
@@ -86,12 +86,15 @@ def in_request(
 
 def in_answer(answer: bytes, operation: str) -> tuple[Reference, ...]:
     """Return the other objects that an answer, or an event of one, names: the files of a batch, the container of a
-    tool, sealed content."""
+    tool, sealed content. Of a large one that is hardly text, none: it would take seconds."""
     shape = ANSWERS.get(operation)
     if shape is None or not _keys_of_answer(operation).search(answer):
         return ()
     try:
-        references = dict.fromkeys(map(_by_digest, walk(decode(answer), shape)))
+        if len(answer) > LARGE:
+            references = dict.fromkeys(walk(_DECODE(Outline.of(answer, LARGE).take()), shape))
+        else:
+            references = dict.fromkeys(map(_by_digest, walk(decode(answer), shape)))
     except (ValueError, RecursionError, InvalidRequest):
         return ()
     return tuple(reference for reference in references if _ID.fullmatch(reference.id))

@@ -10,6 +10,8 @@ from shared.errors import InvalidRequest, UnsupportedEncoding
 
 _ACCEPTED = "gzip, deflate"
 _PIECE = 256 * 1024  # bytes that are decoded at a time: about a millisecond
+_MOST_SPARE = 1024 * 1024  # bytes that a body may have beyond twice what comes out of it
+_MOST_MEMBERS, _MEMBER = 1000, 4096  # of a file of many: more only if each holds so many bytes on average
 _GZIP = 16 + zlib.MAX_WBITS
 _RAW = -zlib.MAX_WBITS
 
@@ -42,6 +44,7 @@ class _DecodedBody:
         self._waiting = b""  # bytes that have not been decoded
         self._more = False  # the decoder has more to give
         self._last = False  # the caller has sent all
+        self._received = self._given = self._members = 0
         self._ended = False
 
     async def __call__(self) -> Message:
@@ -53,10 +56,16 @@ class _DecodedBody:
                 if message["type"] != "http.request":
                     return message
                 self._waiting, self._last = message.get("body", b""), not message.get("more_body", False)
+                self._received += len(self._waiting)
+                if self._received > _MOST_SPARE + 2 * self._given:
+                    raise InvalidRequest(
+                        f"The body is far larger in {self._coding} than without: send it uncompressed."
+                    )
             piece = self._decode() if self._more or self._waiting else b""
             self._ended = self._last and not self._more
             if self._ended and self._decoder is not None and not self._decoder.eof:
                 raise self._invalid()
+            self._given += len(piece)
             if piece or self._ended:
                 return {"type": "http.request", "body": piece, "more_body": not self._ended}
         return await self._receive()
@@ -64,6 +73,9 @@ class _DecodedBody:
     def _decode(self) -> bytes:
         """The next piece of what is waiting."""
         if self._decoder is None or (self._decoder.eof and self._coding == "gzip"):  # files may follow each other
+            self._members += 1
+            if self._members > _MOST_MEMBERS + self._given // _MEMBER:
+                raise InvalidRequest(f"The body has {self._members} files of {self._coding}: send one.")
             self._decoder = zlib.decompressobj(self._window(self._waiting))
         elif self._decoder.eof:
             raise self._invalid()

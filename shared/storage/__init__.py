@@ -9,6 +9,8 @@ from typing import Protocol
 
 import msgspec
 
+from shared.errors import StoreUnavailable
+
 Value = str | int | float | bool
 Properties = Mapping[str, Value]
 
@@ -22,6 +24,10 @@ class Row(msgspec.Struct, frozen=True):
     key: str
     properties: dict[str, Value]
     etag: str
+
+
+class RowsRefused(StoreUnavailable):
+    """The store answers, and will never take these rows: their content is at fault."""
 
 
 class Table(Protocol):
@@ -38,7 +44,8 @@ class Table(Protocol):
         row again."""
 
     async def merge(self, partition: str, rows: Mapping[str, Properties]) -> None:
-        """Insert or merge up to `MAX_BATCH` rows (key -> properties) in one transaction, all or none. Idempotent."""
+        """Insert or merge up to `MAX_BATCH` rows (key -> properties) in one transaction, all or none. Idempotent.
+        Raises `RowsRefused` for content that the store does not take."""
 
     async def delete(self, partition: str, key: str) -> None:
         """Delete the row in any version, if it exists."""

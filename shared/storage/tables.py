@@ -17,7 +17,7 @@ from shared.concurrency import SingleFlight
 from shared.config.environment import Storage
 from shared.errors import ConfigurationError, CredentialUnavailable, StoreUnavailable
 from shared.identity import TokenCache, azure_credential
-from shared.storage import Properties, Row, _batch, _entity, connection_string
+from shared.storage import Properties, Row, RowsRefused, _batch, _entity, connection_string
 from shared.storage._clock import StoreClock
 from shared.storage._rules import check_key, check_rows, check_table_name
 from shared.storage._session import Answer, Session, explain
@@ -31,6 +31,19 @@ PAGE = 500  # rows per query: decoded in 5 ms, so that open streams do not stutt
 
 _MISSING = frozenset(("ResourceNotFound", "EntityNotFound", "TableNotFound"))
 _CONFLICT = frozenset(("EntityAlreadyExists", "UpdateConditionNotSatisfied", "ConditionNotMet")) | _MISSING
+_OF_CONTENT = frozenset(
+    (  # that no retry makes better
+        "InvalidInput",
+        "OutOfRangeInput",
+        "InvalidValueType",
+        "EntityTooLarge",
+        "RequestBodyTooLarge",
+        "TooManyProperties",
+        "PropertyValueTooLarge",
+        "PropertyNameInvalid",
+        "PropertyNameTooLong",
+    )
+)
 _RETRIABLE = frozenset((408, 429, 500, 502, 503, 504))
 _PAUSE = 0.1  # seconds before the second attempt
 
@@ -210,7 +223,8 @@ class AzureTable:
                 await self._store.create_table(self._name)
                 error = await self._merge(body, len(rows))
             if error is not None:
-                raise StoreUnavailable(f"{doing}: {explain(error.status, error.code)}; no row was written")
+                kind = RowsRefused if error.code in _OF_CONTENT else StoreUnavailable
+                raise kind(f"{doing}: {explain(error.status, error.code)}; no row was written")
 
     async def _merge(self, body: bytes, rows: int) -> _batch.BatchError | None:
         answer = await self._store.session.send("POST", "/$batch", body, {"Content-Type": _batch.CONTENT_TYPE})

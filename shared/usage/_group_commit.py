@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 
 from shared.concurrency import start_shared
 from shared.errors import StoreUnavailable
-from shared.storage import MAX_BATCH, Store, Value
+from shared.storage import MAX_BATCH, RowsRefused, Store, Value
 from shared.usage._journal import Journal
 from shared.usage._read_back import ReadBack
 from shared.usage._row_files import Group, RowFile
@@ -186,13 +186,14 @@ class GroupCommit:
             self._under_way = batch
             try:
                 await self._store.table(batch.table).merge(batch.partition, batch.rows)
-            except StoreUnavailable as error:
+            except Exception as error:
                 self._under_way = None
-                await self._wait_for_the_table(started, error)
-                continue
-            except Exception as error:  # no retry can help, and other rows and answers must not wait
-                self._lose(batch, f"the table rejects them ({type(error).__name__}: {error})")
-                self._under_way = None
+                if isinstance(error, StoreUnavailable) and not isinstance(error, RowsRefused):
+                    await self._wait_for_the_table(started, error)
+                elif len(batch.rows) > 1:
+                    self._divide(batch)
+                else:  # no retry can help, and other rows and answers must not wait
+                    self._lose(batch, f"the table rejects them ({type(error).__name__}: {error})")
                 continue
             self._table_answers()
             batch.release()
@@ -249,6 +250,18 @@ class GroupCommit:
             self.spilled += rows
             logger.warning("%d usage rows wait on disk for the table; %d so far", rows, self.spilled)
             self._read_back.start()
+
+    def _divide(self, batch: Batch) -> None:
+        """Have the halves of a batch written apart: the table rejects a row of it, with which no other may be lost.
+        The answers wait for both."""
+        if batch not in self._batches:
+            return
+        half = Batch(batch.table, batch.partition, batch.born)
+        for key in list(batch.rows)[: len(batch.rows) // 2]:
+            half.rows[key] = batch.rows.pop(key)
+        half.kept = [pair for pair in batch.kept if pair[0] in half.rows]
+        batch.kept = [pair for pair in batch.kept if pair[0] in batch.rows]
+        self._batches.insert(self._batches.index(batch), half)
 
     def _lose(self, batch: Batch, reason: str) -> None:
         if batch in self._batches:

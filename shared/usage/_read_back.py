@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from shared.concurrency import start_shared
 from shared.errors import StoreUnavailable
-from shared.storage import Store, Value
+from shared.storage import RowsRefused, Store, Value
 from shared.usage._row_files import Group
 from shared.usage.overflow import Overflow
 
@@ -63,14 +63,14 @@ class ReadBack:
         while (group := await asyncio.to_thread(self._overflow.next)) is not None:
             try:
                 if new := await self._without_outdated(group):
-                    await self._store.table(group.table).merge(group.partition, new)
+                    await self._merge(group, new)
                 await self._late(group.partition)
             except StoreUnavailable:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 continue
             except Exception as error:
-                self._lost(group.rows, f"the table rejects them ({type(error).__name__}: {error})")
+                self._lost(group.rows, f"they cannot be read back ({type(error).__name__}: {error})")
             else:
                 self._table_answers()
                 rows, pause = rows + len(group.rows), _FIRST_PAUSE
@@ -78,6 +78,19 @@ class ReadBack:
             await asyncio.sleep(_PACE)
         if rows:
             logger.warning("%d usage rows were read back from disk", rows)
+
+    async def _merge(self, group: Group, rows: dict[str, dict[str, Value]]) -> None:
+        """Write rows of a group: one by one if the table rejects one of them, which alone is lost."""
+        try:
+            await self._store.table(group.table).merge(group.partition, rows)
+        except Exception as error:
+            if isinstance(error, StoreUnavailable) and not isinstance(error, RowsRefused):
+                raise
+            if len(rows) == 1:
+                self._lost(rows, f"the table rejects them ({type(error).__name__}: {error})")
+                return
+            for key, row in rows.items():
+                await self._merge(group, {key: row})
 
     async def _without_outdated(self, group: Group) -> dict[str, dict[str, Value]]:
         """The rows of a group from disk. Of a call whose usage has been corrected or completed since, only what is

@@ -80,17 +80,24 @@ def prompt_texts(body: bytes) -> tuple[list[str], int]:
     return texts, form
 
 
+_READ = ("role", "name", "content", "text", "refusal", "arguments", "output", "tool_calls", "function")
+
+
 def _gather(value: Any, texts: list[str]) -> int:
     """Append every text of a prompt to `texts`: of messages, their parts and tool calls. Return the number of tokens
-    that the prompt has as numbers, which embeddings accept."""
-    if isinstance(value, str):
-        texts.append(value)
-    elif isinstance(value, list):
-        return sum(_gather(item, texts) for item in value)
-    elif isinstance(value, dict):
-        names = ("role", "name", "content", "text", "refusal", "arguments", "output", "tool_calls", "function")
-        return sum(_gather(value.get(name), texts) for name in names)
-    return int(isinstance(value, int))
+    that the prompt has as numbers, which embeddings accept. No recursion: callers nest as deep as they like."""
+    numbers, left = 0, [value]
+    while left:
+        match left.pop():
+            case str(text):
+                texts.append(text)
+            case list(items):
+                left += reversed(items)
+            case dict(fields):
+                left += [fields[name] for name in reversed(_READ) if name in fields]
+            case one:
+                numbers += isinstance(one, int)
+    return numbers
 
 
 def answer(request: CountRequest) -> Counted:

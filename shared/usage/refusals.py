@@ -107,8 +107,14 @@ def _row(refused: Refused, key: str, model: str, error: GatewayError, call: str,
         "r_model": model,
         "r_status": error.status,
         "r_code": error.code,
-        "r_message": error.message[:_LONGEST_MESSAGE],
-        "r_call": call[:_LONGEST_MESSAGE],
+        "r_message": _printable(error.message[:_LONGEST_MESSAGE]),
+        "r_call": _printable(call[:_LONGEST_MESSAGE]),
         "r_ts": now,
     }
     return {name: value for name, value in row.items() if value != ""}
+
+
+def _printable(text: str) -> str:
+    """A text that a caller may have written, without what a table may not take: controls, halves of characters and
+    what is no character."""
+    return text if text.isprintable() else "".join(one if one.isprintable() else "\ufffd" for one in text)

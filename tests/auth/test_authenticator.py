@@ -73,6 +73,23 @@ async def test_a_key_is_read_once_and_then_cached() -> None:
     assert house.store.reads == 1
 
 
+async def test_invented_keys_are_read_a_few_at_a_time_and_keep_no_known_caller_waiting() -> None:
+    house = House()
+    consumer, key = await house.new()
+    assert await house.who(key) == consumer
+    await house.later(51)  # this record has to be read again before it is used
+    house.store.slow, reads = 0.05, house.store.reads
+    invented = [keys.make(keys.new_id(10))[0] for _ in range(500)]
+    strangers = [asyncio.ensure_future(house.who(text)) for text in invented]
+    await asyncio.sleep(0.02)
+    assert house.store.reads - reads == 8
+    async with asyncio.timeout(0.25):
+        assert await house.who(key) == consumer
+    for stranger in strangers:
+        stranger.cancel()
+    await asyncio.gather(*strangers, return_exceptions=True)
+
+
 async def test_many_first_requests_share_one_read() -> None:
     house = House()
     _, key = await house.new()

@@ -286,6 +286,13 @@ def test_the_sealed_content_of_an_answer_and_of_its_events_is_read(item: dict[st
         assert in_answer(json.dumps(told).encode(), operation) == (SEALED,)
 
 
+def test_a_large_event_is_read_without_its_long_texts_and_not_at_all_if_it_has_few() -> None:
+    told = {"type": "response.completed", "response": {"output": [SEALING[0]], "instructions": "x" * 4_000_000}}
+    assert in_answer(json.dumps(told).encode(), "responses.create") == (SEALED,)
+    told["response"] = {"output": [SEALING[0]], "tools": [{"parameters": {"a": [{}] * 1_000_000}}]}
+    assert in_answer(json.dumps(told).encode(), "responses.create") == ()
+
+
 def test_sealed_content_that_a_tool_server_or_a_caller_has_said_is_not_the_backends() -> None:
     tool = {"type": "mcp_list_tools", "tools": [{"input_schema": SEALING[0]}]}
     assert in_answer(json.dumps({"output": [tool], "metadata": SEALING[0]}).encode(), "responses.create") == ()

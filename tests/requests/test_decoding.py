@@ -88,3 +88,27 @@ async def test_another_encoding_is_refused_by_its_name(coding: str) -> None:
         await read(b"{}", coding, 10)
     assert repr(coding) in refused.value.message
     assert refused.value.headers() == {"accept-encoding": "gzip, deflate"}
+
+
+EMPTY_BLOCK = b"\x00\x00\x00\xff\xff"
+
+
+@pytest.mark.parametrize(
+    ("coding", "body"),
+    [
+        ("gzip", gzip.compress(b"") * 60_000),
+        ("gzip", gzip.compress(b"{}") * 2000),
+        ("deflate", EMPTY_BLOCK * 300_000),
+        ("gzip", b"\x1f\x8b\x08" + bytes(7) + EMPTY_BLOCK * 300_000),
+    ],
+    ids=["empty files", "files of two bytes", "empty blocks", "empty blocks in gzip"],
+)
+async def test_bytes_that_nothing_comes_out_of_are_bounded(coding: str, body: bytes) -> None:
+    with pytest.raises(InvalidRequest, match="send"):
+        await read(body, coding, 65_536)
+
+
+async def test_a_file_of_many_that_hold_something_passes() -> None:
+    text = random.Random(2).randbytes(3000)
+    pieces = await read((gzip.compress(text[:100]) + gzip.compress(text) * 20) * 40, "gzip", 65_536)
+    assert b"".join(pieces) == (text[:100] + text * 20) * 40

@@ -14,7 +14,7 @@ from shared.azure_openai.operations import match
 from shared.azure_openai.requests import parse_call
 from shared.config.document import Backend, Durability
 from shared.errors import StoreUnavailable
-from shared.storage import MAX_BATCH, Properties
+from shared.storage import MAX_BATCH, Properties, RowsRefused
 from shared.token_classes import TOKEN_CLASSES, UNITS
 from shared.types import Attempt, Call, Consumer, Outcome, Target, Usage
 from shared.usage import _group_commit, _read_back, ledger
@@ -35,6 +35,7 @@ class Store(MemoryStore):
         super().__init__(lambda: NOW)
         self.batches: list[int] = []
         self.dead = False
+        self.refusal: Exception = ValueError("no row")
         self.seconds = 0.0
 
     def table(self, name: str) -> MemoryTable:
@@ -48,7 +49,7 @@ class Store(MemoryStore):
             if self.dead:
                 raise StoreUnavailable("dead")
             if any("poison" in row for row in rows):
-                raise ValueError("no row")
+                raise self.refusal
             await merge(partition, rows)
 
         table.merge = watched  # type: ignore[method-assign]
@@ -287,6 +288,39 @@ async def test_a_row_that_cannot_be_written_does_not_stop_the_others(caplog: pyt
     assert entry.request_id in await house.rows()
     assert house.ledger.dropped == 1
     assert "1 usage rows lost" in caplog.text
+
+
+REFUSALS = [ValueError("no row"), RowsRefused("Table Storage answered 400 InvalidInput")]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=["before it is sent", "by the table"])
+async def test_a_row_that_the_table_refuses_is_lost_alone(refusal: Exception) -> None:
+    house = House()
+    house.store.refusal = refusal
+    entries = [house.open("poison" if number == 40 else "") for number in range(90)]
+    ends = [house.close(entry) for entry in entries]
+    await asyncio.wait_for(asyncio.gather(*ends), 5)
+    rows = await house.rows()
+    assert [entry.request_id for entry in entries if entry.request_id not in rows] == ["poison"]
+    assert all(row["e_status"] == 200 for row in rows.values())
+    assert house.ledger.dropped == 1
+    await house.ledger.close()
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=["before it is sent", "by the table"])
+async def test_a_row_that_the_table_refuses_does_not_keep_others_on_disk(tmp_path: Path, refusal: Exception) -> None:
+    first = House(overflow=Overflow(tmp_path, "here", 10_000_000))
+    first.store.dead = True
+    for number in range(30):
+        first.close(first.open("poison" if number == 10 else ""))
+    await first.ledger.close(0.01)
+    second = House(overflow=Overflow(tmp_path, "here", 10_000_000))
+    second.store.refusal = refusal
+    await second.ledger.recover()
+    await until(lambda: not files_in(tmp_path))
+    assert len(await second.rows()) == 29
+    assert second.ledger.dropped == 1
+    await second.ledger.close()
 
 
 async def test_memory_is_bounded_and_lost_rows_are_logged(

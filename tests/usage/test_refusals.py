@@ -57,6 +57,16 @@ async def test_a_flood_is_counted_exactly_and_becomes_few_rows() -> None:
     assert len(counting.described()) == 20 * 3  # a second, of one consumer
 
 
+async def test_what_a_caller_wrote_is_printable_in_its_row() -> None:
+    counting = Counting()
+    path = "GET /v1/\x00\x01\x7f\uffff\ud800caf\xe9 \U0001f600"
+    counting.refusals.note(ulid.new(NOW), ANNA, "m", ModelNotFound("no \x02 model"), path)
+    counting.refusals.write()
+    [row] = [row for _, _, row in counting.rows if SUMS not in row]
+    assert row["r_call"] == "GET /v1/" + "\ufffd" * 5 + "caf\xe9 \U0001f600"
+    assert row["r_message"] == "no \ufffd model"
+
+
 async def test_ten_rows_a_second_describe_calls_of_several_consumers() -> None:
     counting = Counting()
     for number in range(20):

@@ -105,6 +105,9 @@ def test_models_have_their_encodings(model: str, name: str) -> None:
         (b"no json", [], 0),
         (b"[1]", [], 0),
         (b'{"messages": ' + b"[" * 50_000 + b"]" * 50_000 + b"}", [], 0),
+        (b'{"input": ' + b"[" * 900 + b'"deep"' + b"]" * 900 + b"}", ["deep"], 0),
+        (b'{"input": ' + b'{"content":' * 900 + b'"deep"' + b"}" * 900 + b"}", ["deep"], 0),
+        (b'{"tools": [' + b"[" * 900 + b"]" * 900 + b"]}", ["[" * 901 + "]" * 901], 0),
     ],
 )  # fmt: skip
 def test_the_texts_of_a_request_that_its_model_reads(body: bytes, texts: list[str], form: int) -> None:
