@@ -30,9 +30,9 @@ def ask(*words: str) -> Any:
     return json.loads(done.stdout)
 
 
-def offers(models: Sequence[dict[str, Any]], sku: str) -> dict[tuple[str, str], dict[str, Any]]:
-    """The OpenAI models that can be deployed by a SKU, by name and version."""
-    listed = (entry["model"] for entry in models if entry["model"].get("format") == "OpenAI")
+def offers(models: Sequence[dict[str, Any]], sku: str, maker: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """The models of a maker that can be deployed by a SKU, by name and version."""
+    listed = (entry["model"] for entry in models if entry["model"].get("format") == maker)
     return {
         (model["name"], model["version"]): model
         for model in listed
@@ -52,7 +52,7 @@ def check(
 ) -> Iterator[tuple[bool, str]]:
     """The problems of a deployment: `True` if Azure would refuse it, and a sentence."""
     name, version, sku = deployment["model"], deployment.get("version"), deployment["sku"]
-    offered = offers(models, sku)
+    offered = offers(models, sku, deployment.get("format") or "OpenAI")
     found = [m for (n, v), m in offered.items() if n == name and version in (None, v)]
     asked = f"{name} {version}" if version else name
     if not found:

@@ -14,6 +14,10 @@ var skus = {
   DataZoneProvisionedManaged: { suffix: '-provisioned-data-zone', deployment: 'data_zone', kind: 'provisioned' }
 }
 
+@export()
+@description('True for an account that serves models of other makers than OpenAI: a Foundry resource.')
+func isFoundry(a account) bool => !empty(filter(a.deployments, d => (d.?format ?? 'OpenAI') != 'OpenAI'))
+
 func skusOf(a account) array => filter(items(skus), sku => contains(map(a.deployments, d => d.sku), sku.key))
 
 @export()
@@ -24,7 +28,7 @@ func createdBackends(accounts account[], token string, path string) array =>
     a =>
       map(skusOf(a), sku => {
         name: '${a.name}${sku.value.suffix}'
-        endpoint: 'https://oai-${a.name}-${token}.openai.azure.com'
+        endpoint: 'https://oai-${a.name}-${token}.${isFoundry(a) ? 'services.ai' : 'openai'}.azure.com'
         resource_id: '${path}/oai-${a.name}-${token}'
         region: a.region
         data_zone: sku.value.deployment == 'global' ? null : a.?dataZone
@@ -37,6 +41,7 @@ func createdBackends(accounts account[], token string, path string) array =>
         models: toObject(filter(a.deployments, d => d.sku == sku.key), d => d.?alias ?? d.model, d => d.name)
         priority: sku.value.kind == 'provisioned' ? a.?provisionedPriority ?? 0 : a.?priority ?? 1
         weight: a.?weight ?? 1
+        quota_group: a.?quotaGroup ?? ''
       })
   ))
 
@@ -45,7 +50,7 @@ func createdBackends(accounts account[], token string, path string) array =>
 func existingBackends(accounts existingAccount[]) array =>
   map(accounts, a => {
     name: a.name
-    endpoint: a.?endpoint ?? 'https://${last(split(a.resourceId, '/'))}.openai.azure.com'
+    endpoint: a.?endpoint ?? 'https://${last(split(a.resourceId, '/'))}.${a.?foundry ?? false ? 'services.ai' : 'openai'}.azure.com'
     resource_id: a.resourceId
     region: a.region
     data_zone: a.?dataZone
@@ -62,6 +67,7 @@ func existingBackends(accounts existingAccount[]) array =>
         )
     priority: a.?priority ?? 1
     weight: a.?weight ?? 1
+    quota_group: a.?quotaGroup ?? ''
   })
 
 func repeated(names string[]) string[] => filter(union(names, []), name => length(filter(names, n => n == name)) > 1)

@@ -2,9 +2,9 @@
 
 targetScope = 'subscription'
 
-import { accountProblems, createdBackends, existingBackends } from 'accounts.bicep'
+import { accountProblems, createdBackends, existingBackends, isFoundry } from 'accounts.bicep'
 import { limitSettings, modelSettings, otherSections, timeoutSettings } from 'sections.bicep'
-import { account, existingAccount, roles } from 'types.bicep'
+import { account, existingAccount, modelProvider, roles } from 'types.bicep'
 
 @description('Name of the environment; part of the name of the resource group.')
 @minLength(1)
@@ -30,6 +30,9 @@ param accounts account[] = []
 
 @description('Existing Azure OpenAI accounts.')
 param existingAccounts existingAccount[] = []
+
+@description('Your organisation, as Azure tells Anthropic with every deployment of Claude. Needed for those alone.')
+param claudeCustomer modelProvider?
 
 @description('The section `models` of the configuration: fallbacks, aliases and limits, by model.')
 param models modelSettings = {}
@@ -190,6 +193,11 @@ var storageSku = zoneRedundant ? 'Standard_ZRS' : 'Standard_LRS'
 
 var problems = concat(
   accountProblems(accounts, existingAccounts),
+  claudeCustomer == null && contains(flatten(map(accounts, a => map(a.deployments, d => d.?format ?? ''))), 'Anthropic')
+    ? [
+        'claudeCustomer: expected organizationName, industry and countryCode, which Azure demands for deployments of Claude.'
+      ]
+    : [],
   zoneRedundant && alwaysReadyInstances < 2
     ? ['zoneRedundant: expected 2 or more alwaysReadyInstances with it, got ${alwaysReadyInstances}.']
     : [],
@@ -399,13 +407,16 @@ module openAi 'openai.bicep' = [
       region: a.region
       tags: allTags
       deployments: a.deployments
-      assignments: concat(operatorOfAccounts, [
-        {
+      foundry: isFoundry(a)
+      provider: claudeCustomer
+      assignments: concat(
+        operatorOfAccounts,
+        map(isFoundry(a) ? [openAiRole, roles.cognitiveServicesUser] : [openAiRole], role => {
           principalId: identity.outputs.principalId
           principalType: 'ServicePrincipal'
-          roleId: openAiRole
-        }
-      ])
+          roleId: role
+        })
+      )
       subnetId: privateNetwork ? network!.outputs.endpointsSubnetId : ''
       dnsZoneIds: privateNetwork ? network!.outputs.accountZoneIds : []
       subnetLocation: location

@@ -1,6 +1,6 @@
 // An Azure OpenAI account with its model deployments, open to identities only, not to keys.
 
-import { assignment, deployment } from 'types.bicep'
+import { assignment, deployment, modelProvider } from 'types.bicep'
 
 @description('Name of the account and first label of its endpoint.')
 @minLength(2)
@@ -15,6 +15,12 @@ param tags object
 
 @description('Model deployments.')
 param deployments deployment[]
+
+@description('True: a Foundry resource, for models of other makers than OpenAI, too.')
+param foundry bool
+
+@description('What Anthropic is told with a deployment of Claude. Only for those.')
+param provider modelProvider?
 
 @description('Roles on the account.')
 param assignments assignment[]
@@ -38,7 +44,7 @@ resource account 'Microsoft.CognitiveServices/accounts@2025-06-01' = {
   name: name
   location: region
   tags: tags
-  kind: 'OpenAI'
+  kind: foundry ? 'AIServices' : 'OpenAI'
   sku: {
     name: 'S0'
   }
@@ -56,7 +62,7 @@ resource account 'Microsoft.CognitiveServices/accounts@2025-06-01' = {
 // Azure rejects two at a time on one account.
 @batchSize(1)
 resource models 'Microsoft.CognitiveServices/accounts/deployments@2025-06-01' = [
-  for model in deployments: {
+  for model in filter(deployments, d => d.?format != 'Anthropic'): {
     parent: account
     name: model.name
     sku: {
@@ -65,7 +71,7 @@ resource models 'Microsoft.CognitiveServices/accounts/deployments@2025-06-01' = 
     }
     properties: {
       model: {
-        format: 'OpenAI'
+        format: model.?format ?? 'OpenAI'
         name: model.model
         version: model.?version
       }
@@ -74,6 +80,33 @@ resource models 'Microsoft.CognitiveServices/accounts/deployments@2025-06-01' = 
       // A version that was chosen stays until it is retired. Without one nothing here turns an upgrade back.
       versionUpgradeOption: empty(model.?version) ? 'OnceNewDefaultVersionAvailable' : 'OnceCurrentVersionExpired'
     }
+  }
+]
+
+// Only a preview of the API tells Anthropic what it demands.
+@batchSize(1)
+#disable-next-line BCP081 // the compiler does not know this version
+resource claudes 'Microsoft.CognitiveServices/accounts/deployments@2026-05-15-preview' = [
+  for model in filter(deployments, d => d.?format == 'Anthropic'): {
+    parent: account
+    name: model.name
+    sku: {
+      name: model.sku
+      capacity: model.capacity
+    }
+    properties: {
+      model: {
+        format: 'Anthropic'
+        name: model.model
+        version: model.?version
+      }
+      #disable-next-line BCP037 // the compiler's types lack it
+      modelProviderData: provider
+      versionUpgradeOption: empty(model.?version) ? 'OnceNewDefaultVersionAvailable' : 'OnceCurrentVersionExpired'
+    }
+    dependsOn: [
+      models
+    ]
   }
 ]
 
@@ -102,7 +135,7 @@ module endpoint 'private-endpoint.bicep' = if (!empty(subnetId)) {
     dnsZoneIds: dnsZoneIds
   }
   dependsOn: [
-    models
+    claudes
   ]
 }
 

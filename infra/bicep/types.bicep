@@ -17,6 +17,19 @@ type deployment = {
   @minLength(1)
   alias: string?
 
+  @description('Its maker, in Azure\'s words. Default: OpenAI. Any other makes the account a Foundry resource.')
+  format:
+    | 'OpenAI'
+    | 'OpenAI-OSS'
+    | 'Anthropic'
+    | 'DeepSeek'
+    | 'xAI'
+    | 'Meta'
+    | 'Mistral AI'
+    | 'Microsoft'
+    | 'MoonshotAI'
+    | 'Cohere'?
+
   @description('Version of the model, kept until Azure retires it. Default: Azure\'s default, upgraded with it.')
   @minLength(1)
   version: string?
@@ -50,6 +63,24 @@ type deployment = {
 }
 
 @export()
+@description('Whom Anthropic is told about its users with every deployment of Claude, as Azure demands.')
+@sealed()
+type modelProvider = {
+  @description('Name of your organisation.')
+  @minLength(1)
+  organizationName: string
+
+  @description('Its industry, in the words of Azure\'s form, as `technology`.')
+  @minLength(1)
+  industry: string
+
+  @description('Its country, as `DE`.')
+  @minLength(2)
+  @maxLength(2)
+  countryCode: string
+}
+
+@export()
 @description('An Azure OpenAI account that this template creates. Each of its SKUs becomes one backend, except for batch SKUs.')
 @sealed()
 type account = {
@@ -79,6 +110,9 @@ type account = {
   @minValue(1)
   @maxValue(100)
   weight: int?
+
+  @description('Backends of one group have one quota for each of their models. Default: each its own.')
+  quotaGroup: string?
 
   @description('Model deployments. Azure creates those of one account one after the other.')
   @minLength(1)
@@ -139,6 +173,9 @@ type existingAccount = {
   @minValue(1)
   @maxValue(100)
   weight: int?
+
+  @description('Backends of one group have one quota for each of their models. Default: each its own.')
+  quotaGroup: string?
 
   @description('Models of other makers than OpenAI are deployed there; the gateway gets the role for them. Default: false.')
   foundry: bool?

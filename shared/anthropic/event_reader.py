@@ -87,7 +87,7 @@ class MessageEventReader:
                 self.committed = True
         if read.usage is not None:
             self._report(read.usage, final=True)
-        if self._call.leaves_parts and b'"container"' in data:
+        if self._call.leaves_parts and (b'"container"' in data or b'"file_id"' in data):
             self.objects.append(data)
         return "end" if self.marked else "pass"
 

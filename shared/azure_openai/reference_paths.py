@@ -99,7 +99,16 @@ _THREAD: Shape = {"messages": _MESSAGE, "tool_resources": _RESOURCES}
 
 _IMAGE: Shape = {"images": _FILE, "image": _FILE, "mask": _FILE}  # in JSON; a form has the pictures themselves
 
+# Messages of Anthropic's API. Results of tools hold blocks in turn, those of code another level of them.
+
+_CLAUDE_FILE: Shape = {"file_id": "claude_file", "source": {"file_id": "claude_file"}}
+_BLOCK: Shape = {**_CLAUDE_FILE, "content": {**_CLAUDE_FILE, "content": _CLAUDE_FILE}}
+_CLAUDE_CONTAINER: Shape = {"container": ("claude_container", {"id": "claude_container"})}
+_MESSAGES: Shape = {"messages": {"content": _BLOCK}, "system": _BLOCK, **_CLAUDE_CONTAINER}
+
 REQUESTS: dict[str, Shape] = {
+    "messages.create": _MESSAGES,
+    "messages.count_tokens": _MESSAGES,
     "chat.completions": {"messages": {"content": {"file": _FILE}, "audio": {"id": "audio"}}},
     "responses.create": _RESPONSE,
     "responses.compact": _RESPONSE,
@@ -141,7 +150,10 @@ REQUESTS: dict[str, Shape] = {
 
 # Each of an operation's paths has one of these keys: bodies without any are not taken apart. Where nothing is said, it
 # is the last key of each path.
-RAREST: dict[str, tuple[str, ...]] = {"chat.completions": ("file_id", "audio")}
+RAREST: dict[str, tuple[str, ...]] = {
+    "chat.completions": ("file_id", "audio"),
+    **dict.fromkeys(("messages.create", "messages.count_tokens"), ("file_id", "container")),
+}
 
 # Answers tell of what the backend made besides the object that was asked for.
 
@@ -182,7 +194,15 @@ _RUN_EVENTS: Shape = {  # of a streamed run: itself, its thread, steps and messa
     **_MADE_STEP,
 }
 
+_MADE_MESSAGES: Shape = {"content": _BLOCK, **_CLAUDE_CONTAINER}
+
 ANSWERS: dict[str, Shape] = {
+    "messages.create": {
+        **_MADE_MESSAGES,
+        "message": _MADE_MESSAGES,
+        "content_block": _BLOCK,
+        "delta": _CLAUDE_CONTAINER,
+    },
     "chat.completions": {"choices": {"message": _MADE_AUDIO, "delta": _MADE_AUDIO}},
     **_each({**_MADE_RESPONSE, **_MADE_IN_EVENT}, "responses.create", "responses.get"),
     **_each(_MADE_RESPONSE, "responses.compact", "responses.cancel"),

@@ -46,6 +46,8 @@ KINDS = {
     "eval": Kind("evals/{}", listed=True),
     "realtime_call": Kind(brief=True),
     "audio": Kind(brief=True),  # an answer of chat completions, for an hour
+    "claude_container": Kind(brief=True),  # in which Anthropic's models run code
+    "claude_file": Kind(),
     "item": Kind(brief=True),  # of a response or a conversation
     "sealed": Kind(brief=True),  # content that only the backend that made it can open, by its digest
 }
@@ -53,7 +55,7 @@ KINDS = {
 LISTED = frozenset(name for name, kind in KINDS.items() if kind.listed)
 ITEMS = frozenset(("item", "sealed"))
 # A run in a path is found by its thread, an item by its conversation.
-IN_PATHS = frozenset(KINDS) - ITEMS - {"run", "audio"}
+IN_PATHS = frozenset(KINDS) - ITEMS - {"run", "audio", "claude_container", "claude_file"}
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{4,255}")
 _INSIDE_A_CONTAINER = "cfile_"  # such files are named together with their container

@@ -208,6 +208,9 @@ def _leaves_parts(operation: Operation, body: bytes, values: Mapping[str, slice]
         case "responses.create":
             tools = values.get("tools")
             return tools is not None and any(body.find(tool, tools.start, tools.stop) >= 0 for tool in _HOSTED)
+        case "messages.create":
+            tools = values.get("tools")
+            return tools is not None and body.find(b"code_execution", tools.start, tools.stop) >= 0
         case "chat.completions":
             return "audio" in values  # spoken answers have ids that later messages name
     return False

@@ -36,6 +36,10 @@ _ALIASES = {  # other names -> the name of the price
     "tts-1-hd": "tts-hd",
     "claude-opus-4": "claude-opus-4-0",
     "claude-sonnet-4": "claude-sonnet-4-0",
+    "grok-4-fast-non-reasoning": "grok-4-fast",
+    "grok-4-fast-reasoning": "grok-4-fast",
+    "llama-3.3-70b-instruct": "llama-3.3-70b",
+    "llama-4-maverick-17b-128e-instruct-fp8": "llama-4-maverick-17b",
 }
 CONFIGURED = "configuration"  # the source of a price
 

@@ -190,6 +190,47 @@ def test_the_table_names_its_sources_and_every_line_is_valid() -> None:
                 assert round(amount * 1e6) == pytest.approx(amount * 1e6, abs=1e-6), line
 
 
+@pytest.mark.parametrize(
+    ("model", "served", "price"),
+    [
+        ("model-router", "gpt-4o-2024-11-20", "gpt-4o-2024-11-20"),  # by the model that it has chosen
+        ("mine", "DeepSeek-V3.1", "deepseek-v3.1"),
+        ("mine", "Llama-3.3-70B-Instruct", "llama-3.3-70b"),
+        ("mine", "grok-4-fast-reasoning", "grok-4-fast"),
+        ("mine", "claude-haiku-4-5-20251001", "claude-haiku-4-5"),
+        ("mine", "claude-opus-4-20250514", "claude-opus-4-0"),
+    ],
+)
+def test_a_call_has_the_price_of_the_model_that_served_it(model: str, served: str, price: str) -> None:
+    found = PRICES.of(model, NOW, served=served)
+    assert found is not None
+    assert found == PRICES.of(price, NOW)
+
+
+@pytest.mark.parametrize(
+    ("served", "tokens", "usd"),
+    [
+        ("claude-haiku-5-5", 100_000, 0.01),
+        ("claude-haiku-5-5", 100_001, 0.05),  # five times above 100,000 tokens
+        ("claude-sonnet-4-5", 200_000, 0.6),
+        ("claude-sonnet-4-5", 200_001, 1.2),
+        ("claude-sonnet-4-6", 900_000, 2.7),  # its long context has been charged as the rest since March
+    ],
+)
+def test_claude_has_its_own_bounds_of_long_context(served: str, tokens: int, usd: float) -> None:
+    backend = Backend(name="b", endpoint="https://b", region="r", models={"claude": "c"})
+    prices = price_list.Prices(backends=[backend])
+    usage = Usage(tokens, model=served)
+    charged = cost(prices.of_call(usage, Target(backend, "claude", "c"), NOW), usage)
+    assert charged == pytest.approx(usd * USD, rel=1e-4)
+
+
+def test_every_class_of_claude_has_its_price() -> None:
+    price = PRICES.of("claude-sonnet-5-5", NOW)
+    usage = Usage(1_000_000, 1_000_000, 100_000, 200_000, 300_000, web_searches=100)
+    assert cost(price, usage) == (0.4 * 2 + 0.1 * 0.1 + 0.2 * 2.5 + 0.3 * 4 + 10 + 100 * 0.01) * USD
+
+
 counts = st.integers(0, 10**9)
 
 

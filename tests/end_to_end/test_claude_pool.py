@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -160,6 +161,27 @@ async def test_anthropic_itself_gets_its_paths_and_its_key(simulated: SimulatorP
     assert [one["path"] for one in own] == ["/v1/messages", "/v1/messages", "/v1/messages/count_tokens"]
     assert {"x-api-key", "anthropic-version", "anthropic-beta"} <= set(own[0]["headers"])
     assert not {"authorization", "api-key"} & set(own[0]["headers"])
+
+
+async def test_a_container_belongs_to_the_key_whose_code_runs_in_it(simulated: SimulatorProcess) -> None:
+    tables = Tables()
+    code = {"type": "code_execution_20250825", "name": "code_execution"}
+    async with pool(simulated, tables) as application:
+        ours, theirs = await key(tables), await key(tables)
+        for stream in (False, True):
+            first = await call(application, ours, "/v1/messages", message(1, tools=[code], stream=stream))
+            [container] = set(re.findall(rb'"id":"(container_[0-9a-f]+)"', first.body))
+            again = message(1, tools=[code], container=container.decode())
+            replies = [await call(application, ours, "/v1/messages", again) for _ in range(4)]
+            assert {reply.status for reply in replies} == {200}, replies[0].body
+            for named in (container.decode(), {"id": container.decode()}):
+                stolen = await call(application, theirs, "/v1/messages", {**again, "container": named})
+                assert (stolen.status, json.loads(stolen.body)["error"]["type"]) == (404, "not_found_error")
+        foreign = {"type": "document", "source": {"type": "file", "file_id": "file_of_others"}}
+        for content in ([foreign], [{"type": "tool_result", "tool_use_id": "t", "content": [foreign]}]):
+            body = message(1, messages=[{"role": "user", "content": content}])
+            assert (await call(application, ours, "/v1/messages", body)).status == 404
+    assert len(simulated.log()["requests"]) == 10  # nothing of what was refused has reached a backend
 
 
 async def test_check_asks_claude_where_it_is(simulated: SimulatorProcess) -> None:

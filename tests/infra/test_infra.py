@@ -138,6 +138,7 @@ GRANTS = {
     "everything": {
         *(*BASIC, OF_TELEMETRY, *OF_EXPORT, OF_THE_OPERATOR),
         ("gateway", ALL_OPERATIONS, "oai"),
+        ("gateway", "Cognitive Services User", "oai"),  # for Claude and DeepSeek
         ("operator", "Monitoring Reader", "oai"),
     },
 }

@@ -5,6 +5,33 @@ extends '../main.bicepparam'
 param environmentName = 'everything'
 param location = 'swedencentral'
 param modelAccess = 'everything'
+param accounts = [
+  {
+    name: 'sweden'
+    region: 'swedencentral'
+    dataZone: 'eu'
+    quotaGroup: 'global'
+    deployments: [
+      { name: 'gpt-5.4-mini', model: 'gpt-5.4-mini', version: '2026-03-17', sku: 'GlobalStandard', capacity: 100 }
+      {
+        name: 'claude-sonnet-5-5'
+        model: 'claude-sonnet-5-5'
+        format: 'Anthropic'
+        sku: 'GlobalStandard'
+        capacity: 50
+      }
+      {
+        name: 'deepseek'
+        model: 'DeepSeek-V4'
+        alias: 'deepseek-v4'
+        format: 'DeepSeek'
+        sku: 'GlobalStandard'
+        capacity: 50
+      }
+    ]
+  }
+]
+param claudeCustomer = { organizationName: 'Contoso', industry: 'technology', countryCode: 'SE' }
 param models = {
   'gpt-5.4-mini': {
     aliases: ['small']
