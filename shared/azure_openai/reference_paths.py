@@ -194,13 +194,14 @@ _RUN_EVENTS: Shape = {  # of a streamed run: itself, its thread, steps and messa
     **_MADE_STEP,
 }
 
-_MADE_MESSAGES: Shape = {"content": _BLOCK, **_CLAUDE_CONTAINER}
+_MADE_BLOCK: Shape = {"content": {"content": {"file_id": "claude_file"}}}  # results of code, not of callers' servers
+_MADE_MESSAGES: Shape = {"content": _MADE_BLOCK, **_CLAUDE_CONTAINER}
 
 ANSWERS: dict[str, Shape] = {
     "messages.create": {
         **_MADE_MESSAGES,
         "message": _MADE_MESSAGES,
-        "content_block": _BLOCK,
+        "content_block": _MADE_BLOCK,
         "delta": _CLAUDE_CONTAINER,
     },
     "chat.completions": {"choices": {"message": _MADE_AUDIO, "delta": _MADE_AUDIO}},

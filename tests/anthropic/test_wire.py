@@ -7,7 +7,7 @@ import pytest
 
 from shared.anthropic import operations
 from shared.anthropic.backend_requests import upstream_message
-from shared.azure_openai import answers
+from shared.azure_openai import answers, references
 from shared.azure_openai.answers import ReportedError
 from shared.azure_openai.requests import parse_call
 from shared.config.document import ApiKey, Backend, BackendKind
@@ -98,6 +98,21 @@ def test_the_objects_that_a_message_names() -> None:
         *(Reference("claude_file", f"f_{number}") for number in (1, 2, 3)),
     }
     assert call(container="c_2").references == (Reference("claude_container", "c_2"),)
+
+
+def test_an_answer_tells_of_its_container_and_of_files_that_code_has_made() -> None:
+    made = {"type": "code_execution_output", "file_id": "file_1"}
+    block = {"type": "x_tool_result", "content": {"type": "x_result", "content": [made]}}
+    server = {"type": "mcp_tool_result", "content": [{"type": "text", "text": "x", "file_id": "file_of_others"}]}
+    told = {"content": [block, server], "container": {"id": "container_1", "expires_at": "later"}}
+    expected = {Reference("claude_file", "file_1"), Reference("claude_container", "container_1")}
+    for answer in (
+        [json.dumps(told)],
+        [json.dumps({"content_block": block}), json.dumps({"delta": {"container": {"id": "container_1"}}})],
+        [json.dumps({"content_block": block}), json.dumps({"message": {"container": {"id": "container_1"}}})],
+        [json.dumps({"content_block": server}), json.dumps(told)],
+    ):
+        assert {one for text in answer for one in references.in_answer(text.encode(), "messages.create")} == expected
 
 
 def error(kind: str, message: str = "") -> bytes:
