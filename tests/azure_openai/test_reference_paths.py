@@ -8,6 +8,7 @@ import pytest
 from openai.types.beta.beta_response_input_item_param import BetaResponseInputItemParam
 from openai.types.responses.response_input_item_param import ResponseInputItemParam
 
+from shared.anthropic.operations import OPERATIONS as MESSAGES
 from shared.azure_openai.operations import OPERATIONS
 from shared.azure_openai.outline import sealed_name
 from shared.azure_openai.reference_paths import ANSWERS, CONTENT, REQUESTS
@@ -113,7 +114,7 @@ def test_the_excuses_are_used() -> None:
 
 
 def test_the_table_has_operations_and_kinds_that_there_are() -> None:
-    names = {operation.name for operation in OPERATIONS}
+    names = {operation.name for operation in (*OPERATIONS, *MESSAGES)} | {"realtime"}  # the last of a WebSocket
     assert REQUESTS.keys() <= names
     assert ANSWERS.keys() <= names
     for shape in (*REQUESTS.values(), *ANSWERS.values()):
