@@ -113,19 +113,13 @@ class LeaseExchange:
         limited needs no lease: every call has one request, limited or not."""
         if not (self.scope.limited[0] or cost.tokens or cost.usd or cost.slots):
             return True
-        if self.scope.limits.estimate != "none":  # else nothing is leased ahead
+        if self.scope.limits.estimate != "none":  # else nothing is leased ahead: each call sees what others have used
             self._average = self._average.after(cost, now)
-        if self._giving_back or self.waiting or not self._covers(cost, now):
+        lease = self.holding.lease
+        if now >= lease.expires or self._giving_back or self.waiting or not lease.left.covers(cost):
             return False
         self.holding = self.holding.spend(cost)
         return True
-
-    def _covers(self, cost: Amounts, now: float) -> bool:
-        """True if the lease covers a cost. Where nothing is estimated, it says nothing until debts are settled."""
-        lease = self.holding.lease
-        if now >= lease.expires or not lease.left.covers(cost):
-            return False
-        return self.scope.limits.estimate != "none" or not self.holding.owes
 
     def overdraw(self, cost: Amounts) -> None:
         """Count a call that passes although the lease does not cover it."""
@@ -204,7 +198,7 @@ class LeaseExchange:
         """Admit the waiting calls that the lease covers."""
         served = 0
         for waiter in self.waiting:
-            if not self._covers(waiter.cost, now):
+            if now >= self.holding.lease.expires or not self.holding.lease.left.covers(waiter.cost):
                 break
             served += 1
             if not waiter.admitted.done():
