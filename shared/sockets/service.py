@@ -103,6 +103,9 @@ class Sockets:
         )
         try:
             if admitted.call.operation is sockets.REALTIME:
+                # Its backend answers what it hears, so nothing is to be heard if the limits are used up.
+                limiter, held = self._admission.limiter, admitted.held
+                limiter.release(await limiter.reserve_within(admitted.consumer, admitted.call, held))
                 await pin.choose(admitted.consumer, admitted.call)
             subprotocol = chosen_subprotocol(request.scope.get("subprotocols", ()))
             await caller.accept(subprotocol, _headers(received, pin))
@@ -118,6 +121,7 @@ class Sockets:
                 "model": admitted.call.model,
                 "operation": admitted.call.operation.name,
                 "backend": pin.target.backend.name if pin.target is not None else None,
+                "status": 101,
                 "close": ending.code,
                 "code": ending.error.code if ending.error is not None else None,
                 "responses": conversation.turns.count,

@@ -131,6 +131,7 @@ class RealtimeSession:
         response |= {"conversation_id": "conv_simulated", "metadata": asked.get("metadata")}
         begun = {**response, "status": "in_progress", "output": [], "usage": None}
         item: Object = {"id": make_id("item_"), "object": "realtime.item", "type": "message", "role": "assistant"}
+        item |= {"status": "in_progress", "content": []}
         place = {"response_id": response["id"], "output_index": 0, "item_id": item["id"], "content_index": 0}
         opened = self._event("response.created", response=begun)
         yield msgspec.structs.replace(opened, charge=charge.opening)

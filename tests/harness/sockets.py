@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, NamedTuple
 
 import uvicorn
@@ -54,10 +54,10 @@ class Served(NamedTuple):
 
 @contextlib.asynccontextmanager
 async def served(
-    pace: float = 0.0, models_of: Mapping[str, str] = MODELS, backends: Sequence[dict[str, Any]] = (), **document: Any
+    pace: float = 0.0, models_of: Mapping[str, str] = MODELS, tls: tuple[str, str] | None = None, **document: Any
 ) -> AsyncIterator[Served]:
-    """A gateway in front of two regions with these models. `pace`: seconds per chunk; `backends`: others in their
-    place."""
+    """A gateway in front of two regions with these models. `pace`: seconds per chunk; `tls`: the files of a key and of
+    its certificate."""
     regions = tuple(RegionConfig(name=name, seconds_per_chunk=pace) for name in REGIONS.values())
     simulator, tables = Simulator(SimulatorConfig(regions=regions, api_key="secret")), Tables()
     for listener in simulator.listeners.values():
@@ -72,12 +72,14 @@ async def served(
         }
         for name, region in REGIONS.items()
     ]
-    async with in_process.gateway(tables, list(backends) or own, **document) as application:
-        server, task = await _listening(application)
+    async with in_process.gateway(tables, own, **document) as application:
+        server, task = await _listening(application, tls)
         clients: list[AsyncOpenAI] = []
         host, port = server.servers[0].sockets[0].getsockname()
         try:
-            yield Served(f"ws://{host}:{port}", tables, simulator, application, server, clients)
+            yield Served(
+                f"{'ws' if tls is None else 'wss'}://{host}:{port}", tables, simulator, application, server, clients
+            )
         finally:
             for client in clients:
                 await client.close()
@@ -87,7 +89,9 @@ async def served(
                 listener.close()
 
 
-async def _listening(application: Application) -> tuple[uvicorn.Server, "asyncio.Task[None]"]:
+async def _listening(
+    application: Application, tls: tuple[str, str] | None
+) -> tuple[uvicorn.Server, "asyncio.Task[None]"]:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             await application.sockets.serve(scope, receive, send)
@@ -105,6 +109,8 @@ async def _listening(application: Application) -> tuple[uvicorn.Server, "asyncio
         lifespan="off",
         log_config=None,
         timeout_graceful_shutdown=3,
+        ssl_keyfile=tls[0] if tls is not None else None,
+        ssl_certfile=tls[1] if tls is not None else None,
     )
     server = uvicorn.Server(config)
     task = asyncio.ensure_future(server.serve())
