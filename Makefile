@@ -1,6 +1,6 @@
 # The commands of the project; CI runs the same ones. Recipes are short: local/ does the work.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-page test-agents test-runtimes lint attack attack-host audit fuzz bench bench-authentication bench-chunkings bench-files bench-ledger \
+.PHONY: help run test test-page test-agents test-clients test-runtimes lint attack attack-host audit fuzz bench bench-authentication bench-chunkings bench-files bench-ledger \
 	bench-limits bench-routing bench-telemetry package-size infra install install-dev azurite page vendor screenshots requirements clean
 
 PYTHON_IN := .venv/bin/python
@@ -25,6 +25,10 @@ test-page: azurite install-dev page ## run the tests of the page in a real brows
 test-agents: azurite install-dev ## run real coding agents against the gateway (downloads 2 GB; ARGS=... goes to pytest)
 	@sh local/install.sh agents
 	@$(PYTHON_IN) -m pytest tests/agents $(ARGS)
+
+test-clients: install-dev ## run libraries of other makers against the gateway, WebSockets included (downloads 300 MB; ARGS=... goes to pytest)
+	@sh local/install.sh libraries
+	@$(PYTHON_IN) -m pytest tests/libraries $(ARGS)
 
 test-runtimes: azurite install-dev ## run the function app under earlier versions of Microsoft's worker library (ARGS=... goes to pytest)
 	@sh local/install.sh runtimes
@@ -116,5 +120,5 @@ requirements: install-dev ## pin the lists again from the .in files (UPGRADE=1: 
 	@$(COMPILE) --output-file requirements-audit.txt requirements-audit.in
 
 clean: ## remove everything that these commands created, including the local run's data
-	rm -rf .venv .local local/node_modules local/page/node_modules tests/agents/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .local local/node_modules local/page/node_modules tests/agents/node_modules tests/libraries/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -107,6 +107,18 @@ aider() {
     cp tests/agents/requirements.txt "$stamp"
 }
 
+# LangChain, LiteLLM and OpenAI's agents, apart from .venv, whose packages are others.
+libraries() {
+    stamp=.local/libraries/installed-requirements.txt
+    cmp -s tests/libraries/requirements.txt "$stamp" && return
+    python=$(sh local/find-python.sh) || exit 1
+    rm -rf .local/libraries
+    printf 'Installing LangChain, LiteLLM and OpenAI agents into .local/libraries '
+    quietly libraries "The libraries could not be installed: see above, fix the cause (often the network or a proxy), and run the command again." \
+        sh -c '"$1" -m venv .local/libraries && .local/libraries/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement tests/libraries/requirements.txt' sh "$python"
+    cp tests/libraries/requirements.txt "$stamp"
+}
+
 # Microsoft's worker library in its earlier versions, each in a folder of its own beside what it needs in .venv.
 runtimes() {
     for list in tests/runtimes/*.txt; do
@@ -151,9 +163,13 @@ agents)
     node_packages tests/agents "Codex, Claude Code, Copilot, OpenCode, Continue and Cline" "the coding agents" install --no-save
     aider
     ;;
+libraries)
+    node_packages tests/libraries "OpenAI's and LangChain's libraries" "the libraries for Node.js" ci
+    libraries
+    ;;
 page) node_packages local/page "the page's libraries" "and what checks its modules" ci ;;
 chromium) chromium ;;
 runtimes) runtimes ;;
 kusto) node_packages tests/infra/kusto "The KQL parser" "which checks the queries of alerts" ci ;;
-*) fail "usage: local/install.sh runtime | dev | audit | azurite | page | chromium | kusto | agents | runtimes" ;;
+*) fail "usage: local/install.sh runtime | dev | audit | azurite | page | chromium | kusto | agents | libraries | runtimes" ;;
 esac
