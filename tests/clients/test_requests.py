@@ -83,6 +83,8 @@ def test_the_paths_of_a_page_exist(page: Path) -> None:
             assert f"`{path}`" in (page.parents[1] / "api.md").read_text() or "{id}" in path
         elif given.startswith("/v1/messages"):
             assert messages.match(method, given)
+        elif given == "/":
+            assert method == "HEAD"
         else:
             assert operations.match(method, given)
 
