@@ -9,7 +9,7 @@ WARNING = "x-gateway-warning"
 
 
 def empty(system: System, key: str) -> int:
-    return int(system.usage_of(key)["empty"])
+    return int(system.get(f"/gateway/usage?key={key.split('_')[1]}").json()["total"]["empty"])
 
 
 def test_a_whole_answer_without_content_has_a_warning_and_is_counted(gateway: System) -> None:

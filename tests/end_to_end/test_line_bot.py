@@ -221,7 +221,7 @@ def test_every_error_of_the_sdk_has_a_reply_and_a_line_in_the_log(
     expect(openai.PermissionDeniedError, 403, "may not use this", start(url, narrow))
     expect(openai.NotFoundError, 404, "My model is gone", start(url, gateway.key, "no-such-model"))
     once = start(url, limited, "gpt-4o-mini")
-    assert "Please" not in once.say("Hello")
+    once.say("Hello")  # takes the only call of this minute
     expect(openai.RateLimitError, 429, "Please ask again in ", once)
     for status, error, reply in (
         (400, openai.BadRequestError, "in other words"),
