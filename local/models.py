@@ -15,7 +15,7 @@ CURRENT = (
     "omni-moderation-latest",
     "gpt-realtime",
 )
-# For programs that people bring along. Azure has retired most of them: answers say so in the header `sunset`.
+# For programs that people bring along. Azure has retired most of them.
 EARLIER = (
     "gpt-5-mini",
     "o3-mini",
@@ -31,7 +31,7 @@ ALIASES = {
     "gpt-5.4-mini": ("gpt-5.4-mini-2026-03-17",),
     "gpt-5.4": ("gpt-5.4-2026-03-05",),
     "gpt-5.6-luna": ("gpt-5.6-luna-2026-07-09",),
-    "gpt-4o": ("gpt-4o-2024-11-20", "gpt-4o-2024-08-06", "gpt-4o-2024-05-13", "chatgpt-4o-latest"),
+    "gpt-4o": ("gpt-4o-2024-11-20", "gpt-4o-2024-08-06", "chatgpt-4o-latest"),
     "gpt-4o-mini": ("gpt-4o-mini-2024-07-18",),
     "gpt-5-mini": ("gpt-5-mini-2025-08-07",),
     "o3-mini": ("o3-mini-2025-01-31",),
