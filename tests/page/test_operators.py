@@ -278,7 +278,7 @@ def test_every_view_is_accessible_and_fits_its_window(
     visit.open()
     visit.page.locator("input[type=password]").fill(MANAGEMENT_KEY)
     assert visit.violations() == []
-    visit.page.locator("button.main").click()
+    visit.page.locator("form button[type=submit]").click()
     visit.page.get_by_role("navigation").first.wait_for()
     for view in VIEWS:
         visit.show(f"?view={view}")

@@ -7,7 +7,7 @@ import re
 from playwright.sync_api import expect
 
 from tests.harness.gateway_process import cli
-from tests.harness.system import MANAGEMENT_KEY, System
+from tests.harness.system import MANAGEMENT_KEY, System, eventually
 from tests.page.conftest import Visit
 
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -216,6 +216,10 @@ def test_a_refused_call_is_found_with_its_reason_and_a_served_one_with_its_tries
     consumer = key.split("_")[1]
     spend(gateway, key)
     gateway.post("/v1/chat/completions", {"model": "gpt-5.4-mini", "messages": []}, key=key)
+    listed = f"/gateway/requests?consumer={consumer}"
+    eventually(
+        lambda: 200 in [one["status"] for one in gateway.get(listed).json()["data"]]
+    )  # a busy table takes its time
     visit.sign_in(query=f"?view=requests&consumer={consumer}")
     rows = visit.page.get_by_role("region", name="Requests").locator("tbody tr")
     expect(rows.filter(has_text="200")).to_have_count(1)
