@@ -77,7 +77,7 @@ bench-authentication: install-dev ## measure the cost of keys and tokens
 bench-telemetry: install-dev ## measure the cost of telemetry
 	@$(PYTHON_IN) -m bench.telemetry_cost
 
-attack: azurite install-dev ## try hostile callers on both edges: bodies, heads, trailers, deadlines, slow connections (6 minutes)
+attack: azurite install-dev ## try hostile callers on both edges: bodies, heads, unread answers, trailers, deadlines, slow connections (10 minutes)
 	@$(PYTHON_IN) -m bench.attack
 
 audit: ## look for known vulnerabilities in the packages, and write the list of them to .local/sbom.json

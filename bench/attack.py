@@ -1,4 +1,4 @@
-"""`make attack`: hostile callers on both edges, and what the gateway pays for each (6 minutes).
+"""`make attack`: hostile callers on both edges, and what the gateway pays for each (10 minutes).
 
 A line per attack: how often it was tried and refused, the longest call beside it, and the peak of the process's memory
 above the start. Fails if an attack is not refused, costs more than it may, or leaves a call unanswered.
@@ -6,7 +6,10 @@ above the start. Fails if an attack is not refused, costs more than it may, or l
 
 import asyncio
 import json
+import re
 import resource
+import select
+import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -134,6 +137,42 @@ def half_heads(running: System) -> tuple[int, int, str]:
     return 50, sum(status in (408, 0) for status in ends), ""
 
 
+def unread_answers(running: System) -> tuple[int, int, str]:
+    """Thirty connections that ask for the page's library a thousand times without a key, and read nothing."""
+    if running.edge == "functions":
+        return 0, 0, ""  # the emulated host waits for its callers
+    page = running.gateway.request("GET", "/gateway/").body
+    path = re.search(rb"/gateway/page/[0-9a-f]+/", page)
+    assert path is not None
+    request = b"GET " + path[0] + b"vendor/uPlot.iife.min.js HTTP/1.1\r\nhost: gateway\r\n\r\n"
+    with connections(running, 30) as callers:
+        for caller in callers:
+            send_all(caller, request * 1000)
+        return 30, ended_within(callers, 150.0), ""
+
+
+def bodies_behind_answers(running: System) -> tuple[int, int, str]:
+    """Thirty bodies without a key that go on, a byte at a time, behind their answers."""
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\ntransfer-encoding: chunked\r\n\r\n"
+    with connections(running, 30) as callers:
+        for caller in callers:
+            send_all(caller, head)
+        return 30, ended_within(callers, 60.0, b"1\r\n \r\n"), ""
+
+
+def ended_within(callers: list[socket.socket], seconds: float, more: bytes = b"") -> int:
+    """The number of connections that the gateway ends in this time, read or not. `more`: sent on each every second."""
+    ends = select.poll()
+    for caller in callers:
+        ends.register(caller, select.POLLHUP)
+    deadline = time.monotonic() + seconds
+    while len(ended := ends.poll(0)) < len(callers) and time.monotonic() < deadline:
+        for caller in callers:
+            send_all(caller, more)
+        time.sleep(1)
+    return len(ended)
+
+
 def trailers(running: System) -> tuple[int, int, str]:
     """A key of another network, with the address in a trailer."""
     made = cli(
@@ -163,6 +202,8 @@ ATTACKS: dict[str, Attack] = {
     "endless headers": endless_heads,
     "a million headers": many_headers,
     "half-sent heads": half_heads,
+    "answers that nobody reads": unread_answers,
+    "bodies behind their answers": bodies_behind_answers,
     "trailers": trailers,
     "a length of 5,000 digits": lengths,
 }

@@ -24,7 +24,7 @@ from shared.limits.admission import Admission
 from shared.limits.limiter import Limiter
 from shared.limits.reservation import Reservation
 from shared.requests.arrival import ReceivedRequest
-from shared.requests.buffers import Buffers
+from shared.requests.buffers import Buffer, Buffers
 from shared.requests.disconnect import CallerConnection
 from shared.requests.reading import Arriving, Bounds, read_call
 from shared.requests.upload import Upload
@@ -88,17 +88,19 @@ class Gateway:
         admission: Admission,
         headers: Mapping[str, str],
     ) -> Response:
-        call, upload = None, None
+        call, upload, buffer = None, None, self._buffers.open(consumer.id)
         try:
-            arriving = Arriving(partial(admission.arrive, consumer), self._buffers.open(consumer.id), self._bounds)
+            arriving = Arriving(partial(admission.arrive, consumer), buffer, self._bounds)
             call, upload = await read_call(request, headers, received.method, received.path, arriving)
             call = end_users.named(call, consumer, headers, self._configuration.end_users)
             unmetered.check(consumer, call, self._configuration, time.time())
             reservation = await admission.reserve(consumer, call)
-            response = await self._answer(request, received, consumer, call, upload, reservation, headers)
+            body = buffer if upload is None else upload
+            response = await self._answer(request, received, consumer, call, body, reservation, headers)
         except BaseException as error:
             if upload is not None:
                 upload.close()
+            buffer.release()
             if isinstance(error, GatewayError):
                 if call is not None and call.model in self._models:  # the log holds no free text of callers
                     error.model = call.model
@@ -115,11 +117,12 @@ class Gateway:
         received: ReceivedRequest,
         consumer: Consumer,
         call: Call,
-        upload: Upload | None,
+        body: Upload | Buffer,
         reservation: Reservation,
         headers: Mapping[str, str],
     ) -> Response:
-        """Route, forward and respond: the answer to an admitted call."""
+        """Route, forward and respond: the answer to an admitted call. `body`: what is held of it until then."""
+        upload = body if isinstance(body, Upload) else None
         try:
             plan, binding = await self._planner.plan(consumer, call, headers)
             if (batch := self._planner.batch(call)) is not None:
@@ -130,6 +133,8 @@ class Gateway:
         # From here on the end of the call, whatever it is, settles the reservation.
         record = self._accounting.open(received, consumer, call, reservation, plan.model)
         connection = CallerConnection(request.receive if upload is None else upload.after)
+        if isinstance(body, Buffer) and body.holds:
+            connection.at_end(body.release)
         heartbeat = heartbeat_wanted(headers, self._heartbeat)
         return await self._dispatcher.answer(
             AdmittedCall(received, consumer, call, plan, binding, upload, connection, record, heartbeat)

@@ -1,6 +1,7 @@
 """Detects that a caller hangs up."""
 
 import asyncio
+from collections.abc import Callable
 
 from starlette.types import Receive
 
@@ -22,6 +23,10 @@ class CallerConnection:
         self._listener = asyncio.Task(self._listen(receive), loop=loop, eager_start=True)
         self._owner: asyncio.Task[object] | None = None
         self._cancelled = False
+
+    def at_end(self, ended: Callable[[], None]) -> None:
+        """Call `ended` once the answer is complete, or the caller has hung up."""
+        self._listener.add_done_callback(lambda _: ended())
 
     async def __aenter__(self) -> None:
         self._owner = asyncio.current_task()

@@ -42,7 +42,7 @@ class Bounds(msgspec.Struct, frozen=True):
 
 class Arriving(msgspec.Struct, frozen=True):
     """The terms of a body that is arriving. `admit` is awaited before the first wait for it: nobody's body is waited
-    for who may not call. `buffer` bounds what is kept of it."""
+    for who may not call. `buffer` bounds what is kept of it, until the call has ended."""
 
     admit: Callable[[], Awaitable[None]]
     buffer: Buffer
@@ -62,11 +62,11 @@ async def read_call(
     if route.operation.body == "multipart" and headers.get("content-type", "").lower().startswith("multipart/"):
         return await _uploaded(receive, route, query, headers, arriving)
     try:
-        return await _received(receive, route, query, headers, arriving), None
+        call = await _received(receive, route, query, headers, arriving)
+        arriving.buffer.keep()
     except GatewayError as error:
         raise error.with_traceback(None) from None  # its frames would keep what has arrived of the body
-    finally:
-        arriving.buffer.release()
+    return call, None
 
 
 async def _uploaded(
