@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import select
 import socket
 import threading
 import time
@@ -106,6 +107,9 @@ def test_a_caller_that_does_not_read_its_answer_loses_its_connection(
         time.sleep(0.2)
         assert not is_served(address)
         assert is_served_within(address, 5.0)
+        ends = select.poll()
+        ends.register(connection, select.POLLHUP)
+        assert ends.poll(2000)  # the kernel holds nothing for it either
 
 
 def test_what_is_left_of_an_answer_is_not_held_for_ever_by_an_idle_connection(monkeypatch: pytest.MonkeyPatch) -> None:

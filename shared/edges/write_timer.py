@@ -4,6 +4,9 @@ import array
 import asyncio
 import contextlib
 import fcntl
+import os
+import socket
+import struct
 import termios
 
 SECONDS = 60.0
@@ -34,7 +37,7 @@ class WriteTimer:
     def _look(self) -> None:
         self._timer = None
         if _unsent(self._transport) > max(0, self._unsent - LEAST):
-            self._transport.abort()
+            _reset(self._transport)
         else:
             self.start()
 
@@ -46,3 +49,11 @@ def _unsent(transport: asyncio.Transport) -> int:
     with contextlib.suppress(OSError):
         fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, in_kernel)
     return transport.get_write_buffer_size() + in_kernel[0]
+
+
+def _reset(transport: asyncio.Transport) -> None:
+    """Abort a connection. With a linger time of 0 the kernel drops what it holds, instead of keeping it for a caller
+    that may read it yet."""
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as own:
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
