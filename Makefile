@@ -1,6 +1,6 @@
 # The commands of the project; CI runs the same ones. Recipes are short: local/ does the work.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-page test-agents test-clients test-runtimes lint attack attack-host audit fuzz bench bench-authentication bench-chunkings bench-files bench-ledger \
+.PHONY: help run test test-page test-page-scale test-agents test-clients test-runtimes lint attack attack-host audit fuzz bench bench-authentication bench-chunkings bench-files bench-ledger \
 	bench-limits bench-routing bench-telemetry package-size infra install install-dev azurite page vendor screenshots requirements clean
 
 PYTHON_IN := .venv/bin/python
@@ -20,7 +20,11 @@ test: azurite install-dev ## run the tests, three files at a time (WORKERS=2 on 
 
 test-page: azurite install-dev page ## run the tests of the page in a real browser (installs Debian's Chromium; ARGS=... goes to pytest)
 	@sh local/install.sh chromium
-	@$(PYTHON_IN) -m pytest tests/page --numprocesses 2 --dist load $(ARGS)
+	@$(PYTHON_IN) -m pytest tests/page --ignore tests/page/test_scale.py --numprocesses 2 --dist load $(ARGS)
+
+test-page-scale: azurite install-dev page ## run the test of the page in front of 10,000 consumers and a year of hours (a minute)
+	@sh local/install.sh chromium
+	@$(PYTHON_IN) -m pytest tests/page/test_scale.py $(ARGS)
 
 test-agents: azurite install-dev ## run real coding agents against the gateway (downloads 2 GB; ARGS=... goes to pytest)
 	@sh local/install.sh agents

@@ -92,7 +92,7 @@ chromium() {
         fail "Chromium is needed for the tests of the page: install it, or set CHROMIUM to its path."
     printf 'Installing Chromium '
     quietly chromium "Chromium could not be installed: see above, or set CHROMIUM to the path of one." \
-        sh -c 'apt-get update --quiet && DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends chromium fonts-dejavu-core'
+        sh -c 'apt-get update --quiet && DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends chromium fonts-dejavu-core fonts-wqy-microhei'
 }
 
 # Aider runs on Python 3.12 at most.

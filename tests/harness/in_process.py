@@ -114,7 +114,9 @@ async def backend(name: str, models: dict[str, str], script: Answering) -> Async
 
 
 @contextlib.asynccontextmanager
-async def gateway(tables: Tables, backends: list[dict[str, Any]], **document: Any) -> AsyncIterator[Application]:
+async def gateway(
+    tables: Tables, backends: list[dict[str, Any]], management_key: Any = "", **document: Any
+) -> AsyncIterator[Application]:
     """The application with this configuration."""
 
     @contextlib.asynccontextmanager
@@ -123,6 +125,7 @@ async def gateway(tables: Tables, backends: list[dict[str, Any]], **document: An
 
     document = {"ledger": {"overflow_bytes": 0}} | document | {"backends": backends}
     environ = {"GATEWAY_CONFIG": json.dumps(document), "GATEWAY_STORAGE": "UseDevelopmentStorage=true", "K": "secret"}
+    environ["GATEWAY_MANAGEMENT_KEY"] = management_key
     async with bootstrap.application(environ, cast("OpenTables", opened)) as application:
         yield application
 

@@ -11,6 +11,7 @@ import { t } from "../texts.js";
 import { Happenings } from "./happenings.js";
 
 const EVERY = 2_000; // milliseconds between two looks while there is no stream
+const FAULTS_EVERY = 5_000; // milliseconds
 const MOST = 8; // deployments that are shown at first
 /** From the worst to the best. */
 const STATES = ["ejected", "half_open", "cooling", "usable"];
@@ -20,7 +21,7 @@ export function Backends() {
   const live = useLive();
   const asked = useAnswer(live.error && live.error.status !== 401 ? "/gateway/backends" : null, EVERY);
   const data = live.error && asked.data ? asked.data : live.pool;
-  const simulation = useAnswer(data?.simulated ? "/gateway/simulation" : null);
+  const simulation = useAnswer(data?.simulated ? "/gateway/simulation" : null, FAULTS_EVERY);
   const share = shares(live.happenings);
   const faults = new Map(simulation.data?.backends.map((/** @type {any} */ one) => [one.name, one.fault]));
   return html`<h1>${t("nav.backends")}</h1><p>${t("backends.text")}</p>
