@@ -13,6 +13,7 @@ from starlette.requests import Request
 from shared import ulid
 from shared.affinity.pending import PendingWork
 from shared.auth.consumer_rows import is_identity
+from shared.azure_openai.batch_lines import BatchSize
 from shared.errors import GatewayError
 from shared.forwarding.live import LiveCalls
 from shared.limits.limiter import Limiter
@@ -23,6 +24,7 @@ from shared.telemetry.recorder import NoTelemetry, Telemetry
 from shared.telemetry.request_ids import current_request
 from shared.types import Attempt, Call, Consumer, Outcome, Reference, Target, Usage
 from shared.usage.ledger import Entry, Ledger
+from shared.usage.token_averages import Size
 from shared.usage.tokenizer import Tokenizer, is_estimated
 
 logger = logging.getLogger("tollgate.requests")
@@ -130,9 +132,14 @@ class Accounting:
         reference: Reference,
         parent: str,
         named: str,
+        batch: BatchSize | None,
     ) -> PendingWork:
         """See `CallRecord.begin_work`."""
         call, intent = record.call, record.entry.intent
+        size = record.reservation.size or record.entry.size
+        prompt, output = self._ledger.expected(
+            record.entry, Size(batch.bytes, answers=batch.answers) if batch else size
+        )
         served = {deployment: name for name, deployment in target.backend.deployments.items()}
         model = target.model or served.get(named, named if named in target.backend.models else "")
         return PendingWork(
@@ -146,8 +153,10 @@ class Accounting:
             model=model or record.reservation.call_limits.model,
             deployment=target.deployment,
             status=status,
-            prompt=int(intent["s_prompt"]),
-            size=record.reservation.size or record.entry.size,
+            prompt=prompt if batch is not None else int(intent["s_prompt"]),
+            output=output,
+            streamed=call.stream,
+            size=size,
             held=dict(self._limiter.hold(record.reservation, call, model)),
             granted=record.consumer.limits if is_identity(record.consumer.id) else None,
         )
@@ -205,11 +214,13 @@ class CallRecord(NamedTuple):
         """Return True if the limits of another model admit the call, which that model is about to serve."""
         return await self.accounting.admit(self, model)
 
-    def begin_work(self, target: Target, status: int, reference: Reference, parent: str, named: str) -> PendingWork:
+    def begin_work(
+        self, target: Target, status: int, reference: Reference, parent: str, named: str, batch: BatchSize | None
+    ) -> PendingWork:
         """Note that work of the call goes on at `target`, which has answered with `status`: the limits keep what the
         call has reserved, and its usage is recorded when the work is settled. `named`: the model or the deployment in
-        the backend's words, or ""."""
-        return self.accounting.begin_work(self, target, status, reference, parent, named)
+        the backend's words, or ""; `batch`: the size of a batch, if it is known."""
+        return self.accounting.begin_work(self, target, status, reference, parent, named, batch)
 
     def tried(self, number: int, attempt: Attempt) -> None:
         """Tell whoever watches of an attempt that has ended, given its number among those of the call."""

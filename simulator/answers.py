@@ -11,7 +11,7 @@ EVENT_STREAM = "text/event-stream; charset=utf-8"
 DONE = b"data: [DONE]\n\n"
 
 
-class Charge(msgspec.Struct, gc=False):
+class Charge(msgspec.Struct, gc=False, kw_only=True):
     """Billed amounts. Cached, audio and image tokens are part of the input or output, reasoning tokens of the output,
     those written to a prompt cache of the input.
 

@@ -3,20 +3,28 @@ known."""
 
 import asyncio
 from collections.abc import Callable
+from typing import Protocol
 
 from shared.affinity.recorder import ObjectRecorder
 from shared.types import Reference, Usage
 
-Settle = Callable[[str, Reference, Usage], object]
-"""Settles an object in the background. Takes its partition in the index of pending work, and its usage."""
+
+class Settlement(Protocol):
+    """Settles work in the background."""
+
+    def begin(self, partition: str, reference: Reference, usage: Usage) -> None:
+        """Settle an object with this usage. `partition`: its own in the index of pending work."""
+
+    def relayed(self, reference: Reference, tokens: int, recorder: ObjectRecorder) -> None:
+        """Note that a stream has relayed this much of an object's text, in case nobody tells its usage."""
 
 
 class DeferredCharge:
     """The share of one call. `recorder`: of the same call."""
 
-    def __init__(self, recorder: ObjectRecorder, settle: Settle) -> None:
+    def __init__(self, recorder: ObjectRecorder, settlement: Settlement) -> None:
         self._recorder = recorder
-        self._settle = settle
+        self._settlement = settlement
         self._claim: asyncio.Task[Usage] | None = None
 
     async def share(self, usage: Usage) -> Usage:
@@ -31,6 +39,11 @@ class DeferredCharge:
         self._claim = asyncio.ensure_future(self._claimed(usage, charged))
         self._recorder.directory.claims.finish_before_closing(self._claim)
         return await asyncio.shield(self._claim)
+
+    def relayed(self, tokens: int) -> None:
+        """Note the tokens of the text that a stream has relayed without a usage, 0 when it begins."""
+        if self._recorder.charged is not None:
+            self._settlement.relayed(self._recorder.charged, tokens, self._recorder)
 
     def after_disconnect(self, account: Callable[[Usage], object]) -> None:
         """Pass what the call pays to `account` once that is certain: the claim under way, else nothing, since the usage
@@ -51,6 +64,6 @@ class DeferredCharge:
         if location is None or not self._recorder.is_own(location):  # an answer may name any object
             return Usage()
         if location.pending_in:
-            self._settle(location.pending_in, charged, usage)
+            self._settlement.begin(location.pending_in, charged, usage)
             return Usage()
         return usage if await directory.claim_charge(charged) else Usage()

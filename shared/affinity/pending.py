@@ -24,8 +24,9 @@ from shared.usage.token_averages import Size
 class PendingWork(msgspec.Struct, frozen=True):
     """Work of a call that was answered with `status`. `parent`: the thread or the conversation that it belongs to, or
     "". `model` and `deployment`: "" if the call did not name them. `started`: seconds since 1970. `prompt`: its
-    estimated tokens. `held`: what the limits count for it until it is settled, by their keys. `granted`: the limits
-    that a rule gave the caller, which its row does not have."""
+    estimated tokens; `output`: those expected of its answers. `streamed`: the call streams it. `held`: what the limits
+    count for it until it is settled, by their keys. `granted`: the limits that a rule gave the caller, which its row
+    does not have."""
 
     kind: str
     id: str
@@ -38,6 +39,8 @@ class PendingWork(msgspec.Struct, frozen=True):
     deployment: str = ""
     status: int = 200
     prompt: int = 0
+    output: int = 0
+    streamed: bool = False
     size: Size = Size(0)
     held: dict[str, Hold] = {}
     granted: Limits | None = None
@@ -52,14 +55,19 @@ class PendingWork(msgspec.Struct, frozen=True):
 
 
 class PendingRow(msgspec.Struct, frozen=True):
-    """A row as it was read. `settled`: when, in seconds since 1970; 0: not yet. `due`: when to ask for it. `work` None:
-    it is settled, or unreadable."""
+    """A row as it was read. `settled`: when, in seconds since 1970; 0: not yet. `due`: when to ask for it.
+
+    `streamed`: a stream relays it, or has; `relayed`: tokens of the text that streams have relayed without a usage.
+    `cancelled`: when it was seen to be, 0: never. `work` None: it is settled, or unreadable."""
 
     partition: str
     key: str
     work: PendingWork | None
     due: float
     settled: float
+    streamed: bool
+    relayed: int
+    cancelled: float
     row: Row
 
 
@@ -103,6 +111,24 @@ class PendingIndex:
         """Ask for the work later. Does nothing if the row has changed meanwhile."""
         await self._table.put(row.partition, row.key, {**row.row.properties, "due": due}, row.row.etag)
 
+    async def note_cancelled(self, row: PendingRow, due: float) -> None:
+        """Note that work was seen to be cancelled just now, and ask for it again then. Does nothing if the row has
+        changed meanwhile."""
+        properties = {**row.row.properties, "cancelled": self._now(), "due": due}
+        await self._table.put(row.partition, row.key, properties, row.row.etag)
+
+    async def note_relayed(self, partition: str, reference: Reference, tokens: int) -> None:
+        """Note what a stream of the work has relayed, 0 when it begins; of several streams the most counts."""
+
+        def noted(current: Row | None) -> Properties | None:
+            if current is None or "work" not in current.properties:
+                return None
+            if int(current.properties.get("relayed", -1)) >= tokens:
+                return None
+            return {**current.properties, "relayed": tokens}
+
+        await update(self._table, partition, _key(reference), noted)
+
     async def mark_settled(self, row: PendingRow) -> bool:
         """Mark work as settled. Return True for the first who does: on this instance, also if the answer to its write
         was lost."""
@@ -141,4 +167,6 @@ def _read(row: Row) -> PendingRow:
         work = _decode(str(about["work"])) if "work" in about else None
     except UNREADABLE:
         work = None
-    return PendingRow(row.partition, row.key, work, float(about.get("due", 0.0)), float(about.get("settled", 0.0)), row)
+    due, settled, cancelled = (float(about.get(name, 0.0)) for name in ("due", "settled", "cancelled"))
+    streamed, relayed = "relayed" in about or (work is not None and work.streamed), int(about.get("relayed", 0))
+    return PendingRow(row.partition, row.key, work, due, settled, streamed, relayed, cancelled, row)

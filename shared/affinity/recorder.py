@@ -47,9 +47,9 @@ _BY_FAMILY = {"responses": "response", "threads": "run", "batches": "batch"}  # 
 _BY_OBJECT = {"thread.run": "run", "thread": "thread"}  # kinds of the objects in the events of a run
 _PARENTS = ("thread", "conversation")  # kinds of objects that a caller may read in place of a run or a response
 
-Begin = Callable[[Reference, str, str], PendingWork]
-"""Notes that work goes on after its call. Takes the object, its parent, and its model or deployment in the backend's
-words; the latter two may be ""."""
+Begin = Callable[[Reference, str, str, BatchSize | None], PendingWork]
+"""Notes that work goes on after its call. Takes the object, its parent, its model or deployment in the backend's words,
+and the size of a batch, if that is known; the texts may be ""."""
 
 
 class ObjectRecorder:
@@ -151,7 +151,7 @@ class ObjectRecorder:
         parent = next(parents, about.thread_id or "")
         lines = self.directory.lines(self._call)
         named = about.model or (lines.model if lines is not None else "")
-        self._works[reference] = self._begin(reference, parent, named)
+        self._works[reference] = self._begin(reference, parent, named, lines)
 
     def _record(self, objects: Iterable[Reference], about: _Object, body: bytes) -> None:
         """Record these objects, and what else an answer or an event names. `about`: the object that it is."""

@@ -116,6 +116,11 @@ class MessageEventReader:
         begun = self._usage.value(self._model)
         return msgspec.structs.replace(begun, output_tokens=max(begun.output_tokens, said), estimated=True)
 
+    @property
+    def said(self) -> int:
+        """An estimate of the tokens of the text so far."""
+        return self._text.tokens()
+
     def text(self) -> str:
         """The text so far, for its tokens to be counted; "" if it is too long to be kept."""
         return self._text.whole()

@@ -42,12 +42,11 @@ _REFUSALS: dict[str, FallbackReason] = {
 Kind = Literal["ok", "caller", "ours", "capacity", "server"]
 
 _THROTTLED = frozenset(("rate_limit_exceeded", "rate_limit_error", "too_many_requests", "toomanyrequests"))
-_NO_ACCESS = frozenset(
-    (
-        *("deploymentnotfound", "invalid_api_key", "invalid_authentication", "permissiondenied", "insufficient_quota"),
-        *("authentication_error", "permission_error", "billing_error"),
-    )
-)
+_NO_CREDIT = frozenset(("insufficient_quota", "billing_error"))  # of the account, which may end at any time
+_NO_ACCESS = _NO_CREDIT | {
+    *("deploymentnotfound", "invalid_api_key", "invalid_authentication", "permissiondenied"),
+    *("authentication_error", "permission_error"),
+}
 _CALLERS = frozenset(
     {
         *_REFUSALS,
@@ -113,19 +112,20 @@ def reported_error(data: bytes) -> ReportedError | None:
 
 
 def equivalent_status(error: ReportedError, headers: Mapping[str, str]) -> int:
-    """The status of the same error in a status line, for one that came under status 200."""
+    """The status of the same error in a status line, for one that came under status 200.
+
+    Never that of a refused access: a backend that has answered 200 has let the gateway in, so such words are those of
+    what the call uses, as a tool's server."""
     words = {error.code.lower(), error.type.lower()}
     if error.code.isdecimal() and 400 <= int(error.code) < 600:
-        return int(error.code)
+        return 400 if int(error.code) in (401, 402, 403, 407) else int(error.code)
     if "overloaded_error" in words:
         return _OVERLOADED
     if words & _THROTTLED or "retry-after" in headers or "retry-after-ms" in headers:
         return 429
     if words & _NO_ACCESS:
-        return 401
-    if any(
-        word in _CALLERS or word.startswith(_CALLERS_FAMILIES) or word.endswith("_policy_violation") for word in words
-    ):
+        return 402 if words & _NO_CREDIT else 400
+    if any(map(_is_callers, words)):
         return 400
     return 500
 

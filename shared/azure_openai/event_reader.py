@@ -140,6 +140,11 @@ class EventReader:
         return msgspec.structs.replace(estimate, **self._tools.counted)
 
     @property
+    def said(self) -> int:
+        """An estimate of the tokens of the text so far."""
+        return self._text.tokens()
+
+    @property
     def is_empty(self) -> bool:
         """True if the choices of a stream have run out of tokens before any content."""
         return self._ran_out and not self._text.begun

@@ -36,6 +36,11 @@ class Reader(Protocol):
         """True once the stream has run out of tokens before any content."""
         ...
 
+    @property
+    def said(self) -> int:
+        """An estimate of the tokens of the text so far."""
+        ...
+
     def read(self, event: bytes) -> Verdict:
         """Read a whole event."""
         ...

@@ -32,10 +32,24 @@ class _Unmetered(msgspec.Struct):
     duration: Any = None
     status: Any = None
     model: Any = None
+    request_counts: Any = None
 
 
 class _Choices(msgspec.Struct):
     choices: list[Choice] = []
+
+
+class _Part(msgspec.Struct):
+    text: str = ""
+
+
+class _Item(msgspec.Struct):
+    content: list[_Part] | None = None
+    arguments: str | None = None
+
+
+class _Output(msgspec.Struct):
+    output: list[_Item] = []
 
 
 class _Tool(msgspec.Struct):
@@ -62,6 +76,7 @@ _decode_run = msgspec.json.Decoder(_Run).decode
 _decode_steps = msgspec.json.Decoder(_Steps).decode
 _decode_unmetered = msgspec.json.Decoder(_Unmetered).decode
 _decode_choices = msgspec.json.Decoder(_Choices).decode
+_decode_output = msgspec.json.Decoder(_Output).decode
 
 
 def is_json_object(body: bytes) -> bool:
@@ -122,6 +137,25 @@ def is_under_way(body: bytes) -> bool:
 def status_of(body: bytes) -> str:
     """The status of an object."""
     return short_text(_read_unmetered(body).status)
+
+
+def output_in(body: bytes) -> int:
+    """An estimate of the tokens of the text in a response's output."""
+    try:
+        items = _decode_output(body).output
+    except UNREADABLE:
+        return 0
+    texts = (len(item.arguments or "") + sum(len(part.text) for part in item.content or ()) for item in items)
+    return sum(texts) // 4
+
+
+def completed_share(body: bytes) -> float:
+    """The share of a batch's requests that were completed, 0 to 1; 0 if it does not tell."""
+    counts = _read_unmetered(body).request_counts
+    total, completed = (counts.get(name) if isinstance(counts, dict) else None for name in ("total", "completed"))
+    if not (isinstance(total, int) and isinstance(completed, int) and total > 0):
+        return 0.0
+    return min(1.0, max(0.0, completed / total))
 
 
 def tools_of_run(body: bytes) -> frozenset[str]:

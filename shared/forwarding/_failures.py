@@ -188,7 +188,7 @@ def _failure(
             return Throttled(status, kind, answers.wait(headers, report), spilled_to)
         case "server":
             return AttemptFailed(f"status {status}", status, shown, spilled_to=spilled_to, charged=charged, usage=usage)
-        case "ours":
+        case "ours" if target.deployment or status != 404:  # else the caller has named what is missing
             problem = f"status {status} {answers.error_code(report)[:64]}".rstrip()
             return AccessDenied(problem, status, answers.missing_action(report))
     if answers.is_sealed_elsewhere(status, report):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 from shared.affinity.pending import PendingWork
+from shared.azure_openai.batch_lines import BatchSize
 from shared.forwarding import forwarded_call
 from shared.requests.arrival import ReceivedRequest
 from shared.requests.disconnect import CallerConnection
@@ -17,7 +18,9 @@ class Record(forwarded_call.Record, Protocol):
 
     def close(self, outcome: Outcome, text: str = "") -> asyncio.Future[None]: ...
     def shadow(self) -> Callable[[Attempt], None]: ...
-    def begin_work(self, target: Target, status: int, reference: Reference, parent: str, named: str) -> PendingWork: ...
+    def begin_work(
+        self, target: Target, status: int, reference: Reference, parent: str, named: str, batch: BatchSize | None
+    ) -> PendingWork: ...
 
 
 class AdmittedCall(NamedTuple):

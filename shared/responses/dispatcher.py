@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from shared.affinity.deferred_charge import DeferredCharge, Settle
+from shared.affinity.deferred_charge import DeferredCharge, Settlement
 from shared.affinity.directory import ObjectDirectory
 from shared.affinity.recorder import ObjectRecorder
 from shared.errors import GatewayError, StateUnavailable, UpstreamTimeout
@@ -91,7 +91,7 @@ class Dispatcher:
                 recorder = ObjectRecorder(
                     self._directory, admitted.consumer, admitted.call, backend, begin, lines=lines
                 )
-            return _relay(admitted, answer, forwarded.attempts, recorder, self._settler.begin), None
+            return _relay(admitted, answer, forwarded.attempts, recorder, self._settler), None
         except BaseException:
             answer.close()
             raise
@@ -152,7 +152,7 @@ def _relay(
     answer: Answer,
     attempts: tuple[Attempt, ...],
     recorder: ObjectRecorder | None,
-    settle: Settle,
+    settlement: Settlement,
 ) -> RelayedResponse:
     """The response that relays a backend's answer, and puts its end on record."""
     received, record = admitted.received, admitted.record
@@ -180,6 +180,6 @@ def _relay(
         answer,
         headers,
         close,
-        deferred=DeferredCharge(recorder, settle) if recorder is not None and recorder.deferred else None,
+        deferred=DeferredCharge(recorder, settlement) if recorder is not None and recorder.deferred else None,
         recorder=recorder,
     )

@@ -60,6 +60,7 @@ class RelayedResponse(Response):
         self._upload = admitted.upload
         self._accounted = False
         self._paid: Usage | None = None
+        self._noted = False
         self._warns = WARNING in headers
         self._events = answer.events if isinstance(answer, OpenAnswer) else None
 
@@ -224,6 +225,9 @@ class RelayedResponse(Response):
         if self._recorder is not None and self._events is not None:
             objects, self._events.reader.objects = self._events.reader.objects, []
             self._recorder.events(objects)
+            if self._deferred is not None and not (self._noted or self._operation.makes):
+                self._noted = True
+                self._deferred.relayed(0)  # another call has made the object, which does not know of this stream
 
     async def _record_whole(self, answer: WholeAnswer) -> None:
         """Record the objects in an answer, and what its call pays, before the caller has any of it."""
@@ -251,17 +255,25 @@ class RelayedResponse(Response):
         if self._paid is None:
             usage = self._usage()
             self._record_events()
-            self._paid = usage if self._deferred is None else await self._deferred.share(usage)
+            if self._deferred is not None:
+                self._note_relayed(self._deferred, usage)
+                usage = await self._deferred.share(usage)
+            self._paid = usage
         return self._paid
 
     def _account_for_the_rest(self, ended: Ended) -> None:
         """Account for an answer that its caller left, or whose relaying failed."""
         self._record_events()
         if self._deferred is not None and self._paid is None:
+            self._note_relayed(self._deferred, self._usage())
             self._deferred.after_disconnect(lambda usage: self._account(usage, ended, ""))
         else:
             usage = self._usage() if self._paid is None else self._paid
             self._account(usage, ended, self._text(usage))
+
+    def _note_relayed(self, deferred: DeferredCharge, usage: Usage) -> None:
+        if self._events is not None and usage == Usage():
+            deferred.relayed(self._events.reader.said)
 
     def _usage(self) -> Usage:
         return self._answer.usage if isinstance(self._answer, WholeAnswer) else self._answer.usage()

@@ -12,6 +12,7 @@ import msgspec
 
 from shared.affinity.directory import ObjectDirectory
 from shared.affinity.pending import PendingIndex, PendingRow, PendingWork
+from shared.affinity.recorder import ObjectRecorder
 from shared.auth.consumers import Consumers
 from shared.azure_openai.operations import OPERATIONS
 from shared.concurrency import LruDict, SingleFlight, Tasks
@@ -19,7 +20,8 @@ from shared.config.limits import merged
 from shared.errors import GatewayError
 from shared.limits import scopes
 from shared.limits.limiter import Limiter
-from shared.settlement.work_usage import LOST, WorkUsage
+from shared.settlement.estimates import estimate
+from shared.settlement.work_usage import Unreported, WorkUsage
 from shared.storage import Store
 from shared.telemetry.recorder import NoTelemetry, Telemetry
 from shared.types import Call, Reference, Target, Usage
@@ -30,6 +32,7 @@ logger = logging.getLogger("tollgate.settlement")
 _BEFORE_DELETION = 5.0  # seconds that a call which deletes the work waits
 _AT_ONCE = 8  # settlements that calls have started
 _REMEMBERED = 20_000
+_STREAMS_END = 60.0  # seconds after the cancellation of their work
 _LOOK_AGAIN = 2.0  # seconds until another read below the same thread looks for pending work
 _CREATE_RESPONSE = next(operation for operation in OPERATIONS if operation.name == "responses.create")
 
@@ -93,6 +96,20 @@ class Settler:
         if reference not in self._settlements.done:
             self._settlements.tasks.start(self._attempt(partition, reference, usage))
 
+    def relayed(self, reference: Reference, tokens: int, recorder: ObjectRecorder) -> None:
+        """Note in the background what a stream of an object has relayed. `recorder`: of the call that relays."""
+        if reference not in self._settlements.done:
+            self._settlements.tasks.start(self._note_relayed(reference, tokens, recorder))
+
+    async def _note_relayed(self, reference: Reference, tokens: int, recorder: ObjectRecorder) -> None:
+        try:
+            await recorder.kept()
+            location = await self._directory.find(reference)
+            if location is not None and location.pending_in and recorder.is_own(location):
+                await self._index.note_relayed(location.pending_in, reference, tokens)
+        except GatewayError as error:
+            logger.warning("what was relayed of %s is not on record: %s", reference.id[:128], error)
+
     def read_beside(self, call: Call) -> None:
         """Settle what is pending below the thread or the conversation that a call reads, in the background."""
         if (kind := _BESIDE.get(call.operation.name)) is None:
@@ -149,20 +166,31 @@ class Settler:
         return await self._settlements.running.run(work.reference, lambda: self._settle(row, work, usage))
 
     async def _settle(self, row: PendingRow, work: PendingWork, told: Usage | None) -> bool:
-        usage = told if told is not None and work.kind != "run" else await self._usage.of(work)
-        if usage is None:
+        found = told if told is not None and work.kind != "run" else await self._usage.of(work)
+        if isinstance(found, Unreported) and row.cancelled:
+            found = found._replace(cancelled=True)  # and deleted since
+        if found is None or (isinstance(found, Unreported) and not await self._is_at_rest(row, found)):
             return False
-        lost = usage is LOST
+        usage = estimate(work, row, found) if isinstance(found, Unreported) else found
+        lost = isinstance(found, Unreported) and not found.cancelled
         if lost:
-            usage = Usage(input_tokens=work.prompt, estimated=True)
             logger.warning("no backend tells the usage of %s: its estimate stands", work.id[:128])
         target = self._usage.target(work, usage)
         await self._ledger.complete(work.place, usage, target, work.status)
         if await self._index.mark_settled(row):
             self._report(work, usage, target)
-            if not lost:
+            # The reservation of what is lost stands, unless it has shown more.
+            if not lost or any(hold.tokens < usage.input_tokens + usage.output_tokens for hold in work.held.values()):
                 await self._correct_limits(work, usage, target)
         return True
+
+    async def _is_at_rest(self, row: PendingRow, end: Unreported) -> bool:
+        """True unless a stream of cancelled work may still note what it has relayed."""
+        if not (end.cancelled and row.streamed) or 0 < row.cancelled <= self._now() - _STREAMS_END:
+            return True
+        if not row.cancelled:
+            await self._index.note_cancelled(row, self._now() + _STREAMS_END)
+        return False
 
     def _report(self, work: PendingWork, usage: Usage, target: Target | None) -> None:
         operation = str(work.place.intent["s_op"])

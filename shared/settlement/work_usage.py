@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 import aiohttp
 import msgspec
@@ -19,7 +20,17 @@ from shared.types import Target, Usage
 _ANSWER_WITHIN = 30.0  # seconds
 _STEPS = "threads/{}/runs/{}/steps?limit=100&order=asc"
 
-LOST = Usage(estimated=True)  # of work that no backend knows any more
+
+class Unreported(NamedTuple):
+    """The end of work whose usage no backend tells. `cancelled`: its backend says so; False: nobody knows it any more.
+    `output`: tokens of the text that its object has; `share`: of a batch's requests that were completed."""
+
+    cancelled: bool
+    output: int = 0
+    share: float = 1.0
+
+
+LOST = Unreported(cancelled=False)
 
 
 class WorkUsage:
@@ -30,8 +41,8 @@ class WorkUsage:
         self._forwarder = forwarder
         self._now = now
 
-    async def of(self, work: PendingWork) -> Usage | None:
-        """The usage by the work's backend; None if it is under way, `LOST` if nobody knows it any more."""
+    async def of(self, work: PendingWork) -> Usage | Unreported | None:
+        """The usage by the work's backend; None if it is under way."""
         now, backend = self._now(), self._backends.get(work.backend)
         over = schedule.is_over(work.kind, work.started, now)
         if backend is None:
@@ -50,8 +61,9 @@ class WorkUsage:
         if usage == Usage() and (outcome := metering.status_of(body)) not in ("failed", "expired"):
             if not outcome:
                 raise StateUnavailable(f"The backend {work.backend!r} answers without a status.")
-            # It has read the prompt at least; of what was completed, nobody tells more.
-            return Usage(input_tokens=work.prompt, estimated=True) if outcome == "cancelled" else LOST
+            if outcome != "cancelled":
+                return LOST
+            return Unreported(True, metering.output_in(body), metering.completed_share(body))
         if work.kind == "run" and metering.tools_of_run(body) & {"code_interpreter", "file_search"}:
             return msgspec.structs.replace(usage, **await self._tools(backend, work))
         return usage

@@ -154,6 +154,12 @@ class Ledger:
             self._rows.soon()
         return Entry(*place, request_id, intent, size, batch)
 
+    def expected(self, entry: Entry, size: Size) -> tuple[int, int]:
+        """The tokens of the prompt and of all answers of a call of this size, by the key's such calls so far."""
+        key = entry.intent["s_key"], entry.intent["s_model"], entry.intent["s_op"]
+        averages = self._averages.get(key, _NO_AVERAGES)
+        return round(averages.input(size)), round(averages.expected_output * size.answers)
+
     def end(self, entry: Entry, outcome: Outcome, *, goes_on: bool = False) -> asyncio.Future[None]:
         """Record the end of a call. Returns at once; the future is done when the row is in the table. `goes_on`: its
         usage is not known yet, and is left to `complete`.

@@ -210,7 +210,12 @@ def is_of_functions(step: Object) -> bool:
 
 
 def _sum(read: Charge, written: Charge) -> Charge:
-    return Charge(read.input_tokens, read.cached_tokens, written.output_tokens, written.reasoning_tokens)
+    return Charge(
+        input_tokens=read.input_tokens,
+        cached_tokens=read.cached_tokens,
+        output_tokens=written.output_tokens,
+        reasoning_tokens=written.reasoning_tokens,
+    )
 
 
 def _last_error(refusal: errors.AzureError) -> Object:

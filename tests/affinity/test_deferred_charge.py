@@ -1,7 +1,6 @@
 """Usage of what goes on after its call: left to its settlement, or paid once for objects of an older version."""
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 
@@ -10,6 +9,7 @@ from shared.affinity.directory import ObjectDirectory
 from shared.affinity.pending import PendingIndex, PendingWork
 from shared.affinity.recorder import ObjectRecorder
 from shared.azure_openai import operations, requests
+from shared.azure_openai.batch_lines import BatchSize
 from shared.config.document import Backend, Configuration
 from shared.errors import StateUnavailable, StoreUnavailable
 from shared.storage import Properties, Row
@@ -35,7 +35,7 @@ def directory(store: MemoryStore | None = None) -> ObjectDirectory:
     return ObjectDirectory(store or MemoryStore(), Configuration(backends=backends), lambda _: True, ask)
 
 
-def begin(reference: Reference, parent: str, named: str) -> PendingWork:
+def begin(reference: Reference, parent: str, named: str, batch: BatchSize | None = None) -> PendingWork:
     place = Place("usage202611", "2026112112-00", "request", {})
     return PendingWork(reference.kind, reference.id, ALICE.id, "a", 1.0, place, parent, named)
 
@@ -57,9 +57,21 @@ def retrieved_run(objects: ObjectDirectory) -> ObjectRecorder:
     return reading
 
 
+class Noting:
+    """A settlement that notes what it is asked to settle."""
+
+    def __init__(self, settled: Settled) -> None:
+        self._settled = settled
+
+    def begin(self, partition: str, reference: Reference, usage: Usage) -> None:
+        self._settled.append((partition, reference, usage))
+
+    def relayed(self, reference: Reference, tokens: int, recorder: ObjectRecorder) -> None:
+        raise AssertionError("no stream is relayed here")
+
+
 def charge(recorder: ObjectRecorder, settled: Settled | None = None) -> DeferredCharge:
-    note: Callable[..., object] = (settled if settled is not None else []).append
-    return DeferredCharge(recorder, lambda *what: note(what))
+    return DeferredCharge(recorder, Noting(settled if settled is not None else []))
 
 
 async def test_every_call_that_learns_a_usage_leaves_it_to_the_settlement_and_pays_nothing() -> None:

@@ -9,6 +9,7 @@ from shared.affinity.directory import ObjectDirectory
 from shared.affinity.pending import PendingWork
 from shared.affinity.recorder import ObjectRecorder
 from shared.azure_openai import operations, requests
+from shared.azure_openai.batch_lines import BatchSize
 from shared.azure_openai.outline import sealed_name
 from shared.config.document import Configuration
 from shared.errors import StateConflict
@@ -19,7 +20,7 @@ from tests.harness.memory_store import MemoryStore, MemoryTable
 SETTINGS = configuration("a", "b", "c")
 
 
-def nothing_goes_on(reference: Reference, parent: str, named: str) -> PendingWork:
+def nothing_goes_on(reference: Reference, parent: str, named: str, batch: BatchSize | None) -> PendingWork:
     raise AssertionError(f"{reference} was taken for work that goes on")
 
 

@@ -137,7 +137,7 @@ def test_openais_codes_mean_nothing_at_azure() -> None:
 
 
 def test_an_empty_account_is_no_throttle_inside_of_a_stream_either() -> None:
-    assert equivalent_status(ReportedError("insufficient_quota", "insufficient_quota", "…"), {}) == 401
+    assert equivalent_status(ReportedError("insufficient_quota", "insufficient_quota", "…"), {}) == 402
 
 
 @pytest.mark.parametrize(

@@ -403,16 +403,86 @@ async def test_work_that_fails_is_charged_what_it_tells(
     assert tables.used("tokens") == pytest.approx(sum(expected), abs=1e-6)
 
 
-async def test_a_cancelled_response_without_a_usage_costs_its_prompt() -> None:
+@pytest.mark.parametrize("shown", [0, 1000])
+async def test_a_cancelled_response_without_a_usage_costs_its_prompt_and_the_text_that_it_shows(shown: int) -> None:
     tables, works = Clocked(), Works()
     async with running(tables, works) as application:
         await begun(application, await key(tables, Limits(token_quota=10**6)))
         works.status = "cancelled"
+        works.more = {"output": [{"type": "message", "content": [{"type": "output_text", "text": "word" * shown}]}]}
         await application.roll_up()
     made = tables.made()
     assert made["e_input"] == made["s_prompt"] > 100
+    assert made["e_output"] == shown
     assert made["e_est"]
-    assert tables.used("tokens") == pytest.approx(made["e_input"])
+    assert tables.used("tokens") == pytest.approx(made["e_input"] + shown)
+
+
+@pytest.mark.parametrize("end", ["cancel", "delete"])
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_what_a_stream_has_relayed_is_charged_though_its_caller_cancels_the_work(end: str, leaves: bool) -> None:
+    tables, works, text, over = Clocked(), Works(), asyncio.Event(), asyncio.Event()
+
+    async def streaming(exchange: Exchange) -> None:
+        if not exchange.fields.get("stream"):
+            await works(exchange)
+            return
+        exchange.stream()
+        response = {"id": "resp_s", "object": "response", "status": "in_progress", "model": "g", "usage": None}
+        await exchange.event({"type": "response.created", "response": response})
+        for _ in range(200):
+            await exchange.event({"type": "response.output_text.delta", "delta": "word word word "})
+        text.set()
+        await over.wait()
+        exchange.end()
+
+    async with backend("a", MODELS, streaming) as a, gateway(tables, [a]) as application:
+        holder, gone = await key(tables, Limits(token_quota=10**6)), asyncio.Event()
+        reading = asyncio.ensure_future(call(application, holder, RESPONSES, ASKED | {"stream": True}, gone=gone))
+        await text.wait()
+        await asyncio.sleep(0.3)  # for the text to pass
+        if leaves:
+            gone.set()
+            await asyncio.wait((reading,))
+        if end == "cancel":
+            works.status = "cancelled"
+            await call(application, holder, f"{RESPONSES}/resp_s/cancel", b"{}")
+        else:
+            await call(application, holder, f"{RESPONSES}/resp_s", method="DELETE")
+            works.missing = True
+        over.set()
+        await asyncio.wait((reading,))
+        await idle(application)
+        tables.time += 61
+        await application.roll_up()
+        tables.time += 61
+        await application.roll_up()
+    made = tables.made()
+    assert made["e_est"]
+    assert 600 <= made["e_output"] <= 1500  # 3,000 characters
+    assert tables.used("tokens") >= made["e_input"] + made["e_output"] - 1
+
+
+@pytest.mark.parametrize(("completed", "share"), [(999, 0.999), (0, 0.0), (None, 0.0)])
+async def test_a_cancelled_batch_costs_what_it_has_completed(completed: int | None, share: float) -> None:
+    tables, works = Clocked(), Works()
+    prices = [{"model": "gpt-4o", "tier": "batch", "input": 1.0, "output": 4.0}]
+    async with running(tables, works, prices=prices) as application:
+        holder = await key(tables, Limits(budget_usd=100.0))
+        body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "word " * 100}]}
+        line = json.dumps({"custom_id": "1", "method": "POST", "url": "/chat/completions", "body": body})
+        file = await uploaded(application, holder, "\n".join([line] * 1000))
+        batch = {"input_file_id": file, "endpoint": "/chat/completions", "completion_window": "24h"}
+        await begun(application, holder, "/v1/batches", **batch)
+        works.status = "cancelled"
+        works.more = {"request_counts": {"total": 1000, "completed": completed, "failed": 0}}
+        for _ in range(2):
+            await application.roll_up()
+            tables.time += 61
+    made: dict[str, Any] = next(dict(row) for row in tables.usage().values() if row["s_op"] == "batches.create")
+    assert made["e_input"] == pytest.approx(share * 150_000, rel=0.2)
+    assert made["e_output"] == pytest.approx(share * 450_000, rel=0.2)
+    assert tables.used("usd") == pytest.approx((made["e_input"] + 4 * made["e_output"]) / 10**6, rel=0.01, abs=0.001)
 
 
 @pytest.mark.parametrize("why", ["the backend has lost it", "it is under way for ever", "it ended without a usage"])
