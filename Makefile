@@ -1,6 +1,6 @@
 # The commands of the project; CI runs the same ones. Recipes are short: local/ does the work.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-page test-page-scale test-agents test-clients test-runtimes lint attack attack-host audit fuzz bench bench-authentication bench-chunkings bench-files bench-ledger \
+.PHONY: help run test test-page test-page-scale test-agents test-clients test-runtimes test-sdks lint attack attack-host audit fuzz bench bench-authentication bench-chunkings bench-files bench-ledger \
 	bench-limits bench-routing bench-telemetry package-size infra install install-dev azurite page vendor screenshots requirements clean
 
 PYTHON_IN := .venv/bin/python
@@ -37,6 +37,10 @@ test-clients: install-dev ## run libraries of other makers against the gateway, 
 test-runtimes: azurite install-dev ## run the function app under earlier versions of Microsoft's worker library (ARGS=... goes to pytest)
 	@sh local/install.sh runtimes
 	@$(PYTHON_IN) -m pytest tests/runtimes $(ARGS)
+
+test-sdks: azurite install-dev ## run programs on earlier and current versions of OpenAI's clients (ARGS=... goes to pytest)
+	@sh local/install.sh sdks
+	@$(PYTHON_IN) -m pytest tests/sdks $(ARGS)
 
 lint: install-dev page ## ruff and mypy, and for the page's modules eslint and tsc, as CI does
 	@$(PYTHON_IN) -m ruff check .

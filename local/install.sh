@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what the Makefile's commands need: install.sh runtime | dev | audit | azurite | page | chromium | kusto | agents.
+# Installs what the Makefile's commands need: install.sh runtime | dev | audit | azurite | page | chromium | kusto | agents | runtimes | sdks.
 # A copy of each list is kept with what was installed from it. While the two are equal, there is nothing to do.
 set -eu
 cd "$(dirname "$0")/.."
@@ -133,6 +133,19 @@ runtimes() {
     done
 }
 
+# OpenAI's clients of earlier days, each in a virtual environment of its own.
+sdks() {
+    for list in tests/sdks/openai-*.txt; do
+        folder=.local/sdks/$(basename "$list" .txt)
+        cmp -s "$list" "$folder/installed.txt" && continue
+        rm -rf "$folder"
+        printf 'Installing %s ' "$folder"
+        quietly sdks "An earlier client could not be installed: see above, fix the cause (often the network or a proxy), and run the command again." \
+            sh -c '.venv/bin/python -m venv "$1" && "$1/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --requirement "$2"' sh "$folder" "$list"
+        cp "$list" "$folder/installed.txt"
+    done
+}
+
 case ${1:-} in
 runtime)
     environment
@@ -170,6 +183,10 @@ libraries)
 page) node_packages local/page "the page's libraries" "and what checks its modules" ci ;;
 chromium) chromium ;;
 runtimes) runtimes ;;
+sdks)
+    sdks
+    node_packages tests/sdks "npm's openai 3.3 and 6" "clients of callers" ci
+    ;;
 kusto) node_packages tests/infra/kusto "The KQL parser" "which checks the queries of alerts" ci ;;
-*) fail "usage: local/install.sh runtime | dev | audit | azurite | page | chromium | kusto | agents | libraries | runtimes" ;;
+*) fail "usage: local/install.sh runtime | dev | audit | azurite | page | chromium | kusto | agents | libraries | runtimes | sdks" ;;
 esac

@@ -17,6 +17,7 @@ from shared.affinity.planner import Planner
 from shared.auth import end_users
 from shared.auth.authenticator import Authenticator
 from shared.auth.products import Subscriptions
+from shared.azure_openai import completions_as_chat
 from shared.config.document import Configuration
 from shared.errors import GatewayError
 from shared.limits import unmetered
@@ -29,6 +30,7 @@ from shared.requests.disconnect import CallerConnection
 from shared.requests.reading import Arriving, Bounds, read_call
 from shared.requests.upload import Upload
 from shared.responses.admitted_call import AdmittedCall, heartbeat_wanted
+from shared.responses.as_completions import CompletionsResponse
 from shared.responses.dispatcher import Dispatcher
 from shared.responses.relay import RelayedResponse
 from shared.types import Call, Consumer
@@ -60,6 +62,7 @@ class Gateway:
         self._buffers = buffers
         buffers.resize(_BODIES_AT_ONCE * configuration.max_request_bytes)
         self._heartbeat = configuration.heartbeat_seconds
+        self._chatting = {name for name, model in configuration.models.items() if model.completions_as_chat}
         self._models = frozenset([*configuration.model_names(), *configuration.aliases, *configuration.switches])
 
     async def serve(
@@ -92,6 +95,9 @@ class Gateway:
         try:
             arriving = Arriving(partial(admission.arrive, consumer), buffer, self._bounds)
             call, upload = await read_call(request, headers, received.method, received.path, arriving)
+            rendering = None
+            if call.operation.name == "completions" and self._configuration.canonical(call.model) in self._chatting:
+                call, rendering = completions_as_chat.translated(call)
             call = end_users.named(call, consumer, headers, self._configuration.end_users)
             unmetered.check(consumer, call, self._configuration, time.time())
             reservation = await admission.reserve(consumer, call)
@@ -109,7 +115,7 @@ class Gateway:
             raise
         consumed = response.tokens_so_far if isinstance(response, RelayedResponse) else int  # which returns 0
         response.headers.update(self._limiter.headers(reservation, consumed))
-        return response
+        return response if rendering is None else CompletionsResponse(response, rendering)
 
     async def _answer(
         self,

@@ -48,6 +48,7 @@ type model = {
   prompt_cache_affinity: bool?
   first_byte: any?
   tier_fallback: bool?
+  completions_as_chat: bool?
   retires: string?
   format: ('openai' | 'anthropic')?
   @sealed()

@@ -261,6 +261,7 @@ def _surfaces() -> list[tuple[Surface, re.Pattern[str], _Rows]]:
         o for o in OPERATIONS if o.model in ("body", "form") and o.model_at == ("model",) and "{" not in o.path
     ]
     return [
+        ("openai", _insensitive(r"/v1/engines/(?P<model>[^/]+)/(?P<rest>.+)"), rows(on_deployment)),  # before 2023
         ("v1", _insensitive(r"/openai/v1/(?P<rest>.+)"), rows(OPERATIONS)),
         ("openai", _insensitive(r"/v1/(?P<rest>.+)"), rows(OPERATIONS)),
         ("dated", _insensitive(r"/openai/deployments/(?P<model>[^/]+)/(?P<rest>.+)"), rows(on_deployment)),

@@ -73,7 +73,7 @@ def parse_call(
     if not body and route.operation.model not in ("body", "form"):
         return call
     json = route.operation.body == "json"
-    return _with_body(call, body.removeprefix(_BYTE_ORDER_MARK) if json else body, outline)
+    return with_body(call, body.removeprefix(_BYTE_ORDER_MARK) if json else body, outline)
 
 
 def parse_upload(route: Route, query: str, headers: Mapping[str, str], model: str | None, *, stream: bool) -> Call:
@@ -134,7 +134,8 @@ def _streams(parameters: list[tuple[str, str]]) -> bool:
     return any(name.lower() == "stream" and value.lower() == "true" for name, value in parameters)
 
 
-def _with_body(call: Call, body: bytes, outline: Outline | None) -> Call:
+def with_body(call: Call, body: bytes, outline: Outline | None = None) -> Call:
+    """The call with a JSON body, or an offer. Raises `InvalidRequest`."""
     operation = call.operation
     if operation.body == "sdp":
         return _with_offer(call, body)

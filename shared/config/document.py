@@ -139,10 +139,11 @@ class Successor(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Settings of a model on all its backends. `hedge`: a slow call is sent to a second backend. `first_byte`: seconds
-    from the start of a try to its first content; None: as in `timeouts`. `tier_fallback`: a call of the tier `flex` or
-    `priority` goes to the standard tier if its own cannot serve it. `retires`: the day of its end (YYYY-MM-DD), instead
-    of the one that Azure has published; "": that one. `format` None: Anthropic's for a name with `claude` in it."""
+    """Settings of a model on all its backends. `hedge`: a slow call is sent to a second backend. `first_byte`:
+    seconds from the start of a try to its first content; None: as in `timeouts`. `tier_fallback`: a call of the
+    tier `flex` or `priority` goes to the standard tier if its own cannot serve it. `completions_as_chat`: calls of
+    legacy completions are sent to it as chats. `retires`: the day of its end (YYYY-MM-DD), instead of the one that
+    Azure has published; "": that one. `format` None: Anthropic's for a name with `claude` in it."""
 
     fallbacks: list[str] = []
     aliases: list[str] = []
@@ -154,6 +155,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prompt_cache_affinity: bool = True
     first_byte: Annotated[float, Meta(gt=0, le=1500)] | None = None
     tier_fallback: bool = False
+    completions_as_chat: bool = False
     retires: str = ""
     replaced_by: Successor | None = None
     format: Format | None = None

@@ -63,6 +63,7 @@ def settings(places: SimulatorProcess) -> dict[str, Any]:
             azure("virginia", "eastus2", "us", priority=0, models={TYPED: typed("global")}),
         ],
         "models": {
+            ALONE: {"completions_as_chat": True, "aliases": ["text-davinci-003"]},
             **{model: {"fallbacks": [ALONE]} for model in FALLING.values()},
             ZONED: {"fallbacks": [ALONE, GLOBAL], "shadow": {"model": ALONE, "share": 1.0}, "hedge": True},
         },
@@ -129,6 +130,31 @@ def test_dated_paths_reach_openai_by_translation_of_the_path_alone(mixed: System
     grounded = ask(mixed, ALONE, data_sources=[])
     assert (grounded.status, grounded.error()["param"]) == (400, "data_sources")
     assert {ask(mixed, SHARED, data_sources=[]).headers["x-gateway-backend"] for _ in range(3)} == {"sweden"}
+
+
+def test_legacy_completions_are_served_by_a_model_that_chats(mixed: System) -> None:
+    chatml = "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
+    fields: Any = {"max_tokens": 7, "stop": ["<|im_end|>"], "echo": True}
+    whole = mixed.post("/v1/engines/text-davinci-003/completions", {"prompt": chatml, **fields})
+    assert (whole.status, whole.headers["content-length"]) == (200, str(len(whole.body)))
+    answer = whole.json()
+    assert (answer["object"], answer["choices"][0]["finish_reason"]) == ("text_completion", "length")
+    assert answer["choices"][0]["text"].startswith(chatml)
+    sent = json.loads(mixed.simulator.last_body("openai"))
+    assert [one["role"] for one in sent["messages"]] == ["system", "user"]
+    assert (sent["max_completion_tokens"], "stop" in sent, "prompt" in sent) == (7, False, False)
+    chunks = list(mixed.openai().completions.create(model=ALONE, prompt=chatml, stream=True, **fields))
+    assert "".join(chunk.choices[0].text for chunk in chunks) == answer["choices"][0]["text"]
+    assert {chunk.object for chunk in chunks} == {"text_completion"}
+    rows = mixed.usage_rows()[-2:]
+    assert [row["e_output"] for row in rows] == [answer["usage"]["completion_tokens"]] * 2 == [7, 7]
+    assert not any(row.get("e_est") for row in rows)
+    refused = mixed.post("/v1/completions", {"model": ALONE, "prompt": ["a", "b"]})
+    assert (refused.status, refused.error()["param"]) == (400, "prompt")
+    plain = mixed.post("/v1/completions", {"model": SHARED, "prompt": "Hi"})
+    assert plain.status in (400, 404)  # without the setting, the backends' own refusal
+    deep = mixed.post("/v1/completions", b'{"model": "%s", "prompt": %s}' % (ALONE.encode(), b"[" * 9000 + b"]" * 9000))
+    assert deep.status == 400
 
 
 def test_an_object_made_at_openai_is_found_there_again(mixed: System) -> None:

@@ -1,0 +1,215 @@
+"""Legacy completions for models that only chat: the request as a chat, and the chat's answer as a completion. Pure.
+
+A prompt in ChatML (`<|im_start|>user\\nHi<|im_end|>`) becomes its messages, any other one message of the user.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from shared.azure_openai import event_stream
+from shared.azure_openai.json_body import UNREADABLE
+from shared.azure_openai.operations import OPERATIONS
+from shared.azure_openai.requests import with_body
+from shared.errors import InvalidRequest
+from shared.types import Call
+
+_CHAT = next(operation for operation in OPERATIONS if operation.name == "chat.completions")
+_TURN = re.compile(
+    r"<\|im_start\|>(\w+)(?:[ \t]+name=([^\n]*))?\n(.*?)(?:\n?<\|im_end\|>|(?=<\|im_start\|>)|\Z)", re.DOTALL
+)
+_MARKS = ("<|im_end|>", "<|im_start|>")
+_ROLES = ("system", "developer", "user", "assistant")
+_NO_BOUND = b"null"
+
+
+def translated(call: Call) -> "tuple[Call, Rendering]":
+    """The chat that stands for a call of completions, and how its answer is rendered. Raises `InvalidRequest` for what
+    a chat cannot do."""
+    try:
+        return _translated(call)
+    except RecursionError:
+        raise InvalidRequest("The body is nested too deeply.") from None
+    except UNREADABLE:
+        raise InvalidRequest("The body has a text or a number that cannot be read.") from None
+
+
+def _translated(call: Call) -> "tuple[Call, Rendering]":
+    fields = msgspec.json.decode(call.body, type=dict[str, msgspec.Raw])
+    prompt = _prompt(fields.pop("prompt", None))
+    echo = bool(_value(fields, "echo", bool, "true or false"))
+    _refuse_what_a_chat_lacks(fields)
+    new: dict[str, Any] = {"messages": messages(prompt), **_logprobs(fields, echo=echo)}
+    if (stop := _stop(_value(fields, "stop", str | list[str], "a text or a list of texts"))) is not None:
+        new["stop"] = stop
+    if bytes(most := fields.pop("max_tokens", msgspec.Raw(_NO_BOUND))) != _NO_BOUND:
+        new["max_tokens" if call.surface == "dated" else "max_completion_tokens"] = most
+    fields.pop("store", None)  # a completion leaves no object
+    chat = msgspec.structs.replace(call, operation=_CHAT, path=_CHAT.path, makes="", edits={}, usage_injected=False)
+    return with_body(chat, msgspec.json.encode(fields | new)), Rendering(prompt if echo else "")
+
+
+def messages(prompt: str) -> list[dict[str, str]]:
+    """The messages of a prompt. Raises `InvalidRequest` for ChatML with an unknown role or without a message."""
+    if _MARKS[1] not in prompt:
+        return [{"role": "user", "content": prompt}]
+    found: list[dict[str, str]] = []
+    before = prompt[: prompt.index(_MARKS[1])]
+    if before.strip():
+        found.append({"role": "user", "content": before.strip("\n")})
+    for role, name, content in _TURN.findall(prompt):
+        if role not in _ROLES:
+            raise _wrong(f"the ChatML role {role[:40]!r} is not one of {', '.join(_ROLES)}.", "prompt")
+        found.append({"role": role, "content": content} | ({"name": name.strip()} if name.strip() else {}))
+    if found and found[-1]["role"] == "assistant" and not found[-1]["content"].strip():
+        found.pop()  # it only says whose turn it is
+    if not found:
+        raise _wrong(
+            "its ChatML has no message: expected <|im_start|>user, a new line, the text and <|im_end|>.", "prompt"
+        )
+    return found
+
+
+class Rendering:
+    """Renders the answers to one call. `prefix`: the prompt, if the caller wants to have it back before the text."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self._written: dict[int, int] = {}  # characters so far, by choice
+        self._begun = b""
+
+    def whole(self, body: bytes) -> bytes:
+        """A chat's answer as a completion; an error as it is."""
+        return _rendered(body, self._completion)
+
+    def feed(self, piece: bytes) -> bytes:
+        """The events that are whole, as a completion's."""
+        events, self._begun = event_stream.split(self._begun + piece)
+        return b"".join(map(self._event, events))
+
+    def finish(self) -> bytes:
+        """What is left of a stream that has broken off."""
+        rest, self._begun = self._begun, b""
+        return rest
+
+    def _event(self, event: bytes) -> bytes:
+        data = event_stream.payload(event)
+        if not data.startswith(b"{"):
+            return event
+        rendered = _rendered(data, self._chunk)
+        return event if rendered is data else b"data: " + rendered + b"\n\n" if rendered else b""
+
+    def _completion(self, answer: dict[str, Any]) -> dict[str, Any] | None:
+        return _head(answer) | {"choices": [self._choice(choice, "message") for choice in answer["choices"]]}
+
+    def _chunk(self, chunk: dict[str, Any]) -> dict[str, Any] | None:
+        """A chunk; None for one that says nothing in a completion, such as the role of whoever speaks."""
+        choices = [self._choice(choice, "delta") for choice in chunk["choices"]]
+        said = any(one["text"] or one["finish_reason"] or one["logprobs"] for one in choices)
+        if not said and not (not choices and chunk.get("usage")):
+            return None
+        return _head(chunk) | {"choices": choices}
+
+    def _choice(self, choice: dict[str, Any], place: str) -> dict[str, Any]:
+        said, index = choice.get(place) or {}, choice.get("index", 0)
+        text = said.get("content") or said.get("refusal") or ""
+        start = self._written.get(index)
+        if start is None:
+            start, text = 0, self._prefix + text
+        self._written[index] = start + len(text)
+        kept = {
+            name: value for name, value in choice.items() if name not in (place, "logprobs", "finish_reason", "text")
+        }
+        logprobs = _legacy_logprobs(choice.get("logprobs"), start)
+        return {"text": text, **kept, "logprobs": logprobs, "finish_reason": choice.get("finish_reason")}
+
+
+def _head(answer: dict[str, Any]) -> dict[str, Any]:
+    identity = str(answer.get("id") or "")
+    return answer | {"id": identity.removeprefix("chat"), "object": "text_completion"}
+
+
+def _rendered(data: bytes, render: Any) -> bytes:
+    """The same object if it is no answer of a chat; empty if nothing is left of it."""
+    try:
+        answer = msgspec.json.decode(data)
+    except UNREADABLE:
+        return data
+    if not isinstance(answer, dict) or not isinstance(answer.get("choices"), list):
+        return data
+    rendered = render(answer)
+    return b"" if rendered is None else msgspec.json.encode(rendered)
+
+
+def _legacy_logprobs(logprobs: Any, start: int) -> dict[str, Any] | None:
+    content = logprobs.get("content") if isinstance(logprobs, dict) else None
+    if not content:
+        return None
+    offsets = list(_offsets((one["token"] for one in content), start))
+    return {
+        "tokens": [one["token"] for one in content],
+        "token_logprobs": [one["logprob"] for one in content],
+        "top_logprobs": [{top["token"]: top["logprob"] for top in one.get("top_logprobs") or ()} for one in content],
+        "text_offset": offsets,
+    }
+
+
+def _offsets(tokens: Iterator[str], start: int) -> Iterator[int]:
+    for token in tokens:
+        yield start
+        start += len(token)
+
+
+# --- the request ------------------------------------------------------------------------------------------------------
+
+
+def _prompt(raw: msgspec.Raw | None) -> str:
+    value = msgspec.json.decode(raw) if raw is not None else None
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+        value = value[0]
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
+        raise _wrong("expected one text, because this model chats, and a chat has one prompt.", "prompt")
+    if isinstance(value, list) and value:
+        raise _wrong("expected a text, because this model chats, and its tokens are not those of the prompt.", "prompt")
+    raise _wrong("expected a text that is not empty.", "prompt")
+
+
+def _value(fields: dict[str, msgspec.Raw], name: str, kind: Any, expected: str) -> Any:
+    """Take an optional field out."""
+    if (raw := fields.pop(name, None)) is None:
+        return None
+    try:
+        return msgspec.json.decode(raw, type=kind | None)
+    except msgspec.ValidationError:
+        raise _wrong(f"expected {expected}.", name) from None
+
+
+def _refuse_what_a_chat_lacks(fields: dict[str, msgspec.Raw]) -> None:
+    if _value(fields, "suffix", str, "a text"):
+        raise _wrong("expected none, because this model chats, and inserts no text before another.", "suffix")
+    best_of, n = _value(fields, "best_of", int, "an integer"), msgspec.json.decode(fields.get("n", b"null"))
+    if best_of is not None and best_of != (n or 1):
+        raise _wrong("expected as many as `n`, because this model chats, and returns all that it generates.", "best_of")
+
+
+def _logprobs(fields: dict[str, msgspec.Raw], *, echo: bool) -> dict[str, Any]:
+    count = _value(fields, "logprobs", int, "an integer")
+    if count is None:
+        return {}
+    if echo:
+        raise _wrong("expected none with `echo`, because a chat has no probabilities of its prompt.", "logprobs")
+    return {"logprobs": True, "top_logprobs": count}
+
+
+def _stop(value: str | list[str] | None) -> list[str] | None:
+    """The ends of an answer beside those of ChatML, which a chat ends with by itself; None: there are none."""
+    given = [value] if isinstance(value, str) else value or []
+    return [one for one in given if one not in _MARKS] or None
+
+
+def _wrong(problem: str, param: str) -> InvalidRequest:
+    return InvalidRequest(f"{param}: {problem}", param=param)

@@ -1,0 +1,208 @@
+"""Legacy completions as chats: prompts, parameters, answers and streams, both ways."""
+
+import json
+from typing import Any
+
+import pytest
+
+from shared.azure_openai.completions_as_chat import Rendering, messages, translated
+from shared.azure_openai.operations import match
+from shared.azure_openai.requests import parse_call
+from shared.errors import InvalidRequest
+from shared.types import Call
+
+CHATML = (
+    "<|im_start|>system\nYou are kind.<|im_end|>\n"
+    "<|im_start|>system name=example_user\nHello\n<|im_end|>\n"
+    "<|im_start|>user\nWho\nare you?\n<|im_end|>\n<|im_start|>assistant\n"
+)
+
+
+def call(path: str = "/v1/completions", query: str = "", **fields: Any) -> Call:
+    return parse_call(match("POST", path), query, {}, json.dumps({"model": "m", **fields}).encode())
+
+
+def chat(**fields: Any) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads(translated(call(**fields))[0].body)
+    return body
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("Hi", [("user", "Hi")]),
+        (CHATML, [("system", "You are kind."), ("system", "Hello"), ("user", "Who\nare you?")]),
+        ("<|im_start|>user\nHi", [("user", "Hi")]),
+        ("<|im_start|>user\nHi<|im_start|>assistant\nSure, ", [("user", "Hi"), ("assistant", "Sure, ")]),
+        ("Be brief.\n<|im_start|>user\nHi<|im_end|>", [("user", "Be brief."), ("user", "Hi")]),
+    ],
+)
+def test_a_prompt_becomes_messages(prompt: str, expected: list[tuple[str, str]]) -> None:
+    assert [(one["role"], one["content"]) for one in messages(prompt)] == expected
+
+
+def test_chatml_keeps_names_and_refuses_what_is_none() -> None:
+    assert messages(CHATML)[1]["name"] == "example_user"
+    with pytest.raises(InvalidRequest, match="the ChatML role 'robot' is not one of"):
+        messages("<|im_start|>robot\nHi<|im_end|>")
+    with pytest.raises(InvalidRequest, match="has no message"):
+        messages("<|im_start|>assistant\n")
+
+
+def test_parameters_are_those_of_a_chat() -> None:
+    body = chat(
+        prompt=["Hi"], max_tokens=5, temperature=0.1, n=2, best_of=2, stop=["<|im_end|>", "END"], logprobs=3, user="u"
+    )
+    assert body == {
+        "model": "m",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "max_completion_tokens": 5,
+        "temperature": 0.1,
+        "n": 2,
+        "stop": ["END"],
+        "logprobs": True,
+        "top_logprobs": 3,
+        "user": "u",
+    }
+    assert "stop" not in chat(prompt="Hi", stop="<|im_end|>")
+    made, _ = translated(call("/openai/deployments/m/completions", "api-version=2023-05-15", prompt="Hi", max_tokens=5))
+    assert (made.path, made.operation.name, made.max_output_tokens) == ("chat/completions", "chat.completions", 5)
+    assert json.loads(made.body)["max_tokens"] == 5
+
+
+def test_a_stream_asks_for_its_usage_as_a_chat_does() -> None:
+    made, _ = translated(call(prompt="Hi", stream=True))
+    assert made.usage_injected
+    assert made.edits["stream_options"] == b'{"include_usage":true}'
+    named, _ = translated(call(prompt="Hi", stream=True, stream_options={"include_usage": True}))
+    assert not named.usage_injected
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({}, "prompt"),
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": ["a", "b"]}, "prompt"),
+        ({"prompt": [1, 2]}, "prompt"),
+        ({"prompt": [[1, 2]]}, "prompt"),
+        ({"prompt": 7}, "prompt"),
+        ({"prompt": "a", "suffix": "b"}, "suffix"),
+        ({"prompt": "a", "best_of": 3}, "best_of"),
+        ({"prompt": "a", "best_of": "3"}, "best_of"),
+        ({"prompt": "a", "logprobs": True}, "logprobs"),
+        ({"prompt": "a", "logprobs": 1, "echo": True}, "logprobs"),
+        ({"prompt": "a", "stop": 3}, "stop"),
+        ({"prompt": "a", "echo": 3}, "echo"),
+        ({"prompt": json.loads("[" * 500 + "]" * 500)}, "prompt"),
+    ],
+)
+def test_what_a_chat_cannot_do_is_refused(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        translated(call(**fields))
+    assert refused.value.param == param
+
+
+LOGPROBS = {
+    "content": [
+        {"token": "Hel", "logprob": -0.1, "top_logprobs": [{"token": "Hel", "logprob": -0.1}]},
+        {"token": "lo", "logprob": -0.2, "top_logprobs": []},
+    ]
+}
+
+
+def test_an_answer_becomes_a_completion() -> None:
+    answer = {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 7,
+        "model": "gpt-4o-2024-11-20",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "Hello"},
+                "finish_reason": "stop",
+                "logprobs": LOGPROBS,
+                "content_filter_results": {"hate": {"filtered": False}},
+            },
+            {
+                "index": 1,
+                "message": {"role": "assistant", "content": None, "refusal": "No."},
+                "finish_reason": "length",
+            },
+        ],
+        "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
+    }
+    rendered = json.loads(Rendering("Say: ").whole(json.dumps(answer).encode()))
+    assert rendered | {"choices": []} == answer | {"id": "cmpl-1", "object": "text_completion", "choices": []}
+    first, second = rendered["choices"]
+    assert first == {
+        "text": "Say: Hello",
+        "index": 0,
+        "content_filter_results": {"hate": {"filtered": False}},
+        "finish_reason": "stop",
+        "logprobs": {
+            "tokens": ["Hel", "lo"],
+            "token_logprobs": [-0.1, -0.2],
+            "top_logprobs": [{"Hel": -0.1}, {}],
+            "text_offset": [0, 3],
+        },
+    }
+    assert (second["text"], second["finish_reason"], second["logprobs"]) == ("Say: No.", "length", None)
+
+
+@pytest.mark.parametrize("body", [b'{"error": {"message": "no"}}', b"<html>", b"[1]", b'{"choices": 3}', b""])
+def test_what_is_no_answer_of_a_chat_stays_as_it_is(body: bytes) -> None:
+    assert Rendering("x").whole(body) == body
+
+
+def test_a_stream_becomes_that_of_a_completion_however_it_is_cut() -> None:
+    def chunk(*choices: Any, **more: Any) -> bytes:
+        head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 7, "model": "m"}
+        return b"data: " + json.dumps({**head, "choices": choices, **more}).encode() + b"\n\n"
+
+    stream = b"".join(
+        [
+            chunk(prompt_filter_results=[]),
+            chunk({"index": 0, "delta": {"role": "assistant", "content": ""}}),
+            b": keep-alive\n\n",
+            chunk({"index": 0, "delta": {"content": "Hel"}, "logprobs": {"content": LOGPROBS["content"][:1]}}),
+            chunk({"index": 0, "delta": {"content": "lo"}, "logprobs": {"content": LOGPROBS["content"][1:]}}),
+            chunk({"index": 0, "delta": {}, "finish_reason": "stop"}),
+            chunk(usage={"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}),
+            b'data: {"error": {"message": "late"}}\n\n',
+            b"data: [DONE]\n\n",
+        ]
+    )
+    whole = Rendering("")
+    expected = whole.feed(stream) + whole.finish()
+    for size in (1, 7, 64):
+        rendering = Rendering("")
+        pieces = (rendering.feed(stream[at : at + size]) for at in range(0, len(stream), size))
+        assert b"".join(pieces) + rendering.finish() == expected
+    comment, *events, error, done = expected.removesuffix(b"\n\n").split(b"\n\n")
+    assert (comment, done) == (b": keep-alive", b"data: [DONE]")
+    assert json.loads(error[6:]) == {"error": {"message": "late"}}
+    read = [json.loads(event[6:]) for event in events]
+    assert {one["object"] for one in read} == {"text_completion"}
+    assert [c["text"] for one in read for c in one["choices"]] == ["Hel", "lo", ""]
+    assert [c["logprobs"]["text_offset"] for one in read[:2] for c in one["choices"]] == [[0], [3]]
+    assert (read[2]["choices"][0]["finish_reason"], read[3]["usage"]["total_tokens"]) == ("stop", 3)
+
+
+def test_an_echo_comes_once_before_the_text_of_each_choice() -> None:
+    rendering = Rendering("Say: ")
+    deltas = [(0, "a"), (1, "b"), (0, "c")]
+    events = [
+        json.dumps({"id": "1", "choices": [{"index": index, "delta": {"content": text}}]}).encode()
+        for index, text in deltas
+    ]
+    stream = b"".join(rendering.feed(b"data: " + event + b"\n\n") for event in events)
+    texts = [json.loads(line[6:])["choices"][0]["text"] for line in stream.split(b"\n\n") if line]
+    assert texts == ["Say: a", "Say: b", "c"]
+
+
+@pytest.mark.parametrize("rest", ["completions", "chat/completions", "embeddings"])
+def test_engines_are_models_in_the_path(rest: str) -> None:
+    route = match("POST", f"/v1/engines/text-davinci-003/{rest}")
+    assert (route.surface, route.model, route.path) == ("openai", "text-davinci-003", rest)
