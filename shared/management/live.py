@@ -33,7 +33,7 @@ class LiveRoutes:
         self._longest = longest
 
     def routes(self) -> Sequence[Route]:
-        return (Route("GET", "/gateway/backends/events", "operator", self._events),)
+        return (Route("GET", "/gateway/backends/events", "operator", self._events, streams=True),)
 
     async def _events(self, request: ManagementRequest) -> Response:
         """Stream tries, calls and the state of the pool as server-sent events."""

@@ -79,7 +79,7 @@ class Route(NamedTuple):
 
     For the OpenAPI document: `summary`, by default the first sentence of the handler's docstring; `takes` and `gives`,
     the types of the bodies; `query`, the names of the parameters; `headers`, those of the request with what they mean;
-    `status` of the answer."""
+    `status` of the answer; `streams`: it is a stream of server-sent events."""
 
     method: Method
     pattern: str
@@ -92,6 +92,7 @@ class Route(NamedTuple):
     query: tuple[str, ...] = ()
     headers: Mapping[str, str] = {}
     status: int = 200
+    streams: bool = False
 
 
 class Paths:

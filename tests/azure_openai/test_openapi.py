@@ -86,6 +86,7 @@ def test_importers_that_take_no_newer_version_get_3_0(gateway: System) -> None:
         ("/openai/responses?api-version=2025-04-01-preview", 426, "POST"),
     ],
 )
+@pytest.mark.parametrize("edge", ["functions"], indirect=True, scope="session")  # the other edge takes WebSockets
 def test_a_websocket_is_rejected_with_an_explanation(gateway: System, path: str, status: int, word: str) -> None:
     headers = {
         "authorization": f"Bearer {gateway.key}",

@@ -47,6 +47,7 @@ NOT_SET = {
     "AZURE_CLIENT_SECRET",
     "AzureWebJobsStorage",
     "OTEL_EXPORTER_OTLP_HEADERS",
+    "GATEWAY_SIMULATOR",  # where backends are simulated
     "GATEWAY_STORAGE",
     "GATEWAY_STORAGE__accountName",
     "OTEL_EXPORTER_OTLP_ENDPOINT",

@@ -76,7 +76,9 @@ def test_every_body_has_a_type(gateway: System) -> None:
                 assert operation["requestBody"]["content"]["application/json"]["schema"], (method, path)
             for status, answer in operation["responses"].items():
                 if status in ("200", "201"):
-                    assert answer["content"]["application/json"]["schema"], (method, path)
+                    events = path == "/gateway/backends/events"
+                    kind = "text/event-stream" if events else "application/json"
+                    assert answer["content"][kind]["schema"], (method, path)
 
 
 def test_the_document_is_for_operators(gateway: System) -> None:
