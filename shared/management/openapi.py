@@ -105,7 +105,7 @@ def _operation(route: Route, schema_of: dict[Any, Any]) -> dict[str, Any]:
             "5XX": {"$ref": "#/components/responses/Refused"},
         },
     }
-    if route.method == "PUT":
+    if route.method == "PUT" and route.status != 204:
         operation["responses"]["201"] = operation["responses"][str(route.status)]  # it was not there
     if route.pattern == "/readyz":
         del operation["responses"]["5XX"]  # it has the state, as with 200

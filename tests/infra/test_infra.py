@@ -211,6 +211,7 @@ def test_azd_deploys_two_regions_that_the_gateway_accepts() -> None:
         endpoint=f"https://{account.name}.openai.azure.com",
         region="swedencentral",
         models={"gpt-5.4-mini": "gpt-5.4-mini"},
+        deployment="global",
         resource_id=account.id,
     )
     assert (virginia.name, virginia.region) == ("virginia", "eastus2")
@@ -370,7 +371,7 @@ def test_callers_and_the_availability_test_get_in_and_nobody_else() -> None:
 
 def test_what_was_deleted_is_restored_and_what_must_stay_is_locked_on_request() -> None:
     accounts = resources("everything", "Microsoft.CognitiveServices/accounts")
-    assert [account.properties["restore"] for account in accounts] == [True, True]
+    assert [account.properties["restore"] for account in accounts] == [True]
     assert [a.properties["restore"] for a in resources("public", "Microsoft.CognitiveServices/accounts")] == [None] * 2
     (lock,) = resources("everything", "Microsoft.Authorization/locks")
     assert "/storageAccounts/sttoll" in lock.id
