@@ -7,9 +7,9 @@ The package `azure-genai-prices` contains the items of the Retail Prices API (pr
 parser reads the meter names of text models; this module reads those of audio and image models. DALL-E is excluded: its
 price depends on size and quality, which the ledger does not record.
 
-The package `genai-prices` has the list prices of OpenAI and Anthropic. They fill what Azure's list lacks: Claude, other
-models, tiers, and changes that are newer than the list. The table has only facts: model, deployment type, tier,
-regions, price and start date.
+The package `genai-prices` has the list prices of OpenAI and Anthropic (`local/list_prices.py`). They fill what Azure's
+list lacks: Claude, other models, tiers, and changes that are newer than the list. Lines with `deployment: openai` are
+for backends of OpenAI itself. The table has only facts: model, deployment type, tier, regions, price and start date.
 """
 
 import importlib
@@ -19,10 +19,10 @@ import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from local.list_prices import anthropic_lines, listed, openai_lines, own_lines
 from shared.config.prices import AMOUNTS
 
 OUTPUT = Path(__file__).resolve().parent.parent / "shared" / "billing" / "prices.json"
@@ -184,123 +184,6 @@ def _variant(
             yield {**head, "from": since, "regions": regions, **{name: dict(amounts)[name] for name in fields}}
 
 
-# --- OpenAI's list prices ---------------------------------------------------------------------------------------------
-
-_OPENAI = re.compile(r"(gpt-\d|o\d|text-embedding|codex)")
-_NOT_BY_TEXT = re.compile(
-    r"audio|image|realtime|live|transcri|tts|extended|search|cyber|rosalind|vision|0301|16k|32k|\.ft"
-)
-_OPENAI_FIELDS = {
-    "input_mtok": "input",
-    "cache_read_mtok": "cached_input",
-    "cache_write_mtok": "cache_write",
-    "output_mtok": "output",
-}
-_TIERS = ({"service_tier": "flex"}, {"service_tier": "priority"}, {"processing": "batch"})
-
-
-class Listed(NamedTuple):
-    """A price in OpenAI's list. `since` "": as long as the model exists."""
-
-    model: str
-    tier: str
-    since: str
-    prices: Any
-
-
-def listed(models: list[Any]) -> Iterator[Listed]:
-    """All prices of text models, oldest first."""
-    for model in models:
-        name = model.id.replace("gpt-3.5", "gpt-35")
-        if not _OPENAI.match(name) or _NOT_BY_TEXT.search(name):
-            continue
-        standard = model.prices if isinstance(model.prices, list) else [None]
-        for entry in standard:
-            prices = model.prices if entry is None else entry.prices
-            yield Listed(name, "standard", _since(entry), prices)
-        for variant in model.price_variants or ():
-            if variant.when in _TIERS:
-                [tier] = variant.when.values()
-                yield Listed(name, tier, _since(variant), variant.prices)
-
-
-def _since(entry: Any) -> str:
-    constraint = getattr(entry, "constraint", None)
-    return str(constraint.start_date) if constraint is not None else ""
-
-
-def openai_lines(models: list[Any], azure: list[dict[str, Any]], day: str) -> Iterator[dict[str, Any]]:
-    """The lines that Azure's list of this day lacks. A change that the list could not have yet replaces the price of
-    each kind of deployment from the day after the list, in the proportion that the list has."""
-    after = str(date.fromisoformat(day) + timedelta(days=1))
-    prices = list(listed(models))
-    changed = {price.model for price in prices if price.tier == "standard" and price.since}
-    for price in prices:
-        for context in ("short", "long"):
-            amounts = _amounts(price.prices, context)
-            if "input" not in amounts:
-                continue
-            head = {"model": price.model} | ({"tier": price.tier} if price.tier != "standard" else {})
-            head |= {"context": context} if context == "long" else {}
-            listed_lines = [line for line in azure if _same(line, price.model, price.tier, context)]
-            usual = {line["deployment"]: line for line in listed_lines if "regions" not in line}
-            if not listed_lines:
-                yield head | ({"from": price.since} if price.since else {}) | amounts
-            elif price.model in changed and price.since > min(line["from"] for line in listed_lines):
-                if (world := usual.get("global")) is None or world["input"] == amounts["input"]:
-                    continue
-                for line in listed_lines:
-                    factor = line["input"] / world["input"]
-                    scaled = {name: round(amount * factor, 6) for name, amount in amounts.items()}
-                    yield {**line, "from": max(price.since, after), **scaled}
-
-
-_ANTHROPIC_FIELDS = _OPENAI_FIELDS | {"cache_write_1h_mtok": "cache_write_1h"}
-_CLAUDE_TIERS = {("processing", "batch"): "batch", ("speed", "fast"): "fast"}
-
-
-def anthropic_lines(models: list[Any]) -> Iterator[dict[str, Any]]:
-    """Anthropic's list prices, by which Azure bills Claude as well. A price for long context holds above the number of
-    tokens that `types.long_context` has for the model, until a later price of the model has none."""
-    for model in models:
-        tiered = False
-        for tier, since, prices in _of_claude(model):
-            short, long = (_amounts(prices, context, _ANTHROPIC_FIELDS) for context in ("short", "long"))
-            tiered = tier == "standard" and (tiered or bool(long))
-            searches = getattr(prices, "web_searches_kcount", None)
-            tools = {} if searches is None else {"web_search": float(searches) / 1000}
-            head = {"model": model.id.removesuffix("-latest")} | ({"tier": tier} if tier != "standard" else {})
-            start = {"from": since} if since else {}
-            yield head | start | short | tools
-            if long or tiered:
-                yield head | {"context": "long"} | start | (long or short) | tools
-
-
-def _of_claude(model: Any) -> Iterator[tuple[str, str, Any]]:
-    """The prices of a model, each with its tier and its first day; "": as long as the tier exists."""
-    for entry in model.prices if isinstance(model.prices, list) else [None]:
-        yield "standard", _since(entry), model.prices if entry is None else entry.prices
-    for variant in model.price_variants or ():
-        if len(variant.when) == 1 and (tier := _CLAUDE_TIERS.get(next(iter(variant.when.items())))) is not None:
-            yield tier, "", variant.prices
-
-
-def _same(line: dict[str, Any], model: str, tier: str, context: str) -> bool:
-    return (line["model"], line.get("tier", "standard"), line.get("context", "short")) == (model, tier, context)
-
-
-def _amounts(prices: Any, context: str, fields: dict[str, str] = _OPENAI_FIELDS) -> dict[str, float]:
-    """USD per million tokens; nothing for long context if it has no price of its own."""
-    amounts, tiered = {}, False
-    for theirs, ours in fields.items():
-        if (amount := getattr(prices, theirs, None)) is None:
-            continue
-        tiers = getattr(amount, "tiers", ())
-        tiered = tiered or bool(tiers)
-        amounts[ours] = float(tiers[0].price if tiers and context == "long" else getattr(amount, "base", amount))
-    return amounts if tiered or context == "short" else {}
-
-
 def _group(source: str, day: str, rows: list[dict[str, Any]]) -> str:
     text = ",\n".join(json.dumps({name: value for name, value in row.items() if value != ""}) for row in rows)
     return f'{{"publisher": {json.dumps(source)}, "day": "{day}", "prices": [\n{text}\n]}}'
@@ -317,10 +200,14 @@ def main() -> None:
     snapshot = json.loads(source.read_text())
     day = snapshot["fetched_at"][:10]
     azure = list(lines(snapshot["items"], parse))
-    [models] = [provider.models for provider in providers if provider.id == "openai"]
+    [itself] = [provider for provider in providers if provider.id == "openai"]
+    models = itself.models
     version = importlib.metadata.version("genai-prices")
-    [searches] = {model.prices.web_searches_kcount for model in models if model.id in ("gpt-6-sol", "gpt-5.5")}
+    tools = [model.prices for model in models if model.id in ("gpt-6-sol", "gpt-5.5")]
+    [searches] = {prices.web_searches_kcount for prices in tools}
+    [file_searches] = {prices.storage_searches_kcount for prices in tools}
     openai = [{"web_search": float(searches) / 1000}, *openai_lines(models, azure, day)]
+    openai += [{"deployment": "openai", "file_search": float(file_searches) / 1000}, *own_lines(itself, azure, openai)]
     checked = max(price.since for price in listed(models))
     [claudes] = [provider.models for provider in providers if provider.id == "anthropic"]
     anthropic = list(anthropic_lines(claudes))

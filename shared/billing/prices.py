@@ -1,8 +1,8 @@
 """The price of a call, from a dated table. Pure, except for reading the table once.
 
-`prices.json` has Azure's public prices, then those of OpenAI that Azure's list lacks, with their sources
-(`local/price_table.py` generates it). The `prices` of the configuration override it. An unknown price is None, never
-zero.
+`prices.json` has Azure's public prices, then those of OpenAI that Azure's list lacks or that hold for OpenAI itself,
+and Anthropic's, with their sources (`local/price_table.py` generates it). The `prices` of the configuration override
+it. An unknown price is None, never zero.
 """
 
 import functools
