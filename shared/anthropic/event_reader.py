@@ -52,6 +52,7 @@ class MessageEventReader:
         self._call = call
         self._model: object = ""
         self._usage: UsageObject | None = None
+        self._between_blocks = False  # or behind the last one
         self._final = False  # the usage is that of the whole answer
         self._text = StreamedText()
 
@@ -76,7 +77,10 @@ class MessageEventReader:
                     self.failed, self.error, self.failure = True, reported_error(data) or ReportedError(), data
             case "message_start":
                 self._begin(read.message or _Message())
+            case "content_block_stop":
+                self._between_blocks = True
             case "content_block_start":
+                self._between_blocks = False
                 self.committed = self.committed or (read.content_block or _Block()).type not in _FILLED
             case "content_block_delta" | "message_delta":
                 self.committed = True
@@ -100,6 +104,11 @@ class MessageEventReader:
         if (usage := usage_at_end(tail[-USAGE_TAIL:])) is not None:
             self._report(usage, final=True)
         return "pass"
+
+    @property
+    def owes_usage(self) -> bool:
+        """True while a block has ended, no other one has begun, and the usage has not come."""
+        return self._between_blocks and not self._final
 
     def reported(self) -> Usage | None:
         """The usage that the stream reported of its whole answer; None if it reported none."""

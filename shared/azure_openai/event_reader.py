@@ -18,7 +18,7 @@ from shared.azure_openai._empty_answers import marked, may_be_empty
 from shared.azure_openai.answers import ReportedError, reported_error
 from shared.azure_openai.event_relay import Verdict
 from shared.azure_openai.json_body import UNREADABLE
-from shared.azure_openai.metering import spoken_characters
+from shared.azure_openai.metering import IMAGE, spoken_characters
 from shared.azure_openai.outline import SEALED
 from shared.azure_openai.streamed_text import StreamedText
 from shared.azure_openai.usage_objects import USAGE_TAIL, usage_at_end
@@ -53,6 +53,7 @@ _ENDING = frozenset(
 _WITH_OBJECTS = (*_OPENING, *_ENDING, "thread.run.", "thread.message.completed")  # the beginnings of their types
 _WITH_SEALED = _ENDING | {"response.output_item.done"}  # before that, such content may be incomplete
 _IMAGE = frozenset(("image_generation.completed", "image_edit.completed"))  # one for each image
+_IMAGE_BEGUN = frozenset(("image_generation.partial_image", "image_edit.partial_image"))
 
 
 class EventReader:
@@ -67,6 +68,8 @@ class EventReader:
         self.objects: list[bytes] = []
         self._unfinished: set[int | None] = set()  # the choices that have begun and not finished, by their index
         self._finished: set[int | None] = set()
+        self._image_begun = False  # the caller has a part of an image, or a preview
+        self._latest = ""  # type of event
         self._ran_out = False  # the last choice that finished had all the tokens that the call allowed
         self._call = call
         self._eager = eager
@@ -94,8 +97,10 @@ class EventReader:
         kind = read.type if isinstance(read.type, str) else event_stream.name(event) if event[:6] == b"event:" else ""
         if kind:
             return self._read_typed(kind, read, data)
-        if read.error is not None and not self.committed:
-            self._fail(data)
+        if read.error is not None:
+            self._image_begun = False
+            if not self.committed:
+                self._fail(data)
         if self._collects and read.choices and ((not self.objects and not self.committed) or _SPOKEN.search(data)):
             self.objects.append(data)
         if read.usage is not None:
@@ -109,13 +114,15 @@ class EventReader:
 
     def read_beginning(self, begun: bytes) -> None:
         """Read the beginning of a long event. It commits the stream if its name is that of content."""
-        if event_stream.name(begun) not in _OPENING | _FAILING | {""}:
-            self.committed = True
+        if (name := event_stream.name(begun)) not in _OPENING | _FAILING:
+            self.committed = self.committed or bool(name)
+            self._image_begun = self._call.operation.metered == "images"
 
     def read_end(self, tail: bytes) -> Verdict:
         """Read the end of an event that is too long to be kept."""
         if (usage := usage_at_end(tail[-USAGE_TAIL:])) is not None:
             self.may_end = self._call.operation.metered == "images"
+            self._image_begun = False
             self._usages.append(usage.value(images=int(self.may_end), tools=self._tools.counted))
         return "pass"
 
@@ -128,6 +135,9 @@ class EventReader:
     def usage(self) -> Usage:
         """The usage that the stream reported. If it reported none, an estimate: a token per four characters, or per
         piece if pieces are shorter."""
+        if self._image_begun:
+            image = Usage(input_tokens=self._call.input_estimate, output_tokens=IMAGE, images=1)
+            return msgspec.structs.replace(_sum([image, *self._usages]), estimated=True)
         if (reported := self.reported()) is not None:
             empty = self.is_empty and may_be_empty(reported)
             return msgspec.structs.replace(reported, empty=True) if empty else reported
@@ -138,6 +148,13 @@ class EventReader:
             return Usage()
         estimate = Usage(input_tokens=call.input_estimate, output_tokens=self._text.tokens(), estimated=True)
         return msgspec.structs.replace(estimate, **self._tools.counted)
+
+    @property
+    def owes_usage(self) -> bool:
+        """True while the answer is there, or an image of it, and the usage of that is not."""
+        if self._call.operation.metered in ("none", "once") or self._call.background:
+            return False
+        return self._image_begun or (not self._usages and (self.may_end or _is_last(self._latest)))
 
     @property
     def said(self) -> int:
@@ -154,6 +171,8 @@ class EventReader:
         return self._text.whole()
 
     def _read_typed(self, kind: str, read: Event, data: bytes) -> Verdict:
+        if kind != "keepalive":
+            self._latest, self._image_begun = kind, kind in _IMAGE_BEGUN
         if (kind in _FAILING or read.error is not None) and not self.committed:
             self._fail(data)
         elif kind not in _OPENING:
@@ -198,6 +217,14 @@ class EventReader:
             elif choice.index not in self._finished:
                 self._unfinished.add(choice.index)
                 self.may_end = False
+
+
+def _is_last(kind: str) -> bool:
+    """True for an event of a response after which the caller may have all of it: the end of a text, a call or an item
+    (another item begins with an event of its own), or an image that a tool makes."""
+    if not kind.startswith("response."):
+        return False
+    return "image_generation_call." in kind or (kind.endswith(".done") and not kind.startswith("response.reasoning"))
 
 
 def _sum(usages: list[Usage]) -> Usage:

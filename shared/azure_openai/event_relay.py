@@ -37,6 +37,11 @@ class Reader(Protocol):
         ...
 
     @property
+    def owes_usage(self) -> bool:
+        """True while the answer is there, or an image of it, and the usage of that is not."""
+        ...
+
+    @property
     def said(self) -> int:
         """An estimate of the tokens of the text so far."""
         ...
@@ -137,6 +142,11 @@ class EventRelay:
     def may_go_on(self) -> bool:
         """True if more may follow the end: it is no end marker, or its last line end may be only half of CR LF."""
         return not self.reader.marked or self._kept.endswith(b"\r")
+
+    @property
+    def owes_usage(self) -> bool:
+        """True if the caller may have all it wants, and the usage has not come: it may end a long event under way."""
+        return not self.done and (self.reader.owes_usage or (self._raw and self.reader.reported() is None))
 
     @property
     def between_events(self) -> bool:

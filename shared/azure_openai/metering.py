@@ -17,6 +17,7 @@ from shared.errors import GatewayError, InvalidRequest
 from shared.types import BATCH, Call, Usage
 
 _UNDER_WAY = frozenset(("validating", "queued", "in_progress", "requires_action", "finalizing", "cancelling"))
+IMAGE = 4160  # tokens of a generated image in the highest quality, 1024 x 1024 pixels (gpt-image-1)
 UNFINISHED = _UNDER_WAY | {"cancelled", "failed", "expired"}
 
 _SUMS = ("batches.", "threads.")  # the beginnings of operations on objects whose usage is that of many calls

@@ -96,6 +96,11 @@ class OpenAnswer(msgspec.Struct, kw_only=True, eq=False):
         """True for a stream that has run out of tokens before any content, as far as it has come."""
         return isinstance(self.body, EventRelay) and self.body.reader.is_empty
 
+    @property
+    def owes_usage(self) -> bool:
+        """True for a stream that has shown its whole answer, or an image, but has not reported the usage of that."""
+        return isinstance(self.body, EventRelay) and self.body.owes_usage
+
     def usage(self) -> Usage:
         """The usage that the body has reported so far, else an estimate."""
         return self.body.reader.usage() if isinstance(self.body, EventRelay) else self.body.usage()

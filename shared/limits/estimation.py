@@ -2,12 +2,12 @@
 
 import msgspec
 
+from shared.azure_openai.metering import IMAGE
 from shared.types import Call
 from shared.usage.token_averages import Size, TokenAverages
 
 ASSUMED_OUTPUT = 4096  # tokens reserved for an answer without a bound, if the most is to be reserved
 MOST_OUTPUT = 131_072  # no model answers with more; a larger bound must not empty a bucket that others share
-IMAGE = 4160  # tokens of a generated image in the highest quality, 1024 x 1024 pixels (gpt-image-1)
 LARGEST_IMAGE = 6240
 MOST_ANSWERS = 128  # the API's own bound of `n`
 _HEADROOM = 1.25  # measured: halves what a fleet admits too much, and costs less than a hundredth of the limit

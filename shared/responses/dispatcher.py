@@ -14,6 +14,7 @@ from shared.affinity.recorder import ObjectRecorder
 from shared.errors import GatewayError, StateUnavailable, UpstreamTimeout
 from shared.forwarding.forwarded_call import ForwardedCall, ForwardingFailed
 from shared.forwarding.forwarder import Forwarder
+from shared.forwarding.late_attempts import LateAttempts
 from shared.forwarding.response import Answer
 from shared.forwarding.shadowing import Shadows
 from shared.requests.disconnect import CallerDisconnected
@@ -91,7 +92,7 @@ class Dispatcher:
                 recorder = ObjectRecorder(
                     self._directory, admitted.consumer, admitted.call, backend, begin, lines=lines
                 )
-            return _relay(admitted, answer, forwarded.attempts, recorder, self._settler), None
+            return _relay(admitted, answer, forwarded.attempts, recorder, self._settler, self._forwarder.late), None
         except BaseException:
             answer.close()
             raise
@@ -153,6 +154,7 @@ def _relay(
     attempts: tuple[Attempt, ...],
     recorder: ObjectRecorder | None,
     settlement: Settlement,
+    late: LateAttempts,
 ) -> RelayedResponse:
     """The response that relays a backend's answer, and puts its end on record."""
     received, record = admitted.received, admitted.record
@@ -180,6 +182,7 @@ def _relay(
         answer,
         headers,
         close,
+        late=late,
         deferred=DeferredCharge(recorder, settlement) if recorder is not None and recorder.deferred else None,
         recorder=recorder,
     )

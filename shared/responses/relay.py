@@ -7,17 +7,18 @@ from typing import Literal
 
 import aiohttp
 from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from shared.affinity.deferred_charge import DeferredCharge
 from shared.affinity.recorder import ObjectRecorder
 from shared.azure_openai import event_stream
+from shared.forwarding.late_attempts import LateAttempts
 from shared.forwarding.response import Answer, OpenAnswer, WholeAnswer
 from shared.requests.disconnect import CallerDisconnected
 from shared.responses._gateway_headers import EMPTY_ANSWER_COMMENT, WARNING
 from shared.responses._idle_watch import Watch
 from shared.responses.admitted_call import AdmittedCall
-from shared.responses.rendering import error_in, interrupted, send_error_event, send_part
+from shared.responses.rendering import as_data, error_in, interrupted, send_error_event, send_part, taken
 from shared.types import Usage
 
 _LAST_EVENT = 5.0  # seconds in which a caller has to take the event that reports a broken answer
@@ -43,6 +44,7 @@ class RelayedResponse(Response):
         headers: Mapping[str, str],
         account: Account,
         *,
+        late: LateAttempts,
         deferred: DeferredCharge | None,
         recorder: ObjectRecorder | None,
     ) -> None:
@@ -56,6 +58,7 @@ class RelayedResponse(Response):
         self._operation = admitted.call.operation
         self._heartbeat = admitted.heartbeat
         self._recorder = recorder
+        self._late = late
         self._deferred = deferred
         self._upload = admitted.upload
         self._accounted = False
@@ -97,12 +100,25 @@ class RelayedResponse(Response):
         self._finish("hung_up")
 
     def _finish(self, ended: Ended) -> None:
+        reads_on = False
         if not self._accounted:
             self._accounted = True
-            self._account_for_the_rest(ended)
-        self._answer.close()
+            self._record_events()
+            left = ended == "hung_up" and self._deferred is None
+            reads_on = left and self._late.read_on(self._answer, self._reported)
+            if not reads_on:
+                self._account_for_the_rest(ended)
+        if not reads_on:
+            self._answer.close()
         if self._upload is not None:
             self._upload.close()
+
+    def _reported(self) -> None:
+        """Account for an answer that its caller left, and that was read on."""
+        try:
+            self._account_for_the_rest("hung_up")
+        finally:
+            self._answer.close()
 
     async def _relay(self, send: Send) -> None:
         answer = self._answer
@@ -131,7 +147,7 @@ class RelayedResponse(Response):
             await self._relay_body(answer, send)
         else:
             await send_part(send, b"data: ")
-            await self._relay_body(answer, _as_data(send))
+            await self._relay_body(answer, as_data(send))
 
     async def _continue_with_whole(self, answer: WholeAnswer, send: Send) -> None:
         """Send a whole answer as the rest of a stream: events as they are, an error as the event that clients read."""
@@ -142,14 +158,14 @@ class RelayedResponse(Response):
             await send_error_event(send, error_in(answer.body) or self._interrupted(), self._operation)
         else:
             await send_part(send, b"data: ")
-            await self._send_whole(_as_data(send), answer.body)
+            await self._send_whole(as_data(send), answer.body)
 
     async def _send_whole(self, send: Send, body: bytes) -> None:
         """Send a body, and account for it before its last byte. A large one holds the slot of its call until the caller
         has taken it: a call that is over may fill no memory."""
         if len(body) > _LARGE:
             await send_part(send, memoryview(body)[:-1])  # a copy would take as much again
-            await _taken(send)
+            await taken(send)
             body = body[-1:]
         if not self._accounted:
             await self._close_account("complete")
@@ -263,7 +279,6 @@ class RelayedResponse(Response):
 
     def _account_for_the_rest(self, ended: Ended) -> None:
         """Account for an answer that its caller left, or whose relaying failed."""
-        self._record_events()
         if self._deferred is not None and self._paid is None:
             self._note_relayed(self._deferred, self._usage())
             self._deferred.after_disconnect(lambda usage: self._account(usage, ended, ""))
@@ -286,18 +301,3 @@ class RelayedResponse(Response):
 def _has_events(answer: WholeAnswer) -> bool:
     """True if an answer is a stream that has failed before its first content."""
     return answer.headers.get("content-type", "").startswith("text/event-stream")
-
-
-async def _taken(send: Send) -> None:
-    """Wait until the caller has taken what was sent, but for some kB: a server sends nothing more before."""
-    await send_part(send, b"")
-
-
-def _as_data(send: Send) -> Send:
-    """Sends a body as the data of an event that has begun, and ends the event."""
-
-    async def send_data(message: Message) -> None:
-        end = b"" if message.get("more_body") else b"\n\n"
-        await send({**message, "body": event_stream.as_data(bytes(message["body"])) + end})
-
-    return send_data

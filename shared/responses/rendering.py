@@ -5,9 +5,10 @@ from collections.abc import Mapping
 
 import msgspec
 from starlette.responses import Response
-from starlette.types import Send
+from starlette.types import Message, Send
 
 from shared.anthropic import rendering as errors_of_messages
+from shared.azure_openai import event_stream
 from shared.config.document import Format
 from shared.errors import GatewayError
 from shared.types import Operation
@@ -104,3 +105,18 @@ async def send_error_event(send: Send, body: Mapping[str, object], operation: Op
 
 async def send_part(send: Send, body: bytes | memoryview) -> None:
     await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+async def taken(send: Send) -> None:
+    """Wait until the caller has taken what was sent, but for some kB: a server sends nothing more before."""
+    await send_part(send, b"")
+
+
+def as_data(send: Send) -> Send:
+    """Sends a body as the data of an event that has begun, and ends the event."""
+
+    async def send_data(message: Message) -> None:
+        end = b"" if message.get("more_body") else b"\n\n"
+        await send({**message, "body": event_stream.as_data(bytes(message["body"])) + end})
+
+    return send_data

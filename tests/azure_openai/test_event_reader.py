@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from shared.azure_openai.event_reader import EventReader
+from shared.azure_openai.metering import IMAGE
 from shared.azure_openai.operations import match
 from shared.azure_openai.outline import sealed_name
 from shared.azure_openai.references import in_answer
@@ -156,19 +157,37 @@ def test_all_text_of_a_typed_stream_is_kept_to_be_counted_and_once_only() -> Non
 
 
 @pytest.mark.parametrize(
-    ("path", "fields", "begun", "text", "characters"),
+    ("path", "fields", "begun", "text", "made"),
     [
-        ("/v1/images/generations", {"prompt": "a gate"}, {"type": "image_generation.partial_image"}, "", 0),
-        ("/v1/audio/transcriptions", {}, {"type": "transcript.text.delta", "delta": "a gate"}, "a gate", 0),
-        ("/v1/audio/speech", {"input": "a gate"}, {"type": "speech.audio.delta", "audio": "UklGRg=="}, "", 6),
+        (
+            "/v1/images/generations",
+            {"prompt": "a gate"},
+            {"type": "image_generation.partial_image"},
+            "",
+            {"output_tokens": IMAGE, "images": 1},
+        ),
+        (
+            "/v1/audio/transcriptions",
+            {},
+            {"type": "transcript.text.delta", "delta": "a gate"},
+            "a gate",
+            {"output_tokens": 1},
+        ),
+        (
+            "/v1/audio/speech",
+            {"input": "a gate"},
+            {"type": "speech.audio.delta", "audio": "UklGRg=="},
+            "",
+            {"characters": 6},
+        ),
     ],
 )
 def test_a_stream_that_breaks_off_is_charged_by_estimate_whatever_it_makes(
-    path: str, fields: dict[str, Any], begun: dict[str, Any], text: str, characters: int
+    path: str, fields: dict[str, Any], begun: dict[str, Any], text: str, made: dict[str, Any]
 ) -> None:
-    made = call(path, stream=True, **fields)
-    reader = EventReader(made)
+    asked = call(path, stream=True, **fields)
+    reader = EventReader(asked)
     reader.read(event(**begun))
-    usage = Usage(made.input_estimate, len(text) // 4, characters=characters, estimated=True)
+    usage = Usage(asked.input_estimate, estimated=True, **made)
     assert (reader.usage(), reader.text()) == (usage, text)
-    assert made.input_estimate > 0
+    assert asked.input_estimate > 0

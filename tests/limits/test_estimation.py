@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from shared.azure_openai import operations, requests
+from shared.azure_openai.metering import IMAGE
 from shared.limits import estimation
 from shared.types import Call, Usage
 from shared.usage.token_averages import Size, TokenAverages
@@ -81,7 +82,7 @@ def test_the_bound_of_a_response_is_its_max_output_tokens() -> None:
 def test_tokens_are_reserved_for_generated_images() -> None:
     picture = parsed("images/generations", prompt="A cat", n=2)
     assert most(picture).output == 2 * estimation.LARGEST_IMAGE
-    assert expected(picture).output == 2 * estimation.IMAGE
+    assert expected(picture).output == 2 * IMAGE
     known = NOTHING_KNOWN
     for _ in range(400):
         known = known.learn(Size(100, answers=2), Usage(20, 2 * 272))
