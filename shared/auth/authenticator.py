@@ -1,10 +1,11 @@
 """Resolves the credentials in a request's headers to a consumer, from memory if possible.
 
-A gateway key counts first, then a foreign key, then a token of Entra ID. Records of consumers are cached, so that a
-revocation applies everywhere within 60 s (`_records.py`). With the table out of reach, cached consumers remain in use.
-Others get 503, never 401: the caller's credentials may be valid.
+A gateway key counts first, then a valid token of Entra ID, then a foreign key. Records of consumers are cached, so that
+a revocation applies everywhere within 60 s (`_records.py`). With the table out of reach, cached consumers remain in
+use. Others get 503, never 401: the caller's credentials may be valid.
 """
 
+import contextlib
 import copy
 import time
 from collections.abc import Callable, Mapping
@@ -55,10 +56,13 @@ class Authenticator:
         `CallerNotAllowed` and `AddressNotAllowed` (403), `StoreUnavailable` and `IdentityUnavailable` (503)."""
         given = presented(headers)
         key, product = keys.parse(given.key), given.product
+        identity: Identity | None = None
         if key is None:
-            key, product = await self._foreign_key(given)
+            identity, product = await self._identity_beside_keys(given), ""
+            if identity is None:
+                key, product = await self._foreign_key(given)
         if key is None:
-            consumer = await self._identities.consumer(await self._identity(given))
+            consumer = await self._identities.consumer(identity or await self._identity(given))
         else:
             record = await self._records.get(key.consumer_id, key.key_id)
             stored = record.keys.get(key.key_id) if record else None
@@ -76,6 +80,15 @@ class Authenticator:
     async def close(self) -> None:
         for part in (self._identities, self._records, self._foreign_keys, self._signing_keys):
             await part.close()
+
+    async def _identity_beside_keys(self, given: Presented) -> Identity | None:
+        """The caller with a token beside texts that may be foreign keys; None without a valid one. It goes first: a
+        placeholder that callers send beside their tokens may have been imported as somebody's key."""
+        if self.tokens is None or given.key or not (given.token and given.others):
+            return None
+        with contextlib.suppress(InvalidApiKey):  # it is another service's, so the key counts
+            return await self.tokens.identify(given.token)
+        return None
 
     async def _foreign_key(self, given: Presented) -> tuple[keys.Key | None, str]:
         """The first of the texts that is a foreign key, and the product named with it."""

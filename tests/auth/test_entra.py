@@ -18,6 +18,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from shared.auth import keys
 from shared.auth.authenticator import Authenticator
 from shared.auth.consumer_rows import Record
 from shared.auth.consumers import Consumers
@@ -604,6 +605,32 @@ async def test_a_key_counts_before_a_token_and_a_token_in_another_header_is_refu
                 await ask({name: token})
     with pytest.raises(InvalidApiKey, match="accepts no tokens"):
         await Authenticator(gateway.consumers, gateway.store.now).authenticate({"authorization": f"Bearer {token}"})
+
+
+async def test_a_token_counts_before_a_key_that_somebody_imported(tenant: SimulatorProcess) -> None:
+    placeholder = "not-needed-not-needed-123"
+    good = tenant.token("ann", roles=["Gateway.Call"])
+    stranger = tenant.token("bob", roles=[])
+    elsewhere = tenant.token("ann", roles=["Gateway.Call"], audience="https://graph.microsoft.com")
+    async with house(tenant) as gateway:
+        owner, _ = await gateway.consumers.create("owner", models=None, limits=Limits())
+        record = await gateway.consumers.find(owner.id)
+        assert record is not None
+        await gateway.consumers.import_key(record, keys.digest_to_import(placeholder))
+        ask = gateway.authenticator.authenticate
+        for header in ("api-key", "ocp-apim-subscription-key", "x-api-key"):
+            named = f"{placeholder};product=gold" if header == "ocp-apim-subscription-key" else placeholder
+            caller = await ask({"authorization": f"Bearer {good}", header: named})
+            assert (caller.name, caller.product) == ("ann", "")
+            with pytest.raises(CallerNotAllowed):
+                await ask({"authorization": f"Bearer {stranger}", header: named})
+            caller = await ask({"authorization": f"Bearer {elsewhere}", header: named})
+            assert caller.id == owner.id
+        without = gateway.authenticator.with_settings(None)
+        caller = await without.authenticate({"authorization": f"Bearer {good}", "api-key": placeholder})
+        assert caller.id == owner.id
+        with pytest.raises(InvalidApiKey, match="for the audience"):
+            await ask({"authorization": f"Bearer {elsewhere}", "api-key": "placeholder"})
 
 
 async def test_nothing_of_a_token_reaches_the_log(tenant: SimulatorProcess, caplog: pytest.LogCaptureFixture) -> None:
