@@ -41,6 +41,7 @@ GatewayError                    500     internal_error
 ├── TooManyConnections          503     too_many_connections
 ├── StateUnavailable            503     state_unavailable
 ├── StoreUnavailable            503     store_unavailable
+│   └── RowsRefused             503     store_unavailable
 ├── IdentityUnavailable         503     identity_unavailable
 ├── Misconfigured               503     misconfigured
 └── UpstreamTimeout             504     upstream_timeout
@@ -334,6 +335,10 @@ class StoreUnavailable(GatewayError):
     """Table Storage did not answer in time, or rejected the operation. Callers never see it as a 401."""
 
     status, code, retry_after = 503, "store_unavailable", 2.0
+
+
+class RowsRefused(StoreUnavailable):
+    """Table Storage answers, and will never take these rows: their content is at fault."""
 
 
 class IdentityUnavailable(GatewayError):

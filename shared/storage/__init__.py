@@ -9,8 +9,6 @@ from typing import Protocol
 
 import msgspec
 
-from shared.errors import StoreUnavailable
-
 Value = str | int | float | bool
 Properties = Mapping[str, Value]
 
@@ -24,10 +22,6 @@ class Row(msgspec.Struct, frozen=True):
     key: str
     properties: dict[str, Value]
     etag: str
-
-
-class RowsRefused(StoreUnavailable):
-    """The store answers, and will never take these rows: their content is at fault."""
 
 
 class Table(Protocol):

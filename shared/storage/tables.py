@@ -15,9 +15,9 @@ import msgspec
 
 from shared.concurrency import SingleFlight
 from shared.config.environment import Storage
-from shared.errors import ConfigurationError, CredentialUnavailable, StoreUnavailable
+from shared.errors import ConfigurationError, CredentialUnavailable, RowsRefused, StoreUnavailable
 from shared.identity import TokenCache, azure_credential
-from shared.storage import Properties, Row, RowsRefused, _batch, _entity, connection_string
+from shared.storage import Properties, Row, _batch, _entity, connection_string
 from shared.storage._clock import StoreClock
 from shared.storage._rules import check_key, check_rows, check_table_name
 from shared.storage._session import Answer, Session, explain

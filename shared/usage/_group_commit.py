@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from shared.concurrency import start_shared
-from shared.errors import StoreUnavailable
-from shared.storage import MAX_BATCH, RowsRefused, Store, Value
+from shared.errors import RowsRefused, StoreUnavailable
+from shared.storage import MAX_BATCH, Store, Value
 from shared.usage._journal import Journal
 from shared.usage._read_back import ReadBack
 from shared.usage._row_files import Group, RowFile

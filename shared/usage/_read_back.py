@@ -5,8 +5,8 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from shared.concurrency import start_shared
-from shared.errors import StoreUnavailable
-from shared.storage import RowsRefused, Store, Value
+from shared.errors import RowsRefused, StoreUnavailable
+from shared.storage import Store, Value
 from shared.usage._row_files import Group
 from shared.usage.overflow import Overflow
 

@@ -140,7 +140,7 @@ def test_a_status_says_whose_fault_it_is(status: int, body: bytes, party: str) -
 
 @pytest.mark.parametrize(
     ("kind", "status"),
-    [("overloaded_error", 529), ("rate_limit_error", 429), ("api_error", 500), ("permission_error", 401)],
+    [("overloaded_error", 529), ("rate_limit_error", 429), ("api_error", 500), ("permission_error", 400)],
 )
 def test_an_error_in_a_stream_is_what_it_would_be_in_a_status_line(kind: str, status: int) -> None:
     assert answers.equivalent_status(ReportedError(type=kind), {}) == status

@@ -295,6 +295,7 @@ def test_every_limit_can_be_set_by_an_option(run: Commands) -> None:
         **dict.fromkeys(("tokens_per_minute", "requests_per_minute", "token_quota", "request_quota"), 7),
         **{"token_quota_period": "day", "request_quota_period": "hour", "budget_usd": 1.5, "budget_period": "week"},
         **{"max_concurrent": 2, "time_zone": "Europe/Berlin", "soft": True, "estimate": "learned"},
+        "quota_counts": "success",
     }
     assert limits.keys() == set(Limits.__struct_fields__)
     options = ["--soft", "--model", "gpt-4o"]

@@ -51,8 +51,8 @@ def test_a_consumer_lives_from_its_first_key_to_its_deletion(gateway: System, ru
     assert run.json("keys", "delete", made["id"], "--yes")["deleted"] is True
     actions = [entry["action"] for entry in run.json("audit", "--object", made["id"])]
     assert actions == [
-        *("consumer.delete", "consumer.update", "consumer.update", "key.create", "consumer.update", "consumer.update"),
-        "consumer.create",
+        *("consumer.delete", "consumer.update", "consumer.update", "key.revoke", "key.create", "key.rotate"),
+        *("consumer.update", "consumer.update", "consumer.create"),
     ]
     assert "consumer.delete" in run("audit", "--object", made["id"]).stdout
     assert any(line["name"] == name + "!" for line in run.json("usage"))

@@ -298,8 +298,9 @@ def test_every_change_is_on_record_without_a_secret(gateway: System) -> None:
     rotated = gateway.manage("POST", f"{path_of(made)}/keys/{key}/rotate").json()
     gateway.manage("DELETE", path_of(made))
     trail = gateway.get(f"/gateway/audit?object={made['id']}").json()["data"]
-    assert [entry["action"] for entry in trail] == ["consumer.delete", "consumer.update", "consumer.create"]
-    assert (trail[1]["before"]["explain"], trail[1]["after"]["explain"]) == (False, True)
+    actions = ["consumer.delete", "key.rotate", "consumer.update", "consumer.create"]
+    assert [entry["action"] for entry in trail] == actions
+    assert (trail[2]["before"]["explain"], trail[2]["after"]["explain"]) == (False, True)
     assert {entry["state"] for entry in trail} == {"done"}
     whole = gateway.get("/gateway/audit?limit=1000").body.decode()
     for secret in (made["key"], rotated["key"]):

@@ -13,8 +13,8 @@ from shared import ulid
 from shared.azure_openai.operations import match
 from shared.azure_openai.requests import parse_call
 from shared.config.document import Backend, Durability
-from shared.errors import StoreUnavailable
-from shared.storage import MAX_BATCH, Properties, RowsRefused
+from shared.errors import RowsRefused, StoreUnavailable
+from shared.storage import MAX_BATCH, Properties
 from shared.token_classes import TOKEN_CLASSES, UNITS
 from shared.types import Attempt, Call, Consumer, Outcome, Target, Usage
 from shared.usage import _group_commit, _read_back, ledger
