@@ -144,12 +144,13 @@ def test_secrets_are_secret_and_no_output(template: dict[str, Any]) -> None:
 
 
 def test_deployments_of_one_account_are_made_one_by_one(compiler: Compiler) -> None:
-    loops = [
-        resource["copy"]
-        for resource in compiler.compiled(BICEP / "openai.bicep")["resources"].values()
+    loops = {
+        name: resource
+        for name, resource in compiler.compiled(BICEP / "openai.bicep")["resources"].items()
         if resource["type"] == "Microsoft.CognitiveServices/accounts/deployments"
-    ]
-    assert [(loop["mode"], loop["batchSize"]) for loop in loops] == [("serial", 1)]
+    }
+    assert [(loop["copy"]["mode"], loop["copy"]["batchSize"]) for loop in loops.values()] == [("serial", 1)] * 2
+    assert any(other in loop.get("dependsOn", ()) for loop in loops.values() for other in loops)  # nor side by side
 
 
 @pytest.mark.parametrize(
