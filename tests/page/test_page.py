@@ -185,6 +185,8 @@ def test_a_product_that_is_made_in_the_page_bundles_models_for_its_subscribers(v
     dialog.get_by_label("Name").fill(f"subscriber on {gateway.edge}")
     dialog.get_by_label("Products").fill(product)
     dialog.get_by_role("button", name="Create a consumer").click()
+    ready = dialog.get_by_role("tabpanel")
+    expect(ready).to_contain_text(re.compile(r'"model": "(gpt|o)[^"]+"'))  # a call that works as it is pasted
     key = dialog.locator(".secret code").inner_text()
     spend(gateway, key)
     messages = [{"role": "user", "content": "Hello"}]

@@ -1,10 +1,16 @@
 // A key that is shown once, with calls that are ready to be pasted.
+import { useAnswer } from "../api.js";
 import { html, useState } from "../lib.js";
 import { Copy } from "../parts/form.js";
 import { t } from "../texts.js";
 
-/** @param {{text: string, model?: string}} props */
-export function ShownKey({ text, model }) {
+/** A model that answers a chat. @param {string} name */
+const chats = (name) => /^(gpt-\d|o\d)/.test(name) && !/audio|image|realtime|transcribe|tts/.test(name);
+
+/** @param {{text: string, model?: string, models?: string}} props `model`: of the calls, else one of those at the path `models` */
+export function ShownKey({ text, model: given, models = "/gateway/models" }) {
+  const names = useAnswer(given ? null : models).data?.models.map((/** @type {any} */ one) => one.model) ?? [];
+  const model = given ?? names.find(chats) ?? names[0];
   return html`<p>${t("key.text")}</p>
     <p class="secret"><code>${text}</code> <${Copy} text=${text} /></p><${Calls} text=${text} model=${model} />`;
 }

@@ -48,5 +48,5 @@ function Rotation() {
   return html`<${Shown} of=${state}>${(/** @type {any} */ one) => html`<p><code>${one.id}</code> <${State} state=${one.state} />
       ${one.expires ? t("mine.expires", { time: time(one.expires) }) : ""} <button type="button" onClick=${rotate}>${t("key.rotate")}</button></p>
       <p class="quiet">${t("key.overlap", { hours: OVERLAP })}</p>`}<//><${Problem} error=${error} />
-    ${key && html`<${Dialog} title=${t("key.title", { name: session.get()?.name ?? "" })} onClose=${() => setKey("")}><${ShownKey} text=${key} /><//>`}`;
+    ${key && html`<${Dialog} title=${t("key.title", { name: session.get()?.name ?? "" })} onClose=${() => setKey("")}><${ShownKey} text=${key} models="/gateway/models/me" /><//>`}`;
 }
