@@ -194,7 +194,7 @@ async def test_a_long_history_of_an_agent_is_served_while_other_calls_go_on() ->
         reply = await in_process.call(application, key, "/v1/responses", pieces, headers=sent)
         turning.cancel()
     assert reply.status == 200, reply.body
-    assert silence < 1.0  # seconds, on a machine that is busy with other tests
+    assert silence < 3.0  # seconds, on a machine that is busy with other tests
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/audio/transcriptions"])
