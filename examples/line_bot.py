@@ -65,7 +65,7 @@ EMPTY = "I thought so long about it that nothing was left for an answer. Please 
 
 
 def reply_to(error: Exception) -> str:
-    """What the user reads. Seconds to wait are those that the answer names."""
+    """The text that the user reads. Seconds to wait are those that the answer names."""
     if getattr(error, "code", None) == "content_filter":
         return FILTERED
     reply = next(reply for kind, reply in REPLIES if isinstance(error, kind))

@@ -20,7 +20,7 @@ _ORGANIZATION = "org-simulator"
 
 
 class Credentials(msgspec.Struct, frozen=True):
-    """What a request brings. `is_key`, `is_token`: whether a text is the account's key, or a valid token."""
+    """The credentials of a request. `is_key`, `is_token`: whether a text is the account's key, or a valid token."""
 
     bearer: str | None
     api_key: str

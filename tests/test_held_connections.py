@@ -4,20 +4,16 @@ import asyncio
 import json
 import select
 import socket
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
-import uvicorn
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from shared.edges import http_protocol, write_timer
-from shared.edges.http_protocol import Protocol
+from tests.harness.protocol_server import served
 
 LARGE = 12_000_000  # bytes, more than the kernel takes for a caller
 HOST = b"host: x\r\n"
@@ -43,24 +39,6 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         case _:
             response = Response(await Request(scope, receive).body())
     await response(scope, receive, send)
-
-
-@contextmanager
-def served(**options: Any) -> Iterator[tuple[str, int]]:
-    """The address of a server with the protocol and the app."""
-    config = uvicorn.Config(app, port=0, http=Protocol, ws="none", lifespan="off", log_level="critical", **options)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        deadline = time.monotonic() + 10
-        while not server.started and time.monotonic() < deadline:
-            time.sleep(0.01)
-        host, port = server.servers[0].sockets[0].getsockname()
-        yield host, port
-    finally:
-        server.should_exit = True
-        thread.join(10)
 
 
 def connected(address: tuple[str, int]) -> socket.socket:
@@ -102,7 +80,7 @@ def test_a_caller_that_does_not_read_its_answer_loses_its_connection(
     monkeypatch: pytest.MonkeyPatch, loop: str, header: bytes, requests: int
 ) -> None:
     monkeypatch.setattr(write_timer, "SECONDS", 0.5)
-    with served(loop=loop, limit_concurrency=1) as address, connected(address) as connection:
+    with served(app, loop=loop, limit_concurrency=1) as address, connected(address) as connection:
         connection.sendall((b"GET /large HTTP/1.1\r\n" + header + HOST + b"\r\n") * requests)
         time.sleep(0.2)
         assert not is_served(address)
@@ -115,7 +93,10 @@ def test_a_caller_that_does_not_read_its_answer_loses_its_connection(
 def test_what_is_left_of_an_answer_is_not_held_for_ever_by_an_idle_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last of it is too little for the server to stop writing."""
     monkeypatch.setattr(write_timer, "SECONDS", 0.5)
-    with served(limit_concurrency=1, timeout_keep_alive=1) as address, connected(address) as connection:
+    with (
+        served(app, limit_concurrency=1, timeout_keep_alive=1) as address,
+        connected(address) as connection,
+    ):
         connection.sendall(b"GET /large HTTP/1.1\r\n" + HOST + b"\r\n")
         taken = 0
         while taken < LARGE - 3_000_000:  # the kernel has most of the rest by now
@@ -126,7 +107,7 @@ def test_what_is_left_of_an_answer_is_not_held_for_ever_by_an_idle_connection(mo
 def test_a_caller_that_reads_slowly_gets_the_whole_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(write_timer, "SECONDS", 0.3)
     monkeypatch.setattr(write_timer, "LEAST", 4096)
-    with served() as address, connected(address) as connection:
+    with served(app) as address, connected(address) as connection:
         connection.sendall(b"GET /large HTTP/1.1\r\nconnection: close\r\n" + HOST + b"\r\n")
         size, began = 0, time.monotonic()
         while chunk := connection.recv(65_536):
@@ -138,7 +119,7 @@ def test_a_caller_that_reads_slowly_gets_the_whole_answer(monkeypatch: pytest.Mo
 
 def test_a_body_that_does_not_end_behind_its_answer_ends_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_protocol, "_REST_SECONDS", 0.5)
-    with served(limit_concurrency=1) as address, connected(address) as connection:
+    with served(app, limit_concurrency=1) as address, connected(address) as connection:
         connection.sendall(b"POST /early HTTP/1.1\r\ncontent-length: 1000000000\r\n" + HOST + b"\r\n{")
         assert connection.recv(65_536).startswith(b"HTTP/1.1 401 ")
         began = time.monotonic()
@@ -151,7 +132,7 @@ def test_a_body_that_does_not_end_behind_its_answer_ends_its_connection(monkeypa
 
 def test_a_connection_goes_on_when_a_body_ends_behind_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_protocol, "_REST_SECONDS", 0.5)
-    with served(limit_concurrency=1) as address, connected(address) as connection:
+    with served(app, limit_concurrency=1) as address, connected(address) as connection:
         connection.sendall(b"POST /early HTTP/1.1\r\ncontent-length: 3\r\n" + HOST + b"\r\n{")
         assert connection.recv(65_536).startswith(b"HTTP/1.1 401 ")
         connection.sendall(b" }")
@@ -162,7 +143,7 @@ def test_a_connection_goes_on_when_a_body_ends_behind_its_answer(monkeypatch: py
 
 def test_a_connection_that_is_idle_after_such_a_body_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_protocol, "_HEAD_SECONDS", 0.5)
-    with served(limit_concurrency=1) as address, connected(address) as connection:
+    with served(app, limit_concurrency=1) as address, connected(address) as connection:
         connection.sendall(b"POST /early HTTP/1.1\r\ncontent-length: 3\r\n" + HOST + b"\r\n{")
         assert connection.recv(65_536).startswith(b"HTTP/1.1 401 ")
         connection.sendall(b" }")
@@ -187,7 +168,7 @@ WHOLE_STREAM = b"".join(b"3\r\n<%d>\r\n" % number for number in range(5)) + b"0\
     ],
 )
 def test_a_refusal_stands_behind_the_answers_to_the_requests_before(requests: bytes, answered: int) -> None:
-    with served() as address, connected(address) as connection:
+    with served(app) as address, connected(address) as connection:
         connection.sendall(requests)
         received = rest(connection)
     before, separator, refusal = received.rpartition(b"HTTP/1.1 400 ")

@@ -5,21 +5,19 @@ import itertools
 import json
 import logging
 import socket
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from shared.edges import http_protocol
-from shared.edges.http_protocol import UVICORN_OPTIONS, Protocol
+from shared.edges.http_protocol import UVICORN_OPTIONS
+from tests.harness.protocol_server import served
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -50,27 +48,9 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     await JSONResponse(seen)(scope, receive, send)
 
 
-@contextmanager
-def served(**options: Any) -> Iterator[tuple[str, int]]:
-    """The address of a server with the protocol and the app `echo`."""
-    config = uvicorn.Config(echo, port=0, http=Protocol, ws="none", lifespan="off", log_level="error", **options)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        deadline = time.monotonic() + 10
-        while not server.started and time.monotonic() < deadline:
-            time.sleep(0.01)
-        host, port = server.servers[0].sockets[0].getsockname()
-        yield host, port
-    finally:
-        server.should_exit = True
-        thread.join(10)
-
-
 @pytest.fixture(scope="module")
 def address() -> Iterator[tuple[str, int]]:
-    with served() as place:
+    with served(echo) as place:
         yield place
 
 
@@ -169,7 +149,7 @@ def test_http_1_0_gets_no_chunks(address: tuple[str, int]) -> None:
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_a_head_comes_with_its_body_but_does_not_wait_for_one(loop: str) -> None:
-    with served(loop=loop) as address, socket.create_connection(address, timeout=5) as connection:
+    with served(echo, loop=loop) as address, socket.create_connection(address, timeout=5) as connection:
         for _ in range(50):
             connection.sendall(LAST.replace(CLOSE, b""))
             head, _, body = connection.recv(65_536).partition(b"\r\n\r\n")
@@ -239,7 +219,7 @@ def test_a_refusal_of_the_server_itself_has_an_id_that_stands_in_the_log(
 
 def test_a_head_that_does_not_arrive_in_time_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_protocol, "_HEAD_SECONDS", 0.3)
-    with served() as address:
+    with served(echo) as address:
         for pieces in [(b"GET / HT",), (b"GET / HTTP/1.1\r\n", b"a: b\r\n", b"c: "), (b"\r\n",)]:
             started = time.monotonic()
             status, headers, body = parsed(exchange(address, *pieces))
@@ -253,7 +233,7 @@ def test_a_head_that_does_not_arrive_in_time_is_refused(monkeypatch: pytest.Monk
 
 
 def test_connections_beyond_the_limit_are_refused() -> None:
-    with served(limit_concurrency=3) as address:
+    with served(echo, limit_concurrency=3) as address:
         held = [socket.create_connection(address, timeout=10) for _ in range(3)]
         held[0].sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
         assert held[0].recv(65_536).startswith(b"HTTP/1.1 200 ")
@@ -270,7 +250,10 @@ def test_idle_connections_live_longer_than_those_of_the_pools_in_front() -> None
     options = dict(itertools.pairwise(UVICORN_OPTIONS))
     assert int(options["--timeout-keep-alive"]) > 120  # Application Gateway's pool
     seconds = int(options["--timeout-keep-alive"])
-    with served(timeout_keep_alive=seconds) as address, socket.create_connection(address, timeout=10) as connection:
+    with (
+        served(echo, timeout_keep_alive=seconds) as address,
+        socket.create_connection(address, timeout=10) as connection,
+    ):
         for wait in (0.0, 6.0):  # uvicorn's own limit is 5 s
             time.sleep(wait)
             connection.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")

@@ -8,9 +8,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from shared.azure_openai.operations import SEGMENT, Route
+from shared.azure_openai.operations import SEGMENT, Route, not_allowed
 from shared.azure_openai.references import IN_PATHS
-from shared.errors import MethodNotAllowed, UnknownPath
+from shared.errors import UnknownPath
 from shared.types import Operation, Reference
 
 VERSION = "anthropic-version"  # the header that all clients of the API send
@@ -63,9 +63,7 @@ def _match(method: str, path: str) -> Route:
             named = tuple(Reference(kind, text) for kind, text in ids.items() if kind in IN_PATHS)
             return Route("anthropic", operation, operation.path.format_map(ids), ids.get("model"), named)
     if fitting:
-        methods = [operation.method for operation, _ in fitting]
-        allowed = ", ".join([*methods, "HEAD"] if "GET" in methods else methods)
-        raise MethodNotAllowed(f"{method} is not a method of {path}; use {allowed}.", allowed)
+        raise not_allowed(method, path, [operation for operation, _ in fitting])
     raise _unknown(path)
 
 

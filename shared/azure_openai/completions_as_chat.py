@@ -90,7 +90,7 @@ class Rendering:
         return b"".join(map(self._event, events))
 
     def finish(self) -> bytes:
-        """What is left of a stream that has broken off."""
+        """The rest of a stream that has broken off."""
         rest, self._begun = self._begun, b""
         return rest
 

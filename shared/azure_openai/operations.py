@@ -207,10 +207,15 @@ def _match(method: str, path: str) -> Route:
                 named = tuple(Reference(kind, text) for kind, text in ids.items() if kind in references.IN_PATHS)
                 return Route(surface, operation, canonical, model, named)
         if fitting:
-            methods = [operation.method for operation, _ in fitting]
-            allowed = ", ".join([*methods, "HEAD"] if "GET" in methods else methods)
-            raise MethodNotAllowed(f"{method} is not a method of {path}; use {allowed}.", allowed)
+            raise not_allowed(method, path, [operation for operation, _ in fitting])
     raise unknown(path)
+
+
+def not_allowed(method: str, path: str, fitting: Iterable[Operation]) -> MethodNotAllowed:
+    """The refusal of a method that the operations of this path do not have."""
+    methods = [operation.method for operation in fitting]
+    allowed = ", ".join([*methods, "HEAD"] if "GET" in methods else methods)
+    return MethodNotAllowed(f"{method} is not a method of {path}; use {allowed}.", allowed)
 
 
 def unknown(path: str) -> UnknownPath:

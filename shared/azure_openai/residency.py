@@ -63,7 +63,7 @@ def leaving(call: Call) -> tuple[str, str] | None:
 
 
 def _in(value: Any, path: str, of_tool: Callable[[dict[str, Any]], str]) -> Iterator[tuple[str, str]]:
-    """What may leave in a value and all below it."""
+    """The parts of a value, and of all below it, that may leave."""
     last = path.rpartition(".")[2].lower()
     if isinstance(value, dict):
         if last == "network_policy" and _lowered(value).get("type") != "disabled":

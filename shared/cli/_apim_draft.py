@@ -13,7 +13,7 @@ Kind = Literal["carried over", "differs", "to do", "not carried over"]
 
 
 class Note(NamedTuple):
-    """What became of a policy. `line` 0: of none."""
+    """The outcome of a policy. `line` 0: of none."""
 
     line: int
     policy: str

@@ -25,7 +25,7 @@ _RETRIED = re.compile(
 
 
 class Counter(NamedTuple):
-    """What a limit counts by. `header`: the name of the one, for `header` and for an `address` that stands in one."""
+    """The key of a limit. `header`: the name of the one, for `header` and for an `address` that stands in one."""
 
     by: Counted
     header: str = ""
@@ -37,7 +37,7 @@ def is_expression(text: str) -> bool:
 
 
 def counter(text: str) -> Counter:
-    """What a counter key distinguishes. A text without an expression is one counter for all."""
+    """The callers that a counter key tells apart. A text without an expression is one counter for all."""
     if not is_expression(text):
         return Counter("all")
     plain = _plain(text)
@@ -51,7 +51,7 @@ def counter(text: str) -> Counter:
 
 
 def counted(condition: str) -> Literal["success", "2xx", "unknown"]:
-    """Which calls a condition counts."""
+    """The calls that a condition counts."""
     plain = _statuses(condition)
     if _SUCCESS.fullmatch(plain):
         return "success"

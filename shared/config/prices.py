@@ -6,10 +6,10 @@ from shared.config.days import is_day
 from shared.token_classes import TOKEN_PRICES, TOOL_PRICES, UNITS, Dollars, TokenPrices
 
 DeploymentType = Literal["global", "data_zone", "regional"]
-"""Where Azure processes the calls of a deployment: anywhere, within its data zone, or in the region of its resource."""
+"""The place where Azure processes a deployment's calls: anywhere, in its data zone, or in its resource's region."""
 
 Deployment = Literal[DeploymentType, "openai"]
-"""What a price is for: a type of deployments of Azure's, or OpenAI itself."""
+"""The kind of deployments that a price is for: a type of deployments of Azure's, or OpenAI itself."""
 
 Tier = Literal["standard", "batch", "priority", "flex", "fast"]
 

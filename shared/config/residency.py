@@ -1,5 +1,6 @@
-"""What a document leaves open about the places where calls are processed, or says in two ways. It is served all the
-same: keys limited to regions and data zones reach less then, or more, than the operator may think. Pure."""
+"""Warnings of what a document leaves open, or says in two ways, about the places where calls are processed. It is
+served all the same: keys limited to regions and data zones reach less then, or more, than the operator may think.
+Pure."""
 
 from collections.abc import Iterator
 

@@ -1,1 +1,1 @@
-"""What the two edges need besides their servers: how HTTP is read, and the ways of the Functions worker."""
+"""The needs of the two edges besides their servers: how HTTP is read, and the ways of the Functions worker."""

@@ -31,7 +31,7 @@ class FailedAttempts:
         self._round = 0  # the number of those before this round
 
     def begin_round(self) -> None:
-        """What failed for the moment may be tried again from now on."""
+        """Let what failed for the moment be tried again from now on."""
         self._round = len(self._failed)
 
     @property

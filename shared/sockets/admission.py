@@ -1,4 +1,4 @@
-"""Who may open a connection and make responses on it: credentials, and what the limits hold for it."""
+"""The admission of connections and of the responses on them: credentials, and what the limits hold."""
 
 from collections.abc import Mapping
 from typing import NamedTuple

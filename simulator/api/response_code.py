@@ -1,4 +1,4 @@
-"""What the code interpreter makes of a response's input."""
+"""The code interpreter's part of a response."""
 
 import msgspec
 

@@ -36,7 +36,7 @@ class MadeFile(msgspec.Struct, frozen=True):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """What a piece of code has found. `logs`: what it printed; `text`: what the model makes of it."""
+    """The findings of a piece of code. `logs`: what it printed; `text`: what the model makes of it."""
 
     code: str
     logs: str

@@ -1,4 +1,4 @@
-"""What could leave the place of a deployment: tools and sources of data in a call's body."""
+"""Tools and sources of data in a body that could leave the place of a deployment."""
 
 import json
 from typing import Any

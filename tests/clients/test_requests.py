@@ -1,4 +1,4 @@
-"""What the clients of docs/clients/ send is answered and on record, and their pages name what exists."""
+"""Requests as the clients of docs/clients/ send them: answered and on record. Their pages name what exists."""
 
 import json
 import re
@@ -46,7 +46,7 @@ async def test_every_request_is_answered_and_on_record() -> None:
 
 
 async def test_a_stream_that_its_caller_leaves_is_told_to_the_backend_and_booked() -> None:
-    """What a program in C# gets that cancels its token; one that disposes of the response reads it to its end."""
+    """The answer to a program in C# that cancels its token; one that disposes of the response reads it to its end."""
     async with served(0.02, MODELS) as app, aiohttp.ClientSession() as session:
         key = await app.key()
         url, body = app.url.replace("ws", "http", 1), {**json.loads(REQUESTS[1].data or b""), "tools": []}

@@ -306,7 +306,7 @@ def test_a_team_has_its_limits_in_one_of_the_two_sections() -> None:
 @pytest.mark.parametrize(
     ("document", "complaint"),
     [
-        ("backends: [", "is neither YAML nor JSON: line "),
+        ("backends: [", "is neither YAML nor JSON: line 2"),
         ("a: 1\na: 2", "duplicate key 'a'"),
         ('{"backends": [{"name": "a", "name": "b"}]}', "duplicate key 'name'"),
         ("1: x", "the key 1 is not a string"),

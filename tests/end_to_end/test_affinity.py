@@ -330,7 +330,7 @@ def test_sealed_content_goes_back_to_the_backend_that_can_open_it(
 
 @pytest.mark.parametrize("long", [False, True])
 def test_the_last_items_of_a_long_history_say_where_it_goes(client: OpenAI, *, long: bool) -> None:
-    for _ in range(2):
+    for _ in range(4):
         backend, output = sealed_output(client, THINKING)
         text = "x" * 300 if long else "x"  # more than 256 kB: read in pieces
         history: Any = [{"role": "user", "content": text}, *output] * 501

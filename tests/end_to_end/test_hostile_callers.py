@@ -24,10 +24,14 @@ def test_the_deadline_of_a_caller_is_no_fault_of_a_backend(gateway: System) -> N
     assert gateway.chat(model).headers["x-gateway-attempts"] == "1"
 
 
-@pytest.mark.parametrize("texts", [110, 1200], ids=["whole", "in pieces"])
+# Under the Functions host the connections between caller, host and worker take 4 MB: too much for the smaller answer.
+@pytest.mark.parametrize(
+    ("edge", "texts"),
+    [("uvicorn", 110), ("uvicorn", 1200), ("functions", 1200)],
+    indirect=["edge"],
+    scope="session",
+)
 def test_an_answer_that_its_caller_does_not_read_holds_the_slot_of_its_call(gateway: System, texts: int) -> None:
-    if texts == 110 and gateway.edge == "functions":
-        pytest.skip("the connections between caller, host and worker take 4 MB")
     about = {"name": f"reader {gateway.edge} {texts}", "limits": {"max_concurrent": 1}}
     key = gateway.manage("POST", "/gateway/consumers", about).json()["key"]
     body = json.dumps({"model": "text-embedding-3-small", "input": ["a"] * texts}).encode()

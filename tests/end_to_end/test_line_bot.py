@@ -45,7 +45,7 @@ class Line(ThreadingHTTPServer):
 
     @property
     def texts(self) -> dict[str, str]:
-        """What users have read, by the reply's token."""
+        """The texts that users have read, by the reply's token."""
         return {reply["replyToken"]: reply["messages"][0]["text"] for reply in self.replies}
 
 
@@ -97,7 +97,7 @@ class Running(NamedTuple):
         return status
 
     def say(self, text: str, user: str = "U1") -> str:
-        """What the user reads."""
+        """The text that the user reads."""
         body = webhook(text, user)
         token = json.loads(body)["events"][0]["replyToken"]
         assert self.deliver(body) == 200

@@ -48,7 +48,7 @@ class Served(NamedTuple):
         return [dict(row) for _, row in sorted(self.tables.usage().items())]
 
     def charged(self) -> list[LogEntry]:
-        """What the simulator has charged for, oldest first."""
+        """The charges of the simulator, oldest first."""
         return [entry for entry in self.simulator.log.entries if entry.input_tokens or entry.seconds]
 
 

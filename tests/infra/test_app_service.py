@@ -1,32 +1,17 @@
-"""deploy/app-service: the image, the template and the gateway agree, and the compiler accepts the template."""
+"""deploy/app-service: the image, the template and the gateway agree. test_compiler.py compiles the template."""
 
 import re
-from collections.abc import Iterator
 
 import pytest
 
 from shared.config import environment
 from shared.errors import ConfigurationError
 from tests.infra import layout
-from tests.infra.compiler import Compiler, program
 from tests.infra.snapshots import ROOT
 
 TEMPLATE = ROOT / "deploy/app-service/main.bicep"
 SETTINGS = dict(re.findall(r"^    (\w+): (.+)$", TEMPLATE.read_text().partition("name: 'appsettings'")[2], re.M))
 OF_THE_PLATFORM = {name for name in SETTINGS if name.startswith("WEBSITE")}
-
-
-@pytest.fixture(scope="module")
-def compiler() -> Iterator[Compiler]:
-    if not program():
-        pytest.skip("needs the Bicep compiler")
-    with Compiler() as running:
-        yield running
-
-
-def test_the_compiler_finds_nothing_wrong(compiler: Compiler) -> None:
-    assert compiler.warnings(TEMPLATE) == []
-    assert compiler.formatted(TEMPLATE) == TEMPLATE.read_text()
 
 
 def test_the_platform_asks_the_port_that_the_image_serves_at_a_path_that_is_open() -> None:

@@ -14,7 +14,7 @@ from shared.config import alerting
 from shared.config import document as config
 from shared.config.limits import AddressLimits, Limits, LimitSettings, TokenHeaders
 from tests.infra.compiler import Compiler, Refused
-from tests.infra.snapshots import BICEP, CASES, sources
+from tests.infra.snapshots import BICEP, CASES, ROOT, sources
 
 BATCH = {"name": "batch", "model": "m", "sku": "GlobalBatch", "capacity": 1}
 LIVE = {"name": "live", "model": "m", "sku": "GlobalStandard", "capacity": 1}
@@ -34,7 +34,10 @@ def compiler() -> Iterator[Compiler]:
         yield running
 
 
-@pytest.mark.parametrize("path", [p for p in sources() if p.suffix != ".json"], ids=lambda path: path.name)
+TEMPLATES = [*(path for path in sources() if path.suffix != ".json"), ROOT / "deploy/app-service/main.bicep"]
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_a_file_has_no_warning_and_the_formatters_form(compiler: Compiler, path: Path) -> None:
     assert compiler.warnings(path) == []
     assert compiler.formatted(path) == path.read_text()

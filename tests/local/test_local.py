@@ -353,7 +353,7 @@ def test_make_run_shows_a_call_and_stops_on_ctrl_c(tmp_path: Path) -> None:
 
 
 def exchange(url: str, code: str) -> str:
-    """What the code of the printed link gives: a key, or the code of an error."""
+    """The gain of the code in the printed link: a key, or the code of an error."""
     headers = {"content-type": "application/json"}
     request = urllib.request.Request(url, json.dumps({"code": code}).encode(), headers)
     try:

@@ -1,4 +1,4 @@
-"""What the page is told of Entra ID, and whom it may ask."""
+"""Entra ID as the page is told of it, and the hosts that it may ask."""
 
 import msgspec
 import pytest

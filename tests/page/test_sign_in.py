@@ -13,7 +13,7 @@ from playwright.sync_api import expect
 from local import sign_in_code
 from simulator.process import SimulatorProcess
 from tests.harness.azurite import Azurite
-from tests.harness.gateway_process import Edge, GatewayProcess
+from tests.harness.gateway_process import GatewayProcess
 from tests.harness.system import MANAGEMENT_KEY, System, configuration
 from tests.page.conftest import OWNERS, Visit
 
@@ -174,12 +174,8 @@ def test_only_a_gateway_with_a_page_application_lets_the_page_ask_another_host(
 
 
 @pytest.fixture
-def local_run(
-    simulator: SimulatorProcess, azurite: Azurite, tmp_path: Path, edge: Edge
-) -> Iterator[tuple[GatewayProcess, str]]:
+def local_run(simulator: SimulatorProcess, azurite: Azurite, tmp_path: Path) -> Iterator[tuple[GatewayProcess, str]]:
     """A gateway as `make run` starts it, and the code of its link."""
-    if edge == "functions":
-        pytest.skip("the Functions host runs the app as it is deployed, without the link")
     environ = {
         "GATEWAY_CONFIG": json.dumps(configuration(simulator)),
         "GATEWAY_STORAGE": azurite.connection_string,
@@ -192,6 +188,8 @@ def local_run(
         yield gateway, sign_in_code.make(tmp_path / "code")
 
 
+# The Functions host runs the app as it is deployed, without the link.
+@pytest.mark.parametrize("edge", ["uvicorn"], indirect=True, scope="session")
 def test_the_link_of_a_local_run_signs_in_once(local_run: tuple[GatewayProcess, str], visit: Visit) -> None:
     gateway, code = local_run
     requested: list[str] = []

@@ -180,9 +180,9 @@ async def test_a_long_history_of_an_agent_is_served_while_other_calls_go_on() ->
     async def others() -> None:
         nonlocal silence
         while True:
-            began = time.monotonic()
+            began = time.process_time()  # of all threads, one of which may keep the interpreter to itself
             await asyncio.sleep(0.001)
-            silence = max(silence, time.monotonic() - began)
+            silence = max(silence, time.process_time() - began)
 
     async with (
         in_process.backend("a", {"m": "m"}, serving) as a,
@@ -194,7 +194,7 @@ async def test_a_long_history_of_an_agent_is_served_while_other_calls_go_on() ->
         reply = await in_process.call(application, key, "/v1/responses", pieces, headers=sent)
         turning.cancel()
     assert reply.status == 200, reply.body
-    assert silence < 3.0  # seconds, on a machine that is busy with other tests
+    assert silence < 1.0  # seconds of CPU, which other tests on the machine do not lengthen
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/audio/transcriptions"])

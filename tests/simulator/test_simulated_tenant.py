@@ -151,7 +151,7 @@ def authorization(simulator: SimulatorProcess, **changed: str) -> str:
 
 
 def code_of(simulator: SimulatorProcess, name: str = "ada.admin", **changed: str) -> dict[str, str]:
-    """What the page gets back in its address."""
+    """The answer that the page gets back in its address."""
     status, headers, _ = answered(authorization(simulator, **changed), {"user": name})
     assert status == 302
     back = urllib.parse.urlsplit(headers["location"])

@@ -1,4 +1,4 @@
-"""What hostile and careless callers send: the bounds of a connection, and what ends it."""
+"""Hostile and careless callers: the bounds of a connection, and what ends it."""
 
 import asyncio
 import base64

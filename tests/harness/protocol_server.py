@@ -1,0 +1,29 @@
+"""An app behind uvicorn with the gateway's protocol, in a thread of the test's process."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+
+from shared.edges.http_protocol import Protocol
+
+
+@contextmanager
+def served(app: Any, **options: Any) -> Iterator[tuple[str, int]]:
+    """The address of a server with this app. `options`: of uvicorn's configuration."""
+    config = uvicorn.Config(app, port=0, http=Protocol, ws="none", lifespan="off", log_level="critical", **options)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        deadline = time.monotonic() + 10
+        while not server.started and time.monotonic() < deadline:
+            time.sleep(0.01)
+        host, port = server.servers[0].sockets[0].getsockname()
+        yield host, port
+    finally:
+        server.should_exit = True
+        thread.join(10)
