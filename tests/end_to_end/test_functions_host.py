@@ -240,8 +240,7 @@ def test_what_runs_after_the_handler_has_returned_still_knows_its_call(app: Syst
     request = answer.headers["x-gateway-request-id"]
     row = app.usage_rows(key)[0]
     assert (row["id"], row["e_output"], row["e_ended"]) == (request, 32, "complete")
-    eventually(lambda: request in [record["request"] for record in app.gateway.records()])
-    record = next(record for record in app.gateway.records() if record["request"] == request)
+    record = app.gateway.record(request)
     assert (record["consumer"], record["output_tokens"]) == (key.split("_")[1], 32)
     assert record["ms"] > 100
 

@@ -13,7 +13,7 @@ import pytest
 from simulator.process import SimulatorProcess
 from tests.harness.azurite import Azurite
 from tests.harness.gateway_process import Answer, Edge, cli
-from tests.harness.system import System, chat_body, configuration, eventually
+from tests.harness.system import System, chat_body, configuration
 from tests.harness.system import system as start_system
 
 CHAT = "/v1/chat/completions"
@@ -213,15 +213,7 @@ def test_the_log_line_of_a_refusal_names_consumer_and_model(gateway: System) -> 
     limited = gateway.make_key("narrow", models=["gpt-4o-mini"])
     answer = gateway.post(CHAT, chat_body("gpt-4o"), key=limited)
     assert answer.status == 403
-    request_id = answer.headers["x-gateway-request-id"]
-    lines: list[dict[str, Any]] = []
-
-    def logged() -> bool:
-        lines[:] = [line for line in gateway.gateway.records() if line["request"] == request_id]
-        return bool(lines)
-
-    eventually(logged)
-    (line,) = lines
+    line = gateway.gateway.record(answer.headers["x-gateway-request-id"])
     assert (line["consumer"], line["model"], line["code"]) == (limited.split("_")[1], "gpt-4o", "model_not_allowed")
 
 

@@ -86,10 +86,10 @@ def test_streams_of_many_callers_are_each_charged_their_own_tokens(gateway: Syst
                 Stream(key, cut, tokens, typed),
             ]
     asyncio.run(read_all(gateway.url, streams))
-    rows, told = rows_of(gateway, streams), {record["request"]: record for record in gateway.gateway.records()}
+    rows = rows_of(gateway, streams)
     truths = {entry["client_request_id"]: entry for entry in gateway.simulator.log()["requests"]}
     for stream in streams:
-        row, truth, line = rows[stream.request_id], truths[stream.request_id], told[stream.request_id]
+        row, truth, line = rows[stream.request_id], truths[stream.request_id], gateway.gateway.record(stream.request_id)
         assert row["s_key"] == line["consumer"] == stream.key.split("_")[1]
         assert (line["input_tokens"], line["output_tokens"]) == (row["e_input"], row["e_output"])
         if stream.model == cut:

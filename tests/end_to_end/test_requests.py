@@ -74,7 +74,7 @@ def test_a_refused_call_is_found_and_says_why(gateway: System) -> None:
         "POST /v1/chat/completions",
     )
     assert call["message"] in answer.error()["message"]
-    (line,) = [line for line in gateway.gateway.records() if line["request"] == call["id"]]
+    line = gateway.gateway.record(call["id"])
     assert (line["consumer"], line["model"], line["code"]) == (call["consumer"], "gpt-4o", "model_not_allowed")
 
 

@@ -70,7 +70,7 @@ def test_from_its_day_on_the_successor_serves_and_the_answer_says_so(gateway: Sy
     assert "sunset" in answer.headers  # of the model that the caller still names
     assert chat(gateway, SUCCESSOR, key).status == 403
     request = answer.headers["x-gateway-request-id"]
-    row = {row["request"]: row for row in gateway.gateway.records()}[request]
+    row = gateway.gateway.record(request)
     assert row["model"] == REPLACED
     (row,) = gateway.usage_rows(key)
     assert (row["s_model"], row["e_model"]) == (SUCCESSOR, SUCCESSOR)  # usage and cost are the successor's

@@ -98,12 +98,22 @@ class GatewayProcess:
 
     def shown(self, since: int = 0) -> list[str]:
         """The lines of the log that reach the operator, from this position on: the functions host drops some."""
-        return [line for line in self.logs()[since:].splitlines() if not line.startswith(("[dropped]", "[otel]"))]
+        whole = self.logs()[since:].rpartition("\n")[0]  # a line may be half written
+        return [line for line in whole.splitlines() if not line.startswith(("[dropped]", "[otel]"))]
 
     def records(self, since: int = 0) -> list[dict[str, Any]]:
         """The structured lines of the log, one a request, from this position on."""
         lines = (line[line.index("{") :] for line in self.shown(since) if '{"request":' in line)
         return [json.loads(line) for line in lines]
+
+    def record(self, request: str, patience: float = 5.0) -> dict[str, Any]:
+        """The one structured line of this request; it may follow its answer a moment later."""
+        deadline = time.monotonic() + patience
+        while not (found := [record for record in self.records() if record["request"] == request]):
+            assert time.monotonic() < deadline, f"the log has no record of {request}"
+            time.sleep(0.03)
+        (record,) = found
+        return record
 
     def request(
         self,
