@@ -202,6 +202,18 @@ def test_heads_below_the_bounds_pass(address: tuple[str, int]) -> None:
     assert (status, len(seen["body"]), len(seen["headers"])) == (200, 300_000, 100)
 
 
+def test_a_pipeline_is_bounded(address: tuple[str, int]) -> None:
+    late, one = b"GET /late HTTP/1.1\r\nhost: x\r\n\r\n", b"GET /%d HTTP/1.1\r\nhost: x\r\n\r\n"
+    waiting = [one % number for number in range(1000)]
+    received = exchange(address, late + b"".join(waiting))
+    _, _, rest = received.partition(b"late")
+    *answered, refusal = answers(rest)
+    assert [seen["path"] for seen in answered] == [f"/{number}" for number in range(16)]
+    assert "at most 16" in refusal["error"]["message"]
+    allowed = exchange(address, late + b"".join(waiting[:15]) + LAST)
+    assert [seen["path"] for seen in answers(allowed.partition(b"late")[2])][-2:] == ["/14", "/last"]
+
+
 def test_what_is_not_http_is_a_bad_request(address: tuple[str, int]) -> None:
     status, headers, body = parsed(exchange(address, b"hello\r\n\r\n"))
     assert (status, body["error"]["code"], headers["connection"]) == (400, "invalid_request", "close")

@@ -32,6 +32,7 @@ UVICORN_OPTIONS = (
 
 _MOST_BYTES = 32_768  # of a head, or of what follows a body
 _MOST_FIELDS = 100
+_MOST_WAITING = 16  # requests of a pipeline behind the one that is being answered
 _HEAD_SECONDS = 30.0
 _REST_SECONDS = 30.0  # in which a body may arrive whose answer has been sent: it is read and dropped
 _LINGER = 1.0  # seconds in which a refused caller may read the reason: closing at once can discard it
@@ -121,6 +122,9 @@ class Protocol(HttpToolsProtocol):
             whole = self._unparsed <= _MOST_BYTES or _size(self.url, self.headers) <= _MOST_BYTES
             if not whole or len(self.headers) > _MOST_FIELDS:
                 self._refusal = _head_too_large()
+            elif len(self.pipeline) == _MOST_WAITING:  # one piece of 64 kB brings hundreds, each with its scope
+                self._refusal = _too_many_waiting()
+            if self._refusal is not None:
                 raise self._refusal
             super().on_headers_complete()
             self.headers = []  # takes the trailers: only the app's scope has the headers
@@ -286,4 +290,11 @@ def _size(url: bytes, headers: list[tuple[bytes, bytes]]) -> int:
 def _head_too_large() -> HeadTooLarge:
     return HeadTooLarge(
         f"The head of the request is too large: expected at most {_MOST_BYTES} bytes and {_MOST_FIELDS} headers."
+    )
+
+
+def _too_many_waiting() -> InvalidRequest:
+    return InvalidRequest(
+        f"Too many requests wait on this connection: expected at most {_MOST_WAITING} behind the one being answered. "
+        "Read the answers first, or use more connections."
     )
