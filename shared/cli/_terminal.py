@@ -1,15 +1,17 @@
 """Shared by all commands: settings, store, management API, output and errors."""
 
 import asyncio
+import functools
+import inspect
 import json
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, NoReturn
+from typing import Annotated, Any, Concatenate, NamedTuple, NoReturn
 
 import typer
 from rich.console import Console
@@ -60,19 +62,34 @@ def show(rows: Sequence[Mapping[str, Any]], heads: Sequence[str], as_json: bool)
     Console(width=None if sys.stdout.isatty() else 400).print(table)
 
 
-def with_client(run: Callable[[Client], Coroutine[Any, Any, None]]) -> None:
-    """Run with the management API: of the gateway that the options name, or else on the storage of the environment.
-    Exits with 2 if it refuses."""
-    gateway = _gateway.get()
+def show_fields(fields: Mapping[str, Any], as_json: bool) -> None:
+    """Print a value as JSON, or as a table with a line per field."""
+    cells = ((name, value if isinstance(value, str) else json.dumps(value)) for name, value in fields.items())
+    if as_json:
+        print(json.dumps(fields, indent=2))
+    else:
+        show([{"field": name, "value": cell} for name, cell in cells], ["field", "value"], False)
 
-    def opened() -> AbstractAsyncContextManager[Client]:
-        return over_http(gateway.url, gateway.scope, os.environ) if gateway.url else on_storage(os.environ)
 
-    async def main() -> None:
-        async with opened() as client:
-            await run(client)
+def with_client[**P](command: Callable[Concatenate[Client, P], Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Make a command of a coroutine that works with the management API: of the gateway that the options name, or else
+    on the storage of the environment. Exits with 2 if it refuses."""
 
-    _run(main)
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        gateway = _gateway.get()
+
+        async def main() -> None:
+            opened = over_http(gateway.url, gateway.scope, os.environ) if gateway.url else on_storage(os.environ)
+            async with opened as client:
+                await command(client, *args, **kwargs)
+
+        _run(main)
+
+    signature = inspect.signature(command)
+    own = [parameter for parameter in signature.parameters.values() if parameter.name != "client"]
+    run.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]
+    return run
 
 
 def with_store(run: Callable[[Store], Coroutine[Any, Any, None]]) -> None:

@@ -17,36 +17,34 @@ Reason = Annotated[str, typer.Option(help="Shown to the caller.")]
 
 
 @commands.command("list")
-def list_requests(
-    state: Annotated[str, typer.Option(help="open, approving, approved or declined.")] = "", as_json: AsJson = False
+@with_client
+async def list_requests(
+    client: Client,
+    state: Annotated[str, typer.Option(help="open, approving, approved or declined.")] = "",
+    as_json: AsJson = False,
 ) -> None:
     """List the requests, the newest first."""
-
-    async def run(client: Client) -> None:
-        found = await pages(client, _AT, **({"state": state} if state else {}))
-        show(found if as_json else [_row(one) for one in found], _COLUMNS, as_json)
-
-    with_client(run)
+    found = await pages(client, _AT, **({"state": state} if state else {}))
+    show(found if as_json else [_row(one) for one in found], _COLUMNS, as_json)
 
 
 @commands.command()
-def approve(request: Request, reason: Reason = "", as_json: AsJson = False) -> None:
+@with_client
+async def approve(client: Client, request: Request, reason: Reason = "", as_json: AsJson = False) -> None:
     """Give a caller what it asked for. Effective everywhere within 60 seconds."""
-    _decide(request, "approve", reason, as_json)
+    await _decide(client, request, "approve", reason, as_json)
 
 
 @commands.command()
-def decline(request: Request, reason: Reason = "", as_json: AsJson = False) -> None:
+@with_client
+async def decline(client: Client, request: Request, reason: Reason = "", as_json: AsJson = False) -> None:
     """Decline a request."""
-    _decide(request, "decline", reason, as_json)
+    await _decide(client, request, "decline", reason, as_json)
 
 
-def _decide(request: str, decision: str, reason: str, as_json: bool) -> None:
-    async def run(client: Client) -> None:
-        done = await client.call("POST", f"{_AT}/{request}/{decision}", {"reason": reason})
-        print(json.dumps(done) if as_json else f"{done['id']} of {done['name']} is {done['state']}")
-
-    with_client(run)
+async def _decide(client: Client, request: str, decision: str, reason: str, as_json: bool) -> None:
+    done = await client.call("POST", f"{_AT}/{request}/{decision}", {"reason": reason})
+    print(json.dumps(done) if as_json else f"{done['id']} of {done['name']} is {done['state']}")
 
 
 def _row(one: dict[str, Any]) -> dict[str, Any]:

@@ -16,18 +16,17 @@ Named = Annotated[str, typer.Argument(metavar="NAME", help="The backend's name i
 
 
 @commands.command("list")
-def list_backends(as_json: AsJson = False) -> None:
+@with_client
+async def list_backends(client: Client, as_json: AsJson = False) -> None:
     """List the backends, and until when some are drained."""
-
-    async def run(client: Client) -> None:
-        backends = (await client.call("GET", _BACKENDS))["backends"]
-        show([_row(backend) for backend in backends], [*_COLUMNS, "drained_until", "reason", "by"], as_json)
-
-    with_client(run)
+    backends = (await client.call("GET", _BACKENDS))["backends"]
+    show([_row(backend) for backend in backends], [*_COLUMNS, "drained_until", "reason", "by"], as_json)
 
 
 @commands.command()
-def drain(
+@with_client
+async def drain(
+    client: Client,
     name: Named,
     lasts: Annotated[str, typer.Option("--for", help="Duration, e.g. 30m, 2h, 1d; at most 30d.")],
     reason: Annotated[str, typer.Option(help="Shown to other operators.")] = "",
@@ -35,25 +34,18 @@ def drain(
     as_json: AsJson = False,
 ) -> None:
     """Send no new calls to a backend for a time. Effective everywhere within 5 seconds."""
-
-    async def run(client: Client) -> None:
-        query = {"force": "true"} if force else {}
-        drained = await client.call("PUT", f"{_BACKENDS}/{name}/drain", {"for": lasts, "reason": reason}, query)
-        until = drained["drained"]["until"]
-        print(json.dumps({"name": name, "drained_until": until}) if as_json else f"{name} is drained until {until}")
-
-    with_client(run)
+    query = {"force": "true"} if force else {}
+    drained = await client.call("PUT", f"{_BACKENDS}/{name}/drain", {"for": lasts, "reason": reason}, query)
+    until = drained["drained"]["until"]
+    print(json.dumps({"name": name, "drained_until": until}) if as_json else f"{name} is drained until {until}")
 
 
 @commands.command()
-def restore(name: Named, as_json: AsJson = False) -> None:
+@with_client
+async def restore(client: Client, name: Named, as_json: AsJson = False) -> None:
     """End the drain of a backend."""
-
-    async def run(client: Client) -> None:
-        await client.call("DELETE", f"{_BACKENDS}/{name}/drain")
-        print(json.dumps({"name": name, "drained_until": None}) if as_json else f"{name} is in service")
-
-    with_client(run)
+    await client.call("DELETE", f"{_BACKENDS}/{name}/drain")
+    print(json.dumps({"name": name, "drained_until": None}) if as_json else f"{name} is in service")
 
 
 def _row(backend: dict[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """`config`: checks a document, and shows, compares, applies and takes back versions of the configuration."""
 
+import functools
 import json
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Concatenate, NoReturn
 
 import typer
 import yaml
@@ -24,6 +25,22 @@ File = Annotated[Path, typer.Argument(help="YAML or JSON with whole sections of 
 Note = Annotated[str, typer.Option(help="A remark for the history.")]
 
 
+def _with_client[**P](command: Callable[Concatenate[Client, P], Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """The same as `with_client`. The command exits with 1 if a configuration is refused, with its complaints."""
+
+    @with_client
+    @functools.wraps(command)
+    async def complaining(client: Client, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            await command(client, *args, **kwargs)
+        except GatewayError as error:
+            if not error.complaints:
+                raise
+            _complain(error.complaints, bool(kwargs["as_json"]))
+
+    return complaining
+
+
 @commands.command()
 def validate(
     file: Annotated[Path, typer.Argument(help="A whole document in YAML or JSON.")], as_json: AsJson = False
@@ -31,11 +48,8 @@ def validate(
     """Check a document by itself, without the storage, the backends and their secrets; with --gateway, check it as
     sections over the base document of that gateway. Exits with 1 if it is wrong."""
 
-    async def ask(client: Client) -> None:
-        await client.call("POST", f"{_PATH}/validate", _sections(file))
-
     if over_gateway():
-        _run(ask, as_json)
+        _ask(file, as_json=as_json)
     else:
         try:
             base = layers.base(text_of(file), str(file))
@@ -46,49 +60,52 @@ def validate(
     print(json.dumps({"valid": True}) if as_json else f"{file}: correct")
 
 
+@_with_client
+async def _ask(client: Client, file: Path, *, as_json: bool) -> None:
+    """Check sections over the base document of a gateway."""
+    await client.call("POST", f"{_PATH}/validate", _sections(file))
+
+
 @commands.command("show")
-def show_current(as_json: AsJson = False) -> None:
+@_with_client
+async def show_current(client: Client, as_json: AsJson = False) -> None:
     """Show the configuration, and what needs a restart to change."""
-
-    async def run(client: Client) -> None:
-        served = await client.call("GET", _PATH)
-        if as_json:
-            print(json.dumps(served, indent=2))
-            return
-        for name, value in served["document"].items():
-            source = served["sections"][name]
-            print(f"# from {served['base']['source'] if source == 'base' else source}")
-            print(_yaml({name: value}))
-        for warning in served["warnings"]:
-            print(f"# {warning}")
-        for one in served["refused"]:
-            for complaint in one["complaints"]:
-                print(f"# refused: {one['name']}: {complaint['path']}: {complaint['message']}")
-        keys = ", ".join(f"ledger.{key}" for key in READ_AT_THE_START)
-        print(f"# A change of {keys} or of an environment variable needs a restart.")
-
-    _run(run)
+    served = await client.call("GET", _PATH)
+    if as_json:
+        print(json.dumps(served, indent=2))
+        return
+    for name, value in served["document"].items():
+        source = served["sections"][name]
+        print(f"# from {served['base']['source'] if source == 'base' else source}")
+        print(_yaml({name: value}))
+    for warning in served["warnings"]:
+        print(f"# {warning}")
+    for one in served["refused"]:
+        for complaint in one["complaints"]:
+            print(f"# refused: {one['name']}: {complaint['path']}: {complaint['message']}")
+    keys = ", ".join(f"ledger.{key}" for key in READ_AT_THE_START)
+    print(f"# A change of {keys} or of an environment variable needs a restart.")
 
 
 @commands.command()
-def diff(
+@_with_client
+async def diff(
+    client: Client,
     file: Annotated[Path | None, typer.Argument(help="Compare with these sections instead of the base.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare the base document with what is served, or what is served with what FILE would make of it."""
     sections = _sections(file) if file is not None else {}
-
-    async def run(client: Client) -> None:
-        changes = (await client.call("POST", f"{_PATH}/validate", sections))["changes"]
-        if file is None:  # the change to the base document alone, backwards
-            changes = [{**change, "before": change["after"], "after": change["before"]} for change in changes]
-        _print_changes(changes, as_json)
-
-    _run(run)
+    changes = (await client.call("POST", f"{_PATH}/validate", sections))["changes"]
+    if file is None:  # the change to the base document alone, backwards
+        changes = [{**change, "before": change["after"], "after": change["before"]} for change in changes]
+    _print_changes(changes, as_json)
 
 
 @commands.command()
-def apply(
+@_with_client
+async def apply(
+    client: Client,
     file: File,
     note: Note = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check it and show the changes only.")] = False,
@@ -97,56 +114,33 @@ def apply(
     """Serve the sections in FILE in place of the base document's, and no others. Every instance does within 30 seconds,
     and no call breaks. Exits with 1 if it is refused."""
     sections = _sections(file)
-
-    async def run(client: Client) -> None:
-        changes = (await client.call("POST", f"{_PATH}/validate", sections))["changes"]
-        if not as_json:
-            _print_changes(changes, as_json)
-        if not dry_run:
-            _say(await client.call("PUT", _PATH, sections, {"note": note}), as_json)
-
-    _run(run, as_json)
+    changes = (await client.call("POST", f"{_PATH}/validate", sections))["changes"]
+    if not as_json:
+        _print_changes(changes, as_json)
+    if not dry_run:
+        _say(await client.call("PUT", _PATH, sections, {"note": note}), as_json)
 
 
 @commands.command()
-def history(as_json: AsJson = False) -> None:
+@_with_client
+async def history(client: Client, as_json: AsJson = False) -> None:
     """List the versions, the newest first."""
-
-    async def run(client: Client) -> None:
-        versions = await pages(client, f"{_PATH}/versions")
-        if not as_json:
-            versions = [{**one, "sections": ", ".join(one["sections"]) or "none"} for one in versions]
-        show(versions, ["version", "at", "by", "sections", "note"], as_json)
-
-    _run(run)
+    versions = await pages(client, f"{_PATH}/versions")
+    if not as_json:
+        versions = [{**one, "sections": ", ".join(one["sections"]) or "none"} for one in versions]
+    show(versions, ["version", "at", "by", "sections", "note"], as_json)
 
 
 @commands.command()
-def rollback(
+@_with_client
+async def rollback(
+    client: Client,
     to: Annotated[str, typer.Argument(metavar="VERSION", help="Its number, or `base`: the base document alone.")],
     note: Note = "",
     as_json: AsJson = False,
 ) -> None:
     """Serve an earlier version again, as a new one."""
-
-    async def run(client: Client) -> None:
-        _say(await client.call("POST", f"{_PATH}/rollback", {"version": to, "note": note}), as_json)
-
-    _run(run, as_json)
-
-
-def _run(run: Callable[[Client], Coroutine[Any, Any, None]], as_json: bool = False) -> None:
-    """Run with the management API. Exits with 1 if a configuration is refused, with its complaints."""
-
-    async def complaining(client: Client) -> None:
-        try:
-            await run(client)
-        except GatewayError as error:
-            if not error.complaints:
-                raise
-            _complain(error.complaints, as_json)
-
-    with_client(complaining)
+    _say(await client.call("POST", f"{_PATH}/rollback", {"version": to, "note": note}), as_json)
 
 
 def _say(version: Mapping[str, Any], as_json: bool) -> None:

@@ -9,8 +9,8 @@ import typer
 
 from shared.cli import _bulk
 from shared.cli._client import Client
-from shared.cli._consumer_options import fields_in, limits_in, with_fields
-from shared.cli._terminal import AsJson, Identified, fail, find, pages, show, with_client
+from shared.cli._consumer_options import Text, fields_in, limits_in, with_fields, with_options
+from shared.cli._terminal import AsJson, Identified, fail, find, pages, show, show_fields, with_client
 from shared.config.limits import Limits
 
 commands = typer.Typer(no_args_is_help=True, help="Consumers and their keys.")
@@ -24,7 +24,9 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 @commands.command()
 @with_fields
-def create(
+@with_client
+async def create(
+    client: Client,
     name: Annotated[str, typer.Argument(help="The user of the key, e.g. a team or an application.")],
     given: dict[str, Any],
     consumer_id: Annotated[
@@ -36,17 +38,15 @@ def create(
     body = {"name": name, **fields_in(given), "limits": limits_in(given)}
     if consumer_id:
         body["id"] = consumer_id
-
-    async def run(client: Client) -> None:
-        made = await client.call("POST", CONSUMERS, body)
-        _show_key(made, made["key"], as_json)
-
-    with_client(run)
+    made = await client.call("POST", CONSUMERS, body)
+    _show_key(made, made["key"], as_json)
 
 
 @commands.command("set")
 @with_fields
-def change(
+@with_client
+async def change(
+    client: Client,
     identified: Identified,
     given: dict[str, Any],
     name: Annotated[str | None, typer.Option(help="A new name.")] = None,
@@ -59,123 +59,99 @@ def change(
     """Change a consumer. Takes effect everywhere within 60 seconds."""
     patch = fields_in(given) | ({} if name is None else {"name": name})
     limits = limits_in(given)
-
-    async def run(client: Client) -> None:
-        old = await find(client, identified)
-        cleared = dict.fromkeys(Limits.__struct_fields__) if clear else {}
-        if model:
-            patch["model_limits"] = {model: cleared | limits if limits else None} if limits or clear else {}
-        elif limits or clear:
-            patch["limits"] = cleared | limits
-        new = await client.call("PATCH", _path(old), patch)
-        changed = {**new, "keys": []} != {**old, "keys": []}
-        text = f"Changed {new['name']}, {_SOON}." if changed else f"{new['name']} stays as it was."
-        print(json.dumps({**new, "changed": changed}) if as_json else text)
-
-    with_client(run)
+    old = await find(client, identified)
+    cleared = dict.fromkeys(Limits.__struct_fields__) if clear else {}
+    if model:
+        patch["model_limits"] = {model: cleared | limits if limits else None} if limits or clear else {}
+    elif limits or clear:
+        patch["limits"] = cleared | limits
+    new = await client.call("PATCH", _path(old), patch)
+    changed = {**new, "keys": []} != {**old, "keys": []}
+    text = f"Changed {new['name']}, {_SOON}." if changed else f"{new['name']} stays as it was."
+    print(json.dumps({**new, "changed": changed}) if as_json else text)
 
 
 @commands.command("list")
-def list_keys(
-    name: Annotated[str | None, typer.Option(help="Only names that contain this.")] = None,
-    team: Annotated[str | None, typer.Option(help="Only this team.")] = None,
-    model: Annotated[str | None, typer.Option(help="Only those that may use this model.")] = None,
-    state: Annotated[str | None, typer.Option(help="Only this state: active, revoked or expired.")] = None,
-    as_json: AsJson = False,
-) -> None:
+@with_options(
+    {
+        "name": Annotated[Text, typer.Option(help="Only names that contain this.")],
+        "team": Annotated[Text, typer.Option(help="Only this team.")],
+        "model": Annotated[Text, typer.Option(help="Only those that may use this model.")],
+        "state": Annotated[Text, typer.Option(help="Only this state: active, revoked or expired.")],
+    }
+)
+@with_client
+async def list_keys(client: Client, given: dict[str, Any], as_json: AsJson = False) -> None:
     """List consumers, without their keys."""
-    query = {"name": name, "team": team, "model": model, "state": state}
-
-    async def run(client: Client) -> None:
-        asked = {field: value for field, value in query.items() if value is not None}
-        found = sorted(await pages(client, CONSUMERS, **asked), key=lambda one: one["created"] or "")
-        if as_json:
-            print(json.dumps(found, indent=2))
-            return
-        heads = ["id", "name", "state", "keys", "team", "models", "addresses"]
-        heads += ["requests_per_minute", "tokens_per_minute", "expires", "created"]
-        show([_row(one) for one in found], heads, False)
-
-    with_client(run)
+    found = sorted(await pages(client, CONSUMERS, **given), key=lambda one: one["created"] or "")
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    heads = ["id", "name", "state", "keys", "team", "models", "addresses"]
+    heads += ["requests_per_minute", "tokens_per_minute", "expires", "created"]
+    show([_row(one) for one in found], heads, False)
 
 
 @commands.command("show")
-def show_one(identified: Identified, as_json: AsJson = False) -> None:
+@with_client
+async def show_one(client: Client, identified: Identified, as_json: AsJson = False) -> None:
     """Show every field of a consumer, and its keys without their secrets."""
-
-    async def run(client: Client) -> None:
-        one = await find(client, identified)
-        if as_json:
-            print(json.dumps(one, indent=2))
-            return
-        show(
-            [{"field": field, "value": _cell(value)} for field, value in one.items() if field != "keys"],
-            ["field", "value"],
-            False,
-        )
-        show(one["keys"], ["id", "state", "created", "expires", "revoked"], False)
-
-    with_client(run)
+    one = await find(client, identified)
+    if as_json:
+        print(json.dumps(one, indent=2))
+        return
+    show_fields({field: value for field, value in one.items() if field != "keys"}, False)
+    show(one["keys"], ["id", "state", "created", "expires", "revoked"], False)
 
 
 @commands.command()
-def revoke(identified: Identified, key: KeyOption = None, as_json: AsJson = False) -> None:
+@with_client
+async def revoke(client: Client, identified: Identified, key: KeyOption = None, as_json: AsJson = False) -> None:
     """Revoke a consumer with all its keys, or one key for good. Takes effect everywhere within 60 seconds."""
-
-    async def run(client: Client) -> None:
-        one = await find(client, identified)
-        if key is None:
-            one = await client.call("PATCH", _path(one), {"state": "revoked"})
-        else:
-            await client.call("DELETE", f"{_path(one)}/keys/{key}")
-        of = f"the key {key} of " if key else ""
-        answer = {"id": one["id"], "name": one["name"], "revoked": True, **({"key": key} if key else {})}
-        print(json.dumps(answer) if as_json else f"Revoked {of}{one['name']} ({one['id']}), {_SOON}.")
-
-    with_client(run)
+    one = await find(client, identified)
+    if key is None:
+        one = await client.call("PATCH", _path(one), {"state": "revoked"})
+    else:
+        await client.call("DELETE", f"{_path(one)}/keys/{key}")
+    of = f"the key {key} of " if key else ""
+    answer = {"id": one["id"], "name": one["name"], "revoked": True, **({"key": key} if key else {})}
+    print(json.dumps(answer) if as_json else f"Revoked {of}{one['name']} ({one['id']}), {_SOON}.")
 
 
 @commands.command()
-def restore(identified: Identified, as_json: AsJson = False) -> None:
+@with_client
+async def restore(client: Client, identified: Identified, as_json: AsJson = False) -> None:
     """Restore a revoked consumer with the keys that it had. Takes effect everywhere within 60 seconds."""
-
-    async def run(client: Client) -> None:
-        one = await find(client, identified)
-        one = await client.call("PATCH", _path(one), {"state": "active"})
-        print(json.dumps(one) if as_json else f"Restored {one['name']} ({one['id']}), {_SOON}.")
-
-    with_client(run)
+    one = await find(client, identified)
+    one = await client.call("PATCH", _path(one), {"state": "active"})
+    print(json.dumps(one) if as_json else f"Restored {one['name']} ({one['id']}), {_SOON}.")
 
 
 @commands.command()
-def delete(identified: Identified, yes: Yes = False, as_json: AsJson = False) -> None:
+@with_client
+async def delete(client: Client, identified: Identified, yes: Yes = False, as_json: AsJson = False) -> None:
     """Delete a consumer and its keys. Its usage stays, under its name."""
-
-    async def run(client: Client) -> None:
-        one = await find(client, identified)
-        if not yes:
-            typer.confirm(f"Delete {one['name']} ({one['id']}) and its keys?", abort=True)
-        await client.call("DELETE", _path(one))
-        answer = {"id": one["id"], "name": one["name"], "deleted": True}
-        print(json.dumps(answer) if as_json else f"Deleted {one['name']} ({one['id']}), {_SOON}.")
-
-    with_client(run)
+    one = await find(client, identified)
+    if not yes:
+        typer.confirm(f"Delete {one['name']} ({one['id']}) and its keys?", abort=True)
+    await client.call("DELETE", _path(one))
+    answer = {"id": one["id"], "name": one["name"], "deleted": True}
+    print(json.dumps(answer) if as_json else f"Deleted {one['name']} ({one['id']}), {_SOON}.")
 
 
 @commands.command()
-def add(identified: Identified, as_json: AsJson = False) -> None:
+@with_client
+async def add(client: Client, identified: Identified, as_json: AsJson = False) -> None:
     """Make another key of a consumer. The others stay."""
-
-    async def run(client: Client) -> None:
-        one = await find(client, identified)
-        made = await client.call("POST", f"{_path(one)}/keys", {})
-        _show_key(one, made["key"], as_json)
-
-    with_client(run)
+    one = await find(client, identified)
+    made = await client.call("POST", f"{_path(one)}/keys", {})
+    _show_key(one, made["key"], as_json)
 
 
 @commands.command()
-def rotate(
+@with_client
+async def rotate(
+    client: Client,
     identified: Identified,
     overlap_hours: Annotated[
         float, typer.Option(min=0, max=24 * 90, help="Hours during which the old key still works.")
@@ -186,38 +162,36 @@ def rotate(
 ) -> None:
     """Replace the key of a consumer. Its usage, its limits and the end of its validity stay."""
     hours = overlap_hours if grace_hours is None else grace_hours
-
-    async def run(client: Client) -> None:
-        one = await find(client, identified)
-        old = key or _only_key(one)
-        made = await client.call("POST", f"{_path(one)}/keys/{old}/rotate", {"overlap_hours": hours})
-        _show_key(one, made["key"], as_json)
-
-    with_client(run)
+    one = await find(client, identified)
+    old = key or _only_key(one)
+    made = await client.call("POST", f"{_path(one)}/keys/{old}/rotate", {"overlap_hours": hours})
+    _show_key(one, made["key"], as_json)
 
 
 @commands.command("import")
-def import_file(
+@with_client
+async def import_file(
+    client: Client,
     file: Annotated[Path, typer.Argument(help="CSV: a row per consumer, a column per field; name is required.")],
     dry_run: DryRun = False,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """Create or change the consumers of a CSV file. Columns that it lacks stay as they are."""
-    wanted = _bulk.read_csv(file)
-    with_client(lambda client: _bulk.apply(client, wanted, dry_run=dry_run, yes=yes, as_json=as_json))
+    await _bulk.apply(client, _bulk.read_csv(file), dry_run=dry_run, yes=yes, as_json=as_json)
 
 
 @commands.command("apply")
-def apply_file(
+@with_client
+async def apply_file(
+    client: Client,
     file: Annotated[Path, typer.Argument(help="YAML or JSON: {consumers: [{name: …, team: …, limits: {…}}]}.")],
     dry_run: DryRun = False,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """Make the consumers of a file be as it says, whole except for their state. Others stay as they are."""
-    wanted = _bulk.read_yaml(file)
-    with_client(lambda client: _bulk.apply(client, wanted, dry_run=dry_run, yes=yes, as_json=as_json))
+    await _bulk.apply(client, _bulk.read_yaml(file), dry_run=dry_run, yes=yes, as_json=as_json)
 
 
 def _path(consumer: Mapping[str, Any]) -> str:
@@ -243,10 +217,6 @@ def _row(one: Mapping[str, Any]) -> dict[str, Any]:
         "addresses": ",".join(one["addresses"]) or "any",
         **{field: one["limits"].get(field) for field in ("requests_per_minute", "tokens_per_minute")},
     }
-
-
-def _cell(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _show_key(consumer: Mapping[str, Any], key: str, as_json: bool) -> None:

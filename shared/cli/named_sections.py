@@ -10,7 +10,7 @@ import yaml
 
 from shared.cli._client import Client
 from shared.cli._consumer_options import LIMITS, Text, limits_in, listed, with_options
-from shared.cli._terminal import AsJson, fail, pages, show, with_client
+from shared.cli._terminal import AsJson, fail, pages, show, show_fields, text_of, with_client
 from shared.errors import GatewayError
 
 _SOON = "effective within 30 seconds"
@@ -55,49 +55,40 @@ def _commands(section: str) -> typer.Typer:
     heads = ["name", *lists, *(("limits", "shared_limits") if section == "products" else ("limits",))]
 
     @commands.command("list", help=f"List the {section}.")
-    def list_all(as_json: AsJson = False) -> None:
-        async def run(client: Client) -> None:
-            entries = await pages(client, path)
-            rows = entries if as_json else [{head: _cell(entry.get(head)) for head in heads} for entry in entries]
-            show(rows, heads, as_json)
-
-        with_client(run)
+    @with_client
+    async def list_all(client: Client, as_json: AsJson = False) -> None:
+        entries = await pages(client, path)
+        rows = entries if as_json else [{head: _cell(entry.get(head)) for head in heads} for entry in entries]
+        show(rows, heads, as_json)
 
     @commands.command("show", help=f"Show one {kind}.")
-    def show_one(name: Name, as_json: AsJson = False) -> None:
-        async def run(client: Client) -> None:
-            entry = await client.call("GET", f"{path}/{name}")
-            if as_json:
-                print(json.dumps(entry, indent=2))
-            else:
-                rows = [{"field": field, "value": _cell(value)} for field, value in entry.items()]
-                show(rows, ["field", "value"], False)
-
-        with_client(run)
+    @with_client
+    async def show_one(client: Client, name: Name, as_json: AsJson = False) -> None:
+        show_fields(await client.call("GET", f"{path}/{name}"), as_json)
 
     @commands.command("set", help=f"Create a {kind}, or change the fields that are given, or all by a file.")
     @with_options(_OPTIONS[section])
-    def change(name: Name, given: dict[str, Any], file: File = None, as_json: AsJson = False) -> None:
+    @with_client
+    async def change(
+        client: Client, name: Name, given: dict[str, Any], file: File = None, as_json: AsJson = False
+    ) -> None:
         if file is not None and given:
             fail("--file: expected the file alone, or options alone")
-        fields = _fields(given, lists) if file is None else _read(file)
-
-        async def run(client: Client) -> None:
-            entry = await (_patched if file is None else _put)(client, f"{path}/{name}", fields)
-            print(json.dumps(entry) if as_json else f"The {kind} {name} is as given, {_SOON}.")
-
-        with_client(run)
+        if file is None:
+            entry = await _patched(client, f"{path}/{name}", _fields(given, lists))
+        else:
+            entry = await client.call("PUT", f"{path}/{name}", _read(file))
+        print(json.dumps(entry) if as_json else f"The {kind} {name} is as given, {_SOON}.")
 
     @commands.command("delete", help=f"Delete a {kind}.")
-    def delete(name: Name, force: Force = False, yes: Yes = False, as_json: AsJson = False) -> None:
+    @with_client
+    async def delete(
+        client: Client, name: Name, force: Force = False, yes: Yes = False, as_json: AsJson = False
+    ) -> None:
         if not yes:
             typer.confirm(f"Delete the {kind} {name}?", abort=True)
-
-        async def run(client: Client) -> None:
-            await client.call("DELETE", f"{path}/{name}", query={"force": "true"} if force else {})
-            print(json.dumps({"name": name, "deleted": True}) if as_json else f"Deleted {name}, {_SOON}.")
-
-        with_client(run)
+        await client.call("DELETE", f"{path}/{name}", query={"force": "true"} if force else {})
+        print(json.dumps({"name": name, "deleted": True}) if as_json else f"Deleted {name}, {_SOON}.")
 
     return commands
 
@@ -116,10 +107,6 @@ async def _patched(client: Client, path: str, fields: Mapping[str, Any]) -> Any:
     return await client.call("PUT", path, first, headers={"if-none-match": "*"})
 
 
-async def _put(client: Client, path: str, fields: Mapping[str, Any]) -> Any:
-    return await client.call("PUT", path, fields)
-
-
 def _fields(given: Mapping[str, Any], lists: Mapping[str, str]) -> dict[str, Any]:
     """The merge patch of options."""
     patch: dict[str, Any] = {name: listed(name, given[name], none) for name, none in lists.items() if name in given}
@@ -132,10 +119,8 @@ def _fields(given: Mapping[str, Any], lists: Mapping[str, str]) -> dict[str, Any
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        fields = yaml.safe_load(file.read_text("utf-8"))
-    except OSError as error:
-        fail(f"{file}: cannot be read ({error.strerror})")
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        fields = yaml.safe_load(text_of(file))
+    except yaml.YAMLError as error:
         fail(f"{file}: expected YAML or JSON: {error}")
     if not isinstance(fields, dict):
         fail(f"{file}: expected fields by name, such as limits")

@@ -11,6 +11,7 @@ import typer
 
 from shared.cli import _backend_check as checks
 from shared.cli._client import Client
+from shared.cli._consumer_options import Text, with_options
 from shared.cli._terminal import AsJson, find, settings, show, with_client, with_store
 from shared.storage import Store
 from shared.usage import rollup
@@ -19,40 +20,39 @@ commands = typer.Typer()
 
 
 @commands.command()
-def limits(
+@with_client
+async def limits(
+    client: Client,
     identified: Annotated[str | None, typer.Argument(metavar="ID", help="The consumer; default: all.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show each limit: used, available, leased by instances, and when it will be used up."""
-
-    async def run(client: Client) -> None:
-        one = f"/{(await find(client, identified))['id']}" if identified else ""
-        lines = (await client.call("GET", f"/gateway/limits{one}"))["limits"]
-        heads = ["about", "unit", "per", "limit", "available", "used", "on_lease", "forecast", "exhausted", "renews"]
-        show(lines if as_json else [dict.fromkeys(heads) | line for line in lines], heads, as_json)
-
-    with_client(run)
+    one = f"/{(await find(client, identified))['id']}" if identified else ""
+    lines = (await client.call("GET", f"/gateway/limits{one}"))["limits"]
+    heads = ["about", "unit", "per", "limit", "available", "used", "on_lease", "forecast", "exhausted", "renews"]
+    show(lines if as_json else [dict.fromkeys(heads) | line for line in lines], heads, as_json)
 
 
 @commands.command()
-def audit(
-    actor: Annotated[str | None, typer.Option(help="Only the changes of this operator.")] = None,
-    action: Annotated[str | None, typer.Option(help="Only this action, e.g. consumer.update.")] = None,
-    of: Annotated[str | None, typer.Option("--object", help="Only the changes of this object, by its id.")] = None,
-    since: Annotated[str | None, typer.Option(help="From this time on, UTC.")] = None,
-    until: Annotated[str | None, typer.Option(help="Before this time, UTC.")] = None,
+@with_options(
+    {
+        "actor": Annotated[Text, typer.Option(help="Only the changes of this operator.")],
+        "action": Annotated[Text, typer.Option(help="Only this action, e.g. consumer.update.")],
+        "object": Annotated[Text, typer.Option(help="Only the changes of this object, by its id.")],
+        "since": Annotated[Text, typer.Option(help="From this time on, UTC.")],
+        "until": Annotated[Text, typer.Option(help="Before this time, UTC.")],
+    }
+)
+@with_client
+async def audit(
+    client: Client,
+    given: dict[str, Any],
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many, newest first.")] = 100,
     as_json: AsJson = False,
 ) -> None:
     """Show the changes that operators made: who, when, what, from where; with --json also before and after."""
-    filters = {"actor": actor, "action": action, "object": of, "since": since, "until": until, "limit": str(limit)}
-    query = {name: value for name, value in filters.items() if value is not None}
-
-    async def run(client: Client) -> None:
-        entries = (await client.call("GET", "/gateway/audit", query=query))["data"]
-        show(entries, ["at", "actor", "address", "action", "object", "state"], as_json)
-
-    with_client(run)
+    entries = (await client.call("GET", "/gateway/audit", query={**given, "limit": str(limit)}))["data"]
+    show(entries, ["at", "actor", "address", "action", "object", "state"], as_json)
 
 
 @commands.command()

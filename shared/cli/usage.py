@@ -8,6 +8,7 @@ from rich.console import Console
 
 from shared.billing import report as usage_report
 from shared.cli._client import Client
+from shared.cli._consumer_options import Text, with_options
 from shared.cli._terminal import AsJson, fail, find, show, with_client
 from shared.token_classes import TOKEN_CLASSES, UNITS
 from shared.usage.aggregates import NOBODY
@@ -17,47 +18,31 @@ commands = typer.Typer()
 _PATH = "/gateway/usage"
 
 AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
-Filter = Annotated[str | None, typer.Option(help="Only this value.")]
+_OPTIONS: dict[str, Any] = {
+    "since": Annotated[Text, typer.Option(help="First hour, UTC; default: the first of this month.")],
+    "until": Annotated[Text, typer.Option(help="End (exclusive), UTC; default: now.")],
+    "every": Annotated[Text, typer.Option(help="A series with a line per hour, day or month.")],
+    **dict.fromkeys(usage_report.DIMENSIONS, Annotated[Text, typer.Option(help="Only this value.")]),
+    "key": Annotated[Text, typer.Option(help="Only this consumer: its id, or its name if unique.")],
+}
 
 
 @commands.command("usage")
-def show_usage(
+@with_options(_OPTIONS)
+@with_client
+async def show_usage(
+    client: Client,
+    given: dict[str, Any],
     by: Annotated[
         str, typer.Option(help=f"Dimensions of a line, separated by commas: {', '.join(usage_report.DIMENSIONS)}.")
     ] = "key",
-    since: Annotated[str | None, typer.Option(help="First hour, UTC; default: the first of this month.")] = None,
-    until: Annotated[str | None, typer.Option(help="End (exclusive), UTC; default: now.")] = None,
-    every: Annotated[str | None, typer.Option(help="A series with a line per hour, day or month.")] = None,
-    key: Annotated[str | None, typer.Option(help="Only this consumer: its id, or its name if unique.")] = None,
-    team: Filter = None,
-    product: Filter = None,
-    model: Filter = None,
-    served: Filter = None,
-    deployment: Filter = None,
-    backend: Filter = None,
-    region: Filter = None,
-    system: Filter = None,
-    tier: Filter = None,
-    role: Filter = None,
-    code: Filter = None,
-    user: Filter = None,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
     """Requests, tokens and money, up to this moment."""
     if as_json and as_csv:
         fail("--json and --csv: expected one of them")
-    query = {
-        **{"by": by, "since": since, "until": until, "every": every, "key": key, "team": team, "product": product},
-        **{"model": model, "served": served, "deployment": deployment, "backend": backend, "region": region},
-        **{"system": system, "tier": tier, "role": role, "code": code},
-        **{"user": user},
-    }
-    parameters = {name: value for name, value in query.items() if value is not None}
-    with_client(lambda client: _show(client, parameters, as_json=as_json, as_csv=as_csv))
-
-
-async def _show(client: Client, parameters: dict[str, str], *, as_json: bool, as_csv: bool) -> None:
+    parameters = {"by": by, **given}
     if parameters.get("key", NOBODY) != NOBODY:
         parameters["key"] = (await find(client, parameters["key"]))["id"]
     if as_csv:
