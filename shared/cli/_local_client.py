@@ -103,7 +103,7 @@ class LocalClient:
         )
         if (route := methods.get(method)) is None:
             raise UnknownPath(f"{path[:200]} is not a path of the management API.")
-        answer = await route.handler(request)
+        answer = await route.answer(request)
         text = bytes(answer.body).decode()
         return value_of(answer.status_code, answer.media_type or "", text, "this storage account")
 

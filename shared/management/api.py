@@ -95,7 +95,7 @@ class ManagementApi:
         query = parameters(request.scope["query_string"].decode("latin-1"))
         body = await _body_of(request, headers) if route.method in ("POST", "PUT", "PATCH") else b""
         asked = ManagementRequest(found, query, headers, body, caller, operator, address, received.request_id)
-        response = await route.handler(asked)
+        response = await route.answer(asked)
         response.headers["x-gateway-request-id"] = received.request_id
         if access != "anyone":  # a cache may not know that `api-key` is a credential
             response.headers.setdefault("cache-control", "no-store")

@@ -9,7 +9,7 @@ from shared.auth.operators import ADMINS
 from shared.management import _answers as answers
 from shared.management.audit import change_by
 from shared.management.drains import DrainTable, reason_of, seconds
-from shared.management.routes import ManagementRequest, Route, checked, is_forced, refuse_unknown
+from shared.management.routes import ManagementRequest, Route, checked, is_forced
 from shared.responses.rendering import JsonResponse
 from shared.routing.report import BackendsReport, shown_drain
 
@@ -46,12 +46,10 @@ class BackendRoutes:
 
     async def _all(self, request: ManagementRequest) -> Response:
         """Report the state of every deployment."""
-        refuse_unknown(request.query)
         return JsonResponse(await self._report.report())
 
     async def _drain(self, request: ManagementRequest) -> Response:
         """Take a backend out of service for a time."""
-        refuse_unknown(request.query, "force")
         given = checked(request.object(), NewDrain)
         drain = await self._drains.drain(
             request.parameters["name"],
@@ -66,7 +64,6 @@ class BackendRoutes:
 
     async def _restore(self, request: ManagementRequest) -> Response:
         """Put a backend back into service."""
-        refuse_unknown(request.query)
         await self._drains.restore(
             request.parameters["name"],
             request.actor.name,

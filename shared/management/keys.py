@@ -15,7 +15,7 @@ from shared.errors import InvalidRequest, RateLimitExceeded, StateNotFound
 from shared.management._consumer_policy import KeyView, key_view
 from shared.management.audit import Audit, change_by
 from shared.management.consumers import manageable, visible
-from shared.management.routes import ManagementRequest, Page, Route, checked, page, refuse_unknown
+from shared.management.routes import ManagementRequest, Page, Route, checked, page
 from shared.responses.rendering import JsonResponse
 from shared.storage import Store
 
@@ -74,7 +74,6 @@ class KeyRoutes:
 
     async def _list(self, request: ManagementRequest) -> Response:
         """List the keys of a consumer, without their secrets."""
-        refuse_unknown(request.query, "limit", "after")
         _, record = await visible(self._consumers, request)
         now = self._store.now()
         shown, after = page(sorted(record.keys.values(), key=lambda key: key.id), request.query, lambda key: key.id)
@@ -82,13 +81,11 @@ class KeyRoutes:
 
     async def _read(self, request: ManagementRequest) -> Response:
         """Read about a key."""
-        refuse_unknown(request.query)
         _, record = await visible(self._consumers, request)
         return JsonResponse(key_view(self._key(record, request.parameters["key"]), self._store.now()))
 
     async def _make(self, request: ManagementRequest) -> Response:
         """Make another key of a consumer, or import one that its caller had before."""
-        refuse_unknown(request.query)
         digest = checked(_body(request), Making).sha256
         _, record = await manageable(self._consumers, request)
         if digest is not None:
@@ -100,14 +97,12 @@ class KeyRoutes:
 
     async def _rotate(self, request: ManagementRequest) -> Response:
         """Replace a key. The old one works for `overlap_hours` more."""
-        refuse_unknown(request.query)
         asked = checked(_body(request), Rotation)
         _, record = await manageable(self._consumers, request)
         return await self._replace(request, record, self._key(record, request.parameters["key"]), asked)
 
     async def _revoke(self, request: ManagementRequest) -> Response:
         """Revoke a key for good."""
-        refuse_unknown(request.query)
         _, record = await manageable(self._consumers, request)
         key = self._key(record, request.parameters["key"])
         if not key.revoked or key.revoked == record.revoked:
@@ -117,14 +112,12 @@ class KeyRoutes:
 
     async def _own(self, request: ManagementRequest) -> Response:
         """Read about the key that the request is sent with."""
-        refuse_unknown(request.query)
         record, key = await self._presented(request)
         shown = msgspec.structs.asdict(key_view(key, self._store.now()))
         return JsonResponse(OwnKey(**shown, consumer=record.consumer.id, name=record.consumer.name))
 
     async def _rotate_own(self, request: ManagementRequest) -> Response:
         """Replace the key that the request is sent with. It works for `overlap_hours` more."""
-        refuse_unknown(request.query)
         asked = checked(_body(request), Rotation)
         record, key = await self._presented(request)
         made = (record.keys[old.successor].created for old in record.keys.values() if old.successor in record.keys)
@@ -176,8 +169,7 @@ class KeyRoutes:
 
     async def _presented(self, request: ManagementRequest) -> tuple[Record, StoredKey]:
         """The key that the caller has sent. It was checked before, and the table may know more by now."""
-        caller = request.caller
-        assert caller is not None
+        caller = request.consumer
         record = await self._consumers.find(caller.id)
         sent = _digests(request.headers)
         for key in record.keys.values() if record is not None else ():

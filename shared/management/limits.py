@@ -13,7 +13,7 @@ from shared.errors import ConsumerNotFound
 from shared.limits import report as limits_report
 from shared.limits import scopes
 from shared.management import _answers as answers
-from shared.management.routes import ManagementRequest, Route, refuse_unknown
+from shared.management.routes import ManagementRequest, Route
 from shared.management.turns import Turns
 from shared.responses.rendering import JsonResponse
 from shared.storage import Store
@@ -42,13 +42,11 @@ class LimitRoutes:
 
     async def _all(self, request: ManagementRequest) -> Response:
         """Report the remainder of every limit, and the state of this instance's limiter."""
-        refuse_unknown(request.query)
         consumers = (record.consumer for record in await Consumers(self._store).all())
         return JsonResponse({**self._state(), "limits": await self._lines(consumers)})
 
     async def _most_used(self, request: ManagementRequest) -> Response:
         """Report the budgets that are used most: of consumers, products, teams and models."""
-        refuse_unknown(request.query)
         async with self._budgets.take(request.actor.name):
             consumers = (record.consumer for record in await Consumers(self._store).all())
             limited = scopes.of_all(consumers, self._configuration)
@@ -57,15 +55,12 @@ class LimitRoutes:
 
     async def _one(self, request: ManagementRequest) -> Response:
         """Report the remainder of a consumer's limits."""
-        refuse_unknown(request.query)
         consumer = (await self._record(request)).consumer
         return JsonResponse({"id": consumer.id, "name": consumer.name, "limits": await self._lines((consumer,))})
 
     async def _own(self, request: ManagementRequest) -> Response:
         """Report the remainder of the caller's limits."""
-        refuse_unknown(request.query)
-        caller = request.caller
-        assert caller is not None
+        caller = request.consumer
         return JsonResponse({"id": caller.id, "name": caller.name, "limits": await self._lines((caller,))})
 
     async def _record(self, request: ManagementRequest) -> Record:

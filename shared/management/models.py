@@ -13,7 +13,7 @@ from shared.config.document import Configuration, Model
 from shared.config.prices import AMOUNTS
 from shared.lifecycle import retirement
 from shared.management import _answers as answers
-from shared.management.routes import ManagementRequest, Route, refuse_unknown
+from shared.management.routes import ManagementRequest, Route
 from shared.responses.rendering import JsonResponse
 from shared.token_classes import TOKEN_PRICES
 from shared.types import Consumer
@@ -37,14 +37,11 @@ class ModelRoutes:
 
     async def _all(self, request: ManagementRequest) -> Response:
         """Report the configured models, where they are served, and when they end."""
-        refuse_unknown(request.query)
         return JsonResponse({"models": list(models(self._configuration, self._prices, time.time()))})
 
     async def _own(self, request: ManagementRequest) -> Response:
         """Report the models that the caller may use, with their prices and ends."""
-        refuse_unknown(request.query)
-        caller, now = request.caller, time.time()
-        assert caller is not None
+        caller, now = request.consumer, time.time()
         usable = frozenset(self._usable(under_product(caller, self._configuration)))
         shown = [
             {name: one[name] for name in answers.OwnModel.__annotations__ if name in one}

@@ -23,7 +23,7 @@ from shared.errors import (
     StoreUnavailable,
 )
 from shared.management.audit import Audit, change_by
-from shared.management.routes import ManagementRequest, Page, Route, is_forced, merged_patch, page, refuse_unknown
+from shared.management.routes import ManagementRequest, Page, Route, is_forced, merged_patch, page
 from shared.responses.rendering import JsonResponse
 from shared.storage import Store
 from shared.types import Consumer
@@ -93,7 +93,6 @@ class NamedSectionRoutes:
 
     async def _list(self, request: ManagementRequest) -> Response:
         """List the entries that the operator may see, by name."""
-        refuse_unknown(request.query, "limit", "after")
         entries = await self._entries()
         names = sorted(name for name in entries if self._sees(request, name))
         shown, after = page(names, request.query, lambda name: name)
@@ -101,7 +100,6 @@ class NamedSectionRoutes:
 
     async def _show(self, request: ManagementRequest) -> Response:
         """Show one entry."""
-        refuse_unknown(request.query)
         name = request.parameters["name"]
         entry = (await self._entries()).get(name)
         if entry is None or not self._sees(request, name):
@@ -110,7 +108,6 @@ class NamedSectionRoutes:
 
     async def _put(self, request: ManagementRequest) -> Response:
         """Create or replace one entry."""
-        refuse_unknown(request.query)
         name, entry = request.parameters["name"], request.object()
         if entry.pop("name", name) != name:
             raise self._renamed(name)
@@ -119,7 +116,6 @@ class NamedSectionRoutes:
 
     async def _patch(self, request: ManagementRequest) -> Response:
         """Change fields of one entry by a JSON merge patch: null takes a field back to its default."""
-        refuse_unknown(request.query)
         name, patch = request.parameters["name"], request.object()
         if patch.pop("name", name) != name:
             raise self._renamed(name)
@@ -135,7 +131,6 @@ class NamedSectionRoutes:
 
     async def _delete(self, request: ManagementRequest) -> Response:
         """Delete one entry."""
-        refuse_unknown(request.query, "force")
         name = request.parameters["name"]
         forced = is_forced(request.query)
         entry = (await self._entries()).get(name)

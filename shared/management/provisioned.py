@@ -14,7 +14,7 @@ from shared.config.document import Configuration
 from shared.config.prices import DeploymentType
 from shared.errors import InvalidRequest
 from shared.management import _answers as answers
-from shared.management.routes import ManagementRequest, Route, refuse_unknown
+from shared.management.routes import ManagementRequest, Route
 from shared.responses.rendering import JsonResponse
 
 _DEPLOYMENTS: tuple[DeploymentType, ...] = get_args(DeploymentType)
@@ -36,7 +36,6 @@ class ProvisionedRoutes:
     async def _plan(self, request: ManagementRequest) -> Response:
         """Weigh provisioned capacity for a forecast against paying by the token."""
         query = request.query
-        refuse_unknown(query, *_QUERY)
         forecast = Forecast(
             _number(query, "requests_per_minute", 0.01, _MOST),
             round(_number(query, "input", 1, _MOST)),

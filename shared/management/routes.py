@@ -49,6 +49,12 @@ class ManagementRequest(msgspec.Struct, frozen=True):
         etag = self.headers.get("if-match", "").strip()
         return etag if etag and etag != "*" else None
 
+    @property
+    def consumer(self) -> Consumer:
+        """The caller, on a path about the one who asks."""
+        assert self.caller is not None
+        return self.caller
+
     def require_match(self, etag: str | None) -> None:
         """Raise `ChangedMeanwhile` unless the resource has an ETag that the request demands. None: it does not
         exist."""
@@ -93,6 +99,12 @@ class Route(NamedTuple):
     headers: Mapping[str, str] = {}
     status: int = 200
     streams: bool = False
+
+    async def answer(self, request: ManagementRequest) -> Response:
+        """Answer a request. Raises `InvalidRequest` for an unknown parameter, but on paths of anyone."""
+        if self.access in ("caller", "operator"):
+            refuse_unknown(request.query, *self.query)
+        return await self.handler(request)
 
 
 class Paths:

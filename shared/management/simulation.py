@@ -15,7 +15,7 @@ from shared.config.document import Configuration
 from shared.errors import BadGateway, ResourceNotFound
 from shared.management.audit import Audit, change_by
 from shared.management.drains import backend_named
-from shared.management.routes import ManagementRequest, Route, checked, refuse_unknown
+from shared.management.routes import ManagementRequest, Route, checked
 from shared.responses.rendering import JsonResponse
 
 Fault = Literal["throttle", "fail", "hang", "slow"]
@@ -66,7 +66,6 @@ class SimulationRoutes:
 
     async def _all(self, request: ManagementRequest) -> Response:
         """Report the faults of the simulated regions."""
-        refuse_unknown(request.query)
         regions, faults = await self._regions(), await self._faults()
         shown: list[SimulatedBackend] = [
             {"name": backend.name, "fault": _name(faults.get(regions.get(backend.endpoint, "")))}
@@ -76,7 +75,6 @@ class SimulationRoutes:
 
     async def _break(self, request: ManagementRequest) -> Response:
         """Let every call to a backend's region fail in one way, until it is restored."""
-        refuse_unknown(request.query)
         wanted = checked(request.object(), NewFault)
         region = await self._region(request)
 
@@ -91,7 +89,6 @@ class SimulationRoutes:
 
     async def _restore(self, request: ManagementRequest) -> Response:
         """End the faults of a backend's region."""
-        refuse_unknown(request.query)
         region = await self._region(request)
 
         async def write() -> bool:

@@ -10,7 +10,7 @@ from shared.billing.charges import Tariff
 from shared.config.document import Configuration
 from shared.errors import InvalidRequest
 from shared.management import _answers as answers
-from shared.management.routes import ManagementRequest, Route, refuse_unknown
+from shared.management.routes import ManagementRequest, Route
 from shared.management.turns import Turns
 from shared.responses.rendering import JsonResponse
 from shared.storage import Store
@@ -41,15 +41,11 @@ class UsageRoutes:
 
     async def _own(self, request: ManagementRequest) -> Response:
         """Report usage and cost of the caller."""
-        caller = request.caller
-        assert caller is not None
-        if "key" in request.query:
-            raise InvalidRequest("key is not a parameter here: the answer is about the caller's own key.", param="key")
+        caller = request.consumer
         async with self._callers.take(caller.id):
             return await self._report({**request.query, "key": caller.id}, "model", {caller.id: caller.name})
 
     async def _report(self, query: Mapping[str, str], by: str, names: Mapping[str, str]) -> Response:
-        refuse_unknown(query, *usage_report.PARAMETERS)
         if (form := query.get("format", "json")) not in ("json", "csv"):
             raise InvalidRequest(f"format: expected json or csv, got {form[:64]!r}.", param="format")
         asked = usage_report.parse_query(query, self._store.now(), by=by)
