@@ -11,22 +11,6 @@ import msgspec
 from shared.alerts.events import Alert, Severity
 from shared.config.alerting import Kind
 
-_TITLES = {
-    "quota_reached": "Quota reached",
-    "backend_ejected": "Backend ejected",
-    "credentials_refused": "Credentials refused",
-    "safe_mode_began": "Safe mode began",
-    "safe_mode_ended": "Safe mode ended",
-    "usage_rows_waiting": "Usage rows waiting",
-    "usage_rows_lost": "Usage rows lost",
-    "configuration_refused": "Configuration refused",
-    "model_retires": "Model retires",
-    "key_expires": "Key expires",
-    "access_requested": "Access requested",
-    "access_approved": "Access approved",
-    "access_declined": "Access declined",
-    "test": "Test message",
-}
 _COLOURS: dict[Severity, str] = {"info": "Good", "warning": "Warning", "error": "Attention"}  # of a card
 _SYMBOLS: dict[Severity, str] = {"info": "✅", "warning": "⚠️", "error": "🔴"}
 # Slack's limits, in characters and fields
@@ -52,7 +36,7 @@ def _teams(alert: Alert) -> dict[str, Any]:
     """A message with one card. A text run has no Markdown, so names in it make no links."""
     heading = {
         "type": "TextBlock",
-        "text": f"Tollgate: {_TITLES[alert.event]}",
+        "text": f"Tollgate: {_title(alert)}",
         "size": "Large",
         "weight": "Bolder",
         "color": _COLOURS[alert.severity],
@@ -72,6 +56,10 @@ def _teams(alert: Alert) -> dict[str, Any]:
     return {"type": "message", "attachments": [attachment]}
 
 
+def _title(alert: Alert) -> str:
+    return "Test message" if alert.event == "test" else alert.event.replace("_", " ").capitalize()
+
+
 def _without_links(text: str) -> str:
     """A text in which Markdown makes no link."""
     return text.replace("[", "\\[")
@@ -79,7 +67,7 @@ def _without_links(text: str) -> str:
 
 def _slack(alert: Alert) -> dict[str, Any]:
     """Blocks of plain text, which Slack does not interpret; `text` is for notifications, and is interpreted."""
-    title = f"{_SYMBOLS[alert.severity]} Tollgate: {_TITLES[alert.event]}"
+    title = f"{_SYMBOLS[alert.severity]} Tollgate: {_title(alert)}"
     facts = [_plain(f"{name}: {value}"[:_FIELD]) for name, value in alert.facts.items()][:_FIELDS]
     blocks: list[dict[str, Any]] = [
         {"type": "header", "text": _plain(title)},

@@ -11,6 +11,7 @@ from shared.config.alerting import Event
 
 Severity = Literal["info", "warning", "error"]
 Fact = str | int | float | bool
+_Facts = Mapping[str, Fact]
 
 REPEATED_AFTER = 3600.0  # seconds after which a state that lasts is reported again
 _ENDS_TOGETHER = 300.0  # seconds within which all instances leave safe mode
@@ -65,83 +66,62 @@ def quota_reached(scope: str, about: str, limit: str, percentage: int, until: fl
 
 def backend_ejected(backend: str, deployments: Sequence[str], reason: str, seconds: float, now: float) -> Alert:
     """No call to these deployments of a backend has succeeded for so many seconds."""
-    names = ", ".join(deployments)
-    return Alert(
-        event="backend_ejected",
-        severity="error",
-        key=f"backend_ejected:{backend}",
-        until=now + REPEATED_AFTER,
-        message=f"The backend {backend} has been out of rotation for {_duration(seconds)} ({names}: {_short(reason)}). "
-        "Other backends serve its calls if they can. Look at its health in Azure, or drain it.",
-        facts={"backend": backend, "deployments": names, "reason": _short(reason), "seconds": round(seconds)},
+    names, reason = ", ".join(deployments), _short(reason)
+    message = (
+        f"The backend {backend} has been out of rotation for {_duration(seconds)} ({names}: {reason}). Other backends "
+        "serve its calls if they can. Look at its health in Azure, or drain it."
     )
+    facts: _Facts = {"backend": backend, "deployments": names, "reason": reason, "seconds": round(seconds)}
+    return _alert("backend_ejected", "error", backend, now + REPEATED_AFTER, message, facts)
 
 
 def credentials_refused(backend: str, deployment: str, problem: str, now: float) -> Alert:
     """A backend rejected the gateway's identity or key, or the identity got no token for it. `deployment` "": on a call
     without a model."""
-    place = f" on {deployment}" if deployment else ""
-    return Alert(
-        event="credentials_refused",
-        severity="error",
-        key=f"credentials_refused:{backend}:{deployment}",
-        until=now + REPEATED_AFTER,
-        message=f"The backend {backend} does not accept the gateway's credentials{place} "
-        f"({_short(problem)}). Check the role assignment of the gateway's identity, its key, the credit of "
-        "that key's account, and the network rules.",
-        facts={"backend": backend, "deployment": deployment, "problem": _short(problem)},
+    place, problem = f" on {deployment}" if deployment else "", _short(problem)
+    message = (
+        f"The backend {backend} does not accept the gateway's credentials{place} ({problem}). Check the role "
+        "assignment of the gateway's identity, its key, the credit of that key's account, and the network rules."
     )
+    facts: _Facts = {"backend": backend, "deployment": deployment, "problem": problem}
+    about = f"{backend}:{deployment}"
+    return _alert("credentials_refused", "error", about, now + REPEATED_AFTER, message, facts)
 
 
 def safe_mode_began(since: float, now: float) -> Alert:
     """The table of limits does not answer."""
-    return Alert(
-        event="safe_mode_began",
-        severity="error",
-        key="safe_mode_began",
-        until=now + REPEATED_AFTER,
-        message=f"Safe mode since {moment(since)}: the storage account's tables do not answer, so instances apply "
-        "limits alone, and more strictly. Look at the storage account's health and network rules.",
-        facts={"since": moment(since)},
+    message = (
+        f"Safe mode since {moment(since)}: the storage account's tables do not answer, so instances apply limits "
+        "alone, and more strictly. Look at the storage account's health and network rules."
     )
+    return _alert("safe_mode_began", "error", "", now + REPEATED_AFTER, message, {"since": moment(since)})
 
 
 def safe_mode_ended(since: float, now: float) -> Alert:
     """The table of limits answers again."""
-    return Alert(
-        event="safe_mode_ended",
-        severity="info",
-        key="safe_mode_ended",
-        until=now + _ENDS_TOGETHER,
-        message=f"Safe mode has ended after {_duration(now - since)}: the storage account's tables answer again.",
-        facts={"since": moment(since), "ended": moment(now), "seconds": round(now - since)},
-    )
+    message = f"Safe mode has ended after {_duration(now - since)}: the storage account's tables answer again."
+    facts: _Facts = {"since": moment(since), "ended": moment(now), "seconds": round(now - since)}
+    return _alert("safe_mode_ended", "info", "", now + _ENDS_TOGETHER, message, facts)
 
 
 def usage_rows_waiting(instance: str, seconds: float, now: float) -> Alert:
     """Usage rows of an instance have waited on its disk for so many seconds."""
-    return Alert(
-        event="usage_rows_waiting",
-        severity="warning",
-        key=f"usage_rows_waiting:{instance}",
-        until=now + REPEATED_AFTER,
-        message=f"Usage rows have waited on the disk of the instance {instance} for {_duration(seconds)}, because the "
-        "usage table does not take them. They are written when it does; until then reports lack them. Do not scale in.",
-        facts={"instance": instance, "seconds": round(seconds)},
+    message = (
+        f"Usage rows have waited on the disk of the instance {instance} for {_duration(seconds)}, because the usage "
+        "table does not take them. They are written when it does; until then reports lack them. Do not scale in."
     )
+    facts: _Facts = {"instance": instance, "seconds": round(seconds)}
+    return _alert("usage_rows_waiting", "warning", instance, now + REPEATED_AFTER, message, facts)
 
 
 def usage_rows_lost(instance: str, rows: int, now: float) -> Alert:
     """An instance has lost so many usage rows since its start."""
-    return Alert(
-        event="usage_rows_lost",
-        severity="error",
-        key=f"usage_rows_lost:{instance}:{rows}",
-        until=now + REPEATED_AFTER,
-        message=f"The instance {instance} has lost {rows} usage rows since its start: reports and bills lack them. Its "
-        "log says which, and how many tokens they had.",
-        facts={"instance": instance, "rows": rows},
+    message = (
+        f"The instance {instance} has lost {rows} usage rows since its start: reports and bills lack them. Its log "
+        "says which, and how many tokens they had."
     )
+    facts: _Facts = {"instance": instance, "rows": rows}
+    return _alert("usage_rows_lost", "error", f"{instance}:{rows}", now + REPEATED_AFTER, message, facts)
 
 
 def configuration_refused(source: str, complaints: Sequence[str], now: float) -> Alert:
@@ -149,59 +129,45 @@ def configuration_refused(source: str, complaints: Sequence[str], now: float) ->
     they hold no secret."""
     first, more = [_short(line) for line in complaints[:_MOST_COMPLAINTS]], len(complaints) - _MOST_COMPLAINTS
     shown = "; ".join(first) + (f"; and {more} more" if more > 0 else "")
-    return Alert(
-        event="configuration_refused",
-        severity="error",
-        key=f"configuration_refused:{digest(source + chr(10).join(complaints))}",
-        until=now + 24 * REPEATED_AFTER,
-        message=f"The configuration from {_short(source)} was refused, and the former one stays in effect. "
-        f"Mend it: {shown}",
-        facts={"source": _short(source), "complaints": len(complaints)},
-    )
+    named = f"The configuration from {_short(source)} was refused, and the former one stays in effect."
+    about, until = digest(source + chr(10).join(complaints)), now + 24 * REPEATED_AFTER
+    facts: _Facts = {"source": _short(source), "complaints": len(complaints)}
+    return _alert("configuration_refused", "error", about, until, f"{named} Mend it: {shown}", facts)
 
 
 def model_retires(model: str, backends: Iterable[str], day: str, replacement: str, within: int, days: int) -> Alert:
     """A model ends on a day, which is `days` ahead, and so within the notice of `within` days."""
-    places = ", ".join(backends)
-    when = f"in {_days(days)}" if days else "today"
+    places, when = ", ".join(backends), f"in {_days(days)}" if days else "today"
     instead = f" Its replacement is {replacement}." if replacement else ""
-    return Alert(
-        event="model_retires",
-        severity="error" if within <= 7 else "warning",
-        key=f"model_retires:{model}:{day}:{within}",
-        until=_end_of(day),
-        message=f"The model {model} ends on {day}, {when} ({places}).{instead} Deploy another model and name it under "
-        "models.NAME.replaced_by, or tell its callers.",
-        facts={"model": model, "backends": places, "retires": day, "days": days, "replacement": replacement},
+    message = (
+        f"The model {model} ends on {day}, {when} ({places}).{instead} Deploy another model and name it under "
+        "models.NAME.replaced_by, or tell its callers."
     )
+    facts: _Facts = {"model": model, "backends": places, "retires": day, "days": days, "replacement": replacement}
+    severity: Severity = "error" if within <= 7 else "warning"
+    return _alert("model_retires", severity, f"{model}:{day}:{within}", _end_of(day), message, facts)
 
 
 def key_expires(consumer: str, name: str, key: str, expires: float, within: int, now: float) -> Alert:
     """A consumer's key expires within so many days. `key`: its id."""
     days = max(0, int((expires - now) // 86_400))
-    return Alert(
-        event="key_expires",
-        severity="error" if within <= 3 else "warning",
-        key=f"key_expires:{consumer}:{key}:{expires:.0f}:{within}",
-        until=expires,
-        message=f"The key {key} of {name!r} expires at {moment(expires)}, in {_days(days)}. Rotate it and give its "
-        "owner the new one, or extend it.",
-        facts={"consumer": consumer, "name": name, "key": key, "expires": moment(expires), "days": days},
+    message = (
+        f"The key {key} of {name!r} expires at {moment(expires)}, in {_days(days)}. Rotate it and give its owner the "
+        "new one, or extend it."
     )
+    facts: _Facts = {"consumer": consumer, "name": name, "key": key, "expires": moment(expires), "days": days}
+    severity: Severity = "error" if within <= 3 else "warning"
+    return _alert("key_expires", severity, f"{consumer}:{key}:{expires:.0f}:{within}", expires, message, facts)
 
 
 def access_requested(request: str, name: str, wish: str, reason: str, at: float) -> Alert:
     """The caller `name` asks for `wish`, a product or higher limits."""
-    return Alert(
-        event="access_requested",
-        severity="info",
-        key=f"access_requested:{request}",
-        until=at + REPEATED_AFTER,
-        message=f"{name!r} asks for {wish}, because: {_short(reason)} Approve or decline the request {request} in the "
-        "page, or with tollgate access.",
-        facts={"request": request, "name": name, "wish": wish, "reason": _short(reason)},
-        claimed=True,
+    message = (
+        f"{name!r} asks for {wish}, because: {_short(reason)} Approve or decline the request {request} in the page, or "
+        "with tollgate access."
     )
+    facts: _Facts = {"request": request, "name": name, "wish": wish, "reason": _short(reason)}
+    return _alert("access_requested", "info", request, at + REPEATED_AFTER, message, facts, claimed=True)
 
 
 def access_approved(request: str, name: str, wish: str, answer: str, at: float) -> Alert:
@@ -215,28 +181,30 @@ def access_declined(request: str, name: str, wish: str, answer: str, at: float) 
 
 
 def _decided(event: Event, request: str, name: str, outcome: str, answer: str, at: float) -> Alert:
-    return Alert(
-        event=event,
-        severity="info",
-        key=f"{event}:{request}",
-        until=at + REPEATED_AFTER,
-        message=f"{name!r} {outcome} (request {request}{f': {_short(answer)}' if answer else ''}).",
-        facts={"request": request, "name": name, "answer": _short(answer)},
-        claimed=True,
-    )
+    message = f"{name!r} {outcome} (request {request}{f': {_short(answer)}' if answer else ''})."
+    facts: _Facts = {"request": request, "name": name, "answer": _short(answer)}
+    return _alert(event, "info", request, at + REPEATED_AFTER, message, facts, claimed=True)
 
 
 def test_message(by: str, now: float) -> Alert:
     """Nothing has happened: an operator tries a receiver."""
-    return Alert(
-        event="test",
-        severity="info",
-        key=f"test:{now}",
-        until=now,
-        message=f"{_short(by)} tries this receiver of alerts. Nothing has happened.",
-        facts={"by": _short(by)},
-        claimed=True,
-    )
+    message = f"{_short(by)} tries this receiver of alerts. Nothing has happened."
+    return _alert("test", "info", f"{now}", now, message, {"by": _short(by)}, claimed=True)
+
+
+def _alert(
+    event: Event | Literal["test"],
+    severity: Severity,
+    about: str,
+    until: float,
+    message: str,
+    facts: _Facts,
+    *,
+    claimed: bool = False,
+) -> Alert:
+    """An alert that is one of its event and what it is about; "": of its event alone."""
+    key = f"{event}:{about}" if about else event
+    return Alert(event=event, severity=severity, key=key, until=until, message=message, facts=facts, claimed=claimed)
 
 
 def _duration(seconds: float) -> str:
