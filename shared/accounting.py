@@ -32,29 +32,21 @@ logger = logging.getLogger("tollgate.requests")
 _SHADOW = 100  # number of a shadow among the attempts of its call: higher than any attempt's
 
 
-class Accounting:
+class Accounting(NamedTuple):
     """Follows every request from its arrival to its end, which it reports exactly once."""
 
-    def __init__(
-        self,
-        limiter: Limiter,
-        ledger: Ledger,
-        tokenizer: Tokenizer,
-        telemetry: Telemetry | NoTelemetry,
-        live: LiveCalls,
-    ) -> None:
-        self._limiter = limiter
-        self._ledger = ledger
-        self._tokenizer = tokenizer
-        self._telemetry = telemetry
-        self._live = live
+    limiter: Limiter
+    ledger: Ledger
+    tokenizer: Tokenizer
+    telemetry: Telemetry | NoTelemetry
+    live: LiveCalls
 
     def receive(self, request: Request, traceparent: str | None) -> ReceivedRequest:
         """Give a request its id and its trace context. `traceparent`: of the host that has received the request; None:
         this process has, and the request's own header counts."""
         request_id, started = ulid.new(time.time()), time.monotonic()
         current_request.set(request_id)
-        trace = self._telemetry.begin(
+        trace = self.telemetry.begin(
             request_id, started, traceparent or _header(request, b"traceparent"), received=traceparent is None
         )
         path = without_empty_segments(path_of(request.scope))
@@ -68,12 +60,12 @@ class Accounting:
         self, received: ReceivedRequest, consumer: Consumer, call: Call, reservation: Reservation, model: str
     ) -> "CallRecord":
         """Put an admitted call on record. `model`: the configured name. Returns at once; the row follows."""
-        entry = self._ledger.begin(received.request_id, consumer, call, model)
+        entry = self.ledger.begin(received.request_id, consumer, call, model)
         return CallRecord(self, received, consumer, call, reservation, entry)
 
     def refused(self, received: ReceivedRequest, error: GatewayError) -> None:
         """Report a request that was refused before it became a call on record."""
-        self._telemetry.refused(received.trace, received.method, error.status, error.code)
+        self.telemetry.refused(received.trace, received.method, error.status, error.code)
         _log(
             received,
             {
@@ -96,108 +88,13 @@ class Accounting:
         if consumer is not None:
             error.consumer = consumer.id
         if not error.on_record:
-            self._ledger.refuse(received.request_id, consumer, model, error, f"{received.method} {received.path}")
-
-    async def admit(self, record: "CallRecord", model: str) -> bool:
-        """See `CallRecord.admit`."""
-        try:
-            await self._limiter.reserve_model(record.reservation, record.consumer, record.call, model)
-        except GatewayError as error:
-            logger.info("%s: not served by %s: %s", record.received.request_id, model, error.message)
-            return False
-        return True
-
-    def close(self, record: "CallRecord", outcome: Outcome, text: str) -> asyncio.Future[None]:
-        """See `CallRecord.close`."""
-        milliseconds = round(record.received.milliseconds())
-        for number, attempt in enumerate(outcome.attempts, 1):
-            self._ledger.charge(record.entry, number, attempt)
-        if self._live.watched:
-            self._live.tell("call", _summary(record, milliseconds, outcome) | {"name": record.consumer.name})
-        goes_on = record.reservation.held is not None
-        row = self._ledger.end(record.entry, outcome, goes_on=goes_on)
-        self._limiter.settle(record.reservation, outcome.usage, outcome.served_by, *_beside(outcome))
-        if is_estimated(outcome):
-            correct = partial(self._correct, record, milliseconds, outcome)
-            self._tokenizer.correct(outcome, record.call.body, text, correct)
-        else:
-            self._report(record, milliseconds, outcome)
-        return row
-
-    def begin_work(
-        self,
-        record: "CallRecord",
-        target: Target,
-        status: int,
-        reference: Reference,
-        parent: str,
-        named: str,
-        batch: BatchSize | None,
-    ) -> PendingWork:
-        """See `CallRecord.begin_work`."""
-        call, intent = record.call, record.entry.intent
-        size = record.reservation.size or record.entry.size
-        prompt, output = self._ledger.expected(
-            record.entry, Size(batch.bytes, answers=batch.answers) if batch else size
-        )
-        served = {deployment: name for name, deployment in target.backend.deployments.items()}
-        model = target.model or served.get(named, named if named in target.backend.models else "")
-        return PendingWork(
-            kind=reference.kind,
-            id=reference.id,
-            consumer=record.consumer.id,
-            backend=target.backend.name,
-            started=float(intent["s_ts"]),
-            place=record.entry.place,
-            parent=parent,
-            model=model or record.reservation.call_limits.model,
-            deployment=target.deployment,
-            status=status,
-            prompt=prompt if batch is not None else int(intent["s_prompt"]),
-            output=output,
-            streamed=call.stream,
-            size=size,
-            held=dict(self._limiter.hold(record.reservation, call, model)),
-            granted=record.consumer.limits if is_identity(record.consumer.id) else None,
-        )
-
-    def shadow(self, record: "CallRecord") -> Callable[[Attempt], None]:
-        """See `CallRecord.shadow`."""
-        report = self._telemetry.shadow(record.received.trace, record.call)
-
-        def ended(attempt: Attempt) -> None:
-            self._ledger.charge(record.entry, _SHADOW, attempt)
-            report(attempt, _SHADOW)
-
-        return ended
-
-    def tried(self, record: "CallRecord", number: int, attempt: Attempt) -> None:
-        """See `CallRecord.tried`."""
-        if self._live.watched:
-            self._live.tried(record.received.request_id, number, attempt)
-
-    def charge(self, record: "CallRecord", number: int, attempt: Attempt) -> None:
-        """See `CallRecord.charge`."""
-        self._ledger.charge(record.entry, number, attempt)
-        if attempt.usage is not None:
-            self._limiter.charge(record.reservation, attempt.target, attempt.usage)
-
-    def _correct(self, record: "CallRecord", milliseconds: int, estimated: Outcome, counted: Outcome | None) -> None:
-        """Replace the estimates of a call on record with what was counted, if it was."""
-        if counted is not None:
-            self._ledger.correct(record.entry, counted)
-            self._limiter.book(record.reservation, counted.usage, counted.served_by, *_beside(counted))
-        self._report(record, milliseconds, counted or estimated)
-
-    def _report(self, record: "CallRecord", milliseconds: int, outcome: Outcome) -> None:
-        self._telemetry.ended(record.received.trace, record.consumer, record.call, outcome)
-        _log(record.received, _summary(record, milliseconds, outcome))
+            self.ledger.refuse(received.request_id, consumer, model, error, f"{received.method} {received.path}")
 
 
 class CallRecord(NamedTuple):
     """An admitted call that is on record. `close` it exactly once."""
 
-    accounting: Accounting
+    parts: Accounting
     received: ReceivedRequest
     consumer: Consumer
     call: Call
@@ -208,11 +105,28 @@ class CallRecord(NamedTuple):
         """Report the end of the call. Returns at once; the future is done when the row is on record.
 
         Estimated tokens are counted afterwards, and corrected; `text` is the part of the answer that was relayed."""
-        return self.accounting.close(self, outcome, text)
+        parts, milliseconds = self.parts, round(self.received.milliseconds())
+        for number, attempt in enumerate(outcome.attempts, 1):
+            parts.ledger.charge(self.entry, number, attempt)
+        if parts.live.watched:
+            parts.live.tell("call", self._summary(milliseconds, outcome) | {"name": self.consumer.name})
+        goes_on = self.reservation.held is not None
+        row = parts.ledger.end(self.entry, outcome, goes_on=goes_on)
+        parts.limiter.settle(self.reservation, outcome.usage, outcome.served_by, *_beside(outcome))
+        if is_estimated(outcome):
+            parts.tokenizer.correct(outcome, self.call.body, text, partial(self._correct, milliseconds, outcome))
+        else:
+            self._report(milliseconds, outcome)
+        return row
 
     async def admit(self, model: str) -> bool:
         """Return True if the limits of another model admit the call, which that model is about to serve."""
-        return await self.accounting.admit(self, model)
+        try:
+            await self.parts.limiter.reserve_model(self.reservation, self.consumer, self.call, model)
+        except GatewayError as error:
+            logger.info("%s: not served by %s: %s", self.received.request_id, model, error.message)
+            return False
+        return True
 
     def begin_work(
         self, target: Target, status: int, reference: Reference, parent: str, named: str, batch: BatchSize | None
@@ -220,20 +134,81 @@ class CallRecord(NamedTuple):
         """Note that work of the call goes on at `target`, which has answered with `status`: the limits keep what the
         call has reserved, and its usage is recorded when the work is settled. `named`: the model or the deployment in
         the backend's words, or ""; `batch`: the size of a batch, if it is known."""
-        return self.accounting.begin_work(self, target, status, reference, parent, named, batch)
+        parts, call, intent = self.parts, self.call, self.entry.intent
+        size = self.reservation.size or self.entry.size
+        prompt, output = parts.ledger.expected(self.entry, Size(batch.bytes, answers=batch.answers) if batch else size)
+        served = {deployment: name for name, deployment in target.backend.deployments.items()}
+        model = target.model or served.get(named, named if named in target.backend.models else "")
+        return PendingWork(
+            kind=reference.kind,
+            id=reference.id,
+            consumer=self.consumer.id,
+            backend=target.backend.name,
+            started=float(intent["s_ts"]),
+            place=self.entry.place,
+            parent=parent,
+            model=model or self.reservation.call_limits.model,
+            deployment=target.deployment,
+            status=status,
+            prompt=prompt if batch is not None else int(intent["s_prompt"]),
+            output=output,
+            streamed=call.stream,
+            size=size,
+            held=dict(parts.limiter.hold(self.reservation, call, model)),
+            granted=self.consumer.limits if is_identity(self.consumer.id) else None,
+        )
 
     def tried(self, number: int, attempt: Attempt) -> None:
         """Tell whoever watches of an attempt that has ended, given its number among those of the call."""
-        self.accounting.tried(self, number, attempt)
+        if self.parts.live.watched:
+            self.parts.live.tried(self.received.request_id, number, attempt)
 
     def charge(self, number: int, attempt: Attempt) -> None:
         """Report the charge of an attempt that ended later than another one answered, also after `close`. `number`:
         its own among the attempts of the call."""
-        self.accounting.charge(self, number, attempt)
+        self.parts.ledger.charge(self.entry, number, attempt)
+        if attempt.usage is not None:
+            self.parts.limiter.charge(self.reservation, attempt.target, attempt.usage)
 
     def shadow(self) -> Callable[[Attempt], None]:
         """Return the function to be called with the attempt that copied this call, when it has ended."""
-        return self.accounting.shadow(self)
+        report = self.parts.telemetry.shadow(self.received.trace, self.call)
+
+        def ended(attempt: Attempt) -> None:
+            self.parts.ledger.charge(self.entry, _SHADOW, attempt)
+            report(attempt, _SHADOW)
+
+        return ended
+
+    def _correct(self, milliseconds: int, estimated: Outcome, counted: Outcome | None) -> None:
+        """Replace the estimates of a call on record with what was counted, if it was."""
+        if counted is not None:
+            self.parts.ledger.correct(self.entry, counted)
+            self.parts.limiter.book(self.reservation, counted.usage, counted.served_by, *_beside(counted))
+        self._report(milliseconds, counted or estimated)
+
+    def _report(self, milliseconds: int, outcome: Outcome) -> None:
+        self.parts.telemetry.ended(self.received.trace, self.consumer, self.call, outcome)
+        _log(self.received, self._summary(milliseconds, outcome))
+
+    def _summary(self, milliseconds: int, outcome: Outcome) -> dict[str, Any]:
+        """The log line of the call."""
+        target = outcome.served_by or (outcome.attempts[-1].target if outcome.attempts else None)
+        return {
+            "request": self.received.request_id,
+            "consumer": self.consumer.id,
+            "model": self.call.model,
+            "operation": self.call.operation.name,
+            "backend": target.backend.name if target else None,
+            "status": outcome.status,
+            "ended": outcome.ended,
+            "attempts": len(outcome.attempts),
+            "input_tokens": outcome.usage.input_tokens,
+            "output_tokens": outcome.usage.output_tokens,
+            "estimated": outcome.usage.estimated,
+            "first_byte_ms": outcome.first_byte_ms,
+            "ms": milliseconds,
+        }
 
 
 def _beside(outcome: Outcome) -> tuple[list[tuple[Target, Usage]], int]:
@@ -241,26 +216,6 @@ def _beside(outcome: Outcome) -> tuple[list[tuple[Target, Usage]], int]:
     the operator's experiment, so it does not count against the caller."""
     charges = [(a.target, a.usage) for a in outcome.attempts if a.usage is not None and a.role != "shadow"]
     return charges, 0 if outcome.ended == "refused" else outcome.status
-
-
-def _summary(record: CallRecord, milliseconds: int, outcome: Outcome) -> dict[str, Any]:
-    """The log line of a call."""
-    target = outcome.served_by or (outcome.attempts[-1].target if outcome.attempts else None)
-    return {
-        "request": record.received.request_id,
-        "consumer": record.consumer.id,
-        "model": record.call.model,
-        "operation": record.call.operation.name,
-        "backend": target.backend.name if target else None,
-        "status": outcome.status,
-        "ended": outcome.ended,
-        "attempts": len(outcome.attempts),
-        "input_tokens": outcome.usage.input_tokens,
-        "output_tokens": outcome.usage.output_tokens,
-        "estimated": outcome.usage.estimated,
-        "first_byte_ms": outcome.first_byte_ms,
-        "ms": milliseconds,
-    }
 
 
 def _log(received: ReceivedRequest, line: dict[str, Any]) -> None:
