@@ -1,54 +1,5 @@
-"""All errors that cross packages, as one hierarchy. `responses/rendering.py` alone turns a `GatewayError` into HTTP.
-
-GatewayError                    500     internal_error
-├── InvalidRequest              400     invalid_request (or a finer code)
-│   └── ConfigurationRefused    400     configuration_refused
-├── InvalidApiKey               401     invalid_api_key
-├── ModelNotAllowed             403     model_not_allowed
-├── CallerNotAllowed            403     caller_not_allowed
-├── ProductNotAllowed           403     product_not_allowed
-├── RoleRequired                403     role_required
-├── AddressNotAllowed           403     address_not_allowed
-├── RegionNotAllowed            403     region_not_allowed
-├── PinNotAllowed               403     pin_not_allowed
-├── WholeAccountNotAllowed      403     whole_account_not_allowed
-├── UnmeteredOperation          403     unmetered_operation
-├── QuotaExceeded               403     quota_exceeded
-│   └── BudgetExceeded          403     budget_exceeded
-├── ModelWithoutPrice           403     model_without_price
-├── ModelNotFound               404     model_not_found
-├── UnknownPath                 404     unknown_path
-├── StateNotFound               404     not_found
-├── ConsumerNotFound            404     consumer_not_found
-├── VersionNotFound             404     version_not_found
-├── ResourceNotFound            404     resource_not_found
-├── MethodNotAllowed            405     method_not_allowed
-├── RequestTimeout              408     request_timeout
-├── StateConflict               409     state_in_several_backends
-├── NameTaken                   409     name_taken
-├── StillNeeded                 409     still_needed
-├── AlreadyDecided              409     already_decided
-├── ChangedMeanwhile            412     precondition_failed
-├── RequestTooLarge             413     request_too_large
-├── UnsupportedEncoding         415     unsupported_encoding
-├── UpgradeRequired             426     websockets_not_supported
-├── RateLimitExceeded           429     rate_limit_exceeded
-├── HeadTooLarge                431     head_too_large
-├── NotSupported                501     websockets_not_supported
-├── BadGateway                  502     bad_gateway
-├── GatewayBusy                 503     gateway_busy
-├── NoBackendAvailable          503     no_backend_available
-├── TooManyConnections          503     too_many_connections
-├── StateUnavailable            503     state_unavailable
-├── StoreUnavailable            503     store_unavailable
-│   └── RowsRefused             503     store_unavailable
-├── IdentityUnavailable         503     identity_unavailable
-├── Misconfigured               503     misconfigured
-└── UpstreamTimeout             504     upstream_timeout
-
-ConfigurationError              stops the start; no caller sees it
-CredentialUnavailable           fails the attempt on a backend, or the operation on the store
-"""
+"""All errors that cross packages, as one hierarchy by status. `responses/rendering.py` alone turns a `GatewayError`
+into HTTP; what each code means to callers, and what to do, is in `docs/troubleshoot.md`."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -67,7 +18,8 @@ class Complaint(NamedTuple):
 
 
 class ConfigurationError(Exception):
-    """The configuration or the environment is wrong. Its text has one complaint per line."""
+    """The configuration or the environment is wrong: it stops the start, and no caller sees it. Its text has one
+    complaint per line."""
 
     def __init__(self, *complaints: Complaint | str) -> None:
         self.complaints = tuple(one if isinstance(one, Complaint) else Complaint("", one) for one in complaints)
@@ -75,7 +27,8 @@ class ConfigurationError(Exception):
 
 
 class CredentialUnavailable(Exception):
-    """The identity got no token. The message names the reason, without any secret."""
+    """The identity got no token: the attempt on a backend, or the operation on the store, fails. The message names the
+    reason, without any secret."""
 
 
 class GatewayError(Exception):
