@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict, Unpack
 
 import msgspec
 
@@ -44,6 +44,17 @@ _ALIASES = {  # other names -> the name of the price
 CONFIGURED = "configuration"  # the source of a price
 
 _Key = tuple[str, str, Deployment, str, str, bool, int]
+
+
+class _Asked(TypedDict, total=False):
+    """The place and the way of a call, as `Prices.of` describes them."""
+
+    served: str
+    backend: str
+    region: str
+    tier: str
+    long: bool
+    deployment: Deployment
 
 
 class SourcedLine(NamedTuple):
@@ -86,7 +97,24 @@ class Prices:
         """The first time after `at` at which a price changes, in seconds since 1970; infinite if there is none."""
         return next((change for change in self.changes if change > at), math.inf)
 
-    def of(
+    def of(self, model: str, at: float, **asked: Unpack[_Asked]) -> Price | None:
+        """The price of a model at a time on a backend; if the backend is not configured, on such a deployment.
+
+        `served` and `tier` are as the backend reported them. The order: the configuration's price of the model; the
+        price of the served model, by its full name, then without its date; the table's price of the model. A model
+        without a price for long context has one price for all."""
+        key = self._key(model, at, **asked)
+        if key not in self._known:
+            if len(self._known) > 10_000:
+                self._known.clear()
+            self._known[key] = self._find(key, at)
+        return self._known[key]
+
+    def line(self, model: str, at: float, **asked: Unpack[_Asked]) -> SourcedLine | None:
+        """The line that has the price of a model, by the same rules."""
+        return self._find_line(self._key(model, at, **asked), at)
+
+    def _key(
         self,
         model: str,
         at: float,
@@ -97,44 +125,6 @@ class Prices:
         tier: str = "",
         long: bool = False,
         deployment: Deployment = "global",
-    ) -> Price | None:
-        """The price of a model at a time on a backend; if the backend is not configured, on such a deployment.
-
-        `served` and `tier` are as the backend reported them. The order: the configuration's price of the model; the
-        price of the served model, by its full name, then without its date; the table's price of the model. A model
-        without a price for long context has one price for all."""
-        key = self._key(model, at, served, backend, region, tier, deployment, long=long)
-        if key not in self._known:
-            if len(self._known) > 10_000:
-                self._known.clear()
-            self._known[key] = self._find(key, at)
-        return self._known[key]
-
-    def line(
-        self,
-        model: str,
-        at: float,
-        backend: str = "",
-        tier: str = "",
-        *,
-        region: str = "",
-        long: bool = False,
-        deployment: Deployment = "global",
-    ) -> SourcedLine | None:
-        """The line that has the price of a model, by the same rules."""
-        return self._find_line(self._key(model, at, "", backend, region, tier, deployment, long=long), at)
-
-    def _key(
-        self,
-        model: str,
-        at: float,
-        served: str,
-        backend: str,
-        region: str,
-        tier: str,
-        deployment: Deployment,
-        *,
-        long: bool,
     ) -> _Key:
         configured = self._backends.get(backend)
         deployment = configured.priced_as(model) if configured else deployment

@@ -50,7 +50,7 @@ def _lines(configuration: Configuration, now: float) -> Iterator[dict[str, Any]]
             priced = False
             for tier in get_args(Tier):
                 for context in ("short", "long"):
-                    entry = prices.line(model, now, backend.name, tier, long=context == "long")
+                    entry = prices.line(model, now, backend=backend.name, tier=tier, long=context == "long")
                     if entry is None or entry.line.context != context:  # long context without a price of its own
                         continue
                     priced = True

@@ -86,7 +86,7 @@ def _prices(name: str, configuration: Configuration, prices: Prices, now: float)
     """The prices of a model in the standard tier: one for all backends at which it is the same."""
     places: dict[tuple[str, tuple[tuple[str, float], ...]], list[str]] = {}
     for backend in configuration.backends:
-        if name in backend.models and (found := prices.line(name, now, backend.name)) is not None:
+        if name in backend.models and (found := prices.line(name, now, backend=backend.name)) is not None:
             amounts = tuple((each, usd) for each in AMOUNTS if (usd := getattr(found.line, each)) is not None)
             places.setdefault((found.source, amounts), []).append(backend.name)
     for (source, amounts), backends in places.items():

@@ -77,11 +77,11 @@ def test_every_model_of_openai_that_azure_prices_has_a_price_at_openai() -> None
         line.model for line in azure.prices if line.model.startswith(("gpt-", "o1", "o3", "o4", "text-", "tts", "whi"))
     }
     assert len(models) > 50
-    without = {model for model in models if PRICES.line(model, NOW, "itself") is None}
+    without = {model for model in models if PRICES.line(model, NOW, backend="itself") is None}
     sound = {"gpt-4o-audio-preview", "gpt-4o-mini-audio-preview"}  # the source has no price of their sound
     assert without == {"gpt-oss-120b", *sound}  # and OpenAI does not serve its open models
     for model in models - without:
-        line = PRICES.line(model, NOW, "itself")
+        line = PRICES.line(model, NOW, backend="itself")
         assert line is not None
         assert line.source.startswith("OpenAI's list prices (openai.com), as carried by genai-prices")
         assert line.line.deployment == "openai"

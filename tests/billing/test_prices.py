@@ -152,7 +152,7 @@ def test_a_price_cut_applies_from_its_day_only() -> None:
     price = PRICES.of("gpt-5.6-luna", before)
     assert price is not None
     assert price.input == 1_000_000
-    line = PRICES.line("gpt-5.6-luna", NOW, "sweden")
+    line = PRICES.line("gpt-5.6-luna", NOW, backend="sweden")
     assert line is not None
     assert (line.line.input, line.line.since) == (0.2, "2026-08-12")
     assert "genai-prices" in line.source
