@@ -2,7 +2,8 @@
 
 import asyncio
 import re
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -32,10 +33,25 @@ _LARGEST_TEXT = 4 * 1024 * 1024  # bytes
 _AZURE = re.compile(r"https://[a-z0-9]{3,24}\.blob\.core\.[a-z.]+/[a-z0-9$-]+/[^?#]+")
 
 
-class Blobs:
-    """The containers of one account. `close()` them, which closes the credential, too."""
+Credential = AzureNamedKeyCredential | AsyncTokenCredential
 
-    def __init__(self, endpoint: str, credential: AzureNamedKeyCredential | AsyncTokenCredential) -> None:
+
+class _Closing:
+    """What has a client of Azure's and its credential. `close()` it."""
+
+    _credential: Credential
+
+    async def close(self) -> None:
+        if "_client" in self.__dict__:
+            await self.__dict__["_client"].close()
+        if not isinstance(self._credential, AzureNamedKeyCredential):
+            await self._credential.close()
+
+
+class Blobs(_Closing):
+    """The containers of one account."""
+
+    def __init__(self, endpoint: str, credential: Credential) -> None:
         self._endpoint = endpoint
         self._credential = credential
 
@@ -44,30 +60,16 @@ class Blobs:
         `StoreUnavailable`."""
         from azure.storage.blob import ContentSettings
 
-        doing = f"write the blob {container}/{name}"
         folder = self._client.get_container_client(container)
         settings = ContentSettings(content_type=content_type)
         upload = partial(folder.upload_blob, name, body, overwrite=True, content_settings=settings)
-        try:
-            async with asyncio.timeout(_SECONDS):
-                try:
-                    await upload()
-                except ResourceNotFoundError:
-                    with suppress(ResourceExistsError):
-                        await folder.create_container()
-                    await upload()
-        except TimeoutError as error:
-            raise StoreUnavailable(f"{doing}: Blob Storage did not answer within {_SECONDS:g} s") from error
-        except HttpResponseError as error:
-            raise _refused(doing, error, "Contributor") from error
-        except (AzureError, OSError) as error:
-            raise StoreUnavailable(f"{doing}: no answer from Blob Storage ({type(error).__name__})") from error
-
-    async def close(self) -> None:
-        if "_client" in self.__dict__:
-            await self._client.close()
-        if not isinstance(self._credential, AzureNamedKeyCredential):
-            await self._credential.close()
+        async with _guard(f"write the blob {container}/{name}", _SECONDS, "Contributor"):
+            try:
+                await upload()
+            except ResourceNotFoundError:
+                with suppress(ResourceExistsError):
+                    await folder.create_container()
+                await upload()
 
     @cached_property
     def _client(self) -> "BlobServiceClient":
@@ -79,10 +81,10 @@ class Blobs:
         return BlobServiceClient(self._endpoint, self._credential, transport=transport, **retries)
 
 
-class BlobText:
-    """The text in one blob, which is transferred only when it has changed. `close()` it."""
+class BlobText(_Closing):
+    """The text in one blob, which is transferred only when it has changed."""
 
-    def __init__(self, url: str, credential: AzureNamedKeyCredential | AsyncTokenCredential) -> None:
+    def __init__(self, url: str, credential: Credential) -> None:
         self._url = url
         self._credential = credential
         self._etag: str | None = None
@@ -90,37 +92,24 @@ class BlobText:
 
     async def read(self) -> str:
         """Return the text as it is now. Raises `StoreUnavailable`, and `ConfigurationError` if there is none."""
-        doing = f"read the blob {self._url}"
         changed: dict[str, Any] = {}
         if self._etag is not None:
             changed = {"etag": self._etag, "match_condition": MatchConditions.IfModified}
-        try:
-            async with asyncio.timeout(_SECONDS_FOR_TEXT):
+        async with _guard(f"read the blob {self._url}", _SECONDS_FOR_TEXT, "Reader"):
+            try:
                 blob = await self._client.download_blob(**changed)
-                if blob.size > _LARGEST_TEXT:
-                    raise self._wrong(f"is larger than {_LARGEST_TEXT} bytes")
-                body = await blob.readall()
-        except TimeoutError as error:
-            raise StoreUnavailable(f"{doing}: no answer within {_SECONDS_FOR_TEXT:g} s") from error
-        except ResourceNotModifiedError:
-            return self._text
-        except ResourceNotFoundError:
-            raise self._wrong("does not exist") from None
-        except HttpResponseError as error:
-            raise _refused(doing, error, "Reader") from error
-        except (AzureError, OSError) as error:
-            raise StoreUnavailable(f"{doing}: no answer from Blob Storage ({type(error).__name__})") from error
+            except ResourceNotModifiedError:
+                return self._text
+            except ResourceNotFoundError:
+                raise self._wrong("does not exist") from None
+            if blob.size > _LARGEST_TEXT:
+                raise self._wrong(f"is larger than {_LARGEST_TEXT} bytes")
+            body = await blob.readall()
         try:
             self._text, self._etag = body.decode("utf-8"), str(blob.properties.etag)
         except UnicodeDecodeError:
             raise self._wrong("is not UTF-8 text") from None
         return self._text
-
-    async def close(self) -> None:
-        if "_client" in self.__dict__:
-            await self._client.close()
-        if not isinstance(self._credential, AzureNamedKeyCredential):
-            await self._credential.close()
 
     def _wrong(self, problem: str) -> ConfigurationError:
         return ConfigurationError(Complaint("", problem, self._url))
@@ -133,11 +122,21 @@ class BlobText:
         return BlobClient.from_blob_url(self._url, self._credential, transport=transport, retry_total=1)
 
 
-def _refused(doing: str, error: HttpResponseError, role: str) -> StoreUnavailable:
-    code, hint = getattr(error, "error_code", None) or "", ""
-    if error.status_code in (401, 403):
-        hint = f": the identity lacks the role Storage Blob Data {role}, or the key is wrong"
-    return StoreUnavailable(f"{doing}: Blob Storage answered {error.status_code} {code}{hint}")
+@asynccontextmanager
+async def _guard(doing: str, seconds: float, role: str) -> AsyncIterator[None]:
+    """Apply a time budget, and turn Azure's errors into `StoreUnavailable`. `role`: the one that is needed."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        raise StoreUnavailable(f"{doing}: Blob Storage did not answer within {seconds:g} s") from error
+    except HttpResponseError as error:
+        code, hint = getattr(error, "error_code", None) or "", ""
+        if error.status_code in (401, 403):
+            hint = f": the identity lacks the role Storage Blob Data {role}, or the key is wrong"
+        raise StoreUnavailable(f"{doing}: Blob Storage answered {error.status_code} {code}{hint}") from error
+    except (AzureError, OSError) as error:
+        raise StoreUnavailable(f"{doing}: no answer from Blob Storage ({type(error).__name__})") from error
 
 
 def open_text(url: str, storage: Storage) -> BlobText:
