@@ -76,11 +76,6 @@ class Changes:
 
         return await self._change(changed, by, note)
 
-    async def roll_back(self, number: int, by: str, note: str = "", expected: int | None = None) -> Version:
-        """Make a version with the sections of an earlier one; 0: the base document alone. Raises as `replace`."""
-        version = await self.earlier(number)
-        return await self.replace(version.sections, by, note or f"rollback to {version.name}", expected)
-
     async def earlier(self, number: int) -> Version:
         """Return a version; 0: the base document alone. Raises `VersionNotFound` and `StoreUnavailable`."""
         version = await self.versions.get(number)

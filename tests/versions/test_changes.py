@@ -113,13 +113,13 @@ async def test_a_rollback_goes_to_any_version_and_to_the_base_alone(account: Azu
     async with opened(account) as changes:
         first = await changes.replace({"heartbeat_seconds": 5}, "ann")
         await changes.replace({"models": {"m": {}}}, "ann")
-        back = await changes.roll_back(1, "ben")
-        assert (back.number, back.sections, back.by, back.note) == (3, first.sections, "ben", "rollback to version 1")
-        base = await changes.roll_back(0, "ben", "all of it")
+        back = await changes.replace((await changes.earlier(1)).sections, "ben", "again")
+        assert (back.number, back.sections, back.by, back.note) == (3, first.sections, "ben", "again")
+        base = await changes.replace((await changes.earlier(0)).sections, "ben", "all of it")
         assert (base.sections, base.note) == ({}, "all of it")
         assert [version.number for version in await changes.versions.history()] == [4, 3, 2, 1]
         with pytest.raises(VersionNotFound, match="no version 9"):
-            await changes.roll_back(9, "ben")
+            await changes.earlier(9)
 
 
 async def test_a_row_that_a_dead_writer_left_behind_is_no_version(account: Azurite) -> None:
