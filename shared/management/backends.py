@@ -1,13 +1,13 @@
 """The backends: their state as this instance sees it and as the instances share it, and which ones are drained."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 from starlette.responses import Response
 
 from shared.auth.operators import ADMINS
 from shared.management import _answers as answers
-from shared.management.audit import change_by
 from shared.management.drains import DrainTable, reason_of, seconds
 from shared.management.routes import ManagementRequest, Route, checked, is_forced
 from shared.responses.rendering import JsonResponse
@@ -29,19 +29,12 @@ class BackendRoutes:
         self._drains = drains
 
     def routes(self) -> Sequence[Route]:
+        at, one = "/gateway/backends", "/gateway/backends/{name}/drain"
+        draining: dict[str, Any] = {"takes": NewDrain, "gives": answers.Drained, "query": ("force",)}
         return (
-            Route("GET", "/gateway/backends", "operator", self._all, gives=answers.Backends),
-            Route(
-                "PUT",
-                "/gateway/backends/{name}/drain",
-                "operator",
-                self._drain,
-                ADMINS,
-                takes=NewDrain,
-                gives=answers.Drained,
-                query=("force",),
-            ),
-            Route("DELETE", "/gateway/backends/{name}/drain", "operator", self._restore, ADMINS, status=204),
+            Route("GET", at, "operator", self._all, gives=answers.Backends),
+            Route("PUT", one, "operator", self._drain, ADMINS, **draining),
+            Route("DELETE", one, "operator", self._restore, ADMINS, status=204),
         )
 
     async def _all(self, request: ManagementRequest) -> Response:
@@ -51,23 +44,13 @@ class BackendRoutes:
     async def _drain(self, request: ManagementRequest) -> Response:
         """Take a backend out of service for a time."""
         given = checked(request.object(), NewDrain)
-        drain = await self._drains.drain(
-            request.parameters["name"],
-            seconds(given.lasts),
-            reason_of(given.reason),
-            request.actor.name,
-            lambda action, of, before, after: change_by(request, action, of, before, after),
-            force=is_forced(request.query),
-        )
+        name, lasts, reason = request.parameters["name"], seconds(given.lasts), reason_of(given.reason)
+        drain = await self._drains.drain(request, name, lasts, reason, force=is_forced(request.query))
         await self._report.drains.read()  # this instance need not wait for its next reading
-        return JsonResponse({"name": request.parameters["name"], "drained": shown_drain(drain, self._report.now())})
+        return JsonResponse({"name": name, "drained": shown_drain(drain, self._report.now())})
 
     async def _restore(self, request: ManagementRequest) -> Response:
         """Put a backend back into service."""
-        await self._drains.restore(
-            request.parameters["name"],
-            request.actor.name,
-            lambda action, of, before, after: change_by(request, action, of, before, after),
-        )
+        await self._drains.restore(request, request.parameters["name"])
         await self._report.drains.read()
         return Response(status_code=204)

@@ -1,14 +1,14 @@
-"""Take a backend out of service for a time, and back. The paths and the commands do the same."""
+"""Take a backend out of service for a time, and back."""
 
 import re
-from collections.abc import Callable
 from functools import partial
 
 import msgspec
 
 from shared.config.document import Backend, Configuration
 from shared.errors import InvalidRequest, ResourceNotFound, StillNeeded, StoreUnavailable
-from shared.management.audit import Audit, Change
+from shared.management.audit import Audit, change_by
+from shared.management.routes import ManagementRequest
 from shared.routing.drains import PARTITION, Drain, drain_of
 from shared.routing.report import shown_drain
 from shared.storage import Store, names
@@ -18,9 +18,6 @@ _LONGEST_REASON = 200  # characters
 _TRIES = 8
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _ISO = re.compile(r"P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?)?")
-
-ChangeOf = Callable[[str, str, object, object], Change]
-"""The record of a change: its action, the object, the value before and after."""
 
 
 def seconds(text: object) -> int:
@@ -71,9 +68,7 @@ class DrainTable:
         self._configuration = configuration
         self._audit = audit
 
-    async def drain(
-        self, name: str, lasts: int, reason: str, by: str, change_of: ChangeOf, *, force: bool = False
-    ) -> Drain:
+    async def drain(self, request: ManagementRequest, name: str, lasts: int, reason: str, *, force: bool) -> Drain:
         """Take a backend out for so many seconds. Raises `ResourceNotFound`, `StoreUnavailable`, and `StillNeeded` if
         a model then has no backend, unless `force`."""
         drained = frozenset([other for other in await self.current() if other != name])
@@ -85,12 +80,12 @@ class DrainTable:
                 f"force=true (--force) {name!r} is drained nevertheless."
             )
         now = self._store.now()
-        return await self._write(name, Drain(now + lasts, reason, by, now), "backend.drain", change_of)
+        return await self._write(request, name, Drain(now + lasts, reason, request.actor.name, now), "backend.drain")
 
-    async def restore(self, name: str, by: str, change_of: ChangeOf) -> Drain:
+    async def restore(self, request: ManagementRequest, name: str) -> None:
         """Put a backend back into service. Raises `ResourceNotFound` and `StoreUnavailable`."""
         backend_named(name, self._configuration)
-        return await self._write(name, Drain(0.0, "", by, self._store.now()), "backend.restore", change_of)
+        await self._write(request, name, Drain(0.0, "", request.actor.name, self._store.now()), "backend.restore")
 
     async def current(self) -> dict[str, Drain]:
         """The drains in force, by backend. Raises `StoreUnavailable`."""
@@ -98,12 +93,12 @@ class DrainTable:
         drains = {row.key: drain_of(row) async for row in self._table.scan(PARTITION)}
         return {name: drain for name, drain in drains.items() if drain.until > now}
 
-    async def _write(self, name: str, drain: Drain, action: str, change_of: ChangeOf) -> Drain:
+    async def _write(self, request: ManagementRequest, name: str, drain: Drain, action: str) -> Drain:
         for _ in range(_TRIES):
             row = await self._table.get(PARTITION, name)
             before = drain_of(row) if row is not None else None
             now, etag = self._store.now(), row.etag if row is not None else None
-            change = change_of(action, name, shown_drain(before, now), shown_drain(drain, now))
+            change = change_by(request, action, name, shown_drain(before, now), shown_drain(drain, now))
             write = partial(self._table.put, PARTITION, name, msgspec.structs.asdict(drain), etag)
             if await self._audit.perform(change, write) is not None:
                 return drain
