@@ -220,11 +220,12 @@ class PriceOf(TypedDict):
 
 
 class Model(TypedDict):
-    """A configured model. Days as YYYY-MM-DD."""
+    """A configured model. `format`: the API that it is called by. Days as YYYY-MM-DD."""
 
     model: str
     aliases: list[str]
     served_by: str
+    format: Literal["openai", "anthropic"]
     backends: list[ServedBy]
     price_known: bool
     prices: list[PriceOf]
@@ -266,11 +267,13 @@ class ProvisionedPlans(TypedDict):
 
 
 class OwnModel(TypedDict):
-    """A model that the caller may use. `usd_per_million` tokens of each class; null: no price is known."""
+    """A model that the caller may use. `format`: the API that it is called by. `usd_per_million` tokens of each class;
+    null: no price is known."""
 
     model: str
     aliases: list[str]
     served_by: str
+    format: Literal["openai", "anthropic"]
     usd_per_million: dict[str, float] | None
     retires: str | None
     days_left: int | None

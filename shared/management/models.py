@@ -65,7 +65,8 @@ def models(configuration: Configuration, prices: Prices, now: float) -> Iterator
         yield {
             "model": name,
             "aliases": settings.aliases,
-            "served_by": configuration.served(name, now),
+            "served_by": (serving := configuration.served(name, now)),
+            "format": "anthropic" if serving in configuration.anthropic else "openai",
             "backends": [
                 {"backend": backend.name, "region": backend.region, "deployment": backend.deployments[name]}
                 for backend in configuration.backends

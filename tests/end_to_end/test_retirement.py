@@ -109,6 +109,7 @@ def test_operators_see_every_model_with_its_places_price_and_end(gateway: System
     assert {place["deployment"] for place in models["gpt-4o"]["backends"]} == {"gpt-4o-prod"}
     assert (models["gpt-4o"]["price_known"], ending["price_known"]) == (True, False)
     assert models["gpt-4o"]["read"]
+    assert (models["gpt-4o"]["format"], models["claude-sonnet-5-5"]["format"]) == ("openai", "anthropic")
     assert models[REPLACED]["served_by"] == SUCCESSOR
     assert models["gone-for-long"]["backends"] == []
     assert gateway.get("/gateway/models?colour=red").status == 400

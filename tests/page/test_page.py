@@ -4,7 +4,7 @@ import gzip
 import json
 import re
 
-from playwright.sync_api import expect
+from playwright.sync_api import Locator, expect
 
 from tests.harness.gateway_process import cli
 from tests.harness.system import MANAGEMENT_KEY, System, eventually
@@ -136,15 +136,45 @@ def test_a_key_that_is_made_in_the_page_calls_the_gateway_and_a_limit_that_is_ch
 def test_a_caller_tries_two_models_side_by_side(visit: Visit, gateway: System) -> None:
     visit.sign_in(gateway.make_key("playing"))
     visit.go("Playground")
+    expect(visit.page.locator("#models option[value=claude-sonnet-5-5]")).to_have_count(1)
     visit.page.get_by_role("button", name="Another one beside it").click()
     visit.page.get_by_label("Model", exact=True).fill("gpt-4o")
-    visit.page.get_by_label("Second model").fill("gpt-5.4-mini")
+    visit.page.get_by_label("Second model").fill("claude-sonnet-5-5")
     visit.page.get_by_label("Prompt").fill("Hello")
     visit.page.get_by_role("button", name="Send").click()
-    for model in ("gpt-4o", "gpt-5.4-mini"):
+    for model in ("gpt-4o", "claude-sonnet-5-5"):
         answer = visit.page.locator("section.card", has=visit.page.get_by_role("heading", name=model, exact=True))
         expect(answer.locator(".answer")).not_to_be_empty()
         expect(answer.get_by_text("attempts", exact=True)).to_be_visible()
+    assert visit.violations() == []
+
+
+def test_the_playground_calls_claude_by_its_own_api_and_shows_what_it_costs(visit: Visit, gateway: System) -> None:
+    page, model = visit.page, "claude-sonnet-5-5"
+    visit.sign_in()
+    visit.go("Playground")
+    expect(page.locator(f"#models option[value={model}]")).to_have_count(1)
+    page.get_by_label("Key to call with").fill(gateway.make_key("plays with Claude"))
+    page.get_by_label("Model", exact=True).fill(model)
+    page.get_by_label("System text").fill("Be brief.")
+    page.get_by_label("Prompt").fill("Hello")
+    answer, texts = page.locator("section.card"), set[str]()
+
+    def fact(name: str) -> Locator:
+        return answer.locator("div", has=page.get_by_text(name, exact=True)).locator("dd").first
+
+    for streamed in (True, False):
+        gateway.simulator.clear()
+        page.get_by_label("Stream").set_checked(streamed)
+        page.get_by_role("button", name="Send").click()
+        eventually(lambda: bool(gateway.simulator.log()["requests"]))
+        expect(fact("Output tokens")).to_have_text("32")
+        [entry] = gateway.simulator.log()["requests"]
+        assert (entry["path"], entry["stream"]) == ("/anthropic/v1/messages", streamed)
+        expect(fact("Input tokens")).to_have_text(str(entry["input_tokens"]))
+        texts.add(answer.locator(".answer").inner_text())
+    expect(fact("Cost")).to_contain_text("$0.0")  # asked for when the call is on record
+    assert len(texts) == 1
     assert visit.violations() == []
 
 

@@ -1,42 +1,43 @@
-// Streams of events: a chat completion as it comes, and the events of any body.
+// Streams of events: the answer of a model as it comes, and the events of any body.
 
 /**
- * @typedef {{text: string, reasoning: number | null, usage: any, headers: Record<string, string>, first: number | null, took: number, error: string}} Reply
- * @param {{key: string, body: any, signal: AbortSignal, onChange: (reply: Reply) => void, headers?: Record<string, string>}} call
+ * @typedef {{text: string, usage: import("./generation.js").Usage | null, headers: Record<string, string>, first: number | null, took: number, error: string}} Reply
+ * @param {{api: import("./generation.js").Api, key: string, body: any, signal: AbortSignal, onChange: (reply: Reply) => void, headers?: Record<string, string>}} call
  */
-export async function chat({ key, body, signal, onChange, headers = {} }) {
+export async function generate({ api, key, body, signal, onChange, headers = {} }) {
   const began = performance.now();
   /** @type {Reply} */
-  const reply = { text: "", reasoning: null, usage: null, headers: {}, first: null, took: 0, error: "" };
+  const reply = { text: "", usage: null, headers: {}, first: null, took: 0, error: "" };
+  let usage = null;
   const tell = () => onChange({ ...reply, took: performance.now() - began });
   try {
-    const response = await fetch("/v1/chat/completions", {
+    const response = await fetch(api.path, {
       method: "POST", signal, cache: "no-store", body: JSON.stringify(body),
       headers: { authorization: `Bearer ${key}`, "content-type": "application/json", ...headers },
     });
-    reply.headers = Object.fromEntries([...response.headers].filter(([name]) => /^(x-gateway-|x-ratelimit-|x-ms-region|x-request-id|retry-after)/.test(name)));
+    reply.headers = Object.fromEntries([...response.headers].filter(([name]) => /^(x-gateway-|x-ratelimit-|anthropic-ratelimit-|x-ms-region|x-request-id|retry-after)/.test(name)));
     if (!response.ok || !response.body) {
       reply.error = message(await response.text(), response.status);
     } else if (body.stream) {
       for await (const { data } of events(response.body)) {
         if (data.error) reply.error = data.error.message;
-        const piece = data.choices?.[0]?.delta?.content;
+        const piece = api.piece(data);
         if (piece) {
           reply.first ??= performance.now() - began;
           reply.text += piece;
         }
-        reply.usage = data.usage ?? reply.usage;
+        usage = api.usage(data, usage);
         tell();
       }
     } else {
       const answer = await response.json();
-      reply.text = answer.choices?.[0]?.message?.content ?? "";
-      reply.usage = answer.usage;
+      reply.text = api.text(answer);
+      usage = api.usage(answer, null);
     }
   } catch (error) {
     if (!signal.aborted) reply.error = String(error);
   }
-  reply.reasoning = reply.usage?.completion_tokens_details?.reasoning_tokens ?? null;
+  reply.usage = usage && api.tokens(usage);
   tell();
 }
 

@@ -11,8 +11,8 @@ const SHOWN = ["x-gateway-backend", "x-gateway-region", "x-gateway-deployment-ty
 export function Answer({ name, reply, cost }) {
   const facts = [
     ...SHOWN.filter((header) => reply.headers[header]).map((header) => [header.replace(/^x-(gateway-)?/, ""), reply.headers[header]]),
-    [t("column.input_tokens"), number(reply.usage?.prompt_tokens)], [t("column.output_tokens"), number(reply.usage?.completion_tokens)],
-    [t("column.reasoning_tokens"), number(reply.reasoning)], [t("playground.first"), milliseconds(reply.first)], [t("requests.took"), milliseconds(reply.took)],
+    [t("column.input_tokens"), number(reply.usage?.input)], [t("column.output_tokens"), number(reply.usage?.output)],
+    [t("column.reasoning_tokens"), number(reply.usage?.reasoning)], [t("playground.first"), milliseconds(reply.first)], [t("requests.took"), milliseconds(reply.took)],
     ...(cost === undefined ? [] : [[t("column.cost_usd"), money(cost)]]),
   ];
   const id = reply.headers["x-gateway-request-id"];

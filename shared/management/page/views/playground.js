@@ -3,8 +3,9 @@ import { ask, useAnswer } from "../api.js";
 import { html, useRef, useState } from "../lib.js";
 import { Choice, Field } from "../parts/form.js";
 import { credential } from "../credential.js";
+import { apiOf } from "../generation.js";
 import { session } from "../session.js";
-import { chat } from "../stream.js";
+import { generate } from "../stream.js";
 import { t } from "../texts.js";
 import { Answer } from "./answer.js";
 
@@ -16,7 +17,7 @@ const ANYWHERE = "";
 
 export function Playground() {
   const operator = session.get()?.role === "operator";
-  const known = useAnswer(operator ? "/gateway/models" : null);
+  const known = useAnswer(operator ? "/gateway/models" : "/gateway/models/me");
   const [key, setKey] = useState("");
   const [aims, setAims] = useState(/** @type {Aim[]} */ ([{ model: "gpt-5.4-mini", backend: ANYWHERE }]));
   const [given, setGiven] = useState({ system: "", prompt: "", most: "", temperature: "", top_p: "", effort: "" });
@@ -40,8 +41,9 @@ export function Playground() {
     setBusy(true);
     await Promise.all(aims.map(async ({ model, backend }, at) => {
       let id = "";
-      await chat({
-        key: operator ? key.trim() : await credential(), signal, body: bodyOf(model.trim(), given, stream), headers: backend ? { "x-gateway-backend": backend } : {},
+      const api = apiOf(named(known.data, model)?.format);
+      await generate({
+        api, key: operator ? key.trim() : await credential(), signal, body: api.body(model.trim(), given, stream), headers: backend ? { "x-gateway-backend": backend } : {},
         onChange: (reply) => { id = reply.headers["x-gateway-request-id"] ?? id; setReplies((old) => ({ ...old, [at]: reply })); },
       });
       if (operator && id && !signal.aborted) void costOf(id).then((cost) => setCosts((old) => ({ ...old, [at]: cost })));
@@ -71,18 +73,11 @@ export function Playground() {
     <div class="pool" aria-live="polite">${asked.map((one, at) => replies[at] && html`<${Answer} name=${one.backend ? `${one.model} · ${one.backend}` : one.model} reply=${replies[at]} cost=${costs[at]} />`)}</div>`;
 }
 
-/** The body of a call, without what was left empty. @param {string} model @param {Record<string, string>} given @param {boolean} stream */
-function bodyOf(model, given, stream) {
-  const messages = [...(given.system ? [{ role: "system", content: given.system }] : []), { role: "user", content: given.prompt }];
-  return {
-    model, messages, stream, ...(stream && { stream_options: { include_usage: true } }),
-    ...(given.most && { max_completion_tokens: Number(given.most) }), ...(given.temperature && { temperature: Number(given.temperature) }),
-    ...(given.top_p && { top_p: Number(given.top_p) }), ...(given.effort && { reasoning_effort: given.effort }),
-  };
-}
+/** What is known of a model. @param {any} known @param {string} model */
+const named = (known, model) => known?.models.find((/** @type {any} */ one) => one.model === model.trim() || one.aliases.includes(model.trim()));
 
 /** The backends that serve a model. @param {any} known @param {string} model @returns {[string, string][]} */
-const placesOf = (known, model) => (known?.models.find((/** @type {any} */ one) => one.model === model || one.aliases.includes(model))?.backends ?? [])
+const placesOf = (known, model) => (named(known, model)?.backends ?? [])
   .map((/** @type {any} */ at) => [at.backend, `${at.backend} (${at.region})`]);
 
 /** The cost of a call as it is on record; null if it is not known. @param {string} id @returns {Promise<number | null>} */
