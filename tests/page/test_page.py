@@ -310,7 +310,8 @@ def test_provisioned_capacity_is_planned_in_a_chart_and_a_table(visit: Visit, ga
     assert "requests_per_minute=200" in visit.page.url
     assert visit.violations() == []
     visit.page.set_viewport_size({"width": 360, "height": 900})
-    visit.page.wait_for_function("document.documentElement.scrollWidth <= window.innerWidth")  # the chart follows
+    fits = "document.documentElement.scrollWidth <= window.innerWidth"
+    eventually(lambda: bool(visit.page.evaluate(fits)))  # the chart follows
     visit.expected = "400"
     visit.page.get_by_label("Peak").fill("0.5")
     expect(visit.page.get_by_role("alert")).to_contain_text("peak: expected a number from 1")
