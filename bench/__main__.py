@@ -27,6 +27,7 @@ from shared.config import environment
 from shared.config.limits import Limits
 from shared.edges.http_protocol import UVICORN_OPTIONS
 from simulator.process import SimulatorProcess
+from tests.harness.consumers import create_consumer
 
 ROOT = Path(__file__).resolve().parent.parent
 CALLS, AT_ONCE = 20_000, 32
@@ -130,7 +131,7 @@ def _memory(child: Child) -> float:
 
 async def _make_key(environ: dict[str, str]) -> str:
     async with bootstrap.open_store(environment.load_storage(environ)) as store:
-        _, key = await Consumers(store).create("bench", models=None, limits=Limits())
+        _, key = await create_consumer(Consumers(store), "bench", models=None, limits=Limits())
         return key
 
 

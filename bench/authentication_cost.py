@@ -14,6 +14,7 @@ from shared.config.document import CallerRule, EntraSettings
 from shared.config.limits import Limits
 from shared.errors import GatewayError
 from simulator.process import SimulatorProcess
+from tests.harness.consumers import create_consumer
 from tests.harness.memory_store import MemoryStore
 
 CALLS = 20_000
@@ -38,7 +39,7 @@ async def measure(simulator: SimulatorProcess) -> None:
     settings = EntraSettings([tenant["id"]], tenant["audiences"], rules, tenant["authority"])
     first = Authenticator(consumers, store.now)
     authenticator = first.with_settings(settings)
-    consumer, key = await consumers.create("bench", models=None, limits=Limits())
+    consumer, key = await create_consumer(consumers, "bench", models=None, limits=Limits())
     record = await consumers.find(consumer.id)
     assert record is not None
     await consumers.import_key(record, keys.digest_to_import(FOREIGN))

@@ -34,6 +34,7 @@ from shared.auth.consumers import Consumers
 from shared.config import environment
 from shared.config.limits import Limits
 from shared.edges.http_protocol import UVICORN_OPTIONS
+from tests.harness.consumers import create_consumer
 
 ROOT = Path(__file__).resolve().parent.parent
 STREAMS, ROUNDS, AT_ONCE = 10_000, 10, 4
@@ -262,7 +263,7 @@ async def _measure(children: Children, count: int) -> bool:
             "BENCH_WATCH": str(children.logs / WATCH),
         }
         async with bootstrap.open_store(environment.load_storage(environ)) as store:
-            _, key = await Consumers(store).create("bench", models=None, limits=Limits())
+            _, key = await create_consumer(Consumers(store), "bench", models=None, limits=Limits())
         port = free_port()
         command = [sys.executable, "-m", "uvicorn", "bench.ledger_app:app", "--port", str(port), *UVICORN_OPTIONS]
         gateway = children.start("gateway", command, environ)

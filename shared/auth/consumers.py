@@ -1,4 +1,4 @@
-"""The consumers and their keys in the table `consumers`: created, found, listed, changed, rotated, deleted.
+"""The consumers and their keys in the table `consumers`: found, listed, changed, rotated, deleted.
 
 `consumer_rows.py` says what stands in the rows. Every change of a policy is a conditional write.
 """
@@ -11,10 +11,9 @@ from shared.auth import keys
 from shared.auth._jwt import Identity
 from shared.auth.consumer_rows import POLICY, Record, StoredKey, Version, key_row, opens_more, policy_row, version_of
 from shared.auth.foreign_keys import ForeignKeyIndex, Owner
-from shared.config.limits import Limits
 from shared.errors import InvalidRequest, NameTaken, StoreUnavailable
 from shared.storage import Properties, Row, Store, Value, names
-from shared.types import ANYWHERE, Access, Consumer
+from shared.types import Consumer
 
 _MARKS, _KEEP_MARKS = "writes", 32
 
@@ -53,36 +52,6 @@ class Consumers:
         async for row in self._table.scan_all():
             rows.setdefault(row.partition, []).append(row)
         return [version for consumer_id, group in rows.items() if (version := version_of(consumer_id, group))]
-
-    async def create(
-        self,
-        name: str,
-        *,
-        models: frozenset[str] | None,
-        limits: Limits,
-        expires: float = 0.0,
-        team: str = "",
-        addresses: tuple[str, ...] = (),
-        access: Access = ANYWHERE,
-        products: tuple[str, ...] = (),
-    ) -> tuple[Consumer, str]:
-        """Create a consumer with a random id. Return it with the text of its first key, which cannot be shown again."""
-        consumer = Consumer(
-            id=keys.new_id(10),
-            name=name,
-            models=models,
-            limits=limits,
-            team=team,
-            addresses=addresses,
-            access=access,
-            products=products,
-        )
-        text, key = keys.make(consumer.id)
-        stored = StoredKey(key.key_id, key.digest, self._store.now(), expires)
-        record = Record(consumer, {stored.id: stored}, stored.created, expires)
-        if await self.write(record) is None:
-            raise StoreUnavailable(f"there is a consumer with the new id {consumer.id}")
-        return consumer, text
 
     async def write(self, record: Record, old: Version | None = None) -> Version | None:
         """Insert a consumer with its keys, or replace this version of one. Return the new version, None if another

@@ -15,6 +15,7 @@ from shared.errors import InvalidApiKey, StoreUnavailable
 from shared.storage.names import CONSUMERS
 from shared.types import Consumer
 from tests.harness.consumer_changes import change
+from tests.harness.consumers import create_consumer
 from tests.harness.memory_store import MemoryStore
 
 
@@ -50,7 +51,7 @@ class House:
         self.authenticator = Authenticator(self.consumers, self.store.now, lambda: self.store.time)
 
     async def new(self, name: str = "team", expires: float = 0.0) -> tuple[Consumer, str]:
-        return await self.consumers.create(name, models=None, limits=Limits(), expires=expires)
+        return await create_consumer(self.consumers, name, models=None, limits=Limits(), expires=expires)
 
     async def who(self, key: str) -> Consumer:
         return await self.authenticator.authenticate({"authorization": f"Bearer {key}"})
@@ -125,7 +126,7 @@ async def test_rotation_keeps_the_end_of_validity() -> None:
     store = MemoryStore(lambda: 1000.0)
     consumers = Consumers(store)
     for expires in (0.0, 5000.0):
-        consumer, _ = await consumers.create("ann", models=None, limits=Limits(), expires=expires)
+        consumer, _ = await create_consumer(consumers, "ann", models=None, limits=Limits(), expires=expires)
         for grace in (100.0, 0.0):
             record = await consumers.find(consumer.id)
             assert record is not None
@@ -139,7 +140,7 @@ async def test_rotation_keeps_the_end_of_validity() -> None:
 async def test_a_key_made_while_its_consumer_is_revoked_is_not_valid() -> None:
     store = MemoryStore(lambda: 1000.0)
     consumers = Consumers(store)
-    consumer, _ = await consumers.create("ann", models=None, limits=Limits())
+    consumer, _ = await create_consumer(consumers, "ann", models=None, limits=Limits())
     record = await consumers.find(consumer.id)
     assert record is not None
     await change(consumers, consumer.id, revoked=1000.0)

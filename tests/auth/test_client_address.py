@@ -19,6 +19,7 @@ from shared.limits.limiter import Limiter
 from shared.storage import daily
 from simulator.process import SimulatorProcess
 from tests.harness.azurite import Azurite
+from tests.harness.consumers import create_consumer
 from tests.harness.gateway_process import EDGES, Edge, cli
 from tests.harness.scripted_store import ScriptedStore
 from tests.harness.system import System, chat_body, configuration
@@ -170,7 +171,7 @@ async def test_a_key_is_good_only_where_its_policy_allows(caplog: pytest.LogCapt
     store = ScriptedStore()
     consumers = Consumers(store)
     networks = client_address.networks(["10.0.0.0/8", "2001:db8::/32"])
-    created, key = await consumers.create("plant", models=None, limits=Limits(), addresses=networks)
+    created, key = await create_consumer(consumers, "plant", models=None, limits=Limits(), addresses=networks)
     authenticator = Authenticator(consumers, store.now, store.now)
     headers = {"api-key": key}
     for address in ("10.20.30.40", "2001:db8:ffff::1"):

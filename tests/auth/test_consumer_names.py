@@ -8,6 +8,7 @@ from shared.auth.consumer_names import ConsumerNames
 from shared.auth.consumers import Consumers
 from shared.config.limits import Limits
 from tests.harness.consumer_changes import change
+from tests.harness.consumers import create_consumer
 from tests.harness.memory_store import MemoryStore
 
 
@@ -23,7 +24,7 @@ class House:
         return ConsumerNames(self.store, lambda: self.time)
 
     async def made(self, name: str) -> str:
-        consumer, _ = await self.consumers.create(name, models=None, limits=Limits())
+        consumer, _ = await create_consumer(self.consumers, name, models=None, limits=Limits())
         return consumer.id
 
 

@@ -7,6 +7,7 @@ from shared.auth.consumers import Consumers
 from shared.config.limits import Limits
 from shared.storage import Properties, names
 from tests.harness.consumer_changes import change
+from tests.harness.consumers import create_consumer
 from tests.harness.memory_store import MemoryStore, MemoryTable
 
 NOW = 1_000_000.0
@@ -80,7 +81,7 @@ async def test_a_change_keeps_what_a_later_version_stored_and_drops_what_it_took
 async def test_of_two_changes_of_one_version_the_second_is_not_made() -> None:
     tables = store()
     consumers = Consumers(tables)
-    made, _ = await consumers.create("one", models=None, limits=Limits())
+    made, _ = await create_consumer(consumers, "one", models=None, limits=Limits())
     version = await consumers.read(made.id)
     assert version is not None
     first, second = (
@@ -116,7 +117,7 @@ class OvertakenStore(MemoryStore):
 async def test_a_write_whose_answer_was_lost_counts_also_if_another_wrote_after_it() -> None:
     tables = OvertakenStore(lambda: NOW)
     consumers = Consumers(tables)
-    made, _ = await consumers.create("one", models=None, limits=Limits())
+    made, _ = await create_consumer(consumers, "one", models=None, limits=Limits())
     version = await consumers.read(made.id)
     assert version is not None
     written = await consumers.write(

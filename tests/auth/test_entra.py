@@ -32,6 +32,7 @@ from shared.types import Access, Consumer
 from simulator.process import SimulatorProcess
 from simulator.tenant import APPLICATION_ID, TENANT_ID
 from tests.harness.consumer_changes import change
+from tests.harness.consumers import create_consumer
 from tests.harness.memory_store import MemoryStore
 
 CALL = CallerRule(app_role="Gateway.Call")
@@ -596,7 +597,7 @@ async def test_other_settings_apply_from_the_next_call_on_and_keep_what_is_known
 async def test_a_key_counts_before_a_token_and_a_token_in_another_header_is_refused(tenant: SimulatorProcess) -> None:
     token = tenant.token(roles=["Gateway.Call"])
     async with house(tenant) as gateway:
-        consumer, key = await gateway.consumers.create("team", models=None, limits=Limits())
+        consumer, key = await create_consumer(gateway.consumers, "team", models=None, limits=Limits())
         ask = gateway.authenticator.authenticate
         assert await ask({"authorization": f"Bearer {token}", "api-key": key}) == consumer
         assert (await ask({"authorization": f"Bearer {token}", "api-key": "placeholder"})).name == "someone"
@@ -613,7 +614,7 @@ async def test_a_token_counts_before_a_key_that_somebody_imported(tenant: Simula
     stranger = tenant.token("bob", roles=[])
     elsewhere = tenant.token("ann", roles=["Gateway.Call"], audience="https://graph.microsoft.com")
     async with house(tenant) as gateway:
-        owner, _ = await gateway.consumers.create("owner", models=None, limits=Limits())
+        owner, _ = await create_consumer(gateway.consumers, "owner", models=None, limits=Limits())
         record = await gateway.consumers.find(owner.id)
         assert record is not None
         await gateway.consumers.import_key(record, keys.digest_to_import(placeholder))

@@ -14,6 +14,7 @@ from shared.errors import InvalidApiKey, InvalidRequest, NameTaken, StoreUnavail
 from shared.storage import Row
 from shared.types import Consumer
 from tests.harness.consumer_changes import change
+from tests.harness.consumers import create_consumer
 from tests.harness.memory_store import MemoryStore, MemoryTable
 
 APIM = "0123456789abcdef0123456789abcde7"  # as API Management makes them
@@ -62,7 +63,7 @@ class House:
         return Authenticator(Consumers(self.store), self.store.now, self.store.now)
 
     async def consumer(self, name: str = "team") -> Record:
-        consumer, _ = await self.consumers.create(name, models=None, limits=Limits())
+        consumer, _ = await create_consumer(self.consumers, name, models=None, limits=Limits())
         record = await self.consumers.find(consumer.id)
         assert record is not None
         return record

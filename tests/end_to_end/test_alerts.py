@@ -23,6 +23,7 @@ from tests.cli.test_cli import Commands
 from tests.harness.alert_receiver import AlertReceiver, alert_receiver
 from tests.harness.azurite import Azurite
 from tests.harness.azurite import azurite as start_azurite
+from tests.harness.consumers import create_consumer
 from tests.harness.in_process import call
 
 QUICK = Patience(ejected=0.4, rows_waiting=0.4, between_looks=0.05)
@@ -74,7 +75,7 @@ def environment(
 
 
 async def key_of(application: Application, limits: Limits = Limits(), **more: Any) -> str:  # noqa: B008 - frozen
-    _, text = await Consumers(application.store).create("ann", models=None, limits=limits, **more)
+    _, text = await create_consumer(Consumers(application.store), "ann", models=None, limits=limits, **more)
     return text
 
 

@@ -14,6 +14,7 @@ from shared.auth.consumers import Consumers
 from shared.config.limits import Limits
 from shared.errors import InvalidApiKey
 from tests.harness.consumer_changes import change
+from tests.harness.consumers import create_consumer
 from tests.harness.gateway_process import Answer, cli
 from tests.harness.memory_store import MemoryStore
 from tests.harness.system import System, chat_body
@@ -109,7 +110,7 @@ async def test_a_key_in_use_ends_within_60_seconds_of_its_revocation() -> None:
     clock = [1000.0]
     store = MemoryStore()
     consumers = Consumers(store)
-    _, text = await consumers.create("shop", models=None, limits=Limits())
+    _, text = await create_consumer(consumers, "shop", models=None, limits=Limits())
     authenticator = Authenticator(consumers, store.now, lambda: clock[0])
     headers = {"authorization": f"Bearer {text}"}
     assert (await authenticator.authenticate(headers)).name == "shop"

@@ -19,6 +19,7 @@ from shared.limits import report as limits_report
 from shared.limits import scopes
 from simulator.process import SimulatorProcess
 from tests.harness.azurite import Azurite
+from tests.harness.consumers import create_consumer
 from tests.harness.gateway_process import GatewayProcess, cli
 from tests.harness.system import WITH_FALLBACK, Caller, System, chat_body, configuration, eventually
 
@@ -26,7 +27,7 @@ from tests.harness.system import WITH_FALLBACK, Caller, System, chat_body, confi
 def make_key(system: System, **limits: Any) -> str:
     async def create() -> str:
         async with bootstrap.open_store(Storage(connection_string=system.storage)) as store:
-            _, text = await Consumers(store).create("limited", models=None, limits=Limits(**limits))
+            _, text = await create_consumer(Consumers(store), "limited", models=None, limits=Limits(**limits))
             return text
 
     return asyncio.run(create())

@@ -15,6 +15,7 @@ from shared.config.limits import Limits
 from simulator.process import SimulatorProcess
 from tests.harness.azurite import Azurite
 from tests.harness.azurite import azurite as start_azurite
+from tests.harness.consumers import create_consumer
 from tests.harness.gateway_process import Answer, GatewayProcess
 from tests.harness.system import MANAGEMENT_KEY, System, chat_body, configuration, eventually
 
@@ -62,8 +63,8 @@ def send(system: System, method: str, path: str, body: object = None, **headers:
 def subscribe(system: System, *products: str, team: str = "") -> str:
     async def create() -> str:
         async with bootstrap.open_store(Storage(connection_string=system.storage)) as store:
-            _, text = await Consumers(store).create(
-                "subscriber", models=None, limits=Limits(), team=team, products=products
+            _, text = await create_consumer(
+                Consumers(store), "subscriber", models=None, limits=Limits(), team=team, products=products
             )
             return text
 

@@ -12,6 +12,7 @@ from shared.config.environment import Storage
 from shared.config.limits import Limits
 from simulator.process import SimulatorProcess
 from tests.harness.azurite import Azurite
+from tests.harness.consumers import create_consumer
 from tests.harness.gateway_process import Answer, Edge
 from tests.harness.system import System, chat_body, configuration, watched
 from tests.harness.system import system as start_system
@@ -45,8 +46,8 @@ def subscribe(system: System, *products: str, team: str = "", **limits: Any) -> 
 
     async def create() -> str:
         async with bootstrap.open_store(Storage(connection_string=system.storage)) as store:
-            _, text = await Consumers(store).create(
-                "subscriber", models=None, limits=Limits(**limits), team=team, products=products
+            _, text = await create_consumer(
+                Consumers(store), "subscriber", models=None, limits=Limits(**limits), team=team, products=products
             )
             return text
 

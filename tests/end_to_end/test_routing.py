@@ -20,6 +20,7 @@ from shared.types import Access
 from simulator.process import SimulatorProcess
 from tests.harness.azurite import Azurite
 from tests.harness.backends import DENIED
+from tests.harness.consumers import create_consumer
 from tests.harness.gateway_process import Answer, GatewayProcess
 from tests.harness.system import Caller, System, chat_body, eventually, system
 
@@ -108,7 +109,9 @@ def model() -> str:
 def key_with(system: System, **access: Any) -> str:
     async def create() -> str:
         async with bootstrap.open_store(Storage(connection_string=system.storage)) as store:
-            _, text = await Consumers(store).create("c", models=None, limits=Limits(), access=Access(**access))
+            _, text = await create_consumer(
+                Consumers(store), "c", models=None, limits=Limits(), access=Access(**access)
+            )
             return text
 
     return asyncio.run(create())

@@ -22,6 +22,7 @@ from shared.auth.consumers import Consumers
 from shared.config.environment import Storage
 from shared.config.limits import Limits
 from shared.edges.http_protocol import UVICORN_OPTIONS
+from tests.harness.consumers import create_consumer
 from tests.harness.functions_host import MASTER_KEY
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -260,7 +261,7 @@ def make_key(storage: str, name: str, *, models: Sequence[str] | None = None, ex
     async def create() -> str:
         async with bootstrap.open_store(Storage(connection_string=storage)) as store:
             allowed = None if models is None else frozenset(models)
-            _, text = await Consumers(store).create(name, models=allowed, limits=Limits(), expires=expires)
+            _, text = await create_consumer(Consumers(store), name, models=allowed, limits=Limits(), expires=expires)
             return text
 
     return run_apart(create())

@@ -16,6 +16,7 @@ from shared.bootstrap import OpenTables
 from shared.config.limits import Limits
 from shared.process.application import Application
 from shared.storage import Properties
+from tests.harness.consumers import create_consumer
 from tests.harness.memory_store import MemoryStore
 
 type Message = MutableMapping[str, Any]
@@ -132,7 +133,7 @@ async def gateway(
 
 async def key(tables: Tables, limits: Limits = Limits(), **more: Any) -> str:  # noqa: B008 - frozen
     """A new key with these limits."""
-    _, text = await Consumers(tables).create("in process", models=None, limits=limits, **more)
+    _, text = await create_consumer(Consumers(tables), "in process", models=None, limits=limits, **more)
     return text
 
 

@@ -24,6 +24,7 @@ from shared.storage import Properties
 from shared.types import Call, Consumer, Target, Usage
 from tests.harness.calls import call as parsed
 from tests.harness.consumer_changes import change
+from tests.harness.consumers import create_consumer
 from tests.harness.scripted_store import NOON, ScriptedStore
 
 CHAT, EMBEDDINGS = operations.OPERATIONS[0], operations.OPERATIONS[2]
@@ -364,7 +365,7 @@ async def test_a_budget_alerts_once_a_period_and_again_in_the_next() -> None:
 async def test_changed_limits_of_a_consumer_hold_within_a_minute() -> None:
     store = ScriptedStore()
     limiter, consumers = store.limiter(), Consumers(store)
-    created, key = await consumers.create("ann", models=None, limits=Limits(requests_per_minute=100))
+    created, key = await create_consumer(consumers, "ann", models=None, limits=Limits(requests_per_minute=100))
     authenticator = Authenticator(consumers, store.now, store.now)
 
     async def passed(times: int) -> int:

@@ -26,6 +26,7 @@ from shared.management.consumers import ConsumerRoutes
 from shared.management.routes import ManagementRequest, Paths
 from shared.storage import Properties, Row
 from shared.types import Consumer
+from tests.harness.consumers import create_consumer
 from tests.management.test_half_done import FailingStore, FailingTable, Mode
 
 AT = "/gateway/requests-for-access"
@@ -73,8 +74,13 @@ class Office:
         self._paths = Paths((*changes.routes(), *access.routes(), *AuditRoutes(audit).routes()))
 
     async def caller(self, team: str = "research", products: tuple[str, ...] = ("basic",), **limits: Any) -> Consumer:
-        made, _ = await self.consumers.create(
-            "ann", models=None, limits=Limits(tokens_per_minute=1000, **limits), team=team, products=products
+        made, _ = await create_consumer(
+            self.consumers,
+            "ann",
+            models=None,
+            limits=Limits(tokens_per_minute=1000, **limits),
+            team=team,
+            products=products,
         )
         return made
 
@@ -249,7 +255,7 @@ async def test_what_cannot_be_asked_for_is_refused_with_what_can(office: Office,
 
 
 async def test_a_reason_with_a_key_is_refused(office: Office) -> None:
-    _, key = await office.consumers.create("bob", models=None, limits=Limits())
+    _, key = await create_consumer(office.consumers, "bob", models=None, limits=Limits())
     error = await office.refusal(await office.caller(), "POST", AT, {"product": "large", "reason": f"for {key} ok"})
     assert "a key in it" in error.message
     assert key not in error.message

@@ -13,6 +13,7 @@ from shared.errors import InvalidRequest
 from shared.management.audit import Audit
 from shared.management.keys import KeyRoutes
 from shared.management.routes import ManagementRequest, Paths
+from tests.harness.consumers import create_consumer
 from tests.harness.memory_store import MemoryStore
 
 
@@ -36,7 +37,7 @@ class Callers:
 
 async def test_a_key_that_was_replaced_makes_no_other_one_while_its_successor_is_valid() -> None:
     callers = Callers()
-    consumer, leaked = await callers.consumers.create("leaked", models=None, limits=Limits())
+    consumer, leaked = await create_consumer(callers.consumers, "leaked", models=None, limits=Limits())
     first = await callers.consumers.find(consumer.id)
     assert first is not None
     await callers.consumers.rotate(first, next(iter(first.keys)), overlap=3600.0)  # by an operator
@@ -55,7 +56,7 @@ async def test_a_key_that_was_replaced_makes_no_other_one_while_its_successor_is
 
 async def test_the_digest_of_a_gateway_key_adds_no_key_without_a_record() -> None:
     callers = Callers()
-    consumer, _ = await callers.consumers.create("made here", models=None, limits=Limits())
+    consumer, _ = await create_consumer(callers.consumers, "made here", models=None, limits=Limits())
     record = await callers.consumers.find(consumer.id)
     assert record is not None
     [key] = record.keys.values()

@@ -13,6 +13,7 @@ from shared.auth.consumers import Consumers
 from shared.config.limits import Limits
 from shared.types import Access
 from simulator.faults import FaultRequest, Status
+from tests.harness.consumers import create_consumer
 from tests.harness.sockets import Served, served
 from tests.sockets.test_edge import close_code, event, opened
 
@@ -129,7 +130,7 @@ async def test_a_key_may_use_its_models_and_regions_alone() -> None:
 async def named(app: Served, **more: Any) -> str:
     """A key with these rights."""
     given = {"models": None, "limits": Limits(), **more}
-    _, text = await Consumers(app.tables).create("limited", **given)
+    _, text = await create_consumer(Consumers(app.tables), "limited", **given)
     return text
 
 
