@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 
 from shared.config import document
+from shared.config._expected import expect
 from shared.config._urls import endpoint_problem, shown
 from shared.config.days import is_day
 from shared.errors import Complaint
@@ -14,6 +15,7 @@ RESOURCE_ID = re.compile(
 )
 REGION = re.compile(r"[A-Za-z0-9 ._-]{1,64}")  # it is part of the host to which `azure_monitor` sends tokens
 API_VERSION = re.compile(r"v1|\d{4}-\d{2}-\d{2}(-preview)?")
+NAMES = "letters, digits, '.', '_' or '-', 64 at most"
 OPENAI_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")  # as ft:gpt-4.1-mini-2025-04-14:contoso::B2xFvDr9
 
 
@@ -21,12 +23,9 @@ def complaints(backend: document.Backend, at: str) -> Iterator[Complaint]:
     """All complaints about a backend, which has the path `at`."""
     if backend.api != "azure":
         yield from _vendor_complaints(backend, at)
-    if not NAME.fullmatch(backend.name):
-        yield Complaint(f"{at}.name", f"expected letters, digits, '.', '_' or '-', 64 at most, got {backend.name!r}")
-    if not REGION.fullmatch(backend.region):
-        yield Complaint(
-            f"{at}.region", f"expected the name of an Azure region such as swedencentral, got {backend.region!r}"
-        )
+    yield from expect(NAME.fullmatch(backend.name), f"{at}.name", NAMES, backend.name)
+    region = "the name of an Azure region such as swedencentral"
+    yield from expect(REGION.fullmatch(backend.region), f"{at}.region", region, backend.region)
     if problem := endpoint_problem(backend.endpoint):
         yield Complaint(
             f"{at}.endpoint", f"expected https://NAME.openai.azure.com, got {shown(backend.endpoint)} ({problem})"
@@ -35,33 +34,25 @@ def complaints(backend: document.Backend, at: str) -> Iterator[Complaint]:
     claude = next((name for name, own in backend.deployments.items() if "claude" in f"{name} {own}".lower()), "")
     if claude and host.endswith((".openai.azure.com", ".cognitiveservices.azure.com")):
         yield Complaint(f"{at}.endpoint", f"expected https://NAME.services.ai.azure.com, where Azure serves {claude!r}")
-    if not API_VERSION.fullmatch(backend.api_version):
-        yield Complaint(
-            f"{at}.api_version", f"expected v1 or a dated version such as 2024-10-21, got {backend.api_version!r}"
-        )
-    if backend.resource_id is not None and not RESOURCE_ID.fullmatch(backend.resource_id):
+    version = "v1 or a dated version such as 2024-10-21"
+    yield from expect(API_VERSION.fullmatch(backend.api_version), f"{at}.api_version", version, backend.api_version)
+    if (resource_id := backend.resource_id) is not None:
         form = "/subscriptions/…/resourceGroups/…/providers/Microsoft.CognitiveServices/accounts/NAME"
-        yield Complaint(f"{at}.resource_id", f"expected {form}, got {backend.resource_id!r}")
-    if not backend.models:
-        yield Complaint(f"{at}.models", "expected at least one model with its deployment")
+        yield from expect(RESOURCE_ID.fullmatch(resource_id), f"{at}.resource_id", form, resource_id)
+    yield from expect(backend.models, f"{at}.models", "at least one model with its deployment")
     for model in backend.tokens_per_minute:
-        if model not in backend.models:
-            yield Complaint(f"{at}.tokens_per_minute.{model}", "expected a model of this backend")
+        yield from expect(model in backend.models, f"{at}.tokens_per_minute.{model}", "a model of this backend")
+    names, what = (NAME, "a deployment") if backend.api == "azure" else (OPENAI_MODEL, "a model")
     for model, deployment in backend.deployments.items():
-        if not is_model_name(model):
-            yield Complaint(
-                f"{at}.models", f"expected names of 1 to 128 printable characters without spaces and '/', got {model!r}"
-            )
-        names, what = (NAME, "a deployment") if backend.api == "azure" else (OPENAI_MODEL, "a model")
-        if not names.fullmatch(deployment):
-            yield Complaint(f"{at}.models.{model}", f"expected the name of {what}, got {deployment!r}")
+        printable = "names of 1 to 128 printable characters without spaces and '/'"
+        yield from expect(is_model_name(model), f"{at}.models", printable, model)
+        yield from expect(names.fullmatch(deployment), f"{at}.models.{model}", f"the name of {what}", deployment)
     if backend.capacity and backend.kind != "provisioned":
         yield Complaint(f"{at}.capacity", f"expected kind: provisioned with it, got kind: {backend.kind}")
     for i, capacity in enumerate(backend.capacity):
-        if capacity.model not in backend.models:
-            yield Complaint(f"{at}.capacity[{i}].model", f"expected a model of this backend, got {capacity.model!r}")
-        if not capacity.since or not is_day(capacity.since):
-            yield Complaint(f"{at}.capacity[{i}].from", f"expected a date as 2026-08-01, got {capacity.since!r}")
+        place, model, since = f"{at}.capacity[{i}]", capacity.model, capacity.since
+        yield from expect(model in backend.models, f"{place}.model", "a model of this backend", model)
+        yield from expect(since and is_day(since), f"{place}.from", "a date as 2026-08-01", since)
 
 
 def _vendor_complaints(backend: document.Backend, at: str) -> Iterator[Complaint]:

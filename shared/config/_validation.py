@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from shared.config import _backends, _entra, alerting, document, masking
-from shared.config._backends import NAME, is_model_name
+from shared.config._backends import NAME, NAMES, is_model_name
+from shared.config._entra import GUID
+from shared.config._expected import SOME, expect
 from shared.config._urls import endpoint_problem, shown, url_problem
 from shared.config.days import is_day
 from shared.config.limits import AddressLimits, Limits, time_zone_problem
@@ -14,15 +16,13 @@ from shared.errors import Complaint
 
 HEADER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
 CONTAINER = re.compile(r"(?=.{3,63}$)[a-z0-9]+(-[a-z0-9]+)*")
-OBJECT_ID = re.compile(r"(?i)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[A-Za-z0-9._:\[\]-]+")
 HOST = re.compile(r"[A-Za-z0-9._-]+(:\d{1,5})?")
 
 
 def complaints(configuration: document.Configuration) -> Iterator[Complaint]:
     """All complaints about a document that fits the schema."""
-    if not configuration.backends:
-        yield Complaint("backends", "expected at least one backend")
+    yield from expect(configuration.backends, "backends", "at least one backend")
     names: dict[str, int] = {}
     for i, backend in enumerate(configuration.backends):
         at = f"backends[{i}]"
@@ -39,12 +39,10 @@ def complaints(configuration: document.Configuration) -> Iterator[Complaint]:
     for check in checks:
         yield from check(configuration)
     yield from alerting.complaints(configuration.alerts)
-    yield from _entra.complaints(configuration, endpoint_problem, shown)
+    yield from _entra.complaints(configuration)
     for i, origin in enumerate(configuration.cors.origins):
-        if origin != "*" and not ORIGIN.fullmatch(origin):
-            yield Complaint(
-                f"cors.origins[{i}]", f"expected an origin such as https://app.contoso.com, or *, got {origin!r}"
-            )
+        form = "an origin such as https://app.contoso.com, or *"
+        yield from expect(origin == "*" or ORIGIN.fullmatch(origin), f"cors.origins[{i}]", form, origin)
     for i, network in enumerate(configuration.allowed_networks):
         try:
             ipaddress.ip_network(network)
@@ -55,34 +53,25 @@ def complaints(configuration: document.Configuration) -> Iterator[Complaint]:
     if retry.max_interval is not None and retry.max_interval < retry.interval:
         problem = f"expected at least the interval of {retry.interval:g} s, got {retry.max_interval:g}"
         yield Complaint("retry.max_interval", problem)
-    if 0 < configuration.heartbeat_seconds < 0.05:
-        yield Complaint(
-            "heartbeat_seconds", f"expected 0 (never) or at least 0.05, got {configuration.heartbeat_seconds:g}"
-        )
+    if 0 < (seconds := configuration.heartbeat_seconds) < 0.05:
+        yield Complaint("heartbeat_seconds", f"expected 0 (never) or at least 0.05, got {seconds:g}")
 
 
 def _allowed_complaints(configuration: document.Configuration) -> Iterator[Complaint]:
-    allowed = configuration.allowed
-    for i, host in enumerate(allowed.hosts):
-        if not HOST.fullmatch(host):
-            yield Complaint(f"allowed.hosts[{i}]", f"expected HOST or HOST:PORT, got {shown('https://' + host)}")
-    for variable, host in allowed.api_keys.items():
-        if not HOST.fullmatch(host):
-            yield Complaint(
-                f"allowed.api_keys.{variable}", f"expected HOST or HOST:PORT, got {shown('https://' + host)}"
-            )
+    hosts = {f"hosts[{i}]": host for i, host in enumerate(configuration.allowed.hosts)}
+    hosts |= {f"api_keys.{variable}": host for variable, host in configuration.allowed.api_keys.items()}
+    for at, host in hosts.items():
+        expected = f"HOST or HOST:PORT, got {shown('https://' + host)}"
+        yield from expect(HOST.fullmatch(host), f"allowed.{at}", expected)
 
 
 def _ledger_complaints(configuration: document.Configuration) -> Iterator[Complaint]:
     ledger = configuration.ledger
-    if ledger.overflow_directory is not None and not Path(ledger.overflow_directory).is_absolute():
-        yield Complaint("ledger.overflow_directory", f"expected an absolute path, got {ledger.overflow_directory!r}")
-    if 0 < ledger.overflow_bytes < 1_000_000:
-        yield Complaint(
-            "ledger.overflow_bytes", f"expected 0 (none) or at least 1000000 bytes, got {ledger.overflow_bytes}"
-        )
-    if ledger.keep_months == 1:
-        yield Complaint("ledger.keep_months", "expected 0 (forever) or at least 2 months, got 1")
+    path, size = ledger.overflow_directory, ledger.overflow_bytes
+    yield from expect(path is None or Path(path).is_absolute(), "ledger.overflow_directory", "an absolute path", path)
+    fits = size == 0 or size >= 1_000_000
+    yield from expect(fits, "ledger.overflow_bytes", "0 (none) or at least 1000000 bytes", size)
+    yield from expect(ledger.keep_months != 1, "ledger.keep_months", "0 (forever) or at least 2 months", 1)
 
 
 def _limits_complaints(configuration: document.Configuration) -> Iterator[Complaint]:
@@ -101,13 +90,14 @@ def _limits_complaints(configuration: document.Configuration) -> Iterator[Compla
         ("limits.headers.remaining_tokens", settings.headers.remaining_tokens),
         ("limits.headers.consumed_tokens", settings.headers.consumed_tokens),
     ):
-        if header is not None and not HEADER_NAME.fullmatch(header):
-            yield Complaint(key, f"expected the name of a header in letters, digits and '-', got {header!r}")
+        fits: object = header is None or HEADER_NAME.fullmatch(header)
+        yield from expect(fits, key, "the name of a header in letters, digits and '-'", header)
     url = settings.webhook.url if settings.webhook is not None else None
     if url is not None and (problem := masking.problem(url) or url_problem(url)):
         yield Complaint("limits.webhook.url", f"expected https://HOST/PATH, got {shown(url)} ({problem})")
-    if not settings.contact.strip() or not settings.contact.isprintable():
-        yield Complaint("limits.contact", f"expected the contact for rejected callers, got {settings.contact!r}")
+    contact = settings.contact
+    fits = contact.strip() and contact.isprintable()
+    yield from expect(fits, "limits.contact", "the contact for rejected callers", contact)
 
 
 def _bounds_complaints(
@@ -119,17 +109,15 @@ def _bounds_complaints(
         ("regions", bounds.regions, configuration.regions, "the region of a backend"),
         ("data_zones", bounds.data_zones, configuration.data_zones, "the data zone of a backend"),
     ):
-        if named is not None and not named:
-            yield Complaint(f"{at}.{key}", "expected at least one; leave the key out to allow all")
+        yield from expect(named is None or named, f"{at}.{key}", SOME)
         for value in sorted((named or frozenset()) - known):
-            yield Complaint(f"{at}.{key}", f"expected {of}, got {value!r}")
+            yield from expect(False, f"{at}.{key}", of, value)
 
 
 def _product_complaints(configuration: document.Configuration) -> Iterator[Complaint]:
     for name, product in configuration.products.items():
         at = f"products.{name}"
-        if not NAME.fullmatch(name):
-            yield Complaint("products", f"expected names of letters, digits, '.', '_' or '-', 64 at most, got {name!r}")
+        yield from expect(NAME.fullmatch(name), "products", f"names of {NAMES}", name)
         yield from _bounds_complaints(configuration, at, product)
         for key, limits in (("limits", product.limits), ("shared_limits", product.shared_limits)):
             if problem := time_zone_problem(limits):
@@ -138,28 +126,24 @@ def _product_complaints(configuration: document.Configuration) -> Iterator[Compl
 
 def _team_complaints(configuration: document.Configuration) -> Iterator[Complaint]:
     for name, team in configuration.teams.items():
-        if not NAME.fullmatch(name):
-            yield Complaint("teams", f"expected names of letters, digits, '.', '_' or '-', 64 at most, got {name!r}")
+        yield from expect(NAME.fullmatch(name), "teams", f"names of {NAMES}", name)
         if name in configuration.limits.teams:
             yield Complaint(f"teams.{name}", f"expected each team in one place, but limits.teams also has {name!r}")
         yield from _bounds_complaints(configuration, f"teams.{name}", team)
         if problem := time_zone_problem(team.limits):
             yield Complaint(f"teams.{name}.limits.time_zone", problem)
         for owner in sorted(team.owners):
-            if not OBJECT_ID.fullmatch(owner):
-                yield Complaint(
-                    f"teams.{name}.owners", f"expected object ids of users or groups in Entra ID, got {owner!r}"
-                )
+            ids = "object ids of users or groups in Entra ID"
+            yield from expect(GUID.fullmatch(owner), f"teams.{name}.owners", ids, owner)
 
 
 def _price_complaints(configuration: document.Configuration) -> Iterator[Complaint]:
     export = configuration.export
-    if export.container is not None and not CONTAINER.fullmatch(export.container):
-        yield Complaint(
-            "export.container", f"expected 3 to 63 small letters, digits and single '-', got {export.container!r}"
-        )
-    if not export.billing_account.strip() or not export.billing_account.isprintable():
-        yield Complaint("export.billing_account", f"expected printable characters, got {export.billing_account!r}")
+    container, payer = export.container, export.billing_account
+    fits: object = container is None or CONTAINER.fullmatch(container)
+    yield from expect(fits, "export.container", "3 to 63 small letters, digits and single '-'", container)
+    fits = payer.strip() and payer.isprintable()
+    yield from expect(fits, "export.billing_account", "printable characters", payer)
     if problem := endpoint_problem(configuration.azure_monitor.replace("{region}", "region")):
         form = "https://{region}.metrics.monitor.azure.com"
         yield Complaint("azure_monitor", f"expected {form}, got {shown(configuration.azure_monitor)} ({problem})")
@@ -193,8 +177,7 @@ def _model_complaints(configuration: document.Configuration) -> Iterator[Complai
             elif variant is not None and not configuration.alike(name, variant.model):
                 yield Complaint(f"{at}.{key}.model", f"expected a model of the same API, got {variant.model!r}")
         for i, alias in enumerate(model.aliases):
-            if not is_model_name(alias):
-                yield Complaint(f"{at}.aliases[{i}]", f"expected {form}, got {alias!r}")
+            yield from expect(is_model_name(alias), f"{at}.aliases[{i}]", form, alias)
             if alias in served:
                 yield Complaint(f"{at}.aliases[{i}]", f"expected a new name, but {alias!r} is a model of a backend")
             elif alias in aliases:
@@ -214,13 +197,12 @@ def _switch_complaints(configuration: document.Configuration) -> Iterator[Compla
     served, models = set(configuration.model_names()), configuration.models
     for name, model in models.items():
         at = f"models.{name}"
-        if model.retires and not is_day(model.retires):
-            yield Complaint(f"{at}.retires", f"expected a date as 2027-02-01, got {model.retires!r}")
+        yield from expect(is_day(model.retires), f"{at}.retires", "a date as 2027-02-01", model.retires)
         if (successor := model.replaced_by) is None:
             continue
         at += ".replaced_by"
-        if not successor.since or not is_day(successor.since):
-            yield Complaint(f"{at}.from", f"expected a date as 2027-01-15, got {successor.since!r}")
+        since = successor.since
+        yield from expect(since and is_day(since), f"{at}.from", "a date as 2027-01-15", since)
         if successor.model not in served:
             yield Complaint(f"{at}.model", f"expected a model of a backend, got {successor.model!r}")
         elif name in served and not configuration.alike(name, successor.model):
