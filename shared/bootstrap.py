@@ -167,14 +167,19 @@ async def application(
                 await following.close()
 
 
-async def stored_configuration(environ: Mapping[str, str], store: Store) -> Configuration:
-    """The configuration that the gateways on this store serve, without the secrets that it names. Raises
-    `ConfigurationError`, and `StoreUnavailable` for a blob that is out of reach."""
+async def stored_settings(environ: Mapping[str, str], store: Store, *, secrets: bool = False) -> Settings:
+    """The settings with the configuration that the gateways on this store serve. `secrets`: with those that it names,
+    which most commands do without. Raises `ConfigurationError`, and `StoreUnavailable` for a blob that is out of
+    reach."""
     storage, place = environment.load_storage(environ), environment.source(environ)
+
+    def settings_of(configuration: Configuration, name: str) -> Settings:
+        if secrets:
+            return environment.settings(configuration, name, environ)
+        return environment.without_secrets(configuration, environ)
+
     async with open_base(place, storage) as read:
-        versions = Versions(store, environment.management_key(environ))
-        live = Live(read, place.name, versions, lambda found, _: environment.without_secrets(found, environ))
-        return (await live.start()).configuration
+        return await Live(read, place.name, Versions(store, environment.management_key(environ)), settings_of).start()
 
 
 @asynccontextmanager

@@ -19,18 +19,18 @@ def ip_filter(draft: Draft, element: Element) -> None:
     """`ip-filter`: what it allows. The opposite cannot be said."""
     if element.get("action").lower() != "allow":
         text = "action forbid: the gateway knows networks that may call (allowed_networks), none that may not"
-        draft.note(element, "not carried over", text)
+        draft.drop(element, text)
         return
     networks: list[str] = []
     for child in element.children:
         try:
             networks += _networks(child)
         except ValueError as error:
-            draft.note(child, "not carried over", f"{error}"[:200])
+            draft.drop(child, f"{error}"[:200])
     if networks:
         draft.sections.setdefault("allowed_networks", []).extend(networks)
-        draft.note(element, "carried over", f"allowed_networks: {', '.join(networks)}")
-        draft.note(element, "differs", "allowed_networks holds for the whole gateway, its page and management included")
+        draft.carried(element, f"allowed_networks: {', '.join(networks)}")
+        draft.differs(element, "allowed_networks holds for the whole gateway, its page and management included")
 
 
 def _networks(child: Element) -> list[str]:
@@ -52,7 +52,7 @@ def validate_jwt(draft: Draft, element: Element) -> None:
     tenant = _GUID_IN_PATH.match(parts.path)
     if tenant is None or not (parts.hostname or "").startswith(("login.microsoftonline.", "login.windows.net")):
         text = "the gateway takes tokens of Entra ID, from tenants that are named by their id: see docs/entra.md"
-        draft.note(element, "not carried over", text)
+        draft.drop(element, text)
         return
     audiences = [child for one in element.children if one.name == "audiences" for child in one.texts("audience")]
     _entra(draft, element, tenant[1], audiences, [])
@@ -61,7 +61,7 @@ def validate_jwt(draft: Draft, element: Element) -> None:
 def validate_entra_token(draft: Draft, element: Element) -> None:
     """`validate-azure-ad-token`."""
     if not re.fullmatch(_GUID, tenant := element.get("tenant-id")):
-        draft.note(element, "not carried over", f"tenant-id: expected a tenant's id, got {tenant[:60]!r}")
+        draft.drop(element, f"tenant-id: expected a tenant's id, got {tenant[:60]!r}")
         return
     audiences = [child for one in element.children if one.name == "audiences" for child in one.texts("audience")]
     applications = element.child("client-application-ids")
@@ -73,7 +73,7 @@ def _entra(draft: Draft, element: Element, tenant: str, audiences: list[str], ap
     plain = [audience for audience in audiences if not is_expression(audience)]
     if not plain:
         plain = ["api://tollgate"]
-        draft.note(element, "to do", "entra.audiences: the policy names none that can be read: put yours in")
+        draft.todo(element, "entra.audiences: the policy names none that can be read: put yours in")
     rules = [{"app": app} for app in apps if re.fullmatch(_GUID, app)]
     claims = element.child("required-claims")
     for claim in claims.children if claims is not None else ():
@@ -81,15 +81,13 @@ def _entra(draft: Draft, element: Element, tenant: str, audiences: list[str], ap
     if not rules:
         rules = [{"app_role": "Gateway.Call"}]
         text = "entra.callers: the policy admits the whole tenant, the gateway those with a rule: app_role is one"
-        draft.note(element, "to do", text)
+        draft.todo(element, text)
     draft.sections["entra"] = {"tenants": [tenant], "audiences": plain, "callers": rules}
-    draft.note(element, "carried over", f"entra: tenant {tenant}, audiences {', '.join(plain)}, {len(rules)} rules")
-    draft.note(
-        element, "differs", "a key is enough without a token, and a token without a key: the policy may want both"
-    )
+    draft.carried(element, f"entra: tenant {tenant}, audiences {', '.join(plain)}, {len(rules)} rules")
+    draft.differs(element, "a key is enough without a token, and a token without a key: the policy may want both")
     for name in ("issuer-signing-keys", "decryption-keys", "issuers"):
         if element.child(name) is not None:
-            draft.note(element.child(name), "not carried over", "keys and issuers follow from the tenant")
+            draft.drop(element.child(name), "keys and issuers follow from the tenant")
 
 
 def _rules(draft: Draft, claim: Element) -> list[dict[str, str]]:
@@ -97,7 +95,7 @@ def _rules(draft: Draft, claim: Element) -> list[dict[str, str]]:
     selector = _ROLE_CLAIMS.get(name)
     if selector is None or (claim.get("match").lower() == "all" and len(values) > 1):
         known = ", ".join(_ROLE_CLAIMS)
-        draft.note(claim, "not carried over", f"{name}: rules of entra.callers go by any one value of {known}")
+        draft.drop(claim, f"{name}: rules of entra.callers go by any one value of {known}")
         return []
     return [{selector: value} for value in values if not is_expression(value)]
 
@@ -111,30 +109,30 @@ def cors(draft: Draft, element: Element) -> None:
         draft.put(element, "cors.origins", origins)
     for name in ("allowed-methods", "allowed-headers", "expose-headers"):
         if (child := element.child(name)) is not None:
-            draft.note(child, "differs", "the gateway allows the methods and headers that its API has")
+            draft.differs(child, "the gateway allows the methods and headers that its API has")
 
 
 def identity(draft: Draft, element: Element) -> None:
     """`authentication-managed-identity`."""
-    draft.note(element, "carried over", f"backends: auth: managed_identity, for {element.get('resource') or 'the API'}")
+    draft.carried(element, f"backends: auth: managed_identity, for {element.get('resource') or 'the API'}")
     if client := element.get("client-id"):
-        draft.note(element, "to do", f"set AZURE_CLIENT_ID to {client}, or to the gateway's own identity")
+        draft.todo(element, f"set AZURE_CLIENT_ID to {client}, or to the gateway's own identity")
 
 
 def set_header(draft: Draft, element: Element) -> None:
     """`set-header`: a key of the backends. The gateway adds no other header."""
     name, values = element.get("name"), element.texts("value")
     if name.lower() not in _KEY_HEADERS:
-        draft.note(element, "not carried over", f"{name}: the gateway forwards the headers that Azure OpenAI knows")
+        draft.drop(element, f"{name}: the gateway forwards the headers that Azure OpenAI knows")
         return
     named = re.fullmatch(r"(?:Bearer\s+)?\{\{([\w.-]+)\}\}", values[0]) if values else None
     if name.lower() == "authorization" and named is None:
-        draft.note(element, "carried over", "backends: the gateway signs in itself, with its managed identity")
+        draft.carried(element, "backends: the gateway signs in itself, with its managed identity")
         return
     variable = re.sub(r"\W", "_", named[1] if named is not None else "AZURE_OPENAI_KEY").upper()
     draft.auth = {"api_key_env": variable}
-    draft.note(element, "carried over", f"backends: auth: api_key_env: {variable}")
-    draft.note(element, "to do", f"put the backends' key into the environment variable {variable}; it is not copied")
+    draft.carried(element, f"backends: auth: api_key_env: {variable}")
+    draft.todo(element, f"put the backends' key into the environment variable {variable}; it is not copied")
 
 
 def query(draft: Draft, element: Element) -> None:
@@ -142,9 +140,9 @@ def query(draft: Draft, element: Element) -> None:
     values = element.texts("value")
     if element.get("name") == "api-version" and values and not is_expression(values[0]):
         draft.api_version = values[0]
-        draft.note(element, "carried over", f"backends: api_version: {values[0]}, for callers of /v1")
+        draft.carried(element, f"backends: api_version: {values[0]}, for callers of /v1")
     else:
-        draft.note(element, "not carried over", f"{element.get('name')}: the gateway adds no other query")
+        draft.drop(element, f"{element.get('name')}: the gateway adds no other query")
 
 
 def forward(draft: Draft, element: Element) -> None:
@@ -153,6 +151,6 @@ def forward(draft: Draft, element: Element) -> None:
     if seconds.isascii() and seconds.isdigit() and int(seconds[:9]) > 0:
         draft.put(element, "timeouts.total", min(int(seconds[:9]), _MOST_SECONDS))
         if int(seconds[:9]) > _MOST_SECONDS:
-            draft.note(element, "differs", f"timeout {seconds} s: at most {_MOST_SECONDS} s; streams may go on longer")
+            draft.differs(element, f"timeout {seconds} s: at most {_MOST_SECONDS} s; streams may go on longer")
     else:
-        draft.note(element, "carried over", "calls are forwarded, streams as they come")
+        draft.carried(element, "calls are forwarded, streams as they come")

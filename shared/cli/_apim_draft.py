@@ -45,6 +45,18 @@ class Draft:
         line, name = (element.line, element.name) if element is not None else (0, "")
         self.notes.append(Note(line, name, kind, text))
 
+    def carried(self, element: Element | None, text: str) -> None:
+        self.note(element, "carried over", text)
+
+    def differs(self, element: Element | None, text: str) -> None:
+        self.note(element, "differs", text)
+
+    def todo(self, element: Element | None, text: str) -> None:
+        self.note(element, "to do", text)
+
+    def drop(self, element: Element | None, text: str) -> None:
+        self.note(element, "not carried over", text)
+
     def put(self, element: Element, path: str, value: Any, *, silent: bool = False) -> None:
         """Set a key of the configuration. Of two limits at one place the smaller one holds."""
         *parents, key = path.split(".")
@@ -55,13 +67,13 @@ class Draft:
         if former not in (None, value):
             if isinstance(value, int | float) and isinstance(former, int | float):
                 value = min(value, former)
-                self.note(element, "differs", f"{path} is set by two policies: the smaller one, {value}, holds")
+                self.differs(element, f"{path} is set by two policies: the smaller one, {value}, holds")
             else:
-                self.note(element, "not carried over", f"{path} is {former} by an earlier policy, not {value}")
+                self.drop(element, f"{path} is {former} by an earlier policy, not {value}")
                 return
         at[key] = value
         if not silent:
-            self.note(element, "carried over", f"{path}: {value}")
+            self.carried(element, f"{path}: {value}")
 
     def add_backend(self, element: Element | None, address: str, name: str, priority: int) -> None:
         """A backend at this address, which may have a path; with only a `name`, one whose address is not known."""
@@ -78,11 +90,11 @@ class Draft:
         name = _label(name) if _label(name) not in taken else f"{_label(name)}-{len(taken) + 1}"
         line = element.line if element is not None else 0
         self.backends.append(DraftBackend(name, endpoint, priority, line))
-        self.note(element, "carried over", f"backends: {name} at {endpoint}, priority {priority}")
+        self.carried(element, f"backends: {name} at {endpoint}, priority {priority}")
         if not host:
-            self.note(element, "to do", f"backends: the policy does not tell the address of {name}: put it in")
+            self.todo(element, f"backends: the policy does not tell the address of {name}: put it in")
         elif host.endswith(".azure-api.net"):
-            self.note(element, "to do", f"backends: {host} is API Management itself: put the resource behind it in")
+            self.todo(element, f"backends: {host} is API Management itself: put the resource behind it in")
 
     def document(self) -> dict[str, Any]:
         """The configuration as its data."""
@@ -90,8 +102,8 @@ class Draft:
             self.add_backend(None, "", "your-resource", 1)
         models = self.models or {"MODEL": "DEPLOYMENT"}
         if not self.models:
-            self.note(None, "to do", "backends: put in each model with its deployment (or give --models)")
-        self.note(None, "to do", "backends: put in each region: prices and `--regions` of keys go by it")
+            self.todo(None, "backends: put in each model with its deployment (or give --models)")
+        self.todo(None, "backends: put in each region: prices and `--regions` of keys go by it")
         backends = [
             {
                 **{"name": backend.name, "endpoint": backend.endpoint, "region": "unknown", "auth": self.auth},

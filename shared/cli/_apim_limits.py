@@ -29,22 +29,22 @@ def rate(draft: Draft, element: Element) -> None:
     if seconds != 60:
         exact = "the same rate" if calls * 60 % seconds == 0 else "about the same rate"
         at_once = f"of which {per_minute} may come at once, instead of {calls}"
-        draft.note(element, "differs", f"{calls} calls in {seconds} s are {per_minute} a minute: {exact}, {at_once}")
+        draft.differs(element, f"{calls} calls in {seconds} s are {per_minute} a minute: {exact}, {at_once}")
     if element.get("increment-condition"):
-        draft.note(element, "not carried over", "increment-condition: a rate counts every call that was not refused")
+        draft.drop(element, "increment-condition: a rate counts every call that was not refused")
     _rest(draft, element, "calls", "renewal-period", "increment-condition")
 
 
 def quota(draft: Draft, element: Element) -> None:
     """`quota` and `quota-by-key`."""
     if element.get("bandwidth"):
-        draft.note(element, "not carried over", "bandwidth: the gateway counts requests, tokens and money, not bytes")
+        draft.drop(element, "bandwidth: the gateway counts requests, tokens and money, not bytes")
     calls, seconds = _number(draft, element, "calls"), _number(draft, element, "renewal-period")
     if calls is None or seconds is None:
         return
     if not _LEAST <= seconds <= _MOST:
         what = "a quota for ever" if seconds == 0 else f"a period of {seconds} s"
-        draft.note(element, "not carried over", f"{what}: periods have {_LEAST} to {_MOST} s")
+        draft.drop(element, f"{what}: periods have {_LEAST} to {_MOST} s")
         return
     place = _place(draft, element)
     if place is None:
@@ -54,9 +54,7 @@ def quota(draft: Draft, element: Element) -> None:
     if condition := element.get("increment-condition"):
         _condition(draft, element, place, condition)
     if start := element.get("first-period-start"):
-        draft.note(
-            element, "differs", f"first-period-start {start}: periods follow one another since 0001-01-01T00:00Z"
-        )
+        draft.differs(element, f"first-period-start {start}: periods follow one another since 0001-01-01T00:00Z")
     _rest(draft, element, "calls", "renewal-period", "increment-condition", "bandwidth", "first-period-start")
 
 
@@ -66,10 +64,9 @@ def _condition(draft: Draft, element: Element, place: str, condition: str) -> No
             draft.put(element, f"{place}.quota_counts", "success")
         case "2xx":
             draft.put(element, f"{place}.quota_counts", "success")
-            draft.note(element, "differs", "increment-condition: 3xx counts as well as 2xx")
+            draft.differs(element, "increment-condition: 3xx counts as well as 2xx")
         case _:
-            text = "increment-condition: the quota counts every call that a backend answered"
-            draft.note(element, "not carried over", text)
+            draft.drop(element, "increment-condition: the quota counts every call that a backend answered")
 
 
 def tokens(draft: Draft, element: Element) -> None:
@@ -84,13 +81,11 @@ def tokens(draft: Draft, element: Element) -> None:
     match element.get("estimate-prompt-tokens").lower():
         case "true":
             draft.put(element, f"{place}.estimate", "learned")
-            draft.note(
-                element, "differs", "estimate-prompt-tokens: the answer is estimated, too, by what such calls took"
-            )
+            draft.differs(element, "estimate-prompt-tokens: the answer is estimated, too, by what such calls took")
         case "false":
             draft.put(element, f"{place}.estimate", "none")
         case _:
-            draft.note(element, "to do", "estimate-prompt-tokens is decided at run time: set `estimate`")
+            draft.todo(element, "estimate-prompt-tokens is decided at run time: set `estimate`")
     for attribute, key in (
         ("remaining-tokens-header-name", "remaining_tokens"),
         ("tokens-consumed-header-name", "consumed_tokens"),
@@ -107,19 +102,19 @@ def tokens(draft: Draft, element: Element) -> None:
 
 def _token_quota(draft: Draft, element: Element, place: str, amount: int) -> None:
     if place == "limits.addresses":
-        draft.note(element, "not carried over", "token-quota by client address: addresses have tokens per minute alone")
+        draft.drop(element, "token-quota by client address: addresses have tokens per minute alone")
         return
     period = element.get("token-quota-period")
     draft.put(element, f"{place}.token_quota", amount)
     draft.put(element, f"{place}.token_quota_period", _PERIODS.get(period.lower(), _YEAR))
     if period.lower() not in _PERIODS:
-        draft.note(element, "differs", f"token-quota-period {period}: 365 days, which do not begin on 1 January")
+        draft.differs(element, f"token-quota-period {period}: 365 days, which do not begin on 1 January")
 
 
 def concurrency(draft: Draft, element: Element) -> None:
     """`limit-concurrency`, whose children are read by the walk."""
     if counter(element.get("key")).by != "subscription":
-        draft.note(element, "not carried over", "the gateway limits the calls at a time of a key, a team or a model")
+        draft.drop(element, "the gateway limits the calls at a time of a key, a team or a model")
     elif (most := _number(draft, element, "max-count")) is not None:
         draft.put(element, "limits.defaults.max_concurrent", most)
 
@@ -132,19 +127,19 @@ def _place(draft: Draft, element: Element) -> str | None:
             return "limits.defaults"
         case Counter("identity", _):
             text = "the gateway counts by user or application of Entra ID, whatever claim the policy names"
-            draft.note(element, "differs", text)
+            draft.differs(element, text)
             return "limits.defaults"
         case Counter("address", ""):
             return "limits.addresses"
         case Counter("address", header):
             draft.put(element, "client_address.header", header)
-            draft.note(element, "to do", "client_address.hops: the number of your proxies, if it is not 1")
+            draft.todo(element, "client_address.hops: the number of your proxies, if it is not 1")
             return "limits.addresses"
         case Counter("header", header):
             draft.put(element, "end_users.header", header)
-            draft.note(element, "differs", "the gateway counts by key and header: the same user of two keys is two")
+            draft.differs(element, "the gateway counts by key and header: the same user of two keys is two")
             return "limits.users"
-    draft.note(element, "not carried over", _ELSEWHERE[by.by])
+    draft.drop(element, _ELSEWHERE[by.by])
     return None
 
 
@@ -154,9 +149,9 @@ def _number(draft: Draft, element: Element, attribute: str, *, needed: bool = Tr
         return int(text)
     if text:
         why = "is decided at run time" if is_expression(text) else "is no whole number"
-        draft.note(element, "not carried over", f"{attribute} {why}: {text[:60]}")
+        draft.drop(element, f"{attribute} {why}: {text[:60]}")
     elif needed and not element.get("bandwidth"):
-        draft.note(element, "not carried over", f"{attribute} is missing")
+        draft.drop(element, f"{attribute} is missing")
     return None
 
 
@@ -169,6 +164,6 @@ def _rest(draft: Draft, element: Element, *read: str) -> None:
             text = f"{attribute}: answers have x-ratelimit-* and retry-after under their own names"
             draft.note(element, "differs" if attribute.endswith("-header-name") else "not carried over", text)
         else:
-            draft.note(element, "not carried over", f"{attribute}: {element.get(attribute)[:60]}")
+            draft.drop(element, f"{attribute}: {element.get(attribute)[:60]}")
     for child in element.children:
-        draft.note(child, "not carried over", "limits of single APIs and operations: put them under models.NAME.limits")
+        draft.drop(child, "limits of single APIs and operations: put them under models.NAME.limits")

@@ -30,7 +30,7 @@ def read_into(draft: Draft, text: str) -> None:
         if name == "api-version" and not draft.api_version:
             draft.api_version = next(filter(_VERSION.fullmatch, values), "")
             if draft.api_version:
-                draft.note(None, "carried over", f"backends: api_version: {draft.api_version}, by the specification")
+                draft.carried(None, f"backends: api_version: {draft.api_version}, by the specification")
         if name in _NAMES and not draft.models:
             draft.models = {value: value for value in values if re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", value)}
     paths = document.get("paths")
@@ -38,7 +38,7 @@ def read_into(draft: Draft, text: str) -> None:
         if (found := _DEPLOYMENT.search(path)) is not None:
             draft.models.setdefault(found[1], found[1])
     if draft.models:
-        draft.note(None, "carried over", f"backends: models: {', '.join(draft.models)}, by the specification")
+        draft.carried(None, f"backends: models: {', '.join(draft.models)}, by the specification")
 
 
 def _server(document: dict[str, Any]) -> str:

@@ -69,7 +69,7 @@ def read_into(draft: Draft, root: Element) -> None:
         raise PolicyUnreadable(root.line, f"expected <policies> or <fragment>, got <{root.name[:60]}>")
     for section in root.children:
         if section.name not in _SECTIONS:
-            draft.note(section, "not carried over", f"expected one of the sections {', '.join(_SECTIONS)}")
+            draft.drop(section, f"expected one of the sections {', '.join(_SECTIONS)}")
             continue
         for child in section.children:
             _policy(draft, child, (section.name,))
@@ -86,16 +86,16 @@ def _policy(draft: Draft, element: Element, inside: tuple[str, ...]) -> None:
     elif name.endswith("emit-token-metric"):
         _metric(draft, element)
     elif name == "base":
-        draft.note(element, "to do", _OUTER)
+        draft.todo(element, _OUTER)
     elif inside and inside[0] in ("outbound", "on-error"):
-        draft.note(element, "not carried over", "answers and errors pass as the backend, or the gateway, makes them")
+        draft.drop(element, "answers and errors pass as the backend, or the gateway, makes them")
     elif (handler := _HANDLERS.get(name)) is not None:
         if conditional and handler not in (access.identity, access.forward, access.set_header):
-            draft.note(element, "not carried over", _CONDITIONAL_LIMIT)
+            draft.drop(element, _CONDITIONAL_LIMIT)
         else:
             handler(draft, element)
     else:
-        draft.note(element, "not carried over", _hint(name))
+        draft.drop(element, _hint(name))
 
 
 def _hint(name: str) -> str:
@@ -110,8 +110,7 @@ def _container(draft: Draft, element: Element, inside: tuple[str, ...]) -> None:
         case "limit-concurrency":
             limits.concurrency(draft, element)
         case "choose" if "retry" not in inside:
-            text = "the conditions: all of its backends serve, in turns; limits in it are not taken"
-            draft.note(element, "not carried over", text)
+            draft.drop(element, "the conditions: all of its backends serve, in turns; limits in it are not taken")
     for child in element.children:
         _policy(draft, child, (*inside, element.name))
 
@@ -119,7 +118,7 @@ def _container(draft: Draft, element: Element, inside: tuple[str, ...]) -> None:
 def _retry(draft: Draft, element: Element) -> None:
     if not retries_failures(element.get("condition")):
         text = "the condition: the gateway tries again after 408, 429, 5xx, timeouts and broken connections"
-        draft.note(element, "not carried over", text)
+        draft.drop(element, text)
     for attribute, key, most in (
         *(("count", "count", 50), ("interval", "interval", 120)),
         *(("delta", "delta", 120), ("max-interval", "max_interval", 120)),
@@ -128,34 +127,32 @@ def _retry(draft: Draft, element: Element) -> None:
         if not text:
             continue
         if is_expression(text) or not text.isascii() or not text.isdigit() or not 0 < int(text[:9]) <= most:
-            draft.note(element, "not carried over", f"{attribute}: expected 1 to {most}, got {text[:60]}")
+            draft.drop(element, f"{attribute}: expected 1 to {most}, got {text[:60]}")
         else:
             draft.put(element, f"retry.{key}", int(text[:9]))
     if draft.sections.get("retry"):
         text = "another backend is tried at once; the waits are for when all have failed, the first of them is interval"
-        draft.note(element, "differs", text)
+        draft.differs(element, text)
     if element.get("first-fast-retry").lower() == "true":
-        draft.note(element, "carried over", "first-fast-retry: failover does not wait")
+        draft.carried(element, "first-fast-retry: failover does not wait")
 
 
 def _backend(draft: Draft, element: Element, inside: tuple[str, ...]) -> None:
     """A backend; inside of a retry, the one for when the others have failed."""
     address, name = element.get("base-url"), element.get("backend-id")
     if is_expression(address or name) or not (address or name):
-        draft.note(element, "not carried over", f"the backend is decided at run time: {(address or name)[:60]}")
+        draft.drop(element, f"the backend is decided at run time: {(address or name)[:60]}")
         return
     if name and not address:
-        draft.note(
-            element, "differs", f"{name}: if it is a pool, put in each of its backends, with priority and weight"
-        )
+        draft.differs(element, f"{name}: if it is a pool, put in each of its backends, with priority and weight")
     draft.add_backend(element, address, name, 2 if "retry" in inside or "on-error" in inside else 1)
 
 
 def _metric(draft: Draft, element: Element) -> None:
-    draft.note(element, "carried over", _METRIC)
+    draft.carried(element, _METRIC)
     for dimension in element.children:
         known = _DIMENSIONS.get(dimension.get("name").lower())
         if known is not None:
-            draft.note(dimension, "carried over", f"{dimension.get('name')}: {known}")
+            draft.carried(dimension, f"{dimension.get('name')}: {known}")
         else:
-            draft.note(dimension, "not carried over", f"{dimension.get('name')}: no dimension of the metrics")
+            draft.drop(dimension, f"{dimension.get('name')}: no dimension of the metrics")

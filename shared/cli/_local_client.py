@@ -114,7 +114,7 @@ class LocalClient:
 
     async def _read(self) -> Configuration | ConfigurationError:
         try:
-            return await bootstrap.stored_configuration(self._environ, self._store)
+            return (await bootstrap.stored_settings(self._environ, self._store)).configuration
         except ConfigurationError as error:
             return error
 

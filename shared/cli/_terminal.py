@@ -6,9 +6,8 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Concatenate, NamedTuple, NoReturn
@@ -28,8 +27,6 @@ from shared.config.environment import Settings
 from shared.config.parsing import parse
 from shared.errors import ConfigurationError, GatewayError, InvalidRequest, StoreUnavailable
 from shared.storage import Store
-from shared.versions.live import Live
-from shared.versions.rows import Versions
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Identified = Annotated[str, typer.Argument(metavar="ID", help="The consumer's id, or its name if it is unique.")]
@@ -114,15 +111,6 @@ def _run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
         fail(as_option(error))
 
 
-@asynccontextmanager
-async def open_layers() -> AsyncIterator[tuple[Store, Callable[[], Awaitable[str]], str]]:
-    """The store of the environment, and its base document: a function that reads it, and its name."""
-    _refuse_gateway()
-    storage, place = environment.load_storage(os.environ), environment.source(os.environ)
-    async with bootstrap.open_store(storage) as store, bootstrap.open_base(place, storage) as text:
-        yield store, text, place.name
-
-
 def text_of(file: Path) -> str:
     """The text of a file that a command names. Ends the command if it cannot be read."""
     try:
@@ -174,16 +162,9 @@ def settings(*, secrets: bool = False) -> Settings:
     backends, which most commands do without. Exits with 2 if they are wrong."""
     _refuse_gateway()
 
-    def of(configuration: Configuration, name: str) -> Settings:
-        return (
-            environment.settings(configuration, name, os.environ)
-            if secrets
-            else environment.without_secrets(configuration, os.environ)
-        )
-
     async def read() -> Settings:
-        async with open_layers() as (store, text, name):
-            return await Live(text, name, Versions(store, environment.management_key(os.environ)), of).start()
+        async with bootstrap.open_store(environment.load_storage(os.environ)) as store:
+            return await bootstrap.stored_settings(os.environ, store, secrets=secrets)
 
     try:
         with ThreadPoolExecutor(1) as thread:  # a command may be in an event loop already

@@ -48,7 +48,7 @@ def import_policy(
         fail(f"{policy}: {error}")
     except ValueError as error:
         fail(f"{openapi}: {error}")
-    draft.note(None, "to do", "keys: make them with `tollgate keys create`, or keep your callers' with `keys import`")
+    draft.todo(None, "keys: make them with `tollgate keys create`, or keep your callers' with `keys import`")
     text = yaml.safe_dump(draft.document(), sort_keys=False, allow_unicode=True, width=120)
     _check(text)
     _tell(draft.notes)
