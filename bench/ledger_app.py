@@ -14,14 +14,16 @@ from starlette.types import Receive, Scope, Send
 
 from shared import asgi, bootstrap
 from shared.types import Attempt, Call, Consumer, Outcome
+from shared.usage._group_commit import Batch
 from shared.usage.ledger import Entry, Ledger
+from shared.usage.token_averages import Size
 
 
 class NoLedger(Ledger):
     """Records nothing."""
 
     def begin(self, request_id: str, consumer: Consumer, call: Call, model: str) -> Entry:
-        return Entry("", "", request_id)
+        return Entry("", "", request_id, {}, Size(0), Batch("", "", 0.0))
 
     def end(self, entry: Entry, outcome: Outcome, *, goes_on: bool = False) -> asyncio.Future[None]:
         done = asyncio.get_running_loop().create_future()

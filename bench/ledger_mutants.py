@@ -22,7 +22,7 @@ MUTANTS = {  # file, original, mutated
         "shared/usage/rollup.py",
         "            result = fold.result()\n",
         "            old = await aggregates.read(self._aggregates, hours.hour_partition(hour))\n"
-        "            result = aggregates.combine([fold.result(), *([old] if old else [])], aggregates.bounded)\n",
+        "            result = combine([fold.result(), *([old] if old else [])], bounded)\n",
     ),
 }
 

@@ -23,8 +23,8 @@ from shared.storage import MAX_BATCH, Properties, Row, Store, Table, Value
 from shared.storage.names import CONTROL, USAGE_AGGREGATES
 from shared.storage.tables import TablesStore
 from shared.usage import aggregates, hours, rollup
-from shared.usage.aggregates import Counts, Dimensions, Fold
 from shared.usage.durations import Durations, as_text
+from shared.usage.folds import Counts, Dimensions, Fold, bounded, combine
 from tests.harness.folding import fold_rows
 
 FAST_ENOUGH = 100_000  # raw rows per second of CPU
@@ -129,7 +129,7 @@ def sequential(halves: list[Half], now: float) -> dict[str, Fold]:
         parts: dict[int, list[Fold]] = {}
         for hour, fold in by_hour.items():
             parts.setdefault(start(hour), []).append(fold)
-        folds |= {name(first): aggregates.combine(members, aggregates.bounded) for first, members in parts.items()}
+        folds |= {name(first): combine(members, bounded) for first, members in parts.items()}
     return folds
 
 

@@ -15,7 +15,7 @@ from shared.billing.cost import Part, Price, exactly, parts
 from shared.config.document import Backend
 from shared.token_classes import TOKEN_CLASSES, UNITS
 from shared.usage import hours
-from shared.usage.aggregates import NOBODY
+from shared.usage.folds import NOBODY
 from shared.usage.query import HourRange
 
 # fmt: off

@@ -17,7 +17,7 @@ from shared.billing.prices import Prices
 from shared.config.days import since_seconds
 from shared.config.document import Backend, Configuration, ProvisionedCapacity
 from shared.usage import hours
-from shared.usage.aggregates import NOBODY, Counts, Dimensions, Lines
+from shared.usage.folds import NOBODY, Counts, Dimensions, Lines
 from shared.usage.query import HourRange
 
 UNUSED = "unused"  # the role of capacity that was paid for and not used

@@ -11,7 +11,7 @@ import msgspec
 
 from shared.token_classes import REPORTED, TOKEN_CLASSES, UNITS, TokenCounts, price_name
 from shared.types import Usage
-from shared.usage.aggregates import Counts
+from shared.usage.folds import Counts
 
 USD = 10**12  # picodollars
 

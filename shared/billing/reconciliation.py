@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from shared.config.document import Backend
-from shared.usage.aggregates import NOBODY, Lines
+from shared.usage.folds import NOBODY, Lines
 
 
 class Counted(msgspec.Struct, frozen=True):

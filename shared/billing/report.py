@@ -16,8 +16,8 @@ from shared.errors import InvalidRequest
 from shared.storage import Store
 from shared.token_classes import REPORTED, UNITS, TokenCounts
 from shared.usage import hours, query
-from shared.usage.aggregates import REFUSED, added
 from shared.usage.durations import Durations
+from shared.usage.folds import REFUSED, added
 
 DIMENSIONS = (
     *("key", "team", "product", "user", "model", "served", "deployment", "backend", "region", "system", "tier", "role"),

@@ -20,17 +20,13 @@ _TRIES = 6  # of a request that exceeds the rate
 _LONGEST_WAIT = 10.0  # seconds
 
 
+Pairs = Mapping[str, str] | None
+
+
 class Client(Protocol):
     """Calls a path of the management API. Raises `GatewayError`, with the status and the words of the refusal."""
 
-    async def call(
-        self,
-        method: str,
-        path: str,
-        body: Any = None,
-        query: Mapping[str, str] | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Any:
+    async def call(self, method: str, path: str, body: Any = None, query: Pairs = None, headers: Pairs = None) -> Any:
         """The answer: JSON as a value, anything else as text, None if it is empty."""
 
 
@@ -42,14 +38,7 @@ class HttpClient:
         self._session = session
         self._headers = {"authorization": authorization, "user-agent": f"tollgate/{__version__}"}
 
-    async def call(
-        self,
-        method: str,
-        path: str,
-        body: Any = None,
-        query: Mapping[str, str] | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Any:
+    async def call(self, method: str, path: str, body: Any = None, query: Pairs = None, headers: Pairs = None) -> Any:
         for attempt in range(_TRIES):
             try:
                 async with self._session.request(

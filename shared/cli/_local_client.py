@@ -13,7 +13,7 @@ import msgspec
 from shared import bootstrap, ulid
 from shared.alerts.dispatcher import Alerts
 from shared.auth.operators import ADMINS, Operator
-from shared.cli._client import Client, value_of
+from shared.cli._client import Client, Pairs, value_of
 from shared.config import environment
 from shared.config.document import Configuration
 from shared.errors import ConfigurationError, UnknownPath
@@ -76,14 +76,7 @@ class LocalClient:
             "usage": lambda: [*UsageRoutes(store, self._needed()).routes()],
         }
 
-    async def call(
-        self,
-        method: str,
-        path: str,
-        body: Any = None,
-        query: Mapping[str, str] | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Any:
+    async def call(self, method: str, path: str, body: Any = None, query: Pairs = None, headers: Pairs = None) -> Any:
         family = path.split("/")[2]
         if family in _VERSIONED:
             await self._follow()

@@ -18,7 +18,7 @@ from shared.cli._terminal import AsJson, fail, known_configuration, settings, sh
 from shared.config.prices import DeploymentType
 from shared.storage import Store
 from shared.usage import hours, query
-from shared.usage.aggregates import Counts, Dimensions
+from shared.usage.folds import Counts, Dimensions
 from shared.usage.query import HourRange
 
 commands = typer.Typer()

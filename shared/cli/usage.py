@@ -11,7 +11,7 @@ from shared.cli._client import Client
 from shared.cli._consumer_options import Text, with_options
 from shared.cli._terminal import AsJson, fail, find, show, with_client
 from shared.token_classes import TOKEN_CLASSES, UNITS
-from shared.usage.aggregates import NOBODY
+from shared.usage.folds import NOBODY
 
 commands = typer.Typer()
 

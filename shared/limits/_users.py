@@ -1,6 +1,6 @@
 """A bound on the users behind a key that have limits of their own: their names come from callers."""
 
-from shared.usage.aggregates import MOST_USERS, OTHERS
+from shared.usage.folds import MOST_USERS, OTHERS
 
 _DAY = 86_400
 _MOST = 50_000  # of all keys

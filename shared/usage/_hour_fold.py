@@ -8,9 +8,9 @@ import msgspec
 
 from shared.token_classes import TOKEN_CLASSES, UNITS
 from shared.types import BATCH, long_context
-from shared.usage import aggregates, durations, refusals
-from shared.usage.aggregates import NOBODY, REFUSED, Counts, Dimensions, Fold, Lines
+from shared.usage import durations, folds, refusals
 from shared.usage.durations import bucket
+from shared.usage.folds import NOBODY, REFUSED, Counts, Dimensions, Fold, Lines
 
 GRACE = 600  # seconds, longer than any call, after which an intent without an end is closed as an estimate
 _MOST_LINES = 50_000  # of an hour while it is folded: callers choose names, which must not fill the memory
@@ -60,11 +60,11 @@ class HourFold:
             self._add(row, self._of_users, row["s_user"])
 
     def result(self) -> Fold:
-        return self._sums.fold(aggregates.bounded)
+        return self._sums.fold(folds.bounded)
 
     def users(self) -> Fold | None:
         """The same of the calls that name a user, by user; None if there are none."""
-        return self._of_users.fold(aggregates.bounded_by_user) if self._of_users.lines else None
+        return self._of_users.fold(folds.bounded_by_user) if self._of_users.lines else None
 
     def _add(self, row: Mapping[str, Any], sums: "_Sums", user: str) -> None:
         get = row.get
@@ -109,7 +109,7 @@ class _Sums:
             replaced = _CHOSEN if dimensions[_USER] == NOBODY else (_USER,)
             if len(self.lines) >= 2 * _MOST_LINES:
                 replaced += (*_CHOSEN, *_MODELS)
-            dimensions = tuple(aggregates.OTHERS if i in replaced else name for i, name in enumerate(dimensions))
+            dimensions = tuple(folds.OTHERS if i in replaced else name for i, name in enumerate(dimensions))
             line = self.lines.get(dimensions)
         if line is None:
             line = self.lines[dimensions] = [0] * len(Counts.__struct_fields__)

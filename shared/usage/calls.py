@@ -14,7 +14,7 @@ from shared import ulid
 from shared.storage import Row, Store
 from shared.usage import hours
 from shared.usage._hour_fold import GRACE, HourFold
-from shared.usage.aggregates import Lines
+from shared.usage.folds import Lines
 from shared.usage.ledger import SHARDS
 
 _ID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")

@@ -45,40 +45,29 @@ _PROPERTIES = {field: tokens.row for field, tokens in (TOKEN_CLASSES | UNITS).it
     "empty": "e_empty",
     "unknown": "e_unknown",
 }
-_WHOSE = (
-    "s_key",
-    "s_team",
-    "s_product",
-    "s_system",
-    "s_user",
-    "s_model",
-    "s_ts",
-)  # properties that all rows of a call share
-
-
-class Entry(msgspec.Struct, frozen=True):
-    """The place of a call's row, and its first half."""
-
-    table: str
-    partition: str
-    request_id: str
-    intent: dict[str, Value] = {}
-    size: Size = Size(0)  # of the prompt
-    batch: Batch | None = None  # with the intent
-
-    @property
-    def place(self) -> "Place":
-        """The part with which another process can complete the row."""
-        return Place(self.table, self.partition, self.request_id, self.intent)
+# Properties that all rows of a call share.
+_WHOSE = ("s_key", "s_team", "s_product", "s_system", "s_user", "s_model", "s_ts")
 
 
 class Place(msgspec.Struct, frozen=True):
-    """The place of a call's row, with the properties of its first half."""
+    """The place of a call's row, with the properties of its first half: with it, another process can complete the
+    row."""
 
     table: str
     partition: str
     request_id: str
     intent: dict[str, Value]
+
+
+class Entry(Place, frozen=True):
+    """A row under way. `size`: of the prompt; `batch`: with the intent."""
+
+    size: Size
+    batch: Batch
+
+    @property
+    def place(self) -> Place:
+        return Place(self.table, self.partition, self.request_id, self.intent)
 
 
 @functools.lru_cache(maxsize=4)
@@ -190,7 +179,7 @@ class Ledger:
         self._rows.soon()
         # On disk the whole row, because the intent may not be in the table either.
         whole = entry.intent | end
-        if self._durability == "recorded" and entry.batch and not self._rows.keep(batch, entry.request_id, whole):
+        if self._durability == "recorded" and not self._rows.keep(batch, entry.request_id, whole):
             return self._rows.written(entry.batch)
         done = asyncio.get_running_loop().create_future()
         done.set_result(None)

@@ -12,7 +12,7 @@ import msgspec
 from shared.storage import Store
 from shared.storage.names import USAGE_AGGREGATES
 from shared.usage import aggregates, hours, rollup
-from shared.usage.aggregates import Fold, Lines
+from shared.usage.folds import Fold, Lines, add_lines, bounded_users, with_users
 
 _READERS = 8  # partitions read at a time
 
@@ -50,7 +50,7 @@ async def read(store: Store, pieces: Sequence[HourRange], *, by_user: bool = Fal
         if fold is None or not by_user:
             return fold.lines if fold is not None else {}
         users = await folded(hours.of_users(partition))
-        return aggregates.with_users(fold.lines, users.lines) if users is not None else fold.lines
+        return with_users(fold.lines, users.lines) if users is not None else fold.lines
 
     async def folds(piece: HourRange) -> list[Lines]:
         return await asyncio.gather(*map(lines, partitions(piece.first, min(piece.end, fresh))))
@@ -62,8 +62,8 @@ async def read(store: Store, pieces: Sequence[HourRange], *, by_user: bool = Fal
             number += 1
         users = raw.users() if by_user else None
         whole = raw.result().lines
-        parts[number].append(aggregates.with_users(whole, users.lines) if users is not None else whole)
-    return [aggregates.bounded_users(aggregates.add_lines(part)) for part in parts]
+        parts[number].append(with_users(whole, users.lines) if users is not None else whole)
+    return [bounded_users(add_lines(part)) for part in parts]
 
 
 def partitions(first: int, end: int) -> Iterator[str]:

@@ -21,7 +21,7 @@ from shared.storage.names import CONTROL, USAGE, USAGE_AGGREGATES
 from shared.storage.retrying import RetryingStore
 from shared.usage import aggregates, hours
 from shared.usage._hour_fold import HourFold
-from shared.usage.aggregates import Fold, Lines
+from shared.usage.folds import Fold, Lines, bounded, bounded_by_user, combine
 
 logger = logging.getLogger("tollgate.rollup")
 
@@ -184,10 +184,10 @@ class _Pass:
             self._count(rows_read=fold.rows, orphans=result.rank[1])
             folded += 1
         if folded:
-            await self._combine_day(first, _as_it_is, aggregates.bounded)
+            await self._combine_day(first, _as_it_is, bounded)
             self._count(hours=folded, days=1, months=1)
         if by_user:
-            await self._combine_day(first, hours.of_users, aggregates.bounded_by_user)
+            await self._combine_day(first, hours.of_users, bounded_by_user)
 
     async def _combine_day(self, hour: int, name: Callable[[str], str], bounded: Callable[[Lines], Lines]) -> None:
         """Combine the folds of an hour's day, then those of its month. `name` returns their partitions' names."""
@@ -205,7 +205,7 @@ class _Pass:
                 return await aggregates.read(self._aggregates, part)
 
         folds = await asyncio.gather(*map(read, parts))
-        await self._commit(partition, aggregates.combine([fold for fold in folds if fold is not None], bounded))
+        await self._commit(partition, combine([fold for fold in folds if fold is not None], bounded))
 
     async def _commit(self, partition: str, fold: Fold) -> None:
         self._count(rows_written=await aggregates.commit(self._aggregates, partition, fold, self._nonce()))

@@ -18,7 +18,7 @@ from shared.errors import InvalidRequest
 from shared.storage import Properties
 from shared.types import Target, Usage
 from shared.usage import hours
-from shared.usage.aggregates import Counts, Dimensions, Lines
+from shared.usage.folds import Counts, Dimensions, Lines
 from shared.usage.query import HourRange, spans
 from shared.usage.rollup import roll_up
 from tests.harness.memory_store import MemoryStore

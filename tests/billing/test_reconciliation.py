@@ -18,7 +18,7 @@ from shared.config.document import Backend
 from shared.config.environment import Storage
 from shared.storage import Properties
 from shared.usage import hours
-from shared.usage.aggregates import Counts, Dimensions
+from shared.usage.folds import Counts, Dimensions
 from simulator.process import SimulatorProcess
 from tests.harness.azurite import Azurite
 from tests.harness.azurite import azurite as start_azurite

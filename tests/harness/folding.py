@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from shared.usage._hour_fold import HourFold
-from shared.usage.aggregates import Fold
+from shared.usage.folds import Fold
 
 
 def fold_rows(rows: Iterable[Mapping[str, Any]], now: float) -> Fold:

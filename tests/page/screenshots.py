@@ -10,7 +10,7 @@ from typing import Any
 from playwright.sync_api import Page, sync_playwright
 
 from shared.storage.tables import TablesStore
-from shared.usage.aggregates import Lines
+from shared.usage.folds import Lines
 from simulator.process import SimulatorProcess
 from tests.harness.azurite import azurite
 from tests.harness.system import MANAGEMENT_KEY, System, configuration, simulated_regions, system

@@ -11,8 +11,8 @@ from shared.config.limits import Limits
 from shared.storage import MAX_BATCH, Properties, Store
 from shared.storage.names import CONSUMERS, CONTROL, USAGE_AGGREGATES
 from shared.types import Consumer
-from shared.usage import aggregates, durations, hours
-from shared.usage.aggregates import Counts, Dimensions, Lines
+from shared.usage import aggregates, durations, folds, hours
+from shared.usage.folds import Counts, Dimensions, Lines
 from shared.usage.rollup import PARTITION
 
 MADE = 10_000  # consumers
@@ -73,7 +73,7 @@ def _folds(first: int, end: int, lines: Callable[[int], Lines]) -> Iterator[Writ
         own = lines(hour)
         yield from _fold(hours.hour_partition(hour), own)
         for name in (hours.day_partition(hour), hours.month_partition(hour)):
-            larger[name] = aggregates.add_lines((larger.get(name, {}), own))
+            larger[name] = folds.add_lines((larger.get(name, {}), own))
     for name, whole in larger.items():
         yield from _fold(name, whole)
 

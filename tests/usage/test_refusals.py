@@ -8,7 +8,7 @@ from shared.errors import InvalidApiKey, ModelNotFound, RateLimitExceeded
 from shared.storage import Value
 from shared.types import Consumer
 from shared.usage import refusals
-from shared.usage.aggregates import NOBODY, REFUSED
+from shared.usage.folds import NOBODY, REFUSED
 from shared.usage.ledger import Ledger
 from shared.usage.refusals import SUMS, Refusals, Refused, sums_of
 from shared.usage.rollup import roll_up

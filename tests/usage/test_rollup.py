@@ -20,10 +20,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from shared.storage import Properties, Row, Table, Value
 from shared.storage.names import USAGE_AGGREGATES
-from shared.usage import aggregates, hours
+from shared.usage import aggregates, folds, hours
 from shared.usage._hour_fold import GRACE
-from shared.usage.aggregates import Counts, Dimensions, Fold
 from shared.usage.durations import Durations, bucket, of_buckets
+from shared.usage.folds import Counts, Dimensions, Fold
 from shared.usage.rollup import (
     LEASE,
     OVERDUE,
@@ -557,7 +557,7 @@ def test_names_from_callers_and_backends_are_bounded_and_lose_no_token(place: st
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(aggregates, "MOST_NAMES", 3)
         fold = fold_rows([row(number) for number in order], 1600)
-        assert aggregates.combine([fold, fold], aggregates.bounded).lines.keys() == fold.lines.keys()
+        assert folds.combine([fold, fold], folds.bounded).lines.keys() == fold.lines.keys()
     lines = {(line.key, getattr(line, name)): counts for line, counts in fold.lines.items()}
     kept = {("k0", f"s{number}") for number in (38, 36, 34)} | {("k1", f"s{number}") for number in (39, 37, 35)}
     assert lines.keys() == kept | {("k0", "*"), ("k1", "*")}

@@ -7,9 +7,9 @@ from shared.billing import report
 from shared.billing.charges import Tariff
 from shared.config.document import Configuration
 from shared.storage import Properties
-from shared.usage import aggregates, hours
+from shared.usage import aggregates, folds, hours
 from shared.usage._hour_fold import HourFold
-from shared.usage.aggregates import NOBODY, OTHERS, Counts, Dimensions, Lines
+from shared.usage.folds import NOBODY, OTHERS, Counts, Dimensions, Lines
 from shared.usage.rollup import roll_up
 from tests.harness.memory_store import MemoryStore
 
@@ -110,7 +110,7 @@ USERS = st.dictionaries(
 
 @given(WHOLE, USERS)
 def test_telling_users_apart_changes_no_sum(whole: Lines, users: Lines) -> None:
-    told = aggregates.with_users(whole, {line: counts for line, counts in users.items() if line.user != NOBODY})
+    told = folds.with_users(whole, {line: counts for line, counts in users.items() if line.user != NOBODY})
     for key in ("a", "b", OTHERS, NOBODY):
         for name in ("requests", "input_tokens"):
             before = sum(getattr(counts, name) for line, counts in whole.items() if line.key == key)
