@@ -555,7 +555,7 @@ def test_names_from_callers_and_backends_are_bounded_and_lose_no_token(place: st
         return {**START_HALF, **END_HALF, **tokens, "s_key": f"k{number % 2}", place: f"s{number}"}
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(aggregates, "MOST_NAMES", 3)
+        patch.setattr(folds, "MOST_NAMES", 3)
         fold = fold_rows([row(number) for number in order], 1600)
         assert folds.combine([fold, fold], folds.bounded).lines.keys() == fold.lines.keys()
     lines = {(line.key, getattr(line, name)): counts for line, counts in fold.lines.items()}
