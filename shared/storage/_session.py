@@ -12,6 +12,7 @@ import aiohttp
 from yarl import URL
 
 from shared.storage._clock import StoreClock
+from shared.storage._shares import Share
 from shared.storage._signing import Signer
 
 _HEADERS = {
@@ -39,34 +40,44 @@ def explain(status: int, code: str) -> str:
 
 
 class Session:
-    """Connections to one account's table service. They belong to the event loop that first used them; `close()` it."""
+    """Connections to one account's table service, in shares. They belong to the event loop that first used them;
+    `close()` it."""
 
     def __init__(self, endpoint: str, signer: Signer, clock: StoreClock) -> None:
         parts = urlsplit(endpoint)
         self._origin, self._root = f"{parts.scheme}://{parts.netloc}", parts.path
         self._signer = signer
         self._clock = clock
-        self._session: aiohttp.ClientSession | None = None
+        self._sessions: dict[Share, aiohttp.ClientSession] = {}
 
     async def send(
-        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None, query: str = ""
+        self,
+        share: Share,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        query: str = "",
     ) -> Answer:
         """Send a request to a path below the endpoint. It has to be idempotent: after a closed connection, it is sent
         again. Raises aiohttp's errors, `OSError` and `CredentialUnavailable`."""
         try:
-            return await self._send(method, path, body, headers or {}, query)
+            return await self._send(share, method, path, body, headers or {}, query)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-            return await self._send(method, path, body, headers or {}, query)
+            return await self._send(share, method, path, body, headers or {}, query)
 
     async def close(self) -> None:
         await self._signer.close()
-        if self._session is not None:
-            await self._session.close()
+        for session in self._sessions.values():
+            await session.close()
 
-    async def _send(self, method: str, path: str, body: bytes, headers: Mapping[str, str], query: str) -> Answer:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=64, keepalive_timeout=45),
+    async def _send(
+        self, share: Share, method: str, path: str, body: bytes, headers: Mapping[str, str], query: str
+    ) -> Answer:
+        session = self._sessions.get(share)
+        if session is None:
+            session = self._sessions[share] = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=share.connections, keepalive_timeout=45),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 skip_auto_headers=("User-Agent", "Accept-Encoding", "Content-Type"),
                 timeout=aiohttp.ClientTimeout(None),
@@ -75,7 +86,7 @@ class Session:
         url = URL(f"{self._origin}{path}?{query}" if query else self._origin + path, encoded=True)
         signed = await self._signer.headers(self._clock.now(), path)
         sent = self._clock.local()
-        async with self._session.request(
+        async with session.request(
             method, url, data=body or None, headers={**_HEADERS, **headers, **signed}
         ) as response:
             self._clock.learn(response.headers.get("Date"), sent, self._clock.local())

@@ -17,10 +17,11 @@ from shared.concurrency import SingleFlight
 from shared.config.environment import Storage
 from shared.errors import ConfigurationError, CredentialUnavailable, RowsRefused, StoreUnavailable
 from shared.identity import TokenCache, azure_credential
-from shared.storage import Properties, Row, _batch, _entity, connection_string
+from shared.storage import Properties, Row, _batch, _entity, _shares, connection_string
 from shared.storage._clock import StoreClock
 from shared.storage._rules import check_key, check_rows, check_table_name
 from shared.storage._session import Answer, Session, explain
+from shared.storage._shares import Share
 from shared.storage._signing import BearerToken, SharedKeyLite, Signer
 
 if TYPE_CHECKING:
@@ -135,13 +136,19 @@ class TablesStore:
         return self._account_tables
 
     async def request(
-        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None, query: str = ""
+        self,
+        share: Share,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        query: str = "",
     ) -> Answer:
         """Send a request, and once more after an error that may be temporary."""
-        answer = await self.session.send(method, path, body, headers, query)
+        answer = await self.session.send(share, method, path, body, headers, query)
         if answer.status in _RETRIABLE:
             await asyncio.sleep(_PAUSE)
-            answer = await self.session.send(method, path, body, headers, query)
+            answer = await self.session.send(share, method, path, body, headers, query)
         return answer
 
     async def answered[T](
@@ -185,11 +192,12 @@ class AzureTable:
         self._store = store
         self._name = name
         self._path = f"/{name}"
+        self._share, self._share_of_merges = _shares.of_rows(name), _shares.of_merges(name)
 
     async def get(self, partition: str, key: str) -> Row | None:
         check_key(partition)
         check_key(key)
-        request = self._store.request("GET", self._path + _entity.address(partition, key))
+        request = self._store.request(self._share, "GET", self._path + _entity.address(partition, key))
         doing = f"get from {self._name}"
         return await self._store.answered(doing, request, 200, _MISSING, lambda answer: _entity.decode(answer.body))
 
@@ -200,15 +208,15 @@ class AzureTable:
             request = self._insert(body)
         else:
             address, headers = self._path + _entity.address(partition, key), {**_JSON, "If-Match": etag}
-            request = self._store.request("PUT", address, body, headers)
+            request = self._store.request(self._share, "PUT", address, body, headers)
         doing = f"put into {self._name}"
         return await self._store.answered(doing, request, 204, _CONFLICT, lambda answer: answer.headers["ETag"])
 
     async def _insert(self, body: bytes) -> Answer:
-        answer = await self._store.request("POST", self._path, body, _INSERT)
+        answer = await self._store.request(self._share, "POST", self._path, body, _INSERT)
         if answer.status == 404 and _batch.code(answer.body) == "TableNotFound":
             await self._store.create_table(self._name)
-            answer = await self._store.request("POST", self._path, body, _INSERT)
+            answer = await self._store.request(self._share, "POST", self._path, body, _INSERT)
         return answer
 
     async def merge(self, partition: str, rows: Mapping[str, Properties]) -> None:
@@ -227,29 +235,31 @@ class AzureTable:
                 raise kind(f"{doing}: {explain(error.status, error.code)}; no row was written")
 
     async def _merge(self, body: bytes, rows: int) -> _batch.BatchError | None:
-        answer = await self._store.session.send("POST", "/$batch", body, {"Content-Type": _batch.CONTENT_TYPE})
+        headers = {"Content-Type": _batch.CONTENT_TYPE}
+        answer = await self._store.session.send(self._share_of_merges, "POST", "/$batch", body, headers)
         return _batch.error_in(answer.status, answer.body, rows)
 
     async def delete(self, partition: str, key: str) -> None:
         check_key(partition)
         check_key(key)
         address, headers = self._path + _entity.address(partition, key), {"If-Match": "*"}
-        request = self._store.request("DELETE", address, headers=headers)
+        request = self._store.request(self._share, "DELETE", address, headers=headers)
         await self._store.answered(f"delete in {self._name}", request, 204, _MISSING)
 
     def scan(self, partition: str, first: str = "", end: str = "") -> AsyncIterator[Row]:
         check_key(partition)
         bounds = f" and RowKey ge '{_quoted(first)}'" if first else ""
         bounds += f" and RowKey lt '{_quoted(end)}'" if end else ""
-        return self._query(f"PartitionKey eq '{_quoted(partition)}'{bounds}")
+        return self._query(f"PartitionKey eq '{_quoted(partition)}'{bounds}", self._share)
 
     def scan_all(self, after: str = "") -> AsyncIterator[Row]:
-        return self._query(f"PartitionKey gt '{_quoted(after)}'")
+        return self._query(f"PartitionKey gt '{_quoted(after)}'", Share.REST)
 
-    async def _query(self, condition: str) -> AsyncIterator[Row]:
+    async def _query(self, condition: str, share: Share) -> AsyncIterator[Row]:
         following: dict[str, str] | None = {}
         while following is not None:
-            request = self._store.request("GET", f"{self._path}()", query=_entity.query(condition, PAGE, following))
+            query = _entity.query(condition, PAGE, following)
+            request = self._store.request(share, "GET", f"{self._path}()", query=query)
             page = await self._store.answered(f"scan {self._name}", request, 200, _MISSING, _page)
             rows, following = page or ([], None)
             for row in rows:
