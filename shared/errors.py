@@ -27,8 +27,13 @@ class ConfigurationError(Exception):
 
 
 class CredentialUnavailable(Exception):
-    """The identity got no token: the attempt on a backend, or the operation on the store, fails. The message names the
-    reason, without any secret."""
+    """The identity got no token: the attempt on a backend, or the operation on the store, fails. The message says what
+    to do, and callers may see it. `details`: the reason in the words of the service, which name tenants, clients and
+    endpoints: for operators alone."""
+
+    def __init__(self, message: str, details: str = "") -> None:
+        super().__init__(message)
+        self.details = details or message
 
 
 class GatewayError(Exception):

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -16,6 +17,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("tollgate.identity")
 
+_REMEDY = "the log has the reason"
+_REMEDIES = {  # by the classes of azure-identity and azure-core, which are imported late
+    "CredentialUnavailableError": f"no source of tokens is there, so assign a managed identity; {_REMEDY}",
+    "ClientAuthenticationError": f"it was refused, so check AZURE_CLIENT_ID and the identity; {_REMEDY}",
+    "ServiceRequestError": f"the source of tokens is out of reach; {_REMEDY}",
+}
+# A token, or what stands behind the name of a secret.
+_SECRET = re.compile(
+    r"""(\b)eyJ[\w-]+\.[\w.-]*|(\b(?:\w*secret|\w*assertion|\w*password|access_token|api[-_]?key)\b["']?\s*[:=]\s*["']?)[^\s"'&,;]+""",
+    re.IGNORECASE,
+)
 _RENEW_AHEAD = 600.0  # seconds before the end of a token's life, or a third of it where that is less
 _UNUSED = 10.0  # last seconds of a token's life, in which no request is sent with it
 _RETRY_AFTER = 2.0  # seconds between attempts to renew
@@ -33,6 +45,15 @@ def azure_credential(client_id: str | None) -> "AsyncTokenCredential":
     if os.environ.get("IDENTITY_ENDPOINT"):
         return ManagedIdentityCredential(client_id=client_id, **options)
     return DefaultAzureCredential(managed_identity_client_id=client_id)
+
+
+def _explained(scope: str, error: Exception) -> tuple[str, str]:
+    """The failure to get a token: by its kind, with what to do; and in the words of the service, without secrets."""
+    kind = type(error).__name__
+    message = f"the gateway's identity got no token ({kind}): {_REMEDIES.get(kind, _REMEDY)}"
+    # Whole: what to do stands at the end, after all sources of a token that were tried.
+    text = _SECRET.sub(r"\1\2***", " ".join(str(error).split()))
+    return message, f"no token for {scope}: {kind}: {text}"
 
 
 class _Token(NamedTuple):
@@ -57,7 +78,7 @@ class TokenCache:
         self._keep_until = 0.0
         self._tokens: dict[str, _Token] = {}
         self._retry_at: dict[str, float] = {}
-        self._reasons: dict[str, str] = {}  # of the last failures
+        self._failures: dict[str, tuple[str, str]] = {}  # the last ones: for callers, and for operators
         self._renewals: SingleFlight[str, str] = SingleFlight()
         self._closings = Tasks()
 
@@ -76,12 +97,13 @@ class TokenCache:
         if (header := self.cached(scope)) is not None:
             return header
         if self._clock() < self._retry_at.get(scope, 0.0):
-            raise CredentialUnavailable(self._reasons[scope])
+            raise CredentialUnavailable(*self._failures[scope])
         try:
             async with asyncio.timeout(seconds):
                 return await self._renewals.run(scope, partial(self._renew, scope))
         except TimeoutError:
-            raise CredentialUnavailable(f"no token for {scope} within {seconds:g} s") from None
+            message = f"the gateway's identity got no token within {seconds:g} s"
+            raise CredentialUnavailable(message, f"{message} for {scope}") from None
 
     def warm(self, scopes: Iterable[str]) -> None:
         """Fetch tokens in the background before the first request needs them, as far as there are none. A failure is
@@ -118,11 +140,10 @@ class TokenCache:
             answer = await self._credential.get_token(scope)
         except Exception as error:  # azure-identity raises its own, azure-core's and the transport's errors
             self._retry_at[scope] = self._clock() + _RETRY_AFTER
-            # Whole: what to do stands at the end, after all sources of a token that were tried.
-            reason = f"no token for {scope}: {type(error).__name__}: {' '.join(str(error).split())}"
-            self._reasons[scope] = reason
-            logger.error("%s", reason)
-            raise CredentialUnavailable(reason) from None
+            message, details = _explained(scope, error)
+            self._failures[scope] = message, details
+            logger.error("%s", details)
+            raise CredentialUnavailable(message, details) from None
         life = answer.expires_on - self._clock()
         header, end = f"Bearer {answer.token}", answer.expires_on
         self._tokens[scope] = _Token(header, end - min(_RENEW_AHEAD, life / 3), end - _UNUSED)

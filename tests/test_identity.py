@@ -4,6 +4,8 @@ import asyncio
 from typing import Any, NamedTuple
 
 import pytest
+from azure.core.exceptions import ClientAuthenticationError, ServiceRequestError
+from azure.identity import CredentialUnavailableError
 
 from shared.errors import CredentialUnavailable
 from shared.identity import TokenCache
@@ -25,6 +27,7 @@ class Identity:
         self.scopes: list[str] = []
         self.opened = 0
         self.closed = 0
+        self.failure: Exception | None = None
 
     def cache(self) -> TokenCache:
         return TokenCache(self.open, lambda: self.now)
@@ -40,6 +43,8 @@ class Identity:
         self.scopes += scopes
         await asyncio.sleep(0)
         life = self.lives.pop(0)
+        if life is None and self.failure is not None:
+            raise self.failure
         if life is None:
             raise RuntimeError("no token today.\n" + "\tA source of tokens: is not there.\n" * 40 + "Run az login.")
         return Token(f"token{len(self.scopes)}", self.now + life)
@@ -97,10 +102,10 @@ async def test_a_short_token_is_renewed_in_its_last_third_and_not_used_to_the_la
 async def test_after_a_failure_callers_fail_at_once_for_two_seconds(caplog: pytest.LogCaptureFixture) -> None:
     identity = Identity(None, 3600)
     cache = identity.cache()
-    with pytest.raises(CredentialUnavailable, match="RuntimeError: no token today"):
+    with pytest.raises(CredentialUnavailable, match=r"got no token \(RuntimeError\): the log has the reason"):
         await cache.header(SCOPE)
-    assert "no token today" in caplog.text
-    with pytest.raises(CredentialUnavailable, match="no token today"):
+    assert f"no token for {SCOPE}: RuntimeError: no token today" in caplog.text
+    with pytest.raises(CredentialUnavailable, match=r"got no token \(RuntimeError\): the log has the reason"):
         await cache.header(SCOPE)
     assert len(identity.scopes) == 1
     identity.now += 2
@@ -158,9 +163,43 @@ async def test_the_reason_of_a_failure_is_whole_and_is_repeated() -> None:
     for _ in range(2):
         with pytest.raises(CredentialUnavailable) as failed:
             await cache.header(SCOPE)
-        reasons.append(str(failed.value))
+        reasons.append(failed.value.details)
     assert reasons[0] == reasons[1]
     assert reasons[0].endswith("is not there. Run az login.")
     assert "\n" not in reasons[0]
     assert len(identity.scopes) == 1
+    await cache.close()
+
+
+REFUSED = (
+    "AADSTS700016: Application '11111111-2222-3333-4444-555555555555' was not found in the directory 'contoso'. "
+    'https://login.invalid/contoso client_secret=hunter2 {"client_assertion": "top"} eyJhbGciOiJub25lIn0.eyJhIjoxfQ.x'
+)
+
+
+@pytest.mark.parametrize(
+    ("failure", "remedy"),
+    [
+        (ClientAuthenticationError(REFUSED), "check AZURE_CLIENT_ID"),
+        (CredentialUnavailableError(REFUSED), "assign a managed identity"),
+        (ServiceRequestError(REFUSED), "out of reach"),
+        (ValueError(REFUSED), "the log has the reason"),
+    ],
+)
+async def test_callers_learn_the_kind_of_a_failure_and_operators_its_text_without_secrets(
+    failure: Exception, remedy: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    identity = Identity(None)
+    identity.failure = failure
+    cache = identity.cache()
+    with pytest.raises(CredentialUnavailable) as failed:
+        await cache.header(SCOPE)
+    told = str(failed.value)
+    assert type(failure).__name__ in told
+    assert remedy in told
+    for part in ("AADSTS", "1111", "contoso", "login.invalid", "storage.azure.com"):
+        assert part not in told
+        assert part in caplog.text
+    for secret in ("hunter2", "top", "eyJ"):
+        assert secret not in told + caplog.text + failed.value.details
     await cache.close()

@@ -170,4 +170,4 @@ async def _check_deployment(
     except openai.APIConnectionError as error:
         return _Answer(False, f"not reachable: {error.__cause__ or error}")
     except CredentialUnavailable as error:
-        return _Answer(False, str(error))
+        return _Answer(False, error.details)

@@ -83,7 +83,7 @@ async def _authorization(scope: str, environ: Mapping[str, str]) -> str:
         return await tokens.header(scope, _SECONDS)
     except CredentialUnavailable as error:
         raise ConfigurationError(
-            f"TOLLGATE_MANAGEMENT_KEY is not set, and {error}. Set it, or sign in with: az login"
+            f"TOLLGATE_MANAGEMENT_KEY is not set, and {error.details}. Set it, or sign in with: az login"
         ) from None
     finally:
         await tokens.close()

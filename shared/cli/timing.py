@@ -93,7 +93,7 @@ def measure_times(
     except KeyboardInterrupt:
         run.interrupted = True
     except CredentialUnavailable as error:
-        fail(f"--direct: {error}. Sign in with `az login`, or set AZURE_OPENAI_API_KEY")
+        fail(f"--direct: {error.details}. Sign in with `az login`, or set AZURE_OPENAI_API_KEY")
     run.save(csv, svg)
     run.show(as_json)
     if run.interrupted:
