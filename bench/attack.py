@@ -17,6 +17,7 @@ from typing import NamedTuple
 from bench import attack_slow
 from bench.attack_bodies import BODIES, FLOOR, MB, send, watched_loop, watched_memory
 from bench.attack_connections import CHAT, connections, head_of, send_all, status_of
+from shared.config.limits import AddressLimits
 from simulator.process import SimulatorProcess
 from tests.harness.azurite import azurite
 from tests.harness.gateway_process import EDGES, Edge, cli
@@ -151,6 +152,23 @@ def unread_answers(running: System) -> tuple[int, int, str]:
         return 30, ended_within(callers, 150.0), ""
 
 
+def one_address(running: System) -> tuple[int, int, str]:
+    """Two thousand idle connections from one address, then an honest call from another one."""
+    if running.edge == "functions":
+        return 0, 0, ""  # whose host holds the connections
+    most = AddressLimits().connections
+    with connections(running, 2000, ("127.0.2.1",)) as callers:
+        answered, deadline = select.poll(), time.monotonic() + 20
+        for caller in callers:
+            answered.register(caller, select.POLLIN)
+        while len(answered.poll(0)) < 2000 - most and time.monotonic() < deadline:
+            time.sleep(0.2)
+        ready = {number for number, _ in answered.poll(0)}
+        refused = sum(status_of(caller) == 429 for caller in callers if caller.fileno() in ready)
+        honest = running.chat("gpt-4o-mini").status
+    return 2000 - most, refused, "" if honest == 200 else f"an honest call of another address got {honest}"
+
+
 def bodies_behind_answers(running: System) -> tuple[int, int, str]:
     """Thirty bodies without a key that go on, a byte at a time, behind their answers."""
     head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -204,6 +222,7 @@ ATTACKS: dict[str, Attack] = {
     "half-sent heads": half_heads,
     "answers that nobody reads": unread_answers,
     "bodies behind their answers": bodies_behind_answers,
+    "2,000 connections of one address": one_address,
     "trailers": trailers,
     "a length of 5,000 digits": lengths,
 }

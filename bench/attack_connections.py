@@ -2,7 +2,7 @@
 
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from tests.harness.system import System
@@ -11,10 +11,15 @@ CHAT = "/v1/chat/completions"
 
 
 @contextmanager
-def connections(running: System, number: int) -> Iterator[list[socket.socket]]:
-    """So many connections."""
+def connections(running: System, number: int, sources: Sequence[str] = ("127.0.0.1",)) -> Iterator[list[socket.socket]]:
+    """So many connections, from these addresses of this machine in turn."""
     with ExitStack() as stack:
-        yield [stack.enter_context(socket.create_connection(running.gateway.address, 30)) for _ in range(number)]
+        yield [
+            stack.enter_context(
+                socket.create_connection(running.gateway.address, 30, (sources[index % len(sources)], 0))
+            )
+            for index in range(number)
+        ]
 
 
 def head_of(key: str, *headers: str, method: str = "POST", path: str = CHAT) -> bytes:

@@ -5,12 +5,13 @@ import gc
 import logging
 import os
 
-from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from shared import bootstrap
+from shared.edges.serving import serve
 from shared.errors import ConfigurationError
 from shared.process.application import Application
+from shared.requests.connections import STATE
 from shared.telemetry.console import log_to_stdout
 
 logger = logging.getLogger("tollgate")
@@ -25,23 +26,21 @@ class App:
         self._application: Application | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._application is not None:
-            response = await self._application.front.handle(Request(scope, receive))
-            await response(scope, receive, send)
+        if scope["type"] in ("http", "websocket") and self._application is not None:
+            await serve(self._application, scope, receive, send)
         elif scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
-        elif scope["type"] == "websocket" and self._application is not None:
-            await self._application.sockets.serve(scope, receive, send)
+            await self._lifespan(scope, receive, send)
         else:
             raise RuntimeError("the gateway has not started: run the server with the ASGI lifespan on")
 
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         started = False
         log_to_stdout()
         try:
             async with bootstrap.application(os.environ) as self._application:
                 timer = asyncio.ensure_future(_roll_up_every(_ROLL_UP_EVERY, self._application))
+                scope.get("state", {})[STATE] = self._application.connections
                 started = True
                 _freeze_garbage_collector()
                 await send({"type": "lifespan.startup.complete"})

@@ -29,6 +29,7 @@ from shared.limits.limiter import Limiter
 from shared.process import monitoring
 from shared.process.application import Application, Backends, LongLived
 from shared.requests.buffers import Buffers
+from shared.requests.connections import Connections
 from shared.routing.breakers import Breakers
 from shared.routing.drains import Drains
 from shared.routing.fleet_health import SharedHealth
@@ -114,6 +115,7 @@ async def _assembled(
                 objects=parts.own(ObjectDirectory(store, configuration, backends.usable, has_object)),
                 settlements=parts.own(Settlements()),
                 buffers=Buffers(configuration.max_request_bytes),
+                connections=Connections(configuration, limiter.hits),
             )
         )
         telemetry.start(monitoring.readings(ledger, limiter, alerts, backends.breakers))

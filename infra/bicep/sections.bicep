@@ -69,6 +69,7 @@ type limitSettings = {
   }?
   @sealed()
   addresses: {
+    connections: int?
     requests_per_minute: int?
     tokens_per_minute: int?
     request_quota: int?

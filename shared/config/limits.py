@@ -40,8 +40,10 @@ _NO_LIMITS = Limits()
 
 
 class AddressLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Limits of one client address, across all keys. None or 0: no limit."""
+    """Limits of one client address, across all keys. None or 0: no limit. `connections`: to one process, that of the
+    container edge."""
 
+    connections: Limit = 1024
     requests_per_minute: Limit | None = None
     tokens_per_minute: Limit | None = None
     request_quota: Limit | None = None

@@ -5,8 +5,7 @@ front of the Functions edge.
 """
 
 import asyncio
-import base64
-from collections.abc import Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -16,9 +15,18 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from shared.edges import _handshake
 from shared.edges._joined_head import JoinedHead
 from shared.edges.write_timer import WriteTimer
-from shared.errors import GatewayError, HeadTooLarge, InvalidRequest, RequestTimeout, TooManyConnections
+from shared.errors import (
+    GatewayError,
+    HeadTooLarge,
+    InvalidRequest,
+    RateLimitExceeded,
+    RequestTimeout,
+    TooManyConnections,
+)
+from shared.requests.connections import STATE, Connections
 from shared.responses.early_refusal import early_refusal
 
 # Idle connections outlive those of the pools and proxies in front. `client_address` alone decides whom a forwarded
@@ -36,12 +44,6 @@ _MOST_WAITING = 16  # requests of a pipeline behind the one that is being answer
 _HEAD_SECONDS = 30.0
 _REST_SECONDS = 30.0  # in which a body may arrive whose answer has been sent: it is read and dropped
 _LINGER = 1.0  # seconds in which a refused caller may read the reason: closing at once can discard it
-_LONGEST_URL = 8000  # bytes, of a WebSocket
-_KEY_BYTES = 16  # of a WebSocket's handshake
-_NO_HANDSHAKE = (
-    "The upgrade to a WebSocket is not valid: expected GET with Sec-WebSocket-Version: 13 and a Sec-WebSocket-Key of "
-    f"{_KEY_BYTES} bytes in base64."
-)
 _FRAMING = (b"content-length", b"transfer-encoding")
 
 
@@ -66,17 +68,31 @@ class Protocol(HttpToolsProtocol):
         self._refuses_next = False  # when the calls under way have ended
         self._running: RequestResponseCycle | None = None  # the call of the pipeline that is being answered
         self._continues = False  # the parser was replaced in the middle of a request
+        self._release: Callable[[], None] = lambda: None  # the place of this connection among those of its address
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._unread = WriteTimer(transport, self.loop)
         if self._most_connections is not None and len(self.connections) > self._most_connections:
             self._refuse(TooManyConnections("The gateway has too many connections. Try again shortly."))
+            return
+        try:
+            self._take_place()
+        except RateLimitExceeded as error:
+            self._refuse(error)
         else:
             self._await_head()
 
+    def _take_place(self) -> None:
+        """Count this connection for its address. Raises `RateLimitExceeded`."""
+        connections: Connections | None = self.app_state.get(STATE)
+        if connections is not None:
+            held = connections.connected({"client": self.client})
+            self._release = partial(connections.released, held)
+
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._release()
         self._cancel_head_timer()
         self._unread.stop()
         self._over = True
@@ -182,16 +198,15 @@ class Protocol(HttpToolsProtocol):
         headers = dict(self.scope["headers"])
         if self.ws_protocol_class is None or headers.get(b"upgrade", b"").lower() != b"websocket":
             self._ignore_upgrade(rest)
-        elif self.scope["method"] != "GET" or not _is_handshake(headers):
-            self._refuse(InvalidRequest(_NO_HANDSHAKE))
-        elif len(self.url) > _LONGEST_URL:
-            self._refuse(HeadTooLarge(f"The path and the query are too long: expected at most {_LONGEST_URL} bytes."))
+        elif (fault := _handshake.fault(self.scope["method"], self.url, headers)) is not None:
+            self._refuse(fault)
         else:
             self.connections.discard(self)
             self._unread.stop()
             self._over = True
             make: Any = self.ws_protocol_class
             protocol = make(config=self.config, server_state=self.server_state, app_state=self.app_state)
+            protocol.release = self._release
             protocol.connection_made(self.transport)
             self.transport.set_protocol(protocol)
             protocol.upgraded(self.url, self.scope["headers"], rest)
@@ -271,15 +286,6 @@ async def _without_chunks(
         await send(message)
 
     await app(scope, receive, send_unframed)
-
-
-def _is_handshake(headers: Mapping[bytes, bytes]) -> bool:
-    """True if the headers are those of an upgrade to a WebSocket (RFC 6455, section 4.2.1)."""
-    try:
-        key = base64.b64decode(headers.get(b"sec-websocket-key", b""), validate=True)
-    except ValueError:
-        return False
-    return len(key) == _KEY_BYTES and headers.get(b"sec-websocket-version") == b"13" and b"host" in headers
 
 
 def _size(url: bytes, headers: list[tuple[bytes, bytes]]) -> int:

@@ -6,6 +6,7 @@ before, and written when the caller has taken most of what was sent. No compress
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any, cast
 
 from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
@@ -58,6 +59,7 @@ class Protocol(WebSocketsSansIOProtocol):
         self._fragments = 0
         self._fragment_bytes = 0
         self._unfinished = 0
+        self.release: Callable[[], None] = lambda: None  # see `http_protocol`
 
     def upgraded(self, url: bytes, headers: list[tuple[bytes, bytes]], rest: bytes) -> None:
         """Take over a connection whose upgrade another protocol has read, with what followed it. The library's own
@@ -131,6 +133,7 @@ class Protocol(WebSocketsSansIOProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self.release()
         self.frames = []
         self._unread.clear()
         self._count(0)

@@ -24,6 +24,8 @@ _YEAR_ONE = 62_135_596_800  # seconds from its first day to 1970
 ADDRESS, USER = "address", "user"  # kinds of scopes whose number is not bounded
 _SUCCESSES = "-successes"  # ends the kind in the key of a quota that counts them alone
 
+_OF_CALLS = frozenset(Limits.__struct_fields__)
+
 Dimensions = tuple[bool, bool, bool, bool]
 _DIMENSIONS: dict[Dimensions, Dimensions] = {}  # each only once in memory, since there may be many keys
 
@@ -99,8 +101,9 @@ def _shards(limits: Limits) -> int:
 
 
 def of_address(network: str, limits: AddressLimits) -> list[Scope]:
-    """The limits of all callers at one address together."""
-    return counted(scope(ADDRESS, network, Limits(**msgspec.structs.asdict(limits))))
+    """The limits of all callers at one address together, beside its connections, which each process counts alone."""
+    shared = {name: value for name, value in msgspec.structs.asdict(limits).items() if name in _OF_CALLS}
+    return counted(scope(ADDRESS, network, Limits(**shared)))
 
 
 def counted(whole: Scope) -> list[Scope]:

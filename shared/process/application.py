@@ -52,6 +52,7 @@ from shared.process import upkeep
 from shared.process.front import Front
 from shared.process.monitoring import usd_of
 from shared.requests.buffers import Buffers
+from shared.requests.connections import Connections
 from shared.responses.dispatcher import Dispatcher
 from shared.routing.breakers import Breakers
 from shared.routing.drains import Drains
@@ -114,6 +115,7 @@ class LongLived(NamedTuple):
     objects: ObjectDirectory
     settlements: Settlements
     buffers: Buffers
+    connections: Connections
 
 
 class Application:
@@ -122,7 +124,7 @@ class Application:
 
     def __init__(self, running: LongLived) -> None:
         self._running = running
-        self.store, self.alerts = running.store, running.alerts
+        self.store, self.alerts, self.connections = running.store, running.alerts, running.connections
         self._authenticator = running.authenticator
         self._serve(running.settings)
 
@@ -142,6 +144,7 @@ class Application:
 
     def _serve(self, settings: Settings) -> None:
         running, backends, configuration = self._running, self._running.backends, settings.configuration
+        running.connections.configure(configuration)
         router = Router(configuration, backends.rotation, backends.breakers, running.store.now, backends.drains.current)
         forwarder = self._forwarder(router, settings)
         limiter = running.limiter.with_configuration(configuration)

@@ -7,14 +7,15 @@ from typing import Any, NamedTuple
 
 import uvicorn
 from openai import AsyncOpenAI
-from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from shared.config.limits import Limits
+from shared.edges import serving
 from shared.edges.http_protocol import Protocol
 from shared.edges.websocket_protocol import LARGEST_MESSAGE
 from shared.edges.websocket_protocol import Protocol as WebSocketProtocol
 from shared.process.application import Application
+from shared.requests.connections import STATE
 from simulator.config import RegionConfig, SimulatorConfig
 from simulator.request_log import LogEntry
 from simulator.server import Simulator
@@ -93,11 +94,10 @@ async def _listening(
     application: Application, tls: tuple[str, str] | None
 ) -> tuple[uvicorn.Server, "asyncio.Task[None]"]:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":
-            await application.sockets.serve(scope, receive, send)
+        if scope["type"] == "lifespan":
+            await _lifespan(application, scope, receive, send)
         else:
-            response = await application.front.handle(Request(scope, receive))
-            await response(scope, receive, send)
+            await serving.serve(application, scope, receive, send)
 
     config = uvicorn.Config(
         app,
@@ -106,7 +106,7 @@ async def _listening(
         ws=WebSocketProtocol,
         ws_per_message_deflate=False,
         ws_max_size=LARGEST_MESSAGE,
-        lifespan="off",
+        lifespan="on",
         log_config=None,
         timeout_graceful_shutdown=3,
         ssl_keyfile=tls[0] if tls is not None else None,
@@ -116,6 +116,13 @@ async def _listening(
     task = asyncio.ensure_future(server.serve())
     await eventually(lambda: server.started)
     return server, task
+
+
+async def _lifespan(application: Application, scope: Scope, receive: Receive, send: Send) -> None:
+    scope["state"][STATE] = application.connections
+    for stage in ("startup", "shutdown"):
+        await receive()
+        await send({"type": f"lifespan.{stage}.complete"})
 
 
 async def eventually(holds: Callable[[], object], seconds: float = 5.0) -> None:
