@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 from shared.affinity.directory import ObjectDirectory
-from shared.azure_openai import model_paths, residency
+from shared.azure_openai import identity_paths, model_paths, residency
 from shared.azure_openai.batch_lines import BatchSize
 from shared.config.document import Backend
-from shared.errors import RegionNotAllowed, StateConflict
+from shared.errors import RegionNotAllowed, StateConflict, WholeAccountNotAllowed
 from shared.routing import preferences
 from shared.routing.router import Router
 from shared.types import UNBOUND, Binding, Call, Consumer, Plan
@@ -35,6 +35,7 @@ class Planner:
         if consumer.models is not None:
             self._check_models(consumer, call)
         _check_residency(consumer, call)
+        _check_identity(consumer, call)
         preferred = preferences.parse(headers)
         binding = UNBOUND
         if call.stateful:
@@ -48,6 +49,7 @@ class Planner:
         if call.model:
             self._router.model(consumer, call.model)
         _check_residency(consumer, call)
+        _check_identity(consumer, call)
         if not consumer.access.allows(backend, self._router.model(consumer, call.model) if call.model else ""):
             raise RegionNotAllowed(f"This key may not use the backend {backend.name!r} of this connection any more.")
         if consumer.models is not None:
@@ -70,5 +72,15 @@ def _check_residency(consumer: Consumer, call: Call) -> None:
         path, reason = left
         raise RegionNotAllowed(
             f"{path}: this key's calls must stay in certain regions or data zones, but {reason}. Leave it out.",
+            param=path,
+        )
+
+
+def _check_identity(consumer: Consumer, call: Call) -> None:
+    """Raise `WholeAccountNotAllowed` for what the backend would read with an identity of its own."""
+    if not consumer.access.whole_account and (path := identity_paths.used(call)):
+        raise WholeAccountNotAllowed(
+            f"{path}: the backend would use its own identity or a stored connection here, which may reach what this "
+            "key may not. Send credentials of your own, or ask the gateway's operator for a key with --whole-account.",
             param=path,
         )

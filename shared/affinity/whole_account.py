@@ -43,9 +43,7 @@ def _check_batch(call: Call, locations: Mapping[Reference, Location]) -> None:
             "gateway's operator for a key with --whole-account.",
             param="endpoint",
         )
-    if any(name.lower() == "input_blob" for name in call.values) or not all(
-        location.checked for location in locations.values()
-    ):
+    if not all(location.checked for location in locations.values()):
         raise WholeAccountNotAllowed(
             "The lines of this batch are not known to the gateway, or name objects, or ask for other endpoints than "
             "chat/completions, completions, embeddings and moderations. Upload a file without that through the "

@@ -172,7 +172,7 @@ def walk(value: Any, shape: Shape) -> Iterator[Reference]:
     for one in value if isinstance(value, list) else (value,):
         if not isinstance(one, dict):
             continue
-        fields = one if "*" in shape else _lowered(one)
+        fields = one if "*" in shape else lowered(one)
         for key, inner in fields.items():
             place = shape.get(key, shape.get("*"))
             if place is None:
@@ -186,7 +186,8 @@ def walk(value: Any, shape: Shape) -> Iterator[Reference]:
                 yield from walk(inner, below)
 
 
-def _lowered(value: dict[str, Any]) -> dict[str, Any]:
+def lowered(value: dict[str, Any]) -> dict[str, Any]:
+    """The fields of an object with their keys in lower case. Raises `InvalidRequest` for a key in two cases."""
     fields = {key.lower(): inner for key, inner in value.items()}
     if len(fields) < len(value):
         raise InvalidRequest("The body has a key twice in one object, in two cases: leave one of the two out.")

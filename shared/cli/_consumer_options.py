@@ -67,7 +67,7 @@ _OPTIONS: dict[str, Any] = {
         bool | None,
         typer.Option(
             "--whole-account/--no-whole-account",
-            help="Allow it batches and evals that may read the objects of all keys.",
+            help="Allow it to read the objects of all keys by batches and evals, and what a backend may read itself.",
         ),
     ],
     "expires": Annotated[Text, typer.Option(help="End of its validity, UTC, e.g. 2027-03-31; never: no end.")],

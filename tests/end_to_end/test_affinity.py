@@ -11,6 +11,7 @@ import pytest
 from openai import OpenAI
 from openai.types.responses import Response
 
+from tests.harness.gateway_process import cli
 from tests.harness.system import System, eventually
 
 
@@ -257,10 +258,13 @@ def test_a_checkpoint_belongs_to_whoever_trained_it(client: OpenAI, stranger: Op
     assert client.delete(f"/fine_tuning/jobs/{job.id}", cast_to=dict[str, Any])["deleted"]
 
 
-def test_a_file_that_azure_imports_is_the_callers(client: OpenAI, stranger: OpenAI) -> None:
+def test_a_file_that_azure_imports_is_the_callers(gateway: System, stranger: OpenAI) -> None:
     blob = {"purpose": "fine-tune", "filename": "t.jsonl", "content_url": "https://blob.invalid/t.jsonl?sig=x"}
-    file = client.post("/files/import", cast_to=dict[str, Any], body=blob)
-    assert client.files.retrieve(file["id"]).filename == "t.jsonl"
+    key = gateway.make_key("an importer")
+    cli(gateway.gateway.environment, "keys", "set", key.split("_")[1], "--whole-account", "--json")
+    with gateway.openai(key) as client:
+        file = client.post("/files/import", cast_to=dict[str, Any], body=blob)
+        assert client.files.retrieve(file["id"]).filename == "t.jsonl"
     with pytest.raises(openai.NotFoundError):
         stranger.files.retrieve(file["id"])
 

@@ -120,7 +120,14 @@ ELSEWHERE: list[tuple[str, str, dict[str, Any]]] = [
         "gpt-4o",
         {
             "messages": [],
-            "data_sources": [{"parameters": {"embedding_dependency": {"deployment_name": "text-embedding-3-small"}}}],
+            "data_sources": [
+                {
+                    "parameters": {
+                        "authentication": {"type": "api_key", "key": "k"},
+                        "embedding_dependency": {"deployment_name": "text-embedding-3-small"},
+                    }
+                }
+            ],
         },
     ),
 ]
@@ -208,6 +215,39 @@ def test_a_key_of_the_whole_account_may_send_any_batch_and_eval(gateway: System)
     with gateway.openai(key) as client:
         file = client.files.create(file=("b.jsonl", LINE.replace(b"chat/completions", b"responses")), purpose="batch")
         client.batches.create(input_file_id=file.id, **GIVEN)
+
+
+ON_YOUR_DATA: dict[str, Any] = {
+    **{"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]},
+    "data_sources": [
+        {"type": "azure_search", "parameters": {"authentication": {"type": "system_assigned_managed_identity"}}}
+    ],
+}
+CONNECTOR = {"type": "mcp", "server_label": "mail", "connector_id": "connector_gmail"}
+BY_IDENTITY: list[tuple[str, dict[str, Any], str]] = [
+    ("/v1/chat/completions", ON_YOUR_DATA, "data_sources[0].parameters.authentication"),
+    ("/v1/responses", {"model": "gpt-4o", "input": "hi", "tools": [CONNECTOR]}, "tools[0]"),
+    ("/v1/files/import", {"purpose": "batch", "filename": "a", "content_url": "https://a.invalid/a"}, "content_url"),
+    ("/v1/batches", {**GIVEN, "input_blob": "https://a.invalid/a"}, "input_blob"),
+    ("/v1/fine_tuning/jobs", {"model": "gpt-4o", "integrations": [{"type": "wandb"}]}, "integrations"),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "param"), BY_IDENTITY, ids=[path for path, _, _ in BY_IDENTITY])
+def test_what_a_backend_reads_as_itself_needs_the_operators_permission(
+    gateway: System, stranger: str, path: str, body: dict[str, Any], param: str
+) -> None:
+    answer = gateway.post(path, body, key=stranger)
+    assert (answer.status, answer.error()["code"]) == (403, "whole_account_not_allowed")
+    assert answer.error()["param"] == param
+    assert "--whole-account" in answer.error()["message"]
+    assert gateway.simulator.log()["requests"] == []
+
+
+def test_a_key_of_the_whole_account_may_let_a_backend_read_as_itself(gateway: System) -> None:
+    key = gateway.make_key("an importer")
+    may_read_all(gateway, key)
+    assert gateway.post("/v1/chat/completions", ON_YOUR_DATA, key=key).status == 200
 
 
 GRADER: dict[str, Any] = {"type": "score_model", "name": "a", "model": "gpt-4o", "input": []}

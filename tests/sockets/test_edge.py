@@ -155,6 +155,16 @@ async def test_realtime_names_the_event_that_an_error_answers() -> None:
         assert (error["error"]["event_id"], error["error"]["code"]) == ("its", "invalid_value")
 
 
+async def test_a_session_with_a_connector_needs_the_operators_permission() -> None:
+    session = {"tools": [{"type": "mcp", "server_label": "mail", "connector_id": "connector_gmail"}]}
+    async with served() as app, opened(app, await app.key(), "/v1/realtime?model=talk") as connection:
+        await event(connection, "session.created")
+        await connection.send(json.dumps({"type": "session.update", "event_id": "mine", "session": session}))
+        error = (await event(connection, "error"))["error"]
+        assert (error["event_id"], error["code"]) == ("mine", "whole_account_not_allowed")
+        assert "session.tools[0]" in error["message"]
+
+
 async def test_messages_pass_byte_for_byte() -> None:
     async with served() as app, opened(app, await app.key(), "/v1/realtime?model=talk") as connection:
         await event(connection, "session.created")
