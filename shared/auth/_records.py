@@ -71,6 +71,11 @@ class Records:
         """Read a record in the background: it has just been written."""
         self._reads.start(consumer_id, lambda: self._fetch(consumer_id))
 
+    def outdate(self, consumer_id: str) -> None:
+        """Have a record read again before its next use: it has just been changed."""
+        if cached := self._known.get(consumer_id) or self._unknown.get(consumer_id):
+            cached.read_at = self._clock() - STALE_AFTER
+
     async def close(self) -> None:
         await self._reads.close()
 

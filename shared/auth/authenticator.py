@@ -77,6 +77,10 @@ class Authenticator:
             )
         return msgspec.structs.replace(consumer, product=product) if product else consumer
 
+    def outdate(self, consumer_id: str) -> None:
+        """Have a consumer read again before its next call: it has just been changed."""
+        self._records.outdate(consumer_id)
+
     async def close(self) -> None:
         for part in (self._identities, self._records, self._foreign_keys, self._signing_keys):
             await part.close()

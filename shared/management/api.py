@@ -96,6 +96,8 @@ class ManagementApi:
         body = await _body_of(request, headers) if route.method in ("POST", "PUT", "PATCH") else b""
         asked = ManagementRequest(found, query, headers, body, caller, operator, address, received.request_id)
         response = await route.answer(asked)
+        if route.method != "GET" and (changed := found.get("consumer") or (caller and caller.id)):
+            self._authenticator.outdate(changed)  # other instances notice within a minute
         response.headers["x-gateway-request-id"] = received.request_id
         if access != "anyone":  # a cache may not know that `api-key` is a credential
             response.headers.setdefault("cache-control", "no-store")

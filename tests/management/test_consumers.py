@@ -235,6 +235,7 @@ def test_a_revoked_consumer_opens_nothing_until_it_is_restored(gateway: System) 
         gone["id"]: "revoked",  # one by one, for good
     }
     assert gateway.get(path_of(made)).json() == restored
+    assert calls(gateway, made["key"]).status == 200  # the instance that took the change knows it
 
 
 def test_keys_are_made_listed_and_rotated_with_overlap(gateway: System) -> None:
