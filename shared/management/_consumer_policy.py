@@ -18,6 +18,8 @@ from shared.types import Access, Consumer
 
 Names = Annotated[list[str], Meta(min_length=1, max_length=200)]
 _READ_ONLY = ("id", "created", "keys")
+_KINDS = {"team": "teams", "model_limits": "models"}  # where the field has another name
+_MADE_APART = ("team", "products")
 
 
 class Fields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -228,9 +230,8 @@ class Rules(msgspec.Struct, frozen=True):
             return
         known = set(configured())
         if unknown := new - known:
-            expected = ", ".join(sorted(known)) or "none, since the configuration has none"
-            got = ", ".join(sorted(unknown))
-            raise InvalidRequest(f"{field}: got {got[:300]}; expected some of {expected}."[:2000], param=field)
+            message = f"{field}: got {', '.join(sorted(unknown))[:300]}{_instead(field, known)}."
+            raise InvalidRequest(message[:2000], param=field)
 
     def _within_team(self, consumer: Consumer, before: Consumer) -> None:
         """Raise `RoleRequired` for what the owner of a team may not do."""
@@ -282,6 +283,15 @@ def _pace(limits: Limits, name: str) -> float | None:
     field, default = _QUOTAS[name]
     period = getattr(limits, field) or default
     return value / (period / 3600 if isinstance(period, int) else _HOURS[period])
+
+
+def _instead(field: str, known: Iterable[str]) -> str:
+    """What an unknown name could have been, and how to make it one of those."""
+    if names := ", ".join(sorted(known)):
+        return f"; expected some of {names}"
+    kind = _KINDS.get(field, field.replace("_", " "))
+    make = f". Create the {kind[:-1]} first, under {kind.capitalize()} or by PUT /gateway/{kind}/NAME"
+    return f", but no {kind} are configured{make if field in _MADE_APART else ''}"
 
 
 def _sound(limits: Limits, place: str) -> Limits:

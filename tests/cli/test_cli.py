@@ -283,7 +283,11 @@ def test_a_key_is_limited_to_regions_and_freed_again(run: Commands) -> None:
     freed = run.json("keys", "set", made["id"], "--regions", "all", "--no-pin")
     assert (freed["regions"], freed["pin"], freed["explain"]) == (None, False, True)
     assert "atlantis" in run.refused("keys", "create", "x", "--regions", "swedencentral,atlantis")
-    assert "--data-zones: got eu; expected some of none" in run.refused("keys", "set", made["id"], "--data-zones", "eu")
+    no_team = run.refused("keys", "create", "x", "--team", "shop")
+    assert "--team: got shop, but no teams are configured. Create the team first" in no_team
+    assert "--data-zones: got eu, but no data zones are configured" in run.refused(
+        "keys", "set", made["id"], "--data-zones", "eu"
+    )
 
 
 def test_the_version_is_printed(run: Commands) -> None:
