@@ -1,6 +1,6 @@
 # The commands of the project; CI runs the same ones. Recipes are short: local/ does the work.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-page test-page-scale test-agents test-clients test-runtimes test-sdks lint attack attack-host audit fuzz bench bench-authentication bench-chunkings bench-files bench-ledger \
+.PHONY: help run link test test-page test-page-scale test-agents test-clients test-runtimes test-sdks lint attack attack-host audit fuzz bench bench-authentication bench-chunkings bench-files bench-ledger \
 	bench-limits bench-routing bench-telemetry package-size infra install install-dev azurite page vendor screenshots requirements clean
 
 PYTHON_IN := .venv/bin/python
@@ -14,6 +14,9 @@ help: ## list these commands
 
 run: azurite install ## start the gateway (PORT=7071) with simulated regions, or your gateway.yaml; HOST=func: under Core Tools; SIMULATE=1: with its backends simulated
 	@$(PYTHON_IN) -m local.run $(if $(filter command,$(origin HOST))$(filter func,$(HOST)),--host $(HOST)) $(if $(filter-out 0,$(SIMULATE)),--simulate)
+
+link: install ## print a new link that signs in to the page of the local run
+	@$(PYTHON_IN) -m local.sign_in_code
 
 test: azurite install-dev ## run the tests, three files at a time (WORKERS=2 on a busy machine; ARGS=... goes to pytest)
 	@$(PYTHON_IN) -m pytest --numprocesses $(WORKERS) --dist loadfile --ignore tests/page $(ARGS)

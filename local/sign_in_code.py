@@ -1,11 +1,13 @@
-"""The code in the link that `make run` prints: it signs in once, within ten minutes. A file of the run has its digest,
-and goes with the first sign-in."""
+"""The code in the link that `make run` and `make link` print: it signs in once, within ten minutes. A file of the run
+has its digest, and goes with the first sign-in."""
 
 import hashlib
 import hmac
 import json
 import os
+import re
 import secrets
+import sys
 import time
 from pathlib import Path
 
@@ -22,6 +24,17 @@ def make(file: Path) -> str:
     return code
 
 
+def link(state: Path) -> str:
+    """A new link for the local run whose files are in this directory, in place of the one before; "" if there is no
+    such run, or one without links."""
+    try:
+        found = re.search(r"^export GATEWAY_URL=(\S+)$", (state / "env").read_text(), re.MULTILINE)
+    except FileNotFoundError:
+        return ""
+    file = state / "sign-in-code"
+    return f"{found[1]}/gateway/#sign-in={make(file)}" if found else ""
+
+
 def claim(file: Path, code: str) -> bool:
     """True for the right code in time, and only once."""
     try:
@@ -36,3 +49,11 @@ def claim(file: Path, code: str) -> bool:
 
 def _digest(code: str) -> str:
     return hashlib.sha256(code.encode()).hexdigest()
+
+
+if __name__ == "__main__":
+    new = link(Path(__file__).resolve().parent.parent / ".local")
+    print(
+        f"{new}    (signs in once, within {MINUTES} minutes)" if new else "There is no local run: make run starts one."
+    )
+    sys.exit(not new)

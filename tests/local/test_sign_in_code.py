@@ -51,6 +51,17 @@ def test_a_code_is_over_after_its_time_and_with_the_next_run(client: TestClient,
     assert client.post(PATH, json={"code": new}).status_code == 401
 
 
+def test_a_run_under_way_gets_new_links(client: TestClient, file: Path, tmp_path: Path) -> None:
+    assert sign_in_code.link(tmp_path) == ""
+    (tmp_path / "env").write_text("unset OPENAI_BASE_URL\nexport GATEWAY_URL=http://127.0.0.1:7071\nexport A=b\n")
+    old, new = sign_in_code.link(tmp_path), sign_in_code.link(tmp_path)
+    page, _, code = new.partition("#sign-in=")
+    assert page == "http://127.0.0.1:7071/gateway/"
+    (tmp_path / "sign-in-code").rename(file)
+    assert client.post(PATH, json={"code": old.partition("=")[2]}).status_code == 401
+    assert client.post(PATH, json={"code": code}).json() == {"key": KEY}
+
+
 def test_of_many_who_try_at_a_time_one_signs_in(file: Path) -> None:
     for _ in range(20):
         code = sign_in_code.make(file)
