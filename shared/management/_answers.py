@@ -187,12 +187,13 @@ ProvisionedPlans = _shape(
 )
 OwnModel = _shape(
     "OwnModel",
-    "A model that the caller may use. `format`: the API that it is called by. `usd_per_million` tokens of each class; "
-    "null: no price is known.",
+    "A model that the caller may use. `format`: the API that it is called by. `backends`: those that it may choose by "
+    "`x-gateway-backend`. `usd_per_million` tokens of each class; null: no price is known.",
     model=str,
     aliases=list[str],
     served_by=str,
     format=Literal["openai", "anthropic"],
+    backends=list[ServedBy],
     usd_per_million=dict[str, float] | None,
     retires=str | None,
     days_left=int | None,

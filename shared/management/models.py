@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from shared.auth.products import under_product
+from shared.auth.products import within_bounds
 from shared.billing.prices import Prices
 from shared.config.document import Configuration, Model
 from shared.config.prices import AMOUNTS
@@ -16,7 +16,7 @@ from shared.management import _answers as answers
 from shared.management.routes import ManagementRequest, Route
 from shared.responses.rendering import JsonResponse
 from shared.token_classes import TOKEN_PRICES
-from shared.types import Consumer
+from shared.types import ANYWHERE, Access, Consumer
 
 _PLAIN = Model()
 
@@ -41,11 +41,12 @@ class ModelRoutes:
 
     async def _own(self, request: ManagementRequest) -> Response:
         """Report the models that the caller may use, with their prices and ends."""
-        caller, now = request.consumer, time.time()
-        usable = frozenset(self._usable(under_product(caller, self._configuration)))
+        caller, now = within_bounds(request.consumer, self._configuration), time.time()
+        usable = frozenset(self._usable(caller))
         shown = [
             {name: one[name] for name in answers.OwnModel.__annotations__ if name in one}
             | {"usd_per_million": self._price(one["model"], now)}
+            | {"backends": _places(one["served_by"], self._configuration, caller.access) if caller.access.pin else []}
             for one in models(self._configuration, self._prices, now)
             if one["model"] in usable
         ]
@@ -67,11 +68,7 @@ def models(configuration: Configuration, prices: Prices, now: float) -> Iterator
             "aliases": settings.aliases,
             "served_by": (serving := configuration.served(name, now)),
             "format": "anthropic" if serving in configuration.anthropic else "openai",
-            "backends": [
-                {"backend": backend.name, "region": backend.region, "deployment": backend.deployments[name]}
-                for backend in configuration.backends
-                if name in backend.models
-            ],
+            "backends": _places(name, configuration, ANYWHERE),
             "price_known": prices.dearest(name, now) is not None,
             "prices": list(_prices(name, configuration, prices, now)),
             "retires": end.retires if end is not None else None,
@@ -81,6 +78,15 @@ def models(configuration: Configuration, prices: Prices, now: float) -> Iterator
             "read": (end.read or None) if end is not None else None,
             "replaced_by": {"model": successor.model, "from": successor.since} if successor is not None else None,
         }
+
+
+def _places(model: str, configuration: Configuration, access: Access) -> list[dict[str, str]]:
+    """The deployments of a model that calls with this access may go to."""
+    return [
+        {"backend": backend.name, "region": backend.region, "deployment": backend.deployments[model]}
+        for backend in configuration.backends
+        if model in backend.models and access.allows(backend, model)
+    ]
 
 
 def _prices(name: str, configuration: Configuration, prices: Prices, now: float) -> Iterator[dict[str, Any]]:
