@@ -4,9 +4,10 @@ Content-Security-Policy, fails the test."""
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from simulator.process import SimulatorProcess
 from tests.harness.azurite import Azurite
@@ -93,10 +94,27 @@ class Visit:
         self.page.evaluate(moved, query)
 
     def violations(self) -> list[str]:
-        """The rules of accessibility that what is shown violates. The check is added past the page's own policy."""
-        self.page.evaluate(AXE.read_text())
-        found = self.page.evaluate("() => axe.run(document, {resultTypes: ['violations']})")
+        """The rules of accessibility that what is shown violates, light and dark. The check is added past the page's
+        own policy. Of both, contrast alone differs."""
+        if not self.page.evaluate("'axe' in window"):
+            self.page.evaluate(AXE.read_text())
+        same = self._found({"rules": {"color-contrast": {"enabled": False}}})
+        return same + [one for theme in ("light", "dark") for one in self._in(theme)]
+
+    def _in(self, theme: str) -> list[str]:
+        swap = "to => { const of = document.documentElement.dataset, was = of.theme; of.theme = to; return was }"
+        before = self.page.evaluate(swap, theme)
+        found = self._found({"runOnly": ["color-contrast"]})
+        self.page.evaluate(swap, before)
+        return found
+
+    def _found(self, options: dict[str, Any]) -> list[str]:
+        found = self.page.evaluate("o => axe.run(document, {resultTypes: ['violations'], ...o})", options)
         return [f"{one['id']}: {one['nodes'][0]['html']}" for one in found["violations"]]
+
+    def settle(self) -> None:
+        """Wait until nothing is on its way to the page any more."""
+        expect(self.page.locator(".busy.on")).to_have_count(0)
 
     def assert_clean(self) -> None:
         left = [problem for problem in self.problems if not (self.expected and self.expected in problem)]

@@ -1,13 +1,13 @@
 """The page in a browser: signing in, what is shown, and what it may never do."""
 
 import gzip
-import json
 import re
 
+import pytest
 from playwright.sync_api import Locator, expect
 
 from tests.harness.gateway_process import cli
-from tests.harness.system import MANAGEMENT_KEY, System, eventually
+from tests.harness.system import System, eventually
 from tests.page.conftest import Visit
 
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -33,10 +33,16 @@ def test_a_credential_is_in_no_url_and_in_the_tabs_storage_only_where_asked(visi
     stored = "() => [JSON.stringify(sessionStorage), JSON.stringify(localStorage), location.href].join()"
     assert "for tests" not in visit.page.evaluate(stored)
     visit.page.reload()
-    visit.page.get_by_label("Remember").check()
+    expect(visit.page.get_by_text("a reload of the page signs you out")).to_be_visible()
+    expect(visit.page.get_by_text("make link")).to_be_visible()
+    visit.page.get_by_label("Stay signed in").check()
     visit.page.get_by_label("Key", exact=True).fill("the operator's, for tests: 0123456789")
     visit.page.get_by_role("button", name="Sign in").click()
     visit.page.get_by_role("button", name="Sign out").wait_for()
+    visit.page.reload()
+    visit.page.get_by_label("Stay signed in").uncheck()
+    assert "for tests" not in visit.page.evaluate(stored)
+    visit.page.get_by_label("Stay signed in").check()
     visit.page.reload()
     visit.page.get_by_role("button", name="Sign out").click()
     assert "for tests" not in visit.page.evaluate(stored)
@@ -64,6 +70,29 @@ def test_the_overview_shows_what_the_api_reports_and_filters_by_a_line(visit: Vi
     assert "model=gpt-5.4-mini" in visit.page.url  # a view can be shared
     visit.page.go_back()
     expect(rows).to_have_count(2)
+    expect(visit.page.get_by_role("button", name="Consumer: charted")).to_be_visible()
+    visit.page.get_by_label("Show").select_option("classes")
+    used = gateway.usage_of(key)
+    fresh, plain = used["input_tokens"] - used["cached_input_tokens"], used["output_tokens"] - used["reasoning_tokens"]
+    words = f"Input, not cached {fresh}, Cached input {used['cached_input_tokens']}, Output without reasoning {plain}"
+    expect(visit.page.get_by_role("img", name=f"Tokens by class: {words}")).to_be_visible()
+
+
+@pytest.mark.parametrize("edge", ["uvicorn"], indirect=True, scope="session")
+def test_no_two_marks_of_an_axis_have_the_same_label(visit: Visit) -> None:
+    visit.open()
+    marks = """async () => {
+        const at = new URL('.', document.querySelector('script[type=module]').src);
+        const { pieceName, pieces } = await import(at + 'period.js');
+        const { ticks } = await import(at + 'format.js');
+        const times = [['2026-11-28T14:00Z', 'hour'], ['2026-10-20T00:00Z', 'day'], ['2025-12-01T00:00Z', 'month']].map(
+            ([since, every]) => pieces(since, '2026-11-29T14:30Z', every).slice(0, 300));
+        const steps = [[0.0001, true], [0.02, true], [0.5, true], [200, true], [1, false], [500, false], [2e6, false]];
+        return [...times.map(all => all.map(one => pieceName(one, all[1] - all[0]))),
+            ...steps.map(([step, usd]) => [0, 1, 2, 3, 4, 5, 6, 7].map(n => ticks(step, usd)(n * step)))];
+    }"""
+    for labels in visit.page.evaluate(marks):
+        assert len(set(labels)) == len(labels) > 1
 
 
 def test_a_caller_sees_its_own_use_and_nothing_else(visit: Visit, gateway: System) -> None:
@@ -278,18 +307,18 @@ def test_a_caller_rotates_its_own_key_and_goes_on_with_the_new_one(visit: Visit,
 def test_a_key_that_is_revoked_ends_the_session_in_every_tab(visit: Visit, gateway: System) -> None:
     visit.expected = "401"
     key = gateway.make_key("in two tabs")
-    other = visit.page.context.new_page()
-    other.goto(f"{gateway.url}/gateway/")
-    other.get_by_label("Key", exact=True).fill(key)
-    other.get_by_role("button", name="Sign in").click()
-    other.get_by_role("button", name="Sign out").wait_for()
+    other = Visit(visit.page.context.new_page(), gateway)
+    other.expected = "401"
+    other.page.clock.install()
+    other.sign_in(key)
     visit.sign_in()
-    body = {"state": "revoked"}
-    headers = {"authorization": f"Bearer {MANAGEMENT_KEY}", "content-type": "application/json"}
     path = f"/gateway/consumers/{key.split('_')[1]}"
-    assert gateway.gateway.request("PATCH", path, json.dumps(body).encode(), headers).status == 200
-    other.get_by_label("Key", exact=True).wait_for(timeout=70_000)  # a revocation is effective within 60 s
+    assert gateway.manage("PATCH", path, {"state": "revoked"}).status == 200
+    eventually(lambda: gateway.get("/gateway/keys/me", key).status == 401)  # at once on this instance
+    other.page.clock.fast_forward("00:11")  # its next look at the limits
+    expect(other.page.get_by_role("status")).to_contain_text("Your session has ended")
     expect(visit.page.get_by_role("heading", level=1)).to_have_text("Overview")
+    other.assert_clean()
 
 
 def test_provisioned_capacity_is_planned_in_a_chart_and_a_table(visit: Visit, gateway: System) -> None:

@@ -144,7 +144,7 @@ def test_a_token_is_renewed_in_silence_until_entra_ends_the_session(visit: Visit
 
 def test_two_tabs_have_sessions_of_their_own_and_one_remembers_if_it_is_asked_to(visit: Visit, gateway: System) -> None:
     visit.open()
-    visit.page.get_by_label("Remember").check()
+    visit.page.get_by_label("Stay signed in").check()
     visit.page.get_by_role("button", name="Continue with Entra ID").click()
     visit.page.get_by_role("button", name="rita.reader").click()
     expect(visit.page.locator(".who")).to_contain_text("rita.reader")
@@ -195,9 +195,13 @@ def test_the_link_of_a_local_run_signs_in_once(local_run: tuple[GatewayProcess, 
     requested: list[str] = []
     visit.page.on("request", lambda request: requested.append(request.url.partition("#")[0]))
     visit.page.goto(f"{gateway.url}/gateway/?view=consumers#sign-in={code}")
-    expect(visit.page.get_by_role("heading", level=1)).to_have_text("Consumers")
+    expect(visit.page.get_by_role("heading", level=1)).to_have_text("Consumers and keys")
     assert visit.page.url == f"{gateway.url}/gateway/?view=consumers"
     assert code not in "".join(requested) + visit.kept()
+    assert MANAGEMENT_KEY not in visit.kept()
+    visit.page.get_by_label("Stay signed in").check()
+    visit.page.reload()
+    visit.page.get_by_label("Stay signed in").uncheck()
     assert MANAGEMENT_KEY not in visit.kept()
     visit.expected = "401"
     visit.page.goto(f"{gateway.url}/gateway/#sign-in={code}")

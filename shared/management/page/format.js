@@ -17,6 +17,14 @@ export const money = (value) => {
   }).format(value);
 };
 
+/** The ticks of an axis, each with as many digits as tells it from the next. @param {number} step between two @param {boolean} usd */
+export const ticks = (step, usd) => {
+  const digits = Math.min(8, Math.max(0, 1 - Math.floor(Math.log10(step))));
+  const format = new Intl.NumberFormat(language(), usd ? { style: "currency", currency: "USD", minimumFractionDigits: 0, maximumFractionDigits: digits }
+    : { notation: "compact", maximumFractionDigits: 2 });
+  return (/** @type {number} */ value) => format.format(value);
+};
+
 /** @param {number} share 0 to 1 */
 export const percent = (share) => new Intl.NumberFormat(language(), { style: "percent", maximumFractionDigits: 0 }).format(share);
 

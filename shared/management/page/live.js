@@ -70,9 +70,10 @@ function after(old, name, data) {
   return { ...old, happenings: [/** @type {Happening} */ ({ at: Date.now(), kind: name, data }), ...old.happenings].slice(0, MOST) };
 }
 
-/** The share of the tries of the last minute that each backend had. @param {Happening[]} happenings @returns {Map<string, number>} */
+/** The share of the tries of the last minute that each backend had; null without any. @param {Happening[]} happenings @returns {Map<string, number> | null} */
 export function shares(happenings) {
   const recent = happenings.filter((one) => one.kind === "try" && one.at > Date.now() - MINUTE);
+  if (recent.length === 0) return null;
   /** @type {Map<string, number>} */
   const found = new Map();
   for (const { data } of recent) found.set(data.backend, (found.get(data.backend) ?? 0) + 1 / recent.length);

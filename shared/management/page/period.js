@@ -1,5 +1,5 @@
 // Periods that one can choose, and how finely their charts are cut; times in the viewer's zone.
-import { utc } from "./preferences.js";
+import { language, utc } from "./preferences.js";
 
 /** @typedef {"hour" | "day" | "month"} Every */
 /** @typedef {{name: string, text: import("./texts.js").Key, every: Every[]}} Period `every`: the pieces it may be cut into, the usual ones first */
@@ -49,6 +49,15 @@ export function pieces(since, until, every) {
     else at.setUTCMonth(at.getUTCMonth() + 1);
   }
   return starts;
+}
+
+/** What the axis says of a piece, different for each. Days and months are those of UTC. @param {number} start seconds @param {number} length of a piece, in seconds */
+export function pieceName(start, length) {
+  const zone = utc() || length >= 86_400 ? { timeZone: "UTC" } : {};
+  const say = (/** @type {Intl.DateTimeFormatOptions} */ how) => new Intl.DateTimeFormat(language(), { ...how, ...zone }).format(start * 1000);
+  if (length > 7 * 86_400) return say({ year: "numeric", month: "short" });
+  const day = say({ month: "short", day: "numeric" });
+  return length < 86_400 ? `${say({ hour: "2-digit", minute: "2-digit" })}\n${day}` : day;
 }
 
 const two = (/** @type {number} */ value) => String(value).padStart(2, "0");

@@ -29,7 +29,7 @@ export const session = {
   replace(credential, tokens) {
     if (!current) return;
     current = { ...current, credential, tokens };
-    if (sessionStorage.getItem(STORED) !== null) store(current);
+    if (this.isKept()) store(current);
   },
 
   /** @param {string} [why] a sentence for the one who has to sign in again */
@@ -41,6 +41,15 @@ export const session = {
   },
 
   reason: () => reason,
+
+  isKept: () => sessionStorage.getItem(STORED) !== null,
+
+  /** @param {boolean} yes stay signed in until the tab is closed; else until the page is loaded again */
+  keep(yes) {
+    if (yes && current) store(current);
+    else sessionStorage.removeItem(STORED);
+    tell();
+  },
 
   /** What the user asked this tab to remember. @returns {{credential: string, tokens?: Tokens} | null} */
   remembered() {

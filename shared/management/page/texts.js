@@ -13,3 +13,9 @@ export function t(key, values = {}) {
   const texts = language().startsWith("zh") ? zhTW : en;
   return (texts[key] ?? en[key]).replace(/\{(\w+)\}/g, (_, name) => String(values[name] ?? ""));
 }
+
+/** The text of a name that the gateway gives; the name itself if there is none. @param {string} kind @param {string} name */
+export function word(kind, name) {
+  const key = `${kind}.${name.replaceAll(" ", "_")}`;
+  return key in en ? t(/** @type {Key} */ (key)) : name.replaceAll("_", " ");
+}

@@ -1,12 +1,16 @@
 // Charts: stacked over time, and lines over a number. uPlot is fetched when the first one is shown.
 import { html, useEffect, useRef } from "../lib.js";
-import { compact } from "../format.js";
-import { language, utc } from "../preferences.js";
+import { money, ticks } from "../format.js";
+import { pieceName } from "../period.js";
 import { t } from "../texts.js";
 
 /** @type {Promise<any> | null} */
 let loading = null;
 const HEIGHT = 240;
+const VALUES = 84; // pixels of the axis of values
+const PER_TIME = 76; // pixels of one of the other
+/** Between two values on an axis. */
+const STEPS = Array.from({ length: 18 }, (_, i) => [1, 2, 5].map((step) => Number(`${step}e${i - 6}`))).flat();
 export const COLOURS = ["#2f6fd0", "#c4502e", "#2d8a57", "#8a4fb5", "#b8860b", "#127f92", "#c43d78", "#5b6b7f"];
 
 function library() {
@@ -28,7 +32,7 @@ function library() {
  * times in seconds since 1970; `href`: where a click on the name leads
  */
 export function Stacked({ title, times, series, unit }) {
-  const place = usePlot((uPlot, width) => [options(uPlot, width, series, unit), [times, ...stacked(series)]], [times, series]);
+  const place = usePlot((uPlot, width) => [options(uPlot, width, times, series, unit), [times, ...stacked(series)]], [times, series]);
   const about = series.map((one) => ({ name: one.name, href: one.href, value: unit(sum(one.values)) }));
   return html`<${Figure} title=${title} place=${place} about=${about} />`;
 }
@@ -38,7 +42,7 @@ export function Stacked({ title, times, series, unit }) {
  * `label` of the x axis; `mark`: the place on it whose values the legend has
  */
 export function Lines({ title, xs, series, unit, label, mark }) {
-  const place = usePlot((uPlot, width) => [lineOptions(uPlot, width, series, unit, label), [xs, ...series.map((one) => one.values)]], [xs, series]);
+  const place = usePlot((_, width) => [lineOptions(width, series, unit, label), [xs, ...series.map((one) => one.values)]], [xs, series]);
   const at = Math.max(0, xs.findIndex((x) => x >= mark));
   const about = series.map((one) => ({ name: one.name, value: unit(one.values[at]) }));
   return html`<${Figure} title=${title} place=${place} about=${about} />`;
@@ -84,18 +88,15 @@ function stacked(series) {
   return series.map((one) => one.values.map((value, i) => (below[i] += value))).reverse();
 }
 
-/** @param {any} uPlot @param {number} width @param {{name: string}[]} series @param {(value: number) => string} unit */
-function options(uPlot, width, series, unit) {
-  const ink = getComputedStyle(document.body).getPropertyValue("--ink-2");
-  const grid = { stroke: getComputedStyle(document.body).getPropertyValue("--line"), width: 1 };
-  const day = new Intl.DateTimeFormat(language(), { month: "short", day: "numeric", ...(utc() && { timeZone: "UTC" }) });
-  const hour = new Intl.DateTimeFormat(language(), { hour: "2-digit", minute: "2-digit", ...(utc() && { timeZone: "UTC" }) });
+/** @param {any} uPlot @param {number} width @param {number[]} times @param {{name: string}[]} series @param {(value: number) => string} unit */
+function options(uPlot, width, times, series, unit) {
+  const length = times.length > 1 ? times[1] - times[0] : 86_400;
+  const every = Math.ceil(times.length / Math.max(1, Math.floor((width - VALUES) / PER_TIME)));
   return {
-    width, height: HEIGHT, legend: { show: false }, cursor: { drag: { x: false, y: false } }, scales: { y: { range: (/** @type {any} */ _, /** @type {number} */ __, /** @type {number} */ top) => [0, top || 1] } },
-    axes: [
-      { stroke: ink, grid, values: (/** @type {any} */ _, /** @type {number[]} */ ticks, /** @type {any} */ __, /** @type {any} */ ___, /** @type {number} */ step) =>
-        ticks.map((tick) => (step < 86400 ? hour : day).format(tick * 1000)) },
-      { stroke: ink, grid, size: 84, values: (/** @type {any} */ _, /** @type {number[]} */ ticks) => ticks.map((tick) => (unit === compact ? compact(tick) : unit(tick))) },
+    ...plain(width, unit), axes: [
+      { ...inks(), size: 56, splits: () => times.filter((_, i) => i % every === 0),
+        values: (/** @type {any} */ _, /** @type {number[]} */ shown) => shown.map((start) => pieceName(start, length)) },
+      valueAxis(unit),
     ],
     series: [{}, ...series.map((one, i) => ({
       label: one.name, stroke: COLOURS[i % COLOURS.length], fill: COLOURS[i % COLOURS.length],
@@ -104,13 +105,29 @@ function options(uPlot, width, series, unit) {
   };
 }
 
-/** @param {any} uPlot @param {number} width @param {{name: string}[]} series @param {(value: number) => string} unit @param {string} label */
-function lineOptions(uPlot, width, series, unit, label) {
-  const basis = options(uPlot, width, [], unit);
-  const [axis, values] = basis.axes;
+/** @param {number} width @param {{name: string}[]} series @param {(value: number) => string} unit @param {string} label */
+function lineOptions(width, series, unit, label) {
+  const basis = plain(width, unit);
   return {
-    ...basis, scales: { ...basis.scales, x: { time: false } },
-    axes: [{ stroke: axis.stroke, grid: axis.grid, label, labelSize: 20 }, values],
+    ...basis, scales: { ...basis.scales, x: { time: false } }, axes: [{ ...inks(), label, labelSize: 20 }, valueAxis(unit)],
     series: [{}, ...series.map((one, i) => ({ label: one.name, stroke: COLOURS[i % COLOURS.length], width: 2, points: { show: false } }))],
   };
 }
+
+/** What all charts have. @param {number} width @param {(value: number) => string} unit */
+const plain = (width, unit) => ({
+  width, height: HEIGHT, legend: { show: false }, cursor: { drag: { x: false, y: false } },
+  scales: { y: { range: (/** @type {any} */ _, /** @type {number} */ __, /** @type {number} */ top) => [0, top || (unit === money ? 0.01 : 10)] } },
+});
+
+function inks() {
+  const style = getComputedStyle(document.body);
+  return { stroke: style.getPropertyValue("--ink-2"), grid: { stroke: style.getPropertyValue("--line"), width: 1 } };
+}
+
+/** @param {(value: number) => string} unit money, or what is counted in whole numbers */
+const valueAxis = (unit) => ({
+  ...inks(), size: VALUES, incrs: STEPS.filter((step) => unit === money || step >= 1),
+  values: (/** @type {any} */ _, /** @type {number[]} */ shown, /** @type {any} */ __, /** @type {any} */ ___, /** @type {number} */ step) =>
+    shown.map(ticks(step, unit === money)),
+});

@@ -1,10 +1,10 @@
 // Fields and dialogs. A form says what is wrong beside the field that is wrong.
-import { html, useEffect, useRef } from "../lib.js";
+import { html, useEffect, useRef, useState } from "../lib.js";
 import { t } from "../texts.js";
 
 let made = 0;
 
-/** @param {{label: string, value: string, onInput: (value: string) => void, hint?: string, type?: string, required?: boolean,
+/** @param {{label: string, value: string, onInput: (value: string) => void, hint?: any, type?: string, required?: boolean, list?: string, onChange?: (event: Event) => void,
  *  placeholder?: string, min?: string, step?: string, maxlength?: string, autofocus?: boolean, autocomplete?: string}} props */
 export function Field({ label, value, onInput, hint, type = "text", ...rest }) {
   const id = useRef("");
@@ -15,28 +15,46 @@ export function Field({ label, value, onInput, hint, type = "text", ...rest }) {
     ${hint && html`<small id=${`${id.current}-hint`}>${hint}</small>`}</div>`;
 }
 
-/** @param {{label: string, value: string, options: (string | [string, string])[], onChange: (value: string) => void}} props */
-export function Choice({ label, value, options, onChange }) {
+/** @param {{label: string, value: string, options: (string | [string, string])[], onChange: (value: string) => void, hint?: any}} props */
+export function Choice({ label, value, options, onChange, hint }) {
   const id = useRef("");
   id.current ||= `choice-${(made += 1)}`;
   return html`<div class="field"><label for=${id.current}>${label}</label>
-    <select id=${id.current} value=${value}
+    <select id=${id.current} value=${value} aria-describedby=${hint ? `${id.current}-hint` : undefined}
       onChange=${(/** @type {Event} */ event) => onChange(/** @type {HTMLSelectElement} */ (event.target).value)}>
       ${options.map((option) => (Array.isArray(option) ? option : [option, option])).map(([key, shown]) =>
         html`<option value=${key} selected=${key === value}>${shown}</option>`)}
-    </select></div>`;
+    </select>${hint && html`<small id=${`${id.current}-hint`}>${hint}</small>`}</div>`;
 }
 
-/** A modal dialog, which takes and returns the focus and closes with Escape.
+/** A modal dialog, which takes and returns the focus. It closes with Escape, but asks first if something was typed.
  * @param {{title: string, onClose: () => void, children: any}} props */
 export function Dialog({ title, onClose, children }) {
   const dialog = useRef(/** @type {HTMLDialogElement | null} */ (null));
+  const typed = useRef(false);
+  const [asking, setAsking] = useState(false);
   useEffect(() => dialog.current?.showModal(), []);
-  return html`<dialog ref=${dialog} aria-label=${title} onClose=${onClose}>
+  /** @param {Event} [event] */
+  const leave = (event) => {
+    event?.preventDefault();
+    if (typed.current) setAsking(true);
+    else dialog.current?.close();
+  };
+  return html`<dialog ref=${dialog} aria-label=${title} onClose=${onClose} onCancel=${leave} onInput=${() => (typed.current = true)}
+      onKeyDown=${(/** @type {KeyboardEvent} */ event) => event.key === "Escape" && leave(event)}>
     <header><h2>${title}</h2>
-      <button type="button" class="plain" aria-label=${t("close")} onClick=${() => dialog.current?.close()}>×</button></header>
+      <button type="button" class="plain" aria-label=${t("close")} onClick=${() => leave()}>×</button></header>
+    ${asking && html`<${Discard} onDiscard=${() => dialog.current?.close()} onStay=${() => setAsking(false)} />`}
     ${children}
   </dialog>`;
+}
+
+/** @param {{onDiscard: () => void, onStay: () => void}} props */
+function Discard({ onDiscard, onStay }) {
+  const stay = useRef(/** @type {HTMLButtonElement | null} */ (null));
+  useEffect(() => stay.current?.focus(), []);
+  return html`<div class="problem" role="alert"><p>${t("dialog.lose")}</p>
+    <button type="button" ref=${stay} onClick=${onStay}>${t("dialog.stay")}</button> <button type="button" onClick=${onDiscard}>${t("dialog.discard")}</button></div>`;
 }
 
 /** A button that puts a text on the clipboard and says so. @param {{text: string, label?: string}} props */

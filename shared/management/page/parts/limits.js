@@ -14,7 +14,16 @@ function Limit({ line }) {
   const amount = line.unit === "USD" ? money : number;
   const used = line.used ?? Math.max(0, line.limit - line.available);
   const share = Math.min(1, line.limit ? used / line.limit : 0);
-  return html`<li><span>${line.about}: ${t("limits.of", { used: amount(used), limit: amount(line.limit), unit: line.unit === "USD" ? "" : line.unit, per: t(/** @type {any} */ (`per.${line.per.replaceAll(" ", "-")}`)) })}</span>
-    <meter min="0" max="1" high="0.8" optimum="0" value=${share}>${percent(share)}</meter>
+  const per = perOf(line.per);
+  const values = { used: amount(used), left: number(Math.floor(line.available ?? 0)), limit: amount(line.limit), unit: line.unit === "USD" ? "" : line.unit, per };
+  return html`<li><span>${line.about}: ${t(line.per === "per minute" ? "limits.left" : "limits.of", values)}</span>
+    <meter min="0" max="1" high="0.8" optimum="0" value=${share} aria-label=${line.about}>${percent(share)}</meter>
+    ${line.per === "per minute" && used > 0 && html`<small>${t("limits.fills", { n: Math.ceil((used / line.limit) * 60) })}</small>`}
     ${line.renews && html`<small>${t("limits.renews", { time: time(line.renews) })} ${line.forecast != null ? t("limits.forecast", { amount: amount(line.forecast) }) : ""}${line.exhausted ? ` ${t("limits.exhausted", { time: time(line.exhausted) })}` : ""}</small>`}</li>`;
+}
+
+/** @param {string | number} period as the API names it: "per minute", "day", "3600 s"; or of a limit: "day", 3600 */
+export function perOf(period) {
+  const seconds = typeof period === "number" ? period : Number.parseInt(period, 10);
+  return seconds ? t("per.seconds", { n: number(seconds) }) : t(/** @type {any} */ (`per.${String(period).replaceAll(" ", "-")}`));
 }

@@ -1,7 +1,6 @@
 // What a request is doing: progress, and errors in words with what to do.
 import { Component, html } from "../lib.js";
-import { t } from "../texts.js";
-import { en } from "../texts/en.js";
+import { t, word } from "../texts.js";
 
 /** @param {{error: import("../api.js").ApiError | null, again?: () => void}} props */
 export function Problem({ error, again }) {
@@ -36,12 +35,9 @@ export function Shown({ of, children }) {
     ${of.data !== null && children(of.data)}`;
 }
 
-/** @param {string} state */
-const text = (state) => (`state.${state}` in en ? t(/** @type {any} */ (`state.${state}`)) : state.replaceAll("_", " "));
-
 /** @param {{state: string}} props */
 export function State({ state }) {
-  return html`<span class=${`state ${state}`}>${text(state)}</span>`;
+  return html`<span class=${`state ${state}`}>${word("state", state)}</span>`;
 }
 
 /** Shows what is wrong where a view fails, and leaves the rest of the page usable. */

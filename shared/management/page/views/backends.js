@@ -15,7 +15,8 @@ const FAULTS_EVERY = 5_000; // milliseconds
 const MOST = 8; // deployments that are shown at first
 /** From the worst to the best. */
 const STATES = ["ejected", "half_open", "cooling", "usable"];
-const FAULTS = ["", "throttle", "fail", "hang", "slow"];
+/** @type {Record<string, import("../texts.js").Key>} */
+const FAULTS = { "": "fault.none", throttle: "fault.throttle", fail: "fault.fail", hang: "fault.hang", slow: "fault.slow" };
 
 export function Backends() {
   const live = useLive();
@@ -28,10 +29,10 @@ export function Backends() {
     <${Busy} busy=${data === null} /><${Problem} error=${live.error} again=${live.again} />
     ${data !== null && html`
       ${data.health_table !== "ok" && html`<p class="problem" role="alert">${t("backends.table-out")}</p>`}
-      <div class="pool">${data.backends.map((/** @type {any} */ one) => html`<${Backend} key=${one.name} backend=${one} share=${share.get(one.name) ?? 0}
-        simulated=${data.simulated && faults.has(one.name)} fault=${faults.get(one.name) ?? ""} again=${() => { asked.again(); simulation.again(); }} />`)}</div>
-      <p class="quiet">${t("backends.instance", { name: data.instance })}</p>
-      <${Happenings} happenings=${live.happenings} dropped=${live.dropped} />`}`;
+      <div class="live"><section><${Happenings} happenings=${live.happenings} dropped=${live.dropped} /></section>
+      <div class="pool">${data.backends.map((/** @type {any} */ one) => html`<${Backend} key=${one.name} backend=${one} share=${share && (share.get(one.name) ?? 0)}
+        simulated=${data.simulated && faults.has(one.name)} fault=${faults.get(one.name) ?? ""} again=${() => { asked.again(); simulation.again(); }} />`)}</div></div>
+      <p class="quiet">${t("backends.instance", { name: data.instance })}</p>`}`;
 }
 
 /** The state of a backend as a whole: drained, or that of its worst deployment, with the reason. @param {any} backend */
@@ -41,7 +42,7 @@ function stateOf(backend) {
   return { state: worst, reason: worst === "usable" ? "" : backend.deployments.find((/** @type {any} */ one) => one.state === worst).reason };
 }
 
-/** @param {{backend: any, share: number, simulated: boolean, fault: string, again: () => void}} props */
+/** @param {{backend: any, share: number | null, simulated: boolean, fault: string, again: () => void}} props */
 function Backend({ backend, share, simulated, fault, again }) {
   const [draining, setDraining] = useState(false);
   const [error, setError] = useState(/** @type {any} */ (null));
@@ -60,7 +61,8 @@ function Backend({ backend, share, simulated, fault, again }) {
   const { state, reason } = stateOf(backend);
   const total = (/** @type {(one: any) => number} */ of) => backend.deployments.reduce((/** @type {number} */ sum, /** @type {any} */ one) => sum + of(one), 0);
   const facts = [
-    [t("backends.share"), html`${percent(share)} <meter min="0" max="1" value=${share} aria-label=${t("backends.share")}></meter>`],
+    [t("backends.share"), share === null ? t("backends.no-calls")
+      : html`${percent(share)} <meter min="0" max="1" value=${share} aria-label=${t("backends.share")}></meter>`],
     [t("backends.in-flight"), number(total((one) => one.in_flight))],
     [t("backends.throttles"), number(backend.throttles)], [t("backends.ejections"), number(backend.ejections)],
   ];
@@ -69,10 +71,11 @@ function Backend({ backend, share, simulated, fault, again }) {
       ${session.isAdmin() && (drain
         ? html`<button type="button" onClick=${() => change(`/gateway/backends/${name}/drain`, { method: "DELETE" })}>${t("backends.restore")}</button>`
         : html`<button type="button" onClick=${() => setDraining(true)}>${t("backends.drain")}</button>`)}</header>
+    ${fault && html`<p class="why"><${State} state="broken" /> ${t(FAULTS[fault] ?? "fault.other")}. ${state === "usable" ? t("backends.not-yet") : ""}</p>`}
     <p class="why"><${State} state=${state} /> ${drain ? `${t("backends.until", { time: time(drain.until) })} ${drain.reason ?? ""}` : reason}</p>
     <dl class="facts">${facts.map(([head, value]) => html`<div><dt>${head}</dt><dd>${value}</dd></div>`)}</dl>
-    ${simulated && session.isAdmin() && html`<${Choice} label=${t("backends.break", { name: backend.region })} value=${fault} options=${FAULTS.map((one) =>
-      [one, t(/** @type {any} */ (`fault.${one || "none"}`))])} onChange=${(/** @type {string} */ value) => (value
+    ${simulated && session.isAdmin() && html`<${Choice} label=${t("backends.break", { name: backend.region })} value=${fault} options=${Object.entries(FAULTS).map(([one, text]) =>
+      [one, t(text)])} onChange=${(/** @type {string} */ value) => (value
         ? change(`/gateway/simulation/${name}`, { method: "PUT", body: { fault: value } }) : change(`/gateway/simulation/${name}`, { method: "DELETE" }))} />`}
     <${Problem} error=${error} /><${Deployments} backend=${backend} />
     ${draining && html`<${Drain} path=${`/gateway/backends/${name}/drain`} name=${backend.name} onDone=${() => { setDraining(false); again(); }} />`}

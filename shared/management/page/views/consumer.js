@@ -5,7 +5,9 @@ import { html, useState } from "../lib.js";
 import { link } from "../location.js";
 import { AuditTrail } from "../parts/audit.js";
 import { Dialog, Field } from "../parts/form.js";
+import { LimitFields, useDefaults } from "../parts/limit-fields.js";
 import { Limits } from "../parts/limits.js";
+import { TeamChoice } from "../parts/pick.js";
 import { Problem, Shown, State } from "../parts/status.js";
 import { Table } from "../parts/table.js";
 import { session } from "../session.js";
@@ -44,11 +46,10 @@ export function Consumer({ place }) {
       <${Problem} error=${error} />
       <${Facts} one=${one} />
       <p><a href=${link({ view: "overview", key: one.id })}>${t("consumer.usage")}</a> · <a href=${link({ view: "requests", consumer: one.id })}>${t("nav.requests")}</a></p>
-      <h2>${t("mine.limits")}</h2>
+      <h2>${t("mine.limits")}</h2><${Shown} of=${limits}>${(/** @type {any} */ data) => html`<${Limits} lines=${data.limits} />`}<//>
       <${Keys} path=${path} keys=${one.keys ?? []} change=${change} name=${one.name} />
       ${editing && html`<${Edit} path=${path} one=${one} etag=${state.etag} onClose=${() => { setEditing(false); state.again(); limits.again(); }} />`}
       ${key && html`<${Dialog} title=${t("key.title", { name: one.name })} onClose=${() => setKey("")}><${ShownKey} text=${key} model=${one.models?.[0]} /><//>`}`}<//>
-    <${Shown} of=${limits}>${(/** @type {any} */ data) => html`<${Limits} lines=${data.limits} />`}<//>
     ${session.mayReadAll() && html`<h2>${t("nav.audit")}</h2><${AuditTrail} key=${state.etag} place=${place} object=${place.id} size=${20} />`}`;
 }
 
@@ -87,6 +88,7 @@ function Edit({ path, one, etag, onClose }) {
   const [team, setTeam] = useState(one.team ?? "");
   const [products, setProducts] = useState(one.products?.join(", ") ?? "");
   const [error, setError] = useState(/** @type {any} */ (null));
+  const defaults = useDefaults();
   /** @param {SubmitEvent} event */
   const send = async (event) => {
     event.preventDefault();
@@ -101,10 +103,11 @@ function Edit({ path, one, etag, onClose }) {
     }
   };
   return html`<${Dialog} title=${t("consumer.edit-title", { name: one.name })} onClose=${onClose}><form onSubmit=${send}>
-    ${AMOUNTS.map((name) => html`<${Field} label=${t(/** @type {any} */ (`limit.${name}`))} type="number" min="0" step="any" value=${values[name]}
-      onInput=${(/** @type {string} */ value) => setValues({ ...values, [name]: value })} hint=${t("limit.hint")} />`)}
+    <${LimitFields} names=${AMOUNTS} values=${values} own=${one.limits} defaults=${defaults}
+      onChange=${(/** @type {string} */ name, /** @type {string} */ value) => setValues({ ...values, [name]: value })} />
+    <p class="quiet">${t("limits.raised")}</p>
     <${Field} label=${t("consumers.models")} value=${models} onInput=${setModels} hint=${t("consumers.models-hint")} />
-    <${Field} label=${t("dimension.team")} value=${team} onInput=${setTeam} />
+    <${TeamChoice} value=${team} onChange=${setTeam} />
     <${Field} label=${t("nav.products")} value=${products} onInput=${setProducts} hint=${t("consumers.products-hint")} />
     <${Problem} error=${error} /><button type="submit" class="main">${t("save")}</button></form><//>`;
 }

@@ -1,17 +1,19 @@
 // All consumers: search, create.
-import { query, useAnswer } from "../api.js";
+import { ask, query, useAnswer } from "../api.js";
 import { compact, money, time } from "../format.js";
 import { html, useState } from "../lib.js";
 import { go, link } from "../location.js";
 import { Choice, Dialog, Field } from "../parts/form.js";
+import { given, LimitFields, useDefaults } from "../parts/limit-fields.js";
+import { TeamChoice } from "../parts/pick.js";
 import { Problem, Shown, State } from "../parts/status.js";
 import { Pages, Table } from "../parts/table.js";
-import { ask } from "../api.js";
 import { session } from "../session.js";
 import { t } from "../texts.js";
 import { ShownKey } from "./key.js";
 
 const STATES = ["", "active", "revoked", "expired"];
+const FIRST_LIMITS = ["requests_per_minute", "tokens_per_minute", "budget_usd"]; // a page of its own has the others
 
 /** @param {{place: Record<string, string>}} props */
 export function Consumers({ place }) {
@@ -52,8 +54,8 @@ function Create({ onClose }) {
   const [team, setTeam] = useState("");
   const [models, setModels] = useState("");
   const [products, setProducts] = useState("");
-  const [tokens, setTokens] = useState("");
-  const [budget, setBudget] = useState("");
+  const [limits, setLimits] = useState(/** @type {Record<string, string>} */ ({}));
+  const defaults = useDefaults();
   const [made, setMade] = useState(/** @type {any} */ (null));
   const [error, setError] = useState(/** @type {any} */ (null));
   const [busy, setBusy] = useState(false);
@@ -62,12 +64,11 @@ function Create({ onClose }) {
     event.preventDefault();
     setBusy(true);
     setError(null);
-    const limits = { ...(tokens && { tokens_per_minute: Number(tokens) }), ...(budget && { budget_usd: Number(budget) }) };
     const list = names(models);
     const subscribed = names(products);
     try {
       const { data } = await ask("/gateway/consumers", {
-        method: "POST", body: { name: name.trim(), ...(team && { team }), ...(list.length > 0 && { models: list }), ...(subscribed.length > 0 && { products: subscribed }), limits },
+        method: "POST", body: { name: name.trim(), ...(team && { team }), ...(list.length > 0 && { models: list }), ...(subscribed.length > 0 && { products: subscribed }), limits: given(FIRST_LIMITS, limits) },
       });
       setMade(data);
     } catch (problem) {
@@ -75,13 +76,14 @@ function Create({ onClose }) {
     }
     setBusy(false);
   };
-  if (made) return html`<${Dialog} title=${t("key.title", { name: made.name })} onClose=${onClose}><${ShownKey} text=${made.key} model=${made.models?.[0]} /><//>`;
-  return html`<${Dialog} title=${t("consumers.create")} onClose=${onClose}><form onSubmit=${send}>
+  if (made) return html`<${Dialog} key="made" title=${t("key.title", { name: made.name })} onClose=${onClose}><${ShownKey} text=${made.key} model=${made.models?.[0]} /><//>`;
+  return html`<${Dialog} key="form" title=${t("consumers.create")} onClose=${onClose}><form onSubmit=${send}>
     <${Field} label=${t("consumers.name")} value=${name} onInput=${setName} required autofocus />
-    <${Field} label=${t("dimension.team")} value=${team} onInput=${setTeam} />
+    <${TeamChoice} value=${team} onChange=${setTeam} />
     <${Field} label=${t("nav.products")} value=${products} onInput=${setProducts} hint=${t("consumers.products-hint")} />
     <${Field} label=${t("consumers.models")} value=${models} onInput=${setModels} hint=${t("consumers.models-hint")} />
-    <${Field} label=${t("limit.tokens_per_minute")} type="number" min="0" value=${tokens} onInput=${setTokens} hint=${t("limit.hint")} />
-    <${Field} label=${t("limit.budget_usd")} type="number" min="0" step="any" value=${budget} onInput=${setBudget} hint=${t("limit.hint")} />
+    <${LimitFields} names=${FIRST_LIMITS} values=${limits} defaults=${defaults}
+      onChange=${(/** @type {string} */ limit, /** @type {string} */ value) => setLimits({ ...limits, [limit]: value })} />
+    <p class="quiet">${t("consumers.more-limits")}</p>
     <${Problem} error=${error} /><button type="submit" class="main" disabled=${busy || !name.trim()}>${t("consumers.create")}</button></form><//>`;
 }

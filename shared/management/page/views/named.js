@@ -4,6 +4,7 @@ import { compact, money } from "../format.js";
 import { html, useState } from "../lib.js";
 import { go, link } from "../location.js";
 import { Dialog, Field } from "../parts/form.js";
+import { LimitFields } from "../parts/limit-fields.js";
 import { AuditTrail } from "../parts/audit.js";
 import { Problem, Shown } from "../parts/status.js";
 import { Pages, Table } from "../parts/table.js";
@@ -59,7 +60,7 @@ function All({ section, place }) {
   ];
   const title = t(section === "products" ? "nav.products" : "nav.teams");
   return html`<div class="title"><h1>${title}</h1>
-      ${admin && html`<button type="button" class="main" onClick=${() => setEditing({})}>${t("named.create")}</button>`}</div>
+      ${admin && html`<button type="button" class="main" onClick=${() => setEditing({})}>${t(`named.create-${section}`)}</button>`}</div>
     <p class="quiet">${t(section === "products" ? "named.products-text" : "named.teams-text")}</p><${Problem} error=${error} />
     <${Shown} of=${state}>${(/** @type {any} */ data) => html`
       <${Table} caption=${title} columns=${columns} rows=${data.data} id=${(/** @type {any} */ one) => one.name} />
@@ -94,7 +95,7 @@ function Amounts({ limits }) {
  * @param {{section: Section, name?: string, onClose: () => void}} props */
 function Edit({ section, name, onClose }) {
   const state = useAnswer(name ? `/gateway/${section}/${encodeURIComponent(name)}` : null);
-  const title = name ? t("consumer.edit-title", { name }) : t("named.create");
+  const title = name ? t("consumer.edit-title", { name }) : t(`named.create-${section}`);
   if (name && !state.data) return html`<${Dialog} title=${title} onClose=${onClose}><${Shown} of=${state}>${() => ""}<//><//>`;
   return html`<${Dialog} title=${title} onClose=${onClose}><${Form} section=${section} entry=${state.data ?? {}} etag=${state.etag} onDone=${onClose} /><//>`;
 }
@@ -103,8 +104,8 @@ function Edit({ section, name, onClose }) {
 function Form({ section, entry, etag, onDone }) {
   const [name, setName] = useState(entry.name ?? "");
   const [lists, setLists] = useState(/** @type {Record<string, string>} */ (Object.fromEntries(LISTS[section].map(([field]) => [field, entry[field]?.join(", ") ?? ""]))));
-  const [amounts, setAmounts] = useState(/** @type {Record<string, string>} */ (Object.fromEntries(LIMITS[section].flatMap(([field]) =>
-    AMOUNTS.map((one) => [`${field}.${one}`, entry[field]?.[one] == null ? "" : String(entry[field][one])])))));
+  const [amounts, setAmounts] = useState(/** @type {Record<string, Record<string, string>>} */ (Object.fromEntries(LIMITS[section].map(([field]) =>
+    [field, Object.fromEntries(AMOUNTS.map((one) => [one, entry[field]?.[one] == null ? "" : String(entry[field][one])]))]))));
   const [error, setError] = useState(/** @type {any} */ (null));
   /** @param {SubmitEvent} event */
   const send = async (event) => {
@@ -119,7 +120,7 @@ function Form({ section, entry, etag, onDone }) {
     for (const [field] of LIMITS[section]) {
       body[field] = { ...entry[field] };
       for (const one of AMOUNTS) {
-        const value = amounts[`${field}.${one}`];
+        const value = amounts[field][one];
         if (value === "") delete body[field][one];
         else body[field][one] = Number(value);
       }
@@ -133,10 +134,9 @@ function Form({ section, entry, etag, onDone }) {
   };
   return html`<form onSubmit=${send}>
     ${!entry.name && html`<${Field} label=${t("consumers.name")} value=${name} onInput=${setName} required autofocus />`}
-    ${LISTS[section].map(([field, text]) => html`<${Field} label=${t(text)} value=${lists[field]} hint=${t("named.list-hint")}
+    ${LISTS[section].map(([field, text]) => html`<${Field} label=${t(text)} value=${lists[field]} hint=${t(field === "owners" ? "named.owners-hint" : "named.list-hint")}
       onInput=${(/** @type {string} */ value) => setLists({ ...lists, [field]: value })} />`)}
-    ${LIMITS[section].map(([field, text]) => html`<fieldset><legend>${t(text)}</legend>${AMOUNTS.map((one) => html`<${Field} type="number" min="0" step="any"
-      label=${t(/** @type {any} */ (`limit.${one}`))} value=${amounts[`${field}.${one}`]} hint=${t("limit.hint")}
-      onInput=${(/** @type {string} */ value) => setAmounts({ ...amounts, [`${field}.${one}`]: value })} />`)}</fieldset>`)}
+    ${LIMITS[section].map(([field, text]) => html`<fieldset><legend>${t(text)}</legend><${LimitFields} names=${AMOUNTS} values=${amounts[field]} own=${entry[field]}
+      onChange=${(/** @type {string} */ one, /** @type {string} */ value) => setAmounts({ ...amounts, [field]: { ...amounts[field], [one]: value } })} /></fieldset>`)}
     <${Problem} error=${error} /><button type="submit" class="main" disabled=${!name.trim()}>${t("save")}</button></form>`;
 }

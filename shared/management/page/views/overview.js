@@ -5,6 +5,7 @@ import { html, useMemo } from "../lib.js";
 import { go, link } from "../location.js";
 import { Stacked } from "../parts/chart.js";
 import { Choice } from "../parts/form.js";
+import { ConsumerName } from "../parts/pick.js";
 import { Shown } from "../parts/status.js";
 import { Table } from "../parts/table.js";
 import { bounds, PERIODS, pieces } from "../period.js";
@@ -35,7 +36,7 @@ export function Overview({ place }) {
       <${Choice} label=${t("overview.by")} value=${by} options=${DIMENSIONS.map((name) => [name, t(dimension(name))])} onChange=${(/** @type {string} */ value) => move({ by: value })} />
       <${Choice} label=${t("overview.measure")} value=${measure} options=${MEASURES.map((name) => [name, t(column(name))])} onChange=${(/** @type {string} */ value) => move({ measure: value })} />
       ${Object.entries(filters).map(([name, value]) => html`<button type="button" class="filter" onClick=${() => move({ [name]: undefined })}>
-        ${t(dimension(name))}: ${value} <span aria-label=${t("overview.unfilter")}>×</span></button>`)}
+        ${t(dimension(name))}: ${name === "key" ? html`<${ConsumerName} id=${value} />` : value}${" "}<span aria-label=${t("overview.unfilter")}>×</span></button>`)}
     </div>
     <${Shown} of=${lines}>${(/** @type {any} */ data) => html`<${Totals} total=${data.total} />`}<//>
     <${Shown} of=${series}>${(/** @type {any} */ data) => html`<${Chart} lines=${data.lines} by=${by} measure=${measure} place=${place}
@@ -49,6 +50,9 @@ const dimension = (name) => /** @type {any} */ (`dimension.${name}`);
 /** @param {string} name @returns {import("../texts.js").Key} */
 const column = (name) => /** @type {any} */ (`column.${name}`);
 
+/** Two quantiles of times. @param {number | null} low @param {number | null} high in milliseconds */
+const both = (low, high) => (low == null ? "–" : `${number(Math.round(low))} / ${milliseconds(high)}`);
+
 /** @param {{total: any}} props */
 function Totals({ total }) {
   const cards = [
@@ -56,8 +60,7 @@ function Totals({ total }) {
     ["column.requests", number(total.requests)], ["column.errors", number(total.errors)], ["column.refused", number(total.refused)],
     ["column.input_tokens", compact(total.input_tokens)], ["column.cached_input_tokens", compact(total.cached_input_tokens)],
     ["column.output_tokens", compact(total.output_tokens)], ["column.reasoning_tokens", compact(total.reasoning_tokens)],
-    ["overview.duration", `${milliseconds(total.p50_ms)} / ${milliseconds(total.p95_ms)}`],
-    ["overview.first-byte", `${milliseconds(total.first_byte_p50_ms)} / ${milliseconds(total.first_byte_p95_ms)}`],
+    ["overview.duration", both(total.p50_ms, total.p95_ms)], ["overview.first-byte", both(total.first_byte_p50_ms, total.first_byte_p95_ms)],
   ];
   return html`<dl class="cards">${cards.map(([key, value]) => html`<div><dt>${t(/** @type {any} */ (key))}</dt><dd>${value}</dd></div>`)}</dl>
     ${total.forecast_usd !== undefined && html`<p class="quiet">${t("overview.forecast")}</p>`}`;
@@ -76,12 +79,12 @@ function Lines({ lines, by, place }) {
   const columns = [
     { head: t(dimension(by)), cell: (/** @type {any} */ line) => (line[by]
       ? html`<a href=${link({ ...place, view: "overview", [by]: line[by] })}>${nameOf(line, by)}</a>` : nameOf(line, by)) },
-    ...["requests", "errors", "refused", "input_tokens", "cached_input_tokens", "output_tokens"].map((name) => ({
-      head: t(column(name)), right: true, cell: (/** @type {any} */ line) => number(line[name]) })),
-    ...["p50_ms", "p95_ms", "first_byte_p50_ms", "first_byte_p95_ms"].map((name) => ({
-      head: t(column(name)), right: true, cell: (/** @type {any} */ line) => milliseconds(line[name]) })),
     { head: t("column.cost_usd"), right: true, cell: (/** @type {any} */ line) => money(line.cost_usd) },
     { head: t("column.forecast_usd"), right: true, cell: (/** @type {any} */ line) => money(line.forecast_usd) },
+    ...["requests", "errors", "refused", "input_tokens", "cached_input_tokens", "output_tokens"].map((name) => ({
+      head: t(column(name)), right: true, cell: (/** @type {any} */ line) => number(line[name]) })),
+    { head: t("overview.duration"), right: true, cell: (/** @type {any} */ line) => both(line.p50_ms, line.p95_ms) },
+    { head: t("overview.first-byte"), right: true, cell: (/** @type {any} */ line) => both(line.first_byte_p50_ms, line.first_byte_p95_ms) },
   ];
   const shown = lines.slice(0, MOST_LINES);
   return html`<${Table} caption=${t("overview.lines")} columns=${columns} rows=${shown} id=${(/** @type {any} */ line) => line[by]} />

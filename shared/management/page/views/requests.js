@@ -4,6 +4,7 @@ import { milliseconds, money, number, time } from "../format.js";
 import { html } from "../lib.js";
 import { go, link } from "../location.js";
 import { Field } from "../parts/form.js";
+import { ConsumerName, ConsumerPick } from "../parts/pick.js";
 import { Shown } from "../parts/status.js";
 import { Pages, Table } from "../parts/table.js";
 import { fromZone, toZone } from "../period.js";
@@ -11,7 +12,7 @@ import { t } from "../texts.js";
 import { Call } from "./call.js";
 
 /** The fields of text, and their names in the query. @type {[string, import("../texts.js").Key][]} */
-const FILTERS = [["consumer", "dimension.key"], ["team", "dimension.team"], ["product", "dimension.product"], ["model", "dimension.model"],
+const FILTERS = [["team", "dimension.team"], ["product", "dimension.product"], ["model", "dimension.model"],
   ["status", "requests.status"], ["code", "requests.code"]];
 const ID = 26; // characters
 
@@ -22,7 +23,7 @@ export function Requests({ place }) {
 
 /** @param {{place: Record<string, string>}} props */
 function List({ place }) {
-  const filters = Object.fromEntries([...FILTERS.map(([name]) => name), "since", "until", "after"].map((name) => [name, place[name]]));
+  const filters = Object.fromEntries(["consumer", ...FILTERS.map(([name]) => name), "since", "until", "after"].map((name) => [name, place[name]]));
   const state = useAnswer(`/gateway/requests${query({ ...filters, limit: 50 })}`);
   /** @param {Record<string, string | undefined>} changed */
   const move = (changed) => go({ ...place, view: "requests", after: undefined, ...changed }, true);
@@ -40,11 +41,12 @@ function List({ place }) {
   ];
   return html`<h1>${t("nav.requests")}</h1><div class="bar">
       <${Field} label=${t("requests.id")} type="search" value="" onInput=${(/** @type {string} */ id) => id.trim().length === ID && move({ id: id.trim() })} hint=${t("requests.id-hint")} />
+      ${place.consumer ? html`<button type="button" class="filter" onClick=${() => move({ consumer: undefined })}>${t("dimension.key")}: <${ConsumerName} id=${place.consumer} />${" "}<span aria-label=${t("overview.unfilter")}>×</span></button>` : html`<${ConsumerPick} onChoose=${(/** @type {string} */ consumer) => move({ consumer })} />`}
       ${FILTERS.map(([name, text]) => html`<${Field} label=${t(text)} value=${place[name] ?? ""} onInput=${(/** @type {string} */ value) => move({ [name]: value })} />`)}
       ${["since", "until"].map((name) => html`<${Field} label=${t(/** @type {any} */ (`requests.${name}`))} type="datetime-local" value=${toZone(place[name])}
         onInput=${(/** @type {string} */ value) => move({ [name]: fromZone(value) })} />`)}
     </div>
     <${Shown} of=${state}>${(/** @type {any} */ data) => html`
-      <${Table} caption=${t("nav.requests")} columns=${columns} rows=${data.data} id=${(/** @type {any} */ one) => one.id} empty=${t("requests.none")} />
+      <${Table} caption=${t("nav.requests")} columns=${columns} rows=${data.data} id=${(/** @type {any} */ one) => one.id} empty=${t(place.since ? "requests.none-since" : "requests.none")} />
       <${Pages} first=${!place.after} next=${data.after} onFirst=${() => move({})} onNext=${(/** @type {string} */ after) => go({ ...place, after })} />`}<//>`;
 }

@@ -8,6 +8,7 @@ import { Busy, Problem } from "../parts/status.js";
 import { session } from "../session.js";
 import { t } from "../texts.js";
 
+const LOCAL = ["127.0.0.1", "localhost", "[::1]"]; // hosts at which `make run` serves
 const OPERATOR = /^Gateway\.(Admin|Reader|TeamOwner)$/;
 
 /** @typedef {import("../session.js").Tokens} Tokens */
@@ -42,14 +43,16 @@ export function SignIn() {
   }, []);
   return html`<section class="narrow"><h1>${t("sign-in.title")}</h1>
     ${session.reason() && html`<p class="problem" role="status">${session.reason()}</p>`}
+    <label class="check"><input type="checkbox" checked=${remember} onChange=${() => setRemember(!remember)} /> ${t("sign-in.remember")}</label>
+    <p class="quiet">${t("sign-in.forgotten")}</p>
     ${entra && html`<p>${t("sign-in.entra-text")}</p>${entra.tenants.map((/** @type {string} */ tenant) => html`<p><button type="button" class="main" disabled=${busy}
         onClick=${() => attempt(() => leave(entra, tenant, remember))}>${t("sign-in.entra")}${entra.tenants.length > 1 ? ` (${tenant})` : ""}</button></p>`)}`}
     <p>${t("sign-in.text")}</p>
     <form onSubmit=${(/** @type {SubmitEvent} */ event) => { event.preventDefault(); void attempt(() => enter({ credential: key.trim() }, remember)); }}>
       <${Field} label=${t("sign-in.key")} type="password" value=${key} onInput=${setKey} required autocomplete="off" autofocus />
-      <label class="check"><input type="checkbox" checked=${remember} onChange=${() => setRemember(!remember)} /> ${t("sign-in.remember")}</label>
       <button type="submit" class=${entra ? "" : "main"} disabled=${busy || !key.trim()}>${t("sign-in")}</button>
-    </form><${Busy} busy=${busy} /><${Problem} error=${error} /></section>`;
+    </form><${Busy} busy=${busy} /><${Problem} error=${error} />
+    ${LOCAL.includes(window.location.hostname) && html`<p class="quiet">${t("sign-in.local")} <code>make link</code></p>`}</section>`;
 }
 
 /** What stands behind the # of the address, which goes from the address bar and from the history. */
