@@ -149,6 +149,7 @@ class CallRecord(NamedTuple):
             parent=parent,
             model=model or self.reservation.call_limits.model,
             deployment=target.deployment,
+            deployments=_deployments(target, batch),
             status=status,
             prompt=prompt if batch is not None else int(intent["s_prompt"]),
             output=output,
@@ -209,6 +210,13 @@ class CallRecord(NamedTuple):
             "first_byte_ms": outcome.first_byte_ms,
             "ms": milliseconds,
         }
+
+
+def _deployments(target: Target, batch: BatchSize | None) -> tuple[str, ...]:
+    """The deployments of a batch whose requests name several models."""
+    if batch is None or not batch.others:
+        return ()
+    return tuple(target.backend.deployments.get(one, one) for one in (batch.model, *batch.others))
 
 
 def _beside(outcome: Outcome) -> tuple[list[tuple[Target, Usage]], int]:

@@ -99,6 +99,7 @@ class Gateway:
             if call.operation.name == "completions" and self._configuration.canonical(call.model) in self._chatting:
                 call, rendering = completions_as_chat.translated(call)
             call = end_users.named(call, consumer, headers, self._configuration.end_users)
+            call = self._planner.named(consumer, call)
             unmetered.check(consumer, call, self._configuration, time.time())
             reservation = await admission.reserve(consumer, call)
             body = buffer if upload is None else upload

@@ -10,6 +10,7 @@ from shared.config.limits import Limits
 from shared.token_classes import TokenCounts
 
 BATCH = "batch"  # the service tier of a batch
+BATCHES = ("batch", "message_batch")  # the kinds of objects that are one
 TIERS = ("flex", "priority")  # the service tiers that backends throttle apart from the standard one
 
 Surface = Literal["openai", "dated", "v1", "anthropic"]
@@ -164,6 +165,21 @@ class Binding(msgspec.Struct, frozen=True):
 UNBOUND = Binding()
 
 
+class BatchedRequests(msgspec.Struct, frozen=True):
+    """The requests of a batch of messages, in the body of its call. `bytes`: of all; `places`: of the models that they
+    name, in the body, with the name. `models`: the configured name of each, once it is known (`Planner.named`)."""
+
+    bytes: int
+    requests: int
+    places: tuple[tuple[int, int, str], ...]
+    models: dict[str, str] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The models, each once, that of the first request first."""
+        return tuple(dict.fromkeys(name for _, _, name in self.places))
+
+
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """A parsed and validated request. `path` is that of the operation, with ids.
 
@@ -177,7 +193,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     body has whole. `makes` is the kind of object that the call creates at the backend, or "". `background`: the answer
     is still being generated when the call ends. `leaves_parts`: the answer has parts that later calls name by their
     ids, stored or not. `user`: the user behind the key, as its caller names it; once the call is admitted, as usage
-    shows it (`auth/end_users.py`).
+    shows it (`auth/end_users.py`). `batch`: the requests of a batch whose body has them, one by one.
     """
 
     operation: Operation
@@ -204,6 +220,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     makes: str = ""
     leaves_parts: bool = False
     user: str = ""
+    batch: BatchedRequests | None = None
 
     @property
     def stateful(self) -> bool:
@@ -238,9 +255,9 @@ class Usage(TokenCounts, frozen=True, omit_defaults=True):
     `images`, `seconds` (of sound) and `characters` (spoken) are charged by operations without tokens; calls of tools
     (`token_classes.TOOLS`) beside the tokens. `model`, `service_tier`: those that served the call, in the backend's
     words. `estimated`: the backend reported no usage, so it was counted from the request and the answer. `summed`: it
-    is the sum of many calls of the model, as that of a batch or a run. `empty`: the answer has no content, because
-    reasoning took all the tokens that the call allowed. `unknown`: the classes of tokens that the gateway does not
-    know, as JSON.
+    is the sum of many calls of the model, as that of a batch or a run; `long`: of calls of long context. `empty`: the
+    answer has no content, because reasoning took all the tokens that the call allowed. `unknown`: the classes of tokens
+    that the gateway does not know, as JSON.
     """
 
     images: int = 0
@@ -253,11 +270,13 @@ class Usage(TokenCounts, frozen=True, omit_defaults=True):
     service_tier: str = ""
     estimated: bool = False
     summed: bool = False
+    long: bool = False
     empty: bool = False
     unknown: str = ""
 
 
-Role = Literal["try", "hedge", "shadow"]
+Role = Literal["try", "hedge", "shadow", "part"]
+"""`part`: no attempt, but the part of a batch that has another price: another model, or long context."""
 
 
 BEATEN = "another was faster"  # the problem of a hedge's loser

@@ -104,7 +104,7 @@ Handler = Callable[[Call], Answer]
 class Route(msgspec.Struct, frozen=True):
     """`path` is relative to the surface's prefix; `{id}` matches one segment. `on_deployment`: on the dated surface the
     path is below `/deployments/{name}`. `streams`: the answer is always a stream. `azure_alone`: OpenAI does not have
-    it."""
+    it; `anthropic_alone`: no Foundry resource has it."""
 
     method: str
     path: str
@@ -112,6 +112,7 @@ class Route(msgspec.Struct, frozen=True):
     on_deployment: bool = False
     streams: bool = False
     azure_alone: bool = False
+    anthropic_alone: bool = False
 
 
 @functools.cache

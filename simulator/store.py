@@ -91,6 +91,15 @@ class EvaluationRun(Plain):
         self.items: Collection[Plain] = Collection(_missing("Output item with id '{}' not found."))
 
 
+class MessageBatch(Plain):
+    """`results`: the lines of its results, once it has ended. `end` ends it at once."""
+
+    def __init__(self, object: Object, end: Callable[[], None]) -> None:
+        super().__init__(object)
+        self.results: Content | None = None
+        self.end = end
+
+
 class Store:
     """All objects of a region. `secret` signs sealed content, so that other regions reject it."""
 
@@ -110,6 +119,8 @@ class Store:
         self.vector_stores: Collection[VectorStore] = Collection(_missing("Vector store with id [{}] not found."))
         self.containers: Collection[Container] = Collection(_missing("Container with id '{}' not found."))
         self.claude_containers: Collection[Plain] = Collection(_missing("Container not found: {}"))
+        self.claude_files: Collection[Kept] = Collection(_missing("File not found: {}"))
+        self.message_batches: Collection[MessageBatch] = Collection(_missing("Message Batch {} not found."))
         self.assistants: Collection[Plain] = Collection(_missing("No assistant found with id '{}'."))
         self.threads: Collection[Thread] = Collection(_missing("No thread found with id '{}'."))
         self.fine_tuning: Collection[FineTuningJob] = Collection(

@@ -12,8 +12,9 @@ from shared.types import Reference, Usage
 class Settlement(Protocol):
     """Settles work in the background."""
 
-    def begin(self, partition: str, reference: Reference, usage: Usage) -> None:
-        """Settle an object with this usage. `partition`: its own in the index of pending work."""
+    def begin(self, partition: str, reference: Reference, usage: Usage | None) -> None:
+        """Settle an object with this usage; None: its backend is to be asked. `partition`: its own in the index of
+        pending work."""
 
     def relayed(self, reference: Reference, tokens: int, recorder: ObjectRecorder) -> None:
         """Note that a stream has relayed this much of an object's text, in case nobody tells its usage."""
@@ -31,7 +32,7 @@ class DeferredCharge:
         """Return what the call itself pays of the usage that its answer reports: all if it made the object and that was
         complete at once, else nothing. Of an object of a version without the index, the first call pays all."""
         charged = self._recorder.charged
-        if usage.estimated or usage == Usage() or charged is None:
+        if usage.estimated or charged is None or (usage == Usage() and not self._recorder.ended):
             return Usage()
         if self._recorder.finished:
             return usage
@@ -64,6 +65,6 @@ class DeferredCharge:
         if location is None or not self._recorder.is_own(location):  # an answer may name any object
             return Usage()
         if location.pending_in:
-            self._settlement.begin(location.pending_in, charged, usage)
+            self._settlement.begin(location.pending_in, charged, None if self._recorder.ended else usage)
             return Usage()
         return usage if await directory.claim_charge(charged) else Usage()

@@ -69,7 +69,7 @@ class ObjectDirectory:
         if not holders:
             if not (call.makes or call.operation.lists) and call.model:
                 return UNBOUND
-            home = await self.homes.of(consumer, model)
+            home = await self.homes.of(consumer, model, call)
             reason = f"New objects of this key are kept by its home, the backend {home!r}."
             return Binding(None if call.makes in _MAY_MOVE else frozenset((home,)), home, reason)
         if len(holders) > 1:
@@ -114,7 +114,11 @@ class ObjectDirectory:
             return await self._rows.owned(consumer.id, kind)
 
     def lines(self, call: Call) -> BatchSize | None:
-        """Return the size of the batch that a call makes, if the gateway has seen its file. `bind` has read that."""
+        """Return the size of the batch that a call makes, if the gateway has seen its requests, in its body or in a
+        file, which `bind` has read."""
+        if (batch := call.batch) is not None:
+            model, *others = dict.fromkeys(batch.models.values())
+            return BatchSize(batch.bytes, batch.requests, model, tuple(others))
         files = [one for one in call.references if one.kind == "file"] if call.makes == "batch" else []
         locations = (self._memory.get(reference, NOBODY) for reference in files)
         return next((location.lines for location in locations if location is not None), None)

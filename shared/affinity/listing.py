@@ -1,31 +1,59 @@
 """Lists a consumer's objects, out of the lists of all backends that have some."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 import msgspec
 
+from shared.anthropic.batch_requests import with_own_address
 from shared.azure_openai.json_body import UNREADABLE
 from shared.errors import InvalidRequest, StateNotFound, StateUnavailable
 from shared.types import Call
 
-_PAGE = 100  # objects asked for at a time
 _MOST_PAGES = 200
-_DEFAULT, _LARGEST = 20, 10_000
+_PAGE_CURSOR = "page_"  # the beginning of a cursor of Anthropic's files; ours has the id of the last one behind it
 
 Ask = Callable[[str, Call], Awaitable[bytes]]
 
 
+class _Words(msgspec.Struct, frozen=True):
+    """The words of an API. `after`, `before`: its cursors; `page`: objects asked for at a time; `default` and
+    `largest`: of a limit."""
+
+    after: str
+    before: str
+    page: int
+    default: int
+    largest: int
+
+
+_OPENAI = _Words("after", "before", 100, 20, 10_000)
+_ANTHROPIC = _Words("after_id", "before_id", 1000, 20, 1000)
+_FILES = msgspec.structs.replace(_OPENAI, default=10_000)
+
+
 class _Item(msgspec.Struct):
     id: str = ""
-    created_at: int | float | None = None
+    created_at: int | float | str | None = None
     created: int | float | None = None
+
+    @property
+    def moment(self) -> float:
+        """Its creation, in seconds since 1970; 0: unknown."""
+        if isinstance(self.created_at, str):
+            try:
+                return datetime.fromisoformat(self.created_at).timestamp()
+            except (ValueError, OverflowError):
+                return 0.0
+        return self.created_at or self.created or 0.0
 
 
 class _Page(msgspec.Struct):
     data: list[msgspec.Raw] = []
     has_more: bool | None = None
+    next_page: str | None = None
 
 
 class _Object(msgspec.Struct, frozen=True):
@@ -37,24 +65,38 @@ class _Object(msgspec.Struct, frozen=True):
 
 
 class _Query(msgspec.Struct, frozen=True):
-    """The caller's query. `rest`: parameters for the backend."""
+    """The caller's query. `rest`: parameters for the backend. `ids`: those that it asks for; None: any."""
 
+    words: _Words
     limit: int
     after: str
     before: str
     descending: bool
     rest: tuple[tuple[str, str], ...]
+    ids: frozenset[str] | None = None
+
+
+def _words(call: Call) -> _Words:
+    if call.operation.format == "anthropic":
+        return _ANTHROPIC
+    return _FILES if call.operation.lists == "file" else _OPENAI
 
 
 def _query(call: Call) -> _Query:
-    parameters = parse_qsl(call.query, keep_blank_values=True)
+    words, parameters = _words(call), parse_qsl(call.query, keep_blank_values=True)
     values = dict(parameters)
-    default = _LARGEST if call.operation.lists == "file" else _DEFAULT
-    limit = values.get("limit", str(default))
-    if not limit.isdecimal() or not limit.isascii() or not 1 <= int(limit[:9]) <= _LARGEST:
-        raise InvalidRequest(f"limit: expected 1 to {_LARGEST}, got {limit[:20]!r}.", param="limit")
-    rest = tuple((name, value) for name, value in parameters if name not in ("limit", "after", "before"))
-    return _Query(int(limit), values.get("after", ""), values.get("before", ""), values.get("order") != "asc", rest)
+    limit = values.get("limit", str(words.default))
+    if not limit.isdecimal() or not limit.isascii() or not 1 <= int(limit[:9]) <= words.largest:
+        raise InvalidRequest(f"limit: expected 1 to {words.largest}, got {limit[:20]!r}.", param="limit")
+    ours = {"limit", words.after, words.before}
+    after, ids = values.get(words.after, ""), None
+    if call.operation.format == "anthropic":
+        ours |= {"page", "ids", "ids[]"}
+        after = after or values.get("page", "").removeprefix(_PAGE_CURSOR)
+        named = frozenset(value for name, value in parameters if name in ("ids", "ids[]"))
+        ids = named or None
+    rest = tuple((name, value) for name, value in parameters if name not in ours)
+    return _Query(words, int(limit), after, values.get(words.before, ""), values.get("order") != "asc", rest, ids)
 
 
 async def listed(call: Call, own: Mapping[str, str], home: str, ask: Ask) -> bytes:
@@ -62,9 +104,11 @@ async def listed(call: Call, own: Mapping[str, str], home: str, ask: Ask) -> byt
     a page from a backend. Raises `InvalidRequest`, and `StateNotFound` if the cursor is not one of the caller's
     objects."""
     query = _query(call)
-    for name, cursor in (("after", query.after), ("before", query.before)):
+    for name, cursor in ((query.words.after, query.after), (query.words.before, query.before)):
         if cursor and cursor not in own:
             raise StateNotFound(f"{name}: there is no object with the id {cursor[:128]!r}.", param=name)
+    if query.ids is not None:
+        own = {name: keeper for name, keeper in own.items() if name in query.ids}
     backends = sorted(set(own.values())) or [home]
     envelope: dict[str, Any] = {}
     objects: list[_Object] = []
@@ -75,8 +119,12 @@ async def listed(call: Call, own: Mapping[str, str], home: str, ask: Ask) -> byt
     if len(backends) > 1:
         objects.sort(key=lambda one: one.created, reverse=query.descending)
     page, has_more = _page(objects, query)
-    edited = {"data": [one.raw for one in page], "has_more": has_more}
+    edited: dict[str, Any] = {"data": [one.raw for one in page], "has_more": has_more}
     edited |= {"first_id": page[0].id if page else None, "last_id": page[-1].id if page else None}
+    if query.words is _ANTHROPIC:  # its clients of earlier versions read other cursors than those of later ones
+        edited["data"] = [msgspec.Raw(with_own_address(bytes(one.raw))) for one in page]
+        following = f"{_PAGE_CURSOR}{page[-1].id}" if page and has_more else None
+        return msgspec.json.encode(edited | ({"next_page": following} if "next_page" in envelope else {}))
     return msgspec.json.encode({name: edited.get(name, value) for name, value in envelope.items()})
 
 
@@ -86,8 +134,9 @@ def _page(objects: list[_Object], query: _Query) -> tuple[list[_Object], bool]:
     start = ids.index(query.after) + 1 if query.after in ids else 0
     end = ids.index(query.before, start) if query.before in ids[start:] else len(ids)
     between = objects[start:end]
-    page = between[-query.limit :] if query.before else between[: query.limit]
-    return page, len(between) > query.limit
+    limit = max(1, len(between)) if query.ids is not None else query.limit
+    page = between[-limit:] if query.before else between[:limit]
+    return page, len(between) > limit
 
 
 async def _of_backend(
@@ -96,11 +145,12 @@ async def _of_backend(
     """Fetch pages until there are enough objects of the caller. Return the envelope of the first page, and the objects
     in the backend's order."""
     left = sum(keeper == backend for keeper in own.values())
-    cursor = query.after if alone else ""
+    # A cursor of files says which page follows, so their first page is the first of all.
+    cursor = (query.words.after, query.after if alone and call.operation.lists != "claude_file" else "")
     envelope: dict[str, Any] = {}
     objects: list[_Object] = []
     for _ in range(_MOST_PAGES):
-        text = urlencode([*query.rest, ("limit", str(_PAGE)), *([("after", cursor)] if cursor else [])])
+        text = urlencode([*query.rest, ("limit", str(query.words.page)), *([cursor] if cursor[1] else [])])
         body = await ask(backend, msgspec.structs.replace(call, query=text))
         try:
             page = msgspec.json.decode(body, type=_Page)
@@ -109,13 +159,15 @@ async def _of_backend(
         except UNREADABLE:
             raise StateUnavailable(f"The backend {backend!r} returned a list that cannot be read.") from None
         owned = ((item, raw) for item, raw in items if item.id in own)
-        objects += [_Object(item.id, item.created_at or item.created or 0, raw) for item, raw in owned]
-        last = items[-1][0].id if items else ""
-        more = page.has_more if page.has_more is not None else len(items) >= _PAGE
+        objects += [_Object(item.id, item.moment, raw) for item, raw in owned]
+        more = page.has_more if page.has_more is not None else len(items) >= query.words.page
+        following = (query.words.after, items[-1][0].id if items and more else "")
+        if "next_page" in envelope:
+            following = ("page", page.next_page or "")
         ids = {one.id for one in objects}
         enough = alone and not query.before and len(objects) > query.limit + (query.after in ids)
         complete = (len(objects) >= left and not query.after) or (query.before != "" and query.before in ids)
-        if not more or not last or last == cursor or enough or complete:
+        if not following[1] or following == cursor or enough or complete:
             break
-        cursor = last
+        cursor = following
     return envelope, objects

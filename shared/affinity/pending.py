@@ -23,10 +23,10 @@ from shared.usage.token_averages import Size
 
 class PendingWork(msgspec.Struct, frozen=True):
     """Work of a call that was answered with `status`. `parent`: the thread or the conversation that it belongs to, or
-    "". `model` and `deployment`: "" if the call did not name them. `started`: seconds since 1970. `prompt`: its
-    estimated tokens; `output`: those expected of its answers. `streamed`: the call streams it. `held`: what the limits
-    count for it until it is settled, by their keys. `granted`: the limits that a rule gave the caller, which its row
-    does not have."""
+    "". `model` and `deployment`: "" if the call did not name them; `deployments`: all those of a batch with several.
+    `started`: seconds since 1970. `prompt`: its estimated tokens; `output`: those expected of its answers. `streamed`:
+    the call streams it. `held`: what the limits count for it until it is settled, by their keys. `granted`: the limits
+    that a rule gave the caller, which its row does not have."""
 
     kind: str
     id: str
@@ -37,6 +37,7 @@ class PendingWork(msgspec.Struct, frozen=True):
     parent: str = ""
     model: str = ""
     deployment: str = ""
+    deployments: tuple[str, ...] = ()
     status: int = 200
     prompt: int = 0
     output: int = 0

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+import msgspec
+
 from shared.affinity.directory import ObjectDirectory
 from shared.azure_openai import identity_paths, model_paths, residency
 from shared.azure_openai.batch_lines import BatchSize
@@ -18,6 +20,16 @@ class Planner:
     def __init__(self, router: Router, directory: ObjectDirectory) -> None:
         self._router = router
         self._directory = directory
+
+    def named(self, consumer: Consumer, call: Call) -> Call:
+        """The call with the configured names of all models that the requests of its batch name. Raises as
+        `Router.model` and `Router.check_api`."""
+        if call.batch is None:
+            return call
+        models = {name: self._router.model(consumer, name) for name in call.batch.names}
+        for model in models.values():
+            self._router.check_api(model, call)
+        return msgspec.structs.replace(call, batch=msgspec.structs.replace(call.batch, models=models))
 
     def batch(self, call: Call) -> BatchSize | None:
         """The size of the batch that a planned call makes, if it is known."""
@@ -41,7 +53,11 @@ class Planner:
         if call.stateful:
             model = self._router.model(consumer, call.model) if call.model else ""
             binding = await self._directory.bind(consumer, call, model)
-        return self._router.plan(consumer, call, preferred, binding), binding
+        plan = self._router.plan(consumer, call, preferred, binding)
+        if call.batch is not None:  # its body names its models: no other one takes their place
+            own = [target for target in plan.targets if target.model == plan.model]
+            plan = msgspec.structs.replace(plan, targets=own, fallback_on=frozenset())
+        return plan, binding
 
     async def check(self, consumer: Consumer, call: Call, backend: Backend) -> None:
         """Check that a consumer may use a connection to a backend, with the models and objects that this call names on

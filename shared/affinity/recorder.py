@@ -27,6 +27,7 @@ class _Object(msgspec.Struct):
     id: str = ""
     object: str = ""
     status: str | None = None
+    processing_status: str | None = None
     model: str | None = None
     thread_id: str | None = None
     output: msgspec.Raw = _NONE
@@ -43,7 +44,9 @@ class _Event(msgspec.Struct):
 
 _decode_object = msgspec.json.Decoder(_Object).decode
 _decode_event = msgspec.json.Decoder(_Event).decode
-_BY_FAMILY = {"responses": "response", "threads": "run", "batches": "batch"}  # objects that finish after their call
+# Objects that finish after their call.
+_BY_FAMILY = {"responses": "response", "threads": "run", "batches": "batch", "messages": "message_batch"}
+_ENDED = "ended"  # a batch of messages, whose results have its usage
 _BY_OBJECT = {"thread.run": "run", "thread": "thread"}  # kinds of the objects in the events of a run
 _PARENTS = ("thread", "conversation")  # kinds of objects that a caller may read in place of a run or a response
 
@@ -57,7 +60,8 @@ class ObjectRecorder:
 
     `deferred`: the work may go on when the call has ended (`DeferredCharge`). `begin` is called once if so.
     `charged`: the object whose usage the answer reports; `finished`: this call made it, complete, so that no other call
-    knows it. `lines`: of the uploaded file, if they name no object.
+    knows it; `ended`: its work has, and its usage is told elsewhere. `lines`: of the uploaded file, if they name no
+    object.
     """
 
     def __init__(
@@ -75,7 +79,7 @@ class ObjectRecorder:
         self._works: dict[Reference, PendingWork] = {}
         self.deferred = call.background or call.operation.metered == "once"
         self.charged: Reference | None = None
-        self.finished = False
+        self.finished = self.ended = False
         self._consumer = consumer
         self._call = call
         self._backend = backend
@@ -98,13 +102,14 @@ class ObjectRecorder:
         if location:
             made = _Object(location.rpartition("/")[2])
         if made.id and call.makes:
-            pending = self.deferred and made.status in UNFINISHED
+            pending = self.deferred and (made.status in UNFINISHED or made.processing_status is not None)
             objects.append(Reference(call.makes, made.id))
             if pending:
                 self._goes_on(objects[0], made)
             self.finished = not pending
         if made.id and call.operation.metered == "once":
             self.charged = Reference(_BY_FAMILY[call.operation.name.partition(".")[0]], made.id)
+            self.ended = made.processing_status == _ENDED
         elif made.id and call.background:
             self.charged = Reference("response", made.id)
         self._record(objects, made, body)

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from shared.anthropic.batch_requests import body_for
 from shared.azure_openai.backend_requests import CLASSIC_SCOPE, UpstreamRequest
 from shared.azure_openai.json_body import rewrite
 from shared.config.document import Api
@@ -17,6 +18,8 @@ def upstream_message(call: Call, target: Target) -> UpstreamRequest:
     if target.deployment and call.body_model is not None and call.body_model != target.deployment:
         edits = edits | {"model": msgspec.json.encode(target.deployment)}
     body = rewrite(call.body, call.values, edits) if edits else call.body
+    if call.batch is not None:
+        body = body_for(call, backend)
     url = (
         backend.endpoint.rstrip("/")
         + MESSAGES_PREFIX[backend.api]

@@ -17,14 +17,42 @@ VERSION = "anthropic-version"  # the header that all clients of the API send
 
 
 def _row(method: str, name: str, path: str, **more: Any) -> Operation:
-    return Operation(name=name, method=method, path=path, format="anthropic", apis=("azure", "anthropic"), **more)
+    return Operation(name=name, method=method, path=path, format="anthropic", **{"apis": ("azure", "anthropic")} | more)
 
+
+_NO_BODY: dict[str, Any] = {"body": "none"}
+_BATCH: dict[str, Any] = {"metered": "once", "apis": ("anthropic",)}  # Foundry resources have no batches
 
 OPERATIONS = (
     _row("POST", "messages.create", "messages", model="body", streams=True, metered="tokens"),
     _row("POST", "messages.count_tokens", "messages/count_tokens", model="body"),
-    _row("GET", "claude.models.list", "models", body="none", local=True),
-    _row("GET", "claude.models.get", "models/{model}", body="none", local=True),
+    _row("POST", "messages.batches.create", "messages/batches", **_BATCH, makes="message_batch"),
+    _row("GET", "messages.batches.list", "messages/batches", **_BATCH, **_NO_BODY, lists="message_batch"),
+    _row("GET", "messages.batches.get", "messages/batches/{message_batch}", **_BATCH, **_NO_BODY),
+    _row(
+        "DELETE",
+        "messages.batches.delete",
+        "messages/batches/{message_batch}",
+        apis=("anthropic",),
+        **_NO_BODY,
+        deletes="message_batch",
+    ),
+    _row("POST", "messages.batches.cancel", "messages/batches/{message_batch}/cancel", **_BATCH),
+    _row(
+        "GET",
+        "messages.batches.results",
+        "messages/batches/{message_batch}/results",
+        apis=("anthropic",),
+        **_NO_BODY,
+        free_form=True,
+    ),
+    _row("POST", "claude.files.create", "files", body="multipart", makes="claude_file"),
+    _row("GET", "claude.files.list", "files", **_NO_BODY, lists="claude_file"),
+    _row("GET", "claude.files.get", "files/{claude_file}", **_NO_BODY),
+    _row("GET", "claude.files.content", "files/{claude_file}/content", **_NO_BODY, free_form=True),
+    _row("DELETE", "claude.files.delete", "files/{claude_file}", **_NO_BODY, deletes="claude_file"),
+    _row("GET", "claude.models.list", "models", **_NO_BODY, local=True),
+    _row("GET", "claude.models.get", "models/{model}", **_NO_BODY, local=True),
 )
 
 _PREFIX = re.compile(r"/(?:anthropic/)?v1/", re.IGNORECASE | re.ASCII)
@@ -69,7 +97,7 @@ def _match(method: str, path: str) -> Route:
 
 def _unknown(path: str) -> UnknownPath:
     return UnknownPath(
-        f"{path[:200]} is not a path of Anthropic's API that this gateway serves. Use POST /v1/messages or "
-        "/v1/messages/count_tokens, or GET /v1/models; the same below /anthropic. Leave out the header "
-        "anthropic-version in calls of OpenAI's API."
+        f"{path[:200]} is not a path of Anthropic's API that this gateway serves. Use /v1/messages, "
+        "/v1/messages/count_tokens, /v1/messages/batches, /v1/files or /v1/models; the same below /anthropic. Leave "
+        "out the header anthropic-version in calls of OpenAI's API."
     )

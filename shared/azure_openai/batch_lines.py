@@ -32,12 +32,13 @@ _ANSWERED = frozenset(("chat.completions", "completions"))
 
 
 class BatchSize(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The size of a batch: the bytes of its requests, those that generate an answer, and the model or deployment that
-    the first one names."""
+    """The size of a batch: the bytes of its requests, those that generate an answer, the model or deployment that the
+    first one names, and the other ones, if they are known."""
 
     bytes: int = 0
     answers: int = 0
     model: str = ""
+    others: tuple[str, ...] = ()
 
 
 class _Body(msgspec.Struct):

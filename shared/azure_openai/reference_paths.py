@@ -204,6 +204,7 @@ ANSWERS: dict[str, Shape] = {
         "content_block": _MADE_BLOCK,
         "delta": _CLAUDE_CONTAINER,
     },
+    "messages.batches.results": {"result": {"message": _MADE_MESSAGES}},  # of each line
     "chat.completions": {"choices": {"message": _MADE_AUDIO, "delta": _MADE_AUDIO}},
     **_each({**_MADE_RESPONSE, **_MADE_IN_EVENT}, "responses.create", "responses.get"),
     **_each(_MADE_RESPONSE, "responses.compact", "responses.cancel"),

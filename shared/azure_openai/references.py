@@ -15,17 +15,19 @@ import msgspec
 from shared.azure_openai.json_body import UNREADABLE
 from shared.azure_openai.outline import LARGE, Outline, sealed_name
 from shared.azure_openai.reference_paths import ANSWERS, CONTENT, RAREST, REQUESTS, Shape
+from shared.config.document import Format
 from shared.errors import InvalidRequest
 from shared.types import Reference
 
 
 class Kind(msgspec.Struct, frozen=True):
     """A kind of object. `path`: that of its GET operation, `{}` being the id. `brief`: it lives for 30 days at most.
-    `listed`: a list shows all of the resource."""
+    `listed`: a list shows all of the resource. `format`: the API that has it."""
 
     path: str = ""
     brief: bool = False
     listed: bool = False
+    format: Format = "openai"
 
 
 # The kinds with an id that is unique by itself; messages, steps and items stand below one of them in every path.
@@ -46,8 +48,9 @@ KINDS = {
     "eval": Kind("evals/{}", listed=True),
     "realtime_call": Kind(brief=True),
     "audio": Kind(brief=True),  # an answer of chat completions, for an hour
-    "claude_container": Kind(brief=True),  # in which Anthropic's models run code
-    "claude_file": Kind(),
+    "claude_container": Kind(brief=True, format="anthropic"),  # in which Anthropic's models run code
+    "claude_file": Kind("files/{}", listed=True, format="anthropic"),
+    "message_batch": Kind("messages/batches/{}", brief=True, listed=True, format="anthropic"),  # results: 29 days
     "item": Kind(brief=True),  # of a response or a conversation
     "sealed": Kind(brief=True),  # content that only the backend that made it can open, by its digest
 }
@@ -55,7 +58,7 @@ KINDS = {
 LISTED = frozenset(name for name, kind in KINDS.items() if kind.listed)
 ITEMS = frozenset(("item", "sealed"))
 # A run in a path is found by its thread, an item by its conversation.
-IN_PATHS = frozenset(KINDS) - ITEMS - {"run", "audio", "claude_container", "claude_file"}
+IN_PATHS = frozenset(KINDS) - ITEMS - {"run", "audio", "claude_container"}
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{4,255}")
 _INSIDE_A_CONTAINER = "cfile_"  # such files are named together with their container

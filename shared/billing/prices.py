@@ -138,7 +138,7 @@ class Prices:
             served=usage.model,
             backend=self.serving(target.backend.name, target.deployment),
             tier=usage.service_tier,
-            long=usage.input_tokens > long_context(usage.model) and not usage.summed,
+            long=usage.long if usage.summed else usage.input_tokens > long_context(usage.model),
         )
 
     def serving(self, backend: str, deployment: str) -> str:

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from shared.azure_openai import operations, requests
+from shared.anthropic import operations as messages_operations
+from shared.azure_openai import apis, operations, requests
 from shared.azure_openai.references import KINDS
 from shared.config.document import Backend, Model, RetrySettings
 from shared.errors import InvalidRequest, StateUnavailable, UnknownPath
@@ -59,21 +60,25 @@ class Forwarder:
 
     async def has_object(self, backend: Backend, reference: Reference) -> bool:
         """Ask a backend for an object. Raises `StateUnavailable` if the backend does not answer."""
+        kind = reference.kind
         try:
-            answer = await self.get(backend, KINDS[reference.kind].path.format(reference.id), "adoption")
+            answer = await self.get(backend, kind, KINDS[kind].path.format(reference.id), "adoption")
         except (UnknownPath, InvalidRequest):
-            return False  # no object has such an id
+            return False  # no object has such an id, or this API no such object
         answer.close()
         if answer.status not in (200, 400, 404):
             raise StateUnavailable(f"status {answer.status}")
         return answer.status == 200
 
-    async def get(self, backend: Backend, path: str, request_id: str) -> Answer:
-        """Ask a backend, in the gateway's own name, for the object with this path below `/v1/`. Whoever receives the
-        answer closes it. Raises `StateUnavailable` if the backend does not answer, and `UnknownPath` or
-        `InvalidRequest` for a path that no object has."""
+    async def get(self, backend: Backend, kind: str, path: str, request_id: str) -> Answer:
+        """Ask a backend, in the gateway's own name, for an object of this kind, or what it has, by its path below
+        `/v1/`. Whoever receives the answer closes it. Raises `StateUnavailable` if the backend does not answer, and
+        `UnknownPath` or `InvalidRequest` for a path that no object of its API has."""
         path, _, query = path.partition("?")
-        call = requests.parse_call(operations.match("GET", f"/v1/{path}"), query, {}, b"")
+        table = messages_operations if KINDS[kind].format == "anthropic" else operations
+        call = requests.parse_call(table.match("GET", f"/v1/{path}"), query, {}, b"")
+        if (refused := apis.refusal(call, backend.api)) is not None:
+            raise refused
         try:
             return await self.sending(call, Plan(model="", targets=[Target(backend, "", "")]), request_id).run()
         except ForwardingFailed as failed:

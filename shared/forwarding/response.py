@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 import aiohttp
 import msgspec
 
+from shared.anthropic.batch_requests import with_own_address
 from shared.azure_openai import answers, metering
 from shared.azure_openai.event_relay import EventRelay
 from shared.azure_openai.metering import BodyMeter
@@ -14,6 +15,8 @@ from shared.config.document import FallbackReason
 from shared.types import Call, Target, Usage
 
 _END_OF_BODY = 0.1  # seconds
+
+_BATCHES = frozenset(f"messages.batches.{name}" for name in ("create", "get", "cancel"))
 
 type Answer = WholeAnswer | OpenAnswer
 
@@ -42,6 +45,8 @@ def whole_answer(call: Call, target: Target, status: int, headers: Mapping[str, 
     """Make a `WholeAnswer` of a backend's status, headers and body."""
     usage = metering.usage_in_answer(call, status, body)
     refusal = answers.fallback_reason(status, body) if status == 400 else None
+    if call.operation.name in _BATCHES and status == 200:
+        body = with_own_address(body)
     return WholeAnswer(target, status, returned_headers(call, headers), body, usage, refusal)
 
 

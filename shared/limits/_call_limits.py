@@ -9,7 +9,7 @@ from shared.limits import estimation
 from shared.limits._amounts import Amounts
 from shared.limits._lease import LeasedLimit
 from shared.limits.estimation import Estimate
-from shared.types import Call, Consumer, Usage
+from shared.types import BATCHES, Call, Consumer, Usage
 from shared.usage.token_averages import Size, TokenAverages
 
 _NO_AVERAGES = TokenAverages()
@@ -64,7 +64,7 @@ class CallLimits(msgspec.Struct, gc=False):
             costs.append(
                 Amounts(
                     1.0,
-                    estimate.input + estimate.output if tokens and call.makes != "batch" else 0.0,
+                    estimate.input + estimate.output if tokens and call.makes not in BATCHES else 0.0,
                     max(least_usd, _usd(self.price, estimate)) if usd and self.price else 0.0,
                     1.0 if slots else 0.0,
                 )

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 
+from shared.azure_openai.batch_lines import BatchSize
 from shared.billing import cost as pricing
 from shared.billing.cost import USD, Price
 from shared.billing.prices import Prices
@@ -38,11 +39,14 @@ class LimitPricing:
         dearest = max(known, key=lambda price: (price.output or 0, price.input or 0), default=None)
         return dearest, self.prices.next_change(now)
 
-    def of_batch(self, named: str, now: float, otherwise: Price | None) -> Price | None:
-        """The highest price of a batch whose lines name this model or deployment; `otherwise` if no backend has it."""
-        served = (pair for backend in self._configuration.backends for pair in backend.deployments.items())
-        model = next((name for name, own in served if named in (name, own)), "")
-        return self.prices.dearest(model, now, BATCH) if model else otherwise
+    def of_batch(self, batch: BatchSize, now: float, otherwise: Price | None) -> Price | None:
+        """The highest price of a batch by the models or deployments that its requests name; `otherwise` if no backend
+        has them."""
+        served = [pair for backend in self._configuration.backends for pair in backend.deployments.items()]
+        models = {name for name, own in served if not {name, own}.isdisjoint((batch.model, *batch.others))}
+        known = [price for name in models if (price := self.prices.dearest(name, now, BATCH)) is not None]
+        unknown = None if models else otherwise
+        return max(known, key=lambda price: (price.output or 0, price.input or 0), default=unknown)
 
     def check(self, limits: CallLimits) -> None:
         """Raise `ModelWithoutPrice` by the configuration, else warn, if no budget can count the calls of a model. The

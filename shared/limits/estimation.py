@@ -3,7 +3,7 @@
 import msgspec
 
 from shared.azure_openai.metering import IMAGE
-from shared.types import Call
+from shared.types import BATCHES, Call
 from shared.usage.token_averages import Size, TokenAverages
 
 ASSUMED_OUTPUT = 4096  # tokens reserved for an answer without a bound, if the most is to be reserved
@@ -32,6 +32,8 @@ NOTHING = Estimate(0.0, 0.0)
 def size(call: Call) -> Size:
     """The size of a call. A form holds an image or a recording, and little text; a response of a realtime connection
     reads a conversation that its backend keeps."""
+    if call.batch is not None:
+        return Size(0)  # `Limiter.reserve_batch` has its size
     if call.operation.body in _UNREAD:
         return Size(0, 1, _answers(call))
     binary = _binary(call.body) if len(call.body) > _LARGE else 0
@@ -40,7 +42,7 @@ def size(call: Call) -> Size:
 
 def generates(call: Call) -> bool:
     """True if a call takes tokens. Those of an object that it only reads are the matter of the call that made it."""
-    return call.operation.metered not in ("none", "once") or call.makes in ("run", "batch")
+    return call.operation.metered not in ("none", "once") or call.makes in ("run", *BATCHES)
 
 
 def expected(call: Call, size: Size, averages: TokenAverages) -> Estimate:

@@ -162,7 +162,7 @@ class Limiter:
         limits, now = reservation.call_limits, self._table.now()
         if not limits.priced:
             return
-        price = self._pricing.of_batch(batch.model, now, limits.price)
+        price = self._pricing.of_batch(batch, now, limits.price)
         size = Size(batch.bytes, answers=batch.answers)
         costs = msgspec.structs.replace(limits, price=price).costs(reservation.limits, call, size, now)
         # Nothing comes back: what a call without a size reserves is less than any batch takes.
@@ -215,13 +215,14 @@ class Limiter:
         model: str,
         held: Mapping[str, Hold],
         started: float,
-        usage: Usage,
-        target: Target | None,
+        charges: Iterable[tuple[Usage, Target | None]],
     ) -> None:
         """Book the usage of work that a call of this consumer to this model `started`, in place of what was held."""
         now = self._table.now()
         for scope in scopes.with_keys(held, consumer, model, self._configuration):
-            actual = self._pricing.amounts(usage, target, None, 0.0, priced=scope.limited[2])
+            actual = NOTHING
+            for usage, target in charges:
+                actual = actual.plus(self._pricing.amounts(usage, target, None, 0.0, priced=scope.limited[2]))
             hold = held[scope.key]
             self._at_hand.of_scope(scope).settle(hold.amounts, corrected(scope, hold, actual, started, now))
 

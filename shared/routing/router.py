@@ -46,6 +46,7 @@ class Router:
         self._models = Models(configuration, self._groups_of, now)
         self._ordering = Ordering(rotation, breakers)
         self.models, self.model, self.shown = self._models.usable_by, self._models.model, self._models.shown
+        self.check_api = self._models.check_api
         self.throttled = self._ordering.throttled
         self.end = partial(retirement.of_configured, configuration)
         for groups in self._groups.values():

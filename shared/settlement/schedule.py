@@ -3,7 +3,7 @@
 _DAY = 86_400.0  # seconds
 # The time for which backends tell of the work: a response is kept for 30 days, a run expires after ten minutes, and a
 # batch may take longer than its window of 24 hours.
-_RETENTION = {"response": 30 * _DAY, "batch": 30 * _DAY, "run": _DAY}
+_RETENTION = {"response": 30 * _DAY, "batch": 30 * _DAY, "message_batch": 29 * _DAY, "run": _DAY}
 _LONGEST_PAUSE = 3600.0
 _YOUNG = 60.0  # seconds in which a backend may not know an object that it has just made
 

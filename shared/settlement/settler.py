@@ -7,6 +7,7 @@ corrects the limits. A process that dies before the mark leaves all to the next 
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 import msgspec
 
@@ -21,7 +22,7 @@ from shared.errors import GatewayError
 from shared.limits import scopes
 from shared.limits.limiter import Limiter
 from shared.settlement.estimates import estimate
-from shared.settlement.work_usage import Unreported, WorkUsage
+from shared.settlement.work_usage import Told, Unreported, WorkUsage
 from shared.storage import Store
 from shared.telemetry.recorder import NoTelemetry, Telemetry
 from shared.types import Call, Reference, Target, Usage
@@ -36,7 +37,7 @@ _STREAMS_END = 60.0  # seconds after the cancellation of their work
 _LOOK_AGAIN = 2.0  # seconds until another read below the same thread looks for pending work
 _CREATE_RESPONSE = next(operation for operation in OPERATIONS if operation.name == "responses.create")
 
-_DELETING = {"responses.delete": "response", "threads.delete": "thread"}
+_DELETING = {"responses.delete": "response", "threads.delete": "thread", "messages.batches.delete": "message_batch"}
 # Reads that show what the work has made, past the object that has its usage.
 _BESIDE = {
     "conversations.items.list": "conversation",
@@ -46,6 +47,7 @@ _BESIDE = {
     "threads.runs.list": "thread",
     "threads.runs.steps.list": "thread",
     "threads.runs.steps.get": "thread",
+    "messages.batches.results": "message_batch",
 }
 
 
@@ -91,8 +93,8 @@ class Settler:
 
     # --- calls --------------------------------------------------------------------------------------------------------
 
-    def begin(self, partition: str, reference: Reference, usage: Usage) -> None:
-        """Settle an object whose usage a call has received, in the background."""
+    def begin(self, partition: str, reference: Reference, usage: Usage | None) -> None:
+        """Settle an object in the background, whose usage a call has received; None: a call has seen its end."""
         if reference not in self._settlements.done:
             self._settlements.tasks.start(self._attempt(partition, reference, usage))
 
@@ -111,8 +113,12 @@ class Settler:
             logger.warning("what was relayed of %s is not on record: %s", reference.id[:128], error)
 
     def read_beside(self, call: Call) -> None:
-        """Settle what is pending below the thread or the conversation that a call reads, in the background."""
+        """Settle what is pending below the thread or the conversation that a call reads, or the batch whose results it
+        does, in the background."""
         if (kind := _BESIDE.get(call.operation.name)) is None:
+            return
+        if kind == "message_batch":
+            self._settlements.tasks.start(self._settle_object(Reference(kind, _named(call, kind))))
             return
         parent, now = _named(call, kind), self._now()
         if parent and now - self._settlements.looked.get(parent, 0.0) >= _LOOK_AGAIN:
@@ -128,14 +134,17 @@ class Settler:
                 if kind == "thread":
                     await self._settle_below(_named(call, kind))
                     return
-                reference = Reference(kind, _named(call, kind))
-                if reference in self._settlements.done:
-                    return
-                location = await self._directory.find(reference)
-                if location is not None and location.pending_in:
-                    await self._attempt(location.pending_in, reference)
+                await self._settle_object(Reference(kind, _named(call, kind)))
         except TimeoutError:
             logger.warning("%s is deleted before its usage is known", _named(call, kind)[:128])
+
+    async def _settle_object(self, reference: Reference) -> None:
+        """Settle an object that a call names, if its usage is pending."""
+        if reference in self._settlements.done:
+            return
+        location = await self._directory.find(reference)
+        if location is not None and location.pending_in:
+            await self._attempt(location.pending_in, reference)
 
     async def _settle_below(self, parent: str) -> None:
         try:
@@ -166,22 +175,26 @@ class Settler:
         return await self._settlements.running.run(work.reference, lambda: self._settle(row, work, usage))
 
     async def _settle(self, row: PendingRow, work: PendingWork, told: Usage | None) -> bool:
-        found = told if told is not None and work.kind != "run" else await self._usage.of(work)
+        found = Told((told,)) if told is not None and work.kind != "run" else await self._usage.of(work)
         if isinstance(found, Unreported) and row.cancelled:
             found = found._replace(cancelled=True)  # and deleted since
         if found is None or (isinstance(found, Unreported) and not await self._is_at_rest(row, found)):
             return False
-        usage = estimate(work, row, found) if isinstance(found, Unreported) else found
+        usages = (estimate(work, row, found),) if isinstance(found, Unreported) else found.usages
         lost = isinstance(found, Unreported) and not found.cancelled
         if lost:
             logger.warning("no backend tells the usage of %s: its estimate stands", work.id[:128])
-        target = self._usage.target(work, usage)
-        await self._ledger.complete(work.place, usage, target, work.status)
+        elif isinstance(found, Told) and found.objects:
+            self._directory.claims.record(work.consumer, work.backend, found.objects)
+        charges = [(usage, self._usage.target(work, usage)) for usage in usages]
+        await self._ledger.complete(work.place, charges, work.status)
         if await self._index.mark_settled(row):
-            self._report(work, usage, target)
+            for usage, target in charges:
+                self._report(work, usage, target)
             # The reservation of what is lost stands, unless it has shown more.
-            if not lost or any(hold.tokens < usage.input_tokens + usage.output_tokens for hold in work.held.values()):
-                await self._correct_limits(work, usage, target)
+            tokens = sum(usage.input_tokens + usage.output_tokens for usage in usages)
+            if not lost or any(hold.tokens < tokens for hold in work.held.values()):
+                await self._correct_limits(work, charges)
         return True
 
     async def _is_at_rest(self, row: PendingRow, end: Unreported) -> bool:
@@ -210,16 +223,16 @@ class Settler:
         }
         logger.info(msgspec.json.encode(line).decode())
 
-    async def _correct_limits(self, work: PendingWork, usage: Usage, target: Target | None) -> None:
+    async def _correct_limits(self, work: PendingWork, charges: Sequence[tuple[Usage, Target | None]]) -> None:
         record = await self._consumers.find(work.consumer)
         if record is None:
             return
         consumer = scopes.as_called(work.held, record.consumer)
         if work.granted is not None:
             consumer = msgspec.structs.replace(consumer, limits=merged(work.granted, consumer.limits))
-        self._limiter.settle_held(consumer, work.model, work.held, work.started, usage, target)
+        self._limiter.settle_held(consumer, work.model, work.held, work.started, charges)
         if work.kind == "response":
-            self._limiter.learn(consumer, work.model, _CREATE_RESPONSE, work.size, usage)
+            self._limiter.learn(consumer, work.model, _CREATE_RESPONSE, work.size, charges[0][0])
 
 
 def _named(call: Call, kind: str) -> str:

@@ -44,6 +44,13 @@ def _is_sum(row: Mapping[str, Any]) -> bool:
     return row.get("e_tier") == BATCH or "e_sum" in row
 
 
+def _is_long(row: Mapping[str, Any]) -> bool:
+    """True for a call whose size of input changes its prices, and for the sum of such calls."""
+    if _is_sum(row):
+        return "e_long" in row
+    return bool(row.get("e_input", 0) > long_context(row.get("e_served", "")))
+
+
 class HourFold:
     """A fold of raw rows: `add` each, then `result`."""
 
@@ -191,7 +198,7 @@ def _dimensions(row: Mapping[str, Any], user: str) -> tuple[str, ...]:
         get("s_team", NOBODY),
         get("s_product", NOBODY),
         get("s_system", NOBODY),
-        "long" if get("e_input", 0) > long_context(get("e_served", "")) and not _is_sum(row) else "short",
+        "long" if _is_long(row) else "short",
         NOBODY,
         user,
     )

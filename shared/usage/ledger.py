@@ -27,6 +27,8 @@ from shared.usage.token_averages import Size, TokenAverages
 
 _MOST_AVERAGES = 10_000
 _MOST_TRIES = 30  # of one call, that are described
+_PARTS = 200  # the number of a batch's first part among the charges of its call: higher than a shadow's
+_MOST_PARTS = 100  # rows of one transaction
 _MOST_UNKNOWN = 100  # classes of tokens that are logged
 logger = logging.getLogger("tollgate.ledger")
 
@@ -42,6 +44,7 @@ _PROPERTIES = {field: tokens.row for field, tokens in (TOKEN_CLASSES | UNITS).it
     "service_tier": "e_tier",
     "estimated": "e_est",
     "summed": "e_sum",
+    "long": "e_long",
     "empty": "e_empty",
     "unknown": "e_unknown",
 }
@@ -218,16 +221,22 @@ class Ledger:
         self._rows.keep(self._rows.add(entry.table, entry.partition, key, row), key, row)
         self._rows.soon()
 
-    async def complete(self, place: Place, usage: Usage, target: Target | None, status: int) -> None:
-        """Record the usage of a call whose work went on after its end. Returns when the row is in the table, and its
-        hour is to be folded again if that is past. Raises `StoreUnavailable`.
+    async def complete(self, place: Place, charges: Sequence[tuple[Usage, Target | None]], status: int) -> None:
+        """Record the usage of a call whose work went on after its end: that in its own row, and each further part in a
+        row beside it. Returns when the rows are in the table, and their hour is to be folded again if that is past.
+        Raises `StoreUnavailable`.
 
-        The row is the same whichever process completes it, and however often: so it is complete even if the process
-        that served the call has died."""
-        row = place.intent | _usage_properties(usage) | {"e_status": status, "e_counted": True}
-        if target is not None:
-            _add_target(row, target)
-        await self._store.table(place.table).merge(place.partition, {place.request_id: row})
+        The rows are the same whichever process completes them, and however often: so they are complete even if the
+        process that served the call has died."""
+        rows: dict[str, dict[str, Value]] = {}
+        whose = {name: place.intent[name] for name in _WHOSE if name in place.intent}
+        for number, (usage, target) in enumerate(charges[:_MOST_PARTS]):
+            row = (whose | {"e_role": "part"} if number else place.intent) | _usage_properties(usage)
+            row |= {"e_status": status, "e_counted": True}
+            if target is not None:
+                _add_target(row, target)
+            rows[f"{place.request_id}-{_PARTS + number}" if number else place.request_id] = row
+        await self._store.table(place.table).merge(place.partition, rows)
         if hours.hour_of(self._now()) != hours.from_label(place.partition[:10]):
             await self._late(place.partition)
 

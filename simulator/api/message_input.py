@@ -24,6 +24,7 @@ class MessageRequest(msgspec.Struct, frozen=True):
     container: str | Object | None = None
     stream: bool | None = None
     metadata: Object | None = None
+    inference_geo: str | None = None
 
     def tool(self, kind: str) -> bool:
         """True if it has a tool that the backend runs, of this kind."""

@@ -56,8 +56,9 @@ def create(call: Call) -> Answer:
         "content": written.blocks,
         "stop_reason": written.stop_reason,
         "stop_sequence": None,
-        "usage": usage_of(charge),
+        "usage": {**usage_of(charge), "inference_geo": request.inference_geo or "global"},
     }
+    _check_files(call, request)
     if (container := _container(call, request)) is not None:
         message["container"] = container
     if request.stream:
@@ -104,6 +105,17 @@ def _container(call: Call, request: MessageRequest) -> Object | None:
         return None
     expires = datetime.fromtimestamp(now() + 3600, UTC).isoformat()
     return call.store.claude_containers.add(Plain({"id": make_id("container_"), "expires_at": expires})).object
+
+
+def _check_files(call: Call, request: MessageRequest) -> None:
+    """Raise AzureError 404 for a file that this region does not have."""
+    for message in request.messages or ():
+        content = message.get("content")
+        for block in content if isinstance(content, list) else ():
+            source = block.get("source")
+            named = block.get("file_id") or (source.get("file_id") if isinstance(source, dict) else None)
+            if named is not None:
+                call.store.claude_files.get(str(named))
 
 
 def _write(request: MessageRequest, prompt: Prompt, deployment: Deployment) -> _Written:

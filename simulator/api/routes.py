@@ -13,6 +13,8 @@ from simulator.api import (
     files,
     fine_tuning,
     images,
+    message_batches,
+    message_files,
     messages,
     models,
     moderations,
@@ -29,6 +31,8 @@ from simulator.call import Route
 FAMILIES = (
     completions,
     messages,
+    message_batches,
+    message_files,
     stored_completions,
     responses,
     conversations,

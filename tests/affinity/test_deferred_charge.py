@@ -63,7 +63,8 @@ class Noting:
     def __init__(self, settled: Settled) -> None:
         self._settled = settled
 
-    def begin(self, partition: str, reference: Reference, usage: Usage) -> None:
+    def begin(self, partition: str, reference: Reference, usage: Usage | None) -> None:
+        assert usage is not None
         self._settled.append((partition, reference, usage))
 
     def relayed(self, reference: Reference, tokens: int, recorder: ObjectRecorder) -> None:

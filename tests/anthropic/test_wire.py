@@ -38,7 +38,7 @@ def test_a_message_has_two_paths(path: str) -> None:
     assert (route.operation.name, route.surface, route.path) == ("messages.create", "anthropic", "messages")
 
 
-@pytest.mark.parametrize("path", ["/v1/messages/batches", "/anthropic/v1/files", "/anthropic/messages", "/v1/complete"])
+@pytest.mark.parametrize("path", ["/v1/messages/batch", "/anthropic/v1/skills", "/anthropic/messages", "/v1/complete"])
 def test_other_paths_are_unknown(path: str) -> None:
     with pytest.raises(UnknownPath):
         operations.match("POST", path)

@@ -157,6 +157,7 @@ async def call(
     headers: dict[str, str] | None = None,
     gone: asyncio.Event | None = None,
     pause: float = 0.0,
+    query: str = "",
 ) -> Reply:
     """Make a call as an edge would. `gone`: set when the caller hangs up; `pause`: seconds before each piece of a body
     in pieces."""
@@ -171,7 +172,7 @@ async def call(
         "scheme": "http",
         "path": path,
         "raw_path": path.encode(),
-        "query_string": b"",
+        "query_string": query.encode(),
         "root_path": "",
         "headers": [(name.encode(), value.encode()) for name, value in sent.items()],
         "client": ("127.0.0.1", 1),

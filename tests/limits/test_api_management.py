@@ -143,7 +143,7 @@ async def test_work_that_goes_on_counts_towards_the_tokens_of_its_address() -> N
     reservation = await admitted(limiter, consumer())
     held = limiter.hold(reservation, call(), "gpt-4o")
     limiter.settle(reservation, Usage(), status=200)
-    limiter.settle_held(consumer(), "gpt-4o", held, store.time, Usage(4000, 900), None)
+    limiter.settle_held(consumer(), "gpt-4o", held, store.time, [(Usage(4000, 900), None)])
     await limiter.close()
     with pytest.raises(RateLimitExceeded):
         await admitted(limiter, consumer("bob"), most=500)

@@ -120,7 +120,7 @@ async def test_the_end_of_a_call_that_is_read_back_does_not_replace_how_its_work
     house.ledger.end(entry, Outcome(status=200, served_by=Target(BACKEND, "m", "d")), goes_on=True)
     await asyncio.sleep(0)
     await kill(house)
-    await house.ledger.complete(entry.place, Usage(9, 3), Target(BACKEND, "m", "e"), 499)
+    await house.ledger.complete(entry.place, [(Usage(9, 3), Target(BACKEND, "m", "e"))], 499)
     row = (await (await heir_of(house, tmp_path)).rows())[entry.request_id]
     assert (row["e_input"], row["e_output"], row["e_status"], row["e_deployment"]) == (9, 3, 499, "e")
     assert row["e_ended"] == "complete"  # which only the disk had

@@ -1,0 +1,61 @@
+"""Files of Anthropic's API: upload, list, get, content, delete."""
+
+from datetime import UTC, datetime
+
+from simulator import errors
+from simulator.answers import Answer, FileAnswer, answer_json
+from simulator.api.message_batches import MOST_PER_PAGE, USUAL_PAGE, cursors, moment
+from simulator.call import Call, Route
+from simulator.collection import Kept, Object, make_id, now
+
+
+def upload(call: Call) -> Answer:
+    form = call.multipart()
+    given = form.file("file")
+    seconds = form.integer("expires_in_seconds")
+    expires = None if seconds is None else datetime.fromtimestamp(now() + seconds, UTC).isoformat()
+    file: Object = {
+        "id": make_id("file_"),
+        "type": "file",
+        "created_at": moment(),
+        "filename": given.filename,
+        "mime_type": given.content_type,
+        "size_bytes": given.content.size,
+        "downloadable": given.filename.startswith("made_"),  # as if a tool had made it
+        "expires_at": expires,
+    }
+    return answer_json(call.store.claude_files.add(Kept(file, given.content)).object)
+
+
+def list_all(call: Call) -> Answer:
+    query = cursors(call.query)
+    if page := call.query.get("page"):
+        query["after"] = page.removeprefix("page_")
+    found = call.store.claude_files.page(query, limit=USUAL_PAGE, most=MOST_PER_PAGE)
+    following = f"page_{found['last_id']}" if found["has_more"] else None
+    return answer_json({"data": found["data"], "next_page": following})
+
+
+def get(call: Call) -> Answer:
+    return answer_json(call.store.claude_files.get(call.id).object)
+
+
+def content(call: Call) -> Answer:
+    kept = call.store.claude_files.get(call.id)
+    if not kept.object["downloadable"]:
+        raise errors.invalid_request(f"File '{call.id}' is not downloadable.")
+    return FileAnswer(kept.content.pieces(), kept.content.size, kept.object["filename"], kept.object["mime_type"])
+
+
+def delete(call: Call) -> Answer:
+    call.store.claude_files.remove(call.id)
+    return answer_json({"id": call.id, "type": "file_deleted"})
+
+
+ROUTES = (
+    Route("POST", "anthropic/files", upload),
+    Route("GET", "anthropic/files", list_all),
+    Route("GET", "anthropic/files/{id}", get),
+    Route("GET", "anthropic/files/{id}/content", content),
+    Route("DELETE", "anthropic/files/{id}", delete),
+)
