@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from shared.auth.consumers import Consumers
 from shared.config.limits import Limits
 from shared.process.application import Application
 from simulator.process import SimulatorProcess
@@ -301,7 +300,7 @@ async def test_a_wrong_request_refuses_the_whole_batch(
 async def test_a_key_for_some_models_may_batch_those_alone(simulated: SimulatorProcess) -> None:
     tables = Tables()
     async with pool(simulated, tables) as application:
-        _, text = await Consumers(tables).create("some models", models=frozenset((HAIKU,)), limits=Limits())
+        text = await key(tables, models=frozenset((HAIKU,)))
         assert (await call(application, text, BATCHES, {"requests": [asked(1, HAIKU)]})).status == 200
         refused = await call(application, text, BATCHES, {"requests": [asked(1, HAIKU), asked(2)]})
         assert (refused.status, code_of(refused)) == (

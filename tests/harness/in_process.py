@@ -133,7 +133,8 @@ async def gateway(
 
 async def key(tables: Tables, limits: Limits = Limits(), **more: Any) -> str:  # noqa: B008 - frozen
     """A new key with these limits."""
-    _, text = await create_consumer(Consumers(tables), "in process", models=None, limits=limits, **more)
+    policy: dict[str, Any] = {"models": None, "limits": limits} | more
+    _, text = await create_consumer(Consumers(tables), "in process", **policy)
     return text
 
 
