@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from shared.auth import keys
 from shared.auth.authenticator import Authenticator
 from shared.auth.consumers import Consumers
-from shared.config.document import CallerRule, EntraSettings
+from shared.config.callers import CallerRule, EntraSettings
 from shared.config.limits import Limits
 from shared.errors import GatewayError
 from simulator.process import SimulatorProcess

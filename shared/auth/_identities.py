@@ -13,7 +13,7 @@ from shared.auth.caller_rules import granted, rule_for
 from shared.auth.consumer_rows import Record
 from shared.auth.consumers import Consumers
 from shared.concurrency import LruDict, Tasks
-from shared.config.document import CallerRule
+from shared.config.callers import CallerRule
 from shared.errors import CallerNotAllowed, StoreUnavailable
 from shared.types import Consumer
 

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from shared.azure_openai.json_body import UNREADABLE
-from shared.config.document import EntraSettings
+from shared.config.callers import EntraSettings
 
 MOST_CHARACTERS = 16_384  # with the 200 groups that Entra lists at most, a token has about 12,000
 LEEWAY = 60.0  # seconds by which clocks may differ

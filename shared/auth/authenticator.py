@@ -21,7 +21,7 @@ from shared.auth.consumers import Consumers
 from shared.auth.entra import EntraTokens
 from shared.auth.foreign_keys import ForeignKeys
 from shared.auth.signing_keys import SigningKeys
-from shared.config.document import EntraSettings
+from shared.config.callers import EntraSettings
 from shared.errors import AddressNotAllowed, InvalidApiKey
 from shared.types import Consumer
 

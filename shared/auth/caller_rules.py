@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from shared.auth._jwt import Identity
-from shared.config.document import CallerRule
+from shared.config.callers import CallerRule
 from shared.config.limits import merged
 from shared.types import Access, Consumer
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from shared.config.document import EndUsers
+from shared.config.callers import EndUsers
 from shared.types import Call, Consumer
 
 _LONGEST = 64  # characters of a plain name

@@ -3,7 +3,8 @@
 import msgspec
 
 from shared.concurrency import LruDict
-from shared.config.document import Configuration, Product, Team
+from shared.config.callers import Bounds, Product
+from shared.config.document import Configuration
 from shared.errors import ProductNotAllowed
 from shared.types import Consumer
 
@@ -71,7 +72,7 @@ def is_open_to(product: Product, team: str) -> bool:
     return product.teams is None or team in product.teams
 
 
-def _restricted(consumer: Consumer, bounds: Product | Team, configuration: Configuration) -> Consumer:
+def _restricted(consumer: Consumer, bounds: Bounds, configuration: Configuration) -> Consumer:
     access, models = consumer.access, consumer.models
     if bounds.models is not None:  # by the models' own names: both sets may have aliases
         own = None if models is None else frozenset(map(configuration.canonical, models))

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from shared.config import document
 from shared.config._expected import SOME, expect
 from shared.config._urls import endpoint_problem, shown
+from shared.config.callers import CallerRule
 from shared.config.limits import time_zone_problem
 from shared.errors import Complaint
 
@@ -43,7 +44,7 @@ def complaints(configuration: document.Configuration) -> Iterator[Complaint]:
             yield Complaint(f"entra.callers[{i}]", expected)
 
 
-def _rule_complaints(rule: document.CallerRule, at: str, configuration: document.Configuration) -> Iterator[Complaint]:
+def _rule_complaints(rule: CallerRule, at: str, configuration: document.Configuration) -> Iterator[Complaint]:
     yield from expect(any(_selects(rule)), at, f"at least one of {', '.join(_SELECTORS)}, which select its callers")
     for name in ("group", "app", "object"):
         if (value := getattr(rule, name)) is not None:
@@ -70,7 +71,7 @@ def _rule_complaints(rule: document.CallerRule, at: str, configuration: document
             yield from expect(one in configured, f"{at}.{name}[{j}]", f"one of {known}", one)
 
 
-def _selects(rule: document.CallerRule) -> tuple[str | None, ...]:
+def _selects(rule: CallerRule) -> tuple[str | None, ...]:
     return tuple(getattr(rule, name) for name in _SELECTORS)
 
 

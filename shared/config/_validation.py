@@ -10,6 +10,7 @@ from shared.config._backends import NAME, NAMES, is_model_name
 from shared.config._entra import GUID
 from shared.config._expected import SOME, expect
 from shared.config._urls import endpoint_problem, shown, url_problem
+from shared.config.callers import Bounds
 from shared.config.days import is_day
 from shared.config.limits import AddressLimits, Limits, time_zone_problem
 from shared.errors import Complaint
@@ -100,9 +101,7 @@ def _limits_complaints(configuration: document.Configuration) -> Iterator[Compla
     yield from expect(fits, "limits.contact", "the contact for rejected callers", contact)
 
 
-def _bounds_complaints(
-    configuration: document.Configuration, at: str, bounds: document.Product | document.Team
-) -> Iterator[Complaint]:
+def _bounds_complaints(configuration: document.Configuration, at: str, bounds: Bounds) -> Iterator[Complaint]:
     models = {*configuration.model_names(), *configuration.aliases, *configuration.switches}
     for key, named, known, of in (
         ("models", bounds.models, models, "a model of a backend, or an alias"),

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from shared.config.alerting import AlertSettings
+from shared.config.callers import EndUsers, EntraSettings, Product, Team
 from shared.config.days import since_seconds
 from shared.config.limits import Limits, LimitSettings
 from shared.config.prices import Deployment, DeploymentType, PriceLine
@@ -161,39 +162,6 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: Format | None = None
 
 
-class Product(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A bundle that consumers subscribe to. `models`, `regions`, `data_zones`: what its calls may use, within the
-    consumer's own; None: no restriction. `limits`: of each subscriber; `shared_limits`: of all subscribers together.
-    `teams`: only their consumers may subscribe; None: all consumers."""
-
-    models: frozenset[str] | None = None
-    regions: frozenset[str] | None = None
-    data_zones: frozenset[str] | None = None
-    limits: Limits = Limits()
-    shared_limits: Limits = Limits()
-    teams: frozenset[str] | None = None
-
-
-class Team(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A team. `models`, `regions`, `data_zones`: what the calls of its keys may use, within the keys' own; None: no
-    restriction. `limits`: shared by its keys. `owners`: object ids of the people, or of groups of people, who may
-    manage its consumers, within all that."""
-
-    models: frozenset[str] | None = None
-    regions: frozenset[str] | None = None
-    data_zones: frozenset[str] | None = None
-    limits: Limits = Limits()
-    owners: frozenset[str] = frozenset()
-
-
-class EndUsers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The users behind the keys, as their applications name them. `header`: names the user, before the body's
-    `safety_identifier` and `user`; None: the body alone. `plain`: usage shows their names as they are, not hashed."""
-
-    header: str | None = None
-    plain: bool = False
-
-
 class ExportSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The export of monthly charges as FOCUS files. `container`: in the storage account that holds the state; None: no
     export. `billing_account`: the payer's name in the files."""
@@ -228,35 +196,6 @@ class RetrySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     interval: Annotated[float, Meta(ge=0.1, le=120)] = 1.0
     delta: Annotated[float, Meta(ge=0, le=120)] = 0.0
     max_interval: Annotated[float, Meta(ge=0.1, le=120)] | None = None
-
-
-class CallerRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Grants to callers with a token of Entra ID. `app_role`, `group` (object id), `app` (client id) and `object`
-    (object id of the user or service principal) select them; of several, all must match. None: as for a key without
-    it."""
-
-    app_role: str | None = None
-    group: str | None = None
-    app: str | None = None
-    object: str | None = None
-    product: str | None = None
-    team: str | None = None
-    limits: Limits = Limits()
-    models: list[str] | None = None
-    regions: list[str] | None = None
-    data_zones: list[str] | None = None
-
-
-class EntraSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Access with tokens of Entra ID. `audiences`: accepted values of `aud`. The first rule of `callers` that matches a
-    caller applies; a caller without one may not call. `page_client_id`: the application by which people sign in to the
-    page; None: nobody signs in there by Entra ID."""
-
-    tenants: list[str]
-    audiences: list[str]
-    callers: list[CallerRule] = []
-    authority: str = "https://login.microsoftonline.com"
-    page_client_id: str | None = None
 
 
 Durability = Literal["committed", "recorded", "deferred"]

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from shared.config.document import ApiKey, Backend, Configuration, EntraSettings
+from shared.config.callers import EntraSettings
+from shared.config.document import ApiKey, Backend, Configuration
 from shared.config.parsing import checked, data_of
 from shared.errors import Complaint, ConfigurationError
 

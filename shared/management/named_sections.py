@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from shared.auth.consumers import Consumers
 from shared.auth.operators import ADMINS, EVERYONE
-from shared.config.document import Product, Team
+from shared.config.callers import Product, Team
 from shared.errors import (
     ConfigurationError,
     ConfigurationRefused,

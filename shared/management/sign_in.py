@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 import msgspec
 from starlette.responses import Response
 
-from shared.config.document import EntraSettings
+from shared.config.callers import EntraSettings
 from shared.management.routes import ManagementRequest, Route, refuse_unknown
 from shared.responses.rendering import JsonResponse
 

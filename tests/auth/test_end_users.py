@@ -5,7 +5,7 @@ import pytest
 from shared.auth.end_users import named
 from shared.azure_openai.operations import match
 from shared.azure_openai.requests import parse_call
-from shared.config.document import EndUsers
+from shared.config.callers import EndUsers
 from shared.types import Consumer
 
 ANNA, BEN = Consumer("anna", "a"), Consumer("ben", "b")

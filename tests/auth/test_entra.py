@@ -24,7 +24,7 @@ from shared.auth.consumer_rows import Record
 from shared.auth.consumers import Consumers
 from shared.auth.entra import EntraTokens
 from shared.auth.signing_keys import SigningKeys
-from shared.config.document import CallerRule, EntraSettings
+from shared.config.callers import CallerRule, EntraSettings
 from shared.config.limits import Limits
 from shared.errors import CallerNotAllowed, GatewayError, IdentityUnavailable, InvalidApiKey, StoreUnavailable
 from shared.storage import Properties, Table

@@ -3,7 +3,8 @@
 import pytest
 
 from shared.auth.products import Subscriptions, under_product, within_bounds
-from shared.config.document import Backend, Configuration, Model, Product, Team
+from shared.config.callers import Product, Team
+from shared.config.document import Backend, Configuration, Model
 from shared.errors import ProductNotAllowed
 from shared.types import Access, Consumer
 

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared.config import alerting, environment, parsing, residency
+from shared.config import alerting, callers, environment, parsing, residency
 from shared.config import document as config
 from shared.config.document import Backend
 from shared.config.limits import AddressLimits, Limits, LimitSettings, TokenHeaders
@@ -478,7 +478,7 @@ def test_the_sample_configuration_is_accepted_and_shows_every_key() -> None:
     configuration = environment.load({**STORAGE, "GATEWAY_CONFIG": text, "EASTUS_KEY": "x"}).configuration
     assert len(configuration.backends) == 2
     kinds: list[type[msgspec.Struct]] = [config.Configuration, Backend, config.Model, config.Timeouts]
-    kinds += [config.LedgerSettings, config.EntraSettings, config.CallerRule]
+    kinds += [config.LedgerSettings, callers.EntraSettings, callers.CallerRule]
     for name in (field for kind in kinds for field in kind.__struct_fields__):
         assert re.search(rf"\b{name}:", text), f"{name} is not in gateway.sample.yaml"
 
@@ -498,13 +498,13 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {  # heading in docs/configuration.m
     "`alerts`": alerting.AlertSettings,
     "`alerts.webhooks`": alerting.ReceiverSettings,
     "`replaced_by`": config.Successor,
-    "`products`": config.Product,
-    "`teams`": config.Team,
-    "`end_users`": config.EndUsers,
+    "`products`": callers.Product,
+    "`teams`": callers.Team,
+    "`end_users`": callers.EndUsers,
     "`client_address`": config.ClientAddress,
     "`cors`": config.CorsSettings,
-    "`entra`": config.EntraSettings,
-    "`entra.callers`": config.CallerRule,
+    "`entra`": callers.EntraSettings,
+    "`entra.callers`": callers.CallerRule,
     "`timeouts`": config.Timeouts,
     "`retry`": config.RetrySettings,
     "`ledger`": config.LedgerSettings,

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared.config import alerting
+from shared.config import alerting, callers
 from shared.config import document as config
 from shared.config.limits import AddressLimits, Limits, LimitSettings, TokenHeaders
 from tests.infra.compiler import Compiler, Refused
@@ -131,9 +131,9 @@ def test_the_types_of_the_sections_are_those_of_the_configuration(template: dict
     assert keys(template, "model", "replaced_by") == fields(config.Successor)
     assert keys(template, "consumerLimits") == fields(Limits)
     assert keys(template, "model") == fields(config.Model)
-    assert keys(template, "otherSections", "end_users") == fields(config.EndUsers)
-    assert keys(template, "product") == fields(config.Product)
-    assert keys(template, "team") == fields(config.Team)
+    assert keys(template, "otherSections", "end_users") == fields(callers.EndUsers)
+    assert keys(template, "product") == fields(callers.Product)
+    assert keys(template, "team") == fields(callers.Team)
     assert keys(template, "variant") == fields(config.Variant)
     assert keys(template, "timeoutSettings") == fields(config.Timeouts)
     assert keys(template, "provisionedCapacity") == fields(config.ProvisionedCapacity)

@@ -4,7 +4,8 @@ import msgspec
 
 from shared.azure_openai.operations import match
 from shared.azure_openai.requests import parse_call
-from shared.config.document import Configuration, Product
+from shared.config.callers import Product
+from shared.config.document import Configuration
 from shared.config.limits import Limits, LimitSettings
 from shared.limits import cleanup, scopes
 from shared.limits._users import UsersOfKeys

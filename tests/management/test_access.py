@@ -9,7 +9,8 @@ import pytest
 from shared.alerts.events import Alert
 from shared.auth.consumers import Consumers
 from shared.auth.operators import Operator
-from shared.config.document import Backend, Configuration, Product, Team
+from shared.config.callers import Product, Team
+from shared.config.document import Backend, Configuration
 from shared.config.limits import Limits, LimitSettings
 from shared.errors import (
     AlreadyDecided,

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from shared.config.document import EntraSettings
+from shared.config.callers import EntraSettings
 from shared.management.page_files import PageRoutes
 from shared.management.routes import ManagementRequest
 from shared.management.sign_in import SignInRoutes, of_entra, origin_of_authority
