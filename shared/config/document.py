@@ -36,13 +36,6 @@ BackendKind = Literal["standard", "provisioned", "openai", "anthropic"]
 Api = Literal["azure", "openai", "anthropic"]
 """An API that backends speak: `azure_openai/apis.py` has a row for each, `credentials.py` the header of its key."""
 
-API_OF_KIND: dict[BackendKind, Api] = {
-    "standard": "azure",
-    "provisioned": "azure",
-    "openai": "openai",
-    "anthropic": "anthropic",
-}
-
 
 class DeployedModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The deployment of a model in one backend. `type` None: that of the backend."""
@@ -81,7 +74,7 @@ class Backend(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     @property
     def api(self) -> Api:
-        return API_OF_KIND[self.kind]
+        return self.kind if self.kind == "openai" or self.kind == "anthropic" else "azure"
 
     @property
     def provisioned(self) -> bool:
