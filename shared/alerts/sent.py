@@ -21,7 +21,6 @@ logger = logging.getLogger("tollgate.alerts")
 KEEP_DAYS = 30
 MOST_SHOWN = 100
 _PARTITION = "alerts-sent"
-_LAST = 10**13  # milliseconds: rows are sorted by what is left until then
 _PATIENCE = 3.0  # seconds for the table's answer
 
 
@@ -93,7 +92,7 @@ class SentAlerts:
         row: Properties = {"alert": msgspec.json.encode(shown).decode()}
         try:
             async with asyncio.timeout(_PATIENCE):
-                await self._table.merge(_PARTITION, {f"{_key(at)}-{alert.id}": row})
+                await self._table.merge(_PARTITION, {f"{names.newest_first(at)}-{alert.id}": row})
         except (StoreUnavailable, TimeoutError) as error:
             logger.warning("the alert %s is on record in this instance alone: %s", alert.event, error)
 
@@ -112,15 +111,11 @@ class SentAlerts:
 
     async def clean_up(self) -> int:
         """Delete the rows that are too old. Return their number. Raises `StoreUnavailable`."""
-        oldest = _key(self._store.now() - KEEP_DAYS * 86_400)
+        oldest = names.newest_first(self._store.now() - KEEP_DAYS * 86_400)
         old = [row.key async for row in self._table.scan(_PARTITION, oldest)]
         for key in old:
             await self._table.delete(_PARTITION, key)
         return len(old)
-
-
-def _key(at: float) -> str:
-    return f"{_LAST - round(at * 1000):013d}"
 
 
 def _read(row: Row) -> list[SentAlert]:

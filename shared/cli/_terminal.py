@@ -111,10 +111,14 @@ def _run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
         fail(as_option(error))
 
 
-def text_of(file: Path) -> str:
-    """The text of a file that a command names. Ends the command if it cannot be read."""
+def text_of(file: Path, most: int = -1) -> str:
+    """The text of a file that a command names. Ends the command if it cannot be read, or has more than `most` bytes."""
     try:
-        return file.read_text("utf-8-sig")
+        with file.open("rb") as opened:
+            data = opened.read(most + 1 if most >= 0 else -1)
+        if 0 <= most < len(data):
+            fail(f"{file}: expected at most {most} bytes")
+        return data.decode("utf-8-sig")
     except OSError as error:
         fail(f"{file}: cannot be read ({error.strerror})")
     except UnicodeDecodeError:

@@ -29,20 +29,25 @@ class Question(NamedTuple):
     stream: bool
 
 
-class TimedCall(msgspec.Struct, frozen=True):
-    """A call that ended. Times in seconds; `start` since 1970. `first_token` and `overhead` are None if not known,
-    `overhead` is what the gateway says that it added. `status` 0: no answer. `problem` "": it succeeded."""
+class _Answer(msgspec.Struct):
+    """An answer as far as it has come. Times in seconds, None if not known; `overhead` is what the gateway says that it
+    added. `status` 0: no answer. `problem` "": it succeeded."""
 
-    model: str
-    via: Via
-    start: float
-    duration: float
-    status: int
+    status: int = 0
     problem: str = ""
     first_token: float | None = None
     output_tokens: int = 0
     region: str = ""
     overhead: float | None = None
+
+
+class TimedCall(_Answer, kw_only=True):
+    """A call that ended. Times in seconds; `start` since 1970."""
+
+    model: str
+    via: Via
+    start: float
+    duration: float
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -99,17 +104,6 @@ async def timed(client: openai.AsyncOpenAI, job: Job, question: Question) -> Tim
         answer.problem = str(error.code or "error in the stream")
     duration = time.perf_counter() - began
     return TimedCall(model=job.model, via=job.via, start=start, duration=duration, **msgspec.structs.asdict(answer))
-
-
-class _Answer(msgspec.Struct):
-    """An answer as far as it has come."""
-
-    status: int = 0
-    problem: str = ""
-    first_token: float | None = None
-    output_tokens: int = 0
-    region: str = ""
-    overhead: float | None = None
 
 
 async def _ask(client: openai.AsyncOpenAI, job: Job, question: Question, answer: _Answer, began: float) -> None:

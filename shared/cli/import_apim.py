@@ -12,7 +12,7 @@ from shared.cli import _apim_openapi as specification
 from shared.cli import _apim_policies as policies
 from shared.cli import _apim_xml as xml
 from shared.cli._apim_draft import Draft, Kind, Note
-from shared.cli._terminal import fail
+from shared.cli._terminal import fail, text_of
 from shared.config.parsing import parse
 from shared.errors import ConfigurationError
 
@@ -41,9 +41,9 @@ def import_policy(
         draft.add_backend(None, endpoint, "", 1)
     draft.models = _named(models)
     try:
-        policies.read_into(draft, xml.read(_text(policy, xml.MOST_BYTES)))
+        policies.read_into(draft, xml.read(text_of(policy, xml.MOST_BYTES)))
         if openapi is not None:
-            specification.read_into(draft, _text(openapi, specification.MOST_BYTES))
+            specification.read_into(draft, text_of(openapi, specification.MOST_BYTES))
     except xml.PolicyUnreadable as error:
         fail(f"{policy}: {error}")
     except ValueError as error:
@@ -63,20 +63,6 @@ def import_policy(
 def _named(models: str) -> dict[str, str]:
     pairs = (part.strip().partition("=") for part in models.split(",") if part.strip())
     return {name: deployment or name for name, _, deployment in pairs}
-
-
-def _text(file: Path, most: int) -> str:
-    """The text of a file of at most so many bytes. Exits with 2 if it has none."""
-    try:
-        with file.open("rb") as opened:
-            data = opened.read(most + 1)
-        if len(data) > most:
-            fail(f"{file}: expected at most {most} bytes")
-        return data.decode("utf-8-sig")
-    except OSError as error:
-        fail(f"{file}: {error.strerror}")
-    except UnicodeDecodeError:
-        fail(f"{file}: expected text in UTF-8")
 
 
 def _check(text: str) -> None:

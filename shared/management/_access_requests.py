@@ -36,8 +36,8 @@ class Amounts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
 
     def given(self) -> dict[str, float]:
         """The limits that are asked for, by name."""
-        values = {name: getattr(self, name) for name in self.__struct_fields__}
-        return {name: value for name, value in values.items() if value is not None}
+        given: dict[str, float] = msgspec.to_builtins(self)
+        return given
 
 
 class Asking(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -103,21 +103,15 @@ class AccessView(msgspec.Struct, frozen=True, kw_only=True):
     answer: str | None
 
 
+_SHOWN_AS_THEY_ARE = ("id", "consumer", "name", "team", "limits", "reason", "state")
+
+
 def view(one: AccessRequest, *, own: bool = False) -> AccessView:
     """A request as operators see it, or its own caller."""
+    same: dict[str, Any] = {name: getattr(one, name) for name in _SHOWN_AS_THEY_ARE}
+    asked, decided, by = rfc3339(one.asked), rfc3339(one.decided), None if own else one.by or None
     return AccessView(
-        id=one.id,
-        consumer=one.consumer,
-        name=one.name,
-        team=one.team,
-        product=one.product or None,
-        limits=one.limits,
-        reason=one.reason,
-        asked=rfc3339(one.asked),
-        state=one.state,
-        decided=rfc3339(one.decided),
-        by=None if own else one.by or None,
-        answer=one.answer or None,
+        **same, product=one.product or None, asked=asked, decided=decided, by=by, answer=one.answer or None
     )
 
 

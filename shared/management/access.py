@@ -40,12 +40,11 @@ from shared.management.audit import Audit, change_by
 from shared.management.consumers import ConsumerRoutes, Wanted
 from shared.management.routes import ManagementRequest, Page, Route, checked, page
 from shared.responses.rendering import JsonResponse
-from shared.storage import Store
+from shared.storage import Store, names
 
 _AT = "/gateway/requests-for-access"
 _TRIES = 8
 _PAUSE = 0.05  # seconds: the longest before the next try
-_NEWEST_FIRST = 10**13  # milliseconds: requests are sorted by what is left until then
 _IF_MATCH = {"If-Match": "The ETag that the request must still have; else 412."}
 
 
@@ -219,4 +218,4 @@ def _shown(one: AccessRequest) -> Any:
 
 def _place(one: AccessRequest) -> str:
     """The place of a request in a list, the newest first."""
-    return f"{_NEWEST_FIRST - round(one.asked * 1000):013d}-{one.id}"
+    return f"{names.newest_first(one.asked)}-{one.id}"

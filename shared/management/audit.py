@@ -22,7 +22,6 @@ from shared.storage import Properties, Row, Store, names
 
 KEEP_MONTHS = 25
 _PARTITION = "audit"
-_LAST = 10**13  # milliseconds: rows are sorted by what is left until then
 _LONGEST = 16_000  # characters of a value as JSON; the table takes 32,000 in a property
 _FILTERS = ("actor", "action", "kind", "object", "since", "until", "after", "limit")
 
@@ -55,7 +54,7 @@ class Audit:
         the record goes. Its errors mark the record as failed. `after`: the change's own, where only what was written
         tells it."""
         now = self._store.now()
-        key = f"{_LAST - round(now * 1000):013d}-{secrets.token_hex(4)}"
+        key = f"{names.newest_first(now)}-{secrets.token_hex(4)}"
         table = self._store.table(_month(now))
         await table.merge(_PARTITION, {key: _properties(change, now)})
         try:

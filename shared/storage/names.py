@@ -1,4 +1,6 @@
-"""Names of the tables."""
+"""Names of the tables, and of rows whose newest stands first."""
+
+_LAST = 10**13  # milliseconds: such rows are sorted by what is left until then
 
 CONSUMERS = "consumers"
 CONSUMER_NAMES = "consumernames"
@@ -13,3 +15,8 @@ USAGE_AGGREGATES = "usageagg"
 CONTROL = "control"  # when the timer's jobs last ran; a partition per job
 AUDIT = "audit"  # the beginning of the monthly tables' names
 ACCESS_REQUESTS = "accessrequests"
+
+
+def newest_first(at: float) -> str:
+    """The beginning of a row's key, by a time in seconds since 1970."""
+    return f"{_LAST - round(at * 1000):013d}"
