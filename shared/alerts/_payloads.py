@@ -4,6 +4,8 @@ Sources: https://www.standardwebhooks.com; Adaptive Cards 1.4 (adaptivecards.io)
 "When a Teams webhook request is received" takes; Slack's incoming webhooks and Block Kit.
 """
 
+import html
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -19,13 +21,7 @@ _SECTION, _FIELD, _FIELDS = 3000, 2000, 10
 
 def body(kind: Kind, alert: Alert) -> bytes:
     """The body of an alert for a receiver of this kind."""
-    match kind:
-        case "generic":
-            return msgspec.json.encode(_generic(alert))
-        case "teams":
-            return msgspec.json.encode(_teams(alert))
-        case "slack":
-            return msgspec.json.encode(_slack(alert))
+    return msgspec.json.encode(_BODIES[kind](alert))
 
 
 def _generic(alert: Alert) -> dict[str, Any]:
@@ -43,7 +39,8 @@ def _teams(alert: Alert) -> dict[str, Any]:
         "wrap": True,
     }
     text = {"type": "RichTextBlock", "inlines": [{"type": "TextRun", "text": alert.message}]}
-    facts = [{"title": name, "value": _without_links(str(value))} for name, value in alert.facts.items()]
+    # In values, Markdown must make no link.
+    facts = [{"title": name, "value": str(value).replace("[", "\\[")} for name, value in alert.facts.items()]
     card = {
         "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
         "type": "AdaptiveCard",
@@ -60,11 +57,6 @@ def _title(alert: Alert) -> str:
     return "Test message" if alert.event == "test" else alert.event.replace("_", " ").capitalize()
 
 
-def _without_links(text: str) -> str:
-    """A text in which Markdown makes no link."""
-    return text.replace("[", "\\[")
-
-
 def _slack(alert: Alert) -> dict[str, Any]:
     """Blocks of plain text, which Slack does not interpret; `text` is for notifications, and is interpreted."""
     title = f"{_SYMBOLS[alert.severity]} Tollgate: {_title(alert)}"
@@ -75,13 +67,12 @@ def _slack(alert: Alert) -> dict[str, Any]:
     ]
     if facts:
         blocks.append({"type": "section", "fields": facts})
-    return {"text": _escaped(f"{title}: {alert.message}"[:_SECTION]), "blocks": blocks}
+    # Escaped, for mentions: `<!channel>` would call everybody.
+    return {"text": html.escape(f"{title}: {alert.message}"[:_SECTION], quote=False), "blocks": blocks}
 
 
 def _plain(text: str) -> dict[str, Any]:
     return {"type": "plain_text", "text": text, "emoji": True}
 
 
-def _escaped(text: str) -> str:
-    """A text without mentions and links: `<!channel>` would call everybody."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+_BODIES: dict[Kind, Callable[[Alert], dict[str, Any]]] = {"generic": _generic, "teams": _teams, "slack": _slack}

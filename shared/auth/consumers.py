@@ -140,9 +140,11 @@ class Consumers:
         stored = record.keys.get(owner.key) if record is not None else None
         return stored is not None and keys.same(stored.digest, digest)
 
-    async def revoke_key(self, record: Record, key_id: str) -> None:
-        """End one key for good."""
-        await self._table.merge(record.consumer.id, {key_id: {"revoked": self._store.now()}})
+    async def revoke_key(self, record: Record, key_id: str) -> float:
+        """End one key for good. Return when it ended."""
+        now = self._store.now()
+        await self._table.merge(record.consumer.id, {key_id: {"revoked": now}})
+        return now
 
     async def drop_keys(self, record: Record, now: float, ended_before: float, most: int) -> int:
         """Delete the keys that ended before a time, and the oldest ended ones beyond so many keys. Return the number of

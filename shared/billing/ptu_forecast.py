@@ -71,14 +71,15 @@ def weigh(
     if weighed is None:
         return None
     work, per_minute, sizes, price_source = weighed
-    offers = [_offer(work, Terms(per_minute, payment.unit_hour, *sizes), payment) for payment in payments]
+    by_tokens = _payment(BY_TOKENS, work, ptu.Offer(0, work.by_tokens, None, None))
+    offers = [_payment(one.name, work, ptu.offer(work, Terms(per_minute, one.unit_hour, *sizes))) for one in payments]
     return {
         "model": model,
         "units_needed_on_average": round(work.average / per_minute, 2),
         "units_needed_at_peak": round(work.average * work.peak / per_minute, 2),
         "minimum_units": sizes[0],
         "step_units": sizes[1],
-        "payments": [_by_tokens(work), *offers],
+        "payments": [by_tokens, *offers],
         "offered": list(provisioned.regions(model, place.deployment)),
         "price_source": price_source,
         "throughput_source": "--tokens-per-minute" if tokens_per_minute else provisioned.facts().throughput.cited,
@@ -136,14 +137,6 @@ def curve(
         terms = Terms(weighed.per_minute, payment.unit_hour, *weighed.sizes)
         costs[payment.name] = [round(ptu.offer(work, terms).cost * month, 2) for work in works]
     return Curve([round(rate, 4) for rate in rates], costs)
-
-
-def _by_tokens(work: Workload) -> dict[str, Any]:
-    return _payment(BY_TOKENS, work, ptu.Offer(0, work.by_tokens, None, None))
-
-
-def _offer(work: Workload, terms: Terms, payment: Payment) -> dict[str, Any]:
-    return _payment(payment.name, work, ptu.offer(work, terms))
 
 
 def _payment(name: str, work: Workload, found: ptu.Offer) -> dict[str, Any]:

@@ -125,6 +125,12 @@ def text_of(file: Path, most: int = -1) -> str:
         fail(f"{file}: expected UTF-8 text")
 
 
+def named_models(text: str) -> dict[str, str]:
+    """Models with their deployments, in an option such as `NAME,NAME=DEPLOYMENT`."""
+    pairs = (part.partition("=") for part in text.split(",") if part.strip())
+    return {name.strip(): deployment.strip() or name.strip() for name, _, deployment in pairs}
+
+
 def as_option(error: GatewayError) -> str:
     """The message of a refusal, which names the option instead of the field."""
     field = error.param or ""

@@ -12,7 +12,7 @@ from shared.cli import _apim_openapi as specification
 from shared.cli import _apim_policies as policies
 from shared.cli import _apim_xml as xml
 from shared.cli._apim_draft import Draft, Kind, Note
-from shared.cli._terminal import fail, text_of
+from shared.cli._terminal import fail, named_models, text_of
 from shared.config.parsing import parse
 from shared.errors import ConfigurationError
 
@@ -39,7 +39,7 @@ def import_policy(
     draft = Draft()
     if endpoint:
         draft.add_backend(None, endpoint, "", 1)
-    draft.models = _named(models)
+    draft.models = named_models(models)
     try:
         policies.read_into(draft, xml.read(text_of(policy, xml.MOST_BYTES)))
         if openapi is not None:
@@ -58,11 +58,6 @@ def import_policy(
         output.write_text(text)
     if strict and any(note.kind == "not carried over" for note in draft.notes):
         raise typer.Exit(_NOT_CARRIED_OVER)
-
-
-def _named(models: str) -> dict[str, str]:
-    pairs = (part.strip().partition("=") for part in models.split(",") if part.strip())
-    return {name: deployment or name for name, _, deployment in pairs}
 
 
 def _check(text: str) -> None:

@@ -18,7 +18,7 @@ from shared.azure_openai.backend_requests import V1_SCOPE
 from shared.billing.report import as_csv
 from shared.cli import _timing_calls as timing_calls
 from shared.cli import _timing_summary as summary
-from shared.cli._terminal import AsJson, fail, show, variable
+from shared.cli._terminal import AsJson, fail, named_models, show, variable
 from shared.cli._timing_calls import Job, Question, TimedCall
 from shared.cli._timing_chart import chart
 from shared.cli._timing_statistics import FEWEST, quantile
@@ -75,8 +75,10 @@ def measure_times(
     for option, file in (("--csv", csv), ("--chart", svg)):
         if file is not None and not file.absolute().parent.is_dir():
             fail(f"{option}: expected a file in a folder that exists, got {file}")
+    if not (named := named_models(models)) or "" in named:
+        fail(f"--models: expected names of models with commas between them, got {models!r}")
     plan = _Plan(
-        models=_named(models),
+        models=list(named.items()),
         calls=calls,
         gateway=_url("--gateway", gateway),
         direct=_url("--direct", direct) if direct else "",
@@ -100,15 +102,6 @@ def measure_times(
         raise typer.Exit(_INTERRUPTED)
     if all(call.problem for call in run.calls):
         raise typer.Exit(1)
-
-
-def _named(models: str) -> list[tuple[str, str]]:
-    """Models as (name, deployment of the direct way)."""
-    entries = [entry.strip().partition("=") for entry in models.split(",") if entry.strip()]
-    named = {name.strip(): deployment.strip() or name.strip() for name, _, deployment in entries}
-    if not named or "" in named:
-        fail(f"--models: expected names of models with commas between them, got {models!r}")
-    return list(named.items())
 
 
 def _url(option: str, url: str) -> str:

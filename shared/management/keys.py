@@ -1,6 +1,7 @@
 """The keys of consumers: listed, made, rotated and revoked, by operators and by the callers who hold them."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -107,7 +108,7 @@ class KeyRoutes:
         key = self._key(record, request.parameters["key"])
         if not key.revoked or key.revoked == record.revoked:
             change = change_by(request, "key.revoke", f"{record.consumer.id}/{key.id}", self._shown(key), None)
-            await self._audit.perform(change, _done(lambda: self._consumers.revoke_key(record, key.id)))
+            await self._audit.perform(change, partial(self._consumers.revoke_key, record, key.id))
         return Response(status_code=204)
 
     async def _own(self, request: ManagementRequest) -> Response:
@@ -192,11 +193,3 @@ def _digests(headers: Mapping[str, str]) -> list[str]:
     texts = [text.strip().rpartition(" ")[2].partition(";")[0].strip() for text in texts]
     found = [key.digest if (key := keys.parse(text)) else keys.foreign_digest(text) for text in texts]
     return [digest for digest in found if digest is not None]
-
-
-def _done(write: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[bool]]:
-    async def written() -> bool:
-        await write()
-        return True
-
-    return written

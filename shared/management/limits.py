@@ -5,14 +5,13 @@ from typing import Any
 
 from starlette.responses import Response
 
-from shared.auth.consumer_rows import Record
 from shared.auth.consumers import Consumers
 from shared.auth.operators import EVERYONE
 from shared.config.document import Configuration
-from shared.errors import ConsumerNotFound
 from shared.limits import report as limits_report
 from shared.limits import scopes
 from shared.management import _answers as answers
+from shared.management.consumers import visible
 from shared.management.routes import ManagementRequest, Route
 from shared.management.turns import Turns
 from shared.responses.rendering import JsonResponse
@@ -55,21 +54,14 @@ class LimitRoutes:
 
     async def _one(self, request: ManagementRequest) -> Response:
         """Report the remainder of a consumer's limits."""
-        consumer = (await self._record(request)).consumer
+        _, record = await visible(Consumers(self._store), request)
+        consumer = record.consumer
         return JsonResponse({"id": consumer.id, "name": consumer.name, "limits": await self._lines((consumer,))})
 
     async def _own(self, request: ManagementRequest) -> Response:
         """Report the remainder of the caller's limits."""
         caller = request.consumer
         return JsonResponse({"id": caller.id, "name": caller.name, "limits": await self._lines((caller,))})
-
-    async def _record(self, request: ManagementRequest) -> Record:
-        """The consumer of the path. One of another's team is not there for a team's owner."""
-        consumer_id = request.parameters["consumer"]
-        record = await Consumers(self._store).find(consumer_id)
-        if record is None or not request.actor.sees(record.consumer.team):
-            raise ConsumerNotFound(f"There is no consumer with the id {consumer_id[:64]!r}.")
-        return record
 
     async def _lines(self, consumers: Iterable[Consumer]) -> list[dict[str, Any]]:
         return await limits_report.report(self._store, scopes.of_all(consumers, self._configuration))

@@ -42,48 +42,49 @@ class RequestRoutes:
     async def _list(self, request: ManagementRequest) -> Response:
         """List calls, newest first."""
         async with self._searches.take(request.actor.name):
-            return JsonResponse(await listed(self._store, self._tariff, request.query, request.actor))
+            return JsonResponse(await self._listed(request.query, request.actor))
+
+    async def _listed(self, query: Mapping[str, str], operator: Operator) -> dict[str, Any]:
+        """A page of the calls that a query asks for, as far as the operator may see them. Raises `InvalidRequest`."""
+        now = self._store.now()
+        latest = now + _AHEAD  # the clock of the instance that served a call may be ahead of the store's
+        until = min(time_of(query, "until", latest), latest)
+        since, limit, after = time_of(query, "since", until - _DEFAULT_PERIOD), page_size(query), query.get("after", "")
+        if after and not calls.is_id(after):
+            raise InvalidRequest(
+                f"after: expected the value of `after` of another page, got {after[:64]!r}.", param="after"
+            )
+        status = _statuses(query.get("status"))
+
+        def wanted(row: Row) -> bool:
+            values = row.properties
+            return (
+                all(_value(values, column) == query[name] for name, column in _EQUAL.items() if name in query)
+                and int(_value(values, "status") or 0) in status
+                and operator.sees(_value(values, "team"))
+            )
+
+        page = await calls.newest(self._store, since, until, limit, wanted, after)
+        names = {record.consumer.id: record.consumer.name for record in await Consumers(self._store).all()}
+        return {
+            "data": [call_report.described(call, self._tariff, now, names) for call in page.calls],
+            "after": page.after,
+        }
 
     async def _one(self, request: ManagementRequest) -> Response:
         """Describe one call in full."""
-        return JsonResponse(await one(self._store, self._tariff, request.parameters["id"], request.actor))
-
-
-async def listed(store: Store, tariff: Tariff, query: Mapping[str, str], operator: Operator) -> dict[str, Any]:
-    """A page of the calls that a query asks for, as far as the operator may see them. Raises `InvalidRequest`."""
-    now = store.now()
-    latest = now + _AHEAD  # the clock of the instance that served a call may be ahead of the store's
-    until = min(time_of(query, "until", latest), latest)
-    since, limit, after = time_of(query, "since", until - _DEFAULT_PERIOD), page_size(query), query.get("after", "")
-    if after and not calls.is_id(after):
-        raise InvalidRequest(
-            f"after: expected the value of `after` of another page, got {after[:64]!r}.", param="after"
-        )
-    status = _statuses(query.get("status"))
-
-    def wanted(row: Row) -> bool:
-        values = row.properties
-        return (
-            all(_value(values, column) == query[name] for name, column in _EQUAL.items() if name in query)
-            and int(_value(values, "status") or 0) in status
-            and operator.sees(_value(values, "team"))
-        )
-
-    page = await calls.newest(store, since, until, limit, wanted, after)
-    names = {record.consumer.id: record.consumer.name for record in await Consumers(store).all()}
-    return {"data": [call_report.described(call, tariff, now, names) for call in page.calls], "after": page.after}
-
-
-async def one(store: Store, tariff: Tariff, call_id: str, operator: Operator) -> dict[str, Any]:
-    """One call in full. Raises `ResourceNotFound`."""
-    call = await calls.find(store, call_id) if calls.is_id(call_id) else None
-    if call is None or not operator.sees(_value(call.own.properties, "team")):
-        raise ResourceNotFound(
-            f"There is no call {call_id[:64]!r}: its id is that of the header x-gateway-request-id. Its row may be "
-            "younger than a second, or older than ledger.keep_months; of many refused calls a second, some have no row."
-        )
-    record = await Consumers(store).find(key) if (key := _value(call.own.properties, "key")) else None
-    return call_report.in_full(call, tariff, store.now(), {key: record.consumer.name} if record else {})
+        call_id = request.parameters["id"]
+        call = await calls.find(self._store, call_id) if calls.is_id(call_id) else None
+        if call is None or not request.actor.sees(_value(call.own.properties, "team")):
+            raise ResourceNotFound(
+                f"There is no call {call_id[:64]!r}: its id is that of the header x-gateway-request-id. Its row may be "
+                "younger than a second, or older than ledger.keep_months; of many refused calls a second, some have no "
+                "row."
+            )
+        key = _value(call.own.properties, "key")
+        record = await Consumers(self._store).find(key) if key else None
+        names = {key: record.consumer.name} if record else {}
+        return JsonResponse(call_report.in_full(call, self._tariff, self._store.now(), names))
 
 
 def _value(row: Mapping[str, Any], name: str) -> str:

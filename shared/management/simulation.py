@@ -4,6 +4,7 @@ These routes exist only where `GATEWAY_SIMULATOR` names the control endpoint of 
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, TypedDict
 
 import aiohttp
@@ -78,10 +79,9 @@ class SimulationRoutes:
         wanted = checked(request.object(), NewFault)
         region = await self._region(request)
 
-        async def write() -> bool:
+        async def write() -> dict[str, Any]:
             await self._clear(region)
-            await self._ask("POST", "/faults", {"fault": _EFFECTS[wanted.fault], "region": region})
-            return True
+            return await self._ask("POST", "/faults", {"fault": _EFFECTS[wanted.fault], "region": region})
 
         change = change_by(request, "simulation.break", request.parameters["backend"], None, {"fault": wanted.fault})
         await self._audit.perform(change, write)
@@ -91,12 +91,8 @@ class SimulationRoutes:
         """End the faults of a backend's region."""
         region = await self._region(request)
 
-        async def write() -> bool:
-            await self._clear(region)
-            return True
-
         change = change_by(request, "simulation.restore", request.parameters["backend"], None, None)
-        await self._audit.perform(change, write)
+        await self._audit.perform(change, partial(self._clear, region))
         return Response(status_code=204)
 
     async def _region(self, request: ManagementRequest) -> str:
@@ -116,10 +112,12 @@ class SimulationRoutes:
         faults = (await self._ask("GET", "/faults"))["faults"]
         return {one["region"]: one["fault"] for one in reversed(faults) if one["region"] is not None}
 
-    async def _clear(self, region: str) -> None:
-        for one in (await self._ask("GET", "/faults"))["faults"]:
-            if one["region"] == region:
-                await self._ask("DELETE", f"/faults/{one['id']}")
+    async def _clear(self, region: str) -> int:
+        """End the faults of a region. Return their number."""
+        ids = [one["id"] for one in (await self._ask("GET", "/faults"))["faults"] if one["region"] == region]
+        for one in ids:
+            await self._ask("DELETE", f"/faults/{one}")
+        return len(ids)
 
     async def _ask(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
         """The answer of the control endpoint. Raises `BadGateway`."""

@@ -88,7 +88,8 @@ async def newest(
         high = ulid.seconds(end)
         low = max(since, min(high, until) - length)
         first = _floor(low)
-        parts = await asyncio.gather(*(_range(store, hour, first, end) for hour in _hours(low, high)))
+        span = range(hours.hour_of(low - _BEHIND), hours.hour_of(high + _AHEAD) + 1)
+        parts = await asyncio.gather(*(_range(store, hour, first, end) for hour in span))
         rows = [row for part in parts for row in part]
         for call in sorted(_grouped(rows), key=lambda call: call.id, reverse=True):
             if wanted(call.own):
@@ -103,10 +104,6 @@ async def newest(
 def _floor(seconds: float) -> str:
     """The lowest id of that time."""
     return ulid.lowest(max(0.0, seconds))
-
-
-def _hours(low: float, high: float) -> range:
-    return range(hours.hour_of(low - _BEHIND), hours.hour_of(high + _AHEAD) + 1)
 
 
 async def _range(store: Store, hour: int, first: str, end: str) -> list[Row]:

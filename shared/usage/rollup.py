@@ -184,7 +184,7 @@ class _Pass:
             self._count(rows_read=fold.rows, orphans=result.rank[1])
             folded += 1
         if folded:
-            await self._combine_day(first, _as_it_is, bounded)
+            await self._combine_day(first, str, bounded)
             self._count(hours=folded, days=1, months=1)
         if by_user:
             await self._combine_day(first, hours.of_users, bounded_by_user)
@@ -221,10 +221,6 @@ class _Pass:
     def _count(self, **more: int) -> None:
         sums = {name: getattr(self.summary, name) + count for name, count in more.items()}
         self.summary = msgspec.structs.replace(self.summary, **sums)
-
-
-def _as_it_is(partition: str) -> str:
-    return partition
 
 
 async def drop_old(store: Store, keep_months: int) -> None:

@@ -109,7 +109,7 @@ class Versions:
             written = msgspec.structs.replace(version, number=number, at=self._now(), previous=pointer.number)
             if await self._table.put(_PARTITION, _key(number), _properties(written), None) is not None:
                 break
-            if await self._wrote(written):  # the answer to the write was lost
+            if await self.get(number) == written:  # the answer to the write was lost
                 break
             if await self.pointer() != pointer:
                 return None
@@ -122,9 +122,6 @@ class Versions:
         if number > KEPT:
             await self._table.delete(_PARTITION, _key(number - KEPT))
         return written
-
-    async def _wrote(self, version: Version) -> bool:
-        return await self.get(version.number) == version
 
     async def remembered(self) -> Good | None:
         """Return what was served last, None if nothing was."""
