@@ -34,18 +34,19 @@ def test_a_newcomer_makes_a_key_limits_it_calls_breaks_a_region_finds_the_call_a
     page.get_by_role("button", name="Send").click()
     answer = page.locator("section.card")
     expect(answer.locator(".answer")).not_to_be_empty()
-    region = answer.locator("div", has=page.get_by_text("region", exact=True)).locator("dd").first.inner_text()
+    region = answer.locator("div", has=page.get_by_text("Region", exact=True)).locator("dd").first.inner_text()
 
     visit.go("Routing")
     broken = page.get_by_label(f"Break {region}").first
     broken.select_option("fail")
     expect(broken).to_have_value("fail")
 
+    expect(page.get_by_text("broken by you in the simulator").first).to_be_visible()
+
     visit.go("Playground")
-    page.get_by_label("Key to call with").fill(key)
-    page.get_by_label("Model", exact=True).fill(model)
-    page.get_by_label("Prompt").fill("Which region answers me?")
-    attempts = answer.locator("div", has=page.get_by_text("attempts", exact=True)).locator("dd").first
+    expect(page.get_by_label("Key to call with")).to_have_value(key)  # as it was left
+    expect(page.get_by_label("Prompt")).to_have_value("Which region answers me?")
+    attempts = answer.locator("div", has=page.get_by_text("Tries", exact=True)).locator("dd").first
     for _ in range(6):  # three regions take turns
         page.get_by_role("button", name="Send").click()
         expect(answer.locator(".answer")).not_to_be_empty()
@@ -65,6 +66,8 @@ def test_a_newcomer_makes_a_key_limits_it_calls_breaks_a_region_finds_the_call_a
     expect(broken).to_have_value("")
 
     visit.go("Requests")
-    page.get_by_label("Model", exact=True).fill(model)
+    page.get_by_label("Consumer").fill(name)
+    page.get_by_label("Consumer").press("Enter")
+    expect(page.get_by_role("button", name=f"Consumer: {name}")).to_be_visible()
     calls = page.get_by_role("region", name="Requests").locator("tbody tr").filter(has_text=name)
     expect(calls.filter(has_text="$0.0").nth(1)).to_be_visible(timeout=15_000)  # it looks through a whole day

@@ -3,12 +3,11 @@
 import gzip
 import re
 
-import pytest
-from playwright.sync_api import Locator, expect
+from playwright.sync_api import expect
 
 from tests.harness.gateway_process import cli
 from tests.harness.system import System, eventually
-from tests.page.conftest import Visit
+from tests.page.conftest import ON_ONE_EDGE, Visit
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 
@@ -78,7 +77,7 @@ def test_the_overview_shows_what_the_api_reports_and_filters_by_a_line(visit: Vi
     expect(visit.page.get_by_role("img", name=f"Tokens by class: {words}")).to_be_visible()
 
 
-@pytest.mark.parametrize("edge", ["uvicorn"], indirect=True, scope="session")
+@ON_ONE_EDGE
 def test_no_two_marks_of_an_axis_have_the_same_label(visit: Visit) -> None:
     visit.open()
     marks = """async () => {
@@ -160,51 +159,6 @@ def test_a_key_that_is_made_in_the_page_calls_the_gateway_and_a_limit_that_is_ch
     dialog.wait_for(state="hidden")
     expect(visit.page.get_by_text("1 requests per day")).to_be_visible()
     expect(visit.page.get_by_role("cell", name="consumer.update")).to_be_visible()
-
-
-def test_a_caller_tries_two_models_side_by_side(visit: Visit, gateway: System) -> None:
-    visit.sign_in(gateway.make_key("playing"))
-    visit.go("Playground")
-    expect(visit.page.locator("#models option[value=claude-sonnet-5-5]")).to_have_count(1)
-    visit.page.get_by_role("button", name="Another one beside it").click()
-    visit.page.get_by_label("Model", exact=True).fill("gpt-4o")
-    visit.page.get_by_label("Second model").fill("claude-sonnet-5-5")
-    visit.page.get_by_label("Prompt").fill("Hello")
-    visit.page.get_by_role("button", name="Send").click()
-    for model in ("gpt-4o", "claude-sonnet-5-5"):
-        answer = visit.page.locator("section.card", has=visit.page.get_by_role("heading", name=model, exact=True))
-        expect(answer.locator(".answer")).not_to_be_empty()
-        expect(answer.get_by_text("attempts", exact=True)).to_be_visible()
-    assert visit.violations() == []
-
-
-def test_the_playground_calls_claude_by_its_own_api_and_shows_what_it_costs(visit: Visit, gateway: System) -> None:
-    page, model = visit.page, "claude-sonnet-5-5"
-    visit.sign_in()
-    visit.go("Playground")
-    expect(page.locator(f"#models option[value={model}]")).to_have_count(1)
-    page.get_by_label("Key to call with").fill(gateway.make_key("plays with Claude"))
-    page.get_by_label("Model", exact=True).fill(model)
-    page.get_by_label("System text").fill("Be brief.")
-    page.get_by_label("Prompt").fill("Hello")
-    answer, texts = page.locator("section.card"), set[str]()
-
-    def fact(name: str) -> Locator:
-        return answer.locator("div", has=page.get_by_text(name, exact=True)).locator("dd").first
-
-    for streamed in (True, False):
-        gateway.simulator.clear()
-        page.get_by_label("Stream").set_checked(streamed)
-        page.get_by_role("button", name="Send").click()
-        eventually(lambda: bool(gateway.simulator.log()["requests"]))
-        expect(fact("Output tokens")).to_have_text("32")
-        [entry] = gateway.simulator.log()["requests"]
-        assert (entry["path"], entry["stream"]) == ("/anthropic/v1/messages", streamed)
-        expect(fact("Input tokens")).to_have_text(str(entry["input_tokens"]))
-        texts.add(answer.locator(".answer").inner_text())
-    expect(fact("Cost")).to_contain_text("$0.0")  # asked for when the call is on record
-    assert len(texts) == 1
-    assert visit.violations() == []
 
 
 def test_a_wrong_section_of_the_configuration_is_refused_with_the_path_of_every_mistake(visit: Visit) -> None:

@@ -5,12 +5,14 @@ import { link } from "../location.js";
 import { session } from "../session.js";
 import { t } from "../texts.js";
 
-const SHOWN = ["x-gateway-backend", "x-gateway-region", "x-gateway-deployment-type", "x-gateway-attempts", "x-gateway-overhead-ms"];
+/** @type {[string, import("../texts.js").Key, ((value: string) => string)?][]} */
+const SHOWN = [["x-gateway-backend", "dimension.backend"], ["x-gateway-region", "dimension.region"], ["x-gateway-deployment-type", "playground.type"],
+  ["x-gateway-attempts", "requests.tries"], ["x-gateway-overhead-ms", "playground.overhead", (value) => `${number(Number(value))} ms`]];
 
 /** @param {{name: string, reply: import("../stream.js").Reply, cost: number | null | undefined}} props `cost` undefined: not asked for, or not yet */
 export function Answer({ name, reply, cost }) {
   const facts = [
-    ...SHOWN.filter((header) => reply.headers[header]).map((header) => [header.replace(/^x-(gateway-)?/, ""), reply.headers[header]]),
+    ...SHOWN.filter(([header]) => reply.headers[header]).map(([header, text, shown]) => [t(text), (shown ?? String)(reply.headers[header])]),
     [t("column.input_tokens"), number(reply.usage?.input)], [t("column.output_tokens"), number(reply.usage?.output)],
     [t("column.reasoning_tokens"), number(reply.usage?.reasoning)], [t("playground.first"), milliseconds(reply.first)], [t("requests.took"), milliseconds(reply.took)],
     ...(cost === undefined ? [] : [[t("column.cost_usd"), money(cost)]]),
