@@ -17,7 +17,6 @@ from shared.affinity.planner import Planner
 from shared.auth import end_users
 from shared.auth.authenticator import Authenticator
 from shared.auth.products import Subscriptions
-from shared.azure_openai import completions_as_chat
 from shared.config.document import Configuration
 from shared.errors import GatewayError
 from shared.limits import unmetered
@@ -27,7 +26,7 @@ from shared.limits.reservation import Reservation
 from shared.requests.arrival import ReceivedRequest
 from shared.requests.buffers import Buffer, Buffers
 from shared.requests.disconnect import CallerConnection
-from shared.requests.reading import Arriving, Bounds, read_call
+from shared.requests.reading import Arriving, Bounds, as_chat, read_call
 from shared.requests.upload import Upload
 from shared.responses.admitted_call import AdmittedCall, heartbeat_wanted
 from shared.responses.as_completions import CompletionsResponse
@@ -97,7 +96,7 @@ class Gateway:
             call, upload = await read_call(request, headers, received.method, received.path, arriving)
             rendering = None
             if call.operation.name == "completions" and self._configuration.canonical(call.model) in self._chatting:
-                call, rendering = completions_as_chat.translated(call)
+                call, rendering = await as_chat(call, buffer)
             call = end_users.named(call, consumer, headers, self._configuration.end_users)
             call = self._planner.named(consumer, call)
             unmetered.check(consumer, call, self._configuration, time.time())

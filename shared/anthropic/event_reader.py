@@ -91,7 +91,8 @@ class MessageEventReader:
                 self.committed = True
         if read.usage is not None:
             self._report(read.usage, final=True)
-        if self._call.leaves_parts and (b'"container"' in data or b'"file_id"' in data):
+        named = read.type == "message_start" or b'"container"' in data or b'"file_id"' in data
+        if named and self._call.leaves_parts:
             self.objects.append(data)
         return "end" if self.marked else "pass"
 

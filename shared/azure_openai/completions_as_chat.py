@@ -17,10 +17,9 @@ from shared.errors import InvalidRequest
 from shared.types import Call
 
 _CHAT = next(operation for operation in OPERATIONS if operation.name == "chat.completions")
-_TURN = re.compile(
-    r"<\|im_start\|>(\w+)(?:[ \t]+name=([^\n]*))?\n(.*?)(?:\n?<\|im_end\|>|(?=<\|im_start\|>)|\Z)", re.DOTALL
-)
-_MARKS = ("<|im_end|>", "<|im_start|>")
+_START, _END = "<|im_start|>", "<|im_end|>"
+_SPEAKER = re.compile(r"(\w{1,40})(?:[ \t]+name=(.*))?")  # the first line of a turn
+_MOST_TURNS = 2048  # messages of a chat
 _ROLES = ("system", "developer", "user", "assistant")
 _NO_BOUND = b"null"
 
@@ -52,17 +51,29 @@ def _translated(call: Call) -> "tuple[Call, Rendering]":
 
 
 def messages(prompt: str) -> list[dict[str, str]]:
-    """The messages of a prompt. Raises `InvalidRequest` for ChatML with an unknown role or without a message."""
-    if _MARKS[1] not in prompt:
+    """The messages of a prompt. Raises `InvalidRequest` for ChatML that cannot be read or has no message. Takes time
+    in proportion to the prompt: it runs on the event loop."""
+    if _START not in prompt:
         return [{"role": "user", "content": prompt}]
     found: list[dict[str, str]] = []
-    before = prompt[: prompt.index(_MARKS[1])]
+    before, *turns = prompt.split(_START, _MOST_TURNS + 1)
+    if len(turns) > _MOST_TURNS:
+        raise _wrong(f"expected at most {_MOST_TURNS} turns of ChatML.", "prompt")
     if before.strip():
         found.append({"role": "user", "content": before.strip("\n")})
-    for role, name, content in _TURN.findall(prompt):
+    for turn in turns:
+        first, feed, rest = turn.partition("\n")
+        if not feed and turn is turns[-1] and first.strip() == "assistant":
+            break  # it only says whose turn it is
+        speaker = _SPEAKER.fullmatch(first) if feed else None
+        if speaker is None:
+            raise _wrong(f"expected a role and a line feed behind {_START}, got {first[:40]!r}.", "prompt")
+        role, name = speaker[1], (speaker[2] or "").strip()
         if role not in _ROLES:
-            raise _wrong(f"the ChatML role {role[:40]!r} is not one of {', '.join(_ROLES)}.", "prompt")
-        found.append({"role": role, "content": content} | ({"name": name.strip()} if name.strip() else {}))
+            raise _wrong(f"the ChatML role {role!r} is not one of {', '.join(_ROLES)}.", "prompt")
+        content, end, _ = rest.partition(_END)
+        content = content.removesuffix("\n") if end else content
+        found.append({"role": role, "content": content} | ({"name": name} if name else {}))
     if found and found[-1]["role"] == "assistant" and not found[-1]["content"].strip():
         found.pop()  # it only says whose turn it is
     if not found:
@@ -208,7 +219,7 @@ def _logprobs(fields: dict[str, msgspec.Raw], *, echo: bool) -> dict[str, Any]:
 def _stop(value: str | list[str] | None) -> list[str] | None:
     """The ends of an answer beside those of ChatML, which a chat ends with by itself; None: there are none."""
     given = [value] if isinstance(value, str) else value or []
-    return [one for one in given if one not in _MARKS] or None
+    return [one for one in given if one not in (_START, _END)] or None
 
 
 def _wrong(problem: str, param: str) -> InvalidRequest:

@@ -21,7 +21,12 @@ _SESSION: Shape = {
     "input_audio_transcription": _MODEL,
 }
 
+# Anthropic's: an advisor is a tool that another model answers; `fallbacks` as a text leaves the choice to the backend.
+_MESSAGES: Shape = {"tools": _MODEL, "fallbacks": ("model", _MODEL)}
+
 MODELS: dict[str, Shape] = {
+    "messages.create": _MESSAGES,
+    "messages.count_tokens": _MESSAGES,
     "chat.completions": {
         "moderation": _MODEL,
         "data_sources": {"parameters": {"embedding_dependency": {"deployment_name": "model"}}},

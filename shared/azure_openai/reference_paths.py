@@ -99,12 +99,26 @@ _THREAD: Shape = {"messages": _MESSAGE, "tool_resources": _RESOURCES}
 
 _IMAGE: Shape = {"images": _FILE, "image": _FILE, "mask": _FILE}  # in JSON; a form has the pictures themselves
 
-# Messages of Anthropic's API. Results of tools hold blocks in turn, those of code another level of them.
+# Messages of Anthropic's API. Results of tools and documents hold blocks in turn, those of code another level of them.
 
-_CLAUDE_FILE: Shape = {"file_id": "claude_file", "source": {"file_id": "claude_file"}}
-_BLOCK: Shape = {**_CLAUDE_FILE, "content": {**_CLAUDE_FILE, "content": _CLAUDE_FILE}}
+_CLAUDE_FILE: Shape = {"file_id": "claude_file"}
+
+
+def _block(levels: int) -> Shape:
+    below = _block(levels - 1) if levels else {}
+    return {**_CLAUDE_FILE, "source": {**_CLAUDE_FILE, "content": below}, "content": below}
+
+
+_BLOCK = _block(4)  # a result of a tool, a document in it, its blocks, their sources: one more than the API has
 _CLAUDE_CONTAINER: Shape = {"container": ("claude_container", {"id": "claude_container"})}
-_MESSAGES: Shape = {"messages": {"content": _BLOCK}, "system": _BLOCK, **_CLAUDE_CONTAINER}
+_EARLIER: Shape = {"previous_message_id": "claude_message"}
+_MESSAGES: Shape = {
+    "messages": {"content": _BLOCK},
+    "system": _BLOCK,
+    "thread": _EARLIER,
+    "diagnostics": _EARLIER,
+    **_CLAUDE_CONTAINER,
+}
 
 REQUESTS: dict[str, Shape] = {
     "messages.create": _MESSAGES,
@@ -152,7 +166,7 @@ REQUESTS: dict[str, Shape] = {
 # is the last key of each path.
 RAREST: dict[str, tuple[str, ...]] = {
     "chat.completions": ("file_id", "audio"),
-    **dict.fromkeys(("messages.create", "messages.count_tokens"), ("file_id", "container")),
+    **dict.fromkeys(("messages.create", "messages.count_tokens"), ("file_id", "container", "previous_message_id")),
 }
 
 # Answers tell of what the backend made besides the object that was asked for.
@@ -195,7 +209,7 @@ _RUN_EVENTS: Shape = {  # of a streamed run: itself, its thread, steps and messa
 }
 
 _MADE_BLOCK: Shape = {"content": {"content": {"file_id": "claude_file"}}}  # results of code, not of callers' servers
-_MADE_MESSAGES: Shape = {"content": _MADE_BLOCK, **_CLAUDE_CONTAINER}
+_MADE_MESSAGES: Shape = {"id": "claude_message", "content": _MADE_BLOCK, **_CLAUDE_CONTAINER}
 
 ANSWERS: dict[str, Shape] = {
     "messages.create": {

@@ -51,6 +51,7 @@ KINDS = {
     "claude_container": Kind(brief=True, format="anthropic"),  # in which Anthropic's models run code
     "claude_file": Kind("files/{}", listed=True, format="anthropic"),
     "message_batch": Kind("messages/batches/{}", brief=True, listed=True, format="anthropic"),  # results: 29 days
+    "claude_message": Kind(brief=True, format="anthropic"),  # an answer with the conversation behind it
     "item": Kind(brief=True),  # of a response or a conversation
     "sealed": Kind(brief=True),  # content that only the backend that made it can open, by its digest
 }
@@ -58,7 +59,7 @@ KINDS = {
 LISTED = frozenset(name for name, kind in KINDS.items() if kind.listed)
 ITEMS = frozenset(("item", "sealed"))
 # A run in a path is found by its thread, an item by its conversation.
-IN_PATHS = frozenset(KINDS) - ITEMS - {"run", "audio", "claude_container"}
+IN_PATHS = frozenset(KINDS) - ITEMS - {"run", "audio", "claude_container", "claude_message"}
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{4,255}")
 _INSIDE_A_CONTAINER = "cfile_"  # such files are named together with their container

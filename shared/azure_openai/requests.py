@@ -211,7 +211,8 @@ def _leaves_parts(operation: Operation, body: bytes, values: Mapping[str, slice]
             return tools is not None and any(body.find(tool, tools.start, tools.stop) >= 0 for tool in _HOSTED)
         case "messages.create":
             tools = values.get("tools")
-            return tools is not None and body.find(b"code_execution", tools.start, tools.stop) >= 0
+            runs_code = tools is not None and body.find(b"code_execution", tools.start, tools.stop) >= 0
+            return runs_code or "thread" in values or "diagnostics" in values
         case "chat.completions":
             return "audio" in values  # spoken answers have ids that later messages name
     return False

@@ -30,6 +30,7 @@ _CACHED_PARTS = "cached_tokens_details"  # of the realtime API: the cached token
 _NOT_CHARGED = frozenset(("text_tokens",))  # the rest of a total
 _MOST_UNKNOWN = 16  # classes of one answer that are kept
 _LONGEST_NAME = 64
+_BESIDE_SUMS = ("compaction", "advisor_message")  # iterations of Anthropic's
 
 
 class _CacheCreation(msgspec.Struct):
@@ -62,11 +63,18 @@ class UsageObject(msgspec.Struct):
     server_tool_use: _ServerTools | None = None
     service_tier: Any = None
     speed: Any = None
+    type: Any = None  # of an iteration
+    iterations: list["UsageObject"] | None = None
 
     def value(
         self, model: object = "", tier: object = "", images: int = 0, tools: Mapping[str, int] = NO_TOOLS
     ) -> Usage:
-        """The usage, with the calls of `tools` beside the tokens."""
+        """The usage, with the calls of `tools` beside the tokens. Anthropic's iterations count, also those that its
+        sums leave out."""
+        usage = self._sums(model, tier, images, tools)
+        return _with_iterations(usage, self.iterations) if self.iterations else usage
+
+    def _sums(self, model: object, tier: object, images: int, tools: Mapping[str, int]) -> Usage:
         details = {
             "input": self.prompt_tokens_details or self.input_tokens_details or self.input_token_details,
             "output": self.completion_tokens_details or self.output_tokens_details or self.output_token_details,
@@ -119,6 +127,18 @@ class UsageObject(msgspec.Struct):
         }
         parts |= {field: count for field, count in counts.items() if count}
         return written + read
+
+
+def _with_iterations(sums: Usage, iterations: list[UsageObject]) -> Usage:
+    """The usage of a message that took several iterations of one or more models, never less than either the sums or the
+    iterations say. Those of compactions and advisors stand beside the sums."""
+    inside, beside = dict.fromkeys(TOKEN_CLASSES, 0), dict.fromkeys(TOKEN_CLASSES, 0)
+    for iteration in iterations:
+        usage, into = iteration._sums("", "", 0, NO_TOOLS), beside if iteration.type in _BESIDE_SUMS else inside
+        for name in TOKEN_CLASSES:
+            into[name] += getattr(usage, name)
+    counts = {name: max(getattr(sums, name), inside[name]) + beside[name] for name in TOKEN_CLASSES}
+    return msgspec.structs.replace(sums, **counts)
 
 
 def _take_out_cached(parts: dict[str, Any], cached: Mapping[str, Any]) -> None:

@@ -1,5 +1,6 @@
-"""Operations whose usage no answer reports: they would go past a token quota or a budget. Pure."""
+"""Calls whose usage, or its price, no answer reports: they would go past a token quota or a budget. Pure."""
 
+from shared.azure_openai import model_paths
 from shared.config.document import Configuration
 from shared.errors import UnmeteredOperation
 from shared.limits import scopes
@@ -25,11 +26,23 @@ _OPERATIONS = frozenset(
 def check(consumer: Consumer, call: Call, configuration: Configuration, now: float) -> None:
     """Raise `UnmeteredOperation` for a call whose usage cannot be counted, if its key, team or model has a token quota
     or a budget. `now`: in seconds since 1970."""
-    if call.operation.name not in _OPERATIONS:
+    unmetered = call.operation.name in _OPERATIONS
+    if not unmetered and call.operation.format != "anthropic":
         return
     for scope in scopes.of_call(consumer, configuration.served(call.model[:128], now), configuration, call.user):
-        if scope.limits.token_quota or scope.limits.budget_usd:
+        if unmetered and (scope.limits.token_quota or scope.limits.budget_usd):
             raise UnmeteredOperation(
                 f"{scope.about} has a token quota or a budget, and the gateway cannot count what "
                 f"{call.operation.name} uses. Ask the gateway's operator for a key without them."
             )
+        if scope.limits.budget_usd and (others := _other_models(call, configuration)):
+            raise UnmeteredOperation(
+                f"{scope.about} has a budget, and the gateway prices all tokens of a message by one model: leave out "
+                f"{', '.join(others)}, or ask the gateway's operator for a key without a budget."
+            )
+
+
+def _other_models(call: Call, configuration: Configuration) -> list[str]:
+    """The models that a message asks besides its own: advisors, which are priced by themselves, and fallbacks."""
+    own = configuration.canonical(call.model)
+    return [name[:128] for name in model_paths.named(call) if configuration.canonical(name) != own]

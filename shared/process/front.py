@@ -8,15 +8,14 @@ from starlette.responses import Response
 
 from shared.accounting import Accounting
 from shared.anthropic.operations import is_messages_path
-from shared.auth import client_address, query_key
 from shared.azure_openai import operations
 from shared.config.document import Configuration, Format
-from shared.errors import AddressNotAllowed, GatewayError
+from shared.errors import GatewayError
 from shared.gateway import Gateway
 from shared.management.api import ManagementApi
 from shared.requests.arrival import ReceivedRequest
 from shared.requests.disconnect import CallerDisconnected
-from shared.requests.head import headers_of
+from shared.requests.entrance import Entrance
 from shared.responses.cors import Cors
 from shared.responses.hang_up import HUNG_UP
 from shared.responses.messages_headers import name_headers
@@ -37,8 +36,7 @@ class Front:
         self._gateway = gateway
         self._management = management
         self._accounting = accounting
-        self._client_address = configuration.client_address
-        self._networks = client_address.networks(configuration.allowed_networks)
+        self._entrance = Entrance(configuration)
         self._cors = Cors(configuration.cors.origins)
 
     async def handle(self, request: Request, traceparent: str | None = None) -> Response:
@@ -67,17 +65,7 @@ class Front:
             return self._refuse(received, defect, form)
 
     async def _serve(self, request: Request, received: ReceivedRequest) -> Response:
-        headers = headers_of(request.scope["headers"])  # a dict: Starlette's own search the raw list on every access
-        if request.scope["query_string"]:
-            request.scope["query_string"], key = query_key.parted(request.scope["query_string"])
-            if key:
-                headers.setdefault(query_key.HEADER, key)
-        address = client_address.of_client(request.scope, self._client_address)
-        if self._networks and received.path not in _PROBES and not client_address.within(address, self._networks):
-            raise AddressNotAllowed(
-                f"This gateway answers certain networks only, and {address or 'an unknown address'} is in none of "
-                "them. Call it from inside, or ask its operator."
-            )
+        headers, address = self._entrance.admit(request.scope, from_anywhere=received.path in _PROBES)
         if (permission := self._cors.preflight(received.method, headers)) is not None:
             return permission
         if received.path == "/" and received.method == "HEAD":

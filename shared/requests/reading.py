@@ -10,7 +10,7 @@ from starlette.types import Receive
 from shared.anthropic import batch_requests
 from shared.anthropic import operations as messages_operations
 from shared.anthropic.operations import is_messages_path
-from shared.azure_openai import operations, requests
+from shared.azure_openai import completions_as_chat, operations, requests
 from shared.azure_openai.operations import Route
 from shared.azure_openai.outline import LARGE, PIECE, Outline
 from shared.config.document import Configuration
@@ -119,6 +119,15 @@ async def _received_batch(
         async with arriving.buffer.one_at_a_time:
             done = await asyncio.to_thread(reader.read)
     return reader.call(route, query, headers)
+
+
+async def as_chat(call: Call, buffer: Buffer) -> tuple[Call, completions_as_chat.Rendering]:
+    """A call of completions as a chat, and how its answer is rendered. A large one is translated on another thread.
+    Raises `InvalidRequest`."""
+    if len(call.body) <= LARGE:
+        return completions_as_chat.translated(call)
+    async with buffer.one_at_a_time:
+        return await asyncio.to_thread(completions_as_chat.translated, call)
 
 
 async def read_event(route: Route, headers: Mapping[str, str], body: bytes, buffer: Buffer) -> Call:

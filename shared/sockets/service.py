@@ -14,14 +14,13 @@ from starlette.types import Receive, Scope, Send
 from shared.accounting import Accounting
 from shared.affinity.directory import ObjectDirectory
 from shared.affinity.planner import Planner
-from shared.auth import client_address
 from shared.azure_openai import sockets
 from shared.config.document import Configuration
 from shared.errors import GatewayError
 from shared.forwarding.forwarder import Forwarder
 from shared.requests.arrival import ReceivedRequest
 from shared.requests.buffers import Buffers
-from shared.requests.head import headers_of
+from shared.requests.entrance import Entrance
 from shared.requests.websockets import chosen_subprotocol, with_subprotocols
 from shared.responses.rendering import ErrorResponse, identify
 from shared.sockets import _endings
@@ -51,6 +50,7 @@ class Sockets:
         self._admission = admission
         self._stages = stages
         self._configuration = configuration
+        self._entrance = Entrance(configuration)
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve an upgrade, from its arrival to the end of the connection. Raises nothing except `CancelledError`."""
@@ -71,8 +71,9 @@ class Sockets:
 
     async def _serve(self, caller: CallerSocket, request: Request, received: ReceivedRequest) -> None:
         configuration, limiter = self._configuration, self._admission.limiter
-        headers = with_subprotocols(headers_of(request.scope["headers"]), request.scope.get("subprotocols", ()))
-        address = client_address.of_client(request.scope, configuration.client_address)
+        headers, address = self._entrance.admit(request.scope)
+        headers = with_subprotocols(headers, request.scope.get("subprotocols", ()))
+        headers.pop("idempotency-key", None)  # callers share the backends' keys, and a connection has many calls
         consumer, model, held = None, "", None
         try:
             held = await self._admission.arrive(address)

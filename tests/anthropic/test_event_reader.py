@@ -83,6 +83,18 @@ def test_the_usage_is_that_of_the_beginning_and_the_last_sums() -> None:
     )
 
 
+def test_iterations_count_also_those_that_the_sums_leave_out() -> None:
+    iterations = [
+        {"type": "compaction", "input_tokens": 1000, "output_tokens": 50, "cache_read_input_tokens": 7},
+        {"type": "message", "input_tokens": 9, "output_tokens": 20},
+        {"type": "message", "input_tokens": 9, "output_tokens": 30},
+        {"type": "advisor_message", "model": "claude-2", "input_tokens": 500, "output_tokens": 80},
+    ]
+    usage = read(START, event("message_delta", delta={}, usage={"output_tokens": 42, "iterations": iterations})).usage()
+    assert (usage.input_tokens, usage.output_tokens) == (1320 + 1007 + 500, 50 + 50 + 80)
+    assert (usage.cached_input_tokens, usage.cache_write_tokens, usage.cache_write_1h_tokens) == (1007, 100, 200)
+
+
 def test_sums_replace_earlier_sums() -> None:
     more = event("message_delta", delta={}, usage={"output_tokens": 50, "input_tokens": 25})
     usage = read(START, SAID, DELTA, more).usage()

@@ -4,10 +4,11 @@ import json
 from typing import Any
 
 import pytest
+from anthropic.types import beta
 
 from shared.anthropic import operations
 from shared.anthropic.backend_requests import upstream_message
-from shared.azure_openai import answers, references
+from shared.azure_openai import answers, model_paths, references
 from shared.azure_openai.answers import ReportedError
 from shared.azure_openai.requests import parse_call
 from shared.config.document import ApiKey, Backend, BackendKind
@@ -16,7 +17,13 @@ from shared.routing import _prompt_cache, quota
 from shared.routing.quota import Sent
 from shared.types import Call, Reference, Target
 from shared.usage.tokenizer import fits
+from tests.harness import client_types
+from tests.harness.reference_bodies import in_body, planted
 
+_BODIES = {
+    "messages.create": beta.message_create_params.MessageCreateParamsNonStreaming,
+    "messages.count_tokens": beta.message_count_tokens_params.MessageCountTokensParams,
+}
 HI = [{"role": "user", "content": "Hi"}]
 
 
@@ -98,6 +105,35 @@ def test_the_objects_that_a_message_names() -> None:
         *(Reference("claude_file", f"f_{number}") for number in (1, 2, 3)),
     }
     assert call(container="c_2").references == (Reference("claude_container", "c_2"),)
+
+
+PLACES = {"file_id": "claude_file", "previous_message_id": "claude_message"}
+
+
+@pytest.mark.parametrize("operation", _BODIES)
+def test_every_object_and_model_of_the_clients_types_is_seen(operation: str) -> None:
+    for path, _ in client_types.strings(_BODIES[operation]):
+        if (kind := PLACES.get(path[-1])) is not None:
+            for in_lists in (False, True):
+                body = json.dumps(planted(path, "id_of_it", in_lists=in_lists)).encode()
+                assert Reference(kind, "id_of_it") in in_body(body, operation), path
+        if path[-1] == "model" and len(path) > 1 and path[0] != "messages":  # what has been said is only read
+            assert model_paths.named(call(**planted(path, "another"))) == ("another",), path
+
+
+def test_an_answer_is_an_object_where_the_conversation_is_kept() -> None:
+    continued = call(thread={"type": "continue", "previous_message_id": "msg_1"})
+    assert continued.references == (Reference("claude_message", "msg_1"),)
+    assert call(thread={"type": "create"}).leaves_parts
+    assert call(diagnostics={"previous_message_id": None}).leaves_parts
+    assert not call().leaves_parts
+    for answer in ({"id": "msg_1", "content": []}, {"type": "message_start", "message": {"id": "msg_1"}}):
+        found = references.in_answer(json.dumps(answer).encode(), "messages.create")
+        assert found == (Reference("claude_message", "msg_1"),)
+
+
+def test_a_choice_of_models_that_the_backend_makes_is_no_models_name() -> None:
+    assert model_paths.named(call(fallbacks="default")) == ("default",)
 
 
 def test_an_answer_tells_of_its_container_and_of_files_that_code_has_made() -> None:

@@ -49,6 +49,21 @@ def test_chatml_keeps_names_and_refuses_what_is_none() -> None:
         messages("<|im_start|>assistant\n")
 
 
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("<|im_start|>user a name=" * 2000, "a line feed"),  # seconds, for a pattern that looks for it again and again
+        ("<|im_start|>user name=" + "x" * 1_000_000, "a line feed"),
+        ("<|im_start|>user\n" * 2049, "at most 2048 turns"),
+        ("<|im_start|>user hi\nthere<|im_end|>", "'user hi'"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_chatml_that_cannot_be_read_is_refused_at_once(prompt: str, said: str) -> None:
+    with pytest.raises(InvalidRequest, match=said):
+        messages(prompt)
+
+
 def test_parameters_are_those_of_a_chat() -> None:
     body = chat(
         prompt=["Hi"], max_tokens=5, temperature=0.1, n=2, best_of=2, stop=["<|im_end|>", "END"], logprobs=3, user="u"

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from shared.anthropic import operations as messages
 from shared.azure_openai import model_paths, operations, requests
 from shared.azure_openai.model_paths import MODELS
 from shared.azure_openai.operations import OPERATIONS
@@ -13,7 +14,7 @@ from tests.harness import client_types
 from tests.harness.reference_bodies import places, planted
 
 OTHER = "another-model"
-POSTS = [one for one in OPERATIONS if one.method == "POST" and one.model != "hidden"]
+POSTS = [one for one in (*OPERATIONS, *messages.OPERATIONS) if one.method == "POST" and one.model != "hidden"]
 NO_MODELS = {"svg_usage.model": "reports what has been used"}
 
 
@@ -32,7 +33,8 @@ def call_of(operation: Operation, body: dict[str, object]) -> tuple[str, ...]:
         fields = {"input_audio_transcription": {"model": "whisper"}, **body}
     if operation.name == "realtime.client_secrets":
         fields = {"session": {"model": "gpt-realtime", **body["session"]}}  # type: ignore[dict-item]
-    return model_paths.named(requests.parse_call(operations.match("POST", path), "", {}, json.dumps(fields).encode()))
+    match = messages.match if operation.format == "anthropic" else operations.match
+    return model_paths.named(requests.parse_call(match("POST", path), "", {}, json.dumps(fields).encode()))
 
 
 @pytest.mark.parametrize("operation", POSTS, ids=lambda one: one.name)
@@ -63,8 +65,8 @@ def test_the_excuses_are_used_and_the_operations_exist() -> None:
 def test_every_path_of_the_table_is_seen_in_any_case(name: str) -> None:
     [operation] = [one for one in POSTS if one.name == name]
     for path, _ in places(MODELS[name]):
-        if path in (("model",), ("session", "model")) or ".".join(path) in operation.model_at:
-            continue  # it chooses the deployment
+        if path in (("model",), ("session", "model"), ("fallbacks",)) or ".".join(path) in operation.model_at:
+            continue  # it chooses the deployment, or leaves the choice to the backend
         for written in (path, (*path[:-1], path[-1].upper())):
             assert OTHER in call_of(operation, planted(written, OTHER)), written
 

@@ -184,6 +184,38 @@ async def test_a_container_belongs_to_the_key_whose_code_runs_in_it(simulated: S
     assert len(simulated.log()["requests"]) == 10  # nothing of what was refused has reached a backend
 
 
+async def test_a_conversation_that_the_backend_keeps_belongs_to_the_key_that_began_it(
+    simulated: SimulatorProcess,
+) -> None:
+    tables = Tables()
+    async with pool(simulated, tables) as application:
+        ours, theirs = await key(tables), await key(tables)
+        for stream in (False, True):
+            first = await call(application, ours, "/v1/messages", message(1, thread={"type": "create"}, stream=stream))
+            [begun] = set(re.findall(rb'"id":"(msg_[0-9A-Za-z]+)"', first.body))
+            thread = {"type": "continue", "previous_message_id": begun.decode()}
+            replies = [await call(application, ours, "/v1/messages", message(1, thread=thread)) for _ in range(4)]
+            assert {reply.status for reply in replies} == {200}, replies[0].body
+            for stolen in ({"thread": thread}, {"diagnostics": {"previous_message_id": begun.decode()}}):
+                refused = await call(application, theirs, "/v1/messages", message(1, **stolen))
+                assert (refused.status, json.loads(refused.body)["error"]["type"]) == (404, "not_found_error")
+        unkept = await call(application, ours, "/v1/messages", message(1))
+        lost = {"type": "continue", "previous_message_id": json.loads(unkept.body)["id"]}
+        assert (await call(application, ours, "/v1/messages", message(1, thread=lost))).status == 404
+
+
+async def test_a_budget_does_not_pay_for_models_with_other_prices(simulated: SimulatorProcess) -> None:
+    tables = Tables()
+    advisor = {"type": "advisor_20260301", "name": "advisor", "model": "claude-other"}
+    async with pool(simulated, tables) as application:
+        budgeted = await key(tables, Limits(budget_usd=5.0))
+        refused = await call(application, budgeted, "/v1/messages", message(1, tools=[advisor]))
+        assert (refused.status, json.loads(refused.body)["error"]["type"]) == (403, "permission_error")
+        assert b"claude-other" in refused.body
+        own = await call(application, budgeted, "/v1/messages", message(1, tools=[{**advisor, "model": CLAUDE}]))
+        assert own.status != 403
+
+
 async def test_check_asks_claude_where_it_is(simulated: SimulatorProcess) -> None:
     simulated.clear()
     foundry = {"name": "f", "endpoint": simulated.regions["eastus2"], "region": "eastus2", "auth": {"api_key_env": "K"}}

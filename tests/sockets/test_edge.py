@@ -321,6 +321,22 @@ async def test_a_silent_connection_ends_and_so_does_a_long_one() -> None:
             assert await close_code(connection) == 1001
 
 
+async def test_what_the_front_does_with_an_arrival_holds_for_upgrades() -> None:
+    async with served(allowed_networks=["10.0.0.0/8"]) as app:
+        with pytest.raises(InvalidStatus) as refused:
+            await opened(app, await app.key())
+        assert refused.value.response.status_code == 403
+        assert b"address_not_allowed" in refused.value.response.body
+    async with served(allowed_networks=["127.0.0.0/8"]) as app:
+        key = await app.key()
+        path = f"/v1/realtime?Subscription-Key={key}&model=talk"
+        async with connect(app.url + path, additional_headers={"idempotency-key": "1"}, compression=None) as connection:
+            await event(connection, "session.created")
+        await eventually(lambda: app.simulator.log.entries)
+        [upgrade] = app.simulator.log.entries
+        assert (upgrade.query, "idempotency-key" in upgrade.headers) == ("model=gpt-realtime", False)
+
+
 async def test_a_revoked_key_ends_its_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "RECHECK_EVERY", 0.1)
     async with served() as app:
