@@ -209,12 +209,13 @@ _RUN_EVENTS: Shape = {  # of a streamed run: itself, its thread, steps and messa
 }
 
 _MADE_BLOCK: Shape = {"content": {"content": {"file_id": "claude_file"}}}  # results of code, not of callers' servers
-_MADE_MESSAGES: Shape = {"id": "claude_message", "content": _MADE_BLOCK, **_CLAUDE_CONTAINER}
+_MADE_MESSAGES: Shape = {"content": _MADE_BLOCK, **_CLAUDE_CONTAINER}
+_MADE_MESSAGE_OF_CALL: Shape = {"id": "claude_message", **_MADE_MESSAGES}
 
 ANSWERS: dict[str, Shape] = {
     "messages.create": {
-        **_MADE_MESSAGES,
-        "message": _MADE_MESSAGES,
+        **_MADE_MESSAGE_OF_CALL,
+        "message": _MADE_MESSAGE_OF_CALL,
         "content_block": _MADE_BLOCK,
         "delta": _CLAUDE_CONTAINER,
     },
