@@ -13,21 +13,33 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from shared.edges import http_protocol, write_timer
+from shared.edges.websocket_protocol import Protocol as WebSocketProtocol
 from tests.harness.protocol_server import served
 
 LARGE = 12_000_000  # bytes, more than the kernel takes for a caller
+MESSAGES = 30
 HOST = b"host: x\r\n"
+UPGRADE = b"upgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-version: 13\r\n"
+sent: list[int] = []
 NO_HTTP = b"this is not HTTP\r\n\r\n"
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with so many bytes (`/large`), before the body has come (`/early`), in pieces (`/stream`), or the body."""
+    """Answer with so many bytes (`/large`), before the body has come (`/early`), in pieces (`/stream`), or the body; on
+    a WebSocket, with messages."""
 
     async def pieces() -> Any:
         for number in range(5):
             yield f"<{number}>"
             await asyncio.sleep(0.01)
 
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        for number in range(MESSAGES):
+            await send({"type": "websocket.send", "bytes": b"y" * 100_000})
+            sent.append(number)
+        return
     response: Response
     match scope["path"]:
         case "/large":
@@ -88,6 +100,21 @@ def test_a_caller_that_does_not_read_its_answer_loses_its_connection(
         ends = select.poll()
         ends.register(connection, select.POLLHUP)
         assert ends.poll(2000)  # the kernel holds nothing for it either
+
+
+def test_a_websocket_behind_an_answer_that_is_not_read_waits_for_it() -> None:
+    sent.clear()
+    with served(app, ws=WebSocketProtocol) as address, connected(address) as connection:
+        connection.sendall(b"GET /large HTTP/1.1\r\n" + HOST + b"\r\n")
+        assert connection.recv(12) == b"HTTP/1.1 200"  # all of it is written now
+        nonce = b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+        connection.sendall(b"GET / HTTP/1.1\r\n" + HOST + UPGRADE + nonce + b"\r\n")
+        time.sleep(0.2)
+        assert sent == []
+        received = 12
+        while received < LARGE + MESSAGES * 100_000:
+            received += len(connection.recv(1_000_000))
+        assert len(sent) == MESSAGES
 
 
 def test_what_is_left_of_an_answer_is_not_held_for_ever_by_an_idle_connection(monkeypatch: pytest.MonkeyPatch) -> None:

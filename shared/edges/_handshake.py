@@ -9,8 +9,9 @@ _LONGEST_URL = 8000  # bytes
 _KEY_BYTES = 16
 
 
-def fault(method: str, url: bytes, headers: Mapping[bytes, bytes]) -> GatewayError | None:
-    """The reason why an upgrade is refused before the app sees it, None if it is not."""
+def fault(method: str, url: bytes, headers: Mapping[bytes, bytes], *, waits: bool) -> GatewayError | None:
+    """The reason why an upgrade is refused before the app sees it, None if it is not. `waits`: a request before it on
+    the same connection has no whole answer yet."""
     if method != "GET" or not _is_handshake(headers):
         return InvalidRequest(
             "The upgrade to a WebSocket is not valid: expected GET with Sec-WebSocket-Version: 13 and a "
@@ -18,6 +19,8 @@ def fault(method: str, url: bytes, headers: Mapping[bytes, bytes]) -> GatewayErr
         )
     if len(url) > _LONGEST_URL:
         return HeadTooLarge(f"The path and the query are too long: expected at most {_LONGEST_URL} bytes.")
+    if waits:
+        return InvalidRequest("An upgrade to a WebSocket has to wait for the answers to the requests before it.")
     return None
 
 

@@ -198,7 +198,8 @@ class Protocol(HttpToolsProtocol):
         headers = dict(self.scope["headers"])
         if self.ws_protocol_class is None or headers.get(b"upgrade", b"").lower() != b"websocket":
             self._ignore_upgrade(rest)
-        elif (fault := _handshake.fault(self.scope["method"], self.url, headers)) is not None:
+        elif (fault := _handshake.fault(self.scope["method"], self.url, headers, waits=self._calls_wait)) is not None:
+            self._between_bodies = True  # the requests before it are whole, and get their answers
             self._refuse(fault)
         else:
             self.connections.discard(self)
@@ -209,7 +210,14 @@ class Protocol(HttpToolsProtocol):
             protocol.release = self._release
             protocol.connection_made(self.transport)
             self.transport.set_protocol(protocol)
+            if self.flow.write_paused:  # by the answer before; the transport says it once
+                protocol.pause_writing()
             protocol.upgraded(self.url, self.scope["headers"], rest)
+
+    @property
+    def _calls_wait(self) -> bool:
+        """True if a request has no whole answer yet."""
+        return self.cycle is not None and not self.cycle.response_complete
 
     def _ignore_upgrade(self, rest: bytes) -> None:
         """Go on with HTTP/1.1, as a server may (RFC 9110, section 7.8). The parser cannot: it takes all that follows
@@ -224,7 +232,7 @@ class Protocol(HttpToolsProtocol):
         self._head_timer = self.loop.call_later(_HEAD_SECONDS, self._head_is_late)
 
     def _head_is_late(self) -> None:
-        if self.cycle is not None and not self.cycle.response_complete:  # an answer to the request before is on its way
+        if self._calls_wait:  # an answer to the request before is on its way
             self._await_head()
         elif self._unparsed:
             self._refuse(RequestTimeout(f"The head of the request did not arrive within {_HEAD_SECONDS:.0f} s."))

@@ -1,7 +1,8 @@
 """WebSockets of the ASGI edge: uvicorn's protocol on the library `websockets`, with bounds on what it holds.
 
 `uvicorn shared.asgi:app` takes it by `--ws` in `UVICORN_OPTIONS`. A message is read when the app has taken the one
-before, and written when the caller has taken most of what was sent. No compression: a few bytes could become many.
+before, and written when the caller has taken most of what was sent; one that takes nothing loses its connection. No
+compression: a few bytes could become many.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from uvicorn.server import ServerState
 from websockets.frames import Frame
 from websockets.http11 import Request
 
+from shared.edges.write_timer import WriteTimer
 from shared.requests.websockets import STOPPING
 
 LARGEST_MESSAGE = 16 * 1024 * 1024  # bytes, in `UVICORN_OPTIONS` too; events with 15 MB of sound are the largest
@@ -53,13 +55,32 @@ class Protocol(WebSocketsSansIOProtocol):
         self.logger = _quiet
         self.conn.logger = _quiet
         self._headers: list[tuple[bytes, bytes]] = []
+        self._pongs = b""  # unsent, while the caller does not read
         self._stopping = asyncio.Event()
         self._unread = bytearray()
         self._failed = False
+        self._over = False  # the app has ended
         self._fragments = 0
         self._fragment_bytes = 0
         self._unfinished = 0
         self.release: Callable[[], None] = lambda: None  # see `http_protocol`
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._unsent = WriteTimer(self.transport, self.loop)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unsent.start()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._unsent.stop()
+        if self._pongs and not self.transport.is_closing():
+            self.transport.write(self._pongs)
+        self._pongs = b""
+        if self._over:
+            self._unsent.start()
 
     def upgraded(self, url: bytes, headers: list[tuple[bytes, bytes]], rest: bytes) -> None:
         """Take over a connection whose upgrade another protocol has read, with what followed it. The library's own
@@ -103,6 +124,20 @@ class Protocol(WebSocketsSansIOProtocol):
             scope["subprotocols"] = [name.strip() for name in offered.decode("latin-1").split(",") if name.strip()]
             scope["extensions"] = {**scope["extensions"], STOPPING: self._stopping}
 
+    def handle_ping(self) -> None:
+        """Answer pings. A caller that does not read what it is sent gets the answer to the last ones alone, when it
+        reads again (RFC 6455, section 5.5.3): nothing else bounds them."""
+        if self.writable.is_set():
+            super().handle_ping()
+        elif pongs := b"".join(self.conn.data_to_send()):
+            self._pongs = pongs
+
+    async def run_asgi(self) -> None:
+        await super().run_asgi()
+        self._over = True
+        if not self.disconnected:  # it is lost when its caller has taken what is unsent
+            self._unsent.start()
+
     def handle_text(self, event: Frame) -> None:
         self._begin(event)
         super().handle_text(event)
@@ -134,6 +169,7 @@ class Protocol(WebSocketsSansIOProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self.release()
+        self._unsent.stop()
         self.frames = []
         self._unread.clear()
         self._count(0)

@@ -2,9 +2,11 @@
 
 import asyncio
 import base64
+import contextlib
 import json
 import logging
 import os
+import select
 import socket
 import struct
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from shared.edges import websocket_protocol
+from shared.edges import websocket_protocol, write_timer
 from shared.sockets import connection as connections
 from tests.harness.sockets import Served, eventually, served
 
@@ -42,10 +44,15 @@ async def close_code(connection: ClientConnection) -> int:
     return int(closed.value.rcvd.code)
 
 
-async def raw(app: Served, key: str, path: str = "/v1/responses", headers: str = "") -> socket.socket:
-    """An upgraded connection on a plain socket, for frames that no client sends."""
+async def raw(
+    app: Served, key: str, path: str = "/v1/responses", headers: str = "", receives: int = 0
+) -> socket.socket:
+    """An upgraded connection on a plain socket, for frames that no client sends. `receives`: bytes that its kernel
+    keeps for it."""
     host, port = app.url.removeprefix("ws://").split(":")
     plain = socket.socket()
+    if receives:
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receives)
     plain.setblocking(False)
     loop = asyncio.get_running_loop()
     await loop.sock_connect(plain, (host, int(port)))
@@ -293,6 +300,108 @@ async def test_a_caller_that_reads_nothing_holds_no_memory() -> None:
         plain.close()
 
 
+async def test_a_caller_that_reads_nothing_loses_its_connection_and_its_backend(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(write_timer, "SECONDS", 0.5)
+    async with served() as app:
+        plain = await raw(app, await app.key(), "/v1/realtime?model=talk", receives=4096)
+        [protocol] = open_protocols(app)
+        session = {"type": "session.update", "session": {"instructions": "x" * 200_000}}
+        await flood(plain, frame(json.dumps(session).encode()))
+        await eventually(lambda: not open_protocols(app))
+        await eventually(lambda: not any(state.in_flight for state in states(app)))
+        assert protocol.transport.get_write_buffer_size() == 0
+        assert hung_up(plain)
+
+
+async def test_pings_of_a_caller_that_reads_nothing_take_no_memory_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would have an answer, which nobody waits to send."""
+    monkeypatch.setattr(write_timer, "SECONDS", 1.0)
+    async with served() as app:
+        plain = await raw(app, await app.key(), receives=4096)
+        [protocol] = open_protocols(app)
+        pings = asyncio.ensure_future(flood(plain, frame(b"x" * 125, 9) * 1000))
+        most = 0
+        while open_protocols(app):
+            most = max(most, protocol.transport.get_write_buffer_size())
+            await asyncio.sleep(0.005)
+        assert 65_536 < most < 200_000
+        await pings
+        assert hung_up(plain)
+
+
+async def test_pings_are_answered_again_when_a_caller_reads_again() -> None:
+    async with served() as app:
+        plain, loop = await raw(app, await app.key(), receives=4096), asyncio.get_running_loop()
+        [protocol] = open_protocols(app)
+        while protocol.writable.is_set():
+            await loop.sock_sendall(plain, frame(b"x" * 125, 9) * 100)
+        await loop.sock_sendall(plain, frame(b"the last one", 9))
+        await eventually(lambda: b"the last one" in protocol._pongs)
+        received = b""
+        async with asyncio.timeout(10):
+            while not received.endswith(b"\x8a\x0cthe last one"):
+                received = received[-20:] + await loop.sock_recv(plain, 1_000_000)
+        plain.close()
+
+
+async def test_the_end_of_a_connection_waits_for_no_caller_that_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left is too little for the server to stop writing before."""
+    monkeypatch.setattr(write_timer, "SECONDS", 0.3)
+    async with served(timeouts={"socket_idle": 0.5}) as app:
+        plain = await raw(app, await app.key(), "/v1/realtime?model=talk", receives=4096)
+        [protocol] = open_protocols(app)
+        message = frame(json.dumps({"type": "session.update", "session": {"instructions": "x" * 8000}}).encode())
+        while not protocol.transport.get_write_buffer_size():
+            await asyncio.get_running_loop().sock_sendall(plain, message)
+            await asyncio.sleep(0.002)
+        assert protocol.writable.is_set()
+        await eventually(lambda: not open_protocols(app))
+        assert hung_up(plain)
+
+
+async def flood(plain: socket.socket, message: bytes) -> None:
+    """Send a message again and again, until the connection is gone."""
+    with contextlib.suppress(OSError):
+        while True:
+            await asyncio.get_running_loop().sock_sendall(plain, message)
+
+
+def hung_up(plain: socket.socket) -> bool:
+    """True if the server's end of a connection is gone, with all that its kernel held."""
+    ends = select.poll()
+    ends.register(plain, select.POLLHUP)
+    gone = bool(ends.poll(2000))
+    plain.close()
+    return gone
+
+
+def states(app: Served) -> list[Any]:
+    """The states of the deployments."""
+    return list(app.application._running.backends.breakers.all().values())
+
+
+async def test_an_upgrade_behind_a_call_under_way_is_refused_and_the_call_answered() -> None:
+    async with served() as app:
+        key, (host, port) = await app.key(), app.url.removeprefix("ws://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        head = f"host: x\r\nauthorization: Bearer {key}\r\n"
+        nonce = base64.b64encode(os.urandom(16)).decode()
+        upgrade = (
+            f"upgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-version: 13\r\nsec-websocket-key: {nonce}"
+        )
+        writer.write(f"GET /v1/models HTTP/1.1\r\n{head}\r\n".encode())
+        writer.write(f"GET /v1/responses HTTP/1.1\r\n{head}{upgrade}\r\n\r\n".encode())
+        answers = await reader.read()
+        writer.close()
+        assert answers.startswith(b"HTTP/1.1 200 ")
+        _, separator, refusal = answers.partition(b"HTTP/1.1 400 ")
+        assert separator
+        assert b"has to wait for the answers" in refusal
+        assert not open_protocols(app)
+
+
 async def test_large_messages_of_all_connections_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(websocket_protocol, "_MOST_UNFINISHED", 4_000_000)
     async with served() as app:
@@ -381,8 +490,7 @@ async def test_two_hundred_connections_that_never_speak_end_and_leave_nothing() 
         await eventually(lambda: len(app.server.server_state.connections) == 0)
         await eventually(lambda: len(asyncio.all_tasks()) <= before + 3)
         assert app.rows() == []
-        states = app.application._running.backends.breakers.all()
-        assert all(state.in_flight == 0 for state in states.values())
+        assert all(state.in_flight == 0 for state in states(app))
 
 
 async def test_a_caller_that_leaves_in_the_middle_is_on_record() -> None:
