@@ -135,6 +135,9 @@ class Region:
             if entry.operation == "responses":
                 await sockets.ResponsesConnection(*connection).run(self.store, partial(self._call, exchange, target))
                 return
+            if request.query.get("intent") == "transcription" and entry.deployment is None:
+                await sockets.RealtimeConnection(*connection).run(None)
+                return
             if (deployment := self.deployments.get(entry.deployment or "")) is None:
                 raise errors.deployment_not_found()
             if deployment.model.kind != "realtime":

@@ -106,7 +106,8 @@ class Connection:
 
 
 class RealtimeConnection(Connection):
-    async def run(self, deployment: Deployment) -> None:
+    async def run(self, deployment: Deployment | None) -> None:
+        """`deployment` None: a session that only transcribes what it hears."""
         await self._open()
         session = RealtimeSession(deployment)
         await self._say(session.opening().content)

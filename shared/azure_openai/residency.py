@@ -3,7 +3,7 @@ the backend calls for it, and models that the gateway cannot see. Pure; asked fo
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from shared.azure_openai import references
@@ -25,7 +25,8 @@ _ELSEWHERE = {
     "web_search_options": "it searches the web",
     "data_sources": "the gateway cannot see where that data is",
 }
-_STORED_PROMPT = ("responses", "realtime")  # families of operations whose `prompt` may be one, with tools of its own
+_FAMILIES = ("responses", "realtime", "realtimeapi")  # of operations with stored prompts, which have tools of their own
+_STORED_PROMPTS = ("prompt", "session.prompt", "response.prompt")
 _MAY_LEAVE = re.compile(
     rb'"(tools|prompt|network_policy|web_search_options|data_sources|mcp_servers)"|\\u00[2-7]', re.IGNORECASE
 )
@@ -48,12 +49,11 @@ def leaving(call: Call) -> tuple[str, str] | None:
         if name in fields and body[fields[name]] not in (b"null", b"[]"):
             return name, reason
     of_tool = _of_claudes_tool if call.operation.format == "anthropic" else _of_tool
+    prompts = _STORED_PROMPTS if call.operation.family in _FAMILIES else ()
     try:
         for key, place in fields.items():
             value = references.decode(body[place])
-            if key == "prompt" and call.operation.family in _STORED_PROMPT and isinstance(value, dict):
-                return "prompt", "the gateway cannot see the tools of a stored prompt"
-            if (found := next(_in(value, key, of_tool), None)) is not None:
+            if (found := next(_in(value, key, of_tool, prompts), None)) is not None:
                 return found
     except RecursionError:
         raise InvalidRequest("The body is nested too deeply.") from None
@@ -62,19 +62,23 @@ def leaving(call: Call) -> tuple[str, str] | None:
     return None
 
 
-def _in(value: Any, path: str, of_tool: Callable[[dict[str, Any]], str]) -> Iterator[tuple[str, str]]:
-    """The parts of a value, and of all below it, that may leave."""
+def _in(
+    value: Any, path: str, of_tool: Callable[[dict[str, Any]], str], prompts: Collection[str]
+) -> Iterator[tuple[str, str]]:
+    """The parts of a value, and of all below it, that may leave. `prompts`: the paths of stored prompts."""
     last = path.rpartition(".")[2].lower()
     if isinstance(value, dict):
+        if path.lower() in prompts:
+            yield path, "the gateway cannot see the tools of a stored prompt"
         if last == "network_policy" and _lowered(value).get("type") != "disabled":
             yield path, "its containers reach the network"
         for key, inner in value.items():
-            yield from _in(inner, f"{path}.{key}", of_tool)
+            yield from _in(inner, f"{path}.{key}", of_tool, prompts)
     elif isinstance(value, list):
         for i, item in enumerate(value):
             if last == "tools" and isinstance(item, dict) and (reason := of_tool(item)):
                 yield f"{path}[{i}]", reason
-            yield from _in(item, f"{path}[{i}]", of_tool)
+            yield from _in(item, f"{path}[{i}]", of_tool, prompts)
 
 
 def _of_tool(tool: dict[str, Any]) -> str:

@@ -22,7 +22,9 @@ _LONGEST_ID = 512
 _WITH_SETTINGS = ("session", "response")  # the members of realtime events in which objects and models may be named
 _ENDINGS = frozenset(("response.done", "response.completed", "response.incomplete", "response.failed"))
 _TRANSCRIBED = "conversation.item.input_audio_transcription.completed"
-_SETTINGS = frozenset(("session.created", "session.updated"))
+_SETTINGS = frozenset(
+    (*("session.created", "session.updated"), *("transcription_session.created", "transcription_session.updated"))
+)
 _NO_STATUS = 500
 
 

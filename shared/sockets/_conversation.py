@@ -157,11 +157,7 @@ class Conversation:
         # The backend makes one by itself: it has heard the end of the caller's speech, or goes on with a steered one.
         call = msgspec.structs.replace(self._last, input_estimate=self.turns.context)
         received = self._receive()
-        try:
-            reservation = await self._reserve(received, call)
-        except GatewayError as error:
-            self.over = error
-            reservation = await self._begun(call)
+        reservation = await self._begun(received, call)
         self.turns.adopt(event, self._open(received, call, reservation, target, target.model))
 
     async def _transcribed(self, usage: Usage) -> None:
@@ -172,14 +168,18 @@ class Conversation:
         by_deployment = {deployment: name for name, deployment in backend.models.items()}
         model = by_deployment.get(words, words) or pinned.model
         call = msgspec.structs.replace(self._call, operation=TRANSCRIPTION, model=model)
-        turn = self._open(
-            self._receive(), call, await self._begun(call), Target(backend, model, words or pinned.deployment), model
-        )
+        received = self._receive()
+        reservation = await self._begun(received, call)
+        turn = self._open(received, call, reservation, Target(backend, model, words or pinned.deployment), model)
         self._last = self._call
         self.turns.count += 1
         await turn.end(usage)
 
-    async def _begun(self, call: Call) -> Reservation:
-        """The reservation of what the backend has begun already."""
-        limiter = self._admission.limiter
-        return await limiter.reserve_within(self.consumer, call, self._connection.held, begun=True)
+    async def _begun(self, received: ReceivedRequest, call: Call) -> Reservation:
+        """The reservation of what the backend has begun by itself; a limit that has run out ends the connection."""
+        try:
+            return await self._reserve(received, call)
+        except GatewayError as error:
+            self.over = error
+            limiter = self._admission.limiter
+            return await limiter.reserve_within(self.consumer, call, self._connection.held, begun=True)

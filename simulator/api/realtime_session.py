@@ -37,16 +37,19 @@ class Refusal(Exception):
 
 
 class RealtimeSession:
-    def __init__(self, deployment: Deployment) -> None:
+    def __init__(self, deployment: Deployment | None) -> None:
+        """`deployment` None: it transcribes alone."""
         self._deployment = deployment
+        hears = {"audio": {"input": {"transcription": None, "turn_detection": None}}}
         self._session: Object = {
-            "type": "realtime",
-            "object": "realtime.session",
+            "type": "transcription",
+            "object": "realtime.transcription_session",
             "id": make_id("sess_"),
-            "model": deployment.model.answered_name,
-            "output_modalities": ["audio"],
-            "audio": {"input": {"transcription": None, "turn_detection": None}},
+            **hears,
         }
+        if deployment is not None:
+            speaks = {"model": deployment.model.answered_name, "output_modalities": ["audio"]}
+            self._session |= {"type": "realtime", "object": "realtime.session", **speaks}
         self._items: list[Object] = []
         self._text = self._sound = 0  # tokens of the conversation
         self._read_text = self._read_sound = 0  # those that the model has read before
@@ -96,7 +99,8 @@ class RealtimeSession:
         if detection and len(self._buffer) >= _BYTES_PER_SECOND:  # it hears the end of each second as one of speech
             yield self._event("input_audio_buffer.speech_stopped", audio_end_ms=1000, item_id="")
             yield from self._commit()
-            yield from self._respond({})
+            if self._deployment is not None:
+                yield from self._respond({})
 
     def _commit(self) -> Iterator[SessionEvent]:
         if not self._buffer:
@@ -122,6 +126,8 @@ class RealtimeSession:
         return msgspec.structs.replace(event, charge=charge, ends=True)
 
     def _respond(self, asked: Object) -> Iterator[SessionEvent]:
+        if self._deployment is None:
+            raise Refusal("Responses cannot be created in a transcription session.")
         modalities = asked.get("output_modalities") or self._session["output_modalities"]
         spoken = "audio" in modalities
         last = " ".join(_texts(self._items[-1])) if self._items else ""

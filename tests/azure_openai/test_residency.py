@@ -68,6 +68,8 @@ def test_any_other_tool_may_leave(tool: dict[str, Any]) -> None:
         ({"messages": [], "web_search_options": {}}, "/v1/chat/completions", "web_search_options"),
         ({"messages": [], "data_sources": [{"type": "azure_search"}]}, "/v1/chat/completions", "data_sources"),
         ({"prompt": {"id": "pmpt_1"}}, "/v1/responses", "prompt"),
+        ({"prompt": {"id": "pmpt_1"}}, "/v1/realtime/sessions", "prompt"),
+        ({"session": {"model": "m", "prompt": {"id": "pmpt_1"}}}, "/v1/realtime/client_secrets", "session.prompt"),
         (
             {"tools": [{"type": "code_interpreter", "container": {"network_policy": {"type": "allowlist"}}}]},
             "/v1/responses",
@@ -102,6 +104,8 @@ def test_claudes_tools_have_rules_of_their_own(body: dict[str, Any], at: str) ->
         ({"messages": [{"role": "user", "content": 'use "tools": [{"type": "mcp"}]'}]}, "/v1/chat/completions"),
         ({"messages": [], "data_sources": None, "tools": None}, "/v1/chat/completions"),
         ({"prompt": "Once upon a time"}, "/v1/completions"),
+        ({"prompt": {"id": "mine"}, "messages": []}, "/v1/chat/completions"),
+        ({"session": {"model": "m", "audio": {"prompt": {}}}}, "/v1/realtime/client_secrets"),
         ({"prompt": "A picture of tools"}, "/v1/images/generations"),
         ({"input": "Hi", "metadata": {"web_search_options": "no"}}, "/v1/responses"),
     ],

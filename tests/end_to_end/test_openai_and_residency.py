@@ -18,6 +18,7 @@ from tests.harness.system import system as start_system
 
 ALONE, LIMITED, SHARED, WRONG = "alone-at-openai", "limited", "shared", "not-at-openai"
 FALLING = {edge: f"falling-{edge}" for edge in EDGES}  # both edges share what they know of deployments
+FULL = {edge: f"full-{edge}" for edge in EDGES}  # provisioned
 TYPED, GLOBAL, ZONED = "typed", "global-only", "zoned"
 MODELS = (ALONE, LIMITED, SHARED, *FALLING.values(), TYPED, GLOBAL, ZONED, "spare")
 AZURE_REGIONS = ("swedencentral", "francecentral", "eastus2")
@@ -26,7 +27,9 @@ AZURE_REGIONS = ("swedencentral", "francecentral", "eastus2")
 @pytest.fixture(scope="module")
 def places() -> Iterator[SimulatorProcess]:
     deployments = [{"name": name, "model": "gpt-4o"} for name in MODELS]
-    azure = [{"name": region, "deployments": deployments} for region in AZURE_REGIONS]
+    provisioned = {"model": "gpt-4o", "sku": "DataZoneProvisionedManaged", "tokens_per_minute": 20}
+    full = [{"name": name, **provisioned} for name in FULL.values()]
+    azure = [{"name": region, "deployments": [*deployments, *full]} for region in AZURE_REGIONS]
     itself = {"name": "openai", "api": "openai", "deployments": deployments}
     with SimulatorProcess({"regions": [*azure, itself]}) as running:
         yield running
@@ -55,12 +58,16 @@ def settings(places: SimulatorProcess) -> dict[str, Any]:
         GLOBAL: {"deployment": GLOBAL, "type": "global"},
     }
     france = {TYPED: typed("data_zone"), GLOBAL: {"deployment": GLOBAL, "type": "global"}}
+    provisioned = {name: {"deployment": name, "type": "data_zone"} for name in FULL.values()}
+    spilled = {name: {"deployment": GLOBAL, "type": "global"} for name in FULL.values()}
     return {
         "backends": [
             {**itself, "priority": 1},
             azure("sweden", "swedencentral", "eu", priority=1, models=sweden),
             azure("france", "francecentral", "eu", priority=2, models=france),
             azure("virginia", "eastus2", "us", priority=0, models={TYPED: typed("global")}),
+            azure("sweden-ptu", "swedencentral", "eu", kind="provisioned", priority=0, models=provisioned),
+            azure("sweden-global", "swedencentral", "eu", priority=3, models=spilled),
         ],
         "models": {
             ALONE: {"completions_as_chat": True, "aliases": ["text-davinci-003"]},
@@ -264,6 +271,19 @@ def test_neither_fallback_nor_shadow_nor_hedge_leads_out(mixed: System) -> None:
     named = mixed.post("/v1/chat/completions", chat_body(ZONED), {"x-gateway-fallback": ALONE}, key=europe)
     assert named.status in (403, 503)
     assert set(asked(mixed)) == {"swedencentral"}
+
+
+def test_what_a_full_provisioned_deployment_refuses_never_leads_out(mixed: System) -> None:
+    """Neither by the gateway's order, nor by a header with which callers choose where Azure spills over to."""
+    europe, model = limited(mixed, data_zones=["eu"]), FULL[mixed.edge]
+    spill = {"x-ms-spillover-deployment": GLOBAL}
+    answers = [mixed.post("/v1/chat/completions", chat_body(model), spill, key=europe) for _ in range(4)]
+    assert [answer.status for answer in answers] == [200, 429, 429, 429]
+    assert answers[0].headers["x-gateway-deployment-type"] == "data_zone"
+    received = mixed.simulator.log()["requests"]
+    assert {(entry["deployment"], entry["spilled_to"]) for entry in received} == {(model, None)}
+    other = ask(mixed, model)  # of a key without limits, which the gateway spills over
+    assert (other.status, other.headers["x-gateway-deployment-type"]) == (200, "global")
 
 
 @pytest.mark.parametrize("model", [GLOBAL, ALONE, ZONED])

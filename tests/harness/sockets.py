@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import uvicorn
@@ -55,10 +56,14 @@ class Served(NamedTuple):
 
 @contextlib.asynccontextmanager
 async def served(
-    pace: float = 0.0, models_of: Mapping[str, str] = MODELS, tls: tuple[str, str] | None = None, **document: Any
+    pace: float = 0.0,
+    models_of: Mapping[str, str] = MODELS,
+    tls: tuple[str, str] | None = None,
+    settings_of: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    **document: Any,
 ) -> AsyncIterator[Served]:
     """A gateway in front of two regions with these models. `pace`: seconds per chunk; `tls`: the files of a key and of
-    its certificate."""
+    its certificate; `settings_of`: more of each backend."""
     regions = tuple(RegionConfig(name=name, seconds_per_chunk=pace) for name in REGIONS.values())
     simulator, tables = Simulator(SimulatorConfig(regions=regions, api_key="secret")), Tables()
     for listener in simulator.listeners.values():
@@ -70,6 +75,7 @@ async def served(
             "region": region,
             "auth": {"api_key_env": "K"},
             "models": dict(models_of),
+            **settings_of.get(name, {}),
         }
         for name, region in REGIONS.items()
     ]

@@ -115,6 +115,43 @@ async def test_a_transcription_is_booked_for_its_own_model() -> None:
         )
 
 
+@pytest.mark.parametrize("path", ["/v1", "/openai/v1"])
+@pytest.mark.parametrize(
+    ("deployment", "booked"),
+    [
+        ("gpt-4o-mini-transcribe", {"e_input": 10, "e_audio_in": 10, "e_output": 5}),
+        ("whisper", {"e_input": 0, "e_seconds": 1.0}),
+    ],
+)
+async def test_a_session_that_only_transcribes_is_booked_for_its_model(
+    path: str, deployment: str, booked: dict[str, float]
+) -> None:
+    """It names its model in `session.update`; the one in the query is for the gateway alone."""
+    async with served(models_of={"listen": deployment, "talk": "gpt-realtime"}) as app:
+        client = app.openai(await app.key(), path)
+        async with client.realtime.connect(model="listen", extra_query={"intent": "transcription"}) as connection:
+            created = await until(connection, "session.created")
+            assert created.session.type == "transcription"
+            session: Any = {"type": "transcription", "audio": {"input": {"transcription": {"model": deployment}}}}
+            await connection.session.update(session=session)
+            await until(connection, "session.updated")
+            for _ in range(2):
+                await connection.input_audio_buffer.append(audio=SECOND)
+                await connection.input_audio_buffer.commit()
+                await until(connection, "conversation.item.input_audio_transcription.completed")
+        rows = app.rows()
+        assert len(rows) == 2
+        for row in rows:
+            assert (row["s_op"], row["s_model"], row["e_deployment"]) == (
+                *("realtime.transcription", "listen"),
+                deployment,
+            )
+            assert {name: row[name] for name in booked} == booked
+            assert not row.get("e_est")
+        opened = app.simulator.log.entries[-1]
+        assert (opened.operation, opened.deployment) == ("realtime", None)  # Azure takes no model beside the intent
+
+
 async def test_a_response_that_the_backend_begins_by_itself_is_booked() -> None:
     async with served() as app:
         async with app.openai(await app.key()).realtime.connect(model="talk") as connection:

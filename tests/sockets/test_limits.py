@@ -14,7 +14,7 @@ from shared.config.limits import Limits
 from shared.types import Access
 from simulator.faults import FaultRequest, Status
 from tests.harness.consumers import create_consumer
-from tests.harness.sockets import Served, served
+from tests.harness.sockets import MODELS, Served, served
 from tests.sockets.test_edge import close_code, event, opened
 
 TALK = "/v1/realtime?model=talk"
@@ -132,6 +132,103 @@ async def named(app: Served, **more: Any) -> str:
     given = {"models": None, "limits": Limits(), **more}
     _, text = await create_consumer(Consumers(app.tables), "limited", **given)
     return text
+
+
+LOCAL: dict[str, Any] = {"type": "function", "name": "f"}
+WEB: dict[str, Any] = {"type": "web_search"}
+SERVERS: dict[str, Any] = {"type": "mcp", "server_label": "x", "server_url": "https://mcp.example"}
+STORED: dict[str, Any] = {"prompt": {"id": "pmpt_1"}}
+
+
+@pytest.mark.parametrize(
+    ("sent", "at"),
+    [
+        ({"type": "session.update", "session": {"type": "realtime", "tools": [SERVERS]}}, "session.tools[0]"),
+        ({"type": "session.update", "SESSION": {"Tools": [SERVERS]}}, "session.Tools[0]"),
+        ({"type": "session.update", "session": STORED}, "session.prompt"),
+        ({"type": "response.create", "response": {"tools": [LOCAL, WEB]}}, "response.tools[1]"),
+        ({"type": "response.create", "response": STORED}, "response.prompt"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("access", [{"regions": frozenset(("swedencentral",))}, {"data_zones": frozenset(("eu",))}])
+async def test_an_event_that_leads_out_of_a_keys_places_is_refused(
+    sent: dict[str, Any], at: str, access: dict[str, Any]
+) -> None:
+    async with served(settings_of={"sweden": {"data_zone": "eu", "deployment": "regional"}}) as app:
+        key = await named(app, access=Access(**access))
+        async with opened(app, key, TALK) as connection:
+            await event(connection, "session.created")
+            await connection.send(json.dumps(sent))
+            error = (await event(connection, "error"))["error"]
+            assert (error["code"], error["param"]) == ("region_not_allowed", at)
+            await connection.send(json.dumps({"type": "session.update", "session": {"tools": [LOCAL]}}))
+            assert (await event(connection, "session.updated"))["session"]["tools"] == [LOCAL]
+        assert app.rows() == []
+        async with opened(app, await app.key(), TALK) as connection:
+            await connection.send(json.dumps(sent))
+            assert (await event(connection, "session.updated", "response.created", "error"))["type"] != "error"
+
+
+async def test_a_response_that_leads_out_of_a_keys_places_is_refused() -> None:
+    async with served() as app:
+        key = await named(app, access=Access(regions=frozenset(("swedencentral",))))
+        create: dict[str, Any] = {"type": "response.create", "model": "mini", "input": "x"}
+        async with opened(app, key) as connection:
+            for more, at in (({"tools": [WEB]}, "tools[0]"), ({"tools": [SERVERS]}, "tools[0]"), (STORED, "prompt")):
+                await connection.send(json.dumps(create | more))
+                error = await event(connection, "error")
+                assert (error["status"], error["error"]["code"], error["error"]["param"]) == (
+                    *(403, "region_not_allowed"),
+                    at,
+                )
+            await connection.send(json.dumps(create))
+            await event(connection, "response.completed")
+        assert [row["e_region"] for row in app.rows()] == ["swedencentral"]
+
+
+async def test_a_full_provisioned_deployment_spills_no_limited_key_over_to_a_global_one() -> None:
+    """Neither the gateway's order leads out, nor a header of the caller's."""
+    settings = {"sweden": {"kind": "provisioned", "deployment": "data_zone", "priority": 1, "data_zone": "eu"}}
+    settings["virginia"] = {"deployment": "global", "priority": 2, "data_zone": "eu"}
+    async with served(settings_of=settings) as app:
+        key = await named(app, access=Access(data_zones=frozenset(("eu",))))
+        headers = {"authorization": f"Bearer {key}", "x-ms-spillover-deployment": "gpt-4o"}
+        async with connect(app.url + TALK, additional_headers=headers, compression=None) as connection:
+            await event(connection, "session.created")
+        received = app.simulator.log.last_received(None)
+        assert received is not None
+        assert not [name for name, _ in received.headers if b"spillover" in name.lower()]
+        fault = Status(429, headers={"retry-after": "7"})
+        app.simulator.faults.add(FaultRequest(fault=fault, region="swedencentral", operation="GET realtime"))
+        assert await refusal(app, key) == (429, "rate_limit_exceeded")
+        assert {entry.region for entry in app.simulator.log.entries} == {"swedencentral"}
+        async with opened(app, await app.key(), TALK) as connection:  # any other key
+            assert connection.response is not None
+            assert connection.response.headers["x-gateway-backend"] == "virginia"
+
+
+async def test_a_budget_that_runs_out_while_speech_is_transcribed_ends_the_connection() -> None:
+    models = {**MODELS, "listen": "gpt-4o-mini-transcribe"}
+    async with served(models_of=models) as app:
+        key = await app.key(Limits(token_quota=40))  # each second is 15
+        async with opened(app, key, "/v1/realtime?intent=transcription&model=listen") as connection:
+            transcription = {"model": "gpt-4o-mini-transcribe"}
+            session = {"type": "transcription", "audio": {"input": {"transcription": transcription}}}
+            await connection.send(json.dumps({"type": "session.update", "session": session}))
+            for _ in range(6):
+                await connection.send(json.dumps(SPOKEN))
+                await connection.send('{"type": "input_audio_buffer.commit"}')
+                found = await event(connection, "conversation.item.input_audio_transcription.completed", "error")
+                if found["type"] == "error":
+                    break
+            assert found["error"]["code"] == "quota_exceeded"
+            assert await close_code(connection) == 1008
+        rows = app.rows()
+        assert len(rows) == len(app.charged()) >= 2  # the one that was over the quota is on record, too
+        assert {(row["s_op"], row["s_model"], row["e_input"]) for row in rows} == {
+            ("realtime.transcription", "listen", 10)
+        }
+        assert await refusal(app, key) == (403, "quota_exceeded")
 
 
 async def test_a_drained_backend_takes_no_new_connection() -> None:
