@@ -11,11 +11,12 @@ import msgspec
 from shared import ulid
 from shared.telemetry.instruments import BACKEND, MODEL, REGION
 from shared.token_classes import TOKEN_CLASSES, UNITS
-from shared.types import BEATEN, LEFT, Attempt, Call, Consumer, Outcome
+from shared.types import BEATEN, LEFT, Attempt, Call, Consumer, Outcome, Target
 
-PROVIDER = "azure.ai.openai"
+_PROVIDERS = {"azure": "azure.ai.openai", "openai": "openai", "anthropic": "anthropic"}  # by the API of a backend
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
-_OPERATIONS = {"chat.completions": "chat", "completions": "text_completion", "responses.create": "chat"}
+_CHATS = ("chat.completions", "responses.create", "messages.create")
+_OPERATIONS = {**dict.fromkeys(_CHATS, "chat"), "completions": "text_completion"}
 _USAGE_ATTRIBUTES = (
     *((tokens.span or f"tollgate.usage.{field}", field) for field, tokens in TOKEN_CLASSES.items() if tokens.part_of),
     *((f"tollgate.usage.{field}", field) for field in UNITS),
@@ -106,6 +107,8 @@ def of_call(
     target = outcome.served_by or (outcome.attempts[-1].target if outcome.attempts else None)
     name = f"{operation} {target.model if target else call.model}".rstrip()
     attributes = _attributes(trace, operation, consumer, call, outcome) | ({} if usd is None else {"tollgate.usd": usd})
+    if target is not None:
+        attributes |= _provider(call, target)
     yield _of_request(trace, call.operation.method, name, ended, epoch, attributes, error_of(outcome), represents)
     for number, attempt in enumerate(outcome.attempts, 1):
         yield of_attempt(trace, call, attempt, number, epoch, represents)
@@ -185,7 +188,6 @@ def _attributes(trace: TraceContext, operation: str, consumer: Consumer, call: C
     usage, target = outcome.usage, outcome.served_by
     attributes: dict[str, str | int | float | bool | None] = {
         "gen_ai.operation.name": operation,
-        "gen_ai.provider.name": PROVIDER,
         MODEL: call.model,
         "gen_ai.request.stream": call.stream,
         "gen_ai.request.max_tokens": call.max_output_tokens,
@@ -195,7 +197,6 @@ def _attributes(trace: TraceContext, operation: str, consumer: Consumer, call: C
         "gen_ai.usage.input_tokens": usage.input_tokens,
         "gen_ai.usage.output_tokens": usage.output_tokens,
         "openai.response.service_tier": usage.service_tier or None,
-        "azure.resource_provider.namespace": "Microsoft.CognitiveServices",
         "http.response.status_code": outcome.status,
         "error.type": error_of(outcome) or None,
         "tollgate.request_id": trace.request_id,
@@ -213,13 +214,19 @@ def _attributes(trace: TraceContext, operation: str, consumer: Consumer, call: C
     return {name: value for name, value in attributes.items() if value is not None}
 
 
+def _provider(call: Call, target: Target) -> Attributes:
+    """The conventions' name of who provides the model. Claude is Anthropic's wherever it is deployed."""
+    api = target.backend.api
+    named: Attributes = {"gen_ai.provider.name": _PROVIDERS["anthropic" if call.surface == "anthropic" else api]}
+    return named | ({"azure.resource_provider.namespace": "Microsoft.CognitiveServices"} if api == "azure" else {})
+
+
 def _attempt_attributes(operation: str, call: Call, attempt: Attempt, number: int) -> Attributes:
     """The attributes of an attempt's span: an HTTP request, so that App Insights shows the backend on its map."""
     target = attempt.target
     host, _, port = target.backend.endpoint.partition("://")[2].rstrip("/").partition(":")
     attributes: Attributes = {
         "gen_ai.operation.name": operation,
-        "gen_ai.provider.name": PROVIDER,
         MODEL: target.deployment,
         "http.request.method": call.operation.method,
         "http.response.status_code": attempt.status,
@@ -231,6 +238,7 @@ def _attempt_attributes(operation: str, call: Call, attempt: Attempt, number: in
         "tollgate.role": attempt.role,
         "tollgate.result": result_of(attempt),
         "tollgate.status": attempt.status,
+        **_provider(call, target),
     }
     if attempt.problem:
         attributes["error.type"] = result_of(attempt)

@@ -14,12 +14,13 @@ from shared import ulid
 from simulator.process import SimulatorProcess
 from tests.harness.azurite import Azurite
 from tests.harness.functions_host_http import HOST_SPAN
-from tests.harness.gateway_process import Answer, Edge, GatewayProcess, cli, make_key
-from tests.harness.system import SLOW, chat_body, configuration, eventually
+from tests.harness.gateway_process import EDGES, Answer, Edge, GatewayProcess, cli, make_key
+from tests.harness.system import CLAUDE_SPARES, SLOW, chat_body, configuration, eventually
 from tests.harness.telemetry_receivers import KEY, Receivers, attributes
 
 PARENT_SPAN = "b7ad6b7169203331"
 SHADOWED = {"spare-140": SLOW[-1], "spare-141": "spare-142", SLOW[-2]: "gpt-4o-mini"}  # model: its shadow
+MANAGEMENT_KEY = "planted-management-key-0123456789abcdef"
 PROMPT = "planted prompt: the merger closes on Friday"
 SYSTEM = "planted-system-of-a-caller"
 
@@ -45,6 +46,13 @@ class TracedGateway:
         return self.gateway.request(
             "POST", "/v1/chat/completions", json.dumps(body).encode(), head | dict(headers or {})
         )
+
+    def found(self, answer: Answer) -> dict[str, Any]:
+        """The record of a call, as an operator finds it."""
+        head = {"authorization": f"Bearer {MANAGEMENT_KEY}"}
+        found = self.gateway.request("GET", f"/gateway/requests/{request_id(answer)}", None, head)
+        assert found.status == 200, found.body
+        return dict(found.json())
 
     def spans(self, answer: Answer) -> list[dict[str, Any]]:
         """The spans of a call in Application Insights: the call's own first, which in a container is a request."""
@@ -76,7 +84,7 @@ def traced(edge: Edge, azurite: Azurite, simulator: SimulatorProcess, received: 
     environ = {
         "GATEWAY_CONFIG": json.dumps(settings),
         "GATEWAY_STORAGE": azurite.connection_string,
-        "GATEWAY_MANAGEMENT_KEY": "planted-management-key-0123456789abcdef",
+        "GATEWAY_MANAGEMENT_KEY": MANAGEMENT_KEY,
         "JAPAN_KEY": simulator.api_key,
         "APPLICATIONINSIGHTS_CONNECTION_STRING": received.connection_string,
         "OTEL_EXPORTER_OTLP_ENDPOINT": received.url,
@@ -152,7 +160,7 @@ def test_a_probe_has_no_span(traced: TracedGateway) -> None:
     trace = f"{random.getrandbits(128) | 1:032x}"
     given = {
         "traceparent": f"00-{trace}-{PARENT_SPAN}-01",
-        "authorization": "Bearer planted-management-key-0123456789abcdef",
+        "authorization": f"Bearer {MANAGEMENT_KEY}",
     }
     for path in ("/healthz", "/readyz"):
         assert traced.gateway.request("GET", path, None, given).status == 200
@@ -283,6 +291,81 @@ def test_metrics_have_calls_tokens_attempts_and_the_gateways_state(
     for name in ("tollgate.event_loop.lag", "tollgate.ledger.backlog", "tollgate.safe_mode"):
         assert all(point["dimensions"] == {} for point in traced.metric(name)), name
     assert {point["value"] for point in traced.metric("tollgate.safe_mode")} == {0}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_of_claude_reports_every_class_of_its_tokens(
+    traced: TracedGateway, simulator: SimulatorProcess, stream: bool
+) -> None:
+    """In spans, metrics, the log, the record of the call and the headers: the first writes to a prompt cache, for five
+    minutes and for an hour, the second reads it; both search the web."""
+    model = CLAUDE_SPARES[12 + 2 * EDGES.index(traced.gateway.edge) + stream]
+    rules = f"rules of {traced.gateway.edge} " * 800
+    system: Any = [
+        {"type": "text", "text": f"old {rules}", "cache_control": {"type": "ephemeral", "ttl": "1h"}},
+        {"type": "text", "text": f"new {rules}", "cache_control": {"type": "ephemeral"}},
+    ]
+    asked = {"model": model, "max_tokens": 99, "stream": stream, "system": system}
+    asked["tools"] = [{"type": "web_search_20250305", "name": "web_search"}]
+    asked["messages"] = [{"role": "user", "content": f"simulate_web_searches=2 {PROMPT}"}]
+    head = {"x-api-key": traced.key, "content-type": "application/json", "anthropic-version": "2023-06-01"}
+    simulator.clear()
+    answers = [traced.gateway.request("POST", "/v1/messages", json.dumps(asked).encode(), head) for _ in range(2)]
+    charges = simulator.log()["requests"]
+    assert [entry["cached_tokens"] > 0 for entry in charges] == [False, True]
+    for answer, charged in zip(answers, charges, strict=True):
+        assert answer.status == 200
+        assert answer.headers["request-id"]  # the backend's own
+        assert int(answer.headers["x-gateway-attempts"]) == 1
+        assert float(answer.headers["x-gateway-overhead-ms"]) >= 0
+        amounts = {
+            "gen_ai.usage.input_tokens": charged["input_tokens"],
+            "gen_ai.usage.output_tokens": charged["output_tokens"],
+            "gen_ai.usage.cache_read.input_tokens": charged["cached_tokens"],
+            "gen_ai.usage.cache_creation.input_tokens": charged["cache_write_tokens"],
+            "tollgate.usage.cache_write_1h_tokens": charged["cache_write_1h_tokens"],
+            "tollgate.usage.web_searches": 2,
+        }
+        call, attempt = traced.spans(answer)
+        said = call["properties"]
+        assert call["name"] == f"chat {model}"
+        assert {name: said[name] for name in amounts if name in said} == {n: str(v) for n, v in amounts.items() if v}
+        for span in (call, attempt):
+            assert span["properties"]["gen_ai.operation.name"] == "chat"
+            assert span["properties"]["gen_ai.provider.name"] == "anthropic"
+        assert (said["tollgate.backend"], said["tollgate.region"]) == (
+            answer.headers["x-gateway-backend"],
+            answer.headers["x-gateway-region"],
+        )
+        assert ("gen_ai.response.time_to_first_chunk" in said) == stream
+        record = traced.gateway.record(request_id(answer))
+        assert (record["operation"], record["status"]) == ("messages.create", 200)
+        assert (record["input_tokens"], record["output_tokens"]) == (charged["input_tokens"], charged["output_tokens"])
+        found = traced.found(answer)
+        assert (found["operation"], found["model"], found["ended"]) == ("messages.create", model, "complete")
+        assert (found["web_searches"], found["estimated"]) == (2, False)
+        for name, charge in (("cached_input", "cached"), ("cache_write", "cache_write"), ("cache_write_1h",) * 2):
+            assert found.get(f"{name}_tokens", 0) == charged[f"{charge}_tokens"]
+    sums = {
+        "cached_input": sum(entry["cached_tokens"] for entry in charges),
+        "cache_write": sum(entry["cache_write_tokens"] for entry in charges),
+        "cache_write_1h": sum(entry["cache_write_1h_tokens"] for entry in charges),
+    }
+    assert all(sums.values())
+
+    def of_model(name: str, label: str) -> dict[str, float]:
+        counted: dict[str, float] = {}
+        for point in traced.received.insights_metric(name):
+            if point["dimensions"].get("gen_ai.request.model") == model:
+                kind = point["dimensions"][label]
+                counted[kind] = counted.get(kind, 0) + point["value"]
+        return counted
+
+    tokens = partial(of_model, "gen_ai.client.token.usage", "gen_ai.token.type")
+    eventually(lambda: tokens().get("output", 0) == sum(entry["output_tokens"] for entry in charges), 15)
+    assert {name: tokens()[name] for name in sums} == sums
+    assert of_model("tollgate.usage.units", "tollgate.unit") == {"web_search": 4}
+    assert PROMPT not in traced.received.bytes.decode("latin-1")
 
 
 def test_metrics_have_the_tokens_of_work_that_was_settled(traced: TracedGateway) -> None:
