@@ -20,16 +20,20 @@ Kind = Literal[
 
 
 class Model(msgspec.Struct, frozen=True):
-    """Answers append `version` to the name, like Azure. `dimensions` is 0 except for embeddings."""
+    """Answers append `version` to the name, like Azure. `dimensions` is 0 except for embeddings. `chooses`: the model
+    that answers for one that only chooses."""
 
     name: str
     kind: Kind
     context_window: int
     version: str = ""
     dimensions: int = 0
+    chooses: str = ""
 
     @property
     def answered_name(self) -> str:
+        if self.chooses:
+            return self.chooses
         return f"{self.name}-{self.version}" if self.version else self.name
 
 
@@ -53,6 +57,7 @@ _MODELS = {
         Model("o3-mini", "reasoning", 200_000, "2025-01-31"),
         Model("o3", "reasoning", 200_000, "2025-04-16"),
         Model("o4-mini", "reasoning", 200_000, "2025-04-16"),
+        Model("model-router", "chat", 200_000, chooses="gpt-5.4-mini-2026-03-17"),
         Model("gpt-35-turbo-instruct", "completions", 4_097),
         Model("text-embedding-3-small", "embeddings", 8_192, dimensions=1_536),
         Model("text-embedding-3-large", "embeddings", 8_192, dimensions=3_072),

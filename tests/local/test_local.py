@@ -1,5 +1,6 @@
 """The two commands: finding Python and Node, refusing in one sentence, and leaving no process behind."""
 
+import asyncio
 import json
 import os
 import shlex
@@ -19,6 +20,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from openai import AsyncOpenAI
 
 import shared
 from local import azurite, run
@@ -324,11 +326,13 @@ def test_make_run_shows_a_call_and_stops_on_ctrl_c(tmp_path: Path) -> None:
         url = said.rpartition("\nURL  ")[2].split()[0]
         link, _, code = said.rpartition("\nPage  ")[2].split()[0].partition("#sign-in=")
         exchanged = [exchange(f"{link}sign-in/code", one) for one in ("wrong", code, code)]
+        spoken = asyncio.run(over_a_socket(url, first_key))
         statuses = [opened(f"{url}{path}", token) for token in tokens(said) for path in ("/v1/models", "/readyz")]
         launcher.send_signal(signal.SIGINT)
         assert launcher.wait(20) == 0
     assert exchanged == ["invalid_api_key", said.rpartition("\nManagement key  ")[2].split()[0], "invalid_api_key"]
     assert not (tmp_path / "sign-in-code").exists()
+    assert spoken == "response.completed"
     assert statuses == [200, 403, 403, 200]  # a caller's token, and an operator's
     assert usage.returncode == 0, usage.stderr
     assert check.returncode == 0, check.stdout + check.stderr
@@ -350,6 +354,16 @@ def test_make_run_shows_a_call_and_stops_on_ctrl_c(tmp_path: Path) -> None:
         assert launcher.wait(20) == 0
     assert f"\nKey  {first_key}\n" in said
     assert any(f"Served by {called}" in said for _, called, _ in run.REGIONS)
+
+
+async def over_a_socket(url: str, key: str) -> str:
+    """The end of a response on a WebSocket."""
+    async with AsyncOpenAI(base_url=f"{url}/v1", api_key=key) as client, client.responses.connect() as connection:
+        await connection.response.create(model="gpt-5.4-mini", input="Hello")
+        async for event in connection:
+            if event.type in ("response.completed", "error"):
+                return str(event.type)
+    return "closed"
 
 
 def exchange(url: str, code: str) -> str:
