@@ -36,7 +36,7 @@ from shared.management._access_requests import (
 )
 from shared.management._access_table import AccessTable, missing
 from shared.management._consumer_policy import Rules, patched
-from shared.management.audit import Audit, change_by
+from shared.management.audit import Audit, Change
 from shared.management.consumers import ConsumerRoutes, Wanted
 from shared.management.routes import ManagementRequest, Page, Route, checked, page
 from shared.responses.rendering import JsonResponse
@@ -96,7 +96,7 @@ class AccessRoutes:
         asking = checked(request.object(), Asking)
         new = asked(asking, caller, record.consumer.team, self._configuration(), self._store.now())
         shown = {"product": asking.product, "limits": msgspec.to_builtins(new.limits), "reason": new.reason}
-        change = change_by(request, "access.ask", caller.id, None, shown)
+        change = Change(request, "access.ask", caller.id, None, shown)
         written = await self._audit.perform(change, lambda: self._table.add(new))
         self._alert(events.access_requested(written.id, written.name, written.wish, written.reason, written.asked))
         return JsonResponse(view(written, own=True), 201)
@@ -160,7 +160,7 @@ class AccessRoutes:
 
     async def _declined(self, request: ManagementRequest, one: AccessRequest, reason: str) -> AccessRequest | None:
         new = self._decided(request, one, "declined", reason)
-        change = change_by(request, "access.decline", one.id, _shown(one), _shown(new))
+        change = Change(request, "access.decline", one.id, _shown(one), _shown(new))
         return await self._audit.perform(change, lambda: self._table.replace(one, new))
 
     async def _approved(self, request: ManagementRequest, one: AccessRequest, reason: str) -> AccessRequest | None:
@@ -179,7 +179,7 @@ class AccessRoutes:
                 raise
             return await self._table.replace(claim, new)
 
-        change = change_by(request, "access.approve", one.id, _shown(one), _shown(new))
+        change = Change(request, "access.approve", one.id, _shown(one), _shown(new))
         return await self._audit.perform(change, write)
 
     def _decided(

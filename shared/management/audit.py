@@ -8,7 +8,7 @@ import math
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from starlette.responses import Response
@@ -28,17 +28,16 @@ _FILTERS = ("actor", "action", "kind", "object", "since", "until", "after", "lim
 logger = logging.getLogger("tollgate.audit")
 
 
-class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """A change of one object. `action`: `consumer.create`, `key.rotate`, `configuration.apply` and the like; `object`:
-    its id. `before` and `after` hold no secret; None: it was not there, or is not there any more."""
+class Change(NamedTuple):
+    """A change of one object that a request asks for. `action`: `consumer.create`, `key.rotate`, `configuration.apply`
+    and the like; `object`: its id. `before` and `after` hold no secret; None: it was not there, or is not there any
+    more."""
 
-    actor: str
-    address: str
+    request: ManagementRequest
     action: str
     object: str
-    before: Any = None
-    after: Any = None
-    request: str = ""
+    before: Any
+    after: Any
 
 
 class Audit:
@@ -134,8 +133,11 @@ def _month(now: float) -> str:
 
 
 def _properties(change: Change, now: float) -> Properties:
-    values = {name: getattr(change, name) for name in ("actor", "address", "action", "object", "request")}
-    return {**values, "at": now, "state": "begun", "before": _text(change.before), "after": _text(change.after)}
+    request, action, changed, before, after = change
+    actor = request.actor.name if request.caller is None else f"consumer:{request.caller.id}"
+    whose = {"actor": actor, "address": request.address, "request": request.request_id}
+    values = {"before": _text(before), "after": _text(after)}
+    return {**whose, "action": action, "object": changed, "at": now, "state": "begun", **values}
 
 
 def _text(value: Any) -> str:
@@ -151,16 +153,3 @@ def _entry(row: Row) -> dict[str, Any]:
     # Rows of older versions have URLs in full.
     kept = {name: msgspec.json.decode(str(values.get(name, "null"))) for name in ("before", "after")}
     return {**entry, **masking.masked(kept)}
-
-
-def change_by(request: ManagementRequest, action: str, of: str, before: Any, after: Any) -> Change:
-    """The record of a change that a request asks for."""
-    return Change(
-        actor=request.actor.name if request.caller is None else f"consumer:{request.caller.id}",
-        address=request.address,
-        action=action,
-        object=of,
-        before=before,
-        after=after,
-        request=request.request_id,
-    )

@@ -22,7 +22,7 @@ from shared.errors import (
     VersionNotFound,
 )
 from shared.management import _answers as answers
-from shared.management.audit import Audit, change_by
+from shared.management.audit import Audit, Change
 from shared.management.routes import ManagementRequest, Route, checked, page
 from shared.management.turns import Turns
 from shared.responses.rendering import JsonResponse
@@ -90,7 +90,7 @@ class ConfigurationRoutes:
         """Make these sections the current version, with a record in the audit trail."""
         versions, expected = self._changes.versions, _expected(request.if_match)
         before = await versions.existing((await versions.pointer()).number)
-        change = change_by(request, action, "configuration", before.sections, sections)
+        change = Change(request, action, "configuration", before.sections, sections)
 
         async def write() -> Version:
             with _refusing():

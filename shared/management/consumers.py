@@ -27,7 +27,7 @@ from shared.management._consumer_policy import (
     view,
     whole,
 )
-from shared.management.audit import Audit, change_by
+from shared.management.audit import Audit, Change
 from shared.management.routes import ManagementRequest, Page, Route, checked, page
 from shared.responses.rendering import JsonResponse
 from shared.storage import Store
@@ -143,7 +143,7 @@ class ConsumerRoutes:
             version, record = await manageable(self._consumers, request)
             request.require_match(version.etag)
             before = self._shown(record)
-            change = change_by(request, "consumer.delete", record.consumer.id, before, None)
+            change = Change(request, "consumer.delete", record.consumer.id, before, None)
             if await self._audit.perform(change, partial(self._consumers.delete, version)) is not None:
                 await self._release(record)
                 return Response(status_code=204)
@@ -180,7 +180,7 @@ class ConsumerRoutes:
         if claims and (holder := await self._names.claim(consumer.name, consumer.id)):
             raise await self._taken(request, consumer.name, holder)
         action, before = ("consumer.update", self._shown(old)) if old else ("consumer.create", None)
-        change = change_by(request, action, consumer.id, before, self._shown(record))
+        change = Change(request, action, consumer.id, before, self._shown(record))
         try:
             written = await self._audit.perform(change, partial(self._consumers.write, record, version))
         except StoreUnavailable:

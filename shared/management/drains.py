@@ -7,7 +7,7 @@ import msgspec
 
 from shared.config.document import Backend, Configuration
 from shared.errors import InvalidRequest, ResourceNotFound, StillNeeded, StoreUnavailable
-from shared.management.audit import Audit, change_by
+from shared.management.audit import Audit, Change
 from shared.management.routes import ManagementRequest
 from shared.routing.drains import PARTITION, Drain, drain_of
 from shared.routing.report import shown_drain
@@ -98,7 +98,7 @@ class DrainTable:
             row = await self._table.get(PARTITION, name)
             before = drain_of(row) if row is not None else None
             now, etag = self._store.now(), row.etag if row is not None else None
-            change = change_by(request, action, name, shown_drain(before, now), shown_drain(drain, now))
+            change = Change(request, action, name, shown_drain(before, now), shown_drain(drain, now))
             write = partial(self._table.put, PARTITION, name, msgspec.structs.asdict(drain), etag)
             if await self._audit.perform(change, write) is not None:
                 return drain

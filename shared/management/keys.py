@@ -14,7 +14,7 @@ from shared.auth.consumers import Consumers
 from shared.auth.operators import EVERYONE, OWNERS
 from shared.errors import InvalidRequest, RateLimitExceeded, StateNotFound
 from shared.management._consumer_policy import KeyView, key_view
-from shared.management.audit import Audit, change_by
+from shared.management.audit import Audit, Change
 from shared.management.consumers import manageable, visible
 from shared.management.routes import ManagementRequest, Page, Route, checked, page
 from shared.responses.rendering import JsonResponse
@@ -107,7 +107,7 @@ class KeyRoutes:
         _, record = await manageable(self._consumers, request)
         key = self._key(record, request.parameters["key"])
         if not key.revoked or key.revoked == record.revoked:
-            change = change_by(request, "key.revoke", f"{record.consumer.id}/{key.id}", self._shown(key), None)
+            change = Change(request, "key.revoke", f"{record.consumer.id}/{key.id}", self._shown(key), None)
             await self._audit.perform(change, partial(self._consumers.revoke_key, record, key.id))
         return Response(status_code=204)
 
@@ -155,7 +155,7 @@ class KeyRoutes:
         if kept >= _MOST_KEYS:
             raise InvalidRequest(f"A consumer has at most {_MOST_KEYS} keys: revoke one first.", code="too_many_keys")
         of = f"{record.consumer.id}/{before.id}" if before else record.consumer.id
-        change = change_by(request, action, of, self._shown(before) if before else None, None)
+        change = Change(request, action, of, self._shown(before) if before else None, None)
         text, key = await self._audit.perform(change, write, lambda made: self._shown(made[1]))
         return self._answer(key, text)
 

@@ -22,7 +22,7 @@ from shared.errors import (
     StillNeeded,
     StoreUnavailable,
 )
-from shared.management.audit import Audit, change_by
+from shared.management.audit import Audit, Change
 from shared.management.routes import ManagementRequest, Page, Route, is_forced, merged_patch, page
 from shared.responses.rendering import JsonResponse
 from shared.storage import Store
@@ -167,7 +167,7 @@ class NamedSectionRoutes:
             if before == after:
                 return before, after
             verb = "delete" if after is None else "create" if before is None else "update"
-            change = change_by(request, f"{self._kind}.{verb}", name, before, after)
+            change = Change(request, f"{self._kind}.{verb}", name, before, after)
             write = partial(self._write, name, before, after, request.actor.name, f"{verb} {self._kind} {name}")
             if await self._audit.perform(change, write) is not None:
                 with suppress(StoreUnavailable):

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from shared.auth.operators import ADMINS
 from shared.config.document import Configuration
 from shared.errors import BadGateway, ResourceNotFound
-from shared.management.audit import Audit, change_by
+from shared.management.audit import Audit, Change
 from shared.management.drains import backend_named
 from shared.management.routes import ManagementRequest, Route, checked
 from shared.responses.rendering import JsonResponse
@@ -83,7 +83,7 @@ class SimulationRoutes:
             await self._clear(region)
             return await self._ask("POST", "/faults", {"fault": _EFFECTS[wanted.fault], "region": region})
 
-        change = change_by(request, "simulation.break", request.parameters["backend"], None, {"fault": wanted.fault})
+        change = Change(request, "simulation.break", request.parameters["backend"], None, {"fault": wanted.fault})
         await self._audit.perform(change, write)
         return Response(status_code=204)
 
@@ -91,7 +91,7 @@ class SimulationRoutes:
         """End the faults of a backend's region."""
         region = await self._region(request)
 
-        change = change_by(request, "simulation.restore", request.parameters["backend"], None, None)
+        change = Change(request, "simulation.restore", request.parameters["backend"], None, None)
         await self._audit.perform(change, partial(self._clear, region))
         return Response(status_code=204)
 

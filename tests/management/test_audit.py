@@ -2,11 +2,14 @@
 
 import pytest
 
+from shared.auth.operators import ADMINS, Operator
 from shared.errors import ChangedMeanwhile, StoreUnavailable
 from shared.management.audit import Audit, Change
+from shared.management.routes import ManagementRequest
 from tests.harness.memory_store import MemoryStore
 
-CHANGE = Change(actor="a", address="10.0.0.1", action="team.update", object="research", before={"x": 1}, after={"x": 2})
+REQUEST = ManagementRequest({}, {}, operator=Operator("a", ADMINS), address="10.0.0.1")
+CHANGE = Change(REQUEST, "team.update", "research", {"x": 1}, {"x": 2})
 
 
 @pytest.fixture
