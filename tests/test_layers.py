@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 AZURE_ROOMS = {
-    *("function_app.py", "shared/identity.py", "shared/telemetry/_destinations.py"),
+    *("function_app.py", "shared/credentials.py", "shared/telemetry/_destinations.py"),
     *("shared/storage/blobs.py", "shared/storage/connection_string.py", "shared/storage/_account_tables.py"),
     *("shared/cli/_azure_monitor.py", "shared/functions_http.py"),
 }
@@ -48,8 +48,8 @@ PURE = (
 )
 # Lowest first. A package imports only lower ones; the middle is the order of a request.
 LAYERS = (
-    *("__version__", "errors", "ulid", "concurrency", "identity", "token_classes"),  # the ground
-    *("config", "types", "storage", "credentials", "alerts", "versions"),
+    *("__version__", "errors", "ulid", "concurrency", "token_classes"),  # the ground
+    *("config", "types", "credentials", "storage", "alerts", "versions"),
     *(
         "azure_openai",
         "anthropic",
@@ -132,11 +132,11 @@ def test_what_decides_does_no_io_and_reads_no_clock(name: str) -> None:
 
 def test_the_environment_is_read_in_one_place() -> None:
     readers = {name for name, tree in modules() for node in ast.walk(tree) if _reads_environment(node)}
-    # identity.py looks for the platform's managed identity; _destinations.py and _tokenizer_process.py set what a
+    # credentials.py looks for the platform's managed identity; _destinations.py and _tokenizer_process.py set what a
     # library reads there; edges and commands pass the whole on
     assert readers <= {
         "shared/config/environment.py",
-        "shared/identity.py",
+        "shared/credentials.py",
         "shared/telemetry/_destinations.py",
         "shared/usage/_tokenizer_process.py",
         "shared/asgi.py",

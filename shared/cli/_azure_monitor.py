@@ -9,8 +9,8 @@ from azure.core.exceptions import AzureError, HttpResponseError
 from azure.monitor.querymetrics.aio import MetricsClient
 
 from shared.billing.reconciliation import Counted, Metrics
+from shared.credentials import azure_credential
 from shared.errors import StoreUnavailable
-from shared.identity import azure_credential
 
 NAMESPACE = "Microsoft.CognitiveServices/accounts"
 FIELDS = {

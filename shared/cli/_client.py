@@ -11,8 +11,8 @@ from urllib.parse import quote, urlsplit
 import aiohttp
 
 from shared import __version__
+from shared.credentials import TokenCache, azure_credential
 from shared.errors import Complaint, ConfigurationError, CredentialUnavailable, GatewayError
-from shared.identity import TokenCache, azure_credential
 
 DEFAULT_SCOPE = "api://tollgate/.default"
 _SECONDS = 30.0  # for an answer

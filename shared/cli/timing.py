@@ -22,8 +22,8 @@ from shared.cli._terminal import AsJson, fail, named_models, show, variable
 from shared.cli._timing_calls import Job, Question, TimedCall
 from shared.cli._timing_chart import chart
 from shared.cli._timing_statistics import FEWEST, quantile
+from shared.credentials import TokenCache, azure_credential
 from shared.errors import CredentialUnavailable
-from shared.identity import TokenCache, azure_credential
 
 commands = typer.Typer()
 _INTERRUPTED = 130  # exit code after Ctrl-C

@@ -13,8 +13,8 @@ from azure.core.exceptions import AzureError, HttpResponseError
 from azure.core.pipeline.transport import AioHttpTransport
 from azure.data.tables.aio import TableServiceClient
 
+from shared.credentials import TokenCache
 from shared.errors import StoreUnavailable
-from shared.identity import TokenCache
 from shared.storage._batch import code
 from shared.storage._session import explain
 from shared.storage.connection_string import Account

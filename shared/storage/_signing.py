@@ -10,7 +10,7 @@ import hmac
 from email.utils import formatdate
 from typing import Protocol
 
-from shared.identity import TokenCache
+from shared.credentials import TokenCache
 
 SCOPE = "https://storage.azure.com/.default"
 

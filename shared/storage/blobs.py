@@ -20,8 +20,8 @@ from azure.core.exceptions import (
 from azure.core.pipeline.transport import AioHttpTransport
 
 from shared.config.environment import Storage
+from shared.credentials import azure_credential
 from shared.errors import Complaint, ConfigurationError, StoreUnavailable
-from shared.identity import azure_credential
 from shared.storage import connection_string
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ import msgspec
 
 from shared.concurrency import SingleFlight
 from shared.config.environment import Storage
+from shared.credentials import TokenCache, azure_credential
 from shared.errors import ConfigurationError, CredentialUnavailable, RowsRefused, StoreUnavailable
-from shared.identity import TokenCache, azure_credential
 from shared.storage import Properties, Row, _batch, _entity, _shares, connection_string
 from shared.storage._clock import StoreClock
 from shared.storage._rules import check_key, check_rows, check_table_name

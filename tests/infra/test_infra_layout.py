@@ -311,7 +311,7 @@ class TestWhatIsDeclared:
     def read_by_the_code(self) -> str:
         return "".join(
             (ROOT / "shared" / name).read_text()
-            for name in ("config/environment.py", "config/document.py", "identity.py")
+            for name in ("config/environment.py", "config/document.py", "credentials.py")
         )
 
     def test_the_configurations_are_valid(self) -> None:

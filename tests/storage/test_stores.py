@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from shared.credentials import TokenCache
 from shared.errors import ConfigurationError, StoreUnavailable
-from shared.identity import TokenCache
 from shared.storage import MAX_BATCH, Properties, Row, Store, Table
 from shared.storage._clock import DRIFT, StoreClock
 from shared.storage.tables import TablesStore

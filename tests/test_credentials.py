@@ -7,8 +7,8 @@ import pytest
 from azure.core.exceptions import ClientAuthenticationError, ServiceRequestError
 from azure.identity import CredentialUnavailableError
 
+from shared.credentials import TokenCache
 from shared.errors import CredentialUnavailable
-from shared.identity import TokenCache
 
 SCOPE = "https://storage.azure.com/.default"
 
