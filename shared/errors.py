@@ -2,7 +2,7 @@
 into HTTP; what each code means to callers, and what to do, is in `docs/troubleshoot.md`."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 
 class Complaint(NamedTuple):
@@ -85,6 +85,11 @@ class GatewayError(Exception):
 
 class InvalidRequest(GatewayError):
     status, code = 400, "invalid_request"
+
+    @classmethod
+    def of(cls, field: str, expected: str, got: object) -> Self:
+        """A field or a parameter with another value than was expected."""
+        return cls(f"{field}: expected {expected}, got {str(got)[:64]!r}.", param=field)
 
 
 class ConfigurationRefused(InvalidRequest):

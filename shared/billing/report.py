@@ -80,19 +80,20 @@ def parse_query(given: Mapping[str, str], now: float, *, by: str = "key") -> Usa
     asked = _moment(given, "until") or current + timedelta(hours=1)
     until = min(asked, current + timedelta(hours=1))
     if since < _EARLIEST:
-        raise _bad("since", f"{since:%Y-%m-%d}", f"a time after {_EARLIEST:%Y-%m-%d}")
+        raise InvalidRequest.of("since", f"a time after {_EARLIEST:%Y-%m-%d}", f"{since:%Y-%m-%d}")
     if since >= until:
-        raise _bad("since", f"{since:%Y-%m-%dT%H:%M}", f"a time before until, which is {until:%Y-%m-%dT%H:%M}")
+        expected = f"a time before until, which is {until:%Y-%m-%dT%H:%M}"
+        raise InvalidRequest.of("since", expected, f"{since:%Y-%m-%dT%H:%M}")
     names = tuple(dict.fromkeys(name.strip() for name in given.get("by", by).split(",")))
     if wrong := [name for name in names if name not in DIMENSIONS]:
-        raise _bad("by", wrong[0], "some of " + ", ".join(DIMENSIONS))
+        raise InvalidRequest.of("by", "some of " + ", ".join(DIMENSIONS), wrong[0])
     every = given.get("every", "")
     pieces = EVERY.get(every)
     if pieces is None:
-        raise _bad("every", every, "one of " + ", ".join(filter(None, EVERY)))
+        raise InvalidRequest.of("every", "one of " + ", ".join(filter(None, EVERY)), every)
     if (until - since) / timedelta(hours=pieces.hours) > pieces.most + 1:
         expected = f"a period of at most {pieces.most} pieces; ask for a shorter one, or for larger pieces"
-        raise _bad("every", every, expected)
+        raise InvalidRequest.of("every", expected, every)
     return UsageQuery(since, asked, names, every, {name: given[name] for name in DIMENSIONS if name in given})
 
 
@@ -245,8 +246,5 @@ def _moment(given: Mapping[str, str], name: str) -> datetime | None:
         moment = datetime.fromisoformat(f"{text}-01" if len(text) == 7 else text)
         return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
-        raise _bad(name, text, "a month (2026-11), a day (2026-11-21) or a time (2026-11-21T14:00Z)") from None
-
-
-def _bad(name: str, got: str, expected: str) -> InvalidRequest:
-    return InvalidRequest(f"{name}: expected {expected}, got {got[:64]!r}.", param=name)
+        expected = "a month (2026-11), a day (2026-11-21) or a time (2026-11-21T14:00Z)"
+        raise InvalidRequest.of(name, expected, text) from None

@@ -72,13 +72,10 @@ class ConsumerRoutes:
         query = request.query
         now = self._store.now()
         if query.get("state", "active") not in ("active", "revoked", "expired"):
-            message = f"state: expected active, revoked or expired, got {query['state'][:64]!r}."
-            raise InvalidRequest(message, param="state")
+            raise InvalidRequest.of("state", "active, revoked or expired", query["state"])
         part = query.get("name", "")
         if len(part) > 128:
-            raise InvalidRequest(
-                f"name: expected a part of a name, 128 characters at most, got {len(part)}.", param="name"
-            )
+            raise InvalidRequest.of("name", "a part of a name, 128 characters at most", part)
         part = same(part)
         found = [
             record

@@ -31,15 +31,14 @@ def seconds(text: object) -> int:
             total = sum(int(number or 0) * size for number, size in zip(match.groups(), sizes, strict=True))
     if not 0 < total <= LONGEST:
         expected = f"a duration such as 30s, 15m, 2h, 1d or PT2H30M, at most {LONGEST // 86_400} days"
-        raise InvalidRequest(f"for: expected {expected}, got {str(text)[:64]!r}.", param="for")
+        raise InvalidRequest.of("for", expected, text)
     return total
 
 
 def reason_of(text: object) -> str:
     """A reason in one line. Raises `InvalidRequest`."""
     if not isinstance(text, str) or len(text) > _LONGEST_REASON or not text.isprintable():
-        expected = f"at most {_LONGEST_REASON} printable characters"
-        raise InvalidRequest(f"reason: expected {expected}, got {str(text)[:64]!r}.", param="reason")
+        raise InvalidRequest.of("reason", f"at most {_LONGEST_REASON} printable characters", text)
     return text
 
 

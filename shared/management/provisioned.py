@@ -14,7 +14,7 @@ from shared.config.document import Configuration
 from shared.config.prices import DeploymentType
 from shared.errors import InvalidRequest
 from shared.management import _answers as answers
-from shared.management.routes import ManagementRequest, Route
+from shared.management.routes import ManagementRequest, Route, choice
 from shared.responses.rendering import JsonResponse
 
 _DEPLOYMENTS: tuple[DeploymentType, ...] = get_args(DeploymentType)
@@ -43,7 +43,7 @@ class ProvisionedRoutes:
             _number(query, "cached", 0, 1, "0"),
             _number(query, "peak", 1, 1000, "1"),
         )
-        place, now = _place(query), time.time()
+        place, now = Place(choice(query, "deployment", _DEPLOYMENTS), query.get("region", "")), time.time()
         payments = payments_for(self._prices, place, now)
         names = [query["model"]] if query.get("model") else list(provisioned.facts().throughput.models)
         plans = list[dict[str, Any]]()
@@ -53,21 +53,12 @@ class ProvisionedRoutes:
             if plan is not None and line is not None:
                 plans.append(plan | {"curve": line._asdict()})
         if not plans and "model" in query:
-            raise InvalidRequest(
-                f"model: expected one whose throughput, price by the token and sizes on sale as {place.deployment} are "
-                f"known, got {query['model'][:64]!r}. Leave it out to see those that are.",
-                param="model",
+            known = (
+                f"one whose throughput, price by the token and sizes on sale as {place.deployment} are known (leave it "
             )
+            known += "out to see those that are)"
+            raise InvalidRequest.of("model", known, query["model"])
         return JsonResponse({"plans": plans, "sources": sources(self._prices, place, now)})
-
-
-def _place(query: Mapping[str, str]) -> Place:
-    given = query.get("deployment", "global")
-    deployment = next((one for one in _DEPLOYMENTS if one == given), None)
-    if deployment is None:
-        expected = ", ".join(_DEPLOYMENTS)
-        raise InvalidRequest(f"deployment: expected one of {expected}, got {given[:64]!r}.", param="deployment")
-    return Place(deployment, query.get("region", ""))
 
 
 def _number(query: Mapping[str, str], name: str, least: float, most: float, default: str | None = None) -> float:
@@ -78,6 +69,5 @@ def _number(query: Mapping[str, str], name: str, least: float, most: float, defa
     except ValueError:
         number = math.nan
     if not least <= number <= most:
-        got = "nothing" if text is None else repr(text[:64])
-        raise InvalidRequest(f"{name}: expected a number from {least:g} to {most:g}, got {got}.", param=name)
+        raise InvalidRequest.of(name, f"a number from {least:g} to {most:g}", "nothing" if text is None else text)
     return number

@@ -51,9 +51,7 @@ class RequestRoutes:
         until = min(time_of(query, "until", latest), latest)
         since, limit, after = time_of(query, "since", until - _DEFAULT_PERIOD), page_size(query), query.get("after", "")
         if after and not calls.is_id(after):
-            raise InvalidRequest(
-                f"after: expected the value of `after` of another page, got {after[:64]!r}.", param="after"
-            )
+            raise InvalidRequest.of("after", "the value of `after` of another page", after)
         status = _statuses(query.get("status"))
 
         def wanted(row: Row) -> bool:
@@ -101,6 +99,4 @@ def _statuses(text: str | None) -> range:
             return range(int(text), int(text) + 1)
         if text[1:] == "xx":
             return range(int(text[0]) * 100, int(text[0]) * 100 + 100)
-    raise InvalidRequest(
-        f"status: expected a status such as 429, or a class such as 5xx, got {text[:64]!r}.", param="status"
-    )
+    raise InvalidRequest.of("status", "a status such as 429, or a class such as 5xx", text)

@@ -216,7 +216,7 @@ def page_size(query: Mapping[str, str]) -> int:
     """The parameter `limit`. Raises `InvalidRequest`."""
     text = query.get("limit", str(DEFAULT_PAGE))
     if not (text.isascii() and text.isdecimal() and len(text) <= 4 and 1 <= int(text) <= LARGEST_PAGE):
-        raise InvalidRequest(f"limit: expected a number from 1 to {LARGEST_PAGE}, got {text[:64]!r}.", param="limit")
+        raise InvalidRequest.of("limit", f"a number from 1 to {LARGEST_PAGE}", text)
     return int(text)
 
 
@@ -235,13 +235,19 @@ def time_of(query: Mapping[str, str], name: str, default: float) -> float:
         seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
         rfc3339(seconds)
     except (ValueError, OverflowError):  # in UTC, it may be before the year 1 or after 9999
-        message = f"{name}: expected a time in RFC 3339 such as 2026-11-29T08:00:00Z, got {text[:64]!r}."
-        raise InvalidRequest(message, param=name) from None
+        raise InvalidRequest.of(name, "a time in RFC 3339 such as 2026-11-29T08:00:00Z", text) from None
     return seconds
 
 
 def is_forced(query: Mapping[str, str]) -> bool:
     """The parameter `force`. Raises `InvalidRequest`."""
-    if (force := query.get("force", "false")) not in ("true", "false"):
-        raise InvalidRequest(f"force: expected true or false, got {force[:64]!r}.", param="force")
-    return force == "true"
+    return choice(query, "force", ("false", "true")) == "true"
+
+
+def choice[T: str](query: Mapping[str, str], name: str, values: Sequence[T]) -> T:
+    """A parameter that has one of these values, by default the first. Raises `InvalidRequest`."""
+    given = query.get(name, values[0])
+    for value in values:
+        if value == given:
+            return value
+    raise InvalidRequest.of(name, f"one of {', '.join(values)}", given)

@@ -8,10 +8,9 @@ from starlette.responses import Response
 from shared import __version__
 from shared.auth.operators import EVERYONE
 from shared.azure_openai import openapi
-from shared.errors import InvalidRequest
 from shared.management import _answers as answers
 from shared.management.readiness import ReadinessCheck
-from shared.management.routes import ManagementRequest, Route
+from shared.management.routes import ManagementRequest, Route, choice
 from shared.responses.rendering import JsonResponse
 
 
@@ -43,11 +42,7 @@ class ServiceRoutes:
 
     async def _openapi(self, request: ManagementRequest) -> Response:
         """Describe the API for callers, as OpenAPI 3.1, or 3.0 for importers that take no newer one."""
-        asked = request.query.get("version", "3.1")
-        version = next((known for known in openapi.VERSIONS if known == asked), None)
-        if version is None:
-            expected = " or ".join(openapi.VERSIONS)
-            raise InvalidRequest(f"version: expected {expected}, got {asked[:20]!r}.", param="version")
+        version = choice(request.query, "version", openapi.VERSIONS)
         return Response(openapi.document(version), media_type="application/json")
 
     async def _own_roles(self, request: ManagementRequest) -> Response:

@@ -8,9 +8,8 @@ from shared.auth.consumers import Consumers
 from shared.billing import report as usage_report
 from shared.billing.charges import Tariff
 from shared.config.document import Configuration
-from shared.errors import InvalidRequest
 from shared.management import _answers as answers
-from shared.management.routes import ManagementRequest, Route
+from shared.management.routes import ManagementRequest, Route, choice
 from shared.management.turns import Turns
 from shared.responses.rendering import JsonResponse
 from shared.storage import Store
@@ -46,8 +45,7 @@ class UsageRoutes:
             return await self._report({**request.query, "key": caller.id}, "model", {caller.id: caller.name})
 
     async def _report(self, query: Mapping[str, str], by: str, names: Mapping[str, str]) -> Response:
-        if (form := query.get("format", "json")) not in ("json", "csv"):
-            raise InvalidRequest(f"format: expected json or csv, got {form[:64]!r}.", param="format")
+        form = choice(query, "format", ("json", "csv"))
         asked = usage_report.parse_query(query, self._store.now(), by=by)
         report = await usage_report.report(self._store, self._tariff, asked)
         if form == "csv":
