@@ -11,66 +11,46 @@ import typer
 from shared.cli._terminal import fail
 from shared.config.limits import Estimated, Limits, QuotaCounts
 
-_PANEL = "Limits"
-_Amount = Annotated[
-    int | None, typer.Option(min=0, help="0: no limit, whatever the configuration says.", rich_help_panel=_PANEL)
-]
-_Usd = Annotated[float | None, typer.Option(min=0, help="USD; 0: no limit.", rich_help_panel=_PANEL)]
 Text = str | None
-_Period = Annotated[
-    Text, typer.Option(help="Its period: hour, day, week, month, or seconds such as 3600.", rich_help_panel=_PANEL)
-]
+
+
+def option(kind: Any, text: str, *names: str, **more: Any) -> Any:
+    """The annotation of an option that may be left out, with its help."""
+    return Annotated[kind | None, typer.Option(*names, help=text, **more)]
+
+
+_limit = functools.partial(option, rich_help_panel="Limits")
+_Amount = _limit(int, "0: no limit, whatever the configuration says.", min=0)
+_Period = _limit(str, "Its period: hour, day, week, month, or seconds such as 3600.")
 LIMITS: dict[str, Any] = {
     **dict.fromkeys(("tokens_per_minute", "requests_per_minute", "token_quota"), _Amount),
     **{"token_quota_period": _Period, "request_quota": _Amount, "request_quota_period": _Period},
-    **{"budget_usd": _Usd, "budget_period": _Period, "max_concurrent": _Amount},
-    "quota_counts": Annotated[
-        QuotaCounts | None,
-        typer.Option(help="What the quota of requests counts: all, or 2xx and 3xx alone.", rich_help_panel=_PANEL),
-    ],
-    "time_zone": Annotated[
-        Text, typer.Option(help="Time zone of the periods, e.g. Europe/Berlin.", rich_help_panel=_PANEL)
-    ],
-    "soft": Annotated[
-        bool | None,
-        typer.Option("--soft/--hard", help="Report calls over a limit, or reject them.", rich_help_panel=_PANEL),
-    ],
-    "estimate": Annotated[
-        Estimated | None,
-        typer.Option(help="Tokens reserved for a call: its most, the average, or none.", rich_help_panel=_PANEL),
-    ],
+    "budget_usd": _limit(float, "USD; 0: no limit.", min=0),
+    **{"budget_period": _Period, "max_concurrent": _Amount},
+    "quota_counts": _limit(QuotaCounts, "What the quota of requests counts: all, or 2xx and 3xx alone."),
+    "time_zone": _limit(str, "Time zone of the periods, e.g. Europe/Berlin."),
+    "soft": _limit(bool, "Report calls over a limit, or reject them.", "--soft/--hard"),
+    "estimate": _limit(Estimated, "Tokens reserved for a call: its most, the average, or none."),
 }
 # The word that lifts a restriction, by field.
 _ALL = {"models": "all", "regions": "all", "data_zones": "all", "addresses": "any", "products": "none"}
 _OPTIONS: dict[str, Any] = {
-    "team": Annotated[Text, typer.Option(help="Team whose limits it shares; '': none.")],
-    "products": Annotated[
-        Text, typer.Option(help="Products it subscribes to, separated by commas, the default first; none: no product.")
-    ],
-    "models": Annotated[Text, typer.Option(help="Models it may use, separated by commas; all: every model.")],
-    "addresses": Annotated[
-        Text,
-        typer.Option(help="Networks it may call from, separated by commas, e.g. 10.0.0.0/8,2001:db8::/32; any: all."),
-    ],
-    "regions": Annotated[Text, typer.Option(help="Regions its calls may go to, separated by commas; all: any region.")],
-    "data_zones": Annotated[
-        Text, typer.Option(help="Data zones its calls may go to, separated by commas; all: any zone.")
-    ],
-    "pin": Annotated[
-        bool | None,
-        typer.Option("--pin/--no-pin", help="Allow it to choose the backend by the header x-gateway-backend."),
-    ],
-    "explain": Annotated[
-        bool | None, typer.Option("--explain/--no-explain", help="Allow it to ask why a call went to a backend.")
-    ],
-    "whole_account": Annotated[
-        bool | None,
-        typer.Option(
-            "--whole-account/--no-whole-account",
-            help="Allow it to read the objects of all keys by batches and evals, and what a backend may read itself.",
-        ),
-    ],
-    "expires": Annotated[Text, typer.Option(help="End of its validity, UTC, e.g. 2027-03-31; never: no end.")],
+    "team": option(str, "Team whose limits it shares; '': none."),
+    "products": option(str, "Products it subscribes to, separated by commas, the default first; none: no product."),
+    "models": option(str, "Models it may use, separated by commas; all: every model."),
+    "addresses": option(
+        str, "Networks it may call from, separated by commas, e.g. 10.0.0.0/8,2001:db8::/32; any: all."
+    ),
+    "regions": option(str, "Regions its calls may go to, separated by commas; all: any region."),
+    "data_zones": option(str, "Data zones its calls may go to, separated by commas; all: any zone."),
+    "pin": option(bool, "Allow it to choose the backend by the header x-gateway-backend.", "--pin/--no-pin"),
+    "explain": option(bool, "Allow it to ask why a call went to a backend.", "--explain/--no-explain"),
+    "whole_account": option(
+        bool,
+        "Allow it to read the objects of all keys by batches and evals, and what a backend may read itself.",
+        "--whole-account/--no-whole-account",
+    ),
+    "expires": option(str, "End of its validity, UTC, e.g. 2027-03-31; never: no end."),
     **LIMITS,
 }
 FIELDS = tuple(name for name in _OPTIONS if name not in LIMITS)

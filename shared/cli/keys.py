@@ -9,7 +9,7 @@ import typer
 
 from shared.cli import _bulk
 from shared.cli._client import Client
-from shared.cli._consumer_options import Text, fields_in, limits_in, with_fields, with_options
+from shared.cli._consumer_options import fields_in, limits_in, option, with_fields, with_options
 from shared.cli._terminal import AsJson, Identified, fail, find, pages, show, show_fields, with_client
 from shared.config.limits import Limits
 
@@ -74,10 +74,10 @@ async def change(
 @commands.command("list")
 @with_options(
     {
-        "name": Annotated[Text, typer.Option(help="Only names that contain this.")],
-        "team": Annotated[Text, typer.Option(help="Only this team.")],
-        "model": Annotated[Text, typer.Option(help="Only those that may use this model.")],
-        "state": Annotated[Text, typer.Option(help="Only this state: active, revoked or expired.")],
+        "name": option(str, "Only names that contain this."),
+        "team": option(str, "Only this team."),
+        "model": option(str, "Only those that may use this model."),
+        "state": option(str, "Only this state: active, revoked or expired."),
     }
 )
 @with_client

@@ -9,7 +9,7 @@ import typer
 import yaml
 
 from shared.cli._client import Client
-from shared.cli._consumer_options import LIMITS, Text, limits_in, listed, with_options
+from shared.cli._consumer_options import LIMITS, limits_in, listed, option, with_options
 from shared.cli._terminal import AsJson, fail, pages, show, show_fields, text_of, with_client
 from shared.errors import GatewayError
 
@@ -23,22 +23,18 @@ _LISTS: dict[str, dict[str, str]] = {  # options with several values, and the wo
     "products": dict.fromkeys(("models", "regions", "data_zones", "teams"), "all"),
     "teams": {"owners": "none"},
 }
-_SHARED = Annotated[
-    bool | None, typer.Option("--shared", help="The limits are those of all subscribers together, not of each.")
-]
+_SHARED = option(bool, "The limits are those of all subscribers together, not of each.", "--shared")
 _OPTIONS: dict[str, dict[str, Any]] = {
     "products": {
-        "models": Annotated[Text, typer.Option(help="Models, separated by commas; all: every model.")],
-        "regions": Annotated[Text, typer.Option(help="Regions, separated by commas; all: any region.")],
-        "data_zones": Annotated[Text, typer.Option(help="Data zones, separated by commas; all: any zone.")],
-        "teams": Annotated[Text, typer.Option(help="Teams whose keys may subscribe, separated by commas; all: any.")],
+        "models": option(str, "Models, separated by commas; all: every model."),
+        "regions": option(str, "Regions, separated by commas; all: any region."),
+        "data_zones": option(str, "Data zones, separated by commas; all: any zone."),
+        "teams": option(str, "Teams whose keys may subscribe, separated by commas; all: any."),
         "shared": _SHARED,
         **LIMITS,
     },
     "teams": {
-        "owners": Annotated[
-            Text, typer.Option(help="Object ids of people or groups who manage its keys, separated by commas; none.")
-        ],
+        "owners": option(str, "Object ids of people or groups who manage its keys, separated by commas; none."),
         **LIMITS,
     },
 }

@@ -11,7 +11,7 @@ import typer
 
 from shared.cli import _backend_check as checks
 from shared.cli._client import Client
-from shared.cli._consumer_options import Text, with_options
+from shared.cli._consumer_options import option, with_options
 from shared.cli._terminal import AsJson, find, settings, show, with_client, with_store
 from shared.storage import Store
 from shared.usage import rollup
@@ -36,11 +36,11 @@ async def limits(
 @commands.command()
 @with_options(
     {
-        "actor": Annotated[Text, typer.Option(help="Only the changes of this operator.")],
-        "action": Annotated[Text, typer.Option(help="Only this action, e.g. consumer.update.")],
-        "object": Annotated[Text, typer.Option(help="Only the changes of this object, by its id.")],
-        "since": Annotated[Text, typer.Option(help="From this time on, UTC.")],
-        "until": Annotated[Text, typer.Option(help="Before this time, UTC.")],
+        "actor": option(str, "Only the changes of this operator."),
+        "action": option(str, "Only this action, e.g. consumer.update."),
+        "object": option(str, "Only the changes of this object, by its id."),
+        "since": option(str, "From this time on, UTC."),
+        "until": option(str, "Before this time, UTC."),
     }
 )
 @with_client

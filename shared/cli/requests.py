@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from shared.cli._client import Client
-from shared.cli._consumer_options import Text, with_options
+from shared.cli._consumer_options import option, with_options
 from shared.cli._terminal import AsJson, show, with_client
 
 commands = typer.Typer(no_args_is_help=True, help="Single calls.")
@@ -17,13 +17,13 @@ _HEADS = (
     *("attempts", "input_tokens", "output_tokens"),
 )
 _FILTERS = {
-    "consumer": Annotated[Text, typer.Option(help="Only this consumer: its id.")],
-    **dict.fromkeys(("team", "product", "model"), Annotated[Text, typer.Option(help="Only this value.")]),
-    "code": Annotated[Text, typer.Option(help="Only this code of the gateway's own errors.")],
-    "status": Annotated[Text, typer.Option(help="Only this status, e.g. 429, or class, e.g. 5xx.")],
-    "since": Annotated[Text, typer.Option(help="Beginning, UTC; default: 24 hours before the end.")],
-    "until": Annotated[Text, typer.Option(help="End (exclusive), UTC; default: now.")],
-    "after": Annotated[Text, typer.Option(help="Only calls older than this one, by its id.")],
+    "consumer": option(str, "Only this consumer: its id."),
+    **dict.fromkeys(("team", "product", "model"), option(str, "Only this value.")),
+    "code": option(str, "Only this code of the gateway's own errors."),
+    "status": option(str, "Only this status, e.g. 429, or class, e.g. 5xx."),
+    "since": option(str, "Beginning, UTC; default: 24 hours before the end."),
+    "until": option(str, "End (exclusive), UTC; default: now."),
+    "after": option(str, "Only calls older than this one, by its id."),
 }
 
 

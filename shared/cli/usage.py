@@ -8,7 +8,7 @@ from rich.console import Console
 
 from shared.billing import report as usage_report
 from shared.cli._client import Client
-from shared.cli._consumer_options import Text, with_options
+from shared.cli._consumer_options import option, with_options
 from shared.cli._terminal import AsJson, fail, find, show, with_client
 from shared.token_classes import TOKEN_CLASSES, UNITS
 from shared.usage.folds import NOBODY
@@ -19,11 +19,11 @@ _PATH = "/gateway/usage"
 
 AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
 _OPTIONS: dict[str, Any] = {
-    "since": Annotated[Text, typer.Option(help="First hour, UTC; default: the first of this month.")],
-    "until": Annotated[Text, typer.Option(help="End (exclusive), UTC; default: now.")],
-    "every": Annotated[Text, typer.Option(help="A series with a line per hour, day or month.")],
-    **dict.fromkeys(usage_report.DIMENSIONS, Annotated[Text, typer.Option(help="Only this value.")]),
-    "key": Annotated[Text, typer.Option(help="Only this consumer: its id, or its name if unique.")],
+    "since": option(str, "First hour, UTC; default: the first of this month."),
+    "until": option(str, "End (exclusive), UTC; default: now."),
+    "every": option(str, "A series with a line per hour, day or month."),
+    **dict.fromkeys(usage_report.DIMENSIONS, option(str, "Only this value.")),
+    "key": option(str, "Only this consumer: its id, or its name if unique."),
 }
 
 
