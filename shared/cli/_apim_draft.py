@@ -57,7 +57,7 @@ class Draft:
     def drop(self, element: Element | None, text: str) -> None:
         self.note(element, "not carried over", text)
 
-    def put(self, element: Element, path: str, value: Any, *, silent: bool = False) -> None:
+    def put(self, element: Element, path: str, value: Any) -> None:
         """Set a key of the configuration. Of two limits at one place the smaller one holds."""
         *parents, key = path.split(".")
         at = self.sections
@@ -72,8 +72,7 @@ class Draft:
                 self.drop(element, f"{path} is {former} by an earlier policy, not {value}")
                 return
         at[key] = value
-        if not silent:
-            self.carried(element, f"{path}: {value}")
+        self.carried(element, f"{path}: {value}")
 
     def add_backend(self, element: Element | None, address: str, name: str, priority: int) -> None:
         """A backend at this address, which may have a path; with only a `name`, one whose address is not known."""

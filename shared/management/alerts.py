@@ -80,24 +80,11 @@ class AlertRoutes:
 
 
 def _shown(alert: SentAlert) -> Mapping[str, Any]:
-    return {
-        "at": rfc3339(alert.at),
-        "event": alert.event,
-        "severity": alert.severity,
-        "message": alert.message,
-        "until": rfc3339(alert.until),
-        "facts": alert.facts,
-        "results": None if alert.results is None else [*map(_shown_result, alert.results)],
-    }
+    shown = msgspec.structs.asdict(alert) | {"at": rfc3339(alert.at), "until": rfc3339(alert.until)}
+    del shown["key"]
+    return shown if alert.results is None else shown | {"results": [*map(_shown_result, alert.results)]}
 
 
 def _shown_result(result: Result) -> Mapping[str, Any]:
-    return {
-        "receiver": result.place,
-        "kind": result.kind,
-        "host": result.host,
-        "accepted": result.accepted,
-        "tries": result.tries,
-        "problem": result.problem,
-        "at": rfc3339(result.at),
-    }
+    shown = msgspec.structs.asdict(result)
+    return {"receiver": shown.pop("place"), **shown, "at": rfc3339(result.at)}

@@ -71,11 +71,8 @@ def models(configuration: Configuration, prices: Prices, now: float) -> Iterator
             "backends": _places(name, configuration, ANYWHERE),
             "price_known": prices.dearest(name, now) is not None,
             "prices": list(_prices(name, configuration, prices, now)),
-            "retires": end.retires if end is not None else None,
+            **{name: getattr(end, name, "") or None for name in ("retires", "replacement", "source", "read")},
             "days_left": end.days_left(now) if end is not None else None,
-            "replacement": (end.replacement or None) if end is not None else None,
-            "source": end.source if end is not None else None,
-            "read": (end.read or None) if end is not None else None,
             "replaced_by": {"model": successor.model, "from": successor.since} if successor is not None else None,
         }
 
