@@ -78,10 +78,14 @@ def test_a_region_that_is_broken_from_the_page_fails_over_before_ones_eyes_and_i
     model = gateway.spare()
     visit.sign_in(query="?view=backends")
     sweden = card(visit, "sweden")
+    share = sweden.locator("dl div", has=visit.page.get_by_text("Calls of the last minute", exact=True)).locator("dd")
+    expect(share).to_have_text("none")  # since the view was opened
     sweden.get_by_label("Break swedencentral").select_option("fail")
     expect(sweden.get_by_label("Break swedencentral")).to_have_value("fail")
+    expect(sweden).to_contain_text("broken by you in the simulator fail: 500.")
     answers = [gateway.chat(model, content=f"Hello {number}") for number in range(8)]
     assert {answer.status for answer in answers} == {200}
+    expect(share).to_contain_text("%")
     happenings = visit.page.get_by_role("list", name="As it happens")
     expect(happenings.get_by_role("listitem").filter(has_text="Failover, try 2").first).to_be_visible()
     expect(
@@ -173,6 +177,21 @@ def test_budgets_prices_and_the_trail_of_a_consumer_are_shown(visiting: Visit, o
     trail = visiting.page.get_by_role("region", name="Audit")
     expect(trail.get_by_role("cell", name="consumer.update")).to_be_visible()
     assert visiting.page.locator("img").count() == 0
+
+
+@ON_ONE_EDGE
+def test_forms_say_what_is_configured_and_what_is_not(visiting: Visit, own: System) -> None:
+    page, dialog = visiting.page, visiting.page.get_by_role("dialog")
+    visiting.sign_in(query="?view=consumers")
+    page.get_by_role("button", name="Create a consumer").click()
+    expect(dialog).to_contain_text("Empty: US$1,000.00, the default of the configuration")
+    expect(dialog).to_contain_text("Empty or 0: no limit")
+    expect(dialog).to_contain_text("No teams are configured yet: create them under Teams.")
+    expect(dialog.get_by_label("Team").locator("option")).to_have_text(["none"])
+    page.keyboard.press("Escape")
+    visiting.go("Teams")
+    page.get_by_role("button", name="Create a team").click()
+    expect(dialog).to_contain_text("empty: administrators alone")
 
 
 def test_with_the_table_out_of_reach_the_page_says_so_and_goes_on_with_what_the_instance_knows(

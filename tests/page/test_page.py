@@ -144,10 +144,17 @@ def test_a_key_that_is_made_in_the_page_calls_the_gateway_and_a_limit_that_is_ch
     visit.page.get_by_role("button", name="Create a consumer").click()
     dialog = visit.page.get_by_role("dialog")
     dialog.get_by_label("Name").fill(name)
+    dialog.get_by_label("Team").select_option("sales")
     dialog.get_by_label("Models").fill("gpt-4o")
+    dialog.get_by_label("Requests per minute").fill("600")
+    dialog.get_by_label("Tokens per minute").fill("20000")
+    dialog.get_by_label("Budget in USD per month").fill("7.5")
     dialog.get_by_role("button", name="Create a consumer").click()
     key = dialog.locator(".secret code").inner_text()
     assert visit.violations() == []
+    made = gateway.get(f"/gateway/consumers/{key.split('_')[1]}").json()
+    limits = {"requests_per_minute": 600, "tokens_per_minute": 20_000, "budget_usd": 7.5}
+    assert (made["team"], made["limits"]) == ("sales", limits)
     spend(gateway, key)
     refused = gateway.post("/v1/chat/completions", {"model": "gpt-5.4-mini", "messages": []}, key=key)
     assert refused.error()["code"] == "model_not_allowed"
@@ -155,9 +162,14 @@ def test_a_key_that_is_made_in_the_page_calls_the_gateway_and_a_limit_that_is_ch
     visit.page.get_by_role("link", name=name).click()
     visit.page.get_by_role("button", name="Change").click()
     dialog.get_by_label("Request quota").fill("1")
+    dialog.get_by_label("Tokens per minute").fill("600000")
     dialog.get_by_role("button", name="Save").click()
     dialog.wait_for(state="hidden")
-    expect(visit.page.get_by_text("1 requests per day")).to_be_visible()
+    section = visit.page.get_by_role("heading", name="Limits and what is used").locator("+ * + .limits")
+    expect(section).to_contain_text("1 requests per day")
+    # The bucket goes on from what it held, and fills up by the new limit.
+    rising = re.compile(r"\d left of 600,000 tokens per minute\d+%Without calls full again in [1-9]\d* s")
+    expect(section).to_contain_text(rising)
     expect(visit.page.get_by_role("cell", name="consumer.update")).to_be_visible()
 
 

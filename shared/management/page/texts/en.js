@@ -81,7 +81,7 @@ export const en = {
   "pick.several": "Several have this in their names: choose one.",
   "pick.unknown": "No consumer has this name or id.",
   "pick.failed": "The names cannot be looked up now. Enter the id.",
-  "teams.none": "No teams are configured yet.",
+  "teams.none": "No teams are configured yet: create them under Teams.",
   "column.requests": "Requests",
   "column.errors": "Errors",
   "column.total_tokens": "Tokens",

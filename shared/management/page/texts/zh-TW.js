@@ -82,7 +82,7 @@ export const zhTW = {
   "pick.several": "有多個名稱包含此文字：請選擇其一。",
   "pick.unknown": "沒有使用者具有此名稱或識別碼。",
   "pick.failed": "目前無法查詢名稱。請輸入識別碼。",
-  "teams.none": "尚未設定任何團隊。",
+  "teams.none": "尚未設定任何團隊：請先在「團隊」中新增。",
   "column.requests": "請求數",
   "column.errors": "錯誤",
   "column.total_tokens": "權杖",
