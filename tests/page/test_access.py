@@ -4,7 +4,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.harness.system import System, chat_body, eventually
-from tests.page.conftest import Visit
+from tests.page.conftest import ON_ONE_EDGE, Visit
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 
@@ -106,6 +106,7 @@ def test_a_caller_sees_its_models_prices_and_ready_calls_with_its_key_or_its_tok
     assert visit.violations() == []
 
 
+@ON_ONE_EDGE
 @pytest.mark.parametrize(("width", "language"), [(360, "zh-TW"), (1600, "en")])
 def test_views_of_callers_and_of_access_fit_in_both_languages(
     visit: Visit, gateway: System, width: int, language: str

@@ -194,6 +194,7 @@ def test_forms_say_what_is_configured_and_what_is_not(visiting: Visit, own: Syst
     expect(dialog).to_contain_text("empty: administrators alone")
 
 
+@ON_ONE_EDGE
 def test_with_the_table_out_of_reach_the_page_says_so_and_goes_on_with_what_the_instance_knows(
     visiting: Visit, own: System, own_store: Azurite
 ) -> None:

@@ -5,7 +5,6 @@ import re
 
 from playwright.sync_api import expect
 
-from tests.harness.gateway_process import cli
 from tests.harness.system import System, eventually
 from tests.page.conftest import ON_ONE_EDGE, Visit
 
@@ -71,7 +70,7 @@ def test_the_overview_shows_what_the_api_reports_and_filters_by_a_line(visit: Vi
     expect(rows).to_have_count(2)
     expect(visit.page.get_by_role("button", name="Consumer: charted")).to_be_visible()
     visit.page.get_by_label("Show").select_option("classes")
-    used = gateway.usage_of(key)
+    used = gateway.get(f"/gateway/usage?key={key.split('_')[1]}").json()["total"]
     fresh, plain = used["input_tokens"] - used["cached_input_tokens"], used["output_tokens"] - used["reasoning_tokens"]
     words = f"Input, not cached {fresh}, Cached input {used['cached_input_tokens']}, Output without reasoning {plain}"
     expect(visit.page.get_by_role("img", name=f"Tokens by class: {words}")).to_be_visible()
@@ -95,8 +94,8 @@ def test_no_two_marks_of_an_axis_have_the_same_label(visit: Visit) -> None:
 
 
 def test_a_caller_sees_its_own_use_and_nothing_else(visit: Visit, gateway: System) -> None:
-    words = ("keys", "create", f"a caller on {gateway.edge}", "--tokens-per-minute", "50000", "--json")
-    key = cli(gateway.gateway.environment, *words)["key"]
+    fields = {"name": f"a caller on {gateway.edge}", "limits": {"tokens_per_minute": 50_000}}
+    key = gateway.manage("POST", "/gateway/consumers", fields).json()["key"]
     spend(gateway, key)
     visit.sign_in(key)
     expect(visit.page.get_by_role("heading", level=1)).to_have_text("My usage")
