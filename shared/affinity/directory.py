@@ -15,6 +15,7 @@ from shared.affinity._homes import Homes
 from shared.affinity._memory import LocationMemory
 from shared.affinity._rows import DAY, NOBODY, Location, ObjectRows, time_limit
 from shared.affinity.pending import PendingIndex
+from shared.affinity.places import ListPlaces
 from shared.azure_openai.batch_lines import BatchSize
 from shared.concurrency import LruDict
 from shared.config.document import Backend, Configuration
@@ -35,6 +36,7 @@ class ObjectDirectory:
 
     def __init__(self, store: Store, configuration: Configuration, usable: Callable[[Backend], bool], ask: Ask) -> None:
         self.homes = Homes(store, configuration, usable)
+        self._store = store
         self._rows = ObjectRows(store)
         self._memory = LocationMemory()
         self.claims = Claims(self._rows, PendingIndex(store), self._memory)
@@ -112,6 +114,10 @@ class ObjectDirectory:
         """Return the ids of a consumer's objects of a kind, each with its backend. Raises `StoreUnavailable`."""
         async with time_limit():
             return await self._rows.owned(consumer.id, kind)
+
+    def places(self, consumer: Consumer, kind: str) -> ListPlaces:
+        """The places at which a consumer's lists of a kind were left."""
+        return ListPlaces(self._store, consumer, kind)
 
     def lines(self, call: Call) -> BatchSize | None:
         """Return the size of the batch that a call makes, if the gateway has seen its requests, in its body or in a

@@ -57,7 +57,8 @@ class Listings:
 
         try:
             own = await self._directory.own(admitted.consumer, call.operation.lists)
-            body = await listing.listed(call, own, admitted.binding.first, ask)
+            places = self._directory.places(admitted.consumer, call.operation.lists)
+            body = await listing.listed(call, own, admitted.binding.first, ask, places)
         except ListRefused as refused:
             answer = refused.answer
             headers = {**answer.headers, **gateway_headers(received, admitted.plan, attempts)}
