@@ -26,6 +26,7 @@ from shared.types import Attempt, Call, Consumer, Outcome, Reference, Target, Us
 from shared.usage.ledger import Entry, Ledger
 from shared.usage.token_averages import Size
 from shared.usage.tokenizer import Tokenizer, is_estimated
+from shared.usage.unsaid import with_unsaid
 
 logger = logging.getLogger("tollgate.requests")
 
@@ -106,6 +107,7 @@ class CallRecord(NamedTuple):
 
         Estimated tokens are counted afterwards, and corrected; `text` is the part of the answer that was relayed."""
         parts, milliseconds = self.parts, round(self.received.milliseconds())
+        outcome = with_unsaid(outcome, self.call, parts.ledger.reasoning)
         for number, attempt in enumerate(outcome.attempts, 1):
             parts.ledger.charge(self.entry, number, attempt)
         if parts.live.watched:

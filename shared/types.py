@@ -302,7 +302,8 @@ class Attempt(msgspec.Struct, frozen=True):
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """The end of a call, for the ledger and the log. Times are in milliseconds since the request arrived. `code`: of
-    the gateway's own error, if it answered with one."""
+    the gateway's own error, if it answered with one. `quiet_seconds`: those in which the model was waited for and said
+    nothing, of an answer that its caller left."""
 
     status: int
     usage: Usage = Usage()
@@ -312,3 +313,4 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     total_ms: int = 0
     ended: Literal["complete", "refused", "hung_up", "cut"] = "complete"
     code: str = ""
+    quiet_seconds: float = 0.0

@@ -28,6 +28,7 @@ from shared.responses.rendering import ErrorResponse
 from shared.routing.router import Router
 from shared.settlement.settler import Settler
 from shared.types import Attempt, Binding, Outcome, Usage
+from shared.usage.unsaid import Pauses
 
 
 class Dispatcher:
@@ -160,7 +161,7 @@ def _relay(
     received, record = admitted.received, admitted.record
     first_byte_ms = received.milliseconds()
 
-    def close(usage: Usage, ended: Ended, text: str) -> asyncio.Future[None]:
+    def close(usage: Usage, ended: Ended, text: str, quiet_seconds: float) -> asyncio.Future[None]:
         return record.close(
             Outcome(
                 status=answer.status,
@@ -170,6 +171,7 @@ def _relay(
                 first_byte_ms=round(first_byte_ms),
                 total_ms=round(received.milliseconds()),
                 ended=ended,
+                quiet_seconds=quiet_seconds,
             ),
             text,
         )
@@ -185,4 +187,5 @@ def _relay(
         late=late,
         deferred=DeferredCharge(recorder, settlement) if recorder is not None and recorder.deferred else None,
         recorder=recorder,
+        pauses=Pauses(attempts[-1].milliseconds / 1000 if attempts else 0.0),
     )

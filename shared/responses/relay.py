@@ -20,21 +20,22 @@ from shared.responses._idle_watch import Watch
 from shared.responses.admitted_call import AdmittedCall
 from shared.responses.rendering import as_data, error_in, interrupted, send_error_event, send_part, taken
 from shared.types import Usage
+from shared.usage.unsaid import Pauses
 
 _LAST_EVENT = 5.0  # seconds in which a caller has to take the event that reports a broken answer
 _LARGE = 65_536  # bytes of an answer that a connection does not take at once
 
 Ended = Literal["complete", "hung_up", "cut"]
-Account = Callable[[Usage, Ended, str], asyncio.Future[None]]
+Account = Callable[[Usage, Ended, str, float], asyncio.Future[None]]
 
 
 class RelayedResponse(Response):
     """Relays a backend's answer byte for byte, and accounts for it exactly once, however it ends.
 
-    `account` takes the usage, how the answer ended and, if the usage is an estimate, the text that has passed. It
-    returns a future that is done when the row is on record. The last byte waits for that, so no caller has a whole
-    answer that is not on record. Accounting happens in `__call__`, not in a generator: one that never starts never
-    reaches its own `finally`.
+    `account` takes the usage, how the answer ended, the text that has passed if the usage is an estimate, and the
+    seconds of the pauses in it. It returns a future that is done when the row is on record. The last byte waits for
+    that, so no caller has a whole answer that is not on record. Accounting happens in `__call__`, not in a generator:
+    one that never starts never reaches its own `finally`.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class RelayedResponse(Response):
         late: LateAttempts,
         deferred: DeferredCharge | None,
         recorder: ObjectRecorder | None,
+        pauses: Pauses,
     ) -> None:
         self.status_code = answer.status
         self.background = None
@@ -60,6 +62,7 @@ class RelayedResponse(Response):
         self._recorder = recorder
         self._late = late
         self._deferred = deferred
+        self._pauses = pauses
         self._upload = admitted.upload
         self._accounted = False
         self._paid: Usage | None = None
@@ -101,6 +104,7 @@ class RelayedResponse(Response):
 
     def _finish(self, ended: Ended) -> None:
         reads_on = False
+        self._pauses.end(asyncio.get_running_loop().time())
         if not self._accounted:
             self._accounted = True
             self._record_events()
@@ -194,7 +198,7 @@ class RelayedResponse(Response):
 
     async def _follow(self, answer: OpenAnswer, send: Send) -> bool:
         """Relay the chunks of an answer up to its end. Return False if it broke off."""
-        events, body, content = self._events, answer.body, answer.content
+        events, body, content, now = self._events, answer.body, answer.content, asyncio.get_running_loop().time
         watch: Watch | None = None
         try:
             async with asyncio.timeout_at(answer.deadline) as timeout:
@@ -202,13 +206,16 @@ class RelayedResponse(Response):
                 while events is None or not events.done:  # some backends keep the connection open after the end
                     if events is not None and events.reader.objects:
                         self._record_events()
+                    self._pauses.waiting(now())
                     watch.waiting()
                     chunk = await content.readany()
                     watch.heard()
                     answer.heard()
                     if not chunk:
                         break
-                    if passing := body.feed(chunk):
+                    passing = body.feed(chunk)
+                    self._pauses.heard(now(), events.reader.said if events is not None else 0)
+                    if passing:
                         await send({"type": "http.response.body", "body": passing, "more_body": True})
         except (aiohttp.ClientError, OSError):
             return events is not None and events.done  # its length was wrong, but its end has come
@@ -257,7 +264,7 @@ class RelayedResponse(Response):
     async def _close_account(self, ended: Ended) -> Usage:
         usage = await self._share()
         self._accounted = True
-        row = self._account(usage, ended, self._text(usage))
+        row = self._account(usage, ended, self._text(usage), self._pauses.seconds)
         if self._recorder is not None:
             await self._recorder.kept()
         if ended == "cut":
@@ -281,10 +288,10 @@ class RelayedResponse(Response):
         """Account for an answer that its caller left, or whose relaying failed."""
         if self._deferred is not None and self._paid is None:
             self._note_relayed(self._deferred, self._usage())
-            self._deferred.after_disconnect(lambda usage: self._account(usage, ended, ""))
+            self._deferred.after_disconnect(lambda usage: self._account(usage, ended, "", 0.0))
         else:
             usage = self._usage() if self._paid is None else self._paid
-            self._account(usage, ended, self._text(usage))
+            self._account(usage, ended, self._text(usage), self._pauses.seconds)
 
     def _note_relayed(self, deferred: DeferredCharge, usage: Usage) -> None:
         if self._events is not None and usage == Usage():

@@ -17,6 +17,7 @@ from shared.azure_openai.event_reader import EventReader
 from shared.azure_openai.socket_events import BackendEvent
 from shared.concurrency import LruDict
 from shared.types import Attempt, Outcome, Target, Usage
+from shared.usage.unsaid import Pauses
 
 MOST_WAITING = 16  # responses of one connection that have been asked for and have not begun
 _MOST_MADE = 4096  # responses that a connection remembers: those that are not stored are known to it alone
@@ -41,6 +42,7 @@ class Turn:
         self._sound = 0
         self._started = time.monotonic()
         self._first_ms = 0
+        self._pauses = Pauses(0.0)
 
     def read(self, event: BackendEvent, message: bytes) -> None:
         """Read an event of this response."""
@@ -48,6 +50,9 @@ class Turn:
         if not self._first_ms and not event.begins:
             self._first_ms = round(self._record.received.milliseconds())
         self._reader.read(b"data: " + event_stream.as_data(message) + b"\n\n")
+        now = time.monotonic()
+        self._pauses.heard(now, self._reader.said + self._sound)
+        self._pauses.waiting(now)
         if self._recorder is not None:
             objects, self._reader.objects = self._reader.objects, []
             self._recorder.events(objects)
@@ -77,7 +82,9 @@ class Turn:
         self._close(200, ended, self.estimate())
 
     def _close(self, status: int, ended: Ended, usage: Usage) -> asyncio.Future[None]:
-        spent = (time.monotonic() - self._started) * 1000
+        now = time.monotonic()
+        spent = (now - self._started) * 1000
+        self._pauses.end(now)
         problem = "" if ended != "cut" else "closed the connection before its answer was complete"
         outcome = Outcome(
             status=status,
@@ -87,6 +94,7 @@ class Turn:
             first_byte_ms=self._first_ms,
             total_ms=round(self._record.received.milliseconds()),
             ended=ended,
+            quiet_seconds=self._pauses.seconds,
         )
         return self._record.close(outcome, self._reader.text() if usage.estimated else "")
 

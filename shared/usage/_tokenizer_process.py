@@ -36,7 +36,9 @@ class Counted(msgspec.Struct, array_like=True):
         and audio."""
         usage = outcome.usage
         if usage.estimated:
-            output = self.output_tokens or usage.output_tokens
+            output = usage.output_tokens
+            if self.output_tokens:
+                output = self.output_tokens + usage.reasoning_tokens
             usage = msgspec.structs.replace(usage, input_tokens=self.input_tokens, output_tokens=output)
         return msgspec.structs.replace(outcome, usage=usage, attempts=tuple(map(self._of_try, outcome.attempts)))
 

@@ -99,6 +99,7 @@ class Ledger:
         self.instance = ulid.new(store.now())[-10:]
         self._averages: dict[tuple[Value, Value, Value], TokenAverages] = {}
         self._unknown: frozenset[str] = frozenset()
+        self.reasoning: set[str] = set()  # models whose answers have reported reasoning
         self._shard = int.from_bytes(os.urandom(2)) % SHARDS
         self._refusals = Refusals(self._add_to_hour, store.now, clock)
 
@@ -173,6 +174,8 @@ class Ledger:
         if outcome.served_by is not None:
             _add_target(end, outcome.served_by)
             self._learn(entry, outcome.usage)
+            if outcome.usage.reasoning_tokens and not outcome.usage.estimated:
+                self.reasoning.add(outcome.served_by.model)
         if goes_on:  # a model that its answer names, `complete` has
             end = {name: value for name, value in end.items() if value != ""}
         batch = self._rows.add(entry.table, entry.partition, entry.request_id, end)

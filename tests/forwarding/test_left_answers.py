@@ -1,6 +1,7 @@
 """Streams that their callers leave when the answer is there and its usage is not: they are read on, and counted."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,8 @@ from shared.azure_openai.metering import IMAGE
 from shared.config.limits import Limits
 from shared.forwarding import late_attempts
 from shared.process.application import Application
+from shared.requests.disconnect import CallerDisconnected
+from shared.usage import unsaid
 from tests.harness.in_process import Exchange, Reply, Tables, backend, call, gateway, key
 
 MODEL = {"m": "deployment"}
@@ -174,6 +177,85 @@ async def test_an_answer_under_way_is_stopped(path: str, body: dict[str, Any], e
         row = await counted(tables)
         assert (row["e_ended"], row["e_est"]) == ("hung_up", True)
         assert row["e_output"] < 10
+
+
+class Thinker:
+    """A backend that reasons for a while between its first events and a word, after which its caller leaves."""
+
+    def __init__(self, seconds: float, before: tuple[Any, ...], *word: Any) -> None:
+        self._seconds, self._before, self._word = seconds, before, word
+        self.shown, self.gone = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, exchange: Exchange) -> None:
+        if self._word:
+            exchange.stream()
+            for event in self._before:
+                await exchange.event(event)
+        await asyncio.sleep(self._seconds)
+        for event in self._word:
+            await exchange.event(event)
+        self.shown.set()
+        await asyncio.sleep(30)
+
+
+THOUGHT, SECONDS = 25_000, 0.5  # the tokens of its reasoning, and their time
+ADDED = {"type": "response.output_item.added", "item": {"type": "reasoning"}}
+
+
+@pytest.fixture
+def fast_thought(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a second of reasoning instead of four minutes."""
+    monkeypatch.setattr(unsaid, "TOKENS_PER_SECOND", THOUGHT / SECONDS)
+    monkeypatch.setattr(unsaid, "_PAUSE", 0.2)
+
+
+@pytest.mark.usefixtures("fast_thought")
+@pytest.mark.parametrize(
+    ("path", "body", "thinker"),
+    [
+        ("/v1/chat/completions", CHAT | {"reasoning_effort": "high"}, Thinker(SECONDS, (), WORD)),
+        ("/v1/responses", RESPONSES | {"reasoning": {"effort": "low"}}, Thinker(SECONDS, (CREATED, ADDED), TEXT)),
+        ("/v1/messages", MESSAGES | {"thinking": {"type": "adaptive"}}, Thinker(SECONDS, (BEGUN,), SAID)),
+        ("/v1/chat/completions", CHAT | {"stream": False}, Thinker(SECONDS, ())),
+    ],
+    ids=["chat", "responses", "messages", "whole"],
+)
+async def test_a_caller_that_leaves_just_before_the_finish_pays_for_the_reasoning(
+    path: str, body: dict[str, Any], thinker: Thinker
+) -> None:
+    tables = Tables()
+    body = {name: value for name, value in body.items() if name != "max_tokens"}
+    if path == "/v1/messages":
+        body["max_tokens"] = 100_000
+    kind = {"kind": "anthropic"} if path == "/v1/messages" else {}
+    async with backend("a", MODEL, thinker) as entry, gateway(tables, [entry | kind]) as app:
+        secret = await key(tables, Limits(token_quota=1_000_000))
+        task = asyncio.ensure_future(call(app, secret, path, body, gone=thinker.gone))
+        await asyncio.wait_for(thinker.shown.wait(), 5)
+        await asyncio.sleep(0.05)
+        thinker.gone.set()
+        with contextlib.suppress(CallerDisconnected):
+            await task
+        first = await counted(tables)
+        await until(lambda: path == "/v1/messages" or "e_counted" in next(iter(tables.usage().values())))
+        row = next(iter(tables.usage().values()))
+    for one in (first, row):
+        assert (one["e_ended"], one["e_est"]) == ("hung_up", True)
+        assert THOUGHT / 2 < int(one["e_output"]) < 3 * THOUGHT
+    assert bool(row.get("e_reasoning")) == bool(body.get("stream"))
+    assert used(tables) > THOUGHT / 2
+
+
+@pytest.mark.usefixtures("fast_thought")
+async def test_a_caller_that_leaves_a_slow_model_that_does_not_reason_pays_for_its_text() -> None:
+    tables, thinker = Tables(), Thinker(SECONDS, (), WORD)
+    async with backend("a", MODEL, thinker) as entry, gateway(tables, [entry]) as app:
+        task = asyncio.ensure_future(call(app, await key(tables), "/v1/chat/completions", CHAT, gone=thinker.gone))
+        await asyncio.wait_for(thinker.shown.wait(), 5)
+        await asyncio.sleep(0.05)
+        thinker.gone.set()
+        await task
+        assert (await counted(tables))["e_output"] < 10
 
 
 async def test_an_answer_that_goes_on_with_another_item_is_stopped() -> None:
