@@ -17,6 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from shared.edges import websocket_protocol, write_timer
 from shared.sockets import connection as connections
+from shared.usage import unsaid
 from tests.harness.sockets import Served, eventually, served
 
 CREATE = {"type": "response.create", "model": "mini", "input": "x"}
@@ -503,3 +504,19 @@ async def test_a_caller_that_leaves_in_the_middle_is_on_record() -> None:
         [row] = app.rows()
         assert (row["e_ended"], row["e_est"]) == ("hung_up", True)
         await eventually(lambda: app.simulator.log.entries)  # the backend was told
+
+
+async def test_a_response_that_its_caller_leaves_costs_its_reasoning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unsaid, "_PAUSE", 0.1)
+    monkeypatch.setattr(unsaid, "TOKENS_PER_SECOND", 100_000)
+    rows = {}
+    for model in ("gpt-4o", "o4-mini"):
+        async with served(0.3, {model: model}) as app, opened(app, await app.key()) as connection:
+            await connection.send(json.dumps(CREATE | {"model": model}))
+            await event(connection, "response.output_text.delta")
+            await connection.close()
+            await eventually(lambda: any("e_status" in row for row in app.rows()))
+            (rows[model],) = app.rows()
+    assert {row["e_ended"] for row in rows.values()} == {"hung_up"}
+    assert rows["gpt-4o"]["e_output"] < 100
+    assert rows["o4-mini"]["e_output"] > 20_000
