@@ -137,11 +137,18 @@ def _links(made: Route, routes: Iterable[Route]) -> dict[str, Any]:
     }
 
 
+_EVENT = {
+    "type": "object",
+    "properties": {"event": {"type": "string"}, "data": {"type": "string", "contentMediaType": "application/json"}},
+    "required": ["event", "data"],
+}
+
+
 def _answer(route: Route, schema_of: dict[Any, Any]) -> dict[str, Any]:
     if route.status == 204:
         return {"description": "Done."}
     if route.streams:
-        return {"description": "The events.", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+        return {"description": "The events, each of this form.", "content": {"text/event-stream": {"schema": _EVENT}}}
     schema = schema_of[route.gives] if route.gives is not None else {}
     kinds = ("application/json", "text/csv") if "format" in route.query else ("application/json",)
     return {"description": "The answer.", "content": {kind: {"schema": schema} for kind in kinds}}
