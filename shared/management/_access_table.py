@@ -43,6 +43,10 @@ class AccessTable:
                 return one
         raise missing(request_id)
 
+    async def check(self, new: AccessRequest) -> None:
+        """Raise `InvalidRequest` if the consumer has too many requests, or has asked for the same."""
+        _require_room(new, await self.of(new.consumer))
+
     async def add(self, new: AccessRequest) -> AccessRequest:
         """Write a new request. Raises `InvalidRequest` if the consumer has too many, or has asked for the same."""
         written: list[AccessRequest] = []

@@ -242,9 +242,13 @@ class Rules(msgspec.Struct, frozen=True):
             if getattr(consumer.access, permission) and not getattr(before.access, permission):
                 self._refuse(permission)
         configuration = self.configuration()
-        team = merged(configuration.limits.defaults, configuration.team_limits.get(consumer.team, Limits()))
-        given = {"limits": consumer.limits} | {f"model_limits.{m}": own for m, own in consumer.model_limits.items()}
-        had = {"limits": before.limits} | {f"model_limits.{m}": own for m, own in before.model_limits.items()}
+        defaults = configuration.limits.defaults
+        team = merged(defaults, configuration.team_limits.get(consumer.team, Limits()))
+        # A key's limits lie over the defaults: a period of its own changes what their amount comes to.
+        own_limits = {f"model_limits.{m}": own for m, own in consumer.model_limits.items()}
+        given = {"limits": merged(defaults, consumer.limits)} | own_limits
+        had_limits = {f"model_limits.{m}": own for m, own in before.model_limits.items()}
+        had = {"limits": merged(defaults, before.limits)} | had_limits
         for place, limits in given.items():
             if field := _above(limits, team, had.get(place, Limits())):
                 self._refuse(f"{place}.{field}", f" above that of the team {consumer.team!r}, or else of the defaults")
@@ -261,13 +265,22 @@ _QUOTAS = {
     "request_quota": ("request_quota_period", "day"),
     "budget_usd": ("budget_period", "month"),
 }
+# Settings that are no limits, each with its default: how much further they let calls go.
+_LOOSER: dict[str, tuple[Any, dict[Any, int]]] = {
+    "soft": (False, {True: 1}),
+    "quota_counts": ("all", {"success": 1}),
+    "estimate": ("learned", {"learned": 1, "none": 2}),
+}
 _HOURS = {"hour": 1, "day": 24, "week": 168, "month": 744}
 
 
 def _above(own: Limits, team: Limits, before: Limits) -> str:
-    """The first changed limit that is above those for a team, or "". 0 is no limit, and so above any."""
-    if own.soft and not before.soft and not team.soft and team != Limits():
-        return "soft"
+    """The first changed limit or setting that is above those for a team, or "". 0 is no limit, and so above any."""
+    if team != Limits():
+        for name, (usual, looser) in _LOOSER.items():
+            mine, had, most = (looser.get(getattr(limits, name) or usual, 0) for limits in (own, before, team))
+            if mine > max(had, most):
+                return name
     for name in ("requests_per_minute", "tokens_per_minute", "max_concurrent", *_QUOTAS):
         mine, had, most = (_pace(limits, name) for limits in (own, before, team))
         if mine is not None and most and mine != had and (not mine or mine > most):

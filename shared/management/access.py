@@ -96,6 +96,7 @@ class AccessRoutes:
         asking = checked(request.object(), Asking)
         new = asked(asking, caller, record.consumer.team, self._configuration(), self._store.now())
         shown = {"product": asking.product, "limits": msgspec.to_builtins(new.limits), "reason": new.reason}
+        await self._table.check(new)  # before there is a record of it, which callers could fill
         change = Change(request, "access.ask", caller.id, None, shown)
         written = await self._audit.perform(change, lambda: self._table.add(new))
         self._alert(events.access_requested(written.id, written.name, written.wish, written.reason, written.asked))

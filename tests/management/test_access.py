@@ -283,6 +283,11 @@ async def test_the_requests_of_a_caller_are_bounded_also_if_they_come_at_once(of
         caller, "POST", AT, next(b for b, r in zip(bodies, results, strict=True) if isinstance(r, dict))
     )
     assert again.code == "already_asked"
+    written = (await office.ask(ADMIN, "GET", "/gateway/audit"))["data"]
+    for number in range(20):
+        body = {"limits": {"tokens_per_minute": 3000 + number}, "reason": "x"}
+        assert (await office.refusal(caller, "POST", AT, body)).code == "too_many_open_requests"
+    assert (await office.ask(ADMIN, "GET", "/gateway/audit"))["data"] == written  # nobody fills the trail
 
 
 async def test_decided_requests_make_room_and_keep_their_numbers(office: Office) -> None:

@@ -22,7 +22,7 @@ CONSUMERS = "/gateway/consumers"
 CONFIGURATION = Configuration(
     backends=[Backend(name="a", endpoint="https://a.openai.azure.com", region="swedencentral", models={"gpt-4o": "x"})],
     limits=LimitSettings(
-        defaults=Limits(requests_per_minute=60),
+        defaults=Limits(requests_per_minute=60, budget_usd=50.0),
         teams={
             "research": Limits(tokens_per_minute=1000, token_quota=24_000, token_quota_period="day"),
             "sales": Limits(),
@@ -110,7 +110,12 @@ async def test_consumers_of_others_are_not_there_for_an_owner(office: Office) ->
         {"limits": {"soft": True}},
         {"limits": {"requests_per_minute": 61}},  # above the defaults, of which the team says nothing
         {"limits": {"requests_per_minute": 0}},
+        {"limits": {"budget_period": 60}},  # the amount of the defaults, but every minute
+        {"limits": {"token_quota": 1, "budget_period": "week"}},
+        {"limits": {"quota_counts": "success"}},
+        {"limits": {"estimate": "none"}},
         {"model_limits": {"gpt-4o": {"tokens_per_minute": 1001}}},
+        {"model_limits": {"gpt-4o": {"tokens_per_minute": 10, "estimate": "none"}}},
     ],
 )
 async def test_an_owner_gives_nothing_beyond_its_team(office: Office, fields: dict[str, Any]) -> None:
