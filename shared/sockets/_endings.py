@@ -39,6 +39,10 @@ def too_big() -> Ending:
     return Ending(TOO_BIG, "the backend sent a message that is too large", fault="sent a message that is too large")
 
 
+def no_text() -> Ending:
+    return Ending(FAILED, "the backend sent a text that is not UTF-8", fault="sent a text that is not UTF-8")
+
+
 def limit_reached(minutes: float) -> Ending:
     """The longest time of a connection is over. OpenAI and Azure end theirs with this error."""
     message = f"This connection has been open for {minutes:g} minutes, its longest time: open a new one."

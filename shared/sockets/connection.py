@@ -90,7 +90,10 @@ class Connection:
                 return message
             self._seen = self._clock()
             await conversation.incoming(message.data)
-            await self._caller.send(message)
+            try:
+                await self._caller.send(message)
+            except UnicodeDecodeError:
+                return _endings.no_text()
             if not conversation.turns.under_way:
                 if conversation.over is not None:
                     return _endings.refused(conversation.over)

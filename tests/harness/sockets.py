@@ -80,7 +80,7 @@ async def served(
         for name, region in REGIONS.items()
     ]
     async with in_process.gateway(tables, own, **document) as application:
-        server, task = await _listening(application, tls)
+        server, task = await listening(application, tls)
         clients: list[AsyncOpenAI] = []
         host, port = server.servers[0].sockets[0].getsockname()
         try:
@@ -96,7 +96,7 @@ async def served(
                 listener.close()
 
 
-async def _listening(
+async def listening(
     application: Application, tls: tuple[str, str] | None
 ) -> tuple[uvicorn.Server, "asyncio.Task[None]"]:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
