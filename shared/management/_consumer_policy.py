@@ -278,8 +278,8 @@ def _above(own: Limits, team: Limits, before: Limits) -> str:
     """The first changed limit or setting that is above those for a team, or "". 0 is no limit, and so above any."""
     if team != Limits():
         for name, (usual, looser) in _LOOSER.items():
-            mine, had, most = (looser.get(getattr(limits, name) or usual, 0) for limits in (own, before, team))
-            if mine > max(had, most):
+            now, *allowed = (looser.get(getattr(limits, name) or usual, 0) for limits in (own, before, team))
+            if now > max(allowed):
                 return name
     for name in ("requests_per_minute", "tokens_per_minute", "max_concurrent", *_QUOTAS):
         mine, had, most = (_pace(limits, name) for limits in (own, before, team))
