@@ -94,7 +94,7 @@ function options(uPlot, width, times, series, unit) {
   const every = Math.ceil(times.length / Math.max(1, Math.floor((width - VALUES) / PER_TIME)));
   return {
     ...plain(width, unit), axes: [
-      { ...inks(), size: 56, splits: () => times.filter((_, i) => i % every === 0),
+      { ...inks(), size: length < 86_400 ? 56 : 40, splits: () => times.filter((_, i) => i % every === 0),
         values: (/** @type {any} */ _, /** @type {number[]} */ shown) => shown.map((start) => pieceName(start, length)) },
       valueAxis(unit),
     ],
