@@ -14,10 +14,9 @@ from shared.billing.cost import USD
 from shared.billing.forecast import Forecast, of_month
 from shared.errors import InvalidRequest
 from shared.storage import Store
-from shared.token_classes import REPORTED, UNITS, TokenCounts
+from shared.token_classes import REPORTED, UNITS
 from shared.usage import hours, query
-from shared.usage.durations import Durations
-from shared.usage.folds import REFUSED, added
+from shared.usage.folds import REFUSED, Counts, added
 
 DIMENSIONS = (
     *("key", "team", "product", "user", "model", "served", "deployment", "backend", "region", "system", "tier", "role"),
@@ -45,14 +44,8 @@ EVERY = {
 }
 
 _SUMS = (
-    "requests",
-    "refused",
-    "errors",
-    "hung_up",
-    "estimated",
-    "empty",
-    *REPORTED,
-    *(field for field in UNITS if field != "seconds"),
+    *("requests", "refused", "errors", "hung_up", "estimated", "empty"),
+    *(*REPORTED, *(field for field in UNITS if field != "seconds")),
 )
 
 _TIMES = {"p50_ms": ("durations", 0.5), "p95_ms": ("durations", 0.95)} | {
@@ -97,33 +90,17 @@ def parse_query(given: Mapping[str, str], now: float, *, by: str = "key") -> Usa
     return UsageQuery(since, asked, names, every, {name: given[name] for name in DIMENSIONS if name in given})
 
 
-class ReportLine(TokenCounts, frozen=True):
-    """Sums of the calls that answered a caller; money in picodollars. `refused` calls are no `requests`. `estimated`
-    counts requests with estimated tokens, `empty` those whose answers reasoning left without content. Other charged
+class ReportLine(Counts, frozen=True):
+    """Sums of the calls that answered a caller; money in picodollars. `refused` calls are no `requests`. Other charged
     attempts (hedges, shadows, failures that the backend charged) are only in `charges`, `beside_tokens` and `beside`.
     No sum has the cost of `unpriced` requests and charges, whose price is unknown. `to_come`: the cost that is expected
     until the month ends."""
 
-    requests: int = 0
-    refused: int = 0
-    errors: int = 0
-    hung_up: int = 0
-    estimated: int = 0
-    empty: int = 0
-    images: int = 0
-    characters: int = 0
-    web_searches: int = 0
-    file_searches: int = 0
-    code_sessions: int = 0
-    sound_ms: int = 0
-    charges: int = 0
     beside_tokens: int = 0
     unpriced: int = 0
     cost: int = 0
     beside: int = 0
     to_come: int = 0
-    durations: Durations = Durations()
-    first_bytes: Durations = Durations()
 
     @property
     def total_tokens(self) -> int:
@@ -134,16 +111,11 @@ class ReportLine(TokenCounts, frozen=True):
         """The line of one charge. `weight`: with which its cost is expected again."""
         counts, money = charge.counts, charge.picodollars or 0
         unpriced = counts.requests + counts.charges if charge.picodollars is None else 0
+        to_come = round(money * weight)
         if charge.line.role in ("served", UNUSED, REFUSED):
-            sums = {name: getattr(counts, name) for name in (*_SUMS, "sound_ms", "durations", "first_bytes")}
-            return cls(**sums, cost=money, unpriced=unpriced, to_come=round(money * weight))
-        return cls(
-            charges=counts.charges,
-            beside_tokens=counts.input_tokens + counts.output_tokens,
-            beside=money,
-            unpriced=unpriced,
-            to_come=round(money * weight),
-        )
+            return cls(**msgspec.structs.asdict(counts), cost=money, unpriced=unpriced, to_come=to_come)
+        tokens = counts.input_tokens + counts.output_tokens
+        return cls(charges=counts.charges, beside_tokens=tokens, beside=money, unpriced=unpriced, to_come=to_come)
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -173,8 +145,8 @@ class Report(msgspec.Struct, frozen=True):
 
     def _row(self, line: ReportLine) -> dict[str, Any]:
         row: dict[str, Any] = {name: getattr(line, name) for name in _SUMS}
-        row |= {"seconds": line.sound_ms / 1000, "total_tokens": line.total_tokens}
-        row |= {"charges": line.charges, "beside_tokens": line.beside_tokens}
+        for name in ("seconds", "total_tokens", "charges", "beside_tokens"):
+            row[name] = getattr(line, name)
         known = not line.unpriced or line.cost or line.beside
         row |= {"cost_usd": line.cost / USD if known else None, "beside_usd": line.beside / USD if known else None}
         row["unpriced"] = line.unpriced
