@@ -145,7 +145,7 @@ class LocalClient:
 
     def _access(self) -> AccessRoutes:
         """Those paths with the receivers of alerts whose variables the environment of the command has."""
-        found, problems = environment.receivers(self._needed(), self._environ)
+        found, problems, _ = environment.receivers(self._needed(), self._environ)
         for problem in problems:
             logger.warning("a receiver of alerts is not told: %s: %s", problem.path, problem.message)
         told = [one for one in found if not any(problem.path.startswith(one.place) for problem in problems)]

@@ -122,9 +122,9 @@ def settings(configuration: Configuration, source: str, environ: Mapping[str, st
         for i, variable in keys.values()
         if not _is_sendable(environ.get(variable, ""))
     ]
-    found, problems = receivers(configuration, environ)
+    found, problems, named = receivers(configuration, environ)
     missing += [problem._replace(source=source) for problem in problems]
-    missing += _unusable_secrets(environ, [variable for _, variable in keys.values()] + _named_by_alerts(configuration))
+    missing += _unusable_secrets(environ, [*(variable for _, variable in keys.values()), *named])
     telemetry, problem = _telemetry(environ)
     if problem is not None:
         missing.append(problem)
@@ -148,13 +148,18 @@ def settings(configuration: Configuration, source: str, environ: Mapping[str, st
     )
 
 
-def receivers(configuration: Configuration, environ: Mapping[str, str]) -> tuple[tuple[Receiver, ...], list[Complaint]]:
-    """The receivers of alerts with their secrets, and the complaints about variables that they name."""
-    found, problems = list[Receiver](), list[Complaint]()
+def receivers(
+    configuration: Configuration, environ: Mapping[str, str]
+) -> tuple[tuple[Receiver, ...], list[Complaint], list[str]]:
+    """The receivers of alerts with their secrets; the complaints about variables that they name; these variables."""
+    found, problems, named = list[Receiver](), list[Complaint](), list[str]()
 
     def read(at: str, variable: str | None) -> str:
-        value = environ.get(variable) or "" if variable is not None else ""
-        if variable is not None and not value:
+        if variable is None:
+            return ""
+        named.append(variable)
+        value = environ.get(variable) or ""
+        if not value:
             expected = f"expected the name of an environment variable that is set, but {_shown(variable)} is not"
             problems.append(Complaint(at, expected))
         return value
@@ -169,14 +174,7 @@ def receivers(configuration: Configuration, environ: Mapping[str, str]) -> tuple
             expected = f"expected https://HOST/PATH in {_shown(one.url_env)} ({problem})"
             problems.append(Complaint(f"{at}.url_env", expected))
         found.append(Receiver(one.kind, url, secret, frozenset(one.events or EVENTS), at))
-    return tuple(found), problems
-
-
-def _named_by_alerts(configuration: Configuration) -> list[str]:
-    """The variables with secrets that the receivers of alerts name."""
-    webhook, receivers = configuration.limits.webhook, configuration.alerts.webhooks
-    names = [webhook.secret_env] if webhook is not None else []
-    return names + [name for one in receivers for name in (one.url_env, one.secret_env) if name is not None]
+    return tuple(found), problems, named
 
 
 def without_secrets(configuration: Configuration, environ: Mapping[str, str] = os.environ) -> Settings:

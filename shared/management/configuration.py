@@ -184,5 +184,4 @@ def _expected(if_match: str | None) -> int | None:
 
 
 def _about(version: Version, current: int) -> dict[str, Any]:
-    columns: dict[str, Any] = {"version": version.number, "by": version.by, "at": version.time, "note": version.note}
-    return columns | {"sections": list(version.sections), "current": version.number == current}
+    return version.about() | {"sections": list(version.sections), "current": version.number == current}

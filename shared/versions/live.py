@@ -222,10 +222,7 @@ class Live:
         version, sections = self.version, {**self.base.sections, **self.version.sections}
         changed = set(layers.changed_below(self.newest_base, version.replaced))
         return {
-            "version": version.number,
-            "by": version.by,
-            "at": version.time,
-            "note": version.note,
+            **version.about(),
             "base": {"source": self.base.source, "sha256": self.base.digest},
             "sections": {name: version.name if name in version.sections else "base" for name in sections},
             "warnings": [

@@ -45,6 +45,10 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
         """The time at which it was put, in RFC 3339."""
         return datetime.fromtimestamp(self.at, UTC).isoformat(timespec="seconds") if self.number else None
 
+    def about(self) -> dict[str, Any]:
+        """The version as operators see it, without its sections."""
+        return {"version": self.number, "by": self.by, "at": self.time, "note": self.note}
+
 
 class Pointer(msgspec.Struct, frozen=True):
     """The number of the current version, and the ETag of the row that says so; None: there is no such row."""
