@@ -276,3 +276,10 @@ AuditRecord = _shape(
     after=Any,
 )
 AuditTrail = _shape("AuditTrail", "A page of changes, the newest first.", data=list[AuditRecord], after=str | None)
+SimulatedBackend = _shape(
+    "SimulatedBackend",
+    "A backend and the fault of its region. null: it has none, or is not simulated.",
+    name=str,
+    fault=str | None,
+)
+Simulation = _shape("Simulation", "The backends, simulated or not.", backends=list[SimulatedBackend])

@@ -5,7 +5,7 @@ These routes exist only where `GATEWAY_SIMULATOR` names the control endpoint of 
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 import aiohttp
 import msgspec
@@ -14,6 +14,7 @@ from starlette.responses import Response
 from shared.auth.operators import ADMINS
 from shared.config.document import Configuration
 from shared.errors import BadGateway, ResourceNotFound
+from shared.management import _answers as answers
 from shared.management.audit import Audit, Change
 from shared.management.drains import backend_named
 from shared.management.routes import ManagementRequest, Route, checked
@@ -36,19 +37,6 @@ class NewFault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fault: Fault
 
 
-class SimulatedBackend(TypedDict):
-    """A backend and the fault of its region. null: it has none, or is not simulated."""
-
-    name: str
-    fault: str | None
-
-
-class Simulation(TypedDict):
-    """The backends, simulated or not."""
-
-    backends: list[SimulatedBackend]
-
-
 class SimulationRoutes:
     """The paths below `/gateway/simulation`. `control`: the URL of the simulator's control endpoint."""
 
@@ -60,7 +48,7 @@ class SimulationRoutes:
     def routes(self) -> Sequence[Route]:
         at, one = "/gateway/simulation", "/gateway/simulation/{backend}"
         return (
-            Route("GET", at, "operator", self._all, gives=Simulation),
+            Route("GET", at, "operator", self._all, gives=answers.Simulation),
             Route("PUT", one, "operator", self._break, ADMINS, takes=NewFault, status=204),
             Route("DELETE", one, "operator", self._restore, ADMINS, status=204),
         )
@@ -68,7 +56,7 @@ class SimulationRoutes:
     async def _all(self, request: ManagementRequest) -> Response:
         """Report the faults of the simulated regions."""
         regions, faults = await self._regions(), await self._faults()
-        shown: list[SimulatedBackend] = [
+        shown = [
             {"name": backend.name, "fault": _name(faults.get(regions.get(backend.endpoint, "")))}
             for backend in self._configuration.backends
         ]
