@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from local.list_prices import anthropic_lines, listed, openai_lines, own_lines
-from shared.config.prices import AMOUNTS
+from shared.token_classes import AMOUNTS
 
 OUTPUT = Path(__file__).resolve().parent.parent / "shared" / "billing" / "prices.json"
 READ = "2026-11-29"  # the day on which Anthropic's prices, whose list has no days, were read

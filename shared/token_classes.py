@@ -97,15 +97,20 @@ TOKEN_PRICES = tuple(map(price_name, REPORTED))
 
 Dollars = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
 
+AMOUNTS = (*TOKEN_PRICES, *(unit.price for unit in UNITS.values()), "unit_hour")
+
 if TYPE_CHECKING:
 
-    class TokenPrices(msgspec.Struct, frozen=True, kw_only=True):
-        """USD per million tokens, by reported class; here only those that code names."""
+    class Amounts(msgspec.Struct, frozen=True, kw_only=True):
+        """USD per million tokens of each reported class or characters, per other unit, and per hour of a provisioned
+        throughput unit; here only those that code names."""
 
         input: Dollars | None = None
         output: Dollars | None = None
+        web_search: Dollars | None = None
+        code_session: Dollars | None = None
 
 else:
-    TokenPrices = msgspec.defstruct(
-        "TokenPrices", [(name, Dollars | None, None) for name in TOKEN_PRICES], frozen=True, kw_only=True
+    Amounts = msgspec.defstruct(
+        "Amounts", [(name, Dollars | None, None) for name in AMOUNTS], frozen=True, kw_only=True
     )

@@ -17,8 +17,8 @@ import msgspec
 from shared.billing.cost import USD, Price
 from shared.config.days import since_seconds
 from shared.config.document import Backend
-from shared.config.prices import AMOUNTS, Deployment, PriceLine
-from shared.token_classes import TOKEN_CLASSES, TOKEN_PRICES, TOOL_PRICES, price_name
+from shared.config.prices import Deployment, PriceLine
+from shared.token_classes import AMOUNTS, TOKEN_CLASSES, TOKEN_PRICES, TOOL_PRICES, price_name
 from shared.types import Target, Usage, long_context
 
 TABLE = Path(__file__).with_name("prices.json")

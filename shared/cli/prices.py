@@ -9,7 +9,8 @@ import typer
 from shared.billing.prices import Prices
 from shared.cli._terminal import AsJson, fail, settings, show
 from shared.config.document import Configuration
-from shared.config.prices import AMOUNTS, Tier
+from shared.config.prices import Tier
+from shared.token_classes import AMOUNTS
 
 commands = typer.Typer()
 

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from shared.config.days import is_day
-from shared.token_classes import TOKEN_PRICES, TOOL_PRICES, UNITS, Dollars, TokenPrices
+from shared.token_classes import AMOUNTS, TOOL_PRICES, Amounts
 
 DeploymentType = Literal["global", "data_zone", "regional"]
 """The place where Azure processes a deployment's calls: anywhere, in its data zone, or in its resource's region."""
@@ -14,7 +14,7 @@ Deployment = Literal[DeploymentType, "openai"]
 Tier = Literal["standard", "batch", "priority", "flex", "fast"]
 
 
-class PriceLine(TokenPrices, frozen=True, forbid_unknown_fields=True, kw_only=True, rename={"since": "from"}):
+class PriceLine(Amounts, frozen=True, forbid_unknown_fields=True, kw_only=True, rename={"since": "from"}):
     """One price, in the table and in the configuration: USD per million tokens or characters, per second of sound, per
     image, per call of a tool, per hour of a provisioned throughput unit. If several match a call, the most specific one
     applies: region before kind of deployment, then the latest `from` (YYYY-MM-DD, UTC). `deployment` None and empty
@@ -26,13 +26,6 @@ class PriceLine(TokenPrices, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     tier: Tier = "standard"
     context: Literal["short", "long"] = "short"
     since: str = ""
-    image: Dollars | None = None
-    second: Dollars | None = None
-    character: Dollars | None = None
-    web_search: Dollars | None = None
-    file_search: Dollars | None = None
-    code_session: Dollars | None = None
-    unit_hour: Dollars | None = None
 
     def problem(self) -> str | None:
         """The complaint about this line, None if it is consistent."""
@@ -43,6 +36,3 @@ class PriceLine(TokenPrices, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             tools = ", ".join(TOOL_PRICES)
             return f"expected either a model with its prices, or no model and unit_hour alone or some of {tools}"
         return None if is_day(self.since) else f"from: expected a date as 2026-08-01, got {self.since!r}"
-
-
-AMOUNTS = (*TOKEN_PRICES, *(unit.price for unit in UNITS.values()), "unit_hour")

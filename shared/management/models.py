@@ -10,12 +10,11 @@ from starlette.responses import Response
 from shared.auth.products import within_bounds
 from shared.billing.prices import Prices
 from shared.config.document import Configuration, Model
-from shared.config.prices import AMOUNTS
 from shared.lifecycle import retirement
 from shared.management import _answers as answers
 from shared.management.routes import ManagementRequest, Route
 from shared.responses.rendering import JsonResponse
-from shared.token_classes import TOKEN_PRICES
+from shared.token_classes import AMOUNTS, TOKEN_PRICES
 from shared.types import ANYWHERE, Access, Consumer
 
 _PLAIN = Model()

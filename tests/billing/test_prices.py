@@ -14,8 +14,9 @@ from shared.billing.cost import USD, cost, exactly
 from shared.billing.prices import Prices
 from shared.config.document import Backend
 from shared.config.parsing import parse
-from shared.config.prices import AMOUNTS, PriceLine
+from shared.config.prices import PriceLine
 from shared.errors import ConfigurationError
+from shared.token_classes import AMOUNTS
 from shared.types import Target, Usage
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC).timestamp()
