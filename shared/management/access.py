@@ -38,14 +38,13 @@ from shared.management._access_table import AccessTable, missing
 from shared.management._consumer_policy import Rules, patched
 from shared.management.audit import Audit, Change
 from shared.management.consumers import ConsumerRoutes, Wanted
-from shared.management.routes import ManagementRequest, Page, Route, checked, page
+from shared.management.routes import IF_MATCH, ManagementRequest, Page, Route, checked, page
 from shared.responses.rendering import JsonResponse
 from shared.storage import Store, names
 
 _AT = "/gateway/requests-for-access"
 _TRIES = 8
 _PAUSE = 0.05  # seconds: the longest before the next try
-_IF_MATCH = {"If-Match": "The ETag that the request must still have; else 412."}
 
 
 class OwnAccess(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +76,7 @@ class AccessRoutes:
 
     def routes(self) -> Sequence[Route]:
         one, filters = f"{_AT}/{{request}}", ("state", "consumer", "limit", "after")
-        deciding: dict[str, Any] = {"takes": Decision, "gives": AccessView, "headers": _IF_MATCH}
+        deciding: dict[str, Any] = {"takes": Decision, "gives": AccessView, "headers": IF_MATCH}
         return (
             Route("POST", _AT, "caller", self._ask, takes=Asking, gives=AccessView, status=201),
             Route("GET", _AT, "operator", self._list, EVERYONE, gives=Page[AccessView], query=filters),

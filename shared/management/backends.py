@@ -8,10 +8,12 @@ from starlette.responses import Response
 
 from shared.auth.operators import ADMINS
 from shared.management import _answers as answers
-from shared.management.drains import DrainTable, reason_of, seconds
-from shared.management.routes import ManagementRequest, Route, checked, is_forced
+from shared.management.drains import DrainTable, seconds
+from shared.management.routes import ManagementRequest, Route, checked, is_forced, printable
 from shared.responses.rendering import JsonResponse
 from shared.routing.report import BackendsReport, shown_drain
+
+_LONGEST_REASON = 200  # characters
 
 
 class NewDrain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,7 +46,11 @@ class BackendRoutes:
     async def _drain(self, request: ManagementRequest) -> Response:
         """Take a backend out of service for a time."""
         given = checked(request.object(), NewDrain)
-        name, lasts, reason = request.parameters["name"], seconds(given.lasts), reason_of(given.reason)
+        name, lasts, reason = (
+            request.parameters["name"],
+            seconds(given.lasts),
+            printable("reason", given.reason, _LONGEST_REASON),
+        )
         drain = await self._drains.drain(request, name, lasts, reason, force=is_forced(request.query))
         await self._report.drains.read()  # this instance need not wait for its next reading
         return JsonResponse({"name": name, "drained": shown_drain(drain, self._report.now())})

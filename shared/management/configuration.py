@@ -17,13 +17,12 @@ from shared.errors import (
     Complaint,
     ConfigurationError,
     ConfigurationRefused,
-    InvalidRequest,
     StoreUnavailable,
     VersionNotFound,
 )
 from shared.management import _answers as answers
 from shared.management.audit import Audit, Change
-from shared.management.routes import ManagementRequest, Route, checked, page
+from shared.management.routes import IF_MATCH, ManagementRequest, Route, checked, page, printable
 from shared.management.turns import Turns
 from shared.responses.rendering import JsonResponse
 from shared.versions.changes import Changes
@@ -33,9 +32,6 @@ from shared.versions.rows import Version
 _LONGEST_NOTE = 500  # characters
 _BODY = "the body"
 _MOST_CHECKS = 4  # of one operator
-
-
-_IF_MATCH = {"If-Match": "The ETag of the version that must still be current; else 412."}
 
 
 class Rollback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,9 +56,9 @@ class ConfigurationRoutes:
         going_back: dict[str, Any] = {"takes": Rollback, "gives": answers.Version}
         return (
             Route("GET", at, "operator", self._show, gives=answers.Configuration),
-            Route("PUT", at, "operator", self._replace, ADMINS, query=("note",), **changing, headers=_IF_MATCH),
+            Route("PUT", at, "operator", self._replace, ADMINS, query=("note",), **changing, headers=IF_MATCH),
             Route("POST", f"{at}/validate", "operator", self._validate, takes=sections, gives=answers.Validated),
-            Route("POST", f"{at}/rollback", "operator", self._roll_back, ADMINS, **going_back, headers=_IF_MATCH),
+            Route("POST", f"{at}/rollback", "operator", self._roll_back, ADMINS, **going_back, headers=IF_MATCH),
             Route("GET", f"{at}/versions", "operator", self._list, gives=answers.Versions, query=("limit", "after")),
             Route("GET", f"{at}/versions/{{number}}", "operator", self._version, gives=answers.Version),
         )
@@ -75,7 +71,7 @@ class ConfigurationRoutes:
 
     async def _replace(self, request: ManagementRequest) -> Response:
         """Serve exactly these sections over the base document, as a new version. The body may be YAML."""
-        note = _note(request.query.get("note", ""))
+        note = printable("note", request.query.get("note", ""), _LONGEST_NOTE)
         sections = await self._valid(request)
         return await self._change(request, "configuration.apply", sections, note)
 
@@ -83,7 +79,7 @@ class ConfigurationRoutes:
         """Serve the sections of an earlier version, as a new one."""
         asked = checked(request.object(), Rollback)
         version = await self._found(str(asked.version))
-        note = _note(asked.note) or f"rollback to {version.name}"
+        note = printable("note", asked.note, _LONGEST_NOTE) or f"rollback to {version.name}"
         return await self._change(request, "configuration.rollback", version.sections, note)
 
     async def _change(self, request: ManagementRequest, action: str, sections: Sections, note: str) -> Response:
@@ -161,12 +157,6 @@ def _sections(body: bytes) -> dict[str, Any]:
         problem = "expected sections of the configuration by name, or {} for none"
         raise ConfigurationError(Complaint("", problem, _BODY))
     return data
-
-
-def _note(value: object) -> str:
-    if not isinstance(value, str) or len(value) > _LONGEST_NOTE or not value.isprintable():
-        raise InvalidRequest(f"note: expected at most {_LONGEST_NOTE} printable characters.", param="note")
-    return value
 
 
 def _etag(number: int) -> dict[str, str]:

@@ -28,7 +28,7 @@ from shared.management._consumer_policy import (
     whole,
 )
 from shared.management.audit import Audit, Change
-from shared.management.routes import ManagementRequest, Page, Route, checked, page
+from shared.management.routes import IF_MATCH, IF_NONE_MATCH, ManagementRequest, Page, Route, checked, page
 from shared.responses.rendering import JsonResponse
 from shared.storage import Store
 
@@ -36,8 +36,6 @@ _FILTERS = ("name", "team", "model", "state")
 _TRIES = 30  # of a change that other operators overtake
 _PAUSE = 0.2  # seconds: the longest before the next try
 
-_IF_MATCH = {"If-Match": "The ETag that the consumer must still have; else 412."}
-_IF_NONE_MATCH = {"If-None-Match": "`*`: create, and replace nothing; else 412."}
 
 Wanted = Callable[[Rules, Record | None], Record]
 """Makes a consumer's new record of its old one, by the rules for the operator."""
@@ -56,15 +54,15 @@ class ConsumerRoutes:
     def routes(self) -> Sequence[Route]:
         many, one = "/gateway/consumers", "/gateway/consumers/{consumer}"
         filters = (*_FILTERS, "limit", "after")
-        changing: dict[str, Any] = {"gives": ConsumerView, "headers": _IF_MATCH}
-        replacing: dict[str, Any] = {**changing, "headers": {**_IF_MATCH, **_IF_NONE_MATCH}, "takes": Fields}
+        changing: dict[str, Any] = {"gives": ConsumerView, "headers": IF_MATCH}
+        replacing: dict[str, Any] = {**changing, "headers": {**IF_MATCH, **IF_NONE_MATCH}, "takes": Fields}
         return (
             Route("GET", many, "operator", self._list, EVERYONE, gives=Page[ConsumerView], query=filters),
             Route("POST", many, "operator", self._create, OWNERS, takes=FirstFields, gives=NewConsumer, status=201),
             Route("GET", one, "operator", self._read, EVERYONE, gives=ConsumerView),
             Route("PUT", one, "operator", self._replace, OWNERS, **replacing),
             Route("PATCH", one, "operator", self._patch, OWNERS, takes=dict[str, Any], **changing),
-            Route("DELETE", one, "operator", self._delete, OWNERS, headers=_IF_MATCH, status=204),
+            Route("DELETE", one, "operator", self._delete, OWNERS, headers=IF_MATCH, status=204),
         )
 
     async def _list(self, request: ManagementRequest) -> Response:

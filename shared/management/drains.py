@@ -14,7 +14,6 @@ from shared.routing.report import shown_drain
 from shared.storage import Store, names
 
 LONGEST = 30 * 86_400  # seconds
-_LONGEST_REASON = 200  # characters
 _TRIES = 8
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _ISO = re.compile(r"P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?)?")
@@ -33,13 +32,6 @@ def seconds(text: object) -> int:
         expected = f"a duration such as 30s, 15m, 2h, 1d or PT2H30M, at most {LONGEST // 86_400} days"
         raise InvalidRequest.of("for", expected, text)
     return total
-
-
-def reason_of(text: object) -> str:
-    """A reason in one line. Raises `InvalidRequest`."""
-    if not isinstance(text, str) or len(text) > _LONGEST_REASON or not text.isprintable():
-        raise InvalidRequest.of("reason", f"at most {_LONGEST_REASON} printable characters", text)
-    return text
 
 
 def left_without(name: str, configuration: Configuration, drained: frozenset[str]) -> list[str]:

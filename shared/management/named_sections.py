@@ -23,7 +23,16 @@ from shared.errors import (
     StoreUnavailable,
 )
 from shared.management.audit import Audit, Change
-from shared.management.routes import ManagementRequest, Page, Route, is_forced, merged_patch, page
+from shared.management.routes import (
+    IF_MATCH,
+    IF_NONE_MATCH,
+    ManagementRequest,
+    Page,
+    Route,
+    is_forced,
+    merged_patch,
+    page,
+)
 from shared.responses.rendering import JsonResponse
 from shared.storage import Store
 from shared.types import Consumer
@@ -36,8 +45,6 @@ Section = Literal["products", "teams"]
 _TRIES = 8
 _MOST_NAMED = 5  # consumers that an error lists
 
-_IF_MATCH = {"If-Match": "The ETag that the entry must still have; else 412."}
-_IF_NONE = {"If-None-Match": "`*`: create, and replace nothing; else 412."}
 
 Wanted = Callable[[Mapping[str, Any] | None], Mapping[str, Any] | None]
 """Makes an entry of the one before. None: there is none."""
@@ -86,9 +93,11 @@ class NamedSectionRoutes:
         return (
             Route("GET", at, "operator", self._list, EVERYONE, gives=pages, query=("limit", "after")),
             Route("GET", one, "operator", self._show, EVERYONE, gives=shown),
-            Route("PUT", one, "operator", self._put, ADMINS, takes=shown, gives=shown, headers=_IF_MATCH | _IF_NONE),
-            Route("PATCH", one, "operator", self._patch, ADMINS, takes=dict[str, Any], gives=shown, headers=_IF_MATCH),
-            Route("DELETE", one, "operator", self._delete, ADMINS, query=("force",), headers=_IF_MATCH, status=204),
+            Route(
+                "PUT", one, "operator", self._put, ADMINS, takes=shown, gives=shown, headers=IF_MATCH | IF_NONE_MATCH
+            ),
+            Route("PATCH", one, "operator", self._patch, ADMINS, takes=dict[str, Any], gives=shown, headers=IF_MATCH),
+            Route("DELETE", one, "operator", self._delete, ADMINS, query=("force",), headers=IF_MATCH, status=204),
         )
 
     async def _list(self, request: ManagementRequest) -> Response:

@@ -21,6 +21,8 @@ Access = Literal["anyone", "probe", "caller", "operator"]
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 DEFAULT_PAGE, LARGEST_PAGE = 100, 1000
+IF_MATCH = {"If-Match": "The ETag that it must still have; else 412."}
+IF_NONE_MATCH = {"If-None-Match": "`*`: create, and replace nothing; else 412."}
 _DEEPEST = 40  # levels of a body
 
 
@@ -242,6 +244,13 @@ def time_of(query: Mapping[str, str], name: str, default: float) -> float:
 def is_forced(query: Mapping[str, str]) -> bool:
     """The parameter `force`. Raises `InvalidRequest`."""
     return choice(query, "force", ("false", "true")) == "true"
+
+
+def printable(field: str, text: object, most: int) -> str:
+    """A text in one line, of at most so many characters. Raises `InvalidRequest`."""
+    if not isinstance(text, str) or len(text) > most or not text.isprintable():
+        raise InvalidRequest.of(field, f"at most {most} printable characters", text)
+    return text
 
 
 def choice[T: str](query: Mapping[str, str], name: str, values: Sequence[T]) -> T:

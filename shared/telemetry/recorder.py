@@ -46,23 +46,13 @@ class NoTelemetry:
     def begin(self, request_id: str, started: float, traceparent: str, *, received: bool = False) -> TraceContext:
         return UNTRACED
 
-    def ended(self, trace: TraceContext, consumer: Consumer, call: Call, outcome: Outcome) -> None:
-        pass
-
-    def refused(self, trace: TraceContext, method: str, status: int, code: str) -> None:
-        pass
-
-    def settled(self, operation: str, target: Target, usage: Usage) -> None:
-        pass
-
     def shadow(self, trace: TraceContext, call: Call) -> Callable[[Attempt, int], None]:
         return lambda attempt, number: None
 
-    def configure(self, traces_per_second: float, cost: Cost) -> None:
+    def ended(self, *_: object) -> None:
         pass
 
-    def start(self, readings: Readings) -> None:
-        pass
+    refused = settled = configure = start = ended
 
     async def close(self) -> None:
         pass
