@@ -91,7 +91,7 @@ async def _assembled(
         watch = parts.own(Watch(alerts, patience))
         overflow = _overflow(configuration.ledger, tables.endpoint)
         ledger = parts.own(Ledger(store, configuration.ledger.durability, overflow))
-        parts.own(Tasks()).start(ledger.recover())
+        parts.own(Tasks()).start(ledger.rows.recover())
         limiter = parts.own(Limiter(store, configuration, monitoring.quota_alerts(alerts)))
         tokenizer = parts.own(Tokenizer())  # closed first: what it counts is booked in the limits and the ledger
         backends = await _backends(parts, settings, store, alerts, ledger.instance)

@@ -55,14 +55,14 @@ def quota_alerts(alerts: Alerts) -> Callable[[Scope, str, int, float], None]:
 
 def reading(ledger: Ledger, limiter: Limiter, breakers: Breakers) -> Reading:
     """The states of this instance that are alerts if they last."""
-    return Reading(ledger.instance, breakers.ejected(), limiter.safe_since, ledger.on_disk, ledger.dropped)
+    return Reading(ledger.instance, breakers.ejected(), limiter.safe_since, ledger.rows.on_disk, ledger.rows.dropped)
 
 
 def readings(ledger: Ledger, limiter: Limiter, alerts: Alerts, breakers: Breakers) -> Readings:
     """The metrics that are read from their owners at every export."""
     return {
-        instruments.BACKLOG: lambda: [((), ledger.backlog)],
-        instruments.LEDGER_LOST: lambda: [((), ledger.dropped)],
+        instruments.BACKLOG: lambda: [((), ledger.rows.backlog)],
+        instruments.LEDGER_LOST: lambda: [((), ledger.rows.dropped)],
         instruments.SAFE_MODE: lambda: [((), int(limiter.safe_since is not None))],
         instruments.LIMIT_HITS: limiter.hits.items,
         instruments.LIMIT_ALERTS: alerts.quotas.items,

@@ -80,8 +80,8 @@ def _place(hour: int, shard: int) -> tuple[str, str]:
 
 
 class Ledger:
-    """The usage records of one process. `clock` is monotonic. Without an `overflow` on disk, rows that the table does
-    not accept wait in memory."""
+    """The usage records of one process, whose `rows` are written in the background. `clock` is monotonic. Without an
+    `overflow` on disk, rows that the table does not accept wait in memory."""
 
     def __init__(
         self,
@@ -95,28 +95,13 @@ class Ledger:
         self._durability = durability
         self._late = functools.partial(rollup.note_late, store)
         journaled = durability == "recorded"
-        self._rows = GroupCommit(store, overflow, _LINGER[durability], clock, self._late, journaled=journaled)
+        self.rows = GroupCommit(store, overflow, _LINGER[durability], clock, self._late, journaled=journaled)
         self.instance = ulid.new(store.now())[-10:]
         self._averages: dict[tuple[Value, Value, Value], TokenAverages] = {}
         self._unknown: frozenset[str] = frozenset()
         self.reasoning: set[str] = set()  # models whose answers have reported reasoning
         self._shard = int.from_bytes(os.urandom(2)) % SHARDS
         self._refusals = Refusals(self._add_to_hour, store.now, clock)
-
-    @property
-    def backlog(self) -> int:
-        """Rows that are not yet in the table or on disk."""
-        return self._rows.backlog
-
-    @property
-    def dropped(self) -> int:
-        """Rows lost since the start."""
-        return self._rows.dropped
-
-    @property
-    def on_disk(self) -> bool:
-        """True if rows wait on disk for the table."""
-        return self._rows.on_disk
 
     def begin(self, request_id: str, consumer: Consumer, call: Call, model: str) -> Entry:
         """Record that a call was admitted. Returns at once; the row follows, at once if its answer will wait for it."""
@@ -140,11 +125,11 @@ class Ledger:
         if call.user:
             intent["s_user"] = call.user
         place = _place(int(now // hours.HOUR), self._shard)
-        batch = self._rows.add(*place, request_id, intent)
+        batch = self.rows.add(*place, request_id, intent)
         if self._durability == "recorded":
-            self._rows.at_once()
+            self.rows.at_once()
         else:
-            self._rows.soon()
+            self.rows.soon()
         return Entry(*place, request_id, intent, size, batch)
 
     def expected(self, entry: Entry, size: Size) -> tuple[int, int]:
@@ -178,15 +163,15 @@ class Ledger:
                 self.reasoning.add(outcome.served_by.model)
         if goes_on:  # a model that its answer names, `complete` has
             end = {name: value for name, value in end.items() if value != ""}
-        batch = self._rows.add(entry.table, entry.partition, entry.request_id, end)
+        batch = self.rows.add(entry.table, entry.partition, entry.request_id, end)
         if self._durability == "committed":
-            self._rows.at_once()
-            return self._rows.written(batch)
-        self._rows.soon()
+            self.rows.at_once()
+            return self.rows.written(batch)
+        self.rows.soon()
         # On disk the whole row, because the intent may not be in the table either.
         whole = entry.intent | end
-        if self._durability == "recorded" and not self._rows.keep(batch, entry.request_id, whole):
-            return self._rows.written(entry.batch)
+        if self._durability == "recorded" and not self.rows.keep(batch, entry.request_id, whole):
+            return self.rows.written(entry.batch)
         done = asyncio.get_running_loop().create_future()
         done.set_result(None)
         return done
@@ -221,8 +206,8 @@ class Ledger:
 
     def _add(self, entry: Entry, key: str, row: dict[str, Value]) -> None:
         """Add a row, or a part of one, that no answer waits for."""
-        self._rows.keep(self._rows.add(entry.table, entry.partition, key, row), key, row)
-        self._rows.soon()
+        self.rows.keep(self.rows.add(entry.table, entry.partition, key, row), key, row)
+        self.rows.soon()
 
     async def complete(self, place: Place, charges: Sequence[tuple[Usage, Target | None]], status: int) -> None:
         """Record the usage of a call whose work went on after its end: that in its own row, and each further part in a
@@ -248,8 +233,8 @@ class Ledger:
         self._refusals.note(request_id, consumer, model, error, call)
 
     def _add_to_hour(self, hour: int, key: str, row: dict[str, Value]) -> None:
-        self._rows.add(*_place(hour, self._shard), key, row)
-        self._rows.soon()
+        self.rows.add(*_place(hour, self._shard), key, row)
+        self.rows.soon()
 
     def _note_unknown(self, classes: str) -> None:
         names = frozenset(msgspec.json.decode(classes)) - self._unknown
@@ -264,14 +249,10 @@ class Ledger:
                 self._averages.clear()
             self._averages[key] = self._averages.get(key, _NO_AVERAGES).learn(entry.size, usage)
 
-    async def recover(self) -> None:
-        """Write the rows that earlier processes left on disk."""
-        await self._rows.recover()
-
     async def close(self, seconds: float = 10.0) -> None:
         """Write the remaining rows. Those not written in this time go to disk, or are logged as lost."""
         self._refusals.write()
-        await self._rows.close(seconds)
+        await self.rows.close(seconds)
 
 
 def _tries(attempts: Sequence[Attempt]) -> str:

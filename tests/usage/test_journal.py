@@ -38,16 +38,16 @@ def partition_of(house: House) -> str:
 
 async def kill(house: House) -> None:
     """The state after `kill -9`: what was in memory is gone, and so are the locks; the files are not."""
-    read_back = house.ledger._rows._read_back
+    read_back = house.ledger.rows._read_back
     assert read_back is not None
-    for task in (house.ledger._rows._writer, read_back._task):
+    for task in (house.ledger.rows._writer, read_back._task):
         if task is not None:
             task.cancel()
             await asyncio.wait((task,))
-    if house.ledger._rows._lingering is not None:
-        house.ledger._rows._lingering.cancel()
+    if house.ledger.rows._lingering is not None:
+        house.ledger.rows._lingering.cancel()
     await asyncio.to_thread(int)  # the one thread ends what it has begun
-    overflow = house.ledger._rows._overflow
+    overflow = house.ledger.rows._overflow
     assert overflow is not None
     for file in overflow.files._open:
         os.close(file.descriptor)
@@ -60,7 +60,7 @@ async def heir_of(house: House, directory: Path) -> House:
     heir.store = house.store
     heir.store.dead, heir.store.seconds = False, 0.0
     heir.ledger = type(heir.ledger)(heir.store, "recorded", Overflow(directory, "here", MOST), lambda: heir.time)
-    await heir.ledger.recover()
+    await heir.ledger.rows.recover()
     await until(lambda: not files_in(directory))
     return heir
 
@@ -98,17 +98,17 @@ async def test_an_estimate_that_is_read_back_does_not_replace_what_was_counted_m
     entry = house.open()
     house.close(entry, usage=Usage(5, 7, estimated=True))
     house.time += 5.0
-    await until(lambda: house.ledger._rows.spilled == 1)
+    await until(lambda: house.ledger.rows.spilled == 1)
     house.ledger.correct(entry, Outcome(status=200, usage=Usage(6, 9, estimated=True)))
-    overflow = house.ledger._rows._overflow
+    overflow = house.ledger.rows._overflow
     assert overflow is not None
     with overflow._lock:  # the disk is slower than the table
         house.store.dead = False
-        house.ledger._rows.at_once()
+        house.ledger.rows.at_once()
         async with asyncio.timeout(5):
             while not await house.rows():  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
-    await until(lambda: not house.ledger._rows.backlog and not any(file.stat().st_size for file in files_in(tmp_path)))
+    await until(lambda: not house.ledger.rows.backlog and not any(file.stat().st_size for file in files_in(tmp_path)))
     row = (await house.rows())[entry.request_id]
     assert (row["e_input"], row["e_output"], row["e_counted"], row["e_status"], row["s_key"]) == (6, 9, True, 200, "c1")
     await house.ledger.close()
@@ -134,8 +134,8 @@ async def test_the_journal_is_empty_once_its_rows_are_in_the_table_and_gone_afte
         for _ in range(100):
             house.close(house.open())
         assert sum(file.stat().st_size for file in files_in(tmp_path)) > 10_000
-        house.ledger._rows.at_once()
-        await until(lambda: house.ledger.backlog == 0)
+        house.ledger.rows.at_once()
+        await until(lambda: house.ledger.rows.backlog == 0)
         assert [file.stat().st_size for file in files_in(tmp_path)] == [0]
     house.close(house.open())
     await house.ledger.close()
@@ -170,8 +170,8 @@ async def test_an_answer_waits_for_the_table_if_the_journal_has_reached_its_boun
     await asyncio.wait_for(asyncio.gather(*answered), 5)
     assert caplog.text.count("answers wait for the table") == 1
     house.time += 60.0
-    house.ledger._rows.at_once()
-    await until(lambda: house.ledger.backlog == 0)
+    house.ledger.rows.at_once()
+    await until(lambda: house.ledger.rows.backlog == 0)
     assert house.close(house.open()).done()
     assert "keeps usage rows again" in caplog.text
     await house.ledger.close()
@@ -224,7 +224,7 @@ async def test_processes_on_one_disk_leave_each_others_rows_alone(tmp_path: Path
     await kill(dead)
     assert len(files_in(tmp_path)) == 2
     heir = House("committed", Overflow(tmp_path, "here", MOST))
-    await heir.ledger.recover()
+    await heir.ledger.rows.recover()
     await until(lambda: len(files_in(tmp_path)) == 1)
     assert len(await heir.rows()) == 1
     await kill(living)
@@ -273,7 +273,7 @@ async def crash_after(steps: list[str], chance: random.Random, directory: Path, 
             house.ledger.correct(entry, Outcome(status=200, usage=Usage(6, 1000 + number, estimated=True)))
             known[entry.request_id] = {"e_input": 6, "e_output": 1000 + number, "e_counted": True}
         elif step == "commit":
-            house.ledger._rows.at_once()
+            house.ledger.rows.at_once()
         elif step == "wait":
             await asyncio.sleep(chance.uniform(0.0, 0.003))
         elif step == "outage":

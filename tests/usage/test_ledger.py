@@ -267,10 +267,10 @@ async def test_an_outage_of_the_table_delays_answers_by_two_seconds_and_loses_no
         await held
     for entry in entries[1:]:
         assert house.close(entry).done()  # from now on nobody waits
-    assert house.ledger.backlog >= 3
+    assert house.ledger.rows.backlog >= 3
     house.store.dead = False
     async with asyncio.timeout(5):
-        while house.ledger.backlog:  # noqa: ASYNC110 - there is no event to wait for
+        while house.ledger.rows.backlog:  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.01)
     rows = await house.rows()
     assert all(rows[entry.request_id]["e_status"] == 200 for entry in entries)
@@ -286,7 +286,7 @@ async def test_a_row_that_cannot_be_written_does_not_stop_the_others(caplog: pyt
     entry = house.open()
     await house.close(entry)
     assert entry.request_id in await house.rows()
-    assert house.ledger.dropped == 1
+    assert house.ledger.rows.dropped == 1
     assert "1 usage rows lost" in caplog.text
 
 
@@ -303,7 +303,7 @@ async def test_a_row_that_the_table_refuses_is_lost_alone(refusal: Exception) ->
     rows = await house.rows()
     assert [entry.request_id for entry in entries if entry.request_id not in rows] == ["poison"]
     assert all(row["e_status"] == 200 for row in rows.values())
-    assert house.ledger.dropped == 1
+    assert house.ledger.rows.dropped == 1
     await house.ledger.close()
 
 
@@ -316,10 +316,10 @@ async def test_a_row_that_the_table_refuses_does_not_keep_others_on_disk(tmp_pat
     await first.ledger.close(0.01)
     second = House(overflow=Overflow(tmp_path, "here", 10_000_000))
     second.store.refusal = refusal
-    await second.ledger.recover()
+    await second.ledger.rows.recover()
     await until(lambda: not files_in(tmp_path))
     assert len(await second.rows()) == 29
-    assert second.ledger.dropped == 1
+    assert second.ledger.rows.dropped == 1
     await second.ledger.close()
 
 
@@ -333,12 +333,12 @@ async def test_memory_is_bounded_and_lost_rows_are_logged(
     for _ in range(2000):
         house.close(house.open())
         await asyncio.sleep(0)
-    assert house.ledger.backlog <= 700
-    assert house.ledger.dropped + house.ledger.backlog == 2000
+    assert house.ledger.rows.backlog <= 700
+    assert house.ledger.rows.dropped + house.ledger.rows.backlog == 2000
     assert "usage rows lost" in caplog.text
-    left = house.ledger.backlog
+    left = house.ledger.rows.backlog
     await house.ledger.close(0.01)
-    assert house.ledger.dropped == 2000
+    assert house.ledger.rows.dropped == 2000
     assert f"{left % MAX_BATCH or MAX_BATCH} usage rows lost" in caplog.text
     assert "500 input and 700 output tokens" in caplog.text
 
@@ -371,7 +371,7 @@ async def test_after_an_outage_answers_do_not_wait_for_the_backlog(monkeypatch: 
     house.time += 5.0
     house.store.dead, house.store.seconds = False, 0.05  # back, and slow: the backlog takes a quarter of a second
     async with asyncio.timeout(2):
-        while house.ledger.backlog == 500:  # noqa: ASYNC110
+        while house.ledger.rows.backlog == 500:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
     assert house.close(house.open()).done()
     await house.ledger.close()
@@ -400,13 +400,13 @@ async def test_rows_go_to_disk_during_an_outage_and_are_read_back_after_it(
     held = house.close(house.open())
     await asyncio.sleep(0.02)
     assert not held.done()
-    assert house.ledger._rows.spilled == 0
+    assert house.ledger.rows.spilled == 0
     house.time += 2.0
     await asyncio.wait_for(held, 1)
-    await until(lambda: house.ledger._rows.spilled == 251)
-    assert house.ledger.backlog == 0
+    await until(lambda: house.ledger.rows.spilled == 251)
+    assert house.ledger.rows.backlog == 0
     assert house.close(house.open()).done()
-    await until(lambda: house.ledger._rows.spilled == 252)
+    await until(lambda: house.ledger.rows.spilled == 252)
     house.store.dead = False
     await until(lambda: "252 usage rows were read back" in caplog.text)
     assert len(await house.rows()) == 252
@@ -414,7 +414,7 @@ async def test_rows_go_to_disk_during_an_outage_and_are_read_back_after_it(
     await house.ledger.close()
     assert len(await house.rows()) == 253
     assert files_in(tmp_path) == []
-    assert house.ledger.dropped == 0
+    assert house.ledger.rows.dropped == 0
 
 
 async def test_rows_that_a_dead_process_left_are_written_by_the_next_one(tmp_path: Path) -> None:
@@ -423,9 +423,9 @@ async def test_rows_that_a_dead_process_left_are_written_by_the_next_one(tmp_pat
     for _ in range(3):
         first.close(first.open())
     await first.ledger.close(0.01)
-    assert first.ledger.dropped == 0
+    assert first.ledger.rows.dropped == 0
     second = House(overflow=Overflow(tmp_path, "here", 10_000_000))
-    await second.ledger.recover()
+    await second.ledger.rows.recover()
     await until(lambda: not files_in(tmp_path))
     assert len(await second.rows()) == 3
     await second.ledger.close()
@@ -442,15 +442,15 @@ async def test_rows_wait_in_memory_if_the_disk_is_full(
     for _ in range(1000):
         house.close(house.open())
     house.time += 5.0
-    await until(lambda: house.ledger._rows.spilled > 0)
+    await until(lambda: house.ledger.rows.spilled > 0)
     await asyncio.sleep(0.05)
-    assert 0 < house.ledger._rows.spilled < 1000
-    assert house.ledger._rows.spilled + house.ledger.backlog == 1000
+    assert 0 < house.ledger.rows.spilled < 1000
+    assert house.ledger.rows.spilled + house.ledger.rows.backlog == 1000
     assert caplog.text.count("is full") == 1
     house.store.dead = False
-    await until(lambda: house.ledger.backlog == 0)
+    await until(lambda: house.ledger.rows.backlog == 0)
     async with asyncio.timeout(5):
         while len(await house.rows()) < 1000:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     await house.ledger.close()
-    assert house.ledger.dropped == 0
+    assert house.ledger.rows.dropped == 0
