@@ -42,6 +42,7 @@ class Records:
         self._known: LruDict[str, _Cached] = LruDict(_MAX_KNOWN)
         self._unknown: LruDict[str, _Cached] = LruDict(_MAX_UNKNOWN)
         self._reads: SingleFlight[str, _Cached] = SingleFlight()
+        self.close = self._reads.close
         self._gate = asyncio.Semaphore(_READS_AT_ONCE)
 
     async def get(self, consumer_id: str, key_id: str = "") -> Record | None:
@@ -75,9 +76,6 @@ class Records:
         """Have a record read again before its next use: it has just been changed."""
         if cached := self._known.get(consumer_id) or self._unknown.get(consumer_id):
             cached.read_at = self._clock() - STALE_AFTER
-
-    async def close(self) -> None:
-        await self._reads.close()
 
     async def _read(self, consumer_id: str, wait: float, seen: _Cached | None) -> _Cached:
         """Read a record. `seen`: what the cache had."""

@@ -69,6 +69,7 @@ class ForeignKeys:
         self._version: str | None = None  # None: never read
         self._read_at = self._retry_at = float("-inf")
         self._reads: SingleFlight[str, None] = SingleFlight()
+        self.close = self._reads.close
 
     async def find(self, digest: str) -> Owner | None:
         """The owner of a key, or None. Raises `StoreUnavailable` if the index could not be read yet."""
@@ -82,9 +83,6 @@ class ForeignKeys:
         elif age >= (RECHECK_AFTER if owner is None else REFRESH_AFTER):
             self._reads.start("", self._read)
         return self._owners.get(digest)
-
-    async def close(self) -> None:
-        await self._reads.close()
 
     async def _wait(self, seconds: float) -> None:
         try:

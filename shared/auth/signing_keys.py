@@ -64,6 +64,7 @@ class SigningKeys:
         self._clock = clock
         self._tenants: dict[str, _Published] = {}
         self._reads: SingleFlight[str, None] = SingleFlight()
+        self.close = self._reads.close
         self.withdrawn = 0
 
     def warm(self, tenants: Iterable[str]) -> None:
@@ -94,9 +95,6 @@ class SigningKeys:
         except (TimeoutError, IdentityUnavailable):
             raise _unavailable() from None
         return published.keys.get(kid)
-
-    async def close(self) -> None:
-        await self._reads.close()
 
     def _of(self, tenant: str) -> _Published:
         published = self._tenants.get(tenant)

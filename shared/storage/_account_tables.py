@@ -37,6 +37,7 @@ class AccountTables:
             retry_total=1,
             retry_backoff_factor=0.1,
         )
+        self.close = self._service.close
 
     async def create(self, doing: str, name: str) -> None:
         with _errors(doing, _EXISTS):
@@ -57,9 +58,6 @@ class AccountTables:
         with _errors(doing):
             page = await anext(pages, None)
             return None if page is None else [table.name async for table in page]
-
-    async def close(self) -> None:
-        await self._service.close()
 
 
 class _Identity(AsyncTokenCredential):
