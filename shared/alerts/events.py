@@ -144,8 +144,9 @@ def model_retires(model: str, backends: Iterable[str], day: str, replacement: st
         "models.NAME.replaced_by, or tell its callers."
     )
     facts: _Facts = {"model": model, "backends": places, "retires": day, "days": days, "replacement": replacement}
+    until = datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp() + 86_400
     severity: Severity = "error" if within <= 7 else "warning"
-    return _alert("model_retires", severity, f"{model}:{day}:{within}", _end_of(day), message, facts)
+    return _alert("model_retires", severity, f"{model}:{day}:{within}", until, message, facts)
 
 
 def key_expires(consumer: str, name: str, key: str, expires: float, within: int, now: float) -> Alert:
@@ -221,7 +222,3 @@ def _short(text: str) -> str:
 
 def _days(number: int) -> str:
     return "1 day" if number == 1 else f"{number} days"
-
-
-def _end_of(day: str) -> float:
-    return datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp() + 86_400

@@ -35,7 +35,8 @@ _AMOUNTS = {field: about.row for field, about in (TOKEN_CLASSES | UNITS).items()
 def described(call: CallRows, tariff: Tariff, now: float, names: Mapping[str, str]) -> dict[str, Any]:
     """One call on a line. `names`: of the consumers, by id. Times in RFC 3339, UTC."""
     row = call.own.properties
-    whose = {name: str(_of(row, name)) for name in ("key", "team", "product", "model")}
+    # Refused calls have these under other names.
+    whose = {name: str(row.get(f"s_{name}", row.get(f"r_{name}", ""))) for name in ("key", "team", "product", "model")}
     about: dict[str, Any] = {"id": call.id, "at": _when(ulid.seconds(call.id)), "consumer": whose["key"]}
     about["name"] = names.get(whose["key"], "")
     about |= {name: whose[name] or None for name in ("team", "product", "model")}
@@ -66,11 +67,6 @@ def _charge(charge: Row, tariff: Tariff, now: float) -> dict[str, Any]:
     about: dict[str, Any] = {"role": row.get("e_role"), "backend": row.get("e_backend"), "model": row.get("e_model")}
     about |= {field: row[column] for field, column in _AMOUNTS.items() if column in row}
     return about | {"estimated": bool(row.get("e_est")), "cost_usd": _cost(charge, tariff, now)}
-
-
-def _of(row: Mapping[str, Any], name: str) -> Any:
-    """A property that calls on record and refused ones have."""
-    return row.get(f"s_{name}", row.get(f"r_{name}", ""))
 
 
 def _cost(row: Row, tariff: Tariff, now: float) -> float | None:

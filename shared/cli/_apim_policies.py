@@ -95,12 +95,8 @@ def _policy(draft: Draft, element: Element, inside: tuple[str, ...]) -> None:
         else:
             handler(draft, element)
     else:
-        draft.drop(element, _hint(name))
-
-
-def _hint(name: str) -> str:
-    known = next((text for start, text in _HINTS.items() if name.startswith(start)), "")
-    return known or "the gateway has nothing like it"
+        hints = (text for start, text in _HINTS.items() if name.startswith(start))
+        draft.drop(element, next(hints, "the gateway has nothing like it"))
 
 
 def _container(draft: Draft, element: Element, inside: tuple[str, ...]) -> None:

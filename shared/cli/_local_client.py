@@ -81,7 +81,10 @@ class LocalClient:
         if family in _VERSIONED:
             await self._follow()
         elif self._configuration is None and (method != "GET" or family in _REFER):
-            self._configuration = await self._read()
+            try:
+                self._configuration = (await bootstrap.stored_settings(self._environ, self._store)).configuration
+            except ConfigurationError as error:
+                self._configuration = error
         if family not in self._paths:
             self._paths[family] = Paths(self._families[family]())
         methods, found = self._paths[family].find(path)
@@ -104,12 +107,6 @@ class LocalClient:
         """Wait for alerts that are being sent."""
         if self._alerts is not None:
             await self._alerts.close()
-
-    async def _read(self) -> Configuration | ConfigurationError:
-        try:
-            return (await bootstrap.stored_settings(self._environ, self._store)).configuration
-        except ConfigurationError as error:
-            return error
 
     def _needed(self) -> Configuration:
         """The configuration. Raises `ConfigurationError`."""

@@ -64,17 +64,13 @@ def _print(rows: list[dict[str, Any]], total: dict[str, Any]) -> None:
     shown = [head for head in heads if timed or head not in usage_report.TIMES]
     heads = [head for head in shown if head not in _DETAILS or any(row[head] for row in rows)]
     for row in table:
-        row |= {name: _money(row[name]) for name in heads if name.endswith("_usd")}
+        row |= {n: "unknown" if row[n] is None else f"{row[n]:.4f}" for n in heads if n.endswith("_usd")}
     show(table, heads, False)
     if total["unpriced"]:
         Console(stderr=True).print(
             f"The cost lacks {total['unpriced']} requests whose price is unknown: add it to `prices` in the "
             "configuration (docs/usage.md)."
         )
-
-
-def _money(amount: float | None) -> str:
-    return "unknown" if amount is None else f"{amount:.4f}"
 
 
 # Columns that are shown only if a line has a value.

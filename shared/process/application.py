@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from shared.accounting import Accounting
@@ -186,7 +185,8 @@ class Application:
     def _forwarder(self, router: Router, settings: Settings) -> Forwarder:
         backends, configuration = self._running.backends, settings.configuration
         credentials = backends.credentials.with_keys(settings.api_keys)
-        credentials.warm(_token_scopes(configuration.backends))
+        managed = (one for one in configuration.backends if one.auth == "managed_identity")
+        credentials.warm({token_scope(one, v1=one.api_version == "v1") for one in managed})
         client = backends.client.with_settings(credentials, configuration.timeouts)
         return Forwarder(
             client,
@@ -258,7 +258,3 @@ def _states(running: LongLived) -> States:
 def _identity(backend: Backend) -> tuple[object, ...]:
     """The fields that a backend's health and speed depend on."""
     return backend.name, backend.endpoint, backend.auth, backend.token_scope, backend.api_version, backend.kind
-
-
-def _token_scopes(backends: Iterable[Backend]) -> set[str]:
-    return {token_scope(b, v1=b.api_version == "v1") for b in backends if b.auth == "managed_identity"}
