@@ -8,7 +8,7 @@ from shared.config import environment
 from shared.errors import ConfigurationError
 from tests.harness import in_process
 from tests.harness.in_process import Exchange, Tables
-from tests.harness.system import System
+from tests.harness.system import System, eventually
 
 DOCUMENT = json.dumps(
     {"backends": [{"name": "a", "endpoint": "https://a.openai.azure.com", "region": "a", "models": {"m": "m"}}]}
@@ -28,8 +28,9 @@ def test_a_region_that_is_broken_fails_until_it_is_restored(gateway: System, fau
         assert faults(gateway) == {**dict.fromkeys(faults(gateway)), "norway": fault}
         answer = gateway.chat(model)
         assert answer.status >= 429  # the only region that has this model
-        tries = gateway.get(f"/gateway/requests/{answer.headers['x-gateway-request-id']}").json()["tries"]
-        assert {one["status"] for one in tries} == {status}
+        path = f"/gateway/requests/{answer.headers['x-gateway-request-id']}"
+        eventually(lambda: gateway.get(path).status == 200)  # its row may come after the answer
+        assert {one["status"] for one in gateway.get(path).json()["tries"]} == {status}
     finally:
         assert gateway.manage("DELETE", "/gateway/simulation/norway").status == 204
     assert faults(gateway)["norway"] is None
