@@ -28,7 +28,7 @@ _REMEDIES = {  # by the classes of azure-identity and azure-core, which are impo
 }
 # A token, or what stands behind the name of a secret.
 _SECRET = re.compile(
-    r"""(\b)eyJ[\w-]+\.[\w.-]*|(\b(?:\w*secret|\w*assertion|\w*password|access_token|api[-_]?key)\b["']?\s*[:=]\s*["']?)[^\s"'&,;]+""",
+    r"""(\b)eyJ[\w.-]+|(\b(?:\w*secret|\w*assertion|\w*password|access_token|api[-_]?key)\b["']?\s*[:=]\s*["']?)[^\s"'&,;]+""",
     re.IGNORECASE,
 )
 _RENEW_AHEAD = 600.0  # seconds before the end of a token's life, or a third of it where that is less

@@ -23,7 +23,8 @@ _MOST_BESIDE = 64 * 1024  # bytes beside the requests
 _LONGEST = 4 * 1024 * 1024  # bytes of a request beside its long texts
 _STEP = 20_000  # texts and brackets that are read at a time: about 10 ms
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}]', re.DOTALL)
+# A text that never ends is one token, too: it would be read again from each of its quotes.
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
 _QUOTE, _ARRAY, _OBJECT, _ENDS = b'"'[0], b"["[0], b"{"[0], b"]}"
 _BLANKS = b" \t\r\n"
 

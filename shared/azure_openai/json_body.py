@@ -18,13 +18,14 @@ _MOST_TOKENS = 2**31 - 1
 _SEARCHED = 1_000_000  # bytes of a body that is not JSON, searched for the reason
 
 _DECODE_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-# Possessive (`*+`): what could be given back takes a hundred bytes of memory per byte of a key.
+# Possessive (`*+`): what could be given back takes a hundred bytes of memory per byte of a key, and blanks that two
+# parts could share are tried in all ways.
 _NEXT_VALUE = re.compile(rb'[\s{,]*+"[^"\\]*+(?:\\.[^"\\]*+)*+"\s*+:\s*+', re.DOTALL)
 _ESCAPES = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<half>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
     re.DOTALL,
 )
-_OBJECT_END = re.compile(rb"\s*\{?\s*\}\s*")
+_OBJECT_END = re.compile(rb"\s*+\{?+\s*+\}\s*+")
 
 
 _decoder: Callable[[Any], Callable[[bytes], Any]] = functools.cache(

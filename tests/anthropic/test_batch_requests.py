@@ -1,6 +1,7 @@
 """The body of a batch of messages is read request by request, bounded, and rewritten for a backend at its models."""
 
 import json
+import time
 from typing import Any
 
 import msgspec
@@ -106,6 +107,14 @@ def test_a_batch_has_bounds() -> None:
     files = [{"type": "container_upload", "file_id": f"file_{number}"} for number in range(1001)]
     with pytest.raises(InvalidRequest, match="more than 1000"):
         read(body(request(messages=[{"role": "user", "content": files}])))
+
+
+@pytest.mark.parametrize("end", [b"", b"\\"])
+def test_a_text_that_never_ends_is_read_once(end: bytes) -> None:
+    began = time.thread_time()
+    with pytest.raises(InvalidRequest, match="not valid JSON"):
+        read(b'{"requests":[{"custom_id":"' + b'\\"' * 30_000 + end)
+    assert time.thread_time() - began < 0.5  # again from each quote: 3 s
 
 
 def test_a_large_body_is_read_in_steps() -> None:

@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -448,6 +449,13 @@ def test_rewriting_keeps_spaces_escapes_and_look_alikes() -> None:
 def test_a_duplicate_key_is_rejected(body: bytes) -> None:
     with pytest.raises(InvalidRequest, match="twice"):
         top_level(body)
+
+
+def test_blanks_before_a_duplicate_key_are_read_once() -> None:
+    began = time.thread_time()
+    with pytest.raises(InvalidRequest, match="twice"):
+        top_level(b'{"a":1' + b" " * 80_000 + b',"a":1}')
+    assert time.thread_time() - began < 0.5  # once from each of them: 4 s
 
 
 @pytest.mark.parametrize(
