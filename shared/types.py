@@ -10,6 +10,7 @@ from shared.config.limits import Limits
 from shared.token_classes import TokenCounts
 
 BATCH = "batch"  # the service tier of a batch
+US = "us"  # behind another service tier, or alone: the model ran in the United States, for which Anthropic charges more
 BATCHES = ("batch", "message_batch")  # the kinds of objects that are one
 TIERS = ("flex", "priority")  # the service tiers that backends throttle apart from the standard one
 
@@ -19,6 +20,11 @@ Surface = Literal["openai", "dated", "v1", "anthropic"]
 
 _LONG_CONTEXT = 272_000
 _LONG_CONTEXTS = (("claude-haiku-5-5", 100_000), ("claude", 200_000))  # by the beginning of a model's name
+
+
+def is_batch(tier: str) -> bool:
+    """True for the service tier of a batch, wherever its model ran."""
+    return tier.partition("-")[0] == BATCH
 
 
 def long_context(served: str) -> int:

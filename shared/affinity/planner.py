@@ -84,7 +84,7 @@ class Planner:
 
 def _check_residency(consumer: Consumer, call: Call) -> None:
     """Raise `RegionNotAllowed` for what may leave the places that a consumer's calls must stay in."""
-    if consumer.access.is_limited and (left := residency.leaving(call)) is not None:
+    if consumer.access.is_limited and (left := residency.leaving(call, consumer.access)) is not None:
         path, reason = left
         raise RegionNotAllowed(
             f"{path}: this key's calls must stay in certain regions or data zones, but {reason}. Leave it out.",

@@ -76,7 +76,7 @@ class BatchResults:
         self.lines = 0
         self.objects: dict[Reference, None] = {}
         self._line = bytearray()
-        self._sums: dict[tuple[str, bool], Counter[str]] = {}
+        self._sums: dict[tuple[str, str, bool], Counter[str]] = {}
 
     def feed(self, piece: bytes) -> None:
         *lines, rest = piece.split(b"\n")
@@ -102,16 +102,18 @@ class BatchResults:
         self.lines += 1
         if (message := result.message) is None or message.usage is None:
             return  # it has failed, was canceled or has expired
-        usage = message.usage.value(message.model, BATCH)
-        sums = self._sums.setdefault((usage.model, usage.input_tokens > long_context(usage.model)), Counter())
+        message.usage.service_tier = BATCH
+        usage = message.usage.value(message.model)
+        long = usage.input_tokens > long_context(usage.model)
+        sums = self._sums.setdefault((usage.model, usage.service_tier, long), Counter())
         for name in _COUNTED:
             if amount := getattr(usage, name):
                 sums[name] += amount
         self.objects |= dict.fromkeys(references.in_answer(line, RESULTS))
 
     def usages(self) -> tuple[Usage, ...]:
-        """The usage by model, and apart from it that of the calls of long context, which have other prices."""
+        """The usage by what has a price of its own: the model, where it ran, and whether its context was long."""
         return tuple(
-            Usage(model=model, service_tier=BATCH, summed=True, long=long, **sums)  # type: ignore[arg-type]
-            for (model, long), sums in sorted(self._sums.items())
+            Usage(model=model, service_tier=tier, summed=True, long=long, **sums)  # type: ignore[arg-type]
+            for (model, tier, long), sums in sorted(self._sums.items())
         ) or (Usage(service_tier=BATCH, summed=True),)

@@ -8,7 +8,7 @@ from typing import Any
 
 from shared.azure_openai import references
 from shared.errors import InvalidRequest
-from shared.types import Call
+from shared.types import Access, Call
 
 # Tools that run where the deployment runs, or at the caller. Any other may send the conversation elsewhere: web search,
 # MCP servers and connectors, and what will come.
@@ -27,8 +27,10 @@ _ELSEWHERE = {
 }
 _FAMILIES = ("responses", "realtime", "realtimeapi")  # of operations with stored prompts, which have tools of their own
 _STORED_PROMPTS = ("prompt", "session.prompt", "response.prompt")
+_GEOGRAPHY = "inference_geo"  # of Anthropic's API: where the model runs
 _MAY_LEAVE = re.compile(
-    rb'"(tools|prompt|network_policy|web_search_options|data_sources|mcp_servers)"|\\u00[2-7]', re.IGNORECASE
+    rb'"(tools|prompt|network_policy|web_search_options|data_sources|mcp_servers|inference_geo)"|\\u00[2-7]',
+    re.IGNORECASE,
 )
 
 
@@ -38,13 +40,15 @@ def is_unseen(call: Call) -> bool:
     return operation.model == "hidden" or (operation.model == "optional" and not call.model)
 
 
-def leaving(call: Call) -> tuple[str, str] | None:
+def leaving(call: Call, access: Access) -> tuple[str, str] | None:
     """The path of the first part of a body that may leave the place of the deployment, and the reason; None: there is
-    none. Raises `InvalidRequest` for a body that is nested too deeply."""
+    none. `access`: of the caller. Raises `InvalidRequest` for a body that is nested too deeply."""
     body = call.body
-    if call.operation.body == "multipart" or not _MAY_LEAVE.search(body):
+    if not call.values or not _MAY_LEAVE.search(body):
         return None
     fields = {key.lower(): place for key, place in call.values.items()}
+    if _GEOGRAPHY in fields and body[fields[_GEOGRAPHY]] not in _geographies(access):
+        return _GEOGRAPHY, "the model may run in another place than its deployment"
     for name, reason in _ELSEWHERE.items():
         if name in fields and body[fields[name]] not in (b"null", b"[]"):
             return name, reason
@@ -60,6 +64,12 @@ def leaving(call: Call) -> tuple[str, str] | None:
     except ValueError:
         raise InvalidRequest("The body has a number of too many digits.") from None
     return None
+
+
+def _geographies(access: Access) -> frozenset[bytes]:
+    """The values of `inference_geo` that keep a call where it must stay, as JSON."""
+    zones = access.data_zones if access.regions is None and access.data_zones is not None else frozenset[str]()
+    return frozenset((b"null", *(f'"{zone}"'.encode() for zone in zones)))
 
 
 def _in(

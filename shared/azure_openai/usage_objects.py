@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 
 from shared.token_classes import TOKEN_CLASSES, reported_name
-from shared.types import BATCH, Usage
+from shared.types import BATCH, US, Usage
 
 NO_TOOLS: Mapping[str, int] = MappingProxyType({})
 
@@ -63,6 +63,7 @@ class UsageObject(msgspec.Struct):
     server_tool_use: _ServerTools | None = None
     service_tier: Any = None
     speed: Any = None
+    inference_geo: Any = None
     type: Any = None  # of an iteration
     iterations: list["UsageObject"] | None = None
 
@@ -111,10 +112,10 @@ class UsageObject(msgspec.Struct):
         )
 
     def _tier(self) -> str:
-        """The tier in Anthropic's words, as far as it changes the prices: not the one of a commitment."""
-        if self.service_tier == BATCH:
-            return BATCH
-        return "fast" if self.speed == "fast" else ""
+        """The tier in Anthropic's words, as far as it changes the prices: not the one of a commitment. `us` is the one
+        of a call that the model has answered in the United States, as it was asked to."""
+        tier = BATCH if self.service_tier == BATCH else "fast" if self.speed == "fast" else ""
+        return "-".join(filter(None, (tier, US if self.inference_geo == US else "")))
 
     def _add_cached(self, parts: dict[str, Any]) -> int:
         """Add the parts of a prompt that a cache has read or written, and return their sum."""

@@ -19,7 +19,7 @@ from shared.config.days import since_seconds
 from shared.config.document import Backend
 from shared.config.prices import Deployment, PriceLine
 from shared.token_classes import AMOUNTS, TOKEN_CLASSES, TOKEN_PRICES, TOOL_PRICES, price_name
-from shared.types import Target, Usage, long_context
+from shared.types import US, Target, Usage, long_context
 
 TABLE = Path(__file__).with_name("prices.json")
 
@@ -41,6 +41,8 @@ _ALIASES = {  # other names -> the name of the price
     "llama-3.3-70b-instruct": "llama-3.3-70b",
     "llama-4-maverick-17b-128e-instruct-fp8": "llama-4-maverick-17b",
 }
+# Models from before Claude Opus 4.6 and Sonnet 4.6, whose price does not depend on the place where they run.
+_WITHOUT_PLACES = re.compile(r"claude-(?:[23]|v1|instant|\w+-4-[0-5](?!\d))")
 CONFIGURED = "configuration"  # the source of a price
 
 _Key = tuple[str, str, Deployment, str, str, bool, int]
@@ -184,11 +186,14 @@ class Prices:
         if (found := self._find_line(key, at)) is None:
             return None
         tools = ((name, self._of_any_model(name, key[2], key[3], at)) for name in TOOL_PRICES)
-        return _resolved(found.line, {name: each for name, each in tools if each is not None})
+        price = _resolved(found.line, {name: each for name, each in tools if each is not None})
+        one_price = found.configured or _WITHOUT_PLACES.match(_normal(found.line.model))
+        return _in_the_us(price) if _ran_in_us(key[4]) and not one_price else price
 
     def _find_line(self, key: _Key, at: float) -> SourcedLine | None:
         model, served, deployment, region, tier, long, _ = key
-        tier = "standard" if tier.lower() in _STANDARD else tier.lower()
+        tier = _without_place(tier.lower())
+        tier = "standard" if tier in _STANDARD else tier
         for lines in self._candidates(_normal(model), _normal(served)):
             for context in ("long", "short") if long else ("short",):
                 fitting = (entry for entry in lines if entry.line.tier == tier and entry.line.context == context)
@@ -250,6 +255,21 @@ def _resolved(line: PriceLine, tools: dict[str, int]) -> Price:
         if tokens.default_price != 1 and tokens.part_of in each:
             each.setdefault(price_name(field), round(each[tokens.part_of] * tokens.default_price))
     return Price(each)
+
+
+def _ran_in_us(tier: str) -> bool:
+    """True for the service tier of a model that ran in the United States, as its call asked for."""
+    return tier.rpartition("-")[2] == US
+
+
+def _without_place(tier: str) -> str:
+    return tier.removesuffix(US).removesuffix("-") if _ran_in_us(tier) else tier
+
+
+def _in_the_us(price: Price) -> Price:
+    """The price of a model that ran in the United States, as its call asked for: a tenth more for tokens of each class
+    (platform.claude.com, pricing: data residency; read on 2026-11-29)."""
+    return Price({name: round(each * 11 / 10) if name in TOKEN_PRICES else each for name, each in price.each.items()})
 
 
 def _normal(name: str) -> str:

@@ -48,6 +48,11 @@ def test_each_model_is_summed_and_long_context_apart(size: int) -> None:
     )
 
 
+def test_what_ran_in_the_us_is_apart() -> None:
+    read = results(line(SONNET, 1, 1, inference_geo="us"), line(SONNET, 2, 2, inference_geo="global"))
+    assert [(one.service_tier, one.input_tokens) for one in read.usages()] == [("batch", 2), ("batch-us", 1)]
+
+
 def test_a_batch_without_an_answer_costs_nothing() -> None:
     assert results({"result": {"type": "expired"}}).usages() == (Usage(service_tier="batch", summed=True),)
 

@@ -95,6 +95,21 @@ def test_iterations_count_also_those_that_the_sums_leave_out() -> None:
     assert (usage.cached_input_tokens, usage.cache_write_tokens, usage.cache_write_1h_tokens) == (1007, 100, 200)
 
 
+@pytest.mark.parametrize(
+    ("told", "tier"),
+    [
+        ({"inference_geo": "us"}, "us"),
+        ({"inference_geo": "us", "speed": "fast"}, "fast-us"),
+        ({"inference_geo": "us", "service_tier": "batch"}, "batch-us"),
+        ({"inference_geo": "global", "service_tier": "standard"}, ""),
+        ({"inference_geo": "not_available"}, ""),
+    ],
+)
+def test_the_tier_tells_where_the_model_ran(told: dict[str, str], tier: str) -> None:
+    begun = event("message_start", message={"model": "claude-1", "usage": {"input_tokens": 9, **told}})
+    assert read(begun, SAID, DELTA, END).usage().service_tier == tier
+
+
 def test_sums_replace_earlier_sums() -> None:
     more = event("message_delta", delta={}, usage={"output_tokens": 50, "input_tokens": 25})
     usage = read(START, SAID, DELTA, more).usage()

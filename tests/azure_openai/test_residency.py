@@ -11,6 +11,7 @@ from shared.azure_openai.operations import match
 from shared.azure_openai.requests import parse_call
 from shared.azure_openai.residency import is_unseen, leaving
 from shared.errors import UnknownPath
+from shared.types import ANYWHERE, Access
 
 STAYING: list[dict[str, Any]] = [
     {"type": "function", "name": "f", "parameters": {"properties": {"tools": {"type": "array"}}}},
@@ -39,7 +40,7 @@ LEAVING: list[dict[str, Any]] = [
 
 def found(body: dict[str, Any], path: str = "/v1/responses", *, raw: bytes = b"") -> tuple[str, str] | None:
     data = raw or json.dumps({"model": "m", **body}).encode()
-    return leaving(parse_call(match("POST", path), "", {}, data))
+    return leaving(parse_call(match("POST", path), "", {}, data), ANYWHERE)
 
 
 @pytest.mark.parametrize("tool", STAYING)
@@ -94,8 +95,32 @@ def test_other_ways_out_are_found(body: dict[str, Any], path: str, at: str) -> N
 def test_claudes_tools_have_rules_of_their_own(body: dict[str, Any], at: str) -> None:
     data = json.dumps({"model": "claude", "messages": [], "max_tokens": 9, **body}).encode()
     call = parse_call(messages.match("POST", "/v1/messages"), "", {"anthropic-version": "2023-06-01"}, data)
-    assert (leaving(call) or ("",))[0] == at
+    assert (leaving(call, ANYWHERE) or ("",))[0] == at
     assert isinstance(refusal(call, "openai"), UnknownPath)
+
+
+IN_US = Access(data_zones=frozenset(("us",)))
+NEAR = Access(regions=frozenset(("eastus2",)), data_zones=frozenset(("us",)))
+
+
+@pytest.mark.parametrize(
+    ("geography", "access", "stays"),
+    [
+        ("us", IN_US, True),
+        ("us", Access(data_zones=frozenset(("eu",))), False),
+        ("us", Access(regions=frozenset(("eastus2",))), False),
+        ("us", NEAR, False),
+        ("global", IN_US, False),
+        ("US", IN_US, False),
+        (1, IN_US, False),
+        (None, NEAR, True),
+    ],
+)
+@pytest.mark.parametrize("key", ["inference_geo", "Inference_Geo", "inference\\u005fgeo"])
+def test_a_model_runs_where_a_key_must_stay(geography: Any, access: Access, stays: bool, key: str) -> None:
+    data = f'{{"model": "claude", "messages": [], "max_tokens": 9, "{key}": {json.dumps(geography)}}}'.encode()
+    call = parse_call(messages.match("POST", "/v1/messages"), "", {"anthropic-version": "2023-06-01"}, data)
+    assert (leaving(call, access) is None) == stays
 
 
 @pytest.mark.parametrize(

@@ -232,6 +232,31 @@ def test_every_class_of_claude_has_its_price() -> None:
     assert cost(price, usage) == (0.4 * 2 + 0.1 * 0.1 + 0.2 * 2.5 + 0.3 * 4 + 10 + 100 * 0.01) * USD
 
 
+@pytest.mark.parametrize(
+    ("served", "tier", "tenths"),
+    [
+        ("claude-sonnet-5-5", "us", 11),
+        ("claude-opus-4-6", "us", 11),
+        ("claude-sonnet-5-5", "batch-us", 11),
+        ("claude-opus-5-5", "fast-us", 11),
+        ("claude-haiku-4-5-20251001", "us", 10),
+        ("claude-opus-4-1", "us", 10),
+    ],
+)
+def test_a_model_that_ran_in_the_us_costs_a_tenth_more_since_opus_4_6(served: str, tier: str, tenths: int) -> None:
+    usage = Usage(1_000_000, 1_000_000, 100_000, 200_000, 300_000)
+    plain = cost(PRICES.of("mine", NOW, served=served, tier=tier.removesuffix("us").removesuffix("-")), usage)
+    assert plain
+    assert cost(PRICES.of("mine", NOW, served=served, tier=tier), usage) == plain * tenths // 10
+    searches = Usage(web_searches=10, model=served)  # are no tokens
+    assert cost(PRICES.of("mine", NOW, served=served, tier="us"), searches) == 0.1 * USD
+
+
+def test_a_configured_price_holds_wherever_the_model_ran() -> None:
+    prices = price_list.Prices([PriceLine(model="claude-sonnet-5-5", input=1.0, output=1.0)])
+    assert prices.of("claude-sonnet-5-5", NOW, tier="us") == prices.of("claude-sonnet-5-5", NOW)
+
+
 counts = st.integers(0, 10**9)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from shared.config.limits import Limits
 from shared.process.application import Application
+from shared.types import Access
 from simulator.process import SimulatorProcess
 from tests.harness.in_process import Reply, Tables, call, gateway, key
 
@@ -168,15 +169,21 @@ async def test_requests_to_several_models_have_the_prices_of_each(simulated: Sim
     long = asked(4, HAIKU, words="word " * 100_100)
     async with pool(simulated, tables) as application:
         text = await key(tables, Limits(budget_usd=1.0))
-        batch = await made(application, text, asked(1), asked(2, HAIKU), asked(3, SONNET), long)
+        near = asked(5, inference_geo="us")
+        batch = await made(application, text, asked(1), asked(2, HAIKU), asked(3, SONNET), long, near)
         await ended(application, text, batch["id"])
         await settled(application)
     assert booked(tables) == charged(simulated)
-    parts = {(row["e_model"], bool(row.get("e_long"))): row for row in rows(tables)}
-    prices = {(SONNET, False): (1.0, 5.0), (HAIKU, False): (0.05, 0.25), (HAIKU, True): (0.25, 1.25)}
+    parts = {(row["e_model"], row["e_tier"], bool(row.get("e_long"))): row for row in rows(tables)}
+    prices = {
+        (SONNET, "batch", False): (1.0, 5.0),
+        (SONNET, "batch-us", False): (1.1, 5.5),
+        (HAIKU, "batch", False): (0.05, 0.25),
+        (HAIKU, "batch", True): (0.25, 1.25),
+    }
     assert parts.keys() == prices.keys()
-    assert parts[HAIKU, True]["e_input"] > 100_000
-    assert sum("e_role" in row for row in parts.values()) == 2
+    assert parts[HAIKU, "batch", True]["e_input"] > 100_000
+    assert sum("e_role" in row for row in parts.values()) == 3
     usd = sum(parts[part]["e_input"] * read + parts[part]["e_output"] * said for part, (read, said) in prices.items())
     assert used_usd(tables) == pytest.approx(usd / 1e6)
 
@@ -317,6 +324,39 @@ async def test_a_batch_beyond_its_budget_is_refused(simulated: SimulatorProcess)
         refused = await call(application, text, BATCHES, {"requests": many})
         assert (refused.status, code_of(refused)) == (403, "budget_exceeded")
         assert (await call(application, text, BATCHES, {"requests": many[:1]})).status == 200
+
+
+async def test_a_key_of_some_regions_has_no_batches(simulated: SimulatorProcess) -> None:
+    """They would be answered anywhere."""
+    tables = Tables()
+    async with pool(simulated, tables) as application:
+        text = await key(tables, access=Access(regions=frozenset(("eastus2",))))
+        refused = await call(application, text, BATCHES, {"requests": [asked(1)]})
+        assert (refused.status, code_of(refused)) == (403, "region_not_allowed")
+        near = asked(1)["params"] | {"inference_geo": "us"}
+        refused = await call(application, text, "/v1/messages", near)
+        assert (refused.status, code_of(refused)) == (403, "region_not_allowed")
+    assert simulated.log()["requests"] == []
+
+
+async def test_files_stay_where_messages_go_and_name_their_keys_alone(simulated: SimulatorProcess) -> None:
+    """At the Foundry resource, since more models of the key are there; a batch cannot use them."""
+    tables = Tables()
+    async with pool(simulated, tables) as application:
+        text = await key(tables, access=Access(regions=frozenset(("eastus2",))))
+        form = b'--b\r\ncontent-disposition: form-data; name="file"; filename="a.txt"\r\n\r\nnorth\r\n--b--\r\n'
+        headers = {"content-type": "multipart/form-data; boundary=b", "anthropic-version": "2023-06-01"}
+        made_here = [await call(application, text, "/v1/files", form, headers=headers) for _ in range(2)]
+        ids = [str(json.loads(reply.body)["id"]) for reply in made_here]
+        source = {"type": "document", "source": {"type": "file", "file_id": ids[0]}}
+        named = asked(1, messages=[{"role": "user", "content": [source]}])
+        assert (await call(application, text, "/anthropic/v1/messages", named["params"])).status == 200
+        first = json.loads((await get_with(application, text, "/anthropic/v1/files", "limit=1")).body)
+        assert ([one["id"] for one in first["data"]], first["has_more"]) == (ids[1:], True)
+        for cursor in (f"page={first['next_page']}", f"after_id={ids[1]}"):
+            last = json.loads((await get_with(application, text, "/anthropic/v1/files", cursor)).body)
+            assert ([one["id"] for one in last["data"]], last["next_page"]) == (ids[:1], None)
+    assert {one["region"] for one in simulated.log()["requests"]} == {"eastus2"}
 
 
 async def test_a_foundry_alone_has_no_batches(simulated: SimulatorProcess) -> None:
