@@ -3,15 +3,22 @@ resource that has no batches."""
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
+from shared.billing.charges import Tariff
+from shared.billing.cost import USD
+from shared.billing.prices import Prices
 from shared.config.limits import Limits
 from shared.process.application import Application
 from shared.types import Access
+from shared.usage import hours
+from shared.usage._hour_fold import HourFold
+from shared.usage.query import HourRange
 from simulator.process import SimulatorProcess
 from tests.harness.in_process import Reply, Tables, call, gateway, key
 
@@ -113,6 +120,16 @@ def used_usd(tables: Tables) -> float:
     return float(found["0"][0].get("usd_used", 0.0))
 
 
+def reported_usd(tables: Tables) -> float:
+    """The cost of all usage, as reports have it."""
+    fold = HourFold(time.time())
+    for row in tables.usage().values():
+        fold.add(row)
+    hour = hours.hour_of(time.time())
+    charges = Tariff(Prices(), []).charges(HourRange(hour, hour + 1), fold.result().lines, time.time())
+    return sum(charge.picodollars or 0 for charge in charges) / USD
+
+
 async def test_a_batch_is_booked_to_the_token_once_its_caller_sees_its_end(simulated: SimulatorProcess) -> None:
     tables = Tables()
     cached: dict[str, Any] = {
@@ -186,6 +203,7 @@ async def test_requests_to_several_models_have_the_prices_of_each(simulated: Sim
     assert sum("e_role" in row for row in parts.values()) == 3
     usd = sum(parts[part]["e_input"] * read + parts[part]["e_output"] * said for part, (read, said) in prices.items())
     assert used_usd(tables) == pytest.approx(usd / 1e6)
+    assert reported_usd(tables) == pytest.approx(usd / 1e6)
 
 
 async def test_a_batch_reaches_anthropic_with_its_names_and_every_other_byte(simulated: SimulatorProcess) -> None:
@@ -319,8 +337,8 @@ async def test_a_key_for_some_models_may_batch_those_alone(simulated: SimulatorP
 async def test_a_batch_beyond_its_budget_is_refused(simulated: SimulatorProcess) -> None:
     tables = Tables()
     async with pool(simulated, tables) as application:
-        text = await key(tables, Limits(budget_usd=0.02))
-        many = [asked(number, max_tokens=4000, words="word " * 500) for number in range(300)]
+        text = await key(tables, Limits(budget_usd=0.2))
+        many = [asked(number, SONNET if number else HAIKU, "word " * 500, max_tokens=4000) for number in range(300)]
         refused = await call(application, text, BATCHES, {"requests": many})
         assert (refused.status, code_of(refused)) == (403, "budget_exceeded")
         assert (await call(application, text, BATCHES, {"requests": many[:1]})).status == 200

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from shared.affinity.pending import PendingIndex
 from shared.config.limits import Limits
 from shared.process.application import Application
 from tests.harness.in_process import Exchange, backend, call, gateway, key
@@ -17,7 +18,7 @@ from tests.settlement.test_settlement import DAY, Clocked
 
 MODEL = "claude-sonnet-5-5"
 BATCHES = "/v1/messages/batches"
-PARAMS = {"model": MODEL, "max_tokens": 2000, "messages": [{"role": "user", "content": "word " * 100}]}
+PARAMS = {"model": MODEL, "max_tokens": 2000, "messages": [{"role": "user", "content": "word " * 8000}]}
 ASKED = {"requests": [{"custom_id": str(number), "params": PARAMS} for number in range(3)]}
 
 
@@ -86,6 +87,9 @@ async def test_results_that_are_gone_leave_the_estimate() -> None:
     tables, batches = Clocked(), Batches()
     async with running(tables, batches) as application:
         await begun(tables, application, Limits(budget_usd=1.0))
+        (row,) = [row async for row in PendingIndex(tables).all()]
+        assert row.work is not None
+        [hold] = row.work.held.values()
         batches.end((10, 1))
         batches.results = b""
         batches.about["archived_at"] = "2026-12-20T00:00:00Z"
@@ -93,9 +97,12 @@ async def test_results_that_are_gone_leave_the_estimate() -> None:
         await application.roll_up()
     read, written = tables.tokens()
     assert (tables.made()["e_est"], tables.made()["e_tier"]) == (True, "batch")
-    assert read > 300
+    assert read > 24_000
     assert written > 300
-    assert tables.used("usd") == pytest.approx((read * 1.0 + written * 5.0) / 1e6, rel=0.3)  # what was reserved
+    usd = (read * 1.0 + written * 5.0) / 1e6  # half of 2 and 10
+    assert tables.used("usd") == pytest.approx(usd)
+    assert hold.usd == pytest.approx(usd, rel=0.3)
+    assert hold.tokens == 0  # its pace is not the caller's
 
 
 async def test_a_batch_that_never_ends_is_estimated_after_its_retention() -> None:
