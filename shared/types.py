@@ -173,11 +173,13 @@ UNBOUND = Binding()
 
 class BatchedRequests(msgspec.Struct, frozen=True):
     """The requests of a batch of messages, in the body of its call. `bytes`: of all; `places`: of the models that they
-    name, in the body, with the name. `models`: the configured name of each, once it is known (`Planner.named`)."""
+    name, in the body, with the name; `others`: the models that they name besides. `models`: the configured name of each
+    of the former, once it is known (`Planner.named`)."""
 
     bytes: int
     requests: int
     places: tuple[tuple[int, int, str], ...]
+    others: tuple[str, ...] = ()
     models: dict[str, str] = {}
 
     @property

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from shared.azure_openai import references, requests
+from shared.azure_openai import model_paths, references, requests
 from shared.azure_openai.json_body import UNREADABLE, JsonFields, top_level
 from shared.azure_openai.operations import Route
 from shared.azure_openai.outline import LARGE, Outline
@@ -19,6 +19,7 @@ _MOST_REQUESTS = 100_000  # as Anthropic takes
 _MOST_CONTAINERS = 2_000_000  # objects and arrays; each takes half a microsecond
 _DEEPEST = 256
 _MOST_REFERENCES = 1000  # each may need a lookup
+_MOST_MODELS = 100
 _MOST_BESIDE = 64 * 1024  # bytes beside the requests
 _LONGEST = 4 * 1024 * 1024  # bytes of a request beside its long texts
 _STEP = 20_000  # texts and brackets that are read at a time: about 10 ms
@@ -43,6 +44,8 @@ class BatchReader:
         self._began = self._ended = 0  # of a request
         self._places: list[tuple[int, int, str]] = []
         self._named: dict[Reference, None] = {}
+        self._models: dict[str, None] = {}
+        self._others: dict[str, None] = {}  # models that requests name besides their own
         self._bytes = self._most_tokens = 0
 
     def read(self) -> bool:
@@ -106,6 +109,7 @@ class BatchReader:
             self._most_tokens += read.tokens("max_tokens") or 0
             outline = Outline.of(params, _LONGEST) if len(params) > LARGE else None
             named, _ = references.in_request(params, "messages.create", outline)
+            others = model_paths.named_in(params, inner, "messages.create")
         except InvalidRequest as error:
             raise self._wrong(error.message) from None
         except RecursionError:
@@ -115,7 +119,11 @@ class BatchReader:
         begins = self._began + values["params"].start
         self._places.append((begins + inner["model"].start, begins + inner["model"].stop, model))
         self._named |= dict.fromkeys(named)
+        self._models[model] = None
+        self._others |= dict.fromkeys(other for other in others if other != model)
         self._bytes += len(params)
+        if len(self._models) + len(self._others) > _MOST_MODELS:
+            raise InvalidRequest(f"The body names more than {_MOST_MODELS} models.")
         if len(self._named) > _MOST_REFERENCES:
             raise InvalidRequest(f"The body names more than {_MOST_REFERENCES} objects.")
 
@@ -144,7 +152,7 @@ class BatchReader:
             headers=call.headers | {"content-type": "application/json"},
             max_output_tokens=-(-self._most_tokens // count),
             references=tuple(self._named),
-            batch=BatchedRequests(self._bytes, count, tuple(self._places)),
+            batch=BatchedRequests(self._bytes, count, tuple(self._places), tuple(self._others)),
         )
 
 

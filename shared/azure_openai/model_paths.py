@@ -4,7 +4,7 @@ The shapes are those of `reference_paths`. Operations whose model is `hidden` ar
 some models only are refused there.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from shared.azure_openai import references
@@ -50,18 +50,25 @@ MODELS: dict[str, Shape] = {
 
 
 def named(call: Call) -> tuple[str, ...]:
-    """Return the models that the body of a call names at the paths of the table. Raises `InvalidRequest`."""
-    shape = MODELS.get(call.operation.name, {})
+    """Return the models that the body of a call, or the requests of its batch, name at the paths of the table. Raises
+    `InvalidRequest`."""
+    if call.batch is not None:
+        return call.batch.others
+    return named_in(call.body, call.values, call.operation.name)
+
+
+def named_in(body: bytes, values: Mapping[str, slice], operation: str) -> tuple[str, ...]:
+    """The same of the body of an operation, with the places of its top-level values."""
     try:
-        return tuple(dict.fromkeys(_named(call, shape)))
+        return tuple(dict.fromkeys(_named(body, values, MODELS.get(operation, {}))))
     except RecursionError:
         raise InvalidRequest("The body is nested too deeply.") from None
     except ValueError:
         raise InvalidRequest("The body has a number of too many digits.") from None
 
 
-def _named(call: Call, shape: Shape) -> Iterator[Any]:
-    for key, place in call.values.items():
+def _named(body: bytes, values: Mapping[str, slice], shape: Shape) -> Iterator[Any]:
+    for key, place in values.items():
         if (below := shape.get(key.lower())) is not None:
-            value = references.decode(call.body[place])
+            value = references.decode(body[place])
             yield from (one.id for one in references.walk({key: value}, {key.lower(): below}))

@@ -9,6 +9,7 @@ import pytest
 
 from shared.anthropic import operations
 from shared.anthropic.batch_requests import BatchReader, body_for, with_own_address
+from shared.azure_openai import model_paths
 from shared.config.document import ApiKey, Backend
 from shared.errors import InvalidRequest
 from shared.types import Call, Reference
@@ -48,6 +49,14 @@ def test_a_batch_has_its_models_its_size_and_the_objects_of_all_its_requests() -
     assert call.max_output_tokens == 17  # of each on average, and rounded up
     assert call.references == (Reference("claude_file", "file_1"), Reference("claude_container", "container_1"))
     assert call.makes == "message_batch"
+
+
+def test_the_models_that_requests_name_besides_their_own_are_known() -> None:
+    advisor = {"type": "advisor_20260301", "name": "advisor", "model": "b"}
+    call = read(body(request(tools=[advisor]), request(fallbacks=[{"model": "c"}, {"model": "a"}]), request(model="b")))
+    assert call.batch is not None
+    assert (call.batch.names, call.batch.others) == (("a", "b"), ("b", "c"))
+    assert model_paths.named(call) == ("b", "c")
 
 
 @pytest.mark.parametrize("lead", [b"", b"\xef\xbb\xbf", b" \n"])
@@ -104,6 +113,8 @@ def test_a_batch_has_bounds() -> None:
         read(b'{"requests": [' + b",".join([one] * 100_001) + b"]}")
     with pytest.raises(InvalidRequest, match="objects and arrays"):
         read(body(request()).replace(b'"messages": []', b'"messages": [' + b"[]," * 2_000_000 + b"[]]"))
+    with pytest.raises(InvalidRequest, match="more than 100 models"):
+        read(body(*(request(model=f"m{number}") for number in range(101))))
     files = [{"type": "container_upload", "file_id": f"file_{number}"} for number in range(1001)]
     with pytest.raises(InvalidRequest, match="more than 1000"):
         read(body(request(messages=[{"role": "user", "content": files}])))

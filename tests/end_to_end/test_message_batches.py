@@ -334,6 +334,20 @@ async def test_a_key_for_some_models_may_batch_those_alone(simulated: SimulatorP
         )
 
 
+async def test_other_models_of_a_request_are_those_of_a_message(simulated: SimulatorProcess) -> None:
+    """A key for some models may not have others answer, and one with a budget none at another price."""
+    tables = Tables()
+    advised = asked(1, HAIKU, tools=[{"type": "advisor_20260301", "name": "advisor", "model": SONNET}])
+    async with pool(simulated, tables) as application:
+        for text, code in (
+            (await key(tables, models=frozenset((HAIKU,))), "model_not_allowed"),
+            (await key(tables, Limits(budget_usd=1.0)), "unmetered_operation"),
+        ):
+            refused = await call(application, text, BATCHES, {"requests": [asked(0, HAIKU), advised]})
+            assert (refused.status, code_of(refused)) == (403, code)
+        assert (await call(application, await key(tables), BATCHES, {"requests": [advised]})).status == 200
+
+
 async def test_a_batch_beyond_its_budget_is_refused(simulated: SimulatorProcess) -> None:
     tables = Tables()
     async with pool(simulated, tables) as application:
