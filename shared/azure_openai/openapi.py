@@ -1,17 +1,12 @@
-"""The OpenAPI document of the API, from the table of operations, for API Management and Postman: 3.1, and 3.0 for
-importers that take no newer one."""
+"""The part of the OpenAPI document for OpenAI's API and Azure's, from the table of operations; `anthropic/openapi.py`
+has the rest. For API Management and Postman: 3.1, and 3.0 for importers that take no newer one."""
 
-import functools
 import re
 from collections.abc import Iterator
 from typing import Any, Literal
 
-import msgspec
-
 from shared.azure_openai.operations import OPERATIONS, SEGMENT
 from shared.types import Operation
-
-PATH = "/gateway/openapi.json"
 
 Version = Literal["3.1", "3.0"]
 VERSIONS: tuple[Version, ...] = ("3.1", "3.0")
@@ -19,14 +14,14 @@ VERSIONS: tuple[Version, ...] = ("3.1", "3.0")
 _PARAMETER = re.compile(r"\{(\w+)\}")
 _TAGS = {"chat": "Chat completions", "fine_tuning": "Fine-tuning", "vector_stores": "Vector stores"}
 
-_TEXT = {"type": "string"}
-_TEXT_OR_NULL = {"type": ["string", "null"]}
-_FILE = {"type": "string", "contentMediaType": "application/octet-stream"}
-_ANY_JSON = {"application/json": {"schema": {"$ref": "#/components/schemas/Object"}}}
-_ERROR = {"message": _TEXT, "type": _TEXT_OR_NULL, "param": _TEXT_OR_NULL, "code": _TEXT_OR_NULL}
+TEXT = {"type": "string"}
+TEXT_OR_NULL = {"type": ["string", "null"]}
+FILE = {"type": "string", "contentMediaType": "application/octet-stream"}
+ANY_JSON = {"application/json": {"schema": {"$ref": "#/components/schemas/Object"}}}
+_ERROR = {"message": TEXT, "type": TEXT_OR_NULL, "param": TEXT_OR_NULL, "code": TEXT_OR_NULL}
 _ERROR_JSON = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
-_REFUSED = "The call is refused: it is wrong, not allowed, names what is not there, or exceeds a limit."
-_UNAVAILABLE = "The gateway or the backends that may serve this call cannot do so now."
+REFUSED = "The call is refused: it is wrong, not allowed, names what is not there, or exceeds a limit."
+UNAVAILABLE = "The gateway or the backends that may serve this call cannot do so now."
 _BEARER = "A key of this gateway, as with OpenAI; or a token of Entra ID, if it accepts them."
 _API_KEY = {"type": "apiKey", "in": "header", "name": "api-key", "description": "The key, as with Azure OpenAI."}
 _SUBSCRIPTION_KEY = {
@@ -68,8 +63,8 @@ _COMPONENTS: dict[str, Any] = {
         "Object": {"type": "object", "additionalProperties": True},
     },
     "responses": {
-        "Refused": {"description": _REFUSED, "content": _ERROR_JSON},
-        "Unavailable": {"description": _UNAVAILABLE, "content": _ERROR_JSON},
+        "Refused": {"description": REFUSED, "content": _ERROR_JSON},
+        "Unavailable": {"description": UNAVAILABLE, "content": _ERROR_JSON},
     },
 }
 _HEALTH = {
@@ -77,26 +72,21 @@ _HEALTH = {
     "summary": "Whether the process serves",
     "tags": ["Gateway"],
     "security": [],
-    "responses": {"200": {"description": "It does.", "content": _ANY_JSON}},
+    "responses": {"200": {"description": "It does.", "content": ANY_JSON}},
 }
 _INFO = {
     "title": "Tollgate",
     "version": "1",
-    "summary": "One gateway in front of many Azure OpenAI deployments.",
-    "description": "Bodies are those of OpenAI's and Azure OpenAI's APIs and pass unchanged.",
+    "summary": "One gateway in front of many deployments of Azure OpenAI, OpenAI and Claude.",
+    "description": "Bodies are those of OpenAI's, Azure OpenAI's and Anthropic's APIs and pass unchanged.",
 }
 
 
-def document(version: Version = "3.1") -> bytes:
-    return _document() if version == "3.1" else _older_document()
-
-
-@functools.cache
-def _older_document() -> bytes:
+def older(document: dict[str, Any]) -> dict[str, Any]:
     """The document as OpenAPI 3.0: types with null are nullable, and what came with 3.1 is left out."""
-    newer = msgspec.json.decode(_document())
-    info = {name: value for name, value in newer["info"].items() if name != "summary"}
-    return msgspec.json.encode(_older(newer) | {"openapi": "3.0.3", "info": info})
+    info = {name: value for name, value in document["info"].items() if name != "summary"}
+    whole: dict[str, Any] = _older(document)
+    return whole | {"openapi": "3.0.3", "info": info}
 
 
 def _older(value: Any) -> Any:
@@ -115,15 +105,25 @@ def _older(value: Any) -> Any:
     return older
 
 
-@functools.cache
-def _document() -> bytes:
+def described() -> dict[str, Any]:
+    """The document with this part alone; each call returns another one."""
     paths: dict[str, dict[str, Any]] = {"/healthz": {"get": _HEALTH}}
     for operation in OPERATIONS:
         for surface, path, parameters in _spellings(operation):
             paths.setdefault(path, {})[operation.method.lower()] = _item(operation, surface, path, parameters)
     head: dict[str, Any] = {"openapi": "3.1.0", "info": _INFO, "servers": [{"url": "/"}]}
-    head["security"] = [{scheme: []} for scheme in _COMPONENTS["securitySchemes"]]
-    return msgspec.json.encode(head | {"paths": paths, "components": _COMPONENTS})
+    return head | {"paths": paths, "components": _COMPONENTS}
+
+
+def in_path(path: str) -> list[dict[str, Any]]:
+    """The parameters of a path."""
+    place = {"in": "path", "required": True, "schema": {"type": "string", "pattern": f"^{SEGMENT}$"}}
+    return [{"name": name} | place for name in _PARAMETER.findall(path)]
+
+
+def nameless(path: str) -> str:
+    """A path without the names of its parameters, by which two of them are the same."""
+    return _PARAMETER.sub("{}", path)
 
 
 def _spellings(operation: Operation) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
@@ -140,12 +140,11 @@ def _spellings(operation: Operation) -> Iterator[tuple[str, str, list[dict[str, 
 
 def _item(operation: Operation, surface: str, path: str, parameters: list[dict[str, Any]]) -> dict[str, Any]:
     family = operation.name.partition(".")[0]
-    in_path = {"in": "path", "required": True, "schema": {"type": "string", "pattern": f"^{SEGMENT}$"}}
-    parameters = [{"name": name} | in_path for name in _PARAMETER.findall(path)] + parameters
-    answer: dict[str, Any] = dict(_ANY_JSON)
+    parameters = in_path(path) + parameters
+    answer: dict[str, Any] = dict(ANY_JSON)
     if operation.streams:
         parameters = [*parameters, {"$ref": "#/components/parameters/heartbeat"}]
-        answer["text/event-stream"] = {"schema": _TEXT}
+        answer["text/event-stream"] = {"schema": TEXT}
     if operation.free_form:
         answer["*/*"] = {}
     item: dict[str, Any] = {
@@ -169,8 +168,8 @@ def _item(operation: Operation, surface: str, path: str, parameters: list[dict[s
 def _body(operation: Operation, *, model_in_path: bool) -> dict[str, Any]:
     """The parts of a body that the gateway needs to serve the call; the rest is between caller and backend."""
     if operation.body == "sdp":
-        form = {"type": "object", "required": ["sdp"], "properties": {"sdp": _TEXT, "session": {"type": "object"}}}
-        content = {"application/sdp": {"schema": _TEXT}, "multipart/form-data": {"schema": form}}
+        form = {"type": "object", "required": ["sdp"], "properties": {"sdp": TEXT, "session": {"type": "object"}}}
+        content = {"application/sdp": {"schema": TEXT}, "multipart/form-data": {"schema": form}}
         return {"required": True, "content": content}
     schema: dict[str, Any] = {"type": "object", "additionalProperties": True, "properties": {}}
     in_body = operation.model in ("body", "form")
@@ -181,6 +180,6 @@ def _body(operation: Operation, *, model_in_path: bool) -> dict[str, Any]:
     if operation.streams:
         schema["properties"]["stream"] = {"type": ["boolean", "null"]}
     if operation.body == "multipart":
-        schema["properties"]["file"] = _FILE
+        schema["properties"]["file"] = FILE
         return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
     return {"required": in_body, "content": {"application/json": {"schema": schema}}}

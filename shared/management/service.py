@@ -6,8 +6,9 @@ from typing import Any
 from starlette.responses import Response
 
 from shared import __version__
+from shared.anthropic import openapi
 from shared.auth.operators import EVERYONE
-from shared.azure_openai import openapi
+from shared.azure_openai.openapi import VERSIONS
 from shared.management import _answers as answers
 from shared.management.readiness import ReadinessCheck
 from shared.management.routes import ManagementRequest, Route, choice
@@ -42,7 +43,7 @@ class ServiceRoutes:
 
     async def _openapi(self, request: ManagementRequest) -> Response:
         """Describe the API for callers, as OpenAPI 3.1, or 3.0 for importers that take no newer one."""
-        version = choice(request.query, "version", openapi.VERSIONS)
+        version = choice(request.query, "version", VERSIONS)
         return Response(openapi.document(version), media_type="application/json")
 
     async def _own_roles(self, request: ManagementRequest) -> Response:

@@ -6,7 +6,9 @@ import re
 import pytest
 from openapi_spec_validator import OpenAPIV30SpecValidator, OpenAPIV31SpecValidator
 
-from shared.azure_openai import openapi
+from shared.anthropic import openapi
+from shared.anthropic import operations as messages
+from shared.azure_openai.openapi import Version
 from shared.azure_openai.operations import OPERATIONS, match
 from tests.harness.system import System
 
@@ -20,6 +22,35 @@ def test_the_document_has_every_operation_in_every_style() -> None:
     for operation in OPERATIONS:
         for style in ("openai", "v1", "dated"):
             assert f"{style}.{operation.name}" in ids
+    for operation in messages.OPERATIONS:
+        assert f"foundry.{operation.name}" in ids
+        of_both = operation.family == "claude"  # its files and models: a header tells whose a path means
+        assert (f"anthropic.{operation.name}" in ids) != of_both
+
+
+def test_a_path_of_both_apis_says_which_header_tells_them_apart() -> None:
+    items = [("get", "/v1/models"), ("get", "/v1/models/{model}"), ("get", "/v1/files/{file}/content")]
+    items += [(method, path) for path in ("/v1/files", "/v1/files/{file}") for method in DOCUMENT["paths"][path]]
+    for method, path in items:
+        told = [one for one in DOCUMENT["paths"][path][method]["parameters"] if one.get("name") == "anthropic-version"]
+        assert len(told) == 1
+        assert "/anthropic/v1/" in told[0]["description"]
+
+
+def test_errors_of_claude_have_anthropics_shape() -> None:
+    for path, items in DOCUMENT["paths"].items():
+        for item in items.values():
+            claude = item["operationId"].startswith(("anthropic.", "foundry."))
+            assert claude == (path.startswith(("/anthropic/", "/v1/messages")))
+            if path != "/healthz":
+                end = "ClaudeRefused" if claude else "Refused"
+                assert item["responses"]["4XX"] == {"$ref": f"#/components/responses/{end}"}
+
+
+def test_a_batch_needs_its_requests() -> None:
+    body = DOCUMENT["paths"]["/v1/messages/batches"]["post"]["requestBody"]
+    assert body["required"]
+    assert body["content"]["application/json"]["schema"]["required"] == ["requests"]
 
 
 def test_the_paths_of_the_document_are_paths_of_the_gateway() -> None:
@@ -30,7 +61,8 @@ def test_the_paths_of_the_document_are_paths_of_the_gateway() -> None:
             declared = {one["name"] for one in item.get("parameters", []) if one.get("in") == "path"}
             assert declared == names
             if path != "/healthz":
-                match(method.upper(), re.sub(r"\{\w+\}", "id_1", path))
+                table = messages.match if messages.is_messages_path(path, {}) else match
+                table(method.upper(), re.sub(r"\{\w+\}", "id_1", path))
 
 
 def test_every_reference_in_the_document_resolves() -> None:
@@ -50,7 +82,7 @@ def test_the_document_is_public_and_names_no_model_of_the_configuration(gateway:
 
 
 @pytest.mark.parametrize("version", ["3.1", "3.0"])
-def test_the_document_is_valid_by_the_published_schema(version: openapi.Version) -> None:
+def test_the_document_is_valid_by_the_published_schema(version: Version) -> None:
     document = json.loads(openapi.document(version))
     kind = OpenAPIV30SpecValidator if version == "3.0" else OpenAPIV31SpecValidator
     assert [error.message for error in kind(document).iter_errors()] == []
@@ -65,7 +97,12 @@ def test_both_versions_have_the_same_operations_and_ways_to_send_a_key() -> None
     schemes = DOCUMENT["components"]["securitySchemes"]
     assert older["components"]["securitySchemes"] == schemes
     places = {(scheme.get("in"), scheme.get("name")) for scheme in schemes.values()}
-    assert {("header", "Ocp-Apim-Subscription-Key"), ("query", "subscription-key"), ("header", "api-key")} <= places
+    assert {
+        ("header", "Ocp-Apim-Subscription-Key"),
+        ("query", "subscription-key"),
+        ("header", "api-key"),
+        ("header", "x-api-key"),
+    } <= places
     assert [next(iter(one)) for one in DOCUMENT["security"]] == list(schemes)
 
 
