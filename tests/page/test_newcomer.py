@@ -63,7 +63,7 @@ def test_a_newcomer_makes_a_key_limits_it_calls_breaks_a_region_finds_the_call_a
 
     visit.go("Routing")
     broken.select_option("")
-    expect(broken).to_have_value("")
+    expect(page.get_by_text("broken by you in the simulator")).to_have_count(0)
 
     visit.go("Requests")
     page.get_by_label("Consumer").fill(name)

@@ -93,6 +93,7 @@ def test_a_region_that_is_broken_from_the_page_fails_over_before_ones_eyes_and_i
     ).to_be_visible()
     assert visit.violations() == []
     sweden.get_by_label("Break swedencentral").select_option("")
+    expect(sweden.get_by_text("broken by you")).to_have_count(0)
     expect(sweden.get_by_label("Break swedencentral")).to_have_value("")
     assert gateway.simulator.faults() == []
     happenings.get_by_role("link", name="Call").first.click()

@@ -38,6 +38,7 @@ def test_a_credential_is_in_no_url_and_in_the_tabs_storage_only_where_asked(visi
     visit.page.get_by_role("button", name="Sign in").click()
     visit.page.get_by_role("button", name="Sign out").wait_for()
     visit.page.reload()
+    visit.page.get_by_role("button", name="Sign out").wait_for()
     visit.page.get_by_label("Stay signed in").uncheck()
     assert "for tests" not in visit.page.evaluate(stored)
     visit.page.get_by_label("Stay signed in").check()

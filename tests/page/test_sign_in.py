@@ -201,6 +201,7 @@ def test_the_link_of_a_local_run_signs_in_once(local_run: tuple[GatewayProcess, 
     assert MANAGEMENT_KEY not in visit.kept()
     visit.page.get_by_label("Stay signed in").check()
     visit.page.reload()
+    visit.page.get_by_role("button", name="Sign out").wait_for()
     visit.page.get_by_label("Stay signed in").uncheck()
     assert MANAGEMENT_KEY not in visit.kept()
     visit.expected = "401"
