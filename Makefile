@@ -33,7 +33,7 @@ test-agents: azurite install-dev ## run real coding agents against the gateway (
 	@sh local/install.sh agents
 	@$(PYTHON_IN) -m pytest tests/agents $(ARGS)
 
-test-clients: install-dev ## run libraries of other makers against the gateway, WebSockets included (downloads 300 MB; ARGS=... goes to pytest)
+test-clients: install-dev ## run libraries of other makers against the gateway, WebSockets included (downloads 500 MB; ARGS=... goes to pytest)
 	@sh local/install.sh libraries
 	@$(PYTHON_IN) -m pytest tests/libraries $(ARGS)
 

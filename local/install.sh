@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what the Makefile's commands need: install.sh runtime | dev | audit | azurite | page | chromium | kusto | agents | runtimes | sdks.
+# Installs what the Makefile's commands need: install.sh runtime | dev | audit | azurite | page | chromium | kusto | agents | libraries | runtimes | sdks.
 # A copy of each list is kept with what was installed from it. While the two are equal, there is nothing to do.
 set -eu
 cd "$(dirname "$0")/.."
@@ -14,7 +14,7 @@ quietly() {
     log=.local/logs/$1.log
     sentence=$2
     shift 2
-    mkdir -p .local/logs
+    mkdir -p "${log%/*}"
     (while sleep 1 >/dev/null 2>&1 && kill -0 $$ 2>/dev/null; do printf .; done) &
     dots=$!
     status=0
@@ -95,28 +95,21 @@ chromium() {
         sh -c 'apt-get update --quiet && DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends chromium fonts-dejavu-core fonts-wqy-microhei'
 }
 
-# Aider runs on Python 3.12 at most.
-aider() {
-    stamp=.local/aider/installed-requirements.txt
-    cmp -s tests/agents/requirements.txt "$stamp" && return
-    python=$(sh local/find-python.sh 3.12) || exit 1
-    rm -rf .local/aider
-    printf 'Installing aider into .local/aider '
-    quietly aider "Aider could not be installed: see above, fix the cause (often the network or a proxy), and run the command again." \
-        sh -c '"$1" -m venv .local/aider && .local/aider/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement tests/agents/requirements.txt' sh "$python"
-    cp tests/agents/requirements.txt "$stamp"
-}
-
-# LangChain, LiteLLM and OpenAI's agents, apart from .venv, whose packages are others.
-libraries() {
-    stamp=.local/libraries/installed-requirements.txt
-    cmp -s tests/libraries/requirements.txt "$stamp" && return
-    python=$(sh local/find-python.sh) || exit 1
-    rm -rf .local/libraries
-    printf 'Installing LangChain, LiteLLM and OpenAI agents into .local/libraries '
-    quietly libraries "The libraries could not be installed: see above, fix the cause (often the network or a proxy), and run the command again." \
-        sh -c '"$1" -m venv .local/libraries && .local/libraries/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement tests/libraries/requirements.txt' sh "$python"
-    cp tests/libraries/requirements.txt "$stamp"
+# apart NAME LIST WHAT [VERSION]: installs the packages of LIST, which are WHAT, into the virtual environment .local/NAME,
+# with Python VERSION: the packages of .venv are others.
+apart() {
+    name=$1
+    list=$2
+    what=$3
+    stamp=.local/$name/installed.txt
+    cmp -s "$list" "$stamp" && return
+    python=$(sh local/find-python.sh ${4:+"$4"}) || exit 1
+    rm -rf ".local/$name"
+    printf 'Installing %s into .local/%s ' "$what" "$name"
+    quietly "$name" "$what could not be installed: see above, fix the cause (often the network or a proxy), and run the command again." \
+        sh -c '"$1" -m venv "$2" && "$2/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --requirement "$3"' \
+        sh "$python" ".local/$name" "$list"
+    cp "$list" "$stamp"
 }
 
 # Microsoft's worker library in its earlier versions, each in a folder of its own beside what it needs in .venv.
@@ -136,13 +129,8 @@ runtimes() {
 # OpenAI's clients of earlier days, each in a virtual environment of its own.
 sdks() {
     for list in tests/sdks/openai-*.txt; do
-        folder=.local/sdks/$(basename "$list" .txt)
-        cmp -s "$list" "$folder/installed.txt" && continue
-        rm -rf "$folder"
-        printf 'Installing %s ' "$folder"
-        quietly sdks "An earlier client could not be installed: see above, fix the cause (often the network or a proxy), and run the command again." \
-            sh -c '.venv/bin/python -m venv "$1" && "$1/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --requirement "$2"' sh "$folder" "$list"
-        cp "$list" "$folder/installed.txt"
+        version=$(basename "$list" .txt)
+        apart "sdks/$version" "$list" "$version"
     done
 }
 
@@ -174,11 +162,12 @@ azurite) node_packages local Azurite "the storage emulator" ci ;;
 agents)
     # Not `ci`: the lock file lacks the programs for other systems, whose versions their packages say.
     node_packages tests/agents "Codex, Claude Code, Copilot, OpenCode, Continue and Cline" "the coding agents" install --no-save
-    aider
+    apart aider tests/agents/requirements.txt aider 3.12 # which runs on no newer one
     ;;
 libraries)
     node_packages tests/libraries "OpenAI's and LangChain's libraries" "the libraries for Node.js" ci
-    libraries
+    apart libraries tests/libraries/requirements.txt "LangChain, LiteLLM and OpenAI's agents"
+    apart llama-index tests/libraries/llama-index.txt LlamaIndex
     ;;
 page) node_packages local/page "the page's libraries" "and what checks its modules" ci ;;
 chromium) chromium ;;

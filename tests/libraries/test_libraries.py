@@ -16,7 +16,8 @@ from cryptography.x509.oid import NameOID
 from tests.harness.sockets import MODELS, served
 
 HERE = Path(__file__).parent
-PYTHON = HERE.parents[1] / ".local" / "libraries" / "bin" / "python"
+INSTALLED = HERE.parents[1] / ".local"
+VOCABULARIES = HERE.parents[1] / "shared" / "usage" / "vocabularies"  # which it would download
 SERVED = {**MODELS, "embed": "text-embedding-3-small"}
 
 
@@ -61,8 +62,17 @@ def certificate(folder: Path) -> tuple[str, str]:
 async def test_libraries_for_python() -> None:
     async with served(models_of=SERVED) as app:
         url = app.url.replace("ws", "http", 1)
-        made = await calls(str(PYTHON), "program.py", url, await app.key())
+        made = await calls(str(INSTALLED / "libraries/bin/python"), "program.py", url, await app.key())
         assert len(made) == 9
+        assert [row["e_output"] for row in app.rows()] == [tokens for _, tokens in made]
+
+
+async def test_llama_index() -> None:
+    async with served(models_of=SERVED) as app:
+        url, cache = app.url.replace("ws", "http", 1), str(VOCABULARIES)
+        program = (str(INSTALLED / "llama-index/bin/python"), "llama_index_program.py")
+        made = await calls(*program, url, await app.key(), TIKTOKEN_CACHE_DIR=cache)
+        assert len(made) == 7
         assert [row["e_output"] for row in app.rows()] == [tokens for _, tokens in made]
 
 
