@@ -126,6 +126,8 @@ class Run:
         variables = {name: self.environ[name] for name in sorted(names) if name in self.environ}
         made = [f"{name}={text}" for name, text in variables.items() if self.given.get(name) != text]
         variables |= {"GATEWAY_URL": self.base_url, "OPENAI_API_KEY": key, MADE_HERE: shlex.join(made)}
+        if self.host != "func":
+            variables[sign_in_code.FILE] = self.environ[sign_in_code.FILE]
         if "NO_PROXY" in self.environ:
             variables |= dict.fromkeys(("NO_PROXY", "no_proxy"), self.environ["NO_PROXY"])
         unset = NEVER_EXPORTED + (OF_A_SIGN_IN if self.simulated else ())

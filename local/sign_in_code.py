@@ -5,8 +5,8 @@ import hashlib
 import hmac
 import json
 import os
-import re
 import secrets
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -25,14 +25,14 @@ def make(file: Path) -> str:
 
 
 def link(state: Path) -> str:
-    """A new link for the local run whose files are in this directory, in place of the one before; "" if there is no
+    """A new link for the local run whose files are in this directory, in place of the one before; "" if there was no
     such run, or one without links."""
     try:
-        found = re.search(r"^export GATEWAY_URL=(\S+)$", (state / "env").read_text(), re.MULTILINE)
+        words = shlex.split((state / "env").read_text())
     except FileNotFoundError:
         return ""
-    file = state / "sign-in-code"
-    return f"{found[1]}/gateway/#sign-in={make(file)}" if found else ""
+    exported = dict(word.partition("=")[::2] for word in words)
+    return f"{exported['GATEWAY_URL']}/gateway/#sign-in={make(Path(exported[FILE]))}" if FILE in exported else ""
 
 
 def claim(file: Path, code: str) -> bool:

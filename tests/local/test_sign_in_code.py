@@ -53,11 +53,14 @@ def test_a_code_is_over_after_its_time_and_with_the_next_run(client: TestClient,
 
 def test_a_run_under_way_gets_new_links(client: TestClient, file: Path, tmp_path: Path) -> None:
     assert sign_in_code.link(tmp_path) == ""
-    (tmp_path / "env").write_text("unset OPENAI_BASE_URL\nexport GATEWAY_URL=http://127.0.0.1:7071\nexport A=b\n")
+    environment = tmp_path / "env"
+    environment.write_text("unset OPENAI_BASE_URL\nexport GATEWAY_URL=http://127.0.0.1:7071\nexport A='b\nc=d'\n")
+    assert sign_in_code.link(tmp_path) == ""  # of a run under the Functions host
+    with environment.open("a") as written:
+        written.write(f"export {sign_in_code.FILE}={file}\n")
     old, new = sign_in_code.link(tmp_path), sign_in_code.link(tmp_path)
     page, _, code = new.partition("#sign-in=")
     assert page == "http://127.0.0.1:7071/gateway/"
-    (tmp_path / "sign-in-code").rename(file)
     assert client.post(PATH, json={"code": old.partition("=")[2]}).status_code == 401
     assert client.post(PATH, json={"code": code}).json() == {"key": KEY}
 
