@@ -25,8 +25,8 @@ def command(ports: dict[str, int], data: Path | None = None) -> list[str]:
     return [node, str(program), *listen, *keep, "--silent", "--skipApiVersionCheck", "--disableTelemetry"]
 
 
-def connection_string(ports: dict[str, int]) -> str:
+def connection_string(ports: dict[str, int], account: str = ACCOUNT) -> str:
     endpoints = "".join(
-        f"{name.capitalize()}Endpoint=http://127.0.0.1:{port}/{ACCOUNT};" for name, port in ports.items()
+        f"{name.capitalize()}Endpoint=http://127.0.0.1:{port}/{account};" for name, port in ports.items()
     )
-    return f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={KEY};{endpoints}"
+    return f"DefaultEndpointsProtocol=http;AccountName={account};AccountKey={KEY};{endpoints}"

@@ -26,9 +26,15 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 
 @pytest.fixture(scope="session")
-def azurite() -> Iterator[Azurite]:
+def emulator() -> Iterator[Azurite]:
     with start_azurite() as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def azurite(emulator: Azurite) -> Azurite:
+    """An account of the module's own."""
+    return emulator.apart()
 
 
 @pytest.fixture(scope="session")
@@ -80,17 +86,17 @@ def edge(request: pytest.FixtureRequest) -> Edge:
 
 
 @pytest.fixture(scope="session")
-def patient_system(edge: Edge, azurite: Azurite, simulator: SimulatorProcess) -> Iterator[System]:
-    with start_system(edge, configuration(simulator), simulator, azurite.connection_string) as running:
+def patient_system(edge: Edge, emulator: Azurite, simulator: SimulatorProcess) -> Iterator[System]:
+    with start_system(edge, configuration(simulator), simulator, emulator.connection_string) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
-def impatient_system(edge: Edge, azurite: Azurite, simulator: SimulatorProcess) -> Iterator[System]:
+def impatient_system(edge: Edge, emulator: Azurite, simulator: SimulatorProcess) -> Iterator[System]:
     simulator.clear()  # the last test of the other edge may have left a fault
     timeouts = {"connect": 0.5, "first_byte": 0.6, "total": 3.0, "stream": 6.0}
     settings = configuration(simulator, timeouts=timeouts, max_request_bytes=1_000_000)
-    with start_system(edge, settings, simulator, azurite.connection_string) as running:
+    with start_system(edge, settings, simulator, emulator.connection_string) as running:
         eventually(lambda: running.chat().status == 200)  # a cold process is not what those tests are about
         yield running
 

@@ -56,7 +56,7 @@ def show(rows: Sequence[Mapping[str, Any]], heads: Sequence[str], as_json: bool)
     table = Table(*(head.replace("_", " ") for head in heads))
     for row in rows:
         table.add_row(*(Text("" if row[head] is None else str(row[head]), overflow="fold") for head in heads))
-    Console(width=None if sys.stdout.isatty() else 400).print(table)
+    Console(width=None if sys.stdout.isatty() else 10_000).print(table)
 
 
 def show_fields(fields: Mapping[str, Any], as_json: bool) -> None:

@@ -24,9 +24,9 @@ Program = Callable[[Caller], None]
 
 
 @pytest.fixture(scope="session")
-def single_system(edge: Edge, azurite: Azurite, simulator: SimulatorProcess) -> Iterator[System]:
+def single_system(edge: Edge, emulator: Azurite, simulator: SimulatorProcess) -> Iterator[System]:
     backend = {"name": "only", "endpoint": simulator.regions[LONE_REGION], "region": LONE_REGION, "models": DEPLOYMENTS}
-    with system(edge, {"backends": [backend]}, simulator, azurite.connection_string) as running:
+    with system(edge, {"backends": [backend]}, simulator, emulator.connection_string) as running:
         yield running
 
 

@@ -1,26 +1,42 @@
 """Azurite for the tests: free ports, nothing kept, gone at the end."""
 
 import contextlib
+import copy
+import os
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from local.azurite import command, connection_string
+from local.azurite import ACCOUNT, KEY, command, connection_string
 from local.processes import free_port
 
 _PATIENCE = 30.0  # seconds
 
 
+_ACCOUNTS = [ACCOUNT, *(f"account{number}" for number in range(1000))]
+
+
 class Azurite:
-    """A running table service; with `blobs`, a blob service, too."""
+    """A running table service; with `blobs`, a blob service, too. `apart` has another account of it."""
 
     def __init__(self, *, blobs: bool = False) -> None:
         ports = {name: free_port() for name in (("table", "blob", "queue") if blobs else ("table",))}
         self.port = ports["table"]
-        self.connection_string = connection_string(ports)
-        self._process = subprocess.Popen(command(ports), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._ports = ports
+        self._accounts = iter(_ACCOUNTS)
+        self.connection_string = connection_string(ports, next(self._accounts))
+        environ = os.environ | {"AZURITE_ACCOUNTS": ";".join(f"{name}:{KEY}" for name in _ACCOUNTS)}
+        self._process = subprocess.Popen(
+            command(ports), env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    def apart(self) -> "Azurite":
+        """The same service with an account that nobody has used: what reads all of it does not read other tests'."""
+        other = copy.copy(self)
+        other.connection_string = connection_string(self._ports, next(self._accounts))
+        return other
 
     @property
     def pid(self) -> int:

@@ -23,7 +23,7 @@ OWNERS = "99999999-8888-7777-6666-555555555555"  # the group that owns the team 
 
 
 @pytest.fixture(scope="session")
-def patient_system(edge: Edge, azurite: Azurite, simulator: SimulatorProcess) -> Iterator[System]:
+def patient_system(edge: Edge, emulator: Azurite, simulator: SimulatorProcess) -> Iterator[System]:
     """With the simulated tenant, a team that a group owns, and a product that anybody may ask for."""
     tenant = simulator.tenant
     entra = {
@@ -35,7 +35,7 @@ def patient_system(edge: Edge, azurite: Azurite, simulator: SimulatorProcess) ->
     }
     more = {"products": {"large": {}}, "teams": {"research": {"owners": [OWNERS]}, "sales": {}}}
     settings = configuration(simulator, entra=entra, **more)
-    with start_system(edge, settings, simulator, azurite.connection_string) as running:
+    with start_system(edge, settings, simulator, emulator.connection_string) as running:
         yield running
 
 
