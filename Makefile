@@ -19,7 +19,7 @@ link: install ## print a new link that signs in to the page of the local run
 	@$(PYTHON_IN) -m local.sign_in_code
 
 test: azurite install-dev ## run the tests, three files at a time (WORKERS=2 on a busy machine; ARGS=... goes to pytest)
-	@$(PYTHON_IN) -m pytest --numprocesses $(WORKERS) --dist loadfile --ignore tests/page $(ARGS)
+	@$(PYTHON_IN) -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore tests/page $(ARGS)
 
 test-page: azurite install-dev page ## run the tests of the page in a real browser (installs Debian's Chromium; ARGS=... goes to pytest)
 	@sh local/install.sh chromium

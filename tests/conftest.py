@@ -25,6 +25,14 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return True
 
 
+_LONG = ("end_to_end", "infra", "local", "cli")  # folders whose files take longest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the long files: run last, one of them would keep the other processes waiting for its end."""
+    items.sort(key=lambda item: item.path.parent.name not in _LONG)
+
+
 @pytest.fixture(scope="session")
 def emulator() -> Iterator[Azurite]:
     with start_azurite() as running:
