@@ -173,13 +173,11 @@ UNBOUND = Binding()
 
 class BatchedRequests(msgspec.Struct, frozen=True):
     """The requests of a batch of messages, in the body of its call. `bytes`: of all; `places`: of the models that they
-    name, in the body, with the name; `others`: the models that they name besides. `models`: the configured name of each
-    of the former, once it is known (`Planner.named`)."""
+    name, in the body, with the name. `models`: the configured name of each, once it is known (`Planner.named`)."""
 
     bytes: int
     requests: int
     places: tuple[tuple[int, int, str], ...]
-    others: tuple[str, ...] = ()
     models: dict[str, str] = {}
 
     @property
@@ -192,7 +190,9 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     """A parsed and validated request. `path` is that of the operation, with ids.
 
     `body` is as received; `values` has the places of its top-level values. `edits` are raw JSON values to set in the
-    body for the backend, apart from the model's name. `body_model` is the model named in the body, at `model_at`.
+    body for the backend, apart from the model's name. `body_model` is the model named in the body, at `model_at`;
+    `other_models` are those that it names elsewhere, as for an advisor or a transcription, or that a request of a
+    batch names besides its own.
     `multipart`: the body is not JSON; it is streamed separately (`requests/upload.py`). `usage_injected`: the caller
     did not request the stream's usage chunk, so it must not see it. `input_estimate` and `max_output_tokens` are
     tokens; the latter is None if the caller set no limit.
@@ -214,6 +214,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     values: dict[str, slice] = {}
     edits: dict[str, bytes] = {}
     body_model: str | None = None
+    other_models: tuple[str, ...] = ()
     model_at: str = "model"
     multipart: bool = False
     stream: bool = False

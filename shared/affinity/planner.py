@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import msgspec
 
 from shared.affinity.directory import ObjectDirectory
-from shared.azure_openai import identity_paths, model_paths, residency
+from shared.azure_openai import identity_paths, residency
 from shared.azure_openai.batch_lines import BatchSize
 from shared.config.document import Backend
 from shared.errors import RegionNotAllowed, StateConflict, WholeAccountNotAllowed
@@ -78,7 +78,7 @@ class Planner:
                 )
 
     def _check_models(self, consumer: Consumer, call: Call) -> None:
-        for name in model_paths.named(call):
+        for name in call.other_models:
             self._router.model(consumer, name)
 
 

@@ -108,8 +108,8 @@ class BatchReader:
                 raise InvalidRequest("The field `model` is missing: name the model to be called.")
             self._most_tokens += read.tokens("max_tokens") or 0
             outline = Outline.of(params, _LONGEST) if len(params) > LARGE else None
+            others = model_paths.in_request(params, inner, "messages.create", outline)
             named, _ = references.in_request(params, "messages.create", outline)
-            others = model_paths.named_in(params, inner, "messages.create")
         except InvalidRequest as error:
             raise self._wrong(error.message) from None
         except RecursionError:
@@ -151,8 +151,9 @@ class BatchReader:
             body=self._body,
             headers=call.headers | {"content-type": "application/json"},
             max_output_tokens=-(-self._most_tokens // count),
+            other_models=tuple(self._others),
             references=tuple(self._named),
-            batch=BatchedRequests(self._bytes, count, tuple(self._places), tuple(self._others)),
+            batch=BatchedRequests(self._bytes, count, tuple(self._places)),
         )
 
 

@@ -4,13 +4,13 @@ The shapes are those of `reference_paths`. Operations whose model is `hidden` ar
 some models only are refused there.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+import re
+from collections.abc import Mapping
 
 from shared.azure_openai import references
+from shared.azure_openai.outline import Outline
 from shared.azure_openai.reference_paths import Shape
 from shared.errors import InvalidRequest
-from shared.types import Call
 
 _MODEL: Shape = {"model": "model"}
 _TOOL: Shape = {**_MODEL, "svg": _MODEL}  # image generation
@@ -21,8 +21,14 @@ _SESSION: Shape = {
     "input_audio_transcription": _MODEL,
 }
 
-# Anthropic's: an advisor is a tool that another model answers; `fallbacks` as a text leaves the choice to the backend.
-_MESSAGES: Shape = {"tools": _MODEL, "fallbacks": ("model", _MODEL)}
+# Anthropic's: an advisor is a tool that another model answers, which a turn may bring as well; `fallbacks` as a text
+# leaves the choice to the backend.
+_BROUGHT: Shape = {"tool": {"definition": _MODEL}}
+_MESSAGES: Shape = {
+    "tools": _MODEL,
+    "fallbacks": ("model", _MODEL),
+    "messages": {"content": {**_BROUGHT, "tool_changes": _BROUGHT}},
+}
 
 MODELS: dict[str, Shape] = {
     "messages.create": _MESSAGES,
@@ -49,26 +55,35 @@ MODELS: dict[str, Shape] = {
 }
 
 
-def named(call: Call) -> tuple[str, ...]:
-    """Return the models that the body of a call, or the requests of its batch, name at the paths of the table. Raises
-    `InvalidRequest`."""
-    if call.batch is not None:
-        return call.batch.others
-    return named_in(call.body, call.values, call.operation.name)
+_KEYS = re.compile(rb'"(?:model|deployment_name)"|\\u00[2-7]', re.IGNORECASE)  # without which a value names none
 
 
-def named_in(body: bytes, values: Mapping[str, slice], operation: str) -> tuple[str, ...]:
-    """The same of the body of an operation, with the places of its top-level values."""
+def in_request(
+    body: bytes, values: Mapping[str, slice], operation: str, outline: Outline | None = None
+) -> tuple[str, ...]:
+    """The models that a body names at the paths of the table, each once. `values`: the places of its top-level values;
+    `outline`: that of a large body. Raises `InvalidRequest`."""
+    shape = MODELS.get(operation, {})
+    places = {key.lower(): place for key, place in values.items() if key.lower() in shape}
+    found = {
+        key: place
+        for key, place in places.items()
+        if not isinstance(shape[key], Mapping) or _KEYS.search(body, place.start, place.stop)
+    }
+    if not found:
+        return ()
+    below = {key: shape[key] for key in found}
     try:
-        return tuple(dict.fromkeys(_named(body, values, MODELS.get(operation, {}))))
+        if outline is not None:
+            walked = list(references.walk(references.decode_text(outline.text()), below))
+        else:
+            walked = [
+                one
+                for key, place in found.items()
+                for one in references.walk({key: references.decode(body[place])}, {key: below[key]})
+            ]
     except RecursionError:
         raise InvalidRequest("The body is nested too deeply.") from None
     except ValueError:
         raise InvalidRequest("The body has a number of too many digits.") from None
-
-
-def _named(body: bytes, values: Mapping[str, slice], shape: Shape) -> Iterator[Any]:
-    for key, place in values.items():
-        if (below := shape.get(key.lower())) is not None:
-            value = references.decode(body[place])
-            yield from (one.id for one in references.walk({key: value}, {key.lower(): below}))
+    return tuple(dict.fromkeys(reference.id for reference in walked if reference.kind == "model"))

@@ -58,14 +58,14 @@ class Outline:
     def take(self) -> str:
         """Return the body as JSON with the same values, but the name of sealed content for it and `-` for every other
         long text, and forget it. Characters beyond ASCII are read as Latin-1, in which each byte takes one."""
-        if self._kept.startswith(_BYTE_ORDER_MARK):
-            del self._kept[:3]
         text = self.text()
         self._kept.clear()
         return text
 
     def text(self) -> str:
         """The same of the bytes so far, without forgetting it."""
+        if self._kept.startswith(_BYTE_ORDER_MARK):
+            del self._kept[:3]
         return self._kept.decode("latin-1")
 
     @property

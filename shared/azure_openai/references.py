@@ -82,7 +82,7 @@ def in_request(
     shape = REQUESTS.get(operation)
     if shape is None or (outline is None and not (_keys(operation).search(body) or _ESCAPED.search(body))):
         return (), frozenset()
-    walked = walk(decode(body) if outline is None else _DECODE(outline.take()), shape)
+    walked = walk(decode(body) if outline is None else decode_text(outline.take()), shape)
     read = dict.fromkeys(walked if outline is not None else map(_by_digest, walked))
     sealed = [reference for reference in read if reference.kind == "sealed"]
     named = [reference for reference in read if reference.kind not in (_BROUGHT, "sealed")]
@@ -98,7 +98,7 @@ def in_answer(answer: bytes, operation: str) -> tuple[Reference, ...]:
         return ()
     try:
         if len(answer) > LARGE:
-            references = dict.fromkeys(walk(_DECODE(Outline.of(answer, LARGE).take()), shape))
+            references = dict.fromkeys(walk(decode_text(Outline.of(answer, LARGE).take()), shape))
         else:
             references = dict.fromkeys(map(_by_digest, walk(decode(answer), shape)))
     except (ValueError, RecursionError, InvalidRequest):
@@ -169,6 +169,11 @@ _DECODE = json.JSONDecoder(object_pairs_hook=_object).decode
 def decode(body: bytes) -> Any:
     """A JSON value. Raises `InvalidRequest` for a key that stands twice, `RecursionError` and `ValueError`."""
     return _DECODE(body.decode("utf-8-sig", "replace"))
+
+
+def decode_text(text: str) -> Any:
+    """The same of a text, as that of an outline."""
+    return _DECODE(text)
 
 
 def walk(value: Any, shape: Shape) -> Iterator[Reference]:

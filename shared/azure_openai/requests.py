@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl, urlencode
 
 import msgspec
 
-from shared.azure_openai import multipart, references
+from shared.azure_openai import model_paths, multipart, references
 from shared.azure_openai.backend_requests import forwarded_headers, usage_edit
 from shared.azure_openai.json_body import UNREADABLE, JsonFields, top_level
 from shared.azure_openai.operations import IN_QUERY, MODEL_OF_SESSION, Route
@@ -155,6 +155,7 @@ def with_body(call: Call, body: bytes, outline: Outline | None = None) -> Call:
     if makes in _STORED_IF:
         store = fields.get("store", bool, "true or false")
         makes = makes if (_STORED_IF[makes] if store is None else store) else ""
+    other_models = model_paths.in_request(body, values, operation.name, outline)
     named_too, brought = _named_objects(body, operation, outline)
     return msgspec.structs.replace(
         call,
@@ -163,6 +164,7 @@ def with_body(call: Call, body: bytes, outline: Outline | None = None) -> Call:
         headers=call.headers | {"content-type": "application/json"},
         values=values,
         body_model=named,
+        other_models=other_models,
         model_at=model_at,
         edits=usage | integers,
         stream=stream,
@@ -269,6 +271,7 @@ def _with_offer(call: Call, body: bytes) -> Call:
         headers=call.headers | {"content-type": kind},
         values=values,
         body_model=named,
+        other_models=model_paths.in_request(body, values, call.operation.name),
         model_at=model_at if named else IN_QUERY,
         references=_named_objects(body[values["session"]], call.operation)[0] if values else (),
     )

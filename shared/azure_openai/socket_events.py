@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from shared.azure_openai import references
+from shared.azure_openai import model_paths, references
 from shared.azure_openai.json_body import UNREADABLE, JsonFields, top_level
 from shared.azure_openai.outline import Outline
 from shared.azure_openai.sockets import CREATE_RESPONSE, REALTIME
@@ -62,13 +62,16 @@ def with_names(connection: Call, event: CallerEvent, outline: Outline | None) ->
     """Return the connection's call with an event as its body, to be checked for the objects and models that it names.
     `outline`: that of a large event. Raises `InvalidRequest`."""
     shape = connection.operation.name if connection.operation is REALTIME else CREATE_RESPONSE.operation.name
+    others = model_paths.in_request(event.body, event.values, shape, outline)
     try:
         named, _ = references.in_request(event.body, shape, outline)
     except RecursionError:
         raise InvalidRequest("The event is nested too deeply.") from None
     except ValueError:
         raise InvalidRequest("The event has a number of too many digits.") from None
-    return msgspec.structs.replace(connection, body=event.body, values=event.values, references=named)
+    return msgspec.structs.replace(
+        connection, body=event.body, values=event.values, other_models=others, references=named
+    )
 
 
 class _Response(msgspec.Struct):

@@ -1,6 +1,5 @@
 """Calls whose usage, or its price, no answer reports: they would go past a token quota or a budget. Pure."""
 
-from shared.azure_openai import model_paths
 from shared.config.document import Configuration
 from shared.errors import UnmeteredOperation
 from shared.limits import scopes
@@ -45,4 +44,4 @@ def check(consumer: Consumer, call: Call, configuration: Configuration, now: flo
 def _other_models(call: Call, configuration: Configuration) -> list[str]:
     """The models that a message asks besides its own: advisors, which are priced by themselves, and fallbacks."""
     own = configuration.canonical(call.model) if call.batch is None else ""  # its others are none of their requests'
-    return [name[:128] for name in model_paths.named(call) if configuration.canonical(name) != own]
+    return [name[:128] for name in call.other_models if configuration.canonical(name) != own]

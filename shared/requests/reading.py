@@ -10,9 +10,10 @@ from starlette.types import Receive
 from shared.anthropic import batch_requests
 from shared.anthropic import operations as messages_operations
 from shared.anthropic.operations import is_messages_path
-from shared.azure_openai import completions_as_chat, operations, requests
+from shared.azure_openai import completions_as_chat, operations, requests, socket_events
 from shared.azure_openai.operations import Route
 from shared.azure_openai.outline import LARGE, PIECE, Outline
+from shared.azure_openai.socket_events import CallerEvent
 from shared.config.document import Configuration
 from shared.errors import GatewayError, RequestTooLarge
 from shared.requests._deadline import BodyDeadline
@@ -132,14 +133,23 @@ async def as_chat(call: Call, buffer: Buffer) -> tuple[Call, completions_as_chat
 
 async def read_event(route: Route, headers: Mapping[str, str], body: bytes, buffer: Buffer) -> Call:
     """Parse an event of a WebSocket that makes a call, as a body is parsed. Raises `GatewayError`."""
-    outline = await outline_of(body, buffer)
+    outline = await _outline_of(body, buffer)
     if outline is None:
         return requests.parse_call(route, "", headers, body)
     async with buffer.one_at_a_time:
         return await asyncio.to_thread(requests.parse_call, route, "", headers, body, outline)
 
 
-async def outline_of(body: bytes, buffer: Buffer) -> Outline | None:
+async def read_names(connection: Call, event: CallerEvent, buffer: Buffer) -> Call:
+    """`socket_events.with_names`, on another thread for a large event. Raises `InvalidRequest`."""
+    outline = await _outline_of(event.body, buffer)
+    if outline is None:
+        return socket_events.with_names(connection, event, outline)
+    async with buffer.one_at_a_time:
+        return await asyncio.to_thread(socket_events.with_names, connection, event, outline)
+
+
+async def _outline_of(body: bytes, buffer: Buffer) -> Outline | None:
     """Return the outline of a large event; None: it is not large. Raises `InvalidRequest`."""
     if len(body) <= LARGE:
         return None

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from shared.azure_openai import model_paths, residency
+from shared.azure_openai import residency
 from shared.azure_openai.apis import IMAGE_DEPLOYMENT
 from shared.config.document import Backend, Configuration, Format, Model
 from shared.errors import (
@@ -150,7 +150,7 @@ class Models:
         if not access.is_limited:
             return access.allows
         unseen = residency.is_unseen(call)
-        others = [self._configuration.canonical(name) for name in model_paths.named(call)]
+        others = [self._configuration.canonical(name) for name in call.other_models]
 
         def stays(backend: Backend, model: str) -> bool:
             known = all(access.allows(backend, other) for other in others if other in backend.models)

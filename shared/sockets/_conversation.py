@@ -13,7 +13,7 @@ from shared.errors import GatewayError, InvalidRequest, RateLimitExceeded
 from shared.limits.reservation import Reservation
 from shared.requests.arrival import ReceivedRequest
 from shared.requests.buffers import Buffers
-from shared.requests.reading import outline_of, read_event
+from shared.requests.reading import read_event, read_names
 from shared.sockets._pin import Pin
 from shared.sockets._turns import MOST_WAITING, Turn, Turns
 from shared.sockets.admission import AdmittedConnection, SocketAdmission
@@ -60,9 +60,8 @@ class Conversation:
         if self._pin.target is None:
             raise InvalidRequest("The first event has to be response.create, by whose model a backend is chosen.")
         if socket_events.names_something(self._call, event):
-            outline = await outline_of(event.body, self._buffers.open(self.consumer.id))
-            named = self._foreign(socket_events.with_names(self._call, event, outline))
-            await self._pin.check(self.consumer, named)
+            named = await read_names(self._call, event, self._buffers.open(self.consumer.id))
+            await self._pin.check(self.consumer, self._foreign(named))
         if creates:
             target = self._pin.target
             call = msgspec.structs.replace(self._call, input_estimate=self.turns.context)

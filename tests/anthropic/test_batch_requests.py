@@ -9,7 +9,6 @@ import pytest
 
 from shared.anthropic import operations
 from shared.anthropic.batch_requests import BatchReader, body_for, with_own_address
-from shared.azure_openai import model_paths
 from shared.config.document import ApiKey, Backend
 from shared.errors import InvalidRequest
 from shared.types import Call, Reference
@@ -55,8 +54,10 @@ def test_the_models_that_requests_name_besides_their_own_are_known() -> None:
     advisor = {"type": "advisor_20260301", "name": "advisor", "model": "b"}
     call = read(body(request(tools=[advisor]), request(fallbacks=[{"model": "c"}, {"model": "a"}]), request(model="b")))
     assert call.batch is not None
-    assert (call.batch.names, call.batch.others) == (("a", "b"), ("b", "c"))
-    assert model_paths.named(call) == ("b", "c")
+    assert (call.batch.names, call.other_models) == (("a", "b"), ("b", "c"))
+    brought = {"type": "tool_addition", "tool": {"definition": {"type": "advisor_20260301", "model": "d"}}}
+    long = {"role": "user", "content": [{"type": "text", "text": "x" * 300_000}, brought]}
+    assert read(body(request(messages=[long]))).other_models == ("d",)
 
 
 @pytest.mark.parametrize("lead", [b"", b"\xef\xbb\xbf", b" \n"])

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from shared.anthropic import operations as messages
-from shared.azure_openai import model_paths, operations, requests
+from shared.azure_openai import operations, requests
 from shared.azure_openai.model_paths import MODELS
 from shared.azure_openai.operations import OPERATIONS
 from shared.errors import InvalidRequest
@@ -26,7 +26,7 @@ def call_of(operation: Operation, body: dict[str, object]) -> tuple[str, ...]:
         session = json.dumps({"model": "gpt-realtime", **body.get("session", {})})  # type: ignore[dict-item]
         form = f'--b\r\nContent-Disposition: form-data; name="session"\r\n\r\n{session}\r\n--b--'.encode()
         headers = {"content-type": "multipart/form-data; boundary=b"}
-        return model_paths.named(requests.parse_call(operations.match("POST", path), "", headers, form))
+        return requests.parse_call(operations.match("POST", path), "", headers, form).other_models
     if operation.model in ("body", "form") and operation.model_at == ("model",):
         fields = {"model": "gpt-4o", **body}
     if operation.name.endswith("transcription_sessions"):
@@ -34,7 +34,7 @@ def call_of(operation: Operation, body: dict[str, object]) -> tuple[str, ...]:
     if operation.name == "realtime.client_secrets":
         fields = {"session": {"model": "gpt-realtime", **body["session"]}}  # type: ignore[dict-item]
     match = messages.match if operation.format == "anthropic" else operations.match
-    return model_paths.named(requests.parse_call(match("POST", path), "", {}, json.dumps(fields).encode()))
+    return requests.parse_call(match("POST", path), "", {}, json.dumps(fields).encode()).other_models
 
 
 @pytest.mark.parametrize("operation", POSTS, ids=lambda one: one.name)

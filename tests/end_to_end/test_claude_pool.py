@@ -216,6 +216,24 @@ async def test_a_budget_does_not_pay_for_models_with_other_prices(simulated: Sim
         assert own.status != 403
 
 
+async def test_advisors_are_held_to_the_models_and_the_budget_of_a_key(simulated: SimulatorProcess) -> None:
+    """Wherever a request names them: that of a call, or one of a batch."""
+    tables = Tables()
+    advisor = {"type": "advisor_20260301", "name": "advisor", "model": GPT}
+    brought = [{"role": "user", "content": [{"type": "tool_addition", "tool": {"definition": advisor}}]}]
+    async with pool(simulated, tables) as application:
+        limited = await key(tables, models=frozenset((CLAUDE,)))
+        budgeted = await key(tables, Limits(budget_usd=5.0))
+        for fields in ({"tools": [advisor]}, {"fallbacks": [{"model": GPT}]}, {"messages": brought}):
+            one = message(1, **fields, stream=False)
+            batch = {"requests": [{"custom_id": "x", "params": one}]}
+            for path, body in (("/v1/messages", one), ("/v1/messages/batches", batch)):
+                for text, words in ((limited, f"model '{GPT}'"), (budgeted, "has a budget")):
+                    refused = await call(application, text, path, body)
+                    assert refused.status == 403, (path, fields, refused.body)
+                    assert words in json.loads(refused.body)["error"]["message"]
+
+
 async def test_check_asks_claude_where_it_is(simulated: SimulatorProcess) -> None:
     simulated.clear()
     foundry = {"name": "f", "endpoint": simulated.regions["eastus2"], "region": "eastus2", "auth": {"api_key_env": "K"}}
