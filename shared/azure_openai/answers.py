@@ -1,7 +1,7 @@
 """Reads a backend's answer: its kind, its error code, its Retry-After, and the headers that callers may see."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 from urllib.parse import parse_qsl
 
@@ -158,6 +158,22 @@ def _lacks_the_model(body: bytes) -> bool:
     """True if Anthropic says that it does not have the model of a call; its errors have no codes."""
     error = reported_error(body)
     return error is not None and error.type == "not_found_error" and error.message.startswith("model:")
+
+
+def is_about_another_model(status: int, report: bytes, deployment: str, others: Iterable[str]) -> bool:
+    """True if an error is about one of the `others`, models that a caller has named beside that of the deployment: a
+    404 that does not name the deployment, or a 403 that names one of them alone. It says nothing about other calls."""
+    others = [name.lower() for name in others if name.lower() != deployment.lower()]
+    if not others or status not in (403, 404):
+        return False
+    error = reported_error(report)
+    words = error.message.lower() if error is not None else ""
+    rest = words
+    for name in sorted(others, key=len, reverse=True):
+        rest = rest.replace(name, " ")
+    if re.search(rf"(?<![\w.-]){re.escape(deployment.lower())}(?![\w-])", rest):
+        return False
+    return status == 404 or rest != words
 
 
 def missing_action(body: bytes) -> str:

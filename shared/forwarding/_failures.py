@@ -8,6 +8,7 @@ import msgspec
 
 from shared.azure_openai import answers, metering
 from shared.azure_openai.answers import ReportedError
+from shared.azure_openai.apis import IMAGE_DEPLOYMENT
 from shared.azure_openai.json_body import UNREADABLE
 from shared.forwarding._attempt import AttemptTimeout
 from shared.forwarding.response import WholeAnswer, returned_headers, whole_answer
@@ -132,7 +133,7 @@ def failure_in_answer(
         return InvalidAnswer(f"status {status}, but no answer of Azure OpenAI's", status)
     shown = whole_answer(call, target, status, headers, body) if complete and _is_error(body) else None
     usage = metering.reported_usage(body)
-    return _failure(target, status, headers, body, shown, usage, configured, charged=status == 408)
+    return _failure(call, target, status, headers, body, shown, usage, configured, charged=status == 408)
 
 
 def error_in_success(
@@ -165,11 +166,12 @@ def error_below_200(
     # The quota in the headers is that of the admission, which the error has overtaken.
     lower = {name.lower(): value for name, value in headers.items()}
     left = {name: value for name, value in lower.items() if not name.startswith("x-ratelimit-")}
-    failed = _failure(target, status, left, report, shown, usage, configured, charged=status >= 500)
+    failed = _failure(call, target, status, left, report, shown, usage, configured, charged=status >= 500)
     return shown if failed is None else failed
 
 
 def _failure(
+    call: Call | None,
     target: Target,
     status: int,
     headers: Mapping[str, str],
@@ -180,7 +182,9 @@ def _failure(
     *,
     charged: bool,
 ) -> AttemptFailed | None:
-    """Return the failure that an error is; None: it is the caller's own. `shown`: what the caller may see of it."""
+    """Return the failure that an error is; None: it is the caller's own. `shown`: what the caller may see of it.
+    `call` None: it has named no model but that of the target."""
+    others = _other_models(call, target) if call is not None else []
     spilled_to = _failed_spillover(target, headers)
     match answers.classify(status, report, headers, target.backend.api):
         case "capacity":
@@ -188,7 +192,9 @@ def _failure(
             return Throttled(status, kind, answers.wait(headers, report), spilled_to)
         case "server":
             return AttemptFailed(f"status {status}", status, shown, spilled_to=spilled_to, charged=charged, usage=usage)
-        case "ours" if target.deployment or status != 404:  # else the caller has named what is missing
+        case "ours" if (target.deployment or status != 404) and not answers.is_about_another_model(
+            status, report, target.deployment, others
+        ):  # else the caller has named what is missing
             problem = f"status {status} {answers.error_code(report)[:64]}".rstrip()
             return AccessDenied(problem, status, answers.missing_action(report))
     if answers.is_sealed_elsewhere(status, report):
@@ -196,11 +202,20 @@ def _failure(
     return None
 
 
+def _other_models(call: Call, target: Target) -> list[str]:
+    """The models that a call names besides its own, in its body, in the requests of a batch, or for its images, as the
+    backend knows them."""
+    image = call.headers.get(IMAGE_DEPLOYMENT)
+    batched = call.batch.names if call.batch is not None else ()
+    names = (*call.other_models, *batched, *((image,) if image else ()))
+    return [target.backend.deployments.get(name, name) for name in names]
+
+
 def failure_of_handshake(target: Target, status: int, headers: Mapping[str, str]) -> AttemptFailed:
     """Return the failure of an upgrade to a WebSocket that was answered with this status."""
     failed = None
     if status >= 400:
-        failed = _failure(target, status, headers, b"", None, None, None, charged=False)
+        failed = _failure(None, target, status, headers, b"", None, None, None, charged=False)
     if failed is None or status == 501:
         return NoWebSockets(f"status {status} instead of a WebSocket", status)
     return failed

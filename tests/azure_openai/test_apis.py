@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 
 from shared.azure_openai import apis
-from shared.azure_openai.answers import ReportedError, classify, duration, equivalent_status, wait
+from shared.azure_openai.answers import (
+    ReportedError,
+    classify,
+    duration,
+    equivalent_status,
+    is_about_another_model,
+    wait,
+)
 from shared.azure_openai.backend_requests import headers_for, upstream_request
 from shared.azure_openai.multipart import FormModel
 from shared.azure_openai.operations import OPERATIONS, match
@@ -129,6 +136,32 @@ def test_all_other_operations_are_served_by_openai_at_its_own_paths() -> None:
 def test_openais_errors_are_classified_by_the_party_at_fault(status: int, error: dict[str, Any], kind: str) -> None:
     body = json.dumps({"error": error}).encode()
     assert classify(status, body, {}, "openai") == kind
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "others", "about"),
+    [
+        (404, "model: haiku", [], False),
+        (404, "model: haiku", ["nope"], False),
+        (404, "The model `Haiku` does not exist.", ["nope"], False),
+        (404, "model: nope", ["nope"], True),
+        (404, "model: nope", ["haiku", "nope"], True),
+        (404, "model: haiku-2", ["haiku-2"], True),
+        (404, "model: my haiku", ["my haiku"], True),
+        (404, "model: haiku", ["haiku"], False),
+        (404, "The API deployment for this resource does not exist.", ["nope"], True),
+        (404, "The API deployment for this resource does not exist.", [], False),
+        (403, "You may not use nope.", ["nope"], True),
+        (403, "You may not use haiku with nope.", ["nope"], False),
+        (403, "You may not use this.", ["nope"], False),
+        (401, "nope", ["nope"], False),
+    ],
+)
+def test_an_error_about_a_model_beside_the_deployment_is_told_apart(
+    status: int, message: str, others: list[str], about: bool
+) -> None:
+    report = json.dumps({"error": {"message": message}}).encode()
+    assert is_about_another_model(status, report, "haiku", others) == about
 
 
 def test_openais_codes_mean_nothing_at_azure() -> None:

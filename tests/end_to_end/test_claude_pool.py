@@ -18,7 +18,7 @@ from shared.config.limits import Limits
 from shared.process.application import Application
 from shared.types import Usage
 from simulator.process import SimulatorProcess
-from tests.harness.in_process import Reply, Tables, call, gateway, key
+from tests.harness.in_process import Exchange, Reply, Tables, backend, call, gateway, key
 
 CLAUDE, GPT = "claude-sonnet-5-5", "gpt-5.4"
 DEPLOYMENTS = [{"name": f"{model}-prod", "model": model} for model in (CLAUDE, GPT)]
@@ -232,6 +232,23 @@ async def test_advisors_are_held_to_the_models_and_the_budget_of_a_key(simulated
                     refused = await call(application, text, path, body)
                     assert refused.status == 403, (path, fields, refused.body)
                     assert words in json.loads(refused.body)["error"]["message"]
+
+
+async def test_a_model_beside_the_deployment_that_a_backend_lacks_ejects_nothing() -> None:
+    async def script(exchange: Exchange) -> None:
+        if "fallbacks" in exchange.fields:
+            error = {"type": "not_found_error", "message": "model: nope"}
+            exchange.answer(404, {"type": "error", "error": error})
+        else:
+            exchange.answer(200, {"id": "msg_1", "type": "message", "content": [], "usage": {"output_tokens": 1}})
+
+    tables, kind = Tables(), {"kind": "anthropic"}
+    async with backend("a", {CLAUDE: CLAUDE}, script) as own, gateway(tables, [own | kind]) as application:
+        text = await key(tables)
+        refused = await call(application, text, "/v1/messages", message(1, fallbacks=[{"model": "nope"}], stream=False))
+        assert (refused.status, json.loads(refused.body)["error"]["message"][:11]) == (404, "model: nope")
+        honest = await call(application, text, "/v1/messages", message(1, stream=False))
+        assert honest.status == 200
 
 
 async def test_check_asks_claude_where_it_is(simulated: SimulatorProcess) -> None:
