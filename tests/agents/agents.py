@@ -68,6 +68,7 @@ def copilot(at: Place, *, path: str = "", **provider: str) -> Start:
         "COPILOT_PROVIDER_API_KEY": at.key,
     }
     words = [f"{_NODE}/copilot", "--prompt", PROMPT, "--silent", "--allow-all-tools", "--disable-builtin-mcps"]
+    words += ["--reasoning-effort", "none"]  # else it asks for some, which models that do not reason refuse
     return Start(words, settings | {f"COPILOT_PROVIDER_{name.upper()}": value for name, value in provider.items()})
 
 
