@@ -1,6 +1,7 @@
 """Homes of new objects, locations of recorded ones, conflicts, adoption and rows, on tables in memory."""
 
 import asyncio
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 from shared.affinity import _memory, _rows
 from shared.affinity._rows import Location, partition_of
 from shared.affinity.directory import ObjectDirectory, drop_old
+from shared.anthropic import operations as messages
+from shared.anthropic.batch_requests import BatchReader
 from shared.azure_openai import operations, requests
 from shared.config import document
 from shared.config.document import Backend
@@ -126,6 +129,35 @@ async def test_a_home_serves_the_model_and_files_go_where_most_models_are() -> N
     assert await homes.homes.of(ALICE, "") == "b"
     assert await homes.homes.of(ALICE, "embed") == "b"
     assert await affinity(MemoryStore(), settings).homes.of(BOB, "") == "b"
+
+
+async def test_claudes_objects_have_homes_of_their_own() -> None:
+    """Batches at Anthropic alone, and files where Claude is, whatever OpenAI's objects have."""
+
+    def backend(name: str, kind: document.BackendKind, *models: str) -> Backend:
+        auth: Any = document.ApiKey("K") if kind == "anthropic" else "managed_identity"
+        served = {model: model for model in models}
+        return Backend(name=name, endpoint=f"https://{name}", region=name, kind=kind, auth=auth, models=served)
+
+    gpts = ("gpt-4o", "gpt-5", "gpt-6")
+    foundry, own = backend("foundry", "standard", "claude"), backend("own", "anthropic", "claude", "claude-2")
+    lesser = msgspec.structs.replace(backend("lesser", "anthropic", "claude"), priority=0)
+    settings = document.Configuration(backends=[backend("azure", "standard", *gpts), foundry, own, lesser])
+    homes = affinity(MemoryStore(), settings).homes
+    body = json.dumps({"requests": [{"params": {"model": name}} for name in ("claude", "claude-2")]}).encode()
+    reader = BatchReader(body)
+    assert reader.read()
+    batch = reader.call(messages.match("POST", "/v1/messages/batches"), "", {})
+    assert batch.batch is not None
+    named = msgspec.structs.replace(batch.batch, models={"claude": "claude", "claude-2": "claude-2"})
+    batch = msgspec.structs.replace(batch, batch=named)
+    files = requests.parse_call(messages.match("GET", "/anthropic/v1/files"), "", {}, b"")
+    for _ in range(2):
+        assert await homes.of(ALICE, "") == "azure"
+        assert await homes.of(ALICE, "claude", batch) == "own"  # which has all models of the batch
+        assert await homes.of(ALICE, "", files) == "own"  # with the most of Claude's models
+    alone = affinity(MemoryStore(), msgspec.structs.replace(settings, backends=[settings.backends[0], foundry])).homes
+    assert await alone.of(ALICE, "", files) == "foundry"
 
 
 async def test_a_home_stays_until_it_leaves_the_configuration() -> None:

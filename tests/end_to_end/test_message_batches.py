@@ -391,6 +391,29 @@ async def test_files_stay_where_messages_go_and_name_their_keys_alone(simulated:
     assert {one["region"] for one in simulated.log()["requests"]} == {"eastus2"}
 
 
+async def test_unknown_batches_and_files_are_adopted_from_where_they_are(simulated: SimulatorProcess) -> None:
+    tables = Tables()
+    async with pool(simulated, tables) as application:
+        text = await key(tables)
+        batch = (await made(application, text, asked(1)))["id"]
+        form = b'--b\r\ncontent-disposition: form-data; name="file"; filename="a.txt"\r\n\r\nnorth\r\n--b--\r\n'
+        headers = {"content-type": "multipart/form-data; boundary=b"}
+        file = json.loads((await call(application, text, "/anthropic/v1/files", form, headers=headers)).body)["id"]
+        tables = Tables()  # of another gateway, which knows nothing of them
+        models: Any = {"name": "own", "endpoint": simulated.regions["anthropic"], "kind": "anthropic"}
+        models |= {"auth": {"api_key_env": "K"}, "models": {SONNET: SONNET}}
+        foundry = {"name": "foundry", "endpoint": simulated.regions["eastus2"], "region": "eastus2"}
+        backends = [models, {**foundry, "auth": {"api_key_env": "K"}, "models": {SONNET: f"{SONNET}-prod"}}]
+        async with gateway(tables, backends, adopt_unknown_ids=True) as other:
+            text = await key(tables)
+            assert (await get(other, text, f"{BATCHES}/{batch}")).status == 200
+            assert (await get(other, text, f"/v1/files/{file}")).status == 200
+            before = len(simulated.log()["requests"])
+            lost = await call(other, text, f"/v1/files/{file}", method="GET")  # of OpenAI's
+            assert lost.status == 404
+            assert [one["region"] for one in simulated.log()["requests"][before:]] == ["eastus2"]
+
+
 async def test_a_foundry_alone_has_no_batches(simulated: SimulatorProcess) -> None:
     tables = Tables()
     simulated.clear()
