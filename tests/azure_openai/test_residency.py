@@ -84,6 +84,19 @@ def test_other_ways_out_are_found(body: dict[str, Any], path: str, at: str) -> N
 
 
 @pytest.mark.parametrize(
+    ("session", "at"),
+    [({"tools": [{"type": "mcp"}]}, "session.tools[0]"), ({"prompt": {"id": "pmpt_1"}}, "session.prompt"), ({}, "")],
+)
+def test_the_session_beside_an_offer_is_looked_at(session: dict[str, Any], at: str) -> None:
+    form = [b'--x\r\nContent-Disposition: form-data; name="sdp"\r\n\r\nv=0\r\n']
+    form.append(b'--x\r\nContent-Disposition: form-data; name="session"\r\n\r\n')
+    form.append(json.dumps({"model": "m", **session}).encode() + b"\r\n--x--\r\n")
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    call = parse_call(match("POST", "/v1/realtime/calls"), "", headers, b"".join(form))
+    assert (leaving(call, ANYWHERE) or ("",))[0] == at
+
+
+@pytest.mark.parametrize(
     ("body", "at"),
     [
         ({"tools": [{"name": "f", "input_schema": {}}, {"type": "bash_20250124", "name": "bash"}]}, ""),
