@@ -383,6 +383,12 @@ async def test_files_stay_where_messages_go_and_name_their_keys_alone(simulated:
         source = {"type": "document", "source": {"type": "file", "file_id": ids[0]}}
         named = asked(1, messages=[{"role": "user", "content": [source]}])
         assert (await call(application, text, "/anthropic/v1/messages", named["params"])).status == 200
+        there = await key(tables, models=frozenset((SONNET,)))
+        kept = json.loads((await call(application, there, "/v1/files", form, headers=headers)).body)["id"]
+        source = {"type": "document", "source": {"type": "file", "file_id": kept}}
+        batch = asked(1, messages=[{"role": "user", "content": [source]}])
+        refused = await call(application, there, BATCHES, {"requests": [batch]})
+        assert (refused.status, code_of(refused)) == (404, "unknown_path")
         first = json.loads((await get_with(application, text, "/anthropic/v1/files", "limit=1")).body)
         assert ([one["id"] for one in first["data"]], first["has_more"]) == (ids[1:], True)
         for cursor in (f"page={first['next_page']}", f"after_id={ids[1]}"):
