@@ -34,6 +34,7 @@ class Turn:
         self._target = target
         self.call = record.call
         self.asked = asked
+        self.number = 0  # on its connection
         self._reader = EventReader(record.call, eager=True)
         self._recorder: ObjectRecorder | None = None
         if record.call.stateful:
@@ -126,6 +127,7 @@ class Turns:
     def expect(self, turn: Turn, lane: str) -> None:
         """Expect the beginning of a response that the caller asks for."""
         self.count += 1
+        turn.number = self.count
         self._waiting.setdefault(lane, deque()).append(turn)
 
     def begin(self, event: BackendEvent) -> bool:
@@ -156,14 +158,15 @@ class Turns:
     def refused(self, event: BackendEvent) -> Turn | None:
         """The expected response that an error answers: the one that was asked for by the event that it names, else the
         oldest whose event has no id."""
-        waiting = self._waiting.get(event.lane)
+        lane = self._known(event.lane)
+        waiting = self._waiting.get(lane)
         if not waiting:
             return None
         turn = next((turn for turn in waiting if turn.asked == event.answers), None)
         if turn is not None:
             waiting.remove(turn)
             if not waiting:
-                del self._waiting[event.lane]
+                del self._waiting[lane]
         return turn
 
     def rest(self) -> list[Turn]:
@@ -173,6 +176,7 @@ class Turns:
         return left
 
     def _next(self, lane: str) -> Turn | None:
+        lane = self._known(lane)
         waiting = self._waiting.get(lane)
         if waiting is None:
             return None
@@ -180,6 +184,12 @@ class Turns:
         if not waiting:
             del self._waiting[lane]
         return turn
+
+    def _known(self, lane: str) -> str:
+        """The lane of an event in which responses are expected: of a backend that names none, that of the oldest."""
+        if lane or lane in self._waiting:
+            return lane
+        return min(self._waiting, key=lambda one: self._waiting[one][0].number, default=lane)
 
     def _key(self, event: BackendEvent) -> str:
         return event.lane if self._by_lane else event.response
