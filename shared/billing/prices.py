@@ -268,7 +268,7 @@ def _without_place(tier: str) -> str:
 
 def _in_the_us(price: Price) -> Price:
     """The price of a model that ran in the United States, as its call asked for: a tenth more for tokens of each class
-    (platform.claude.com, pricing: data residency; read on 2026-11-29)."""
+    (docs.aws.amazon.com/claude-platform, data residency, which names the models as well; looked up on 2026-11-29)."""
     return Price({name: round(each * 11 / 10) if name in TOKEN_PRICES else each for name, each in price.each.items()})
 
 
