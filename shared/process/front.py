@@ -25,6 +25,10 @@ logger = logging.getLogger("tollgate.requests")
 
 _PROBES = frozenset(("/healthz", "/readyz"))  # the platform's may come from anywhere
 _FOR_RESPONSE = frozenset((b"origin", b"x-ms-client-request-id", b"anthropic-version"))  # which the response answers
+# What a browser makes of an answer that it shows: nothing. On the origin of the page, a backend's HTML could read what
+# the page keeps. The page's own files have the first header already.
+_NO_SNIFFING = b"x-content-type-options"
+_INERT = ((_NO_SNIFFING, b"nosniff"), (b"content-security-policy", b"default-src 'none'; sandbox"))
 
 
 class Front:
@@ -49,6 +53,8 @@ class Front:
         identify(response, received.request_id, own.get("x-ms-client-request-id", ""))
         if form == "anthropic":
             name_headers(response.headers, received.request_id, time.time())
+        if all(name != _NO_SNIFFING for name, _ in response.raw_headers):
+            response.raw_headers.extend(_INERT)
         self._cors.expose(own.get("origin", ""), response)
         return response
 

@@ -202,6 +202,26 @@ def test_every_answer_has_the_ids_that_azures_have(gateway: System) -> None:
     assert [answer.status for answer in answers] == [200, 400, 404, 200, 401, 200, 401]
 
 
+def test_a_browser_runs_nothing_of_an_answer_that_it_shows(gateway: System) -> None:
+    """The page is on the same origin, and keeps what its user has signed in with."""
+    key = {"authorization": f"Bearer {gateway.key}"}
+    answers = [
+        gateway.post(CHAT, chat_body()),
+        gateway.post(CHAT, chat_body() | {"stream": True}),
+        gateway.post(CHAT, b"{"),
+        gateway.gateway.request("GET", "/v1/models", None, key),
+        gateway.gateway.request("GET", "/nothing", None),
+        gateway.gateway.request("GET", "/gateway/limits", None),
+    ]
+    assert [answer.status for answer in answers] == [200, 200, 400, 200, 401, 401]
+    for answer in answers:
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["content-security-policy"] == "default-src 'none'; sandbox"
+    page = gateway.get("/gateway/")
+    assert page.headers["x-content-type-options"] == "nosniff"
+    assert "sandbox" not in page.headers["content-security-policy"]
+
+
 def test_the_official_client_shows_the_id(gateway: System) -> None:
     with gateway.openai() as client, pytest.raises(openai.NotFoundError) as refused:
         client.chat.completions.create(**chat_body("gpt-nothing"))
