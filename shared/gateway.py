@@ -115,7 +115,7 @@ class Gateway:
             raise
         consumed = response.tokens_so_far if isinstance(response, RelayedResponse) else int  # which returns 0
         response.headers.update(self._limiter.headers(reservation, consumed))
-        return response if rendering is None else CompletionsResponse(response, rendering)
+        return response if rendering is None else CompletionsResponse(response, rendering, buffer.one_at_a_time)
 
     async def _answer(
         self,

@@ -89,7 +89,7 @@ def _query(call: Call) -> _Query:
     words, parameters = _words(call), parse_qsl(call.query, keep_blank_values=True)
     values = dict(parameters)
     limit = values.get("limit", str(words.default))
-    if not limit.isdecimal() or not limit.isascii() or not 1 <= int(limit[:9]) <= words.largest:
+    if not limit.isdecimal() or not limit.isascii() or len(limit) > 9 or not 1 <= int(limit) <= words.largest:
         raise InvalidRequest(f"limit: expected 1 to {words.largest}, got {limit[:20]!r}.", param="limit")
     ours = {"limit", words.after, words.before}
     after, ids = values.get(words.after, ""), None

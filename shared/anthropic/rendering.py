@@ -44,7 +44,7 @@ def model_page(models: Iterable[dict[str, Any]], query: str) -> dict[str, Any]:
     elif (before := asked.get("before_id")) in ids:
         left = left[: ids.index(before)][::-1]
     limit = asked.get("limit", "")
-    most = min(int(limit), _MOST_LISTED) if limit.isdecimal() and limit.isascii() and int(limit[:9]) else 20
+    most = min(int(limit[:9]), _MOST_LISTED) if limit.isdecimal() and limit.isascii() and int(limit[:9]) else 20
     page = left[:most][:: -1 if "before_id" in asked else 1]
     first, last = (page[0]["id"], page[-1]["id"]) if page else (None, None)
     return {"data": page, "has_more": len(left) > len(page), "first_id": first, "last_id": last}

@@ -117,8 +117,8 @@ def equivalent_status(error: ReportedError, headers: Mapping[str, str]) -> int:
     Never that of a refused access: a backend that has answered 200 has let the gateway in, so such words are those of
     what the call uses, as a tool's server."""
     words = {error.code.lower(), error.type.lower()}
-    if error.code.isdecimal() and 400 <= int(error.code) < 600:
-        return 400 if int(error.code) in (401, 402, 403, 407) else int(error.code)
+    if len(error.code) == 3 and error.code.isdecimal() and 400 <= (status := int(error.code)) < 600:
+        return 400 if status in (401, 402, 403, 407) else status
     if "overloaded_error" in words:
         return _OVERLOADED
     if words & _THROTTLED or "retry-after" in headers or "retry-after-ms" in headers:

@@ -22,6 +22,7 @@ _SPEAKER = re.compile(r"(\w{1,40})(?:[ \t]+name=(.*))?")  # the first line of a 
 _MOST_TURNS = 2048  # messages of a chat
 _ROLES = ("system", "developer", "user", "assistant")
 _NO_BOUND = b"null"
+_OTHER_SHAPES = (LookupError, TypeError, AttributeError, ValueError, OverflowError)  # of an answer that is no chat's
 
 
 def translated(call: Call) -> "tuple[Call, Rendering]":
@@ -51,8 +52,8 @@ def _translated(call: Call) -> "tuple[Call, Rendering]":
 
 
 def messages(prompt: str) -> list[dict[str, str]]:
-    """The messages of a prompt. Raises `InvalidRequest` for ChatML that cannot be read or has no message. Takes time
-    in proportion to the prompt: it runs on the event loop."""
+    """The messages of a prompt. Raises `InvalidRequest` for ChatML that cannot be read or has no message. It names no
+    text of the prompt, because refusals are on record. Takes time in proportion to the prompt."""
     if _START not in prompt:
         return [{"role": "user", "content": prompt}]
     found: list[dict[str, str]] = []
@@ -61,16 +62,16 @@ def messages(prompt: str) -> list[dict[str, str]]:
         raise _wrong(f"expected at most {_MOST_TURNS} turns of ChatML.", "prompt")
     if before.strip():
         found.append({"role": "user", "content": before.strip("\n")})
-    for turn in turns:
+    for number, turn in enumerate(turns, 1):
         first, feed, rest = turn.partition("\n")
         if not feed and turn is turns[-1] and first.strip() == "assistant":
             break  # it only says whose turn it is
         speaker = _SPEAKER.fullmatch(first) if feed else None
         if speaker is None:
-            raise _wrong(f"expected a role and a line feed behind {_START}, got {first[:40]!r}.", "prompt")
+            raise _wrong(f"expected a role and a line feed behind {_START} number {number}.", "prompt")
         role, name = speaker[1], (speaker[2] or "").strip()
         if role not in _ROLES:
-            raise _wrong(f"the ChatML role {role!r} is not one of {', '.join(_ROLES)}.", "prompt")
+            raise _wrong(f"expected one of {', '.join(_ROLES)} as the role behind {_START} number {number}.", "prompt")
         content, end, _ = rest.partition(_END)
         content = content.removesuffix("\n") if end else content
         found.append({"role": role, "content": content} | ({"name": name} if name else {}))
@@ -146,12 +147,12 @@ def _rendered(data: bytes, render: Any) -> bytes:
     """The same object if it is no answer of a chat; empty if nothing is left of it."""
     try:
         answer = msgspec.json.decode(data)
-    except UNREADABLE:
+        if not isinstance(answer, dict) or not isinstance(answer.get("choices"), list):
+            return data
+        rendered = render(answer)
+        return b"" if rendered is None else msgspec.json.encode(rendered)
+    except (*UNREADABLE, *_OTHER_SHAPES):
         return data
-    if not isinstance(answer, dict) or not isinstance(answer.get("choices"), list):
-        return data
-    rendered = render(answer)
-    return b"" if rendered is None else msgspec.json.encode(rendered)
 
 
 def _legacy_logprobs(logprobs: Any, start: int) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 """Renders the response to a chat that stands for a legacy completion."""
 
+import asyncio
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -7,31 +8,35 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from shared.azure_openai.completions_as_chat import Rendering
+from shared.azure_openai.outline import LARGE
 
 _LENGTH = b"content-length"
 
 
 class CompletionsResponse(Response):
     """Sends another response with its body rendered: events as they come, a whole body when it is whole. What is no
-    answer of a chat, such as an error, passes as it is."""
+    answer of a chat, such as an error, passes as it is. `one_at_a_time`: held while a large body is rendered, on
+    another thread."""
 
-    def __init__(self, response: Response, rendering: Rendering) -> None:
+    def __init__(self, response: Response, rendering: Rendering, one_at_a_time: asyncio.Lock) -> None:
         self.status_code = response.status_code
         self.background = None
         self.raw_headers = response.raw_headers
         self._response = response
         self._rendering = rendering
+        self._one_at_a_time = one_at_a_time
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._response(scope, receive, _Rendered(send, self._rendering))
+        await self._response(scope, receive, _Rendered(send, self._rendering, self._one_at_a_time))
 
 
 class _Rendered:
     """The way to the caller. `__call__` takes the messages of the response."""
 
-    def __init__(self, send: Send, rendering: Rendering) -> None:
+    def __init__(self, send: Send, rendering: Rendering, one_at_a_time: asyncio.Lock) -> None:
         self._send = send
         self._rendering = rendering
+        self._one_at_a_time = one_at_a_time
         self._start: MutableMapping[str, Any] = {}
         self._streams = False
         self._body: list[bytes] = []
@@ -61,7 +66,12 @@ class _Rendered:
         self._body.append(message.get("body", b""))
         if message.get("more_body", False):
             return
-        body = self._rendering.whole(b"".join(self._body))
+        body = b"".join(self._body)
+        if len(body) <= LARGE:
+            body = self._rendering.whole(body)
+        else:
+            async with self._one_at_a_time:
+                body = await asyncio.to_thread(self._rendering.whole, body)
         length = (_LENGTH, str(len(body)).encode())
         await self._send({**self._start, "headers": [*_without_length(self._start["headers"]), length]})
         await self._send({"type": "http.response.body", "body": body})

@@ -9,7 +9,7 @@ import pytest
 
 from shared.affinity import listing
 from shared.affinity.places import ListPlaces
-from shared.errors import StateNotFound
+from shared.errors import InvalidRequest, StateNotFound
 from shared.types import Call, Consumer
 from tests.harness.calls import call
 from tests.harness.memory_store import MemoryStore
@@ -92,6 +92,12 @@ async def test_objects_that_are_gone_do_not_keep_a_call_searching() -> None:
     again = await lister.page(own[0])  # as clients do that go on after the last object
     assert (again["data"], again["has_more"], again["first_id"]) == ([], True, None)
     assert "foreign" not in json.dumps(lister.pages)
+
+
+@pytest.mark.parametrize("limit", ["0", "10001", "1e3", "-1", "9" * 5000, "000000001" + "0" * 5000, "\u0661", ""])
+async def test_a_limit_of_any_length_that_is_none_is_refused(limit: str) -> None:
+    with pytest.raises(InvalidRequest, match="limit: expected 1 to"):
+        await Lister(Resource(a=[]), {}, limit=limit).page(None)
 
 
 async def test_small_pages_go_on_after_objects_of_the_caller() -> None:

@@ -8,6 +8,7 @@ from anthropic.types import beta
 
 from shared.anthropic import operations
 from shared.anthropic.backend_requests import upstream_message
+from shared.anthropic.rendering import model_page
 from shared.azure_openai import answers, references
 from shared.azure_openai.answers import ReportedError
 from shared.azure_openai.requests import parse_call
@@ -153,6 +154,14 @@ def test_an_answer_tells_of_its_container_and_of_files_that_code_has_made() -> N
         [json.dumps({"content_block": server}), json.dumps(told)],
     ):
         assert {one for text in answer for one in references.in_answer(text.encode(), "messages.create")} == expected
+
+
+@pytest.mark.parametrize(
+    ("limit", "shown"), [("1", 1), ("0", 20), ("x", 20), ("9" * 5000, 30), ("000000001" + "0" * 5000, 1)]
+)
+def test_a_page_of_models_has_a_limit_of_any_length(limit: str, shown: int) -> None:
+    models = [{"id": f"m{number}"} for number in range(30)]
+    assert len(model_page(models, f"limit={limit}")["data"]) == shown
 
 
 def error(kind: str, message: str = "") -> bytes:

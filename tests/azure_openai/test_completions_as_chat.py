@@ -1,14 +1,18 @@
 """Legacy completions as chats: prompts, parameters, answers and streams, both ways."""
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
+from starlette.types import Message
 
 from shared.azure_openai.completions_as_chat import Rendering, messages, translated
 from shared.azure_openai.operations import match
 from shared.azure_openai.requests import parse_call
 from shared.errors import InvalidRequest
+from shared.responses.as_completions import CompletionsResponse
+from shared.responses.rendering import JsonResponse
 from shared.types import Call
 
 CHATML = (
@@ -43,7 +47,7 @@ def test_a_prompt_becomes_messages(prompt: str, expected: list[tuple[str, str]])
 
 def test_chatml_keeps_names_and_refuses_what_is_none() -> None:
     assert messages(CHATML)[1]["name"] == "example_user"
-    with pytest.raises(InvalidRequest, match="the ChatML role 'robot' is not one of"):
+    with pytest.raises(InvalidRequest, match="expected one of system, developer, user, assistant"):
         messages("<|im_start|>robot\nHi<|im_end|>")
     with pytest.raises(InvalidRequest, match="has no message"):
         messages("<|im_start|>assistant\n")
@@ -55,13 +59,20 @@ def test_chatml_keeps_names_and_refuses_what_is_none() -> None:
         ("<|im_start|>user a name=" * 2000, "a line feed"),  # seconds, for a pattern that looks for it again and again
         ("<|im_start|>user name=" + "x" * 1_000_000, "a line feed"),
         ("<|im_start|>user\n" * 2049, "at most 2048 turns"),
-        ("<|im_start|>user hi\nthere<|im_end|>", "'user hi'"),
+        ("<|im_start|>user\nhi<|im_end|><|im_start|>user hi\nthere<|im_end|>", "number 2"),
     ],
     ids=lambda text: text[:20],
 )
 def test_chatml_that_cannot_be_read_is_refused_at_once(prompt: str, said: str) -> None:
     with pytest.raises(InvalidRequest, match=said):
         messages(prompt)
+
+
+@pytest.mark.parametrize("prompt", ["<|im_start|>Mueller\nx", "<|im_start|>user Mueller\nx", "<|im_start|>Mueller"])
+def test_a_refusal_names_no_text_of_the_prompt(prompt: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        messages(prompt)
+    assert "Mueller" not in refused.value.message
 
 
 def test_parameters_are_those_of_a_chat() -> None:
@@ -166,9 +177,61 @@ def test_an_answer_becomes_a_completion() -> None:
     assert (second["text"], second["finish_reason"], second["logprobs"]) == ("Say: No.", "length", None)
 
 
-@pytest.mark.parametrize("body", [b'{"error": {"message": "no"}}', b"<html>", b"[1]", b'{"choices": 3}', b""])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"error": {"message": "no"}}',
+        b"<html>",
+        b"[1]",
+        b'{"choices": 3}',
+        b"",
+        b'{"choices": [1]}',
+        b'{"choices": [{"index": [], "message": {}}]}',
+        b'{"choices": [{"message": 1}]}',
+        b'{"choices": [{"message": {"content": [1]}}]}',
+        b'{"choices": [{"logprobs": {"content": [{"token": 1}]}}]}',
+        b'{"choices": [{"logprobs": {"content": {"token": 1}}}]}',
+        b'{"choices": [{"logprobs": {"content": [{"token": "a", "logprob": 1, "top_logprobs": [{"token": []}]}]}}]}',
+        b'{"choices": [{"logprobs": {"content": [{"token": "a", "logprob": 1, "top_logprobs": 1}]}}]}',
+        b'{"choices": [' + b"[" * 5000 + b"]" * 5000 + b"]}",
+    ],
+    ids=lambda body: body[:60].decode(),
+)
 def test_what_is_no_answer_of_a_chat_stays_as_it_is(body: bytes) -> None:
     assert Rendering("x").whole(body) == body
+    event = b"data: " + body.replace(b"message", b"delta") + b"\n\n"
+    assert Rendering("x").feed(event) == event
+
+
+def test_numbers_of_any_size_are_rendered() -> None:
+    for number in (b"1" * 30, b"1e999", b"-" + b"9" * 400):
+        Rendering("x").whole(b'{"choices": [{"index": ' + number + b', "message": {"content": "Hi"}}]}')
+
+
+async def test_a_large_answer_is_rendered_when_no_other_body_is_worked_on() -> None:
+    answer = {"choices": [{"index": 0, "message": {"content": "x" * 300_000}}]}
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def respond(size: int) -> None:
+        answer["choices"][0]["message"] = {"content": "x" * size}
+        response = CompletionsResponse(JsonResponse(answer), Rendering(""), lock)
+        await response({"type": "http"}, receive, send)
+
+    lock = asyncio.Lock()
+    async with lock:
+        await respond(10)  # a small one waits for nobody
+        large = asyncio.create_task(respond(300_000))
+        await asyncio.sleep(0)
+        assert lock.locked()
+        assert len(sent) == 2
+    await large
+    assert [len(json.loads(one["body"])["choices"][0]["text"]) for one in sent[1::2]] == [10, 300_000]
 
 
 def test_a_stream_becomes_that_of_a_completion_however_it_is_cut() -> None:

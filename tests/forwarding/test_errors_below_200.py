@@ -211,6 +211,7 @@ async def test_an_object_with_an_error_of_the_past_is_no_error_of_its_retrieval(
     [
         ({"code": "429"}, {}, 429),
         ({"code": 503}, {}, 503),
+        ({"code": "5" * 5000}, {}, 500),
         ({"type": "too_many_requests", "code": None}, {}, 429),
         ({"code": "TooManyRequests"}, {}, 429),
         ({"type": "invalid_request_error", "code": None}, {}, 400),
