@@ -171,6 +171,19 @@ def test_a_key_that_is_made_in_the_page_calls_the_gateway_and_a_limit_that_is_ch
     rising = re.compile(r"\d left of 600,000 tokens per minute\d+%Without calls full again in [1-9]\d* s")
     expect(section).to_contain_text(rising)
     expect(visit.page.get_by_role("cell", name="consumer.update")).to_be_visible()
+    row = visit.page.get_by_role("region", name="Keys").locator("tbody tr")
+    row.get_by_role("button", name="Revoke").click()
+    expect(dialog).to_contain_text("This cannot be undone.")
+    assert visit.violations() == []
+    dialog.get_by_role("button", name="Cancel").click()
+    dialog.wait_for(state="hidden")
+    spend(gateway, key)  # nothing happened
+    row.get_by_role("button", name="Revoke").click()
+    dialog.get_by_role("button", name="Revoke").click()
+    expect(row).to_contain_text("revoked")
+    expect(row.get_by_role("button")).to_have_count(0)
+    expect(row).not_to_contain_text("never")
+    eventually(lambda: gateway.get("/gateway/keys/me", key).status == 401)  # at once on this instance
 
 
 def test_a_wrong_section_of_the_configuration_is_refused_with_the_path_of_every_mistake(visit: Visit) -> None:
@@ -217,6 +230,17 @@ def test_a_product_that_is_made_in_the_page_bundles_models_for_its_subscribers(v
     messages = [{"role": "user", "content": "Hello"}]
     refused = gateway.post("/v1/chat/completions", {"model": "gpt-5.4-mini", "messages": messages}, key=key)
     assert refused.status == 403
+    dialog.get_by_role("button", name="Close").click()
+    visit.go("Teams")
+    expect(visit.page.get_by_role("row", name="sales")).to_contain_text("administrators alone")
+    visit.go("Products")
+    visit.expected = "409"
+    row = visit.page.get_by_role("row", name=product)
+    row.get_by_role("button", name="Delete").click()
+    dialog.get_by_role("button", name="Delete").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("Consumers still have it.")
+    dialog.get_by_role("button", name="Delete it nevertheless").click()
+    expect(row).to_have_count(0)
 
 
 def test_a_region_that_is_broken_is_seen_and_one_that_is_drained_returns(visit: Visit, gateway: System) -> None:
@@ -262,6 +286,8 @@ def test_a_caller_rotates_its_own_key_and_goes_on_with_the_new_one(visit: Visit,
     old = gateway.make_key("rotating")
     visit.sign_in(old)
     visit.page.get_by_role("button", name="Rotate").click()
+    expect(visit.page.get_by_role("dialog")).to_contain_text("The old one works for another 24 hours")
+    visit.page.get_by_role("dialog").get_by_role("button", name="Rotate").click()
     key = visit.page.get_by_role("dialog").locator(".secret code").inner_text()
     assert key != old
     visit.page.get_by_role("dialog").get_by_role("button", name="Close").click()

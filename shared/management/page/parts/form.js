@@ -27,24 +27,33 @@ export function Choice({ label, value, options, onChange, hint }) {
     </select>${hint && html`<small id=${`${id.current}-hint`}>${hint}</small>`}</div>`;
 }
 
-/** A modal dialog, which takes and returns the focus. It closes with Escape, but asks first if something was typed.
+/** A modal dialog, which takes and returns the focus. It closes with Escape or by a link, but asks first if something was typed.
  * @param {{title: string, onClose: () => void, children: any}} props */
 export function Dialog({ title, onClose, children }) {
   const dialog = useRef(/** @type {HTMLDialogElement | null} */ (null));
   const typed = useRef(false);
-  const [asking, setAsking] = useState(false);
+  const [asking, setAsking] = useState(/** @type {{go: () => void} | null} */ (null));
   useEffect(() => dialog.current?.showModal(), []);
+  const close = () => dialog.current?.close();
   /** @param {Event} [event] */
   const leave = (event) => {
     event?.preventDefault();
-    if (typed.current) setAsking(true);
-    else dialog.current?.close();
+    if (typed.current) setAsking({ go: close });
+    else close();
   };
-  return html`<dialog ref=${dialog} aria-label=${title} onClose=${onClose} onCancel=${leave} onInput=${() => (typed.current = true)}
+  /** @param {MouseEvent} event */
+  const follow = (event) => {
+    const anchor = /** @type {Element} */ (event.target).closest("a[href]");
+    if (!(anchor instanceof HTMLAnchorElement) || !typed.current || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    event.stopPropagation();
+    setAsking({ go: () => { typed.current = false; anchor.click(); } });
+  };
+  return html`<dialog ref=${dialog} aria-label=${title} onClose=${onClose} onCancel=${leave} onClick=${follow} onInput=${() => (typed.current = true)}
       onKeyDown=${(/** @type {KeyboardEvent} */ event) => event.key === "Escape" && leave(event)}>
     <header><h2>${title}</h2>
       <button type="button" class="plain" aria-label=${t("close")} onClick=${() => leave()}>×</button></header>
-    ${asking && html`<${Discard} onDiscard=${() => dialog.current?.close()} onStay=${() => setAsking(false)} />`}
+    ${asking && html`<${Discard} onDiscard=${asking.go} onStay=${() => setAsking(null)} />`}
     ${children}
   </dialog>`;
 }

@@ -1,6 +1,7 @@
 // Choices among what is configured: a team, and a consumer by its name.
 import { ask, query, useAnswer } from "../api.js";
 import { html, useState } from "../lib.js";
+import { link } from "../location.js";
 import { t } from "../texts.js";
 import { Choice, Field } from "./form.js";
 
@@ -17,7 +18,7 @@ export function TeamChoice({ value, onChange }) {
   const options = [["", t("overview.none")], ...[...new Set([...names, ...(value ? [value] : [])])].map((name) => /** @type {[string, string]} */ ([name, name]))];
   const none = data && names.length === 0;
   return html`<${Choice} label=${t("dimension.team")} value=${value} options=${options} onChange=${onChange}
-    hint=${none && t("teams.none")} />`;
+    hint=${none && html`${t("teams.none")} <a href=${link({ view: "teams" })}>${t("nav.teams")}</a>`} />`;
 }
 
 /** @param {string} text a part of a name */

@@ -12,6 +12,7 @@ import { Happenings } from "./happenings.js";
 
 const EVERY = 2_000; // milliseconds between two looks while there is no stream
 const FAULTS_EVERY = 5_000; // milliseconds
+const STILL_NEEDED = 409; // of a drain that would leave a model without a backend
 const MOST = 8; // deployments that are shown at first
 /** From the worst to the best. */
 const STATES = ["ejected", "half_open", "cooling", "usable"];
@@ -104,11 +105,12 @@ function Drain({ path, name, onDone }) {
   const [time_, setTime] = useState("2h");
   const [reason, setReason] = useState("");
   const [error, setError] = useState(/** @type {any} */ (null));
+  const needed = error?.status === STILL_NEEDED;
   /** @param {SubmitEvent} event */
   const send = async (event) => {
     event.preventDefault();
     try {
-      await ask(path, { method: "PUT", body: { for: time_, reason } });
+      await ask(`${path}${needed ? "?force=true" : ""}`, { method: "PUT", body: { for: time_, reason } });
       onDone();
     } catch (problem) {
       setError(problem);
@@ -118,5 +120,6 @@ function Drain({ path, name, onDone }) {
     <p>${t("backends.drain-text")}</p>
     <${Field} label=${t("backends.for")} value=${time_} onInput=${setTime} hint=${t("backends.for-hint")} required />
     <${Field} label=${t("backends.reason")} value=${reason} onInput=${setReason} />
-    <${Problem} error=${error} /><button type="submit" class="main">${t("backends.drain")}</button></form><//>`;
+    ${needed ? html`<p class="problem" role="alert">${t("backends.drain-needed")}</p>` : html`<${Problem} error=${error} />`}
+    <button type="submit" class="main">${t(needed ? "backends.drain-anyway" : "backends.drain")}</button></form><//>`;
 }

@@ -4,6 +4,7 @@ import { time } from "../format.js";
 import { html, useState } from "../lib.js";
 import { link } from "../location.js";
 import { AuditTrail } from "../parts/audit.js";
+import { Confirm } from "../parts/confirm.js";
 import { Dialog, Field } from "../parts/form.js";
 import { LimitFields, useDefaults } from "../parts/limit-fields.js";
 import { Limits } from "../parts/limits.js";
@@ -25,29 +26,35 @@ export function Consumer({ place }) {
   const limits = useAnswer(`/gateway/limits/${encodeURIComponent(place.id ?? "")}`, 10_000);
   const [editing, setEditing] = useState(false);
   const [key, setKey] = useState("");
+  const [question, setQuestion] = useState(/** @type {import("../parts/confirm.js").Question | null} */ (null));
   const [error, setError] = useState(/** @type {any} */ (null));
-  /** @param {string} at @param {import("../api.js").Options} options */
+  /** Throws what goes wrong. @param {string} at @param {import("../api.js").Options} options */
   const change = async (at, options) => {
-    setError(null);
-    try {
-      const { data } = await ask(at, options);
-      if (data?.key) setKey(data.key);
-      state.again();
-    } catch (problem) {
-      setError(problem);
-    }
+    const { data } = await ask(at, options);
+    if (data?.key) setKey(data.key);
+    state.again();
   };
+  /** @param {string} at @param {import("../api.js").Options} options */
+  const attempt = (at, options) => {
+    setError(null);
+    return change(at, options).catch(setError);
+  };
+  const become = (/** @type {string} */ wanted) => /** @type {const} */ ([path, { method: "PATCH", body: { state: wanted } }]);
+  /** @param {any} one */
+  const revoke = (one) => setQuestion({ title: t("consumer.revoke-title", { name: one.name }), text: t("consumer.revoke-text"), act: t("consumer.revoke"),
+    work: () => change(...become("revoked")) });
   return html`<p><a href=${link({ view: "consumers" })}>${t("consumer.back")}</a></p>
     <${Shown} of=${state}>${(/** @type {any} */ one) => html`
       <div class="title"><h1>${one.name}</h1><${State} state=${one.state} />
         ${session.mayManage() && html`<button type="button" onClick=${() => setEditing(true)}>${t("consumer.edit")}</button>
-          <button type="button" onClick=${() => change(path, { method: "PATCH", body: { state: one.state === "revoked" ? "active" : "revoked" } })}>
-            ${t(one.state === "revoked" ? "consumer.restore" : "consumer.revoke")}</button>`}</div>
+          ${one.state === "revoked" ? html`<button type="button" onClick=${() => attempt(...become("active"))}>${t("consumer.restore")}</button>`
+            : html`<button type="button" onClick=${() => revoke(one)}>${t("consumer.revoke")}</button>`}`}</div>
       <${Problem} error=${error} />
       <${Facts} one=${one} />
       <p><a href=${link({ view: "overview", key: one.id })}>${t("consumer.usage")}</a> · <a href=${link({ view: "requests", consumer: one.id })}>${t("nav.requests")}</a></p>
       <h2>${t("mine.limits")}</h2><${Shown} of=${limits}>${(/** @type {any} */ data) => html`<${Limits} lines=${data.limits} />`}<//>
-      <${Keys} path=${path} keys=${one.keys ?? []} change=${change} name=${one.name} />
+      <${Keys} path=${path} keys=${one.keys ?? []} change=${change} attempt=${attempt} onAsk=${setQuestion} name=${one.name} />
+      ${question && html`<${Confirm} ...${question} onClose=${() => setQuestion(null)} />`}
       ${editing && html`<${Edit} path=${path} one=${one} etag=${state.etag} onClose=${() => { setEditing(false); state.again(); limits.again(); }} />`}
       ${key && html`<${Dialog} title=${t("key.title", { name: one.name })} onClose=${() => setKey("")}><${ShownKey} text=${key} model=${one.models?.[0]} /><//>`}`}<//>
     ${session.mayReadAll() && html`<h2>${t("nav.audit")}</h2><${AuditTrail} key=${state.etag} place=${place} object=${place.id} size=${20} />`}`;
@@ -63,20 +70,26 @@ function Facts({ one }) {
   return html`<dl class="facts">${facts.map(([key, value]) => html`<div><dt>${t(/** @type {any} */ (key))}</dt><dd>${value || "–"}</dd></div>`)}</dl>`;
 }
 
-/** @param {{path: string, keys: any[], name: string, change: (at: string, options: import("../api.js").Options) => void}} props */
-function Keys({ path, keys, change, name }) {
+/** @typedef {(at: string, options: import("../api.js").Options) => Promise<void>} Change */
+
+/** @param {{path: string, keys: any[], name: string, change: Change, attempt: Change, onAsk: (question: import("../parts/confirm.js").Question) => void}} props */
+function Keys({ path, keys, change, attempt, onAsk, name }) {
+  const rotate = (/** @type {any} */ one) => onAsk({ title: t("key.rotate-title", { name: one.id }), text: t("key.rotate-text", { hours: OVERLAP }), act: t("key.rotate"),
+    work: () => change(`${path}/keys/${one.id}/rotate`, { method: "POST", body: { overlap_hours: OVERLAP } }) });
+  const revoke = (/** @type {any} */ one) => onAsk({ title: t("key.revoke-title", { name: one.id }), text: t("key.revoke-text"), act: t("consumer.revoke"),
+    work: () => change(`${path}/keys/${one.id}`, { method: "DELETE" }) });
   const manages = session.mayManage();
   const columns = [
     { head: t("key.id"), cell: (/** @type {any} */ one) => html`<code>${one.id}</code>` },
-    { head: t("consumers.state"), cell: (/** @type {any} */ one) => html`<${State} state=${one.state ?? (one.revoked ? "revoked" : "active")} />` },
+    { head: t("consumers.state"), cell: (/** @type {any} */ one) => html`<${State} state=${one.state} />` },
     { head: t("consumers.created"), cell: (/** @type {any} */ one) => time(one.created) },
-    { head: t("consumer.expires"), cell: (/** @type {any} */ one) => (one.expires ? time(one.expires) : t("never")) },
-    ...(manages ? [{ head: t("actions"), cell: (/** @type {any} */ one) => html`
-      <button type="button" onClick=${() => change(`${path}/keys/${one.id}/rotate`, { method: "POST", body: { overlap_hours: OVERLAP } })}>${t("key.rotate")}</button>
-      <button type="button" onClick=${() => change(`${path}/keys/${one.id}`, { method: "DELETE" })}>${t("consumer.revoke")}</button>` }] : []),
+    { head: t("consumer.expires"), cell: (/** @type {any} */ one) => (one.state === "revoked" ? "–" : one.expires ? time(one.expires) : t("never")) },
+    ...(manages ? [{ head: t("actions"), cell: (/** @type {any} */ one) => one.state !== "revoked" && html`
+      ${one.state === "active" && html`<button type="button" onClick=${() => rotate(one)}>${t("key.rotate")}</button>`}
+      <button type="button" onClick=${() => revoke(one)}>${t("consumer.revoke")}</button>` }] : []),
   ];
   return html`<h2>${t("consumer.keys")}</h2><${Table} caption=${t("consumer.keys")} columns=${columns} rows=${keys} id=${(/** @type {any} */ one) => one.id} />
-    ${manages && html`<button type="button" onClick=${() => change(`${path}/keys`, { method: "POST", body: {} })} aria-label=${t("key.create-for", { name })}>${t("key.create")}</button>
+    ${manages && html`<p><button type="button" onClick=${() => attempt(`${path}/keys`, { method: "POST", body: {} })} aria-label=${t("key.create-for", { name })}>${t("key.create")}</button></p>
       <p class="quiet">${t("key.overlap", { hours: OVERLAP })}</p>`}`;
 }
 

@@ -3,6 +3,7 @@ import { ask, query, useAnswer } from "../api.js";
 import { compact, money } from "../format.js";
 import { html, useState } from "../lib.js";
 import { go, link } from "../location.js";
+import { Confirm } from "../parts/confirm.js";
 import { Dialog, Field } from "../parts/form.js";
 import { LimitFields } from "../parts/limit-fields.js";
 import { AuditTrail } from "../parts/audit.js";
@@ -38,33 +39,30 @@ function Named({ section, place }) {
 function All({ section, place }) {
   const state = useAnswer(`/gateway/${section}${query({ after: place.after, limit: 50 })}`);
   const [editing, setEditing] = useState(/** @type {any} */ (null));
-  const [error, setError] = useState(/** @type {any} */ (null));
-  const remove = async (/** @type {string} */ name) => {
-    setError(null);
-    try {
-      await ask(`/gateway/${section}/${encodeURIComponent(name)}`, { method: "DELETE" });
-      state.again();
-    } catch (problem) {
-      setError(problem);
-    }
+  const [removing, setRemoving] = useState("");
+  const remove = async (/** @type {string} */ force) => {
+    await ask(`/gateway/${section}/${encodeURIComponent(removing)}${force}`, { method: "DELETE" });
+    state.again();
   };
   const admin = session.isAdmin();
   const dimension = section === "products" ? "product" : "team";
   const columns = [
     { head: t("consumers.name"), cell: (/** @type {any} */ one) => html`<a href=${link({ view: section, id: one.name })}>${one.name}</a>` },
-    ...LISTS[section].map(([field, text]) => ({ head: t(text), cell: (/** @type {any} */ one) => one[field]?.join(", ") ?? t("all") })),
+    ...LISTS[section].map(([field, text]) => ({ head: t(text), cell: (/** @type {any} */ one) => namesOf(one, field) })),
     ...LIMITS[section].map(([field, text]) => ({ head: t(text), cell: (/** @type {any} */ one) => html`<${Amounts} limits=${one[field] ?? {}} />` })),
     { head: t("actions"), cell: (/** @type {any} */ one) => html`<a href=${link({ view: "overview", [dimension]: one.name })}>${t("consumer.usage")}</a>
       ${admin && html` <button type="button" onClick=${() => setEditing(one)}>${t("consumer.edit")}</button>
-        <button type="button" onClick=${() => remove(one.name)}>${t("named.delete")}</button>`}` },
+        <button type="button" onClick=${() => setRemoving(one.name)}>${t("named.delete")}</button>`}` },
   ];
   const title = t(section === "products" ? "nav.products" : "nav.teams");
   return html`<div class="title"><h1>${title}</h1>
       ${admin && html`<button type="button" class="main" onClick=${() => setEditing({})}>${t(`named.create-${section}`)}</button>`}</div>
-    <p class="quiet">${t(section === "products" ? "named.products-text" : "named.teams-text")}</p><${Problem} error=${error} />
+    <p class="quiet">${t(section === "products" ? "named.products-text" : "named.teams-text")}</p>
     <${Shown} of=${state}>${(/** @type {any} */ data) => html`
-      <${Table} caption=${title} columns=${columns} rows=${data.data} id=${(/** @type {any} */ one) => one.name} />
+      <${Table} caption=${title} columns=${columns} rows=${data.data} id=${(/** @type {any} */ one) => one.name} empty=${t(`named.none-${section}`)} />
       <${Pages} first=${!place.after} next=${data.after} onFirst=${() => go({ ...place, after: undefined })} onNext=${(/** @type {string} */ after) => go({ ...place, after })} />`}<//>
+    ${removing && html`<${Confirm} title=${t("named.delete-title", { name: removing })} text=${t("named.delete-text")} act=${t("named.delete")} work=${() => remove("")}
+      anyway=${{ text: t("named.delete-used"), act: t("named.delete-anyway"), work: () => remove("?force=true") }} onClose=${() => setRemoving("")} />`}
     ${editing && html`<${Edit} section=${section} name=${editing.name} onClose=${() => { setEditing(null); state.again(); }} />`}`;
 }
 
@@ -77,13 +75,16 @@ function One({ section, place }) {
   return html`<p><a href=${link({ view: section })}>${t("named.back", { title })}</a></p>
     <${Shown} of=${state}>${(/** @type {any} */ one) => html`<div class="title"><h1>${one.name}</h1>
         ${session.isAdmin() && html`<button type="button" onClick=${() => setEditing(true)}>${t("consumer.edit")}</button>`}</div>
-      <dl class="facts">${LISTS[section].map(([field, text]) => html`<div><dt>${t(text)}</dt><dd>${one[field]?.join(", ") || t("all")}</dd></div>`)}
+      <dl class="facts">${LISTS[section].map(([field, text]) => html`<div><dt>${t(text)}</dt><dd>${namesOf(one, field)}</dd></div>`)}
         ${LIMITS[section].map(([field, text]) => html`<div><dt>${t(text)}</dt><dd><${Amounts} limits=${one[field] ?? {}} /></dd></div>`)}</dl>
       <p><a href=${link({ view: "overview", [dimension]: one.name })}>${t("consumer.usage")}</a> · <a href=${link({ view: "requests", [dimension]: one.name })}>${t("nav.requests")}</a>
         ${section === "teams" && html` · <a href=${link({ view: "consumers", team: one.name })}>${t("nav.consumers")}</a>`}</p>`}<//>
     ${session.mayReadAll() && html`<h2>${t("nav.audit")}</h2><${AuditTrail} key=${state.etag} place=${place} object=${place.id} filters=${{ kind: dimension }} size=${20} />`}
     ${editing && html`<${Edit} section=${section} name=${place.id} onClose=${() => { setEditing(false); state.again(); }} />`}`;
 }
+
+/** What stands in a list of an entry; in words if nothing does. @param {any} one @param {string} field */
+const namesOf = (one, field) => one[field]?.join(", ") || t(field === "owners" ? "named.administrators" : "all");
 
 /** @param {{limits: any}} props */
 function Amounts({ limits }) {

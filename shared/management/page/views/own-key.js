@@ -2,8 +2,9 @@
 import { ask, useAnswer } from "../api.js";
 import { time } from "../format.js";
 import { html, useState } from "../lib.js";
+import { Confirm } from "../parts/confirm.js";
 import { Dialog } from "../parts/form.js";
-import { Problem, Shown, State } from "../parts/status.js";
+import { Shown, State } from "../parts/status.js";
 import { session } from "../session.js";
 import { t } from "../texts.js";
 import { Calls, ShownKey } from "./key.js";
@@ -33,20 +34,16 @@ async function adopt(credential) {
 function Rotation() {
   const state = useAnswer("/gateway/keys/me");
   const [key, setKey] = useState("");
-  const [error, setError] = useState(/** @type {any} */ (null));
+  const [asking, setAsking] = useState(false);
   const rotate = async () => {
-    setError(null);
-    try {
-      const { data } = await ask("/gateway/keys/me/rotate", { method: "POST", body: { overlap_hours: OVERLAP } });
-      setKey(data.key);
-      await adopt(data.key);
-      state.again();
-    } catch (problem) {
-      setError(problem);
-    }
+    const { data } = await ask("/gateway/keys/me/rotate", { method: "POST", body: { overlap_hours: OVERLAP } });
+    setKey(data.key);
+    void adopt(data.key).then(state.again);
   };
   return html`<${Shown} of=${state}>${(/** @type {any} */ one) => html`<p><code>${one.id}</code> <${State} state=${one.state} />
-      ${one.expires ? t("mine.expires", { time: time(one.expires) }) : ""} <button type="button" onClick=${rotate}>${t("key.rotate")}</button></p>
-      <p class="quiet">${t("key.overlap", { hours: OVERLAP })}</p>`}<//><${Problem} error=${error} />
+      ${one.expires ? t("mine.expires", { time: time(one.expires) }) : ""} <button type="button" onClick=${() => setAsking(true)}>${t("key.rotate")}</button></p>
+      <p class="quiet">${t("key.overlap", { hours: OVERLAP })}</p>
+      ${asking && html`<${Confirm} title=${t("key.rotate-title", { name: one.id })} text=${t("key.rotate-text", { hours: OVERLAP })} act=${t("key.rotate")}
+        work=${rotate} onClose=${() => setAsking(false)} />`}`}<//>
     ${key && html`<${Dialog} title=${t("key.title", { name: session.get()?.name ?? "" })} onClose=${() => setKey("")}><${ShownKey} text=${key} models="/gateway/models/me" /><//>`}`;
 }
