@@ -153,13 +153,20 @@ class Consumers:
         ended = [(key.revoked or key.expires, key.id) for key in record.keys.values() if not key.valid_at(now)]
         for end, key_id in sorted(ended):
             if end < ended_before or left > most:
-                await self._table.delete(record.consumer.id, key_id)
+                await self._drop_key(record, key_id)
                 left -= 1
         return left
 
     async def _drop_keys(self, record: Record) -> None:
         for key_id in record.keys:
-            await self._table.delete(record.consumer.id, key_id)
+            await self._drop_key(record, key_id)
+
+    async def _drop_key(self, record: Record, key_id: str) -> None:
+        """Delete a key, and its row in the index if the caller had it before: every process has that in memory."""
+        key = record.keys[key_id]
+        if key.foreign:
+            await self.foreign_keys.release(key.digest, Owner(record.consumer.id, key_id))
+        await self._table.delete(record.consumer.id, key_id)
 
     def _new_key(self, record: Record) -> tuple[str, StoredKey]:
         _require_keys(record)

@@ -54,6 +54,12 @@ class ForeignKeyIndex:
         row = {"consumer": owner.consumer, "key": owner.key}
         return await self._table.put(_KEYS, digest, row, etag) is not None
 
+    async def release(self, digest: str, owner: Owner) -> None:
+        """Forget a key of this owner, before the key itself is deleted: until then nobody else can claim it."""
+        found = await self.find(digest)
+        if found is not None and found[0] == owner:
+            await self._table.delete(_KEYS, digest)
+
     async def publish(self) -> None:
         """Have every process read the index again."""
         await self._table.merge(_VERSION, {_VERSION: {"version": secrets.token_hex(8)}})

@@ -244,6 +244,37 @@ async def test_a_key_of_a_consumer_that_is_gone_can_be_imported_for_another() ->
     assert (await house.who(APIM)).name == "second"
 
 
+async def test_the_index_forgets_a_key_with_its_row() -> None:
+    """Or an owner of a team, who imports and revokes again and again, would fill it."""
+    house = House()
+    first, second = await house.consumer("first"), await house.consumer("second")
+    for number in range(5):
+        record = await house.consumers.find(first.consumer.id)
+        assert record is not None
+        await house.consumers.drop_keys(record, house.store.time, 0.0, 2)
+        key_id = await imported(house, record, f"a-key-of-twenty-or-more-{number}")
+        await house.consumers.revoke_key(record, key_id)
+    index = ForeignKeyIndex(house.store)
+    assert len(await index.all()) == 2
+    await imported(house, second, "a-key-of-twenty-or-more-0")
+    version = await house.consumers.read(first.consumer.id)
+    assert version is not None
+    await house.consumers.delete(version)
+    assert [owner.consumer for owner in (await index.all()).values()] == [second.consumer.id]
+
+
+async def test_a_key_that_another_consumer_has_meanwhile_stays_in_the_index() -> None:
+    house = House()
+    first, second = await house.consumer("first"), await house.consumer("second")
+    key_id = await imported(house, first)
+    late = await house.consumers.read(first.consumer.id)
+    await house.store.table("consumers").delete(first.consumer.id, key_id)
+    await imported(house, second)
+    assert late is not None
+    await house.consumers.delete(late)
+    assert (await house.who(APIM)).name == "second"
+
+
 async def test_with_the_store_out_of_reach_known_keys_work_and_before_the_first_read_all_get_503() -> None:
     house = House()
     await imported(house, await house.consumer())
