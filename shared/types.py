@@ -12,7 +12,8 @@ from shared.token_classes import TokenCounts
 BATCH = "batch"  # the service tier of a batch
 US = "us"  # behind another service tier, or alone: the model ran in the United States, for which Anthropic charges more
 BATCHES = ("batch", "message_batch")  # the kinds of objects that are one
-TIERS = ("flex", "priority")  # the service tiers that backends throttle apart from the standard one
+FAST = "fast"  # the tier of Claude's `speed: fast`
+TIERS = ("flex", "priority", FAST)  # the service tiers that backends throttle apart from the standard one
 
 Surface = Literal["openai", "dated", "v1", "anthropic"]
 """The form of a path: `/v1/…`, Azure's dated `/openai/…?api-version=`, Azure's `/openai/v1/…`, or Anthropic's API."""
@@ -35,7 +36,7 @@ def long_context(served: str) -> int:
 
 class Target(msgspec.Struct, frozen=True):
     """One deployment of one backend, the target of an attempt. `model` is its configured name. `tier`: the service tier
-    of the attempt, if Azure throttles it apart from the standard one (`flex`, `priority`); else ""."""
+    of the attempt, if its backend throttles it apart from the standard one (`TIERS`); else ""."""
 
     backend: Backend
     model: str

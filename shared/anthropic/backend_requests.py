@@ -3,7 +3,7 @@
 import msgspec
 
 from shared.anthropic.batch_requests import body_for
-from shared.azure_openai.backend_requests import CLASSIC_SCOPE, UpstreamRequest
+from shared.azure_openai.backend_requests import CLASSIC_SCOPE, UpstreamRequest, service_tier
 from shared.azure_openai.json_body import rewrite
 from shared.config.document import Api
 from shared.types import Call, Target
@@ -17,6 +17,8 @@ def upstream_message(call: Call, target: Target) -> UpstreamRequest:
     backend, edits = target.backend, call.edits
     if target.deployment and call.body_model is not None and call.body_model != target.deployment:
         edits = edits | {"model": msgspec.json.encode(target.deployment)}
+    if not target.tier and service_tier(call):
+        edits = edits | {"speed": b'"standard"'}
     body = rewrite(call.body, call.values, edits) if edits else call.body
     if call.batch is not None:
         body = body_for(call, backend)

@@ -11,7 +11,7 @@ from shared.azure_openai.json_body import JsonFields, rewrite, rewrite_below
 from shared.azure_openai.multipart import FormModel
 from shared.azure_openai.operations import IN_QUERY
 from shared.config.document import Backend
-from shared.types import TIERS, Call, Surface, Target
+from shared.types import FAST, TIERS, Call, Surface, Target
 
 CLASSIC_SCOPE = "https://cognitiveservices.azure.com/.default"
 
@@ -95,11 +95,14 @@ def upstream_request(call: Call, target: Target) -> UpstreamRequest:
     return UpstreamRequest(call.operation.method, url, token_scope(backend, v1=v1), body, form_model)
 
 
-_TIERS = {f'"{tier}"'.encode(): tier for tier in TIERS}
+_TIERS = {f'"{tier}"'.encode(): tier for tier in TIERS if tier != FAST}
 
 
 def service_tier(call: Call) -> str:
-    """The service tier that a call asks for, if Azure throttles it apart from the standard one; else ""."""
+    """The service tier that a call asks for, if backends throttle it apart from the standard one; else ""."""
+    if call.operation.format == "anthropic":
+        speed = call.values.get("speed")
+        return FAST if speed is not None and call.body[speed] == b'"fast"' else ""
     place = call.values.get("service_tier")
     return "" if place is None else _TIERS.get(call.body[place], "")
 

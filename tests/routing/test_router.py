@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.anthropic import operations as messages
+from shared.anthropic.backend_requests import upstream_message
 from shared.azure_openai.backend_requests import headers_for, upstream_request
 from shared.azure_openai.operations import match
 from shared.azure_openai.requests import parse_call
@@ -538,6 +540,22 @@ async def test_a_throttle_of_a_tier_leaves_the_standard_tier_alone() -> None:
     assert [one.tier for one in routing.planned(flex(service_tier="auto"))] == [""]
     routing.breakers.fault(target, "status 500")
     assert routing.breakers.health(routing.target("a")).faults == 0
+
+
+async def test_a_throttle_of_claudes_fast_mode_leaves_the_standard_speed_alone() -> None:
+    def message(speed: str) -> Call:
+        body = {"model": "m", "max_tokens": 9, "messages": [], "speed": speed}
+        return parse_call(messages.match("POST", "/v1/messages"), "", {}, json.dumps(body).encode())
+
+    own = msgspec.structs.replace(backend("a"), kind="anthropic")
+    routing = Routing(own, models={"m": Model(format="anthropic", tier_fallback=True)})
+    fast, standard = routing.planned(message("fast"))
+    assert (fast.tier, standard.tier) == ("fast", "")
+    routing.breakers.throttle(fast, 60.0)
+    assert [one.tier for one in routing.planned(message("fast"))] == ["", "fast"]
+    assert [one.tier for one in routing.planned(message("standard"))] == [""]
+    assert json.loads(upstream_message(message("fast"), fast).body)["speed"] == "fast"
+    assert json.loads(upstream_message(message("fast"), standard).body)["speed"] == "standard"
 
 
 @pytest.mark.parametrize(
