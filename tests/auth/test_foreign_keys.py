@@ -254,6 +254,7 @@ async def test_the_index_forgets_a_key_with_its_row() -> None:
         await house.consumers.drop_keys(record, house.store.time, 0.0, 2)
         key_id = await imported(house, record, f"a-key-of-twenty-or-more-{number}")
         await house.consumers.revoke_key(record, key_id)
+        await house.later(1.0)
     index = ForeignKeyIndex(house.store)
     assert len(await index.all()) == 2
     await imported(house, second, "a-key-of-twenty-or-more-0")
