@@ -1,5 +1,6 @@
 """Route: bind a call to the backends that hold the objects it names, then put the deployments in order."""
 
+import asyncio
 from collections.abc import Mapping
 
 import msgspec
@@ -7,6 +8,7 @@ import msgspec
 from shared.affinity.directory import ObjectDirectory
 from shared.azure_openai import identity_paths, residency
 from shared.azure_openai.batch_lines import BatchSize
+from shared.azure_openai.outline import LARGE
 from shared.config.document import Backend
 from shared.errors import RegionNotAllowed, StateConflict, WholeAccountNotAllowed
 from shared.routing import preferences
@@ -20,6 +22,7 @@ class Planner:
     def __init__(self, router: Router, directory: ObjectDirectory) -> None:
         self._router = router
         self._directory = directory
+        self._one_at_a_time = asyncio.Lock()
 
     def named(self, consumer: Consumer, call: Call) -> Call:
         """The call with the configured names of all models that the requests of its batch name. Raises as
@@ -46,8 +49,7 @@ class Planner:
             return Plan(model=model, targets=[]), UNBOUND
         if consumer.models is not None:
             self._check_models(consumer, call)
-        _check_residency(consumer, call)
-        _check_identity(consumer, call)
+        await self._check_body(consumer, call)
         preferred = preferences.parse(headers)
         binding = UNBOUND
         if call.stateful:
@@ -64,8 +66,7 @@ class Planner:
         it. Raises `GatewayError`."""
         if call.model:
             self._router.model(consumer, call.model)
-        _check_residency(consumer, call)
-        _check_identity(consumer, call)
+        await self._check_body(consumer, call)
         if not consumer.access.allows(backend, self._router.model(consumer, call.model) if call.model else ""):
             raise RegionNotAllowed(f"This key may not use the backend {backend.name!r} of this connection any more.")
         if consumer.models is not None:
@@ -77,9 +78,22 @@ class Planner:
                     f"connection goes to {backend.name}: name it in the first event of a new connection."
                 )
 
+    async def _check_body(self, consumer: Consumer, call: Call) -> None:
+        """Refuse what a consumer may not name in a body. A large one is read on another thread, one at a time."""
+        if len(call.body) <= LARGE:
+            _check_body(consumer, call)
+            return
+        async with self._one_at_a_time:
+            await asyncio.to_thread(_check_body, consumer, call)
+
     def _check_models(self, consumer: Consumer, call: Call) -> None:
         for name in call.other_models:
             self._router.model(consumer, name)
+
+
+def _check_body(consumer: Consumer, call: Call) -> None:
+    _check_residency(consumer, call)
+    _check_identity(consumer, call)
 
 
 def _check_residency(consumer: Consumer, call: Call) -> None:

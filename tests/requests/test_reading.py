@@ -197,6 +197,36 @@ async def test_a_long_history_of_an_agent_is_served_while_other_calls_go_on() ->
     assert silence < 1.0  # seconds of CPU, which other tests on the machine do not lengthen
 
 
+@pytest.mark.filterwarnings("ignore:Sending a large body directly:ResourceWarning")
+async def test_the_tools_of_a_large_body_are_looked_at_while_other_calls_go_on() -> None:
+    async def serving(exchange: in_process.Exchange) -> None:
+        exchange.answer(200, {"id": "resp_1", "object": "response", "status": "completed", "output": []})
+
+    items = [{"role": "user", "content": "\x01A" * 2_000_000}, {"type": "additional_tools", "tools": []}]
+    body = json.dumps({"model": "m", "store": False, "input": items}).encode()
+    pieces = [body[start : start + 65_536] for start in range(0, len(body), 65_536)]
+    tables, longest = in_process.Tables(), 0.0
+
+    async def others() -> None:
+        nonlocal longest
+        while True:
+            began = time.thread_time()  # of the event loop alone
+            await asyncio.sleep(0.001)
+            longest = max(longest, time.thread_time() - began)
+
+    async with (
+        in_process.backend("a", {"m": "m"}, serving) as a,
+        in_process.gateway(tables, [a]) as application,
+    ):
+        key = await in_process.key(tables)
+        turning = asyncio.ensure_future(others())
+        sent = {"content-length": str(len(body))}
+        reply = await in_process.call(application, key, "/v1/responses", pieces, headers=sent)
+        turning.cancel()
+    assert reply.status == 200, reply.body
+    assert longest < 0.1  # on the loop itself: 0.2 s
+
+
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/audio/transcriptions"])
 def test_a_length_of_thousands_of_digits_is_a_bad_request(gateway: System, path: str) -> None:
     head = f"POST {path} HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {gateway.key}\r\n"
