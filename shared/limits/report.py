@@ -88,7 +88,7 @@ def _quota(scope: Scope, name: str, bound: Bound, level: Level, out: float, now:
         "used": round(level.used, 6),
         "on_lease": round(out, 6),
         "renews": _time(bound.until),
-        "forecast": round(rate * (bound.until - bound.since), 2),
+        "forecast": round(rate * (bound.until - bound.since), 6),
         "exhausted": _time(max(exhausted, now)) if exhausted < bound.until else None,
     }
 

@@ -78,14 +78,14 @@ def test_a_region_that_is_broken_from_the_page_fails_over_before_ones_eyes_and_i
     model = gateway.spare()
     visit.sign_in(query="?view=backends")
     sweden = card(visit, "sweden")
-    share = sweden.locator("dl div", has=visit.page.get_by_text("Calls of the last minute", exact=True)).locator("dd")
+    share = sweden.locator("dl div", has=visit.page.get_by_text("Tries of the last minute", exact=True)).locator("dd")
     expect(share).to_have_text("none")  # since the view was opened
     sweden.get_by_label("Break swedencentral").select_option("fail")
     expect(sweden.get_by_label("Break swedencentral")).to_have_value("fail")
     expect(sweden).to_contain_text("broken by you in the simulator fail: 500.")
     answers = [gateway.chat(model, content=f"Hello {number}") for number in range(8)]
     assert {answer.status for answer in answers} == {200}
-    expect(share).to_contain_text("%")
+    expect(share).to_contain_text("failed")
     happenings = visit.page.get_by_role("list", name="As it happens")
     expect(happenings.get_by_role("listitem").filter(has_text="Failover, try 2").first).to_be_visible()
     expect(
@@ -98,6 +98,8 @@ def test_a_region_that_is_broken_from_the_page_fails_over_before_ones_eyes_and_i
     assert gateway.simulator.faults() == []
     happenings.get_by_role("link", name="Call").first.click()
     expect(visit.page.get_by_role("heading", level=1)).to_have_text("Request")
+    visit.page.go_back()
+    expect(happenings.get_by_role("listitem").filter(has_text="Failover, try 2").first).to_be_visible()  # kept
 
 
 @ON_ONE_EDGE

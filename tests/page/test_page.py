@@ -166,7 +166,8 @@ def test_a_key_that_is_made_in_the_page_calls_the_gateway_and_a_limit_that_is_ch
     dialog.get_by_role("button", name="Save").click()
     dialog.wait_for(state="hidden")
     section = visit.page.get_by_role("heading", name="Limits and what is used").locator("+ * + .limits")
-    expect(section).to_contain_text("1 requests per day")
+    expect(section).to_contain_text("1 left of 1 requests per day")
+    expect(section).to_contain_text(re.compile(r"US\$7\.\d\d left of US\$7\.50 per month"))
     # The bucket goes on from what it held, and fills up by the new limit.
     rising = re.compile(r"\d left of 600,000 tokens per minute\d+%Without calls full again in [1-9]\d* s")
     expect(section).to_contain_text(rising)
@@ -260,6 +261,8 @@ def test_a_region_that_is_broken_is_seen_and_one_that_is_drained_returns(visit: 
         gateway.chat(model)
     gateway.simulator.clear()
     expect(card.get_by_role("row", name=model).get_by_text("ejected")).to_be_visible()
+    left_out = visit.page.get_by_role("list", name="As it happens").get_by_role("listitem").filter(has_text="Left out")
+    expect(left_out.filter(has_text="virginia").filter(has_text=model)).to_have_count(1)
 
 
 def test_a_refused_call_is_found_with_its_reason_and_a_served_one_with_its_tries(visit: Visit, gateway: System) -> None:

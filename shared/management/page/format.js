@@ -8,10 +8,10 @@ export const number = (value) => (value == null ? "–" : new Intl.NumberFormat(
 export const compact = (value) =>
   value == null ? "–" : new Intl.NumberFormat(language(), { notation: "compact", maximumFractionDigits: 1 }).format(value);
 
-/** @param {number | null | undefined} value USD; small amounts show four digits */
+/** @param {number | null | undefined} value USD; amounts below one dollar have four significant digits */
 export const money = (value) => {
   if (value == null) return "–";
-  const digits = value !== 0 && Math.abs(value) < 1 ? 4 : 2;
+  const digits = value !== 0 && Math.abs(value) < 1 ? Math.min(10, 3 - Math.floor(Math.log10(Math.abs(value)))) : 2;
   return new Intl.NumberFormat(language(), {
     style: "currency", currency: "USD", minimumFractionDigits: 2, maximumFractionDigits: digits,
   }).format(value);

@@ -2,6 +2,7 @@
 import { ApiError, refusal } from "./api.js";
 import { credential } from "./credential.js";
 import { useEffect, useState } from "./lib.js";
+import { session } from "./session.js";
 import { events } from "./stream.js";
 import { t } from "./texts.js";
 
@@ -10,20 +11,26 @@ const PAUSES = [500, 2_000, 5_000]; // milliseconds before the stream is asked f
 const MOST = 300; // events that are kept
 const MINUTE = 60_000;
 
+const EMPTY = /** @type {Live} */ ({ pool: null, happenings: [], dropped: 0, error: null });
+/** What was seen last, for as long as somebody is signed in: a view that is opened again goes on from it. */
+let seen = EMPTY;
+session.onChange(() => { if (!session.get()) seen = EMPTY; });
+
 /**
- * @typedef {{at: number, kind: "try" | "call", data: any}} Happening
+ * @typedef {{at: number, kind: "try" | "call" | "state", data: any}} Happening
+ * @typedef {{share: number, failed: number}} Share `failed`: a number of tries
  * @typedef {{pool: any, happenings: Happening[], dropped: number, error: ApiError | null}} Live
  * @returns {Live & {again: () => void}} `happenings`: the newest first; `again` asks for a new stream
  */
 export function useLive() {
-  const [live, setLive] = useState(/** @type {Live} */ ({ pool: null, happenings: [], dropped: 0, error: null }));
+  const [live, setLive] = useState(/** @type {Live} */ ({ ...seen, error: null }));
   const [turn, setTurn] = useState(0);
   useEffect(() => {
     let watching = /** @type {AbortController | null} */ (null);
     const look = () => {
       if (document.visibilityState === "visible") {
         watching ??= new AbortController();
-        void watch(watching.signal, setLive);
+        void watch(watching.signal, (change) => setLive((old) => (seen = change(old))));
       } else {
         watching?.abort();
         watching = null;
@@ -64,18 +71,35 @@ async function watch(signal, set) {
 
 /** @param {Live} old @param {string} name @param {any} data @returns {Live} */
 function after(old, name, data) {
-  if (name === "pool") return { ...old, pool: data, error: null };
+  if (name === "pool") return { ...old, pool: data, error: null, happenings: [...changes(old.pool, data), ...old.happenings].slice(0, MOST) };
   if (name === "dropped") return { ...old, dropped: old.dropped + data.events };
   if (name !== "try" && name !== "call") return old;
   return { ...old, happenings: [/** @type {Happening} */ ({ at: Date.now(), kind: name, data }), ...old.happenings].slice(0, MOST) };
 }
 
-/** The share of the tries of the last minute that each backend had; null without any. @param {Happening[]} happenings @returns {Map<string, number> | null} */
+/** The deployments that were left out, are on trial, or have recovered since the pool was looked at before. @param {any} before @param {any} pool @returns {Happening[]} */
+function changes(before, pool) {
+  const states = new Map(deployments(before).map((one) => [one.name, one.state]));
+  const out = (/** @type {string | undefined} */ state) => state === "ejected" || state === "half_open";
+  return deployments(pool).filter(({ name, state }) => states.has(name) && state !== states.get(name) && (out(state) || (state === "usable" && out(states.get(name)))))
+    .map((one) => ({ at: Date.now(), kind: "state", data: one }));
+}
+
+/** @param {any} pool @returns {{name: string, backend: string, deployment: string, state: string, reason: string}[]} */
+function deployments(pool) {
+  return (pool?.backends ?? []).flatMap((/** @type {any} */ at) => at.deployments.map((/** @type {any} */ one) => ({
+    name: `${at.name}/${one.deployment}/${one.tier}`, backend: at.name, deployment: one.deployment, state: one.state, reason: one.reason })));
+}
+
+/** The share of the tries of the last minute that each backend had; null without any. @param {Happening[]} happenings @returns {Map<string, Share> | null} */
 export function shares(happenings) {
   const recent = happenings.filter((one) => one.kind === "try" && one.at > Date.now() - MINUTE);
   if (recent.length === 0) return null;
-  /** @type {Map<string, number>} */
+  /** @type {Map<string, Share>} */
   const found = new Map();
-  for (const { data } of recent) found.set(data.backend, (found.get(data.backend) ?? 0) + 1 / recent.length);
+  for (const { data } of recent) {
+    const { share, failed } = found.get(data.backend) ?? { share: 0, failed: 0 };
+    found.set(data.backend, { share: share + 1 / recent.length, failed: failed + (data.problem ? 1 : 0) });
+  }
   return found;
 }

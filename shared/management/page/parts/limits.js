@@ -6,7 +6,8 @@ import { t } from "../texts.js";
 /** @param {{lines: any[]}} props lines of the report of limits */
 export function Limits({ lines }) {
   if (lines.length === 0) return html`<p class="empty">${t("limits.none")}</p>`;
-  return html`<ul class="limits">${lines.map((line) => html`<${Limit} line=${line} />`)}</ul>`;
+  return html`<ul class="limits">${lines.map((line) => html`<${Limit} line=${line} />`)}</ul>
+    ${lines.some((line) => line.renews) && html`<p class="quiet">${t("limits.since")}</p>`}`;
 }
 
 /** @param {{line: any}} props */
@@ -15,9 +16,11 @@ function Limit({ line }) {
   const used = line.used ?? Math.max(0, line.limit - line.available);
   const share = Math.min(1, line.limit ? used / line.limit : 0);
   const per = perOf(line.per);
-  const values = { used: amount(used), left: number(Math.floor(line.available ?? 0)), limit: amount(line.limit), unit: line.unit === "USD" ? "" : line.unit, per };
-  return html`<li><span>${line.about}: ${t(line.per === "per minute" ? "limits.left" : "limits.of", values)}</span>
-    <meter min="0" max="1" high="0.8" optimum="0" value=${share} aria-label=${line.about}>${percent(share)}</meter>
+  const left = line.used === undefined ? Math.floor(line.available) : Math.max(0, line.limit - used);
+  const values = { left: amount(left), limit: amount(line.limit), unit: line.unit === "USD" ? "" : line.unit, per };
+  return html`<li><span>${line.about}: ${t("limits.left", values).replace("  ", " ")}</span>
+    <meter min="0" max="1" high="0.8" optimum="0" value=${share} aria-label=${t("limits.share", { about: line.about, share: percent(share) })}>${percent(share)}</meter>
+    ${line.renews && line.on_lease > 0 && line.on_lease <= used && html`<small>${t("limits.reserved", { used: amount(used), held: amount(line.on_lease) })}</small>`}
     ${line.per === "per minute" && used > 0 && html`<small>${t("limits.fills", { n: Math.ceil((used / line.limit) * 60) })}</small>`}
     ${line.renews && html`<small>${t("limits.renews", { time: time(line.renews) })} ${line.forecast != null ? t("limits.forecast", { amount: amount(line.forecast) }) : ""}${line.exhausted ? ` ${t("limits.exhausted", { time: time(line.exhausted) })}` : ""}</small>`}</li>`;
 }

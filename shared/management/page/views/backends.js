@@ -12,6 +12,8 @@ import { Happenings } from "./happenings.js";
 
 const EVERY = 2_000; // milliseconds between two looks while there is no stream
 const FAULTS_EVERY = 5_000; // milliseconds
+const BAD = { low: 0.001, high: 0.002, optimum: 0 }; // any value of a meter is bad
+const NO_TRIES = { share: 0, failed: 0 };
 const STILL_NEEDED = 409; // of a drain that would leave a model without a backend
 const MOST = 8; // deployments that are shown at first
 /** From the worst to the best. */
@@ -31,7 +33,7 @@ export function Backends() {
     ${data !== null && html`
       ${data.health_table !== "ok" && html`<p class="problem" role="alert">${t("backends.table-out")}</p>`}
       <div class="live"><section><${Happenings} happenings=${live.happenings} dropped=${live.dropped} /></section>
-      <div class="pool">${data.backends.map((/** @type {any} */ one) => html`<${Backend} key=${one.name} backend=${one} share=${share && (share.get(one.name) ?? 0)}
+      <div class="pool">${data.backends.map((/** @type {any} */ one) => html`<${Backend} key=${one.name} backend=${one} tries=${share && (share.get(one.name) ?? NO_TRIES)}
         simulated=${data.simulated && faults.has(one.name)} fault=${faults.get(one.name) ?? ""} again=${() => { asked.again(); simulation.again(); }} />`)}</div></div>
       <p class="quiet">${t("backends.instance", { name: data.instance })}</p>`}`;
 }
@@ -43,8 +45,11 @@ function stateOf(backend) {
   return { state: worst, reason: worst === "usable" ? "" : backend.deployments.find((/** @type {any} */ one) => one.state === worst).reason };
 }
 
-/** @param {{backend: any, share: number | null, simulated: boolean, fault: string, again: () => void}} props */
-function Backend({ backend, share, simulated, fault, again }) {
+/** The reason of a state in words. @param {string} state @param {string} reason */
+const why = (state, reason) => (state === "half_open" ? `${t("backends.on-trial")} ${reason}` : reason);
+
+/** @param {{backend: any, tries: import("../live.js").Share | null, simulated: boolean, fault: string, again: () => void}} props */
+function Backend({ backend, tries, simulated, fault, again }) {
   const [draining, setDraining] = useState(false);
   const [error, setError] = useState(/** @type {any} */ (null));
   /** @param {string} path @param {import("../api.js").Options} options */
@@ -62,8 +67,9 @@ function Backend({ backend, share, simulated, fault, again }) {
   const { state, reason } = stateOf(backend);
   const total = (/** @type {(one: any) => number} */ of) => backend.deployments.reduce((/** @type {number} */ sum, /** @type {any} */ one) => sum + of(one), 0);
   const facts = [
-    [t("backends.share"), share === null ? t("backends.no-calls")
-      : html`${percent(share)} <meter min="0" max="1" value=${share} aria-label=${t("backends.share")}></meter>`],
+    [t("backends.share"), tries === null ? t("backends.no-calls")
+      : html`${percent(tries.share)} ${tries.failed > 0 && html`<small class="bad">${t("backends.failed-tries", { n: tries.failed })}</small>`}
+        <meter min="0" max="1" ...${tries.failed > 0 && BAD} value=${tries.share} aria-label=${t("backends.share")}></meter>`],
     [t("backends.in-flight"), number(total((one) => one.in_flight))],
     [t("backends.throttles"), number(backend.throttles)], [t("backends.ejections"), number(backend.ejections)],
   ];
@@ -73,7 +79,7 @@ function Backend({ backend, share, simulated, fault, again }) {
         ? html`<button type="button" onClick=${() => change(`/gateway/backends/${name}/drain`, { method: "DELETE" })}>${t("backends.restore")}</button>`
         : html`<button type="button" onClick=${() => setDraining(true)}>${t("backends.drain")}</button>`)}</header>
     ${fault && html`<p class="why"><${State} state="broken" /> ${t(FAULTS[fault] ?? "fault.other")}. ${state === "usable" ? t("backends.not-yet") : ""}</p>`}
-    <p class="why"><${State} state=${state} /> ${drain ? `${t("backends.until", { time: time(drain.until) })} ${drain.reason ?? ""}` : reason}</p>
+    <p class="why"><${State} state=${state} /> ${drain ? `${t("backends.until", { time: time(drain.until) })} ${drain.reason ?? ""}` : why(state, reason)}</p>
     <dl class="facts">${facts.map(([head, value]) => html`<div><dt>${head}</dt><dd>${value}</dd></div>`)}</dl>
     ${simulated && session.isAdmin() && html`<${Choice} label=${t("backends.break", { name: backend.region })} value=${fault} options=${Object.entries(FAULTS).map(([one, text]) =>
       [one, t(text)])} onChange=${(/** @type {string} */ value) => (value
@@ -90,7 +96,7 @@ function Deployments({ backend }) {
   const sorted = [...backend.deployments].sort((a, b) => rank(a) - rank(b));
   const columns = [
     { head: t("backends.deployment"), cell: (/** @type {any} */ one) => html`${one.deployment}${one.tier ? ` (${one.tier})` : ""}${one.type ? ` · ${one.type}` : ""}` },
-    { head: t("backends.state"), cell: (/** @type {any} */ one) => html`<${State} state=${one.state} /> ${one.reason}` },
+    { head: t("backends.state"), cell: (/** @type {any} */ one) => html`<${State} state=${one.state} /> ${why(one.state, one.reason)}` },
     { head: t("backends.in-flight"), right: true, cell: (/** @type {any} */ one) => number(one.in_flight) },
     { head: t("backends.left"), right: true, cell: (/** @type {any} */ one) => number(one.remaining?.tokens) },
     { head: t("backends.latency"), right: true, cell: (/** @type {any} */ one) => milliseconds((one.first_byte_ms.streams ?? one.first_byte_ms.whole_answers)?.p50) },

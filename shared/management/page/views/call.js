@@ -58,7 +58,7 @@ function Tries({ tries }) {
   const start = (/** @type {any} */ _, /** @type {number} */ i) => tries.slice(0, i).reduce((sum, old) => sum + took(old), 0);
   const end = Math.max(1, ...tries.map((one, i) => start(one, i) + took(one)));
   return html`<h2>${t("requests.tries")}</h2><ol class="tries">${tries.map((one, i) => html`<li>
-    <span>${one.backend} ${one.deployment ?? ""} ${one.role === "try" ? "" : word("role", one.role)} ${one.status || ""} ${one.problem ?? ""} · ${milliseconds(took(one))}</span>
+    <span>${one.backend} ${one.deployment ?? ""} ${one.role === "try" ? "" : word("role", one.role)} ${one.problem || one.status || ""} · ${milliseconds(took(one))}</span>
     <svg viewBox="0 0 100 4" preserveAspectRatio="none" aria-hidden="true"><rect x=${(start(one, i) / end) * 100} width=${Math.max(0.5, (took(one) / end) * 100)} height="4"
       class=${one.status >= 200 && one.status < 400 && !one.problem ? "good" : "bad"} /></svg></li>`)}</ol>`;
 }

@@ -14,7 +14,7 @@ export function Happenings({ happenings, dropped }) {
       <button type="button" aria-pressed=${held !== null} onClick=${() => setHeld(held ? null : happenings)}>${t(held ? "live.go-on" : "live.hold")}</button></div>
     ${dropped > 0 && html`<p class="quiet">${t("live.dropped", { n: dropped })}</p>`}
     ${shown.length === 0 ? html`<p class="empty">${t("live.none")}</p>`
-      : html`<ol class="happenings" tabindex="0" aria-label=${t("live.title")}>${shown.map((one) => html`<${Happening} key=${`${one.kind}${one.data.request}${one.data.number ?? ""}${one.at}`} one=${one} />`)}</ol>`}`;
+      : html`<ol class="happenings" tabindex="0" aria-label=${t("live.title")}>${shown.map((one) => html`<${Happening} key=${`${one.kind}${one.data.request ?? one.data.name}${one.data.number ?? ""}${one.at}`} one=${one} />`)}</ol>`}`;
 }
 
 /** @param {{one: import("../live.js").Happening}} props */
@@ -23,7 +23,11 @@ function Happening({ one }) {
   if (one.kind === "try") {
     const text = data.number > 1 ? t("live.failover", { n: data.number }) : t("live.try");
     return html`<li class=${data.problem ? "bad" : "good"}><span>${text}</span> <b>${data.model}</b> → ${data.backend}
-      <span>${data.status || ""} ${data.problem}</span> <span>${milliseconds(data.ms)}</span></li>`;
+      <span>${data.problem || data.status}</span> <span>${milliseconds(data.ms)}</span></li>`;
+  }
+  if (one.kind === "state") {
+    return html`<li class=${data.state === "usable" ? "good" : "bad"}><span>${t(/** @type {import("../texts.js").Key} */ (`live.${data.state}`))}</span> <b>${data.deployment}</b> ${data.backend}
+      <span>${data.state === "usable" ? "" : data.reason}</span></li>`;
   }
   return html`<li><a href=${link({ view: "requests", id: data.request })}>${t("live.call")}</a> <b>${data.name || data.consumer}</b> ${data.model}
     <span class=${data.status >= 400 ? "bad" : "good"}>${data.status}</span> <span>${t("live.attempts", { n: data.attempts })}</span> <span>${milliseconds(data.ms)}</span></li>`;
