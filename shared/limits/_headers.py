@@ -27,6 +27,11 @@ def headers(limits: Sequence[LeasedLimit], now: float) -> dict[str, str]:
     return shown
 
 
+_NEAR_ITS_END = (
+    "Near its end a call counts with the longest answer that it may get: one with a smaller max_tokens may pass."
+)
+
+
 def error(denied: Denied, limits: Sequence[LeasedLimit], now: float, contact: str) -> GatewayError:
     """The error for a denied call: the limit, its value, when to come back, and whom to ask."""
     about, own, denial = denied.scope.about, denied.scope.limits, denied.denial
@@ -39,7 +44,8 @@ def error(denied: Denied, limits: Sequence[LeasedLimit], now: float, contact: st
     renews = datetime.fromtimestamp(round(now + denial.wait), zone).isoformat(timespec="seconds")
     kind = BudgetExceeded if denial.dimension == "usd" else QuotaExceeded
     used_up = f"{about} has no room left for this call in its {_quota(own, denial.dimension)}."
-    return kind(f"{used_up} It renews at {renews}; for more, ask {contact}.", renews, headers(limits, now))
+    shorter = "" if denial.dimension == "requests" else f" {_NEAR_ITS_END}"
+    return kind(f"{used_up}{shorter} It renews at {renews}; for more, ask {contact}.", renews, headers(limits, now))
 
 
 def _rate(limits: Limits, dimension: str) -> str:

@@ -68,13 +68,16 @@ class LeasedLimit:
         self._exchange.expect_output(experience.expected_output)
 
     def nearly_used_up(self, now: float) -> bool:
-        """True near a quota's end, where calls that take more than their estimates would overrun it."""
+        """True near a quota's end, where calls that take more than their estimates would overrun it. What this
+        process knows better than the row counts: the rest of its lease is not used, and its calls took what they took."""
         row = self._exchange.row
         if row is None or not self.scope.has_quota:
             return False
+        holding = self._exchange.holding
+        own = zip(holding.lease.left.each(), holding.owed.each(), strict=True)
         return any(
-            bound is not None and level is not None and level.used > _NEAR * bound.quota
-            for bound, level in zip(self._exchange.bounds(now), row.levels, strict=True)
+            bound is not None and level is not None and level.used - left + owed > _NEAR * bound.quota
+            for bound, level, (left, owed) in zip(self._exchange.bounds(now), row.levels, own, strict=True)
         )
 
     def spend(self, cost: Amounts, now: float) -> bool:

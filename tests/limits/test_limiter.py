@@ -314,6 +314,17 @@ async def test_near_its_end_a_quota_reserves_all_that_calls_may_take() -> None:
     assert (await limiter.reserve(ann, call(most=4000))).costs[0].tokens > 4000
 
 
+async def test_the_own_lease_does_not_bring_the_end_of_a_quota_nearer() -> None:
+    store = ScriptedStore()
+    limiter, ann = store.limiter(), consumer(token_quota=10_000)
+    passed = 0
+    while isinstance(answer := await attempt(limiter, ann, call(most=None)), Reservation):
+        limiter.settle(answer, Usage(80, 20))
+        passed += 1
+        store.time += 0.1
+    assert 80 <= passed <= 90  # at 85 % the longest answer has no room
+
+
 async def test_a_small_call_passes_while_a_large_one_is_denied() -> None:
     limiter, ann = ScriptedStore().limiter(), consumer(tokens_per_minute=1000, estimate="max")
     await limiter.reserve(ann, call(0, most=950))
