@@ -68,8 +68,8 @@ class LeasedLimit:
         self._exchange.expect_output(experience.expected_output)
 
     def nearly_used_up(self, now: float) -> bool:
-        """True near a quota's end, where calls that take more than their estimates would overrun it. What this
-        process knows better than the row counts: the rest of its lease is not used, and its calls took what they took."""
+        """True near a quota's end, where calls that take more than their estimates would overrun it. Counts what this
+        process knows and the row does not: the rest of its lease is not used, and its calls took what they took."""
         row = self._exchange.row
         if row is None or not self.scope.has_quota:
             return False

@@ -121,6 +121,7 @@ class System:
         self._lone = iter(LONE[::order])
         self._slow = iter(SLOW[::order])
         self._claudes = iter(CLAUDE_SPARES[::order])
+        self._clients: list[OpenAI | Anthropic] = []
 
     def spare(self) -> str:
         """A model in all three regions that no test has used; its deployments have its name."""
@@ -140,7 +141,7 @@ class System:
 
     def openai(self, key: str = "", **options: Any) -> OpenAI:
         given: dict[str, Any] = {"base_url": f"{self.url}/v1", **PATIENT, **options}
-        return OpenAI(api_key=key or self.key, **given)
+        return self._closed_later(OpenAI(api_key=key or self.key, **given))
 
     def async_openai(self, key: str = "", **options: Any) -> AsyncOpenAI:
         given: dict[str, Any] = {"base_url": f"{self.url}/v1", **PATIENT, **options}
@@ -148,11 +149,21 @@ class System:
 
     def anthropic(self, key: str = "", **options: Any) -> Anthropic:
         given: dict[str, Any] = {"base_url": self.url, **PATIENT, **options}
-        return Anthropic(api_key=key or self.key, **given)
+        return self._closed_later(Anthropic(api_key=key or self.key, **given))
 
     def azure(self, key: str = "", **options: Any) -> AzureOpenAI:
         given: dict[str, Any] = {"api_version": "2024-10-21", **PATIENT, **options}
-        return AzureOpenAI(azure_endpoint=self.url, api_key=key or self.key, **given)
+        return self._closed_later(AzureOpenAI(azure_endpoint=self.url, api_key=key or self.key, **given))
+
+    def _closed_later[C: (OpenAI, AzureOpenAI, Anthropic)](self, client: C) -> C:
+        """Close a client that its test leaves open: a socket left open would fail whichever test comes later."""
+        self._clients.append(client)
+        return client
+
+    def close_clients(self) -> None:
+        """Close the clients that tests have opened."""
+        while self._clients:
+            self._clients.pop().close()
 
     def post(self, path: str, body: object, headers: Mapping[str, str] | None = None, *, key: str = "") -> Answer:
         """A POST with this key; a body that is not bytes is sent as JSON."""
@@ -335,7 +346,11 @@ def system(
         **simulator.identity_environment,
     }
     with GatewayProcess(edge, environ, command=command, app=app) as gateway:
-        yield System(gateway, simulator, storage)
+        running = System(gateway, simulator, storage)
+        try:
+            yield running
+        finally:
+            running.close_clients()
 
 
 def watched(running: System) -> Iterator[System]:
@@ -344,5 +359,6 @@ def watched(running: System) -> Iterator[System]:
     running.simulator.clear()
     before = len(running.gateway.logs())
     yield running
+    running.close_clients()
     running.assert_no_defect(before)
     eventually(lambda: not running.running_invocations(), 12.0)  # an invocation waits 10 s for its request
