@@ -21,7 +21,7 @@ def test_the_management_key_opens_the_overview_and_a_wrong_one_says_so(visit: Vi
     visit.open()
     visit.page.get_by_label("Key", exact=True).fill("wrong")
     visit.page.get_by_role("button", name="Sign in").click()
-    expect(visit.page.get_by_role("alert")).to_contain_text("Send the management key")
+    expect(visit.page.get_by_role("alert")).to_contain_text("This key is not known here")
     visit.sign_in()
     expect(visit.page.get_by_role("heading", level=1)).to_have_text("Overview")
 
@@ -278,7 +278,11 @@ def test_a_refused_call_is_found_with_its_reason_and_a_served_one_with_its_tries
     rows = visit.page.get_by_role("region", name="Requests").locator("tbody tr")
     expect(rows.filter(has_text="200")).to_have_count(1)
     assert visit.violations() == []
-    rows.filter(has_text="200").get_by_role("link").click()
+    visit.page.get_by_role("button", name="Find").click()
+    expect(rows.get_by_role("link", name="sought").first).to_have_attribute(
+        "href", re.compile(f"view=consumer&id={consumer}")
+    )
+    rows.filter(has_text="200").get_by_role("link").first.click()
     expect(visit.page.get_by_role("heading", name="Tries")).to_be_visible()
     expect(visit.page.locator("ol.tries li")).to_have_count(1)
     assert visit.violations() == []

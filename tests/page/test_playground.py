@@ -14,10 +14,12 @@ def test_a_caller_tries_two_models_side_by_side(visit: Visit, gateway: System) -
     visit.page.get_by_label("Model", exact=True).fill("gpt-4o")
     visit.page.get_by_label("Second model").fill("claude-sonnet-5-5")
     visit.page.get_by_label("Prompt").fill("Hello")
+    visit.page.set_viewport_size({"width": 1400, "height": 600})
     visit.page.get_by_role("button", name="Send").click()
     for model in ("gpt-4o", "claude-sonnet-5-5"):
         answer = visit.page.locator("section.card", has=visit.page.get_by_role("heading", name=model, exact=True))
         expect(answer.locator(".answer")).not_to_be_empty()
+        expect(answer.locator(".answer")).to_be_in_viewport()
         expect(answer.get_by_text("Tries", exact=True)).to_be_visible()
     assert visit.violations() == []
 

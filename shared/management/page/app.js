@@ -72,8 +72,8 @@ export function App() {
       ${who && html`<nav aria-label=${t("nav")}>${places.filter((one) => !one.hidden).map((one) => html`<a href=${link({ view: one.name })}
         aria-current=${t(one.text) === t(current.text) ? "page" : undefined}>${t(one.text)}</a>`)}</nav>`}
       <${Preferences} />
-      ${who && html`<span class="who">${who.name}</span><label><input type="checkbox" checked=${session.isKept()}
-        onChange=${() => session.keep(!session.isKept())} /> ${t("stay")}</label><button type="button" onClick=${() => session.end()}>${t("sign-out")}</button>`}
+      ${who && html`<span class="who">${who.name}</span><label><input type="checkbox" checked=${session.isKept()} aria-describedby="stay"
+        onChange=${() => session.keep(!session.isKept())} /> ${t("stay")}</label><small id="stay" class="quiet">${t(session.isKept() ? "stay.kept" : "stay.not")}</small><button type="button" onClick=${() => session.end()}>${t("sign-out")}</button>`}
     </header>
     <main id="main" tabindex="-1">${who
       ? html`<${Guarded} key=${current.name}><${current.view} place=${place} /><//>` : html`<${SignIn} />`}</main>

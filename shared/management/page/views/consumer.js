@@ -18,13 +18,14 @@ import { ShownKey } from "./key.js";
 
 const AMOUNTS = ["requests_per_minute", "tokens_per_minute", "token_quota", "request_quota", "budget_usd", "max_concurrent"];
 const OVERLAP = 24; // hours
+const EVERY = 10_000; // milliseconds
 
 /** @param {{place: Record<string, string>}} props */
 export function Consumer({ place }) {
   const path = `/gateway/consumers/${encodeURIComponent(place.id ?? "")}`;
-  const state = useAnswer(path);
-  const limits = useAnswer(`/gateway/limits/${encodeURIComponent(place.id ?? "")}`, 10_000);
-  const [editing, setEditing] = useState(false);
+  const state = useAnswer(path, EVERY);
+  const limits = useAnswer(`/gateway/limits/${encodeURIComponent(place.id ?? "")}`, EVERY);
+  const [editing, setEditing] = useState(/** @type {{one: any, etag: string} | null} */ (null)); // as it was when the form was opened
   const [key, setKey] = useState("");
   const [question, setQuestion] = useState(/** @type {import("../parts/confirm.js").Question | null} */ (null));
   const [error, setError] = useState(/** @type {any} */ (null));
@@ -46,7 +47,7 @@ export function Consumer({ place }) {
   return html`<p><a href=${link({ view: "consumers" })}>${t("consumer.back")}</a></p>
     <${Shown} of=${state}>${(/** @type {any} */ one) => html`
       <div class="title"><h1>${one.name}</h1><${State} state=${one.state} />
-        ${session.mayManage() && html`<button type="button" onClick=${() => setEditing(true)}>${t("consumer.edit")}</button>
+        ${session.mayManage() && html`<button type="button" onClick=${() => setEditing({ one, etag: state.etag })}>${t("consumer.edit")}</button>
           ${one.state === "revoked" ? html`<button type="button" onClick=${() => attempt(...become("active"))}>${t("consumer.restore")}</button>`
             : html`<button type="button" onClick=${() => revoke(one)}>${t("consumer.revoke")}</button>`}`}</div>
       <${Problem} error=${error} />
@@ -55,7 +56,7 @@ export function Consumer({ place }) {
       <h2>${t("mine.limits")}</h2><${Shown} of=${limits}>${(/** @type {any} */ data) => html`<${Limits} lines=${data.limits} />`}<//>
       <${Keys} path=${path} keys=${one.keys ?? []} change=${change} attempt=${attempt} onAsk=${setQuestion} name=${one.name} />
       ${question && html`<${Confirm} ...${question} onClose=${() => setQuestion(null)} />`}
-      ${editing && html`<${Edit} path=${path} one=${one} etag=${state.etag} onClose=${() => { setEditing(false); state.again(); limits.again(); }} />`}
+      ${editing && html`<${Edit} path=${path} ...${editing} onClose=${() => { setEditing(null); state.again(); limits.again(); }} />`}
       ${key && html`<${Dialog} title=${t("key.title", { name: one.name })} onClose=${() => setKey("")}><${ShownKey} text=${key} model=${one.models?.[0]} /><//>`}`}<//>
     ${session.mayReadAll() && html`<h2>${t("nav.audit")}</h2><${AuditTrail} key=${state.etag} place=${place} object=${place.id} size=${20} />`}`;
 }

@@ -19,7 +19,7 @@ const FIRST_LIMITS = ["requests_per_minute", "tokens_per_minute", "budget_usd"];
 export function Consumers({ place }) {
   const [creating, setCreating] = useState(false);
   const path = `/gateway/consumers${query({ name: place.name, team: place.team, state: place.state, after: place.after, limit: 50 })}`;
-  const state = useAnswer(path);
+  const state = useAnswer(path, 30_000);
   /** @param {Record<string, string | undefined>} changed */
   const move = (changed) => go({ ...place, view: "consumers", after: undefined, ...changed }, true);
   const columns = [

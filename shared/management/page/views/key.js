@@ -21,7 +21,7 @@ export function Calls({ text, model }) {
   const all = text === undefined ? withTokens(model ?? "MODEL") : withKey(text, model ?? "MODEL");
   return html`<div role="tablist" aria-label=${t("key.calls")}>${Object.keys(all).map((name) => html`<button type="button" role="tab"
       aria-selected=${name === form} onClick=${() => setForm(name)}>${name}</button>`)}</div>
-    <pre role="tabpanel" tabindex="0">${all[form]}</pre><${Copy} text=${all[form]} label=${t("copy.call")} />`;
+    <pre role="tabpanel" tabindex="0">${all[form]}</pre><${Copy} key=${form} text=${all[form]} label=${t("copy.call")} />`;
 }
 
 /** @param {string} model */

@@ -2,7 +2,7 @@
 import { useAnswer } from "../api.js";
 import { money } from "../format.js";
 import { html } from "../lib.js";
-import { Shown, State } from "../parts/status.js";
+import { Shown } from "../parts/status.js";
 import { Table } from "../parts/table.js";
 import { t } from "../texts.js";
 
@@ -15,13 +15,18 @@ export function Models() {
     { head: t("models.aliases"), cell: (/** @type {any} */ one) => one.aliases.join(", ") },
     { head: t("models.backends"), cell: (/** @type {any} */ one) => one.backends.map((/** @type {any} */ at) => at.backend).join(", ") },
     { head: t("models.price"), cell: (/** @type {any} */ one) => html`<${Prices} one=${one} />` },
-    { head: t("models.ends"), cell: (/** @type {any} */ one) => one.retires && html`<span class=${one.days_left <= SOON ? "bad" : ""}>${one.retires}</span>
-      ${one.days_left <= 0 ? html` <${State} state="retired" />` : ` (${t("models.days", { n: one.days_left })})`}` },
+    { head: t("models.ends"), cell: (/** @type {any} */ one) => html`<${Ends} one=${one} />` },
     { head: t("models.replacement"), cell: (/** @type {any} */ one) => (one.replaced_by
       ? t("models.switch", { model: one.replaced_by.model, date: one.replaced_by.from }) : one.replacement) },
   ];
   return html`<h1>${t("nav.models")}</h1><p class="quiet">${t("models.text")}</p><${Shown} of=${state}>${(/** @type {any} */ data) => html`
     <${Table} caption=${t("nav.models")} columns=${columns} rows=${data.models} id=${(/** @type {any} */ one) => one.model} />`}<//>`;
+}
+
+/** The day on which a model ends, and how far that is. @param {{one: any}} props */
+export function Ends({ one }) {
+  const left = one.days_left;
+  return one.retires && html`<span class=${left <= SOON ? "bad" : ""}>${one.retires}</span>${left > 0 ? ` (${t("models.days", { n: left })})` : ` (${t("models.ended", { n: -left })})`}`;
 }
 
 /** @param {{one: any}} props */

@@ -1,7 +1,7 @@
 // What was used, by whom, and what it costs: any line and any name in a legend filters the rest.
 import { query, useAnswer } from "../api.js";
 import { compact, milliseconds, money, number } from "../format.js";
-import { html, useMemo } from "../lib.js";
+import { html, useMemo, useState } from "../lib.js";
 import { go, link } from "../location.js";
 import { Stacked } from "../parts/chart.js";
 import { Choice } from "../parts/form.js";
@@ -27,6 +27,8 @@ export function Overview({ place }) {
   const span = useMemo(() => bounds(period.name, new Date()), [period.name]);
   const lines = useAnswer(`/gateway/usage${query({ by, ...filters, ...span })}`, 30_000);
   const series = useAnswer(`/gateway/usage${query({ by, every, ...filters, ...span })}`, 60_000);
+  const [turn, setTurn] = useState(0);
+  const again = () => { void lines.again(); void series.again(); setTurn((n) => n + 1); };
   /** @param {Record<string, string | undefined>} changed */
   const move = (changed) => go({ ...place, view: "overview", ...changed });
   return html`<h1>${t("nav.overview")}</h1>
@@ -37,12 +39,13 @@ export function Overview({ place }) {
       <${Choice} label=${t("overview.measure")} value=${measure} options=${MEASURES.map((name) => [name, t(column(name))])} onChange=${(/** @type {string} */ value) => move({ measure: value })} />
       ${Object.entries(filters).map(([name, value]) => html`<button type="button" class="filter" onClick=${() => move({ [name]: undefined })}>
         ${t(dimension(name))}: ${name === "key" ? html`<${ConsumerName} id=${value} />` : value}${" "}<span aria-label=${t("overview.unfilter")}>×</span></button>`)}
+      <button type="button" class="filter" onClick=${again}>${t("overview.again")}</button>
     </div>
     <${Shown} of=${lines}>${(/** @type {any} */ data) => html`<${Totals} total=${data.total} />`}<//>
     <${Shown} of=${series}>${(/** @type {any} */ data) => html`<${Chart} lines=${data.lines} by=${by} measure=${measure} place=${place}
       times=${pieces(span.since, span.until, every)} />`}<//>
     <${Shown} of=${lines}>${(/** @type {any} */ data) => html`<${Lines} lines=${data.lines} by=${by} place=${place} />`}<//>
-    <div class="columns"><${Budgets} /><${Refusals} filters=${filters} span=${span} /><${Throttles} /></div>`;
+    <div class="columns" key=${turn}><${Budgets} /><${Refusals} filters=${filters} span=${span} /><${Throttles} /></div>`;
 }
 
 /** @param {string} name @returns {import("../texts.js").Key} */
@@ -78,7 +81,7 @@ function Chart({ lines, by, measure, times, place }) {
 function Lines({ lines, by, place }) {
   const columns = [
     { head: t(dimension(by)), cell: (/** @type {any} */ line) => (line[by]
-      ? html`<a href=${link({ ...place, view: "overview", [by]: line[by] })}>${nameOf(line, by)}</a>` : nameOf(line, by)) },
+      ? html`<a href=${link({ ...place, view: "overview", [by]: line[by] })}>${nameOf(line, by)}</a>${by === "key" && html` <a href=${link({ view: "consumer", id: line.key })} aria-label=${t("overview.open", { name: nameOf(line, by) })}>↗</a>`}` : nameOf(line, by)) },
     { head: t("column.cost_usd"), right: true, cell: (/** @type {any} */ line) => money(line.cost_usd) },
     { head: t("column.forecast_usd"), right: true, cell: (/** @type {any} */ line) => money(line.forecast_usd) },
     ...["requests", "errors", "refused", "input_tokens", "cached_input_tokens", "output_tokens"].map((name) => ({

@@ -5,8 +5,8 @@ import { html } from "../lib.js";
 import { Shown } from "../parts/status.js";
 import { Table } from "../parts/table.js";
 import { t } from "../texts.js";
+import { Ends } from "./models.js";
 
-const SOON = 90; // days
 const CLASSES = ["input", "cached_input", "output"];
 
 export function OwnModels() {
@@ -16,8 +16,7 @@ export function OwnModels() {
     { head: t("models.aliases"), cell: (/** @type {any} */ one) => one.aliases.join(", ") },
     ...CLASSES.map((name) => ({ head: t(/** @type {any} */ (`price.${name}`)), right: true,
       cell: (/** @type {any} */ one) => money(one.usd_per_million?.[name]) })),
-    { head: t("models.ends"), cell: (/** @type {any} */ one) => one.retires && html`<span class=${one.days_left <= SOON ? "bad" : ""}>${one.retires}</span>
-      (${t("models.days", { n: one.days_left })})` },
+    { head: t("models.ends"), cell: (/** @type {any} */ one) => html`<${Ends} one=${one} />` },
     { head: t("models.replacement"), cell: (/** @type {any} */ one) => (one.replaced_by
       ? t("models.switch", { model: one.replaced_by.model, date: one.replaced_by.from }) : one.replacement) },
   ];

@@ -35,6 +35,12 @@ export function Playground() {
   const [asked, setAsked] = useState(/** @type {Aim[]} */ ([]));
   const [busy, setBusy] = useState(false);
   const running = useRef(/** @type {AbortController | null} */ (null));
+  const answers = useRef(/** @type {HTMLElement | null} */ (null));
+  const came = Object.keys(replies).length > 0;
+  useEffect(() => {
+    const still = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
+    if (came) answers.current?.scrollIntoView({ block: "start", behavior: still ? "auto" : "smooth" });
+  }, [came]);
   const set = (/** @type {string} */ name) => (/** @type {string} */ value) => change({ given: { ...given, [name]: value } });
   const aim = (/** @type {number} */ at, /** @type {Partial<Aim>} */ changed) => change({ aims: aims.map((one, i) => (i === at ? { ...one, ...changed } : one)) });
 
@@ -81,7 +87,7 @@ export function Playground() {
       <label class="check"><input type="checkbox" checked=${stream} onChange=${() => change({ stream: !stream })} /> ${t("playground.stream")}</label>
       <button type="submit" class="main" disabled=${busy}>${t("playground.send")}</button>
       ${busy && html` <button type="button" onClick=${() => running.current?.abort()}>${t("playground.stop")}</button>`}</form>
-    <div class="pool" aria-live="polite">${asked.map((one, at) => replies[at] && html`<${Answer} name=${one.backend ? `${one.model} · ${one.backend}` : one.model} reply=${replies[at]} cost=${costs[at]} />`)}</div>`;
+    <div class="pool answers" ref=${answers} aria-live="polite">${asked.map((one, at) => replies[at] && html`<${Answer} name=${one.backend ? `${one.model} · ${one.backend}` : one.model} reply=${replies[at]} cost=${costs[at]} />`)}</div>`;
 }
 
 /** The models, and the backends of each, that the key may choose; null: not known yet. An operator's key is looked up when it is complete.

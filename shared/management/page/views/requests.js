@@ -30,7 +30,7 @@ function List({ place }) {
   const columns = [
     { head: t("requests.at"), cell: (/** @type {any} */ one) => html`<a href=${link({ ...place, view: "requests", id: one.id })}>${time(one.at)}</a>` },
     { head: t("requests.status"), cell: (/** @type {any} */ one) => html`<span class=${one.status >= 400 ? "bad" : "good"}>${one.status ?? "–"}</span> ${one.code ?? ""}` },
-    { head: t("dimension.key"), cell: (/** @type {any} */ one) => one.name || one.consumer },
+    { head: t("dimension.key"), cell: (/** @type {any} */ one) => one.consumer && html`<a href=${link({ view: "consumer", id: one.consumer })}>${one.name || one.consumer}</a>` },
     { head: t("dimension.model"), cell: (/** @type {any} */ one) => one.model },
     { head: t("dimension.backend"), cell: (/** @type {any} */ one) => one.backend ?? "" },
     { head: t("requests.tries"), right: true, cell: (/** @type {any} */ one) => number(one.attempts) },
@@ -45,6 +45,7 @@ function List({ place }) {
       ${FILTERS.map(([name, text]) => html`<${Field} label=${t(text)} value=${place[name] ?? ""} onInput=${(/** @type {string} */ value) => move({ [name]: value })} />`)}
       ${["since", "until"].map((name) => html`<${Field} label=${t(/** @type {any} */ (`requests.${name}`))} type="datetime-local" value=${toZone(place[name])}
         onInput=${(/** @type {string} */ value) => move({ [name]: fromZone(value) })} />`)}
+      <button type="button" class="filter" onClick=${state.again}>${t("requests.find")}</button>
     </div>
     <${Shown} of=${state}>${(/** @type {any} */ data) => html`
       <${Table} caption=${t("nav.requests")} columns=${columns} rows=${data.data} id=${(/** @type {any} */ one) => one.id} empty=${t(place.since ? "requests.none-since" : "requests.none")} />

@@ -48,11 +48,16 @@ export function SignIn() {
     ${entra && html`<p>${t("sign-in.entra-text")}</p>${entra.tenants.map((/** @type {string} */ tenant) => html`<p><button type="button" class="main" disabled=${busy}
         onClick=${() => attempt(() => leave(entra, tenant, remember))}>${t("sign-in.entra")}${entra.tenants.length > 1 ? ` (${tenant})` : ""}</button></p>`)}`}
     <p>${t("sign-in.text")}</p>
-    <form onSubmit=${(/** @type {SubmitEvent} */ event) => { event.preventDefault(); void attempt(() => enter({ credential: key.trim() }, remember)); }}>
+    <form onSubmit=${(/** @type {SubmitEvent} */ event) => { event.preventDefault(); void attempt(() => enter({ credential: key.trim() }, remember).catch(inWords)); }}>
       <${Field} label=${t("sign-in.key")} type="password" value=${key} onInput=${setKey} required autocomplete="off" autofocus />
       <button type="submit" class=${entra ? "" : "main"} disabled=${busy || !key.trim()}>${t("sign-in")}</button>
     </form><${Busy} busy=${busy} /><${Problem} error=${error} />
     ${LOCAL.includes(window.location.hostname) && html`<p class="quiet">${t("sign-in.local")} <code>make link</code></p>`}</section>`;
+}
+
+/** Say of a key that was typed that it is not known. @param {unknown} problem @returns {never} */
+function inWords(problem) {
+  throw problem instanceof ApiError && problem.status === 401 ? new ApiError(401, problem.code, t("sign-in.unknown")) : problem;
 }
 
 /** What stands behind the # of the address, which goes from the address bar and from the history. */
