@@ -1,5 +1,7 @@
 """Callers ask for more in the page, operators decide there, and callers see what concerns them."""
 
+import re
+
 import pytest
 from playwright.sync_api import expect
 
@@ -96,6 +98,7 @@ def test_a_caller_sees_its_models_prices_and_ready_calls_with_its_key_or_its_tok
     rows = visit.page.locator("tbody tr")
     expect(rows).to_have_count(2)
     expect(rows.filter(has_text="gpt-4o")).to_contain_text("US$2.50")
+    expect(rows.filter(has_text="gpt-4o")).to_contain_text(re.compile(r"\d (\(in \d+ days|\(ended \d+ days ago)\)"))
     assert visit.violations() == []
     visit.page.get_by_role("button", name="Sign out").click()
     visit.sign_in_by_entra("carl.caller")

@@ -24,6 +24,7 @@ def test_the_management_key_opens_the_overview_and_a_wrong_one_says_so(visit: Vi
     expect(visit.page.get_by_role("alert")).to_contain_text("This key is not known here")
     visit.sign_in()
     expect(visit.page.get_by_role("heading", level=1)).to_have_text("Overview")
+    expect(visit.page.get_by_text("A reload signs you out.")).to_be_visible()
 
 
 def test_a_credential_is_in_no_url_and_in_the_tabs_storage_only_where_asked(visit: Visit) -> None:
@@ -71,7 +72,12 @@ def test_the_overview_shows_what_the_api_reports_and_filters_by_a_line(visit: Vi
     expect(rows).to_have_count(2)
     expect(visit.page.get_by_role("button", name="Consumer: charted")).to_be_visible()
     visit.page.get_by_label("Show").select_option("classes")
-    used = gateway.get(f"/gateway/usage?key={key.split('_')[1]}").json()["total"]
+    counted = f"/gateway/usage?by=model&key={key.split('_')[1]}"
+    spend(gateway, key, "gpt-4o-mini")
+    eventually(lambda: len(gateway.get(counted).json()["lines"]) == 3)
+    visit.page.get_by_role("button", name="Refresh").click()
+    expect(rows).to_have_count(3)
+    used = gateway.get(counted).json()["total"]
     fresh, plain = used["input_tokens"] - used["cached_input_tokens"], used["output_tokens"] - used["reasoning_tokens"]
     words = f"Input, not cached {fresh}, Cached input {used['cached_input_tokens']}, Output without reasoning {plain}"
     expect(visit.page.get_by_role("img", name=f"Tokens by class: {words}")).to_be_visible()
@@ -261,6 +267,7 @@ def test_a_region_that_is_broken_is_seen_and_one_that_is_drained_returns(visit: 
         gateway.chat(model)
     gateway.simulator.clear()
     expect(card.get_by_role("row", name=model).get_by_text("ejected")).to_be_visible()
+    expect(card).to_contain_text("A call tries it again in")
     left_out = visit.page.get_by_role("list", name="As it happens").get_by_role("listitem").filter(has_text="Left out")
     expect(left_out.filter(has_text="virginia").filter(has_text=model)).to_have_count(1)
 

@@ -267,6 +267,7 @@ export const en = {
   "backends.share": "Tries of the last minute",
   "backends.failed-tries": "{n} failed",
   "backends.on-trial": "It waits for a call to try it.",
+  "backends.out-for": "A call tries it again in {n} s.",
   "backends.no-calls": "none",
   "backends.not-yet": "The routing leaves it out once enough calls have failed.",
   "backends.throttles": "429s",

@@ -268,6 +268,7 @@ export const zhTW = {
   "backends.share": "最近一分鐘的嘗試",
   "backends.failed-tries": "失敗 {n} 次",
   "backends.on-trial": "等待一次呼叫來試用。",
+  "backends.out-for": "{n} 秒後由一次呼叫再試。",
   "backends.no-calls": "無",
   "backends.not-yet": "足夠的呼叫失敗後，路由才會避開它。",
   "backends.throttles": "429 次數",

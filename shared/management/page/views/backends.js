@@ -42,7 +42,9 @@ export function Backends() {
 function stateOf(backend) {
   if (backend.drained) return { state: "drained", reason: backend.drained.reason };
   const worst = STATES.find((state) => backend.deployments.some((/** @type {any} */ one) => one.state === state)) ?? "usable";
-  return { state: worst, reason: worst === "usable" ? "" : backend.deployments.find((/** @type {any} */ one) => one.state === worst).reason };
+  const one = backend.deployments.find((/** @type {any} */ each) => each.state === worst);
+  if (worst === "ejected") return { state: worst, reason: `${one.reason}. ${t("backends.out-for", { n: Math.ceil(one.ejected_for) })}` };
+  return { state: worst, reason: worst === "usable" ? "" : one.reason };
 }
 
 /** The reason of a state in words. @param {string} state @param {string} reason */
