@@ -127,3 +127,8 @@ def visit(browser: Browser, gateway: System) -> Iterator[Visit]:
     yield visit
     visit.assert_clean()
     context.close()
+
+
+def spend(gateway: System, key: str, model: str = "gpt-4o") -> None:
+    body = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
+    assert gateway.post("/v1/chat/completions", body, key=key).status == 200
