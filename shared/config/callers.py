@@ -6,7 +6,7 @@ from shared.config.limits import Limits
 
 
 class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What calls may use, within their consumer's own rights; None: no restriction."""
+    """The models and places that calls may use, within their consumer's own rights; None: no restriction."""
 
     models: frozenset[str] | None = None
     regions: frozenset[str] | None = None

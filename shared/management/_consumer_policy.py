@@ -299,7 +299,7 @@ def _pace(limits: Limits, name: str) -> float | None:
 
 
 def _instead(field: str, known: Iterable[str]) -> str:
-    """What an unknown name could have been, and how to make it one of those."""
+    """The names that an unknown one could have been, and how to make it one of those."""
     if names := ", ".join(sorted(known)):
         return f"; expected some of {names}"
     kind = _KINDS.get(field, field.replace("_", " "))

@@ -37,7 +37,7 @@ Credential = AzureNamedKeyCredential | AsyncTokenCredential
 
 
 class _Closing:
-    """What has a client of Azure's and its credential. `close()` it."""
+    """The owner of a client of Azure's and its credential. `close()` it."""
 
     _credential: Credential
 
