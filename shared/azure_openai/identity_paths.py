@@ -41,7 +41,11 @@ def used(call: Call) -> str:
             raw = call.body[place]
             if key.lower() == "input" and not _BRINGS_TOOLS.search(raw):
                 continue
-            if (found := next(look(_decoded(raw)), None)) is not None:
+            try:
+                found = next(look(_decoded(raw)), None)
+            except RecursionError:
+                raise InvalidRequest("The body is nested too deeply.") from None
+            if found is not None:
                 return key + found
     return ""
 

@@ -3,8 +3,8 @@ the backend calls for it, and models that the gateway cannot see. Pure; asked fo
 """
 
 import re
-from collections.abc import Callable, Collection, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 from shared.azure_openai import references
 from shared.errors import InvalidRequest
@@ -26,10 +26,10 @@ _ELSEWHERE = {
     "data_sources": "the gateway cannot see where that data is",
 }
 _FAMILIES = ("responses", "realtime", "realtimeapi")  # of operations with stored prompts, which have tools of their own
-_STORED_PROMPTS = ("prompt", "session.prompt", "response.prompt")
+_SESSIONS = ("session", "response")  # fields whose `prompt` is a stored one, too
 _GEOGRAPHY = "inference_geo"  # of Anthropic's API: where the model runs
 _MAY_LEAVE = re.compile(
-    rb'"(tools|prompt|network_policy|web_search_options|data_sources|mcp_servers|inference_geo)"|\\u00[2-7]',
+    rb'"(tools|prompt|network_policy|web_search_options|data_sources|mcp_servers|inference_geo|definition)"|\\u00[2-7]',
     re.IGNORECASE,
 )
 
@@ -53,12 +53,12 @@ def leaving(call: Call, access: Access) -> tuple[str, str] | None:
         if name in fields and body[fields[name]] not in (b"null", b"[]"):
             return name, reason
     of_tool = _of_claudes_tool if call.operation.format == "anthropic" else _of_tool
-    prompts = _STORED_PROMPTS if call.operation.family in _FAMILIES else ()
+    prompts = call.operation.family in _FAMILIES
     try:
         for key, place in fields.items():
             value = references.decode(body[place])
-            if (found := next(_in(value, key, of_tool, prompts), None)) is not None:
-                return found
+            if (found := next(_in(value, _Place(key, key), of_tool, prompts=prompts), None)) is not None:
+                return found[0].path(), found[1]
     except RecursionError:
         raise InvalidRequest("The body is nested too deeply.") from None
     except ValueError:
@@ -72,23 +72,53 @@ def _geographies(access: Access) -> frozenset[bytes]:
     return frozenset((b"null", *(f'"{zone}"'.encode() for zone in zones)))
 
 
+class _Place(NamedTuple):
+    """A place in a body. `key`: in lower case, "" for an item of a list; `text`: the last part of its path. The path is
+    put together for what is found alone: keys may be long and their items many."""
+
+    key: str
+    text: str
+    above: "_Place | None" = None
+
+    def path(self) -> str:
+        parts, place = [], self
+        while place.above is not None:
+            parts.append(place.text)
+            place = place.above
+        return "".join([place.text, *reversed(parts)])
+
+    def is_in(self, *keys: str) -> bool:
+        """True for a place right below one with such a key, at the top of the body."""
+        return self.above is not None and self.above.above is None and self.above.key in keys
+
+
 def _in(
-    value: Any, path: str, of_tool: Callable[[dict[str, Any]], str], prompts: Collection[str]
-) -> Iterator[tuple[str, str]]:
-    """The parts of a value, and of all below it, that may leave. `prompts`: the paths of stored prompts."""
-    last = path.rpartition(".")[2].lower()
+    value: Any, place: _Place, of_tool: Callable[[dict[str, Any]], str], *, prompts: bool
+) -> Iterator[tuple[_Place, str]]:
+    """The parts of a value, and of all below it, that may leave. `prompts`: a prompt may be a stored one."""
     if isinstance(value, dict):
-        if path.lower() in prompts:
-            yield path, "the gateway cannot see the tools of a stored prompt"
-        if last == "network_policy" and _lowered(value).get("type") != "disabled":
-            yield path, "its containers reach the network"
+        if prompts and place.key == "prompt" and (place.above is None or place.is_in(*_SESSIONS)):
+            yield place, "the gateway cannot see the tools of a stored prompt"
+        if place.key == "network_policy" and _lowered(value).get("type") != "disabled":
+            yield place, "its containers reach the network"
+        if place.key == "definition" and _defines_a_tool(place, of_tool) and (reason := of_tool(value)):
+            yield place, reason
         for key, inner in value.items():
-            yield from _in(inner, f"{path}.{key}", of_tool, prompts)
+            if isinstance(inner, dict | list):
+                yield from _in(inner, _Place(key.lower(), f".{key}", place), of_tool, prompts=prompts)
     elif isinstance(value, list):
         for i, item in enumerate(value):
-            if last == "tools" and isinstance(item, dict) and (reason := of_tool(item)):
-                yield f"{path}[{i}]", reason
-            yield from _in(item, f"{path}[{i}]", of_tool, prompts)
+            if not isinstance(item, dict | list):
+                continue
+            below = _Place("", f"[{i}]", place)
+            if place.key == "tools" and isinstance(item, dict) and (reason := of_tool(item)):
+                yield below, reason
+            yield from _in(item, below, of_tool, prompts=prompts)
+
+
+def _defines_a_tool(place: _Place, of_tool: Callable[[dict[str, Any]], str]) -> bool:
+    """True for a tool of Claude's that a turn brings along."""
+    return of_tool is _of_claudes_tool and place.above is not None and place.above.key == "tool"
 
 
 def _of_tool(tool: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from shared.auth.consumer_rows import Record, State, StoredKey, is_identity
 from shared.auth.operators import ADMINS, Operator
 from shared.auth.products import is_open_to
 from shared.config.document import Configuration
-from shared.config.limits import Limits, merged, time_zone_problem
+from shared.config.limits import Limits, Period, merged, time_zone_problem
 from shared.errors import InvalidRequest, RoleRequired
 from shared.management.routes import checked, merged_patch, rfc3339, time_of
 from shared.types import Access, Consumer
@@ -260,7 +260,7 @@ class Rules(msgspec.Struct, frozen=True):
             raise RoleRequired(f"{place}{above}: {error.message}", param=place) from None
 
 
-_QUOTAS = {
+_QUOTAS: dict[str, tuple[str, Period]] = {
     "token_quota": ("token_quota_period", "month"),
     "request_quota": ("request_quota_period", "day"),
     "budget_usd": ("budget_period", "month"),
@@ -281,6 +281,12 @@ def _above(own: Limits, team: Limits, before: Limits) -> str:
             now, *allowed = (looser.get(getattr(limits, name) or usual, 0) for limits in (own, before, team))
             if now > max(allowed):
                 return name
+    for name, (field, default) in _QUOTAS.items():
+        # All of a period's amount may be spent at once, so a longer one lets more pass, whatever the pace.
+        set_before = before if getattr(before, name) is not None else team
+        hours, *others = (_hours(getattr(limits, field) or default) for limits in (own, set_before, team))
+        if getattr(team, name) and getattr(own, name) is not None and hours > max(others):
+            return field
     for name in ("requests_per_minute", "tokens_per_minute", "max_concurrent", *_QUOTAS):
         mine, had, most = (_pace(limits, name) for limits in (own, before, team))
         if mine is not None and most and mine != had and (not mine or mine > most):
@@ -294,8 +300,11 @@ def _pace(limits: Limits, name: str) -> float | None:
     if value is None or name not in _QUOTAS:
         return value
     field, default = _QUOTAS[name]
-    period = getattr(limits, field) or default
-    return value / (period / 3600 if isinstance(period, int) else _HOURS[period])
+    return value / _hours(getattr(limits, field) or default)
+
+
+def _hours(period: Period) -> float:
+    return period / 3600 if isinstance(period, int) else _HOURS[period]
 
 
 def _instead(field: str, known: Iterable[str]) -> str:

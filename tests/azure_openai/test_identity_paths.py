@@ -109,6 +109,13 @@ def test_a_name_written_with_escapes_is_found_in_a_long_input_too() -> None:
     assert used(RESPONSES, f'{{"model": "gpt-4o", "input": [{said}, {tools}]}}') == "input[500].tools[0]"
 
 
+def test_tools_that_are_nested_too_deeply_are_refused() -> None:
+    depth = 900
+    tools = '{"type": "namespace", "tools": [' * depth + "]}" * depth
+    with pytest.raises(InvalidRequest, match="nested too deeply"):
+        used(RESPONSES, f'{{"model": "gpt-4o", "input": "x", "tools": [{tools}]}}')
+
+
 def test_a_key_that_stands_twice_is_refused() -> None:
     twins = '{"type": "api_key", "type": "system_assigned_managed_identity"}'
     body = '{"model": "gpt-4o", "data_sources": [{"parameters": {"authentication": %s}}]}'

@@ -1,6 +1,7 @@
 """Tools and sources of data in a body that could leave the place of a deployment."""
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -103,6 +104,11 @@ def test_the_session_beside_an_offer_is_looked_at(session: dict[str, Any], at: s
         ({"tools": [{"type": "custom", "name": "f"}, {"type": "web_search_20250305", "name": "w"}]}, "tools[1]"),
         ({"tools": [{"type": "code_execution_20250825", "name": "c"}]}, "tools[0]"),
         ({"mcp_servers": [{"type": "url", "url": "https://mcp.example"}]}, "mcp_servers"),
+        ({"messages": [{"content": [{"tool": {"definition": {"type": "bash_20250124"}}}]}]}, ""),
+        (
+            {"messages": [{"content": [{"tool": {"definition": {"type": "web_search_20250305"}}}]}]},
+            "messages[0].content[0].tool.definition",
+        ),
     ],
 )
 def test_claudes_tools_have_rules_of_their_own(body: dict[str, Any], at: str) -> None:
@@ -150,6 +156,19 @@ def test_a_model_runs_where_a_key_must_stay(geography: Any, access: Access, stay
 )
 def test_words_alone_go_nowhere(body: dict[str, Any], path: str) -> None:
     assert found(body, path) is None
+
+
+def test_long_keys_with_many_items_are_walked_in_proportion_to_their_bytes() -> None:
+    body = {"tools": [], "k" * 128_000: [0] * 64_000, "l" * 64_000: [{}] * 20_000}
+    began = time.thread_time()
+    assert found(body) is None
+    assert time.thread_time() - began < 0.5  # with a path for each item: seconds
+
+
+def test_a_path_is_told_whole() -> None:
+    nested = {"a": [[{"b": {"tools": [{"type": "function"}, {"type": "mcp"}]}}]]}
+    assert (at := found(nested)) is not None
+    assert at[0] == "a[0][0].b.tools[1]"
 
 
 def test_escaped_keys_do_not_hide_a_tool() -> None:

@@ -112,6 +112,8 @@ async def test_consumers_of_others_are_not_there_for_an_owner(office: Office) ->
         {"limits": {"requests_per_minute": 0}},
         {"limits": {"budget_period": 60}},  # the amount of the defaults, but every minute
         {"limits": {"token_quota": 1, "budget_period": "week"}},
+        {"limits": {"token_quota": 24_000, "token_quota_period": "week"}},  # slower, but all of it at once
+        {"limits": {"budget_usd": 550.0, "budget_period": 31_622_400}},
         {"limits": {"quota_counts": "success"}},
         {"limits": {"estimate": "none"}},
         {"model_limits": {"gpt-4o": {"tokens_per_minute": 1001}}},
