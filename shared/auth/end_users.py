@@ -10,6 +10,7 @@ from shared.config.callers import EndUsers
 from shared.types import Call, Consumer
 
 _LONGEST = 64  # characters of a plain name
+_REMEMBERED = 256  # characters of a name whose label is remembered
 _RESERVED = ("*", "-")  # stand for others and for nobody in usage
 
 
@@ -18,10 +19,12 @@ def named(call: Call, consumer: Consumer, headers: Mapping[str, str], settings: 
     name = call.user
     if settings.header is not None:
         name = headers.get(settings.header.lower(), "") or name
-    return msgspec.structs.replace(call, user=_label(consumer.id, name, plain=settings.plain)) if name else call
+    if not name:
+        return call
+    label = _remembered if len(name) <= _REMEMBERED else _label  # a header may have 32 kB
+    return msgspec.structs.replace(call, user=label(consumer.id, name, plain=settings.plain))
 
 
-@functools.lru_cache(maxsize=8192)
 def _label(consumer_id: str, name: str, *, plain: bool) -> str:
     """A short hash, which differs from one key to the next; or the name itself, if it is a short text in one line."""
     name = name.strip()
@@ -30,3 +33,6 @@ def _label(consumer_id: str, name: str, *, plain: bool) -> str:
     if plain and len(name) <= _LONGEST and name.isprintable() and name not in _RESERVED:
         return name
     return hashlib.sha256(f"{consumer_id}\n{name}".encode(errors="surrogatepass")).hexdigest()[:16]
+
+
+_remembered = functools.lru_cache(maxsize=8192)(_label)

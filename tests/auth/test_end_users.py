@@ -1,7 +1,10 @@
 """The users behind a key: who names them, and the label that usage and limits have."""
 
+import hashlib
+
 import pytest
 
+from shared.auth import end_users
 from shared.auth.end_users import named
 from shared.azure_openai.operations import match
 from shared.azure_openai.requests import parse_call
@@ -58,3 +61,12 @@ def test_a_name_that_usage_cannot_show_is_hashed_even_if_names_are_plain(name: s
 
 def test_a_header_counts_only_if_it_is_configured() -> None:
     assert label('{"model": "m"}', EndUsers(plain=True), headers={"x-openwebui-user-id": "h"}) == ""
+
+
+@pytest.mark.parametrize(("length", "remembered"), [(256, True), (257, False), (30_000, False)])
+def test_a_long_name_has_its_label_and_is_not_kept(length: int, *, remembered: bool) -> None:
+    name = "n" * length
+    end_users._remembered.cache_clear()
+    labels = {label('{"model": "m"}', HEADER, headers={"x-openwebui-user-id": name}) for _ in range(2)}
+    assert labels == {hashlib.sha256(f"anna\n{name}".encode()).hexdigest()[:16]}
+    assert end_users._remembered.cache_info().currsize == remembered
