@@ -44,7 +44,10 @@ _MOST_WAITING = 16  # requests of a pipeline behind the one that is being answer
 _HEAD_SECONDS = 30.0
 _REST_SECONDS = 30.0  # in which a body may arrive whose answer has been sent: it is read and dropped
 _LINGER = 1.0  # seconds in which a refused caller may read the reason: closing at once can discard it
+_MOST_LINGERING = 256  # connections without a place that are given this time: the others are closed at once
 _FRAMING = (b"content-length", b"transfer-encoding")
+
+_lingering: set["Protocol"] = set()  # the connections without a place
 
 
 class Protocol(HttpToolsProtocol):
@@ -65,6 +68,7 @@ class Protocol(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._over = False  # the connection is lost, or another protocol's
         self._refusal: GatewayError | None = None
+        self._linger = _LINGER
         self._refuses_next = False  # when the calls under way have ended
         self._running: RequestResponseCycle | None = None  # the call of the pipeline that is being answered
         self._continues = False  # the parser was replaced in the middle of a request
@@ -74,14 +78,23 @@ class Protocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._unread = WriteTimer(transport, self.loop)
         if self._most_connections is not None and len(self.connections) > self._most_connections:
-            self._refuse(TooManyConnections("The gateway has too many connections. Try again shortly."))
+            self._turn_away(TooManyConnections("The gateway has too many connections. Try again shortly."))
             return
         try:
             self._take_place()
         except RateLimitExceeded as error:
-            self._refuse(error)
+            self._turn_away(error)
         else:
             self._await_head()
+
+    def _turn_away(self, error: GatewayError) -> None:
+        """Refuse a connection that has no place: it does not count, or else one address could use up all places."""
+        self.connections.discard(self)
+        if len(_lingering) < _MOST_LINGERING:
+            _lingering.add(self)
+        else:
+            self._linger = 0.0
+        self._refuse(error)
 
     def _take_place(self) -> None:
         """Count this connection for its address. Raises `RateLimitExceeded`."""
@@ -92,6 +105,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        _lingering.discard(self)
         self._release()
         self._cancel_head_timer()
         self._unread.stop()
@@ -273,7 +287,7 @@ class Protocol(HttpToolsProtocol):
         self.transport.write(b"".join([STATUS_LINE[error.status], *lines, b"\r\n", response.body]))
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self.loop.call_later(_LINGER, self._close)
+        self.loop.call_later(self._linger, self._close)
 
 
 async def _without_chunks(

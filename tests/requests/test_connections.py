@@ -12,6 +12,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
+from shared.edges import http_protocol
 from tests.harness.sockets import Served, eventually, served
 
 MOST = 3
@@ -103,6 +104,22 @@ async def test_an_address_has_so_many_connections_and_others_are_served() -> Non
         for connection in (*held, one_more):
             await connection.close()
         await eventually(lambda: held_by(running, "127.0.0.1") == 0)
+
+
+async def test_refused_connections_take_no_place_and_linger_in_small_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "_LINGER", 60.0)
+    monkeypatch.setattr(http_protocol, "_MOST_LINGERING", 2)
+    async with gateway() as running:
+        held = [await opened(running) for _ in range(MOST)]
+        await eventually(lambda: held_by(running, "127.0.0.1") == MOST)
+        refused = [await opened(running) for _ in range(4)]
+        for connection in refused:
+            assert (await connection.answer())[0] == 429
+        assert len(running.server.server_state.connections) == MOST
+        assert len(http_protocol._lingering) == 2
+        for connection in (*held, *refused):
+            await connection.close()
+        await eventually(lambda: not http_protocol._lingering)
 
 
 async def test_refusals_are_counted_as_those_of_limits(caplog: pytest.LogCaptureFixture) -> None:
