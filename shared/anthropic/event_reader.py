@@ -16,7 +16,7 @@ from shared.types import Call, Usage
 _OPENING = frozenset(("message_start", "content_block_start", "content_block_stop", "ping"))
 # Blocks that begin empty, and which deltas fill. Any other one has its content with it.
 _FILLED = frozenset(("text", "thinking", "tool_use", "server_tool_use", "mcp_tool_use"))
-_TEXTS = ("text", "thinking", "partial_json")  # of deltas
+_TEXTS = ("text", "thinking", "partial_json", "content")  # of deltas; the last one of compactions
 
 
 class _Message(msgspec.Struct):
@@ -27,6 +27,16 @@ class _Message(msgspec.Struct):
 
 class _Block(msgspec.Struct):
     type: Any = None
+    name: Any = None
+    content: Any = None
+
+    @property
+    def aside(self) -> str:
+        """The text that a compaction or the answer of an advisor begins with, else ""."""
+        if self.type not in ("compaction", "advisor_tool_result"):
+            return ""
+        text = self.content.get("text") if isinstance(self.content, dict) else self.content
+        return text if isinstance(text, str) else ""
 
 
 class _Event(msgspec.Struct):
@@ -53,6 +63,7 @@ class MessageEventReader:
         self._model: object = ""
         self._usage: UsageObject | None = None
         self._between_blocks = False  # or behind the last one
+        self._compactions = self._asked = self._advised = 0  # the last two: calls and answers of advisors
         self._final = False  # the usage is that of the whole answer
         self._text = StreamedText()
 
@@ -80,8 +91,7 @@ class MessageEventReader:
             case "content_block_stop":
                 self._between_blocks = True
             case "content_block_start":
-                self._between_blocks = False
-                self.committed = self.committed or (read.content_block or _Block()).type not in _FILLED
+                self._open(read.content_block or _Block())
             case "content_block_delta" | "message_delta":
                 self.committed = True
                 self._add(read.delta or {})
@@ -108,8 +118,14 @@ class MessageEventReader:
 
     @property
     def owes_usage(self) -> bool:
-        """True while a block has ended, no other one has begun, and the usage has not come."""
-        return self._between_blocks and not self._final
+        """True until the usage has come, while a block has ended and no other one has begun, or from the beginning of a
+        compaction or an advisor on, whose prompts no event shows."""
+        return not self._final and (self._between_blocks or self._again > 0)
+
+    @property
+    def _again(self) -> int:
+        """The number of times that compactions and advisors have read the prompt."""
+        return self._compactions + max(self._asked, self._advised)
 
     def reported(self) -> Usage | None:
         """The usage that the stream reported of its whole answer; None if it reported none."""
@@ -120,11 +136,12 @@ class MessageEventReader:
         beginning is missing, too."""
         if (reported := self.reported()) is not None:
             return reported
-        said = self._text.tokens()
+        said, again = self._text.tokens(), self._again * self._call.input_estimate
         if self._usage is None:
-            return Usage(input_tokens=self._call.input_estimate, output_tokens=said, estimated=True)
+            return Usage(input_tokens=self._call.input_estimate + again, output_tokens=said, estimated=True)
         begun = self._usage.value(self._model)
-        return msgspec.structs.replace(begun, output_tokens=max(begun.output_tokens, said), estimated=True)
+        read, said = begun.input_tokens + again, max(begun.output_tokens, said)
+        return msgspec.structs.replace(begun, input_tokens=read, output_tokens=said, estimated=True)
 
     @property
     def said(self) -> int:
@@ -139,6 +156,15 @@ class MessageEventReader:
         self._model = message.model
         if message.usage is not None:
             self._report(message.usage, final=False)
+
+    def _open(self, block: _Block) -> None:
+        self._between_blocks = False
+        self.committed = self.committed or block.type not in _FILLED
+        self._compactions += block.type == "compaction"
+        self._advised += block.type == "advisor_tool_result"
+        self._asked += block.type == "server_tool_use" and block.name == "advisor"
+        if text := block.aside:
+            self._text.add(text)
 
     def _add(self, delta: dict[str, Any]) -> None:
         for name in _TEXTS:

@@ -124,6 +124,50 @@ def test_an_unfinished_stream_has_the_prompt_as_it_was_told_and_an_estimated_ans
     assert read().usage() == Usage(input_tokens=70, estimated=True)
 
 
+def opened(**block: Any) -> bytes:
+    return event("content_block_start", index=0, content_block=block)
+
+
+COMPACTION = opened(type="compaction", content=None)
+COMPACTED = event("content_block_delta", index=0, delta={"type": "compaction_delta", "content": "so far " * 40})
+ASKED = opened(type="server_tool_use", name="advisor", input={})
+ADVICE = opened(type="advisor_tool_result", content={"type": "advisor_result", "text": "advice " * 40})
+REFUSED = opened(type="advisor_tool_result", content={"type": "advisor_tool_result_error", "error_code": "busy"})
+
+
+@pytest.mark.parametrize(
+    ("events", "again", "said"),
+    [
+        ((COMPACTION,), 1, 1),
+        ((COMPACTION, COMPACTED), 1, 70),
+        ((COMPACTION, COMPACTED, STOPPED, BLOCK, SAID), 1, 76),
+        ((opened(type="compaction", content="so far " * 40),), 1, 70),
+        ((ASKED,), 1, 1),
+        ((ASKED, STOPPED, ADVICE), 1, 70),
+        ((ADVICE, STOPPED, BLOCK, SAID), 1, 76),
+        ((ASKED, STOPPED, REFUSED), 1, 1),
+        ((COMPACTION, COMPACTED, STOPPED, ASKED, STOPPED, ADVICE, ASKED), 3, 140),
+    ],
+)
+def test_a_compaction_or_an_advisor_owes_its_usage_until_the_end(
+    events: tuple[bytes, ...], again: int, said: int
+) -> None:
+    reader = read(START, *events)
+    assert reader.owes_usage
+    usage = reader.usage()
+    assert (usage.input_tokens, usage.output_tokens, usage.estimated) == (1320 + again * 70, said, True)
+    assert read(*events).usage().input_tokens == 70 + again * 70
+    assert not read(START, *events, DELTA).owes_usage
+    assert read(START, *events, DELTA).usage().output_tokens == 42
+
+
+@pytest.mark.parametrize("block", [BLOCK, opened(type="server_tool_use", name="web_search", input={})])
+def test_other_blocks_owe_no_usage_before_they_end(block: bytes) -> None:
+    reader = read(START, block, SAID)
+    assert not reader.owes_usage
+    assert reader.usage().input_tokens == 1320
+
+
 @pytest.mark.parametrize("size", [1, 7, 64, 10_000])
 def test_a_stream_passes_byte_for_byte_but_for_its_end_which_waits(size: int) -> None:
     data = b"".join([START, BLOCK, PING, SAID, STOPPED, DELTA, END])

@@ -49,6 +49,7 @@ TEXT_DONE = {"type": "response.output_text.done", "text": "word"}
 COMPLETED = {"type": "response.completed", "response": {"id": "resp_0123456789", "usage": RESPONSE_USAGE}}
 BEGUN = {"type": "message_start", "message": {"model": "m", "usage": {"input_tokens": 3000, "output_tokens": 1}}}
 SAID = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "word"}}
+COMPACTION = {"type": "content_block_start", "index": 0, "content_block": {"type": "compaction", "content": None}}
 BLOCK_STOP = {"type": "content_block_stop", "index": 0}
 MESSAGE_END = (
     {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 25_020}},
@@ -133,9 +134,10 @@ async def until(true: Callable[[], object]) -> None:
         ("/v1/responses", RESPONSES, (CREATED, TEXT, TEXT_DONE), (COMPLETED,)),
         ("/v1/responses", RESPONSES, (CREATED, TEXT, TEXT_DONE, {"type": "keepalive"}), (COMPLETED,)),
         ("/v1/messages", MESSAGES, (BEGUN, SAID, BLOCK_STOP, {"type": "ping"}), MESSAGE_END),
+        ("/v1/messages", MESSAGES, (BEGUN, COMPACTION, BLOCK_STOP, SAID), (SAID, BLOCK_STOP, *MESSAGE_END)),
         ("/v1/images/generations", IMAGES, (PARTIAL,), IMAGE_END),
     ],
-    ids=["chat", "two choices", "responses", "keepalive", "messages", "images"],
+    ids=["chat", "two choices", "responses", "keepalive", "messages", "compaction", "images"],
 )
 async def test_the_usage_that_follows_is_counted_once(
     path: str, body: dict[str, Any], events: tuple[Any, ...], after: tuple[Any, ...]
