@@ -52,7 +52,7 @@ def used(call: Call) -> str:
 
 def _decoded(raw: bytes) -> Any:
     try:
-        return references.decode(raw if len(raw) <= LARGE else Outline.of(raw, 4 * LARGE).take().encode())
+        return references.decode(raw if len(raw) <= LARGE else Outline.of(raw, 16 * LARGE).take().encode())
     except RecursionError:
         raise InvalidRequest("The body is nested too deeply.") from None
     except ValueError:

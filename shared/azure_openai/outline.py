@@ -8,7 +8,7 @@ import hashlib
 
 from shared.errors import InvalidRequest
 
-LARGE = 256 * 1024  # bytes of a body from which on its outline is read
+LARGE = 64 * 1024  # bytes of a body from which on its outline is read
 PIECE = 64 * 1024  # bytes of a piece, which takes 10 ms at most
 
 _MOST_CONTAINERS = 100_000  # objects and arrays

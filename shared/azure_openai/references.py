@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from shared.azure_openai.json_body import UNREADABLE
-from shared.azure_openai.outline import LARGE, Outline, sealed_name
+from shared.azure_openai.outline import Outline, sealed_name
 from shared.azure_openai.reference_paths import ANSWERS, CONTENT, RAREST, REQUESTS, Shape
 from shared.config.document import Format
 from shared.errors import InvalidRequest
@@ -66,6 +66,7 @@ _INSIDE_A_CONTAINER = "cfile_"  # such files are named together with their conta
 _ESCAPED = re.compile(rb"\\u00[2-7]")  # a key may be written with escapes, too
 
 
+_LARGE_ANSWER = 256 * 1024  # bytes from which on an answer is read by its outline: lists have many objects
 _MOST_SEALED = 16  # contents of one body, the last ones: whoever made those has opened the earlier ones
 _BROUGHT = "brought"  # the kind of an item that has its content with it: no object of the backend, whatever its id
 
@@ -97,8 +98,8 @@ def in_answer(answer: bytes, operation: str) -> tuple[Reference, ...]:
     if shape is None or not _keys_of_answer(operation).search(answer):
         return ()
     try:
-        if len(answer) > LARGE:
-            references = dict.fromkeys(walk(decode_text(Outline.of(answer, LARGE).take()), shape))
+        if len(answer) > _LARGE_ANSWER:
+            references = dict.fromkeys(walk(decode_text(Outline.of(answer, _LARGE_ANSWER).take()), shape))
         else:
             references = dict.fromkeys(map(_by_digest, walk(decode(answer), shape)))
     except (ValueError, RecursionError, InvalidRequest):
