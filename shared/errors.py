@@ -274,6 +274,16 @@ class BadGateway(GatewayError):
     status, code, retry_after = 502, "bad_gateway", 1.0
 
 
+class AnswerTooLarge(GatewayError):
+    """The answer of a backend, which is charged, cannot be held. Official clients do not pay for another by themselves:
+    they read `x-should-retry`."""
+
+    status, code, retry_after = 502, "answer_too_large", 1.0
+
+    def headers(self) -> dict[str, str]:
+        return {**super().headers(), "x-should-retry": "false"}
+
+
 class GatewayBusy(GatewayError):
     """The process holds as many bytes of unfinished bodies as it may."""
 

@@ -4,7 +4,6 @@ A prompt in ChatML (`<|im_start|>user\\nHi<|im_end|>`) becomes its messages, any
 """
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -22,6 +21,9 @@ _SPEAKER = re.compile(r"(\w{1,40})(?:[ \t]+name=(.*))?")  # the first line of a 
 _MOST_TURNS = 2048  # messages of a chat
 _ROLES = ("system", "developer", "user", "assistant")
 _NO_BOUND = b"null"
+_NULL = msgspec.Raw(b"null")
+_decode, _encode = msgspec.json.decode, msgspec.json.encode
+_Fields = dict[str, msgspec.Raw]
 _OTHER_SHAPES = (LookupError, TypeError, AttributeError, ValueError, OverflowError)  # of an answer that is no chat's
 
 
@@ -113,65 +115,60 @@ class Rendering:
         rendered = _rendered(data, self._chunk)
         return event if rendered is data else b"data: " + rendered + b"\n\n" if rendered else b""
 
-    def _completion(self, answer: dict[str, Any]) -> dict[str, Any] | None:
-        return _head(answer) | {"choices": [self._choice(choice, "message") for choice in answer["choices"]]}
+    def _completion(self, answer: dict[str, Any], choices: list[msgspec.Raw]) -> dict[str, Any]:
+        return answer | {"choices": [msgspec.Raw(_encode(self._choice(choice, "message"))) for choice in choices]}
 
-    def _chunk(self, chunk: dict[str, Any]) -> dict[str, Any] | None:
+    def _chunk(self, chunk: dict[str, Any], choices: list[msgspec.Raw]) -> dict[str, Any] | None:
         """A chunk; None for one that says nothing in a completion, such as the role of whoever speaks."""
-        choices = [self._choice(choice, "delta") for choice in chunk["choices"]]
-        said = any(one["text"] or one["finish_reason"] or one["logprobs"] for one in choices)
-        if not said and not (not choices and chunk.get("usage")):
+        rendered = [self._choice(choice, "delta") for choice in choices]
+        said = any(one["text"] or one["finish_reason"] or one["logprobs"] for one in rendered)
+        if not said and not (not rendered and _decode(chunk.get("usage", _NULL))):
             return None
-        return _head(chunk) | {"choices": choices}
+        return chunk | {"choices": rendered}
 
-    def _choice(self, choice: dict[str, Any], place: str) -> dict[str, Any]:
+    def _choice(self, raw: msgspec.Raw, place: str) -> dict[str, Any]:
+        fields = _decode(raw, type=_Fields)
+        logprobs = fields.pop("logprobs", _NULL)
+        choice = {name: _decode(value) for name, value in fields.items()}
         said, index = choice.get(place) or {}, choice.get("index", 0)
         text = said.get("content") or said.get("refusal") or ""
         start = self._written.get(index)
         if start is None:
             start, text = 0, self._prefix + text
         self._written[index] = start + len(text)
-        kept = {
-            name: value for name, value in choice.items() if name not in (place, "logprobs", "finish_reason", "text")
-        }
-        logprobs = _legacy_logprobs(choice.get("logprobs"), start)
-        return {"text": text, **kept, "logprobs": logprobs, "finish_reason": choice.get("finish_reason")}
-
-
-def _head(answer: dict[str, Any]) -> dict[str, Any]:
-    identity = str(answer.get("id") or "")
-    return answer | {"id": identity.removeprefix("chat"), "object": "text_completion"}
+        kept = {name: value for name, value in choice.items() if name not in (place, "finish_reason", "text")}
+        finish_reason = choice.get("finish_reason")
+        return {"text": text, **kept, "logprobs": _legacy_logprobs(logprobs, start), "finish_reason": finish_reason}
 
 
 def _rendered(data: bytes, render: Any) -> bytes:
     """The same object if it is no answer of a chat; empty if nothing is left of it."""
     try:
-        answer = msgspec.json.decode(data)
-        if not isinstance(answer, dict) or not isinstance(answer.get("choices"), list):
-            return data
-        rendered = render(answer)
-        return b"" if rendered is None else msgspec.json.encode(rendered)
+        answer = _decode(data, type=_Fields)
+        choices = _decode(answer["choices"], type=list[msgspec.Raw])
+        identity = str(_decode(answer.get("id", _NULL)) or "")
+        head: dict[str, Any] = answer | {"id": identity.removeprefix("chat"), "object": "text_completion"}
+        rendered = render(head, choices)
+        return b"" if rendered is None else _encode(rendered)
     except (*UNREADABLE, *_OTHER_SHAPES):
         return data
 
 
-def _legacy_logprobs(logprobs: Any, start: int) -> dict[str, Any] | None:
-    content = logprobs.get("content") if isinstance(logprobs, dict) else None
+def _legacy_logprobs(raw: msgspec.Raw, start: int) -> dict[str, list[Any]] | None:
+    """Token by token: parsed as a whole, the probabilities would take ten times their bytes."""
+    logprobs = _decode(raw, type=_Fields | None)
+    content = _decode((logprobs or {}).get("content", _NULL), type=list[msgspec.Raw] | None)
     if not content:
         return None
-    offsets = list(_offsets((one["token"] for one in content), start))
-    return {
-        "tokens": [one["token"] for one in content],
-        "token_logprobs": [one["logprob"] for one in content],
-        "top_logprobs": [{top["token"]: top["logprob"] for top in one.get("top_logprobs") or ()} for one in content],
-        "text_offset": offsets,
-    }
-
-
-def _offsets(tokens: Iterator[str], start: int) -> Iterator[int]:
-    for token in tokens:
-        yield start
-        start += len(token)
+    legacy: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+    for one in map(_decode, content):
+        likely = {top["token"]: top["logprob"] for top in one.get("top_logprobs") or ()}
+        legacy["tokens"].append(one["token"])
+        legacy["token_logprobs"].append(one["logprob"])
+        legacy["top_logprobs"].append(msgspec.Raw(_encode(likely)) if likely else likely)
+        legacy["text_offset"].append(start)
+        start += len(one["token"])
+    return legacy
 
 
 # --- the request ------------------------------------------------------------------------------------------------------

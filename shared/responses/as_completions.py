@@ -9,8 +9,12 @@ from starlette.types import Message, Receive, Scope, Send
 
 from shared.azure_openai.completions_as_chat import Rendering
 from shared.azure_openai.outline import LARGE
+from shared.errors import AnswerTooLarge
+from shared.responses.rendering import ErrorResponse
 
 _LENGTH = b"content-length"
+_CONTENT = (_LENGTH, b"content-type", b"content-encoding")
+_LARGEST = 8 * 1024 * 1024  # bytes of an answer that is rendered as a whole: it takes some four times as many
 
 
 class CompletionsResponse(Response):
@@ -40,6 +44,7 @@ class _Rendered:
         self._start: MutableMapping[str, Any] = {}
         self._streams = False
         self._body: list[bytes] = []
+        self._size = 0  # bytes of the body so far
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -63,10 +68,17 @@ class _Rendered:
             await self._send({**message, "body": data})
 
     async def _collect(self, message: Message) -> None:
-        self._body.append(message.get("body", b""))
+        self._body.append(piece := message.get("body", b""))
+        self._size += len(piece)
+        if self._size > _LARGEST:
+            self._body.clear()  # and read on: the answer is paid for, and accounted for when it is whole
         if message.get("more_body", False):
             return
+        if self._size > _LARGEST:
+            await self._refuse()
+            return
         body = b"".join(self._body)
+        self._body.clear()
         if len(body) <= LARGE:
             body = self._rendering.whole(body)
         else:
@@ -75,6 +87,18 @@ class _Rendered:
         length = (_LENGTH, str(len(body)).encode())
         await self._send({**self._start, "headers": [*_without_length(self._start["headers"]), length]})
         await self._send({"type": "http.response.body", "body": body})
+
+    async def _refuse(self) -> None:
+        """Replace an answer that is too large."""
+        error = AnswerTooLarge(
+            f"The answer has {self._size} bytes: expected at most {_LARGEST}, because it is a chat's and has to be "
+            "rendered as a completion's. It is charged. Ask for less (`n`, `logprobs`, `max_tokens`), or stream."
+        )
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in self._start["headers"]}
+        kept = {name: value for name, value in headers.items() if name.lower().encode() not in _CONTENT}
+        response = ErrorResponse(error, kept)
+        await self._send({**self._start, "status": error.status, "headers": response.raw_headers})
+        await self._send({"type": "http.response.body", "body": response.body})
 
 
 def _without_length(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -14,6 +15,9 @@ from shared.errors import InvalidRequest
 from shared.responses.as_completions import CompletionsResponse
 from shared.responses.rendering import JsonResponse
 from shared.types import Call
+from tests.harness.in_process import Exchange, Tables, backend, gateway, key
+from tests.harness.in_process import call as called
+from tests.harness.in_process import chat as chat_answer
 
 CHATML = (
     "<|im_start|>system\nYou are kind.<|im_end|>\n"
@@ -232,6 +236,48 @@ async def test_a_large_answer_is_rendered_when_no_other_body_is_worked_on() -> N
         assert len(sent) == 2
     await large
     assert [len(json.loads(one["body"])["choices"][0]["text"]) for one in sent[1::2]] == [10, 300_000]
+
+
+@pytest.mark.parametrize("likely", [0, 1, 20])
+def test_probabilities_are_rendered_in_four_times_their_bytes(likely: int) -> None:
+    top = [{"token": f"t{number}", "logprob": -1.5, "bytes": [116]} for number in range(likely)]
+    token = json.dumps({"token": "abc", "logprob": -0.5, "bytes": [97, 98, 99], "top_logprobs": top})
+    tokens = ",".join([token] * (500_000 // len(token)))
+    body = f'{{"choices": [{{"index": 0, "message": {{}}, "logprobs": {{"content": [{tokens}]}}}}]}}'.encode()
+    tracemalloc.start()
+    try:
+        rendered = Rendering("").whole(body)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert json.loads(rendered)["choices"][0]["logprobs"]["tokens"] == ["abc"] * (500_000 // len(token))
+    assert peak < 4 * len(body)
+
+
+async def test_an_answer_that_is_too_large_is_refused_and_accounted_for() -> None:
+    text = ""
+
+    async def script(exchange: Exchange) -> None:
+        exchange.answer(200, chat_answer(choices=[{"index": 0, "message": {"content": text}, "finish_reason": "stop"}]))
+
+    tables, fields = Tables(), {"model": "m", "prompt": "Hi"}
+    async with (
+        backend("a", {"m": "m"}, script) as one,
+        gateway(tables, [one], models={"m": {"completions_as_chat": True}}) as application,
+    ):
+        caller = await key(tables)
+        text = "x" * (8 * 1024 * 1024 - 1000)
+        whole = await called(application, caller, "/v1/completions", fields)
+        text = "x" * (8 * 1024 * 1024)
+        refused = await called(application, caller, "/v1/completions", fields)
+    assert (whole.status, json.loads(whole.body)["choices"][0]["text"]) == (200, text[:-1000])
+    assert (refused.status, refused.headers["x-should-retry"]) == (502, "false")
+    assert refused.headers["content-length"] == str(len(refused.body))
+    error = json.loads(refused.body)["error"]
+    assert error["code"] == "answer_too_large"
+    assert "Ask for less (`n`, `logprobs`, `max_tokens`), or stream." in error["message"]
+    assert refused.headers["x-gateway-request-id"] in error["message"]
+    assert [row["e_output"] for row in tables.usage().values()] == [3, 3]
 
 
 def test_a_stream_becomes_that_of_a_completion_however_it_is_cut() -> None:
