@@ -41,6 +41,11 @@ class Connection:
         body = await self._reader.readexactly(int(headers["content-length"]))
         return int(status.split(" ")[1]), headers, json.loads(body)
 
+    def is_closed(self) -> bool:
+        """True if the gateway takes nothing more: it has not only ended its own side."""
+        self._writer.write(b"x")
+        return self._writer.is_closing()
+
     async def close(self) -> None:
         self._writer.close()
         with contextlib.suppress(ConnectionError):
@@ -117,6 +122,8 @@ async def test_refused_connections_take_no_place_and_linger_in_small_number(monk
             assert (await connection.answer())[0] == 429
         assert len(running.server.server_state.connections) == MOST
         assert len(http_protocol._lingering) == 2
+        for connection in refused[2:]:
+            await eventually(connection.is_closed)
         for connection in (*held, *refused):
             await connection.close()
         await eventually(lambda: not http_protocol._lingering)
