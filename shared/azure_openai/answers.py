@@ -160,20 +160,26 @@ def _lacks_the_model(body: bytes) -> bool:
     return error is not None and error.type == "not_found_error" and error.message.startswith("model:")
 
 
-def is_about_another_model(status: int, report: bytes, deployment: str, others: Iterable[str]) -> bool:
-    """True if an error is about one of the `others`, models that a caller has named beside that of the deployment: a
-    404 that does not name the deployment, or a 403 that names one of them alone. It says nothing about other calls."""
-    others = [name.lower() for name in others if name.lower() != deployment.lower()]
-    if not others or status not in (403, 404):
+def is_about_another_model(status: int, report: bytes, own: Iterable[str], others: Iterable[str]) -> bool:
+    """True if an error is about one of the `others`, models that a caller has named beside its `own`: a 404 that does
+    not name that, or a 402, 403, 429 or 529 that names one of them alone. It says nothing about other calls."""
+    own = {name.lower() for name in own if name}
+    others = {name.lower() for name in others if name} - own
+    if not others or status not in (402, 403, 404, 429, _OVERLOADED):
         return False
     error = reported_error(report)
-    words = error.message.lower() if error is not None else ""
-    rest = words
+    rest = words = error.message.lower() if error is not None else ""
     for name in sorted(others, key=len, reverse=True):
-        rest = rest.replace(name, " ")
-    if re.search(rf"(?<![\w.-]){re.escape(deployment.lower())}(?![\w-])", rest):
+        if name in rest:  # else a long name would take long to compile
+            rest = re.sub(_whole(name), " ", rest)
+    if any(re.search(_whole(name), rest) for name in own):
         return False
     return status == 404 or rest != words
+
+
+def _whole(name: str) -> str:
+    """The pattern of a model's name that is no part of a longer one."""
+    return rf"(?<![\w.-]){re.escape(name)}(?![\w-]|\.\w)"
 
 
 def missing_action(body: bytes) -> str:

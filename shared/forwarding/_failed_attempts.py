@@ -10,6 +10,7 @@ from shared.forwarding._failures import (
     DeadlinePassed,
     Disconnected,
     InvalidAnswer,
+    OtherThrottled,
     SealedElsewhere,
     Superseded,
     Throttled,
@@ -62,7 +63,8 @@ class FailedAttempts:
     @property
     def retry_is_free(self) -> bool:
         """True for the first attempt, and after a failure that says nothing about the other backends."""
-        return not self._failed or isinstance(self._failed[-1][1], Throttled | Superseded | SealedElsewhere)
+        free = Throttled | OtherThrottled | Superseded | SealedElsewhere
+        return not self._failed or isinstance(self._failed[-1][1], free)
 
     @property
     def all_disconnected(self) -> bool:

@@ -103,6 +103,10 @@ class SealedElsewhere(AttemptFailed):
     """The call brings content that this backend cannot open. Another may have sealed it."""
 
 
+class OtherThrottled(AttemptFailed):
+    """429 or 529 for a model that the call names beside its own, whose quota may be free."""
+
+
 class NoWebSockets(AttemptFailed):
     """The backend takes no WebSocket there, which says nothing about its other calls."""
 
@@ -185,21 +189,30 @@ def _failure(
     """Return the failure that an error is; None: it is the caller's own. `shown`: what the caller may see of it.
     `call` None: it has named no model but that of the target."""
     others = _other_models(call, target) if call is not None else []
+    other = answers.is_about_another_model(status, report, (target.deployment, target.model), others)
     spilled_to = _failed_spillover(target, headers)
     match answers.classify(status, report, headers, target.backend.api):
+        case "capacity" if other:
+            return OtherThrottled(f"status {status} for another model", status, shown)
         case "capacity":
             kind = quota.throttle(headers, report, configured=configured)
             return Throttled(status, kind, answers.wait(headers, report), spilled_to)
         case "server":
             return AttemptFailed(f"status {status}", status, shown, spilled_to=spilled_to, charged=charged, usage=usage)
-        case "ours" if (target.deployment or status != 404) and not answers.is_about_another_model(
-            status, report, target.deployment, others
-        ):  # else the caller has named what is missing
+        case "ours" if not (other or (status == 404 and not target.deployment) or _names_payer(call, status)):
+            # else the caller has named what is missing
             problem = f"status {status} {answers.error_code(report)[:64]}".rstrip()
             return AccessDenied(problem, status, answers.missing_action(report))
     if answers.is_sealed_elsewhere(status, report):
         return SealedElsewhere("the content is sealed by another backend", status, shown)
     return None
+
+
+def _names_payer(call: Call | None, status: int) -> bool:
+    """True if an error may be that of the payer whom a call, or a request of its batch, names at Anthropic."""
+    if call is None or call.surface != "anthropic" or status not in (402, 403):
+        return False
+    return "billing_policy" in call.values or (call.batch is not None and b'"billing_policy"' in call.body)
 
 
 def _other_models(call: Call, target: Target) -> list[str]:

@@ -29,6 +29,7 @@ from shared.forwarding._failures import (
     AttemptFailed,
     DeadlinePassed,
     NoWebSockets,
+    OtherThrottled,
     SealedElsewhere,
     Superseded,
     Throttled,
@@ -239,7 +240,7 @@ class BackendClient:
         match failed:
             case Superseded(hung=True):
                 pass  # it has been ejected already
-            case SealedElsewhere():
+            case SealedElsewhere() | OtherThrottled():
                 self._breakers.success(target)
             case Superseded() | DeadlinePassed() | NoWebSockets():
                 self._breakers.abandoned(target)

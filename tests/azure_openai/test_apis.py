@@ -155,13 +155,23 @@ def test_openais_errors_are_classified_by_the_party_at_fault(status: int, error:
         (403, "You may not use haiku with nope.", ["nope"], False),
         (403, "You may not use this.", ["nope"], False),
         (401, "nope", ["nope"], False),
+        (402, "No credit for nope.", ["nope"], True),
+        (402, "Your credit balance is too low.", ["nope"], False),
+        (429, "model nope: rate limit", ["nope"], True),
+        (529, "model nope: overloaded", ["nope"], True),
+        (429, "This would exceed the rate limit of your organization.", ["nope"], False),
+        (429, "haiku and nope: rate limit", ["nope"], False),
+        (429, "nope, as haiku-prod: rate limit", ["nope"], False),
+        (429, "nope-2, my-nope and nope.5: rate limit", ["nope"], False),
+        (429, "rate limit", [""], False),
+        (500, "nope", ["nope"], False),
     ],
 )
 def test_an_error_about_a_model_beside_the_deployment_is_told_apart(
     status: int, message: str, others: list[str], about: bool
 ) -> None:
     report = json.dumps({"error": {"message": message}}).encode()
-    assert is_about_another_model(status, report, "haiku", others) == about
+    assert is_about_another_model(status, report, ("haiku-prod", "haiku"), others) == about
 
 
 def test_openais_codes_mean_nothing_at_azure() -> None:
