@@ -26,7 +26,8 @@ def check(consumer: Consumer, call: Call, configuration: Configuration, now: flo
     """Raise `UnmeteredOperation` for a call whose usage cannot be counted, if its key, team or model has a token quota
     or a budget. `now`: in seconds since 1970."""
     unmetered = call.operation.name in _OPERATIONS
-    if not unmetered and call.operation.format != "anthropic":
+    others = _other_models(call, configuration) if call.operation.format == "anthropic" else []
+    if not unmetered and not others:
         return
     for scope in scopes.of_call(consumer, configuration.served(call.model[:128], now), configuration, call.user):
         if unmetered and (scope.limits.token_quota or scope.limits.budget_usd):
@@ -34,7 +35,7 @@ def check(consumer: Consumer, call: Call, configuration: Configuration, now: flo
                 f"{scope.about} has a token quota or a budget, and the gateway cannot count what "
                 f"{call.operation.name} uses. Ask the gateway's operator for a key without them."
             )
-        if scope.limits.budget_usd and (others := _other_models(call, configuration)):
+        if scope.limits.budget_usd and others:
             raise UnmeteredOperation(
                 f"{scope.about} has a budget, and the gateway prices all tokens of a message by one model: leave out "
                 f"{', '.join(others)}, or ask the gateway's operator for a key without a budget."

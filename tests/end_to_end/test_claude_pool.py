@@ -18,6 +18,7 @@ from shared.config.limits import Limits
 from shared.process.application import Application
 from shared.types import Usage
 from simulator.process import SimulatorProcess
+from tests.harness.calls import CLAUDES_CLASSES as CLASSES
 from tests.harness.in_process import Exchange, Reply, Tables, backend, call, gateway, key
 
 CLAUDE, GPT = "claude-sonnet-5-5", "gpt-5.4"
@@ -27,15 +28,6 @@ REGIONS = [
     {"name": "eastus2", "deployments": DEPLOYMENTS, "first_token_seconds": 0.02, "seconds_per_chunk": 0.005},
     {"name": "anthropic", "api": "anthropic", "deployments": [{"name": CLAUDE, "model": CLAUDE}]},
 ]
-CLASSES = {  # of the simulator's charge -> of the ledger's rows
-    "input_tokens": "e_input",
-    "cached_tokens": "e_cached",
-    "cache_write_tokens": "e_cache_write",
-    "cache_write_1h_tokens": "e_cache_write_1h",
-    "output_tokens": "e_output",
-    "reasoning_tokens": "e_reasoning",
-    "web_searches": "e_web_search",
-}
 FIELDS = {"e_input": "input_tokens", "e_output": "output_tokens", "e_cached": "cached_input_tokens"} | {
     "e_cache_write": "cache_write_tokens",
     "e_cache_write_1h": "cache_write_1h_tokens",

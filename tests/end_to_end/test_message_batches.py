@@ -20,6 +20,7 @@ from shared.usage import hours
 from shared.usage._hour_fold import HourFold
 from shared.usage.query import HourRange
 from simulator.process import SimulatorProcess
+from tests.harness.calls import CLAUDES_CLASSES as CLASSES
 from tests.harness.in_process import Reply, Tables, call, gateway, key
 
 SONNET, HAIKU = "claude-sonnet-5-5", "claude-haiku-5-5"
@@ -32,15 +33,6 @@ REGIONS = [
         "deployments": [{"name": name, "model": name} for name in (SONNET, HAIKU)],
     },
 ]
-CLASSES = {  # of the simulator's charge -> of the ledger's rows
-    "input_tokens": "e_input",
-    "cached_tokens": "e_cached",
-    "cache_write_tokens": "e_cache_write",
-    "cache_write_1h_tokens": "e_cache_write_1h",
-    "output_tokens": "e_output",
-    "reasoning_tokens": "e_reasoning",
-    "web_searches": "e_web_search",
-}
 
 
 @pytest.fixture(scope="module")

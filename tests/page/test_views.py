@@ -1,4 +1,4 @@
-"""What holds of every view: names are text, nothing is wider than its window, no rule of accessibility is violated."""
+"""The rules of every view: names are text, nothing is wider than its window, no rule of accessibility is violated."""
 
 import re
 from functools import partial

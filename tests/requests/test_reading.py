@@ -5,7 +5,7 @@ import json
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 import psutil
@@ -166,6 +166,28 @@ async def test_a_body_that_takes_longer_than_a_call_may_last_is_served(name: str
     assert reply.status == 200, reply.body
 
 
+async def longest_turn(body: bytes, serving: in_process.Answering, clock: Callable[[], float]) -> float:
+    """The longest time by a clock of CPU, in seconds, that another task waits while a large response is asked for."""
+    pieces = [body[start : start + 65_536] for start in range(0, len(body), 65_536)]
+    tables, longest = in_process.Tables(), 0.0
+
+    async def others() -> None:
+        nonlocal longest
+        while True:
+            began = clock()
+            await asyncio.sleep(0.001)
+            longest = max(longest, clock() - began)
+
+    async with in_process.backend("a", {"m": "m"}, serving) as a, in_process.gateway(tables, [a]) as application:
+        key = await in_process.key(tables)
+        turning = asyncio.ensure_future(others())
+        sent = {"content-length": str(len(body))}
+        reply = await in_process.call(application, key, "/v1/responses", pieces, headers=sent)
+        turning.cancel()
+    assert reply.status == 200, reply.body
+    return longest
+
+
 @pytest.mark.filterwarnings("ignore:Sending a large body directly:ResourceWarning")
 async def test_a_long_history_of_an_agent_is_served_while_other_calls_go_on() -> None:
     async def serving(exchange: in_process.Exchange) -> None:
@@ -174,26 +196,7 @@ async def test_a_long_history_of_an_agent_is_served_while_other_calls_go_on() ->
     content = [{"type": "output_text", "text": "word " * 60}]
     items = [{"id": f"msg_{i}", "type": "message", "role": "assistant", "content": content} for i in range(16_000)]
     body = json.dumps({"model": "m", "store": False, "input": items}).encode()
-    pieces = [body[start : start + 65_536] for start in range(0, len(body), 65_536)]
-    tables, silence = in_process.Tables(), 0.0
-
-    async def others() -> None:
-        nonlocal silence
-        while True:
-            began = time.process_time()  # of all threads, one of which may keep the interpreter to itself
-            await asyncio.sleep(0.001)
-            silence = max(silence, time.process_time() - began)
-
-    async with (
-        in_process.backend("a", {"m": "m"}, serving) as a,
-        in_process.gateway(tables, [a]) as application,
-    ):
-        key = await in_process.key(tables)
-        turning = asyncio.ensure_future(others())
-        sent = {"content-length": str(len(body))}
-        reply = await in_process.call(application, key, "/v1/responses", pieces, headers=sent)
-        turning.cancel()
-    assert reply.status == 200, reply.body
+    silence = await longest_turn(body, serving, time.process_time)  # of all threads: one may keep the interpreter
     assert silence < 1.0  # seconds of CPU, which other tests on the machine do not lengthen
 
 
@@ -204,26 +207,7 @@ async def test_the_tools_of_a_large_body_are_looked_at_while_other_calls_go_on()
 
     items = [{"role": "user", "content": "\x01A" * 2_000_000}, {"type": "additional_tools", "tools": []}]
     body = json.dumps({"model": "m", "store": False, "input": items}).encode()
-    pieces = [body[start : start + 65_536] for start in range(0, len(body), 65_536)]
-    tables, longest = in_process.Tables(), 0.0
-
-    async def others() -> None:
-        nonlocal longest
-        while True:
-            began = time.thread_time()  # of the event loop alone
-            await asyncio.sleep(0.001)
-            longest = max(longest, time.thread_time() - began)
-
-    async with (
-        in_process.backend("a", {"m": "m"}, serving) as a,
-        in_process.gateway(tables, [a]) as application,
-    ):
-        key = await in_process.key(tables)
-        turning = asyncio.ensure_future(others())
-        sent = {"content-length": str(len(body))}
-        reply = await in_process.call(application, key, "/v1/responses", pieces, headers=sent)
-        turning.cancel()
-    assert reply.status == 200, reply.body
+    longest = await longest_turn(body, serving, time.thread_time)  # of the event loop alone
     assert longest < 0.1  # on the loop itself: 0.2 s
 
 

@@ -348,7 +348,7 @@ async def test_pings_are_answered_again_when_a_caller_reads_again() -> None:
 
 
 async def test_the_end_of_a_connection_waits_for_no_caller_that_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is left is too little for the server to stop writing before."""
+    """The rest is too little for the server to have stopped writing before."""
     monkeypatch.setattr(write_timer, "SECONDS", 0.3)
     async with served(timeouts={"socket_idle": 0.5}) as app:
         plain = await raw(app, await app.key(), "/v1/realtime?model=talk", receives=4096)
