@@ -22,10 +22,6 @@ def upstream_message(call: Call, target: Target) -> UpstreamRequest:
     body = rewrite(call.body, call.values, edits) if edits else call.body
     if call.batch is not None:
         body = body_for(call, backend)
-    url = (
-        backend.endpoint.rstrip("/")
-        + MESSAGES_PREFIX[backend.api]
-        + call.path
-        + (f"?{call.query}" if call.query else "")
-    )
+    query = f"?{call.query}" if call.query else ""
+    url = backend.endpoint.rstrip("/") + MESSAGES_PREFIX[backend.api] + call.path + query
     return UpstreamRequest(call.operation.method, url, backend.token_scope or CLASSIC_SCOPE, body)

@@ -73,18 +73,10 @@ _OF_FILES: list[dict[str, Any]] = [
 ]
 
 
+@functools.cache
 def document(version: Version = "3.1") -> bytes:
-    return _newer() if version == "3.1" else _older()
-
-
-@functools.cache
-def _newer() -> bytes:
-    return msgspec.json.encode(_described())
-
-
-@functools.cache
-def _older() -> bytes:
-    return msgspec.json.encode(openapi.older(_described()))
+    whole = _described()
+    return msgspec.json.encode(whole if version == "3.1" else openapi.older(whole))
 
 
 def _described() -> dict[str, Any]:
