@@ -21,6 +21,8 @@ class Ending(NamedTuple):
 
 STOPS = Ending(RESTART, "the gateway restarts: connect again")
 DEFECT = Ending(FAILED, "internal error of the gateway")
+TOO_LARGE = Ending(TOO_BIG, "the backend sent a message that is too large", fault="sent a message that is too large")
+NO_TEXT = Ending(FAILED, "the backend sent a text that is not UTF-8", fault="sent a text that is not UTF-8")
 
 
 def by_caller(code: int) -> Ending:
@@ -33,14 +35,6 @@ def by_backend(code: int | None, reason: str) -> Ending:
     if code is None or code == BROKEN:
         return Ending(FAILED, "the backend broke the connection", fault="broke a WebSocket")
     return Ending(NORMAL if code == NOT_GIVEN else code if sendable(code) else FAILED, reason)
-
-
-def too_big() -> Ending:
-    return Ending(TOO_BIG, "the backend sent a message that is too large", fault="sent a message that is too large")
-
-
-def no_text() -> Ending:
-    return Ending(FAILED, "the backend sent a text that is not UTF-8", fault="sent a text that is not UTF-8")
 
 
 def limit_reached(minutes: float) -> Ending:

@@ -74,7 +74,7 @@ class Pin:
             case WSMsgType.CLOSE:
                 return _endings.by_backend(received.data, received.extra or "")
             case WSMsgType.ERROR if socket.close_code == _endings.TOO_BIG:
-                return _endings.too_big()
+                return _endings.TOO_LARGE
         return _endings.by_backend(None, "")
 
     async def close(self, code: int, fault: str) -> None:

@@ -93,7 +93,7 @@ class Connection:
             try:
                 await self._caller.send(message)
             except UnicodeDecodeError:
-                return _endings.no_text()
+                return _endings.NO_TEXT
             if not conversation.turns.under_way:
                 if conversation.over is not None:
                     return _endings.refused(conversation.over)
