@@ -98,7 +98,8 @@ class Tariff:
         entry = max(entries, key=_hour)
         if entry.usd_per_unit_hour is not None:
             return entry.units, round(entry.usd_per_unit_hour * USD)
-        each = self.prices.unit_hour(backend.priced_as(model), backend.region, span.first * hours.HOUR)
+        at = span.first * hours.HOUR
+        each = self.prices.of_any_model("unit_hour", backend.priced_as(model), backend.region, at)
         return None if each is None else (entry.units, each)
 
     def _shares(

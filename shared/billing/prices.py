@@ -165,27 +165,20 @@ class Prices:
         known = [price for price in prices or [self.of(model, at, tier=tier)] if price is not None]
         return max(known, key=lambda price: (price.output or 0, price.input or 0), default=None)
 
-    def unit_hour(self, deployment: Deployment, region: str, at: float) -> int | None:
-        """The price of one provisioned throughput unit per hour, in picodollars; None if unknown."""
-        return self._of_any_model("unit_hour", deployment, region, at)
-
-    def unit_hour_line(self, deployment: Deployment, region: str, at: float) -> SourcedLine | None:
-        """The line that has it."""
-        return self._line_of_any_model("unit_hour", deployment, region, at)
-
-    def _of_any_model(self, name: str, deployment: Deployment, region: str, at: float) -> int | None:
-        """A price that does not depend on the model, in picodollars."""
-        best = self._line_of_any_model(name, deployment, region, at)
+    def of_any_model(self, name: str, deployment: Deployment, region: str, at: float) -> int | None:
+        """A price that does not depend on the model, as `unit_hour`, in picodollars; None if unknown."""
+        best = self.line_of_any_model(name, deployment, region, at)
         return round(getattr(best.line, name) * USD) if best else None
 
-    def _line_of_any_model(self, name: str, deployment: Deployment, region: str, at: float) -> SourcedLine | None:
+    def line_of_any_model(self, name: str, deployment: Deployment, region: str, at: float) -> SourcedLine | None:
+        """The line that has it."""
         lines = (entry for entry in self._lines.get("", ()) if getattr(entry.line, name) is not None)
         return self._best(lines, deployment, _normal(region), at)
 
     def _find(self, key: _Key, at: float) -> Price | None:
         if (found := self._find_line(key, at)) is None:
             return None
-        tools = ((name, self._of_any_model(name, key[2], key[3], at)) for name in TOOL_PRICES)
+        tools = ((name, self.of_any_model(name, key[2], key[3], at)) for name in TOOL_PRICES)
         price = _resolved(found.line, {name: each for name, each in tools if each is not None})
         one_price = found.configured or _WITHOUT_PLACES.match(_normal(found.line.model))
         return _in_the_us(price) if _ran_in_us(key[4]) and not one_price else price

@@ -1,6 +1,6 @@
 """Provisioned capacity for a forecast of requests, weighed against pay-as-you-go. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from shared.billing import provisioned, ptu
@@ -12,6 +12,7 @@ from shared.types import Usage
 
 BY_TOKENS = "by tokens"
 _PIECES = 40  # of a curve
+_MONTH = HOURS_PER_MONTH / USD  # USD per month for a picodollar an hour
 _WIDER: tuple[DeploymentType, ...] = ("data_zone", "global")  # some models have regional capacity only as provisioned
 
 
@@ -30,16 +31,53 @@ class Place(NamedTuple):
     region: str
 
 
-class _Weighed(NamedTuple):
+class Weighed(NamedTuple):
+    """A model whose price by the token, throughput and sizes on sale are known. `per_minute`: input tokens of a unit;
+    `sizes`: the minimum and the step of deployments, in units."""
+
+    model: str
     work: Workload
-    per_minute: int  # input tokens of a unit
+    place: Place
+    per_minute: int
     sizes: tuple[int, int]
     price_source: str
+    throughput_source: str
+
+    def plan(self, payments: Iterable[Payment]) -> dict[str, Any]:
+        """The needs of the model, the cost of each way to pay, and the sources."""
+        work, (minimum, step) = self.work, self.sizes
+        by_tokens = _payment(BY_TOKENS, work, ptu.Offer(0, work.by_tokens, None, None))
+        return {
+            "model": self.model,
+            "units_needed_on_average": round(work.average / self.per_minute, 2),
+            "units_needed_at_peak": round(work.average * work.peak / self.per_minute, 2),
+            "minimum_units": minimum,
+            "step_units": step,
+            "payments": [by_tokens, *(_payment(one.name, work, ptu.offer(work, self._terms(one))) for one in payments)],
+            "offered": list(provisioned.regions(self.model, self.place.deployment)),
+            "price_source": self.price_source,
+            "throughput_source": self.throughput_source,
+        }
+
+    def curve(self, payments: Iterable[Payment]) -> dict[str, Any]:
+        """USD per month by way to pay, at average requests per minute from none to twice the forecast; the peak keeps
+        its multiple."""
+        rates = [2 * self.work.requests_per_minute * piece / _PIECES for piece in range(_PIECES + 1)]
+        works = [self.work._replace(requests_per_minute=rate) for rate in rates]
+        costs = {BY_TOKENS: [round(work.by_tokens * _MONTH, 2) for work in works]}
+        for payment in payments:
+            costs[payment.name] = [round(ptu.offer(work, self._terms(payment)).cost * _MONTH, 2) for work in works]
+        return {"requests_per_minute": [round(rate, 4) for rate in rates], "usd_per_month": costs}
+
+    def _terms(self, payment: Payment) -> Terms:
+        return Terms(self.per_minute, payment.unit_hour, *self.sizes)
 
 
-def _weighed(
-    model: str, forecast: Forecast, place: Place, prices: Prices, now: float, tokens_per_minute: int | None
-) -> _Weighed | None:
+def weigh(
+    model: str, forecast: Forecast, place: Place, prices: Prices, now: float, tokens_per_minute: int | None = None
+) -> Weighed | None:
+    """A model with its need for a forecast; None if its price per token, its throughput or the sizes on sale are not
+    known. `tokens_per_minute`: of a unit; None: as published."""
     price, price_source = _price(model, place, prices, now)
     known = provisioned.throughput(model)
     per_minute = tokens_per_minute or (known.tokens_per_minute if known else None)
@@ -53,56 +91,20 @@ def _weighed(
     if not request or not each:
         return None
     work = Workload(forecast.requests_per_minute, forecast.peak, each, request)
-    return _Weighed(work, per_minute, sizes, price_source)
-
-
-def weigh(
-    model: str,
-    forecast: Forecast,
-    place: Place,
-    prices: Prices,
-    payments: Sequence[Payment],
-    now: float,
-    tokens_per_minute: int | None = None,
-) -> dict[str, Any] | None:
-    """The needs of a model, the cost of each way to pay, and the sources; None if its price per token, its throughput
-    or the sizes on sale are not known."""
-    weighed = _weighed(model, forecast, place, prices, now, tokens_per_minute)
-    if weighed is None:
-        return None
-    work, per_minute, sizes, price_source = weighed
-    by_tokens = _payment(BY_TOKENS, work, ptu.Offer(0, work.by_tokens, None, None))
-    offers = [_payment(one.name, work, ptu.offer(work, Terms(per_minute, one.unit_hour, *sizes))) for one in payments]
-    return {
-        "model": model,
-        "units_needed_on_average": round(work.average / per_minute, 2),
-        "units_needed_at_peak": round(work.average * work.peak / per_minute, 2),
-        "minimum_units": sizes[0],
-        "step_units": sizes[1],
-        "payments": [by_tokens, *offers],
-        "offered": list(provisioned.regions(model, place.deployment)),
-        "price_source": price_source,
-        "throughput_source": "--tokens-per-minute" if tokens_per_minute else provisioned.facts().throughput.cited,
-    }
-
-
-class Curve(NamedTuple):
-    """USD per month by way to pay, at each of these average requests per minute; the peak keeps its multiple."""
-
-    requests_per_minute: list[float]
-    usd_per_month: dict[str, list[float]]
+    throughput_source = "--tokens-per-minute" if tokens_per_minute else provisioned.facts().throughput.cited
+    return Weighed(model, work, place, per_minute, sizes, price_source, throughput_source)
 
 
 def payments_for(prices: Prices, place: Place, now: float) -> list[Payment]:
     """Azure's ways to pay for a unit whose prices are known, by the hour and reserved."""
     reservation = provisioned.facts().reservations.usd.get(place.deployment)
-    return ptu.payments(prices.unit_hour(place.deployment, place.region, now), reservation)
+    return ptu.payments(prices.of_any_model("unit_hour", place.deployment, place.region, now), reservation)
 
 
 def sources(prices: Prices, place: Place, now: float) -> dict[str, str]:
     """The sources of what all models share."""
     facts = provisioned.facts()
-    hourly = prices.unit_hour_line(place.deployment, place.region, now)
+    hourly = prices.line_of_any_model("unit_hour", place.deployment, place.region, now)
     sizes = facts.throughput.cited + ("" if place.deployment == "regional" else ", the same for all models there")
     return {
         "Price of a unit by the hour": hourly.source if hourly else "not known",
@@ -122,31 +124,14 @@ def _price(model: str, place: Place, prices: Prices, now: float) -> tuple[Price 
     return None, ""
 
 
-def curve(
-    model: str, forecast: Forecast, place: Place, prices: Prices, payments: Sequence[Payment], now: float
-) -> Curve | None:
-    """The cost of each way to pay from no requests to twice the forecast; None as for `weigh`."""
-    weighed = _weighed(model, forecast, place, prices, now, None)
-    if weighed is None:
-        return None
-    rates = [2 * forecast.requests_per_minute * piece / _PIECES for piece in range(_PIECES + 1)]
-    works = [weighed.work._replace(requests_per_minute=rate) for rate in rates]
-    month = HOURS_PER_MONTH / USD
-    costs = {BY_TOKENS: [round(work.by_tokens * month, 2) for work in works]}
-    for payment in payments:
-        terms = Terms(weighed.per_minute, payment.unit_hour, *weighed.sizes)
-        costs[payment.name] = [round(ptu.offer(work, terms).cost * month, 2) for work in works]
-    return Curve([round(rate, 4) for rate in rates], costs)
-
-
 def _payment(name: str, work: Workload, found: ptu.Offer) -> dict[str, Any]:
-    month, use = HOURS_PER_MONTH / USD, found.break_even_use
+    use = found.break_even_use
     return {
         "payment": name,
         "units": found.units,
         "usd_per_hour": round(found.cost / USD, 4),
-        "usd_per_month": round(found.cost * month, 2),
-        "usd_saved_per_month": round((work.by_tokens - found.cost) * month, 2),
+        "usd_per_month": round(found.cost * _MONTH, 2),
+        "usd_saved_per_month": round((work.by_tokens - found.cost) * _MONTH, 2),
         "break_even_requests_per_minute": None if found.break_even is None else round(found.break_even, 1),
         "break_even_percent": None if use is None else round(100 * use, 1),
     }

@@ -111,8 +111,8 @@ def _show_forecast(
     prices = Prices(document.prices if document else ())
     payments = _payments(prices, place, own, now)
     names = [model] if model else list(provisioned.facts().throughput.models)
-    found = [weigh(name, forecast, place, prices, payments, now, tokens_per_minute) for name in names]
-    plans = [plan for plan in found if plan is not None]
+    found = [weigh(name, forecast, place, prices, now, tokens_per_minute) for name in names]
+    plans = [weighed.plan(payments) for weighed in found if weighed is not None]
     if not plans:
         fail(
             f"--model: the throughput, the price or the sizes on sale of {model}, {place.deployment}, are not known; "

@@ -3,13 +3,13 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import get_args
 
 from starlette.responses import Response
 
 from shared.billing import provisioned
 from shared.billing.prices import Prices
-from shared.billing.ptu_forecast import Forecast, Place, curve, payments_for, sources, weigh
+from shared.billing.ptu_forecast import Forecast, Place, payments_for, sources, weigh
 from shared.config.document import Configuration
 from shared.config.prices import DeploymentType
 from shared.errors import InvalidRequest
@@ -46,17 +46,16 @@ class ProvisionedRoutes:
         place, now = Place(choice(query, "deployment", _DEPLOYMENTS), query.get("region", "")), time.time()
         payments = payments_for(self._prices, place, now)
         names = [query["model"]] if query.get("model") else list(provisioned.facts().throughput.models)
-        plans = list[dict[str, Any]]()
-        for name in names:
-            plan = weigh(name, forecast, place, self._prices, payments, now)
-            line = curve(name, forecast, place, self._prices, payments, now)
-            if plan is not None and line is not None:
-                plans.append(plan | {"curve": line._asdict()})
+        plans = [
+            weighed.plan(payments) | {"curve": weighed.curve(payments)}
+            for name in names
+            if (weighed := weigh(name, forecast, place, self._prices, now)) is not None
+        ]
         if not plans and "model" in query:
             known = (
                 f"one whose throughput, price by the token and sizes on sale as {place.deployment} are known (leave it "
+                "out to see those that are)"
             )
-            known += "out to see those that are)"
             raise InvalidRequest.of("model", known, query["model"])
         return JsonResponse({"plans": plans, "sources": sources(self._prices, place, now)})
 

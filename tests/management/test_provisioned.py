@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from shared.billing.prices import Prices
-from shared.billing.ptu_forecast import Forecast, Place, curve, payments_for
+from shared.billing.ptu_forecast import Forecast, Place, payments_for, weigh
 from shared.cli.app import cli
 from shared.config.prices import PriceLine
 from tests.harness.system import System
@@ -77,7 +77,8 @@ def test_it_is_for_operators_and_needs_the_whole_forecast(gateway: System) -> No
 def test_capacity_that_every_request_fits_has_a_flat_curve() -> None:
     prices = Prices([PriceLine(model=MODEL, since="2025-01-01", input=1.0, output=2.0)])
     place, now = Place("global", ""), 1.8e9
-    few = curve(MODEL, Forecast(0.1, 10, 10, 0.0, 1.0), place, prices, payments_for(prices, place, now), now)
+    few = weigh(MODEL, Forecast(0.1, 10, 10, 0.0, 1.0), place, prices, now)
     assert few is not None
-    assert all(len(set(costs)) == 1 for name, costs in few.usd_per_month.items() if name != "by tokens")
-    assert curve("nonesuch", Forecast(1, 1, 1, 0.0, 1.0), place, prices, [], now) is None
+    curve = few.curve(payments_for(prices, place, now))
+    assert all(len(set(costs)) == 1 for name, costs in curve["usd_per_month"].items() if name != "by tokens")
+    assert weigh("nonesuch", Forecast(1, 1, 1, 0.0, 1.0), place, prices, now) is None
