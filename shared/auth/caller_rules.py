@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 
+import msgspec
+
 from shared.auth._jwt import Identity
 from shared.config.callers import CallerRule
 from shared.config.limits import merged
-from shared.types import Access, Consumer
+from shared.types import Consumer
 
 
 def rule_for(identity: Identity, rules: Iterable[CallerRule]) -> CallerRule | None:
@@ -20,21 +22,16 @@ def granted(identity: Identity, rule: CallerRule, stored: Consumer | None) -> Co
     """
     own = stored or Consumer(identity.consumer_id, identity.name)
     regions, zones = own.access.regions, own.access.data_zones
-    return Consumer(
-        id=identity.consumer_id,
-        name=own.name,
+    return msgspec.structs.replace(
+        own,
         models=own.models if own.models is not None else _set(rule.models),
         limits=merged(rule.limits, own.limits),
         products=own.products or ((rule.product,) if rule.product else ()),
         team=own.team or rule.team or "",
-        model_limits=own.model_limits,
-        addresses=own.addresses,
-        access=Access(
+        access=msgspec.structs.replace(
+            own.access,
             regions=regions if regions is not None else _set(rule.regions),
             data_zones=zones if zones is not None else _set(rule.data_zones),
-            pin=own.access.pin,
-            explain=own.access.explain,
-            whole_account=own.access.whole_account,
         ),
     )
 
