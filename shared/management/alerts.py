@@ -8,19 +8,13 @@ from starlette.responses import Response
 
 from shared.alerts.dispatcher import Alerts
 from shared.alerts.sent import Result, SentAlert, firing
+from shared.alerts.watch import Reading
 from shared.auth.operators import ADMINS
 from shared.errors import ResourceNotFound, StoreUnavailable
 from shared.management import _answers as answers
 from shared.management.routes import ManagementRequest, Route, checked, rfc3339
 from shared.management.turns import Turns
 from shared.responses.rendering import JsonResponse
-
-
-class States(msgspec.Struct, frozen=True):
-    """The states of this instance that alerts are about: the backends out of rotation, and the limits' safe mode."""
-
-    ejected: frozenset[str]
-    safe_mode: bool
 
 
 class TriedReceiver(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,11 +24,11 @@ class TriedReceiver(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AlertRoutes:
-    """The paths below `/gateway/alerts`. `states` returns those of this instance, `now` the store's time."""
+    """The paths below `/gateway/alerts`. `read` returns the states of this instance, `now` the store's time."""
 
-    def __init__(self, alerts: Alerts, states: Callable[[], States], now: Callable[[], float]) -> None:
+    def __init__(self, alerts: Alerts, read: Callable[[], Reading], now: Callable[[], float]) -> None:
         self._alerts = alerts
-        self._states = states
+        self._read = read
         self._now = now
         self._tests = Turns(1, 2)
 
@@ -52,8 +46,9 @@ class AlertRoutes:
             sent = await self._alerts.sent.newest()
         except StoreUnavailable:
             table, sent = "unreachable", self._alerts.sent.own()
-        states = self._states()
-        holding = firing(sent, states.ejected, self._now(), safe_mode=states.safe_mode)
+        reading = self._read()
+        ejected = {backend for backend, _ in reading.ejected}
+        holding = firing(sent, ejected, self._now(), safe_mode=reading.safe_since is not None)
         last = {one.place: one for alert in reversed(sent) for one in alert.results or ()}
         receivers = [
             {

@@ -25,7 +25,7 @@ from shared.gateway import Gateway
 from shared.lifecycle import retirement
 from shared.limits.limiter import Limiter
 from shared.management.access import AccessRoutes
-from shared.management.alerts import AlertRoutes, States
+from shared.management.alerts import AlertRoutes
 from shared.management.api import ManagementApi
 from shared.management.audit import Audit, AuditRoutes
 from shared.management.backends import BackendRoutes
@@ -49,7 +49,7 @@ from shared.management.simulation import SimulationRoutes
 from shared.management.usage import UsageRoutes
 from shared.process import upkeep
 from shared.process.front import Front
-from shared.process.monitoring import usd_of
+from shared.process.monitoring import reading, usd_of
 from shared.requests.buffers import Buffers
 from shared.requests.connections import Connections
 from shared.responses.dispatcher import Dispatcher
@@ -240,19 +240,13 @@ def _routes(running: LongLived, configuration: Configuration, router: Router, li
         KeyRoutes(store, audit),
         AccessRoutes(store, lambda: configuration, audit, consumers, running.alerts),
         AuditRoutes(audit),
-        AlertRoutes(running.alerts, lambda: _states(running), store.now),
+        AlertRoutes(running.alerts, lambda: reading(running.ledger, running.limiter, backends.breakers), store.now),
     )
     routes = [route for resource in resources for route in resource.routes()]
     if simulator:
         routes += SimulationRoutes(simulator, configuration, audit).routes()
     page = PageRoutes(origin_of_authority(configuration.entra))
     return [*routes, *ManagementOpenApi(tuple(routes)).routes(), *page.routes()]
-
-
-def _states(running: LongLived) -> States:
-    """The states of this instance that alerts are about."""
-    ejected = frozenset(backend for backend, _ in running.backends.breakers.ejected())
-    return States(ejected, running.limiter.safe_since is not None)
 
 
 def _identity(backend: Backend) -> tuple[object, ...]:
