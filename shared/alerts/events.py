@@ -171,17 +171,10 @@ def access_requested(request: str, name: str, wish: str, reason: str, at: float)
     return _alert("access_requested", "info", request, at + REPEATED_AFTER, message, facts, claimed=True)
 
 
-def access_approved(request: str, name: str, wish: str, answer: str, at: float) -> Alert:
-    """An operator has given the caller `name` what it asked for."""
-    return _decided("access_approved", request, name, f"has {wish} now", answer, at)
-
-
-def access_declined(request: str, name: str, wish: str, answer: str, at: float) -> Alert:
-    """An operator has refused the caller `name` what it asked for."""
-    return _decided("access_declined", request, name, f"does not get {wish}", answer, at)
-
-
-def _decided(event: Event, request: str, name: str, outcome: str, answer: str, at: float) -> Alert:
+def access_decided(request: str, name: str, wish: str, answer: str, at: float, *, approved: bool) -> Alert:
+    """An operator has given the caller `name` what it asked for, or refused it."""
+    event: Event = "access_approved" if approved else "access_declined"
+    outcome = f"has {wish} now" if approved else f"does not get {wish}"
     message = f"{name!r} {outcome} (request {request}{f': {_short(answer)}' if answer else ''})."
     facts: _Facts = {"request": request, "name": name, "answer": _short(answer)}
     return _alert(event, "info", request, at + REPEATED_AFTER, message, facts, claimed=True)

@@ -152,8 +152,8 @@ class AccessRoutes:
             decidable(one, decision, self._store.now())
             done = await carry_out(request, one, reason)
             if done is not None:
-                tell = events.access_approved if decision == "approved" else events.access_declined
-                self._alert(tell(done.id, done.name, done.wish, done.answer, done.decided))
+                about = (done.id, done.name, done.wish, done.answer, done.decided)
+                self._alert(events.access_decided(*about, approved=decision == "approved"))
                 return _answer(done)
             await asyncio.sleep(random.random() * _PAUSE)
         raise StoreUnavailable(f"Others changed the request {request.parameters['request']} all the time. Try again.")

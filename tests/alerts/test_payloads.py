@@ -24,8 +24,8 @@ ALERTS = [
     events.model_retires("gpt-4o", ["sweden", "japan"], "2026-12-09", "gpt-5.6-sol", 30, 18),
     events.key_expires("c1", NASTY[:200], "k1", NOW + 2 * 86_400, 3, NOW),
     events.access_requested("c1.1", NASTY[:200], "the product 'large'", NASTY, NOW),
-    events.access_approved("c1.1", NASTY[:200], "the product 'large'", NASTY, NOW),
-    events.access_declined("c1.2", NASTY[:200], "the product 'large'", "", NOW),
+    events.access_decided("c1.1", NASTY[:200], "the product 'large'", NASTY, NOW, approved=True),
+    events.access_decided("c1.2", NASTY[:200], "the product 'large'", "", NOW, approved=False),
 ]
 # The parts of https://adaptivecards.io/schemas/adaptive-card.json (version 1.4) that a card of an alert may use.
 CARD = {
