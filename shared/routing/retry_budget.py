@@ -24,18 +24,15 @@ class Window:
         self._last = 0  # the second that was counted last
 
     def add(self, now: float) -> None:
-        second = int(now)
-        if second != self._last:
-            self._forget(second)
+        self._forget_until(second := int(now))
         self._counts[second % self._seconds] += 1
 
     def total(self, now: float) -> int:
-        second = int(now)
-        if second != self._last:
-            self._forget(second)
+        self._forget_until(int(now))
         return sum(self._counts)
 
-    def _forget(self, second: int) -> None:
+    def _forget_until(self, second: int) -> None:
+        """Drop the counts that are too old by this second."""
         for old in range(self._last + 1, min(second, self._last + self._seconds) + 1):
             self._counts[old % self._seconds] = 0
         if second - self._last >= self._seconds:
