@@ -22,11 +22,9 @@ class Settleable(Protocol):
 
     def tick(self) -> asyncio.Task[None] | None:
         """Its time has come. Returns the settlement if one was started."""
-        ...
 
     async def flush(self) -> None:
         """Settle now, and give back what is left."""
-        ...
 
 
 class SettlementScheduler:

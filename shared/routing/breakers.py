@@ -7,22 +7,8 @@ from typing import Protocol
 
 import msgspec
 
-from shared.routing import silence
-from shared.routing._health import (
-    FAULTS_TO_EJECT,
-    HEALTHY,
-    LONGEST_RETRY_AFTER,
-    PROBING,
-    Health,
-    after_abandoned,
-    after_fault,
-    after_oversized,
-    after_refusal,
-    after_success,
-    after_throttle,
-    while_probing,
-    with_cool_down,
-)
+from shared.routing import _health, silence
+from shared.routing._health import FAULTS_TO_EJECT, HEALTHY, LONGEST_RETRY_AFTER, PROBING, Health
 from shared.routing.deployments import DeploymentKey, DeploymentState, deployment_key, parted
 from shared.routing.quota import QuotaReading, Sent, Throttle
 from shared.routing.retry_budget import AdaptiveThrottle
@@ -38,19 +24,15 @@ class Fleet(Protocol):
 
     def look(self, breakers: "Breakers") -> None:
         """Adopt what the others have found out, if the last look was long ago."""
-        ...
 
     def tripped(self, key: DeploymentKey, health: Health, seconds: float) -> None:
         """Report an ejection that lasts so many seconds."""
-        ...
 
     def recovered(self, key: DeploymentKey) -> None:
         """Report the end of an ejection."""
-        ...
 
     def ask_for_probe(self, key: DeploymentKey, granted: Callable[[], None]) -> None:
         """Call `granted` if this instance is the one that may try a deployment again."""
-        ...
 
 
 class Breakers:
@@ -151,7 +133,7 @@ class Breakers:
         if move is not None:
             state.movable.add(move)
         if state.health.half_open:
-            state.health = while_probing(state.health, self.clock(), seconds)
+            state.health = _health.while_probing(state.health, self.clock(), seconds)
             state.probe_granted_until = 0.0
         state.sent = Sent(state.sent.tokens + tokens, state.sent.calls + 1)
         for other in state.sharing:
@@ -224,7 +206,7 @@ class Breakers:
         state = self.watched(target)
         if state.health.reason == PROBING:
             now = self.clock()
-            state.health = after_abandoned(state.health, now)
+            state.health = _health.after_abandoned(state.health, now)
             state.probe_granted_until = now + PROBE_GRANTED
 
     def success(self, target: Target) -> None:
@@ -233,7 +215,7 @@ class Breakers:
         if state.throttle is not None:
             state.throttle.accepted()
         if health.faults or health.ejected_until:
-            state.health = after_success(health)
+            state.health = _health.after_success(health)
             if self._fleet is not None and (health.half_open or health.ejected_until):
                 self._fleet.recovered(deployment_key(target))
 
@@ -257,14 +239,14 @@ class Breakers:
         if state.throttle is None:
             state.throttle = AdaptiveThrottle(self.clock)
         if kind == "oversized":
-            health = after_oversized(state.health, now, retry_after, tokens)
+            health = _health.after_oversized(state.health, now, retry_after, tokens)
         else:
             longest = LONGEST_RETRY_AFTER if state.longest_cool_down is None else state.longest_cool_down()
-            health = after_throttle(state.health, now, retry_after, self.rng.random(), longest)
+            health = _health.after_throttle(state.health, now, retry_after, self.rng.random(), longest)
         recovered = state.health.ejected_until > health.ejected_until
         state.health = msgspec.structs.replace(health, reason=f"429: {kind}")
         for other in state.sharing:
-            other.health = with_cool_down(other.health, state.health)
+            other.health = _health.with_cool_down(other.health, state.health)
         if recovered and self._fleet is not None:
             self._fleet.recovered(deployment_key(target))
 
@@ -276,7 +258,7 @@ class Breakers:
     def fault(self, target: Target, reason: str) -> None:
         """A 5xx, a broken connection, a timeout."""
         state = self.watched(target)
-        health = after_fault(state.health, self.clock(), reason, self.rng.uniform(-1, 1))
+        health = _health.after_fault(state.health, self.clock(), reason, self.rng.uniform(-1, 1))
         ejected = health.ejections > state.health.ejections
         state.health = health
         if ejected:
@@ -285,7 +267,7 @@ class Breakers:
     def refusal(self, target: Target, reason: str) -> None:
         """A 401, 403 or 404 that concerns the gateway's own access."""
         state = self.watched(target)
-        state.health = after_refusal(state.health, self.clock(), reason)
+        state.health = _health.after_refusal(state.health, self.clock(), reason)
         self._tripped(target, state.health)
 
     def _tripped(self, target: Target, health: Health) -> None:
