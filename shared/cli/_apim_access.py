@@ -54,8 +54,7 @@ def validate_jwt(draft: Draft, element: Element) -> None:
         text = "the gateway takes tokens of Entra ID, from tenants that are named by their id: see docs/entra.md"
         draft.drop(element, text)
         return
-    audiences = [child for one in element.children if one.name == "audiences" for child in one.texts("audience")]
-    _entra(draft, element, tenant[1], audiences, [])
+    _entra(draft, element, tenant[1], [])
 
 
 def validate_entra_token(draft: Draft, element: Element) -> None:
@@ -63,13 +62,13 @@ def validate_entra_token(draft: Draft, element: Element) -> None:
     if not re.fullmatch(_GUID, tenant := element.get("tenant-id")):
         draft.drop(element, f"tenant-id: expected a tenant's id, got {tenant[:60]!r}")
         return
-    audiences = [child for one in element.children if one.name == "audiences" for child in one.texts("audience")]
     applications = element.child("client-application-ids")
     apps = applications.texts("application-id") if applications is not None else []
-    _entra(draft, element, tenant, audiences, apps)
+    _entra(draft, element, tenant, apps)
 
 
-def _entra(draft: Draft, element: Element, tenant: str, audiences: list[str], apps: list[str]) -> None:
+def _entra(draft: Draft, element: Element, tenant: str, apps: list[str]) -> None:
+    audiences = [text for one in element.children if one.name == "audiences" for text in one.texts("audience")]
     plain = [audience for audience in audiences if not is_expression(audience)]
     if not plain:
         plain = ["api://tollgate"]

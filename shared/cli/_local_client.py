@@ -40,9 +40,8 @@ from shared.versions.rows import Versions
 
 logger = logging.getLogger("tollgate.cli")
 
-_REFER = frozenset(
-    ("backends", "limits", "requests", "requests-for-access", "usage")
-)  # whose reading needs the configuration
+# Whose reading needs the configuration.
+_REFER = frozenset(("backends", "limits", "requests", "requests-for-access", "usage"))
 _VERSIONED = frozenset(("configuration", "products", "teams"))
 _HERE = "local"  # in place of an instance's name and of an address
 

@@ -32,10 +32,8 @@ cli.add_typer(access.commands, name="access")
 cli.add_typer(backends.commands, name="backends")
 cli.add_typer(configuration.commands, name="config")
 cli.add_typer(requests.commands, name="requests")
-for family in (usage.commands, prices.commands, export.commands, reconcile.commands, ptu.commands, operations.commands):
-    cli.add_typer(family)
-cli.add_typer(timing.commands)
-cli.add_typer(import_apim.commands)
+for family in (usage, prices, export, reconcile, ptu, operations, timing, import_apim):
+    cli.add_typer(family.commands)
 
 
 def _print_version(version: bool) -> None:

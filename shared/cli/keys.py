@@ -84,12 +84,9 @@ async def change(
 async def list_keys(client: Client, given: dict[str, Any], as_json: AsJson = False) -> None:
     """List consumers, without their keys."""
     found = sorted(await pages(client, CONSUMERS, **given), key=lambda one: one["created"] or "")
-    if as_json:
-        print(json.dumps(found, indent=2))
-        return
     heads = ["id", "name", "state", "keys", "team", "models", "addresses"]
     heads += ["requests_per_minute", "tokens_per_minute", "expires", "created"]
-    show([_row(one) for one in found], heads, False)
+    show(found if as_json else [_row(one) for one in found], heads, as_json)
 
 
 @commands.command("show")

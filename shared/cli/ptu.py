@@ -147,11 +147,7 @@ def _sources(prices: Prices, place: Place, own: float | None, now: float) -> dic
     found = sources(prices, place, now)
     if own is None:
         return found
-    return {
-        "Price of a unit": "--usd-per-unit-hour",
-        "Regions": found["Regions"],
-        "Minimum and step": found["Minimum and step"],
-    }
+    return {"Price of a unit": "--usd-per-unit-hour"} | {name: found[name] for name in ("Regions", "Minimum and step")}
 
 
 async def _hourly(store: Store, tariff: Tariff, first: int, end: int) -> dict[str, list[Hour]]:
@@ -185,8 +181,9 @@ def _rows(
     per_minute = per_minute or (known.tokens_per_minute if known else None)
     if per_minute is None or sizes is None:
         return []
-    plans = [(payment.name, ptu.plan(used, Terms(per_minute, payment.unit_hour, *sizes))) for payment in payments]
-    return [_row(model, payment, plan) for payment, plan in plans]
+    return [
+        _row(model, payment.name, ptu.plan(used, Terms(per_minute, payment.unit_hour, *sizes))) for payment in payments
+    ]
 
 
 def _row(model: str, payment: str, plan: ptu.Purchase) -> dict[str, Any]:
