@@ -51,12 +51,12 @@ def _rule_complaints(rule: CallerRule, at: str, configuration: document.Configur
             yield from expect(GUID.fullmatch(value), f"{at}.{name}", "an id as a GUID", value)
     if (role := rule.app_role) is not None:
         yield from expect(_is_plain(role), f"{at}.app_role", "the value of an app role, such as Gateway.Call", role)
-    if rule.product is not None and rule.product not in (products := configuration.products):
-        known = ", ".join(sorted(products)) or "products, which is empty"
-        yield Complaint(f"{at}.product", f"expected one of {known}, got {rule.product!r}")
-    if rule.team is not None and rule.team not in (teams := configuration.team_limits):
-        known = ", ".join(sorted(teams)) or "teams, which is empty"
-        yield Complaint(f"{at}.team", f"expected one of {known}, got {rule.team!r}")
+    for name, named, there in (
+        ("product", rule.product, configuration.products),
+        ("team", rule.team, configuration.team_limits),
+    ):
+        known = ", ".join(sorted(there)) or f"{name}s, which is empty"
+        yield from expect(named is None or named in there, f"{at}.{name}", f"one of {known}", named)
     if problem := time_zone_problem(rule.limits):
         yield Complaint(f"{at}.limits.time_zone", problem)
     places: dict[str, tuple[list[str] | None, Set[str]]] = {

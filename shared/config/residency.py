@@ -4,6 +4,7 @@ Pure."""
 
 from collections.abc import Iterator
 
+from shared.config.callers import Bounds, CallerRule
 from shared.config.document import Backend, Configuration
 
 
@@ -34,8 +35,6 @@ def _of_type(backend: Backend, kind: str | None) -> str:
 
 def _limits_places(configuration: Configuration) -> bool:
     """True if the document itself limits some calls to places; the keys in the table may, too."""
-    rules = configuration.entra.callers if configuration.entra is not None else []
-    places = [(one.regions, one.data_zones) for one in configuration.products.values()]
-    places += [(one.regions, one.data_zones) for one in configuration.teams.values()]
-    limited = [(rule.regions, rule.data_zones) for rule in rules]
-    return any(named is not None for pair in (*places, *limited) for named in pair)
+    limited: list[Bounds | CallerRule] = [*configuration.products.values(), *configuration.teams.values()]
+    limited += configuration.entra.callers if configuration.entra is not None else []
+    return any(one.regions is not None or one.data_zones is not None for one in limited)
