@@ -55,13 +55,14 @@ class LimitRoutes:
     async def _one(self, request: ManagementRequest) -> Response:
         """Report the remainder of a consumer's limits."""
         _, record = await visible(Consumers(self._store), request)
-        consumer = record.consumer
-        return JsonResponse({"id": consumer.id, "name": consumer.name, "limits": await self._lines((consumer,))})
+        return await self._of(record.consumer)
 
     async def _own(self, request: ManagementRequest) -> Response:
         """Report the remainder of the caller's limits."""
-        caller = request.consumer
-        return JsonResponse({"id": caller.id, "name": caller.name, "limits": await self._lines((caller,))})
+        return await self._of(request.consumer)
+
+    async def _of(self, consumer: Consumer) -> Response:
+        return JsonResponse({"id": consumer.id, "name": consumer.name, "limits": await self._lines((consumer,))})
 
     async def _lines(self, consumers: Iterable[Consumer]) -> list[dict[str, Any]]:
         return await limits_report.report(self._store, scopes.of_all(consumers, self._configuration))

@@ -117,23 +117,18 @@ class NamedSectionRoutes:
 
     async def _put(self, request: ManagementRequest) -> Response:
         """Create or replace one entry."""
-        name, entry = request.parameters["name"], request.object()
-        if entry.pop("name", name) != name:
-            raise self._renamed(name)
+        name, entry = _named(request)
         before, _ = await self._change(request, lambda before: entry)
         return _answer(name, entry, 201 if before is None else 200)
 
     async def _patch(self, request: ManagementRequest) -> Response:
         """Change fields of one entry by a JSON merge patch: null takes a field back to its default."""
-        name, patch = request.parameters["name"], request.object()
-        if patch.pop("name", name) != name:
-            raise self._renamed(name)
+        name, patch = _named(request)
 
         def wanted(before: Mapping[str, Any] | None) -> Mapping[str, Any]:
             if before is None:
                 raise self._missing(name)
-            entry: Mapping[str, Any] = merged_patch(before, patch)
-            return entry
+            return dict(merged_patch(before, patch))
 
         _, after = await self._change(request, wanted)
         return _answer(name, after or {})
@@ -210,14 +205,19 @@ class NamedSectionRoutes:
     def _sees(self, request: ManagementRequest, name: str) -> bool:
         return self._section == "products" or request.actor.sees(name)
 
-    def _renamed(self, name: str) -> InvalidRequest:
-        return InvalidRequest(f"name: expected {name!r}, as in the path, or no name.", param="name")
-
     def _missing(self, name: str) -> ResourceNotFound:
         return ResourceNotFound(
             f"There is no {self._kind} {name[:64]!r} in the section `{self._section}` of the configuration; "
             f"GET /gateway/{self._section} lists them."
         )
+
+
+def _named(request: ManagementRequest) -> tuple[str, dict[str, Any]]:
+    """The name in the path, and the body without it. Raises `InvalidRequest` for another name."""
+    name, body = request.parameters["name"], request.object()
+    if body.pop("name", name) != name:
+        raise InvalidRequest(f"name: expected {name!r}, as in the path, or no name.", param="name")
+    return name, body
 
 
 def _answer(name: str, entry: Mapping[str, Any], status: int = 200) -> Response:

@@ -80,7 +80,10 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
         if route.status == 201 and (links := _links(route, routes)):
             operation["responses"]["201"]["links"] = links
         paths.setdefault(route.pattern, {})[route.method.lower()] = operation
-    refused = {"description": "Refused.", "content": {"application/json": {"schema": {"$ref": _ref("Error")}}}}
+    refused = {
+        "description": "Refused.",
+        "content": {"application/json": {"schema": {"$ref": _REFERENCE.format(name="Error")}}},
+    }
     return {
         "openapi": "3.1.0",
         "info": _INFO,
@@ -169,7 +172,3 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
 
 def _first_sentence(handler: Any) -> str:
     return (inspect.getdoc(handler) or "").split(". ")[0].split("\n\n")[0].replace("\n", " ").removesuffix(".")
-
-
-def _ref(name: str) -> str:
-    return _REFERENCE.format(name=name)

@@ -34,23 +34,20 @@ class Readiness(msgspec.Struct, frozen=True):
 class ReadinessCheck:
     """Asks the table at most once a second. `unusable` returns the models without a usable backend."""
 
-    def __init__(
-        self, store: Store, unusable: Callable[[], list[str]], clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, store: Store, unusable: Callable[[], list[str]]) -> None:
         self._table = store.table(names.CONSUMERS)
         self._unusable = unusable
-        self._clock = clock
         self._asked_at = -_HOLDS
         self._problem = ""
         self._check: SingleFlight[str, None] = SingleFlight()
 
     async def __call__(self) -> Readiness:
-        if self._clock() - self._asked_at >= _HOLDS:
+        if time.monotonic() - self._asked_at >= _HOLDS:
             await self._check.run("", self._ask)
         return Readiness(self._problem, self._unusable())
 
     async def _ask(self) -> None:
-        asked_at, problem = self._clock(), ""
+        asked_at, problem = time.monotonic(), ""
         try:
             async with asyncio.timeout(_PATIENCE):
                 await self._table.get("readyz", "readyz")
