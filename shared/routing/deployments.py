@@ -3,7 +3,9 @@
 import math
 from collections.abc import Callable
 
-from shared.routing._health import HEALTHY
+import msgspec
+
+from shared.routing._health import HEALTHY, Health
 from shared.routing._latency import Latency
 from shared.routing.quota import QuotaReading, Sent
 from shared.routing.retry_budget import AdaptiveThrottle
@@ -25,27 +27,21 @@ def parted(deployment: str) -> tuple[str, str]:
     return (name, tier) if tier in TIERS and name else (deployment, "")
 
 
-class DeploymentState:
+class DeploymentState(msgspec.Struct, eq=False):
     """The state of one deployment. One per deployment, for the life of the process."""
 
-    __slots__ = (
-        "configured", "given", "health", "heard_at", "in_flight", "latency", "longest_cool_down", "movable",
-        "probe_asked_until", "probe_granted_until", "quota", "sent", "sharing", "tested_at", "throttle",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self.health = HEALTHY
-        self.in_flight = 0  # tries under way, streams until they end
-        self.movable: set[Callable[[], None]] = set()  # each moves a try without an answer to another deployment
-        self.heard_at = -math.inf  # the time of the last byte on any of its calls
-        self.tested_at = -math.inf  # the time of the last test for a hang
-        self.sent = Sent()
-        self.quota: QuotaReading | None = None
-        self.configured: float | None = None  # tokens per minute, as configured, else the most that it has reported
-        self.given: float | None = None  # of these, as configured
-        self.latency = Latency()
-        self.throttle: AdaptiveThrottle | None = None  # since its first 429
-        self.longest_cool_down: Callable[[], float] | None = None
-        self.sharing: tuple[DeploymentState, ...] = ()  # those that have one quota with it
-        self.probe_granted_until = 0.0
-        self.probe_asked_until = 0.0
+    health: Health = HEALTHY
+    in_flight: int = 0  # tries under way, streams until they end
+    movable: set[Callable[[], None]] = set()  # each moves a try without an answer to another deployment
+    heard_at: float = -math.inf  # the time of the last byte on any of its calls
+    tested_at: float = -math.inf  # the time of the last test for a hang
+    sent: Sent = Sent()
+    quota: QuotaReading | None = None
+    configured: float | None = None  # tokens per minute, as configured, else the most that it has reported
+    given: float | None = None  # of these, as configured
+    latency: Latency = msgspec.field(default_factory=Latency)
+    throttle: AdaptiveThrottle | None = None  # since its first 429
+    longest_cool_down: Callable[[], float] | None = None
+    sharing: tuple["DeploymentState", ...] = ()  # those that have one quota with it
+    probe_granted_until: float = 0.0
+    probe_asked_until: float = 0.0
