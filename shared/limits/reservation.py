@@ -16,31 +16,25 @@ _NO_HOLD = Hold()
 _ONE_SUCCESS = Amounts(1.0)
 
 
-class Reservation:
+class Reservation(msgspec.Struct, eq=False):
     """The amounts that one call has reserved at each of its limits; once it is settled, those booked. `size` None: its
     tokens do not matter. `at_address`: the limits of its client address. `serving`: the limits of the other models that
     may serve it. `held`: what its limits count for work that goes on after the call; None if it has none. `booked`:
     what was booked last; `late`: charges beside that, of attempts that ended later."""
 
-    __slots__ = ("at_address", "booked", "call_limits", "costs", "held", "late", "limits", "serving", "settled", "size")
+    call_limits: CallLimits
+    costs: Sequence[Amounts]
+    size: Size | None
+    at_address: tuple[LeasedLimit, ...] = ()
+    limits: Sequence[LeasedLimit] = ()
+    serving: tuple[CallLimits, ...] = ()
+    held: Mapping[str, Hold] | None = None
+    settled: bool = False
+    booked: tuple[Usage, Target | None, Iterable[tuple[Target, Usage]], int] | None = None
+    late: tuple[tuple[Target, Usage], ...] = ()
 
-    def __init__(
-        self,
-        call_limits: CallLimits,
-        costs: Sequence[Amounts],
-        size: Size | None,
-        at_address: tuple[LeasedLimit, ...] = (),
-    ) -> None:
-        self.call_limits = call_limits
-        self.at_address = at_address
-        self.limits: Sequence[LeasedLimit] = call_limits.limits + at_address
-        self.costs = costs
-        self.size = size
-        self.serving: tuple[CallLimits, ...] = ()
-        self.held: Mapping[str, Hold] | None = None
-        self.settled = False
-        self.booked: tuple[Usage, Target | None, Iterable[tuple[Target, Usage]], int] | None = None
-        self.late: tuple[tuple[Target, Usage], ...] = ()
+    def __post_init__(self) -> None:
+        self.limits = self.shown
 
     def limits_of(self, model: str) -> CallLimits:
         """The limits of the model that serves the call; of the one that it asked for, if it is none of the others."""
