@@ -4,6 +4,8 @@ import logging
 import math
 from collections.abc import Callable
 
+import msgspec
+
 from shared.limits._amounts import DIMENSIONS
 from shared.limits._safe_mode import Reach
 from shared.limits._token_bucket import BucketState, Level
@@ -11,6 +13,8 @@ from shared.limits.scopes import for_log
 from shared.storage import Properties, Table, Value
 
 logger = logging.getLogger("tollgate.limits")
+
+_COLUMNS = ("level", "out", "before", "used", "since", "told")  # the fields of `Level`, behind a dimension's name
 
 
 class LimitsTable:
@@ -54,15 +58,8 @@ def to_properties(row: BucketState) -> dict[str, Value]:
         "expected_output": row.expected_output,
     }
     for name, level in zip(DIMENSIONS, row.levels, strict=True):
-        if level is None:
-            continue
-        if math.isfinite(level.level):
-            properties[f"{name}_level"] = level.level
-        properties[f"{name}_out"] = level.out
-        properties[f"{name}_before"] = level.before
-        properties[f"{name}_used"] = level.used
-        properties[f"{name}_since"] = level.since
-        properties[f"{name}_told"] = level.alerted
+        stored = zip(_COLUMNS, msgspec.structs.astuple(level), strict=True) if level is not None else ()
+        properties |= {f"{name}_{column}": value for column, value in stored if math.isfinite(value)}
     return properties
 
 
