@@ -62,8 +62,8 @@ from shared.routing.rotation import Rotation
 from shared.routing.router import Router
 from shared.settlement.settler import Settlements, Settler
 from shared.settlement.work_usage import WorkUsage
-from shared.sockets.admission import SocketAdmission
-from shared.sockets.service import Sockets, Stages
+from shared.sockets.admission import SocketAdmission, Stages
+from shared.sockets.service import Sockets
 from shared.storage import Store
 from shared.telemetry.recorder import NoTelemetry, Telemetry
 from shared.types import Target

@@ -4,19 +4,16 @@ from collections.abc import Callable
 
 import msgspec
 
-from shared.accounting import Accounting
-from shared.affinity.directory import ObjectDirectory
 from shared.azure_openai import backend_requests, socket_events
 from shared.azure_openai.socket_events import BackendEvent, CallerEvent
 from shared.azure_openai.sockets import CREATE_RESPONSE, REALTIME, TRANSCRIPTION
 from shared.errors import GatewayError, InvalidRequest, RateLimitExceeded
 from shared.limits.reservation import Reservation
 from shared.requests.arrival import ReceivedRequest
-from shared.requests.buffers import Buffers
 from shared.requests.reading import read_event, read_names
 from shared.sockets._pin import Pin
 from shared.sockets._turns import MOST_WAITING, Turn, Turns
-from shared.sockets.admission import AdmittedConnection, SocketAdmission
+from shared.sockets.admission import AdmittedConnection, SocketAdmission, Stages
 from shared.types import Call, Target, Usage
 
 
@@ -29,18 +26,16 @@ class Conversation:
         admitted: AdmittedConnection,
         pin: Pin,
         admission: SocketAdmission,
-        accounting: Accounting,
-        directory: ObjectDirectory,
-        buffers: Buffers,
+        stages: Stages,
         receive: Callable[[], ReceivedRequest],
     ) -> None:
         self._connection = admitted
         self._call = admitted.call
         self._pin = pin
         self._admission = admission
-        self._accounting = accounting
-        self._directory = directory
-        self._buffers = buffers
+        self._accounting = stages.accounting
+        self._directory = stages.directory
+        self._buffers = stages.buffers
         self._receive = receive
         self._last = admitted.call  # the call of the last response
         self._transcriber = ""  # the model of a realtime session that transcribes its caller's speech
@@ -146,9 +141,8 @@ class Conversation:
         return reported
 
     async def _begin(self, event: BackendEvent) -> None:
-        if (
-            former := self.turns.ended(event)
-        ) is not None:  # its lane goes on with the next, without having said its end
+        former = self.turns.ended(event)
+        if former is not None:  # its lane goes on with the next, without having said its end
             former.cut("cut")
         target = self._pin.target
         if self.turns.begin(event) or target is None:

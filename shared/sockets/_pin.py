@@ -1,34 +1,28 @@
 """The one backend of a connection: chosen like that of a call, and kept to the end."""
 
 import asyncio
-from collections.abc import Mapping
 
 import aiohttp
 from aiohttp import WSMsgType
 
-from shared.affinity.planner import Planner
 from shared.errors import StateUnavailable
 from shared.forwarding.connecting import Connected, connect
 from shared.forwarding.forwarded_call import ForwardingFailed
-from shared.forwarding.forwarder import Forwarder
 from shared.responses.dispatcher import state_unavailable
 from shared.sockets import _endings
 from shared.sockets._caller import Message
 from shared.sockets._endings import Ending
+from shared.sockets.admission import AdmittedConnection, Stages
 from shared.types import Call, Consumer, Plan, Target
 
 
 class Pin:
-    """`connection`: the call of the connection; `headers`: those of its upgrade, with the caller's preferences."""
+    """One per connection. The headers of its upgrade have the caller's preferences."""
 
-    def __init__(
-        self, planner: Planner, forwarder: Forwarder, connection: Call, headers: Mapping[str, str], request_id: str
-    ) -> None:
-        self._planner = planner
-        self._forwarder = forwarder
-        self._connection = connection
-        self._headers = headers
-        self._request_id = request_id
+    def __init__(self, stages: Stages, admitted: AdmittedConnection) -> None:
+        self._planner = stages.planner
+        self._forwarder = stages.forwarder
+        self._admitted = admitted
         self._connected = asyncio.Event()
         self._open: Connected | None = None
         self.target: Target | None = None  # the deployment that the connection was opened for
@@ -36,10 +30,11 @@ class Pin:
     async def choose(self, consumer: Consumer, call: Call) -> tuple[Target, str]:
         """Return the deployment that serves a call, and the model that it is planned for. The first call chooses the
         backend, and opens the connection to it. Raises `GatewayError`."""
-        plan, binding = await self._planner.plan(consumer, call, self._headers)
+        plan, binding = await self._planner.plan(consumer, call, self._admitted.headers)
         if self._open is None:
             try:
-                self._open = await connect(self._forwarder, self._connection, plan, self._request_id)
+                request_id = self._admitted.received.request_id
+                self._open = await connect(self._forwarder, self._admitted.call, plan, request_id)
             except ForwardingFailed as failed:
                 raise state_unavailable(failed.error, binding) from None
             self.target = self._open.target

@@ -1,17 +1,33 @@
-"""The admission of connections and of the responses on them: credentials, and what the limits hold."""
+"""The admission of connections and of the responses on them: credentials, and what the limits hold; and the stages
+that they share with calls."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from shared.accounting import Accounting
+from shared.affinity.directory import ObjectDirectory
+from shared.affinity.planner import Planner
 from shared.auth import end_users
 from shared.auth.authenticator import Authenticator
 from shared.auth.products import Subscriptions
 from shared.config.document import Configuration
 from shared.errors import GatewayError
+from shared.forwarding.forwarder import Forwarder
 from shared.limits.limiter import Limiter
 from shared.limits.reservation import Arrival
 from shared.requests.arrival import ReceivedRequest
+from shared.requests.buffers import Buffers
 from shared.types import Call, Consumer
+
+
+class Stages(NamedTuple):
+    """The stages that connections share with calls."""
+
+    planner: Planner
+    forwarder: Forwarder
+    accounting: Accounting
+    directory: ObjectDirectory
+    buffers: Buffers
 
 
 class AdmittedConnection(NamedTuple):

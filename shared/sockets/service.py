@@ -6,20 +6,15 @@ response that it answers, unless the caller may not go on at all.
 
 import logging
 import time
-from typing import NamedTuple
+from functools import partial
 
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from shared.accounting import Accounting
-from shared.affinity.directory import ObjectDirectory
-from shared.affinity.planner import Planner
 from shared.azure_openai import sockets
 from shared.config.document import Configuration
 from shared.errors import GatewayError
-from shared.forwarding.forwarder import Forwarder
 from shared.requests.arrival import ReceivedRequest
-from shared.requests.buffers import Buffers
 from shared.requests.entrance import Entrance
 from shared.requests.websockets import chosen_subprotocol, with_subprotocols
 from shared.responses.rendering import ErrorResponse, identify
@@ -27,20 +22,10 @@ from shared.sockets import _endings
 from shared.sockets._caller import CallerClosed, CallerSocket
 from shared.sockets._conversation import Conversation
 from shared.sockets._pin import Pin
-from shared.sockets.admission import AdmittedConnection, SocketAdmission
+from shared.sockets.admission import AdmittedConnection, SocketAdmission, Stages
 from shared.sockets.connection import Connection
 
 logger = logging.getLogger("tollgate.sockets")
-
-
-class Stages(NamedTuple):
-    """The stages that connections share with calls."""
-
-    planner: Planner
-    forwarder: Forwarder
-    accounting: Accounting
-    directory: ObjectDirectory
-    buffers: Buffers
 
 
 class Sockets:
@@ -92,16 +77,9 @@ class Sockets:
 
     async def _admitted(self, caller: CallerSocket, request: Request, admitted: AdmittedConnection) -> None:
         stages, received = self._stages, admitted.received
-        pin = Pin(stages.planner, stages.forwarder, admitted.call, admitted.headers, received.request_id)
-        conversation = Conversation(
-            admitted,
-            pin,
-            self._admission,
-            stages.accounting,
-            stages.directory,
-            stages.buffers,
-            lambda: stages.accounting.receive(request, None),
-        )
+        pin = Pin(stages, admitted)
+        receive = partial(stages.accounting.receive, request, None)
+        conversation = Conversation(admitted, pin, self._admission, stages, receive)
         try:
             if admitted.call.operation is sockets.REALTIME:
                 # Its backend answers what it hears, so nothing is to be heard if the limits are used up.
