@@ -40,7 +40,6 @@ class ObjectDirectory:
         self._rows = ObjectRows(store)
         self._memory = LocationMemory()
         self.claims = Claims(self._rows, PendingIndex(store), self._memory)
-        self._backends = {backend.name: backend for backend in configuration.backends}
         self._adopts = configuration.adopt_unknown_ids
         self._adoption = Adoption(configuration.backends, ask, LruDict(1000))
         self._charged = LruDict[Reference, None](_MOST_CHARGED)  # by calls of this process
@@ -49,7 +48,6 @@ class ObjectDirectory:
         """This directory for another configuration, with the same memory and the same rows being written."""
         other = copy.copy(self)
         other.homes = self.homes.with_configuration(configuration)
-        other._backends = {backend.name: backend for backend in configuration.backends}
         other._adopts = configuration.adopt_unknown_ids
         other._adoption = self._adoption.with_backends(configuration.backends)
         return other
@@ -79,7 +77,7 @@ class ObjectDirectory:
             raise StateConflict(f"One call can use the objects of one backend only: {where}.")
         [(backend, reference)] = holders.items()
         reason = f"{_named(reference)} is kept by the backend {backend!r}."
-        if backend not in self._backends:
+        if not self.homes.serves(backend, ""):
             raise StateUnavailable(f"{reason} That backend is no longer in the gateway's configuration.")
         return Binding(frozenset((backend,)), backend, reason)
 

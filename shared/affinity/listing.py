@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlencode
 
 import msgspec
 
-from shared.affinity.places import Cursor, Place, is_token
+from shared.affinity.places import Cursor, ListPlaces, Place, is_token
 from shared.anthropic.batch_requests import with_own_address
 from shared.azure_openai.json_body import UNREADABLE
 from shared.errors import InvalidRequest, StateNotFound, StateUnavailable
@@ -102,14 +102,6 @@ def _query(call: Call) -> _Query:
     return _Query(words, int(limit), after, values.get(words.before, ""), values.get("order") != "asc", rest, ids)
 
 
-class Places(Protocol):
-    """The places at which lists were left: `ListPlaces`."""
-
-    async def keep(self, place: Place) -> str: ...
-
-    async def find(self, token: str) -> Place | None: ...
-
-
 class _Walk(NamedTuple):
     """The way through one backend's list. `objects`: the caller's, in the backend's order; `left_at`: where it goes on;
     None: as much as is needed was seen."""
@@ -131,7 +123,7 @@ class _Bound:
         return asyncio.get_running_loop().time() >= self._until
 
 
-async def listed(call: Call, own: Mapping[str, str], home: str, ask: Ask, places: Places) -> bytes:
+async def listed(call: Call, own: Mapping[str, str], home: str, ask: Ask, places: ListPlaces) -> bytes:
     """Return the page that the call asks for. `own`: ids of the caller's objects, each with its backend; `ask` fetches
     a page from a backend. Among too many objects of others the page ends early: `has_more` is true, and `last_id` goes
     on from there. Raises `InvalidRequest`, and `StateNotFound` if the cursor is not one of the caller's objects."""
@@ -158,7 +150,7 @@ async def listed(call: Call, own: Mapping[str, str], home: str, ask: Ask, places
     return _edited(query, envelope, page, last_id, has_more=has_more)
 
 
-async def _start(call: Call, query: _Query, own: Mapping[str, str], home: str, places: Places) -> Place:
+async def _start(call: Call, query: _Query, own: Mapping[str, str], home: str, places: ListPlaces) -> Place:
     """Return the place from which a list goes on. Raises `StateNotFound` for a cursor that is not the caller's."""
     if is_token(query.after) and (place := await places.find(query.after)) is not None:
         return place

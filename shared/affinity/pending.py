@@ -14,7 +14,7 @@ from shared.affinity._rows import partition_of
 from shared.azure_openai.json_body import UNREADABLE
 from shared.config.limits import Limits
 from shared.limits.holds import Hold
-from shared.storage import Properties, Row, Store, Value, names
+from shared.storage import Properties, Row, Store, names
 from shared.storage.conditional import update
 from shared.types import Reference
 from shared.usage.ledger import Place
@@ -141,10 +141,8 @@ class PendingIndex:
             seen.append(current)
             if current.properties.get("settled"):
                 return None
-            kept: dict[str, Value] = {
-                name: value for name, value in current.properties.items() if name in ("consumer", "backend")
-            }
-            return kept | {"settled": self._now(), "settler": settler}
+            kept = {name: value for name, value in current.properties.items() if name in ("consumer", "backend")}
+            return {**kept, "settled": self._now(), "settler": settler}
 
         if await update(self._table, row.partition, row.key, mark) is not None:
             return True

@@ -47,8 +47,7 @@ class Planner:
         if call.operation.local:
             model = self._router.shown(consumer, call) if call.model else ""
             return Plan(model=model, targets=[]), UNBOUND
-        if consumer.models is not None:
-            self._check_models(consumer, call)
+        self._check_models(consumer, call)
         await self._check_body(consumer, call)
         preferred = preferences.parse(headers)
         binding = UNBOUND
@@ -64,13 +63,11 @@ class Planner:
     async def check(self, consumer: Consumer, call: Call, backend: Backend) -> None:
         """Check that a consumer may use a connection to a backend, with the models and objects that this call names on
         it. Raises `GatewayError`."""
-        if call.model:
-            self._router.model(consumer, call.model)
+        model = self._router.model(consumer, call.model) if call.model else ""
         await self._check_body(consumer, call)
-        if not consumer.access.allows(backend, self._router.model(consumer, call.model) if call.model else ""):
+        if not consumer.access.allows(backend, model):
             raise RegionNotAllowed(f"This key may not use the backend {backend.name!r} of this connection any more.")
-        if consumer.models is not None:
-            self._check_models(consumer, call)
+        self._check_models(consumer, call)
         for reference, location in (await self._directory.locate(consumer, call.references)).items():
             if location.backend != backend.name:
                 raise StateConflict(
@@ -87,27 +84,19 @@ class Planner:
             await asyncio.to_thread(_check_body, consumer, call)
 
     def _check_models(self, consumer: Consumer, call: Call) -> None:
-        for name in call.other_models:
+        for name in call.other_models if consumer.models is not None else ():
             self._router.model(consumer, name)
 
 
 def _check_body(consumer: Consumer, call: Call) -> None:
-    _check_residency(consumer, call)
-    _check_identity(consumer, call)
-
-
-def _check_residency(consumer: Consumer, call: Call) -> None:
-    """Raise `RegionNotAllowed` for what may leave the places that a consumer's calls must stay in."""
+    """Raise `RegionNotAllowed` for what may leave the places that a consumer's calls must stay in, and
+    `WholeAccountNotAllowed` for what the backend would read with an identity of its own."""
     if consumer.access.is_limited and (left := residency.leaving(call, consumer.access)) is not None:
         path, reason = left
         raise RegionNotAllowed(
             f"{path}: this key's calls must stay in certain regions or data zones, but {reason}. Leave it out.",
             param=path,
         )
-
-
-def _check_identity(consumer: Consumer, call: Call) -> None:
-    """Raise `WholeAccountNotAllowed` for what the backend would read with an identity of its own."""
     if not consumer.access.whole_account and (path := identity_paths.used(call)):
         raise WholeAccountNotAllowed(
             f"{path}: the backend would use its own identity or a stored connection here, which may reach what this "
