@@ -51,6 +51,15 @@ class GatewayError(Exception):
     value = ""
     complaints: tuple[Complaint, ...] = ()  # each stands in the response beside the error
 
+    def __init_subclass__(
+        cls, *, status: int | None = None, code: str | None = None, retry_after: float | None = None
+    ) -> None:
+        """Declare a kind of error. What is not given is its base's."""
+        given = {"status": status, "code": code, "retry_after": retry_after}
+        for name, value in given.items():
+            if value is not None:
+                setattr(cls, name, value)
+
     def __init__(
         self,
         message: str,
@@ -83,19 +92,15 @@ class GatewayError(Exception):
         return {"retry-after": str(-(-milliseconds // 1000)), "retry-after-ms": str(milliseconds)}
 
 
-class InvalidRequest(GatewayError):
-    status, code = 400, "invalid_request"
-
+class InvalidRequest(GatewayError, status=400, code="invalid_request"):
     @classmethod
     def of(cls, field: str, expected: str, got: object) -> Self:
         """A field or a parameter with another value than was expected."""
         return cls(f"{field}: expected {expected}, got {str(got)[:64]!r}.", param=field)
 
 
-class ConfigurationRefused(InvalidRequest):
+class ConfigurationRefused(InvalidRequest, code="configuration_refused"):
     """A configuration that an operator sent and that cannot be used."""
-
-    code = "configuration_refused"
 
     def __init__(self, error: ConfigurationError) -> None:
         self.complaints = error.complaints
@@ -103,228 +108,175 @@ class ConfigurationRefused(InvalidRequest):
         super().__init__(f"The configuration is refused with {counted}: {'; '.join(map(str, self.complaints))[:2000]}")
 
 
-class InvalidApiKey(GatewayError):
-    status, code = 401, "invalid_api_key"
+class InvalidApiKey(GatewayError, status=401, code="invalid_api_key"):
     header, value = "www-authenticate", 'Bearer realm="tollgate"'
 
 
-class ModelNotAllowed(GatewayError):
-    status, code = 403, "model_not_allowed"
+class ModelNotAllowed(GatewayError, status=403, code="model_not_allowed"): ...
 
 
-class CallerNotAllowed(GatewayError):
+class CallerNotAllowed(GatewayError, status=403, code="caller_not_allowed"):
     """A valid token of a caller whom no rule admits, or who was revoked. No 401, because a new token would not help."""
 
-    status, code = 403, "caller_not_allowed"
 
-
-class ProductNotAllowed(GatewayError):
+class ProductNotAllowed(GatewayError, status=403, code="product_not_allowed"):
     """The caller names a product without a subscription, or none of its subscriptions is in force."""
 
-    status, code = 403, "product_not_allowed"
 
-
-class RoleRequired(GatewayError):
+class RoleRequired(GatewayError, status=403, code="role_required"):
     """An operator without the role that a path of the management API needs."""
 
-    status, code = 403, "role_required"
+
+class AddressNotAllowed(GatewayError, status=403, code="address_not_allowed"): ...
 
 
-class AddressNotAllowed(GatewayError):
-    status, code = 403, "address_not_allowed"
+class RegionNotAllowed(GatewayError, status=403, code="region_not_allowed"): ...
 
 
-class RegionNotAllowed(GatewayError):
-    status, code = 403, "region_not_allowed"
+class PinNotAllowed(GatewayError, status=403, code="pin_not_allowed"): ...
 
 
-class PinNotAllowed(GatewayError):
-    status, code = 403, "pin_not_allowed"
+class WholeAccountNotAllowed(GatewayError, status=403, code="whole_account_not_allowed"): ...
 
 
-class WholeAccountNotAllowed(GatewayError):
-    status, code = 403, "whole_account_not_allowed"
+class UnmeteredOperation(GatewayError, status=403, code="unmetered_operation"): ...
 
 
-class UnmeteredOperation(GatewayError):
-    status, code = 403, "unmetered_operation"
-
-
-class QuotaExceeded(GatewayError):
+class QuotaExceeded(GatewayError, status=403, code="quota_exceeded"):
     """The quota of a period is used up. `value`: start of the next period, in ISO 8601."""
 
-    status, code, type = 403, "quota_exceeded", "insufficient_quota"
+    type = "insufficient_quota"
     header = "x-gateway-quota-renews"
 
 
-class BudgetExceeded(QuotaExceeded):
-    code = "budget_exceeded"
+class BudgetExceeded(QuotaExceeded, code="budget_exceeded"): ...
 
 
-class ModelWithoutPrice(GatewayError):
+class ModelWithoutPrice(GatewayError, status=403, code="model_without_price"):
     """A budget cannot count the calls of this model, and the configuration refuses such calls."""
 
-    status, code = 403, "model_without_price"
+
+class ModelNotFound(GatewayError, status=404, code="model_not_found"): ...
 
 
-class ModelNotFound(GatewayError):
-    status, code = 404, "model_not_found"
+class UnknownPath(GatewayError, status=404, code="unknown_path"): ...
 
 
-class UnknownPath(GatewayError):
-    status, code = 404, "unknown_path"
-
-
-class StateNotFound(GatewayError):
+class StateNotFound(GatewayError, status=404, code="not_found"):
     """Also raised for another consumer's object: its existence is not revealed."""
 
-    status, code = 404, "not_found"
+
+class ConsumerNotFound(GatewayError, status=404, code="consumer_not_found"): ...
 
 
-class ConsumerNotFound(GatewayError):
-    status, code = 404, "consumer_not_found"
+class VersionNotFound(GatewayError, status=404, code="version_not_found"): ...
 
 
-class VersionNotFound(GatewayError):
-    status, code = 404, "version_not_found"
-
-
-class ResourceNotFound(GatewayError):
+class ResourceNotFound(GatewayError, status=404, code="resource_not_found"):
     """Management API: there is no product, team, backend or request of this name."""
 
-    status, code = 404, "resource_not_found"
 
-
-class MethodNotAllowed(GatewayError):
+class MethodNotAllowed(GatewayError, status=405, code="method_not_allowed"):
     """`value`: the methods that the path has."""
 
-    status, code = 405, "method_not_allowed"
     header = "allow"
 
 
-class RequestTimeout(GatewayError):
-    status, code = 408, "request_timeout"
+class RequestTimeout(GatewayError, status=408, code="request_timeout"): ...
 
 
-class StateConflict(GatewayError):
-    status, code = 409, "state_in_several_backends"
+class StateConflict(GatewayError, status=409, code="state_in_several_backends"): ...
 
 
-class NameTaken(GatewayError):
-    status, code = 409, "name_taken"
+class NameTaken(GatewayError, status=409, code="name_taken"): ...
 
 
-class StillNeeded(GatewayError):
+class StillNeeded(GatewayError, status=409, code="still_needed"):
     """Management API: something depends on what is to be taken away. The same request with `force=true` does it."""
 
-    status, code = 409, "still_needed"
 
-
-class AlreadyDecided(GatewayError):
+class AlreadyDecided(GatewayError, status=409, code="already_decided"):
     """A request for access that another operator has decided, or is deciding."""
 
-    status, code = 409, "already_decided"
 
-
-class ChangedMeanwhile(GatewayError):
+class ChangedMeanwhile(GatewayError, status=412, code="precondition_failed"):
     """The resource does not have the ETag that the request demands. `value`: the one that it has, if it is known."""
 
-    status, code = 412, "precondition_failed"
     header = "etag"
 
 
-class RequestTooLarge(GatewayError):
-    status, code = 413, "request_too_large"
+class RequestTooLarge(GatewayError, status=413, code="request_too_large"): ...
 
 
-class UnsupportedEncoding(GatewayError):
+class UnsupportedEncoding(GatewayError, status=415, code="unsupported_encoding"):
     """`value`: the values of `content-encoding` that are decoded."""
 
-    status, code = 415, "unsupported_encoding"
     header = "accept-encoding"
 
 
-class UpgradeRequired(GatewayError):
+class UpgradeRequired(GatewayError, status=426, code="websockets_not_supported"):
     """A WebSocket where the same call works over HTTP: agents fall back to that at once on this status alone."""
 
-    status, code = 426, "websockets_not_supported"
     header, value = "upgrade", "HTTP/1.1"
 
 
-class RateLimitExceeded(GatewayError):
+class RateLimitExceeded(GatewayError, status=429, code="rate_limit_exceeded"):
     """`retry_after` is the exact wait."""
 
     retry_after: float
-    status, code, type = 429, "rate_limit_exceeded", "rate_limit_error"
+    type = "rate_limit_error"
 
     def __init__(self, message: str, retry_after: float, limits: Mapping[str, str] | None = None) -> None:
         super().__init__(message, limits=limits)
         self.retry_after = retry_after
 
 
-class HeadTooLarge(GatewayError):
-    status, code = 431, "head_too_large"
+class HeadTooLarge(GatewayError, status=431, code="head_too_large"): ...
 
 
-class NotSupported(GatewayError):
-    status, code, type = 501, "websockets_not_supported", "invalid_request_error"
+class NotSupported(GatewayError, status=501, code="websockets_not_supported"):
+    type = "invalid_request_error"
 
 
-class BadGateway(GatewayError):
-    status, code, retry_after = 502, "bad_gateway", 1.0
+class BadGateway(GatewayError, status=502, code="bad_gateway", retry_after=1.0): ...
 
 
-class AnswerTooLarge(GatewayError):
+class AnswerTooLarge(GatewayError, status=502, code="answer_too_large", retry_after=1.0):
     """The answer of a backend, which is charged, cannot be held. Official clients do not pay for another by themselves:
     they read `x-should-retry`."""
-
-    status, code, retry_after = 502, "answer_too_large", 1.0
 
     def headers(self) -> dict[str, str]:
         return {**super().headers(), "x-should-retry": "false"}
 
 
-class GatewayBusy(GatewayError):
+class GatewayBusy(GatewayError, status=503, code="gateway_busy", retry_after=1.0):
     """The process holds as many bytes of unfinished bodies as it may."""
 
-    status, code, retry_after = 503, "gateway_busy", 1.0
+
+class NoBackendAvailable(GatewayError, status=503, code="no_backend_available", retry_after=2.0): ...
 
 
-class NoBackendAvailable(GatewayError):
-    status, code, retry_after = 503, "no_backend_available", 2.0
+class TooManyConnections(GatewayError, status=503, code="too_many_connections", retry_after=1.0): ...
 
 
-class TooManyConnections(GatewayError):
-    status, code, retry_after = 503, "too_many_connections", 1.0
-
-
-class StateUnavailable(GatewayError):
+class StateUnavailable(GatewayError, status=503, code="state_unavailable", retry_after=2.0):
     """The only backend that holds an object of the call cannot serve it."""
 
-    status, code, retry_after = 503, "state_unavailable", 2.0
 
-
-class StoreUnavailable(GatewayError):
+class StoreUnavailable(GatewayError, status=503, code="store_unavailable", retry_after=2.0):
     """Table Storage did not answer in time, or rejected the operation. Callers never see it as a 401."""
-
-    status, code, retry_after = 503, "store_unavailable", 2.0
 
 
 class RowsRefused(StoreUnavailable):
     """Table Storage answers, and will never take these rows: their content is at fault."""
 
 
-class IdentityUnavailable(GatewayError):
+class IdentityUnavailable(GatewayError, status=503, code="identity_unavailable", retry_after=2.0):
     """Entra ID's signing keys cannot be read, so a token can be neither accepted nor rejected."""
 
-    status, code, retry_after = 503, "identity_unavailable", 2.0
 
-
-class Misconfigured(GatewayError):
+class Misconfigured(GatewayError, status=503, code="misconfigured", retry_after=30.0):
     """The gateway runs without a configuration. Callers are not told the reason."""
 
-    status, code, retry_after = 503, "misconfigured", 30.0
 
-
-class UpstreamTimeout(GatewayError):
-    status, code, retry_after = 504, "upstream_timeout", 1.0
+class UpstreamTimeout(GatewayError, status=504, code="upstream_timeout", retry_after=1.0): ...
