@@ -21,6 +21,7 @@ PURE = (
     "telemetry/metrics",
     "telemetry/spans",
     "limits/_amounts",
+    "limits/_holding",
     "limits/_token_bucket",
     "limits/_demand",
     "limits/estimation",

@@ -15,6 +15,7 @@ In reading order:
     _call_limits      a call's cost at each of them, by estimation
     _lease            one limit: admit from the lease, wait for an exchange, or decide alone
     _exchange         the lease and the queue of waiting calls; exchanges with the row
+    _holding          the lease, and what is owed; pure
     _token_bucket     the arithmetic of an exchange, per dimension (_amounts); pure
     _safe_mode        decisions without the table
     _settlement       the queue of limits that have to settle in the background

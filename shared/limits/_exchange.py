@@ -11,17 +11,9 @@ import msgspec
 from shared.limits import _token_bucket, scopes
 from shared.limits._amounts import DIMENSIONS, NOTHING, Amounts, Bounds, combine, finite
 from shared.limits._demand import NO_DEMAND, DemandAverage
+from shared.limits._holding import NO_LEASE, Holding, carried
 from shared.limits._rows import LimitsTable
-from shared.limits._token_bucket import (
-    NEVER,
-    NO_LEASE,
-    BucketState,
-    Demand,
-    Denial,
-    Exchange,
-    Holding,
-    carried,
-)
+from shared.limits._token_bucket import NEVER, BucketState, Demand, Denial, Exchange
 from shared.limits.scopes import Scope
 
 _TRIES = 8
@@ -287,11 +279,8 @@ class LeaseExchange:
             return
         if row is not None and row.epoch - pending.result.row.epoch > 1:
             refunds = combine(lambda debt: min(0.0, debt), pending.holding.owed)
-            self.holding = msgspec.structs.replace(
-                self.holding,
-                lease=carried(NO_LEASE, pending.holding.lease, self.holding.lease),
-                owed=self.holding.owed.minus(refunds),
-            )
+            lease = carried(NO_LEASE, pending.holding.lease, self.holding.lease)
+            self.holding = msgspec.structs.replace(self.holding, lease=lease, owed=self.holding.owed.minus(refunds))
         self._pending = None
 
     def _written(self, done: _Pending) -> None:

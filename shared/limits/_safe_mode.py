@@ -9,7 +9,8 @@ from typing import NamedTuple
 import msgspec
 
 from shared.limits._amounts import DIMENSIONS, EPSILON, UNLIMITED, Amounts, Bound, Bounds
-from shared.limits._token_bucket import LEASE_SECONDS, NEVER, BucketState, Denial, Holding, Level
+from shared.limits._holding import Holding
+from shared.limits._token_bucket import LEASE_SECONDS, NEVER, BucketState, Denial, Level
 
 logger = logging.getLogger("tollgate.limits")
 

@@ -14,7 +14,8 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from shared.limits._amounts import DIMENSIONS, EPSILON, NOTHING, Amounts, Bound, Bounds, combine
+from shared.limits._amounts import DIMENSIONS, EPSILON, NOTHING, Amounts, Bound, Bounds
+from shared.limits._holding import Holding, Lease
 
 LEASE_SECONDS = 2.0  # how long a slice may be spent; also the length of an epoch
 SHARE = 0.5  # of what is left that one instance may lease ahead of its needs, over the square root of the instances
@@ -62,51 +63,6 @@ class BucketState(msgspec.Struct, frozen=True, gc=False):
             writers=tuple(one for one in self.writers if one != nonce),
             writers_before=tuple(one for one in self.writers_before if one != nonce),
         )
-
-
-class Lease(msgspec.Struct, frozen=True, gc=False):
-    """A slice of a row, to be spent until `expires`. `granted`: what the row counts as out, since `epoch`."""
-
-    granted: Amounts = NOTHING
-    left: Amounts = NOTHING
-    epoch: int = -9
-    time: float = 0.0
-    expires: float = 0.0
-
-    def spend(self, cost: Amounts) -> "Lease":
-        return Lease(self.granted, self.left.minus(cost), self.epoch, self.time, self.expires)
-
-
-NO_LEASE = Lease()
-
-
-class Holding(msgspec.Struct, frozen=True, gc=False):
-    """One instance's side of a row: its lease; `owed`: what its calls took beyond what was reserved for them (below
-    zero: less); `under_way`: its calls that hold a slot; `nonce`: of its last write."""
-
-    lease: Lease = NO_LEASE
-    owed: Amounts = NOTHING
-    under_way: int = 0
-    nonce: str = ""
-
-    @property
-    def owes(self) -> bool:
-        owed = self.owed
-        return max(abs(owed.requests), abs(owed.tokens), abs(owed.usd)) > EPSILON
-
-    @property
-    def has_rest(self) -> bool:
-        """True if something of the lease is left to be given back."""
-        return any(EPSILON < left < math.inf for left in self.lease.left.each())
-
-    def spend(self, cost: Amounts) -> "Holding":
-        """Take a call's cost from the lease."""
-        return Holding(self.lease.spend(cost), self.owed, self.under_way + bool(cost.slots), self.nonce)
-
-    def book(self, debt: Amounts, slots: float) -> "Holding":
-        """Owe a debt, and take the slot of a call that begins (1), or return that of a call that ends (-1)."""
-        lease = self.lease.spend(Amounts(slots=slots)) if slots else self.lease
-        return Holding(lease, self.owed.plus(debt), self.under_way + int(slots), self.nonce)
 
 
 class Demand(msgspec.Struct, frozen=True):
@@ -166,13 +122,12 @@ def _caught_up(level: Level | None, bound: Bound, passed: int, seconds: float) -
     out, before = level.out, level.before
     if passed:
         out, before = 0.0, out if passed == 1 else 0.0
-    room = bound.cap - out - before
-    refilled = (
-        room if math.isinf(bound.per_second) or math.isinf(bound.cap) else level.level + seconds * bound.per_second
-    )
+    refilled = room = bound.cap - out - before
+    if math.isfinite(bound.per_second) and math.isfinite(bound.cap):
+        refilled = min(level.level + seconds * bound.per_second, room)
     if bound.since > level.since:
-        return Level(min(refilled, room), out, before, 0.0, bound.since)
-    return Level(min(refilled, room), out, before, level.used, level.since, level.alerted)
+        return Level(refilled, out, before, 0.0, bound.since)
+    return Level(refilled, out, before, level.used, level.since, level.alerted)
 
 
 # --- one exchange -----------------------------------------------------------------------------------------------------
@@ -212,16 +167,12 @@ def exchange(
         _grant(name, level, bound, part, active, denial) if level and bound else _Grant()
         for name, level, bound, part in zip(DIMENSIONS, current.levels, bounds, parts, strict=True)
     )
+    levels, writers = tuple(grant.level for grant in grants), (*current.writers, nonce)[-_MOST_WRITERS:]
     granted = Amounts(*(grant.amount for grant in grants))
+    left = granted.minus(Amounts(slots=holding.under_way))
     return Exchange(
-        msgspec.structs.replace(
-            current,
-            levels=tuple(grant.level for grant in grants),
-            writers=(*current.writers, nonce)[-_MOST_WRITERS:],
-        ),
-        Lease(
-            granted, granted.minus(Amounts(slots=holding.under_way)), current.epoch, current.time, now + LEASE_SECONDS
-        ),
+        msgspec.structs.replace(current, levels=levels, writers=writers),
+        Lease(granted, left, current.epoch, current.time, now + LEASE_SECONDS),
         denial,
         holding.under_way > 0 or any(grant.changed for grant in grants),
         tuple((name, grant.alert) for name, grant in zip(DIMENSIONS, grants, strict=True) if grant.alert),
@@ -323,13 +274,3 @@ def _amount(level: Level, bound: Bound, part: _Part, active: int) -> float:
     share = available * SHARE / math.sqrt(active)
     waiting = max(part.first, min(part.queued, available if active == 1 else share))
     return part.slots + max(part.first, part.kept, min(waiting + min(part.ahead, share), available))
-
-
-def carried(new: Lease, before: Lease, after: Lease) -> Lease:
-    """The lease `new`, less what was spent from the old one while the row was written (`before`, `after`)."""
-
-    def less_spent(amount: float, old: float, rest: float) -> float:
-        return amount if math.isinf(amount) or math.isinf(old) else amount - (old - rest)
-
-    left = combine(less_spent, new.left, before.left, after.left)
-    return Lease(new.granted, left, new.epoch, new.time, new.expires)

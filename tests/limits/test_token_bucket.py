@@ -14,22 +14,11 @@ from shared.errors import StoreUnavailable
 from shared.limits import scopes
 from shared.limits._amounts import Amounts, Bound, Bounds
 from shared.limits._exchange import Denied
+from shared.limits._holding import NO_LEASE, Holding, Lease
 from shared.limits._lease import LeasedLimit
 from shared.limits._rows import LimitsTable, from_properties, to_properties
 from shared.limits._settlement import SettlementScheduler
-from shared.limits._token_bucket import (
-    LEASE_SECONDS,
-    NO_LEASE,
-    BucketState,
-    Demand,
-    Exchange,
-    Holding,
-    Lease,
-    Level,
-    caught_up,
-    exchange,
-    fresh,
-)
+from shared.limits._token_bucket import LEASE_SECONDS, BucketState, Demand, Exchange, Level, caught_up, exchange, fresh
 from shared.storage import Properties
 from shared.storage import Row as StoredRow
 from tests.harness.memory_store import MemoryStore, MemoryTable
