@@ -18,14 +18,8 @@ TIERS = ("flex", "priority", FAST)  # the service tiers that backends throttle a
 Surface = Literal["openai", "dated", "v1", "anthropic"]
 """The form of a path: `/v1/…`, Azure's dated `/openai/…?api-version=`, Azure's `/openai/v1/…`, or Anthropic's API."""
 
-
 _LONG_CONTEXT = 272_000
 _LONG_CONTEXTS = (("claude-haiku-5-5", 100_000), ("claude", 200_000))  # by the beginning of a model's name
-
-
-def is_batch(tier: str) -> bool:
-    """True for the service tier of a batch, wherever its model ran."""
-    return tier.partition("-")[0] == BATCH
 
 
 def long_context(served: str) -> int:
@@ -287,7 +281,6 @@ class Usage(TokenCounts, frozen=True, omit_defaults=True):
 
 Role = Literal["try", "hedge", "shadow", "part"]
 """`part`: no attempt, but the part of a batch that has another price: another model, or long context."""
-
 
 BEATEN = "another was faster"  # the problem of a hedge's loser
 LEFT = "the caller left"  # the problem of an attempt whose caller disconnected

@@ -11,7 +11,7 @@ from shared.config.document import Configuration
 from shared.errors import ModelWithoutPrice
 from shared.limits._amounts import Amounts
 from shared.limits._call_limits import CallLimits
-from shared.types import BATCH, Operation, Target, Usage, is_batch
+from shared.types import BATCH, Operation, Target, Usage
 
 logger = logging.getLogger("tollgate.limits")
 
@@ -72,7 +72,8 @@ class LimitPricing:
             usd = (cost or 0) / USD
         # A batch may be as large as days of calls, at a pace that its caller does not set: it counts towards budgets
         # alone.
-        tokens = 0 if is_batch(usage.service_tier) else usage.input_tokens + usage.output_tokens
+        batch = usage.service_tier.partition("-")[0] == BATCH  # wherever its model ran
+        tokens = 0 if batch else usage.input_tokens + usage.output_tokens
         return Amounts(requests, float(tokens), usd)
 
     def _warn_of_no_price(self, model: str) -> None:
