@@ -35,7 +35,7 @@ from shared.management._access_requests import (
     view,
 )
 from shared.management._access_table import AccessTable, missing
-from shared.management._consumer_policy import Rules, patched
+from shared.management._consumer_policy import Rules
 from shared.management.audit import Audit, Change
 from shared.management.consumers import ConsumerRoutes, Wanted
 from shared.management.routes import IF_MATCH, ManagementRequest, Page, Route, checked, page
@@ -199,7 +199,7 @@ class AccessRoutes:
 def _wanted(one: AccessRequest) -> Wanted:
     def wanted(rules: Rules, old: Record | None) -> Record:
         assert old is not None
-        return rules.apply(patched(old, patch_of(one, old), rules), old.consumer.id, old)
+        return rules.patch(old, patch_of(one, old))
 
     return wanted
 

@@ -17,16 +17,8 @@ from shared.auth.consumers import Consumers
 from shared.auth.operators import EVERYONE, OWNERS
 from shared.config.document import Configuration
 from shared.errors import ConsumerNotFound, InvalidRequest, NameTaken, StoreUnavailable
-from shared.management._consumer_policy import (
-    ConsumerView,
-    Fields,
-    FirstFields,
-    NewConsumer,
-    Rules,
-    patched,
-    view,
-    whole,
-)
+from shared.management._consumer_fields import ConsumerView, Fields, FirstFields, NewConsumer, view, whole
+from shared.management._consumer_policy import Rules
 from shared.management.audit import Audit, Change
 from shared.management.routes import IF_MATCH, IF_NONE_MATCH, ManagementRequest, Page, Route, checked, page
 from shared.responses.rendering import JsonResponse
@@ -128,7 +120,7 @@ class ConsumerRoutes:
 
         def wanted(rules: Rules, old: Record | None) -> Record:
             assert old is not None
-            return rules.apply(patched(old, patch, rules), old.consumer.id, old)
+            return rules.patch(old, patch)
 
         return await self.change(request, wanted)
 

@@ -13,7 +13,7 @@ from shared.auth.consumer_rows import Record, StoredKey
 from shared.auth.consumers import Consumers
 from shared.auth.operators import EVERYONE, OWNERS
 from shared.errors import InvalidRequest, RateLimitExceeded, StateNotFound
-from shared.management._consumer_policy import KeyView, key_view
+from shared.management._consumer_fields import KeyView, key_view
 from shared.management.audit import Audit, Change
 from shared.management.consumers import manageable, visible
 from shared.management.routes import ManagementRequest, Page, Route, checked, page
