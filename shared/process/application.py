@@ -150,29 +150,15 @@ class Application:
         objects = running.objects.with_configuration(configuration)
         authenticator = self._authenticator = self._authenticator.with_settings(configuration.entra)
         accounting = Accounting(limiter, running.ledger, running.tokenizer, running.telemetry, backends.live)
+        usage = WorkUsage(configuration.backends, forwarder, running.store.now)
         self.settler = Settler(
-            running.settlements,
-            running.store,
-            WorkUsage(configuration.backends, forwarder, running.store.now),
-            objects,
-            running.ledger,
-            limiter,
-            running.telemetry,
+            running.settlements, running.store, usage, objects, running.ledger, limiter, running.telemetry
         )
-        self.gateway = Gateway(
-            authenticator,
-            limiter,
-            Planner(router, objects),
-            Dispatcher(router, forwarder, objects, self.settler, backends.shadows),
-            accounting,
-            configuration,
-            running.buffers,
-        )
-        self.sockets = Sockets(
-            SocketAdmission(authenticator, limiter, configuration),
-            Stages(Planner(router, objects), forwarder, accounting, objects, running.buffers),
-            configuration,
-        )
+        planner = Planner(router, objects)
+        dispatcher = Dispatcher(router, forwarder, objects, self.settler, backends.shadows)
+        self.gateway = Gateway(authenticator, limiter, planner, dispatcher, accounting, configuration, running.buffers)
+        stages = Stages(planner, forwarder, accounting, objects, running.buffers)
+        self.sockets = Sockets(SocketAdmission(authenticator, limiter, configuration), stages, configuration)
         operators = Operators(settings.management_key, authenticator.tokens, configuration.team_owners)
         routes = _routes(running, configuration, router, limiter)
         management = ManagementApi(routes, limiter, authenticator, operators)
@@ -188,15 +174,8 @@ class Application:
         managed = (one for one in configuration.backends if one.auth == "managed_identity")
         credentials.warm({token_scope(one, v1=one.api_version == "v1") for one in managed})
         client = backends.client.with_settings(credentials, configuration.timeouts)
-        return Forwarder(
-            client,
-            backends.breakers,
-            router,
-            configuration.models,
-            backends.retries,
-            backends.late,
-            configuration.retry,
-        )
+        state = (backends.breakers, router, configuration.models, backends.retries, backends.late)
+        return Forwarder(client, *state, configuration.retry)
 
     async def roll_up(self) -> None:
         """Run the timer's job once."""
