@@ -65,21 +65,14 @@ async def _check_backend(backend: Backend, credentials: Credentials, configurati
         _, value = await credentials.header(backend, token_scope(backend, v1=backend.api_version == "v1"))
         return value.removeprefix("Bearer ")
 
+    findings = []
     async with _client(backend, secret) as client:
-        return [
-            _finding(
-                backend,
-                model,
-                configuration.models.get(model, Model()),
-                await _check_deployment(
-                    client,
-                    backend.api,
-                    deployment,
-                    (partial(_count_tokens, backend, credentials),) if model in configuration.anthropic else _CALLS,
-                ),
-            )
-            for model, deployment in backend.deployments.items()
-        ]
+        for model, deployment in backend.deployments.items():
+            claude = model in configuration.anthropic
+            calls = (partial(_count_tokens, backend, credentials),) if claude else _CALLS
+            answer = await _check_deployment(client, backend.api, deployment, calls)
+            findings.append(_finding(backend, model, configuration.models.get(model, Model()), answer))
+    return findings
 
 
 def _finding(backend: Backend, model: str, settings: Model, answer: "_Answer") -> Finding:
@@ -144,9 +137,7 @@ async def _count_tokens(
     return await client.post(url, cast_to=object, body=body, options={"headers": headers})
 
 
-async def _check_deployment(
-    client: openai.AsyncOpenAI, api: Api, deployment: str, calls: tuple[_Call, ...] = _CALLS
-) -> _Answer:
+async def _check_deployment(client: openai.AsyncOpenAI, api: Api, deployment: str, calls: tuple[_Call, ...]) -> _Answer:
     """Try kinds of calls in turn, since the configuration does not name the kind of model."""
     reasons = _REASONS if api == "azure" else _REASONS_AT_OPENAI
     try:

@@ -4,7 +4,7 @@ import getpass
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -59,20 +59,17 @@ class LocalClient:
         self._followed: tuple[Live, Changes] | None = None
         self._alerts: Alerts | None = None
         self._paths: dict[str, Paths] = {}
-        self._families: dict[str, Callable[[], list[Route]]] = {
-            "audit": lambda: [*AuditRoutes(self._audit).routes()],
-            "backends": lambda: [*self._backends().routes()],
-            "configuration": lambda: [*ConfigurationRoutes(*self._versioned(), self._audit).routes()],
-            "consumers": lambda: [
-                *ConsumerRoutes(store, self._needed, self._audit).routes(),
-                *KeyRoutes(store, self._audit).routes(),
-            ],
-            "limits": lambda: [*LimitRoutes(store, self._needed(), dict).routes()],
-            "products": lambda: [*NamedSectionRoutes("products", store, *self._versioned(), self._audit).routes()],
-            "requests": lambda: [*RequestRoutes(store, self._needed()).routes()],
-            "requests-for-access": lambda: [*self._access().routes()],
-            "teams": lambda: [*NamedSectionRoutes("teams", store, *self._versioned(), self._audit).routes()],
-            "usage": lambda: [*UsageRoutes(store, self._needed()).routes()],
+        self._families: dict[str, Callable[[], Sequence[Route]]] = {
+            "audit": lambda: AuditRoutes(self._audit).routes(),
+            "backends": lambda: self._backends().routes(),
+            "configuration": lambda: ConfigurationRoutes(*self._versioned(), self._audit).routes(),
+            "consumers": lambda: (*self._consumers().routes(), *KeyRoutes(store, self._audit).routes()),
+            "limits": lambda: LimitRoutes(store, self._needed(), dict).routes(),
+            "products": lambda: NamedSectionRoutes("products", store, *self._versioned(), self._audit).routes(),
+            "requests": lambda: RequestRoutes(store, self._needed()).routes(),
+            "requests-for-access": lambda: self._access().routes(),
+            "teams": lambda: NamedSectionRoutes("teams", store, *self._versioned(), self._audit).routes(),
+            "usage": lambda: UsageRoutes(store, self._needed()).routes(),
         }
 
     async def call(self, method: str, path: str, body: Any = None, query: Pairs = None, headers: Pairs = None) -> Any:
@@ -139,6 +136,9 @@ class LocalClient:
         assert self._followed is not None
         return self._followed
 
+    def _consumers(self) -> ConsumerRoutes:
+        return ConsumerRoutes(self._store, self._needed, self._audit)
+
     def _access(self) -> AccessRoutes:
         """Those paths with the receivers of alerts whose variables the environment of the command has."""
         found, problems, _ = environment.receivers(self._needed(), self._environ)
@@ -146,8 +146,7 @@ class LocalClient:
             logger.warning("a receiver of alerts is not told: %s: %s", problem.path, problem.message)
         told = [one for one in found if not any(problem.path.startswith(one.place) for problem in problems)]
         self._alerts = Alerts(told, self._store)
-        consumers = ConsumerRoutes(self._store, self._needed, self._audit)
-        return AccessRoutes(self._store, self._needed, self._audit, consumers, self._alerts)
+        return AccessRoutes(self._store, self._needed, self._audit, self._consumers(), self._alerts)
 
     def _backends(self) -> BackendRoutes:
         """Those paths without a state of this process, which calls none."""

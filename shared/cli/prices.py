@@ -42,12 +42,8 @@ def _lines(configuration: Configuration, now: float) -> Iterator[dict[str, Any]]
         for backend in configuration.backends:
             if model not in backend.models:
                 continue
-            place = {
-                "model": model,
-                "backend": backend.name,
-                "region": backend.region,
-                "deployment": backend.priced_as(model),
-            }
+            place = {"model": model, "backend": backend.name, "region": backend.region}
+            place["deployment"] = backend.priced_as(model)
             priced = False
             for tier in get_args(Tier):
                 for context in ("short", "long"):
