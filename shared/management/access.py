@@ -20,20 +20,8 @@ from shared.auth.consumers import Consumers
 from shared.auth.operators import EVERYONE, OWNERS
 from shared.config.document import Configuration
 from shared.errors import GatewayError, InvalidRequest, StoreUnavailable
-from shared.management._access_requests import (
-    STATES,
-    AccessRequest,
-    AccessView,
-    Asking,
-    Decision,
-    asked,
-    decidable,
-    limits_for,
-    patch_of,
-    products_for,
-    sentence,
-    view,
-)
+from shared.management import _access_requests as requests
+from shared.management._access_requests import STATES, AccessRequest, AccessView, Asking, Decision
 from shared.management._access_table import AccessTable, missing
 from shared.management._consumer_policy import Rules
 from shared.management.audit import Audit, Change
@@ -93,22 +81,22 @@ class AccessRoutes:
         if record is None:  # its row is written beside its first call
             raise StoreUnavailable("This caller is new here, and not on record yet. Ask again in some seconds.")
         asking = checked(request.object(), Asking)
-        new = asked(asking, caller, record.consumer.team, self._configuration(), self._store.now())
+        new = requests.asked(asking, caller, record.consumer.team, self._configuration(), self._store.now())
         shown = {"product": asking.product, "limits": msgspec.to_builtins(new.limits), "reason": new.reason}
         await self._table.check(new)  # before there is a record of it, which callers could fill
         change = Change(request, "access.ask", caller.id, None, shown)
         written = await self._audit.perform(change, lambda: self._table.add(new))
         self._alert(events.access_requested(written.id, written.name, written.wish, written.reason, written.asked))
-        return JsonResponse(view(written, own=True), 201)
+        return JsonResponse(requests.view(written, own=True), 201)
 
     async def _own(self, request: ManagementRequest) -> Response:
         """List the caller's requests, and what it may ask for."""
         caller = request.consumer
         record, configuration = await self._consumers.find(caller.id), self._configuration()
         team = record.consumer.team if record is not None else ""
-        found = [view(one, own=True) for one in reversed(await self._table.of(caller.id))]
-        may = products_for(caller, team, configuration)
-        return JsonResponse(OwnAccess(data=found, products=may, limits=limits_for(caller, configuration)))
+        found = [requests.view(one, own=True) for one in reversed(await self._table.of(caller.id))]
+        may = requests.products_for(caller, team, configuration)
+        return JsonResponse(OwnAccess(data=found, products=may, limits=requests.limits_for(caller, configuration)))
 
     async def _list(self, request: ManagementRequest) -> Response:
         """List the requests that the operator may see, the newest first."""
@@ -123,7 +111,7 @@ class AccessRoutes:
             and query.get("consumer", one.consumer) == one.consumer
         ]
         shown, after = page(sorted(found, key=_place), query, _place)
-        return JsonResponse(Page(data=[view(one) for one in shown], after=after))
+        return JsonResponse(Page(data=[requests.view(one) for one in shown], after=after))
 
     async def _read(self, request: ManagementRequest) -> Response:
         """Read a request."""
@@ -144,12 +132,12 @@ class AccessRoutes:
         carry_out: Callable[[ManagementRequest, AccessRequest, str], Awaitable[AccessRequest | None]],
     ) -> Response:
         """Decide the newest state of a request, again if another operator was faster."""
-        reason = sentence(checked(request.object() if request.body else {}, Decision).reason)
+        reason = requests.sentence(checked(request.object() if request.body else {}, Decision).reason)
         for _ in range(_TRIES):
             one = await self._visible(request)
             request.actor.require_team(one.team)
             request.require_match(_etag(one))
-            decidable(one, decision, self._store.now())
+            requests.decidable(one, decision, self._store.now())
             done = await carry_out(request, one, reason)
             if done is not None:
                 about = (done.id, done.name, done.wish, done.answer, done.decided)
@@ -199,13 +187,13 @@ class AccessRoutes:
 def _wanted(one: AccessRequest) -> Wanted:
     def wanted(rules: Rules, old: Record | None) -> Record:
         assert old is not None
-        return rules.patch(old, patch_of(one, old))
+        return rules.patch(old, requests.patch_of(one, old))
 
     return wanted
 
 
 def _answer(one: AccessRequest) -> Response:
-    return JsonResponse(view(one), headers={"etag": _etag(one)})
+    return JsonResponse(requests.view(one), headers={"etag": _etag(one)})
 
 
 def _etag(one: AccessRequest) -> str:
@@ -213,7 +201,7 @@ def _etag(one: AccessRequest) -> str:
 
 
 def _shown(one: AccessRequest) -> Any:
-    return msgspec.to_builtins(view(one))
+    return msgspec.to_builtins(requests.view(one))
 
 
 def _place(one: AccessRequest) -> str:
