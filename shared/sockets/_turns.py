@@ -4,6 +4,7 @@ it."""
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -134,7 +135,7 @@ class Turns:
         """Begin the oldest response that is expected. False: the backend has begun one by itself."""
         if event.response:
             self._made[event.response] = None
-        if (turn := self._next(event.lane)) is None:
+        if (turn := self._take(event.lane, lambda _: True)) is None:
             return False
         self._active[self._key(event)] = turn
         return True
@@ -158,16 +159,7 @@ class Turns:
     def refused(self, event: BackendEvent) -> Turn | None:
         """The expected response that an error answers: the one that was asked for by the event that it names, else the
         oldest whose event has no id."""
-        lane = self._known(event.lane)
-        waiting = self._waiting.get(lane)
-        if not waiting:
-            return None
-        turn = next((turn for turn in waiting if turn.asked == event.answers), None)
-        if turn is not None:
-            waiting.remove(turn)
-            if not waiting:
-                del self._waiting[lane]
-        return turn
+        return self._take(event.lane, lambda turn: turn.asked == event.answers)
 
     def rest(self) -> list[Turn]:
         """All that are left, which are not under way any more."""
@@ -175,14 +167,14 @@ class Turns:
         self._active, self._waiting = {}, {}
         return left
 
-    def _next(self, lane: str) -> Turn | None:
-        lane = self._known(lane)
-        waiting = self._waiting.get(lane)
-        if waiting is None:
-            return None
-        turn = waiting.popleft()
-        if not waiting:
-            del self._waiting[lane]
+    def _take(self, lane: str, fits: Callable[[Turn], bool]) -> Turn | None:
+        """Take the oldest expected response of a lane that fits; from then on it is not waited for."""
+        waiting = self._waiting.get(lane := self._known(lane), deque())
+        turn = next(filter(fits, waiting), None)
+        if turn is not None:
+            waiting.remove(turn)
+            if not waiting:
+                del self._waiting[lane]
         return turn
 
     def _known(self, lane: str) -> str:
