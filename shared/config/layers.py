@@ -28,20 +28,13 @@ BASE_ONLY = {  # section -> the reason
     "ledger": "it is read at the start of a process",
 }
 _FIELDS = Configuration.__struct_encode_fields__
-_AZURE = tuple(
-    f".{service}.{cloud}"
-    for service, clouds in {
-        "openai": ("azure.com", "azure.us", "azure.cn"),
-        "cognitiveservices": ("azure.com", "azure.us", "azure.cn"),
-        "services.ai": ("azure.com",),
-    }.items()
-    for cloud in clouds
+_CLOUDS = ("azure.com", "azure.us", "azure.cn")
+_AZURE = (
+    *(f".{service}.{cloud}" for service in ("openai", "cognitiveservices") for cloud in _CLOUDS),
+    ".services.ai.azure.com",
 )
 _AZURE_SCOPES = frozenset(
-    (
-        "https://ai.azure.com/.default",
-        *(f"https://cognitiveservices.azure.{cloud}/.default" for cloud in ("com", "us", "cn")),
-    )
+    ("https://ai.azure.com/.default", *(f"https://cognitiveservices.{cloud}/.default" for cloud in _CLOUDS))
 )
 
 
