@@ -24,8 +24,6 @@ _APP_ROLES: dict[Role, str] = {
     "reader": "Gateway.Reader",
     "team_owner": "Gateway.TeamOwner",
 }
-
-
 _NO_OWNERS: Mapping[str, Iterable[str]] = {}
 
 
@@ -62,10 +60,7 @@ class Operators:
     accepted. `owners`: team -> object ids of its owners and their groups."""
 
     def __init__(
-        self,
-        key: str | None,
-        tokens: EntraTokens | None = None,
-        owners: Mapping[str, Iterable[str]] = _NO_OWNERS,
+        self, key: str | None, tokens: EntraTokens | None = None, owners: Mapping[str, Iterable[str]] = _NO_OWNERS
     ) -> None:
         self._key = key
         self._tokens = tokens

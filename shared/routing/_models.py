@@ -29,10 +29,7 @@ class Models:
     """The models of a configuration. `groups_of`: returns the targets of a model; `now`: seconds since 1970."""
 
     def __init__(
-        self,
-        configuration: Configuration,
-        groups_of: Callable[[str], tuple[Group, ...]],
-        now: Callable[[], float],
+        self, configuration: Configuration, groups_of: Callable[[str], tuple[Group, ...]], now: Callable[[], float]
     ) -> None:
         self._configuration = configuration
         self._groups_of = groups_of

@@ -27,12 +27,7 @@ class Ordering:
         self._ahead: dict[tuple[str, str], int] = {}  # turns that a pool's backend has had too early
 
     def best(
-        self,
-        chain: Iterable[Sequence[Group]],
-        tokens: float,
-        allowed: Allowed | None,
-        prefix: bytes | None,
-        tier: str,
+        self, chain: Iterable[Sequence[Group]], tokens: float, allowed: Allowed | None, prefix: bytes | None, tier: str
     ) -> tuple[list[Target], list[Target]]:
         """The targets that may serve, best first, and those that are out of rotation at the moment. `chain`: the groups
         of each model. A model's own targets come before the next model's, even if their quota would likely reject this
