@@ -20,7 +20,6 @@ _SECTION, _FIELD, _FIELDS = 3000, 2000, 10
 
 
 def body(kind: Kind, alert: Alert) -> bytes:
-    """The body of an alert for a receiver of this kind."""
     return msgspec.json.encode(_BODIES[kind](alert))
 
 

@@ -43,7 +43,6 @@ def digest(text: str) -> str:
 
 
 def moment(seconds: float) -> str:
-    """A time as machines and people read it."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 

@@ -92,7 +92,6 @@ class BatchReader:
             self._list, self._inside = (self._list[0], at), False
 
     def _take(self, request: bytes) -> None:
-        """Read one request."""
         if len(self._places) >= _MOST_REQUESTS:
             raise InvalidRequest(f"requests: more than {_MOST_REQUESTS}: send several batches.", param="requests")
         try:

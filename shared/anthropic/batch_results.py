@@ -30,7 +30,6 @@ class BatchState(msgspec.Struct, frozen=True):
 
     @property
     def requests(self) -> int:
-        """The number of its requests."""
         return sum(count for count in self.request_counts.values() if isinstance(count, int))
 
     @property

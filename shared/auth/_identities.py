@@ -53,7 +53,6 @@ class Identities:
         self._registrations = Tasks()
 
     def with_rules(self, rules: Sequence[CallerRule]) -> "Identities":
-        """The same with other rules."""
         other = copy.copy(self)
         other._rules, other._granted = rules, LruDict(_MOST_IDENTITIES)
         return other

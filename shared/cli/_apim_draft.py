@@ -96,7 +96,6 @@ class Draft:
             self.todo(element, f"backends: {host} is API Management itself: put the resource behind it in")
 
     def document(self) -> dict[str, Any]:
-        """The configuration as its data."""
         if not self.backends:
             self.add_backend(None, "", "your-resource", 1)
         models = self.models or {"MODEL": "DEPLOYMENT"}

@@ -38,7 +38,6 @@ class Element(msgspec.Struct):
         return self.attributes.get(attribute, "").strip()
 
     def texts(self, child: str) -> list[str]:
-        """The texts of its children of this name."""
         return [one.text.strip() for one in self.children if one.name == child]
 
     def child(self, name: str) -> "Element | None":

@@ -83,7 +83,6 @@ with_fields = with_options(_OPTIONS)  # one for every field of a consumer
 
 
 def limits_in(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The limits among options."""
     limits = {name: given[name] for name in Limits.__struct_fields__ if name in given}
     seconds = (name for name, value in limits.items() if name.endswith("_period") and value.isdecimal())
     return limits | {name: int(limits[name]) for name in seconds}

@@ -171,7 +171,6 @@ def _complain(complaints: Sequence[Complaint], as_json: bool) -> NoReturn:
 
 
 def _print_changes(changes: Sequence[Mapping[str, Any]], as_json: bool) -> None:
-    """Print sections with their values before and after."""
     if as_json:
         print(json.dumps(changes, indent=2))
         return

@@ -45,7 +45,6 @@ _HELP = {
 
 
 def _commands(section: str) -> typer.Typer:
-    """The commands of a section."""
     commands = typer.Typer(no_args_is_help=True, help=_HELP[section])
     kind, path, lists = section.removesuffix("s"), f"/gateway/{section}", _LISTS[section]
     heads = ["name", *lists, *(("limits", "shared_limits") if section == "products" else ("limits",))]

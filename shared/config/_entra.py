@@ -17,7 +17,6 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def complaints(configuration: document.Configuration) -> Iterator[Complaint]:
-    """All complaints about the section."""
     entra = configuration.entra
     if entra is None:
         return

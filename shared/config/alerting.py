@@ -73,7 +73,6 @@ class Receiver(msgspec.Struct, frozen=True):
 
 
 def complaints(settings: AlertSettings) -> Iterator[Complaint]:
-    """The complaints about the receivers."""
     for i, receiver in enumerate(settings.webhooks):
         at = f"alerts.webhooks[{i}]"
         if (receiver.url is None) == (receiver.url_env is None):

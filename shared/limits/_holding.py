@@ -43,7 +43,6 @@ class Holding(msgspec.Struct, frozen=True, gc=False):
         return any(EPSILON < left < math.inf for left in self.lease.left.each())
 
     def spend(self, cost: Amounts) -> "Holding":
-        """Take a call's cost from the lease."""
         return Holding(self.lease.spend(cost), self.owed, self.under_way + bool(cost.slots), self.nonce)
 
     def book(self, debt: Amounts, slots: float) -> "Holding":

@@ -52,7 +52,6 @@ class Scope(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def logged(self) -> str:
-        """Its key for the log."""
         return for_log(self.key)
 
     @property

@@ -25,7 +25,6 @@ class AccessTable:
         self._table = store.table(names.ACCESS_REQUESTS)
 
     async def all(self) -> AsyncIterator[AccessRequest]:
-        """Every request."""
         async for row in self._table.scan(_PARTITION):
             for one in _requests(row):
                 yield one

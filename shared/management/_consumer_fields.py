@@ -70,14 +70,12 @@ class NewConsumer(ConsumerView, frozen=True, kw_only=True):
 
 
 def key_view(key: StoredKey, now: float) -> KeyView:
-    """A key as operators and its holder see it."""
     state: State = "revoked" if key.revoked else "active" if key.valid_at(now) else "expired"
     times = {"created": rfc3339(key.created), "expires": rfc3339(key.expires), "revoked": rfc3339(key.revoked)}
     return KeyView(id=key.id, state=state, foreign=key.foreign, successor=key.successor, **times)
 
 
 def view(record: Record, now: float) -> ConsumerView:
-    """A consumer as operators see it."""
     consumer, access = record.consumer, record.consumer.access
     return ConsumerView(
         id=consumer.id,

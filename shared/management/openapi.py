@@ -70,7 +70,6 @@ class ManagementOpenApi:
 
 
 def document(routes: Sequence[Route]) -> dict[str, Any]:
-    """The document of these routes."""
     types = list(dict.fromkeys(kind for route in routes for kind in (route.takes, route.gives) if kind is not None))
     schemas, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
     schema_of = dict(zip(types, schemas, strict=True))

@@ -16,7 +16,6 @@ DeploymentKey = tuple[str, str]
 
 
 def deployment_key(target: Target) -> DeploymentKey:
-    """The key of a target's state."""
     return target.backend.name, f"{target.deployment}:{target.tier}" if target.tier else target.deployment
 
 

@@ -85,5 +85,4 @@ class Drains:
 
 
 def drain_of(row: Row) -> Drain:
-    """The drain in a row."""
     return msgspec.convert(row.properties, Drain, strict=False)

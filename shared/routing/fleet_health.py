@@ -91,14 +91,12 @@ class SharedHealth:
         self._in_background(self._update(key, lengthen))
 
     def recovered(self, key: DeploymentKey) -> None:
-        """Report the end of an ejection."""
         now = self._wall_clock()
         self._decided[key] = now
         mine = Shared(by=self._instance, at=now)
         self._in_background(self._update(key, lambda row: mine if row is not None and row != mine else None))
 
     def ask_for_probe(self, key: DeploymentKey, granted: Callable[[], None]) -> None:
-        """Call `granted` if this instance is the one that may try a deployment again."""
         self._in_background(self._claim_probe(key, granted))
 
     async def rows(self) -> dict[DeploymentKey, Shared]:

@@ -47,7 +47,6 @@ class Turn:
         self._pauses = Pauses(0.0)
 
     def read(self, event: BackendEvent, message: bytes) -> None:
-        """Read an event of this response."""
         self._sound += event.sound
         if not self._first_ms and not event.begins:
             self._first_ms = round(self._record.received.milliseconds())
@@ -146,7 +145,6 @@ class Turns:
         self._active[self._key(event)] = turn
 
     def of(self, event: BackendEvent) -> Turn | None:
-        """The response that an event belongs to."""
         return self._active.get(self._key(event))
 
     def ended(self, event: BackendEvent) -> Turn | None:

@@ -82,14 +82,12 @@ class Versions:
         return Pointer() if row is None else Pointer(int(row.properties["number"]), row.etag)
 
     async def get(self, number: int) -> Version | None:
-        """Return a version, None if there is no such row."""
         if number == 0:
             return Version()
         row = await self._table.get(_PARTITION, _key(number))
         return None if row is None else _version(row)
 
     async def existing(self, number: int) -> Version:
-        """Return a version that must exist."""
         version = await self.get(number)
         if version is None:
             raise StoreUnavailable(f"version {number} of the configuration is not in the table {names.CONTROL}")
