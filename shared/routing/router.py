@@ -79,17 +79,11 @@ class Router:
 
         Raises `NoBackendAvailable` if all are drained, `RateLimitExceeded` with the shortest wait if all that may be
         tried is throttled, and the errors of `model` and of `Models.restriction`."""
-        if call.operation.model == "hidden" and consumer.models is not None:
-            raise _model_hidden(call.operation.name)
-        model = self.model(consumer, call.model) if call.model else ""
-        if model:
-            self._models.check_api(model, call)
-        named = self._configuration.canonical(call.model)
+        model, named = self._model_of(consumer, call), self._configuration.canonical(call.model)
         about, free = self._models.about(model), binding is UNBOUND
         refusals = self._refusals(call)
-        permitted = allowed = self._allowed(consumer, call, model, preferred, binding)
-        if refusals:
-            allowed = _of_other_apis(permitted, refusals.keys())
+        permitted = self._allowed(consumer, call, model, preferred, binding)
+        allowed = _of_other_apis(permitted, refusals.keys()) if refusals else permitted
         prefix = _prompt_cache.prefix(call) if free and about.prompt_cache_affinity else None
         tokens, tier = quota.estimate(call), service_tier(call)
         standard_too = about.tier_fallback if preferred.tier_fallback is None else preferred.tier_fallback
@@ -103,9 +97,8 @@ class Router:
             targets += self._ordering.last_resort(rest, tokens, serving=bool(targets))
         if not targets:
             raise self._nothing_left(chain, permitted, refusals)
-        notes = None
-        if preferred.explain and consumer.access.explain:
-            notes = explanation.notes(usable, rest, prefix, tokens, self._breakers)
+        explains = preferred.explain and consumer.access.explain
+        notes = explanation.notes(usable, rest, prefix, tokens, self._breakers) if explains else None
         return Plan(
             model=model,
             targets=targets,
@@ -118,6 +111,19 @@ class Router:
             named=named if named != model else "",
             announcement=self._notices.headers(named),
         )
+
+    def _model_of(self, consumer: Consumer, call: Call) -> str:
+        """The configured model of a call; "": it names none. Raises the errors of `model` and of `check_api`."""
+        if call.operation.model == "hidden" and consumer.models is not None:
+            raise ModelNotAllowed(
+                "This key may use certain models only, and the gateway cannot see which ones "
+                f"{call.operation.name} would use. Ask the gateway's operator for a key without that restriction."
+            )
+        if not call.model:
+            return ""
+        model = self.model(consumer, call.model)
+        self.check_api(model, call)
+        return model
 
     def _allowed(
         self, consumer: Consumer, call: Call, model: str, preferred: RoutingPreferences, binding: Binding
@@ -209,10 +215,3 @@ def _apis_by_format(configuration: Configuration) -> dict[Format | None, frozens
 def _of_other_apis(allowed: Allowed | None, refusing: Set[Api]) -> Allowed:
     """The targets of APIs that do not refuse the call, among those that it may go to."""
     return lambda target: target.backend.api not in refusing and (allowed is None or allowed(target))
-
-
-def _model_hidden(operation: str) -> ModelNotAllowed:
-    return ModelNotAllowed(
-        f"This key may use certain models only, and the gateway cannot see which ones {operation} would use. Ask the "
-        "gateway's operator for a key without that restriction."
-    )
