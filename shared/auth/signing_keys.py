@@ -7,6 +7,7 @@ once a minute per tenant: whoever invents names causes no more reads than that.
 import asyncio
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import partial
 from urllib.parse import urlsplit
@@ -62,7 +63,7 @@ class SigningKeys:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._tenants: dict[str, _Published] = {}
+        self._tenants: defaultdict[str, _Published] = defaultdict(_Published)
         self._reads: SingleFlight[str, None] = SingleFlight()
         self.close = self._reads.close
         self.withdrawn = 0
@@ -74,13 +75,13 @@ class SigningKeys:
 
     def keep_fresh(self, tenant: str) -> None:
         """Have keys that are due read in the background."""
-        published, now = self._of(tenant), self._clock()
+        published, now = self._tenants[tenant], self._clock()
         if now - published.read_at >= _REFRESH_AFTER and now >= published.retry_at:
             self._reads.start(tenant, partial(self._read, tenant))
 
     async def find(self, tenant: str, kid: str) -> Jwk | None:
         """The key of that name, None if the tenant publishes none. Raises `IdentityUnavailable`."""
-        published, now = self._of(tenant), self._clock()
+        published, now = self._tenants[tenant], self._clock()
         age = now - published.read_at
         if (key := published.keys.get(kid)) is not None and age < _KEEP:
             self.keep_fresh(tenant)
@@ -96,14 +97,8 @@ class SigningKeys:
             raise _unavailable() from None
         return published.keys.get(kid)
 
-    def _of(self, tenant: str) -> _Published:
-        published = self._tenants.get(tenant)
-        if published is None:
-            published = self._tenants[tenant] = _Published()
-        return published
-
     async def _read(self, tenant: str) -> None:
-        published, started = self._of(tenant), self._clock()
+        published, started = self._tenants[tenant], self._clock()
         timeout = aiohttp.ClientTimeout(total=_BUDGET)
         try:
             async with aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as session:
