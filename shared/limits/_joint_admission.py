@@ -1,11 +1,9 @@
 """Admits a call at all of its limits, or at none."""
 
 import asyncio
-import copy
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from typing import Self
 
 import msgspec
 
@@ -18,17 +16,12 @@ logger = logging.getLogger("tollgate.limits")
 
 
 class JointAdmission:
-    """One per process, with the `contact` of its configuration for the messages of denials."""
+    """By one configuration, whose `contact` the messages of denials name. `hits` counts the denials of a process, by
+    kind of scope and dimension."""
 
-    def __init__(self, contact: str) -> None:
+    def __init__(self, contact: str, hits: Counter[tuple[str, str]]) -> None:
         self._contact = contact
-        self.hits: Counter[tuple[str, str]] = Counter()  # (kind of scope, dimension) -> denials
-
-    def with_contact(self, contact: str) -> Self:
-        """This one with another contact and the same counts."""
-        other = copy.copy(self)
-        other._contact = contact
-        return other
+        self._hits = hits
 
     async def admit(self, limits: Sequence[LeasedLimit], costs: Sequence[Amounts], now: float) -> None:
         """Admit costs at their limits. Nothing is awaited if the leases at hand cover them. Raises `RateLimitExceeded`,
@@ -79,7 +72,7 @@ class JointAdmission:
 
     def _report(self, denied: Denied, soft: bool) -> None:
         scope, denial = denied.scope, denied.denial
-        self.hits[scope.kind, denial.dimension] += 1
+        self._hits[scope.kind, denial.dimension] += 1
         line = {
             "event": "soft_limit_exceeded" if soft else "limit_exceeded",
             "scope": scope.logged,

@@ -6,6 +6,7 @@ of the user behind the key, and of the model. Each is a row of the table `limits
 """
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -42,8 +43,8 @@ class Limiter:
         self._configuration = configuration
         self._pricing = LimitPricing(configuration, store.now, set())
         self._at_hand = LimitsAtHand(self._table, self._scheduler, alert, configuration, self._pricing)
-        self._joint = JointAdmission(configuration.limits.contact)
-        self.hits = self._joint.hits
+        self.hits: Counter[tuple[str, str]] = Counter()  # (kind of scope, dimension) -> denials
+        self._joint = JointAdmission(configuration.limits.contact, self.hits)
 
     def with_configuration(self, configuration: Configuration) -> Self:
         """This limiter for another configuration: leases, settlements and counts are shared with it. Calls that it has
@@ -52,7 +53,7 @@ class Limiter:
         other._configuration = configuration
         other._pricing = self._pricing.with_configuration(configuration)
         other._at_hand = self._at_hand.with_configuration(configuration, other._pricing)
-        other._joint = self._joint.with_contact(configuration.limits.contact)
+        other._joint = JointAdmission(configuration.limits.contact, self.hits)
         return other
 
     @property
