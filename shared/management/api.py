@@ -82,7 +82,8 @@ class ManagementApi:
             caller = await self._authenticator.authenticate(headers, address)
             self._rates["caller"].take(caller.id)
         elif access == "operator":
-            operator = await self._operator(headers)
+            operator = await self._operators.identify(headers)
+            self._rates["operator"].take(operator.name)
         elif access == "probe":
             operator = await self._prober(received.path, headers, address)
         if not methods:
@@ -102,11 +103,6 @@ class ManagementApi:
         if access != "anyone":  # a cache may not know that `api-key` is a credential
             response.headers.setdefault("cache-control", "no-store")
         return response
-
-    async def _operator(self, headers: Mapping[str, str]) -> Operator:
-        operator = await self._operators.identify(headers)
-        self._rates["operator"].take(operator.name)
-        return operator
 
     async def _prober(self, path: str, headers: Mapping[str, str], address: str) -> Operator | None:
         """The operator who probes; None for a probe from the same machine."""
