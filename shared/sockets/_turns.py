@@ -3,7 +3,6 @@ it."""
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Literal
@@ -106,7 +105,7 @@ class Turns:
 
     def __init__(self, *, by_lane: bool) -> None:
         self._by_lane = by_lane
-        self._waiting: dict[str, deque[Turn]] = {}
+        self._waiting: dict[str, list[Turn]] = {}
         self._active: dict[str, Turn] = {}
         self._made = LruDict[str, None](_MOST_MADE)
         self.context = 0  # tokens of the conversation, as the last response reported them
@@ -128,7 +127,7 @@ class Turns:
         """Expect the beginning of a response that the caller asks for."""
         self.count += 1
         turn.number = self.count
-        self._waiting.setdefault(lane, deque()).append(turn)
+        self._waiting.setdefault(lane, []).append(turn)
 
     def begin(self, event: BackendEvent) -> bool:
         """Begin the oldest response that is expected. False: the backend has begun one by itself."""
@@ -167,7 +166,8 @@ class Turns:
 
     def _take(self, lane: str, fits: Callable[[Turn], bool]) -> Turn | None:
         """Take the oldest expected response of a lane that fits; from then on it is not waited for."""
-        waiting = self._waiting.get(lane := self._known(lane), deque())
+        lane = self._known(lane)
+        waiting = self._waiting.get(lane, [])
         turn = next(filter(fits, waiting), None)
         if turn is not None:
             waiting.remove(turn)
