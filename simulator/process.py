@@ -1,5 +1,6 @@
 """Runs the simulator in a child process and calls its control endpoint; for tests and the local run."""
 
+import http.client
 import json
 import os
 import select
@@ -7,9 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -60,6 +59,7 @@ class SimulatorProcess:
             raise
         self.regions: dict[str, str] = places["regions"]
         self.control: str = places["control"]
+        self._control_address = urllib.parse.urlsplit(self.control).netloc
         self.identity_endpoint: str = places["identity"]["endpoint"]
         self.identity_header: str = places["identity"]["header"]
         self.tenant: dict[str, Any] = places["tenant"]
@@ -214,16 +214,17 @@ class SimulatorProcess:
         return answer
 
     def _fetch(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> bytes:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.control + path, data=data, method=method)
-        # Ignore the environment's proxy for the loopback address.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        # Not by urllib: each of its openers reads the authorities of the machine, 30 ms of CPU.
+        connection = http.client.HTTPConnection(self._control_address, timeout=30)
         try:
-            with opener.open(request, timeout=30) as response:
-                content: bytes = response.read()
-                return content
-        except urllib.error.HTTPError as error:
-            raise SimulatorFailed(f"{method} {path}: {error.read().decode(errors='replace')}") from error
+            connection.request(method, path, None if body is None else json.dumps(body).encode())
+            response = connection.getresponse()
+            content = response.read()
+        finally:
+            connection.close()
+        if response.status >= 400:
+            raise SimulatorFailed(f"{method} {path}: {content.decode(errors='replace')}")
+        return content
 
 
 def _region_query(region: str | None) -> str:
