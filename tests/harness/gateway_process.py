@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 Edge = Literal["uvicorn", "functions"]
 EDGES: tuple[Edge, ...] = ("uvicorn", "functions")
 
-_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT")
+_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT", "SSL_CERT_FILE")
 _OF_THE_HOST = {"AzureWebJobsDisableHomepage": "true"}  # as infra/bicep sets it
 _PATIENCE = 30.0  # seconds for a start on a busy machine
 
