@@ -55,6 +55,10 @@ async def test_both_halves_meet_in_either_order_and_nothing_is_kept(first: str) 
     assert len(pairing) == 0
 
 
+def test_a_half_waits_ten_seconds_for_the_other() -> None:
+    assert Pairing()._seconds == 10.0
+
+
 async def test_an_invocation_without_a_request_ends_in_time() -> None:
     pairing, number = Pairing(SECONDS), new_id()
     assert SECONDS * 0.9 < await refused(pairing.get_http_request_async(number)) < SECONDS + 1

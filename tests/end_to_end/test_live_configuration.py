@@ -11,10 +11,11 @@ import aiohttp
 import pytest
 from azure.storage.blob import BlobServiceClient
 
+from shared.versions import live
 from simulator.process import SimulatorProcess
 from tests.harness.azurite import Azurite
 from tests.harness.azurite import azurite as start_azurite
-from tests.harness.gateway_process import Answer, GatewayFailed, GatewayProcess
+from tests.harness.gateway_process import Answer, GatewayFailed, GatewayProcess, hurried
 from tests.harness.system import MANAGEMENT_KEY, System, chat_body, eventually
 
 OPERATOR = {"authorization": f"Bearer {MANAGEMENT_KEY}"}
@@ -62,7 +63,7 @@ def base(regions: SimulatorProcess, tmp_path_factory: pytest.TempPathFactory) ->
 def processes(base: Path, account: Azurite, regions: SimulatorProcess) -> Iterator[tuple[System, System]]:
     base.write_text(json.dumps(document(regions)))
     settings = environ(str(base), account, regions)
-    with GatewayProcess("uvicorn", settings) as first, GatewayProcess("functions", settings) as second:
+    with hurried("uvicorn", settings) as first, hurried("functions", settings) as second:
         yield System(first, regions, account.connection_string), System(second, regions, account.connection_string)
 
 
@@ -122,7 +123,7 @@ async def test_a_version_applied_while_fifty_streams_run_breaks_none(
     fleet: tuple[System, System], regions: SimulatorProcess
 ) -> None:
     begun = asyncio.Event()
-    streams = asyncio.ensure_future(stream_all(fleet, 160, begun))
+    streams = asyncio.ensure_future(stream_all(fleet, 100, begun))
     await asyncio.wait_for(begun.wait(), 20)
     first, second = fleet
     without_the_slow_one = document(regions)["backends"][:1]
@@ -140,7 +141,12 @@ async def test_a_version_applied_while_fifty_streams_run_breaks_none(
     counted = await streams
     assert {backend for backend, _ in counted} == {"virginia"}
     assert [words for _, words in counted] == [counted[0][1]] * 50
-    assert counted[0][1] >= 80
+    assert counted[0][1] >= 50
+
+
+def test_all_instances_agree_soon_although_a_look_fails() -> None:
+    """The instances of these tests look more often."""
+    assert 2 * live.EVERY <= SOON
 
 
 def test_a_wrong_version_is_refused_with_all_complaints(fleet: tuple[System, System]) -> None:
@@ -267,7 +273,7 @@ def test_a_base_in_a_blob_is_followed(regions: SimulatorProcess) -> None:
         with pytest.raises(GatewayFailed, match=r"config/gateway.yaml: does not exist"):
             GatewayProcess("uvicorn", settings)
         blob.upload_blob(json.dumps(document(regions)))
-        with GatewayProcess("functions", settings) as process:
+        with hurried("functions", settings) as process:
             system = System(process, regions, account.connection_string)
             assert serves(system, "gpt-4o")
             assert not serves(system, "from-blob")

@@ -33,6 +33,11 @@ _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT", "SSL_CER
 _OF_THE_HOST = {"AzureWebJobsDisableHomepage": "true"}  # as infra/bicep sets it
 _PATIENCE = 30.0  # seconds for a start on a busy machine
 
+# Either edge with short periods, of which this is one: the seconds that a half of a call waits for the other.
+HURRIED_PAIRING = 3.0
+HURRIED_APP = "tests.harness.hurried:app"
+HURRIED_COMMAND = ("-m", "tests.harness.functions_host", "--worker", "tests.harness.hurried", str(ROOT))
+
 
 class GatewayFailed(Exception):
     """The process did not start; the message is what it wrote."""
@@ -177,6 +182,12 @@ class GatewayProcess:
                     return
             time.sleep(0.03)
         raise GatewayFailed(f"the gateway on {self.edge} does not answer: {self.logs()}")
+
+
+def hurried(edge: Edge, environment: Mapping[str, str]) -> GatewayProcess:
+    """A gateway with short periods."""
+    command = HURRIED_COMMAND if edge == "functions" else None
+    return GatewayProcess(edge, environment, command=command, app=HURRIED_APP)
 
 
 class Answer:
