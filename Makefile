@@ -5,6 +5,7 @@
 
 PYTHON_IN := .venv/bin/python
 WORKERS := 3
+unexport PYTHONDONTWRITEBYTECODE # the processes that run tests import the same files: one compiles them for all
 CODE := shared simulator local tests bench examples infra function_app.py
 COMPILE := CUSTOM_COMPILE_COMMAND='make requirements' $(PYTHON_IN) -m piptools compile --quiet --strip-extras --allow-unsafe \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --generate-hashes $(if $(UPGRADE),--upgrade)
