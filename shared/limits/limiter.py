@@ -20,6 +20,7 @@ from shared.limits._amounts import NOTHING, Amounts
 from shared.limits._call_limits import CallLimits
 from shared.limits._exchange import Alert
 from shared.limits._joint_admission import JointAdmission
+from shared.limits._lease import LeasedLimit
 from shared.limits._limits_at_hand import LimitsAtHand
 from shared.limits._pricing import LimitPricing
 from shared.limits._rows import LimitsTable
@@ -96,23 +97,19 @@ class Limiter:
     ) -> Reservation:
         """Admit a call on a connection, which holds the slots for it at its own limits. `begun`: the backend has begun
         it already, so it passes whatever the limits say, and counts with its end. Raises as `reserve`."""
-        now = self._table.now()
-        model = self._configuration.served(call.model[:128], now)
-        call_limits = self._at_hand.of_call(consumer, model, call.operation, now, call.user)
-        limits = call_limits.limits + connection.at_address
-        estimated = call_limits.estimated or any(limit.scope.limited[1] for limit in connection.at_address)
-        generates = estimated and estimation.generates(call)
+        now, at_address = self._table.now(), connection.at_address
+        call_limits, limits, counts_tokens = self._limits_of(consumer, call, at_address, now)
         if begun:
-            size = estimation.size(call) if generates else None
-            return Reservation(call_limits, [NOTHING] * len(limits), size, connection.at_address)
-        size = self._sized(call, call_limits) if generates else None
+            size = estimation.size(call) if counts_tokens else None
+            return Reservation(call_limits, [NOTHING] * len(limits), size, at_address)
+        size = self._sized(call, call_limits) if counts_tokens else None
         held = {limit.scope.key for limit, cost in zip(connection.limits, connection.costs, strict=True) if cost.slots}
         costs = [
             msgspec.structs.replace(cost, slots=0.0) if limit.scope.key in held else cost
             for limit, cost in zip(limits, call_limits.costs(limits, call, size, now), strict=True)
         ]
         await self._joint.admit(limits, costs, now)
-        return Reservation(call_limits, costs, size, connection.at_address)
+        return Reservation(call_limits, costs, size, at_address)
 
     async def reserve(self, consumer: Consumer, call: Call, arrival: Arrival | None = None) -> Reservation:
         """Admit a call. Nothing is awaited if the leases at hand cover it. `arrival`: reserved already; the reservation
@@ -120,17 +117,11 @@ class Limiter:
 
         Raises `RateLimitExceeded` (429), `QuotaExceeded`, `BudgetExceeded`, `ModelWithoutPrice` (403), and
         `StoreUnavailable` (503) for a quota that was never read and cannot be read now."""
-        now = self._table.now()
-        model = self._configuration.served(call.model[:128], now)
-        call_limits = self._at_hand.of_call(consumer, model, call.operation, now, call.user)
-        at_address = arrival.at_address if arrival is not None else ()
-        limits = call_limits.limits + at_address
+        now, at_address = self._table.now(), arrival.at_address if arrival is not None else ()
+        call_limits, limits, counts_tokens = self._limits_of(consumer, call, at_address, now)
         if not limits:
             return Reservation(call_limits, (), None)
-        size = None
-        estimated = call_limits.estimated or any(limit.scope.limited[1] for limit in at_address)
-        if estimated and estimation.generates(call):
-            size = self._sized(call, call_limits)
+        size = self._sized(call, call_limits) if counts_tokens else None
         costs = call_limits.costs(limits, call, size, now)
         if arrival is None:
             await self._joint.admit(limits, costs, now)
@@ -153,6 +144,15 @@ class Limiter:
         reservation.limits, reservation.costs = [*reservation.limits, *limits], [*reservation.costs, *costs]
         reservation.size = reservation.size or size
         reservation.serving += (call_limits,)
+
+    def _limits_of(
+        self, consumer: Consumer, call: Call, at_address: tuple[LeasedLimit, ...], now: float
+    ) -> tuple[CallLimits, tuple[LeasedLimit, ...], bool]:
+        """The limits of a call; the same with those of its address; True if some count tokens that it takes."""
+        model = self._configuration.served(call.model[:128], now)
+        call_limits = self._at_hand.of_call(consumer, model, call.operation, now, call.user)
+        estimated = call_limits.estimated or any(limit.scope.limited[1] for limit in at_address)
+        return call_limits, call_limits.limits + at_address, estimated and estimation.generates(call)
 
     def _sized(self, call: Call, call_limits: CallLimits) -> Size:
         self._pricing.check(call_limits)
