@@ -20,6 +20,7 @@ from shared.azure_openai.event_relay import EventRelay, Reader
 from shared.azure_openai.metering import BodyMeter
 from shared.config.document import Timeouts
 from shared.forwarding._attempt import in_seconds
+from shared.forwarding._direct_sending import BackendResponse
 from shared.forwarding._failures import AttemptFailed, error_below_200, error_in_success, failure_in_answer
 from shared.forwarding.response import Answer, OpenAnswer, WholeAnswer, returned_headers, whole_answer
 from shared.routing import quota
@@ -39,9 +40,7 @@ class AnswerReader:
         self._breakers = breakers
         self._timeouts = timeouts
 
-    async def read(
-        self, call: Call, target: Target, response: aiohttp.ClientResponse, sent: Sent, call_ends: float
-    ) -> Answer:
+    async def read(self, call: Call, target: Target, response: BackendResponse, sent: Sent, call_ends: float) -> Answer:
         """Read until the answer belongs to the caller. `call_ends`: the latest end of the whole call, on the event
         loop's clock. Raises `AttemptFailed`."""
         breakers, seconds = self._breakers, self._timeouts.stream
@@ -75,7 +74,7 @@ class AnswerReader:
             silence=self._timeouts.total,
         )
 
-    def _served_by(self, target: Target, response: aiohttp.ClientResponse, sent: Sent) -> Target:
+    def _served_by(self, target: Target, response: BackendResponse, sent: Sent) -> Target:
         """Return the deployment that served a call, and note the quota that the answer reports of the one asked."""
         headers = response.headers
         if target.backend.provisioned and "x-ms-spillover-from-deployment" in headers:
@@ -87,7 +86,7 @@ class AnswerReader:
         return target
 
 
-def _is_opaque(call: Call, response: aiohttp.ClientResponse) -> bool:
+def _is_opaque(call: Call, response: BackendResponse) -> bool:
     """True for a body that is not JSON: it shows nothing but its status, unless the objects it makes have to be
     recorded."""
     return (
@@ -101,7 +100,7 @@ def _is_opaque(call: Call, response: aiohttp.ClientResponse) -> bool:
 async def _read_stream(
     call: Call,
     served_by: Target,
-    response: aiohttp.ClientResponse,
+    response: BackendResponse,
     heard: Callable[[], None],
     configured: float | None,
 ) -> WholeAnswer | tuple[EventRelay, bytes]:
@@ -134,7 +133,7 @@ def _reader(call: Call) -> Reader:
     return EventReader(call, eager=call.background or not call.model)
 
 
-async def _rest_of_failure(events: EventRelay, response: aiohttp.ClientResponse) -> bytes:
+async def _rest_of_failure(events: EventRelay, response: BackendResponse) -> bytes:
     """Read a stream that has failed to its end, or for as long as its reason may follow; return what is read."""
     rest = b""
     with contextlib.suppress(TimeoutError, aiohttp.ClientError, OSError):
@@ -153,7 +152,7 @@ async def _read_body(
     call: Call,
     target: Target,
     served_by: Target,
-    response: aiohttp.ClientResponse,
+    response: BackendResponse,
     configured: float | None,
     *,
     most: int,

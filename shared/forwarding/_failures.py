@@ -11,6 +11,7 @@ from shared.azure_openai.answers import ReportedError
 from shared.azure_openai.apis import IMAGE_DEPLOYMENT
 from shared.azure_openai.json_body import UNREADABLE
 from shared.forwarding._attempt import AttemptTimeout
+from shared.forwarding._direct_sending import BackendResponse
 from shared.forwarding.response import WholeAnswer, returned_headers, whole_answer
 from shared.routing import quota
 from shared.routing.quota import Throttle
@@ -118,7 +119,7 @@ class InvalidAnswer(AttemptFailed):
 def failure_in_answer(
     call: Call,
     target: Target,
-    response: aiohttp.ClientResponse,
+    response: BackendResponse,
     body: bytes,
     *,
     complete: bool,
@@ -141,7 +142,7 @@ def failure_in_answer(
 
 
 def error_in_success(
-    call: Call, target: Target, response: aiohttp.ClientResponse, body: bytes, configured: float | None
+    call: Call, target: Target, response: BackendResponse, body: bytes, configured: float | None
 ) -> AttemptFailed | WholeAnswer | None:
     """Return the failure that a body below status 200 reports, or the caller's own error; None: it reports no error."""
     if response.status != 200 or call.operation.metered not in _GENERATING or b'"error"' not in body:
@@ -255,7 +256,7 @@ def failure_of_transport(
     return (Disconnected if broken else AttemptFailed)(problem[:200], charged=status == 200)
 
 
-def _is_answer(call: Call, response: aiohttp.ClientResponse, body: bytes) -> bool:
+def _is_answer(call: Call, response: BackendResponse, body: bytes) -> bool:
     """Tell an answer of Azure OpenAI's from a proxy's page with status 200."""
     if response.status == 204 and call.operation.metered == "none":
         return True

@@ -2,15 +2,12 @@
 client of the hot path."""
 
 import copy
-import functools
 import logging
 import time
 from collections.abc import AsyncIterator
 from typing import Literal, Self
 
 import aiohttp
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.payload import BytesPayload
 from yarl import URL
 
 from shared.alerts.dispatcher import Raise
@@ -24,6 +21,7 @@ from shared.credentials import Credentials
 from shared.errors import CredentialUnavailable
 from shared.forwarding._answer_reader import AnswerReader
 from shared.forwarding._attempt import AttemptTimeout
+from shared.forwarding._direct_sending import BackendResponse, DirectSending
 from shared.forwarding._failures import (
     AccessDenied,
     AttemptFailed,
@@ -50,8 +48,6 @@ LARGEST_MESSAGE = 16 * 1024 * 1024  # bytes, as the other way (`edges/websocket_
 _HANDSHAKE = 10.0  # seconds beyond those of the connection
 _CLOSING = 2.0  # seconds in which a backend has to answer the end of a connection
 _PING_EVERY = 30.0  # seconds; a backend that does not answer one for 15 s is gone
-_LONG_URL = 300  # characters; longer URLs hold a caller's query, which is not worth caching
-_cached_url = functools.lru_cache(maxsize=1024)(functools.partial(URL, encoded=True))
 
 
 class BackendClient:
@@ -65,6 +61,7 @@ class BackendClient:
         self._configure(timeouts)
         self._session = _session(aiohttp.TCPConnector(limit=0, keepalive_timeout=75, ttl_dns_cache=30))
         self._fresh = _session(aiohttp.TCPConnector(limit=0, force_close=True, ttl_dns_cache=30))  # a connection a call
+        self._sending, self._fresh_sending = DirectSending(self._session), DirectSending(self._fresh)
 
     def with_settings(self, credentials: Credentials, timeouts: Timeouts) -> Self:
         """This client with other credentials and time limits, on the same connections."""
@@ -104,10 +101,9 @@ class BackendClient:
         started = breakers.clock()
         tokens, move = quota.estimate(call), timeout.move
         sent = breakers.begin(target, timeout.seconds, tokens, move)
-        session = self._fresh if fresh else self._session
         answered = False
         try:
-            answer = await self._exchange(call, target, request, headers, sent, timeout, upload, session)
+            answer = await self._exchange(call, target, request, headers, sent, timeout, upload, fresh=fresh)
             answered = True
             breakers.shown(target, started, stream=call.stream, tokens=tokens, move=move)
             return answer
@@ -190,16 +186,22 @@ class BackendClient:
         sent: Sent,
         timeout: AttemptTimeout,
         upload: Upload | None,
-        session: aiohttp.ClientSession,
+        *,
+        fresh: bool,
     ) -> Answer:
         """Send the request and read the answer until it is committed."""
         status = 0
         try:
             async with timeout.timer:
-                if upload is not None:
+                if upload is None:
+                    sending = self._fresh_sending if fresh else self._sending
+                    response: BackendResponse = await sending.send(request, headers, self._timeout, timeout)
+                else:
                     timeout.restart(self.timeouts.stream)
                     upload.when_sent(timeout.request_sent)
-                response = await self._send(session, request, headers, timeout, upload)
+                    response = await self._send_upload(request, headers, timeout, upload, fresh=fresh)
+                if response.status == 401 and request.scope and "authorization" in headers:
+                    self._credentials.rejected(request.scope)
                 status = response.status
                 self._breakers.heard(self._breakers.watched(target))
                 try:
@@ -212,26 +214,20 @@ class BackendClient:
                 raise upload.error from None
             raise failure_of_transport(error, status, timeout, self.timeouts.connect) from None
 
-    async def _send(
-        self,
-        session: aiohttp.ClientSession,
-        request: UpstreamRequest,
-        headers: dict[str, str],
-        timeout: AttemptTimeout,
-        upload: Upload | None,
+    async def _send_upload(
+        self, request: UpstreamRequest, headers: dict[str, str], timeout: AttemptTimeout, upload: Upload, *, fresh: bool
     ) -> aiohttp.ClientResponse:
-        body: _NotedBody | AsyncIterator[bytes] | None = _NotedBody(request.body, timeout) if request.body else None
-        if upload is not None:
-            body = _noted(upload.stream(request.form_model), timeout)
-            if (length := upload.length(request.form_model)) is not None:
-                headers["content-length"] = str(length)
-        url = _cached_url(request.url) if len(request.url) <= _LONG_URL else URL(request.url, encoded=True)
-        response = await session.request(
-            request.method, url, data=body, headers=headers, allow_redirects=False, timeout=self._timeout
+        body = _noted(upload.stream(request.form_model), timeout)
+        if (length := upload.length(request.form_model)) is not None:
+            headers["content-length"] = str(length)
+        return await (self._fresh if fresh else self._session).request(
+            request.method,
+            URL(request.url, encoded=True),
+            data=body,
+            headers=headers,
+            allow_redirects=False,
+            timeout=self._timeout,
         )
-        if response.status == 401 and request.scope and "authorization" in headers:
-            self._credentials.rejected(request.scope)
-        return response
 
     def _report(self, call: Call, target: Target, failed: AttemptFailed) -> None:
         """Tell the breakers of a failure, and people of one that concerns the gateway's credentials."""
@@ -271,18 +267,6 @@ def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
         cookie_jar=aiohttp.DummyCookieJar(),
         skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
     )
-
-
-class _NotedBody(BytesPayload):
-    """A body that notes when it is written."""
-
-    def __init__(self, body: bytes, timeout: AttemptTimeout) -> None:
-        super().__init__(body)
-        self._timeout = timeout
-
-    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
-        self._timeout.written = True
-        await super().write_with_length(writer, content_length)
 
 
 async def _noted(body: AsyncIterator[bytes], timeout: AttemptTimeout) -> AsyncIterator[bytes]:

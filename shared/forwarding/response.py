@@ -12,6 +12,7 @@ from shared.azure_openai import answers, metering
 from shared.azure_openai.event_relay import EventRelay
 from shared.azure_openai.metering import BodyMeter
 from shared.config.document import FallbackReason
+from shared.forwarding._direct_sending import BackendResponse
 from shared.types import Call, Target, Usage
 
 _END_OF_BODY = 0.1  # seconds
@@ -69,7 +70,7 @@ class OpenAnswer(msgspec.Struct, kw_only=True, eq=False):
 
     call: Call
     target: Target
-    response: aiohttp.ClientResponse
+    response: BackendResponse
     headers: dict[str, str]
     head: bytes
     body: EventRelay | BodyMeter
