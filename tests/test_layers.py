@@ -49,7 +49,7 @@ PURE = (
 )
 # Lowest first. A package imports only lower ones; the middle is the order of a request.
 LAYERS = (
-    *("__version__", "errors", "ulid", "concurrency", "token_classes"),  # the ground
+    *("__version__", "errors", "ulid", "concurrency", "http_client", "token_classes"),  # the ground
     *("config", "types", "credentials", "storage", "alerts", "versions"),
     *(
         "azure_openai",

@@ -20,9 +20,8 @@ from shared.azure_openai.event_relay import EventRelay, Reader
 from shared.azure_openai.metering import BodyMeter
 from shared.config.document import Timeouts
 from shared.forwarding._attempt import in_seconds
-from shared.forwarding._direct_sending import BackendResponse
 from shared.forwarding._failures import AttemptFailed, error_below_200, error_in_success, failure_in_answer
-from shared.forwarding.response import Answer, OpenAnswer, WholeAnswer, returned_headers, whole_answer
+from shared.forwarding.response import Answer, BackendResponse, OpenAnswer, WholeAnswer, returned_headers, whole_answer
 from shared.routing import quota
 from shared.routing.breakers import Breakers
 from shared.routing.quota import Sent

@@ -36,6 +36,9 @@ class AttemptTimeout:
         with contextlib.suppress(RuntimeError):
             self.timer.reschedule(in_seconds(seconds))
 
+    def note_written(self) -> None:
+        self.written = True
+
     def request_sent(self) -> None:
         """The whole of an upload has been sent: the time for its answer starts."""
         self.sent_at = asyncio.get_running_loop().time()

@@ -11,8 +11,7 @@ from shared.azure_openai.answers import ReportedError
 from shared.azure_openai.apis import IMAGE_DEPLOYMENT
 from shared.azure_openai.json_body import UNREADABLE
 from shared.forwarding._attempt import AttemptTimeout
-from shared.forwarding._direct_sending import BackendResponse
-from shared.forwarding.response import WholeAnswer, returned_headers, whole_answer
+from shared.forwarding.response import BackendResponse, WholeAnswer, returned_headers, whole_answer
 from shared.routing import quota
 from shared.routing.quota import Throttle
 from shared.types import Call, Target, Usage

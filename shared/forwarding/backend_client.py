@@ -21,7 +21,6 @@ from shared.credentials import Credentials
 from shared.errors import CredentialUnavailable
 from shared.forwarding._answer_reader import AnswerReader
 from shared.forwarding._attempt import AttemptTimeout
-from shared.forwarding._direct_sending import BackendResponse, DirectSending
 from shared.forwarding._failures import (
     AccessDenied,
     AttemptFailed,
@@ -34,7 +33,8 @@ from shared.forwarding._failures import (
     failure_of_handshake,
     failure_of_transport,
 )
-from shared.forwarding.response import Answer
+from shared.forwarding.response import Answer, BackendResponse
+from shared.http_client import HttpClient
 from shared.requests.upload import Upload
 from shared.routing import quota
 from shared.routing.breakers import Breakers
@@ -59,9 +59,10 @@ class BackendClient:
         self._alert = alert
         self._breakers = breakers
         self._configure(timeouts)
-        self._session = _session(aiohttp.TCPConnector(limit=0, keepalive_timeout=75, ttl_dns_cache=30))
-        self._fresh = _session(aiohttp.TCPConnector(limit=0, force_close=True, ttl_dns_cache=30))  # a connection a call
-        self._sending, self._fresh_sending = DirectSending(self._session), DirectSending(self._fresh)
+        connections = aiohttp.TCPConnector(limit=0, keepalive_timeout=75, ttl_dns_cache=30)
+        fresh = aiohttp.TCPConnector(limit=0, force_close=True, ttl_dns_cache=30)  # a connection per attempt
+        self._session, self._fresh_session = _session(connections), _session(fresh)
+        self._client, self._fresh_client = HttpClient(connections), HttpClient(fresh)
 
     def with_settings(self, credentials: Credentials, timeouts: Timeouts) -> Self:
         """This client with other credentials and time limits, on the same connections."""
@@ -77,7 +78,7 @@ class BackendClient:
 
     async def close(self) -> None:
         await self._session.close()
-        await self._fresh.close()
+        await self._fresh_session.close()
 
     async def attempt(
         self,
@@ -194,8 +195,10 @@ class BackendClient:
         try:
             async with timeout.timer:
                 if upload is None:
-                    sending = self._fresh_sending if fresh else self._sending
-                    response: BackendResponse = await sending.send(request, headers, self._timeout, timeout)
+                    client = self._fresh_client if fresh else self._client
+                    response: BackendResponse = await client.send(
+                        request.method, request.url, headers, request.body, self._timeout, timeout.note_written
+                    )
                 else:
                     timeout.restart(self.timeouts.stream)
                     upload.when_sent(timeout.request_sent)
@@ -220,7 +223,7 @@ class BackendClient:
         body = _noted(upload.stream(request.form_model), timeout)
         if (length := upload.length(request.form_model)) is not None:
             headers["content-length"] = str(length)
-        return await (self._fresh if fresh else self._session).request(
+        return await (self._fresh_session if fresh else self._session).request(
             request.method,
             URL(request.url, encoded=True),
             data=body,
@@ -271,5 +274,5 @@ def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
 
 async def _noted(body: AsyncIterator[bytes], timeout: AttemptTimeout) -> AsyncIterator[bytes]:
     async for piece in body:
-        timeout.written = True
+        timeout.note_written()
         yield piece

@@ -12,7 +12,7 @@ from shared.azure_openai import answers, metering
 from shared.azure_openai.event_relay import EventRelay
 from shared.azure_openai.metering import BodyMeter
 from shared.config.document import FallbackReason
-from shared.forwarding._direct_sending import BackendResponse
+from shared.http_client import HttpResponse
 from shared.types import Call, Target, Usage
 
 _END_OF_BODY = 0.1  # seconds
@@ -20,6 +20,7 @@ _END_OF_BODY = 0.1  # seconds
 _BATCHES = frozenset(f"messages.batches.{name}" for name in ("create", "get", "cancel"))
 
 type Answer = WholeAnswer | OpenAnswer
+type BackendResponse = HttpResponse | aiohttp.ClientResponse  # the latter to an upload
 
 
 class WholeAnswer(msgspec.Struct, frozen=True):

@@ -9,12 +9,13 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import aiohttp
-from yarl import URL
 
+from shared.http_client import HttpClient
 from shared.storage._clock import StoreClock
 from shared.storage._shares import Share
 from shared.storage._signing import Signer
 
+_NO_LIMIT = aiohttp.ClientTimeout(None)  # the caller of `send` has one
 _HEADERS = {
     "Accept": "application/json;odata=minimalmetadata",
     "x-ms-version": "2019-02-02",
@@ -48,7 +49,8 @@ class Session:
         self._origin, self._root = f"{parts.scheme}://{parts.netloc}", parts.path
         self._signer = signer
         self._clock = clock
-        self._sessions: dict[Share, aiohttp.ClientSession] = {}
+        self._connectors: dict[Share, aiohttp.TCPConnector] = {}
+        self._clients: dict[Share, HttpClient] = {}
 
     async def send(
         self,
@@ -68,26 +70,20 @@ class Session:
 
     async def close(self) -> None:
         await self._signer.close()
-        for session in self._sessions.values():
-            await session.close()
+        for connector in self._connectors.values():
+            await connector.close()
 
     async def _send(
         self, share: Share, method: str, path: str, body: bytes, headers: Mapping[str, str], query: str
     ) -> Answer:
-        session = self._sessions.get(share)
-        if session is None:
-            session = self._sessions[share] = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=share.connections, keepalive_timeout=45),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                skip_auto_headers=("User-Agent", "Accept-Encoding", "Content-Type"),
-                timeout=aiohttp.ClientTimeout(None),
-            )
+        client = self._clients.get(share)
+        if client is None:
+            connector = self._connectors[share] = aiohttp.TCPConnector(limit=share.connections, keepalive_timeout=45)
+            client = self._clients[share] = HttpClient(connector)
         path = self._root + path
-        url = URL(f"{self._origin}{path}?{query}" if query else self._origin + path, encoded=True)
+        address = f"{self._origin}{path}?{query}" if query else self._origin + path
         signed = await self._signer.headers(self._clock.now(), path)
         sent = self._clock.local()
-        async with session.request(
-            method, url, data=body or None, headers={**_HEADERS, **headers, **signed}
-        ) as response:
-            self._clock.learn(response.headers.get("Date"), sent, self._clock.local())
-            return Answer(response.status, response.headers, await response.read())
+        response = await client.send(method, address, {**_HEADERS, **headers, **signed}, body, _NO_LIMIT)
+        self._clock.learn(response.headers.get("Date"), sent, self._clock.local())
+        return Answer(response.status, response.headers, await response.read())
