@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Mapping
 
 import aiohttp
+from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import Connection
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import RawResponseMessage
@@ -53,13 +54,21 @@ class HttpResponse:
         self._connection.close()
 
 
+class _Destination(aiohttp.ClientRequest):
+    """What a connector has to know of a request: its origin."""
+
+    @functools.cached_property
+    def connection_key(self) -> ConnectionKey:  # type: ignore[override]  # asked for at every request
+        return super().connection_key
+
+
 class HttpClient:
     """Sends requests on the connections of a connector, which its owner closes. Follows no redirect, keeps no cookie,
     uses no proxy, and sends nothing again."""
 
     def __init__(self, connector: aiohttp.TCPConnector) -> None:
         self._connector = connector
-        self._destinations: dict[URL, aiohttp.ClientRequest] = {}  # by origin: what the connector wants to know
+        self._destinations: dict[URL, _Destination] = {}
 
     async def send(
         self,
@@ -78,7 +87,7 @@ class HttpClient:
         head = _head(start, method, headers, len(body), closes=connector.force_close)
         if (destination := self._destinations.get(origin)) is None:
             loop = asyncio.get_running_loop()
-            destination = self._destinations[origin] = aiohttp.ClientRequest("GET", origin, loop=loop)
+            destination = self._destinations[origin] = _Destination("GET", origin, loop=loop)
         try:
             connection = await connector.connect(destination, [], connecting)
         except TimeoutError as error:

@@ -1,9 +1,11 @@
 """HTTP/1.1 of the container edge, from raw sockets: what other stacks send, and what attackers do."""
 
 import asyncio
+import inspect
 import itertools
 import json
 import logging
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -14,8 +16,10 @@ import pytest
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from shared.edges import http_protocol
+from shared.edges._joined_head import JoinedHead
 from shared.edges.http_protocol import UVICORN_OPTIONS
 from tests.harness.protocol_server import served
 
@@ -212,6 +216,71 @@ def test_a_pipeline_is_bounded(address: tuple[str, int]) -> None:
     assert "at most 16" in refusal["error"]["message"]
     allowed = exchange(address, late + b"".join(waiting[:15]) + LAST)
     assert [seen["path"] for seen in answers(allowed.partition(b"late")[2])][-2:] == ["/14", "/last"]
+
+
+@pytest.mark.parametrize("framing", [b"content-length: 5\r\n", b"transfer-encoding: chunked\r\n"])
+def test_a_caller_who_waits_to_be_told_to_go_on_is_told(address: tuple[str, int], framing: bytes) -> None:
+    """curl waits so with bodies above 1 MB, and .NET and Java if they are asked to."""
+    with socket.create_connection(address, timeout=10) as connection:
+        connection.sendall(b"POST /waits HTTP/1.1\r\n" + CLOSE + b"expect: 100-continue\r\n" + framing + b"\r\n")
+        assert connection.recv(65_536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(b"hello" if b"length" in framing else b"5\r\nhello\r\n0\r\n\r\n")
+        received = b""
+        while chunk := connection.recv(65_536):
+            received += chunk
+    status, _, body = parsed(received)
+    assert (status, body["path"], body["body"]) == (200, "/waits", "hello")
+
+
+def test_what_stands_in_for_the_transport_has_all_that_uvicorn_uses_of_it() -> None:
+    used = set(re.findall(r"self\.transport\.(\w+)", inspect.getsource(RequestResponseCycle)))
+    assert used >= {"write", "close", "is_closing"}
+    assert used <= set(dir(JoinedHead))
+
+
+@pytest.mark.parametrize(
+    "header", [(b"a", b"b\r\nc: d"), (b"a", b"b\n"), (b"a\r", b"b"), (b"a", b"\0"), (b"a", b"\x7f")]
+)
+def test_a_header_that_would_not_stay_one_never_leaves(header: tuple[bytes, bytes]) -> None:
+    async def careless(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [header]})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    with served(careless) as address:
+        received = exchange(address, LAST)
+    assert received.startswith(b"HTTP/1.1 500 Internal Server Error\r\n")
+    assert received.count(b"HTTP/1.1") == 1
+    assert b"\r\nc: d" not in received
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "headers", "framing"),
+    [
+        (b"GET", 200, [(b"Content-Length", b"2")], [b"Content-Length: 2"]),
+        (b"GET", 200, [], [b"transfer-encoding: chunked"]),
+        (b"GET", 204, [], []),
+        (b"GET", 304, [], []),
+        (b"HEAD", 200, [], []),
+        (b"HEAD", 200, [(b"content-length", b"9")], [b"content-length: 9"]),
+    ],
+)
+def test_the_head_of_a_response_says_how_its_body_ends(
+    method: bytes, status: int, headers: list[tuple[bytes, bytes]], framing: list[bytes]
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if status != 200 else b"{}"})
+
+    with served(app) as address, socket.create_connection(address, timeout=10) as connection:
+        connection.sendall(method + b" / HTTP/1.1\r\nhost: x\r\n\r\n")
+        connection.sendall(method + b" / HTTP/1.1\r\n" + CLOSE + b"\r\n")
+        received = b""
+        while chunk := connection.recv(65_536):
+            received += chunk
+    heads = [one.partition(b"\r\n\r\n")[0].split(b"\r\n") for one in received.split(b"HTTP/1.1 ")[1:]]
+    own = [[line for line in head[1:] if not line.startswith((b"date", b"server"))] for head in heads]
+    assert [int(head[0].split()[0]) for head in heads] == [status, status]
+    assert own == [framing, [*framing, b"connection: close"]]
 
 
 def test_what_is_not_http_is_a_bad_request(address: tuple[str, int]) -> None:

@@ -175,7 +175,8 @@ class Protocol(HttpToolsProtocol):
                 self._await_head()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        cycle.transport = cast(asyncio.Transport, JoinedHead(cycle, self.loop))
+        head = JoinedHead(cycle, self.loop)
+        cycle.transport, cycle.send = cast(asyncio.Transport, head), head.send  # type: ignore[assignment]
         old = cycle.scope["http_version"] == "1.0"
         task = self.loop.create_task(cycle.run_asgi(partial(_without_chunks, app, cycle) if old else app))
         task.add_done_callback(self._task_ended)

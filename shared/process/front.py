@@ -53,7 +53,7 @@ class Front:
         identify(response, received.request_id, own.get("x-ms-client-request-id", ""))
         if form == "anthropic":
             name_headers(response.headers, received.request_id, time.time())
-        if all(name != _NO_SNIFFING for name, _ in response.raw_headers):
+        if _NO_SNIFFING not in dict(response.raw_headers):
             response.raw_headers.extend(_INERT)
         self._cors.expose(own.get("origin", ""), response)
         return response

@@ -44,8 +44,7 @@ def check_properties(properties: Properties) -> None:
     for name, value in properties.items():
         kind = type(value)
         if kind is str:
-            assert isinstance(value, str)
-            units = len(value) if value.isascii() else utf16_units(value)
+            units = len(value) if value.isascii() else utf16_units(value)  # type: ignore[arg-type, union-attr]
             if units > MAX_TEXT:
                 raise ValueError(f"{name} is longer than {MAX_TEXT} characters")
             long_text |= units > 1024

@@ -14,7 +14,7 @@ from shared.edges.http_protocol import Protocol
 @contextmanager
 def served(app: Any, **options: Any) -> Iterator[tuple[str, int]]:
     """The address of a server with this app. `options`: of uvicorn's configuration."""
-    given: Any = {"ws": "none", "lifespan": "off", "log_level": "critical", **options}
+    given: Any = {"ws": "none", "lifespan": "off", "log_level": "critical", "access_log": False, **options}
     config = uvicorn.Config(app, port=0, http=Protocol, **given)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
