@@ -58,7 +58,7 @@ class _Destination(aiohttp.ClientRequest):
     """What a connector has to know of a request: its origin."""
 
     @functools.cached_property
-    def connection_key(self) -> ConnectionKey:  # type: ignore[override]  # asked for at every request
+    def connection_key(self) -> ConnectionKey:  # asked for at every request
         return super().connection_key
 
 
