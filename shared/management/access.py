@@ -4,7 +4,6 @@ An approval changes the consumer as an operator's own change would, by the same 
 afterwards, each by a conditional write, so that it takes effect once however many decide at a time."""
 
 import asyncio
-import hashlib
 import random
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
@@ -26,7 +25,7 @@ from shared.management._access_table import AccessTable, missing
 from shared.management._consumer_policy import Rules
 from shared.management.audit import Audit, Change
 from shared.management.consumers import ConsumerRoutes, Wanted
-from shared.management.routes import IF_MATCH, ManagementRequest, Page, Route, checked, page
+from shared.management.routes import IF_MATCH, ManagementRequest, Page, Route, checked, etag_of, page
 from shared.responses.rendering import JsonResponse
 from shared.storage import Store, names
 
@@ -110,8 +109,7 @@ class AccessRoutes:
             and state in (None, one.state)
             and query.get("consumer", one.consumer) == one.consumer
         ]
-        shown, after = page(sorted(found, key=_place), query, _place)
-        return JsonResponse(Page(data=[requests.view(one) for one in shown], after=after))
+        return JsonResponse(page(sorted(found, key=_place), query, _place, requests.view))
 
     async def _read(self, request: ManagementRequest) -> Response:
         """Read a request."""
@@ -136,7 +134,7 @@ class AccessRoutes:
         for _ in range(_TRIES):
             one = await self._visible(request)
             request.actor.require_team(one.team)
-            request.require_match(_etag(one))
+            request.require_match(etag_of(one))
             requests.decidable(one, decision, self._store.now())
             done = await carry_out(request, one, reason)
             if done is not None:
@@ -193,11 +191,7 @@ def _wanted(one: AccessRequest) -> Wanted:
 
 
 def _answer(one: AccessRequest) -> Response:
-    return JsonResponse(requests.view(one), headers={"etag": _etag(one)})
-
-
-def _etag(one: AccessRequest) -> str:
-    return f'"{hashlib.sha256(msgspec.json.encode(one)).hexdigest()[:16]}"'
+    return JsonResponse(requests.view(one), headers={"etag": etag_of(one)})
 
 
 def _shown(one: AccessRequest) -> Any:

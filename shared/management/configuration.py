@@ -121,9 +121,10 @@ class ConfigurationRoutes:
     async def _list(self, request: ManagementRequest) -> Response:
         """List the versions, newest first."""
         history = await self._changes.versions.history()
-        shown, after = page(history, request.query, lambda version: f"{10**8 - version.number:09}")
         current = history[0].number if history else 0
-        return JsonResponse({"data": [_about(version, current) for version in shown], "after": after})
+        return JsonResponse(
+            page(history, request.query, lambda one: f"{10**8 - one.number:09}", lambda one: _about(one, current))
+        )
 
     async def _version(self, request: ManagementRequest) -> Response:
         """Read a version with its sections."""

@@ -77,8 +77,7 @@ class ConsumerRoutes:
             and ("model" not in query or record.consumer.models is None or query["model"] in record.consumer.models)
         ]
         found.sort(key=lambda record: record.consumer.id)
-        shown, after = page(found, query, lambda record: record.consumer.id)
-        return JsonResponse(Page(data=[view(record, now) for record in shown], after=after))
+        return JsonResponse(page(found, query, lambda record: record.consumer.id, lambda record: view(record, now)))
 
     async def _read(self, request: ManagementRequest) -> Response:
         """Read a consumer."""

@@ -77,8 +77,8 @@ class KeyRoutes:
         """List the keys of a consumer, without their secrets."""
         _, record = await visible(self._consumers, request)
         now = self._store.now()
-        shown, after = page(sorted(record.keys.values(), key=lambda key: key.id), request.query, lambda key: key.id)
-        return JsonResponse(Page(data=[key_view(key, now) for key in shown], after=after))
+        found = [record.keys[key_id] for key_id in sorted(record.keys)]
+        return JsonResponse(page(found, request.query, lambda key: key.id, lambda key: key_view(key, now)))
 
     async def _read(self, request: ManagementRequest) -> Response:
         """Read about a key."""

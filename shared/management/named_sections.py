@@ -2,13 +2,11 @@
 
 A change is an edit of that section in the newest version of the configuration, and is checked with all of it."""
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Literal
 
-import msgspec
 from starlette.responses import Response
 
 from shared.auth.consumers import Consumers
@@ -29,6 +27,7 @@ from shared.management.routes import (
     ManagementRequest,
     Page,
     Route,
+    etag_of,
     is_forced,
     merged_patch,
     page,
@@ -104,8 +103,7 @@ class NamedSectionRoutes:
         """List the entries that the operator may see, by name."""
         entries = await self._entries()
         names = sorted(name for name in entries if self._sees(request, name))
-        shown, after = page(names, request.query, lambda name: name)
-        return JsonResponse({"data": [_shown(name, entries[name]) for name in shown], "after": after})
+        return JsonResponse(page(names, request.query, str, lambda name: _shown(name, entries[name])))
 
     async def _show(self, request: ManagementRequest) -> Response:
         """Show one entry."""
@@ -140,7 +138,7 @@ class NamedSectionRoutes:
         entry = (await self._entries()).get(name)
         if entry is None:
             raise self._missing(name)
-        request.require_match(_etag(entry))
+        request.require_match(etag_of(entry))
         if not forced:
             await self._refuse_if_used(name)
         await self._change(request, lambda before: None)
@@ -164,7 +162,7 @@ class NamedSectionRoutes:
         name = request.parameters["name"]
         for _ in range(_TRIES):
             before = (await self._entries()).get(name)
-            request.require_match(_etag(before) if before is not None else None)
+            request.require_match(etag_of(before) if before is not None else None)
             after = wanted(before)
             if before is None and after is None:
                 raise self._missing(name)
@@ -221,13 +219,8 @@ def _named(request: ManagementRequest) -> tuple[str, dict[str, Any]]:
 
 
 def _answer(name: str, entry: Mapping[str, Any], status: int = 200) -> Response:
-    return JsonResponse(_shown(name, entry), status, {"etag": _etag(entry)})
+    return JsonResponse(_shown(name, entry), status, {"etag": etag_of(entry)})
 
 
 def _shown(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": name, **entry}
-
-
-def _etag(entry: Mapping[str, Any]) -> str:
-    """A digest of an entry, whatever the order of its keys."""
-    return f'"{hashlib.sha256(msgspec.json.encode(entry, order="deterministic")).hexdigest()[:16]}"'

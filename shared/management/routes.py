@@ -1,5 +1,6 @@
 """The vocabulary of the management API: a path with its method and who may use it, and a request for one."""
 
+import hashlib
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -205,13 +206,21 @@ class Page[T](msgspec.Struct, frozen=True, kw_only=True):
     after: str | None
 
 
-def page[T](items: Sequence[T], query: Mapping[str, str], key: Callable[[T], str]) -> tuple[Sequence[T], str | None]:
-    """A page of sorted items, and the value of `after` for the next one, None at the end. `limit` and `after` are
-    parameters of the query; `after` is the key of the last item that was seen, which may be gone meanwhile."""
+def page[T](
+    items: Sequence[T], query: Mapping[str, str], key: Callable[[T], str], show: Callable[[T], Any]
+) -> Page[Any]:
+    """A page of sorted items as `show` makes them. `limit` and `after` are parameters of the query; `after` is the key
+    of the last item that was seen, which may be gone meanwhile."""
     limit, after = page_size(query), query.get("after", "")
     start = next((i for i, item in enumerate(items) if key(item) > after), len(items)) if after else 0
     shown = items[start : start + limit]
-    return shown, key(shown[-1]) if shown and start + limit < len(items) else None
+    following = key(shown[-1]) if shown and start + limit < len(items) else None
+    return Page(data=[show(item) for item in shown], after=following)
+
+
+def etag_of(value: Any) -> str:
+    """A digest of a resource, whatever the order of its keys."""
+    return f'"{hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()[:16]}"'
 
 
 def page_size(query: Mapping[str, str]) -> int:
