@@ -1,6 +1,7 @@
 """Simulated models: the tokens of a prompt, and the generated text."""
 
 import re
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
@@ -69,6 +70,12 @@ def generate(
         reasoning_tokens=reasoning,
         finish_reason="stop" if visible == natural else "length",
     )
+
+
+def work_seconds(metadata: Mapping[str, str] | None, usual: float) -> float:
+    """The time that work goes on after its call: `simulate_seconds` of its metadata, or the usual time."""
+    asked = (metadata or {}).get("simulate_seconds", "")
+    return float(asked) if asked.isdecimal() else usual
 
 
 def directive(prompt: str, name: Literal["output_tokens", "seconds", "bytes", "web_searches"]) -> int | None:

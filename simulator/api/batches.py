@@ -10,6 +10,7 @@ from simulator.api import completions, files, responses
 from simulator.call import Call, Handler, Route, decode_json
 from simulator.collection import Object, Plain, make_id, now
 from simulator.content import Content
+from simulator.generation import work_seconds
 
 BATCH_SECONDS = 0.3
 MOST_REQUESTS = 10_000
@@ -53,7 +54,7 @@ def create(call: Call) -> Answer:
         if batch.object["status"] not in ("cancelling", "cancelled"):
             _complete(call, batch.object, _HANDLERS[endpoint], lines)
 
-    call.store.work.later(BATCH_SECONDS, finish)
+    call.store.work.later(work_seconds(request.metadata, BATCH_SECONDS), finish)
     return answer_json(batch.object)
 
 

@@ -10,7 +10,7 @@ from simulator.answers import Answer, Charge, answer_json
 from simulator.call import Call, Route
 from simulator.collection import Object, Plain, make_id, now
 from simulator.content import Content
-from simulator.generation import generate
+from simulator.generation import generate, work_seconds
 from simulator.store import Evaluation, EvaluationRun
 from simulator.tokens import measure
 
@@ -103,7 +103,7 @@ def create_run(call: Call) -> Answer:
         if run.object["status"] == "queued":
             _complete(call, run, items)
 
-    call.store.work.later(RUN_SECONDS, finish)
+    call.store.work.later(work_seconds(request.metadata, RUN_SECONDS), finish)
     return answer_json(run.object, status=201)
 
 

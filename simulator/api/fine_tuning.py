@@ -8,6 +8,7 @@ from simulator import errors
 from simulator.answers import Answer, answer_json
 from simulator.call import Call, Route
 from simulator.collection import Object, make_id, now, page_of
+from simulator.generation import work_seconds
 from simulator.store import FineTuningJob
 
 TRAINING_SECONDS = 0.3
@@ -74,7 +75,7 @@ def _train(call: Call, job: FineTuningJob, request: _Create) -> None:
         if job.object["status"] in ("validating_files", "running"):
             _succeed(call, job, request)
 
-    call.store.work.later(TRAINING_SECONDS, finish)
+    call.store.work.later(work_seconds(request.metadata, TRAINING_SECONDS), finish)
 
 
 def _succeed(call: Call, job: FineTuningJob, request: _Create) -> None:

@@ -13,6 +13,7 @@ from simulator.api.threads import make as make_thread
 from simulator.call import Call, Route
 from simulator.collection import Object, make_id, now
 from simulator.deployments import Deployment
+from simulator.generation import work_seconds
 from simulator.store import Run, Thread
 
 RUN_SECONDS = 0.1
@@ -135,7 +136,7 @@ def _proceed(
             pass
         call.charge_late(turn.charge)
 
-    timer = call.store.work.later(RUN_SECONDS, finish)
+    timer = call.store.work.later(work_seconds(run.object["metadata"], RUN_SECONDS), finish)
     run.cancel = timer.cancel
     return answer_json(run.object)
 

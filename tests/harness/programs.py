@@ -12,8 +12,11 @@ import httpx2
 import openai
 from openai import AzureOpenAI, OpenAI
 
+from tests.harness.patience import PATIENCE
 from tests.harness.recording import Exchange, Recorder
 
+# Metadata of work that the simulator ends by itself: not before it is canceled; not before it is paused.
+LASTING, BRIEF = {"simulate_seconds": "60"}, {"simulate_seconds": "3"}
 PNG = b"\x89PNG\r\n\x1a\n"
 OFFER = "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\n"
 TOOL: Any = {"type": "function", "name": "tide", "parameters": {"type": "object"}, "strict": False}
@@ -44,7 +47,7 @@ class Caller:
 
     def wait(self, read: Callable[[], Any], *statuses: str) -> None:
         with self.unrecorded():
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + PATIENCE
             while read().status not in statuses:
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
@@ -171,7 +174,7 @@ def batches(caller: Caller) -> None:
     client.files.content(done.output_file_id or "").read()
     list(client.batches.list(limit=1))
     with caller.unrecorded():
-        other = client.batches.create(**given)
+        other = client.batches.create(**given, metadata=LASTING)
     client.batches.cancel(other.id)
 
 
@@ -260,7 +263,7 @@ def realtime(caller: Caller) -> None:
 def fine_tuning(caller: Caller) -> None:
     jobs = caller.client.fine_tuning.jobs
     file = caller.client.files.create(file=("t.jsonl", b"{}\n" * 10), purpose="fine-tune")
-    job = jobs.create(model="gpt-4o-mini", training_file=file.id, suffix="mine")
+    job = jobs.create(model="gpt-4o-mini", training_file=file.id, suffix="mine", metadata=BRIEF)
     jobs.pause(job.id)
     jobs.resume(job.id)
     caller.wait(lambda: jobs.retrieve(job.id), "succeeded")
@@ -288,7 +291,7 @@ def evals(caller: Caller) -> None:
     items = list(client.runs.output_items.list(run.id, eval_id=made.id, limit=1))
     client.runs.output_items.retrieve(items[0].id, eval_id=made.id, run_id=run.id)
     with caller.unrecorded():
-        other = client.runs.create(made.id, data_source=source)
+        other = client.runs.create(made.id, data_source=source, metadata=LASTING)
     client.runs.cancel(other.id, eval_id=made.id)
     list(client.runs.list(made.id))
     client.runs.delete(run.id, eval_id=made.id)
@@ -342,7 +345,7 @@ def streamed_runs(caller: Caller) -> None:
     call = run.required_action.submit_tool_outputs.tool_calls[0]
     outputs: Any = [{"tool_call_id": call.id, "output": "high"}]
     list(runs.submit_tool_outputs(run.id, thread_id=run.thread_id, tool_outputs=outputs, stream=True))
-    other = runs.create(run.thread_id, assistant_id=made.id)
+    other = runs.create(run.thread_id, assistant_id=made.id, metadata=LASTING)
     runs.cancel(other.id, thread_id=run.thread_id)
 
 

@@ -376,9 +376,9 @@ def test_a_streamed_run_says_every_step(regions: SimulatorProcess, client: Clien
 def test_a_run_can_be_cancelled(client: Client) -> None:
     assistant = client.beta.assistants.create(model="gpt-4o")
     thread = client.beta.threads.create()
-    run = client.beta.threads.runs.create(thread.id, assistant_id=assistant.id)
+    run = client.beta.threads.runs.create(thread.id, assistant_id=assistant.id, metadata={"simulate_seconds": "3"})
     assert client.beta.threads.runs.cancel(run.id, thread_id=thread.id).status == "cancelled"
-    time.sleep(0.15)
+    time.sleep(3.1)
     assert client.beta.threads.runs.retrieve(run.id, thread_id=thread.id).status == "cancelled"
 
 

@@ -8,6 +8,7 @@ import openai
 import pytest
 
 from simulator.process import SimulatorProcess
+from tests.harness.programs import BRIEF, LASTING
 from tests.harness.simulated import Client, totals, until
 
 
@@ -53,7 +54,7 @@ def test_a_batch_answers_every_line_of_its_file(regions: SimulatorProcess, clien
     assert [found.id for found in client.batches.list()] == [batch.id]
     with pytest.raises(openai.NotFoundError):
         stranger.batches.create(**given)
-    cancelled = client.batches.create(**given)
+    cancelled = client.batches.create(**given, metadata=LASTING)
     assert client.batches.cancel(cancelled.id).status == "cancelling"
     assert client.batches.retrieve(cancelled.id).status == "cancelled"
 
@@ -84,7 +85,8 @@ def test_a_container_holds_files(client: Client, stranger: Client) -> None:
 
 def test_a_fine_tuning_job_succeeds(client: Client, stranger: Client) -> None:
     file = client.files.create(file=("t.jsonl", b'{"messages":[]}\n' * 10), purpose="fine-tune")
-    job = client.fine_tuning.jobs.create(model="gpt-4o-mini", training_file=file.id, suffix="mine")
+    given: Any = {"model": "gpt-4o-mini", "training_file": file.id}
+    job = client.fine_tuning.jobs.create(**given, suffix="mine", metadata=BRIEF)
     assert client.fine_tuning.jobs.pause(job.id).to_dict()["status"] == "paused"
     assert client.fine_tuning.jobs.resume(job.id).status == "running"
     done = until(lambda: client.fine_tuning.jobs.retrieve(job.id), lambda found: found.status == "succeeded")
@@ -102,7 +104,7 @@ def test_a_fine_tuning_job_succeeds(client: Client, stranger: Client) -> None:
         stranger.fine_tuning.jobs.retrieve(job.id)
     with pytest.raises(openai.NotFoundError):
         stranger.fine_tuning.jobs.create(model="gpt-4o-mini", training_file=file.id)
-    second = client.fine_tuning.jobs.create(model="gpt-4o-mini", training_file=file.id)
+    second = client.fine_tuning.jobs.create(**given, metadata=LASTING)
     assert client.fine_tuning.jobs.cancel(second.id).status == "cancelled"
     grader: Any = {"type": "string_check", "name": "a", "input": "a", "reference": "a", "operation": "eq"}
     assert client.fine_tuning.alpha.graders.run(grader=grader, model_sample="a").reward == 1.0
@@ -134,7 +136,7 @@ def test_an_eval_runs_over_its_items(regions: SimulatorProcess, client: Client, 
     assert [listed.id for listed in client.evals.list()] == [evaluation.id]
     with pytest.raises(openai.NotFoundError):
         stranger.evals.retrieve(evaluation.id)
-    second = client.evals.runs.create(evaluation.id, data_source=source)
+    second = client.evals.runs.create(evaluation.id, data_source=source, metadata=LASTING)
     assert client.evals.runs.cancel(second.id, eval_id=evaluation.id).status == "canceled"
     assert [listed.id for listed in client.evals.runs.list(evaluation.id, status="completed")] == [run.id]
     client.evals.runs.delete(run.id, eval_id=evaluation.id)
