@@ -1,6 +1,7 @@
 """Child processes of the local run: each in its own process group with a log file, and none left orphaned."""
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -146,6 +147,7 @@ def port_is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
+    """A port below those that systems give to connections, one of which could take it before the program listens."""
+    while not port_is_free(port := secrets.choice(range(10_000, 32_768))):
+        pass
+    return port
