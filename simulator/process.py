@@ -39,7 +39,7 @@ class SimulatorProcess:
         *,
         ports: Sequence[int] = (),
         control_port: int = 0,
-        timeout: float = 15.0,
+        timeout: float = 60.0,
     ) -> None:
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
         self._configuration: Path | None = None

@@ -24,6 +24,7 @@ from shared.config.limits import Limits
 from shared.edges.http_protocol import UVICORN_OPTIONS
 from tests.harness.consumers import create_consumer
 from tests.harness.functions_host import MASTER_KEY
+from tests.harness.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 Edge = Literal["uvicorn", "functions"]
@@ -31,7 +32,6 @@ EDGES: tuple[Edge, ...] = ("uvicorn", "functions")
 
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT", "SSL_CERT_FILE")
 _OF_THE_HOST = {"AzureWebJobsDisableHomepage": "true"}  # as infra/bicep sets it
-_PATIENCE = 30.0  # seconds for a start on a busy machine
 
 # Either edge with short periods, of which this is one: the seconds that a half of a call waits for the other.
 HURRIED_PAIRING = 3.0
@@ -112,9 +112,9 @@ class GatewayProcess:
         lines = (line[line.index("{") :] for line in self.shown(since) if '{"request":' in line)
         return [json.loads(line) for line in lines]
 
-    def record(self, request: str, patience: float = 5.0) -> dict[str, Any]:
+    def record(self, request: str) -> dict[str, Any]:
         """The one structured line of this request; it may follow its answer a moment later."""
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + PATIENCE
         while not (found := [record for record in self.records() if record["request"] == request]):
             assert time.monotonic() < deadline, f"the log has no record of {request}"
             time.sleep(0.03)
@@ -166,7 +166,7 @@ class GatewayProcess:
 
     def _announced(self) -> dict[str, Any]:
         """The line that says that the host is ready. Not through a pipe, which would fill up when nobody reads it."""
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline and self._process.poll() is None:
             if found := re.search(r"^{\"url\":.*$", self.logs(), re.M):
                 told: dict[str, Any] = json.loads(found[0])
@@ -175,7 +175,7 @@ class GatewayProcess:
         raise GatewayFailed(f"the functions host did not start: {self.logs()}")
 
     def _wait_until_it_answers(self) -> None:
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline and self._process.poll() is None:
             with contextlib.suppress(OSError, http.client.HTTPException):
                 if self.request("GET", "/healthz", timeout=5).status == 200:

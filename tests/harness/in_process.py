@@ -159,9 +159,10 @@ async def call(
     gone: asyncio.Event | None = None,
     pause: float = 0.0,
     query: str = "",
+    reply: Reply | None = None,
 ) -> Reply:
     """Make a call as an edge would. `gone`: set when the caller hangs up; `pause`: seconds before each piece of a body
-    in pieces."""
+    in pieces; `reply`: of the caller's own, who looks at it meanwhile."""
     data = json.dumps(body).encode() if isinstance(body, dict) else body
     pieces = [data] if isinstance(data, bytes) else list(data)
     sent = {"authorization": f"Bearer {key}", "content-type": "application/json", **(headers or {})}
@@ -179,7 +180,7 @@ async def call(
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 80),
     }
-    reply, gone = Reply(), gone or asyncio.Event()
+    reply, gone = reply or Reply(), gone or asyncio.Event()
 
     async def receive() -> Message:
         if pieces:

@@ -9,6 +9,7 @@ from typing import Any
 import uvicorn
 
 from shared.edges.http_protocol import Protocol
+from tests.harness.patience import PATIENCE
 
 
 @contextmanager
@@ -20,11 +21,11 @@ def served(app: Any, **options: Any) -> Iterator[tuple[str, int]]:
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while not server.started and time.monotonic() < deadline:
             time.sleep(0.01)
         host, port = server.servers[0].sockets[0].getsockname()
         yield host, port
     finally:
         server.should_exit = True
-        thread.join(10)
+        thread.join(PATIENCE)

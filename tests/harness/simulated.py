@@ -7,6 +7,7 @@ from typing import Any
 from openai import AzureOpenAI, OpenAI
 
 from simulator.process import SimulatorProcess
+from tests.harness.patience import PATIENCE
 
 REGION, ELSEWHERE = "eastus2", "japaneast"
 PREVIEW = "2025-04-01-preview"
@@ -16,7 +17,7 @@ Client = OpenAI | AzureOpenAI
 
 def region_client(simulator: SimulatorProcess, surface: str, region: str) -> Client:
     """The official client of a region's resource, on one of its surfaces: `v1`, `dated`, or a version."""
-    given: dict[str, Any] = {"api_key": simulator.api_key, "max_retries": 0, "timeout": 10.0}
+    given: dict[str, Any] = {"api_key": simulator.api_key, "max_retries": 0, "timeout": PATIENCE}
     endpoint = simulator.regions[region]
     if surface == "v1":
         return OpenAI(base_url=f"{endpoint}/openai/v1", **given)
@@ -30,7 +31,7 @@ def totals(simulator: SimulatorProcess, region: str = REGION) -> dict[str, Any]:
     return found
 
 
-def until[T](read: Callable[[], T], holds: Callable[[T], bool], seconds: float = 5.0) -> T:
+def until[T](read: Callable[[], T], holds: Callable[[T], bool], seconds: float = PATIENCE) -> T:
     deadline = time.monotonic() + seconds
     while not holds(value := read()):
         assert time.monotonic() < deadline, value

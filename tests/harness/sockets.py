@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from simulator.request_log import LogEntry
 from simulator.server import Simulator
 from tests.harness import in_process
 from tests.harness.in_process import Tables
+from tests.harness.patience import eventually
 
 REGIONS = {"sweden": "swedencentral", "virginia": "eastus2"}
 MODELS = {"gpt-realtime": "gpt-realtime", "talk": "gpt-realtime", "gpt-4o": "gpt-4o", "mini": "gpt-4o-mini"}
@@ -129,9 +130,3 @@ async def _lifespan(application: Application, scope: Scope, receive: Receive, se
     for stage in ("startup", "shutdown"):
         await receive()
         await send({"type": f"lifespan.{stage}.complete"})
-
-
-async def eventually(holds: Callable[[], object], seconds: float = 5.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not holds():  # noqa: ASYNC110 - nothing tells of it
-            await asyncio.sleep(0.01)
