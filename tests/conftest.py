@@ -115,7 +115,7 @@ def patient_system(edge: Edge, emulator: Azurite, simulator: SimulatorProcess) -
 @pytest.fixture(scope="session")
 def impatient_system(edge: Edge, emulator: Azurite, simulator: SimulatorProcess) -> Iterator[System]:
     simulator.clear()  # the last test of the other edge may have left a fault
-    timeouts = {"connect": 0.5, "first_byte": 0.6, "total": 3.0, "stream": 6.0}
+    timeouts = {"connect": 0.5, "first_byte": 0.6, "total": 3.0, "stream": 12.0}
     settings = configuration(simulator, timeouts=timeouts, max_request_bytes=1_000_000)
     with start_system(edge, settings, simulator, emulator.connection_string) as running:
         eventually(lambda: running.chat().status == 200)  # a cold process is not what those tests are about

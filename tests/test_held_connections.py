@@ -91,15 +91,14 @@ def is_served_within(address: tuple[str, int], seconds: float) -> bool:
 def test_a_caller_that_does_not_read_its_answer_loses_its_connection(
     monkeypatch: pytest.MonkeyPatch, loop: str, header: bytes, requests: int
 ) -> None:
-    monkeypatch.setattr(write_timer, "SECONDS", 0.5)
+    monkeypatch.setattr(write_timer, "SECONDS", 1.0)
     with served(app, loop=loop, limit_concurrency=1) as address, connected(address) as connection:
         connection.sendall((b"GET /large HTTP/1.1\r\n" + header + HOST + b"\r\n") * requests)
-        time.sleep(0.2)
         assert not is_served(address)
-        assert is_served_within(address, 5.0)
+        assert is_served_within(address, 20.0)
         ends = select.poll()
         ends.register(connection, select.POLLHUP)
-        assert ends.poll(2000)  # the kernel holds nothing for it either
+        assert ends.poll(15_000)  # the kernel holds nothing for it either
 
 
 def test_a_websocket_behind_an_answer_that_is_not_read_waits_for_it() -> None:
@@ -128,20 +127,20 @@ def test_what_is_left_of_an_answer_is_not_held_for_ever_by_an_idle_connection(mo
         taken = 0
         while taken < LARGE - 3_000_000:  # the kernel has most of the rest by now
             taken += len(connection.recv(65_536))
-        assert is_served_within(address, 6.0)
+        assert is_served_within(address, 20.0)
 
 
 def test_a_caller_that_reads_slowly_gets_the_whole_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(write_timer, "SECONDS", 0.3)
+    monkeypatch.setattr(write_timer, "SECONDS", 1.0)
     monkeypatch.setattr(write_timer, "LEAST", 4096)
     with served(app) as address, connected(address) as connection:
         connection.sendall(b"GET /large HTTP/1.1\r\nconnection: close\r\n" + HOST + b"\r\n")
         size, began = 0, time.monotonic()
         while chunk := connection.recv(65_536):
             size += len(chunk)
-            time.sleep(0.005)
+            time.sleep(0.005 if time.monotonic() - began < 2.2 else 0)
         assert size > LARGE
-        assert time.monotonic() - began > 0.6
+        assert time.monotonic() - began > 2.0
 
 
 def test_a_body_that_does_not_end_behind_its_answer_ends_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,19 +150,19 @@ def test_a_body_that_does_not_end_behind_its_answer_ends_its_connection(monkeypa
         assert connection.recv(65_536).startswith(b"HTTP/1.1 401 ")
         began = time.monotonic()
         with pytest.raises(OSError, match=r"reset|pipe"):
-            while time.monotonic() - began < 5:
+            while time.monotonic() - began < 20:
                 connection.sendall(b" ")
                 time.sleep(0.05)
-        assert is_served_within(address, 1.0)
+        assert is_served_within(address, 20.0)
 
 
 def test_a_connection_goes_on_when_a_body_ends_behind_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_protocol, "_REST_SECONDS", 0.5)
+    monkeypatch.setattr(http_protocol, "_REST_SECONDS", 2.0)
     with served(app, limit_concurrency=1) as address, connected(address) as connection:
         connection.sendall(b"POST /early HTTP/1.1\r\ncontent-length: 3\r\n" + HOST + b"\r\n{")
         assert connection.recv(65_536).startswith(b"HTTP/1.1 401 ")
         connection.sendall(b" }")
-        time.sleep(0.8)
+        time.sleep(2.3)
         connection.sendall(b"POST / HTTP/1.1\r\ncontent-length: 3\r\n" + HOST + b"\r\n{ }")
         assert connection.recv(65_536).endswith(b"{ }")
 
@@ -175,7 +174,7 @@ def test_a_connection_that_is_idle_after_such_a_body_is_closed(monkeypatch: pyte
         assert connection.recv(65_536).startswith(b"HTTP/1.1 401 ")
         connection.sendall(b" }")
         assert connection.recv(65_536) == b""
-        assert is_served_within(address, 1.0)
+        assert is_served_within(address, 20.0)
 
 
 GET_STREAM = b"GET /stream HTTP/1.1\r\n" + HOST + b"\r\n"

@@ -22,6 +22,7 @@ from shared.edges import http_protocol
 from shared.edges._joined_head import JoinedHead
 from shared.edges.http_protocol import UVICORN_OPTIONS
 from tests.harness.protocol_server import served
+from tests.harness.system import eventually
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -44,7 +45,7 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
         return
     if scope["path"] == "/late":
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(1.0)
         await send({"type": "http.response.body", "body": b"late"})
         return
     seen = {"method": scope["method"], "path": scope["path"], "body": body.decode("latin-1")}
@@ -153,7 +154,7 @@ def test_http_1_0_gets_no_chunks(address: tuple[str, int]) -> None:
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_a_head_comes_with_its_body_but_does_not_wait_for_one(loop: str) -> None:
-    with served(echo, loop=loop) as address, socket.create_connection(address, timeout=5) as connection:
+    with served(echo, loop=loop) as address, socket.create_connection(address, timeout=10) as connection:
         for _ in range(50):
             connection.sendall(LAST.replace(CLOSE, b""))
             head, _, body = connection.recv(65_536).partition(b"\r\n\r\n")
@@ -306,7 +307,7 @@ def test_a_head_that_does_not_arrive_in_time_is_refused(monkeypatch: pytest.Monk
             status, headers, body = parsed(exchange(address, *pieces))
             assert id_of(headers, body)
             assert (status, body["error"]["code"]) == (408, "request_timeout")
-            assert time.monotonic() - started < 3
+            assert time.monotonic() - started < 20
         assert exchange(address) == b""  # nothing was asked, so nothing is answered
         second = exchange(address, b"GET /first HTTP/1.1\r\nhost: x\r\n\r\n", b"GET / HT")
         assert second.count(b"HTTP/1.1 ") == 2
@@ -323,8 +324,7 @@ def test_connections_beyond_the_limit_are_refused() -> None:
         assert id_of(headers, body)
         for connection in held:
             connection.close()
-        time.sleep(0.1)
-        assert parsed(exchange(address, LAST))[0] == 200
+        eventually(lambda: parsed(exchange(address, LAST))[0] == 200)
 
 
 def test_idle_connections_live_longer_than_those_of_the_pools_in_front() -> None:

@@ -19,6 +19,7 @@ from shared.storage.tables import TablesStore
 from tests.harness.alert_receiver import alert_receiver
 from tests.harness.azurite import Azurite
 from tests.harness.memory_store import MemoryStore, MemoryTable
+from tests.harness.patience import eventually
 
 NOON = 1_795_262_400.0
 STANDARD = "whsec_" + base64.b64encode(b"a secret of thirty-two characters").decode()
@@ -113,7 +114,7 @@ async def test_a_changed_configuration_changes_the_receivers_and_a_wrong_one_cha
         with pytest.raises(ConfigurationError):
             raising.configure([Receiver("slack", f"{receiver.url}/new"), Receiver("generic", receiver.url, "whsec_a")])
         raising(ejected("one"))
-        await asyncio.sleep(0.1)
+        await eventually(lambda: receiver.received)
         raising.configure([Receiver("slack", f"{receiver.url}/new")])
         raising(ejected("two"))
         await raising.close()

@@ -129,7 +129,7 @@ def test_keys_that_callers_had_before_come_along_without_leaving_the_machine(
     made = run.json("keys", "import", str(file), "--yes")["created"]
     assert [(one["name"], one["key"]) for one in made] == [(name, None) for name in names]
     for text, name in zip((own, hashed), names, strict=True):
-        eventually(lambda text=text: calls_with(gateway, text) == 200, 10.0)  # type: ignore[misc]
+        eventually(lambda text=text: calls_with(gateway, text) == 200)  # type: ignore[misc]
         mine = gateway.get("/gateway/keys/me", text).json()
         assert (mine["name"], mine["foreign"]) == (name, True)
     again = run.json("keys", "import", str(file), "--yes")

@@ -13,7 +13,8 @@ from shared.anthropic import operations as messages
 from shared.azure_openai import operations, sockets
 from shared.config.parsing import parse
 from tests.clients.requests import EMBEDDING, GATEWAY_MODEL, REQUESTS, ClientRequest
-from tests.harness.sockets import Served, eventually, served
+from tests.harness.patience import eventually
+from tests.harness.sockets import Served, served
 
 PAGES = sorted((Path(__file__).parents[2] / "docs" / "clients").glob("[a-z]*.md"))
 MODELS = {GATEWAY_MODEL: "gpt-4o-mini", EMBEDDING: "text-embedding-3-small"}

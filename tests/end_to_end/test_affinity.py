@@ -111,7 +111,7 @@ def test_a_batch_is_charged_once_when_it_has_ended_and_as_a_batch(gateway: Syste
     with gateway.openai(key) as client:
         file = client.files.create(file=("b.jsonl", json.dumps(line).encode()), purpose="batch")
         batch = client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
-        eventually(lambda: client.batches.retrieve(batch.id).status == "completed", 20)
+        eventually(lambda: client.batches.retrieve(batch.id).status == "completed")
         for _ in range(3):
             client.batches.retrieve(batch.id)
     (truth,) = [one for one in gateway.simulator.log()["requests"] if one["output_tokens"]]

@@ -25,6 +25,7 @@ from tests.harness.azurite import Azurite
 from tests.harness.azurite import azurite as start_azurite
 from tests.harness.consumers import create_consumer
 from tests.harness.in_process import call
+from tests.harness.patience import PATIENCE
 
 QUICK = Patience(ejected=0.4, rows_waiting=0.4, between_looks=0.05)
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}]}
@@ -83,7 +84,7 @@ async def ask(application: Application, key: str, model: str) -> int:
     return (await call(application, key, "/v1/chat/completions", CHAT | {"model": model})).status
 
 
-async def until[T](read: Callable[[], T], seconds: float = 8.0) -> T:
+async def until[T](read: Callable[[], T], seconds: float = PATIENCE) -> T:
     deadline = time.monotonic() + seconds
     while not (found := read()):
         assert time.monotonic() < deadline, "it did not come true in time"
@@ -159,12 +160,12 @@ async def test_a_table_that_is_out_of_reach_is_reported_by_the_instance_itself_a
             os.kill(azurite.pid, signal.SIGSTOP)
             try:
                 assert {await ask(application, key, "spare-143") for _ in range(3)} == {200}
-                (began,) = await until(lambda: receiver.of("safe_mode_began"), 20)
-                (waiting,) = await until(lambda: receiver.of("usage_rows_waiting"), 20)
+                (began,) = await until(lambda: receiver.of("safe_mode_began"))
+                (waiting,) = await until(lambda: receiver.of("usage_rows_waiting"))
                 assert receiver.of("safe_mode_ended") == []
             finally:
                 os.kill(azurite.pid, signal.SIGCONT)
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + PATIENCE
             while not receiver.of("safe_mode_ended"):
                 assert time.monotonic() < deadline
                 await ask(application, key, "spare-143")

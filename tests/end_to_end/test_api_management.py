@@ -25,7 +25,7 @@ from shared.types import Call, Consumer, Usage
 from simulator.process import SimulatorProcess
 from tests.harness.azurite import Azurite
 from tests.harness.gateway_process import Answer, Edge, run_apart
-from tests.harness.system import PATIENT, Caller, System, chat_body, eventually, watched
+from tests.harness.system import PATIENT, Caller, System, chat_body, eventually, quickest, watched
 from tests.harness.system import system as start_system
 
 PUBLISHED = Path(__file__).parents[1] / "cli/policies/published.xml"
@@ -52,6 +52,7 @@ def imported_system(
     settings = yaml.safe_load(result.stdout)
     # The tests are one machine: each of them says its address, as a proxy would.
     settings |= {"client_address": {"header": "x-client-ip"}, "heartbeat_seconds": 0.3}
+    settings["retry"]["interval"] = 4  # of seconds, beside which those of a slow machine do not count
     settings["allowed_networks"] = ["127.0.0.0/8", *(f"{network}.0/24" for network in NETWORK.values())]
     with start_system(edge, settings, simulator, azurite.connection_string) as running:
         yield running
@@ -141,21 +142,22 @@ def test_tokens_of_an_address_count_when_they_are_used(imported: System, address
 
 
 def test_the_secondary_serves_at_once_while_the_primary_fails(imported: System, address: str, model: str) -> None:
-    imported.simulator.fault("status", region=PRIMARY, deployment=model, status=503, times=1)
-    began = time.monotonic()
-    answer = ask(imported, address, model)
-    assert (answer.status, answer.headers["x-gateway-attempts"]) == (200, "2")
-    assert [entry["region"] for entry in requests_for(imported, model)] == [PRIMARY, SECONDARY]
-    assert time.monotonic() - began < 0.7
+    def fail_over() -> None:
+        imported.simulator.clear()
+        imported.simulator.fault("status", region=PRIMARY, deployment=model, status=503, times=1)
+        answer = ask(imported, address, model)
+        assert (answer.status, answer.headers["x-gateway-attempts"]) == (200, "2")
+        assert [entry["region"] for entry in requests_for(imported, model)] == [PRIMARY, SECONDARY]
+
+    assert quickest(fail_over) < 3
 
 
-def test_two_backends_that_answer_503_once_answer_in_about_a_second(imported: System, address: str, model: str) -> None:
+def test_two_backends_that_answer_503_once_answer_after_one_wait(imported: System, address: str, model: str) -> None:
     down_once(imported, model)
     began = time.monotonic()
     answer = ask(imported, address, model)
-    took = time.monotonic() - began
     assert (answer.status, answer.headers["x-gateway-attempts"]) == (200, "3")
-    assert 0.75 < took < 2.5
+    assert 3 < time.monotonic() - began < 15
 
 
 def test_a_stream_gets_comments_while_it_waits(imported: System, address: str, model: str) -> None:
@@ -163,7 +165,7 @@ def test_a_stream_gets_comments_while_it_waits(imported: System, address: str, m
     answer = ask(imported, address, model, stream=True)
     assert answer.status == 200
     before, _, after = answer.body.partition(b"data: {")
-    assert 1 <= before.count(b": keep-alive\n\n") <= 5
+    assert 1 <= before.count(b": keep-alive\n\n") <= 60
     assert after.endswith(b"data: [DONE]\n\n")
 
 
@@ -171,19 +173,21 @@ def test_a_caller_who_hangs_up_ends_the_wait(imported: System, model: str) -> No
     down_once(imported, model)
     with Caller(imported, imported.key, chat_body(model)) as caller:
         caller.send()
-        eventually(lambda: len(requests_for(imported, model)) == 2)
+        eventually(lambda: len(requests_for(imported, model)) >= 2)
         time.sleep(0.2)
         caller.leave()
-    time.sleep(2)
-    assert len(requests_for(imported, model)) == 2
+    eventually(lambda: imported.usage_rows()[-1].get("e_ended") == "hung_up")
+    asked = len(requests_for(imported, model))
+    time.sleep(6)
+    assert len(requests_for(imported, model)) == asked
 
 
 def test_a_wait_keeps_the_time_that_its_caller_asks_for(imported: System, address: str, model: str) -> None:
     imported.simulator.fault("status", deployment=model, status=503)
     began = time.monotonic()
-    answer = ask(imported, address, model, headers={"x-request-timeout-ms": "2000"})
+    answer = ask(imported, address, model, headers={"x-request-timeout-ms": "7000"})
     assert answer.status == 503
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 7
     assert len(requests_for(imported, model)) in (4, 5)  # two rounds; a backend that failed three times is left out
 
 

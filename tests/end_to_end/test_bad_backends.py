@@ -65,16 +65,16 @@ def test_an_endless_answer_is_broken_off(impatient: System, stream: bool) -> Non
     key = impatient.make_key("endless")
     impatient.simulator.fault("endless", deployment=model)
     process = psutil.Process(impatient.gateway.pid)
-    before, most, slowest = process.memory_info().rss, 0, 0.0
+    before, most, busiest = process.memory_info().rss, 0, 0.0
     ended: list[bool] = []
     with Caller(impatient, key, chat_body(model, stream=stream)) as caller:
         caller.send()
-        reader = threading.Thread(target=lambda: ended.append(caller.read_to_the_end(10.0)))  # `total` is 3 s
+        reader = threading.Thread(target=lambda: ended.append(caller.read_to_the_end(30.0)))  # `total` is 3 s
         reader.start()
         while reader.is_alive():
-            asked = time.monotonic()
+            asked = process.cpu_times()
             assert impatient.gateway.request("GET", "/healthz").status == 200
-            slowest = max(slowest, time.monotonic() - asked)
+            busiest = max(busiest, sum(process.cpu_times()[:2]) - sum(asked[:2]))
             most = max(most, process.memory_info().rss - before)
             time.sleep(0.02)
         reader.join()
@@ -82,7 +82,7 @@ def test_an_endless_answer_is_broken_off(impatient: System, stream: bool) -> Non
     assert ended == [True]
     assert not caller.received.endswith(b"0\r\n\r\n") or b"error" in caller.received  # nobody takes it for whole
     assert most < 60_000_000
-    assert slowest < 1.0
+    assert busiest < 1.0  # seconds of its CPU behind which another call has to wait
     impatient.no_invocation_is_left()
     assert impatient.usage_rows(key)[0]["e_ended"] != "complete"
 

@@ -38,7 +38,7 @@ def rows_of_a_call(system: System, fault: dict[str, Any], *, stream: bool, count
         rows[:] = system.usage_rows(key)
         return len(rows) == count and all(map(final, rows))
 
-    eventually(written, 15.0)
+    eventually(written)
     return rows
 
 

@@ -129,7 +129,7 @@ async def test_a_drain_holds_on_a_second_instance_within_five_seconds_and_no_cal
 def test_a_drain_is_shown_and_on_record_and_ends_by_itself(two: System) -> None:
     name = f"eastus2-{two.edge}"
     assert shown(two, name) is None
-    answer = drain(two, name, {"for": "2s", "reason": "a test"})
+    answer = drain(two, name, {"for": "6s", "reason": "a test"})
     assert answer.json()["name"] == name
     assert answer.json()["drained"].keys() == {"until", "since", "reason", "by"}
     assert (shown(two, name)["reason"], shown(two, name)["by"]) == ("a test", "management-key")
@@ -138,7 +138,7 @@ def test_a_drain_is_shown_and_on_record_and_ends_by_itself(two: System) -> None:
     assert records[0]["after"]["reason"] == "a test"
     regions = {two.chat().headers["x-gateway-region"] for _ in range(6)}
     assert regions == {"swedencentral"}
-    eventually(lambda: two.chat().headers["x-gateway-region"] == "eastus2", 6.0)
+    eventually(lambda: two.chat().headers["x-gateway-region"] == "eastus2")
     assert shown(two, name) is None
 
 
@@ -196,6 +196,6 @@ def test_the_commands_drain_and_restore(two: System) -> None:
     assert listed[name]["reason"] == "by command"
     assert listed[name]["drained_until"] is not None
     assert listed[f"swedencentral-{two.edge}"]["drained_until"] is None
-    eventually(lambda: {two.chat().headers["x-gateway-region"] for _ in range(4)} == {"swedencentral"}, 6.0)
+    eventually(lambda: {two.chat().headers["x-gateway-region"] for _ in range(4)} == {"swedencentral"})
     cli(environ, "backends", "restore", name, "--json")
-    eventually(lambda: "eastus2" in {two.chat().headers["x-gateway-region"] for _ in range(4)}, 6.0)
+    eventually(lambda: "eastus2" in {two.chat().headers["x-gateway-region"] for _ in range(4)})

@@ -218,7 +218,7 @@ def test_an_imported_key_works_in_the_header_of_api_management(gateway: System) 
     def answered() -> bool:
         return gateway.post(CHAT, chat_body(), headers).status == 200
 
-    eventually(answered, 10.0)
+    eventually(answered)
     assert consumer in gateway.usage()
     assert text not in gateway.gateway.logs()
 

@@ -84,8 +84,8 @@ def test_the_traps_are_there_for_an_app_with_microsofts_web_extension(tmp_path: 
         assert get(unguarded, "/elsewhere").body == b"mine"
         assert b"swagger" in get(unguarded, "/docs").body.lower()
         assert get(unguarded, "/", method="PROPFIND").status == 405
-        assert unguarded.invocations()["running"] == ["GET /docs", "PROPFIND /"]
-        assert "SPAN fastapi" in unguarded.logs()
+        eventually(lambda: unguarded.invocations()["running"] == ["GET /docs", "PROPFIND /"])
+        eventually(lambda: "SPAN fastapi" in unguarded.logs())
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json", "/docs/oauth2-redirect", "/docs/"])
@@ -151,7 +151,7 @@ async def test_a_half_that_is_left_alone_ends_in_time_and_no_stream_with_it(slow
     def alone(header: str) -> int:
         with Caller(running, running.key, chat_body()) as caller:
             caller.request = caller.request.replace(b"host:", header.encode() + b"\r\nhost:", 1)
-            assert caller.send().read_to_the_end(12)
+            assert caller.send().read_to_the_end(20)
             status = int(caller.received.split(b" ", 2)[1])
             identified = b"\r\nx-request-id: " in caller.received.lower()
             assert identified == (status != 500), caller.received  # 500 is the host's own answer
@@ -167,8 +167,8 @@ async def test_a_half_that_is_left_alone_ends_in_time_and_no_stream_with_it(slow
     started = time.monotonic()
     _, *statuses = await asyncio.gather(asyncio.to_thread(leave), *(asyncio.to_thread(alone, h) for h in ALONE))
     assert statuses == [*ALONE.values()]
-    eventually(lambda: len(running.gateway.invocations()["running"]) <= 1, 12)
-    assert time.monotonic() - started < HURRIED_PAIRING + 6
+    eventually(lambda: len(running.gateway.invocations()["running"]) <= 1)
+    assert time.monotonic() - started < HURRIED_PAIRING + 15
     assert (await stream).body.endswith(b"data: [DONE]\n\n")
     assert time.monotonic() - started > HURRIED_PAIRING + 1  # it lasted longer than any half waits
     await asyncio.to_thread(running.no_invocation_is_left)
@@ -178,7 +178,7 @@ async def test_a_half_that_is_left_alone_ends_in_time_and_no_stream_with_it(slow
 def test_a_post_that_asks_for_another_protocol_is_served_with_its_body(app: System) -> None:
     with Caller(app, app.key, chat_body()) as caller:
         caller.request = caller.request.replace(b"host:", b"connection: Upgrade\r\nupgrade: h2c\r\nhost:", 1)
-        assert caller.send().read_to_the_end(5)
+        assert caller.send().read_to_the_end(8)
     assert caller.received.startswith(b"HTTP/1.1 200")
     app.no_invocation_is_left()
 
@@ -187,11 +187,11 @@ def test_a_request_that_the_workers_server_refuses_ends_its_invocation_at_once(a
     started = time.monotonic()
     with Caller(app, app.key, chat_body()) as caller:
         caller.request = caller.request.replace(b"host:", b"user-agent: a\x01b\r\nhost:", 1)
-        assert caller.send().read_to_the_end(5)
+        assert caller.send().read_to_the_end(8)
     assert caller.received.startswith(b"HTTP/1.1 400")
     assert b"\r\nx-request-id: " in caller.received.lower()
     app.no_invocation_is_left()
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 9  # its request would be waited for during ten seconds
 
 
 def test_the_workers_server_keeps_connections_longer_than_the_hosts_pool(app: System) -> None:
@@ -213,7 +213,8 @@ def test_a_runtime_library_that_is_not_as_known_is_named_on_stderr_and_serves(tm
     shutil.copy(ROOT / "host.json", tmp_path)
     with GatewayProcess("functions", {}, command=[*TRACED, str(tmp_path)], wait=False) as other:
         assert get(other, "/elsewhere").body == b"mine"
-        assert "runtime library is not as known: expected azure-functions-runtime" in "".join(other.shown())
+        expected = "runtime library is not as known: expected azure-functions-runtime"
+        eventually(lambda: expected in "".join(other.shown()))
 
 
 def test_the_worker_records_no_spans_of_its_own(app: System) -> None:
@@ -223,11 +224,14 @@ def test_the_worker_records_no_spans_of_its_own(app: System) -> None:
 
 
 def test_a_request_costs_one_line_of_log(app: System) -> None:
-    assert app.chat().status == 200  # what is warm now: token, tables, consumer
+    answer = app.chat()  # what is warm now: token, tables, consumer
+    app.gateway.record(answer.headers["x-gateway-request-id"])
     time.sleep(0.3)
     before = len(app.gateway.logs())
     for stream in (False, True, False):
-        assert app.chat(stream=stream).status == 200
+        answer = app.chat(stream=stream)
+        assert answer.status == 200
+        app.gateway.record(answer.headers["x-gateway-request-id"])
     time.sleep(0.3)
     lines = app.gateway.logs()[before:].splitlines()
     assert len(lines) == 3
@@ -265,7 +269,7 @@ def test_the_timer_rolls_the_usage_up(app: System) -> None:
     before = app.usage_of(key)
     ran = app.gateway.administer("POST", "/admin/functions/rollup")
     assert (ran.status, ran.json()) == (202, {"problem": ""})
-    assert "roll-up" in app.gateway.logs()
+    eventually(lambda: "roll-up" in app.gateway.logs())
     assert app.usage_of(key) == before
     assert before["output_tokens"] == 64
 
@@ -293,9 +297,10 @@ def test_a_call_wakes_the_roll_up_where_the_timer_does_not_run(azurite: Azurite,
 async def test_requests_run_side_by_side(app: System) -> None:
     model = app.slow()
     started = time.monotonic()
-    answers = await asyncio.gather(*(asyncio.to_thread(app.chat, model, stream=bool(n % 2)) for n in range(8)))
+    text = "simulate_output_tokens=400"  # two seconds
+    answers = await asyncio.gather(*(asyncio.to_thread(app.chat, model, text, stream=bool(n % 2)) for n in range(8)))
     assert {answer.status for answer in answers} == {200}
-    assert time.monotonic() - started < 4 * 16 * 0.01 + 1  # eight times 0.16 s, one after the other, and more
+    assert time.monotonic() - started < 10  # one after the other they would take 16 s
     app.no_invocation_is_left()
 
 
@@ -400,7 +405,7 @@ def test_a_package_that_does_not_fit_is_an_error_on_stderr_and_a_503(tmp_path: P
         assert answer.headers["x-request-id"] == answer.headers["x-gateway-request-id"]
         assert get(broken, "/healthz").status == 503
         error = "ERROR: the gateway cannot start: ImportError: built for another machine"
-        assert f"[console+otel] Error Host.Function.Console: {error}" in broken.shown()
+        eventually(lambda: f"[console+otel] Error Host.Function.Console: {error}" in broken.shown())
 
 
 def test_a_python_that_does_not_fit_is_an_error_on_stderr() -> None:
@@ -420,10 +425,9 @@ def test_a_kill_costs_deferred_rows_of_the_last_second_alone(azurite: Azurite, s
         key = running.make_key("deferred")
         for _ in range(10):
             assert running.post("/v1/chat/completions", chat_body(), key=key).status == 200
-        time.sleep(2)  # a second, and the time of a write on a busy machine
+        eventually(lambda: [row.get("e_ended") for row in running.usage_rows(key)] == ["complete"] * 10)
         os.kill(running.gateway.pid, signal.SIGKILL)
-        rows = running.usage_rows(key)
-        assert [row.get("e_ended") for row in rows] == ["complete"] * 10
+        assert [row.get("e_ended") for row in running.usage_rows(key)] == ["complete"] * 10
 
 
 def test_a_body_that_stops_arriving_ends_its_invocation(azurite: Azurite, simulator: SimulatorProcess) -> None:
@@ -439,7 +443,7 @@ def test_a_body_that_stops_arriving_ends_its_invocation(azurite: Azurite, simula
             eventually(lambda: any(record["status"] == 408 for record in running.gateway.records()))
             running.no_invocation_is_left()
             caller.request = b"0\r\n\r\n"
-            assert caller.send().read_to_the_end(5)
+            assert caller.send().read_to_the_end(20)
             assert caller.received.startswith(b"HTTP/1.1 408")
             assert b'"code":"request_timeout"' in caller.received
         assert running.chat().status == 200
@@ -470,13 +474,16 @@ def test_either_server_serves_in_a_placeholder_too_and_reads_a_relative_configur
         assert get(gateway, "/v1/models", "wrong").error()["code"] == "invalid_api_key"
         running.no_invocation_is_left()
         assert str(tmp_path) in Path(f"/proc/{gateway.pid}/cwd").readlink().as_posix() or not options
+        if server == "microsoft":
+            eventually(lambda: 'HTTP/1.1" 200' in gateway.logs())
         assert ('HTTP/1.1" 200' in gateway.logs()) == (server == "microsoft")  # ours leaves that line out
 
 
 def test_a_server_that_does_not_exist_is_an_error_on_stderr() -> None:
     with GatewayProcess("functions", {"GATEWAY_HTTP_SERVER": "theirs"}, wait=False) as broken:
         assert get(broken, "/healthz").error()["code"] == "misconfigured"
-        assert "GATEWAY_HTTP_SERVER: expected tollgate or microsoft, got theirs" in "".join(broken.shown())
+        expected = "GATEWAY_HTTP_SERVER: expected tollgate or microsoft, got theirs"
+        eventually(lambda: expected in "".join(broken.shown()))
 
 
 def test_the_host_ends_when_it_is_told_to(azurite: Azurite, simulator: SimulatorProcess) -> None:
@@ -485,4 +492,4 @@ def test_the_host_ends_when_it_is_told_to(azurite: Azurite, simulator: Simulator
         assert running.chat().status == 200
         started = time.monotonic()
         assert running.gateway.stop() == 0
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 10

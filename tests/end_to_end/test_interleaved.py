@@ -69,7 +69,7 @@ def rows_of(system: System, streams: list[Stream]) -> dict[str, dict[str, Any]]:
             rows.update({row["id"]: row for row in system.usage_rows(key)})
         return len(rows) == len(streams) and all(map(final, rows.values()))
 
-    eventually(written, 20.0)
+    eventually(written)
     return rows
 
 

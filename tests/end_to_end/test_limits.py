@@ -44,7 +44,8 @@ def test_the_official_client_waits_as_the_429_says_and_then_succeeds(gateway: Sy
         for _ in range(30):
             client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "Hello"}])
         with pytest.raises(openai.RateLimitError) as refused:
-            client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "Hello"}])
+            for _ in range(30):  # every two seconds another call may pass
+                client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "Hello"}])
     assert refused.value.code == "rate_limit_exceeded"
     assert "30 requests per minute" in refused.value.message
     assert "the gateway's operator" in refused.value.message
@@ -54,7 +55,7 @@ def test_the_official_client_waits_as_the_429_says_and_then_succeeds(gateway: Sy
     with gateway.openai(key, max_retries=1) as client:
         started = time.monotonic()
         client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "Hello"}])
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
 
 
 def test_every_answer_has_the_callers_limits_in_its_headers(gateway: System) -> None:
@@ -88,9 +89,11 @@ async def test_of_a_thousand_at_once_ten_pass_a_limit_of_ten(gateway: System) ->
                 await answer.read()
                 return answer.status
 
+        started = time.monotonic()
         statuses = await asyncio.gather(*(ask() for _ in range(callers)))
+        seconds = time.monotonic() - started
     assert sorted(set(statuses)) == [200, 429]
-    assert statuses.count(200) == 10
+    assert 10 <= statuses.count(200) <= 10 + seconds / 6  # in which another one may pass
 
 
 def test_a_lone_call_passes_a_limit_smaller_than_its_estimate(gateway: System) -> None:
@@ -126,7 +129,7 @@ def test_a_used_up_quota_is_403_with_the_time_of_its_renewal(gateway: System) ->
     def used_up() -> bool:
         return gateway.post("/v1/chat/completions", chat_body(max_tokens=20), key=key).status == 403
 
-    eventually(used_up, 10)
+    eventually(used_up)
     with gateway.openai(key) as client, pytest.raises(openai.PermissionDeniedError) as refused:
         client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "Hello"}])
     assert refused.value.code == "quota_exceeded"
@@ -143,14 +146,14 @@ def test_a_used_up_budget_is_403(gateway: System) -> None:
         codes.append("" if answer.status == 200 else answer.json()["error"]["code"])
         return answer.status == 403
 
-    eventually(refused, 10)
+    eventually(refused)
     assert codes[-1] == "budget_exceeded"
     assert codes[0] == ""
 
 
 async def test_no_more_calls_at_a_time_than_allowed(gateway: System) -> None:
     key = await asyncio.to_thread(make_key, gateway, max_concurrent=2)
-    slow = chat_body(content="simulate_output_tokens=400", stream=True)
+    slow = chat_body(gateway.slow(), "simulate_output_tokens=400", stream=True)
     async with aiohttp.ClientSession(headers={"api-key": key}) as session:
 
         async def ask(body: dict[str, Any]) -> tuple[int, str]:

@@ -101,7 +101,7 @@ class Running(NamedTuple):
         body = webhook(text, user)
         token = json.loads(body)["events"][0]["replyToken"]
         assert self.deliver(body) == 200
-        eventually(lambda: token in self.line.texts, 15.0)
+        eventually(lambda: token in self.line.texts)
         return self.line.texts[token]
 
 
@@ -191,7 +191,7 @@ def test_a_reply_that_line_refuses_is_in_the_log(
     used = list(bot.line.texts)[-1]
     refused = bot.line.refused
     assert bot.deliver(webhook("Again", replyToken=used)) == 200
-    eventually(lambda: bot.line.refused > refused, 10.0)
+    eventually(lambda: bot.line.refused > refused)
     eventually(lambda: "LINE refused the reply: status=400 x-line-request-id=line-1" in caplog.text)
 
 

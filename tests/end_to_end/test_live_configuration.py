@@ -249,7 +249,7 @@ def test_a_base_changed_on_disk_is_served_and_a_wrong_one_is_not(
     for system in fleet:
         shown = system.get(PATH).json()
         assert [one["complaints"][0]["path"] for one in shown["refused"]] == ["document"]
-        assert any("ALERT" in line and "extra" in line for line in system.gateway.shown())
+        eventually(lambda system=system: any("ALERT" in x and "extra" in x for x in system.gateway.shown()))  # type: ignore[misc]
         assert serves(system, "from-disk")
     with GatewayProcess("uvicorn", environ(str(base), account, regions)) as restarted:
         again = System(restarted, regions, account.connection_string)

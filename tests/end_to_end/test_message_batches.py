@@ -22,6 +22,7 @@ from shared.usage.query import HourRange
 from simulator.process import SimulatorProcess
 from tests.harness.calls import CLAUDES_CLASSES as CLASSES
 from tests.harness.in_process import Reply, Tables, call, gateway, key
+from tests.harness.patience import PATIENCE
 
 SONNET, HAIKU = "claude-sonnet-5-5", "claude-haiku-5-5"
 BATCHES = "/v1/messages/batches"
@@ -78,7 +79,7 @@ async def get(application: Application, text: str, path: str, method: str = "GET
 
 async def ended(application: Application, text: str, batch: str) -> dict[str, Any]:
     """The batch, once it has ended."""
-    deadline = asyncio.get_running_loop().time() + 10
+    deadline = asyncio.get_running_loop().time() + PATIENCE
     while True:
         about = json.loads((await get(application, text, f"{BATCHES}/{batch}")).body)
         if about["processing_status"] == "ended":
@@ -161,7 +162,7 @@ async def test_a_batch_that_nobody_reads_is_booked_by_the_timer(simulated: Simul
         held = used_usd(tables)
         await application.roll_up()
         assert "e_input" not in rows(tables)[0]
-        deadline = asyncio.get_running_loop().time() + 10
+        deadline = asyncio.get_running_loop().time() + PATIENCE
         while "e_input" not in rows(tables)[0]:
             assert asyncio.get_running_loop().time() < deadline
             await asyncio.sleep(0.1)
@@ -236,7 +237,7 @@ async def test_a_batch_that_is_deleted_is_booked_before(simulated: SimulatorProc
     async with pool(simulated, tables) as application:
         text = await key(tables)
         batch = (await made(application, text, asked(1), asked(2)))["id"]
-        deadline = asyncio.get_running_loop().time() + 10
+        deadline = asyncio.get_running_loop().time() + PATIENCE
         while (await get(application, text, f"{BATCHES}/{batch}", "DELETE")).status != 200:
             assert asyncio.get_running_loop().time() < deadline
             await asyncio.sleep(0.05)
@@ -437,7 +438,7 @@ async def test_results_that_break_off_are_read_again(simulated: SimulatorProcess
         await ended(application, text, batch)
         await settled(application)
         assert "e_input" not in rows(tables)[0]
-        deadline = asyncio.get_running_loop().time() + 10
+        deadline = asyncio.get_running_loop().time() + PATIENCE
         while "e_input" not in rows(tables)[0]:
             assert asyncio.get_running_loop().time() < deadline
             await ended(application, text, batch)

@@ -14,7 +14,8 @@ from shared.process.application import Application
 from shared.types import Usage
 from simulator.process import SimulatorProcess
 from tests.harness.in_process import Reply, Tables, call, gateway, key
-from tests.harness.sockets import eventually, served
+from tests.harness.patience import eventually
+from tests.harness.sockets import served
 
 ROUTER, DEEPSEEK, GPT, TIMED = "model-router", "DeepSeek-V3.1", "gpt-4o", "timed"
 MODELS = {

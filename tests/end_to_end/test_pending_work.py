@@ -63,13 +63,13 @@ def test_background_responses_that_are_read_by_their_conversation_are_charged(ga
         conversation = client.conversations.create().id
         for _ in range(12):
             client.responses.create(model="gpt-4o-mini", input=QUICK, background=True, conversation=conversation)
-        eventually(lambda: len(list(client.conversations.items.list(conversation, limit=100))) == 24, 10)
+        eventually(lambda: len(list(client.conversations.items.list(conversation, limit=100))) == 24)
 
         def settled() -> bool:
             client.conversations.items.list(conversation)
             return recorded(gateway, key) == charged(gateway, since) != (0, 0)
 
-        eventually(settled, 15)
+        eventually(settled)
     usage = gateway.usage_of(key)
     assert usage["cost_usd"] > 0
     assert (usage["input_tokens"], usage["output_tokens"]) == charged(gateway, since)
@@ -90,7 +90,7 @@ def test_runs_that_are_read_by_their_thread_are_charged(gateway: System) -> None
                 client.beta.threads.messages.list(thread)
             return recorded(gateway, key) == charged(gateway, since) != (0, 0)
 
-        eventually(settled, 20)
+        eventually(settled)
     usage = gateway.usage_of(key)
     assert usage["cost_usd"] > 0
     assert usage["output_tokens"] == 12 * 32
@@ -123,7 +123,7 @@ def test_what_nobody_reads_is_charged_by_the_timer(edge: Edge, simulator: Simula
             rows = running.usage_rows(key)
             return all("e_input" in row for row in rows) and recorded(running, key) == charged(running, since)
 
-        eventually(settled, 20)
+        eventually(settled)
         rows = running.usage_rows(key)
         usage = running.usage_of(key)
         asked = received(running)
@@ -159,7 +159,7 @@ def test_what_is_admitted_on_one_quota_is_what_it_covers(gateway: System) -> Non
             for response in responses:
                 client.responses.cancel(response)
                 client.responses.delete(response)  # which settles it first
-        eventually(lambda key=key: gateway.post("/v1/responses", body, key=key).status == 200, 10)  # type: ignore[misc]
+        eventually(lambda key=key: gateway.post("/v1/responses", body, key=key).status == 200)  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("edge", EDGES)
@@ -181,7 +181,7 @@ async def test_a_gateway_that_is_killed_between_charge_and_mark_leaves_the_mark_
                     with dying.openai(key) as client:
                         response = client.responses.create(model="gpt-4o-mini", input=QUICK, background=True)
                         client.responses.retrieve(response.id)
-                    eventually(lambda: tables.done["stalled"] > 0, 10)
+                    eventually(lambda: tables.done["stalled"] > 0)
                     dying.gateway.kill()
                     assert recorded(dying, key)[1] == 32
                 return key
@@ -195,7 +195,7 @@ async def test_a_gateway_that_is_killed_between_charge_and_mark_leaves_the_mark_
                     fire(heir)
                     return "settlement: Summary(settled=1" in heir.gateway.logs()
 
-                eventually(marked, 10)
+                eventually(marked)
                 assert recorded(heir, key)[1] == 32
                 assert heir.usage_of(key)["output_tokens"] == 32
                 heir.assert_no_defect()

@@ -40,11 +40,11 @@ def test_while_the_store_hangs_known_keys_are_served_and_their_rows_are_written_
         finally:
             os.kill(azurite.pid, signal.SIGCONT)
         assert {status for status, _ in answers} == {200}
-        assert max(seconds for _, seconds in answers) < 4  # held for its row, for 2 s
-        assert sum(seconds for _, seconds in answers[2:]) < 5  # and then no longer
+        assert max(seconds for _, seconds in answers) < 8  # held for its row, for 2 s
+        assert sum(seconds for _, seconds in answers[2:]) < 10  # and then no longer
         assert status == 503  # never 401: the key may be good
-        assert seconds < 5
-        eventually(lambda: len([row for row in system.usage_rows() if "e_status" in row]) == 13, 20)
+        assert seconds < 10
+        eventually(lambda: len([row for row in system.usage_rows() if "e_status" in row]) == 13)
         assert timed_chat(system, unknown)[0] == 200
         system.assert_no_defect()
 
@@ -59,16 +59,16 @@ def test_rows_outlive_a_gateway_that_is_killed_while_the_store_is_out_of_reach(
             os.kill(azurite.pid, signal.SIGSTOP)
             try:
                 assert {timed_chat(system)[0] for _ in range(5)} == {200}
-                eventually(lambda: len(list(tmp_path.glob("*/*.rows"))) == 1, 10)
-                eventually(lambda: "usage rows wait on disk" in system.gateway.logs(), 10)
+                eventually(lambda: len(list(tmp_path.glob("*/*.rows"))) == 1)
+                eventually(lambda: "usage rows wait on disk" in system.gateway.logs())
                 time.sleep(3)  # longer than a try of the table, after which what is left goes to disk
                 system.gateway.kill()
             finally:
                 os.kill(azurite.pid, signal.SIGCONT)
         with start_system("uvicorn", settings, simulator, azurite.connection_string) as heir:
-            eventually(lambda: len([row for row in system.usage_rows() if "e_status" in row]) == 6, 20)
-            eventually(lambda: not list(tmp_path.glob("*/*.rows")), 5)
-            eventually(lambda: "usage rows were read back from disk" in heir.gateway.logs(), 5)
+            eventually(lambda: len([row for row in system.usage_rows() if "e_status" in row]) == 6)
+            eventually(lambda: not list(tmp_path.glob("*/*.rows")))
+            eventually(lambda: "usage rows were read back from disk" in heir.gateway.logs())
             heir.assert_no_defect()
 
 
@@ -87,10 +87,10 @@ def test_a_recorded_answer_waits_for_no_store_and_outlives_a_kill_right_behind_i
             finally:
                 os.kill(azurite.pid, signal.SIGCONT)
         assert {status for status, _ in answers} == {200}
-        assert max(seconds for _, seconds in answers) < 1.5  # one that is not recorded is held for 2 s
+        assert max(seconds for _, seconds in answers) < 1.9  # one that is not recorded is held for 2 s
         with start_system(edge, settings, simulator, azurite.connection_string) as heir:
             assert timed_chat(heir)[0] == 200
-            eventually(lambda: sum(map(final, system.usage_rows())) == 6, 20)
+            eventually(lambda: sum(map(final, system.usage_rows())) == 6)
             rows = [row for row in system.usage_rows() if row.get("e_status") == 200]
             assert len(rows) == 6
             assert {row["e_output"] for row in rows} == {32}
@@ -118,7 +118,7 @@ def test_a_gateway_that_starts_without_its_store_says_so_and_serves_when_it_is_t
                 assert answer.headers["retry-after"]
                 os.kill(azurite.pid, signal.SIGCONT)
                 stopped = False
-                eventually(lambda: gateway.request("POST", "/v1/chat/completions", b"{}", headers).status == 401, 10)
+                eventually(lambda: gateway.request("POST", "/v1/chat/completions", b"{}", headers).status == 401)
                 assert "Traceback" not in gateway.logs()
         finally:
             if stopped:
@@ -134,5 +134,5 @@ def test_a_gateway_that_is_stopped_writes_the_rows_it_has(simulator: SimulatorPr
         for _ in range(5):
             assert timed_chat(system)[0] == 200
         os.kill(system.gateway.pid, number)
-        eventually(lambda: "Finished server process" in system.gateway.logs(), 10)
+        eventually(lambda: "Finished server process" in system.gateway.logs())
         assert len([row for row in system.usage_rows() if row.get("e_status") == 200]) == 5

@@ -69,15 +69,12 @@ def test_chunks_are_relayed_one_by_one_as_they_come(gateway: System) -> None:
 
 def test_the_first_content_arrives_while_the_backend_still_thinks_of_the_rest(gateway: System) -> None:
     model = gateway.lone()
-    gateway.simulator.fault("stall", deployment=model, after_chunks=1, seconds=1.0)
-    started = time.monotonic()
+    gateway.simulator.fault("stall", deployment=model, after_chunks=1, seconds=3.0)
     with Caller(gateway, gateway.key, chat_body(model, stream=True)) as caller:
         caller.send().read_until(1)
-        first = time.monotonic() - started
+        first = time.monotonic()
         caller.read_until(1, b"[DONE]")
-        whole = time.monotonic() - started
-    assert first < 0.7
-    assert whole > 0.95
+    assert time.monotonic() - first > 0.5
 
 
 async def test_the_tokens_of_the_report_are_those_that_were_charged(gateway: System) -> None:
@@ -149,7 +146,7 @@ def test_no_answer_that_a_caller_has_in_full_dies_with_the_process(
             caller.read_until(1, end)
         running.gateway.kill()
         for caller in callers[20:]:
-            caller.read_to_the_end(5)
+            caller.read_to_the_end(20)
         answered = {caller.request_id for caller in callers if end in caller.received}
         complete = {row["id"] for row in running.usage_rows(key) if row.get("e_output") == 32}
         assert len(answered) >= 20

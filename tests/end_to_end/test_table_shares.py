@@ -17,9 +17,9 @@ from shared.storage.tables import TablesStore
 from shared.types import Consumer, Usage
 from tests.harness.azurite import Azurite
 from tests.harness.calls import call
-from tests.harness.sockets import eventually
+from tests.harness.patience import eventually
 
-_HANGS = Faults(refused=0, lost=0, stalled=1, seconds=10)
+_HANGS = Faults(refused=0, lost=0, stalled=1, seconds=20)
 _BODY = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}
 
 
@@ -55,7 +55,7 @@ async def test_a_limited_call_gets_its_lease_while_all_other_reads_hang(azurite:
     async with hanging(azurite) as (store, _):
         limiter = Limiter(store, Configuration(backends=[]), lambda *_: None)
         ann = Consumer("ann", "ann", limits=Limits(requests_per_minute=10))
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(8):
             reservation = await limiter.reserve(ann, call("POST", "/v1/chat/completions", _BODY))
         assert limiter.headers(reservation)["x-ratelimit-remaining-requests"] == "9"
         assert limiter.safe_since is None
@@ -65,7 +65,7 @@ async def test_a_limited_call_gets_its_lease_while_all_other_reads_hang(azurite:
 
 async def test_a_call_is_put_on_record_while_all_other_reads_hang(azurite: Azurite) -> None:
     async with hanging(azurite) as (store, _):
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(8):
             await store.table("usage202611").merge("2026112912-00", {"call": {"s_key": "ann"}})
 
 
@@ -77,7 +77,7 @@ async def test_objects_that_hang_do_not_keep_a_key_from_its_read(azurite: Azurit
         store = TablesStore.from_connection_string(tables.connection_string, budget=10)
         reads = [asyncio.ensure_future(store.table("affinity").get("file", f"file-{n}")) for n in range(100)]
         await eventually(lambda: tables.done["stalled"] >= 16)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(8):
             assert await Consumers(store).find(new_id(10)) is None
         for read in reads:
             read.cancel()

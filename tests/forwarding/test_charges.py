@@ -18,6 +18,7 @@ from shared.requests.buffers import Buffers
 from shared.requests.upload import Upload
 from shared.types import LEFT, LEFT_EARLY, Attempt
 from tests.forwarding.test_late_attempts import Charges
+from tests.harness.patience import eventually
 from tests.harness.scripted_backends import (
     ANYONE,
     Exchange,
@@ -42,7 +43,7 @@ async def hanging(_: Exchange) -> None:
 @pytest.mark.parametrize("reached", [True, False])
 async def test_a_deadline_before_the_request_is_sent_costs_nothing(reached: bool) -> None:
     with unreachable_port() as port:
-        async with forwarding(hanging if reached else port, timeouts=Timeouts(connect=5, total=0.4)) as (running, _):
+        async with forwarding(hanging if reached else port, timeouts=Timeouts(connect=5, total=1.5)) as (running, _):
             sending = running.sending(chat())
             with pytest.raises(ForwardingFailed):
                 await sending.run()
@@ -52,10 +53,11 @@ async def test_a_deadline_before_the_request_is_sent_costs_nothing(reached: bool
 @pytest.mark.parametrize("reached", [True, False])
 async def test_a_caller_that_leaves_before_its_request_is_sent_is_charged_nothing(reached: bool) -> None:
     with unreachable_port() as port:
-        async with forwarding(hanging if reached else port, timeouts=Timeouts(connect=5)) as (running, _):
+        async with forwarding(hanging if reached else port, timeouts=Timeouts(connect=15)) as (running, (backend,)):
             sending = running.sending(chat())
             task = asyncio.ensure_future(sending.run())
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.1)
+            await eventually(lambda: backend.received or not reached)
             task.cancel()
             await asyncio.wait((task,))
             assert [attempt.problem for attempt in sending.attempts] == [LEFT if reached else LEFT_EARLY]
@@ -170,8 +172,8 @@ async def test_the_time_of_an_upload_starts_with_its_end() -> None:
     async def serving(exchange: Exchange) -> None:
         exchange.answer({"text": "hello"})
 
-    async with forwarding(failing, failing, timeouts=Timeouts(total=0.5)) as (running, backends):
-        upload = upload_of(form(2, model_first=True), pause=0.2)
+    async with forwarding(failing, failing, timeouts=Timeouts(total=1.0)) as (running, backends):
+        upload = upload_of(form(2, model_first=True), pause=0.3)
         call = parse_upload(match("POST", "/v1/audio/transcriptions"), "", HEADERS, "m", stream=False)
         plan = running.router.plan(ANYONE, call)
         backends[1 if plan.targets[0].backend.name == "a" else 0].script = serving

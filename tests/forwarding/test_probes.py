@@ -4,6 +4,7 @@ import asyncio
 
 import msgspec
 
+from tests.harness.patience import PATIENCE
 from tests.harness.scripted_backends import Exchange, chat, completion, forwarding
 
 
@@ -27,12 +28,12 @@ async def test_a_deployment_whose_probe_is_told_to_wait_is_back_after_that_wait(
             answer.close()
             assert answer.status == 200
 
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while len(answers) > 1:
                 await ask()
         assert state.health.half_open
         state.health = msgspec.structs.replace(state.health, ejected_until=0.0)  # as if its time were over
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while answers:
                 await ask()
         assert not state.health.half_open

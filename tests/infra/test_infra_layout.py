@@ -69,7 +69,7 @@ def process(
 
 
 def wait_for(port: int, running: subprocess.Popen[bytes], path: str = "/healthz") -> Answer:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline and running.poll() is None:
         with contextlib.suppress(OSError, http.client.HTTPException):
             return request(("127.0.0.1", port), "GET", path)

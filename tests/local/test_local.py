@@ -161,15 +161,15 @@ class TestProcesses:
     def test_leaving_stops_the_grandchildren_too(self, tmp_path: Path) -> None:
         with Children(tmp_path, tmp_path) as children:
             child = children.start("nest", ["sh", "-c", "sleep 100 & sleep 100 & echo $!; wait"])
-            grandchild = int(children.wait_for("It", lambda: child.log.read_text().strip() or None, 5))
+            grandchild = int(children.wait_for("It", lambda: child.log.read_text().strip() or None, 30))
             assert psutil.pid_exists(grandchild)
         assert child.process.returncode is not None
-        assert gone(grandchild, seconds=2)
+        assert gone(grandchild, seconds=20)
 
     def test_a_program_that_ignores_the_request_to_end_is_ended_by_force(self, tmp_path: Path) -> None:
         with Children(tmp_path, tmp_path) as children:
             child = children.start("deaf", ["sh", "-c", "trap '' INT; echo up; while :; do sleep 1; done"])
-            children.wait_for("It", lambda: child.log.read_text() or None, 5)
+            children.wait_for("It", lambda: child.log.read_text() or None, 30)
             child.stop(patience=0.2)
         assert child.process.returncode == -signal.SIGKILL
 
@@ -177,7 +177,7 @@ class TestProcesses:
         with Children(tmp_path, tmp_path) as children:
             children.start("gateway", ["sh", "-c", "echo the reason; exit 3"])
             with pytest.raises(Refused, match=r"Gateway ended unexpectedly \(exit code 3\)[^$]*the reason"):
-                children.wait_for("It", lambda: None, 5)
+                children.wait_for("It", lambda: None, 30)
 
     def test_a_launcher_that_is_killed_leaves_no_orphan(self, tmp_path: Path) -> None:
         program = f"""
@@ -196,7 +196,7 @@ class TestProcesses:
             sleeper = int(launcher.stdout.readline())
             assert psutil.pid_exists(sleeper)
             launcher.kill()
-        assert gone(sleeper, seconds=5)
+        assert gone(sleeper, seconds=30)
 
 
 def test_the_simulated_configuration_is_one_that_the_gateway_accepts() -> None:

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from tests.harness.in_process import Exchange, Reply, Tables, backend, call, chat, gateway, key
+from tests.harness.patience import eventually
 
 CHAT = "/v1/chat/completions"
 MB = 1_000_000
@@ -60,5 +61,4 @@ async def test_the_bodies_of_calls_under_way_are_bounded_until_these_end(ending:
         goes_on.set()
         again = await asyncio.wait_for(ask(ann), 10)
         assert again.status == (400 if ending == "failed" else 200)
-        await asyncio.sleep(0.05)
-        assert not application._running.buffers.under_way.total
+        await eventually(lambda: not application._running.buffers.under_way.total)

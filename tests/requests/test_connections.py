@@ -13,7 +13,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
 from shared.edges import http_protocol
-from tests.harness.sockets import Served, eventually, served
+from tests.harness.patience import eventually
+from tests.harness.sockets import Served, served
 
 MOST = 3
 MANAGEMENT_KEY = "m" * 40

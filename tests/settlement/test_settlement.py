@@ -18,8 +18,9 @@ from shared.process.application import Application
 from shared.storage import Properties
 from shared.types import Reference
 from simulator.process import SimulatorProcess
-from tests.harness.in_process import Exchange, Tables, backend, call, gateway, key
+from tests.harness.in_process import Exchange, Reply, Tables, backend, call, gateway, key
 from tests.harness.memory_store import MemoryTable
+from tests.harness.patience import eventually
 
 RESPONSES = "/v1/responses"
 ASKED = {"model": "gpt-4o", "input": "word " * 100, "background": True}
@@ -349,7 +350,7 @@ async def test_an_instance_that_dies_between_the_charge_and_its_mark_leaves_both
         async with gateway(tables, [a]) as dying:
             holder = await key(tables, Limits(token_quota=10**6))
             await begun(dying, holder)
-            await asyncio.sleep(0.3)  # for its row
+            await eventually(lambda: any("e_status" in row for row in tables.usage().values()))
             works.done(70, 30)
             tables.broken = {broken}
             await dying.roll_up()
@@ -368,7 +369,7 @@ async def test_the_row_is_whole_if_the_instance_died_before_it_wrote_its_own() -
     tables, works = Clocked(), Works()
     async with running(tables, works) as application:
         await begun(application, await key(tables, team="red"))
-        await asyncio.sleep(0.2)
+        await eventually(lambda: any("e_status" in row for row in tables.usage().values()))
         written = tables.made()
         for part in tables.rows("usage202611").values():
             part.clear()
@@ -438,9 +439,11 @@ async def test_what_a_stream_has_relayed_is_charged_though_its_caller_cancels_th
 
     async with backend("a", MODELS, streaming) as a, gateway(tables, [a]) as application:
         holder, gone = await key(tables, Limits(token_quota=10**6)), asyncio.Event()
-        reading = asyncio.ensure_future(call(application, holder, RESPONSES, ASKED | {"stream": True}, gone=gone))
+        reply = Reply()
+        asked = call(application, holder, RESPONSES, ASKED | {"stream": True}, gone=gone, reply=reply)
+        reading = asyncio.ensure_future(asked)
         await text.wait()
-        await asyncio.sleep(0.3)  # for the text to pass
+        await eventually(lambda: reply.body.count(b"word word word ") == 200)  # the text has passed
         if leaves:
             gone.set()
             await asyncio.wait((reading,))
@@ -491,7 +494,7 @@ async def test_the_estimate_stands_for_what_no_backend_tells(why: str, caplog: p
     async with running(tables, works) as application:
         holder = await key(tables, Limits(token_quota=10**6, token_quota_period="month"))
         await begun(application, holder)
-        await asyncio.sleep(0.2)
+        await eventually(lambda: any("e_status" in row for row in tables.usage().values()))
         works.missing = why == "the backend has lost it"
         await application.roll_up()
         assert "e_input" not in tables.made()  # an object that was just made may not be known everywhere

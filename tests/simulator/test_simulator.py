@@ -27,6 +27,7 @@ from openai.types.chat import ChatCompletionUserMessageParam
 
 from simulator.process import SimulatorFailed, SimulatorProcess
 from simulator.tokens import tokenize
+from tests.harness.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 REGION = "eastus2"
@@ -147,7 +148,7 @@ def last_entry(simulator: SimulatorProcess) -> dict[str, Any]:
     return entry
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come to pass"
@@ -239,7 +240,7 @@ def test_every_chunk_is_a_write_of_its_own(simulator: SimulatorProcess) -> None:
     def count_pieces() -> int:
         """Fewer than were written when this process is slow to read; never more."""
         count, received = 0, b""
-        with socket.create_connection(address(simulator), timeout=5) as raw:
+        with socket.create_connection(address(simulator), timeout=PATIENCE) as raw:
             raw.sendall(request_bytes(simulator, body_of(stream=True)))
             while not received.endswith(b"0\r\n\r\n"):
                 received = raw.recv(65_536)
@@ -365,10 +366,10 @@ def test_a_token_for_another_audience_or_past_its_time_is_refused(
 ) -> None:
     with credential(simulator, monkeypatch) as identity:
         stranger = identity.get_token("https://vault.azure.net/.default").token
-        simulator.identity(token_lifetime_seconds=1)
+        simulator.identity(token_lifetime_seconds=6)
         brief = identity.get_token("https://ai.azure.com/.default").token
     assert call(simulator, headers={"authorization": f"Bearer {brief}"}).status == 200
-    time.sleep(1.1)
+    time.sleep(6.1)
     for token in (stranger, brief, "made-up", ""):
         answer = call(simulator, headers={"authorization": f"Bearer {token}"})
         assert answer.status == 401
@@ -538,7 +539,7 @@ def test_more_than_ten_custom_headers_are_refused(simulator: SimulatorProcess) -
     ],
 )
 def test_what_is_no_http_is_answered_with_a_client_error(simulator: SimulatorProcess, sent: bytes) -> None:
-    with socket.create_connection(address(simulator), timeout=5) as raw:
+    with socket.create_connection(address(simulator), timeout=PATIENCE) as raw:
         raw.sendall(sent)
         answer = raw.recv(65_536)
 
@@ -546,14 +547,14 @@ def test_what_is_no_http_is_answered_with_a_client_error(simulator: SimulatorPro
 
 
 def test_a_body_over_64_megabytes_is_refused(simulator: SimulatorProcess) -> None:
-    assert call(simulator, body=b" " * (64 * 1_024 * 1_024 + 1), timeout=20).status == 413
+    assert call(simulator, body=b" " * (64 * 1_024 * 1_024 + 1), timeout=PATIENCE).status == 413
 
 
 # --- Limits -----------------------------------------------------------------------------------------------------------
 
 
 def test_over_the_token_limit_azure_answers_429_until_the_window_ends(simulator: SimulatorProcess) -> None:
-    simulator.limits(region=REGION, deployment="gpt-4o", tokens_per_minute=100, window_seconds=1.5)
+    simulator.limits(region=REGION, deployment="gpt-4o", tokens_per_minute=100, window_seconds=6)
     body = body_of("12345678", max_tokens=60)
     first, second = call(simulator, body=body), call(simulator, body=body)
 
@@ -564,8 +565,8 @@ def test_over_the_token_limit_azure_answers_429_until_the_window_ends(simulator:
     assert second.status == 429
     assert second.error["code"] == "RateLimitReached"
     assert "for gpt-4o in East US 2 have exceeded the token rate limit" in second.error["message"]
-    assert second.headers["retry-after"] in ("1", "2")
-    assert 0 < int(second.headers["retry-after-ms"]) <= 1_500
+    assert 1 <= int(second.headers["retry-after"]) <= 6
+    assert 0 < int(second.headers["retry-after-ms"]) <= 6_000
     assert second.headers["x-ratelimit-remaining-tokens"] == "38"
     assert call(simulator, body={**body, "model": "gpt-4o-mini"}).status == 200
     assert call(simulator, body=body, region="japaneast").status == 200
@@ -714,7 +715,7 @@ def test_a_stream_can_be_empty(simulator: SimulatorProcess, done: bool) -> None:
 
 
 def test_the_first_token_can_be_slow_after_headers_and_role(simulator: SimulatorProcess) -> None:
-    simulator.fault("slow_first_token", seconds=0.6, times=1)
+    simulator.fault("slow_first_token", seconds=3.0, times=1)
     with v1_client(simulator) as client:
         started = time.monotonic()
         arrivals = [
@@ -723,8 +724,8 @@ def test_the_first_token_can_be_slow_after_headers_and_role(simulator: Simulator
         ]
 
     assert [content for _, content in arrivals[:3]] == [False, False, True]
-    assert arrivals[1][0] < 0.5
-    assert arrivals[2][0] >= 0.6
+    assert arrivals[2][0] - arrivals[1][0] > 0.5
+    assert arrivals[2][0] >= 3.0
 
 
 def test_a_stream_can_stall_and_go_on(simulator: SimulatorProcess) -> None:
@@ -870,12 +871,12 @@ def test_an_entry_says_what_was_asked(simulator: SimulatorProcess) -> None:
     assert (entry["status"], entry["stream"], entry["completed"], entry["chunks_sent"]) == (200, True, True, 16)
     assert entry["client_request_id"] == "abc"
     assert {"x-mine", "api-key"} <= set(entry["headers"])
-    assert abs(entry["time"] - time.time()) < 5
+    assert abs(entry["time"] - time.time()) < 60
 
 
 def test_a_header_that_is_no_text_does_not_spoil_the_log(simulator: SimulatorProcess) -> None:
     sent = request_bytes(simulator, body_of()).replace(b"host: a", b"host: a\r\nx-ms-client-request-id: \xff")
-    with socket.create_connection(address(simulator), timeout=5) as raw:
+    with socket.create_connection(address(simulator), timeout=PATIENCE) as raw:
         raw.sendall(sent)
         assert raw.recv(65_536).startswith(b"HTTP/1.1 200")
 

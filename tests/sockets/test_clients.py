@@ -12,7 +12,8 @@ from openai.resources.responses.responses import AsyncResponsesConnection
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
 from simulator.request_log import LogEntry
-from tests.harness.sockets import eventually, served
+from tests.harness.patience import PATIENCE, eventually
+from tests.harness.sockets import served
 
 SECOND = base64.b64encode(b"\x01\x02" * 24_000).decode()  # of sound
 
@@ -24,7 +25,7 @@ async def say(connection: AsyncRealtimeConnection, text: str) -> None:
 
 async def until(connection: AsyncIterable[Any], *kinds: str) -> Any:
     """The next event of one of these kinds."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         async for event in connection:
             assert event.type in kinds or event.type != "error", event
             if event.type in kinds:

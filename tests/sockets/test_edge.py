@@ -18,7 +18,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from shared.edges import websocket_protocol, write_timer
 from shared.sockets import connection as connections
 from shared.usage import unsaid
-from tests.harness.sockets import Served, eventually, served
+from tests.harness.patience import PATIENCE, eventually
+from tests.harness.sockets import Served, served
 
 CREATE = {"type": "response.create", "model": "mini", "input": "x"}
 
@@ -29,7 +30,7 @@ def opened(app: Served, key: str, path: str = "/v1/responses", **more: Any) -> c
 
 async def event(connection: ClientConnection, *kinds: str) -> Any:
     """The next event, or the next of these kinds."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while True:
             found = json.loads(await connection.recv())
             if not kinds or found["type"] in kinds:
@@ -37,7 +38,7 @@ async def event(connection: ClientConnection, *kinds: str) -> Any:
 
 
 async def close_code(connection: ClientConnection) -> int:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         with pytest.raises(ConnectionClosed) as closed:
             while True:
                 await connection.recv()
@@ -88,7 +89,7 @@ def frame(payload: bytes, opcode: int = 1, *, fin: bool = True) -> bytes:
 async def ended_by(plain: socket.socket) -> int:
     """The code of the close frame that the server sends."""
     received, loop = b"", asyncio.get_running_loop()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while chunk := await loop.sock_recv(plain, 65_536):
             received += chunk
     plain.close()
@@ -266,7 +267,7 @@ async def test_frames_before_the_upgrade_is_accepted_are_bounded() -> None:
         both = f"{head}authorization: Bearer {key}\r\n\r\n".encode() + frame(json.dumps(CREATE).encode())
         await loop.sock_sendall(plain, both)
         received = b""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while b"response.completed" not in received:
                 received += await loop.sock_recv(plain, 65_536)
         plain.close()
@@ -341,7 +342,7 @@ async def test_pings_are_answered_again_when_a_caller_reads_again() -> None:
         await loop.sock_sendall(plain, frame(b"the last one", 9))
         await eventually(lambda: b"the last one" in protocol._pongs)
         received = b""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while not received.endswith(b"\x8a\x0cthe last one"):
                 received = received[-20:] + await loop.sock_recv(plain, 1_000_000)
         plain.close()
@@ -373,7 +374,7 @@ def hung_up(plain: socket.socket) -> bool:
     """True if the server's end of a connection is gone, with all that its kernel held."""
     ends = select.poll()
     ends.register(plain, select.POLLHUP)
-    gone = bool(ends.poll(2000))
+    gone = bool(ends.poll(15_000))
     plain.close()
     return gone
 

@@ -22,7 +22,8 @@ from shared.usage import _group_commit, _journal, _read_back
 from shared.usage._row_files import Group, RowFiles
 from shared.usage.ledger import Entry
 from shared.usage.overflow import Overflow
-from tests.usage.test_ledger import BACKEND, House, files_in, until
+from tests.harness.patience import PATIENCE, eventually
+from tests.usage.test_ledger import BACKEND, House, files_in
 
 MOST = 10_000_000
 ROW: dict[str, Any] = {"s_key": "c1", "e_input": 5, "e_served": "m" * 40}
@@ -61,7 +62,7 @@ async def heir_of(house: House, directory: Path) -> House:
     heir.store.dead, heir.store.seconds = False, 0.0
     heir.ledger = type(heir.ledger)(heir.store, "recorded", Overflow(directory, "here", MOST), lambda: heir.time)
     await heir.ledger.rows.recover()
-    await until(lambda: not files_in(directory))
+    await eventually(lambda: not files_in(directory))
     return heir
 
 
@@ -85,7 +86,7 @@ async def test_a_row_stays_on_disk_while_those_before_it_are_written(tmp_path: P
     house.close(house.open("01FIRST"))
     await asyncio.sleep(0.02)
     house.close(house.open("01SECOND"))
-    await until(lambda: "01FIRST" in house.store.rows("usage202609").get(partition_of(house), {}))
+    await eventually(lambda: "01FIRST" in house.store.rows("usage202609").get(partition_of(house), {}))
     await kill(house)
     assert (await house.rows()).keys() == {"01FIRST"}
     rows = await (await heir_of(house, tmp_path)).rows()
@@ -98,17 +99,19 @@ async def test_an_estimate_that_is_read_back_does_not_replace_what_was_counted_m
     entry = house.open()
     house.close(entry, usage=Usage(5, 7, estimated=True))
     house.time += 5.0
-    await until(lambda: house.ledger.rows.spilled == 1)
+    await eventually(lambda: house.ledger.rows.spilled == 1)
     house.ledger.correct(entry, Outcome(status=200, usage=Usage(6, 9, estimated=True)))
     overflow = house.ledger.rows._overflow
     assert overflow is not None
     with overflow._lock:  # the disk is slower than the table
         house.store.dead = False
         house.ledger.rows.at_once()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while not await house.rows():  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
-    await until(lambda: not house.ledger.rows.backlog and not any(file.stat().st_size for file in files_in(tmp_path)))
+    await eventually(
+        lambda: not house.ledger.rows.backlog and not any(file.stat().st_size for file in files_in(tmp_path))
+    )
     row = (await house.rows())[entry.request_id]
     assert (row["e_input"], row["e_output"], row["e_counted"], row["e_status"], row["s_key"]) == (6, 9, True, 200, "c1")
     await house.ledger.close()
@@ -135,7 +138,7 @@ async def test_the_journal_is_empty_once_its_rows_are_in_the_table_and_gone_afte
             house.close(house.open())
         assert sum(file.stat().st_size for file in files_in(tmp_path)) > 10_000
         house.ledger.rows.at_once()
-        await until(lambda: house.ledger.rows.backlog == 0)
+        await eventually(lambda: house.ledger.rows.backlog == 0)
         assert [file.stat().st_size for file in files_in(tmp_path)] == [0]
     house.close(house.open())
     await house.ledger.close()
@@ -167,11 +170,11 @@ async def test_an_answer_waits_for_the_table_if_the_journal_has_reached_its_boun
     answered = [house.close(house.open()) for _ in range(20)]
     assert 0 < sum(row.done() for row in answered) < 20
     assert sum(file.stat().st_size for file in files_in(tmp_path)) <= 2_000
-    await asyncio.wait_for(asyncio.gather(*answered), 5)
+    await asyncio.wait_for(asyncio.gather(*answered), PATIENCE)
     assert caplog.text.count("answers wait for the table") == 1
     house.time += 60.0
     house.ledger.rows.at_once()
-    await until(lambda: house.ledger.rows.backlog == 0)
+    await eventually(lambda: house.ledger.rows.backlog == 0)
     assert house.close(house.open()).done()
     assert "keeps usage rows again" in caplog.text
     await house.ledger.close()
@@ -225,7 +228,7 @@ async def test_processes_on_one_disk_leave_each_others_rows_alone(tmp_path: Path
     assert len(files_in(tmp_path)) == 2
     heir = House("committed", Overflow(tmp_path, "here", MOST))
     await heir.ledger.rows.recover()
-    await until(lambda: len(files_in(tmp_path)) == 1)
+    await eventually(lambda: len(files_in(tmp_path)) == 1)
     assert len(await heir.rows()) == 1
     await kill(living)
     assert len(await (await heir_of(living, tmp_path)).rows()) == 1

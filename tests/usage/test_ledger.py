@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from shared.usage.ledger import Entry, Ledger
 from shared.usage.overflow import Overflow
 from tests.harness.folding import fold_rows
 from tests.harness.memory_store import MemoryStore, MemoryTable
+from tests.harness.patience import PATIENCE, eventually
 
 NOW = 1_790_000_000.0
 CONSUMER = Consumer("c1", "team", product="gold")
@@ -72,6 +73,11 @@ class House:
 
     async def rows(self) -> dict[str, dict[str, Any]]:
         return {row.key: row.properties async for row in self.store.table("usage202609").scan_all()}
+
+
+def written(house: House) -> dict[str, Properties]:
+    """The rows in the table, by the id of their request."""
+    return {key: row for part in house.store.rows("usage202609").values() for key, (row, _) in part.items()}
 
 
 def chat() -> Call:
@@ -168,26 +174,26 @@ async def test_the_intent_of_a_slow_call_is_written_while_it_runs(
     monkeypatch.setitem(ledger._LINGER, "committed", 0.01)
     house = House()
     entry = house.open()
-    await until(lambda: bool(house.store.batches))
+    await eventually(lambda: bool(house.store.batches))
     assert (await house.rows())[entry.request_id].keys() & {"s_key", "e_status"} == {"s_key"}
     await house.close(entry)
     assert (await house.rows())[entry.request_id].keys() >= {"s_key", "e_status"}
 
 
-async def test_recorded_answers_wait_for_the_row_of_their_beginning_only() -> None:
+async def test_recorded_answers_wait_for_the_row_of_their_beginning_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ledger._LINGER, "recorded", 2.0)
     house = House("recorded")
     house.store.seconds = 0.05
     entry = house.open("01QUICK")
-    await asyncio.sleep(0.08)  # a call that takes longer than the write of its intent
+    await eventually(lambda: "01QUICK" in written(house))  # a call that takes longer than the write of its intent
     assert "s_key" in (await house.rows())["01QUICK"]
     assert house.close(entry).done()
     quick = house.open("01FIRST")
     answered = house.close(quick)
     assert not answered.done()
-    await asyncio.wait_for(answered, 0.3)
+    await asyncio.wait_for(answered, 1.8)
     assert "s_key" in (await house.rows())["01FIRST"]
-    await asyncio.sleep(ledger._LINGER["recorded"] + 0.2)
-    assert all("e_status" in row for row in (await house.rows()).values())
+    await eventually(lambda: all("e_status" in row for row in written(house).values()))
 
 
 async def test_a_recorded_answer_does_not_wait_for_a_table_that_fails() -> None:
@@ -203,14 +209,14 @@ async def test_a_recorded_answer_does_not_wait_for_a_table_that_fails() -> None:
 
 
 async def test_deferred_answers_wait_for_nothing_and_share_a_write(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ledger._LINGER, "deferred", 0.5)
+    monkeypatch.setitem(ledger._LINGER, "deferred", 1.5)
     house = House("deferred")
     entries = [house.open() for _ in range(30)]
     for entry in entries:
         assert house.close(entry).done()
         await asyncio.sleep(0)
     assert house.store.batches == []
-    await until(lambda: house.store.batches == [30])
+    await eventually(lambda: house.store.batches == [30])
     assert {row["e_status"] for row in (await house.rows()).values()} == {200}
     house.close(house.open())
     await house.ledger.close()
@@ -263,13 +269,13 @@ async def test_an_outage_of_the_table_delays_answers_by_two_seconds_and_loses_no
     await asyncio.sleep(0.02)
     assert not held.done()
     house.time += 2.0
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(PATIENCE):
         await held
     for entry in entries[1:]:
         assert house.close(entry).done()  # from now on nobody waits
     assert house.ledger.rows.backlog >= 3
     house.store.dead = False
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while house.ledger.rows.backlog:  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.01)
     rows = await house.rows()
@@ -299,7 +305,7 @@ async def test_a_row_that_the_table_refuses_is_lost_alone(refusal: Exception) ->
     house.store.refusal = refusal
     entries = [house.open("poison" if number == 40 else "") for number in range(90)]
     ends = [house.close(entry) for entry in entries]
-    await asyncio.wait_for(asyncio.gather(*ends), 5)
+    await asyncio.wait_for(asyncio.gather(*ends), PATIENCE)
     rows = await house.rows()
     assert [entry.request_id for entry in entries if entry.request_id not in rows] == ["poison"]
     assert all(row["e_status"] == 200 for row in rows.values())
@@ -317,7 +323,7 @@ async def test_a_row_that_the_table_refuses_does_not_keep_others_on_disk(tmp_pat
     second = House(overflow=Overflow(tmp_path, "here", 10_000_000))
     second.store.refusal = refusal
     await second.ledger.rows.recover()
-    await until(lambda: not files_in(tmp_path))
+    await eventually(lambda: not files_in(tmp_path))
     assert len(await second.rows()) == 29
     assert second.ledger.rows.dropped == 1
     await second.ledger.close()
@@ -370,7 +376,7 @@ async def test_after_an_outage_answers_do_not_wait_for_the_backlog(monkeypatch: 
     await asyncio.sleep(0.01)
     house.time += 5.0
     house.store.dead, house.store.seconds = False, 0.05  # back, and slow: the backlog takes a quarter of a second
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(PATIENCE):
         while house.ledger.rows.backlog == 500:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
     assert house.close(house.open()).done()
@@ -380,12 +386,6 @@ async def test_after_an_outage_answers_do_not_wait_for_the_backlog(monkeypatch: 
 
 def files_in(directory: Path) -> list[Path]:
     return list(directory.glob("*/*"))
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not holds():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
 
 
 async def test_rows_go_to_disk_during_an_outage_and_are_read_back_after_it(
@@ -402,13 +402,13 @@ async def test_rows_go_to_disk_during_an_outage_and_are_read_back_after_it(
     assert not held.done()
     assert house.ledger.rows.spilled == 0
     house.time += 2.0
-    await asyncio.wait_for(held, 1)
-    await until(lambda: house.ledger.rows.spilled == 251)
+    await asyncio.wait_for(held, PATIENCE)
+    await eventually(lambda: house.ledger.rows.spilled == 251)
     assert house.ledger.rows.backlog == 0
     assert house.close(house.open()).done()
-    await until(lambda: house.ledger.rows.spilled == 252)
+    await eventually(lambda: house.ledger.rows.spilled == 252)
     house.store.dead = False
-    await until(lambda: "252 usage rows were read back" in caplog.text)
+    await eventually(lambda: "252 usage rows were read back" in caplog.text)
     assert len(await house.rows()) == 252
     assert not house.close(house.open()).done()  # answers wait for their rows again
     await house.ledger.close()
@@ -426,7 +426,7 @@ async def test_rows_that_a_dead_process_left_are_written_by_the_next_one(tmp_pat
     assert first.ledger.rows.dropped == 0
     second = House(overflow=Overflow(tmp_path, "here", 10_000_000))
     await second.ledger.rows.recover()
-    await until(lambda: not files_in(tmp_path))
+    await eventually(lambda: not files_in(tmp_path))
     assert len(await second.rows()) == 3
     await second.ledger.close()
 
@@ -442,14 +442,14 @@ async def test_rows_wait_in_memory_if_the_disk_is_full(
     for _ in range(1000):
         house.close(house.open())
     house.time += 5.0
-    await until(lambda: house.ledger.rows.spilled > 0)
+    await eventually(lambda: house.ledger.rows.spilled > 0)
     await asyncio.sleep(0.05)
     assert 0 < house.ledger.rows.spilled < 1000
     assert house.ledger.rows.spilled + house.ledger.rows.backlog == 1000
     assert caplog.text.count("is full") == 1
     house.store.dead = False
-    await until(lambda: house.ledger.rows.backlog == 0)
-    async with asyncio.timeout(5):
+    await eventually(lambda: house.ledger.rows.backlog == 0)
+    async with asyncio.timeout(PATIENCE):
         while len(await house.rows()) < 1000:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     await house.ledger.close()
