@@ -28,7 +28,7 @@ class HttpResponse:
         self.status: int = message.code
         self.headers: CIMultiDictProxy[str] = message.headers
         self.content = content
-        content.on_eof(connection.release)
+        content.on_eof(functools.partial(_release, connection))
 
     @property
     def content_type(self) -> str:
@@ -45,7 +45,7 @@ class HttpResponse:
 
     def release(self) -> None:
         """Return the connection for another request, unless the body was not read to its end."""
-        self._connection.release()
+        _release(self._connection)
 
     def close(self) -> None:
         """Close the connection. Whoever still reads gets an error."""
@@ -104,6 +104,15 @@ class HttpClient:
             connection.close()
             raise
         return HttpResponse(connection, message, content)
+
+
+def _release(connection: Connection) -> None:
+    """Return a connection, or close it if its request has not gone out: the response came before its end."""
+    transport = connection.transport
+    if transport is not None and transport.get_write_buffer_size():
+        connection.close()
+    else:
+        connection.release()
 
 
 async def _exchange(

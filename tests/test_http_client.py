@@ -119,6 +119,27 @@ async def test_a_body_that_was_not_read_costs_its_connection() -> None:
         assert len(server.connections) == 3
 
 
+async def test_a_response_that_comes_before_the_end_of_its_request_costs_its_connection() -> None:
+    connections: list[asyncio.StreamWriter] = []
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0, limit=1024)
+    async with client() as http:
+        address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        for _ in range(2):
+            async with asyncio.timeout(30):
+                response = await http.send("POST", address, {}, bytes(30_000_000), NO_LIMIT)
+                assert (response.status, await response.read()) == (413, b"")
+        assert len(connections) == 2
+    for writer in connections:
+        writer.transport.abort()
+    server.close()
+
+
 async def test_whoever_reads_a_response_that_is_closed_gets_an_error() -> None:
     async with serving(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n") as server, client() as http:
         response = await http.send("GET", server.origin, {}, b"", NO_LIMIT)
