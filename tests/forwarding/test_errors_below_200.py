@@ -85,9 +85,8 @@ async def test_the_callers_own_error_is_relayed_after_one_attempt_and_is_no_faul
         await tell(exchange, error)
 
     async with forwarding(script, script) as (running, backends):
-        for _ in range(4):
-            sending = running.sending(call)
-            answer = await sending.run()
+        calls = [running.sending(call) for _ in range(4)]
+        for sending, answer in zip(calls, await asyncio.gather(*(one.run() for one in calls)), strict=True):
             assert isinstance(answer, WholeAnswer)
             assert code.encode() in answer.body
             assert answer.status == 200

@@ -110,8 +110,9 @@ async def ended_by(plain: socket.socket) -> int:
     ],
 )
 async def test_frames_that_are_not_valid_end_the_connection(
-    frames: list[bytes], code: int, caplog: pytest.LogCaptureFixture
+    frames: list[bytes], code: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(websocket_protocol, "_LINGER", 0.1)
     async with served() as app:
         plain = await raw(app, await app.key())
         await asyncio.get_running_loop().sock_sendall(plain, b"".join(frames))
