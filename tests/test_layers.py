@@ -169,3 +169,11 @@ def test_a_start_imports_no_heavy_package_that_no_request_needs(module: str) -> 
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environ, capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout.decode().split() == []
+
+
+def test_a_command_starts_without_the_clients_that_it_does_not_use() -> None:
+    program = (
+        "import sys, shared.cli.app; print(*[name for name in ('openai', 'pydantic', 'httpx2') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout.decode().split()) == (0, []), done.stderr.decode()

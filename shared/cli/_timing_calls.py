@@ -3,13 +3,14 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import httpx2
 import msgspec
-import openai
 
 from shared.errors import CredentialUnavailable
+
+if TYPE_CHECKING:
+    import openai  # imported where it is used: it is half of the time that a command takes to start
 
 Via = Literal["gateway", "direct"]
 _OWN_CALLS = 20  # of each worker, by which the client's own time is measured
@@ -86,8 +87,11 @@ async def make(
             group.create_task(work())
 
 
-async def timed(client: openai.AsyncOpenAI, job: Job, question: Question) -> TimedCall:
+async def timed(client: "openai.AsyncOpenAI", job: Job, question: Question) -> TimedCall:
     """Make one call. Failures are results, too."""
+    import httpx2
+    import openai
+
     answer = _Answer()
     start, began = time.time(), time.perf_counter()
     try:
@@ -106,7 +110,7 @@ async def timed(client: openai.AsyncOpenAI, job: Job, question: Question) -> Tim
     return TimedCall(model=job.model, via=job.via, start=start, duration=duration, **msgspec.structs.asdict(answer))
 
 
-async def _ask(client: openai.AsyncOpenAI, job: Job, question: Question, answer: _Answer, began: float) -> None:
+async def _ask(client: "openai.AsyncOpenAI", job: Job, question: Question, answer: _Answer, began: float) -> None:
     options: dict[str, Any] = {
         "model": job.deployment,
         "messages": [{"role": "user", "content": question.prompt}],
@@ -142,6 +146,8 @@ def _read_head(answer: _Answer, status: int, headers: Any) -> None:
 
 async def own_time(question: Question, concurrency: int) -> list[float]:
     """Seconds that calls take with a server on this machine that answers at once: what the client itself takes."""
+    import openai
+
     server = await asyncio.start_server(_answer_at_once, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
     seconds: list[float] = []

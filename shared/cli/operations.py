@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from shared.cli import _backend_check as checks
 from shared.cli._client import Client
 from shared.cli._consumer_options import option, with_options
 from shared.cli._terminal import AsJson, find, settings, show, with_client, with_store
@@ -60,6 +59,8 @@ def check(as_json: AsJson = False) -> None:
     """Call every deployment of every backend with a minimal request. Exits with 1 if one is not usable.
 
     Shows the day on which Azure retires each model, as far as it is known, and warns 90 days ahead."""
+    from shared.cli import _backend_check as checks  # and with it OpenAI's client, half of a start
+
     given = settings(secrets=True)
     findings = asyncio.run(checks.check(given))
     for warning in checks.warnings(given.configuration, findings, time.time()):

@@ -6,10 +6,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
-import openai
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -24,6 +23,9 @@ from shared.cli._timing_chart import chart
 from shared.cli._timing_statistics import FEWEST, quantile
 from shared.credentials import TokenCache, azure_credential
 from shared.errors import CredentialUnavailable
+
+if TYPE_CHECKING:
+    import openai  # imported where it is used, as in `_timing_calls`
 
 commands = typer.Typer()
 _INTERRUPTED = 130  # exit code after Ctrl-C
@@ -172,8 +174,10 @@ class _Run:
 
 
 @asynccontextmanager
-async def _clients(plan: _Plan, key: str) -> AsyncIterator[dict[str, openai.AsyncOpenAI]]:
+async def _clients(plan: _Plan, key: str) -> AsyncIterator["dict[str, openai.AsyncOpenAI]"]:
     """The clients by way. They do not retry: each call is one request. Raises `CredentialUnavailable`."""
+    import openai
+
     options: dict[str, Any] = {"max_retries": 0, "timeout": plan.timeout}
     async with AsyncExitStack() as stack:
         client = openai.AsyncOpenAI(base_url=f"{plan.gateway}/v1", api_key=key, **options)
