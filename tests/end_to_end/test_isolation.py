@@ -8,7 +8,7 @@ import pytest
 from openai import OpenAI
 
 from tests.harness.gateway_process import cli
-from tests.harness.system import System
+from tests.harness.system import System, eventually
 
 
 @pytest.fixture
@@ -73,7 +73,9 @@ def test_a_backend_that_names_another_callers_file_gives_it_to_nobody(
     with gateway.openai(owner) as client:
         assert client.files.content(foreign).read() == b"secret"
         assert foreign in [file.id for file in client.files.list()]
-    assert f"ALERT the backend {gateway_of(gateway, foreign)} names file {foreign}" in gateway.gateway.logs()
+    eventually(
+        lambda: f"ALERT the backend {gateway_of(gateway, foreign)} names file {foreign}" in gateway.gateway.logs()
+    )
 
 
 def gateway_of(gateway: System, file: str) -> str:

@@ -13,7 +13,7 @@ import pytest
 from simulator.process import SimulatorProcess
 from tests.harness.azurite import Azurite
 from tests.harness.gateway_process import EDGES, ROOT, Answer, Edge
-from tests.harness.system import System, chat_body, watched
+from tests.harness.system import System, chat_body, eventually, watched
 from tests.harness.system import system as start_system
 
 ALONE, LIMITED, SHARED, WRONG = "alone-at-openai", "limited", "shared", "not-at-openai"
@@ -199,13 +199,11 @@ def test_an_empty_account_is_no_throttle_and_openais_words_stay_inside(mixed: Sy
     assert {a.headers["x-gateway-fallback"] for a in answers} == {ALONE}
     tried = [entry for entry in mixed.simulator.log()["requests"] if entry["deployment"] == falling]
     assert [entry["region"] for entry in tried].count("openai") == 1  # not again for a minute
-    assert (
-        f"ALERT backend openai refuses the gateway on deployment {falling} (status 429 insufficient_quota)"
-        in (mixed.gateway.logs()[before:])
-    )
+    alert = f"ALERT backend openai refuses the gateway on deployment {falling} (status 429 insufficient_quota)"
+    eventually(lambda: alert in mixed.gateway.logs()[before:])
     listed = mixed.get("/gateway/backends").json()["backends"]
     states = {d["deployment"]: d for one in listed if one["name"] == "openai" for d in one["deployments"]}
-    assert (states[falling]["state"], states[falling]["ejected_for"] > 30) == ("ejected", True)
+    assert (states[falling]["state"], states[falling]["ejected_for"] > 10) == ("ejected", True)
     assert "org-secret" not in json.dumps([answer.body.decode() for answer in answers])
 
 
@@ -315,5 +313,5 @@ def test_tools_that_leave_are_refused_for_limited_keys_alone(mixed: System) -> N
 
 def test_the_start_and_check_warn_of_a_zone_beside_global_deployments(mixed: System) -> None:
     warning = f"backend sweden: it has the data_zone eu, but its deployments of {GLOBAL} are global"
-    assert warning in mixed.gateway.logs()
+    eventually(lambda: warning in mixed.gateway.logs())
     assert any(warning in line for line in mixed.get("/gateway/configuration").json()["warnings"])

@@ -18,8 +18,11 @@ ENDING, REPLACED, SUCCESSOR, NOT_YET = (f"spare-{number}" for number in (130, 13
 LIMITED = {"uvicorn": "spare-134", "functions": "spare-135"}  # both edges share the row of a limit
 
 
+TODAY = time.time()  # of the whole file, though it may run past midnight
+
+
 def day(days: int) -> str:
-    return time.strftime("%Y-%m-%d", time.gmtime(time.time() + days * 86_400))
+    return time.strftime("%Y-%m-%d", time.gmtime(TODAY + days * 86_400))
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +106,8 @@ def test_operators_see_every_model_with_its_places_price_and_end(gateway: System
     assert answer.status == 200
     models = {model["model"]: model for model in answer.json()["models"]}
     ending = models[ENDING]
-    assert (ending["retires"], ending["days_left"], ending["source"]) == (day(20), 20, "configuration")
+    assert (ending["retires"], ending["source"]) == (day(20), "configuration")
+    assert ending["days_left"] in (19, 20)
     assert ending["aliases"] == ["the-ending-one"]
     assert {place["backend"] for place in ending["backends"]} == {"sweden", "virginia", "japan"}
     assert {place["deployment"] for place in models["gpt-4o"]["backends"]} == {"gpt-4o-prod"}

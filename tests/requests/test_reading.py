@@ -77,7 +77,7 @@ def refused(caller: socket.socket) -> bool:
 def test_a_slot_is_taken_while_the_body_arrives_and_returned_if_the_caller_leaves(gateway: System) -> None:
     key = key_with(gateway, "--max-concurrent", "1")
     with half_sent(gateway, key):
-        time.sleep(1.0)  # else the only slot may be taken by the next call, and the half-sent one refused
+        time.sleep(2.0)  # else the only slot may be taken by the next call, and the half-sent one refused
         eventually(lambda: gateway.post("/v1/chat/completions", chat_body(), key=key).status == 429)
     eventually(lambda: gateway.post("/v1/chat/completions", chat_body(), key=key).status == 200)
 

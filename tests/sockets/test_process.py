@@ -42,7 +42,8 @@ async def test_a_backend_that_refuses_the_token_is_passed_over(gateway: System) 
     async with gateway.async_openai() as client, client.responses.connect() as connection:
         await connection.response.create(model=model, input="Hello")
         assert (await answered(connection)).type == "response.completed"
-    assert f"refuses the gateway on deployment {model} (" in gateway.gateway.logs()[before:]
+    alert = f"refuses the gateway on deployment {model} ("
+    eventually(lambda: alert in gateway.gateway.logs()[before:])
 
 
 async def test_messages_are_bounded_and_not_compressed(gateway: System) -> None:
