@@ -14,6 +14,7 @@ from openai import AsyncOpenAI, AzureOpenAI, OpenAI
 
 from shared import bootstrap
 from shared.config.environment import Storage
+from shared.errors import StoreUnavailable
 from simulator.process import SimulatorProcess
 from tests.harness.gateway_process import Answer, Edge, GatewayProcess, cli, make_key, request, run_apart
 from tests.harness.patience import PATIENCE
@@ -308,9 +309,13 @@ def chat_body(model: str = "gpt-4o", content: str = "Hello", **fields: Any) -> d
 
 
 async def _usage_rows(storage: str) -> list[dict[str, Any]]:
+    deadline = time.monotonic() + PATIENCE
     async with bootstrap.open_store(Storage(connection_string=storage)) as store:
-        rows = [row for name in await store.names("usage2") async for row in store.table(name).scan_all()]
-        return [{"id": row.key, **row.properties} for row in sorted(rows, key=lambda row: row.key)]
+        while True:
+            with contextlib.suppress(StoreUnavailable):  # it gives up after two seconds
+                rows = [row for name in await store.names("usage2") async for row in store.table(name).scan_all()]
+                return [{"id": row.key, **row.properties} for row in sorted(rows, key=lambda row: row.key)]
+            assert time.monotonic() < deadline, "the table does not answer"
 
 
 def final(row: dict[str, Any]) -> bool:
