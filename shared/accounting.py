@@ -84,12 +84,14 @@ class Accounting(NamedTuple):
     def refused_call(
         self, received: ReceivedRequest, error: GatewayError, consumer: Consumer | None, model: str
     ) -> None:
-        """Count a refused call, unless it is on record. `consumer` None: it is unknown; `model`: its configured name,
-        or ""."""
+        """Count a refused call and tell whoever watches, unless it is on record. `consumer` None: it is unknown;
+        `model`: its configured name, or ""."""
         if consumer is not None:
             error.consumer = consumer.id
         if not error.on_record:
             self.ledger.refuse(received.request_id, consumer, model, error, f"{received.method} {received.path}")
+            if self.live.watched:
+                self.live.refused(received.request_id, consumer, model, error, received.milliseconds())
 
 
 class CallRecord(NamedTuple):

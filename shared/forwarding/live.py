@@ -1,4 +1,4 @@
-"""Calls as they happen, for those who watch: each try when it ends, and each call.
+"""Calls as they happen, for those who watch: each try when it ends, each call, and each one that is refused.
 
 Nothing is kept. While nobody listens, nothing is made: a call then costs a look at an empty set.
 """
@@ -9,14 +9,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from shared.types import Attempt
+from shared.errors import GatewayError
+from shared.types import Attempt, Consumer
 
 MOST_LISTENERS = 8  # of a process
 _MOST_WAITING = 200  # events of one listener
 
 
 class Event(NamedTuple):
-    """Something that happened. `name`: `try`, `call`, `pool` or `dropped`; `data`: its facts, for JSON."""
+    """Something that happened. `name`: `try`, `call`, `refused`, `pool` or `dropped`; `data`: its facts, for JSON."""
 
     name: str
     data: Mapping[str, Any]
@@ -105,6 +106,24 @@ class LiveCalls:
                 "status": attempt.status,
                 "problem": attempt.problem,
                 "ms": round(attempt.milliseconds, 1),
+            },
+        )
+
+    def refused(
+        self, request_id: str, consumer: Consumer | None, model: str, error: GatewayError, milliseconds: float
+    ) -> None:
+        """Tell of a call that was refused before it was on record. `consumer` None: it is unknown; `model`: its
+        configured name, or ""."""
+        self.tell(
+            "refused",
+            {
+                "request": request_id,
+                "consumer": consumer.id if consumer is not None else None,
+                "name": consumer.name if consumer is not None else None,
+                "model": model or None,
+                "status": error.status,
+                "code": error.code,
+                "ms": round(milliseconds),
             },
         )
 

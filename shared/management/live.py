@@ -1,7 +1,8 @@
 """The routing as it happens: `GET /gateway/backends/events`, a stream of events from the instance that answers.
 
-`try`: an attempt has ended; `call`: a call has; `pool`: the state of all deployments, every two seconds; `dropped`: so
-many events were too many for this watcher. A browser reads it with `fetch`, which sends credentials in a header.
+`try`: an attempt has ended; `call`: a call has; `refused`: a call was, before any attempt; `pool`: the state of all
+deployments, every two seconds; `dropped`: so many events were too many for this watcher. A browser reads it with
+`fetch`, which sends credentials in a header.
 """
 
 import asyncio
@@ -36,7 +37,7 @@ class LiveRoutes:
         return (Route("GET", "/gateway/backends/events", "operator", self._events, streams=True),)
 
     async def _events(self, request: ManagementRequest) -> Response:
-        """Stream tries, calls and the state of the pool as server-sent events."""
+        """Stream tries, calls, refused calls and the state of the pool as server-sent events."""
         if self._live.full:
             message = f"{MOST_LISTENERS} streams are open on this instance. Close another tab, or ask for the report."
             raise RateLimitExceeded(message, 5.0)

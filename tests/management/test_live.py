@@ -20,7 +20,7 @@ from shared.routing.drains import Drains
 from shared.routing.fleet_health import SharedHealth
 from shared.routing.report import BackendsReport
 from tests.harness.memory_store import MemoryStore
-from tests.harness.system import MANAGEMENT_KEY, System, eventually
+from tests.harness.system import MANAGEMENT_KEY, System, chat_body, eventually
 
 PATH = "/gateway/backends/events"
 
@@ -81,6 +81,45 @@ def test_whoever_watches_sees_a_try_that_fails_the_one_that_answers_and_the_call
     assert served["backend"] == answer.headers["x-gateway-backend"] != failed["backend"]
     assert (call["status"], call["attempts"], call["name"]) == (200, 2, "tests")
     assert "nobody may see" not in str((failed, served, call))
+
+
+def test_whoever_watches_sees_the_calls_that_are_refused_with_their_codes(gateway: System) -> None:
+    path, key = "/v1/chat/completions", gateway.make_key("refused for <b>", models=("gpt-4o",))
+    with watching(gateway) as watcher:
+        watcher.next("pool")
+        answers = [
+            gateway.post(path, chat_body("gpt-5.4-mini"), key=key),
+            gateway.post(path, chat_body("a model that nobody may see")),
+            gateway.post(path, chat_body(), key="tg_nobody_may_see_this_key"),
+        ]
+        seen = [watcher.next("refused", request=one.headers["x-gateway-request-id"]) for one in answers]
+    known: list[dict[str, Any]] = [
+        {"consumer": key.split("_")[1], "name": "refused for <b>", "model": "gpt-5.4-mini"},
+        {"consumer": gateway.key.split("_")[1], "name": "tests", "model": None},
+        {"consumer": None, "name": None, "model": None},
+    ]
+    for answer, event, facts in zip(answers, seen, known, strict=True):
+        expected = {**facts, "status": answer.status, "code": answer.error()["code"]}
+        assert expected.items() <= event.items()
+        assert 0 <= event["ms"] < 60_000
+    assert [event["status"] for event in seen] == [403, 404, 401]
+    assert "may_see" not in str(seen)
+    assert "may see" not in str(seen)
+
+
+def test_a_call_that_fails_once_it_is_on_record_is_told_of_as_a_call_alone(gateway: System) -> None:
+    model = gateway.spare()
+    gateway.simulator.fault("status", status=400, deployment=model, times=1)
+    with watching(gateway) as watcher:
+        watcher.next("pool")
+        request = gateway.chat(model).headers["x-gateway-request-id"]
+        refused = gateway.post("/v1/chat/completions", chat_body(), key="tg_unknown").headers["x-gateway-request-id"]
+        told = []
+        for name, data in watcher.events():
+            told += [name] if data.get("request") == request else []
+            if data.get("request") == refused:
+                break
+    assert told == ["try", "call"]
 
 
 def test_the_stream_is_for_operators_and_for_few_at_a_time(gateway: System) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from simulator.process import SimulatorProcess
 from tests.harness.azurite import Azurite
 from tests.harness.azurite import azurite as start_azurite
 from tests.harness.gateway_process import Edge
-from tests.harness.system import System, configuration, eventually
+from tests.harness.system import System, chat_body, configuration, eventually
 from tests.harness.system import system as start_system
 from tests.page.conftest import ON_ONE_EDGE, Visit
 
@@ -100,6 +101,32 @@ def test_a_region_that_is_broken_from_the_page_fails_over_before_ones_eyes_and_i
     expect(visit.page.get_by_role("heading", level=1)).to_have_text("Request")
     visit.page.go_back()
     expect(happenings.get_by_role("listitem").filter(has_text="Failover, try 2").first).to_be_visible()  # kept
+
+
+@pytest.mark.parametrize(
+    ("language", "words"), [("en-GB", ("Refused", "unknown consumer")), ("zh-TW", ("已拒絕", "未知的使用者"))]
+)
+@ON_ONE_EDGE
+def test_a_refused_call_appears_as_it_happens_with_its_consumer_and_code(
+    visit: Visit, gateway: System, language: str, words: tuple[str, str]
+) -> None:
+    path, (refused, unknown) = "/v1/chat/completions", words
+    key = gateway.make_key(f"{HOSTILE} {language}", models=("gpt-4o",))
+    visit.sign_in(query="?view=backends")
+    visit.page.evaluate("to => localStorage.setItem('tollgate.language', to)", language)
+    visit.page.evaluate("dispatchEvent(new Event('tollgate:preferred'))")
+    expect(visit.page.locator(".pool .card").first).to_be_visible()  # the stream has begun
+    assert gateway.post(path, chat_body("gpt-5.4-mini"), key=key).status == 403
+    assert gateway.post(path, chat_body(), key="tg_unknown").status == 401
+    lines = visit.page.locator("ol.happenings li").filter(has_text=refused)
+    known, other = lines.filter(has_text="gpt-5.4-mini"), lines.filter(has_text=unknown)
+    expect(known).to_have_text(re.compile(rf"{re.escape(HOSTILE)} {language} .*403.*model_not_allowed.* ms"))
+    expect(other).to_have_text(re.compile(r"401.*invalid_api_key.* ms"))
+    expect(other.get_by_role("link")).to_have_count(0)  # no row of it is kept
+    assert visit.page.locator("main img").count() == 0
+    assert visit.violations() == []
+    known.get_by_role("link", name=refused).press("Enter")
+    expect(visit.page).to_have_url(re.compile("view=requests&id="))
 
 
 @ON_ONE_EDGE

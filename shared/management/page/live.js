@@ -17,7 +17,7 @@ let seen = EMPTY;
 session.onChange(() => { if (!session.get()) seen = EMPTY; });
 
 /**
- * @typedef {{at: number, kind: "try" | "call" | "state", data: any}} Happening
+ * @typedef {{at: number, kind: "try" | "call" | "refused" | "state", data: any}} Happening
  * @typedef {{share: number, failed: number}} Share `failed`: a number of tries
  * @typedef {{pool: any, happenings: Happening[], dropped: number, error: ApiError | null}} Live
  * @returns {Live & {again: () => void}} `happenings`: the newest first; `again` asks for a new stream
@@ -73,7 +73,7 @@ async function watch(signal, set) {
 function after(old, name, data) {
   if (name === "pool") return { ...old, pool: data, error: null, happenings: [...changes(old.pool, data), ...old.happenings].slice(0, MOST) };
   if (name === "dropped") return { ...old, dropped: old.dropped + data.events };
-  if (name !== "try" && name !== "call") return old;
+  if (name !== "try" && name !== "call" && name !== "refused") return old;
   return { ...old, happenings: [/** @type {Happening} */ ({ at: Date.now(), kind: name, data }), ...old.happenings].slice(0, MOST) };
 }
 

@@ -1,4 +1,4 @@
-// Tries, failovers and ends of calls as they happen, the newest first.
+// Tries, failovers, ends of calls and refusals as they happen, the newest first.
 import { milliseconds } from "../format.js";
 import { html, useState } from "../lib.js";
 import { link } from "../location.js";
@@ -29,6 +29,12 @@ function Happening({ one }) {
     return html`<li class=${data.state === "usable" ? "good" : "bad"}><span>${t(/** @type {import("../texts.js").Key} */ (`live.${data.state}`))}</span> <b>${data.deployment}</b> ${data.backend}
       <span>${data.state === "usable" ? "" : data.reason}</span></li>`;
   }
-  return html`<li><a href=${link({ view: "requests", id: data.request })}>${t("live.call")}</a> <b>${data.name || data.consumer}</b> ${data.model}
+  const request = link({ view: "requests", id: data.request });
+  if (one.kind === "refused") {
+    return html`<li>${data.consumer ? html`<a href=${request}>${t("live.refused")}</a>` : html`<span>${t("live.refused")}</span>`}
+      <b>${data.name || data.consumer || t("live.unknown")}</b> ${data.model}
+      <span class="bad">${data.status}</span> <span>${data.code}</span> <span>${milliseconds(data.ms)}</span></li>`;
+  }
+  return html`<li><a href=${request}>${t("live.call")}</a> <b>${data.name || data.consumer}</b> ${data.model}
     <span class=${data.status >= 400 ? "bad" : "good"}>${data.status}</span> <span>${t("live.attempts", { n: data.attempts })}</span> <span>${milliseconds(data.ms)}</span></li>`;
 }
