@@ -1,6 +1,6 @@
 # The commands of the project; CI runs the same ones. Recipes are short: local/ does the work.
 .DEFAULT_GOAL := help
-.PHONY: help run link test test-page test-page-scale test-agents test-clients test-runtimes test-sdks lint attack attack-host audit fuzz bench bench-authentication bench-chunkings bench-files bench-ledger \
+.PHONY: help run link test test-page test-page-scale test-agents test-clients test-runtimes test-sdks lint lint-page attack attack-host audit fuzz bench bench-authentication bench-chunkings bench-files bench-ledger \
 	bench-limits bench-routing bench-telemetry package-size infra install install-dev azurite page vendor screenshots requirements clean
 
 PYTHON_IN := .venv/bin/python
@@ -46,13 +46,15 @@ test-sdks: azurite install-dev ## run programs on earlier and current versions o
 	@sh local/install.sh sdks
 	@$(PYTHON_IN) -m pytest tests/sdks $(ARGS)
 
-lint: install-dev page ## ruff and mypy, and for the page's modules eslint and tsc, as CI does
+lint: install-dev lint-page ## ruff and mypy, and for the page's modules eslint and tsc, as CI does
 	@$(PYTHON_IN) -m ruff check .
 	@$(PYTHON_IN) -m ruff format --check .
 	@$(PYTHON_IN) -m mypy $(CODE)
+	@$(PYTHON_IN) -m local.vendor --check
+
+lint-page: page
 	@local/page/node_modules/.bin/eslint --config local/page/eslint.config.js shared/management/page
 	@local/page/node_modules/.bin/tsc --project local/page
-	@$(PYTHON_IN) -m local.vendor --check
 
 page:
 	@sh local/install.sh page
