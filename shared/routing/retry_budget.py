@@ -35,8 +35,6 @@ class Window:
         """Drop the counts that are too old by this second."""
         for old in range(self._last + 1, min(second, self._last + self._seconds) + 1):
             self._counts[old % self._seconds] = 0
-        if second - self._last >= self._seconds:
-            self._counts = [0] * self._seconds
         self._last = second
 
 
