@@ -111,7 +111,7 @@ class Consumers:
                 consumer = Consumer(identity.consumer_id, identity.name)
                 await self.write(Record(consumer, {}, self._store.now()), version)
 
-    async def import_key(self, record: Record, digest: str, *, expires: float = 0.0) -> tuple[None, StoredKey]:
+    async def import_key(self, record: Record, digest: str) -> tuple[None, StoredKey]:
         """Give a consumer a key that it had before, by the digest of its text (`keys.digest_to_import`). Return the
         key, without its text. Valid everywhere within 60 s. An import that failed halfway is completed by the next one
         of the key.
@@ -130,7 +130,7 @@ class Consumers:
                 raise StoreUnavailable("Another import of this key was faster. Import it again.")
         key = record.keys.get(owner.key)
         if key is None:
-            key = StoredKey(owner.key, digest, self._store.now(), expires or record.expires, foreign=True)
+            key = StoredKey(owner.key, digest, self._store.now(), record.expires, foreign=True)
             await self._table.merge(owner.consumer, {owner.key: key_row(key)})
         await self.foreign_keys.publish()
         return None, key

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
 from shared.auth import keys
@@ -82,8 +83,8 @@ class House:
             await asyncio.sleep(0)
 
 
-async def imported(house: House, record: Record, text: str = APIM, expires: float = 0.0) -> str:
-    _, key = await house.consumers.import_key(record, keys.digest_to_import(text), expires=expires)
+async def imported(house: House, record: Record, text: str = APIM) -> str:
+    _, key = await house.consumers.import_key(record, keys.digest_to_import(text))
     return key.id
 
 
@@ -175,7 +176,7 @@ async def test_another_process_accepts_an_imported_key_within_a_minute_and_at_on
 async def test_a_foreign_key_is_listed_expires_and_is_revoked_with_its_consumer() -> None:
     house = House()
     record = await house.consumer()
-    key_id = await imported(house, record, expires=house.store.time + 100)
+    key_id = await imported(house, msgspec.structs.replace(record, expires=house.store.time + 100))
     listed = await house.consumers.find(record.consumer.id)
     assert listed is not None
     assert listed.keys[key_id].foreign
