@@ -54,6 +54,17 @@ class HttpResponse:
         self._connection.close()
 
 
+async def read_some(content: aiohttp.StreamReader) -> bytes:
+    """Return what has arrived of a body, else wait for it; b"" at its end. Raises aiohttp's errors, after all that came
+    before: aiohttp itself drops what has arrived, but was not read yet, when a connection breaks."""
+    try:
+        return await content.readany()
+    except aiohttp.ClientError:
+        if rest := content._read_nowait(-1):
+            return rest
+        raise
+
+
 class _Destination(aiohttp.ClientRequest):
     """What a connector has to know of a request: its origin."""
 

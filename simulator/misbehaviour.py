@@ -31,7 +31,6 @@ from .messages_errors import as_message_error
 
 _ENDLESS_PIECE = b" " * 65_536
 _ENDLESS_PAUSE_SECONDS = 0.001
-_BEFORE_A_CUT = 0.2  # seconds: a client that sees both at once may drop what came before the end
 
 
 async def strike_on_arrival(fault: Fault, queue: FaultQueue, exchange: Exchange) -> bool:
@@ -71,7 +70,6 @@ async def strike_in_stream(effect: StreamEffect, answer: StreamedAnswer, exchang
             await exchange.write(_error_event(answer, exchange, kind))
             await exchange.finish()
         case ErrorInStream() | CutStream():
-            await asyncio.sleep(_BEFORE_A_CUT)
             exchange.cut()
     return True
 

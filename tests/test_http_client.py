@@ -8,7 +8,8 @@ from typing import NamedTuple
 import aiohttp
 import pytest
 
-from shared.http_client import HttpClient
+from shared.http_client import HttpClient, read_some
+from tests.harness.patience import eventually
 
 NO_LIMIT = aiohttp.ClientTimeout(None)
 WHOLE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: 2\r\n\r\n{}"
@@ -201,6 +202,17 @@ async def test_a_body_that_breaks_off_is_an_error() -> None:
         server.connections[0].close()
         with pytest.raises(aiohttp.ClientPayloadError):
             await response.read()
+
+
+async def test_what_came_before_a_break_is_read_first() -> None:
+    async with serving(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", b"") as server, client() as http:
+        response = await http.send("GET", server.origin, {}, b"", NO_LIMIT)
+        server.connections[0].transport.abort()
+        await eventually(lambda: response.content.exception() is not None)
+        assert await read_some(response.content) == b"half"
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await read_some(response.content)
+        response.close()
 
 
 async def test_a_request_that_is_given_up_closes_its_connection() -> None:

@@ -22,6 +22,7 @@ from shared.config.document import Timeouts
 from shared.forwarding._attempt import in_seconds
 from shared.forwarding._failures import AttemptFailed, error_below_200, error_in_success, failure_in_answer
 from shared.forwarding.response import Answer, BackendResponse, OpenAnswer, WholeAnswer, returned_headers, whole_answer
+from shared.http_client import read_some
 from shared.routing import quota
 from shared.routing.breakers import Breakers
 from shared.routing.quota import Sent
@@ -109,7 +110,7 @@ async def _read_stream(
     events = EventRelay(reader)
     head, chunk = b"", b"-"
     while chunk and not (reader.committed or reader.failed or events.done) and len(head) <= _MAX_BUFFERED:
-        chunk = await response.content.readany()
+        chunk = await read_some(response.content)
         heard()
         head += events.feed(chunk)
     if reader.failed:
@@ -141,7 +142,7 @@ async def _rest_of_failure(events: EventRelay, response: BackendResponse) -> byt
             while len(rest) <= _MAX_BUFFERED:
                 if events.reader.error is not None:
                     timeout.reschedule(min(loop.time() + _END_FOLLOWS, timeout.when() or loop.time()))
-                if not (chunk := await response.content.readany()):
+                if not (chunk := await read_some(response.content)):
                     break
                 rest += events.feed(chunk)
     return rest + events.finish()
@@ -158,7 +159,7 @@ async def _read_body(
 ) -> WholeAnswer | tuple[BodyMeter, bytes]:
     """Read a body until it is larger than `most` bytes. `most` 0: its status is all that it shows."""
     chunks, size, content = [], 0, response.content
-    while size <= most and not content.at_eof() and (chunk := await content.readany()):
+    while size <= most and not content.at_eof() and (chunk := await read_some(content)):
         chunks.append(chunk)
         size += len(chunk)
     head, complete = chunks[0] if len(chunks) == 1 else b"".join(chunks), size <= most

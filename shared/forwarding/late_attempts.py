@@ -11,6 +11,7 @@ import aiohttp
 
 from shared.forwarding._failures import AttemptFailed, Superseded
 from shared.forwarding.response import Answer, OpenAnswer, WholeAnswer
+from shared.http_client import read_some
 from shared.types import Call, Usage
 
 logger = logging.getLogger("tollgate.forwarding")
@@ -52,7 +53,7 @@ async def _until_reported(answer: OpenAnswer) -> None:
     until = min(answer.deadline, asyncio.get_running_loop().time() + _REPORT)
     with contextlib.suppress(TimeoutError, aiohttp.ClientError, OSError):
         async with asyncio.timeout_at(until):
-            while answer.owes_usage and (chunk := await answer.content.readany()):
+            while answer.owes_usage and (chunk := await read_some(answer.content)):
                 answer.heard()
                 answer.body.feed(chunk)
             if not answer.owes_usage:

@@ -12,7 +12,7 @@ from shared.azure_openai import answers, metering
 from shared.azure_openai.event_relay import EventRelay
 from shared.azure_openai.metering import BodyMeter
 from shared.config.document import FallbackReason
-from shared.http_client import HttpResponse
+from shared.http_client import HttpResponse, read_some
 from shared.types import Call, Target, Usage
 
 _END_OF_BODY = 0.1  # seconds
@@ -116,7 +116,7 @@ class OpenAnswer(msgspec.Struct, kw_only=True, eq=False):
         """Yield what follows the end of a stream, for at most 0.1 s."""
         with contextlib.suppress(TimeoutError, aiohttp.ClientError, OSError):
             async with asyncio.timeout(_END_OF_BODY):
-                while chunk := await self.content.readany():
+                while chunk := await read_some(self.content):
                     yield chunk
 
     async def read_to_end(self) -> None:

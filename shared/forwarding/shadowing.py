@@ -14,6 +14,7 @@ from shared.forwarding._failures import AttemptFailed
 from shared.forwarding._timeouts import first_byte_timeout
 from shared.forwarding.backend_client import BackendClient
 from shared.forwarding.response import Answer, WholeAnswer
+from shared.http_client import read_some
 from shared.routing.breakers import Breakers
 from shared.types import Attempt, Call, Target, Usage
 
@@ -75,7 +76,7 @@ async def _read_to_end(answer: Answer) -> Usage:
     async with asyncio.timeout_at(answer.deadline):
         while events is None or not events.done:
             async with asyncio.timeout(answer.silence):
-                chunk = await answer.content.readany()
+                chunk = await read_some(answer.content)
             if not chunk:
                 break
             answer.body.feed(chunk)

@@ -14,6 +14,7 @@ from shared.affinity.recorder import ObjectRecorder
 from shared.azure_openai import event_stream
 from shared.forwarding.late_attempts import LateAttempts
 from shared.forwarding.response import Answer, OpenAnswer, WholeAnswer
+from shared.http_client import read_some
 from shared.requests.disconnect import CallerDisconnected
 from shared.responses._gateway_headers import EMPTY_ANSWER_COMMENT, WARNING
 from shared.responses._idle_watch import Watch
@@ -208,7 +209,7 @@ class RelayedResponse(Response):
                         self._record_events()
                     self._pauses.waiting(now())
                     watch.waiting()
-                    chunk = await content.readany()
+                    chunk = await read_some(content)
                     watch.heard()
                     answer.heard()
                     if not chunk:

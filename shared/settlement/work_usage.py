@@ -15,6 +15,7 @@ from shared.config.document import Backend
 from shared.errors import StateUnavailable
 from shared.forwarding.forwarder import Forwarder
 from shared.forwarding.response import OpenAnswer
+from shared.http_client import read_some
 from shared.settlement import schedule
 from shared.types import Reference, Target, Usage
 
@@ -108,7 +109,7 @@ class WorkUsage:
                 try:
                     if answer.status == 200:
                         results.feed(answer.head if isinstance(answer, OpenAnswer) else answer.body)
-                        while isinstance(answer, OpenAnswer) and (chunk := await answer.content.readany()):
+                        while isinstance(answer, OpenAnswer) and (chunk := await read_some(answer.content)):
                             results.feed(chunk)
                         results.finish()
                     return answer.status
@@ -125,7 +126,7 @@ class WorkUsage:
                 try:
                     if not isinstance(answer, OpenAnswer):
                         return answer.status, answer.body, answer.usage
-                    while chunk := await answer.content.readany():
+                    while chunk := await read_some(answer.content):
                         answer.body.feed(chunk)
                     return answer.status, b"", answer.usage()
                 finally:
