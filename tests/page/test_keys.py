@@ -2,10 +2,13 @@
 
 import re
 
+import pytest
 from playwright.sync_api import expect
 
 from tests.harness.system import System, eventually
-from tests.page.conftest import Visit, spend
+from tests.page.conftest import ON_ONE_EDGE, Visit, spend
+
+HOSTILE = "<img src=x onerror=alert(1)>"
 
 
 def test_a_key_that_is_made_in_the_page_calls_the_gateway_and_a_limit_that_is_changed_there_holds(
@@ -57,6 +60,65 @@ def test_a_key_that_is_made_in_the_page_calls_the_gateway_and_a_limit_that_is_ch
     expect(row.get_by_role("button")).to_have_count(0)
     expect(row).not_to_contain_text("never")
     eventually(lambda: gateway.get("/gateway/keys/me", key).status == 401)  # at once on this instance
+
+
+@ON_ONE_EDGE
+@pytest.mark.parametrize(
+    ("language", "create", "choose"),
+    [
+        ("en-GB", "Create a consumer", "Choose among the"),
+        ("zh-TW", "新增使用者", "個已設定的名稱中選擇"),
+    ],
+)
+def test_models_and_aliases_are_ticked_from_the_configuration_and_what_it_lacks_is_pointed_out(
+    visit: Visit, gateway: System, language: str, create: str, choose: str
+) -> None:
+    page, dialog = visit.page, visit.page.get_by_role("dialog")
+    visit.sign_in(query="?view=consumers")
+    page.evaluate("to => localStorage.setItem('tollgate.language', to)", language)
+    page.evaluate("dispatchEvent(new Event('tollgate:preferred'))")
+    page.get_by_role("button", name=create).click()
+    label = {"en-GB": "Models", "zh-TW": "模型"}[language]
+    models, warning = dialog.get_by_label(label, exact=True), dialog.get_by_role("status")
+    dialog.locator("summary").filter(has_text=choose).press("Enter")
+    box = dialog.get_by_role("checkbox", name="gpt-4o", exact=True)
+    box.press("Space")
+    dialog.get_by_role("checkbox", name="gpt-4o-2024-11-20 → gpt-4o").check()
+    expect(models).to_have_value("gpt-4o, gpt-4o-2024-11-20")
+    models.press("End")
+    models.press_sequentially(", gpt-5.4-mi")
+    expect(warning).to_have_text("")  # it may become a name
+    models.press("Tab")
+    expect(warning).to_contain_text("gpt-5.4-mi")
+    models.fill(f"gpt-4o-2024-11-20, {HOSTILE}")
+    expect(warning).to_contain_text(HOSTILE)
+    assert dialog.locator("img").count() == 0
+    expect(box).not_to_be_checked()
+    assert visit.violations() == []
+    page.set_viewport_size({"width": 360, "height": 900})
+    assert dialog.evaluate("one => one.scrollWidth <= one.clientWidth")
+
+
+@ON_ONE_EDGE
+def test_a_model_that_is_no_longer_configured_may_stay_and_a_new_one_is_refused(visit: Visit, gateway: System) -> None:
+    visit.expected = "400"
+    page, dialog = visit.page, visit.page.get_by_role("dialog")
+    consumer = gateway.make_key("with a model of old days", models=("gpt-4o", HOSTILE)).split("_")[1]
+    visit.sign_in(query=f"?view=consumer&id={consumer}")
+    page.get_by_role("button", name="Change").click()
+    warning = dialog.get_by_role("status")
+    expect(warning).to_have_text(f"No longer in the configuration; it may stay, and allows nothing: {HOSTILE}")
+    assert dialog.locator("img").count() == 0
+    dialog.locator("summary").click()
+    dialog.get_by_role("checkbox", name="gpt-4o-mini", exact=True).check()
+    dialog.get_by_role("button", name="Save").click()
+    dialog.wait_for(state="hidden")
+    assert {*gateway.get(f"/gateway/consumers/{consumer}").json()["models"]} == {"gpt-4o", "gpt-4o-mini", HOSTILE}
+    page.get_by_role("button", name="Change").click()
+    dialog.get_by_label("Models").fill("gpt-4o, no-such-model")
+    expect(warning).to_have_text("Not in the configuration, so it will be refused: no-such-model")
+    dialog.get_by_role("button", name="Save").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("models: got no-such-model")
 
 
 def test_a_product_that_is_made_in_the_page_bundles_models_for_its_subscribers(visit: Visit, gateway: System) -> None:

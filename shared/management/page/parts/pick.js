@@ -1,7 +1,8 @@
-// Choices among what is configured: a team, and a consumer by its name.
+// Choices among what is configured: a team, models, and a consumer by its name.
 import { ask, query, useAnswer } from "../api.js";
 import { html, useState } from "../lib.js";
 import { link } from "../location.js";
+import { session } from "../session.js";
 import { t } from "../texts.js";
 import { Choice, Field } from "./form.js";
 
@@ -19,6 +20,36 @@ export function TeamChoice({ value, onChange }) {
   const none = data && names.length === 0;
   return html`<${Choice} label=${t("dimension.team")} value=${value} options=${options} onChange=${onChange}
     hint=${none && html`${t("teams.none")} <a href=${link({ view: "teams" })}>${t("nav.teams")}</a>`} />`;
+}
+
+/** The names in a field. @param {string} text */
+export const names = (text) => text.split(",").map((one) => one.trim()).filter(Boolean);
+
+/** The models and aliases that a consumer may be given, each alias with its model; null until they are known. @returns {Map<string, string> | null} */
+function useModels() {
+  const { data } = useAnswer(session.mayReadAll() ? "/gateway/models" : null);
+  return data && new Map(data.models.flatMap((/** @type {any} */ one) => [
+    ...(one.backends.length > 0 ? [[one.model, ""]] : []), ...one.aliases.map((/** @type {string} */ alias) => [alias, one.model])]));
+}
+
+/** Names of models, typed or ticked. Those that the configuration does not have are pointed out.
+ * @param {{value: string, onInput: (value: string) => void, had?: string[]}} props `had`: the names before, which may stay */
+export function ModelsField({ value, onInput, had = [] }) {
+  const known = useModels();
+  const [typing, setTyping] = useState(false);
+  const given = names(value);
+  const begun = typing ? given.at(-1) : undefined;
+  const unknown = known === null ? [] : given.filter((name) => !known.has(name) && !(name === begun && [...known.keys()].some((one) => one.startsWith(name))));
+  const [gone, refused] = [unknown.filter((name) => had.includes(name)), unknown.filter((name) => !had.includes(name))];
+  /** @param {string} name */
+  const tick = (name) => onInput((given.includes(name) ? given.filter((one) => one !== name) : [...given, name]).join(", "));
+  return html`<${Field} label=${t("consumers.models")} value=${value} hint=${t("consumers.models-hint")} onChange=${() => setTyping(false)}
+      onInput=${(/** @type {string} */ text) => { setTyping(true); onInput(text); }} />
+    <div role="status" class="warning">${gone.length > 0 && html`<p>${t("pick.gone", { names: gone.join(", ") })}</p>`}
+      ${refused.length > 0 && html`<p>${t("pick.refused", { names: refused.join(", ") })}</p>`}</div>
+    ${known !== null && known.size > 0 && html`<details><summary>${t("pick.configured", { n: known.size })}</summary>
+      <div role="group" aria-label=${t("pick.configured", { n: known.size })} class="picks">${[...known].map(([name, of]) => html`<label key=${name} class="check">
+        <input type="checkbox" checked=${given.includes(name)} onChange=${() => tick(name)} /> ${name}${of && html` <small class="quiet">→ ${of}</small>`}</label>`)}</div></details>`}`;
 }
 
 /** @param {string} text a part of a name */

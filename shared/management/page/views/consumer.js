@@ -8,12 +8,11 @@ import { Confirm } from "../parts/confirm.js";
 import { Dialog, Field } from "../parts/form.js";
 import { LimitFields, useDefaults } from "../parts/limit-fields.js";
 import { Limits } from "../parts/limits.js";
-import { TeamChoice } from "../parts/pick.js";
+import { ModelsField, names, TeamChoice } from "../parts/pick.js";
 import { Problem, Shown, State } from "../parts/status.js";
 import { Table } from "../parts/table.js";
 import { session } from "../session.js";
 import { t } from "../texts.js";
-import { names } from "./consumers.js";
 import { ShownKey } from "./key.js";
 
 const AMOUNTS = ["requests_per_minute", "tokens_per_minute", "token_quota", "request_quota", "budget_usd", "max_concurrent"];
@@ -120,7 +119,7 @@ function Edit({ path, one, etag, onClose }) {
     <${LimitFields} names=${AMOUNTS} values=${values} own=${one.limits} defaults=${defaults}
       onChange=${(/** @type {string} */ name, /** @type {string} */ value) => setValues({ ...values, [name]: value })} />
     <p class="quiet">${t("limits.raised")}</p>
-    <${Field} label=${t("consumers.models")} value=${models} onInput=${setModels} hint=${t("consumers.models-hint")} />
+    <${ModelsField} value=${models} onInput=${setModels} had=${one.models ?? []} />
     <${TeamChoice} value=${team} onChange=${setTeam} />
     <${Field} label=${t("nav.products")} value=${products} onInput=${setProducts} hint=${t("consumers.products-hint")} />
     <${Problem} error=${error} /><button type="submit" class="main">${t("save")}</button></form><//>`;

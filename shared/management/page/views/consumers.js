@@ -5,7 +5,7 @@ import { html, useState } from "../lib.js";
 import { go, link } from "../location.js";
 import { Choice, Dialog, Field } from "../parts/form.js";
 import { given, LimitFields, useDefaults } from "../parts/limit-fields.js";
-import { TeamChoice } from "../parts/pick.js";
+import { ModelsField, names, TeamChoice } from "../parts/pick.js";
 import { Problem, Shown, State } from "../parts/status.js";
 import { Pages, Table } from "../parts/table.js";
 import { session } from "../session.js";
@@ -45,9 +45,6 @@ export function Consumers({ place }) {
     ${creating && html`<${Create} onClose=${() => { setCreating(false); state.again(); }} />`}`;
 }
 
-/** The names in a field. @param {string} text */
-export const names = (text) => text.split(",").map((one) => one.trim()).filter(Boolean);
-
 /** @param {{onClose: () => void}} props */
 function Create({ onClose }) {
   const [name, setName] = useState("");
@@ -81,7 +78,7 @@ function Create({ onClose }) {
     <${Field} label=${t("consumers.name")} value=${name} onInput=${setName} required autofocus />
     <${TeamChoice} value=${team} onChange=${setTeam} />
     <${Field} label=${t("nav.products")} value=${products} onInput=${setProducts} hint=${t("consumers.products-hint")} />
-    <${Field} label=${t("consumers.models")} value=${models} onInput=${setModels} hint=${t("consumers.models-hint")} />
+    <${ModelsField} value=${models} onInput=${setModels} />
     <${LimitFields} names=${FIRST_LIMITS} values=${limits} defaults=${defaults}
       onChange=${(/** @type {string} */ limit, /** @type {string} */ value) => setLimits({ ...limits, [limit]: value })} />
     <p class="quiet">${t("consumers.more-limits")}</p>

@@ -7,6 +7,7 @@ import { Confirm } from "../parts/confirm.js";
 import { Dialog, Field } from "../parts/form.js";
 import { LimitFields } from "../parts/limit-fields.js";
 import { AuditTrail } from "../parts/audit.js";
+import { names } from "../parts/pick.js";
 import { Problem, Shown } from "../parts/status.js";
 import { Pages, Table } from "../parts/table.js";
 import { session } from "../session.js";
@@ -114,7 +115,7 @@ function Form({ section, entry, etag, onDone }) {
     setError(null);
     const body = { ...entry };
     for (const [field] of LISTS[section]) {
-      const values = lists[field].split(",").map((one) => one.trim()).filter(Boolean);
+      const values = names(lists[field]);
       if (values.length) body[field] = values;
       else delete body[field];
     }
