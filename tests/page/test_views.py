@@ -112,6 +112,52 @@ def test_every_view_is_accessible_and_fits_its_window(
 
 
 @ON_ONE_EDGE
+@pytest.mark.parametrize(
+    ("language", "menu", "view", "end"),
+    [("en-GB", "Menu", "Models", "Sign out"), ("zh-TW", "選單", "模型", "登出")],
+)
+def test_on_a_narrow_screen_the_menu_is_folded_and_all_of_it_is_reached_by_keyboard(
+    visit: Visit, gateway: System, language: str, menu: str, view: str, end: str
+) -> None:
+    page = visit.page
+    visit.sign_in(query="?view=audit")
+    page.evaluate("to => localStorage.setItem('tollgate.language', to)", language)
+    page.evaluate("dispatchEvent(new Event('tollgate:preferred'))")
+    button, links = (
+        page.get_by_role("button", name=menu, exact=True),
+        page.get_by_role("navigation").first.get_by_role("link"),
+    )
+    leave = page.get_by_role("button", name=end, exact=True)
+    expect(button).to_have_count(0)  # there is room
+    expect(links).to_have_count(len(VIEWS))
+    page.set_viewport_size({"width": 360, "height": 740})
+    expect(button).to_have_attribute("aria-expanded", "false")
+    expect(leave).to_have_count(0)
+    top = page.locator("header.top").bounding_box()
+    assert top is not None
+    assert top["height"] < 74  # a tenth
+    assert visit.violations() == []
+    button.press("Enter")
+    expect(button).to_have_attribute("aria-expanded", "true")
+    for number in range(len(VIEWS)):
+        page.keyboard.press("Tab")
+        expect(links.nth(number)).to_be_focused()
+    for _ in range(5):  # three preferences, whether to stay, the end
+        page.keyboard.press("Tab")
+    expect(leave).to_be_focused()
+    eventually(partial(fits, visit, [language]))
+    assert visit.violations() == []
+    page.keyboard.press("Escape")
+    expect(button).to_be_focused()
+    expect(links).to_have_count(0)
+    button.press("Enter")
+    links.filter(has_text=re.compile(f"^{view}$")).press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text(view)
+    expect(button).to_have_attribute("aria-expanded", "false")
+    expect(page.get_by_role("main")).to_be_focused()
+
+
+@ON_ONE_EDGE
 def test_dialogs_are_accessible_and_keep_what_was_typed(visit: Visit, gateway: System) -> None:
     consumer = gateway.make_key("with dialogs").split("_")[1]
     page = visit.page

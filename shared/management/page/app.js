@@ -69,15 +69,32 @@ export function App() {
     <a class="skip" href="#main">${t("skip")}</a>
     <header class="top">
       <strong class="brand">Tollgate</strong>
-      ${who && html`<nav aria-label=${t("nav")}>${places.filter((one) => !one.hidden).map((one) => html`<a href=${link({ view: one.name })}
-        aria-current=${t(one.text) === t(current.text) ? "page" : undefined}>${t(one.text)}</a>`)}</nav>`}
-      <${Preferences} />
-      ${who && html`<span class="who">${who.name}</span><label><input type="checkbox" checked=${session.isKept()} aria-describedby="stay"
-        onChange=${() => session.keep(!session.isKept())} /> ${t("stay")}</label><small id="stay" class="quiet">${t(session.isKept() ? "stay.kept" : "stay.not")}</small><button type="button" onClick=${() => session.end()}>${t("sign-out")}</button>`}
+      ${who ? html`<${Menu} who=${who} places=${places.filter((one) => !one.hidden)} current=${current} />` : html`<${Preferences} />`}
     </header>
     <main id="main" tabindex="-1">${who
       ? html`<${Guarded} key=${current.name}><${current.view} place=${place} /><//>` : html`<${SignIn} />`}</main>
   </div>`;
+}
+
+/** The views, preferences and the end of the session. On a narrow screen a button unfolds them, and a choice folds them again.
+ * @param {{who: import("./session.js").Session, places: Place[], current: Place}} props */
+function Menu({ who, places, current }) {
+  const [open, setOpen] = useState(false);
+  /** @param {string} id of the element that is focused instead of what is folded away */
+  const fold = (id) => {
+    if (!open) return;
+    setOpen(false);
+    document.getElementById(id)?.focus();
+  };
+  return html`<button type="button" class="fold" id="fold" aria-expanded=${open} aria-controls="menu" onClick=${() => setOpen(!open)}>${t("menu")}</button>
+    <div id="menu" class=${open ? "menu open" : "menu"} onKeyDown=${(/** @type {KeyboardEvent} */ event) => event.key === "Escape" && fold("fold")}>
+      <nav aria-label=${t("nav")} onClick=${(/** @type {MouseEvent} */ event) => event.target instanceof HTMLAnchorElement && fold("main")}>${places.map((one) => html`<a
+        href=${link({ view: one.name })} aria-current=${t(one.text) === t(current.text) ? "page" : undefined}>${t(one.text)}</a>`)}</nav>
+      <${Preferences} />
+      <span class="who">${who.name}</span><label><input type="checkbox" checked=${session.isKept()} aria-describedby="stay"
+        onChange=${() => session.keep(!session.isKept())} /> ${t("stay")}</label><small id="stay" class="quiet">${t(session.isKept() ? "stay.kept" : "stay.not")}</small>
+      <button type="button" onClick=${() => session.end()}>${t("sign-out")}</button>
+    </div>`;
 }
 
 function Preferences() {

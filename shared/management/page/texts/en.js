@@ -2,6 +2,7 @@
 export const en = {
   "skip": "Skip to content",
   "nav": "Views",
+  "menu": "Menu",
   "nav.overview": "Overview",
   "nav.consumers": "Consumers and keys",
   "nav.backends": "Routing",

@@ -3,6 +3,7 @@
 export const zhTW = {
   "skip": "跳到內容",
   "nav": "頁面",
+  "menu": "選單",
   "nav.overview": "總覽",
   "nav.consumers": "使用者與金鑰",
   "nav.backends": "路由",
