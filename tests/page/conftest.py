@@ -73,14 +73,19 @@ class Visit:
         self.open(query)
         self.page.get_by_label("Key", exact=True).fill(key)
         self.page.get_by_role("button", name="Sign in").click()
-        self.page.get_by_role("button", name="Sign out").wait_for()
+        self._signed_in()
 
     def sign_in_by_entra(self, name: str, query: str = "") -> None:
         """As a person whom the simulated tenant knows."""
         self.open(query)
         self.page.get_by_role("button", name="Continue with Entra ID").click()
         self.page.get_by_role("button", name=f"{name}@contoso.com").click()
-        self.page.get_by_role("button", name="Sign out").wait_for()
+        self._signed_in()
+
+    def _signed_in(self) -> None:
+        """Wait for what only those who are signed in see; on a narrow screen the end of the session is in the menu."""
+        menu = self.page.get_by_role("button", name="Menu", exact=True)
+        self.page.get_by_role("button", name="Sign out").or_(menu).wait_for()
 
     def kept(self) -> str:
         """Everything that the page has left in the browser: its storage, its address, its history's state."""
