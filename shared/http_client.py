@@ -3,6 +3,7 @@ Uploads and WebSockets go through a session."""
 
 import asyncio
 import functools
+import re
 from collections.abc import Callable, Mapping
 
 import aiohttp
@@ -14,21 +15,29 @@ from multidict import CIMultiDictProxy
 from yarl import URL
 
 _JOINED = 65_536  # bytes of a body that are joined with its head: one write to a socket costs less than two
+_FIELDS = re.compile(r"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++: [^\x00-\x08\x0a-\x1f\x7f]*+\r\n)*+")
+_CONTROL = re.compile(r"[\x00-\x20\x7f]")
 _WITHOUT_BODY = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))  # methods that need no content-length of 0
 _LONG = 300  # characters of a URL; longer ones hold a caller's query, which is not worth caching
 
 
 class HttpResponse:
-    """A response whose body is still arriving. `close` or `release` it; the end of its body does so, too."""
+    """A response whose body is still arriving. `close` or `release` it; the end of its body does so, too. `sent`: bytes
+    of the request's body."""
 
     __slots__ = ("_connection", "content", "headers", "status")
 
-    def __init__(self, connection: Connection, message: RawResponseMessage, content: aiohttp.StreamReader) -> None:
+    def __init__(
+        self, connection: Connection, message: RawResponseMessage, content: aiohttp.StreamReader, sent: int
+    ) -> None:
         self._connection = connection
         self.status: int = message.code
         self.headers: CIMultiDictProxy[str] = message.headers
         self.content = content
-        content.on_eof(functools.partial(_release, connection))
+        # An error may come before the end of a large request, the rest of which is then in the way of the next one. How
+        # much is unsent, TLS does not tell.
+        early = sent > _JOINED and message.code >= 300
+        content.on_eof(functools.partial(_end, connection) if early else connection.release)
 
     @property
     def content_type(self) -> str:
@@ -45,13 +54,13 @@ class HttpResponse:
 
     def release(self) -> None:
         """Return the connection for another request, unless the body was not read to its end."""
-        _release(self._connection)
+        self._connection.release()
 
     def close(self) -> None:
-        """Close the connection. Whoever still reads gets an error."""
+        """Close the connection at once. Whoever still reads gets an error."""
         if self.content.exception() is None:
             self.content.set_exception(aiohttp.ClientConnectionError("Connection closed"))
-        self._connection.close()
+        _end(self._connection)
 
 
 async def read_some(content: aiohttp.StreamReader) -> bytes:
@@ -95,35 +104,38 @@ class HttpClient:
         Raises `aiohttp.ClientError`, `OSError`, and `ValueError` for a header that would not stay one."""
         origin, start = (_cached_start if len(address) <= _LONG else _start)(method, address)
         connector = self._connector
+        if connector.closed:
+            raise aiohttp.ClientConnectionError("Connector is closed")
         head = _head(start, method, headers, len(body), closes=connector.force_close)
         if (destination := self._destinations.get(origin)) is None:
             loop = asyncio.get_running_loop()
             destination = self._destinations[origin] = _Destination("GET", origin, loop=loop)
         try:
             connection = await connector.connect(destination, [], connecting)
+            while connection.protocol is None or connection.protocol.should_close:  # it has had an answer unasked
+                connection.close()
+                connection = await connector.connect(destination, [], connecting)
         except TimeoutError as error:
             raise aiohttp.ConnectionTimeoutError(f"Connection timeout to host {origin}") from error
         try:
             written()
             message, content = await _exchange(connection, method, head, body)
         except HttpProcessingError as error:
-            connection.close()
+            _end(connection)
             raise aiohttp.ClientResponseError(
                 destination.request_info, (), status=error.code, message=error.message, headers=error.headers
             ) from error
         except BaseException:
-            connection.close()
+            _end(connection)
             raise
-        return HttpResponse(connection, message, content)
+        return HttpResponse(connection, message, content, len(body))
 
 
-def _release(connection: Connection) -> None:
-    """Return a connection, or close it if its request has not gone out: the response came before its end."""
-    transport = connection.transport
-    if transport is not None and transport.get_write_buffer_size():
-        connection.close()
-    else:
-        connection.release()
+def _end(connection: Connection) -> None:
+    """Close a connection without what is unsent, for which a closing one would wait."""
+    if connection.protocol is not None:
+        connection.protocol.abort()
+    connection.close()
 
 
 async def _exchange(
@@ -150,6 +162,8 @@ async def _exchange(
 def _start(method: str, address: str) -> tuple[URL, str]:
     """Return the origin of a request, and the beginning of its head."""
     url = URL(address, encoded=True)
+    if _CONTROL.search(address):
+        raise ValueError("the address of the request holds a control character")
     return url.origin(), f"{method} {url.raw_path_qs} HTTP/1.1\r\nhost: {url.host_port_subcomponent}\r\n"
 
 
@@ -159,8 +173,8 @@ _cached_start = functools.lru_cache(maxsize=1024)(_start)
 def _head(start: str, method: str, headers: Mapping[str, str], length: int, *, closes: bool) -> bytes:
     """Return the head of a request. `closes`: the connection ends with the response."""
     fields = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-    if fields.count("\r") != len(headers) or fields.count("\n") != len(headers) or "\0" in fields:
-        raise ValueError("a header of the request holds a line break or a zero byte")
+    if not _FIELDS.fullmatch(fields) or fields.count("\n") != len(headers):
+        raise ValueError("a header of the request holds a line break or another control character")
     if length or method not in _WITHOUT_BODY:
         fields += f"content-length: {length}\r\n"
     if closes:

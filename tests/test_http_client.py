@@ -1,6 +1,7 @@
 """The client for requests at hand, on real sockets: its bytes, its connections and its errors."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
@@ -89,9 +90,62 @@ async def test_only_methods_with_a_body_say_that_they_have_none(method: str, len
 )
 async def test_a_header_that_would_not_stay_one_is_refused_before_anything_is_sent(headers: dict[str, str]) -> None:
     async with serving(WHOLE) as server, client() as http:
-        with pytest.raises(ValueError, match="line break or a zero byte"):
+        with pytest.raises(ValueError, match="line break or another control"):
             await http.send("GET", server.origin, headers, b"", NO_LIMIT)
         assert server.connections == []
+
+
+@pytest.mark.parametrize("path", ["/\0a", "/a\x0b", "/a b", "/a\x7f"])
+async def test_an_address_that_would_not_stay_one_is_refused(path: str) -> None:
+    async with serving(WHOLE) as server, client() as http:
+        with pytest.raises(ValueError, match="control character"):
+            await http.send("GET", server.origin + path, {}, b"", NO_LIMIT)
+        assert server.connections == []
+
+
+async def test_a_closed_connector_sends_nothing() -> None:
+    async with serving(WHOLE) as server:
+        async with client() as http:
+            pass
+        with pytest.raises(aiohttp.ClientConnectionError, match="closed"):
+            await http.send("GET", server.origin, {}, b"", NO_LIMIT)
+        assert server.connections == []
+
+
+async def test_a_response_that_nobody_asked_for_answers_no_request() -> None:
+    unasked = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 5\r\n\r\nSTALE"
+    async with serving(WHOLE) as server, client() as http:
+        await (await http.send("GET", server.origin, {}, b"", NO_LIMIT)).read()
+        server.connections[0].write(unasked)
+        (pooled,) = (connection for pool in http._connector._conns.values() for connection, _ in pool)
+        await eventually(lambda: pooled.should_close)
+        response = await http.send("GET", server.origin, {}, b"", NO_LIMIT)
+        assert (response.status, await response.read()) == (200, b"{}")
+        assert len(server.connections) == 2
+
+
+async def test_a_request_that_is_given_up_half_sent_ends_at_once() -> None:
+    ended = asyncio.Event()
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await asyncio.sleep(0.5)  # the request is given up meanwhile
+        with contextlib.suppress(ConnectionError):
+            received = 0
+            while chunk := await reader.read(1_000_000):
+                received += len(chunk)
+            assert received < 100_000_000
+        ended.set()
+        writer.close()
+
+    server = await asyncio.start_server(listen, "127.0.0.1", 0, limit=1024)
+    async with client() as http:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+                await http.send("POST", address, {}, bytes(100_000_000), NO_LIMIT)
+        await asyncio.wait_for(ended.wait(), 30)
+    server.close()
 
 
 async def test_a_body_of_any_size_arrives_whole() -> None:

@@ -1,6 +1,7 @@
 """HTTP/1.1 of the container edge, from raw sockets: what other stacks send, and what attackers do."""
 
 import asyncio
+import gc
 import inspect
 import itertools
 import json
@@ -239,8 +240,43 @@ def test_what_stands_in_for_the_transport_has_all_that_uvicorn_uses_of_it() -> N
     assert used <= set(dir(JoinedHead))
 
 
+@pytest.mark.parametrize("access_log", [False, True])
+@pytest.mark.parametrize("path", ["/", "/stream", "/late", "/own"])
+def test_a_call_leaves_no_work_for_the_garbage_collector(path: str, *, access_log: bool) -> None:
+    """`shared/asgi.py` has it collect seldom."""
+
+    def alive() -> int:
+        return sum(isinstance(one, RequestResponseCycle | JoinedHead) for one in gc.get_objects())
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] != "/own":
+            await echo(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    gc.collect()
+    gc.disable()
+    try:
+        with served(app, access_log=access_log) as address:
+            for _ in range(20):
+                exchange(address, f"GET {path} HTTP/1.1\r\n".encode() + CLOSE + b"\r\n")
+            assert alive() < 10
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize(
-    "header", [(b"a", b"b\r\nc: d"), (b"a", b"b\n"), (b"a\r", b"b"), (b"a", b"\0"), (b"a", b"\x7f")]
+    "header",
+    [
+        (b"x y", b"b"),
+        (b"x:", b"b"),
+        (b"a", b"b\r\nc: d"),
+        (b"a", b"b\n"),
+        (b"a\r", b"b"),
+        (b"a", b"\0"),
+        (b"a", b"\x7f"),
+    ],
 )
 def test_a_header_that_would_not_stay_one_never_leaves(header: tuple[bytes, bytes]) -> None:
     async def careless(scope: Scope, receive: Receive, send: Send) -> None:
