@@ -151,8 +151,7 @@ async def _exchange(
     if len(body) <= _JOINED:
         transport.write(head + body)
     else:
-        transport.write(head)
-        transport.write(body)
+        transport.writelines((head, body))
     message, content = await protocol.read()
     while 100 <= message.code < 200 and message.code != 101:  # an early hint, or the like: the response follows
         message, content = await protocol.read()
