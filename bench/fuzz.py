@@ -25,6 +25,7 @@ def main(seconds: float) -> None:
                 print(f"{edge}: {sum(statuses.values())} requests (seed {seed}): {dict(sorted(statuses.items()))}")
                 fuzz_management(running, seconds)
                 running.assert_no_defect()
+                simulator.clear()  # of the faults that operators have ordered at random
 
 
 def fuzz_management(running: System, seconds: float) -> None:
