@@ -1,5 +1,5 @@
-"""Requests whose body is at hand, on the connections of aiohttp but past its session, which takes three times the CPU.
-Uploads and WebSockets go through a session."""
+"""Requests whose body is at hand, on the connections of aiohttp but past its session, which saves a tenth of a call's
+CPU. Uploads and WebSockets go through a session."""
 
 import asyncio
 import functools
@@ -75,7 +75,7 @@ async def read_some(content: aiohttp.StreamReader) -> bytes:
 
 
 class _Destination(aiohttp.ClientRequest):
-    """What a connector has to know of a request: its origin."""
+    """The origin of requests, in the form in which a connector asks for it."""
 
     @functools.cached_property
     def connection_key(self) -> ConnectionKey:  # asked for at every request
@@ -101,7 +101,8 @@ class HttpClient:
     ) -> HttpResponse:
         """Send a request; return the response when its head has arrived. Calls `written` when it has a connection.
 
-        Raises `aiohttp.ClientError`, `OSError`, and `ValueError` for a header that would not stay one."""
+        Raises `aiohttp.ClientError`, `OSError`, and `ValueError` for an address or a header with control
+        characters."""
         origin, start = (_cached_start if len(address) <= _LONG else _start)(method, address)
         connector = self._connector
         if connector.closed:

@@ -15,8 +15,8 @@ _FIELDS = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++: [^\x00-\x08\x0a-\x1f\x
 class JoinedHead:
     """Takes the place of a response's `send` and of its transport until its head is out.
 
-    Renders the head with one check instead of two for each header, which is 2 % of a call's CPU, and joins it with what
-    follows in the same turn of the event loop: a write to a socket costs 3 %, and wakes the caller."""
+    Renders the head with one check instead of two for each header, and joins it with what follows in the same turn of
+    the event loop: a write to a socket costs 3 % of a call's CPU, and wakes the caller."""
 
     __slots__ = ("_cycle", "_head", "_loop", "_send_on", "_transport")
 
