@@ -179,10 +179,10 @@ async def test_a_dead_backend_becomes_no_home() -> None:
 
 
 async def test_objects_of_two_backends_are_a_conflict_that_says_which_is_where() -> None:
-    found = affinity(MemoryStore(), configuration("a", "b"))
-    await known(found, ALICE, a=ONE, b=TWO)
+    directory = affinity(MemoryStore(), configuration("a", "b"))
+    await known(directory, ALICE, a=ONE, b=TWO)
     with pytest.raises(StateConflict) as conflict:
-        await found.bind(ALICE, call("/v1/vector_stores/vs_22222/files", b'{"file_id": "file-11111"}'), "")
+        await directory.bind(ALICE, call("/v1/vector_stores/vs_22222/files", b'{"file_id": "file-11111"}'), "")
     assert "file-11111 is in a" in conflict.value.message
     assert "vs_22222 is in b" in conflict.value.message
 
@@ -240,24 +240,24 @@ async def test_an_object_of_an_earlier_month_keeps_its_owner() -> None:
 
 async def test_an_object_is_nobodys_until_its_row_is_inserted() -> None:
     store, settings = CountedStore(0.05), configuration("a")
-    found = affinity(store, settings)
+    directory = affinity(store, settings)
     item = Reference("item", "msg_12345")
-    writing = found.claims.record(ALICE.id, "a", (ONE,))
-    assert found.claims.record(ALICE.id, "a", (ONE,)) == writing  # one row is enough
-    writing += found.claims.record_items(ALICE.id, "a", [item.id])
+    writing = directory.claims.record(ALICE.id, "a", (ONE,))
+    assert directory.claims.record(ALICE.id, "a", (ONE,)) == writing  # one row is enough
+    writing += directory.claims.record_items(ALICE.id, "a", [item.id])
     for reference in (ONE, item):
-        assert found._memory.get(reference, ALICE.id) is None
+        assert directory._memory.get(reference, ALICE.id) is None
     await asyncio.gather(*writing)
     store.reads = 0
     for reference in (ONE, item):
-        assert (await place(found, ALICE, reference)).backend == "a"
+        assert (await place(directory, ALICE, reference)).backend == "a"
     assert store.reads == 0
 
 
 async def test_responses_may_be_made_elsewhere_in_need_and_files_not() -> None:
-    found = affinity(MemoryStore(), configuration("a", "b"))
-    response = await found.bind(ALICE, call("/v1/responses", b'{"model": "gpt-4o"}'), "gpt-4o")
-    file = await found.bind(ALICE, call("/v1/vector_stores", b"{}"), "")
+    directory = affinity(MemoryStore(), configuration("a", "b"))
+    response = await directory.bind(ALICE, call("/v1/responses", b'{"model": "gpt-4o"}'), "gpt-4o")
+    file = await directory.bind(ALICE, call("/v1/vector_stores", b"{}"), "")
     assert (response.only, response.first) == (None, file.first)
     assert file.only == frozenset((file.first,))
 
@@ -274,8 +274,8 @@ async def test_the_usage_of_an_object_of_an_older_version_is_charged_once_howeve
     run = Reference("run", "run_12345")
     await record_as_before_the_index(store, ALICE, run)
     instances = [affinity(store, settings) for _ in range(5)]
-    told = await asyncio.gather(*(instance.claim_charge(run) for instance in instances for _ in range(2)))
-    assert sum(told) == 1
+    claims = await asyncio.gather(*(instance.claim_charge(run) for instance in instances for _ in range(2)))
+    assert sum(claims) == 1
 
 
 @pytest.mark.parametrize("object_id", ["file-1/../x", "file-\x00", "f" * 2000, "file#1", "\ud800"])
@@ -323,14 +323,14 @@ async def test_an_item_passes_for_no_object_and_for_no_other_consumers_item() ->
 async def test_items_push_no_object_out_of_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_memory, "_CACHED", 5)
     store = CountedStore()
-    found = affinity(store, configuration("a"))
-    await known(found, ALICE, a=ONE)
+    directory = affinity(store, configuration("a"))
+    await known(directory, ALICE, a=ONE)
     ids = [f"msg_{number:05}" for number in range(20)]
-    await asyncio.gather(*found.claims.record_items(ALICE.id, "a", ids))
-    await place(found, ALICE, ONE)
-    await place(found, ALICE, Reference("item", ids[-1]))
+    await asyncio.gather(*directory.claims.record_items(ALICE.id, "a", ids))
+    await place(directory, ALICE, ONE)
+    await place(directory, ALICE, Reference("item", ids[-1]))
     assert store.reads == 0
-    await place(found, ALICE, Reference("item", ids[0]))  # items have their bound, too
+    await place(directory, ALICE, Reference("item", ids[0]))  # items have their bound, too
     assert store.reads > 0
 
 
@@ -351,12 +351,12 @@ async def test_all_reads_of_a_call_share_one_time_limit(monkeypatch: pytest.Monk
     monkeypatch.setattr(_rows, "_WAIT", 0.2)
     store = CountedStore(0.05)
     items = tuple(Reference("item", f"msg_{number:05}") for number in range(300))
-    found = affinity(store, configuration("a"))
+    directory = affinity(store, configuration("a"))
     await asyncio.gather(
         *affinity(store, configuration("a")).claims.record_items(ALICE.id, "a", [item.id for item in items])
     )
     with pytest.raises(StoreUnavailable):
-        await found.locate(ALICE, items)
+        await directory.locate(ALICE, items)
 
 
 async def test_a_call_by_sip_is_answered_at_the_home_where_unknown_ids_are_adopted() -> None:

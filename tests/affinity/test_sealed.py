@@ -35,8 +35,8 @@ def answer(*contents: str) -> bytes:
     return json.dumps({"id": "resp_12345", "object": "response", "output": output}).encode()
 
 
-async def received(found: ObjectDirectory, consumer: Consumer, backend: str, call: Call, *contents: str) -> None:
-    recorder = ObjectRecorder(found, consumer, call, backend, nothing_goes_on)
+async def received(directory: ObjectDirectory, consumer: Consumer, backend: str, call: Call, *contents: str) -> None:
+    recorder = ObjectRecorder(directory, consumer, call, backend, nothing_goes_on)
     recorder.answer(200, answer(*contents))
     await recorder.kept()
 
@@ -45,12 +45,12 @@ async def test_a_call_goes_to_the_backend_that_sealed_what_it_brings_on_every_in
     store = MemoryStore()
     first = affinity(store, SETTINGS)
     await received(first, ALICE, "b", bringing(), "one")
-    for found in (first, affinity(store, SETTINGS)):
+    for directory in (first, affinity(store, SETTINGS)):
         for call in (bringing("unknown", "one"), bringing("one", path="/v1/responses/compact")):
-            binding = await found.bind(ALICE, call, "gpt-4o")
+            binding = await directory.bind(ALICE, call, "gpt-4o")
             assert binding.only == frozenset(("b",))
-        assert await found.bind(BOB, bringing("one"), "gpt-4o") == UNBOUND  # it is led nowhere
-        assert await found.bind(ALICE, bringing("unknown"), "gpt-4o") == UNBOUND
+        assert await directory.bind(BOB, bringing("one"), "gpt-4o") == UNBOUND  # it is led nowhere
+        assert await directory.bind(ALICE, bringing("unknown"), "gpt-4o") == UNBOUND
 
 
 @pytest.mark.parametrize("left", [configuration("a", "c"), configuration("a", "b", b=["o4-mini"])])
@@ -61,26 +61,26 @@ async def test_content_of_a_backend_that_is_gone_or_lacks_the_model_is_tried_any
 
 
 async def test_contents_of_two_backends_are_a_conflict_that_names_them_by_their_digests() -> None:
-    found = affinity(MemoryStore(), SETTINGS)
-    await received(found, ALICE, "a", bringing(), "one")
-    await received(found, ALICE, "b", bringing(), "two")
+    directory = affinity(MemoryStore(), SETTINGS)
+    await received(directory, ALICE, "a", bringing(), "one")
+    await received(directory, ALICE, "b", bringing(), "two")
     with pytest.raises(StateConflict) as conflict:
-        await found.bind(ALICE, bringing("one", "two"), "gpt-4o")
+        await directory.bind(ALICE, bringing("one", "two"), "gpt-4o")
     assert f"(SHA-256 {sealed_name('one')[7:19]}…) is in a" in conflict.value.message
 
 
 async def test_what_a_request_brings_makes_nobody_its_receiver() -> None:
     store = MemoryStore()
-    found = affinity(store, SETTINGS)
+    directory = affinity(store, SETTINGS)
     contents = [f"content {number}" for number in range(40)]  # more than are looked up
-    await received(found, BOB, "a", bringing(*contents, path="/v1/responses/compact"), *contents)
+    await received(directory, BOB, "a", bringing(*contents, path="/v1/responses/compact"), *contents)
     assert await store.names("affinity") == []
 
 
 async def test_the_content_of_several_events_is_recorded_once() -> None:
     store = WrittenStore()
-    found = affinity(store, SETTINGS)
-    recorder = ObjectRecorder(found, ALICE, bringing(stream=True), "a", nothing_goes_on)
+    directory = affinity(store, SETTINGS)
+    recorder = ObjectRecorder(directory, ALICE, bringing(stream=True), "a", nothing_goes_on)
     item = json.loads(answer("one"))["output"][0]
     recorder.events([json.dumps({"type": "response.output_item.done", "item": item}).encode()])
     recorder.events([json.dumps({"type": "response.completed", "response": json.loads(answer("one"))}).encode()])
@@ -90,10 +90,10 @@ async def test_the_content_of_several_events_is_recorded_once() -> None:
 
 async def test_calls_without_sealed_content_cost_no_access_to_the_table() -> None:
     store = CountedStore()
-    found = affinity(store, SETTINGS)
+    directory = affinity(store, SETTINGS)
     call = bringing()
-    assert await found.bind(ALICE, call, "gpt-4o") == UNBOUND
-    recorder = ObjectRecorder(found, ALICE, call, "a", nothing_goes_on)
+    assert await directory.bind(ALICE, call, "gpt-4o") == UNBOUND
+    recorder = ObjectRecorder(directory, ALICE, call, "a", nothing_goes_on)
     message = {"type": "message", "id": "msg_12345", "content": []}
     recorder.answer(200, json.dumps({"id": "resp_12345", "object": "response", "output": [message]}).encode())
     recorder.events([json.dumps({"type": "response.output_item.done", "item": message}).encode()])
@@ -105,11 +105,11 @@ async def test_calls_without_sealed_content_cost_no_access_to_the_table() -> Non
 async def test_a_long_history_costs_few_reads() -> None:
     store = CountedStore()
     await asyncio.gather(*affinity(store, SETTINGS).claims.record_items(ALICE.id, "c", [sealed_name("1000")]))
-    found = affinity(store, SETTINGS)
-    binding = await found.bind(ALICE, bringing(*map(str, range(1001))), "gpt-4o")
+    directory = affinity(store, SETTINGS)
+    binding = await directory.bind(ALICE, bringing(*map(str, range(1001))), "gpt-4o")
     assert binding.only == frozenset(("c",))
     assert store.reads <= 16 * 3
-    assert found._memory.get(Reference("sealed", sealed_name("1000")), ALICE.id) is not None
+    assert directory._memory.get(Reference("sealed", sealed_name("1000")), ALICE.id) is not None
 
 
 class WrittenStore(MemoryStore):

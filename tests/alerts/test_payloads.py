@@ -96,8 +96,8 @@ CARD = {
 
 
 def body(kind: Kind, alert: Alert) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(_payloads.body(kind, alert))
-    return found
+    payload: dict[str, Any] = json.loads(_payloads.body(kind, alert))
+    return payload
 
 
 def test_every_event_has_an_alert() -> None:

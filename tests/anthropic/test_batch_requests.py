@@ -138,7 +138,7 @@ def test_a_large_body_is_read_in_steps() -> None:
 
 def test_the_results_of_a_batch_are_fetched_from_the_gateway() -> None:
     url = b'"https://api.anthropic.com/v1/messages/batches/msgbatch_1/results"'
-    told = b'{"id":"msgbatch_1", "results_url": %s, "x": 1.0}'
-    assert with_own_address(told % url) == told % b'"/v1/messages/batches/msgbatch_1/results"'
-    for other in (told % b"null", b"<html>", b"[]", b"{}"):
+    batch = b'{"id":"msgbatch_1", "results_url": %s, "x": 1.0}'
+    assert with_own_address(batch % url) == batch % b'"/v1/messages/batches/msgbatch_1/results"'
+    for other in (batch % b"null", b"<html>", b"[]", b"{}"):
         assert with_own_address(other) == other

@@ -61,8 +61,8 @@ def test_what_the_answers_have_made_is_known() -> None:
     made = line(SONNET, 1, 1)
     block = {"type": "code_execution_tool_result", "content": {"content": [{"type": "x", "file_id": "file_made"}]}}
     made["result"]["message"] |= {"container": {"id": "container_made"}, "content": [block]}
-    found = [Reference("claude_file", "file_made"), Reference("claude_container", "container_made")]
-    assert set(results(made).objects) == set(found)
+    expected = [Reference("claude_file", "file_made"), Reference("claude_container", "container_made")]
+    assert set(results(made).objects) == set(expected)
 
 
 @pytest.mark.parametrize("written", [b"{", b"<html>", b'{"result": 1}', b"[]"])

@@ -96,7 +96,7 @@ def test_iterations_count_also_those_that_the_sums_leave_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "tier"),
+    ("fields", "tier"),
     [
         ({"inference_geo": "us"}, "us"),
         ({"inference_geo": "us", "speed": "fast"}, "fast-us"),
@@ -105,8 +105,8 @@ def test_iterations_count_also_those_that_the_sums_leave_out() -> None:
         ({"inference_geo": "not_available"}, ""),
     ],
 )
-def test_the_tier_tells_where_the_model_ran(told: dict[str, str], tier: str) -> None:
-    begun = event("message_start", message={"model": "claude-1", "usage": {"input_tokens": 9, **told}})
+def test_the_tier_tells_where_the_model_ran(fields: dict[str, str], tier: str) -> None:
+    begun = event("message_start", message={"model": "claude-1", "usage": {"input_tokens": 9, **fields}})
     assert read(begun, SAID, DELTA, END).usage().service_tier == tier
 
 

@@ -32,9 +32,11 @@ def test_a_path_of_both_apis_says_which_header_tells_them_apart() -> None:
     items = [("get", "/v1/models"), ("get", "/v1/models/{model}"), ("get", "/v1/files/{file}/content")]
     items += [(method, path) for path in ("/v1/files", "/v1/files/{file}") for method in DOCUMENT["paths"][path]]
     for method, path in items:
-        told = [one for one in DOCUMENT["paths"][path][method]["parameters"] if one.get("name") == "anthropic-version"]
-        assert len(told) == 1
-        assert "/anthropic/v1/" in told[0]["description"]
+        headers = [
+            one for one in DOCUMENT["paths"][path][method]["parameters"] if one.get("name") == "anthropic-version"
+        ]
+        assert len(headers) == 1
+        assert "/anthropic/v1/" in headers[0]["description"]
 
 
 def test_errors_of_claude_have_anthropics_shape() -> None:

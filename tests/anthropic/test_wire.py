@@ -133,8 +133,8 @@ def test_an_answer_is_an_object_where_the_conversation_is_kept() -> None:
     assert call(diagnostics={"previous_message_id": None}).leaves_parts
     assert not call().leaves_parts
     for answer in ({"id": "msg_1", "content": []}, {"type": "message_start", "message": {"id": "msg_1"}}):
-        found = references.in_answer(json.dumps(answer).encode(), "messages.create")
-        assert found == (Reference("claude_message", "msg_1"),)
+        objects = references.in_answer(json.dumps(answer).encode(), "messages.create")
+        assert objects == (Reference("claude_message", "msg_1"),)
 
 
 def test_a_choice_of_models_that_the_backend_makes_is_no_models_name() -> None:
@@ -145,13 +145,13 @@ def test_an_answer_tells_of_its_container_and_of_files_that_code_has_made() -> N
     made = {"type": "code_execution_output", "file_id": "file_1"}
     block = {"type": "x_tool_result", "content": {"type": "x_result", "content": [made]}}
     server = {"type": "mcp_tool_result", "content": [{"type": "text", "text": "x", "file_id": "file_of_others"}]}
-    told = {"content": [block, server], "container": {"id": "container_1", "expires_at": "later"}}
+    message = {"content": [block, server], "container": {"id": "container_1", "expires_at": "later"}}
     expected = {Reference("claude_file", "file_1"), Reference("claude_container", "container_1")}
     for answer in (
-        [json.dumps(told)],
+        [json.dumps(message)],
         [json.dumps({"content_block": block}), json.dumps({"delta": {"container": {"id": "container_1"}}})],
         [json.dumps({"content_block": block}), json.dumps({"message": {"container": {"id": "container_1"}}})],
-        [json.dumps({"content_block": server}), json.dumps(told)],
+        [json.dumps({"content_block": server}), json.dumps(message)],
     ):
         assert {one for text in answer for one in references.in_answer(text.encode(), "messages.create")} == expected
 

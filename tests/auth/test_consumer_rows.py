@@ -46,22 +46,22 @@ async def test_a_consumer_of_the_first_version_ends_with_its_last_key_and_can_be
     record = version.record
     assert (record.expires, record.state_at(NOW), record.state_at(NOW + 11)) == (NOW + 10, "active", "expired")
     await consumers.write(record.changed(record.consumer, NOW + 100, 0.0), version)
-    found = await consumers.find("old0000000")
-    assert found is not None
-    assert sorted(key.expires for key in found.keys.values()) == [500.0, NOW + 100]  # the replaced one stays ended
+    extended = await consumers.find("old0000000")
+    assert extended is not None
+    assert sorted(key.expires for key in extended.keys.values()) == [500.0, NOW + 100]  # the replaced one stays ended
 
 
 async def test_a_consumer_that_the_first_version_revoked_is_restored_with_its_keys() -> None:
     tables = store()
     consumers = Consumers(tables)
     await rows_of_version_0_1(tables, "old0000000", revoked=NOW - 10)
-    found = await consumers.find("old0000000")
-    assert found is not None
-    assert found.state_at(NOW) == "revoked"
+    record = await consumers.find("old0000000")
+    assert record is not None
+    assert record.state_at(NOW) == "revoked"
     await change(consumers, "old0000000", revoked=0.0)
-    found = await consumers.find("old0000000")
-    assert found is not None
-    assert [key.valid_at(NOW) for key in found.keys.values()].count(True) == 1
+    record = await consumers.find("old0000000")
+    assert record is not None
+    assert [key.valid_at(NOW) for key in record.keys.values()].count(True) == 1
 
 
 async def test_a_change_keeps_what_a_later_version_stored_and_drops_what_it_took_away() -> None:
@@ -73,9 +73,9 @@ async def test_a_change_keeps_what_a_later_version_stored_and_drops_what_it_took
     row = await tables.table(names.CONSUMERS).get("old0000000", "policy")
     assert row is not None
     assert row.properties["colour"] == "red"
-    found = await consumers.find("old0000000")
-    assert found is not None
-    assert (found.consumer.models, found.consumer.limits) == (None, Limits(tokens_per_minute=5))
+    record = await consumers.find("old0000000")
+    assert record is not None
+    assert (record.consumer.models, record.consumer.limits) == (None, Limits(tokens_per_minute=5))
 
 
 async def test_of_two_changes_of_one_version_the_second_is_not_made() -> None:
@@ -90,9 +90,9 @@ async def test_of_two_changes_of_one_version_the_second_is_not_made() -> None:
     assert await consumers.write(first, version) is not None
     assert await consumers.write(second, version) is None
     assert await consumers.delete(version) is None
-    found = await consumers.find(made.id)
-    assert found is not None
-    assert found.consumer.team == "first"
+    record = await consumers.find(made.id)
+    assert record is not None
+    assert record.consumer.team == "first"
 
 
 class OvertakenTable(MemoryTable):

@@ -229,8 +229,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 async def test_a_token_of_the_tenant_that_is_not_for_this_gateway_is_refused(
     tenant: SimulatorProcess, case: str
 ) -> None:
-    wanted, reason = REFUSED[case]
-    token = tenant.token(**{"roles": ["Gateway.Call"], **wanted})
+    fields, reason = REFUSED[case]
+    token = tenant.token(**{"roles": ["Gateway.Call"], **fields})
     async with house(tenant) as gateway:
         for _ in range(2):  # the second time from memory
             assert reason in await gateway.reason(token)
@@ -427,8 +427,8 @@ async def test_the_first_rule_that_matches_applies(tenant: SimulatorProcess) -> 
     )
     async with house(tenant, *rules) as gateway:
 
-        async def product(**wanted: Any) -> tuple[str, ...]:
-            return (await gateway.who(tenant.token(**wanted))).products
+        async def product(**fields: Any) -> tuple[str, ...]:
+            return (await gateway.who(tenant.token(**fields))).products
 
         ann = await gateway.who(tenant.token("ann", kind="user", groups=[GROUP], roles=["Gateway.Call"]))
         assert (ann.team, ann.limits, ann.products) == ("research", Limits(tokens_per_minute=1), ())
@@ -447,9 +447,9 @@ async def test_a_caller_in_too_many_groups_is_told_so_and_so_is_the_operator(
     tenant: SimulatorProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with house(tenant, CallerRule(group=GROUP), CallerRule(app_role="Gateway.Call")) as gateway:
-        for wanted in ({"many_groups": True}, {"claims": {"hasgroups": True}}, {"claims": {"hasgroups": "true"}}):
+        for fields in ({"many_groups": True}, {"claims": {"hasgroups": True}}, {"claims": {"hasgroups": "true"}}):
             with pytest.raises(CallerNotAllowed, match=r"Its groups are not known: .* Use app roles"):
-                await gateway.who(tenant.token("ann", kind="user", **wanted))
+                await gateway.who(tenant.token("ann", kind="user", **fields))
         await gateway.who(tenant.token("bob", kind="user", roles=["Gateway.Call"], many_groups=True))
     warnings = [record.message for record in caplog.records if "no rule for a group matches" in record.message]
     assert len(warnings) == 2

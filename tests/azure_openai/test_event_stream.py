@@ -24,7 +24,7 @@ EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 @given(pieces=st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b"data: ", b"event: a", b"{}"]), max_size=14))
 def test_events_and_their_data_are_found_wherever_lines_end(pieces: list[bytes]) -> None:
     data = b"".join(pieces)
-    ends = [found.end() for found in EVENT_END.finditer(data)]
+    ends = [match.end() for match in EVENT_END.finditer(data)]
     events, rest = event_stream.split(data)
     assert [*events, rest] == [data[start:end] for start, end in itertools.pairwise([0, *ends, len(data)])]
     assert event_stream.ends_event(data) == bool(ends)

@@ -38,7 +38,7 @@ def api(**auth: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "found"),
+    ("path", "body", "field"),
     [
         (CHAT, source({"type": "system_assigned_managed_identity"}), "data_sources[0].parameters.authentication"),
         (CHAT, source({"type": "user_assigned_managed_identity"}), "data_sources[0].parameters.authentication"),
@@ -78,8 +78,8 @@ def api(**auth: Any) -> dict[str, Any]:
         ),
     ],
 )
-def test_what_a_backend_reads_as_itself_is_found(path: str, body: dict[str, Any], found: str) -> None:
-    assert used(path, body).startswith(found)
+def test_what_a_backend_reads_as_itself_is_found(path: str, body: dict[str, Any], field: str) -> None:
+    assert used(path, body).startswith(field)
 
 
 @pytest.mark.parametrize(

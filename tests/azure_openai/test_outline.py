@@ -55,8 +55,8 @@ def test_a_byte_order_mark_is_no_part_of_an_outline() -> None:
 def test_ids_are_found_in_an_outline() -> None:
     content = [{"type": "input_file", "file_id": "file-abcdef", "filename": "é" * 4000}]
     body = json.dumps({"input": [{"role": "user", "content": content}]}).encode()
-    found, _ = in_request(b"", "responses.create", outlined(body[:1000], body[1000:]))
-    assert found == (Reference("file", "file-abcdef"),)
+    objects, _ = in_request(b"", "responses.create", outlined(body[:1000], body[1000:]))
+    assert objects == (Reference("file", "file-abcdef"),)
 
 
 REFUSED = {

@@ -127,8 +127,8 @@ def test_every_path_of_the_table_is_seen_as_it_stands_and_in_lists(operation: st
         for in_lists in (False, True):
             body = json.dumps(planted(path, FOREIGN, in_lists=in_lists))
             for written in (body, body.replace(f'"{path[-1]}"', f'"{path[-1].upper()}"')):
-                found = in_body(written.encode(), operation)
-                assert any(one.kind == kind and names_foreign(one) for one in found), (path, written)
+                objects = in_body(written.encode(), operation)
+                assert any(one.kind == kind and names_foreign(one) for one in objects), (path, written)
 
 
 ITEM_TYPES = {

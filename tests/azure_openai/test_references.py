@@ -82,8 +82,8 @@ from tests.harness.reference_bodies import in_body
     ],
 )
 def test_every_field_that_names_an_object_is_found(operation: str, body: dict[str, Any], expected: list[str]) -> None:
-    found = in_body(json.dumps(body).encode(), operation)
-    assert [f"{reference.kind}:{reference.id}" for reference in found] == expected
+    objects = in_body(json.dumps(body).encode(), operation)
+    assert [f"{reference.kind}:{reference.id}" for reference in objects] == expected
 
 
 @pytest.mark.parametrize(
@@ -133,8 +133,8 @@ def test_the_variables_of_a_prompt_may_be_files() -> None:
         "metadata": {"type": "input_file", "file_id": "file-1"},
         "a": {"type": "input_image", "file_id": "f-2"},
     }
-    found = in_body(json.dumps({"prompt": {"id": "pmpt_1", "variables": variables}}).encode(), "responses.create")
-    assert [reference.id for reference in found] == ["file-1", "f-2"]
+    objects = in_body(json.dumps({"prompt": {"id": "pmpt_1", "variables": variables}}).encode(), "responses.create")
+    assert [reference.id for reference in objects] == ["file-1", "f-2"]
 
 
 def test_a_spoken_answer_is_named_by_its_id() -> None:
@@ -187,8 +187,8 @@ def test_what_a_tool_server_says_makes_nobody_an_owner(output: dict[str, Any]) -
 )
 def test_items_without_content_are_references(item: object, kinds: tuple[str, ...]) -> None:
     for body, operation in (({"input": [item]}, "responses.create"), ({"items": [item]}, "conversations.items.create")):
-        found = in_body(json.dumps(body).encode(), operation)
-        assert found == tuple(Reference(kind, "msg_1") for kind in kinds)
+        objects = in_body(json.dumps(body).encode(), operation)
+        assert objects == tuple(Reference(kind, "msg_1") for kind in kinds)
 
 
 @pytest.mark.parametrize(
@@ -238,8 +238,8 @@ def test_sealed_content_is_known_by_its_digest_with_or_without_an_id(item: dict[
     for written in (body, body.replace(b"/", rb"\/")):  # as PHP writes it
         assert in_body(written, "responses.create") == (SEALED,)
         for size in (1, 7, 4096):  # a large body, whose long texts are left out
-            found, brought = references.in_request(b"", "responses.create", outlined(written, size))
-            assert found == (SEALED,)
+            objects, brought = references.in_request(b"", "responses.create", outlined(written, size))
+            assert objects == (SEALED,)
             assert brought == references.in_request(written, "responses.create")[1]
             assert item.get("id", SEALED.id) in brought
 
@@ -247,29 +247,29 @@ def test_sealed_content_is_known_by_its_digest_with_or_without_an_id(item: dict[
 def test_a_long_sealed_content_has_the_same_name_in_an_outline() -> None:
     content = "gAAAAA/" * 50_000
     body = json.dumps({"input": [{"type": "reasoning", "encrypted_content": content}]}).encode()
-    for found in (
+    for objects in (
         in_body(body, "responses.create"),
         references.in_request(b"", "responses.create", outlined(body, 65_536))[0],
     ):
-        assert found == (Reference("sealed", sealed_name(content)),)
+        assert objects == (Reference("sealed", sealed_name(content)),)
 
 
 @pytest.mark.parametrize("empty", ["", None, []])
 def test_an_item_with_empty_sealed_content_is_nothing_but_its_id(empty: object) -> None:
     body = json.dumps({"input": [{"type": "reasoning", "id": "rs_12345", "encrypted_content": empty}]}).encode()
-    for found in (
+    for objects in (
         in_body(body, "responses.create"),
         references.in_request(b"", "responses.create", outlined(body, 9))[0],
     ):
-        assert found == (Reference("item", "rs_12345"),)
+        assert objects == (Reference("item", "rs_12345"),)
 
 
 def test_the_last_sealed_contents_of_a_history_count() -> None:
     items = [{"type": "reasoning", "id": f"rs_{n:05}", "encrypted_content": f"sealed {n}"} for n in range(1001)]
     body = json.dumps({"input": items}).encode()
     expected = tuple(Reference("sealed", sealed_name(f"sealed {n}")) for n in range(985, 1001))
-    found, brought = references.in_request(body, "responses.create")
-    assert found == expected
+    objects, brought = references.in_request(body, "responses.create")
+    assert objects == expected
     assert references.in_request(b"", "responses.create", outlined(body, 999)) == (expected, brought)
     assert sealed_name("sealed 0") in brought  # what an answer repeats of it makes nobody its owner
 
@@ -277,20 +277,20 @@ def test_the_last_sealed_contents_of_a_history_count() -> None:
 @pytest.mark.parametrize("item", SEALING)
 def test_the_sealed_content_of_an_answer_and_of_its_events_is_read(item: dict[str, Any]) -> None:
     response = {"id": "resp_1", "output": [item]}
-    for told, operation in (
+    for answer, operation in (
         (response, "responses.create"),
         (response, "responses.compact"),
         ({"type": "response.completed", "response": response}, "responses.create"),
         ({"type": "response.output_item.done", "item": item}, "responses.create"),
     ):
-        assert in_answer(json.dumps(told).encode(), operation) == (SEALED,)
+        assert in_answer(json.dumps(answer).encode(), operation) == (SEALED,)
 
 
 def test_a_large_event_is_read_without_its_long_texts_and_not_at_all_if_it_has_few() -> None:
-    told = {"type": "response.completed", "response": {"output": [SEALING[0]], "instructions": "x" * 4_000_000}}
-    assert in_answer(json.dumps(told).encode(), "responses.create") == (SEALED,)
-    told["response"] = {"output": [SEALING[0]], "tools": [{"parameters": {"a": [{}] * 1_000_000}}]}
-    assert in_answer(json.dumps(told).encode(), "responses.create") == ()
+    event = {"type": "response.completed", "response": {"output": [SEALING[0]], "instructions": "x" * 4_000_000}}
+    assert in_answer(json.dumps(event).encode(), "responses.create") == (SEALED,)
+    event["response"] = {"output": [SEALING[0]], "tools": [{"parameters": {"a": [{}] * 1_000_000}}]}
+    assert in_answer(json.dumps(event).encode(), "responses.create") == ()
 
 
 def test_sealed_content_that_a_tool_server_or_a_caller_has_said_is_not_the_backends() -> None:

@@ -183,7 +183,7 @@ def test_a_body_that_cannot_be_searched_for_objects_is_rejected(value: bytes) ->
 
 
 @pytest.mark.parametrize(
-    ("path", "given", "told"),
+    ("path", "given", "location"),
     [
         ("/v1/realtime/calls", "/openai/v1/realtime/calls/rtc_1", "/v1/realtime/calls/rtc_1"),
         ("/openai/v1/realtime/calls", "https://swc.openai.azure.com/v1/x/rtc_1?a=b", "/openai/v1/realtime/calls/rtc_1"),
@@ -192,9 +192,9 @@ def test_a_body_that_cannot_be_searched_for_objects_is_rejected(value: bytes) ->
         ("/v1/realtime/calls", "", None),
     ],
 )
-def test_a_created_object_has_an_address_of_the_gateway(path: str, given: str, told: str | None) -> None:
+def test_a_created_object_has_an_address_of_the_gateway(path: str, given: str, location: str | None) -> None:
     made = parse_call(match("POST", path), "api-version=1&model=m", {"content-type": AS_OFFER}, OFFER)
-    assert answers.returned_location(made, given).get("location") == told
+    assert answers.returned_location(made, given).get("location") == location
 
 
 def test_an_assistant_is_made_with_the_deployment_on_dated_paths_too() -> None:
@@ -275,7 +275,7 @@ def test_every_operation_is_found_in_every_style(operation: Operation) -> None:
 
 def paths_of_the_official_client() -> set[tuple[str, str]]:
     """Method and path, with `x` for ids, of everything that its resources call."""
-    found = set()
+    paths = set()
     for file in Path(openai.resources.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args):
@@ -288,8 +288,8 @@ def paths_of_the_official_client() -> set[tuple[str, str]]:
             if isinstance(path, ast.Call) and path.args:  # path_template("/files/{id}", id=id)
                 path = path.args[0]
             if method and isinstance(path, ast.Constant):
-                found.add((method, re.sub(r"\{\w+\}", "x", str(path.value)).partition("?")[0]))
-    return found
+                paths.add((method, re.sub(r"\{\w+\}", "x", str(path.value)).partition("?")[0]))
+    return paths
 
 
 def test_every_path_of_the_official_client_is_served_or_named_as_one_that_azure_does_not_have() -> None:

@@ -39,14 +39,14 @@ LEAVING: list[dict[str, Any]] = [
 ]
 
 
-def found(body: dict[str, Any], path: str = "/v1/responses", *, raw: bytes = b"") -> tuple[str, str] | None:
+def leaving_part(body: dict[str, Any], path: str = "/v1/responses", *, raw: bytes = b"") -> tuple[str, str] | None:
     data = raw or json.dumps({"model": "m", **body}).encode()
     return leaving(parse_call(match("POST", path), "", {}, data), ANYWHERE)
 
 
 @pytest.mark.parametrize("tool", STAYING)
 def test_tools_that_run_at_the_deployment_or_the_caller_stay(tool: dict[str, Any]) -> None:
-    assert found({"input": "Hi", "tools": [tool]}) is None
+    assert leaving_part({"input": "Hi", "tools": [tool]}) is None
 
 
 @pytest.mark.parametrize("tool", LEAVING)
@@ -57,11 +57,11 @@ def test_any_other_tool_may_leave(tool: dict[str, Any]) -> None:
         ({"tools": [{"type": "namespace", "name": "n", "tools": [tool]}]}, "tools[0].tools[0]"),
         ({"TOOLS": [tool]}, "tools[0]"),
     ):
-        assert (found(body) or ("",))[0] == path
-    assert (found({"session": {"model": "m", "tools": [tool]}}, "/v1/realtime/client_secrets") or ("",))[
+        assert (leaving_part(body) or ("",))[0] == path
+    assert (leaving_part({"session": {"model": "m", "tools": [tool]}}, "/v1/realtime/client_secrets") or ("",))[
         0
     ] == "session.tools[0]"
-    assert (found({"tools": [tool]}, "/v1/assistants") or ("",))[0] == "tools[0]"
+    assert (leaving_part({"tools": [tool]}, "/v1/assistants") or ("",))[0] == "tools[0]"
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_any_other_tool_may_leave(tool: dict[str, Any]) -> None:
     ],
 )
 def test_other_ways_out_are_found(body: dict[str, Any], path: str, at: str) -> None:
-    assert (found(body, path) or ("",))[0] == at
+    assert (leaving_part(body, path) or ("",))[0] == at
 
 
 @pytest.mark.parametrize(
@@ -155,27 +155,27 @@ def test_a_model_runs_where_a_key_must_stay(geography: Any, access: Access, stay
     ],
 )
 def test_words_alone_go_nowhere(body: dict[str, Any], path: str) -> None:
-    assert found(body, path) is None
+    assert leaving_part(body, path) is None
 
 
 def test_long_keys_with_many_items_are_walked_in_proportion_to_their_bytes() -> None:
     body = {"tools": [], "k" * 128_000: [0] * 64_000, "l" * 64_000: [{}] * 20_000}
     began = time.thread_time()
-    assert found(body) is None
+    assert leaving_part(body) is None
     assert time.thread_time() - began < 0.5  # with a path for each item: seconds
 
 
 def test_a_path_is_told_whole() -> None:
     nested = {"a": [[{"b": {"tools": [{"type": "function"}, {"type": "mcp"}]}}]]}
-    assert (at := found(nested)) is not None
+    assert (at := leaving_part(nested)) is not None
     assert at[0] == "a[0][0].b.tools[1]"
 
 
 def test_escaped_keys_do_not_hide_a_tool() -> None:
     raw = b'{"model": "m", "input": "Hi", "t\\u006fols": [{"type": "mcp"}]}'
-    assert (found({}, raw=raw) or ("",))[0] == "tools[0]"
+    assert (leaving_part({}, raw=raw) or ("",))[0] == "tools[0]"
     inner = b'{"model": "m", "input": "Hi", "tools": [{"t\\u0079pe": "m\\u0063p"}]}'
-    assert (found({}, raw=inner) or ("",))[0] == "tools[0]"
+    assert (leaving_part({}, raw=inner) or ("",))[0] == "tools[0]"
 
 
 @pytest.mark.parametrize(

@@ -199,9 +199,9 @@ def test_the_table_names_its_sources_and_every_line_is_valid() -> None:
     ],
 )
 def test_a_call_has_the_price_of_the_model_that_served_it(model: str, served: str, price: str) -> None:
-    found = PRICES.of(model, NOW, served=served)
-    assert found is not None
-    assert found == PRICES.of(price, NOW)
+    served_price = PRICES.of(model, NOW, served=served)
+    assert served_price is not None
+    assert served_price == PRICES.of(price, NOW)
 
 
 @pytest.mark.parametrize(

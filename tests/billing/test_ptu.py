@@ -145,8 +145,8 @@ def test_a_forecast_needs_what_azures_worked_examples_need(
 
 def test_a_forecast_is_priced_by_the_token_by_the_hour_and_reserved_each_with_its_source() -> None:
     words = ["--requests-per-minute", "120", "--input", "1500", "--output", "300", "--peak", "3"]
-    found = forecast(*words, "--model", "gpt-5.2")
-    (model,) = found["models"]
+    report = forecast(*words, "--model", "gpt-5.2")
+    (model,) = report["models"]
     assert model["units_needed_at_peak"] == pytest.approx(3 * model["units_needed_on_average"], abs=0.02)
     lines = {line["payment"]: line for line in model["payments"]}
     by_tokens = 120 * 60 * (1500 * 1.75 + 300 * 14) / 1e6
@@ -159,7 +159,7 @@ def test_a_forecast_is_priced_by_the_token_by_the_hour_and_reserved_each_with_it
     for line in lines.values():
         assert line["usd_saved_per_month"] == pytest.approx(by_tokens * 730 - line["usd_per_month"], abs=0.02)
     assert "swedencentral" in model["offered"]
-    for source in (model["price_source"], model["throughput_source"], *found["sources"].values()):
+    for source in (model["price_source"], model["throughput_source"], *report["sources"].values()):
         assert re.search(r"20\d\d-\d\d-\d\d", source), source
 
 
@@ -167,8 +167,8 @@ def test_a_forecast_takes_the_prices_of_the_configuration_and_needs_no_storage()
     backend = {"name": "b", "endpoint": "https://b", "region": "r", "models": {"gpt-5.2": "d"}}
     document = {"backends": [backend], "prices": [{"model": "gpt-5.2", "input": 1, "output": 10}]}
     words = ["--requests-per-minute", "1", "--input", "1000", "--output", "100", "--model", "gpt-5.2"]
-    found = forecast(*words, "--usd-per-unit-hour", "0.5", environ={"GATEWAY_CONFIG": json.dumps(document)})
-    (model,) = found["models"]
+    report = forecast(*words, "--usd-per-unit-hour", "0.5", environ={"GATEWAY_CONFIG": json.dumps(document)})
+    (model,) = report["models"]
     by_tokens, own = model["payments"]
     assert (by_tokens["usd_per_hour"], model["price_source"]) == (60 * 0.002, "configuration")
     assert (own["payment"], own["usd_per_hour"]) == ("your price", 0.5 * own["units"])
@@ -188,8 +188,8 @@ def test_what_is_not_published_is_not_weighed() -> None:
 def forecast(*words: str, environ: dict[str, str] | None = None) -> dict[str, Any]:
     done = CliRunner().invoke(app, ["ptu", *words, "--json"], env={"GATEWAY_CONFIG": None, **(environ or {})})
     assert done.exit_code == 0, done.output
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
 
 
 works = st.builds(Workload, st.floats(0.1, 5_000), st.floats(1, 10), st.floats(1, 50_000), st.integers(1, 10**12))
@@ -200,17 +200,17 @@ def test_the_units_of_a_forecast_serve_its_peak_and_are_on_sale_and_no_fewer_do(
     work: Workload, sold: tuple[int, int], unit_hour: int
 ) -> None:
     terms = Terms(2_500, unit_hour, *sold)
-    found = offer(work, terms)
+    capacity = offer(work, terms)
     peak = work.average * work.peak
-    assert (found.units - sold[0]) % sold[1] == 0
-    assert found.units >= sold[0]
-    assert found.units * 2_500 >= peak * (1 - 1e-6)
-    assert found.units == sold[0] or (found.units - sold[1]) * 2_500 < peak
-    if found.break_even is not None:  # that many requests cost as much by the token, and the units serve them
-        assert found.break_even * 60 * work.picodollars == pytest.approx(found.cost)
-        assert found.break_even * work.each * work.peak <= found.units * 2_500 * (1 + 1e-9)
-    assert found.break_even_use is not None
-    used = found.break_even_use * 2_500 * 60 / work.each * work.picodollars  # the tokens that a unit serves then
+    assert (capacity.units - sold[0]) % sold[1] == 0
+    assert capacity.units >= sold[0]
+    assert capacity.units * 2_500 >= peak * (1 - 1e-6)
+    assert capacity.units == sold[0] or (capacity.units - sold[1]) * 2_500 < peak
+    if capacity.break_even is not None:  # that many requests cost as much by the token, and the units serve them
+        assert capacity.break_even * 60 * work.picodollars == pytest.approx(capacity.cost)
+        assert capacity.break_even * work.each * work.peak <= capacity.units * 2_500 * (1 + 1e-9)
+    assert capacity.break_even_use is not None
+    used = capacity.break_even_use * 2_500 * 60 / work.each * work.picodollars  # the tokens that a unit serves then
     assert used == pytest.approx(unit_hour)
 
 
