@@ -194,12 +194,12 @@ async def test_callers_learn_the_kind_of_a_failure_and_operators_its_text_withou
     cache = identity.cache()
     with pytest.raises(CredentialUnavailable) as failed:
         await cache.header(SCOPE)
-    told = str(failed.value)
-    assert type(failure).__name__ in told
-    assert remedy in told
+    message = str(failed.value)
+    assert type(failure).__name__ in message
+    assert remedy in message
     for part in ("AADSTS", "1111", "contoso", "login.invalid", "storage.azure.com"):
-        assert part not in told
+        assert part not in message
         assert part in caplog.text
     for secret in ("hunter2", "top", "eyJ"):
-        assert secret not in told + caplog.text + failed.value.details
+        assert secret not in message + caplog.text + failed.value.details
     await cache.close()

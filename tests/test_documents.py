@@ -35,13 +35,13 @@ def prose(page: Path) -> str:
 
 def anchors(page: Path) -> set[str]:
     """The anchors that GitHub gives the headings of a page."""
-    found: set[str] = set()
+    names: set[str] = set()
     for heading in re.findall(r"^#+ (.+)$", prose(page), re.M):
         words = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).strip().lower()
         anchor = re.sub(r"[^\w\- ]", "", words).replace(" ", "-")
-        assert anchor not in found, f"{relative(page)} has two headings #{anchor}"
-        found.add(anchor)
-    return found
+        assert anchor not in names, f"{relative(page)} has two headings #{anchor}"
+        names.add(anchor)
+    return names
 
 
 @pytest.mark.parametrize("page", PAGES, ids=relative)
@@ -107,22 +107,22 @@ TRANSLATIONS = {"README.zh-TW.md": re.compile(r"[\u4e00-\u9fff]")}  # name -> a 
 
 def sections(page: Path) -> list[tuple[int, str]]:
     """The sections of a page with the depth of their headings; code blocks are no headings."""
-    found: list[tuple[int, list[str]]] = []
+    parts: list[tuple[int, list[str]]] = []
     code = False
     for line in page.read_text().splitlines():
         code ^= line.startswith("```")
         heading = re.match(r"(#+) ", line) if not code else None
         if heading:
-            found.append((len(heading[1]), []))
+            parts.append((len(heading[1]), []))
         else:
-            found[-1][1].append(line)
-    return [(depth, "\n".join(lines)) for depth, lines in found]
+            parts[-1][1].append(line)
+    return [(depth, "\n".join(lines)) for depth, lines in parts]
 
 
 def blocks(section: str) -> list[str]:
     """The blocks of code, without the comments of commands."""
-    found = re.findall(r"^```(\w*)$\n(.*?)^```$", section, re.M | re.S)
-    return [re.sub(r" +#.*$", "", code, flags=re.M) if language == "sh" else code for language, code in found]
+    matches = re.findall(r"^```(\w*)$\n(.*?)^```$", section, re.M | re.S)
+    return [re.sub(r" +#.*$", "", code, flags=re.M) if language == "sh" else code for language, code in matches]
 
 
 def without_code(section: str) -> str:
@@ -139,10 +139,10 @@ def test_a_translated_readme_has_what_the_readme_has(name: str) -> None:
         assert blocks(theirs) == blocks(ours), place
         mine, other = without_code(ours), without_code(theirs)
         for what in (r"\]\(([^)\s]+)\)", r"`([^`]+)`", r"\d[\d,.]*\d|\d"):
-            found, expected = sorted(re.findall(what, other)), sorted(re.findall(what, mine))
+            actual, expected = sorted(re.findall(what, other)), sorted(re.findall(what, mine))
             if what.startswith(r"\]"):
-                found, expected = ([one for one in links if "README" not in one] for links in (found, expected))
-            assert found == expected, (place, what)
+                actual, expected = ([one for one in links if "README" not in one] for links in (actual, expected))
+            assert actual == expected, (place, what)
         rows = [line.count("|") for line in other.splitlines() if line.startswith("|")]
         assert rows == [line.count("|") for line in mine.splitlines() if line.startswith("|")], place
         assert other.count("\n* ") == mine.count("\n* "), place

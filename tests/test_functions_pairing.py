@@ -122,11 +122,11 @@ async def test_an_exception_of_the_function_reaches_the_request() -> None:
 @pytest.fixture
 def coordinator() -> Iterator[Any]:
     """Of the installed library, as it was."""
-    found = importlib.import_module("azure_functions_runtime.http_v2").http_coordinator
-    before = dict(vars(found))
-    yield found
-    vars(found).clear()
-    vars(found).update(before)
+    original = importlib.import_module("azure_functions_runtime.http_v2").http_coordinator
+    before = dict(vars(original))
+    yield original
+    vars(original).clear()
+    vars(original).update(before)
 
 
 def handler_beside(coordinator: Any) -> Any:

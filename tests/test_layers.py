@@ -120,9 +120,9 @@ def test_tests_import_benchmarks_only_to_run_them_end_to_end() -> None:
 
 
 def test_azure_lives_in_few_rooms() -> None:
-    found = {name for name, tree in modules() if any(i.split(".")[0].startswith("azure") for i in imports(tree))}
-    assert found <= AZURE_ROOMS
-    assert "shared/storage/blobs.py" in found  # the walk sees something
+    importers = {name for name, tree in modules() if any(i.split(".")[0].startswith("azure") for i in imports(tree))}
+    assert importers <= AZURE_ROOMS
+    assert "shared/storage/blobs.py" in importers  # the walk sees something
 
 
 @pytest.mark.parametrize("name", PURE)

@@ -71,8 +71,8 @@ def test_a_backend_is_drained_and_restored(run: Commands, actor: str) -> None:
 
 def test_a_request_for_access_is_listed_approved_and_declined(run: Commands, running: System, actor: str) -> None:
     made = run.json("keys", "create", f"asking {actor}", "--tokens-per-minute", "1000")
-    for wanted in (2000, 3000):
-        wish = {"limits": {"tokens_per_minute": wanted}, "reason": "more customers"}
+    for tokens in (2000, 3000):
+        wish = {"limits": {"tokens_per_minute": tokens}, "reason": "more customers"}
         assert running.post("/gateway/requests-for-access", wish, key=made["key"]).status == 201
     first, second = (f"{made['id']}.{number}" for number in (1, 2))
     assert [one["id"] for one in run.json("access", "list", "--state", "open")][:2] == [second, first]

@@ -54,8 +54,8 @@ def run(azurite: Azurite, simulator: SimulatorProcess) -> Commands:
 
 
 def listed(run: Commands, consumer_id: str) -> dict[str, Any]:
-    found: dict[str, Any] = next(row for row in run.json("keys", "list") if row["id"] == consumer_id)
-    return found
+    consumer: dict[str, Any] = next(row for row in run.json("keys", "list") if row["id"] == consumer_id)
+    return consumer
 
 
 def test_a_key_is_shown_once_and_never_stored(run: Commands, azurite: Azurite) -> None:
@@ -199,16 +199,16 @@ def test_check_names_the_reason_of_every_failure(azurite: Azurite, simulator: Si
     }
     run = Commands(environment | simulator.identity_environment)
     result = run("check", "--json")
-    found = {row["backend"]: row for row in json.loads(result.stdout)}
+    rows = {row["backend"]: row for row in json.loads(result.stdout)}
     assert result.exit_code == 1
     refused = {"badkey", "nodeployment", "nobody", "audience"}
-    assert {name for name, row in found.items() if not row["usable"]} == refused
-    assert {found[name]["result"] for name in ("good", "dated", "embedder", "completer", "keyed")} == {"ok"}
-    assert {found[name]["result"].split(";")[0] for name in ("painter", "listener")} == {"ok: deployed"}
-    assert found["badkey"]["result"].startswith("401 Unauthorized")
-    assert found["nodeployment"]["result"].startswith("404 Not Found: no such deployment")
-    assert found["nobody"]["result"].startswith("not reachable")
-    assert found["audience"]["result"].startswith("401 Unauthorized")
+    assert {name for name, row in rows.items() if not row["usable"]} == refused
+    assert {rows[name]["result"] for name in ("good", "dated", "embedder", "completer", "keyed")} == {"ok"}
+    assert {rows[name]["result"].split(";")[0] for name in ("painter", "listener")} == {"ok: deployed"}
+    assert rows["badkey"]["result"].startswith("401 Unauthorized")
+    assert rows["nodeployment"]["result"].startswith("404 Not Found: no such deployment")
+    assert rows["nobody"]["result"].startswith("not reachable")
+    assert rows["audience"]["result"].startswith("401 Unauthorized")
     assert "not-the-key" not in result.output
     assert "no such deployment" in run("check").stdout
 
@@ -244,16 +244,16 @@ async def test_the_asgi_app_rolls_the_usage_up_by_itself(
     for name, value in gateway.gateway.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(asgi, "_ROLL_UP_EVERY", 0.05)
-    told: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     said: asyncio.Queue[Any] = asyncio.Queue()
     caplog.set_level("INFO", "tollgate")
-    told.put_nowait({"type": "lifespan.startup"})
-    serving = asyncio.ensure_future(asgi.App()({"type": "lifespan"}, told.get, said.put))
+    incoming.put_nowait({"type": "lifespan.startup"})
+    serving = asyncio.ensure_future(asgi.App()({"type": "lifespan"}, incoming.get, said.put))
     assert (await said.get())["type"] == "lifespan.startup.complete"
     async with asyncio.timeout(10):
         while "roll-up: Summary(hours=" not in caplog.text:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
-    told.put_nowait({"type": "lifespan.shutdown"})
+    incoming.put_nowait({"type": "lifespan.shutdown"})
     assert (await said.get())["type"] == "lifespan.shutdown.complete"
     await serving
 

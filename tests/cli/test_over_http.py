@@ -153,9 +153,9 @@ def test_a_file_is_applied_as_a_whole_after_its_plan(gateway: System, run: Comma
         file.write_text(json.dumps({"consumers": [{"name": name, **consumer}]}))
         return run.json("keys", "apply", str(file), *words)
 
-    wanted = {"limits": {"tokens_per_minute": 5}, "addresses": ["10.0.0.1"], "model_limits": {"gpt-4o": {"soft": True}}}
-    (made,) = apply(wanted, "--yes")["created"]
-    assert len(apply(wanted, "--yes")["unchanged"]) == 1
+    fields = {"limits": {"tokens_per_minute": 5}, "addresses": ["10.0.0.1"], "model_limits": {"gpt-4o": {"soft": True}}}
+    (made,) = apply(fields, "--yes")["created"]
+    assert len(apply(fields, "--yes")["unchanged"]) == 1
     (step,) = apply({"limits": {"token_quota": 7}, "expires": "2099-01-01"}, "--dry-run")
     assert step["changes"].keys() == {"limits", "addresses", "model_limits", "expires"}
     assert step["changes"]["limits"] == {"from": {"tokens_per_minute": 5}, "to": {"token_quota": 7}}

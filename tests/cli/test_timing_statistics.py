@@ -14,10 +14,10 @@ from shared.cli._timing_statistics import FEWEST, difference, quantile
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=50), st.sampled_from([0.5, 0.95, 0.99]))
 def test_a_quantile_is_the_smallest_value_that_the_share_does_not_exceed(values: list[float], share: float) -> None:
-    found = quantile(values, share)
-    assert found in values
-    assert sum(value <= found for value in values) >= share * len(values) - 1e-9
-    assert sum(value < found for value in values) < share * len(values)
+    sample_quantile = quantile(values, share)
+    assert sample_quantile in values
+    assert sum(value <= sample_quantile for value in values) >= share * len(values) - 1e-9
+    assert sum(value < sample_quantile for value in values) < share * len(values)
 
 
 def test_nothing_measured_has_no_quantile_and_no_difference() -> None:
@@ -37,24 +37,24 @@ def test_the_interval_is_that_of_drawing_whole_resamples(share: float) -> None:
         (quantile(chance.choices(of, k=len(of)), share) or 0) - (quantile(chance.choices(to, k=len(to)), share) or 0)
         for _ in range(4_000)
     )
-    found = difference(of, to, share)
-    assert found is not None
-    assert found.low is not None
-    assert found.high is not None
+    estimate = difference(of, to, share)
+    assert estimate is not None
+    assert estimate.low is not None
+    assert estimate.high is not None
     spread = statistics.pstdev(plain)
-    assert found.low == pytest.approx(plain[100], abs=0.25 * spread)
-    assert found.high == pytest.approx(plain[3899], abs=0.25 * spread)
-    assert found.value == (quantile(of, share) or 0) - (quantile(to, share) or 0)
+    assert estimate.low == pytest.approx(plain[100], abs=0.25 * spread)
+    assert estimate.high == pytest.approx(plain[3899], abs=0.25 * spread)
+    assert estimate.value == (quantile(of, share) or 0) - (quantile(to, share) or 0)
 
 
 def test_the_interval_holds_the_true_difference_in_about_95_of_100_measurements() -> None:
     hits = 0
     for seed in range(100):
-        found = difference(gamma(seed, 80, 1.2), gamma(1000 + seed, 80, 1.0), 0.5)
-        assert found is not None
-        assert found.low is not None
-        assert found.high is not None
-        hits += found.low <= 0.2 * 0.91802 <= found.high  # the median of Gamma(4) is 0.91802 of its mean
+        estimate = difference(gamma(seed, 80, 1.2), gamma(1000 + seed, 80, 1.0), 0.5)
+        assert estimate is not None
+        assert estimate.low is not None
+        assert estimate.high is not None
+        hits += estimate.low <= 0.2 * 0.91802 <= estimate.high  # the median of Gamma(4) is 0.91802 of its mean
     assert 90 <= hits <= 100
 
 
@@ -64,8 +64,8 @@ def test_the_same_measurements_give_the_same_interval() -> None:
 
 
 def test_few_calls_have_a_difference_and_no_interval() -> None:
-    found = difference([2.0] * FEWEST, [1.5] * (FEWEST - 1), 0.5)
-    assert found == (0.5, None, None)
+    estimate = difference([2.0] * FEWEST, [1.5] * (FEWEST - 1), 0.5)
+    assert estimate == (0.5, None, None)
 
 
 def test_the_chart_draws_every_call_once_and_keeps_names_from_being_markup() -> None:

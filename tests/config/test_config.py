@@ -517,9 +517,9 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {  # heading in docs/configuration.m
 
 def structs(kind: Any) -> set[type[msgspec.Struct]]:
     """Every struct in a type, itself included."""
-    found = {kind} if isinstance(kind, type) and issubclass(kind, msgspec.Struct) else set()
-    inner = [field.type for field in msgspec.structs.fields(kind)] if found else typing.get_args(kind)
-    return found.union(*(structs(one) for one in inner))
+    outer = {kind} if isinstance(kind, type) and issubclass(kind, msgspec.Struct) else set()
+    inner = [field.type for field in msgspec.structs.fields(kind)] if outer else typing.get_args(kind)
+    return outer.union(*(structs(one) for one in inner))
 
 
 def reference(heading: str) -> dict[str, str]:

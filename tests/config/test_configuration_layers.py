@@ -63,8 +63,8 @@ def test_all_complaints_about_a_version_come_at_once_and_name_its_layer() -> Non
         "limits": {"defaults": {"budget_usd": -1}, "webhook": {"url": "https://x.example/", "secret_env": "OTHER"}},
         "backends": [{**SWEDEN, "endpoint": "https://evil.example.com"}, KEYED],
     }
-    found = complaints(sections)
-    assert sorted(found) == sorted(
+    reported = complaints(sections)
+    assert sorted(reported) == sorted(
         ("version 3", path)
         for path in (
             *("modles", "ledger", "models.m.hedge", "models.zzz", "limits.defaults.budget_usd"),

@@ -14,7 +14,7 @@ from tests.harness.scripted_backends import Exchange, Forwarding, ScriptedBacken
 
 HEDGED = {"m": Model(hedge=True)}
 TIMEOUTS = Timeouts(total=3.2)
-TOLD = Usage(70, 30)  # by the attempt that was beaten
+REPORTED = Usage(70, 30)  # by the attempt that was beaten
 ESTIMATE = Usage(chat().input_estimate, estimated=True)
 type Ending = Callable[[Exchange], Awaitable[None]]
 
@@ -85,7 +85,7 @@ async def test_the_slower_attempt_of_a_hedge_is_charged_what_its_backend_tells_l
         await nothing_is_left(running)
         ((number, attempt),) = charges
         assert (number, attempt.role, attempt.target) == (1, "try", beaten.target)
-        assert attempt.usage == TOLD
+        assert attempt.usage == REPORTED
         assert running.state(beaten.target.backend.name).health.faults == 0
         await answered(running, chat(), charges)  # and its connection is used again
         await answered(running, chat(), charges)
@@ -110,7 +110,7 @@ async def test_a_hedge_that_the_first_attempt_beats_is_charged_what_its_backend_
         hedge, winner = await answered(running, chat(), charges)
         assert (hedge.problem, hedge.role, winner.role, charges) == (BEATEN, "hedge", "try", [])
         await nothing_is_left(running)
-        assert [(number, attempt.role, attempt.usage) for number, attempt in charges] == [(1, "hedge", TOLD)]
+        assert [(number, attempt.role, attempt.usage) for number, attempt in charges] == [(1, "hedge", REPORTED)]
 
 
 async def refusing(exchange: Exchange) -> None:

@@ -35,7 +35,7 @@ def record(**keys: tuple[float, float]) -> Record:
 
 
 @pytest.mark.parametrize(
-    ("keys", "told"),
+    ("keys", "expected"),
     [
         ({"k": (-9, 15)}, []),
         ({"k": (-9, 14)}, [("k", 14)]),
@@ -50,12 +50,12 @@ def record(**keys: tuple[float, float]) -> Record:
     ],
 )
 def test_a_key_that_nothing_follows_is_reported_14_and_3_days_ahead(
-    keys: dict[str, tuple[float, float]], told: list[tuple[str, int]]
+    keys: dict[str, tuple[float, float]], expected: list[tuple[str, int]]
 ) -> None:
-    found = list(reminders.of_keys([record(**keys)], NOW))
-    assert [(alert.facts["key"], int(alert.key.rpartition(":")[2])) for alert in found] == told
-    assert all(alert.facts["name"] == "ann" for alert in found)
-    assert all(alert.severity == ("error" if alert.key.endswith(":3") else "warning") for alert in found)
+    alerts = list(reminders.of_keys([record(**keys)], NOW))
+    assert [(alert.facts["key"], int(alert.key.rpartition(":")[2])) for alert in alerts] == expected
+    assert all(alert.facts["name"] == "ann" for alert in alerts)
+    assert all(alert.severity == ("error" if alert.key.endswith(":3") else "warning") for alert in alerts)
 
 
 def test_each_notice_of_a_model_is_an_alert_of_its_own_and_a_prepared_switch_needs_none() -> None:
@@ -67,12 +67,12 @@ def test_each_notice_of_a_model_is_an_alert_of_its_own_and_a_prepared_switch_nee
         past={"retires": "2026-11-01"},
         far={"retires": "2028-01-01"},
     )
-    found = {alert.facts["model"]: alert for alert in reminders.of_models(given, NOW)}
-    assert found.keys() == {"soon", "later", "late"}
-    assert (found["soon"].severity, found["later"].severity) == ("error", "warning")
-    assert found["soon"].facts["backends"] == "sweden, japan"
-    assert found["late"].facts["replacement"] == "next"
-    assert "in 4 days" in found["soon"].message
+    alerts = {alert.facts["model"]: alert for alert in reminders.of_models(given, NOW)}
+    assert alerts.keys() == {"soon", "later", "late"}
+    assert (alerts["soon"].severity, alerts["later"].severity) == ("error", "warning")
+    assert alerts["soon"].facts["backends"] == "sweden, japan"
+    assert alerts["late"].facts["replacement"] == "next"
+    assert "in 4 days" in alerts["soon"].message
     keys = {day: next(reminders.of_models(given, NOW + day * DAY)).key for day in (-60, -20, 0)}
     assert len(set(keys.values())) == 3
 

@@ -49,9 +49,9 @@ def commands(tmp_path: Path) -> Path:
     folder = tmp_path / "commands"
     folder.mkdir()
     for name in ("sh", "dirname", "cmp", "mkdir", "cat", "sleep"):
-        found = shutil.which(name)
-        assert found
-        (folder / name).symlink_to(found)
+        executable = shutil.which(name)
+        assert executable
+        (folder / name).symlink_to(executable)
     return folder
 
 
@@ -68,8 +68,8 @@ class TestFindingPython:
 
     def test_python3_13_on_path_is_taken(self, commands: Path) -> None:
         script(commands / "python3.13", f'exec "{REAL}" "$@"')
-        found = shell("find-python.sh", path=commands)
-        assert (found.returncode, found.stdout.strip(), found.stderr) == (0, REAL, "")
+        done = shell("find-python.sh", path=commands)
+        assert (done.returncode, done.stdout.strip(), done.stderr) == (0, REAL, "")
 
     def test_a_shim_that_fails_under_a_foreign_home_leads_to_pyenvs_own_folder(
         self, commands: Path, tmp_path: Path
@@ -94,10 +94,10 @@ class TestFindingPython:
         assert shell("find-python.sh", path=commands).returncode == 1
 
     def test_without_any_one_sentence_says_what_to_install(self, commands: Path) -> None:
-        found = shell("find-python.sh", path=commands)
-        assert (found.returncode, found.stdout) == (1, "")
-        assert found.stderr.startswith("Tollgate needs Python 3.13")
-        assert found.stderr.count("\n") == 1
+        done = shell("find-python.sh", path=commands)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("Tollgate needs Python 3.13")
+        assert done.stderr.count("\n") == 1
 
 
 class TestFindingNode:
@@ -140,10 +140,10 @@ class TestRefusals:
             with pytest.raises(Refused, match=rf"Port {port} is taken.*make run PORT="):
                 run.chosen_port(str(port))
 
-    @pytest.mark.parametrize("wanted", ["0", "65536", "-1", "http", "7071.0"])
-    def test_an_invalid_port_is_rejected(self, wanted: str) -> None:
+    @pytest.mark.parametrize("port", ["0", "65536", "-1", "http", "7071.0"])
+    def test_an_invalid_port_is_rejected(self, port: str) -> None:
         with pytest.raises(Refused, match="PORT must be a number"):
-            run.chosen_port(wanted)
+            run.chosen_port(port)
 
     def test_func_without_the_core_tools_says_what_to_install_and_starts_nothing(self, commands: Path) -> None:
         done = subprocess.run(

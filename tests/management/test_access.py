@@ -66,12 +66,12 @@ class Office:
 
     def __init__(self) -> None:
         self.store = BusyStore()
-        self.told: list[Alert] = []
+        self.alerts: list[Alert] = []
         self.consumers = Consumers(self.store)
         self.configuration = CONFIGURATION
         audit = Audit(self.store)
         changes = ConsumerRoutes(self.store, lambda: self.configuration, audit)
-        access = AccessRoutes(self.store, lambda: self.configuration, audit, changes, self.told.append)
+        access = AccessRoutes(self.store, lambda: self.configuration, audit, changes, self.alerts.append)
         self._paths = Paths((*changes.routes(), *access.routes(), *AuditRoutes(audit).routes()))
 
     async def caller(self, team: str = "research", products: tuple[str, ...] = ("basic",), **limits: Any) -> Consumer:
@@ -87,7 +87,7 @@ class Office:
 
     async def ask(self, who: Operator | Consumer, method: str, path: str, body: Any = None, etag: str = "") -> Any:
         path, _, query = path.partition("?")
-        methods, found = self._paths.find(path)
+        methods, parameters = self._paths.find(path)
         route = methods[method]
         operator = who if isinstance(who, Operator) else None
         assert route.access == ("caller" if operator is None else "operator")
@@ -97,7 +97,7 @@ class Office:
         asked = dict(pair.split("=") for pair in query.split("&") if pair)
         data = msgspec.json.encode(body) if body is not None else b""
         headers = {"if-match": etag} if etag else {}
-        answer = await route.handler(ManagementRequest(found, asked, headers, data, caller, operator))
+        answer = await route.handler(ManagementRequest(parameters, asked, headers, data, caller, operator))
         shown = msgspec.json.decode(answer.body)
         return {**shown, "etag": answer.headers.get("etag")} if "id" in shown else shown
 
@@ -116,7 +116,7 @@ class Office:
         return record.consumer
 
     def events(self) -> list[str]:
-        return [alert.event for alert in self.told]
+        return [alert.event for alert in self.alerts]
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ async def test_an_approved_product_is_the_callers_beside_those_that_it_had(offic
     own = (await office.ask(caller, "GET", f"{AT}/me"))["data"]
     assert [(each["state"], each["answer"], each["by"]) for each in own] == [("approved", "Welcome.", None)]
     assert office.events() == ["access_requested", "access_approved"]
-    assert "We serve more customers now." in office.told[0].message
+    assert "We serve more customers now." in office.alerts[0].message
     trail = (await office.ask(ADMIN, "GET", "/gateway/audit"))["data"]
     assert [
         (each["action"], each["actor"], each["state"]) for each in sorted(trail, key=lambda each: each["action"])
@@ -181,7 +181,7 @@ async def test_of_many_who_decide_at_a_time_one_does(office: Office, decisions: 
     for _ in range(5):
         caller = await office.caller()
         one = await office.wish(caller)
-        office.told.clear()
+        office.alerts.clear()
         asking = [
             office.ask((ADMIN, OTHER)[number % 2], "POST", f"{one}/{decisions[number % 2]}") for number in range(8)
         ]
@@ -201,7 +201,7 @@ async def test_an_approval_that_broke_off_is_completed_by_the_next_one_and_canno
         for number in range(1, 9):
             caller = await office.caller()
             one = await office.wish(caller)
-            office.told.clear()
+            office.alerts.clear()
             office.store.fail(number, mode)
             first = await asyncio.gather(office.ask(ADMIN, "POST", f"{one}/approve"), return_exceptions=True)
             state = (await office.ask(ADMIN, "GET", one))["state"]
@@ -252,7 +252,7 @@ async def test_what_cannot_be_asked_for_is_refused_with_what_can(office: Office,
     error = await office.refusal(caller, "POST", AT, body)
     assert isinstance(error, InvalidRequest)
     assert word in error.message
-    assert office.told == []
+    assert office.alerts == []
 
 
 async def test_a_reason_with_a_key_is_refused(office: Office) -> None:

@@ -37,9 +37,9 @@ class Office:
         self._paths = Paths((*routes, *AuditRoutes(audit).routes()))
 
     async def ask(self, method: str, path: str, body: Any = None, query: Mapping[str, str] | None = None) -> Any:
-        methods, found = self._paths.find(path)
+        methods, parameters = self._paths.find(path)
         text = body if isinstance(body, bytes) else msgspec.json.encode(body or {})
-        answer = await methods[method].handler(ManagementRequest(found, query or {}, {}, text, operator=ADMIN))
+        answer = await methods[method].handler(ManagementRequest(parameters, query or {}, {}, text, operator=ADMIN))
         assert b"hush" not in answer.body, path
         return msgspec.json.decode(answer.body)
 

@@ -185,24 +185,24 @@ def test_of_many_operators_who_want_a_name_at_once_one_gets_it(gateway: System) 
     with ThreadPoolExecutor(10) as pool:
         answers = list(pool.map(lambda _: gateway.manage("POST", CONSUMERS, {"name": name}), range(10)))
     assert sorted(answer.status for answer in answers) == [201] + [409] * 9
-    found = gateway.get(f"{CONSUMERS}?name={name}").json()["data"]
+    consumers = gateway.get(f"{CONSUMERS}?name={name}").json()["data"]
     assert refusal(gateway.get(f"{CONSUMERS}?name={'x' * 129}")) == (400, "name")
-    assert [one["name"] for one in found] == [name]
+    assert [one["name"] for one in consumers] == [name]
 
 
 def test_lists_are_filtered_and_come_in_pages(gateway: System) -> None:
     mark = fresh(gateway, "paged")
     made = [created(gateway, name=f"{mark} {number}", models=[model]) for number, model in enumerate(_MODELS)]
     gateway.manage("PATCH", path_of(made[0]), {"state": "revoked"})
-    found, after = [], ""
+    consumers, after = [], ""
     while True:
         page = gateway.get(f"{CONSUMERS}?name={mark}&limit=2{after}").json()
         assert len(page["data"]) <= 2
-        found += page["data"]
+        consumers += page["data"]
         if page["after"] is None:
             break
         after = f"&after={page['after']}"
-    assert [one["id"] for one in found] == sorted(one["id"] for one in made)
+    assert [one["id"] for one in consumers] == sorted(one["id"] for one in made)
 
     def ids(query: str) -> set[str]:
         return {one["id"] for one in gateway.get(f"{CONSUMERS}?name={mark}&{query}").json()["data"]}

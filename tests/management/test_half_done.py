@@ -88,8 +88,8 @@ class Office:
         audit = Audit(self.store)
         consumers = ConsumerRoutes(self.store, lambda: self._configuration, audit)
         paths = Paths((*consumers.routes(), *KeyRoutes(self.store, audit).routes()))
-        methods, found = paths.find(path)
-        request = ManagementRequest(found, {}, {}, msgspec.json.encode(body or {}), operator=ADMIN)
+        methods, parameters = paths.find(path)
+        request = ManagementRequest(parameters, {}, {}, msgspec.json.encode(body or {}), operator=ADMIN)
         answer = await methods[method].handler(request)
         return msgspec.json.decode(answer.body) if answer.body else None
 

@@ -42,10 +42,10 @@ class Watcher:
             elif line.startswith("data: "):
                 yield name, json.loads(line[6:])
 
-    def next(self, name: str, **wanted: Any) -> dict[str, Any]:
+    def next(self, name: str, **facts: Any) -> dict[str, Any]:
         """The next event of this name with these facts."""
-        for found, data in self.events():
-            if found == name and wanted.items() <= data.items():
+        for event, data in self.events():
+            if event == name and facts.items() <= data.items():
                 return data
         raise AssertionError("the stream ended")
 
@@ -114,12 +114,12 @@ def test_a_call_that_fails_once_it_is_on_record_is_told_of_as_a_call_alone(gatew
         watcher.next("pool")
         request = gateway.chat(model).headers["x-gateway-request-id"]
         refused = gateway.post("/v1/chat/completions", chat_body(), key="tg_unknown").headers["x-gateway-request-id"]
-        told = []
+        events = []
         for name, data in watcher.events():
-            told += [name] if data.get("request") == request else []
+            events += [name] if data.get("request") == request else []
             if data.get("request") == refused:
                 break
-    assert told == ["try", "call"]
+    assert events == ["try", "call"]
 
 
 def test_the_stream_is_for_operators_and_for_few_at_a_time(gateway: System) -> None:

@@ -19,13 +19,13 @@ def test_an_operator_sees_the_usage_of_everybody_and_what_it_cost(gateway: Syste
     ).json()["usage"]
     answer = gateway.get("/gateway/usage?by=key,model")
     assert answer.status == 200
-    told = answer.json()
-    (line,) = [line for line in told["lines"] if line["key"] == key.split("_")[1]]
+    report = answer.json()
+    (line,) = [line for line in report["lines"] if line["key"] == key.split("_")[1]]
     assert (line["name"], line["model"], line["requests"]) == ("the accountant's", "gpt-4o", 1)
     assert (line["input_tokens"], line["output_tokens"]) == (usage["prompt_tokens"], usage["completion_tokens"])
     assert line["cost_usd"] == pytest.approx((usage["prompt_tokens"] * 2.5 + usage["completion_tokens"] * 10) / 1e6)
     assert line["forecast_usd"] >= line["cost_usd"]
-    assert sum(line["total_tokens"] for line in told["lines"]) == told["total"]["total_tokens"]
+    assert sum(line["total_tokens"] for line in report["lines"]) == report["total"]["total_tokens"]
     as_csv = gateway.get("/gateway/usage?by=key,model&format=csv")
     assert as_csv.headers["content-type"].startswith("text/csv")
     rows = list(csv.DictReader(io.StringIO(as_csv.body.decode())))

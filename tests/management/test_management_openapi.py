@@ -13,8 +13,8 @@ PATH = "/gateway/management/openapi.json"
 def document(gateway: System) -> dict[str, Any]:
     answer = gateway.get(PATH)
     assert answer.status == 200
-    found: dict[str, Any] = answer.json()
-    return found
+    openapi: dict[str, Any] = answer.json()
+    return openapi
 
 
 def resolved(whole: dict[str, Any], part: Any) -> Any:

@@ -30,8 +30,8 @@ class Callers:
         self.time += 60
         headers = {"authorization": f"Bearer {key}"}
         caller = await Authenticator(self.consumers, self.store.now).authenticate(headers)
-        methods, found = Paths(KeyRoutes(self.store, Audit(self.store)).routes()).find("/gateway/keys/me/rotate")
-        answer = await methods["POST"].handler(ManagementRequest(found, {}, headers, caller=caller))
+        methods, parameters = Paths(KeyRoutes(self.store, Audit(self.store)).routes()).find("/gateway/keys/me/rotate")
+        answer = await methods["POST"].handler(ManagementRequest(parameters, {}, headers, caller=caller))
         return msgspec.json.decode(answer.body)
 
 
@@ -61,8 +61,8 @@ async def test_the_digest_of_a_gateway_key_adds_no_key_without_a_record() -> Non
     assert record is not None
     [key] = record.keys.values()
     audit = Audit(callers.store)
-    methods, found = Paths(KeyRoutes(callers.store, audit).routes()).find(f"/gateway/consumers/{consumer.id}/keys")
+    methods, parameters = Paths(KeyRoutes(callers.store, audit).routes()).find(f"/gateway/consumers/{consumer.id}/keys")
     admin = Operator("admin", frozenset(("admin",)))
     body = msgspec.json.encode({"sha256": key.digest})
-    await methods["POST"].handler(ManagementRequest(found, {}, {}, body, operator=admin))
+    await methods["POST"].handler(ManagementRequest(parameters, {}, {}, body, operator=admin))
     assert [row.properties["action"] async for row in audit.rows()] == ["key.import"]

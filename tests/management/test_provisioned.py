@@ -25,11 +25,11 @@ def test_the_plans_are_those_of_the_command(gateway: System) -> None:
     words = ["--requests-per-minute", "120", "--input", "1500", "--output", "300", "--peak", "3", "--model", MODEL]
     said = CliRunner().invoke(cli, ["ptu", *words, "--json"], env=gateway.gateway.environment)
     (expected,) = json.loads(said.stdout)["models"]
-    found = plans(gateway, **ASKED, model=MODEL)
-    (plan,) = found["plans"]
+    answer = plans(gateway, **ASKED, model=MODEL)
+    (plan,) = answer["plans"]
     curve = plan.pop("curve")
     assert plan == expected
-    assert len(found["sources"]) == 4
+    assert len(answer["sources"]) == 4
 
     rates, costs = curve["requests_per_minute"], curve["usd_per_month"]
     assert (rates[0], rates[-1], len(rates)) == (0, 240, 41)

@@ -49,9 +49,9 @@ def test_a_table_that_is_gone_is_told_and_the_process_lives_on(simulator: Simula
         assert ready(gateway, **KEY).json() == {"status": "ready", "store": "ok", "models_without_backend": []}
         table.stop()
         eventually(lambda: ready(gateway).status == 503)
-        told = ready(gateway, **KEY).json()
-        assert told["status"] == "not ready"
-        assert told["store"] != "ok"
+        readiness = ready(gateway, **KEY).json()
+        assert readiness["status"] == "not ready"
+        assert readiness["store"] != "ok"
         assert ready(gateway).json() == {"status": "not ready"}
         answer = gateway.request("GET", "/healthz")
         assert (answer.status, answer.headers["x-gateway-version"]) == (200, __version__)

@@ -42,8 +42,8 @@ def test_a_region_that_is_broken_fails_until_it_is_restored(gateway: System, fau
 def test_backends_of_one_region_break_together_and_a_fault_replaces_another(gateway: System) -> None:
     for fault in ("hang", "slow"):
         assert gateway.manage("PUT", "/gateway/simulation/japan", {"fault": fault}).status == 204
-    found = faults(gateway)
-    assert (found["japan"], found["japan-dated"]) == ("slow", "slow")
+    by_backend = faults(gateway)
+    assert (by_backend["japan"], by_backend["japan-dated"]) == ("slow", "slow")
     assert len(gateway.simulator.faults()) == 1
 
 

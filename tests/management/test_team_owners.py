@@ -41,10 +41,10 @@ class Office:
         self._paths = Paths(routes)
 
     async def ask(self, operator: Operator, method: str, path: str, body: Any = None) -> Any:
-        methods, found = self._paths.find(path)
+        methods, parameters = self._paths.find(path)
         route = methods[method]
         operator.require(route.roles)
-        request = ManagementRequest(found, {}, {}, msgspec.json.encode(body or {}), operator=operator)
+        request = ManagementRequest(parameters, {}, {}, msgspec.json.encode(body or {}), operator=operator)
         answer = await route.handler(request)
         return msgspec.json.decode(answer.body) if answer.body else None
 
@@ -173,19 +173,19 @@ async def test_an_owner_who_may_read_everything_changes_its_own_teams_only(offic
         assert isinstance(await refused(office, both, method, path, body), RoleRequired), (method, path)
     assert (await office.ask(both, "GET", f"{others}/keys"))["data"] == [key]
     await office.ask(ADMIN, "DELETE", others)
-    wanted = {"name": "x", "team": "research"}
-    assert isinstance(await refused(office, both, "PUT", others, wanted), RoleRequired)
+    fields = {"name": "x", "team": "research"}
+    assert isinstance(await refused(office, both, "PUT", others, fields), RoleRequired)
     await office.ask(both, "PATCH", await office.made("research"), {"addresses": ["10.0.0.0/8"]})
 
 
 async def test_the_id_of_a_deleted_consumer_goes_to_no_other_team(office: Office) -> None:
     others = await office.made("sales", id="of-sales")
     await office.ask(ADMIN, "DELETE", others)
-    wanted = {"id": "of-sales", "name": "ours", "team": "research"}
-    assert (await refused(office, OWNER, "POST", CONSUMERS, wanted)).code == "id_taken"
+    fields = {"id": "of-sales", "name": "ours", "team": "research"}
+    assert (await refused(office, OWNER, "POST", CONSUMERS, fields)).code == "id_taken"
     ours = await office.made("research", id="ours")
     await office.ask(OWNER, "DELETE", ours)
-    assert (await office.ask(OWNER, "POST", CONSUMERS, {**wanted, "id": "ours"}))["id"] == "ours"
+    assert (await office.ask(OWNER, "POST", CONSUMERS, {**fields, "id": "ours"}))["id"] == "ours"
 
 
 async def test_nobody_plants_a_key_or_an_owner_a_policy_at_an_identity(office: Office) -> None:

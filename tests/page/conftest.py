@@ -89,8 +89,10 @@ class Visit:
 
     def kept(self) -> str:
         """Everything that the page has left in the browser: its storage, its address, its history's state."""
-        found = "[JSON.stringify(sessionStorage), JSON.stringify(localStorage), location.href, document.cookie].join()"
-        return str(self.page.evaluate(found))
+        expression = (
+            "[JSON.stringify(sessionStorage), JSON.stringify(localStorage), location.href, document.cookie].join()"
+        )
+        return str(self.page.evaluate(expression))
 
     def go(self, view: str) -> None:
         self.page.get_by_role("navigation", name="Views").get_by_role("link", name=view).click()
@@ -106,16 +108,16 @@ class Visit:
         past the page's own policy."""
         if not self.page.evaluate("'axe' in window"):
             self.page.evaluate(AXE.read_text())
-        found = self._found({})
+        violations = self._violations({})
         swap = "to => { const of = document.documentElement.dataset, was = of.theme; of.theme = to; return was }"
         before = self.page.evaluate(swap, "dark")
-        found += self._found({"runOnly": ["color-contrast"]})
+        violations += self._violations({"runOnly": ["color-contrast"]})
         self.page.evaluate(swap, before)
-        return found
+        return violations
 
-    def _found(self, options: dict[str, Any]) -> list[str]:
-        found = self.page.evaluate("o => axe.run(document, {resultTypes: ['violations'], ...o})", options)
-        return [f"{one['id']}: {one['nodes'][0]['html']}" for one in found["violations"]]
+    def _violations(self, options: dict[str, Any]) -> list[str]:
+        results = self.page.evaluate("o => axe.run(document, {resultTypes: ['violations'], ...o})", options)
+        return [f"{one['id']}: {one['nodes'][0]['html']}" for one in results["violations"]]
 
     def settle(self) -> None:
         """Wait until nothing is on its way to the page any more."""

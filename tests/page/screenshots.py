@@ -44,13 +44,13 @@ def past(ids: dict[str, str], storage: str) -> None:
     def lines(hour: int) -> Lines:
         moment = datetime.fromtimestamp(hour * 3600, UTC)
         share = (1.0 if 6 <= moment.hour < 18 else 0.15) * (1.0 if moment.weekday() < 5 else 0.2)
-        found: Lines = {}
+        hour_lines: Lines = {}
         for name, (_, models) in TEAMS.items():
             for model, calls in models.items():
                 backend, region = rng.choice(PLACES)
                 number = max(1, round(calls * share * rng.uniform(0.7, 1.3)))
-                found |= [seeding.line(ids[name], model, backend, region, number, rng)]
-        return found
+                hour_lines |= [seeding.line(ids[name], model, backend, region, number, rng)]
+        return hour_lines
 
     async def write() -> None:
         store = TablesStore.from_connection_string(storage, budget=30.0)

@@ -69,9 +69,9 @@ async def status(running: Served, source: str = "127.0.0.1", caller: str = "") -
     """The status of a call without a valid key on a connection of its own."""
     connection = await opened(running, source)
     connection.send("tg_no", caller, b"content-length: 2\r\nconnection: close\r\n\r\n{}")
-    found, _, _ = await connection.answer()
+    code, _, _ = await connection.answer()
     await connection.close()
-    return found
+    return code
 
 
 def socket(running: Served, key: str, caller: str = "") -> connect:
@@ -99,8 +99,8 @@ async def test_an_address_has_so_many_connections_and_others_are_served() -> Non
         held = [await opened(running) for _ in range(MOST)]
         await eventually(lambda: held_by(running, "127.0.0.1") == MOST)
         one_more = await opened(running)
-        found, headers, body = await one_more.answer()  # before it has sent anything
-        assert (found, headers["retry-after"], headers["connection"]) == (429, "1", "close")
+        code, headers, body = await one_more.answer()  # before it has sent anything
+        assert (code, headers["retry-after"], headers["connection"]) == (429, "1", "close")
         assert body["error"]["code"] == "rate_limit_exceeded"
         assert f"has {MOST} connections" in body["error"]["message"]
         assert await status(running, "127.0.0.2") == 401

@@ -30,14 +30,14 @@ class Batches:
         self.results = b""
         self.asked: list[str] = []
 
-    def end(self, *usages: tuple[int, int], expired: int = 0, told: int | None = None) -> None:
-        """The batch has ended with these answers. `told`: the results that it has at the moment."""
+    def end(self, *usages: tuple[int, int], expired: int = 0, available: int | None = None) -> None:
+        """The batch has ended with these answers. `available`: the results that it has at the moment."""
         results: list[dict[str, Any]] = [{"type": "expired"}] * expired
         for read, written in usages:
             usage = {"input_tokens": read, "output_tokens": written}
             results.append({"type": "succeeded", "message": {"model": MODEL, "usage": usage}})
         lines = [json.dumps({"custom_id": "x", "result": result}).encode() + b"\n" for result in results]
-        self.results = b"".join(lines[:told])
+        self.results = b"".join(lines[:available])
         counts = {"processing": 0, "succeeded": len(usages), "expired": expired}
         self.about |= {"processing_status": "ended", "request_counts": counts}
 
@@ -71,7 +71,7 @@ async def test_only_whole_results_are_booked() -> None:
     tables, batches = Clocked(), Batches()
     async with running(tables, batches) as application:
         await begun(tables, application)
-        batches.end((10, 1), (20, 2), expired=1, told=2)
+        batches.end((10, 1), (20, 2), expired=1, available=2)
         tables.time += 61
         await application.roll_up()
         assert "e_input" not in tables.made()

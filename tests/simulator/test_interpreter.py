@@ -26,9 +26,9 @@ FUNCTIONS: list[dict[str, Any]] = [
 
 @pytest.fixture(scope="module")
 def table() -> Table:
-    found = tables.read_table("wind_power.csv", FILE.read_bytes())
-    assert found is not None
-    return found
+    wind_power = tables.read_table("wind_power.csv", FILE.read_bytes())
+    assert wind_power is not None
+    return wind_power
 
 
 def pixels(png: bytes) -> tuple[int, int, bytes]:
@@ -73,14 +73,14 @@ def test_what_is_no_table_is_none(data: bytes) -> None:
 
 
 def test_a_description_has_the_numbers_of_the_table(table: Table) -> None:
-    found = analysis.find("What is in this file?", [table])
-    assert found is not None
+    finding = analysis.find("What is in this file?", [table])
+    assert finding is not None
     power = [number for number in table.columns[3].numbers if number is not None]
-    assert f"power_kw: {statistics.fmean(power):.2f} on average, {min(power):g} to {max(power):g}." in found.text
-    line = next(line for line in found.logs.splitlines() if line.strip().startswith("power_kw "))
+    assert f"power_kw: {statistics.fmean(power):.2f} on average, {min(power):g} to {max(power):g}." in finding.text
+    line = next(line for line in finding.logs.splitlines() if line.strip().startswith("power_kw "))
     assert line.split()[:3] == ["power_kw", "168", f"{statistics.fmean(power):.6g}"]
-    assert "wind_speed_ms goes with power_kw (correlation 0.95)" in found.text
-    assert found.files == ()
+    assert "wind_speed_ms goes with power_kw (correlation 0.95)" in finding.text
+    assert finding.files == ()
     saved = analysis.find("Save a summary as a CSV", [table])
     assert saved is not None
     assert saved.files[0].data.decode().splitlines()[0] == "column,count,mean,std,min,25%,50%,75%,max"
@@ -97,15 +97,15 @@ def test_a_description_has_the_numbers_of_the_table(table: Table) -> None:
     ],
 )
 def test_a_chart_is_a_png_that_shows_something(table: Table, question: str, name: str) -> None:
-    found = analysis.find(question, [table])
-    assert found is not None
-    (picture,) = found.files
+    finding = analysis.find(question, [table])
+    assert finding is not None
+    (picture,) = finding.files
     assert (picture.name, picture.is_image) == (name, True)
     width, height, rows = pixels(picture.data)
     blue = sum(rows[at : at + 3] == b"\x1f\x77\xb4" for at in range(1, len(rows) - 3))
     assert (width, height) == (800, 480)
     assert blue > 300
-    assert f"'/mnt/data/{name}'" in found.code
+    assert f"'/mnt/data/{name}'" in finding.code
 
 
 def test_another_table_has_another_chart(table: Table) -> None:
@@ -114,7 +114,7 @@ def test_another_table_has_another_chart(table: Table) -> None:
     assert other is not None
     assert flat is not None
     drawn = [analysis.find("plot y against x", [one]) for one in (table, other, flat)]
-    assert len({found.files[0].data for found in drawn if found is not None}) == 3
+    assert len({finding.files[0].data for finding in drawn if finding is not None}) == 3
 
 
 @pytest.mark.parametrize("question", ["Hello", "simulate_output_tokens=3", ""])

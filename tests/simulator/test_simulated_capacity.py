@@ -65,9 +65,9 @@ def test_a_provisioned_deployment_tells_its_utilisation_and_no_rate_limits(simul
     assert float(refused.headers["azure-openai-deployment-utilization"].removesuffix("%")) >= 100
     assert 0 < int(refused.headers["retry-after-ms"]) <= 60_000
     assert not [name for name in refused.headers if name.startswith("x-ratelimit")]
-    told = [entry["retry_after"] for entry in simulator.log()["requests"]]
-    assert told[-1] == int(refused.headers["retry-after-ms"]) / 1000
-    assert told[0] is None
+    waits = [entry["retry_after"] for entry in simulator.log()["requests"]]
+    assert waits[-1] == int(refused.headers["retry-after-ms"]) / 1000
+    assert waits[0] is None
 
 
 def test_a_bucket_is_worked_off_at_its_rate_and_refuses_until_there_is_room() -> None:

@@ -26,11 +26,11 @@ def fetch(url: str, form: dict[str, str] | None = None) -> Any:
 
 def verified(simulator: SimulatorProcess, token: str, version: str) -> dict[str, Any]:
     """The claims of a token, checked with the keys that the tenant publishes for this version (`/v2.0` or "")."""
-    found = fetch(f"{simulator.tenant['authority']}/{TENANT_ID}{version}/.well-known/openid-configuration")
-    keys = jwt.PyJWKSet.from_dict(fetch(found["jwks_uri"]))
+    metadata = fetch(f"{simulator.tenant['authority']}/{TENANT_ID}{version}/.well-known/openid-configuration")
+    keys = jwt.PyJWKSet.from_dict(fetch(metadata["jwks_uri"]))
     key = keys[jwt.get_unverified_header(token)["kid"]]
     audience = [AUDIENCE, APPLICATION_ID]
-    return jwt.decode(token, key, algorithms=["RS256"], audience=audience, issuer=found["issuer"])
+    return jwt.decode(token, key, algorithms=["RS256"], audience=audience, issuer=metadata["issuer"])
 
 
 @pytest.mark.parametrize(("version", "path"), [(1, ""), (2, "/v2.0")])
@@ -167,9 +167,9 @@ def redeemed(simulator: SimulatorProcess, headers: dict[str, str] = ORIGIN, **ch
         "code_verifier": VERIFIER,
     }
     status, answer, body = answered(f"{tenant['authority']}/{TENANT_ID}/oauth2/v2.0/token", form | changed, headers)
-    found = json.loads(body)
+    content = json.loads(body)
     assert answer["access-control-allow-origin"] == "*"
-    return found if status == 200 else found["error_description"].partition(":")[0]
+    return content if status == 200 else content["error_description"].partition(":")[0]
 
 
 def test_somebody_signs_in_to_a_page_and_its_token_is_renewed(regions: SimulatorProcess) -> None:

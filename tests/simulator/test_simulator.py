@@ -139,8 +139,8 @@ def request_bytes(simulator: SimulatorProcess, body: dict[str, Any]) -> bytes:
 
 
 def totals(simulator: SimulatorProcess, region: str = REGION) -> dict[str, Any]:
-    found: dict[str, Any] = simulator.log(summary=True)["totals"][region]
-    return found
+    charges: dict[str, Any] = simulator.log(summary=True)["totals"][region]
+    return charges
 
 
 def last_entry(simulator: SimulatorProcess) -> dict[str, Any]:
@@ -845,11 +845,11 @@ def test_what_clients_were_told_is_what_is_billed(simulator: SimulatorProcess) -
         return usage["prompt_tokens"], usage["completion_tokens"], reasoning
 
     with ThreadPoolExecutor(8) as threads:
-        told = [sum(column) for column in zip(*threads.map(ask, range(40)), strict=True)]
+        reported = [sum(column) for column in zip(*threads.map(ask, range(40)), strict=True)]
 
     summed = totals(simulator)
     entries = simulator.log()["requests"]
-    assert [summed["input_tokens"], summed["output_tokens"], summed["reasoning_tokens"]] == told
+    assert [summed["input_tokens"], summed["output_tokens"], summed["reasoning_tokens"]] == reported
     assert sum(entry["output_tokens"] for entry in entries) == summed["output_tokens"]
     assert (summed["requests"], summed["completed"], summed["by_status"]) == (40, 40, {"200": 40})
 
@@ -923,10 +923,10 @@ def test_a_signal_stops_it_cleanly_even_while_calls_hang(number: int) -> None:
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         assert running.stdout is not None
         assert running.stderr is not None
-        told = json.loads(running.stdout.readline())
+        addresses = json.loads(running.stdout.readline())
         fault = json.dumps({"fault": {"kind": "hang"}}).encode()
-        urllib.request.urlopen(told["control"] + "/faults", fault).close()
-        where = urlsplit(told["regions"][REGION])
+        urllib.request.urlopen(addresses["control"] + "/faults", fault).close()
+        where = urlsplit(addresses["regions"][REGION])
         with socket.create_connection((where.hostname, where.port)) as hanging:
             hanging.sendall(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n")
             time.sleep(0.1)
@@ -1011,14 +1011,14 @@ def test_the_control_endpoint_lists_what_it_can_do(simulated_process: SimulatorP
         ) as done:
             return json.load(done)
 
-    told = call("GET", "/")
-    for operation, described in told["operations"].items():
+    index = call("GET", "/")
+    for operation, described in index["operations"].items():
         method, path = operation.split()
         if "example" in described:  # each runs as it stands
             call(method, path, described["example"])
-    assert call("GET", "/faults")["faults"][0]["region"] in told["regions"]
+    assert call("GET", "/faults")["faults"][0]["region"] in index["regions"]
     call("POST", "/reset")
-    assert set(told["kinds of faults"]["status"]) == {"status", "headers", "body"}
+    assert set(index["kinds of faults"]["status"]) == {"status", "headers", "body"}
     with pytest.raises(urllib.error.HTTPError) as missing:
         call("GET", "/nothing")
     assert "GET / lists" in missing.value.read().decode()

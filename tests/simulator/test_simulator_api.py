@@ -81,7 +81,7 @@ def test_a_background_response_completes_and_its_stream_is_taken_up_again(
 ) -> None:
     answer = client.responses.create(model="gpt-4o", input="a", background=True)
     assert (answer.status, answer.output) == ("queued", [])
-    done = until(lambda: client.responses.retrieve(answer.id), lambda found: found.status == "completed")
+    done = until(lambda: client.responses.retrieve(answer.id), lambda latest: latest.status == "completed")
     assert done.usage is not None
     assert totals(regions)["output_tokens"] == done.usage.output_tokens == 32
 
@@ -203,7 +203,7 @@ def test_a_stored_chat_is_kept_and_another_is_not(client: Client, stranger: Clie
         pass
 
     assert len(list(client.chat.completions.list())) == 2
-    assert [found.id for found in client.chat.completions.list(metadata={"mine": "1"})] == [kept.id]
+    assert [listed.id for listed in client.chat.completions.list(metadata={"mine": "1"})] == [kept.id]
     assert client.chat.completions.retrieve(kept.id).choices == kept.choices
     assert [message.content for message in client.chat.completions.messages.list(kept.id)] == ["hello"]
     assert client.chat.completions.update(kept.id, metadata={"a": "b"}).to_dict()["metadata"] == {"a": "b"}
@@ -290,11 +290,11 @@ def test_a_vector_store_holds_files_of_its_region(client: Client, stranger: Clie
     assert added.attributes == {"kind": "ship"}
     batch = client.vector_stores.file_batches.create_and_poll(store.id, file_ids=files[2:], poll_interval_ms=20)
     assert (batch.status, batch.file_counts.completed) == ("completed", 1)
-    done = until(lambda: client.vector_stores.retrieve(store.id), lambda found: found.status == "completed")
+    done = until(lambda: client.vector_stores.retrieve(store.id), lambda latest: latest.status == "completed")
     assert (done.file_counts.completed, done.file_counts.total) == (3, 3)
 
-    found = list(client.vector_stores.search(store.id, query="high tide"))
-    assert (found[0].file_id, found[0].score) == (files[0], 1.0)
+    results = list(client.vector_stores.search(store.id, query="high tide"))
+    assert (results[0].file_id, results[0].score) == (files[0], 1.0)
     assert next(iter(client.vector_stores.files.content(files[1], vector_store_id=store.id))).text == "ships wait"
     assert len(list(client.vector_stores.files.list(store.id, limit=1))) == 3
     assert len(list(client.vector_stores.file_batches.list_files(batch.id, vector_store_id=store.id))) == 1
@@ -392,7 +392,7 @@ def test_assistants_and_threads_are_kept_and_checked(client: Client, stranger: C
     message = client.beta.threads.messages.create(thread.id, role="user", content="hi", attachments=attachments)
 
     assert client.beta.assistants.update(assistant.id, name="b").name == "b"
-    assert [found.id for found in client.beta.assistants.list()] == [assistant.id]
+    assert [listed.id for listed in client.beta.assistants.list()] == [assistant.id]
     assert client.beta.threads.update(thread.id, metadata={"a": "b"}).metadata == {"a": "b"}
     assert client.beta.threads.messages.retrieve(message.id, thread_id=thread.id).attachments
     updated = client.beta.threads.messages.update(message.id, thread_id=thread.id, metadata={"a": "b"})
@@ -441,7 +441,7 @@ def test_the_code_of_a_response_draws_what_its_container_has(
     content = client.containers.files.content.retrieve(cited.file_id, container_id=cited.container_id).read()
     assert content.startswith(b"\x89PNG")
     files = client.containers.files.list(cited.container_id)
-    assert {(found.path, found.source) for found in files} == {
+    assert {(listed.path, listed.source) for listed in files} == {
         ("/mnt/data/wind.csv", "user"),
         (f"/mnt/data/{cited.filename}", "assistant"),
     }

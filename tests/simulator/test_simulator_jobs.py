@@ -41,7 +41,7 @@ def test_a_batch_answers_every_line_of_its_file(regions: SimulatorProcess, clien
     given: Any = {"input_file_id": file.id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
     batch = client.batches.create(**given)
     assert batch.status == "validating"
-    done = until(lambda: client.batches.retrieve(batch.id), lambda found: found.status == "completed")
+    done = until(lambda: client.batches.retrieve(batch.id), lambda latest: latest.status == "completed")
 
     assert done.request_counts is not None
     assert (done.request_counts.completed, done.request_counts.failed) == (3, 1)
@@ -51,7 +51,7 @@ def test_a_batch_answers_every_line_of_its_file(regions: SimulatorProcess, clien
     refused = json.loads(client.files.content(done.error_file_id or "").text)
     assert refused["response"]["status_code"] == 400
     assert totals(regions)["output_tokens"] == 96
-    assert [found.id for found in client.batches.list()] == [batch.id]
+    assert [listed.id for listed in client.batches.list()] == [batch.id]
     with pytest.raises(openai.NotFoundError):
         stranger.batches.create(**given)
     cancelled = client.batches.create(**given, metadata=LASTING)
@@ -69,7 +69,7 @@ def test_a_container_holds_files(client: Client, stranger: Client) -> None:
     assert client.containers.files.content.retrieve(added.id, container_id=container.id).read() == b"ships"
     assert client.containers.files.retrieve(linked.id, container_id=container.id).path == "/mnt/data/a.txt"
     client.containers.files.delete(added.id, container_id=container.id)
-    assert [found.id for found in client.containers.list()] == [container.id]
+    assert [listed.id for listed in client.containers.list()] == [container.id]
     tool: Any = [{"type": "code_interpreter", "container": container.id}]
     assert client.responses.create(model="gpt-4o", input="a", tools=tool).output_text
     for refused in (
@@ -89,7 +89,7 @@ def test_a_fine_tuning_job_succeeds(client: Client, stranger: Client) -> None:
     job = client.fine_tuning.jobs.create(**given, suffix="mine", metadata=BRIEF)
     assert client.fine_tuning.jobs.pause(job.id).to_dict()["status"] == "paused"
     assert client.fine_tuning.jobs.resume(job.id).status == "running"
-    done = until(lambda: client.fine_tuning.jobs.retrieve(job.id), lambda found: found.status == "succeeded")
+    done = until(lambda: client.fine_tuning.jobs.retrieve(job.id), lambda latest: latest.status == "succeeded")
 
     assert (done.fine_tuned_model or "").endswith("-mine")
     assert done.trained_tokens == 40
@@ -99,7 +99,7 @@ def test_a_fine_tuning_job_succeeds(client: Client, stranger: Client) -> None:
     permissions = client.fine_tuning.checkpoints.permissions
     made = next(iter(permissions.create(checkpoint, project_ids=["proj_1"])))
     assert permissions.delete(made.id, fine_tuned_model_checkpoint=checkpoint).deleted
-    assert [found.id for found in client.fine_tuning.jobs.list()] == [job.id]
+    assert [listed.id for listed in client.fine_tuning.jobs.list()] == [job.id]
     with pytest.raises(openai.NotFoundError):
         stranger.fine_tuning.jobs.retrieve(job.id)
     with pytest.raises(openai.NotFoundError):
@@ -123,15 +123,15 @@ def test_an_eval_runs_over_its_items(regions: SimulatorProcess, client: Client, 
     source: Any = {"type": "completions", "model": "gpt-4o", "source": {"type": "file_content", "content": items}}
     run = client.evals.runs.create(evaluation.id, data_source=source)
     done = until(
-        lambda: client.evals.runs.retrieve(run.id, eval_id=evaluation.id), lambda found: found.status == "completed"
+        lambda: client.evals.runs.retrieve(run.id, eval_id=evaluation.id), lambda latest: latest.status == "completed"
     )
 
     assert done.result_counts.passed == 2
     assert done.per_model_usage[0].completion_tokens == totals(regions)["output_tokens"] == 64
     outputs = list(client.evals.runs.output_items.list(run.id, eval_id=evaluation.id, limit=1))
     assert len(outputs) == 2
-    found = client.evals.runs.output_items.retrieve(outputs[0].id, eval_id=evaluation.id, run_id=run.id)
-    assert found.id == outputs[0].id
+    output = client.evals.runs.output_items.retrieve(outputs[0].id, eval_id=evaluation.id, run_id=run.id)
+    assert output.id == outputs[0].id
     assert client.evals.update(evaluation.id, name="other").name == "other"
     assert [listed.id for listed in client.evals.list()] == [evaluation.id]
     with pytest.raises(openai.NotFoundError):

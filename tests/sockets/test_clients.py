@@ -195,8 +195,8 @@ async def test_a_stored_response_is_found_over_http_and_a_foreign_one_is_refused
         client = app.openai(key)
         async with client.responses.connect() as connection:
             made = await begun(connection, model="gpt-4o", input="one")
-            found = await client.responses.retrieve(made.response.id)
-            assert found.id == made.response.id
+            stored = await client.responses.retrieve(made.response.id)
+            assert stored.id == made.response.id
         async with app.openai(other).responses.connect() as connection:
             refused = await begun(connection, model="gpt-4o", input="x", previous_response_id=made.response.id)
             assert (refused.status, refused.error.code) == (404, "not_found")

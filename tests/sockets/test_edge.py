@@ -32,9 +32,9 @@ async def event(connection: ClientConnection, *kinds: str) -> Any:
     """The next event, or the next of these kinds."""
     async with asyncio.timeout(PATIENCE):
         while True:
-            found = json.loads(await connection.recv())
-            if not kinds or found["type"] in kinds:
-                return found
+            message = json.loads(await connection.recv())
+            if not kinds or message["type"] in kinds:
+                return message
 
 
 async def close_code(connection: ClientConnection) -> int:

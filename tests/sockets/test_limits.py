@@ -63,9 +63,9 @@ async def test_a_limit_that_has_run_out_answers_the_event_and_the_connection_goe
             error: Any = None
             for number in range(5):
                 await connection.send(json.dumps({**CREATE, "event_id": f"mine_{number}"}))
-                found = await event(connection, "response.done", "error")
-                if found["type"] == "error":
-                    error = found["error"]
+                reply = await event(connection, "response.done", "error")
+                if reply["type"] == "error":
+                    error = reply["error"]
                     break
                 done += 1
             assert done >= 1
@@ -96,9 +96,9 @@ async def test_a_budget_that_runs_out_while_the_backend_answers_by_itself_ends_t
             await connection.send(json.dumps(LISTENING))
             for _ in range(6):
                 await connection.send(json.dumps(SPOKEN))
-                found = await event(connection, "response.done", "error")
-                if found["type"] == "error":
-                    assert found["error"]["code"] == "quota_exceeded"
+                reply = await event(connection, "response.done", "error")
+                if reply["type"] == "error":
+                    assert reply["error"]["code"] == "quota_exceeded"
                     break
             assert await close_code(connection) == 1008
         rows, charged = app.rows(), app.charged()
@@ -218,10 +218,10 @@ async def test_a_budget_that_runs_out_while_speech_is_transcribed_ends_the_conne
             for _ in range(6):
                 await connection.send(json.dumps(SPOKEN))
                 await connection.send('{"type": "input_audio_buffer.commit"}')
-                found = await event(connection, "conversation.item.input_audio_transcription.completed", "error")
-                if found["type"] == "error":
+                reply = await event(connection, "conversation.item.input_audio_transcription.completed", "error")
+                if reply["type"] == "error":
                     break
-            assert found["error"]["code"] == "quota_exceeded"
+            assert reply["error"]["code"] == "quota_exceeded"
             assert await close_code(connection) == 1008
         rows = app.rows()
         assert len(rows) == len(app.charged()) >= 2  # the one that was over the quota is on record, too

@@ -158,9 +158,9 @@ async def test_one_of_many_concurrent_puts_wins(new_store: Callable[[], Store]) 
 async def test_concurrent_merges_into_a_new_table_lose_nothing(new_store: Callable[[], Store]) -> None:
     async with new_table(new_store) as table:
         await asyncio.gather(*(table.merge("p", {f"k{n}": {f"from{who}": n} for n in range(100)}) for who in range(4)))
-        found = [row async for row in table.scan("p")]
-        assert len(found) == MAX_BATCH
-        assert all(len(row.properties) == 4 for row in found)
+        merged = [row async for row in table.scan("p")]
+        assert len(merged) == MAX_BATCH
+        assert all(len(row.properties) == 4 for row in merged)
 
 
 async def test_a_scan_gives_rows_in_order_over_many_pages(new_store: Callable[[], Store]) -> None:

@@ -36,9 +36,9 @@ async def test_a_call_is_found_by_its_id_wherever_its_row_is(late: float) -> Non
         store = MemoryStore(lambda: NOW)
         call_id = await put(store, arrived, arrived + late)
         await put(store, arrived, arrived + late)
-        found = await calls.find(store, call_id)
-        assert found is not None
-        assert (found.id, [charge.key for charge in found.charges]) == (call_id, [f"{call_id}-1"])
+        call = await calls.find(store, call_id)
+        assert call is not None
+        assert (call.id, [charge.key for charge in call.charges]) == (call_id, [f"{call_id}-1"])
         assert await calls.find(store, ulid.new(arrived)) is None
 
 
@@ -76,20 +76,20 @@ async def test_a_page_reads_a_bounded_number_of_rows_and_the_next_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store = MemoryStore(lambda: NOW)
-    wanted = await put(store, NOW - 3000, key="rare")
+    rare_id = await put(store, NOW - 3000, key="rare")
     for second in range(2900):
         await put(store, NOW - second)
     monkeypatch.setattr(calls, "_MOST_ROWS", 500)
     pages, after = 0, ""
-    found: list[str] = []
+    ids: list[str] = []
     while True:
         page = await calls.newest(store, NOW - 4000, NOW, 10, lambda row: row.properties["s_key"] == "rare", after)
-        found += [call.id for call in page.calls]
+        ids += [call.id for call in page.calls]
         pages += 1
         if page.after is None:
             break
         after = page.after
-    assert found == [wanted]
+    assert ids == [rare_id]
     assert pages > 3
 
 

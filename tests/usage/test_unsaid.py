@@ -32,9 +32,9 @@ def output(outcome: Outcome, of: Call, reasoning: frozenset[str] = frozenset()) 
     "of", [chat(reasoning_effort="high"), chat(reasoning={"effort": "low"}), chat(thinking={"type": "enabled"})]
 )
 def test_the_pauses_of_a_call_that_asks_for_reasoning_count(of: Call) -> None:
-    found = with_unsaid(left(30), of, ()).usage
-    assert (found.output_tokens, found.reasoning_tokens) == (20 + 30 * TOKENS_PER_SECOND, 30 * TOKENS_PER_SECOND)
-    assert found.estimated
+    usage = with_unsaid(left(30), of, ()).usage
+    assert (usage.output_tokens, usage.reasoning_tokens) == (20 + 30 * TOKENS_PER_SECOND, 30 * TOKENS_PER_SECOND)
+    assert usage.estimated
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,8 @@ def test_no_more_counts_than_the_call_allows() -> None:
 
 def test_a_whole_answer_that_its_caller_does_not_wait_for_counts_by_its_time() -> None:
     whole = call("POST", "/v1/chat/completions", {"model": "gpt-4o", "messages": []})
-    found = with_unsaid(left(12, status=499), whole, ()).usage
-    assert (found.output_tokens, found.reasoning_tokens) == (1220, 0)
+    usage = with_unsaid(left(12, status=499), whole, ()).usage
+    assert (usage.output_tokens, usage.reasoning_tokens) == (1220, 0)
     assert output(left(12, status=499), chat()) == 20  # a stream that has not begun is waited for
     assert output(left(12, status=499), call("POST", "/v1/embeddings", {"model": "m", "input": "x"})) == 20
 

@@ -32,9 +32,9 @@ async def put(store: MemoryStore, hour: int, rows: list[Properties]) -> None:
 async def by_user(store: MemoryStore, **query: str) -> dict[str, tuple[int, int]]:
     given = {"by": "user", "since": "2026-09-01"} | query
     asked = report.parse_query(given, store.now())
-    found = await report.report(store, Tariff.of(Configuration(backends=[])), asked)
-    total = (found.total.requests, found.total.input_tokens)
-    lines = {names[1]: (line.requests, line.input_tokens) for names, line in found.lines.items()}
+    usage = await report.report(store, Tariff.of(Configuration(backends=[])), asked)
+    total = (usage.total.requests, usage.total.input_tokens)
+    lines = {names[1]: (line.requests, line.input_tokens) for names, line in usage.lines.items()}
     assert tuple(map(sum, zip(*lines.values(), strict=True))) == total
     return lines
 
@@ -110,9 +110,9 @@ USERS = st.dictionaries(
 
 @given(WHOLE, USERS)
 def test_telling_users_apart_changes_no_sum(whole: Lines, users: Lines) -> None:
-    told = folds.with_users(whole, {line: counts for line, counts in users.items() if line.user != NOBODY})
+    lines = folds.with_users(whole, {line: counts for line, counts in users.items() if line.user != NOBODY})
     for key in ("a", "b", OTHERS, NOBODY):
         for name in ("requests", "input_tokens"):
             before = sum(getattr(counts, name) for line, counts in whole.items() if line.key == key)
-            assert sum(getattr(counts, name) for line, counts in told.items() if line.key == key) == before
-    assert all(counts.requests >= 0 and counts.input_tokens >= 0 for counts in told.values())
+            assert sum(getattr(counts, name) for line, counts in lines.items() if line.key == key) == before
+    assert all(counts.requests >= 0 and counts.input_tokens >= 0 for counts in lines.values())
