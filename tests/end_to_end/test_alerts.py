@@ -86,10 +86,10 @@ async def ask(application: Application, key: str, model: str) -> int:
 
 async def until[T](read: Callable[[], T], seconds: float = PATIENCE) -> T:
     deadline = time.monotonic() + seconds
-    while not (found := read()):
+    while not (value := read()):
         assert time.monotonic() < deadline, "it did not come true in time"
         await asyncio.sleep(0.02)
-    return found
+    return value
 
 
 async def test_a_backend_that_stays_ejected_is_reported_once_by_two_instances(
@@ -295,8 +295,8 @@ async def test_requests_for_access_and_their_decisions_are_told_once_whoever_dec
         first[len(at) + 1 :],
         second[len(at) + 1 :],
     }
-    told = receiver.of("access_approved") + receiver.of("access_declined")
-    assert {(alert["event"], alert["request"]) for alert in told} == {
+    decided = receiver.of("access_approved") + receiver.of("access_declined")
+    assert {(alert["event"], alert["request"]) for alert in decided} == {
         (f"access_{won['state']}", won["id"]),
         ("access_declined", second[len(at) + 1 :]),
     }

@@ -54,14 +54,14 @@ def test_the_key_may_stand_in_each_header_of_the_clients(gateway: System, given:
 
 def test_nodes_clients_get_the_same(gateway: System) -> None:
     lines = [json.loads(line) for line in node_clients.run("claude.mjs", gateway.url, gateway.key, MODEL)]
-    told = {line.pop("name"): line for line in lines}
+    outputs = {line.pop("name"): line for line in lines}
     expected = direct(gateway)
-    assert told["whole"]["text"] == told["streamed"]["text"] == told["foundry"]["text"] == expected
-    assert told["streamed"]["usage"]["output_tokens"] == 32
-    assert told["counted"]["tokens"] == told["whole"]["usage"]["input_tokens"]
-    assert {MODEL, *CLAUDES} <= set(told["models"]["models"])
-    assert (told["refused"]["status"], told["refused"]["type"]) == (404, "not_found_error")
-    assert told["refused"]["id"]
+    assert outputs["whole"]["text"] == outputs["streamed"]["text"] == outputs["foundry"]["text"] == expected
+    assert outputs["streamed"]["usage"]["output_tokens"] == 32
+    assert outputs["counted"]["tokens"] == outputs["whole"]["usage"]["input_tokens"]
+    assert {MODEL, *CLAUDES} <= set(outputs["models"]["models"])
+    assert (outputs["refused"]["status"], outputs["refused"]["type"]) == (404, "not_found_error")
+    assert outputs["refused"]["id"]
 
 
 def test_a_stream_says_what_the_whole_answer_says(gateway: System) -> None:

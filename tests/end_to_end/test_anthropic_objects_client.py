@@ -138,7 +138,7 @@ def test_openais_files_are_others(gateway: System, client: Anthropic) -> None:
 def test_nodes_client_makes_batches_and_files(gateway: System) -> None:
     key = gateway.make_key("node")
     lines = [json.loads(line) for line in node_clients.run("claude_objects.mjs", gateway.url, key, MODEL)]
-    told = {line.pop("name"): line for line in lines}
-    assert told["batch"] == {"status": "ended", "succeeded": 2}
-    assert told["results"]["ids"] == ["a", "b"]
-    assert told["file"] == {"filename": "roads.txt", "listed": 1}
+    outputs = {line.pop("name"): line for line in lines}
+    assert outputs["batch"] == {"status": "ended", "succeeded": 2}
+    assert outputs["results"]["ids"] == ["a", "b"]
+    assert outputs["file"] == {"filename": "roads.txt", "listed": 1}

@@ -255,8 +255,8 @@ async def test_check_asks_claude_where_it_is(simulated: SimulatorProcess) -> Non
     settings = environment.load(
         {"GATEWAY_CONFIG": document, "GATEWAY_STORAGE": "UseDevelopmentStorage=true", "K": "secret"}
     )
-    found = {(one.backend, one.model): (one.usable, one.result[:3]) for one in await check(settings)}
-    assert found == {
+    results = {(one.backend, one.model): (one.usable, one.result[:3]) for one in await check(settings)}
+    assert results == {
         ("f", CLAUDE): (True, "ok"),
         ("f", GPT): (True, "ok"),
         ("f", "claude-lost"): (False, "404"),

@@ -96,6 +96,6 @@ def test_a_caller_with_nodes_client_sees_the_same(single: System, style: str) ->
 def _run_node(url: str, key: str, names: Mapping[str, str]) -> list[Exchange]:
     recorder = Recorder()
     for line in node_clients.run("program.mjs", url, key, json.dumps(names)):
-        told = json.loads(line)
-        recorder.add(told["method"], told["path"], told["status"], told["headers"], base64.b64decode(told["body"]))
+        call = json.loads(line)
+        recorder.add(call["method"], call["path"], call["status"], call["headers"], base64.b64decode(call["body"]))
     return recorder.exchanges

@@ -88,9 +88,9 @@ def test_a_managed_identity_calls_through_the_official_client_on_every_path(gate
     assert gateway.post("/gateway/chat/completions/gpt-4o", chat_body(), key=token).status == 200
     consumer = consumer_id(token)
     eventually(lambda: row(gateway, consumer) is not None)
-    found = row(gateway, consumer)
-    assert found is not None
-    assert (found["name"], found["state"]) == (f"{gateway.edge}-service", "active")
+    entry = row(gateway, consumer)
+    assert entry is not None
+    assert (entry["name"], entry["state"]) == (f"{gateway.edge}-service", "active")
     eventually(lambda: gateway.usage().get(consumer, {}).get("requests") == 6)
     assert "standard" in gateway.usage("product")
     own = gateway.get("/gateway/usage/me?by=key", token).json()

@@ -53,7 +53,7 @@ def id_of(kind: str, word: str) -> str:
 def send(system: System, key: str, name: str, body: dict[str, Any], own: str) -> Answer:
     """A call of an operation with a body and, in its path, objects of the caller's own."""
     operation = BY_NAME[name]
-    path = "/v1/" + re.sub(r"\{(\w+)\}", lambda found: id_of(found[1], own), operation.path)
+    path = "/v1/" + re.sub(r"\{(\w+)\}", lambda match: id_of(match[1], own), operation.path)
     if operation.body == "sdp":
         session = {"type": "realtime", "model": "gpt-realtime", **body}
         parts = {"sdp": "v=0\r\ns=-\r\n", "session": json.dumps(session)}

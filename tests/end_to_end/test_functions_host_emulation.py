@@ -106,8 +106,8 @@ def status(answer: bytes) -> int:
 
 def seen(answer: Answer) -> dict[str, Any]:
     """The request as the function saw it."""
-    found: dict[str, Any] = json.loads(answer.body.partition(b"\n")[0])
-    return found
+    request: dict[str, Any] = json.loads(answer.body.partition(b"\n")[0])
+    return request
 
 
 def headers_of(answer: Answer) -> dict[str, list[str]]:

@@ -95,8 +95,8 @@ async def settled(application: Application) -> None:
 
 def rows(tables: Tables) -> list[dict[str, Any]]:
     """The rows with the usage of batches: of the calls that made them, and of their further parts."""
-    found = sorted(tables.usage().items())
-    return [dict(row) for _, row in found if row.get("s_op") == "messages.batches.create" or "e_role" in row]
+    entries = sorted(tables.usage().items())
+    return [dict(row) for _, row in entries if row.get("s_op") == "messages.batches.create" or "e_role" in row]
 
 
 def charged(simulated: SimulatorProcess) -> dict[str, int]:
@@ -109,8 +109,8 @@ def booked(tables: Tables) -> dict[str, int]:
 
 
 def used_usd(tables: Tables) -> float:
-    found = next(rows for partition, rows in tables.rows("limits").items() if partition.startswith("key:"))
-    return float(found["0"][0].get("usd_used", 0.0))
+    limit_rows = next(rows for partition, rows in tables.rows("limits").items() if partition.startswith("key:"))
+    return float(limit_rows["0"][0].get("usd_used", 0.0))
 
 
 def reported_usd(tables: Tables) -> float:

@@ -72,8 +72,8 @@ def subscribe(system: System, *products: str, team: str = "") -> str:
 
 
 def records(system: System, of: str) -> list[tuple[str, str]]:
-    found = system.get(f"/gateway/audit?object={of}").json()["data"]
-    return [(record["action"], record["state"]) for record in found]
+    entries = system.get(f"/gateway/audit?object={of}").json()["data"]
+    return [(record["action"], record["state"]) for record in entries]
 
 
 def test_a_product_lives_from_its_first_put_to_its_deletion(pair: tuple[System, System]) -> None:

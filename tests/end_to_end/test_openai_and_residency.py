@@ -229,15 +229,15 @@ def test_check_calls_openai_and_names_what_is_wrong(mixed: System) -> None:
     command = [sys.executable, "-m", "shared.cli", "check", "--json"]
     done = subprocess.run(command, cwd=ROOT, env=mixed.gateway.environment, capture_output=True, timeout=60)
     assert done.returncode == 1
-    found = {row["model"]: row for row in json.loads(done.stdout) if row["backend"] == "openai"}
-    assert {model for model, row in found.items() if row["usable"]} == {
+    rows = {row["model"]: row for row in json.loads(done.stdout) if row["backend"] == "openai"}
+    assert {model for model, row in rows.items() if row["usable"]} == {
         ALONE,
         LIMITED,
         SHARED,
         *FALLING.values(),
         TYPED,
     }
-    assert found[WRONG]["result"].startswith("404 Not Found: no such model")
+    assert rows[WRONG]["result"].startswith("404 Not Found: no such model")
     assert f"its deployments of {GLOBAL} are global" in done.stderr.decode()
 
 

@@ -17,7 +17,7 @@ from tests.harness.gateway_process import EDGES, GatewayProcess
 from tests.harness.system import MANAGEMENT_KEY, SPARES, configuration
 
 OPERATORS = 20
-WANTED = "/gateway/consumers?name=wanted%20by%20all"
+NAME_QUERY = "/gateway/consumers?name=wanted%20by%20all"
 SHARED = "/gateway/consumers/shared-by-all"
 
 
@@ -102,7 +102,7 @@ async def test_twenty_operators_on_a_failing_table_lose_nothing(azurite: Azurite
         _, shared, _ = await operators.until_done(0, "GET", SHARED)
         assert shared["model_limits"] == {SPARES[n]: {"tokens_per_minute": n + 1} for n in range(OPERATORS)}
         assert sorted(shared["addresses"]) == sorted(f"10.0.0.{number}/32" for number in range(OPERATORS))
-        while not (holders := (await operators.until_done(1, "GET", WANTED))[1]["data"]):
+        while not (holders := (await operators.until_done(1, "GET", NAME_QUERY))[1]["data"]):
             # Whoever claimed it failed to write and to withdraw: such a claim ends by itself after 30 s.
             await operators.until_done(2, "POST", "/gateway/consumers", {"name": "wanted by all"})
             assert time.monotonic() < started + 120
@@ -135,6 +135,6 @@ async def test_a_table_that_hangs_is_a_503_after_two_seconds_and_nothing_is_half
             assert time.monotonic() - started < 6.5
     await asyncio.sleep(7.5)  # what hung arrives now
     async with fleet(azurite, simulator, Faults(0.0, 0.0, 0.0)) as (operators, _):
-        _, found, _ = await operators.ask(0, "GET", "/gateway/consumers?name=never")
-        assert found["data"] == []
+        _, listing, _ = await operators.ask(0, "GET", "/gateway/consumers?name=never")
+        assert listing["data"] == []
         assert (await operators.ask(1, "GET", "/gateway/consumers/never-made"))[0] == 404

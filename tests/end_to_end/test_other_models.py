@@ -73,12 +73,12 @@ async def test_each_is_booked_as_charged_and_has_azures_price(simulated: Simulat
                 assert charged["deployment"] == f"{model}-prod"
                 assert (row["e_input"], row["e_output"]) == (charged["input_tokens"], charged["output_tokens"])
                 path = f"/gateway/requests/{request}"
-                found = json.loads((await call(application, OPERATOR, path, method="GET")).body)
+                report = json.loads((await call(application, OPERATOR, path, method="GET")).body)
                 usage = Usage(input_tokens=charged["input_tokens"], output_tokens=charged["output_tokens"])
                 price = prices.of("gpt-5.4-mini" if deployed == ROUTER else deployed, float(row["s_ts"]))
                 expected = cost(price, usage)
                 assert expected, deployed
-                assert found["cost_usd"] == pytest.approx(expected / USD), deployed
+                assert report["cost_usd"] == pytest.approx(expected / USD), deployed
 
 
 async def test_a_router_is_booked_by_the_model_that_it_chose(simulated: SimulatorProcess) -> None:

@@ -12,8 +12,8 @@ def one(system: System, request_id: str) -> dict[str, Any]:
     """The call, once its row is in the table."""
     path = f"/gateway/requests/{request_id}"
     eventually(lambda: system.get(path).status == 200)
-    found: dict[str, Any] = system.get(path).json()
-    return found
+    call: dict[str, Any] = system.get(path).json()
+    return call
 
 
 def listed(system: System, query: str) -> list[dict[str, Any]]:
@@ -87,8 +87,8 @@ def test_refused_calls_are_counted_by_code_exactly(gateway: System) -> None:
     gateway.post("/v1/chat/completions", chat_body("gpt-4o-mini"), key=key)
 
     def lines() -> dict[str, tuple[int, int]]:
-        found = gateway.get(f"/gateway/usage?by=code&key={consumer}").json()["lines"]
-        return {line["code"]: (line["requests"], line["refused"]) for line in found}
+        rows = gateway.get(f"/gateway/usage?by=code&key={consumer}").json()["lines"]
+        return {line["code"]: (line["requests"], line["refused"]) for line in rows}
 
     expected = {"-": (1, 0), "model_not_allowed": (0, 25), "missing_model": (0, 1)}
     eventually(lambda: lines() == expected)
@@ -100,8 +100,8 @@ def test_refused_calls_are_counted_by_code_exactly(gateway: System) -> None:
 
 def test_strangers_are_counted_and_leave_no_rows(gateway: System) -> None:
     def refused() -> int:
-        found = gateway.get("/gateway/usage?by=key,code").json()["lines"]
-        return sum(line["refused"] for line in found if (line["key"], line["code"]) == ("-", "invalid_api_key"))
+        rows = gateway.get("/gateway/usage?by=key,code").json()["lines"]
+        return sum(line["refused"] for line in rows if (line["key"], line["code"]) == ("-", "invalid_api_key"))
 
     eventually(lambda: refused() == refused())
     before = refused()

@@ -28,14 +28,14 @@ class AlwaysFromTheFirst(Rotation):
 
 @pytest.mark.parametrize("weights", [(1, 1, 1, 1), (2, 1, 1)])
 def test_every_backend_has_its_share_in_ten_seconds_and_in_total(weights: Sequence[int]) -> None:
-    found = simulate(weights, seed=1)
-    assert found.window <= 0.06
-    assert found.total <= 0.01
-    assert found.instances > 5 * INSTANCES
+    evenness = simulate(weights, seed=1)
+    assert evenness.window <= 0.06
+    assert evenness.total <= 0.01
+    assert evenness.instances > 5 * INSTANCES
 
 
 def test_blocks_that_all_start_with_the_first_backend_would_not_do() -> None:
     """Without the rotation of the start the bounds above do not hold."""
-    found = simulate((1, 1, 1, 1), seed=1, make=AlwaysFromTheFirst)
-    assert found.window > 0.06
-    assert found.total > 0.01
+    evenness = simulate((1, 1, 1, 1), seed=1, make=AlwaysFromTheFirst)
+    assert evenness.window > 0.06
+    assert evenness.total > 0.01

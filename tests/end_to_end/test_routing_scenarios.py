@@ -43,14 +43,14 @@ ONE_BY_ONE: dict[str, Scenario] = {
 LEAK = "leak"
 
 
-class Found(msgspec.Struct, frozen=True):
+class Results(msgspec.Struct, frozen=True):
     """The results of the scenarios, and the seconds by which calls were sent too late, because the machine was busy."""
 
     rows: dict[str, list[Row]]
     late: float
 
 
-async def measure(azurite: Azurite) -> Found:
+async def measure(azurite: Azurite) -> Results:
     async with running(azurite, instances=1, timeouts=TIMEOUTS) as system:
         async with system.watched() as leaks:
             async with asyncio.TaskGroup() as group:
@@ -60,23 +60,23 @@ async def measure(azurite: Azurite) -> Found:
                 rows[name] = await _rows(system, scenario)
         rows[LEAK] = [Row(LEAK, "no leak of tasks or connections", str(leaks), leaks.none)]
         assert "Traceback" not in system.gateways[0].logs()
-    return Found(rows, system.callers.late)
+    return Results(rows, system.callers.late)
 
 
 async def _rows(system: System, scenario: Scenario) -> list[Row]:
-    found = await scenario(system)
-    return found if isinstance(found, list) else [found]
+    measured = await scenario(system)
+    return measured if isinstance(measured, list) else [measured]
 
 
 @pytest.fixture(scope="module")
-def found(azurite: Azurite) -> Found:
-    found = asyncio.run(measure(azurite))
-    if found.late > TOO_LATE and not all(row.held for rows in found.rows.values() for row in rows):
+def results(azurite: Azurite) -> Results:
+    results = asyncio.run(measure(azurite))
+    if results.late > TOO_LATE and not all(row.held for rows in results.rows.values() for row in rows):
         return asyncio.run(measure(azurite))
-    return found
+    return results
 
 
 @pytest.mark.parametrize("name", [*AT_ONCE, *ONE_BY_ONE, LEAK])
-def test_the_routing_does_what_it_promises_when(name: str, found: Found) -> None:
-    missed = [f"{row.case}: must be {row.must}; was {row.measured}" for row in found.rows[name] if not row.held]
-    assert not missed, f"calls were sent up to {found.late:.1f} s late"
+def test_the_routing_does_what_it_promises_when(name: str, results: Results) -> None:
+    missed = [f"{row.case}: must be {row.must}; was {row.measured}" for row in results.rows[name] if not row.held]
+    assert not missed, f"calls were sent up to {results.late:.1f} s late"

@@ -213,21 +213,21 @@ async def test_an_answer_that_a_backend_compresses_is_relayed_decoded_and_record
     usage = {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}}
     events = [f"data: {text}\n\n" for text in (json.dumps(said), json.dumps(usage), "[DONE]")]
     refusal = json.dumps({"error": {"code": "content_filter", "message": "No."}})
-    told = {"whole": json.dumps(chat()), "stream": "".join(events), "error": refusal}[form].encode()
+    body = {"whole": json.dumps(chat()), "stream": "".join(events), "error": refusal}[form].encode()
 
     async def script(exchange: Exchange) -> None:
         if form == "stream":
             exchange.stream(encoding=encoding)
-            await exchange.piece(compress(told))
+            await exchange.piece(compress(body))
             exchange.end()
         else:
-            exchange.answer(400 if form == "error" else 200, compress(told), encoding=encoding)
+            exchange.answer(400 if form == "error" else 200, compress(body), encoding=encoding)
 
     tables = Tables()
     async with backend("a", MODELS, script) as a, gateway(tables, [a]) as application:
         asked = {**ASKED, "stream": form == "stream", "stream_options": {"include_usage": True}}
         reply = await call(application, await key(tables), CHAT, asked if form == "stream" else ASKED)
-    assert (reply.status, reply.body) == (400 if form == "error" else 200, told)
+    assert (reply.status, reply.body) == (400 if form == "error" else 200, body)
     assert "content-encoding" not in reply.headers
     (row,) = tables.usage().values()
     recorded = (row["e_input"], row["e_output"], "e_est" in row)

@@ -24,8 +24,8 @@ def charged(system: System) -> dict[str, Counter[str]]:
     """The simulator's charges per region, in the fields of the usage report."""
     totals = system.simulator.log(summary=True)["totals"]
     return {
-        region: Counter({name: told["cached_tokens" if name == "cached_input_tokens" else name] for name in TOKENS})
-        for region, told in totals.items()
+        region: Counter({name: counts["cached_tokens" if name == "cached_input_tokens" else name] for name in TOKENS})
+        for region, counts in totals.items()
     }
 
 
@@ -119,8 +119,10 @@ async def test_the_tokens_of_the_report_are_those_that_were_charged(gateway: Sys
     assert min(together(expected).values()) > 0
     after = await asyncio.to_thread(gateway.usage, "region")
     for region, counter in expected.items():
-        told = {name: after[region][name] - before.get(region, Counter())[name] for name in TOKENS if counter.total()}
-        assert Counter(told) == +counter or counter.total() == 0
+        reported = {
+            name: after[region][name] - before.get(region, Counter())[name] for name in TOKENS if counter.total()
+        }
+        assert Counter(reported) == +counter or counter.total() == 0
 
 
 def azure_stream(system: System, key: str, text: str) -> None:

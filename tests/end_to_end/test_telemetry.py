@@ -47,12 +47,12 @@ class TracedGateway:
             "POST", "/v1/chat/completions", json.dumps(body).encode(), head | dict(headers or {})
         )
 
-    def found(self, answer: Answer) -> dict[str, Any]:
+    def call_record(self, answer: Answer) -> dict[str, Any]:
         """The record of a call, as an operator finds it."""
         head = {"authorization": f"Bearer {MANAGEMENT_KEY}"}
-        found = self.gateway.request("GET", f"/gateway/requests/{request_id(answer)}", None, head)
-        assert found.status == 200, found.body
-        return dict(found.json())
+        response = self.gateway.request("GET", f"/gateway/requests/{request_id(answer)}", None, head)
+        assert response.status == 200, response.body
+        return dict(response.json())
 
     def spans(self, answer: Answer) -> list[dict[str, Any]]:
         """The spans of a call in Application Insights: the call's own first, which in a container is a request."""
@@ -343,11 +343,11 @@ def test_a_call_of_claude_reports_every_class_of_its_tokens(
         record = traced.gateway.record(request_id(answer))
         assert (record["operation"], record["status"]) == ("messages.create", 200)
         assert (record["input_tokens"], record["output_tokens"]) == (charged["input_tokens"], charged["output_tokens"])
-        found = traced.found(answer)
-        assert (found["operation"], found["model"], found["ended"]) == ("messages.create", model, "complete")
-        assert (found["web_searches"], found["estimated"]) == (2, False)
+        report = traced.call_record(answer)
+        assert (report["operation"], report["model"], report["ended"]) == ("messages.create", model, "complete")
+        assert (report["web_searches"], report["estimated"]) == (2, False)
         for name, charge in (("cached_input", "cached"), ("cache_write", "cache_write"), ("cache_write_1h",) * 2):
-            assert found.get(f"{name}_tokens", 0) == charged[f"{charge}_tokens"]
+            assert report.get(f"{name}_tokens", 0) == charged[f"{charge}_tokens"]
     sums = {
         "cached_input": sum(entry["cached_tokens"] for entry in charges),
         "cache_write": sum(entry["cache_write_tokens"] for entry in charges),

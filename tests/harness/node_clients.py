@@ -9,8 +9,8 @@ FOLDER = Path(__file__).resolve().parents[1] / "end_to_end" / "node"
 
 def program(name: str) -> str:
     """The path of a program that uses them, which are installed if they are missing or of other versions."""
-    wanted = json.loads((FOLDER / "package.json").read_text())["dependencies"]
-    if any(_installed(client) != version for client, version in wanted.items()):
+    dependencies = json.loads((FOLDER / "package.json").read_text())["dependencies"]
+    if any(_installed(client) != version for client, version in dependencies.items()):
         done = subprocess.run(["npm", "ci"], cwd=FOLDER, stdin=subprocess.DEVNULL, capture_output=True, timeout=120)
         assert done.returncode == 0, f"npm cannot install Node's clients: {done.stderr.decode()[-300:]}"
     return str(FOLDER / name)

@@ -63,8 +63,8 @@ class Recorder:
         if "location" in safe:
             safe["location"] = _PREFIX.sub("", safe["location"])
         safe |= dict.fromkeys((name for name in _ANEW if name in safe), "…")
-        told = self._body(headers.get("content-type", ""), body)
-        self.exchanges.append(Exchange(f"{method} {self._plain(operation)}", status, safe, told))
+        plain_body = self._body(headers.get("content-type", ""), body)
+        self.exchanges.append(Exchange(f"{method} {self._plain(operation)}", status, safe, plain_body))
 
     def _body(self, content_type: str, body: bytes) -> Any:
         if body and content_type.startswith("application/json"):
@@ -83,7 +83,7 @@ class Recorder:
         text = _ID.sub(self._number, text)
         return _TUNED.sub(".ft-…", _SEALED.sub(r"\1…", _MOMENT.sub(r"\g<1>0", text)))
 
-    def _number(self, found: re.Match[str]) -> str:
-        given = found[0]
+    def _number(self, match: re.Match[str]) -> str:
+        given = match[0]
         prefix = given[:-32]
         return self._ids.setdefault(given, f"{prefix}{sum(known.startswith(prefix) for known in self._ids)}")

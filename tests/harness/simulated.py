@@ -27,8 +27,8 @@ def region_client(simulator: SimulatorProcess, surface: str, region: str) -> Cli
 
 def totals(simulator: SimulatorProcess, region: str = REGION) -> dict[str, Any]:
     """The charges of a region."""
-    found: dict[str, Any] = simulator.log(summary=True)["totals"][region]
-    return found
+    charges: dict[str, Any] = simulator.log(summary=True)["totals"][region]
+    return charges
 
 
 def until[T](read: Callable[[], T], holds: Callable[[T], bool], seconds: float = PATIENCE) -> T:

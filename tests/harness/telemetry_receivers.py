@@ -48,10 +48,10 @@ class Receivers:
     def take(self, path: str, body: bytes) -> bytes:
         self.bytes += body
         if path.endswith("/track"):
-            found = json.loads(body)
-            self.envelopes += found
-            told = {"itemsReceived": len(found), "itemsAccepted": len(found), "errors": []}
-            return json.dumps(told).encode()
+            envelopes = json.loads(body)
+            self.envelopes += envelopes
+            response = {"itemsReceived": len(envelopes), "itemsAccepted": len(envelopes), "errors": []}
+            return json.dumps(response).encode()
         if path.endswith("/v1/traces"):
             self.traces.append(ExportTraceServiceRequest.FromString(body))
         elif path.endswith("/v1/metrics"):
@@ -86,8 +86,10 @@ class Receivers:
 
     def otlp_metrics(self) -> dict[str, Any]:
         """The newest state of each metric."""
-        found = (m for t in list(self.metrics) for r in t.resource_metrics for s in r.scope_metrics for m in s.metrics)
-        return {metric.name: metric for metric in found}
+        metrics = (
+            m for t in list(self.metrics) for r in t.resource_metrics for s in r.scope_metrics for m in s.metrics
+        )
+        return {metric.name: metric for metric in metrics}
 
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)

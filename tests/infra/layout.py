@@ -40,8 +40,8 @@ def copy(paths: Iterable[str], target: Path) -> None:
 
 def pinned(*lists: str) -> list[str]:
     """Names of the distributions in lists such as requirements.txt."""
-    found = "".join((ROOT / name).read_text() for name in lists)
-    return list(dict.fromkeys(re.findall(r"^([\w.-]+)==", found, re.M)))
+    text = "".join((ROOT / name).read_text() for name in lists)
+    return list(dict.fromkeys(re.findall(r"^([\w.-]+)==", text, re.M)))
 
 
 def link_packages(names: Iterable[str], target: Path) -> list[Path]:
@@ -49,16 +49,16 @@ def link_packages(names: Iterable[str], target: Path) -> list[Path]:
     linked: list[Path] = []
     for name in names:
         try:
-            found = distribution(name)
+            installed_package = distribution(name)
         except PackageNotFoundError:  # a marker keeps it from this platform
             continue
-        for file in found.files or ():
+        for file in installed_package.files or ():
             if file.parts[0] == ".." or "__pycache__" in file.parts:
                 continue
             place = target / file
             place.parent.mkdir(parents=True, exist_ok=True)
             if not place.exists():
-                place.symlink_to(Path(str(found.locate_file(file))).resolve())
+                place.symlink_to(Path(str(installed_package.locate_file(file))).resolve())
                 linked.append(place)
     return linked
 
@@ -72,13 +72,13 @@ def instruction(stage: str, word: str) -> list[str]:
     """The arguments of the last instruction of that name in a stage of the Dockerfile."""
     lines = (ROOT / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
     start = next(i for i, line in enumerate(lines) if re.fullmatch(rf"FROM \S+ AS {stage}", line))
-    found: list[str] = []
+    arguments: list[str] = []
     for line in lines[start + 1 :]:
         if line.startswith("FROM "):
             break
         if line.startswith(word + " "):
-            found = json.loads(line[line.index("[") :]) if "[" in line else line.split()[1:]
-    return found
+            arguments = json.loads(line[line.index("[") :]) if "[" in line else line.split()[1:]
+    return arguments
 
 
 def package(folder: Path) -> None:

@@ -104,11 +104,11 @@ def template(compiler: Compiler) -> dict[str, Any]:
 
 def keys(template: dict[str, Any], name: str, *path: str) -> set[str]:
     """The keys of a type of sections.bicep, or of one inside of it."""
-    (found,) = (d for full, d in template["definitions"].items() if full.rpartition(".")[2] == name)
+    (definition,) = (d for full, d in template["definitions"].items() if full.rpartition(".")[2] == name)
     for key in path:
-        found = found["properties"][key]
-    assert found["additionalProperties"] is False
-    return set(found["properties"])
+        definition = definition["properties"][key]
+    assert definition["additionalProperties"] is False
+    return set(definition["properties"])
 
 
 def fields(struct: type[msgspec.Struct]) -> set[str]:

@@ -99,7 +99,7 @@ def test_every_name_is_within_azures_rules(case: str) -> None:
 def grants(case: str) -> set[tuple[str, str, str]]:
     """The roles by identity and scope; all accounts for models count as one scope."""
     custom = {r.name: r.properties["roleName"] for r in resources(case, "Microsoft.Authorization/roleDefinitions")}
-    found = set()
+    roles = set()
     for assignment in resources(case, "Microsoft.Authorization/roleAssignments"):
         role = assignment.properties["roleDefinitionId"].rpartition("/")[2]
         principal = assignment.properties["principalId"]
@@ -110,8 +110,8 @@ def grants(case: str) -> set[tuple[str, str, str]]:
         scope = re.search(r"/providers/Microsoft\.\w+/\w+/([a-z]+)", assignment.id)
         assert scope is not None, assignment.id
         place = {"sthost": "host", "sttoll": "state"}.get(scope[1][:6], scope[1])
-        found.add((who, ROLES.get(role) or custom[role].partition(": ")[2], place))
-    return found
+        roles.add((who, ROLES.get(role) or custom[role].partition(": ")[2], place))
+    return roles
 
 
 BASIC = {
@@ -400,7 +400,7 @@ def fixed_tables(sources: Mapping[str, str]) -> set[str]:
         if isinstance(node, ast.Assign)
         for target, value in _assigned(node.targets[0], node.value)
     }
-    found = set()
+    tables = set()
     for name, tree in trees.items():
         imported = {
             alias.asname or alias.name: (str(node.module).removeprefix("shared."), alias.name)
@@ -412,12 +412,12 @@ def fixed_tables(sources: Mapping[str, str]) -> set[str]:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "table":
                 match node.args:
                     case [ast.Name(id=word)]:
-                        found.add(constants.get((name, word)) or constants.get(imported.get(word, ("", ""))))
+                        tables.add(constants.get((name, word)) or constants.get(imported.get(word, ("", ""))))
                     case [ast.Attribute(value=ast.Name(id=module), attr=word)]:
-                        found.add(constants.get((".".join(imported.get(module, ("", ""))), word)))
+                        tables.add(constants.get((".".join(imported.get(module, ("", ""))), word)))
                     case [ast.Constant(value=str(word))]:
-                        found.add(word)
-    return {str(table) for table in found if table}
+                        tables.add(word)
+    return {str(table) for table in tables if table}
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -190,7 +190,7 @@ class TestTheImage:
         for name in ("gateway.yaml", "simulator.json"):
             said = (ROOT / "deploy" / "compose" / name).read_text()
             files[name] = folder / name
-            files[name].write_text(re.sub("808[12]", lambda found: str(ports[found[0]]), said))
+            files[name].write_text(re.sub("808[12]", lambda match: str(ports[match[0]]), said))
         gateway, simulator = COMPOSE["services"]["gateway"], COMPOSE["services"]["simulator"]
         environ = {name: value for name, value in gateway["environment"].items() if "$" not in value}
         environ |= {"PYTHONPATH": str(packages), "GATEWAY_STORAGE": azurite.connection_string}
@@ -230,8 +230,8 @@ class TestTheImage:
                 rest = response.read()
             assert (first + rest).endswith(b"data: [DONE]\n\n")
             running.wait(20)
-        told = cli({**environ, "PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}, "usage", "--by", "key", "--json")
-        assert "image" in json.dumps(told)
+        usage = cli({**environ, "PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}, "usage", "--by", "key", "--json")
+        assert "image" in json.dumps(usage)
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
     def test_it_runs_as_any_user_of_the_root_group(
@@ -304,9 +304,9 @@ class TestWhatIsDeclared:
 
     def manifests(self) -> dict[str, dict[str, Any]]:
         (names,) = [yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())["resources"]]
-        found = [document for name in names for document in yaml.safe_load_all((KUBERNETES / name).read_text())]
+        documents = [document for name in names for document in yaml.safe_load_all((KUBERNETES / name).read_text())]
         assert {*names, "kustomization.yaml", "gateway.yaml"} == {path.name for path in KUBERNETES.iterdir()}
-        return {document["kind"]: document for document in found}
+        return {document["kind"]: document for document in documents}
 
     def read_by_the_code(self) -> str:
         return "".join(

@@ -61,18 +61,18 @@ def parser() -> None:
 
 def diagnostics(queries: list[str]) -> list[list[str]]:
     """The complaints of Microsoft's parser per query. A length of time replaces the parameter of a workbook."""
-    told = {"tables": TABLES, "queries": [query.replace("{TimeRange:grain}", "5m") for query in queries]}
-    done = subprocess.run(["node", "check.js"], cwd=KUSTO, input=json.dumps(told), capture_output=True, text=True)
+    request = {"tables": TABLES, "queries": [query.replace("{TimeRange:grain}", "5m") for query in queries]}
+    done = subprocess.run(["node", "check.js"], cwd=KUSTO, input=json.dumps(request), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found: list[list[str]] = json.loads(done.stdout)
-    return found
+    messages: list[list[str]] = json.loads(done.stdout)
+    return messages
 
 
 def test_every_query_is_kql_over_the_tables_that_exist(parser: None) -> None:
     assert len(RULES) == 11
     assert len(QUERIES) >= 28
-    found = dict(zip(QUERIES, diagnostics(list(QUERIES.values())), strict=True))
-    assert {name: messages for name, messages in found.items() if messages} == {}
+    faults = dict(zip(QUERIES, diagnostics(list(QUERIES.values())), strict=True))
+    assert {name: messages for name, messages in faults.items() if messages} == {}
 
 
 @pytest.mark.parametrize(
@@ -85,29 +85,29 @@ def test_every_query_is_kql_over_the_tables_that_exist(parser: None) -> None:
     ],
 )
 def test_the_parser_finds_a_fault(parser: None, query: str, message: str) -> None:
-    assert any(message in found for found in diagnostics([query])[0])
+    assert any(message in fault for fault in diagnostics([query])[0])
 
 
 def complaints(query: str) -> list[str]:
     """The names in a query that the gateway does not export."""
     table = query.strip().partition("\n")[0]
     asked = set(re.findall(r"customDimensions\['([^']+)'\]", query))
-    known, found = set[str](), list[str]()
+    known, problems = set[str](), list[str]()
     if table == "customMetrics":
         named = re.search(r"where name (?:== '([^']+)'|in \(([^)]*)\))", query)
         names = re.findall(r"[\w.]+", (named[1] or named[2]) if named else "")
         metrics = [METRICS[name] for name in names if name in METRICS]
-        found += [f"{name} is no metric" for name in names if name not in METRICS]
-        found += [] if names else ["no metric is named"]
+        problems += [f"{name} is no metric" for name in names if name not in METRICS]
+        problems += [] if names else ["no metric is named"]
         known |= {dimension for metric in metrics for dimension in metric.dimensions}
         if any(metric.kind != "histogram" for metric in metrics) and re.search(r"value(Max|Min|StdDev)", query):
-            found.append("only histograms have a smallest and a largest value")
+            problems.append("only histograms have a smallest and a largest value")
     elif table == "union dependencies, requests":  # of calls on Azure Functions, and in containers
         known |= ATTRIBUTES
-    found += [f"{name} is no dimension" for name in sorted(asked - known)]
+    problems += [f"{name} is no dimension" for name in sorted(asked - known)]
     for words in re.findall(r"result (?:==|in) \(?((?:'\w+'(?:, )?)+)", query):
-        found += [f"{word} is no result" for word in re.findall(r"\w+", words) if word not in ATTRIBUTES]
-    return found
+        problems += [f"{word} is no result" for word in re.findall(r"\w+", words) if word not in ATTRIBUTES]
+    return problems
 
 
 @pytest.mark.parametrize("name", QUERIES)
@@ -127,7 +127,7 @@ def test_a_query_asks_for_what_the_gateway_exports(name: str) -> None:
 )
 def test_a_question_for_something_else_is_found(name: str, right: str, wrong: str, complaint: str) -> None:
     assert right in QUERIES[name]
-    assert any(complaint in found for found in complaints(QUERIES[name].replace(right, wrong)))
+    assert any(complaint in problem for problem in complaints(QUERIES[name].replace(right, wrong)))
 
 
 @pytest.mark.parametrize("name", RULES)

@@ -14,25 +14,25 @@ PATHS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 def complaints(text: str) -> list[str]:
     workflow: dict[Any, Any] = yaml.safe_load(text)
-    found: list[str] = []
+    problems: list[str] = []
     if workflow.get("permissions") != {"contents": "read"}:
-        found.append("more is permitted than to read, unless a job says so")
+        problems.append("more is permitted than to read, unless a job says so")
     for name, job in workflow["jobs"].items():
         if "timeout-minutes" not in job:
-            found.append(f"{name} has no timeout")
+            problems.append(f"{name} has no timeout")
         signs_in = any("azure/login" in step.get("uses", "") for step in job["steps"])
         if signs_in != (job.get("permissions", {}).get("id-token") == "write"):
-            found.append(f"{name}: a job that signs in, and no other, may ask for a token")
+            problems.append(f"{name}: a job that signs in, and no other, may ask for a token")
         if signs_in and "environment" not in job and "secrets." in json.dumps(job):
-            found.append(f"{name}: secrets belong to an environment, whose reviewers see them used")
+            problems.append(f"{name}: secrets belong to an environment, whose reviewers see them used")
         for step in job["steps"]:
             if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", step.get("uses", "a@" + 40 * "0")):
-                found.append(f"{name}: {step['uses']} is not pinned by a commit")
+                problems.append(f"{name}: {step['uses']} is not pinned by a commit")
             if "${{" in step.get("run", ""):  # a value of the event could be a command
-                found.append(f"{name}: an expression inside a script")
+                problems.append(f"{name}: an expression inside a script")
             paths = re.findall(r"(?:^|\s)((?:infra|deploy|\.ci)/[\w./-]+)", step.get("run", ""))
-            found += [f"{name}: {path} does not exist" for path in paths if not (ROOT / path).exists()]
-    return found
+            problems += [f"{name}: {path} does not exist" for path in paths if not (ROOT / path).exists()]
+    return problems
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)

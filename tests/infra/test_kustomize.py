@@ -27,14 +27,14 @@ def rendered(folder: str) -> dict[str, dict[str, Any]]:
     ("folder", "more"), [("kubernetes", set()), ("ingress", {"Ingress"}), ("openshift", {"Route"})]
 )
 def test_what_is_rendered_holds_to_the_schemas_in_one_namespace(folder: str, more: set[str]) -> None:
-    found = rendered(folder)
-    assert found.keys() == {*KINDS.split(), *more}
-    for kind, document in found.items():
+    documents = rendered(folder)
+    assert documents.keys() == {*KINDS.split(), *more}
+    for kind, document in documents.items():
         if kind != "Route":
             validate(document, latest_version(), strict=True)
         assert document["metadata"].get("namespace", "tollgate") == "tollgate"
-    pod = found["Deployment"]["spec"]["template"]["spec"]
-    assert pod["volumes"][0]["configMap"]["name"] == found["ConfigMap"]["metadata"]["name"] != "tollgate-config"
+    pod = documents["Deployment"]["spec"]["template"]["spec"]
+    assert pod["volumes"][0]["configMap"]["name"] == documents["ConfigMap"]["metadata"]["name"] != "tollgate-config"
     assert pod["containers"][0]["image"].endswith(f"/tollgate:{__version__}")
 
 

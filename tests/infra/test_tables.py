@@ -65,5 +65,5 @@ def test_every_type_of_a_property_comes_back(tmp_path: Path) -> None:
         assert tables(one.connection_string, "backup", str(file)).stdout == "1 rows\n"
         assert tables(other.connection_string, "restore", str(file)).returncode == 0
         with TableServiceClient.from_connection_string(other.connection_string) as account:
-            (found,) = account.get_table_client("typed").list_entities()
-    assert dict(found) == row
+            (entity,) = account.get_table_client("typed").list_entities()
+    assert dict(entity) == row
