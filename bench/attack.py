@@ -246,9 +246,9 @@ _MEMORY = {"40 bodies of 31 MB that never end": 200 * MB}  # half of what a proc
 
 async def slow_connections(running: System) -> Result:
     with watched_memory(running.gateway.pid) as peak:
-        found = await attack_slow.measured(running)
-    print(found.figures())
-    fault = found.fault()
+        measurement = await attack_slow.measured(running)
+    print(measurement.figures())
+    fault = measurement.fault()
     return Result(f"{attack_slow.SLOW} slow connections", 1, 1, 0.0, peak[0], 256 * MB, fault)
 
 

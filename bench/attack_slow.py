@@ -120,9 +120,9 @@ async def measured(running: System) -> Beside:
     """Let honest callers call without and with the slow connections, in turn."""
     without: list[Honest] = []
     beside: list[Honest] = []
-    found = Beside(without, beside, proxied=running.edge == "functions")
+    measurement = Beside(without, beside, proxied=running.edge == "functions")
     await _honest_calls(running)  # the first calls find a cold process
-    while len(beside) < (_FEWEST_ROUNDS if found.conclusive else _MOST_ROUNDS):
+    while len(beside) < (_FEWEST_ROUNDS if measurement.conclusive else _MOST_ROUNDS):
         without.append(await _honest_calls(running))
         with connections(running, SLOW, _SOURCES) as callers:
             for caller in callers:
@@ -130,7 +130,7 @@ async def measured(running: System) -> Beside:
             await asyncio.sleep(_SETTLED)
             beside.append(await _honest_calls(running))
         await asyncio.sleep(_SETTLED)
-    return found
+    return measurement
 
 
 async def _honest_calls(running: System) -> Honest:
@@ -169,11 +169,11 @@ async def _logged(running: System, since: int, number: int) -> list[float]:
     deadline = time.monotonic() + _LOG_LAG
     while True:
         records = running.gateway.records(since)
-        told = [record["ms"] for record in records if record.get("model") == _MODEL and record["status"] == 200]
-        if len(told) >= number:
-            return told
+        latencies = [record["ms"] for record in records if record.get("model") == _MODEL and record["status"] == 200]
+        if len(latencies) >= number:
+            return latencies
         if time.monotonic() > deadline:
-            raise RuntimeError(f"the gateway's log has {len(told)} of {number} honest calls")
+            raise RuntimeError(f"the gateway's log has {len(latencies)} of {number} honest calls")
         await asyncio.sleep(0.2)
 
 

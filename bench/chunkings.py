@@ -205,7 +205,7 @@ def _judge(case: Case, left: list[float], received: bytes, arrived: list[tuple[f
     end = max(whole.rfind(b"event: response.completed"), whole.rfind(b"data: [DONE]"))
     places, offset, passed = iter(arrived), 0, 0
     moment, reached = next(places)
-    ends = [found.end() for found in _EVENT_END.finditer(whole)]
+    ends = [match.end() for match in _EVENT_END.finditer(whole)]
     for gone, piece in zip(left, case.pieces, strict=True):
         offset += len(piece)
         due = _due(ends, offset)

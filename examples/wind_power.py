@@ -93,8 +93,8 @@ QUESTIONS = (
 
 if __name__ == "__main__":
     database = Database()
-    wanted = [{"name": "time", "type": "TEXT"}, {"name": "power_kw", "type": "REAL"}]
-    print(database.call("create_table", json.dumps({"name": "wind", "columns": wanted})))
+    columns = [{"name": "time", "type": "TEXT"}, {"name": "power_kw", "type": "REAL"}]
+    print(database.call("create_table", json.dumps({"name": "wind", "columns": columns})))
     print(database.call("query", json.dumps({"sql": "SELECT AVG(power_kw) FROM wind"})))
     print(database.call("query", json.dumps({"sql": "DROP TABLE wind"})))
     database.close()

@@ -53,17 +53,17 @@ def check(
     """The problems of a deployment: `True` if Azure would refuse it, and a sentence."""
     name, version, sku = deployment["model"], deployment.get("version"), deployment["sku"]
     offered = offers(models, sku, deployment.get("format") or "OpenAI")
-    found = [m for (n, v), m in offered.items() if n == name and version in (None, v)]
+    matches = [m for (n, v), m in offered.items() if n == name and version in (None, v)]
     asked = f"{name} {version}" if version else name
-    if not found:
+    if not matches:
         yield True, f"{asked} by {sku} is not offered. Choose one of: {alternatives(offered, name)}."
         return
-    if all(model.get("lifecycleStatus") not in CURRENT for model in found):
+    if all(model.get("lifecycleStatus") not in CURRENT for model in matches):
         yield False, f"{asked} is about to be retired, and new subscriptions may not deploy it."
-    wanted = {s.get("usageName") for model in found for s in model["skus"] if s["name"] == sku}
+    usage_names = {s.get("usageName") for model in matches for s in model["skus"] if s["name"] == sku}
     for usage in usages:
         left = usage["limit"] - usage["currentValue"]
-        if usage["name"]["value"] in wanted and left < deployment["capacity"]:
+        if usage["name"]["value"] in usage_names and left < deployment["capacity"]:
             yield (
                 False,
                 f"{asked} by {sku} asks for a capacity of {deployment['capacity']}, and {left:g} of {usage['limit']:g} "
