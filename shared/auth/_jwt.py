@@ -118,18 +118,18 @@ def problem(token: Token, accepted: Accepted, now: float) -> str:
     pass: see `not_yet`."""
     header, claims = token.header, token.claims
     if header.alg != "RS256":
-        return f"The token is signed with {_shown(header.alg)}. Expected RS256, with which Entra ID signs."
+        return f"The token is signed with {_quoted(header.alg)}. Expected RS256, with which Entra ID signs."
     if not header.kid:
         return "The token does not name the key that signed it (kid)."
     issuers = accepted.issuers.get(claims.tid.lower())
     if issuers is None:
-        return f"The token is from the tenant {_shown(claims.tid)}, whose callers this gateway does not admit."
+        return f"The token is from the tenant {_quoted(claims.tid)}, whose callers this gateway does not admit."
     if claims.iss not in issuers:
-        return f"The token was issued by {_shown(claims.iss)}. Expected {' or '.join(issuers)}."
+        return f"The token was issued by {_quoted(claims.iss)}. Expected {' or '.join(issuers)}."
     audiences = [claims.aud] if isinstance(claims.aud, str) else claims.aud
     if not accepted.audiences.intersection(audiences):
         expected = " or ".join(sorted(accepted.audiences))
-        return f"The token is for the audience {_shown(', '.join(audiences))}. Expected {expected}. {_GET_ANOTHER}"
+        return f"The token is for the audience {_quoted(', '.join(audiences))}. Expected {expected}. {_GET_ANOTHER}"
     if now >= claims.exp + LEEWAY:
         return "The token has expired. Request a new one."
     if not _GUID.fullmatch(claims.oid.lower()):
@@ -177,6 +177,6 @@ def _printable(name: str | None) -> str:
     return "".join(character for character in name or "" if character.isprintable()).strip()[:_LONGEST_NAME]
 
 
-def _shown(claim: str) -> str:
+def _quoted(claim: str) -> str:
     """A claim of a token that is not verified, as messages show it."""
     return repr(claim[:80]) if claim else "none"

@@ -36,8 +36,8 @@ def _choose(authorization: str, api_key: str, subscription_key: str, anthropic_k
     bearer = rest.strip() if scheme.lower() == "bearer" else ""
     subscription, _, suffix = subscription_key.partition(";")
     subscription = subscription.strip()
-    given = dict.fromkeys((bearer, api_key.strip(), subscription, anthropic_key.strip()))
-    candidates = [text for text in given if text]
+    texts = dict.fromkeys((bearer, api_key.strip(), subscription, anthropic_key.strip()))
+    candidates = [text for text in texts if text]
     if not candidates:
         raise InvalidApiKey("No API key: send it as Authorization: Bearer KEY, or in the header api-key or x-api-key.")
     tokens = [text for text in candidates if looks_like_token(text)]

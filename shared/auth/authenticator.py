@@ -54,15 +54,15 @@ class Authenticator:
     async def authenticate(self, headers: Mapping[str, str], address: str = client_address.UNKNOWN) -> Consumer:
         """The consumer with the credentials in the headers, at this client address. Raises `InvalidApiKey` (401),
         `CallerNotAllowed` and `AddressNotAllowed` (403), `StoreUnavailable` and `IdentityUnavailable` (503)."""
-        given = presented(headers)
-        key, product = keys.parse(given.key), given.product
+        credentials = presented(headers)
+        key, product = keys.parse(credentials.key), credentials.product
         identity: Identity | None = None
         if key is None:
-            identity, product = await self._identity_beside_keys(given), ""
+            identity, product = await self._identity_beside_keys(credentials), ""
             if identity is None:
-                key, product = await self._foreign_key(given)
+                key, product = await self._foreign_key(credentials)
         if key is None:
-            consumer = await self._identities.consumer(identity or await self._identity(given))
+            consumer = await self._identities.consumer(identity or await self._identity(credentials))
         else:
             record = await self._records.get(key.consumer_id, key.key_id)
             stored = record.keys.get(key.key_id) if record else None
@@ -85,33 +85,33 @@ class Authenticator:
         for part in (self._identities, self._records, self._foreign_keys, self._signing_keys):
             await part.close()
 
-    async def _identity_beside_keys(self, given: Presented) -> Identity | None:
+    async def _identity_beside_keys(self, credentials: Presented) -> Identity | None:
         """The caller with a token beside texts that may be foreign keys; None without a valid one. It goes first: a
         placeholder that callers send beside their tokens may have been imported as somebody's key."""
-        if self.tokens is None or given.key or not (given.token and given.others):
+        if self.tokens is None or credentials.key or not (credentials.token and credentials.others):
             return None
         with contextlib.suppress(InvalidApiKey):  # it is another service's, so the key counts
-            return await self.tokens.identify(given.token)
+            return await self.tokens.identify(credentials.token)
         return None
 
-    async def _foreign_key(self, given: Presented) -> tuple[keys.Key | None, str]:
+    async def _foreign_key(self, credentials: Presented) -> tuple[keys.Key | None, str]:
         """The first of the texts that is a foreign key, and the product named with it."""
-        for text in () if given.key else given.others:
+        for text in () if credentials.key else credentials.others:
             digest = keys.foreign_digest(text)
             owner = await self._foreign_keys.find(digest) if digest is not None else None
             if digest is not None and owner is not None:
-                product = given.product if text == given.subscription else ""
+                product = credentials.product if text == credentials.subscription else ""
                 return keys.Key(owner.consumer, owner.key, digest), product
         return None, ""
 
-    async def _identity(self, given: Presented) -> Identity:
+    async def _identity(self, credentials: Presented) -> Identity:
         """The caller with the token, if there is one."""
-        if given.key:
+        if credentials.key:
             raise InvalidApiKey("The API key is mistyped: its checksum is wrong. Check that it was copied in full.")
-        if given.token and self.tokens is not None:
-            return await self.tokens.identify(given.token)
-        if given.token:
+        if credentials.token and self.tokens is not None:
+            return await self.tokens.identify(credentials.token)
+        if credentials.token:
             raise InvalidApiKey("This gateway accepts no tokens of Entra ID, only keys. Ask its operator for one.")
-        if given.misplaced:
+        if credentials.misplaced:
             raise InvalidApiKey("A token of Entra ID is accepted as Authorization: Bearer TOKEN only.")
         raise InvalidApiKey("Invalid API key: keys of this gateway start with tg_. Ask its operator for one.")

@@ -74,10 +74,10 @@ class ConsumerNames:
 
     async def _list(self) -> dict[str, list[str]]:
         if self._clock() - self._listed_at >= _KEEP_LIST:
-            found: dict[str, list[str]] = {}
+            ids: dict[str, list[str]] = {}
             for record in await self._consumers.all():
-                found.setdefault(same(record.consumer.name), []).append(record.consumer.id)
-            self._listed, self._listed_at = found, self._clock()
+                ids.setdefault(same(record.consumer.name), []).append(record.consumer.id)
+            self._listed, self._listed_at = ids, self._clock()
         return self._listed
 
 

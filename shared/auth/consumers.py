@@ -120,8 +120,7 @@ class Consumers:
         _require_keys(record)
         if not keys.is_digest(digest):
             raise InvalidRequest("digest: expected the SHA-256 of a key, 64 hexadecimal digits in lower case")
-        found = await self.foreign_keys.find(digest)
-        owner, etag = found if found is not None else (None, None)
+        owner, etag = await self.foreign_keys.find(digest) or (None, None)
         if owner is None or owner.consumer != record.consumer.id:
             if owner is not None and await self._has_key(owner, digest):
                 raise NameTaken(f"The key is already one of the consumer {owner.consumer}.")
@@ -188,12 +187,12 @@ class Consumers:
             etag, failure = None, error
         if etag is None:
             row = await self._table.get(consumer_id, POLICY)
-            found = str(row.properties.get(_MARKS, "")).split(",") if row is not None else []
-            if row is None or mark not in found:
+            newest_marks = str(row.properties.get(_MARKS, "")).split(",") if row is not None else []
+            if row is None or mark not in newest_marks:
                 if failure is not None:
                     raise failure
                 return None
-            etag = row.etag if found[-1] == mark else mark  # of a version that is over, and so matches nothing
+            etag = row.etag if newest_marks[-1] == mark else mark  # of a version that is over, and so matches nothing
         return Version(record, Row(consumer_id, POLICY, dict(properties), etag))
 
 

@@ -56,8 +56,8 @@ class ForeignKeyIndex:
 
     async def release(self, digest: str, owner: Owner) -> None:
         """Forget a key of this owner, before the key itself is deleted: until then nobody else can claim it."""
-        found = await self.find(digest)
-        if found is not None and found[0] == owner:
+        entry = await self.find(digest)
+        if entry is not None and entry[0] == owner:
             await self._table.delete(_KEYS, digest)
 
     async def publish(self) -> None:

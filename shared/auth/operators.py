@@ -103,5 +103,5 @@ def _bearer(headers: Mapping[str, str]) -> str:
 def has_key(headers: Mapping[str, str], key: str | None) -> bool:
     """True if the request has the management key."""
     scheme = headers.get("authorization", "").partition(" ")[0]
-    given = _bearer(headers) if scheme.lower() == "bearer" else headers.get("api-key", "")
-    return bool(key) and hmac.compare_digest(given.encode(), str(key).encode())
+    candidate = _bearer(headers) if scheme.lower() == "bearer" else headers.get("api-key", "")
+    return bool(key) and hmac.compare_digest(candidate.encode(), str(key).encode())
