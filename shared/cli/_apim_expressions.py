@@ -42,10 +42,10 @@ def counter(text: str) -> Counter:
         return Counter("all")
     plain = _plain(text)
     for by, pattern in _BY:
-        if (found := re.fullmatch(pattern, plain, re.IGNORECASE)) is not None:
+        if (match := re.fullmatch(pattern, plain, re.IGNORECASE)) is not None:
             if by != "header":
                 return Counter(by)
-            name = found["header"] or found["plain"]
+            name = match["header"] or match["plain"]
             return Counter("address" if name.lower() in _ADDRESS_HEADERS else "header", name)
     return Counter("unknown")
 

@@ -35,8 +35,8 @@ def read_into(draft: Draft, text: str) -> None:
             draft.models = {value: value for value in values if re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", value)}
     paths = document.get("paths")
     for path in paths if isinstance(paths, dict) else ():
-        if (found := _DEPLOYMENT.search(path)) is not None:
-            draft.models.setdefault(found[1], found[1])
+        if (match := _DEPLOYMENT.search(path)) is not None:
+            draft.models.setdefault(match[1], match[1])
     if draft.models:
         draft.carried(None, f"backends: models: {', '.join(draft.models)}, by the specification")
 
@@ -70,8 +70,8 @@ def _parameters(value: Any) -> Iterator[dict[str, Any]]:
 def _values(parameter: dict[str, Any]) -> list[str]:
     schema = parameter.get("schema")
     places = [parameter, *([schema] if isinstance(schema, dict) else [])]
-    found: list[Any] = []
+    samples: list[Any] = []
     for place in places:
         enum = place.get("enum")
-        found += [place.get("default"), place.get("example"), *(enum if isinstance(enum, list) else [])]
-    return [value for value in found if isinstance(value, str)]
+        samples += [place.get("default"), place.get("example"), *(enum if isinstance(enum, list) else [])]
+    return [value for value in samples if isinstance(value, str)]

@@ -95,8 +95,8 @@ def _escaped(text: str) -> str:
 
 def _escape_part(text: str, at: int, until: int, pieces: list[str]) -> int:
     """Append the escaped text up to `until`, or up to the end of an expression that goes past it. Return that place."""
-    while (found := _OPENING.search(text, at, until)) is not None:
-        begin = found.end()
+    while (opening := _OPENING.search(text, at, until)) is not None:
+        begin = opening.end()
         end = _end_of(text, begin)
         inner = _ENTITY.sub("&amp;", text[begin:end]).replace("<", "&lt;")
         pieces += (text[at:begin], inner.replace('"', "&quot;").replace("'", "&apos;"))

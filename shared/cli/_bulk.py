@@ -57,16 +57,16 @@ def _of_row(row: Mapping[str, str | None], where: str) -> dict[str, Any]:
     if None in row or None in row.values():
         fail(f"{where}: expected as many cells as the first line has")
     cells = {column: (value or "").strip() for column, value in row.items()}
-    wanted: dict[str, Any] = {name: cells[name] for name in ("id", "name", "state") if cells.get(name)}
+    consumer: dict[str, Any] = {name: cells[name] for name in ("id", "name", "state") if cells.get(name)}
     for field in FIELDS:
         if field in cells:
-            wanted[field] = _cell(field, cells[field], where)
+            consumer[field] = _cell(field, cells[field], where)
     if digest := cells.get("sha256") or _digest(cells.get("key", ""), where):
-        wanted["sha256"] = digest
+        consumer["sha256"] = digest
     limits = {name: _number(cells[name]) for name in Limits.__struct_fields__ if name in cells}
     if limits:
-        wanted["limits"] = limits
-    return wanted
+        consumer["limits"] = limits
+    return consumer
 
 
 def _digest(key: str, where: str) -> str:
@@ -104,12 +104,12 @@ def read_yaml(file: Path) -> list[dict[str, Any]]:
         document = yaml.safe_load(text_of(file))
     except yaml.YAMLError as error:
         fail(f"{file}: {' '.join(str(error).split())}")
-    wanted = document.get("consumers") if isinstance(document, dict) else None
-    if not isinstance(wanted, list) or not all(isinstance(one, dict) for one in wanted):
+    consumers = document.get("consumers") if isinstance(document, dict) else None
+    if not isinstance(consumers, list) or not all(isinstance(one, dict) for one in consumers):
         fail(f"{file}: expected {{consumers: [{{name: …}}, …]}}")
     if extra := document.keys() - {"consumers"}:
         fail(f"{file}: expected consumers alone, got {', '.join(map(str, sorted(extra, key=str)))}")
-    whole = [{**_DEFAULTS, **msgspec.to_builtins(one, str_keys=True)} for one in wanted]
+    whole = [{**_DEFAULTS, **msgspec.to_builtins(one, str_keys=True)} for one in consumers]
     for one in whole:
         if "key" in one:
             one["sha256"] = _digest(str(one.pop("key")), str(file))
@@ -120,37 +120,39 @@ def read_yaml(file: Path) -> list[dict[str, Any]]:
     return _named(file, whole)
 
 
-def _named(file: Path, wanted: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    names = [one.get("name") for one in wanted]
+def _named(file: Path, consumers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    names = [one.get("name") for one in consumers]
     for name in names:
         if not isinstance(name, str) or not name.strip():
             fail(f"{file}: expected a name for every consumer, got {name!r}")
         if names.count(name) > 1:
             fail(f"{file}: expected every name once, got {name!r} {names.count(name)} times")
-    return wanted
+    return consumers
 
 
-def plan(wanted: Iterable[Mapping[str, Any]], there: Iterable[Mapping[str, Any]]) -> list[Step]:
-    """The steps that make the consumers that are there be as wanted. A consumer is found by its id, if the file has
-    one, or else by its name. Exits with 2 for a name that several have. Pure."""
-    by_id, by_name = {one["id"]: one for one in there}, dict[str, list[Mapping[str, Any]]]()
+def plan(desired: Iterable[Mapping[str, Any]], existing: Iterable[Mapping[str, Any]]) -> list[Step]:
+    """The steps that make the existing consumers be as desired. A consumer is found by its id, if the file has one, or
+    else by its name. Exits with 2 for a name that several have. Pure."""
+    by_id, by_name = {one["id"]: one for one in existing}, dict[str, list[Mapping[str, Any]]]()
     for one in by_id.values():
         by_name.setdefault(one["name"], []).append(one)
-    return [_step(one, by_id, by_name.get(one["name"].strip(), [])) for one in wanted]
+    return [_step(one, by_id, by_name.get(one["name"].strip(), [])) for one in desired]
 
 
 def _step(row: Mapping[str, Any], by_id: Mapping[str, Mapping[str, Any]], namesakes: list[Mapping[str, Any]]) -> Step:
-    digest, wanted = row.get("sha256", ""), {field: value for field, value in row.items() if field != "sha256"}
-    name, consumer_id = wanted["name"].strip(), wanted.get("id")
+    digest, desired = row.get("sha256", ""), {field: value for field, value in row.items() if field != "sha256"}
+    name, consumer_id = desired["name"].strip(), desired.get("id")
     if consumer_id is None and len(namesakes) > 1:
         fail(f"{name}: several consumers have this name; put their ids into the file")
     old = by_id.get(consumer_id) if consumer_id else next(iter(namesakes), None)
     if old is None:
-        limits = {field: value for field, value in (wanted.get("limits") or {}).items() if value is not None}
-        return Step("create", name, consumer_id or "", {**wanted, "name": name, "limits": limits}, sha256=digest)
-    after = {field: _after(field, old.get(field), value) for field, value in wanted.items()}
+        limits = {field: value for field, value in (desired.get("limits") or {}).items() if value is not None}
+        return Step("create", name, consumer_id or "", {**desired, "name": name, "limits": limits}, sha256=digest)
+    after = {field: _after(field, old.get(field), value) for field, value in desired.items()}
     changes = {field: (old.get(field), value) for field, value in after.items() if _differs(field, old, value)}
-    body = {field: _patch(old[field], wanted[field]) if field == "model_limits" else wanted[field] for field in changes}
+    body = {
+        field: _patch(old[field], desired[field]) if field == "model_limits" else desired[field] for field in changes
+    }
     return Step("change" if changes else "keep", name, old["id"], body, changes, digest)
 
 
@@ -183,10 +185,10 @@ def _comparable(field: str, value: Any) -> Any:
     return sorted(value) if field in ("models", "regions", "data_zones") and isinstance(value, list) else value
 
 
-async def apply(client: Client, wanted: list[dict[str, Any]], *, dry_run: bool, yes: bool, as_json: bool) -> None:
+async def apply(client: Client, desired: list[dict[str, Any]], *, dry_run: bool, yes: bool, as_json: bool) -> None:
     """Print the plan, ask, and do it. Exits with 2 at the first step that is refused, after
     showing the keys that were made before it."""
-    steps = plan(wanted, await pages(client, _PATH))
+    steps = plan(desired, await pages(client, _PATH))
     if not as_json or dry_run:
         _print_plan(steps, as_json)
     due = [step for step in steps if step.action != "keep" or step.sha256]
@@ -203,8 +205,8 @@ async def apply(client: Client, wanted: list[dict[str, Any]], *, dry_run: bool, 
             refusal = f"{step.name}: {as_option(error)}"
             break
         if step.action != "keep":
-            shown = {name: one.get(name) for name in ("id", "name", *(("key",) if step.action == "create" else ()))}
-            (made if step.action == "create" else changed).append(shown)
+            names = ("id", "name", *(("key",) if step.action == "create" else ()))
+            (made if step.action == "create" else changed).append({name: one.get(name) for name in names})
     kept = [{"id": step.id, "name": step.name} for step in steps if step.action == "keep"]
     if as_json:
         print(json.dumps({"created": made, "changed": changed, "unchanged": kept}, indent=2))

@@ -57,11 +57,11 @@ FIELDS = tuple(name for name in _OPTIONS if name not in LIMITS)
 
 
 def with_options(options: Mapping[str, Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command these options. It receives those that were given as `given`."""
+    """Give a command these options. It receives those that were given as `options`."""
 
     def gives(command: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(command)
-        own = [parameter for parameter in signature.parameters.values() if parameter.name != "given"]
+        own = [parameter for parameter in signature.parameters.values() if parameter.name != "options"]
         more = [
             inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=a) for n, a in options.items()
         ]
@@ -69,7 +69,7 @@ def with_options(options: Mapping[str, Any]) -> Callable[[Callable[..., None]], 
         @functools.wraps(command)
         def called(**parameters: Any) -> None:
             values = {name: parameters.pop(name) for name in options}
-            command(**parameters, given={name: value for name, value in values.items() if value is not None})
+            command(**parameters, options={name: value for name, value in values.items() if value is not None})
 
         annotations = {parameter.name: parameter.annotation for parameter in (*own, *more)}
         called.__annotations__ = annotations
@@ -82,15 +82,15 @@ def with_options(options: Mapping[str, Any]) -> Callable[[Callable[..., None]], 
 with_fields = with_options(_OPTIONS)  # one for every field of a consumer
 
 
-def limits_in(given: Mapping[str, Any]) -> dict[str, Any]:
-    limits = {name: given[name] for name in Limits.__struct_fields__ if name in given}
+def limits_in(options: Mapping[str, Any]) -> dict[str, Any]:
+    limits = {name: options[name] for name in Limits.__struct_fields__ if name in options}
     seconds = (name for name, value in limits.items() if name.endswith("_period") and value.isdecimal())
     return limits | {name: int(limits[name]) for name in seconds}
 
 
-def fields_in(given: Mapping[str, Any]) -> dict[str, Any]:
+def fields_in(options: Mapping[str, Any]) -> dict[str, Any]:
     """The other fields among options, as the management API has them. Exits with 2 for one that it cannot have."""
-    return {name: _field(name, given[name]) for name in FIELDS if name in given}
+    return {name: _field(name, options[name]) for name in FIELDS if name in options}
 
 
 def _field(name: str, value: Any) -> Any:

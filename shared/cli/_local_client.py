@@ -83,9 +83,9 @@ class LocalClient:
                 self._configuration = error
         if family not in self._paths:
             self._paths[family] = Paths(self._families[family]())
-        methods, found = self._paths[family].find(path)
+        methods, parameters = self._paths[family].find(path)
         request = ManagementRequest(
-            parameters=found,
+            parameters=parameters,
             query=dict(query or {}),
             headers=headers or {},
             body=b"" if body is None else msgspec.json.encode(body),
@@ -128,7 +128,9 @@ class LocalClient:
         async def read() -> str:
             return text
 
-        live = Live(read, source, versions, lambda found, _: environment.without_secrets(found, self._environ))
+        live = Live(
+            read, source, versions, lambda configuration, _: environment.without_secrets(configuration, self._environ)
+        )
         await live.start()
         self._followed = live, Changes(versions, lambda: live.newest_base)
 
@@ -141,11 +143,11 @@ class LocalClient:
 
     def _access(self) -> AccessRoutes:
         """Those paths with the receivers of alerts whose variables the environment of the command has."""
-        found, problems, _ = environment.receivers(self._needed(), self._environ)
+        receivers, problems, _ = environment.receivers(self._needed(), self._environ)
         for problem in problems:
             logger.warning("a receiver of alerts is not told: %s: %s", problem.path, problem.message)
-        told = [one for one in found if not any(problem.path.startswith(one.place) for problem in problems)]
-        self._alerts = Alerts(told, self._store)
+        usable = [one for one in receivers if not any(problem.path.startswith(one.place) for problem in problems)]
+        self._alerts = Alerts(usable, self._store)
         return AccessRoutes(self._store, self._needed, self._audit, self._consumers(), self._alerts)
 
     def _backends(self) -> BackendRoutes:

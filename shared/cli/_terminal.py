@@ -142,12 +142,12 @@ async def find(client: Client, identified: str) -> dict[str, Any]:
     """The consumer with this id, or else with this name. Exits with 2 unless there is exactly one."""
     if keys.is_consumer_id(identified):
         try:
-            found: dict[str, Any] = await client.call("GET", f"/gateway/consumers/{identified}")
+            consumer: dict[str, Any] = await client.call("GET", f"/gateway/consumers/{identified}")
         except GatewayError as error:
             if error.status != 404:
                 raise
         else:
-            return found
+            return consumer
     matching = [one for one in await pages(client, "/gateway/consumers", name=identified) if one["name"] == identified]
     if len(matching) != 1:
         problem = "several consumers have this name; use the id" if matching else "no consumer has this id or name"
@@ -158,13 +158,13 @@ async def find(client: Client, identified: str) -> dict[str, Any]:
 async def pages(client: Client, path: str, **query: str) -> list[dict[str, Any]]:
     """All entries of a list."""
     entries: list[dict[str, Any]] = []
-    asked = {"limit": "1000", **query}
+    parameters = {"limit": "1000", **query}
     while True:
-        page = await client.call("GET", path, query=asked)
+        page = await client.call("GET", path, query=parameters)
         entries += page["data"]
         if page["after"] is None:
             return entries
-        asked["after"] = page["after"]
+        parameters["after"] = page["after"]
 
 
 def settings(*, secrets: bool = False) -> Settings:

@@ -25,13 +25,13 @@ class Group(NamedTuple):
 def chart(groups: Sequence[Group], title: str) -> str:
     """Groups of one model stand together. All share one axis, which ends at the slowest 99th percentile; the last bar
     of each has what is beyond."""
-    shown = [group for group in groups if group.seconds]
-    ends = [quantile(group.seconds, 0.99) or 0.0 for group in shown]
+    filled = [group for group in groups if group.seconds]
+    ends = [quantile(group.seconds, 0.99) or 0.0 for group in filled]
     step = _step(max(ends, default=0.0) / 8 or 0.1)
     axis = _Axis(step, step * max(1, math.ceil(max(ends, default=step) / step - 1e-9)))
     body: list[str] = []
     y, model = _TOP, None
-    for group in shown:
+    for group in filled:
         if model not in (None, group.model):
             y += _GAP
         if model != group.model:
@@ -45,7 +45,7 @@ def chart(groups: Sequence[Group], title: str) -> str:
         f'role="img" aria-label="{escape(title, quote=True)}">\n<title>{escape(title)}</title>\n'
         f'<style>{_STYLE}</style>\n<rect width="{_WIDTH}" height="{height}" fill="#ffffff"/>'
     )
-    lines = [head, _text(12, 30, title, "title"), *_legend(shown), *axis.drawn(y), *body, "</svg>"]
+    lines = [head, _text(12, 30, title, "title"), *_legend(filled), *axis.drawn(y), *body, "</svg>"]
     return "\n".join(lines) + "\n"
 
 
@@ -91,11 +91,13 @@ def _histogram(group: Group, axis: _Axis, y: int) -> Iterator[str]:
         seconds, top = quantile(group.seconds, share) or 0.0, base - room - 24 + 12 * line
         x = axis.x(seconds)
         yield f'<line class="mark" stroke="{color}" x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{base}"/>'
-        yield _text(x + 4, top + 10, f"{name} {_shown(seconds)}", "small")
+        yield _text(x + 4, top + 10, f"{name} {_duration(seconds)}", "small")
     beyond = sum(seconds > axis.end for seconds in group.seconds)
     yield _text(12, base - 6, f"{group.via}, {len(group.seconds)} calls", "small")
     if beyond:
-        yield _text(_WIDTH - _RIGHT, base + 13, f"{beyond} beyond, up to {_shown(max(group.seconds))}", "small", "end")
+        yield _text(
+            _WIDTH - _RIGHT, base + 13, f"{beyond} beyond, up to {_duration(max(group.seconds))}", "small", "end"
+        )
 
 
 def _legend(groups: Sequence[Group]) -> Iterator[str]:
@@ -115,7 +117,7 @@ def _step(least: float) -> float:
     return next(power * digit for digit in (1, 2, 5, 10) if power * digit >= least * (1 - 1e-9))
 
 
-def _shown(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 

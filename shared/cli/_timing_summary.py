@@ -37,14 +37,14 @@ def call_rows(calls: Iterable[TimedCall]) -> list[dict[str, Any]]:
 
 def groups(calls: Iterable[TimedCall]) -> list[Group]:
     """The durations of the calls that succeeded, per model and way."""
-    found: dict[tuple[str, str], list[float]] = {}
+    durations: dict[tuple[str, str], list[float]] = {}
     for call in calls:
-        some = found.setdefault((call.model, call.via), [])
+        some = durations.setdefault((call.model, call.via), [])
         if not call.problem:
             some.append(call.duration)
-    models = dict.fromkeys(model for model, _ in found)
+    models = dict.fromkeys(model for model, _ in durations)
     ways = [(model, via) for model in models for via in ("gateway", "direct")]
-    return [Group(*way, found[way]) for way in ways if way in found]
+    return [Group(*way, durations[way]) for way in ways if way in durations]
 
 
 def summary(calls: Sequence[TimedCall]) -> list[dict[str, Any]]:
@@ -77,9 +77,9 @@ def differences(calls: Iterable[TimedCall]) -> list[dict[str, Any]]:
     for model in dict.fromkeys(model for model, _ in by_way):
         for share in (50, 95):
             pair = by_way.get((model, "gateway"), ()), by_way.get((model, "direct"), ())
-            if (found := difference(*pair, share / 100)) is not None:
-                row = {"model": model, "gateway_minus_direct": f"p{share}", "difference_ms": _ms(found.value)}
-                rows.append(row | {"from_ms": _ms(found.low), "to_ms": _ms(found.high)})
+            if (estimate := difference(*pair, share / 100)) is not None:
+                row = {"model": model, "gateway_minus_direct": f"p{share}", "difference_ms": _ms(estimate.value)}
+                rows.append(row | {"from_ms": _ms(estimate.low), "to_ms": _ms(estimate.high)})
     return rows
 
 

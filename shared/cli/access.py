@@ -24,8 +24,8 @@ async def list_requests(
     as_json: AsJson = False,
 ) -> None:
     """List the requests, the newest first."""
-    found = await pages(client, _AT, **({"state": state} if state else {}))
-    show(found if as_json else [_row(one) for one in found], _COLUMNS, as_json)
+    requests = await pages(client, _AT, **({"state": state} if state else {}))
+    show(requests if as_json else [_row(one) for one in requests], _COLUMNS, as_json)
 
 
 @commands.command()

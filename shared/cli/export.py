@@ -75,11 +75,11 @@ def reprice(
     _with_exporter(run, needs_container=True)
 
 
-def _hour(given: str, rest: str, option: str, form: str) -> int:
+def _hour(text: str, rest: str, option: str, form: str) -> int:
     try:
-        return since_seconds(given + rest) // hours.HOUR
+        return since_seconds(text + rest) // hours.HOUR
     except ValueError:
-        fail(f"{option}: expected a date as {form}, got {given[:64]!r}")
+        fail(f"{option}: expected a date as {form}, got {text[:64]!r}")
 
 
 def _with_exporter(run: Callable[[FocusExporter, float], Coroutine[Any, Any, None]], *, needs_container: bool) -> None:

@@ -70,9 +70,9 @@ def _check(text: str) -> None:
 
 
 def _tell(notes: Iterable[Note]) -> None:
-    found = sorted(notes)
+    ordered = sorted(notes)
     for kind in get_args(Kind):
-        lines = [note for note in found if note.kind == kind]
+        lines = [note for note in ordered if note.kind == kind]
         if not lines:
             continue
         print(f"{kind}:", file=sys.stderr)

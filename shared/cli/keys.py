@@ -28,14 +28,14 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 async def create(
     client: Client,
     name: Annotated[str, typer.Argument(help="The user of the key, e.g. a team or an application.")],
-    given: dict[str, Any],
+    options: dict[str, Any],
     consumer_id: Annotated[
         str | None, typer.Option("--id", help="A new id of a-z, 0-9 and -; default: random.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Create a consumer and its first key, which is shown once."""
-    body = {"name": name, **fields_in(given), "limits": limits_in(given)}
+    body = {"name": name, **fields_in(options), "limits": limits_in(options)}
     if consumer_id:
         body["id"] = consumer_id
     made = await client.call("POST", CONSUMERS, body)
@@ -48,7 +48,7 @@ async def create(
 async def change(
     client: Client,
     identified: Identified,
-    given: dict[str, Any],
+    options: dict[str, Any],
     name: Annotated[str | None, typer.Option(help="A new name.")] = None,
     model: Annotated[str, typer.Option(help="Set the limits on this model, in addition to those of the key.")] = "",
     clear: Annotated[
@@ -57,8 +57,8 @@ async def change(
     as_json: AsJson = False,
 ) -> None:
     """Change a consumer. Takes effect everywhere within 60 seconds."""
-    patch = fields_in(given) | ({} if name is None else {"name": name})
-    limits = limits_in(given)
+    patch = fields_in(options) | ({} if name is None else {"name": name})
+    limits = limits_in(options)
     old = await find(client, identified)
     cleared = dict.fromkeys(Limits.__struct_fields__) if clear else {}
     if model:
@@ -81,12 +81,12 @@ async def change(
     }
 )
 @with_client
-async def list_keys(client: Client, given: dict[str, Any], as_json: AsJson = False) -> None:
+async def list_keys(client: Client, options: dict[str, Any], as_json: AsJson = False) -> None:
     """List consumers, without their keys."""
-    found = sorted(await pages(client, CONSUMERS, **given), key=lambda one: one["created"] or "")
+    consumers = sorted(await pages(client, CONSUMERS, **options), key=lambda one: one["created"] or "")
     heads = ["id", "name", "state", "keys", "team", "models", "addresses"]
     heads += ["requests_per_minute", "tokens_per_minute", "expires", "created"]
-    show(found if as_json else [_row(one) for one in found], heads, as_json)
+    show(consumers if as_json else [_row(one) for one in consumers], heads, as_json)
 
 
 @commands.command("show")

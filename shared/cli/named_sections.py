@@ -65,12 +65,12 @@ def _commands(section: str) -> typer.Typer:
     @with_options(_OPTIONS[section])
     @with_client
     async def change(
-        client: Client, name: Name, given: dict[str, Any], file: File = None, as_json: AsJson = False
+        client: Client, name: Name, options: dict[str, Any], file: File = None, as_json: AsJson = False
     ) -> None:
-        if file is not None and given:
+        if file is not None and options:
             fail("--file: expected the file alone, or options alone")
         if file is None:
-            entry = await _patched(client, f"{path}/{name}", _fields(given, lists))
+            entry = await _patched(client, f"{path}/{name}", _fields(options, lists))
         else:
             entry = await client.call("PUT", f"{path}/{name}", _read(file))
         print(json.dumps(entry) if as_json else f"The {kind} {name} is as given, {_SOON}.")
@@ -102,12 +102,12 @@ async def _patched(client: Client, path: str, fields: Mapping[str, Any]) -> Any:
     return await client.call("PUT", path, first, headers={"if-none-match": "*"})
 
 
-def _fields(given: Mapping[str, Any], lists: Mapping[str, str]) -> dict[str, Any]:
+def _fields(options: Mapping[str, Any], lists: Mapping[str, str]) -> dict[str, Any]:
     """The merge patch of options."""
-    patch: dict[str, Any] = {name: listed(name, given[name], none) for name, none in lists.items() if name in given}
-    if limits := limits_in(given):
-        patch["shared_limits" if given.get("shared") else "limits"] = limits
-    elif given.get("shared"):
+    patch: dict[str, Any] = {name: listed(name, options[name], none) for name, none in lists.items() if name in options}
+    if limits := limits_in(options):
+        patch["shared_limits" if options.get("shared") else "limits"] = limits
+    elif options.get("shared"):
         fail("--shared: expected an option for a limit beside it")
     return patch
 

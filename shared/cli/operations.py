@@ -45,12 +45,12 @@ async def limits(
 @with_client
 async def audit(
     client: Client,
-    given: dict[str, Any],
+    options: dict[str, Any],
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many, newest first.")] = 100,
     as_json: AsJson = False,
 ) -> None:
     """Show the changes that operators made: who, when, what, from where; with --json also before and after."""
-    entries = (await client.call("GET", "/gateway/audit", query={**given, "limit": str(limit)}))["data"]
+    entries = (await client.call("GET", "/gateway/audit", query={**options, "limit": str(limit)}))["data"]
     show(entries, ["at", "actor", "address", "action", "object", "state"], as_json)
 
 
@@ -61,9 +61,9 @@ def check(as_json: AsJson = False) -> None:
     Shows the day on which Azure retires each model, as far as it is known, and warns 90 days ahead."""
     from shared.cli import _backend_check as checks  # and with it OpenAI's client, half of a start
 
-    given = settings(secrets=True)
-    findings = asyncio.run(checks.check(given))
-    for warning in checks.warnings(given.configuration, findings, time.time()):
+    environment = settings(secrets=True)
+    findings = asyncio.run(checks.check(environment))
+    for warning in checks.warnings(environment.configuration, findings, time.time()):
         print(f"warning: {warning}", file=sys.stderr)
     rows: list[dict[str, Any]] = [msgspec.to_builtins(finding) for finding in findings]
     heads = ["backend", "region", "model", "deployment", "usable", "result", "retires"]

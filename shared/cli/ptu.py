@@ -59,13 +59,13 @@ def break_even(
     With --requests-per-minute, --input and --output: for a forecast, without any history. Otherwise for the hourly
     usage of each model in the past: the cheapest number of units."""
     place = Place(deployment, region)
-    given = (requests_per_minute, input_tokens, output_tokens)
+    forecast_options = (requests_per_minute, input_tokens, output_tokens)
     if requests_per_minute is not None and input_tokens is not None and output_tokens is not None:
         forecast = Forecast(requests_per_minute, input_tokens, output_tokens, cached, peak)
         _show_forecast(forecast, place, model, usd_per_unit_hour, tokens_per_minute, as_json)
         return
-    if any(value is not None for value in given) or peak != 1 or cached:
-        missing = [option for option, value in zip(_WHOLE, given, strict=True) if value is None]
+    if any(value is not None for value in forecast_options) or peak != 1 or cached:
+        missing = [option for option, value in zip(_WHOLE, forecast_options, strict=True) if value is None]
         fail(f"{missing[0]}: expected a number: a forecast takes {', '.join(_WHOLE)} together")
     _show_past(days, place, model, usd_per_unit_hour, tokens_per_minute, as_json)
 
@@ -98,10 +98,10 @@ def _show_past(
 def _payments(prices: Prices, place: Place, own: float | None, now: float) -> list[Payment]:
     if own is not None:
         return [Payment("your price", round(own * USD))]
-    found = payments_for(prices, place, now)
-    if not found:
+    payments = payments_for(prices, place, now)
+    if not payments:
         fail(f"--usd-per-unit-hour: expected a price, since Azure's for a {place.deployment} unit is not known")
-    return found
+    return payments
 
 
 def _show_forecast(
@@ -111,8 +111,8 @@ def _show_forecast(
     prices = Prices(document.prices if document else ())
     payments = _payments(prices, place, own, now)
     names = [model] if model else list(provisioned.facts().throughput.models)
-    found = [weigh(name, forecast, place, prices, now, tokens_per_minute) for name in names]
-    plans = [weighed.plan(payments) for weighed in found if weighed is not None]
+    weighed = (weigh(name, forecast, place, prices, now, tokens_per_minute) for name in names)
+    plans = [one.plan(payments) for one in weighed if one is not None]
     if not plans:
         fail(
             f"--model: the throughput, the price or the sizes on sale of {model}, {place.deployment}, are not known; "
@@ -144,10 +144,12 @@ def _sentences(plan: dict[str, Any], place: Place) -> str:
 
 
 def _sources(prices: Prices, place: Place, own: float | None, now: float) -> dict[str, str]:
-    found = sources(prices, place, now)
+    citations = sources(prices, place, now)
     if own is None:
-        return found
-    return {"Price of a unit": "--usd-per-unit-hour"} | {name: found[name] for name in ("Regions", "Minimum and step")}
+        return citations
+    return {"Price of a unit": "--usd-per-unit-hour"} | {
+        name: citations[name] for name in ("Regions", "Minimum and step")
+    }
 
 
 async def _hourly(store: Store, tariff: Tariff, first: int, end: int) -> dict[str, list[Hour]]:

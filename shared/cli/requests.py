@@ -32,12 +32,12 @@ _FILTERS = {
 @with_client
 async def list_requests(
     client: Client,
-    given: dict[str, Any],
+    options: dict[str, Any],
     limit: Annotated[int, typer.Option(min=1, max=1000, help="The most calls.")] = 100,
     as_json: AsJson = False,
 ) -> None:
     """List the newest calls, also those that were refused."""
-    page = await client.call("GET", _PATH, query={**given, "limit": str(limit)})
+    page = await client.call("GET", _PATH, query={**options, "limit": str(limit)})
     rows: list[dict[str, Any]] = page["data"]
     show(rows if as_json else [dict.fromkeys(_HEADS) | row for row in rows], _HEADS, as_json)
     if page["after"] and not as_json:

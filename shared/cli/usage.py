@@ -32,7 +32,7 @@ _OPTIONS: dict[str, Any] = {
 @with_client
 async def show_usage(
     client: Client,
-    given: dict[str, Any],
+    options: dict[str, Any],
     by: Annotated[
         str, typer.Option(help=f"Dimensions of a line, separated by commas: {', '.join(usage_report.DIMENSIONS)}.")
     ] = "key",
@@ -42,7 +42,7 @@ async def show_usage(
     """Requests, tokens and money, up to this moment."""
     if as_json and as_csv:
         fail("--json and --csv: expected one of them")
-    parameters = {"by": by, **given}
+    parameters = {"by": by, **options}
     if parameters.get("key", NOBODY) != NOBODY:
         parameters["key"] = (await find(client, parameters["key"]))["id"]
     if as_csv:
@@ -61,8 +61,8 @@ def _print(rows: list[dict[str, Any]], total: dict[str, Any]) -> None:
     totals = dict.fromkeys(heads, "") | total
     table = [*rows, totals | {heads[0]: "total"}]
     timed = not _PLACES.isdisjoint(heads)
-    shown = [head for head in heads if timed or head not in usage_report.TIMES]
-    heads = [head for head in shown if head not in _DETAILS or any(row[head] for row in rows)]
+    fitting = [head for head in heads if timed or head not in usage_report.TIMES]
+    heads = [head for head in fitting if head not in _DETAILS or any(row[head] for row in rows)]
     for row in table:
         row |= {n: "unknown" if row[n] is None else f"{row[n]:.4f}" for n in heads if n.endswith("_usd")}
     show(table, heads, False)
