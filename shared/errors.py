@@ -55,8 +55,8 @@ class GatewayError(Exception):
         cls, *, status: int | None = None, code: str | None = None, retry_after: float | None = None
     ) -> None:
         """Declare a kind of error. What is not given is its base's."""
-        given = {"status": status, "code": code, "retry_after": retry_after}
-        for name, value in given.items():
+        attributes = {"status": status, "code": code, "retry_after": retry_after}
+        for name, value in attributes.items():
             if value is not None:
                 setattr(cls, name, value)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from shared.config import document
 from shared.config._expected import expect
-from shared.config._urls import endpoint_problem, shown
+from shared.config._urls import endpoint_problem, redacted
 from shared.config.days import is_day
 from shared.errors import Complaint
 
@@ -28,7 +28,7 @@ def complaints(backend: document.Backend, at: str) -> Iterator[Complaint]:
     yield from expect(REGION.fullmatch(backend.region), f"{at}.region", region, backend.region)
     if problem := endpoint_problem(backend.endpoint):
         yield Complaint(
-            f"{at}.endpoint", f"expected https://NAME.openai.azure.com, got {shown(backend.endpoint)} ({problem})"
+            f"{at}.endpoint", f"expected https://NAME.openai.azure.com, got {redacted(backend.endpoint)} ({problem})"
         )
     host = backend.endpoint.rstrip("/").lower()
     claude = next((name for name, own in backend.deployments.items() if "claude" in f"{name} {own}".lower()), "")
@@ -61,14 +61,14 @@ def _vendor_complaints(backend: document.Backend, at: str) -> Iterator[Complaint
         yield Complaint(
             f"{at}.auth", f"expected {{api_key_env: NAME}} with kind: {backend.kind}, which takes no managed identity"
         )
-    for key, given in (
+    for key, is_set in (
         ("token_scope", backend.token_scope is not None),
         ("api_version", backend.api_version != "v1"),
         ("data_zone", backend.data_zone is not None),
         ("deployment", backend.deployment is not None),
         ("resource_id", backend.resource_id is not None),
     ):
-        if given:
+        if is_set:
             yield Complaint(f"{at}.{key}", f"expected none with kind: {backend.kind}, which has no {_AT_AZURE[key]}")
 
 

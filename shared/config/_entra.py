@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from shared.config import document
 from shared.config._expected import SOME, expect
-from shared.config._urls import endpoint_problem, shown
+from shared.config._urls import endpoint_problem, redacted
 from shared.config.callers import CallerRule
 from shared.config.limits import time_zone_problem
 from shared.errors import Complaint
@@ -25,7 +25,7 @@ def complaints(configuration: document.Configuration) -> Iterator[Complaint]:
         problem = "" if urlsplit(entra.authority).hostname in _LOOPBACK else "http is allowed for this machine only"
     if problem:
         expected = "expected https://login.microsoftonline.com"
-        yield Complaint("entra.authority", f"{expected}, got {shown(entra.authority)} ({problem})")
+        yield Complaint("entra.authority", f"{expected}, got {redacted(entra.authority)} ({problem})")
     yield from expect(entra.tenants, "entra.tenants", "at least one tenant")
     for i, tenant in enumerate(entra.tenants):
         yield from expect(GUID.fullmatch(tenant), f"entra.tenants[{i}]", "the id of a tenant as a GUID", tenant)
@@ -63,10 +63,10 @@ def _rule_complaints(rule: CallerRule, at: str, configuration: document.Configur
         "regions": (rule.regions, configuration.regions),
         "data_zones": (rule.data_zones, configuration.data_zones),
     }
-    for name, (given, configured) in places.items():
-        yield from expect(given is None or given, f"{at}.{name}", SOME)
+    for name, (allowed, configured) in places.items():
+        yield from expect(allowed is None or allowed, f"{at}.{name}", SOME)
         known = ", ".join(sorted(configured)) or "none, since no backend has one"
-        for j, one in enumerate(given or ()):
+        for j, one in enumerate(allowed or ()):
             yield from expect(one in configured, f"{at}.{name}[{j}]", f"one of {known}", one)
 
 

@@ -5,7 +5,7 @@ import re
 from urllib.parse import urlsplit
 
 
-def shown(url: str) -> str:
+def redacted(url: str) -> str:
     """A URL as complaints show it: without a password, a path and a query, any of which may be secret."""
     try:
         parts = urlsplit(url)

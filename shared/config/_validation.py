@@ -9,7 +9,7 @@ from shared.config import _backends, _entra, alerting, document, masking
 from shared.config._backends import NAME, NAMES, is_model_name
 from shared.config._entra import GUID
 from shared.config._expected import SOME, expect
-from shared.config._urls import endpoint_problem, shown, url_problem
+from shared.config._urls import endpoint_problem, redacted, url_problem
 from shared.config.callers import Bounds
 from shared.config.days import is_day
 from shared.config.limits import AddressLimits, Limits, time_zone_problem
@@ -62,7 +62,7 @@ def _allowed_complaints(configuration: document.Configuration) -> Iterator[Compl
     hosts = {f"hosts[{i}]": host for i, host in enumerate(configuration.allowed.hosts)}
     hosts |= {f"api_keys.{variable}": host for variable, host in configuration.allowed.api_keys.items()}
     for at, host in hosts.items():
-        expected = f"HOST or HOST:PORT, got {shown('https://' + host)}"
+        expected = f"HOST or HOST:PORT, got {redacted('https://' + host)}"
         yield from expect(HOST.fullmatch(host), f"allowed.{at}", expected)
 
 
@@ -95,7 +95,7 @@ def _limits_complaints(configuration: document.Configuration) -> Iterator[Compla
         yield from expect(fits, key, "the name of a header in letters, digits and '-'", header)
     url = settings.webhook.url if settings.webhook is not None else None
     if url is not None and (problem := masking.problem(url) or url_problem(url)):
-        yield Complaint("limits.webhook.url", f"expected https://HOST/PATH, got {shown(url)} ({problem})")
+        yield Complaint("limits.webhook.url", f"expected https://HOST/PATH, got {redacted(url)} ({problem})")
     contact = settings.contact
     fits = contact.strip() and contact.isprintable()
     yield from expect(fits, "limits.contact", "the contact for rejected callers", contact)
@@ -145,7 +145,7 @@ def _price_complaints(configuration: document.Configuration) -> Iterator[Complai
     yield from expect(fits, "export.billing_account", "printable characters", payer)
     if problem := endpoint_problem(configuration.azure_monitor.replace("{region}", "region")):
         form = "https://{region}.metrics.monitor.azure.com"
-        yield Complaint("azure_monitor", f"expected {form}, got {shown(configuration.azure_monitor)} ({problem})")
+        yield Complaint("azure_monitor", f"expected {form}, got {redacted(configuration.azure_monitor)} ({problem})")
     for i, line in enumerate(configuration.prices):
         if (complaint := line.problem()) is not None:
             yield Complaint(f"prices[{i}]", complaint)
@@ -207,9 +207,9 @@ def _switch_complaints(configuration: document.Configuration) -> Iterator[Compla
         elif name in served and not configuration.alike(name, successor.model):
             yield Complaint(f"{at}.model", f"expected a model of the same API, got {successor.model!r}")
     for circle in _circles(models):
-        shown = " -> ".join([*circle[:10], *(["…"] if len(circle) > 10 else []), circle[0]])
+        chain = " -> ".join([*circle[:10], *(["…"] if len(circle) > 10 else []), circle[0]])
         for name in circle:
-            yield Complaint(f"models.{name}.replaced_by.model", f"expected another model, but {shown} is a circle")
+            yield Complaint(f"models.{name}.replaced_by.model", f"expected another model, but {chain} is a circle")
 
 
 def _circles(models: Mapping[str, document.Model]) -> Iterator[list[str]]:

@@ -21,12 +21,12 @@ def read(document: str) -> object:
 
 
 def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found: dict[str, object] = {}
+    mapping: dict[str, object] = {}
     for key, value in pairs:
-        if key in found:
+        if key in mapping:
             raise ConstructorError(None, None, f"duplicate key {key!r}", None)
-        found[key] = value
-    return found
+        mapping[key] = value
+    return mapping
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]

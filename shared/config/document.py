@@ -282,8 +282,10 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dic
             for model, deployment in backend.deployments.items():
                 claude = "claude" in f"{model} {deployment}".lower() and backend.api == "azure"
                 named[model] = named.get(model, False) or claude or backend.api == "anthropic"
-        given = {name: form == "anthropic" for name, model in self.models.items() if (form := model.format) is not None}
-        return frozenset(name for name, claude in named.items() if given.get(name, claude))
+        explicit = {
+            name: form == "anthropic" for name, model in self.models.items() if (form := model.format) is not None
+        }
+        return frozenset(name for name, claude in named.items() if explicit.get(name, claude))
 
     def alike(self, model: str, other: str) -> bool:
         """True if both models are called by the same API."""

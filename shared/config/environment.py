@@ -116,13 +116,13 @@ def settings(configuration: Configuration, source: str, environ: Mapping[str, st
         Complaint(
             f"backends[{i}].auth.api_key_env",
             "expected the name of an environment variable that holds a key, "
-            f"but {_shown(variable)} is not set, or has spaces or unprintable characters",
+            f"but {_safe_name(variable)} is not set, or has spaces or unprintable characters",
             source,
         )
         for i, variable in keys.values()
         if not _is_sendable(environ.get(variable, ""))
     ]
-    found, problems, named = receivers(configuration, environ)
+    alert_receivers, problems, named = receivers(configuration, environ)
     missing += [problem._replace(source=source) for problem in problems]
     missing += _unusable_secrets(environ, [*(variable for _, variable in keys.values()), *named])
     telemetry, problem = _telemetry(environ)
@@ -143,7 +143,7 @@ def settings(configuration: Configuration, source: str, environ: Mapping[str, st
         management_key=management_key(environ),
         client_id=environ.get("AZURE_CLIENT_ID") or None,
         telemetry=telemetry,
-        receivers=found,
+        receivers=alert_receivers,
         simulator=simulator,
     )
 
@@ -152,7 +152,7 @@ def receivers(
     configuration: Configuration, environ: Mapping[str, str]
 ) -> tuple[tuple[Receiver, ...], list[Complaint], list[str]]:
     """The receivers of alerts with their secrets; the complaints about variables that they name; these variables."""
-    found, problems, named = list[Receiver](), list[Complaint](), list[str]()
+    resolved, problems, named = list[Receiver](), list[Complaint](), list[str]()
 
     def read(at: str, variable: str | None) -> str:
         if variable is None:
@@ -160,21 +160,21 @@ def receivers(
         named.append(variable)
         value = environ.get(variable) or ""
         if not value:
-            expected = f"expected the name of an environment variable that is set, but {_shown(variable)} is not"
+            expected = f"expected the name of an environment variable that is set, but {_safe_name(variable)} is not"
             problems.append(Complaint(at, expected))
         return value
 
     if (webhook := configuration.limits.webhook) is not None:
         secret = read("limits.webhook.secret_env", webhook.secret_env)
-        found.append(Receiver("generic", webhook.url, secret, frozenset(("quota_reached",)), "limits.webhook"))
+        resolved.append(Receiver("generic", webhook.url, secret, frozenset(("quota_reached",)), "limits.webhook"))
     for i, one in enumerate(configuration.alerts.webhooks):
         at = f"alerts.webhooks[{i}]"
         secret, url = read(f"{at}.secret_env", one.secret_env), one.url or read(f"{at}.url_env", one.url_env)
         if one.url_env and url and not _is_unresolved(url) and (problem := url_problem(url)):
-            expected = f"expected https://HOST/PATH in {_shown(one.url_env)} ({problem})"
+            expected = f"expected https://HOST/PATH in {_safe_name(one.url_env)} ({problem})"
             problems.append(Complaint(f"{at}.url_env", expected))
-        found.append(Receiver(one.kind, url, secret, frozenset(one.events or EVENTS), at))
-    return tuple(found), problems, named
+        resolved.append(Receiver(one.kind, url, secret, frozenset(one.events or EVENTS), at))
+    return tuple(resolved), problems, named
 
 
 def without_secrets(configuration: Configuration, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -190,9 +190,9 @@ def management_key(environ: Mapping[str, str]) -> str | None:
 
 def _unusable_secrets(environ: Mapping[str, str], names: Iterable[str]) -> list[Complaint]:
     """The complaints about secrets that are set. `names`: the variables that the configuration names."""
-    found = [
+    complaints = [
         Complaint(
-            _shown(name),
+            _safe_name(name),
             "expected a secret, got a reference to a Key Vault that was not resolved: check that the secret exists and "
             "that the app's identity may read it",
         )
@@ -202,15 +202,15 @@ def _unusable_secrets(environ: Mapping[str, str], names: Iterable[str]) -> list[
     key = environ.get(_MANAGEMENT_KEY, "")
     if key and not _is_unresolved(key) and len(key) < _SHORTEST_KEY:
         problem = f"expected at least {_SHORTEST_KEY} characters, got {len(key)}; openssl rand -base64 32 makes one"
-        found.append(Complaint(_MANAGEMENT_KEY, problem))
-    return found
+        complaints.append(Complaint(_MANAGEMENT_KEY, problem))
+    return complaints
 
 
 def _is_unresolved(value: str) -> bool:
     return value.strip().lower().startswith(_UNRESOLVED)
 
 
-def _shown(name: str) -> str:
+def _safe_name(name: str) -> str:
     """The name of a variable as complaints show it: not if it may be the secret itself, put where the name belongs."""
     return name if _VARIABLE.fullmatch(name) else "the given one (not shown, because it looks like a secret)"
 

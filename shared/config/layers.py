@@ -51,9 +51,9 @@ class Base(msgspec.Struct, frozen=True):
 def base(text: str, source: str) -> Base:
     """Read a base document, which is valid by itself. Raises `ConfigurationError` with all complaints."""
     data = data_of(text, source)
-    configuration, found = checked(copy.deepcopy(data))
-    if found or configuration is None:
-        raise ConfigurationError(*(complaint._replace(source=source) for complaint in found))
+    configuration, complaints = checked(copy.deepcopy(data))
+    if complaints or configuration is None:
+        raise ConfigurationError(*(complaint._replace(source=source) for complaint in complaints))
     assert isinstance(data, dict)
     return Base(source, text, digest(text), data, configuration)
 
@@ -68,25 +68,25 @@ def effective(below: Base, sections: Sections, name: str) -> Configuration:
     `ConfigurationError` with all complaints."""
     if not sections:
         return below.configuration
-    found = [
+    complaints = [
         Complaint(section, f"expected in the base document only, because {reason}")
         for section, reason in BASE_ONLY.items()
         if section in sections
     ]
     known = {name: value for name, value in sections.items() if name in _FIELDS}
-    found += [
+    complaints += [
         Complaint(name, f"expected a section of the document: {', '.join(_FIELDS)}") for name in sections.keys() - known
     ]
     configuration, others = checked(copy.deepcopy({**below.sections, **known}))
-    found += others
-    found += _unnamed_variables(below, sections)
+    complaints += others
+    complaints += _unnamed_variables(below, sections)
     if configuration is not None and "backends" in sections:
-        found += _foreign(below.configuration, configuration.backends)
+        complaints += _foreign(below.configuration, configuration.backends)
     if configuration is not None and configuration.entra is not None and "entra" in sections:
-        found += _foreign_identities(below.configuration.entra, configuration.entra)
-    if found or configuration is None:
+        complaints += _foreign_identities(below.configuration.entra, configuration.entra)
+    if complaints or configuration is None:
         raise ConfigurationError(
-            *(one._replace(source=name if _section(one.path) in sections else below.source) for one in found)
+            *(one._replace(source=name if _section(one.path) in sections else below.source) for one in complaints)
         )
     return configuration
 

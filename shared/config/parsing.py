@@ -19,9 +19,9 @@ _MOST_WRONG = 25  # values for each of which the document is converted again
 
 def parse(document: str, source: str) -> Configuration:
     """The configuration in a YAML or JSON text; `source` is its name in errors. Raises `ConfigurationError`."""
-    configuration, found = checked(data_of(document, source))
-    if found or configuration is None:
-        raise ConfigurationError(*(complaint._replace(source=source) for complaint in found))
+    configuration, problems = checked(data_of(document, source))
+    if problems or configuration is None:
+        raise ConfigurationError(*(complaint._replace(source=source) for complaint in problems))
     return configuration
 
 
@@ -72,30 +72,30 @@ def _problem(data: object) -> str:
 def checked(data: object) -> tuple[Configuration | None, list[Complaint]]:
     """The configuration in the data of a document, which this may change, and all complaints about it. None if it lacks
     what it needs."""
-    configuration, found = _converted(data)
+    configuration, problems = _converted(data)
     if configuration is not None:
-        found += complaints(configuration)
-    return configuration, found
+        problems += complaints(configuration)
+    return configuration, problems
 
 
 def _converted(data: Any) -> tuple[Configuration | None, list[Complaint]]:
     """The configuration, and all complaints of its schema: each wrong value is left out, and the rest checked again.
     None if an object lacks what it needs: without it, further checks would mislead."""
-    found: list[Complaint] = []
+    problems: list[Complaint] = []
     left_out: set[tuple[str | int, ...]] = set()
     while True:
         if len(left_out) >= _MOST_WRONG:
-            found.append(Complaint("document", f"has more than {_MOST_WRONG} wrong values: mend these first"))
-            return None, found
+            problems.append(Complaint("document", f"has more than {_MOST_WRONG} wrong values: mend these first"))
+            return None, problems
         try:
-            return msgspec.convert(data, Configuration), found
+            return msgspec.convert(data, Configuration), problems
         except msgspec.ValidationError as error:
             path, complaint = _schema_complaint(data, str(error))
             missing = re.match(r"Object missing required field `(\w+)`", str(error))
             if missing is None or (*path, missing[1]) not in left_out:
-                found.append(complaint)
+                problems.append(complaint)
             if missing is not None or not path or isinstance(path[-1], int):  # later items must keep their numbers
-                return None, found
+                return None, problems
             left_out.add(path)
             holder = data
             for key in path[:-1]:

@@ -29,10 +29,10 @@ class PriceLine(Amounts, frozen=True, forbid_unknown_fields=True, kw_only=True, 
 
     def problem(self) -> str | None:
         """The complaint about this line, None if it is consistent."""
-        given = {name for name in AMOUNTS if getattr(self, name) is not None}
-        if not given:
+        amounts = {name for name in AMOUNTS if getattr(self, name) is not None}
+        if not amounts:
             return f"expected at least one of {', '.join(AMOUNTS)}"
-        if "unit_hour" in given if self.model else not (given <= {*TOOL_PRICES} or given == {"unit_hour"}):
+        if "unit_hour" in amounts if self.model else not (amounts <= {*TOOL_PRICES} or amounts == {"unit_hour"}):
             tools = ", ".join(TOOL_PRICES)
             return f"expected either a model with its prices, or no model and unit_hour alone or some of {tools}"
         return None if is_day(self.since) else f"from: expected a date as 2026-08-01, got {self.since!r}"
