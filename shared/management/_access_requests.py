@@ -34,10 +34,10 @@ class Amounts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     budget_usd: Annotated[float, Meta(gt=0, le=1e15)] | None = None
     max_concurrent: _Amount | None = None
 
-    def given(self) -> dict[str, float]:
+    def by_name(self) -> dict[str, float]:
         """The limits that are asked for, by name."""
-        given: dict[str, float] = msgspec.to_builtins(self)
-        return given
+        amounts: dict[str, float] = msgspec.to_builtins(self)
+        return amounts
 
 
 class Asking(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -82,7 +82,7 @@ class AccessRequest(msgspec.Struct, frozen=True, kw_only=True):
         """The subject of the request in words."""
         if self.product:
             return f"the product {self.product!r}"
-        return ", ".join(f"{name} of {value:g}" for name, value in self.limits.given().items())
+        return ", ".join(f"{name} of {value:g}" for name, value in self.limits.by_name().items())
 
 
 class AccessView(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,7 +115,7 @@ def view(one: AccessRequest, *, own: bool = False) -> AccessView:
     )
 
 
-def asked(asking: Asking, caller: Consumer, team: str, configuration: Configuration, now: float) -> AccessRequest:
+def new_request(asking: Asking, caller: Consumer, team: str, configuration: Configuration, now: float) -> AccessRequest:
     """The request of a caller, which has no number yet. `team`: the one of the consumer's row. Raises
     `InvalidRequest`."""
     if (asking.product is None) == (asking.limits is None):
@@ -151,12 +151,12 @@ def limits_for(caller: Consumer, configuration: Configuration) -> dict[str, floa
     return {name: value for name in Amounts.__struct_fields__ if (value := getattr(own, name))}
 
 
-def _require_higher(wanted: Amounts, own: Limits) -> None:
-    given = wanted.given()
-    if not given:
+def _require_higher(amounts: Amounts, own: Limits) -> None:
+    by_name = amounts.by_name()
+    if not by_name:
         expected = ", ".join(Amounts.__struct_fields__)
         raise InvalidRequest(f"limits: expected at least one of {expected}.", param="limits")
-    for name, value in given.items():
+    for name, value in by_name.items():
         now = getattr(own, name)
         if not now:
             raise InvalidRequest(f"limits.{name}: you have no such limit of your own.", param=f"limits.{name}")
@@ -182,7 +182,7 @@ def patch_of(one: AccessRequest, record: Record) -> dict[str, Any]:
     if one.product:
         return {"products": list(dict.fromkeys((*(consumer.products or one.products), one.product)))}
     raised: dict[str, float] = {}
-    for name, value in one.limits.given().items():
+    for name, value in one.limits.by_name().items():
         own = getattr(consumer.limits, name)
         raised[name] = own if own == 0 else max(own or 0, value)
     return {"limits": raised}

@@ -36,8 +36,8 @@ class AccessTable:
     async def find(self, request_id: str) -> AccessRequest:
         """Raises `ResourceNotFound`."""
         consumer, _, number = request_id.rpartition(".")
-        found = await self.of(consumer) if keys.is_consumer_id(consumer) else ()
-        for one in found:
+        requests = await self.of(consumer) if keys.is_consumer_id(consumer) else ()
+        for one in requests:
             if str(one.number) == number:
                 return one
         raise missing(request_id)

@@ -92,13 +92,13 @@ class Rules(msgspec.Struct, frozen=True):
     def _places(
         self,
         field: str,
-        asked: list[str] | None,
+        names: list[str] | None,
         before: frozenset[str] | None,
         configured: Callable[[], Iterable[str]],
     ) -> frozenset[str] | None:
-        if asked is None:
+        if names is None:
             return None
-        places = frozenset(asked)
+        places = frozenset(names)
         self._known(field, places - (before or frozenset()), configured)
         return places
 
@@ -151,10 +151,10 @@ class Rules(msgspec.Struct, frozen=True):
         team = merged(defaults, configuration.team_limits.get(consumer.team, Limits()))
         # A key's limits lie over the defaults: a period of its own changes what their amount comes to.
         own_limits = {f"model_limits.{m}": own for m, own in consumer.model_limits.items()}
-        given = {"limits": merged(defaults, consumer.limits)} | own_limits
+        limits_by_place = {"limits": merged(defaults, consumer.limits)} | own_limits
         had_limits = {f"model_limits.{m}": own for m, own in before.model_limits.items()}
         had = {"limits": merged(defaults, before.limits)} | had_limits
-        for place, limits in given.items():
+        for place, limits in limits_by_place.items():
             if field := _above(limits, team, had.get(place, Limits())):
                 self._refuse(f"{place}.{field}", f" above that of the team {consumer.team!r}, or else of the defaults")
 

@@ -24,7 +24,7 @@ from shared.management._access_requests import STATES, AccessRequest, AccessView
 from shared.management._access_table import AccessTable, missing
 from shared.management._consumer_policy import Rules
 from shared.management.audit import Audit, Change
-from shared.management.consumers import ConsumerRoutes, Wanted
+from shared.management.consumers import ConsumerRoutes, Edit
 from shared.management.routes import IF_MATCH, ManagementRequest, Page, Route, checked, etag_of, page
 from shared.responses.rendering import JsonResponse
 from shared.storage import Store, names
@@ -80,10 +80,10 @@ class AccessRoutes:
         if record is None:  # its row is written beside its first call
             raise StoreUnavailable("This caller is new here, and not on record yet. Ask again in some seconds.")
         asking = checked(request.object(), Asking)
-        new = requests.asked(asking, caller, record.consumer.team, self._configuration(), self._store.now())
-        shown = {"product": asking.product, "limits": msgspec.to_builtins(new.limits), "reason": new.reason}
+        new = requests.new_request(asking, caller, record.consumer.team, self._configuration(), self._store.now())
+        wish = {"product": asking.product, "limits": msgspec.to_builtins(new.limits), "reason": new.reason}
         await self._table.check(new)  # before there is a record of it, which callers could fill
-        change = Change(request, "access.ask", caller.id, None, shown)
+        change = Change(request, "access.ask", caller.id, None, wish)
         written = await self._audit.perform(change, lambda: self._table.add(new))
         self._alert(events.access_requested(written.id, written.name, written.wish, written.reason, written.asked))
         return JsonResponse(requests.view(written, own=True), 201)
@@ -93,23 +93,23 @@ class AccessRoutes:
         caller = request.consumer
         record, configuration = await self._consumers.find(caller.id), self._configuration()
         team = record.consumer.team if record is not None else ""
-        found = [requests.view(one, own=True) for one in reversed(await self._table.of(caller.id))]
+        views = [requests.view(one, own=True) for one in reversed(await self._table.of(caller.id))]
         may = requests.products_for(caller, team, configuration)
-        return JsonResponse(OwnAccess(data=found, products=may, limits=requests.limits_for(caller, configuration)))
+        return JsonResponse(OwnAccess(data=views, products=may, limits=requests.limits_for(caller, configuration)))
 
     async def _list(self, request: ManagementRequest) -> Response:
         """List the requests that the operator may see, the newest first."""
         query = request.query
         if (state := query.get("state")) is not None and state not in STATES:
             raise InvalidRequest(f"state: expected {', '.join(STATES)}; got {state[:64]!r}.", param="state")
-        found = [
+        visible = [
             one
             async for one in self._table.all()
             if request.actor.sees(one.team)
             and state in (None, one.state)
             and query.get("consumer", one.consumer) == one.consumer
         ]
-        return JsonResponse(page(sorted(found, key=_place), query, _place, requests.view))
+        return JsonResponse(page(sorted(visible, key=_place), query, _place, requests.view))
 
     async def _read(self, request: ManagementRequest) -> Response:
         """Read a request."""
@@ -146,7 +146,7 @@ class AccessRoutes:
 
     async def _declined(self, request: ManagementRequest, one: AccessRequest, reason: str) -> AccessRequest | None:
         new = self._decided(request, one, "declined", reason)
-        change = Change(request, "access.decline", one.id, _shown(one), _shown(new))
+        change = Change(request, "access.decline", one.id, _view(one), _view(new))
         return await self._audit.perform(change, lambda: self._table.replace(one, new))
 
     async def _approved(self, request: ManagementRequest, one: AccessRequest, reason: str) -> AccessRequest | None:
@@ -158,14 +158,14 @@ class AccessRoutes:
             if await self._table.replace(one, claim) is None:
                 return None
             try:
-                await self._changes.change(of_consumer, _wanted(one))
+                await self._changes.change(of_consumer, _edit(one))
             except GatewayError as error:
                 if error.status < 500:  # else it may have been done, and the next approval completes it
                     await self._table.replace(claim, msgspec.structs.replace(one, mark=secrets.token_hex(8)))
                 raise
             return await self._table.replace(claim, new)
 
-        change = Change(request, "access.approve", one.id, _shown(one), _shown(new))
+        change = Change(request, "access.approve", one.id, _view(one), _view(new))
         return await self._audit.perform(change, write)
 
     def _decided(
@@ -182,19 +182,19 @@ class AccessRoutes:
         return one
 
 
-def _wanted(one: AccessRequest) -> Wanted:
-    def wanted(rules: Rules, old: Record | None) -> Record:
+def _edit(one: AccessRequest) -> Edit:
+    def edit(rules: Rules, old: Record | None) -> Record:
         assert old is not None
         return rules.patch(old, requests.patch_of(one, old))
 
-    return wanted
+    return edit
 
 
 def _answer(one: AccessRequest) -> Response:
     return JsonResponse(requests.view(one), headers={"etag": etag_of(one)})
 
 
-def _shown(one: AccessRequest) -> Any:
+def _view(one: AccessRequest) -> Any:
     return msgspec.to_builtins(requests.view(one))
 
 

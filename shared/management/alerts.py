@@ -56,30 +56,30 @@ class AlertRoutes:
                 "kind": receiver.kind,
                 "host": receiver.host,
                 "events": sorted(receiver.events),
-                "last": _shown_result(last[receiver.place]) if receiver.place in last else None,
+                "last": _result_view(last[receiver.place]) if receiver.place in last else None,
             }
             for receiver in self._alerts.receivers
         ]
-        lists = {"firing": [*map(_shown, holding)], "sent": [*map(_shown, sent)], "receivers": receivers}
+        lists = {"firing": [*map(_alert_view, holding)], "sent": [*map(_alert_view, sent)], "receivers": receivers}
         return JsonResponse({"table": table, **lists})
 
     async def _test(self, request: ManagementRequest) -> Response:
         """Send a message to one receiver, once, and report what it answered."""
-        wanted = checked(request.object(), TriedReceiver).receiver
+        place = checked(request.object(), TriedReceiver).receiver
         async with self._tests.take(request.actor.name):
-            result = await self._alerts.test(wanted, request.actor.name)
+            result = await self._alerts.test(place, request.actor.name)
         if result is None:
             known = ", ".join(receiver.place for receiver in self._alerts.receivers) or "none"
-            raise ResourceNotFound(f"There is no receiver {wanted[:64]!r}; the configuration has: {known}.")
-        return JsonResponse(_shown_result(result))
+            raise ResourceNotFound(f"There is no receiver {place[:64]!r}; the configuration has: {known}.")
+        return JsonResponse(_result_view(result))
 
 
-def _shown(alert: SentAlert) -> Mapping[str, Any]:
-    shown = msgspec.structs.asdict(alert) | {"at": rfc3339(alert.at), "until": rfc3339(alert.until)}
-    del shown["key"]
-    return shown if alert.results is None else shown | {"results": [*map(_shown_result, alert.results)]}
+def _alert_view(alert: SentAlert) -> Mapping[str, Any]:
+    fields = msgspec.structs.asdict(alert) | {"at": rfc3339(alert.at), "until": rfc3339(alert.until)}
+    del fields["key"]
+    return fields if alert.results is None else fields | {"results": [*map(_result_view, alert.results)]}
 
 
-def _shown_result(result: Result) -> Mapping[str, Any]:
-    shown = msgspec.structs.asdict(result)
-    return {"receiver": shown.pop("place"), **shown, "at": rfc3339(result.at)}
+def _result_view(result: Result) -> Mapping[str, Any]:
+    fields = msgspec.structs.asdict(result)
+    return {"receiver": fields.pop("place"), **fields, "at": rfc3339(result.at)}

@@ -71,7 +71,7 @@ class ManagementApi:
         address: str,
         admission: Admission,
     ) -> Response:
-        methods, found = self._paths.find(received.path)
+        methods, path_parameters = self._paths.find(received.path)
         route = methods.get("GET" if received.method == "HEAD" else received.method)
         first = route or next(iter(methods.values()), None)
         access = first.access if first is not None else "operator"  # strangers learn of no path
@@ -95,9 +95,10 @@ class ManagementApi:
             operator.require(route.roles)
         query = parameters(request.scope["query_string"].decode("latin-1"))
         body = await _body_of(request, headers) if route.method in ("POST", "PUT", "PATCH") else b""
-        asked = ManagementRequest(found, query, headers, body, caller, operator, address, received.request_id)
-        response = await route.answer(asked)
-        if route.method != "GET" and (changed := found.get("consumer") or (caller and caller.id)):
+        response = await route.answer(
+            ManagementRequest(path_parameters, query, headers, body, caller, operator, address, received.request_id)
+        )
+        if route.method != "GET" and (changed := path_parameters.get("consumer") or (caller and caller.id)):
             self._authenticator.outdate(changed)  # other instances notice within a minute
         response.headers["x-gateway-request-id"] = received.request_id
         if access != "anyone":  # a cache may not know that `api-key` is a credential

@@ -105,17 +105,17 @@ class AuditRoutes:
         query = request.query
         since, until = time_of(query, "since", 0.0), time_of(query, "until", math.inf)
         limit, after = page_size(query), query.get("after", "")
-        wanted = {name: query[name] for name in ("actor", "action") if name in query}
-        found: list[Row] = []
+        filters = {name: query[name] for name in ("actor", "action") if name in query}
+        rows: list[Row] = []
         async for row in self._audit.rows():
             at = float(row.properties.get("at", 0))
-            if at < since or len(found) > limit:
+            if at < since or len(rows) > limit:
                 break
-            if row.key > after and at < until and wanted.items() <= row.properties.items() and _is_of(row, query):
-                found.append(row)
-        shown = found[:limit]
+            if row.key > after and at < until and filters.items() <= row.properties.items() and _is_of(row, query):
+                rows.append(row)
+        page = rows[:limit]
         return JsonResponse(
-            {"data": [_entry(row) for row in shown], "after": shown[-1].key if len(found) > limit else None}
+            {"data": [_entry(row) for row in page], "after": page[-1].key if len(rows) > limit else None}
         )
 
 
@@ -123,9 +123,9 @@ def _is_of(row: Row, query: Mapping[str, str]) -> bool:
     """True for a change of the object in the query, or of what is below it, such as a key of a consumer, and of the
     kind there, such as `team`."""
     changed, action = str(row.properties.get("object", "")), str(row.properties.get("action", ""))
-    wanted = query.get("object", changed)
-    is_wanted = changed == wanted or changed.startswith(f"{wanted}/")
-    return is_wanted and action.startswith(f"{query['kind']}." if "kind" in query else "")
+    target = query.get("object", changed)
+    matches = changed == target or changed.startswith(f"{target}/")
+    return matches and action.startswith(f"{query['kind']}." if "kind" in query else "")
 
 
 def _month(now: float) -> str:

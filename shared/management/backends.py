@@ -45,9 +45,9 @@ class BackendRoutes:
 
     async def _drain(self, request: ManagementRequest) -> Response:
         """Take a backend out of service for a time."""
-        given = checked(request.object(), NewDrain)
-        name, lasts = request.parameters["name"], seconds(given.lasts)
-        reason = printable("reason", given.reason, _LONGEST_REASON)
+        body = checked(request.object(), NewDrain)
+        name, lasts = request.parameters["name"], seconds(body.lasts)
+        reason = printable("reason", body.reason, _LONGEST_REASON)
         drain = await self._drains.drain(request, name, lasts, reason, force=is_forced(request.query))
         await self._report.drains.read()  # this instance need not wait for its next reading
         return JsonResponse({"name": name, "drained": shown_drain(drain, self._report.now())})

@@ -77,9 +77,9 @@ class ConfigurationRoutes:
 
     async def _roll_back(self, request: ManagementRequest) -> Response:
         """Serve the sections of an earlier version, as a new one."""
-        asked = checked(request.object(), Rollback)
-        version = await self._found(str(asked.version))
-        note = printable("note", asked.note, _LONGEST_NOTE) or f"rollback to {version.name}"
+        rollback = checked(request.object(), Rollback)
+        version = await self._earlier(str(rollback.version))
+        note = printable("note", rollback.note, _LONGEST_NOTE) or f"rollback to {version.name}"
         return await self._change(request, "configuration.rollback", version.sections, note)
 
     async def _change(self, request: ManagementRequest, action: str, sections: Sections, note: str) -> Response:
@@ -128,12 +128,12 @@ class ConfigurationRoutes:
 
     async def _version(self, request: ManagementRequest) -> Response:
         """Read a version with its sections."""
-        version = await self._found(request.parameters["number"])
+        version = await self._earlier(request.parameters["number"])
         current = (await self._changes.versions.pointer()).number
         document = masking.masked(version.sections)
         return JsonResponse(_about(version, current) | {"document": document}, headers=_etag(version.number))
 
-    async def _found(self, text: str) -> Version:
+    async def _earlier(self, text: str) -> Version:
         """The version with this number; `base` or 0: the base document alone. Raises `VersionNotFound`."""
         if text != "base" and not (text.isascii() and text.isdecimal() and len(text) <= 8):
             raise VersionNotFound(f"Expected the number of a version or base, got {text[:64]!r}.")

@@ -29,7 +29,7 @@ _TRIES = 30  # of a change that other operators overtake
 _PAUSE = 0.2  # seconds: the longest before the next try
 
 
-Wanted = Callable[[Rules, Record | None], Record]
+Edit = Callable[[Rules, Record | None], Record]
 """Makes a consumer's new record of its old one, by the rules for the operator."""
 
 
@@ -67,7 +67,7 @@ class ConsumerRoutes:
         if len(part) > 128:
             raise InvalidRequest.of("name", "a part of a name, 128 characters at most", part)
         part = same(part)
-        found = [
+        records = [
             record
             for record in await self._consumers.all()
             if request.actor.sees(record.consumer.team)
@@ -76,8 +76,8 @@ class ConsumerRoutes:
             and query.get("state", record.state_at(now)) == record.state_at(now)
             and ("model" not in query or record.consumer.models is None or query["model"] in record.consumer.models)
         ]
-        found.sort(key=lambda record: record.consumer.id)
-        return JsonResponse(page(found, query, lambda record: record.consumer.id, lambda record: view(record, now)))
+        records.sort(key=lambda record: record.consumer.id)
+        return JsonResponse(page(records, query, lambda record: record.consumer.id, lambda record: view(record, now)))
 
     async def _read(self, request: ManagementRequest) -> Response:
         """Read a consumer."""
@@ -117,18 +117,18 @@ class ConsumerRoutes:
         """Change fields of a consumer by a JSON merge patch: null takes a field back to its default."""
         patch = request.object()
 
-        def wanted(rules: Rules, old: Record | None) -> Record:
+        def edit(rules: Rules, old: Record | None) -> Record:
             assert old is not None
             return rules.patch(old, patch)
 
-        return await self.change(request, wanted)
+        return await self.change(request, edit)
 
     async def _delete(self, request: ManagementRequest) -> Response:
         """Delete a consumer with its keys. Its usage stays, under its name."""
         for _ in range(_TRIES):
             version, record = await manageable(self._consumers, request)
             request.require_match(version.etag)
-            before = self._shown(record)
+            before = self._view(record)
             change = Change(request, "consumer.delete", record.consumer.id, before, None)
             if await self._audit.perform(change, partial(self._consumers.delete, version)) is not None:
                 await self._release(record)
@@ -136,12 +136,12 @@ class ConsumerRoutes:
             await _pause()
         raise _busy()
 
-    async def change(self, request: ManagementRequest, wanted: Wanted, *, creates: bool = False) -> Response:
-        """Write what is wanted of the newest version of the path's consumer, again if another operator was faster."""
+    async def change(self, request: ManagementRequest, edit: Edit, *, creates: bool = False) -> Response:
+        """Write an edit of the newest version of the path's consumer, again if another operator was faster."""
         for _ in range(_TRIES):
             version, old = await self._current(request, creates=creates)
             request.require_match(version.etag if version and old else None)
-            record = wanted(self._rules(request), old)
+            record = edit(self._rules(request), old)
             if version is not None and record == old:
                 return self._answer(version, record)
             written = await self._write(request, version, record)
@@ -165,8 +165,8 @@ class ConsumerRoutes:
         claims = old is None or same(old.consumer.name) != same(consumer.name)
         if claims and (holder := await self._names.claim(consumer.name, consumer.id)):
             raise await self._taken(request, consumer.name, holder)
-        action, before = ("consumer.update", self._shown(old)) if old else ("consumer.create", None)
-        change = Change(request, action, consumer.id, before, self._shown(record))
+        action, before = ("consumer.update", self._view(old)) if old else ("consumer.create", None)
+        change = Change(request, action, consumer.id, before, self._view(record))
         try:
             written = await self._audit.perform(change, partial(self._consumers.write, record, version))
         except StoreUnavailable:
@@ -191,17 +191,17 @@ class ConsumerRoutes:
     def _rules(self, request: ManagementRequest) -> Rules:
         return Rules(self._configuration, request.actor, self._store.now())
 
-    def _shown(self, record: Record) -> Any:
+    def _view(self, record: Record) -> Any:
         return msgspec.to_builtins(view(record, self._store.now()))
 
     def _answer(self, version: Version, record: Record, status: int = 200, key: str = "") -> Response:
-        shown: Any = view(record, self._store.now())
+        body: Any = view(record, self._store.now())
         if key:
-            shown = NewConsumer(**msgspec.structs.asdict(shown), key=key)
+            body = NewConsumer(**msgspec.structs.asdict(body), key=key)
         headers = {"etag": version.etag}
         if status == 201:
             headers["location"] = f"/gateway/consumers/{record.consumer.id}"
-        return JsonResponse(shown, status, headers)
+        return JsonResponse(body, status, headers)
 
 
 async def visible(consumers: Consumers, request: ManagementRequest) -> tuple[Version, Record]:

@@ -77,8 +77,8 @@ class KeyRoutes:
         """List the keys of a consumer, without their secrets."""
         _, record = await visible(self._consumers, request)
         now = self._store.now()
-        found = [record.keys[key_id] for key_id in sorted(record.keys)]
-        return JsonResponse(page(found, request.query, lambda key: key.id, lambda key: key_view(key, now)))
+        stored_keys = [record.keys[key_id] for key_id in sorted(record.keys)]
+        return JsonResponse(page(stored_keys, request.query, lambda key: key.id, lambda key: key_view(key, now)))
 
     async def _read(self, request: ManagementRequest) -> Response:
         """Read about a key."""
@@ -98,28 +98,28 @@ class KeyRoutes:
 
     async def _rotate(self, request: ManagementRequest) -> Response:
         """Replace a key. The old one works for `overlap_hours` more."""
-        asked = checked(_body(request), Rotation)
+        rotation = checked(_body(request), Rotation)
         _, record = await manageable(self._consumers, request)
-        return await self._replace(request, record, self._key(record, request.parameters["key"]), asked)
+        return await self._replace(request, record, self._key(record, request.parameters["key"]), rotation)
 
     async def _revoke(self, request: ManagementRequest) -> Response:
         """Revoke a key for good."""
         _, record = await manageable(self._consumers, request)
         key = self._key(record, request.parameters["key"])
         if not key.revoked or key.revoked == record.revoked:
-            change = Change(request, "key.revoke", f"{record.consumer.id}/{key.id}", self._shown(key), None)
+            change = Change(request, "key.revoke", f"{record.consumer.id}/{key.id}", self._view(key), None)
             await self._audit.perform(change, partial(self._consumers.revoke_key, record, key.id))
         return Response(status_code=204)
 
     async def _own(self, request: ManagementRequest) -> Response:
         """Read about the key that the request is sent with."""
         record, key = await self._presented(request)
-        shown = msgspec.structs.asdict(key_view(key, self._store.now()))
-        return JsonResponse(OwnKey(**shown, consumer=record.consumer.id, name=record.consumer.name))
+        fields = msgspec.structs.asdict(key_view(key, self._store.now()))
+        return JsonResponse(OwnKey(**fields, consumer=record.consumer.id, name=record.consumer.name))
 
     async def _rotate_own(self, request: ManagementRequest) -> Response:
         """Replace the key that the request is sent with. It works for `overlap_hours` more."""
-        asked = checked(_body(request), Rotation)
+        rotation = checked(_body(request), Rotation)
         record, key = await self._presented(request)
         made = (record.keys[old.successor].created for old in record.keys.values() if old.successor in record.keys)
         if (wait := max(made, default=0.0) + _OWN_ROTATION - self._store.now()) > 0:
@@ -130,13 +130,15 @@ class KeyRoutes:
                 f"The key {key.id} has been replaced by {successor.id}. Ask the gateway's operator if you lack it."
             )
             raise InvalidRequest(message, code="key_not_valid")
-        return await self._replace(request, record, key, asked)
+        return await self._replace(request, record, key, rotation)
 
-    async def _replace(self, request: ManagementRequest, record: Record, key: StoredKey, asked: Rotation) -> Response:
+    async def _replace(
+        self, request: ManagementRequest, record: Record, key: StoredKey, rotation: Rotation
+    ) -> Response:
         if not key.valid_at(self._store.now()):
             message = f"The key {key.id} is revoked or expired, and stays so. Make another: POST …/keys."
             raise InvalidRequest(message, code="key_not_valid")
-        seconds = asked.overlap_hours * 3600
+        seconds = rotation.overlap_hours * 3600
         return await self._add(
             request, "key.rotate", record, lambda: self._consumers.rotate(record, key.id, overlap=seconds), key
         )
@@ -155,13 +157,13 @@ class KeyRoutes:
         if kept >= _MOST_KEYS:
             raise InvalidRequest(f"A consumer has at most {_MOST_KEYS} keys: revoke one first.", code="too_many_keys")
         of = f"{record.consumer.id}/{before.id}" if before else record.consumer.id
-        change = Change(request, action, of, self._shown(before) if before else None, None)
-        text, key = await self._audit.perform(change, write, lambda made: self._shown(made[1]))
+        change = Change(request, action, of, self._view(before) if before else None, None)
+        text, key = await self._audit.perform(change, write, lambda made: self._view(made[1]))
         return self._answer(key, text)
 
     def _answer(self, key: StoredKey, text: str | None) -> Response:
-        shown = msgspec.structs.asdict(key_view(key, self._store.now()))
-        return JsonResponse(NewKey(**shown, key=text), 201)
+        fields = msgspec.structs.asdict(key_view(key, self._store.now()))
+        return JsonResponse(NewKey(**fields, key=text), 201)
 
     def _key(self, record: Record, key_id: str) -> StoredKey:
         if key_id not in record.keys:
@@ -179,7 +181,7 @@ class KeyRoutes:
                 return record, key
         raise StateNotFound("This request was sent without a key of this gateway, or its key is gone.")
 
-    def _shown(self, key: StoredKey) -> Any:
+    def _view(self, key: StoredKey) -> Any:
         return msgspec.to_builtins(key_view(key, self._store.now()))
 
 
@@ -191,5 +193,5 @@ def _digests(headers: Mapping[str, str]) -> list[str]:
     """The digests of the texts in the headers that may be keys."""
     texts = [headers.get(name, "") for name in ("authorization", "api-key", "ocp-apim-subscription-key")]
     texts = [text.strip().rpartition(" ")[2].partition(";")[0].strip() for text in texts]
-    found = [key.digest if (key := keys.parse(text)) else keys.foreign_digest(text) for text in texts]
-    return [digest for digest in found if digest is not None]
+    digests = [key.digest if (key := keys.parse(text)) else keys.foreign_digest(text) for text in texts]
+    return [digest for digest in digests if digest is not None]

@@ -42,14 +42,14 @@ class ModelRoutes:
         """Report the models that the caller may use, with their prices and ends."""
         caller, now = within_bounds(request.consumer, self._configuration), time.time()
         usable = frozenset(self._usable(caller))
-        shown = [
+        rows = [
             {name: one[name] for name in answers.OwnModel.__annotations__ if name in one}
             | {"usd_per_million": self._price(one["model"], now)}
             | {"backends": _places(one["served_by"], self._configuration, caller.access) if caller.access.pin else []}
             for one in models(self._configuration, self._prices, now)
             if one["model"] in usable
         ]
-        return JsonResponse({"models": shown})
+        return JsonResponse({"models": rows})
 
     def _price(self, model: str, now: float) -> dict[str, float] | None:
         """The highest price among the backends, in USD per million tokens of each class; None if it is unknown."""
@@ -89,8 +89,8 @@ def _prices(name: str, configuration: Configuration, prices: Prices, now: float)
     """The prices of a model in the standard tier: one for all backends at which it is the same."""
     places: dict[tuple[str, tuple[tuple[str, float], ...]], list[str]] = {}
     for backend in configuration.backends:
-        if name in backend.models and (found := prices.line(name, now, backend=backend.name)) is not None:
-            amounts = tuple((each, usd) for each in AMOUNTS if (usd := getattr(found.line, each)) is not None)
-            places.setdefault((found.source, amounts), []).append(backend.name)
+        if name in backend.models and (entry := prices.line(name, now, backend=backend.name)) is not None:
+            amounts = tuple((each, usd) for each in AMOUNTS if (usd := getattr(entry.line, each)) is not None)
+            places.setdefault((entry.source, amounts), []).append(backend.name)
     for (source, amounts), backends in places.items():
         yield {"backends": backends, "source": source, "usd": dict(amounts)}

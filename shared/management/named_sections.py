@@ -45,7 +45,7 @@ _TRIES = 8
 _MOST_NAMED = 5  # consumers that an error lists
 
 
-Wanted = Callable[[Mapping[str, Any] | None], Mapping[str, Any] | None]
+Edit = Callable[[Mapping[str, Any] | None], Mapping[str, Any] | None]
 """Makes an entry of the one before. None: there is none."""
 
 
@@ -61,7 +61,7 @@ class NamedTeam(Team, frozen=True, forbid_unknown_fields=True, kw_only=True):
     name: str = ""
 
 
-_SHOWN: dict[Section, tuple[Any, Any]] = {  # an entry, and a page of entries
+_SCHEMAS: dict[Section, tuple[Any, Any]] = {  # an entry, and a page of entries
     "products": (NamedProduct, Page[NamedProduct]),
     "teams": (NamedTeam, Page[NamedTeam]),
 }
@@ -88,14 +88,14 @@ class NamedSectionRoutes:
 
     def routes(self) -> Sequence[Route]:
         at, one = f"/gateway/{self._section}", f"/gateway/{self._section}/{{name}}"
-        shown, pages = _SHOWN[self._section]
+        schema, pages = _SCHEMAS[self._section]
         return (
             Route("GET", at, "operator", self._list, EVERYONE, gives=pages, query=("limit", "after")),
-            Route("GET", one, "operator", self._show, EVERYONE, gives=shown),
+            Route("GET", one, "operator", self._show, EVERYONE, gives=schema),
             Route(
-                "PUT", one, "operator", self._put, ADMINS, takes=shown, gives=shown, headers=IF_MATCH | IF_NONE_MATCH
+                "PUT", one, "operator", self._put, ADMINS, takes=schema, gives=schema, headers=IF_MATCH | IF_NONE_MATCH
             ),
-            Route("PATCH", one, "operator", self._patch, ADMINS, takes=dict[str, Any], gives=shown, headers=IF_MATCH),
+            Route("PATCH", one, "operator", self._patch, ADMINS, takes=dict[str, Any], gives=schema, headers=IF_MATCH),
             Route("DELETE", one, "operator", self._delete, ADMINS, query=("force",), headers=IF_MATCH, status=204),
         )
 
@@ -103,7 +103,7 @@ class NamedSectionRoutes:
         """List the entries that the operator may see, by name."""
         entries = await self._entries()
         names = sorted(name for name in entries if self._sees(request, name))
-        return JsonResponse(page(names, request.query, str, lambda name: _shown(name, entries[name])))
+        return JsonResponse(page(names, request.query, str, lambda name: _named_entry(name, entries[name])))
 
     async def _show(self, request: ManagementRequest) -> Response:
         """Show one entry."""
@@ -123,12 +123,12 @@ class NamedSectionRoutes:
         """Change fields of one entry by a JSON merge patch: null takes a field back to its default."""
         name, patch = _named(request)
 
-        def wanted(before: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        def edit(before: Mapping[str, Any] | None) -> Mapping[str, Any]:
             if before is None:
                 raise self._missing(name)
             return dict(merged_patch(before, patch))
 
-        _, after = await self._change(request, wanted)
+        _, after = await self._change(request, edit)
         return _answer(name, after or {})
 
     async def _delete(self, request: ManagementRequest) -> Response:
@@ -156,14 +156,14 @@ class NamedSectionRoutes:
             )
 
     async def _change(
-        self, request: ManagementRequest, wanted: Wanted
+        self, request: ManagementRequest, edit: Edit
     ) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
-        """Replace an entry by what is wanted of it; None: delete it. Return the one before and the one after."""
+        """Replace an entry by its edit; None: delete it. Return the one before and the one after."""
         name = request.parameters["name"]
         for _ in range(_TRIES):
             before = (await self._entries()).get(name)
             request.require_match(etag_of(before) if before is not None else None)
-            after = wanted(before)
+            after = edit(before)
             if before is None and after is None:
                 raise self._missing(name)
             if before == after:
@@ -219,8 +219,8 @@ def _named(request: ManagementRequest) -> tuple[str, dict[str, Any]]:
 
 
 def _answer(name: str, entry: Mapping[str, Any], status: int = 200) -> Response:
-    return JsonResponse(_shown(name, entry), status, {"etag": etag_of(entry)})
+    return JsonResponse(_named_entry(name, entry), status, {"etag": etag_of(entry)})
 
 
-def _shown(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+def _named_entry(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": name, **entry}

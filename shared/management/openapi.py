@@ -131,11 +131,11 @@ def _id(route: Route) -> str:
 def _links(made: Route, routes: Iterable[Route]) -> dict[str, Any]:
     """The operations on what a route makes, which take its id."""
     below = re.compile(re.escape(made.pattern) + r"/\{(\w+)\}.*")
-    given = {name: f"$request.path.{name}" for name in _PARAMETER.findall(made.pattern)}
+    parameters = {name: f"$request.path.{name}" for name in _PARAMETER.findall(made.pattern)}
     return {
-        _id(route): {"operationId": _id(route), "parameters": {**given, found[1]: "$response.body#/id"}}
+        _id(route): {"operationId": _id(route), "parameters": {**parameters, match[1]: "$response.body#/id"}}
         for route in routes
-        if (found := below.fullmatch(route.pattern)) and len(_PARAMETER.findall(route.pattern)) == len(given) + 1
+        if (match := below.fullmatch(route.pattern)) and len(_PARAMETER.findall(route.pattern)) == len(parameters) + 1
     }
 
 

@@ -58,9 +58,9 @@ class PageRoutes:
         return _answer(files.index, "text/html; charset=utf-8", request, headers)
 
     async def _file(self, request: ManagementRequest) -> Response:
-        files, found = _files(), request.parameters
-        name = "/".join(filter(None, (found.get("folder"), found["name"])))
-        content = files.others.get(name) if found["version"] == files.version else None
+        files, parameters = _files(), request.parameters
+        name = "/".join(filter(None, (parameters.get("folder"), parameters["name"])))
+        content = files.others.get(name) if parameters["version"] == files.version else None
         if content is None:
             raise UnknownPath("This file is not part of the page any more. Reload the page.")
         kind = _TYPES.get(Path(name).suffix) or mimetypes.guess_type(name)[0] or "application/octet-stream"

@@ -54,7 +54,7 @@ class RequestRoutes:
             raise InvalidRequest.of("after", "the value of `after` of another page", after)
         status = _statuses(query.get("status"))
 
-        def wanted(row: Row) -> bool:
+        def matches(row: Row) -> bool:
             values = row.properties
             return (
                 all(_value(values, column) == query[name] for name, column in _EQUAL.items() if name in query)
@@ -62,7 +62,7 @@ class RequestRoutes:
                 and operator.sees(_value(values, "team"))
             )
 
-        page = await calls.newest(self._store, since, until, limit, wanted, after)
+        page = await calls.newest(self._store, since, until, limit, matches, after)
         names = {record.consumer.id: record.consumer.name for record in await Consumers(self._store).all()}
         return {
             "data": [call_report.described(call, self._tariff, now, names) for call in page.calls],

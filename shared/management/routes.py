@@ -63,8 +63,8 @@ class ManagementRequest(msgspec.Struct, frozen=True):
         exist."""
         if etag is not None and self.headers.get("if-none-match", "").strip() == "*":
             raise ChangedMeanwhile("It exists already, and If-None-Match: * demands that it does not.", etag)
-        wanted = [part.strip() for part in self.headers.get("if-match", "").split(",")]
-        if wanted != [""] and (etag is None or not {"*", etag} & {*wanted}):
+        etags = [part.strip() for part in self.headers.get("if-match", "").split(",")]
+        if etags != [""] and (etag is None or not {"*", etag} & {*etags}):
             now = f"now has the ETag {etag}" if etag else "does not exist"
             raise ChangedMeanwhile(f"It {now}, and If-Match demands another: read it again.", etag or "")
 
@@ -139,15 +139,15 @@ class Paths:
         return {}, {}
 
 
-def checked[T](value: Any, wanted: type[T]) -> T:
+def checked[T](value: Any, schema: type[T]) -> T:
     """A value of a body as this type. Raises `InvalidRequest`, which names the place of a mistake."""
     try:
-        return msgspec.convert(value, wanted)
+        return msgspec.convert(value, schema)
     except msgspec.ValidationError as error:
         problem, _, place = str(error).partition(" - at `$")
         place = place.rstrip("`").lstrip(".")
         if unknown := _UNKNOWN.fullmatch(problem):
-            problem, place = f"Unknown field{_expected(wanted, place)}", f"{place}.{unknown[1]}".lstrip(".")
+            problem, place = f"Unknown field{_expected(schema, place)}", f"{place}.{unknown[1]}".lstrip(".")
         message = f"{place}: {problem}." if place else f"{problem}."
         raise InvalidRequest(message[:1000], param=place[:200] or None) from None
 
@@ -168,9 +168,9 @@ def merged_patch(target: Any, patch: Any) -> Any:
 _UNKNOWN = re.compile("Object contains unknown field `(.*)`", re.DOTALL)
 
 
-def _expected(wanted: Any, place: str) -> str:
+def _expected(schema: Any, place: str) -> str:
     """The fields that the object at this place may have, as the end of a sentence."""
-    kind = msgspec.inspect.type_info(wanted)
+    kind = msgspec.inspect.type_info(schema)
     for part in filter(None, place.replace("[...]", ".[...]").split(".")):
         kind = kind.value_type if isinstance(kind, msgspec.inspect.DictType) else _field(kind, part)
     names = [field.encode_name for field in getattr(kind, "fields", ())]
@@ -183,12 +183,12 @@ def _field(kind: Any, name: str) -> Any:
 
 def parameters(query: str) -> dict[str, str]:
     """The parameters of a query. Raises `InvalidRequest` for one that stands there twice."""
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
-        if name in found:
+        if name in values:
             raise InvalidRequest(f"The query has the parameter {name[:64]!r} twice.", param=name[:64])
-        found[name] = value
-    return found
+        values[name] = value
+    return values
 
 
 def refuse_unknown(query: Mapping[str, str], *known: str) -> None:
@@ -213,9 +213,9 @@ def page[T](
     of the last item that was seen, which may be gone meanwhile."""
     limit, after = page_size(query), query.get("after", "")
     start = next((i for i, item in enumerate(items) if key(item) > after), len(items)) if after else 0
-    shown = items[start : start + limit]
-    following = key(shown[-1]) if shown and start + limit < len(items) else None
-    return Page(data=[show(item) for item in shown], after=following)
+    piece = items[start : start + limit]
+    following = key(piece[-1]) if piece and start + limit < len(items) else None
+    return Page(data=[show(item) for item in piece], after=following)
 
 
 def etag_of(value: Any) -> str:
@@ -264,8 +264,8 @@ def printable(field: str, text: object, most: int) -> str:
 
 def choice[T: str](query: Mapping[str, str], name: str, values: Sequence[T]) -> T:
     """A parameter that has one of these values, by default the first. Raises `InvalidRequest`."""
-    given = query.get(name, values[0])
+    text = query.get(name, values[0])
     for value in values:
-        if value == given:
+        if value == text:
             return value
-    raise InvalidRequest.of(name, f"one of {', '.join(values)}", given)
+    raise InvalidRequest.of(name, f"one of {', '.join(values)}", text)

@@ -52,7 +52,7 @@ def of_entra(entra: EntraSettings | None) -> EntraSignIn | None:
 
 def origin_of_authority(entra: EntraSettings | None) -> str:
     """The origin that the page asks for tokens; "" if it asks none."""
-    if (found := of_entra(entra)) is None:
+    if (sign_in := of_entra(entra)) is None:
         return ""
-    parts = urlsplit(found.authority)
+    parts = urlsplit(sign_in.authority)
     return f"{parts.scheme}://{parts.netloc}"

@@ -56,22 +56,22 @@ class SimulationRoutes:
     async def _all(self, request: ManagementRequest) -> Response:
         """Report the faults of the simulated regions."""
         regions, faults = await self._regions(), await self._faults()
-        shown = [
+        backends = [
             {"name": backend.name, "fault": _name(faults.get(regions.get(backend.endpoint, "")))}
             for backend in self._configuration.backends
         ]
-        return JsonResponse({"backends": shown})
+        return JsonResponse({"backends": backends})
 
     async def _break(self, request: ManagementRequest) -> Response:
         """Let every call to a backend's region fail in one way, until it is restored."""
-        wanted = checked(request.object(), NewFault)
+        new_fault = checked(request.object(), NewFault)
         region = await self._region(request)
 
         async def write() -> dict[str, Any]:
             await self._clear(region)
-            return await self._ask("POST", "/faults", {"fault": _EFFECTS[wanted.fault], "region": region})
+            return await self._ask("POST", "/faults", {"fault": _EFFECTS[new_fault.fault], "region": region})
 
-        change = Change(request, "simulation.break", request.parameters["backend"], None, {"fault": wanted.fault})
+        change = Change(request, "simulation.break", request.parameters["backend"], None, {"fault": new_fault.fault})
         await self._audit.perform(change, write)
         return Response(status_code=204)
 

@@ -46,14 +46,14 @@ class UsageRoutes:
 
     async def _report(self, query: Mapping[str, str], by: str, names: Mapping[str, str]) -> Response:
         form = choice(query, "format", ("json", "csv"))
-        asked = usage_report.parse_query(query, self._store.now(), by=by)
-        report = await usage_report.report(self._store, self._tariff, asked)
+        parameters = usage_report.parse_query(query, self._store.now(), by=by)
+        report = await usage_report.report(self._store, self._tariff, parameters)
         if form == "csv":
             return Response(usage_report.as_csv(report.heads(), report.rows(names)), media_type="text/csv")
         return JsonResponse(
             {
-                "since": f"{asked.since:%Y-%m-%dT%H:%MZ}",
-                "until": f"{asked.until:%Y-%m-%dT%H:%MZ}",
+                "since": f"{parameters.since:%Y-%m-%dT%H:%MZ}",
+                "until": f"{parameters.until:%Y-%m-%dT%H:%MZ}",
                 "lines": report.rows(names),
                 "total": report.totals(),
             }
