@@ -35,7 +35,7 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=15s --retries=3 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/healthz', timeout=2)"]
 # SIGTERM: no new connections, 60 s for open streams, then the usage rows are written. Give the container more time than
 # that to stop (compose: stop_grace_period, Kubernetes: terminationGracePeriodSeconds).
-# The other options: shared/edges/http_protocol.py. `tests/test_http_protocol.py` holds both together.
+# The other options: shared/edges/http_protocol.py. `tests/edges/test_http_protocol.py` holds both together.
 CMD ["python", "-m", "uvicorn", "shared.asgi:app", "--host", "0.0.0.0", "--port", "8080", \
     "--http", "shared.edges.http_protocol:Protocol", "--ws", "shared.edges.websocket_protocol:Protocol", \
     "--ws-per-message-deflate", "false", "--ws-max-size", "16777216", \

@@ -10,7 +10,6 @@ import re
 import socket
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,10 +21,9 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from shared.edges import http_protocol
 from shared.edges._joined_head import JoinedHead
 from shared.edges.http_protocol import UVICORN_OPTIONS
+from tests.harness.gateway_process import ROOT
 from tests.harness.protocol_server import served
 from tests.harness.system import eventually
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
