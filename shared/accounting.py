@@ -141,8 +141,8 @@ class CallRecord(NamedTuple):
         parts, call, intent = self.parts, self.call, self.entry.intent
         size = self.reservation.size or self.entry.size
         prompt, output = parts.ledger.expected(self.entry, Size(batch.bytes, answers=batch.answers) if batch else size)
-        served = {deployment: name for name, deployment in target.backend.deployments.items()}
-        model = target.model or served.get(named, named if named in target.backend.models else "")
+        backend = target.backend
+        model = target.model or backend.by_deployment.get(named, named if named in backend.models else "")
         return PendingWork(
             kind=reference.kind,
             id=reference.id,

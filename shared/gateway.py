@@ -62,7 +62,6 @@ class Gateway:
         buffers.resize(_BODIES_AT_ONCE * configuration.max_request_bytes)
         self._heartbeat = configuration.heartbeat_seconds
         self._chatting = {name for name, model in configuration.models.items() if model.completions_as_chat}
-        self._models = frozenset([*configuration.model_names(), *configuration.aliases, *configuration.switches])
 
     async def serve(
         self, request: Request, received: ReceivedRequest, headers: dict[str, str], address: str
@@ -108,7 +107,8 @@ class Gateway:
                 upload.close()
             buffer.release()
             if isinstance(error, GatewayError):
-                if call is not None and call.model in self._models:  # the log holds no free text of callers
+                if call is not None and call.model in self._configuration.callable_names:
+                    # The log holds no free text of callers.
                     error.model = call.model
                 if admission.reservation is not None:
                     error.limits = self._limiter.headers(admission.reservation)

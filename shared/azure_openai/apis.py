@@ -71,7 +71,8 @@ def _not_at_openai(param: str, instead: str) -> InvalidRequest:
     )
 
 
-_OF_MESSAGES = ("accept", "anthropic-beta", "anthropic-version", "content-type", "idempotency-key", "traceparent")
+# Not those that name a workspace or a user profile of the backend's account.
+ANTHROPIC_HEADERS = ("accept", "anthropic-beta", "anthropic-version", "content-type", "idempotency-key", "traceparent")
 
 APIS: dict[Api, ApiFamily] = {
     "azure": ApiFamily(
@@ -106,7 +107,7 @@ APIS: dict[Api, ApiFamily] = {
         prefix="/v1/",
         dated=False,
         request_id="x-client-request-id",
-        headers=frozenset(_OF_MESSAGES),
+        headers=frozenset(ANTHROPIC_HEADERS),
         access_errors=frozenset(),  # its errors have no codes
         refusal=_none,
     ),

@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from shared.azure_openai.apis import APIS, IMAGE_DEPLOYMENT
+from shared.azure_openai.apis import ANTHROPIC_HEADERS, APIS, IMAGE_DEPLOYMENT
 from shared.azure_openai.json_body import JsonFields, rewrite, rewrite_below
 from shared.azure_openai.multipart import FormModel
 from shared.azure_openai.operations import IN_QUERY
@@ -40,8 +40,6 @@ _FORWARDED = frozenset(
 )
 
 
-# Of Anthropic's API. Not those that name a workspace or a user profile of the backend's account.
-_OF_MESSAGES = ("accept", "anthropic-beta", "anthropic-version", "content-type", "idempotency-key", "traceparent")
 _DEFAULT_VERSION = {"anthropic-version": "2023-06-01"}
 
 
@@ -142,7 +140,8 @@ def token_scope(backend: Backend, *, v1: bool) -> str:
 def forwarded_headers(headers: Mapping[str, str], surface: Surface) -> dict[str, str]:
     """The headers of a caller's request that pass to the backend."""
     if surface == "anthropic":
-        return _DEFAULT_VERSION | {name: headers[name] for name in _OF_MESSAGES if headers.get(name, "é").isascii()}
+        named = {name: value for name in ANTHROPIC_HEADERS if (value := headers.get(name)) is not None}
+        return _DEFAULT_VERSION | {name: value for name, value in named.items() if value.isascii()}
     passed = [
         (name, value)
         for name, value in headers.items()

@@ -59,7 +59,7 @@ def _rule_complaints(rule: CallerRule, at: str, configuration: document.Configur
     if problem := time_zone_problem(rule.limits):
         yield Complaint(f"{at}.limits.time_zone", problem)
     places: dict[str, tuple[list[str] | None, Set[str]]] = {
-        "models": (rule.models, {*configuration.model_names(), *configuration.aliases}),
+        "models": (rule.models, configuration.callable_names),
         "regions": (rule.regions, configuration.regions),
         "data_zones": (rule.data_zones, configuration.data_zones),
     }

@@ -102,9 +102,8 @@ def _limits_complaints(configuration: document.Configuration) -> Iterator[Compla
 
 
 def _bounds_complaints(configuration: document.Configuration, at: str, bounds: Bounds) -> Iterator[Complaint]:
-    models = {*configuration.model_names(), *configuration.aliases, *configuration.switches}
     for key, named, known, of in (
-        ("models", bounds.models, models, "a model of a backend, or an alias"),
+        ("models", bounds.models, configuration.callable_names, "a model of a backend, or an alias"),
         ("regions", bounds.regions, configuration.regions, "the region of a backend"),
         ("data_zones", bounds.data_zones, configuration.data_zones, "the data zone of a backend"),
     ):

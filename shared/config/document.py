@@ -86,6 +86,11 @@ class Backend(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         """Model -> its deployment."""
         return {name: one if isinstance(one, str) else one.deployment for name, one in self.models.items()}
 
+    @functools.cached_property
+    def by_deployment(self) -> dict[str, str]:
+        """Deployment -> its model; the last one, if several models share it."""
+        return {deployment: name for name, deployment in self.deployments.items()}
+
     def type_of(self, model: str) -> DeploymentType | None:
         """The type of a model's deployment; None: the document does not state it. OpenAI processes calls anywhere."""
         if self.api != "azure":
@@ -300,6 +305,12 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dic
     def team_owners(self) -> dict[str, frozenset[str]]:
         """The object ids of each team's owners."""
         return {name: team.owners for name, team in self.teams.items()}
+
+    @functools.cached_property
+    def callable_names(self) -> frozenset[str]:
+        """The names of models that callers may use: those that a backend serves, their aliases, and those that a
+        successor serves."""
+        return frozenset([*self.model_names(), *self.aliases, *self.switches])
 
     def canonical(self, model: str) -> str:
         """The model of an alias; any other name is returned as it is."""

@@ -66,12 +66,12 @@ class Rules(msgspec.Struct, frozen=True):
         if fields.models is None:
             return None
         models = frozenset(fields.models)
-        self._known("models", models - (before.models or frozenset()), self._model_names)
+        self._known("models", models - (before.models or frozenset()), lambda: self.configuration().callable_names)
         return models
 
     def _model_limits(self, fields: Fields, before: Consumer) -> dict[str, Limits]:
         new = fields.model_limits.keys() - before.model_limits.keys()
-        self._known("model_limits", new, self._model_names)
+        self._known("model_limits", new, self._limited_names)
         aliases = self.configuration().aliases if new else {}
         return {
             aliases.get(model, model) if model in new else model: _sound(limits, f"model_limits.{model}")
@@ -125,7 +125,8 @@ class Rules(msgspec.Struct, frozen=True):
             raise InvalidRequest(message, param="expires")
         return expires
 
-    def _model_names(self) -> Iterable[str]:
+    def _limited_names(self) -> Iterable[str]:
+        """The names under which a limit applies: a call that a successor serves counts for that."""
         return {*self.configuration().model_names(), *self.configuration().aliases}
 
     def _known(self, field: str, new: Iterable[str], configured: Callable[[], Iterable[str]]) -> None:

@@ -140,11 +140,11 @@ class WorkUsage:
         backend = self._backends.get(work.backend)
         if backend is None:
             return None
-        served = {deployment: name for name, deployment in backend.deployments.items()}
+        served = backend.by_deployment
         if work.kind == "message_batch" and (deployment := _served_by(usage.model, work.deployments)):
             return Target(backend, served.get(deployment, work.model), deployment)
         deployment = work.deployment or (usage.model if usage.model in served else "")
-        model = work.model or next((name for name, one in backend.deployments.items() if one == deployment), "")
+        model = work.model or served.get(deployment, "")
         return Target(backend, model, deployment)
 
 

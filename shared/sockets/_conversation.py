@@ -158,8 +158,7 @@ class Conversation:
         if (pinned := self._pin.target) is None:
             return
         backend, words = pinned.backend, self._transcriber
-        by_deployment = {deployment: name for name, deployment in backend.models.items()}
-        model = by_deployment.get(words, words) or pinned.model
+        model = backend.by_deployment.get(words, words) or pinned.model
         call = msgspec.structs.replace(self._call, operation=TRANSCRIPTION, model=model)
         received = self._receive()
         reservation = await self._begun(received, call)

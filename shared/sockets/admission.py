@@ -49,7 +49,6 @@ class SocketAdmission:
         self._subscriptions = Subscriptions(configuration)
         self._end_users = configuration.end_users
         self._configuration = configuration
-        self._models = frozenset([*configuration.model_names(), *configuration.aliases, *configuration.switches])
         self.limiter = limiter
 
     async def arrive(self, address: str) -> Arrival:
@@ -72,7 +71,7 @@ class SocketAdmission:
 
     def known(self, model: str) -> str:
         """The configured name of a model for sums; "" for a name that a caller has made up."""
-        return self._configuration.canonical(model) if model in self._models else ""
+        return self._configuration.canonical(model) if model in self._configuration.callable_names else ""
 
     def of_user(self, call: Call, consumer: Consumer, headers: Mapping[str, str]) -> Call:
         """The call with the label of its user."""

@@ -24,6 +24,13 @@ def test_a_version_changes_the_rules_and_may_accept_fewer_audiences() -> None:
     assert (section.audiences, section.callers[0].models) == (["api://other"], ["m"])
 
 
+@pytest.mark.parametrize("name", ["m", "short", "gone"])
+def test_a_rule_may_name_whatever_model_callers_may_name(name: str) -> None:
+    models = {"m": {"aliases": ["short"]}, "gone": {"replaced_by": {"model": "m", "from": "2026-01-01"}}}
+    rules = [{"app_role": "Gateway.Call", "models": [name]}]
+    assert effective({**ENTRA, "callers": rules}, entra=ENTRA, models=models).callers[0].models == [name]
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [

@@ -88,6 +88,17 @@ def test_the_limits_of_the_successor_hold_for_calls_that_name_a_model_that_is_go
     assert statuses.count(429) == 2
 
 
+def test_a_key_may_be_limited_to_a_model_that_is_gone(gateway: System) -> None:
+    made = gateway.manage("POST", "/gateway/consumers", {"name": f"gone-{gateway.edge}", "models": ["gone-for-long"]})
+    assert made.status == 201
+    key = made.json()["key"]
+    assert chat(gateway, "gone-for-long", key).status in (200, 429)  # the successor's own limit
+    assert chat(gateway, "gpt-4o", key).status == 403
+    limits = {"model_limits": {"gone-for-long": {"requests_per_minute": 1}}}
+    refused = gateway.manage("PATCH", f"/gateway/consumers/{made.json()['id']}", limits)
+    assert (refused.status, refused.error()["param"]) == (400, "model_limits")  # its calls count for the successor
+
+
 def test_callers_see_ends_and_successors_in_the_list_of_models(gateway: System) -> None:
     listed = {model["id"]: model for model in gateway.get("/v1/models", gateway.key).json()["data"]}
     assert time.strftime("%Y-%m-%d", time.gmtime(listed[ENDING]["deprecation"]["inference"])) == day(20)

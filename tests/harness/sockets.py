@@ -58,7 +58,7 @@ class Served(NamedTuple):
 @contextlib.asynccontextmanager
 async def served(
     pace: float = 0.0,
-    models_of: Mapping[str, str] = MODELS,
+    models_of: Mapping[str, Any] = MODELS,
     tls: tuple[str, str] | None = None,
     settings_of: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     **document: Any,

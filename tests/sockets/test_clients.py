@@ -98,11 +98,15 @@ async def test_azures_dated_path_takes_azures_client() -> None:
         assert (entry.path, entry.deployment) == ("/openai/realtime", "gpt-realtime")
 
 
-async def test_a_transcription_is_booked_for_its_own_model() -> None:
-    models = {"gpt-realtime": "gpt-realtime", "listen": "gpt-4o-mini-transcribe"}
+TRANSCRIBER = "gpt-4o-mini-transcribe"
+
+
+@pytest.mark.parametrize("listen", [TRANSCRIBER, {"deployment": TRANSCRIBER, "type": "data_zone"}])
+async def test_a_transcription_is_booked_for_its_own_model(listen: str | dict[str, str]) -> None:
+    models = {"gpt-realtime": "gpt-realtime", "listen": listen}
     async with served(models_of=models) as app:
         async with app.openai(await app.key()).realtime.connect(model="gpt-realtime") as connection:
-            transcription = {"model": "gpt-4o-mini-transcribe"}
+            transcription = {"model": TRANSCRIBER}
             session: Any = {"type": "realtime", "audio": {"input": {"transcription": transcription}}}
             await connection.session.update(session=session)
             await until(connection, "session.updated")
