@@ -1,5 +1,6 @@
-"""All errors that cross packages, as one hierarchy by status. `responses/rendering.py` alone turns a `GatewayError`
-into HTTP; what each code means to callers, and what to do, is in `docs/troubleshoot.md`."""
+"""All error responses, as one hierarchy by status, and the errors of a start. `responses/rendering.py` alone turns a
+`GatewayError` into HTTP; what each code means to callers, and what to do, is in `docs/troubleshoot.md`. Internal
+exceptions, such as `CallerDisconnected`, are in the module that raises them."""
 
 from collections.abc import Mapping
 from typing import NamedTuple, Self

@@ -1,1 +1,1 @@
-"""The configuration document and the environment, read once at the start."""
+"""The configuration document, parsed and checked, and the environment, which is read once at the start."""
