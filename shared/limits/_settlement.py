@@ -8,35 +8,28 @@ import asyncio
 import itertools
 from collections import deque
 from collections.abc import Coroutine
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from shared.concurrency import start_shared
 from shared.limits._token_bucket import LEASE_SECONDS
 
+if TYPE_CHECKING:
+    from shared.limits._lease import LeasedLimit
+
 _AT_ONCE = 32  # settlements under way that no call waits for
 _TOGETHER = 0.05  # seconds between the first and the last of a page of the agenda
-
-
-class Settleable(Protocol):
-    """Something that has to settle."""
-
-    def tick(self) -> asyncio.Task[None] | None:
-        """Its time has come. Returns the settlement if one was started."""
-
-    async def flush(self) -> None:
-        """Settle now, and give back what is left."""
 
 
 class SettlementScheduler:
     """One per process."""
 
     def __init__(self) -> None:
-        self._agenda: deque[tuple[float, list[Settleable]]] = deque()  # by when they are due, on the loop's clock
+        self._agenda: deque[tuple[float, list[LeasedLimit]]] = deque()  # by when they are due, on the loop's clock
         self._timer: asyncio.TimerHandle | None = None
         self._ticks = 0  # settlements under way that a tick has started
-        self._running: dict[asyncio.Task[None], Settleable] = {}
+        self._running: dict[asyncio.Task[None], LeasedLimit] = {}
 
-    def remember(self, limit: Settleable) -> None:
+    def remember(self, limit: "LeasedLimit") -> None:
         """Call `tick` after the time of a lease. The agenda keeps the limit alive until then."""
         loop = asyncio.get_running_loop()
         due = loop.time() + LEASE_SECONDS
@@ -47,7 +40,7 @@ class SettlementScheduler:
         if self._timer is None:
             self._timer = loop.call_at(due, self._work)
 
-    def run(self, limit: Settleable, exchange: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def run(self, limit: "LeasedLimit", exchange: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run an exchange of this limit in the background. The limit is kept alive until it ends."""
         task = start_shared(exchange)
         self._running[task] = limit
@@ -64,10 +57,6 @@ class SettlementScheduler:
                 await limit.flush()
 
         await asyncio.gather(*(settle() for _ in range(_AT_ONCE)))
-        self.close()
-
-    def close(self) -> None:
-        """Stop the timer. What is on the agenda stays there for `settle_all`."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -333,8 +333,7 @@ class Fleet:
 
 
 def _forget(member: LeasedLimit) -> None:
-    member._scheduler.close()
-    for pending in (member._timer, member._task):
+    for pending in (member._timer, member._task, member._scheduler._timer):
         if pending is not None:
             pending.cancel()
 
