@@ -64,4 +64,3 @@ STORE = Instrument(
 LAG = Instrument("histogram", "tollgate.event_loop.lag", "s", "Delay of the event loop's timers.", (), _BRIEF)
 BACKLOG = Instrument("gauge", "tollgate.ledger.backlog", "{row}", "Usage rows not in the table yet.")
 SAFE_MODE = Instrument("gauge", "tollgate.safe_mode", "1", "1: limits are applied without the table.")
-INSTRUMENTS = tuple(value for value in list(globals().values()) if isinstance(value, Instrument))

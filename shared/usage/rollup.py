@@ -55,7 +55,7 @@ class Watermarks(msgspec.Struct, frozen=True):
     sealed: int
 
 
-def new_nonce() -> str:
+def _new_nonce() -> str:
     return secrets.token_hex(5)
 
 
@@ -64,17 +64,17 @@ async def note_late(store: Store, partition: str) -> None:
     await store.table(CONTROL).merge(LATE, {partition[:10]: {"pending": True}})
 
 
-async def roll_up(store: Store, nonce: Callable[[], str] = new_nonce, keep_months: int = 0) -> Summary:
+async def roll_up(store: Store, keep_months: int = 0) -> Summary:
     """Fold the current and the previous hour, hours that settled, were sealed or had late rows, and their days and
     months. Drop the tables of raw rows older than `keep_months`; 0: keep all.
 
     The lease only saves work: an instance that loses it does no harm."""
     started = time.perf_counter()
     store = RetryingStore(store)
-    lease = TimerLock(store, nonce())
+    lease = TimerLock(store, _new_nonce())
     if not await lease.acquire():
         return Summary(skipped=True)
-    roll = _Pass(store, lease, nonce)
+    roll = _Pass(store, lease)
     try:
         if await roll.run() and keep_months:
             await drop_old(store, keep_months)
@@ -131,10 +131,9 @@ async def watermarks(store: Store) -> Watermarks | None:
 class _Pass:
     """One run of the timer. It saves its progress day by day."""
 
-    def __init__(self, store: Store, lease: TimerLock, nonce: Callable[[], str]) -> None:
+    def __init__(self, store: Store, lease: TimerLock) -> None:
         self._store = store
         self._lease = lease
-        self._nonce = nonce
         self._now = store.now()
         self._aggregates = store.table(USAGE_AGGREGATES)
         self._control = store.table(CONTROL)
@@ -208,7 +207,7 @@ class _Pass:
         await self._commit(partition, combine([fold for fold in folds if fold is not None], bounded))
 
     async def _commit(self, partition: str, fold: Fold) -> None:
-        self._count(rows_written=await aggregates.commit(self._aggregates, partition, fold, self._nonce()))
+        self._count(rows_written=await aggregates.commit(self._aggregates, partition, fold, _new_nonce()))
 
     async def _save(self, done: Watermarks) -> None:
         def advance(row: Row | None) -> Properties | None:

@@ -10,10 +10,11 @@ import pytest
 
 from shared.telemetry import instruments
 from tests.infra.snapshots import BICEP, ROOT, Resource, resources
+from tests.telemetry.test_metrics import INSTRUMENTS
 
 KUSTO = ROOT / "tests" / "infra" / "kusto"
 WORKBOOK: dict[str, Any] = json.loads((BICEP / "workbook.json").read_text())
-METRICS = {instrument.name: instrument for instrument in instruments.INSTRUMENTS}
+METRICS = {instrument.name: instrument for instrument in INSTRUMENTS}
 RULES = {
     rule.name.partition("tollgate-")[2][14:]: rule
     for rule in resources("everything", "Microsoft.Insights/scheduledQueryRules")
