@@ -111,10 +111,8 @@ class BatchReader:
             named, _ = references.in_request(params, "messages.create", outline)
         except InvalidRequest as error:
             raise self._wrong(error.message) from None
-        except RecursionError:
-            raise self._wrong("It is nested too deeply") from None
-        except ValueError:
-            raise self._wrong("It has a number of too many digits") from None
+        except (RecursionError, ValueError) as error:
+            raise self._wrong(references.too_complex(error, "It").message) from None
         begins = self._began + values["params"].start
         self._places.append((begins + inner["model"].start, begins + inner["model"].stop, model))
         self._named |= dict.fromkeys(named)

@@ -10,7 +10,6 @@ from typing import Any
 
 from shared.azure_openai import references
 from shared.azure_openai.outline import LARGE, Outline
-from shared.errors import InvalidRequest
 from shared.types import Call
 
 # Ways in which a source of data is reached with what the caller brings. Any other is the resource's, or unknown.
@@ -43,20 +42,15 @@ def used(call: Call) -> str:
                 continue
             try:
                 found = next(look(_decoded(raw)), None)
-            except RecursionError:
-                raise InvalidRequest("The body is nested too deeply.") from None
+            except (RecursionError, ValueError) as error:
+                raise references.too_complex(error) from None
             if found is not None:
                 return key + found
     return ""
 
 
 def _decoded(raw: bytes) -> Any:
-    try:
-        return references.decode(raw if len(raw) <= LARGE else Outline.of(raw, 16 * LARGE).take().encode())
-    except RecursionError:
-        raise InvalidRequest("The body is nested too deeply.") from None
-    except ValueError:
-        raise InvalidRequest("The body has a number of too many digits.") from None
+    return references.decode(raw if len(raw) <= LARGE else Outline.of(raw, 16 * LARGE).take().encode())
 
 
 def _anything(value: Any) -> Iterator[str]:

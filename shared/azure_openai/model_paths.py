@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from shared.azure_openai import references
 from shared.azure_openai.outline import Outline
 from shared.azure_openai.reference_paths import Shape
-from shared.errors import InvalidRequest
 
 _MODEL: Shape = {"model": "model"}
 _TOOL: Shape = {**_MODEL, "svg": _MODEL}  # image generation
@@ -82,8 +81,6 @@ def in_request(
                 for key, place in found.items()
                 for one in references.walk({key: references.decode(body[place])}, {key: below[key]})
             ]
-    except RecursionError:
-        raise InvalidRequest("The body is nested too deeply.") from None
-    except ValueError:
-        raise InvalidRequest("The body has a number of too many digits.") from None
+    except (RecursionError, ValueError) as error:
+        raise references.too_complex(error) from None
     return tuple(dict.fromkeys(reference.id for reference in walked if reference.kind == "model"))

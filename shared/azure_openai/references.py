@@ -177,6 +177,12 @@ def decode_text(text: str) -> Any:
     return _DECODE(text)
 
 
+def too_complex(error: RecursionError | ValueError, name: str = "The body") -> InvalidRequest:
+    """The error of a request whose JSON cannot be decoded by Python, or walked through."""
+    excess = "is nested too deeply" if isinstance(error, RecursionError) else "has a number of too many digits"
+    return InvalidRequest(f"{name} {excess}.")
+
+
 def walk(value: Any, shape: Shape) -> Iterator[Reference]:
     """The references in an object of this shape, or in each of a list. Backends may read keys in any case."""
     for one in value if isinstance(value, list) else (value,):

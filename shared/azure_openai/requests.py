@@ -226,10 +226,8 @@ def _named_objects(
     """The objects that a body names, and the ids of the items that it brings."""
     try:
         named, brought = references.in_request(body, operation.name, outline)
-    except RecursionError:
-        raise InvalidRequest("The body is nested too deeply.") from None
-    except ValueError:
-        raise InvalidRequest("The body has a number of too many digits.") from None
+    except (RecursionError, ValueError) as error:
+        raise references.too_complex(error) from None
     if len(named) > _MOST_REFERENCES:
         raise InvalidRequest(f"The body names more than {_MOST_REFERENCES} objects.")
     return named, brought

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from shared.azure_openai import references
-from shared.errors import InvalidRequest
 from shared.types import Access, Call
 
 # Tools that run where the deployment runs, or at the caller. Any other may send the conversation elsewhere: web search,
@@ -59,10 +58,8 @@ def leaving(call: Call, access: Access) -> tuple[str, str] | None:
             value = references.decode(body[place])
             if (found := next(_in(value, _Place(key, key), of_tool, prompts=prompts), None)) is not None:
                 return found[0].path(), found[1]
-    except RecursionError:
-        raise InvalidRequest("The body is nested too deeply.") from None
-    except ValueError:
-        raise InvalidRequest("The body has a number of too many digits.") from None
+    except (RecursionError, ValueError) as error:
+        raise references.too_complex(error) from None
     return None
 
 

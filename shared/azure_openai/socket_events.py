@@ -65,10 +65,8 @@ def with_names(connection: Call, event: CallerEvent, outline: Outline | None) ->
     others = model_paths.in_request(event.body, event.values, shape, outline)
     try:
         named, _ = references.in_request(event.body, shape, outline)
-    except RecursionError:
-        raise InvalidRequest("The event is nested too deeply.") from None
-    except ValueError:
-        raise InvalidRequest("The event has a number of too many digits.") from None
+    except (RecursionError, ValueError) as error:
+        raise references.too_complex(error, "The event") from None
     return msgspec.structs.replace(
         connection, body=event.body, values=event.values, other_models=others, references=named
     )
