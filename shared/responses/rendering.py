@@ -9,6 +9,7 @@ from starlette.types import Message, Send
 
 from shared.anthropic import rendering as errors_of_messages
 from shared.azure_openai import event_stream
+from shared.azure_openai.json_body import UNREADABLE
 from shared.config.document import Format
 from shared.errors import GatewayError
 from shared.types import Operation
@@ -77,7 +78,7 @@ def ends_cleanly(operation: Operation) -> bool:
 
 def error_in(body: bytes) -> Mapping[str, object] | None:
     """A backend's answer, if it reports an error; else None."""
-    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+    with contextlib.suppress(*UNREADABLE):
         read: Mapping[str, object] = msgspec.json.decode(body, type=Mapping[str, object])
         if isinstance(read.get("error"), Mapping):
             return read
