@@ -18,23 +18,26 @@ class Tasks:
     `shared`: they serve many calls, as in `start_shared`."""
 
     def __init__(self, *, shared: bool = False) -> None:
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._start: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._start: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]]
         self._start = start_shared if shared else asyncio.ensure_future
 
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def start[V](self, coroutine: Coroutine[Any, Any, V]) -> asyncio.Task[V]:
         """Run a coroutine in the background. It handles its own errors."""
-        task = self._start(coroutine)
+        return self.add(self._start(coroutine))
+
+    def add[V](self, task: asyncio.Task[V]) -> asyncio.Task[V]:
+        """Take over a task that runs already."""
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     async def finish(self, seconds: float) -> int:
         """Wait for all tasks, cancel those that take longer, and return the number cancelled."""
-        pending: set[asyncio.Task[None]] = set()
+        pending: set[asyncio.Task[Any]] = set()
         if self._tasks:
             _, pending = await asyncio.wait(tuple(self._tasks), timeout=seconds)
         await self.close()

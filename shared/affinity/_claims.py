@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from functools import partial
+from typing import Any
 
 from shared.affinity._memory import LocationMemory
 from shared.affinity._rows import NOBODY, Location, ObjectRows
@@ -85,9 +86,9 @@ class Claims:
 
         return [self._writing.start(_retry(new[0], write))] if new else []
 
-    def finish_before_closing(self, task: asyncio.Task[Usage]) -> None:
-        """Let the process end only when a claim has: it bars all other calls."""
-        self._writing.start(_ended(task))
+    def charge(self, claim: Coroutine[Any, Any, Usage]) -> asyncio.Task[Usage]:
+        """Claim a charge, also when the caller leaves: the claim bars all other calls."""
+        return self._writing.start(claim)
 
     async def close(self) -> None:
         """Wait for rows being written; log those that are lost."""
@@ -106,10 +107,6 @@ def _alert_of_foreign(reference: Reference, claimed: Location, owned: Location) 
             claimed.consumer,
             owned.backend,
         )
-
-
-async def _ended(task: asyncio.Task[Usage]) -> None:
-    await asyncio.wait((task,))
 
 
 async def _retry(name: str, write: Callable[[], Awaitable[None]]) -> None:

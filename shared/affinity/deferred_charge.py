@@ -36,9 +36,7 @@ class DeferredCharge:
             return Usage()
         if self._recorder.finished:
             return usage
-        # It bars all other calls, so it goes on when the caller leaves now.
-        self._claim = asyncio.ensure_future(self._claimed(usage, charged))
-        self._recorder.directory.claims.finish_before_closing(self._claim)
+        self._claim = self._recorder.directory.claims.charge(self._claimed(usage, charged))
         return await asyncio.shield(self._claim)
 
     def relayed(self, tokens: int) -> None:

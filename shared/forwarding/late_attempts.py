@@ -5,10 +5,10 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from typing import Any
 
 import aiohttp
 
+from shared.concurrency import Tasks
 from shared.forwarding._failures import AttemptFailed, Superseded
 from shared.forwarding.response import Answer, OpenAnswer, WholeAnswer
 from shared.http_client import read_some
@@ -64,7 +64,7 @@ class LateAttempts:
     """One per process. Each attempt ends in its own time, or with the process."""
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = Tasks()
         self._closed = False
 
     @property
@@ -73,9 +73,7 @@ class LateAttempts:
 
     def add(self, attempt: AttemptTask, ended: Callable[[AttemptTask], None]) -> None:
         """Let an attempt go on, and call `ended` with it when it has ended."""
-        self._tasks.add(attempt)
-        attempt.add_done_callback(self._tasks.discard)
-        attempt.add_done_callback(ended)
+        self._tasks.add(attempt).add_done_callback(ended)
 
     def read_on(self, answer: Answer, ended: Callable[[], None]) -> bool:
         """Read on an answer that its caller has left, if all of it is there but its usage, and call `ended` when that
@@ -88,16 +86,10 @@ class LateAttempts:
                 logger.error("an answer that its caller had left cannot be read", exc_info=defect)
             ended()
 
-        task = asyncio.ensure_future(_until_reported(answer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(read)
+        self._tasks.start(_until_reported(answer)).add_done_callback(read)
         return True
 
     async def close(self) -> None:
         """End those under way. `ended` has been called for all of them then."""
         self._closed = True
-        while self._tasks:
-            for attempt in self._tasks:
-                attempt.cancel()
-            await asyncio.wait(tuple(self._tasks))
+        await self._tasks.close()

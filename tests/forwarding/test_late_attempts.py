@@ -9,7 +9,7 @@ import pytest
 from shared.config.document import Model, Timeouts
 from shared.forwarding import late_attempts
 from shared.types import BEATEN, Attempt, Call, Usage
-from tests.harness.patience import PATIENCE, eventually
+from tests.harness.patience import eventually
 from tests.harness.scripted_backends import Exchange, Forwarding, ScriptedBackend, chat, completion, forwarding
 
 HEDGED = {"m": Model(hedge=True)}
@@ -66,9 +66,7 @@ async def answered(running: Forwarding, call: Call, charges: Charges) -> tuple[A
 
 
 async def nothing_is_left(running: Forwarding) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while running.late._tasks:
-            await asyncio.wait(tuple(running.late._tasks))
+    await eventually(lambda: not running.late._tasks)
     assert [running.state(name).in_flight for name in "ab"] == [0, 0]
 
 
