@@ -531,9 +531,7 @@ def reference(heading: str) -> dict[str, str]:
     table = re.search(r"^\| key \|.*?(?=^$)", section, re.M | re.S)
     assert table, heading
     rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table[0].splitlines()[2:]]
-    columns = table[0].partition("\n")[0].count("|") - 1
-    assert columns in (4, 5), heading  # where a change may need a restart, a column says so
-    assert all(len(row) == columns for row in rows), heading
+    assert all(len(row) == 5 and row[3] in ("yes", "no") for row in rows), heading
     return {row[0].strip("` "): row[2] for row in rows}
 
 
@@ -559,9 +557,11 @@ def test_the_reference_lists_the_keys_of_the_schema_and_their_defaults(heading: 
 
 
 def test_the_keys_that_need_a_restart_are_those_that_the_gateway_names() -> None:
-    text = (ROOT / "docs/configuration.md").read_text()
-    named = set(re.findall(r"^\| `(\w+)` \|.*\| yes \|", text, re.M))
-    assert named == set(READ_AT_THE_START)
+    keys, variables = (ROOT / "docs/configuration.md").read_text().split("\n## Environment\n")
+    assert set(re.findall(r"^\| `(\w+)` \|.*\| yes \|", keys, re.M)) == set(READ_AT_THE_START)
+    rows = [line.strip("| ").split(" | ") for line in variables.splitlines() if line.startswith("| ")]
+    assert rows[0] == ["variable", "type", "default", "restart", "meaning"]
+    assert {(len(row), row[3]) for row in rows[1:]} == {(5, "yes")}
 
 
 # Not in the sample: Azure sets the first, and the identity library takes the second for a secret even if it is empty.
