@@ -61,6 +61,15 @@ def test_every_path_that_a_document_names_exists(text: Path) -> None:
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 
+@pytest.mark.parametrize("text", TEXTS, ids=relative)
+def test_every_path_below_shared_that_a_document_names_exists(text: Path) -> None:
+    packages = "|".join(init.parent.name for init in ROOT.glob("shared/*/__init__.py"))
+    inside = rf"(?<![\w./-])(?:{packages})/(?:[\w*-]+/)*(?:[\w*-]+\.(?:py|js|json)\b|(?=`))"
+    alone = r"`(\w+\.py)`" if text.name == "CONTRIBUTING.md" else "(?!)"
+    named = re.findall(inside, text.read_text()) + re.findall(alone, text.read_text())
+    assert [path for path in named if not any((*ROOT.glob(f"shared/{path}"), *ROOT.glob(path)))] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=relative)
 def test_every_make_command_that_a_page_names_exists(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
