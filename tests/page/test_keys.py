@@ -127,7 +127,9 @@ def test_a_product_that_is_made_in_the_page_bundles_models_for_its_subscribers(v
     visit.page.get_by_role("button", name="Create").click()
     dialog = visit.page.get_by_role("dialog")
     dialog.get_by_label("Name").fill(product)
-    dialog.get_by_label("Models").fill("gpt-4o")
+    dialog.locator("summary").click()
+    dialog.get_by_role("checkbox", name="gpt-4o", exact=True).check()
+    expect(dialog.get_by_label("Models")).to_have_value("gpt-4o")
     dialog.get_by_role("group", name="Each subscriber").get_by_label("Tokens per minute").fill("20000")
     assert visit.violations() == []
     dialog.get_by_role("button", name="Save").click()

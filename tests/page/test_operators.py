@@ -130,6 +130,25 @@ def test_a_refused_call_appears_as_it_happens_with_its_consumer_and_code(
 
 
 @ON_ONE_EDGE
+def test_a_flood_of_refused_calls_leaves_the_shares_of_the_backends(visit: Visit, gateway: System) -> None:
+    path, meters = (
+        "/v1/chat/completions",
+        visit.page.locator(".pool").get_by_role("meter", name="Tries of the last minute"),
+    )
+    limited = gateway.make_key("flood", models=("gpt-4o",))
+    visit.sign_in(query="?view=backends")
+    expect(visit.page.locator(".pool .card").first).to_be_visible()  # the stream has begun
+    assert gateway.post(path, chat_body("gpt-5.4-mini")).status == 200
+    expect(meters.first).to_be_visible()
+    for _ in range(310):
+        assert gateway.post(path, chat_body(), key="tg_unknown").status == 401
+    assert gateway.post(path, chat_body("gpt-5.4-mini"), key=limited).status == 403
+    last = visit.page.locator("ol.happenings li").filter(has_text="model_not_allowed")
+    expect(last).to_be_visible()  # and so the page has had all before it
+    expect(meters.first).to_be_visible()
+
+
+@ON_ONE_EDGE
 def test_a_hidden_tab_asks_for_nothing_and_watches_nothing(visit: Visit, gateway: System) -> None:
     asked: list[str] = []
     visit.page.on("request", lambda request: asked.append(request.url))

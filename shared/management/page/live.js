@@ -8,7 +8,7 @@ import { t } from "./texts.js";
 
 const PATH = "/gateway/backends/events";
 const PAUSES = [500, 2_000, 5_000]; // milliseconds before the stream is asked for again
-const MOST = 300; // events that are kept
+const MOST = 300; // tries that are kept, and as many other events: a flood of refusals takes no try away
 const MINUTE = 60_000;
 
 const EMPTY = /** @type {Live} */ ({ pool: null, happenings: [], dropped: 0, error: null });
@@ -71,10 +71,16 @@ async function watch(signal, set) {
 
 /** @param {Live} old @param {string} name @param {any} data @returns {Live} */
 function after(old, name, data) {
-  if (name === "pool") return { ...old, pool: data, error: null, happenings: [...changes(old.pool, data), ...old.happenings].slice(0, MOST) };
+  if (name === "pool") return { ...old, pool: data, error: null, happenings: newest([...changes(old.pool, data), ...old.happenings]) };
   if (name === "dropped") return { ...old, dropped: old.dropped + data.events };
   if (name !== "try" && name !== "call" && name !== "refused") return old;
-  return { ...old, happenings: [/** @type {Happening} */ ({ at: Date.now(), kind: name, data }), ...old.happenings].slice(0, MOST) };
+  return { ...old, happenings: newest([/** @type {Happening} */ ({ at: Date.now(), kind: name, data }), ...old.happenings]) };
+}
+
+/** @param {Happening[]} all the newest first */
+function newest(all) {
+  const kept = { try: 0, other: 0 };
+  return all.filter(({ kind }) => (kept[kind === "try" ? kind : "other"] += 1) <= MOST);
 }
 
 /** The deployments that were left out, are on trial, or have recovered since the pool was looked at before. @param {any} before @param {any} pool @returns {Happening[]} */

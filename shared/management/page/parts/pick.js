@@ -25,11 +25,11 @@ export function TeamChoice({ value, onChange }) {
 /** The names in a field. @param {string} text */
 export const names = (text) => text.split(",").map((one) => one.trim()).filter(Boolean);
 
-/** The models and aliases that a consumer may be given, each alias with its model; null until they are known. @returns {Map<string, string> | null} */
+/** The models and aliases that callers may name, each with the model that serves it if that is another; null until they are known. @returns {Map<string, string> | null} */
 function useModels() {
   const { data } = useAnswer(session.mayReadAll() ? "/gateway/models" : null);
   return data && new Map(data.models.flatMap((/** @type {any} */ one) => [
-    ...(one.backends.length > 0 ? [[one.model, ""]] : []), ...one.aliases.map((/** @type {string} */ alias) => [alias, one.model])]));
+    [one.model, one.served_by === one.model ? "" : one.served_by], ...one.aliases.map((/** @type {string} */ alias) => [alias, one.model])]));
 }
 
 /** Names of models, typed or ticked. Those that the configuration does not have are pointed out.

@@ -7,7 +7,7 @@ import { Confirm } from "../parts/confirm.js";
 import { Dialog, Field } from "../parts/form.js";
 import { LimitFields } from "../parts/limit-fields.js";
 import { AuditTrail } from "../parts/audit.js";
-import { names } from "../parts/pick.js";
+import { ModelsField, names } from "../parts/pick.js";
 import { Problem, Shown } from "../parts/status.js";
 import { Pages, Table } from "../parts/table.js";
 import { session } from "../session.js";
@@ -136,8 +136,11 @@ function Form({ section, entry, etag, onDone }) {
   };
   return html`<form onSubmit=${send}>
     ${!entry.name && html`<${Field} label=${t("consumers.name")} value=${name} onInput=${setName} required autofocus />`}
-    ${LISTS[section].map(([field, text]) => html`<${Field} label=${t(text)} value=${lists[field]} hint=${t(field === "owners" ? "named.owners-hint" : "named.list-hint")}
-      onInput=${(/** @type {string} */ value) => setLists({ ...lists, [field]: value })} />`)}
+    ${LISTS[section].map(([field, text]) => {
+      const onInput = (/** @type {string} */ value) => setLists({ ...lists, [field]: value });
+      return field === "models" ? html`<${ModelsField} value=${lists[field]} onInput=${onInput} />`
+        : html`<${Field} label=${t(text)} value=${lists[field]} onInput=${onInput} hint=${t(field === "owners" ? "named.owners-hint" : "named.list-hint")} />`;
+    })}
     ${LIMITS[section].map(([field, text]) => html`<fieldset><legend>${t(text)}</legend><${LimitFields} names=${AMOUNTS} values=${amounts[field]} own=${entry[field]}
       onChange=${(/** @type {string} */ one, /** @type {string} */ value) => setAmounts({ ...amounts, [field]: { ...amounts[field], [one]: value } })} /></fieldset>`)}
     <${Problem} error=${error} /><button type="submit" class="main" disabled=${!name.trim()}>${t("save")}</button></form>`;
